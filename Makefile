@@ -1,0 +1,59 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need python3 (3.10 or newer, with
+# venv), a C++20 compiler and make; everything else is installed into .venv in this checkout.
+#
+# A set-up step leaves a stamp in .venv, so the second run does only what changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PACKAGE := $(INSTALL) --no-build-isolation --editable
+CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cc' -o -name '*.cu')
+
+export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
+
+.PHONY: demo test exact lint format hook clean
+
+demo: $(VENV)/.built
+	$(BIN)/sbrt compare --png compare.png
+
+test: $(VENV)/.built $(VENV)/.test-tools lint
+	$(BIN)/python -m pytest
+
+exact: $(VENV)/.built $(VENV)/.test-tools
+	$(BIN)/python -m pytest -m "exact and not gpu"
+
+lint: $(VENV)/.test-tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.test-tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+hook:
+	ln -sf ../../.ci/pre-commit .git/hooks/pre-commit
+
+clean:
+	rm -rf $(VENV) build/cp*
+
+# The environment, with the tools of a build: cmake and ninja too, so that none need be on PATH.
+$(VENV)/.tools: constraints.txt
+	@$(PYTHON) -c "import sys; v = sys.version_info; \
+	  v < (3, 10) and sys.exit(f'python3: expected 3.10 or newer, got {v[0]}.{v[1]}')"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+# `find csrc` names the folders too: a deleted file changes its folder.
+$(VENV)/.built: $(VENV)/.tools CMakeLists.txt pyproject.toml $(shell find csrc)
+	@echo "building sbrt"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PACKAGE) ".[plot]"
+	@touch $@
+
+$(VENV)/.test-tools: constraints.txt pyproject.toml | $(VENV)/.built
+	@echo "installing what the tests need (torch among it)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PACKAGE) ".[test]"
+	@touch $@

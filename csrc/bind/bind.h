@@ -1,0 +1,16 @@
+// One function per file of this folder: each binds one class of the module `sbrt._core`.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace sbrt {
+
+void bind_errors(pybind11::module_& m);
+void bind_model(pybind11::module_& m);
+void bind_decoder(pybind11::module_& m);
+void bind_toy(pybind11::module_& m);
+void bind_sampling(pybind11::module_& m);
+void bind_runtime(pybind11::module_& m);
+void bind_probe(pybind11::module_& m);
+
+}  // namespace sbrt

@@ -1,0 +1,59 @@
+#include "bind/bind.h"
+#include "core/check.h"
+#include "core/memory.h"
+#include "model/lane.h"
+
+#ifndef SBRT_VERSION
+#define SBRT_VERSION "unknown"
+#endif
+#ifndef SBRT_WITH_CUDA
+#define SBRT_WITH_CUDA 0
+#endif
+#ifndef SBRT_CUDA_VERSION
+#define SBRT_CUDA_VERSION ""
+#endif
+#ifndef SBRT_CUDA_ARCHITECTURES
+#define SBRT_CUDA_ARCHITECTURES ""
+#endif
+
+namespace py = pybind11;
+
+namespace sbrt {
+
+void bind_errors(py::module_& m) {
+  auto engine = py::register_exception<Error>(m, "EngineError", PyExc_RuntimeError);
+  py::register_exception<InvalidInput>(
+      m, "InvalidInputError", py::make_tuple(engine, py::handle(PyExc_ValueError)).ptr());
+}
+
+void bind_model(py::module_& m) {
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model", "Weights of a model, shared by lanes.")
+      .def_property_readonly("vocab", &Model::vocab)
+      .def_property_readonly("max_positions", &Model::max_positions);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = SBRT_VERSION;
+  info["compiler"] = __VERSION__;
+  info["cuda"] = SBRT_WITH_CUDA != 0;
+  info["cuda_version"] = SBRT_CUDA_VERSION;
+  info["cuda_architectures"] = SBRT_CUDA_ARCHITECTURES;
+  return info;
+}
+
+}  // namespace sbrt
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The C++ core of sbrt: lanes, rings, rounds.";
+  m.def("build_info", &sbrt::build_info, "What this binary was built with.");
+  m.def("allocation_count", &sbrt::allocation_count,
+        "Calls of operator new by this library since it was loaded.");
+  sbrt::bind_errors(m);
+  sbrt::bind_model(m);
+  sbrt::bind_decoder(m);
+  sbrt::bind_toy(m);
+  sbrt::bind_sampling(m);
+  sbrt::bind_runtime(m);
+  sbrt::bind_probe(m);
+}

@@ -1,0 +1,180 @@
+// Single parts of the engine by themselves, for tests and benches: one lane, one matmul.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <tuple>
+
+#include "bind/bind.h"
+#include "model/lane.h"
+#include "ops/matmul.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+// token, position, slot, branch, chain mask, tail mask
+using RowTuple = std::tuple<int32_t, int64_t, int64_t, int32_t, uint64_t, uint64_t>;
+
+Mask mask_of(uint64_t bits) {
+  return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
+}
+
+// Runs graphs to their end, one after the other; an op's exception is thrown here.
+class Runner {
+ public:
+  explicit Runner(int threads)
+      : exec_(make_cpu_exec()), stream_(exec_->stream(threads)), done_("probe.done") {}
+
+  void run(const Graph& graph, int width) {
+    stream_->launch(graph, width);
+    stream_->record(done_, ++runs_);
+    exec_->wait(done_, runs_);
+  }
+
+ private:
+  std::unique_ptr<Exec> exec_;
+  std::unique_ptr<Stream> stream_;
+  Event done_;
+  int64_t runs_ = 0;
+};
+
+class LaneProbe {
+ public:
+  LaneProbe(std::shared_ptr<Model> model, const LaneShape& shape)
+      : model_(std::move(model)),
+        shape_(shape),
+        lane_(model_->bind(shape)),
+        runner_(shape.threads) {
+    lane_->add_forward(with_logits_, &table_, true);
+    lane_->add_forward(keys_only_, &table_, false);
+  }
+
+  void forward(int64_t head, const std::vector<RowTuple>& rows, int width, bool logits) {
+    check_within("probe: rows", size_t{0}, static_cast<size_t>(shape_.max_rows), rows.size());
+    check_within("probe: width", 1, shape_.threads, width);
+    check_within("probe: head", int64_t{0}, std::numeric_limits<int64_t>::max() / 2, head);
+    table_.head = head;
+    table_.n = static_cast<int32_t>(rows.size());
+    for (size_t i = 0; i < rows.size(); ++i) table_.row[i] = row_of(rows[i]);
+    runner_.run(logits ? with_logits_ : keys_only_, width);
+  }
+
+  // Copies of a slot's K or V, [layers, kv_heads, head_dim].
+  py::array_t<float> read(int64_t slot, bool keys) {
+    const RingShape& s = ring().shape();
+    slot = checked(slot);
+    py::array_t<float> out({s.layers, s.kv_heads, s.head_dim});
+    for (int l = 0; l < s.layers; ++l)
+      for (int h = 0; h < s.kv_heads; ++h)
+        std::copy_n(keys ? ring().k(l, h, slot) : ring().v(l, h, slot), s.head_dim,
+                    out.mutable_data(l, h, 0));
+    return out;
+  }
+
+  py::array_t<float> logits() {
+    py::array_t<float> out({int64_t{table_.n}, int64_t{lane_->vocab()}});
+    std::copy_n(lane_->logits(), out.size(), out.mutable_data());
+    return out;
+  }
+
+  KvRing& ring() { return lane_->ring(); }
+  int64_t checked(int64_t slot) {
+    check_within("probe: slot", int64_t{0}, ring().shape().slots() - 1, slot);
+    return slot;
+  }
+
+ private:
+  Row row_of(const RowTuple& t) {
+    const auto& [token, position, slot, branch, chain, tail] = t;
+    check_within("probe: position", int64_t{0}, std::numeric_limits<int64_t>::max() / 2, position);
+    check_within("probe: row slot", int64_t{-1}, ring().shape().slots() - 1, slot);
+    if (tail) {
+      check_within("probe: branch", 0, shape_.branches - 1, branch);
+      check_within("probe: tail slot", 0, shape_.tail_slots - 1, mask_of(tail).last());
+    }
+    return {position, token, static_cast<int32_t>(slot), branch, mask_of(chain), mask_of(tail)};
+  }
+
+  std::shared_ptr<Model> model_;
+  LaneShape shape_;
+  std::unique_ptr<Lane> lane_;
+  RowTable table_{};
+  Graph with_logits_{"probe.forward"}, keys_only_{"probe.keys"};
+  Runner runner_;  // last: its threads end before what they read
+};
+
+// x [rows, in] times w [out, in] transposed, (+ add), through the packed matrix.
+py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::string& storage,
+                                const std::string& isa, int width, const py::object& add) {
+  check_equal("probe: dimensions of x", 2, x.ndim());
+  check_equal("probe: dimensions of w", 2, w.ndim());
+  check_equal("probe: columns of x", w.shape(1), x.shape(1));
+  check_within("probe: rows", py::ssize_t{1}, py::ssize_t{kMaxRows}, x.shape(0));
+  check_within("probe: width", 1, 64, width);
+  PackedMatrix packed(dtype_from(storage), w.shape(0), w.shape(1));
+  packed.pack(0, {w.data(), DType::f32, {w.shape(0), w.shape(1)}, 2});
+  py::array_t<float> y({x.shape(0), w.shape(0)});
+  Floats added = add.is_none() ? Floats() : add.cast<Floats>();
+  RowTable rows{};
+  rows.n = static_cast<int32_t>(x.shape(0));
+  Graph graph("probe.matmul");
+  graph.add(matmul, MatmulArgs{&kernels_named(isa), &packed, &rows, x.data(), y.mutable_data(),
+                               add.is_none() ? nullptr : added.data()});
+  const py::gil_scoped_release nogil;
+  Runner(width).run(graph, width);
+  return y;
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* k : kernels_here()) names.emplace_back(k->name);
+  return names;
+}
+
+void bind_lane_probe(py::module_& m) {
+  py::class_<LaneProbe>(m, "LaneProbe",
+                        "One lane by itself. Slots are storage slots: `slot` and `tail` give them.")
+      .def(py::init([](std::shared_ptr<Model> model, int64_t max_len, int32_t max_rows,
+                       int32_t branches, int32_t tail_slots, int32_t threads, bool debug) {
+             return std::make_unique<LaneProbe>(
+                 std::move(model),
+                 LaneShape{max_len, max_rows, branches, tail_slots, threads, debug});
+           }),
+           py::arg("model"), py::arg("max_len"), py::arg("max_rows"), py::arg("branches"),
+           py::arg("tail_slots"), py::arg("threads"), py::arg("debug") = false)
+      .def(
+          "forward",
+          [](LaneProbe& p, int64_t head, const std::vector<RowTuple>& rows, int width,
+             bool logits) -> py::object {
+            {
+              const py::gil_scoped_release nogil;
+              p.forward(head, rows, width, logits);
+            }
+            return logits ? py::object(p.logits()) : py::none();
+          },
+          py::arg("head"), py::arg("rows"), py::arg("width") = 1, py::arg("logits") = true,
+          "rows: (token, position, slot, branch, chain mask, tail mask) each; gives f32 logits "
+          "[rows, vocab], or None without logits.")
+      .def("slot", [](LaneProbe& p, int64_t position) { return p.ring().shape().slot(position); })
+      .def("tail", [](LaneProbe& p, int branch, int j) { return p.ring().shape().tail(branch, j); })
+      .def("move", [](LaneProbe& p, int64_t from,
+                      int64_t to) { p.ring().move(p.checked(from), p.checked(to)); })
+      .def("poison", [](LaneProbe& p, int64_t slot) { p.ring().poison(p.checked(slot)); })
+      .def("k", [](LaneProbe& p, int64_t slot) { return p.read(slot, true); })
+      .def("v", [](LaneProbe& p, int64_t slot) { return p.read(slot, false); })
+      .def_property_readonly("slots", [](LaneProbe& p) { return p.ring().shape().slots(); });
+}
+
+}  // namespace
+
+void bind_probe(py::module_& m) {
+  bind_lane_probe(m);
+  m.def("matmul_probe", &matmul_probe, py::arg("x"), py::arg("w"), py::arg("storage") = "float32",
+        py::arg("isa") = "auto", py::arg("width") = 1, py::arg("add") = py::none());
+  m.def("instruction_sets", &instruction_sets, "Kernels that run on this machine, best first.");
+}
+
+}  // namespace sbrt

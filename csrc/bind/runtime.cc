@@ -1,0 +1,111 @@
+#include "spec/runtime.h"
+
+#include <pybind11/stl.h>
+
+#include "bind/bind.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
+
+std::vector<Entry> trace_of(const Runtime& runtime) {
+  std::vector<Entry> out;
+  const auto put = [&out](const char* stream, const Trace& trace) {
+    for (const TraceEvent& e : trace.events())
+      out.emplace_back(stream, e.name, e.begin, e.end, e.wait);
+  };
+  put("target", runtime.target_trace());
+  if (runtime.draft_trace()) put("draft", *runtime.draft_trace());
+  return out;
+}
+
+py::object finish_reason(const Runtime& r) {
+  switch (r.finish()) {
+    case Finish::stop: return py::str("stop");
+    case Finish::length: return py::str("length");
+    case Finish::error: return py::str("error");
+    default: return py::none();
+  }
+}
+
+std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
+                                      int64_t max_model_len, int32_t num_threads,
+                                      int32_t draft_threads, int32_t max_gamma,
+                                      int32_t max_branches, const std::string& body, bool debug,
+                                      int32_t vocab, int64_t first_round) {
+  check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
+  RuntimeConfig c;
+  c.max_model_len = max_model_len;
+  c.vocab = vocab;
+  c.num_threads = num_threads;
+  c.draft_threads = draft_threads;
+  c.max_gamma = max_gamma;
+  c.max_branches = max_branches;
+  c.first_round = first_round;
+  c.sim = body == "sim";
+  c.debug = debug;
+  return std::make_shared<Runtime>(target, draft, c);
+}
+
+void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
+           const Policy& policy, int64_t max_tokens, std::vector<int32_t> stop_tokens) {
+  const Request request{std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens)};
+  const py::gil_scoped_release free;
+  runtime.begin(request);
+}
+
+void bind_stats(py::module_& m) {
+  py::class_<Stats>(m, "Stats", "Counters of one sequence (csrc/spec/stats.h).")
+      .def_readonly("rounds", &Stats::rounds)
+      .def_readonly("draft_tokens", &Stats::draft_tokens)
+      .def_readonly("accepted", &Stats::accepted)
+      .def_property_readonly("rollback_tokens", &Stats::rollback_tokens)
+      .def_readonly("branches", &Stats::branches)
+      .def_readonly("branch_rounds", &Stats::branch_rounds)
+      .def_readonly("branch_hits", &Stats::branch_hits)
+      .def_readonly("discarded_branch_tokens", &Stats::discarded_branch_tokens)
+      .def_readonly("draft_limit_rounds", &Stats::draft_limit_rounds)
+      .def_readonly("prefill_ns", &Stats::prefill_ns)
+      .def_readonly("decode_ns", &Stats::decode_ns)
+      .def_property_readonly("histogram", [](const Stats& s) {
+        return std::vector<int64_t>(s.histogram, s.histogram + kSlots);
+      });
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& m) {
+  bind_stats(m);
+  py::class_<Runtime, std::shared_ptr<Runtime>>(
+      m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/runtime.h).")
+      .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
+           py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
+           py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("body") = "cpu",
+           py::arg("debug") = false, py::arg("vocab") = 0, py::arg("first_round") = 1)
+      .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
+           py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{})
+      .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
+           py::call_guard<py::gil_scoped_release>())
+      .def("end", &Runtime::end)
+      .def("interrupt", &Runtime::interrupt)
+      .def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
+      .def_property_readonly("finish_reason", &finish_reason)
+      .def_property_readonly("stop_token",
+                             [](const Runtime& r) -> py::object {
+                               if (r.stop_token() < 0) return py::none();
+                               return py::int_(r.stop_token());
+                             })
+      .def_property_readonly("error",
+                             [](const Runtime& r) -> py::object {
+                               if (r.error().empty()) return py::none();
+                               return py::str(r.error());
+                             })
+      .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
+      .def("trace", &trace_of, "[(stream, name, begin_ns, end_ns, is_wait)], oldest first.");
+}
+
+}  // namespace sbrt

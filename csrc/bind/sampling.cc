@@ -1,0 +1,71 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bind/bind.h"
+#include "core/check.h"
+#include "ops/choose.h"
+#include "ops/philox.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+// Top tokens of one row, as every lane chooses them.
+std::vector<int32_t> choose(const Logits& logits, const Sampling& s, int64_t position, int want) {
+  check_within("choose: want", 1, kCandidates, want);
+  check_within("choose: vocabulary", py::ssize_t{1}, py::ssize_t{1} << 30, logits.size());
+  const int vocab = static_cast<int>(logits.size());
+  ChooseScratch scratch(vocab);
+  std::vector<int32_t> tokens(want);
+  int32_t error;
+  tokens.resize(top_tokens(logits.data(), vocab, s, position, scratch, want, tokens.data(), error));
+  return tokens;
+}
+
+float softmax_at(const Logits& logits, int32_t token) {
+  check_within("softmax_at: token", py::ssize_t{0}, logits.size() - 1, token);
+  float q;
+  raw_softmax(logits.data(), static_cast<int>(logits.size()), &token, 1, &q);
+  return q;
+}
+
+}  // namespace
+
+void bind_sampling(py::module_& m) {
+  py::class_<Sampling>(m, "Sampling", "The sampling law of one sequence (csrc/ops/choose.h).")
+      .def(py::init([](float temperature, float top_p, int32_t top_k, float min_p, uint64_t seed,
+                       uint32_t completion) {
+             const float t = temperature < 1e-5f ? 0.0f : temperature;
+             return Sampling{t, min_p, top_p, top_k, seed, completion};
+           }),
+           py::kw_only(), py::arg("temperature") = 1.0f, py::arg("top_p") = 1.0f,
+           py::arg("top_k") = 0, py::arg("min_p") = 0.0f, py::arg("seed") = 0,
+           py::arg("completion") = 0);
+  py::class_<Policy>(m, "Policy", "The knobs of a round; a method is a preset of these.")
+      .def(py::init([](int32_t gamma, int32_t branches, int32_t adaptive, float epsilon,
+                       int32_t serial) {
+             return Policy{gamma, branches, adaptive, epsilon, serial};
+           }),
+           py::arg("gamma"), py::arg("branches") = 0, py::arg("adaptive") = 0,
+           py::arg("epsilon") = 0.0f, py::arg("serial") = 0)
+      .def_readonly("gamma", &Policy::gamma)
+      .def_readonly("branches", &Policy::branches)
+      .def_readonly("adaptive", &Policy::adaptive)
+      .def_readonly("epsilon", &Policy::epsilon)
+      .def_readonly("serial", &Policy::serial);
+  m.def("choose", &choose, py::arg("logits"), py::arg("sampling"), py::arg("position"),
+        py::arg("want") = 1, "Top tokens of a row [vocab] f32, best first; none for a NaN row.");
+  m.def("softmax_at", &softmax_at, "Softmax of a row [vocab] f32 at one token, as confidence is.");
+  m.def(
+      "philox",
+      [](std::array<uint32_t, 4> c, uint32_t key0, uint32_t key1) {
+        const Words4 out = philox({{c[0], c[1], c[2], c[3]}}, key0, key1);
+        return std::array<uint32_t, 4>{out.w[0], out.w[1], out.w[2], out.w[3]};
+      },
+      "Philox4x32-10 of a counter [4] and a key [2].");
+}
+
+}  // namespace sbrt

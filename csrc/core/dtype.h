@@ -1,0 +1,59 @@
+// Element types of stored weights; arithmetic is always f32 (core/tensor.h has the views).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+#include "core/check.h"
+
+namespace sbrt {
+
+enum class DType : uint8_t { f32, bf16, f16 };
+
+constexpr int64_t bytes_of(DType t) { return t == DType::f32 ? 4 : 2; }
+
+constexpr std::string_view name_of(DType t) {
+  return t == DType::f32 ? "float32" : t == DType::bf16 ? "bfloat16" : "float16";
+}
+
+inline DType dtype_from(std::string_view name) {
+  if (name == "float32" || name == "F32") return DType::f32;
+  if (name == "bfloat16" || name == "BF16") return DType::bf16;
+  if (name == "float16" || name == "F16") return DType::f16;
+  throw InvalidInput(
+      sentence("dtype: expected float32, bfloat16 or float16 but got ", name));
+}
+
+inline float from_bf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+// Round to nearest, ties to even; NaN stays NaN.
+inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  bits += 0x7fffu + ((bits >> 16) & 1u);
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+inline float from_f16(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t exponent = (h >> 10) & 0x1fu;
+  const uint32_t mantissa = h & 0x3ffu;
+  float value;
+  if (exponent == 0) {
+    value = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  const uint32_t wide = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) |
+                        (mantissa << 13);
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+}  // namespace sbrt

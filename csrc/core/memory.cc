@@ -1,0 +1,65 @@
+#include "core/memory.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#include "core/check.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+
+void* counted(size_t bytes, size_t align) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  void* p = nullptr;
+  if (posix_memalign(&p, align, bytes ? bytes : 1) != 0) throw std::bad_alloc();
+  return p;
+}
+}  // namespace
+
+// Replaced for this library only (hidden visibility), so that the count is ours.
+void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }
+void* operator new[](size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace sbrt {
+
+int64_t allocation_count() { return allocations.load(std::memory_order_relaxed); }
+
+Pages::Pages(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    throw Error(sentence("memory: cannot reserve ", bytes, " bytes"));
+  }
+}
+
+Pages::~Pages() {
+  if (data_) munmap(data_, bytes_);
+}
+
+Pages::Pages(Pages&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+Pages& Pages::operator=(Pages&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+}  // namespace sbrt

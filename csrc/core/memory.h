@@ -1,0 +1,48 @@
+// Where memory comes from: anonymous pages touched lazily, and the counter that proves that rounds
+// allocate nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sbrt {
+
+// Calls of operator new by this library since it was loaded.
+int64_t allocation_count();
+
+// Zeroed anonymous pages, 4096-aligned, committed by the system when first touched. Move-only.
+class Pages {
+ public:
+  Pages() = default;
+  explicit Pages(size_t bytes);
+  ~Pages();
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// `count` elements of T in pages of their own, zeroed.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t count) : pages_(count * sizeof(T)), count_(count) {}
+  T* data() const { return pages_.as<T>(); }
+  T& operator[](size_t i) const { return data()[i]; }
+  size_t size() const { return count_; }
+
+ private:
+  Pages pages_;
+  size_t count_ = 0;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,129 @@
+// The control block: one plain struct per engine that every op reads and writes, on every body.
+//
+// Who writes what (one owner each):
+//   host, between sequences   sampling, policy, limits, and the state a sequence starts from
+//   select (target lane)      head, trunk, chain, outcome, adopted, record
+//   target lane               target_rows, choice, target_have
+//   draft lane                branches, chain_law, draft_rows, row_law, draft_have
+//
+// verify_done(r) promises outcome r, chain r + 1 and record r; draft_ready(r) promises branch table r.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/bits.h"
+
+namespace sbrt {
+
+constexpr int kSlots = 64;         // in-flight slots of a ring, the root's included
+constexpr int kMaxChain = 63;      // nodes after the root
+constexpr int kMaxRows = 64;       // rows of one forward
+constexpr int kMaxBranches = 64;   // branches of one round
+constexpr int kMaxTail = 64;       // slots of one branch: its own token, then its nodes
+constexpr int kCandidates = 16;    // tokens kept of a draft's law
+constexpr int kRecords = 8;        // records in flight, a small ring
+constexpr int kRecordWords = 2 + kSlots;
+
+// One row of a forward. Both masks include the row itself where it stands.
+struct Row {
+  int64_t position;  // absolute; the rope angle
+  int32_t token;
+  int32_t slot;    // storage slot its K/V is written to; -1 for padding
+  int32_t branch;  // whose tail slots `tail` speaks of; -1 for none
+  Mask chain;      // in-flight slots it sees: bit j is position head + j
+  Mask tail;       // own tail slots it sees
+};
+
+struct RowTable {
+  int64_t head;  // first in-flight position; every position before it is trunk, seen by all rows
+  int32_t n;     // rows in use
+  Row row[kMaxRows];
+};
+
+// What is kept of a draft's law at one node: its first choices and how sure it was.
+struct Law {
+  int32_t n;                   // candidates kept
+  int32_t token[kCandidates];  // first choices under the rule in force, best first
+  float q[kCandidates];        // softmax of the raw logits at temperature 1
+};
+
+struct Choice {
+  int32_t token;
+  int32_t error;  // RowError
+};
+
+enum RowError : int32_t { kFine = 0, kNanRow = 1, kNoToken = 2 };
+
+// Nodes 1 .. size hang below node 0, the root; parent[i] < i, so ancestors ascend by depth.
+struct Chain {
+  int32_t size;   // nodes after the root
+  int32_t depth;  // of the deepest node
+  int32_t token[kSlots];
+  int32_t parent[kSlots];
+  int32_t level[kSlots];  // depth of a node; the root's is 0
+  Mask mask[kSlots];      // the node, its ancestors and the root
+};
+
+// A prepared continuation: "if the round ends with (node, token), go on like this".
+struct Branch {
+  int32_t node;
+  int32_t size;             // tail nodes drafted; slot 0 is the branch's own token
+  int32_t token[kMaxTail];  // token[0] = the outcome's y
+  Law law[kMaxTail];        // the draft's law AT slot j: node j + 1 is its first choice
+};
+
+struct Outcome {
+  int32_t node;    // the chain stands down to this node
+  int32_t n;       // its depth: accepted tokens
+  int32_t y;       // the target's own token after it
+  int32_t branch;  // the prepared branch that was adopted, -1 after a miss
+  int32_t error;   // RowError
+  int32_t path[kSlots];  // path[i]: the accepted node at depth i, path[0] = 0
+};
+
+// The target's sampling law, one sequence. Order of its steps: ops/choose.h.
+struct Sampling {
+  float temperature;  // 0 is greedy
+  float min_p;
+  float top_p;
+  int32_t top_k;  // 0 keeps all
+  uint64_t seed;
+  uint32_t completion;
+};
+
+// The knobs of a round; a method is a preset of these.
+struct Policy {
+  int32_t gamma;     // draft steps per burst; 0: no draft
+  int32_t branches;  // k_max
+  int32_t adaptive;  // 1: k = max(1, floor(k_max (1 - q))); 0: k = k_max
+  float epsilon;     // an adopted tail is cut before the first node with q <= epsilon; 0 keeps all
+  int32_t serial;    // 1: one certain branch, verified in the same round
+};
+
+struct Control {
+  // host
+  Sampling sampling;
+  Policy policy;
+  int64_t limit;        // longest trunk of this sequence, tokens
+  int64_t draft_limit;  // longest trunk the draft can follow
+  // select
+  int64_t head;  // position of the root
+  int32_t* trunk;  // [max_model_len] committed tokens
+  Chain chain;
+  Outcome outcome;
+  int32_t adopted;  // tail nodes of outcome.branch that the chain kept
+  // target lane
+  RowTable target_rows;
+  Choice choice[kMaxRows];
+  int64_t target_have;  // positions before this have target KV; moved by prefill
+  // draft lane
+  RowTable draft_rows;
+  Law row_law[kMaxRows];  // the draft's laws at draft_rows
+  int64_t draft_have;     // positions before this have draft KV along trunk and chain
+  int32_t branch_count;
+  Branch branches[kMaxBranches];
+  Law chain_law[kSlots];  // the draft's law at root and chain nodes
+};
+
+}  // namespace sbrt

@@ -1,0 +1,114 @@
+// The cpu body: a stream is a worker thread with a team of cores, an event is a counter.
+#include <array>
+#include <thread>
+
+#include "core/check.h"
+#include "exec/command.h"
+#include "exec/cpu/pause.h"
+#include "exec/cpu/team.h"
+#include "exec/exec.h"
+#include "exec/failure.h"
+
+namespace sbrt {
+namespace {
+
+class CpuStream final : public Stream {
+ public:
+  CpuStream(int threads, Failure& failure)
+      : failure_(failure), team_(threads, failure), thread_([this] { work(); }) {}
+
+  ~CpuStream() override {
+    push({});
+    thread_.join();
+  }
+
+  void launch(const Graph& graph, int width) override {
+    push({Command::kLaunch, width, &graph, nullptr, 0});
+  }
+  void wait(Event& event, int64_t value) override {
+    push({Command::kWait, 1, nullptr, &event, value});
+  }
+  void record(Event& event, int64_t value) override {
+    push({Command::kRecord, 1, nullptr, &event, value});
+  }
+  const Trace& trace() const override { return trace_; }
+
+  void drain() {
+    const uint32_t all = pushed_.load(std::memory_order_relaxed);
+    wait_until(done_, [all](uint32_t done) { return done == all; });
+  }
+
+ private:
+  static constexpr uint32_t kDepth = 512;
+
+  void push(const Command& command) {
+    const uint32_t index = pushed_.load(std::memory_order_relaxed);
+    wait_until(done_, [index](uint32_t done) { return index - done < kDepth; });
+    queue_[index % kDepth] = command;
+    pushed_.store(index + 1, std::memory_order_release);
+    pushed_.notify_one();
+  }
+
+  void work() {
+    set_float_environment();
+    for (uint32_t index = 0;; ++index) {
+      wait_until(pushed_, [index](uint32_t pushed) { return pushed != index; });
+      const Command command = queue_[index % kDepth];
+      if (command.kind == Command::kStop) return;
+      execute(command);
+      done_.store(index + 1, std::memory_order_release);
+      done_.notify_all();
+    }
+  }
+
+  void execute(const Command& c) {
+    if (c.kind == Command::kRecord) {
+      c.event->counter().store(c.value, std::memory_order_release);
+      c.event->counter().notify_all();
+      return;
+    }
+    const int64_t begin = Trace::now();
+    if (c.kind == Command::kWait) {
+      wait_until(c.event->counter(), [&c](int64_t reached) { return reached >= c.value; });
+      trace_.put(c.event->name(), begin, Trace::now(), true);
+    } else if (!failure_.raised()) {
+      team_.run(*c.graph, c.width);
+      trace_.put(c.graph->name(), begin, Trace::now(), false);
+    }
+  }
+
+  Failure& failure_;
+  Team team_;
+  Trace trace_{kTraceEvents};
+  std::array<Command, kDepth> queue_;
+  alignas(64) std::atomic<uint32_t> pushed_{0};
+  alignas(64) std::atomic<uint32_t> done_{0};
+  std::thread thread_;  // last: it starts when everything else is there
+};
+
+class CpuExec final : public Exec {
+ public:
+  std::unique_ptr<Stream> stream(int threads) override {
+    check_within("exec: threads of a stream", 1, 1024, threads);
+    auto stream = std::make_unique<CpuStream>(threads, failure_);
+    streams_.push_back(stream.get());
+    return stream;
+  }
+
+  void wait(Event& event, int64_t value) override {
+    wait_until(event.counter(), [value](int64_t reached) { return reached >= value; });
+    if (!failure_.raised()) return;
+    for (CpuStream* stream : streams_) stream->drain();
+    failure_.rethrow();
+  }
+
+ private:
+  Failure failure_;
+  std::vector<CpuStream*> streams_;
+};
+
+}  // namespace
+
+std::unique_ptr<Exec> make_cpu_exec() { return std::make_unique<CpuExec>(); }
+
+}  // namespace sbrt

@@ -1,0 +1,37 @@
+// Waiting on an atomic: a short spin, because rounds are shorter than a wake-up, then the kernel.
+#pragma once
+
+#include <atomic>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace sbrt {
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+constexpr int kSpins = 400;  // some ten microseconds
+
+// Returns once done(value) is true of the value just loaded (acquire).
+template <class T, class Done>
+T wait_until(const std::atomic<T>& a, Done done) {
+  T value = a.load(std::memory_order_acquire);
+  for (int spin = 0; !done(value); ++spin) {
+    if (spin < kSpins) {
+      cpu_relax();
+    } else {
+      a.wait(value, std::memory_order_acquire);
+    }
+    value = a.load(std::memory_order_acquire);
+  }
+  return value;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,37 @@
+// The first exception of any op of a body: kept until the host asks.
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <utility>
+
+namespace sbrt {
+
+class Failure {
+ public:
+  bool raised() const { return raised_.load(std::memory_order_acquire); }
+
+  void raise(std::exception_ptr e) {
+    const std::lock_guard lock(mutex_);
+    if (!exception_) exception_ = std::move(e);
+    raised_.store(true, std::memory_order_release);
+  }
+  // Only when every stream is idle.
+  void rethrow() {
+    std::exception_ptr e;
+    {
+      const std::lock_guard lock(mutex_);
+      e = std::exchange(exception_, nullptr);
+      raised_.store(false, std::memory_order_release);
+    }
+    if (e) std::rethrow_exception(e);
+  }
+
+ private:
+  std::atomic<bool> raised_{false};
+  std::mutex mutex_;
+  std::exception_ptr exception_;
+};
+
+}  // namespace sbrt

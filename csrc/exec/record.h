@@ -1,0 +1,34 @@
+// What the host learns of a round: words that carry the round they belong to, so that each word
+// validates itself wherever the memory lives.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/check.h"
+#include "exec/control.h"
+
+namespace sbrt {
+
+// Word 0: depth | n << 8 | branches << 16 | hit << 24 | error << 28. Word 1: discarded tokens.
+// Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
+struct Record {
+  std::atomic<uint64_t> word[kRecordWords];
+
+  void put(int i, int64_t round, uint32_t value) {
+    word[i].store(static_cast<uint64_t>(round) << 32 | value, std::memory_order_relaxed);
+  }
+  uint32_t get(int i, int64_t round) const {
+    const uint64_t w = word[i].load(std::memory_order_relaxed);
+    check(static_cast<uint32_t>(w >> 32) == static_cast<uint32_t>(round), "record: word ", i,
+          " belongs to round ", w >> 32, ", expected ", static_cast<uint32_t>(round));
+    return static_cast<uint32_t>(w);
+  }
+};
+
+struct Records {
+  Record ring[kRecords];
+  Record& of(int64_t round) { return ring[round % kRecords]; }
+};
+
+}  // namespace sbrt

@@ -1,0 +1,114 @@
+#include "model/decoder.h"
+
+#include <cmath>
+
+#include "ops/attention.h"
+#include "ops/embed.h"
+#include "ops/matmul.h"
+#include "ops/norm.h"
+#include "ops/rope.h"
+
+namespace sbrt {
+namespace {
+
+// Checks what the lane is asked for, and gives its ring.
+RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
+  check_within("lane: max_len", int64_t{1}, c.max_positions, s.max_len);
+  check_within("lane: max_rows", 1, kMaxRows, s.max_rows);
+  check_within("lane: threads", 1, 4096, s.threads);
+  return {.capacity = s.max_len + kSlots,
+          .window = s.max_len,
+          .branches = s.branches,
+          .tail_slots = s.tail_slots,
+          .layers = static_cast<int32_t>(c.layers),
+          .kv_heads = static_cast<int32_t>(c.kv_heads),
+          .head_dim = static_cast<int32_t>(c.head_dim)};
+}
+
+// 1 / theta^(2i / head_dim), every step in f32 as transformers does.
+Buffer<float> inverse_frequencies(const DecoderConfig& c) {
+  Buffer<float> out(c.head_dim / 2);
+  for (int64_t i = 0; i < c.head_dim / 2; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.head_dim);
+    out[i] = 1.0f / std::pow(static_cast<float>(c.rope_theta), exponent);
+  }
+  return out;
+}
+
+}  // namespace
+
+Decoder::Decoder(const DecoderConfig& config, DType storage, std::string_view isa)
+    : config_(config),
+      kernels_(kernels_named(isa)),
+      weights_(std::make_shared<Weights>(config, storage)) {}
+
+std::unique_ptr<Lane> Decoder::bind(const LaneShape& shape) const {
+  check<InvalidInput>(weights_->finished(), "decoder: expected finished weights before it runs");
+  return std::make_unique<DecoderLane>(config_, kernels_, weights_, shape);
+}
+
+DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
+                         std::shared_ptr<const Weights> weights, const LaneShape& s)
+    : config_(c),
+      kernels_(kernels),
+      weights_(std::move(weights)),
+      ring_(ring_of(c, s), s.debug),
+      inv_freq_(inverse_frequencies(c)),
+      cosines_(s.max_rows * c.head_dim / 2),
+      sines_(s.max_rows * c.head_dim / 2),
+      x_(s.max_rows * c.hidden),
+      normed_(s.max_rows * c.hidden),
+      qkv_(s.max_rows * c.qkv_size()),
+      attended_(s.max_rows * c.q_size()),
+      gate_up_(s.max_rows * 2 * c.inner),
+      gated_(s.max_rows * c.inner),
+      logits_(s.max_rows * c.vocab),
+      scratch_(s.threads * attention_scratch(ring_.shape())) {}
+
+void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
+  graph.add(embed, EmbedArgs{&weights_->embed, rows, x_.data(), inv_freq_.data(),
+                             config_.head_dim / 2, cosines_.data(), sines_.data()});
+  const int layers = static_cast<int>(config_.layers);
+  for (int layer = 0; layer < layers; ++layer) {
+    const bool keys_only = !with_logits && layer == layers - 1;
+    add_attention(graph, rows, layer, keys_only);
+    if (!keys_only) add_mlp(graph, rows, layer);
+  }
+  if (!with_logits) return;
+  add_norm(graph, rows, weights_->norm);
+  add_matmul(graph, rows, weights_->lm_head, normed_.data(), logits_.data());
+}
+
+void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only) {
+  const LayerWeights& w = weights_->layers[layer];
+  const int32_t heads = static_cast<int32_t>(config_.heads);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  add_norm(graph, rows, w.attention_norm);
+  add_matmul(graph, rows, w.qkv, normed_.data(), qkv_.data());
+  graph.add(rope, RopeArgs{rows, &ring_, qkv_.data(), cosines_.data(), sines_.data(), layer,
+                           heads});
+  if (keys_only) return;
+  graph.add(attention, AttentionArgs{&kernels_, rows, &ring_, qkv_.data(), attended_.data(),
+                                     scratch_.data(), layer, heads, scale});
+  add_matmul(graph, rows, w.o, attended_.data(), x_.data(), x_.data());
+}
+
+void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
+  const LayerWeights& w = weights_->layers[layer];
+  add_norm(graph, rows, w.mlp_norm);
+  add_matmul(graph, rows, w.gate_up, normed_.data(), gate_up_.data());
+  graph.add(gate, GateArgs{&kernels_, rows, gate_up_.data(), gated_.data(), config_.inner});
+  add_matmul(graph, rows, w.down, gated_.data(), x_.data(), x_.data());
+}
+
+void DecoderLane::add_norm(Graph& graph, const RowTable* rows, const Buffer<float>& weight) {
+  graph.add(norm, NormArgs{&kernels_, rows, x_.data(), weight.data(), normed_.data(),
+                           config_.hidden, static_cast<float>(config_.rms_eps)});
+}
+
+void DecoderLane::add_matmul(Graph& graph, const RowTable* rows, const PackedMatrix& weights,
+                             const float* x, float* y, const float* add) {
+  graph.add(matmul, MatmulArgs{&kernels_, &weights, rows, x, y, add});
+}
+
+}  // namespace sbrt

@@ -1,0 +1,68 @@
+// A decoder-only transformer of the Llama family on the CPU, and its lane.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "model/lane.h"
+#include "model/weights.h"
+#include "ops/kernels.h"
+
+namespace sbrt {
+
+class Decoder final : public Model {
+ public:
+  // isa: a name of ops/kernels.h, "auto" for the best of this machine. Throws InvalidInput.
+  Decoder(const DecoderConfig& config, DType storage, std::string_view isa = "auto");
+
+  void load(const std::string& name, const TensorView& tensor) { weights_->load(name, tensor); }
+  void finish() { weights_->finish(); }
+  int64_t parameters() const { return weights_->parameters(); }
+  const char* isa() const { return kernels_.name; }
+
+  int vocab() const override { return static_cast<int>(config_.vocab); }
+  int64_t max_positions() const override { return config_.max_positions; }
+  // Throws InvalidInput before `finish`, or for sizes the model or the ring cannot have.
+  std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
+
+ private:
+  DecoderConfig config_;
+  const Kernels& kernels_;
+  std::shared_ptr<Weights> weights_;  // shared with the lanes
+};
+
+// Owns the KV ring and every buffer of a forward; its ops allocate nothing. Full attention:
+// capacity = max_len + 64, memory touched as positions are reached.
+class DecoderLane final : public Lane {
+ public:
+  DecoderLane(const DecoderConfig& config, const Kernels& kernels,
+              std::shared_ptr<const Weights> weights, const LaneShape& shape);
+  int vocab() const override { return static_cast<int>(config_.vocab); }
+  KvRing& ring() override { return ring_; }
+  float* logits() override { return logits_.data(); }
+  // Without logits the last layer ends with its K/V: nobody reads further.
+  void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;
+
+ private:
+  void add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only);
+  void add_mlp(Graph& graph, const RowTable* rows, int layer);
+  void add_norm(Graph& graph, const RowTable* rows, const Buffer<float>& weight);
+  void add_matmul(Graph& graph, const RowTable* rows, const PackedMatrix& weights, const float* x,
+                  float* y, const float* add = nullptr);
+
+  DecoderConfig config_;
+  const Kernels& kernels_;
+  std::shared_ptr<const Weights> weights_;
+  KvRing ring_;
+  Buffer<float> inv_freq_;          // [head_dim / 2]
+  Buffer<float> cosines_, sines_;  // [max_rows, head_dim / 2]
+  Buffer<float> x_, normed_;        // [max_rows, hidden]
+  Buffer<float> qkv_;               // [max_rows, q + k + v]
+  Buffer<float> attended_;          // [max_rows, q]
+  Buffer<float> gate_up_;           // [max_rows, 2 inner]
+  Buffer<float> gated_;             // [max_rows, inner]
+  Buffer<float> logits_;            // [max_rows, vocab]
+  Buffer<float> scratch_;           // [threads, attention_scratch]
+};
+
+}  // namespace sbrt

@@ -1,0 +1,44 @@
+// What a round needs of a model: its sizes, and ops that compute a forward over a row table.
+//
+// A Model holds weights and is shared; a Lane is one model bound to one KV ring and its buffers.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "exec/exec.h"
+#include "ring/ring.h"
+
+namespace sbrt {
+
+struct LaneShape {
+  int64_t max_len = 0;     // positions the lane must be able to hold (trunk tokens)
+  int32_t max_rows = 0;    // rows of its largest forward
+  int32_t branches = 0;    // tails
+  int32_t tail_slots = 0;  // slots of one tail
+  int32_t threads = 1;     // largest team
+  bool debug = false;
+};
+
+class Lane {
+ public:
+  virtual ~Lane() = default;
+  virtual int vocab() const = 0;
+  virtual KvRing& ring() = 0;
+  // [max_rows, vocab] f32, row-major: what `add_forward` with logits fills for rows 0 .. n - 1.
+  virtual float* logits() = 0;
+  // Appends the ops of one forward over `rows` (read at run time): writes K/V of every row to its
+  // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
+  // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
+  virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual int vocab() const = 0;
+  virtual int64_t max_positions() const = 0;
+  virtual std::unique_ptr<Lane> bind(const LaneShape& shape) const = 0;
+};
+
+}  // namespace sbrt

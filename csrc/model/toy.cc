@@ -1,0 +1,128 @@
+#include "model/toy.h"
+
+#include <cstring>
+#include <limits>
+
+#include "core/check.h"
+
+namespace sbrt {
+namespace {
+
+struct ToyArgs {
+  const ToyConfig* config;
+  KvRing* ring;
+  const RowTable* rows;
+  uint64_t* state;  // [max_rows] hash of the prefix that ends with the row
+  float* logits;    // [max_rows, vocab]
+};
+
+// The slot of the token before `row` among all that the row sees.
+int64_t parent_slot(const RingShape& ring, const RowTable& rows, const Row& row) {
+  const bool in_tail = row.tail.bits() != 0;
+  const Mask own = in_tail ? row.tail : row.chain;
+  const Mask before = own.without(own.last());
+  if (before.bits()) {
+    return in_tail ? ring.tail(row.branch, before.last()) : ring.slot(rows.head + before.last());
+  }
+  if (in_tail && row.chain.bits()) return ring.slot(rows.head + row.chain.last());
+  return ring.slot(rows.head - 1);
+}
+
+// K/V of a slot: the prefix hash and the position, in four raw words.
+struct Cell {
+  uint64_t state;
+  int64_t position;
+};
+
+void toy_states(const ToyArgs& a, Worker) {
+  const RingShape& shape = a.ring->shape();
+  for (int i = 0; i < a.rows->n; ++i) {
+    const Row& row = a.rows->row[i];
+    check(row.position != a.config->throw_at, "toy lane: told to throw at position ", row.position);
+    const int64_t seen = a.rows->head + row.chain.count() + row.tail.count();
+    check(seen == row.position + 1, "toy lane: the row at position ", row.position, " sees ", seen,
+          " tokens, expected ", row.position + 1);
+    uint64_t state = toy_mix(a.config->seed, 0);
+    if (row.position > 0) {
+      Cell cell;
+      std::memcpy(&cell, a.ring->k(0, 0, parent_slot(shape, *a.rows, row)), sizeof cell);
+      check(cell.position == row.position - 1, "toy lane: the row at position ", row.position,
+            " found position ", cell.position, " before it");
+      state = cell.state;
+    }
+    a.state[i] = toy_mix(state, static_cast<uint64_t>(row.token) + 1);
+    if (row.slot < 0) continue;
+    const Cell cell{a.state[i], row.position};
+    std::memcpy(a.ring->k(0, 0, row.slot), &cell, sizeof cell);
+    std::memcpy(a.ring->v(0, 0, row.slot), &cell, sizeof cell);
+    a.ring->tag(row.slot, row.position);
+  }
+}
+
+void toy_logits(const ToyArgs& a, Worker worker) {
+  const ToyConfig& c = *a.config;
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    float* logits = a.logits + i * c.vocab;
+    for (int t = 0; t < c.vocab; ++t) {
+      const uint64_t h = toy_mix(a.state[i], 65536 + static_cast<uint64_t>(t));
+      logits[t] = static_cast<float>((h & 65535) + (h >> 16 & 65535)) / 8192.0f;
+      if (c.noise16 == 0) continue;
+      const uint64_t d = toy_mix(a.state[i], 131072 + static_cast<uint64_t>(t));
+      const int32_t centred = static_cast<int32_t>(d & 65535) - 32768;
+      logits[t] += static_cast<float>(c.noise16 * centred) / 65536.0f;
+    }
+    if (a.rows->row[i].position == c.nan_at) logits[0] = std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
+RingShape toy_ring(const LaneShape& s, int64_t window) {
+  RingShape ring;
+  ring.window = window > 0 ? window : s.max_len;
+  ring.capacity = ring.window + kSlots;
+  ring.branches = s.branches;
+  ring.tail_slots = s.tail_slots;
+  ring.layers = 1;
+  ring.kv_heads = 1;
+  ring.head_dim = sizeof(Cell) / sizeof(float);
+  return ring;
+}
+
+class ToyLane final : public Lane {
+ public:
+  ToyLane(const ToyConfig& config, const LaneShape& shape)
+      : config_(config),
+        ring_(toy_ring(shape, config.window), shape.debug),
+        state_(shape.max_rows),
+        logits_(static_cast<size_t>(shape.max_rows) * config.vocab) {}
+
+  int vocab() const override { return config_.vocab; }
+  KvRing& ring() override { return ring_; }
+  float* logits() override { return logits_.data(); }
+
+  void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override {
+    const ToyArgs args{&config_, &ring_, rows, state_.data(), logits_.data()};
+    graph.add(toy_states, args, true);
+    if (with_logits) graph.add(toy_logits, args);
+  }
+
+ private:
+  ToyConfig config_;
+  KvRing ring_;
+  Buffer<uint64_t> state_;
+  Buffer<float> logits_;
+};
+
+}  // namespace
+
+Toy::Toy(const ToyConfig& config) : config_(config) {
+  check_within("toy model: vocab", 2, 1 << 16, config.vocab);
+  check_within("toy model: noise in sixteenths", 0, 1 << 10, config.noise16);
+  check_within("toy model: max_positions", int64_t{1}, int64_t{1} << 40, config.max_positions);
+}
+
+std::unique_ptr<Lane> Toy::bind(const LaneShape& shape) const {
+  return std::make_unique<ToyLane>(config_, shape);
+}
+
+}  // namespace sbrt

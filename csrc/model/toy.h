@@ -1,0 +1,44 @@
+// A toy lane: its logits are a hash of the prefix, so that whole generations can be compared with
+// `==` at a million tokens a second. Its K/V are the prefix's hash, so a wrong slot, mask or move
+// gives wrong tokens, and a slot that holds another position throws.
+//
+//   state(empty) = mix(seed, 0)          state(prefix + token) = mix(state(prefix), token + 1)
+//   h = mix(state, 65536 + t)            logit(t) = ((h & 65535) + (h >> 16 & 65535)) / 8192
+//   d = mix(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
+//
+// All values are multiples of 2^-16 below 2^5: exact in f32, in any order.
+#pragma once
+
+#include "model/lane.h"
+
+namespace sbrt {
+
+struct ToyConfig {
+  int32_t vocab = 32;
+  uint64_t seed = 0;
+  int32_t noise16 = 0;  // noise in sixteenths; 0 is the target itself
+  int64_t max_positions = 1 << 20;
+  int64_t window = 0;     // 0: full attention
+  int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
+  int64_t throw_at = -1;  // fault injection: the row at this position throws
+};
+
+inline uint64_t toy_mix(uint64_t a, uint64_t b) {
+  uint64_t z = a ^ (b * 0x9E3779B97F4A7C15ull);
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+class Toy final : public Model {
+ public:
+  explicit Toy(const ToyConfig& config);
+  int vocab() const override { return config_.vocab; }
+  int64_t max_positions() const override { return config_.max_positions; }
+  std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
+
+ private:
+  ToyConfig config_;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,43 @@
+// Masked attention over ring spans.
+//
+// The keys a row sees are ordered by absolute position: the trunk, its ancestors in flight by
+// depth, its own tail. Every sum runs in that order and nothing else enters, so where the trunk
+// ends, where the ring wraps and what is a mask make no difference to one bit of the result.
+#pragma once
+
+#include "exec/control.h"
+#include "exec/exec.h"
+#include "ops/kernels.h"
+#include "ring/ring.h"
+
+namespace sbrt {
+
+constexpr int kMaxSpans = 2 + kSlots + kMaxTail;
+
+// What one row sees, as storage slots in order of position.
+struct Visible {
+  Span span[kMaxSpans];
+  int count;      // spans
+  int64_t first;  // position of the first key; the others follow one by one
+  int64_t keys;
+};
+
+void find_visible(const RingShape& ring, const RowTable& rows, const Row& row, Visible& out);
+
+// Floats of scratch that one member needs.
+int64_t attention_scratch(const RingShape& ring);
+
+struct AttentionArgs {
+  const Kernels* kernels;
+  const RowTable* rows;
+  const KvRing* ring;
+  const float* qkv;  // [rows, (heads + 2 kv_heads) head_dim], q rotated
+  float* out;        // [rows, heads head_dim]; 0 for a row that sees nothing
+  float* scratch;    // [threads, attention_scratch]
+  int32_t layer, heads;
+  float scale;
+};
+
+void attention(const AttentionArgs& args, Worker worker);
+
+}  // namespace sbrt

@@ -1,0 +1,173 @@
+#include "ops/choose.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/exp.h"
+#include "ops/philox.h"
+
+namespace sbrt {
+namespace {
+
+constexpr double kMostNoise = 22.8739;  // gumbel(0xffffffff), rounded up
+constexpr int kLanes = 16;
+
+struct Best {  // the `want` best (score, id) so far, best first
+  int want, count = 0;
+  double score[kCandidates];
+  int32_t* id;
+
+  double bar() const {
+    return count < want ? -std::numeric_limits<double>::infinity() : score[count - 1];
+  }
+  // Tokens come in ascending id within equal scores only if offered so; `before` settles it.
+  void offer(double s, int32_t token) {
+    int at = count;
+    while (at > 0 && (s > score[at - 1] || (s == score[at - 1] && token < id[at - 1]))) --at;
+    if (at == want) return;
+    count = std::min(count + 1, want);
+    for (int i = count - 1; i > at; --i) score[i] = score[i - 1], id[i] = id[i - 1];
+    score[at] = s, id[at] = token;
+  }
+};
+
+float largest(const float* logits, int vocab, int32_t& error) {
+  float most = -std::numeric_limits<float>::infinity();
+  bool nan = false;
+  for (int i = 0; i < vocab; ++i) {
+    nan |= !(logits[i] < std::numeric_limits<float>::infinity());
+    most = logits[i] > most ? logits[i] : most;
+  }
+  error = nan ? kNanRow : most == -std::numeric_limits<float>::infinity() ? kNoToken : kFine;
+  return most;
+}
+
+bool is_filtered(const Sampling& s, int vocab) {
+  return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < vocab);
+}
+
+struct ByLogit {
+  const float* logits;
+  bool operator()(int32_t a, int32_t b) const {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+  }
+};
+
+// The ids that min_p, top_k and top_p leave, in scratch.ids; returns their number.
+int filter(const float* logits, int vocab, float most, const Sampling& s, ChooseScratch& scratch) {
+  int32_t* ids = scratch.ids.data();
+  float* weight = scratch.weight.data();
+  int kept = 0;
+  for (int i = 0; i < vocab; ++i) {
+    weight[i] = exp32((logits[i] - most) / s.temperature);
+    if (logits[i] > -std::numeric_limits<float>::infinity() && weight[i] >= s.min_p)
+      ids[kept++] = i;
+  }
+  const ByLogit before{logits};
+  if (s.top_k > 0 && s.top_k < kept) {
+    std::nth_element(ids, ids + s.top_k, ids + kept, before);
+    kept = s.top_k;
+  }
+  if (s.top_p >= 1) return kept;
+  // The normaliser is summed by ascending id, the prefix by descending logit.
+  std::sort(ids, ids + kept);
+  double total = 0;
+  for (int i = 0; i < kept; ++i) total += weight[ids[i]];
+  const double enough = static_cast<double>(s.top_p) * total;
+  double sum = 0;
+  int sorted = 0, i = 0;
+  for (; i < kept; ++i) {
+    if (i == sorted) {  // sort lazily: the prefix is short where the law is sharp
+      const int end = std::min(kept, sorted == 0 ? 64 : sorted * 4);
+      std::partial_sort(ids + sorted, ids + end, ids + kept, before);
+      sorted = end;
+    }
+    sum += weight[ids[i]];
+    if (sum >= enough) return i + 1;
+  }
+  return kept;
+}
+
+// Offers token `id` with its noise, unless even the bound of the noise cannot bring it in.
+struct NoisyOffer {
+  const float* logits;
+  const Sampling& s;
+  int64_t position;
+  Best& best;
+  uint32_t group = std::numeric_limits<uint32_t>::max();
+  Words4 words{};
+
+  void operator()(int32_t id) {
+    const double scaled = logits[id] / s.temperature;
+    const double bar = best.bar();
+    if (scaled + kMostNoise < bar) return;
+    if (group != static_cast<uint32_t>(id) >> 2) {
+      group = static_cast<uint32_t>(id) >> 2;
+      words = noise_words(s.seed, s.completion, position, id);
+    }
+    const uint32_t word = words.w[id & 3];
+    if (scaled + gumbel_bound(word) < bar) return;
+    best.offer(scaled + gumbel(word), id);
+  }
+};
+
+}  // namespace
+
+int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t position,
+               ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error) {
+  const float most = largest(logits, vocab, error);
+  if (error != kFine) return 0;
+  Best best{.want = want, .score = {}, .id = tokens};
+  if (s.temperature == 0) {
+    for (int i = 0; i < vocab; ++i)
+      if (logits[i] > best.bar()) best.offer(logits[i], i);
+    return best.count;
+  }
+  NoisyOffer offer{.logits = logits, .s = s, .position = position, .best = best};
+  if (is_filtered(s, vocab)) {
+    const int kept = filter(logits, vocab, most, s, scratch);
+    for (int i = 0; i < kept; ++i) offer(scratch.ids[i]);
+  } else {
+    for (int i = 0; i < vocab; ++i)
+      if (logits[i] > -std::numeric_limits<float>::infinity()) offer(i);
+  }
+  return best.count;
+}
+
+void raw_softmax(const float* logits, int vocab, const int32_t* tokens, int count, float* q) {
+  float most = logits[0];
+  for (int i = 1; i < vocab; ++i) most = logits[i] > most ? logits[i] : most;
+  float lane[kLanes] = {};
+  int i = 0;
+  for (; i + kLanes <= vocab; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lane[j] += exp32(logits[i + j] - most);
+  for (int j = 0; i + j < vocab; ++j) lane[j] += exp32(logits[i + j] - most);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+  for (int c = 0; c < count; ++c) q[c] = exp32(logits[tokens[c]] - most) / lane[0];
+}
+
+void choose_rows(const ChooseArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    Choice& choice = a.choice[i];
+    choice.token = -1;
+    top_tokens(a.logits + i * a.stride, a.vocab, *a.sampling, a.rows->row[i].position + 1,
+               a.scratch[worker.rank], 1, &choice.token, choice.error);
+  }
+}
+
+void choose_laws(const ChooseArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const float* logits = a.logits + i * a.stride;
+    Law& law = a.law[i];
+    int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
+    law.n = top_tokens(logits, a.vocab, *a.sampling, a.rows->row[i].position + 1,
+                       a.scratch[worker.rank], kCandidates, law.token, error);
+    if (law.n > 0) raw_softmax(logits, a.vocab, law.token, law.n, law.q);
+  }
+}
+
+}  // namespace sbrt

@@ -1,0 +1,50 @@
+// The sampling pass: from a row of logits to its token, and to what is kept of a draft's law.
+//
+// Order: f32 logits; temperature; min_p; top_k; top_p; then, at temperature > 0, the token of
+// largest logit / temperature + g with the Gumbel noise g of (seed, completion, position, token),
+// else the largest logit. Ties go to the lowest id, everywhere.
+//   min_p keeps tokens with p >= min_p * max p; top_k keeps exactly k by (logit descending, id
+//   ascending); top_p keeps the shortest prefix in that order whose sum reaches top_p of what is
+//   left (sums in double).
+// Target and draft go through the same pass; the draft's q is the softmax of its raw logits.
+#pragma once
+
+#include <cstdint>
+
+#include "core/memory.h"
+#include "exec/control.h"
+#include "exec/exec.h"
+
+namespace sbrt {
+
+// Working memory of one team member.
+struct ChooseScratch {
+  explicit ChooseScratch(int vocab = 0) : ids(vocab), weight(vocab) {}
+  Buffer<int32_t> ids;   // [vocab]
+  Buffer<float> weight;  // [vocab] exp32((logit - max) / temperature)
+};
+
+// Top `want` tokens by score under `sampling` at `position` (of the token to be chosen), best
+// first. Returns how many there are; a NaN or +inf row gives 0 and `error` = kNanRow, a row with no
+// token left gives 0 and kNoToken.
+int top_tokens(const float* logits, int vocab, const Sampling& sampling, int64_t position,
+               ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error);
+
+// Softmax of raw logits (temperature 1) at `count` tokens.
+void raw_softmax(const float* logits, int vocab, const int32_t* tokens, int count, float* q);
+
+// Ops. `logits` is [max_rows, stride] f32; the first `vocab` of a row count.
+struct ChooseArgs {
+  const float* logits;
+  int64_t stride;
+  int32_t vocab;
+  const RowTable* rows;
+  const Sampling* sampling;
+  ChooseScratch* scratch;  // [team]
+  Choice* choice;          // [max_rows], choose_rows
+  Law* law;                // [max_rows], choose_laws
+};
+void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row
+void choose_laws(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row
+
+}  // namespace sbrt

@@ -1,0 +1,43 @@
+// The start of a forward: token embeddings and rope angles of every row.
+#pragma once
+
+#include "core/memory.h"
+#include "core/tensor.h"
+#include "exec/control.h"
+#include "exec/exec.h"
+
+namespace sbrt {
+
+// The embedding by rows, unpacked, in the storage type.
+class EmbedTable {
+ public:
+  EmbedTable() = default;
+  EmbedTable(DType storage, int64_t vocab, int64_t hidden);
+  void fill(const TensorView& w);                // [vocab, hidden], rounded to the storage type
+  void read(int64_t token, float* out) const;  // [hidden]
+  int64_t vocab() const { return vocab_; }
+  int64_t hidden() const { return hidden_; }
+
+ private:
+  DType storage_ = DType::f32;
+  int64_t vocab_ = 0, hidden_ = 0;
+  Buffer<float> wide_;
+  Buffer<uint16_t> narrow_;
+};
+
+struct EmbedArgs {
+  const EmbedTable* table;
+  const RowTable* rows;
+  float* x;                // [rows, hidden]
+  const float* inv_freq;   // [half]
+  int64_t half;            // head_dim / 2
+  float* cosines;          // [rows, half]
+  float* sines;            // [rows, half]
+};
+
+// x = the row's embedding; cosines, sines of its rope angles. A padding row may carry any token.
+// The angle is float32(position) * inv_freq in float32 below 2^24 (as transformers), beyond that
+// their exact product in double.
+void embed(const EmbedArgs& args, Worker worker);
+
+}  // namespace sbrt

@@ -1,0 +1,30 @@
+// exp for softmax: one formula for every lane (no libm, no contraction), so that a vector, a scalar
+// and another implementation of the same six steps agree bitwise.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace sbrt {
+
+// e^x for x <= 0, 0 below -87; relative error below 2e-7. Polynomial: Cephes expf.
+inline float exp32(float x) {
+  const float magic = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer
+  const float clamped = x < -87.0f ? -87.0f : x;
+  const float n = (clamped * 1.44269504f + magic) - magic;
+  float r = clamped - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float e = p * (r * r) + r + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return x < -87.0f ? 0.0f : e * scale;
+}
+
+}  // namespace sbrt

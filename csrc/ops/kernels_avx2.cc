@@ -1,0 +1,8 @@
+// Compiled with AVX2 flags: nothing here may be reached before kernels_named() has asked the
+// machine, and nothing with external linkage may be shared with other files (kernels_body.inc).
+#if defined(__x86_64__)
+#define SBRT_KERNELS kKernelsAvx2
+#define SBRT_KERNELS_NAME "avx2"
+#include "ops/simd_avx2.h"
+#include "ops/kernels_body.inc"
+#endif

@@ -1,0 +1,39 @@
+#include "ops/rope.h"
+
+#include <algorithm>
+
+namespace sbrt {
+namespace {
+
+// out may be x.
+void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out) {
+  for (int64_t j = 0; j < half; ++j) {
+    const float a = x[j], b = x[half + j];
+    out[j] = a * cosines[j] - b * sines[j];
+    out[half + j] = b * cosines[j] + a * sines[j];
+  }
+}
+
+}  // namespace
+
+void rope(const RopeArgs& a, Worker worker) {
+  const RingShape& shape = a.ring->shape();
+  const int64_t d = shape.head_dim, half = d / 2;
+  const int64_t stride = (a.heads + 2 * shape.kv_heads) * d;
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const Row& row = a.rows->row[i];
+    const float *cosines = a.cosines + i * half, *sines = a.sines + i * half;
+    float* q = a.qkv + i * stride;
+    for (int h = 0; h < a.heads; ++h) rotate(q + h * d, cosines, sines, half, q + h * d);
+    if (row.slot < 0) continue;
+    const float *k = q + a.heads * d, *v = k + shape.kv_heads * d;
+    for (int h = 0; h < shape.kv_heads; ++h) {
+      rotate(k + h * d, cosines, sines, half, a.ring->k(a.layer, h, row.slot));
+      std::copy_n(v + h * d, d, a.ring->v(a.layer, h, row.slot));
+    }
+    if (a.layer == 0) a.ring->tag(row.slot, row.position);
+  }
+}
+
+}  // namespace sbrt

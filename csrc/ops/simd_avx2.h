@@ -1,0 +1,76 @@
+// 16 f32 lanes as two 256-bit registers. Included by one source file only; see kernels_body.inc.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace sbrt {
+namespace {
+
+struct V {
+  __m256 a, b;
+};
+constexpr int kAccumulators = 6;  // two registers each
+constexpr int kKeys = 4;
+
+inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline V set(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
+inline V load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, V x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+inline V load(const float* p, int64_t n) {
+  float padded[16] = {};
+  for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
+  return load(padded);
+}
+inline void store(float* p, V x, int64_t n) {
+  float padded[16];
+  store(padded, x);
+  for (int64_t i = 0; i < n; ++i) p[i] = padded[i];
+}
+
+inline V add(V x, V y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline V sub(V x, V y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline V mul(V x, V y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline V div(V x, V y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline V fma(V x, V y, V z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline V min(V x, V y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline V max(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+
+inline __m256i words(const uint32_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline V low_half(const uint32_t* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(words(p), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(words(p + 8), 16))};
+}
+inline V high_half(const uint32_t* p) {
+  const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  return {_mm256_castsi256_ps(_mm256_and_si256(words(p), mask)),
+          _mm256_castsi256_ps(_mm256_and_si256(words(p + 8), mask))};
+}
+inline __m256 power_of_two(__m256 t) {
+  const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(127 << 23)));
+}
+inline V power_of_two(V t) { return {power_of_two(t.a), power_of_two(t.b)}; }
+inline V zero_where_less(V x, V y, V limit) {
+  return {_mm256_and_ps(x.a, _mm256_cmp_ps(y.a, limit.a, _CMP_NLT_UQ)),
+          _mm256_and_ps(x.b, _mm256_cmp_ps(y.b, limit.b, _CMP_NLT_UQ))};
+}
+
+// out[j] = the sum of x[j]'s lanes, by the same tree for every j.
+inline void sum_each(const V (&x)[kKeys], float* out) {
+  const __m256 ab = _mm256_hadd_ps(_mm256_add_ps(x[0].a, x[0].b), _mm256_add_ps(x[1].a, x[1].b));
+  const __m256 cd = _mm256_hadd_ps(_mm256_add_ps(x[2].a, x[2].b), _mm256_add_ps(x[3].a, x[3].b));
+  const __m256 abcd = _mm256_hadd_ps(ab, cd);
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+}
+
+}  // namespace
+}  // namespace sbrt

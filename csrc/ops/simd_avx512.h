@@ -1,0 +1,70 @@
+// 16 f32 lanes as one 512-bit register. Included by one source file only; see kernels_body.inc.
+#pragma once
+
+// GCC 12 warns about registers its own header leaves undefined on purpose (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include <cstdint>
+
+namespace sbrt {
+namespace {
+
+using V = __m512;
+constexpr int kAccumulators = 24;  // registers a block of the matmul may fill with sums
+constexpr int kKeys = 8;           // keys scored together
+
+inline V zero() { return _mm512_setzero_ps(); }
+inline V set(float a) { return _mm512_set1_ps(a); }
+inline __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline V load(const float* p) { return _mm512_loadu_ps(p); }
+inline V load(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+inline void store(float* p, V a) { _mm512_storeu_ps(p, a); }
+inline void store(float* p, V a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a); }
+
+inline V add(V a, V b) { return _mm512_add_ps(a, b); }
+inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+inline V div(V a, V b) { return _mm512_div_ps(a, b); }
+inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // b where either is NaN
+inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // likewise
+
+// 16 words of bf16 pairs: the low halves, the high halves, as f32.
+inline V low_half(const uint32_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+inline V high_half(const uint32_t* p) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+// 2^n, where the low bits of `t` hold the integer n, -126 <= n <= 127.
+inline V power_of_two(V t) {
+  const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(127 << 23)));
+}
+inline V zero_where_less(V a, V x, V limit) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a);
+}
+
+inline V sum_halves(V a) {
+  return _mm512_castps256_ps512(
+      _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+}
+inline __m256 low(V a) { return _mm512_castps512_ps256(sum_halves(a)); }
+
+// out[j] = the sum of a[j]'s lanes, by the same tree for every j.
+inline void sum_each(const V (&a)[kKeys], float* out) {
+  const __m256 ab = _mm256_hadd_ps(low(a[0]), low(a[1])), cd = _mm256_hadd_ps(low(a[2]), low(a[3]));
+  const __m256 ef = _mm256_hadd_ps(low(a[4]), low(a[5])), gh = _mm256_hadd_ps(low(a[6]), low(a[7]));
+  const __m256 abcd = _mm256_hadd_ps(ab, cd), efgh = _mm256_hadd_ps(ef, gh);
+  const __m256 lower = _mm256_permute2f128_ps(abcd, efgh, 0x20);
+  const __m256 upper = _mm256_permute2f128_ps(abcd, efgh, 0x31);
+  _mm256_storeu_ps(out, _mm256_add_ps(lower, upper));
+}
+
+}  // namespace
+}  // namespace sbrt

@@ -1,0 +1,92 @@
+// 16 f32 lanes as a plain array; multiply and add round separately. Included by one source file
+// only; see kernels_body.inc.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace sbrt {
+namespace {
+
+struct V {
+  float a[16];
+};
+constexpr int kAccumulators = 2;
+constexpr int kKeys = 4;
+
+template <class F>
+inline V each(F f) {
+  V out;
+  for (int i = 0; i < 16; ++i) out.a[i] = f(i);
+  return out;
+}
+inline float as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline uint32_t as_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline V zero() { return V{}; }
+inline V set(float x) {
+  return each([=](int) { return x; });
+}
+inline V load(const float* p) {
+  return each([=](int i) { return p[i]; });
+}
+inline V load(const float* p, int64_t n) {
+  return each([=](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void store(float* p, const V& x) { std::memcpy(p, x.a, sizeof x.a); }
+inline void store(float* p, const V& x, int64_t n) { std::memcpy(p, x.a, n * sizeof(float)); }
+
+inline V add(const V& x, const V& y) {
+  return each([&](int i) { return x.a[i] + y.a[i]; });
+}
+inline V sub(const V& x, const V& y) {
+  return each([&](int i) { return x.a[i] - y.a[i]; });
+}
+inline V mul(const V& x, const V& y) {
+  return each([&](int i) { return x.a[i] * y.a[i]; });
+}
+inline V div(const V& x, const V& y) {
+  return each([&](int i) { return x.a[i] / y.a[i]; });
+}
+inline V fma(const V& x, const V& y, const V& z) { return add(mul(x, y), z); }
+inline V min(const V& x, const V& y) {
+  return each([&](int i) { return x.a[i] < y.a[i] ? x.a[i] : y.a[i]; });
+}
+inline V max(const V& x, const V& y) {
+  return each([&](int i) { return x.a[i] > y.a[i] ? x.a[i] : y.a[i]; });
+}
+
+inline V low_half(const uint32_t* p) {
+  return each([=](int i) { return as_float(p[i] << 16); });
+}
+inline V high_half(const uint32_t* p) {
+  return each([=](int i) { return as_float(p[i] & 0xffff0000u); });
+}
+inline V power_of_two(const V& t) {
+  return each([&](int i) { return as_float((as_bits(t.a[i]) << 23) + (127u << 23)); });
+}
+inline V zero_where_less(const V& x, const V& y, const V& limit) {
+  return each([&](int i) { return y.a[i] < limit.a[i] ? 0.0f : x.a[i]; });
+}
+
+// out[j] = the sum of x[j]'s lanes, by the same tree for every j.
+inline void sum_each(const V (&x)[kKeys], float* out) {
+  for (int j = 0; j < kKeys; ++j) {
+    float t[16];
+    store(t, x[j]);
+    for (int half = 8; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) t[i] += t[i + half];
+    out[j] = t[0];
+  }
+}
+
+}  // namespace
+}  // namespace sbrt

@@ -1,0 +1,267 @@
+#include "spec/runtime.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "spec/lanes.h"
+
+namespace sbrt {
+namespace {
+
+void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64_t max_len,
+               bool drafts) {
+  LaneShape shape;
+  shape.max_len = max_len;
+  shape.max_rows = kMaxRows;
+  shape.branches = drafts ? c.max_branches : 0;
+  shape.tail_slots = drafts ? std::max(1, c.max_gamma) : 0;
+  shape.threads = c.num_threads;
+  shape.debug = c.debug;
+  unit.lane = model.bind(shape);
+  for (int i = 0; i < c.num_threads; ++i) unit.scratch.emplace_back(model.vocab());
+}
+
+void check_config(const RuntimeConfig& c, const Model& target) {
+  check_within("max_model_len", int64_t{2}, target.max_positions(), c.max_model_len);
+  check_within("num_threads", 1, 1024, c.num_threads);
+  check_within("draft_threads", 1, c.num_threads, c.draft_threads);
+  check_within("num_speculative_tokens", 0, kMaxChain, c.max_gamma);
+  check_within("num_branches", 1, kCandidates, c.max_branches);
+  check_within("vocab", 0, target.vocab(), c.vocab);
+}
+
+}  // namespace
+
+Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
+                 const RuntimeConfig& config)
+    : config_(config), models_{std::move(target), std::move(draft)} {
+  check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
+  check_config(config_, *models_[0]);
+  exec_ = config.sim ? make_sim_exec() : make_cpu_exec();
+  block_ = Buffer<Control>(1);
+  records_ = Buffer<Records>(1);
+  trunk_ = Buffer<int32_t>(config.max_model_len + kSlots);
+  control_ = block_.data();
+  control_->trunk = trunk_.data();
+  bind_unit(target_, *models_[0], config_, config.max_model_len, false);
+  int vocab = models_[0]->vocab();
+  if (models_[1]) {
+    control_->draft_limit = std::min(config.max_model_len, models_[1]->max_positions());
+    bind_unit(draft_, *models_[1], config_, control_->draft_limit, true);
+    vocab = std::min(vocab, models_[1]->vocab());
+  }
+  if (config_.vocab == 0) config_.vocab = vocab;
+  check_within("vocab", 2, vocab, config_.vocab);
+  record_graphs();
+  target_.stream = exec_->stream(config_.num_threads);
+  if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
+  round_ = selected_round_ = config.first_round - 1;
+  fences_.verify_done.counter().store(round_);
+  fences_.draft_ready.counter().store(round_);
+}
+
+Runtime::~Runtime() {
+  draft_.stream.reset();  // joins their threads before anything they use goes
+  target_.stream.reset();
+}
+
+void Runtime::record_graphs() {
+  Control* c = control_;
+  const LaneArgs target{c, &target_.lane->ring()};
+  const SelectArgs chosen{c, records_.data(), &selected_round_};
+  const ChooseArgs rows{target_.lane->logits(), target_.lane->vocab(), config_.vocab,
+                        &c->target_rows,        &c->sampling,          target_.scratch.data(),
+                        c->choice,              nullptr};
+  settle_target_.add(settle_target, target, true);
+  adopt_.add(adopt_certain, chosen, true);
+  verify_.add(target_rows, target, true);
+  target_.lane->add_forward(verify_, &c->target_rows, true);
+  verify_.add(choose_rows, rows);
+  select_.add(select, chosen, true);
+  prefill_target_.add(prefill_target_rows, target, true);
+  target_.lane->add_forward(prefill_target_, &c->target_rows, false);
+  if (!draft_.lane) return;
+
+  const LaneArgs draft{c, &draft_.lane->ring()};
+  const ChooseArgs laws{draft_.lane->logits(), draft_.lane->vocab(), config_.vocab,
+                        &c->draft_rows,        &c->sampling,         draft_.scratch.data(),
+                        nullptr,               c->row_law};
+  settle_draft_.add(settle_draft, draft, true);
+  draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
+  catch_up_.add(choose_laws, laws);
+  catch_up_.add(keep_laws, draft, true);
+  plan_.add(plan, draft, true);
+  draft_.lane->add_forward(step_, &c->draft_rows, true);
+  step_.add(choose_laws, laws);
+  step_.add(extend, draft, true);
+  prefill_draft_.add(prefill_draft_rows, draft, true);
+  draft_.lane->add_forward(prefill_draft_, &c->draft_rows, false);
+}
+
+void Runtime::check_request(const Request& r) const {
+  check<InvalidInput>(!r.prompt.empty(), "prompt: expected at least one token but got none");
+  check<InvalidInput>(static_cast<int64_t>(r.prompt.size()) < config_.max_model_len,
+                      "prompt: expected fewer tokens than max_model_len ", config_.max_model_len,
+                      " but got ", r.prompt.size());
+  for (const int32_t token : r.prompt) check_within("prompt token", 0, config_.vocab - 1, token);
+  for (const int32_t token : r.stop_tokens)
+    check_within("stop token", 0, models_[0]->vocab() - 1, token);
+  check_within("max_tokens", int64_t{0}, int64_t{1} << 40, r.max_tokens);
+  check_within("num_speculative_tokens", 0, config_.max_gamma, r.policy.gamma);
+  check_within("num_branches", 0, config_.max_branches, r.policy.branches);
+  check<InvalidInput>(r.policy.gamma == 0 || draft_.lane != nullptr,
+                      "method: drafting needs a draft model and none was given");
+  check_within("temperature", 0.0f, 1e6f, r.sampling.temperature);
+  check_within("top_p", 0.0f, 1.0f, r.sampling.top_p);
+  check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
+  check_within("top_k", 0, 1 << 30, r.sampling.top_k);
+}
+
+void Runtime::start_block(const Request& r) {
+  Control& c = *control_;
+  const int64_t length = static_cast<int64_t>(r.prompt.size());
+  std::copy(r.prompt.begin(), r.prompt.end(), c.trunk);
+  c.sampling = r.sampling;
+  c.policy = r.policy;
+  c.limit = std::min(length + r.max_tokens, config_.max_model_len);
+  c.head = length - 1;
+  c.chain.size = c.chain.depth = c.adopted = 0;
+  c.chain.token[0] = r.prompt.back();
+  c.chain.parent[0] = -1;
+  c.chain.level[0] = 0;
+  c.chain.mask[0] = Mask::upto(1);
+  c.outcome = {};
+  c.outcome.branch = -1;
+  c.branch_count = 0;
+  c.target_have = c.draft_have = 0;
+}
+
+void Runtime::begin(const Request& request) {
+  check_request(request);
+  end();
+  stats_ = {};
+  finish_ = Finish::none;
+  stop_token_ = -1;
+  error_.clear();
+  start_block(request);
+  stop_tokens_ = request.stop_tokens;
+  prompt_ = control_->head + 1;
+  emitted_ = 0;
+  committed_.clear();
+  committed_.reserve(control_->limit - control_->head + kSlots);
+  if (request.max_tokens == 0) {
+    finish_ = Finish::length;
+    return;
+  }
+  const int64_t begin = Trace::now();
+  prefill();
+  stats_.prefill_ns = Trace::now() - begin;
+  live_ = true;
+}
+
+void Runtime::prefill() {
+  const int64_t pieces = (control_->head + kMaxRows - 1) / kMaxRows;
+  const bool both = control_->policy.gamma > 0 && control_->head < control_->draft_limit;
+  const RoundShape width = shape();
+  const auto enqueue = [&](LaneUnit& unit, const Graph& graph, int members) {
+    for (int64_t i = 0; i < pieces; ++i) unit.stream->launch(graph, members);
+    unit.stream->record(unit.prefilled, unit.prefilled.reached() + 1);
+  };
+  const int64_t target = target_.prefilled.reached() + 1, draft = draft_.prefilled.reached() + 1;
+  if (both) enqueue(draft_, prefill_draft_, width.draft_width);
+  enqueue(target_, prefill_target_, both ? width.target_width : config_.num_threads);
+  if (both) exec_->wait(draft_.prefilled, draft);
+  exec_->wait(target_.prefilled, target);
+}
+
+RoundShape Runtime::shape() const {
+  const Policy& p = control_->policy;
+  const bool alone = p.gamma == 0 || p.serial;
+  const int share = config_.num_threads - config_.draft_threads;
+  return {p.gamma, p.serial != 0, alone ? config_.num_threads : std::max(1, share),
+          alone ? config_.num_threads : config_.draft_threads};
+}
+
+std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
+  committed_.clear();
+  if (!live_) return committed_;
+  interrupted_.store(false);
+  const int64_t begin = Trace::now(), last = round_ + max_rounds;
+  const int64_t until = begin + static_cast<int64_t>(seconds * 1e9);
+  const RoundShape how = shape();
+  TargetLane target{*target_.stream, settle_target_, adopt_, verify_, select_};
+  std::unique_ptr<DraftLane> draft;
+  if (draft_.stream)
+    draft.reset(new DraftLane{*draft_.stream, settle_draft_, catch_up_, plan_, step_});
+  int64_t now = begin;
+  try {
+    do {
+      enqueue_round(++round_, how, target, draft.get(), fences_);
+      exec_->wait(fences_.verify_done, round_);
+      commit(round_);
+      now = Trace::now();
+    } while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
+             !interrupted_.load(std::memory_order_relaxed));
+  } catch (...) {
+    live_ = false;
+    selected_round_ = round_;
+    throw;
+  }
+  stats_.decode_ns += now - begin;
+  return committed_;
+}
+
+void Runtime::commit(int64_t round) {
+  const Record& record = records_[0].of(round);
+  const uint32_t word = record.get(0, round);
+  if (word >> 28) {
+    finish_ = Finish::error;
+    error_ = word >> 28 == kNanRow ? "the target's logits are not a number"
+                                   : "the sampling parameters leave no token";
+    live_ = false;
+  }
+  const int n = static_cast<int>(word >> 8 & 255);
+  // Tokens before a failed row were fine, the failed row's own was not.
+  const int tokens = finish_ == Finish::error ? n : n + 1;
+  for (int i = 0; i < tokens && examine(static_cast<int32_t>(record.get(2 + i, round))); ++i) {
+  }
+  count(record, round, !live_);
+}
+
+// Takes one token into the output; false if it ends the sequence. A stop beats the length.
+bool Runtime::examine(int32_t token) {
+  committed_.push_back(token);
+  ++emitted_;
+  if (std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end()) {
+    finish_ = Finish::stop;
+    stop_token_ = token;
+  } else if (emitted_ == control_->limit - prompt_) {
+    finish_ = Finish::length;
+  } else {
+    return true;
+  }
+  live_ = false;
+  return false;
+}
+
+void Runtime::count(const Record& record, int64_t round, bool ended) {
+  const uint32_t word = record.get(0, round);
+  const int depth = word & 255, n = word >> 8 & 255, branches = word >> 16 & 255;
+  ++stats_.rounds;
+  ++stats_.histogram[n];
+  stats_.draft_tokens += depth;
+  stats_.accepted += n;
+  stats_.branches += branches;
+  stats_.discarded_branch_tokens += record.get(1, round);
+  if (branches > 0 && !ended) {
+    ++stats_.branch_rounds;
+    stats_.branch_hits += word >> 24 & 1;
+  }
+  if (control_->policy.gamma > 0 &&
+      control_->head + control_->chain.depth + 1 + control_->policy.gamma >= control_->draft_limit)
+    ++stats_.draft_limit_rounds;
+}
+
+void Runtime::end() { live_ = false; }
+
+}  // namespace sbrt

@@ -1,0 +1,110 @@
+// Two lanes, their graphs, and one sequence at a time: begin, run, read what was committed.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "exec/record.h"
+#include "model/lane.h"
+#include "ops/choose.h"
+#include "spec/round.h"
+#include "spec/stats.h"
+
+namespace sbrt {
+
+struct RuntimeConfig {
+  int64_t max_model_len = 0;  // longest trunk, tokens
+  int32_t vocab = 0;          // logits are cut to this; 0: the smaller of both models
+  int32_t num_threads = 1;    // in total
+  int32_t draft_threads = 1;  // of them the draft's while the lanes overlap
+  int32_t max_gamma = 4;
+  int32_t max_branches = 8;
+  int64_t first_round = 1;    // counters are 64-bit: tests start them high
+  bool sim = false;           // run on the sim body
+  bool debug = false;         // poison what must not be read, check every slot's position
+};
+
+struct Request {
+  std::vector<int32_t> prompt;  // at least one token
+  Sampling sampling;
+  Policy policy;
+  int64_t max_tokens = 16;
+  std::vector<int32_t> stop_tokens;
+};
+
+enum class Finish { none, stop, length, error };
+
+// One model bound to one stream, one KV ring and its graphs.
+struct LaneUnit {
+  std::unique_ptr<Lane> lane;
+  std::vector<ChooseScratch> scratch;
+  std::unique_ptr<Stream> stream;
+  Event prefilled{"prefilled"};
+};
+
+class Runtime {
+ public:
+  // `draft` may be null. Throws InvalidInput for sizes that cannot be.
+  Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
+          const RuntimeConfig& config);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+
+  // Starts a sequence and prefills both lanes; drops the one in flight. Throws InvalidInput.
+  void begin(const Request& request);
+  // Runs rounds until the sequence ends, `max_rounds` are done, `seconds` have passed (0: no
+  // limit) or interrupt() is called. Returns the tokens committed meanwhile.
+  std::vector<int32_t> run(int64_t max_rounds, double seconds);
+  void end();                                        // drops the sequence in flight
+  void interrupt() { interrupted_.store(true); }     // from any thread: run() returns soon
+
+  Finish finish() const { return finish_; }
+  bool live() const { return live_; }
+  int32_t stop_token() const { return stop_token_; }  // -1 unless finish() is stop
+  const std::string& error() const { return error_; }
+  const Stats& stats() const { return stats_; }
+  const Trace& target_trace() const { return target_.stream->trace(); }
+  const Trace* draft_trace() const { return draft_.stream ? &draft_.stream->trace() : nullptr; }
+  const RuntimeConfig& config() const { return config_; }
+
+ private:
+  void record_graphs();
+  void check_request(const Request& request) const;
+  void start_block(const Request& request);
+  void prefill();
+  void commit(int64_t round);
+  void count(const Record& record, int64_t round, bool ended);
+  bool examine(int32_t token);
+  RoundShape shape() const;
+
+  RuntimeConfig config_;
+  std::shared_ptr<const Model> models_[2];
+  std::unique_ptr<Exec> exec_;
+  Buffer<Control> block_;
+  Buffer<Records> records_;
+  Buffer<int32_t> trunk_;
+  Control* control_ = nullptr;
+  int64_t selected_round_ = 0;
+  LaneUnit target_, draft_;
+  Graph settle_target_{"settle"}, adopt_{"adopt"}, verify_{"verify"}, select_{"select"};
+  Graph settle_draft_{"settle"}, catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
+  Graph prefill_target_{"prefill"}, prefill_draft_{"prefill"};
+  Fences fences_;
+
+  // The sequence in flight.
+  int64_t round_ = 0;  // last round enqueued
+  int64_t prompt_ = 0;   // tokens of the prompt
+  int64_t emitted_ = 0;  // tokens returned so far
+  bool live_ = false;
+  std::vector<int32_t> stop_tokens_;
+  std::vector<int32_t> committed_;
+  Finish finish_ = Finish::none;
+  int32_t stop_token_ = -1;
+  std::string error_;
+  Stats stats_;
+  std::atomic<bool> interrupted_{false};
+};
+
+}  // namespace sbrt

@@ -1,0 +1,108 @@
+"""The command `sbrt`: generate and compare."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import compare, flags
+from .engine import Engine
+from .errors import not_built
+from .methods import DEFAULT, Method
+from .outputs import RequestOutput
+from .trace import write_chrome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
+    return flags.guarded("sbrt", lambda: _main(sys.argv[1:] if argv is None else list(argv)))
+
+
+def _main(argv: list[str]) -> int:
+    if argv[:1] == ["hrad"]:
+        raise not_built("sbrt hrad")
+    args = _parser().parse_args(argv)
+    return int(args.run(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.Parser(
+        prog="sbrt",
+        description="Speculative decoding with branches that run ahead; not one token changed.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="generate|compare")
+    generate = commands.add_parser("generate", help="answer one prompt")
+    flags.add_model_flags(generate)
+    generate.add_argument(
+        "--method",
+        metavar="NAME[:key=value,...]",
+        help=f"default: {DEFAULT}, none without a draft",
+    )
+    generate.set_defaults(run=_generate)
+    beside = commands.add_parser("compare", help="methods beside each other, every token checked")
+    flags.add_model_flags(beside)
+    flags.add_method_flags(beside)
+    beside.set_defaults(run=compare.run)
+    return parser
+
+
+def _generate(args: argparse.Namespace) -> int:
+    name = args.method or (DEFAULT if flags.draft_name(args) != "none" else "none")
+    [method] = flags.read_methods(args, [name])
+    prompt = _prompt(args)
+    if args.json is not None:
+        return _generate_json(args, method, prompt)
+    params = flags.sampling(args)
+    config, pair = flags.load(args, [method])
+    with Engine(config, pair=pair) as engine:
+        for output in engine.stream(prompt, params):
+            print(output.delta, end="", flush=True)
+        print()
+        print(_figures(method, output), file=sys.stderr)
+        if args.trace is not None:
+            write_chrome(args.trace, {method.text: engine.trace()})
+    return 2 if output.outputs[0].finish_reason == "error" else 0
+
+
+def _generate_json(args: argparse.Namespace, method: Method, prompt: str) -> int:
+    """The same object as compare's for one method, with the answer in it; `none` runs beside it."""
+    report = compare.measured(args, [method], [prompt], "shared")
+    [line], [tally] = report.lines(), report.tallies
+    answer = tally.outputs[0].outputs[0]
+    line |= {
+        "prompt": prompt,
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+    }
+    compare.write_json(args.json, [line])
+    return compare.verdict(report)
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    prompt = flags.one_prompt(args)
+    if prompt is not None:
+        return prompt
+    if sys.stdin.isatty():
+        print("reading the prompt from standard input, up to Ctrl-D", file=sys.stderr)
+    return flags.read_text("standard input", sys.stdin.buffer.read())
+
+
+def _figures(method: Method, output: RequestOutput) -> str:
+    [answer] = output.outputs
+    if answer.finish_reason == "error":
+        return f"sbrt: error: {answer.stop_reason}"
+    spec, metrics = answer.spec_decode_metrics, output.metrics
+    tokens = len(answer.token_ids)
+    if not spec or not metrics or not metrics.decode_seconds:
+        return f"[{method.text}] {tokens} tokens"
+    return (
+        f"[{method.text}] {tokens} tokens in {metrics.decode_seconds:.2f} s, "
+        f"{tokens / metrics.decode_seconds:.0f} tokens/s, "
+        f"{tokens / spec['num_spec_steps']:.2f} tokens per target pass"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

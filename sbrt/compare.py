@@ -1,0 +1,83 @@
+"""Methods beside each other on the same prompts: behind `sbrt compare` and `bench.decode`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import flags, methods, picture, table
+from .measure import Bench, Report, measure
+from .methods import Method
+from .progress import Progress
+from .trace import write_chrome
+
+
+def run(args: argparse.Namespace, placement: str = "shared") -> int:
+    """Exit code 0, or 1 if a method's tokens differ from plain decoding's: that is a defect."""
+    if args.png is not None:
+        picture.require()
+    given = flags.read_methods(args, _names(args))
+    prompts = flags.prompts(args)
+    report = measured(args, given, prompts, placement)
+    if report.skipped:
+        print(f"{report.skipped} prompts skipped: they do not fit the context", file=sys.stderr)
+    write_json(args.json, report.lines())
+    if args.json != "-":
+        print(table.render(report))
+    if args.png is not None:
+        picture.draw(args.png, report)
+        print(f"wrote {args.png}", file=sys.stderr)
+    return verdict(report)
+
+
+def measured(
+    args: argparse.Namespace, given: list[Method], prompts: list[str], placement: str
+) -> Report:
+    """Load, run, and write the trace if one was asked for."""
+    params = flags.sampling(args)
+    config, pair = flags.load(args, given)
+    bench = Bench.open(config, pair, given, placement)
+    bar = Progress("generating")
+    try:
+        report = measure(
+            bench,
+            given,
+            methods.parse("none"),
+            prompts,
+            params,
+            progress=bar.update,
+            keep_spans=args.trace is not None or getattr(args, "png", None) is not None,
+        )
+    finally:
+        bar.close()
+        bench.close()
+    if args.trace is not None:
+        write_chrome(args.trace, {tally.method.text: tally.spans for tally in report.shown()})
+    return report
+
+
+def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
+    """To a file, to stdout for "-", nowhere for None."""
+    if where is None:
+        return
+    text = json.dumps(lines, indent=2, ensure_ascii=False, allow_nan=False)
+    if where == "-":
+        print(text)
+    else:
+        Path(where).write_text(text + "\n", encoding="utf-8")
+
+
+def verdict(report: Report) -> int:
+    wrong = [tally.method.text for tally in report.tallies if not tally.is_identical]
+    if wrong:
+        print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    if args.methods is not None:
+        return methods.parse_list(args.methods)
+    return list(methods.METHODS) if flags.draft_name(args) != "none" else ["none"]

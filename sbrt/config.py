@@ -1,0 +1,185 @@
+"""EngineConfig and SpeculativeConfig, with vLLM's names. What is not supported raises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import check, methods
+from .errors import InvalidInputError, not_built
+from .sampling import MAX_SEED
+
+MAX_THREADS = 1024
+MAX_POSITIONS = 2**31 - 1 - 64  # a ring holds 64 slots more
+
+Folder = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class SpeculativeConfig:
+    """The draft and the method that uses it.
+
+    method: a preset, `NAME[:key=value,...]`. model: the draft's folder. num_speculative_tokens:
+    gamma, draft steps per burst (None: 4). num_branches: k_max. confidence_threshold: epsilon, an
+    adopted tail is cut before its first node with q <= epsilon. Raises InvalidInputError.
+    """
+
+    method: str = methods.DEFAULT
+    model: Folder | None = None
+    device: str | None = None
+    num_speculative_tokens: int | None = None
+    num_branches: int = methods.K_MAX
+    confidence_threshold: float = methods.EPSILON
+    acceptance: str = "coupled"
+    hrad: Folder | None = None
+    synthetic_acceptance_rates: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None:
+            folder("SpeculativeConfig.model", self.model)
+        if self.device not in (None, "auto", "cpu"):
+            raise not_built(f"SpeculativeConfig.device {check.show(self.device)}")
+        check.one_of("acceptance", self.acceptance, ("coupled", "rejection"))
+        if self.acceptance == "rejection":
+            raise not_built("acceptance 'rejection'")
+        if self.hrad is not None:
+            raise not_built("SpeculativeConfig.hrad")
+        if self.synthetic_acceptance_rates is not None:
+            raise not_built("SpeculativeConfig.synthetic_acceptance_rates")
+        self.resolve()
+
+    def resolve(self) -> methods.Method:
+        """The method with every option set. Raises on a field that the method has no use for."""
+        gamma = self.num_speculative_tokens
+        method = methods.parse(
+            self.method,
+            gamma=methods.GAMMA if gamma is None else gamma,
+            k_max=self.num_branches,
+            epsilon=self.confidence_threshold,
+        )
+        unused = {
+            "num_speculative_tokens": gamma is not None and "gamma" not in method.options,
+            "num_branches": self.num_branches != methods.K_MAX and "k_max" not in method.options,
+            "confidence_threshold": self.confidence_threshold != methods.EPSILON
+            and "epsilon" not in method.options,
+        }
+        for name, is_unused in unused.items():
+            if is_unused:
+                raise InvalidInputError(
+                    f"{name}: method {method.name} has no use for it, got {getattr(self, name)}"
+                )
+        return method
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an engine is built from.
+
+    model: the target's folder. tokenizer: a folder or tokenizer.json (None: the target's).
+    dtype: storage of the weights; arithmetic is float32. max_model_len: tokens of prompt and
+    output together (None: the target's own limit). num_threads: the engine's total (None: the
+    cores this process may use); draft_threads of them are the draft's while the lanes overlap.
+    Raises InvalidInputError.
+    """
+
+    model: Folder
+    tokenizer: Folder | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 1
+    seed: int = 0
+    num_threads: int | None = None
+    draft_threads: int | None = None
+    attention_backend: str = "auto"
+    skip_tokenizer_init: bool = False
+    enforce_eager: bool = False
+    nvtx: bool = False
+    speculative: SpeculativeConfig | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        folder("model", self.model)
+        if self.tokenizer is not None:
+            folder("tokenizer", self.tokenizer)
+        check.one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        if self.max_model_len is not None:
+            check.integer("max_model_len", self.max_model_len, 1, MAX_POSITIONS)
+        check.integer("seed", self.seed, 0, MAX_SEED)
+        if self.num_threads is not None:
+            check.integer("num_threads", self.num_threads, 1, MAX_THREADS)
+        if self.draft_threads is not None:
+            check.integer("draft_threads", self.draft_threads, 1, MAX_THREADS)
+        check.flag("skip_tokenizer_init", self.skip_tokenizer_init)
+        self._refuse_unsupported()
+        if isinstance(self.speculative, Mapping):
+            given = build(SpeculativeConfig, dict(self.speculative))
+            object.__setattr__(self, "speculative", given)
+        elif not isinstance(self.speculative, (SpeculativeConfig, type(None))):
+            raise InvalidInputError(
+                f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
+            )
+        self.threads()
+
+    def method(self) -> methods.Method:
+        """The method requests use by default: `none` without a draft."""
+        if isinstance(self.speculative, SpeculativeConfig):
+            return self.speculative.resolve()
+        return methods.parse("none")
+
+    def draft(self) -> Folder | None:
+        """The draft's folder, if there is one."""
+        if isinstance(self.speculative, SpeculativeConfig):
+            return self.speculative.model
+        return None
+
+    def threads(self) -> tuple[int, int]:
+        """(num_threads, draft_threads), defaults filled in."""
+        total = int(self.num_threads or usable_cores())
+        draft = int(self.draft_threads or max(1, total // 4))
+        # With one thread the lanes take turns; otherwise the target keeps at least one of its own.
+        most = max(1, total - 1)
+        if draft > most:
+            raise InvalidInputError(
+                f"draft_threads: expected at most {most} of {total} threads, got {draft}"
+            )
+        return total, draft
+
+    def _refuse_unsupported(self) -> None:
+        if self.device not in ("auto", "cpu"):
+            raise not_built(f"device {check.show(self.device)}")
+        if check.integer("max_num_seqs", self.max_num_seqs, 1) != 1:
+            raise not_built(f"max_num_seqs {self.max_num_seqs} (continuous batching)")
+        if self.attention_backend not in ("auto", "cpu"):
+            raise not_built(f"attention_backend {check.show(self.attention_backend)}")
+        if check.flag("enforce_eager", self.enforce_eager):
+            raise not_built("enforce_eager")
+        if check.flag("nvtx", self.nvtx):
+            raise not_built("nvtx")
+
+
+def folder(name: str, value: Any) -> Path:
+    """A path as a Path; says nothing about whether it exists."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
+        raise InvalidInputError(f"{name}: expected a path, got {check.show(value)}")
+    return Path(value)
+
+
+def build(kind: type, given: dict[str, Any]) -> Any:
+    """`kind(**given)`, with a sentence for a field it does not have."""
+    known = [f.name for f in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise InvalidInputError(
+                f"{kind.__name__}: unknown field {check.show(name)}; it has {', '.join(known)}"
+            )
+    return kind(**given)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

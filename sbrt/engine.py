@@ -1,0 +1,286 @@
+"""The engine as callers see it: prompts in, text out. Everything heavy happens in `_core`."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from . import check, methods
+from ._core import Runtime
+from .config import EngineConfig, Folder, SpeculativeConfig, build
+from .errors import InvalidInputError
+from .methods import Method
+from .outputs import RequestOutput
+from .pair import Pair, load_pair
+from .request import Request, RequestMaker, Sink, split_prompts
+from .sampling import SamplingParams
+from .scheduler import Scheduler
+from .trace import Span
+
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+class Engine:
+    """Generates text with a target and, if there is one, a draft that guesses ahead.
+
+    `methods`: further presets that requests may name; the engine is sized for the largest.
+    `pair`: weights already loaded. Raises InvalidInputError; EngineError once closed.
+    Safe to use from several threads; their requests queue.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        pair: Pair | None = None,
+        methods: Sequence[str | Method] = (),
+    ) -> None:
+        self.config = config
+        self.pair = load_pair(config) if pair is None else pair
+        self.method = config.method()
+        self.max_model_len = _max_model_len(config, self.pair)
+        self.num_threads, self.draft_threads = config.threads()
+        self._allowed = [self.method, *(self._parse(text) for text in methods)]
+        self._check_draft(self.method)
+        self._maker = RequestMaker(self.pair, self.max_model_len, config.seed)
+        self._inbox: Sink = deque()  # outputs that step() will return
+        self._count = itertools.count()
+        self._scheduler = Scheduler(self._open_runtime(), self.max_model_len)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        target: Folder,
+        draft: Folder | None = None,
+        *,
+        speculative: SpeculativeConfig | dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Engine:
+        """An engine of two Hugging Face folders; `fields` are EngineConfig's.
+
+        With a draft the method is SpeculativeConfig's default unless `speculative` says otherwise.
+        """
+        if isinstance(speculative, SpeculativeConfig):
+            speculative = dict(vars(speculative))
+        given = dict(speculative or {})
+        if draft is not None:
+            if given.get("model") is not None:
+                raise InvalidInputError("draft: given twice, as draft and as speculative.model")
+            given["model"] = draft
+        if given:
+            fields["speculative"] = build(SpeculativeConfig, given)
+        return cls(build(EngineConfig, {"model": target, **fields}))
+
+    def generate(
+        self, prompts: Any, params: Params = None, *, method: str | Method | None = None
+    ) -> list[RequestOutput]:
+        """Answer one prompt or many, in order; always a list.
+
+        A str, a list of ids or {"prompt_token_ids": [...]} is one prompt, a list of these is many.
+        params: one for all, or one for each. method: another preset than the engine's own.
+        On an exception, Ctrl-C included, every request of this call is dropped.
+        """
+        sink: Sink = deque()
+        requests = self._make_all(prompts, params, method, sink)
+        done: dict[str, RequestOutput] = {}
+        try:
+            self._scheduler.add(requests)
+            while len(done) < len(requests):
+                output = self._scheduler.next(sink)
+                done[output.request_id] = output
+        except BaseException:
+            self._scheduler.drop(requests)
+            raise
+        return [done[request.id] for request in requests]
+
+    def stream(
+        self,
+        prompt: Any,
+        params: SamplingParams | None = None,
+        *,
+        method: str | Method | None = None,
+    ) -> Iterator[RequestOutput]:
+        """Yield the cumulative output of one prompt after every round; closing it early aborts."""
+        if len(split_prompts(prompt)) != 1:
+            raise InvalidInputError("stream: expected one prompt, got a list of prompts")
+        sink: Sink = deque()
+        requests = self._make_all(prompt, params, method, sink, streams=True)
+        return self._outputs(requests, sink)
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams | None = None,
+        *,
+        method: str | Method | None = None,
+    ) -> None:
+        """Queue a request for `step`. Raises InvalidInputError on an id that is still in use."""
+        params = SamplingParams() if params is None else params
+        request = self._make(request_id, prompt, params, method, self._inbox, streams=True)
+        self._scheduler.add([request])
+
+    def step(self) -> list[RequestOutput]:
+        """Run one round of the first unfinished request; [] if there is nothing to do."""
+        if not self._inbox:
+            self._scheduler.advance()
+        found: list[RequestOutput] = []
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, BaseException):
+                raise item
+            found.append(item)
+        return found
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> None:
+        """Drop requests, running or queued; `step` says nothing more of them.
+
+        One that `generate` or `stream` waits for ends with finish_reason "abort". An id that has
+        finished is no error.
+        """
+        _ = self._scheduler.runtime
+        wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
+        live = [request for request in self._scheduler.live() if request.id in wanted]
+        for request in self._scheduler.drop(live):
+            if request.sink is not self._inbox:
+                request.finish("abort")
+                request.sink.append(request.output(None, None))
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether `step` has anything left to run or to return."""
+        return bool(self._scheduler.live() or self._inbox)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a prompt as `generate` reads it. Raises InvalidInputError, as `generate` would."""
+        return self._maker.prompt(prompt)[1]
+
+    def trace(self) -> list[Span]:
+        """What the lanes did during the last request; a long one loses its beginning."""
+        return self._scheduler.trace()
+
+    def close(self) -> None:
+        """Drop everything and free threads and memory. May be called twice."""
+        self._scheduler.close()
+        self._inbox.clear()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- requests ---
+
+    def _make_all(
+        self,
+        prompts: Any,
+        params: Params,
+        method: str | Method | None,
+        sink: Sink,
+        streams: bool = False,
+    ) -> list[Request]:
+        many = split_prompts(prompts)
+        if params is None or isinstance(params, SamplingParams):
+            each = [params or SamplingParams()] * len(many)
+        elif isinstance(params, (list, tuple)) and len(params) == len(many):
+            each = list(params)
+        else:
+            got = len(params) if isinstance(params, (list, tuple)) else check.show(params)
+            raise InvalidInputError(
+                f"params: expected SamplingParams, one or one for each of {len(many)} prompts, "
+                f"got {got}"
+            )
+        return [
+            self._make(f"generate-{next(self._count)}", prompt, one, method, sink, streams)
+            for prompt, one in zip(many, each, strict=True)
+        ]
+
+    def _make(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        method: str | Method | None,
+        sink: Sink,
+        streams: bool,
+    ) -> Request:
+        _ = self._scheduler.runtime  # a closed engine says so first
+        return self._maker.make(
+            request_id,
+            prompt,
+            params,
+            method=self._method(method),
+            sink=sink,
+            streams=streams,
+        )
+
+    def _parse(self, method: str | Method) -> Method:
+        """A preset whose unnamed options are this engine's own."""
+        if isinstance(method, Method):
+            return method
+        given = self.config.speculative
+        if not isinstance(given, SpeculativeConfig):
+            return methods.parse(method)
+        gamma = given.num_speculative_tokens
+        return methods.parse(
+            method,
+            gamma=methods.GAMMA if gamma is None else gamma,
+            k_max=given.num_branches,
+            epsilon=given.confidence_threshold,
+        )
+
+    def _method(self, given: str | Method | None) -> Method:
+        if given is None:
+            return self.method
+        method = self._parse(given)
+        self._check_draft(method)
+        gamma = max(m.gamma for m in self._allowed)
+        branches = max(m.branches for m in self._allowed)
+        if method.gamma > gamma or method.branches > branches:
+            raise InvalidInputError(
+                f"method {method.text}: expected at most gamma {gamma} and {branches} branches, "
+                f"as the engine was built for, got {method.gamma} and {method.branches}"
+            )
+        return method
+
+    def _check_draft(self, method: Method) -> None:
+        if method.drafts and self.pair.draft is None:
+            raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
+
+    def _outputs(self, requests: Sequence[Request], sink: Sink) -> Iterator[RequestOutput]:
+        try:
+            self._scheduler.add(requests)
+            finished = False
+            while not finished:
+                output = self._scheduler.next(sink)
+                finished = output.finished
+                yield output
+        finally:
+            self._scheduler.drop(requests)
+
+    def _open_runtime(self) -> Runtime:
+        return Runtime(
+            self.pair.target,
+            self.pair.draft,
+            max_model_len=self.max_model_len,
+            num_threads=self.num_threads,
+            draft_threads=self.draft_threads,
+            max_gamma=max(method.gamma for method in self._allowed),
+            max_branches=max(1, *(method.branches for method in self._allowed)),
+            vocab=self.pair.vocab,
+        )
+
+
+def _max_model_len(config: EngineConfig, pair: Pair) -> int:
+    most = pair.target.max_positions
+    if config.max_model_len is None:
+        return most
+    return check.integer("max_model_len", config.max_model_len, 1, most)

@@ -1,0 +1,183 @@
+"""Flags that `sbrt` and the benches share, and what they are turned into."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import demo_pair, methods
+from .config import EngineConfig, SpeculativeConfig
+from .errors import EngineError, InvalidInputError
+from .methods import Method
+from .pair import MakeDraft, Pair, load_pair
+from .progress import Progress
+from .prompts import BUILT_IN, read_prompts
+from .sampling import SamplingParams
+
+MAX_TOKENS = 128
+
+
+class Parser(argparse.ArgumentParser):
+    """Says one sentence where argparse would print the usage too."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInputError(message)
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Run a command; bad input and failures are one sentence on stderr and exit code 2."""
+    try:
+        return command()
+    except (EngineError, InvalidInputError, OSError, UnicodeError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone
+            sys.stderr.close()
+            return 1
+        sentence = " ".join(str(error).split())
+        print(f"{name}: error: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Models, threads, sampling: what every command takes."""
+    add = parser.add_argument
+    add("--target", default="demo", metavar="DIR|demo", help="Hugging Face folder (default: demo)")
+    add(
+        "--draft",
+        metavar="DIR|demo|demo-poor|random|none",
+        help="the model that guesses (default: demo for the demo target, else none)",
+    )
+    add("--prompt", metavar="TEXT", help="the prompt, used raw")
+    add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
+    add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
+    add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
+    add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    add("--top-p", type=float, default=1.0, metavar="P")
+    add("--top-k", type=int, default=0, metavar="K")
+    add("--threads", type=int, metavar="N", help="in total (default: all cores)")
+    add("--draft-threads", type=int, metavar="N", help="the draft's, while both models run")
+    add("--dtype", choices=("float32", "bfloat16"), default="auto", help="storage of the weights")
+    add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
+    add("--branches", type=int, default=methods.K_MAX, metavar="K", help="most branches of a round")
+    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="OUT",
+        help="figures as JSON, to the file or, alone, to stdout",
+    )
+    add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
+
+
+def add_method_flags(parser: argparse.ArgumentParser) -> None:
+    """Methods beside each other on many prompts."""
+    add = parser.add_argument
+    add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
+    add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
+    add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+    add("--png", type=Path, metavar="F", help="draw both lanes over time")
+
+
+def sampling(args: argparse.Namespace) -> SamplingParams:
+    return SamplingParams(
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        seed=args.seed,
+        max_tokens=args.max_tokens,
+        ignore_eos=args.ignore_eos,
+    )
+
+
+def draft_name(args: argparse.Namespace) -> str:
+    """What --draft stands for when it is not given."""
+    if args.draft is not None:
+        return str(args.draft)
+    return "demo" if args.target == "demo" else "none"
+
+
+def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
+    """Presets with --gamma and --branches filled in. Raises InvalidInputError."""
+    gamma = methods.GAMMA if args.gamma is None else args.gamma
+    return [methods.parse(text, gamma=gamma, k_max=args.branches) for text in texts]
+
+
+def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfig, Pair]:
+    """Load what the flags name; the draft only if a method uses one."""
+    target = demo_pair.demo_folder(demo_pair.TARGET) if args.target == "demo" else Path(args.target)
+    folder, make_draft = _draft(draft_name(args))
+    drafting = [method for method in given if method.drafts]
+    if drafting and folder is None and make_draft is None:
+        raise InvalidInputError(
+            f"method {drafting[0].name}: expected a draft model, got --draft none"
+        )
+    # The engine's own method: one that has a use for every flag given, if any has.
+    own = max(given, key=lambda method: len(method.options)).text if given else "none"
+    config = EngineConfig(
+        model=target,
+        dtype=args.dtype,
+        num_threads=args.threads,
+        draft_threads=args.draft_threads,
+        speculative=SpeculativeConfig(
+            method=own,
+            model=folder if drafting else None,
+            num_speculative_tokens=args.gamma,
+            num_branches=args.branches,
+        ),
+    )
+    bar = Progress("loading")
+    try:
+        pair = load_pair(config, progress=bar.update, make_draft=make_draft if drafting else None)
+    finally:
+        bar.close()
+    return config, pair
+
+
+def prompts(args: argparse.Namespace) -> list[str]:
+    """The prompts of compare and bench: the one given, the file's, or the built-in ones."""
+    given = [args.prompt is not None, args.prompt_file is not None, args.prompts is not None]
+    if sum(given) > 1:
+        raise InvalidInputError("prompts: expected one of --prompt, --prompt-file, --prompts")
+    if args.limit is not None and args.limit < 1:
+        raise InvalidInputError(f"--limit: expected at least 1, got {args.limit}")
+    if args.prompts is not None:
+        return read_prompts(args.prompts, args.limit)
+    one = one_prompt(args)
+    return [one] if one is not None else list(BUILT_IN[: args.limit])
+
+
+def one_prompt(args: argparse.Namespace) -> str | None:
+    """The text of --prompt or --prompt-file, raw."""
+    if args.prompt is not None and args.prompt_file is not None:
+        raise InvalidInputError("prompt: expected --prompt or --prompt-file, got both")
+    if args.prompt_file is not None:
+        return read_text(str(args.prompt_file), args.prompt_file.read_bytes())
+    return args.prompt
+
+
+def read_text(name: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{name}: expected UTF-8, got byte {raw[error.start]:#x} at {error.start}"
+        ) from None
+
+
+def _draft(name: str) -> tuple[Path | None, MakeDraft | None]:
+    if name == "none":
+        return None, None
+    if name == "random":
+        return None, demo_pair.random_draft
+    if name in ("demo", "demo-poor"):
+        return demo_pair.demo_folder(demo_pair.DRAFT if name == "demo" else demo_pair.POOR), None
+    return Path(name), None

@@ -1,0 +1,251 @@
+"""Measures methods beside each other: the only code behind `sbrt compare` and `bench.decode`.
+
+Methods are interleaved prompt by prompt, `none` always runs, and every figure is over the
+generation with prefill left out (the definitions are at `Tally.line`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from . import check
+from .config import EngineConfig
+from .engine import Engine
+from .errors import EngineError, InvalidInputError
+from .methods import Method
+from .outputs import RequestOutput, ratio
+from .pair import Pair
+from .sampling import SamplingParams
+from .trace import Span
+
+WARM_TOKENS = 16
+PLACEMENTS = ("shared", "split")
+
+Progress = Callable[[int, int], None]  # (generations done, in all)
+
+
+@dataclass
+class Tally:
+    """What one mention of a method has done so far. `spans`: trace of its last prompt."""
+
+    method: Method
+    threads: int
+    draft_threads: int
+    prompts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    passes: int = 0
+    draft_tokens: int = 0
+    accepted: int = 0
+    rollback: int = 0
+    hits: int = 0
+    branch_rounds: int = 0
+    discarded: int = 0
+    is_identical: bool = True
+    outputs: list[RequestOutput] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of generation."""
+        return ratio(self.tokens, self.seconds)
+
+    def add(self, output: RequestOutput, plain: RequestOutput | None) -> None:
+        """Count one answer; `plain` is that of `none` to the same prompt."""
+        [answer] = output.outputs
+        if answer.finish_reason == "error" or answer.spec_decode_metrics is None:
+            raise EngineError(f"method {self.method.text}: {answer.stop_reason}")
+        spec, metrics = answer.spec_decode_metrics, output.metrics
+        self.prompts += 1
+        self.tokens += len(answer.token_ids)
+        self.seconds += metrics.decode_seconds if metrics else 0.0
+        self.prefill_seconds += metrics.prefill_seconds if metrics else 0.0
+        self.passes += spec["num_spec_steps"]
+        self.draft_tokens += spec["num_draft_tokens"]
+        self.accepted += spec["num_accepted_draft_tokens"]
+        self.rollback += spec["num_rollback_tokens"]
+        self.hits += spec["num_branch_hits"]
+        self.branch_rounds += spec["num_branch_rounds"]
+        self.discarded += spec["num_discarded_branch_tokens"]
+        if plain is not None:
+            self.is_identical &= answer.token_ids == plain.outputs[0].token_ids
+        self.outputs.append(output)
+
+    def line(self, plain_rate: float, placement: str, dtype: str) -> dict[str, Any]:
+        """The JSON object of this method.
+
+        target_passes: rounds. tokens_per_pass: tokens / target_passes. draft_tokens: depth of the
+        verified chains, summed. acceptance_rate: accepted / draft_tokens. rollback_rate:
+        rollback_tokens / tokens. branch_rounds: rounds with a prepared branch in which the
+        sequence lived on; branch_hits: those whose outcome was prepared. seconds: from the end of
+        both prefills to the last token. A ratio of nothing is 0.0.
+        """
+        return {
+            "method": self.method.text,
+            "prompts": self.prompts,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "prefill_seconds": self.prefill_seconds,
+            "tokens_per_second": self.rate,
+            "speedup": ratio(self.rate, plain_rate),
+            "target_passes": self.passes,
+            "tokens_per_pass": ratio(self.tokens, self.passes),
+            "draft_tokens": self.draft_tokens,
+            "acceptance_rate": ratio(self.accepted, self.draft_tokens),
+            "rollback_tokens": self.rollback,
+            "rollback_rate": ratio(self.rollback, self.tokens),
+            "branch_hits": self.hits,
+            "branch_rounds": self.branch_rounds,
+            "discarded_branch_tokens": self.discarded,
+            "identical_to_none": self.is_identical,
+            "threads": self.threads,
+            "draft_threads": self.draft_threads,
+            "placement": placement,
+            "dtype": dtype,
+            "device": "cpu",
+            "options": dict(self.method.options),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named."""
+
+    tallies: list[Tally]
+    plain: Tally
+    placement: str
+    dtype: str
+    skipped: int
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The JSON objects, one per mention of a method."""
+        return [t.line(self.plain.rate, self.placement, self.dtype) for t in self.tallies]
+
+    def shown(self) -> list[Tally]:
+        """What a table shows: the baseline first if it was not mentioned."""
+        named = any(tally is self.plain for tally in self.tallies)
+        return self.tallies if named else [self.plain, *self.tallies]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Engines over one pair of models: `main` runs every method, `plain` runs `none`.
+
+    With placement `shared` they are one engine; with `split` `plain` has only the target's threads.
+    """
+
+    main: Engine
+    plain: Engine
+    placement: str
+
+    @classmethod
+    def open(
+        cls, config: EngineConfig, pair: Pair, methods: Sequence[Method], placement: str = "shared"
+    ) -> Bench:
+        """Raises InvalidInputError: an unknown placement, a method without its draft."""
+        check.one_of("placement", placement, PLACEMENTS)
+        total, draft = config.threads()
+        if placement == "split" and total == draft:
+            raise InvalidInputError(f"placement split: expected at least 2 threads, got {total}")
+        if pair.draft is None and any(method.drafts for method in methods):
+            name = next(method.name for method in methods if method.drafts)
+            raise InvalidInputError(f"method {name}: expected a draft model, got none")
+        main = Engine(config, pair=pair, methods=methods)
+        if placement == "shared":
+            return cls(main, main, placement)
+        share = replace(config, num_threads=total - draft, draft_threads=None)
+        return cls(main, Engine(share, pair=pair), placement)
+
+    def engine(self, method: Method) -> Engine:
+        return self.main if method.drafts else self.plain
+
+    def tally(self, method: Method) -> Tally:
+        engine = self.engine(method)
+        return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
+
+    def run(self, method: Method, prompt_ids: list[int], params: SamplingParams) -> RequestOutput:
+        return self.engine(method).generate(prompt_ids, params, method=method)[0]
+
+    def close(self) -> None:
+        self.main.close()
+        self.plain.close()
+
+
+def measure(
+    bench: Bench,
+    methods: Sequence[Method],
+    none: Method,
+    prompts: Sequence[str],
+    params: SamplingParams,
+    *,
+    progress: Progress | None = None,
+    keep_spans: bool = False,
+) -> Report:
+    """Run every method on every prompt. `none`: the plain method, runs even if not mentioned.
+
+    Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
+    """
+    tallies = [bench.tally(method) for method in methods]
+    named = [tally for tally in tallies if not tally.method.drafts]
+    plain = named[0] if named else bench.tally(none)
+    order = [plain, *(tally for tally in tallies if tally is not plain)]
+    fitting = _fitting(bench.main, prompts, params)
+    warm = replace(params, max_tokens=min(WARM_TOKENS, params.max_tokens or WARM_TOKENS))
+    for tally in order:
+        bench.run(tally.method, fitting[0], warm)
+    for done, ids in enumerate(fitting):
+        _one_prompt(bench, _rotated(order, done), plain, ids, params, keep_spans)
+        if progress:
+            progress(done + 1, len(fitting))
+    return Report(
+        tallies=tallies,
+        plain=plain,
+        placement=bench.placement,
+        dtype=bench.main.pair.dtype,
+        skipped=len(prompts) - len(fitting),
+    )
+
+
+def _one_prompt(
+    bench: Bench,
+    order: Sequence[Tally],
+    plain: Tally,
+    ids: list[int],
+    params: SamplingParams,
+    keep_spans: bool,
+) -> None:
+    outputs: list[RequestOutput] = []
+    for tally in order:
+        outputs.append(bench.run(tally.method, ids, params))
+        if keep_spans:
+            tally.spans = bench.engine(tally.method).trace()
+    [reference] = [o for tally, o in zip(order, outputs, strict=True) if tally is plain]
+    for tally, output in zip(order, outputs, strict=True):
+        tally.add(output, reference)
+
+
+def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
+    """Nobody is always first: what runs first finds the caches cold and the clock high."""
+    at = by % len(order)
+    return [*order[at:], *order[:at]]
+
+
+def _fitting(engine: Engine, prompts: Sequence[str], params: SamplingParams) -> list[list[int]]:
+    """Ids of the prompts that leave room for max_tokens."""
+    room = engine.max_model_len - (params.max_tokens or 1)
+    found = []
+    for prompt in prompts:
+        try:
+            ids = engine.encode(prompt)
+        except InvalidInputError:
+            continue
+        if len(ids) <= room:
+            found.append(ids)
+    if not found:
+        raise InvalidInputError(
+            f"prompts: expected one of at most {room} tokens, got {len(prompts)} longer ones"
+        )
+    return found

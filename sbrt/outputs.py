@@ -1,0 +1,94 @@
+"""What a request gives back: vLLM's names, `delta` and a few figures of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ._core import Stats
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One answer so far.
+
+    finish_reason: "stop", "length", "abort", "error", or None while it goes on. stop_reason: the
+    stop string or stop token id, None for an end-of-sequence token; the sentence of an "error".
+    token_ids include the token that completed a stop; the text ends before it.
+    spec_decode_metrics are filled in when the request has finished.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    spec_decode_metrics: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RequestMetrics:
+    """Seconds a request waited in the queue, in both prefills, and from there to its last token."""
+
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        return self.queue_seconds + self.prefill_seconds + self.decode_seconds
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A request so far, cumulative; `delta` is the text added since its last output."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    metrics: RequestMetrics | None = None
+    delta: str = ""
+
+
+def ratio(part: float, whole: float) -> float:
+    """part / whole, 0.0 when there is no whole."""
+    return part / whole if whole else 0.0
+
+
+def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int) -> dict[str, Any]:
+    """vLLM's keys, then ours. `tokens`: how many the request returned; times in seconds.
+
+    mean_acceptance_length counts the target's own token (the bonus); num_draft_tokens is the
+    depth of the verified chains, summed over rounds.
+    """
+    return {
+        "mean_acceptance_length": ratio(stats.accepted + stats.rounds, stats.rounds),
+        "draft_acceptance_rate": ratio(stats.accepted, stats.draft_tokens),
+        "acceptance_histogram": list(stats.histogram),
+        "num_spec_steps": stats.rounds,
+        "num_accepted_draft_tokens": stats.accepted,
+        "num_draft_tokens": stats.draft_tokens,
+        "num_rollback_tokens": stats.rollback_tokens,
+        "rollback_rate": ratio(stats.rollback_tokens, tokens),
+        "num_branches": stats.branches,
+        "num_branch_rounds": stats.branch_rounds,
+        "num_branch_hits": stats.branch_hits,
+        "num_discarded_branch_tokens": stats.discarded_branch_tokens,
+        "num_draft_limit_rounds": stats.draft_limit_rounds,
+        "draft_time_s": times.draft,
+        "verify_time_s": times.verify,
+        "overlap_time_s": times.overlap,
+    }
+
+
+@dataclass(frozen=True)
+class LaneTimes:
+    """Seconds the draft lane worked, the target lane worked, and both at once."""
+
+    draft: float = 0.0
+    verify: float = 0.0
+    overlap: float = 0.0

@@ -1,0 +1,85 @@
+"""Loads what an engine runs: a target, perhaps a draft, their tokenizer, the ids that end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._core import Decoder
+from .checkpoint import Checkpoint, open_checkpoint
+from .config import EngineConfig
+from .errors import InvalidInputError
+from .model_config import ModelConfig, read_eos
+from .tokenizer import Tokenizer, check_pair
+
+Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
+MakeDraft = Callable[[ModelConfig], Decoder]  # a draft made for a target
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Weights and words. May serve several engines at once; nothing in it changes.
+
+    vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer.
+    dtype: storage of the target's weights.
+    """
+
+    target: Decoder
+    draft: Decoder | None
+    tokenizer: Tokenizer | None
+    eos: frozenset[int]
+    vocab: int
+    dtype: str
+
+
+def load_pair(
+    config: EngineConfig,
+    *,
+    progress: Progress | None = None,
+    make_draft: MakeDraft | None = None,
+) -> Pair:
+    """Check both folders, then load them; `make_draft` makes the draft instead of a folder.
+
+    Raises InvalidInputError before any weight is read if the folders do not fit each other.
+    """
+    target = open_checkpoint(Path(config.model))
+    draft_folder = config.draft()
+    draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
+    tokenizer = _tokenizer(config, draft)
+    draft_model: Decoder | None = None
+    if draft is not None:
+        draft_model = draft.decoder(config.dtype, progress)
+    elif make_draft is not None:
+        draft_model = make_draft(target.config)
+    target_model = target.decoder(config.dtype, progress)
+    vocab = target_model.vocab
+    if draft_model is not None:
+        vocab = min(vocab, draft_model.vocab)
+    if tokenizer is not None:
+        vocab = min(vocab, tokenizer.size)
+    return Pair(
+        target=target_model,
+        draft=draft_model,
+        tokenizer=tokenizer,
+        eos=_eos(target, tokenizer),
+        vocab=vocab,
+        dtype=target.storage(config.dtype),
+    )
+
+
+def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | None:
+    if config.skip_tokenizer_init:
+        if config.tokenizer is not None:
+            raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
+        return None
+    given = Path(config.tokenizer if config.tokenizer is not None else config.model)
+    tokenizer = Tokenizer(given / "tokenizer.json" if given.is_dir() else given)
+    if draft is not None:
+        check_pair(tokenizer, Tokenizer(draft.folder / "tokenizer.json"))
+    return tokenizer
+
+
+def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
+    named = read_eos(target.folder, target.config.vocab)
+    return frozenset(named | tokenizer.eos() if tokenizer else named)

@@ -1,0 +1,233 @@
+"""One request: the checked prompt, what it has produced, where its text ends."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import check
+from ._core import Sampling
+from .errors import InvalidInputError
+from .methods import Method
+from .outputs import CompletionOutput, RequestMetrics, RequestOutput
+from .pair import Pair
+from .sampling import SamplingParams
+from .tokenizer import Detokenizer
+
+Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
+
+
+@dataclass(eq=False)
+class Request:
+    """A queued or running request, equal to itself only.
+
+    `visible` characters of `text` have been handed out.
+    """
+
+    id: str
+    prompt: str | None
+    prompt_ids: list[int]
+    params: SamplingParams
+    method: Method
+    sink: Sink
+    streams: bool  # an output after every round, not only at the end
+    seed: int
+    eos: frozenset[int]  # end-of-sequence ids that end it; none with ignore_eos
+    detokenizer: Detokenizer | None
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    visible: int = 0
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    queued_at: float = field(default_factory=time.monotonic)
+    queue_seconds: float = 0.0
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return self.eos.union(self.params.stop_token_ids or ())
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return tuple(self.params.stop or ())
+
+    @property
+    def by_round(self) -> bool:
+        """Whether the engine must look at the tokens after every round."""
+        return self.streams or bool(self.stop)
+
+    def sampling(self) -> Sampling:
+        params = self.params
+        return Sampling(
+            temperature=0.0 if params.greedy else params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            min_p=params.min_p,
+            seed=self.seed,
+            completion=0,
+        )
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Examine committed tokens one by one; the first that completes a stop ends the request."""
+        for token in tokens:
+            self.token_ids.append(token)
+            if token in self.stop_ids:
+                self.finish("stop", None if token in self.eos else token)
+                return
+            searched = len(self.text)
+            if self.detokenizer is not None:
+                self.text += self.detokenizer.push(token)
+            if self.stop and self._cut_at_stop(searched):
+                return
+
+    def finish(self, reason: str, why: int | str | None = None) -> None:
+        self.finish_reason, self.stop_reason = reason, why
+
+    def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:
+        """The request so far; what could still become a stop string is held back until it ends."""
+        finished = self.finish_reason is not None
+        end = len(self.text) if finished else len(self.text) - self._held()
+        end = max(end, self.visible)
+        delta, self.visible = self.text[self.visible : end], end
+        completion = CompletionOutput(
+            index=0,
+            text=self.text[:end],
+            token_ids=list(self.token_ids),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            spec_decode_metrics=spec,
+        )
+        return RequestOutput(
+            request_id=self.id,
+            prompt=self.prompt,
+            prompt_token_ids=list(self.prompt_ids),
+            outputs=[completion],
+            finished=finished,
+            metrics=metrics,
+            delta=delta,
+        )
+
+    def _cut_at_stop(self, searched: int) -> bool:
+        """Cut the text before a stop string that ends in what follows `searched` characters."""
+        begin = max(0, searched - max(map(len, self.stop)) + 1)
+        hits = [(at, s) for s in self.stop if (at := self.text.find(s, begin)) >= 0]
+        if not hits:
+            return False
+        at, string = min(hits, key=lambda hit: hit[0])
+        self.text = self.text[:at]
+        self.finish("stop", string)
+        return True
+
+    def _held(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max(map(len, self.stop), default=1) - 1
+        for n in range(min(longest, len(self.text)), 0, -1):
+            if any(s.startswith(self.text[-n:]) for s in self.stop):
+                return n
+        return 0
+
+
+class RequestMaker:
+    """Turns what a caller gives into requests; everything that can be refused is refused here."""
+
+    def __init__(self, pair: Pair, max_model_len: int, seed: int) -> None:
+        self._pair = pair
+        self._max_model_len = max_model_len
+        self._seed = seed
+
+    def make(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        method: Method,
+        sink: Sink,
+        streams: bool,
+    ) -> Request:
+        """Raises InvalidInputError: empty or too long a prompt, ids or stops that cannot be."""
+        check.text("request_id", request_id)
+        if not isinstance(params, SamplingParams):
+            raise InvalidInputError(f"params: expected SamplingParams, got {check.show(params)}")
+        text, ids = self.prompt(prompt)
+        tokenizer = self._pair.tokenizer
+        if params.stop and tokenizer is None:
+            raise InvalidInputError("stop: expected none with skip_tokenizer_init, got strings")
+        for i in params.stop_token_ids or ():
+            self._token("stop_token_ids", i)
+        return Request(
+            id=request_id,
+            prompt=text,
+            prompt_ids=ids,
+            params=params,
+            method=method,
+            sink=sink,
+            streams=streams,
+            seed=draw_seed(self._seed, request_id) if params.seed is None else params.seed,
+            eos=frozenset() if params.ignore_eos else self._pair.eos,
+            detokenizer=Detokenizer(tokenizer, ids) if tokenizer else None,
+        )
+
+    def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:
+        """(text if there was any, checked ids) of one prompt. Raises InvalidInputError."""
+        text: str | None = None
+        if isinstance(prompt, Mapping):
+            prompt = _of_mapping(prompt)
+        if isinstance(prompt, str):
+            if self._pair.tokenizer is None:
+                raise InvalidInputError(
+                    "prompt: expected token ids with skip_tokenizer_init, got text"
+                )
+            text = check.text("prompt", prompt)
+            ids = self._pair.tokenizer.encode(text, self._max_model_len)
+        elif hasattr(prompt, "__iter__"):
+            ids = list(prompt)
+        else:
+            raise InvalidInputError(f"prompt: expected text or token ids, got {check.show(prompt)}")
+        if not ids:
+            raise InvalidInputError("prompt: expected at least one token, got none")
+        if len(ids) >= self._max_model_len:
+            raise InvalidInputError(
+                f"prompt: expected at most {self._max_model_len - 1} tokens, got {len(ids)}"
+            )
+        return text, [self._token("prompt", i) for i in ids]
+
+    def _token(self, name: str, token: Any) -> int:
+        return check.integer(f"{name}, token id", token, 0, self._pair.vocab - 1)
+
+
+def split_prompts(prompts: Any) -> list[Any]:
+    """A str, a list of ids or a mapping is one prompt; a list of these is many."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    if not hasattr(prompts, "__iter__"):
+        raise InvalidInputError(f"prompts: expected text or token ids, got {check.show(prompts)}")
+    many = list(prompts)
+    if not many:
+        raise InvalidInputError("prompts: expected a prompt, got an empty list")
+    is_nested = [hasattr(p, "__iter__") for p in many]
+    if any(is_nested) and not all(is_nested):
+        raise InvalidInputError("prompts: expected prompts or token ids, got both in one list")
+    return many if all(is_nested) else [many]
+
+
+def draw_seed(engine_seed: int, request_id: str) -> int:
+    """64 bits from (EngineConfig.seed, request id): the same in every run and on every machine."""
+    key = engine_seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _of_mapping(prompt: Mapping[str, Any]) -> Any:
+    keys = set(prompt)
+    if keys in ({"prompt_token_ids"}, {"prompt"}):
+        value = next(iter(prompt.values()))
+        if isinstance(value, str) == (keys == {"prompt"}):
+            return value
+    raise InvalidInputError(
+        'prompt: expected {"prompt_token_ids": [...]} or {"prompt": "..."}, '
+        f"got {check.show(dict(prompt))}"
+    )

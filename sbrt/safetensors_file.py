@@ -1,0 +1,155 @@
+"""A strict reader of safetensors files: the header is hostile until every byte is accounted for.
+
+Layout: u64 little endian header length, the header (JSON), the data. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .check import show
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_HEADER = 16 * 2**20  # bytes
+MAX_RANK = 8
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64"), 64),
+}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file: bytes [begin, end) of its data."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file whose header has been checked."""
+
+    path: Path
+    data_begin: int
+    tensors: dict[str, TensorEntry]
+
+    def read(self) -> Iterator[tuple[str, TensorEntry, NDArray[np.uint8]]]:
+        """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8."""
+        import numpy as np  # here, so that `import sbrt` stays fast
+
+        if not self.tensors:
+            return
+        data = np.memmap(self.path, dtype=np.uint8, mode="r")
+        for name, entry in sorted(self.tensors.items(), key=lambda item: item[1].begin):
+            yield name, entry, data[self.data_begin + entry.begin : self.data_begin + entry.end]
+
+
+def open_file(path: Path) -> TensorFile:
+    """Read and check the header of `path`. Raises InvalidInputError, naming file and tensor."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise InvalidInputError(f"{path}: expected a header of 8 bytes, got {len(prefix)}")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER or 8 + length > size:
+            most = min(MAX_HEADER, size - 8)
+            raise InvalidInputError(
+                f"{path}: expected a header of at most {most} bytes, got {length}"
+            )
+        header = _parse(path, file.read(length))
+    tensors = {
+        name: _entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"
+    }
+    _check_coverage(path, tensors, size - 8 - length)
+    return TensorFile(path, 8 + length, tensors)
+
+
+def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
+    """A JSON object with no key twice and no NaN. Raises InvalidInputError, naming the file."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidInputError(f"{path}: the key {show(twice)} appears twice")
+        return found
+
+    def no_constant(word: str) -> Any:
+        raise InvalidInputError(f"{path}: expected finite numbers, got {word}")
+
+    try:
+        found = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
+        )
+    except InvalidInputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path}: expected JSON, got {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object, got {show(found)}")
+    return found
+
+
+def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+    if not raw.startswith(b"{"):
+        raise InvalidInputError(f"{path}: expected a header that begins with '{{', got {raw[:1]!r}")
+    return parse_json(path, raw)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _entry(path: Path, name: str, entry: Any) -> TensorEntry:
+    where = f"{path}, tensor {show(name)}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise InvalidInputError(
+            f"{where}: expected dtype, shape and data_offsets, got {show(entry)}"
+        )
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise InvalidInputError(f"{where}: unknown dtype {show(dtype)}")
+    if not (isinstance(shape, list) and len(shape) <= MAX_RANK and all(map(_is_size, shape))):
+        raise InvalidInputError(f"{where}: expected a shape of sizes, got {show(shape)}")
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))):
+        raise InvalidInputError(f"{where}: expected two offsets, got {show(offsets)}")
+    begin, end = offsets
+    expected = math.prod(shape) * BITS[dtype] // 8
+    if end - begin != expected:
+        raise InvalidInputError(f"{where}: expected {expected} bytes, got {end - begin}")
+    return TensorEntry(path, dtype, tuple(shape), begin, end)
+
+
+def _check_coverage(path: Path, tensors: dict[str, TensorEntry], size: int) -> None:
+    """Tensors follow one another from 0 to `size` with no overlap and no hole."""
+    at = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != at:
+            raise InvalidInputError(
+                f"{path}, tensor {show(name)}: expected data from byte {at}, got {entry.begin}"
+            )
+        at = entry.end
+    if at != size:
+        raise InvalidInputError(f"{path}: expected {at} bytes of data, got {size}")

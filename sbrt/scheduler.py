@@ -1,0 +1,163 @@
+"""The queue in front of the runtime: one sequence in flight, the others wait in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ._core import Runtime
+from .errors import EngineError, InvalidInputError
+from .outputs import LaneTimes, RequestMetrics, RequestOutput, spec_decode_metrics
+from .request import Request, Sink
+from .trace import Span, lane_times
+
+SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C
+
+
+class Scheduler:
+    """Owns the runtime; every output goes to its request's sink.
+
+    Whoever waits for an output runs whatever is first in the queue, so several callers and threads
+    can wait at once. Every method may be called from any thread.
+    """
+
+    def __init__(self, runtime: Runtime, max_model_len: int) -> None:
+        self._runtime: Runtime | None = runtime
+        self._max_model_len = max_model_len
+        self._lock = threading.RLock()
+        self._queue: deque[Request] = deque()
+        self._running: Request | None = None
+        self._begun_ns = 0
+
+    @property
+    def runtime(self) -> Runtime:
+        """Raises EngineError once closed."""
+        if self._runtime is None:
+            raise EngineError("engine: expected an open one, this one has been closed")
+        return self._runtime
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Queue all of them or, if an id is in use, none."""
+        with self._lock:
+            _ = self.runtime
+            used = {request.id for request in self.live()}
+            for request in requests:
+                if request.id in used:
+                    raise InvalidInputError(
+                        f"request_id: expected one that is not in use, got {request.id!r}"
+                    )
+            self._queue.extend(requests)
+
+    def live(self) -> list[Request]:
+        """Unfinished requests, the one in flight first."""
+        with self._lock:
+            return [*([self._running] if self._running else []), *self._queue]
+
+    def drop(self, requests: Sequence[Request]) -> list[Request]:
+        """Forget those of `requests` that are unfinished, and return them."""
+        with self._lock:
+            dropped = [request for request in self.live() if request in requests]
+            self._queue = deque(r for r in self._queue if r not in dropped)
+            if self._running in dropped:
+                self._end()
+            return dropped
+
+    def next(self, sink: Sink) -> RequestOutput:
+        """The next output of `sink`, running what is first in the queue until there is one."""
+        while True:
+            with self._lock:
+                if not sink:
+                    self.advance()
+                item = sink.popleft() if sink else None
+            if isinstance(item, BaseException):
+                raise item
+            if item is not None:
+                return item
+
+    def advance(self) -> None:
+        """Start the next request if none is in flight; run a round of it, or a slice of time."""
+        with self._lock:
+            runtime = self.runtime
+            if self._running is None and self._queue:
+                self._running = self._queue.popleft()
+                self._guard(self._start, runtime, self._running)
+            if self._running is not None:
+                self._guard(self._run, runtime, self._running)
+
+    def trace(self) -> list[Span]:
+        """What the lanes did since the last request began, oldest first per lane."""
+        with self._lock:
+            events = self.runtime.trace()
+            return [Span(*event) for event in events if event[2] >= self._begun_ns]
+
+    def close(self) -> None:
+        """Forget everything; threads and memory go with the runtime."""
+        with self._lock:
+            self._queue.clear()
+            self._end()
+            self._runtime = None
+
+    def _guard(
+        self, what: Callable[[Runtime, Request], None], runtime: Runtime, request: Request
+    ) -> None:
+        """Call `what`; if it fails the request is dropped, and whoever waits for it learns why."""
+        try:
+            what(runtime, request)
+        except (EngineError, InvalidInputError) as error:
+            self._end()
+            request.sink.append(error)
+        except BaseException:  # Ctrl-C above all
+            self._end()
+            request.finish("abort")  # another thread may be waiting for it
+            request.sink.append(request.output(None, None))
+            raise
+
+    def _start(self, runtime: Runtime, request: Request) -> None:
+        request.queue_seconds = time.monotonic() - request.queued_at
+        self._begun_ns = time.monotonic_ns()
+        room = self._max_model_len - len(request.prompt_ids)
+        wanted = request.params.max_tokens
+        max_tokens = room if wanted is None else min(room, wanted)
+        if max_tokens == 0:
+            self._running = None
+            request.finish("length")
+            request.sink.append(request.output(RequestMetrics(request.queue_seconds), None))
+            return
+        runtime.begin(
+            request.prompt_ids,
+            request.sampling(),
+            request.method.policy(),
+            max_tokens,
+            sorted(request.stop_ids),
+        )
+
+    def _run(self, runtime: Runtime, request: Request) -> None:
+        if request.by_round:
+            tokens = runtime.run(max_rounds=1)
+        else:
+            tokens = runtime.run(seconds=SLICE)
+        request.accept(tokens)
+        if request.finish_reason is None and runtime.finished:
+            reason = runtime.finish_reason
+            request.finish(reason, runtime.error if reason == "error" else None)
+        if request.finish_reason is not None:
+            self._file_last(runtime, request)
+        elif request.streams and tokens:
+            request.sink.append(request.output(None, None))
+
+    def _file_last(self, runtime: Runtime, request: Request) -> None:
+        self._end()
+        stats = runtime.stats
+        metrics = RequestMetrics(
+            request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
+        )
+        times = lane_times(self.trace()) if request.method.drafts else LaneTimes()
+        spec = spec_decode_metrics(stats, times, len(request.token_ids))
+        request.sink.append(request.output(metrics, spec))
+
+    def _end(self) -> None:
+        self._running = None
+        if self._runtime is not None:
+            self._runtime.end()

@@ -1,0 +1,64 @@
+"""The table of `sbrt compare`: it explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .measure import Report
+
+COLUMNS = ("method", "tokens/s", "speedup", "tokens/pass", "accepted", "rollback", "hits", "same")
+
+LEGEND = """\
+tokens/s     tokens returned per second, prefill left out
+speedup      tokens/s over that of none, plain decoding by the same engine
+tokens/pass  tokens per forward of the target; plain decoding has 1
+accepted     share of the drafted tokens that the target let stand
+rollback     drafted tokens taken back, per token returned
+hits         rounds whose outcome had been prepared, of those with a prepared branch
+same         whether every token equals plain decoding's"""
+
+
+def render(report: Report) -> str:
+    """Header, rows, legend; lines end without a newline at the end."""
+    plain_rate = report.plain.rate
+    lines = [tally.line(plain_rate, report.placement, report.dtype) for tally in report.shown()]
+    rows = [COLUMNS, *(_row(line) for line in lines)]
+    return "\n".join([_title(lines), "", *_aligned(rows), "", LEGEND])
+
+
+def _title(lines: Sequence[dict[str, Any]]) -> str:
+    widest = max(lines, key=lambda line: line["draft_threads"])
+    draft = widest["draft_threads"]
+    overlap = f", {draft} of them the draft's while both models run" if draft else ""
+    return (
+        f"{lines[0]['prompts']} prompts, {lines[0]['tokens']} tokens per method, "
+        f"{widest['dtype']} weights, {widest['threads']} threads{overlap}"
+    )
+
+
+def _row(line: dict[str, Any]) -> tuple[str, ...]:
+    drafts = line["draft_tokens"] > 0
+    rounds = line["branch_rounds"]
+    return (
+        line["method"],
+        f"{line['tokens_per_second']:.1f}",
+        f"{line['speedup']:.2f}x",
+        f"{line['tokens_per_pass']:.2f}",
+        f"{line['acceptance_rate']:.0%}" if drafts else "-",
+        f"{line['rollback_rate']:.2f}" if drafts else "-",
+        f"{line['branch_hits'] / rounds:.0%}" if rounds else "-",
+        "yes" if line["identical_to_none"] else "NO",
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *rest = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *rest]))
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -1,0 +1,215 @@
+"""Contract under test: arrows between rooms point one way, bind -> spec -> model -> ops -> ring ->
+exec -> core, and the Python side has one direction too. Every check is shown a wrong tree first."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("bind", "spec", "model", "ops", "ring", "exec", "core")  # each may use those to its right
+SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh"}
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+# What of ours the modules of a folder may import, by installed name. tests and tools are outermost.
+OURS = {"sbrt", "bench", "tests", "tools", "triton_kernels"}
+FOLDERS = {
+    "triton_kernels": ("sbrt.triton_kernels", {"sbrt.triton_kernels"}),
+    "sbrt": ("sbrt", {"sbrt"}),
+    "bench": ("bench", {"sbrt", "bench"}),
+}
+HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
+
+
+def include_faults(csrc):
+    """Includes in `csrc` that point to the left, or to something that is no room."""
+    faults = []
+    for path in sorted(p for p in csrc.rglob("*") if p.suffix in SUFFIXES):
+        room = path.relative_to(csrc).parts[0]
+        if room not in ROOMS:
+            faults.append(f"{path.relative_to(csrc)}: {room} is not a room")
+            continue
+        for name in INCLUDE.findall(path.read_text()):
+            other = name.split("/")[0]
+            if other not in ROOMS or ROOMS.index(other) < ROOMS.index(room):
+                faults.append(f'{path.relative_to(csrc)} includes "{name}"')
+    return faults
+
+
+def imported_modules(tree, module, is_package):
+    """Absolute names imported anywhere below `tree`; of `from a import b` both a and a.b."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            yield ".".join(base)
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def import_time_only(tree):
+    """The module without function bodies and without `if TYPE_CHECKING:`."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node):
+            return None
+
+        visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+        def visit_If(self, node):
+            if "TYPE_CHECKING" in ast.dump(node.test):
+                return None
+            return self.generic_visit(node)
+
+    return Strip().visit(tree)
+
+
+def python_modules(root, folder):
+    """(dotted name, path, is_package) of every module in root/folder, under its installed name."""
+    for path in sorted((root / folder).rglob("*.py")):
+        inner = path.relative_to(root / folder).with_suffix("").parts
+        is_package = inner[-1] == "__init__"
+        name = ".".join([FOLDERS[folder][0], *(inner[:-1] if is_package else inner)])
+        yield name, path, is_package
+
+
+def allowed(name, roots):
+    top = name.split(".")[0]
+    return top not in OURS or any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def python_faults(root):
+    """Imports, in functions too, that leave what a module's folder may use."""
+    faults = []
+    for folder, (_, roots) in FOLDERS.items():
+        for module, path, is_package in python_modules(root, folder):
+            for name in imported_modules(ast.parse(path.read_text()), module, is_package):
+                if not allowed(name, roots):
+                    faults.append(f"{path.relative_to(root)} imports {name}")
+    return faults
+
+
+def import_graph(root):
+    """{module: modules of sbrt and outside names that importing it imports}, for sbrt/."""
+    graph = {}
+    for module, path, is_package in python_modules(root, "sbrt"):
+        tree = import_time_only(ast.parse(path.read_text()))
+        graph[module] = set(imported_modules(tree, module, is_package))
+    return graph
+
+
+def first_cycle(graph):
+    """A cycle among the modules of `graph` as a list of names, or None.
+
+    An edge to the package itself is not one: submodules always import their package first."""
+    state, path = {}, []
+
+    def visit(module):
+        state[module] = "open"
+        path.append(module)
+        for other in sorted(graph[module] & graph.keys() - {module, "sbrt"}):
+            if state.get(other) == "open":
+                return [*path[path.index(other) :], other]
+            if other not in state and (found := visit(other)):
+                return found
+        state[module] = "done"
+        path.pop()
+        return None
+
+    for module in sorted(graph):
+        if module not in state and (found := visit(module)):
+            return found
+    return None
+
+
+def reached_from(graph, start):
+    """Every name that importing `start` imports, through modules of sbrt."""
+    seen, waiting = set(), {start}
+    while waiting:
+        seen |= waiting
+        waiting = set().union(*(graph.get(name, ()) for name in waiting)) - seen
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("core/a.h", '#include "exec/b.h"'),
+        ("ring/a.cc", '  #  include "model/b.h"'),
+        ("ops/a_avx2.cc", '#include "bind/b.h"'),
+        ("exec/cpu/a.cc", '#include "worker.h"'),
+        ("ops/a.inc", '#include "../spec/b.h"'),
+        ("util/a.h", ""),
+    ],
+    ids=str,
+)
+def test_an_include_pointing_back_is_found(tmp_path, file, line):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(f'#include <vector>\n#include "core/check.h"\n{line}\n')
+    assert len(include_faults(tmp_path)) == 1
+
+
+def test_includes_point_one_way():
+    assert (ROOT / "csrc" / "core").is_dir()
+    assert include_faults(ROOT / "csrc") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("sbrt/a.py", "from bench import decode"),
+        ("sbrt/a.py", "def f():\n    import tests.helpers"),
+        ("sbrt/a.py", "import triton_kernels.norm"),
+        ("triton_kernels/a.py", "from sbrt import engine"),
+        ("triton_kernels/a.py", "from .. import engine"),
+        ("triton_kernels/a.py", "import triton_kernels.norm"),
+        ("bench/a.py", "from tools import train_demo"),
+    ],
+    ids=str,
+)
+def test_an_import_pointing_back_is_found(tmp_path, file, line):
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(f"import numpy\nfrom . import other\n{line}\n")
+    assert python_faults(tmp_path)
+
+
+def test_imports_point_one_way():
+    assert python_faults(ROOT) == []
+
+
+def test_a_cycle_is_found(tmp_path):
+    (tmp_path / "sbrt").mkdir()
+    (tmp_path / "sbrt" / "__init__.py").write_text("from .a import x")
+    (tmp_path / "sbrt" / "a.py").write_text("from . import b")
+    (tmp_path / "sbrt" / "b.py").write_text("import sbrt.c")
+    (tmp_path / "sbrt" / "c.py").write_text("def later():\n    import sbrt.a")
+    assert first_cycle(import_graph(tmp_path)) is None
+    (tmp_path / "sbrt" / "c.py").write_text("from sbrt.a import x")
+    assert first_cycle(import_graph(tmp_path)) == ["sbrt.a", "sbrt.b", "sbrt.c", "sbrt.a"]
+
+
+def test_modules_of_sbrt_import_each_other_without_a_cycle():
+    assert first_cycle(import_graph(ROOT)) is None
+
+
+def test_a_heavy_import_is_found(tmp_path):
+    (tmp_path / "sbrt").mkdir()
+    (tmp_path / "sbrt" / "__init__.py").write_text("from .a import x")
+    (tmp_path / "sbrt" / "a.py").write_text("try:\n    import torch.nn\nexcept ImportError: ...")
+    assert "torch.nn" in reached_from(import_graph(tmp_path), "sbrt")
+
+
+def test_import_sbrt_reaches_nothing_heavy():
+    names = {name.split(".")[0] for name in reached_from(import_graph(ROOT), "sbrt")}
+    assert not names & HEAVY
+
+
+def test_the_oracle_does_not_ask_the_engine():
+    path = ROOT / "sbrt" / "reference.py"
+    names = set(imported_modules(ast.parse(path.read_text()), "sbrt.reference", False))
+    assert not names & {"sbrt._core", "sbrt.engine"}

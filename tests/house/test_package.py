@@ -1,0 +1,91 @@
+"""Contract under test: what is installed, under which names, and how light `import sbrt` is."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def python(code, cwd):
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Names in a wheel built from the checkout (what the last build compiled is used again)."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
+    command += ["--no-build-isolation", "--quiet", "--wheel-dir", folder, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("sbrt-*.whl")
+    return zipfile.ZipFile(path).namelist()
+
+
+def test_the_wheel_has_one_top_level_module(wheel):
+    top = {name.split("/")[0] for name in wheel}
+    assert top == {"sbrt", f"sbrt-{importlib.metadata.version('sbrt')}.dist-info"}
+
+
+def test_the_wheel_has_everything(wheel):
+    for folder, place in (("sbrt", "sbrt"), ("triton_kernels", "sbrt/triton_kernels")):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{place}/{path.relative_to(ROOT / folder)}" in wheel
+    for path in (ROOT / "sbrt" / "demo").rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            assert f"sbrt/{path.relative_to(ROOT / 'sbrt')}" in wheel
+    assert sum(bool(re.fullmatch(r"sbrt/_core\..*\.so", name)) for name in wheel) == 1
+    assert not any(name.endswith((".cc", ".h", ".pyc", ".md")) for name in wheel)
+
+
+def test_triton_kernels_is_mapped_and_is_a_namespace():
+    mapping = PROJECT.split("[tool.scikit-build.wheel.force-include]")[1].split("[")[0]
+    assert '"triton_kernels" = "sbrt/triton_kernels"' in mapping
+    assert not (ROOT / "triton_kernels" / "__init__.py").exists()
+
+
+def test_no_top_level_module_but_sbrt_can_be_imported(tmp_path):
+    code = """
+from importlib.util import find_spec
+specs = [find_spec(name) for name in ("triton_kernels", "bench", "tests", "tools")]
+print([str(list(s.submodule_search_locations or [s.origin])) for s in specs if s])
+"""
+    assert str(ROOT) not in python(code, tmp_path)
+
+
+def test_sbrt_and_its_kernels_can_be_imported_from_anywhere(tmp_path):
+    code = "import sbrt, sbrt._core, sbrt.triton_kernels; print(list(sbrt.triton_kernels.__path__))"
+    assert "triton_kernels" in python(code, tmp_path)
+
+
+def test_import_sbrt_is_light(tmp_path):
+    """Under 0.3 s of processor time, best of three because the machine may be busy; no torch."""
+    code = """
+import sys, time
+begin = time.process_time()
+import sbrt
+seconds = time.process_time() - begin
+heavy = {"torch", "triton", "transformers", "matplotlib"} & sys.modules.keys()
+assert not heavy, heavy
+print(seconds)
+"""
+    seconds = min(float(python(code, tmp_path)) for _ in range(3))
+    assert seconds < 0.3
+
+
+def test_the_version_has_one_place(tmp_path):
+    (version,) = re.findall(r'^version = "([^"]+)"', PROJECT, re.MULTILINE)
+    assert importlib.metadata.version("sbrt") == version
+    code = "from sbrt import _core; print(_core.build_info()['version'])"
+    assert python(code, tmp_path) == version
+    for path in [ROOT / "CMakeLists.txt", *(ROOT / "sbrt").rglob("*.py")]:
+        assert f'"{version}"' not in path.read_text(), f"{path} repeats the version"

@@ -1,0 +1,83 @@
+"""Contract under test: the tree itself. Nothing built is tracked, nothing grows too long."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("csrc", "sbrt", "triton_kernels", "tests", "bench", "tools")
+SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh", ".py"}
+LONGEST = 450  # lines; aim at 350 at most
+
+BUILT = """
+.venv/bin/python
+.venv-other/x
+build/cp311-cp311-linux_x86_64/CMakeCache.txt
+dist/sbrt.whl
+sbrt/_core.cpython-311-x86_64-linux-gnu.so
+sbrt/__pycache__/cli.cpython-311.pyc
+.pytest_cache/x
+.ruff_cache/x
+.hypothesis/x
+compare.png
+compile_commands.json
+""".split()
+KEPT = """
+csrc/core/check.h
+sbrt/demo/target/model.safetensors
+sbrt/demo/target/tokenizer.json
+triton_kernels/norm.py
+docs/measured.md
+constraints.txt
+.ci/run
+""".split()
+
+
+@pytest.fixture
+def ignored(tmp_path):
+    """The names among those given that .gitignore covers."""
+    if shutil.which("git") is None:
+        pytest.skip("git: expected on PATH to read .gitignore, found none")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+
+    def check(names):
+        command = ["git", "-c", "core.excludesFile=/dev/null", "-C", tmp_path, "check-ignore"]
+        return subprocess.run([*command, *names], capture_output=True, text=True).stdout.split()
+
+    return check
+
+
+def test_what_tools_leave_behind_is_ignored(ignored):
+    assert ignored(BUILT) == BUILT
+
+
+def test_sources_and_checkpoints_are_not_ignored(ignored):
+    assert ignored(KEPT) == []
+
+
+def sources():
+    files = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
+    return [path for path in files if path.suffix in SUFFIXES]
+
+
+def test_no_file_is_too_long():
+    lengths = {p.relative_to(ROOT): len(p.read_text().splitlines()) for p in sources()}
+    assert {str(path): n for path, n in lengths.items() if n > LONGEST} == {}
+
+
+def test_the_contract_of_the_core_stays_short():
+    assert len((ROOT / "csrc" / "README.md").read_text().splitlines()) < 150
+
+
+def test_the_loop_of_a_round_stays_short():
+    """At most 60 lines: one reads it to understand everything (design: the round)."""
+    assert len((ROOT / "csrc" / "spec" / "round.cc").read_text().splitlines()) <= 60
+
+
+def test_the_ci_runs_what_the_readme_names():
+    run = ROOT / ".ci" / "run"
+    assert run.stat().st_mode & 0o111
+    assert "make test" in run.read_text()

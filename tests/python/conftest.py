@@ -1,0 +1,165 @@
+"""Tiny random Llama checkpoints with a tokenizer trained on the spot, and engines over them."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from sbrt import Engine
+
+END = "<|endoftext|>"
+TEXT = (
+    "def quick(items):\n    return sorted(items)\n",
+    "class Stack:\n    def push(self, item):\n        self.items.append(item)\n",
+    "für alle Wörter: naïve café, 日本語 and emoji 🙂🚀 in one line\n",
+    "for i in range(10):\n    print(i, i * i)\n",
+)
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "max_position_embeddings": 256,
+}
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def write_tokenizer(folder, extra=()):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[END, *extra],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def config_of(**changes):
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "eos_token_id": 0,
+    }
+    return config | SIZES | changes
+
+
+def shapes_of(config):
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim", hidden // heads)
+    keys = (config["num_key_value_heads"] or heads) * width
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        layer = {
+            "input_layernorm": (hidden,),
+            "self_attn.q_proj": (heads * width, hidden),
+            "self_attn.k_proj": (keys, hidden),
+            "self_attn.v_proj": (keys, hidden),
+            "self_attn.o_proj": (hidden, heads * width),
+            "post_attention_layernorm": (hidden,),
+            "mlp.gate_proj": (inner, hidden),
+            "mlp.up_proj": (inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+        }
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+    shapes["model.norm.weight"] = (hidden,)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def random_weights(config, seed=0):
+    """{name: f32 array}; large enough that the model's choices vary."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.ones(shape, np.float32)
+        if "norm" in name
+        else rng.standard_normal(shape, np.float32) * np.float32(0.3)
+        for name, shape in shapes_of(config).items()
+    }
+
+
+def as_bytes(values, dtype):
+    if dtype == "BF16":  # truncated: exact for what is compared here
+        return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
+
+
+def write_weights(path, weights, dtype="F32"):
+    tensors = {
+        name: {"dtype": NAMES[dtype], "shape": value.shape, "data": as_bytes(value, dtype)}
+        for name, value in weights.items()
+    }
+    safetensors.serialize_file(tensors, str(path))
+
+
+def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **changes):
+    """A model folder; returns it. `changes` go into config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(**changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = random_weights(config, seed) if weights is None else weights
+    names = list(weights)
+    if shards == 1:
+        write_weights(folder / "model.safetensors", weights, dtype)
+    else:
+        files = {name: f"model-{i % shards}.safetensors" for i, name in enumerate(names)}
+        for file in set(files.values()):
+            part = {name: weights[name] for name in names if files[name] == file}
+            write_weights(folder / file, part, dtype)
+        index = {"metadata": {}, "weight_map": files}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_tokenizer(folder)
+    return folder
+
+
+def noisy(weights, share, seed):
+    """A draft that often agrees: the target's weights and some noise."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: value + np.float32(share) * rng.standard_normal(value.shape, np.float32)
+        for name, value in weights.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def make():
+    """What writes checkpoints."""
+    return SimpleNamespace(
+        checkpoint=write_checkpoint,
+        config=config_of,
+        weights=random_weights,
+        write_weights=write_weights,
+        write_tokenizer=write_tokenizer,
+        noisy=noisy,
+    )
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """(target, draft): a pair whose draft is right about half of the time."""
+    base = tmp_path_factory.mktemp("pair")
+    weights = random_weights(config_of(), seed=1)
+    target = write_checkpoint(base / "target", weights=weights)
+    draft = write_checkpoint(base / "draft", weights=noisy(weights, 0.03, seed=2))
+    return target, draft
+
+
+@pytest.fixture(scope="module")
+def engine(folders):
+    target, draft = folders
+    with Engine.from_pretrained(target, draft, num_threads=2) as found:
+        yield found

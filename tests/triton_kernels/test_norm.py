@@ -1,0 +1,145 @@
+"""Contract under test: rms_norm equals its twin within its dtype's own error, touches nothing
+outside its rows, and gives a row the same bits whatever its neighbours."""
+
+import itertools
+
+import pytest
+import torch
+
+from sbrt.triton_kernels.norm import MAX_COLUMNS, rms_norm, rms_norm_torch
+
+ROWS = (1, 3, 64)
+COLUMNS = (1, 2, 7, 64, 257, 1000)
+PAD = 5  # poisoned columns between rows
+EPS = 1e-6
+# The interpreter truncates where it casts to bfloat16, so there it is held to a looser bound below.
+DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_available() else ())
+
+
+def strided(rows, columns, dtype, device, scale=1.0, seed=0):
+    """Random [rows, columns] inside a NaN buffer, so that a stray read or write shows."""
+    generator = torch.Generator().manual_seed(seed)
+    buffer = torch.full((rows, columns + PAD), float("nan"), dtype=dtype, device=device)
+    values = torch.randn(rows, columns, generator=generator) * scale
+    buffer[:, :columns] = values.to(dtype)
+    return buffer, buffer[:, :columns]
+
+
+def assert_close(got, want, exact, dtype):
+    """Worst element with its coordinates; allowed: four roundings of the dtype, and its smallest
+    step where the value itself is next to nothing."""
+    info = torch.finfo(dtype)
+    error = (got.double() - exact).abs()
+    allowed = 4 * info.eps * exact.abs() + 4 * info.tiny * info.eps
+    twin = (want.double() - exact).abs()
+    bad = error > torch.maximum(allowed, 2 * twin)
+    if bad.any():
+        i, j = divmod(int((error / allowed).argmax()), got.shape[1])
+        pytest.fail(f"worst at row {i} column {j}: {got[i, j]} but exactly {exact[i, j]}")
+
+
+def exact_norm(h, weight):
+    h = h.double()
+    return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + EPS) * weight.double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
+def test_equals_its_twin_and_the_formula(device, dtype, with_residual):
+    for rows, columns in itertools.product(ROWS, COLUMNS):
+        _, x = strided(rows, columns, dtype, device)
+        residual_buffer, residual = strided(rows, columns, dtype, device, scale=3.0, seed=1)
+        out_buffer, out = strided(rows, columns, dtype, device)
+        weight = torch.linspace(-2, 2, columns, device=device).to(dtype)
+        twin_residual, twin_out = residual.clone(), torch.empty_like(x)
+        extra = (residual, twin_residual) if with_residual else (None, None)
+
+        result = rms_norm(x, weight, eps=EPS, out=out, residual=extra[0])
+        rms_norm_torch(x, weight, eps=EPS, out=twin_out, residual=extra[1])
+
+        assert result is out
+        assert torch.equal(residual, twin_residual)
+        assert_close(out, twin_out, exact_norm(residual if with_residual else x, weight), dtype)
+        for buffer in (residual_buffer, out_buffer):
+            assert buffer[:, columns:].isnan().all(), f"wrote past column {columns}"
+
+
+def test_bfloat16_within_one_step_of_each_of_its_three_roundings(device):
+    _, x = strided(3, 257, torch.bfloat16, device)
+    _, residual = strided(3, 257, torch.bfloat16, device, seed=1)
+    h = x.double() + residual.double()
+    weight = torch.linspace(-2, 2, 257, device=device).bfloat16()
+    out = rms_norm(x, weight, eps=EPS, out=torch.empty_like(x), residual=residual)
+    step = torch.finfo(torch.bfloat16).eps
+    torch.testing.assert_close(residual.double(), h, rtol=step, atol=0)
+    torch.testing.assert_close(out.double(), exact_norm(h, weight), rtol=3.1 * step, atol=1e-30)
+
+
+@pytest.mark.parametrize("columns", [7, 257])
+def test_a_row_has_the_same_bits_whatever_its_neighbours(device, columns):
+    _, x = strided(64, columns, torch.float32, device)
+    weight = torch.randn(columns, device=device)
+    many = rms_norm(x, weight, eps=EPS, out=torch.empty(64, columns, device=device))
+    for i in (0, 31, 63):
+        alone = rms_norm(x[i : i + 1], weight, eps=EPS, out=torch.empty(1, columns, device=device))
+        assert torch.equal(alone[0], many[i])
+
+
+def test_in_place(device):
+    _, x = strided(3, 64, torch.float32, device)
+    weight = torch.ones(64, device=device)
+    want = rms_norm(x, weight, eps=EPS, out=torch.empty_like(x))
+    assert torch.equal(rms_norm(x, weight, eps=EPS, out=x), want)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0, 0.0), (1e-30, 1e-27), (6e4, 1.0), (1e18, 1.0)],
+    ids=["zero", "tiny", "over-float16-squared", "huge"],
+)
+def test_hostile_magnitudes(device, value, expected):
+    x = torch.full((1, 8), value, device=device)
+    out = rms_norm(x, torch.ones(8, device=device), eps=EPS, out=torch.empty_like(x))
+    torch.testing.assert_close(out, torch.full_like(out, expected), rtol=1e-5, atol=0)
+
+
+def test_a_nan_row_stays_alone(device):
+    x = torch.ones(3, 8, device=device)
+    x[1, 3] = float("nan")
+    out = rms_norm(x, torch.ones(8, device=device), eps=0.0, out=torch.empty_like(x))
+    assert out[1].isnan().all()
+    assert torch.equal(out[[0, 2]], torch.ones(2, 8, device=device))
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0), (0, 0)], ids=str)
+def test_empty_does_nothing(device, shape):
+    x = torch.empty(shape, device=device)
+    weight = torch.empty(shape[1], device=device)
+    assert rms_norm(x, weight, eps=EPS, out=torch.empty_like(x)).shape == shape
+
+
+def call(op, **changes):
+    arguments = {"x": torch.ones(2, 8), "weight": torch.ones(8), "out": torch.ones(2, 8)}
+    arguments.update(changes)
+    op(arguments.pop("x"), arguments.pop("weight"), eps=EPS, **arguments)
+
+
+@pytest.mark.parametrize("op", [rms_norm, rms_norm_torch], ids=["kernel", "twin"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"x": torch.ones(8)}, "x: expected 2 dimensions"),
+        ({"x": torch.ones(2, 8, dtype=torch.int32)}, "x.dtype: expected one of"),
+        ({"x": torch.ones(2, 16)[:, ::2]}, "x: expected contiguous columns but got stride 2"),
+        ({"x": torch.ones(1, MAX_COLUMNS + 1)}, f"at most {MAX_COLUMNS} but got"),
+        ({"weight": torch.ones(7)}, r"weight.shape: expected \(8,\) but got \(7,\)"),
+        ({"weight": torch.ones(8, dtype=torch.float16)}, "weight.dtype: expected torch.float32"),
+        ({"out": torch.ones(3, 8)}, r"out.shape: expected \(2, 8\) but got \(3, 8\)"),
+        ({"residual": torch.ones(2, 9)}, "residual.shape: expected"),
+        ({"residual": torch.ones(2, 8, device="meta")}, "residual.device: expected cpu"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_sentence(op, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(op, **changes)

@@ -1,0 +1,138 @@
+"""RMSNorm with an optional residual add, for the rows of one forward.
+
+The public op is `rms_norm`, its plain-torch twin `rms_norm_torch`; both round at the same places.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+MAX_COLUMNS = 32768  # a row is held in registers by one program
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@triton.jit
+def _rms_norm_kernel(
+    X,  # [rows, columns] activations, read
+    x_stride,  # elements from one row of X to the next
+    W,  # [columns] weight, contiguous, same dtype as X
+    R,  # [rows, columns] residual stream, read and written; never touched without HAS_RESIDUAL
+    r_stride,
+    Out,  # [rows, columns] written; may be X
+    out_stride,
+    columns,
+    eps,
+    HAS_RESIDUAL: tl.constexpr,
+    BLOCK: tl.constexpr,  # columns rounded up to a power of two: depends on the width alone
+):
+    """One program per row.  h = x + r;  r <- h;  out = cast(h / sqrt(mean(h^2) + eps)) * w.
+
+    All arithmetic is float32 on upcast values (bfloat16 arithmetic is garbage in the interpreter);
+    h and the normalised row are rounded to the dtype of X where a model in that dtype rounds them.
+    The sum is one tree over BLOCK lanes of one program, so a row's bits do not depend on the number
+    of rows, on its neighbours or on the strides.
+
+    bytes = rows * columns * size * (2, or 4 with a residual) + columns * size
+    """
+    row = tl.program_id(0).to(tl.int64)
+    o_column = tl.arange(0, BLOCK)
+    m_column = o_column < columns
+    h = tl.load(X + row * x_stride + o_column, mask=m_column, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        p_residual = R + row * r_stride + o_column
+        h += tl.load(p_residual, mask=m_column, other=0.0).to(tl.float32)
+        h = h.to(X.dtype.element_ty)
+        tl.store(p_residual, h, mask=m_column)
+        h = h.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(h * h, axis=0) / columns + eps)
+    y = (h * scale).to(X.dtype.element_ty).to(tl.float32)
+    w = tl.load(W + o_column, mask=m_column, other=0.0).to(tl.float32)
+    out = (y * w).to(Out.dtype.element_ty)
+    tl.store(Out + row * out_stride + o_column, out, mask=m_column)
+
+
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    out: torch.Tensor,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Normalise rows: out = x / sqrt(mean(x^2) + eps) * weight, after `residual += x` if given.
+
+    x         [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
+    weight    [columns]        same dtype
+    out       [rows, columns]  same dtype, written; may be `x` itself
+    residual  [rows, columns]  same dtype; becomes x + residual (rounded), which is then normalised
+
+    Returns `out`. Allocates nothing, so it can be captured. Raises ValueError on any other shape,
+    dtype or stride, and above 32768 columns. Formula: Zhang and Sennrich, 2019, eq. 4.
+    """
+    _check(x, weight, out, residual)
+    rows, columns = x.shape
+    if rows == 0 or columns == 0:
+        return out
+    block = triton.next_power_of_2(columns)
+    _rms_norm_kernel[(rows,)](
+        x,
+        x.stride(0),
+        weight,
+        x if residual is None else residual,
+        0 if residual is None else residual.stride(0),
+        out,
+        out.stride(0),
+        columns,
+        eps,
+        HAS_RESIDUAL=residual is not None,
+        BLOCK=block,
+        num_warps=min(16, max(1, block // 512)),
+    )
+    return out
+
+
+def rms_norm_torch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    eps: float,
+    out: torch.Tensor,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The twin of `rms_norm` in plain torch: same arguments, effects and errors, any device."""
+    _check(x, weight, out, residual)
+    if residual is not None:
+        residual.copy_(x.float() + residual.float())
+        x = residual
+    h = x.float()
+    y = (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return out.copy_(y.float() * weight.float())
+
+
+def _check(
+    x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, residual: torch.Tensor | None
+) -> None:
+    if x.dim() != 2:
+        raise ValueError(f"x: expected 2 dimensions (rows, columns) but got {x.dim()}")
+    if x.dtype not in DTYPES:
+        raise ValueError(f"x.dtype: expected one of {DTYPES} but got {x.dtype}")
+    if x.shape[1] > MAX_COLUMNS:
+        raise ValueError(f"columns: expected at most {MAX_COLUMNS} but got {x.shape[1]}")
+    _check_like("x", x, x, x.shape)
+    _check_like("weight", weight, x, x.shape[1:])
+    _check_like("out", out, x, x.shape)
+    if residual is not None:
+        _check_like("residual", residual, x, x.shape)
+
+
+def _check_like(name: str, t: torch.Tensor, x: torch.Tensor, shape: torch.Size) -> None:
+    if t.shape != shape:
+        raise ValueError(f"{name}.shape: expected {tuple(shape)} but got {tuple(t.shape)}")
+    if t.dtype != x.dtype:
+        raise ValueError(f"{name}.dtype: expected {x.dtype} as x but got {t.dtype}")
+    if t.device != x.device:
+        raise ValueError(f"{name}.device: expected {x.device} as x but got {t.device}")
+    if t.shape[-1] > 1 and t.stride(-1) != 1:
+        raise ValueError(f"{name}: expected contiguous columns but got stride {t.stride(-1)}")
