@@ -17,18 +17,18 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png
 
-test: $(VENV)/.built $(VENV)/.test-tools lint
+test: $(VENV)/.built lint $(VENV)/.test-tools
 	$(BIN)/python -m pytest
 
 exact: $(VENV)/.built $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "exact and not gpu"
 
-lint: $(VENV)/.test-tools
+lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
-format: $(VENV)/.test-tools
+format: $(VENV)/.style-tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
@@ -45,6 +45,10 @@ $(VENV)/.tools: constraints.txt
 	  v < (3, 10) and sys.exit(f'python3: expected 3.10 or newer, got {v[0]}.{v[1]}')"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+$(VENV)/.style-tools: $(VENV)/.tools
+	$(INSTALL) ruff clang-format
 	@touch $@
 
 # `find csrc` names the folders too: a deleted file changes its folder.

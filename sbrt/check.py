@@ -61,8 +61,12 @@ def text(name: str, value: Any) -> str:
     """A non-empty str without surrogates (what UTF-8 cannot hold)."""
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f"{name}: expected a non-empty string, got {show(value)}")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise InvalidInputError(f"{name}: expected text that UTF-8 can hold, got a lone surrogate")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{name}: expected text that UTF-8 can hold, got {show(value[error.start])}"
+        ) from None
     return value
 
 

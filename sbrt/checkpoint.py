@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import check
 from ._core import Decoder
 from .errors import InvalidInputError
 from .model_config import ModelConfig, read_config, read_json
 from .safetensors_file import TensorEntry, TensorFile, open_file
-
-if TYPE_CHECKING:
-    import numpy as np
 
 DTYPES = ("F32", "BF16", "F16")
 EMBED = "model.embed_tokens.weight"

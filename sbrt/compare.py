@@ -60,10 +60,11 @@ def measured(
 
 
 def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
-    """To a file, to stdout for "-", nowhere for None."""
+    """A list, one object a line: to a file, to stdout for "-", nowhere for None."""
     if where is None:
         return
-    text = json.dumps(lines, indent=2, ensure_ascii=False, allow_nan=False)
+    objects = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in lines]
+    text = "[" + ",\n ".join(objects) + "]"
     if where == "-":
         print(text)
     else:

@@ -59,16 +59,17 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int) -> dict[str, Any]:
+def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int) -> dict[str, Any]:
     """vLLM's keys, then ours. `tokens`: how many the request returned; times in seconds.
 
     mean_acceptance_length counts the target's own token (the bonus); num_draft_tokens is the
-    depth of the verified chains, summed over rounds.
+    depth of the verified chains, summed over rounds; acceptance_histogram counts rounds by
+    accepted tokens, from 0 to `gamma`.
     """
     return {
         "mean_acceptance_length": ratio(stats.accepted + stats.rounds, stats.rounds),
         "draft_acceptance_rate": ratio(stats.accepted, stats.draft_tokens),
-        "acceptance_histogram": list(stats.histogram),
+        "acceptance_histogram": list(stats.histogram)[: gamma + 1],
         "num_spec_steps": stats.rounds,
         "num_accepted_draft_tokens": stats.accepted,
         "num_draft_tokens": stats.draft_tokens,

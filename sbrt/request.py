@@ -183,7 +183,7 @@ class RequestMaker:
                 )
             text = check.text("prompt", prompt)
             ids = self._pair.tokenizer.encode(text, self._max_model_len)
-        elif hasattr(prompt, "__iter__"):
+        elif hasattr(prompt, "__iter__") and not isinstance(prompt, (bytes, bytearray)):
             ids = list(prompt)
         else:
             raise InvalidInputError(f"prompt: expected text or token ids, got {check.show(prompt)}")
@@ -201,7 +201,7 @@ class RequestMaker:
 
 def split_prompts(prompts: Any) -> list[Any]:
     """A str, a list of ids or a mapping is one prompt; a list of these is many."""
-    if isinstance(prompts, (str, Mapping)):
+    if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return [prompts]
     if not hasattr(prompts, "__iter__"):
         raise InvalidInputError(f"prompts: expected text or token ids, got {check.show(prompts)}")

@@ -154,7 +154,8 @@ class Scheduler:
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
         times = lane_times(self.trace()) if request.method.drafts else LaneTimes()
-        spec = spec_decode_metrics(stats, times, len(request.token_ids))
+        tokens, gamma = len(request.token_ids), request.method.gamma
+        spec = spec_decode_metrics(stats, times, tokens, gamma)
         request.sink.append(request.output(metrics, spec))
 
     def _end(self) -> None:

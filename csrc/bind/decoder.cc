@@ -47,8 +47,8 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
 }
 
 DecoderConfig make_config(int64_t hidden, int64_t inner, int64_t layers, int64_t heads,
-                          int64_t kv_heads, int64_t head_dim, int64_t vocab,
-                          int64_t max_positions, double rms_eps, double rope_theta, bool tied) {
+                          int64_t kv_heads, int64_t head_dim, int64_t vocab, int64_t max_positions,
+                          double rms_eps, double rope_theta, bool tied) {
   const DecoderConfig config{hidden, inner,         layers,  heads,      kv_heads, head_dim,
                              vocab,  max_positions, rms_eps, rope_theta, tied};
   check_config(config);
@@ -65,10 +65,10 @@ void bind_decoder(py::module_& m) {
            py::arg("tied"));
   py::class_<Decoder, Model, std::shared_ptr<Decoder>>(
       m, "Decoder", "A Llama-shaped decoder on the CPU: weights in `storage`, arithmetic in f32.")
-      .def(py::init([](const DecoderConfig& config, const std::string& storage,
-                       const std::string& isa) {
-             return std::make_shared<Decoder>(config, dtype_from(storage), isa);
-           }),
+      .def(py::init(
+               [](const DecoderConfig& config, const std::string& storage, const std::string& isa) {
+                 return std::make_shared<Decoder>(config, dtype_from(storage), isa);
+               }),
            py::arg("config"), py::arg("storage") = "float32", py::arg("isa") = "auto")
       .def("load", &load, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data"),
            "Packs a copy of one tensor under its Hugging Face name. `data`: contiguous bytes.")

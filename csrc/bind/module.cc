@@ -22,8 +22,8 @@ namespace sbrt {
 
 void bind_errors(py::module_& m) {
   auto engine = py::register_exception<Error>(m, "EngineError", PyExc_RuntimeError);
-  py::register_exception<InvalidInput>(
-      m, "InvalidInputError", py::make_tuple(engine, py::handle(PyExc_ValueError)).ptr());
+  py::register_exception<InvalidInput>(m, "InvalidInputError",
+                                       py::make_tuple(engine, py::handle(PyExc_ValueError)).ptr());
 }
 
 void bind_model(py::module_& m) {

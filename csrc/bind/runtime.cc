@@ -25,10 +25,14 @@ std::vector<Entry> trace_of(const Runtime& runtime) {
 
 py::object finish_reason(const Runtime& r) {
   switch (r.finish()) {
-    case Finish::stop: return py::str("stop");
-    case Finish::length: return py::str("length");
-    case Finish::error: return py::str("error");
-    default: return py::none();
+    case Finish::stop:
+      return py::str("stop");
+    case Finish::length:
+      return py::str("length");
+    case Finish::error:
+      return py::str("error");
+    default:
+      return py::none();
   }
 }
 

@@ -45,10 +45,9 @@ void bind_sampling(py::module_& m) {
            py::arg("top_k") = 0, py::arg("min_p") = 0.0f, py::arg("seed") = 0,
            py::arg("completion") = 0);
   py::class_<Policy>(m, "Policy", "The knobs of a round; a method is a preset of these.")
-      .def(py::init([](int32_t gamma, int32_t branches, int32_t adaptive, float epsilon,
-                       int32_t serial) {
-             return Policy{gamma, branches, adaptive, epsilon, serial};
-           }),
+      .def(py::init(
+               [](int32_t gamma, int32_t branches, int32_t adaptive, float epsilon,
+                  int32_t serial) { return Policy{gamma, branches, adaptive, epsilon, serial}; }),
            py::arg("gamma"), py::arg("branches") = 0, py::arg("adaptive") = 0,
            py::arg("epsilon") = 0.0f, py::arg("serial") = 0)
       .def_readonly("gamma", &Policy::gamma)

@@ -16,8 +16,9 @@ struct Mask {
 
   SBRT_ANY static Mask none() { return {{0, 0}}; }
   SBRT_ANY static Mask upto(int n) {  // bits 0 .. n - 1
-    return {{n >= 32 ? 0xffffffffu : (1u << n) - 1u,
-             n <= 32 ? 0u : n >= 64 ? 0xffffffffu : (1u << (n - 32)) - 1u}};
+    return {{n >= 32 ? 0xffffffffu : (1u << n) - 1u, n <= 32   ? 0u
+                                                     : n >= 64 ? 0xffffffffu
+                                                               : (1u << (n - 32)) - 1u}};
   }
   SBRT_ANY bool has(int i) const { return (word[i >> 5] >> (i & 31)) & 1u; }
   SBRT_ANY Mask with(int i) const {

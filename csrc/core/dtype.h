@@ -21,8 +21,7 @@ inline DType dtype_from(std::string_view name) {
   if (name == "float32" || name == "F32") return DType::f32;
   if (name == "bfloat16" || name == "BF16") return DType::bf16;
   if (name == "float16" || name == "F16") return DType::f16;
-  throw InvalidInput(
-      sentence("dtype: expected float32, bfloat16 or float16 but got ", name));
+  throw InvalidInput(sentence("dtype: expected float32, bfloat16 or float16 but got ", name));
 }
 
 inline float from_bf16(uint16_t bits) {
@@ -50,8 +49,8 @@ inline float from_f16(uint16_t h) {
     value = static_cast<float>(mantissa) * 0x1p-24f;
     return sign ? -value : value;
   }
-  const uint32_t wide = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) |
-                        (mantissa << 13);
+  const uint32_t wide =
+      sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | (mantissa << 13);
   std::memcpy(&value, &wide, sizeof value);
   return value;
 }

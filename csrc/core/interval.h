@@ -17,7 +17,8 @@ struct Interval {
 // The share of [0, n) that belongs to `rank` of `ranks`, in units of `grain`.
 constexpr Interval share_of(int64_t n, int rank, int ranks, int64_t grain = 1) {
   const int64_t units = (n + grain - 1) / grain;
-  return {std::min(n, units * rank / ranks * grain), std::min(n, units * (rank + 1) / ranks * grain)};
+  return {std::min(n, units * rank / ranks * grain),
+          std::min(n, units * (rank + 1) / ranks * grain)};
 }
 
 }  // namespace sbrt

@@ -41,8 +41,8 @@ int64_t allocation_count() { return allocations.load(std::memory_order_relaxed);
 Pages::Pages(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   allocations.fetch_add(1, std::memory_order_relaxed);
-  data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+               -1, 0);
   if (data_ == MAP_FAILED) {
     data_ = nullptr;
     throw Error(sentence("memory: cannot reserve ", bytes, " bytes"));

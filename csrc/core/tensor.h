@@ -27,8 +27,7 @@ struct TensorView {
 
 inline int64_t checked_mul(int64_t a, int64_t b) {
   int64_t out;
-  check<InvalidInput>(!__builtin_mul_overflow(a, b, &out), "size overflows 64 bits: ", a, " x ",
-                      b);
+  check<InvalidInput>(!__builtin_mul_overflow(a, b, &out), "size overflows 64 bits: ", a, " x ", b);
   return out;
 }
 

@@ -16,13 +16,13 @@
 
 namespace sbrt {
 
-constexpr int kSlots = 64;         // in-flight slots of a ring, the root's included
-constexpr int kMaxChain = 63;      // nodes after the root
-constexpr int kMaxRows = 64;       // rows of one forward
-constexpr int kMaxBranches = 64;   // branches of one round
-constexpr int kMaxTail = 64;       // slots of one branch: its own token, then its nodes
-constexpr int kCandidates = 16;    // tokens kept of a draft's law
-constexpr int kRecords = 8;        // records in flight, a small ring
+constexpr int kSlots = 64;        // in-flight slots of a ring, the root's included
+constexpr int kMaxChain = 63;     // nodes after the root
+constexpr int kMaxRows = 64;      // rows of one forward
+constexpr int kMaxBranches = 64;  // branches of one round
+constexpr int kMaxTail = 64;      // slots of one branch: its own token, then its nodes
+constexpr int kCandidates = 16;   // tokens kept of a draft's law
+constexpr int kRecords = 8;       // records in flight, a small ring
 constexpr int kRecordWords = 2 + kSlots;
 
 // One row of a forward. Both masks include the row itself where it stands.
@@ -74,11 +74,11 @@ struct Branch {
 };
 
 struct Outcome {
-  int32_t node;    // the chain stands down to this node
-  int32_t n;       // its depth: accepted tokens
-  int32_t y;       // the target's own token after it
-  int32_t branch;  // the prepared branch that was adopted, -1 after a miss
-  int32_t error;   // RowError
+  int32_t node;          // the chain stands down to this node
+  int32_t n;             // its depth: accepted tokens
+  int32_t y;             // the target's own token after it
+  int32_t branch;        // the prepared branch that was adopted, -1 after a miss
+  int32_t error;         // RowError
   int32_t path[kSlots];  // path[i]: the accepted node at depth i, path[0] = 0
 };
 
@@ -108,7 +108,7 @@ struct Control {
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
   // select
-  int64_t head;  // position of the root
+  int64_t head;    // position of the root
   int32_t* trunk;  // [max_model_len] committed tokens
   Chain chain;
   Outcome outcome;
@@ -122,6 +122,7 @@ struct Control {
   Law row_law[kMaxRows];  // the draft's laws at draft_rows
   int64_t draft_have;     // positions before this have draft KV along trunk and chain
   int32_t branch_count;
+  int32_t draft_idle;  // 1: past the draft's context limit, nothing was planned
   Branch branches[kMaxBranches];
   Law chain_law[kSlots];  // the draft's law at root and chain nodes
 };

@@ -63,11 +63,13 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
       gate_up_(s.max_rows * 2 * c.inner),
       gated_(s.max_rows * c.inner),
       logits_(s.max_rows * c.vocab),
-      scratch_(s.threads * attention_scratch(ring_.shape())) {}
+      visible_(s.max_rows),
+      scratch_(s.threads * attention_scratch(ring_.shape(), c.heads / c.kv_heads)) {}
 
 void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
   graph.add(embed, EmbedArgs{&weights_->embed, rows, x_.data(), inv_freq_.data(),
                              config_.head_dim / 2, cosines_.data(), sines_.data()});
+  graph.add(see, SeeArgs{rows, &ring_, visible_.data()});
   const int layers = static_cast<int>(config_.layers);
   for (int layer = 0; layer < layers; ++layer) {
     const bool keys_only = !with_logits && layer == layers - 1;
@@ -85,11 +87,11 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   add_norm(graph, rows, w.attention_norm);
   add_matmul(graph, rows, w.qkv, normed_.data(), qkv_.data());
-  graph.add(rope, RopeArgs{rows, &ring_, qkv_.data(), cosines_.data(), sines_.data(), layer,
-                           heads});
+  graph.add(rope,
+            RopeArgs{rows, &ring_, qkv_.data(), cosines_.data(), sines_.data(), layer, heads});
   if (keys_only) return;
-  graph.add(attention, AttentionArgs{&kernels_, rows, &ring_, qkv_.data(), attended_.data(),
-                                     scratch_.data(), layer, heads, scale});
+  graph.add(attention, AttentionArgs{&kernels_, rows, &ring_, visible_.data(), qkv_.data(),
+                                     attended_.data(), scratch_.data(), layer, heads, scale});
   add_matmul(graph, rows, w.o, attended_.data(), x_.data(), x_.data());
 }
 

@@ -6,6 +6,7 @@
 
 #include "model/lane.h"
 #include "model/weights.h"
+#include "ops/attention.h"
 #include "ops/kernels.h"
 
 namespace sbrt {
@@ -54,15 +55,16 @@ class DecoderLane final : public Lane {
   const Kernels& kernels_;
   std::shared_ptr<const Weights> weights_;
   KvRing ring_;
-  Buffer<float> inv_freq_;          // [head_dim / 2]
+  Buffer<float> inv_freq_;         // [head_dim / 2]
   Buffer<float> cosines_, sines_;  // [max_rows, head_dim / 2]
-  Buffer<float> x_, normed_;        // [max_rows, hidden]
-  Buffer<float> qkv_;               // [max_rows, q + k + v]
-  Buffer<float> attended_;          // [max_rows, q]
-  Buffer<float> gate_up_;           // [max_rows, 2 inner]
-  Buffer<float> gated_;             // [max_rows, inner]
-  Buffer<float> logits_;            // [max_rows, vocab]
-  Buffer<float> scratch_;           // [threads, attention_scratch]
+  Buffer<float> x_, normed_;       // [max_rows, hidden]
+  Buffer<float> qkv_;              // [max_rows, q + k + v]
+  Buffer<float> attended_;         // [max_rows, q]
+  Buffer<float> gate_up_;          // [max_rows, 2 inner]
+  Buffer<float> gated_;            // [max_rows, inner]
+  Buffer<float> logits_;           // [max_rows, vocab]
+  Buffer<Visible> visible_;        // [max_rows]
+  Buffer<float> scratch_;          // [threads, attention_scratch]
 };
 
 }  // namespace sbrt

@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace sbrt {
@@ -41,8 +42,7 @@ Weights::Weights(const DecoderConfig& c, DType storage) : storage_(storage), tie
   lm_head = PackedMatrix(storage, c.vocab, c.hidden);
   norm = Buffer<float>(c.hidden);
   layers.resize(c.layers);
-  expect("model.embed_tokens.weight",
-         {.rows = c.vocab, .columns = c.hidden, .embedding = true});
+  expect("model.embed_tokens.weight", {.rows = c.vocab, .columns = c.hidden, .embedding = true});
   for (int64_t i = 0; i < c.layers; ++i) expect_layer(i, c);
   expect("model.norm.weight", {.rows = c.hidden, .vector = &norm});
   Place head{.rows = c.vocab, .columns = c.hidden, .optional = c.tied};

@@ -29,11 +29,11 @@ struct DecoderConfig {
 void check_config(const DecoderConfig& config);
 
 struct LayerWeights {
-  Buffer<float> attention_norm, mlp_norm;      // [hidden]
-  PackedMatrix qkv;      // [q + k + v, hidden]
-  PackedMatrix o;        // [hidden, q]
-  PackedMatrix gate_up;  // [inner + inner, hidden]
-  PackedMatrix down;     // [hidden, inner]
+  Buffer<float> attention_norm, mlp_norm;  // [hidden]
+  PackedMatrix qkv;                        // [q + k + v, hidden]
+  PackedMatrix o;                          // [hidden, q]
+  PackedMatrix gate_up;                    // [inner + inner, hidden]
+  PackedMatrix down;                       // [hidden, inner]
 };
 
 class Weights {
@@ -51,7 +51,7 @@ class Weights {
   bool finished() const { return finished_; }
   int64_t parameters() const { return parameters_; }
 
-  EmbedTable embed;           // [vocab, hidden]
+  EmbedTable embed;  // [vocab, hidden]
   std::vector<LayerWeights> layers;
   Buffer<float> norm;    // [hidden]
   PackedMatrix lm_head;  // [vocab, hidden]; the embedding again if tied

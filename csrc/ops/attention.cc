@@ -31,8 +31,6 @@ void expect_all(const KvRing& ring, const Visible& seen) {
     for (int64_t i = 0; i < seen.span[s].n; ++i) ring.expect(seen.span[s].slot + i, position++);
 }
 
-}  // namespace
-
 void find_visible(const RingShape& ring, const RowTable& rows, const Row& row, Visible& out) {
   out.count = 0;
   out.keys = 0;
@@ -50,30 +48,44 @@ void find_visible(const RingShape& ring, const RowTable& rows, const Row& row, V
   append_mask(out, row.tail, position, [&](int bit) { return ring.tail(row.branch, bit); });
 }
 
-int64_t attention_scratch(const RingShape& ring) {
-  const int64_t floats = ring.capacity + kSlots + kMaxTail + kScorePad;
-  return (floats + 15) / 16 * 16;
+int64_t score_stride(const RingShape& ring) {
+  return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
+}  // namespace
+
+void see(const SeeArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i)
+    find_visible(a.ring->shape(), *a.rows, a.rows->row[i], a.visible[i]);
+}
+
+int64_t attention_scratch(const RingShape& ring, int64_t group) {
+  return group * score_stride(ring);
+}
+
+// A member takes neighbouring rows of one KV head, so that its keys stay in cache.
 void attention(const AttentionArgs& a, Worker worker) {
   const RingShape& shape = a.ring->shape();
-  const int64_t d = shape.head_dim, group = a.heads / shape.kv_heads;
+  const int64_t d = shape.head_dim, group = a.heads / shape.kv_heads, rows = a.rows->n;
   const int64_t stride = (a.heads + 2 * shape.kv_heads) * d;
-  float* scores = a.scratch + worker.rank * attention_scratch(shape);
-  Visible seen;
-  int64_t seen_by = -1;
-  const Interval mine = worker.share(int64_t{a.rows->n} * shape.kv_heads);
+  float* scores = a.scratch + worker.rank * attention_scratch(shape, group);
+  const Interval mine = worker.share(rows * shape.kv_heads);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
-    const int64_t row = i / shape.kv_heads, head = i % shape.kv_heads;
-    if (row != seen_by) {
-      find_visible(shape, *a.rows, a.rows->row[row], seen);
-      if (a.ring->debug()) expect_all(*a.ring, seen);
-      seen_by = row;
-    }
-    a.kernels->attend({a.qkv + row * stride + head * group * d, a.ring->k(a.layer, head, 0),
-                       a.ring->v(a.layer, head, 0), a.out + (row * a.heads + head * group) * d,
-                       scores, seen.span, seen.count, static_cast<int>(group),
-                       static_cast<int>(d), a.scale});
+    const int64_t head = i / rows, row = i % rows;
+    const Visible& seen = a.visible[row];
+    if (a.ring->debug()) expect_all(*a.ring, seen);
+    a.kernels->attend({.q = a.qkv + row * stride + head * group * d,
+                       .k = a.ring->k(a.layer, head, 0),
+                       .v = a.ring->v(a.layer, head, 0),
+                       .out = a.out + (row * a.heads + head * group) * d,
+                       .scores = scores,
+                       .score_stride = score_stride(shape),
+                       .spans = seen.span,
+                       .span_count = seen.count,
+                       .group = static_cast<int>(group),
+                       .head_dim = static_cast<int>(d),
+                       .scale = a.scale});
   }
 }
 

@@ -22,18 +22,26 @@ struct Visible {
   int64_t keys;
 };
 
-void find_visible(const RingShape& ring, const RowTable& rows, const Row& row, Visible& out);
+struct SeeArgs {
+  const RowTable* rows;
+  const KvRing* ring;
+  Visible* visible;  // [rows]
+};
 
-// Floats of scratch that one member needs.
-int64_t attention_scratch(const RingShape& ring);
+// What every row sees, once per forward.
+void see(const SeeArgs& args, Worker worker);
+
+// Floats of scratch that one member needs for `group` query heads per KV head.
+int64_t attention_scratch(const RingShape& ring, int64_t group);
 
 struct AttentionArgs {
   const Kernels* kernels;
   const RowTable* rows;
   const KvRing* ring;
-  const float* qkv;  // [rows, (heads + 2 kv_heads) head_dim], q rotated
-  float* out;        // [rows, heads head_dim]; 0 for a row that sees nothing
-  float* scratch;    // [threads, attention_scratch]
+  const Visible* visible;  // [rows]
+  const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim], q rotated
+  float* out;              // [rows, heads head_dim]; 0 for a row that sees nothing
+  float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;
 };

@@ -13,7 +13,7 @@ class EmbedTable {
  public:
   EmbedTable() = default;
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
-  void fill(const TensorView& w);                // [vocab, hidden], rounded to the storage type
+  void fill(const TensorView& w);              // [vocab, hidden], rounded to the storage type
   void read(int64_t token, float* out) const;  // [hidden]
   int64_t vocab() const { return vocab_; }
   int64_t hidden() const { return hidden_; }
@@ -28,11 +28,11 @@ class EmbedTable {
 struct EmbedArgs {
   const EmbedTable* table;
   const RowTable* rows;
-  float* x;                // [rows, hidden]
-  const float* inv_freq;   // [half]
-  int64_t half;            // head_dim / 2
-  float* cosines;          // [rows, half]
-  float* sines;            // [rows, half]
+  float* x;               // [rows, hidden]
+  const float* inv_freq;  // [half]
+  int64_t half;           // head_dim / 2
+  float* cosines;         // [rows, half]
+  float* sines;           // [rows, half]
 };
 
 // x = the row's embedding; cosines, sines of its rope angles. A padding row may carry any token.

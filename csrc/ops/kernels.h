@@ -13,7 +13,7 @@ namespace sbrt {
 
 constexpr int kPanel = 16;  // outputs of one packed panel
 
-// y[r][o] = sum over k of x[r][k] w[o][k], (+ add[r][o]), for the outputs of panels first .. last-1.
+// y[r][o] = sum over k of x[r][k] w[o][k], (+ add[r][o]), for outputs of panels first .. last - 1.
 struct MatmulTask {
   const void* panels;  // layout: ops/matmul.h
   bool bf16;
@@ -32,17 +32,18 @@ struct Span {
 
 // One row and one KV head: `group` query heads over the keys of `spans`, in their order.
 struct AttendTask {
-  const float* q;  // [group][head_dim]
-  const float* k;  // [slots][head_dim]
-  const float* v;  // [slots][head_dim]
-  float* out;      // [group][head_dim]
-  float* scores;   // [keys + kScorePad], scratch
+  const float* q;        // [group][head_dim]
+  const float* k;        // [slots][head_dim]
+  const float* v;        // [slots][head_dim]
+  float* out;            // [group][head_dim]
+  float* scores;         // [group][score_stride], scratch
+  int64_t score_stride;  // at least the keys + kScorePad
   const Span* spans;
   int span_count, group, head_dim;
   float scale;
 };
 
-constexpr int kScorePad = 32;  // floats beyond the last key that `attend` may write
+constexpr int kScorePad = 16;  // floats beyond the last key that `attend` may write
 
 struct Kernels {
   const char* name;

@@ -6,8 +6,8 @@ namespace sbrt {
 
 PackedMatrix::PackedMatrix(DType storage, int64_t out, int64_t in)
     : storage_(storage), out_(out), in_(in) {
-  check<InvalidInput>(storage != DType::f16, "weight storage: expected float32 or bfloat16 but got ",
-                      name_of(storage));
+  check<InvalidInput>(storage != DType::f16,
+                      "weight storage: expected float32 or bfloat16 but got ", name_of(storage));
   const int64_t panels = (out + kPanel - 1) / kPanel;
   const int64_t words = checked_mul(panels, panel_words());
   checked_mul(words, sizeof(uint32_t));

@@ -32,14 +32,13 @@ SBRT_ANY inline Words4 philox(Words4 counter, uint32_t key0, uint32_t key1) {
 SBRT_ANY inline Words4 noise_words(uint64_t seed, uint32_t completion, int64_t position,
                                    uint32_t token) {
   const uint64_t p = static_cast<uint64_t>(position);
-  return philox({{token >> 2, static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32), completion}},
-                static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  return philox(
+      {{token >> 2, static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32), completion}},
+      static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
 // g = -log(-log u), u = (word + 1/2) / 2^32: every u is inside (0, 1) and exact in a double.
-inline double gumbel(uint32_t word) {
-  return -std::log(-std::log((word + 0.5) * 0x1p-32));
-}
+inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 
 // An upper bound of gumbel(word) without a logarithm: -log u >= 1 - u, and 1 - u > 2^-(e + 1)
 // where e counts the leading ones of the word.

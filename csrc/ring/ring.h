@@ -15,9 +15,9 @@
 namespace sbrt {
 
 struct RingShape {
-  int64_t capacity = 0;   // C positions
-  int64_t window = 0;     // W: positions a row sees, itself included
-  int32_t branches = 0;   // tails
+  int64_t capacity = 0;    // C positions
+  int64_t window = 0;      // W: positions a row sees, itself included
+  int32_t branches = 0;    // tails
   int32_t tail_slots = 0;  // slots of one tail
   int32_t layers = 0, kv_heads = 0, head_dim = 0;
 
@@ -38,7 +38,7 @@ class KvRing {
   bool debug() const { return debug_; }
   float* k(int layer, int kv_head, int64_t slot) const { return at(k_, layer, kv_head, slot); }
   float* v(int layer, int kv_head, int64_t slot) const { return at(v_, layer, kv_head, slot); }
-  int64_t slot_stride() const { return shape_.head_dim; }                  // floats
+  int64_t slot_stride() const { return shape_.head_dim; }                   // floats
   int64_t head_stride() const { return shape_.slots() * shape_.head_dim; }  // floats
 
   // Copies one slot of every layer and head, and its tag.

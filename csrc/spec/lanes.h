@@ -24,7 +24,7 @@ void settle_target(const LaneArgs& args, Worker);
 void settle_draft(const LaneArgs& args, Worker);
 
 // rows.cc: what the next forward computes.
-void target_rows(const LaneArgs& args, Worker);         // root + chain
+void target_rows(const LaneArgs& args, Worker);          // root + chain
 void prefill_target_rows(const LaneArgs& args, Worker);  // the next piece of the prompt
 void prefill_draft_rows(const LaneArgs& args, Worker);
 

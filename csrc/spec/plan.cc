@@ -23,9 +23,12 @@ void start_branch(Control& c, const RingShape& ring, int node, int32_t token) {
   branch.node = node;
   branch.size = 0;
   branch.token[0] = token;
-  c.draft_rows.row[c.draft_rows.n++] = {
-      c.head + c.chain.level[node] + 1, token, static_cast<int32_t>(ring.tail(b, 0)), b,
-      c.chain.mask[node], Mask::none().with(0)};
+  c.draft_rows.row[c.draft_rows.n++] = {c.head + c.chain.level[node] + 1,
+                                        token,
+                                        static_cast<int32_t>(ring.tail(b, 0)),
+                                        b,
+                                        c.chain.mask[node],
+                                        Mask::none().with(0)};
 }
 
 // Serial rounds: the outcome is known, so the one branch is certain and grows in place, in the
@@ -71,8 +74,8 @@ void plan(const LaneArgs& args, Worker) {
   const RingShape& ring = args.ring->shape();
   c.branch_count = 0;
   // A branch must not reach past what the draft can follow.
-  const bool fits = c.head + c.chain.depth + 1 + c.policy.gamma < c.draft_limit;
-  if (!fits) {
+  c.draft_idle = c.head + c.chain.depth + 1 + c.policy.gamma >= c.draft_limit;
+  if (c.draft_idle) {
     c.draft_rows.n = 0;
   } else if (c.policy.serial) {
     plan_certain(c);

@@ -11,7 +11,7 @@ void prompt_rows(const Control& c, const RingShape& ring, int64_t& have, RowTabl
   rows.n = static_cast<int32_t>(std::min<int64_t>(kMaxRows, c.head - have));
   for (int i = 0; i < rows.n; ++i) {
     const int64_t p = have + i;
-    rows.row[i] = {p,  c.trunk[p],         static_cast<int32_t>(ring.slot(p)),
+    rows.row[i] = {p,  c.trunk[p],        static_cast<int32_t>(ring.slot(p)),
                    -1, Mask::upto(i + 1), Mask::none()};
   }
   have += rows.n;
@@ -26,8 +26,12 @@ void target_rows(const LaneArgs& args, Worker) {
   rows.head = c.head;
   rows.n = c.chain.size + 1;
   for (int i = 0; i < rows.n; ++i)
-    rows.row[i] = {c.head + c.chain.level[i], c.chain.token[i],
-                   static_cast<int32_t>(ring.slot(c.head + i)), -1, c.chain.mask[i], Mask::none()};
+    rows.row[i] = {c.head + c.chain.level[i],
+                   c.chain.token[i],
+                   static_cast<int32_t>(ring.slot(c.head + i)),
+                   -1,
+                   c.chain.mask[i],
+                   Mask::none()};
 }
 
 void prefill_target_rows(const LaneArgs& args, Worker) {

@@ -28,6 +28,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("num_speculative_tokens", 0, kMaxChain, c.max_gamma);
   check_within("num_branches", 1, kCandidates, c.max_branches);
   check_within("vocab", 0, target.vocab(), c.vocab);
+  check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
 }
 
 }  // namespace
@@ -69,9 +70,9 @@ void Runtime::record_graphs() {
   Control* c = control_;
   const LaneArgs target{c, &target_.lane->ring()};
   const SelectArgs chosen{c, records_.data(), &selected_round_};
-  const ChooseArgs rows{target_.lane->logits(), target_.lane->vocab(), config_.vocab,
-                        &c->target_rows,        &c->sampling,          target_.scratch.data(),
-                        c->choice,              nullptr};
+  const ChooseArgs rows{
+      target_.lane->logits(), target_.lane->vocab(),  config_.vocab, &c->target_rows,
+      &c->sampling,           target_.scratch.data(), c->choice,     nullptr};
   settle_target_.add(settle_target, target, true);
   adopt_.add(adopt_certain, chosen, true);
   verify_.add(target_rows, target, true);
@@ -83,9 +84,8 @@ void Runtime::record_graphs() {
   if (!draft_.lane) return;
 
   const LaneArgs draft{c, &draft_.lane->ring()};
-  const ChooseArgs laws{draft_.lane->logits(), draft_.lane->vocab(), config_.vocab,
-                        &c->draft_rows,        &c->sampling,         draft_.scratch.data(),
-                        nullptr,               c->row_law};
+  const ChooseArgs laws{draft_.lane->logits(), draft_.lane->vocab(),  config_.vocab, &c->draft_rows,
+                        &c->sampling,          draft_.scratch.data(), nullptr,       c->row_law};
   settle_draft_.add(settle_draft, draft, true);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   catch_up_.add(choose_laws, laws);
@@ -109,6 +109,7 @@ void Runtime::check_request(const Request& r) const {
   check_within("max_tokens", int64_t{0}, int64_t{1} << 40, r.max_tokens);
   check_within("num_speculative_tokens", 0, config_.max_gamma, r.policy.gamma);
   check_within("num_branches", 0, config_.max_branches, r.policy.branches);
+  check_within("confidence_threshold", 0.0f, 1.0f, r.policy.epsilon);
   check<InvalidInput>(r.policy.gamma == 0 || draft_.lane != nullptr,
                       "method: drafting needs a draft model and none was given");
   check_within("temperature", 0.0f, 1e6f, r.sampling.temperature);
@@ -132,7 +133,7 @@ void Runtime::start_block(const Request& r) {
   c.chain.mask[0] = Mask::upto(1);
   c.outcome = {};
   c.outcome.branch = -1;
-  c.branch_count = 0;
+  c.branch_count = c.draft_idle = 0;
   c.target_have = c.draft_have = 0;
 }
 
@@ -143,6 +144,7 @@ void Runtime::begin(const Request& request) {
   finish_ = Finish::none;
   stop_token_ = -1;
   error_.clear();
+  interrupted_.store(false);
   start_block(request);
   stop_tokens_ = request.stop_tokens;
   prompt_ = control_->head + 1;
@@ -183,9 +185,10 @@ RoundShape Runtime::shape() const {
 }
 
 std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
+  check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
+  check_within("seconds", 0.0, 1e9, seconds);
   committed_.clear();
   if (!live_) return committed_;
-  interrupted_.store(false);
   const int64_t begin = Trace::now(), last = round_ + max_rounds;
   const int64_t until = begin + static_cast<int64_t>(seconds * 1e9);
   const RoundShape how = shape();
@@ -195,13 +198,13 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
     draft.reset(new DraftLane{*draft_.stream, settle_draft_, catch_up_, plan_, step_});
   int64_t now = begin;
   try {
-    do {
+    while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
+           !interrupted_.exchange(false, std::memory_order_relaxed)) {
       enqueue_round(++round_, how, target, draft.get(), fences_);
       exec_->wait(fences_.verify_done, round_);
       commit(round_);
       now = Trace::now();
-    } while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
-             !interrupted_.load(std::memory_order_relaxed));
+    }
   } catch (...) {
     live_ = false;
     selected_round_ = round_;
@@ -214,16 +217,17 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
 void Runtime::commit(int64_t round) {
   const Record& record = records_[0].of(round);
   const uint32_t word = record.get(0, round);
-  if (word >> 28) {
-    finish_ = Finish::error;
-    error_ = word >> 28 == kNanRow ? "the target's logits are not a number"
-                                   : "the sampling parameters leave no token";
-    live_ = false;
-  }
+  const uint32_t error = word >> 28;
   const int n = static_cast<int>(word >> 8 & 255);
   // Tokens before a failed row were fine, the failed row's own was not.
-  const int tokens = finish_ == Finish::error ? n : n + 1;
+  const int tokens = error ? n : n + 1;
   for (int i = 0; i < tokens && examine(static_cast<int32_t>(record.get(2 + i, round))); ++i) {
+  }
+  if (error && live_) {
+    live_ = false;
+    finish_ = Finish::error;
+    error_ = error == kNanRow ? "the target's logits are not a number"
+                              : "the sampling parameters leave no token";
   }
   count(record, round, !live_);
 }
@@ -257,9 +261,7 @@ void Runtime::count(const Record& record, int64_t round, bool ended) {
     ++stats_.branch_rounds;
     stats_.branch_hits += word >> 24 & 1;
   }
-  if (control_->policy.gamma > 0 &&
-      control_->head + control_->chain.depth + 1 + control_->policy.gamma >= control_->draft_limit)
-    ++stats_.draft_limit_rounds;
+  stats_.draft_limit_rounds += word >> 25 & 1;
 }
 
 void Runtime::end() { live_ = false; }

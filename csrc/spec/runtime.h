@@ -21,9 +21,9 @@ struct RuntimeConfig {
   int32_t draft_threads = 1;  // of them the draft's while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
-  int64_t first_round = 1;    // counters are 64-bit: tests start them high
-  bool sim = false;           // run on the sim body
-  bool debug = false;         // poison what must not be read, check every slot's position
+  int64_t first_round = 1;  // counters are 64-bit: tests start them high
+  bool sim = false;         // run on the sim body
+  bool debug = false;       // poison what must not be read, check every slot's position
 };
 
 struct Request {
@@ -57,8 +57,8 @@ class Runtime {
   // Runs rounds until the sequence ends, `max_rounds` are done, `seconds` have passed (0: no
   // limit) or interrupt() is called. Returns the tokens committed meanwhile.
   std::vector<int32_t> run(int64_t max_rounds, double seconds);
-  void end();                                        // drops the sequence in flight
-  void interrupt() { interrupted_.store(true); }     // from any thread: run() returns soon
+  void end();                                     // drops the sequence in flight
+  void interrupt() { interrupted_.store(true); }  // from any thread: run() returns soon
 
   Finish finish() const { return finish_; }
   bool live() const { return live_; }
@@ -94,7 +94,7 @@ class Runtime {
   Fences fences_;
 
   // The sequence in flight.
-  int64_t round_ = 0;  // last round enqueued
+  int64_t round_ = 0;    // last round enqueued
   int64_t prompt_ = 0;   // tokens of the prompt
   int64_t emitted_ = 0;  // tokens returned so far
   bool live_ = false;

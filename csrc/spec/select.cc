@@ -71,7 +71,7 @@ void put_record(Record& record, int64_t round, const Control& c, int depth, uint
   const int branches = c.policy.serial ? 0 : c.branch_count;
   record.put(0, round,
              static_cast<uint32_t>(depth | o.n << 8 | branches << 16 | (o.branch >= 0) << 24 |
-                                   o.error << 28));
+                                   c.draft_idle << 25 | o.error << 28));
   record.put(1, round, lost);
   for (int i = 0; i <= o.n; ++i)
     record.put(2 + i, round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));

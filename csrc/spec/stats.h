@@ -8,14 +8,14 @@
 namespace sbrt {
 
 struct Stats {
-  int64_t rounds = 0;                  // target passes
-  int64_t draft_tokens = 0;            // sum of the chains' depths
-  int64_t accepted = 0;                // sum of n
-  int64_t branches = 0;                // prepared branches
-  int64_t branch_rounds = 0;           // rounds with a prepared branch in which the sequence lived on
-  int64_t branch_hits = 0;             // of those, with the outcome among the branches
+  int64_t rounds = 0;         // target passes
+  int64_t draft_tokens = 0;   // sum of the chains' depths
+  int64_t accepted = 0;       // sum of n
+  int64_t branches = 0;       // prepared branches
+  int64_t branch_rounds = 0;  // rounds with a prepared branch in which the sequence lived on
+  int64_t branch_hits = 0;    // of those, with the outcome among the branches
   int64_t discarded_branch_tokens = 0;  // drafted nodes that never entered a chain
-  int64_t draft_limit_rounds = 0;      // rounds past the draft's context limit
+  int64_t draft_limit_rounds = 0;       // rounds past the draft's context limit
   int64_t prefill_ns = 0;
   int64_t decode_ns = 0;
   int64_t histogram[kSlots] = {};  // rounds by accepted tokens n

@@ -32,7 +32,7 @@ def shapes_of(sizes):
     return shapes
 
 
-def random_decoder(seed=0, storage="float32", isa="auto", **changes):
+def random_decoder(seed=0, storage="float32", isa="auto", nan_token=None, **changes):
     sizes = SIZES | changes
     rng = np.random.default_rng(seed)
     decoder = _core.Decoder(_core.DecoderConfig(**sizes), storage, isa)
@@ -40,6 +40,8 @@ def random_decoder(seed=0, storage="float32", isa="auto", **changes):
         data = rng.standard_normal(shape, np.float32) * 0.3
         if "norm" in name:
             data = 1 + data
+        if "embed" in name and nan_token is not None:
+            data[nan_token] = np.nan
         decoder.load(name, "F32", shape, data.astype(np.float32).view(np.uint8))
     decoder.finish()
     return decoder

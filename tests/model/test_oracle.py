@@ -18,13 +18,13 @@ SIZES = {
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
-def write_random(folder, kind, config, dtype, shard):
+def write_random(folder, kind, config, dtype, shard, spread=0.2):
     """A random checkpoint with lively logits; returns the model in float32, weights as written."""
     torch.manual_seed(5)
     model = kind(config).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name else 0.0, 0.2)
+            p.normal_(1.0 if "norm" in name else 0.0, spread)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -89,6 +89,18 @@ def test_llama(tools, tmp_path, isa, tied, heads, kv_heads, dtype, shard):
     tokens = ids[0].tolist()
     parts = [lane.chunk(tokens[a:b], 2) for a, b in [(0, 64), (64, 128), (128, 190)]]
     compare(np.concatenate([*parts, lane.alone(tokens[190:])]), expected)
+
+
+def test_saturated_softmax_and_gate(tools, tmp_path):
+    """One layer with scores and gates of hundreds: exp underflows, and no sum overflows."""
+    config = LlamaConfig(**(SIZES | {"num_hidden_layers": 1}), tie_word_embeddings=False)
+    model = write_random(tmp_path, LlamaForCausalLM, config, torch.float32, "1GB", spread=2.5)
+    ids = torch.randint(0, config.vocab_size, (1, 60), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = model(ids).logits[0].numpy()
+    for isa in _core.instruction_sets():
+        lane = tools.Sequence(decoder_of(tmp_path, config, "float32", isa)[0])
+        compare(lane.chunk(ids[0].tolist()), expected)
 
 
 def test_a_window_that_slides_past_the_wrap(tools, tmp_path):

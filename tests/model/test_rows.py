@@ -149,10 +149,10 @@ def test_debug_rings_refuse_a_slot_that_holds_another_position(tools):
     lane = tools.Sequence(tools.random_decoder(), debug=True)
     lane.chunk(tokens_of(10))
     lane.probe.poison(lane.probe.slot(4))
-    with pytest.raises(_core.EngineError, match="slot 4 holds position -1 .*expected 4"):
+    with pytest.raises(_core.EngineError, match=r"slot 4 holds position -1 .*expected 4"):
         lane.chunk([1])
     lane.probe.move(3, 4)
-    with pytest.raises(_core.EngineError, match="slot 4 holds position 3 .*expected 4"):
+    with pytest.raises(_core.EngineError, match=r"slot 4 holds position 3 .*expected 4"):
         lane.chunk([1])
 
 
@@ -167,6 +167,17 @@ def test_padding_rows_write_nothing_and_a_blind_row_is_finite(tools):
     blind = tools.Sequence(tools.random_decoder()).probe.forward(0, [(5, 0, -1, -1, 0, 0)])
     assert np.isfinite(blind).all()
     same(logits[1], tools.Sequence(tools.random_decoder()).alone([*tokens_of(9), 5])[-1], "real")
+
+
+def test_a_nan_reaches_the_rows_that_see_it_and_no_other(tools):
+    """Neither the softmax nor the gate may swallow it: sampling must meet a NaN row."""
+    lane = tools.Sequence(tools.random_decoder(nan_token=13))
+    tokens = [1, 2, 13, 4]
+    rows = [lane.row(t, j, 0b1011 if j == 3 else (2 << j) - 1) for j, t in enumerate(tokens)]
+    logits = lane.probe.forward(0, rows)
+    assert np.isnan(logits[2]).all()
+    assert np.isfinite(logits[[0, 1, 3]]).all()
+    assert np.isnan(lane.probe.forward(0, [lane.row(4, 3, 0b1111)])).all()
 
 
 def test_a_forward_without_logits_writes_the_same_keys(tools):

@@ -1,4 +1,4 @@
-"""Contract under test: bad sizes, names and tensors are refused in one sentence, nothing is lost."""
+"""Contract under test: bad sizes, names and tensors are refused in one sentence, nothing lost."""
 
 import numpy as np
 import pytest

@@ -83,5 +83,5 @@ def test_a_panel_does_not_see_its_padding():
 
 def test_unknown_instruction_set_is_named():
     x, w = case(1, 4, 4)
-    with pytest.raises(_core.InvalidInputError, match="instruction set: .*portable but got mmx"):
+    with pytest.raises(_core.InvalidInputError, match=r"instruction set: .*portable but got mmx"):
         _core.matmul_probe(x, w, "float32", "mmx")

@@ -1,14 +1,14 @@
 """Tiny random Llama checkpoints with a tokenizer trained on the spot, and engines over them."""
 
 import json
+import struct
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import safetensors
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sbrt import Engine
+from sbrt import Engine, SamplingParams
 
 END = "<|endoftext|>"
 TEXT = (
@@ -26,7 +26,6 @@ SIZES = {
     "vocab_size": 320,
     "max_position_embeddings": 256,
 }
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def write_tokenizer(folder, extra=()):
@@ -98,12 +97,21 @@ def as_bytes(values, dtype):
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
 
 
+def write_file(path, header, data=b"", length=None):
+    """A safetensors file of any header, right or wrong."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(raw) if length is None else length
+    path.write_bytes(struct.pack("<Q", size) + raw + data)
+
+
 def write_weights(path, weights, dtype="F32"):
-    tensors = {
-        name: {"dtype": NAMES[dtype], "shape": value.shape, "data": as_bytes(value, dtype)}
-        for name, value in weights.items()
-    }
-    safetensors.serialize_file(tensors, str(path))
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, value in weights.items():
+        part = as_bytes(value, dtype)
+        offsets = [len(data), len(data) + len(part)]
+        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": offsets}
+        data += part
+    write_file(path, header, data)
 
 
 def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **changes):
@@ -143,6 +151,7 @@ def make():
         config=config_of,
         weights=random_weights,
         write_weights=write_weights,
+        write_file=write_file,
         write_tokenizer=write_tokenizer,
         noisy=noisy,
     )
@@ -163,3 +172,16 @@ def engine(folders):
     target, draft = folders
     with Engine.from_pretrained(target, draft, num_threads=2) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    return ["def quick(items):", "class Stack:\n", "for i in range(10):\n    print(", "für 日本"]
+
+
+@pytest.fixture(scope="module")
+def plain(engine, prompts):
+    """{prompt: greedy ids by plain decoding}, 40 of each."""
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    outputs = engine.generate(prompts, params, method="none")
+    return {p: o.outputs[0].token_ids for p, o in zip(prompts, outputs, strict=True)}

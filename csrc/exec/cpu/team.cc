@@ -13,8 +13,7 @@ void set_float_environment() {
 }
 
 Team::Team(int threads, Failure& failure) : failure_(failure) {
-  for (int rank = 1; rank < threads; ++rank)
-    helpers_.emplace_back([this, rank] { help(rank); });
+  for (int rank = 1; rank < threads; ++rank) helpers_.emplace_back([this, rank] { help(rank); });
 }
 
 Team::~Team() {

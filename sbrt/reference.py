@@ -1,0 +1,299 @@
+"""The whole algorithm in plain Python on the toy lane: the oracle that the engine is compared with.
+
+Nothing here is shared with the engine. The arithmetic of csrc/model/toy.h and of csrc/ops/philox.h,
+exp.h and choose.h is done step by step in float32 and double, so that results compare with `==`.
+One thing is lazy: a tail is drafted when its branch is adopted; what others held does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+f32 = np.float32
+WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
+CANDIDATES, LANES, BLOCK = 16, 16, 16  # of a law; of a softmax's sum; positions of noise at once
+
+# A model whose logits are a hash of the prefix; the row at position nan_at has a NaN.
+Toy = namedtuple("Toy", "vocab seed noise16 max_positions nan_at", defaults=(0, 0, 1 << 20, -1))
+_LAW = "temperature top_p top_k min_p seed completion"
+Sampling = namedtuple("Sampling", _LAW, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
+# The knobs of a round; gamma 0 is plain decoding.
+_KNOBS = "gamma branches adaptive epsilon serial"
+Policy = namedtuple("Policy", _KNOBS, defaults=(0, 0, False, 0.0, False))
+
+
+@dataclass
+class Stats:
+    """Counters of one sequence, as design.md section 7 defines them."""
+
+    rounds: int = 0
+    draft_tokens: int = 0  # sum of the chains' depths
+    accepted: int = 0  # sum of n
+    branches: int = 0
+    branch_rounds: int = 0  # with a prepared branch, and the sequence did not end
+    branch_hits: int = 0
+    discarded_branch_tokens: int = 0  # drafted nodes that never entered a chain
+    draft_limit_rounds: int = 0  # in which the draft had no room to plan anything
+    histogram: list[int] = field(default_factory=lambda: [0] * 64)  # rounds by n
+
+    @property
+    def rollback_tokens(self) -> int:
+        return self.draft_tokens - self.accepted
+
+
+# The toy model. `mix`, `philox` take Python ints or arrays of uint64 (which wrap by themselves).
+
+
+def mix(a, b):
+    z = a ^ (b * 0x9E3779B97F4A7C15 & WORD)
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
+    return z ^ z >> 31
+
+
+def state_after(state: int, tokens: Iterable[int]) -> int:
+    for token in tokens:
+        state = mix(state, token + 1)
+    return state
+
+
+def toy_logits(toy: Toy, state: int, vocab: int) -> np.ndarray:
+    """Logits [vocab] f32 after the prefix of this state."""
+    token = np.arange(vocab, dtype=np.uint64)
+    h = mix(state, token + 65536)
+    logits = ((h & 65535) + (h >> 16 & 65535)).astype(f32) / f32(8192)
+    if toy.noise16:
+        centred = (mix(state, token + 131072) & 65535).astype(np.int32) - 32768
+        logits += (toy.noise16 * centred).astype(f32) / f32(65536)
+    return logits
+
+
+# Noise and exp.
+
+
+def philox(c0, c1, c2, c3, key0: int, key1: int):
+    """Philox4x32-10: four words of a counter, two of a key."""
+    for turn in range(10):
+        k0, k1 = key0 + turn * 0x9E3779B9 & HALF, key1 + turn * 0xBB67AE85 & HALF
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1 & HALF, p0 >> 32 ^ c3 ^ k1, p0 & HALF
+    return c0, c1, c2, c3
+
+
+def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
+    """Noise [count, vocab] in double of the positions from `first` on."""
+    position = np.arange(first, first + count, dtype=np.uint64)[:, None]
+    group, one = np.arange((vocab + 3) // 4, dtype=np.uint64), position * 0 + 1
+    counter = (group * one, position & HALF, position >> 32, one * s.completion)
+    words = philox(*np.broadcast_arrays(*counter), s.seed & HALF, s.seed >> 32)
+    flat = np.stack(words, axis=-1).ravel().tolist()
+    log = math.log  # the C library's, as the engine's
+    noise = np.array([-log(-log((word + 0.5) * 2.0**-32)) for word in flat])
+    return noise.reshape(count, -1)[:, :vocab]
+
+
+def exp32(x: np.ndarray) -> np.ndarray:
+    """e^x of f32 x <= 0, every step rounded to f32."""
+    clamped = np.maximum(x, f32(-87))
+    n = (clamped * f32(1.44269504) + f32(12582912)) - f32(12582912)
+    r = clamped - n * f32(0.693359375)
+    r = r - n * f32(-2.12194440e-4)
+    p = f32(1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = p * r + f32(c)
+    e = p * (r * r) + r + f32(1)
+    return np.where(x < f32(-87), f32(0), e * np.ldexp(f32(1), n.astype(np.int32)))
+
+
+def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
+    """Softmax at temperature 1 of one token: 16 partial sums, then halved."""
+    weights = exp32(logits - logits.max())
+    lane = np.zeros(LANES, f32)
+    for first in range(0, len(weights), LANES):
+        part = weights[first : first + LANES]
+        lane[: len(part)] += part
+    while len(lane) > 1:
+        lane = lane[: len(lane) // 2] + lane[len(lane) // 2 :]
+    return weights[token] / lane[0]
+
+
+# The sampling pass.
+
+
+def is_greedy(s: Sampling) -> bool:
+    return f32(s.temperature) < f32(1e-5)
+
+
+def filtered(logits: np.ndarray, s: Sampling) -> np.ndarray:
+    """Ascending ids that min_p, top_k and top_p leave."""
+    ids = np.flatnonzero(logits > -np.inf)
+    if s.min_p == 0 and s.top_k == 0 and s.top_p >= 1:
+        return ids
+    weight = exp32((logits - logits.max()) / f32(s.temperature))
+    ids = ids[weight[ids] >= f32(s.min_p)]
+    ids = ids[np.argsort(-logits[ids], kind="stable")][: s.top_k or None]
+    if f32(s.top_p) < 1:
+        total = np.cumsum(weight[np.sort(ids)], dtype=np.float64)[-1]
+        sums = np.cumsum(weight[ids], dtype=np.float64)
+        ids = ids[: np.searchsorted(sums, float(f32(s.top_p)) * total) + 1]
+    return np.sort(ids)
+
+
+def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
+    """The `want` best tokens of a row [vocab] f32; none of a row with NaN or +inf, or all -inf.
+
+    noise: [vocab], of the position of the token to be chosen; not read when greedy.
+    """
+    if not (logits < np.inf).all() or logits.max() == -np.inf:
+        return []
+    if is_greedy(s):
+        ids = np.flatnonzero(logits > -np.inf)
+        scores = logits[ids]
+    else:
+        ids = filtered(logits, s)
+        scores = (logits[ids] / f32(s.temperature)).astype(np.float64) + noise[ids]
+    return ids[np.argsort(-scores, kind="stable")[:want]].tolist()
+
+
+@dataclass
+class Law:
+    """Candidates after a prefix, best first (none: a NaN row), and q of the first."""
+
+    tokens: list[int]
+    logits: np.ndarray
+
+    @cached_property
+    def q(self) -> np.float32:
+        return raw_softmax(self.logits, self.tokens[0])
+
+
+class Lane:
+    """One toy under one sampling law: what it says after a prefix. Remembers what it said."""
+
+    def __init__(self, toy: Toy, sampling: Sampling, vocab: int):
+        self.toy, self.sampling, self.vocab = toy, sampling, vocab
+        self.greedy = is_greedy(sampling)
+        self.empty = mix(toy.seed, 0)  # the state of the empty prefix
+        self.laws: dict[int, Law] = {}
+        self.noise: dict[int, np.ndarray] = {}
+
+    def law(self, state: int, length: int) -> Law:
+        """The law of the token at position `length`, after a prefix of that many tokens."""
+        if state not in self.laws:
+            logits = toy_logits(self.toy, state, self.vocab)
+            if length - 1 == self.toy.nan_at:
+                logits[0] = np.nan
+            block, row = divmod(length, BLOCK)
+            if block not in self.noise and not self.greedy:
+                self.noise[block] = gumbel_noise(self.sampling, block * BLOCK, BLOCK, self.vocab)
+            noise = None if self.greedy else self.noise[block][row]
+            self.laws[state] = Law(top_tokens(logits, self.sampling, noise, CANDIDATES), logits)
+        return self.laws[state]
+
+
+lane = lru_cache(maxsize=4)(Lane)
+
+
+# The round. `length` is the trunk's, `state` the lane's after trunk (and chain).
+
+
+def planned(draft: Lane, state: int, length: int, policy: Policy) -> list[int]:
+    """The tokens of the branches at one node."""
+    law = draft.law(state, length)
+    k = policy.branches
+    if policy.adaptive and law.tokens:
+        k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
+    return law.tokens[:k]
+
+
+def drafted(draft: Lane, state: int, length: int, policy: Policy, limit: int) -> list[int]:
+    """Gamma nodes below the root, kept up to the first doubtful one, and no deeper than what may
+    still be emitted: with every chain goes a token of the target's own."""
+    chain: list[int] = []
+    while len(chain) < min(policy.gamma, limit - length - 1):
+        law = draft.law(state, length + len(chain))
+        if not law.tokens or not law.q > f32(policy.epsilon):
+            break
+        chain.append(law.tokens[0])
+        state = state_after(state, chain[-1:])
+    return chain
+
+
+def verified(target: Lane, state: int, length: int, chain: list[int]) -> tuple[list[int], int]:
+    """The target's tokens down to the first one that the chain did not foresee (or to a row that
+    failed), and how many it did foresee."""
+    new: list[int] = []
+    while y := target.law(state, length + len(new)).tokens[:1]:
+        new += y
+        if new != chain[: len(new)]:
+            return new, len(new) - 1
+        state = state_after(state, y)
+    return new, len(new)
+
+
+def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
+    """New tokens one by one: what is put out, and why the sequence ends with it."""
+    for i, token in enumerate(new, 1):
+        if token in stops or i == room:
+            return new[:i], "stop" if token in stops else "length"
+    return new, None
+
+
+def generate(
+    target: Toy,
+    draft: Toy | None,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    policy: Policy,
+    *,
+    max_tokens: int,
+    max_model_len: int,
+    stop_token_ids: Sequence[int] = (),
+) -> tuple[list[int], str, Stats]:
+    """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
+
+    Logits are cut to the smaller vocabulary. `draft` may be None if gamma is 0.
+    """
+    draft, gamma = draft or target, policy.gamma
+    t, d = (lane(toy, sampling, min(target.vocab, draft.vocab)) for toy in (target, draft))
+    limit = min(len(prompt) + max_tokens, max_model_len)
+    draft_limit = min(max_model_len, draft.max_positions)
+    at_t, at_d, length = state_after(t.empty, prompt), state_after(d.empty, prompt), len(prompt)
+    tokens, chain, stats = [], [], Stats()
+    finish = None if max_tokens else "length"
+    while finish is None:
+        # The draft: the chain of this round, or branches at the end of the chain that there is.
+        drafts = gamma > 0 and length + len(chain) + gamma < draft_limit
+        branches: list[int] = []
+        if drafts and policy.serial:
+            chain = drafted(d, at_d, length, policy, limit)
+            stats.discarded_branch_tokens += gamma - len(chain)
+        elif drafts:
+            branches = planned(d, state_after(at_d, chain), length + len(chain), policy)
+
+        # The target: the outcome, its branch, and what of it is put out.
+        new, n = verified(t, at_t, length, chain)
+        hit = n == len(chain) and n < len(new) and new[n] in branches
+        out, finish = examined(new, stop_token_ids, limit - length)
+        finish = "error" if not finish and n == len(new) else finish
+        stats.rounds += 1
+        stats.draft_tokens += len(chain)
+        stats.accepted += n
+        stats.histogram[n] += 1
+        stats.branches += len(branches)
+        stats.branch_rounds += branches != [] and not finish
+        stats.branch_hits += hit and not finish
+        stats.draft_limit_rounds += gamma > 0 and not drafts
+
+        # The next round: behind the new tokens hangs the tail of the branch that was hit.
+        tokens, length = tokens + out, length + len(new)
+        at_t, at_d = state_after(at_t, new), state_after(at_d, new)
+        chain = drafted(d, at_d, length, policy, limit) if hit else []
+        stats.discarded_branch_tokens += gamma * len(branches) - len(chain)
+    return tokens, finish, stats

@@ -1,0 +1,121 @@
+"""Contract under test: no draft, method, thread or schedule changes one token of the answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt.demo_pair import demo_folder, random_draft
+from sbrt.pair import load_pair
+from sbrt.prompts import BUILT_IN, read_prompts
+
+METHODS = ("draft_model", "pearl", "specbranch", "specbranch:epsilon=0,k_max=4,gamma=7")
+MAX_TOKENS = 64
+DRAFTS = ("draft", "poor", "random")
+THREADS = (1, 2)
+
+
+@cache
+def human_eval(limit: int) -> list[str]:
+    """HumanEval where its file is at hand ($SBRT_PROMPTS), else the built-in prompts, repeated."""
+    beside = Path(__file__).parents[3] / "shared" / "prompts"
+    file = Path(os.environ.get("SBRT_PROMPTS", beside)) / "humaneval.jsonl"
+    if file.is_file():
+        return read_prompts(file, limit)
+    return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
+
+
+MakeEngine = Callable[[str, int], Engine]
+
+
+@pytest.fixture(scope="module")
+def engine_of() -> Iterator[MakeEngine]:
+    """Engines by (draft, threads), opened once for a module's tests."""
+    opened: dict[tuple[str, int], Engine] = {}
+
+    def make(draft: str, threads: int) -> Engine:
+        if (draft, threads) not in opened:
+            opened[draft, threads] = open_engine(draft, threads)
+        return opened[draft, threads]
+
+    yield make
+    for engine in opened.values():
+        engine.close()
+
+
+def open_engine(draft: str, threads: int) -> Engine:
+    """The demo target with `draft`: "draft", "poor" or "random"."""
+    target = demo_folder("target")
+    if draft == "random":
+        config = EngineConfig(model=target, num_threads=threads)
+        pair = load_pair(config, make_draft=random_draft)
+    else:
+        speculative = {"model": demo_folder(draft)}
+        config = EngineConfig(model=target, num_threads=threads, speculative=speculative)
+        pair = load_pair(config)
+    return Engine(config, pair=pair, methods=METHODS)
+
+
+def answers(
+    engine: Engine, method: str, prompts: list[str], temperature: float
+) -> list[tuple[list[int], str, str | None]]:
+    found = []
+    for i, prompt in enumerate(prompts):
+        params = SamplingParams(temperature=temperature, seed=i, max_tokens=MAX_TOKENS)
+        [answer] = engine.generate(prompt, params, method=method)[0].outputs
+        found.append((answer.token_ids, answer.text, answer.finish_reason))
+    return found
+
+
+def check_all_methods(
+    engine_of: MakeEngine, draft: str, threads: int, temperature: float, limit: int
+) -> None:
+    prompts = human_eval(limit)
+    engine = engine_of(draft, threads)
+    plain = answers(engine, "none", prompts, temperature)
+    assert sum(len(tokens) for tokens, _, _ in plain) > 10 * limit
+    for method in METHODS:
+        assert answers(engine, method, prompts, temperature) == plain, method
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_sixteen_prompts(
+    engine_of: MakeEngine, draft: str, threads: int, temperature: float
+) -> None:
+    check_all_methods(engine_of, draft, threads, temperature, limit=16)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_all_prompts(engine_of: MakeEngine, draft: str, threads: int, temperature: float) -> None:
+    check_all_methods(engine_of, draft, threads, temperature, limit=164)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_threads_change_nothing(engine_of: MakeEngine, temperature: float) -> None:
+    prompts = human_eval(8)
+    alone, team = (
+        answers(engine_of("draft", n), "specbranch", prompts, temperature) for n in (1, 2)
+    )
+    assert alone == team
+
+
+def test_seeds_differ(engine_of: MakeEngine) -> None:
+    """The sampled comparison means something: another seed gives another text."""
+    engine, [prompt] = engine_of("draft", 1), human_eval(1)
+    texts = {
+        engine.generate(prompt, SamplingParams(temperature=0.8, seed=s, max_tokens=MAX_TOKENS))[0]
+        .outputs[0]
+        .text
+        for s in range(4)
+    }
+    assert len(texts) == 4

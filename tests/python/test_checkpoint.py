@@ -1,0 +1,330 @@
+"""Contract under test: a model folder is hostile until every size, name and byte is accounted for;
+whatever is wrong is one sentence that names it, before anything of its size is allocated."""
+
+import contextlib
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from sbrt import Engine, InvalidInputError, SamplingParams
+from sbrt.checkpoint import expected_shapes, open_checkpoint
+from sbrt.model_config import read_config, read_eos
+from sbrt.safetensors_file import open_file
+
+TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+
+
+def refused(call, *names):
+    with pytest.raises(InvalidInputError) as caught:
+        call()
+    sentence = str(caught.value)
+    assert all(name in sentence for name in names), sentence
+    assert "\n" not in sentence
+
+
+# --- the header ---
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "length", "words"),
+    [
+        ({"a": TENSOR}, b"x" * 23, None, ["24", "23"]),
+        ({"a": TENSOR}, b"x" * 25, None, ["24", "25"]),
+        ({"a": TENSOR}, b"x" * 24, 10**6, ["at most", "1000000"]),
+        ({"a": TENSOR}, b"x" * 24, 2**63, ["at most"]),
+        ({"a": TENSOR | {"dtype": "F31"}}, b"x" * 24, None, ["dtype", "F31"]),
+        ({"a": TENSOR | {"dtype": ["F32"]}}, b"x" * 24, None, ["dtype"]),
+        ({"a": TENSOR | {"shape": [2, 4]}}, b"x" * 24, None, ["32 bytes", "24"]),
+        ({"a": TENSOR | {"shape": [-2, -3]}}, b"x" * 24, None, ["shape"]),
+        ({"a": TENSOR | {"shape": [2, 3.0]}}, b"x" * 24, None, ["shape"]),
+        ({"a": TENSOR | {"shape": [True, 6]}}, b"x" * 24, None, ["shape"]),
+        ({"a": TENSOR | {"shape": [2**32, 2**32]}}, b"x" * 24, None, ["bytes"]),
+        ({"a": TENSOR | {"shape": [2**62, 4]}}, b"x" * 24, None, ["bytes"]),
+        ({"a": TENSOR | {"shape": [1] * 9}}, b"x" * 24, None, ["shape"]),
+        ({"a": TENSOR | {"data_offsets": [24, 0]}}, b"x" * 24, None, ["bytes"]),
+        ({"a": TENSOR | {"data_offsets": [0, 24, 48]}}, b"x" * 24, None, ["offsets"]),
+        ({"a": TENSOR | {"data_offsets": [8, 32]}}, b"x" * 32, None, ["byte 0", "8"]),
+        ({"a": TENSOR, "b": TENSOR}, b"x" * 24, None, ["byte 24"]),
+        ({"a": TENSOR | {"more": 1}}, b"x" * 24, None, ["dtype, shape and data_offsets"]),
+        ({"a": 5}, b"", None, ["'a'"]),
+        (b'{"a": 1, "a": 2}', b"", None, ["twice"]),
+        (b'{"a": NaN}', b"", None, ["NaN"]),
+        (b'{"a": ' + b"9" * 5000 + b"}", b"", None, ["JSON"]),
+        (b"[" * 100_000, b"", None, ["begins with"]),
+        (b'{"a": ' + b"[" * 100_000, b"", None, ["JSON"]),
+        (b'{"a": "\xff"}', b"", None, ["JSON"]),
+        (b"", b"", None, ["begins with"]),
+    ],
+)
+def test_a_wrong_header_is_refused(make, tmp_path, header, data, length, words):
+    path = tmp_path / "model.safetensors"
+    make.write_file(path, header, data, length)
+    refused(lambda: open_file(path), "model.safetensors", *words)
+
+
+def test_a_file_shorter_than_its_length_field_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\1\0\0")
+    refused(lambda: open_file(path), "8 bytes", "3")
+
+
+def test_a_header_of_more_than_16_megabytes_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 17 * 2**20))
+        file.truncate(18 * 2**20)
+    refused(lambda: open_file(path), str(16 * 2**20))
+
+
+def test_what_the_library_writes_is_read_back(tmp_path):
+    save = pytest.importorskip("safetensors.numpy").save_file
+    wanted = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(3, np.float16)}
+    save(wanted, tmp_path / "x.safetensors", metadata={"format": "np"})
+    found = {n: (e, d) for n, e, d in open_file(tmp_path / "x.safetensors").read()}
+    assert found.keys() == wanted.keys()
+    for name, (entry, data) in found.items():
+        assert entry.shape == wanted[name].shape
+        assert bytes(data) == wanted[name].tobytes()
+
+
+def test_random_bytes_never_escape_as_another_error(make, tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "model.safetensors"
+    make.write_file(path, {"a": TENSOR}, b"x" * 24)
+    good = path.read_bytes()
+    for _ in range(2000):
+        bad = bytearray(good)
+        for at in rng.integers(0, len(bad), rng.integers(1, 4)):
+            bad[at] = rng.integers(256)
+        path.write_bytes(bytes(bad[: rng.integers(1, len(bad) + 1)]))
+        with contextlib.suppress(InvalidInputError):
+            open_file(path)
+
+
+# --- config.json ---
+
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+         "vocab_size", "max_position_embeddings")  # fmt: skip
+
+
+def written(make, folder, **changes):
+    config = make.config(**changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    return lambda: read_config(folder)
+
+
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("value", [0, -1, 2.0, "32", True, None, [32], 2**31, 10**30], ids=str)
+def test_a_hostile_size_is_refused(make, tmp_path, key, value):
+    refused(written(make, tmp_path, **{key: value}), key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("num_key_value_heads", 3, ["divisor"]),
+        ("num_key_value_heads", 0, []),
+        ("head_dim", 7, ["even"]),
+        ("hidden_size", 34, ["multiple"]),
+        ("rms_norm_eps", -1, []),
+        ("rms_norm_eps", "0", []),
+        ("rope_theta", 0, []),
+        ("rope_theta", True, []),
+        ("hidden_act", "gelu", ["silu"]),
+        ("tie_word_embeddings", "false", []),
+        ("attention_bias", True, ["not built"]),
+        ("mlp_bias", True, ["not built"]),
+        ("quantization_config", {}, ["not built"]),
+        ("sliding_window", 128, ["not built"]),
+        ("partial_rotary_factor", 0.5, ["not built"]),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(make, tmp_path, key, value, words):
+    refused(written(make, tmp_path, **{key: value}), key, *words)
+
+
+@pytest.mark.parametrize(
+    "name", ["MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel"]
+)
+def test_another_family_is_named(make, tmp_path, name):
+    refused(written(make, tmp_path, architectures=[name]), name)
+
+
+@pytest.mark.parametrize("names", [None, [], "LlamaForCausalLM2", ["LlamaForCausalLM", "X"], 3])
+def test_a_family_that_cannot_be_is_refused(make, tmp_path, names):
+    refused(written(make, tmp_path, architectures=names), "architectures")
+
+
+@pytest.mark.parametrize(
+    ("rope", "word"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
+        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "factor"),
+        ({"rope_parameters": "default"}, "rope_parameters"),
+    ],
+)
+def test_another_rope_is_named(make, tmp_path, rope, word):
+    refused(written(make, tmp_path, **rope), word)
+
+
+def test_both_ways_to_write_rope_and_defaults(make, tmp_path):
+    new = {"rope_type": "default", "rope_theta": 5e5}
+    assert written(make, tmp_path, rope_parameters=new, rope_theta=None)().rope_theta == 5e5
+    assert written(make, tmp_path, rope_theta=2e4)().rope_theta == 2e4
+    assert written(make, tmp_path, num_key_value_heads=None)().kv_heads == 4
+    assert written(make, tmp_path, head_dim=None)().head_dim == 8
+    assert written(make, tmp_path, head_dim=16)().head_dim == 16
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"a":Infinity}', b"\xff\xfe", b"{}" * 2])
+def test_what_is_not_json_is_refused(tmp_path, raw):
+    (tmp_path / "config.json").write_bytes(raw)
+    refused(lambda: read_config(tmp_path), "config.json")
+
+
+def test_end_ids_are_the_union(make, tmp_path):
+    written(make, tmp_path, eos_token_id=[1, 2])
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert read_eos(tmp_path, 320) == {1, 2, 3}
+    written(make, tmp_path, eos_token_id=320)
+    refused(lambda: read_eos(tmp_path, 320), "eos_token_id", "320")
+
+
+# --- names, shapes, shards ---
+
+
+def test_no_folder_no_weights(make, tmp_path):
+    refused(lambda: open_checkpoint(tmp_path / "none"), "none", "folder")
+    written(make, tmp_path)
+    refused(lambda: open_checkpoint(tmp_path), "model.safetensors")
+
+
+@pytest.mark.parametrize("change", ["drop", "add", "shape", "dtype"])
+def test_a_tensor_that_does_not_fit_is_named(make, tmp_path, change):
+    weights = make.weights(make.config())
+    name = "model.layers.1.mlp.up_proj.weight"
+    if change == "drop":
+        del weights[name]
+    elif change == "add":
+        weights["model.layers.2.mlp.up_proj.weight"] = weights[name]
+    elif change == "shape":
+        weights[name] = weights[name].T.copy()
+    folder = make.checkpoint(tmp_path / "m", weights=weights)
+    if change == "dtype":
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes().replace(b'"dtype": "F32"', b'"dtype": "I32"'))
+    refused(lambda: open_checkpoint(folder), "mlp.up_proj" if change != "dtype" else "I32")
+
+
+def test_a_hostile_config_does_not_allocate(make, tmp_path):
+    folder = make.checkpoint(tmp_path / "m")
+    written(make, folder, vocab_size=2**24, hidden_size=2**18)
+    refused(lambda: Engine.from_pretrained(folder), "expected shape")
+
+
+def test_a_tied_head_may_be_stored_again_but_not_differ(make, tmp_path):
+    weights = make.weights(make.config())
+    embed = weights["model.embed_tokens.weight"]
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    weights["lm_head.weight"] = embed
+    open_checkpoint(make.checkpoint(tmp_path / "same", weights=weights))
+    weights["lm_head.weight"] = embed + 1
+    folder = make.checkpoint(tmp_path / "other", weights=weights)
+    refused(lambda: open_checkpoint(folder), "lm_head")
+
+
+@pytest.mark.parametrize(
+    "shard",
+    ["../model.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..\\x.safetensors",
+     "x.bin", "", None, 5, "missing.safetensors"],
+    ids=str,
+)  # fmt: skip
+def test_a_shard_stays_in_the_folder(make, tmp_path, shard):
+    folder = make.checkpoint(tmp_path / "m", shards=2)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["model.norm.weight"] = shard
+    path.write_text(json.dumps(index))
+    refused(lambda: open_checkpoint(folder), "safetensors")
+
+
+def test_index_and_shards_name_the_same_tensors(make, tmp_path):
+    folder = make.checkpoint(tmp_path / "m", shards=2)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["model.norm.weight"]
+    path.write_text(json.dumps(index))
+    refused(lambda: open_checkpoint(folder), "model.norm.weight", "shard only")
+
+
+def test_expected_shapes_are_those_of_the_config(make, tmp_path):
+    config = written(make, tmp_path, tie_word_embeddings=False)()
+    assert expected_shapes(config)["lm_head.weight"] == (320, 32)
+    assert len(expected_shapes(config)) == 3 + 9 * 2
+
+
+# --- what is loaded ---
+
+
+def answer(folder, **fields):
+    with Engine.from_pretrained(folder, num_threads=1, **fields) as engine:
+        params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
+        return engine.generate("def quick(", params)[0].outputs[0].token_ids
+
+
+def test_shards_and_storages_hold_the_same_model(make, tmp_path):
+    weights = make.weights(make.config(), seed=5)
+    # Values that every storage holds exactly: bfloat16's, within float16's range.
+    exact = {
+        n: np.round(w * 64).clip(-127, 127).astype(np.float32) / 64 for n, w in weights.items()
+    }
+    one = answer(make.checkpoint(tmp_path / "one", weights=exact))
+    assert one == answer(make.checkpoint(tmp_path / "three", weights=exact, shards=3))
+    assert one == answer(make.checkpoint(tmp_path / "f16", weights=exact, dtype="F16"))
+    bf16 = make.checkpoint(tmp_path / "bf16", weights=exact, dtype="BF16")
+    assert one == answer(bf16, dtype="float32")
+    assert one == answer(bf16)
+    assert one == answer(tmp_path / "one", dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "kept"),
+    [
+        ("BF16", "auto", "bfloat16"), ("F32", "auto", "float32"), ("F16", "auto", "float32"),
+        ("BF16", "float32", "float32"), ("F32", "bfloat16", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_auto_keeps_what_the_checkpoint_has(make, tmp_path, dtype, asked, kept):
+    folder = make.checkpoint(tmp_path / "m", dtype=dtype)
+    assert open_checkpoint(folder).storage(asked) == kept
+
+
+# --- the pair ---
+
+
+def test_a_draft_with_other_tokens_is_refused(make, folders, tmp_path):
+    folder = make.checkpoint(tmp_path / "d")
+    make.write_tokenizer(folder, extra=["<|other|>"])
+    refused(lambda: Engine.from_pretrained(folders[0], folder), "token 1", "<|other|>")
+
+
+def test_a_padded_vocabulary_is_cut_to_the_smaller(make, folders, tmp_path):
+    draft = make.checkpoint(tmp_path / "d", vocab_size=336)
+    with Engine.from_pretrained(folders[0], draft, num_threads=2) as engine:
+        assert engine.pair.vocab == 300  # the tokenizer's
+        params = SamplingParams(max_tokens=40, temperature=5.0, seed=1, ignore_eos=True)
+        ids = engine.generate("def", params)[0].outputs[0].token_ids
+        assert max(ids) < 300
+
+
+def test_a_tokenizer_that_is_none_is_refused(make, tmp_path):
+    folder = make.checkpoint(tmp_path / "m")
+    (folder / "tokenizer.json").write_text("{}")
+    refused(lambda: Engine.from_pretrained(folder), "tokenizer.json")
+    (folder / "tokenizer.json").unlink()
+    refused(lambda: Engine.from_pretrained(folder), "tokenizer.json")

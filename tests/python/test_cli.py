@@ -1,0 +1,297 @@
+"""Contract under test: the JSON of the commands to the letter, alone on stdout; one sentence and exit
+code 2 for bad input."""
+
+import io
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from sbrt import SamplingParams, cli, demo_pair
+from sbrt.methods import METHODS
+from sbrt.prompts import BUILT_IN, read_prompts
+
+KEYS = """method prompts tokens seconds prefill_seconds tokens_per_second speedup target_passes
+tokens_per_pass draft_tokens acceptance_rate rollback_tokens rollback_rate branch_hits branch_rounds
+discarded_branch_tokens identical_to_none threads draft_threads placement dtype device
+options""".split()
+PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}, {"turns": ["class Stack:", "x"]}]
+
+
+@pytest.fixture
+def run(capsys, folders):
+    """Run a command on the tiny pair: (exit code, stdout, stderr)."""
+    pair = ["--target", str(folders[0]), "--draft", str(folders[1])]
+
+    def call(command, *flags, models=pair, main=cli.main):
+        words = [command] if command else []
+        code = main([*words, *models, *map(str, flags)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps(p) for p in PROMPTS) + "\n\n")
+    return path
+
+
+def bench_decode(argv):
+    bench = pytest.importorskip("bench.decode", reason="benches run from the checkout")
+    return bench.main(argv)
+
+
+def check_line(line):
+    """What must hold between the figures of one object."""
+    assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"])
+    assert line["tokens_per_pass"] == pytest.approx(line["tokens"] / line["target_passes"])
+    assert line["rollback_rate"] == pytest.approx(line["rollback_tokens"] / line["tokens"])
+    assert line["branch_hits"] <= line["branch_rounds"] <= line["target_passes"]
+    accepted = line["draft_tokens"] - line["rollback_tokens"]
+    rate = accepted / line["draft_tokens"] if line["draft_tokens"] else 0.0
+    assert line["acceptance_rate"] == pytest.approx(rate)
+    assert accepted + line["target_passes"] >= line["tokens"]
+    assert line["identical_to_none"] is True
+
+
+def test_the_json_contract(run, prompts):
+    given = "none,draft_model,pearl:gamma=2,specbranch,none,specbranch:k_max=1,epsilon=0,hrad=off"
+    flags = ["--methods", given, "--prompts", prompts, "--max-tokens", 20, "--threads", 2]
+    code, out, err = run("compare", *flags, "--ignore-eos", "--json")
+    assert (code, err) == (0, "")
+    lines = json.loads(out)
+    assert [line["method"] for line in lines] == [
+        "none", "draft_model", "pearl:gamma=2", "specbranch", "none",
+        "specbranch:k_max=1,epsilon=0,hrad=off",
+    ]  # fmt: skip
+    for line in lines:
+        assert list(line) == KEYS
+        assert (line["prompts"], line["tokens"]) == (3, 60)
+        assert (line["dtype"], line["device"], line["placement"]) == ("float32", "cpu", "shared")
+        assert line["threads"] == 2
+        check_line(line)
+    assert lines[0]["speedup"] == 1.0
+    assert lines[0]["tokens_per_pass"] == lines[4]["tokens_per_pass"] == 1.0
+    assert lines[0]["draft_threads"] == 0
+    assert lines[0]["options"] == {}
+    assert lines[2]["options"] == {"gamma": 2}
+    assert lines[5]["options"] == {"gamma": 4, "k_max": 1, "epsilon": 0.0, "hrad": "off"}
+
+
+def test_one_object_per_mention_and_none_always_runs(run):
+    code, out, _ = run("compare", "--methods", "pearl", "--json", "--limit", 2, "--max-tokens", 8)
+    [line] = json.loads(out)
+    assert code == 0
+    assert line["method"] == "pearl"
+    assert line["speedup"] > 0
+    assert line["identical_to_none"] is True
+
+
+def test_all_that_exist_by_default(run):
+    _, out, _ = run("compare", "--json", "--limit", 1, "--max-tokens", 4)
+    assert tuple(line["method"] for line in json.loads(out)) == METHODS
+
+
+def test_sampled_runs_are_identical_too(run, prompts):
+    flags = ["--prompts", prompts, "--max-tokens", 30, "--temperature", 0.8, "--seed", 3]
+    _, out, _ = run("compare", *flags, "--top-p", 0.95, "--top-k", 40, "--json")
+    assert [line["identical_to_none"] for line in json.loads(out)] == [True] * 4
+
+
+def test_the_table_explains_itself(run):
+    code, out, _ = run("compare", "--limit", 1, "--max-tokens", 8)
+    assert code == 0
+    for word in (*METHODS, "tokens/s", "speedup", "tokens/pass", "rollback", "yes"):
+        assert word in out
+    for column in ("accepted", "hits", "same"):
+        assert f"\n{column}  " in out
+    assert "none" in run("compare", "--methods", "pearl", "--limit", 1, "--max-tokens", 8)[1]
+
+
+def test_prompts_that_do_not_fit_are_skipped_and_counted(run, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "def"}\n{"prompt": "%s"}\n' % ("word " * 300))
+    flags = ["--prompts", path, "--max-tokens", 8, "--json"]
+    code, out, err = run("compare", "--methods", "pearl", *flags)
+    assert code == 0
+    assert json.loads(out)[0]["prompts"] == 1
+    assert err.startswith("1 prompts skipped")
+    code, out, err = run("compare", "--methods", "pearl", *flags, "--max-tokens", 256)
+    assert (code, out) == (2, "")
+
+
+def test_pictures_and_traces(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    png, trace, out = tmp_path / "x.png", tmp_path / "x.json", tmp_path / "lines.json"
+    flags = ["--limit", 1, "--max-tokens", 20, "--png", png, "--trace", trace, "--json", out]
+    code, table, _ = run("compare", *flags)
+    assert code == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "tokens/s" in table
+    assert len(json.loads(out.read_text())) == 4
+    events = json.loads(trace.read_text())["traceEvents"]
+    named = {e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "process_name"}
+    assert named == set(METHODS)
+    work = [e for e in events if e["ph"] == "X"]
+    assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in work)
+    assert {"verify", "step"} <= {e["name"] for e in work}
+
+
+def test_generate_writes_the_text_alone(run, engine):
+    code, out, err = run("generate", "--prompt", "def quick(", "--max-tokens", 20)
+    params = SamplingParams(temperature=0, seed=0, max_tokens=20)
+    assert code == 0
+    assert out == engine.generate("def quick(", params)[0].outputs[0].text + "\n"
+    assert "tokens per target pass" in err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_generate_says_the_same_whatever_method_and_draft(run, folders, method):
+    flags = ["--prompt", "def quick(", "--max-tokens", 20]
+    wanted = run("generate", *flags, "--method", "none")[1]
+    assert run("generate", *flags, "--method", method)[1] == wanted
+    random = ["--target", str(folders[0]), "--draft", "random"]
+    assert run("generate", *flags, "--method", method, models=random)[1] == wanted
+
+
+def test_generate_json(run):
+    flags = ["--prompt", "def quick(", "--max-tokens", 20, "--json"]
+    code, out, err = run("generate", *flags)
+    [line] = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(line) == [*KEYS, "prompt", "text", "token_ids", "finish_reason"]
+    assert line["method"] == "specbranch"
+    assert len(line["token_ids"]) == line["tokens"] == 20
+    check_line(line)
+
+
+def test_the_prompt_from_a_file_or_standard_input(run, tmp_path, monkeypatch):
+    path = tmp_path / "p.txt"
+    path.write_text("def quick(\n")
+    wanted = run("generate", "--prompt", "def quick(\n", "--max-tokens", 8)[1]
+    assert run("generate", "--prompt-file", path, "--max-tokens", 8)[1] == wanted
+    stdin = io.TextIOWrapper(io.BytesIO(b"def quick(\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert run("generate", "--max-tokens", 8)[1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["generate", "--max-tokens", "x"], "--max-tokens"),
+        (["generate", "--prompt", ""], "prompt"),
+        (["generate", "--prompt", "a", "--prompt-file", "b"], "both"),
+        (["generate", "--prompt-file", "/nonexistent/x"], "/nonexistent/x"),
+        (["generate", "--prompt", "a", "--method", "hedge"], "hedge: not built yet"),
+        (["generate", "--prompt", "a", "--method", "pearl", "--branches", "4"], "pearl"),
+        (["generate", "--prompt", "a", "--temperature", "nan"], "temperature"),
+        (["generate", "--prompt", "a", "--threads", "0"], "threads"),
+        (["generate", "--prompt", "a", "--gamma", "64"], "gamma"),
+        (["generate", "--prompt", "a", "--draft", "none", "--method", "pearl"], "pearl"),
+        (["generate", "--prompt", "a", "--draft", "/nonexistent"], "/nonexistent"),
+        (["generate", "--prompt", "a", "--wrong"], "--wrong"),
+        (["generate", "--prompt", "a", "--dtype", "int8"], "int8"),
+        (["compare", "--methods", "none,foo"], "foo"),
+        (["compare", "--methods", ""], "''"),
+        (["compare", "--prompts", "/nonexistent.jsonl"], "/nonexistent.jsonl"),
+        (["compare", "--limit", "0"], "--limit"),
+        (["compare", "--prompt", "a", "--prompts", "b"], "--prompts"),
+        (["hrad", "collect"], "hrad: not built yet"),
+        (["serve"], "serve"),
+        ([], "arguments"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence(run, folders, words, sentence):
+    pair = ["--target", str(folders[0]), "--draft", str(folders[1])]
+    command = words[0] if words else ""
+    models = pair if command in ("generate", "compare") else []
+    code, out, err = run(command, *words[1:], models=models)
+    assert (code, out) == (2, "")
+    assert err.startswith("sbrt: error: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_a_demo_pair_that_was_not_installed_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_pair, "FOLDER", tmp_path)
+    code, _, err = run("compare", models=[])
+    assert code == 2
+    assert "demo" in err
+
+
+@pytest.mark.parametrize("flag", [["--simulate", "c=8"], ["--hrad", "h"], ["--placement", "x"]])
+def test_bench_decode_refuses_what_is_not_built(run, flag):
+    code, out, err = run("", *flag, main=bench_decode)
+    assert (code, out) == (2, "")
+    assert flag[0] in err
+
+
+def test_bench_decode_is_compare(run, prompts, tmp_path):
+    out = tmp_path / "out.json"
+    flags = ["--prompts", prompts, "--max-tokens", 8, "--threads", 2, "--json", out]
+    code, table, _ = run("", *flags, "--placement", "split", main=bench_decode)
+    lines = json.loads(out.read_text())
+    assert code == 0
+    assert "tokens/pass" in table
+    assert {line["placement"] for line in lines} == {"split"}
+    assert [line["threads"] for line in lines] == [1, 2, 2, 2]
+    for line in lines:
+        check_line(line)
+    code, _, err = run("", *flags, "--placement", "split", "--threads", 1, main=bench_decode)
+    assert code == 2
+    assert "split" in err
+
+
+def test_prompts_of_a_file(prompts, tmp_path):
+    assert read_prompts(prompts) == ["def quick(items):", "für", "class Stack:"]
+    assert read_prompts(prompts, limit=1) == ["def quick(items):"]
+    bad = tmp_path / "bad.jsonl"
+    for line in ("[1]", "{", '{"text": "x"}', '{"prompt": ""}', '{"turns": []}', '{"prompt": 5}'):
+        bad.write_text('{"prompt": "x"}\n' + line)
+        with pytest.raises(ValueError, match="line 2"):
+            read_prompts(bad)
+    bad.write_text("\n")
+    with pytest.raises(ValueError, match="at least one"):
+        read_prompts(bad)
+
+
+def test_built_in_prompts_are_raw_python():
+    assert len(set(BUILT_IN)) == len(BUILT_IN) >= 5
+
+
+def test_as_a_module_with_a_broken_pipe_and_bad_input(folders):
+    command = [sys.executable, "-m", "sbrt", "generate", "--target", str(folders[0])]
+    done = subprocess.run([*command, "--threads", "x"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    piped = f"{' '.join(command)} --prompt def --max-tokens 200 --ignore-eos | head -c 1"
+    done = subprocess.run(piped, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_import_is_fast_and_light():
+    script = (
+        "import time, sys; t = time.perf_counter(); import sbrt; print(time.perf_counter() - t);"
+        "print([m for m in ('torch', 'numpy', 'tokenizers', 'matplotlib') if m in sys.modules])"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for _ in range(5)
+    ]
+    seconds = [float(run.stdout.split()[0]) for run in runs]
+    assert statistics.median(seconds) < 0.3, seconds
+    assert runs[0].stdout.splitlines()[1] == "[]"
+
+
+def test_collect_env_is_json():
+    command = [sys.executable, "-m", "sbrt.collect_env"]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert found["build"]["cuda"] in (True, False)
+    assert found["usable_cores"] >= 1

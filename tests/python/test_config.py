@@ -1,0 +1,221 @@
+"""Contract under test: names and defaults are vLLM's; whatever is not supported raises a sentence
+that names it; nothing is ignored in silence."""
+
+import dataclasses
+import math
+
+import pytest
+
+from sbrt import EngineConfig, EngineError, InvalidInputError, SamplingParams, SpeculativeConfig
+from sbrt.methods import METHODS, parse, parse_list
+
+SAMPLING = {
+    "n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None, "stop": (),
+    "stop_token_ids": (), "ignore_eos": False, "max_tokens": 16, "min_tokens": 0, "logprobs": None,
+    "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
+    "logit_bias": None, "allowed_token_ids": None, "bad_words": None, "skip_special_tokens": True,
+    "include_stop_str_in_output": False,
+}  # fmt: skip
+ENGINE = {
+    "tokenizer": None, "dtype": "auto", "device": "auto", "max_model_len": None, "max_num_seqs": 1,
+    "seed": 0, "num_threads": None, "draft_threads": None, "attention_backend": "auto",
+    "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "speculative": None,
+}  # fmt: skip
+
+
+def refused(kind, names, **given):
+    with pytest.raises(InvalidInputError) as caught:
+        kind(**given)
+    sentence = str(caught.value)
+    assert all(name in sentence for name in names), sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 300
+
+
+def test_errors_are_catchable_as_what_they_are():
+    assert issubclass(EngineError, RuntimeError)
+    assert issubclass(InvalidInputError, ValueError)
+
+
+def test_sampling_defaults():
+    assert dataclasses.asdict(SamplingParams()) == SAMPLING
+
+
+def test_engine_defaults_in_order():
+    assert {k: v for k, v in vars(EngineConfig("x")).items() if k != "model"} == ENGINE
+    assert [f.name for f in dataclasses.fields(EngineConfig)] == ["model", *ENGINE]
+
+
+def test_speculative_defaults():
+    method = SpeculativeConfig().resolve()
+    assert method.name == "specbranch"
+    assert method.options == {"gamma": 4, "k_max": 8, "epsilon": 0.3, "hrad": "off"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2), ("n", True), ("min_tokens", 1), ("logprobs", 0), ("presence_penalty", 0.1),
+        ("frequency_penalty", math.nan), ("repetition_penalty", 1.1), ("logit_bias", {}),
+        ("allowed_token_ids", []), ("bad_words", ["x"]), ("skip_special_tokens", False),
+        ("include_stop_str_in_output", True), ("include_stop_str_in_output", 0),
+    ],
+)  # fmt: skip
+def test_a_sampling_field_that_is_not_built_raises(field, value):
+    refused(SamplingParams, [field, "not built yet"], **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
+        ("temperature", True), ("temperature", "1"), ("top_p", 0), ("top_p", 1.01), ("top_k", -1),
+        ("top_k", 1.0), ("top_k", True), ("min_p", -1e-9), ("min_p", 2), ("seed", -1),
+        ("seed", 2**64), ("seed", 1.5), ("stop", ""), ("stop", [""]), ("stop", [1]),
+        ("stop", "\ud800"), ("stop_token_ids", [-1]), ("stop_token_ids", "5"),
+        ("stop_token_ids", [True]), ("ignore_eos", 1), ("max_tokens", -1), ("max_tokens", 2.0),
+        ("max_tokens", True), ("max_tokens", 10**40),
+    ],
+)  # fmt: skip
+def test_a_sampling_value_that_cannot_be_raises(field, value):
+    refused(SamplingParams, [field.split("_ids")[0]], **{field: value})
+
+
+def test_a_number_too_long_to_print_is_refused():
+    refused(SamplingParams, ["max_tokens"], max_tokens=10**5000)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    numpy = pytest.importorskip("numpy")
+    params = SamplingParams(
+        temperature=numpy.float32(0.5), top_k=numpy.int64(3), stop_token_ids=numpy.array([1, 2])
+    )
+    assert (params.temperature, params.top_k, params.stop_token_ids) == (0.5, 3, (1, 2))
+    assert type(params.top_k) is int
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("device", "cuda"), ("max_num_seqs", 2), ("attention_backend", "flash"),
+        ("enforce_eager", True), ("nvtx", True),
+    ],
+)  # fmt: skip
+def test_an_engine_field_that_is_not_built_raises(field, value):
+    refused(EngineConfig, [field, "not built yet"], model="x", **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ""), ("model", 3), ("model", "a\0b"), ("tokenizer", b"x"), ("dtype", "int8"),
+        ("dtype", None), ("max_model_len", 0), ("max_model_len", True), ("seed", -1),
+        ("num_threads", 0), ("num_threads", 1.0), ("draft_threads", 0),
+        ("skip_tokenizer_init", 1), ("speculative", "specbranch"), ("max_num_seqs", 0),
+    ],
+)  # fmt: skip
+def test_an_engine_value_that_cannot_be_raises(field, value):
+    refused(EngineConfig, [field], **({"model": "x"} | {field: value}))
+
+
+def test_the_draft_may_not_take_every_thread():
+    assert EngineConfig("x", num_threads=1).threads() == (1, 1)
+    assert EngineConfig("x", num_threads=2).threads() == (2, 1)
+    assert EngineConfig("x", num_threads=16).threads() == (16, 4)
+    refused(EngineConfig, ["draft_threads"], model="x", num_threads=4, draft_threads=4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("acceptance", "rejection"), ("hrad", "h.bin"), ("synthetic_acceptance_rates", [0.5]),
+        ("device", "cuda"), ("method", "hedge"), ("method", "tree"), ("method", "auto"),
+        ("method", "lookup"), ("method", "adaedl"), ("method", "specbranch:hrad=on"),
+    ],
+)  # fmt: skip
+def test_a_speculative_field_that_is_not_built_raises(field, value):
+    word = "hrad" if "hrad" in str(value) else field
+    refused(SpeculativeConfig, [word, "not built yet"], **{field: value})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "pearl", "num_branches": 4},
+        {"method": "none", "num_speculative_tokens": 4},
+        {"method": "draft_model", "confidence_threshold": 0.5},
+    ],
+)
+def test_a_field_the_method_has_no_use_for_raises(given):
+    refused(SpeculativeConfig, [given["method"], list(given)[1]], **given)
+
+
+def test_fields_reach_the_policy():
+    config = SpeculativeConfig(
+        num_speculative_tokens=6, num_branches=3, confidence_threshold=0.5, model="d"
+    )
+    policy = config.resolve().policy()
+    assert (policy.gamma, policy.branches, policy.adaptive, policy.serial) == (6, 3, 1, 0)
+    assert policy.epsilon == pytest.approx(0.5)
+
+
+def knobs(text, **fields):
+    policy = parse(text, **fields).policy()
+    epsilon = round(policy.epsilon, 6)
+    return policy.gamma, policy.branches, policy.adaptive, epsilon, policy.serial
+
+
+def test_presets_are_the_four_knobs():
+    assert knobs("none") == (0, 0, 0, 0, 0)
+    assert knobs("draft_model") == (4, 1, 0, 0, 1)
+    assert knobs("pearl") == (4, 1, 0, 0, 0)
+    assert knobs("specbranch") == (4, 8, 1, 0.3, 0)
+
+
+def test_options_win_over_fields():
+    assert knobs("specbranch:gamma=7,k_max=2,epsilon=0,hrad=off", gamma=5) == (7, 2, 1, 0, 0)
+    assert knobs("pearl", gamma=5) == (5, 1, 0, 0, 0)
+    assert parse("pearl:gamma=3").text == "pearl:gamma=3"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("specbrunch", ["specbrunch", *METHODS]),
+        ("", ["''"]),
+        ("none:gamma=4", ["none", "gamma"]),
+        ("pearl:k_max=4", ["pearl", "k_max", "gamma"]),
+        ("pearl:", ["key=value"]),
+        ("pearl:gamma", ["key=value"]),
+        ("pearl:gamma=", ["key=value"]),
+        ("pearl:gamma=1,gamma=2", ["twice"]),
+        ("pearl:gamma=0", ["gamma"]),
+        ("pearl:gamma=64", ["63"]),
+        ("pearl:gamma=x", ["'x'"]),
+        ("specbranch:k_max=9", ["8"]),
+        ("specbranch:epsilon=nan", ["epsilon"]),
+        ("specbranch:epsilon=1.5", ["epsilon"]),
+    ],
+)
+def test_a_preset_that_cannot_be_raises(text, names):
+    refused(parse, names, text=text)
+
+
+def test_lists_of_presets():
+    assert parse_list("none,pearl:gamma=2,specbranch:k_max=1,hrad=off,none") == [
+        "none",
+        "pearl:gamma=2",
+        "specbranch:k_max=1,hrad=off",
+        "none",
+    ]
+
+
+def test_unknown_keywords_are_named():
+    from sbrt import Engine
+
+    with pytest.raises(InvalidInputError, match="gpu_memory_utilization"):
+        Engine.from_pretrained("x", gpu_memory_utilization=0.9)
+    with pytest.raises(InvalidInputError, match="num_spec_tokens"):
+        Engine.from_pretrained("x", "y", speculative={"num_spec_tokens": 3})
+    with pytest.raises(InvalidInputError, match="draft: given twice"):
+        Engine.from_pretrained("x", "y", speculative=SpeculativeConfig(model="z"))
