@@ -16,7 +16,10 @@ from sbrt.pair import Pair
 
 @dataclass(frozen=True)
 class Answer:
-    """ids of one generation; `timed` of them took `seconds`; gaps between the two best logits."""
+    """ids of one generation; `timed` of them took `seconds`.
+
+    gaps: difference of the two best logits of each token, relative to the best.
+    """
 
     ids: list[int]
     seconds: float
@@ -52,12 +55,12 @@ class HfPeer:
         self._model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
         ).eval()
-        self._eos = sorted(pair.eos) or None
+        self._model.generation_config.eos_token_id = None
         self._vocab = pair.vocab
 
     @torch.inference_mode()
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
-        """Greedy; seconds from the first token (the end of prefill) to the last."""
+        """Greedy, exactly max_tokens; seconds from the first token, after prefill, to the last."""
         clock = Clock(self._vocab)
         prompt = torch.tensor([ids])
         out = self._model.generate(
@@ -65,10 +68,9 @@ class HfPeer:
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=max_tokens,
             do_sample=False,
-            eos_token_id=self._eos,
             pad_token_id=0,
             logits_processor=LogitsProcessorList([clock]),
         )
         tokens = out[0, len(ids) :].tolist()
-        gaps = [float(top[0] - top[1]) for top in clock.top]
+        gaps = [float((top[0] - top[1]) / top[0].abs().clamp(min=1.0)) for top in clock.top]
         return Answer(tokens, clock.times[-1] - clock.times[0], len(tokens) - 1, gaps)

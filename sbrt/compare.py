@@ -23,7 +23,8 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
     prompts = flags.prompts(args)
     report = measured(args, given, prompts, placement)
     if report.skipped:
-        print(f"{report.skipped} prompts skipped: they do not fit the context", file=sys.stderr)
+        sentence = f"skipped {report.skipped} of {len(prompts)} prompts: they do not fit"
+        print(sentence, file=sys.stderr)
     write_json(args.json, report.lines())
     if args.json != "-":
         print(table.render(report))

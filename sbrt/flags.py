@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import demo_pair, methods
 from .config import EngineConfig, SpeculativeConfig
@@ -23,8 +24,8 @@ MAX_TOKENS = 128
 class Parser(argparse.ArgumentParser):
     """Says one sentence where argparse would print the usage too."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise InvalidInputError(message)
@@ -33,11 +34,13 @@ class Parser(argparse.ArgumentParser):
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; bad input and failures are one sentence on stderr and exit code 2."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has gone; nor can Python's exit flush to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (EngineError, InvalidInputError, OSError, UnicodeError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone
-            sys.stderr.close()
-            return 1
         sentence = " ".join(str(error).split())
         print(f"{name}: error: {sentence}", file=sys.stderr)
         return 2
@@ -161,7 +164,7 @@ def one_prompt(args: argparse.Namespace) -> str | None:
         raise InvalidInputError("prompt: expected --prompt or --prompt-file, got both")
     if args.prompt_file is not None:
         return read_text(str(args.prompt_file), args.prompt_file.read_bytes())
-    return args.prompt
+    return None if args.prompt is None else str(args.prompt)
 
 
 def read_text(name: str, raw: bytes) -> str:

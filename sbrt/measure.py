@@ -56,10 +56,13 @@ class Tally:
     def add(self, output: RequestOutput, plain: RequestOutput | None) -> None:
         """Count one answer; `plain` is that of `none` to the same prompt."""
         [answer] = output.outputs
-        if answer.finish_reason == "error" or answer.spec_decode_metrics is None:
+        if answer.finish_reason == "error":
             raise EngineError(f"method {self.method.text}: {answer.stop_reason}")
-        spec, metrics = answer.spec_decode_metrics, output.metrics
         self.prompts += 1
+        self.outputs.append(output)
+        spec, metrics = answer.spec_decode_metrics, output.metrics
+        if spec is None:  # max_tokens 0: nothing ran
+            return
         self.tokens += len(answer.token_ids)
         self.seconds += metrics.decode_seconds if metrics else 0.0
         self.prefill_seconds += metrics.prefill_seconds if metrics else 0.0
@@ -72,7 +75,6 @@ class Tally:
         self.discarded += spec["num_discarded_branch_tokens"]
         if plain is not None:
             self.is_identical &= answer.token_ids == plain.outputs[0].token_ids
-        self.outputs.append(output)
 
     def line(self, plain_rate: float, placement: str, dtype: str) -> dict[str, Any]:
         """The JSON object of this method.

@@ -88,7 +88,10 @@ def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int)
 
 @dataclass(frozen=True)
 class LaneTimes:
-    """Seconds the draft lane worked, the target lane worked, and both at once."""
+    """Seconds the draft lane worked, the target lane worked, and both at once.
+
+    Read from the trace: of a very long request they cover only what the ring still holds.
+    """
 
     draft: float = 0.0
     verify: float = 0.0

@@ -140,7 +140,7 @@ class Scheduler:
             tokens = runtime.run(seconds=SLICE)
         request.accept(tokens)
         if request.finish_reason is None and runtime.finished:
-            reason = runtime.finish_reason
+            reason = runtime.finish_reason or "error"
             request.finish(reason, runtime.error if reason == "error" else None)
         if request.finish_reason is not None:
             self._file_last(runtime, request)

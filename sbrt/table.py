@@ -29,11 +29,13 @@ def render(report: Report) -> str:
 
 def _title(lines: Sequence[dict[str, Any]]) -> str:
     widest = max(lines, key=lambda line: line["draft_threads"])
-    draft = widest["draft_threads"]
-    overlap = f", {draft} of them the draft's while both models run" if draft else ""
+    total, draft = widest["threads"], widest["draft_threads"]
+    threads = "1 thread" if total == 1 else f"{total} threads"
+    if draft and total > 1:
+        threads += f", {draft} of them the draft's while both models run"
     return (
         f"{lines[0]['prompts']} prompts, {lines[0]['tokens']} tokens per method, "
-        f"{widest['dtype']} weights, {widest['threads']} threads{overlap}"
+        f"{widest['dtype']} weights, {threads}"
     )
 
 

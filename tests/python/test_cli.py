@@ -1,5 +1,5 @@
-"""Contract under test: the JSON of the commands to the letter, alone on stdout; one sentence and exit
-code 2 for bad input."""
+"""Contract under test: the JSON of the commands to the letter and alone on stdout; bad input is one
+sentence and exit code 2."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sbrt import SamplingParams, cli, demo_pair
+from sbrt import SamplingParams, cli, demo_pair, progress
 from sbrt.methods import METHODS
 from sbrt.prompts import BUILT_IN, read_prompts
 
@@ -120,7 +120,7 @@ def test_prompts_that_do_not_fit_are_skipped_and_counted(run, tmp_path):
     code, out, err = run("compare", "--methods", "pearl", *flags)
     assert code == 0
     assert json.loads(out)[0]["prompts"] == 1
-    assert err.startswith("1 prompts skipped")
+    assert err.startswith("skipped 1 of 2 prompts")
     code, out, err = run("compare", "--methods", "pearl", *flags, "--max-tokens", 256)
     assert (code, out) == (2, "")
 
@@ -247,6 +247,31 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     code, _, err = run("", *flags, "--placement", "split", "--threads", 1, main=bench_decode)
     assert code == 2
     assert "split" in err
+
+
+def test_max_tokens_zero_measures_nothing(run):
+    code, out, err = run("compare", "--limit", 1, "--max-tokens", 0, "--json")
+    lines = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [line["prompts"] for line in lines] == [1] * 4
+    for key in KEYS[2:17]:
+        wanted = True if key == "identical_to_none" else 0
+        assert [line[key] for line in lines] == [wanted] * 4, key
+    assert run("generate", "--prompt", "def", "--max-tokens", 0)[:2] == (0, "\n")
+
+
+def test_progress_is_silent_for_short_work_and_plain_in_files(capsys, monkeypatch):
+    bar = progress.Progress("loading")
+    bar.update(1, 2)
+    monkeypatch.setattr(progress, "QUIET", 0.0)
+    late = progress.Progress("loading")
+    late.update(1, 2)
+    late.update(2, 2)
+    late.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("loading: 50%")
+    assert err.count("\n") == 1
 
 
 def test_prompts_of_a_file(prompts, tmp_path):

@@ -1,0 +1,325 @@
+"""Contract under test: what a runtime does besides the right tokens. A worker's exception reaches
+the caller and the engine goes on; a NaN row ends a sequence with "error" and no token of its own;
+rounds allocate nothing; the GIL is free; bad arguments are refused by one sentence."""
+
+import math
+import re
+import threading
+import time
+from collections import namedtuple
+
+import pytest
+
+from sbrt import EngineError, InvalidInputError, _core, reference
+
+METHODS = {
+    "none": {"gamma": 0},
+    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
+    "pearl": {"gamma": 4, "branches": 1},
+    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
+}
+SIZES = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8}
+BODIES = [("sim", 1), ("cpu", 1), ("cpu", 2), ("cpu", 3)]
+TOY = {"vocab": 32, "seed": 7}
+Answer = namedtuple("Answer", "tokens finish stats")
+
+every_body = pytest.mark.parametrize(("body", "threads"), BODIES)
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def make(body="sim", threads=1, target=None, draft=None, **sizes):
+    toys = _core.Toy(**(TOY | (target or {}))), _core.Toy(**(TOY | {"noise16": 8} | (draft or {})))
+    return _core.Runtime(*toys, body=body, num_threads=threads, **(SIZES | {"debug": True} | sizes))
+
+
+def start(runtime, method, prompt=(1, 2, 3), max_tokens=60, stops=(), **law):
+    sampling = _core.Sampling(**({"temperature": 0.8, "seed": 5} | law))
+    runtime.begin(list(prompt), sampling, _core.Policy(**METHODS[method]), max_tokens, list(stops))
+
+
+def answer(runtime, method, **request):
+    start(runtime, method, **request)
+    return Answer(runtime.run(), runtime.finish_reason, runtime.stats)
+
+
+def expected(method, prompt=(1, 2, 3), max_tokens=60, stops=(), target=None, **law):
+    return Answer(
+        *reference.generate(
+            reference.Toy(**(TOY | (target or {}))),
+            reference.Toy(**(TOY | {"noise16": 8})),
+            prompt,
+            reference.Sampling(**({"temperature": 0.8, "seed": 5} | law)),
+            reference.Policy(**METHODS[method]),
+            max_tokens=max_tokens,
+            max_model_len=SIZES["max_model_len"],
+            stop_token_ids=stops,
+        )
+    )
+
+
+@every_body
+@every_method
+@pytest.mark.parametrize("lane", ["target", "draft"])
+def test_an_exception_in_a_worker_reaches_the_caller(body, threads, method, lane):
+    runtime = make(body, threads, **{lane: {"throw_at": 30}})
+    for _ in range(3):
+        start(runtime, method)
+        if lane == "draft" and method == "none":
+            assert runtime.run() == expected(method).tokens
+            continue
+        with pytest.raises(EngineError, match="told to throw at position 30"):
+            runtime.run()
+        assert runtime.finished
+        assert runtime.run() == []
+        short = answer(runtime, method, max_tokens=20)  # the engine goes on
+        assert (short.tokens, short.finish) == expected(method, max_tokens=20)[:2]
+
+
+@every_body
+def test_an_exception_in_prefill_reaches_the_caller(body, threads):
+    runtime = make(body, threads, target={"throw_at": 70})
+    with pytest.raises(EngineError, match="told to throw at position 70"):
+        start(runtime, "specbranch", prompt=[1] * 150)
+    assert runtime.finished
+    assert answer(runtime, "specbranch").tokens == expected("specbranch").tokens
+
+
+@every_body
+@every_method
+def test_a_nan_row_ends_with_error_and_keeps_what_came_before(body, threads, method):
+    failing = {"nan_at": 40}
+    runtime = make(body, threads, target=failing)
+    got = answer(runtime, method)
+    assert got.finish == "error"
+    assert "not a number" in runtime.error
+    assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
+    assert got.tokens == expected(method, target=failing).tokens
+    stop = got.tokens[-1]
+    got = answer(runtime, method, stops=[stop])  # a stop before the failed row comes first
+    assert got.tokens == expected(method, stops=[stop]).tokens
+    assert (got.finish, runtime.stop_token, runtime.error) == ("stop", stop, None)
+
+
+def test_a_failing_draft_costs_no_token():
+    runtime = make(draft={"nan_at": 20})
+    for method in METHODS:
+        assert answer(runtime, method).tokens == expected("none").tokens
+
+
+@every_body
+@every_method
+def test_rounds_allocate_nothing(body, threads, method):
+    runtime = make(body, threads, debug=False)
+    counts = {}
+    for max_tokens in (150, 10, 150):  # the first is the warm-up
+        start(runtime, method, max_tokens=max_tokens)
+        before = _core.allocation_count()
+        runtime.run()
+        counts[max_tokens] = _core.allocation_count() - before
+    assert counts[10] == counts[150]
+    assert counts[150] < 10  # the list that run() returns, not the rounds
+
+
+@every_body
+def test_the_gil_is_free_during_a_generation(body, threads):
+    big = {"vocab": 20_000}
+    runtime = make(body, threads, target=big, draft=big, debug=False)
+    start(runtime, "specbranch", max_tokens=150, temperature=0)
+    counted, done = [], threading.Event()
+
+    def count():
+        while not done.is_set():
+            counted.append(time.monotonic())
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    begin = time.monotonic()
+    runtime.run()
+    end = time.monotonic()
+    done.set()
+    thread.join()
+    inside = sum(begin < when < end for when in counted)
+    assert inside > 0.1 * (end - begin) / 0.0005  # held, it would be none
+
+
+def test_interrupt_from_another_thread():
+    runtime = make("cpu", 2, max_model_len=100_000, debug=False)
+    start(runtime, "specbranch", max_tokens=99_000)
+    timer = threading.Timer(0.05, runtime.interrupt)
+    timer.start()
+    tokens = runtime.run()
+    timer.join()
+    assert 0 < len(tokens) < 99_000
+    assert not runtime.finished
+    assert runtime.finish_reason is None
+    tokens += runtime.run(max_rounds=5)
+    assert tokens == answer(runtime, "none", max_tokens=len(tokens)).tokens
+
+
+def test_limits_of_a_run():
+    runtime = make()
+    start(runtime, "pearl")
+    tokens = runtime.run(max_rounds=3)
+    assert runtime.stats.rounds == 3
+    tokens += runtime.run(seconds=1e-9)  # at least one round
+    assert runtime.stats.rounds == 4
+    tokens += runtime.run()
+    assert tokens == expected("pearl").tokens
+    assert runtime.stats.decode_ns > 0
+    assert runtime.stats.prefill_ns > 0
+
+
+@every_method
+def test_max_tokens_is_exact(method):
+    runtime = make()
+    whole = expected(method).tokens
+    for most in (0, 1, 2, 3, 4, 5, 17):
+        got = answer(runtime, method, max_tokens=most)
+        assert (got.tokens, got.finish) == (whole[:most], "length")
+    got = answer(runtime, method, prompt=[1] * 199)  # one position is left
+    assert (len(got.tokens), got.finish) == (1, "length")
+
+
+def test_a_stop_beats_the_length():
+    runtime = make()
+    last = expected("none", max_tokens=9).tokens[-1]
+    got = answer(runtime, "specbranch", max_tokens=9, stops=[last])
+    first = expected("none").tokens.index(last) + 1
+    assert (len(got.tokens), got.finish) == (first, "stop")
+
+
+def test_two_runtimes_share_models():
+    toys = _core.Toy(**TOY), _core.Toy(**TOY, noise16=8)
+    both = [_core.Runtime(*toys, body="cpu", num_threads=2, **SIZES) for _ in range(2)]
+    for runtime in both:
+        start(runtime, "specbranch")
+    tokens = [[], []]
+    while not all(runtime.finished for runtime in both):
+        for runtime, out in zip(both, tokens, strict=True):
+            out += runtime.run(max_rounds=1)
+    assert tokens == [expected("none").tokens] * 2
+
+
+def test_the_lanes_overlap_on_the_cpu_body():
+    """In an overlapped round the draft's steps run during the verification."""
+    big = {"vocab": 20_000}
+    runtime = make("cpu", 2, target=big, draft=big, debug=False)
+    start(runtime, "pearl", max_tokens=60, temperature=0)
+    runtime.run()
+    spans = {"verify": [], "step": []}
+    for _, name, begin, end, is_wait in runtime.trace():
+        if name in spans and not is_wait:
+            spans[name].append((begin, end))
+    both = sum(
+        max(0, min(v_end, s_end) - max(v_begin, s_begin))
+        for v_begin, v_end in spans["verify"]
+        for s_begin, s_end in spans["step"]
+    )
+    verifying = sum(end - begin for begin, end in spans["verify"])
+    assert both > 0.2 * verifying
+
+
+GOOD_RUNTIME = {"max_model_len": 50, "num_threads": 2, "max_gamma": 4, "max_branches": 8}
+GOOD_REQUEST = {"prompt": [1, 2], "max_tokens": 5, "stops": [], "sampling": {}, "policy": {}}
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_model_len": 1},
+        {"max_model_len": 1 << 40},
+        {"num_threads": 0},
+        {"num_threads": -1},
+        {"draft_threads": 0},
+        {"draft_threads": 3},
+        {"max_gamma": -1},
+        {"max_gamma": 64},
+        {"max_branches": 0},
+        {"max_branches": 65},
+        {"body": "cuda"},
+        {"vocab": -1},
+        {"vocab": 33},
+        {"first_round": -1},
+    ],
+    ids=str,
+)
+def test_a_runtime_that_cannot_be(wrong):
+    refused(lambda: _core.Runtime(_core.Toy(), _core.Toy(), **(GOOD_RUNTIME | wrong)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": []},
+        {"prompt": [0] * 50},
+        {"prompt": [32]},
+        {"prompt": [-1]},
+        {"stops": [32]},
+        {"stops": [-1]},
+        {"max_tokens": -1},
+        {"policy": {"gamma": 5}},
+        {"policy": {"gamma": -1}},
+        {"policy": {"gamma": 4, "branches": 9}},
+        {"policy": {"gamma": 4, "branches": -1}},
+        {"policy": {"gamma": 4, "epsilon": NAN}},
+        {"policy": {"gamma": 4, "epsilon": -0.1}},
+        {"policy": {"gamma": 4, "epsilon": 1.1}},
+        {"sampling": {"temperature": NAN}},
+        {"sampling": {"temperature": math.inf}},
+        {"sampling": {"top_p": 1.1}},
+        {"sampling": {"top_p": NAN}},
+        {"sampling": {"min_p": -0.1}},
+        {"sampling": {"min_p": NAN}},
+        {"sampling": {"top_k": -1}},
+    ],
+    ids=str,
+)
+def test_a_request_that_cannot_be(wrong):
+    request = GOOD_REQUEST | wrong
+    runtime = _core.Runtime(_core.Toy(), _core.Toy(), **GOOD_RUNTIME)
+    sampling = _core.Sampling(**request["sampling"])
+    policy = _core.Policy(**({"gamma": 0} | request["policy"]))
+    refused(
+        lambda: runtime.begin(
+            request["prompt"], sampling, policy, request["max_tokens"], request["stops"]
+        )
+    )
+    good = GOOD_REQUEST["prompt"], _core.Sampling(), _core.Policy(4, 8), 5
+    runtime.begin(*good)  # and nothing is lost
+    assert len(runtime.run()) == 5
+
+
+@pytest.mark.parametrize(
+    "make_it",
+    [
+        lambda: _core.Toy(vocab=1),
+        lambda: _core.Toy(vocab=1 << 17),
+        lambda: _core.Toy(noise16=-1),
+        lambda: _core.Toy(max_positions=0),
+        lambda: _core.Toy(window=-1),
+        lambda: make().run(max_rounds=-1),
+        lambda: make().run(seconds=NAN),
+        lambda: make().run(seconds=-1.0),
+    ],
+)
+def test_other_arguments_that_cannot_be(make_it):
+    refused(make_it)
+
+
+def test_drafting_without_a_draft():
+    runtime = _core.Runtime(_core.Toy(), None, **GOOD_RUNTIME)
+    refused(lambda: runtime.begin([1], _core.Sampling(), _core.Policy(4, 1), 5))
+    runtime.begin([1], _core.Sampling(), _core.Policy(0), 5)
+    assert len(runtime.run()) == 5
+
+
+def refused(make_it):
+    """By an InvalidInputError of one sentence that shows the value it was given."""
+    with pytest.raises(InvalidInputError) as raised:
+        make_it()
+    text = str(raised.value)
+    assert isinstance(raised.value, ValueError)
+    assert "\n" not in text
+    assert re.match(r"[a-z][^.!?]*(\.\d[^.!?]*)*$", text), text
