@@ -65,9 +65,11 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
 
 Runtime::~Runtime() {
   if (process_ != getpid()) {  // a forked child: there is nobody to join, so nothing is freed
+    // NOLINTBEGIN(bugprone-unused-return-value)
     static_cast<void>(draft_.stream.release());
     static_cast<void>(target_.stream.release());
     static_cast<void>(exec_.release());
+    // NOLINTEND(bugprone-unused-return-value)
     return;
   }
   draft_.stream.reset();  // joins their threads before anything they use goes
