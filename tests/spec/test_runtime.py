@@ -140,7 +140,7 @@ def test_the_gil_is_free_during_a_generation(body, threads):
     done.set()
     thread.join()
     inside = sum(begin < when < end for when in counted)
-    assert inside > 0.1 * (end - begin) / 0.0005  # held, it would be none
+    assert inside > 10  # of some hundred; held, it would be none
 
 
 def test_interrupt_from_another_thread():

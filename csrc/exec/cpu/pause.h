@@ -19,6 +19,14 @@ inline void cpu_relax() {
 
 constexpr int kSpins = 400;  // some ten microseconds
 
+// Stores and wakes. Sequentially consistent: notify looks for waiters with a plain load, which must
+// not pass the store, or a waiter that has just seen the old value sleeps for ever.
+template <class T>
+void publish(std::atomic<T>& a, T value) {
+  a.store(value, std::memory_order_seq_cst);
+  a.notify_all();
+}
+
 // Returns once done(value) is true of the value just loaded (acquire).
 template <class T, class Done>
 T wait_until(const std::atomic<T>& a, Done done) {
