@@ -39,19 +39,17 @@ def build(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tsan(build, tmp_path_factory):
-    """build() with ThreadSanitizer, where the compiler has it."""
+    """The program with ThreadSanitizer, where the compiler has it."""
     source = tmp_path_factory.mktemp("tsan") / "empty.cc"
     source.write_text("int main() {}\n")
     trial = [compiler(), *TSAN, source, "-o", source.with_suffix("")]
     if subprocess.run(trial, capture_output=True).returncode:
         pytest.skip("this compiler has no ThreadSanitizer")
-    return lambda *flags: build(*TSAN, *flags)
+    return build(*TSAN)
 
 
-def run(program, scale, **environment):
-    return subprocess.run(
-        [program, str(scale)], capture_output=True, text=True, env=os.environ | environment
-    )
+def run(*command, **environment):
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 
 
 def check_kept(done):
@@ -60,19 +58,19 @@ def check_kept(done):
 
 
 def test_promises_are_kept(build):
-    check_kept(run(build("-O2"), 100))
+    check_kept(run(build("-O2"), "100"))
 
 
 @pytest.mark.exact
 def test_promises_are_kept_for_long(build):
-    check_kept(run(build("-O2"), 1000))
+    check_kept(run(build("-O2"), "1000"))
 
 
 def test_thread_sanitizer_has_nothing_to_say(tsan):
-    check_kept(run(tsan(), 30, TSAN_OPTIONS=f"exitcode={REPORTED}"))
+    check_kept(run(tsan, "30", TSAN_OPTIONS=f"exitcode={REPORTED}"))
 
 
 def test_thread_sanitizer_reports_a_missing_wait(tsan):
-    done = run(tsan("-DCANARY"), 30, TSAN_OPTIONS=f"exitcode={REPORTED} halt_on_error=1")
+    done = run(tsan, "30", "canary", TSAN_OPTIONS=f"exitcode={REPORTED} halt_on_error=1")
     assert done.returncode == REPORTED
     assert "ThreadSanitizer: data race" in done.stderr

@@ -88,7 +88,7 @@ void Team::meet(int width) {
     phase_.fetch_add(1);  // a full barrier before notify, as in publish()
     phase_.notify_all();
   } else {
-    wait_until(phase_, [phase](uint32_t p) { return p != phase; });
+    wait_until(phase_, [phase](uint32_t p) { return p != phase; }, kYields);
   }
 }
 
