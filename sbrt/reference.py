@@ -132,12 +132,12 @@ def is_greedy(s: Sampling) -> bool:
 
 def filtered(logits: np.ndarray, s: Sampling) -> np.ndarray:
     """Ascending ids that min_p, top_k and top_p leave."""
-    ids = np.flatnonzero(logits > -np.inf)
+    ids = (logits > -np.inf).nonzero()[0]
     if s.min_p == 0 and s.top_k == 0 and s.top_p >= 1:
         return ids
     weight = exp32((logits - logits.max()) / f32(s.temperature))
     ids = ids[weight[ids] >= f32(s.min_p)]
-    ids = ids[np.argsort(-logits[ids], kind="stable")][: s.top_k or None]
+    ids = ids[(-logits[ids]).argsort(kind="stable")][: s.top_k or None]
     if f32(s.top_p) < 1:
         total = np.cumsum(weight[np.sort(ids)], dtype=np.float64)[-1]
         sums = np.cumsum(weight[ids], dtype=np.float64)
@@ -150,15 +150,15 @@ def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: 
 
     noise: [vocab], of the position of the token to be chosen; not read when greedy.
     """
-    if not (logits < np.inf).all() or logits.max() == -np.inf:
+    if not -np.inf < logits.max() < np.inf:
         return []
     if is_greedy(s):
-        ids = np.flatnonzero(logits > -np.inf)
+        ids = (logits > -np.inf).nonzero()[0]
         scores = logits[ids]
     else:
         ids = filtered(logits, s)
         scores = (logits[ids] / f32(s.temperature)).astype(np.float64) + noise[ids]
-    return ids[np.argsort(-scores, kind="stable")[:want]].tolist()
+    return ids[(-scores).argsort(kind="stable")[:want]].tolist()
 
 
 @dataclass
