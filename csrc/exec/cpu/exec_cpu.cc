@@ -14,8 +14,14 @@ namespace {
 
 class CpuStream final : public Stream {
  public:
-  CpuStream(int threads, Failure& failure)
-      : failure_(failure), team_(threads, failure), thread_([this] { work(); }) {}
+  // The first stream fills the cores from the front, the others from the back.
+  CpuStream(int threads, bool first, Failure& failure)
+      : failure_(failure),
+        team_(threads, first ? 0 : -1, first ? 1 : -1, failure),
+        thread_([this, threads, core = first ? 0 : -1] {
+          place_on_core(core, threads);
+          work();
+        }) {}
 
   ~CpuStream() override {
     push({});
@@ -87,7 +93,7 @@ class CpuExec final : public Exec {
  public:
   std::unique_ptr<Stream> stream(int threads) override {
     check_within("exec: threads of a stream", 1, 1024, threads);
-    auto stream = std::make_unique<CpuStream>(threads, failure_);
+    auto stream = std::make_unique<CpuStream>(threads, streams_.empty(), failure_);
     streams_.push_back(stream.get());
     return stream;
   }

@@ -12,7 +12,9 @@ namespace sbrt {
 
 class Team {
  public:
-  Team(int threads, Failure& failure);
+  // Member `rank` goes to core first_core + rank * step of those the process may use, modulo their
+  // number.
+  Team(int threads, int first_core, int step, Failure& failure);
   ~Team();
   Team(const Team&) = delete;
 
@@ -42,5 +44,10 @@ class Team {
 
 // Every thread that computes starts from the same floating-point state, whatever it inherited.
 void set_float_environment();
+
+// Moves the calling thread, one of a team of `threads`, to a core. It stays there if the team covers
+// all cores the process may use; otherwise the system may move it on. Woken on the core of whoever
+// woke it, a member would share that core for milliseconds while another lies idle.
+void place_on_core(int core, int threads);
 
 }  // namespace sbrt
