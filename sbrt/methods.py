@@ -16,7 +16,7 @@ MAX_GAMMA = 63  # nodes of a chain
 MAX_BRANCHES = 16  # candidates kept of a draft's law
 GAMMA = 4
 K_MAX = 8
-EPSILON = 0.3
+EPSILON = 0.1
 
 METHODS = ("none", "draft_model", "pearl", "specbranch")
 LATER = ("auto", "lookup", "adaedl", "tree", "hedge")

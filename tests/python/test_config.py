@@ -49,7 +49,7 @@ def test_engine_defaults_in_order():
 def test_speculative_defaults():
     method = SpeculativeConfig().resolve()
     assert method.name == "specbranch"
-    assert method.options == {"gamma": 4, "k_max": 8, "epsilon": 0.3, "hrad": "off"}
+    assert method.options == {"gamma": 4, "k_max": 8, "epsilon": 0.1, "hrad": "off"}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_presets_are_the_four_knobs():
     assert knobs("none") == (0, 0, 0, 0, 0)
     assert knobs("draft_model") == (4, 1, 0, 0, 1)
     assert knobs("pearl") == (4, 1, 0, 0, 0)
-    assert knobs("specbranch") == (4, 8, 1, 0.3, 0)
+    assert knobs("specbranch") == (4, 8, 1, 0.1, 0)
 
 
 def test_options_win_over_fields():
