@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 PACKAGE := $(INSTALL) --no-build-isolation --editable
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cc' -o -name '*.cu')
+# Bindings are macros of pybind11, and one instruction set's file is the text of another's.
+TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_avx*')
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
@@ -27,6 +29,7 @@ lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/clang-tidy --quiet $(TIDY_FILES) -- -std=c++20 -Icsrc
 
 format: $(VENV)/.style-tools
 	$(BIN)/ruff check --fix .
@@ -48,7 +51,7 @@ $(VENV)/.tools: constraints.txt
 	@touch $@
 
 $(VENV)/.style-tools: $(VENV)/.tools
-	$(INSTALL) ruff clang-format
+	$(INSTALL) ruff clang-format clang-tidy
 	@touch $@
 
 # `find csrc` names the folders too: a deleted file changes its folder.

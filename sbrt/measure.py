@@ -44,6 +44,8 @@ class Tally:
     hits: int = 0
     branch_rounds: int = 0
     discarded: int = 0
+    verify_seconds: float = 0.0  # the target's work
+    overlap_seconds: float = 0.0  # of it, with the draft at work too
     is_identical: bool = True
     outputs: list[RequestOutput] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
@@ -73,6 +75,8 @@ class Tally:
         self.hits += spec["num_branch_hits"]
         self.branch_rounds += spec["num_branch_rounds"]
         self.discarded += spec["num_discarded_branch_tokens"]
+        self.verify_seconds += spec["verify_time_s"]
+        self.overlap_seconds += spec["overlap_time_s"]
         if plain is not None:
             self.is_identical &= answer.token_ids == plain.outputs[0].token_ids
 

@@ -13,7 +13,7 @@ from ._core import Policy
 from .errors import InvalidInputError, not_built
 
 MAX_GAMMA = 63  # nodes of a chain
-MAX_BRANCHES = 8  # candidates kept of a draft's law
+MAX_BRANCHES = 16  # candidates kept of a draft's law
 GAMMA = 4
 K_MAX = 8
 EPSILON = 0.3

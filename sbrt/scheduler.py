@@ -89,8 +89,7 @@ class Scheduler:
     def trace(self) -> list[Span]:
         """What the lanes did since the last request began, oldest first per lane."""
         with self._lock:
-            events = self.runtime.trace()
-            return [Span(*event) for event in events if event[2] >= self._begun_ns]
+            return [Span(*event) for event in self.runtime.trace(self._begun_ns)]
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""

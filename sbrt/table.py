@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .measure import Report
+from .measure import Report, Tally
+from .outputs import ratio
 
-COLUMNS = ("method", "tokens/s", "speedup", "tokens/pass", "accepted", "rollback", "hits", "same")
+COLUMNS = (
+    *("method", "tokens/s", "speedup", "tokens/pass"),
+    *("accepted", "rollback", "hits", "overlap", "same"),
+)
 
 LEGEND = """\
 tokens/s     tokens returned per second, prefill left out
@@ -16,14 +20,16 @@ tokens/pass  tokens per forward of the target; plain decoding has 1
 accepted     share of the drafted tokens that the target let stand
 rollback     drafted tokens taken back, per token returned
 hits         rounds whose outcome had been prepared, of those with a prepared branch
+overlap      share of the target's working time in which the draft worked too
 same         whether every token equals plain decoding's"""
 
 
 def render(report: Report) -> str:
     """Header, rows, legend; lines end without a newline at the end."""
     plain_rate = report.plain.rate
-    lines = [tally.line(plain_rate, report.placement, report.dtype) for tally in report.shown()]
-    rows = [COLUMNS, *(_row(line) for line in lines)]
+    shown = report.shown()
+    lines = [tally.line(plain_rate, report.placement, report.dtype) for tally in shown]
+    rows = [COLUMNS, *(_row(line, tally) for line, tally in zip(lines, shown, strict=True))]
     return "\n".join([_title(lines), "", *_aligned(rows), "", LEGEND])
 
 
@@ -39,7 +45,7 @@ def _title(lines: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _row(line: dict[str, Any]) -> tuple[str, ...]:
+def _row(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
     return (
@@ -50,6 +56,7 @@ def _row(line: dict[str, Any]) -> tuple[str, ...]:
         f"{line['acceptance_rate']:.0%}" if drafts else "-",
         f"{line['rollback_rate']:.2f}" if drafts else "-",
         f"{line['branch_hits'] / rounds:.0%}" if rounds else "-",
+        f"{ratio(tally.overlap_seconds, tally.verify_seconds):.0%}" if tally.method.drafts else "-",
         "yes" if line["identical_to_none"] else "NO",
     )
 

@@ -12,10 +12,10 @@ namespace {
 
 using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
 
-std::vector<Entry> trace_of(const Runtime& runtime) {
+std::vector<Entry> trace_of(const Runtime& runtime, int64_t since_ns) {
   std::vector<Entry> out;
-  const auto put = [&out](const char* stream, const Trace& trace) {
-    for (const TraceEvent& e : trace.events())
+  const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
+    for (const TraceEvent& e : trace.events(since_ns))
       out.emplace_back(stream, e.name, e.begin, e.end, e.wait);
   };
   put("target", runtime.target_trace());
@@ -112,7 +112,8 @@ void bind_runtime(py::module_& m) {
                                return py::str(r.error());
                              })
       .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
-      .def("trace", &trace_of, "[(stream, name, begin_ns, end_ns, is_wait)], oldest first.");
+      .def("trace", &trace_of, py::arg("since_ns") = 0,
+           "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.");
 }
 
 }  // namespace sbrt

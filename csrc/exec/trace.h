@@ -26,16 +26,16 @@ class Trace {
   void put(const char* name, int64_t begin, int64_t end, bool wait) {
     ring_[count_++ % ring_.size()] = {name, begin, end, wait};
   }
-  // The last events, oldest first; `dropped` is how many older ones the ring has lost.
-  std::vector<TraceEvent> events() const {
-    const uint64_t kept = std::min<uint64_t>(count_, ring_.size());
+  // What began at `since` or later and is still there, oldest first; older events are overwritten.
+  std::vector<TraceEvent> events(int64_t since) const {
+    const uint64_t oldest = count_ - std::min<uint64_t>(count_, ring_.size());
+    uint64_t first = count_;
+    while (first > oldest && ring_[(first - 1) % ring_.size()].begin >= since) --first;
     std::vector<TraceEvent> out;
-    out.reserve(kept);
-    for (uint64_t i = count_ - kept; i < count_; ++i) out.push_back(ring_[i % ring_.size()]);
+    out.reserve(count_ - first);
+    for (uint64_t i = first; i < count_; ++i) out.push_back(ring_[i % ring_.size()]);
     return out;
   }
-  uint64_t dropped() const { return count_ - std::min<uint64_t>(count_, ring_.size()); }
-  void clear() { count_ = 0; }
 
  private:
   std::vector<TraceEvent> ring_;

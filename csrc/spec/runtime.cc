@@ -1,5 +1,7 @@
 #include "spec/runtime.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "core/check.h"
@@ -35,7 +37,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
 
 Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
                  const RuntimeConfig& config)
-    : config_(config), models_{std::move(target), std::move(draft)} {
+    : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
   exec_ = config.sim ? make_sim_exec() : make_cpu_exec();
@@ -63,6 +65,14 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
 }
 
 Runtime::~Runtime() {
+  if (process_ != getpid()) {  // a forked child: there is nobody to join, so nothing is freed
+    // NOLINTBEGIN(bugprone-unused-return-value)
+    static_cast<void>(draft_.stream.release());
+    static_cast<void>(target_.stream.release());
+    static_cast<void>(exec_.release());
+    // NOLINTEND(bugprone-unused-return-value)
+    return;
+  }
   draft_.stream.reset();  // joins their threads before anything they use goes
   target_.stream.reset();
 }
@@ -151,7 +161,13 @@ void Runtime::start_block(const Request& r) {
   c.target_have = c.draft_have = 0;
 }
 
+void Runtime::check_process() const {
+  check(process_ == getpid(), "engine: it belongs to process ", process_, ", this is its fork ",
+        getpid(), " without its threads; make a new engine here");
+}
+
 void Runtime::begin(const Request& request) {
+  check_process();
   check_request(request);
   end();
   stats_ = {};
@@ -199,6 +215,7 @@ RoundShape Runtime::shape() const {
 }
 
 std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
+  check_process();
   check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
   check_within("seconds", 0.0, 1e9, seconds);
   committed_.clear();

@@ -64,6 +64,7 @@ class Runtime {
 
  private:
   void record_graphs();
+  void check_process() const;
   void check_request(const Request& request) const;
   void start_block(const Request& request);
   void prefill();
@@ -73,6 +74,7 @@ class Runtime {
   RoundShape shape() const;
 
   RuntimeConfig config_;
+  int64_t process_;  // threads do not survive a fork
   std::shared_ptr<const Model> models_[2];
   std::unique_ptr<Exec> exec_;
   Buffer<Control> block_;

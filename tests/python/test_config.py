@@ -192,7 +192,7 @@ def test_options_win_over_fields():
         ("pearl:gamma=0", ["gamma"]),
         ("pearl:gamma=64", ["63"]),
         ("pearl:gamma=x", ["'x'"]),
-        ("specbranch:k_max=9", ["8"]),
+        ("specbranch:k_max=17", ["16"]),
         ("specbranch:epsilon=nan", ["epsilon"]),
         ("specbranch:epsilon=1.5", ["epsilon"]),
     ],
