@@ -73,7 +73,7 @@ def random_world(rng: Random, cpu: float) -> World:
     for toy in (target, draft):
         if chance(rng, 0.2):
             toy["window"] = rng.randint(1, 80)  # the ring wraps
-        if chance(rng, 0.02):
+        if chance(rng, 0.05):
             toy["nan_at"] = rng.randrange(length)
     on_cpu = chance(rng, cpu)
     threads = rng.randint(1, 3) if on_cpu else 1

@@ -140,7 +140,7 @@ def test_the_gil_is_free_during_a_generation(body, threads):
     done.set()
     thread.join()
     inside = sum(begin < when < end for when in counted)
-    assert inside > 0.1 * (end - begin) / 0.0005  # held, it would be none
+    assert inside > 10  # of some hundred; held, it would be none
 
 
 def test_interrupt_from_another_thread():
@@ -203,9 +203,9 @@ def test_two_runtimes_share_models():
 
 def test_the_lanes_overlap_on_the_cpu_body():
     """In an overlapped round the draft's steps run during the verification."""
-    big = {"vocab": 20_000}
+    big = {"vocab": 1 << 16}  # rounds much longer than a wake-up
     runtime = make("cpu", 2, target=big, draft=big, debug=False)
-    start(runtime, "pearl", max_tokens=60, temperature=0)
+    start(runtime, "pearl", max_tokens=100, temperature=0)
     runtime.run()
     spans = {"verify": [], "step": []}
     for _, name, begin, end, is_wait in runtime.trace():

@@ -44,11 +44,11 @@ def check_seen(seen, sequences):
 
 
 def test_a_share_on_the_sim_body():
-    check_seen(run_fuzz(1000, seed=1, cpu=0.0), 1000)
+    check_seen(run_fuzz(600, seed=1, cpu=0.0), 600)
 
 
 def test_a_share_on_the_cpu_body():
-    check_seen(run_fuzz(400, seed=2, cpu=1.0), 400)
+    check_seen(run_fuzz(200, seed=2, cpu=1.0), 200)
 
 
 @pytest.mark.exact

@@ -45,8 +45,7 @@ class CpuStream final : public Stream {
     const uint32_t index = pushed_.load(std::memory_order_relaxed);
     wait_until(done_, [index](uint32_t done) { return index - done < kDepth; });
     queue_[index % kDepth] = command;
-    pushed_.store(index + 1, std::memory_order_release);
-    pushed_.notify_one();
+    publish(pushed_, index + 1);
   }
 
   void work() {
@@ -56,15 +55,13 @@ class CpuStream final : public Stream {
       const Command command = queue_[index % kDepth];
       if (command.kind == Command::kStop) return;
       execute(command);
-      done_.store(index + 1, std::memory_order_release);
-      done_.notify_all();
+      publish(done_, index + 1);
     }
   }
 
   void execute(const Command& c) {
     if (c.kind == Command::kRecord) {
-      c.event->counter().store(c.value, std::memory_order_release);
-      c.event->counter().notify_all();
+      publish(c.event->counter(), c.value);
       return;
     }
     const int64_t begin = Trace::now();

@@ -17,8 +17,7 @@ Team::Team(int threads, Failure& failure) : failure_(failure) {
 }
 
 Team::~Team() {
-  job_.store(kStop, std::memory_order_release);
-  job_.notify_all();
+  publish(job_, kStop);
   for (auto& helper : helpers_) helper.join();
 }
 
@@ -28,11 +27,10 @@ void Team::run(const Graph& graph, int width) {
     graph_ = &graph;
     // Width travels in the word itself: only members look further, and the job cannot end without
     // them, so nobody ever reads another job's fields.
-    const uint32_t serial = (job_.load(std::memory_order_relaxed) >> kWidthBits) + 1;
-    job_.store(serial << kWidthBits | static_cast<uint32_t>(width), std::memory_order_release);
-    job_.notify_all();
+    ++serial_;
+    publish(job_, serial_ << kWidthBits | static_cast<uint32_t>(width));
   }
-  work(graph, 0, width);
+  work(graph, 0, width, serial_ & kSerials);
 }
 
 void Team::help(int rank) {
@@ -41,11 +39,11 @@ void Team::help(int rank) {
     seen = wait_until(job_, [seen](uint32_t job) { return job != seen; });
     if (seen == kStop) return;
     const int width = static_cast<int>(seen & ((1u << kWidthBits) - 1));
-    if (rank < width) work(*graph_, rank, width);
+    if (rank < width) work(*graph_, rank, width, seen >> kWidthBits);
   }
 }
 
-void Team::work(const Graph& graph, int rank, int width) {
+void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
   const auto& nodes = graph.nodes();
   for (int i = 0; i < static_cast<int>(nodes.size()); ++i) {
     const Graph::Node& node = nodes[i];
@@ -54,20 +52,32 @@ void Team::work(const Graph& graph, int rank, int width) {
         node.call(node, {rank, node.single ? 1 : width});
       } catch (...) {
         failure_.raise(std::current_exception());
-        int first = failed_at_.load(std::memory_order_relaxed);
-        while (i < first && !failed_at_.compare_exchange_weak(first, i)) {
-        }
+        if (width == 1) return;
+        mark_failed(job, i);
       }
     }
     meet(width);
-    // An op that threw ends the graph for everybody at the same place; a later op's failure, seen
-    // early by a slow member, does not.
-    if (failed_at_.load(std::memory_order_relaxed) <= i) [[unlikely]] {
+    // An op that threw ends the graph for everybody at the same place. The second meeting keeps the
+    // mark until all have seen it.
+    if (width > 1 && has_failed(job, i)) [[unlikely]] {
       meet(width);
-      if (rank == 0) failed_at_.store(kNever, std::memory_order_relaxed);
       return;
     }
   }
+}
+
+void Team::mark_failed(uint32_t job, int op) {
+  const uint64_t mine = uint64_t{job} << 32 | static_cast<uint32_t>(op);
+  uint64_t first = failed_at_.load(std::memory_order_relaxed);
+  while ((first >> 32 != job || mine < first) && !failed_at_.compare_exchange_weak(first, mine)) {
+  }
+}
+
+// Whether `op` or one before it threw in this very job: a slow member may look when a later op, or
+// already the next job, has failed.
+bool Team::has_failed(uint32_t job, int op) const {
+  const uint64_t at = failed_at_.load(std::memory_order_relaxed);
+  return at >> 32 == job && static_cast<uint32_t>(at) <= static_cast<uint32_t>(op);
 }
 
 void Team::meet(int width) {
@@ -75,10 +85,10 @@ void Team::meet(int width) {
   const uint32_t phase = phase_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(width)) {
     arrived_.store(0, std::memory_order_relaxed);
-    phase_.fetch_add(1, std::memory_order_release);
+    phase_.fetch_add(1);  // a full barrier before notify, as in publish()
     phase_.notify_all();
   } else {
-    wait_until(phase_, [phase](uint32_t p) { return p != phase; });
+    wait_until(phase_, [phase](uint32_t p) { return p != phase; }, kYields);
   }
 }
 

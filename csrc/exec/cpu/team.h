@@ -20,18 +20,21 @@ class Team {
   void run(const Graph& graph, int width);
 
  private:
-  static constexpr int kNever = 1 << 30;
   static constexpr int kWidthBits = 12;
-  static constexpr uint32_t kStop = 0xffffffffu;
+  static constexpr uint32_t kSerials = (1u << (32 - kWidthBits)) - 1;
+  static constexpr uint32_t kStop = 0xffffffffu;  // of no width that run() allows
 
   void help(int rank);
-  void work(const Graph& graph, int rank, int width);
+  void work(const Graph& graph, int rank, int width, uint32_t job);
+  void mark_failed(uint32_t job, int op);
+  bool has_failed(uint32_t job, int op) const;
   void meet(int width);
 
   Failure& failure_;
   std::vector<std::thread> helpers_;
   const Graph* graph_ = nullptr;
-  std::atomic<int> failed_at_{kNever};  // first op that threw
+  uint32_t serial_ = 0;
+  std::atomic<uint64_t> failed_at_{~uint64_t{0}};  // serial << 32 | first op that threw
   alignas(64) std::atomic<uint32_t> job_{0};
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};

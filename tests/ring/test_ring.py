@@ -1,0 +1,91 @@
+"""Contract under test: after any sequence of append, fork, adopt, drop, commit and rollback the
+live K/V equals a naive list cache bit for bit, with capacity exactly W + S - 1 and positions
+past 2^31 and 2^32; one slot less fails; what is dropped is NaN; bad shapes are refused."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+SOURCES = [CSRC / "ring" / "ring.cc", CSRC / "core" / "memory.cc"]
+PROCESSES = 2
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """build(name) compiles a program of this folder and gives its path."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    folder = tmp_path_factory.mktemp("ring")
+
+    def compiled(name):
+        program = folder / name
+        if not program.exists():
+            subprocess.run(
+                [compiler, *FLAGS, HERE / f"{name}.cc", *SOURCES, "-o", program], check=True
+            )
+        return program
+
+    return compiled
+
+
+def run_fuzz(program, operations, seed):
+    """Operations are dealt to processes with seeds of their own; the sum of their counters."""
+    share = str(-(-operations // PROCESSES))
+    children = [
+        subprocess.Popen([program, "fuzz", share, str(seed + i)], stdout=subprocess.PIPE, text=True)
+        for i in range(PROCESSES)
+    ]
+    outputs = [child.communicate()[0] for child in children]
+    assert not any(child.returncode for child in children), "\n".join(outputs)
+    return sum((Counter(json.loads(out)) for out in outputs), Counter())
+
+
+def check_seen(seen, operations):
+    """What was drawn reached the places that matter."""
+    assert seen["operations"] >= operations
+    for name in ("append", "fork", "adopt", "drop", "commit", "rollback", "refused", "moved"):
+        assert seen[name] > operations // 1000, name
+    assert 0 < seen["full"] < seen["worlds"]
+    assert 0 < seen["debug"] < seen["worlds"]
+    assert seen["wraps"] > operations // 1000
+    assert seen["past_2_32"] > 0
+
+
+def test_a_share_equals_a_naive_list(build):
+    check_seen(run_fuzz(build("fuzz_ring"), 400_000, seed=1), 400_000)
+
+
+@pytest.mark.exact
+def test_ten_million_operations_equal_a_naive_list(build, capsys):
+    seen = run_fuzz(build("fuzz_ring"), 10_000_000, seed=100)
+    with capsys.disabled():
+        print(f"\n{dict(seen)}")
+    check_seen(seen, 10_000_000)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_slot_below_the_law_fails(build, seed):
+    done = subprocess.run(
+        [build("fuzz_ring"), "short", "100000", str(seed)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "is not what was written" in done.stdout
+
+
+def test_shapes_that_cannot_be_are_refused(build):
+    out = subprocess.run([build("refuse_ring")], capture_output=True, text=True, check=True)
+    said = dict(line.split(": ", 1) for line in out.stdout.splitlines())
+    assert said.pop("exactly the law") == "accepted"
+    assert said.pop("size beyond memory").startswith("Error: memory: cannot reserve ")
+    assert len(said) == 17
+    for name, text in said.items():
+        assert text.startswith("InvalidInput: "), name
+    assert "C >= W + S - 1 = 73" in said["one below the law"]
+    assert "capacity 72" in said["one below the law"]
