@@ -18,7 +18,8 @@ void compact(const Control& c, KvRing& ring) {
 // the trunk has its in-flight slots from there on: what lies before them is still read.
 void poison_in_flight(const Control& c, KvRing& ring, int64_t from) {
   if (!ring.debug()) return;
-  for (int64_t p = from; p < std::min(from, c.head) + kSlots; ++p) ring.poison(ring.shape().slot(p));
+  for (int64_t p = from; p < std::min(from, c.head) + kSlots; ++p)
+    ring.poison(ring.shape().slot(p));
 }
 
 void poison_tails(KvRing& ring) {
