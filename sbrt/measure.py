@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]  # (generations done, in all)
 
 @dataclass
 class Tally:
-    """What one mention of a method has done so far. `spans`: trace of its last prompt."""
+    """What one mention of a method has done so far. `spans`: trace of its longest answer."""
 
     method: Method
     threads: int
@@ -49,6 +49,7 @@ class Tally:
     is_identical: bool = True
     outputs: list[RequestOutput] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    traced_tokens: int = 0  # of the answer that `spans` shows
 
     @property
     def rate(self) -> float:
@@ -225,9 +226,11 @@ def _one_prompt(
 ) -> None:
     outputs: list[RequestOutput] = []
     for tally in order:
-        outputs.append(bench.run(tally.method, ids, params))
-        if keep_spans:
-            tally.spans = bench.engine(tally.method).trace()
+        output = bench.run(tally.method, ids, params)
+        outputs.append(output)
+        tokens = len(output.outputs[0].token_ids)
+        if keep_spans and tokens > tally.traced_tokens:
+            tally.spans, tally.traced_tokens = bench.engine(tally.method).trace(), tokens
     [reference] = [o for tally, o in zip(order, outputs, strict=True) if tally is plain]
     for tally, output in zip(order, outputs, strict=True):
         tally.add(output, reference)

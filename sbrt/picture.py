@@ -39,7 +39,7 @@ def require() -> None:
 
 
 def draw(path: Path, report: Report) -> None:
-    """Write a PNG: the same stretch of time, taken from the middle of each method's last prompt."""
+    """Write a PNG: the same stretch of time, taken from the middle of each method's longest answer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

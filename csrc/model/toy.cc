@@ -119,6 +119,7 @@ Toy::Toy(const ToyConfig& config) : config_(config) {
   check_within("toy model: vocab", 2, 1 << 16, config.vocab);
   check_within("toy model: noise in sixteenths", 0, 1 << 10, config.noise16);
   check_within("toy model: max_positions", int64_t{1}, int64_t{1} << 40, config.max_positions);
+  check_within("toy model: window", int64_t{0}, int64_t{1} << 30, config.window);
 }
 
 std::unique_ptr<Lane> Toy::bind(const LaneShape& shape) const {

@@ -32,15 +32,31 @@ struct Best {  // the `want` best (score, id) so far, best first
   }
 };
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Calls f(lane, value) over a row, element i in lane i mod 16: loops the compiler makes vectors of.
+template <class F>
+inline void in_lanes(const float* row, int n, F f) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) f(j, row[i + j]);
+  for (int j = 0; i + j < n; ++j) f(j, row[i + j]);
+}
+
 float largest(const float* logits, int vocab, int32_t& error) {
-  float most = -std::numeric_limits<float>::infinity();
-  bool nan = false;
-  for (int i = 0; i < vocab; ++i) {
-    nan |= !(logits[i] < std::numeric_limits<float>::infinity());
-    most = logits[i] > most ? logits[i] : most;
+  float most[kLanes];
+  int32_t bad[kLanes] = {};
+  std::fill_n(most, kLanes, -kInfinity);
+  in_lanes(logits, vocab, [&](int j, float x) {
+    most[j] = x > most[j] ? x : most[j];
+    bad[j] |= x < kInfinity ? 0 : 1;  // NaN too
+  });
+  for (int j = 1; j < kLanes; ++j) {
+    most[0] = most[j] > most[0] ? most[j] : most[0];
+    bad[0] |= bad[j];
   }
-  error = nan ? kNanRow : most == -std::numeric_limits<float>::infinity() ? kNoToken : kFine;
-  return most;
+  error = bad[0] ? kNanRow : most[0] == -kInfinity ? kNoToken : kFine;
+  return most[0];
 }
 
 bool is_filtered(const Sampling& s, int vocab) {
@@ -61,8 +77,7 @@ int filter(const float* logits, int vocab, float most, const Sampling& s, Choose
   int kept = 0;
   for (int i = 0; i < vocab; ++i) {
     weight[i] = exp32((logits[i] - most) / s.temperature);
-    if (logits[i] > -std::numeric_limits<float>::infinity() && weight[i] >= s.min_p)
-      ids[kept++] = i;
+    if (logits[i] > -kInfinity && weight[i] >= s.min_p) ids[kept++] = i;
   }
   const ByLogit before{logits};
   if (s.top_k > 0 && s.top_k < kept) {
@@ -130,19 +145,16 @@ int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t positi
     for (int i = 0; i < kept; ++i) offer(scratch.ids[i]);
   } else {
     for (int i = 0; i < vocab; ++i)
-      if (logits[i] > -std::numeric_limits<float>::infinity()) offer(i);
+      if (logits[i] > -kInfinity) offer(i);
   }
   return best.count;
 }
 
 void raw_softmax(const float* logits, int vocab, const int32_t* tokens, int count, float* q) {
-  float most = logits[0];
-  for (int i = 1; i < vocab; ++i) most = logits[i] > most ? logits[i] : most;
+  int32_t error;
+  const float most = largest(logits, vocab, error);
   float lane[kLanes] = {};
-  int i = 0;
-  for (; i + kLanes <= vocab; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) lane[j] += exp32(logits[i + j] - most);
-  for (int j = 0; i + j < vocab; ++j) lane[j] += exp32(logits[i + j] - most);
+  in_lanes(logits, vocab, [&](int j, float x) { lane[j] += exp32(x - most); });
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
   for (int c = 0; c < count; ++c) q[c] = exp32(logits[tokens[c]] - most) / lane[0];

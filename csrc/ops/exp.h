@@ -2,8 +2,8 @@
 // and another implementation of the same six steps agree bitwise.
 #pragma once
 
+#include <bit>
 #include <cstdint>
-#include <cstring>
 
 namespace sbrt {
 
@@ -21,9 +21,7 @@ inline float exp32(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float e = p * (r * r) + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof scale);
+  const float scale = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
   return x < -87.0f ? 0.0f : e * scale;
 }
 

@@ -58,7 +58,7 @@ def check_kept(done):
 
 
 def test_promises_are_kept(build):
-    check_kept(run(build("-O2"), "100"))
+    check_kept(run(build("-O2"), "40"))
 
 
 @pytest.mark.exact
