@@ -52,6 +52,21 @@ class Sampling:
         completion: int = 0,
     ) -> None: ...
 
+class Shaping:
+    def __init__(
+        self,
+        *,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        min_tokens: int = 0,
+        logit_bias: Sequence[tuple[int, float]] = ...,
+        allowed_token_ids: Sequence[int] | None = None,
+        bad_words: Sequence[Sequence[int]] = ...,
+    ) -> None: ...
+    @property
+    def active(self) -> bool: ...
+
 class Policy:
     def __init__(
         self,
@@ -109,6 +124,7 @@ class Runtime:
         policy: Policy,
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
+        shaping: Shaping = ...,
     ) -> None: ...
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]: ...
     def end(self) -> None: ...

@@ -80,7 +80,9 @@ class Engine:
         """Answer one prompt or many, in order; always a list.
 
         A str, a list of ids or {"prompt_token_ids": [...]} is one prompt, a list of these is many.
-        params: one for all, or one for each. method: another preset than the engine's own.
+        params: one for all, or one for each; None: SamplingParams() with what the target's
+        generation_config.json says (temperature, top_p, top_k, min_p, repetition_penalty,
+        max_new_tokens). method: another preset than the engine's own.
         On an exception, Ctrl-C included, every request of this call is dropped.
         """
         sink: Sink = deque()
@@ -119,7 +121,7 @@ class Engine:
         method: str | Method | None = None,
     ) -> None:
         """Queue a request for `step`. Raises InvalidInputError on an id that is still in use."""
-        params = SamplingParams() if params is None else params
+        params = self.pair.defaults if params is None else params
         request = self._make(request_id, prompt, params, method, self._inbox, streams=True)
         self._scheduler.add([request])
 
@@ -189,7 +191,7 @@ class Engine:
     ) -> list[Request]:
         many = split_prompts(prompts)
         if params is None or isinstance(params, SamplingParams):
-            each = [params or SamplingParams()] * len(many)
+            each = [params or self.pair.defaults] * len(many)
         elif isinstance(params, (list, tuple)) and len(params) == len(many):
             each = list(params)
         else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ._core import Decoder
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
 from .errors import InvalidInputError
+from .generation_config import default_params
 from .model_config import ModelConfig, read_eos
+from .sampling import SamplingParams
 from .tokenizer import Tokenizer, check_pair
 
 Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
@@ -22,7 +24,7 @@ class Pair:
     """Weights and words. May serve several engines at once; nothing in it changes.
 
     vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer.
-    dtype: storage of the target's weights.
+    dtype: storage of the target's weights. defaults: of a request without SamplingParams.
     """
 
     target: Decoder
@@ -31,6 +33,7 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
+    defaults: SamplingParams = field(default_factory=SamplingParams)
 
 
 def load_pair(
@@ -47,6 +50,7 @@ def load_pair(
     draft_folder = config.draft()
     draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
     tokenizer = _tokenizer(config, draft)
+    defaults = default_params(target.folder)
     draft_model: Decoder | None = None
     if draft is not None:
         draft_model = draft.decoder(config.dtype, progress)
@@ -65,6 +69,7 @@ def load_pair(
         eos=_eos(target, tokenizer),
         vocab=vocab,
         dtype=target.storage(config.dtype),
+        defaults=defaults,
     )
 
 

@@ -1,14 +1,15 @@
 """The whole algorithm in plain Python on the toy lane: the oracle that the engine is compared with.
 
 Nothing here is shared with the engine. The arithmetic of csrc/model/toy.h and of csrc/ops/philox.h,
-exp.h and choose.h is done step by step in float32 and double, so that results compare with `==`.
+exp.h, shaping.h and choose.h is done step by step in float32 and double, so that results compare
+with `==`.
 One thing is lazy: a tail is drafted when its branch is adopted; what others held does not matter.
 """
 
 from __future__ import annotations
 
 import math
-from collections import namedtuple
+from collections import Counter, namedtuple
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -23,6 +24,10 @@ CANDIDATES, LANES, BLOCK = 16, 16, 16  # of a law; of a softmax's sum; positions
 Toy = namedtuple("Toy", "vocab seed noise16 max_positions nan_at", defaults=(0, 0, 1 << 20, -1))
 _LAW = "temperature top_p top_k min_p seed completion"
 Sampling = namedtuple("Sampling", _LAW, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
+# What happens to logits before the temperature: bias as (token, bias), words as tuples of tokens.
+_SHAPING = """repetition_penalty presence_penalty frequency_penalty min_tokens logit_bias
+    allowed_token_ids bad_words"""
+Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, ()))
 # The knobs of a round; gamma 0 is plain decoding.
 _KNOBS = "gamma branches adaptive epsilon serial"
 Policy = namedtuple("Policy", _KNOBS, defaults=(0, 0, False, 0.0, False))
@@ -126,6 +131,35 @@ def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
 # The sampling pass.
 
 
+@dataclass(frozen=True)
+class Shaper:
+    """Shaping of one sequence: `ends` are its stop tokens, `prompt` is how long its prompt is."""
+
+    shaping: Shaping
+    ends: tuple[int, ...]
+    prompt: int
+
+    def shaped(self, logits: np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
+        """The row [vocab] f32 that follows `prefix`, after masks, bias and penalties."""
+        s, row = self.shaping, logits.copy()
+        if s.allowed_token_ids is not None:
+            row[np.setdiff1d(np.arange(len(row)), s.allowed_token_ids)] = -np.inf
+        for *beginning, last in s.bad_words:
+            if prefix[max(0, len(prefix) - len(beginning)) :] == tuple(beginning):
+                row[last] = -np.inf
+        if len(prefix) - self.prompt < s.min_tokens:
+            row[list(self.ends)] = -np.inf
+        for token, bias in s.logit_bias:
+            row[token] += f32(bias)
+        output = Counter(prefix[self.prompt :])
+        for token in set(prefix):
+            x, factor = row[token], f32(s.repetition_penalty)
+            x = x / factor if x > 0 else x * factor
+            x = x - f32(s.frequency_penalty) * f32(output[token])
+            row[token] = x - f32(s.presence_penalty) if output[token] else x
+        return row
+
+
 def is_greedy(s: Sampling) -> bool:
     return f32(s.temperature) < f32(1e-5)
 
@@ -173,67 +207,86 @@ class Law:
         return raw_softmax(self.logits, self.tokens[0])
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens so far, and the state of a lane after them."""
+
+    state: int
+    tokens: tuple[int, ...] = ()
+
+    def __add__(self, tokens: Sequence[int]) -> Prefix:
+        return Prefix(state_after(self.state, tokens), (*self.tokens, *tokens))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
 class Lane:
     """One toy under one sampling law: what it says after a prefix. Remembers what it said."""
 
-    def __init__(self, toy: Toy, sampling: Sampling, vocab: int):
-        self.toy, self.sampling, self.vocab = toy, sampling, vocab
+    def __init__(self, toy: Toy, sampling: Sampling, vocab: int, shaper: Shaper | None):
+        self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
         self.greedy = is_greedy(sampling)
-        self.empty = mix(toy.seed, 0)  # the state of the empty prefix
+        self.empty = Prefix(mix(toy.seed, 0))
         self.laws: dict[int, Law] = {}
         self.noise: dict[int, np.ndarray] = {}
 
-    def law(self, state: int, length: int) -> Law:
-        """The law of the token at position `length`, after a prefix of that many tokens."""
-        if state not in self.laws:
-            logits = toy_logits(self.toy, state, self.vocab)
-            if length - 1 == self.toy.nan_at:
+    def law(self, prefix: Prefix) -> Law:
+        """The law of the token that follows."""
+        if prefix.state not in self.laws:
+            logits = toy_logits(self.toy, prefix.state, self.vocab)
+            if len(prefix) - 1 == self.toy.nan_at:
                 logits[0] = np.nan
-            block, row = divmod(length, BLOCK)
+            block, row = divmod(len(prefix), BLOCK)
             if block not in self.noise and not self.greedy:
                 self.noise[block] = gumbel_noise(self.sampling, block * BLOCK, BLOCK, self.vocab)
             noise = None if self.greedy else self.noise[block][row]
-            self.laws[state] = Law(top_tokens(logits, self.sampling, noise, CANDIDATES), logits)
-        return self.laws[state]
+            shaped = logits
+            if self.shaper and logits.max() < np.inf:  # a NaN is an error even where masked
+                shaped = self.shaper.shaped(logits, prefix.tokens)
+            best = top_tokens(shaped, self.sampling, noise, CANDIDATES)
+            self.laws[prefix.state] = Law(best, logits)
+        return self.laws[prefix.state]
 
 
 lane = lru_cache(maxsize=4)(Lane)
 
 
-# The round. `length` is the trunk's, `state` the lane's after trunk (and chain).
+# The round.
 
 
-def planned(draft: Lane, state: int, length: int, policy: Policy) -> list[int]:
+def planned(draft: Lane, at: Prefix, policy: Policy) -> list[int]:
     """The tokens of the branches at one node."""
-    law = draft.law(state, length)
+    law = draft.law(at)
     k = policy.branches
     if policy.adaptive and law.tokens:
         k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
     return law.tokens[:k]
 
 
-def drafted(draft: Lane, state: int, length: int, policy: Policy, limit: int) -> list[int]:
+def drafted(draft: Lane, at: Prefix, policy: Policy, limit: int) -> list[int]:
     """Gamma nodes below the root, kept up to the first doubtful one, and no deeper than what may
     still be emitted: with every chain goes a token of the target's own."""
     chain: list[int] = []
-    while len(chain) < min(policy.gamma, limit - length - 1):
-        law = draft.law(state, length + len(chain))
+    most = min(policy.gamma, limit - len(at) - 1)
+    while len(chain) < most:
+        law = draft.law(at)
         if not law.tokens or not law.q > f32(policy.epsilon):
             break
         chain.append(law.tokens[0])
-        state = state_after(state, chain[-1:])
+        at += chain[-1:]
     return chain
 
 
-def verified(target: Lane, state: int, length: int, chain: list[int]) -> tuple[list[int], int]:
+def verified(target: Lane, at: Prefix, chain: list[int]) -> tuple[list[int], int]:
     """The target's tokens down to the first one that the chain did not foresee (or to a row that
     failed), and how many it did foresee."""
     new: list[int] = []
-    while y := target.law(state, length + len(new)).tokens[:1]:
+    while y := target.law(at).tokens[:1]:
         new += y
         if new != chain[: len(new)]:
             return new, len(new) - 1
-        state = state_after(state, y)
+        at += y
     return new, len(new)
 
 
@@ -255,32 +308,35 @@ def generate(
     max_tokens: int,
     max_model_len: int,
     stop_token_ids: Sequence[int] = (),
+    shaping: Shaping | None = None,
 ) -> tuple[list[int], str, Stats]:
     """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
 
     Logits are cut to the smaller vocabulary. `draft` may be None if gamma is 0.
     """
     draft, gamma = draft or target, policy.gamma
-    t, d = (lane(toy, sampling, min(target.vocab, draft.vocab)) for toy in (target, draft))
+    shaper = Shaper(shaping, tuple(stop_token_ids), len(prompt)) if shaping else None
+    vocab = min(target.vocab, draft.vocab)
+    t, d = (lane(toy, sampling, vocab, shaper) for toy in (target, draft))
     limit = min(len(prompt) + max_tokens, max_model_len)
     draft_limit = min(max_model_len, draft.max_positions)
-    at_t, at_d, length = state_after(t.empty, prompt), state_after(d.empty, prompt), len(prompt)
+    at_t, at_d = t.empty + prompt, d.empty + prompt
     tokens, chain, stats = [], [], Stats()
     finish = None if max_tokens else "length"
     while finish is None:
         # The draft: the chain of this round, or branches at the end of the chain that there is.
-        drafts = gamma > 0 and length + len(chain) + gamma < draft_limit
+        drafts = gamma > 0 and len(at_t) + len(chain) + gamma < draft_limit
         branches: list[int] = []
         if drafts and policy.serial:
-            chain = drafted(d, at_d, length, policy, limit)
+            chain = drafted(d, at_d, policy, limit)
             stats.discarded_branch_tokens += gamma - len(chain)
         elif drafts:
-            branches = planned(d, state_after(at_d, chain), length + len(chain), policy)
+            branches = planned(d, at_d + chain, policy)
 
         # The target: the outcome, its branch, and what of it is put out.
-        new, n = verified(t, at_t, length, chain)
+        new, n = verified(t, at_t, chain)
         hit = n == len(chain) and n < len(new) and new[n] in branches
-        out, finish = examined(new, stop_token_ids, limit - length)
+        out, finish = examined(new, stop_token_ids, limit - len(at_t))
         finish = "error" if not finish and n == len(new) else finish
         stats.rounds += 1
         stats.draft_tokens += len(chain)
@@ -292,8 +348,7 @@ def generate(
         stats.draft_limit_rounds += gamma > 0 and not drafts
 
         # The next round: behind the new tokens hangs the tail of the branch that was hit.
-        tokens, length = tokens + out, length + len(new)
-        at_t, at_d = state_after(at_t, new), state_after(at_d, new)
-        chain = drafted(d, at_d, length, policy, limit) if hit else []
+        tokens, at_t, at_d = tokens + out, at_t + new, at_d + new
+        chain = drafted(d, at_d, policy, limit) if hit else []
         stats.discarded_branch_tokens += gamma * len(branches) - len(chain)
     return tokens, finish, stats

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import check
-from ._core import Sampling
+from ._core import Sampling, Shaping
 from .errors import InvalidInputError
 from .methods import Method
 from .outputs import CompletionOutput, RequestMetrics, RequestOutput
 from .pair import Pair
 from .sampling import SamplingParams
+from .shaping import shaping_of
 from .tokenizer import Detokenizer
 
 Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
@@ -38,6 +39,7 @@ class Request:
     seed: int
     eos: frozenset[int]  # end-of-sequence ids that end it; none with ignore_eos
     detokenizer: Detokenizer | None
+    shaping: Shaping = field(default_factory=Shaping)
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     visible: int = 0
@@ -74,13 +76,15 @@ class Request:
         """Examine committed tokens one by one; the first that completes a stop ends the request."""
         for token in tokens:
             self.token_ids.append(token)
-            if token in self.stop_ids:
+            late = len(self.token_ids) > self.params.min_tokens
+            ends = late and token in self.stop_ids
+            searched = len(self.text)
+            if self.detokenizer is not None and not (ends and not self._includes_stop):
+                self.text += self.detokenizer.push(token)
+            if ends:
                 self.finish("stop", None if token in self.eos else token)
                 return
-            searched = len(self.text)
-            if self.detokenizer is not None:
-                self.text += self.detokenizer.push(token)
-            if self.stop and self._cut_at_stop(searched):
+            if late and self.stop and self._cut_at_stop(searched):
                 return
 
     def finish(self, reason: str, why: int | str | None = None) -> None:
@@ -110,19 +114,25 @@ class Request:
             delta=delta,
         )
 
+    @property
+    def _includes_stop(self) -> bool:
+        return self.params.include_stop_str_in_output
+
     def _cut_at_stop(self, searched: int) -> bool:
-        """Cut the text before a stop string that ends in what follows `searched` characters."""
-        begin = max(0, searched - max(map(len, self.stop)) + 1)
-        hits = [(at, s) for s in self.stop if (at := self.text.find(s, begin)) >= 0]
+        """End the text at a stop string that ends in what follows `searched` characters."""
+        begins = ((s, max(0, searched - len(s) + 1)) for s in self.stop)
+        hits = [(at, s) for s, begin in begins if (at := self.text.find(s, begin)) >= 0]
         if not hits:
             return False
         at, string = min(hits, key=lambda hit: hit[0])
-        self.text = self.text[:at]
+        self.text = self.text[: at + len(string) if self._includes_stop else at]
         self.finish("stop", string)
         return True
 
     def _held(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Length of the longest end of the text that begins a stop string and may yet be cut."""
+        if self._includes_stop:
+            return 0
         longest = max(map(len, self.stop), default=1) - 1
         for n in range(min(longest, len(self.text)), 0, -1):
             if any(s.startswith(self.text[-n:]) for s in self.stop):
@@ -168,7 +178,10 @@ class RequestMaker:
             streams=streams,
             seed=draw_seed(self._seed, request_id) if params.seed is None else params.seed,
             eos=frozenset() if params.ignore_eos else self._pair.eos,
-            detokenizer=Detokenizer(tokenizer, ids) if tokenizer else None,
+            detokenizer=Detokenizer(tokenizer, ids, skip_special=params.skip_special_tokens)
+            if tokenizer
+            else None,
+            shaping=shaping_of(params, tokenizer, self._pair.vocab),
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:

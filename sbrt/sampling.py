@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,20 +13,12 @@ GREEDY_BELOW = 1e-5  # a smaller temperature is greedy
 MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**40
 
+MAX_BIAS = 100.0
+PENALTY = 2.0  # presence and frequency, either way
+REPETITION = (0.01, 100.0)
+
 # Fields that exist for their names only: any value but the default raises.
-UNSUPPORTED = (
-    "n",
-    "min_tokens",
-    "logprobs",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "allowed_token_ids",
-    "bad_words",
-    "skip_special_tokens",
-    "include_stop_str_in_output",
-)
+UNSUPPORTED = ("n", "logprobs")
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,11 @@ class SamplingParams:
 
     temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep every token; max_tokens None means
     up to the engine's max_model_len; seed None draws one from (EngineConfig.seed, request id).
-    Raises InvalidInputError, naming the field.
+    Order: masks (allowed_token_ids, bad_words, min_tokens), logit_bias, penalties (repetition over
+    prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p.
+    Before min_tokens no token ends the request: its end and stop tokens are masked, its stop
+    strings are not looked for. bad_words are banned with and without a leading space, and where
+    the prompt ends inside one. Raises InvalidInputError, naming the field.
     """
 
     n: int = 1
@@ -53,7 +49,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] | None = None
+    logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: Sequence[int] | None = None
     bad_words: Sequence[str] | None = None
     skip_special_tokens: bool = True
@@ -69,11 +65,30 @@ class SamplingParams:
         self._set("min_p", check.number("min_p", self.min_p, 0, 1))
         if self.seed is not None:
             self._set("seed", check.integer("seed", self.seed, 0, MAX_SEED))
-        self._set("stop", _strings(self.stop))
-        self._set("stop_token_ids", _ids(self.stop_token_ids))
+        self._set("stop", _strings("stop", self.stop))
+        self._set("stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
         check.flag("ignore_eos", self.ignore_eos)
         if self.max_tokens is not None:
             self._set("max_tokens", check.integer("max_tokens", self.max_tokens, 0, MAX_TOKENS))
+        self._check_shaping()
+        check.flag("skip_special_tokens", self.skip_special_tokens)
+        check.flag("include_stop_str_in_output", self.include_stop_str_in_output)
+
+    def _check_shaping(self) -> None:
+        most = MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        self._set("min_tokens", check.integer("min_tokens", self.min_tokens, 0, most))
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._set(name, check.number(name, getattr(self, name), -PENALTY, PENALTY))
+        repetition = check.number("repetition_penalty", self.repetition_penalty, *REPETITION)
+        self._set("repetition_penalty", repetition)
+        if self.logit_bias is not None:
+            self._set("logit_bias", _biases(self.logit_bias))
+        if self.allowed_token_ids is not None:
+            self._set("allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
+            if not self.allowed_token_ids:
+                raise InvalidInputError("allowed_token_ids: expected at least one token id, got []")
+        if self.bad_words is not None:
+            self._set("bad_words", _words(self.bad_words))
 
     @property
     def greedy(self) -> bool:
@@ -97,19 +112,40 @@ class SamplingParams:
                 )
 
 
-def _strings(stop: Any) -> tuple[str, ...]:
-    if stop is None:
+def _strings(name: str, given: Any) -> tuple[str, ...]:
+    if given is None:
         return ()
-    if isinstance(stop, str):
-        stop = (stop,)
-    if not isinstance(stop, (list, tuple)):
-        raise InvalidInputError(f"stop: expected strings, got {check.show(stop)}")
-    return tuple(check.text("stop", item) for item in stop)
+    if isinstance(given, str):
+        given = (given,)
+    if not isinstance(given, (list, tuple)):
+        raise InvalidInputError(f"{name}: expected strings, got {check.show(given)}")
+    return tuple(check.text(name, item) for item in given)
 
 
-def _ids(ids: Any) -> tuple[int, ...]:
+def _words(given: Any) -> tuple[str, ...]:
+    words = _strings("bad_words", given)
+    for word in words:
+        if not word.strip():
+            raise InvalidInputError(f"bad_words: expected words, got {check.show(word)}")
+    return words
+
+
+def _ids(name: str, ids: Any) -> tuple[int, ...]:
     if ids is None:
         return ()
     if isinstance(ids, str) or not hasattr(ids, "__iter__"):
-        raise InvalidInputError(f"stop_token_ids: expected token ids, got {check.show(ids)}")
-    return tuple(check.integer("stop_token_ids", item, 0, 2**31 - 1) for item in ids)
+        raise InvalidInputError(f"{name}: expected token ids, got {check.show(ids)}")
+    return tuple(check.integer(name, item, 0, 2**31 - 1) for item in ids)
+
+
+def _biases(given: Any) -> dict[int, float]:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(
+            f"logit_bias: expected token ids to numbers, got {check.show(given)}"
+        )
+    return {
+        check.integer("logit_bias, token id", token, 0, 2**31 - 1): check.number(
+            f"logit_bias of token {check.show(token)}", bias, -MAX_BIAS, MAX_BIAS
+        )
+        for token, bias in given.items()
+    }

@@ -130,6 +130,7 @@ class Scheduler:
             request.method.policy(),
             max_tokens,
             sorted(request.stop_ids),
+            request.shaping,
         )
 
     def _run(self, runtime: Runtime, request: Request) -> None:

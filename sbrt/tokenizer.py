@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,13 @@ class Tokenizer:
             )
         return list(self._library.encode(text, add_special_tokens=True).ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return str(self._library.decode(list(ids), skip_special_tokens=True))
+    def word_ids(self, word: str) -> list[int]:
+        """Ids of text as it stands inside other text: no special tokens around it."""
+        return list(self._library.encode(word, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of ids, special tokens left out unless `skip_special` is False."""
+        return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
     def eos(self) -> set[int]:
         """The id of the end-of-sequence token that tokenizer_config.json names, if any."""
@@ -71,15 +76,17 @@ class Detokenizer:
     OVERLAP = 4  # tokens kept when the window moves; a character has at most 4 bytes
     WINDOW = 24  # a tail that is no character after so many tokens will never be one
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special: bool = True
+    ) -> None:
+        self._decode = partial(tokenizer.decode, skip_special=skip_special)
         self._window = list(prompt_ids[-self.OVERLAP :])
-        self._given = len(tokenizer.decode(self._window).rstrip(HALF))
+        self._given = len(self._decode(self._window).rstrip(HALF))
 
     def push(self, token: int) -> str:
         """The text that `token` completes, often empty for a piece of a character."""
         self._window.append(token)
-        text = self._tokenizer.decode(self._window)
+        text = self._decode(self._window)
         whole = text.rstrip(HALF)
         is_stuck = len(self._window) > self.WINDOW
         if is_stuck:  # only the last replacement character can still become another
@@ -87,7 +94,7 @@ class Detokenizer:
         new, self._given = whole[self._given :], max(self._given, len(whole))
         if whole == text or is_stuck:
             self._window = self._window[-self.OVERLAP :]
-            rest = self._tokenizer.decode(self._window)
+            rest = self._decode(self._window)
             self._given = len(rest) - (len(text) - len(whole))
         return new
 

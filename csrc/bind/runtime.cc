@@ -56,8 +56,10 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
 }
 
 void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
-           const Policy& policy, int64_t max_tokens, std::vector<int32_t> stop_tokens) {
-  const Request request{std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens)};
+           const Policy& policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
+           const ShapingRequest& shaping) {
+  const Request request{std::move(prompt),      sampling, policy, max_tokens,
+                        std::move(stop_tokens), shaping};
   const py::gil_scoped_release free;
   runtime.begin(request);
 }
@@ -91,7 +93,8 @@ void bind_runtime(py::module_& m) {
            py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("body") = "cpu",
            py::arg("debug") = false, py::arg("vocab") = 0, py::arg("first_round") = 1)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
-           py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{})
+           py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
+           py::arg("shaping") = ShapingRequest{})
       .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
       .def("end", &Runtime::end)

@@ -1,8 +1,8 @@
 // The control block: one plain struct per engine that every op reads and writes, on every body.
 //
 // Who writes what (one owner each):
-//   host, between sequences   sampling, policy, limits, and the state a sequence starts from
-//   select (target lane)      head, trunk, chain, outcome, adopted, record
+//   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
+//   select (target lane)      head, trunk, counts, chain, outcome, adopted, record
 //   target lane               target_rows, choice, target_have
 //   draft lane                branches, chain_law, draft_rows, row_law, draft_have
 //
@@ -82,6 +82,44 @@ struct Outcome {
   int32_t path[kSlots];  // path[i]: the accepted node at depth i, path[0] = 0
 };
 
+// A list that the host keeps while a sequence is in flight.
+template <class T>
+struct List {
+  const T* data;
+  int64_t n;
+
+  const T* begin() const { return data; }
+  const T* end() const { return data + n; }
+};
+
+struct TokenBias {
+  int32_t token;
+  float bias;
+};
+
+// What a request does to a row of logits before its temperature (ops/shaping.h).
+struct Shaping {
+  int32_t active;      // 0: nothing at all, and no row pays for it
+  int32_t penalises;   // 1: the trunk's counts are kept
+  int32_t restricts;   // 1: only tokens in `allowed` stay
+  float repetition;    // 1 does nothing
+  float presence;      // 0 does nothing
+  float frequency;     // 0 does nothing
+  int64_t ends_from;   // position of the first token that may be one of `ends`
+  List<int32_t> ends;  // tokens that end the sequence
+  List<int32_t> allowed;
+  List<TokenBias> bias;
+  List<int32_t> words;  // bad words, each as its length and then its tokens
+};
+
+// The trunk's tokens, counted: always at the trunk's length while shaping.penalises.
+struct Counts {
+  int32_t n;        // distinct tokens of the trunk
+  int32_t* token;   // [vocab] them
+  int32_t* output;  // [vocab] how often each stands behind the prompt
+  uint8_t* seen;    // [vocab] 1: somewhere in the trunk
+};
+
 // The target's sampling law, one sequence. Order of its steps: ops/choose.h.
 struct Sampling {
   float temperature;  // 0 is greedy
@@ -104,12 +142,14 @@ struct Policy {
 struct Control {
   // host
   Sampling sampling;
+  Shaping shaping;
   Policy policy;
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
   // select
   int64_t head;    // position of the root
   int32_t* trunk;  // [max_model_len] committed tokens
+  Counts counts;
   Chain chain;
   Outcome outcome;
   int32_t adopted;  // tail nodes of outcome.branch that the chain kept

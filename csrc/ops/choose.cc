@@ -160,25 +160,40 @@ void raw_softmax(const float* logits, int vocab, const int32_t* tokens, int coun
   for (int c = 0; c < count; ++c) q[c] = exp32(logits[tokens[c]] - most) / lane[0];
 }
 
+namespace {
+
+// The first choices of row `i` under all that the request asks for.
+int choose(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, int want, int32_t* tokens,
+           int32_t& error) {
+  const Control& c = *a.control;
+  const Row& row = a.rows->row[i];
+  const float* logits = a.logits + i * a.stride;
+  if (c.shaping.active) {
+    largest(logits, a.vocab, error);  // a NaN is an error even where it is masked
+    if (error != kFine) return 0;
+    logits = shape_row(logits, a.vocab, c, *a.rows, row, scratch.shaping);
+  }
+  return top_tokens(logits, a.vocab, c.sampling, row.position + 1, scratch, want, tokens, error);
+}
+
+}  // namespace
+
 void choose_rows(const ChooseArgs& a, Worker worker) {
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     Choice& choice = a.choice[i];
     choice.token = -1;
-    top_tokens(a.logits + i * a.stride, a.vocab, *a.sampling, a.rows->row[i].position + 1,
-               a.scratch[worker.rank], 1, &choice.token, choice.error);
+    choose(a, i, a.scratch[worker.rank], 1, &choice.token, choice.error);
   }
 }
 
 void choose_laws(const ChooseArgs& a, Worker worker) {
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
-    const float* logits = a.logits + i * a.stride;
     Law& law = a.law[i];
     int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
-    law.n = top_tokens(logits, a.vocab, *a.sampling, a.rows->row[i].position + 1,
-                       a.scratch[worker.rank], kCandidates, law.token, error);
-    if (law.n > 0) raw_softmax(logits, a.vocab, law.token, law.n, law.q);
+    law.n = choose(a, i, a.scratch[worker.rank], kCandidates, law.token, error);
+    if (law.n > 0) raw_softmax(a.logits + i * a.stride, a.vocab, law.token, law.n, law.q);
   }
 }
 

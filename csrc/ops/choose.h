@@ -1,8 +1,8 @@
 // The sampling pass: from a row of logits to its token, and to what is kept of a draft's law.
 //
-// Order: f32 logits; temperature; min_p; top_k; top_p; then, at temperature > 0, the token of
-// largest logit / temperature + g with the Gumbel noise g of (seed, completion, position, token),
-// else the largest logit. Ties go to the lowest id, everywhere.
+// Order: f32 logits; masks, bias and penalties (ops/shaping.h); temperature; min_p; top_k; top_p;
+// then, at temperature > 0, the token of largest logit / temperature + g with the Gumbel noise g of
+// (seed, completion, position, token), else the largest logit. Ties go to the lowest id, everywhere.
 //   min_p keeps tokens with p >= min_p * max p; top_k keeps exactly k by (logit descending, id
 //   ascending); top_p keeps the shortest prefix in that order whose sum reaches top_p of what is
 //   left (sums in double).
@@ -14,14 +14,16 @@
 #include "core/memory.h"
 #include "exec/control.h"
 #include "exec/exec.h"
+#include "ops/shaping.h"
 
 namespace sbrt {
 
 // Working memory of one team member.
 struct ChooseScratch {
-  explicit ChooseScratch(int vocab = 0) : ids(vocab), weight(vocab) {}
+  explicit ChooseScratch(int vocab = 0) : ids(vocab), weight(vocab), shaping(vocab) {}
   Buffer<int32_t> ids;   // [vocab]
   Buffer<float> weight;  // [vocab] exp32((logit - max) / temperature)
+  ShapingScratch shaping;
 };
 
 // Top `want` tokens by score under `sampling` at `position` (of the token to be chosen), best
@@ -39,7 +41,7 @@ struct ChooseArgs {
   int64_t stride;
   int32_t vocab;
   const RowTable* rows;
-  const Sampling* sampling;
+  const Control* control;  // sampling, shaping, and what the rows' ancestors are
   ChooseScratch* scratch;  // [team]
   Choice* choice;          // [max_rows], choose_rows
   Law* law;                // [max_rows], choose_laws

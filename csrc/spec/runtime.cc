@@ -56,6 +56,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   }
   if (config_.vocab == 0) config_.vocab = vocab;
   check_within("vocab", 2, vocab, config_.vocab);
+  shaping_ = ShapingStore(config_.vocab);
   record_graphs();
   target_.stream = exec_->stream(config_.num_threads);
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
@@ -83,9 +84,14 @@ void Runtime::record_graphs() {
   Control* c = control_;
   const LaneArgs target{c, &target_.lane->ring()};
   const SelectArgs chosen{c, records_.data(), &selected_round_};
-  const ChooseArgs rows{
-      target_.lane->logits(), target_.lane->vocab(),  config_.vocab, &c->target_rows,
-      &c->sampling,           target_.scratch.data(), c->choice,     nullptr};
+  const ChooseArgs rows{target_.lane->logits(),
+                        target_.lane->vocab(),
+                        config_.vocab,
+                        &c->target_rows,
+                        c,
+                        target_.scratch.data(),
+                        c->choice,
+                        nullptr};
   settle_target_.add(settle_target, target, true);
   adopt_.add(adopt_certain, chosen, true);
   verify_.add(target_rows, target, true);
@@ -97,8 +103,14 @@ void Runtime::record_graphs() {
   if (!draft_.lane) return;
 
   const LaneArgs draft{c, &draft_.lane->ring()};
-  const ChooseArgs laws{draft_.lane->logits(), draft_.lane->vocab(),  config_.vocab, &c->draft_rows,
-                        &c->sampling,          draft_.scratch.data(), nullptr,       c->row_law};
+  const ChooseArgs laws{draft_.lane->logits(),
+                        draft_.lane->vocab(),
+                        config_.vocab,
+                        &c->draft_rows,
+                        c,
+                        draft_.scratch.data(),
+                        nullptr,
+                        c->row_law};
   settle_draft_.add(settle_draft, draft, true);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   catch_up_.add(choose_laws, laws);
@@ -164,6 +176,7 @@ void Runtime::check_request(const Request& r) const {
   check_within("top_p", 0.0f, 1.0f, r.sampling.top_p);
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
   check_within("top_k", 0, 1 << 30, r.sampling.top_k);
+  check_shaping(r.shaping, config_.vocab);
 }
 
 void Runtime::start_block(const Request& r) {
@@ -171,6 +184,7 @@ void Runtime::start_block(const Request& r) {
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), c.trunk);
   c.sampling = r.sampling;
+  shaping_.start(r, c);
   c.policy = r.policy;
   c.limit = std::min(length + r.max_tokens, config_.max_model_len);
   c.head = length - 1;

@@ -9,6 +9,7 @@
 #include "exec/record.h"
 #include "model/lane.h"
 #include "ops/choose.h"
+#include "spec/request.h"
 #include "spec/round.h"
 #include "spec/stats.h"
 
@@ -24,14 +25,6 @@ struct RuntimeConfig {
   int64_t first_round = 1;  // counters are 64-bit: tests start them high
   bool sim = false;         // run on the sim body
   bool debug = false;       // poison what must not be read, check every slot's position
-};
-
-struct Request {
-  std::vector<int32_t> prompt;  // at least one token
-  Sampling sampling;
-  Policy policy;
-  int64_t max_tokens = 16;
-  std::vector<int32_t> stop_tokens;
 };
 
 enum class Finish { none, stop, length, error };
@@ -92,6 +85,7 @@ class Runtime {
   Buffer<Control> block_;
   Buffer<Records> records_;
   Buffer<int32_t> trunk_;
+  ShapingStore shaping_;
   Control* control_ = nullptr;
   int64_t selected_round_ = 0;
   LaneUnit target_, draft_;

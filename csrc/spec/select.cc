@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "ops/shaping.h"
 #include "spec/lanes.h"
 
 namespace sbrt {
@@ -77,6 +78,15 @@ void put_record(Record& record, int64_t round, const Control& c, int depth, uint
     record.put(2 + i, round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
+// The trunk's new tokens: the accepted ones and, unless its row failed, y.
+void count_committed(Control& c) {
+  if (!c.shaping.penalises) return;
+  const Outcome& o = c.outcome;
+  const int64_t first = c.head - o.n;
+  for (int i = 0; i < (o.error ? o.n : o.n + 1); ++i)
+    count_token(c.counts, c.trunk[first + i], true);
+}
+
 }  // namespace
 
 void select(const SelectArgs& args, Worker) {
@@ -89,6 +99,7 @@ void select(const SelectArgs& args, Worker) {
   c.head += o.n + 1;
   c.trunk[c.head] = o.y;
   c.chain.token[0] = o.y;
+  count_committed(c);
   const int certain = c.policy.serial ? c.adopted : 0;
   c.outcome.branch = find_branch(c, o);
   hang_chain(c, o.branch < 0 ? nullptr : &c.branches[o.branch]);

@@ -14,10 +14,12 @@ void compact(const Control& c, KvRing& ring) {
               ring.shape().slot(old_head + depth));
 }
 
-// Debug: nothing at or behind position `from` of the in-flight slots is alive.
+// Debug: nothing at or behind position `from` of the in-flight slots is alive. A lane that is behind
+// the trunk has its in-flight slots from there on: what lies before them is still read.
 void poison_in_flight(const Control& c, KvRing& ring, int64_t from) {
   if (!ring.debug()) return;
-  for (int64_t p = from; p < c.head + kSlots; ++p) ring.poison(ring.shape().slot(p));
+  for (int64_t p = from; p < std::min(from, c.head) + kSlots; ++p)
+    ring.poison(ring.shape().slot(p));
 }
 
 void poison_tails(KvRing& ring) {

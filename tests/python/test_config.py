@@ -55,10 +55,7 @@ def test_speculative_defaults():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2), ("n", True), ("min_tokens", 1), ("logprobs", 0), ("presence_penalty", 0.1),
-        ("frequency_penalty", math.nan), ("repetition_penalty", 1.1), ("logit_bias", {}),
-        ("allowed_token_ids", []), ("bad_words", ["x"]), ("skip_special_tokens", False),
-        ("include_stop_str_in_output", True), ("include_stop_str_in_output", 0),
+        ("n", 2), ("n", True), ("logprobs", 0), ("logprobs", 5),
     ],
 )  # fmt: skip
 def test_a_sampling_field_that_is_not_built_raises(field, value):
@@ -74,11 +71,30 @@ def test_a_sampling_field_that_is_not_built_raises(field, value):
         ("seed", 2**64), ("seed", 1.5), ("stop", ""), ("stop", [""]), ("stop", [1]),
         ("stop", "\ud800"), ("stop_token_ids", [-1]), ("stop_token_ids", "5"),
         ("stop_token_ids", [True]), ("ignore_eos", 1), ("max_tokens", -1), ("max_tokens", 2.0),
-        ("max_tokens", True), ("max_tokens", 10**40),
+        ("max_tokens", True), ("max_tokens", 10**40), ("min_tokens", -1), ("min_tokens", 1.5),
+        ("min_tokens", 17), ("presence_penalty", 2.1), ("presence_penalty", math.nan),
+        ("frequency_penalty", -2.1), ("frequency_penalty", "1"), ("repetition_penalty", 0),
+        ("repetition_penalty", math.inf), ("repetition_penalty", 101), ("logit_bias", [1]),
+        ("logit_bias", {-1: 1.0}), ("logit_bias", {"1": 1.0}), ("logit_bias", {1: 100.5}),
+        ("logit_bias", {1: math.nan}), ("logit_bias", {1: -math.inf}), ("logit_bias", {1: None}),
+        ("allowed_token_ids", []), ("allowed_token_ids", "1"), ("allowed_token_ids", [-1]),
+        ("allowed_token_ids", [1.0]), ("bad_words", [""]), ("bad_words", [" "]), ("bad_words", [1]),
+        ("bad_words", {"a": 1}), ("bad_words", ["\ud800"]), ("skip_special_tokens", 1),
+        ("include_stop_str_in_output", 0), ("include_stop_str_in_output", None),
     ],
 )  # fmt: skip
 def test_a_sampling_value_that_cannot_be_raises(field, value):
     refused(SamplingParams, [field.split("_ids")[0]], **{field: value})
+
+
+def test_sampling_values_at_their_ends_are_taken():
+    params = SamplingParams(
+        max_tokens=5, min_tokens=5, presence_penalty=-2, frequency_penalty=2,
+        repetition_penalty=0.01, logit_bias={3: -100, 4: 100}, bad_words="x y",
+    )  # fmt: skip
+    assert params.logit_bias == {3: -100.0, 4: 100.0}
+    assert params.bad_words == ("x y",)
+    assert SamplingParams(max_tokens=None, min_tokens=1000).min_tokens == 1000
 
 
 def test_a_number_too_long_to_print_is_refused():

@@ -95,7 +95,7 @@ class Letters:
     def __init__(self, words):
         self.words = words
 
-    def decode(self, ids):
+    def decode(self, ids, *, skip_special=True):
         return "".join(self.words[i] for i in ids)
 
 

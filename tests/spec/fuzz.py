@@ -48,6 +48,7 @@ class Task:
     sampling: dict
     stops: list[int]
     max_tokens: int
+    shaping: dict  # keywords of a Shaping
     policies: dict[str, dict]  # method: keywords of a Policy
     slices: int  # rounds of one run(); 0: all
 
@@ -103,6 +104,34 @@ def random_sampling(rng: Random) -> dict:
     return law
 
 
+def random_shaping(rng: Random, vocab: int, length: int) -> dict:
+    """Penalties, bias and masks; each rarely alone, all never in most sequences."""
+    if chance(rng, 0.5):
+        return {}
+    shaping: dict = {}
+    if chance(rng, 0.4):
+        shaping["repetition_penalty"] = rng.choice((0.01, 0.7, 1.1, 1.5, 100.0))
+    if chance(rng, 0.4):
+        shaping["presence_penalty"] = rng.uniform(-2, 2)
+    if chance(rng, 0.4):
+        shaping["frequency_penalty"] = rng.uniform(-2, 2)
+    if chance(rng, 0.3):
+        shaping["min_tokens"] = rng.choice((1, 2, 5, 20, 64, length))
+    if chance(rng, 0.3):
+        biased = rng.sample(range(vocab), rng.randint(1, vocab))
+        shaping["logit_bias"] = tuple((t, rng.choice((-100.0, -1.5, 0.3, 4.0))) for t in biased)
+    if chance(rng, 0.2):
+        allowed = rng.sample(range(vocab), max(1, vocab - rng.randrange(vocab)))
+        shaping["allowed_token_ids"] = tuple(allowed)
+    if chance(rng, 0.4):
+        few = range(min(vocab, rng.choice((3, vocab))))  # a small alphabet: words do come up
+        shaping["bad_words"] = tuple(
+            tuple(rng.choices(few, k=rng.choice((1, 2, 2, 3, 4))))
+            for _ in range(rng.randint(1, 12))
+        )
+    return shaping
+
+
 def random_task(rng: Random, world: World) -> Task:
     vocab = min(world.target["vocab"], world.draft["vocab"])
     most, k = world.runtime["max_gamma"], world.runtime["max_branches"]
@@ -119,6 +148,7 @@ def random_task(rng: Random, world: World) -> Task:
         sampling=random_sampling(rng),
         stops=rng.sample(range(vocab), rng.choice((0, 0, 0, 0, 1, 2)) if vocab > 2 else 0),
         max_tokens=64 if chance(rng, 0.8) else rng.randint(0, 64),
+        shaping=random_shaping(rng, vocab, longest),
         policies={
             "none": {"gamma": 0},
             "draft_model": knobs(serial=1, branches=1),
@@ -140,6 +170,7 @@ def engine_tokens(runtime, task: Task, method: str) -> list[int]:
         _core.Policy(**task.policies[method]),
         task.max_tokens,
         task.stops,
+        _core.Shaping(**task.shaping),
     )
     tokens = runtime.run(task.slices)
     while not runtime.finished:
@@ -160,7 +191,11 @@ def oracle(world: World, task: Task, method: str):
         max_tokens=task.max_tokens,
         max_model_len=world.runtime["max_model_len"],
         stop_token_ids=task.stops,
+        shaping=reference.Shaping(**task.shaping) if task.shaping else None,
     )
+
+
+MASKS = {"allowed_token_ids", "bad_words", "min_tokens"}  # they can leave a draft no token
 
 
 def differences(runtime, tokens, expected, failing_draft: bool) -> dict:
@@ -184,13 +219,16 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
     for method in task.policies:
         tokens = engine_tokens(runtime, task, method)
         expected = oracle(world, task, method)
-        different = differences(runtime, tokens, expected, "nan_at" in world.draft)
+        failing = "nan_at" in world.draft or not MASKS.isdisjoint(task.shaping)
+        different = differences(runtime, tokens, expected, failing)
         if tokens != plain[0]:
             different["plain"] = (tokens, plain[0])
         if different:
             wrong.append(f"{method}: {different}\n    {world}\n    {task}")
         seen["generations"] += 1
         seen["tokens"] += len(tokens)
+        for name in task.shaping:
+            seen[name] += 1
         seen["on_" + world.runtime["body"]] += 1
         seen["finish_" + str(runtime.finish_reason)] += 1
         for name in COUNTERS[:-1]:
@@ -218,7 +256,8 @@ def check_world(index: int, seed: int, cpu: float, seen: Counter) -> list[str]:
 
 def abandoned(task: Task) -> tuple:
     policy = _core.Policy(**task.policies["specbranch"])
-    return _core.Sampling(**task.sampling), policy, task.max_tokens, task.stops
+    law, shaping = _core.Sampling(**task.sampling), _core.Shaping(**task.shaping)
+    return law, policy, task.max_tokens, task.stops, shaping
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

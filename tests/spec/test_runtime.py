@@ -20,6 +20,15 @@ METHODS = {
 }
 SIZES = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8}
 BODIES = [("sim", 1), ("cpu", 1), ("cpu", 2), ("cpu", 3)]
+SHAPING = {
+    "repetition_penalty": 1.2,
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+    "min_tokens": 20,
+    "logit_bias": [(3, 1.0)],
+    "allowed_token_ids": list(range(1, 30)),
+    "bad_words": [[4], [5, 6]],
+}
 TOY = {"vocab": 32, "seed": 7}
 Answer = namedtuple("Answer", "tokens finish stats")
 
@@ -32,9 +41,10 @@ def make(body="sim", threads=1, target=None, draft=None, **sizes):
     return _core.Runtime(*toys, body=body, num_threads=threads, **(SIZES | {"debug": True} | sizes))
 
 
-def start(runtime, method, prompt=(1, 2, 3), max_tokens=60, stops=(), **law):
+def start(runtime, method, prompt=(1, 2, 3), max_tokens=60, stops=(), shaping=None, **law):
     sampling = _core.Sampling(**({"temperature": 0.8, "seed": 5} | law))
-    runtime.begin(list(prompt), sampling, _core.Policy(**METHODS[method]), max_tokens, list(stops))
+    policy, shaping = _core.Policy(**METHODS[method]), _core.Shaping(**(shaping or {}))
+    runtime.begin(list(prompt), sampling, policy, max_tokens, list(stops), shaping)
 
 
 def answer(runtime, method, **request):
@@ -108,11 +118,12 @@ def test_a_failing_draft_costs_no_token():
 
 @every_body
 @every_method
-def test_rounds_allocate_nothing(body, threads, method):
+@pytest.mark.parametrize("shaping", [{}, SHAPING], ids=["bare", "shaped"])
+def test_rounds_allocate_nothing(body, threads, method, shaping):
     runtime = make(body, threads, debug=False)
     counts = {}
     for max_tokens in (150, 10, 150):  # the first is the warm-up
-        start(runtime, method, max_tokens=max_tokens)
+        start(runtime, method, max_tokens=max_tokens, shaping=shaping)
         before = _core.allocation_count()
         runtime.run()
         counts[max_tokens] = _core.allocation_count() - before
@@ -141,6 +152,24 @@ def test_the_gil_is_free_during_a_generation(body, threads):
     thread.join()
     inside = sum(begin < when < end for when in counted)
     assert inside > 10  # of some hundred; held, it would be none
+
+
+def test_a_nan_is_an_error_even_where_it_is_masked():
+    runtime = make(target={"nan_at": 40})  # its logit 0 is not a number
+    got = answer(runtime, "specbranch", shaping={"allowed_token_ids": list(range(1, 32))})
+    assert (got.finish, len(got.tokens)) == ("error", 40 + 1 - 3)
+    assert "not a number" in runtime.error
+
+
+def test_a_shaped_sequence_leaves_nothing_to_the_next():
+    runtime = make()
+    for _ in range(2):
+        start(runtime, "specbranch", shaping=SHAPING)
+        runtime.run(max_rounds=4)
+        assert answer(runtime, "specbranch").tokens == expected("none").tokens
+    first = answer(runtime, "pearl", shaping=SHAPING)
+    assert first.tokens == answer(make(), "none", shaping=SHAPING).tokens
+    assert first.tokens != expected("none").tokens
 
 
 def test_interrupt_from_another_thread():
@@ -222,7 +251,14 @@ def test_the_lanes_overlap_on_the_cpu_body():
 
 
 GOOD_RUNTIME = {"max_model_len": 50, "num_threads": 2, "max_gamma": 4, "max_branches": 8}
-GOOD_REQUEST = {"prompt": [1, 2], "max_tokens": 5, "stops": [], "sampling": {}, "policy": {}}
+GOOD_REQUEST = {
+    "prompt": [1, 2],
+    "max_tokens": 5,
+    "stops": [],
+    "sampling": {},
+    "policy": {},
+    "shaping": {},
+}
 NAN = math.nan
 
 
@@ -274,6 +310,21 @@ def test_a_runtime_that_cannot_be(wrong):
         {"sampling": {"min_p": -0.1}},
         {"sampling": {"min_p": NAN}},
         {"sampling": {"top_k": -1}},
+        {"shaping": {"repetition_penalty": 0.0}},
+        {"shaping": {"repetition_penalty": NAN}},
+        {"shaping": {"repetition_penalty": math.inf}},
+        {"shaping": {"presence_penalty": 2.1}},
+        {"shaping": {"presence_penalty": NAN}},
+        {"shaping": {"frequency_penalty": -2.1}},
+        {"shaping": {"min_tokens": -1}},
+        {"shaping": {"logit_bias": [(32, 1.0)]}},
+        {"shaping": {"logit_bias": [(-1, 1.0)]}},
+        {"shaping": {"logit_bias": [(1, NAN)]}},
+        {"shaping": {"logit_bias": [(1, 101.0)]}},
+        {"shaping": {"allowed_token_ids": []}},
+        {"shaping": {"allowed_token_ids": [32]}},
+        {"shaping": {"bad_words": [[]]}},
+        {"shaping": {"bad_words": [[1, 32]]}},
     ],
     ids=str,
 )
@@ -282,11 +333,9 @@ def test_a_request_that_cannot_be(wrong):
     runtime = _core.Runtime(_core.Toy(), _core.Toy(), **GOOD_RUNTIME)
     sampling = _core.Sampling(**request["sampling"])
     policy = _core.Policy(**({"gamma": 0} | request["policy"]))
-    refused(
-        lambda: runtime.begin(
-            request["prompt"], sampling, policy, request["max_tokens"], request["stops"]
-        )
-    )
+    shaping = _core.Shaping(**request["shaping"])
+    budget, stops = request["max_tokens"], request["stops"]
+    refused(lambda: runtime.begin(request["prompt"], sampling, policy, budget, stops, shaping))
     good = GOOD_REQUEST["prompt"], _core.Sampling(), _core.Policy(4, 8), 5
     runtime.begin(*good)  # and nothing is lost
     assert len(runtime.run()) == 5

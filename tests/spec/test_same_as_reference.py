@@ -1,6 +1,6 @@
 """Contract under test: engine and reference agree on every token, finish reason and counter, and
-every method on the tokens of plain decoding; over random gamma, k, draft quality, laws, stops and
-lengths, on both bodies. fuzz.py says what is drawn."""
+every method on the tokens of plain decoding; over random gamma, k, draft quality, laws, stops,
+penalties, masks and lengths, on both bodies. fuzz.py says what is drawn."""
 
 import json
 import subprocess
@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from sbrt import reference
+
 FUZZ = Path(__file__).with_name("fuzz.py")
 PROCESSES = 2
+SHAPING = reference.Shaping._fields
 
 
 def run_fuzz(sequences, seed, cpu):
@@ -32,7 +35,7 @@ def check_seen(seen, sequences):
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
-    for name in ("finish_stop", "finish_length", "finish_error", "abandoned"):
+    for name in ("finish_stop", "finish_length", "finish_error", "abandoned", *SHAPING):
         assert seen[name] > 0, name
     assert 0 < seen["branch_hits"] < seen["branch_rounds"] < seen["rounds"]
     assert 0 < seen["accepted"] < seen["draft_tokens"]

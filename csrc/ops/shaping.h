@@ -1,0 +1,40 @@
+// What a request does to a row of logits before its temperature: masks, bias, penalties.
+//
+// Order, each step in f32:
+//   1. allowed_token_ids: every other token is masked (-inf)
+//   2. bad words: the last token of a word is masked where the tokens before it are the word's
+//      beginning (prompt included)
+//   3. min_tokens: tokens that end the sequence are masked while they would come too early
+//   4. logit_bias: x += bias
+//   5. penalties, each token of prompt and output once: x = x > 0 ? x / repetition : x * repetition;
+//      then, c times in the output: x -= frequency * c, and x -= presence if c > 0
+//
+// A row sees the trunk and its own ancestors only. The trunk's counts are a side structure that moves
+// when `select` commits; a row adds its ancestors on top and takes them off again, so a rollback has
+// nothing to undo.
+#pragma once
+
+#include <cstdint>
+
+#include "core/memory.h"
+#include "exec/control.h"
+
+namespace sbrt {
+
+// Working memory of one team member; its pages are touched by requests that shape only.
+struct ShapingScratch {
+  explicit ShapingScratch(int vocab = 0) : logits(vocab), extra(vocab) {}
+  Buffer<float> logits;             // [vocab] the shaped row
+  Buffer<int32_t> extra;            // [vocab] how often the row's ancestors hold a token; else zero
+  int32_t path[kSlots + kMaxTail];  // tokens behind the root down to the row, its own last
+  int path_size = 0;
+};
+
+// One more token of the trunk.
+void count_token(Counts& counts, int32_t token, bool is_output);
+
+// The row's logits [vocab] after all steps, in scratch.logits. `row` is at the root or behind it.
+const float* shape_row(const float* logits, int vocab, const Control& control, const RowTable& rows,
+                       const Row& row, ShapingScratch& scratch);
+
+}  // namespace sbrt
