@@ -12,6 +12,21 @@ class Model:
     @property
     def max_positions(self) -> int: ...
 
+class RopeScaling:
+    def __init__(
+        self,
+        *,
+        kind: str = "default",
+        factor: float = 1.0,
+        original_max: float = 1.0,
+        low_freq: float = 1.0,
+        high_freq: float = 4.0,
+        beta_fast: float = 32.0,
+        beta_slow: float = 1.0,
+        attention_factor: float = 1.0,
+        truncate: bool = True,
+    ) -> None: ...
+
 class DecoderConfig:
     def __init__(
         self,
@@ -27,6 +42,12 @@ class DecoderConfig:
         rms_eps: float,
         rope_theta: float,
         tied: bool,
+        window: int = 0,
+        qkv_bias: bool = False,
+        o_bias: bool = False,
+        mlp_bias: bool = False,
+        head_norms: bool = False,
+        rope: RopeScaling = ...,
     ) -> None: ...
 
 class Decoder(Model):

@@ -71,14 +71,22 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     for i in range(config.layers):
         at = f"model.layers.{i}."
         shapes[at + "input_layernorm.weight"] = (hidden,)
-        shapes[at + "self_attn.q_proj.weight"] = (queries, hidden)
-        shapes[at + "self_attn.k_proj.weight"] = (keys, hidden)
-        shapes[at + "self_attn.v_proj.weight"] = (keys, hidden)
-        shapes[at + "self_attn.o_proj.weight"] = (hidden, queries)
         shapes[at + "post_attention_layernorm.weight"] = (hidden,)
-        shapes[at + "mlp.gate_proj.weight"] = (inner, hidden)
-        shapes[at + "mlp.up_proj.weight"] = (inner, hidden)
-        shapes[at + "mlp.down_proj.weight"] = (hidden, inner)
+        for name, out, columns, biased in (
+            ("self_attn.q_proj", queries, hidden, config.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, config.o_bias),
+            ("mlp.gate_proj", inner, hidden, config.mlp_bias),
+            ("mlp.up_proj", inner, hidden, config.mlp_bias),
+            ("mlp.down_proj", hidden, inner, config.mlp_bias),
+        ):
+            shapes[f"{at}{name}.weight"] = (out, columns)
+            if biased:
+                shapes[f"{at}{name}.bias"] = (out,)
+        if config.head_norms:
+            shapes[at + "self_attn.q_norm.weight"] = (config.head_dim,)
+            shapes[at + "self_attn.k_norm.weight"] = (config.head_dim,)
     return shapes
 
 
@@ -169,8 +177,10 @@ def _check_spare(checkpoint: Checkpoint, name: str, where: str) -> None:
         if _bytes(checkpoint, HEAD) == _bytes(checkpoint, EMBED):
             return
         raise InvalidInputError(f"{where}: expected {EMBED} again, as it is tied, got other values")
-    layers = checkpoint.config.layers
-    raise InvalidInputError(f"{where}: expected no such tensor in a Llama of {layers} layers")
+    config = checkpoint.config
+    raise InvalidInputError(
+        f"{where}: expected no such tensor in a {config.architecture} of {config.layers} layers"
+    )
 
 
 def _bytes(checkpoint: Checkpoint, wanted: str) -> memoryview:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,48 @@ from . import check
 from ._core import DecoderConfig
 from .config import MAX_POSITIONS
 from .errors import InvalidInputError, not_built
+from .rope import Rope, read_rope
 from .safetensors_file import parse_json
 
 MAX_JSON = 16 * 2**20  # bytes of a JSON file
-ARCHITECTURES = ("LlamaForCausalLM",)
-ARCHITECTURES_LATER = ("MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-ROPE_LATER = ("linear", "llama3", "yarn")
+LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an architecture adds to Llama, as transformers reads its config.json.
+
+    switches: fields of True or False that it reads; another family's must not be True.
+    window: it reads sliding_window, and this is what it has where the field is missing.
+    head_dim: what it has where the field is missing (None: hidden / heads).
+    """
+
+    switches: tuple[str, ...] = ()
+    window: int | None = None
+    qkv_bias: bool = False
+    head_norms: bool = False
+    head_dim: int | None = None
+
+
+FAMILIES = {
+    "LlamaForCausalLM": Family(switches=("attention_bias", "mlp_bias")),
+    "MistralForCausalLM": Family(window=4096),
+    "Qwen2ForCausalLM": Family(switches=("use_sliding_window",), qkv_bias=True),
+    "Qwen3ForCausalLM": Family(
+        switches=("use_sliding_window", "attention_bias"), head_norms=True, head_dim=128
+    ),
+}
+SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a decoder. head_dim is even; heads is a multiple of kv_heads."""
+    """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
+    window: positions a row sees, itself included; 0: all of them.
+    """
+
+    architecture: str
     hidden: int
     inner: int
     layers: int
@@ -34,9 +64,17 @@ class ModelConfig:
     rms_eps: float
     rope_theta: float
     tied: bool
+    rope: Rope = field(default_factory=Rope)
+    window: int = 0
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    head_norms: bool = False
 
     def core(self) -> DecoderConfig:
-        return DecoderConfig(**asdict(self))
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        del given["architecture"]
+        return DecoderConfig(**(given | {"rope": self.rope.core()}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -53,41 +91,26 @@ def read_config(folder: Path) -> ModelConfig:
     """config.json of a model folder. Raises InvalidInputError, naming the field."""
     path = folder / "config.json"
     raw = read_json(path)
-    _check_family(path, raw)
-
-    def size(key: str, high: int, *instead: int) -> int:
-        value = raw.get(key)
-        if value is None and instead:
-            return instead[0]
-        return check.integer(f"{path}, {key}", value, 1, high)
-
-    hidden = size("hidden_size", 2**18)
-    heads = size("num_attention_heads", 2**12)
-    if raw.get("head_dim") is None and hidden % heads:
-        raise InvalidInputError(
-            f"{path}, hidden_size: expected a multiple of {heads} heads, got {hidden}"
-        )
-    config = ModelConfig(
-        hidden=hidden,
-        inner=size("intermediate_size", 2**20),
-        layers=size("num_hidden_layers", 2**10),
-        heads=heads,
-        kv_heads=size("num_key_value_heads", 2**12, heads),
-        head_dim=size("head_dim", 2**12, hidden // heads),
-        vocab=size("vocab_size", 2**24),
-        max_positions=size("max_position_embeddings", MAX_POSITIONS),
+    architecture = _architecture(path, raw)
+    family = FAMILIES[architecture]
+    switch = _switches(path, raw, architecture)
+    sizes = _sizes(path, raw, family)
+    window = _window(path, raw, architecture)
+    _check_layer_types(path, raw, sizes["layers"], window)
+    theta, rope = read_rope(path, raw, sizes["max_positions"])
+    return ModelConfig(
+        architecture=architecture,
+        **sizes,
         rms_eps=check.number(f"{path}, rms_norm_eps", raw.get("rms_norm_eps", 1e-6), 0, 1),
-        rope_theta=_rope_theta(path, raw),
+        rope_theta=theta,
         tied=check.flag(f"{path}, tie_word_embeddings", raw.get("tie_word_embeddings", False)),
+        rope=rope,
+        window=window,
+        qkv_bias=family.qkv_bias or switch["attention_bias"],
+        o_bias=switch["attention_bias"],
+        mlp_bias=switch["mlp_bias"],
+        head_norms=family.head_norms,
     )
-    if config.heads % config.kv_heads:
-        raise InvalidInputError(
-            f"{path}, num_key_value_heads: expected a divisor of {heads} heads, "
-            f"got {config.kv_heads}"
-        )
-    if config.head_dim % 2:
-        raise InvalidInputError(f"{path}, head_dim: expected an even size, got {config.head_dim}")
-    return config
 
 
 def read_eos(folder: Path, vocab: int) -> set[int]:
@@ -103,46 +126,101 @@ def read_eos(folder: Path, vocab: int) -> set[int]:
     return found
 
 
-def _check_family(path: Path, raw: Mapping[str, Any]) -> None:
+def _architecture(path: Path, raw: Mapping[str, Any]) -> str:
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
-    if isinstance(name, str) and name in ARCHITECTURES_LATER:
-        raise not_built(f"{path}, architecture {name}")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise InvalidInputError(
-            f"{path}, architectures: expected {' or '.join(ARCHITECTURES)}, got {check.show(names)}"
+            f"{path}, architectures: expected one of {', '.join(FAMILIES)}, got {check.show(names)}"
         )
     if raw.get("quantization_config") is not None:
         raise not_built(f"{path}, quantization_config")
     act = raw.get("hidden_act", "silu")
     if act != "silu":
         raise InvalidInputError(f"{path}, hidden_act: expected 'silu', got {check.show(act)}")
-    for key in ("attention_bias", "mlp_bias"):
-        if check.flag(f"{path}, {key}", raw.get(key, False)):
-            raise not_built(f"{path}, {key}")
-    if raw.get("sliding_window") is not None:
-        raise not_built(f"{path}, sliding_window {check.show(raw['sliding_window'])}")
-    if raw.get("partial_rotary_factor", 1.0) != 1.0:
-        raise not_built(f"{path}, partial_rotary_factor")
+    return name
 
 
-def _rope_theta(path: Path, raw: Mapping[str, Any]) -> float:
-    """The base of the default rope, from `rope_parameters` (new) or `rope_theta` (old)."""
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = raw.get(key)
-        if rope is None:
-            continue
-        if not isinstance(rope, dict):
-            raise InvalidInputError(f"{path}, {key}: expected an object, got {check.show(rope)}")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if isinstance(kind, str) and kind in ROPE_LATER:
-            raise not_built(f"{path}, rope type {kind}")
-        if kind != "default":
-            raise InvalidInputError(f"{path}, rope type: expected default, got {check.show(kind)}")
-        unknown = sorted(set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"})
-        if unknown or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            thing = unknown[0] if unknown else "partial_rotary_factor"
-            raise not_built(f"{path}, {key}.{thing}")
-    new = raw.get("rope_parameters") or {}
-    theta = new.get("rope_theta", raw.get("rope_theta", 10000.0))
-    return check.number(f"{path}, rope_theta", 10000.0 if theta is None else theta, 1e-3, 1e12)
+def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]:
+    """The sizes of a ModelConfig, by its names."""
+
+    def size(key: str, high: int, *instead: int) -> int:
+        value = raw.get(key)
+        if value is None and instead:
+            return instead[0]
+        return check.integer(f"{path}, {key}", value, 1, high)
+
+    hidden = size("hidden_size", 2**18)
+    heads = size("num_attention_heads", 2**12)
+    kv_heads = size("num_key_value_heads", 2**12, heads)
+    if heads % kv_heads:
+        raise InvalidInputError(
+            f"{path}, num_key_value_heads: expected a divisor of {heads} heads, got {kv_heads}"
+        )
+    head_dim = size("head_dim", 2**12, family.head_dim or hidden // heads)
+    if raw.get("head_dim") is None and not family.head_dim and hidden % heads:
+        raise InvalidInputError(
+            f"{path}, hidden_size: expected a multiple of {heads} heads, got {hidden}"
+        )
+    if head_dim % 2:
+        raise InvalidInputError(f"{path}, head_dim: expected an even size, got {head_dim}")
+    return {
+        "hidden": hidden,
+        "inner": size("intermediate_size", 2**20),
+        "layers": size("num_hidden_layers", 2**10),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab": size("vocab_size", 2**24),
+        "max_positions": size("max_position_embeddings", MAX_POSITIONS),
+    }
+
+
+def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str, bool]:
+    """Every switch of any family; one that this family does not read is refused if it is on."""
+    found = {}
+    for key in SWITCHES:
+        value = raw.get(key)
+        found[key] = value is not None and check.flag(f"{path}, {key}", value)
+        if found[key] and key not in FAMILIES[architecture].switches:
+            raise InvalidInputError(f"{path}, {key}: {architecture} expects False, got True")
+    if found["use_sliding_window"]:
+        raise not_built(f"{path}, use_sliding_window true")
+    return found
+
+
+def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
+    """Positions a row sees; 0: all. With use_sliding_window false the size next to it is idle."""
+    family, given = FAMILIES[architecture], raw.get("sliding_window")
+    if "use_sliding_window" in family.switches or (given is None and "sliding_window" in raw):
+        return 0
+    if given is None:
+        return family.window or 0
+    if family.window is None:
+        raise InvalidInputError(
+            f"{path}, sliding_window: {architecture} expects null, got {check.show(given)}"
+        )
+    if raw.get("use_sliding_window") is not None:
+        raise InvalidInputError(
+            f"{path}, use_sliding_window: {architecture} expects none beside a sliding_window, "
+            f"got {check.show(raw['use_sliding_window'])}"
+        )
+    return check.integer(f"{path}, sliding_window", given, 1, MAX_POSITIONS)
+
+
+def _check_layer_types(path: Path, raw: Mapping[str, Any], layers: int, window: int) -> None:
+    """All layers see alike: a model that mixes windows and none is refused."""
+    types = raw.get("layer_types")
+    if types is None:
+        return
+    if not isinstance(types, list) or len(types) != layers:
+        raise InvalidInputError(
+            f"{path}, layer_types: expected a list of {layers} names, got {check.show(types)}"
+        )
+    expected = LAYER_TYPES[window > 0]
+    for i, name in enumerate(types):
+        if name != expected:
+            raise InvalidInputError(
+                f"{path}, layer_types[{i}]: expected {expected} in every layer, "
+                f"got {check.show(name)}"
+            )

@@ -46,11 +46,21 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
   decoder.load(name, tensor);
 }
 
+RopeScaling make_rope(const std::string& kind, double factor, double original_max, double low_freq,
+                      double high_freq, double beta_fast, double beta_slow, double attention_factor,
+                      bool truncate) {
+  return {rope_kind(kind), factor,    original_max,     low_freq, high_freq,
+          beta_fast,       beta_slow, attention_factor, truncate};
+}
+
 DecoderConfig make_config(int64_t hidden, int64_t inner, int64_t layers, int64_t heads,
                           int64_t kv_heads, int64_t head_dim, int64_t vocab, int64_t max_positions,
-                          double rms_eps, double rope_theta, bool tied) {
-  const DecoderConfig config{hidden, inner,         layers,  heads,      kv_heads, head_dim,
-                             vocab,  max_positions, rms_eps, rope_theta, tied};
+                          double rms_eps, double rope_theta, bool tied, int64_t window,
+                          bool qkv_bias, bool o_bias, bool mlp_bias, bool head_norms,
+                          const RopeScaling& rope) {
+  const DecoderConfig config{hidden,   inner,         layers,   heads,      kv_heads, head_dim,
+                             vocab,    max_positions, rms_eps,  rope_theta, tied,     window,
+                             qkv_bias, o_bias,        mlp_bias, head_norms, rope};
   check_config(config);
   return config;
 }
@@ -58,11 +68,19 @@ DecoderConfig make_config(int64_t hidden, int64_t inner, int64_t layers, int64_t
 }  // namespace
 
 void bind_decoder(py::module_& m) {
-  py::class_<DecoderConfig>(m, "DecoderConfig", "Sizes of a Llama-shaped decoder, checked.")
+  py::class_<RopeScaling>(m, "RopeScaling", "How rope is stretched; formulas: model/rope_table.h.")
+      .def(py::init(&make_rope), py::kw_only(), py::arg("kind") = "default",
+           py::arg("factor") = 1.0, py::arg("original_max") = 1.0, py::arg("low_freq") = 1.0,
+           py::arg("high_freq") = 4.0, py::arg("beta_fast") = 32.0, py::arg("beta_slow") = 1.0,
+           py::arg("attention_factor") = 1.0, py::arg("truncate") = true);
+  py::class_<DecoderConfig>(m, "DecoderConfig",
+                            "Sizes and switches of a decoder of the Llama family, checked.")
       .def(py::init(&make_config), py::kw_only(), py::arg("hidden"), py::arg("inner"),
            py::arg("layers"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
            py::arg("vocab"), py::arg("max_positions"), py::arg("rms_eps"), py::arg("rope_theta"),
-           py::arg("tied"));
+           py::arg("tied"), py::arg("window") = 0, py::arg("qkv_bias") = false,
+           py::arg("o_bias") = false, py::arg("mlp_bias") = false, py::arg("head_norms") = false,
+           py::arg("rope") = RopeScaling{});
   py::class_<Decoder, Model, std::shared_ptr<Decoder>>(
       m, "Decoder", "A Llama-shaped decoder on the CPU: weights in `storage`, arithmetic in f32.")
       .def(py::init(

@@ -1,5 +1,6 @@
 #include "model/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/attention.h"
@@ -16,23 +17,14 @@ RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, c.max_positions, s.max_len);
   check_within("lane: max_rows", 1, kMaxRows, s.max_rows);
   check_within("lane: threads", 1, 4096, s.threads);
-  return {.capacity = s.max_len + kSlots,
-          .window = s.max_len,
+  const int64_t window = c.window ? std::min(c.window, s.max_len) : s.max_len;
+  return {.capacity = window + kSlots,
+          .window = window,
           .branches = s.branches,
           .tail_slots = s.tail_slots,
           .layers = static_cast<int32_t>(c.layers),
           .kv_heads = static_cast<int32_t>(c.kv_heads),
           .head_dim = static_cast<int32_t>(c.head_dim)};
-}
-
-// 1 / theta^(2i / head_dim), every step in f32 as transformers does.
-Buffer<float> inverse_frequencies(const DecoderConfig& c) {
-  Buffer<float> out(c.head_dim / 2);
-  for (int64_t i = 0; i < c.head_dim / 2; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.head_dim);
-    out[i] = 1.0f / std::pow(static_cast<float>(c.rope_theta), exponent);
-  }
-  return out;
 }
 
 }  // namespace
@@ -53,7 +45,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
       kernels_(kernels),
       weights_(std::move(weights)),
       ring_(ring_of(c, s), s.debug),
-      inv_freq_(inverse_frequencies(c)),
+      inv_freq_(inverse_frequencies(c.head_dim, c.rope_theta, c.rope)),
       cosines_(s.max_rows * c.head_dim / 2),
       sines_(s.max_rows * c.head_dim / 2),
       x_(s.max_rows * c.hidden),
@@ -68,7 +60,8 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
 
 void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
   graph.add(embed, EmbedArgs{&weights_->embed, rows, x_.data(), inv_freq_.data(),
-                             config_.head_dim / 2, cosines_.data(), sines_.data()});
+                             rope_amplitude(config_.rope), config_.head_dim / 2, cosines_.data(),
+                             sines_.data()});
   graph.add(see, SeeArgs{rows, &ring_, visible_.data()});
   const int layers = static_cast<int>(config_.layers);
   for (int layer = 0; layer < layers; ++layer) {
@@ -87,8 +80,10 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   add_norm(graph, rows, w.attention_norm);
   add_matmul(graph, rows, w.qkv, normed_.data(), qkv_.data());
-  graph.add(rope,
-            RopeArgs{rows, &ring_, qkv_.data(), cosines_.data(), sines_.data(), layer, heads});
+  const HeadNorm head_norm{&kernels_, w.q_norm.data(), w.k_norm.data(),
+                           static_cast<float>(config_.rms_eps)};
+  graph.add(rope, RopeArgs{head_norm, rows, &ring_, qkv_.data(), cosines_.data(), sines_.data(),
+                           layer, heads});
   if (keys_only) return;
   graph.add(attention, AttentionArgs{&kernels_, rows, &ring_, visible_.data(), qkv_.data(),
                                      attended_.data(), scratch_.data(), layer, heads, scale});
@@ -108,9 +103,9 @@ void DecoderLane::add_norm(Graph& graph, const RowTable* rows, const Buffer<floa
                            config_.hidden, static_cast<float>(config_.rms_eps)});
 }
 
-void DecoderLane::add_matmul(Graph& graph, const RowTable* rows, const PackedMatrix& weights,
+void DecoderLane::add_matmul(Graph& graph, const RowTable* rows, const Linear& weights,
                              const float* x, float* y, const float* add) {
-  graph.add(matmul, MatmulArgs{&kernels_, &weights, rows, x, y, add});
+  graph.add(matmul, MatmulArgs{&kernels_, &weights.matrix, rows, x, y, weights.bias.data(), add});
 }
 
 }  // namespace sbrt

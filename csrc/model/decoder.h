@@ -32,8 +32,8 @@ class Decoder final : public Model {
   std::shared_ptr<Weights> weights_;  // shared with the lanes
 };
 
-// Owns the KV ring and every buffer of a forward; its ops allocate nothing. Full attention:
-// capacity = max_len + 64, memory touched as positions are reached.
+// Owns the KV ring and every buffer of a forward; its ops allocate nothing. The ring holds what a
+// row sees (the window, or max_len) and 64 in-flight slots; memory is touched as it is reached.
 class DecoderLane final : public Lane {
  public:
   DecoderLane(const DecoderConfig& config, const Kernels& kernels,
@@ -48,7 +48,7 @@ class DecoderLane final : public Lane {
   void add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only);
   void add_mlp(Graph& graph, const RowTable* rows, int layer);
   void add_norm(Graph& graph, const RowTable* rows, const Buffer<float>& weight);
-  void add_matmul(Graph& graph, const RowTable* rows, const PackedMatrix& weights, const float* x,
+  void add_matmul(Graph& graph, const RowTable* rows, const Linear& weights, const float* x,
                   float* y, const float* add = nullptr);
 
   DecoderConfig config_;

@@ -1,7 +1,6 @@
 #include "model/weights.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace sbrt {
 namespace {
@@ -31,47 +30,58 @@ void check_config(const DecoderConfig& c) {
   check<InvalidInput>(c.head_dim % 2 == 0, "config: head_dim: expected an even number but got ",
                       c.head_dim);
   check_within("config: rms_eps", 0.0, 1.0, c.rms_eps);
-  check<InvalidInput>(std::isfinite(c.rope_theta) && c.rope_theta >= 1,
-                      "config: rope_theta: expected a finite number from 1 up but got ",
-                      c.rope_theta);
+  check_within("config: window", int64_t{0}, kLong, c.window);
+  check_rope(c.rope, c.rope_theta);
 }
+
+Linear::Linear(DType storage, int64_t out, int64_t in, bool biased)
+    : matrix(storage, out, in), bias(biased ? out : 0) {}
 
 Weights::Weights(const DecoderConfig& c, DType storage) : storage_(storage), tied_(c.tied) {
   check_config(c);
   embed = EmbedTable(storage, c.vocab, c.hidden);
-  lm_head = PackedMatrix(storage, c.vocab, c.hidden);
-  norm = Buffer<float>(c.hidden);
+  lm_head = Linear(storage, c.vocab, c.hidden, false);
   layers.resize(c.layers);
   expect("model.embed_tokens.weight", {.rows = c.vocab, .columns = c.hidden, .embedding = true});
   for (int64_t i = 0; i < c.layers; ++i) expect_layer(i, c);
-  expect("model.norm.weight", {.rows = c.hidden, .vector = &norm});
+  expect_norm("model.norm", norm, c.hidden);
   Place head{.rows = c.vocab, .columns = c.hidden, .optional = c.tied};
-  if (!c.tied) head.matrix = &lm_head;
+  if (!c.tied) head.matrix = &lm_head.matrix;
   expect("lm_head.weight", head);
 }
 
 void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
   LayerWeights& w = layers[index];
-  w.attention_norm = Buffer<float>(c.hidden);
-  w.mlp_norm = Buffer<float>(c.hidden);
-  w.qkv = PackedMatrix(storage_, c.qkv_size(), c.hidden);
-  w.o = PackedMatrix(storage_, c.hidden, c.q_size());
-  w.gate_up = PackedMatrix(storage_, 2 * c.inner, c.hidden);
-  w.down = PackedMatrix(storage_, c.hidden, c.inner);
+  w.qkv = Linear(storage_, c.qkv_size(), c.hidden, c.qkv_bias);
+  w.o = Linear(storage_, c.hidden, c.q_size(), c.o_bias);
+  w.gate_up = Linear(storage_, 2 * c.inner, c.hidden, c.mlp_bias);
+  w.down = Linear(storage_, c.hidden, c.inner, c.mlp_bias);
 
-  const std::string prefix = sentence("model.layers.", index, ".");
-  const auto matrix = [&](const char* name, PackedMatrix& to, int64_t first, int64_t rows) {
-    expect(prefix + name, {.rows = rows, .columns = to.in(), .matrix = &to, .first = first});
-  };
-  expect(prefix + "input_layernorm.weight", {.rows = c.hidden, .vector = &w.attention_norm});
-  matrix("self_attn.q_proj.weight", w.qkv, 0, c.q_size());
-  matrix("self_attn.k_proj.weight", w.qkv, c.q_size(), c.kv_size());
-  matrix("self_attn.v_proj.weight", w.qkv, c.q_size() + c.kv_size(), c.kv_size());
-  matrix("self_attn.o_proj.weight", w.o, 0, c.hidden);
-  expect(prefix + "post_attention_layernorm.weight", {.rows = c.hidden, .vector = &w.mlp_norm});
-  matrix("mlp.gate_proj.weight", w.gate_up, 0, c.inner);
-  matrix("mlp.up_proj.weight", w.gate_up, c.inner, c.inner);
-  matrix("mlp.down_proj.weight", w.down, 0, c.hidden);
+  const std::string at = sentence("model.layers.", index, ".");
+  expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
+  expect_linear(at + "self_attn.q_proj", w.qkv, 0, c.q_size());
+  expect_linear(at + "self_attn.k_proj", w.qkv, c.q_size(), c.kv_size());
+  expect_linear(at + "self_attn.v_proj", w.qkv, c.q_size() + c.kv_size(), c.kv_size());
+  expect_linear(at + "self_attn.o_proj", w.o, 0, c.hidden);
+  if (c.head_norms) {
+    expect_norm(at + "self_attn.q_norm", w.q_norm, c.head_dim);
+    expect_norm(at + "self_attn.k_norm", w.k_norm, c.head_dim);
+  }
+  expect_norm(at + "post_attention_layernorm", w.mlp_norm, c.hidden);
+  expect_linear(at + "mlp.gate_proj", w.gate_up, 0, c.inner);
+  expect_linear(at + "mlp.up_proj", w.gate_up, c.inner, c.inner);
+  expect_linear(at + "mlp.down_proj", w.down, 0, c.hidden);
+}
+
+void Weights::expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows) {
+  expect(name + ".weight",
+         {.rows = rows, .columns = to.matrix.in(), .matrix = &to.matrix, .first = first});
+  if (to.bias.size()) expect(name + ".bias", {.rows = rows, .vector = &to.bias, .first = first});
+}
+
+void Weights::expect_norm(const std::string& name, Buffer<float>& to, int64_t n) {
+  to = Buffer<float>(n);
+  expect(name + ".weight", {.rows = n, .vector = &to});
 }
 
 void Weights::expect(std::string name, const Place& place) {
@@ -84,8 +94,8 @@ void Weights::load(const std::string& name, const TensorView& t) {
   check<InvalidInput>(!finished_, "weights: finished, expected no more tensors but got ", name);
   const auto found = places_.find(name);
   if (found == places_.end() && name.ends_with("rotary_emb.inv_freq")) return;
-  check<InvalidInput>(found != places_.end(),
-                      "weights: expected a tensor of LlamaForCausalLM but got ", name);
+  check<InvalidInput>(found != places_.end(), "weights: expected a tensor of this decoder but got ",
+                      name);
   Place& place = found->second;
   check<InvalidInput>(!place.loaded, "weights: expected each tensor once but got ", name, " twice");
   check_equal("weights: shape of " + name, shape_text(place.rows, place.columns),
@@ -97,10 +107,11 @@ void Weights::load(const std::string& name, const TensorView& t) {
 void Weights::put(const Place& place, const TensorView& t) {
   if (place.matrix) place.matrix->pack(place.first, t);
   if (place.vector)
-    for (int64_t i = 0; i < t.size(); ++i) (*place.vector)[i] = rounded(t.at(i), storage_);
+    for (int64_t i = 0; i < t.size(); ++i)
+      (*place.vector)[place.first + i] = rounded(t.at(i), storage_);
   if (place.embedding) {
     embed.fill(t);
-    if (tied_) lm_head.pack(0, t);
+    if (tied_) lm_head.matrix.pack(0, t);
   }
 }
 

@@ -1,4 +1,5 @@
-// Weights of a LlamaForCausalLM, packed one tensor at a time under their Hugging Face names.
+// Weights of a decoder of the Llama family, packed one tensor at a time under their Hugging Face
+// names.
 #pragma once
 
 #include <memory>
@@ -7,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "model/rope_table.h"
 #include "ops/embed.h"
 #include "ops/matmul.h"
 
@@ -19,6 +21,12 @@ struct DecoderConfig {
   int64_t vocab = 0, max_positions = 0;
   double rms_eps = 0, rope_theta = 0;
   bool tied = false;
+  int64_t window = 0;       // positions a row sees, itself included; 0: all
+  bool qkv_bias = false;    // q_proj, k_proj, v_proj
+  bool o_bias = false;      // o_proj
+  bool mlp_bias = false;    // gate_proj, up_proj, down_proj
+  bool head_norms = false;  // q_norm, k_norm: RMSNorm over head_dim before rope
+  RopeScaling rope;
 
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
@@ -28,12 +36,20 @@ struct DecoderConfig {
 // Throws InvalidInput naming the field, its bounds and what was given.
 void check_config(const DecoderConfig& config);
 
+struct Linear {
+  Linear() = default;
+  Linear(DType storage, int64_t out, int64_t in, bool biased);
+  PackedMatrix matrix;  // [out, in]
+  Buffer<float> bias;   // [out]; no data without a bias
+};
+
 struct LayerWeights {
   Buffer<float> attention_norm, mlp_norm;  // [hidden]
-  PackedMatrix qkv;                        // [q + k + v, hidden]
-  PackedMatrix o;                          // [hidden, q]
-  PackedMatrix gate_up;                    // [inner + inner, hidden]
-  PackedMatrix down;                       // [hidden, inner]
+  Buffer<float> q_norm, k_norm;            // [head_dim]; no data without head_norms
+  Linear qkv;                              // [q + k + v, hidden]
+  Linear o;                                // [hidden, q]
+  Linear gate_up;                          // [inner + inner, hidden]
+  Linear down;                             // [hidden, inner]
 };
 
 class Weights {
@@ -53,20 +69,22 @@ class Weights {
 
   EmbedTable embed;  // [vocab, hidden]
   std::vector<LayerWeights> layers;
-  Buffer<float> norm;    // [hidden]
-  PackedMatrix lm_head;  // [vocab, hidden]; the embedding again if tied
+  Buffer<float> norm;  // [hidden]
+  Linear lm_head;      // [vocab, hidden]; the embedding again if tied
 
  private:
-  // Where a tensor goes: rows of a packed matrix, a vector, or the embedding.
+  // Where a tensor goes: rows of a packed matrix, part of a vector, or the embedding.
   struct Place {
     int64_t rows = 0, columns = 0;  // columns 0: a vector
     PackedMatrix* matrix = nullptr;
-    int64_t first = 0;  // row of the matrix
     Buffer<float>* vector = nullptr;
+    int64_t first = 0;  // row of the matrix, element of the vector
     bool embedding = false, loaded = false, optional = false;
   };
   void expect(std::string name, const Place& place);
   void expect_layer(int64_t index, const DecoderConfig& config);
+  void expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows);
+  void expect_norm(const std::string& name, Buffer<float>& to, int64_t n);
   void put(const Place& place, const TensorView& tensor);
 
   DType storage_;

@@ -56,8 +56,8 @@ void embed(const EmbedArgs& a, Worker worker) {
     a.table->read(known ? row.token : 0, a.x + i * a.table->hidden());
     for (int64_t j = 0; j < a.half; ++j) {
       const double angle = rope_angle(row.position, a.inv_freq[j]);
-      a.cosines[i * a.half + j] = static_cast<float>(std::cos(angle));
-      a.sines[i * a.half + j] = static_cast<float>(std::sin(angle));
+      a.cosines[i * a.half + j] = static_cast<float>(std::cos(angle)) * a.scale;
+      a.sines[i * a.half + j] = static_cast<float>(std::sin(angle)) * a.scale;
     }
   }
 }

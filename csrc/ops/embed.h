@@ -30,12 +30,13 @@ struct EmbedArgs {
   const RowTable* rows;
   float* x;               // [rows, hidden]
   const float* inv_freq;  // [half]
+  float scale;            // of cosines and sines
   int64_t half;           // head_dim / 2
   float* cosines;         // [rows, half]
   float* sines;           // [rows, half]
 };
 
-// x = the row's embedding; cosines, sines of its rope angles. A padding row may carry any token.
+// x = the row's embedding; cosines, sines of its rope angles, times scale. A padding row may carry any token.
 // The angle is float32(position) * inv_freq in float32 below 2^24 (as transformers), beyond that
 // their exact product in double.
 void embed(const EmbedArgs& args, Worker worker);

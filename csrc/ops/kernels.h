@@ -13,14 +13,16 @@ namespace sbrt {
 
 constexpr int kPanel = 16;  // outputs of one packed panel
 
-// y[r][o] = sum over k of x[r][k] w[o][k], (+ add[r][o]), for outputs of panels first .. last - 1.
+// y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
+// first .. last - 1.
 struct MatmulTask {
   const void* panels;  // layout: ops/matmul.h
   bool bf16;
   int64_t in, out;
-  const float* x;    // [rows][in]
-  float* y;          // [rows][out]
-  const float* add;  // [rows][out] or null; may be y
+  const float* x;     // [rows][in]
+  float* y;           // [rows][out]
+  const float* bias;  // [out] or null
+  const float* add;   // [rows][out] or null; may be y
   int rows;
   int64_t first, last;
 };
@@ -49,7 +51,7 @@ struct Kernels {
   const char* name;
   void (*matmul)(const MatmulTask&);
   void (*attend)(const AttendTask&);
-  // y = weight * x / sqrt(mean(x^2) + eps)
+  // y = weight * x / sqrt(mean(x^2) + eps); y may be x
   void (*norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);

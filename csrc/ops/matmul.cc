@@ -40,8 +40,8 @@ void matmul(const MatmulArgs& a, Worker worker) {
   const PackedMatrix& w = *a.weights;
   const Interval mine = worker.share(w.out(), kPanel);
   if (a.rows->n == 0 || mine.empty()) return;
-  a.kernels->matmul({w.panels(), w.storage() == DType::bf16, w.in(), w.out(), a.x, a.y, a.add,
-                     a.rows->n, mine.begin / kPanel, (mine.end + kPanel - 1) / kPanel});
+  a.kernels->matmul({w.panels(), w.storage() == DType::bf16, w.in(), w.out(), a.x, a.y, a.bias,
+                     a.add, a.rows->n, mine.begin / kPanel, (mine.end + kPanel - 1) / kPanel});
 }
 
 }  // namespace sbrt

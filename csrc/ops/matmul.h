@@ -1,4 +1,4 @@
-// y = x W^T with packed weights, behind one narrow interface.
+// y = x W^T + bias with packed weights, behind one narrow interface.
 //
 // A sum runs over k from 0 up, one fma (portable: multiply, add) per step, whatever the number of
 // rows, threads and neighbours: a row's result is bitwise the same in every forward.
@@ -42,6 +42,7 @@ struct MatmulArgs {
   const RowTable* rows;  // rows 0 .. n - 1 are computed
   const float* x;        // [rows, in]
   float* y;              // [rows, out]
+  const float* bias;     // [out] or null: added to the sum
   const float* add;      // [rows, out] or null: added to the result; may be y
 };
 

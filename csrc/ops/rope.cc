@@ -14,6 +14,11 @@ void rotate(const float* x, const float* cosines, const float* sines, int64_t ha
   }
 }
 
+void norm_heads(const HeadNorm& norm, const float* weight, int heads, int64_t d, float* x) {
+  if (!weight) return;
+  for (int h = 0; h < heads; ++h) norm.kernels->norm(x + h * d, weight, norm.eps, d, x + h * d);
+}
+
 }  // namespace
 
 void rope(const RopeArgs& a, Worker worker) {
@@ -24,10 +29,12 @@ void rope(const RopeArgs& a, Worker worker) {
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const Row& row = a.rows->row[i];
     const float *cosines = a.cosines + i * half, *sines = a.sines + i * half;
-    float* q = a.qkv + i * stride;
+    float *q = a.qkv + i * stride, *k = q + a.heads * d;
+    norm_heads(a.norm, a.norm.q, a.heads, d, q);
     for (int h = 0; h < a.heads; ++h) rotate(q + h * d, cosines, sines, half, q + h * d);
     if (row.slot < 0) continue;
-    const float *k = q + a.heads * d, *v = k + shape.kv_heads * d;
+    norm_heads(a.norm, a.norm.k, shape.kv_heads, d, k);
+    const float* v = k + shape.kv_heads * d;
     for (int h = 0; h < shape.kv_heads; ++h) {
       rotate(k + h * d, cosines, sines, half, a.ring->k(a.layer, h, row.slot));
       std::copy_n(v + h * d, d, a.ring->v(a.layer, h, row.slot));

@@ -14,8 +14,9 @@ SIZES = {
 
 
 def shapes_of(sizes):
-    """Names of LlamaForCausalLM and the shapes of their tensors."""
-    c = SimpleNamespace(**sizes)
+    """Names of a decoder's tensors and their shapes."""
+    off = dict.fromkeys(("qkv_bias", "o_bias", "mlp_bias", "head_norms"), False)
+    c = SimpleNamespace(**(off | sizes))
     q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
     shapes = {"model.embed_tokens.weight": (c.vocab, c.hidden), "model.norm.weight": (c.hidden,)}
     for i in range(c.layers):
@@ -26,7 +27,13 @@ def shapes_of(sizes):
             "mlp.gate_proj": (c.inner, c.hidden), "mlp.up_proj": (c.inner, c.hidden),
             "mlp.down_proj": (c.hidden, c.inner),
         }  # fmt: skip
+        if c.head_norms:
+            layer |= {"self_attn.q_norm": (c.head_dim,), "self_attn.k_norm": (c.head_dim,)}
         shapes |= {f"model.layers.{i}.{name}.weight": s for name, s in layer.items()}
+        biased = {"self_attn.o_proj": c.o_bias}
+        biased |= dict.fromkeys((f"self_attn.{x}_proj" for x in "qkv"), c.qkv_bias)
+        biased |= dict.fromkeys((f"mlp.{x}_proj" for x in ("gate", "up", "down")), c.mlp_bias)
+        shapes |= {f"model.layers.{i}.{n}.bias": layer[n][:1] for n, on in biased.items() if on}
     if not c.tied:
         shapes["lm_head.weight"] = (c.vocab, c.hidden)
     return shapes

@@ -6,6 +6,17 @@ import pytest
 from sbrt import _core
 
 ISAS = _core.instruction_sets()
+FAMILIES = {
+    "Mistral": {"window": 24},
+    "Qwen2": {"qkv_bias": True},
+    "Qwen3": {"head_norms": True, "head_dim": 14},
+    "all switches": {
+        "qkv_bias": True, "o_bias": True, "mlp_bias": True, "head_norms": True, "window": 17,
+        "rope": _core.RopeScaling(
+            kind="yarn", factor=4.0, original_max=32.0, attention_factor=1.2
+        ),
+    },
+}  # fmt: skip
 
 
 def tokens_of(n, seed=0, vocab=67):
@@ -48,6 +59,31 @@ def test_a_path_of_any_length_from_any_head(tools, isa, storage):
             for at in range(0, head, 64):
                 lane.chunk(tokens[at : min(at + 64, head)], width, logits=False)
         same(lane.chunk(tokens[head : head + n], width), alone[head : head + n], (n, head, width))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_families(tools, isa, family):
+    """Paths of any length, past the window and round the ring; then a tree on top."""
+    decoder = tools.random_decoder(isa=isa, **FAMILIES[family])
+    tokens = tokens_of(300)
+    alone = tools.Sequence(decoder, max_len=400).alone(tokens)
+    rng = np.random.default_rng(0)
+    lane = tools.Sequence(decoder, max_len=400, threads=3, debug=True)
+    while lane.head < 300:
+        head, n = lane.head, int(rng.integers(1, 65))
+        logits = lane.chunk(tokens[head : head + n], n % 3 + 1)
+        same(logits, alone[head : head + n], (family, head, n))
+    parent, depth, mask = random_tree(rng, 40)
+    more = tokens_of(40, 1)
+    rows = [lane.row(more[i], i, mask[i], depth[i]) for i in range(40)]
+    logits = lane.probe.forward(lane.head, rows, 2)
+    for leaf in (39, 21, 8):
+        single = tools.Sequence(decoder, max_len=400)
+        for at in range(0, 300, 60):
+            single.chunk(tokens[at : at + 60])
+        expected = single.alone([more[i] for i in path_to(parent, leaf)])
+        same(logits[leaf], expected[-1], (family, leaf))
 
 
 @pytest.mark.parametrize("head_dim", [2, 16, 34, 64, 120])

@@ -29,6 +29,7 @@ def decoder(tools):
         ({"max_positions": 0}, "config: max_positions: "),
         ({"rms_eps": float("nan")}, "config: rms_eps: "),
         ({"rope_theta": float("inf")}, "config: rope_theta: "),
+        ({"window": -1}, "config: window: .* but got -1"),
     ],
 )
 def test_hostile_configs(tools, changes, match):
@@ -37,9 +38,26 @@ def test_hostile_configs(tools, changes, match):
 
 
 @pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"kind": "spiral"}, "rope kind: expected default, .* but got spiral"),
+        ({"kind": "linear", "factor": 0.5}, "rope factor: .* but got 0.5"),
+        ({"kind": "linear", "factor": float("nan")}, "rope factor: .* but got nan"),
+        ({"kind": "llama3", "original_max": 0.0}, "rope original_max: .* but got 0"),
+        ({"kind": "llama3", "low_freq": 4.0}, "rope high_freq: expected a number above 4"),
+        ({"kind": "yarn", "beta_slow": 0.0}, "rope beta_slow: .* above 0 but got 0"),
+        ({"kind": "yarn", "attention_factor": float("inf")}, "rope attention_factor: "),
+    ],
+)
+def test_hostile_ropes(tools, changes, match):
+    with pytest.raises(_core.InvalidInputError, match=match):
+        _core.DecoderConfig(**tools.SIZES, rope=_core.RopeScaling(**changes))
+
+
+@pytest.mark.parametrize(
     ("name", "dtype", "shape", "match"),
     [
-        ("model.norm.bias", "F32", (40,), "LlamaForCausalLM but got model.norm.bias"),
+        ("model.norm.bias", "F32", (40,), "of this decoder but got model.norm.bias"),
         ("model.layers.2.mlp.up_proj.weight", "F32", (72, 40), "but got model.layers.2.mlp"),
         ("model.layers.0.self_attn.q_proj.bias", "F32", (60,), "but got model.layers.0.self"),
         ("model.norm.weight", "F32", (41,), r"model.norm.weight: expected \[40\] but got \[41\]"),

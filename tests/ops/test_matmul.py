@@ -40,13 +40,16 @@ def test_matmul_agrees_with_float64(isa, storage, rows, inputs, outputs):
     x, w = case(rows, inputs, outputs)
     stored = bf16(w) if storage == "bfloat16" else w
     add = np.random.default_rng(1).standard_normal((rows, outputs), np.float32)
-    for width, added in [(1, None), (3, add)]:
-        y = _core.matmul_probe(x, w, storage, isa, width, added)
+    bias = np.random.default_rng(2).standard_normal(outputs, np.float32)
+    for width, added, biased in [(1, None, None), (3, add, None), (2, None, bias), (1, add, bias)]:
+        y = _core.matmul_probe(x, w, storage, isa, width, added, biased)
         wide = x.astype(np.float64) @ stored.T.astype(np.float64)
         size = np.abs(x).astype(np.float64) @ np.abs(stored).T.astype(np.float64)
         if added is not None:
             wide, size = wide + added, size + np.abs(added)
-        text, error = worst(y, wide, (inputs + 1) * 2.0**-24 * size)
+        if biased is not None:
+            wide, size = wide + biased, size + np.abs(biased)
+        text, error = worst(y, wide, (inputs + 2) * 2.0**-24 * size)
         assert error <= 1, text
 
 

@@ -1,4 +1,4 @@
-"""Tiny random Llama checkpoints with a tokenizer trained on the spot, and engines over them."""
+"""Tiny random checkpoints with a tokenizer trained on the spot, and engines over them."""
 
 import json
 import struct
@@ -57,23 +57,28 @@ def config_of(**changes):
 
 def shapes_of(config):
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
+    heads, family = config["num_attention_heads"], config["architectures"][0]
     width = config.get("head_dim", hidden // heads)
     keys = (config["num_key_value_heads"] or heads) * width
+    linear = {
+        "self_attn.q_proj": (heads * width, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, heads * width),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    layer = {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
+    for name, shape in linear.items():
+        layer[f"{name}.weight"] = shape
+        if family == "Qwen2ForCausalLM" and name[-6] in "qkv":
+            layer[f"{name}.bias"] = shape[:1]
+    if family == "Qwen3ForCausalLM":
+        layer |= {"self_attn.q_norm.weight": (width,), "self_attn.k_norm.weight": (width,)}
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for i in range(config["num_hidden_layers"]):
-        layer = {
-            "input_layernorm": (hidden,),
-            "self_attn.q_proj": (heads * width, hidden),
-            "self_attn.k_proj": (keys, hidden),
-            "self_attn.v_proj": (keys, hidden),
-            "self_attn.o_proj": (hidden, heads * width),
-            "post_attention_layernorm": (hidden,),
-            "mlp.gate_proj": (inner, hidden),
-            "mlp.up_proj": (inner, hidden),
-            "mlp.down_proj": (hidden, inner),
-        }
-        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes["model.norm.weight"] = (hidden,)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], hidden)
@@ -149,6 +154,7 @@ def make():
     return SimpleNamespace(
         checkpoint=write_checkpoint,
         config=config_of,
+        shapes=shapes_of,
         weights=random_weights,
         write_weights=write_weights,
         write_file=write_file,

@@ -134,11 +134,11 @@ def test_a_hostile_size_is_refused(make, tmp_path, key, value):
         ("rope_theta", True, []),
         ("hidden_act", "gelu", ["silu"]),
         ("tie_word_embeddings", "false", []),
-        ("attention_bias", True, ["not built"]),
-        ("mlp_bias", True, ["not built"]),
+        ("attention_bias", 1, ["True or False"]),
+        ("mlp_bias", "no", ["True or False"]),
         ("quantization_config", {}, ["not built"]),
-        ("sliding_window", 128, ["not built"]),
-        ("partial_rotary_factor", 0.5, ["not built"]),
+        ("sliding_window", 128, ["expects null", "128"]),
+        ("partial_rotary_factor", 0.5, ["expected 1", "0.5"]),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(make, tmp_path, key, value, words):
@@ -146,36 +146,14 @@ def test_a_config_that_cannot_be_is_refused(make, tmp_path, key, value, words):
 
 
 @pytest.mark.parametrize(
-    "name", ["MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel"]
+    "names",
+    [None, [], "LlamaForCausalLM2", ["LlamaForCausalLM", "X"], 3, ["GPT2LMHeadModel"]],
 )
-def test_another_family_is_named(make, tmp_path, name):
-    refused(written(make, tmp_path, architectures=[name]), name)
-
-
-@pytest.mark.parametrize("names", [None, [], "LlamaForCausalLM2", ["LlamaForCausalLM", "X"], 3])
 def test_a_family_that_cannot_be_is_refused(make, tmp_path, names):
     refused(written(make, tmp_path, architectures=names), "architectures")
 
 
-@pytest.mark.parametrize(
-    ("rope", "word"),
-    [
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
-        ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "factor"),
-        ({"rope_parameters": "default"}, "rope_parameters"),
-    ],
-)
-def test_another_rope_is_named(make, tmp_path, rope, word):
-    refused(written(make, tmp_path, **rope), word)
-
-
-def test_both_ways_to_write_rope_and_defaults(make, tmp_path):
-    new = {"rope_type": "default", "rope_theta": 5e5}
-    assert written(make, tmp_path, rope_parameters=new, rope_theta=None)().rope_theta == 5e5
-    assert written(make, tmp_path, rope_theta=2e4)().rope_theta == 2e4
+def test_sizes_with_a_default(make, tmp_path):
     assert written(make, tmp_path, num_key_value_heads=None)().kv_heads == 4
     assert written(make, tmp_path, head_dim=None)().head_dim == 8
     assert written(make, tmp_path, head_dim=16)().head_dim == 16
@@ -313,13 +291,41 @@ def test_a_draft_with_other_tokens_is_refused(make, folders, tmp_path):
     refused(lambda: Engine.from_pretrained(folders[0], folder), "token 1", "<|other|>")
 
 
-def test_a_padded_vocabulary_is_cut_to_the_smaller(make, folders, tmp_path):
-    draft = make.checkpoint(tmp_path / "d", vocab_size=336)
-    with Engine.from_pretrained(folders[0], draft, num_threads=2) as engine:
-        assert engine.pair.vocab == 300  # the tokenizer's
-        params = SamplingParams(max_tokens=40, temperature=5.0, seed=1, ignore_eos=True)
-        ids = engine.generate("def", params)[0].outputs[0].token_ids
-        assert max(ids) < 300
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("change", ["rename", "add"])
+def test_the_first_token_that_differs_is_named(make, folders, tmp_path, change, swap):
+    """The same size with another string, or one token more: in the draft, or in the target."""
+    other = make.checkpoint(tmp_path / "d")
+    path = other / "tokenizer.json"
+    given = json.loads(path.read_text())
+    words = given["model"]["vocab"]
+    if change == "rename":  # the last two: no merge needs them
+        for i, word in enumerate(sorted(words, key=words.get)[298:]):
+            words[f"other {i}"] = words.pop(word)
+        given["model"]["merges"] = given["model"]["merges"][:-2]
+    else:
+        words["other 0"] = 300
+    path.write_text(json.dumps(given))
+    pair = (other, folders[0]) if swap else (folders[0], other)
+    token = "token 298" if change == "rename" else "token 300"
+    refused(lambda: Engine.from_pretrained(*pair), token, "'other 0'")
+
+
+@pytest.mark.parametrize(("target", "draft"), [(320, 336), (336, 320), (300, 512), (512, 300)])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_padded_vocabulary_is_cut_to_the_smaller(make, tmp_path, target, draft, plain):
+    """To the tokenizer's 300 ids; without a tokenizer to the smaller model's."""
+    sizes = {"target": target, "draft": draft}
+    pair = [make.checkpoint(tmp_path / name, vocab_size=n) for name, n in sizes.items()]
+    with Engine.from_pretrained(*pair, num_threads=2, skip_tokenizer_init=plain) as engine:
+        most = min(target, draft) if plain else 300
+        assert engine.pair.vocab == most
+        params = SamplingParams(max_tokens=60, temperature=50.0, seed=1, ignore_eos=True)
+        given = [engine.generate([1, 2], params, method=m)[0] for m in ("none", "specbranch")]
+        first, second = (output.outputs[0].token_ids for output in given)
+        assert first == second
+        assert max(first) < most
+        refused(lambda: engine.generate([most], params), "token id", str(most))
 
 
 def test_a_tokenizer_that_is_none_is_refused(make, tmp_path):
