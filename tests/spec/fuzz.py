@@ -63,7 +63,8 @@ def random_world(rng: Random, cpu: float) -> World:
     target = {"vocab": vocab, "seed": seed}
     noise = rng.choice((0, 1, 2, 4, 8, 16, 32, 64))
     draft = {"vocab": vocab, "seed": seed, "noise16": noise}
-    length = rng.randint(70, 140) if chance(rng, 0.8) else rng.randint(2, 70)
+    most_gamma = 63 if chance(rng, 0.1) else 12
+    length = rng.randint(70, 10 * most_gamma) if chance(rng, 0.8) else rng.randint(2, 70)
     if chance(rng, 0.05):
         draft["seed"] = rng.getrandbits(64)  # knows nothing of the target
     if chance(rng, 0.15):
@@ -72,14 +73,14 @@ def random_world(rng: Random, cpu: float) -> World:
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
-            toy["window"] = rng.randint(1, 80)  # the ring wraps
+            toy["window"] = rng.randint(2, 80)  # the ring wraps
         if chance(rng, 0.05):
             toy["nan_at"] = rng.randrange(length)
     on_cpu = chance(rng, cpu)
     threads = rng.randint(1, 3) if on_cpu else 1
     runtime = {
         "max_model_len": length,
-        "max_gamma": 63 if chance(rng, 0.1) else 12,
+        "max_gamma": most_gamma,
         "max_branches": rng.randint(1, 16),
         "body": "cpu" if on_cpu else "sim",
         "num_threads": threads,
@@ -140,14 +141,14 @@ def random_task(rng: Random, world: World) -> Task:
 
     def knobs(**fixed):
         epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
-        free = {"gamma": rng.randint(1, most), "branches": rng.randint(1, k), "epsilon": epsilon}
-        return free | fixed
+        gamma = most if chance(rng, 0.2) else rng.randint(1, most)
+        return {"gamma": gamma, "branches": rng.randint(1, k), "epsilon": epsilon} | fixed
 
     return Task(
         prompt=[rng.randrange(vocab) for _ in range(length)],
         sampling=random_sampling(rng),
         stops=rng.sample(range(vocab), rng.choice((0, 0, 0, 0, 1, 2)) if vocab > 2 else 0),
-        max_tokens=64 if chance(rng, 0.8) else rng.randint(0, 64),
+        max_tokens=64 if chance(rng, 0.8) else rng.randint(0, 64 if most < 63 else 400),
         shaping=random_shaping(rng, vocab, longest),
         policies={
             "none": {"gamma": 0},
@@ -217,7 +218,11 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
     plain = oracle(world, task, "none")
     wrong = []
     for method in task.policies:
-        tokens = engine_tokens(runtime, task, method)
+        try:
+            tokens = engine_tokens(runtime, task, method)
+        except _core.EngineError as error:
+            wrong.append(f"{method}: {error}\n    {world}\n    {task}")
+            continue
         expected = oracle(world, task, method)
         failing = "nan_at" in world.draft or not MASKS.isdisjoint(task.shaping)
         different = differences(runtime, tokens, expected, failing)

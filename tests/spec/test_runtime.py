@@ -172,6 +172,19 @@ def test_a_shaped_sequence_leaves_nothing_to_the_next():
     assert first.tokens != expected("none").tokens
 
 
+@pytest.mark.parametrize("limit", [129, 130, 131, 194])
+def test_a_serial_draft_that_stays_behind_at_its_limit(limit):
+    """All of gamma 63 stands until the draft has no room for more; the target goes on alone."""
+    runtime = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
+    for length in (1, 2, 3, 4, 66, 67):
+        policy = _core.Policy(gamma=63, branches=1, serial=1)
+        runtime.begin([1] * length, _core.Sampling(temperature=0), policy, 400)
+        tokens = runtime.run()
+        assert runtime.finish_reason == "length"
+        runtime.begin([1] * length, _core.Sampling(temperature=0), _core.Policy(0), 400)
+        assert tokens == runtime.run()
+
+
 def test_interrupt_from_another_thread():
     runtime = make("cpu", 2, max_model_len=100_000, debug=False)
     start(runtime, "specbranch", max_tokens=99_000)
@@ -349,6 +362,7 @@ def test_a_request_that_cannot_be(wrong):
         lambda: _core.Toy(noise16=-1),
         lambda: _core.Toy(max_positions=0),
         lambda: _core.Toy(window=-1),
+        lambda: _core.Toy(window=1),
         lambda: make().run(max_rounds=-1),
         lambda: make().run(seconds=NAN),
         lambda: make().run(seconds=-1.0),

@@ -1,12 +1,7 @@
-"""Without a GPU the kernels run in Triton's interpreter, chosen when they are decorated."""
-
-import os
+"""Without a GPU the kernels run in Triton's interpreter (tests/conftest.py chooses it)."""
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
