@@ -19,6 +19,11 @@ struct SelectArgs {
   int64_t* round;  // the round that select ends; only select moves it
 };
 
+// Whether a burst behind the chain stays within what the draft can follow.
+inline bool burst_fits(const Control& c) {
+  return c.head + c.chain.depth + 1 + c.policy.gamma < c.draft_limit;
+}
+
 // settle.cc: bring a lane's KV to the last outcome.
 void settle_target(const LaneArgs& args, Worker);
 void settle_draft(const LaneArgs& args, Worker);

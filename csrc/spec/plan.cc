@@ -74,7 +74,7 @@ void plan(const LaneArgs& args, Worker) {
   const RingShape& ring = args.ring->shape();
   c.branch_count = 0;
   // A branch must not reach past what the draft can follow.
-  c.draft_idle = c.head + c.chain.depth + 1 + c.policy.gamma >= c.draft_limit;
+  c.draft_idle = !burst_fits(c);
   if (c.draft_idle) {
     c.draft_rows.n = 0;
   } else if (c.policy.serial) {

@@ -29,8 +29,9 @@ void poison_tails(KvRing& ring) {
 
 // Rows for every position of trunk and chain that the draft has not processed.
 void catch_up_rows(const Control& c, const RingShape& ring, RowTable& rows) {
+  const int64_t behind = c.head - c.draft_have;
+  check(behind + c.chain.size < kSlots, "draft lane: ", behind, " tokens behind the trunk");
   rows.head = c.head;
-  rows.n = 0;
   for (int64_t p = c.draft_have; p <= c.head + c.chain.size; ++p) {
     const int node = static_cast<int>(p - c.head);
     Row& row = rows.row[rows.n++];
@@ -43,13 +44,11 @@ void catch_up_rows(const Control& c, const RingShape& ring, RowTable& rows) {
   }
   // Trunk positions are in flight too as long as they are being fed.
   if (c.draft_have < c.head) {
-    const int behind = static_cast<int>(c.head - c.draft_have);
     rows.head = c.draft_have;
     for (int i = 0; i < rows.n; ++i) {
       Row& row = rows.row[i];
       row.chain = Mask::upto(static_cast<int>(row.position - rows.head) + 1);
     }
-    check(behind + c.chain.size < kSlots, "draft lane: ", behind, " tokens behind the trunk");
   }
 }
 
@@ -79,10 +78,10 @@ void settle_draft(const LaneArgs& args, Worker) {
   }
   poison_in_flight(c, *args.ring, c.draft_have);
   poison_tails(*args.ring);
-  if (c.head + c.chain.depth < c.draft_limit)
-    catch_up_rows(c, ring, c.draft_rows);
-  else
-    c.draft_rows.n = 0;
+  // A serial draft without room for a burst never has it again; an overlapped one may, after a miss.
+  const bool follows = c.policy.serial ? burst_fits(c) : c.head + c.chain.depth < c.draft_limit;
+  c.draft_rows.n = 0;
+  if (follows) catch_up_rows(c, ring, c.draft_rows);
 }
 
 }  // namespace sbrt
