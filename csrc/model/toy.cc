@@ -120,9 +120,6 @@ Toy::Toy(const ToyConfig& config) : config_(config) {
   check_within("toy model: noise in sixteenths", 0, 1 << 10, config.noise16);
   check_within("toy model: max_positions", int64_t{1}, int64_t{1} << 40, config.max_positions);
   check_within("toy model: window", int64_t{0}, int64_t{1} << 30, config.window);
-  check<InvalidInput>(config.window != 1,
-                      "toy model: expected a window of 2 or more, 0 for none, "
-                      "because it reads the token before, but got 1");
 }
 
 std::unique_ptr<Lane> Toy::bind(const LaneShape& shape) const {

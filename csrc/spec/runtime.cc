@@ -124,38 +124,34 @@ void Runtime::record_graphs() {
 }
 
 // A lane that runs alone may use every thread, but a small one is quicker with fewer: what the
-// meetings of a team cost is not known beforehand, so it is timed. No result depends on it.
+// meetings of a team cost is not known beforehand, so it is timed, the widths in turn. A forward
+// that is long anyway takes all. No result depends on it.
 void Runtime::choose_width(LaneUnit& unit, RowTable& rows) {
+  constexpr int kBursts = 16;
+  constexpr double kLong = 0.01;
   unit.width = config_.num_threads;
   if (config_.num_threads == 1 || config_.sim) return;
   rows.head = 0;
   rows.n = 1;
   rows.row[0] = {0, 0, 0, -1, Mask::upto(1), Mask::none()};
   unit.lane->add_forward(unit.one_row, &rows, true);
-  double best = seconds_of(unit, unit.width);
-  for (int width = unit.width / 2; width > 0; width /= 2) {
-    const double seconds = seconds_of(unit, width);
-    if (seconds >= best) continue;
-    best = seconds;
-    unit.width = width;
-  }
+  std::vector<double> best(config_.num_threads + 1, std::numeric_limits<double>::infinity());
+  for (int burst = 0; burst < kBursts; ++burst)
+    for (int width = config_.num_threads; width > 0; width /= 2) {
+      best[width] = std::min(best[width], seconds_of(unit, width));
+      if (best[width] > kLong) return;
+    }
+  unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
 }
 
-// The best of a few bursts of forwards, in seconds a forward; one alone if it is long.
+// Seconds a forward, of a short burst.
 double Runtime::seconds_of(LaneUnit& unit, int width) {
-  constexpr int kBursts = 6, kSteps = 4;
-  constexpr double kLong = 0.02;
-  double best = std::numeric_limits<double>::infinity();
-  for (int burst = 0; burst < kBursts && (burst == 0 || best < kLong); ++burst) {
-    const int steps = burst == 0 ? 1 : kSteps;  // the first touches the weights
-    const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
-    for (int i = 0; i < steps; ++i) unit.stream->launch(unit.one_row, width);
-    unit.stream->record(unit.timed, value);
-    exec_->wait(unit.timed, value);
-    const double seconds = static_cast<double>(Trace::now() - begin) * 1e-9 / steps;
-    best = std::min(best, seconds);
-  }
-  return best;
+  constexpr int kSteps = 4;
+  const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
+  for (int i = 0; i < kSteps; ++i) unit.stream->launch(unit.one_row, width);
+  unit.stream->record(unit.timed, value);
+  exec_->wait(unit.timed, value);
+  return static_cast<double>(Trace::now() - begin) * 1e-9 / kSteps;
 }
 
 void Runtime::check_request(const Request& r) const {

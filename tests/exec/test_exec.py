@@ -63,7 +63,7 @@ def test_promises_are_kept(build):
 
 @pytest.mark.exact
 def test_promises_are_kept_for_long(build):
-    check_kept(run(build("-O2"), "1000"))
+    check_kept(run(build("-O2"), "400"))
 
 
 def test_thread_sanitizer_has_nothing_to_say(tsan):

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
 SOURCES = [CSRC / "ring" / "ring.cc", CSRC / "core" / "memory.cc"]
-PROCESSES = 2
+PROCESSES = os.cpu_count() or 1
 
 
 @pytest.fixture(scope="module")

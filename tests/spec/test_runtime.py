@@ -362,7 +362,6 @@ def test_a_request_that_cannot_be(wrong):
         lambda: _core.Toy(noise16=-1),
         lambda: _core.Toy(max_positions=0),
         lambda: _core.Toy(window=-1),
-        lambda: _core.Toy(window=1),
         lambda: make().run(max_rounds=-1),
         lambda: make().run(seconds=NAN),
         lambda: make().run(seconds=-1.0),

@@ -3,6 +3,7 @@ every method on the tokens of plain decoding; over random gamma, k, draft qualit
 penalties, masks and lengths, on both bodies. fuzz.py says what is drawn."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from sbrt import reference
 
 FUZZ = Path(__file__).with_name("fuzz.py")
-PROCESSES = 2
+PROCESSES = os.cpu_count() or 1
 SHAPING = reference.Shaping._fields
 
 
