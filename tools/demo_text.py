@@ -28,7 +28,8 @@ def python_files() -> list[Path]:
 
 
 def documented_functions(source: str) -> list[str]:
-    """Functions with a docstring, dedented: documents in the shape of a completion prompt."""
+    """Functions with a docstring and a body, dedented: documents in the shape of a completion
+    prompt. A function of a docstring alone would teach that the text ends there."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -36,7 +37,9 @@ def documented_functions(source: str) -> list[str]:
     lines = source.splitlines(keepends=True)
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and node.end_lineno:
+        if not isinstance(node, ast.FunctionDef) or len(node.body) < 2:
+            continue
+        if ast.get_docstring(node) and node.end_lineno:
             text = "".join(lines[node.lineno - 1 : node.end_lineno])
             pad = " " * node.col_offset
             text = "".join(row.removeprefix(pad) for row in text.splitlines(keepends=True))

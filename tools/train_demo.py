@@ -6,7 +6,8 @@
     python tools/train_demo.py --stage export
 
 Every stage resumes from `--work` (default `build/demo`) where it was stopped: `--minutes` is the
-length of the whole schedule, and the learning rate follows the share of it that has been spent.
+length of the whole schedule, in minutes of work per thread, and the learning rate follows the share
+of it that has been spent.
 `export` writes three Hugging Face folders below `sbrt/demo`, measures losses and agreement, and
 writes the model card.
 
@@ -51,7 +52,12 @@ class Schedule:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.spent, self.step, self.tokens = state["spent"], state["step"], state["tokens"]
-        self.last = self.saved = time.monotonic()
+        self.last, self.saved = self.worked(), time.monotonic()
+
+    @staticmethod
+    def worked() -> float:
+        """Seconds of work per thread: a busy or stopped machine does not shorten the schedule."""
+        return time.process_time() / torch.get_num_threads()
 
     def running(self) -> bool:
         return self.spent < self.seconds
@@ -69,8 +75,8 @@ class Schedule:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        now = time.monotonic()
-        self.spent, self.last = self.spent + now - self.last, now
+        worked, now = self.worked(), time.monotonic()
+        self.spent, self.last = self.spent + worked - self.last, worked
         self.step, self.tokens = self.step + 1, self.tokens + tokens
         if self.step % 20 == 0:
             print(
