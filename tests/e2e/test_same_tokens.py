@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,22 @@ METHODS = ("draft_model", "pearl", "specbranch", "specbranch:epsilon=0,k_max=4,g
 MAX_TOKENS = 64
 DRAFTS = ("draft", "poor", "random")
 THREADS = (1, 2)
+# Everything that bends a row's law, and stop strings that span tokens: each ends some answers.
+SHAPING = {
+    "repetition_penalty": 1.15,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.3,
+    "min_tokens": 5,
+    "bad_words": ["self.assert", "import"],
+    "stop": ["return None", "\n\nclass ", "raise ValueError("],
+}
+LAWS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 0.8},
+    "greedy, shaped": {"temperature": 0.0, "logit_bias": {12: 1.5, 200: -3.0}, **SHAPING},
+    "sampled, shaped": {"temperature": 0.8, "top_p": 0.9, "top_k": 200, "min_p": 0.001, **SHAPING},
+}
+PLAIN_LAWS, SHAPED_LAWS = list(LAWS)[:2], list(LAWS)[2:]
 
 
 @cache
@@ -61,54 +78,66 @@ def open_engine(draft: str, threads: int) -> Engine:
     return Engine(config, pair=pair, methods=METHODS)
 
 
-def answers(
-    engine: Engine, method: str, prompts: list[str], temperature: float
-) -> list[tuple[list[int], str, str | None]]:
-    found = []
+Answer = tuple[list[int], str, str | None, int | str | None]
+
+
+def answers(engine: Engine, method: str, prompts: list[str], law: str) -> list[Answer]:
+    found: list[Answer] = []
     for i, prompt in enumerate(prompts):
         # Every eighth answer may end by itself; the others run their whole length.
-        params = SamplingParams(
-            temperature=temperature, seed=i, max_tokens=MAX_TOKENS, ignore_eos=i % 8 != 0
-        )
+        params = SamplingParams(seed=i, max_tokens=MAX_TOKENS, ignore_eos=i % 8 != 0, **LAWS[law])
         [answer] = engine.generate(prompt, params, method=method)[0].outputs
-        found.append((answer.token_ids, answer.text, answer.finish_reason))
+        found.append((answer.token_ids, answer.text, answer.finish_reason, answer.stop_reason))
     return found
 
 
 def check_all_methods(
-    engine_of: MakeEngine, draft: str, threads: int, temperature: float, limit: int
+    engine_of: MakeEngine, draft: str, threads: int, law: str, limit: int
 ) -> None:
     prompts = human_eval(limit)
     engine = engine_of(draft, threads)
-    plain = answers(engine, "none", prompts, temperature)
-    assert sum(len(tokens) for tokens, _, _ in plain) >= limit * 7 // 8 * MAX_TOKENS
+    plain = answers(engine, "none", prompts, law)
+    if "stop" in LAWS[law]:
+        stopped = {reason for _, _, finish, reason in plain if finish == "stop"}
+        assert stopped & set(SHAPING["stop"]), "no answer reached a stop string"
+    else:
+        assert sum(len(answer[0]) for answer in plain) >= limit * 7 // 8 * MAX_TOKENS
     for method in METHODS:
-        assert answers(engine, method, prompts, temperature) == plain, method
+        assert answers(engine, method, prompts, law) == plain, method
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_sixteen_prompts(
-    engine_of: MakeEngine, draft: str, threads: int, temperature: float
-) -> None:
-    check_all_methods(engine_of, draft, threads, temperature, limit=16)
+def test_sixteen_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
+    check_all_methods(engine_of, draft, threads, law, limit=16)
+
+
+@pytest.mark.parametrize("law", SHAPED_LAWS)
+@pytest.mark.parametrize("draft", DRAFTS[:2])
+def test_sixteen_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
+    check_all_methods(engine_of, draft, 2, law, limit=16)
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_all_prompts(engine_of: MakeEngine, draft: str, threads: int, temperature: float) -> None:
-    check_all_methods(engine_of, draft, threads, temperature, limit=164)
+def test_all_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
+    check_all_methods(engine_of, draft, threads, law, limit=164)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_threads_change_nothing(engine_of: MakeEngine, temperature: float) -> None:
+@pytest.mark.exact
+@pytest.mark.parametrize("law", SHAPED_LAWS)
+@pytest.mark.parametrize("draft", DRAFTS[:2])
+def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
+    check_all_methods(engine_of, draft, 2, law, limit=164)
+
+
+@pytest.mark.parametrize("law", PLAIN_LAWS)
+def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
     prompts = human_eval(8)
-    alone, team = (
-        answers(engine_of("draft", n), "specbranch", prompts, temperature) for n in (1, 2)
-    )
+    alone, team = (answers(engine_of("draft", n), "specbranch", prompts, law) for n in (1, 2))
     assert alone == team
 
 
