@@ -89,24 +89,27 @@ class Shaping:
     def active(self) -> bool: ...
 
 class Policy:
+    """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
+    target, grown `width` nodes a step, none beside it. `on_miss`: 0 goes on with an empty chain, 1
+    begins the round with a serial burst, 2 looks `burst` tokens up."""
+
     def __init__(
         self,
         gamma: int,
         branches: int = 0,
-        adaptive: int = 0,
+        adaptive: bool = False,
         epsilon: float = 0.0,
-        serial: int = 0,
+        serial: bool = False,
+        *,
+        likely: bool = False,
+        width: int = 1,
+        nodes: int = 63,
+        on_miss: int = 0,
+        burst: int = 0,
+        burst_width: int = 1,
+        lambda_: float = 0.0,
+        theta: float = 0.0,
     ) -> None: ...
-    @property
-    def gamma(self) -> int: ...
-    @property
-    def branches(self) -> int: ...
-    @property
-    def adaptive(self) -> int: ...
-    @property
-    def epsilon(self) -> float: ...
-    @property
-    def serial(self) -> int: ...
 
 class Stats:
     rounds: int
@@ -133,6 +136,7 @@ class Runtime:
         draft_threads: int = 1,
         max_gamma: int = 4,
         max_branches: int = 8,
+        max_width: int = 1,
         body: str = "cpu",
         debug: bool = False,
         vocab: int = 0,

@@ -244,13 +244,13 @@ class Engine:
             return self.method
         method = self._parse(given)
         self._check_draft(method)
-        gamma = max(m.gamma for m in self._allowed)
-        branches = max(m.branches for m in self._allowed)
-        if method.gamma > gamma or method.branches > branches:
-            raise InvalidInputError(
-                f"method {method.text}: expected at most gamma {gamma} and {branches} branches, "
-                f"as the engine was built for, got {method.gamma} and {method.branches}"
-            )
+        for what in ("gamma", "branches", "width"):
+            most = max(getattr(m, what) for m in self._allowed)
+            if getattr(method, what) > most:
+                raise InvalidInputError(
+                    f"method {method.text}: expected {what} of at most {most}, as the engine was "
+                    f"built for, got {getattr(method, what)}"
+                )
         return method
 
     def _check_draft(self, method: Method) -> None:
@@ -277,6 +277,7 @@ class Engine:
             draft_threads=self.draft_threads,
             max_gamma=max(method.gamma for method in self._allowed),
             max_branches=max(1, *(method.branches for method in self._allowed)),
+            max_width=max(method.width for method in self._allowed),
             vocab=self.pair.vocab,
         )
 

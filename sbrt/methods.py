@@ -13,20 +13,27 @@ from ._core import Policy
 from .errors import InvalidInputError, not_built
 
 MAX_GAMMA = 63  # nodes of a chain
-MAX_BRANCHES = 16  # candidates kept of a draft's law
+CANDIDATES = 16  # tokens kept of a draft's law
+MAX_BRANCHES = 64
 GAMMA = 4
 K_MAX = 8
 EPSILON = 0.1
 
-METHODS = ("none", "draft_model", "pearl", "specbranch")
-LATER = ("auto", "lookup", "adaedl", "tree", "hedge")
+METHODS = ("none", "draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge")
+LATER = ("auto",)
 DEFAULT = "specbranch"
+DRAFTLESS = ("none", "lookup")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
     "draft_model": ("gamma",),
+    "lookup": ("gamma",),
+    "adaedl": ("gamma", "lambda", "theta"),
+    "tree": ("gamma", "width", "nodes"),
     "pearl": ("gamma",),
-    "specbranch": ("gamma", "k_max", "epsilon", "hrad"),
+    "specbranch": ("gamma", "k_max", "epsilon", "hrad", "on_miss"),
+    "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width"),
 }
+ON_MISS = ("continue", "serial", "lookup")  # in the order of OnMiss (csrc/exec/control.h)
 
 Option = int | float | str
 
@@ -35,7 +42,8 @@ Option = int | float | str
 class Method:
     """A resolved preset: `text` as it was written, every option with its value.
 
-    gamma: draft steps of a burst, 0 without a draft. branches: most branches of a round.
+    gamma: draft steps of a burst (tokens of a look-up), 0 without either. branches: most branches
+    of a round. width: most nodes that a branch grows in a step.
     """
 
     text: str
@@ -48,23 +56,84 @@ class Method:
 
     @property
     def branches(self) -> int:
-        return int(self.options.get("k_max", 1 if self.name != "none" else 0))
+        return int(self.options.get("k_max", self.options.get("F", int(self.name == "pearl"))))
+
+    @property
+    def width(self) -> int:
+        return max(1, int(self.options.get("tree", 1)))
 
     @property
     def drafts(self) -> bool:
         """Whether the method needs a draft model."""
-        return self.name != "none"
+        return self.name not in DRAFTLESS
 
     def policy(self) -> Policy:
         """The knobs as the engine's round reads them (csrc/exec/control.h)."""
-        special = self.name == "specbranch"
+        o = self.options
+        on_miss = ON_MISS.index(str(o.get("on_miss", "continue")))
+        if self.name == "lookup":
+            return Policy(0, on_miss=ON_MISS.index("lookup"), burst=self.gamma)
+        if self.name in ("draft_model", "adaedl", "tree"):
+            return Policy(
+                self.gamma,
+                serial=True,
+                width=int(o.get("width", 1)),
+                nodes=int(o.get("nodes", MAX_GAMMA)),
+                lambda_=float(o.get("lambda", 0.0)),
+                theta=float(o.get("theta", 0.0)),
+            )
         return Policy(
-            gamma=self.gamma,
-            branches=self.branches,
-            adaptive=int(special),
-            epsilon=float(self.options.get("epsilon", 0.0)),
-            serial=int(self.name == "draft_model"),
+            self.gamma,
+            self.branches,
+            adaptive=self.name == "specbranch",
+            epsilon=float(o.get("epsilon", 0.0)),
+            likely=self.name == "hedge",
+            width=self.width,
+            nodes=int(o.get("nodes", MAX_GAMMA)),
+            on_miss=on_miss,
+            burst=int(o.get("burst", self.gamma)) if on_miss == 1 else self.gamma,
+            burst_width=int(o.get("burst_width", 1)),
         )
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values of an option: numbers from `low` to `high`, or one of `words`."""
+
+    low: float = 0
+    high: float = 0
+    words: tuple[str, ...] = ()
+    is_float: bool = False
+
+
+RANGES: dict[str, Range] = {
+    "gamma": Range(1, MAX_GAMMA),
+    "k_max": Range(1, CANDIDATES),
+    "epsilon": Range(0, 1, is_float=True),
+    "hrad": Range(words=("off",)),
+    "on_miss": Range(words=ON_MISS),
+    "lambda": Range(0, 100, is_float=True),
+    "theta": Range(-100, 1, is_float=True),
+    "width": Range(1, CANDIDATES),
+    "nodes": Range(1, MAX_GAMMA),
+    "F": Range(1, MAX_BRANCHES),
+    "tree": Range(0, CANDIDATES),
+    "burst": Range(1, MAX_GAMMA),
+    "burst_width": Range(1, CANDIDATES),
+}
+DEFAULTS: dict[str, Option] = {
+    "hrad": "off",
+    "on_miss": "continue",
+    "lambda": 0.2,
+    "theta": 0.4,
+    "width": 8,
+    "nodes": 28,
+    "F": 16,
+    "tree": 4,
+    "burst": 2,
+    "burst_width": 16,
+}
+OWN_DEFAULTS: dict[str, dict[str, Option]] = {"hedge": {"on_miss": "serial"}}
 
 
 def parse(text: str, *, gamma: int = GAMMA, k_max: int = K_MAX, epsilon: float = EPSILON) -> Method:
@@ -74,10 +143,11 @@ def parse(text: str, *, gamma: int = GAMMA, k_max: int = K_MAX, epsilon: float =
     """
     name, given = _split(text)
     defaults: dict[str, Option] = {
+        **DEFAULTS,
+        **OWN_DEFAULTS.get(name, {}),
         "gamma": check.integer("gamma", gamma, 1, MAX_GAMMA),
-        "k_max": check.integer("k_max", k_max, 1, MAX_BRANCHES),
+        "k_max": check.integer("k_max", k_max, 1, CANDIDATES),
         "epsilon": check.number("epsilon", epsilon, 0, 1),
-        "hrad": "off",
     }
     known = OPTIONS[name]
     for key in given:
@@ -129,16 +199,15 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _option(name: str, key: str, value: str) -> Option:
-    thing = f"method {name}, option {key}"
-    if key == "hrad":
-        if value != "off":
-            raise not_built(f"{thing}={value}")
-        return value
+    thing, span = f"method {name}, option {key}", RANGES[key]
+    if key == "hrad" and value not in span.words:
+        raise not_built(f"{thing}={value}")
+    if span.words:
+        return check.one_of(thing, value, span.words)
     try:
-        if key == "epsilon":
-            return check.number(thing, float(value), 0, 1)
-        return check.integer(thing, int(value), 1, MAX_GAMMA if key == "gamma" else MAX_BRANCHES)
-    except ValueError as error:
-        if isinstance(error, InvalidInputError):
-            raise
+        number = float(value) if span.is_float else int(value)
+    except ValueError:
         raise InvalidInputError(f"{thing}: expected a number, got {check.show(value)}") from None
+    if span.is_float:
+        return check.number(thing, number, span.low, span.high)
+    return check.integer(thing, number, int(span.low), int(span.high))

@@ -19,10 +19,6 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 // token, position, slot, branch, chain mask, tail mask
 using RowTuple = std::tuple<int32_t, int64_t, int64_t, int32_t, uint64_t, uint64_t>;
 
-Mask mask_of(uint64_t bits) {
-  return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
-}
-
 // Runs graphs to their end, one after the other; an op's exception is thrown here.
 class Runner {
  public:
@@ -94,9 +90,10 @@ class LaneProbe {
     check_within("probe: row slot", int64_t{-1}, ring().shape().slots() - 1, slot);
     if (tail) {
       check_within("probe: branch", 0, shape_.branches - 1, branch);
-      check_within("probe: tail slot", 0, shape_.tail_slots - 1, mask_of(tail).last());
+      check_within("probe: tail slot", 0, shape_.tail_slots - 1, Mask::of(tail).last());
     }
-    return {position, token, static_cast<int32_t>(slot), branch, mask_of(chain), mask_of(tail)};
+    return {position,        token,         static_cast<int32_t>(slot), branch, -1,
+            Mask::of(chain), Mask::of(tail)};
   }
 
   std::shared_ptr<Model> model_;
@@ -114,7 +111,7 @@ py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::str
   check_equal("probe: dimensions of x", 2, x.ndim());
   check_equal("probe: dimensions of w", 2, w.ndim());
   check_equal("probe: columns of x", w.shape(1), x.shape(1));
-  check_within("probe: rows", py::ssize_t{1}, py::ssize_t{kMaxRows}, x.shape(0));
+  check_within("probe: rows", py::ssize_t{1}, py::ssize_t{kMaxStepRows}, x.shape(0));
   check_within("probe: width", 1, 64, width);
   PackedMatrix packed(dtype_from(storage), w.shape(0), w.shape(1));
   packed.pack(0, {w.data(), DType::f32, {w.shape(0), w.shape(1)}, 2});

@@ -39,8 +39,9 @@ py::object finish_reason(const Runtime& r) {
 std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                                       int64_t max_model_len, int32_t num_threads,
                                       int32_t draft_threads, int32_t max_gamma,
-                                      int32_t max_branches, const std::string& body, bool debug,
-                                      int32_t vocab, int64_t first_round) {
+                                      int32_t max_branches, int32_t max_width,
+                                      const std::string& body, bool debug, int32_t vocab,
+                                      int64_t first_round) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
@@ -49,6 +50,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.draft_threads = draft_threads;
   c.max_gamma = max_gamma;
   c.max_branches = max_branches;
+  c.max_width = max_width;
   c.first_round = first_round;
   c.sim = body == "sim";
   c.debug = debug;
@@ -90,8 +92,9 @@ void bind_runtime(py::module_& m) {
       m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/runtime.h).")
       .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
            py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
-           py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("body") = "cpu",
-           py::arg("debug") = false, py::arg("vocab") = 0, py::arg("first_round") = 1)
+           py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
+           py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
+           py::arg("first_round") = 1)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})

@@ -1,6 +1,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <tuple>
+
 #include "bind/bind.h"
 #include "core/check.h"
 #include "ops/choose.h"
@@ -27,9 +29,40 @@ std::vector<int32_t> choose(const Logits& logits, const Sampling& s, int64_t pos
 
 float softmax_at(const Logits& logits, int32_t token) {
   check_within("softmax_at: token", py::ssize_t{0}, logits.size() - 1, token);
-  float q;
-  raw_softmax(logits.data(), static_cast<int>(logits.size()), &token, 1, &q);
-  return q;
+  return raw_softmax(logits.data(), static_cast<int>(logits.size()), token);
+}
+
+// `serial`: the gamma steps are a burst before every forward of the target, none beside it.
+Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
+                   bool likely, int32_t width, int32_t nodes, int32_t on_miss, int32_t burst,
+                   int32_t burst_width, float lambda, float theta) {
+  Policy p{.gamma = gamma,
+           .branches = branches,
+           .ranking = likely     ? kLikely
+                      : adaptive ? kAdaptive
+                                 : kFirst,
+           .width = width,
+           .nodes = nodes,
+           .epsilon = epsilon,
+           .on_miss = on_miss,
+           .burst = burst,
+           .burst_width = burst_width,
+           .lambda = lambda,
+           .theta = theta};
+  if (!serial) return p;
+  p.on_miss = kBurst;
+  std::tie(p.gamma, p.branches, p.width) = std::tuple(0, 0, 1);
+  std::tie(p.burst, p.burst_width) = std::tuple(gamma, width);
+  return p;
+}
+
+void bind_policy(py::module_& m) {
+  py::class_<Policy>(m, "Policy", "The knobs of a round; a method is a preset of these.")
+      .def(py::init(&make_policy), py::arg("gamma"), py::arg("branches") = 0,
+           py::arg("adaptive") = false, py::arg("epsilon") = 0.0f, py::arg("serial") = false,
+           py::kw_only(), py::arg("likely") = false, py::arg("width") = 1,
+           py::arg("nodes") = kMaxChain, py::arg("on_miss") = 0, py::arg("burst") = 0,
+           py::arg("burst_width") = 1, py::arg("lambda_") = 0.0f, py::arg("theta") = 0.0f);
 }
 
 }  // namespace
@@ -44,17 +77,7 @@ void bind_sampling(py::module_& m) {
            py::kw_only(), py::arg("temperature") = 1.0f, py::arg("top_p") = 1.0f,
            py::arg("top_k") = 0, py::arg("min_p") = 0.0f, py::arg("seed") = 0,
            py::arg("completion") = 0);
-  py::class_<Policy>(m, "Policy", "The knobs of a round; a method is a preset of these.")
-      .def(py::init(
-               [](int32_t gamma, int32_t branches, int32_t adaptive, float epsilon,
-                  int32_t serial) { return Policy{gamma, branches, adaptive, epsilon, serial}; }),
-           py::arg("gamma"), py::arg("branches") = 0, py::arg("adaptive") = 0,
-           py::arg("epsilon") = 0.0f, py::arg("serial") = 0)
-      .def_readonly("gamma", &Policy::gamma)
-      .def_readonly("branches", &Policy::branches)
-      .def_readonly("adaptive", &Policy::adaptive)
-      .def_readonly("epsilon", &Policy::epsilon)
-      .def_readonly("serial", &Policy::serial);
+  bind_policy(m);
   m.def("choose", &choose, py::arg("logits"), py::arg("sampling"), py::arg("position"),
         py::arg("want") = 1, "Top tokens of a row [vocab] f32, best first; none for a NaN row.");
   m.def("softmax_at", &softmax_at, "Softmax of a row [vocab] f32 at one token, as confidence is.");

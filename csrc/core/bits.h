@@ -32,6 +32,11 @@ struct Mask {
     return m;
   }
   SBRT_ANY uint64_t bits() const { return word[0] | static_cast<uint64_t>(word[1]) << 32; }
+  SBRT_ANY static Mask of(uint64_t bits) {
+    return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
+  }
+  // Bit i becomes bit i + n; the first n bits are set.
+  SBRT_ANY Mask behind(int n) const { return n == 0 ? *this : of(bits() << n | upto(n).bits()); }
   SBRT_ANY int count() const {
     int n = 0;
     for (uint64_t b = bits(); b; b &= b - 1) ++n;

@@ -4,9 +4,11 @@
 //   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
 //   select (target lane)      head, trunk, counts, chain, outcome, adopted, record
 //   target lane               target_rows, choice, target_have
-//   draft lane                branches, chain_law, draft_rows, row_law, draft_have
+//   draft lane                branches, chain_law, draft_rows, row_law, draft_have, draft_nodes
 //
-// verify_done(r) promises outcome r, chain r + 1 and record r; draft_ready(r) promises branch table r.
+// verify_done(r) promises outcome r, chain r + 1 and record r; chain_ready(r), of a round that begins
+// with a serial burst, that `select` has hung that burst as its chain, on the draft lane's stream while
+// the target lane waits; draft_ready(r) promises branch table r.
 #pragma once
 
 #include <atomic>
@@ -16,13 +18,14 @@
 
 namespace sbrt {
 
-constexpr int kSlots = 64;        // in-flight slots of a ring, the root's included
-constexpr int kMaxChain = 63;     // nodes after the root
-constexpr int kMaxRows = 64;      // rows of one forward
-constexpr int kMaxBranches = 64;  // branches of one round
-constexpr int kMaxTail = 64;      // slots of one branch: its own token, then its nodes
-constexpr int kCandidates = 16;   // tokens kept of a draft's law
-constexpr int kRecords = 8;       // records in flight, a small ring
+constexpr int kSlots = 64;         // in-flight slots of a ring, the root's included
+constexpr int kMaxChain = 63;      // nodes after the root
+constexpr int kMaxRows = 64;       // rows of a target's forward and of a piece of prefill
+constexpr int kMaxStepRows = 512;  // rows of a draft step: all branches with all their alternatives
+constexpr int kMaxBranches = 64;   // branches of one round
+constexpr int kMaxTail = 64;       // slots of one branch: its own token, then its nodes
+constexpr int kCandidates = 16;    // tokens kept of a draft's law
+constexpr int kRecords = 8;        // records in flight, a small ring
 constexpr int kRecordWords = 2 + kSlots;
 
 // One row of a forward. Both masks include the row itself where it stands.
@@ -30,7 +33,8 @@ struct Row {
   int64_t position;  // absolute; the rope angle
   int32_t token;
   int32_t slot;    // storage slot its K/V is written to; -1 for padding
-  int32_t branch;  // whose tail slots `tail` speaks of; -1 for none
+  int32_t branch;  // whose tail slots `tail` speaks of, and whose node this is; -1 for none
+  int32_t node;    // of the branch, else of the chain; -1 for a token of the trunk
   Mask chain;      // in-flight slots it sees: bit j is position head + j
   Mask tail;       // own tail slots it sees
 };
@@ -38,14 +42,18 @@ struct Row {
 struct RowTable {
   int64_t head;  // first in-flight position; every position before it is trunk, seen by all rows
   int32_t n;     // rows in use
-  Row row[kMaxRows];
+  Row row[kMaxStepRows];
 };
 
 // What is kept of a draft's law at one node: its first choices and how sure it was.
 struct Law {
   int32_t n;                   // candidates kept
+  float q;                     // softmax of the raw logits at temperature 1, at the first choice
+  float entropy;               // of that softmax, nats
   int32_t token[kCandidates];  // first choices under the rule in force, best first
-  float q[kCandidates];        // softmax of the raw logits at temperature 1
+  // Logarithm of each one's confidence: greedy of q; sampled of the softmax, over the candidates, of
+  // their scores with the noise in them.
+  float lp[kCandidates];
 };
 
 struct Choice {
@@ -65,12 +73,20 @@ struct Chain {
   Mask mask[kSlots];      // the node, its ancestors and the root
 };
 
-// A prepared continuation: "if the round ends with (node, token), go on like this".
+// A prepared continuation: "if the round ends with (node, token), go on like this". Node 0 of its tail
+// is that token; the others hang below it, parent[j] < j.
 struct Branch {
   int32_t node;
-  int32_t size;             // tail nodes drafted; slot 0 is the branch's own token
-  int32_t token[kMaxTail];  // token[0] = the outcome's y
-  Law law[kMaxTail];        // the draft's law AT slot j: node j + 1 is its first choice
+  int32_t size;      // tail nodes drafted, node 0 not among them
+  int32_t in_place;  // 1: the certain branch, which grows in the in-flight slots
+  int32_t token[kMaxTail];
+  int32_t parent[kMaxTail];
+  int32_t level[kMaxTail];    // below node 0
+  int32_t tried[kMaxTail];    // candidates of law[j] that hang as nodes already
+  int32_t has_law[kMaxTail];  // 1: node j went through the draft, its KV and law are there
+  float score[kMaxTail];      // logarithm of the confidence that the walk comes by, from node 0 on
+  Mask mask[kMaxTail];        // node j and its ancestors in the tail
+  Law law[kMaxTail];          // the draft's law AT node j
 };
 
 struct Outcome {
@@ -130,13 +146,29 @@ struct Sampling {
   uint32_t completion;
 };
 
-// The knobs of a round; a method is a preset of these.
+// Which outcomes get a branch.
+enum Ranking : int32_t {
+  kFirst = 0,     // at the chain's end, the draft's first choices, k of them
+  kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q)))
+  kLikely = 2,    // the most likely of all (node, token)
+};
+
+// What a round does whose outcome before was not prepared.
+enum OnMiss : int32_t { kGoOn = 0, kBurst = 1, kLookup = 2 };
+
+// The knobs of a round; a method is a preset of these. A serial method prepares no branches, so that
+// all its rounds come after a miss.
 struct Policy {
-  int32_t gamma;     // draft steps per burst; 0: no draft
-  int32_t branches;  // k_max
-  int32_t adaptive;  // 1: k = max(1, floor(k_max (1 - q))); 0: k = k_max
-  float epsilon;     // an adopted tail is cut before the first node with q <= epsilon; 0 keeps all
-  int32_t serial;    // 1: one certain branch, verified in the same round
+  int32_t gamma;        // draft steps beside the target's forward; 0: none
+  int32_t branches;     // k_max
+  int32_t ranking;      // Ranking
+  int32_t width;        // nodes that a branch grows in a step; 1: paths
+  int32_t nodes;        // most nodes of a chain: a larger tail keeps its most likely ones
+  float epsilon;        // a tail is cut behind the first node with q <= epsilon; 0 keeps all
+  int32_t on_miss;      // OnMiss
+  int32_t burst;        // kBurst: draft steps before the target's forward
+  int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
+  float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
 };
 
 struct Control {
@@ -152,15 +184,19 @@ struct Control {
   Counts counts;
   Chain chain;
   Outcome outcome;
-  int32_t adopted;  // tail nodes of outcome.branch that the chain kept
+  int32_t source[kSlots];  // the node of the adopted tail that a chain node was
+  float sharpness;         // exponent that calibrates confidence, fitted to the outcomes
+  int32_t lost;            // nodes of this round's serial burst that did not enter the chain
   // target lane
   RowTable target_rows;
   Choice choice[kMaxRows];
   int64_t target_have;  // positions before this have target KV; moved by prefill
   // draft lane
   RowTable draft_rows;
-  Law row_law[kMaxRows];  // the draft's laws at draft_rows
-  int64_t draft_have;     // positions before this have draft KV along trunk and chain
+  Law row_law[kMaxStepRows];  // the draft's laws at draft_rows
+  int64_t draft_have;         // positions of the trunk before this have draft KV
+  Mask draft_nodes;  // nodes of the chain, the root among them, that have draft KV and a law
+  int32_t step;      // steps of the burst so far
   int32_t branch_count;
   int32_t draft_idle;  // 1: past the draft's context limit, nothing was planned
   Branch branches[kMaxBranches];

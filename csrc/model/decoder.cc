@@ -15,7 +15,7 @@ namespace {
 // Checks what the lane is asked for, and gives its ring.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, c.max_positions, s.max_len);
-  check_within("lane: max_rows", 1, kMaxRows, s.max_rows);
+  check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
   check_within("lane: threads", 1, 4096, s.threads);
   const int64_t window = c.window ? std::min(c.window, s.max_len) : s.max_len;
   return {.capacity = window + kSlots,

@@ -129,15 +129,16 @@ struct NoisyOffer {
 
 }  // namespace
 
-int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t position,
-               ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error) {
+namespace {
+
+void find_best(const float* logits, int vocab, const Sampling& s, int64_t position,
+               ChooseScratch& scratch, Best& best, int32_t& error) {
   const float most = largest(logits, vocab, error);
-  if (error != kFine) return 0;
-  Best best{.want = want, .score = {}, .id = tokens};
+  if (error != kFine) return;
   if (s.temperature == 0) {
     for (int i = 0; i < vocab; ++i)
       if (logits[i] > best.bar()) best.offer(logits[i], i);
-    return best.count;
+    return;
   }
   NoisyOffer offer{.logits = logits, .s = s, .position = position, .best = best};
   if (is_filtered(s, vocab)) {
@@ -147,33 +148,87 @@ int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t positi
     for (int i = 0; i < vocab; ++i)
       if (logits[i] > -kInfinity) offer(i);
   }
+}
+
+// The softmax of raw logits: exp(x - most) / sum.
+struct RawLaw {
+  float most, sum;
+  float moment;  // of x - most under the law, times sum
+
+  float q(float x) const { return exp32(x - most) / sum; }
+  float lp(float x) const { return x - most - static_cast<float>(std::log(double{sum})); }
+  float entropy() const { return static_cast<float>(std::log(double{sum})) - moment / sum; }
+};
+
+float folded(float* lane) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+  return lane[0];
+}
+
+RawLaw raw_law(const float* logits, int vocab) {
+  int32_t error;
+  const float most = largest(logits, vocab, error);
+  float sum[kLanes] = {}, moment[kLanes] = {};
+  in_lanes(logits, vocab, [&](int j, float x) {
+    const float e = exp32(x - most);
+    sum[j] += e;
+    moment[j] += e > 0 ? e * (x - most) : 0.0f;  // 0 x -inf
+  });
+  return {most, folded(sum), folded(moment)};
+}
+
+// Softmax over the candidates of their scores, as logarithms.
+void score_confidence(const Best& best, Law& law) {
+  float sum = 0;
+  for (int r = 0; r < law.n; ++r) {
+    law.lp[r] = static_cast<float>(best.score[r] - best.score[0]);
+    sum += exp32(law.lp[r]);
+  }
+  const float shift = static_cast<float>(std::log(double{sum}));
+  for (int r = 0; r < law.n; ++r) law.lp[r] -= shift;
+}
+
+// p -> p^sharpness, what is left to other tokens kept as it is, and normalised.
+void calibrate(float sharpness, Law& law) {
+  if (sharpness == 1) return;
+  float given = 0, sum = 0;
+  for (int r = 0; r < law.n; ++r) {
+    given += exp32(std::min(law.lp[r], 0.0f));
+    law.lp[r] *= sharpness;
+    sum += exp32(std::min(law.lp[r], 0.0f));
+  }
+  sum += std::max(0.0f, 1.0f - given);
+  const float shift = static_cast<float>(std::log(double{sum}));
+  for (int r = 0; r < law.n; ++r) law.lp[r] -= shift;
+}
+
+}  // namespace
+
+int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t position,
+               ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error) {
+  Best best{.want = want, .score = {}, .id = tokens};
+  find_best(logits, vocab, s, position, scratch, best, error);
   return best.count;
 }
 
-void raw_softmax(const float* logits, int vocab, const int32_t* tokens, int count, float* q) {
-  int32_t error;
-  const float most = largest(logits, vocab, error);
-  float lane[kLanes] = {};
-  in_lanes(logits, vocab, [&](int j, float x) { lane[j] += exp32(x - most); });
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-  for (int c = 0; c < count; ++c) q[c] = exp32(logits[tokens[c]] - most) / lane[0];
+float raw_softmax(const float* logits, int vocab, int32_t token) {
+  return raw_law(logits, vocab).q(logits[token]);
 }
 
 namespace {
 
 // The first choices of row `i` under all that the request asks for.
-int choose(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, int want, int32_t* tokens,
-           int32_t& error) {
+void choose(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Best& best, int32_t& error) {
   const Control& c = *a.control;
   const Row& row = a.rows->row[i];
   const float* logits = a.logits + i * a.stride;
   if (c.shaping.active) {
     largest(logits, a.vocab, error);  // a NaN is an error even where it is masked
-    if (error != kFine) return 0;
+    if (error != kFine) return;
     logits = shape_row(logits, a.vocab, c, *a.rows, row, scratch.shaping);
   }
-  return top_tokens(logits, a.vocab, c.sampling, row.position + 1, scratch, want, tokens, error);
+  find_best(logits, a.vocab, c.sampling, row.position + 1, scratch, best, error);
 }
 
 }  // namespace
@@ -183,17 +238,32 @@ void choose_rows(const ChooseArgs& a, Worker worker) {
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     Choice& choice = a.choice[i];
     choice.token = -1;
-    choose(a, i, a.scratch[worker.rank], 1, &choice.token, choice.error);
+    Best best{.want = 1, .score = {}, .id = &choice.token};
+    choose(a, i, a.scratch[worker.rank], best, choice.error);
   }
 }
 
 void choose_laws(const ChooseArgs& a, Worker worker) {
+  const Control& c = *a.control;
+  const bool is_plain = c.sampling.temperature == 0 && !c.shaping.active;
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     Law& law = a.law[i];
+    Best best{.want = kCandidates, .score = {}, .id = law.token};
     int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
-    law.n = choose(a, i, a.scratch[worker.rank], kCandidates, law.token, error);
-    if (law.n > 0) raw_softmax(a.logits + i * a.stride, a.vocab, law.token, law.n, law.q);
+    choose(a, i, a.scratch[worker.rank], best, error);
+    law.n = best.count;
+    if (law.n == 0) continue;
+    const float* logits = a.logits + i * a.stride;
+    const RawLaw raw = raw_law(logits, a.vocab);
+    law.q = raw.q(logits[law.token[0]]);
+    law.entropy = raw.entropy();
+    if (is_plain) {
+      for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(logits[law.token[r]]);
+    } else {
+      score_confidence(best, law);
+    }
+    calibrate(c.sharpness, law);
   }
 }
 

@@ -6,7 +6,8 @@
 //   min_p keeps tokens with p >= min_p * max p; top_k keeps exactly k by (logit descending, id
 //   ascending); top_p keeps the shortest prefix in that order whose sum reaches top_p of what is
 //   left (sums in double).
-// Target and draft go through the same pass; the draft's q is the softmax of its raw logits.
+// Target and draft go through the same pass; the draft's q is the softmax of its raw logits, and its
+// confidence (Law::lp) is sharpened by what the outcomes taught (Control::sharpness).
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,8 @@ struct ChooseScratch {
 int top_tokens(const float* logits, int vocab, const Sampling& sampling, int64_t position,
                ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error);
 
-// Softmax of raw logits (temperature 1) at `count` tokens.
-void raw_softmax(const float* logits, int vocab, const int32_t* tokens, int count, float* q);
+// Softmax of raw logits (temperature 1) at one token.
+float raw_softmax(const float* logits, int vocab, int32_t token);
 
 // Ops. `logits` is [max_rows, stride] f32; the first `vocab` of a row count.
 struct ChooseArgs {

@@ -11,6 +11,7 @@ namespace sbrt {
 struct LaneArgs {
   Control* control;
   KvRing* ring;
+  int32_t max_rows;  // of the lane's largest forward
 };
 
 struct SelectArgs {
@@ -19,27 +20,37 @@ struct SelectArgs {
   int64_t* round;  // the round that select ends; only select moves it
 };
 
-// Whether a burst behind the chain stays within what the draft can follow.
-inline bool burst_fits(const Control& c) {
-  return c.head + c.chain.depth + 1 + c.policy.gamma < c.draft_limit;
+// Whether `steps` draft steps behind the chain stay within what the draft can follow.
+inline bool burst_fits(const Control& c, int steps) {
+  return c.head + c.chain.depth + 1 + steps < c.draft_limit;
 }
 
-// settle.cc: bring a lane's KV to the last outcome.
+// settle.cc: bring a lane's KV to the last outcome. In the draft lane: also list what is missing.
 void settle_target(const LaneArgs& args, Worker);
 void settle_draft(const LaneArgs& args, Worker);
+void bring_burst(const LaneArgs& args, Worker);  // the same after a serial burst
 
 // rows.cc: what the next forward computes.
 void target_rows(const LaneArgs& args, Worker);          // root + chain
 void prefill_target_rows(const LaneArgs& args, Worker);  // the next piece of the prompt
 void prefill_draft_rows(const LaneArgs& args, Worker);
+void missing_rows(Control& c, const RingShape& ring);  // trunk and chain not yet in the draft
 
-// plan.cc: the burst.
+// plan.cc: which branches.
+void plan(const LaneArgs& args, Worker);          // the branch table and the rows of the first step
+void plan_certain(const LaneArgs& args, Worker);  // a serial burst: one branch, and it is certain
+
+// grow.cc: the burst.
 void keep_laws(const LaneArgs& args, Worker);  // after a catch-up: its laws go to the chain's nodes
-void plan(const LaneArgs& args, Worker);       // the branch table and the rows of the first step
-void extend(const LaneArgs& args, Worker);     // after a step: one more node on every tail
+void extend(const LaneArgs& args, Worker);     // after a step: every branch grows
+Row node_row(const Control& c, const RingShape& ring, int branch, int node);
 
 // select.cc: the only writer of outcome and chain.
 void select(const SelectArgs& args, Worker);
-void adopt_certain(const SelectArgs& args, Worker);  // serial rounds: the burst becomes the chain
+void hang_burst(const SelectArgs& args, Worker);  // a serial burst becomes the chain
+
+// lookup.cc: up to `want` tokens that followed the last place where the trunk read as it does at its
+// end now; the longest match of at least two tokens counts, the latest of equal ones. Returns how many.
+int look_up(const int32_t* trunk, int64_t length, int want, int32_t* found);
 
 }  // namespace sbrt

@@ -5,105 +5,118 @@
 namespace sbrt {
 namespace {
 
+struct Candidate {
+  float score;  // logarithm of the outcome's probability, by the draft's calibrated confidence
+  int32_t node, token;
+};
+
 // k = max(1, floor(k_max (1 - q))) of the first choice's q, or k_max.
 int branches_wanted(const Policy& policy, const Law& law) {
   if (law.n == 0) return 0;
   int k = policy.branches;
-  if (policy.adaptive) {
-    const float open = static_cast<float>(policy.branches) * (1.0f - law.q[0]);
+  if (policy.ranking == kAdaptive) {
+    const float open = static_cast<float>(policy.branches) * (1.0f - law.q);
     k = std::max(1, static_cast<int>(open));
   }
   return std::min({k, law.n, kMaxBranches});
 }
 
-// Branch b: "if the round ends with (node, token)". Its first row is that token.
-void start_branch(Control& c, const RingShape& ring, int node, int32_t token) {
-  const int b = c.branch_count++;
-  Branch& branch = c.branches[b];
+void start_branch(Control& c, int node, int32_t token, bool in_place) {
+  Branch& branch = c.branches[c.branch_count++];
   branch.node = node;
   branch.size = 0;
+  branch.in_place = in_place;
   branch.token[0] = token;
-  c.draft_rows.row[c.draft_rows.n++] = {c.head + c.chain.level[node] + 1,
-                                        token,
-                                        static_cast<int32_t>(ring.tail(b, 0)),
-                                        b,
-                                        c.chain.mask[node],
-                                        Mask::none().with(0)};
+  branch.parent[0] = -1;
+  branch.level[0] = branch.tried[0] = branch.has_law[0] = 0;
+  branch.score[0] = 0;
+  branch.mask[0] = Mask::none().with(0);
 }
 
-// Serial rounds: the outcome is known, so the one branch is certain and grows in place, in the
-// in-flight slots. What the draft has missed of the trunk rides along in its first step.
-void plan_certain(Control& c) {
-  Branch& branch = c.branches[0];
-  branch.node = 0;
-  branch.size = 0;
-  branch.token[0] = c.chain.token[0];
-  c.branch_count = 1;
-  c.draft_rows.row[c.draft_rows.n - 1].branch = 0;
-}
-
-// The row that processes the node just drafted, from the row that drafted it.
-Row next_row(const Row& row, const RowTable& rows, const RingShape& ring, int32_t token) {
-  Row next = row;
-  next.position = row.position + 1;
-  next.token = token;
-  if (row.tail.bits()) {
-    const int j = row.tail.last() + 1;
-    next.slot = static_cast<int32_t>(ring.tail(row.branch, j));
-    next.tail = row.tail.with(j);
-  } else {
-    next.slot = static_cast<int32_t>(ring.slot(next.position));
-    next.chain = row.chain.with(static_cast<int>(next.position - rows.head));
+// Which of a law's candidates hang below `node` already.
+uint32_t children(const Chain& chain, int node, const Law& law) {
+  uint32_t found = 0;
+  for (int i = node + 1; i <= chain.size; ++i) {
+    if (chain.parent[i] != node) continue;
+    for (int r = 0; r < law.n; ++r) found |= uint32_t{law.token[r] == chain.token[i]} << r;
   }
-  return next;
+  return found;
+}
+
+// Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
+int likely_outcomes(const Control& c, Candidate* found) {
+  const Chain& chain = c.chain;
+  float reach[kSlots];
+  reach[0] = 0;
+  int n = 0;
+  for (int node = 0; node <= chain.size; ++node) {
+    const Law& law = c.chain_law[node];
+    const uint32_t hanging = children(chain, node, law);
+    for (int r = 0; r < law.n; ++r)
+      if (!(hanging >> r & 1)) found[n++] = {reach[node] + law.lp[r], node, law.token[r]};
+    for (int i = node + 1; i <= chain.size; ++i) {
+      if (chain.parent[i] != node) continue;
+      const int32_t* at = std::find(law.token, law.token + law.n, chain.token[i]);
+      // A looked-up token may be none of the draft's candidates: less likely than any of them.
+      const float lp = at < law.token + law.n ? law.lp[at - law.token]
+                       : law.n                ? law.lp[law.n - 1]
+                                              : 0.0f;
+      reach[i] = reach[node] + lp;
+    }
+  }
+  return n;
+}
+
+void plan_likely(Control& c) {
+  Candidate found[kSlots * kCandidates];
+  const int n = likely_outcomes(c, found);
+  const int wanted = std::min({c.policy.branches, kMaxBranches, n});
+  const auto before = [](const Candidate& a, const Candidate& b) {
+    if (a.score != b.score) return a.score > b.score;
+    return a.node != b.node ? a.node < b.node : a.token < b.token;
+  };
+  std::partial_sort(found, found + wanted, found + n, before);
+  for (int i = 0; i < wanted; ++i) start_branch(c, found[i].node, found[i].token, false);
+}
+
+void plan_at_the_end(Control& c) {
+  const Law& law = c.chain_law[c.chain.size];
+  const int k = branches_wanted(c.policy, law);
+  for (int i = 0; i < k; ++i) start_branch(c, c.chain.size, law.token[i], false);
 }
 
 }  // namespace
 
-void keep_laws(const LaneArgs& args, Worker) {
-  Control& c = *args.control;
-  for (int i = 0; i < c.draft_rows.n; ++i) {
-    const int64_t node = c.draft_rows.row[i].position - c.head;
-    if (node >= 0) c.chain_law[node] = c.row_law[i];
-  }
-  c.draft_have += c.draft_rows.n;
-}
-
 void plan(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  const RingShape& ring = args.ring->shape();
-  c.branch_count = 0;
+  RowTable& rows = c.draft_rows;
+  c.branch_count = c.step = rows.n = 0;
+  rows.head = c.head;
   // A branch must not reach past what the draft can follow.
-  c.draft_idle = !burst_fits(c);
-  if (c.draft_idle) {
-    c.draft_rows.n = 0;
-  } else if (c.policy.serial) {
-    plan_certain(c);
+  c.draft_idle = !burst_fits(c, c.policy.gamma);
+  if (c.draft_idle) return;
+  if (c.policy.ranking == kLikely) {
+    plan_likely(c);
   } else {
-    c.draft_rows.head = c.head;
-    c.draft_rows.n = 0;
-    const Law& law = c.chain_law[c.chain.size];
-    const int k = branches_wanted(c.policy, law);
-    for (int i = 0; i < k; ++i) start_branch(c, ring, c.chain.size, law.token[i]);
+    plan_at_the_end(c);
   }
+  for (int b = 0; b < c.branch_count; ++b)
+    rows.row[rows.n++] = node_row(c, args.ring->shape(), b, 0);
 }
 
-void extend(const LaneArgs& args, Worker) {
+// The outcome is known: the root. What the draft has missed of the trunk rides along in the first
+// step, and the branch grows in place, in the in-flight slots.
+void plan_certain(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  RowTable& rows = c.draft_rows;
-  int kept = 0;
-  for (int i = 0; i < rows.n; ++i) {
-    const Row row = rows.row[i];
-    if (c.policy.serial) c.draft_have = std::max(c.draft_have, row.position + 1);
-    if (row.branch < 0) continue;
-    Branch& branch = c.branches[row.branch];
-    branch.law[branch.size] = c.row_law[i];
-    if (c.row_law[i].n == 0) continue;  // the draft has nothing to say: this tail ends here
-    branch.token[++branch.size] = c.row_law[i].token[0];
-    if (branch.size < c.policy.gamma)
-      rows.row[kept++] = next_row(row, rows, args.ring->shape(), branch.token[branch.size]);
+  c.branch_count = c.step = 0;
+  c.draft_idle = !burst_fits(c, c.policy.burst);
+  if (c.draft_idle) {
+    c.draft_rows.n = 0;
+    return;
   }
-  rows.n = kept;
+  start_branch(c, 0, c.chain.token[0], true);
+  Row& root = c.draft_rows.row[c.draft_rows.n - 1];
+  root.branch = root.node = 0;
 }
 
 }  // namespace sbrt

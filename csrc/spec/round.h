@@ -8,24 +8,26 @@ namespace sbrt {
 // A lane's part of a round: its stream, the graphs it replays and how wide it runs.
 struct TargetLane {
   Stream& stream;
-  const Graph &settle, &adopt, &forward, &select;
+  const Graph &settle, &forward, &select;
 };
 
 struct DraftLane {
   Stream& stream;
-  const Graph &settle, &catch_up, &plan, &step;
+  const Graph &settle, &plan_certain, &hang_burst, &catch_up, &plan, &step;
 };
 
 struct Fences {
   Event verify_done{"verify_done"};  // outcome r, chain r + 1 and record r are written
+  Event chain_ready{"chain_ready"};  // the serial burst of round r is its chain
   Event draft_ready{"draft_ready"};  // branch table r and tails r are written
 };
 
 struct RoundShape {
-  int gamma;         // draft steps; 0: no draft
-  bool serial;       // the target waits for the burst before its forward
+  int burst;         // draft steps before the target's forward, which waits for them
+  int gamma;         // draft steps beside it; 0 and 0: no draft
   int target_width;  // members of the target's team
   int draft_width;
+  int burst_width;  // of the draft's, while it runs alone
 };
 
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,

@@ -16,10 +16,16 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   LaneShape shape;
   shape.max_len = max_len;
   shape.max_rows = kMaxRows;
-  shape.branches = drafts ? c.max_branches : 0;
-  shape.tail_slots = drafts ? std::max(1, c.max_gamma) : 0;
+  if (drafts) {
+    // What is drafted last takes no slot: it does not go through the draft.
+    const int slots = 1 + c.max_width * (c.max_gamma - 1);
+    shape.branches = c.max_branches;
+    shape.tail_slots = std::clamp(slots, 1, kMaxTail);
+    shape.max_rows = std::clamp(c.max_branches * c.max_width, kMaxRows, kMaxStepRows);
+  }
   shape.threads = c.num_threads;
   shape.debug = c.debug;
+  unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   for (int i = 0; i < c.num_threads; ++i) unit.scratch.emplace_back(model.vocab());
 }
@@ -29,7 +35,8 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("num_threads", 1, 1024, c.num_threads);
   check_within("draft_threads", 1, c.num_threads, c.draft_threads);
   check_within("num_speculative_tokens", 0, kMaxChain, c.max_gamma);
-  check_within("num_branches", 1, kCandidates, c.max_branches);
+  check_within("num_branches", 1, kMaxBranches, c.max_branches);
+  check_within("width", 1, kCandidates, c.max_width);
   check_within("vocab", 0, target.vocab(), c.vocab);
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
 }
@@ -64,6 +71,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   if (models_[1]) choose_width(draft_, control_->draft_rows);
   round_ = selected_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
+  fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
 }
 
@@ -82,7 +90,7 @@ Runtime::~Runtime() {
 
 void Runtime::record_graphs() {
   Control* c = control_;
-  const LaneArgs target{c, &target_.lane->ring()};
+  const LaneArgs target{c, &target_.lane->ring(), target_.max_rows};
   const SelectArgs chosen{c, records_.data(), &selected_round_};
   const ChooseArgs rows{target_.lane->logits(),
                         target_.lane->vocab(),
@@ -93,7 +101,6 @@ void Runtime::record_graphs() {
                         c->choice,
                         nullptr};
   settle_target_.add(settle_target, target, true);
-  adopt_.add(adopt_certain, chosen, true);
   verify_.add(target_rows, target, true);
   target_.lane->add_forward(verify_, &c->target_rows, true);
   verify_.add(choose_rows, rows);
@@ -102,7 +109,7 @@ void Runtime::record_graphs() {
   target_.lane->add_forward(prefill_target_, &c->target_rows, false);
   if (!draft_.lane) return;
 
-  const LaneArgs draft{c, &draft_.lane->ring()};
+  const LaneArgs draft{c, &draft_.lane->ring(), draft_.max_rows};
   const ChooseArgs laws{draft_.lane->logits(),
                         draft_.lane->vocab(),
                         config_.vocab,
@@ -112,6 +119,9 @@ void Runtime::record_graphs() {
                         nullptr,
                         c->row_law};
   settle_draft_.add(settle_draft, draft, true);
+  plan_certain_.add(plan_certain, draft, true);
+  hang_burst_.add(hang_burst, chosen, true);
+  hang_burst_.add(bring_burst, draft, true);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   catch_up_.add(choose_laws, laws);
   catch_up_.add(keep_laws, draft, true);
@@ -133,7 +143,7 @@ void Runtime::choose_width(LaneUnit& unit, RowTable& rows) {
   if (config_.num_threads == 1 || config_.sim) return;
   rows.head = 0;
   rows.n = 1;
-  rows.row[0] = {0, 0, 0, -1, Mask::upto(1), Mask::none()};
+  rows.row[0] = {0, 0, 0, -1, 0, Mask::upto(1), Mask::none()};
   unit.lane->add_forward(unit.one_row, &rows, true);
   std::vector<double> best(config_.num_threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
@@ -163,16 +173,33 @@ void Runtime::check_request(const Request& r) const {
   for (const int32_t token : r.stop_tokens)
     check_within("stop token", 0, models_[0]->vocab() - 1, token);
   check_within("max_tokens", int64_t{0}, int64_t{1} << 40, r.max_tokens);
-  check_within("num_speculative_tokens", 0, config_.max_gamma, r.policy.gamma);
-  check_within("num_branches", 0, config_.max_branches, r.policy.branches);
-  check_within("confidence_threshold", 0.0f, 1.0f, r.policy.epsilon);
-  check<InvalidInput>(r.policy.gamma == 0 || draft_.lane != nullptr,
-                      "method: drafting needs a draft model and none was given");
+  check_policy(r.policy);
   check_within("temperature", 0.0f, 1e6f, r.sampling.temperature);
   check_within("top_p", 0.0f, 1.0f, r.sampling.top_p);
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
   check_within("top_k", 0, 1 << 30, r.sampling.top_k);
   check_shaping(r.shaping, config_.vocab);
+}
+
+void Runtime::check_policy(const Policy& p) const {
+  check_within("num_speculative_tokens", 0, config_.max_gamma, p.gamma);
+  check_within("num_branches", 0, config_.max_branches, p.branches);
+  check_within("ranking", int32_t{kFirst}, int32_t{kLikely}, p.ranking);
+  check_within("width", 1, config_.max_width, p.width);
+  check_within("nodes", 1, kMaxChain, p.nodes);
+  check_within("confidence_threshold", 0.0f, 1.0f, p.epsilon);
+  check_within("on_miss", int32_t{kGoOn}, int32_t{kLookup}, p.on_miss);
+  check_within("burst", 0, kMaxChain, p.burst);
+  check_within("burst_width", 1, kCandidates, p.burst_width);
+  check_within("lambda", 0.0f, 100.0f, p.lambda);
+  check_within("theta", -100.0f, 1.0f, p.theta);
+  // A tree has no last node.
+  const bool is_path = p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
+  check<InvalidInput>(is_path || p.gamma == 0 || p.ranking == kLikely,
+                      "method: branches at the chain's end need chains that are paths");
+  const bool drafts = p.gamma > 0 || (p.on_miss == kBurst && p.burst > 0);
+  check<InvalidInput>(!drafts || draft_.lane != nullptr,
+                      "method: drafting needs a draft model and none was given");
 }
 
 void Runtime::start_block(const Request& r) {
@@ -184,14 +211,16 @@ void Runtime::start_block(const Request& r) {
   c.policy = r.policy;
   c.limit = std::min(length + r.max_tokens, config_.max_model_len);
   c.head = length - 1;
-  c.chain.size = c.chain.depth = c.adopted = 0;
+  c.chain.size = c.chain.depth = c.lost = 0;
   c.chain.token[0] = r.prompt.back();
   c.chain.parent[0] = -1;
   c.chain.level[0] = 0;
   c.chain.mask[0] = Mask::upto(1);
   c.outcome = {};
   c.outcome.branch = -1;
-  c.branch_count = c.draft_idle = 0;
+  c.branch_count = c.draft_idle = c.step = 0;
+  c.sharpness = 1;
+  c.draft_nodes = Mask::none();
   c.target_have = c.draft_have = 0;
 }
 
@@ -205,6 +234,7 @@ void Runtime::begin(const Request& request) {
   check_request(request);
   end();
   stats_ = {};
+  missed_ = true;
   finish_ = Finish::none;
   stop_token_ = -1;
   error_.clear();
@@ -227,8 +257,8 @@ void Runtime::begin(const Request& request) {
 
 void Runtime::prefill() {
   const int64_t pieces = (control_->head + kMaxRows - 1) / kMaxRows;
-  const bool both = control_->policy.gamma > 0 && control_->head < control_->draft_limit;
   const RoundShape width = shape();
+  const bool both = width.burst + width.gamma > 0 && control_->head < control_->draft_limit;
   const auto enqueue = [&](LaneUnit& unit, const Graph& graph, int members) {
     for (int64_t i = 0; i < pieces; ++i) unit.stream->launch(graph, members);
     unit.stream->record(unit.prefilled, unit.prefilled.reached() + 1);
@@ -240,12 +270,17 @@ void Runtime::prefill() {
   exec_->wait(target_.prefilled, target);
 }
 
+// Of the next round. A sequence starts as after a miss.
 RoundShape Runtime::shape() const {
   const Policy& p = control_->policy;
-  const bool alone = p.gamma == 0 || p.serial;
-  const int share = config_.num_threads - config_.draft_threads;
-  return {p.gamma, p.serial != 0, alone ? target_.width : std::max(1, share),
-          alone ? draft_.width : config_.draft_threads};
+  const int share = std::max(1, config_.num_threads - config_.draft_threads);
+  RoundShape shape;
+  shape.gamma = p.gamma;
+  shape.burst = missed_ && p.on_miss == kBurst ? p.burst : 0;
+  shape.target_width = p.gamma > 0 ? share : target_.width;
+  shape.draft_width = p.gamma > 0 ? config_.draft_threads : draft_.width;
+  shape.burst_width = draft_.width;
+  return shape;
 }
 
 std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
@@ -256,16 +291,16 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
   if (!live_) return committed_;
   const int64_t begin = Trace::now(), last = round_ + max_rounds;
   const int64_t until = begin + static_cast<int64_t>(seconds * 1e9);
-  const RoundShape how = shape();
-  TargetLane target{*target_.stream, settle_target_, adopt_, verify_, select_};
+  TargetLane target{*target_.stream, settle_target_, verify_, select_};
   std::unique_ptr<DraftLane> draft;
   if (draft_.stream)
-    draft.reset(new DraftLane{*draft_.stream, settle_draft_, catch_up_, plan_, step_});
+    draft.reset(new DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
+                              plan_, step_});
   int64_t now = begin;
   try {
     while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
            !interrupted_.exchange(false, std::memory_order_relaxed)) {
-      enqueue_round(++round_, how, target, draft.get(), fences_);
+      enqueue_round(++round_, shape(), target, draft.get(), fences_);
       exec_->wait(fences_.verify_done, round_);
       commit(round_);
       now = Trace::now();
@@ -316,6 +351,7 @@ bool Runtime::examine(int32_t token) {
 void Runtime::count(const Record& record, int64_t round, bool ended) {
   const uint32_t word = record.get(0, round);
   const int depth = word & 255, n = word >> 8 & 255, branches = word >> 16 & 255;
+  missed_ = (word >> 24 & 1) == 0;
   ++stats_.rounds;
   ++stats_.histogram[n];
   stats_.draft_tokens += depth;

@@ -22,6 +22,7 @@ struct RuntimeConfig {
   int32_t draft_threads = 1;  // of them the draft's while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
+  int32_t max_width = 1;    // nodes that a branch grows in a step
   int64_t first_round = 1;  // counters are 64-bit: tests start them high
   bool sim = false;         // run on the sim body
   bool debug = false;       // poison what must not be read, check every slot's position
@@ -36,6 +37,7 @@ struct LaneUnit {
   std::unique_ptr<Stream> stream;
   Graph one_row{"one_row"};  // a forward of one row, to be timed
   int width = 1;             // members of the team when the lane runs alone
+  int32_t max_rows = 0;      // of its largest forward
   Event prefilled{"prefilled"};
   Event timed{"timed"};
 };
@@ -71,6 +73,7 @@ class Runtime {
   void choose_width(LaneUnit& unit, RowTable& rows);
   double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
+  void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
   void prefill();
   void commit(int64_t round);
@@ -89,8 +92,9 @@ class Runtime {
   Control* control_ = nullptr;
   int64_t selected_round_ = 0;
   LaneUnit target_, draft_;
-  Graph settle_target_{"settle"}, adopt_{"adopt"}, verify_{"verify"}, select_{"select"};
-  Graph settle_draft_{"settle"}, catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
+  Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
+  Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
+  Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph prefill_target_{"prefill"}, prefill_draft_{"prefill"};
   Fences fences_;
 
@@ -99,6 +103,7 @@ class Runtime {
   int64_t prompt_ = 0;   // tokens of the prompt
   int64_t emitted_ = 0;  // tokens returned so far
   bool live_ = false;
+  bool missed_ = true;  // the outcome before this round was not prepared
   std::vector<int32_t> stop_tokens_;
   std::vector<int32_t> committed_;
   Finish finish_ = Finish::none;

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "ops/exp.h"
 #include "ops/shaping.h"
 #include "spec/lanes.h"
 
@@ -29,49 +30,100 @@ Outcome walk(const Chain& chain, const Choice* choice) {
 }
 
 int find_branch(const Control& c, const Outcome& o) {
-  if (o.error || c.policy.serial) return -1;
+  if (o.error) return -1;
   for (int b = 0; b < c.branch_count; ++b)
     if (c.branches[b].node == o.node && c.branches[b].token[0] == o.y) return b;
   return -1;
 }
 
-// How much of a tail is worth verifying: nodes while the draft was sure of them. H-RAD decides here
-// too, with the target's newest features; the law at the cut is there already.
-int confident(const Branch& branch, float epsilon) {
-  int kept = 0;
-  while (kept < branch.size && branch.law[kept].q[0] > epsilon) ++kept;
-  return kept;
-}
-
-// Chain r + 1: the root y, then as much of the tail as is kept and may still be emitted.
-void hang_chain(Control& c, const Branch* branch) {
-  Chain& chain = c.chain;
-  const int64_t room = c.limit - (c.head + 1) - 1;
-  chain.size = 0;
-  if (branch) {
-    const int64_t kept = std::min<int64_t>(confident(*branch, c.policy.epsilon), room);
-    chain.size = static_cast<int>(std::clamp<int64_t>(kept, 0, kMaxChain));
-  }
-  c.adopted = chain.depth = chain.size;
-  for (int i = 0; i <= chain.size; ++i) {
-    if (i > 0) chain.token[i] = branch->token[i];
-    chain.parent[i] = i - 1;
-    chain.level[i] = i;
-    chain.mask[i] = Mask::upto(i + 1);
+// Fits the exponent that makes the draft's confidence come true: one step up the gradient of the
+// log-likelihood of the target's tokens, at every node of the accepted path.
+void sharpen(Control& c) {
+  constexpr float kRate = 0.05f, kLeast = 0.25f, kMost = 4.0f;
+  const Outcome& o = c.outcome;
+  for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
+    const int node = o.path[depth];
+    const Law& law = c.chain_law[node];
+    if (!c.draft_nodes.has(node) || law.n < 2) continue;
+    const int32_t y = depth < o.n ? c.chain.token[o.path[depth + 1]] : o.y;
+    const int rank = static_cast<int>(std::find(law.token, law.token + law.n - 1, y) - law.token);
+    float mean = 0;
+    for (int r = 0; r < law.n; ++r) mean += exp32(std::min(law.lp[r], 0.0f)) * law.lp[r];
+    const float step = kRate * (law.lp[rank] - mean) / c.sharpness;
+    c.sharpness = std::clamp(c.sharpness + std::clamp(step, -0.1f, 0.1f), kLeast, kMost);
   }
 }
 
-uint32_t discarded(const Control& c, int adopted) {
-  int drafted = 0;
+// Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
+// be emitted and, of more than `policy.nodes`, the most likely. H-RAD decides here too, with the
+// target's newest features; the law at the cut is there already.
+Mask worth_verifying(const Control& c, const Branch& branch, int64_t room) {
+  int32_t kept[kMaxTail];
+  int n = 0;
+  Mask mask = Mask::none().with(0);
+  for (int j = 1; j <= branch.size; ++j) {
+    const int parent = branch.parent[j];
+    if (!mask.has(parent) || branch.level[j] > room) continue;
+    if (!(branch.law[parent].q > c.policy.epsilon)) continue;
+    mask = mask.with(j);
+    kept[n++] = j;
+  }
+  if (n <= c.policy.nodes) return mask;
+  // A node is never likelier than its parent, which comes first among equals: what stays is a tree.
+  std::sort(kept, kept + n, [&](int32_t a, int32_t b) {
+    return branch.score[a] != branch.score[b] ? branch.score[a] > branch.score[b] : a < b;
+  });
+  for (int i = c.policy.nodes; i < n; ++i) mask = mask.without(kept[i]);
+  return mask;
+}
+
+// One more node of the chain; nodes come after their parents.
+int hang_node(Chain& chain, int parent, int32_t token) {
+  const int i = ++chain.size;
+  chain.token[i] = token;
+  chain.parent[i] = parent;
+  chain.level[i] = chain.level[parent] + 1;
+  chain.mask[i] = chain.mask[parent].with(i);
+  chain.depth = std::max(chain.depth, chain.level[i]);
+  return i;
+}
+
+// The next chain below the root y: as much of the tail as is worth it, or nothing.
+void hang_chain(Control& c, const Branch* branch, int64_t room) {
+  c.chain.size = c.chain.depth = c.source[0] = 0;
+  if (!branch) return;
+  int32_t place[kMaxTail] = {};
+  const Mask kept = worth_verifying(c, *branch, room);
+  for (int j = 1; j <= branch->size; ++j) {
+    if (!kept.has(j)) continue;
+    place[j] = hang_node(c.chain, place[branch->parent[j]], branch->token[j]);
+    c.source[place[j]] = j;
+  }
+}
+
+// The chain after a miss, without any draft: what followed the last time.
+void hang_lookup(Control& c, int64_t room) {
+  int32_t found[kMaxChain];
+  const int want = static_cast<int>(std::clamp<int64_t>(c.policy.burst, 0, room));
+  const int n = look_up(c.trunk, c.head + 1, want, found);
+  for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i]);
+}
+
+// With every chain goes a token of the target's own.
+int64_t room_below(const Control& c) { return std::max<int64_t>(0, c.limit - c.head - 2); }
+
+// Drafted nodes that will not be verified or were no alternative on the way: of the burst, of the
+// branches but what was adopted, and rejected siblings.
+uint32_t discarded(const Control& c, int siblings, int adopted) {
+  int drafted = c.lost + siblings;
   for (int b = 0; b < c.branch_count; ++b) drafted += c.branches[b].size;
   return static_cast<uint32_t>(drafted - adopted);
 }
 
 void put_record(Record& record, int64_t round, const Control& c, int depth, uint32_t lost) {
   const Outcome& o = c.outcome;
-  const int branches = c.policy.serial ? 0 : c.branch_count;
   record.put(0, round,
-             static_cast<uint32_t>(depth | o.n << 8 | branches << 16 | (o.branch >= 0) << 24 |
+             static_cast<uint32_t>(depth | o.n << 8 | c.branch_count << 16 | (o.branch >= 0) << 24 |
                                    c.draft_idle << 25 | o.error << 28));
   record.put(1, round, lost);
   for (int i = 0; i <= o.n; ++i)
@@ -92,23 +144,30 @@ void count_committed(Control& c) {
 void select(const SelectArgs& args, Worker) {
   Control& c = *args.control;
   const int64_t round = ++*args.round;
-  const int depth = c.chain.depth;
+  const int depth = c.chain.depth, siblings = c.chain.size - depth;
   c.outcome = walk(c.chain, c.choice);
   const Outcome& o = c.outcome;
+  sharpen(c);
   for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
   c.head += o.n + 1;
   c.trunk[c.head] = o.y;
   c.chain.token[0] = o.y;
   count_committed(c);
-  const int certain = c.policy.serial ? c.adopted : 0;
   c.outcome.branch = find_branch(c, o);
-  hang_chain(c, o.branch < 0 ? nullptr : &c.branches[o.branch]);
-  put_record(args.records->of(round), round, c, depth, discarded(c, c.adopted + certain));
+  const bool hit = o.branch >= 0;
+  hang_chain(c, hit ? &c.branches[o.branch] : nullptr, room_below(c));
+  const uint32_t lost = discarded(c, siblings, c.chain.size);
+  if (!hit && c.policy.on_miss == kLookup && !o.error) hang_lookup(c, room_below(c));
+  c.lost = 0;
+  put_record(args.records->of(round), round, c, depth, lost);
 }
 
-void adopt_certain(const SelectArgs& args, Worker) {
+void hang_burst(const SelectArgs& args, Worker) {
   Control& c = *args.control;
-  hang_chain(c, c.branch_count > 0 ? &c.branches[0] : nullptr);
+  const int drafted = c.branch_count > 0 ? c.branches[0].size : 0;
+  hang_chain(c, c.branch_count > 0 ? &c.branches[0] : nullptr, room_below(c));
+  c.lost = drafted - c.chain.size;
+  c.branch_count = 0;
 }
 
 }  // namespace sbrt

@@ -35,6 +35,9 @@ COUNTERS = (
 )
 
 
+PLAYED = ("none", "draft_model", "pearl", "specbranch")  # by the reference, counters and all
+
+
 @dataclass
 class World:
     target: dict  # keywords of a Toy
@@ -81,7 +84,8 @@ def random_world(rng: Random, cpu: float) -> World:
     runtime = {
         "max_model_len": length,
         "max_gamma": most_gamma,
-        "max_branches": rng.randint(1, 16),
+        "max_branches": rng.choice((rng.randint(1, 16), rng.randint(1, 64))),
+        "max_width": rng.choice((1, 2, 4, 16)),
         "body": "cpu" if on_cpu else "sim",
         "num_threads": threads,
         "draft_threads": rng.randint(1, threads),
@@ -142,7 +146,14 @@ def random_task(rng: Random, world: World) -> Task:
     def knobs(**fixed):
         epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
         gamma = most if chance(rng, 0.2) else rng.randint(1, most)
-        return {"gamma": gamma, "branches": rng.randint(1, k), "epsilon": epsilon} | fixed
+        branches = rng.randint(1, min(k, 16))
+        return {"gamma": gamma, "branches": branches, "epsilon": epsilon} | fixed
+
+    def hedge(**fixed):
+        wide = rng.randint(1, world.runtime["max_width"])
+        miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
+        shape = {"branches": rng.randint(1, k), "nodes": rng.choice((3, 16, 63)), "width": wide}
+        return knobs(likely=True, burst_width=rng.choice((1, 4, 16)), **miss, **shape) | fixed
 
     return Task(
         prompt=[rng.randrange(vocab) for _ in range(length)],
@@ -154,7 +165,12 @@ def random_task(rng: Random, world: World) -> Task:
             "none": {"gamma": 0},
             "draft_model": knobs(serial=1, branches=1),
             "pearl": knobs(branches=1, epsilon=0.0),
-            "specbranch": knobs(adaptive=rng.randint(0, 1)),
+            "specbranch": knobs(adaptive=bool(rng.randint(0, 1))),
+            "on_miss": knobs(adaptive=True, on_miss=rng.choice((1, 2)), burst=rng.randint(1, most)),
+            "lookup": {"gamma": 0, "on_miss": 2, "burst": rng.randint(1, 20)},
+            "adaedl": knobs(serial=True, lambda_=rng.uniform(0, 1), theta=rng.uniform(-1, 1)),
+            "tree": knobs(serial=True, width=rng.choice((2, 4, 16)), nodes=rng.choice((3, 16, 63))),
+            "hedge": hedge(),
         },
         slices=rng.choice((0, 0, 0, 1, 3)),
     )
@@ -214,6 +230,22 @@ def differences(runtime, tokens, expected, failing_draft: bool) -> dict:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def untrue(runtime, tokens: list[int], plain) -> dict:
+    """What contradicts plain decoding, or itself, in a sequence that the reference does not play."""
+    stats = runtime.stats
+    room = stats.accepted + stats.rounds - len(tokens)  # committed behind the end, and never shown
+    claims = {
+        "tokens": tokens == plain[0],
+        "finish": runtime.finish_reason == plain[1],
+        "committed": room == 0 if plain[1] == "length" else 0 <= room < 64,
+        "accepted": 0 <= stats.accepted <= stats.draft_tokens,
+        "hits": stats.branch_hits <= stats.branch_rounds <= min(stats.rounds, stats.branches),
+        "discarded": stats.discarded_branch_tokens >= 0,
+        "histogram": sum(stats.histogram) == stats.rounds,
+    }
+    return {name: (tokens, plain) for name, holds in claims.items() if not holds}
+
+
 def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
     plain = oracle(world, task, "none")
     wrong = []
@@ -222,6 +254,14 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
             tokens = engine_tokens(runtime, task, method)
         except _core.EngineError as error:
             wrong.append(f"{method}: {error}\n    {world}\n    {task}")
+            continue
+        if method not in PLAYED:
+            different = untrue(runtime, tokens, plain)
+            if different:
+                wrong.append(f"{method}: {different}\n    {world}\n    {task}")
+            seen["only_tokens"] += 1
+            seen[f"hits_{method}"] += runtime.stats.branch_hits
+            seen[f"accepted_{method}"] += runtime.stats.accepted
             continue
         expected = oracle(world, task, method)
         failing = "nan_at" in world.draft or not MASKS.isdisjoint(task.shaping)
