@@ -231,7 +231,7 @@ def differences(runtime, tokens, expected, failing_draft: bool) -> dict:
 
 
 def untrue(runtime, tokens: list[int], plain) -> dict:
-    """What contradicts plain decoding, or itself, in a sequence that the reference does not play."""
+    """What contradicts plain decoding, or itself, where the reference does not play along."""
     stats = runtime.stats
     room = stats.accepted + stats.rounds - len(tokens)  # committed behind the end, and never shown
     claims = {
