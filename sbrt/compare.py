@@ -25,12 +25,12 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
     if report.skipped:
         sentence = f"skipped {report.skipped} of {len(prompts)} prompts: they do not fit"
         print(sentence, file=sys.stderr)
-    write_json(args.json, report.lines())
-    if args.json != "-":
-        print(table.render(report))
     if args.png is not None:
         picture.draw(args.png, report)
         print(f"wrote {args.png}", file=sys.stderr)
+    write_json(args.json, report.lines())  # stdout comes last: its reader may have gone
+    if args.json != "-":
+        print(table.render(report))
     return verdict(report)
 
 
