@@ -76,6 +76,13 @@ def require() -> None:
 
 def draw(path: Path, report: Report) -> None:
     """Write a PNG: the same stretch of the longest answer by every method. Raises OSError."""
+    data = io.BytesIO()
+    figure_of(report).savefig(data, dpi=DPI, format="png")
+    write_file(path, data.getvalue())
+
+
+def figure_of(report: Report) -> Figure:
+    """The picture, not yet written; needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,9 +100,7 @@ def draw(path: Path, report: Report) -> None:
     axes[-1].tick_params(axis="x", labelbottom=True, length=3, colors=INK)
     axes[-1].set_xlabel("milliseconds", fontsize=9, color=INK)
     _captions(figure, strips, tall)
-    data = io.BytesIO()
-    figure.savefig(data, dpi=DPI, format="png")
-    write_file(path, data.getvalue())
+    return figure
 
 
 def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
@@ -162,8 +167,8 @@ def _strip(axis: Axes, strip: Strip, speedup: float) -> None:
     for name in lanes:
         _work(axis, strip, lane_work(strip.tally.spans, name), lanes[name])
     shown = strip.shown()
-    ends = [*(strip.ms(one.end_ns) for one in shown[1:]), strip.length_ms]
-    for one, following in zip(shown, ends, strict=True):
+    ends = [strip.ms(one.end_ns) for one in shown]
+    for one, following in zip(shown, [*ends[1:], strip.length_ms], strict=False):
         _round(axis, strip, one, last)
         _outcome(axis, strip, one, following)
     _margin(axis, strip, speedup)
@@ -171,9 +176,8 @@ def _strip(axis: Axes, strip: Strip, speedup: float) -> None:
 
 def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
     """The whole lane hatched; what it worked is drawn over it."""
-    end = strip.length_ms
-    if strip.rounds:
-        end = min(end, strip.ms(strip.rounds[-1].end_ns))
+    last = strip.ms(strip.rounds[-1].end_ns) if strip.rounds else 0.0
+    end = min(strip.length_ms, last)
     for name in lanes:
         axis.broken_barh(
             [(0, end)],

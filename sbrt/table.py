@@ -52,7 +52,7 @@ def _title(lines: Sequence[dict[str, Any]]) -> list[str]:
     total, draft = widest["threads"], widest["draft_threads"]
     threads = counted(total, "thread")
     if draft and total > 1:
-        threads += f", {draft} of them the draft's while both models run"
+        threads += f", {draft} the draft's while both models run"
     said = (
         f"{counted(lines[0]['prompts'], 'prompt')}, "
         f"{counted(lines[0]['tokens'], 'token')} per method, {widest['dtype']} weights, {threads}"
