@@ -170,16 +170,20 @@ class Bench:
         return cls(main, Engine(share, pair=pair), placement)
 
     def engine(self, method: Method) -> Engine:
+        """The one that runs `method`."""
         return self.main if method.drafts else self.plain
 
     def tally(self, method: Method) -> Tally:
+        """An empty one, with the threads that the method will have."""
         engine = self.engine(method)
         return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
 
     def run(self, method: Method, prompt_ids: list[int], params: SamplingParams) -> RequestOutput:
+        """One generation."""
         return self.engine(method).generate(prompt_ids, params, method=method)[0]
 
     def close(self) -> None:
+        """Close the engines; the pair stays."""
         self.main.close()
         self.plain.close()
 

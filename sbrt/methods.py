@@ -44,10 +44,12 @@ class Method:
 
     @property
     def gamma(self) -> int:
+        """Draft steps of a burst; 0 without a draft."""
         return int(self.options.get("gamma", 0))
 
     @property
     def branches(self) -> int:
+        """Most branches of a round; 0 without a draft."""
         return int(self.options.get("k_max", 1 if self.name != "none" else 0))
 
     @property
