@@ -36,6 +36,7 @@ VERIFY, STEP, CATCH_UP = "#0072B2", "#E69F00", "#8C510A"
 HIT, MISS, STANDS, INK, FAINT = "#009E73", "#D55E00", "#56B4E9", "#222222", "#767676"
 COLORS = {"verify": VERIFY, "step": STEP, "catch_up": CATCH_UP}
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
+NARROW = 0.004  # of the strip's width: shorter than this has neither edge nor line
 HALF = 0.36  # half the height of a lane
 TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of one, of the strip's width
 
@@ -187,26 +188,33 @@ def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
             hatch="////",
             linewidth=0,
         )
+    if strip.rounds and end < 0.88 * strip.length_ms:
+        x, y = end + 0.008 * strip.length_ms, LANES[TARGET]
+        axis.text(x, y, "end of the answer", fontsize=8.5, color=FAINT, va="center")
 
 
 def _work(axis: Axes, strip: Strip, spans: Sequence[Span], y: float) -> None:
-    for name, color in {"": INK, **COLORS}.items():
-        bars = []
-        for span in spans:
-            if name == span.name or (not name and span.name not in COLORS):
-                left = max(0.0, strip.ms(span.begin_ns))
-                right = min(strip.length_ms, strip.ms(span.end_ns))
-                if right > left:
-                    bars.append((left, right - left))
-        axis.broken_barh(
-            bars, (y - HALF, 2 * HALF), facecolors=color, edgecolors="white", linewidth=0.3
-        )
+    """Bars of a lane's work; what is too short to have an edge of its own has none."""
+    for span in spans:
+        left = max(0.0, strip.ms(span.begin_ns))
+        right = min(strip.length_ms, strip.ms(span.end_ns))
+        if right > left:
+            edge = 0.3 if right - left > NARROW * strip.length_ms else 0.0
+            axis.broken_barh(
+                [(left, right - left)],
+                (y - HALF, 2 * HALF),
+                facecolors=COLORS.get(span.name, INK),
+                edgecolors="white",
+                linewidth=edge,
+            )
 
 
 def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
     """Its end, and its tokens above the lanes."""
     left, right = strip.ms(one.begin_ns), strip.ms(one.end_ns)
-    axis.plot([right, right], [-0.1, last + HALF], color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    if right - left > NARROW * strip.length_ms:
+        ends = [-0.1, last + HALF]
+        axis.plot([right, right], ends, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     _tokens(axis, strip, one, left, right)
 
 

@@ -2,13 +2,14 @@
 demo pair, links lead somewhere, the worked example obeys the rules it explains."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sbrt import demo_pair
+from sbrt import cli, demo_pair
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,6 +51,25 @@ def test_what_a_page_names_is_there(page):
 def test_the_readme_leads_to_every_page():
     readme = (ROOT / "README.md").read_text()
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in readme] == []
+
+
+COMMAND = re.compile(r"^(?:\.venv/bin/)?sbrt ((?:generate|compare) .*)$", re.MULTILINE)
+
+
+def commands():
+    return [line for page in PAGES for line in COMMAND.findall(page.read_text())]
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_of_a_page_have_the_flags_that_exist(line):
+    words = shlex.split(line)
+    assert cli._parser().parse_args(words).max_tokens > 0
+    with pytest.raises(ValueError, match="unrecognized arguments: --wrong"):
+        cli._parser().parse_args([*words, "--wrong"])
 
 
 def test_the_worked_example_obeys_the_rules():
