@@ -6,6 +6,7 @@ from .measure import Report, Tally
 from .outputs import ratio
 
 NOTHING = 0.02  # a smaller difference is called none
+BUSY = 0.25  # share of a round in which no lane works that is worth a word
 
 
 def conclusion(report: Report) -> str:
@@ -39,4 +40,8 @@ def _why(best: Tally, plain: Tally) -> str:
     if not verify or not draft:
         return f"{said}."
     how = "before it" if best.method.policy().serial else "at the same time"
-    return f"{said}; verifying takes {verify:.1f} of these, drafting {how} {draft:.1f}."
+    said += f"; verifying takes {verify:.1f} of these, drafting {how} {draft:.1f}."
+    waiting = length - verify - draft + ratio(best.overlap_seconds, best.passes) / one
+    if waiting > BUSY * length:
+        said += f" For {waiting / length:.0%} of the time neither worked: is the machine busy?"
+    return said

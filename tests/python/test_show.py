@@ -84,6 +84,13 @@ def test_the_conclusion_says_why_nothing_was_faster():
     assert "drafting at the same time" in said
 
 
+def test_the_conclusion_says_when_neither_lane_worked():
+    slow = tally("pearl", 80.0, passes=250, verify_seconds=4.0, draft_seconds=3.0)
+    slow.overlap_seconds = 2.0
+    said = advice.conclusion(report_of(slow))
+    assert said.endswith(" For 60% of the time neither worked: is the machine busy?")
+
+
 def test_the_conclusion_of_nothing_and_of_a_defect():
     assert advice.conclusion(report_of()).startswith("Nothing to compare")
     wrong = tally("pearl", 500.0, is_identical=False)
