@@ -3,16 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
-class EngineError(RuntimeError): ...
-class InvalidInputError(EngineError, ValueError): ...
+class EngineError(RuntimeError):
+    """What went wrong in the engine: one sentence."""
+
+class InvalidInputError(EngineError, ValueError):
+    """What a caller gave: the thing, what was expected, what was given."""
 
 class Model:
+    """Weights of a model. Lanes of several runtimes may share them; nothing in them changes."""
+
     @property
-    def vocab(self) -> int: ...
+    def vocab(self) -> int:
+        """Logits of a row."""
     @property
-    def max_positions(self) -> int: ...
+    def max_positions(self) -> int:
+        """Longest sequence, tokens."""
 
 class RopeScaling:
+    """How rope is stretched (csrc/model/rope_table.h has the formulas).
+
+    kind: default, linear, llama3 or yarn. Raises InvalidInputError on another one.
+    """
+
     def __init__(
         self,
         *,
@@ -28,6 +40,12 @@ class RopeScaling:
     ) -> None: ...
 
 class DecoderConfig:
+    """Sizes and switches of a decoder of the Llama family.
+
+    window: positions a row sees, itself included, 0 for all. head_norms: RMSNorm of q and k over
+    head_dim, before rope. Raises InvalidInputError naming the field and its bounds.
+    """
+
     def __init__(
         self,
         *,
@@ -51,17 +69,36 @@ class DecoderConfig:
     ) -> None: ...
 
 class Decoder(Model):
+    """A decoder on the CPU: weights in `storage` (float32 or bfloat16), arithmetic in f32.
+
+    isa: a name of `instruction_sets()`, or auto for the best. Give every tensor to `load`, then
+    call `finish`. Raises InvalidInputError.
+    """
+
     def __init__(
         self, config: DecoderConfig, storage: str = "float32", isa: str = "auto"
     ) -> None: ...
-    def load(self, name: str, dtype: str, shape: Sequence[int], data: Any) -> None: ...
-    def finish(self) -> None: ...
+    def load(self, name: str, dtype: str, shape: Sequence[int], data: Any) -> None:
+        """Pack a copy of one tensor under its Hugging Face name. The GIL is released.
+
+        dtype: float32, bfloat16 or float16. shape: one or two sizes. data: a buffer of contiguous
+        bytes. Raises InvalidInputError: an unknown name, another shape, too few or many bytes.
+        """
+    def finish(self) -> None:
+        """Say that all is loaded. Raises InvalidInputError naming a tensor that is missing."""
     @property
-    def parameters(self) -> int: ...
+    def parameters(self) -> int:
+        """How many, a tied embedding once."""
     @property
-    def isa(self) -> str: ...
+    def isa(self) -> str:
+        """Instruction set in use."""
 
 class Sampling:
+    """The sampling law of one sequence; order and formulas are in csrc/ops/choose.h.
+
+    temperature 0 is greedy. The noise is a function of (seed, completion, position, token).
+    """
+
     def __init__(
         self,
         *,
@@ -74,6 +111,11 @@ class Sampling:
     ) -> None: ...
 
 class Shaping:
+    """What a request does to a row of logits before its temperature (csrc/ops/shaping.h).
+
+    logit_bias: (token, bias) pairs. bad_words: each as its tokens. The defaults do nothing.
+    """
+
     def __init__(
         self,
         *,
@@ -86,7 +128,8 @@ class Shaping:
         bad_words: Sequence[Sequence[int]] = ...,
     ) -> None: ...
     @property
-    def active(self) -> bool: ...
+    def active(self) -> bool:
+        """Whether it does anything at all."""
 
 class Policy:
     """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
@@ -112,6 +155,15 @@ class Policy:
     ) -> None: ...
 
 class Stats:
+    """Counters of one sequence (csrc/spec/stats.h); times in ns.
+
+    rounds: target forwards. draft_tokens: depth of the verified chains, summed; accepted: how far
+    they stood; rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds
+    that had one and did not end the sequence; branch_hits: of these, with a hit.
+    discarded_branch_tokens: drafted nodes that never entered a chain. draft_limit_rounds: past the
+    draft's context limit. histogram: [64] rounds by accepted tokens.
+    """
+
     rounds: int
     draft_tokens: int
     accepted: int
@@ -126,6 +178,15 @@ class Stats:
     histogram: list[int]
 
 class Runtime:
+    """Two lanes and one sequence at a time (csrc/spec/runtime.h).
+
+    max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
+    the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
+    or sim for everything on the caller's thread. debug: poison what must not be read.
+    first_round: where the 64-bit counters start. One thread at a time may call it, but for
+    `interrupt`. Raises InvalidInputError for sizes that cannot be.
+    """
+
     def __init__(
         self,
         target: Model,
@@ -150,21 +211,55 @@ class Runtime:
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
-    ) -> None: ...
-    def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]: ...
-    def end(self) -> None: ...
-    def interrupt(self) -> None: ...
-    def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def finish_reason(self) -> str | None: ...
-    @property
-    def stop_token(self) -> int | None: ...
-    @property
-    def error(self) -> str | None: ...
-    @property
-    def stats(self) -> Stats: ...
+    ) -> None:
+        """Start a sequence and prefill both lanes; drops the one in flight.
 
-def build_info() -> dict[str, str | bool]: ...
-def allocation_count() -> int: ...
+        Raises InvalidInputError: an empty or too long prompt, a token or a value out of range.
+        """
+    def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
+        """Run until the sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
+
+        Returns the tokens committed meanwhile. The GIL is released. Raises EngineError.
+        """
+    def end(self) -> None:
+        """Drop the sequence in flight, if there is one."""
+    def interrupt(self) -> None:
+        """From any thread: `run` returns after the round it is in."""
+    def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:
+        """(stream, name, begin_ns, end_ns, is_wait) begun since then, oldest first per stream.
+
+        Times are of the steady clock. The last 32,768 events of a stream are kept.
+        """
+    def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
+        """(round, depth, n, branches, hit, tokens) of the last sequence, oldest first.
+
+        Of a long one the last 4096 are kept.
+        """
+    @property
+    def finished(self) -> bool:
+        """Whether no sequence is in flight."""
+    @property
+    def finish_reason(self) -> str | None:
+        """stop, length or error; None before that."""
+    @property
+    def stop_token(self) -> int | None:
+        """The token that ended it, if finish_reason is stop."""
+    @property
+    def error(self) -> str | None:
+        """The sentence, if finish_reason is error."""
+    @property
+    def stats(self) -> Stats:
+        """A copy of the counters of the sequence so far."""
+
+def build_info() -> dict[str, str | bool]:
+    """What this binary was built with.
+
+    version, compiler; cuda: whether it has the CUDA body; cuda_version: of the compiler that was
+    there, "" for none; cuda_architectures.
+    """
+
+def allocation_count() -> int:
+    """Calls of operator new by this library since it was loaded; a round makes none."""
+
+def instruction_sets() -> list[str]:
+    """Kernels that run on this machine, best first."""

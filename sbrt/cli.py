@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from . import compare, flags
+from .chrome import Recording, write_chrome
 from .engine import Engine
 from .errors import not_built
 from .methods import DEFAULT, Method
 from .outputs import RequestOutput
-from .trace import write_chrome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    compare.check_outputs(args)
     name = args.method or (DEFAULT if flags.draft_name(args) != "none" else "none")
     [method] = flags.read_methods(args, [name])
     prompt = _prompt(args)
@@ -61,7 +62,8 @@ def _generate(args: argparse.Namespace) -> int:
         print()
         print(_figures(method, output), file=sys.stderr)
         if args.trace is not None:
-            write_chrome(args.trace, {method.text: engine.trace()})
+            recording = Recording(method.text, engine.trace(), engine.rounds())
+            write_chrome(args.trace, [recording])
     return 2 if output.outputs[0].finish_reason == "error" else 0
 
 

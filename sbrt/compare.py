@@ -9,29 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from . import flags, methods, picture, table
+from .chrome import Recording, write_chrome
+from .files import check_writable, write_file
 from .measure import Bench, Report, measure
 from .methods import Method
-from .progress import Progress
-from .trace import write_chrome
+from .progress import Phases
 
 
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
     """Exit code 0, or 1 if a method's tokens differ from plain decoding's: that is a defect."""
-    if args.png is not None:
-        picture.require()
+    check_outputs(args)
     given = flags.read_methods(args, _names(args))
     prompts = flags.prompts(args)
     report = measured(args, given, prompts, placement)
     if report.skipped:
         sentence = f"skipped {report.skipped} of {len(prompts)} prompts: they do not fit"
         print(sentence, file=sys.stderr)
-    write_json(args.json, report.lines())
-    if args.json != "-":
-        print(table.render(report))
     if args.png is not None:
         picture.draw(args.png, report)
         print(f"wrote {args.png}", file=sys.stderr)
+    write_json(args.json, report.lines())  # stdout comes last: its reader may have gone
+    if args.json != "-":
+        print(table.render(report))
     return verdict(report)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse before the work what could not be written after it. Raises InvalidInputError."""
+    if getattr(args, "png", None) is not None:
+        picture.require()
+        check_writable("--png", args.png)
+    check_writable("--json", args.json)
+    check_writable("--trace", args.trace)
 
 
 def measured(
@@ -41,7 +50,7 @@ def measured(
     params = flags.sampling(args)
     config, pair = flags.load(args, given)
     bench = Bench.open(config, pair, given, placement)
-    bar = Progress("generating")
+    bar = Phases()
     try:
         report = measure(
             bench,
@@ -56,7 +65,8 @@ def measured(
         bar.close()
         bench.close()
     if args.trace is not None:
-        write_chrome(args.trace, {tally.method.text: tally.spans for tally in report.shown()})
+        shown = [Recording(t.method.text, t.spans, t.rounds) for t in report.shown()]
+        write_chrome(args.trace, shown)
     return report
 
 
@@ -69,10 +79,11 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
     if where == "-":
         print(text)
     else:
-        Path(where).write_text(text + "\n", encoding="utf-8")
+        write_file(Path(where), f"{text}\n".encode())
 
 
 def verdict(report: Report) -> int:
+    """Exit code 0, or 1 with a line on stderr that names the methods whose tokens differ."""
     wrong = [tally.method.text for tally in report.tallies if not tally.is_identical]
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)

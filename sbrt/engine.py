@@ -18,7 +18,7 @@ from .pair import Pair, load_pair
 from .request import Request, RequestMaker, Sink, split_prompts
 from .sampling import SamplingParams
 from .scheduler import Scheduler
-from .trace import Span
+from .trace import Round, Span
 
 Params = SamplingParams | Sequence[SamplingParams] | None
 
@@ -162,6 +162,10 @@ class Engine:
     def trace(self) -> list[Span]:
         """What the lanes did during the last request; a long one loses its beginning."""
         return self._scheduler.trace()
+
+    def rounds(self) -> list[Round]:
+        """What each round of the last request decided; of a long one the last 4096."""
+        return self._scheduler.rounds()
 
     def close(self) -> None:
         """Drop everything and free threads and memory. May be called twice."""

@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        """Raises InvalidInputError instead of leaving the process."""
         raise InvalidInputError(message)
 
 
@@ -91,6 +92,7 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
+    """What the sampling flags say. Raises InvalidInputError."""
     return SamplingParams(
         temperature=args.temperature,
         top_p=args.top_p,
@@ -168,6 +170,7 @@ def one_prompt(args: argparse.Namespace) -> str | None:
 
 
 def read_text(name: str, raw: bytes) -> str:
+    """`raw` as UTF-8. Raises InvalidInputError that names the first wrong byte."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -18,17 +18,17 @@ from .methods import Method
 from .outputs import RequestOutput, ratio
 from .pair import Pair
 from .sampling import SamplingParams
-from .trace import Span
+from .trace import Round, Span
 
 WARM_TOKENS = 16
 PLACEMENTS = ("shared", "split")
 
-Progress = Callable[[int, int], None]  # (generations done, in all)
+Progress = Callable[[str, int, int, str], None]  # (phase, generations done, in all, the next one)
 
 
 @dataclass
 class Tally:
-    """What one mention of a method has done so far. `spans`: trace of its longest answer."""
+    """What one mention of a method has done so far. `spans`, `rounds`: of its longest answer."""
 
     method: Method
     threads: int
@@ -44,11 +44,13 @@ class Tally:
     hits: int = 0
     branch_rounds: int = 0
     discarded: int = 0
+    draft_seconds: float = 0.0  # the draft's work
     verify_seconds: float = 0.0  # the target's work
     overlap_seconds: float = 0.0  # of it, with the draft at work too
     is_identical: bool = True
     outputs: list[RequestOutput] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     traced_tokens: int = 0  # of the answer that `spans` shows
 
     @property
@@ -76,6 +78,7 @@ class Tally:
         self.hits += spec["num_branch_hits"]
         self.branch_rounds += spec["num_branch_rounds"]
         self.discarded += spec["num_discarded_branch_tokens"]
+        self.draft_seconds += spec["draft_time_s"]
         self.verify_seconds += spec["verify_time_s"]
         self.overlap_seconds += spec["overlap_time_s"]
         if plain is not None:
@@ -167,16 +170,20 @@ class Bench:
         return cls(main, Engine(share, pair=pair), placement)
 
     def engine(self, method: Method) -> Engine:
+        """The one that runs `method`."""
         return self.main if method.drafts else self.plain
 
     def tally(self, method: Method) -> Tally:
+        """An empty one, with the threads that the method will have."""
         engine = self.engine(method)
         return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
 
     def run(self, method: Method, prompt_ids: list[int], params: SamplingParams) -> RequestOutput:
+        """One generation."""
         return self.engine(method).generate(prompt_ids, params, method=method)[0]
 
     def close(self) -> None:
+        """Close the engines; the pair stays."""
         self.main.close()
         self.plain.close()
 
@@ -201,12 +208,18 @@ def measure(
     order = [plain, *(tally for tally in tallies if tally is not plain)]
     fitting = _fitting(bench.main, prompts, params)
     warm = replace(params, max_tokens=min(WARM_TOKENS, params.max_tokens or WARM_TOKENS))
-    for tally in order:
+    say = progress or _silent
+    for done, tally in enumerate(order):
+        say("warming up", done, len(order), tally.method.text)
         bench.run(tally.method, fitting[0], warm)
     for done, ids in enumerate(fitting):
-        _one_prompt(bench, _rotated(order, done), plain, ids, params, keep_spans)
-        if progress:
-            progress(done + 1, len(fitting))
+        outputs: list[RequestOutput] = []
+        turns = _rotated(order, done)
+        for at, tally in enumerate(turns, start=done * len(order)):
+            what = f"{tally.method.text}, prompt {done + 1} of {len(fitting)}"
+            say("generating", at, len(fitting) * len(order), what)
+            outputs.append(_answer(bench, tally, ids, params, keep_spans))
+        _count(turns, outputs, plain)
     return Report(
         tallies=tallies,
         plain=plain,
@@ -216,24 +229,26 @@ def measure(
     )
 
 
-def _one_prompt(
-    bench: Bench,
-    order: Sequence[Tally],
-    plain: Tally,
-    ids: list[int],
-    params: SamplingParams,
-    keep_spans: bool,
-) -> None:
-    outputs: list[RequestOutput] = []
-    for tally in order:
-        output = bench.run(tally.method, ids, params)
-        outputs.append(output)
-        tokens = len(output.outputs[0].token_ids)
-        if keep_spans and tokens > tally.traced_tokens:
-            tally.spans, tally.traced_tokens = bench.engine(tally.method).trace(), tokens
+def _answer(
+    bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
+) -> RequestOutput:
+    """One generation; its trace is kept if it is the method's longest so far."""
+    output = bench.run(tally.method, ids, params)
+    tokens = len(output.outputs[0].token_ids)
+    if keep_spans and tokens > tally.traced_tokens:
+        engine = bench.engine(tally.method)
+        tally.spans, tally.rounds, tally.traced_tokens = engine.trace(), engine.rounds(), tokens
+    return output
+
+
+def _count(order: Sequence[Tally], outputs: Sequence[RequestOutput], plain: Tally) -> None:
     [reference] = [o for tally, o in zip(order, outputs, strict=True) if tally is plain]
     for tally, output in zip(order, outputs, strict=True):
         tally.add(output, reference)
+
+
+def _silent(phase: str, done: int, total: int, what: str) -> None:
+    """Where nobody asked for progress."""
 
 
 def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:

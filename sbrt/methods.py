@@ -52,14 +52,17 @@ class Method:
 
     @property
     def gamma(self) -> int:
+        """Draft steps of a burst; 0 without a draft."""
         return int(self.options.get("gamma", 0))
 
     @property
     def branches(self) -> int:
+        """Most branches of a round; 0 for a method that prepares none."""
         return int(self.options.get("k_max", self.options.get("F", int(self.name == "pearl"))))
 
     @property
     def width(self) -> int:
+        """Most nodes that a branch grows in a step."""
         return max(1, int(self.options.get("tree", 1)))
 
     @property

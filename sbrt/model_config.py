@@ -72,6 +72,7 @@ class ModelConfig:
     head_norms: bool = False
 
     def core(self) -> DecoderConfig:
+        """The same for the binary module. Raises InvalidInputError on sizes that cannot be."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"]
         return DecoderConfig(**(given | {"rope": self.rope.core()}))

@@ -38,6 +38,7 @@ class RequestMetrics:
 
     @property
     def total_seconds(self) -> float:
+        """All three together."""
         return self.queue_seconds + self.prefill_seconds + self.decode_seconds
 
 

@@ -2,41 +2,107 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 
 QUIET = 2.0  # seconds before anything is shown
 PAUSE = 10.0  # seconds between two lines where stderr is no terminal
-WIDTH = 24
+WIDTH = 24  # of the bar, in characters
 
 
 class Progress:
-    """`update(done, total)` as often as you like, then `close()`. Silent for short work."""
+    """`update(done, total)` as often as you like, then `close()`. Silent for short work.
+
+    On a terminal one line is drawn again and again; elsewhere (a file, TERM=dumb) there is a line
+    every ten seconds. No colours. Work that says nothing for two seconds is shown by a timer, once.
+    """
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._begun = time.monotonic()
         self._next = self._begun + QUIET
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._is_shown = False
+        self._now: tuple[int, int, str] = (0, 0, "")
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int, what: str = "") -> None:
+        """`done` of `total` are over, in any unit; `what` is going on now."""
+        with self._lock:
+            self._now = (done, total, what)
+            if time.monotonic() >= self._next:
+                self._draw()
+            elif self._timer is None and not self._is_shown:
+                self._timer = threading.Timer(self._next - time.monotonic(), self._draw_late)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        """Leave nothing behind on a terminal."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._is_shown and self._is_terminal:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._is_shown = False
+            self._next = float("inf")
+
+    def _draw_late(self) -> None:
+        with self._lock:
+            if not self._is_shown and time.monotonic() >= self._next:
+                self._draw()
+
+    def _draw(self) -> None:
+        done, total, what = self._now
         now = time.monotonic()
-        if now < self._next:
-            return
         share = done / total if total else 1.0
         spent = now - self._begun
-        left = f", {spent / share - spent:.0f} s left" if share > 0 else ""
+        left = f", {_duration(spent / share - spent)} left" if share > 0 else ""
+        what = f", {what}" if what else ""
         if self._is_terminal:
             bar = ("#" * round(share * WIDTH)).ljust(WIDTH, ".")
-            print(f"\r{self._label} [{bar}] {share:4.0%}{left} \x1b[K", end="", file=sys.stderr)
+            line = f"{self._label} [{bar}] {share:4.0%}{left}{what}"
+            print(f"\r{line[: _columns() - 1]}\x1b[K", end="", file=sys.stderr)
         else:
-            print(f"{self._label}: {share:.0%}{left}", file=sys.stderr)
+            print(f"{self._label}: {share:.0%}{left}{what}", file=sys.stderr)
         sys.stderr.flush()
         self._is_shown = True
         self._next = now + (0.1 if self._is_terminal else PAUSE)
 
+
+class Phases:
+    """A bar for each phase of a longer work, one after the other."""
+
+    def __init__(self) -> None:
+        self._label = ""
+        self._bar: Progress | None = None
+
+    def update(self, phase: str, done: int, total: int, what: str = "") -> None:
+        """As `Progress.update`; another `phase` than the last one begins another bar."""
+        if self._bar is None or phase != self._label:
+            self.close()
+            self._label, self._bar = phase, Progress(phase)
+        self._bar.update(done, total, what)
+
     def close(self) -> None:
-        if self._is_shown and self._is_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        self._is_shown = False
+        """End the phase that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def _columns() -> int:
+    """Of the terminal behind stderr; 80 where it will not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"

@@ -13,6 +13,7 @@ from collections import Counter, namedtuple
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +50,15 @@ class Stats:
 
     @property
     def rollback_tokens(self) -> int:
+        """Drafted tokens that were verified and did not stand."""
         return self.draft_tokens - self.accepted
 
 
 # The toy model. `mix`, `philox` take Python ints or arrays of uint64 (which wrap by themselves).
 
 
-def mix(a, b):
+def mix(a: Any, b: Any) -> Any:
+    """Hash of two words of 64 bits (the finaliser of splitmix64)."""
     z = a ^ (b * 0x9E3779B97F4A7C15 & WORD)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
     z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
@@ -63,6 +66,7 @@ def mix(a, b):
 
 
 def state_after(state: int, tokens: Iterable[int]) -> int:
+    """Hash of a prefix, from the hash of its beginning."""
     for token in tokens:
         state = mix(state, token + 1)
     return state
@@ -82,8 +86,8 @@ def toy_logits(toy: Toy, state: int, vocab: int) -> np.ndarray:
 # Noise and exp.
 
 
-def philox(c0, c1, c2, c3, key0: int, key1: int):
-    """Philox4x32-10: four words of a counter, two of a key."""
+def philox(c0: Any, c1: Any, c2: Any, c3: Any, key0: int, key1: int) -> tuple[Any, Any, Any, Any]:
+    """Philox4x32-10 (Salmon et al., 2011): four words of a counter, two of a key."""
     for turn in range(10):
         k0, k1 = key0 + turn * 0x9E3779B9 & HALF, key1 + turn * 0xBB67AE85 & HALF
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
@@ -161,6 +165,7 @@ class Shaper:
 
 
 def is_greedy(s: Sampling) -> bool:
+    """Whether nothing is drawn."""
     return f32(s.temperature) < f32(1e-5)
 
 
@@ -204,6 +209,7 @@ class Law:
 
     @cached_property
     def q(self) -> np.float32:
+        """Confidence: softmax of the raw logits at the first choice."""
         return raw_softmax(self.logits, self.tokens[0])
 
 
@@ -224,7 +230,7 @@ class Prefix:
 class Lane:
     """One toy under one sampling law: what it says after a prefix. Remembers what it said."""
 
-    def __init__(self, toy: Toy, sampling: Sampling, vocab: int, shaper: Shaper | None):
+    def __init__(self, toy: Toy, sampling: Sampling, vocab: int, shaper: Shaper | None) -> None:
         self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
         self.greedy = is_greedy(sampling)
         self.empty = Prefix(mix(toy.seed, 0))

@@ -50,10 +50,12 @@ class Request:
 
     @property
     def stop_ids(self) -> frozenset[int]:
+        """Ids that end it: end-of-sequence and stop_token_ids."""
         return self.eos.union(self.params.stop_token_ids or ())
 
     @property
     def stop(self) -> tuple[str, ...]:
+        """Its stop strings."""
         return tuple(self.params.stop or ())
 
     @property
@@ -62,6 +64,7 @@ class Request:
         return self.streams or bool(self.stop)
 
     def sampling(self) -> Sampling:
+        """Its law for the binary module; a temperature below 1e-5 becomes 0."""
         params = self.params
         return Sampling(
             temperature=0.0 if params.greedy else params.temperature,
@@ -88,6 +91,7 @@ class Request:
                 return
 
     def finish(self, reason: str, why: int | str | None = None) -> None:
+        """Set finish_reason and stop_reason (see CompletionOutput)."""
         self.finish_reason, self.stop_reason = reason, why
 
     def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:

@@ -49,6 +49,7 @@ class Rope:
     truncate: bool = True
 
     def core(self) -> RopeScaling:
+        """The same for the binary module."""
         return RopeScaling(**asdict(self))
 
 

@@ -42,6 +42,7 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
+        """Product of the shape."""
         return math.prod(self.shape)
 
 

@@ -92,6 +92,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
+        """Whether the temperature is so small (below 1e-5) that nothing is drawn."""
         return self.temperature < GREEDY_BELOW
 
     def _set(self, name: str, value: Any) -> None:

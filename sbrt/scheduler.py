@@ -11,7 +11,7 @@ from ._core import Runtime
 from .errors import EngineError, InvalidInputError
 from .outputs import LaneTimes, RequestMetrics, RequestOutput, spec_decode_metrics
 from .request import Request, Sink
-from .trace import Span, lane_times
+from .trace import Round, Span, lane_times
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C
 
@@ -90,6 +90,11 @@ class Scheduler:
         """What the lanes did since the last request began, oldest first per lane."""
         with self._lock:
             return [Span(*event) for event in self.runtime.trace(self._begun_ns)]
+
+    def rounds(self) -> list[Round]:
+        """What the rounds of the last request decided, oldest first."""
+        with self._lock:
+            return [Round(*entry) for entry in self.runtime.rounds()]
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""

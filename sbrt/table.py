@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from . import advice
 from .measure import Report, Tally
 from .outputs import ratio
 
@@ -12,6 +15,9 @@ COLUMNS = (
     *("method", "tokens/s", "speedup", "tokens/pass"),
     *("accepted", "rollback", "hits", "overlap", "same"),
 )
+
+WIDTH = 100  # characters of a line
+NAME = 26  # characters of a method's name in a line; longer ones go on below
 
 LEGEND = """\
 tokens/s     tokens returned per second, prefill left out
@@ -25,31 +31,56 @@ same         whether every token equals plain decoding's"""
 
 
 def render(report: Report) -> str:
-    """Header, rows, legend; lines end without a newline at the end."""
+    """Header, rows, legend, and what they say; at most 100 characters a line."""
     plain_rate = report.plain.rate
     shown = report.shown()
     lines = [tally.line(plain_rate, report.placement, report.dtype) for tally in shown]
-    rows = [COLUMNS, *(_row(line, tally) for line, tally in zip(lines, shown, strict=True))]
-    return "\n".join([_title(lines), "", *_aligned(rows), "", LEGEND])
+    rows = [COLUMNS]
+    for line, tally in zip(lines, shown, strict=True):
+        rows += _rows(line, tally)
+    said = textwrap.wrap(advice.conclusion(report), WIDTH)
+    return "\n".join([*_title(lines), "", *_aligned(rows), "", LEGEND, "", *said])
 
 
-def _title(lines: Sequence[dict[str, Any]]) -> str:
+def counted(n: int, thing: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def _title(lines: Sequence[dict[str, Any]]) -> list[str]:
     widest = max(lines, key=lambda line: line["draft_threads"])
     total, draft = widest["threads"], widest["draft_threads"]
-    threads = "1 thread" if total == 1 else f"{total} threads"
+    threads = counted(total, "thread")
     if draft and total > 1:
-        threads += f", {draft} of them the draft's while both models run"
-    return (
-        f"{lines[0]['prompts']} prompts, {lines[0]['tokens']} tokens per method, "
-        f"{widest['dtype']} weights, {threads}"
+        threads += f", {draft} the draft's while both models run"
+    said = (
+        f"{counted(lines[0]['prompts'], 'prompt')}, "
+        f"{counted(lines[0]['tokens'], 'token')} per method, {widest['dtype']} weights, {threads}"
     )
+    return textwrap.wrap(said, WIDTH)
 
 
-def _row(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
+def _rows(line: dict[str, Any], tally: Tally) -> list[tuple[str, ...]]:
+    """One row, and further ones for the rest of a long name."""
+    first, *others = _pieces(line["method"])
+    blank = ("",) * (len(COLUMNS) - 1)
+    return [(first, *_figures(line, tally)), *((f"  {other}", *blank) for other in others)]
+
+
+def _pieces(name: str) -> list[str]:
+    """A method's name in pieces of at most NAME characters where its commas allow."""
+    pieces = [""]
+    for part in re.findall("[^:,]*[:,]?", name):
+        if pieces[-1] and len(pieces[-1]) + len(part) > NAME:
+            pieces.append("")
+        pieces[-1] += part
+    return pieces
+
+
+def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
     return (
-        line["method"],
         f"{line['tokens_per_second']:.1f}",
         f"{line['speedup']:.2f}x",
         f"{line['tokens_per_pass']:.2f}",
@@ -69,5 +100,5 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        lines.append("  ".join([first, *rest]))
+        lines.append("  ".join([first, *rest]).rstrip())
     return [lines[0], "-" * len(lines[0]), *lines[1:]]

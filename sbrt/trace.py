@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from .outputs import LaneTimes
 
@@ -23,6 +21,23 @@ class Span:
     is_wait: bool
 
 
+@dataclass(frozen=True)
+class Round:
+    """What one round decided.
+
+    number: counted since the engine was made. depth: of the verified chain, n: how far it stood.
+    branches: prepared in this round, 0 in a serial one. is_hit: the outcome was one of them and the
+    sequence lived on. tokens: n + 1, fewer in the round that ends the sequence.
+    """
+
+    number: int
+    depth: int
+    n: int
+    branches: int
+    is_hit: bool
+    tokens: int
+
+
 def lane_times(spans: Iterable[Span], prefix: str = "prefill") -> LaneTimes:
     """Seconds of work per lane and of both at once; names that begin with `prefix` are left out."""
     work: dict[str, list[tuple[int, int]]] = {DRAFT: [], TARGET: []}
@@ -34,37 +49,6 @@ def lane_times(spans: Iterable[Span], prefix: str = "prefill") -> LaneTimes:
         verify=_total(work[TARGET]) / 1e9,
         overlap=_overlap(sorted(work[DRAFT]), sorted(work[TARGET])) / 1e9,
     )
-
-
-def write_chrome(path: Path, traces: Mapping[str, Sequence[Span]]) -> None:
-    """Write `traces` (one process per method) as Chrome trace events, times in microseconds.
-
-    Open the file in chrome://tracing or ui.perfetto.dev.
-    """
-    events: list[dict[str, object]] = []
-    for pid, (title, spans) in enumerate(traces.items(), start=1):
-        tids = {name: tid for tid, name in enumerate(sorted({s.stream for s in spans}), start=1)}
-        start = min((s.begin_ns for s in spans), default=0)
-        events.append(_named("process_name", title, pid))
-        events += [_named("thread_name", name, pid, tid) for name, tid in tids.items()]
-        events += [_complete(span, start, pid, tids[span.stream]) for span in spans]
-    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}) + "\n")
-
-
-def _named(kind: str, name: str, pid: int, tid: int = 0) -> dict[str, object]:
-    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
-
-
-def _complete(span: Span, start_ns: int, pid: int, tid: int) -> dict[str, object]:
-    return {
-        "ph": "X",
-        "name": f"wait {span.name}" if span.is_wait else span.name,
-        "cat": "wait" if span.is_wait else "work",
-        "ts": (span.begin_ns - start_ns) / 1e3,
-        "dur": (span.end_ns - span.begin_ns) / 1e3,
-        "pid": pid,
-        "tid": tid,
-    }
 
 
 def _total(intervals: Iterable[tuple[int, int]]) -> int:

@@ -22,8 +22,10 @@ namespace sbrt {
 
 void bind_errors(py::module_& m) {
   auto engine = py::register_exception<Error>(m, "EngineError", PyExc_RuntimeError);
-  py::register_exception<InvalidInput>(m, "InvalidInputError",
-                                       py::make_tuple(engine, py::handle(PyExc_ValueError)).ptr());
+  engine.doc() = "What went wrong in the engine: one sentence.";
+  auto input = py::register_exception<InvalidInput>(
+      m, "InvalidInputError", py::make_tuple(engine, py::handle(PyExc_ValueError)).ptr());
+  input.doc() = "What a caller gave: the thing, what was expected, what was given.";
 }
 
 void bind_model(py::module_& m) {

@@ -23,6 +23,13 @@ std::vector<Entry> trace_of(const Runtime& runtime, int64_t since_ns) {
   return out;
 }
 
+std::vector<std::tuple<int64_t, int, int, int, bool, int>> rounds_of(const Runtime& runtime) {
+  std::vector<std::tuple<int64_t, int, int, int, bool, int>> out;
+  for (const RoundEntry& e : runtime.rounds())
+    out.emplace_back(e.round, e.depth, e.n, e.branches, e.hit, e.tokens);
+  return out;
+}
+
 py::object finish_reason(const Runtime& r) {
   switch (r.finish()) {
     case Finish::stop:
@@ -116,7 +123,10 @@ void bind_runtime(py::module_& m) {
                              })
       .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
       .def("trace", &trace_of, py::arg("since_ns") = 0,
-           "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.");
+           "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
+      .def("rounds", &rounds_of,
+           "[(round, depth, n, branches, hit, tokens)] of the last sequence, oldest first; of a "
+           "long one the last 4096.");
 }
 
 }  // namespace sbrt

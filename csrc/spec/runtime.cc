@@ -235,6 +235,7 @@ void Runtime::begin(const Request& request) {
   end();
   stats_ = {};
   missed_ = true;
+  log_.clear();
   finish_ = Finish::none;
   stop_token_ = -1;
   error_.clear();
@@ -321,6 +322,7 @@ void Runtime::commit(int64_t round) {
   const int n = static_cast<int>(word >> 8 & 255);
   // Tokens before a failed row were fine, the failed row's own was not.
   const int tokens = error ? n : n + 1;
+  const int64_t before = emitted_;
   for (int i = 0; i < tokens && examine(static_cast<int32_t>(record.get(2 + i, round))); ++i) {
   }
   if (error && live_) {
@@ -329,7 +331,7 @@ void Runtime::commit(int64_t round) {
     error_ = error == kNanRow ? "the target's logits are not a number"
                               : "the sampling parameters leave no token";
   }
-  count(record, round, !live_);
+  count(record, round, emitted_ - before, !live_);
 }
 
 // Takes one token into the output; false if it ends the sequence. A stop beats the length.
@@ -348,7 +350,7 @@ bool Runtime::examine(int32_t token) {
   return false;
 }
 
-void Runtime::count(const Record& record, int64_t round, bool ended) {
+void Runtime::count(const Record& record, int64_t round, int64_t tokens, bool ended) {
   const uint32_t word = record.get(0, round);
   const int depth = word & 255, n = word >> 8 & 255, branches = word >> 16 & 255;
   missed_ = (word >> 24 & 1) == 0;
@@ -358,10 +360,10 @@ void Runtime::count(const Record& record, int64_t round, bool ended) {
   stats_.accepted += n;
   stats_.branches += branches;
   stats_.discarded_branch_tokens += record.get(1, round);
-  if (branches > 0 && !ended) {
-    ++stats_.branch_rounds;
-    stats_.branch_hits += word >> 24 & 1;
-  }
+  const bool hit = !ended && (word >> 24 & 1) != 0;
+  stats_.branch_rounds += branches > 0 && !ended;
+  stats_.branch_hits += hit;
+  log_.put({round, depth, n, branches, hit, static_cast<int32_t>(tokens)});
   stats_.draft_limit_rounds += word >> 25 & 1;
 }
 

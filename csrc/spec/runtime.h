@@ -11,6 +11,7 @@
 #include "ops/choose.h"
 #include "spec/request.h"
 #include "spec/round.h"
+#include "spec/round_log.h"
 #include "spec/stats.h"
 
 namespace sbrt {
@@ -27,6 +28,8 @@ struct RuntimeConfig {
   bool sim = false;         // run on the sim body
   bool debug = false;       // poison what must not be read, check every slot's position
 };
+
+constexpr size_t kLoggedRounds = 4096;
 
 enum class Finish { none, stop, length, error };
 
@@ -63,6 +66,7 @@ class Runtime {
   int32_t stop_token() const { return stop_token_; }  // -1 unless finish() is stop
   const std::string& error() const { return error_; }
   const Stats& stats() const { return stats_; }
+  std::vector<RoundEntry> rounds() const { return log_.entries(); }
   const Trace& target_trace() const { return target_.stream->trace(); }
   const Trace* draft_trace() const { return draft_.stream ? &draft_.stream->trace() : nullptr; }
   const RuntimeConfig& config() const { return config_; }
@@ -77,7 +81,7 @@ class Runtime {
   void start_block(const Request& request);
   void prefill();
   void commit(int64_t round);
-  void count(const Record& record, int64_t round, bool ended);
+  void count(const Record& record, int64_t round, int64_t tokens, bool ended);
   bool examine(int32_t token);
   RoundShape shape() const;
 
@@ -110,6 +114,7 @@ class Runtime {
   int32_t stop_token_ = -1;
   std::string error_;
   Stats stats_;
+  RoundLog log_{kLoggedRounds};
   std::atomic<bool> interrupted_{false};
 };
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sbrt import SamplingParams, cli, demo_pair, progress
+from sbrt import SamplingParams, cli, demo_pair
 from sbrt.methods import METHODS
 from sbrt.prompts import BUILT_IN, read_prompts
 
@@ -260,20 +260,6 @@ def test_max_tokens_zero_measures_nothing(run):
     assert run("generate", "--prompt", "def", "--max-tokens", 0)[:2] == (0, "\n")
 
 
-def test_progress_is_silent_for_short_work_and_plain_in_files(capsys, monkeypatch):
-    bar = progress.Progress("loading")
-    bar.update(1, 2)
-    monkeypatch.setattr(progress, "QUIET", 0.0)
-    late = progress.Progress("loading")
-    late.update(1, 2)
-    late.update(2, 2)
-    late.close()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("loading: 50%")
-    assert err.count("\n") == 1
-
-
 def test_prompts_of_a_file(prompts, tmp_path):
     assert read_prompts(prompts) == ["def quick(items):", "für", "class Stack:"]
     assert read_prompts(prompts, limit=1) == ["def quick(items):"]
@@ -313,10 +299,3 @@ def test_import_is_fast_and_light():
     seconds = [float(run.stdout.split()[0]) for run in runs]
     assert statistics.median(seconds) < 0.3, seconds
     assert runs[0].stdout.splitlines()[1] == "[]"
-
-
-def test_collect_env_is_json():
-    command = [sys.executable, "-m", "sbrt.collect_env"]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert found["build"]["cuda"] in (True, False)
-    assert found["usable_cores"] >= 1

@@ -1,0 +1,39 @@
+// What the last rounds decided: a fixed ring that the host fills as it reads records.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace sbrt {
+
+struct RoundEntry {
+  int64_t round;
+  int32_t depth;     // of the verified chain
+  int32_t n;         // accepted tokens
+  int32_t branches;  // prepared, 0 in a serial round
+  bool hit;          // the outcome was among them and the sequence lived on
+  int32_t tokens;    // taken into the output: n + 1, fewer in the round that ends the sequence
+};
+
+class RoundLog {
+ public:
+  explicit RoundLog(size_t capacity) : ring_(capacity) {}
+
+  void clear() { count_ = 0; }
+  void put(const RoundEntry& entry) { ring_[count_++ % ring_.size()] = entry; }
+  // Oldest first; of a long sequence only the last ones are there.
+  std::vector<RoundEntry> entries() const {
+    std::vector<RoundEntry> out;
+    const uint64_t kept = std::min<uint64_t>(count_, ring_.size());
+    out.reserve(kept);
+    for (uint64_t i = count_ - kept; i < count_; ++i) out.push_back(ring_[i % ring_.size()]);
+    return out;
+  }
+
+ private:
+  std::vector<RoundEntry> ring_;
+  uint64_t count_ = 0;
+};
+
+}  // namespace sbrt

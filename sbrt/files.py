@@ -1,0 +1,42 @@
+"""Files that a command writes: asked for before the work, whole or not at all after it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import InvalidInputError
+
+
+def check_writable(name: str, path: Path | str | None) -> None:
+    """Raises InvalidInputError if `path` cannot be written. None and "-" are fine."""
+    if path is None or str(path) == "-":
+        return
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return  # a pipe or a device: opening it would wait for a reader
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise InvalidInputError(
+            f"{name}: expected a file that can be written, got {str(path)!r}: {error.strerror}"
+        ) from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, then put it in its place: nobody finds half a file."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,105 @@
+"""Contract under test: what the documents show runs and is true. Python blocks are executed on the
+demo pair, links lead somewhere, the worked example obeys the rules it explains."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbrt import cli, demo_pair
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)|`((?:docs|csrc|sbrt|tests|tools|bench)/[\w/.]+)`")
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A folder in which the paths that the documents name are the demo pair."""
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    for name in ("target", "draft"):
+        (tmp_path / "path" / "to" / name).symlink_to(demo_pair.demo_folder(name))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page, models):
+    """In order and in one program; a warning is an error."""
+    code = "\n".join(BLOCK.findall(page.read_text()))
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=models, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_the_pages_with_code_are_those_that_should_have_it():
+    assert {page.name for page in WITH_CODE} >= {"README.md", "embedding.md", "round.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page):
+    named = [a or b for a, b in LINK.findall(page.read_text())]
+    missing = [n for n in named if not ((page.parent / n).exists() or (ROOT / n).exists())]
+    assert missing == []
+
+
+def test_the_readme_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text()
+    assert [p.name for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in readme] == []
+
+
+COMMAND = re.compile(r"^(?:\.venv/bin/)?sbrt ((?:generate|compare) .*)$", re.MULTILINE)
+
+
+def commands():
+    return [line for page in PAGES for line in COMMAND.findall(page.read_text())]
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_of_a_page_have_the_flags_that_exist(line):
+    words = shlex.split(line)
+    assert cli._parser().parse_args(words).max_tokens > 0
+    with pytest.raises(ValueError, match="unrecognized arguments: --wrong"):
+        cli._parser().parse_args([*words, "--wrong"])
+
+
+def test_the_worked_example_obeys_the_rules():
+    """n + 1 tokens a round, a hit brings the chain it says, a miss an empty one."""
+    text = (ROOT / "docs" / "round.md").read_text()
+    rows = re.findall(
+        r"^\| (\d+) \| (\d+)[^|]*\| (\d+) \| ([^|]+)\| (\d+) \| ([^|]+)\| (\d+) \|$",
+        text,
+        re.MULTILINE,
+    )
+    assert len(rows) == 4
+    kept = head = None
+    for number, depth, n, committed, branches, outcome, after in rows:
+        tokens = len(re.findall("`[^`]+`", committed))
+        assert tokens == int(n) + 1 <= int(depth) + 1, number
+        assert int(branches) >= 1, number
+        assert head is None or int(after) == head + tokens, number
+        assert kept is None or int(depth) == kept, number
+        is_hit = outcome.startswith("hit")
+        kept, head = int(re.findall(r"\d+", outcome)[0]) if is_hit else 0, int(after)
+
+
+def test_the_keys_of_the_metrics_are_all_explained(models):
+    code = """
+from sbrt import Engine, SamplingParams
+with Engine.from_pretrained("path/to/target", "path/to/draft") as engine:
+    answer = engine.generate("def", SamplingParams(temperature=0, max_tokens=4))[0].outputs[0]
+print(*answer.spec_decode_metrics)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=models, capture_output=True, text=True, check=True)
+    page = (ROOT / "docs" / "profiling.md").read_text()
+    assert [key for key in done.stdout.split() if f"`{key}`" not in page] == []

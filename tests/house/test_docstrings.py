@@ -1,0 +1,98 @@
+"""Contract under test: what others may call says what it is. Every public class, function and
+method has a docstring and types, in Python and in the stub of the binary module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sbrt
+from sbrt import _core
+
+ROOT = Path(__file__).parents[2]
+STUB = ROOT / "sbrt" / "_core.pyi"
+FILES = [
+    *sorted((ROOT / "sbrt").glob("*.py")),
+    *sorted((ROOT / "triton_kernels").glob("*.py")),
+    STUB,
+]
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def public(tree, prefix=""):
+    """(name, node) of public classes and functions; methods with their class, fields left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.ClassDef, *FUNCTION)) and not node.name.startswith("_"):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node, f"{prefix}{node.name}.")
+
+
+def undocumented(source):
+    tree = ast.parse(source)
+    missing = [] if ast.get_docstring(tree) else ["the module"]
+    return missing + [name for name, node in public(tree) if not ast.get_docstring(node)]
+
+
+def untyped(source):
+    """Functions, private ones too, with a parameter or a result that has no type."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, FUNCTION) or is_kernel(node):
+            continue
+        a = node.args
+        given = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+        if given and given[0].arg in ("self", "cls"):
+            given = given[1:]
+        if node.returns is None or any(arg.annotation is None for arg in given):
+            found.append(node.name)
+    return found
+
+
+def is_kernel(node):
+    """Triton takes its types from the call."""
+    return any("jit" in ast.dump(decorator) for decorator in node.decorator_list)
+
+
+def test_what_is_missing_is_found():
+    source = "class A:\n  def f(self, x): ...\n  def _g(self): ...\n\ndef h() -> None:\n  'Does.'"
+    assert undocumented(source) == ["the module", "A", "A.f"]
+    assert untyped(source) == ["f", "_g"]
+    assert untyped("@triton.jit\ndef k(X, n): ...\ndef f(*a, **b) -> int: ...") == ["f"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_public_name_has_a_docstring(path):
+    assert undocumented(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_function_is_typed(path):
+    assert untyped(path.read_text()) == []
+
+
+def test_what_the_package_exports_is_documented_where_it_is_seen():
+    for name in sbrt.__all__:
+        assert getattr(sbrt, name).__doc__, name
+
+
+def test_the_stub_and_the_binary_have_the_same_members():
+    """Nothing that the stub promises is missing, and no member of a class is kept quiet."""
+    for node in ast.parse(STUB.read_text()).body:
+        if not isinstance(node, (ast.ClassDef, *FUNCTION)):
+            continue
+        real = getattr(_core, node.name)
+        assert real.__doc__, node.name
+        if isinstance(node, ast.ClassDef) and not issubclass(real, Exception):
+            named = {n.name for n in node.body if isinstance(n, FUNCTION)}
+            named |= {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
+            there = {name for name in vars(real) if not name.startswith("_")}
+            assert there == {name for name in named if not name.startswith("_")}, node.name
+
+
+def test_the_stub_names_all_that_the_package_imports():
+    stub = {getattr(node, "name", "") for node in ast.parse(STUB.read_text()).body}
+    for path in (ROOT / "sbrt").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "_core":
+                assert {alias.name for alias in node.names} <= stub, path.name
