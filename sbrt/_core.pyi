@@ -108,6 +108,17 @@ class Policy:
     @property
     def serial(self) -> int: ...
 
+class Costs:
+    def __init__(
+        self,
+        *,
+        target: Sequence[int],
+        draft: Sequence[int],
+        target_overlapped: Sequence[int],
+        draft_overlapped: Sequence[int],
+        round_ns: int = 0,
+    ) -> None: ...
+
 class Stats:
     rounds: int
     draft_tokens: int
@@ -137,6 +148,7 @@ class Runtime:
         debug: bool = False,
         vocab: int = 0,
         first_round: int = 1,
+        costs: Costs | None = None,
     ) -> None: ...
     def begin(
         self,
@@ -150,6 +162,8 @@ class Runtime:
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]: ...
     def end(self) -> None: ...
     def interrupt(self) -> None: ...
+    @property
+    def now_ns(self) -> int: ...
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]: ...
     @property
     def finished(self) -> bool: ...
@@ -161,6 +175,8 @@ class Runtime:
     def error(self) -> str | None: ...
     @property
     def stats(self) -> Stats: ...
+
+MAX_ROWS: int
 
 def build_info() -> dict[str, str | bool]: ...
 def allocation_count() -> int: ...

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .costs import SECOND
 from .errors import InvalidInputError
 from .measure import Report, Tally
 from .trace import DRAFT, TARGET, Span
@@ -45,23 +46,26 @@ def draw(path: Path, report: Report) -> None:
 
     tallies = report.shown()
     plain = report.plain
-    window_ms = ROUNDS * 1e3 * plain.seconds / max(1, plain.passes)
+    # Ticks of the axis: milliseconds, or the unit of simulated time.
+    name, tick_ns = ("milliseconds", 1e6) if report.unit == SECOND else (f"{report.unit}s", 1e9)
+    window = ROUNDS * 1e9 / tick_ns * plain.seconds / max(1, plain.passes)
     figure = Figure(figsize=(12, 1.2 + 1.3 * len(tallies)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(tallies), 1, sharex=True, squeeze=False)[:, 0]
     for axis, tally in zip(axes, tallies, strict=True):
-        _strip(axis, tally, window_ms)
-    axes[-1].set_xlabel("milliseconds")
+        rate = f"{tally.rate:.4g} tokens per {report.unit}"
+        _strip(axis, tally, rate, window, tick_ns)
+    axes[-1].set_xlabel(name)
     figure.suptitle("What each lane did: colour is work, grey is waiting for the other lane")
     _legend(axes[0])
     figure.savefig(path, dpi=120)
 
 
-def _strip(axis: Axes, tally: Tally, window_ms: float) -> None:
-    begin, spans = _window(tally.spans, window_ms)
+def _strip(axis: Axes, tally: Tally, rate: str, window: float, tick_ns: float) -> None:
+    begin, spans = _window(tally.spans, window * tick_ns)
     for span in spans:
-        left = max(0.0, (span.begin_ns - begin) / 1e6)
-        right = min(window_ms, (span.end_ns - begin) / 1e6)
+        left = max(0.0, (span.begin_ns - begin) / tick_ns)
+        right = min(window, (span.end_ns - begin) / tick_ns)
         axis.broken_barh(
             [(left, right - left)],
             (LANES[span.stream] - 0.4, 0.8),
@@ -69,19 +73,19 @@ def _strip(axis: Axes, tally: Tally, window_ms: float) -> None:
             edgecolor="white",
             linewidth=0.3,
         )
-    axis.set_xlim(0, window_ms)
+    axis.set_xlim(0, window)
     axis.set_ylim(1.5, -0.5)
     axis.set_yticks(list(LANES.values()), list(LANES))
-    axis.set_title(f"{tally.method.text}: {tally.rate:.0f} tokens/s", loc="left", fontsize=10)
+    axis.set_title(f"{tally.method.text}: {rate}", loc="left", fontsize=10)
 
 
-def _window(spans: Sequence[Span], length_ms: float) -> tuple[int, list[Span]]:
+def _window(spans: Sequence[Span], length_ns: float) -> tuple[int, list[Span]]:
     """(begin, spans within) of a stretch in the middle of a generation."""
     inside = [s for s in spans if s.stream in LANES and not s.name.startswith("prefill")]
     if not inside:
         return 0, []
     first, last = min(s.begin_ns for s in inside), max(s.end_ns for s in inside)
-    length = int(length_ms * 1e6)
+    length = int(length_ns)
     begin = max(first, (first + last - length) // 2)
     return begin, [s for s in inside if s.end_ns > begin and s.begin_ns < begin + length]
 

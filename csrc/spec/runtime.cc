@@ -32,6 +32,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("num_branches", 1, kCandidates, c.max_branches);
   check_within("vocab", 0, target.vocab(), c.vocab);
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
+  check<InvalidInput>(c.sim || !c.costs, "costs: expected the sim body but got cpu");
 }
 
 }  // namespace
@@ -41,7 +42,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
     : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
-  exec_ = config.sim ? make_sim_exec() : make_cpu_exec();
+  exec_ = config.sim ? make_sim_exec(config.costs != nullptr) : make_cpu_exec();
   block_ = Buffer<Control>(1);
   records_ = Buffer<Records>(1);
   trunk_ = Buffer<int32_t>(config.max_model_len + kSlots);
@@ -95,6 +96,7 @@ void Runtime::record_graphs() {
   settle_target_.add(settle_target, target, true);
   adopt_.add(adopt_certain, chosen, true);
   verify_.add(target_rows, target, true);
+  verify_.cost_by(&c->target_rows.n, target_.cost.data());
   target_.lane->add_forward(verify_, &c->target_rows, true);
   verify_.add(choose_rows, rows);
   select_.add(select, chosen, true);
@@ -112,10 +114,12 @@ void Runtime::record_graphs() {
                         nullptr,
                         c->row_law};
   settle_draft_.add(settle_draft, draft, true);
+  catch_up_.cost_by(&c->draft_rows.n, draft_.cost.data());
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   catch_up_.add(choose_laws, laws);
   catch_up_.add(keep_laws, draft, true);
   plan_.add(plan, draft, true);
+  step_.cost_by(&c->draft_rows.n, draft_.cost.data());
   draft_.lane->add_forward(step_, &c->draft_rows, true);
   step_.add(choose_laws, laws);
   step_.add(extend, draft, true);
@@ -219,10 +223,21 @@ void Runtime::begin(const Request& request) {
     finish_ = Finish::length;
     return;
   }
-  const int64_t begin = Trace::now();
+  price_lanes();
+  const int64_t begin = now();
   prefill();
-  stats_.prefill_ns = Trace::now() - begin;
+  stats_.prefill_ns = now() - begin;
   live_ = true;
+}
+
+// What this method's forwards cost. Lanes that overlap share what they run on, or do not: that is
+// in the tables.
+void Runtime::price_lanes() {
+  if (!config_.costs) return;
+  const bool overlaps = control_->policy.gamma > 0 && !control_->policy.serial;
+  const LaneCosts& costs = overlaps ? config_.costs->overlapped : config_.costs->alone;
+  target_.cost = costs.target;
+  draft_.cost = costs.draft;
 }
 
 void Runtime::prefill() {
@@ -254,28 +269,29 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
   check_within("seconds", 0.0, 1e9, seconds);
   committed_.clear();
   if (!live_) return committed_;
-  const int64_t begin = Trace::now(), last = round_ + max_rounds;
-  const int64_t until = begin + static_cast<int64_t>(seconds * 1e9);
+  const int64_t begin = now(), last = round_ + max_rounds;
+  const int64_t until = Trace::now() + static_cast<int64_t>(seconds * 1e9);
   const RoundShape how = shape();
   TargetLane target{*target_.stream, settle_target_, adopt_, verify_, select_};
   std::unique_ptr<DraftLane> draft;
   if (draft_.stream)
     draft.reset(new DraftLane{*draft_.stream, settle_draft_, catch_up_, plan_, step_});
-  int64_t now = begin;
+  bool in_time = true;
   try {
-    while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
+    while (live_ && (max_rounds == 0 || round_ < last) && in_time &&
            !interrupted_.exchange(false, std::memory_order_relaxed)) {
       enqueue_round(++round_, how, target, draft.get(), fences_);
       exec_->wait(fences_.verify_done, round_);
+      if (config_.costs) exec_->spend(config_.costs->round);
       commit(round_);
-      now = Trace::now();
+      in_time = seconds == 0 || Trace::now() < until;
     }
   } catch (...) {
     live_ = false;
     selected_round_ = round_;
     throw;
   }
-  stats_.decode_ns += now - begin;
+  stats_.decode_ns += now() - begin;
   return committed_;
 }
 

@@ -9,6 +9,7 @@
 #include "exec/record.h"
 #include "model/lane.h"
 #include "ops/choose.h"
+#include "spec/costs.h"
 #include "spec/request.h"
 #include "spec/round.h"
 #include "spec/stats.h"
@@ -22,9 +23,10 @@ struct RuntimeConfig {
   int32_t draft_threads = 1;  // of them the draft's while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
-  int64_t first_round = 1;  // counters are 64-bit: tests start them high
-  bool sim = false;         // run on the sim body
-  bool debug = false;       // poison what must not be read, check every slot's position
+  int64_t first_round = 1;             // counters are 64-bit: tests start them high
+  bool sim = false;                    // run on the sim body
+  bool debug = false;                  // poison what must not be read, check every slot's position
+  std::shared_ptr<const Costs> costs;  // virtual time: of the sim body only
 };
 
 enum class Finish { none, stop, length, error };
@@ -36,6 +38,7 @@ struct LaneUnit {
   std::unique_ptr<Stream> stream;
   Graph one_row{"one_row"};  // a forward of one row, to be timed
   int width = 1;             // members of the team when the lane runs alone
+  CostTable cost{};          // of its forwards, in virtual time
   Event prefilled{"prefilled"};
   Event timed{"timed"};
 };
@@ -64,6 +67,7 @@ class Runtime {
   const Trace& target_trace() const { return target_.stream->trace(); }
   const Trace* draft_trace() const { return draft_.stream ? &draft_.stream->trace() : nullptr; }
   const RuntimeConfig& config() const { return config_; }
+  int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 
  private:
   void record_graphs();
@@ -72,6 +76,7 @@ class Runtime {
   double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
   void start_block(const Request& request);
+  void price_lanes();
   void prefill();
   void commit(int64_t round);
   void count(const Record& record, int64_t round, bool ended);
