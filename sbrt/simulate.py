@@ -29,16 +29,20 @@ class Sweep:
     c: int
     fixed: frozenset[str] = frozenset()
 
+    def is_open(self, method: Method) -> bool:
+        """Whether there is anything to try."""
+        return "gamma" in method.options and "gamma" not in self.fixed | method.named
+
     def gammas(self, method: Method) -> list[Method]:
         """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone."""
-        if "gamma" not in method.options or "gamma" in self.fixed | method.named:
+        if not self.is_open(method):
             return [method]
         most = 2 * self.c if method.policy().serial else self.c - 1
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
         """Values to try of the options that are left open besides gamma."""
-        if len(self.gammas(method)) == 1:
+        if not self.is_open(method):
             return {}
         taken = self.fixed | method.named
         return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
@@ -89,22 +93,16 @@ class Simulator:
     def _best(self, method: Method) -> Tally:
         tried = [self._measured(setting) for setting in self.sweep.gammas(method)]
         best = max(tried, key=_rate)
-        swept = ["gamma", *self.sweep.others(method)]
         for key, values in self.sweep.others(method).items():
             settings = [best.method.having(key, v) for v in values if v != best.method.options[key]]
             tried += map(self._measured, settings)
             best = max(tried, key=_rate)
-        if len(tried) == 1:
-            return replace(best, method=method)
+        keys = ("gamma", *self.sweep.others(method)) if self.sweep.is_open(method) else ()
         return replace(
             best,
             method=replace(best.method, text=method.text),
             is_identical=all(tally.is_identical for tally in tried),
-            sweep=[
-                {key: tally.method.options[key] for key in swept}
-                | {"tokens_per_second": tally.rate}
-                for tally in tried
-            ],
+            sweep=[_figure(tally, keys) for tally in tried] if keys else [],
         )
 
     def _measured(self, method: Method) -> Tally:
@@ -122,6 +120,11 @@ class Simulator:
                 done = len(self._tallies) * len(self._prompts) + i + 1
                 self.progress(done, self._todo * len(self._prompts))
         return tally
+
+
+def _figure(tally: Tally, keys: Sequence[str]) -> dict[str, object]:
+    """A setting that was tried and its figure."""
+    return {k: tally.method.options[k] for k in keys} | {"tokens_per_second": tally.rate}
 
 
 def _rate(tally: Tally) -> float:

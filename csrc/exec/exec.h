@@ -120,7 +120,7 @@ class Exec {
 };
 
 std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores per stream
-// Everything on the host's thread, in order of dependence. `timed`: in virtual time, with a trace.
-std::unique_ptr<Exec> make_sim_exec(bool timed = false);
+std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
+std::unique_ptr<Exec> make_virtual_exec();  // the same in virtual time, with a trace
 
 }  // namespace sbrt

@@ -42,7 +42,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
     : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
-  exec_ = config.sim ? make_sim_exec(config.costs != nullptr) : make_cpu_exec();
+  exec_ = config.costs ? make_virtual_exec() : config.sim ? make_sim_exec() : make_cpu_exec();
   block_ = Buffer<Control>(1);
   records_ = Buffer<Records>(1);
   trunk_ = Buffer<int32_t>(config.max_model_len + kSlots);
@@ -292,6 +292,7 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
     throw;
   }
   stats_.decode_ns += now() - begin;
+  if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
   return committed_;
 }
 

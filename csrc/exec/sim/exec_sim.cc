@@ -126,6 +126,7 @@ class SimExec final : public Exec {
 
 }  // namespace
 
-std::unique_ptr<Exec> make_sim_exec(bool timed) { return std::make_unique<SimExec>(timed); }
+std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
+std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
 
 }  // namespace sbrt
