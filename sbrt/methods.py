@@ -19,6 +19,7 @@ K_MAX = 8
 EPSILON = 0.1
 
 METHODS = ("none", "draft_model", "pearl", "specbranch")
+SERIAL = ("none", "draft_model")  # the lanes take turns
 LATER = ("auto", "lookup", "adaedl", "tree", "hedge")
 DEFAULT = "specbranch"
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -56,6 +57,11 @@ class Method:
         return self.name != "none"
 
     @property
+    def overlaps(self) -> bool:
+        """Whether the draft works beside the target."""
+        return self.name not in SERIAL
+
+    @property
     def named(self) -> frozenset[str]:
         """Options that the preset was written with."""
         return frozenset(_split(self.text)[1])
@@ -72,7 +78,7 @@ class Method:
             branches=self.branches,
             adaptive=int(special),
             epsilon=float(self.options.get("epsilon", 0.0)),
-            serial=int(self.name == "draft_model"),
+            serial=int(self.drafts and not self.overlaps),
         )
 
 

@@ -37,7 +37,7 @@ class Sweep:
         """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone."""
         if not self.is_open(method):
             return [method]
-        most = 2 * self.c if method.policy().serial else self.c - 1
+        most = self.c - 1 if method.overlaps else 2 * self.c
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:

@@ -13,12 +13,12 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-using Column = std::vector<int64_t>;  // ns of 1, 2 .. kMaxRows rows
+using Column = std::vector<int64_t>;  // ns of 1, 2 .. kCostRows rows
 
 constexpr int64_t kMost = int64_t{1} << 50;  // ns, of one forward or round: two weeks
 
 CostTable table_of(const char* name, const Column& ns) {
-  check_equal(name, static_cast<size_t>(kMaxRows), ns.size());
+  check_equal(name, static_cast<size_t>(kCostRows), ns.size());
   CostTable table{};
   for (const int64_t cost : ns) check_within(name, int64_t{0}, kMost, cost);
   std::copy(ns.begin(), ns.end(), table.begin() + 1);
@@ -38,7 +38,7 @@ std::shared_ptr<Costs> make_costs(const Column& target, const Column& draft,
 }  // namespace
 
 void bind_costs(py::module_& m) {
-  m.attr("MAX_ROWS") = kMaxRows;
+  m.attr("MAX_ROWS") = kCostRows;
   py::class_<Costs, std::shared_ptr<Costs>>(
       m, "Costs", "Virtual ns of forwards of 1 .. MAX_ROWS rows (csrc/spec/costs.h).")
       .def(py::init(&make_costs), py::kw_only(), py::arg("target"), py::arg("draft"),

@@ -57,15 +57,15 @@ class Graph {
     alignas(16) std::byte args[kBytes];
   };
 
-  // What a launch costs in virtual time: ns[*rows], read when the op at `at` is next.
+  // What a launch costs in virtual time: (*ns)[*rows], read when the op at `at` is next.
   struct Cost {
     size_t at = ~size_t{0};  // past every op: nothing
     const int32_t* rows = nullptr;
-    const int64_t* ns = nullptr;
+    const int64_t* const* ns = nullptr;  // the table in force
   };
 
   // A forward over *rows rows comes next, and is all that this graph costs. Only the sim body asks.
-  void cost_by(const int32_t* rows, const int64_t* ns) { cost_ = {nodes_.size(), rows, ns}; }
+  void cost_by(const int32_t* rows, const int64_t* const* ns) { cost_ = {nodes_.size(), rows, ns}; }
 
   const char* name() const { return name_; }
   const std::vector<Node>& nodes() const { return nodes_; }

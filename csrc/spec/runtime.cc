@@ -96,7 +96,7 @@ void Runtime::record_graphs() {
   settle_target_.add(settle_target, target, true);
   adopt_.add(adopt_certain, chosen, true);
   verify_.add(target_rows, target, true);
-  verify_.cost_by(&c->target_rows.n, target_.cost.data());
+  verify_.cost_by(&c->target_rows.n, &target_.cost);
   target_.lane->add_forward(verify_, &c->target_rows, true);
   verify_.add(choose_rows, rows);
   select_.add(select, chosen, true);
@@ -114,12 +114,12 @@ void Runtime::record_graphs() {
                         nullptr,
                         c->row_law};
   settle_draft_.add(settle_draft, draft, true);
-  catch_up_.cost_by(&c->draft_rows.n, draft_.cost.data());
+  catch_up_.cost_by(&c->draft_rows.n, &draft_.cost);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   catch_up_.add(choose_laws, laws);
   catch_up_.add(keep_laws, draft, true);
   plan_.add(plan, draft, true);
-  step_.cost_by(&c->draft_rows.n, draft_.cost.data());
+  step_.cost_by(&c->draft_rows.n, &draft_.cost);
   draft_.lane->add_forward(step_, &c->draft_rows, true);
   step_.add(choose_laws, laws);
   step_.add(extend, draft, true);
@@ -223,21 +223,18 @@ void Runtime::begin(const Request& request) {
     finish_ = Finish::length;
     return;
   }
-  price_lanes();
   const int64_t begin = now();
   prefill();
   stats_.prefill_ns = now() - begin;
   live_ = true;
 }
 
-// What this method's forwards cost. Lanes that overlap share what they run on, or do not: that is
-// in the tables.
-void Runtime::price_lanes() {
+// What the forwards of the next round cost in virtual time.
+void Runtime::price_lanes(const RoundShape& how) {
   if (!config_.costs) return;
-  const bool overlaps = control_->policy.gamma > 0 && !control_->policy.serial;
-  const LaneCosts& costs = overlaps ? config_.costs->overlapped : config_.costs->alone;
-  target_.cost = costs.target;
-  draft_.cost = costs.draft;
+  const LaneCosts& costs = config_.costs->of(how.gamma > 0 && !how.serial);
+  target_.cost = costs.target.data();
+  draft_.cost = costs.draft.data();
 }
 
 void Runtime::prefill() {
@@ -280,6 +277,7 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
   try {
     while (live_ && (max_rounds == 0 || round_ < last) && in_time &&
            !interrupted_.exchange(false, std::memory_order_relaxed)) {
+      price_lanes(how);
       enqueue_round(++round_, how, target, draft.get(), fences_);
       exec_->wait(fences_.verify_done, round_);
       if (config_.costs) exec_->spend(config_.costs->round);

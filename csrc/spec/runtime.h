@@ -36,9 +36,9 @@ struct LaneUnit {
   std::unique_ptr<Lane> lane;
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
-  Graph one_row{"one_row"};  // a forward of one row, to be timed
-  int width = 1;             // members of the team when the lane runs alone
-  CostTable cost{};          // of its forwards, in virtual time
+  Graph one_row{"one_row"};       // a forward of one row, to be timed
+  int width = 1;                  // members of the team when the lane runs alone
+  const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
   Event timed{"timed"};
 };
@@ -76,7 +76,7 @@ class Runtime {
   double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
   void start_block(const Request& request);
-  void price_lanes();
+  void price_lanes(const RoundShape& how);
   void prefill();
   void commit(int64_t round);
   void count(const Record& record, int64_t round, bool ended);

@@ -304,14 +304,15 @@ void sim_body() {
 // Virtual time: a launch costs its rows at the op it was told, lanes beside each other take the
 // longer of both, a lane that waits for another the sum, and nothing begins before it is enqueued.
 void virtual_time() {
-  constexpr int64_t ns[] = {0, 10, 25, 400};
+  constexpr int64_t table[] = {0, 10, 25, 400};
+  const int64_t* ns = table;
   int32_t rows = 1, others = 1;
   Event left("left"), right("right"), done("done");
   Graph two_rows("two rows"), three_rows("three rows"), nothing("nothing");
   two_rows.add(set_rows, SetRows{&rows, 2}, true);
-  two_rows.cost_by(&rows, ns);
+  two_rows.cost_by(&rows, &ns);
   two_rows.add(set_rows, SetRows{&rows, 3}, true);
-  three_rows.cost_by(&others, ns);
+  three_rows.cost_by(&others, &ns);
   three_rows.add(set_rows, SetRows{&others, 3}, true);
   nothing.add(set_rows, SetRows{&rows, 1}, true);
   const auto exec = make_virtual_exec();

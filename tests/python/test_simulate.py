@@ -113,6 +113,14 @@ def test_figures_depend_on_no_machine(simulate):
         assert other | {"threads": 1, "draft_threads": one["draft_threads"]} == one
 
 
+def test_the_placement_changes_no_figure(simulate):
+    flags = ["--methods", "pearl,none", "--threads", 2, "--placement"]
+    shared, split = (simulate("c=3", *flags, placement) for placement in ("shared", "split"))
+    for one, other in zip(shared, split, strict=True):
+        assert other["placement"] == "split"
+        assert other | {"placement": "shared", "threads": one["threads"]} == one
+
+
 def test_a_cost_file_end_to_end(simulate, tmp_path):
     path = tmp_path / "costs.json"
     file = GOOD | {"T_overlapped": {"1": 200}, "t_overlapped": {"1": 1}, "round_us": 5}

@@ -80,13 +80,15 @@ class SimStream final : public Stream {
     const std::vector<Graph::Node>& nodes = graph.nodes();
     try {
       for (size_t i = 0; i < nodes.size(); ++i) {
-        if (i == graph.cost().at) clock_ += graph.cost().ns[*graph.cost().rows];
+        if (world_.timed && i == graph.cost().at) clock_ += price(graph.cost());
         nodes[i].call(nodes[i], Worker{});
       }
     } catch (...) {
       world_.failure.raise(std::current_exception());
     }
   }
+
+  static int64_t price(const Graph::Cost& cost) { return (*cost.ns)[*cost.rows]; }
 
   World& world_;
   Trace trace_;
