@@ -27,12 +27,10 @@ def _main(argv: Sequence[str] | None) -> int:
         default="shared",
         help="threads of none: all of them, or the target's share only (default: %(default)s)",
     )
-    parser.add_argument("--simulate", metavar="c=8|COSTS.json", help="not built yet")
     parser.add_argument("--hrad", metavar="H", help="not built yet")
     args = parser.parse_args(argv)
-    for name in ("simulate", "hrad"):
-        if getattr(args, name) is not None:
-            raise not_built(f"--{name}")
+    if args.hrad is not None:
+        raise not_built("--hrad")
     return compare.run(args, args.placement)
 
 

@@ -154,6 +154,19 @@ class Policy:
         theta: float = 0.0,
     ) -> None: ...
 
+class Costs:
+    """Virtual time of forwards by rows, index = rows, ns; and what a round costs besides."""
+
+    def __init__(
+        self,
+        *,
+        target: Sequence[int],
+        draft: Sequence[int],
+        target_overlapped: Sequence[int],
+        draft_overlapped: Sequence[int],
+        round_ns: int = 0,
+    ) -> None: ...
+
 class Stats:
     """Counters of one sequence (csrc/spec/stats.h); times in ns.
 
@@ -202,6 +215,7 @@ class Runtime:
         debug: bool = False,
         vocab: int = 0,
         first_round: int = 1,
+        costs: Costs | None = None,
     ) -> None: ...
     def begin(
         self,
@@ -236,6 +250,9 @@ class Runtime:
         Of a long one the last 4096 are kept.
         """
     @property
+    def now_ns(self) -> int:
+        """The clock that `trace` speaks of: steady, or virtual where there are costs."""
+    @property
     def finished(self) -> bool:
         """Whether no sequence is in flight."""
     @property
@@ -250,6 +267,8 @@ class Runtime:
     @property
     def stats(self) -> Stats:
         """A copy of the counters of the sequence so far."""
+
+MAX_ROWS: int  # of a target's forward
 
 def build_info() -> dict[str, str | bool]:
     """What this binary was built with.

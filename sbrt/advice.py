@@ -39,7 +39,7 @@ def _why(best: Tally, plain: Tally) -> str:
     draft = ratio(best.draft_seconds, best.passes) / one
     if not verify or not draft:
         return f"{said}."
-    how = "before it" if best.method.policy().serial else "at the same time"
+    how = "before it" if not best.method.overlaps else "at the same time"
     said += f"; verifying takes {verify:.1f} of these, drafting {how} {draft:.1f}."
     waiting = length - verify - draft + ratio(best.overlap_seconds, best.passes) / one
     if waiting > BUSY * length:

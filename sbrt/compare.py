@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .files import check_writable, write_file
 from .measure import Bench, Report, measure
 from .methods import Method
 from .progress import Phases
+from .simulate import Simulator, Sweep
 
 
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
@@ -47,23 +49,26 @@ def measured(
     args: argparse.Namespace, given: list[Method], prompts: list[str], placement: str
 ) -> Report:
     """Load, run, and write the trace if one was asked for."""
-    params = flags.sampling(args)
+    model, params = flags.costs(args), flags.sampling(args)
     config, pair = flags.load(args, given)
-    bench = Bench.open(config, pair, given, placement)
+    keep_spans = args.trace is not None or getattr(args, "png", None) is not None
+    none = methods.parse("none")
     bar = Phases()
     try:
-        report = measure(
-            bench,
-            given,
-            methods.parse("none"),
-            prompts,
-            params,
-            progress=bar.update,
-            keep_spans=args.trace is not None or getattr(args, "png", None) is not None,
-        )
+        if model is not None:
+            sweep = Sweep(model.c, frozenset() if args.gamma is None else frozenset({"gamma"}))
+            with closing(
+                Bench.open(config, pair, sweep.widest(given), placement, model.costs())
+            ) as bench:
+                simulator = Simulator(bench, model, sweep, params, bar.update, keep_spans)
+                report = simulator.report(given, none, prompts)
+        else:
+            with closing(Bench.open(config, pair, given, placement)) as bench:
+                report = measure(
+                    bench, given, none, prompts, params, progress=bar.update, keep_spans=keep_spans
+                )
     finally:
         bar.close()
-        bench.close()
     if args.trace is not None:
         shown = [Recording(t.method.text, t.spans, t.rounds) for t in report.shown()]
         write_chrome(args.trace, shown)

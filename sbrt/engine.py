@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from . import check, methods
-from ._core import Runtime
+from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import InvalidInputError
 from .methods import Method
@@ -27,7 +27,8 @@ class Engine:
     """Generates text with a target and, if there is one, a draft that guesses ahead.
 
     `methods`: further presets that requests may name; the engine is sized for the largest.
-    `pair`: weights already loaded. Raises InvalidInputError; EngineError once closed.
+    `pair`: weights already loaded. `costs`: compute on one thread and tell virtual time, what
+    these costs add up to (`sbrt.costs`). Raises InvalidInputError; EngineError once closed.
     Safe to use from several threads; their requests queue.
     """
 
@@ -37,8 +38,10 @@ class Engine:
         *,
         pair: Pair | None = None,
         methods: Sequence[str | Method] = (),
+        costs: Costs | None = None,
     ) -> None:
         self.config = config
+        self._costs = costs
         self.pair = load_pair(config) if pair is None else pair
         self.method = config.method()
         self.max_model_len = _max_model_len(config, self.pair)
@@ -283,6 +286,8 @@ class Engine:
             max_branches=max(1, *(method.branches for method in self._allowed)),
             max_width=max(method.width for method in self._allowed),
             vocab=self.pair.vocab,
+            body="sim" if self._costs else "cpu",
+            costs=self._costs,
         )
 
 

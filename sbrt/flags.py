@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from . import demo_pair, methods
 from .config import EngineConfig, SpeculativeConfig
+from .costs import CostModel, read_costs
 from .errors import EngineError, InvalidInputError
 from .methods import Method
 from .pair import MakeDraft, Pair, load_pair
@@ -89,6 +90,11 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
+    add(
+        "--simulate",
+        metavar="c=8|COSTS.json",
+        help="real tokens, simulated time: a target forward costs c draft forwards, or a cost file",
+    )
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
@@ -145,6 +151,12 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     finally:
         bar.close()
     return config, pair
+
+
+def costs(args: argparse.Namespace) -> CostModel | None:
+    """What --simulate names, None without it. Raises InvalidInputError, OSError."""
+    given = getattr(args, "simulate", None)
+    return None if given is None else read_costs(given)
 
 
 def prompts(args: argparse.Namespace) -> list[str]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import check
+from ._core import Costs
 from .config import EngineConfig
+from .costs import SECOND, CostModel
 from .engine import Engine
 from .errors import EngineError, InvalidInputError
 from .methods import Method
@@ -52,6 +54,7 @@ class Tally:
     spans: list[Span] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     traced_tokens: int = 0  # of the answer that `spans` shows
+    sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figure
 
     @property
     def rate(self) -> float:
@@ -84,14 +87,21 @@ class Tally:
         if plain is not None:
             self.is_identical &= answer.token_ids == plain.outputs[0].token_ids
 
-    def line(self, plain_rate: float, placement: str, dtype: str) -> dict[str, Any]:
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option with its value and, under `sweep`, what it was chosen from."""
+        chosen: dict[str, Any] = dict(self.method.options)
+        return chosen | {"sweep": self.sweep} if self.sweep else chosen
+
+    def line(self, plain_rate: float, placement: str, dtype: str, device: str) -> dict[str, Any]:
         """The JSON object of this method.
 
         target_passes: rounds. tokens_per_pass: tokens / target_passes. draft_tokens: depth of the
         verified chains, summed. acceptance_rate: accepted / draft_tokens. rollback_rate:
         rollback_tokens / tokens. branch_rounds: rounds with a prepared branch in which the
         sequence lived on; branch_hits: those whose outcome was prepared. seconds: from the end of
-        both prefills to the last token. A ratio of nothing is 0.0.
+        both prefills to the last token. A ratio of nothing is 0.0. Device sim: seconds are of
+        simulated time or, with c=N, draft forwards, and tokens_per_second are tokens per each.
         """
         return {
             "method": self.method.text,
@@ -115,24 +125,38 @@ class Tally:
             "draft_threads": self.draft_threads,
             "placement": placement,
             "dtype": dtype,
-            "device": "cpu",
-            "options": dict(self.method.options),
+            "device": device,
+            "options": self.options,
         }
 
 
 @dataclass(frozen=True)
 class Report:
-    """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named."""
+    """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named.
+
+    simulated: what gave the time, None for the clock.
+    """
 
     tallies: list[Tally]
     plain: Tally
     placement: str
     dtype: str
     skipped: int
+    simulated: CostModel | None = None
+
+    @property
+    def unit(self) -> str:
+        """What every `seconds` is counted in: a second, or a draft forward."""
+        return self.simulated.unit if self.simulated else SECOND
+
+    def line(self, tally: Tally) -> dict[str, Any]:
+        """The JSON object of a tally."""
+        device = "sim" if self.simulated else "cpu"
+        return tally.line(self.plain.rate, self.placement, self.dtype, device)
 
     def lines(self) -> list[dict[str, Any]]:
         """The JSON objects, one per mention of a method."""
-        return [t.line(self.plain.rate, self.placement, self.dtype) for t in self.tallies]
+        return [self.line(tally) for tally in self.tallies]
 
     def shown(self) -> list[Tally]:
         """What a table shows: the baseline first if it was not mentioned."""
@@ -153,9 +177,17 @@ class Bench:
 
     @classmethod
     def open(
-        cls, config: EngineConfig, pair: Pair, methods: Sequence[Method], placement: str = "shared"
+        cls,
+        config: EngineConfig,
+        pair: Pair,
+        methods: Sequence[Method],
+        placement: str = "shared",
+        costs: Costs | None = None,
     ) -> Bench:
-        """Raises InvalidInputError: an unknown placement, a method without its draft."""
+        """`costs`: of simulated time.
+
+        Raises InvalidInputError: an unknown placement, a method without its draft.
+        """
         check.one_of("placement", placement, PLACEMENTS)
         total, draft = config.threads()
         if placement == "split" and total == draft:
@@ -163,11 +195,11 @@ class Bench:
         if pair.draft is None and any(method.drafts for method in methods):
             name = next(method.name for method in methods if method.drafts)
             raise InvalidInputError(f"method {name}: expected a draft model, got none")
-        main = Engine(config, pair=pair, methods=methods)
+        main = Engine(config, pair=pair, methods=methods, costs=costs)
         if placement == "shared":
             return cls(main, main, placement)
         share = replace(config, num_threads=total - draft, draft_threads=None)
-        return cls(main, Engine(share, pair=pair), placement)
+        return cls(main, Engine(share, pair=pair, costs=costs), placement)
 
     def engine(self, method: Method) -> Engine:
         """The one that runs `method`."""
@@ -206,33 +238,33 @@ def measure(
     named = [tally for tally in tallies if not tally.method.drafts]
     plain = named[0] if named else bench.tally(none)
     order = [plain, *(tally for tally in tallies if tally is not plain)]
-    fitting = _fitting(bench.main, prompts, params)
+    given = fitting(bench.main, prompts, params)
     warm = replace(params, max_tokens=min(WARM_TOKENS, params.max_tokens or WARM_TOKENS))
-    say = progress or _silent
+    say = progress or silent
     for done, tally in enumerate(order):
         say("warming up", done, len(order), tally.method.text)
-        bench.run(tally.method, fitting[0], warm)
-    for done, ids in enumerate(fitting):
+        bench.run(tally.method, given[0], warm)
+    for done, ids in enumerate(given):
         outputs: list[RequestOutput] = []
         turns = _rotated(order, done)
         for at, tally in enumerate(turns, start=done * len(order)):
-            what = f"{tally.method.text}, prompt {done + 1} of {len(fitting)}"
-            say("generating", at, len(fitting) * len(order), what)
-            outputs.append(_answer(bench, tally, ids, params, keep_spans))
+            what = f"{tally.method.text}, prompt {done + 1} of {len(given)}"
+            say("generating", at, len(given) * len(order), what)
+            outputs.append(run_one(bench, tally, ids, params, keep_spans))
         _count(turns, outputs, plain)
     return Report(
         tallies=tallies,
         plain=plain,
         placement=bench.placement,
         dtype=bench.main.pair.dtype,
-        skipped=len(prompts) - len(fitting),
+        skipped=len(prompts) - len(given),
     )
 
 
-def _answer(
+def run_one(
     bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
 ) -> RequestOutput:
-    """One generation; its trace is kept if it is the method's longest so far."""
+    """Answer one prompt; the tally takes the trace if it is its longest, and counts nothing."""
     output = bench.run(tally.method, ids, params)
     tokens = len(output.outputs[0].token_ids)
     if keep_spans and tokens > tally.traced_tokens:
@@ -247,7 +279,7 @@ def _count(order: Sequence[Tally], outputs: Sequence[RequestOutput], plain: Tall
         tally.add(output, reference)
 
 
-def _silent(phase: str, done: int, total: int, what: str) -> None:
+def silent(phase: str, done: int, total: int, what: str) -> None:
     """Where nobody asked for progress."""
 
 
@@ -257,8 +289,8 @@ def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
     return [*order[at:], *order[:at]]
 
 
-def _fitting(engine: Engine, prompts: Sequence[str], params: SamplingParams) -> list[list[int]]:
-    """Ids of the prompts that leave room for max_tokens."""
+def fitting(engine: Engine, prompts: Sequence[str], params: SamplingParams) -> list[list[int]]:
+    """Ids of the prompts that leave room for max_tokens. Raises InvalidInputError if none does."""
     room = engine.max_model_len - (params.max_tokens or 1)
     found = []
     for prompt in prompts:

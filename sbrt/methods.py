@@ -6,7 +6,7 @@ none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import check
 from ._core import Policy
@@ -20,6 +20,7 @@ K_MAX = 8
 EPSILON = 0.1
 
 METHODS = ("none", "draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge")
+SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # the lanes take turns
 LATER = ("auto",)
 DEFAULT = "specbranch"
 DRAFTLESS = ("none", "lookup")
@@ -69,6 +70,20 @@ class Method:
     def drafts(self) -> bool:
         """Whether the method needs a draft model."""
         return self.name not in DRAFTLESS
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the draft works beside the target."""
+        return self.name not in SERIAL
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Options that the preset was written with."""
+        return frozenset(_split(self.text)[1])
+
+    def having(self, key: str, value: Option) -> Method:
+        """The same with one option set, under the same text."""
+        return replace(self, options={**self.options, key: value})
 
     def policy(self) -> Policy:
         """The knobs as the engine's round reads them (csrc/exec/control.h)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .costs import SECOND
 from .errors import InvalidInputError
 from .files import write_file
 from .measure import Report, Tally
@@ -97,9 +98,13 @@ def figure_of(report: Report) -> Figure:
     )[:, 0]
     figure.subplots_adjust(left=LEFT, right=RIGHT, top=1 - 0.78 / tall, bottom=0.97 / tall)
     for axis, strip in zip(axes, strips, strict=True):
-        _strip(axis, strip, ratio(strip.tally.rate, report.plain.rate))
+        _strip(axis, strip, report)
     axes[-1].tick_params(axis="x", labelbottom=True, length=3, colors=INK)
-    axes[-1].set_xlabel("milliseconds", fontsize=9, color=INK)
+    name = "milliseconds"
+    if report.unit != SECOND:  # virtual time has a unit of its own, which the trace calls a second
+        name = f"{report.unit}s"
+        axes[-1].xaxis.set_major_formatter(lambda ms, _: f"{ms / 1e3:g}")
+    axes[-1].set_xlabel(name, fontsize=9, color=INK)
     _captions(figure, strips, tall)
     return figure
 
@@ -155,7 +160,7 @@ def _typical_ns(rounds: Sequence[TimedRound]) -> float:
     return max(1.0, lengths[len(lengths) // 4])
 
 
-def _strip(axis: Axes, strip: Strip, speedup: float) -> None:
+def _strip(axis: Axes, strip: Strip, report: Report) -> None:
     lanes = LANES if strip.tally.method.drafts else {TARGET: LANES[TARGET]}
     last = max(lanes.values())
     axis.set_xlim(0, strip.length_ms)
@@ -172,7 +177,7 @@ def _strip(axis: Axes, strip: Strip, speedup: float) -> None:
     for one, following in zip(shown, [*ends[1:], strip.length_ms], strict=False):
         _round(axis, strip, one, last)
         _outcome(axis, strip, one, following)
-    _margin(axis, strip, speedup)
+    _margin(axis, strip, report)
 
 
 def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
@@ -272,9 +277,12 @@ def _cell(axis: Axes, x: float, size: float, kind: str) -> None:
         axis.plot([x + 0.2 * size, x + 0.8 * size], [high - 0.06, low + 0.06], color=MISS, lw=1)
 
 
-def _margin(axis: Axes, strip: Strip, speedup: float) -> None:
+def _margin(axis: Axes, strip: Strip, report: Report) -> None:
     """Heading of a strip, and beside it what the whole run gave."""
     tally, shown = strip.tally, strip.shown()
+    speedup, unit = ratio(tally.rate, report.plain.rate), "s"
+    if report.unit != SECOND:
+        unit = report.unit
     tokens = sum(one.round.tokens for one in shown)
     counts = f"{counted(len(shown), 'round')}, {counted(tokens, 'token')} in this stretch"
     said = counts if strip.rounds else "nothing ran"
@@ -285,7 +293,8 @@ def _margin(axis: Axes, strip: Strip, speedup: float) -> None:
     place = {"transform": axis.transAxes, "va": "center"}
     low = 0.28 if tally.method.drafts else 0.12
     axis.text(1.012, 0.62, f"{speedup:.2f}x", fontsize=16, fontweight="bold", color=INK, **place)
-    axis.text(1.012, low, f"{tally.rate:.0f} tokens/s", fontsize=9, color=FAINT, **place)
+    rate = f"{tally.rate:.0f}" if tally.rate >= 10 else f"{tally.rate:.3f}"
+    axis.text(1.012, low, f"{rate} tokens/{unit}", fontsize=9, color=FAINT, **place)
 
 
 def _captions(figure: Figure, strips: Sequence[Strip], tall: float) -> None:

@@ -120,7 +120,7 @@ class Scheduler:
 
     def _start(self, runtime: Runtime, request: Request) -> None:
         request.queue_seconds = time.monotonic() - request.queued_at
-        self._begun_ns = time.monotonic_ns()
+        self._begun_ns = runtime.now_ns
         room = self._max_model_len - len(request.prompt_ids)
         wanted = request.params.max_tokens
         max_tokens = room if wanted is None else min(room, wanted)

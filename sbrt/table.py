@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import advice
+from .costs import SECOND
 from .measure import Report, Tally
 from .outputs import ratio
 
@@ -19,9 +20,15 @@ COLUMNS = (
 WIDTH = 100  # characters of a line
 NAME = 26  # characters of a method's name in a line; longer ones go on below
 
-LEGEND = """\
+SPEED = """\
 tokens/s     tokens returned per second, prefill left out
 speedup      tokens/s over that of none, plain decoding by the same engine
+"""
+SIMULATED = """\
+tokens/t     tokens returned per time of a one-row draft forward, the unit of simulated time
+speedup      tokens/t over that of none, plain decoding
+"""
+LEGEND = """\
 tokens/pass  tokens per forward of the target; plain decoding has 1
 accepted     share of the drafted tokens that the target let stand
 rollback     drafted tokens taken back, per token returned
@@ -32,14 +39,16 @@ same         whether every token equals plain decoding's"""
 
 def render(report: Report) -> str:
     """Header, rows, legend, and what they say; at most 100 characters a line."""
-    plain_rate = report.plain.rate
     shown = report.shown()
-    lines = [tally.line(plain_rate, report.placement, report.dtype) for tally in shown]
-    rows = [COLUMNS]
+    lines = [report.line(tally) for tally in shown]
+    columns, speed = COLUMNS, SPEED
+    if report.unit != SECOND:
+        columns, speed = ("method", "tokens/t", *COLUMNS[2:]), SIMULATED
+    rows = [columns]
     for line, tally in zip(lines, shown, strict=True):
         rows += _rows(line, tally)
     said = textwrap.wrap(advice.conclusion(report), WIDTH)
-    return "\n".join([*_title(lines), "", *_aligned(rows), "", LEGEND, "", *said])
+    return "\n".join([*_title(lines, report), "", *_aligned(rows), "", speed + LEGEND, "", *said])
 
 
 def counted(n: int, thing: str) -> str:
@@ -47,22 +56,25 @@ def counted(n: int, thing: str) -> str:
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
-def _title(lines: Sequence[dict[str, Any]]) -> list[str]:
+def _title(lines: Sequence[dict[str, Any]], report: Report) -> list[str]:
+    how = f"simulated, {report.simulated.text}" if report.simulated else _threads(lines)
+    prompts, tokens = counted(lines[0]["prompts"], "prompt"), counted(lines[0]["tokens"], "token")
+    said = f"{prompts}, {tokens} per method, {report.dtype} weights, {how}"
+    return textwrap.wrap(said, WIDTH)
+
+
+def _threads(lines: Sequence[dict[str, Any]]) -> str:
     widest = max(lines, key=lambda line: line["draft_threads"])
     total, draft = widest["threads"], widest["draft_threads"]
     threads = counted(total, "thread")
     if draft and total > 1:
         threads += f", {draft} the draft's while both models run"
-    said = (
-        f"{counted(lines[0]['prompts'], 'prompt')}, "
-        f"{counted(lines[0]['tokens'], 'token')} per method, {widest['dtype']} weights, {threads}"
-    )
-    return textwrap.wrap(said, WIDTH)
+    return threads
 
 
 def _rows(line: dict[str, Any], tally: Tally) -> list[tuple[str, ...]]:
     """One row, and further ones for the rest of a long name."""
-    first, *others = _pieces(line["method"])
+    first, *others = _pieces(_label(tally))
     blank = ("",) * (len(COLUMNS) - 1)
     return [(first, *_figures(line, tally)), *((f"  {other}", *blank) for other in others)]
 
@@ -80,8 +92,9 @@ def _pieces(name: str) -> list[str]:
 def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
+    rate = line["tokens_per_second"]
     return (
-        f"{line['tokens_per_second']:.1f}",
+        f"{rate:.1f}" if rate >= 10 else f"{rate:.3f}",
         f"{line['speedup']:.2f}x",
         f"{line['tokens_per_pass']:.2f}",
         f"{line['acceptance_rate']:.0%}" if drafts else "-",
@@ -90,6 +103,15 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
         f"{ratio(tally.overlap_seconds, tally.verify_seconds):.0%}" if tally.method.drafts else "-",
         "yes" if line["identical_to_none"] else "NO",
     )
+
+
+def _label(tally: Tally) -> str:
+    """The preset and, after a sweep, the options that came out best."""
+    if not tally.sweep:
+        return tally.method.text
+    options = tally.method.options
+    best = [f"{key} {options[key]}" for key in tally.sweep[0] if key in options]
+    return f"{tally.method.text} ({', '.join(best)})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -57,6 +57,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_toy(m);
   sbrt::bind_sampling(m);
   sbrt::bind_shaping(m);
+  sbrt::bind_costs(m);
   sbrt::bind_runtime(m);
   sbrt::bind_probe(m);
 }

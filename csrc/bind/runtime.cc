@@ -48,7 +48,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
                                       int32_t draft_threads, int32_t max_gamma,
                                       int32_t max_branches, int32_t max_width,
                                       const std::string& body, bool debug, int32_t vocab,
-                                      int64_t first_round) {
+                                      int64_t first_round, std::shared_ptr<Costs> costs) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
@@ -61,6 +61,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.first_round = first_round;
   c.sim = body == "sim";
   c.debug = debug;
+  c.costs = std::move(costs);
   return std::make_shared<Runtime>(target, draft, c);
 }
 
@@ -101,7 +102,7 @@ void bind_runtime(py::module_& m) {
            py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
            py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
            py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
-           py::arg("first_round") = 1)
+           py::arg("first_round") = 1, py::arg("costs").none(true) = py::none())
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})
@@ -122,6 +123,7 @@ void bind_runtime(py::module_& m) {
                                return py::str(r.error());
                              })
       .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
+      .def_property_readonly("now_ns", &Runtime::now)
       .def("trace", &trace_of, py::arg("since_ns") = 0,
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
       .def("rounds", &rounds_of,

@@ -57,12 +57,24 @@ class Graph {
     alignas(16) std::byte args[kBytes];
   };
 
+  // What a launch costs in virtual time: (*ns)[*rows], read when the op at `at` is next.
+  struct Cost {
+    size_t at = ~size_t{0};  // past every op: nothing
+    const int32_t* rows = nullptr;
+    const int64_t* const* ns = nullptr;  // the table in force
+  };
+
+  // A forward over *rows rows comes next, and is all that this graph costs. Only the sim body asks.
+  void cost_by(const int32_t* rows, const int64_t* const* ns) { cost_ = {nodes_.size(), rows, ns}; }
+
   const char* name() const { return name_; }
   const std::vector<Node>& nodes() const { return nodes_; }
+  const Cost& cost() const { return cost_; }
 
  private:
   const char* name_;
   std::vector<Node> nodes_;
+  Cost cost_;
 };
 
 class Event {
@@ -72,10 +84,14 @@ class Event {
   int64_t reached() const { return reached_.load(std::memory_order_acquire); }
 
   std::atomic<int64_t>& counter() { return reached_; }
+  // Virtual ns of the last record, no earlier one is kept; only the sim body sets it.
+  int64_t time() const { return time_; }
+  void set_time(int64_t ns) { time_ = ns; }
 
  private:
   const char* name_;
   std::atomic<int64_t> reached_{0};
+  int64_t time_ = 0;
 };
 
 class Stream {
@@ -97,9 +113,14 @@ class Exec {
   // Blocks the host until event >= value. Rethrows the first exception of any op, once all streams
   // are idle: work enqueued after it was skipped, but its events have fired.
   virtual void wait(Event& event, int64_t value) = 0;
+  // ns of the clock that traces are in: the steady clock or, in virtual time, the host's own.
+  virtual int64_t now() const { return Trace::now(); }
+  // The host is busy with something for `ns` of virtual time; the steady clock needs no telling.
+  virtual void spend(int64_t) {}
 };
 
 std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
+std::unique_ptr<Exec> make_virtual_exec();  // the same in virtual time, with a trace
 
 }  // namespace sbrt

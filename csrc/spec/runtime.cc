@@ -39,6 +39,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("width", 1, kCandidates, c.max_width);
   check_within("vocab", 0, target.vocab(), c.vocab);
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
+  check<InvalidInput>(c.sim || !c.costs, "costs: expected the sim body but got cpu");
 }
 
 }  // namespace
@@ -48,7 +49,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
     : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
-  exec_ = config.sim ? make_sim_exec() : make_cpu_exec();
+  exec_ = config.costs ? make_virtual_exec() : config.sim ? make_sim_exec() : make_cpu_exec();
   block_ = Buffer<Control>(1);
   records_ = Buffer<Records>(1);
   trunk_ = Buffer<int32_t>(config.max_model_len + kSlots);
@@ -102,6 +103,7 @@ void Runtime::record_graphs() {
                         nullptr};
   settle_target_.add(settle_target, target, true);
   verify_.add(target_rows, target, true);
+  verify_.cost_by(&c->target_rows.n, &target_.cost);
   target_.lane->add_forward(verify_, &c->target_rows, true);
   verify_.add(choose_rows, rows);
   select_.add(select, chosen, true);
@@ -122,10 +124,12 @@ void Runtime::record_graphs() {
   plan_certain_.add(plan_certain, draft, true);
   hang_burst_.add(hang_burst, chosen, true);
   hang_burst_.add(bring_burst, draft, true);
+  catch_up_.cost_by(&c->draft_rows.n, &draft_.cost);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   catch_up_.add(choose_laws, laws);
   catch_up_.add(keep_laws, draft, true);
   plan_.add(plan, draft, true);
+  step_.cost_by(&c->draft_rows.n, &draft_.cost);
   draft_.lane->add_forward(step_, &c->draft_rows, true);
   step_.add(choose_laws, laws);
   step_.add(extend, draft, true);
@@ -250,10 +254,18 @@ void Runtime::begin(const Request& request) {
     finish_ = Finish::length;
     return;
   }
-  const int64_t begin = Trace::now();
+  const int64_t begin = now();
   prefill();
-  stats_.prefill_ns = Trace::now() - begin;
+  stats_.prefill_ns = now() - begin;
   live_ = true;
+}
+
+// What the forwards of the next round cost in virtual time.
+void Runtime::price_lanes(const RoundShape& how) {
+  if (!config_.costs) return;
+  const LaneCosts& costs = config_.costs->of(how.gamma > 0);
+  target_.cost = costs.target.data();
+  draft_.cost = costs.draft.data();
 }
 
 void Runtime::prefill() {
@@ -290,28 +302,32 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
   check_within("seconds", 0.0, 1e9, seconds);
   committed_.clear();
   if (!live_) return committed_;
-  const int64_t begin = Trace::now(), last = round_ + max_rounds;
-  const int64_t until = begin + static_cast<int64_t>(seconds * 1e9);
+  const int64_t begin = now(), last = round_ + max_rounds;
+  const int64_t until = Trace::now() + static_cast<int64_t>(seconds * 1e9);
   TargetLane target{*target_.stream, settle_target_, verify_, select_};
   std::unique_ptr<DraftLane> draft;
   if (draft_.stream)
     draft.reset(new DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
                               plan_, step_});
-  int64_t now = begin;
+  bool in_time = true;
   try {
-    while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
+    while (live_ && (max_rounds == 0 || round_ < last) && in_time &&
            !interrupted_.exchange(false, std::memory_order_relaxed)) {
-      enqueue_round(++round_, shape(), target, draft.get(), fences_);
+      const RoundShape how = shape();
+      price_lanes(how);
+      enqueue_round(++round_, how, target, draft.get(), fences_);
       exec_->wait(fences_.verify_done, round_);
+      if (config_.costs) exec_->spend(config_.costs->round);
       commit(round_);
-      now = Trace::now();
+      in_time = seconds == 0 || Trace::now() < until;
     }
   } catch (...) {
     live_ = false;
     selected_round_ = round_;
     throw;
   }
-  stats_.decode_ns += now - begin;
+  stats_.decode_ns += now() - begin;
+  if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
   return committed_;
 }
 

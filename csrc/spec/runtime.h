@@ -9,6 +9,7 @@
 #include "exec/record.h"
 #include "model/lane.h"
 #include "ops/choose.h"
+#include "spec/costs.h"
 #include "spec/request.h"
 #include "spec/round.h"
 #include "spec/round_log.h"
@@ -23,10 +24,11 @@ struct RuntimeConfig {
   int32_t draft_threads = 1;  // of them the draft's while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
-  int32_t max_width = 1;    // nodes that a branch grows in a step
-  int64_t first_round = 1;  // counters are 64-bit: tests start them high
-  bool sim = false;         // run on the sim body
-  bool debug = false;       // poison what must not be read, check every slot's position
+  int32_t max_width = 1;               // nodes that a branch grows in a step
+  int64_t first_round = 1;             // counters are 64-bit: tests start them high
+  bool sim = false;                    // run on the sim body
+  bool debug = false;                  // poison what must not be read, check every slot's position
+  std::shared_ptr<const Costs> costs;  // virtual time: of the sim body only
 };
 
 constexpr size_t kLoggedRounds = 4096;
@@ -38,9 +40,10 @@ struct LaneUnit {
   std::unique_ptr<Lane> lane;
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
-  Graph one_row{"one_row"};  // a forward of one row, to be timed
-  int width = 1;             // members of the team when the lane runs alone
-  int32_t max_rows = 0;      // of its largest forward
+  Graph one_row{"one_row"};       // a forward of one row, to be timed
+  int width = 1;                  // members of the team when the lane runs alone
+  int32_t max_rows = 0;           // of its largest forward
+  const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
   Event timed{"timed"};
 };
@@ -70,6 +73,7 @@ class Runtime {
   const Trace& target_trace() const { return target_.stream->trace(); }
   const Trace* draft_trace() const { return draft_.stream ? &draft_.stream->trace() : nullptr; }
   const RuntimeConfig& config() const { return config_; }
+  int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 
  private:
   void record_graphs();
@@ -79,6 +83,7 @@ class Runtime {
   void check_request(const Request& request) const;
   void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
+  void price_lanes(const RoundShape& how);
   void prefill();
   void commit(int64_t round);
   void count(const Record& record, int64_t round, int64_t tokens, bool ended);

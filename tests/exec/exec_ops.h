@@ -53,6 +53,12 @@ inline void throw_code(const Throw& a, Worker worker) {
   if (a.rank == worker.rank || a.rank < 0) throw Error(sentence("code ", a.code));
 }
 
+struct SetRows {
+  int32_t* rows;
+  int32_t n;
+};
+inline void set_rows(const SetRows& a, Worker) { *a.rows = a.n; }
+
 struct Denormal {
   const double* tiny;
   double* out;  // [team]

@@ -301,6 +301,50 @@ void sim_body() {
   exec->wait(done, 1);
 }
 
+// Virtual time: a launch costs its rows at the op it was told, lanes beside each other take the
+// longer of both, a lane that waits for another the sum, and nothing begins before it is enqueued.
+void virtual_time() {
+  constexpr int64_t table[] = {0, 10, 25, 400};
+  const int64_t* ns = table;
+  int32_t rows = 1, others = 1;
+  Event left("left"), right("right"), done("done");
+  Graph two_rows("two rows"), three_rows("three rows"), nothing("nothing");
+  two_rows.add(set_rows, SetRows{&rows, 2}, true);
+  two_rows.cost_by(&rows, &ns);
+  two_rows.add(set_rows, SetRows{&rows, 3}, true);
+  three_rows.cost_by(&others, &ns);
+  three_rows.add(set_rows, SetRows{&others, 3}, true);
+  nothing.add(set_rows, SetRows{&rows, 1}, true);
+  const auto exec = make_virtual_exec();
+  const auto one = exec->stream(1), two = exec->stream(1);
+  one->launch(two_rows, 1);  // 0 to 25
+  one->launch(nothing, 1);
+  one->record(left, 1);
+  two->launch(three_rows, 1);  // 0 to 10: its rows become 3 afterwards
+  two->launch(three_rows, 1);  // 10 to 410
+  two->record(right, 1);
+  one->wait(right, 1);  // 25 to 410
+  one->launch(two_rows, 1);
+  one->record(done, 1);
+  check_equal("host before", int64_t{0}, exec->now());
+  exec->wait(left, 1);
+  check_equal("host at left", int64_t{25}, exec->now());
+  exec->wait(done, 1);
+  check_equal("host at done", int64_t{435}, exec->now());
+  exec->spend(65);
+  two->launch(three_rows, 1);
+  two->record(right, 2);
+  exec->wait(right, 2);
+  check_equal("host at the end", int64_t{900}, exec->now());
+  const std::vector<TraceEvent> events = one->trace().events(0), later = two->trace().events(500);
+  check_equal("events of a stream", size_t{4}, events.size());
+  const TraceEvent& wait = events[2];
+  check(wait.wait && wait.begin == 25 && wait.end == 410, "the wait was from ", wait.begin, " to ",
+        wait.end);
+  check_equal("events behind the host's pause", size_t{1}, later.size());
+  check_equal("the launch behind it", int64_t{500}, later[0].begin);
+}
+
 void run(const char* name, const std::function<void()>& test) {
   test();
   std::printf("ok %s\n", name);
@@ -328,6 +372,7 @@ int main(int argc, char** argv) {
     run("order across streams, sim", [] { order_across_streams(make_sim_exec); });
     run("ten thousand tiny graphs, sim", [] { ten_thousand_tiny_graphs(make_sim_exec); });
     run("sim body", sim_body);
+    run("virtual time", virtual_time);
   } catch (const std::exception& e) {
     std::printf("FAILED: %s\n", e.what());
     return 1;

@@ -1,5 +1,11 @@
-// The sim body: everything runs on the host's thread, in an order that the events allow. Virtual
-// time is to come; today it is the quick and deterministic body of the tests.
+// The sim body: everything runs on the host's thread, in an order that the events allow.
+//
+// In virtual time every stream has a clock. A launch moves it on by its cost, a record stamps the
+// event with it, a wait moves it to the event's stamp, and nothing begins before the host enqueued
+// it. So lanes that run beside each other take the longer of both, and lanes that wait for each
+// other the sum, whatever it took to compute them here.
+
+#include <algorithm>
 
 #include "core/check.h"
 #include "exec/command.h"
@@ -9,18 +15,25 @@
 namespace sbrt {
 namespace {
 
+// What the streams share. `host`: virtual ns up to which the host knows what happened.
+struct World {
+  bool timed;
+  int64_t host = 0;
+  Failure failure;
+};
+
 class SimStream final : public Stream {
  public:
-  explicit SimStream(Failure& failure) : failure_(failure) { queue_.reserve(kReserve); }
-
-  void launch(const Graph& graph, int) override {
-    queue_.push_back({Command::kLaunch, 1, &graph, nullptr, 0});
+  explicit SimStream(World& world) : world_(world), trace_(world.timed ? kTraceEvents : 1) {
+    queue_.reserve(kReserve);
   }
+
+  void launch(const Graph& graph, int) override { push({Command::kLaunch, 1, &graph, nullptr, 0}); }
   void wait(Event& event, int64_t value) override {
-    queue_.push_back({Command::kWait, 1, nullptr, &event, value});
+    push({Command::kWait, 1, nullptr, &event, value});
   }
   void record(Event& event, int64_t value) override {
-    queue_.push_back({Command::kRecord, 1, nullptr, &event, value});
+    push({Command::kRecord, 1, nullptr, &event, value});
   }
   const Trace& trace() const override { return trace_; }
 
@@ -39,34 +52,57 @@ class SimStream final : public Stream {
  private:
   static constexpr size_t kReserve = 512;
 
-  bool execute(const Command& c) {
-    if (c.kind == Command::kWait) return c.event->reached() >= c.value;
+  struct Enqueued {
+    Command command;
+    int64_t at;  // by the host's clock
+  };
+
+  void push(const Command& command) { queue_.push_back({command, world_.host}); }
+
+  bool execute(const Enqueued& e) {
+    const Command& c = e.command;
+    if (c.kind == Command::kWait && c.event->reached() < c.value) return false;
+    const int64_t begin = clock_ = std::max(clock_, e.at);
     if (c.kind == Command::kRecord) {
       c.event->counter().store(c.value, std::memory_order_release);
-    } else if (!failure_.raised()) {
+      c.event->set_time(clock_);
+    } else if (c.kind == Command::kWait) {
+      clock_ = std::max(clock_, c.event->time());
+      if (world_.timed) trace_.put(c.event->name(), begin, clock_, true);
+    } else if (!world_.failure.raised()) {
       run(*c.graph);
+      if (world_.timed) trace_.put(c.graph->name(), begin, clock_, false);
     }
     return true;
   }
 
   void run(const Graph& graph) {
+    const std::vector<Graph::Node>& nodes = graph.nodes();
     try {
-      for (const Graph::Node& node : graph.nodes()) node.call(node, Worker{});
+      for (size_t i = 0; i < nodes.size(); ++i) {
+        if (world_.timed && i == graph.cost().at) clock_ += price(graph.cost());
+        nodes[i].call(nodes[i], Worker{});
+      }
     } catch (...) {
-      failure_.raise(std::current_exception());
+      world_.failure.raise(std::current_exception());
     }
   }
 
-  Failure& failure_;
-  Trace trace_{1};
-  std::vector<Command> queue_;
+  static int64_t price(const Graph::Cost& cost) { return (*cost.ns)[*cost.rows]; }
+
+  World& world_;
+  Trace trace_;
+  std::vector<Enqueued> queue_;
   size_t next_ = 0;
+  int64_t clock_ = 0;
 };
 
 class SimExec final : public Exec {
  public:
+  explicit SimExec(bool timed) : world_{timed, 0, {}} {}
+
   std::unique_ptr<Stream> stream(int) override {
-    auto stream = std::make_unique<SimStream>(failure_);
+    auto stream = std::make_unique<SimStream>(world_);
     streams_.push_back(stream.get());
     return stream;
   }
@@ -77,17 +113,22 @@ class SimExec final : public Exec {
       moved = false;
       for (SimStream* stream : streams_) moved |= stream->advance();
     }
-    if (failure_.raised()) failure_.rethrow();
+    if (world_.failure.raised()) world_.failure.rethrow();
     check(event.reached() >= value, "exec: nobody will ever record ", event.name(), " = ", value);
+    world_.host = std::max(world_.host, event.time());
   }
 
+  int64_t now() const override { return world_.timed ? world_.host : Trace::now(); }
+  void spend(int64_t ns) override { world_.host += ns; }
+
  private:
-  Failure failure_;
+  World world_;
   std::vector<SimStream*> streams_;
 };
 
 }  // namespace
 
-std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(); }
+std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
+std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
 
 }  // namespace sbrt

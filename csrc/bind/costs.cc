@@ -1,0 +1,48 @@
+#include "spec/costs.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "bind/bind.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Column = std::vector<int64_t>;  // ns of 1, 2 .. kCostRows rows
+
+constexpr int64_t kMost = int64_t{1} << 50;  // ns, of one forward or round: two weeks
+
+CostTable table_of(const char* name, const Column& ns) {
+  check_equal(name, static_cast<size_t>(kCostRows), ns.size());
+  CostTable table{};
+  for (const int64_t cost : ns) check_within(name, int64_t{0}, kMost, cost);
+  std::copy(ns.begin(), ns.end(), table.begin() + 1);
+  return table;
+}
+
+std::shared_ptr<Costs> make_costs(const Column& target, const Column& draft,
+                                  const Column& target_overlapped, const Column& draft_overlapped,
+                                  int64_t round_ns) {
+  check_within("round_ns", int64_t{0}, kMost, round_ns);
+  return std::make_shared<Costs>(Costs{{table_of("target", target), table_of("draft", draft)},
+                                       {table_of("target_overlapped", target_overlapped),
+                                        table_of("draft_overlapped", draft_overlapped)},
+                                       round_ns});
+}
+
+}  // namespace
+
+void bind_costs(py::module_& m) {
+  m.attr("MAX_ROWS") = kCostRows;
+  py::class_<Costs, std::shared_ptr<Costs>>(
+      m, "Costs", "Virtual ns of forwards of 1 .. MAX_ROWS rows (csrc/spec/costs.h).")
+      .def(py::init(&make_costs), py::kw_only(), py::arg("target"), py::arg("draft"),
+           py::arg("target_overlapped"), py::arg("draft_overlapped"), py::arg("round_ns") = 0);
+}
+
+}  // namespace sbrt

@@ -1,0 +1,256 @@
+"""Contract under test: --simulate. Real tokens, and times that a cost model alone decides: each
+figure of the JSON follows from the counters; every open gamma is tried and the best one reported;
+a cost file that cannot be is refused by one sentence."""
+
+import json
+from contextlib import closing
+
+import pytest
+
+from sbrt import EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig, cli, methods
+from sbrt.costs import SECOND, UNIT, cost_model, read_costs
+from sbrt.measure import Bench
+from sbrt.pair import load_pair
+from sbrt.simulate import SWEPT, Simulator, Sweep
+
+PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}]
+GOOD = {"T": {"1": 80, "5": 120}, "t": {"1": 10}}
+
+
+@pytest.fixture
+def simulate(capsys, folders, tmp_path):
+    """simulate(costs, *flags): the JSON lines of `bench.decode` on the tiny pair."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, PROMPTS)))
+
+    def call(costs, *flags):
+        bench = pytest.importorskip("bench.decode", reason="benches run from the checkout")
+        pair = ["--target", folders[0], "--draft", folders[1], "--prompts", path, "--ignore-eos"]
+        words = [*pair, "--simulate", costs, "--max-tokens", 24, *flags, "--json"]
+        code = bench.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def refused(capsys, folders):
+    """refused(words): the one sentence of a command that bad input ends."""
+
+    def call(*words):
+        pair = ["--target", str(folders[0]), "--draft", str(folders[1])]
+        code = cli.main(["compare", *pair, "--limit", "1", "--max-tokens", "4", *words])
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, "")
+        assert err.startswith("sbrt: error: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        return err
+
+    return call
+
+
+def test_the_unit_is_a_draft_forward(simulate):
+    """c = 8 and gamma 7: whatever comes out, a round takes as long as its forwards add up to."""
+    given = "none,draft_model:gamma=3,pearl:gamma=7,specbranch:gamma=2,epsilon=0"
+    plain, serial, pearl, branches = simulate("c=8", "--methods", given)
+    for line in (plain, serial, pearl, branches):
+        assert (line["device"], line["tokens"], line["prefill_seconds"]) == ("sim", 48, 0.0)
+        assert line["identical_to_none"] is True
+        assert line["tokens_per_second"] == line["tokens"] / line["seconds"]
+        assert line["speedup"] == pytest.approx(8 * line["tokens_per_second"])
+        assert "sweep" not in line["options"]
+    assert plain["seconds"] == 8 * 48
+    assert serial["seconds"] == (8 + 3) * serial["target_passes"]
+    assert pearl["seconds"] == 8 * pearl["target_passes"]  # catch-up and 7 steps just fit
+    assert branches["seconds"] == 8 * branches["target_passes"]
+
+
+def test_every_open_gamma_is_tried_and_the_best_reported(simulate):
+    for c in (1, 4):
+        lines = simulate(f"c={c}", "--methods", "draft_model,pearl,specbranch,none")
+        most = [2 * c, max(1, c - 1), max(1, c - 1)]
+        for line, last in zip(lines, most, strict=False):
+            options, sweep = line["options"], line["options"]["sweep"]
+            assert [s["gamma"] for s in sweep[:last]] == list(range(1, last + 1))
+            best = max(s["tokens_per_second"] for s in sweep)
+            assert line["tokens_per_second"] == best
+            chosen = next(s for s in sweep if s["tokens_per_second"] == best)
+            assert {k: options[k] for k in chosen if k in options} | {
+                "tokens_per_second": best
+            } == chosen
+        assert lines[3]["options"] == {}
+
+
+def test_a_swept_figure_is_that_of_the_setting_by_itself(simulate):
+    [swept] = simulate("c=4", "--methods", "specbranch")
+    for setting in swept["options"]["sweep"]:
+        named = f"specbranch:gamma={setting['gamma']},epsilon={setting['epsilon']}"
+        [line] = simulate("c=4", "--methods", named)
+        assert line["tokens_per_second"] == setting["tokens_per_second"]
+    epsilons = [s["epsilon"] for s in swept["options"]["sweep"]]
+    assert set(SWEPT["specbranch"]["epsilon"]) <= set(epsilons)
+
+
+def test_a_gamma_that_was_named_is_not_swept(simulate):
+    assert "sweep" not in simulate("c=4", "--methods", "pearl:gamma=2")[0]["options"]
+    [pearl, serial] = simulate("c=4", "--methods", "pearl,draft_model", "--gamma", 3)
+    assert (pearl["options"], serial["options"]) == ({"gamma": 3}, {"gamma": 3})
+    [open_epsilon] = simulate("c=4", "--methods", "specbranch:epsilon=0.2,k_max=2")
+    assert [list(s) for s in open_epsilon["options"]["sweep"]] == [
+        ["gamma", "tokens_per_second"]
+    ] * 3
+    assert (open_epsilon["options"]["epsilon"], open_epsilon["options"]["k_max"]) == (0.2, 2)
+
+
+def test_figures_depend_on_no_machine(simulate):
+    flags = ["--methods", "pearl,specbranch,none", "--temperature", 0.8]
+    first, again = (simulate("c=4", *flags, "--threads", n) for n in (1, 2))
+    for one, other in zip(first, again, strict=True):
+        assert other["threads"] == 2
+        assert other | {"threads": 1, "draft_threads": one["draft_threads"]} == one
+
+
+def test_the_placement_changes_no_figure(simulate):
+    flags = ["--methods", "pearl,none", "--threads", 2, "--placement"]
+    shared, split = (simulate("c=3", *flags, placement) for placement in ("shared", "split"))
+    for one, other in zip(shared, split, strict=True):
+        assert other["placement"] == "split"
+        assert other | {"placement": "shared", "threads": one["threads"]} == one
+
+
+def test_a_cost_file_end_to_end(simulate, tmp_path):
+    path = tmp_path / "costs.json"
+    file = GOOD | {"T_overlapped": {"1": 200}, "t_overlapped": {"1": 1}, "round_us": 5}
+    names = "none,draft_model:gamma=2,pearl:gamma=4,pearl"
+    for devices, verified in (("shared", 200), ("separate", 80)):
+        path.write_text(json.dumps(file | {"devices": devices}))
+        plain, serial, pearl, swept = simulate(path, "--methods", names)
+        assert plain["seconds"] == pytest.approx(48 * 85e-6)
+        # All chains are full but those that the end cuts short: T grows by 10 us a row up to 5.
+        rounds = serial["target_passes"]
+        wanted = rounds * (80 + 20 + 5) + 10 * serial["draft_tokens"]
+        assert serial["seconds"] == pytest.approx(wanted / 1e6)
+        if devices == "shared":
+            assert pearl["seconds"] == pytest.approx(pearl["target_passes"] * 205e-6)
+        else:
+            least = pearl["target_passes"] * (verified + 5)
+            wanted = least + 10 * pearl["draft_tokens"]
+            assert pearl["seconds"] == pytest.approx(wanted / 1e6)
+        assert [s["gamma"] for s in swept["options"]["sweep"]] == list(range(1, 8))
+
+
+def test_the_table_picture_and_trace(capsys, folders, tmp_path):
+    pytest.importorskip("matplotlib")
+    png, trace = tmp_path / "x.png", tmp_path / "x.json"
+    words = ["compare", "--target", folders[0], "--draft", folders[1], "--limit", 1]
+    words += ["--simulate", "c=4", "--max-tokens", 20, "--png", png, "--trace", trace]
+    assert cli.main(list(map(str, words))) == 0
+    table = capsys.readouterr().out
+    for word in ("simulated, c=4", "tokens/t", "draft forward", "pearl (gamma ", "0.250"):
+        assert word in table
+    assert png.read_bytes().startswith(b"\x89PNG")
+    events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is a second
+    assert {e["dur"] for e in events if e["name"] == "step"} == {1e6}
+
+
+def test_a_setting_that_differs_from_none_is_told(folders):
+    """Whatever setting comes out best."""
+    config = EngineConfig(model=folders[0], speculative=SpeculativeConfig(model=folders[1]))
+    model, sweep = read_costs("c=4"), Sweep(4)
+    pearl, none = methods.parse("pearl"), methods.parse("none")
+    pair = load_pair(config)
+    with closing(Bench.open(config, pair, sweep.widest([pearl]), costs=model.costs())) as bench:
+        params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+        simulator = Simulator(bench, model, sweep, params)
+        [right] = simulator.report([pearl], none, ["def"]).tallies
+        wrong = 1 if right.method.gamma > 1 else 3
+        simulator._tallies["pearl", ("gamma", wrong)].is_identical = False
+        [told] = simulator.report([pearl], none, ["def"]).tallies
+        assert right.is_identical
+        assert (told.method, told.is_identical) == (right.method, False)
+
+
+def test_c_is_a_ratio_of_whole_forwards():
+    model = read_costs("c=8")
+    assert (model.c, model.unit) == (8, UNIT)
+    assert [model.target(n) for n in (1, 64, 65, 129)] == [8, 8, 16, 24]
+    assert [model.draft(n) for n in (1, 128, 129)] == [1, 1, 2]
+
+
+def test_costs_between_below_and_beyond_the_rows_given():
+    model = cost_model("f", {"T": {"9": 60, "2": 10, "5": 40}, "t": {"3": 7}})
+    us = [model.target(n) * 1e6 for n in (1, 2, 3, 5, 6, 9, 11, 64)]
+    assert us == pytest.approx([10, 10, 20, 40, 45, 60, 70, 335])
+    assert [model.draft(n) * 1e6 for n in (1, 3, 64)] == pytest.approx([7] * 3)
+    assert (model.unit, model.c, model.round_cost) == (SECOND, round(10 / 7), 0.0)
+    falling = cost_model("f", {"T": {"1": 20, "2": 10}, "t": {"1": 1}})
+    assert falling.target(5) == 0.0
+
+
+def test_which_overlapped_costs_hold():
+    file = {"T": {"1": 80}, "t": {"1": 10}, "T_overlapped": {"1": 200}}
+    shared, separate = cost_model("f", file), cost_model("f", file | {"devices": "separate"})
+    assert (shared.target_overlapped(1), shared.draft_overlapped(1)) == (200e-6, 10e-6)
+    assert separate.target_overlapped(1) == 80e-6
+    assert shared.c == separate.c == 8
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ([], "object"),
+        (GOOD | {"X": {}}, "'X'"),
+        ({"t": {"1": 1}}, "costs T"),
+        ({"T": {"1": 1}}, "costs t"),
+        (GOOD | {"T": {}}, "T: expected {rows: us}"),
+        (GOOD | {"T": 8}, "T: expected {rows: us}"),
+        (GOOD | {"T": {"0": 1}}, "'0'"),
+        (GOOD | {"T": {"-1": 1}}, "'-1'"),
+        (GOOD | {"T": {"1.5": 1}}, "'1.5'"),
+        (GOOD | {"T": {"01": 1}}, "'01'"),
+        (GOOD | {"T": {"²": 1}}, "positive integer"),
+        (GOOD | {"T": {"9" * 5000: 1}}, "positive integer"),
+        (GOOD | {"t": {"1": -1}}, "t(1)"),
+        (GOOD | {"t": {"1": float("nan")}}, "nan"),
+        (GOOD | {"t": {"1": 1e400}}, "inf"),
+        (GOOD | {"t": {"1": "1"}}, "'1'"),
+        (GOOD | {"t": {"1": True}}, "True"),
+        (GOOD | {"t": {"1": None}}, "None"),
+        (GOOD | {"t": {"1": 0}}, "above 0"),
+        (GOOD | {"T_overlapped": {"x": 1}}, "T_overlapped"),
+        (GOOD | {"t_overlapped": {"1": [1]}}, "t_overlapped(1)"),
+        (GOOD | {"round_us": -1}, "round_us"),
+        (GOOD | {"round_us": "fast"}, "round_us"),
+        (GOOD | {"devices": "two"}, "devices"),
+        (GOOD | {"devices": 2}, "devices"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-",
+)
+def test_a_cost_file_that_cannot_be(refused, tmp_path, file, sentence):
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(file))
+    assert sentence in refused("--simulate", str(path))
+
+
+@pytest.mark.parametrize(
+    "given", ["c=0", "c=", "c=-8", "c=1.5", "c=x", "c=²", "c=1001", "c=" + "9" * 5000, "", "/none"]
+)
+def test_what_simulate_cannot_be(refused, given):
+    assert given[:70] in refused("--simulate", given)
+
+
+@pytest.mark.parametrize("text", ["{", "\x00", "[" * 100_000, '"\ud800"'], ids=range(4))
+def test_a_file_that_is_not_json(refused, tmp_path, text):
+    path = tmp_path / "costs.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert "costs.json" in refused("--simulate", str(path))
+
+
+def test_costs_that_grow_out_of_bounds():
+    file = {"T": {"1": 0.001, "2": 1e9}, "t": {"1": 1}}
+    assert cost_model("f", file).costs() is not None  # 63e9 us of 64 rows
+    assert issubclass(InvalidInputError, ValueError)

@@ -1,0 +1,230 @@
+"""Contract under test: virtual time. A forward costs what its rows in use cost, everything else
+nothing; a round whose lanes overlap lasts as long as the longer of them, a serial one as long as
+both; the host's share comes once a round; tokens are those of any other clock."""
+
+from itertools import pairwise
+
+import pytest
+
+from sbrt import InvalidInputError, _core
+
+ROWS = range(1, _core.MAX_ROWS + 1)
+TARGET = [1000 + 7 * rows for rows in ROWS]
+DRAFT = [100 + 11 * rows for rows in ROWS]
+COSTS = {"target": TARGET, "draft": DRAFT, "target_overlapped": TARGET, "draft_overlapped": DRAFT}
+SLOW = {"draft": [40 * t for t in DRAFT], "draft_overlapped": [40 * t for t in DRAFT]}
+POLICIES = {
+    "none": {"gamma": 0},
+    "serial": {"gamma": 3, "branches": 1, "serial": 1},
+    "one branch": {"gamma": 3, "branches": 1},
+    "four branches": {"gamma": 3, "branches": 4},
+    "cut": {"gamma": 3, "branches": 1, "epsilon": 1.0},
+    "adaptive": {"gamma": 5, "branches": 6, "adaptive": 1, "epsilon": 0.2},
+}
+SERIAL = ("none", "serial")
+OVERLAPPED = ("one branch", "four branches", "cut", "adaptive")
+AGREES, NEVER = {"noise16": 0}, {"noise16": 0, "seed": 8}
+
+
+def t(rows):
+    return DRAFT[rows - 1]
+
+
+def T(rows):
+    return TARGET[rows - 1]
+
+
+def make(toy=AGREES, body="sim", sizes=None, **costs):
+    toys = _core.Toy(vocab=64, seed=7), _core.Toy(**({"vocab": 64, "seed": 7} | toy))
+    sizes = {"max_model_len": 400, "max_gamma": 8, "max_branches": 8} | (sizes or {})
+    return _core.Runtime(*toys, body=body, costs=_core.Costs(**(COSTS | costs)), **sizes)
+
+
+def start(runtime, name, max_tokens, prompt=(1, 2, 3)):
+    policy = _core.Policy(**POLICIES[name])
+    runtime.begin(list(prompt), _core.Sampling(temperature=0), policy, max_tokens)
+
+
+def total(runtime, name, max_tokens):
+    """(rounds, hits, virtual ns) of one sequence."""
+    start(runtime, name, max_tokens)
+    assert len(runtime.run()) == max_tokens
+    return runtime.stats.rounds, runtime.stats.branch_hits, runtime.stats.decode_ns
+
+
+def rounds_of(runtime, since):
+    """Per round: (its length, work of the target lane, of the draft lane), ns, from the trace."""
+    found, begin, spans = [], since, runtime.trace(since)
+    ends = [end for lane, name, _, end, _ in spans if (lane, name) == ("target", "select")]
+    for end in ends:
+        work = {"target": 0, "draft": 0}
+        for lane, _, first, last, is_wait in spans:
+            if not is_wait and begin <= first and last <= end:
+                work[lane] += last - first
+        found.append((end - begin, work["target"], work["draft"]))
+        begin = end
+    return found
+
+
+# By hand. The first chain is empty; a chain of 3 that stands gives 4 tokens; the prompt without its
+# last token is prefilled by both lanes.
+
+
+def test_plain_decoding_costs_its_forwards():
+    assert total(make(), "none", 10) == (10, 0, 10 * T(1))
+
+
+@pytest.mark.parametrize("slow", [{}, SLOW], ids=["quick draft", "slow draft"])
+def test_overlapped_rounds_that_hit(slow):
+    factor = 40 if slow else 1
+    burst = factor * (t(1) + 3 * t(1))  # catch-up of the root or of the tail's last node; steps
+    wanted = max(T(1), burst) + 2 * max(T(4), burst)
+    assert total(make(**slow), "one branch", 9) == (3, 2, wanted)
+
+
+def test_overlapped_rounds_that_miss():
+    """The chain stays empty and the root is caught up with in every round."""
+    assert total(make(NEVER), "one branch", 6) == (6, 0, 6 * max(T(1), 4 * t(1)))
+    assert total(make(NEVER, **SLOW), "one branch", 6) == (6, 0, 6 * 40 * 4 * t(1))
+
+
+def test_a_step_counts_the_rows_of_all_branches():
+    wanted = 40 * (3 * t(1) + 3 * 3 * t(4))
+    assert total(make(**SLOW), "four branches", 9) == (3, 2, wanted)
+
+
+def test_a_forward_without_rows_costs_nothing():
+    """After a cut the root's KV is there already: no catch-up, from the second round on."""
+    assert total(make(**SLOW), "cut", 5) == (5, 4, 40 * (4 * t(1) + 4 * 3 * t(1)))
+
+
+def test_serial_rounds_that_stand():
+    """The node that no step processed rides in the next round's first step, beside the root."""
+    wanted = (3 * t(1) + T(4)) + 2 * (t(2) + 2 * t(1) + T(4))
+    assert total(make(), "serial", 12) == (3, 0, wanted)
+
+
+def test_serial_rounds_that_fall():
+    # The chain is never deeper than what may still be emitted: 5 - 1 - round nodes at the end.
+    verified = [4, 4, 3, 2, 1]
+    assert total(make(NEVER), "serial", 5) == (5, 0, 5 * 3 * t(1) + sum(map(T, verified)))
+
+
+def test_past_the_drafts_limit_only_the_target_costs():
+    runtime = make({"max_positions": 8})
+    start(runtime, "serial", 30)
+    runtime.run(max_rounds=4)
+    before = runtime.stats
+    assert before.draft_limit_rounds > 0
+    runtime.run(max_rounds=5)
+    assert runtime.stats.decode_ns - before.decode_ns == 5 * T(1)
+
+
+def test_which_table_holds_and_the_hosts_share():
+    other = {"target_overlapped": [3 * x for x in TARGET], "draft_overlapped": [1] * len(ROWS)}
+    runtime = make(**other, round_ns=50_000)
+    assert total(runtime, "none", 10) == (10, 0, 10 * (T(1) + 50_000))
+    assert total(runtime, "serial", 4) == (1, 0, 3 * t(1) + T(4) + 50_000)
+    assert total(runtime, "one branch", 9) == (3, 2, 3 * (T(1) + 2 * T(4) + 50_000))
+
+
+def test_prefill_costs_nothing():
+    runtime = make()
+    start(runtime, "one branch", 1, prompt=[1] * 300)
+    runtime.run()
+    assert (runtime.stats.prefill_ns, runtime.stats.decode_ns) == (0, max(T(1), 4 * t(1)))
+
+
+# From the trace, whatever the rounds.
+
+
+@pytest.mark.parametrize("name", OVERLAPPED)
+@pytest.mark.parametrize("costs", [{}, SLOW, {"draft_overlapped": [7 * x for x in DRAFT]}])
+def test_an_overlapped_round_lasts_as_long_as_its_longer_lane(name, costs):
+    runtime = make({"noise16": 8}, **costs)
+    for _ in range(3):
+        since = runtime.now_ns
+        rounds, hits, ns = total(runtime, name, 200)
+        assert 0 < hits < rounds
+        found = rounds_of(runtime, since)
+        assert [length for length, *_ in found] == [max(works) for _, *works in found]
+        assert (len(found), sum(length for length, *_ in found)) == (rounds, ns)
+
+
+@pytest.mark.parametrize("name", SERIAL)
+@pytest.mark.parametrize("costs", [{}, SLOW])
+def test_a_serial_round_lasts_as_long_as_both_lanes(name, costs):
+    runtime = make({"noise16": 8}, **costs)
+    for _ in range(3):
+        since = runtime.now_ns
+        rounds, _, ns = total(runtime, name, 200)
+        found = rounds_of(runtime, since)
+        assert [length for length, *_ in found] == [sum(works) for _, *works in found]
+        assert (len(found), sum(length for length, *_ in found)) == (rounds, ns)
+
+
+def test_lanes_wait_for_each_other_in_virtual_time():
+    runtime = make({"noise16": 8}, **SLOW)
+    total(runtime, "one branch", 50)
+    spans = runtime.trace()
+    waits = [
+        (first, last) for _, name, first, last, wait in spans if wait and name == "draft_ready"
+    ]
+    steps = {last for _, name, _, last, wait in spans if name == "step" and not wait}
+    assert all(last in steps and last > first for first, last in waits)
+    for lane in ("target", "draft"):
+        own = [(first, last) for stream, _, first, last, _ in spans if stream == lane]
+        assert own == sorted(own)
+        assert all(a[1] <= b[0] for a, b in pairwise(own))
+
+
+def test_no_clock_changes_a_token_and_no_machine_a_clock():
+    answers = []
+    for costs in ({}, {}, SLOW):
+        runtime = make({"noise16": 8}, **costs)
+        start(runtime, "adaptive", 200)
+        answers.append((runtime.run(), runtime.trace(), runtime.stats.decode_ns))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == answers[2][0]
+    assert answers[0][2] < answers[2][2]
+    runtime = make()
+    start(runtime, "none", 200)
+    assert runtime.run() == answers[0][0]
+
+
+def test_slices_of_a_run_add_up():
+    runtime, whole = make({"noise16": 8}), make({"noise16": 8})
+    start(runtime, "adaptive", 100)
+    while not runtime.finished:
+        runtime.run(max_rounds=1)
+    assert runtime.stats.decode_ns == total(whole, "adaptive", 100)[2]
+
+
+def test_the_clock_goes_on_after_a_failure():
+    runtime = make({"throw_at": 20})
+    start(runtime, "one branch", 60)
+    with pytest.raises(_core.EngineError, match="told to throw"):
+        runtime.run()
+    assert total(runtime, "one branch", 9)[2] == max(T(1), 4 * t(1)) + 2 * max(T(4), 4 * t(1))
+
+
+def test_rounds_in_virtual_time_allocate_nothing():
+    runtime = make({"noise16": 8})
+    counts = {}
+    for max_tokens in (150, 10, 150):  # the first is the warm-up
+        start(runtime, "adaptive", max_tokens)
+        before = _core.allocation_count()
+        runtime.run()
+        counts[max_tokens] = _core.allocation_count() - before
+    assert counts[10] == counts[150]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"target": TARGET[1:]}, {"draft": []}, {"draft": [-1, *DRAFT[1:]]}, {"round_ns": -1},
+     {"target_overlapped": [1 << 60, *TARGET[1:]]}, {"body": "cpu"}],
+    ids=lambda wrong: next(iter(wrong)),
+)  # fmt: skip
+def test_costs_that_cannot_be(wrong):
+    with pytest.raises(InvalidInputError, match=r"expected .* but got"):
+        make(**wrong)
