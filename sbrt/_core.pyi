@@ -268,7 +268,7 @@ class Runtime:
     def stats(self) -> Stats:
         """A copy of the counters of the sequence so far."""
 
-MAX_ROWS: int  # of a target's forward
+MAX_ROWS: int  # of the largest forward of either lane
 
 def build_info() -> dict[str, str | bool]:
     """What this binary was built with.

@@ -16,7 +16,11 @@ from .outputs import RequestOutput
 from .sampling import SamplingParams
 
 # Options that cost no rows, tried one after the other at the best gamma.
-SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {"specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)}}
+SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
+    "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
+    "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},
+    "hedge": {"on_miss": ("continue", "serial", "lookup")},
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@
 
 namespace sbrt {
 
-constexpr int kCostRows = kMaxRows;  // rows of the largest forward of either lane
+constexpr int kCostRows = kMaxStepRows;  // rows of the largest forward of either lane
 
 using CostTable = std::array<int64_t, kCostRows + 1>;  // entry 0, a forward of no rows, is 0
 
