@@ -79,12 +79,7 @@ class ModelConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises InvalidInputError: missing, too long or not JSON."""
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: expected a file, found none")
-    size = path.stat().st_size
-    if size > MAX_JSON:
-        raise InvalidInputError(f"{path}: expected at most {MAX_JSON} bytes, got {size}")
-    return parse_json(path, path.read_bytes())
+    return parse_json(path, check.read_bytes(path, MAX_JSON))
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -118,7 +113,7 @@ def read_eos(folder: Path, vocab: int) -> set[int]:
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         path = folder / name
-        if not path.is_file():
+        if not check.is_file(path):
             continue
         given = read_json(path).get("eos_token_id")
         ids = given if isinstance(given, list) else [] if given is None else [given]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import check
 from ._core import Decoder
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
@@ -79,7 +80,7 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
             raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
         return None
     given = Path(config.tokenizer if config.tokenizer is not None else config.model)
-    tokenizer = Tokenizer(given / "tokenizer.json" if given.is_dir() else given)
+    tokenizer = Tokenizer(given / "tokenizer.json" if check.is_folder(given) else given)
     if draft is not None:
         check_pair(tokenizer, Tokenizer(draft.folder / "tokenizer.json"))
     return tokenizer
@@ -87,4 +88,6 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     named = read_eos(target.folder, target.config.vocab)
-    return frozenset(named | tokenizer.eos() if tokenizer else named)
+    # An id without a logit ends nothing: a tokenizer may know more tokens than the model.
+    more = {i for i in tokenizer.eos() if i < target.config.vocab} if tokenizer else set()
+    return frozenset(named | more)
