@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -122,11 +123,11 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """All of a file of at most `most` bytes; no more than that is read."""
+    """All of a file of at most `most` bytes. Raises InvalidInputError, naming the file."""
     if not is_file(path):
         raise InvalidInputError(f"{path}: expected a file, found none")
     with open_binary(path) as file:
-        raw = file.read(most + 1)
-    if len(raw) > most:
-        raise InvalidInputError(f"{path}: expected at most {most} bytes, got more")
-    return raw
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise InvalidInputError(f"{path}: expected at most {most} bytes, got {size}")
+        return file.read(size)
