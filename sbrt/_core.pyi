@@ -11,6 +11,8 @@ class Model:
     def vocab(self) -> int: ...
     @property
     def max_positions(self) -> int: ...
+    @property
+    def longest(self) -> int: ...
 
 class RopeScaling:
     def __init__(
@@ -137,6 +139,7 @@ class Runtime:
         debug: bool = False,
         vocab: int = 0,
         first_round: int = 1,
+        holes: Sequence[int] = ...,
     ) -> None: ...
     def begin(
         self,

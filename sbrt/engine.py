@@ -278,11 +278,11 @@ class Engine:
             max_gamma=max(method.gamma for method in self._allowed),
             max_branches=max(1, *(method.branches for method in self._allowed)),
             vocab=self.pair.vocab,
+            holes=self.pair.holes,
         )
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:
-    most = pair.target.max_positions
     if config.max_model_len is None:
-        return most
-    return check.integer("max_model_len", config.max_model_len, 1, most)
+        return pair.target.max_positions
+    return check.integer("max_model_len", config.max_model_len, 1, pair.target.longest)

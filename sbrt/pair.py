@@ -24,7 +24,8 @@ MakeDraft = Callable[[ModelConfig], Decoder]  # a draft made for a target
 class Pair:
     """Weights and words. May serve several engines at once; nothing in it changes.
 
-    vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer.
+    vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer; holes:
+    ids below it that no token of the tokenizer has, masked in every row.
     dtype: storage of the target's weights. defaults: of a request without SamplingParams.
     """
 
@@ -35,6 +36,7 @@ class Pair:
     vocab: int
     dtype: str
     defaults: SamplingParams = field(default_factory=SamplingParams)
+    holes: tuple[int, ...] = ()
 
 
 def load_pair(
@@ -71,6 +73,7 @@ def load_pair(
         vocab=vocab,
         dtype=target.storage(config.dtype),
         defaults=defaults,
+        holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
 
 

@@ -43,6 +43,10 @@ class Tokenizer:
         self.size = max(self.tokens) + 1
         self._longest = max(map(len, strings))
 
+    def holes(self, vocab: int) -> tuple[int, ...]:
+        """Ids below `vocab` that no token has."""
+        return tuple(i for i in range(vocab) if i not in self.tokens)
+
     def encode(self, text: str, most: int) -> list[int]:
         """Ids of a raw prompt, special tokens as the file's post-processor adds them.
 

@@ -313,6 +313,29 @@ def test_a_padded_vocabulary_is_cut_to_the_smaller(make, tmp_path, target, draft
         refused(lambda: engine.generate([most], params), "token id", str(most))
 
 
+@pytest.mark.parametrize("method", ["none", "draft_model", "pearl", "specbranch"])
+def test_ids_that_no_token_has_never_come(make, tmp_path, method):
+    """The vocabulary has holes: 100 bytes that no merge needs have no token."""
+    folders = [make.checkpoint(tmp_path / name) for name in ("target", "draft")]
+    for folder in folders:
+        path = folder / "tokenizer.json"
+        raw = json.loads(path.read_text())
+        merged = {part for merge in raw["model"]["merges"] for part in merge}
+        words = raw["model"]["vocab"]
+        gone = [w for w in words if len(w) == 1 and w not in merged][:100]
+        holes = {words.pop(word) for word in gone}
+        path.write_text(json.dumps(raw))
+    assert len(holes) == 100
+    with Engine.from_pretrained(*folders, num_threads=2) as engine:
+        assert set(engine.pair.holes) == holes
+        params = SamplingParams(max_tokens=200, temperature=50.0, seed=1, ignore_eos=True)
+        [plain] = engine.generate([1, 2], params, method="none")[0].outputs
+        [found] = engine.generate([1, 2], params, method=method)[0].outputs
+    assert len(set(found.token_ids)) > 80
+    assert not set(found.token_ids) & holes
+    assert found.token_ids == plain.token_ids
+
+
 def test_a_tokenizer_that_is_none_is_refused(make, tmp_path):
     folder = make.checkpoint(tmp_path / "m")
     (folder / "tokenizer.json").write_text("{}")

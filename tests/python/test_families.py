@@ -200,12 +200,16 @@ def pair(make, folder, name, **changes):
     return target, make.checkpoint(folder / "draft", weights=noisy, **changes)
 
 
-def check_methods(folders, prompt, tokens, least_accepted=20):
-    """Every method gives the tokens of `none`, and the draft was right often enough to matter."""
+def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
+    """Every method gives the tokens of `none`, and the draft was right often enough to matter.
+
+    Returns how many rounds were past the draft's limit.
+    """
+    speculative = {"method": "specbranch", "num_speculative_tokens": 7}
     with Engine.from_pretrained(
-        *folders, num_threads=2, speculative={"method": "specbranch", "num_speculative_tokens": 7}
+        *folders, num_threads=2, speculative=speculative, **fields
     ) as engine:
-        accepted = 0
+        accepted = limited = 0
         for temperature in (0.0, 0.8):
             params = SamplingParams(
                 temperature=temperature, seed=3, max_tokens=tokens, ignore_eos=True
@@ -215,8 +219,11 @@ def check_methods(folders, prompt, tokens, least_accepted=20):
             for method in METHODS:
                 [given] = engine.generate(prompt, params, method=method)
                 assert given.outputs[0].token_ids == plain.outputs[0].token_ids, method
-                accepted += given.outputs[0].spec_decode_metrics["num_accepted_draft_tokens"]
+                metrics = given.outputs[0].spec_decode_metrics
+                accepted += metrics["num_accepted_draft_tokens"]
+                limited += metrics["num_draft_limit_rounds"]
         assert accepted > least_accepted * 2 * len(METHODS)
+        return limited
 
 
 @pytest.mark.parametrize("name", [LLAMA, QWEN2, QWEN3])
@@ -238,6 +245,34 @@ def test_windows_of_target_and_draft_may_differ(make, tmp_path, windows):
     target, _ = pair(make, tmp_path / "a", MISTRAL, sliding_window=windows[0], **changes)
     _, draft = pair(make, tmp_path / "b", MISTRAL, sliding_window=windows[1], **changes)
     check_methods((target, draft), [5] * 100, 150, least_accepted=-1)
+
+
+@pytest.mark.parametrize("window", [24, 100])
+def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, window):
+    """64 positions in config.json, a ring of window + 64: 350 positions, each method the same."""
+    folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
+    with Engine.from_pretrained(*folders) as engine:
+        assert engine.max_model_len == 64  # by default as far as it was made for
+    assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
+
+
+def test_full_attention_ends_where_its_positions_end(make, tmp_path):
+    changes = {"sliding_window": None, "max_position_embeddings": 64}
+    target, _ = pair(make, tmp_path, MISTRAL, **changes)
+    refused(lambda: Engine.from_pretrained(target, max_model_len=65), "max_model_len", "64", "65")
+
+
+@pytest.mark.parametrize("endless", ["target", "draft", "both"])
+def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path, endless):
+    """A window has no limit, full attention has its own: of target and draft each for itself."""
+    window = {"sliding_window": 24, "max_position_embeddings": 64}
+    full = {"sliding_window": None, "max_position_embeddings": 64}
+    long = full | {"max_position_embeddings": 256}
+    target, _ = pair(make, tmp_path / "a", MISTRAL, **(long if endless == "draft" else window))
+    _, draft = pair(make, tmp_path / "b", MISTRAL, **(full if endless == "target" else window))
+    limited = check_methods((target, draft), [5] * 30, 200, least_accepted=-1, max_model_len=256)
+    assert (limited > 500) == (endless == "target")
+    assert (limited == 0) == (endless != "target")
 
 
 def test_nothing_outside_the_window_is_read(make, tmp_path):
