@@ -80,9 +80,10 @@ class EngineConfig:
 
     model: the target's folder. tokenizer: a folder or tokenizer.json (None: the target's).
     dtype: storage of the weights; arithmetic is float32. max_model_len: tokens of prompt and
-    output together (None: the target's max_position_embeddings; more only for a target that sees
-    a sliding window in every layer, such as Mistral: it goes on for ever). num_threads: the engine's total (None: the
-    cores this process may use); draft_threads of them are the draft's while the lanes overlap.
+    output together (None: the target's max_position_embeddings, stretched by its rope; more only
+    for a target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
+    num_threads: the engine's total (None: the cores this process may use); draft_threads of them
+    are the draft's while the lanes overlap.
     Raises InvalidInputError.
     """
 

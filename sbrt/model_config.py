@@ -11,7 +11,7 @@ from . import check
 from ._core import DecoderConfig
 from .config import MAX_POSITIONS
 from .errors import InvalidInputError, not_built
-from .rope import Rope, read_rope
+from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
 MAX_JSON = 16 * 2**20  # bytes of a JSON file
@@ -49,7 +49,8 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
-    window: positions a row sees, itself included; 0: all of them.
+    window: positions a row sees, itself included; 0: all of them. max_positions: those of
+    config.json, stretched by its rope (rope.context_length).
     """
 
     architecture: str
@@ -93,6 +94,7 @@ def read_config(folder: Path) -> ModelConfig:
     window = _window(path, raw, architecture)
     _check_layer_types(path, raw, sizes["layers"], window)
     theta, rope = read_rope(path, raw, sizes["max_positions"])
+    sizes["max_positions"] = context_length(path, rope, sizes["max_positions"])
     return ModelConfig(
         architecture=architecture,
         **sizes,

@@ -134,6 +134,39 @@ def test_both_ways_to_write_rope(make, tmp_path, given, expected):
 
 
 @pytest.mark.parametrize(
+    ("given", "positions"),
+    [
+        ({}, 256),
+        ({"rope_type": "linear", "factor": 2.5}, 640),
+        ({"rope_type": "linear", "factor": 1.001}, 256),
+        (LLAMA3, 256),
+        (LLAMA3 | {"factor": 100.0}, 256),
+        (YARN, 256),
+        (YARN | {"factor": 2.0}, 128),
+        (YARN | {"factor": 16.0}, 1024),
+        (YARN | {"original_max_position_embeddings": None}, 1024),
+        (YARN | {"factor": 2.0**25}, None),
+        ({"rope_type": "linear", "factor": 1e9}, None),
+    ],
+)
+def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
+    """max_position_embeddings is 256 here; vLLM's default max_model_len of the same config."""
+    if positions is None:
+        refused(lambda: read(make, tmp_path, rope_scaling=given), "rope factor", "positions")
+        return
+    assert read(make, tmp_path, rope_scaling=given or None).max_positions == positions
+
+
+def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
+    """64 positions in config.json, 256 by yarn: each method the same up to the last."""
+    folders = pair(make, tmp_path, LLAMA, rope_scaling=YARN, max_position_embeddings=64)
+    with Engine.from_pretrained(*folders) as engine:
+        assert engine.max_model_len == 256
+    check_methods(folders, list(range(40)), 216)
+    refused(lambda: Engine.from_pretrained(*folders, max_model_len=257), "max_model_len", "256")
+
+
+@pytest.mark.parametrize(
     ("given", "factor"),
     [
         ({}, 1.1386294361), ({"mscale": 2.0}, 1.1386294361),
