@@ -17,7 +17,10 @@ class Model:
         """Logits of a row."""
     @property
     def max_positions(self) -> int:
-        """Longest sequence, tokens."""
+        """Longest sequence that the model was made for, tokens."""
+    @property
+    def longest(self) -> int:
+        """Longest sequence that it can follow: endless where every layer sees a window only."""
 
 class RopeScaling:
     """How rope is stretched (csrc/model/rope_table.h has the formulas).
@@ -215,6 +218,7 @@ class Runtime:
         debug: bool = False,
         vocab: int = 0,
         first_round: int = 1,
+        holes: Sequence[int] = ...,
         costs: Costs | None = None,
     ) -> None: ...
     def begin(

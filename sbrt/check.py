@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
-from typing import Any
+import os
+import reprlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from .errors import InvalidInputError
 
 SHOWN = 80  # characters of a refused value that an error repeats
 
+_short = reprlib.Repr()  # looks at the beginning of a value only, however large or deep it is
+_short.maxlevel = _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = SHOWN // 4
+_short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN
+
 
 def show(value: Any) -> str:
     """`repr` of a refused value, short enough for a sentence."""
     try:
-        text = repr(value)
-    except ValueError:  # an integer of too many digits to print
-        return f"a {type(value).__name__} too long to print"
+        text = " ".join(_short.repr(value).split())
+    except Exception:  # an integer of too many digits, or a repr that fails
+        return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
@@ -29,7 +36,10 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """An integer from `low` to `high`, both included; `high` None: no upper end."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}")
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError:  # an array, say, has the method and refuses
+        raise InvalidInputError(f"{name}: expected an integer, got {show(value)}") from None
     if number < low or (high is not None and number > high):
         ends = f"at least {low}" if high is None else f"from {low} to {high}"
         raise InvalidInputError(f"{name}: expected an integer {ends}, got {show(number)}")
@@ -42,7 +52,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
         raise InvalidInputError(f"{name}: expected a number, got {show(value)}")
     try:
         real = float(value)
-    except (OverflowError, TypeError, ValueError):
+    except (ArithmeticError, TypeError, ValueError):
         real = math.nan
     if not (math.isfinite(real) and low <= real <= high):
         ends = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
@@ -75,3 +85,49 @@ def one_of(name: str, value: Any, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise InvalidInputError(f"{name}: expected one of {', '.join(known)}, got {show(value)}")
     return value
+
+
+def items(name: str, value: Any, what: str) -> list[Any]:
+    """The items of a list, a tuple or an array, `what` says of what; no text, no mapping."""
+    if not isinstance(value, (str, bytes, bytearray, Mapping)):
+        try:
+            return list(value)
+        except TypeError:  # of one number, say an array without dimensions
+            pass
+    raise InvalidInputError(f"{name}: expected {what}, got {show(value)}")
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file or leads to one; False for what the system refuses to look at."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a loop of links
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """As `is_file`, of a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """`path` opened for reading. Raises InvalidInputError where the system refuses."""
+    try:
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInputError(f"{path}: expected a readable file, got: {why}") from None
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """All of a file of at most `most` bytes. Raises InvalidInputError, naming the file."""
+    if not is_file(path):
+        raise InvalidInputError(f"{path}: expected a file, found none")
+    with open_binary(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise InvalidInputError(f"{path}: expected at most {most} bytes, got {size}")
+        return file.read(size)

@@ -54,7 +54,7 @@ class Checkpoint:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Check a model folder: config, headers, names, shapes, dtypes. Reads no weight."""
-    if not folder.is_dir():
+    if not check.is_folder(folder):
         raise InvalidInputError(f"model: expected a folder with config.json, got {str(folder)!r}")
     checkpoint = Checkpoint(folder, read_config(folder), _open_files(folder))
     _check_tensors(checkpoint)
@@ -109,15 +109,17 @@ def random_decoder(config: ModelConfig, seed: int, storage: str = "float32") -> 
 def _open_files(folder: Path) -> list[TensorFile]:
     """model.safetensors, or the shards that model.safetensors.index.json names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
+    if check.is_file(single):
         return [open_file(single)]
-    if not index.is_file():
+    if not check.is_file(index):
         raise InvalidInputError(
             f"{folder}: expected model.safetensors or {index.name}, found neither"
         )
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise InvalidInputError(f"{index}, weight_map: expected names and files, got {names!r:.80}")
+        raise InvalidInputError(
+            f"{index}, weight_map: expected names and files, got {check.show(names)}"
+        )
     shards: dict[str, set[str]] = {}
     for tensor, shard in names.items():
         shards.setdefault(_shard_name(index, shard), set()).add(tensor)
@@ -136,7 +138,7 @@ def _shard_name(index: Path, shard: object) -> str:
 
 
 def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
-    if not path.is_file():
+    if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a shard named by the index, found no such file")
     file = open_file(path)
     if tensors != file.tensors.keys():

@@ -40,7 +40,7 @@ class SpeculativeConfig:
     def __post_init__(self) -> None:
         if self.model is not None:
             folder("SpeculativeConfig.model", self.model)
-        if self.device not in (None, "auto", "cpu"):
+        if self.device is not None and not _is_cpu(self.device):
             raise not_built(f"SpeculativeConfig.device {check.show(self.device)}")
         check.one_of("acceptance", self.acceptance, ("coupled", "rejection"))
         if self.acceptance == "rejection":
@@ -80,8 +80,10 @@ class EngineConfig:
 
     model: the target's folder. tokenizer: a folder or tokenizer.json (None: the target's).
     dtype: storage of the weights; arithmetic is float32. max_model_len: tokens of prompt and
-    output together (None: the target's own limit). num_threads: the engine's total (None: the
-    cores this process may use); draft_threads of them are the draft's while the lanes overlap.
+    output together (None: the target's max_position_embeddings, stretched by its rope; more only
+    for a target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
+    num_threads: the engine's total (None: the cores this process may use); draft_threads of them
+    are the draft's while the lanes overlap.
     Raises InvalidInputError.
     """
 
@@ -148,11 +150,11 @@ class EngineConfig:
         return total, draft
 
     def _refuse_unsupported(self) -> None:
-        if self.device not in ("auto", "cpu"):
+        if not _is_cpu(self.device):
             raise not_built(f"device {check.show(self.device)}")
         if check.integer("max_num_seqs", self.max_num_seqs, 1) != 1:
-            raise not_built(f"max_num_seqs {self.max_num_seqs} (continuous batching)")
-        if self.attention_backend not in ("auto", "cpu"):
+            raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} (continuous batching)")
+        if not _is_cpu(self.attention_backend):
             raise not_built(f"attention_backend {check.show(self.attention_backend)}")
         if check.flag("enforce_eager", self.enforce_eager):
             raise not_built("enforce_eager")
@@ -162,9 +164,14 @@ class EngineConfig:
 
 def folder(name: str, value: Any) -> Path:
     """A path as a Path; says nothing about whether it exists."""
-    if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidInputError(f"{name}: expected a path, got {check.show(value)}")
-    return Path(value)
+    return Path(path)
+
+
+def _is_cpu(value: Any) -> bool:
+    return isinstance(value, str) and value in ("auto", "cpu")
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:

@@ -286,13 +286,13 @@ class Engine:
             max_branches=max(1, *(method.branches for method in self._allowed)),
             max_width=max(method.width for method in self._allowed),
             vocab=self.pair.vocab,
+            holes=self.pair.holes,
             body="sim" if self._costs else "cpu",
             costs=self._costs,
         )
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:
-    most = pair.target.max_positions
     if config.max_model_len is None:
-        return most
-    return check.integer("max_model_len", config.max_model_len, 1, most)
+        return pair.target.max_positions
+    return check.integer("max_model_len", config.max_model_len, 1, pair.target.longest)

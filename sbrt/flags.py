@@ -42,8 +42,8 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has gone; nor can Python's exit flush to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (EngineError, InvalidInputError, OSError, UnicodeError) as error:
-        sentence = " ".join(str(error).split())
+    except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
+        sentence = " ".join(str(error).split()) or "out of memory"
         print(f"{name}: error: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

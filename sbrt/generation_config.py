@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from . import check
 from .errors import InvalidInputError
 from .model_config import read_json
 from .sampling import SamplingParams
@@ -25,7 +26,7 @@ def default_params(folder: Path) -> SamplingParams:
     Raises InvalidInputError, naming file and field.
     """
     path = folder / "generation_config.json"
-    if not path.is_file():
+    if not check.is_file(path):
         return SamplingParams()
     raw = read_json(path)
     given = {ours: raw[key] for key, ours in KEYS.items() if raw.get(key) is not None}

@@ -11,7 +11,7 @@ from . import check
 from ._core import DecoderConfig
 from .config import MAX_POSITIONS
 from .errors import InvalidInputError, not_built
-from .rope import Rope, read_rope
+from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
 MAX_JSON = 16 * 2**20  # bytes of a JSON file
@@ -49,7 +49,8 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
-    window: positions a row sees, itself included; 0: all of them.
+    window: positions a row sees, itself included; 0: all of them. max_positions: those of
+    config.json, stretched by its rope (rope.context_length).
     """
 
     architecture: str
@@ -80,12 +81,7 @@ class ModelConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises InvalidInputError: missing, too long or not JSON."""
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: expected a file, found none")
-    size = path.stat().st_size
-    if size > MAX_JSON:
-        raise InvalidInputError(f"{path}: expected at most {MAX_JSON} bytes, got {size}")
-    return parse_json(path, path.read_bytes())
+    return parse_json(path, check.read_bytes(path, MAX_JSON))
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -99,6 +95,7 @@ def read_config(folder: Path) -> ModelConfig:
     window = _window(path, raw, architecture)
     _check_layer_types(path, raw, sizes["layers"], window)
     theta, rope = read_rope(path, raw, sizes["max_positions"])
+    sizes["max_positions"] = context_length(path, rope, sizes["max_positions"])
     return ModelConfig(
         architecture=architecture,
         **sizes,
@@ -119,7 +116,7 @@ def read_eos(folder: Path, vocab: int) -> set[int]:
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         path = folder / name
-        if not path.is_file():
+        if not check.is_file(path):
             continue
         given = read_json(path).get("eos_token_id")
         ids = given if isinstance(given, list) else [] if given is None else [given]

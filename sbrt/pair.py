@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import check
 from ._core import Decoder
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
@@ -23,7 +24,8 @@ MakeDraft = Callable[[ModelConfig], Decoder]  # a draft made for a target
 class Pair:
     """Weights and words. May serve several engines at once; nothing in it changes.
 
-    vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer.
+    vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer; holes:
+    ids below it that no token of the tokenizer has, masked in every row.
     dtype: storage of the target's weights. defaults: of a request without SamplingParams.
     """
 
@@ -34,6 +36,7 @@ class Pair:
     vocab: int
     dtype: str
     defaults: SamplingParams = field(default_factory=SamplingParams)
+    holes: tuple[int, ...] = ()
 
 
 def load_pair(
@@ -70,6 +73,7 @@ def load_pair(
         vocab=vocab,
         dtype=target.storage(config.dtype),
         defaults=defaults,
+        holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
 
 
@@ -79,7 +83,7 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
             raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
         return None
     given = Path(config.tokenizer if config.tokenizer is not None else config.model)
-    tokenizer = Tokenizer(given / "tokenizer.json" if given.is_dir() else given)
+    tokenizer = Tokenizer(given / "tokenizer.json" if check.is_folder(given) else given)
     if draft is not None:
         check_pair(tokenizer, Tokenizer(draft.folder / "tokenizer.json"))
     return tokenizer
@@ -87,4 +91,6 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     named = read_eos(target.folder, target.config.vocab)
-    return frozenset(named | tokenizer.eos() if tokenizer else named)
+    # An id without a logit ends nothing: a tokenizer may know more tokens than the model.
+    more = {i for i in tokenizer.eos() if i < target.config.vocab} if tokenizer else set()
+    return frozenset(named | more)

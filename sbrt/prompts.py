@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .check import show
+from .check import is_file, show
 from .errors import InvalidInputError
 
 MAX_LINE = 4 * 2**20  # characters of one line
@@ -30,7 +30,7 @@ def read_prompts(path: Path, limit: int | None = None) -> list[str]:
 
     Raises InvalidInputError, naming file and line.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InvalidInputError(f"prompts: expected a file of JSON lines, found no {str(path)!r}")
     found: list[str] = []
     with path.open("rb") as file:

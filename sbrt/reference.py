@@ -3,7 +3,8 @@
 Nothing here is shared with the engine. The arithmetic of csrc/model/toy.h and of csrc/ops/philox.h,
 exp.h, shaping.h and choose.h is done step by step in float32 and double, so that results compare
 with `==`.
-One thing is lazy: a tail is drafted when its branch is adopted; what others held does not matter.
+One thing is lazy: a tail is drafted when its branch is adopted; of the others only the length
+matters, and that is gamma unless the draft can fail.
 """
 
 from __future__ import annotations
@@ -236,6 +237,9 @@ class Lane:
         self.empty = Prefix(mix(toy.seed, 0))
         self.laws: dict[int, Law] = {}
         self.noise: dict[int, np.ndarray] = {}
+        s = shaper.shaping if shaper else Shaping()
+        masks = s.allowed_token_ids is not None or s.bad_words or s.min_tokens
+        self.can_fail = bool(toy.nan_at >= 0 or masks)  # a row may have no token
 
     def law(self, prefix: Prefix) -> Law:
         """The law of the token that follows."""
@@ -268,6 +272,16 @@ def planned(draft: Lane, at: Prefix, policy: Policy) -> list[int]:
     if policy.adaptive and law.tokens:
         k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
     return law.tokens[:k]
+
+
+def tail_size(draft: Lane, at: Prefix, gamma: int) -> int:
+    """Nodes that a burst drafts below `at`: gamma, or up to where the draft has nothing to say."""
+    if not draft.can_fail:
+        return gamma
+    size = 0
+    while size < gamma and (first := draft.law(at).tokens[:1]):
+        at, size = at + first, size + 1
+    return size
 
 
 def drafted(draft: Lane, at: Prefix, policy: Policy, limit: int) -> list[int]:
@@ -335,9 +349,11 @@ def generate(
         branches: list[int] = []
         if drafts and policy.serial:
             chain = drafted(d, at_d, policy, limit)
-            stats.discarded_branch_tokens += gamma - len(chain)
+            stats.discarded_branch_tokens += tail_size(d, at_d, gamma) - len(chain)
         elif drafts:
             branches = planned(d, at_d + chain, policy)
+        prepared = [(*chain, token) for token in branches]
+        tails = sum(tail_size(d, at_d + path, gamma) for path in prepared)
 
         # The target: the outcome, its branch, and what of it is put out.
         new, n = verified(t, at_t, chain)
@@ -356,5 +372,5 @@ def generate(
         # The next round: behind the new tokens hangs the tail of the branch that was hit.
         tokens, at_t, at_d = tokens + out, at_t + new, at_d + new
         chain = drafted(d, at_d, policy, limit) if hit else []
-        stats.discarded_branch_tokens += gamma * len(branches) - len(chain)
+        stats.discarded_branch_tokens += tails - len(chain)
     return tokens, finish, stats

@@ -198,12 +198,10 @@ class RequestMaker:
                 raise InvalidInputError(
                     "prompt: expected token ids with skip_tokenizer_init, got text"
                 )
-            text = check.text("prompt", prompt)
+            text = str(check.text("prompt", prompt))
             ids = self._pair.tokenizer.encode(text, self._max_model_len)
-        elif hasattr(prompt, "__iter__") and not isinstance(prompt, (bytes, bytearray)):
-            ids = list(prompt)
         else:
-            raise InvalidInputError(f"prompt: expected text or token ids, got {check.show(prompt)}")
+            ids = check.items("prompt", prompt, "text or token ids")
         if not ids:
             raise InvalidInputError("prompt: expected at least one token, got none")
         if len(ids) >= self._max_model_len:
@@ -220,9 +218,7 @@ def split_prompts(prompts: Any) -> list[Any]:
     """A str, a list of ids or a mapping is one prompt; a list of these is many."""
     if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return [prompts]
-    if not hasattr(prompts, "__iter__"):
-        raise InvalidInputError(f"prompts: expected text or token ids, got {check.show(prompts)}")
-    many = list(prompts)
+    many = check.items("prompts", prompts, "text or token ids")
     if not many:
         raise InvalidInputError("prompts: expected a prompt, got an empty list")
     is_nested = [hasattr(p, "__iter__") for p in many]

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import check
 from ._core import RopeScaling
+from .config import MAX_POSITIONS
 from .errors import InvalidInputError
 
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
@@ -92,6 +93,25 @@ def read_rope(path: Path, raw: Mapping[str, Any], max_positions: int) -> tuple[f
             )
     original = _original_max(where, given, path, raw, max_positions)
     return theta, _READERS[kind](_Fields(where, given, theta, original))
+
+
+def context_length(path: Path, rope: Rope, max_positions: int) -> int:
+    """Positions that a model of this rope is for, `max_positions` those of its config.json.
+
+    As vLLM counts them: linear, factor times as many; yarn, factor times those of its pretraining,
+    whether or not config.json has stretched its own; default and llama3 (stretched in config.json
+    already), as many. Raises InvalidInputError beyond MAX_POSITIONS.
+    """
+    before = {"linear": max_positions, "yarn": rope.original_max}.get(rope.kind)
+    if before is None:
+        return max_positions
+    length = math.floor(before * rope.factor)
+    if length > MAX_POSITIONS:
+        raise InvalidInputError(
+            f"{path}, rope factor: expected at most {MAX_POSITIONS} positions, "
+            f"got {rope.factor:g} times {before:g}"
+        )
+    return length
 
 
 def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

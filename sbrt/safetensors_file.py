@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import check
 from .check import show
 from .errors import InvalidInputError
 
@@ -67,8 +69,8 @@ class TensorFile:
 
 def open_file(path: Path) -> TensorFile:
     """Read and check the header of `path`. Raises InvalidInputError, naming file and tensor."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with check.open_binary(path) as file:
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         if len(prefix) < 8:
             raise InvalidInputError(f"{path}: expected a header of 8 bytes, got {len(prefix)}")
@@ -92,8 +94,8 @@ def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
             raise InvalidInputError(f"{path}: the key {show(twice)} appears twice")
         return found
 

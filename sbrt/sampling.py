@@ -102,11 +102,7 @@ class SamplingParams:
         defaults = {f.name: f.default for f in fields(self)}
         for name in UNSUPPORTED:
             value, default = getattr(self, name), defaults[name]
-            if type(value) is bool or type(default) is bool:
-                same = value is default
-            else:
-                same = value is default or (default is not None and value == default)
-            if not same:
+            if value is not default and not (type(value) is int and value == default):
                 raise InvalidInputError(
                     f"SamplingParams.{name}: not built yet; expected {default}, "
                     f"got {check.show(value)}"
@@ -118,9 +114,7 @@ def _strings(name: str, given: Any) -> tuple[str, ...]:
         return ()
     if isinstance(given, str):
         given = (given,)
-    if not isinstance(given, (list, tuple)):
-        raise InvalidInputError(f"{name}: expected strings, got {check.show(given)}")
-    return tuple(check.text(name, item) for item in given)
+    return tuple(check.text(name, item) for item in check.items(name, given, "strings"))
 
 
 def _words(given: Any) -> tuple[str, ...]:
@@ -134,9 +128,8 @@ def _words(given: Any) -> tuple[str, ...]:
 def _ids(name: str, ids: Any) -> tuple[int, ...]:
     if ids is None:
         return ()
-    if isinstance(ids, str) or not hasattr(ids, "__iter__"):
-        raise InvalidInputError(f"{name}: expected token ids, got {check.show(ids)}")
-    return tuple(check.integer(name, item, 0, 2**31 - 1) for item in ids)
+    given = check.items(name, ids, "token ids")
+    return tuple(check.integer(name, item, 0, 2**31 - 1) for item in given)
 
 
 def _biases(given: Any) -> dict[int, float]:

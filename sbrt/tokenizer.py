@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from . import check
 from .check import show
 from .errors import InvalidInputError
 from .model_config import read_json
+from .safetensors_file import parse_json
 
 if TYPE_CHECKING:
     import tokenizers
 
 HALF = "\ufffd"  # what decoding puts in place of bytes that are no character (yet)
+MAX_TOKENIZER = 256 * 2**20  # bytes
 
 
 class Tokenizer:
@@ -23,19 +27,25 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         import tokenizers  # here, so that `import sbrt` stays fast
 
-        if not path.is_file():
+        if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
-        try:
-            self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises Exception itself
-            raise InvalidInputError(f"{path}: expected a tokenizer.json, got {error}") from None
-        self._library.no_truncation()
-        self._library.no_padding()
+        raw = check.read_bytes(path, MAX_TOKENIZER)
+        _refuse_prefix(path, parse_json(path, raw))
+        with _library_errors(f"{path}: expected a tokenizer.json"):
+            self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)
+            self._library.no_truncation()
+            self._library.no_padding()
         self.path = path
         strings = self._library.get_vocab(with_added_tokens=True)
+        if not strings:
+            raise InvalidInputError(f"{path}: expected tokens in its vocabulary, found none")
         self.tokens: dict[int, str] = {i: token for token, i in strings.items()}
-        self.size = max(self.tokens, default=-1) + 1
-        self._longest = max(map(len, strings), default=1)
+        self.size = max(self.tokens) + 1
+        self._longest = max(map(len, strings))
+
+    def holes(self, vocab: int) -> tuple[int, ...]:
+        """Ids below `vocab` that no token has."""
+        return tuple(i for i in range(vocab) if i not in self.tokens)
 
     def encode(self, text: str, most: int) -> list[int]:
         """Ids of a raw prompt, special tokens as the file's post-processor adds them.
@@ -46,11 +56,13 @@ class Tokenizer:
             raise InvalidInputError(
                 f"prompt: expected at most {most} tokens, got {len(text)} characters"
             )
-        return list(self._library.encode(text, add_special_tokens=True).ids)
+        with _library_errors(f"prompt: expected text that {self.path} can encode"):
+            return list(self._library.encode(text, add_special_tokens=True).ids)
 
     def word_ids(self, word: str) -> list[int]:
         """Ids of text as it stands inside other text: no special tokens around it."""
-        return list(self._library.encode(word, add_special_tokens=False).ids)
+        with _library_errors(f"bad_words: expected text that {self.path} can encode"):
+            return list(self._library.encode(word, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids, special tokens left out unless `skip_special` is False."""
@@ -59,11 +71,12 @@ class Tokenizer:
     def eos(self) -> set[int]:
         """The id of the end-of-sequence token that tokenizer_config.json names, if any."""
         path = self.path.parent / "tokenizer_config.json"
-        token = read_json(path).get("eos_token") if path.is_file() else None
+        token = read_json(path).get("eos_token") if check.is_file(path) else None
         if isinstance(token, Mapping):
             token = token.get("content")
-        found = self._library.token_to_id(token) if isinstance(token, str) else None
-        return set() if found is None else {found}
+        return {
+            i for i, string in self.tokens.items() if isinstance(token, str) and string == token
+        }
 
 
 class Detokenizer:
@@ -101,10 +114,31 @@ class Detokenizer:
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
     """Both models must have the same tokens. Raises InvalidInputError, naming the first."""
-    for i in range(max(target.size, draft.size)):
+    for i in sorted(target.tokens.keys() | draft.tokens.keys()):
         ours, theirs = target.tokens.get(i), draft.tokens.get(i)
         if ours != theirs:
             raise InvalidInputError(
                 f"draft: expected the target's tokens, but token {i} is {show(ours)} in the target "
                 f"and {show(theirs)} in the draft"
             )
+
+
+def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
+    """The library aborts the process over merges shorter than the prefix; no family has one."""
+    model = raw.get("model")
+    if isinstance(model, dict) and "merges" in model and model.get("continuing_subword_prefix"):
+        prefix = model["continuing_subword_prefix"]
+        raise InvalidInputError(
+            f"{path}, continuing_subword_prefix: expected none beside merges, got {show(prefix)}"
+        )
+
+
+@contextmanager
+def _library_errors(expected: str) -> Iterator[None]:
+    """Turns what the library raises (Exception itself, panics from beyond it) into a sentence."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise InvalidInputError(f"{expected}, got: {' '.join(str(error).split())[:200]}") from None

@@ -48,11 +48,13 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
                                       int32_t draft_threads, int32_t max_gamma,
                                       int32_t max_branches, int32_t max_width,
                                       const std::string& body, bool debug, int32_t vocab,
-                                      int64_t first_round, std::shared_ptr<Costs> costs) {
+                                      int64_t first_round, std::vector<int32_t> holes,
+                                      std::shared_ptr<Costs> costs) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
   c.vocab = vocab;
+  c.holes = std::move(holes);
   c.num_threads = num_threads;
   c.draft_threads = draft_threads;
   c.max_gamma = max_gamma;
@@ -102,7 +104,8 @@ void bind_runtime(py::module_& m) {
            py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
            py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
            py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
-           py::arg("first_round") = 1, py::arg("costs").none(true) = py::none())
+           py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
+           py::arg("costs").none(true) = py::none())
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})

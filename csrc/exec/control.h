@@ -115,14 +115,15 @@ struct TokenBias {
 
 // What a request does to a row of logits before its temperature (ops/shaping.h).
 struct Shaping {
-  int32_t active;      // 0: nothing at all, and no row pays for it
-  int32_t penalises;   // 1: the trunk's counts are kept
-  int32_t restricts;   // 1: only tokens in `allowed` stay
-  float repetition;    // 1 does nothing
-  float presence;      // 0 does nothing
-  float frequency;     // 0 does nothing
-  int64_t ends_from;   // position of the first token that may be one of `ends`
-  List<int32_t> ends;  // tokens that end the sequence
+  int32_t active;       // 0: nothing at all, and no row pays for it
+  int32_t penalises;    // 1: the trunk's counts are kept
+  int32_t restricts;    // 1: only tokens in `allowed` stay
+  float repetition;     // 1 does nothing
+  float presence;       // 0 does nothing
+  float frequency;      // 0 does nothing
+  int64_t ends_from;    // position of the first token that may be one of `ends`
+  List<int32_t> holes;  // ids that no token has
+  List<int32_t> ends;   // tokens that end the sequence
   List<int32_t> allowed;
   List<TokenBias> bias;
   List<int32_t> words;  // bad words, each as its length and then its tokens

@@ -12,9 +12,12 @@
 namespace sbrt {
 namespace {
 
+// With a window the ring wraps and the lane goes on for ever.
+int64_t longest_of(const DecoderConfig& c) { return c.window ? kEndless : c.max_positions; }
+
 // Checks what the lane is asked for, and gives its ring.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
-  check_within("lane: max_len", int64_t{1}, c.max_positions, s.max_len);
+  check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
   check_within("lane: threads", 1, 4096, s.threads);
   const int64_t window = c.window ? std::min(c.window, s.max_len) : s.max_len;
@@ -33,6 +36,8 @@ Decoder::Decoder(const DecoderConfig& config, DType storage, std::string_view is
     : config_(config),
       kernels_(kernels_named(isa)),
       weights_(std::make_shared<Weights>(config, storage)) {}
+
+int64_t Decoder::longest() const { return longest_of(config_); }
 
 std::unique_ptr<Lane> Decoder::bind(const LaneShape& shape) const {
   check<InvalidInput>(weights_->finished(), "decoder: expected finished weights before it runs");

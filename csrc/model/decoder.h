@@ -23,6 +23,7 @@ class Decoder final : public Model {
 
   int vocab() const override { return static_cast<int>(config_.vocab); }
   int64_t max_positions() const override { return config_.max_positions; }
+  int64_t longest() const override;
   // Throws InvalidInput before `finish`, or for sizes the model or the ring cannot have.
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
 

@@ -11,6 +11,8 @@
 
 namespace sbrt {
 
+constexpr int64_t kEndless = int64_t{1} << 40;  // no trunk is longer
+
 struct LaneShape {
   int64_t max_len = 0;     // positions the lane must be able to hold (trunk tokens)
   int32_t max_rows = 0;    // rows of its largest forward
@@ -37,7 +39,10 @@ class Model {
  public:
   virtual ~Model() = default;
   virtual int vocab() const = 0;
+  // Positions it was made for, as its config.json says.
   virtual int64_t max_positions() const = 0;
+  // The longest trunk it can follow; kEndless for a model that sees a window only.
+  virtual int64_t longest() const { return max_positions(); }
   virtual std::unique_ptr<Lane> bind(const LaneShape& shape) const = 0;
 };
 

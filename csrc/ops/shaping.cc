@@ -52,6 +52,7 @@ void mask(const float* logits, int vocab, const Control& c, int64_t position,
   } else {
     std::copy(logits, logits + vocab, out);
   }
+  for (const int32_t id : s.holes) out[id] = kMasked;
   for (const int32_t* word = s.words.begin(); word < s.words.end(); word += 1 + *word)
     if (ends_with(c, scratch, word + 1, *word - 1)) out[word[*word]] = kMasked;
   if (position < s.ends_from)

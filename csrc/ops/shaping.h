@@ -1,7 +1,7 @@
 // What a request does to a row of logits before its temperature: masks, bias, penalties.
 //
 // Order, each step in f32:
-//   1. allowed_token_ids: every other token is masked (-inf)
+//   1. ids that no token has are masked (-inf), and with allowed_token_ids every other token
 //   2. bad words: the last token of a word is masked where the tokens before it are the word's
 //      beginning (prompt included)
 //   3. min_tokens: tokens that end the sequence are masked while they would come too early

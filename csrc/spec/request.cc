@@ -1,5 +1,7 @@
 #include "spec/request.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "ops/shaping.h"
 
@@ -31,6 +33,16 @@ void check_shaping(const ShapingRequest& s, int32_t vocab) {
   }
 }
 
+void check_holes(const std::vector<int32_t>& holes, int32_t vocab) {
+  std::vector<bool> masked(vocab);
+  for (const int32_t id : holes) {
+    check_within("hole of the vocabulary", 0, vocab - 1, id);
+    masked[id] = true;
+  }
+  check<InvalidInput>(std::count(masked.begin(), masked.end(), true) < vocab,
+                      "vocabulary: expected a token below ", vocab, " but got holes only");
+}
+
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
@@ -53,7 +65,7 @@ void ShapingStore::start(const Request& r, Control& control) {
   }
   counts = {0, token_.data(), output_.data(), seen_.data()};
   control.shaping = {};
-  if (!s.active()) return;
+  if (!s.active() && holes_.empty()) return;
   copy(r);
   control.shaping = {.active = 1,
                      .penalises = s.penalises(),
@@ -62,6 +74,7 @@ void ShapingStore::start(const Request& r, Control& control) {
                      .presence = s.presence,
                      .frequency = s.frequency,
                      .ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens,
+                     .holes = list_of(holes_),
                      .ends = list_of(ends_),
                      .allowed = list_of(allowed_),
                      .bias = list_of(bias_),

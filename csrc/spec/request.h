@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/memory.h"
@@ -38,12 +39,16 @@ struct Request {
 // Throws InvalidInput: a value out of range, a token that rows of `vocab` logits do not have.
 void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 
+// Throws InvalidInput unless they are ids of `vocab` logits and leave one.
+void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
+
 // Owns the memory behind Control::shaping and Control::counts.
 class ShapingStore {
  public:
   ShapingStore() = default;
-  explicit ShapingStore(int32_t vocab)
-      : vocab_(vocab), token_(vocab), output_(vocab), seen_(vocab) {}
+  // holes: ids below `vocab` that no token has; every sequence masks them.
+  ShapingStore(int32_t vocab, std::vector<int32_t> holes)
+      : vocab_(vocab), token_(vocab), output_(vocab), seen_(vocab), holes_(std::move(holes)) {}
 
   // Between sequences: fills both for a checked request.
   void start(const Request& request, Control& control);
@@ -54,7 +59,7 @@ class ShapingStore {
   int32_t vocab_ = 0;
   Buffer<int32_t> token_, output_;
   Buffer<uint8_t> seen_;
-  std::vector<int32_t> ends_, allowed_, words_;
+  std::vector<int32_t> holes_, ends_, allowed_, words_;
   std::vector<TokenBias> bias_;
 };
 

@@ -11,6 +11,8 @@
 namespace sbrt {
 namespace {
 
+constexpr int64_t kReserved = 1 << 20;  // tokens of one run() without an allocation
+
 void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64_t max_len,
                bool drafts) {
   LaneShape shape;
@@ -31,7 +33,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {
-  check_within("max_model_len", int64_t{2}, target.max_positions(), c.max_model_len);
+  check_within("max_model_len", int64_t{2}, target.longest(), c.max_model_len);
   check_within("num_threads", 1, 1024, c.num_threads);
   check_within("draft_threads", 1, c.num_threads, c.draft_threads);
   check_within("num_speculative_tokens", 0, kMaxChain, c.max_gamma);
@@ -58,13 +60,14 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   int vocab = models_[0]->vocab();
   if (models_[1]) {
-    control_->draft_limit = std::min(config.max_model_len, models_[1]->max_positions());
+    control_->draft_limit = std::min(config.max_model_len, models_[1]->longest());
     bind_unit(draft_, *models_[1], config_, control_->draft_limit, true);
     vocab = std::min(vocab, models_[1]->vocab());
   }
   if (config_.vocab == 0) config_.vocab = vocab;
   check_within("vocab", 2, vocab, config_.vocab);
-  shaping_ = ShapingStore(config_.vocab);
+  check_holes(config_.holes, config_.vocab);
+  shaping_ = ShapingStore(config_.vocab, config_.holes);
   record_graphs();
   target_.stream = exec_->stream(config_.num_threads);
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
@@ -249,7 +252,7 @@ void Runtime::begin(const Request& request) {
   prompt_ = control_->head + 1;
   emitted_ = 0;
   committed_.clear();
-  committed_.reserve(control_->limit - control_->head + kSlots);
+  committed_.reserve(std::min(control_->limit - control_->head + kSlots, kReserved));
   if (request.max_tokens == 0) {
     finish_ = Finish::length;
     return;

@@ -18,10 +18,11 @@
 namespace sbrt {
 
 struct RuntimeConfig {
-  int64_t max_model_len = 0;  // longest trunk, tokens
-  int32_t vocab = 0;          // logits are cut to this; 0: the smaller of both models
-  int32_t num_threads = 1;    // in total
-  int32_t draft_threads = 1;  // of them the draft's while the lanes overlap
+  int64_t max_model_len = 0;   // longest trunk, tokens
+  int32_t vocab = 0;           // logits are cut to this; 0: the smaller of both models
+  std::vector<int32_t> holes;  // ids below vocab that no token has: masked in every row
+  int32_t num_threads = 1;     // in total
+  int32_t draft_threads = 1;   // of them the draft's while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
   int32_t max_width = 1;               // nodes that a branch grows in a step

@@ -40,6 +40,7 @@ OTHERS = {
     "Mistral, no window": ("Mistral", {"sliding_window": None}, {}),
     "Mistral, wide window": ("Mistral", {"sliding_window": 4096}, {}),
     "Mistral, window of one": ("Mistral", {"sliding_window": 1}, {}),
+    "Mistral, past its positions": ("Mistral", {"max_position_embeddings": 64}, {}),
     "yarn, mscale": ("Qwen3", {}, {"mscale": 1.0, "mscale_all_dim": 0.7}),
     "yarn, one mscale": ("Qwen3", {}, {"mscale": 0.7}),
     "yarn, attention factor": ("Llama", {}, {"attention_factor": 0.8, "mscale": 0.7}),
@@ -88,7 +89,9 @@ def compare_greedy(folder, model):
     """Each token is transformers' first choice after those before it, so the text is its text."""
     prompt = tokens_of(40, seed=2)
     params = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
-    with Engine.from_pretrained(folder, skip_tokenizer_init=True, num_threads=2) as engine:
+    with Engine.from_pretrained(
+        folder, skip_tokenizer_init=True, num_threads=2, max_model_len=128
+    ) as engine:
         given = list(engine.generate(prompt, params)[0].outputs[0].token_ids)
     assert len(given) == 64
     rows = logits_of(model, prompt + given)[len(prompt) - 1 : -1]

@@ -1,9 +1,7 @@
 """Contract under test: config.json of every family means what it means to transformers, and what
 this version cannot do is refused by name; every method answers like plain decoding."""
 
-import contextlib
 import json
-import random
 
 import pytest
 
@@ -136,6 +134,39 @@ def test_both_ways_to_write_rope(make, tmp_path, given, expected):
 
 
 @pytest.mark.parametrize(
+    ("given", "positions"),
+    [
+        ({}, 256),
+        ({"rope_type": "linear", "factor": 2.5}, 640),
+        ({"rope_type": "linear", "factor": 1.001}, 256),
+        (LLAMA3, 256),
+        (LLAMA3 | {"factor": 100.0}, 256),
+        (YARN, 256),
+        (YARN | {"factor": 2.0}, 128),
+        (YARN | {"factor": 16.0}, 1024),
+        (YARN | {"original_max_position_embeddings": None}, 1024),
+        (YARN | {"factor": 2.0**25}, None),
+        ({"rope_type": "linear", "factor": 1e9}, None),
+    ],
+)
+def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
+    """max_position_embeddings is 256 here; vLLM's default max_model_len of the same config."""
+    if positions is None:
+        refused(lambda: read(make, tmp_path, rope_scaling=given), "rope factor", "positions")
+        return
+    assert read(make, tmp_path, rope_scaling=given or None).max_positions == positions
+
+
+def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
+    """64 positions in config.json, 256 by yarn: each method the same up to the last."""
+    folders = pair(make, tmp_path, LLAMA, rope_scaling=YARN, max_position_embeddings=64)
+    with Engine.from_pretrained(*folders) as engine:
+        assert engine.max_model_len == 256
+    check_methods(folders, list(range(40)), 216)
+    refused(lambda: Engine.from_pretrained(*folders, max_model_len=257), "max_model_len", "256")
+
+
+@pytest.mark.parametrize(
     ("given", "factor"),
     [
         ({}, 1.1386294361), ({"mscale": 2.0}, 1.1386294361),
@@ -191,40 +222,6 @@ def test_a_rope_that_cannot_be_is_refused(make, tmp_path, rope, words):
     refused(lambda: read(make, tmp_path, **rope), "config.json", *words)
 
 
-# --- anything ---
-
-WHATEVER = (
-    None, True, False, 0, 1, -1, 2, 3, 7, 64, 2**31, 2**63, 10**400, 0.0, -0.5, 1e-300, 1e300, 2.5,
-    "", "yarn", "llama3", "linear", "default", [], [1], {}, {"a": 1}, ["full_attention"] * 2,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [LLAMA, MISTRAL, QWEN2, QWEN3])
-def test_a_mutated_config_is_read_or_refused(make, tmp_path, name):
-    rng = random.Random(name)
-    ropes = ({"rope_type": "linear", "factor": 2.0}, LLAMA3, YARN | {"mscale": 1.0, "beta_fast": 9})
-    read_well = 0
-    for _ in range(500):
-        config = make.config(architectures=[name])
-        config |= {LLAMA: {"mlp_bias": False}, MISTRAL: {"sliding_window": 8}}.get(
-            name, {"sliding_window": 8, "use_sliding_window": False}
-        )
-        config |= {"attention_bias": False, "layer_types": None, "head_dim": 8}
-        config |= {"rope_scaling": dict(rng.choice(ropes)), "partial_rotary_factor": None}
-        for _ in range(rng.choice((1, 1, 2, 4))):
-            part = rng.choice((config, config["rope_scaling"] or config))
-            part = part if isinstance(part, dict) and part else config
-            part[rng.choice(list(part))] = rng.choice(WHATEVER)
-            if rng.random() < 0.3:
-                part.pop(rng.choice(list(part)))
-            config.setdefault("rope_scaling", None)
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with contextlib.suppress(InvalidInputError):
-            read_config(tmp_path).core()
-            read_well += 1
-    assert 20 < read_well < 480
-
-
 # --- every method ---
 
 
@@ -236,12 +233,16 @@ def pair(make, folder, name, **changes):
     return target, make.checkpoint(folder / "draft", weights=noisy, **changes)
 
 
-def check_methods(folders, prompt, tokens, least_accepted=20):
-    """Every method gives the tokens of `none`, and the draft was right often enough to matter."""
+def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
+    """Every method gives the tokens of `none`, and the draft was right often enough to matter.
+
+    Returns how many rounds were past the draft's limit.
+    """
+    speculative = {"method": "specbranch", "num_speculative_tokens": 7}
     with Engine.from_pretrained(
-        *folders, num_threads=2, speculative={"method": "specbranch", "num_speculative_tokens": 7}
+        *folders, num_threads=2, speculative=speculative, **fields
     ) as engine:
-        accepted = 0
+        accepted = limited = 0
         for temperature in (0.0, 0.8):
             params = SamplingParams(
                 temperature=temperature, seed=3, max_tokens=tokens, ignore_eos=True
@@ -251,8 +252,11 @@ def check_methods(folders, prompt, tokens, least_accepted=20):
             for method in METHODS:
                 [given] = engine.generate(prompt, params, method=method)
                 assert given.outputs[0].token_ids == plain.outputs[0].token_ids, method
-                accepted += given.outputs[0].spec_decode_metrics["num_accepted_draft_tokens"]
+                metrics = given.outputs[0].spec_decode_metrics
+                accepted += metrics["num_accepted_draft_tokens"]
+                limited += metrics["num_draft_limit_rounds"]
         assert accepted > least_accepted * 2 * len(METHODS)
+        return limited
 
 
 @pytest.mark.parametrize("name", [LLAMA, QWEN2, QWEN3])
@@ -274,6 +278,34 @@ def test_windows_of_target_and_draft_may_differ(make, tmp_path, windows):
     target, _ = pair(make, tmp_path / "a", MISTRAL, sliding_window=windows[0], **changes)
     _, draft = pair(make, tmp_path / "b", MISTRAL, sliding_window=windows[1], **changes)
     check_methods((target, draft), [5] * 100, 150, least_accepted=-1)
+
+
+@pytest.mark.parametrize("window", [24, 100])
+def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, window):
+    """64 positions in config.json, a ring of window + 64: 350 positions, each method the same."""
+    folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
+    with Engine.from_pretrained(*folders) as engine:
+        assert engine.max_model_len == 64  # by default as far as it was made for
+    assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
+
+
+def test_full_attention_ends_where_its_positions_end(make, tmp_path):
+    changes = {"sliding_window": None, "max_position_embeddings": 64}
+    target, _ = pair(make, tmp_path, MISTRAL, **changes)
+    refused(lambda: Engine.from_pretrained(target, max_model_len=65), "max_model_len", "64", "65")
+
+
+@pytest.mark.parametrize("endless", ["target", "draft", "both"])
+def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path, endless):
+    """A window has no limit, full attention has its own: of target and draft each for itself."""
+    window = {"sliding_window": 24, "max_position_embeddings": 64}
+    full = {"sliding_window": None, "max_position_embeddings": 64}
+    long = full | {"max_position_embeddings": 256}
+    target, _ = pair(make, tmp_path / "a", MISTRAL, **(long if endless == "draft" else window))
+    _, draft = pair(make, tmp_path / "b", MISTRAL, **(full if endless == "target" else window))
+    limited = check_methods((target, draft), [5] * 30, 200, least_accepted=-1, max_model_len=256)
+    assert (limited > 500) == (endless == "target")
+    assert (limited == 0) == (endless != "target")
 
 
 def test_nothing_outside_the_window_is_read(make, tmp_path):

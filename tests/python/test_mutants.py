@@ -1,0 +1,57 @@
+"""Contract under test: 5,000 mutated config.json, 20,000 mutated safetensors headers and 5,000
+mutated DecoderConfig are refused with InvalidInputError, or load and generate; what a size merely
+claims is never allocated (bounds: mutants.py). A loader that does allocate it is noticed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("mutants.py")
+FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SIZES = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 16, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def run(make, folder, family, *words):
+    """A child process, so that its limits and its peak are its own: (exit code, figures, text)."""
+    make.checkpoint(folder, architectures=[family], **SIZES)
+    command = [sys.executable, SCRIPT, words[0], folder, *words[1:]]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mutated_configs(make, tmp_path, family):
+    code, seen, said = run(make, tmp_path, family, "configs", "--count", 1250)
+    assert code == 0, said
+    assert seen["mutants"] == 1250
+    assert seen["ran"] > 100
+    assert seen["refused"] > 800
+
+
+@pytest.mark.parametrize("family", FAMILIES[1:3])
+def test_mutated_headers(make, tmp_path, family):
+    code, seen, said = run(make, tmp_path, family, "headers", "--count", 10_000, "--seed", 1)
+    assert code == 0, said
+    assert seen["mutants"] == 10_000
+    assert seen["ran"] > 1000
+    assert seen["refused"] > 6000
+
+
+def test_mutated_sizes_of_the_core_alone(make, tmp_path):
+    code, seen, said = run(make, tmp_path, FAMILIES[0], "core", "--count", 5000)
+    assert code == 0, said
+    assert seen["refused"] == 5000  # a decoder that was built misses its tensors
+
+
+def test_a_loader_that_allocates_what_a_header_claims_is_noticed(make, tmp_path):
+    code, seen, said = run(make, tmp_path, FAMILIES[0], "headers", "--count", 300, "--canary")
+    assert code == 1
+    assert seen["escaped"] > 2
+    assert "MemoryError" in said

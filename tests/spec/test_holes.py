@@ -1,0 +1,64 @@
+"""Contract under test: ids that no token has are masked in every row, so that they never come, in
+any method; apart from that nothing changes."""
+
+import random
+import re
+
+import pytest
+
+from sbrt import InvalidInputError, _core
+
+VOCAB = 48
+METHODS = {
+    "none": {"gamma": 0},
+    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
+    "pearl": {"gamma": 4, "branches": 1},
+    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.1},
+}
+LAWS = (
+    {"temperature": 0.0},
+    {"temperature": 0.8, "seed": 3},
+    {"temperature": 1.5, "seed": 4, "top_p": 0.9, "top_k": 20, "min_p": 0.02},
+)
+SHAPED = (
+    {}, {"repetition_penalty": 1.3, "presence_penalty": 0.4}, {"bad_words": [[3, 4], [5]]},
+    {"logit_bias": [(i, 50.0) for i in range(VOCAB)]}, {"min_tokens": 30},
+)  # fmt: skip
+
+
+def tokens(method, law, shaping, holes=(), seed=1):
+    toys = [_core.Toy(vocab=VOCAB + 3, seed=seed, noise16=noise) for noise in (0, 8)]
+    runtime = _core.Runtime(*toys, max_model_len=128, body="sim", vocab=VOCAB, holes=list(holes))
+    law, policy = _core.Sampling(**law), _core.Policy(**METHODS[method])
+    runtime.begin([1, 2], law, policy, 80, [7, 11], _core.Shaping(**shaping))
+    found = runtime.run()
+    assert runtime.error is None
+    return found, runtime.stats.discarded_branch_tokens
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: f"T={law['temperature']}")
+@pytest.mark.parametrize("method", METHODS)
+def test_holes_are_what_is_not_allowed(method, law):
+    """The other way to say it, and one that the reference is compared with."""
+    rng = random.Random(0)
+    changed = 0
+    for seed in range(6):
+        holes = sorted(rng.sample(range(VOCAB), rng.choice((1, 5, 30))))
+        allowed = [i for i in range(VOCAB) if i not in holes]
+        for shaping in SHAPED:
+            given = tokens(method, law, shaping, holes, seed)
+            assert given == tokens(method, law, shaping | {"allowed_token_ids": allowed}, (), seed)
+            assert given[0] == tokens("none", law, shaping, holes, seed)[0]
+            assert not set(given[0]) & set(holes)
+            changed += given[0] != tokens(method, law, shaping, (), seed)[0]
+    assert changed > 5
+
+
+@pytest.mark.parametrize(
+    ("holes", "words"),
+    [([VOCAB], "from 0 to 47 but got 48"), ([-1], "but got -1"), (range(VOCAB), "holes only")],
+    ids=str,
+)
+def test_holes_that_cannot_be_are_refused(holes, words):
+    with pytest.raises(InvalidInputError, match=re.escape(words)):
+        tokens("none", LAWS[0], {}, holes)
