@@ -127,8 +127,8 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Run one round of the first unfinished request; [] if there is nothing to do."""
-        if not self._inbox:
-            self._scheduler.advance()
+        while not self._inbox and not self._scheduler.advance():
+            pass  # a long round: each turn is a chance for Ctrl-C
         found: list[RequestOutput] = []
         while self._inbox:
             item = self._inbox.popleft()

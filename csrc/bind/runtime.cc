@@ -12,8 +12,12 @@ namespace {
 
 using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
 
-std::vector<Entry> trace_of(const Runtime& runtime, int64_t since_ns) {
+std::vector<Entry> trace_of(Runtime& runtime, int64_t since_ns) {
   std::vector<Entry> out;
+  {
+    const py::gil_scoped_release free;
+    runtime.idle(0);  // a stream that runs writes its trace
+  }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
     for (const TraceEvent& e : trace.events(since_ns))
       out.emplace_back(stream, e.name, e.begin, e.end, e.wait);
@@ -52,6 +56,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.first_round = first_round;
   c.sim = body == "sim";
   c.debug = debug;
+  const py::gil_scoped_release free;  // it times forwards
   return std::make_shared<Runtime>(target, draft, c);
 }
 
@@ -96,6 +101,8 @@ void bind_runtime(py::module_& m) {
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})
       .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
+           py::call_guard<py::gil_scoped_release>())
+      .def("idle", &Runtime::idle, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
       .def("end", &Runtime::end)
       .def("interrupt", &Runtime::interrupt)

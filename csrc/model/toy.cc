@@ -1,7 +1,9 @@
 #include "model/toy.h"
 
+#include <chrono>
 #include <cstring>
 #include <limits>
+#include <thread>
 
 #include "core/check.h"
 
@@ -38,6 +40,8 @@ void toy_states(const ToyArgs& a, Worker) {
   const RingShape& shape = a.ring->shape();
   for (int i = 0; i < a.rows->n; ++i) {
     const Row& row = a.rows->row[i];
+    if (row.position == a.config->slow_at)
+      std::this_thread::sleep_for(std::chrono::milliseconds(a.config->slow_ms));
     check(row.position != a.config->throw_at, "toy lane: told to throw at position ", row.position);
     const int64_t seen = a.rows->head + row.chain.count() + row.tail.count();
     check(seen == row.position + 1, "toy lane: the row at position ", row.position, " sees ", seen,
@@ -120,6 +124,7 @@ Toy::Toy(const ToyConfig& config) : config_(config) {
   check_within("toy model: noise in sixteenths", 0, 1 << 10, config.noise16);
   check_within("toy model: max_positions", int64_t{1}, int64_t{1} << 40, config.max_positions);
   check_within("toy model: window", int64_t{0}, int64_t{1} << 30, config.window);
+  check_within("toy model: slow_ms", int64_t{0}, int64_t{60'000}, config.slow_ms);
 }
 
 std::unique_ptr<Lane> Toy::bind(const LaneShape& shape) const {

@@ -21,6 +21,8 @@ struct ToyConfig {
   int64_t window = 0;     // 0: full attention
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
+  int64_t slow_at = -1;   // fault injection: the row at this position takes slow_ms longer
+  int64_t slow_ms = 0;
 };
 
 inline uint64_t toy_mix(uint64_t a, uint64_t b) {

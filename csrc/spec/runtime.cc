@@ -62,7 +62,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
   choose_width(target_, control_->target_rows);
   if (models_[1]) choose_width(draft_, control_->draft_rows);
-  round_ = selected_round_ = config.first_round - 1;
+  round_ = selected_round_ = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
 }
@@ -204,6 +204,7 @@ void Runtime::begin(const Request& request) {
   check_process();
   check_request(request);
   end();
+  settle_down();
   stats_ = {};
   finish_ = Finish::none;
   stop_token_ = -1;
@@ -219,25 +220,10 @@ void Runtime::begin(const Request& request) {
     finish_ = Finish::length;
     return;
   }
-  const int64_t begin = Trace::now();
-  prefill();
-  stats_.prefill_ns = Trace::now() - begin;
-  live_ = true;
-}
-
-void Runtime::prefill() {
-  const int64_t pieces = (control_->head + kMaxRows - 1) / kMaxRows;
-  const bool both = control_->policy.gamma > 0 && control_->head < control_->draft_limit;
-  const RoundShape width = shape();
-  const auto enqueue = [&](LaneUnit& unit, const Graph& graph, int members) {
-    for (int64_t i = 0; i < pieces; ++i) unit.stream->launch(graph, members);
-    unit.stream->record(unit.prefilled, unit.prefilled.reached() + 1);
-  };
-  const int64_t target = target_.prefilled.reached() + 1, draft = draft_.prefilled.reached() + 1;
-  if (both) enqueue(draft_, prefill_draft_, width.draft_width);
-  enqueue(target_, prefill_target_, width.target_width);
-  if (both) exec_->wait(draft_.prefilled, draft);
-  exec_->wait(target_.prefilled, target);
+  pieces_left_ = (control_->head + kMaxRows - 1) / kMaxRows;
+  drafts_ = request.policy.gamma > 0 && control_->head < control_->draft_limit;
+  begun_ = Trace::now();
+  prefilling_ = live_ = true;
 }
 
 RoundShape Runtime::shape() const {
@@ -246,37 +232,6 @@ RoundShape Runtime::shape() const {
   const int share = config_.num_threads - config_.draft_threads;
   return {p.gamma, p.serial != 0, alone ? target_.width : std::max(1, share),
           alone ? draft_.width : config_.draft_threads};
-}
-
-std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
-  check_process();
-  check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
-  check_within("seconds", 0.0, 1e9, seconds);
-  committed_.clear();
-  if (!live_) return committed_;
-  const int64_t begin = Trace::now(), last = round_ + max_rounds;
-  const int64_t until = begin + static_cast<int64_t>(seconds * 1e9);
-  const RoundShape how = shape();
-  TargetLane target{*target_.stream, settle_target_, adopt_, verify_, select_};
-  std::unique_ptr<DraftLane> draft;
-  if (draft_.stream)
-    draft.reset(new DraftLane{*draft_.stream, settle_draft_, catch_up_, plan_, step_});
-  int64_t now = begin;
-  try {
-    while (live_ && (max_rounds == 0 || round_ < last) && (seconds == 0 || now < until) &&
-           !interrupted_.exchange(false, std::memory_order_relaxed)) {
-      enqueue_round(++round_, how, target, draft.get(), fences_);
-      exec_->wait(fences_.verify_done, round_);
-      commit(round_);
-      now = Trace::now();
-    }
-  } catch (...) {
-    live_ = false;
-    selected_round_ = round_;
-    throw;
-  }
-  stats_.decode_ns += now - begin;
-  return committed_;
 }
 
 void Runtime::commit(int64_t round) {

@@ -37,6 +37,7 @@ struct LaneUnit {
   Graph one_row{"one_row"};  // a forward of one row, to be timed
   int width = 1;             // members of the team when the lane runs alone
   Event prefilled{"prefilled"};
+  int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
   Event timed{"timed"};
 };
 
@@ -48,11 +49,14 @@ class Runtime {
   ~Runtime();
   Runtime(const Runtime&) = delete;
 
-  // Starts a sequence and prefills both lanes; drops the one in flight. Throws InvalidInput.
+  // Starts a sequence, and drops the one in flight: waits for its last round. Throws InvalidInput.
   void begin(const Request& request);
-  // Runs rounds until the sequence ends, `max_rounds` are done, `seconds` have passed (0: no
-  // limit) or interrupt() is called. Returns the tokens committed meanwhile.
+  // Prefills both lanes, then runs rounds until the sequence ends, `max_rounds` are done, `seconds`
+  // have passed (0: no limit) or interrupt() is called. Returns the tokens committed meanwhile: none
+  // if prefill or round take longer than that, they go on by themselves.
   std::vector<int32_t> run(int64_t max_rounds, double seconds);
+  // Whether nothing runs any more, after at most `seconds` (0: no limit).
+  bool idle(double seconds);
   void end();                                     // drops the sequence in flight
   void interrupt() { interrupted_.store(true); }  // from any thread: run() returns soon
 
@@ -72,7 +76,10 @@ class Runtime {
   double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
   void start_block(const Request& request);
-  void prefill();
+  bool prefilled(int64_t until);
+  void run_rounds(int64_t max_rounds, int64_t until);
+  bool reach(Event& event, int64_t value, int64_t until);
+  void settle_down();
   void commit(int64_t round);
   void count(const Record& record, int64_t round, bool ended);
   bool examine(int32_t token);
@@ -95,10 +102,15 @@ class Runtime {
   Fences fences_;
 
   // The sequence in flight.
-  int64_t round_ = 0;    // last round enqueued
-  int64_t prompt_ = 0;   // tokens of the prompt
-  int64_t emitted_ = 0;  // tokens returned so far
+  int64_t round_ = 0;            // last round enqueued
+  int64_t committed_round_ = 0;  // last round whose record was read
+  int64_t pieces_left_ = 0;      // of the prompt, not yet enqueued
+  int64_t begun_ = 0;            // when, Trace::now()
+  int64_t prompt_ = 0;           // tokens of the prompt
+  int64_t emitted_ = 0;          // tokens returned so far
   bool live_ = false;
+  bool prefilling_ = false;
+  bool drafts_ = false;  // the draft is prefilled too
   std::vector<int32_t> stop_tokens_;
   std::vector<int32_t> committed_;
   Finish finish_ = Finish::none;
