@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from ._core import Runtime
 from .errors import EngineError, InvalidInputError
@@ -108,9 +109,10 @@ class Scheduler:
             self._end()
             if self._runtime is not None:
                 self._wait_until_idle(self._runtime)
+                self._runtime.close()  # an exception's traceback may hold it for long
             self._runtime = None
 
-    def _turn(self) -> threading.RLock:
+    def _turn(self) -> AbstractContextManager[bool]:
         """The lock, and a word that this thread wants it; `_taken` takes the word back."""
         self._waiting.add(threading.get_ident())
         return self._lock

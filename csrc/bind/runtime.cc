@@ -22,7 +22,7 @@ std::vector<Entry> trace_of(Runtime& runtime, int64_t since_ns) {
     for (const TraceEvent& e : trace.events(since_ns))
       out.emplace_back(stream, e.name, e.begin, e.end, e.wait);
   };
-  put("target", runtime.target_trace());
+  if (runtime.target_trace()) put("target", *runtime.target_trace());
   if (runtime.draft_trace()) put("draft", *runtime.draft_trace());
   return out;
 }
@@ -105,6 +105,7 @@ void bind_runtime(py::module_& m) {
       .def("idle", &Runtime::idle, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
       .def("end", &Runtime::end)
+      .def("close", &Runtime::close, py::call_guard<py::gil_scoped_release>())
       .def("interrupt", &Runtime::interrupt)
       .def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
       .def_property_readonly("finish_reason", &finish_reason)

@@ -1,5 +1,6 @@
 #include "model/toy.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <limits>
@@ -36,12 +37,17 @@ struct Cell {
   int64_t position;
 };
 
+bool has_position(const RowTable& rows, int64_t position) {
+  const auto is_there = [position](const Row& row) { return row.position == position; };
+  return std::any_of(rows.row, rows.row + rows.n, is_there);
+}
+
 void toy_states(const ToyArgs& a, Worker) {
+  if (has_position(*a.rows, a.config->slow_at))
+    std::this_thread::sleep_for(std::chrono::milliseconds(a.config->slow_ms));
   const RingShape& shape = a.ring->shape();
   for (int i = 0; i < a.rows->n; ++i) {
     const Row& row = a.rows->row[i];
-    if (row.position == a.config->slow_at)
-      std::this_thread::sleep_for(std::chrono::milliseconds(a.config->slow_ms));
     check(row.position != a.config->throw_at, "toy lane: told to throw at position ", row.position);
     const int64_t seen = a.rows->head + row.chain.count() + row.tail.count();
     check(seen == row.position + 1, "toy lane: the row at position ", row.position, " sees ", seen,

@@ -21,7 +21,7 @@ struct ToyConfig {
   int64_t window = 0;     // 0: full attention
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
-  int64_t slow_at = -1;   // fault injection: the row at this position takes slow_ms longer
+  int64_t slow_at = -1;   // fault injection: a forward of this position takes slow_ms longer
   int64_t slow_ms = 0;
 };
 

@@ -20,7 +20,7 @@ int64_t end_of(int64_t begin, double seconds) {
 }  // namespace
 
 std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
-  check_process();
+  check_usable();
   check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
   const int64_t begin = Trace::now(), until = end_of(begin, seconds);
   committed_.clear();
@@ -90,7 +90,7 @@ bool Runtime::reach(Event& event, int64_t value, int64_t until) {
 
 bool Runtime::idle(double seconds) {
   const int64_t until = end_of(Trace::now(), seconds);
-  if (process_ != getpid()) return true;  // a fork: nothing of this runs here
+  if (process_ != getpid() || !target_.stream) return true;  // a fork has no threads
   return exec_->reach(target_.prefilled, target_.pieces, until) &&
          exec_->reach(draft_.prefilled, draft_.pieces, until) &&
          exec_->reach(fences_.verify_done, round_, until);

@@ -67,17 +67,20 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   fences_.draft_ready.counter().store(round_);
 }
 
-Runtime::~Runtime() {
+Runtime::~Runtime() { close(); }
+
+void Runtime::close() {
+  end();
   if (process_ != getpid()) {  // a forked child: there is nobody to join, so nothing is freed
     // NOLINTBEGIN(bugprone-unused-return-value)
     static_cast<void>(draft_.stream.release());
     static_cast<void>(target_.stream.release());
     static_cast<void>(exec_.release());
     // NOLINTEND(bugprone-unused-return-value)
-    return;
   }
-  draft_.stream.reset();  // joins their threads before anything they use goes
-  target_.stream.reset();
+  for (LaneUnit* unit : {&draft_, &target_}) unit->stream.reset();  // joins before anything goes
+  for (LaneUnit* unit : {&draft_, &target_}) unit->lane.reset();
+  for (auto& model : models_) model.reset();
 }
 
 void Runtime::record_graphs() {
@@ -195,13 +198,14 @@ void Runtime::start_block(const Request& r) {
   c.target_have = c.draft_have = 0;
 }
 
-void Runtime::check_process() const {
+void Runtime::check_usable() const {
+  check(target_.stream != nullptr, "engine: expected an open one, this one has been closed");
   check(process_ == getpid(), "engine: it belongs to process ", process_, ", this is its fork ",
         getpid(), " without its threads; make a new engine here");
 }
 
 void Runtime::begin(const Request& request) {
-  check_process();
+  check_usable();
   check_request(request);
   end();
   settle_down();

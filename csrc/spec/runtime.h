@@ -57,7 +57,8 @@ class Runtime {
   std::vector<int32_t> run(int64_t max_rounds, double seconds);
   // Whether nothing runs any more, after at most `seconds` (0: no limit).
   bool idle(double seconds);
-  void end();                                     // drops the sequence in flight
+  void end();    // drops the sequence in flight
+  void close();  // drops it and joins every thread; nothing runs any more
   void interrupt() { interrupted_.store(true); }  // from any thread: run() returns soon
 
   Finish finish() const { return finish_; }
@@ -65,13 +66,17 @@ class Runtime {
   int32_t stop_token() const { return stop_token_; }  // -1 unless finish() is stop
   const std::string& error() const { return error_; }
   const Stats& stats() const { return stats_; }
-  const Trace& target_trace() const { return target_.stream->trace(); }
-  const Trace* draft_trace() const { return draft_.stream ? &draft_.stream->trace() : nullptr; }
+  // Null without such a lane.
+  const Trace* target_trace() const { return trace_of(target_); }
+  const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
 
  private:
+  static const Trace* trace_of(const LaneUnit& u) {
+    return u.stream ? &u.stream->trace() : nullptr;
+  }
   void record_graphs();
-  void check_process() const;
+  void check_usable() const;
   void choose_width(LaneUnit& unit, RowTable& rows);
   double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
