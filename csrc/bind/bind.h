@@ -13,5 +13,6 @@ void bind_sampling(pybind11::module_& m);
 void bind_shaping(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
+void bind_ring_probe(pybind11::module_& m);
 
 }  // namespace sbrt

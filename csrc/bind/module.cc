@@ -57,4 +57,5 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_shaping(m);
   sbrt::bind_runtime(m);
   sbrt::bind_probe(m);
+  sbrt::bind_ring_probe(m);
 }
