@@ -146,7 +146,10 @@ class Engine:
         _ = self._scheduler.runtime
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         live = [request for request in self._scheduler.live() if request.id in wanted]
-        for request in self._scheduler.drop(live):
+        dropped = self._scheduler.drop(live)
+        for output in [o for o in self._inbox if _id_of(o) in wanted]:
+            self._inbox.remove(output)
+        for request in dropped:
             if request.sink is not self._inbox:
                 request.finish("abort")
                 request.sink.append(request.output(None, None))
@@ -279,6 +282,10 @@ class Engine:
             max_branches=max(1, *(method.branches for method in self._allowed)),
             vocab=self.pair.vocab,
         )
+
+
+def _id_of(output: RequestOutput | BaseException) -> str | None:
+    return None if isinstance(output, BaseException) else output.request_id
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:

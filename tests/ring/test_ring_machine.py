@@ -8,7 +8,7 @@ import hashlib
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -209,4 +209,4 @@ def test_one_slot_below_the_law_is_found():
         ShortLane.TestCase("runTest").runTest()
 
 
-ShortLane.TestCase.settings = TestLane.settings
+ShortLane.TestCase.settings = settings(TestLane.settings, phases=[Phase.generate])
