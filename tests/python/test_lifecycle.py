@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,19 +57,6 @@ def is_busy(engine: Engine) -> bool:
     return not engine._scheduler.runtime.idle(1e-6)
 
 
-@contextmanager
-def interrupted_in(seconds: float) -> Iterator[None]:
-    """Ctrl-C after `seconds`, which must be raised inside."""
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
 # --- Ctrl-C ---
 
 
@@ -80,10 +65,10 @@ def interrupted_in(seconds: float) -> Iterator[None]:
     [*(("target", method) for method in METHODS), ("draft", "draft_model"), ("draft", METHODS[-1])],
 )
 @pytest.mark.parametrize("length", [640, 290], ids=["in the prefill", "in a round"])
-def test_ctrl_c_inside_one_long_call(lane: str, method: str, length: int) -> None:
+def test_ctrl_c_inside_one_long_call(ctrl_c, lane: str, method: str, length: int) -> None:
     """It is raised while the slow forward still runs; what that leaves behind touches nothing."""
     with toy_engine(**{lane: SLOW}) as engine:
-        with interrupted_in(MOMENT):
+        with ctrl_c(MOMENT):
             engine.generate(PROMPT[:length], GREEDY, method=method)
         assert is_busy(engine)
         assert not engine.has_unfinished_requests()
@@ -92,9 +77,9 @@ def test_ctrl_c_inside_one_long_call(lane: str, method: str, length: int) -> Non
 
 
 @pytest.mark.parametrize("start", ["step", "stream"])
-def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
+def test_ctrl_c_inside_a_long_round_of_a_stream(ctrl_c, start: str) -> None:
     with toy_engine(SLOW) as engine:
-        with interrupted_in(MOMENT):
+        with ctrl_c(MOMENT):
             if start == "stream":
                 list(engine.stream(PROMPT[:290], GREEDY))
             engine.add_request("a", PROMPT[:290], GREEDY)
@@ -107,18 +92,18 @@ def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
         assert answer(engine, PROMPT[:250]) == fresh(PROMPT[:250])
 
 
-def test_ctrl_c_while_waiting_for_a_round_that_was_dropped() -> None:
+def test_ctrl_c_while_waiting_for_a_round_that_was_dropped(ctrl_c) -> None:
     with toy_engine(SLOW) as engine:
         for _ in range(2):  # the second time nothing of its own has begun
-            with interrupted_in(MOMENT):
+            with ctrl_c(MOMENT):
                 engine.generate(PROMPT[:290], GREEDY)
             assert is_busy(engine)
         assert answer(engine, PROMPT[:9]) == fresh(PROMPT[:9])
 
 
-def test_what_a_dropped_round_threw_belongs_to_nobody() -> None:
+def test_what_a_dropped_round_threw_belongs_to_nobody(ctrl_c) -> None:
     with toy_engine(SLOW | {"throw_at": 300}) as engine:
-        with interrupted_in(MOMENT):
+        with ctrl_c(MOMENT):
             engine.generate(PROMPT[:290], GREEDY)
         assert is_busy(engine)
         assert answer(engine, PROMPT[:9]) == fresh(PROMPT[:9])
@@ -205,7 +190,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts 
 
 @linux
 @pytest.mark.parametrize("how", ["finished", "failed", "stream", "interrupted", "queued"])
-def test_closing_joins_every_thread(how: str) -> None:
+def test_closing_joins_every_thread(ctrl_c, how: str) -> None:
     before = threads_of_this_process()
     engine = toy_engine(SLOW | ({"throw_at": 100} if how == "failed" else {}), num_threads=3)
     assert threads_of_this_process() > before
@@ -219,7 +204,7 @@ def test_closing_joins_every_thread(how: str) -> None:
         stream = engine.stream(PROMPT[:20], GREEDY)
         next(stream)
     elif how == "interrupted":
-        with interrupted_in(MOMENT):
+        with ctrl_c(MOMENT):
             engine.generate(PROMPT[:290], GREEDY)
         assert is_busy(engine)
     else:
