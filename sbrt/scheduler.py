@@ -128,6 +128,8 @@ class Scheduler:
     def _advance(self) -> bool:
         runtime, before = self.runtime, self._rounds
         if self._running is None and self._queue:
+            if not runtime.idle(SLICE):
+                return False  # the last round of a dropped request; it has nothing to say
             self._running = self._queue.popleft()
             self._guard(self._start, runtime, self._running)
         if self._running is not None:
@@ -155,7 +157,6 @@ class Scheduler:
             pass
 
     def _start(self, runtime: Runtime, request: Request) -> None:
-        self._wait_until_idle(runtime)
         request.queue_seconds = time.monotonic() - request.queued_at
         self._begun_ns = time.monotonic_ns()
         room = self._max_model_len - len(request.prompt_ids)
