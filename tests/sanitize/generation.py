@@ -1,7 +1,8 @@
 """Short generations on the cpu body, to be run under a sanitizer: `generation.py [CANARY]`.
 
 Every method, greedy and sampled; hits, misses and aborts; an exception in a worker; two engines at
-once; the demo pair. Ends with "fine". With CANARY: a few of them, then that fault of csrc/exec/canary.h.
+once; the demo pair. Ends with "fine". With CANARY: a few of them, then that fault of
+csrc/exec/canary.h.
 """
 
 import itertools
