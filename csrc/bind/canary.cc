@@ -6,7 +6,7 @@
 namespace sbrt {
 
 void bind_canary(pybind11::module_& m) {
-  m.def("canary", &canary, pybind11::arg("name"),
+  m.def("canary", &plant_canary, pybind11::arg("name"),
         pybind11::call_guard<pybind11::gil_scoped_release>());
 }
 

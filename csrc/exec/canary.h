@@ -20,7 +20,7 @@ inline void canary_add(const CanaryArgs& a, Worker) { *a.cell += a.step; }
 
 // race: two streams without a fence. overflow: one cell past an allocation. undefined: a sum that no
 // int holds. leak: an allocation nobody knows any more. On workers of the cpu body, as all ops.
-inline void canary(const std::string& name) {
+inline void plant_canary(const std::string& name) {
   constexpr int kCells = 1000, kTurns = 1000;
   const auto exec = make_cpu_exec();
   const auto one = exec->stream(1), two = exec->stream(1);

@@ -314,7 +314,7 @@ void run(const char* name, const std::function<void()>& test) {
 int main(int argc, char** argv) {
 #if defined(SBRT_CANARY)
   if (argc > 2 && std::string(argv[1]) == "canary") {
-    sbrt::canary(argv[2]);
+    sbrt::plant_canary(argv[2]);
     return 0;
   }
 #endif
