@@ -14,7 +14,7 @@ TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact lint format hook clean
+.PHONY: demo test exact sanitize lint format hook clean
 
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png
@@ -24,6 +24,10 @@ test: $(VENV)/.built lint $(VENV)/.test-tools
 
 exact: $(VENV)/.built $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "exact and not gpu"
+
+# ThreadSanitizer, AddressSanitizer and UBSan over the C++ and over generations in Python.
+sanitize: $(VENV)/.built $(VENV)/.test-tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
 
 lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .

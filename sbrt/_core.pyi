@@ -239,8 +239,12 @@ class Runtime:
 
         Returns the tokens committed meanwhile. The GIL is released. Raises EngineError.
         """
+    def idle(self, seconds: float = 0.0) -> bool:
+        """Wait until the lanes do nothing (0: no limit); False if the time is over first."""
     def end(self) -> None:
         """Drop the sequence in flight, if there is one."""
+    def close(self) -> None:
+        """Join every thread, whoever still holds the runtime; it cannot run any more."""
     def interrupt(self) -> None:
         """From any thread: `run` returns after the round it is in."""
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:

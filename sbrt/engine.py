@@ -130,8 +130,8 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Run one round of the first unfinished request; [] if there is nothing to do."""
-        if not self._inbox:
-            self._scheduler.advance()
+        while not self._inbox and not self._scheduler.advance():
+            pass  # a long round: each turn is a chance for Ctrl-C
         found: list[RequestOutput] = []
         while self._inbox:
             item = self._inbox.popleft()
@@ -149,7 +149,10 @@ class Engine:
         _ = self._scheduler.runtime
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         live = [request for request in self._scheduler.live() if request.id in wanted]
-        for request in self._scheduler.drop(live):
+        dropped = self._scheduler.drop(live)
+        for output in [o for o in self._inbox if _id_of(o) in wanted]:
+            self._inbox.remove(output)
+        for request in dropped:
             if request.sink is not self._inbox:
                 request.finish("abort")
                 request.sink.append(request.output(None, None))
@@ -290,6 +293,10 @@ class Engine:
             body="sim" if self._costs else "cpu",
             costs=self._costs,
         )
+
+
+def _id_of(output: RequestOutput | BaseException) -> str | None:
+    return None if isinstance(output, BaseException) else output.request_id
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from ._core import Runtime
 from .errors import EngineError, InvalidInputError
@@ -13,7 +14,7 @@ from .outputs import LaneTimes, RequestMetrics, RequestOutput, spec_decode_metri
 from .request import Request, Sink
 from .trace import Round, Span, lane_times
 
-SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C
+SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
 
 
 class Scheduler:
@@ -27,9 +28,11 @@ class Scheduler:
         self._runtime: Runtime | None = runtime
         self._max_model_len = max_model_len
         self._lock = threading.RLock()
+        self._waiting: set[int] = set()  # threads that want the lock
         self._queue: deque[Request] = deque()
         self._running: Request | None = None
         self._begun_ns = 0
+        self._rounds = 0  # calls that brought tokens
 
     @property
     def runtime(self) -> Runtime:
@@ -40,7 +43,8 @@ class Scheduler:
 
     def add(self, requests: Sequence[Request]) -> None:
         """Queue all of them or, if an id is in use, none."""
-        with self._lock:
+        with self._turn():
+            self._taken()
             _ = self.runtime
             used = {request.id for request in self.live()}
             for request in requests:
@@ -52,12 +56,14 @@ class Scheduler:
 
     def live(self) -> list[Request]:
         """Unfinished requests, the one in flight first."""
-        with self._lock:
+        with self._turn():
+            self._taken()
             return [*([self._running] if self._running else []), *self._queue]
 
     def drop(self, requests: Sequence[Request]) -> list[Request]:
         """Forget those of `requests` that are unfinished, and return them."""
-        with self._lock:
+        with self._turn():
+            self._taken()
             dropped = [request for request in self.live() if request in requests]
             self._queue = deque(r for r in self._queue if r not in dropped)
             if self._running in dropped:
@@ -67,28 +73,32 @@ class Scheduler:
     def next(self, sink: Sink) -> RequestOutput:
         """The next output of `sink`, running what is first in the queue until there is one."""
         while True:
-            with self._lock:
+            self._give_way()
+            with self._turn():
+                self._taken()
                 if not sink:
-                    self.advance()
+                    self._advance()
                 item = sink.popleft() if sink else None
             if isinstance(item, BaseException):
                 raise item
             if item is not None:
                 return item
 
-    def advance(self) -> None:
-        """Start the next request if none is in flight; run a round of it, or a slice of time."""
-        with self._lock:
-            runtime = self.runtime
-            if self._running is None and self._queue:
-                self._running = self._queue.popleft()
-                self._guard(self._start, runtime, self._running)
-            if self._running is not None:
-                self._guard(self._run, runtime, self._running)
+    def advance(self) -> bool:
+        """Start the next request if none is in flight; run a round of it, or a slice of time.
+
+        False if the prefill or the round takes longer than the slice: it goes on, call again.
+        """
+        self._give_way()
+        with self._turn():
+            self._taken()
+            return self._advance()
 
     def trace(self) -> list[Span]:
         """What the lanes did since the last request began, oldest first per lane."""
-        with self._lock:
+        with self._turn():
+            self._taken()
+            self._wait_until_idle(self.runtime)
             return [Span(*event) for event in self.runtime.trace(self._begun_ns)]
 
     def rounds(self) -> list[Round]:
@@ -98,10 +108,38 @@ class Scheduler:
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""
-        with self._lock:
+        with self._turn():
+            self._taken()
             self._queue.clear()
             self._end()
+            if self._runtime is not None:
+                self._wait_until_idle(self._runtime)
+                self._runtime.close()  # an exception's traceback may hold it for long
             self._runtime = None
+
+    def _turn(self) -> AbstractContextManager[bool]:
+        """The lock, and a word that this thread wants it; `_taken` takes the word back."""
+        self._waiting.add(threading.get_ident())
+        return self._lock
+
+    def _taken(self) -> None:
+        self._waiting.discard(threading.get_ident())
+
+    def _give_way(self) -> None:
+        """Let a waiting thread have the lock; taken at once again, it never would."""
+        if self._waiting:
+            time.sleep(0.001)
+
+    def _advance(self) -> bool:
+        runtime, before = self.runtime, self._rounds
+        if self._running is None and self._queue:
+            if not runtime.idle(SLICE):
+                return False  # the last round of a dropped request; it has nothing to say
+            self._running = self._queue.popleft()
+            self._guard(self._start, runtime, self._running)
+        if self._running is not None:
+            self._guard(self._run, runtime, self._running)
+        return self._running is None or self._rounds > before
 
     def _guard(
         self, what: Callable[[Runtime, Request], None], runtime: Runtime, request: Request
@@ -117,6 +155,11 @@ class Scheduler:
             request.finish("abort")  # another thread may be waiting for it
             request.sink.append(request.output(None, None))
             raise
+
+    def _wait_until_idle(self, runtime: Runtime) -> None:
+        """The last round of a dropped request may still run; it has nothing to say."""
+        while not runtime.idle(SLICE):
+            pass
 
     def _start(self, runtime: Runtime, request: Request) -> None:
         request.queue_seconds = time.monotonic() - request.queued_at
@@ -139,10 +182,8 @@ class Scheduler:
         )
 
     def _run(self, runtime: Runtime, request: Request) -> None:
-        if request.by_round:
-            tokens = runtime.run(max_rounds=1)
-        else:
-            tokens = runtime.run(seconds=SLICE)
+        tokens = runtime.run(max_rounds=1 if request.by_round else 0, seconds=SLICE)
+        self._rounds += bool(tokens)
         request.accept(tokens)
         if request.finish_reason is None and runtime.finished:
             reason = runtime.finish_reason or "error"

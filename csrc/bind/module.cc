@@ -61,4 +61,8 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_costs(m);
   sbrt::bind_runtime(m);
   sbrt::bind_probe(m);
+  sbrt::bind_ring_probe(m);
+#if defined(SBRT_CANARY)
+  sbrt::bind_canary(m);
+#endif
 }

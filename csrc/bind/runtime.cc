@@ -12,13 +12,17 @@ namespace {
 
 using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
 
-std::vector<Entry> trace_of(const Runtime& runtime, int64_t since_ns) {
+std::vector<Entry> trace_of(Runtime& runtime, int64_t since_ns) {
   std::vector<Entry> out;
+  {
+    const py::gil_scoped_release free;
+    runtime.idle(0);  // a stream that runs writes its trace
+  }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
     for (const TraceEvent& e : trace.events(since_ns))
       out.emplace_back(stream, e.name, e.begin, e.end, e.wait);
   };
-  put("target", runtime.target_trace());
+  if (runtime.target_trace()) put("target", *runtime.target_trace());
   if (runtime.draft_trace()) put("draft", *runtime.draft_trace());
   return out;
 }
@@ -64,6 +68,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.sim = body == "sim";
   c.debug = debug;
   c.costs = std::move(costs);
+  const py::gil_scoped_release free;  // it times forwards
   return std::make_shared<Runtime>(target, draft, c);
 }
 
@@ -111,7 +116,10 @@ void bind_runtime(py::module_& m) {
            py::arg("shaping") = ShapingRequest{})
       .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
+      .def("idle", &Runtime::idle, py::arg("seconds") = 0.0,
+           py::call_guard<py::gil_scoped_release>())
       .def("end", &Runtime::end)
+      .def("close", &Runtime::close, py::call_guard<py::gil_scoped_release>())
       .def("interrupt", &Runtime::interrupt)
       .def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
       .def_property_readonly("finish_reason", &finish_reason)

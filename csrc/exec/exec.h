@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -110,13 +111,23 @@ class Exec {
   virtual ~Exec() = default;
   // A stream whose team has up to `threads` members.
   virtual std::unique_ptr<Stream> stream(int threads) = 0;
-  // Blocks the host until event >= value. Rethrows the first exception of any op, once all streams
-  // are idle: work enqueued after it was skipped, but its events have fired.
-  virtual void wait(Event& event, int64_t value) = 0;
+  // Blocks the host until event >= value: true; or until Trace::now() is at `until`: false.
+  virtual bool reach(Event& event, int64_t value, int64_t until) = 0;
+  // Rethrows the first exception of any op, once all streams are idle: work enqueued after it was
+  // skipped, but its events have fired.
+  virtual void rethrow() = 0;
+  // Drops that exception; all streams are idle.
+  virtual void forget() = 0;
+  void wait(Event& event, int64_t value) {
+    reach(event, value, kForever);
+    rethrow();
+  }
   // ns of the clock that traces are in: the steady clock or, in virtual time, the host's own.
   virtual int64_t now() const { return Trace::now(); }
   // The host is busy with something for `ns` of virtual time; the steady clock needs no telling.
   virtual void spend(int64_t) {}
+
+  static constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
 };
 
 std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores per stream

@@ -17,15 +17,14 @@ class Failure {
     if (!exception_) exception_ = std::move(e);
     raised_.store(true, std::memory_order_release);
   }
-  // Only when every stream is idle.
+  // Both only when every stream is idle.
   void rethrow() {
-    std::exception_ptr e;
-    {
-      const std::lock_guard lock(mutex_);
-      e = std::exchange(exception_, nullptr);
-      raised_.store(false, std::memory_order_release);
-    }
-    if (e) std::rethrow_exception(e);
+    if (const std::exception_ptr e = forget()) std::rethrow_exception(e);
+  }
+  std::exception_ptr forget() {
+    const std::lock_guard lock(mutex_);
+    raised_.store(false, std::memory_order_release);
+    return std::exchange(exception_, nullptr);
   }
 
  private:

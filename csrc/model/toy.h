@@ -9,6 +9,8 @@
 // All values are multiples of 2^-16 below 2^5: exact in f32, in any order.
 #pragma once
 
+#include <atomic>
+
 #include "model/lane.h"
 
 namespace sbrt {
@@ -21,6 +23,12 @@ struct ToyConfig {
   int64_t window = 0;     // 0: full attention
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
+  int64_t gate_at = -1;   // fault injection: a forward of this position waits for open_gate()
+};
+
+struct ToyGate {
+  std::atomic<int> waiting{0};
+  std::atomic<bool> open{false};
 };
 
 inline uint64_t toy_mix(uint64_t a, uint64_t b) {
@@ -36,9 +44,12 @@ class Toy final : public Model {
   int vocab() const override { return config_.vocab; }
   int64_t max_positions() const override { return config_.max_positions; }
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
+  bool waiting() const { return gate_->waiting > 0; }  // a forward, at the gate
+  void open_gate() { gate_->open = true; }             // for good
 
  private:
   ToyConfig config_;
+  std::shared_ptr<ToyGate> gate_ = std::make_shared<ToyGate>();
 };
 
 }  // namespace sbrt

@@ -73,23 +73,26 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
   choose_width(target_, control_->target_rows);
   if (models_[1]) choose_width(draft_, control_->draft_rows);
-  round_ = selected_round_ = config.first_round - 1;
+  round_ = selected_round_ = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
 }
 
-Runtime::~Runtime() {
+Runtime::~Runtime() { close(); }
+
+void Runtime::close() {
+  end();
   if (process_ != getpid()) {  // a forked child: there is nobody to join, so nothing is freed
     // NOLINTBEGIN(bugprone-unused-return-value)
     static_cast<void>(draft_.stream.release());
     static_cast<void>(target_.stream.release());
     static_cast<void>(exec_.release());
     // NOLINTEND(bugprone-unused-return-value)
-    return;
   }
-  draft_.stream.reset();  // joins their threads before anything they use goes
-  target_.stream.reset();
+  for (LaneUnit* unit : {&draft_, &target_}) unit->stream.reset();  // joins before anything goes
+  for (LaneUnit* unit : {&draft_, &target_}) unit->lane.reset();
+  for (auto& model : models_) model.reset();
 }
 
 void Runtime::record_graphs() {
@@ -231,15 +234,17 @@ void Runtime::start_block(const Request& r) {
   c.target_have = c.draft_have = 0;
 }
 
-void Runtime::check_process() const {
+void Runtime::check_usable() const {
+  check(target_.stream != nullptr, "engine: expected an open one, this one has been closed");
   check(process_ == getpid(), "engine: it belongs to process ", process_, ", this is its fork ",
         getpid(), " without its threads; make a new engine here");
 }
 
 void Runtime::begin(const Request& request) {
-  check_process();
+  check_usable();
   check_request(request);
   end();
+  settle_down();
   stats_ = {};
   missed_ = true;
   log_.clear();
@@ -257,10 +262,11 @@ void Runtime::begin(const Request& request) {
     finish_ = Finish::length;
     return;
   }
-  const int64_t begin = now();
-  prefill();
-  stats_.prefill_ns = now() - begin;
-  live_ = true;
+  const RoundShape first = shape();
+  pieces_left_ = (control_->head + kMaxRows - 1) / kMaxRows;
+  drafts_ = first.burst + first.gamma > 0 && control_->head < control_->draft_limit;
+  begun_ = now();
+  prefilling_ = live_ = true;
 }
 
 // What the forwards of the next round cost in virtual time.
@@ -269,21 +275,6 @@ void Runtime::price_lanes(const RoundShape& how) {
   const LaneCosts& costs = config_.costs->of(how.gamma > 0);
   target_.cost = costs.target.data();
   draft_.cost = costs.draft.data();
-}
-
-void Runtime::prefill() {
-  const int64_t pieces = (control_->head + kMaxRows - 1) / kMaxRows;
-  const RoundShape width = shape();
-  const bool both = width.burst + width.gamma > 0 && control_->head < control_->draft_limit;
-  const auto enqueue = [&](LaneUnit& unit, const Graph& graph, int members) {
-    for (int64_t i = 0; i < pieces; ++i) unit.stream->launch(graph, members);
-    unit.stream->record(unit.prefilled, unit.prefilled.reached() + 1);
-  };
-  const int64_t target = target_.prefilled.reached() + 1, draft = draft_.prefilled.reached() + 1;
-  if (both) enqueue(draft_, prefill_draft_, width.draft_width);
-  enqueue(target_, prefill_target_, width.target_width);
-  if (both) exec_->wait(draft_.prefilled, draft);
-  exec_->wait(target_.prefilled, target);
 }
 
 // Of the next round. A sequence starts as after a miss.
@@ -297,41 +288,6 @@ RoundShape Runtime::shape() const {
   shape.draft_width = p.gamma > 0 ? config_.draft_threads : draft_.width;
   shape.burst_width = draft_.width;
   return shape;
-}
-
-std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
-  check_process();
-  check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
-  check_within("seconds", 0.0, 1e9, seconds);
-  committed_.clear();
-  if (!live_) return committed_;
-  const int64_t begin = now(), last = round_ + max_rounds;
-  const int64_t until = Trace::now() + static_cast<int64_t>(seconds * 1e9);
-  TargetLane target{*target_.stream, settle_target_, verify_, select_};
-  std::unique_ptr<DraftLane> draft;
-  if (draft_.stream)
-    draft.reset(new DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
-                              plan_, step_});
-  bool in_time = true;
-  try {
-    while (live_ && (max_rounds == 0 || round_ < last) && in_time &&
-           !interrupted_.exchange(false, std::memory_order_relaxed)) {
-      const RoundShape how = shape();
-      price_lanes(how);
-      enqueue_round(++round_, how, target, draft.get(), fences_);
-      exec_->wait(fences_.verify_done, round_);
-      if (config_.costs) exec_->spend(config_.costs->round);
-      commit(round_);
-      in_time = seconds == 0 || Trace::now() < until;
-    }
-  } catch (...) {
-    live_ = false;
-    selected_round_ = round_;
-    throw;
-  }
-  stats_.decode_ns += now() - begin;
-  if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
-  return committed_;
 }
 
 void Runtime::commit(int64_t round) {

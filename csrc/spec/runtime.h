@@ -46,6 +46,7 @@ struct LaneUnit {
   int32_t max_rows = 0;           // of its largest forward
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
+  int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
   Event timed{"timed"};
 };
 
@@ -57,12 +58,16 @@ class Runtime {
   ~Runtime();
   Runtime(const Runtime&) = delete;
 
-  // Starts a sequence and prefills both lanes; drops the one in flight. Throws InvalidInput.
+  // Starts a sequence, and drops the one in flight: waits for its last round. Throws InvalidInput.
   void begin(const Request& request);
-  // Runs rounds until the sequence ends, `max_rounds` are done, `seconds` have passed (0: no
-  // limit) or interrupt() is called. Returns the tokens committed meanwhile.
+  // Prefills both lanes, then runs rounds until the sequence ends, `max_rounds` are done, `seconds`
+  // have passed (0: no limit) or interrupt() is called. Returns the tokens committed meanwhile: none
+  // if prefill or round take longer than that, they go on by themselves.
   std::vector<int32_t> run(int64_t max_rounds, double seconds);
-  void end();                                     // drops the sequence in flight
+  // Whether nothing runs any more, after at most `seconds` (0: no limit).
+  bool idle(double seconds);
+  void end();    // drops the sequence in flight
+  void close();  // drops it and joins every thread; nothing runs any more
   void interrupt() { interrupted_.store(true); }  // from any thread: run() returns soon
 
   Finish finish() const { return finish_; }
@@ -71,21 +76,28 @@ class Runtime {
   const std::string& error() const { return error_; }
   const Stats& stats() const { return stats_; }
   std::vector<RoundEntry> rounds() const { return log_.entries(); }
-  const Trace& target_trace() const { return target_.stream->trace(); }
-  const Trace* draft_trace() const { return draft_.stream ? &draft_.stream->trace() : nullptr; }
+  // Null without such a lane.
+  const Trace* target_trace() const { return trace_of(target_); }
+  const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
   int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 
  private:
+  static const Trace* trace_of(const LaneUnit& u) {
+    return u.stream ? &u.stream->trace() : nullptr;
+  }
   void record_graphs();
-  void check_process() const;
+  void check_usable() const;
   void choose_width(LaneUnit& unit, RowTable& rows);
   double seconds_of(LaneUnit& unit, int width);
   void check_request(const Request& request) const;
   void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
   void price_lanes(const RoundShape& how);
-  void prefill();
+  bool prefilled(int64_t until);
+  void run_rounds(int64_t max_rounds, int64_t until);
+  bool reach(Event& event, int64_t value, int64_t until);
+  void settle_down();
   void commit(int64_t round);
   void count(const Record& record, int64_t round, int64_t tokens, bool ended);
   bool examine(int32_t token);
@@ -109,11 +121,16 @@ class Runtime {
   Fences fences_;
 
   // The sequence in flight.
-  int64_t round_ = 0;    // last round enqueued
-  int64_t prompt_ = 0;   // tokens of the prompt
-  int64_t emitted_ = 0;  // tokens returned so far
+  int64_t round_ = 0;            // last round enqueued
+  int64_t committed_round_ = 0;  // last round whose record was read
+  int64_t pieces_left_ = 0;      // of the prompt, not yet enqueued
+  int64_t begun_ = 0;            // when, now()
+  int64_t prompt_ = 0;           // tokens of the prompt
+  int64_t emitted_ = 0;          // tokens returned so far
   bool live_ = false;
   bool missed_ = true;  // the outcome before this round was not prepared
+  bool prefilling_ = false;
+  bool drafts_ = false;  // the draft is prefilled too
   std::vector<int32_t> stop_tokens_;
   std::vector<int32_t> committed_;
   Finish finish_ = Finish::none;

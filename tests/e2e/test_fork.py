@@ -26,6 +26,7 @@ if child == 0:
     own = Runtime(toy, None, max_model_len=200)
     own.begin([1, 2], Sampling(temperature=0), Policy(0), 100)
     assert len(own.run()) == 100
+    runtime.close()
     del runtime, own
     sys.exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,6 +1,7 @@
 // Promises of csrc/exec, on the cpu body and, where they mean something, on the sim body.
 //
 //   exec_test SCALE [canary]   runs everything; loops are SCALE per cent of their full length
+//   exec_test canary NAME      only the fault NAME of exec/canary.h, in a build that has it
 //
 // One line "ok NAME" a test; the first failure prints its sentence and ends 1. Nothing here is
 // atomic or locked: all order comes from graphs and events, so ThreadSanitizer sees a missing one.
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "exec/canary.h"
 #include "exec/exec.h"
 #include "exec_ops.h"
 
@@ -354,6 +356,12 @@ void run(const char* name, const std::function<void()>& test) {
 }  // namespace
 
 int main(int argc, char** argv) {
+#if defined(SBRT_CANARY)
+  if (argc > 2 && std::string(argv[1]) == "canary") {
+    sbrt::plant_canary(argv[2]);
+    return 0;
+  }
+#endif
   if (argc > 1) scale = std::max(1, std::atoi(argv[1]));
   canary = argc > 2 && std::string(argv[2]) == "canary";
   alarm(kTimeLimit);

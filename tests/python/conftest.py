@@ -1,7 +1,10 @@
 """Tiny random checkpoints with a tokenizer trained on the spot, and engines over them."""
 
+import gc
 import json
+import signal
 import struct
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -191,3 +194,23 @@ def plain(engine, prompts):
     params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
     outputs = engine.generate(prompts, params, method="none")
     return {p: o.outputs[0].token_ids for p, o in zip(prompts, outputs, strict=True)}
+
+
+@contextmanager
+def interrupted_in(seconds):
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    gc.disable()  # hypothesis listens to it, and what is raised in a listener is lost
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.enable()
+        signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture(scope="session")
+def ctrl_c():
+    """`with ctrl_c(seconds)`: Ctrl-C after so long, which must be raised inside."""
+    return interrupted_in

@@ -1,7 +1,6 @@
 """Contract under test: requests queue in order, streams are cumulative, and after an abort, Ctrl-C,
 a failed request or a wrong argument the engine goes on."""
 
-import signal
 import threading
 import time
 
@@ -122,19 +121,13 @@ def test_aborting_from_another_thread_ends_generate(folders, prompts):
 # --- failures ---
 
 
-def test_ctrl_c_drops_the_sequence_and_the_engine_goes_on(engine, plain, prompts):
+def test_ctrl_c_drops_the_sequence_and_the_engine_goes_on(engine, plain, prompts, ctrl_c):
     params = SamplingParams(max_tokens=200, ignore_eos=True, seed=0)
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for delay in (0.001, 0.01, 0.05):
-            signal.setitimer(signal.ITIMER_REAL, delay)
-            with pytest.raises(KeyboardInterrupt):
-                engine.generate([prompts[0]] * 500, params)
-            assert not engine.has_unfinished_requests()
-            assert ids_of(engine.generate(prompts[0], GREEDY)[0]) == plain[prompts[0]]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    for delay in (0.001, 0.01, 0.05):
+        with ctrl_c(delay):
+            engine.generate([prompts[0]] * 500, params)
+        assert not engine.has_unfinished_requests()
+        assert ids_of(engine.generate(prompts[0], GREEDY)[0]) == plain[prompts[0]]
 
 
 @pytest.mark.parametrize("method", ["none", "specbranch"])

@@ -23,7 +23,7 @@ WAITS = {
     "  d.wait(fences.verify_done, r - 1);\n": False,
 }
 
-pytestmark = pytest.mark.exact
+pytestmark = [pytest.mark.exact, pytest.mark.sanitize]
 
 
 @pytest.fixture(scope="module")

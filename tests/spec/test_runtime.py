@@ -88,8 +88,9 @@ def test_an_exception_in_a_worker_reaches_the_caller(body, threads, method, lane
 @every_body
 def test_an_exception_in_prefill_reaches_the_caller(body, threads):
     runtime = make(body, threads, target={"throw_at": 70})
+    start(runtime, "specbranch", prompt=[1] * 150)
     with pytest.raises(EngineError, match="told to throw at position 70"):
-        start(runtime, "specbranch", prompt=[1] * 150)
+        runtime.run()
     assert runtime.finished
     assert answer(runtime, "specbranch").tokens == expected("specbranch").tokens
 

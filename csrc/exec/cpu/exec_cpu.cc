@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "exec/command.h"
+#include "exec/cpu/bell.h"
 #include "exec/cpu/pause.h"
 #include "exec/cpu/team.h"
 #include "exec/exec.h"
@@ -15,8 +16,9 @@ namespace {
 class CpuStream final : public Stream {
  public:
   // The first stream fills the cores from the front, the others from the back.
-  CpuStream(int threads, bool first, Failure& failure)
+  CpuStream(int threads, bool first, Failure& failure, Bell& bell)
       : failure_(failure),
+        bell_(bell),
         team_(threads, first ? 0 : -1, first ? 1 : -1, failure),
         thread_([this, threads, core = first ? 0 : -1] {
           place_on_core(core, threads);
@@ -68,6 +70,7 @@ class CpuStream final : public Stream {
   void execute(const Command& c) {
     if (c.kind == Command::kRecord) {
       publish(c.event->counter(), c.value);
+      bell_.ring(*c.event);
       return;
     }
     const int64_t begin = Trace::now();
@@ -81,6 +84,7 @@ class CpuStream final : public Stream {
   }
 
   Failure& failure_;
+  Bell& bell_;
   Team team_;
   Trace trace_{kTraceEvents};
   std::array<Command, kDepth> queue_;
@@ -93,20 +97,25 @@ class CpuExec final : public Exec {
  public:
   std::unique_ptr<Stream> stream(int threads) override {
     check_within("exec: threads of a stream", 1, 1024, threads);
-    auto stream = std::make_unique<CpuStream>(threads, streams_.empty(), failure_);
+    auto stream = std::make_unique<CpuStream>(threads, streams_.empty(), failure_, bell_);
     streams_.push_back(stream.get());
     return stream;
   }
 
-  void wait(Event& event, int64_t value) override {
-    wait_until(event.counter(), [value](int64_t reached) { return reached >= value; });
+  bool reach(Event& event, int64_t value, int64_t until) override {
+    return bell_.wait(event, value, until);
+  }
+
+  void rethrow() override {
     if (!failure_.raised()) return;
     for (CpuStream* stream : streams_) stream->drain();
     failure_.rethrow();
   }
+  void forget() override { failure_.forget(); }
 
  private:
   Failure failure_;
+  Bell bell_;
   std::vector<CpuStream*> streams_;
 };
 

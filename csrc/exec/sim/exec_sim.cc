@@ -107,17 +107,20 @@ class SimExec final : public Exec {
     return stream;
   }
 
-  void wait(Event& event, int64_t value) override {
+  // Runs all there is to run, whatever the time.
+  bool reach(Event& event, int64_t value, int64_t) override {
     bool moved = true;
     while (moved) {
       moved = false;
       for (SimStream* stream : streams_) moved |= stream->advance();
     }
-    if (world_.failure.raised()) world_.failure.rethrow();
     check(event.reached() >= value, "exec: nobody will ever record ", event.name(), " = ", value);
     world_.host = std::max(world_.host, event.time());
+    return true;
   }
 
+  void rethrow() override { world_.failure.rethrow(); }
+  void forget() override { world_.failure.forget(); }
   int64_t now() const override { return world_.timed ? world_.host : Trace::now(); }
   void spend(int64_t ns) override { world_.host += ns; }
 

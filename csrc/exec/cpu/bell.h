@@ -1,0 +1,55 @@
+// Where the host waits for events, for so long and no longer: an atomic cannot be waited on with a
+// time limit.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+
+#include "exec/cpu/pause.h"
+#include "exec/exec.h"
+
+namespace sbrt {
+
+class Bell {
+ public:
+  // Behind the store of an event. Both sides store, then look at what the other stores, sequentially
+  // consistent: one of them sees it.
+  void ring(const Event& event) {
+    if (awaited_.load(std::memory_order_seq_cst) != &event) return;
+    {
+      const std::lock_guard lock(mutex_);
+    }  // the host has looked and sleeps, or will look again
+    rung_.notify_all();
+  }
+
+  // The one host thread: whether event >= value before Trace::now() is at `until`.
+  bool wait(Event& event, int64_t value, int64_t until) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (event.reached() >= value) return true;
+      cpu_relax();
+    }
+    const auto reached = [&event, value] {
+      return event.counter().load(std::memory_order_seq_cst) >= value;
+    };
+    std::unique_lock lock(mutex_);
+    awaited_.store(&event, std::memory_order_seq_cst);
+    bool done = true;
+    if (until == Exec::kForever) {
+      rung_.wait(lock, reached);
+    } else {
+      const std::chrono::nanoseconds since_start(until);
+      done = rung_.wait_until(lock, std::chrono::steady_clock::time_point(since_start), reached);
+    }
+    awaited_.store(nullptr, std::memory_order_relaxed);
+    return done;
+  }
+
+ private:
+  std::atomic<const Event*> awaited_{nullptr};
+  std::mutex mutex_;
+  std::condition_variable rung_;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,112 @@
+// How a sequence runs: prefill, then rounds, in pieces of time. A call that is out of time leaves
+// what it enqueued to finish by itself; the next call takes the result.
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "spec/runtime.h"
+
+namespace sbrt {
+namespace {
+
+constexpr int64_t kPatience = 50'000'000;  // ns between two looks at interrupt()
+
+int64_t end_of(int64_t begin, double seconds) {
+  check_within("seconds", 0.0, 1e9, seconds);
+  return seconds == 0 ? Exec::kForever : begin + static_cast<int64_t>(seconds * 1e9);
+}
+
+}  // namespace
+
+std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
+  check_usable();
+  check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
+  const int64_t begin = Trace::now(), until = end_of(begin, seconds);
+  committed_.clear();
+  if (!live_) return committed_;
+  try {
+    if (prefilled(until)) run_rounds(max_rounds, until);
+  } catch (...) {
+    end();
+    settle_down();
+    throw;
+  }
+  interrupted_.store(false, std::memory_order_relaxed);
+  return committed_;
+}
+
+void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
+  const int64_t begin = now();
+  TargetLane target{*target_.stream, settle_target_, verify_, select_};
+  std::unique_ptr<DraftLane> draft;
+  if (draft_.stream)
+    draft.reset(new DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
+                              plan_, step_});
+  const auto stops = [&](int64_t done) {
+    return !live_ || (max_rounds > 0 && done == max_rounds) ||
+           (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
+  };
+  for (int64_t done = 0; !stops(done); ++done) {
+    if (round_ == committed_round_) {
+      const RoundShape how = shape();
+      price_lanes(how);
+      enqueue_round(++round_, how, target, draft.get(), fences_);
+    }
+    if (!reach(fences_.verify_done, round_, until)) break;
+    exec_->rethrow();
+    if (config_.costs) exec_->spend(config_.costs->round);
+    committed_round_ = round_;
+    commit(round_);
+  }
+  stats_.decode_ns += now() - begin;
+  if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
+}
+
+// Feeds the prompt; false if the time is over first. Two pieces are in flight, so that no lane is
+// ever idle and no caller waits for more than that.
+bool Runtime::prefilled(int64_t until) {
+  if (!prefilling_) return true;
+  const RoundShape width = shape();
+  const auto feed = [](LaneUnit& unit, const Graph& graph, int members) {
+    unit.stream->launch(graph, members);
+    unit.stream->record(unit.prefilled, ++unit.pieces);
+  };
+  for (;; --pieces_left_) {
+    const int ahead = pieces_left_ > 0;
+    if (!reach(target_.prefilled, target_.pieces - ahead, until) ||
+        !reach(draft_.prefilled, draft_.pieces - ahead, until))
+      return false;
+    if (pieces_left_ == 0) break;
+    if (drafts_) feed(draft_, prefill_draft_, width.draft_width);
+    feed(target_, prefill_target_, width.target_width);
+  }
+  exec_->rethrow();
+  prefilling_ = false;
+  stats_.prefill_ns = now() - begun_;
+  return true;
+}
+
+// False if the time is over or somebody interrupts.
+bool Runtime::reach(Event& event, int64_t value, int64_t until) {
+  while (!exec_->reach(event, value, std::min(until, Trace::now() + kPatience)))
+    if (Trace::now() >= until || interrupted_.load(std::memory_order_relaxed)) return false;
+  return true;
+}
+
+bool Runtime::idle(double seconds) {
+  const int64_t until = end_of(Trace::now(), seconds);
+  if (process_ != getpid() || !target_.stream) return true;  // a fork has no threads
+  return exec_->reach(target_.prefilled, target_.pieces, until) &&
+         exec_->reach(draft_.prefilled, draft_.pieces, until) &&
+         exec_->reach(fences_.verify_done, round_, until);
+}
+
+// Between sequences: waits for what the last one left behind and forgets how it went.
+void Runtime::settle_down() {
+  idle(0);
+  exec_->forget();
+  selected_round_ = committed_round_ = round_;
+}
+
+}  // namespace sbrt

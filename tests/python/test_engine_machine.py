@@ -1,0 +1,233 @@
+"""Contract under test: whatever callers do to an engine, in any order, requests are answered in the
+order of the queue, every token is plain decoding's, a bad call changes nothing, and a closed engine
+says so. Over the toy pair, on the cpu body."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sbrt import Engine, EngineConfig, EngineError, InvalidInputError, SamplingParams
+from sbrt._core import Toy
+from sbrt.methods import METHODS
+from sbrt.pair import Pair
+
+VOCAB, LIMIT = 24, 96  # tokens, max_model_len
+PAIR = Pair(Toy(VOCAB, 5), Toy(VOCAB, 5, noise16=6), None, frozenset(), VOCAB, "float32")
+LAWS = (
+    {"temperature": 0},
+    {"temperature": 0, "stop_token_ids": [3, 17]},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 7},
+    {"temperature": 1.0, "seed": 8, "presence_penalty": 0.7, "repetition_penalty": 1.2},
+    {"temperature": 0.9, "seed": 9, "bad_words": None, "logit_bias": {4: 2.0}},
+)
+PROMPTS = st.integers(1, LIMIT - 1).map(lambda n: tuple(7 * i * i % VOCAB for i in range(n)))
+REQUESTS = st.tuples(
+    PROMPTS, st.sampled_from(range(len(LAWS))), st.integers(0, 14), st.sampled_from(METHODS)
+)
+BAD = (
+    {"prompt": []},
+    {"prompt": [VOCAB]},
+    {"prompt": [-1]},
+    {"prompt": [1] * LIMIT},
+    {"prompt": "text without a tokenizer"},
+    {"prompt": [1], "params": SamplingParams(stop_token_ids=[VOCAB])},
+    {"prompt": [1], "params": SamplingParams(stop="text")},
+    {"prompt": [1], "params": "greedy"},
+    {"prompt": [1], "method": "pearl:gamma=60"},
+    {"prompt": [1], "method": "no such method"},
+)
+
+
+def open_engine() -> Engine:
+    config = EngineConfig(
+        model="toy",
+        skip_tokenizer_init=True,
+        max_model_len=LIMIT,
+        num_threads=2,
+        speculative={"model": "toy", "method": "specbranch"},
+    )
+    return Engine(config, pair=PAIR, methods=METHODS)
+
+
+def params_of(law: int, budget: int) -> SamplingParams:
+    return SamplingParams(max_tokens=budget, min_tokens=min(law, budget), **LAWS[law])
+
+
+@cache
+def alone() -> Engine:
+    return open_engine()
+
+
+@cache
+def plain(prompt: tuple[int, ...], law: int, budget: int) -> tuple[list[int], str]:
+    """(tokens, finish reason) of an engine that does nothing else."""
+    [output] = alone().generate(list(prompt), params_of(law, budget), method="none")
+    return output.outputs[0].token_ids, output.outputs[0].finish_reason
+
+
+class Callers(RuleBasedStateMachine):
+    """`told`: requests of `step` that have not said their last word, in order of the queue."""
+
+    @initialize()
+    def start(self):
+        self.engine: Engine | None = open_engine()
+        self.ids = map(str, itertools.count())
+        self.told: dict[str, tuple] = {}  # id: (prompt, law, budget)
+        self.seen: dict[str, int] = {}  # id: tokens so far
+        self.free: list[str] = []  # ids that have finished
+        self.streams: list[tuple] = []  # (iterator, prompt, law, budget)
+
+    def teardown(self):
+        if self.engine is not None:
+            while self.engine.has_unfinished_requests():
+                self.check(self.engine.step())
+            assert not self.told
+            self.generate([((1, 2, 3), 2, 9, METHODS[-1])])
+            self.engine.close()
+
+    def check(self, outputs):
+        """Outputs of `step`: of live requests only, prefixes of plain decoding, in order."""
+        for output in outputs:
+            assert output.request_id in self.told
+            tokens, finish = plain(*self.told[output.request_id])
+            [answer] = output.outputs
+            before = self.seen.get(output.request_id, 0)
+            assert answer.token_ids == tokens[: len(answer.token_ids)]
+            assert len(answer.token_ids) > before or output.finished
+            self.seen[output.request_id] = len(answer.token_ids)
+            assert next(iter(self.told)) == output.request_id
+            if output.finished:
+                assert (answer.token_ids, answer.finish_reason) == (tokens, finish)
+                self.forget(output.request_id)
+
+    def forget(self, name):
+        del self.told[name]
+        self.seen.pop(name, None)
+        self.free.append(name)
+
+    # --- rules ---
+
+    is_open = precondition(lambda self: self.engine is not None)
+
+    @is_open
+    @rule(request=REQUESTS, again=st.booleans())
+    def add(self, request, again):
+        *what, method = request
+        name = self.free.pop() if again and self.free else next(self.ids)
+        self.engine.add_request(name, list(what[0]), params_of(*what[1:]), method=method)
+        self.told[name] = tuple(what)
+
+    @is_open
+    @rule(pick=st.integers(0, 99))
+    def add_an_id_in_use(self, pick):
+        live = [r.id for r in self.engine._scheduler.live()]
+        if live:
+            name = live[pick % len(live)]
+            with pytest.raises(InvalidInputError, match="request_id"):
+                self.engine.add_request(name, [1])
+
+    @is_open
+    @rule(times=st.integers(1, 6))
+    def step(self, times):
+        for _ in range(times):
+            self.check(self.engine.step())
+
+    @is_open
+    @rule(requests=st.lists(REQUESTS, min_size=1, max_size=3))
+    def generate(self, requests):
+        prompts = [list(prompt) for prompt, *_ in requests]
+        params = [params_of(law, budget) for _, law, budget, _ in requests]
+        outputs = self.engine.generate(prompts, params, method=requests[0][3])
+        found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
+        assert found == [plain(*request[:3]) for request in requests]
+
+    @is_open
+    @rule(request=REQUESTS)
+    def stream(self, request):
+        *what, method = request
+        outputs = self.engine.stream(list(what[0]), params_of(*what[1:]), method=method)
+        self.streams.append((outputs, *what))
+
+    @is_open
+    @precondition(lambda self: self.streams)
+    @rule(pick=st.integers(0, 9), times=st.integers(1, 5))
+    def consume(self, pick, times):
+        outputs, *what = self.streams[pick % len(self.streams)]
+        tokens, finish = plain(*what)
+        for output in itertools.islice(outputs, times):
+            answer = output.outputs[0]
+            assert answer.token_ids == tokens[: len(answer.token_ids)]
+            if output.finished:
+                assert (answer.token_ids, answer.finish_reason) == (tokens, finish)
+
+    @is_open
+    @precondition(lambda self: self.streams)
+    @rule(pick=st.integers(0, 9), explicit=st.booleans())
+    def leave_a_stream(self, pick, explicit):
+        outputs, *_ = self.streams.pop(pick % len(self.streams))
+        if explicit:
+            outputs.close()
+
+    @is_open
+    @rule(picks=st.lists(st.integers(0, 99), max_size=3), unknown=st.booleans())
+    def abort(self, picks, unknown):
+        names = list(self.told) + self.free
+        names = {names[pick % len(names)] for pick in picks} if names else set()
+        self.engine.abort_request([*names, "never there"] if unknown else names)
+        for name in names & self.told.keys():
+            self.forget(name)
+
+    @is_open
+    @rule(bad=st.sampled_from(BAD), how=st.sampled_from(["generate", "stream", "add_request"]))
+    def call_wrongly(self, bad, how):
+        given = dict(bad)
+        prompt = given.pop("prompt")
+        call = getattr(self.engine, how)
+        with pytest.raises(InvalidInputError) as caught:
+            call(*(["wrong"] if how == "add_request" else []), prompt, **given)
+        assert "\n" not in str(caught.value)
+
+    @is_open
+    @precondition(lambda self: len(self.told) + len(self.streams) > 1)
+    @rule()
+    def close(self):
+        engine, self.engine = self.engine, None
+        engine.close()
+        assert not engine.has_unfinished_requests()
+        for call in (engine.step, engine.trace, lambda: engine.generate([1])):
+            with pytest.raises(EngineError, match="closed"):
+                call()
+        for outputs, *_ in self.streams:
+            with pytest.raises((EngineError, StopIteration)):
+                next(outputs)
+
+    @precondition(lambda self: self.engine is None)
+    @rule()
+    def open_again(self):
+        self.start()
+
+    @invariant()
+    def there_is_work_as_long_as_somebody_waits(self):
+        if self.engine is not None:
+            if self.told:
+                assert self.engine.has_unfinished_requests()
+            elif not self.streams:
+                assert not self.engine.has_unfinished_requests()
+                assert self.engine.step() == []
+
+
+TestCallers = Callers.TestCase
+TestCallers.settings = settings(
+    max_examples=150,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,212 @@
+"""Contract under test: whatever a lane does to its ring, in any order, a row finds the bytes that a
+naive list cache holds, with capacity exactly the law and heads past 2^31 and 2^32; a mark whose
+window was overwritten is refused. Hypothesis shrinks what fails; fuzz_ring.cc has the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sbrt import EngineError, InvalidInputError, _core
+
+S = 64  # in-flight slots
+BASES = (0, 2**31 - 10, 2**32 - 10)
+SHAPES = st.fixed_dictionaries(
+    {
+        "window": st.integers(1, 6) | st.integers(1, 40),
+        "branches": st.integers(1, 4),
+        "tail_slots": st.integers(1, 8),
+        "layers": st.integers(1, 2),
+        "kv_heads": st.integers(1, 2),
+        "head_dim": st.integers(1, 3),
+        "debug": st.booleans(),
+    }
+)
+PICK = st.integers(0, 2**16)  # modulo however many there are
+
+
+class Lane(RuleBasedStateMachine):
+    """A lane over one ring. Node j in flight sits at slot head + j, at position head + level."""
+
+    @initialize(shape=SHAPES, spare=st.just(0) | st.integers(0, 70), base=st.sampled_from(BASES))
+    def start(self, shape, spare, base):
+        self.window, self.debug = shape["window"], shape["debug"]
+        self.capacity = self.window + S - 1 + spare
+        with pytest.raises(InvalidInputError, match="C >= W"):
+            _core.RingProbe(capacity=self.window + S - 2, **shape)
+        self.ring = _core.RingProbe(capacity=self.capacity, **shape)
+        self.base, self.touched, self.stamp = base, base - 1, 0
+        self.trunk: list[bytes] = []  # the naive cache
+        self.nodes: list[tuple[int, int, bytes]] = []  # parent, level, content
+        self.tails: list[tuple[int, list[bytes]]] = [(0, []) for _ in range(shape["branches"])]
+        self.tail_slots = shape["tail_slots"]
+        self.put_in_flight(-1)  # the root
+
+    @property
+    def head(self) -> int:
+        return self.base + len(self.trunk)
+
+    # --- what a lane does to slots ---
+
+    def content(self) -> bytes:
+        self.stamp += 1
+        size = self.ring.slot_bytes
+        return hashlib.shake_128(self.stamp.to_bytes(8, "little")).digest(size)
+
+    def put_in_flight(self, parent: int) -> None:
+        level = self.nodes[parent][1] + 1 if parent >= 0 else 0
+        position = self.head + len(self.nodes)
+        self.nodes.append((parent, level, self.content()))
+        self.ring.write(self.ring.slot(position), self.head + level, self.nodes[-1][2])
+        self.touched = max(self.touched, position)
+
+    def poison(self, slot: int, position: int) -> None:
+        """Drop a slot; a debug ring then refuses whoever looks for anything there."""
+        self.ring.poison(slot)
+        if self.debug:
+            with pytest.raises(EngineError, match="ring: slot"):
+                self.ring.read(slot, position)
+
+    def leave_in_flight(self) -> None:
+        for position in range(self.head + len(self.nodes), self.head + S):
+            self.ring.poison(self.ring.slot(position))
+        if self.debug:
+            self.touched = max(self.touched, self.head + S - 1)
+        for branch in range(len(self.tails)):
+            self.drop(branch)
+
+    # --- rules ---
+
+    @rule(rows=st.integers(1, 6) | st.integers(1, S), seed=st.integers(-100, 100))
+    def append(self, rows, seed):
+        """A path, or a tree with parents at random."""
+        parents = Random(seed) if seed > 0 else None
+        for _ in range(min(rows, S - len(self.nodes))):
+            last = len(self.nodes) - 1
+            self.put_in_flight(parents.randint(0, last) if parents else last)
+
+    @rule(branch=PICK, node=PICK, grow=st.integers(1, 8))
+    def fork(self, branch, node, grow):
+        """A tail starts on a node, or grows."""
+        branch %= len(self.tails)
+        on, tail = self.tails[branch]
+        on = on if tail else node % len(self.nodes)
+        for j in range(len(tail), min(len(tail) + grow, self.tail_slots)):
+            tail.append(self.content())
+            position = self.head + self.nodes[on][1] + 1 + j
+            self.ring.write(self.ring.tail(branch, j), position, tail[j])
+        self.tails[branch] = on, tail
+
+    @rule(branch=PICK)
+    def drop(self, branch):
+        branch %= len(self.tails)
+        for j in range(len(self.tails[branch][1])):
+            self.poison(self.ring.tail(branch, j), self.head)
+        self.tails[branch] = 0, []
+
+    @rule(node=PICK, adopt=st.booleans())
+    def commit(self, node, adopt):
+        """The chain stands down to a node; a tail that hangs there may be the next chain."""
+        node %= len(self.nodes)
+        path = [node]
+        while self.nodes[path[0]][0] >= 0:
+            path.insert(0, self.nodes[path[0]][0])
+        for depth, j in enumerate(path):
+            self.ring.move(self.ring.slot(self.head + j), self.ring.slot(self.head + depth))
+        hanging = [b for b, (on, tail) in enumerate(self.tails) if tail and on == node]
+        self.trunk += [self.nodes[j][2] for j in path]
+        self.nodes = []
+        if adopt and hanging:
+            for j, content in enumerate(self.tails[hanging[0]][1]):
+                self.nodes.append((j - 1, j, content))
+                self.ring.move(self.ring.tail(hanging[0], j), self.ring.slot(self.head + j))
+                self.touched = max(self.touched, self.head + j)
+        self.leave_in_flight()
+        if not self.nodes:
+            self.put_in_flight(-1)
+
+    @precondition(lambda self: self.trunk)
+    @rule(back=st.integers(1, 5) | st.integers(1, 120))
+    def rollback(self, back):
+        """head = mark, unless a slot that the mark's row must see has been written again."""
+        mark = self.head - min(back, len(self.trunk))
+        first = max(self.base, mark - self.window + 1)
+        if first <= self.touched - self.capacity:
+            if self.debug and first < mark:
+                with pytest.raises(EngineError, match="ring: slot"):
+                    self.ring.read(self.ring.slot(first), first)
+            return
+        del self.trunk[mark - self.base :]
+        self.nodes = []
+        self.leave_in_flight()
+        self.put_in_flight(-1)
+
+    # --- what must hold after each ---
+
+    @invariant()
+    def every_row_sees_its_window(self):
+        """The last node's row, and the last of each tail: between them they see all that lives."""
+        self.check_row(len(self.nodes) - 1, None)
+        for branch, (on, tail) in enumerate(self.tails):
+            if tail:
+                self.check_row(on, branch)
+
+    def check_row(self, node: int, branch: int | None) -> None:
+        tail = [] if branch is None else self.tails[branch][1]
+        first = self.head + self.nodes[node][1] + len(tail) - self.window + 1
+        for p in range(max(first, self.base), self.head):
+            assert self.ring.read(self.ring.slot(p), p) == self.trunk[p - self.base]
+        while node >= 0:
+            parent, level, content = self.nodes[node]
+            if self.head + level >= first:
+                slot = self.ring.slot(self.head + node)
+                assert self.ring.read(slot, self.head + level) == content
+            node = parent
+        begin = self.head + self.nodes[self.tails[branch or 0][0]][1] + 1
+        for j, content in enumerate(tail):
+            if begin + j >= first:
+                assert self.ring.read(self.ring.tail(branch, j), begin + j) == content
+
+    @invariant()
+    def live_positions_never_share_a_slot(self):
+        first = max(self.base, self.head - self.window + 1)
+        live = [self.ring.slot(p) for p in range(first, self.head + len(self.nodes))]
+        for branch, (_, tail) in enumerate(self.tails):
+            live += [self.ring.tail(branch, j) for j in range(len(tail))]
+        assert len(set(live)) == len(live)
+        assert 0 <= min(live) <= max(live) < self.ring.slots
+
+
+TestLane = Lane.TestCase
+TestLane.settings = settings(
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class ShortLane(Lane):
+    """The same over a ring whose window is one smaller than what rows look back to."""
+
+    @initialize(window=st.integers(1, 6), base=st.sampled_from(BASES))
+    def start(self, window, base):
+        shape = {"window": window, "branches": 1, "tail_slots": 8, "debug": False}
+        super().start(shape, 0, base)
+        self.window += 1
+
+
+def test_one_slot_below_the_law_is_found():
+    """The canary of the machine: it must notice."""
+    with pytest.raises(AssertionError):
+        ShortLane.TestCase("runTest").runTest()
+
+
+ShortLane.TestCase.settings = settings(TestLane.settings, phases=[Phase.generate])

@@ -1,0 +1,98 @@
+"""Short generations on the cpu body, to be run under a sanitizer: `generation.py [CANARY]`.
+
+Every method, greedy and sampled; hits, misses and aborts; an exception in a worker; two engines at
+once; the demo pair. Ends with "fine". With CANARY: a few of them, then that fault of
+csrc/exec/canary.h.
+"""
+
+import itertools
+import sys
+import threading
+
+import pytest
+
+from sbrt import Engine, EngineConfig, EngineError, SamplingParams, _core
+from sbrt.demo_pair import demo_folder
+from sbrt.methods import METHODS
+from sbrt.pair import Pair
+
+LAWS = (
+    SamplingParams(temperature=0, max_tokens=24),
+    SamplingParams(temperature=0.8, seed=3, top_p=0.9, presence_penalty=0.5, max_tokens=24),
+)
+
+
+def toy_engine(threads: int, **fault: int) -> Engine:
+    target = _core.Toy(vocab=24, seed=5, **fault)
+    pair = Pair(target, _core.Toy(24, 5, noise16=6), None, frozenset(), 24, "float32")
+    config = EngineConfig(
+        model="toy",
+        skip_tokenizer_init=True,
+        max_model_len=300,
+        num_threads=threads,
+        speculative={"model": "toy", "method": "specbranch"},
+    )
+    return Engine(config, pair=pair, methods=METHODS)
+
+
+def all_methods(engine: Engine, prompts: list, params: SamplingParams) -> None:
+    plain = None
+    for method in METHODS:
+        outputs = engine.generate(prompts, params, method=method)
+        answers = [output.outputs[0].token_ids for output in outputs]
+        plain = plain or answers
+        assert answers == plain, method
+
+
+def toys(threads: int) -> None:
+    prompts = [[i * 5 % 24 for i in range(n)] for n in (1, 9, 150)]
+    with toy_engine(threads) as engine:
+        for params in LAWS:
+            all_methods(engine, prompts, params)
+        for rounds in range(4):
+            stream = engine.stream(prompts[1], LAWS[1])
+            list(itertools.islice(stream, rounds))
+            stream.close()
+        all_methods(engine, prompts, LAWS[0])
+        engine.trace()
+    failing = toy_engine(threads, throw_at=40)
+    for _ in range(3):
+        with pytest.raises(EngineError, match="position 40"):
+            failing.generate([1] * 30, LAWS[0])
+        assert len(failing.generate([1] * 9, LAWS[0])) == 1
+    failing.add_request("left", [1, 2], LAWS[0])
+    failing.step()
+    failing.close()
+
+
+def demo() -> None:
+    speculative = {"num_speculative_tokens": 4}
+    with Engine.from_pretrained(
+        demo_folder("target"),
+        demo_folder("draft"),
+        num_threads=2,
+        draft_threads=1,
+        max_model_len=256,
+        speculative=speculative | {"method": "specbranch"},
+    ) as engine:
+        for params in LAWS:
+            all_methods(engine, ["def add(a, b):"], params)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        toys(2)
+        _core.canary(sys.argv[1])
+        return
+    for threads in (2, 3):
+        toys(threads)
+    both = [threading.Thread(target=toys, args=(2,)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    demo()
+    print("fine")
+
+
+main()
