@@ -146,8 +146,8 @@ DEFAULTS: dict[str, Option] = {
     "theta": 0.4,
     "width": 8,
     "nodes": 28,
-    "F": 16,
-    "tree": 4,
+    "F": 64,
+    "tree": 2,
     "burst": 2,
     "burst_width": 16,
 }

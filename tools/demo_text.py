@@ -12,6 +12,7 @@ import torch
 
 VOCAB = 4096
 END = "<|endoftext|>"
+FUNCTIONS = 2  # times that a documented function comes by itself
 
 
 def python_files() -> list[Path]:
@@ -27,9 +28,12 @@ def python_files() -> list[Path]:
     return files
 
 
-def documented_functions(source: str) -> list[str]:
-    """Functions with a docstring and a body, dedented: documents in the shape of a completion
-    prompt. A function of a docstring alone would teach that the text ends there."""
+def documented_functions(source: str) -> list[tuple[str, str]]:
+    """Functions with a docstring and a body, dedented, cut in two behind the docstring.
+
+    Prompts end there, with a line break whose token the body's indentation would otherwise have
+    been part of. A function of a docstring alone would teach that the text ends there.
+    """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -40,11 +44,11 @@ def documented_functions(source: str) -> list[str]:
         if not isinstance(node, ast.FunctionDef) or len(node.body) < 2:
             continue
         if ast.get_docstring(node) and node.end_lineno:
-            text = "".join(lines[node.lineno - 1 : node.end_lineno])
             pad = " " * node.col_offset
-            text = "".join(row.removeprefix(pad) for row in text.splitlines(keepends=True))
-            if 120 < len(text) < 3000:
-                found.append(text)
+            body = (node.body[0].end_lineno or node.lineno) - node.lineno + 1
+            rows = [r.removeprefix(pad) for r in lines[node.lineno - 1 : node.end_lineno]]
+            if 120 < sum(map(len, rows)) < 3000:
+                found.append(("".join(rows[:body]), "".join(rows[body:])))
     return found
 
 
@@ -71,20 +75,21 @@ def load_tokens(work: Path) -> tuple[np.ndarray, np.ndarray]:
         random.Random(0).shuffle(texts)
         held, texts = texts[:40], texts[40:]
         held_text = "".join(held)
-        functions = [f for f in functions if f[:80] not in held_text]
+        functions = [f for f in functions if f[0][:80] not in held_text] * FUNCTIONS
         if not (work / "tokenizer.json").exists():
             train_tokenizer(texts, work / "tokenizer.json")
         tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-        documents = texts + functions
+        documents = [(text,) for text in texts] + functions
         random.Random(1).shuffle(documents)
 
-        def encode(docs: list[str]) -> np.ndarray:
+        def encode(docs: list[tuple[str, ...]]) -> np.ndarray:
             ids: list[int] = []
-            for encoding in tokenizer.encode_batch(docs):
-                ids.extend(encoding.ids)
+            for parts in docs:
+                for encoding in tokenizer.encode_batch(list(parts)):
+                    ids.extend(encoding.ids)
                 ids.append(0)
             return np.array(ids, dtype=np.uint16)
 
-        np.savez(cache, train=encode(documents), held=encode(held))
+        np.savez(cache, train=encode(documents), held=encode([(text,) for text in held]))
     data = np.load(cache)
     return data["train"], data["held"]

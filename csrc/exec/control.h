@@ -84,7 +84,7 @@ struct Branch {
   int32_t level[kMaxTail];    // below node 0
   int32_t tried[kMaxTail];    // candidates of law[j] that hang as nodes already
   int32_t has_law[kMaxTail];  // 1: node j went through the draft, its KV and law are there
-  float score[kMaxTail];      // logarithm of the confidence that the walk comes by, from node 0 on
+  float score[kMaxTail];      // logarithm of the confidence that the walk comes by
   Mask mask[kMaxTail];        // node j and its ancestors in the tail
   Law law[kMaxTail];          // the draft's law AT node j
 };
@@ -163,7 +163,7 @@ struct Policy {
   int32_t gamma;        // draft steps beside the target's forward; 0: none
   int32_t branches;     // k_max
   int32_t ranking;      // Ranking
-  int32_t width;        // nodes that a branch grows in a step; 1: paths
+  int32_t width;        // nodes that branches grow in a step, on average; 1: paths
   int32_t nodes;        // most nodes of a chain: a larger tail keeps its most likely ones
   float epsilon;        // a tail is cut behind the first node with q <= epsilon; 0 keeps all
   int32_t on_miss;      // OnMiss

@@ -24,21 +24,26 @@ bool is_doubtful(const Policy& policy, const Law& law) {
   return policy.lambda > 0 && 1.0f - std::sqrt(policy.lambda * law.entropy) < policy.theta;
 }
 
-// The node below which the next one hangs, -1 if none: on a path the newest; in a tree that whose
-// next candidate is the most likely of all that were not tried.
-int next_parent(const Policy& policy, const Branch& branch, int width) {
-  if (branch.size + 1 == kMaxTail) return -1;
-  if (width == 1) {
+// Where a branch grows next: below `parent` (-1: nowhere), for what gain.
+struct Growth {
+  int parent;
+  float score;
+};
+
+// On a path below the newest node; in a tree where the next candidate is the most likely of all that
+// were not tried, at whatever depth: it is as good a place to go on from as any.
+Growth next_growth(const Policy& policy, const Branch& branch, bool is_path) {
+  if (branch.size + 1 == kMaxTail) return {-1, 0};
+  if (is_path) {
     const int last = branch.size;
     const bool grows = branch.has_law[last] && branch.law[last].n > 0;
-    return grows && !is_doubtful(policy, branch.law[last]) ? last : -1;
+    return {grows && !is_doubtful(policy, branch.law[last]) ? last : -1, 0};
   }
-  int best = -1;
-  float most = 0;
+  Growth best{-1, 0};
   for (int j = 0; j <= branch.size; ++j) {
     if (!branch.has_law[j] || branch.tried[j] >= branch.law[j].n) continue;
     const float score = branch.score[j] + branch.law[j].lp[branch.tried[j]];
-    if (best < 0 || score > most) best = j, most = score;
+    if (best.parent < 0 || score > best.score) best = {j, score};
   }
   return best;
 }
@@ -59,18 +64,18 @@ int hang_node(Branch& branch, int parent) {
 }  // namespace
 
 // The row that takes node `j` of a branch through the draft.
-Row node_row(const Control& c, const RingShape& ring, int b, int j) {
-  const Branch& branch = c.branches[b];
-  const int64_t first = branch.in_place ? c.head : c.head + c.chain.level[branch.node] + 1;
+Row node_row(const Control& c, const RingShape& ring, int branch, int node) {
+  const Branch& b = c.branches[branch];
+  const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
   const int behind = static_cast<int>(c.head - c.draft_rows.head);
-  const int64_t slot = branch.in_place ? ring.slot(c.head + j) : ring.tail(b, j);
-  return {first + branch.level[j],
-          branch.token[j],
+  const int64_t slot = b.in_place ? ring.slot(c.head + node) : ring.tail(branch, node);
+  return {first + b.level[node],
+          b.token[node],
           static_cast<int32_t>(slot),
-          b,
-          j,
-          branch.in_place ? branch.mask[j].behind(behind) : c.chain.mask[branch.node],
-          branch.in_place ? Mask::none() : branch.mask[j]};
+          branch,
+          node,
+          b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
+          b.in_place ? Mask::none() : b.mask[node]};
 }
 
 void keep_laws(const LaneArgs& args, Worker) {
@@ -85,19 +90,37 @@ void extend(const LaneArgs& args, Worker) {
   keep_laws(args, {});
   rows.n = 0;
   ++c.step;
-  for (int b = 0; b < c.branch_count; ++b) {
-    Branch& branch = c.branches[b];
-    const int width = branch.in_place ? c.policy.burst_width : c.policy.width;
-    const bool is_last = c.step == (branch.in_place ? c.policy.burst : c.policy.gamma);
-    const int slots = branch.in_place ? kSlots - static_cast<int>(c.head - rows.head)
-                                      : static_cast<int>(ring.tail_slots);
-    for (int i = 0; i < width; ++i) {
-      const int parent = next_parent(c.policy, branch, width);
-      if (parent < 0) break;
-      const int j = hang_node(branch, parent);
-      if (!is_last && j < slots && rows.n < args.max_rows)
-        rows.row[rows.n++] = node_row(c, ring, b, j);
-    }
+  if (c.branch_count == 0) return;
+  const bool serial = c.branches[0].in_place;
+  const int width = serial ? c.policy.burst_width : c.policy.width;
+  const bool is_last = c.step == (serial ? c.policy.burst : c.policy.gamma);
+  const int slots =
+      serial ? kSlots - static_cast<int>(c.head - rows.head) : static_cast<int>(ring.tail_slots);
+  const auto grow = [&](int b, int parent) {
+    const int j = hang_node(c.branches[b], parent);
+    if (!is_last && j < slots) rows.row[rows.n++] = node_row(c, ring, b, j);
+  };
+  Growth next[kMaxBranches];
+  for (int b = 0; b < c.branch_count; ++b)
+    next[b] = next_growth(c.policy, c.branches[b], width == 1);
+  if (width == 1) {
+    for (int b = 0; b < c.branch_count; ++b)
+      if (next[b].parent >= 0) grow(b, next[b].parent);
+    return;
+  }
+  // Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
+  // but none grows so fast that it is full before it is deep.
+  const int budget = std::min(args.max_rows, serial ? width : width * c.policy.branches);
+  const int most = serial ? width : (c.policy.nodes + c.policy.gamma - 1) / c.policy.gamma;
+  int grown[kMaxBranches] = {};
+  for (int i = 0; i < budget; ++i) {
+    int best = -1;
+    for (int b = 0; b < c.branch_count; ++b)
+      if (next[b].parent >= 0 && (best < 0 || next[b].score > next[best].score)) best = b;
+    if (best < 0) return;
+    grow(best, next[best].parent);
+    next[best] = next_growth(c.policy, c.branches[best], false);
+    if (++grown[best] == most) next[best].parent = -1;
   }
 }
 

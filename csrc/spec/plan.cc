@@ -21,15 +21,15 @@ int branches_wanted(const Policy& policy, const Law& law) {
   return std::min({k, law.n, kMaxBranches});
 }
 
-void start_branch(Control& c, int node, int32_t token, bool in_place) {
+void start_branch(Control& c, const Candidate& outcome, bool in_place) {
   Branch& branch = c.branches[c.branch_count++];
-  branch.node = node;
+  branch.node = outcome.node;
   branch.size = 0;
   branch.in_place = in_place;
-  branch.token[0] = token;
+  branch.token[0] = outcome.token;
   branch.parent[0] = -1;
   branch.level[0] = branch.tried[0] = branch.has_law[0] = 0;
-  branch.score[0] = 0;
+  branch.score[0] = outcome.score;
   branch.mask[0] = Mask::none().with(0);
 }
 
@@ -76,13 +76,13 @@ void plan_likely(Control& c) {
     return a.node != b.node ? a.node < b.node : a.token < b.token;
   };
   std::partial_sort(found, found + wanted, found + n, before);
-  for (int i = 0; i < wanted; ++i) start_branch(c, found[i].node, found[i].token, false);
+  for (int i = 0; i < wanted; ++i) start_branch(c, found[i], false);
 }
 
 void plan_at_the_end(Control& c) {
   const Law& law = c.chain_law[c.chain.size];
   const int k = branches_wanted(c.policy, law);
-  for (int i = 0; i < k; ++i) start_branch(c, c.chain.size, law.token[i], false);
+  for (int i = 0; i < k; ++i) start_branch(c, {0, c.chain.size, law.token[i]}, false);
 }
 
 }  // namespace
@@ -114,7 +114,7 @@ void plan_certain(const LaneArgs& args, Worker) {
     c.draft_rows.n = 0;
     return;
   }
-  start_branch(c, 0, c.chain.token[0], true);
+  start_branch(c, {0, 0, c.chain.token[0]}, true);
   Row& root = c.draft_rows.row[c.draft_rows.n - 1];
   root.branch = root.node = 0;
 }

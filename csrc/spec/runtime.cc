@@ -20,7 +20,8 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.max_rows = kMaxRows;
   if (drafts) {
     // What is drafted last takes no slot: it does not go through the draft.
-    const int slots = 1 + c.max_width * (c.max_gamma - 1);
+    const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
+    const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
     shape.branches = c.max_branches;
     shape.tail_slots = std::clamp(slots, 1, kMaxTail);
     shape.max_rows = std::clamp(c.max_branches * c.max_width, kMaxRows, kMaxStepRows);
@@ -229,7 +230,7 @@ void Runtime::start_block(const Request& r) {
   c.outcome = {};
   c.outcome.branch = -1;
   c.branch_count = c.draft_idle = c.step = 0;
-  c.sharpness = 1;
+  c.sharpness = r.sampling.temperature == 0 ? 2.5f : 1.0f;
   c.draft_nodes = Mask::none();
   c.target_have = c.draft_have = 0;
 }
