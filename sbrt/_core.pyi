@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from numpy import float32
+from numpy.typing import NDArray
+
 class EngineError(RuntimeError):
     """What went wrong in the engine: one sentence."""
 
@@ -155,7 +158,40 @@ class Policy:
         burst_width: int = 1,
         lambda_: float = 0.0,
         theta: float = 0.0,
+        hrad: bool = False,
     ) -> None: ...
+
+    gamma: int
+    branches: int
+    ranking: int
+    width: int
+    nodes: int
+    epsilon: float
+    on_miss: int
+    burst: int
+    burst_width: int
+
+class Hrad:
+    """The classifier of csrc/spec/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
+    [64], w3 [3, 64], b3 [3]. Raises InvalidInputError on other sizes or a weight not finite."""
+
+    def __init__(
+        self,
+        hidden: int,
+        w1: NDArray[float32],
+        b1: NDArray[float32],
+        w2: NDArray[float32],
+        b2: NDArray[float32],
+        w3: NDArray[float32],
+        b3: NDArray[float32],
+    ) -> None: ...
+    @property
+    def hidden(self) -> int:
+        """Of the target."""
+    def logits(self, x: NDArray[float32]) -> list[float]:
+        """Scores of "nothing stands", "some", "all" of features [5 hidden]."""
+    def classify(self, x: NDArray[float32]) -> int:
+        """The largest of these."""
 
 class Costs:
     """Virtual time of forwards by rows, index = rows, ns; and what a round costs besides."""
@@ -220,6 +256,8 @@ class Runtime:
         first_round: int = 1,
         holes: Sequence[int] = ...,
         costs: Costs | None = None,
+        hrad: Hrad | None = None,
+        keep_features: bool = False,
     ) -> None: ...
     def begin(
         self,
@@ -252,6 +290,8 @@ class Runtime:
 
         Times are of the steady clock. The last 32,768 events of a stream are kept.
         """
+    def features(self) -> NDArray[float32]:
+        """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h); empty if not kept."""
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
         """(round, depth, n, branches, hit, tokens) of the last sequence, oldest first.
 

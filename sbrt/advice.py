@@ -11,7 +11,7 @@ BUSY = 0.25  # share of a round in which no lane works that is worth a word
 
 def conclusion(report: Report) -> str:
     """One to three sentences; the figures in them are of this run and this machine alone."""
-    others = [tally for tally in report.tallies if tally.method.drafts and tally.rate]
+    others = [tally for tally in report.tallies if tally.method.name != "none" and tally.rate]
     if not others or not report.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
     best = max(others, key=lambda tally: tally.rate)

@@ -235,7 +235,7 @@ def measure(
     Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
     """
     tallies = [bench.tally(method) for method in methods]
-    named = [tally for tally in tallies if not tally.method.drafts]
+    named = [tally for tally in tallies if tally.method.name == "none"]
     plain = named[0] if named else bench.tally(none)
     order = [plain, *(tally for tally in tallies if tally is not plain)]
     given = fitting(bench.main, prompts, params)

@@ -59,6 +59,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_sampling(m);
   sbrt::bind_shaping(m);
   sbrt::bind_costs(m);
+  sbrt::bind_hrad(m);
   sbrt::bind_runtime(m);
   sbrt::bind_probe(m);
   sbrt::bind_ring_probe(m);

@@ -1,5 +1,6 @@
 #include "spec/runtime.h"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include "bind/bind.h"
@@ -53,7 +54,8 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
                                       int32_t max_branches, int32_t max_width,
                                       const std::string& body, bool debug, int32_t vocab,
                                       int64_t first_round, std::vector<int32_t> holes,
-                                      std::shared_ptr<Costs> costs) {
+                                      std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
+                                      bool keep_features) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
@@ -68,6 +70,8 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.sim = body == "sim";
   c.debug = debug;
   c.costs = std::move(costs);
+  c.hrad = std::move(hrad);
+  c.keep_features = keep_features;
   const py::gil_scoped_release free;  // it times forwards
   return std::make_shared<Runtime>(target, draft, c);
 }
@@ -110,7 +114,8 @@ void bind_runtime(py::module_& m) {
            py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
            py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
            py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
-           py::arg("costs").none(true) = py::none())
+           py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
+           py::arg("keep_features") = false)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})
@@ -134,6 +139,11 @@ void bind_runtime(py::module_& m) {
                                return py::str(r.error());
                              })
       .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
+      .def("features",
+           [](const Runtime& r) {
+             const std::vector<float> x = r.features();
+             return py::array_t<float>(static_cast<py::ssize_t>(x.size()), x.data());
+           })
       .def_property_readonly("now_ns", &Runtime::now)
       .def("trace", &trace_of, py::arg("since_ns") = 0,
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")

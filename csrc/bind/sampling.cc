@@ -35,7 +35,7 @@ float softmax_at(const Logits& logits, int32_t token) {
 // `serial`: the gamma steps are a burst before every forward of the target, none beside it.
 Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
                    bool likely, int32_t width, int32_t nodes, int32_t on_miss, int32_t burst,
-                   int32_t burst_width, float lambda, float theta) {
+                   int32_t burst_width, float lambda, float theta, bool hrad) {
   Policy p{.gamma = gamma,
            .branches = branches,
            .ranking = likely     ? kLikely
@@ -47,6 +47,7 @@ Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon
            .on_miss = on_miss,
            .burst = burst,
            .burst_width = burst_width,
+           .hrad = hrad,
            .lambda = lambda,
            .theta = theta};
   if (!serial) return p;
@@ -62,7 +63,8 @@ void bind_policy(py::module_& m) {
            py::arg("adaptive") = false, py::arg("epsilon") = 0.0f, py::arg("serial") = false,
            py::kw_only(), py::arg("likely") = false, py::arg("width") = 1,
            py::arg("nodes") = kMaxChain, py::arg("on_miss") = 0, py::arg("burst") = 0,
-           py::arg("burst_width") = 1, py::arg("lambda_") = 0.0f, py::arg("theta") = 0.0f);
+           py::arg("burst_width") = 1, py::arg("lambda_") = 0.0f, py::arg("theta") = 0.0f,
+           py::arg("hrad") = false);
 }
 
 }  // namespace

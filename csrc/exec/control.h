@@ -169,6 +169,7 @@ struct Policy {
   int32_t on_miss;      // OnMiss
   int32_t burst;        // kBurst: draft steps before the target's forward
   int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
+  int32_t hrad;         // 1: H-RAD says how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
 };
 

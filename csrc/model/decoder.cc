@@ -15,6 +15,21 @@ namespace {
 // With a window the ring wraps and the lane goes on for ever.
 int64_t longest_of(const DecoderConfig& c) { return c.window ? kEndless : c.max_positions; }
 
+struct KeepArgs {
+  const RowTable* rows;
+  const float* x;  // [rows, hidden]
+  float* kept;     // [rows, kFeatureLayers, hidden], the first block that x goes to
+  int64_t hidden;
+  int32_t blocks;  // that take a copy
+};
+
+void keep(const KeepArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i)
+    for (int64_t b = 0; b < a.blocks; ++b)
+      std::copy_n(a.x + i * a.hidden, a.hidden, a.kept + (i * kFeatureLayers + b) * a.hidden);
+}
+
 // Checks what the lane is asked for, and gives its ring.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
@@ -60,6 +75,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
       gate_up_(s.max_rows * 2 * c.inner),
       gated_(s.max_rows * c.inner),
       logits_(s.max_rows * c.vocab),
+      features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
       visible_(s.max_rows),
       scratch_(s.threads * attention_scratch(ring_.shape(), c.heads / c.kv_heads)) {}
 
@@ -73,10 +89,26 @@ void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logi
     const bool keys_only = !with_logits && layer == layers - 1;
     add_attention(graph, rows, layer, keys_only);
     if (!keys_only) add_mlp(graph, rows, layer);
+    if (with_logits && features_.size()) add_keep(graph, rows, layer);
   }
   if (!with_logits) return;
   add_norm(graph, rows, weights_->norm);
   add_matmul(graph, rows, weights_->lm_head, normed_.data(), logits_.data());
+}
+
+void DecoderLane::add_keep(Graph& graph, const RowTable* rows, int layer) {
+  const int layers = static_cast<int>(config_.layers), first = layers - kFeatureLayers;
+  if (layer < first) return;
+  const int32_t blocks = layer == 0 ? 1 + std::max(0, -first) : 1;
+  const int64_t block = layer == 0 ? 0 : layer - first;
+  graph.add(keep, KeepArgs{rows, x_.data(), features_.data() + block * config_.hidden,
+                           config_.hidden, blocks});
+}
+
+void DecoderLane::read_features(int row, int32_t token, float* out) const {
+  const int64_t kept = kFeatureLayers * config_.hidden;
+  std::copy_n(features_.data() + row * kept, kept, out);
+  weights_->embed.read(token, out + kept);
 }
 
 void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only) {

@@ -44,8 +44,11 @@ class DecoderLane final : public Lane {
   float* logits() override { return logits_.data(); }
   // Without logits the last layer ends with its K/V: nobody reads further.
   void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;
+  int64_t feature_width() const override { return features_.size() ? config_.hidden : 0; }
+  void read_features(int row, int32_t token, float* out) const override;
 
  private:
+  void add_keep(Graph& graph, const RowTable* rows, int layer);
   void add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only);
   void add_mlp(Graph& graph, const RowTable* rows, int layer);
   void add_norm(Graph& graph, const RowTable* rows, const Buffer<float>& weight);
@@ -64,6 +67,7 @@ class DecoderLane final : public Lane {
   Buffer<float> gate_up_;          // [max_rows, 2 inner]
   Buffer<float> gated_;            // [max_rows, inner]
   Buffer<float> logits_;           // [max_rows, vocab]
+  Buffer<float> features_;         // [max_rows, kFeatureLayers, hidden]; no data if not kept
   Buffer<Visible> visible_;        // [max_rows]
   Buffer<float> scratch_;          // [threads, attention_scratch]
 };

@@ -20,7 +20,11 @@ struct LaneShape {
   int32_t tail_slots = 0;  // slots of one tail
   int32_t threads = 1;     // largest team
   bool debug = false;
+  bool features = false;  // keep what `read_features` gives
 };
+
+constexpr int kFeatureLayers = 4;  // the last ones of a model
+constexpr int kFeatureBlocks = kFeatureLayers + 1;
 
 class Lane {
  public:
@@ -33,6 +37,13 @@ class Lane {
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
   // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
   virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
+
+  // Width of a block of features; 0: the lane keeps none.
+  virtual int64_t feature_width() const { return 0; }
+  // Features of row `row` of the last forward with logits and of the token chosen there,
+  // [kFeatureBlocks, width]: the residual stream behind each of the last layers (of a model of fewer
+  // layers the first is repeated), then the token's embedding.
+  virtual void read_features(int /*row*/, int32_t /*token*/, float* /*out*/) const {}
 };
 
 class Model {

@@ -4,7 +4,9 @@
 #include "exec/control.h"
 #include "exec/exec.h"
 #include "exec/record.h"
+#include "model/lane.h"
 #include "ring/ring.h"
+#include "spec/hrad.h"
 
 namespace sbrt {
 
@@ -17,7 +19,11 @@ struct LaneArgs {
 struct SelectArgs {
   Control* control;
   Records* records;
-  int64_t* round;  // the round that select ends; only select moves it
+  int64_t* round;      // the round that select ends; only select moves it
+  const Lane* target;  // whose features are read
+  const Hrad* hrad;    // null: nobody asks
+  float* features;     // [kFeatureBlocks, hidden] of the last outcome, normalised; null: not kept
+  float* scratch;      // of hrad
 };
 
 // Whether `steps` draft steps behind the chain stay within what the draft can follow.

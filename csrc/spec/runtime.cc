@@ -28,6 +28,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   }
   shape.threads = c.num_threads;
   shape.debug = c.debug;
+  shape.features = !drafts && (c.hrad || c.keep_features);
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   for (int i = 0; i < c.num_threads; ++i) unit.scratch.emplace_back(model.vocab());
@@ -59,6 +60,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   control_ = block_.data();
   control_->trunk = trunk_.data();
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
+  make_features();
   int vocab = models_[0]->vocab();
   if (models_[1]) {
     control_->draft_limit = std::min(config.max_model_len, models_[1]->longest());
@@ -96,10 +98,31 @@ void Runtime::close() {
   for (auto& model : models_) model.reset();
 }
 
+void Runtime::make_features() {
+  if (!config_.hrad && !config_.keep_features) return;
+  const int64_t width = target_.lane->feature_width();
+  check<InvalidInput>(width > 0, "hrad: expected a target that keeps features, this one has none");
+  if (config_.hrad)
+    check<InvalidInput>(config_.hrad->hidden() == width, "hrad: made for a target of hidden size ",
+                        config_.hrad->hidden(), ", this one's is ", width);
+  features_ = Buffer<float>(kFeatureBlocks * width);
+  hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
+}
+
+std::vector<float> Runtime::features() const {
+  return {features_.data(), features_.data() + features_.size()};
+}
+
 void Runtime::record_graphs() {
   Control* c = control_;
   const LaneArgs target{c, &target_.lane->ring(), target_.max_rows};
-  const SelectArgs chosen{c, records_.data(), &selected_round_};
+  const SelectArgs chosen{c,
+                          records_.data(),
+                          &selected_round_,
+                          target_.lane.get(),
+                          config_.hrad.get(),
+                          features_.size() ? features_.data() : nullptr,
+                          hrad_scratch_.data()};
   const ChooseArgs rows{target_.lane->logits(),
                         target_.lane->vocab(),
                         config_.vocab,
@@ -202,6 +225,7 @@ void Runtime::check_policy(const Policy& p) const {
   check_within("on_miss", int32_t{kGoOn}, int32_t{kLookup}, p.on_miss);
   check_within("burst", 0, kMaxChain, p.burst);
   check_within("burst_width", 1, kCandidates, p.burst_width);
+  check<InvalidInput>(!p.hrad || config_.hrad, "method: H-RAD needs a classifier, none was given");
   check_within("lambda", 0.0f, 100.0f, p.lambda);
   check_within("theta", -100.0f, 1.0f, p.theta);
   // A tree has no last node.

@@ -10,6 +10,7 @@
 #include "model/lane.h"
 #include "ops/choose.h"
 #include "spec/costs.h"
+#include "spec/hrad.h"
 #include "spec/request.h"
 #include "spec/round.h"
 #include "spec/round_log.h"
@@ -30,6 +31,8 @@ struct RuntimeConfig {
   bool sim = false;                    // run on the sim body
   bool debug = false;                  // poison what must not be read, check every slot's position
   std::shared_ptr<const Costs> costs;  // virtual time: of the sim body only
+  std::shared_ptr<const Hrad> hrad;    // of policies that ask for it
+  bool keep_features = false;          // for features(); implied by hrad
 };
 
 constexpr size_t kLoggedRounds = 4096;
@@ -80,12 +83,15 @@ class Runtime {
   const Trace* target_trace() const { return trace_of(target_); }
   const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
+  // What H-RAD reads, of the last outcome: [kFeatureBlocks * hidden]; empty if they are not kept.
+  std::vector<float> features() const;
   int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 
  private:
   static const Trace* trace_of(const LaneUnit& u) {
     return u.stream ? &u.stream->trace() : nullptr;
   }
+  void make_features();
   void record_graphs();
   void check_usable() const;
   void choose_width(LaneUnit& unit, RowTable& rows);
@@ -110,6 +116,7 @@ class Runtime {
   Buffer<Control> block_;
   Buffer<Records> records_;
   Buffer<int32_t> trunk_;
+  Buffer<float> features_, hrad_scratch_;
   ShapingStore shaping_;
   Control* control_ = nullptr;
   int64_t selected_round_ = 0;

@@ -54,17 +54,26 @@ void sharpen(Control& c) {
   }
 }
 
+// What H-RAD says of the tail of the branch that was hit, by the target's newest features.
+Cut cut_of(const SelectArgs& args) {
+  const Control& c = *args.control;
+  if (!args.features) return Cut::confident;
+  read_normalised(*args.target, c.outcome.node, c.outcome.y, args.features);
+  if (!args.hrad || !c.policy.hrad) return Cut::confident;
+  return args.hrad->classify(args.features, args.scratch);
+}
+
 // Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
-// be emitted and, of more than `policy.nodes`, the most likely. H-RAD decides here too, with the
-// target's newest features; the law at the cut is there already.
-Mask worth_verifying(const Control& c, const Branch& branch, int64_t room) {
+// be emitted and, of more than `policy.nodes`, the most likely. The law at the cut is there already.
+Mask worth_verifying(const Control& c, const Branch& branch, Cut cut, int64_t room) {
   int32_t kept[kMaxTail];
   int n = 0;
   Mask mask = Mask::none().with(0);
+  if (cut == Cut::nothing) return mask;
   for (int j = 1; j <= branch.size; ++j) {
     const int parent = branch.parent[j];
     if (!mask.has(parent) || branch.level[j] > room) continue;
-    if (!(branch.law[parent].q > c.policy.epsilon)) continue;
+    if (cut == Cut::confident && !(branch.law[parent].q > c.policy.epsilon)) continue;
     mask = mask.with(j);
     kept[n++] = j;
   }
@@ -89,11 +98,11 @@ int hang_node(Chain& chain, int parent, int32_t token) {
 }
 
 // The next chain below the root y: as much of the tail as is worth it, or nothing.
-void hang_chain(Control& c, const Branch* branch, int64_t room) {
+void hang_chain(Control& c, const Branch* branch, Cut cut, int64_t room) {
   c.chain.size = c.chain.depth = c.source[0] = 0;
   if (!branch) return;
   int32_t place[kMaxTail] = {};
-  const Mask kept = worth_verifying(c, *branch, room);
+  const Mask kept = worth_verifying(c, *branch, cut, room);
   for (int j = 1; j <= branch->size; ++j) {
     if (!kept.has(j)) continue;
     place[j] = hang_node(c.chain, place[branch->parent[j]], branch->token[j]);
@@ -155,7 +164,8 @@ void select(const SelectArgs& args, Worker) {
   count_committed(c);
   c.outcome.branch = find_branch(c, o);
   const bool hit = o.branch >= 0;
-  hang_chain(c, hit ? &c.branches[o.branch] : nullptr, room_below(c));
+  const Cut cut = o.error ? Cut::confident : cut_of(args);
+  hang_chain(c, hit ? &c.branches[o.branch] : nullptr, cut, room_below(c));
   const uint32_t lost = discarded(c, siblings, c.chain.size);
   if (!hit && c.policy.on_miss == kLookup && !o.error) hang_lookup(c, room_below(c));
   c.lost = 0;
@@ -165,7 +175,7 @@ void select(const SelectArgs& args, Worker) {
 void hang_burst(const SelectArgs& args, Worker) {
   Control& c = *args.control;
   const int drafted = c.branch_count > 0 ? c.branches[0].size : 0;
-  hang_chain(c, c.branch_count > 0 ? &c.branches[0] : nullptr, room_below(c));
+  hang_chain(c, c.branch_count > 0 ? &c.branches[0] : nullptr, Cut::confident, room_below(c));
   c.lost = drafted - c.chain.size;
   c.branch_count = 0;
 }

@@ -91,7 +91,9 @@ def test_the_stub_and_the_binary_have_the_same_members():
 
 
 def test_the_stub_names_all_that_the_package_imports():
-    stub = {getattr(node, "name", "") for node in ast.parse(STUB.read_text()).body}
+    body = ast.parse(STUB.read_text()).body
+    stub = {getattr(node, "name", "") for node in body}
+    stub |= {ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)}
     for path in (ROOT / "sbrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "_core":

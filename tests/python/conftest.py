@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sbrt import Engine, SamplingParams
+from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt.methods import METHODS
 
 END = "<|endoftext|>"
 TEXT = (
@@ -179,7 +180,8 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(folders):
     target, draft = folders
-    with Engine.from_pretrained(target, draft, num_threads=2) as found:
+    config = EngineConfig(target, num_threads=2, speculative={"model": draft})
+    with Engine(config, methods=METHODS) as found:
         yield found
 
 

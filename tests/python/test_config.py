@@ -49,7 +49,8 @@ def test_engine_defaults_in_order():
 def test_speculative_defaults():
     method = SpeculativeConfig().resolve()
     assert method.name == "specbranch"
-    assert method.options == {"gamma": 4, "k_max": 8, "epsilon": 0.1, "hrad": "off"}
+    options = {"gamma": 4, "k_max": 8, "epsilon": 0.1, "hrad": "off", "on_miss": "continue"}
+    assert method.options == options
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,7 @@ def test_the_draft_may_not_take_every_thread():
     ("field", "value"),
     [
         ("acceptance", "rejection"), ("hrad", "h.bin"), ("synthetic_acceptance_rates", [0.5]),
-        ("device", "cuda"), ("method", "hedge"), ("method", "tree"), ("method", "auto"),
-        ("method", "lookup"), ("method", "adaedl"), ("method", "specbranch:hrad=on"),
+        ("device", "cuda"), ("method", "auto"), ("method", "specbranch:hrad=on"),
     ],
 )  # fmt: skip
 def test_a_speculative_field_that_is_not_built_raises(field, value):
@@ -171,26 +171,37 @@ def test_fields_reach_the_policy():
         num_speculative_tokens=6, num_branches=3, confidence_threshold=0.5, model="d"
     )
     policy = config.resolve().policy()
-    assert (policy.gamma, policy.branches, policy.adaptive, policy.serial) == (6, 3, 1, 0)
+    assert (policy.gamma, policy.branches, policy.ranking, policy.on_miss) == (6, 3, ADAPTIVE, 0)
     assert policy.epsilon == pytest.approx(0.5)
 
 
+FIRST, ADAPTIVE, LIKELY = range(3)  # csrc/exec/control.h: Ranking
+CONTINUE, BURST, LOOKUP = range(3)  # OnMiss
+
+
 def knobs(text, **fields):
-    policy = parse(text, **fields).policy()
-    epsilon = round(policy.epsilon, 6)
-    return policy.gamma, policy.branches, policy.adaptive, epsilon, policy.serial
+    p = parse(text, **fields).policy()
+    return p.gamma, p.branches, p.ranking, round(p.epsilon, 6), p.on_miss, p.burst, p.burst_width
 
 
-def test_presets_are_the_four_knobs():
-    assert knobs("none") == (0, 0, 0, 0, 0)
-    assert knobs("draft_model") == (4, 1, 0, 0, 1)
-    assert knobs("pearl") == (4, 1, 0, 0, 0)
-    assert knobs("specbranch") == (4, 8, 1, 0.1, 0)
+def test_presets_are_knobs_of_one_round():
+    assert knobs("none")[:5] == (0, 0, FIRST, 0, CONTINUE)
+    assert knobs("draft_model") == (0, 0, FIRST, 0, BURST, 4, 1)
+    assert knobs("adaedl") == (0, 0, FIRST, 0, BURST, 4, 1)
+    assert knobs("tree:gamma=3,width=5") == (0, 0, FIRST, 0, BURST, 3, 5)
+    assert knobs("lookup:gamma=9")[:6] == (0, 0, FIRST, 0, LOOKUP, 9)
+    assert knobs("pearl")[:5] == (4, 1, FIRST, 0, CONTINUE)
+    assert knobs("specbranch")[:5] == (4, 8, ADAPTIVE, 0.1, CONTINUE)
+    assert knobs("specbranch:on_miss=serial") == (4, 8, ADAPTIVE, 0.1, BURST, 4, 1)
+    assert knobs("hedge:F=16,burst=3") == (4, 16, LIKELY, 0, BURST, 3, 16)
+    assert parse("hedge:tree=0").policy().width == 1
+    assert parse("hedge:tree=4").policy().width == 4
 
 
 def test_options_win_over_fields():
-    assert knobs("specbranch:gamma=7,k_max=2,epsilon=0,hrad=off", gamma=5) == (7, 2, 1, 0, 0)
-    assert knobs("pearl", gamma=5) == (5, 1, 0, 0, 0)
+    given = "specbranch:gamma=7,k_max=2,epsilon=0,hrad=off"
+    assert knobs(given, gamma=5)[:4] == (7, 2, ADAPTIVE, 0)
+    assert knobs("pearl", gamma=5)[:2] == (5, 1)
     assert parse("pearl:gamma=3").text == "pearl:gamma=3"
 
 

@@ -233,7 +233,9 @@ def test_an_end_of_sequence_token_ends_it(make, folders, plain, tmp_path, prompt
 @pytest.mark.parametrize("method", METHODS)
 def test_the_context_ends_with_length(folders, method, prompts):
     params = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
-    with Engine.from_pretrained(*folders, max_model_len=64, num_threads=2) as engine:
+    speculative = None if method == "none" else {"method": method}
+    short = {"max_model_len": 64, "num_threads": 2, "speculative": speculative}
+    with Engine.from_pretrained(*folders, **short) as engine:
         [output] = engine.generate(prompts[0], params, method=method)
         assert len(output.prompt_token_ids) + len(ids_of(output)) == 64
         assert output.outputs[0].finish_reason == "length"

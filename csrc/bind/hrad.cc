@@ -1,0 +1,54 @@
+#include "spec/hrad.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "bind/bind.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+std::vector<float> flat(const Floats& a) { return {a.data(), a.data() + a.size()}; }
+
+std::shared_ptr<Hrad> make_hrad(int64_t hidden, const Floats& w1, const Floats& b1,
+                                const Floats& w2, const Floats& b2, const Floats& w3,
+                                const Floats& b3) {
+  return std::make_shared<Hrad>(
+      hidden, HradWeights{flat(w1), flat(b1), flat(w2), flat(b2), flat(w3), flat(b3)});
+}
+
+std::array<float, 3> scores(const Hrad& hrad, const Floats& x) {
+  check_equal("hrad: features", kFeatureBlocks * hrad.hidden(), int64_t{x.size()});
+  std::array<float, kHradInner + kHradNarrow> scratch;
+  std::array<float, 3> out;
+  hrad.scores(x.data(), scratch.data(), out.data());
+  return out;
+}
+
+}  // namespace
+
+void bind_hrad(py::module_& m) {
+  py::class_<Hrad, std::shared_ptr<Hrad>>(m, "Hrad", "The classifier of csrc/spec/hrad.h.")
+      .def(py::init(&make_hrad), py::arg("hidden"), py::arg("w1"), py::arg("b1"), py::arg("w2"),
+           py::arg("b2"), py::arg("w3"), py::arg("b3"))
+      .def_property_readonly("hidden", &Hrad::hidden)
+      .def("logits", &scores, py::arg("x"))
+      .def(
+          "classify",
+          [](const Hrad& hrad, const Floats& x) {
+            const std::array<float, 3> out = scores(hrad, x);
+            return static_cast<int>(std::max_element(out.begin(), out.end()) - out.begin());
+          },
+          py::arg("x"));
+}
+
+}  // namespace sbrt

@@ -1,0 +1,84 @@
+#include "spec/hrad.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+
+namespace sbrt {
+namespace {
+
+constexpr float kLeast = 1e-6f;  // beside the root mean square
+
+void relu(float* x, int n) {
+  for (int i = 0; i < n; ++i) x[i] = std::max(x[i], 0.0f);
+}
+
+}  // namespace
+
+Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
+                        int64_t out, int64_t in) {
+  check<InvalidInput>(
+      w.size() == static_cast<size_t>(out * in) && b.size() == static_cast<size_t>(out),
+      "hrad: layer ", name, ": expected ", out, " x ", in, " weights and ", out, " biases but got ",
+      w.size(), " and ", b.size());
+  const auto finite = [](float x) { return std::isfinite(x); };
+  check<InvalidInput>(
+      std::all_of(w.begin(), w.end(), finite) && std::all_of(b.begin(), b.end(), finite),
+      "hrad: layer ", name, ": expected finite weights");
+  Layer made{PackedMatrix(DType::f32, out, in), b};
+  made.matrix.pack(0, TensorView{w.data(), DType::f32, {out, in}, 2});
+  return made;
+}
+
+Hrad::Hrad(int64_t hidden, const HradWeights& w)
+    : hidden_(hidden), kernels_(kernels_named("auto")) {
+  check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
+  first_ = layer("1", w.w1, w.b1, kHradInner, kFeatureBlocks * hidden);
+  second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner);
+  third_ = layer("3", w.w3, w.b3, 3, kHradNarrow);
+}
+
+void Hrad::apply(const Layer& l, const float* x, float* y) const {
+  const int64_t out = l.matrix.out();
+  kernels_.matmul({.panels = l.matrix.panels(),
+                   .bf16 = false,
+                   .in = l.matrix.in(),
+                   .out = out,
+                   .x = x,
+                   .y = y,
+                   .bias = l.bias.data(),
+                   .add = nullptr,
+                   .rows = 1,
+                   .first = 0,
+                   .last = (out + kPanel - 1) / kPanel});
+}
+
+void Hrad::scores(const float* x, float* scratch, float out[3]) const {
+  float* narrow = scratch + kHradInner;
+  apply(first_, x, scratch);
+  relu(scratch, kHradInner);
+  apply(second_, scratch, narrow);
+  relu(narrow, kHradNarrow);
+  apply(third_, narrow, out);
+}
+
+Cut Hrad::classify(const float* x, float* scratch) const {
+  float out[3];
+  scores(x, scratch, out);
+  return static_cast<Cut>(std::max_element(out, out + 3) - out);
+}
+
+void read_normalised(const Lane& lane, int row, int32_t token, float* x) {
+  const int64_t width = lane.feature_width();
+  lane.read_features(row, token, x);
+  for (float* block = x; block < x + kFeatureBlocks * width; block += width) {
+    double squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += double{block[i]} * block[i];
+    const float scale =
+        1.0f / (static_cast<float>(std::sqrt(squares / static_cast<double>(width))) + kLeast);
+    for (int64_t i = 0; i < width; ++i) block[i] *= scale;
+  }
+}
+
+}  // namespace sbrt
