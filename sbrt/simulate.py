@@ -85,7 +85,11 @@ class Simulator:
         Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
         """
         self._prompts = fitting(self.bench.main, prompts, self.params)
-        self._todo = 1 + sum(self.sweep.count(m) for m in methods if m.name != none.name)
+        self._todo = (
+            len(self._tallies)
+            + 1
+            + sum(self.sweep.count(m) for m in methods if m.name != none.name)
+        )
         plain = self._measured(none)
         self._plain = plain.outputs
         tallies = [plain if m.name == none.name else self._best(m) for m in methods]
