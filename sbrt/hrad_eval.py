@@ -158,7 +158,7 @@ def settings(classifier: Classifier) -> list[Method]:
     gamma, path = classifier.origin.gamma, str(classifier.path)
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
-        replace(m.having("hrad", path), text=f"{m.text},hrad=on")
+        replace(m.having("hrad", path), text=f"{m.text},hrad=H")
         for m in alone  # epsilon 0: class 1 keeps all, too
     ]
     return [methods.parse(f"pearl:gamma={gamma}"), *alone, *both]

@@ -24,33 +24,18 @@ GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 COINS = SamplingParams(temperature=0.8, seed=3, max_tokens=40, ignore_eos=True)
 
 
-def classifier_of(path, origin, favourite=None):
-    """Random weights; with a favourite every answer is that class."""
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
-        for name, shape in hrad.shapes(origin.hidden).items()
-    }
-    if favourite is not None:
-        tensors["w3"][:] = 0
-        tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
-    found = hrad.Classifier(path, origin, tensors, (1, 1, 1), "x")
-    found.save()
-    return found
-
-
 @pytest.fixture(scope="module")
 def origin(folders):
     return hrad.origin_of(GAMMA, *folders)
 
 
 @pytest.fixture
-def opened(folders, origin, tmp_path):
+def opened(folders, origin, tmp_path, make):
     """`with opened(favourite) as (engine, method)`."""
 
     @contextmanager
     def call(favourite=None, epsilon=0.0):
-        path = classifier_of(tmp_path / f"{favourite}", origin, favourite).path
+        path = make.classifier(tmp_path / f"{favourite}", origin, favourite).path
         method = f"specbranch:epsilon={epsilon},k_max=4,gamma={GAMMA},hrad={path}"
         given = SpeculativeConfig(method=method, model=folders[1])
         with Engine(EngineConfig(folders[0], speculative=given, num_threads=2)) as engine:
@@ -60,8 +45,8 @@ def opened(folders, origin, tmp_path):
 
 
 @pytest.mark.parametrize("hidden", [1, 7, 32, 300])
-def test_the_core_computes_what_python_computes(tmp_path, hidden):
-    given = classifier_of(tmp_path / "h", hrad.Origin(4, hidden, "t", "d"))
+def test_the_core_computes_what_python_computes(tmp_path, hidden, make):
+    given = make.classifier(tmp_path / "h", hrad.Origin(4, hidden, "t", "d"))
     x = np.random.default_rng(1).standard_normal((50, 5 * hidden), np.float32)
     expected = given.logits(x.astype(np.float64))
     for row, wanted in zip(x, expected, strict=True):
@@ -81,8 +66,8 @@ def test_the_core_computes_what_python_computes(tmp_path, hidden):
         ("w2", lambda v: v * np.float32(np.inf)),
     ],
 )
-def test_the_core_refuses_tensors_that_cannot_be(tmp_path, name, change):
-    given = classifier_of(tmp_path / "h", hrad.Origin(4, HIDDEN, "t", "d"))
+def test_the_core_refuses_tensors_that_cannot_be(tmp_path, name, change, make):
+    given = make.classifier(tmp_path / "h", hrad.Origin(4, HIDDEN, "t", "d"))
     given.tensors[name] = change(given.tensors[name])
     with pytest.raises(InvalidInputError):
         _ = given.core
