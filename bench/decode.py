@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 from sbrt import compare, flags
-from sbrt.errors import not_built
 from sbrt.measure import PLACEMENTS
 
 
@@ -27,10 +26,12 @@ def _main(argv: Sequence[str] | None) -> int:
         default="shared",
         help="threads of none: all of them, or the target's share only (default: %(default)s)",
     )
-    parser.add_argument("--hrad", metavar="H", help="not built yet")
+    parser.add_argument(
+        "--hrad",
+        metavar="H|demo",
+        help="a classifier (sbrt hrad train) for every specbranch that does not name one",
+    )
     args = parser.parse_args(argv)
-    if args.hrad is not None:
-        raise not_built("--hrad")
     return compare.run(args, args.placement)
 
 

@@ -1,4 +1,4 @@
-"""The command `sbrt`: generate and compare."""
+"""The command `sbrt`: generate, compare and hrad."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import compare, flags
+from . import compare, flags, hrad_cli
 from .chrome import Recording, write_chrome
 from .engine import Engine
-from .errors import not_built
 from .methods import DEFAULT, Method
 from .outputs import RequestOutput
 
@@ -20,8 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    if argv[:1] == ["hrad"]:
-        raise not_built("sbrt hrad")
     args = _parser().parse_args(argv)
     return int(args.run(args))
 
@@ -31,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="sbrt",
         description="Speculative decoding with branches that run ahead; not one token changed.",
     )
-    commands = parser.add_subparsers(required=True, metavar="generate|compare")
+    commands = parser.add_subparsers(required=True, metavar="generate|compare|hrad")
     generate = commands.add_parser("generate", help="answer one prompt")
     flags.add_model_flags(generate)
     generate.add_argument(
@@ -44,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_model_flags(beside)
     flags.add_method_flags(beside)
     beside.set_defaults(run=compare.run)
+    hrad_cli.add_commands(commands.add_parser("hrad", help="teach how much of a branch will stand"))
     return parser
 
 

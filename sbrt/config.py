@@ -24,7 +24,9 @@ class SpeculativeConfig:
 
     method: a preset, `NAME[:key=value,...]`. model: the draft's folder. num_speculative_tokens:
     gamma, draft steps per burst (None: 4). num_branches: k_max. confidence_threshold: epsilon, an
-    adopted tail is cut before its first node with q <= epsilon. Raises InvalidInputError.
+    adopted tail is cut before its first node with q <= epsilon. hrad: the file of a classifier that
+    decides how much of it to keep; without num_speculative_tokens gamma is the file's. Raises
+    InvalidInputError.
     """
 
     method: str = methods.DEFAULT
@@ -46,7 +48,7 @@ class SpeculativeConfig:
         if self.acceptance == "rejection":
             raise not_built("acceptance 'rejection'")
         if self.hrad is not None:
-            raise not_built("SpeculativeConfig.hrad")
+            folder("SpeculativeConfig.hrad", self.hrad)
         if self.synthetic_acceptance_rates is not None:
             raise not_built("SpeculativeConfig.synthetic_acceptance_rates")
         self.resolve()
@@ -59,12 +61,14 @@ class SpeculativeConfig:
             gamma=methods.GAMMA if gamma is None else gamma,
             k_max=self.num_branches,
             epsilon=self.confidence_threshold,
+            hrad=methods.HRAD_OFF if self.hrad is None else os.fspath(self.hrad),
         )
         unused = {
             "num_speculative_tokens": gamma is not None and "gamma" not in method.options,
             "num_branches": self.num_branches != methods.K_MAX and "k_max" not in method.options,
             "confidence_threshold": self.confidence_threshold != methods.EPSILON
             and "epsilon" not in method.options,
+            "hrad": self.hrad is not None and "hrad" not in method.options,
         }
         for name, is_unused in unused.items():
             if is_unused:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import check, methods
+from . import check, hrad, methods
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import InvalidInputError
@@ -20,6 +22,10 @@ from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .trace import Round, Span
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 Params = SamplingParams | Sequence[SamplingParams] | None
 
 
@@ -28,7 +34,8 @@ class Engine:
 
     `methods`: further presets that requests may name; the engine is sized for the largest.
     `pair`: weights already loaded. `costs`: compute on one thread and tell virtual time, what
-    these costs add up to (`sbrt.costs`). Raises InvalidInputError; EngineError once closed.
+    these costs add up to (`sbrt.costs`). `keep_features`: so that `features` has something to say.
+    Raises InvalidInputError; EngineError once closed.
     Safe to use from several threads; their requests queue.
     """
 
@@ -39,15 +46,20 @@ class Engine:
         pair: Pair | None = None,
         methods: Sequence[str | Method] = (),
         costs: Costs | None = None,
+        keep_features: bool = False,
     ) -> None:
         self.config = config
         self._costs = costs
         self.pair = load_pair(config) if pair is None else pair
-        self.method = config.method()
+        self.method = self._fitted(config.method())
         self.max_model_len = _max_model_len(config, self.pair)
         self.num_threads, self.draft_threads = config.threads()
         self._allowed = [self.method, *(self._parse(text) for text in methods)]
         self._check_draft(self.method)
+        self._hrad = hrad.load_for(
+            self._allowed, Path(config.model), self._draft_folder(), self.pair.draft is not None
+        )
+        self._keep_features = keep_features
         self._maker = RequestMaker(self.pair, self.max_model_len, config.seed)
         self._inbox: Sink = deque()  # outputs that step() will return
         self._count = itertools.count()
@@ -173,6 +185,10 @@ class Engine:
         """What each round of the last request decided; of a long one the last 4096."""
         return self._scheduler.rounds()
 
+    def features(self) -> NDArray[np.float32]:
+        """[5 hidden]: what H-RAD sees at the last round's outcome. Needs keep_features or hrad."""
+        return self._scheduler.features()
+
     def close(self) -> None:
         """Drop everything and free threads and memory. May be called twice."""
         self._scheduler.close()
@@ -240,20 +256,33 @@ class Engine:
             return method
         given = self.config.speculative
         if not isinstance(given, SpeculativeConfig):
-            return methods.parse(method)
+            return self._fitted(methods.parse(method))
         gamma = given.num_speculative_tokens
-        return methods.parse(
+        found = methods.parse(
             method,
             gamma=methods.GAMMA if gamma is None else gamma,
             k_max=given.num_branches,
             epsilon=given.confidence_threshold,
+            hrad=methods.HRAD_OFF if given.hrad is None else os.fspath(given.hrad),
         )
+        return self._fitted(found)
+
+    def _fitted(self, method: Method) -> Method:
+        """The method, at its classifier's gamma where it has one and none was asked for."""
+        given = self.config.speculative
+        gamma = given.num_speculative_tokens if isinstance(given, SpeculativeConfig) else None
+        return hrad.fitted(method, gamma, self._draft_folder())
+
+    def _draft_folder(self) -> Path | None:
+        folder = self.config.draft()
+        return None if folder is None else Path(folder)
 
     def _method(self, given: str | Method | None) -> Method:
         if given is None:
             return self.method
         method = self._parse(given)
         self._check_draft(method)
+        hrad.check_request(self._hrad, method, self._draft_folder())
         for what in ("gamma", "branches", "width"):
             most = max(getattr(m, what) for m in self._allowed)
             if getattr(method, what) > most:
@@ -279,6 +308,11 @@ class Engine:
             self._scheduler.drop(requests)
 
     def _open_runtime(self) -> Runtime:
+        kept: dict[str, Any] = {}
+        if self._hrad is not None:
+            kept["hrad"] = self._hrad.core
+        if self._keep_features:
+            kept["keep_features"] = True
         return Runtime(
             self.pair.target,
             self.pair.draft,
@@ -292,6 +326,7 @@ class Engine:
             holes=self.pair.holes,
             body="sim" if self._costs else "cpu",
             costs=self._costs,
+            **kept,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import demo_pair, methods
+from . import demo_pair, hrad, methods
 from .config import EngineConfig, SpeculativeConfig
 from .costs import CostModel, read_costs
 from .errors import EngineError, InvalidInputError
@@ -51,8 +51,8 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         return 130
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Models, threads, sampling: what every command takes."""
+def add_pair_flags(parser: argparse.ArgumentParser) -> None:
+    """Models, threads, sampling: what every command takes that runs a model."""
     add = parser.add_argument
     add("--target", default="demo", metavar="DIR|demo", help="Hugging Face folder (default: demo)")
     add(
@@ -60,8 +60,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|demo|demo-poor|random|none",
         help="the model that guesses (default: demo for the demo target, else none)",
     )
-    add("--prompt", metavar="TEXT", help="the prompt, used raw")
-    add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
@@ -70,17 +68,30 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="in total (default: all cores)")
     add("--draft-threads", type=int, metavar="N", help="the draft's, while both models run")
     add("--dtype", choices=("float32", "bfloat16"), default="auto", help="storage of the weights")
+    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The pair, a prompt, what methods have in common, where figures go."""
+    add_pair_flags(parser)
+    add = parser.add_argument
+    add("--prompt", metavar="TEXT", help="the prompt, used raw")
+    add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
     add("--branches", type=int, default=methods.K_MAX, metavar="K", help="most branches of a round")
-    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
-    add(
+    add_json_flag(parser)
+    add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Where figures go as JSON."""
+    parser.add_argument(
         "--json",
         nargs="?",
         const="-",
         metavar="OUT",
         help="figures as JSON, to the file or, alone, to stdout",
     )
-    add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
 
 
 def add_method_flags(parser: argparse.ArgumentParser) -> None:
@@ -116,15 +127,31 @@ def draft_name(args: argparse.Namespace) -> str:
     return "demo" if args.target == "demo" else "none"
 
 
+def target_folder(args: argparse.Namespace) -> Path:
+    """The folder that --target names."""
+    return demo_pair.demo_folder(demo_pair.TARGET) if args.target == "demo" else Path(args.target)
+
+
+def draft_folder(args: argparse.Namespace) -> Path | None:
+    """The folder that --draft names; None for a draft that has none."""
+    return _draft(draft_name(args))[0]
+
+
 def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
-    """Presets with --gamma and --branches filled in. Raises InvalidInputError."""
+    """Presets with --gamma, --branches and --hrad filled in. Raises InvalidInputError."""
     gamma = methods.GAMMA if args.gamma is None else args.gamma
-    return [methods.parse(text, gamma=gamma, k_max=args.branches) for text in texts]
+    given = getattr(args, "hrad", None) or methods.HRAD_OFF
+    found = [
+        methods.parse(text, gamma=gamma, k_max=args.branches, hrad=str(given)) for text in texts
+    ]
+    if given != methods.HRAD_OFF and not any(map(hrad.is_on, found)):
+        raise InvalidInputError(f"--hrad: expected a method that has a use for it, got {texts}")
+    return [hrad.fitted(method, args.gamma, draft_folder(args)) for method in found]
 
 
 def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfig, Pair]:
     """Load what the flags name; the draft only if a method uses one."""
-    target = demo_pair.demo_folder(demo_pair.TARGET) if args.target == "demo" else Path(args.target)
+    target = target_folder(args)
     folder, make_draft = _draft(draft_name(args))
     drafting = [method for method in given if method.drafts]
     if drafting and folder is None and make_draft is None:

@@ -1,6 +1,8 @@
 """Methods are presets of the four knobs of a round, written `NAME[:key=value,...]`.
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
+
+hrad: the file of an H-RAD classifier, `demo` for the one that ships with the demo pair, or `off`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ MAX_BRANCHES = 64
 GAMMA = 4
 K_MAX = 8
 EPSILON = 0.1
+HRAD_OFF = "off"
 
 METHODS = ("none", "draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge")
 SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # the lanes take turns
@@ -111,6 +114,7 @@ class Method:
             on_miss=on_miss,
             burst=int(o.get("burst", self.gamma)) if on_miss == 1 else self.gamma,
             burst_width=int(o.get("burst_width", 1)),
+            **({"hrad": True} if o.get("hrad", HRAD_OFF) != HRAD_OFF else {}),
         )
 
 
@@ -128,7 +132,6 @@ RANGES: dict[str, Range] = {
     "gamma": Range(1, MAX_GAMMA),
     "k_max": Range(1, CANDIDATES),
     "epsilon": Range(0, 1, is_float=True),
-    "hrad": Range(words=("off",)),
     "on_miss": Range(words=ON_MISS),
     "lambda": Range(0, 100, is_float=True),
     "theta": Range(-100, 1, is_float=True),
@@ -140,7 +143,6 @@ RANGES: dict[str, Range] = {
     "burst_width": Range(1, CANDIDATES),
 }
 DEFAULTS: dict[str, Option] = {
-    "hrad": "off",
     "on_miss": "continue",
     "lambda": 0.2,
     "theta": 0.4,
@@ -154,7 +156,14 @@ DEFAULTS: dict[str, Option] = {
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {"hedge": {"on_miss": "serial"}}
 
 
-def parse(text: str, *, gamma: int = GAMMA, k_max: int = K_MAX, epsilon: float = EPSILON) -> Method:
+def parse(
+    text: str,
+    *,
+    gamma: int = GAMMA,
+    k_max: int = K_MAX,
+    epsilon: float = EPSILON,
+    hrad: str = HRAD_OFF,
+) -> Method:
     """Read a preset; the keywords are the values of options it does not name.
 
     Raises InvalidInputError on an unknown method or option, or a value out of range.
@@ -166,6 +175,7 @@ def parse(text: str, *, gamma: int = GAMMA, k_max: int = K_MAX, epsilon: float =
         "gamma": check.integer("gamma", gamma, 1, MAX_GAMMA),
         "k_max": check.integer("k_max", k_max, 1, CANDIDATES),
         "epsilon": check.number("epsilon", epsilon, 0, 1),
+        "hrad": check.text("hrad", hrad),
     }
     known = OPTIONS[name]
     for key in given:
@@ -217,9 +227,9 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _option(name: str, key: str, value: str) -> Option:
+    if key == "hrad":  # a path, or a word that sbrt.hrad knows
+        return value
     thing, span = f"method {name}, option {key}", RANGES[key]
-    if key == "hrad" and value not in span.words:
-        raise not_built(f"{thing}={value}")
     if span.words:
         return check.one_of(thing, value, span.words)
     try:

@@ -1,4 +1,5 @@
 """A strict reader of safetensors files: the header is hostile until every byte is accounted for.
+And a writer, for the same tensors give the same bytes, which the library does not promise.
 
 Layout: u64 little endian header length, the header (JSON), the data. Nothing is ever unpickled.
 """
@@ -9,8 +10,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
+NUMPY = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "U8": "<u1"}  # what `encode` and `array` know
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,31 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header has been checked."""
+    """A safetensors file whose header has been checked; `metadata` is as hostile as ever."""
 
     path: Path
     data_begin: int
     tensors: dict[str, TensorEntry]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """A copy of one tensor; a size of None is any. Raises InvalidInputError, naming it."""
+        where = f"{self.path}, tensor {name}"
+        entry = self.tensors.get(name)
+        if entry is None:
+            raise InvalidInputError(f"{where}: expected one, found none")
+        fits = len(entry.shape) == len(shape) and all(
+            wanted is None or size == wanted
+            for size, wanted in zip(entry.shape, shape, strict=True)
+        )
+        if not fits or entry.dtype != dtype:
+            sizes = [wanted or "any" for wanted in shape]
+            raise InvalidInputError(
+                f"{where}: expected {dtype} of shape {sizes}, got {entry.dtype} of "
+                f"{list(entry.shape)}"
+            )
+        data = next(data for found, _, data in self.read() if found == name)
+        return data.view(NUMPY[dtype]).reshape(entry.shape).copy()
 
     def read(self) -> Iterator[tuple[str, TensorEntry, NDArray[np.uint8]]]:
         """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8."""
@@ -85,7 +107,27 @@ def open_file(path: Path) -> TensorFile:
         name: _entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"
     }
     _check_coverage(path, tensors, size - 8 - length)
-    return TensorFile(path, 8 + length, tensors)
+    metadata = header.get("__metadata__")
+    return TensorFile(path, 8 + length, tensors, metadata if isinstance(metadata, dict) else {})
+
+
+def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a file of these tensors, in their order. dtypes: those of NUMPY."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts: list[bytes] = []
+    at = 0
+    for name, value in tensors.items():
+        parts.append(value.astype(NUMPY[_dtype_of(value)], order="C", copy=False).tobytes())
+        shape, end = list(value.shape), at + len(parts[-1])
+        header[name] = {"dtype": _dtype_of(value), "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
+def _dtype_of(value: NDArray[Any]) -> str:
+    return next(name for name, word in NUMPY.items() if value.dtype == word)
 
 
 def parse_json(path: Path, raw: bytes) -> dict[str, Any]:

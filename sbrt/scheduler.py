@@ -7,12 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from ._core import Runtime
 from .errors import EngineError, InvalidInputError
 from .outputs import LaneTimes, RequestMetrics, RequestOutput, spec_decode_metrics
 from .request import Request, Sink
 from .trace import Round, Span, lane_times
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
 
@@ -105,6 +110,11 @@ class Scheduler:
         """What the rounds of the last request decided, oldest first."""
         with self._lock:
             return [Round(*entry) for entry in self.runtime.rounds()]
+
+    def features(self) -> NDArray[np.float32]:
+        """[5 hidden]: what H-RAD sees at the last round's outcome."""
+        with self._lock:
+            return self.runtime.features()
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from . import hrad
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
 from .methods import MAX_GAMMA, Method, Option
@@ -38,8 +39,11 @@ class Sweep:
         return "gamma" in method.options and "gamma" not in self.fixed | method.named
 
     def gammas(self, method: Method) -> list[Method]:
-        """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone."""
-        if not self.is_open(method):
+        """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone.
+
+        A classifier knows one gamma.
+        """
+        if not self.is_open(method) or hrad.is_on(method):
             return [method]
         most = self.c - 1 if method.overlaps else 2 * self.c
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
@@ -81,7 +85,11 @@ class Simulator:
         Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
         """
         self._prompts = fitting(self.bench.main, prompts, self.params)
-        self._todo = 1 + sum(self.sweep.count(m) for m in methods if m.name != none.name)
+        self._todo = (
+            len(self._tallies)
+            + 1
+            + sum(self.sweep.count(m) for m in methods if m.name != none.name)
+        )
         plain = self._measured(none)
         self._plain = plain.outputs
         tallies = [plain if m.name == none.name else self._best(m) for m in methods]

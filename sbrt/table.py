@@ -48,7 +48,7 @@ def render(report: Report) -> str:
     for line, tally in zip(lines, shown, strict=True):
         rows += _rows(line, tally)
     said = textwrap.wrap(advice.conclusion(report), WIDTH)
-    return "\n".join([*_title(lines, report), "", *_aligned(rows), "", speed + LEGEND, "", *said])
+    return "\n".join([*_title(lines, report), "", *aligned(rows), "", speed + LEGEND, "", *said])
 
 
 def counted(n: int, thing: str) -> str:
@@ -114,7 +114,8 @@ def _label(tally: Tally) -> str:
     return f"{tally.method.text} ({', '.join(best)})"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its header: the first column to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

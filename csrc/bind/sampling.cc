@@ -64,7 +64,16 @@ void bind_policy(py::module_& m) {
            py::kw_only(), py::arg("likely") = false, py::arg("width") = 1,
            py::arg("nodes") = kMaxChain, py::arg("on_miss") = 0, py::arg("burst") = 0,
            py::arg("burst_width") = 1, py::arg("lambda_") = 0.0f, py::arg("theta") = 0.0f,
-           py::arg("hrad") = false);
+           py::arg("hrad") = false)
+      .def_readonly("gamma", &Policy::gamma)
+      .def_readonly("branches", &Policy::branches)
+      .def_readonly("ranking", &Policy::ranking)
+      .def_readonly("width", &Policy::width)
+      .def_readonly("nodes", &Policy::nodes)
+      .def_readonly("epsilon", &Policy::epsilon)
+      .def_readonly("on_miss", &Policy::on_miss)
+      .def_readonly("burst", &Policy::burst)
+      .def_readonly("burst_width", &Policy::burst_width);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt import Engine, EngineConfig, SamplingParams, hrad
 from sbrt.methods import METHODS
 
 END = "<|endoftext|>"
@@ -152,6 +152,21 @@ def noisy(weights, share, seed):
     }
 
 
+def random_classifier(path, origin, favourite=None):
+    """An H-RAD file of random weights; with a favourite every answer is that class."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
+        for name, shape in hrad.shapes(origin.hidden).items()
+    }
+    if favourite is not None:
+        tensors["w3"][:] = 0
+        tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
+    found = hrad.Classifier(path, origin, tensors, (1, 2, 3), "d" * 64)
+    found.save()
+    return found
+
+
 @pytest.fixture(scope="session")
 def make():
     """What writes checkpoints."""
@@ -164,6 +179,7 @@ def make():
         write_file=write_file,
         write_tokenizer=write_tokenizer,
         noisy=noisy,
+        classifier=random_classifier,
     )
 
 

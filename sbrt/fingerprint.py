@@ -1,0 +1,45 @@
+"""Tells one model folder from another without reading gigabytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from .checkpoint import Checkpoint, open_checkpoint
+
+SAMPLES, SAMPLE = 64, 4096  # of a file's data, bytes each
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256, hex, of what config.json means and of each weights file's size, header and samples.
+
+    Raises InvalidInputError if the folder holds no model.
+    """
+    return fingerprint_of(open_checkpoint(folder))
+
+
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """The same of a folder that is open already."""
+    found = hashlib.sha256(json.dumps(asdict(checkpoint.config), sort_keys=True).encode())
+    for file in checkpoint.files:
+        size = file.path.stat().st_size
+        found.update(f"\n{file.path.name} {size}\n".encode())
+        with file.path.open("rb") as data:
+            found.update(data.read(file.data_begin))
+            for at in sample_offsets(file.data_begin, size):
+                data.seek(at)
+                found.update(data.read(SAMPLE))
+    return found.hexdigest()
+
+
+def sample_offsets(begin: int, size: int) -> list[int]:
+    """Where the samples of a file's data begin: evenly spaced, the first and last bytes among them.
+
+    All of it where the samples would cover it.
+    """
+    if size - begin <= SAMPLES * SAMPLE:
+        return list(range(begin, size, SAMPLE))
+    last = size - SAMPLE
+    return [begin + (last - begin) * i // (SAMPLES - 1) for i in range(SAMPLES)]

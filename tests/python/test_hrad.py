@@ -1,0 +1,379 @@
+"""Contract under test: the H-RAD files. What is written is read back, the same contents are the
+same bytes; a file that is not what it says is refused by one sentence; a label says what became of
+the full burst; training is reproducible and learns."""
+
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sbrt import InvalidInputError, SamplingParams, cli, hrad, hrad_data, methods
+from sbrt.hrad_eval import confusion_of, judge, of_equal_rollback, unseen
+from sbrt.hrad_train import Plan, train
+from sbrt.measure import Tally
+from sbrt.safetensors_file import encode, open_file
+from sbrt.trace import Round
+
+HIDDEN = 32  # of the tiny pair
+
+
+def samples_of(labels_from, prompts=20, each=50, hidden=4):
+    """Features of five normal blocks; labels_from(features) -> labels."""
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((prompts * each, 5 * hidden)).astype(np.float16)
+    labels = labels_from(features.astype(np.float32)).astype(np.uint8)
+    origin = hrad.Origin(4, hidden, "t" * 64, "d" * 64)
+    owners = np.repeat(np.arange(prompts, dtype=np.int64), each)
+    digests = np.array([hrad_data.digest_of(f"prompt {i}") for i in range(prompts)], np.int64)
+    return hrad_data.Samples(origin, features, labels, owners, digests)
+
+
+def one_sentence(call, *words):
+    with pytest.raises(InvalidInputError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert str(word) in text, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def origin(folders):
+    return hrad.origin_of(7, *folders)
+
+
+@pytest.fixture
+def file(tmp_path, origin, make):
+    """A classifier's file of the tiny pair, gamma 7."""
+    classifier = make.classifier(tmp_path / "h.safetensors", origin)
+    classifier.save()
+    return classifier.path
+
+
+def test_a_classifier_is_read_back(file, origin, make):
+    found = hrad.load(file)
+    assert (found.origin, found.counts, found.data) == (origin, (1, 2, 3), "d" * 64)
+    expected = make.classifier(file, origin).tensors
+    assert list(found.tensors) == ["w1", "b1", "w2", "b2", "w3", "b3"]
+    for name, value in expected.items():
+        assert (found.tensors[name] == value).all()
+    assert found.encode() == file.read_bytes()
+
+
+def test_samples_are_read_back(tmp_path):
+    samples = samples_of(lambda x: x[:, 0] > 0)
+    samples.save(tmp_path / "x")
+    found = hrad_data.load_samples(tmp_path / "x")
+    for name in ("features", "labels", "prompts", "digests"):
+        one, other = getattr(samples, name), getattr(found, name)
+        assert one.dtype == other.dtype
+        assert (one == other).all()
+    assert found.origin == samples.origin
+    assert found.data == samples.data
+
+
+def test_a_file_can_be_read_by_the_library(file):
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as found:
+        assert found.metadata()["format"] == "sbrt-hrad-1"
+        assert found.get_tensor("w1").shape == (256, 5 * HIDDEN)
+
+
+def wrong_tensor(name, change):
+    def spoil(tensors, metadata):
+        return encode({**tensors, name: change(tensors[name])}, metadata)
+
+    return spoil
+
+
+def wrong_metadata(**changes):
+    def spoil(tensors, metadata):
+        given = {**metadata, **changes}
+        return encode(tensors, {k: v for k, v in given.items() if v is not None})
+
+    return spoil
+
+
+def spoiled(value, number):
+    found = value.copy()
+    found.flat[-1] = number
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda t, m: encode({n: v for n, v in t.items() if n != "b2"}, m), ["b2", "none"]),
+        (lambda t, m: encode({**t, "more": t["b3"]}, m), ["more", "no such tensor"]),
+        (wrong_tensor("w1", lambda v: v[:, 1:]), ["w1", "[256, 160]", "[256, 159]"]),
+        (wrong_tensor("w3", lambda v: v.reshape(-1)), ["w3", "[3, 64]", "[192]"]),
+        (wrong_tensor("b3", lambda v: v.astype(np.float16)), ["b3", "F32", "F16"]),
+        (wrong_tensor("w2", lambda v: spoiled(v, np.nan)), ["w2", "finite"]),
+        (wrong_tensor("b1", lambda v: spoiled(v, -np.inf)), ["b1", "finite"]),
+        (wrong_metadata(format="sbrt-hrad-2"), ["sbrt-hrad-1", "sbrt-hrad-2"]),
+        (wrong_metadata(format=None), ["sbrt-hrad-1", "None"]),
+        (wrong_metadata(gamma="0"), ["gamma", "1"]),
+        (wrong_metadata(gamma="64"), ["gamma", "63"]),
+        (wrong_metadata(gamma="x"), ["gamma", "'x'"]),
+        (wrong_metadata(gamma="7" * 5000), ["gamma"]),
+        (wrong_metadata(hidden="31"), ["w1", "[256, 155]"]),
+        (wrong_metadata(hidden=None), ["hidden", "None"]),
+        (wrong_metadata(target=None), ["target"]),
+        (wrong_metadata(draft=""), ["draft"]),
+        (wrong_metadata(counts="1 2"), ["counts", "1 2"]),
+        (wrong_metadata(temperature="nan"), ["temperature"]),
+        (wrong_metadata(temperature="warm"), ["temperature"]),
+        (lambda t, m: encode(t, m)[:-1], ["bytes"]),
+        (lambda t, m: encode(t, m) + b"x", ["bytes"]),
+        (lambda t, m: b"\xff" * 8 + encode(t, m)[8:], ["header"]),
+        (lambda t, m: b"", ["8 bytes"]),
+    ],
+)
+def test_a_malformed_file_is_refused(file, spoil, words):
+    found = open_file(file)
+    tensors = {n: found.array(n, "F32", e.shape) for n, e in found.tensors.items()}
+    file.write_bytes(spoil(tensors, found.metadata))
+    one_sentence(lambda: hrad.load(file), file, *words)
+
+
+def test_metadata_of_another_kind_is_refused(file, make):
+    make.write_file(file, {"__metadata__": ["sbrt-hrad-1"]})
+    one_sentence(lambda: hrad.load(file), "sbrt-hrad-1")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
+def test_what_is_no_file_is_refused(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    one_sentence(lambda: hrad.load(path), path, "none")
+    one_sentence(lambda: hrad_data.load_samples(path), path, "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": np.full(1000, 3, np.uint8)}, ["labels", "below 3", "3"]),
+        ({"labels": np.zeros(999, np.uint8)}, ["labels", "1000", "999"]),
+        ({"prompts": np.full(1000, -1, np.int64)}, ["prompts", "-1"]),
+        ({"prompts": np.full(1000, 20, np.int64)}, ["prompts", "20"]),
+        ({"features": np.full((1000, 20), np.nan, np.float16)}, ["features", "finite"]),
+        ({"features": np.zeros((1000, 21), np.float16)}, ["features", "20", "21"]),
+        (
+            {
+                "features": np.zeros((0, 20), np.float16),
+                "labels": np.zeros(0, np.uint8),
+                "prompts": np.zeros(0, np.int64),
+            },
+            ["at least one sample"],
+        ),
+    ],
+)
+def test_malformed_samples_are_refused(tmp_path, change, words):
+    replace(samples_of(lambda x: x[:, 0] > 0), **change).save(tmp_path / "x")
+    one_sentence(lambda: hrad_data.load_samples(tmp_path / "x"), *words)
+
+
+def test_a_classifier_is_no_samples_and_the_reverse(file, tmp_path):
+    one_sentence(lambda: hrad_data.load_samples(file), "sbrt-hrad-samples-1", "sbrt-hrad-1")
+    samples_of(lambda x: x[:, 0] > 0).save(tmp_path / "x")
+    one_sentence(lambda: hrad.load(tmp_path / "x"), "sbrt-hrad-1", "sbrt-hrad-samples-1")
+
+
+# --- labels ---
+
+
+def rounds_of(*entries):
+    """Rounds of (depth, n, is_hit) or (depth, n, is_hit, tokens)."""
+    return [
+        Round(i, depth, n, 3, bool(hit), more[0] if more else n + 1)
+        for i, (depth, n, hit, *more) in enumerate(entries)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "labels"),
+    [
+        ([], []),
+        ([(0, 0, 1)], []),  # nothing is known of what it adopted
+        ([(0, 0, 1), (4, 0, 0)], [(0, 0)]),
+        ([(0, 0, 1), (4, 1, 0)], [(0, 1)]),
+        ([(0, 0, 1), (4, 3, 0)], [(0, 1)]),
+        ([(0, 0, 1), (4, 4, 0)], [(0, 2)]),
+        ([(0, 0, 0), (0, 0, 1), (4, 4, 1), (4, 2, 0), (0, 0, 0)], [(1, 2), (2, 1)]),  # a miss
+        ([(0, 0, 1), (3, 3, 0)], []),  # the budget shortened the tail
+        ([(0, 0, 1), (4, 4, 0, 4)], []),  # the sequence ended inside the chain
+        ([(0, 0, 1), (4, 2, 0, 1)], []),
+        ([(0, 0, 1), (4, 2, 0, 3)], [(0, 1)]),  # it ended with the target's own token
+    ],
+)
+def test_labels_of_rounds(rounds, labels):
+    assert hrad_data.labels_of(rounds_of(*rounds), 4) == labels
+
+
+def test_labels_of_a_burst_of_one():
+    assert [hrad_data.label(n, 1) for n in (0, 1)] == [0, 2]
+
+
+def test_labels_are_collected_with_uncut_chains():
+    options = hrad_data.uncut(7).options
+    assert (options["gamma"], options["epsilon"], options["hrad"]) == (7, 0.0, "off")
+
+
+class Fake:
+    """An engine of given rounds, whose features after round i are all i + 1."""
+
+    max_model_len = 100
+
+    def __init__(self, rounds):
+        self.given, self.at, self.seeds = rounds, 0, []
+
+    def encode(self, prompt):
+        return list(prompt.encode())
+
+    def add_request(self, request_id, prompt, params, *, method):
+        self.at = 0
+        self.seeds.append(params.seed)
+
+    def has_unfinished_requests(self):
+        return self.at < len(self.given)
+
+    def step(self):
+        self.at += 1
+        answer = SimpleNamespace(finish_reason=None)
+        return [SimpleNamespace(outputs=[answer], finished=self.at == len(self.given))]
+
+    def features(self):
+        return np.full(20, self.at, np.float32)
+
+    def rounds(self):
+        return self.given
+
+
+def test_features_are_those_at_the_outcome_of_the_labelled_round():
+    rounds = rounds_of((0, 0, 0), (0, 0, 1), (4, 4, 1), (4, 2, 0), (0, 0, 1), (4, 0, 0))
+    engine, long = Fake(rounds), "x" * 99
+    origin = hrad.Origin(4, 4, "t", "d")
+    params = SamplingParams(max_tokens=9, seed=5)
+    found, skipped = hrad_data.collect(engine, ["a", long, "b"], params, origin)
+    assert found.features[:, 0].tolist() == [2, 3, 5] * 2
+    assert found.labels.tolist() == [2, 1, 0] * 2
+    assert found.prompts.tolist() == [0, 0, 0, 2, 2, 2]
+    assert (skipped, engine.seeds, len(found.digests)) == (1, [5, 7], 3)
+
+
+def test_of_a_long_answer_the_last_rounds_are_known():
+    engine = Fake(rounds_of((0, 0, 0), (0, 0, 0), (0, 0, 1), (4, 4, 0)))
+    engine.rounds = lambda: engine.given[-2:]
+    origin, params = hrad.Origin(4, 4, "t", "d"), SamplingParams(max_tokens=9, seed=5)
+    found, _ = hrad_data.collect(engine, ["a"], params, origin)
+    assert (found.features[:, 0].tolist(), found.labels.tolist()) == ([3], [2])
+
+
+# --- training ---
+
+
+def largest(x):
+    """Which of the first three features is the largest."""
+    return x[:, :3].argmax(1)
+
+
+def test_training_learns_what_the_features_say(tmp_path):
+    pytest.importorskip("torch", reason="training needs torch")
+    samples = samples_of(largest)
+    seen = []
+    found, best = train(samples, tmp_path / "h", Plan(rate=3e-3), seen.append)
+    judgement = judge(found, samples)
+    assert [epoch.number for epoch in seen] == list(range(1, 21))
+    assert best == min(seen, key=lambda epoch: epoch.held_out_loss)
+    assert judgement.held_out is True
+    assert judgement.count == 200
+    assert judgement.accuracy > 0.9 > 0.5 > judgement.majority
+    assert judgement.accuracy == pytest.approx(best.held_out_accuracy)
+    assert sum(found.counts) == 800
+    assert found.data == samples.data
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path):
+    torch = pytest.importorskip("torch", reason="training needs torch")
+    samples = samples_of(largest, prompts=5)
+    files = []
+    for threads in (1, 2):
+        torch.manual_seed(threads)
+        before, previous = torch.random.get_rng_state(), torch.get_num_threads()
+        torch.set_num_threads(threads)
+        files.append(train(samples, tmp_path / "h", Plan(epochs=2))[0].encode())
+        assert torch.get_num_threads() == threads
+        assert (torch.random.get_rng_state() == before).all()
+        torch.set_num_threads(previous)
+    assert files[0] == files[1]
+    assert files[0] != train(samples, tmp_path / "h", Plan(epochs=2, seed=1))[0].encode()
+    assert files[0] != train(samples, tmp_path / "h", Plan(epochs=2, weighted=True))[0].encode()
+
+
+def test_training_needs_prompts_to_hold_out(tmp_path):
+    pytest.importorskip("torch", reason="training needs torch")
+    one_sentence(lambda: train(samples_of(largest, prompts=4), tmp_path / "h", Plan()), "5", "4")
+
+
+# --- evaluation ---
+
+
+def test_confusion_counts_pairs():
+    labels, said = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
+    assert confusion_of(labels, said) == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+
+
+def test_samples_of_another_file_are_all_judged(tmp_path, make):
+    samples = samples_of(largest)
+    judgement = judge(make.classifier(tmp_path / "h", samples.origin), samples)
+    assert (judgement.held_out, judgement.count) == (False, 1000)
+
+
+def test_samples_of_others_are_refused(tmp_path, make):
+    samples = samples_of(largest)
+    given = make.classifier(tmp_path / "h", replace(samples.origin, gamma=5))
+    one_sentence(lambda: judge(given, samples), "gamma 4", "5")
+
+
+def test_prompts_of_training_are_left_out(tmp_path, make):
+    samples = samples_of(largest)
+    stranger = make.classifier(tmp_path / "h", samples.origin)
+    own = replace(stranger, data=samples.data)
+    prompts = [f"prompt {i}" for i in range(10)]
+    assert unseen([*prompts, "new"], own, samples) == ["prompt 4", "prompt 9", "new"]
+    assert unseen(prompts, stranger, samples) == prompts
+    one_sentence(lambda: unseen(prompts[:4], own, samples), "prompts", "4")
+
+
+def test_the_threshold_of_equal_rollback_is_found():
+    def alone(epsilon):
+        tally = Tally(methods.parse(f"specbranch:epsilon={epsilon}"), 1, 1)
+        tally.tokens, tally.rollback = 1000, round(1000 * (1 - epsilon) ** 2)
+        return tally
+
+    found = of_equal_rollback(alone, 0.25)
+    assert found.method.options["epsilon"] == 0.5
+    assert of_equal_rollback(alone, 2.0).method.options["epsilon"] == 0.0
+
+
+def test_train_and_eval_from_the_command_line(capsys, tmp_path):
+    pytest.importorskip("torch", reason="training needs torch")
+    samples_of(largest).save(tmp_path / "x")
+    x, h = str(tmp_path / "x"), str(tmp_path / "h")
+    assert cli.main(["hrad", "train", x, "--out", h, "--rate", "3e-3", "--epochs", "5"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("epoch ") for line in out) == 5
+    assert cli.main(["hrad", "eval", x, "--hrad", h, "--json"]) == 0
+    [line] = json.loads(capsys.readouterr().out)
+    assert (line["samples"], line["held_out"]) == (200, True)
+    assert line["accuracy"] == sum(line["confusion"][i][i] for i in range(3)) / 200
+    assert cli.main(["hrad", "eval", x, "--hrad", h]) == 0
+    assert f"accuracy {line['accuracy']:.1%}" in capsys.readouterr().out
