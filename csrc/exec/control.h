@@ -51,7 +51,7 @@ struct Law {
   float q;                     // softmax of the raw logits at temperature 1, at the first choice
   float entropy;               // of that softmax, nats
   int32_t token[kCandidates];  // first choices under the rule in force, best first
-  // Logarithm of each one's confidence: greedy of q; sampled of the softmax, over the candidates, of
+  // Logarithm of each one's confidence, at most 0: greedy of q; sampled of the softmax, over the candidates, of
   // their scores with the noise in them.
   float lp[kCandidates];
 };

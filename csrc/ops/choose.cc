@@ -189,18 +189,19 @@ void score_confidence(const Best& best, Law& law) {
   for (int r = 0; r < law.n; ++r) law.lp[r] -= shift;
 }
 
-// p -> p^sharpness, what is left to other tokens kept as it is, and normalised.
+// p -> p^sharpness, what is left to other tokens kept as it is, and normalised. Rounding must not make
+// a probability of more than 1: a node would be likelier than its parent, and outlive it.
 void calibrate(float sharpness, Law& law) {
   if (sharpness == 1) return;
   float given = 0, sum = 0;
   for (int r = 0; r < law.n; ++r) {
-    given += exp32(std::min(law.lp[r], 0.0f));
+    given += exp32(law.lp[r]);
     law.lp[r] *= sharpness;
-    sum += exp32(std::min(law.lp[r], 0.0f));
+    sum += exp32(law.lp[r]);
   }
   sum += std::max(0.0f, 1.0f - given);
   const float shift = static_cast<float>(std::log(double{sum}));
-  for (int r = 0; r < law.n; ++r) law.lp[r] -= shift;
+  for (int r = 0; r < law.n; ++r) law.lp[r] = std::min(law.lp[r] - shift, 0.0f);
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ void sharpen(Control& c) {
     const int32_t y = depth < o.n ? c.chain.token[o.path[depth + 1]] : o.y;
     const int rank = static_cast<int>(std::find(law.token, law.token + law.n - 1, y) - law.token);
     float mean = 0;
-    for (int r = 0; r < law.n; ++r) mean += exp32(std::min(law.lp[r], 0.0f)) * law.lp[r];
+    for (int r = 0; r < law.n; ++r) mean += exp32(law.lp[r]) * law.lp[r];
     const float step = kRate * (law.lp[rank] - mean) / c.sharpness;
     c.sharpness = std::clamp(c.sharpness + std::clamp(step, -0.1f, 0.1f), kLeast, kMost);
   }

@@ -35,7 +35,17 @@ COUNTERS = (
 )
 
 
-PLAYED = ("none", "draft_model", "pearl", "specbranch")  # by the reference, counters and all
+PLAYED = (
+    "none",
+    "draft_model",
+    "pearl",
+    "specbranch",
+    "on_miss",
+    "lookup",
+    "adaedl",
+    "tree",
+    "hedge",
+)  # by the reference, counters and all
 
 
 @dataclass
@@ -209,6 +219,7 @@ def oracle(world: World, task: Task, method: str):
         max_model_len=world.runtime["max_model_len"],
         stop_token_ids=task.stops,
         shaping=reference.Shaping(**task.shaping) if task.shaping else None,
+        room=reference.room_of(*(world.runtime[f"max_{name}"] for name in ("gamma", "branches", "width"))),
     )
 
 

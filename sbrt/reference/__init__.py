@@ -1,0 +1,26 @@
+"""The whole algorithm in plain Python on the toy lane: the oracle that the engine is compared with.
+
+Nothing here is shared with the engine. The arithmetic is done step by step in float32 and double, so
+that results compare with `==`. toy: the model, its noise, its exp. law: what a lane says after a
+prefix. tree: chains and tails. play: the rounds of a sequence.
+"""
+
+from .law import Shaping, raw_softmax, top_tokens
+from .play import Stats, generate
+from .toy import Sampling, Toy, gumbel_noise, philox
+from .tree import Policy, Room, room_of
+
+__all__ = [
+    "Policy",
+    "Room",
+    "Sampling",
+    "Shaping",
+    "Stats",
+    "Toy",
+    "generate",
+    "gumbel_noise",
+    "philox",
+    "raw_softmax",
+    "room_of",
+    "top_tokens",
+]

@@ -1,0 +1,271 @@
+"""What a lane says after a prefix: the sampling pass and confidence, csrc/ops/{shaping,choose}.cc
+once more. Functions of rows take many at once: a step of trees has hundreds."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from .toy import Sampling, Toy, exp32, f32, gumbel_noise, log32, mix, state_after, toy_logits
+
+CANDIDATES, LANES, BLOCK = 16, 16, 16  # of a law; of a softmax's sum; positions of noise at once
+
+# What happens to logits before the temperature: bias as (token, bias), words as tuples of tokens.
+_SHAPING = """repetition_penalty presence_penalty frequency_penalty min_tokens logit_bias
+    allowed_token_ids bad_words"""
+Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, ()))
+
+
+@dataclass(frozen=True)
+class Shaper:
+    """Shaping of one sequence: `ends` are its stop tokens, `prompt` is how long its prompt is."""
+
+    shaping: Shaping
+    ends: tuple[int, ...]
+    prompt: int
+
+    def shaped(self, logits: np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
+        """The row [vocab] f32 that follows `prefix`, after masks, bias and penalties."""
+        s, row = self.shaping, logits.copy()
+        if s.allowed_token_ids is not None:
+            row[np.setdiff1d(np.arange(len(row)), s.allowed_token_ids)] = -np.inf
+        for *beginning, last in s.bad_words:
+            if prefix[max(0, len(prefix) - len(beginning)) :] == tuple(beginning):
+                row[last] = -np.inf
+        if len(prefix) - self.prompt < s.min_tokens:
+            row[list(self.ends)] = -np.inf
+        for token, bias in s.logit_bias:
+            row[token] += f32(bias)
+        return row if s[:3] == Shaping()[:3] else self.penalised(row, prefix)
+
+    def penalised(self, row: np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
+        """The row after the penalties for what stands in `prefix`."""
+        s, tokens = self.shaping, np.array(prefix)
+        seen = np.bincount(tokens, minlength=len(row)) > 0
+        output = np.bincount(tokens[self.prompt :], minlength=len(row))
+        factor = f32(s.repetition_penalty)
+        x = np.where(row > 0, row / factor, row * factor)
+        x = x - f32(s.frequency_penalty) * output.astype(f32)
+        x = np.where(output > 0, x - f32(s.presence_penalty), x)
+        return np.where(seen, x, row)
+
+    def may_leave_nothing(self, vocab: int) -> bool:
+        """Whether the masks could take every token of a row."""
+        s = self.shaping
+        left = set(range(vocab) if s.allowed_token_ids is None else s.allowed_token_ids)
+        return left <= {word[-1] for word in s.bad_words} | set(self.ends if s.min_tokens else ())
+
+
+# The sampling pass.
+
+
+def is_greedy(s: Sampling) -> bool:
+    """Whether nothing is drawn."""
+    return f32(s.temperature) < f32(1e-5)
+
+
+def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
+    """Which tokens [rows, vocab] min_p, top_k and top_p leave."""
+    keep = rows > -np.inf
+    if s.min_p == 0 and s.top_k == 0 and s.top_p >= 1:
+        return keep
+    most = rows.max(axis=1, keepdims=True)
+    weight = exp32((rows - np.where(most > -np.inf, most, f32(0))) / f32(s.temperature))
+    keep &= weight >= f32(s.min_p)
+    order = np.where(keep, -rows, np.inf).argsort(axis=1, kind="stable")
+    place = order.argsort(axis=1)
+    if s.top_k:
+        keep &= place < s.top_k
+    if f32(s.top_p) < 1:
+        weight = np.where(keep, weight, f32(0)).astype(np.float64)
+        enough = float(f32(s.top_p)) * weight.cumsum(axis=1)[:, -1:]
+        sums = np.take_along_axis(weight, order, axis=1).cumsum(axis=1)
+        keep &= place <= (sums < enough).sum(axis=1, keepdims=True)
+    return keep
+
+
+def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Of rows [n, vocab] f32: tokens [n, vocab], best first, their scores, and how many count: none
+    of a row with NaN or +inf, or all -inf.
+
+    noise: [n, vocab], of the position of the token to be chosen; None when greedy.
+    """
+    fine = rows.max(axis=1, keepdims=True) < np.inf
+    rows = np.where(fine, rows, f32(-np.inf))
+    if noise is None:
+        keep, scores = rows > -np.inf, rows.astype(np.float64)
+    else:
+        keep = filtered(rows, s)
+        scores = (rows / f32(s.temperature)).astype(np.float64) + noise
+    tokens = np.where(keep, -scores, np.nan).argsort(axis=1, kind="stable")  # NaN comes last
+    return tokens, np.take_along_axis(scores, tokens, axis=1), keep.sum(axis=1)
+
+
+def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
+    """The `want` best tokens of one row [vocab] f32, given noise [vocab]."""
+    noise = None if noise is None or is_greedy(s) else noise[None]
+    tokens, _, count = ranked(logits[None], s, noise)
+    return tokens[0, : min(want, count[0])].tolist()
+
+
+# Confidence.
+
+
+def lane_sum(x: np.ndarray) -> np.ndarray:
+    """Sums [rows, 1] of rows [rows, vocab] f32: 16 partial sums, then halved."""
+    lane = np.zeros((len(x), LANES), f32)
+    for first in range(0, x.shape[1], LANES):
+        part = x[:, first : first + LANES]
+        lane[:, : part.shape[1]] += part
+    while lane.shape[1] > 1:
+        half = lane.shape[1] // 2
+        lane = lane[:, :half] + lane[:, half:]
+    return lane
+
+
+def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of raw logits [rows, vocab] at temperature 1: x - most, e to that, and the sum of these."""
+    x = logits - logits.max(axis=1, keepdims=True)
+    e = exp32(x)
+    return x, e, lane_sum(e)
+
+
+def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
+    """Softmax of one row of raw logits at one token."""
+    _, e, total = softmax_of(logits[None])
+    return e[0, token] / total[0, 0]
+
+
+def in_order(x: np.ndarray) -> np.ndarray:
+    """Sums [rows] of rows, from left to right."""
+    return x.cumsum(axis=1)[:, -1]
+
+
+def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
+    """Confidence [rows, candidates] as logarithms, p -> p^sharpness: what is left to other tokens
+    stays as it is."""
+    if sharpness == 1:
+        return lp
+    given = in_order(exp32(lp))
+    lp = lp * sharpness
+    total = in_order(exp32(lp)) + np.maximum(f32(0), f32(1) - given)
+    return np.minimum(lp - log32(total)[:, None], f32(0))
+
+
+@dataclass(slots=True)
+class Law:
+    """Candidates after a prefix, best first (none: the row failed), and how sure the lane is.
+
+    q: softmax of the raw logits at the first. entropy: of that softmax, nats. lp: [CANDIDATES] f32,
+    logarithms of the candidates' confidence, -inf behind the last.
+    """
+
+    tokens: list[int]
+    q: np.float32
+    entropy: np.float32
+    lp: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Tokens so far, and the state of a lane after them."""
+
+    state: int
+    tokens: tuple[int, ...] = ()
+
+    def __add__(self, tokens: Sequence[int]) -> Prefix:
+        return Prefix(state_after(self.state, tokens), (*self.tokens, *tokens))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Lane:
+    """One toy under one sampling law: what it says after a prefix. Remembers what it said."""
+
+    def __init__(self, toy: Toy, sampling: Sampling, vocab: int, shaper: Shaper | None) -> None:
+        self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
+        self.greedy = is_greedy(sampling)
+        self.empty = Prefix(mix(toy.seed, 0))
+        self.choices: dict[int, int | None] = {}
+        self.known: dict[int, Law] = {}
+        self.noise: dict[int, np.ndarray] = {}
+        # Whether a row may have no token.
+        self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(vocab))
+
+    def choice(self, prefix: Prefix) -> int | None:
+        """The token that follows; None if the row fails."""
+        if prefix.state not in self.choices:
+            tokens, _, count = self.ranked(self.logits([prefix]), [prefix])
+            self.choices[prefix.state] = int(tokens[0, 0]) if count[0] else None
+        return self.choices[prefix.state]
+
+    def law(self, prefix: Prefix) -> Law:
+        """The law of the token that follows."""
+        return self.known.get(prefix.state) or self.laws([prefix])[0]
+
+    def laws(self, prefixes: Sequence[Prefix]) -> list[Law]:
+        """The laws of the tokens that follow these."""
+        new = {p.state: p for p in prefixes if p.state not in self.known}
+        if new:
+            self.known.update(zip(new, self.compute(list(new.values())), strict=True))
+        return [self.known[p.state] for p in prefixes]
+
+    def compute(self, prefixes: list[Prefix]) -> list[Law]:
+        logits = self.logits(prefixes)
+        tokens, scores, count = self.ranked(logits, prefixes)
+        tokens, scores = tokens[:, :CANDIDATES], scores[:, :CANDIDATES]
+        count = np.minimum(count, CANDIDATES)
+        x, e, total = softmax_of(np.nan_to_num(logits, nan=0))  # of a NaN row nothing counts
+        log = log32(total[:, 0])[:, None]
+        entropy = (log - lane_sum(e * x) / total)[:, 0]
+        q = np.take_along_axis(e, tokens[:, :1], axis=1)[:, 0] / total[:, 0]
+        if self.greedy and not self.shaper:
+            lp = np.take_along_axis(x, tokens, axis=1) - log
+        else:
+            lp = self.among_candidates(scores, count)
+        padded = np.full((len(prefixes), CANDIDATES), -np.inf, f32)
+        mine = np.arange(tokens.shape[1]) < count[:, None]
+        padded[:, : tokens.shape[1]] = np.where(mine, lp, f32(-np.inf))
+        tokens = [row[:n] for row, n in zip(tokens.tolist(), count.tolist(), strict=True)]
+        return list(map(Law, tokens, q, entropy, padded))
+
+    def among_candidates(self, scores: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """Softmax over the candidates of their scores, as logarithms."""
+        first = np.where(count > 0, scores[:, 0], 0.0)[:, None]
+        mine = np.arange(scores.shape[1]) < count[:, None]
+        lp = np.where(mine, scores - first, -np.inf).astype(f32)
+        total = in_order(exp32(lp))
+        return lp - log32(np.where(count > 0, total, f32(1)))[:, None]
+
+    def logits(self, prefixes: list[Prefix]) -> np.ndarray:
+        """Raw logits [prefixes, vocab] f32."""
+        logits = toy_logits(self.toy, [p.state for p in prefixes], self.vocab)
+        for i, prefix in enumerate(prefixes):
+            if len(prefix) - 1 == self.toy.nan_at:
+                logits[i, 0] = np.nan
+        return logits
+
+    def ranked(self, logits: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
+        """The tokens that may follow, as `ranked` says it."""
+        if self.shaper:  # a NaN is an error even where masked
+            shape = self.shaper.shaped
+            rows = zip(logits, prefixes, strict=True)
+            logits = np.stack([shape(x, p.tokens) if x.max() < np.inf else x for x, p in rows])
+        noise = None
+        if not self.greedy:
+            noise = np.stack([self.noise_at(len(prefix)) for prefix in prefixes])
+        return ranked(logits, self.sampling, noise)
+
+    def noise_at(self, position: int) -> np.ndarray:
+        block, row = divmod(position, BLOCK)
+        if block not in self.noise:
+            self.noise[block] = gumbel_noise(self.sampling, block * BLOCK, BLOCK, self.vocab)
+        return self.noise[block][row]
+
+
+lane = lru_cache(maxsize=4)(Lane)

@@ -1,0 +1,246 @@
+"""The rounds of a sequence: csrc/spec/{round,select,settle,lookup}.cc and the host's counting once
+more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .law import Lane, Prefix, Shaper, Shaping, lane
+from .toy import Sampling, Toy, f32
+from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, hang
+
+SHORTEST, LONGEST = 2, 16  # tokens of a match
+
+
+@dataclass
+class Stats:
+    """Counters of one sequence, as design.md section 7 defines them."""
+
+    rounds: int = 0
+    draft_tokens: int = 0  # sum of the chains' depths
+    accepted: int = 0  # sum of n
+    branches: int = 0
+    branch_rounds: int = 0  # with a prepared branch, and the sequence did not end
+    branch_hits: int = 0
+    discarded_branch_tokens: int = 0  # drafted nodes that no walk can have come by
+    draft_limit_rounds: int = 0  # in which the draft had no room to plan anything
+    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by n
+
+    @property
+    def rollback_tokens(self) -> int:
+        """Drafted tokens that were verified and did not stand."""
+        return self.draft_tokens - self.accepted
+
+
+def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
+    """The path down the chain as far as the target says the same, from the root on, and the target's
+    tokens: one more than accepted, or as many if the last row failed."""
+    child = {(node.parent, node.token): i for i, node in enumerate(chain)}
+    path, new = [0], list[int]()
+    while (y := target.choice(at)) is not None:
+        new.append(y)
+        if (path[-1], y) not in child:
+            break
+        path.append(child[path[-1], y])
+        at += [y]
+    return path, new
+
+
+def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
+    """New tokens one by one: what is put out, and why the sequence ends with it."""
+    for i, token in enumerate(new, 1):
+        if token in stops or i == room:
+            return new[:i], "stop" if token in stops else "length"
+    return new, None
+
+
+def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
+    """What followed the last place that reads like the trunk's end, and the longest such."""
+
+    def size(at: int) -> int:
+        n = SHORTEST
+        while n < min(LONGEST, at) and trunk[at - n - 1] == trunk[-n - 1]:
+            n += 1
+        return n
+
+    end = trunk[-SHORTEST:]
+    places = [at for at in range(SHORTEST, len(trunk)) if trunk[at - SHORTEST : at] == end]
+    if not places:
+        return []
+    again = trunk[max(places, key=lambda at: (size(at), at)) :]
+    return [again[i % len(again)] for i in range(want)]
+
+
+class Play:
+    """One sequence between two rounds."""
+
+    def __init__(self, target: Lane, draft: Draft, prompt: Sequence[int], limits: tuple) -> None:
+        self.target, self.draft, self.policy = target, draft, draft.policy
+        self.limit, self.draft_limit = limits  # tokens of the trunk, at most; and with the draft
+        self.at = target.empty + prompt
+        self.chain = [Node(draft.lane.empty + prompt)]
+        self.behind = 0  # tokens before the root that did not go through the draft
+        self.missed, self.idle = True, False
+        self.stats = Stats()
+
+    @property
+    def room(self) -> int:
+        """How deep a chain may be: with it goes a token of the target's own."""
+        return max(0, self.limit - len(self.at) - 1)
+
+    def fits(self, steps: int) -> bool:
+        """Whether the draft can follow the chain and so many steps behind it."""
+        return len(self.at) + self.depth + steps < self.draft_limit
+
+    @property
+    def depth(self) -> int:
+        """Of the chain's deepest node."""
+        return max(node.level for node in self.chain)
+
+    def round(self, stops: Sequence[int]) -> tuple[list[int], str | None]:
+        """One: what it puts out, and why the sequence ends with it."""
+        p, s = self.policy, self.stats
+        self.idle = False
+        lost = self.burst() if p.on_miss == BURST and self.missed and p.burst else 0
+        branches = self.prepared() if p.gamma else []
+        depth, siblings = self.depth, len(self.chain) - 1 - self.depth
+        path, new = verified(self.target, self.at, self.chain)
+        n, failed = len(path) - 1, len(new) < len(path)
+        out, finish = examined(new, stops, self.limit - len(self.at))
+        finish = finish or ("error" if failed else None)
+        adopted = None if failed else find(branches, path[-1], new[-1])
+        self.missed = adopted is None
+
+        drafted = self.drafted(branches)
+        self.settle(path, new, adopted)
+        kept = 0 if self.missed else len(self.chain) - 1
+        if self.missed and p.on_miss == LOOKUP and not failed:
+            for i, token in enumerate(looked_up(self.at.tokens, min(p.burst, self.room))):
+                hang(self.chain, i, token, f32(0))
+
+        s.rounds += 1
+        s.draft_tokens += depth
+        s.accepted += n
+        s.histogram[n] += 1
+        s.branches += len(branches)
+        s.branch_rounds += branches != [] and not finish
+        s.branch_hits += not self.missed and not finish
+        s.discarded_branch_tokens += lost + siblings + drafted - kept
+        s.draft_limit_rounds += self.idle
+        return out, finish
+
+    def burst(self) -> int:
+        """The serial burst after a miss: the next chain. Returns nodes that did not enter it."""
+        p, d = self.policy, self.draft
+        self.idle = not self.fits(p.burst)
+        if self.idle:
+            return 0
+        tail = [Node(self.chain[0].prefix)]
+        if p.burst_width == 1:
+            size = d.path_sizes([tail], p.burst)
+            d.grow_path(tail, p.burst, self.room)
+        else:
+            shape = Shape(p.burst_width, p.burst_width, SLOTS - self.behind)
+            d.grow_trees([tail], p.burst, shape)
+            size = len(tail) - 1
+        self.behind = 0
+        self.chain = self.worth(tail)
+        if len(self.chain) == 1:
+            self.chain = [Node(self.chain[0].prefix)]  # what the draft said at the root is dropped
+        return size - (len(self.chain) - 1)
+
+    def prepared(self) -> list[Branch]:
+        """Branches behind the chain, and their tails unless these are paths."""
+        p, d = self.policy, self.draft
+        if len(self.at) + self.depth <= self.draft_limit:
+            d.feed([node for node in self.chain if not node.drafted])
+            self.behind = 0
+        self.idle = not self.fits(p.gamma)
+        branches = [] if self.idle else d.branches(self.chain)
+        if p.width > 1:
+            budget = min(d.room.rows, p.width * p.branches)
+            shape = Shape(budget, -(-p.nodes // p.gamma), d.room.slots)
+            d.grow_trees([b.tail for b in branches], p.gamma, shape)
+        return branches
+
+    def drafted(self, branches: list[Branch]) -> int:
+        """Nodes of all tails."""
+        tails = [b.tail for b in branches]
+        if self.policy.width > 1:
+            return sum(len(tail) - 1 for tail in tails)
+        return self.draft.path_sizes(tails, self.policy.gamma)
+
+    def settle(self, path: list[int], new: list[int], adopted: Branch | None) -> None:
+        """The trunk moves on, and behind it hangs what is worth it of the adopted tail."""
+        drafted = 0
+        while drafted < len(path) and self.chain[path[drafted]].drafted:
+            drafted += 1
+        self.behind += len(path) - (0 if self.behind else drafted)
+        root = Node(self.chain[0].prefix + new)
+        self.at += new
+        if adopted and self.policy.width == 1:
+            self.draft.grow_path(adopted.tail, self.policy.gamma, self.room)
+        if self.draft.ranks:
+            self.draft.sharpen(self.chain, path, new)
+        self.chain = self.worth(adopted.tail) if adopted else [root]
+
+    def worth(self, tail: Tree) -> Tree:
+        """The chain that a tail becomes: nodes before which the draft was sure, that may still be
+        emitted and, of more than `nodes`, the most likely."""
+        p, law = self.policy, self.draft.lane.law
+        sure = {0}
+        for j, node in enumerate(tail[1:], 1):
+            if node.parent in sure and node.level <= self.room:
+                if law(tail[node.parent].prefix).q > f32(p.epsilon):
+                    sure.add(j)
+        best = sorted(sure - {0}, key=lambda j: (-tail[j].score, j))[: p.nodes]
+        place, chain = {0: 0}, tail[:1]
+        for j in sorted(best):
+            place[j] = len(chain)
+            tail[j].parent = place[tail[j].parent]
+            chain.append(tail[j])
+        return chain
+
+
+def find(branches: list[Branch], node: int, token: int) -> Branch | None:
+    """The branch of an outcome."""
+    same = (b for b in branches if (b.node, b.tail[0].token) == (node, token))
+    return next(same, None)
+
+
+def generate(
+    target: Toy,
+    draft: Toy | None,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    policy: Policy,
+    *,
+    max_tokens: int,
+    max_model_len: int,
+    stop_token_ids: Sequence[int] = (),
+    shaping: Shaping | None = None,
+    room: Room | None = None,
+) -> tuple[list[int], str, Stats]:
+    """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
+
+    Logits are cut to the smaller vocabulary. `draft` may be None if nothing is drafted.
+    """
+    if policy.serial:
+        policy = policy._replace(
+            gamma=0, branches=0, width=1, on_miss=BURST, burst=policy.gamma, burst_width=policy.width
+        )
+    draft = draft or target
+    vocab = min(target.vocab, draft.vocab)
+    ends = tuple(token for token in stop_token_ids if token < vocab)
+    has_shape = shaping is not None and shaping != Shaping()
+    shaper = Shaper(shaping, ends, len(prompt)) if has_shape else None
+    t, d = (lane(toy, sampling, vocab, shaper) for toy in (target, draft))
+    limits = min(len(prompt) + max_tokens, max_model_len), min(max_model_len, draft.max_positions)
+    play = Play(t, Draft(d, policy, room or Room()), prompt, limits)
+    tokens: list[int] = []
+    finish = None if max_tokens else "length"
+    while finish is None:
+        out, finish = play.round(stop_token_ids)
+        tokens += out
+    return tokens, finish, play.stats

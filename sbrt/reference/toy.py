@@ -1,0 +1,87 @@
+"""The toy model, its noise and its exp: csrc/model/toy.h, csrc/ops/philox.h and exp.h once more."""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+f32 = np.float32
+WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
+
+# A model whose logits are a hash of the prefix; the row at position nan_at has a NaN.
+Toy = namedtuple("Toy", "vocab seed noise16 max_positions nan_at", defaults=(0, 0, 1 << 20, -1))
+_LAW = "temperature top_p top_k min_p seed completion"
+Sampling = namedtuple("Sampling", _LAW, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
+
+
+# `mix` and `philox` take Python ints or arrays of uint64 (which wrap by themselves).
+
+
+def mix(a: Any, b: Any) -> Any:
+    """Hash of two words of 64 bits (the finaliser of splitmix64)."""
+    z = a ^ (b * 0x9E3779B97F4A7C15 & WORD)
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & WORD
+    return z ^ z >> 31
+
+
+def state_after(state: int, tokens: Iterable[int]) -> int:
+    """Hash of a prefix, from the hash of its beginning."""
+    for token in tokens:
+        state = mix(state, token + 1)
+    return state
+
+
+def toy_logits(toy: Toy, states: list[int], vocab: int) -> np.ndarray:
+    """Logits [states, vocab] f32 after the prefixes of these states."""
+    state = np.array(states, np.uint64)[:, None]
+    token = np.arange(vocab, dtype=np.uint64)
+    h = mix(state, token + 65536)
+    logits = ((h & 65535) + (h >> 16 & 65535)).astype(f32) / f32(8192)
+    if toy.noise16:
+        centred = (mix(state, token + 131072) & 65535).astype(np.int32) - 32768
+        logits += (toy.noise16 * centred).astype(f32) / f32(65536)
+    return logits
+
+
+def philox(c0: Any, c1: Any, c2: Any, c3: Any, key0: int, key1: int) -> tuple[Any, Any, Any, Any]:
+    """Philox4x32-10 (Salmon et al., 2011): four words of a counter, two of a key."""
+    for turn in range(10):
+        k0, k1 = key0 + turn * 0x9E3779B9 & HALF, key1 + turn * 0xBB67AE85 & HALF
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1 & HALF, p0 >> 32 ^ c3 ^ k1, p0 & HALF
+    return c0, c1, c2, c3
+
+
+def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
+    """Noise [count, vocab] in double of the positions from `first` on."""
+    position = np.arange(first, first + count, dtype=np.uint64)[:, None]
+    group, one = np.arange((vocab + 3) // 4, dtype=np.uint64), position * 0 + 1
+    counter = (group * one, position & HALF, position >> 32, one * s.completion)
+    words = philox(*np.broadcast_arrays(*counter), s.seed & HALF, s.seed >> 32)
+    flat = np.stack(words, axis=-1).ravel().tolist()
+    log = math.log  # the C library's, as the engine's
+    noise = np.array([-log(-log((word + 0.5) * 2.0**-32)) for word in flat])
+    return noise.reshape(count, -1)[:, :vocab]
+
+
+def exp32(x: np.ndarray) -> np.ndarray:
+    """e^x of f32 x <= 0, every step rounded to f32."""
+    clamped = np.maximum(x, f32(-87))
+    n = (clamped * f32(1.44269504) + f32(12582912)) - f32(12582912)
+    r = clamped - n * f32(0.693359375)
+    r = r - n * f32(-2.12194440e-4)
+    p = f32(1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = p * r + f32(c)
+    e = p * (r * r) + r + f32(1)
+    return np.where(x < f32(-87), f32(0), e * np.ldexp(f32(1), n.astype(np.int32)))
+
+
+def log32(x: np.ndarray) -> np.ndarray:
+    """Logarithm of f32 in double (the C library's), rounded to f32."""
+    return np.array([math.log(value) for value in x.tolist()], f32)

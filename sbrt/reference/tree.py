@@ -1,0 +1,221 @@
+"""Chains and tails, and how the draft makes them: csrc/spec/{plan,grow}.cc once more.
+
+One thing is lazy: a path is drafted when its branch is adopted, and only as far as it may be kept;
+of the others the length matters, and that is the number of steps unless the draft can stop.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .law import Lane, Law, Prefix, calibrated, in_order
+from .toy import exp32, f32
+
+SLOTS = 64  # nodes of a chain or a tail, the first included
+GO_ON, BURST, LOOKUP = 0, 1, 2  # after a miss
+
+# The knobs of a round, named as the engine's; gamma 0 is plain decoding.
+_KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss burst burst_width
+    lambda_ theta"""
+_DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0)
+Policy = namedtuple("Policy", _KNOBS, defaults=_DEFAULTS)
+# Rows of a draft step, and slots of a tail.
+Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
+
+
+def room_of(gamma: int, branches: int, width: int) -> Room:
+    """What an engine of these maxima makes room for."""
+    slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
+    return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
+
+
+@dataclass(slots=True)
+class Node:
+    """Of a chain, whose node 0 is the root, or of a tail, whose node 0 is the outcome's token.
+
+    score: logarithm of the confidence that the walk comes by. drafted: it went through the draft.
+    lp: confidence in what follows, as calibrated when it did (only where outcomes are ranked).
+    """
+
+    prefix: Prefix
+    parent: int = -1
+    level: int = 0
+    score: np.float32 = f32(0)
+    drafted: bool = False
+    lp: np.ndarray | None = None
+
+    @property
+    def token(self) -> int:
+        """The newest of the prefix."""
+        return self.prefix.tokens[-1]
+
+
+Tree = list[Node]  # parents come first
+
+
+class Branch(NamedTuple):
+    """What is prepared for the outcome (node, tail[0].token)."""
+
+    node: int
+    tail: Tree
+
+
+class Draft:
+    """The draft lane of one sequence."""
+
+    def __init__(self, lane: Lane, policy: Policy, room: Room) -> None:
+        self.lane, self.policy, self.room = lane, policy, room
+        self.ranks = policy.likely or policy.width > 1 or policy.burst_width > 1
+        self.sharpness = f32(2.5 if lane.greedy else 1)
+
+    def feed(self, nodes: Sequence[Node]) -> None:
+        """Takes nodes through the draft."""
+        for node in nodes:
+            node.drafted = True
+        if self.ranks and nodes:
+            laws = self.lane.laws([node.prefix for node in nodes])
+            lps = calibrated(np.stack([law.lp for law in laws]), self.sharpness)
+            for node, lp in zip(nodes, lps, strict=True):
+                node.lp = lp
+
+    def goes_on(self, law: Law) -> bool:
+        """Whether a path grows behind a node of this law: AdaEDL's bound."""
+        p = self.policy
+        if p.lambda_ and law.tokens:
+            return not f32(1) - np.sqrt(f32(p.lambda_) * law.entropy) < f32(p.theta)
+        return bool(law.tokens)
+
+    def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
+        """Nodes that paths have after so many steps, all together."""
+        if not self.lane.can_fail and not self.policy.lambda_:
+            return steps * len(tails)
+        ends, total = [tail[0].prefix for tail in tails], 0
+        for _ in range(steps):
+            laws = zip(ends, self.lane.laws(ends), strict=True)
+            ends = [end + law.tokens[:1] for end, law in laws if self.goes_on(law)]
+            total += len(ends)
+        return total
+
+    def grow_path(self, tail: Tree, steps: int, deepest: int) -> None:
+        """Grows a path up to `deepest`, or to the first doubtful node."""
+        while len(tail) <= steps:
+            end = tail[-1]
+            self.feed([end])
+            law = self.lane.law(end.prefix)
+            if end.level == deepest or not self.goes_on(law):
+                return
+            if not law.q > f32(self.policy.epsilon):
+                return
+            hang(tail, len(tail) - 1, law.tokens[0], end.lp[0] if self.ranks else f32(0))
+
+    def grow_trees(self, tails: list[Tree], steps: int, shape: Shape) -> None:
+        """Grows trees where a token most likely comes by, whatever the tree."""
+        tries: list[tuple[float, int, int, int]] = []  # (-score, tree, node, rank): the best first
+
+        def put(b: int, j: int, rank: int) -> None:
+            node = tails[b][j]
+            if rank < len(self.lane.law(node.prefix).tokens):
+                heapq.heappush(tries, (-float(node.score + node.lp[rank]), b, j, rank))
+
+        fresh = [(b, 0) for b in range(len(tails))]  # what the next step takes through the draft
+        for step in range(1, steps + 1):
+            self.feed([tails[b][j] for b, j in fresh])
+            for b, j in fresh:
+                put(b, j, 0)
+            fresh, later, grown = [], [], Counter[int]()
+            while tries and grown.total() < shape.budget:
+                best = heapq.heappop(tries)
+                _, b, j, rank = best
+                if len(tails[b]) == SLOTS:
+                    continue
+                if grown[b] == shape.most:
+                    later.append(best)
+                    continue
+                node = tails[b][j]
+                token = self.lane.law(node.prefix).tokens[rank]
+                hang(tails[b], j, token, node.lp[rank])
+                grown[b] += 1
+                put(b, j, rank + 1)
+                if step < steps and len(tails[b]) <= shape.slots:
+                    fresh.append((b, len(tails[b]) - 1))
+            for entry in later:
+                heapq.heappush(tries, entry)
+
+    # Which outcomes are prepared.
+
+    def branches(self, chain: Tree) -> list[Branch]:
+        """The branches behind a chain."""
+        p = self.policy
+        if p.likely:
+            best = sorted(self.outcomes(chain))[: p.branches]
+            return [branch(chain, i, token, f32(-score)) for score, i, token in best]
+        law = self.lane.law(chain[-1].prefix)
+        k = p.branches
+        if p.adaptive and law.tokens:
+            k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
+        return [branch(chain, len(chain) - 1, token, f32(0)) for token in law.tokens[:k]]
+
+    def outcomes(self, chain: Tree) -> list[tuple[float, int, int]]:
+        """(-score, node, token) of every outcome: P(the walk comes to the node) x P(token there),
+        as logarithms, for tokens that no child of the node holds."""
+        reach = [f32(0)] * len(chain)
+        below: list[dict[int, int]] = [{} for _ in chain]
+        for j, child in enumerate(chain[1:], 1):
+            below[child.parent][child.token] = j
+        found = []
+        for i, (node, children) in enumerate(zip(chain, below, strict=True)):
+            tokens = self.lane.law(node.prefix).tokens
+            for token, j in children.items():
+                # A looked-up token may be no candidate: less likely than any.
+                rank = tokens.index(token) if token in tokens else len(tokens) - 1
+                reach[j] = reach[i] + node.lp[rank] if tokens else reach[i]
+            scores = (-(reach[i] + node.lp)).tolist()
+            found += [(s, i, t) for s, t in zip(scores, tokens) if t not in children]  # noqa: B905
+        return found
+
+    def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
+        """One step up the gradient of the log-likelihood of the target's tokens, at each node."""
+        for node, y in zip((chain[i] for i in path), new, strict=False):
+            tokens = self.lane.law(node.prefix).tokens if node.drafted else []
+            if len(tokens) < 2:
+                continue
+            rank = tokens.index(y) if y in tokens else len(tokens) - 1
+            self.sharpness = sharpened(self.sharpness, node.lp[: len(tokens)], rank)
+
+
+def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
+    """The exponent after one observation: candidate `rank` of these was right, or the last if none."""
+    mean = in_order((exp32(lp) * lp)[None])[0]
+    step = f32(0.05) * (lp[rank] - mean) / sharpness
+    return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))
+
+
+def clamp(x: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """x within [low, high]."""
+    return min(max(x, low), high)
+
+
+class Shape(NamedTuple):
+    """How fast trees grow: nodes of a step, of one tree in a step, and slots of a tree."""
+
+    budget: int
+    most: int
+    slots: int
+
+
+def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:
+    """One for this outcome."""
+    return Branch(node, [Node(chain[node].prefix + [token], score=score)])
+
+
+def hang(tree: Tree, parent: int, token: int, lp: np.float32) -> None:
+    """One node more."""
+    above = tree[parent]
+    tree.append(Node(above.prefix + [token], parent, above.level + 1, above.score + lp))
