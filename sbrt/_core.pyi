@@ -291,7 +291,10 @@ class Runtime:
         Times are of the steady clock. The last 32,768 events of a stream are kept.
         """
     def features(self) -> NDArray[float32]:
-        """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h); empty if not kept."""
+        """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h).
+
+        Raises InvalidInputError if features are not kept.
+        """
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
         """(round, depth, n, branches, hit, tokens) of the last sequence, oldest first.
 

@@ -19,11 +19,19 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 std::vector<float> flat(const Floats& a) { return {a.data(), a.data() + a.size()}; }
 
+// A matrix [out, in] whose size is right may still be the other way round.
+std::vector<float> matrix(const char* name, const Floats& w, const Floats& b) {
+  check<InvalidInput>(w.ndim() == 2 && b.ndim() == 1 && w.shape(0) == b.shape(0), "hrad: ", name,
+                      ": expected [out, in] with a bias [out]");
+  return flat(w);
+}
+
 std::shared_ptr<Hrad> make_hrad(int64_t hidden, const Floats& w1, const Floats& b1,
                                 const Floats& w2, const Floats& b2, const Floats& w3,
                                 const Floats& b3) {
   return std::make_shared<Hrad>(
-      hidden, HradWeights{flat(w1), flat(b1), flat(w2), flat(b2), flat(w3), flat(b3)});
+      hidden, HradWeights{matrix("w1", w1, b1), flat(b1), matrix("w2", w2, b2), flat(b2),
+                          matrix("w3", w3, b3), flat(b3)});
 }
 
 std::array<float, 3> scores(const Hrad& hrad, const Floats& x) {

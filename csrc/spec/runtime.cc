@@ -110,6 +110,7 @@ void Runtime::make_features() {
 }
 
 std::vector<float> Runtime::features() const {
+  check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
   return {features_.data(), features_.data() + features_.size()};
 }
 

@@ -83,7 +83,8 @@ class Runtime {
   const Trace* target_trace() const { return trace_of(target_); }
   const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
-  // What H-RAD reads, of the last outcome: [kFeatureBlocks * hidden]; empty if they are not kept.
+  // What H-RAD reads, of the last outcome: [kFeatureBlocks * hidden]. Throws InvalidInput if they
+  // are not kept.
   std::vector<float> features() const;
   int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 

@@ -228,7 +228,7 @@ def test_a_demo_pair_that_was_not_installed_is_named(run, tmp_path, monkeypatch)
     assert "demo" in err
 
 
-@pytest.mark.parametrize("flag", [["--simulate", "c=0"], ["--hrad", "h"], ["--placement", "x"]])
+@pytest.mark.parametrize("flag", [["--simulate", "c=0"], ["--placement", "x"]])
 def test_bench_decode_refuses_what_it_cannot_do(run, flag):
     code, out, err = run("", *flag, main=bench_decode)
     assert (code, out) == (2, "")

@@ -200,6 +200,6 @@ def test_from_collect_to_eval(capsys, folders, tmp_path):
 
 def test_one_engine_serves_methods_with_and_without(opened):
     with opened() as (engine, method):
-        for name in (method, "specbranch:hrad=off", "none", "pearl"):
+        for name in (method, "specbranch:hrad=off,k_max=2", "none", "pearl"):
             [output] = engine.generate("def f(", GREEDY, method=methods.parse(name, gamma=GAMMA))
             assert len(output.outputs[0].token_ids) == 40
