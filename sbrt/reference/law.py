@@ -28,30 +28,36 @@ class Shaper:
     ends: tuple[int, ...]
     prompt: int
 
-    def shaped(self, logits: np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
-        """The row [vocab] f32 that follows `prefix`, after masks, bias and penalties."""
-        s, row = self.shaping, logits.copy()
+    def shaped(self, logits: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
+        """The rows [prefixes, vocab] f32 that follow these, after masks, bias and penalties."""
+        s, rows = self.shaping, logits.copy()
         if s.allowed_token_ids is not None:
-            row[np.setdiff1d(np.arange(len(row)), s.allowed_token_ids)] = -np.inf
-        for *beginning, last in s.bad_words:
-            if prefix[max(0, len(prefix) - len(beginning)) :] == tuple(beginning):
-                row[last] = -np.inf
-        if len(prefix) - self.prompt < s.min_tokens:
-            row[list(self.ends)] = -np.inf
+            rows = np.full_like(logits, -np.inf)
+            allowed = list(s.allowed_token_ids)
+            rows[:, allowed] = logits[:, allowed]
+        for row, prefix in zip(rows, prefixes, strict=True):
+            tokens = prefix.tokens
+            for *beginning, last in s.bad_words:
+                if tokens[max(0, len(tokens) - len(beginning)) :] == tuple(beginning):
+                    row[last] = -np.inf
+            if len(tokens) - self.prompt < s.min_tokens:
+                row[list(self.ends)] = -np.inf
         for token, bias in s.logit_bias:
-            row[token] += f32(bias)
-        return row if s[:3] == Shaping()[:3] else self.penalised(row, prefix)
+            rows[:, token] += f32(bias)
+        return rows if s[:3] == Shaping()[:3] else self.penalised(rows, prefixes)
 
-    def penalised(self, row: np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
-        """The row after the penalties for what stands in `prefix`."""
-        s, tokens = self.shaping, np.array(prefix)
-        seen = np.bincount(tokens, minlength=len(row)) > 0
-        output = np.bincount(tokens[self.prompt :], minlength=len(row))
+    def penalised(self, rows: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
+        """The rows after the penalties for what stands in their prefixes."""
+        s, vocab = self.shaping, rows.shape[1]
+        prompt = np.bincount(prefixes[0].tokens[: self.prompt], minlength=vocab)
+        new = [np.bincount([*p.tokens[self.prompt :]] or [0], minlength=vocab) for p in prefixes]
+        output = np.stack(new)
+        output[[len(p) == self.prompt for p in prefixes]] = 0
         factor = f32(s.repetition_penalty)
-        x = np.where(row > 0, row / factor, row * factor)
+        x = np.where(rows > 0, rows / factor, rows * factor)
         x = x - f32(s.frequency_penalty) * output.astype(f32)
         x = np.where(output > 0, x - f32(s.presence_penalty), x)
-        return np.where(seen, x, row)
+        return np.where(output + prompt > 0, x, rows)
 
     def may_leave_nothing(self, vocab: int) -> bool:
         """Whether the masks could take every token of a row."""
@@ -83,7 +89,7 @@ def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
     if f32(s.top_p) < 1:
         weight = np.where(keep, weight, f32(0)).astype(np.float64)
         enough = float(f32(s.top_p)) * weight.cumsum(axis=1)[:, -1:]
-        sums = np.take_along_axis(weight, order, axis=1).cumsum(axis=1)
+        sums = weight[np.arange(len(rows))[:, None], order].cumsum(axis=1)
         keep &= place <= (sums < enough).sum(axis=1, keepdims=True)
     return keep
 
@@ -102,7 +108,7 @@ def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.
         keep = filtered(rows, s)
         scores = (rows / f32(s.temperature)).astype(np.float64) + noise
     tokens = np.where(keep, -scores, np.nan).argsort(axis=1, kind="stable")  # NaN comes last
-    return tokens, np.take_along_axis(scores, tokens, axis=1), keep.sum(axis=1)
+    return tokens, scores[np.arange(len(rows))[:, None], tokens], keep.sum(axis=1)
 
 
 def top_tokens(logits: np.ndarray, s: Sampling, noise: np.ndarray | None, want: int) -> list[int]:
@@ -127,16 +133,18 @@ def lane_sum(x: np.ndarray) -> np.ndarray:
     return lane
 
 
-def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of raw logits [rows, vocab] at temperature 1: x - most, e to that, and the sum of these."""
+def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of raw logits [rows, vocab] at temperature 1: x - most, e to that, the sum of these, and of
+    both multiplied."""
     x = logits - logits.max(axis=1, keepdims=True)
     e = exp32(x)
-    return x, e, lane_sum(e)
+    total, moment = np.split(lane_sum(np.concatenate([e, e * x])), 2)
+    return x, e, total, moment
 
 
 def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
     """Softmax of one row of raw logits at one token."""
-    _, e, total = softmax_of(logits[None])
+    _, e, total, _ = softmax_of(logits[None])
     return e[0, token] / total[0, 0]
 
 
@@ -220,12 +228,15 @@ class Lane:
         tokens, scores, count = self.ranked(logits, prefixes)
         tokens, scores = tokens[:, :CANDIDATES], scores[:, :CANDIDATES]
         count = np.minimum(count, CANDIDATES)
-        x, e, total = softmax_of(np.nan_to_num(logits, nan=0))  # of a NaN row nothing counts
+        if self.toy.nan_at >= 0:
+            logits = np.nan_to_num(logits, nan=0)  # of such a row nothing counts
+        x, e, total, moment = softmax_of(logits)
         log = log32(total[:, 0])[:, None]
-        entropy = (log - lane_sum(e * x) / total)[:, 0]
-        q = np.take_along_axis(e, tokens[:, :1], axis=1)[:, 0] / total[:, 0]
+        entropy = (log - moment / total)[:, 0]
+        row = np.arange(len(prefixes))
+        q = e[row, tokens[:, 0]] / total[:, 0]
         if self.greedy and not self.shaper:
-            lp = np.take_along_axis(x, tokens, axis=1) - log
+            lp = x[row[:, None], tokens] - log
         else:
             lp = self.among_candidates(scores, count)
         padded = np.full((len(prefixes), CANDIDATES), -np.inf, f32)
@@ -253,9 +264,8 @@ class Lane:
     def ranked(self, logits: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
         """The tokens that may follow, as `ranked` says it."""
         if self.shaper:  # a NaN is an error even where masked
-            shape = self.shaper.shaped
-            rows = zip(logits, prefixes, strict=True)
-            logits = np.stack([shape(x, p.tokens) if x.max() < np.inf else x for x, p in rows])
+            fine = logits.max(axis=1, keepdims=True) < np.inf
+            logits = np.where(fine, self.shaper.shaped(logits, prefixes), logits)
         noise = None
         if not self.greedy:
             noise = np.stack([self.noise_at(len(prefix)) for prefix in prefixes])

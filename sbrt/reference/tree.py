@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, namedtuple
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -117,36 +117,33 @@ class Draft:
 
     def grow_trees(self, tails: list[Tree], steps: int, shape: Shape) -> None:
         """Grows trees where a token most likely comes by, whatever the tree."""
-        tries: list[tuple[float, int, int, int]] = []  # (-score, tree, node, rank): the best first
+        tries: list[list[tuple[float, int, int]]] = [[] for _ in tails]  # (-score, node, rank)
 
         def put(b: int, j: int, rank: int) -> None:
             node = tails[b][j]
             if rank < len(self.lane.law(node.prefix).tokens):
-                heapq.heappush(tries, (-float(node.score + node.lp[rank]), b, j, rank))
+                heapq.heappush(tries[b], (-float(node.score + node.lp[rank]), j, rank))
 
         fresh = [(b, 0) for b in range(len(tails))]  # what the next step takes through the draft
         for step in range(1, steps + 1):
             self.feed([tails[b][j] for b, j in fresh])
             for b, j in fresh:
                 put(b, j, 0)
-            fresh, later, grown = [], [], Counter[int]()
-            while tries and grown.total() < shape.budget:
-                best = heapq.heappop(tries)
-                _, b, j, rank = best
-                if len(tails[b]) == SLOTS:
-                    continue
-                if grown[b] == shape.most:
-                    later.append(best)
-                    continue
+            fresh = []
+            best = [(t[0][0], b, 0) for b, t in enumerate(tries) if can_grow(tails[b], t)]
+            heapq.heapify(best)
+            for _ in range(shape.budget):
+                if not best:
+                    break
+                _, b, grown = heapq.heappop(best)
+                _, j, rank = heapq.heappop(tries[b])
                 node = tails[b][j]
-                token = self.lane.law(node.prefix).tokens[rank]
-                hang(tails[b], j, token, node.lp[rank])
-                grown[b] += 1
+                hang(tails[b], j, self.lane.law(node.prefix).tokens[rank], node.lp[rank])
                 put(b, j, rank + 1)
                 if step < steps and len(tails[b]) <= shape.slots:
                     fresh.append((b, len(tails[b]) - 1))
-            for entry in later:
-                heapq.heappush(tries, entry)
+                if grown + 1 < shape.most and can_grow(tails[b], tries[b]):
+                    heapq.heappush(best, (tries[b][0][0], b, grown + 1))
 
     # Which outcomes are prepared.
 
@@ -208,6 +205,11 @@ class Shape(NamedTuple):
     budget: int
     most: int
     slots: int
+
+
+def can_grow(tail: Tree, tries: list) -> bool:
+    """Whether there is anything to hang, and a place for it."""
+    return bool(tries) and len(tail) < SLOTS
 
 
 def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:

@@ -162,7 +162,8 @@ def random_task(rng: Random, world: World) -> Task:
     def hedge(**fixed):
         wide = rng.randint(1, world.runtime["max_width"])
         miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
-        shape = {"branches": rng.randint(1, k), "nodes": rng.choice((3, 16, 63)), "width": wide}
+        few = k if chance(rng, 0.2) else min(k, 8)  # trees of many branches take long
+        shape = {"branches": rng.randint(1, few), "nodes": rng.choice((3, 16, 63)), "width": wide}
         return knobs(likely=True, burst_width=rng.choice((1, 4, 16)), **miss, **shape) | fixed
 
     return Task(
