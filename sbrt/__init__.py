@@ -8,8 +8,6 @@ out = engine.generate("def quicksort(", SamplingParams(max_tokens=128))[0]
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from ._core import build_info
 from .config import EngineConfig, SpeculativeConfig
 from .engine import Engine
@@ -17,10 +15,7 @@ from .errors import EngineError, InvalidInputError
 from .outputs import CompletionOutput, RequestMetrics, RequestOutput
 from .sampling import SamplingParams
 
-try:
-    __version__ = version("sbrt")
-except PackageNotFoundError:  # a checkout that has not been installed
-    __version__ = "0+unknown"
+__version__ = str(build_info()["version"])
 
 __all__ = [
     "CompletionOutput",

@@ -228,7 +228,12 @@ def generate(
     """
     if policy.serial:
         policy = policy._replace(
-            gamma=0, branches=0, width=1, on_miss=BURST, burst=policy.gamma, burst_width=policy.width
+            gamma=0,
+            branches=0,
+            width=1,
+            on_miss=BURST,
+            burst=policy.gamma,
+            burst_width=policy.width,
         )
     draft = draft or target
     vocab = min(target.vocab, draft.vocab)

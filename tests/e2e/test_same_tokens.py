@@ -15,7 +15,11 @@ from sbrt.demo_pair import demo_folder, random_draft
 from sbrt.pair import load_pair
 from sbrt.prompts import BUILT_IN, read_prompts
 
-METHODS = ("draft_model", "pearl", "specbranch", "specbranch:epsilon=0,k_max=4,gamma=7")
+METHODS = (
+    *("draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge"),
+    "specbranch:epsilon=0,k_max=4,gamma=7,on_miss=serial",
+    "hedge:F=16,tree=0,on_miss=lookup",
+)
 MAX_TOKENS = 64
 DRAFTS = ("draft", "poor", "random")
 THREADS = (1, 2)

@@ -220,7 +220,9 @@ def oracle(world: World, task: Task, method: str):
         max_model_len=world.runtime["max_model_len"],
         stop_token_ids=task.stops,
         shaping=reference.Shaping(**task.shaping) if task.shaping else None,
-        room=reference.room_of(*(world.runtime[f"max_{name}"] for name in ("gamma", "branches", "width"))),
+        room=reference.room_of(
+            *(world.runtime[f"max_{name}"] for name in ("gamma", "branches", "width"))
+        ),
     )
 
 
