@@ -188,6 +188,10 @@ class Prefix:
     def __add__(self, tokens: Sequence[int]) -> Prefix:
         return Prefix(state_after(self.state, tokens), (*self.tokens, *tokens))
 
+    def then(self, token: int) -> Prefix:
+        """One token more."""
+        return Prefix(mix(self.state, token + 1), (*self.tokens, token))
+
     def __len__(self) -> int:
         return len(self.tokens)
 

@@ -34,8 +34,8 @@ class Stats:
 
 
 def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
-    """The path down the chain as far as the target says the same, from the root on, and the target's
-    tokens: one more than accepted, or as many if the last row failed."""
+    """The path down the chain as far as the target says the same, from the root on, and the
+    target's tokens: one more than accepted, or as many if the last row failed."""
     child = {(node.parent, node.token): i for i, node in enumerate(chain)}
     path, new = [0], list[int]()
     while (y := target.choice(at)) is not None:
@@ -43,7 +43,7 @@ def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int
         if (path[-1], y) not in child:
             break
         path.append(child[path[-1], y])
-        at += [y]
+        at = at.then(y)
     return path, new
 
 
@@ -191,9 +191,10 @@ class Play:
         p, law = self.policy, self.draft.lane.law
         sure = {0}
         for j, node in enumerate(tail[1:], 1):
-            if node.parent in sure and node.level <= self.room:
-                if law(tail[node.parent].prefix).q > f32(p.epsilon):
-                    sure.add(j)
+            if node.parent not in sure or node.level > self.room:
+                continue
+            if law(tail[node.parent].prefix).q > f32(p.epsilon):
+                sure.add(j)
         best = sorted(sure - {0}, key=lambda j: (-tail[j].score, j))[: p.nodes]
         place, chain = {0: 0}, tail[:1]
         for j in sorted(best):
@@ -227,14 +228,8 @@ def generate(
     Logits are cut to the smaller vocabulary. `draft` may be None if nothing is drafted.
     """
     if policy.serial:
-        policy = policy._replace(
-            gamma=0,
-            branches=0,
-            width=1,
-            on_miss=BURST,
-            burst=policy.gamma,
-            burst_width=policy.width,
-        )
+        burst = {"burst": policy.gamma, "burst_width": policy.width}
+        policy = policy._replace(gamma=0, branches=0, width=1, on_miss=BURST, **burst)
     draft = draft or target
     vocab = min(target.vocab, draft.vocab)
     ends = tuple(token for token in stop_token_ids if token < vocab)

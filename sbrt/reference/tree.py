@@ -20,6 +20,7 @@ from .toy import exp32, f32
 
 SLOTS = 64  # nodes of a chain or a tail, the first included
 GO_ON, BURST, LOOKUP = 0, 1, 2  # after a miss
+NOUGHT = f32(0)
 
 # The knobs of a round, named as the engine's; gamma 0 is plain decoding.
 _KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss burst burst_width
@@ -47,7 +48,7 @@ class Node:
     prefix: Prefix
     parent: int = -1
     level: int = 0
-    score: np.float32 = f32(0)
+    score: np.float32 = NOUGHT
     drafted: bool = False
     lp: np.ndarray | None = None
 
@@ -113,9 +114,9 @@ class Draft:
                 return
             if not law.q > f32(self.policy.epsilon):
                 return
-            hang(tail, len(tail) - 1, law.tokens[0], end.lp[0] if self.ranks else f32(0))
+            hang(tail, len(tail) - 1, law.tokens[0], end.lp[0] if self.ranks else NOUGHT)
 
-    def grow_trees(self, tails: list[Tree], steps: int, shape: Shape) -> None:
+    def grow_trees(self, tails: Sequence[Tree], steps: int, shape: Shape) -> None:
         """Grows trees where a token most likely comes by, whatever the tree."""
         tries: list[list[tuple[float, int, int]]] = [[] for _ in tails]  # (-score, node, rank)
 
@@ -157,12 +158,12 @@ class Draft:
         k = p.branches
         if p.adaptive and law.tokens:
             k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
-        return [branch(chain, len(chain) - 1, token, f32(0)) for token in law.tokens[:k]]
+        return [branch(chain, len(chain) - 1, token, NOUGHT) for token in law.tokens[:k]]
 
     def outcomes(self, chain: Tree) -> list[tuple[float, int, int]]:
         """(-score, node, token) of every outcome: P(the walk comes to the node) x P(token there),
         as logarithms, for tokens that no child of the node holds."""
-        reach = [f32(0)] * len(chain)
+        reach = [NOUGHT] * len(chain)
         below: list[dict[int, int]] = [{} for _ in chain]
         for j, child in enumerate(chain[1:], 1):
             below[child.parent][child.token] = j
@@ -188,7 +189,7 @@ class Draft:
 
 
 def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
-    """The exponent after one observation: candidate `rank` of these was right, or the last if none."""
+    """The exponent after one more outcome: candidate `rank` was right, the last if none."""
     mean = in_order((exp32(lp) * lp)[None])[0]
     step = f32(0.05) * (lp[rank] - mean) / sharpness
     return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))
@@ -214,10 +215,10 @@ def can_grow(tail: Tree, tries: list) -> bool:
 
 def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:
     """One for this outcome."""
-    return Branch(node, [Node(chain[node].prefix + [token], score=score)])
+    return Branch(node, [Node(chain[node].prefix.then(token), score=score)])
 
 
 def hang(tree: Tree, parent: int, token: int, lp: np.float32) -> None:
     """One node more."""
     above = tree[parent]
-    tree.append(Node(above.prefix + [token], parent, above.level + 1, above.score + lp))
+    tree.append(Node(above.prefix.then(token), parent, above.level + 1, above.score + lp))

@@ -35,19 +35,6 @@ COUNTERS = (
 )
 
 
-PLAYED = (
-    "none",
-    "draft_model",
-    "pearl",
-    "specbranch",
-    "on_miss",
-    "lookup",
-    "adaedl",
-    "tree",
-    "hedge",
-)  # by the reference, counters and all
-
-
 @dataclass
 class World:
     target: dict  # keywords of a Toy
@@ -159,12 +146,14 @@ def random_task(rng: Random, world: World) -> Task:
         branches = rng.randint(1, min(k, 16))
         return {"gamma": gamma, "branches": branches, "epsilon": epsilon} | fixed
 
-    def hedge(**fixed):
+    def hedge():
+        drawn = knobs(likely=True, branches=rng.randint(1, k), nodes=rng.choice((3, 16, 63)))
         wide = rng.randint(1, world.runtime["max_width"])
+        if wide > 1 and not chance(rng, 0.02):  # all of a round's trees are drafted: they take long
+            tree = min(63, wide * drawn["gamma"])
+            drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
         miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
-        few = k if chance(rng, 0.2) else min(k, 8)  # trees of many branches take long
-        shape = {"branches": rng.randint(1, few), "nodes": rng.choice((3, 16, 63)), "width": wide}
-        return knobs(likely=True, burst_width=rng.choice((1, 4, 16)), **miss, **shape) | fixed
+        return drawn | miss | {"width": wide, "burst_width": rng.choice((1, 4, 16))}
 
     return Task(
         prompt=[rng.randrange(vocab) for _ in range(length)],
@@ -221,7 +210,7 @@ def oracle(world: World, task: Task, method: str):
         stop_token_ids=task.stops,
         shaping=reference.Shaping(**task.shaping) if task.shaping else None,
         room=reference.room_of(
-            *(world.runtime[f"max_{name}"] for name in ("gamma", "branches", "width"))
+            *(world.runtime[f"max_{x}"] for x in ("gamma", "branches", "width"))
         ),
     )
 
@@ -239,22 +228,6 @@ def differences(runtime, tokens, expected) -> dict:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def untrue(runtime, tokens: list[int], plain) -> dict:
-    """What contradicts plain decoding, or itself, where the reference does not play along."""
-    stats = runtime.stats
-    room = stats.accepted + stats.rounds - len(tokens)  # committed behind the end, and never shown
-    claims = {
-        "tokens": tokens == plain[0],
-        "finish": runtime.finish_reason == plain[1],
-        "committed": room == 0 if plain[1] == "length" else 0 <= room < 64,
-        "accepted": 0 <= stats.accepted <= stats.draft_tokens,
-        "hits": stats.branch_hits <= stats.branch_rounds <= min(stats.rounds, stats.branches),
-        "discarded": stats.discarded_branch_tokens >= 0,
-        "histogram": sum(stats.histogram) == stats.rounds,
-    }
-    return {name: (tokens, plain) for name, holds in claims.items() if not holds}
-
-
 def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
     plain = oracle(world, task, "none")
     wrong = []
@@ -263,14 +236,6 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
             tokens = engine_tokens(runtime, task, method)
         except _core.EngineError as error:
             wrong.append(f"{method}: {error}\n    {world}\n    {task}")
-            continue
-        if method not in PLAYED:
-            different = untrue(runtime, tokens, plain)
-            if different:
-                wrong.append(f"{method}: {different}\n    {world}\n    {task}")
-            seen["only_tokens"] += 1
-            seen[f"hits_{method}"] += runtime.stats.branch_hits
-            seen[f"accepted_{method}"] += runtime.stats.accepted
             continue
         expected = oracle(world, task, method)
         different = differences(runtime, tokens, expected)
@@ -286,6 +251,8 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
         seen["finish_" + str(runtime.finish_reason)] += 1
         for name in COUNTERS[:-1]:
             seen[name] += getattr(expected[2], name)
+        for name in ("accepted", "branch_hits"):
+            seen[f"{name}_{method}"] += getattr(expected[2], name)
     return wrong
 
 

@@ -16,6 +16,9 @@ from sbrt import reference
 FUZZ = Path(__file__).with_name("fuzz.py")
 PROCESSES = os.cpu_count() or 1
 SHAPING = reference.Shaping._fields
+METHODS = 9  # of every sequence
+ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl", "tree", "hedge")
+HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
 
 def run_fuzz(sequences, seed, cpu):
@@ -34,10 +37,14 @@ def run_fuzz(sequences, seed, cpu):
 def check_seen(seen, sequences):
     """What was drawn reached the places that matter."""
     assert seen["sequences"] >= sequences
-    assert seen["generations"] == 4 * seen["sequences"]
+    assert seen["generations"] == METHODS * seen["sequences"]
     assert seen["mismatches"] == 0
     for name in ("finish_stop", "finish_length", "finish_error", "abandoned", *SHAPING):
         assert seen[name] > 0, name
+    for method in ACCEPTING:
+        assert seen[f"accepted_{method}"] > 0, method
+    for method in HITTING:
+        assert seen[f"branch_hits_{method}"] > 0, method
     assert 0 < seen["branch_hits"] < seen["branch_rounds"] < seen["rounds"]
     assert 0 < seen["accepted"] < seen["draft_tokens"]
     assert seen["discarded_branch_tokens"] > 0
