@@ -40,6 +40,14 @@ def toy_engine(target: dict | None = None, draft: dict | None = None, **fields) 
     return Engine(config, pair=pair, methods=METHODS)
 
 
+@pytest.fixture(autouse=True)
+def sigint() -> Iterator[None]:
+    """As in a terminal: what a shell runs in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def ids_of(output) -> list[int]:
     return output.outputs[0].token_ids
 
