@@ -1,7 +1,132 @@
-"""Set before any test module can import triton, which reads it once, when it is imported."""
+"""What every test may ask for: the C++ programs beside the tests, compiled and run."""
 
 import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
+# Set before any test module can import triton, which reads it once, when it is imported.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+TESTS = Path(__file__).parent
+CSRC = TESTS.parent / "csrc"
+KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
+
+
+class Programs:
+    """Compiles programs `tests/**/NAME.cc`, an object once for the same flags, and runs them."""
+
+    plain = ("-O2", "-Wall", "-Wextra", "-Werror")
+    tsan = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSBRT_CANARY", "-fsanitize=thread")
+    asan = (*tsan[:-1], "-fsanitize=address,undefined")
+    reported = 66  # exit code of a run with a report (`reporting`)
+    longest = 900  # seconds of a run: one that hangs must not hang the tests
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+        headers = [p for top in (CSRC, TESTS) for p in top.rglob("*") if p.suffix in (".h", ".inc")]
+        self.newest_header = max(p.stat().st_mtime for p in headers)
+
+    def has(self, flags: tuple[str, ...]) -> bool:
+        """Whether this compiler, and what it links, know these flags."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "empty.cc").write_text("int main() {}\n")
+        command = [self.compiler, *flags, self.folder / "empty.cc", "-o", self.folder / "empty"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def build(self, name, parts, flags=plain, replaced=None) -> Path:
+        """The program NAME with `parts` of csrc, rooms ("ring") or files ("model/toy.cc").
+
+        replaced: texts instead of files of csrc, by the file's name there.
+        """
+        (main,) = TESTS.rglob(f"{name}.cc")
+        replaced = {
+            CSRC / part: self._written(part, text) for part, text in (replaced or {}).items()
+        }
+        files = [p for part in parts for p in self._files(CSRC / part)]
+        sources = [main, *(replaced.get(p, p) for p in files)]
+        folder = self.folder / "".join(flags).replace("/", "")
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2"))) as pool:
+            objects = list(pool.map(lambda source: self._object(folder, source, flags), sources))
+        program = folder / _named(name, *sources)
+        if _is_older(program, max(p.stat().st_mtime for p in objects)):
+            self._compile(program, *flags, "-pthread", *objects)
+        return program
+
+    def run(self, *command, **environment) -> subprocess.CompletedProcess[str]:
+        """Runs a program to its end, with all it says."""
+        command = [str(part) for part in command]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            timeout=self.longest,
+        )
+
+    def text(self, part: str) -> str:
+        """What a file of csrc says."""
+        return (CSRC / part).read_text()
+
+    def reporting(self, kind: str, leaks: bool = True) -> dict[str, str]:
+        """Environment in which the first report of `tsan` or `asan` ends a run.
+
+        A leak is one where `leaks`: python itself frees little when it ends.
+        """
+        common = f"exitcode={self.reported} halt_on_error=1"
+        if kind == "tsan":
+            return {"TSAN_OPTIONS": common}
+        return {
+            "ASAN_OPTIONS": f"{common} detect_leaks={int(leaks)} detect_stack_use_after_return=1",
+            "UBSAN_OPTIONS": f"{common} print_stacktrace=1",
+        }
+
+    def _files(self, part: Path) -> list[Path]:
+        return [part] if part.suffix else sorted(part.rglob("*.cc"))
+
+    def _written(self, part: str, text: str) -> Path:
+        path = self.folder / _named("replaced", part, text) / part
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return path
+
+    def _object(self, folder: Path, source: Path, flags: tuple[str, ...]) -> Path:
+        path = folder / f"{_named(source.stem, source)}.o"
+        if _is_older(path, max(self.newest_header, source.stat().st_mtime)):
+            self._compile(path, *flags, f"-I{CSRC}", "-c", source)
+        return path
+
+    def _compile(self, path: Path, *arguments: object) -> None:
+        made = path.with_name(f"{path.name}.{os.getpid()}")  # others may be at the same
+        common = ["-std=c++20", "-ffp-contract=off"]
+        subprocess.run([self.compiler, *common, *arguments, "-o", made], check=True)
+        made.replace(path)
+
+
+def _named(stem: str, *of: object) -> str:
+    return f"{stem}-{sha256(repr([str(x) for x in of]).encode()).hexdigest()[:12]}"
+
+
+def _is_older(path: Path, time: float) -> bool:
+    return not path.exists() or path.stat().st_mtime < time
+
+
+@pytest.fixture(scope="session")
+def programs() -> Programs:
+    return Programs(KEPT)
+
+
+@pytest.fixture(scope="session")
+def tsan(programs: Programs) -> tuple[str, ...]:
+    """Flags of ThreadSanitizer, where the compiler has it."""
+    if not programs.has(programs.tsan):
+        pytest.skip("this compiler has no ThreadSanitizer")
+    return programs.tsan

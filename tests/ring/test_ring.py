@@ -4,35 +4,18 @@ past 2^31 and 2^32; one slot less fails; what is dropped is NaN; bad shapes are 
 
 import json
 import os
-import shutil
 import subprocess
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
-FLAGS = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
-SOURCES = [CSRC / "ring" / "ring.cc", CSRC / "core" / "memory.cc"]
 PROCESSES = os.cpu_count() or 1
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(programs):
     """build(name) compiles a program of this folder and gives its path."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    folder = tmp_path_factory.mktemp("ring")
-
-    def compiled(name):
-        program = folder / name
-        if not program.exists():
-            subprocess.run(
-                [compiler, *FLAGS, HERE / f"{name}.cc", *SOURCES, "-o", program], check=True
-            )
-        return program
-
-    return compiled
+    return lambda name: programs.build(name, ["core", "ring"])
 
 
 def run_fuzz(program, operations, seed):

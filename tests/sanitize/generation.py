@@ -16,9 +16,18 @@ from sbrt.demo_pair import demo_folder
 from sbrt.methods import METHODS
 from sbrt.pair import Pair
 
+PRESETS = (*METHODS, "specbranch:on_miss=serial", "hedge:on_miss=lookup", "hedge:on_miss=continue")
+SHAPED = {
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.1,
+    "logit_bias": {3: 1.0},
+    "min_tokens": 5,
+    "allowed_token_ids": list(range(1, 20)),
+}
 LAWS = (
     SamplingParams(temperature=0, max_tokens=24),
-    SamplingParams(temperature=0.8, seed=3, top_p=0.9, presence_penalty=0.5, max_tokens=24),
+    SamplingParams(temperature=0.8, seed=3, top_p=0.9, max_tokens=24, **SHAPED),
 )
 
 
@@ -32,12 +41,14 @@ def toy_engine(threads: int, **fault: int) -> Engine:
         num_threads=threads,
         speculative={"model": "toy", "method": "specbranch"},
     )
-    return Engine(config, pair=pair, methods=METHODS)
+    return Engine(config, pair=pair, methods=PRESETS)
 
 
-def all_methods(engine: Engine, prompts: list, params: SamplingParams) -> None:
+def check_same(
+    engine: Engine, prompts: list, params: SamplingParams, methods: tuple[str, ...] = PRESETS
+) -> None:
     plain = None
-    for method in METHODS:
+    for method in ("none", *methods):
         outputs = engine.generate(prompts, params, method=method)
         answers = [output.outputs[0].token_ids for output in outputs]
         plain = plain or answers
@@ -48,12 +59,12 @@ def toys(threads: int) -> None:
     prompts = [[i * 5 % 24 for i in range(n)] for n in (1, 9, 150)]
     with toy_engine(threads) as engine:
         for params in LAWS:
-            all_methods(engine, prompts, params)
+            check_same(engine, prompts, params)
         for rounds in range(4):
             stream = engine.stream(prompts[1], LAWS[1])
             list(itertools.islice(stream, rounds))
             stream.close()
-        all_methods(engine, prompts, LAWS[0])
+        check_same(engine, prompts, LAWS[0])
         engine.trace()
     failing = toy_engine(threads, throw_at=40)
     for _ in range(3):
@@ -66,17 +77,17 @@ def toys(threads: int) -> None:
 
 
 def demo() -> None:
-    speculative = {"num_speculative_tokens": 4}
-    with Engine.from_pretrained(
-        demo_folder("target"),
-        demo_folder("draft"),
+    methods = ("draft_model", "specbranch", "hedge")
+    config = EngineConfig(
+        model=demo_folder("target"),
         num_threads=2,
         draft_threads=1,
         max_model_len=256,
-        speculative=speculative | {"method": "specbranch"},
-    ) as engine:
+        speculative={"model": demo_folder("draft"), "method": "specbranch"},
+    )
+    with Engine(config, methods=methods) as engine:
         for params in LAWS:
-            all_methods(engine, ["def add(a, b):"], params)
+            check_same(engine, ["def add(a, b):"], params, methods)
 
 
 def main() -> None:

@@ -16,12 +16,9 @@ pytestmark = pytest.mark.sanitize
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CSRC = ROOT / "csrc"
 BUILDS = ROOT / "build" / "sanitize"  # kept: a second run compiles what changed
 KINDS = {"tsan": "thread", "asan": "address,undefined"}
 RUNTIMES = {"tsan": ("libtsan.so",), "asan": ("libasan.so", "libubsan.so")}
-FLAGS = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-fno-omit-frame-pointer", f"-I{CSRC}"]
-REPORTED = 66  # exit code of a run with a report
 # (kind, fault of csrc/exec/canary.h, what the report says)
 CANARIES = [
     ("tsan", "race", "ThreadSanitizer: data race"),
@@ -29,33 +26,14 @@ CANARIES = [
     ("asan", "undefined", "runtime error: signed integer overflow"),
 ]
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
-# Fewer rounds than without a sanitizer: TSan is some 20 times slower.
+SPEC = ["core", "exec", "ring", "spec", "model/toy.cc", "ops/choose.cc", "ops/shaping.cc"]
+# Program, parts of csrc, arguments: fewer rounds than without a sanitizer, TSan is 20 times slower.
 PROGRAMS = {
-    "exec_test": ["20"],
-    "fuzz_ring": ["fuzz", "20000", "1"],
-    "refuse_ring": [],
-    "race_main": ["2000"],
+    "exec_test": (["exec"], [20]),
+    "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
+    "refuse_ring": (["core", "ring"], []),
+    "race_main": (SPEC, [2000]),
 }
-
-
-def compiler() -> str:
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-
-
-def options(kind: str, leaks: bool) -> dict[str, str]:
-    """Every report ends the run with REPORTED. A leak is one where `leaks`: python itself frees
-    little when it ends, so there only C++ programs are asked."""
-    common = f"exitcode={REPORTED}"
-    if kind == "tsan":
-        return {"TSAN_OPTIONS": f"{common} halt_on_error=1"}
-    return {
-        "ASAN_OPTIONS": f"{common} detect_leaks={int(leaks)} detect_stack_use_after_return=1",
-        "UBSAN_OPTIONS": f"{common} halt_on_error=1 print_stacktrace=1",
-    }
-
-
-def run(command: list, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 
 
 def check_silent(done: subprocess.CompletedProcess[str]) -> None:
@@ -73,42 +51,22 @@ def check_reported(done: subprocess.CompletedProcess[str], text: str) -> None:
 # --- C++ programs ---
 
 
-def sources_of(name: str) -> list[Path]:
-    """A program and the rooms it needs."""
-    rooms = {"exec_test": ["core", "exec"], "race_main": ["core", "exec", "ring", "spec"]}
-    parts = [p for room in rooms.get(name, ["core", "ring"]) for p in (CSRC / room).rglob("*.cc")]
-    if name == "race_main":
-        parts += [
-            CSRC / "model" / "toy.cc",
-            CSRC / "ops" / "choose.cc",
-            CSRC / "ops" / "shaping.cc",
-        ]
-    (main,) = (ROOT / "tests").rglob(f"{name}.cc")
-    return [main, *parts]
-
-
-@cache
-def program(name: str, kind: str) -> Path:
-    path = BUILDS / kind / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    newest = max(p.stat().st_mtime for p in CSRC.rglob("*.*"))
-    main, *rest = sources_of(name)
-    if not path.exists() or path.stat().st_mtime < max(newest, main.stat().st_mtime):
-        flags = [*FLAGS, f"-fsanitize={KINDS[kind]}", "-DSBRT_CANARY", "-pthread"]
-        subprocess.run([compiler(), *flags, main, *rest, "-o", path], check=True)
-    return path
+def run(programs, kind: str, name: str, *arguments: object):
+    parts, _ = PROGRAMS[name]
+    program = programs.build(name, parts, getattr(programs, kind))
+    return programs.run(program, *arguments, **programs.reporting(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_has_nothing_to_report(name: str, kind: str) -> None:
-    check_silent(run([program(name, kind), *PROGRAMS[name]], options(kind, leaks=True)))
+def test_a_program_has_nothing_to_report(programs, name: str, kind: str) -> None:
+    _, arguments = PROGRAMS[name]
+    check_silent(run(programs, kind, name, *arguments))
 
 
 @pytest.mark.parametrize(("kind", "fault", "text"), [*CANARIES, LEAK])
-def test_a_fault_in_a_program_is_reported(kind: str, fault: str, text: str) -> None:
-    command = [program("exec_test", kind), "canary", fault]
-    check_reported(run(command, options(kind, leaks=True)), text)
+def test_a_fault_in_a_program_is_reported(programs, kind: str, fault: str, text: str) -> None:
+    check_reported(run(programs, kind, "exec_test", "canary", fault), text)
 
 
 # --- the extension module ---
@@ -134,30 +92,33 @@ def pybind11_folder() -> str:
     return pybind11.get_cmake_dir()
 
 
-def python(kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`python arguments` with the sanitizer's runtime loaded first, and its build of the module."""
     found = [
-        subprocess.check_output([compiler(), f"-print-file-name={name}"], text=True).strip()
+        programs.run(programs.compiler, f"-print-file-name={name}").stdout.strip()
         for name in RUNTIMES[kind]
     ]
-    environment = options(kind, leaks=False) | {
+    environment = programs.reporting(kind, leaks=False) | {
         "LD_PRELOAD": " ".join(found),
         "PYTHONMALLOC": "malloc",  # python's own pools would hide an overflow
+        "PYTHONPATH": str(HERE / "site"),
+        "SBRT_CORE": str(core(kind)),
     }
-    command = [sys.executable, HERE / "with_core.py", core(kind), *arguments]
-    return run(command, environment)
+    return programs.run(sys.executable, *arguments, **environment)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_generations_have_nothing_to_report(kind: str) -> None:
-    done = python(kind, HERE / "generation.py")
+def test_generations_have_nothing_to_report(programs, kind: str) -> None:
+    done = python(programs, kind, HERE / "generation.py")
     check_silent(done)
     assert done.stdout == "fine\n"
 
 
 @pytest.mark.parametrize(("kind", "fault", "text"), CANARIES)
-def test_a_fault_beside_a_generation_is_reported(kind: str, fault: str, text: str) -> None:
-    done = python(kind, HERE / "generation.py", fault)
+def test_a_fault_beside_a_generation_is_reported(
+    programs, kind: str, fault: str, text: str
+) -> None:
+    done = python(programs, kind, HERE / "generation.py", fault)
     check_reported(done, text)
 
 
@@ -165,7 +126,9 @@ def test_a_fault_beside_a_generation_is_reported(kind: str, fault: str, text: st
 @pytest.mark.parametrize(
     "tests", ["spec/test_runtime.py", "python/test_lifecycle.py", "python/test_engine_machine.py"]
 )
-def test_other_tests_have_nothing_to_report(kind: str, tests: str) -> None:
+def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> None:
     """What goes wrong on purpose: exceptions, interrupts, aborts, forgotten engines."""
-    done = python(kind, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / tests)
+    done = python(
+        programs, kind, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / tests
+    )
     check_silent(done)

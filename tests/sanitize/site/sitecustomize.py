@@ -1,0 +1,10 @@
+"""Python imports this at its start if it finds it: the file SBRT_CORE becomes sbrt._core, in child
+processes too."""
+
+import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+
+spec = spec_from_file_location("sbrt._core", os.environ["SBRT_CORE"])
+sys.modules["sbrt._core"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["sbrt._core"])
