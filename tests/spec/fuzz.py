@@ -256,9 +256,9 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
     return wrong
 
 
-def check_world(index: int, seed: int, cpu: float, seen: Counter) -> list[str]:
-    rng = Random(f"{seed}/{index}")
-    world = random_world(rng, cpu)
+def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
+    rng, draw = Random(f"{a.seed}/{index}"), Random(f"{a.seed}/{index}/methods")
+    world = random_world(rng, a.cpu)
     runtime = make_runtime(world)
     wrong = []
     for _ in range(SEQUENCES):
@@ -270,6 +270,8 @@ def check_world(index: int, seed: int, cpu: float, seen: Counter) -> list[str]:
             runtime.run(2)
             runtime.end()
             seen["abandoned"] += 1
+        drafting = draw.sample(list(task.policies)[1:], min(a.methods, len(task.policies) - 1))
+        task.policies = {name: task.policies[name] for name in ("none", *drafting)}
         wrong += check_task(runtime, world, task, seen)
     return wrong
 
@@ -287,6 +289,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="first world")
     parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
     parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    parser.add_argument("--methods", type=int, default=99, help="drawn for a sequence, and none")
     return parser.parse_args(argv)
 
 
@@ -296,10 +299,11 @@ def main(argv: list[str] | None = None) -> int:
     begin = last = time.monotonic()
     index = a.first
     while seen["sequences"] < a.sequences and seen["mismatches"] < 5:
-        wrong = check_world(index, a.seed, a.cpu, seen)
+        wrong = check_world(index, a, seen)
         seen["mismatches"] += len(wrong)
         for text in wrong:
-            again = f"--seed {a.seed} --cpu {a.cpu} --first {index} --sequences {SEQUENCES}"
+            where = f"--seed {a.seed} --first {index} --sequences {SEQUENCES}"
+            again = f"{where} --cpu {a.cpu} --methods {a.methods}"
             print(f"MISMATCH {text}\n    {sys.argv[0]} {again}", flush=True)
         index += a.step
         if time.monotonic() - last > PROGRESS:

@@ -21,10 +21,10 @@ ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl"
 HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
 
-def run_fuzz(sequences, seed, cpu):
+def run_fuzz(sequences, seed, cpu, *more):
     """Worlds are dealt to processes of their own; returns the sum of what they saw."""
     each = ["--sequences", str(-(-sequences // PROCESSES)), "--seed", str(seed), "--cpu", str(cpu)]
-    command = [sys.executable, str(FUZZ), "--step", str(PROCESSES), *each]
+    command = [sys.executable, str(FUZZ), "--step", str(PROCESSES), *each, *more]
     children = [
         subprocess.Popen([*command, "--first", str(i)], stdout=subprocess.PIPE, text=True)
         for i in range(PROCESSES)
@@ -34,10 +34,10 @@ def run_fuzz(sequences, seed, cpu):
     return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
 
 
-def check_seen(seen, sequences):
+def check_seen(seen, sequences, methods=METHODS):
     """What was drawn reached the places that matter."""
     assert seen["sequences"] >= sequences
-    assert seen["generations"] == METHODS * seen["sequences"]
+    assert seen["generations"] == methods * seen["sequences"]
     assert seen["mismatches"] == 0
     for name in ("finish_stop", "finish_length", "finish_error", "abandoned", *SHAPING):
         assert seen[name] > 0, name
@@ -62,7 +62,7 @@ def test_a_share_on_the_cpu_body():
 @pytest.mark.exact
 def test_two_hundred_thousand_sequences(capfd):
     with capfd.disabled():  # progress, and the figures at the end
-        seen = run_fuzz(200_000, seed=3, cpu=0.02)
+        seen = run_fuzz(200_000, 3, 0.02, "--methods", "3")  # by none and three of the others
         print(f"\n{dict(seen)}")
-    check_seen(seen, 200_000)
+    check_seen(seen, 200_000, methods=4)
     assert seen["on_cpu"] > 5_000
