@@ -21,6 +21,7 @@ METHODS = (
     "hedge:F=16,tree=0,on_miss=lookup",
 )
 MAX_TOKENS = 64
+SOME = 6  # prompts of the quick tests
 DRAFTS = ("draft", "poor", "random")
 THREADS = (1, 2)
 # Everything that bends a row's law, and stop strings that span tokens: each ends some answers.
@@ -113,14 +114,14 @@ def check_all_methods(
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_sixteen_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
-    check_all_methods(engine_of, draft, threads, law, limit=16)
+def test_some_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
+    check_all_methods(engine_of, draft, threads, law, limit=SOME)
 
 
 @pytest.mark.parametrize("law", SHAPED_LAWS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
-def test_sixteen_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
-    check_all_methods(engine_of, draft, 2, law, limit=16)
+def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
+    check_all_methods(engine_of, draft, 2, law, limit=SOME)
 
 
 @pytest.mark.exact
