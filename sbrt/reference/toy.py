@@ -12,6 +12,12 @@ import numpy as np
 f32 = np.float32
 WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
+LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
+TAYLOR = [
+    f32(c)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+]
+
 # A model whose logits are a hash of the prefix; the row at position nan_at has a NaN.
 Toy = namedtuple("Toy", "vocab seed noise16 max_positions nan_at", defaults=(0, 0, 1 << 20, -1))
 _LAW = "temperature top_p top_k min_p seed completion"
@@ -71,15 +77,23 @@ def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
 
 def exp32(x: np.ndarray) -> np.ndarray:
     """e^x of f32 x <= 0, every step rounded to f32."""
-    clamped = np.maximum(x, f32(-87))
-    n = (clamped * f32(1.44269504) + f32(12582912)) - f32(12582912)
+    clamped = np.maximum(x, LEAST)
+    n = clamped * f32(1.44269504)
+    n += MAGIC
+    n -= MAGIC
     r = clamped - n * f32(0.693359375)
-    r = r - n * f32(-2.12194440e-4)
-    p = f32(1.9875691500e-4)
-    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = p * r + f32(c)
-    e = p * (r * r) + r + f32(1)
-    return np.where(x < f32(-87), f32(0), e * np.ldexp(f32(1), n.astype(np.int32)))
+    r -= n * f32(-2.12194440e-4)
+    e = r * f32(1.9875691500e-4)
+    e += TAYLOR[0]
+    for c in TAYLOR[1:]:
+        e *= r
+        e += c
+    e *= r * r
+    e += r
+    e += f32(1)
+    e *= (n.astype(np.int32) + 127 << 23).view(f32)
+    e[x < LEAST] = 0
+    return e
 
 
 def log32(x: np.ndarray) -> np.ndarray:
