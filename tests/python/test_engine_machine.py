@@ -5,6 +5,7 @@ says so. Over the toy pair, on the cpu body."""
 from __future__ import annotations
 
 import itertools
+import os
 from functools import cache
 
 import pytest
@@ -224,7 +225,7 @@ class Callers(RuleBasedStateMachine):
 
 TestCallers = Callers.TestCase
 TestCallers.settings = settings(
-    max_examples=150,
+    max_examples=int(os.environ.get("SBRT_EXAMPLES", "150")),  # fewer under a sanitizer
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

@@ -103,6 +103,7 @@ def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProce
         "PYTHONMALLOC": "malloc",  # python's own pools would hide an overflow
         "PYTHONPATH": str(HERE / "site"),
         "SBRT_CORE": str(core(kind)),
+        "SBRT_EXAMPLES": "40",  # of a state machine
     }
     return programs.run(sys.executable, *arguments, **environment)
 
