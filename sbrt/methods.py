@@ -148,7 +148,7 @@ DEFAULTS: dict[str, Option] = {
     "theta": 0.4,
     "width": 8,
     "nodes": 28,
-    "F": 64,
+    "F": 16,
     "tree": 2,
     "burst": 2,
     "burst_width": 16,

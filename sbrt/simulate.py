@@ -20,7 +20,7 @@ from .sampling import SamplingParams
 SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
     "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
     "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},
-    "hedge": {"on_miss": ("continue", "serial", "lookup")},
+    "hedge": {"F": (16, 32, 64), "on_miss": ("continue", "serial", "lookup")},
 }
 
 
@@ -57,7 +57,12 @@ class Sweep:
 
     def widest(self, methods: Sequence[Method]) -> list[Method]:
         """What an engine must be built for."""
-        return [self.gammas(method)[-1] for method in methods]
+        return [self._widest(method) for method in methods]
+
+    def _widest(self, method: Method) -> Method:
+        found = self.gammas(method)[-1]
+        most = self.others(method).get("F")
+        return found.having("F", most[-1]) if most else found
 
     def count(self, method: Method) -> int:
         """Settings at most."""

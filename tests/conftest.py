@@ -1,6 +1,7 @@
 """What every test may ask for: the C++ programs beside the tests, compiled and run."""
 
 import os
+import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,13 @@ CSRC = TESTS.parent / "csrc"
 KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
 
 
+# As in CMakeLists.txt: by the file's name, and elsewhere there are no such files.
+ISA_FLAGS: dict[str, tuple[str, ...]] = {}
+if platform.machine() in ("x86_64", "AMD64"):
+    ISA_FLAGS["_avx2"] = ("-mavx2", "-mfma", "-mf16c")
+    ISA_FLAGS["_avx512"] = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
+
+
 class Programs:
     """Compiles programs `tests/**/NAME.cc`, an object once for the same flags, and runs them."""
 
@@ -25,6 +33,12 @@ class Programs:
     tsan = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSBRT_CANARY", "-fsanitize=thread")
     asan = (*tsan[:-1], "-fsanitize=address,undefined")
     reported = 66  # exit code of a run with a report (`reporting`)
+    # What rounds on the toy lane are linked of.
+    rounds = (
+        *("core", "exec", "ring", "spec", "model/toy.cc", "ops/choose.cc", "ops/shaping.cc"),
+        *("ops/matmul.cc", "ops/kernels.cc", "ops/kernels_portable.cc"),
+        *(f"ops/kernels{part}.cc" for part in ISA_FLAGS),
+    )
     longest = 900  # seconds of a run: one that hangs must not hang the tests
 
     def __init__(self, folder: Path) -> None:
@@ -101,7 +115,8 @@ class Programs:
     def _object(self, folder: Path, source: Path, flags: tuple[str, ...]) -> Path:
         path = folder / f"{_named(source.stem, source)}.o"
         if _is_older(path, max(self.newest_header, source.stat().st_mtime)):
-            self._compile(path, *flags, f"-I{CSRC}", "-c", source)
+            isa = next((ISA_FLAGS[part] for part in ISA_FLAGS if source.stem.endswith(part)), ())
+            self._compile(path, *flags, *isa, f"-I{CSRC}", "-c", source)
         return path
 
     def _compile(self, path: Path, *arguments: object) -> None:

@@ -18,7 +18,7 @@ from sbrt.prompts import BUILT_IN, read_prompts
 METHODS = (
     *("draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge"),
     "specbranch:epsilon=0,k_max=4,gamma=7,on_miss=serial",
-    "hedge:F=16,tree=0,on_miss=lookup",
+    "hedge:F=8,tree=0,on_miss=lookup",
 )
 MAX_TOKENS = 64
 SOME = 6  # prompts of the quick tests

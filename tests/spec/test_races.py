@@ -5,7 +5,6 @@ engine, except for the one that the host keeps too."""
 
 import pytest
 
-ROOMS = ["core", "exec", "ring", "spec", "model/toy.cc", "ops/choose.cc", "ops/shaping.cc"]
 ROUND = "spec/round.cc"
 
 # Every wait of round.cc, and whether an engine without it is caught. The draft's wait for the last
@@ -34,7 +33,7 @@ def run(programs, tsan, text):
 
     def run(without, *arguments):
         replaced = {ROUND: text.replace(without, "")} if without else {}
-        program = programs.build("race_main", ROOMS, tsan, replaced)
+        program = programs.build("race_main", programs.rounds, tsan, replaced)
         return programs.run(program, *arguments, **programs.reporting("tsan"))
 
     return run
