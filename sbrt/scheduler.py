@@ -81,6 +81,7 @@ class Scheduler:
             self._give_way()
             with self._turn():
                 self._taken()
+                _ = self.runtime  # a closed engine says so, whatever still waits to be read
                 if not sink:
                     self._advance()
                 item = sink.popleft() if sink else None

@@ -31,7 +31,7 @@ SHAPING = {
     "frequency_penalty": 0.3,
     "min_tokens": 5,
     "bad_words": ["self.assert", "import"],
-    "stop": ["return None", "\n\nclass ", "raise ValueError("],
+    "stop": ["return None", "\n\ndef ", "raise ValueError(", '"""\n    return'],
 }
 LAWS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},

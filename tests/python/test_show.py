@@ -187,11 +187,16 @@ def test_ctrl_c_ends_a_comparison_with_one_line(pair, tmp_path):
     prompts.write_text('{"prompt": "def"}\n' * 5000)
     words = ["compare", *pair, "--prompts", prompts, "--max-tokens", 200, "--ignore-eos"]
     command = [sys.executable, "-m", "sbrt", *map(str, words), "--json", tmp_path / "x.json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    line = child.stderr.readline()  # the first line of progress, after two seconds
-    assert line.startswith(("generating: ", "warming up: ", "loading: ")), line
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
+    try:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with child:
+        line = child.stderr.readline()  # the first line of progress, after two seconds
+        assert line.startswith(("generating: ", "warming up: ", "loading: ")), line
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "sbrt: interrupted"
     assert "Traceback" not in err
