@@ -2,7 +2,7 @@
 //
 // Who writes what (one owner each):
 //   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
-//   select (target lane)      head, trunk, counts, chain, outcome, adopted, record
+//   select                    head, trunk, counts, chain, source, outcome, sharpness, lost, record
 //   target lane               target_rows, choice, target_have
 //   draft lane                branches, chain_law, draft_rows, row_law, draft_have, draft_nodes
 //
