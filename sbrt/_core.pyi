@@ -205,6 +205,21 @@ class Costs:
         draft_overlapped: Sequence[int],
         round_ns: int = 0,
     ) -> None: ...
+    @property
+    def target(self) -> list[int]:
+        """Of a target forward of 1 .. MAX_ROWS rows, alone."""
+    @property
+    def draft(self) -> list[int]:
+        """Of a draft forward, alone."""
+    @property
+    def target_overlapped(self) -> list[int]:
+        """Of a target forward beside the draft's."""
+    @property
+    def draft_overlapped(self) -> list[int]:
+        """Of a draft forward beside the target's."""
+    @property
+    def round_ns(self) -> int:
+        """The host's share, once a round."""
 
 class Stats:
     """Counters of one sequence (csrc/spec/stats.h); times in ns.
@@ -235,8 +250,9 @@ class Runtime:
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
     or sim for everything on the caller's thread. debug: poison what must not be read.
-    first_round: where the 64-bit counters start. One thread at a time may call it, but for
-    `interrupt`. Raises InvalidInputError for sizes that cannot be.
+    first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
+    decoding the first; what forwards cost is then measured here, for a quarter of a second. One
+    thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that cannot be.
     """
 
     def __init__(
@@ -258,19 +274,21 @@ class Runtime:
         costs: Costs | None = None,
         hrad: Hrad | None = None,
         keep_features: bool = False,
+        tuned: Sequence[Policy] = ...,
     ) -> None: ...
     def begin(
         self,
         prompt_ids: Sequence[int],
         sampling: Sampling,
-        policy: Policy,
+        policy: Policy | None,
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
     ) -> None:
         """Start a sequence and prefill both lanes; drops the one in flight.
 
-        Raises InvalidInputError: an empty or too long prompt, a token or a value out of range.
+        policy None: before every round one of `tuned` is chosen. Raises InvalidInputError: an empty
+        or too long prompt, a token or a value out of range.
         """
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
         """Run until the sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
@@ -290,6 +308,14 @@ class Runtime:
 
         Times are of the steady clock. The last 32,768 events of a stream are kept.
         """
+    def measure(self, seconds: float) -> Costs:
+        """What forwards take on this machine, measured for about so long; drops the sequence.
+
+        Raises InvalidInputError in virtual time.
+        """
+    @property
+    def tuned(self) -> list[tuple[int, float]]:
+        """(rounds, expected tokens per second) of each policy to choose from, last sequence."""
     def features(self) -> NDArray[float32]:
         """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h).
 

@@ -23,9 +23,10 @@ class SpeculativeConfig:
     """The draft and the method that uses it.
 
     method: a preset, `NAME[:key=value,...]`. model: the draft's folder. num_speculative_tokens:
-    gamma, draft steps per burst (None: 4). num_branches: k_max. confidence_threshold: epsilon, an
-    adopted tail is cut before its first node with q <= epsilon. hrad: the file of a classifier that
-    decides how much of it to keep; without num_speculative_tokens gamma is the file's. Raises
+    gamma, draft steps per burst (None: 4; of `auto` the most). num_branches: k_max.
+    confidence_threshold: epsilon, an adopted tail is cut before its first node with q <= epsilon.
+    hrad: the file of a classifier that decides how much of it to keep; without
+    num_speculative_tokens gamma is the file's. Raises
     InvalidInputError.
     """
 
@@ -33,7 +34,7 @@ class SpeculativeConfig:
     model: Folder | None = None
     device: str | None = None
     num_speculative_tokens: int | None = None
-    num_branches: int = methods.K_MAX
+    num_branches: int | None = None
     confidence_threshold: float = methods.EPSILON
     acceptance: str = "coupled"
     hrad: Folder | None = None
@@ -58,14 +59,14 @@ class SpeculativeConfig:
         gamma = self.num_speculative_tokens
         method = methods.parse(
             self.method,
-            gamma=methods.GAMMA if gamma is None else gamma,
+            gamma=gamma,
             k_max=self.num_branches,
             epsilon=self.confidence_threshold,
             hrad=methods.HRAD_OFF if self.hrad is None else os.fspath(self.hrad),
         )
         unused = {
             "num_speculative_tokens": gamma is not None and "gamma" not in method.options,
-            "num_branches": self.num_branches != methods.K_MAX and "k_max" not in method.options,
+            "num_branches": self.num_branches is not None and "k_max" not in method.options,
             "confidence_threshold": self.confidence_threshold != methods.EPSILON
             and "epsilon" not in method.options,
             "hrad": self.hrad is not None and "hrad" not in method.options,
@@ -73,7 +74,8 @@ class SpeculativeConfig:
         for name, is_unused in unused.items():
             if is_unused:
                 raise InvalidInputError(
-                    f"{name}: method {method.name} has no use for it, got {getattr(self, name)}"
+                    f"{name}: method {method.name} has no use for it, "
+                    f"got {check.show(getattr(self, name))}"
                 )
         return method
 

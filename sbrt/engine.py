@@ -56,6 +56,7 @@ class Engine:
         self.num_threads, self.draft_threads = config.threads()
         self._allowed = [self.method, *(self._parse(text) for text in methods)]
         self._check_draft(self.method)
+        self._arms = self._arms_of(self._allowed)
         self._hrad = hrad.load_for(
             self._allowed, Path(config.model), self._draft_folder(), self.pair.draft is not None
         )
@@ -63,7 +64,9 @@ class Engine:
         self._maker = RequestMaker(self.pair, self.max_model_len, config.seed)
         self._inbox: Sink = deque()  # outputs that step() will return
         self._count = itertools.count()
-        self._scheduler = Scheduler(self._open_runtime(), self.max_model_len)
+        self._scheduler = Scheduler(
+            self._open_runtime(), self.max_model_len, [arm.text for arm in self._arms]
+        )
 
     @classmethod
     def from_pretrained(
@@ -260,7 +263,7 @@ class Engine:
         gamma = given.num_speculative_tokens
         found = methods.parse(
             method,
-            gamma=methods.GAMMA if gamma is None else gamma,
+            gamma=gamma,
             k_max=given.num_branches,
             epsilon=given.confidence_threshold,
             hrad=methods.HRAD_OFF if given.hrad is None else os.fspath(given.hrad),
@@ -283,6 +286,10 @@ class Engine:
         method = self._parse(given)
         self._check_draft(method)
         hrad.check_request(self._hrad, method, self._draft_folder())
+        if method.policy() is None and not self._arms:
+            raise InvalidInputError(
+                "method auto: expected an engine that was built for it, got one without"
+            )
         for what in ("gamma", "branches", "width"):
             most = max(getattr(m, what) for m in self._allowed)
             if getattr(method, what) > most:
@@ -293,8 +300,15 @@ class Engine:
         return method
 
     def _check_draft(self, method: Method) -> None:
-        if method.drafts and self.pair.draft is None:
+        if method.needs_draft and self.pair.draft is None:
             raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
+
+    def _arms_of(self, allowed: Sequence[Method]) -> list[Method]:
+        """What `auto` chooses from: what the draft that there is allows, none without `auto`."""
+        found = [method for method in allowed if method.policy() is None]
+        most = max(found, key=lambda method: (method.gamma, method.branches), default=None)
+        arms = most.arms if most else ()
+        return [arm for arm in arms if self.pair.draft is not None or not arm.drafts]
 
     def _outputs(self, requests: Sequence[Request], sink: Sink) -> Iterator[RequestOutput]:
         try:
@@ -313,6 +327,8 @@ class Engine:
             kept["hrad"] = self._hrad.core
         if self._keep_features:
             kept["keep_features"] = True
+        if self._arms:
+            kept["tuned"] = [arm.policy() for arm in self._arms]
         return Runtime(
             self.pair.target,
             self.pair.draft,

@@ -78,7 +78,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
     add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
-    add("--branches", type=int, default=methods.K_MAX, metavar="K", help="most branches of a round")
+    add("--branches", type=int, metavar="K", help="most branches of a round")
     add_json_flag(parser)
     add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
 
@@ -139,10 +139,10 @@ def draft_folder(args: argparse.Namespace) -> Path | None:
 
 def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
     """Presets with --gamma, --branches and --hrad filled in. Raises InvalidInputError."""
-    gamma = methods.GAMMA if args.gamma is None else args.gamma
     given = getattr(args, "hrad", None) or methods.HRAD_OFF
     found = [
-        methods.parse(text, gamma=gamma, k_max=args.branches, hrad=str(given)) for text in texts
+        methods.parse(text, gamma=args.gamma, k_max=args.branches, hrad=str(given))
+        for text in texts
     ]
     if given != methods.HRAD_OFF and not any(map(hrad.is_on, found)):
         raise InvalidInputError(f"--hrad: expected a method that has a use for it, got {texts}")
@@ -154,9 +154,10 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     target = target_folder(args)
     folder, make_draft = _draft(draft_name(args))
     drafting = [method for method in given if method.drafts]
-    if drafting and folder is None and make_draft is None:
+    needing = [method for method in given if method.needs_draft]
+    if needing and folder is None and make_draft is None:
         raise InvalidInputError(
-            f"method {drafting[0].name}: expected a draft model, got --draft none"
+            f"method {needing[0].name}: expected a draft model, got --draft none"
         )
     # The engine's own method: one that has a use for every flag given, if any has.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"

@@ -55,6 +55,7 @@ class Tally:
     rounds: list[Round] = field(default_factory=list)
     traced_tokens: int = 0  # of the answer that `spans` shows
     sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figure
+    chosen: dict[str, int] = field(default_factory=dict)  # rounds of what `auto` chose
 
     @property
     def rate(self) -> float:
@@ -84,14 +85,20 @@ class Tally:
         self.draft_seconds += spec["draft_time_s"]
         self.verify_seconds += spec["verify_time_s"]
         self.overlap_seconds += spec["overlap_time_s"]
+        for name, rounds in spec.get("auto", {}).get("rounds", {}).items():
+            self.chosen[name] = self.chosen.get(name, 0) + rounds
         if plain is not None:
             self.is_identical &= answer.token_ids == plain.outputs[0].token_ids
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every option with its value and, under `sweep`, what it was chosen from."""
-        chosen: dict[str, Any] = dict(self.method.options)
-        return chosen | {"sweep": self.sweep} if self.sweep else chosen
+        """Every option with its value.
+
+        `sweep`: the settings it was chosen from. `rounds`: of `auto`, by what it chose.
+        """
+        found: dict[str, Any] = dict(self.method.options)
+        found |= {"rounds": self.chosen} if self.chosen else {}
+        return found | {"sweep": self.sweep} if self.sweep else found
 
     def line(self, plain_rate: float, placement: str, dtype: str, device: str) -> dict[str, Any]:
         """The JSON object of this method.
@@ -192,8 +199,8 @@ class Bench:
         total, draft = config.threads()
         if placement == "split" and total == draft:
             raise InvalidInputError(f"placement split: expected at least 2 threads, got {total}")
-        if pair.draft is None and any(method.drafts for method in methods):
-            name = next(method.name for method in methods if method.drafts)
+        if pair.draft is None and any(method.needs_draft for method in methods):
+            name = next(method.name for method in methods if method.needs_draft)
             raise InvalidInputError(f"method {name}: expected a draft model, got none")
         main = Engine(config, pair=pair, methods=methods, costs=costs)
         if placement == "shared":

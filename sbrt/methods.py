@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from . import check
 from ._core import Policy
-from .errors import InvalidInputError, not_built
+from .errors import InvalidInputError
 
 MAX_GAMMA = 63  # nodes of a chain
 CANDIDATES = 16  # tokens kept of a draft's law
@@ -22,11 +22,11 @@ K_MAX = 8
 EPSILON = 0.1
 HRAD_OFF = "off"
 
-METHODS = ("none", "draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge")
 SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # the lanes take turns
-LATER = ("auto",)
-DEFAULT = "specbranch"
+METHODS = (*SERIAL, "pearl", "specbranch", "hedge", "auto")
+AUTO = DEFAULT = "auto"
 DRAFTLESS = ("none", "lookup")
+MAX_AUTO_GAMMA = 15
 OPTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
     "draft_model": ("gamma",),
@@ -36,6 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "pearl": ("gamma",),
     "specbranch": ("gamma", "k_max", "epsilon", "hrad", "on_miss"),
     "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width"),
+    "auto": ("gamma", "k_max"),
 }
 ON_MISS = ("continue", "serial", "lookup")  # in the order of OnMiss (csrc/exec/control.h)
 
@@ -67,12 +68,19 @@ class Method:
     @property
     def width(self) -> int:
         """Most nodes that a branch grows in a step."""
+        if self.name == AUTO:
+            return max(arm.width for arm in self.arms)
         return max(1, int(self.options.get("tree", 1)))
 
     @property
     def drafts(self) -> bool:
-        """Whether the method needs a draft model."""
+        """Whether the method uses a draft model; all that do but `auto` need one."""
         return self.name not in DRAFTLESS
+
+    @property
+    def needs_draft(self) -> bool:
+        """Whether it cannot do without."""
+        return self.drafts and self.name != AUTO
 
     @property
     def overlaps(self) -> bool:
@@ -84,12 +92,19 @@ class Method:
         """Options that the preset was written with."""
         return frozenset(_split(self.text)[1])
 
+    @property
+    def arms(self) -> tuple[Method, ...]:
+        """What may run under this name: of `auto` all that it chooses from, else the method."""
+        return _arms(self.gamma, self.branches) if self.name == AUTO else (self,)
+
     def having(self, key: str, value: Option) -> Method:
         """The same with one option set, under the same text."""
         return replace(self, options={**self.options, key: value})
 
-    def policy(self) -> Policy:
-        """The knobs as the engine's round reads them (csrc/exec/control.h)."""
+    def policy(self) -> Policy | None:
+        """The knobs as the engine's round reads them (csrc/exec/control.h); None: it chooses."""
+        if self.name == AUTO:
+            return None
         o = self.options
         on_miss = ON_MISS.index(str(o.get("on_miss", "continue")))
         if self.name == "lookup":
@@ -143,6 +158,8 @@ RANGES: dict[str, Range] = {
     "burst_width": Range(1, CANDIDATES),
 }
 DEFAULTS: dict[str, Option] = {
+    "gamma": GAMMA,
+    "k_max": K_MAX,
     "on_miss": "continue",
     "lambda": 0.2,
     "theta": 0.4,
@@ -153,27 +170,31 @@ DEFAULTS: dict[str, Option] = {
     "burst": 2,
     "burst_width": 16,
 }
-OWN_DEFAULTS: dict[str, dict[str, Option]] = {"hedge": {"on_miss": "serial"}}
+OWN_DEFAULTS: dict[str, dict[str, Option]] = {
+    "hedge": {"on_miss": "serial"},
+    "auto": {"gamma": MAX_AUTO_GAMMA, "k_max": MAX_BRANCHES},
+}
 
 
 def parse(
     text: str,
     *,
-    gamma: int = GAMMA,
-    k_max: int = K_MAX,
+    gamma: int | None = None,
+    k_max: int | None = None,
     epsilon: float = EPSILON,
     hrad: str = HRAD_OFF,
 ) -> Method:
     """Read a preset; the keywords are the values of options it does not name.
 
-    Raises InvalidInputError on an unknown method or option, or a value out of range.
+    gamma, k_max: None is the method's own default; for `auto` both are upper limits. Raises
+    InvalidInputError on an unknown method or option, or a value out of range.
     """
     name, given = _split(text)
     defaults: dict[str, Option] = {
         **DEFAULTS,
         **OWN_DEFAULTS.get(name, {}),
-        "gamma": check.integer("gamma", gamma, 1, MAX_GAMMA),
-        "k_max": check.integer("k_max", k_max, 1, CANDIDATES),
+        **({} if gamma is None else {"gamma": check.integer("gamma", gamma, 1, MAX_GAMMA)}),
+        **({} if k_max is None else {"k_max": check.integer("k_max", k_max, 1, CANDIDATES)}),
         "epsilon": check.number("epsilon", epsilon, 0, 1),
         "hrad": check.text("hrad", hrad),
     }
@@ -189,6 +210,21 @@ def parse(
             key: _option(name, key, given[key]) if key in given else defaults[key] for key in known
         },
     )
+
+
+def _arms(gamma: int, branches: int) -> tuple[Method, ...]:
+    """Presets within these limits, plain decoding the first; the engine measures which pays."""
+    paths = sorted({min(g, gamma) for g in (2, 4, 8)})
+    trees = [(min(12, gamma), width) for width in (1, 4, 12)]
+    overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})
+    fans = sorted({min(f, branches) for f in (16, MAX_BRANCHES)})
+    texts = (
+        "none",
+        *(f"lookup:gamma={g}" for g in paths),
+        *(f"tree:gamma={g},width={width},nodes=48" for g, width in trees),
+        *(f"hedge:gamma={g},F={f}" for g in overlapped for f in fans),
+    )
+    return tuple(map(parse, texts))
 
 
 def parse_list(text: str) -> list[str]:
@@ -207,8 +243,6 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
     if not isinstance(text, str):
         raise InvalidInputError(f"method: expected NAME[:key=value,...], got {check.show(text)}")
     name, colon, rest = text.partition(":")
-    if name in LATER:
-        raise not_built(f"method {name}")
     if name not in METHODS:
         raise InvalidInputError(
             f"method: expected one of {', '.join(METHODS)}, got {check.show(name)}"

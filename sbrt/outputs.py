@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,27 @@ def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int)
         "verify_time_s": times.verify,
         "overlap_time_s": times.overlap,
     }
+
+
+def auto_metrics(arms: Sequence[str], tuned: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """What `auto` chose and why.
+
+    rounds: by method, those that ran. expected_tokens_per_second: by method, at its last look; 0.0
+    for one that could not pay even if every drafted token stood. why: one sentence.
+    """
+    rates = {name: rate for name, (_, rate) in zip(arms, tuned, strict=True)}
+    rounds = {name: n for name, (n, _) in zip(arms, tuned, strict=True) if n}
+    if not rounds:
+        return {"rounds": {}, "expected_tokens_per_second": rates, "why": "nothing ran"}
+    most = max(rounds, key=lambda name: rounds[name])
+    others = {name: rate for name, rate in rates.items() if name != most}
+    second = max(others, key=lambda name: others[name], default=most)
+    why = (
+        f"{most} ran {rounds[most]} of {sum(rounds.values())} rounds: at last it promised "
+        f"{rates[most]:.0f} tokens/s, the next best, {second}, {rates[second]:.0f}, "
+        f"plain decoding {rates[arms[0]]:.0f}"
+    )
+    return {"rounds": rounds, "expected_tokens_per_second": rates, "why": why}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ._core import Runtime
 from .errors import EngineError, InvalidInputError
-from .outputs import LaneTimes, RequestMetrics, RequestOutput, spec_decode_metrics
+from .outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
 from .request import Request, Sink
 from .trace import Round, Span, lane_times
 
@@ -29,8 +29,10 @@ class Scheduler:
     can wait at once. Every method may be called from any thread.
     """
 
-    def __init__(self, runtime: Runtime, max_model_len: int) -> None:
+    def __init__(self, runtime: Runtime, max_model_len: int, arms: Sequence[str] = ()) -> None:
+        """`arms`: names of what the runtime may choose from."""
         self._runtime: Runtime | None = runtime
+        self._arms = arms
         self._max_model_len = max_model_len
         self._lock = threading.RLock()
         self._waiting: set[int] = set()  # threads that want the lock
@@ -213,6 +215,8 @@ class Scheduler:
         times = lane_times(self.trace()) if request.method.drafts else LaneTimes()
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
+        if request.method.policy() is None:
+            spec["auto"] = auto_metrics(self._arms, runtime.tuned)
         request.sink.append(request.output(metrics, spec))
 
     def _end(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from . import hrad
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
-from .methods import MAX_GAMMA, Method, Option
+from .methods import AUTO, MAX_GAMMA, Method, Option
 from .outputs import RequestOutput
 from .sampling import SamplingParams
 
@@ -36,7 +36,8 @@ class Sweep:
 
     def is_open(self, method: Method) -> bool:
         """Whether there is anything to try."""
-        return "gamma" in method.options and "gamma" not in self.fixed | method.named
+        given = "gamma" in self.fixed | method.named or method.name == AUTO
+        return "gamma" in method.options and not given
 
     def gammas(self, method: Method) -> list[Method]:
         """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone.

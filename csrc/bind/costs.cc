@@ -35,6 +35,8 @@ std::shared_ptr<Costs> make_costs(const Column& target, const Column& draft,
                                        round_ns});
 }
 
+Column column(const CostTable& table) { return {table.begin() + 1, table.end()}; }
+
 }  // namespace
 
 void bind_costs(py::module_& m) {
@@ -42,7 +44,14 @@ void bind_costs(py::module_& m) {
   py::class_<Costs, std::shared_ptr<Costs>>(
       m, "Costs", "Virtual ns of forwards of 1 .. MAX_ROWS rows (csrc/spec/costs.h).")
       .def(py::init(&make_costs), py::kw_only(), py::arg("target"), py::arg("draft"),
-           py::arg("target_overlapped"), py::arg("draft_overlapped"), py::arg("round_ns") = 0);
+           py::arg("target_overlapped"), py::arg("draft_overlapped"), py::arg("round_ns") = 0)
+      .def_property_readonly("target", [](const Costs& c) { return column(c.alone.target); })
+      .def_property_readonly("draft", [](const Costs& c) { return column(c.alone.draft); })
+      .def_property_readonly("target_overlapped",
+                             [](const Costs& c) { return column(c.overlapped.target); })
+      .def_property_readonly("draft_overlapped",
+                             [](const Costs& c) { return column(c.overlapped.draft); })
+      .def_readonly("round_ns", &Costs::round);
 }
 
 }  // namespace sbrt

@@ -55,7 +55,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
                                       const std::string& body, bool debug, int32_t vocab,
                                       int64_t first_round, std::vector<int32_t> holes,
                                       std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-                                      bool keep_features) {
+                                      bool keep_features, std::vector<Policy> tuned) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
@@ -72,17 +72,31 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.costs = std::move(costs);
   c.hrad = std::move(hrad);
   c.keep_features = keep_features;
+  c.tuned = std::move(tuned);
   const py::gil_scoped_release free;  // it times forwards
   return std::make_shared<Runtime>(target, draft, c);
 }
 
 void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
-           const Policy& policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
+           const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
            const ShapingRequest& shaping) {
-  const Request request{std::move(prompt),      sampling, policy, max_tokens,
-                        std::move(stop_tokens), shaping};
+  const Request request{std::move(prompt),
+                        sampling,
+                        policy ? *policy : Policy{},
+                        max_tokens,
+                        std::move(stop_tokens),
+                        shaping,
+                        policy == nullptr};
   const py::gil_scoped_release free;
   runtime.begin(request);
+}
+
+std::vector<std::pair<int64_t, double>> tuned_of(const Runtime& runtime) {
+  std::vector<std::pair<int64_t, double>> out;
+  if (!runtime.tuner()) return out;
+  for (const Tuner::Arm& arm : runtime.tuner()->arms())
+    out.emplace_back(arm.rounds, arm.hopeless ? 0.0 : arm.rate * 1e9);
+  return out;
 }
 
 void bind_stats(py::module_& m) {
@@ -115,9 +129,10 @@ void bind_runtime(py::module_& m) {
            py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
            py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
            py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
-           py::arg("keep_features") = false)
-      .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
-           py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
+           py::arg("keep_features") = false, py::arg("tuned") = std::vector<Policy>{})
+      .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
+           py::arg("policy").none(true), py::arg("max_tokens"),
+           py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})
       .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
@@ -139,6 +154,13 @@ void bind_runtime(py::module_& m) {
                                return py::str(r.error());
                              })
       .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
+      .def(
+          "measure",
+          [](Runtime& r, double seconds) { return std::make_shared<Costs>(r.measure(seconds)); },
+          py::arg("seconds"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("tuned", &tuned_of,
+                             "[(rounds, tokens per second expected)] of each policy that may be "
+                             "chosen, of the last sequence.")
       .def("features",
            [](const Runtime& r) {
              const std::vector<float> x = r.features();

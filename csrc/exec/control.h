@@ -2,9 +2,11 @@
 //
 // Who writes what (one owner each):
 //   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
+//   host, between rounds      policy and prices, of a sequence that is tuned (spec/tuner.h)
 //   select                    head, trunk, counts, chain, source, outcome, sharpness, lost, record
 //   target lane               target_rows, choice, target_have
 //   draft lane                branches, chain_law, draft_rows, row_law, draft_have, draft_nodes
+//   whoever has the law       rank
 //
 // verify_done(r) promises outcome r, chain r + 1 and record r; chain_ready(r), of a round that begins
 // with a serial burst, that `select` has hung that burst as its chain, on the draft lane's stream while
@@ -173,11 +175,21 @@ struct Policy {
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
 };
 
+// What nodes cost, so that none is drafted or verified whose probability is not worth it.
+struct Prices {
+  int32_t known;              // 0: all that the policy allows
+  float least;                // logarithm of the probability that a node drafted on must have
+  float round[kMaxRows + 1];  // length of a round by the rows of its verification, any unit
+};
+
+constexpr uint8_t kUnknownRank = 255;
+
 struct Control {
   // host
   Sampling sampling;
   Shaping shaping;
   Policy policy;
+  Prices prices;
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
   // select
@@ -203,6 +215,9 @@ struct Control {
   int32_t draft_idle;  // 1: past the draft's context limit, nothing was planned
   Branch branches[kMaxBranches];
   Law chain_law[kSlots];  // the draft's law at root and chain nodes
+  // [max_model_len + kSlots] or null: where in the draft's law before it the trunk's token stood,
+  // kCandidates if nowhere, kUnknownRank if no law was kept.
+  uint8_t* rank;
 };
 
 }  // namespace sbrt

@@ -16,6 +16,7 @@ void keep_law(Control& c, const Row& row, const Law& law) {
     c.draft_nodes = c.draft_nodes.with(row.node);
   } else {
     c.draft_have = std::max(c.draft_have, row.position + 1);
+    if (row.position < c.head) note_rank(c, row.position + 1, law, c.trunk[row.position + 1]);
   }
 }
 
@@ -63,6 +64,12 @@ int hang_node(Branch& branch, int parent) {
 
 }  // namespace
 
+void note_rank(Control& c, int64_t position, const Law& law, int32_t token) {
+  if (!c.rank) return;
+  const int at = static_cast<int>(std::find(law.token, law.token + law.n, token) - law.token);
+  c.rank[position] = static_cast<uint8_t>(at < law.n ? at : kCandidates);
+}
+
 // The row that takes node `j` of a branch through the draft.
 Row node_row(const Control& c, const RingShape& ring, int branch, int node) {
   const Branch& b = c.branches[branch];
@@ -98,7 +105,8 @@ void extend(const LaneArgs& args, Worker) {
       serial ? kSlots - static_cast<int>(c.head - rows.head) : static_cast<int>(ring.tail_slots);
   const auto grow = [&](int b, int parent) {
     const int j = hang_node(c.branches[b], parent);
-    if (!is_last && j < slots) rows.row[rows.n++] = node_row(c, ring, b, j);
+    const bool pays = !serial || !c.prices.known || c.branches[b].score[j] >= c.prices.least;
+    if (!is_last && j < slots && pays) rows.row[rows.n++] = node_row(c, ring, b, j);
   };
   Growth next[kMaxBranches];
   for (int b = 0; b < c.branch_count; ++b)

@@ -49,6 +49,8 @@ void plan_certain(const LaneArgs& args, Worker);  // a serial burst: one branch,
 // grow.cc: the burst.
 void keep_laws(const LaneArgs& args, Worker);  // after a catch-up: its laws go to the chain's nodes
 void extend(const LaneArgs& args, Worker);     // after a step: every branch grows
+// `token` came at `position`; `law` is the draft's there.
+void note_rank(Control& c, int64_t position, const Law& law, int32_t token);
 Row node_row(const Control& c, const RingShape& ring, int branch, int node);
 
 // select.cc: the only writer of outcome and chain.

@@ -34,6 +34,7 @@ struct Request {
   int64_t max_tokens = 16;
   std::vector<int32_t> stop_tokens;
   ShapingRequest shaping;
+  bool tuned = false;  // the engine chooses the policy, round by round
 };
 
 // Throws InvalidInput: a value out of range, a token that rows of `vocab` logits do not have.

@@ -47,9 +47,17 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     return !live_ || (max_rounds > 0 && done == max_rounds) ||
            (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
   };
-  for (int64_t done = 0; !stops(done); ++done) {
+  for (int64_t done = 0, began = -1; !stops(done); ++done) {
     if (round_ == committed_round_) {
+      if (tuned_ && !tune(until)) break;
+      began = now();
       const RoundShape how = shape();
+      // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
+      drafted_ = how.burst + how.gamma > 0;
+      if (tuned_ && !drafted_) {
+        control_->draft_nodes = Mask::none();
+        control_->branch_count = control_->draft_idle = 0;
+      }
       price_lanes(how);
       enqueue_round(++round_, how, target, draft.get(), fences_);
     }
@@ -57,7 +65,11 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     exec_->rethrow();
     if (config_.costs) exec_->spend(config_.costs->round);
     committed_round_ = round_;
+    const int64_t before = emitted_;
     commit(round_);
+    if (tuned_)  // a round that an earlier call began took nobody knows how long
+      tuner_->saw(*control_, emitted_ - before, began < 0 ? 0 : now() - began,
+                  target_.stream->trace().last(verify_.name()));
   }
   stats_.decode_ns += now() - begin;
   if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
@@ -78,12 +90,41 @@ bool Runtime::prefilled(int64_t until) {
         !reach(draft_.prefilled, draft_.pieces - ahead, until))
       return false;
     if (pieces_left_ == 0) break;
-    if (drafts_) feed(draft_, prefill_draft_, width.draft_width);
+    const bool laws = tuned_ && pieces_left_ == 1;
+    if (drafts_) feed(draft_, laws ? prefill_laws_ : prefill_draft_, width.draft_width);
     feed(target_, prefill_target_, width.target_width);
   }
   exec_->rethrow();
   prefilling_ = false;
   stats_.prefill_ns = now() - begun_;
+  return true;
+}
+
+// Between rounds, with nothing enqueued: chooses the next policy. False if the time is over.
+bool Runtime::tune(int64_t until) {
+  if (!reach(draft_.prefilled, draft_.pieces, until)) return false;  // of an earlier call
+  Control& c = *control_;
+  const int64_t begin = now(), behind = c.head - c.draft_have;
+  // A draft that took part in the last round has yet to settle, and is never far behind.
+  if (drafts_ && !drafted_ && tuner_->wants_to_look(c, behind)) {
+    if (!catch_draft_up(until)) return false;
+    tuner_->looked(now() - begin);
+  }
+  tuner_->next(c);
+  constexpr int64_t kBehind = 8;  // what rides along in a burst
+  const bool drafts = c.policy.gamma > 0 || c.policy.on_miss == kBurst;
+  return !drafts || drafted_ || c.head - c.draft_have <= kBehind || catch_draft_up(until);
+}
+
+// The draft reads what it has missed of the trunk, and leaves its laws' ranks.
+bool Runtime::catch_draft_up(int64_t until) {
+  if (config_.costs) draft_.cost = config_.costs->alone.draft.data();
+  while (control_->draft_have < control_->head) {
+    draft_.stream->launch(look_, draft_.width);
+    draft_.stream->record(draft_.prefilled, ++draft_.pieces);
+    if (!reach(draft_.prefilled, draft_.pieces, until)) return false;
+  }
+  exec_->rethrow();
   return true;
 }
 

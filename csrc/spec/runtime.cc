@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "core/check.h"
 #include "spec/lanes.h"
@@ -59,6 +58,10 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   trunk_ = Buffer<int32_t>(config.max_model_len + kSlots);
   control_ = block_.data();
   control_->trunk = trunk_.data();
+  if (!config.tuned.empty()) {
+    ranks_ = Buffer<uint8_t>(config.max_model_len + kSlots);
+    control_->rank = ranks_.data();
+  }
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
   int vocab = models_[0]->vocab();
@@ -74,8 +77,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   record_graphs();
   target_.stream = exec_->stream(config_.num_threads);
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
-  choose_width(target_, control_->target_rows);
-  if (models_[1]) choose_width(draft_, control_->draft_rows);
+  warm_up();
   round_ = selected_round_ = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
@@ -140,6 +142,9 @@ void Runtime::record_graphs() {
   select_.add(select, chosen, true);
   prefill_target_.add(prefill_target_rows, target, true);
   target_.lane->add_forward(prefill_target_, &c->target_rows, false);
+  target_.rows = &c->target_rows;
+  target_.lane->add_forward(target_.timed_forward, &c->target_rows, true);
+  target_.timed_forward.add(choose_rows, rows);
   if (!draft_.lane) return;
 
   const LaneArgs draft{c, &draft_.lane->ring(), draft_.max_rows};
@@ -166,37 +171,16 @@ void Runtime::record_graphs() {
   step_.add(extend, draft, true);
   prefill_draft_.add(prefill_draft_rows, draft, true);
   draft_.lane->add_forward(prefill_draft_, &c->draft_rows, false);
-}
-
-// A lane that runs alone may use every thread, but a small one is quicker with fewer: what the
-// meetings of a team cost is not known beforehand, so it is timed, the widths in turn. A forward
-// that is long anyway takes all. No result depends on it.
-void Runtime::choose_width(LaneUnit& unit, RowTable& rows) {
-  constexpr int kBursts = 16;
-  constexpr double kLong = 0.01;
-  unit.width = config_.num_threads;
-  if (config_.num_threads == 1 || config_.sim) return;
-  rows.head = 0;
-  rows.n = 1;
-  rows.row[0] = {0, 0, 0, -1, 0, Mask::upto(1), Mask::none()};
-  unit.lane->add_forward(unit.one_row, &rows, true);
-  std::vector<double> best(config_.num_threads + 1, std::numeric_limits<double>::infinity());
-  for (int burst = 0; burst < kBursts; ++burst)
-    for (int width = config_.num_threads; width > 0; width /= 2) {
-      best[width] = std::min(best[width], seconds_of(unit, width));
-      if (best[width] > kLong) return;
-    }
-  unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
-}
-
-// Seconds a forward, of a short burst.
-double Runtime::seconds_of(LaneUnit& unit, int width) {
-  constexpr int kSteps = 4;
-  const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
-  for (int i = 0; i < kSteps; ++i) unit.stream->launch(unit.one_row, width);
-  unit.stream->record(unit.timed, value);
-  exec_->wait(unit.timed, value);
-  return static_cast<double>(Trace::now() - begin) * 1e-9 / kSteps;
+  draft_.rows = &c->draft_rows;
+  draft_.lane->add_forward(draft_.timed_forward, &c->draft_rows, true);
+  draft_.timed_forward.add(choose_laws, laws);
+  for (Graph* graph : {&prefill_laws_, &look_}) {
+    graph->add(prefill_draft_rows, draft, true);
+    if (graph == &look_) graph->cost_by(&c->draft_rows.n, &draft_.cost);
+    draft_.lane->add_forward(*graph, &c->draft_rows, true);
+    graph->add(choose_laws, laws);
+    graph->add(keep_laws, draft, true);
+  }
 }
 
 void Runtime::check_request(const Request& r) const {
@@ -208,7 +192,8 @@ void Runtime::check_request(const Request& r) const {
   for (const int32_t token : r.stop_tokens)
     check_within("stop token", 0, models_[0]->vocab() - 1, token);
   check_within("max_tokens", int64_t{0}, int64_t{1} << 40, r.max_tokens);
-  check_policy(r.policy);
+  if (!r.tuned) check_policy(r.policy);
+  check<InvalidInput>(!r.tuned || tuner_, "method: this engine was not built to choose one");
   check_within("temperature", 0.0f, 1e6f, r.sampling.temperature);
   check_within("top_p", 0.0f, 1.0f, r.sampling.top_p);
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
@@ -244,7 +229,9 @@ void Runtime::start_block(const Request& r) {
   std::copy(r.prompt.begin(), r.prompt.end(), c.trunk);
   c.sampling = r.sampling;
   shaping_.start(r, c);
-  c.policy = r.policy;
+  c.policy = r.tuned ? config_.tuned[0] : r.policy;
+  c.prices.known = 0;
+  if (c.rank) std::fill_n(c.rank, ranks_.size(), kUnknownRank);
   c.limit = std::min(length + r.max_tokens, config_.max_model_len);
   c.head = length - 1;
   c.chain.size = c.chain.depth = c.lost = 0;
@@ -273,6 +260,7 @@ void Runtime::begin(const Request& request) {
   settle_down();
   stats_ = {};
   missed_ = true;
+  drafted_ = false;
   log_.clear();
   finish_ = Finish::none;
   stop_token_ = -1;
@@ -288,9 +276,12 @@ void Runtime::begin(const Request& request) {
     finish_ = Finish::length;
     return;
   }
+  tuned_ = request.tuned;
   const RoundShape first = shape();
   pieces_left_ = (control_->head + kMaxRows - 1) / kMaxRows;
-  drafts_ = first.burst + first.gamma > 0 && control_->head < control_->draft_limit;
+  const bool drafts = tuned_ ? tuner_->drafts() : first.burst + first.gamma > 0;
+  drafts_ = drafts && control_->head < control_->draft_limit;
+  if (tuned_) tuner_->begin(*control_);
   begun_ = now();
   prefilling_ = live_ = true;
 }

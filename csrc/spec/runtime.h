@@ -15,6 +15,7 @@
 #include "spec/round.h"
 #include "spec/round_log.h"
 #include "spec/stats.h"
+#include "spec/tuner.h"
 
 namespace sbrt {
 
@@ -31,6 +32,7 @@ struct RuntimeConfig {
   bool sim = false;                    // run on the sim body
   bool debug = false;                  // poison what must not be read, check every slot's position
   std::shared_ptr<const Costs> costs;  // virtual time: of the sim body only
+  std::vector<Policy> tuned;           // what `auto` may choose from, plain decoding the first
   std::shared_ptr<const Hrad> hrad;    // of policies that ask for it
   bool keep_features = false;          // for features(); implied by hrad
 };
@@ -44,9 +46,10 @@ struct LaneUnit {
   std::unique_ptr<Lane> lane;
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
-  Graph one_row{"one_row"};       // a forward of one row, to be timed
-  int width = 1;                  // members of the team when the lane runs alone
-  int32_t max_rows = 0;           // of its largest forward
+  RowTable* rows = nullptr;
+  Graph timed_forward{"timed_forward"};  // of any rows, with its choice
+  int width = 1;                         // members of the team when the lane runs alone
+  int32_t max_rows = 0;                  // of its largest forward
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
   int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
@@ -83,6 +86,11 @@ class Runtime {
   const Trace* target_trace() const { return trace_of(target_); }
   const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
+  // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
+  // the sequence in flight. Throws InvalidInput in virtual time.
+  Costs measure(double seconds);
+  // What `auto` knows of its policies; null if the engine was not built for it.
+  const Tuner* tuner() const { return tuner_.get(); }
   // What H-RAD reads, of the last outcome: [kFeatureBlocks * hidden]. Throws InvalidInput if they
   // are not kept.
   std::vector<float> features() const;
@@ -95,8 +103,16 @@ class Runtime {
   void make_features();
   void record_graphs();
   void check_usable() const;
-  void choose_width(LaneUnit& unit, RowTable& rows);
-  double seconds_of(LaneUnit& unit, int width);
+  void warm_up();
+  void choose_width(LaneUnit& unit);
+  void set_rows(LaneUnit& unit, int n, int64_t head);
+  void make_trunk();
+  double seconds_of(LaneUnit& unit, int width, int forwards);
+  std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
+  double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
+                     int other_width);
+  bool tune(int64_t until);
+  bool catch_draft_up(int64_t until);
   void check_request(const Request& request) const;
   void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
@@ -126,6 +142,9 @@ class Runtime {
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph prefill_target_{"prefill"}, prefill_draft_{"prefill"};
+  Graph prefill_laws_{"prefill"}, look_{"look"};  // the same with laws; the latter between rounds
+  std::unique_ptr<Tuner> tuner_;
+  Buffer<uint8_t> ranks_;
   Fences fences_;
 
   // The sequence in flight.
@@ -138,7 +157,9 @@ class Runtime {
   bool live_ = false;
   bool missed_ = true;  // the outcome before this round was not prepared
   bool prefilling_ = false;
-  bool drafts_ = false;  // the draft is prefilled too
+  bool drafts_ = false;   // the draft is prefilled too
+  bool tuned_ = false;    // by tuner_
+  bool drafted_ = false;  // the draft takes part in the last round enqueued
   std::vector<int32_t> stop_tokens_;
   std::vector<int32_t> committed_;
   Finish finish_ = Finish::none;

@@ -44,8 +44,10 @@ void sharpen(Control& c) {
   for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
     const int node = o.path[depth];
     const Law& law = c.chain_law[node];
-    if (!c.draft_nodes.has(node) || law.n < 2) continue;
+    if (!c.draft_nodes.has(node)) continue;
     const int32_t y = depth < o.n ? c.chain.token[o.path[depth + 1]] : o.y;
+    note_rank(c, c.head + depth + 1, law, y);
+    if (law.n < 2) continue;
     const int rank = static_cast<int>(std::find(law.token, law.token + law.n - 1, y) - law.token);
     float mean = 0;
     for (int r = 0; r < law.n; ++r) mean += exp32(law.lp[r]) * law.lp[r];
@@ -63,8 +65,23 @@ Cut cut_of(const SelectArgs& args) {
   return args.hrad->classify(args.features, args.scratch);
 }
 
+// How many of the nodes, most likely first, make most tokens per time of the round that verifies
+// them: (1 + sum of their probabilities) / length of the round.
+int worth_their_rows(const Prices& prices, const Branch& branch, const int32_t* sorted, int n) {
+  float tokens = 1, best = tokens / prices.round[1];
+  const float given = branch.score[0];  // they are verified only if the walk came here
+  int most = 0;
+  for (int i = 0; i < n; ++i) {
+    tokens += exp32(branch.score[sorted[i]] - given);
+    const float rate = tokens / prices.round[i + 2];
+    if (rate > best) best = rate, most = i + 1;
+  }
+  return most;
+}
+
 // Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
-// be emitted and, of more than `policy.nodes`, the most likely. The law at the cut is there already.
+// be emitted and, of more than `policy.nodes`, the most likely; with prices those that pay. The law
+// at the cut is there already.
 Mask worth_verifying(const Control& c, const Branch& branch, Cut cut, int64_t room) {
   int32_t kept[kMaxTail];
   int n = 0;
@@ -77,12 +94,14 @@ Mask worth_verifying(const Control& c, const Branch& branch, Cut cut, int64_t ro
     mask = mask.with(j);
     kept[n++] = j;
   }
-  if (n <= c.policy.nodes) return mask;
+  if (n <= c.policy.nodes && !c.prices.known) return mask;
   // A node is never likelier than its parent, which comes first among equals: what stays is a tree.
   std::sort(kept, kept + n, [&](int32_t a, int32_t b) {
     return branch.score[a] != branch.score[b] ? branch.score[a] > branch.score[b] : a < b;
   });
-  for (int i = c.policy.nodes; i < n; ++i) mask = mask.without(kept[i]);
+  int most = std::min(n, c.policy.nodes);
+  if (c.prices.known) most = worth_their_rows(c.prices, branch, kept, most);
+  for (int i = most; i < n; ++i) mask = mask.without(kept[i]);
   return mask;
 }
 

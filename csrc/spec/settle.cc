@@ -59,7 +59,7 @@ void settle_target(const LaneArgs& args, Worker) {
 
 void settle_draft(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  compact(c, *args.ring);
+  if (c.draft_nodes.count() > 0) compact(c, *args.ring);
   advance_trunk(c);
   if (c.outcome.branch >= 0) bring_tail(c, *args.ring, c.outcome.branch);
   poison_in_flight(c, *args.ring, c.draft_have, c.draft_nodes);
@@ -69,7 +69,7 @@ void settle_draft(const LaneArgs& args, Worker) {
 
 void bring_burst(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  if (c.chain.size > 0) bring_tail(c, *args.ring, 0);
+  if (!c.draft_idle) bring_tail(c, *args.ring, 0);
   poison_in_flight(c, *args.ring, c.draft_have, c.draft_nodes);
   missing_rows(c, args.ring->shape());
 }

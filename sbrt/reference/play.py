@@ -146,8 +146,6 @@ class Play:
             size = len(tail) - 1
         self.behind = 0
         self.chain = self.worth(tail)
-        if len(self.chain) == 1:
-            self.chain = [Node(self.chain[0].prefix)]  # what the draft said at the root is dropped
         return size - (len(self.chain) - 1)
 
     def prepared(self) -> list[Branch]:

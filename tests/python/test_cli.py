@@ -188,7 +188,7 @@ def test_the_prompt_from_a_file_or_standard_input(run, tmp_path, monkeypatch):
         (["generate", "--prompt", ""], "prompt"),
         (["generate", "--prompt", "a", "--prompt-file", "b"], "both"),
         (["generate", "--prompt-file", "/nonexistent/x"], "/nonexistent/x"),
-        (["generate", "--prompt", "a", "--method", "auto"], "auto: not built yet"),
+        (["generate", "--prompt", "a", "--method", "auto:gamma=0"], "gamma"),
         (["generate", "--prompt", "a", "--method", "pearl", "--branches", "4"], "pearl"),
         (["generate", "--prompt", "a", "--temperature", "nan"], "temperature"),
         (["generate", "--prompt", "a", "--threads", "0"], "threads"),

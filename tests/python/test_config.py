@@ -146,7 +146,6 @@ def test_the_draft_may_not_take_every_thread():
     ("field", "value"),
     [
         ("acceptance", "rejection"), ("synthetic_acceptance_rates", [0.5]), ("device", "cuda"),
-        ("method", "auto"),
     ],
 )  # fmt: skip
 def test_a_speculative_field_that_is_not_built_raises(field, value):

@@ -185,8 +185,8 @@ def test_a_stop_token_outside_the_vocabulary_is_refused(engine, params):
 
 
 def test_a_method_larger_than_the_engine_is_refused(engine, folders):
-    with pytest.raises(InvalidInputError, match="gamma of at most 4"):
-        engine.generate("x", GREEDY, method="pearl:gamma=5")
+    with pytest.raises(InvalidInputError, match="gamma of at most 15"):
+        engine.generate("x", GREEDY, method="pearl:gamma=16")
     with pytest.raises(InvalidInputError, match="width of at most 2"):
         engine.generate("x", GREEDY, method="hedge:tree=3")
 

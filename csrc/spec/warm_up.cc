@@ -1,0 +1,190 @@
+// What is measured before the first sequence, and on demand: how many threads a lane is quickest with,
+// and what forwards cost. No result depends on it.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/check.h"
+#include "spec/runtime.h"
+
+namespace sbrt {
+namespace {
+
+constexpr double kLong = 0.01;  // seconds: a forward that is long anyway takes all threads
+
+// What else runs on the machine only ever adds: the first quartile says more of it than the median.
+double typical(std::vector<double> values) {
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 4);
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
+
+std::vector<int> up_to(int most) {
+  std::vector<int> rows;
+  for (const int n : {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256, 512})
+    if (n <= most) rows.push_back(n);
+  return rows;
+}
+
+// Linear between what was measured, never falling; beyond it the line through the last two.
+CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
+  for (size_t i = seconds.size() - 1; i > 0; --i)
+    seconds[i - 1] = std::min(seconds[i - 1], seconds[i]);
+  CostTable table{};
+  for (int n = 1; n <= kCostRows; ++n) {
+    size_t high = 0;
+    while (high + 1 < rows.size() && rows[high] < n) ++high;
+    double cost = seconds[high];
+    if (high > 0)
+      cost = seconds[high - 1] + (seconds[high] - seconds[high - 1]) * (n - rows[high - 1]) /
+                                     (rows[high] - rows[high - 1]);
+    table[n] = std::llround(cost * 1e9);
+  }
+  return table;
+}
+
+}  // namespace
+
+void Runtime::warm_up() {
+  choose_width(target_);
+  if (draft_.lane) choose_width(draft_);
+  if (config_.tuned.empty()) return;
+  for (const Policy& policy : config_.tuned) check_policy(policy);
+  constexpr double kSeconds = 0.25;
+  tuner_ =
+      std::make_unique<Tuner>(config_.tuned, config_.costs ? *config_.costs : measure(kSeconds));
+}
+
+// `n` rows of a path behind a trunk of `head` tokens.
+void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
+  const RingShape& ring = unit.lane->ring().shape();
+  RowTable& rows = *unit.rows;
+  rows.head = head;
+  rows.n = n;
+  for (int i = 0; i < n; ++i) {
+    const int at = i % kSlots;  // what is beyond the slots writes nothing
+    const int64_t slot = i < kSlots ? ring.slot(head + at) : -1;
+    rows.row[i] = {head + at,          0,           static_cast<int32_t>(slot), -1, 0,
+                   Mask::upto(at + 1), Mask::none()};
+  }
+}
+
+// A trunk as long as a short prompt, in both lanes.
+void Runtime::make_trunk() {
+  constexpr int64_t kPrompt = 128;
+  Request request;
+  request.policy = {};
+  request.prompt.assign(std::min(kPrompt, config_.max_model_len / 2) + 1, 0);
+  start_block(request);
+  const auto prefill = [this](LaneUnit& unit, const Graph& graph, const int64_t& have) {
+    while (unit.lane && have < control_->head) {
+      unit.stream->launch(graph, unit.width);
+      unit.stream->record(unit.prefilled, ++unit.pieces);
+      exec_->wait(unit.prefilled, unit.pieces);
+    }
+  };
+  prefill(target_, prefill_target_, control_->target_have);
+  if (draft_.lane && control_->head < control_->draft_limit)
+    prefill(draft_, prefill_draft_, control_->draft_have);
+}
+
+// What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
+void Runtime::choose_width(LaneUnit& unit) {
+  constexpr int kBursts = 16, kSteps = 4;
+  unit.width = config_.num_threads;
+  if (config_.num_threads == 1 || config_.sim) return;
+  set_rows(unit, 1, 0);
+  std::vector<double> best(config_.num_threads + 1, std::numeric_limits<double>::infinity());
+  for (int burst = 0; burst < kBursts; ++burst)
+    for (int width = config_.num_threads; width > 0; width /= 2) {
+      best[width] = std::min(best[width], seconds_of(unit, width, kSteps));
+      if (best[width] > kLong) return;
+    }
+  unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
+}
+
+// Seconds a forward, of a short burst.
+double Runtime::seconds_of(LaneUnit& unit, int width, int forwards) {
+  const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
+  for (int i = 0; i < forwards; ++i) unit.stream->launch(unit.timed_forward, width);
+  unit.stream->record(unit.timed, value);
+  exec_->wait(unit.timed, value);
+  return static_cast<double>(Trace::now() - begin) * 1e-9 / forwards;
+}
+
+// The row counts in turn: what disturbs the machine disturbs all of them.
+std::vector<double> Runtime::time_alone(LaneUnit& unit, const std::vector<int>& rows,
+                                        double seconds) {
+  constexpr size_t kLeast = 3, kMost = 25;
+  std::vector<std::vector<double>> found(rows.size());
+  const int64_t until = Trace::now() + static_cast<int64_t>(seconds * 1e9);
+  while (found.back().size() < kLeast || (found.back().size() < kMost && Trace::now() < until)) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      set_rows(unit, rows[i], control_->head);
+      found[i].push_back(seconds_of(unit, unit.width, rows[i] <= 4 ? 4 : 1));
+    }
+    if (found.back().size() == 1 && found.back()[0] > kLong * 50) break;  // minutes otherwise
+  }
+  std::vector<double> costs;
+  for (auto& values : found) costs.push_back(typical(std::move(values)));
+  return costs;
+}
+
+// Seconds of a forward of `timed` while the other lane is at work all the time.
+double Runtime::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
+                            int other_width) {
+  constexpr int kTimes = 7;
+  set_rows(timed, rows, control_->head);
+  set_rows(other, other_rows, control_->head);
+  const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
+  const int forwards = std::clamp(static_cast<int>(2.5 * kTimes * mine / its) + 1, 1, 400);
+  const int64_t value = other.timed.reached() + 1;
+  for (int i = 0; i < forwards; ++i) other.stream->launch(other.timed_forward, other_width);
+  other.stream->record(other.timed, value);
+  std::vector<double> found;
+  found.reserve(kTimes);
+  for (int i = 0; i < kTimes; ++i) {
+    const double seconds = seconds_of(timed, width, 1);
+    if (i > 0 && other.timed.reached() >= value) break;  // it was alone for a part
+    found.push_back(seconds);
+  }
+  exec_->wait(other.timed, value);
+  return typical(std::move(found));
+}
+
+Costs Runtime::measure(double seconds) {
+  check_usable();
+  check<InvalidInput>(!config_.sim, "costs: expected the cpu body, virtual time has its own");
+  check_within("seconds", 0.0, 1e6, seconds);
+  end();
+  settle_down();
+  make_trunk();
+  Costs costs;
+  const std::vector<int> rows = up_to(kMaxRows);
+  const std::vector<double> target = time_alone(target_, rows, seconds / 2);
+  costs.alone.target = costs.overlapped.target = table_of(rows, target);
+  if (!draft_.lane || control_->draft_have < control_->head) return costs;
+  const std::vector<int> steps = up_to(draft_.max_rows);
+  const std::vector<double> draft = time_alone(draft_, steps, seconds / 4);
+  costs.alone.draft = costs.overlapped.draft = table_of(steps, draft);
+  const int share = std::max(1, config_.num_threads - config_.draft_threads);
+  const auto slower = [&](LaneUnit& unit, const std::vector<int>& at,
+                          const std::vector<double>& alone, int width, LaneUnit& other,
+                          int other_rows, int other_width) {
+    std::vector<double> found = alone;
+    double factor = 1;
+    for (size_t i = 0; i < at.size(); ++i) {
+      if (at[i] == 1 || at[i] == 8 || at[i] == 32)
+        factor = time_beside(unit, at[i], width, other, other_rows, other_width) / alone[i];
+      found[i] *= std::max(1.0, factor);
+    }
+    return table_of(at, found);
+  };
+  const int beside = std::min(16, draft_.max_rows);
+  costs.overlapped.target =
+      slower(target_, rows, target, share, draft_, beside, config_.draft_threads);
+  costs.overlapped.draft = slower(draft_, steps, draft, config_.draft_threads, target_, 8, share);
+  return costs;
+}
+
+}  // namespace sbrt

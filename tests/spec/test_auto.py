@@ -1,0 +1,169 @@
+"""Contract under test: `auto`. Tokens are plain decoding's whatever it chooses and whenever it
+changes its mind; in virtual time, where costs are known, it is about as fast as the best of what it
+chooses from and never slower than plain decoding; the draft is left alone where it cannot pay."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from sbrt import InvalidInputError, _core, methods
+
+ROWS = range(1, _core.MAX_ROWS + 1)
+TOY = {"vocab": 64, "seed": 7}
+AGREES, NEVER = {"noise16": 0}, {"noise16": 0, "seed": 8}
+SOMETIMES = {"noise16": 4}
+ARMS = [arm for arm in methods.parse("auto").arms]
+POLICIES = [arm.policy() for arm in ARMS]
+BESIDE = (
+    "none", "lookup:gamma=2", "tree:gamma=12,width=4,nodes=48", "hedge:gamma=3,F=64",
+    "hedge:gamma=7,F=64",
+)  # fmt: skip
+SIZES = {"max_model_len": 900, "max_gamma": 15, "max_branches": 64, "max_width": 2}
+PROMPTS = [[1, 2, 3], [9, 7] * 20]
+
+
+def costs(c=8, step=100, shared=1.0):
+    """T(rows) = c steps plus a little a row; `shared`: how much slower beside others."""
+    target = [step * c + 3 * rows for rows in ROWS]
+    draft = [step + rows // 8 for rows in ROWS]
+    slow = {"target_overlapped": [round(shared * t) for t in target]}
+    slow["draft_overlapped"] = [round(shared * t) for t in draft]
+    return _core.Costs(target=target, draft=draft, round_ns=5, **slow)
+
+
+def make(draft=AGREES, target=None, body="sim", tuned=POLICIES, threads=1, **given):
+    toys = _core.Toy(**(TOY | (target or {}))), draft and _core.Toy(**(TOY | draft))
+    return _core.Runtime(*toys, body=body, tuned=tuned, num_threads=threads, **(SIZES | given))
+
+
+@dataclass
+class Sum:
+    tokens: int = 0
+    ns: int = 0
+
+
+def play(runtime, policy, temperature=0.0, max_tokens=250, repeat=3):
+    """Tokens of every prompt, and what all but the first sequences took."""
+    found, total = [], Sum()
+    for again in range(repeat):
+        for i, prompt in enumerate(PROMPTS):
+            law = _core.Sampling(temperature=temperature, seed=i)
+            runtime.begin(prompt, law, policy, max_tokens)
+            tokens = runtime.run()
+            assert len(tokens) == max_tokens
+            found.append(tokens)
+            if again:
+                total.tokens += len(tokens)
+                total.ns += runtime.stats.decode_ns
+    return found, total.tokens / total.ns
+
+
+@pytest.mark.parametrize("shared", [1.0, 2.5], ids=["own devices", "one device"])
+@pytest.mark.parametrize("c", [1, 8])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("draft", [SOMETIMES, NEVER], ids=["sometimes", "never"])
+def test_about_as_fast_as_the_best_and_never_slower_than_none(draft, temperature, c, shared):
+    # Costs that the engine believes are those that virtual time charges.
+    runtime = make(draft, costs=costs(c, shared=shared))
+    tokens, rate = play(runtime, None, temperature)
+    fixed = {}
+    beside = [arm for arm in ARMS if arm.text in BESIDE]
+    for arm, policy in [(arm, arm.policy()) for arm in beside]:
+        same, fixed[arm.text] = play(runtime, policy, temperature, repeat=2)
+        assert tokens[: len(same)] == same
+    assert rate >= 0.98 * fixed["none"]
+    assert rate >= 0.9 * max(fixed.values()), (rate, fixed)
+
+
+@pytest.mark.parametrize("shared", [1.0, 2.5], ids=["own devices", "one device"])
+def test_it_finds_out_that_a_draft_is_good_after_a_prompt_that_misled_it(shared):
+    """The toy's prompt says nothing of what follows, neither to the draft nor to a look-up."""
+    runtime = make(AGREES, costs=costs(8, shared=shared))
+    rate = play(runtime, None)[1]
+    assert rate >= 1.9 * play(runtime, POLICIES[0])[1]
+
+
+def test_a_draft_that_could_never_pay_is_left_alone():
+    slow = costs(1)
+    dear = _core.Costs(
+        target=slow.target,
+        draft=[2 * t for t in slow.target],
+        target_overlapped=[2 * t for t in slow.target],
+        draft_overlapped=[4 * t for t in slow.target],
+    )
+    runtime = make(costs=dear)
+    runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 200)
+    runtime.run()
+    assert [span for span in runtime.trace() if span[0] == "draft"] == []
+    for arm, (rounds, rate) in zip(ARMS, runtime.tuned, strict=True):
+        assert (rounds, rate) == (0, 0.0) if arm.drafts else rate > 0
+
+
+def test_it_says_what_it_chose():
+    runtime = make(costs=costs())
+    runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 300)
+    runtime.run()
+    rounds = dict(zip([arm.text for arm in ARMS], [n for n, _ in runtime.tuned], strict=True))
+    assert sum(rounds.values()) == runtime.stats.rounds
+    assert sum(n for text, n in rounds.items() if text.startswith("hedge")) > 0.7 * sum(
+        rounds.values()
+    )
+
+
+@pytest.mark.parametrize(("body", "threads"), [("sim", 1), ("cpu", 1), ("cpu", 2)])
+@pytest.mark.parametrize("draft", [AGREES, SOMETIMES, NEVER], ids=["agrees", "some", "never"])
+def test_slices_and_bodies_change_nothing(body, threads, draft):
+    runtime = make(draft, body=body, threads=threads, costs=costs() if body == "sim" else None)
+    for prompt in PROMPTS:
+        law = _core.Sampling(temperature=0.7, seed=3)
+        runtime.begin(prompt, law, POLICIES[0], 250)
+        plain = runtime.run()
+        runtime.begin(prompt, law, None, 250)
+        found = []
+        for turn in range(10_000):
+            found += runtime.run(max_rounds=turn % 3, seconds=1e-5 if turn % 5 else 0.0)
+            if runtime.finished:
+                break
+        assert found == plain
+
+
+def test_past_the_context_of_the_draft_it_goes_on_without():
+    runtime = make({"max_positions": 128}, costs=costs())
+    tokens, _ = play(runtime, None)
+    assert tokens == play(runtime, POLICIES[0])[0]
+
+
+def test_without_a_draft_it_chooses_from_what_needs_none():
+    tuned = [arm.policy() for arm in ARMS if not arm.drafts]
+    runtime = make(None, tuned=tuned, costs=costs())
+    tokens, _ = play(runtime, None)
+    assert tokens == play(runtime, tuned[0])[0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rounds_allocate_nothing(threads):
+    runtime = make(SOMETIMES, body="cpu", threads=threads)
+    counts = {}
+    for max_tokens in (300, 100, 300):
+        runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, max_tokens)
+        before = _core.allocation_count()
+        runtime.run()
+        counts[max_tokens] = _core.allocation_count() - before
+    assert counts[100] == counts[300] < 10
+
+
+def test_an_engine_that_cannot_choose_says_so():
+    runtime = make(tuned=[])
+    with pytest.raises(InvalidInputError, match="not built to choose"):
+        runtime.begin([1], _core.Sampling(temperature=0), None, 5)
+    with pytest.raises(InvalidInputError, match="plain decoding the first"):
+        make(tuned=POLICIES[::-1], costs=costs())
+    with pytest.raises(InvalidInputError, match="virtual time"):
+        make(costs=costs()).measure(0.1)
+
+
+def test_measured_costs_never_fall_with_rows():
+    found = make(body="cpu").measure(0.02)
+    for table in (found.target, found.draft, found.target_overlapped, found.draft_overlapped):
+        assert table == sorted(table)
+        assert table[0] > 0
