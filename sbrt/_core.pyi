@@ -252,7 +252,8 @@ class Runtime:
     or sim for everything on the caller's thread. debug: poison what must not be read.
     first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
     decoding the first; what forwards cost is then measured here, for a quarter of a second. One
-    thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that cannot be.
+    thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
+    cannot be.
     """
 
     def __init__(

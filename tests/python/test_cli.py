@@ -166,7 +166,7 @@ def test_generate_json(run):
     [line] = json.loads(out)
     assert (code, err) == (0, "")
     assert list(line) == [*KEYS, "prompt", "text", "token_ids", "finish_reason"]
-    assert line["method"] == "specbranch"
+    assert line["method"] == "auto"
     assert len(line["token_ids"]) == line["tokens"] == 20
     check_line(line)
 
