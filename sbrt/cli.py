@@ -1,4 +1,4 @@
-"""The command `sbrt`: generate, compare and hrad."""
+"""The command `sbrt`: generate, compare, plan and hrad."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import compare, flags, hrad_cli
+from . import compare, flags, hrad_cli, plan
 from .chrome import Recording, write_chrome
 from .engine import Engine
 from .methods import DEFAULT, Method
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="sbrt",
         description="Speculative decoding with branches that run ahead; not one token changed.",
     )
-    commands = parser.add_subparsers(required=True, metavar="generate|compare|hrad")
+    commands = parser.add_subparsers(required=True, metavar="generate|compare|plan|hrad")
     generate = commands.add_parser("generate", help="answer one prompt")
     flags.add_model_flags(generate)
     generate.add_argument(
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_model_flags(beside)
     flags.add_method_flags(beside)
     beside.set_defaults(run=compare.run)
+    plan.add_flags(commands.add_parser("plan", help="what to expect of each method, by costs"))
     hrad_cli.add_commands(commands.add_parser("hrad", help="teach how much of a branch will stand"))
     return parser
 

@@ -192,6 +192,13 @@ class Engine:
         """[5 hidden]: what H-RAD sees at the last round's outcome. Needs keep_features or hrad."""
         return self._scheduler.features()
 
+    def measure_costs(self, seconds: float) -> Costs:
+        """What forwards take on this machine, by rows, measured for about so many seconds.
+
+        Raises InvalidInputError in simulated time; EngineError while a request is unfinished.
+        """
+        return self._scheduler.measure_costs(seconds)
+
     def close(self) -> None:
         """Drop everything and free threads and memory. May be called twice."""
         self._scheduler.close()

@@ -296,13 +296,15 @@ def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
     return [*order[at:], *order[:at]]
 
 
-def fitting(engine: Engine, prompts: Sequence[str], params: SamplingParams) -> list[list[int]]:
+def fitting(
+    engine: Engine, prompts: Sequence[str] | Sequence[list[int]], params: SamplingParams
+) -> list[list[int]]:
     """Ids of the prompts that leave room for max_tokens. Raises InvalidInputError if none does."""
     room = engine.max_model_len - (params.max_tokens or 1)
     found = []
     for prompt in prompts:
         try:
-            ids = engine.encode(prompt)
+            ids = engine.encode(prompt) if isinstance(prompt, str) else prompt
         except InvalidInputError:
             continue
         if len(ids) <= room:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from ._core import Runtime
+from ._core import Costs, Runtime
 from .errors import EngineError, InvalidInputError
 from .outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
 from .request import Request, Sink
@@ -118,6 +118,15 @@ class Scheduler:
         """[5 hidden]: what H-RAD sees at the last round's outcome."""
         with self._lock:
             return self.runtime.features()
+
+    def measure_costs(self, seconds: float) -> Costs:
+        """Of forwards; raises EngineError while a request is in flight."""
+        with self._turn():
+            self._taken()
+            if self.live():
+                raise EngineError("measure_costs: expected no unfinished request, got one")
+            self._wait_until_idle(self.runtime)
+            return self.runtime.measure(seconds)
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""

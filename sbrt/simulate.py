@@ -85,7 +85,12 @@ class Simulator:
     _plain: list[RequestOutput] = field(default_factory=list)  # to every prompt
     _todo: int = 0  # settings
 
-    def report(self, methods: Sequence[Method], none: Method, prompts: Sequence[str]) -> Report:
+    def report(
+        self,
+        methods: Sequence[Method],
+        none: Method,
+        prompts: Sequence[str] | Sequence[list[int]],
+    ) -> Report:
         """One tally per mention of a method. `none` runs even if it is not mentioned.
 
         Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.

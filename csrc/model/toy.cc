@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <thread>
@@ -78,6 +79,33 @@ void toy_states(const ToyArgs& a, Worker) {
   }
 }
 
+constexpr int kRanks = 8;
+
+// Chance that the target's first choice is the draft's r-th.
+float chance(float acceptance, int r) {
+  constexpr float kNext = 0.4f;
+  if (r == 0) return acceptance;
+  const float behind = (1 - acceptance) * std::pow(1 - kNext, static_cast<float>(r - 1));
+  return r == kRanks - 1 ? behind : behind * kNext;
+}
+
+// From the target's logits to those of a draft of this acceptance.
+void mislead(const ToyConfig& c, uint64_t state, float* logits) {
+  const int ranks = std::min(kRanks, c.vocab);
+  int32_t best[kRanks];
+  for (int r = 0; r < ranks; ++r) {
+    best[r] = static_cast<int32_t>(std::max_element(logits, logits + c.vocab) - logits);
+    logits[best[r]] = -1;
+  }
+  float u = static_cast<float>(toy_mix(state, 196608) >> 40) * 0x1p-24f;
+  int at = 0;
+  while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
+  std::rotate(best, best + 1, best + at + 1);
+  std::fill_n(logits, c.vocab, -40.0f);
+  for (int r = 0; r < ranks; ++r)
+    logits[best[r]] = std::log(std::max(chance(c.acceptance, r), 1e-9f));
+}
+
 void toy_logits(const ToyArgs& a, Worker worker) {
   const ToyConfig& c = *a.config;
   const Interval mine = worker.share(a.rows->n);
@@ -91,6 +119,7 @@ void toy_logits(const ToyArgs& a, Worker worker) {
       const int32_t centred = static_cast<int32_t>(d & 65535) - 32768;
       logits[t] += static_cast<float>(c.noise16 * centred) / 65536.0f;
     }
+    if (c.acceptance >= 0) mislead(c, a.state[i], logits);
     if (a.rows->row[i].position == c.nan_at) logits[0] = std::numeric_limits<float>::quiet_NaN();
   }
 }
@@ -140,6 +169,7 @@ Toy::Toy(const ToyConfig& config) : config_(config) {
   check_within("toy model: vocab", 2, 1 << 16, config.vocab);
   check_within("toy model: noise in sixteenths", 0, 1 << 10, config.noise16);
   check_within("toy model: max_positions", int64_t{1}, int64_t{1} << 40, config.max_positions);
+  check_within("toy model: acceptance", -1.0f, 1.0f, config.acceptance);
   check_within("toy model: window", int64_t{0}, int64_t{1} << 30, config.window);
 }
 

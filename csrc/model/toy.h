@@ -6,7 +6,10 @@
 //   h = mix(state, 65536 + t)            logit(t) = ((h & 65535) + (h >> 16 & 65535)) / 8192
 //   d = mix(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
 //
-// All values are multiples of 2^-16 below 2^5: exact in f32, in any order.
+// With `acceptance` a the draft ranks the target's first choice r-th, r = 0 with chance a, else r >= 1
+// with chance (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7; its law is these chances.
+//
+// All values, but for those of such a draft, are multiples of 2^-16 below 2^5: exact in f32, in any order.
 #pragma once
 
 #include <atomic>
@@ -24,6 +27,9 @@ struct ToyConfig {
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
   int64_t gate_at = -1;   // fault injection: a forward of this position waits for open_gate()
+  // A calibrated draft of the toy without noise: its first choice is that one's with this chance, by
+  // the prefix's hash, and so is its confidence; below 0: not in force.
+  float acceptance = -1;
 };
 
 struct ToyGate {

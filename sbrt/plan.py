@@ -1,0 +1,258 @@
+"""`sbrt plan`: what each method would bring with given costs, and which to choose.
+
+Real rounds in simulated time, every open gamma tried: on a pair and prompts or, with --acceptance,
+on a toy pair whose draft's first choice is right so often.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import check, compare, flags, methods, picture, table
+from ._core import Costs, Policy, Runtime, Sampling, Toy
+from .config import EngineConfig
+from .costs import CostModel, cost_model, read_costs
+from .engine import Engine
+from .errors import InvalidInputError
+from .files import check_writable, write_file
+from .measure import Bench, Report
+from .methods import Method
+from .outputs import ratio
+from .pair import Pair
+from .progress import Phases
+from .sampling import SamplingParams
+from .simulate import Simulator, Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SECONDS = 2.0  # that costs are measured for
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # of a measured cost file
+MORE_ROWS = (*ROWS, 128, 256, 512)  # of its draft
+TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
+NOISES = 512  # sixteenths: a toy draft of more agrees no less
+MEASURED = "measured here"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The pair or acceptances, the costs, where the result goes."""
+    flags.add_pair_flags(parser)
+    add = parser.add_argument
+    add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
+    add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+    add("--costs", metavar="c=8|COSTS.json", help="default: measured here, with the pair")
+    add("--acceptance", metavar="A,B,...", help="a toy pair instead: how often the draft is right")
+    add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
+    add("--png", type=Path, metavar="F", help="draw speed-up over gamma")
+    add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
+    flags.add_json_flag(parser)
+    parser.set_defaults(
+        run=run, gamma=None, branches=None, prompt=None, prompt_file=None, trace=None
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """A table for each acceptance, or one for the pair; exit code 1 if tokens differ."""
+    _check(args)
+    names = methods.METHODS if args.methods is None else methods.parse_list(args.methods)
+    given = flags.read_methods(args, names)
+    if args.acceptance is None:
+        reports = {"": _of_pair(args, given)}
+    else:
+        model = read_costs(args.costs)
+        reports = {
+            f"acceptance {found:.2f}": _of_toys(model, noise, given)
+            for found, noise in map(noise_for, _acceptances(args.acceptance))
+        }
+    if args.png is not None:
+        _draw(args.png, reports)
+    compare.write_json(args.json, [line for report in reports.values() for line in report.lines()])
+    if args.json != "-":
+        print("\n\n".join(_said(name, report) for name, report in reports.items()))
+    return max(map(compare.verdict, reports.values()))
+
+
+def measured_costs(engine: Engine, seconds: float = SECONDS) -> dict[str, Any]:
+    """A cost file of this machine: us by rows, alone and beside the other lane; host us a round.
+
+    T and t of a draft that is not there are those of a target forward over no draft: t is T.
+    """
+    found = engine.measure_costs(seconds)
+    has_draft = found.draft[0] > 0
+    drafts = (found.draft, found.draft_overlapped) if has_draft else (found.target,) * 2
+    alone, beside = _by_rows(found.target, ROWS), _by_rows(found.target_overlapped, ROWS)
+    t, t_beside = (_by_rows(column, MORE_ROWS) for column in drafts)
+    return {
+        "T": alone,
+        "t": t,
+        "T_overlapped": beside,
+        "t_overlapped": t_beside,
+        "round_us": _round_us(engine, found),
+        "devices": "shared",
+    }
+
+
+def noise_for(acceptance: float) -> tuple[float, int]:
+    """(acceptance, noise16) of the toy draft whose first choice is right about so often."""
+    low, high = 0, NOISES
+    while low < high:
+        middle = (low + high) // 2
+        if _toy_acceptance(middle) > acceptance:
+            low = middle + 1
+        else:
+            high = middle
+    near = [max(0, low - 1), low]
+    found = {_toy_acceptance(noise): noise for noise in near}
+    best = min(found, key=lambda value: abs(value - acceptance))
+    return best, found[best]
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.png is not None:
+        picture.require()
+        check_writable("--png", args.png)
+    check_writable("--json", args.json)
+    check_writable("--save-costs", args.save_costs)
+    if args.acceptance is not None and args.costs is None:
+        raise InvalidInputError("--acceptance: expected --costs with it, got none")
+    if args.acceptance is not None and args.prompts is not None:
+        raise InvalidInputError("--acceptance: expected no --prompts beside it, a toy reads none")
+    if args.save_costs is not None and args.costs is not None:
+        raise InvalidInputError("--save-costs: expected costs to be measured, got --costs")
+
+
+def _acceptances(text: str) -> list[float]:
+    found = []
+    for part in text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            raise InvalidInputError(
+                f"--acceptance: expected numbers, got {check.show(part)}"
+            ) from None
+        found.append(check.number("--acceptance", number, 0, 1))
+    return found
+
+
+def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> Report:
+    prompts, params = flags.prompts(args), flags.sampling(args)
+    config, pair = flags.load(args, given)
+    if args.costs is not None:
+        return _simulated(config, pair, read_costs(args.costs), given, prompts, params)
+    with Engine(config, pair=pair, methods=given) as engine:
+        costs = measured_costs(engine)
+    if args.save_costs is not None:
+        write_file(args.save_costs, f"{json.dumps(costs, indent=1)}\n".encode())
+        print(f"wrote {args.save_costs}", file=sys.stderr)
+    return _simulated(config, pair, cost_model(MEASURED, costs), given, prompts, params)
+
+
+def _of_toys(model: CostModel, noise: int, given: Sequence[Method]) -> Report:
+    target, draft = _toys(noise)
+    pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
+    config = EngineConfig(
+        model="toy", num_threads=1, max_model_len=2 * TOY_TOKENS, skip_tokenizer_init=True
+    )
+    prompts = [[seed, seed + 1] for seed in range(TOY_PROMPTS)]
+    params = SamplingParams(temperature=0.0, max_tokens=TOY_TOKENS, ignore_eos=True)
+    return _simulated(config, pair, model, given, prompts, params)
+
+
+def _simulated(
+    config: EngineConfig,
+    pair: Pair,
+    model: CostModel,
+    given: Sequence[Method],
+    prompts: Sequence[str] | Sequence[list[int]],
+    params: SamplingParams,
+) -> Report:
+    sweep, bar = Sweep(model.c), Phases()
+    bench = Bench.open(config, pair, sweep.widest(given), "shared", model.costs())
+    try:
+        with closing(bench):
+            simulator = Simulator(bench, model, sweep, params, bar.update)
+            return simulator.report(given, methods.parse("none"), prompts)
+    finally:
+        bar.close()
+
+
+def _toys(noise: int) -> tuple[Toy, Toy]:
+    return Toy(vocab=TOY_VOCAB, seed=1), Toy(vocab=TOY_VOCAB, seed=1, noise16=noise)
+
+
+def _toy_acceptance(noise: int) -> float:
+    runtime = Runtime(*_toys(noise), max_model_len=2 * TOY_TOKENS, max_gamma=1, body="sim")
+    runtime.begin([1, 2], Sampling(temperature=0.0), Policy(1, serial=True), TOY_TOKENS)
+    runtime.run()
+    return ratio(runtime.stats.accepted, runtime.stats.draft_tokens)
+
+
+def _by_rows(ns: Sequence[int], rows: Sequence[int]) -> dict[str, float]:
+    return {str(n): ns[n - 1] / 1e3 for n in rows}
+
+
+def _round_us(engine: Engine, found: Costs) -> float:
+    """What a round of plain decoding takes beyond its forward."""
+    params = SamplingParams(temperature=0.0, max_tokens=128, ignore_eos=True)
+    rounds = []
+    for _ in range(5):
+        [output] = engine.generate([0] * 64, params, method="none")
+        seconds = output.metrics.decode_seconds if output.metrics else 0.0
+        rounds.append(1e6 * seconds / max(1, len(output.outputs[0].token_ids)))
+    return max(0.0, min(rounds) - found.target[0] / 1e3)
+
+
+def _said(name: str, report: Report) -> str:
+    drawn = table.render(report)
+    best = max(report.shown(), key=lambda tally: tally.rate)
+    others = {k: v for k, v in best.method.options.items() if k in ("gamma", "F", "on_miss")}
+    options = ",".join(f"{k}={v}" for k, v in others.items() if best.method.name != "auto")
+    choice = f"{best.method.name}{':' if options else ''}{options}"
+    times = ratio(best.rate, report.plain.rate)
+    head = f"{name}\n" if name else ""
+    return f"{head}{drawn}\nChoose {choice}: {times:.2f} times plain decoding is to be expected."
+
+
+def _draw(path: Path, reports: dict[str, Report]) -> None:
+    """Speed-up over gamma, a line a method, an axis a report."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5 * len(reports), 4.6))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(reports), squeeze=False, sharey=True)[0]
+    for axis, (name, report) in zip(axes, reports.items(), strict=True):
+        _curves(axis, report)
+        axis.set_title(name or (report.simulated.text if report.simulated else ""), fontsize=10)
+    axes[0].set_ylabel("times plain decoding")
+    axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    figure.tight_layout()
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120, format="png", bbox_inches="tight")
+    write_file(path, data.getvalue())
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _curves(axis: Axes, report: Report) -> None:
+    plain = report.plain.rate
+    axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
+    for i, tally in enumerate(t for t in report.tallies if t.method.name != "none"):
+        label, color = tally.method.text, f"C{i}"
+        best: dict[int, float] = {}
+        for setting in tally.sweep:
+            gamma = int(setting["gamma"])
+            best[gamma] = max(best.get(gamma, 0.0), ratio(setting["tokens_per_second"], plain))
+        if best:
+            gammas = sorted(best)
+            axis.plot(gammas, [best[g] for g in gammas], "o-", ms=3, color=color, label=label)
+        else:
+            axis.axhline(ratio(tally.rate, plain), color=color, linestyle="--", label=label)
+    axis.set_xlabel("gamma")
+    axis.spines[["top", "right"]].set_visible(False)
