@@ -264,6 +264,7 @@ class Engine:
             k_max=given.num_branches,
             epsilon=given.confidence_threshold,
             hrad=methods.HRAD_OFF if given.hrad is None else os.fspath(given.hrad),
+            acceptance=given.acceptance,
         )
         return self._fitted(found)
 
@@ -283,6 +284,11 @@ class Engine:
         method = self._parse(given)
         self._check_draft(method)
         hrad.check_request(self._hrad, method, self._draft_folder())
+        if method.rejection and not any(m.rejection for m in self._allowed):
+            raise InvalidInputError(
+                f"method {method.text}: expected acceptance coupled, as the engine was built for, "
+                "got rejection"
+            )
         for what in ("gamma", "branches", "width"):
             most = max(getattr(m, what) for m in self._allowed)
             if getattr(method, what) > most:
@@ -313,6 +319,8 @@ class Engine:
             kept["hrad"] = self._hrad.core
         if self._keep_features:
             kept["keep_features"] = True
+        if any(method.rejection for method in self._allowed):
+            kept["rejection"] = True
         return Runtime(
             self.pair.target,
             self.pair.draft,

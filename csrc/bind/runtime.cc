@@ -55,7 +55,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
                                       const std::string& body, bool debug, int32_t vocab,
                                       int64_t first_round, std::vector<int32_t> holes,
                                       std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-                                      bool keep_features) {
+                                      bool keep_features, bool rejection) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
@@ -72,6 +72,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.costs = std::move(costs);
   c.hrad = std::move(hrad);
   c.keep_features = keep_features;
+  c.rejection = rejection;
   const py::gil_scoped_release free;  // it times forwards
   return std::make_shared<Runtime>(target, draft, c);
 }
@@ -96,6 +97,7 @@ void bind_stats(py::module_& m) {
       .def_readonly("branch_hits", &Stats::branch_hits)
       .def_readonly("discarded_branch_tokens", &Stats::discarded_branch_tokens)
       .def_readonly("draft_limit_rounds", &Stats::draft_limit_rounds)
+      .def_readonly("empty_residuals", &Stats::empty_residuals)
       .def_readonly("prefill_ns", &Stats::prefill_ns)
       .def_readonly("decode_ns", &Stats::decode_ns)
       .def_property_readonly("histogram", [](const Stats& s) {
@@ -115,7 +117,7 @@ void bind_runtime(py::module_& m) {
            py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
            py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
            py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
-           py::arg("keep_features") = false)
+           py::arg("keep_features") = false, py::arg("rejection") = false)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"), py::arg("policy"),
            py::arg("max_tokens"), py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})

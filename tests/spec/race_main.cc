@@ -104,14 +104,13 @@ struct Fold {
 };
 
 void fold(const Fold& a, Worker) {
-  *a.to =
-      static_cast<int64_t>(toy_mix(static_cast<uint64_t>(*a.to), static_cast<uint64_t>(*a.from)));
+  *a.to = static_cast<int64_t>(mix64(static_cast<uint64_t>(*a.to), static_cast<uint64_t>(*a.from)));
 }
 
 RoundShape shape_of(int64_t round) {
   // draft burst before, steps beside: overlapped, serial, both, neither
   constexpr int kShapes[][2] = {{0, 2}, {2, 0}, {2, 2}, {0, 0}};
-  const auto& [burst, gamma] = kShapes[toy_mix(1, static_cast<uint64_t>(round)) % 4];
+  const auto& [burst, gamma] = kShapes[mix64(1, static_cast<uint64_t>(round)) % 4];
   return {burst, gamma, 1, 1, 1};
 }
 
