@@ -2,8 +2,8 @@
 
 A world is a pair of toys and a runtime; it answers a few sequences, each by every method. Tokens,
 finish reason and every counter must equal those of sbrt.reference, and the tokens of every method
-those of plain decoding unless they stand by chance. World w of seed s is always the same, so a failure is repeated by the
-command it prints. The last line on stdout is a JSON summary.
+those of plain decoding unless they stand by chance. World w of seed s is always the same, so a
+failure is repeated by the command it prints. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations

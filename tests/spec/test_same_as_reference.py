@@ -1,6 +1,7 @@
 """Contract under test: engine and reference agree on every token, finish reason and counter, and
-every method on the tokens of plain decoding, unless they stand by chance; over random gamma, k, draft quality, laws, stops,
-penalties, masks and lengths, on both bodies. fuzz.py says what is drawn."""
+every method on the tokens of plain decoding, unless they stand by chance; over random gamma, k,
+draft quality, laws, stops, penalties, masks and lengths, on both bodies. fuzz.py says what is
+drawn."""
 
 import json
 import os
