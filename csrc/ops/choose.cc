@@ -146,15 +146,17 @@ void each_kept(const float* logits, int vocab, const ChooseScratch& scratch, F f
   }
 }
 
+// The largest of these scores, best first.
+void find_largest(const float* scores, int vocab, Best& best) {
+  for (int i = 0; i < vocab; ++i)
+    if (scores[i] > best.bar()) best.offer(scores[i], i);
+}
+
 void find_best(const float* logits, int vocab, const Sampling& s, const Noise& noise,
                ChooseScratch& scratch, Best& best, int32_t& error) {
   const float most = largest(logits, vocab, error);
   if (error != kFine) return;
-  if (s.temperature == 0) {
-    for (int i = 0; i < vocab; ++i)
-      if (logits[i] > best.bar()) best.offer(logits[i], i);
-    return;
-  }
+  if (s.temperature == 0) return find_largest(logits, vocab, best);
   scratch.kept = is_filtered(s, vocab) ? filter(logits, vocab, most, s, scratch) : -1;
   NoisyOffer offer{.logits = logits, .s = s, .noise = noise, .best = best};
   each_kept(logits, vocab, scratch, [&](int32_t id) { offer(id); });
@@ -165,12 +167,6 @@ void keep_scores(const float* logits, int vocab, const Sampling& s, const Choose
                  float* scores) {
   std::fill_n(scores, vocab, -kInfinity);
   each_kept(logits, vocab, scratch, [&](int32_t id) { scores[id] = logits[id] / s.temperature; });
-}
-
-// The largest of these scores, best first.
-void find_largest(const float* scores, int vocab, Best& best) {
-  for (int i = 0; i < vocab; ++i)
-    if (scores[i] > best.bar()) best.offer(scores[i], i);
 }
 
 // The softmax of raw logits: exp(x - most) / sum.
