@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sbrt import Engine, InvalidInputError, SamplingParams, SpeculativeConfig
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig
 from sbrt.methods import DRAFTLESS, METHODS
 from sbrt.request import draw_seed
 
@@ -36,8 +36,8 @@ def test_sampling_with_a_seed_equals_plain_decoding(engine, method, prompts):
 
 
 def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders, plain, prompts):
-    rule = {"acceptance": "rejection"}
-    with Engine.from_pretrained(*folders, speculative=rule, methods=METHODS) as engine:
+    rule = SpeculativeConfig(model=folders[1], acceptance="rejection")
+    with Engine(EngineConfig(folders[0], speculative=rule), methods=METHODS) as engine:
         assert engine.method.rejection
         for method in METHODS:
             outputs = engine.generate(prompts, GREEDY, method=method)
@@ -47,7 +47,10 @@ def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders,
         for method in METHODS:
             found = [ids_of(o) for o in engine.generate(prompts, params, method=method)]
             assert found == [ids_of(o) for o in engine.generate(prompts, params, method=method)]
-            assert (found == wanted) == (method in DRAFTLESS)
+            if method in DRAFTLESS:
+                assert found == wanted
+            elif method != "adaedl":  # which may have been too doubtful to draft anything
+                assert found != wanted
             coupled = engine.generate(prompts, params, method=f"{method}:acceptance=coupled")
             assert [ids_of(o) for o in coupled] == wanted
 
