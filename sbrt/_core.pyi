@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy import float32
+from numpy import float32, float64
 from numpy.typing import NDArray
 
 class EngineError(RuntimeError):
@@ -140,7 +140,8 @@ class Shaping:
 class Policy:
     """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
     target, grown `width` nodes a step, none beside it. `on_miss`: 0 goes on with an empty chain, 1
-    begins the round with a serial burst, 2 looks `burst` tokens up."""
+    begins the round with a serial burst, 2 looks `burst` tokens up. `rejection`: candidates stand
+    by chance (csrc/spec/accept.h), else under the coupled rule."""
 
     def __init__(
         self,
@@ -159,6 +160,7 @@ class Policy:
         lambda_: float = 0.0,
         theta: float = 0.0,
         hrad: bool = False,
+        rejection: bool = False,
     ) -> None: ...
 
     gamma: int
@@ -170,6 +172,28 @@ class Policy:
     on_miss: int
     burst: int
     burst_width: int
+
+class Place:
+    """A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).
+
+    Raises InvalidInputError on laws of different sizes, or a token they do not have.
+    """
+
+    def __init__(self, p: NDArray[float64], q: NDArray[float64]) -> None: ...
+    @property
+    def p(self) -> NDArray[float64]:
+        """What the token must be drawn from, [vocab]; a copy."""
+    @property
+    def q(self) -> NDArray[float64]:
+        """What the next candidate was drawn from, [vocab]; a copy."""
+    def stands(self, token: int, u: float) -> bool:
+        """Whether a drawn candidate does, given a coin u in [0, 1)."""
+    def reject(self, token: int) -> bool:
+        """After a drawn candidate that does not stand; False if nothing of p is left."""
+    def reject_known(self, token: int) -> bool:
+        """After one that was not drawn."""
+    def draw(self, u: float) -> int:
+        """The token of p at u in [0, 1)."""
 
 class Hrad:
     """The classifier of csrc/spec/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
@@ -228,7 +252,8 @@ class Stats:
     they stood; rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds
     that had one and did not end the sequence; branch_hits: of these, with a hit.
     discarded_branch_tokens: drafted nodes that never entered a chain. draft_limit_rounds: past the
-    draft's context limit. histogram: [64] rounds by accepted tokens.
+    draft's context limit. empty_residuals: rounds in which nothing was left of the target's law
+    (rejection). histogram: [64] rounds by accepted tokens.
     """
 
     rounds: int
@@ -240,6 +265,7 @@ class Stats:
     branch_hits: int
     discarded_branch_tokens: int
     draft_limit_rounds: int
+    empty_residuals: int
     prefill_ns: int
     decode_ns: int
     histogram: list[int]
@@ -249,11 +275,11 @@ class Runtime:
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
-    or sim for everything on the caller's thread. debug: poison what must not be read.
-    first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
-    decoding the first; what forwards cost is then measured here, for a quarter of a second. One
-    thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
-    cannot be.
+    or sim for everything on the caller's thread. debug: poison what must not be read. rejection:
+    make room for policies of that rule. first_round: where the 64-bit counters start. tuned:
+    policies that may be chosen from, plain decoding the first; what forwards cost is then measured
+    here, for a quarter of a second. One thread at a time may call it, but for `interrupt`. Raises
+    InvalidInputError for sizes that cannot be.
     """
 
     def __init__(
@@ -275,6 +301,7 @@ class Runtime:
         costs: Costs | None = None,
         hrad: Hrad | None = None,
         keep_features: bool = False,
+        rejection: bool = False,
         tuned: Sequence[Policy] = ...,
     ) -> None: ...
     def begin(

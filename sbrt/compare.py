@@ -89,7 +89,7 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
 
 def verdict(report: Report) -> int:
     """Exit code 0, or 1 with a line on stderr that names the methods whose tokens differ."""
-    wrong = [tally.method.text for tally in report.tallies if not tally.is_identical]
+    wrong = [tally.method.text for tally in report.wrong]
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0

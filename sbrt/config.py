@@ -25,9 +25,9 @@ class SpeculativeConfig:
     method: a preset, `NAME[:key=value,...]`. model: the draft's folder. num_speculative_tokens:
     gamma, draft steps per burst (None: 4; of `auto` the most). num_branches: k_max.
     confidence_threshold: epsilon, an adopted tail is cut before its first node with q <= epsilon.
-    hrad: the file of a classifier that decides how much of it to keep; without
-    num_speculative_tokens gamma is the file's. Raises
-    InvalidInputError.
+    acceptance: `coupled`, sampled tokens are those of plain decoding with the same seed, or
+    `rejection`, they have the same law. hrad: the file of a classifier that decides how much of a
+    tail to keep; without num_speculative_tokens gamma is the file's. Raises InvalidInputError.
     """
 
     method: str = methods.DEFAULT
@@ -45,9 +45,7 @@ class SpeculativeConfig:
             folder("SpeculativeConfig.model", self.model)
         if self.device is not None and not _is_cpu(self.device):
             raise not_built(f"SpeculativeConfig.device {check.show(self.device)}")
-        check.one_of("acceptance", self.acceptance, ("coupled", "rejection"))
-        if self.acceptance == "rejection":
-            raise not_built("acceptance 'rejection'")
+        check.one_of("acceptance", self.acceptance, methods.ACCEPTANCE)
         if self.hrad is not None:
             folder("SpeculativeConfig.hrad", self.hrad)
         if self.synthetic_acceptance_rates is not None:
@@ -63,6 +61,7 @@ class SpeculativeConfig:
             k_max=self.num_branches,
             epsilon=self.confidence_threshold,
             hrad=methods.HRAD_OFF if self.hrad is None else os.fspath(self.hrad),
+            acceptance=self.acceptance,
         )
         unused = {
             "num_speculative_tokens": gamma is not None and "gamma" not in method.options,

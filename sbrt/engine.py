@@ -274,6 +274,7 @@ class Engine:
             k_max=given.num_branches,
             epsilon=given.confidence_threshold,
             hrad=methods.HRAD_OFF if given.hrad is None else os.fspath(given.hrad),
+            acceptance=given.acceptance,
         )
         return self._fitted(found)
 
@@ -293,9 +294,15 @@ class Engine:
         method = self._parse(given)
         self._check_draft(method)
         hrad.check_request(self._hrad, method, self._draft_folder())
-        if method.policy() is None and not self._arms:
+        built = {m.rejection for m in self._allowed if m.policy() is None}
+        if method.policy() is None and method.rejection not in built:
             raise InvalidInputError(
-                "method auto: expected an engine that was built for it, got one without"
+                f"method {method.text}: expected an engine that was built for it, got one without"
+            )
+        if method.rejection and not any(m.rejection for m in self._allowed):
+            raise InvalidInputError(
+                f"method {method.text}: expected acceptance coupled, as the engine was built for, "
+                "got rejection"
             )
         for what in ("gamma", "branches", "width"):
             most = max(getattr(m, what) for m in self._allowed)
@@ -313,6 +320,10 @@ class Engine:
     def _arms_of(self, allowed: Sequence[Method]) -> list[Method]:
         """What `auto` chooses from: what the draft that there is allows, none without `auto`."""
         found = [method for method in allowed if method.policy() is None]
+        if len({method.rejection for method in found}) > 1:
+            raise InvalidInputError(
+                "method auto: expected one acceptance in an engine, got coupled and rejection"
+            )
         most = max(found, key=lambda method: (method.gamma, method.branches), default=None)
         arms = most.arms if most else ()
         return [arm for arm in arms if self.pair.draft is not None or not arm.drafts]
@@ -336,6 +347,8 @@ class Engine:
             kept["keep_features"] = True
         if self._arms:
             kept["tuned"] = [arm.policy() for arm in self._arms]
+        if any(method.rejection for method in self._allowed):
+            kept["rejection"] = True
         return Runtime(
             self.pair.target,
             self.pair.draft,

@@ -141,7 +141,7 @@ class Tally:
 class Report:
     """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named.
 
-    simulated: what gave the time, None for the clock.
+    simulated: what gave the time, None for the clock. sampled: the temperature was above 0.
     """
 
     tallies: list[Tally]
@@ -150,6 +150,13 @@ class Report:
     dtype: str
     skipped: int
     simulated: CostModel | None = None
+    sampled: bool = False
+
+    @property
+    def wrong(self) -> list[Tally]:
+        """Those whose tokens are not plain decoding's and had to be."""
+        exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
+        return [t for t in self.tallies if not t.is_identical and t not in exempt]
 
     @property
     def unit(self) -> str:
@@ -265,6 +272,7 @@ def measure(
         placement=bench.placement,
         dtype=bench.main.pair.dtype,
         skipped=len(prompts) - len(given),
+        sampled=not params.greedy,
     )
 
 

@@ -3,6 +3,8 @@
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
 hrad: the file of an H-RAD classifier, `demo` for the one that ships with the demo pair, or `off`.
+acceptance, of every method: `coupled`, whose tokens are those of plain decoding, or `rejection`,
+whose tokens have the same law (at temperature 0 they are the same tokens).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ GAMMA = 4
 K_MAX = 8
 EPSILON = 0.1
 HRAD_OFF = "off"
+ACCEPTANCE = ("coupled", "rejection")
 
 SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # the lanes take turns
 METHODS = (*SERIAL, "pearl", "specbranch", "hedge", "auto")
@@ -45,7 +48,8 @@ Option = int | float | str
 
 @dataclass(frozen=True)
 class Method:
-    """A resolved preset: `text` as it was written, every option with its value.
+    """A resolved preset: `text` as it was written, every option with its value; `acceptance` is one
+    of them only where it is not `coupled`.
 
     gamma: draft steps of a burst (tokens of a look-up), 0 without either. branches: most branches
     of a round. width: most nodes that a branch grows in a step.
@@ -88,6 +92,11 @@ class Method:
         return self.name not in SERIAL
 
     @property
+    def rejection(self) -> bool:
+        """Whether drafted tokens stand by chance: the law is plain decoding's, not every token."""
+        return self.drafts and "acceptance" in self.options
+
+    @property
     def named(self) -> frozenset[str]:
         """Options that the preset was written with."""
         return frozenset(_split(self.text)[1])
@@ -95,7 +104,10 @@ class Method:
     @property
     def arms(self) -> tuple[Method, ...]:
         """What may run under this name: of `auto` all that it chooses from, else the method."""
-        return _arms(self.gamma, self.branches) if self.name == AUTO else (self,)
+        if self.name != AUTO:
+            return (self,)
+        rule = str(self.options.get("acceptance", ACCEPTANCE[0]))
+        return _arms(self.gamma, self.branches, rule)
 
     def having(self, key: str, value: Option) -> Method:
         """The same with one option set, under the same text."""
@@ -106,9 +118,10 @@ class Method:
         if self.name == AUTO:
             return None
         o = self.options
+        rule = {"rejection": True} if self.rejection else {}
         on_miss = ON_MISS.index(str(o.get("on_miss", "continue")))
         if self.name == "lookup":
-            return Policy(0, on_miss=ON_MISS.index("lookup"), burst=self.gamma)
+            return Policy(0, on_miss=ON_MISS.index("lookup"), burst=self.gamma, **rule)
         if self.name in ("draft_model", "adaedl", "tree"):
             return Policy(
                 self.gamma,
@@ -117,6 +130,7 @@ class Method:
                 nodes=int(o.get("nodes", MAX_GAMMA)),
                 lambda_=float(o.get("lambda", 0.0)),
                 theta=float(o.get("theta", 0.0)),
+                **rule,
             )
         return Policy(
             self.gamma,
@@ -130,6 +144,7 @@ class Method:
             burst=int(o.get("burst", self.gamma)) if on_miss == 1 else self.gamma,
             burst_width=int(o.get("burst_width", 1)),
             **({"hrad": True} if o.get("hrad", HRAD_OFF) != HRAD_OFF else {}),
+            **rule,
         )
 
 
@@ -156,6 +171,7 @@ RANGES: dict[str, Range] = {
     "tree": Range(0, CANDIDATES),
     "burst": Range(1, MAX_GAMMA),
     "burst_width": Range(1, CANDIDATES),
+    "acceptance": Range(words=ACCEPTANCE),
 }
 DEFAULTS: dict[str, Option] = {
     "gamma": GAMMA,
@@ -183,6 +199,7 @@ def parse(
     k_max: int | None = None,
     epsilon: float = EPSILON,
     hrad: str = HRAD_OFF,
+    acceptance: str = ACCEPTANCE[0],
 ) -> Method:
     """Read a preset; the keywords are the values of options it does not name.
 
@@ -198,21 +215,21 @@ def parse(
         "epsilon": check.number("epsilon", epsilon, 0, 1),
         "hrad": check.text("hrad", hrad),
     }
-    known = OPTIONS[name]
+    known = (*OPTIONS[name], "acceptance")
+    defaults["acceptance"] = check.one_of("acceptance", acceptance, ACCEPTANCE)
     for key in given:
         if key not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            takes = f"it takes {', '.join(known)}"
             raise InvalidInputError(f"method {name}: unknown option {check.show(key)}; {takes}")
-    return Method(
-        text=text,
-        name=name,
-        options={
-            key: _option(name, key, given[key]) if key in given else defaults[key] for key in known
-        },
-    )
+    options = {
+        key: _option(name, key, given[key]) if key in given else defaults[key] for key in known
+    }
+    if options["acceptance"] == ACCEPTANCE[0]:
+        del options["acceptance"]
+    return Method(text=text, name=name, options=options)
 
 
-def _arms(gamma: int, branches: int) -> tuple[Method, ...]:
+def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
     """Presets within these limits, plain decoding the first; the engine measures which pays."""
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
     trees = [(min(12, gamma), width) for width in (1, 4, 12)]
@@ -224,7 +241,7 @@ def _arms(gamma: int, branches: int) -> tuple[Method, ...]:
         *(f"tree:gamma={g},width={width},nodes=48" for g, width in trees),
         *(f"hedge:gamma={g},F={f}" for g in overlapped for f in fans),
     )
-    return tuple(map(parse, texts))
+    return tuple(parse(text, acceptance=acceptance) for text in texts)
 
 
 def parse_list(text: str) -> list[str]:

@@ -82,6 +82,7 @@ def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int)
         "num_branch_hits": stats.branch_hits,
         "num_discarded_branch_tokens": stats.discarded_branch_tokens,
         "num_draft_limit_rounds": stats.draft_limit_rounds,
+        "num_empty_residuals": stats.empty_residuals,
         "draft_time_s": times.draft,
         "verify_time_s": times.verify,
         "overlap_time_s": times.overlap,

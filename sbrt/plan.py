@@ -1,7 +1,8 @@
 """`sbrt plan`: what each method would bring with given costs, and which to choose.
 
 Real rounds in simulated time, every open gamma tried: on a pair and prompts or, with --acceptance,
-on a toy pair whose draft's first choice is right so often.
+on a toy pair whose draft's first choice is right so often, and knows how sure it may be
+(csrc/model/toy.h). A toy's text does not repeat: look-ups find nothing there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import check, compare, flags, methods, picture, table
-from ._core import Costs, Policy, Runtime, Sampling, Toy
+from ._core import Costs, Toy
 from .config import EngineConfig
 from .costs import CostModel, cost_model, read_costs
 from .engine import Engine
@@ -37,7 +38,6 @@ SECONDS = 2.0  # that costs are measured for
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # of a measured cost file
 MORE_ROWS = (*ROWS, 128, 256, 512)  # of its draft
 TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
-NOISES = 512  # sixteenths: a toy draft of more agrees no less
 MEASURED = "measured here"
 
 
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         model = read_costs(args.costs)
         reports = {
-            f"acceptance {found:.2f}": _of_toys(model, noise, given)
-            for found, noise in map(noise_for, _acceptances(args.acceptance))
+            f"acceptance {each:g}": _of_toys(model, each, given)
+            for each in _acceptances(args.acceptance)
         }
     if args.png is not None:
         _draw(args.png, reports)
@@ -97,21 +97,6 @@ def measured_costs(engine: Engine, seconds: float = SECONDS) -> dict[str, Any]:
         "round_us": _round_us(engine, found),
         "devices": "shared",
     }
-
-
-def noise_for(acceptance: float) -> tuple[float, int]:
-    """(acceptance, noise16) of the toy draft whose first choice is right about so often."""
-    low, high = 0, NOISES
-    while low < high:
-        middle = (low + high) // 2
-        if _toy_acceptance(middle) > acceptance:
-            low = middle + 1
-        else:
-            high = middle
-    near = [max(0, low - 1), low]
-    found = {_toy_acceptance(noise): noise for noise in near}
-    best = min(found, key=lambda value: abs(value - acceptance))
-    return best, found[best]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -154,8 +139,8 @@ def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> Report:
     return _simulated(config, pair, cost_model(MEASURED, costs), given, prompts, params)
 
 
-def _of_toys(model: CostModel, noise: int, given: Sequence[Method]) -> Report:
-    target, draft = _toys(noise)
+def _of_toys(model: CostModel, acceptance: float, given: Sequence[Method]) -> Report:
+    target, draft = _toys(acceptance)
     pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
     config = EngineConfig(
         model="toy", num_threads=1, max_model_len=2 * TOY_TOKENS, skip_tokenizer_init=True
@@ -183,15 +168,8 @@ def _simulated(
         bar.close()
 
 
-def _toys(noise: int) -> tuple[Toy, Toy]:
-    return Toy(vocab=TOY_VOCAB, seed=1), Toy(vocab=TOY_VOCAB, seed=1, noise16=noise)
-
-
-def _toy_acceptance(noise: int) -> float:
-    runtime = Runtime(*_toys(noise), max_model_len=2 * TOY_TOKENS, max_gamma=1, body="sim")
-    runtime.begin([1, 2], Sampling(temperature=0.0), Policy(1, serial=True), TOY_TOKENS)
-    runtime.run()
-    return ratio(runtime.stats.accepted, runtime.stats.draft_tokens)
+def _toys(acceptance: float) -> tuple[Toy, Toy]:
+    return Toy(vocab=TOY_VOCAB, seed=1), Toy(vocab=TOY_VOCAB, seed=1, acceptance=acceptance)
 
 
 def _by_rows(ns: Sequence[int], rows: Sequence[int]) -> dict[str, float]:

@@ -111,6 +111,7 @@ class Simulator:
             dtype=self.bench.main.pair.dtype,
             skipped=len(prompts) - len(self._prompts),
             simulated=self.model,
+            sampled=not self.params.greedy,
         )
 
     def _best(self, method: Method) -> Tally:

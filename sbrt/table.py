@@ -101,7 +101,7 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
         f"{line['rollback_rate']:.2f}" if drafts else "-",
         f"{line['branch_hits'] / rounds:.0%}" if rounds else "-",
         f"{ratio(tally.overlap_seconds, tally.verify_seconds):.0%}" if tally.method.drafts else "-",
-        "yes" if line["identical_to_none"] else "NO",
+        "yes" if line["identical_to_none"] else "no" if tally.method.rejection else "NO",
     )
 
 

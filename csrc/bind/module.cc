@@ -61,6 +61,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_costs(m);
   sbrt::bind_hrad(m);
   sbrt::bind_runtime(m);
+  sbrt::bind_accept(m);
   sbrt::bind_probe(m);
   sbrt::bind_ring_probe(m);
 #if defined(SBRT_CANARY)

@@ -48,14 +48,12 @@ py::object finish_reason(const Runtime& r) {
   }
 }
 
-std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
-                                      int64_t max_model_len, int32_t num_threads,
-                                      int32_t draft_threads, int32_t max_gamma,
-                                      int32_t max_branches, int32_t max_width,
-                                      const std::string& body, bool debug, int32_t vocab,
-                                      int64_t first_round, std::vector<int32_t> holes,
-                                      std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-                                      bool keep_features, std::vector<Policy> tuned) {
+std::shared_ptr<Runtime> make_runtime(
+    std::shared_ptr<Model> target, std::shared_ptr<Model> draft, int64_t max_model_len,
+    int32_t num_threads, int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
+    int32_t max_width, const std::string& body, bool debug, int32_t vocab, int64_t first_round,
+    std::vector<int32_t> holes, std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
+    bool keep_features, bool rejection, std::vector<Policy> tuned) {
   check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
   RuntimeConfig c;
   c.max_model_len = max_model_len;
@@ -73,6 +71,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.hrad = std::move(hrad);
   c.keep_features = keep_features;
   c.tuned = std::move(tuned);
+  c.rejection = rejection;
   const py::gil_scoped_release free;  // it times forwards
   return std::make_shared<Runtime>(target, draft, c);
 }
@@ -110,6 +109,7 @@ void bind_stats(py::module_& m) {
       .def_readonly("branch_hits", &Stats::branch_hits)
       .def_readonly("discarded_branch_tokens", &Stats::discarded_branch_tokens)
       .def_readonly("draft_limit_rounds", &Stats::draft_limit_rounds)
+      .def_readonly("empty_residuals", &Stats::empty_residuals)
       .def_readonly("prefill_ns", &Stats::prefill_ns)
       .def_readonly("decode_ns", &Stats::decode_ns)
       .def_property_readonly("histogram", [](const Stats& s) {
@@ -129,7 +129,8 @@ void bind_runtime(py::module_& m) {
            py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
            py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
            py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
-           py::arg("keep_features") = false, py::arg("tuned") = std::vector<Policy>{})
+           py::arg("keep_features") = false, py::arg("rejection") = false,
+           py::arg("tuned") = std::vector<Policy>{})
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"),
            py::arg("stop_token_ids") = std::vector<int32_t>{},

@@ -1,4 +1,4 @@
-// A 64-bit mask kept as two 32-bit words, the form every device reads.
+// Bits that every device reads: a 64-bit mask kept as two 32-bit words, and a hash.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,14 @@
 #endif
 
 namespace sbrt {
+
+// Hash of two words (the finaliser of splitmix64).
+SBRT_ANY inline uint64_t mix64(uint64_t a, uint64_t b) {
+  uint64_t z = a ^ (b * 0x9E3779B97F4A7C15ull);
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
 
 struct Mask {
   uint32_t word[2];

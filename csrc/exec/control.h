@@ -4,8 +4,9 @@
 //   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
 //   host, between rounds      policy and prices, of a sequence that is tuned (spec/tuner.h)
 //   select                    head, trunk, counts, chain, source, outcome, sharpness, lost, record
-//   target lane               target_rows, choice, target_have
-//   draft lane                branches, chain_law, draft_rows, row_law, draft_have, draft_nodes
+//   target lane               target_rows, choice, scores.target, target_have
+//   draft lane                branches, chain_law, the other scores, draft_rows, row_law, draft_have,
+//                             draft_nodes
 //   whoever has the law       rank
 //
 // verify_done(r) promises outcome r, chain r + 1 and record r; chain_ready(r), of a round that begins
@@ -50,11 +51,12 @@ struct RowTable {
 // What is kept of a draft's law at one node: its first choices and how sure it was.
 struct Law {
   int32_t n;                   // candidates kept
-  float q;                     // softmax of the raw logits at temperature 1, at the first choice
+  float q;                     // softmax of the raw logits at temperature 1, at the first choice;
+                               // under rejection the largest
   float entropy;               // of that softmax, nats
   int32_t token[kCandidates];  // first choices under the rule in force, best first
   // Logarithm of each one's confidence, at most 0: greedy of q; sampled of the softmax, over the candidates, of
-  // their scores with the noise in them.
+  // their scores with the noise in them; under rejection of the r-th largest of the law, whatever was drawn.
   float lp[kCandidates];
 };
 
@@ -65,10 +67,26 @@ struct Choice {
 
 enum RowError : int32_t { kFine = 0, kNanRow = 1, kNoToken = 2 };
 
+// Rows as the sampling parameters leave them: logit / temperature, -inf where a token is out; a law is
+// their softmax. Kept under rejection, for `select`, of every row that is verified or was drawn from.
+struct Scores {
+  int32_t vocab;
+  int32_t tail_slots;
+  float* target;    // [kMaxRows, vocab] of target_rows
+  float* chain;     // [kSlots, vocab] of the draft at root and chain nodes
+  float* in_place;  // [kMaxTail, vocab] of the draft at the nodes of a certain branch
+  float* tails;     // [branches, tail_slots, vocab] of the draft at the nodes of the others
+
+  SBRT_ANY float* tail(int branch, int node) const {
+    return tails + (int64_t{branch} * tail_slots + node) * vocab;
+  }
+};
+
 // Nodes 1 .. size hang below node 0, the root; parent[i] < i, so ancestors ascend by depth.
 struct Chain {
   int32_t size;   // nodes after the root
   int32_t depth;  // of the deepest node
+  int32_t drawn;  // 1: from the draft's laws, siblings in the order they were drawn; 0: looked up
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
@@ -173,6 +191,7 @@ struct Policy {
   int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
   int32_t hrad;         // 1: H-RAD says how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
+  int32_t rejection;    // 1: candidates are drawn and stand by chance (spec/accept.h); 0: coupled
 };
 
 // What nodes cost, so that none is drafted or verified whose probability is not worth it.
@@ -190,17 +209,20 @@ struct Control {
   Shaping shaping;
   Policy policy;
   Prices prices;
+  Scores scores;        // where they are; what they say belongs to the lanes
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
   // select
-  int64_t head;    // position of the root
-  int32_t* trunk;  // [max_model_len] committed tokens
+  int64_t head;         // position of the root
+  int32_t* trunk;       // [max_model_len] committed tokens
+  uint64_t trunk_hash;  // of all of them
   Counts counts;
   Chain chain;
   Outcome outcome;
   int32_t source[kSlots];  // the node of the adopted tail that a chain node was
   float sharpness;         // exponent that calibrates confidence, fitted to the outcomes
   int32_t lost;            // nodes of this round's serial burst that did not enter the chain
+  int32_t no_mass;         // 1: a residual of this round was empty (spec/accept.h)
   // target lane
   RowTable target_rows;
   Choice choice[kMaxRows];
@@ -219,5 +241,10 @@ struct Control {
   // kCandidates if nowhere, kUnknownRank if no law was kept.
   uint8_t* rank;
 };
+
+// Whether candidates stand by chance. What is greedy has no chance in it.
+SBRT_ANY inline bool is_rejection(const Control& c) {
+  return c.policy.rejection && c.sampling.temperature > 0;
+}
 
 }  // namespace sbrt

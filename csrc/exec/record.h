@@ -10,7 +10,7 @@
 
 namespace sbrt {
 
-// Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | error << 28. Word 1: discarded tokens.
+// Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | no_mass << 26 | error << 28. Word 1: discarded tokens.
 // Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
 struct Record {
   std::atomic<uint64_t> word[kRecordWords];

@@ -62,7 +62,7 @@ void toy_states(const ToyArgs& a, Worker) {
     const int64_t seen = a.rows->head + row.chain.count() + row.tail.count();
     check(seen == row.position + 1, "toy lane: the row at position ", row.position, " sees ", seen,
           " tokens, expected ", row.position + 1);
-    uint64_t state = toy_mix(a.config->seed, 0);
+    uint64_t state = mix64(a.config->seed, 0);
     if (row.position > 0) {
       Cell cell;
       std::memcpy(&cell, a.ring->k(0, 0, parent_slot(shape, *a.rows, row)), sizeof cell);
@@ -70,7 +70,7 @@ void toy_states(const ToyArgs& a, Worker) {
             " found position ", cell.position, " before it");
       state = cell.state;
     }
-    a.state[i] = toy_mix(state, static_cast<uint64_t>(row.token) + 1);
+    a.state[i] = mix64(state, static_cast<uint64_t>(row.token) + 1);
     if (row.slot < 0) continue;
     const Cell cell{a.state[i], row.position};
     std::memcpy(a.ring->k(0, 0, row.slot), &cell, sizeof cell);
@@ -97,7 +97,7 @@ void mislead(const ToyConfig& c, uint64_t state, float* logits) {
     best[r] = static_cast<int32_t>(std::max_element(logits, logits + c.vocab) - logits);
     logits[best[r]] = -1;
   }
-  float u = static_cast<float>(toy_mix(state, 196608) >> 40) * 0x1p-24f;
+  float u = static_cast<float>(mix64(state, 196608) >> 40) * 0x1p-24f;
   int at = 0;
   while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
   std::rotate(best, best + 1, best + at + 1);
@@ -112,10 +112,10 @@ void toy_logits(const ToyArgs& a, Worker worker) {
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     float* logits = a.logits + i * c.vocab;
     for (int t = 0; t < c.vocab; ++t) {
-      const uint64_t h = toy_mix(a.state[i], 65536 + static_cast<uint64_t>(t));
+      const uint64_t h = mix64(a.state[i], 65536 + static_cast<uint64_t>(t));
       logits[t] = static_cast<float>((h & 65535) + (h >> 16 & 65535)) / 8192.0f;
       if (c.noise16 == 0) continue;
-      const uint64_t d = toy_mix(a.state[i], 131072 + static_cast<uint64_t>(t));
+      const uint64_t d = mix64(a.state[i], 131072 + static_cast<uint64_t>(t));
       const int32_t centred = static_cast<int32_t>(d & 65535) - 32768;
       logits[t] += static_cast<float>(c.noise16 * centred) / 65536.0f;
     }

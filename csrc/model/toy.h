@@ -2,9 +2,9 @@
 // `==` at a million tokens a second. Its K/V are the prefix's hash, so a wrong slot, mask or move
 // gives wrong tokens, and a slot that holds another position throws.
 //
-//   state(empty) = mix(seed, 0)          state(prefix + token) = mix(state(prefix), token + 1)
-//   h = mix(state, 65536 + t)            logit(t) = ((h & 65535) + (h >> 16 & 65535)) / 8192
-//   d = mix(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
+//   state(empty) = mix64(seed, 0)          state(prefix + token) = mix64(state(prefix), token + 1)
+//   h = mix64(state, 65536 + t)            logit(t) = ((h & 65535) + (h >> 16 & 65535)) / 8192
+//   d = mix64(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
 //
 // With `acceptance` a the draft ranks the target's first choice r-th, r = 0 with chance a, else r >= 1
 // with chance (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7; its law is these chances.
@@ -36,13 +36,6 @@ struct ToyGate {
   std::atomic<int> waiting{0};
   std::atomic<bool> open{false};
 };
-
-inline uint64_t toy_mix(uint64_t a, uint64_t b) {
-  uint64_t z = a ^ (b * 0x9E3779B97F4A7C15ull);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
 
 class Toy final : public Model {
  public:

@@ -108,7 +108,7 @@ int filter(const float* logits, int vocab, float most, const Sampling& s, Choose
 struct NoisyOffer {
   const float* logits;
   const Sampling& s;
-  int64_t position;
+  const Noise& noise;
   Best& best;
   uint32_t group = std::numeric_limits<uint32_t>::max();
   Words4 words{};
@@ -119,7 +119,7 @@ struct NoisyOffer {
     if (scaled + kMostNoise < bar) return;
     if (group != static_cast<uint32_t>(id) >> 2) {
       group = static_cast<uint32_t>(id) >> 2;
-      words = noise_words(s.seed, s.completion, position, id);
+      words = noise_words(noise, group);
     }
     const uint32_t word = words.w[id & 3];
     if (scaled + gumbel_bound(word) < bar) return;
@@ -131,23 +131,42 @@ struct NoisyOffer {
 
 namespace {
 
-void find_best(const float* logits, int vocab, const Sampling& s, int64_t position,
+Noise noise_at(const Sampling& s, Use use, uint64_t where) {
+  return {.seed = s.seed, .completion = s.completion, .use = use, .where = where};
+}
+
+// Calls f(id) for every token that the filters left.
+template <class F>
+void each_kept(const float* logits, int vocab, const ChooseScratch& scratch, F f) {
+  if (scratch.kept >= 0) {
+    std::for_each_n(scratch.ids.data(), scratch.kept, f);
+  } else {
+    for (int i = 0; i < vocab; ++i)
+      if (logits[i] > -kInfinity) f(i);
+  }
+}
+
+// The largest of these scores, best first.
+void find_largest(const float* scores, int vocab, Best& best) {
+  for (int i = 0; i < vocab; ++i)
+    if (scores[i] > best.bar()) best.offer(scores[i], i);
+}
+
+void find_best(const float* logits, int vocab, const Sampling& s, const Noise& noise,
                ChooseScratch& scratch, Best& best, int32_t& error) {
   const float most = largest(logits, vocab, error);
   if (error != kFine) return;
-  if (s.temperature == 0) {
-    for (int i = 0; i < vocab; ++i)
-      if (logits[i] > best.bar()) best.offer(logits[i], i);
-    return;
-  }
-  NoisyOffer offer{.logits = logits, .s = s, .position = position, .best = best};
-  if (is_filtered(s, vocab)) {
-    const int kept = filter(logits, vocab, most, s, scratch);
-    for (int i = 0; i < kept; ++i) offer(scratch.ids[i]);
-  } else {
-    for (int i = 0; i < vocab; ++i)
-      if (logits[i] > -kInfinity) offer(i);
-  }
+  if (s.temperature == 0) return find_largest(logits, vocab, best);
+  scratch.kept = is_filtered(s, vocab) ? filter(logits, vocab, most, s, scratch) : -1;
+  NoisyOffer offer{.logits = logits, .s = s, .noise = noise, .best = best};
+  each_kept(logits, vocab, scratch, [&](int32_t id) { offer(id); });
+}
+
+// The whole law of a row that find_best has just seen.
+void keep_scores(const float* logits, int vocab, const Sampling& s, const ChooseScratch& scratch,
+                 float* scores) {
+  std::fill_n(scores, vocab, -kInfinity);
+  each_kept(logits, vocab, scratch, [&](int32_t id) { scores[id] = logits[id] / s.temperature; });
 }
 
 // The softmax of raw logits: exp(x - most) / sum.
@@ -209,7 +228,8 @@ void calibrate(float sharpness, Law& law) {
 int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t position,
                ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error) {
   Best best{.want = want, .score = {}, .id = tokens};
-  find_best(logits, vocab, s, position, scratch, best, error);
+  const Noise noise = noise_at(s, kTarget, static_cast<uint64_t>(position));
+  find_best(logits, vocab, s, noise, scratch, best, error);
   return best.count;
 }
 
@@ -219,53 +239,110 @@ float raw_softmax(const float* logits, int vocab, int32_t token) {
 
 namespace {
 
-// The first choices of row `i` under all that the request asks for.
-void choose(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Best& best, int32_t& error) {
+// The hash of the tokens up to `row`, itself among them.
+uint64_t prefix_hash(const Control& c, const RowTable& rows, const Row& row, ShapingScratch& s) {
+  find_path(c, rows, row, s);
+  uint64_t hash = c.trunk_hash;
+  for (int i = 0; i < s.path_size; ++i) hash = extended(hash, s.path[i]);
+  return hash;
+}
+
+// The first choices of row `i` under all that the request asks for. Returns the row they are of.
+const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
+                    Best& best, int32_t& error) {
   const Control& c = *a.control;
-  const Row& row = a.rows->row[i];
   const float* logits = a.logits + i * a.stride;
   if (c.shaping.active) {
     largest(logits, a.vocab, error);  // a NaN is an error even where it is masked
-    if (error != kFine) return;
-    logits = shape_row(logits, a.vocab, c, *a.rows, row, scratch.shaping);
+    if (error != kFine) return logits;
+    logits = shape_row(logits, a.vocab, c, *a.rows, a.rows->row[i], scratch.shaping);
   }
-  find_best(logits, a.vocab, c.sampling, row.position + 1, scratch, best, error);
+  find_best(logits, a.vocab, c.sampling, noise, scratch, best, error);
+  return logits;
+}
+
+// Where the scores of a draft's row belong; null: nobody draws from it.
+float* scores_of(const Control& c, const Row& row) {
+  const Scores& s = c.scores;
+  if (row.node < 0) return nullptr;
+  if (row.branch < 0) return s.chain + int64_t{row.node} * s.vocab;
+  if (c.branches[row.branch].in_place) return s.in_place + int64_t{row.node} * s.vocab;
+  return s.tail(row.branch, row.node);
+}
+
+// Confidence that does not look at what was drawn: the r-th draw's is the r-th largest of the law.
+void score_blindly(const float* scores, int vocab, Law& law) {
+  int32_t ids[kCandidates];
+  Best best{.want = law.n, .score = {}, .id = ids};
+  find_largest(scores, vocab, best);
+  score_confidence(best, law);
+}
+
+// Draws from the draft's law at row `i` without replacement.
+void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
+  const Control& c = *a.control;
+  const Row& row = a.rows->row[i];
+  float* scores = scores_of(c, row);
+  law.n = 0;
+  if (!scores) return;
+  const Noise noise = noise_at(c.sampling, kDraft, prefix_hash(c, *a.rows, row, scratch.shaping));
+  Best best{.want = kCandidates, .score = {}, .id = law.token};
+  int32_t error;
+  const float* logits = choose(a, i, noise, scratch, best, error);
+  if (error != kFine) return;
+  law.n = best.count;
+  keep_scores(logits, a.vocab, c.sampling, scratch, scores);
+  const RawLaw raw = raw_law(a.logits + i * a.stride, a.vocab);
+  law.q = raw.q(raw.most);
+  law.entropy = raw.entropy();
+  score_blindly(scores, a.vocab, law);
+  calibrate(c.sharpness, law);
+}
+
+// The draft's first choices at row `i`, with the target's noise.
+void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
+  const Control& c = *a.control;
+  const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
+  Best best{.want = kCandidates, .score = {}, .id = law.token};
+  int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
+  choose(a, i, noise_at(c.sampling, kTarget, position), scratch, best, error);
+  law.n = best.count;
+  if (law.n == 0) return;
+  const float* logits = a.logits + i * a.stride;
+  const RawLaw raw = raw_law(logits, a.vocab);
+  law.q = raw.q(logits[law.token[0]]);
+  law.entropy = raw.entropy();
+  if (c.sampling.temperature == 0 && !c.shaping.active) {
+    for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(logits[law.token[r]]);
+  } else {
+    score_confidence(best, law);
+  }
+  calibrate(c.sharpness, law);
 }
 
 }  // namespace
 
 void choose_rows(const ChooseArgs& a, Worker worker) {
+  const Control& c = *a.control;
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     Choice& choice = a.choice[i];
+    ChooseScratch& scratch = a.scratch[worker.rank];
     choice.token = -1;
     Best best{.want = 1, .score = {}, .id = &choice.token};
-    choose(a, i, a.scratch[worker.rank], best, choice.error);
+    const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
+    const Noise noise = noise_at(c.sampling, kTarget, position);
+    const float* logits = choose(a, i, noise, scratch, best, choice.error);
+    if (is_rejection(c) && choice.error == kFine)
+      keep_scores(logits, a.vocab, c.sampling, scratch, c.scores.target + i * a.vocab);
   }
 }
 
 void choose_laws(const ChooseArgs& a, Worker worker) {
-  const Control& c = *a.control;
-  const bool is_plain = c.sampling.temperature == 0 && !c.shaping.active;
+  const bool draws = is_rejection(*a.control);
   const Interval mine = worker.share(a.rows->n);
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
-    Law& law = a.law[i];
-    Best best{.want = kCandidates, .score = {}, .id = law.token};
-    int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
-    choose(a, i, a.scratch[worker.rank], best, error);
-    law.n = best.count;
-    if (law.n == 0) continue;
-    const float* logits = a.logits + i * a.stride;
-    const RawLaw raw = raw_law(logits, a.vocab);
-    law.q = raw.q(logits[law.token[0]]);
-    law.entropy = raw.entropy();
-    if (is_plain) {
-      for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(logits[law.token[r]]);
-    } else {
-      score_confidence(best, law);
-    }
-    calibrate(c.sharpness, law);
-  }
+  for (int64_t i = mine.begin; i < mine.end; ++i)
+    (draws ? draw : guess)(a, i, a.scratch[worker.rank], a.law[i]);
 }
 
 }  // namespace sbrt

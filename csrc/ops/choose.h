@@ -8,6 +8,9 @@
 //   left (sums in double).
 // Target and draft go through the same pass; the draft's q is the softmax of its raw logits, and its
 // confidence (Law::lp) is sharpened by what the outcomes taught (Control::sharpness).
+// Under rejection the draft's noise is its own, keyed by the prefix: its candidates are draws from its
+// law without replacement, and what is drawn after one prefix tells nothing of any other. The whole
+// laws of both are kept (Scores), and nothing else of a Law depends on what was drawn.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +27,7 @@ struct ChooseScratch {
   explicit ChooseScratch(int vocab = 0) : ids(vocab), weight(vocab), shaping(vocab) {}
   Buffer<int32_t> ids;   // [vocab]
   Buffer<float> weight;  // [vocab] exp32((logit - max) / temperature)
+  int kept = -1;  // of `ids` the first so many are what the filters left; -1: nothing was filtered
   ShapingScratch shaping;
 };
 

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the
-// Gumbel noise of a token. Pure functions of their arguments: no state, no request counter.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), the Gumbel
+// noise of a token and uniform coins. Pure functions of their arguments: no state, no request counter.
 #pragma once
 
 #include <cmath>
@@ -28,15 +28,40 @@ SBRT_ANY inline Words4 philox(Words4 counter, uint32_t key0, uint32_t key1) {
   return {{c0, c1, c2, c3}};
 }
 
-// Key: the seed. Counter: (token / 4, position, completion); word token % 4 belongs to the token.
-SBRT_ANY inline Words4 noise_words(uint64_t seed, uint32_t completion, int64_t position,
-                                   uint32_t token) {
-  const uint64_t p = static_cast<uint64_t>(position);
-  return philox(
-      {{token >> 2, static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32), completion}},
-      static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+// The hash of a prefix with one token more; that of no tokens is 0.
+SBRT_ANY inline uint64_t extended(uint64_t hash, int32_t token) {
+  return mix64(hash, static_cast<uint64_t>(token) + 1);
 }
 
+// What noise is for. Noise of two uses is independent: the use is part of the counter.
+enum Use : uint32_t {
+  kTarget = 0,    // the target's own token, and under the coupled rule the draft's; by position
+  kDraft = 1,     // the draft's draws under rejection; by the hash of the prefix they follow
+  kCoin = 2,      // whether a drawn candidate stands, one for each try; by position
+  kResidual = 3,  // the token after the last one was rejected; by position
+};
+
+struct Noise {
+  uint64_t seed;
+  uint32_t completion;
+  Use use;
+  uint64_t where;
+};
+
+// Key: the seed. Counter: (item and use, where, completion).
+SBRT_ANY inline Words4 noise_words(const Noise& n, uint32_t item) {
+  return philox({{item | static_cast<uint32_t>(n.use) << 30, static_cast<uint32_t>(n.where),
+                  static_cast<uint32_t>(n.where >> 32), n.completion}},
+                static_cast<uint32_t>(n.seed), static_cast<uint32_t>(n.seed >> 32));
+}
+
+// Uniform in [0, 1): 53 bits of two words.
+SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
+  const Words4 words = noise_words(n, item);
+  return ((words.w[0] >> 5) * 0x1p26 + (words.w[1] >> 6)) * 0x1p-53;
+}
+
+// A token's word is word token % 4 of item token / 4.
 // g = -log(-log u), u = (word + 1/2) / 2^32: every u is inside (0, 1) and exact in a double.
 inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 

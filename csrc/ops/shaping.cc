@@ -10,25 +10,6 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// Tokens behind the root that `row` sees. A node of the chain that is not hung yet is the certain
-// branch's, which grows in the in-flight slots.
-void find_path(const Control& c, const RowTable& rows, const Row& row, ShapingScratch& scratch) {
-  int n = 0;
-  const int root =
-      static_cast<int>(c.head - rows.head);  // its bit: a draft may be behind the trunk
-  for (int bit = root + 1; bit < kSlots; ++bit) {
-    if (!row.chain.has(bit)) continue;
-    const int node = bit - root;
-    scratch.path[n++] = node <= c.chain.size ? c.chain.token[node] : c.branches[0].token[node];
-  }
-  for (int j = 0; j < kMaxTail && row.tail.bits(); ++j)
-    if (row.tail.has(j)) scratch.path[n++] = c.branches[row.branch].token[j];
-  scratch.path_size = n;
-  const int64_t expected = std::max<int64_t>(0, row.position - c.head);
-  check(n == expected, "shaping: the row at position ", row.position, " has ", n,
-        " tokens behind the root, expected ", expected);
-}
-
 // Whether the row's last tokens are word[0 .. n - 1].
 bool ends_with(const Control& c, const ShapingScratch& scratch, const int32_t* word, int64_t n) {
   const int64_t trunk = c.head + 1;
@@ -83,6 +64,24 @@ void penalise(const Control& c, ShapingScratch& scratch) {
 }
 
 }  // namespace
+
+// A node of the chain that is not hung yet is the certain branch's, which grows in the in-flight slots.
+void find_path(const Control& c, const RowTable& rows, const Row& row, ShapingScratch& scratch) {
+  int n = 0;
+  const int root =
+      static_cast<int>(c.head - rows.head);  // its bit: a draft may be behind the trunk
+  for (int bit = root + 1; bit < kSlots; ++bit) {
+    if (!row.chain.has(bit)) continue;
+    const int node = bit - root;
+    scratch.path[n++] = node <= c.chain.size ? c.chain.token[node] : c.branches[0].token[node];
+  }
+  for (int j = 0; j < kMaxTail && row.tail.bits(); ++j)
+    if (row.tail.has(j)) scratch.path[n++] = c.branches[row.branch].token[j];
+  scratch.path_size = n;
+  const int64_t expected = std::max<int64_t>(0, row.position - c.head);
+  check(n == expected, "shaping: the row at position ", row.position, " has ", n,
+        " tokens behind the root, expected ", expected);
+}
 
 void count_token(Counts& counts, int32_t token, bool is_output) {
   if (!counts.seen[token]) counts.token[counts.n++] = token;

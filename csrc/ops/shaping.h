@@ -30,6 +30,11 @@ struct ShapingScratch {
   int path_size = 0;
 };
 
+// The tokens behind the root that `row` sees, down to its own, into scratch.path. `row` is at the root
+// or behind it, or of the trunk, which has none.
+void find_path(const Control& control, const RowTable& rows, const Row& row,
+               ShapingScratch& scratch);
+
 // One more token of the trunk.
 void count_token(Counts& counts, int32_t token, bool is_output);
 

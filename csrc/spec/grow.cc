@@ -62,6 +62,16 @@ int hang_node(Branch& branch, int parent) {
   return j;
 }
 
+// Nodes that a tree grows in a step, at most. Under rejection so few that no tree is ever full: what
+// is full stops a node because of what was drawn beside it.
+int most_grown(const Control& c, bool serial, int slots) {
+  const Policy& p = c.policy;
+  const int most = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
+  if (!is_rejection(c)) return most;
+  const int steps = serial ? p.burst : p.gamma;
+  return std::min({most, (kMaxTail - 1) / steps, (slots - 1) / std::max(1, steps - 1)});
+}
+
 }  // namespace
 
 void note_rank(Control& c, int64_t position, const Law& law, int32_t token) {
@@ -119,16 +129,16 @@ void extend(const LaneArgs& args, Worker) {
   // Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
   // but none grows so fast that it is full before it is deep.
   const int budget = std::min(args.max_rows, serial ? width : width * c.policy.branches);
-  const int most = serial ? width : (c.policy.nodes + c.policy.gamma - 1) / c.policy.gamma;
+  const int most = most_grown(c, serial, slots);
   int grown[kMaxBranches] = {};
-  for (int i = 0; i < budget; ++i) {
+  for (int i = 0; i < budget && most > 0; ++i) {
     int best = -1;
     for (int b = 0; b < c.branch_count; ++b)
       if (next[b].parent >= 0 && (best < 0 || next[b].score > next[best].score)) best = b;
     if (best < 0) return;
     grow(best, next[best].parent);
     next[best] = next_growth(c.policy, c.branches[best], false);
-    if (++grown[best] == most) next[best].parent = -1;
+    if (++grown[best] >= most) next[best].parent = -1;
   }
 }
 

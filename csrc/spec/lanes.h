@@ -6,6 +6,7 @@
 #include "exec/record.h"
 #include "model/lane.h"
 #include "ring/ring.h"
+#include "spec/accept.h"
 #include "spec/hrad.h"
 
 namespace sbrt {
@@ -24,6 +25,7 @@ struct SelectArgs {
   const Hrad* hrad;    // null: nobody asks
   float* features;     // [kFeatureBlocks, hidden] of the last outcome, normalised; null: not kept
   float* scratch;      // of hrad
+  Place place;         // working memory; without any in an engine that was not built for rejection
 };
 
 // Whether `steps` draft steps behind the chain stay within what the draft can follow.

@@ -8,6 +8,7 @@ namespace {
 struct Candidate {
   float score;  // logarithm of the outcome's probability, by the draft's calibrated confidence
   int32_t node, token;
+  int32_t rank;  // of the token among the candidates of the node's law
 };
 
 // k = max(1, floor(k_max (1 - q))) of the first choice's q, or k_max.
@@ -43,6 +44,15 @@ uint32_t children(const Chain& chain, int node, const Law& law) {
   return found;
 }
 
+// In a token of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
+// likely than any of them. Under rejection it must not matter whether it was drawn by chance.
+float confidence(const Control& c, const Law& law, int32_t token) {
+  if (law.n == 0) return 0;
+  if (is_rejection(c) && !c.chain.drawn) return law.lp[0];
+  const auto rank = std::find(law.token, law.token + law.n, token) - law.token;
+  return law.lp[std::min<int64_t>(rank, law.n - 1)];
+}
+
 // Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
 int likely_outcomes(const Control& c, Candidate* found) {
   const Chain& chain = c.chain;
@@ -53,16 +63,9 @@ int likely_outcomes(const Control& c, Candidate* found) {
     const Law& law = c.chain_law[node];
     const uint32_t hanging = children(chain, node, law);
     for (int r = 0; r < law.n; ++r)
-      if (!(hanging >> r & 1)) found[n++] = {reach[node] + law.lp[r], node, law.token[r]};
-    for (int i = node + 1; i <= chain.size; ++i) {
-      if (chain.parent[i] != node) continue;
-      const int32_t* at = std::find(law.token, law.token + law.n, chain.token[i]);
-      // A looked-up token may be none of the draft's candidates: less likely than any of them.
-      const float lp = at < law.token + law.n ? law.lp[at - law.token]
-                       : law.n                ? law.lp[law.n - 1]
-                                              : 0.0f;
-      reach[i] = reach[node] + lp;
-    }
+      if (!(hanging >> r & 1)) found[n++] = {reach[node] + law.lp[r], node, law.token[r], r};
+    for (int i = node + 1; i <= chain.size; ++i)
+      if (chain.parent[i] == node) reach[i] = reach[node] + confidence(c, law, chain.token[i]);
   }
   return n;
 }
@@ -73,7 +76,7 @@ void plan_likely(Control& c) {
   const int wanted = std::min({c.policy.branches, kMaxBranches, n});
   const auto before = [](const Candidate& a, const Candidate& b) {
     if (a.score != b.score) return a.score > b.score;
-    return a.node != b.node ? a.node < b.node : a.token < b.token;
+    return a.node != b.node ? a.node < b.node : a.rank < b.rank;
   };
   std::partial_sort(found, found + wanted, found + n, before);
   for (int i = 0; i < wanted; ++i) start_branch(c, found[i], false);
@@ -82,7 +85,7 @@ void plan_likely(Control& c) {
 void plan_at_the_end(Control& c) {
   const Law& law = c.chain_law[c.chain.size];
   const int k = branches_wanted(c.policy, law);
-  for (int i = 0; i < k; ++i) start_branch(c, {0, c.chain.size, law.token[i]}, false);
+  for (int i = 0; i < k; ++i) start_branch(c, {0, c.chain.size, law.token[i], i}, false);
 }
 
 }  // namespace
@@ -114,7 +117,7 @@ void plan_certain(const LaneArgs& args, Worker) {
     c.draft_rows.n = 0;
     return;
   }
-  start_branch(c, {0, 0, c.chain.token[0]}, true);
+  start_branch(c, {0, 0, c.chain.token[0], 0}, true);
   Row& root = c.draft_rows.row[c.draft_rows.n - 1];
   root.branch = root.node = 0;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "ops/philox.h"
 #include "spec/lanes.h"
 
 namespace sbrt {
@@ -74,6 +75,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   check_within("vocab", 2, vocab, config_.vocab);
   check_holes(config_.holes, config_.vocab);
   shaping_ = ShapingStore(config_.vocab, config_.holes);
+  make_scores();
   record_graphs();
   target_.stream = exec_->stream(config_.num_threads);
   if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
@@ -111,6 +113,14 @@ void Runtime::make_features() {
   hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
 }
 
+void Runtime::make_scores() {
+  if (!config_.rejection) return;
+  const bool drafts = draft_.lane != nullptr;
+  const RingShape shape = drafts ? draft_.lane->ring().shape() : RingShape{};
+  accept_ = AcceptMemory(config_.vocab, drafts ? shape.branches : 0, drafts ? shape.tail_slots : 0);
+  control_->scores = accept_.scores();
+}
+
 std::vector<float> Runtime::features() const {
   check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
   return {features_.data(), features_.data() + features_.size()};
@@ -125,7 +135,8 @@ void Runtime::record_graphs() {
                           target_.lane.get(),
                           config_.hrad.get(),
                           features_.size() ? features_.data() : nullptr,
-                          hrad_scratch_.data()};
+                          hrad_scratch_.data(),
+                          accept_.place()};
   const ChooseArgs rows{target_.lane->logits(),
                         target_.lane->vocab(),
                         config_.vocab,
@@ -214,6 +225,8 @@ void Runtime::check_policy(const Policy& p) const {
   check<InvalidInput>(!p.hrad || config_.hrad, "method: H-RAD needs a classifier, none was given");
   check_within("lambda", 0.0f, 100.0f, p.lambda);
   check_within("theta", -100.0f, 1.0f, p.theta);
+  check<InvalidInput>(!p.rejection || config_.rejection,
+                      "acceptance: expected coupled, as the engine was built for, got rejection");
   // A tree has no last node.
   const bool is_path = p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
   check<InvalidInput>(is_path || p.gamma == 0 || p.ranking == kLikely,
@@ -232,9 +245,12 @@ void Runtime::start_block(const Request& r) {
   c.policy = r.tuned ? config_.tuned[0] : r.policy;
   c.prices.known = 0;
   if (c.rank) std::fill_n(c.rank, ranks_.size(), kUnknownRank);
+  c.trunk_hash = 0;
+  for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config_.max_model_len);
   c.head = length - 1;
-  c.chain.size = c.chain.depth = c.lost = 0;
+  c.chain.size = c.chain.depth = c.lost = c.no_mass = 0;
+  c.chain.drawn = 1;
   c.chain.token[0] = r.prompt.back();
   c.chain.parent[0] = -1;
   c.chain.level[0] = 0;
@@ -357,6 +373,7 @@ void Runtime::count(const Record& record, int64_t round, int64_t tokens, bool en
   stats_.branch_hits += hit;
   log_.put({round, depth, n, branches, hit, static_cast<int32_t>(tokens)});
   stats_.draft_limit_rounds += word >> 25 & 1;
+  stats_.empty_residuals += word >> 26 & 1;
 }
 
 void Runtime::end() { live_ = false; }

@@ -9,6 +9,7 @@
 #include "exec/record.h"
 #include "model/lane.h"
 #include "ops/choose.h"
+#include "spec/accept.h"
 #include "spec/costs.h"
 #include "spec/hrad.h"
 #include "spec/request.h"
@@ -35,6 +36,7 @@ struct RuntimeConfig {
   std::vector<Policy> tuned;           // what `auto` may choose from, plain decoding the first
   std::shared_ptr<const Hrad> hrad;    // of policies that ask for it
   bool keep_features = false;          // for features(); implied by hrad
+  bool rejection = false;              // room for policies of that rule
 };
 
 constexpr size_t kLoggedRounds = 4096;
@@ -101,6 +103,7 @@ class Runtime {
     return u.stream ? &u.stream->trace() : nullptr;
   }
   void make_features();
+  void make_scores();
   void record_graphs();
   void check_usable() const;
   void warm_up();
@@ -135,6 +138,7 @@ class Runtime {
   Buffer<int32_t> trunk_;
   Buffer<float> features_, hrad_scratch_;
   ShapingStore shaping_;
+  AcceptMemory accept_;
   Control* control_ = nullptr;
   int64_t selected_round_ = 0;
   LaneUnit target_, draft_;

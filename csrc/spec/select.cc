@@ -1,18 +1,13 @@
 #include <algorithm>
 
 #include "ops/exp.h"
+#include "ops/philox.h"
 #include "ops/shaping.h"
+#include "spec/accept.h"
 #include "spec/lanes.h"
 
 namespace sbrt {
 namespace {
-
-// The child of `node` that holds `token`, or 0.
-int child(const Chain& chain, int node, int32_t token) {
-  for (int i = node + 1; i <= chain.size; ++i)
-    if (chain.parent[i] == node && chain.token[i] == token) return i;
-  return 0;
-}
 
 // Greedy and coupled: a node stands if and only if it is the target's own token there.
 Outcome walk(const Chain& chain, const Choice* choice) {
@@ -119,6 +114,7 @@ int hang_node(Chain& chain, int parent, int32_t token) {
 // The next chain below the root y: as much of the tail as is worth it, or nothing.
 void hang_chain(Control& c, const Branch* branch, Cut cut, int64_t room) {
   c.chain.size = c.chain.depth = c.source[0] = 0;
+  c.chain.drawn = 1;
   if (!branch) return;
   int32_t place[kMaxTail] = {};
   const Mask kept = worth_verifying(c, *branch, cut, room);
@@ -135,6 +131,7 @@ void hang_lookup(Control& c, int64_t room) {
   const int want = static_cast<int>(std::clamp<int64_t>(c.policy.burst, 0, room));
   const int n = look_up(c.trunk, c.head + 1, want, found);
   for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i]);
+  c.chain.drawn = 0;
 }
 
 // With every chain goes a token of the target's own.
@@ -152,7 +149,7 @@ void put_record(Record& record, int64_t round, const Control& c, int depth, uint
   const Outcome& o = c.outcome;
   record.put(0, round,
              static_cast<uint32_t>(depth | o.n << 8 | c.branch_count << 16 | (o.branch >= 0) << 24 |
-                                   c.draft_idle << 25 | o.error << 28));
+                                   c.draft_idle << 25 | c.no_mass << 26 | o.error << 28));
   record.put(1, round, lost);
   for (int i = 0; i <= o.n; ++i)
     record.put(2 + i, round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
@@ -173,12 +170,14 @@ void select(const SelectArgs& args, Worker) {
   Control& c = *args.control;
   const int64_t round = ++*args.round;
   const int depth = c.chain.depth, siblings = c.chain.size - depth;
-  c.outcome = walk(c.chain, c.choice);
+  c.no_mass = 0;
+  c.outcome = is_rejection(c) ? walk_by_chance(c, args.place) : walk(c.chain, c.choice);
   const Outcome& o = c.outcome;
   sharpen(c);
   for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
+  c.trunk[c.head + o.n + 1] = o.y;
+  for (int i = 1; i <= o.n + 1; ++i) c.trunk_hash = extended(c.trunk_hash, c.trunk[c.head + i]);
   c.head += o.n + 1;
-  c.trunk[c.head] = o.y;
   c.chain.token[0] = o.y;
   count_committed(c);
   c.outcome.branch = find_branch(c, o);

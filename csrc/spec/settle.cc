@@ -36,6 +36,13 @@ void advance_trunk(Control& c) {
   c.draft_nodes = Mask::none();
 }
 
+void bring_scores(const Control& c, int b, int from, int to) {
+  const Scores& s = c.scores;
+  const int64_t size = s.vocab;
+  const float* row = c.branches[b].in_place ? s.in_place + from * size : s.tail(b, from);
+  std::copy_n(row, size, s.chain + to * size);
+}
+
 // The adopted tail moves behind the head, its nodes to their places in the chain. The nodes drafted
 // last never went through the draft: they are missing still, unless the cut fell before them.
 void bring_tail(Control& c, KvRing& ring, int b) {
@@ -46,6 +53,7 @@ void bring_tail(Control& c, KvRing& ring, int b) {
     if (!branch.has_law[j]) continue;
     ring.move(branch.in_place ? shape.slot(c.head + j) : shape.tail(b, j), shape.slot(c.head + i));
     c.chain_law[i] = branch.law[j];
+    if (is_rejection(c)) bring_scores(c, b, j, i);
     c.draft_nodes = c.draft_nodes.with(i);
   }
 }

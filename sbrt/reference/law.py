@@ -3,6 +3,7 @@ once more. Functions of rows take many at once: a step of trees has hundreds."""
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,21 @@ from functools import lru_cache
 
 import numpy as np
 
-from .toy import Sampling, Toy, exp32, f32, gumbel_noise, log32, mix, state_after, toy_logits
+from .toy import (
+    DRAFT,
+    Sampling,
+    Toy,
+    exp32,
+    f32,
+    gumbel_noise,
+    gumbels,
+    log32,
+    mix,
+    state_after,
+    toy_logits,
+)
 
+NOTHING = np.zeros(())  # no noise
 CANDIDATES, LANES, BLOCK = 16, 16, 16  # of a law; of a softmax's sum; positions of noise at once
 
 # What happens to logits before the temperature: bias as (token, bias), words as tuples of tokens.
@@ -148,6 +162,12 @@ def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
     return e[0, token] / total[0, 0]
 
 
+def normalised(x: np.ndarray) -> np.ndarray:
+    """x [vocab] in double, divided by its sum from left to right if that is not 0."""
+    total = x.cumsum()[-1]
+    return x / total if total > 0 else x
+
+
 def in_order(x: np.ndarray) -> np.ndarray:
     """Sums [rows] of rows, from left to right."""
     return x.cumsum(axis=1)[:, -1]
@@ -180,28 +200,42 @@ class Law:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Tokens so far, and the state of a lane after them."""
+    """Tokens so far, the state of a lane after them, and their hash."""
 
     state: int
     tokens: tuple[int, ...] = ()
+    hash: int = 0
 
     def __add__(self, tokens: Sequence[int]) -> Prefix:
-        return Prefix(state_after(self.state, tokens), (*self.tokens, *tokens))
+        after = state_after(self.state, tokens), (*self.tokens, *tokens)
+        return Prefix(*after, state_after(self.hash, tokens))
 
     def then(self, token: int) -> Prefix:
         """One token more."""
-        return Prefix(mix(self.state, token + 1), (*self.tokens, token))
+        after = mix(self.state, token + 1), (*self.tokens, token)
+        return Prefix(*after, mix(self.hash, token + 1))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 class Lane:
-    """One toy under one sampling law: what it says after a prefix. Remembers what it said."""
+    """One toy under one sampling law: what it says after a prefix. Remembers what it said.
 
-    def __init__(self, toy: Toy, sampling: Sampling, vocab: int, shaper: Shaper | None) -> None:
+    draws: candidates are drawn without replacement, with noise of every prefix's own, and nothing
+    else of a law depends on them.
+    """
+
+    def __init__(
+        self,
+        toy: Toy,
+        sampling: Sampling,
+        vocab: int,
+        shaper: Shaper | None,
+        draws: bool = False,
+    ) -> None:
         self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
-        self.greedy = is_greedy(sampling)
+        self.greedy, self.draws = is_greedy(sampling), draws
         self.empty = Prefix(mix(toy.seed, 0))
         self.choices: dict[int, int | None] = {}
         self.known: dict[int, Law] = {}
@@ -212,7 +246,7 @@ class Lane:
     def choice(self, prefix: Prefix) -> int | None:
         """The token that follows; None if the row fails."""
         if prefix.state not in self.choices:
-            tokens, _, count = self.ranked(self.logits([prefix]), [prefix])
+            tokens, _, count = self.ranked(self.shaped([prefix]), [prefix])
             self.choices[prefix.state] = int(tokens[0, 0]) if count[0] else None
         return self.choices[prefix.state]
 
@@ -229,7 +263,10 @@ class Lane:
 
     def compute(self, prefixes: list[Prefix]) -> list[Law]:
         logits = self.logits(prefixes)
-        tokens, scores, count = self.ranked(logits, prefixes)
+        shaped = self.shaped(prefixes, logits)
+        tokens, scores, count = self.ranked(shaped, prefixes)
+        if self.draws:
+            scores = ranked(shaped, self.sampling, NOTHING)[1]
         tokens, scores = tokens[:, :CANDIDATES], scores[:, :CANDIDATES]
         count = np.minimum(count, CANDIDATES)
         if self.toy.nan_at >= 0:
@@ -238,7 +275,7 @@ class Lane:
         log = log32(total[:, 0])[:, None]
         entropy = (log - moment / total)[:, 0]
         row = np.arange(len(prefixes))
-        q = e[row, tokens[:, 0]] / total[:, 0]
+        q = (e.max(axis=1) if self.draws else e[row, tokens[:, 0]]) / total[:, 0]
         if self.greedy and not self.shaper:
             lp = x[row[:, None], tokens] - log
         else:
@@ -265,15 +302,31 @@ class Lane:
                 logits[i, 0] = np.nan
         return logits
 
-    def ranked(self, logits: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
-        """The tokens that may follow, as `ranked` says it."""
+    def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:
+        """The same after all that comes before the temperature."""
+        logits = self.logits(prefixes) if logits is None else logits
         if self.shaper:  # a NaN is an error even where masked
             fine = logits.max(axis=1, keepdims=True) < np.inf
             logits = np.where(fine, self.shaper.shaped(logits, prefixes), logits)
+        return logits
+
+    def whole(self, prefix: Prefix) -> np.ndarray:
+        """The law [vocab] of the token that follows, in double."""
+        rows = self.shaped([prefix])
+        scores = np.where(filtered(rows, self.sampling), rows, f32(-np.inf))
+        scores = (scores[0] / f32(self.sampling.temperature)).tolist()
+        most = max(scores)
+        return normalised(np.array([math.exp(x - most) for x in scores]))
+
+    def ranked(self, rows: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
+        """The tokens that may follow, as `ranked` says it, given what `shaped` gives."""
         noise = None
-        if not self.greedy:
+        if self.draws:
+            where = np.array([prefix.hash for prefix in prefixes], np.uint64)
+            noise = gumbels(self.sampling, DRAFT, where, self.vocab)
+        elif not self.greedy:
             noise = np.stack([self.noise_at(len(prefix)) for prefix in prefixes])
-        return ranked(logits, self.sampling, noise)
+        return ranked(rows, self.sampling, noise)
 
     def noise_at(self, position: int) -> np.ndarray:
         block, row = divmod(position, BLOCK)

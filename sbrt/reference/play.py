@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .law import Lane, Prefix, Shaper, Shaping, lane
+from .accept import verified_by_chance
+from .law import Lane, Prefix, Shaper, Shaping, is_greedy, lane
 from .toy import Sampling, Toy, f32
 from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, hang
 
@@ -24,6 +25,7 @@ class Stats:
     branch_rounds: int = 0  # with a prepared branch, and the sequence did not end
     branch_hits: int = 0
     discarded_branch_tokens: int = 0  # drafted nodes that no walk can have come by
+    empty_residuals: int = 0  # rounds in which what was left of the target's law had no mass
     draft_limit_rounds: int = 0  # in which the draft had no room to plan anything
     histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by n
 
@@ -80,6 +82,7 @@ class Play:
         self.limit, self.draft_limit = limits  # tokens of the trunk, at most; and with the draft
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
+        self.drawn = True  # the chain: it was not looked up
         self.behind = 0  # tokens before the root that did not go through the draft
         self.missed, self.idle = True, False
         self.stats = Stats()
@@ -105,7 +108,12 @@ class Play:
         lost = self.burst() if p.on_miss == BURST and self.missed and p.burst else 0
         branches = self.prepared() if p.gamma else []
         depth, siblings = self.depth, len(self.chain) - 1 - self.depth
-        path, new = verified(self.target, self.at, self.chain)
+        if self.draft.lane.draws:
+            place = self.draft.lane, self.chain, self.drawn, branches
+            path, new, empty = verified_by_chance(self.target, self.at, place)
+            s.empty_residuals += empty
+        else:
+            path, new = verified(self.target, self.at, self.chain)
         n, failed = len(path) - 1, len(new) < len(path)
         out, finish = examined(new, stops, self.limit - len(self.at))
         finish = finish or ("error" if failed else None)
@@ -115,9 +123,11 @@ class Play:
         drafted = self.drafted(branches)
         self.settle(path, new, adopted)
         kept = 0 if self.missed else len(self.chain) - 1
+        self.drawn = True
         if self.missed and p.on_miss == LOOKUP and not failed:
             for i, token in enumerate(looked_up(self.at.tokens, min(p.burst, self.room))):
                 hang(self.chain, i, token, f32(0))
+            self.drawn = False
 
         s.rounds += 1
         s.draft_tokens += depth
@@ -155,7 +165,7 @@ class Play:
             d.feed([node for node in self.chain if not node.drafted])
             self.behind = 0
         self.idle = not self.fits(p.gamma)
-        branches = [] if self.idle else d.branches(self.chain)
+        branches = [] if self.idle else d.branches(self.chain, self.drawn)
         if p.width > 1:
             budget = min(d.room.rows, p.width * p.branches)
             shape = Shape(budget, -(-p.nodes // p.gamma), d.room.slots)
@@ -233,7 +243,8 @@ def generate(
     ends = tuple(token for token in stop_token_ids if token < vocab)
     has_shape = shaping is not None and shaping != Shaping()
     shaper = Shaper(shaping, ends, len(prompt)) if has_shape else None
-    t, d = (lane(toy, sampling, vocab, shaper) for toy in (target, draft))
+    draws = bool(policy.rejection and not is_greedy(sampling))
+    t, d = lane(target, sampling, vocab, shaper), lane(draft, sampling, vocab, shaper, draws)
     limits = min(len(prompt) + max_tokens, max_model_len), min(max_model_len, draft.max_positions)
     play = Play(t, Draft(d, policy, room or Room()), prompt, limits)
     tokens: list[int] = []

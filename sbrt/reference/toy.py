@@ -12,6 +12,8 @@ import numpy as np
 f32 = np.float32
 WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
+TARGET, DRAFT, COIN, RESIDUAL = range(4)  # what noise is for
+
 LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
 TAYLOR = [
     f32(c)
@@ -65,14 +67,26 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, key0: int, key1: int) -> tuple[An
 
 def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
     """Noise [count, vocab] in double of the positions from `first` on."""
-    position = np.arange(first, first + count, dtype=np.uint64)[:, None]
-    group, one = np.arange((vocab + 3) // 4, dtype=np.uint64), position * 0 + 1
-    counter = (group * one, position & HALF, position >> 32, one * s.completion)
+    return gumbels(s, TARGET, np.arange(first, first + count, dtype=np.uint64), vocab)
+
+
+def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
+    """Noise [where, vocab] in double."""
+    where = where[:, None]
+    group, one = np.arange((vocab + 3) // 4, dtype=np.uint64), where * 0 + 1
+    counter = ((group | use << 30) * one, where & HALF, where >> 32, one * s.completion)
     words = philox(*np.broadcast_arrays(*counter), s.seed & HALF, s.seed >> 32)
     flat = np.stack(words, axis=-1).ravel().tolist()
     log = math.log  # the C library's, as the engine's
     noise = np.array([-log(-log((word + 0.5) * 2.0**-32)) for word in flat])
-    return noise.reshape(count, -1)[:, :vocab]
+    return noise.reshape(len(where), -1)[:, :vocab]
+
+
+def uniform(s: Sampling, use: int, where: int, item: int) -> float:
+    """In [0, 1), of 53 bits."""
+    counter = (item | use << 30, where & HALF, where >> 32, s.completion)
+    first, second, _, _ = philox(*counter, s.seed & HALF, s.seed >> 32)
+    return ((first >> 5) * 2.0**26 + (second >> 6)) * 2.0**-53
 
 
 def exp32(x: np.ndarray) -> np.ndarray:

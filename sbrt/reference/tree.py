@@ -24,8 +24,8 @@ NOUGHT = f32(0)
 
 # The knobs of a round, named as the engine's; gamma 0 is plain decoding.
 _KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss burst burst_width
-    lambda_ theta"""
-_DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0)
+    lambda_ theta rejection"""
+_DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0, False)
 Policy = namedtuple("Policy", _KNOBS, defaults=_DEFAULTS)
 # Rows of a draft step, and slots of a tail.
 Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
@@ -118,6 +118,9 @@ class Draft:
 
     def grow_trees(self, tails: Sequence[Tree], steps: int, shape: Shape) -> None:
         """Grows trees where a token most likely comes by, whatever the tree."""
+        most = shape.most
+        if self.lane.draws:  # no tree is ever full
+            most = min(most, (SLOTS - 1) // steps, (shape.slots - 1) // max(1, steps - 1))
         tries: list[list[tuple[float, int, int]]] = [[] for _ in tails]  # (-score, node, rank)
 
         def put(b: int, j: int, rank: int) -> None:
@@ -134,7 +137,7 @@ class Draft:
             best = [(t[0][0], b, 0) for b, t in enumerate(tries) if can_grow(tails[b], t)]
             heapq.heapify(best)
             for _ in range(shape.budget):
-                if not best:
+                if not best or most == 0:
                     break
                 _, b, grown = heapq.heappop(best)
                 _, j, rank = heapq.heappop(tries[b])
@@ -143,26 +146,26 @@ class Draft:
                 put(b, j, rank + 1)
                 if step < steps and len(tails[b]) <= shape.slots:
                     fresh.append((b, len(tails[b]) - 1))
-                if grown + 1 < shape.most and can_grow(tails[b], tries[b]):
+                if grown + 1 < most and can_grow(tails[b], tries[b]):
                     heapq.heappush(best, (tries[b][0][0], b, grown + 1))
 
     # Which outcomes are prepared.
 
-    def branches(self, chain: Tree) -> list[Branch]:
-        """The branches behind a chain."""
+    def branches(self, chain: Tree, drawn: bool) -> list[Branch]:
+        """The branches behind a chain. drawn: it is not a looked-up one."""
         p = self.policy
         if p.likely:
-            best = sorted(self.outcomes(chain))[: p.branches]
-            return [branch(chain, i, token, f32(-score)) for score, i, token in best]
+            best = sorted(self.outcomes(chain, drawn))[: p.branches]
+            return [branch(chain, i, token, f32(-score)) for score, i, _, token in best]
         law = self.lane.law(chain[-1].prefix)
         k = p.branches
         if p.adaptive and law.tokens:
             k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
         return [branch(chain, len(chain) - 1, token, NOUGHT) for token in law.tokens[:k]]
 
-    def outcomes(self, chain: Tree) -> list[tuple[float, int, int]]:
-        """(-score, node, token) of every outcome: P(the walk comes to the node) x P(token there),
-        as logarithms, for tokens that no child of the node holds."""
+    def outcomes(self, chain: Tree, drawn: bool) -> list[tuple[float, int, int, int]]:
+        """(-score, node, rank, token) of every outcome: P(the walk comes to the node) x P(token
+        there), as logarithms, for tokens that no child of the node holds."""
         reach = [NOUGHT] * len(chain)
         below: list[dict[int, int]] = [{} for _ in chain]
         for j, child in enumerate(chain[1:], 1):
@@ -173,9 +176,13 @@ class Draft:
             for token, j in children.items():
                 # A looked-up token may be no candidate: less likely than any.
                 rank = tokens.index(token) if token in tokens else len(tokens) - 1
+                if self.lane.draws and not drawn:
+                    rank = 0  # whether it was drawn too must not matter
                 reach[j] = reach[i] + node.lp[rank] if tokens else reach[i]
             scores = (-(reach[i] + node.lp)).tolist()
-            found += [(s, i, t) for s, t in zip(scores, tokens) if t not in children]  # noqa: B905
+            ranks = range(len(tokens))
+            rest = zip(scores, ranks, tokens)  # noqa: B905
+            found += [(s, i, r, t) for s, r, t in rest if t not in children]
         return found
 
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:

@@ -104,6 +104,21 @@ def test_sampled_runs_are_identical_too(run, prompts):
     assert [line["identical_to_none"] for line in json.loads(out)] == [True] * len(METHODS)
 
 
+def test_rejection_need_not_be_identical_when_sampling(run):
+    given = ["--methods", "specbranch,specbranch:acceptance=rejection", "--limit", 2]
+    for temperature in (0, 1):
+        flags = [*given, "--temperature", temperature, "--max-tokens", 30]
+        code, out, _ = run("compare", *flags, "--json")
+        assert code == 0
+        coupled, rejection = json.loads(out)
+        assert (coupled["identical_to_none"], "acceptance" in coupled["options"]) == (True, False)
+        assert rejection["options"]["acceptance"] == "rejection"
+        assert rejection["identical_to_none"] == (temperature == 0)
+        code, out, _ = run("compare", *flags)
+        assert code == 0
+        assert "defect" not in out
+
+
 def test_the_table_explains_itself(run):
     code, out, _ = run("compare", "--limit", 1, "--max-tokens", 8)
     assert code == 0

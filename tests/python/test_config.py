@@ -145,7 +145,7 @@ def test_the_draft_may_not_take_every_thread():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("acceptance", "rejection"), ("synthetic_acceptance_rates", [0.5]), ("device", "cuda"),
+        ("synthetic_acceptance_rates", [0.5]), ("device", "cuda"),
     ],
 )  # fmt: skip
 def test_a_speculative_field_that_is_not_built_raises(field, value):
@@ -194,6 +194,20 @@ def test_presets_are_knobs_of_one_round():
     assert knobs("hedge:F=16,burst=3") == (4, 16, LIKELY, 0, BURST, 3, 16)
     assert parse("hedge:tree=0").policy().width == 1
     assert parse("hedge:tree=4").policy().width == 4
+
+
+def test_acceptance_is_an_option_of_every_method_and_shown_where_it_is_not_the_default():
+    for name in METHODS:
+        assert "acceptance" not in parse(name).options
+        assert not parse(f"{name}:acceptance=coupled", acceptance="rejection").rejection
+        method = parse(f"{name}:acceptance=rejection")
+        assert method.options == parse(name).options | {"acceptance": "rejection"}
+        assert method.rejection == method.drafts  # else there is nothing to reject
+        assert parse(name, acceptance="rejection").rejection == method.drafts
+    assert SpeculativeConfig(acceptance="rejection").resolve().rejection
+    known = ["coupled", "rejection", "exact"]
+    refused(SpeculativeConfig, ["acceptance", *known], acceptance="exact")
+    refused(SpeculativeConfig, ["pearl", "acceptance", *known], method="pearl:acceptance=exact")
 
 
 def test_options_win_over_fields():

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sbrt import Engine, InvalidInputError, SamplingParams, SpeculativeConfig
-from sbrt.methods import METHODS
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig
+from sbrt.methods import DRAFTLESS, METHODS
 from sbrt.request import draw_seed
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -33,6 +33,32 @@ def test_sampling_with_a_seed_equals_plain_decoding(engine, method, prompts):
         )
         wanted = [ids_of(o) for o in engine.generate(prompts, params, method="none")]
         assert [ids_of(o) for o in engine.generate(prompts, params, method=method)] == wanted
+
+
+def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders, plain, prompts):
+    rule = SpeculativeConfig(model=folders[1], acceptance="rejection")
+    with Engine(EngineConfig(folders[0], speculative=rule), methods=METHODS) as engine:
+        assert engine.method.rejection
+        for method in METHODS:
+            outputs = engine.generate(prompts, GREEDY, method=method)
+            assert [ids_of(o) for o in outputs] == [plain[p] for p in prompts]
+        params = SamplingParams(temperature=1.0, top_p=0.9, seed=1, max_tokens=40)
+        wanted = [ids_of(o) for o in engine.generate(prompts, params, method="none")]
+        for method in METHODS:
+            found = [ids_of(o) for o in engine.generate(prompts, params, method=method)]
+            assert found == [ids_of(o) for o in engine.generate(prompts, params, method=method)]
+            if method in DRAFTLESS:
+                assert found == wanted
+            elif method != "adaedl":  # which may have been too doubtful to draft anything
+                assert found != wanted
+            coupled = engine.generate(prompts, params, method=f"{method}:acceptance=coupled")
+            assert [ids_of(o) for o in coupled] == wanted
+
+
+def test_rejection_needs_an_engine_built_for_it(engine):
+    with pytest.raises(InvalidInputError, match="expected acceptance coupled"):
+        engine.generate("x", GREEDY, method="pearl:acceptance=rejection")
+    engine.generate("x", GREEDY, method="none:acceptance=rejection")
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -158,7 +158,7 @@ def test_rounds_and_single_tokens_stop_alike():
 def stats_of(**given):
     zero = dict.fromkeys(
         "rounds draft_tokens accepted rollback_tokens branches branch_rounds branch_hits "
-        "discarded_branch_tokens draft_limit_rounds".split(),
+        "discarded_branch_tokens draft_limit_rounds empty_residuals".split(),
         0,
     )
     return SimpleNamespace(**(zero | {"histogram": [0] * 64} | given))

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -79,13 +80,22 @@ int64_t rounds(Threads threads, int64_t enough) {
   config.max_width = 2;
   config.max_branches = 16;
   config.debug = true;
-  Runtime runtime(std::make_shared<Toy>(target), std::make_shared<Toy>(draft), config);
+  config.rejection = true;
+  const auto models = std::pair(std::make_shared<Toy>(target), std::make_shared<Toy>(draft));
+  Runtime runtime(models.first, models.second, config);
+  config.sim = true;  // the same on one thread
+  Runtime calm(models.first, models.second, config);
   int64_t done = 0;
   for (uint64_t seed = 0; done < enough; ++seed) {
     const std::vector<int32_t> plain =
         tokens(runtime, seed, {.width = 1, .nodes = kMaxChain, .burst_width = 1});
     for (const Policy& policy : kPolicies) {
       check(tokens(runtime, seed, policy) == plain, "seed ", seed, " gave other tokens");
+      done += runtime.stats().rounds;
+      Policy by_chance = policy;
+      by_chance.rejection = 1;
+      check(tokens(runtime, seed, by_chance) == tokens(calm, seed, by_chance), "seed ", seed,
+            " gave other tokens under rejection");
       done += runtime.stats().rounds;
     }
   }
@@ -104,14 +114,13 @@ struct Fold {
 };
 
 void fold(const Fold& a, Worker) {
-  *a.to =
-      static_cast<int64_t>(toy_mix(static_cast<uint64_t>(*a.to), static_cast<uint64_t>(*a.from)));
+  *a.to = static_cast<int64_t>(mix64(static_cast<uint64_t>(*a.to), static_cast<uint64_t>(*a.from)));
 }
 
 RoundShape shape_of(int64_t round) {
   // draft burst before, steps beside: overlapped, serial, both, neither
   constexpr int kShapes[][2] = {{0, 2}, {2, 0}, {2, 2}, {0, 0}};
-  const auto& [burst, gamma] = kShapes[toy_mix(1, static_cast<uint64_t>(round)) % 4];
+  const auto& [burst, gamma] = kShapes[mix64(1, static_cast<uint64_t>(round)) % 4];
   return {burst, gamma, 1, 1, 1};
 }
 

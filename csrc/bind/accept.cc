@@ -1,0 +1,58 @@
+#include "spec/accept.h"
+
+#include <pybind11/numpy.h>
+
+#include <vector>
+
+#include "bind/bind.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+// One node's laws, with memory of their own.
+class PlaceProbe {
+ public:
+  PlaceProbe(const Doubles& p, const Doubles& q)
+      : p_(p.data(), p.data() + p.size()), q_(q.data(), q.data() + q.size()) {
+    check_within("place: tokens", py::ssize_t{1}, py::ssize_t{1} << 30, p.size());
+    check_equal("place: tokens of q", p.size(), q.size());
+  }
+  Place place() { return {static_cast<int32_t>(p_.size()), p_.data(), q_.data()}; }
+  int32_t token(int32_t token) const {
+    check_within("place: token", 0, static_cast<int32_t>(p_.size()) - 1, token);
+    return token;
+  }
+  Doubles p() const { return of(p_); }
+  Doubles q() const { return of(q_); }
+
+ private:
+  static Doubles of(const std::vector<double>& law) {
+    return Doubles(static_cast<py::ssize_t>(law.size()), law.data());
+  }
+
+  std::vector<double> p_, q_;
+};
+
+}  // namespace
+
+void bind_accept(py::module_& m) {
+  py::class_<PlaceProbe>(
+      m, "Place", "A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).")
+      .def(py::init<const Doubles&, const Doubles&>(), py::arg("p"), py::arg("q"))
+      .def_property_readonly("p", &PlaceProbe::p)
+      .def_property_readonly("q", &PlaceProbe::q)
+      .def("stands",
+           [](PlaceProbe& s, int32_t t, double u) { return stands(s.place(), s.token(t), u); })
+      .def("reject", [](PlaceProbe& s, int32_t t) { return reject(s.place(), s.token(t)); })
+      .def("reject_known",
+           [](PlaceProbe& s, int32_t t) { return reject_known(s.place(), s.token(t)); })
+      .def("draw",
+           [](PlaceProbe& s, double u) { return draw_from(s.place().p, s.place().vocab, u); });
+}
+
+}  // namespace sbrt

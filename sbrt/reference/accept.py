@@ -1,0 +1,98 @@
+"""The rule `rejection`: csrc/spec/accept.cc once more."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from .law import Lane, Prefix, normalised
+from .toy import COIN, RESIDUAL, uniform
+from .tree import Branch, Tree
+
+
+class Place:
+    """The laws p and q [vocab] at one node, as far as the candidates tried have used them up."""
+
+    def __init__(self, p: np.ndarray, q: np.ndarray) -> None:
+        self.p, self.q = p.copy(), q.copy()
+
+    def stands(self, token: int, u: float) -> bool:
+        """Whether a drawn candidate does."""
+        return bool(u * self.q[token] < self.p[token])
+
+    def reject(self, token: int) -> bool:
+        """After a drawn one that does not stand; False if nothing of p is left."""
+        surplus = np.where(self.p > self.q, self.p - self.q, 0.0)
+        left = surplus.cumsum()[-1]
+        if left > 0:
+            self.p = surplus / left
+        self.q[token] = 0.0
+        self.q = normalised(self.q)
+        return bool(left > 0)
+
+    def reject_known(self, token: int) -> bool:
+        """After one that was not drawn."""
+        self.q[token] = 0.0
+        self.q = normalised(self.q)
+        rest = self.p.copy()
+        rest[token] = 0.0
+        if not rest.cumsum()[-1] > 0:
+            return False
+        self.p = normalised(rest)
+        return True
+
+    def draw(self, u: float) -> int:
+        """A token of p."""
+        sums = self.p.cumsum()
+        found = np.flatnonzero((self.p > 0) & (sums > u * sums[-1]))
+        return int(found[0] if len(found) else np.flatnonzero(self.p > 0)[-1])
+
+
+def verified_by_chance(
+    target: Lane, at: Prefix, said: tuple[Lane, Tree, bool, Sequence[Branch]]
+) -> tuple[list[int], list[int], bool]:
+    """The path down the chain as far as it stands, from the root on; the tokens: one more than
+    accepted, or as many if the last row failed; and whether a residual was empty.
+
+    said: the draft, the chain, whether it was drawn, and the branches.
+    """
+    path, new = [0], list[int]()
+    while target.choice(at) is not None:
+        token, node, is_empty = decided(target, at, path[-1], said)
+        new.append(token)
+        if node == 0:
+            return path, new, is_empty
+        path.append(node)
+        at = at.then(token)
+    return path, new, False
+
+
+def decided(
+    target: Lane, at: Prefix, node: int, said: tuple[Lane, Tree, bool, Sequence[Branch]]
+) -> tuple[int, int, bool]:
+    """The token behind `node`, the node that holds it (0: none), whether a residual was empty."""
+    draft, chain, is_drawn, branches = said
+    below = [(child.token, i) for i, child in enumerate(chain) if child.parent == node]
+    drawn = below if is_drawn else []
+    drawn = drawn + [(b.tail[0].token, 0) for b in branches if b.node == node]
+    if not drawn:
+        own = target.choice(at)
+        assert own is not None
+        return own, dict(below).get(own, 0), False
+    s, position = target.sampling, len(at)
+    place = Place(target.whole(at), draft.whole(chain[node].prefix))
+    coins = (uniform(s, COIN, position, i) for i in itertools.count())
+    is_empty = False
+    for known, child in [] if is_drawn else below:
+        if next(coins) < place.p[known]:
+            return known, child, False
+        is_empty = not place.reject_known(known)
+    for token, child in drawn:
+        if is_empty:
+            break
+        if place.stands(token, next(coins)):
+            return token, child, False
+        is_empty = not place.reject(token)
+    return place.draw(uniform(s, RESIDUAL, position, 0)), 0, is_empty

@@ -1,0 +1,365 @@
+"""Contract under test: the rules of `rejection` give the target's law exactly. By enumeration of
+every draw and coin, in 10,000 random cases per rule, degenerate ones among them, the total
+variation stays below 1e-12; rules that look right and are not are caught by the same tests, and by
+the chi-square that the engine's own tokens go through (test_rejection_law.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from sbrt import _core
+
+CASES = 10_000
+RULES = {  # most draws of a node, most tokens that are known
+    "2: one draw": (1, 0),
+    "3: known tokens": (0, 3),
+    "3 and 4: known tokens, then draws": (3, 2),
+    "4: draws without replacement": (4, 0),
+}
+EDGE = 1e-9  # how near to its chance a coin is asked
+
+
+@dataclass(frozen=True)
+class Case:
+    """Laws p and q [vocab]; k: candidates drawn; known: tokens tried that nobody drew."""
+
+    p: np.ndarray
+    q: np.ndarray
+    k: int = 1
+    known: tuple[int, ...] = ()
+
+
+def random_law(rng: np.random.Generator, vocab: int) -> np.ndarray:
+    """Smooth, sharp, with zeros, of one point, flat, or of few values."""
+    kind = rng.integers(6)
+    law = rng.dirichlet(np.full(vocab, (1.0, 0.1, 1.0, 1.0, 1.0, 1.0)[kind]))
+    if kind == 2:
+        law = law * rng.integers(0, 2, vocab)
+    elif kind == 3:
+        law = np.zeros(vocab)
+    elif kind == 4:
+        law = np.ones(vocab)
+    elif kind == 5:
+        law = rng.integers(0, 4, vocab).astype(float)
+    if not law.sum() > 0:
+        law = np.eye(vocab)[rng.integers(vocab)]
+    return law / law.sum()
+
+
+def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterator[Case]:
+    """Cases of up to `most` draws, with all that can degenerate."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        vocab = int(rng.integers(1, 6))
+        p, q = random_law(rng, vocab), random_law(rng, vocab)
+        kind = rng.integers(8)
+        if kind == 0:
+            q = p.copy()
+        elif kind == 1 and vocab > 1:  # disjoint
+            cut = int(rng.integers(1, vocab))
+            p, q = np.r_[p[:cut], np.zeros(vocab - cut)], np.r_[np.zeros(cut), q[cut:]]
+            p, q = (law if law.sum() > 0 else np.ones(vocab) for law in (p, q))
+            p, q = p / p.sum(), q / q.sum()
+        elif kind == 2:  # nearly the same
+            q = p * (1 + 1e-13 * rng.standard_normal(vocab))
+            q = q / q.sum()
+        tried = rng.permutation(vocab)[: int(rng.integers(0, known + 1))]
+        yield Case(p, q, int(rng.integers(1, most + 1)), tuple(map(int, tried)))
+
+
+def chance(place: _core.Place, token: int) -> float:
+    """That a drawn candidate stands, as the engine's coin has it."""
+    p, q = place.p[token], place.q[token]
+    found = min(1.0, p / q)
+    assert place.stands(token, 0.0) == (p > 0)
+    assert found == 0 or place.stands(token, found * (1 - EDGE))
+    assert found == 1 or not place.stands(token, found * (1 + EDGE))
+    return found
+
+
+# --- what the engine does ---
+
+
+def drawn(case: Case) -> np.ndarray:
+    """Rule 4, and with k = 1 rule 2; after rule 3 for what is known."""
+    out = np.zeros(len(case.p))
+    _known(case, (), 1.0, out)
+    return out
+
+
+def _place(case: Case, known: tuple[int, ...], rejected: tuple[int, ...]) -> tuple:
+    """The laws after these, and whether something of p was left each time."""
+    place, left = _core.Place(case.p, case.q), True
+    for token in known:
+        left &= place.reject_known(token)
+    for token in rejected:
+        left &= place.reject(token)
+    return place, left
+
+
+def _known(case: Case, tried: tuple[int, ...], weight: float, out: np.ndarray) -> None:
+    place, left = _place(case, tried, ())
+    if len(tried) < len(case.known) and left:
+        token = case.known[len(tried)]
+        stands = place.p[token]
+        out[token] += weight * stands
+        if stands < 1:
+            _known(case, (*tried, token), weight * (1 - stands), out)
+        return
+    _drawn(case, (), weight, out)
+
+
+def _drawn(case: Case, rejected: tuple[int, ...], weight: float, out: np.ndarray) -> None:
+    place, left = _place(case, case.known, rejected)
+    true = case.q.copy()  # the law of the next draw, whatever the rule makes of it
+    true[[*case.known, *rejected]] = 0
+    if len(rejected) == case.k or not true.sum() > 0 or not left:
+        out += weight * place.p
+        return
+    for token in np.flatnonzero(true):
+        came = weight * true[token] / true.sum()
+        stands = chance(place, token)
+        out[token] += came * stands
+        if stands < 1:
+            _drawn(case, (*rejected, int(token)), came * (1 - stands), out)
+
+
+def two_in_a_row(first: Case, then: list[Case]) -> np.ndarray:
+    """The law [vocab, vocab] of two tokens of a chain, each with a coin of its own."""
+    return drawn(first)[:, None] * np.stack([drawn(case) for case in then])
+
+
+# --- what it must not do ---
+
+
+def part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """norm(max(p - q, 0)), p if nothing is left."""
+    rest = np.maximum(p - q, 0)
+    return rest / rest.sum() if rest.sum() > 0 else p
+
+
+def ratio(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """min(1, p / q), 1 where q is 0."""
+    return np.minimum(1, np.divide(p, q, out=np.ones_like(p), where=q > 0))
+
+
+def top(q: np.ndarray, k: int) -> list[int]:
+    """The k likeliest tokens, best first."""
+    return [int(i) for i in np.argsort(-q, kind="stable")[:k] if q[i] > 0]
+
+
+def ratio_on_a_deterministic_candidate(case: Case) -> np.ndarray:
+    """The draft's likeliest token, accepted as if it had been drawn."""
+    [best] = top(case.q, 1)
+    stands = ratio(case.p, case.q)[best]
+    return stands * np.eye(len(case.p))[best] + (1 - stands) * part(case.p, case.q)
+
+
+def the_branch_the_target_likes_best(case: Case) -> np.ndarray:
+    """Of the draft's k likeliest tokens that of largest p, always."""
+    best = max(top(case.q, case.k), key=lambda token: case.p[token])
+    return np.eye(len(case.p))[best]
+
+
+def _sequences(q: np.ndarray, k: int) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Draws without replacement and their probability."""
+
+    def go(taken: tuple[int, ...], weight: float) -> Iterator[tuple[tuple[int, ...], float]]:
+        rest = q.copy()
+        rest[list(taken)] = 0
+        if len(taken) == k or not rest.sum() > 0:
+            yield taken, weight
+            return
+        for token in np.flatnonzero(rest):
+            yield from go((*taken, int(token)), weight * rest[token] / rest.sum())
+
+    yield from go((), 1.0)
+
+
+def _verified(case: Case, order, renormalises: bool) -> np.ndarray:
+    out = np.zeros(len(case.p))
+    for sequence, came in _sequences(case.q, case.k):
+        p, q, weight = case.p, case.q, came
+        for token in order(sequence):
+            stands = ratio(p, q)[token]
+            out[token] += weight * stands
+            weight *= 1 - stands
+            p, q = part(p, q), np.where(np.arange(len(q)) == token, 0, q)
+            if renormalises and q.sum() > 0:
+                q = q / q.sum()
+        out += weight * p
+    return out
+
+
+def sorted_before_verifying(case: Case) -> np.ndarray:
+    """Drawn candidates tried by q, not in the order they were drawn."""
+    return _verified(case, lambda s: sorted(s, key=lambda token: -case.q[token]), True)
+
+
+def q_not_renormalised(case: Case) -> np.ndarray:
+    """After a draw q is what is left, and not a law."""
+    return _verified(case, lambda s: s, False)
+
+
+def dropped_by_its_own_q(case: Case) -> np.ndarray:
+    """A drawn token of small q is dropped before it is tried."""
+    dropped = case.q < case.q.mean()
+    stands = np.where(dropped, 0, ratio(case.p, case.q))
+    rejected = (case.q * (1 - stands))[~dropped].sum()
+    return case.q * stands + rejected * part(case.p, case.q) + case.q[dropped].sum() * case.p
+
+
+def raw_q_of_a_truncated_draw(case: Case) -> np.ndarray:
+    """Drawn from the top of q, verified as if from all of it."""
+    kept = np.zeros(len(case.q))
+    best = top(case.q, max(1, len(case.q) // 2))
+    kept[best] = case.q[best]
+    came = kept / kept.sum()
+    stands = ratio(case.p, case.q)
+    return came * stands + (came * (1 - stands)).sum() * part(case.p, case.q)
+
+
+def resampled_from_p(case: Case) -> np.ndarray:
+    """After a rejection the token comes from p, not from what is left of it."""
+    stands = ratio(case.p, case.q)
+    return case.q * stands + (case.q * (1 - stands)).sum() * case.p
+
+
+WRONG = {
+    rule.__name__: rule
+    for rule in (
+        ratio_on_a_deterministic_candidate,
+        the_branch_the_target_likes_best,
+        sorted_before_verifying,
+        q_not_renormalised,
+        dropped_by_its_own_q,
+        raw_q_of_a_truncated_draw,
+        resampled_from_p,
+    )
+}
+
+
+def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
+    """Two tokens of a chain, tried with the same coin."""
+    vocab = len(first.p)
+    out = np.zeros((vocab, vocab))
+    a = ratio(first.p, first.q)
+    for x, case in enumerate(then):
+        b = ratio(case.p, case.q)
+        both = np.minimum(a[x], b)  # the coin is below both chances
+        out[x] += first.q[x] * case.q * both
+        fell = (case.q * (a[x] - both)).sum()  # below the first's only
+        out[x] += first.q[x] * fell * part(case.p, case.q)
+        # After a rejection the next token is decided in a round of its own.
+        out[x] += (first.q * (1 - a)).sum() * part(first.p, first.q)[x] * case.p
+    return out
+
+
+# --- tests ---
+
+
+def variation(law, expected):
+    """Total variation."""
+    return abs(np.asarray(law) - expected).sum() / 2
+
+
+def check_exact(rule, cases):
+    """Raises AssertionError with the worst case."""
+    worst = max(((variation(rule(case), case.p), i, case) for i, case in enumerate(cases)))
+    assert worst[0] < 1e-12, worst
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_gives_the_targets_law(name):
+    most, known = RULES[name]
+    cases = [
+        case if most else Case(case.p, case.q, 0, case.known)
+        for case in random_cases(len(name), CASES, max(most, 1), known)
+    ]
+    check_exact(drawn, cases)
+    assert sum((case.p == case.q).all() for case in cases) > CASES // 20
+    assert sum(not (case.p * case.q).any() for case in cases) > CASES // 20
+    assert sum(1.0 in case.p for case in cases) > CASES // 20
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_rule_is_caught(name):
+    cases = list(random_cases(1, 300, 3))
+    with pytest.raises(AssertionError):
+        check_exact(WRONG[name], cases)
+    off = np.mean([variation(WRONG[name](case), case.p) for case in cases])
+    assert off > 0.005, "hardly wrong"
+
+
+def chains(count):
+    """Laws of two tokens in a row."""
+    rng = np.random.default_rng(3)
+    for _ in range(count):
+        vocab = int(rng.integers(1, 5))
+        first, *then = (
+            Case(random_law(rng, vocab), random_law(rng, vocab)) for _ in range(vocab + 1)
+        )
+        yield first, then, first.p[:, None] * np.stack([case.p for case in then])
+
+
+def test_two_tokens_have_the_joint_law():
+    assert max(variation(two_in_a_row(f, t), joint) for f, t, joint in chains(2000)) < 1e-12
+
+
+def test_one_coin_for_two_tokens_is_caught():
+    """Each token has its law even so: only the joint law shows it."""
+    off = [variation(one_coin_for_two(f, t), joint) for f, t, joint in chains(2000)]
+    assert np.mean(off) > 0.005
+    assert max(off) > 1e-3
+
+
+def test_the_chi_square_catches_what_the_enumeration_does(tally):
+    """A million draws of every wrong law, through the test of the engine's own tokens."""
+    rng = np.random.default_rng(5)
+    p, q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
+    assert abs(tally.distance(rng.multinomial(1_000_000, p), p)) < 5
+    for name, rule in WRONG.items():
+        law = rule(Case(p, q, 3))
+        assert tally.distance(rng.multinomial(1_000_000, law / law.sum()), p) > 5, name
+    first, *then = (Case(p, q) for p, q in rng.dirichlet(np.ones(4), (5, 2)))
+    joint = (first.p[:, None] * np.stack([case.p for case in then])).ravel()
+    right, wrong = (rule(first, then).ravel() for rule in (two_in_a_row, one_coin_for_two))
+    assert abs(tally.distance(rng.multinomial(1_000_000, right / right.sum()), joint)) < 5
+    assert tally.distance(rng.multinomial(1_000_000, wrong / wrong.sum()), joint) > 5
+
+
+def test_draws_follow_the_sums_of_the_law():
+    rng = np.random.default_rng(7)
+    for case in random_cases(7, 2000):
+        place = _core.Place(case.p, case.q)
+        sums = case.p.cumsum()
+        for u in (0.0, 1 - 2**-53, *rng.random(20)):
+            token = place.draw(u)
+            assert case.p[token] > 0
+            assert sums[token] >= u * sums[-1] * (1 - 1e-15)
+            assert sums[token] - case.p[token] <= u * sums[-1] * (1 + 1e-15)
+
+
+def test_what_is_empty_falls_back_to_the_target():
+    law = np.array([0.25, 0.75])
+    place = _core.Place(law, law)
+    assert not place.reject(1)
+    assert place.p.tolist() == law.tolist()
+    assert place.q.tolist() == [1.0, 0.0]
+    assert place.reject(0)  # of what is left of q the first token is all
+    assert place.p.tolist() == [0.0, 1.0]
+    alone = _core.Place([0.0, 1.0], law)
+    assert not alone.reject_known(1)
+    assert alone.p.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("p", "q", "words"), [([], [], "from 1"), ([1.0], [0.5, 0.5], "tokens")])
+def test_laws_that_cannot_be_are_refused(p, q, words):
+    with pytest.raises(ValueError, match=words):
+        _core.Place(p, q)
+    with pytest.raises(ValueError, match="token"):
+        _core.Place([1.0], [1.0]).reject(1)

@@ -1,0 +1,129 @@
+"""Contract under test: under `rejection` the tokens of an engine have the joint law of plain
+decoding, over chain, branch and rollback: a chi-square over 24 settings of gamma, k, temperature,
+top-p, top-k, vocabulary and penalties (tally.py has them); at temperature 0 they are plain
+decoding's tokens; the same seed and method give the same tokens on every body, whatever the
+threads."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbrt import InvalidInputError, _core
+
+SCRIPT = Path(__file__).with_name("tally.py")
+PROCESSES = os.cpu_count() or 1
+FAR = 5.0  # standard deviations
+BRANCHING = range(8, 24)  # settings that prepare branches
+
+
+def run_tally(settings, sequences):
+    """Settings are dealt to processes; what each saw."""
+    command = [sys.executable, str(SCRIPT), "--sequences", str(sequences)]
+    children = [
+        subprocess.Popen([*command, *map(str, settings[i::PROCESSES])], stdout=subprocess.PIPE)
+        for i in range(min(PROCESSES, len(settings)))
+    ]
+    outputs = [child.communicate()[0] for child in children]
+    assert not any(child.returncode for child in children)
+    return {int(i): seen for out in outputs for i, seen in json.loads(out.splitlines()[-1]).items()}
+
+
+def check_law(sequences):
+    found = run_tally(range(24), sequences)
+    assert sorted(found) == list(range(24))
+    for i, seen in found.items():
+        assert abs(seen["distance"]) < FAR, (i, seen)
+        assert seen["accepted"] > sequences / 100, (i, seen)  # chains stood
+        assert seen["rollback_tokens"] > sequences / 100, (i, seen)  # and fell
+        if i in BRANCHING:
+            assert sequences / 100 < seen["branch_hits"] < seen["branch_rounds"], (i, seen)
+    assert sum(seen["branches"] > 1.3 * seen["branch_rounds"] for seen in found.values()) > 10
+    return found
+
+
+def test_tokens_have_the_law_of_plain_decoding():
+    check_law(10_000)
+
+
+@pytest.mark.exact
+def test_a_million_sequences_of_every_setting(capfd):
+    with capfd.disabled():  # progress, and the figures at the end
+        found = check_law(1_000_000)
+        print({i: round(seen["distance"], 2) for i, seen in found.items()})
+
+
+def engine(tally, setting, **more):
+    toys = (_core.Toy(**toy) for toy in tally.toys(setting))
+    return _core.Runtime(*toys, **(tally.SIZES | {"body": "sim", "rejection": True} | more))
+
+
+def tokens(runtime, setting, policy, temperature, seed):
+    law = _core.Sampling(temperature=temperature, seed=seed)
+    runtime.begin(list(setting["prompt"]), law, policy, 40)
+    return runtime.run()
+
+
+@pytest.mark.parametrize("i", range(24))
+def test_greedy_is_greedy_and_seeds_repeat(tally, i):
+    setting = tally.SETTINGS[i]
+    policy, plain = _core.Policy(**setting["policy"]), _core.Policy(0)
+    runtime = engine(tally, setting)
+    others = [engine(tally, setting, body="cpu", num_threads=n) for n in (1, 3)]
+    for seed in range(3):
+        expected = tokens(runtime, setting, plain, 0.0, seed)
+        assert tokens(runtime, setting, policy, 0.0, seed) == expected
+        sampled = tokens(runtime, setting, policy, 3.0, seed)
+        for other in (runtime, *others):
+            assert tokens(other, setting, policy, 3.0, seed) == sampled
+        assert tokens(runtime, setting, policy, 3.0, seed + 100) != sampled
+
+
+def test_rounds_allocate_nothing(tally):
+    setting = tally.SETTINGS[23]
+    runtime, policy = engine(tally, setting), _core.Policy(**setting["policy"])
+    tokens(runtime, setting, policy, 2.0, 0)
+    runtime.begin([1, 2], _core.Sampling(temperature=2.0, seed=1), policy, 50)
+    before = _core.allocation_count()
+    runtime.run()
+    assert _core.allocation_count() - before < 10  # the list that run() returns, not the rounds
+
+
+def test_an_engine_built_without_it_refuses(tally):
+    runtime = engine(tally, tally.SETTINGS[0], rejection=False)
+    with pytest.raises(InvalidInputError, match="built for, got rejection"):
+        tokens(runtime, tally.SETTINGS[0], _core.Policy(0, rejection=True), 1.0, 0)
+
+
+@pytest.mark.parametrize("i", [1, 9, 13, 17, 21])
+def test_a_failed_row_is_an_error(tally, i):
+    setting = tally.SETTINGS[i]
+    target, draft = tally.toys(setting)
+    toys = _core.Toy(**target, nan_at=12), _core.Toy(**draft)
+    runtime = _core.Runtime(*toys, body="sim", rejection=True, **tally.SIZES)
+    policy = _core.Policy(**setting["policy"])
+    for seed in range(20):
+        found = tokens(runtime, setting, policy, 2.0, seed)
+        assert runtime.finish_reason == "error"
+        assert "not a number" in runtime.error
+        assert len(found) == 12 + 1 - len(setting["prompt"])
+
+
+@pytest.mark.parametrize("i", range(24))
+def test_the_length_is_exact_and_only_committed_stops_end(tally, i):
+    setting = tally.SETTINGS[i]
+    runtime, policy = engine(tally, setting), _core.Policy(**setting["policy"])
+    prompt, law = list(setting["prompt"]), {"temperature": 3.0}
+    for seed in range(10):
+        runtime.begin(prompt, _core.Sampling(**law, seed=seed), policy, 20)
+        whole = runtime.run()
+        assert (len(whole), runtime.finish_reason) == (20, "length")
+        runtime.begin(prompt, _core.Sampling(**law, seed=seed), policy, 20, [0])
+        cut = runtime.run()
+        if runtime.finish_reason == "stop":
+            assert cut.index(0) == len(cut) - 1
+        else:
+            assert (len(cut), 0 in cut) == (20, False)
