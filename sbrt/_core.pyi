@@ -45,6 +45,31 @@ class RopeScaling:
         truncate: bool = True,
     ) -> None: ...
 
+class Toy(Model):
+    """A model whose logits are a hash of the prefix; csrc/model/toy.h has the formula.
+
+    acceptance: a calibrated draft of the toy with the same seed, whose first choice is right with
+    this chance; below 0: not in force. noise16: noise in sixteenths. Raises InvalidInputError.
+    """
+
+    def __init__(
+        self,
+        vocab: int = 32,
+        seed: int = 0,
+        noise16: int = 0,
+        max_positions: int = ...,
+        window: int = 0,
+        nan_at: int = -1,
+        throw_at: int = -1,
+        gate_at: int = -1,
+        acceptance: float = -1.0,
+    ) -> None: ...
+    @property
+    def waiting(self) -> bool:
+        """Whether a forward waits at the gate."""
+    def open_gate(self) -> None:
+        """For good."""
+
 class DecoderConfig:
     """Sizes and switches of a decoder of the Llama family.
 

@@ -48,7 +48,14 @@ def test_engine_defaults_in_order():
 
 def test_speculative_defaults():
     method = SpeculativeConfig().resolve()
-    assert method.name == "specbranch"
+    assert method.name == "auto"
+    assert method.options == {"gamma": 15, "k_max": 64}
+    assert method.policy() is None
+    assert [arm.name for arm in method.arms[:2]] == ["none", "lookup"]
+    limited = SpeculativeConfig(num_speculative_tokens=3, num_branches=8).resolve()
+    assert {arm.gamma for arm in limited.arms} <= {0, 1, 2, 3}
+    assert {arm.branches for arm in limited.arms} == {0, 8}
+    method = SpeculativeConfig(method="specbranch").resolve()
     options = {"gamma": 4, "k_max": 8, "epsilon": 0.1, "hrad": "off", "on_miss": "continue"}
     assert method.options == options
 
@@ -166,7 +173,11 @@ def test_a_field_the_method_has_no_use_for_raises(given):
 
 def test_fields_reach_the_policy():
     config = SpeculativeConfig(
-        num_speculative_tokens=6, num_branches=3, confidence_threshold=0.5, model="d"
+        method="specbranch",
+        num_speculative_tokens=6,
+        num_branches=3,
+        confidence_threshold=0.5,
+        model="d",
     )
     policy = config.resolve().policy()
     assert (policy.gamma, policy.branches, policy.ranking, policy.on_miss) == (6, 3, ADAPTIVE, 0)
