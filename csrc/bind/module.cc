@@ -62,6 +62,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_hrad(m);
   sbrt::bind_runtime(m);
   sbrt::bind_probe(m);
+  sbrt::bind_kernel_bench(m);
   sbrt::bind_ring_probe(m);
 #if defined(SBRT_CANARY)
   sbrt::bind_canary(m);

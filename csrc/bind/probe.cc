@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/matmul.h"
 
@@ -18,25 +19,6 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 // token, position, slot, branch, chain mask, tail mask
 using RowTuple = std::tuple<int32_t, int64_t, int64_t, int32_t, uint64_t, uint64_t>;
-
-// Runs graphs to their end, one after the other; an op's exception is thrown here.
-class Runner {
- public:
-  explicit Runner(int threads)
-      : exec_(make_cpu_exec()), stream_(exec_->stream(threads)), done_("probe.done") {}
-
-  void run(const Graph& graph, int width) {
-    stream_->launch(graph, width);
-    stream_->record(done_, ++runs_);
-    exec_->wait(done_, runs_);
-  }
-
- private:
-  std::unique_ptr<Exec> exec_;
-  std::unique_ptr<Stream> stream_;
-  Event done_;
-  int64_t runs_ = 0;
-};
 
 class LaneProbe {
  public:

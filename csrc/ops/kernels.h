@@ -55,6 +55,10 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);
+  // The roofs of a bench: the sum of n floats, which is as fast as they can be read; and `steps` fma
+  // of many independent chains in registers, which returns the floating-point operations done.
+  float (*read)(const float* x, int64_t n);
+  double (*peak)(int64_t steps, float* out);
 };
 
 // Those this machine can run, best first.

@@ -28,6 +28,7 @@ class PackedMatrix {
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   const void* panels() const { return words_.data(); }
+  int64_t bytes() const { return static_cast<int64_t>(words_.size() * sizeof(uint32_t)); }
 
  private:
   int64_t panel_words() const;
