@@ -35,9 +35,11 @@ const Args* args_of(const Graph::Node& node, void (*fn)(const Args&, Worker)) {
 constexpr double kFloat = sizeof(float);
 
 Cost cost_of(const MatmulArgs& a, double rows) {
-  const double in = static_cast<double>(a.weights->in()), out = static_cast<double>(a.weights->out());
+  const double in = static_cast<double>(a.weights->in()),
+               out = static_cast<double>(a.weights->out());
   return {"matmul", sentence(a.weights->in(), " -> ", a.weights->out()),
-          static_cast<double>(a.weights->bytes()) + kFloat * rows * (in + out), 2 * rows * in * out};
+          static_cast<double>(a.weights->bytes()) + kFloat * rows * (in + out),
+          2 * rows * in * out};
 }
 
 Cost cost_of(const AttentionArgs& a, double rows) {
@@ -56,7 +58,8 @@ Cost cost_of(const RopeArgs& a, double rows) {
   const RingShape& s = a.ring->shape();
   const double d = s.head_dim;
   return {"rope", sentence(a.heads + s.kv_heads, " x ", s.head_dim),
-          2 * kFloat * rows * d * (a.heads + 2 * s.kv_heads), 3 * rows * d * (a.heads + s.kv_heads)};
+          2 * kFloat * rows * d * (a.heads + 2 * s.kv_heads),
+          3 * rows * d * (a.heads + s.kv_heads)};
 }
 
 Cost cost_of(const Graph::Node& node, double rows) {
@@ -135,8 +138,9 @@ class KernelBench {
     rows_->head = head;
     rows_->n = n;
     for (int i = 0; i < n; ++i)
-      rows_->row[i] = {head + i, i % model_->vocab(), static_cast<int32_t>(ring.slot(head + i)), -1,
-                       i, Mask::upto(i + 1), Mask::none()};
+      rows_->row[i] = {
+          head + i,          i % model_->vocab(), static_cast<int32_t>(ring.slot(head + i)), -1, i,
+          Mask::upto(i + 1), Mask::none()};
     for (auto& ns : ns_) {
       ns.clear();
       ns.reserve(times);

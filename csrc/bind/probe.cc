@@ -48,8 +48,9 @@ class LaneProbe {
     py::array_t<float> out({s.layers, s.kv_heads, s.head_dim});
     for (int l = 0; l < s.layers; ++l)
       for (int h = 0; h < s.kv_heads; ++h)
-        std::copy_n(keys ? ring().k(l, h, slot) : ring().v(l, h, slot), s.head_dim,
-                    out.mutable_data(l, h, 0));
+        for (int i = 0; i < s.head_dim; ++i)
+          *out.mutable_data(l, h, i) =
+              keys ? ring().k(l, h, slot)[i * kKeyPanel] : ring().v(l, h, slot)[i];
     return out;
   }
 

@@ -77,7 +77,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
       logits_(s.max_rows * c.vocab),
       features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
       visible_(s.max_rows),
-      scratch_(s.threads * attention_scratch(ring_.shape(), c.heads / c.kv_heads)) {}
+      scratch_(s.threads * attention_scratch(ring_.shape())) {}
 
 void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
   graph.add(embed, EmbedArgs{&weights_->embed, rows, x_.data(), inv_freq_.data(),

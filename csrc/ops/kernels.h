@@ -14,38 +14,55 @@ namespace sbrt {
 constexpr int kPanel = 16;  // outputs of one packed panel
 
 // y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
-// first .. last - 1.
+// first .. last - 1. Gated: even panels are gates, odd ones what they gate, and y[r][j] =
+// silu(gate j) * up j.
 struct MatmulTask {
   const void* panels;  // layout: ops/matmul.h
   bool bf16;
   int64_t in, out;
   const float* x;     // [rows][in]
-  float* y;           // [rows][out]
+  float* y;           // [rows][y_stride]
+  int64_t y_stride;   // out, or the number of gates
   const float* bias;  // [out] or null
-  const float* add;   // [rows][out] or null; may be y
+  const float* add;   // as y, or null; may be y
   int rows;
-  int64_t first, last;
+  int64_t first, last;  // even if gated
+  float* both;          // [rows][kGatedWidth] scratch if gated, else null
 };
+
+constexpr int kGatedWidth = 8 * kPanel;  // most outputs of a group of panels
 
 // Consecutive storage slots.
 struct Span {
   int64_t slot, n;
 };
 
-// One row and one KV head: `group` query heads over the keys of `spans`, in their order.
+// One query head of one row: what it sees, in order of position.
+struct Query {
+  const float* q;     // [head_dim]
+  float* out;         // [head_dim]
+  const Span* spans;  // the same pointer for all query heads of a row
+  int64_t keys;       // of all spans
+};
+
+constexpr int kMostQueries = 12;  // of one task
+constexpr int kScorePad = 32;     // floats around the keys that `attend` may write
+
+// Query heads of one KV head. The first `shared` keys are the same slots for all of them.
 struct AttendTask {
-  const float* q;        // [group][head_dim]
-  const float* k;        // [slots][head_dim]
+  const Query* queries;
+  int count, head_dim;
+  int64_t shared;
+  const float* k;        // panels of 16 slots: [slots / 16][head_dim][16]
   const float* v;        // [slots][head_dim]
-  float* out;            // [group][head_dim]
-  float* scores;         // [group][score_stride], scratch
+  float* scratch;        // attend_scratch(head_dim, score_stride)
   int64_t score_stride;  // at least the keys + kScorePad
-  const Span* spans;
-  int span_count, group, head_dim;
   float scale;
 };
 
-constexpr int kScorePad = 16;  // floats beyond the last key that `attend` may write
+constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
+  return kMostQueries * (2 * head_dim + kPanel + score_stride);
+}
 
 struct Kernels {
   const char* name;

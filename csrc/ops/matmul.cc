@@ -40,8 +40,19 @@ void matmul(const MatmulArgs& a, Worker worker) {
   const PackedMatrix& w = *a.weights;
   const Interval mine = worker.share(w.out(), kPanel);
   if (a.rows->n == 0 || mine.empty()) return;
-  a.kernels->matmul({w.panels(), w.storage() == DType::bf16, w.in(), w.out(), a.x, a.y, a.bias,
-                     a.add, a.rows->n, mine.begin / kPanel, (mine.end + kPanel - 1) / kPanel});
+  a.kernels->matmul({.panels = w.panels(),
+                     .bf16 = w.storage() == DType::bf16,
+                     .in = w.in(),
+                     .out = w.out(),
+                     .x = a.x,
+                     .y = a.y,
+                     .y_stride = w.out(),
+                     .bias = a.bias,
+                     .add = a.add,
+                     .rows = a.rows->n,
+                     .first = mine.begin / kPanel,
+                     .last = (mine.end + kPanel - 1) / kPanel,
+                     .both = nullptr});
 }
 
 }  // namespace sbrt

@@ -5,12 +5,13 @@
 namespace sbrt {
 namespace {
 
-// out may be x.
-void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out) {
+// out[0], out[step], ...; out may be x.
+void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out,
+            int64_t step = 1) {
   for (int64_t j = 0; j < half; ++j) {
     const float a = x[j], b = x[half + j];
-    out[j] = a * cosines[j] - b * sines[j];
-    out[half + j] = b * cosines[j] + a * sines[j];
+    out[j * step] = a * cosines[j] - b * sines[j];
+    out[(half + j) * step] = b * cosines[j] + a * sines[j];
   }
 }
 
@@ -36,7 +37,7 @@ void rope(const RopeArgs& a, Worker worker) {
     norm_heads(a.norm, a.norm.k, shape.kv_heads, d, k);
     const float* v = k + shape.kv_heads * d;
     for (int h = 0; h < shape.kv_heads; ++h) {
-      rotate(k + h * d, cosines, sines, half, a.ring->k(a.layer, h, row.slot));
+      rotate(k + h * d, cosines, sines, half, a.ring->k(a.layer, h, row.slot), kKeyPanel);
       std::copy_n(v + h * d, d, a.ring->v(a.layer, h, row.slot));
     }
     if (a.layer == 0) a.ring->tag(row.slot, row.position);

@@ -47,11 +47,13 @@ void Hrad::apply(const Layer& l, const float* x, float* y) const {
                    .out = out,
                    .x = x,
                    .y = y,
+                   .y_stride = out,
                    .bias = l.bias.data(),
                    .add = nullptr,
                    .rows = 1,
                    .first = 0,
-                   .last = (out + kPanel - 1) / kPanel});
+                   .last = (out + kPanel - 1) / kPanel,
+                   .both = nullptr});
 }
 
 void Hrad::scores(const float* x, float* scratch, float out[3]) const {
