@@ -10,9 +10,7 @@
 #include "model/lane.h"
 #include "ops/attention.h"
 #include "ops/choose.h"
-#include "ops/embed.h"
 #include "ops/matmul.h"
-#include "ops/norm.h"
 #include "ops/rope.h"
 
 namespace py = pybind11;
@@ -23,7 +21,7 @@ namespace {
 // What an op of `rows` rows must move and compute at least.
 struct Cost {
   std::string name, shape;
-  double bytes = 0, flops = 0;
+  double bytes = 0, weights = 0, flops = 0;  // weights: of the bytes
 };
 
 template <class Args>
@@ -35,10 +33,13 @@ const Args* args_of(const Graph::Node& node, void (*fn)(const Args&, Worker)) {
 constexpr double kFloat = sizeof(float);
 
 Cost cost_of(const MatmulArgs& a, double rows) {
-  const double in = static_cast<double>(a.weights->in()),
-               out = static_cast<double>(a.weights->out());
-  return {"matmul", sentence(a.weights->in(), " -> ", a.weights->out()),
-          static_cast<double>(a.weights->bytes()) + kFloat * rows * (in + out),
+  const PackedMatrix& w = *a.weights;
+  const double in = static_cast<double>(w.in()), out = static_cast<double>(w.out());
+  const double read = static_cast<double>(w.bytes());
+  const double written = w.gated() ? out / 2 : out;
+  return {sentence(a.norm.weight ? "norm + " : "", "matmul", w.gated() ? " + gate" : "",
+                   a.add ? " + add" : ""),
+          sentence(w.in(), " -> ", w.out()), read + kFloat * rows * (in + written), read,
           2 * rows * in * out};
 }
 
@@ -51,39 +52,26 @@ Cost cost_of(const AttentionArgs& a, double rows) {
   }
   const double d = s.head_dim;
   return {"attention", sentence(a.heads, " x ", s.head_dim, ", ", s.kv_heads, " kv heads"),
-          kFloat * d * (2 * most * s.kv_heads + 2 * rows * a.heads), 4 * seen * d * a.heads};
+          kFloat * d * (2 * most * s.kv_heads + 2 * rows * a.heads), 0, 4 * seen * d * a.heads};
 }
 
-Cost cost_of(const RopeArgs& a, double rows) {
-  const RingShape& s = a.ring->shape();
-  const double d = s.head_dim;
-  return {"rope", sentence(a.heads + s.kv_heads, " x ", s.head_dim),
-          2 * kFloat * rows * d * (a.heads + 2 * s.kv_heads),
-          3 * rows * d * (a.heads + s.kv_heads)};
+Cost cost_of(const ProjectArgs& a, double rows) {
+  Cost cost = cost_of(a.matmul, rows);
+  cost.name += " + rope + kv";
+  return cost;
+}
+
+Cost cost_of_choice(const char* name, const ChooseArgs& a, double rows) {
+  return {name, sentence(a.vocab), kFloat * rows * a.vocab, 0, rows * a.vocab};
 }
 
 Cost cost_of(const Graph::Node& node, double rows) {
   if (const auto* a = args_of(node, matmul)) return cost_of(*a, rows);
+  if (const auto* a = args_of(node, project)) return cost_of(*a, rows);
   if (const auto* a = args_of(node, attention)) return cost_of(*a, rows);
-  if (const auto* a = args_of(node, rope)) return cost_of(*a, rows);
-  if (const auto* a = args_of(node, norm)) {
-    const double n = static_cast<double>(a->n);
-    return {"norm", sentence(a->n), kFloat * rows * n * 2, 4 * rows * n};
-  }
-  if (const auto* a = args_of(node, gate)) {
-    const double n = static_cast<double>(a->n);
-    return {"gate", sentence(a->n), kFloat * rows * n * 3, 20 * rows * n};
-  }
-  if (const auto* a = args_of(node, embed)) {
-    const double n = static_cast<double>(a->table->hidden());
-    return {"embed", sentence(a->table->hidden()), 2 * kFloat * rows * n, 0};
-  }
-  if (args_of(node, see)) return {"see", "", rows * 64, 0};
-  if (const auto* a = args_of(node, choose_rows))
-    return {"choose", sentence(a->vocab), kFloat * rows * a->vocab, rows * a->vocab};
-  if (const auto* a = args_of(node, choose_laws))
-    return {"choose_laws", sentence(a->vocab), kFloat * rows * a->vocab, 20 * rows * a->vocab};
-  return {"other", "", 0, 0};
+  if (const auto* a = args_of(node, choose_rows)) return cost_of_choice("choose", *a, rows);
+  if (const auto* a = args_of(node, choose_laws)) return cost_of_choice("choose + law", *a, rows);
+  return {"embed", "", 0, 0, 0};
 }
 
 struct StampedArgs {
@@ -161,6 +149,7 @@ class KernelBench {
       op["op"] = cost.name;
       op["shape"] = cost.shape;
       op["bytes"] = cost.bytes;
+      op["weights"] = cost.weights;
       op["flops"] = cost.flops;
       op["ns"] = ns_[i];
       out.append(op);

@@ -96,7 +96,7 @@ py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::str
   check_equal("probe: columns of x", w.shape(1), x.shape(1));
   check_within("probe: rows", py::ssize_t{1}, py::ssize_t{kMaxStepRows}, x.shape(0));
   check_within("probe: width", 1, 64, width);
-  PackedMatrix packed(dtype_from(storage), w.shape(0), w.shape(1));
+  PackedMatrix packed(storage_from(storage), w.shape(0), w.shape(1));
   packed.pack(0, {w.data(), DType::f32, {w.shape(0), w.shape(1)}, 2});
   py::array_t<float> y({x.shape(0), w.shape(0)});
   Floats added = add.is_none() ? Floats() : add.cast<Floats>();

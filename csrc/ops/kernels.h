@@ -12,13 +12,16 @@
 namespace sbrt {
 
 constexpr int kPanel = 16;  // outputs of one packed panel
+constexpr int kGroup = 64;  // k that share a scale in int8 storage
+
+enum class Packing : uint8_t { f32, bf16, int8 };
 
 // y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
 // first .. last - 1. Gated: even panels are gates, odd ones what they gate, and y[r][j] =
 // silu(gate j) * up j.
 struct MatmulTask {
   const void* panels;  // layout: ops/matmul.h
-  bool bf16;
+  Packing packing;
   int64_t in, out;
   const float* x;     // [rows][in]
   float* y;           // [rows][y_stride]
@@ -64,6 +67,14 @@ constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
   return kMostQueries * (2 * head_dim + kPanel + score_stride);
 }
 
+// The noise of one position (ops/philox.h) and what divides the logits.
+struct Noise {
+  uint64_t seed;
+  int64_t position;
+  uint32_t completion;
+  float temperature;
+};
+
 struct Kernels {
   const char* name;
   void (*matmul)(const MatmulTask&);
@@ -72,6 +83,15 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);
+  // The greatest of n >= 1; *bad: whether one of them is NaN or +inf.
+  float (*largest)(const float* x, int64_t n, bool* bad);
+  // The first i >= from with x[i] >= bar, else n. No x is NaN.
+  int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
+  // *sum of e = exp32(x - most), *moment of e (x - most), by i mod 16, then folded in halves.
+  void (*law)(const float* x, int64_t n, float most, float* sum, float* moment);
+  // Bit j: x[from + j] / temperature and the noise of token from + j may together reach bar; never 0
+  // for one that does. Up to 64 of n tokens; from is a multiple of 64.
+  uint64_t (*may_reach)(const float* x, int64_t from, int64_t n, const Noise& noise, double bar);
   // The roofs of a bench: the sum of n floats, which is as fast as they can be read; and `steps` fma
   // of many independent chains in registers, which returns the floating-point operations done.
   float (*read)(const float* x, int64_t n);

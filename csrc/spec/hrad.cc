@@ -42,7 +42,7 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
 void Hrad::apply(const Layer& l, const float* x, float* y) const {
   const int64_t out = l.matrix.out();
   kernels_.matmul({.panels = l.matrix.panels(),
-                   .bf16 = false,
+                   .packing = Packing::f32,
                    .in = l.matrix.in(),
                    .out = out,
                    .x = x,
