@@ -11,7 +11,8 @@ namespace {
 struct V {
   __m256 a, b;
 };
-constexpr int kAccumulators = 6;  // two registers each
+constexpr int kAccumulators = 5;  // two registers each
+constexpr int kTallestBf16 = 5;   // rows of a block: with 6 no register is left for a mask
 constexpr int kKeys = 4;
 
 inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

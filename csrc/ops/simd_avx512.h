@@ -15,6 +15,7 @@ namespace {
 
 using V = __m512;
 constexpr int kAccumulators = 24;  // registers a block of the matmul may fill with sums
+constexpr int kTallestBf16 = 6;    // its rows
 constexpr int kKeys = 8;           // keys scored together
 
 inline V zero() { return _mm512_setzero_ps(); }

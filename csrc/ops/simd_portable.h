@@ -12,6 +12,7 @@ struct V {
   float a[16];
 };
 constexpr int kAccumulators = 2;
+constexpr int kTallestBf16 = 6;
 constexpr int kKeys = 4;
 
 template <class F>
