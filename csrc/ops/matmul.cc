@@ -82,7 +82,8 @@ void PackedMatrix::pack_groups(int64_t place, const TensorView& w, int64_t row) 
     const float scale = scale_of(w, from, n);
     if (scale > 0)
       for (int64_t i = 0; i < n; ++i)
-        bytes[i * kPanel] = static_cast<int8_t>(std::lround(w.at(from + i) / scale));
+        bytes[i * kPanel] =
+            static_cast<int8_t>(std::clamp(std::lround(w.at(from + i) / scale), -127L, 127L));
     *scales = scale;
     bytes += kGroupBytes;
     scales += kGroupBytes / kWordBytes;
