@@ -100,7 +100,7 @@ struct Kernels {
 
 // Those this machine can run, best first.
 std::vector<const Kernels*> kernels_here();
-// By name: "avx512", "avx2", "portable", or "auto" for the best. Throws InvalidInput.
+// By name: "avx512", "avx2", "neon", "portable", or "auto" for the best. Throws InvalidInput.
 const Kernels& kernels_named(std::string_view name);
 
 }  // namespace sbrt
