@@ -75,6 +75,7 @@ class Engine:
 
     @on_prefill.setter
     def on_prefill(self, call: Callable[[int, int], None] | None) -> None:
+        """Another one, or None."""
         self._scheduler.on_prefill = call
 
     @classmethod
