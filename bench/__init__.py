@@ -1,1 +1,1 @@
-"""Benches: `python -m bench.decode`, `python -m bench.peers`."""
+"""Benches: `python -m bench.decode`, `python -m bench.kernels`, `python -m bench.peers`."""

@@ -100,7 +100,7 @@ class DecoderConfig:
     ) -> None: ...
 
 class Decoder(Model):
-    """A decoder on the CPU: weights in `storage` (float32 or bfloat16), arithmetic in f32.
+    """A decoder on the CPU: weights in `storage` (float32, bfloat16 or int8), arithmetic in f32.
 
     isa: a name of `instruction_sets()`, or auto for the best. Give every tensor to `load`, then
     call `finish`. Raises InvalidInputError.
@@ -348,6 +348,9 @@ class Runtime:
 
         Returns the tokens committed meanwhile. The GIL is released. Raises EngineError.
         """
+    @property
+    def prefilled_tokens(self) -> int:
+        """Of the prompt in flight, what both lanes have read; its last token is never fed."""
     def idle(self, seconds: float = 0.0) -> bool:
         """Wait until the lanes do nothing (0: no limit); False if the time is over first."""
     def end(self) -> None:
@@ -399,6 +402,28 @@ class Runtime:
         """A copy of the counters of the sequence so far."""
 
 MAX_ROWS: int  # of the largest forward of either lane
+
+class KernelBench:
+    """Times every op of a model's forward where it stands, choosing tokens included."""
+
+    def __init__(self, model: Model, max_len: int, max_rows: int, threads: int) -> None: ...
+    def run(
+        self, head: int, rows: int, width: int, times: int, temperature: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """`rows` rows of one path behind `head` tokens, `times` forwards by `width` threads.
+
+        Per op in order: op, shape, bytes (moved at least), weights (bytes of them), flops, ns (of
+        each forward, the meeting behind the op included). Raises InvalidInputError.
+        """
+
+class Roofs:
+    """What a team of this machine can read and compute at most, by an instruction set."""
+
+    def __init__(self, threads: int, isa: str = "auto") -> None: ...
+    def read(self, bytes: int, times: int = 5) -> float:
+        """Bytes per second of reading `bytes` bytes again and again, the best of `times`."""
+    def peak(self, steps: int = ..., times: int = 5) -> float:
+        """Floating-point operations per second of fma in registers, the best of `times`."""
 
 def build_info() -> dict[str, str | bool]:
     """What this binary was built with.

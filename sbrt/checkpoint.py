@@ -90,12 +90,14 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     return shapes
 
 
-def random_decoder(config: ModelConfig, seed: int, storage: str = "float32") -> Decoder:
+def random_decoder(
+    config: ModelConfig, seed: int, storage: str = "float32", isa: str = "auto"
+) -> Decoder:
     """A decoder of random weights, in memory: normal with deviation 0.02, norms of 1."""
     import numpy as np  # here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)
-    decoder = Decoder(config.core(), storage=storage)
+    decoder = Decoder(config.core(), storage=storage, isa=isa)
     for name, shape in expected_shapes(config).items():
         if name.endswith("norm.weight"):
             values = np.ones(shape, np.float32)

@@ -11,6 +11,7 @@ from .chrome import Recording, write_chrome
 from .engine import Engine
 from .methods import DEFAULT, Method
 from .outputs import RequestOutput
+from .progress import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +56,15 @@ def _generate(args: argparse.Namespace) -> int:
         return _generate_json(args, method, prompt)
     params = flags.sampling(args)
     config, pair = flags.load(args, [method])
+    bar = Progress("reading the prompt")
     with Engine(config, pair=pair) as engine:
-        for output in engine.stream(prompt, params):
-            print(output.delta, end="", flush=True)
+        engine.on_prefill = bar.update
+        try:
+            for output in engine.stream(prompt, params):
+                bar.close()
+                print(output.delta, end="", flush=True)
+        finally:
+            bar.close()
         print()
         print(_figures(method, output), file=sys.stderr)
         if args.trace is not None:

@@ -84,9 +84,10 @@ class EngineConfig:
     """What an engine is built from.
 
     model: the target's folder. tokenizer: a folder or tokenizer.json (None: the target's).
-    dtype: storage of the weights; arithmetic is float32. max_model_len: tokens of prompt and
-    output together (None: the target's max_position_embeddings, stretched by its rope; more only
-    for a target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
+    dtype: storage of the weights; arithmetic is float32. int8 is of matrices only, made as they are
+    loaded: 64 weights of an output share a scale. max_model_len: tokens of prompt and output
+    together (None: the target's max_position_embeddings, stretched by its rope; more only for a
+    target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
     num_threads: the engine's total (None: the cores this process may use); draft_threads of them
     are the draft's while the lanes overlap.
     Raises InvalidInputError.
@@ -111,7 +112,7 @@ class EngineConfig:
         folder("model", self.model)
         if self.tokenizer is not None:
             folder("tokenizer", self.tokenizer)
-        check.one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        check.one_of("dtype", self.dtype, ("auto", "float32", "bfloat16", "int8"))
         if self.max_model_len is not None:
             check.integer("max_model_len", self.max_model_len, 1, MAX_POSITIONS)
         check.integer("seed", self.seed, 0, MAX_SEED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,19 @@ class Engine:
         self._scheduler = Scheduler(
             self._open_runtime(), self.max_model_len, [arm.text for arm in self._arms]
         )
+
+    @property
+    def on_prefill(self) -> Callable[[int, int], None] | None:
+        """Called during a long prefill, some times a second: prompt tokens fed so far, and in all.
+
+        None: nobody. It runs in the thread that waits for an output, and must not call the engine.
+        """
+        return self._scheduler.on_prefill
+
+    @on_prefill.setter
+    def on_prefill(self, call: Callable[[int, int], None] | None) -> None:
+        """Another one, or None."""
+        self._scheduler.on_prefill = call
 
     @classmethod
     def from_pretrained(

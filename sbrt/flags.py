@@ -67,7 +67,12 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, default=0, metavar="K")
     add("--threads", type=int, metavar="N", help="in total (default: all cores)")
     add("--draft-threads", type=int, metavar="N", help="the draft's, while both models run")
-    add("--dtype", choices=("float32", "bfloat16"), default="auto", help="storage of the weights")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        default="auto",
+        help="storage of the weights",
+    )
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
 
 

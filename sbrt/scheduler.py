@@ -40,6 +40,7 @@ class Scheduler:
         self._running: Request | None = None
         self._begun_ns = 0
         self._rounds = 0  # calls that brought tokens
+        self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
 
     @property
     def runtime(self) -> Runtime:
@@ -206,6 +207,8 @@ class Scheduler:
     def _run(self, runtime: Runtime, request: Request) -> None:
         tokens = runtime.run(max_rounds=1 if request.by_round else 0, seconds=SLICE)
         self._rounds += bool(tokens)
+        if self.on_prefill and not (tokens or request.token_ids or runtime.finished):
+            self.on_prefill(runtime.prefilled_tokens, len(request.prompt_ids) - 1)
         request.accept(tokens)
         if request.finish_reason is None and runtime.finished:
             reason = runtime.finish_reason or "error"

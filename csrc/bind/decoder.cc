@@ -85,7 +85,7 @@ void bind_decoder(py::module_& m) {
       m, "Decoder", "A Llama-shaped decoder on the CPU: weights in `storage`, arithmetic in f32.")
       .def(py::init(
                [](const DecoderConfig& config, const std::string& storage, const std::string& isa) {
-                 return std::make_shared<Decoder>(config, dtype_from(storage), isa);
+                 return std::make_shared<Decoder>(config, storage_from(storage), isa);
                }),
            py::arg("config"), py::arg("storage") = "float32", py::arg("isa") = "auto")
       .def("load", &load, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data"),

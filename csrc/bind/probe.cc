@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/matmul.h"
 
@@ -18,25 +19,6 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 // token, position, slot, branch, chain mask, tail mask
 using RowTuple = std::tuple<int32_t, int64_t, int64_t, int32_t, uint64_t, uint64_t>;
-
-// Runs graphs to their end, one after the other; an op's exception is thrown here.
-class Runner {
- public:
-  explicit Runner(int threads)
-      : exec_(make_cpu_exec()), stream_(exec_->stream(threads)), done_("probe.done") {}
-
-  void run(const Graph& graph, int width) {
-    stream_->launch(graph, width);
-    stream_->record(done_, ++runs_);
-    exec_->wait(done_, runs_);
-  }
-
- private:
-  std::unique_ptr<Exec> exec_;
-  std::unique_ptr<Stream> stream_;
-  Event done_;
-  int64_t runs_ = 0;
-};
 
 class LaneProbe {
  public:
@@ -66,8 +48,9 @@ class LaneProbe {
     py::array_t<float> out({s.layers, s.kv_heads, s.head_dim});
     for (int l = 0; l < s.layers; ++l)
       for (int h = 0; h < s.kv_heads; ++h)
-        std::copy_n(keys ? ring().k(l, h, slot) : ring().v(l, h, slot), s.head_dim,
-                    out.mutable_data(l, h, 0));
+        for (int i = 0; i < s.head_dim; ++i)
+          *out.mutable_data(l, h, i) =
+              keys ? ring().k(l, h, slot)[i * kKeyPanel] : ring().v(l, h, slot)[i];
     return out;
   }
 
@@ -113,7 +96,7 @@ py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::str
   check_equal("probe: columns of x", w.shape(1), x.shape(1));
   check_within("probe: rows", py::ssize_t{1}, py::ssize_t{kMaxStepRows}, x.shape(0));
   check_within("probe: width", 1, 64, width);
-  PackedMatrix packed(dtype_from(storage), w.shape(0), w.shape(1));
+  PackedMatrix packed(storage_from(storage), w.shape(0), w.shape(1));
   packed.pack(0, {w.data(), DType::f32, {w.shape(0), w.shape(1)}, 2});
   py::array_t<float> y({x.shape(0), w.shape(0)});
   Floats added = add.is_none() ? Floats() : add.cast<Floats>();

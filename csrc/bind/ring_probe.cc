@@ -51,7 +51,8 @@ class RingProbe {
     const RingShape& s = ring_.shape();
     for (int layer = 0; layer < s.layers; ++layer)
       for (int head = 0; head < s.kv_heads; ++head) {
-        call(ring_.k(layer, head, slot), s.head_dim * sizeof(float));
+        for (int i = 0; i < s.head_dim; ++i)
+          call(ring_.k(layer, head, slot) + i * kKeyPanel, sizeof(float));
         call(ring_.v(layer, head, slot), s.head_dim * sizeof(float));
       }
   }

@@ -137,6 +137,7 @@ void bind_runtime(py::module_& m) {
            py::arg("shaping") = ShapingRequest{})
       .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("prefilled_tokens", &Runtime::prefilled_tokens)
       .def("idle", &Runtime::idle, py::arg("seconds") = 0.0,
            py::call_guard<py::gil_scoped_release>())
       .def("end", &Runtime::end)

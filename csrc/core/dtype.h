@@ -1,4 +1,5 @@
-// Element types of stored weights; arithmetic is always f32 (core/tensor.h has the views).
+// Element types of stored weights; arithmetic is always f32 (core/tensor.h has the views). int8 is a
+// storage of ours, made from any of the others: no tensor that is loaded has it.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +10,13 @@
 
 namespace sbrt {
 
-enum class DType : uint8_t { f32, bf16, f16 };
+enum class DType : uint8_t { f32, bf16, f16, int8 };
 
-constexpr int64_t bytes_of(DType t) { return t == DType::f32 ? 4 : 2; }
+constexpr int64_t bytes_of(DType t) { return t == DType::f32 ? 4 : t == DType::int8 ? 1 : 2; }
 
 constexpr std::string_view name_of(DType t) {
-  return t == DType::f32 ? "float32" : t == DType::bf16 ? "bfloat16" : "float16";
+  constexpr std::string_view kNames[] = {"float32", "bfloat16", "float16", "int8"};
+  return kNames[static_cast<int>(t)];
 }
 
 inline DType dtype_from(std::string_view name) {
@@ -22,6 +24,11 @@ inline DType dtype_from(std::string_view name) {
   if (name == "bfloat16" || name == "BF16") return DType::bf16;
   if (name == "float16" || name == "F16") return DType::f16;
   throw InvalidInput(sentence("dtype: expected float32, bfloat16 or float16 but got ", name));
+}
+
+// How weights are kept: a dtype of tensors, or int8.
+inline DType storage_from(std::string_view name) {
+  return name == "int8" ? DType::int8 : dtype_from(name);
 }
 
 inline float from_bf16(uint16_t bits) {

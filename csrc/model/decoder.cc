@@ -6,7 +6,6 @@
 #include "ops/attention.h"
 #include "ops/embed.h"
 #include "ops/matmul.h"
-#include "ops/norm.h"
 #include "ops/rope.h"
 
 namespace sbrt {
@@ -28,6 +27,16 @@ void keep(const KeepArgs& a, Worker worker) {
   for (int64_t i = mine.begin; i < mine.end; ++i)
     for (int64_t b = 0; b < a.blocks; ++b)
       std::copy_n(a.x + i * a.hidden, a.hidden, a.kept + (i * kFeatureLayers + b) * a.hidden);
+}
+
+struct StartArgs {
+  EmbedArgs embed;
+  SeeArgs see;
+};
+
+void start(const StartArgs& a, Worker worker) {
+  embed(a.embed, worker);
+  see(a.see, worker);
 }
 
 // Checks what the lane is asked for, and gives its ring.
@@ -64,26 +73,27 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
     : config_(c),
       kernels_(kernels),
       weights_(std::move(weights)),
+      max_rows_(s.max_rows),
       ring_(ring_of(c, s), s.debug),
       inv_freq_(inverse_frequencies(c.head_dim, c.rope_theta, c.rope)),
       cosines_(s.max_rows * c.head_dim / 2),
       sines_(s.max_rows * c.head_dim / 2),
       x_(s.max_rows * c.hidden),
-      normed_(s.max_rows * c.hidden),
+      normed_(s.threads * s.max_rows * c.hidden),
       qkv_(s.max_rows * c.qkv_size()),
       attended_(s.max_rows * c.q_size()),
-      gate_up_(s.max_rows * 2 * c.inner),
+      gates_(int64_t{s.threads} * s.max_rows * kGatedWidth),
       gated_(s.max_rows * c.inner),
       logits_(s.max_rows * c.vocab),
       features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
       visible_(s.max_rows),
-      scratch_(s.threads * attention_scratch(ring_.shape(), c.heads / c.kv_heads)) {}
+      scratch_(s.threads * attention_scratch(ring_.shape())) {}
 
 void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
-  graph.add(embed, EmbedArgs{&weights_->embed, rows, x_.data(), inv_freq_.data(),
-                             rope_amplitude(config_.rope), config_.head_dim / 2, cosines_.data(),
-                             sines_.data()});
-  graph.add(see, SeeArgs{rows, &ring_, visible_.data()});
+  graph.add(start, StartArgs{{&weights_->embed, rows, x_.data(), inv_freq_.data(),
+                              rope_amplitude(config_.rope), config_.head_dim / 2, cosines_.data(),
+                              sines_.data()},
+                             {rows, &ring_, visible_.data()}});
   const int layers = static_cast<int>(config_.layers);
   for (int layer = 0; layer < layers; ++layer) {
     const bool keys_only = !with_logits && layer == layers - 1;
@@ -92,8 +102,7 @@ void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logi
     if (with_logits && features_.size()) add_keep(graph, rows, layer);
   }
   if (!with_logits) return;
-  add_norm(graph, rows, weights_->norm);
-  add_matmul(graph, rows, weights_->lm_head, normed_.data(), logits_.data());
+  graph.add(matmul, linear(rows, weights_->lm_head, x_, logits_, &weights_->norm));
 }
 
 void DecoderLane::add_keep(Graph& graph, const RowTable* rows, int layer) {
@@ -115,34 +124,31 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
   const LayerWeights& w = weights_->layers[layer];
   const int32_t heads = static_cast<int32_t>(config_.heads);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-  add_norm(graph, rows, w.attention_norm);
-  add_matmul(graph, rows, w.qkv, normed_.data(), qkv_.data());
   const HeadNorm head_norm{&kernels_, w.q_norm.data(), w.k_norm.data(),
                            static_cast<float>(config_.rms_eps)};
-  graph.add(rope, RopeArgs{head_norm, rows, &ring_, qkv_.data(), cosines_.data(), sines_.data(),
-                           layer, heads});
+  graph.add(project, ProjectArgs{linear(rows, w.qkv, x_, qkv_, &w.attention_norm),
+                                 {head_norm, rows, &ring_, qkv_.data(), cosines_.data(),
+                                  sines_.data(), layer, heads}});
   if (keys_only) return;
   graph.add(attention, AttentionArgs{&kernels_, rows, &ring_, visible_.data(), qkv_.data(),
                                      attended_.data(), scratch_.data(), layer, heads, scale});
-  add_matmul(graph, rows, w.o, attended_.data(), x_.data(), x_.data());
+  graph.add(matmul, linear(rows, w.o, attended_, x_));
 }
 
 void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
   const LayerWeights& w = weights_->layers[layer];
-  add_norm(graph, rows, w.mlp_norm);
-  add_matmul(graph, rows, w.gate_up, normed_.data(), gate_up_.data());
-  graph.add(gate, GateArgs{&kernels_, rows, gate_up_.data(), gated_.data(), config_.inner});
-  add_matmul(graph, rows, w.down, gated_.data(), x_.data(), x_.data());
+  graph.add(matmul, linear(rows, w.gate_up, x_, gated_, &w.mlp_norm));
+  graph.add(matmul, linear(rows, w.down, gated_, x_));
 }
 
-void DecoderLane::add_norm(Graph& graph, const RowTable* rows, const Buffer<float>& weight) {
-  graph.add(norm, NormArgs{&kernels_, rows, x_.data(), weight.data(), normed_.data(),
-                           config_.hidden, static_cast<float>(config_.rms_eps)});
-}
-
-void DecoderLane::add_matmul(Graph& graph, const RowTable* rows, const Linear& weights,
-                             const float* x, float* y, const float* add) {
-  graph.add(matmul, MatmulArgs{&kernels_, &weights.matrix, rows, x, y, weights.bias.data(), add});
+// y = W x, of normed x if there is a norm; y += W x where y is the residual stream.
+MatmulArgs DecoderLane::linear(const RowTable* rows, const Linear& weights, const Buffer<float>& x,
+                               const Buffer<float>& y, const Buffer<float>* norm) const {
+  const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),
+                        static_cast<float>(config_.rms_eps)};
+  const float* add = y.data() == x_.data() ? x_.data() : nullptr;
+  return {&kernels_, &weights.matrix, rows,          x.data(), y.data(), weights.bias.data(),
+          add,       input,           gates_.data(), max_rows_};
 }
 
 }  // namespace sbrt

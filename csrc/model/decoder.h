@@ -51,20 +51,21 @@ class DecoderLane final : public Lane {
   void add_keep(Graph& graph, const RowTable* rows, int layer);
   void add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only);
   void add_mlp(Graph& graph, const RowTable* rows, int layer);
-  void add_norm(Graph& graph, const RowTable* rows, const Buffer<float>& weight);
-  void add_matmul(Graph& graph, const RowTable* rows, const Linear& weights, const float* x,
-                  float* y, const float* add = nullptr);
+  MatmulArgs linear(const RowTable* rows, const Linear& weights, const Buffer<float>& x,
+                    const Buffer<float>& y, const Buffer<float>* norm = nullptr) const;
 
   DecoderConfig config_;
   const Kernels& kernels_;
   std::shared_ptr<const Weights> weights_;
+  int64_t max_rows_;
   KvRing ring_;
   Buffer<float> inv_freq_;         // [head_dim / 2]
   Buffer<float> cosines_, sines_;  // [max_rows, head_dim / 2]
-  Buffer<float> x_, normed_;       // [max_rows, hidden]
+  Buffer<float> x_;                // [max_rows, hidden]
+  Buffer<float> normed_;           // [threads, max_rows, hidden]
   Buffer<float> qkv_;              // [max_rows, q + k + v]
   Buffer<float> attended_;         // [max_rows, q]
-  Buffer<float> gate_up_;          // [max_rows, 2 inner]
+  Buffer<float> gates_;            // [threads, max_rows, kGatedWidth]
   Buffer<float> gated_;            // [max_rows, inner]
   Buffer<float> logits_;           // [max_rows, vocab]
   Buffer<float> features_;         // [max_rows, kFeatureLayers, hidden]; no data if not kept

@@ -65,7 +65,7 @@ void toy_states(const ToyArgs& a, Worker) {
     uint64_t state = mix64(a.config->seed, 0);
     if (row.position > 0) {
       Cell cell;
-      std::memcpy(&cell, a.ring->k(0, 0, parent_slot(shape, *a.rows, row)), sizeof cell);
+      std::memcpy(&cell, a.ring->v(0, 0, parent_slot(shape, *a.rows, row)), sizeof cell);
       check(cell.position == row.position - 1, "toy lane: the row at position ", row.position,
             " found position ", cell.position, " before it");
       state = cell.state;
@@ -73,7 +73,6 @@ void toy_states(const ToyArgs& a, Worker) {
     a.state[i] = mix64(state, static_cast<uint64_t>(row.token) + 1);
     if (row.slot < 0) continue;
     const Cell cell{a.state[i], row.position};
-    std::memcpy(a.ring->k(0, 0, row.slot), &cell, sizeof cell);
     std::memcpy(a.ring->v(0, 0, row.slot), &cell, sizeof cell);
     a.ring->tag(row.slot, row.position);
   }

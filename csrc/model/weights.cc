@@ -13,6 +13,9 @@ float rounded(float value, DType storage) {
   return storage == DType::bf16 ? from_bf16(to_bf16(value)) : value;
 }
 
+// An embedding is read a row at a time: int8 would save next to nothing.
+DType unpacked(DType storage) { return storage == DType::int8 ? DType::bf16 : storage; }
+
 }  // namespace
 
 void check_config(const DecoderConfig& c) {
@@ -34,12 +37,12 @@ void check_config(const DecoderConfig& c) {
   check_rope(c.rope, c.rope_theta);
 }
 
-Linear::Linear(DType storage, int64_t out, int64_t in, bool biased)
-    : matrix(storage, out, in), bias(biased ? out : 0) {}
+Linear::Linear(DType storage, int64_t out, int64_t in, bool biased, Order order)
+    : matrix(storage, out, in, order), bias(biased ? matrix.out() : 0) {}
 
 Weights::Weights(const DecoderConfig& c, DType storage) : storage_(storage), tied_(c.tied) {
   check_config(c);
-  embed = EmbedTable(storage, c.vocab, c.hidden);
+  embed = EmbedTable(unpacked(storage), c.vocab, c.hidden);
   lm_head = Linear(storage, c.vocab, c.hidden, false);
   layers.resize(c.layers);
   expect("model.embed_tokens.weight", {.rows = c.vocab, .columns = c.hidden, .embedding = true});
@@ -54,7 +57,7 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
   LayerWeights& w = layers[index];
   w.qkv = Linear(storage_, c.qkv_size(), c.hidden, c.qkv_bias);
   w.o = Linear(storage_, c.hidden, c.q_size(), c.o_bias);
-  w.gate_up = Linear(storage_, 2 * c.inner, c.hidden, c.mlp_bias);
+  w.gate_up = Linear(storage_, 2 * c.inner, c.hidden, c.mlp_bias, Order::gated);
   w.down = Linear(storage_, c.hidden, c.inner, c.mlp_bias);
 
   const std::string at = sentence("model.layers.", index, ".");
@@ -76,7 +79,8 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
 void Weights::expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows) {
   expect(name + ".weight",
          {.rows = rows, .columns = to.matrix.in(), .matrix = &to.matrix, .first = first});
-  if (to.bias.size()) expect(name + ".bias", {.rows = rows, .vector = &to.bias, .first = first});
+  if (to.bias.size())
+    expect(name + ".bias", {.rows = rows, .vector = &to.bias, .order = &to.matrix, .first = first});
 }
 
 void Weights::expect_norm(const std::string& name, Buffer<float>& to, int64_t n) {
@@ -108,7 +112,8 @@ void Weights::put(const Place& place, const TensorView& t) {
   if (place.matrix) place.matrix->pack(place.first, t);
   if (place.vector)
     for (int64_t i = 0; i < t.size(); ++i)
-      (*place.vector)[place.first + i] = rounded(t.at(i), storage_);
+      (*place.vector)[place.order ? place.order->place_of(place.first + i) : i] =
+          rounded(t.at(i), storage_);
   if (place.embedding) {
     embed.fill(t);
     if (tied_) lm_head.matrix.pack(0, t);

@@ -38,9 +38,9 @@ void check_config(const DecoderConfig& config);
 
 struct Linear {
   Linear() = default;
-  Linear(DType storage, int64_t out, int64_t in, bool biased);
+  Linear(DType storage, int64_t out, int64_t in, bool biased, Order order = Order::plain);
   PackedMatrix matrix;  // [out, in]
-  Buffer<float> bias;   // [out]; no data without a bias
+  Buffer<float> bias;   // [out] as the matrix has them; no data without a bias
 };
 
 struct LayerWeights {
@@ -48,7 +48,7 @@ struct LayerWeights {
   Buffer<float> q_norm, k_norm;            // [head_dim]; no data without head_norms
   Linear qkv;                              // [q + k + v, hidden]
   Linear o;                                // [hidden, q]
-  Linear gate_up;                          // [inner + inner, hidden]
+  Linear gate_up;                          // [inner + inner, hidden], gated
   Linear down;                             // [hidden, inner]
 };
 
@@ -78,7 +78,8 @@ class Weights {
     int64_t rows = 0, columns = 0;  // columns 0: a vector
     PackedMatrix* matrix = nullptr;
     Buffer<float>* vector = nullptr;
-    int64_t first = 0;  // row of the matrix, element of the vector
+    const PackedMatrix* order = nullptr;  // of a bias: where its elements go
+    int64_t first = 0;                    // row of the matrix, element of the bias
     bool embedding = false, loaded = false, optional = false;
   };
   void expect(std::string name, const Place& place);

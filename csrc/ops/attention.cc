@@ -52,6 +52,59 @@ int64_t score_stride(const RingShape& ring) {
   return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
+// Keys that both rows see in the same slots, the first ones of each.
+int64_t shared_keys(const RowTable& rows, const Visible& a, const Visible& b) {
+  if (&a == &b) return a.keys;
+  return a.first == b.first ? std::max<int64_t>(0, rows.head - a.first) : 0;
+}
+
+// Query heads of one KV head, row by row: number i is head i % group of row i / group.
+class HeadTask {
+ public:
+  HeadTask(const AttentionArgs& a, int64_t kv_head, float* scratch) : a_(a), kv_head_(kv_head) {
+    const RingShape& shape = a.ring->shape();
+    d_ = shape.head_dim;
+    group_ = a.heads / shape.kv_heads;
+    stride_ = (a.heads + 2 * shape.kv_heads) * d_;
+    task_.queries = queries_;
+    task_.head_dim = shape.head_dim;
+    task_.k = a.ring->k(a.layer, static_cast<int>(kv_head), 0);
+    task_.v = a.ring->v(a.layer, static_cast<int>(kv_head), 0);
+    task_.scratch = scratch;
+    task_.score_stride = score_stride(shape);
+    task_.scale = a.scale;
+  }
+
+  // Queries first .. last - 1, in tasks of as many as share keys.
+  void run(int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i += task_.count) {
+      task_.count = 0;
+      task_.shared = a_.visible[i / group_].keys;
+      while (task_.count < kMostQueries && i + task_.count < last && take(i, i + task_.count)) {
+      }
+      a_.kernels->attend(task_);
+    }
+  }
+
+ private:
+  // Adds query i unless it shares nothing with the first one.
+  bool take(int64_t first, int64_t i) {
+    const int64_t row = i / group_, head = kv_head_ * group_ + i % group_;
+    const Visible& seen = a_.visible[row];
+    const int64_t shared = shared_keys(*a_.rows, a_.visible[first / group_], seen);
+    if (shared == 0 && i > first && row != first / group_) return false;
+    task_.shared = std::min(task_.shared, shared);
+    queries_[task_.count++] = {a_.qkv + row * stride_ + head * d_,
+                               a_.out + (row * a_.heads + head) * d_, seen.span, seen.keys};
+    return true;
+  }
+
+  const AttentionArgs& a_;
+  int64_t kv_head_, d_, group_, stride_;
+  Query queries_[kMostQueries];
+  AttendTask task_{};
+};
+
 }  // namespace
 
 void see(const SeeArgs& a, Worker worker) {
@@ -60,32 +113,24 @@ void see(const SeeArgs& a, Worker worker) {
     find_visible(a.ring->shape(), *a.rows, a.rows->row[i], a.visible[i]);
 }
 
-int64_t attention_scratch(const RingShape& ring, int64_t group) {
-  return group * score_stride(ring);
+int64_t attention_scratch(const RingShape& ring) {
+  return attend_scratch(ring.head_dim, score_stride(ring));
 }
 
-// A member takes neighbouring rows of one KV head, so that its keys stay in cache.
+// A member takes neighbouring queries of a KV head, so that its keys stay in cache.
 void attention(const AttentionArgs& a, Worker worker) {
+  static_assert(kKeyPanel == kPanel);
   const RingShape& shape = a.ring->shape();
-  const int64_t d = shape.head_dim, group = a.heads / shape.kv_heads, rows = a.rows->n;
-  const int64_t stride = (a.heads + 2 * shape.kv_heads) * d;
-  float* scores = a.scratch + worker.rank * attention_scratch(shape, group);
-  const Interval mine = worker.share(rows * shape.kv_heads);
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
-    const int64_t head = i / rows, row = i % rows;
-    const Visible& seen = a.visible[row];
-    if (a.ring->debug()) expect_all(*a.ring, seen);
-    a.kernels->attend({.q = a.qkv + row * stride + head * group * d,
-                       .k = a.ring->k(a.layer, head, 0),
-                       .v = a.ring->v(a.layer, head, 0),
-                       .out = a.out + (row * a.heads + head * group) * d,
-                       .scores = scores,
-                       .score_stride = score_stride(shape),
-                       .spans = seen.span,
-                       .span_count = seen.count,
-                       .group = static_cast<int>(group),
-                       .head_dim = static_cast<int>(d),
-                       .scale = a.scale});
+  const int64_t queries = a.rows->n * (a.heads / shape.kv_heads);
+  if (a.ring->debug())
+    for (int64_t row = worker.rank; row < a.rows->n; row += worker.size)
+      expect_all(*a.ring, a.visible[row]);
+  float* scratch = a.scratch + worker.rank * attention_scratch(shape);
+  const Interval mine = worker.share(queries * shape.kv_heads);
+  for (int64_t i = mine.begin; i < mine.end;) {
+    const int64_t head = i / queries, end = std::min(mine.end, (head + 1) * queries);
+    HeadTask(a, head, scratch).run(i % queries, i % queries + end - i);
+    i = end;
   }
 }
 

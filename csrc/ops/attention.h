@@ -31,8 +31,8 @@ struct SeeArgs {
 // What every row sees, once per forward.
 void see(const SeeArgs& args, Worker worker);
 
-// Floats of scratch that one member needs for `group` query heads per KV head.
-int64_t attention_scratch(const RingShape& ring, int64_t group);
+// Floats of scratch that one member needs.
+int64_t attention_scratch(const RingShape& ring);
 
 struct AttentionArgs {
   const Kernels* kernels;

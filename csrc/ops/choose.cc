@@ -5,13 +5,14 @@
 #include <limits>
 
 #include "ops/exp.h"
+#include "ops/kernels.h"
 #include "ops/philox.h"
 
 namespace sbrt {
 namespace {
 
 constexpr double kMostNoise = 22.8739;  // gumbel(0xffffffff), rounded up
-constexpr int kLanes = 16;
+constexpr int kBlock = 64;              // tokens whose noise is bounded together
 
 struct Best {  // the `want` best (score, id) so far, best first
   int want, count = 0;
@@ -34,29 +35,17 @@ struct Best {  // the `want` best (score, id) so far, best first
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Calls f(lane, value) over a row, element i in lane i mod 16: loops the compiler makes vectors of.
-template <class F>
-inline void in_lanes(const float* row, int n, F f) {
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) f(j, row[i + j]);
-  for (int j = 0; i + j < n; ++j) f(j, row[i + j]);
+// Their passes over logits give the same bits on every instruction set.
+const Kernels& vectors() {
+  static const Kernels& best = kernels_named("auto");
+  return best;
 }
 
 float largest(const float* logits, int vocab, int32_t& error) {
-  float most[kLanes];
-  int32_t bad[kLanes] = {};
-  std::fill_n(most, kLanes, -kInfinity);
-  in_lanes(logits, vocab, [&](int j, float x) {
-    most[j] = x > most[j] ? x : most[j];
-    bad[j] |= x < kInfinity ? 0 : 1;  // NaN too
-  });
-  for (int j = 1; j < kLanes; ++j) {
-    most[0] = most[j] > most[0] ? most[j] : most[0];
-    bad[0] |= bad[j];
-  }
-  error = bad[0] ? kNanRow : most[0] == -kInfinity ? kNoToken : kFine;
-  return most[0];
+  bool bad;
+  const float most = vectors().largest(logits, vocab, &bad);
+  error = bad ? kNanRow : most == -kInfinity ? kNoToken : kFine;
+  return most;
 }
 
 bool is_filtered(const Sampling& s, int vocab) {
@@ -135,38 +124,54 @@ Noise noise_at(const Sampling& s, Use use, uint64_t where) {
   return {.seed = s.seed, .completion = s.completion, .use = use, .where = where};
 }
 
-// Calls f(id) for every token that the filters left.
-template <class F>
-void each_kept(const float* logits, int vocab, const ChooseScratch& scratch, F f) {
-  if (scratch.kept >= 0) {
-    std::for_each_n(scratch.ids.data(), scratch.kept, f);
-  } else {
-    for (int i = 0; i < vocab; ++i)
-      if (logits[i] > -kInfinity) f(i);
-  }
+void greedy_best(const float* logits, int vocab, float most, Best& best) {
+  if (best.want == 1)
+    return best.offer(most, static_cast<int32_t>(vectors().next_reaching(logits, 0, vocab, most)));
+  const auto next = [&](int64_t from) {
+    const float bar = static_cast<float>(best.bar());
+    return vectors().next_reaching(logits, from, vocab, bar);
+  };
+  for (int64_t i = next(0); i < vocab; i = next(i + 1))
+    if (logits[i] > -kInfinity) best.offer(logits[i], static_cast<int32_t>(i));
 }
 
-// The largest of these scores, best first.
-void find_largest(const float* scores, int vocab, Best& best) {
-  for (int i = 0; i < vocab; ++i)
-    if (scores[i] > best.bar()) best.offer(scores[i], i);
+// The first of the greatest logits goes first: the bar is high before the rest is looked at.
+void noisy_best(int vocab, float most, NoisyOffer& offer) {
+  const Kernels& v = vectors();
+  const NoiseBlock noise{offer.noise.seed, offer.noise.where, offer.noise.completion,
+                         offer.noise.use, offer.s.temperature};
+  const auto top = v.next_reaching(offer.logits, 0, vocab, most);
+  offer(static_cast<int32_t>(top));
+  for (int64_t from = 0; from < vocab; from += kBlock)
+    for (uint64_t left = v.may_reach(offer.logits, from, vocab, noise, offer.best.bar()); left;
+         left &= left - 1) {
+      const int64_t i = from + __builtin_ctzll(left);
+      if (i != top && offer.logits[i] > -kInfinity) offer(static_cast<int32_t>(i));
+    }
 }
 
 void find_best(const float* logits, int vocab, const Sampling& s, const Noise& noise,
                ChooseScratch& scratch, Best& best, int32_t& error) {
   const float most = largest(logits, vocab, error);
   if (error != kFine) return;
-  if (s.temperature == 0) return find_largest(logits, vocab, best);
-  scratch.kept = is_filtered(s, vocab) ? filter(logits, vocab, most, s, scratch) : -1;
+  if (s.temperature == 0) return greedy_best(logits, vocab, most, best);
   NoisyOffer offer{.logits = logits, .s = s, .noise = noise, .best = best};
-  each_kept(logits, vocab, scratch, [&](int32_t id) { offer(id); });
+  scratch.kept = is_filtered(s, vocab) ? filter(logits, vocab, most, s, scratch) : -1;
+  if (scratch.kept < 0) return noisy_best(vocab, most, offer);
+  for (int i = 0; i < scratch.kept; ++i) offer(scratch.ids[i]);
 }
 
 // The whole law of a row that find_best has just seen.
 void keep_scores(const float* logits, int vocab, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
   std::fill_n(scores, vocab, -kInfinity);
-  each_kept(logits, vocab, scratch, [&](int32_t id) { scores[id] = logits[id] / s.temperature; });
+  const auto keep = [&](int32_t id) { scores[id] = logits[id] / s.temperature; };
+  if (scratch.kept >= 0) {
+    std::for_each_n(scratch.ids.data(), scratch.kept, keep);
+  } else {
+    for (int i = 0; i < vocab; ++i)
+      if (logits[i] > -kInfinity) keep(i);
+  }
 }
 
 // The softmax of raw logits: exp(x - most) / sum.
@@ -179,22 +184,12 @@ struct RawLaw {
   float entropy() const { return static_cast<float>(std::log(double{sum})) - moment / sum; }
 };
 
-float folded(float* lane) {
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-  return lane[0];
-}
-
 RawLaw raw_law(const float* logits, int vocab) {
-  int32_t error;
-  const float most = largest(logits, vocab, error);
-  float sum[kLanes] = {}, moment[kLanes] = {};
-  in_lanes(logits, vocab, [&](int j, float x) {
-    const float e = exp32(x - most);
-    sum[j] += e;
-    moment[j] += e > 0 ? e * (x - most) : 0.0f;  // 0 x -inf
-  });
-  return {most, folded(sum), folded(moment)};
+  bool bad;
+  RawLaw law{};
+  law.most = vectors().largest(logits, vocab, &bad);
+  vectors().law(logits, vocab, law.most, &law.sum, &law.moment);
+  return law;
 }
 
 // Softmax over the candidates of their scores, as logarithms.
@@ -274,7 +269,8 @@ float* scores_of(const Control& c, const Row& row) {
 void score_blindly(const float* scores, int vocab, Law& law) {
   int32_t ids[kCandidates];
   Best best{.want = law.n, .score = {}, .id = ids};
-  find_largest(scores, vocab, best);
+  bool bad;  // never: find_best has seen the row
+  greedy_best(scores, vocab, vectors().largest(scores, vocab, &bad), best);
   score_confidence(best, law);
 }
 

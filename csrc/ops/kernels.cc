@@ -7,6 +7,8 @@ namespace sbrt {
 extern const Kernels kKernelsPortable;
 #if defined(__x86_64__)
 extern const Kernels kKernelsAvx2, kKernelsAvx512;
+#elif defined(__aarch64__)
+extern const Kernels kKernelsNeon;
 #endif
 
 std::vector<const Kernels*> kernels_here() {
@@ -19,6 +21,8 @@ std::vector<const Kernels*> kernels_here() {
                       __builtin_cpu_supports("avx512dq");
   if (avx512) found.push_back(&kKernelsAvx512);
   if (avx2) found.push_back(&kKernelsAvx2);
+#elif defined(__aarch64__)
+  found.push_back(&kKernelsNeon);
 #endif
   found.push_back(&kKernelsPortable);
   return found;

@@ -12,40 +12,67 @@
 namespace sbrt {
 
 constexpr int kPanel = 16;  // outputs of one packed panel
+constexpr int kGroup = 64;  // k that share a scale in int8 storage
+
+enum class Packing : uint8_t { f32, bf16, int8 };
 
 // y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
-// first .. last - 1.
+// first .. last - 1. Gated: even panels are gates, odd ones what they gate, and y[r][j] =
+// silu(gate j) * up j.
 struct MatmulTask {
   const void* panels;  // layout: ops/matmul.h
-  bool bf16;
+  Packing packing;
   int64_t in, out;
   const float* x;     // [rows][in]
-  float* y;           // [rows][out]
+  float* y;           // [rows][y_stride]
+  int64_t y_stride;   // out, or the number of gates
   const float* bias;  // [out] or null
-  const float* add;   // [rows][out] or null; may be y
+  const float* add;   // as y, or null; may be y
   int rows;
-  int64_t first, last;
+  int64_t first, last;  // even if gated
+  float* both;          // [rows][kGatedWidth] scratch if gated, else null
 };
+
+constexpr int kGatedWidth = 8 * kPanel;  // most outputs of a group of panels
 
 // Consecutive storage slots.
 struct Span {
   int64_t slot, n;
 };
 
-// One row and one KV head: `group` query heads over the keys of `spans`, in their order.
+// One query head of one row: what it sees, in order of position.
+struct Query {
+  const float* q;     // [head_dim]
+  float* out;         // [head_dim]
+  const Span* spans;  // the same pointer for all query heads of a row
+  int64_t keys;       // of all spans
+};
+
+constexpr int kMostQueries = 12;  // of one task
+constexpr int kScorePad = 32;     // floats around the keys that `attend` may write
+
+// Query heads of one KV head. The first `shared` keys are the same slots for all of them.
 struct AttendTask {
-  const float* q;        // [group][head_dim]
-  const float* k;        // [slots][head_dim]
+  const Query* queries;
+  int count, head_dim;
+  int64_t shared;
+  const float* k;        // panels of 16 slots: [slots / 16][head_dim][16]
   const float* v;        // [slots][head_dim]
-  float* out;            // [group][head_dim]
-  float* scores;         // [group][score_stride], scratch
+  float* scratch;        // attend_scratch(head_dim, score_stride)
   int64_t score_stride;  // at least the keys + kScorePad
-  const Span* spans;
-  int span_count, group, head_dim;
   float scale;
 };
 
-constexpr int kScorePad = 16;  // floats beyond the last key that `attend` may write
+constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
+  return kMostQueries * (2 * head_dim + kPanel + score_stride);
+}
+
+// Noise of one row (ops/philox.h), and what divides the logits.
+struct NoiseBlock {
+  uint64_t seed, where;
+  uint32_t completion, use;
+  float temperature;
+};
 
 struct Kernels {
   const char* name;
@@ -55,11 +82,25 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, int64_t n, float* y);
+  // The greatest of n >= 1; *bad: whether one of them is NaN or +inf.
+  float (*largest)(const float* x, int64_t n, bool* bad);
+  // The first i >= from with x[i] >= bar, else n. No x is NaN.
+  int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
+  // *sum of e = exp32(x - most), *moment of e (x - most), by i mod 16, then folded in halves.
+  void (*law)(const float* x, int64_t n, float most, float* sum, float* moment);
+  // Bit j: x[from + j] / temperature and the noise of token from + j may together reach bar; never 0
+  // for one that does. Up to 64 of n tokens; from is a multiple of 64.
+  uint64_t (*may_reach)(const float* x, int64_t from, int64_t n, const NoiseBlock& noise,
+                        double bar);
+  // The roofs of a bench: the sum of n floats, which is as fast as they can be read; and `steps` fma
+  // of many independent chains in registers, which returns the floating-point operations done.
+  float (*read)(const float* x, int64_t n);
+  double (*peak)(int64_t steps, float* out);
 };
 
 // Those this machine can run, best first.
 std::vector<const Kernels*> kernels_here();
-// By name: "avx512", "avx2", "portable", or "auto" for the best. Throws InvalidInput.
+// By name: "avx512", "avx2", "neon", "portable", or "auto" for the best. Throws InvalidInput.
 const Kernels& kernels_named(std::string_view name);
 
 }  // namespace sbrt

@@ -1,45 +1,55 @@
 #include "ops/rope.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace sbrt {
 namespace {
 
-// out may be x.
-void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out) {
+// out[0], out[step], ...; out may be x.
+void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out,
+            int64_t step = 1) {
   for (int64_t j = 0; j < half; ++j) {
     const float a = x[j], b = x[half + j];
-    out[j] = a * cosines[j] - b * sines[j];
-    out[half + j] = b * cosines[j] + a * sines[j];
+    out[j * step] = a * cosines[j] - b * sines[j];
+    out[(half + j) * step] = b * cosines[j] + a * sines[j];
   }
 }
 
-void norm_heads(const HeadNorm& norm, const float* weight, int heads, int64_t d, float* x) {
-  if (!weight) return;
-  for (int h = 0; h < heads; ++h) norm.kernels->norm(x + h * d, weight, norm.eps, d, x + h * d);
+void copy_to_ring(const float* v, const RopeArgs& a, int head, const Row& row) {
+  std::copy_n(v, a.ring->shape().head_dim, a.ring->v(a.layer, head, row.slot));
+}
+
+// One head of one row: h counts those of q, then of k, then of v.
+void finish_head(const RopeArgs& a, int64_t i, int h) {
+  const RingShape& shape = a.ring->shape();
+  const int64_t d = shape.head_dim, half = d / 2;
+  const Row& row = a.rows->row[i];
+  const float *cosines = a.cosines + i * half, *sines = a.sines + i * half;
+  float* x = a.qkv + (i * (a.heads + 2 * shape.kv_heads) + h) * d;
+  const int k = h - a.heads;
+  if (k >= 0 && row.slot < 0) return;
+  if (k >= shape.kv_heads) return copy_to_ring(x, a, k - shape.kv_heads, row);
+  const float* weight = k < 0 ? a.norm.q : a.norm.k;
+  if (weight) a.norm.kernels->norm(x, weight, a.norm.eps, d, x);
+  if (k < 0) {
+    rotate(x, cosines, sines, half, x);
+  } else {
+    rotate(x, cosines, sines, half, a.ring->k(a.layer, k, row.slot), kKeyPanel);
+  }
 }
 
 }  // namespace
 
-void rope(const RopeArgs& a, Worker worker) {
-  const RingShape& shape = a.ring->shape();
-  const int64_t d = shape.head_dim, half = d / 2;
-  const int64_t stride = (a.heads + 2 * shape.kv_heads) * d;
-  const Interval mine = worker.share(a.rows->n);
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
-    const Row& row = a.rows->row[i];
-    const float *cosines = a.cosines + i * half, *sines = a.sines + i * half;
-    float *q = a.qkv + i * stride, *k = q + a.heads * d;
-    norm_heads(a.norm, a.norm.q, a.heads, d, q);
-    for (int h = 0; h < a.heads; ++h) rotate(q + h * d, cosines, sines, half, q + h * d);
-    if (row.slot < 0) continue;
-    norm_heads(a.norm, a.norm.k, shape.kv_heads, d, k);
-    const float* v = k + shape.kv_heads * d;
-    for (int h = 0; h < shape.kv_heads; ++h) {
-      rotate(k + h * d, cosines, sines, half, a.ring->k(a.layer, h, row.slot));
-      std::copy_n(v + h * d, d, a.ring->v(a.layer, h, row.slot));
-    }
-    if (a.layer == 0) a.ring->tag(row.slot, row.position);
+void project(const ProjectArgs& args, Worker worker) {
+  const RopeArgs& a = args.rope;
+  const int64_t d = a.ring->shape().head_dim;
+  const Interval mine = worker.share(args.matmul.weights->out(), std::lcm(d, int64_t{kPanel}));
+  matmul_part(args.matmul, worker.rank, mine);
+  for (int64_t i = 0; i < a.rows->n; ++i) {
+    for (int64_t h = mine.begin / d; h < mine.end / d; ++h) finish_head(a, i, static_cast<int>(h));
+    const bool tags = a.layer == 0 && worker.rank == 0 && a.rows->row[i].slot >= 0;
+    if (tags) a.ring->tag(a.rows->row[i].slot, a.rows->row[i].position);
   }
 }
 

@@ -1,9 +1,10 @@
-// Norm and rope on queries and keys, and the only writes of K/V by a forward.
+// Queries, keys and values of a layer: projection, norm, rope, and the only writes of K/V by a forward.
 #pragma once
 
 #include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/kernels.h"
+#include "ops/matmul.h"
 #include "ring/ring.h"
 
 namespace sbrt {
@@ -26,8 +27,14 @@ struct RopeArgs {
   int32_t layer, heads;
 };
 
-// Norms q and k, rotates the halves (not interleaved) of q in place and of k into the ring, and
-// writes v, at each row's slot. A padding row (slot -1) writes nothing to the ring.
-void rope(const RopeArgs& args, Worker worker);
+struct ProjectArgs {
+  MatmulArgs matmul;  // y is rope.qkv
+  RopeArgs rope;
+};
+
+// y = x W^T, then norms q and k, rotates the halves (not interleaved) of q in place and of k into the
+// ring, and writes v, at each row's slot. A padding row (slot -1) writes nothing to the ring. A member
+// computes whole heads, so that it need not meet anybody before it rotates them.
+void project(const ProjectArgs& args, Worker worker);
 
 }  // namespace sbrt

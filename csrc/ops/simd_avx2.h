@@ -11,7 +11,8 @@ namespace {
 struct V {
   __m256 a, b;
 };
-constexpr int kAccumulators = 6;  // two registers each
+constexpr int kAccumulators = 5;  // two registers each
+constexpr int kTallestBf16 = 5;   // rows of a block: with 6 no register is left for a mask
 constexpr int kKeys = 4;
 
 inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -54,6 +55,11 @@ inline V high_half(const uint32_t* p) {
   return {_mm256_castsi256_ps(_mm256_and_si256(words(p), mask)),
           _mm256_castsi256_ps(_mm256_and_si256(words(p + 8), mask))};
 }
+inline __m256 widen8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline V widen(const int8_t* p) { return {widen8(p), widen8(p + 8)}; }
 inline __m256 power_of_two(__m256 t) {
   const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(127 << 23)));
@@ -62,6 +68,51 @@ inline V power_of_two(V t) { return {power_of_two(t.a), power_of_two(t.b)}; }
 inline V zero_where_less(V x, V y, V limit) {
   return {_mm256_and_ps(x.a, _mm256_cmp_ps(y.a, limit.a, _CMP_NLT_UQ)),
           _mm256_and_ps(x.b, _mm256_cmp_ps(y.b, limit.b, _CMP_NLT_UQ))};
+}
+
+inline uint32_t not_less(V x, V bar) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.a, bar.a, _CMP_NLT_UQ))) |
+         static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, bar.b, _CMP_NLT_UQ))) << 8;
+}
+
+// 16 lanes of 32-bit words.
+struct U {
+  __m256i a, b;
+};
+inline U set_word(uint32_t x) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(x));
+  return {all, all};
+}
+inline U count_from(uint32_t x) {
+  const __m256i all = set_word(x).a;
+  return {_mm256_add_epi32(all, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+          _mm256_add_epi32(all, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
+}
+inline U exclusive_or(U x, U y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+inline U load_words(const uint32_t* p) { return {words(p), words(p + 8)}; }
+inline void store_words(uint32_t* p, U x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+inline void multiply(__m256i x, __m256i m, __m256i& high, __m256i& low) {
+  const __m256i even = _mm256_mul_epu32(x, m);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);
+  high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+  low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+}
+// The halves of the 64-bit products x m.
+inline void multiply(U x, U m, U& high, U& low) {
+  multiply(x.a, m.a, high.a, low.a);
+  multiply(x.b, m.b, high.b, low.b);
+}
+// (2^32 - 1 - x) / 2^8, rounded down; and the bits of an f32 as a number.
+inline __m256 top_of_rest(__m256i x) {
+  return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(x, _mm256_set1_epi32(-1)), 8));
+}
+inline V top_of_rest(U x) { return {top_of_rest(x.a), top_of_rest(x.b)}; }
+inline V bits_of(V x) {
+  return {_mm256_cvtepi32_ps(_mm256_castps_si256(x.a)),
+          _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
 }
 
 // out[j] = the sum of x[j]'s lanes, by the same tree for every j.

@@ -15,6 +15,7 @@ namespace {
 
 using V = __m512;
 constexpr int kAccumulators = 24;  // registers a block of the matmul may fill with sums
+constexpr int kTallestBf16 = 6;    // its rows
 constexpr int kKeys = 8;           // keys scored together
 
 inline V zero() { return _mm512_setzero_ps(); }
@@ -41,6 +42,10 @@ inline V high_half(const uint32_t* p) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+inline V widen(const int8_t* p) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 // 2^n, where the low bits of `t` hold the integer n, -126 <= n <= 127.
 inline V power_of_two(V t) {
   const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
@@ -49,6 +54,30 @@ inline V power_of_two(V t) {
 inline V zero_where_less(V a, V x, V limit) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), a);
 }
+
+inline uint32_t not_less(V a, V bar) { return _mm512_cmp_ps_mask(a, bar, _CMP_NLT_UQ); }
+
+// 16 lanes of 32-bit words.
+using U = __m512i;
+inline U set_word(uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
+inline U count_from(uint32_t a) {
+  return _mm512_add_epi32(set_word(a),
+                          _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+inline U exclusive_or(U a, U b) { return _mm512_xor_si512(a, b); }
+inline U load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_words(uint32_t* p, U a) { _mm512_storeu_si512(p, a); }
+// The halves of the 64-bit products a m.
+inline void multiply(U a, U m, U& high, U& low) {
+  const U even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
+  high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
+  low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
+}
+// (2^32 - 1 - a) / 2^8, rounded down; and the bits of an f32 as a number.
+inline V top_of_rest(U a) {
+  return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_xor_si512(a, _mm512_set1_epi32(-1)), 8));
+}
+inline V bits_of(V a) { return _mm512_cvtepi32_ps(_mm512_castps_si512(a)); }
 
 inline V sum_halves(V a) {
   return _mm512_castps256_ps512(

@@ -12,6 +12,7 @@ struct V {
   float a[16];
 };
 constexpr int kAccumulators = 2;
+constexpr int kTallestBf16 = 6;
 constexpr int kKeys = 4;
 
 template <class F>
@@ -70,11 +71,60 @@ inline V low_half(const uint32_t* p) {
 inline V high_half(const uint32_t* p) {
   return each([=](int i) { return as_float(p[i] & 0xffff0000u); });
 }
+inline V widen(const int8_t* p) {
+  return each([=](int i) { return static_cast<float>(p[i]); });
+}
 inline V power_of_two(const V& t) {
   return each([&](int i) { return as_float((as_bits(t.a[i]) << 23) + (127u << 23)); });
 }
 inline V zero_where_less(const V& x, const V& y, const V& limit) {
   return each([&](int i) { return y.a[i] < limit.a[i] ? 0.0f : x.a[i]; });
+}
+
+inline uint32_t not_less(const V& x, const V& bar) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= static_cast<uint32_t>(!(x.a[i] < bar.a[i])) << i;
+  return mask;
+}
+
+// 16 lanes of 32-bit words.
+struct U {
+  uint32_t a[16];
+};
+template <class F>
+inline U each_word(F f) {
+  U out;
+  for (int i = 0; i < 16; ++i) out.a[i] = f(i);
+  return out;
+}
+inline U set_word(uint32_t x) {
+  return each_word([=](int) { return x; });
+}
+inline U count_from(uint32_t x) {
+  return each_word([=](int i) { return x + static_cast<uint32_t>(i); });
+}
+inline U exclusive_or(const U& x, const U& y) {
+  return each_word([&](int i) { return x.a[i] ^ y.a[i]; });
+}
+inline U load_words(const uint32_t* p) {
+  return each_word([=](int i) { return p[i]; });
+}
+inline void store_words(uint32_t* p, const U& x) { std::memcpy(p, x.a, sizeof x.a); }
+// The halves of the 64-bit products x m.
+inline void multiply(const U& x, const U& m, U& high, U& low) {
+  const U from = x;  // which may be one of the results
+  for (int i = 0; i < 16; ++i) {
+    const uint64_t product = uint64_t{from.a[i]} * m.a[i];
+    high.a[i] = static_cast<uint32_t>(product >> 32);
+    low.a[i] = static_cast<uint32_t>(product);
+  }
+}
+// (2^32 - 1 - x) / 2^8, rounded down; and the bits of an f32 as a number.
+inline V top_of_rest(const U& x) {
+  return each([&](int i) { return static_cast<float>(~x.a[i] >> 8); });
+}
+inline V bits_of(const V& x) {
+  return each([&](int i) { return static_cast<float>(as_bits(x.a[i])); });
 }
 
 // out[j] = the sum of x[j]'s lanes, by the same tree for every j.

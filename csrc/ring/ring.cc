@@ -21,13 +21,17 @@ void check_shape(const RingShape& s) {
   check_within("ring: capacity", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.capacity);
 }
 
-KvRing::KvRing(const RingShape& shape, bool debug) : shape_(shape), debug_(debug) {
+KvRing::KvRing(const RingShape& shape, bool debug)
+    : shape_(shape), debug_(debug), panels_((shape.slots() + kKeyPanel - 1) / kKeyPanel) {
   check_shape(shape);
   const int64_t heads = checked_mul(shape.layers, shape.kv_heads);
-  const int64_t floats = checked_mul(checked_mul(heads, shape.slots()), shape.head_dim);
-  checked_mul(floats, sizeof(float));
-  k_ = Buffer<float>(floats);
-  v_ = Buffer<float>(floats);
+  const auto floats = [&](int64_t slots) {
+    const int64_t n = checked_mul(checked_mul(heads, slots), shape.head_dim);
+    checked_mul(n, sizeof(float));
+    return n;
+  };
+  k_ = Buffer<float>(floats(panels_ * kKeyPanel));
+  v_ = Buffer<float>(floats(shape.slots()));
   if (debug) tags_ = Buffer<Tag>(shape.slots());
 }
 
@@ -36,7 +40,9 @@ void KvRing::move(int64_t from, int64_t to) {
   const size_t bytes = shape_.head_dim * sizeof(float);
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int head = 0; head < shape_.kv_heads; ++head) {
-      std::memcpy(k(layer, head, to), k(layer, head, from), bytes);
+      const float* key = k(layer, head, from);
+      float* place = k(layer, head, to);
+      for (int i = 0; i < shape_.head_dim; ++i) place[i * kKeyPanel] = key[i * kKeyPanel];
       std::memcpy(v(layer, head, to), v(layer, head, from), bytes);
     }
   if (debug_) tags_[to] = {tags_[from].position_plus_1, tags_[to].epoch + 1};
@@ -47,7 +53,7 @@ void KvRing::poison(int64_t slot) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int head = 0; head < shape_.kv_heads; ++head) {
-      std::fill_n(k(layer, head, slot), shape_.head_dim, nan);
+      for (int i = 0; i < shape_.head_dim; ++i) k(layer, head, slot)[i * kKeyPanel] = nan;
       std::fill_n(v(layer, head, slot), shape_.head_dim, nan);
     }
   tags_[slot] = {0, tags_[slot].epoch + 1};

@@ -4,7 +4,8 @@
 // behind the ring. Rollback and dropping move nothing: the head says what is alive. `move` is the
 // only code that moves KV bytes.
 //
-// Storage: K and V are [layers][kv_heads][slots][head_dim] f32 each, slots = capacity + tails.
+// Storage, f32, slots = capacity + tails: V is [layers][kv_heads][slots][head_dim]; K lies in panels of
+// 16 slots, [layers][kv_heads][slots / 16][head_dim][16], so that a query meets 16 keys in one vector.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,8 @@ struct RingShape {
 // Throws InvalidInput unless C >= W + S - 1 and all sizes are sane.
 void check_shape(const RingShape& shape);
 
+constexpr int kKeyPanel = 16;  // slots; the stride of a key's elements, in floats
+
 class KvRing {
  public:
   // `debug`: every slot carries (position, epoch) and dropped slots are poisoned with NaN.
@@ -36,10 +39,14 @@ class KvRing {
 
   const RingShape& shape() const { return shape_; }
   bool debug() const { return debug_; }
-  float* k(int layer, int kv_head, int64_t slot) const { return at(k_, layer, kv_head, slot); }
-  float* v(int layer, int kv_head, int64_t slot) const { return at(v_, layer, kv_head, slot); }
-  int64_t slot_stride() const { return shape_.head_dim; }                   // floats
-  int64_t head_stride() const { return shape_.slots() * shape_.head_dim; }  // floats
+  // The first element of a key; the next is kKeyPanel floats further.
+  float* k(int layer, int kv_head, int64_t slot) const {
+    const int64_t panel = head(layer, kv_head) * panels_ + slot / kKeyPanel;
+    return k_.data() + panel * kKeyPanel * shape_.head_dim + slot % kKeyPanel;
+  }
+  float* v(int layer, int kv_head, int64_t slot) const {
+    return v_.data() + (head(layer, kv_head) * shape_.slots() + slot) * shape_.head_dim;
+  }
 
   // Copies one slot of every layer and head, and its tag.
   void move(int64_t from, int64_t to);
@@ -54,12 +61,10 @@ class KvRing {
     int64_t position_plus_1;  // 0: nothing lives here
     int64_t epoch;            // how often this slot was written
   };
-  float* at(const Buffer<float>& b, int layer, int kv_head, int64_t slot) const {
-    return b.data() +
-           ((int64_t{layer} * shape_.kv_heads + kv_head) * shape_.slots() + slot) * shape_.head_dim;
-  }
+  int64_t head(int layer, int kv_head) const { return int64_t{layer} * shape_.kv_heads + kv_head; }
   RingShape shape_;
   bool debug_;
+  int64_t panels_;  // of one head
   Buffer<float> k_, v_;
   Buffer<Tag> tags_;
 };

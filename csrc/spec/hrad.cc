@@ -42,16 +42,18 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
 void Hrad::apply(const Layer& l, const float* x, float* y) const {
   const int64_t out = l.matrix.out();
   kernels_.matmul({.panels = l.matrix.panels(),
-                   .bf16 = false,
+                   .packing = Packing::f32,
                    .in = l.matrix.in(),
                    .out = out,
                    .x = x,
                    .y = y,
+                   .y_stride = out,
                    .bias = l.bias.data(),
                    .add = nullptr,
                    .rows = 1,
                    .first = 0,
-                   .last = (out + kPanel - 1) / kPanel});
+                   .last = (out + kPanel - 1) / kPanel,
+                   .both = nullptr});
 }
 
 void Hrad::scores(const float* x, float* scratch, float out[3]) const {

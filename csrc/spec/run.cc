@@ -128,6 +128,13 @@ bool Runtime::catch_draft_up(int64_t until) {
   return true;
 }
 
+int64_t Runtime::prefilled_tokens() const {
+  const int64_t fed = prompt_ > 0 ? prompt_ - 1 : 0, pieces = (fed + kMaxRows - 1) / kMaxRows;
+  const int64_t ahead = std::max(target_.pieces - target_.prefilled.reached(),
+                                 draft_.pieces - draft_.prefilled.reached());
+  return std::min(fed, std::max<int64_t>(0, pieces - pieces_left_ - ahead) * kMaxRows);
+}
+
 // False if the time is over or somebody interrupts.
 bool Runtime::reach(Event& event, int64_t value, int64_t until) {
   while (!exec_->reach(event, value, std::min(until, Trace::now() + kPatience)))

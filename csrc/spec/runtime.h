@@ -72,6 +72,8 @@ class Runtime {
   // have passed (0: no limit) or interrupt() is called. Returns the tokens committed meanwhile: none
   // if prefill or round take longer than that, they go on by themselves.
   std::vector<int32_t> run(int64_t max_rounds, double seconds);
+  // Of the prompt in flight, what both lanes have behind them; its last token is never fed.
+  int64_t prefilled_tokens() const;
   // Whether nothing runs any more, after at most `seconds` (0: no limit).
   bool idle(double seconds);
   void end();    // drops the sequence in flight

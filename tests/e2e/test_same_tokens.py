@@ -70,7 +70,7 @@ def engine_of() -> Iterator[MakeEngine]:
         engine.close()
 
 
-def open_engine(draft: str, threads: int) -> Engine:
+def open_engine(draft: str, threads: int, dtype: str = "auto") -> Engine:
     """The demo target with `draft`: "draft", "poor" or "random"."""
     target = demo_folder("target")
     if draft == "random":
@@ -78,7 +78,9 @@ def open_engine(draft: str, threads: int) -> Engine:
         pair = load_pair(config, make_draft=random_draft)
     else:
         speculative = {"model": demo_folder(draft)}
-        config = EngineConfig(model=target, num_threads=threads, speculative=speculative)
+        config = EngineConfig(
+            model=target, dtype=dtype, num_threads=threads, speculative=speculative
+        )
         pair = load_pair(config)
     return Engine(config, pair=pair, methods=METHODS)
 
@@ -122,6 +124,17 @@ def test_some_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
 def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
     check_all_methods(engine_of, draft, 2, law, limit=SOME)
+
+
+@pytest.mark.parametrize("law", PLAIN_LAWS)
+def test_int8_equals_its_own_plain_decoding(law: str) -> None:
+    prompts = human_eval(2)
+    with open_engine("draft", 2, dtype="int8") as engine:
+        plain = answers(engine, "none", prompts, law)
+        for method in METHODS:
+            assert answers(engine, method, prompts, law) == plain, method
+    with open_engine("draft", 1, dtype="int8") as engine:
+        assert answers(engine, "none", prompts, law) == plain
 
 
 @pytest.mark.exact

@@ -46,7 +46,7 @@ def path_to(parent, node):
     return path[::-1]
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_path_of_any_length_from_any_head(tools, isa, storage):
     decoder = tools.random_decoder(isa=isa, storage=storage)
@@ -84,6 +84,39 @@ def test_families(tools, isa, family):
             single.chunk(tokens[at : at + 60])
         expected = single.alone([more[i] for i in path_to(parent, leaf)])
         same(logits[leaf], expected[-1], (family, leaf))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "sizes",
+    [{"hidden": 64, "inner": 96}, {"hidden": 33, "inner": 7, "mlp_bias": True}, {"inner": 130},
+     {"hidden": 130, "inner": 15, "qkv_bias": True, "head_norms": True},
+     {"vocab": 2, "inner": 17}],
+    ids=str,
+)  # fmt: skip
+def test_sizes_that_fill_no_panel(tools, isa, sizes):
+    """Every storage, forwards of 1 to 64 rows, teams of more members than there are heads."""
+    tokens = tokens_of(80, vocab=sizes.get("vocab", 67))
+    for storage in ("float32", "bfloat16", "int8"):
+        decoder = tools.random_decoder(isa=isa, storage=storage, **sizes)
+        alone = tools.Sequence(decoder).alone(tokens)
+        lane, parts = tools.Sequence(decoder, threads=9, debug=True), []
+        for n, width in [(1, 2), (5, 9), (7, 3), (64, 2), (3, 1)]:
+            parts.append(lane.chunk(tokens[lane.head : lane.head + n], width))
+        same(np.concatenate(parts), alone, (storage, sizes))
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 7])
+def test_many_query_heads_share_a_key_head(tools, group):
+    """Blocks of queries end within a row, and rows within blocks."""
+    decoder = tools.random_decoder(heads=2 * group, kv_heads=2, head_dim=16)
+    tokens = tokens_of(70)
+    alone = tools.Sequence(decoder).alone(tokens)
+    for n in (2, 5, 13, 31):
+        lane, parts = tools.Sequence(decoder, threads=3), []
+        while lane.head < 70:
+            parts.append(lane.chunk(tokens[lane.head : lane.head + n], n % 3 + 1))
+        same(np.concatenate(parts), alone, (group, n))
 
 
 @pytest.mark.parametrize("head_dim", [2, 16, 34, 64, 120])

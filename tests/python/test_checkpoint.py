@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sbrt import Engine, InvalidInputError, SamplingParams
+from sbrt._core import Decoder
 from sbrt.checkpoint import expected_shapes, open_checkpoint
 from sbrt.model_config import read_config, read_eos
 from sbrt.safetensors_file import open_file
@@ -260,11 +261,20 @@ def test_shards_and_storages_hold_the_same_model(make, tmp_path):
     [
         ("BF16", "auto", "bfloat16"), ("F32", "auto", "float32"), ("F16", "auto", "float32"),
         ("BF16", "float32", "float32"), ("F32", "bfloat16", "bfloat16"),
+        ("BF16", "int8", "int8"),
     ],
 )  # fmt: skip
 def test_auto_keeps_what_the_checkpoint_has(make, tmp_path, dtype, asked, kept):
     folder = make.checkpoint(tmp_path / "m", dtype=dtype)
     assert open_checkpoint(folder).storage(asked) == kept
+
+
+def test_int8_is_a_storage_and_no_dtype_of_a_tensor(make, tmp_path):
+    folder = make.checkpoint(tmp_path / "m", dtype="BF16")
+    assert len(answer(folder, dtype="int8")) == len(answer(folder))
+    decoder = Decoder(open_checkpoint(folder).config.core(), storage="int8")
+    with pytest.raises(InvalidInputError, match=r"dtype: expected float32, .* but got int8"):
+        decoder.load("model.norm.weight", "int8", (1,), b"1")
 
 
 # --- the pair ---

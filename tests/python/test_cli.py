@@ -211,7 +211,7 @@ def test_the_prompt_from_a_file_or_standard_input(run, tmp_path, monkeypatch):
         (["generate", "--prompt", "a", "--draft", "none", "--method", "pearl"], "pearl"),
         (["generate", "--prompt", "a", "--draft", "/nonexistent"], "/nonexistent"),
         (["generate", "--prompt", "a", "--wrong"], "--wrong"),
-        (["generate", "--prompt", "a", "--dtype", "int8"], "int8"),
+        (["generate", "--prompt", "a", "--dtype", "int4"], "int4"),
         (["compare", "--methods", "none,foo"], "foo"),
         (["compare", "--methods", ""], "''"),
         (["compare", "--prompts", "/nonexistent.jsonl"], "/nonexistent.jsonl"),

@@ -132,7 +132,7 @@ def test_an_engine_field_that_is_not_built_raises(field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("model", ""), ("model", 3), ("model", "a\0b"), ("tokenizer", b"x"), ("dtype", "int8"),
+        ("model", ""), ("model", 3), ("model", "a\0b"), ("tokenizer", b"x"), ("dtype", "int4"),
         ("dtype", None), ("max_model_len", 0), ("max_model_len", True), ("seed", -1),
         ("num_threads", 0), ("num_threads", 1.0), ("draft_threads", 0),
         ("skip_tokenizer_init", 1), ("speculative", "specbranch"), ("max_num_seqs", 0),

@@ -74,6 +74,26 @@ def gated_engine(lane: str = "target", **fault: int) -> Iterator[tuple[Engine, T
         engine.close()
 
 
+def test_a_long_prefill_tells_how_far_it_is() -> None:
+    """Held up in the fifth of ten pieces, it says four until it may go on."""
+    with gated_engine() as (engine, toy):
+        told: list[tuple[int, int]] = []
+
+        def on_prefill(done: int, total: int) -> None:
+            told.append((done, total))
+            if len(told) == 3:
+                toy.open_gate()
+
+        engine.on_prefill = on_prefill
+        assert answer(engine, PROMPT) == fresh(PROMPT)
+        assert told[:3] == [(256, 639)] * 3
+        assert told == sorted(told)
+        engine.on_prefill = None
+        before = len(told)
+        assert answer(engine, PROMPT) == fresh(PROMPT)
+        assert len(told) == before
+
+
 @contextmanager
 def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
     """SIGINT while a forward waits at the gate; what it interrupts must be left with it waiting."""

@@ -119,7 +119,7 @@ class World {
     for (int layer = 0; layer < s.layers; ++layer)
       for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head)
         for (int d = 0; d < s.head_dim; ++d) {
-          call(ring_.k(layer, kv_head, slot) + d, index++);
+          call(ring_.k(layer, kv_head, slot) + d * kKeyPanel, index++);
           call(ring_.v(layer, kv_head, slot) + d, index++);
         }
   }

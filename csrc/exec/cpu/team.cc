@@ -31,7 +31,8 @@ void place_on_core([[maybe_unused]] int core, [[maybe_unused]] int threads) {
 #endif
 }
 
-Team::Team(int threads, int first_core, int step, Failure& failure) : failure_(failure) {
+Team::Team(int threads, int first_core, int step, Failure& failure)
+    : failure_(failure), members_(threads) {
   for (int rank = 1; rank < threads; ++rank)
     helpers_.emplace_back([this, rank, threads, core = first_core + rank * step] {
       place_on_core(core, threads);
@@ -48,6 +49,7 @@ void Team::run(const Graph& graph, int width) {
   width = std::clamp(width, 1, static_cast<int>(helpers_.size()) + 1);
   if (width > 1) {
     graph_ = &graph;
+    take_along(width);
     // Width travels in the word itself: only members look further, and the job cannot end without
     // them, so nobody ever reads another job's fields.
     ++serial_;
@@ -79,11 +81,11 @@ void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
         mark_failed(job, i);
       }
     }
-    meet(width);
+    meet(rank, width);
     // An op that threw ends the graph for everybody at the same place. The second meeting keeps the
     // mark until all have seen it.
     if (width > 1 && has_failed(job, i)) [[unlikely]] {
-      meet(width);
+      meet(rank, width);
       return;
     }
   }
@@ -103,16 +105,24 @@ bool Team::has_failed(uint32_t job, int op) const {
   return at >> 32 == job && static_cast<uint32_t>(at) <= static_cast<uint32_t>(op);
 }
 
-void Team::meet(int width) {
-  if (width == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(width)) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.fetch_add(1);  // a full barrier before notify, as in publish()
-    phase_.notify_all();
-  } else {
-    wait_until(phase_, [phase](uint32_t p) { return p != phase; }, kYields);
+// Members that sat out some jobs get the count of the others. Nobody of the last job writes any more.
+void Team::take_along(int width) {
+  const uint32_t met = members_[0].arrived.load(std::memory_order_relaxed);
+  for (int rank = 1; rank < width; ++rank) {
+    std::atomic<uint32_t>& arrived = members_[rank].arrived;
+    if (arrived.load(std::memory_order_relaxed) != met)
+      arrived.store(met, std::memory_order_relaxed);
   }
+}
+
+void Team::meet(int rank, int width) {
+  if (width == 1) return;
+  const uint32_t mine = members_[rank].arrived.load(std::memory_order_relaxed) + 1;
+  publish(members_[rank].arrived, mine);
+  // Another member may be one meeting ahead.
+  const auto there = [mine](uint32_t arrived) { return static_cast<int32_t>(arrived - mine) >= 0; };
+  for (int other = 0; other < width; ++other)
+    if (other != rank) wait_until(members_[other].arrived, there, kYields);
 }
 
 }  // namespace sbrt

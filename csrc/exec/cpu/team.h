@@ -30,16 +30,22 @@ class Team {
   void work(const Graph& graph, int rank, int width, uint32_t job);
   void mark_failed(uint32_t job, int op);
   bool has_failed(uint32_t job, int op) const;
-  void meet(int width);
+  void take_along(int width);
+  void meet(int rank, int width);
+
+  // How often a member has arrived at a meeting: on a cache line of its own, so that two members meet in
+  // the time of one line's way there and one's way back.
+  struct alignas(64) Member {
+    std::atomic<uint32_t> arrived{0};
+  };
 
   Failure& failure_;
+  std::vector<Member> members_;
   std::vector<std::thread> helpers_;
   const Graph* graph_ = nullptr;
   uint32_t serial_ = 0;
   std::atomic<uint64_t> failed_at_{~uint64_t{0}};  // serial << 32 | first op that threw
   alignas(64) std::atomic<uint32_t> job_{0};
-  alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
 };
 
 // Every thread that computes starts from the same floating-point state, whatever it inherited.

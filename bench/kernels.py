@@ -1,0 +1,279 @@
+"""`python -m bench.kernels`: every op of a forward, where it stands, beside the machine's roofs.
+
+    python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8 --rows 1,8 --threads 2 --json
+
+Roofs are measured in the same run by the same team: reading memory (256 MB), reading as many bytes
+as the checkpoint's weights again and again, reading what lies in a core's cache, fma in registers.
+The roof of an op is the longer of its bytes, at the second or third of these, and of its flops.
+Everything is interleaved; times are medians over all forwards, each with the meeting of the team
+behind the op, and `best` is what nine of ten exceed. Weights are random, drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.sizes import SIZES, decoder_of
+from sbrt import InvalidInputError, flags
+from sbrt._core import Decoder, KernelBench, Roofs
+from sbrt.progress import Progress
+from sbrt.table import aligned
+
+MEMORY, CACHE = 256 << 20, 512 << 10  # bytes of the roofs; of the cache one's, a thread
+DTYPES = ("float32", "bfloat16", "int8")
+BURST = 0.05  # seconds of forwards at a time
+COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
+
+
+@dataclass
+class Machine:
+    """The best that a team has shown so far: bytes/s of reads, flops/s of fma."""
+
+    roofs: Roofs
+    threads: int
+    weights: int  # bytes of a checkpoint's weights
+    memory: float = 0.0
+    again: float = 0.0
+    cache: float = 0.0
+    fma: float = 0.0
+
+    def look(self) -> None:
+        """Measure once more."""
+        self.memory = max(self.memory, self.roofs.read(MEMORY, 2))
+        self.again = max(self.again, self.roofs.read(self.weights, 8))
+        self.cache = max(self.cache, self.roofs.read(CACHE * self.threads, 50))
+        self.fma = max(self.fma, self.roofs.peak(1 << 16, 10))
+
+    def seconds(self, op: Op) -> float:
+        """What an op takes at its roof."""
+        read = op.weights / self.again + (op.bytes - op.weights) / self.cache
+        return max(read, op.flops / self.fma)
+
+    def json(self) -> dict[str, float]:
+        """In GB/s and GFLOP/s."""
+        read = {"memory": self.memory, "weights": self.again, "cache": self.cache}
+        return {f"{name}_gb_per_second": value / 1e9 for name, value in read.items()} | {
+            "fma_gflop_per_second": self.fma / 1e9
+        }
+
+
+@dataclass
+class Op:
+    """The same op of all layers. bytes, weights, flops: of one. ns: of each forward, all layers."""
+
+    name: str
+    shape: str
+    bytes: float
+    weights: float
+    flops: float
+    calls: int = 0
+    ns: list[float] = field(default_factory=list)
+
+    @property
+    def us(self) -> float:
+        """Median of one call."""
+        return statistics.median(self.ns) / 1e3 / self.calls
+
+    @property
+    def best_us(self) -> float:
+        """The tenth part of all forwards is quicker."""
+        return sorted(self.ns)[len(self.ns) // 10] / 1e3 / self.calls
+
+    def line(self, roof: float) -> dict[str, Any]:
+        """As JSON; roof: seconds of one call at its roof."""
+        return {
+            "op": self.name,
+            "shape": self.shape,
+            "calls": self.calls,
+            "us": self.us,
+            "best_us": self.best_us,
+            "gb_per_second": self.bytes / self.us / 1e3,
+            "gflop_per_second": self.flops / self.us / 1e3,
+            "share_of_roof": roof * 1e6 / self.us,
+        }
+
+
+@dataclass
+class Case:
+    """A checkpoint at a number of rows."""
+
+    checkpoint: str
+    dtype: str
+    decoder: Decoder
+    bench: KernelBench
+    machine: Machine
+    rows: int
+    head: int
+    temperature: float
+    ops: dict[tuple[str, str], Op] = field(default_factory=dict)
+    whole: Op | None = None
+
+    def measure(self) -> None:
+        """A burst of forwards."""
+        run = (self.head, self.rows, self.machine.threads)
+        once = self.bench.run(*run, 1, self.temperature)
+        seconds = sum(op["ns"][0] for op in once) / 1e9
+        times = max(2, min(500, int(BURST / seconds)))
+        parts = self.bench.run(*run, times, self.temperature)
+        # A forward chooses tokens or laws: both are timed, the laws are not part of it.
+        self._add([part for part in parts if "law" not in part["op"]])
+        self._gather(parts)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every op, then the whole forward."""
+        roofs = {key: self.machine.seconds(op) for key, op in self.ops.items()}
+        of_forward = [key for key in self.ops if "law" not in key[0]]
+        assert self.whole is not None
+        lines = [op.line(roofs[key]) for key, op in self.ops.items()]
+        lines.append(self.whole.line(sum(roofs[key] * self.ops[key].calls for key in of_forward)))
+        about = {
+            "checkpoint": self.checkpoint,
+            "dtype": self.dtype,
+            "isa": self.decoder.isa,
+            "threads": self.machine.threads,
+            "rows": self.rows,
+            "context": self.head,
+        }
+        return [about | line | self.machine.json() for line in lines]
+
+    def _add(self, parts: Sequence[dict[str, Any]]) -> None:
+        whole = self.whole or Op("forward", "", *_sums(parts), calls=1)
+        whole.ns += [sum(each) for each in zip(*(part["ns"] for part in parts), strict=True)]
+        self.whole = whole
+
+    def _gather(self, parts: Iterable[dict[str, Any]]) -> None:
+        by_key: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for part in parts:
+            by_key.setdefault((part["op"], part["shape"]), []).append(part)
+        for key, same in by_key.items():
+            first = same[0]
+            given = (first["bytes"], first["weights"], first["flops"])
+            op = self.ops.setdefault(key, Op(*key, *given, calls=len(same)))
+            op.ns += [sum(each) for each in zip(*(part["ns"] for part in same), strict=True)]
+
+
+def _sums(parts: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    return tuple(sum(part[name] for part in parts) for name in ("bytes", "weights", "flops"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return flags.guarded("bench.kernels", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = flags.Parser(prog="python -m bench.kernels", add_help=False)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device, rest = parser.parse_known_args(given)
+    if device.device == "cuda":
+        return _on_gpu(rest)
+    args = _parser().parse_args(given)
+    cases = _cases(args)
+    bar = Progress("measuring")
+    try:
+        for done in range(args.repeats):
+            bar.update(done, args.repeats)
+            for case in cases:
+                case.machine.look()
+                case.measure()
+    finally:
+        bar.close()
+    _write(cases, args.json)
+    return 0
+
+
+def _on_gpu(rest: list[str]) -> int:
+    try:
+        module = importlib.import_module("bench.gpu_kernels")
+    except ImportError as error:
+        raise InvalidInputError(f"--device: expected cpu, got cuda ({error})") from None
+    return int(module.main(rest))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.Parser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--checkpoints", default=",".join(SIZES), metavar="A,B", help="default: %(default)s")
+    add("--dtypes", default="bfloat16", metavar="A,B", help=f"of {', '.join(DTYPES)}")
+    add("--rows", default="1,8,16", metavar="N,N", help="rows of a forward (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
+    add("--context", type=int, default=200, metavar="N", help="trunk (default: %(default)s)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
+    add("--isa", default="auto", help="instruction set (default: the best of this machine)")
+    add("--repeats", type=int, default=7, metavar="N", help="bursts (default: %(default)s)")
+    flags.add_json_flag(parser)
+    return parser
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    rows = [_row_count(text) for text in args.rows.split(",")]
+    if args.repeats < 1:
+        raise InvalidInputError(f"--repeats: expected at least 1, got {args.repeats}")
+    cases = []
+    for name in args.checkpoints.split(","):
+        for dtype in args.dtypes.split(","):
+            decoder = decoder_of(name, dtype, args.isa)
+            bench = KernelBench(decoder, args.context + max(rows), max(rows), args.threads)
+            parts = bench.run(0, 1, args.threads, 1)
+            weights = int(sum(part["weights"] for part in parts))
+            machine = Machine(Roofs(args.threads, args.isa), args.threads, weights)
+            cases += [
+                Case(name, dtype, decoder, bench, machine, n, args.context, args.temperature)
+                for n in rows
+            ]
+    return cases
+
+
+def _row_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise InvalidInputError(f"--rows: expected numbers from 1 to 64, got {text!r}")
+    return int(text)
+
+
+def _write(cases: Sequence[Case], to: str | None) -> None:
+    lines = [line for case in cases for line in case.lines()]
+    if to == "-":
+        print(json.dumps(lines, indent=1))
+        return
+    if to is not None:
+        Path(to).write_text(json.dumps(lines, indent=1))
+    for case in cases:
+        print(_table(case), end="\n\n")
+
+
+def _table(case: Case) -> str:
+    machine = case.machine.json()
+    title = (
+        f"{case.checkpoint} {case.dtype} {case.decoder.isa}, {case.machine.threads} threads, "
+        f"{case.rows} rows behind {case.head} tokens; roofs: "
+        + ", ".join(f"{name.split('_')[0]} {value:.0f}" for name, value in machine.items())
+    )
+    rows = [COLUMNS]
+    for line in case.lines():
+        rows.append(
+            (
+                line["op"],
+                line["shape"],
+                str(line["calls"]),
+                f"{line['us']:.1f}",
+                f"{line['best_us']:.1f}",
+                f"{line['gb_per_second']:.1f}",
+                f"{line['gflop_per_second']:.1f}",
+                f"{line['share_of_roof']:.0%}",
+            )
+        )
+    return "\n".join([title, *aligned(rows)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Checkpoints that exist to be measured: sizes of real ones, weights drawn from a seed."""
+
+from __future__ import annotations
+
+from sbrt._core import Decoder
+from sbrt.checkpoint import random_decoder
+from sbrt.errors import InvalidInputError
+from sbrt.model_config import ModelConfig
+
+VOCAB, POSITIONS = 4096, 2048
+# hidden, layers, inner, heads, KV heads
+SIZES = {
+    "m37": (512, 12, 1408, 8, 4),  # 37.5 M parameters, the size of a target
+    "m2": (192, 4, 512, 6, 3),  # 2.4 M, of a draft
+}
+
+
+def config_of(name: str) -> ModelConfig:
+    """Sizes of a checkpoint of SIZES. Raises InvalidInputError."""
+    if name not in SIZES:
+        raise InvalidInputError(f"checkpoint: expected one of {', '.join(SIZES)}, got {name}")
+    hidden, layers, inner, heads, kv_heads = SIZES[name]
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        hidden=hidden,
+        inner=inner,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        vocab=VOCAB,
+        max_positions=POSITIONS,
+        rms_eps=1e-5,
+        rope_theta=1e4,
+        tied=True,
+    )
+
+
+def decoder_of(name: str, dtype: str, isa: str = "auto") -> Decoder:
+    """A checkpoint of SIZES in memory, kept as `dtype`. Raises InvalidInputError."""
+    return random_decoder(config_of(name), seed=0, storage=dtype, isa=isa)

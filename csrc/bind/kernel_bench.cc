@@ -1,0 +1,256 @@
+// Times every op of a lane's forward where it stands, and the roofs of the machine it runs on.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+
+#include "bind/bind.h"
+#include "bind/runner.h"
+#include "model/lane.h"
+#include "ops/attention.h"
+#include "ops/choose.h"
+#include "ops/matmul.h"
+#include "ops/rope.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+// What an op of `rows` rows must move and compute at least.
+struct Cost {
+  std::string name, shape;
+  double bytes = 0, weights = 0, flops = 0;  // weights: of the bytes
+};
+
+template <class Args>
+const Args* args_of(const Graph::Node& node, void (*fn)(const Args&, Worker)) {
+  if (node.fn != reinterpret_cast<void (*)()>(fn)) return nullptr;
+  return reinterpret_cast<const Args*>(node.args);
+}
+
+constexpr double kFloat = sizeof(float);
+
+Cost cost_of(const MatmulArgs& a, double rows) {
+  const PackedMatrix& w = *a.weights;
+  const double in = static_cast<double>(w.in()), out = static_cast<double>(w.out());
+  const double read = static_cast<double>(w.bytes());
+  const double written = w.gated() ? out / 2 : out;
+  return {sentence(a.norm.weight ? "norm + " : "", "matmul", w.gated() ? " + gate" : "",
+                   a.add ? " + add" : ""),
+          sentence(w.in(), " -> ", w.out()), read + kFloat * rows * (in + written), read,
+          2 * rows * in * out};
+}
+
+Cost cost_of(const AttentionArgs& a, double rows) {
+  const RingShape& s = a.ring->shape();
+  double seen = 0, most = 0;
+  for (int i = 0; i < a.rows->n; ++i) {
+    seen += static_cast<double>(a.visible[i].keys);
+    most = std::max(most, static_cast<double>(a.visible[i].keys));
+  }
+  const double d = s.head_dim;
+  return {"attention", sentence(a.heads, " x ", s.head_dim, ", ", s.kv_heads, " kv heads"),
+          kFloat * d * (2 * most * s.kv_heads + 2 * rows * a.heads), 0, 4 * seen * d * a.heads};
+}
+
+Cost cost_of(const ProjectArgs& a, double rows) {
+  Cost cost = cost_of(a.matmul, rows);
+  cost.name += " + rope + kv";
+  return cost;
+}
+
+Cost cost_of_choice(const char* name, const ChooseArgs& a, double rows) {
+  return {name, sentence(a.vocab), kFloat * rows * a.vocab, 0, rows * a.vocab};
+}
+
+Cost cost_of(const Graph::Node& node, double rows) {
+  if (const auto* a = args_of(node, matmul)) return cost_of(*a, rows);
+  if (const auto* a = args_of(node, project)) return cost_of(*a, rows);
+  if (const auto* a = args_of(node, attention)) return cost_of(*a, rows);
+  if (const auto* a = args_of(node, choose_rows)) return cost_of_choice("choose", *a, rows);
+  if (const auto* a = args_of(node, choose_laws)) return cost_of_choice("choose + law", *a, rows);
+  return {"embed", "", 0, 0, 0};
+}
+
+struct StampedArgs {
+  const Graph::Node* node;  // null: the end
+  int64_t* at;
+};
+
+// Rank 0 notes when it comes to the op; the op before has then ended, its meeting included.
+void stamped(const StampedArgs& a, Worker worker) {
+  if (worker.rank == 0) *a.at = Trace::now();
+  if (a.node) a.node->call(*a.node, worker);
+}
+
+struct CollectArgs {
+  const Buffer<int64_t>* at;
+  std::vector<std::vector<int64_t>>* ns;  // by op
+};
+
+void collect(const CollectArgs& a, Worker) {
+  for (size_t i = 0; i < a.ns->size(); ++i) (*a.ns)[i].push_back((*a.at)[i + 1] - (*a.at)[i]);
+}
+
+class KernelBench {
+ public:
+  KernelBench(std::shared_ptr<Model> model, int64_t max_len, int32_t max_rows, int32_t threads)
+      : model_(std::move(model)), block_(1), laws_(kMaxStepRows), choices_(kMaxStepRows) {
+    lane_ = model_->bind({.max_len = max_len, .max_rows = max_rows, .threads = threads});
+    for (int i = 0; i < threads; ++i) scratch_.emplace_back(model_->vocab());
+    rows_ = &block_.data()->target_rows;
+    lane_->add_forward(plain_, rows_, true);
+    const ChooseArgs choose{lane_->logits(), lane_->vocab(),  lane_->vocab(),  rows_,
+                            block_.data(),   scratch_.data(), choices_.data(), laws_.data()};
+    plain_.add(choose_rows, choose);
+    plain_.add(choose_laws, choose);
+    const auto& nodes = plain_.nodes();
+    at_ = Buffer<int64_t>(nodes.size() + 1);
+    ns_.resize(nodes.size());
+    for (size_t i = 0; i < nodes.size(); ++i)
+      timed_.add(stamped, StampedArgs{&nodes[i], at_.data() + i}, nodes[i].single);
+    timed_.add(stamped, StampedArgs{nullptr, at_.data() + nodes.size()}, true);
+    timed_.add(collect, CollectArgs{&at_, &ns_}, true);
+    runner_ = std::make_unique<Runner>(threads);
+  }
+
+  // `n` rows of one path behind `head` tokens, `times` forwards; [{op, shape, bytes, flops, ns}].
+  py::list run(int64_t head, int n, int width, int times, float temperature) {
+    const RingShape& ring = lane_->ring().shape();
+    check_within("bench: rows", 1, kMaxRows, n);
+    check_within("bench: head", int64_t{0}, ring.window - n, head);
+    block_[0].sampling = {temperature, 0, 1, 0, 7, 0};
+    block_[0].sharpness = 1;
+    rows_->head = head;
+    rows_->n = n;
+    for (int i = 0; i < n; ++i)
+      rows_->row[i] = {
+          head + i,          i % model_->vocab(), static_cast<int32_t>(ring.slot(head + i)), -1, i,
+          Mask::upto(i + 1), Mask::none()};
+    for (auto& ns : ns_) {
+      ns.clear();
+      ns.reserve(times);
+    }
+    {
+      const py::gil_scoped_release nogil;
+      runner_->run(timed_, width, times);
+    }
+    return report();
+  }
+
+ private:
+  py::list report() const {
+    py::list out;
+    for (size_t i = 0; i < ns_.size(); ++i) {
+      const Cost cost = cost_of(plain_.nodes()[i], rows_->n);
+      py::dict op;
+      op["op"] = cost.name;
+      op["shape"] = cost.shape;
+      op["bytes"] = cost.bytes;
+      op["weights"] = cost.weights;
+      op["flops"] = cost.flops;
+      op["ns"] = ns_[i];
+      out.append(op);
+    }
+    return out;
+  }
+
+  std::shared_ptr<Model> model_;
+  Buffer<Control> block_;
+  Buffer<Law> laws_;
+  Buffer<Choice> choices_;
+  RowTable* rows_ = nullptr;
+  std::unique_ptr<Lane> lane_;
+  std::vector<ChooseScratch> scratch_;
+  Graph plain_{"bench.plain"}, timed_{"bench.timed"};
+  Buffer<int64_t> at_;
+  std::vector<std::vector<int64_t>> ns_;
+  std::unique_ptr<Runner> runner_;  // last: its threads end before what they read
+};
+
+struct RoofArgs {
+  const Kernels* kernels;
+  const float* x;
+  int64_t n, steps;
+  std::array<double, 64>* flops;
+};
+
+void read_share(const RoofArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.n, 1024);
+  volatile float sink = a.kernels->read(a.x + mine.begin, mine.size());
+  static_cast<void>(sink);
+}
+
+void peak_share(const RoofArgs& a, Worker worker) {
+  float out[2] = {0.5f, 1.0f};
+  (*a.flops)[worker.rank] = a.kernels->peak(a.steps, out);
+}
+
+// What a team of this machine can do at most, by the vectors of one instruction set.
+class Roofs {
+ public:
+  Roofs(int threads, const std::string& isa)
+      : kernels_(&kernels_named(isa)), threads_(threads), runner_(threads) {
+    check_within("bench: threads", 1, 64, threads);
+  }
+
+  // Bytes per second of reading `bytes` again and again, all members a share each.
+  double read(int64_t bytes, int times) {
+    const int64_t n = bytes / static_cast<int64_t>(sizeof(float));
+    if (static_cast<int64_t>(data_.size()) < n) {
+      data_ = Buffer<float>(n);
+      for (int64_t i = 0; i < n; ++i) data_[i] = 1;
+    }
+    const double seconds = measure(read_share, {kernels_, data_.data(), n, 0, &flops_}, times);
+    return static_cast<double>(bytes) / seconds;
+  }
+
+  // Floating-point operations per second of fma in registers.
+  double peak(int64_t steps, int times) {
+    const double seconds = measure(peak_share, {kernels_, nullptr, 0, steps, &flops_}, times);
+    double flops = 0;
+    for (int i = 0; i < threads_; ++i) flops += flops_[i];
+    return flops / seconds;
+  }
+
+ private:
+  // Seconds of one, the least of `times`.
+  double measure(void (*fn)(const RoofArgs&, Worker), const RoofArgs& args, int times) {
+    const py::gil_scoped_release nogil;
+    Graph work("bench.roof");
+    Buffer<int64_t> at(2);
+    std::vector<std::vector<int64_t>> ns(1);
+    ns[0].reserve(times);
+    Graph one("bench.one");
+    one.add(fn, args);
+    work.add(stamped, StampedArgs{one.nodes().data(), at.data()});
+    work.add(stamped, StampedArgs{nullptr, at.data() + 1}, true);
+    work.add(collect, CollectArgs{&at, &ns}, true);
+    runner_.run(work, threads_, times);
+    return static_cast<double>(*std::min_element(ns[0].begin(), ns[0].end())) * 1e-9;
+  }
+
+  const Kernels* kernels_;
+  int threads_;
+  Buffer<float> data_;
+  std::array<double, 64> flops_{};
+  Runner runner_;
+};
+
+}  // namespace
+
+void bind_kernel_bench(py::module_& m) {
+  py::class_<KernelBench>(m, "KernelBench", "Times every op of a model's forward where it stands.")
+      .def(py::init<std::shared_ptr<Model>, int64_t, int32_t, int32_t>(), py::arg("model"),
+           py::arg("max_len"), py::arg("max_rows"), py::arg("threads"))
+      .def("run", &KernelBench::run, py::arg("head"), py::arg("rows"), py::arg("width"),
+           py::arg("times"), py::arg("temperature") = 0.0f);
+  py::class_<Roofs>(m, "Roofs", "What a team of this machine can read and compute at most.")
+      .def(py::init<int, const std::string&>(), py::arg("threads"), py::arg("isa") = "auto")
+      .def("read", &Roofs::read, py::arg("bytes"), py::arg("times") = 5)
+      .def("peak", &Roofs::peak, py::arg("steps") = 1 << 18, py::arg("times") = 5);
+}
+
+}  // namespace sbrt

@@ -1,0 +1,29 @@
+// Runs graphs one after the other on a team of the cpu body: for probes and benches.
+#pragma once
+
+#include <memory>
+
+#include "exec/exec.h"
+
+namespace sbrt {
+
+class Runner {
+ public:
+  explicit Runner(int threads)
+      : exec_(make_cpu_exec()), stream_(exec_->stream(threads)), done_("probe.done") {}
+
+  // `times` times to its end; an op's exception is thrown here.
+  void run(const Graph& graph, int width, int times = 1) {
+    for (int i = 0; i < times; ++i) stream_->launch(graph, width);
+    stream_->record(done_, ++runs_);
+    exec_->wait(done_, runs_);
+  }
+
+ private:
+  std::unique_ptr<Exec> exec_;
+  std::unique_ptr<Stream> stream_;
+  Event done_;
+  int64_t runs_ = 0;
+};
+
+}  // namespace sbrt

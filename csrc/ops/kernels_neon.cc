@@ -1,0 +1,7 @@
+// Every aarch64 has these instructions, so nobody is asked.
+#if defined(__aarch64__)
+#define SBRT_KERNELS kKernelsNeon
+#define SBRT_KERNELS_NAME "neon"
+#include "ops/simd_neon.h"
+#include "ops/kernels_body.inc"
+#endif
