@@ -16,6 +16,7 @@ void bind_hrad(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
 void bind_ring_probe(pybind11::module_& m);
+void bind_ops_probe(pybind11::module_& m);
 void bind_canary(pybind11::module_& m);  // in sanitizer builds
 
 }  // namespace sbrt

@@ -63,6 +63,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_runtime(m);
   sbrt::bind_probe(m);
   sbrt::bind_ring_probe(m);
+  sbrt::bind_ops_probe(m);
 #if defined(SBRT_CANARY)
   sbrt::bind_canary(m);
 #endif
