@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .plan import FAN, AttentionPlan, Workspace
+from .plan import FAN, AttentionPlan, Workspace, architecture_of
 from .words import interpreting
 
 
@@ -263,7 +263,7 @@ def branch_attention(
         *(plan.capacity, plan.rows, plan.kv_heads, plan.tiles),
         *(plan.max_splits, plan.max_blocks, plan.score_scale),
         **constants(plan, interpreting()),
-        num_warps=plan.num_warps,
+        num_warps=plan.num_warps(architecture_of(q.device)),
         enable_fp_fusion=False,
     )
     return out
@@ -298,7 +298,7 @@ def branch_attention_torch(
     head = int(work.extent[0])
     for i in range(plan.rows):
         count, first = int(work.meta[0, i]), int(work.extent[4 + i])
-        trunk = torch.arange(first, head, device=q.device) % plan.capacity
+        trunk = torch.arange(min(first, head), head, device=q.device) % plan.capacity
         flight = work.slots[i, max(0, first - head) : max(count, 0)].long()
         slots = torch.cat([trunk, flight])
         if count < 0 or slots.numel() == 0:

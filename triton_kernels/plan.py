@@ -120,10 +120,11 @@ class AttentionPlan:
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         return scale * math.log2(math.e)
 
-    @property
-    def num_warps(self) -> int:
-        """Of a program; a wide head needs more registers."""
-        return 8 if self.block_m * self.head_dim > 32 * 64 else 4
+    def num_warps(self, architecture: int) -> int:
+        """Of a program, for sm_80, 90, 100, ...: as few as hold it without spills."""
+        if self.block_m * self.head_dim <= 32 * 64:
+            return 4
+        return 4 if architecture // 10 == 9 and self.head_dim * self.dtype.itemsize <= 256 else 8
 
     def grid(self, device: torch.device) -> int:
         """Programs of a launch."""
@@ -169,6 +170,14 @@ def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
         law=torch.empty((merged, plan.units, 2, plan.block_m), device=device),
         counters=torch.zeros((plan.units, 1 + plan.max_blocks), dtype=torch.int32, device=device),
     )
+
+
+def architecture_of(device: torch.device) -> int:
+    """80, 90, 100, ... of a CUDA device; 90 for the interpreter."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def _check_within(name: str, value: int, low: int, high: int) -> None:

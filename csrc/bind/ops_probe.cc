@@ -123,14 +123,17 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   return {qkv, keys, values};
 }
 
-// K and V after `settle` of a lane, and the control block it left.
+// K and V after a settle (0: of the target lane, 1: of the draft lane, 2: after a serial burst), and
+// the control block it left.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
-                                                   const Floats& v, const Sizes& sizes, bool draft,
+                                                   const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {
   const auto control = from_bytes<Control>(block);
   const ProbeRing probe(sizes, k, v, debug);
   const LaneArgs args{control.get(), probe.ring.get(), kMaxStepRows};
-  (draft ? settle_draft : settle_target)(args, Worker());
+  check_within("probe: settle", 0, 2, what);
+  constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, bring_burst};
+  kSettle[what](args, Worker());
   const auto [keys, values] = probe.content();
   return {keys, values, to_bytes(control.get(), 1)};
 }
@@ -219,7 +222,7 @@ void bind_ops_probe(py::module_& m) {
         py::arg("sizes"), py::arg("inv_freq"), py::arg("amplitude"), py::arg("norms"),
         py::arg("eps"));
   m.def("settle_probe", &settle_probe, py::arg("control"), py::arg("k"), py::arg("v"),
-        py::arg("sizes"), py::arg("draft"), py::arg("debug"));
+        py::arg("sizes"), py::arg("what"), py::arg("debug"));
   m.def("choose_probe", &choose_probe, py::arg("control"), py::arg("table"), py::arg("logits"),
         py::arg("laws"));
   m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));

@@ -26,7 +26,8 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
-# A kernel as it is launched. types: of arguments that are no stride; warps: of a program.
+# A kernel as it is launched. types: of arguments that are no stride; warps: of a program, or
+# what gives them for an architecture.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 
@@ -97,7 +98,8 @@ def resources(cubin):
 
 
 def compiled(case, architecture):
-    options = {"num_warps": case.warps, "enable_fp_fusion": case.fusion}
+    warps = case.warps(architecture) if callable(case.warps) else case.warps
+    options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])
@@ -106,7 +108,7 @@ def compiled(case, architecture):
         "configuration": case.configuration,
         "dtype": case.dtype,
         "architecture": architecture,
-        "warps": case.warps,
+        "warps": warps,
         "registers": registers,
         "local_bytes": local,
         "shared_bytes": binary.metadata.shared,
@@ -116,16 +118,16 @@ def compiled(case, architecture):
 
 
 def table(cubins):
-    """Lines of Markdown: registers / shared KiB of each architecture; spilled bytes where any."""
+    """Lines of Markdown: warps / registers / shared KiB of each architecture; spilled bytes where any."""
     rows = {}
     for c in cubins:
-        key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:], c["warps"])
-        cell = f"{c['registers']} / {c['shared_bytes'] / 1024:.1f}"
+        key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:])
+        cell = f"{c['warps']} / {c['registers']} / {c['shared_bytes'] / 1024:.1f}"
         spilled = f" ({c['local_bytes']} spilled)" if c["local_bytes"] else ""
         rows.setdefault(key, []).append(cell + spilled)
     names = " | ".join(f"sm_{a}" for a in ARCHITECTURES)
-    yield f"| kernel | configuration | dtype | warps | {names} |"
-    yield "|---|---|---|---|" + "---|" * len(ARCHITECTURES)
+    yield f"| kernel | configuration | dtype | {names} |"
+    yield "|---|---|---|" + "---|" * len(ARCHITECTURES)
     for key, cells in rows.items():
         yield "| " + " | ".join(str(x) for x in (*key, *cells)) + " |"
 
