@@ -151,9 +151,14 @@ def rope_kv_write(
         *(first_row, heads, k.shape[0], rope.amplitude, rope.eps),
         HALF=half,
         HAS_NORM=rope.q_weight is not None,
-        num_warps=1 if half <= 64 else 2,
+        num_warps=num_warps(half),
         enable_fp_fusion=False,
     )
+
+
+def num_warps(half: int) -> int:
+    """Of a program."""
+    return 1 if half <= 64 else 2
 
 
 def rope_kv_write_torch(

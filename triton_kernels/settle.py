@@ -157,14 +157,21 @@ def ring_settle(
         kv,
         *kv.stride()[:4],
         *(kv_heads, slots, capacity, tail_slots),
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(head_dim),
-        COMPACT=what is not Settle.BURST,
-        TAIL=what.value,
-        POISON=poison,
-        MOVES=MOVES,
+        **constants(head_dim, what, poison),
         num_warps=4,
     )
+
+
+def constants(head_dim: int, what: Settle, poison: bool) -> dict[str, object]:
+    """The kernel's compile-time arguments."""
+    return {
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": triton.next_power_of_2(head_dim),
+        "COMPACT": what is not Settle.BURST,
+        "TAIL": what.value,
+        "POISON": poison,
+        "MOVES": MOVES,
+    }
 
 
 def ring_settle_torch(

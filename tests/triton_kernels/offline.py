@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sbrt.triton_kernels import attention, norm, visible
+from sbrt.triton_kernels import attention, gate, norm, rope, settle, visible
 from sbrt.triton_kernels.plan import AttentionPlan
 
 ARCHITECTURES = (80, 90, 100)
@@ -69,7 +69,35 @@ def attention_cases():
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
 
 
-CASES = (norm_cases, see_cases, attention_cases)
+def rope_cases():
+    floats = dict.fromkeys(("amplitude", "eps"), "fp32")
+    for dtype in DTYPES:
+        for half, norm_too in ((64, False), (64, True), (32, False), (128, True)):
+            types = dict.fromkeys(("QKV", "K", "V", "QWeight", "KWeight"), dtype) | floats
+            types |= {"Table": "*i32", "InvFreq": "*fp32"}
+            constants = {"HALF": half, "HAS_NORM": norm_too}
+            name = f"head_dim {2 * half}" + ", head norm" * norm_too
+            kernel, warps = rope._rope_kv_write_kernel, rope.num_warps(half)
+            yield Case(kernel, name, dtype, types, constants, warps, False, half == 64)
+
+
+def settle_cases():
+    for dtype in DTYPES:
+        for what, poison in ((w, p) for w in settle.Settle for p in (False, True)):
+            types = {"Block": "*i32", "KV": dtype, "v_offset": "i64"}
+            constants = settle.constants(128, what, poison)
+            name = what.name.lower() + ", poison" * poison
+            core = what is settle.Settle.DRAFT
+            yield Case(settle._ring_settle_kernel, name, dtype, types, constants, 4, True, core)
+
+
+def gate_cases():
+    for dtype in DTYPES:
+        types = {"X": dtype, "Out": dtype}
+        yield Case(gate._silu_mul_kernel, "", dtype, types, {"BLOCK": gate.BLOCK}, 4, True, True)
+
+
+CASES = (norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases)
 
 
 def source_of(case):
@@ -123,7 +151,7 @@ def table(cubins):
     for c in cubins:
         key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:])
         cell = f"{c['warps']} / {c['registers']} / {c['shared_bytes'] / 1024:.1f}"
-        spilled = f" ({c['local_bytes']} spilled)" if c["local_bytes"] else ""
+        spilled = f" ({c['local_bytes']} B local)" if c["local_bytes"] else ""
         rows.setdefault(key, []).append(cell + spilled)
     names = " | ".join(f"sm_{a}" for a in ARCHITECTURES)
     yield f"| kernel | configuration | dtype | {names} |"
