@@ -116,8 +116,10 @@ def _shape_kernel(
         chain_low = load_unsigned(p_row + ROW_CHAIN, True)
         chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
         hung = tl.load(Block + _CHAIN_SIZE)
+        o_bit = tl.arange(0, SLOTS)
+        in_chain = has_bit(chain_low, chain_high, o_bit) != 0
         if (chain_low | chain_high) != 0:
-            for bit in range(root + 1, SLOTS):
+            for bit in range(root + 1, tl.max(tl.where(in_chain, o_bit, 0), axis=0) + 1):
                 if has_bit(chain_low, chain_high, bit + tl.zeros((), tl.int32)) != 0:
                     node = bit - root
                     p_token = Block + tl.where(node <= hung, _CHAIN_TOKEN, _BRANCH_TOKEN) + node
@@ -126,7 +128,8 @@ def _shape_kernel(
         tail_high = load_unsigned(p_row + ROW_TAIL + 1, True)
         if (tail_low | tail_high) != 0:
             p_tail = Block + _BRANCH_TOKEN + tl.load(p_row + ROW_BRANCH) * _BRANCH_WORDS
-            for bit in range(0, SLOTS):
+            in_tail = has_bit(tail_low, tail_high, o_bit) != 0
+            for bit in range(0, tl.max(tl.where(in_tail, o_bit, 0), axis=0) + 1):
                 if has_bit(tail_low, tail_high, bit + tl.zeros((), tl.int32)) != 0:
                     extra += (o == tl.load(p_tail + bit)).to(tl.int32)
         count += extra

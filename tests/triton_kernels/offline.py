@@ -1,8 +1,8 @@
 """Compile every kernel of triton_kernels/ for real GPUs, with no GPU at hand.
 
-`python tests/triton_kernels/offline.py [--all] [--table]`, in a process without TRITON_INTERPRET,
-prints one JSON object per cubin, or the table of docs/measured.md. Without --all: what the default
-tests ask for, every kernel and dtype once an architecture.
+`python tests/triton_kernels/offline.py [--all|--core] [--table]`, in a process without
+TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs/measured.md. --core: every
+kernel once an architecture; otherwise its usual configurations in every dtype, or, --all, all.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sbrt.triton_kernels import attention, gate, norm, rope, settle, visible
+from sbrt.triton_kernels import attention, choose, cut, gate, norm, rope, settle, shaping, visible
+from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.plan import AttentionPlan
 
 ARCHITECTURES = (80, 90, 100)
@@ -97,7 +98,37 @@ def gate_cases():
         yield Case(gate._silu_mul_kernel, "", dtype, types, {"BLOCK": gate.BLOCK}, 4, True, True)
 
 
-CASES = (norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases)
+def shape_cases():
+    types = dict.fromkeys(("Block", "Table", "Counts"), "*i32")
+    types |= {"TokenMask": "*u8", "Seen": "*u8", "Bias": "*fp32", "Out": "*fp32"}
+    for dtype in DTYPES:
+        given, constants = types | {"Logits": dtype}, {"CHUNK": 1024, "SLOTS": 64}
+        yield Case(shaping._shape_kernel, "", dtype, given, constants, 4, False, True)
+
+
+def cut_cases():
+    types = dict.fromkeys(("Law", "Table", "Cut"), "*i32")
+    for dtype in DTYPES:
+        given, constants = types | {"Logits": dtype}, {"CHUNK": 4096, "WAYS": cut.WAYS}
+        yield Case(cut._find_cut_kernel, "", dtype, given, constants, 16, False, True)
+
+
+def choose_cases():
+    types = dict.fromkeys(("Cut", "Block", "Table", "Token", "Counters", "Out"), "*i32")
+    types |= {"Score": "*fp64", "Stat": "*fp32"}
+    for dtype in DTYPES:
+        for laws, shaped, filtered in ((0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)):
+            plan = ChoosePlan(16, 128_256, bool(laws), bool(shaped), bool(filtered))
+            given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
+            name = ("laws" if laws else "tokens") + ", shaped" * shaped + ", filtered" * filtered
+            warps, constants = choose.num_warps(plan), choose.constants(plan)
+            yield Case(choose._choose_kernel, name, dtype, given, constants, warps, False, not shaped)
+
+
+CASES = (
+    *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases),
+    *(shape_cases, cut_cases, choose_cases),
+)
 
 
 def source_of(case):
@@ -163,10 +194,14 @@ def table(cubins):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every configuration")
+    parser.add_argument("--core", action="store_true", help="every kernel once, in bfloat16")
     parser.add_argument("--table", action="store_true", help="as Markdown")
     parser.add_argument("--only", default="", help="kernels whose name holds this")
     args = parser.parse_args()
     cases = [case for cases in CASES for case in cases() if args.all or case.core]
+    if args.core:
+        halves = [case for case in cases if case.dtype in ("*bf16", "*i32")]
+        cases = list({case.kernel.__name__: case for case in halves}.values())
     cases = [case for case in cases if args.only in case.kernel.__name__]
     cubins = (compiled(case, a) for case in cases for a in ARCHITECTURES)
     for line in table(list(cubins)) if args.table else map(json.dumps, cubins):
