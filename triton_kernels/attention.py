@@ -3,15 +3,16 @@
 The public op is `branch_attention`, its plain-torch twin `branch_attention_torch`; both read what
 `see` (visible.py) wrote. A path, k branches and any tree are the same kernel.
 
-Order. Positions are cut into splits, and splits into tiles, at multiples of their length, and a key
-is summed in the column of its absolute position, wherever its bytes are. There is one loop, with one
-body, for trunk and flight. So for one compiled kernel a row's bits depend on what it sees alone: a
-verified row has the bits that plain decoding gives it later, a tree's row too, because the
-keys in flight are gathered along each leader's own path.
+Order. Positions are cut into splits, and splits into tiles, at multiples of their length, and a
+key is summed in the column of its absolute position, wherever its bytes are. There is one loop,
+with one body, for trunk and flight. So for one compiled kernel a row's bits depend on what it
+sees alone: a verified row has the bits that plain decoding gives it later, a tree's row too,
+because the keys in flight are gathered along each leader's own path.
 
 Work. A unit is a KV head and a tile of rows (with all their query heads); an item is a unit and a
 split. About two programs a multiprocessor loop over the items. The last program to finish one of
-FAN = 8 splits merges these, the last to do so merges the rest: by absolute split, in ascending order.
+FAN = 8 splits merges these, the last to do so merges the rest: by absolute split, in ascending
+order.
 """
 
 from __future__ import annotations
@@ -215,7 +216,14 @@ def _branch_attention_kernel(
             p_counters = Counters + unit * (1 + max_blocks)
             if _arrived_last(p_counters + 1 + block, end_split.to(tl.int32) - begin_split):
                 m, l, acc = _merged(  # noqa: E741
-                    Partial, Law, begin_split, end_split.to(tl.int32), units, unit, BLOCK_M, HEAD_DIM
+                    Partial,
+                    Law,
+                    begin_split,
+                    end_split.to(tl.int32),
+                    units,
+                    unit,
+                    BLOCK_M,
+                    HEAD_DIM,
                 )
                 done = blocks == 1
                 if blocks > 1:
@@ -328,6 +336,8 @@ def _check(
         if tensor.device != q.device:
             raise ValueError(f"{name}.device: expected {q.device} as q but got {tensor.device}")
         if tensor.stride(-1) != 1:
-            raise ValueError(f"{name}: expected a contiguous head but got stride {tensor.stride(-1)}")
+            raise ValueError(
+                f"{name}: expected a contiguous head but got stride {tensor.stride(-1)}"
+            )
     if slots < plan.capacity:
         raise ValueError(f"k: expected at least {plan.capacity} slots but got {slots}")

@@ -2,8 +2,8 @@
 
 The public op is `choose`, its plain-torch twin `choose_torch`; order and formulas are those of
 csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
-chunks: every chunk picks its few best by float32 scores and scores these in float64; the last program
-of a row to finish takes the best of all, ties to the lowest id. A request that shapes
+chunks: every chunk picks its few best by float32 scores and scores these in float64; the last
+program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
 (shaping.py) or filters (cut.py) costs passes of its own, and is asked for by the plan.
 """
 
@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 
 from .choose_plan import PICKS, ChoosePlan, ChooseWork
-from .control import CANDIDATES, Control, Law, RowTable, Sampling, check_words, offset, size, struct
+from .control import CANDIDATES, Control, Law, RowTable, Sampling, check_words, size, struct
 from .cut import find_cut, find_cut_torch
+from .law import SHARPNESS, write_law, write_law_torch
 from .noise import (
     exp32,
     exp32_torch,
@@ -28,11 +29,10 @@ from .noise import (
 from .shaping import Shaping, shape_logits, shape_logits_torch
 from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
 
-_SHARPNESS = tl.constexpr(offset(Control, "sharpness"))
 _LAW_WORDS = tl.constexpr(size(Law))
-_LAW_TOKEN = tl.constexpr(offset(Law, "token"))
-_LAW_LP = tl.constexpr(offset(Law, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)
+
+
 @triton.jit
 def _take_best(score, ids, o_pick, pick, picked, picked_score):
     """Moves the best (score, lowest id) that is left into place `pick`."""
@@ -53,36 +53,6 @@ def _score_of(x, word, temperature):
         scaled = tl.div_rn(x, temperature + tl.zeros_like(x))
         greedy = scaled.to(tl.float64) + gumbel64(word)
     return greedy
-
-
-@triton.jit
-def _write_law(P, Logits, Block, token, score, most, total, moment, IS_PLAIN: tl.constexpr):
-    """A Law: candidates, q and entropy of the raw logits, sharpened confidence (choose.cc)."""
-    o = tl.arange(0, _CANDIDATES)
-    n = tl.sum((token >= 0).to(tl.int32), axis=0)
-    tl.store(P, n)
-    if n > 0:
-        first = tl.sum(tl.where(o == 0, token, 0), axis=0)
-        log_total = tl.log(total.to(tl.float64)).to(tl.float32)
-        q = exp32(tl.load(Logits + first).to(tl.float32) - most) / total
-        entropy = log_total - moment / total
-        temperature = tl.load(Block).to(tl.float32, bitcast=True)
-        raw = tl.load(Logits + token, mask=token >= 0, other=0.0).to(tl.float32)
-        best = tl.max(score, axis=0)
-        lp = tl.where(token >= 0, score - best, 0.0).to(tl.float32)
-        lp -= tl.log(tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0))
-        if IS_PLAIN and temperature == 0:
-            lp = raw - most - log_total
-        sharpness = tl.load(Block + _SHARPNESS).to(tl.float32, bitcast=True)
-        if sharpness != 1.0:
-            given = tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0)
-            lp = lp * sharpness
-            sharp = tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0)
-            lp = tl.minimum(lp - tl.log(sharp + tl.maximum(0.0, 1.0 - given)), 0.0)
-        tl.store(P + 1, q.to(tl.int32, bitcast=True))
-        tl.store(P + 2, entropy.to(tl.int32, bitcast=True))
-        tl.store(P + _LAW_TOKEN + o, token, mask=token >= 0)
-        tl.store(P + _LAW_LP + o, lp.to(tl.int32, bitcast=True), mask=token >= 0)
 
 
 @triton.jit
@@ -176,7 +146,9 @@ def _choose_kernel(
     tl.store(Stat + at * 4 + 3, bad.to(tl.float32))
     if LAWS:
         top = tl.max(tl.where(fine, raw, float("-inf")), axis=0)
-        behind = tl.where(fine & (raw > float("-inf")), raw - tl.where(top > float("-inf"), top, 0.0), -100.0)
+        behind = tl.where(
+            fine & (raw > float("-inf")), raw - tl.where(top > float("-inf"), top, 0.0), -100.0
+        )
         e = exp32(behind)
         tl.store(Stat + at * 4, top)
         tl.store(Stat + at * 4 + 1, tl.sum(e, axis=0))
@@ -217,12 +189,14 @@ def _merge(
         total = tl.load(Stat + o_split * 4 + 1, mask=m_split, other=0.0, cache_modifier=".cg")
         moment = tl.load(Stat + o_split * 4 + 2, mask=m_split, other=0.0, cache_modifier=".cg")
         most = tl.max(top, axis=0)
-        behind = tl.where(top > float("-inf"), top - tl.where(most > float("-inf"), most, 0.0), -100.0)
+        behind = tl.where(
+            top > float("-inf"), top - tl.where(most > float("-inf"), most, 0.0), -100.0
+        )
         shrink = exp32(behind)
         moment = tl.sum(shrink * (moment + behind * total), axis=0)
         total = tl.sum(shrink * total, axis=0)
         p_out = Out + i_row * _LAW_WORDS
-        _write_law(p_out, P, Block, best, best_score, most, total, moment, HAS_SHAPED == False)  # noqa: E712
+        write_law(p_out, P, Block, best, best_score, most, total, moment, HAS_SHAPED == False)  # noqa: E712
     else:
         first = tl.max(best, axis=0)
         tl.store(Out + i_row * 2, first)
@@ -239,7 +213,7 @@ def choose(
     out: torch.Tensor,
     shaping: Shaping | None = None,
 ) -> torch.Tensor:
-    """Choose of every row its token (Choice words), or with plan.laws its first choices (Law words).
+    """Choose of every row its token (Choice words), or with plan.laws its law (Law words).
 
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     control  int32 words of the control block: sampling, shaping, the ancestors' tokens, sharpness
@@ -318,9 +292,9 @@ def choose_torch(
         order = torch.sort(score, descending=True, stable=True).indices
         best = [] if is_bad else [t for t in order[:CANDIDATES].tolist() if score[t] > -torch.inf]
         if plan.laws:
-            sharpness = float(control[_SHARPNESS.value].view(torch.float32))
+            sharpness = float(control[SHARPNESS.value].view(torch.float32))
             is_plain = law.temperature == 0 and shaping is None
-            _law_torch(out[i], raw, best, None if is_plain else score, sharpness)
+            write_law_torch(out[i], raw, best, None if is_plain else score, sharpness)
         else:
             error = 1 if is_bad else 2 if not best else 0
             out[i] = torch.tensor([best[0] if best else -1, error], dtype=torch.int32)
@@ -341,35 +315,6 @@ def _scores_torch(
     most, last = cut[:2].view(torch.float32)
     left = exp32_torch((x - most) / law.temperature) >= law.min_p
     return torch.where(left & ((x > last) | ((x == last) & (ids <= cut[2]))), score, -torch.inf)
-
-
-def _law_torch(
-    out: torch.Tensor,
-    raw: torch.Tensor,
-    best: list[int],
-    score: torch.Tensor | None,
-    sharpness: float,
-) -> None:
-    """The words of a Law; score: None where confidence is the softmax of the raw logits."""
-    out[0] = len(best)
-    if not best:
-        return
-    behind = raw - raw.max()
-    e = exp32_torch(behind)
-    total = e.sum()
-    moment = torch.where(e > 0, e * behind, 0.0).sum()
-    if score is None:
-        lp = behind[best] - total.log()
-    else:
-        lp = torch.log_softmax((score[best] - score[best[0]]).float(), -1)
-    if sharpness != 1:
-        kept = (1 - lp.exp().sum()).clamp(min=0)
-        lp = lp * sharpness
-        lp = (lp - (lp.exp().sum() + kept).log()).clamp(max=0)
-    floats = torch.stack([e[best[0]] / total, total.log() - moment / total])
-    out[1:3] = floats.view(torch.int32)
-    out[_LAW_TOKEN.value : _LAW_TOKEN.value + len(best)] = torch.tensor(best, dtype=torch.int32)
-    out[_LAW_LP.value : _LAW_LP.value + len(best)] = lp.view(torch.int32)
 
 
 def _check(

@@ -1,8 +1,8 @@
 """The control block (csrc/exec/control.h) as the kernels read it: 32-bit words in device memory.
 
-The structs are declared here once more, for ctypes, and a test holds every offset against the C++.
-A block is a tensor of int32 words; an op takes the words of the struct that it reads, so that a view
-into the one control block of an engine will do, and so will a table of one's own.
+The structs are declared here once more, for ctypes, and a test holds every offset against the
+C++. A block is a tensor of int32 words; an op takes the words of the struct that it reads, so
+that a view into the one control block of an engine will do, and so will a table of one's own.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def words(block: Structure, device: str | torch.device = "cpu") -> torch.Tensor:
 
 
 def struct(kind: type[S], tensor: torch.Tensor) -> S:
-    """A copy of the words of a struct, to be read on the host: for twins and tests, never a round."""
+    """A copy of the words of a struct, read on the host: for twins and tests, never a round."""
     return kind.from_buffer_copy(tensor.contiguous().cpu().numpy().tobytes())
 
 

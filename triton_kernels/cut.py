@@ -1,9 +1,9 @@
 """Which tokens min-p, top-k and top-p leave of a row, as a cut: no sort, no list.
 
-The public op is `find_cut`, its plain-torch twin `find_cut_torch`. In the order (logit descending, id
-ascending) the tokens that are left are those of min-p down to a last one, (logit, id). It is found by
-halving: of the logits' order as 32-bit keys, WAYS thresholds a pass, then of the ids of a tie. Order
-and formulas are those of csrc/ops/choose.h; sums are in float64.
+The public op is `find_cut`, its plain-torch twin `find_cut_torch`. In the order (logit
+descending, id ascending) the tokens that are left are those of min-p down to a last one, (logit,
+id). It is found by halving: of the logits' order as 32-bit keys, WAYS thresholds a pass, then of
+the ids of a tie. Order and formulas are those of csrc/ops/choose.h; sums are in float64.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def _unsortable(key):
 
 
 @triton.jit
-def _candidates(p_logits, start, vocab, most, temperature, min_p, last_key, last_id, CHUNK: tl.constexpr):
+def _candidates(
+    p_logits, start, vocab, most, temperature, min_p, last_key, last_id, CHUNK: tl.constexpr
+):
     """(key, weight, is left) of a chunk: by min_p, and not behind the last one so far."""
     o = start + tl.arange(0, CHUNK)
     x = tl.load(p_logits + o, mask=o < vocab, other=float("-inf")).to(tl.float32)

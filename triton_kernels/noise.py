@@ -1,4 +1,5 @@
-"""Counter-based noise, bit for bit the CPU's (csrc/ops/philox.h), and the exponential of its softmax.
+"""Counter-based noise, bit for bit the CPU's (csrc/ops/philox.h), and the exponential of its
+softmax.
 
 Key: the seed. Counter: (token / 4, position, completion); word token % 4 belongs to the token. The
 Gumbel noise of a word is g = -log(-log u), u = (word + 1/2) / 2^32: in float64 where it decides, in

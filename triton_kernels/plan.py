@@ -1,7 +1,7 @@
 """The constants of attention for one lane, and the memory that its kernels work in.
 
-A plan holds what a captured graph may not change: sizes, tiles, the split length. Everything else is
-read from device memory. The same plan gives a row the same bits whatever the other rows.
+A plan holds what a captured graph may not change: sizes, tiles, the split length. Everything else
+is read from device memory. The same plan gives a row the same bits whatever the other rows.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def rope_kv_write_torch(
     *,
     first_row: int = 0,
 ) -> None:
-    """The twin of `rope_kv_write` in plain torch: same arguments, effects and errors, any device."""
+    """The twin of `rope_kv_write` in plain torch: same arguments, effects and errors."""
     heads = _check(qkv, k, v, table, rope)
     given, kv_heads = struct(RowTable, table), k.shape[0]
     for i in range(min(qkv.shape[0], given.n - first_row)):
@@ -217,7 +217,11 @@ def _check(
             f"with {k.shape[0]} kv_heads but got {tuple(qkv.shape)}"
         )
     storage = (*k.shape[:2], head_dim)
-    for name, tensor, shape in (("qkv", qkv, tuple(qkv.shape)), ("k", k, storage), ("v", v, storage)):
+    for name, tensor, shape in (
+        ("qkv", qkv, tuple(qkv.shape)),
+        ("k", k, storage),
+        ("v", v, storage),
+    ):
         _check_like(name, tensor, qkv, shape)
     if (rope.q_weight is None) != (rope.k_weight is None):
         raise ValueError("rope: expected both head norm weights or none but got one")

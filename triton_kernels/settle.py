@@ -1,8 +1,8 @@
 """The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
 
-The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the control block
-as `settle` (csrc/spec/settle.cc) has left it: head, outcome, chain, source, the adopted branch; what
-may be poisoned it learns from draft_have and draft_nodes. On a path nothing moves.
+The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the control
+block as `settle` (csrc/spec/settle.cc) has left it: head, outcome, chain, source, the adopted
+branch; what may be poisoned it learns from draft_have and draft_nodes. On a path nothing moves.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _ring_slot(base, o, capacity):
 @triton.jit
 def _ring_settle_kernel(
     Block,  # [words] the control block
-    KV,  # [layers, kv_heads, slots, head_dim] keys; the values of the same element are at + v_offset
-    v_offset,  # elements
+    KV,  # [layers, kv_heads, slots, head_dim] keys; their values are v_offset elements on
+    v_offset,
     layer_stride,
     head_stride,
     slot_stride,
@@ -183,7 +183,7 @@ def ring_settle_torch(
     what: Settle,
     poison: bool = False,
 ) -> None:
-    """The twin of `ring_settle` in plain torch: one move after the other, as csrc/spec/settle.cc."""
+    """The twin of `ring_settle` in plain torch: one move after the other, as settle.cc does."""
     _check(control, kv, capacity)
     c = struct(Control, control)
     old_head = c.head - c.outcome.n - 1

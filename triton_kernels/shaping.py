@@ -1,8 +1,8 @@
 """What a request does to a row of logits before its temperature: mask, bias, penalties.
 
 The public op is `shape_logits`, its plain-torch twin `shape_logits_torch`. Order and formulas are
-those of csrc/ops/shaping.h; lists of tokens are dense here, a value a token. Bad words are not here:
-a request that has them cannot be served by this op.
+those of csrc/ops/shaping.h; lists of tokens are dense here, a value a token. Bad words are not
+here: a request that has them cannot be served by this op.
 """
 
 from __future__ import annotations

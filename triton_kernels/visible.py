@@ -1,10 +1,10 @@
 """What the rows of a forward see, worked out once for all layers.
 
 The public op is `see`, its plain-torch twin `see_torch`. A row's keys are ordered by absolute
-position: the trunk, its ancestors in flight, its own tail. For the positions in flight, from the head
-on, a depth-to-slot table is made of the row's masks. Rows whose table is the beginning of another's
-follow that row, the leader: a path has one leader, a tree one a leaf, and what attention reads of the
-slots in flight it reads once a leader and tile of rows.
+position: the trunk, its ancestors in flight, its own tail. For the positions in flight, from the
+head on, a depth-to-slot table is made of the row's masks. Rows whose table is the beginning of
+another's follow that row, the leader: a path has one leader, a tree one a leaf, and what
+attention reads of the slots in flight it reads once a leader and tile of rows.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def _see_kernel(
         chain_high[:, None] == chain_high[None, :]
     )
     tail_follows = (
-        chain_same
-        & (branch[:, None] == branch[None, :])
-        & _is_beginning(tail_low, tail_high)
+        chain_same & (branch[:, None] == branch[None, :]) & _is_beginning(tail_low, tail_high)
     )
     no_tail = (tail_low | tail_high) == 0
     follows = tl.where(no_tail[:, None], _is_beginning(chain_low, chain_high), tail_follows)
@@ -162,7 +160,6 @@ def see(
     return work
 
 
-
 def see_torch(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
@@ -181,7 +178,8 @@ def see_torch(
     first_split = low // plan.split_length
     splits = max(1, -(-high // plan.split_length) - first_split)
     far = given.head + FLIGHT
-    led = [min([f for f, b in zip(firsts, leaders) if b == i] or [far]) for i in range(MAX_ROWS)]
+    pairs = list(zip(firsts, leaders, strict=True))
+    led = [min([f for f, b in pairs if b == i] or [far]) for i in range(MAX_ROWS)]
     padding = [max(0, 1 - plan.reach)] * (MAX_ROWS - len(firsts))
     extent = [given.head, low, first_split, splits, *firsts, *padding, *led]
     work.extent.copy_(torch.tensor(extent, dtype=torch.int64))

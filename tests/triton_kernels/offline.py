@@ -35,7 +35,11 @@ Case = namedtuple("Case", "kernel configuration dtype types constants warps fusi
 def norm_cases():
     for dtype in DTYPES:
         for has_residual in (False, True):
-            types = {**dict.fromkeys(("X", "W", "R", "Out"), dtype), "columns": "i32", "eps": "fp32"}
+            types = {
+                **dict.fromkeys(("X", "W", "R", "Out"), dtype),
+                "columns": "i32",
+                "eps": "fp32",
+            }
             constants = {"HAS_RESIDUAL": has_residual, "BLOCK": 2048}
             name = "residual" if has_residual else "plain"
             yield Case(norm._rms_norm_kernel, name, dtype, types, constants, 4, True, True)
@@ -50,12 +54,22 @@ def see_cases():
 def attention_plans(dtype):
     """(name, plan, whether the default tests compile it): one row, and 16 of 4 heads a KV head."""
     for head_dim in (64, 128, 256):
-        for rows, heads in ((1, 32), (16, 32), (9, 56)):
+        for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
             plan = AttentionPlan(
-                rows=rows, heads=heads, kv_heads=8, head_dim=head_dim, capacity=8256, dtype=dtype
+                rows=rows,
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                capacity=8256,
+                dtype=dtype,
             )
             name = f"head_dim {head_dim}, {rows} rows x {plan.group}"
             yield name, plan, (head_dim, rows) == (128, 16)
+
+
+def ones(sizes):
+    """Those that are 1: a launch compiles them in."""
+    return {name: value for name, value in sizes.items() if value == 1}
 
 
 def attention_cases():
@@ -64,7 +78,8 @@ def attention_cases():
         types = dict.fromkeys(("Q", "K", "V", "Out"), dtype) | dict.fromkeys(pointers, "*i32")
         types |= {"Extent": "*i64", "Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
         for name, plan, core in attention_plans(torch_dtype):
-            constants = attention.constants(plan, False)
+            sizes = {"rows": plan.rows, "kv_heads": plan.kv_heads, "tiles": plan.tiles}
+            constants = attention.constants(plan, False) | ones(sizes)
             warps = plan.num_warps
             kernel = attention._branch_attention_kernel
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
@@ -122,7 +137,9 @@ def choose_cases():
             given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
             name = ("laws" if laws else "tokens") + ", shaped" * shaped + ", filtered" * filtered
             warps, constants = choose.num_warps(plan), choose.constants(plan)
-            yield Case(choose._choose_kernel, name, dtype, given, constants, warps, False, not shaped)
+            yield Case(
+                choose._choose_kernel, name, dtype, given, constants, warps, False, not shaped
+            )
 
 
 CASES = (
@@ -177,7 +194,7 @@ def compiled(case, architecture):
 
 
 def table(cubins):
-    """Lines of Markdown: warps / registers / shared KiB of each architecture; spilled bytes where any."""
+    """Lines of Markdown: warps / registers / shared KiB of each architecture, and local memory."""
     rows = {}
     for c in cubins:
         key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:])

@@ -1,6 +1,6 @@
-"""Contract under test: choose takes the tokens that the CPU's sampling pass takes, greedy and sampled,
-shaped and filtered, and keeps of a draft's law what that keeps. A case whose first two scores differ
-by less than the logarithm's rounding is counted apart."""
+"""Contract under test: choose takes the tokens that the CPU's sampling pass takes, greedy and
+sampled, shaped and filtered, and keeps of a draft's law what that keeps. A case whose first two
+scores differ by less than the logarithm's rounding is counted apart."""
 
 import ctypes
 from collections import Counter
@@ -20,7 +20,7 @@ ROUNDING = 1e-13  # of two float64 logarithms, and of the sum they are added to
 
 
 class Case:
-    """Rows of logits under one request; every list is there for the CPU and, dense, for the kernel."""
+    """Rows of logits under one request; its lists are there for the CPU and, dense, for us."""
 
     def __init__(self, seed, rows, vocab, *, kind, shaped=False, device="cpu"):
         self.rng = rng = np.random.default_rng(seed)
@@ -146,7 +146,8 @@ def compare(case, seen, op=choose, chunk=256):
             seen["errors"] += there.error != 0
             continue
         gap = case.gap(work, i)
-        assert op is choose and 0 < gap < ROUNDING, (i, here.token, there.token, gap)
+        assert op is choose, (i, here.token, there.token)
+        assert 0 < gap < ROUNDING, (i, here.token, there.token)
         seen["near-ties"] += 1
 
 
@@ -252,7 +253,10 @@ def call(op, **changes):
         ({"logits": torch.zeros(2, 80)[:, ::2]}, "logits: expected contiguous rows"),
         ({"out": torch.zeros(2, 3, dtype=torch.int32)}, r"out: expected contiguous int32 \(2, 2\)"),
         ({"out": torch.zeros(2, 2)}, "out: expected contiguous int32"),
-        ({"control": torch.zeros(9, dtype=torch.int32)}, "control: expected 207388 words but got 9"),
+        (
+            {"control": torch.zeros(9, dtype=torch.int32)},
+            "control: expected 207388 words but got 9",
+        ),
         ({"plan": ChoosePlan(2, 40, shaped=True)}, "shaping: expected it with plan.shaped alone"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
@@ -269,5 +273,7 @@ def test_bad_input_is_one_sentence(op, changes, sentence):
 def test_a_plan_that_cannot_be(sizes, sentence):
     with pytest.raises(ValueError, match=sentence):
         ChoosePlan(*sizes)
-    with pytest.raises(ValueError, match="chunk: expected a power of two from 32 to 16384 but got 5"):
+    with pytest.raises(
+        ValueError, match="chunk: expected a power of two from 32 to 16384 but got 5"
+    ):
         ChoosePlan(1, 5, chunk=5)

@@ -1,6 +1,7 @@
-"""Contract under test: what no test on a CPU can see. Every product of matrices says that float32 is
-not to be rounded to TF32 (the GPU's default, which the interpreter hides), every masked load what it
-gives instead, no sum depends on which program came first, and no offset overflows 32 bits."""
+"""Contract under test: what no test on a CPU can see. Every product of matrices says that float32
+is not to be rounded to TF32 (the GPU's default, which the interpreter hides), every masked load
+what it gives instead, no sum depends on which program came first, and no offset overflows 32
+bits."""
 
 import ast
 import re
@@ -19,7 +20,9 @@ WIDE = re.compile(r"tl\.int64")
 
 def jitted(tree):
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and any("jit" in ast.dump(d) for d in node.decorator_list):
+        if isinstance(node, ast.FunctionDef) and any(
+            "jit" in ast.dump(d) for d in node.decorator_list
+        ):
             yield node
 
 
@@ -84,9 +87,9 @@ def overflows(function):
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
             continue
         for stride, factor in ((node.left, node.right), (node.right, node.left)):
-            if isinstance(stride, ast.Name) and STRIDE.search(stride.id):
-                if not is_wide(factor, names):
-                    yield f"line {node.lineno}: {ast.unparse(node)} in 32 bits"
+            is_stride = isinstance(stride, ast.Name) and STRIDE.search(stride.id)
+            if is_stride and not is_wide(factor, names):
+                yield f"line {node.lineno}: {ast.unparse(node)} in 32 bits"
 
 
 RULES = (rounds_to_tf32, loads_garbage, depends_on_arrival, overflows)
@@ -104,7 +107,9 @@ def test_every_kernel_keeps_the_rules(path):
 def test_there_are_kernels_to_check():
     found = [f.name for path in KERNELS for f in jitted(ast.parse(path.read_text()))]
     assert len(found) > 20
-    assert sum(len(list(calls(f, "dot"))) for p in KERNELS for f in jitted(ast.parse(p.read_text())))
+    assert sum(
+        len(list(calls(f, "dot"))) for p in KERNELS for f in jitted(ast.parse(p.read_text()))
+    )
 
 
 BAD = {

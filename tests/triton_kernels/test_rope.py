@@ -1,5 +1,5 @@
-"""Contract under test: rope_kv_write equals its twin and the CPU engine's rope, and writes the slots
-of its rows alone."""
+"""Contract under test: rope_kv_write equals its twin and the CPU engine's rope, and writes the
+slots of its rows alone."""
 
 import pytest
 import torch
@@ -53,9 +53,7 @@ def by_cpu(table, qkv, kv, rope):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "head norm"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 64), (7, 1, 128), (2, 2, 2)])
-def test_equals_its_twin_and_the_cpu(
-    device, assert_close, dtype, norm, heads, kv_heads, head_dim
-):
+def test_equals_its_twin_and_the_cpu(device, assert_close, dtype, norm, heads, kv_heads, head_dim):
     positions = [0, 1, 77, 2**24 - 1, 2**24, 2**24 + 1, 2**31 + 5, 2**40 + 3, 5]
     slots = [3, 4, 77, 0, 79, 20, 21, 22, -1]
     rope = rope_of(head_dim, dtype, device, norm)
