@@ -119,6 +119,7 @@ def _see_kernel(
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
     led_first = tl.min(tl.where(led, first[None, :] + tl.zeros_like(depth), far), axis=1)
     low = tl.minimum(tl.min(tl.where(m_row, first, far), axis=0), head)
+    low = tl.maximum(low, head - reach)  # whatever a row says, the workspace holds no more
     high = tl.maximum(head, tl.max(tl.where(m_row, head + count, 0), axis=0))
     first_split = low // SPLIT
     splits = tl.maximum((high + SPLIT - 1) // SPLIT - first_split, 1)
@@ -173,7 +174,7 @@ def see_torch(
     leaders = _leaders(seen, plan.tile_rows)
     firsts = [max(0, row.position - plan.reach + 1) for row in rows]
     work.meta.copy_(_meta(seen, leaders, plan.tile_rows, work.meta))
-    low = min([given.head, *firsts])
+    low = max(min([given.head, *firsts]), given.head - plan.reach)
     high = max([given.head, *(given.head + len(slots) for slots in seen)])
     first_split = low // plan.split_length
     splits = max(1, -(-high // plan.split_length) - first_split)

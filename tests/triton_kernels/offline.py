@@ -1,8 +1,9 @@
 """Compile every kernel of triton_kernels/ for real GPUs, with no GPU at hand.
 
-`python tests/triton_kernels/offline.py [--all|--core] [--table]`, in a process without
-TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs/measured.md. --core: every
-kernel once an architecture; otherwise its usual configurations in every dtype, or, --all, all.
+`python tests/triton_kernels/offline.py [--all|--core] [--dtype bf16] [--table]`, in a process
+without TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs/measured.md.
+--core: every kernel once an architecture; otherwise its usual configurations in every dtype, or,
+--all, all.
 """
 
 import argparse
@@ -214,12 +215,14 @@ def main():
     parser.add_argument("--core", action="store_true", help="every kernel once, in bfloat16")
     parser.add_argument("--table", action="store_true", help="as Markdown")
     parser.add_argument("--only", default="", help="kernels whose name holds this")
+    parser.add_argument("--dtype", default="", help="fp16, bf16 or fp32 (default: all)")
     args = parser.parse_args()
     cases = [case for cases in CASES for case in cases() if args.all or case.core]
     if args.core:
         halves = [case for case in cases if case.dtype in ("*bf16", "*i32")]
         cases = list({case.kernel.__name__: case for case in halves}.values())
     cases = [case for case in cases if args.only in case.kernel.__name__]
+    cases = [case for case in cases if case.dtype in ("*i32", f"*{args.dtype or case.dtype[1:]}")]
     cubins = (compiled(case, a) for case in cases for a in ARCHITECTURES)
     for line in table(list(cubins)) if args.table else map(json.dumps, cubins):
         print(line, flush=True)

@@ -25,6 +25,7 @@ class Case:
     def __init__(self, seed, rows, vocab, *, kind, shaped=False, device="cpu"):
         self.rng = rng = np.random.default_rng(seed)
         self.rows, self.vocab, self.device = rows, vocab, device
+        self.filtered = kind == "filtered"
         self.kept = []  # arrays that the block points to
         self.block = control.Control()
         self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
@@ -118,8 +119,8 @@ class Case:
         return list((kind * self.rows).from_buffer_copy(made))
 
     def by(self, op, laws=False, chunk=256):
-        filtered = self.block.sampling.temperature > 0
-        plan = ChoosePlan(self.rows, self.vocab, laws, self.shaping is not None, filtered, chunk)
+        shaped = self.shaping is not None
+        plan = ChoosePlan(self.rows, self.vocab, laws, shaped, self.filtered, chunk)
         work = choose_work(plan, self.device)
         out = torch.full((self.rows, plan.out_words), 77, dtype=torch.int32, device=self.device)
         wide = torch.full((self.rows, self.vocab + 5), float("nan"), device=self.device)
