@@ -36,13 +36,8 @@ def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
 
 
 @triton.jit
-def _put(Partial, Law, place, units, unit, m, l, acc):  # noqa: E741
-    """Keeps a piece of a softmax until it is merged."""
-    BLOCK_M: tl.constexpr = acc.shape[0]
-    HEAD_DIM: tl.constexpr = acc.shape[1]
-    o_m = tl.arange(0, BLOCK_M)
-    o_d = tl.arange(0, HEAD_DIM)
-    at = (place + tl.zeros((), tl.int64)) * units + unit
+def _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
+    """Keeps a piece of a softmax, columns o_d, until it is merged."""
     tl.store(Law + at * (2 * BLOCK_M) + o_m, m)
     tl.store(Law + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
     p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -50,13 +45,13 @@ def _put(Partial, Law, place, units, unit, m, l, acc):  # noqa: E741
 
 
 @triton.jit
-def _merged(Partial, Law, first, last, units, unit, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """Pieces first .. last - 1 as one. They were written by other programs: read past L1."""
-    o_m = tl.arange(0, BLOCK_M)
-    o_d = tl.arange(0, HEAD_DIM)
+def _merged(
+    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr
+):
+    """Columns o_d of pieces first .. last - 1 as one. Other programs wrote them: read past L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
-    acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
+    acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
     for place in range(first, last):
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -65,6 +60,13 @@ def _merged(Partial, Law, first, last, units, unit, BLOCK_M: tl.constexpr, HEAD_
         acc_b = tl.load(p_partial, cache_modifier=".cg")
         m, l, acc = _fold(m, l, acc, m_b, l_b, acc_b)  # noqa: E741
     return m, l, acc
+
+
+@triton.jit
+def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
+    """Columns o_d of the result; 0 for a row that saw nothing."""
+    o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
+    tl.store(p_out[:, None] + o_d[None, :], o.to(p_out.dtype.element_ty), mask=m_row[:, None])
 
 
 @triton.jit
@@ -112,6 +114,7 @@ def _branch_attention_kernel(
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
+    PIECE: tl.constexpr,  # columns merged at once
     UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
     STAGES: tl.constexpr,
 ):
@@ -206,38 +209,39 @@ def _branch_attention_kernel(
                 v = v.to(tl.float32)
             acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
 
-        # Merge: the last of a block of splits, then the last of the blocks.
-        done = splits == 1
-        if splits > 1:
-            _put(Partial, Law, split, units, unit, m, l, acc)
+        # Merge: the last of a block of splits, then the last of the blocks, PIECE columns at once.
+        p_out = Out + row.to(tl.int64) * out_row_stride + q_head * out_head_stride
+        if splits == 1:
+            _write(p_out, o_d, m_row, l, acc)
+        else:
+            at = (split + tl.zeros((), tl.int64)) * units + unit
+            _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
             block = ((first_split + split) // FAN - first_block).to(tl.int32)
             begin_split = tl.maximum((first_block + block) * FAN - first_split, 0).to(tl.int32)
             end_split = tl.minimum((first_block + block + 1) * FAN - first_split, splits)
+            end_split = end_split.to(tl.int32)
             p_counters = Counters + unit * (1 + max_blocks)
-            if _arrived_last(p_counters + 1 + block, end_split.to(tl.int32) - begin_split):
-                m, l, acc = _merged(  # noqa: E741
-                    Partial,
-                    Law,
-                    begin_split,
-                    end_split.to(tl.int32),
-                    units,
-                    unit,
-                    BLOCK_M,
-                    HEAD_DIM,
-                )
-                done = blocks == 1
-                if blocks > 1:
-                    _put(Partial, Law, max_splits + block, units, unit, m, l, acc)
+            if _arrived_last(p_counters + 1 + block, end_split - begin_split):
+                at = (max_splits + block + tl.zeros((), tl.int64)) * units + unit
+                for piece in range(0, HEAD_DIM, PIECE):
+                    o_piece = piece + tl.arange(0, PIECE)
+                    m_all, l_all, some = _merged(
+                        Partial, Law, begin_split, end_split, units, unit, o_m, o_piece,
+                        BLOCK_M, HEAD_DIM,
+                    )  # fmt: skip
+                    if blocks == 1:
+                        _write(p_out, o_piece, m_row, l_all, some)
+                    else:
+                        _put(Partial, Law, at, o_m, o_piece, m_all, l_all, some, BLOCK_M, HEAD_DIM)
+                if blocks > 1:  # noqa: SIM102 (`and` would count the arrival in any case)
                     if _arrived_last(p_counters, blocks):
-                        m, l, acc = _merged(  # noqa: E741
-                            Partial, Law, max_splits, max_splits + blocks, units, unit,
-                            BLOCK_M, HEAD_DIM,
-                        )  # fmt: skip
-                        done = blocks > 1
-        if done:
-            o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
-            p_out = Out + row.to(tl.int64) * out_row_stride + q_head * out_head_stride
-            tl.store(p_out[:, None] + o_d[None, :], o.to(Out.dtype.element_ty), mask=m_row[:, None])
+                        for piece in range(0, HEAD_DIM, PIECE):
+                            o_piece = piece + tl.arange(0, PIECE)
+                            m_all, l_all, some = _merged(
+                                Partial, Law, max_splits, max_splits + blocks, units, unit, o_m,
+                                o_piece, BLOCK_M, HEAD_DIM,
+                            )  # fmt: skip
+                            _write(p_out, o_piece, m_row, l_all, some)
 
 
 def branch_attention(
@@ -287,6 +291,7 @@ def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
         "BLOCK_N": plan.block_n,
         "SPLIT": plan.split_length,
         "FAN": FAN,
+        "PIECE": min(32, plan.head_dim),
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": 2,
     }

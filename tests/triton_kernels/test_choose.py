@@ -168,18 +168,22 @@ def test_takes_what_the_cpu_takes(device, kind, shaped):
     assert seen["near-ties"] == 0, seen
 
 
+# Cases of 34 rows: 10,200 rows in all, fewer where a row takes the interpreter long.
+CASES = [100, 100, 40, 20, 20, 20]
+
+
 @pytest.mark.exact
-@pytest.mark.parametrize(("kind", "shaped"), KINDS)
-def test_takes_what_the_cpu_takes_ten_thousand_times(device, kind, shaped, record_property):
-    """1,700 rows of each of six kinds."""
+@pytest.mark.parametrize(
+    ("kind", "shaped", "cases"), [(*k, n) for k, n in zip(KINDS, CASES, strict=True)]
+)
+def test_takes_what_the_cpu_takes_ten_thousand_times(device, kind, shaped, cases):
     seen = Counter()
-    for seed in range(1000, 1000 + 50):
+    for seed in range(1000, 1000 + cases):
         vocab = int(np.random.default_rng(seed).integers(2, 600))
         case = Case(seed, 34, vocab, kind=kind, shaped=shaped, device=device)
         compare(case, seen)
-    record_property("seen", dict(seen))
-    print(kind, shaped, dict(seen))
-    assert seen["rows"] == 1700
+    print(kind, shaped, dict(seen))  # pytest -s shows how many were near-ties
+    assert seen["rows"] == 34 * cases
 
 
 def test_a_large_vocabulary_in_chunks_of_the_default(device):
