@@ -24,6 +24,8 @@ import triton.language as tl
 from .plan import FAN, AttentionPlan, Workspace, architecture_of
 from .words import interpreting
 
+MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
+
 
 @triton.jit
 def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
@@ -152,6 +154,7 @@ def _branch_attention_kernel(
 
         # Tiles of trunk alone, then tiles that reach into flight, these once a leader.
         start = (first_split + split) * SPLIT
+        row_from = tl.minimum(tl.maximum(row_first - start, 0), SPLIT).to(tl.int32)
         high = tl.minimum(start + SPLIT, head + tl.max(count, axis=0))
         begin = tl.maximum(low - start, 0) // BLOCK_N
         end = (tl.maximum(high - start, 0) + BLOCK_N - 1) // BLOCK_N
@@ -192,8 +195,8 @@ def _branch_attention_kernel(
                 k = k.to(tl.float32)
             s = tl.dot(q, k, input_precision="ieee") * scale
 
-            first = tl.minimum(tl.maximum(row_first - position, 0), BLOCK_N).to(tl.int32)
-            sees = (o_n[None, :] >= first[:, None]) & (depth[None, :] < count[:, None])
+            column = (at * BLOCK_N).to(tl.int32) + o_n
+            sees = (column[None, :] >= row_from[:, None]) & (depth[None, :] < count[:, None])
             sees = sees & ((leader == led_by) | (behind < 0))[:, None]
             s = tl.where(sees & (count >= 0)[:, None], s, float("-inf"))
             m_new = tl.maximum(m, tl.max(s, axis=1))
@@ -277,6 +280,7 @@ def branch_attention(
         **constants(plan, interpreting()),
         num_warps=plan.num_warps(architecture_of(q.device)),
         enable_fp_fusion=False,
+        maxnreg=MAX_REGISTERS,
     )
     return out
 

@@ -88,9 +88,9 @@ class AttentionPlan:
 
     @property
     def block_n(self) -> int:
-        """Keys of a tile."""
+        """Keys of a tile: few enough for the registers."""
         wide = self.head_dim * self.dtype.itemsize
-        return 64 if wide <= 256 else 32 if wide <= 512 else 16
+        return 32 if wide <= 512 else 16
 
     @property
     def split_length(self) -> int:

@@ -177,6 +177,8 @@ def resources(cubin):
 def compiled(case, architecture):
     warps = case.warps(architecture) if callable(case.warps) else case.warps
     options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
+    if case.kernel is attention._branch_attention_kernel:
+        options["maxnreg"] = attention.MAX_REGISTERS
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])

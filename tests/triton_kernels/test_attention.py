@@ -276,7 +276,7 @@ def test_bad_input_is_one_sentence(op, changes, sentence):
         ({"heads": 5}, "heads: expected a multiple of 2 but got 5"),
         ({"capacity": 63}, "capacity: expected a value from 64"),
         ({"window": 193}, "window: expected a value from 1 to 192 but got 193"),
-        ({"split": 65}, "split: expected a multiple of 64 but got 65"),
+        ({"split": 65}, "split: expected a multiple of 32 but got 65"),
         ({"dtype": torch.int32}, "dtype: expected one of"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
