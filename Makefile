@@ -14,7 +14,7 @@ TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact sanitize lint format hook clean
+.PHONY: demo test exact sanitize gpu-check lint format hook clean
 
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png
@@ -28,6 +28,13 @@ exact: $(VENV)/.built $(VENV)/.test-tools
 # ThreadSanitizer, AddressSanitizer and UBSan over the C++ and over generations in Python.
 sanitize: $(VENV)/.built $(VENV)/.test-tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
+
+# What needs a CUDA device, into gpu-check.json: PART=kernels the kernels' tests and bench. Where there
+# is no device it says so and fails. GPU_PYTHON=python3 takes an environment of your own.
+PART ?= kernels
+GPU_PYTHON ?= $(BIN)/python
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)
+	$(GPU_PYTHON) -m bench.gpu_check --part $(PART) --json gpu-check.json
 
 lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ void bind_accept(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
 void bind_kernel_bench(pybind11::module_& m);
 void bind_ring_probe(pybind11::module_& m);
+void bind_ops_probe(pybind11::module_& m);
 void bind_canary(pybind11::module_& m);  // in sanitizer builds
 
 }  // namespace sbrt

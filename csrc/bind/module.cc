@@ -65,6 +65,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_probe(m);
   sbrt::bind_kernel_bench(m);
   sbrt::bind_ring_probe(m);
+  sbrt::bind_ops_probe(m);
 #if defined(SBRT_CANARY)
   sbrt::bind_canary(m);
 #endif

@@ -234,7 +234,8 @@ struct Control {
   Mask draft_nodes;  // nodes of the chain, the root among them, that have draft KV and a law
   int32_t step;      // steps of the burst so far
   int32_t branch_count;
-  int32_t draft_idle;  // 1: past the draft's context limit, nothing was planned
+  int32_t draft_idle;      // 1: past the draft's context limit, nothing was planned
+  int32_t draft_compacts;  // 1: nodes of the last chain had draft KV, so that its path is compacted
   Branch branches[kMaxBranches];
   Law chain_law[kSlots];  // the draft's law at root and chain nodes
   // [max_model_len + kSlots] or null: where in the draft's law before it the trunk's token stood,

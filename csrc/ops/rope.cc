@@ -46,10 +46,14 @@ void project(const ProjectArgs& args, Worker worker) {
   const int64_t d = a.ring->shape().head_dim;
   const Interval mine = worker.share(args.matmul.weights->out(), std::lcm(d, int64_t{kPanel}));
   matmul_part(args.matmul, worker.rank, mine);
+  rope(a, {mine.begin / d, mine.end / d}, worker.rank == 0);
+}
+
+void rope(const RopeArgs& a, Interval heads, bool tags) {
   for (int64_t i = 0; i < a.rows->n; ++i) {
-    for (int64_t h = mine.begin / d; h < mine.end / d; ++h) finish_head(a, i, static_cast<int>(h));
-    const bool tags = a.layer == 0 && worker.rank == 0 && a.rows->row[i].slot >= 0;
-    if (tags) a.ring->tag(a.rows->row[i].slot, a.rows->row[i].position);
+    for (int64_t h = heads.begin; h < heads.end; ++h) finish_head(a, i, static_cast<int>(h));
+    const Row& row = a.rows->row[i];
+    if (tags && a.layer == 0 && row.slot >= 0) a.ring->tag(row.slot, row.position);
   }
 }
 

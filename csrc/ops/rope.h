@@ -27,6 +27,9 @@ struct RopeArgs {
   int32_t layer, heads;
 };
 
+// Heads of all rows: those of q, then of k, then of v. tags: one of the calls of a layer says so.
+void rope(const RopeArgs& args, Interval heads, bool tags);
+
 struct ProjectArgs {
   MatmulArgs matmul;  // y is rope.qkv
   RopeArgs rope;

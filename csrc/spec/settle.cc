@@ -67,7 +67,8 @@ void settle_target(const LaneArgs& args, Worker) {
 
 void settle_draft(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  if (c.draft_nodes.count() > 0) compact(c, *args.ring);
+  c.draft_compacts = c.draft_nodes.count() > 0;
+  if (c.draft_compacts) compact(c, *args.ring);
   advance_trunk(c);
   if (c.outcome.branch >= 0) bring_tail(c, *args.ring, c.outcome.branch);
   poison_in_flight(c, *args.ring, c.draft_have, c.draft_nodes);

@@ -1,59 +1,233 @@
 """Compile every kernel of triton_kernels/ for real GPUs, with no GPU at hand.
 
-Run as a script, in a process without TRITON_INTERPRET; prints one JSON object per cubin.
+`python tests/triton_kernels/offline.py [--all|--core] [--dtype bf16] [--table]`, in a process
+without TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs/measured.md.
+--core: every kernel once an architecture; otherwise its usual configurations in every dtype, or,
+--all, all.
 """
 
+import argparse
 import json
+import subprocess
+import tempfile
+from collections import namedtuple
+from pathlib import Path
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sbrt.triton_kernels import norm
+from sbrt.triton_kernels import attention, choose, cut, gate, norm, rope, settle, shaping, visible
+from sbrt.triton_kernels.choose_plan import ChoosePlan
+from sbrt.triton_kernels.plan import AttentionPlan
 
 ARCHITECTURES = (80, 90, 100)
-POINTERS = ("*fp16", "*bf16", "*fp32")
+# Largest shared memory of one program, bytes (CUDA programming guide, compute capabilities).
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+# A kernel as it is launched. types: of arguments that are no stride; warps: of a program, or
+# what gives them for an architecture.
+Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 
 def norm_cases():
-    for pointer in POINTERS:
+    for dtype in DTYPES:
         for has_residual in (False, True):
-            signature = {
-                "X": pointer,
-                "x_stride": "i64",
-                "W": pointer,
-                "R": pointer,
-                "r_stride": "i64",
-                "Out": pointer,
-                "out_stride": "i64",
+            types = {
+                **dict.fromkeys(("X", "W", "R", "Out"), dtype),
                 "columns": "i32",
                 "eps": "fp32",
-                "HAS_RESIDUAL": "constexpr",
-                "BLOCK": "constexpr",
             }
-            yield norm._rms_norm_kernel, signature, {"HAS_RESIDUAL": has_residual, "BLOCK": 2048}
+            constants = {"HAS_RESIDUAL": has_residual, "BLOCK": 2048}
+            name = "residual" if has_residual else "plain"
+            yield Case(norm._rms_norm_kernel, name, dtype, types, constants, 4, True, True)
 
 
-CASES = (norm_cases,)
+def see_cases():
+    types = dict.fromkeys(("Table", "Slots", "Meta"), "*i32") | {"Extent": "*i64"}
+    constants = {"TILE_ROWS": 16, "SPLIT": 256, "ROWS": 64}
+    yield Case(visible._see_kernel, "", "*i32", types, constants, 16, True, True)
 
 
-def compiled(kernel, signature, constants, architecture):
-    source = ASTSource(kernel, signature, constexprs=constants)
-    binary = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+def attention_plans(dtype):
+    """(name, plan, whether the default tests compile it): one row, and 16 of 4 heads a KV head."""
+    for head_dim in (64, 128, 256):
+        for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
+            plan = AttentionPlan(
+                rows=rows,
+                heads=heads,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                capacity=8256,
+                dtype=dtype,
+            )
+            name = f"head_dim {head_dim}, {rows} rows x {plan.group}"
+            yield name, plan, (head_dim, rows) == (128, 16)
+
+
+def ones(sizes):
+    """Those that are 1: a launch compiles them in."""
+    return {name: value for name, value in sizes.items() if value == 1}
+
+
+def attention_cases():
+    pointers = ("Slots", "Meta", "Counters")
+    for dtype, torch_dtype in DTYPES.items():
+        types = dict.fromkeys(("Q", "K", "V", "Out"), dtype) | dict.fromkeys(pointers, "*i32")
+        types |= {"Extent": "*i64", "Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
+        for name, plan, core in attention_plans(torch_dtype):
+            sizes = {"rows": plan.rows, "kv_heads": plan.kv_heads, "tiles": plan.tiles}
+            constants = attention.constants(plan, False) | ones(sizes)
+            warps = plan.num_warps
+            kernel = attention._branch_attention_kernel
+            yield Case(kernel, name, dtype, types, constants, warps, False, core)
+
+
+def rope_cases():
+    floats = dict.fromkeys(("amplitude", "eps"), "fp32")
+    for dtype in DTYPES:
+        for half, norm_too in ((64, False), (64, True), (32, False), (128, True)):
+            types = dict.fromkeys(("QKV", "K", "V", "QWeight", "KWeight"), dtype) | floats
+            types |= {"Table": "*i32", "InvFreq": "*fp32"}
+            constants = {"HALF": half, "HAS_NORM": norm_too}
+            name = f"head_dim {2 * half}" + ", head norm" * norm_too
+            kernel, warps = rope._rope_kv_write_kernel, rope.num_warps(half)
+            yield Case(kernel, name, dtype, types, constants, warps, False, half == 64)
+
+
+def settle_cases():
+    for dtype in DTYPES:
+        for what, poison in ((w, p) for w in settle.Settle for p in (False, True)):
+            types = {"Block": "*i32", "KV": dtype, "v_offset": "i64"}
+            constants = settle.constants(128, what, poison)
+            name = what.name.lower() + ", poison" * poison
+            core = what is settle.Settle.DRAFT
+            yield Case(settle._ring_settle_kernel, name, dtype, types, constants, 4, True, core)
+
+
+def gate_cases():
+    for dtype in DTYPES:
+        types = {"X": dtype, "Out": dtype}
+        yield Case(gate._silu_mul_kernel, "", dtype, types, {"BLOCK": gate.BLOCK}, 4, True, True)
+
+
+def shape_cases():
+    types = dict.fromkeys(("Block", "Table", "Counts"), "*i32")
+    types |= {"TokenMask": "*u8", "Seen": "*u8", "Bias": "*fp32", "Out": "*fp32"}
+    for dtype in DTYPES:
+        given, constants = types | {"Logits": dtype}, {"CHUNK": 1024, "SLOTS": 64}
+        yield Case(shaping._shape_kernel, "", dtype, given, constants, 4, False, True)
+
+
+def cut_cases():
+    types = dict.fromkeys(("Law", "Table", "Cut"), "*i32")
+    for dtype in DTYPES:
+        given, constants = types | {"Logits": dtype}, {"CHUNK": 4096, "WAYS": cut.WAYS}
+        yield Case(cut._find_cut_kernel, "", dtype, given, constants, 16, False, True)
+
+
+def choose_cases():
+    types = dict.fromkeys(("Cut", "Block", "Table", "Token", "Counters", "Out"), "*i32")
+    types |= {"Score": "*fp64", "Stat": "*fp32"}
+    for dtype in DTYPES:
+        for laws, shaped, filtered in ((0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)):
+            plan = ChoosePlan(16, 128_256, bool(laws), bool(shaped), bool(filtered))
+            given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
+            name = ("laws" if laws else "tokens") + ", shaped" * shaped + ", filtered" * filtered
+            warps, constants = choose.num_warps(plan), choose.constants(plan)
+            yield Case(
+                choose._choose_kernel, name, dtype, given, constants, warps, False, not shaped
+            )
+
+
+CASES = (
+    *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases),
+    *(shape_cases, cut_cases, choose_cases),
+)
+
+
+def source_of(case):
+    """What a launch compiles: pointers and strides are multiples of 16, as torch gives them."""
+    signature, aligned = {}, {}
+    for i, name in enumerate(case.kernel.arg_names):
+        if name in case.constants:
+            signature[name] = "constexpr"
+            continue
+        signature[name] = case.types.get(name, "i32")
+        if signature[name].startswith("*") or name.endswith("_stride"):
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(case.kernel, signature, constexprs=case.constants, attrs=aligned)
+
+
+def resources(cubin):
+    """Registers a thread and bytes of local memory (spills), as cuobjdump reads them."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in text.splitlines() if "REG:" in line)
+    found = dict(part.split(":", 1) for part in line.split() if ":" in part)
+    return int(found["REG"]), max(int(found["STACK"]), int(found["LOCAL"]))
+
+
+def compiled(case, architecture):
+    warps = case.warps(architecture) if callable(case.warps) else case.warps
+    options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
+    if case.kernel is attention._branch_attention_kernel:
+        options["maxnreg"] = attention.MAX_REGISTERS
+    target = GPUTarget("cuda", architecture, 32)
+    binary = triton.compile(source_of(case), target=target, options=options)
+    registers, local = resources(binary.asm["cubin"])
     return {
-        "kernel": kernel.__name__,
-        "dtype": signature["X"],
+        "kernel": case.kernel.__name__,
+        "configuration": case.configuration,
+        "dtype": case.dtype,
         "architecture": architecture,
-        "cubin_bytes": len(binary.asm["cubin"]),
+        "warps": warps,
+        "registers": registers,
+        "local_bytes": local,
         "shared_bytes": binary.metadata.shared,
+        "shared_limit": SHARED_LIMIT[architecture],
+        "cubin_bytes": len(binary.asm["cubin"]),
     }
 
 
+def table(cubins):
+    """Lines of Markdown: warps / registers / shared KiB of each architecture, and local memory."""
+    rows = {}
+    for c in cubins:
+        key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:])
+        cell = f"{c['warps']} / {c['registers']} / {c['shared_bytes'] / 1024:.1f}"
+        spilled = f" ({c['local_bytes']} B local)" if c["local_bytes"] else ""
+        rows.setdefault(key, []).append(cell + spilled)
+    names = " | ".join(f"sm_{a}" for a in ARCHITECTURES)
+    yield f"| kernel | configuration | dtype | {names} |"
+    yield "|---|---|---|" + "---|" * len(ARCHITECTURES)
+    for key, cells in rows.items():
+        yield "| " + " | ".join(str(x) for x in (*key, *cells)) + " |"
+
+
 def main():
-    for cases in CASES:
-        for case in cases():
-            for architecture in ARCHITECTURES:
-                print(json.dumps(compiled(*case, architecture)), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every configuration")
+    parser.add_argument("--core", action="store_true", help="every kernel once, in bfloat16")
+    parser.add_argument("--table", action="store_true", help="as Markdown")
+    parser.add_argument("--only", default="", help="kernels whose name holds this")
+    parser.add_argument("--dtype", default="", help="fp16, bf16 or fp32 (default: all)")
+    args = parser.parse_args()
+    cases = [case for cases in CASES for case in cases() if args.all or case.core]
+    if args.core:
+        halves = [case for case in cases if case.dtype in ("*bf16", "*i32")]
+        cases = list({case.kernel.__name__: case for case in halves}.values())
+    cases = [case for case in cases if args.only in case.kernel.__name__]
+    cases = [case for case in cases if case.dtype in ("*i32", f"*{args.dtype or case.dtype[1:]}")]
+    cubins = (compiled(case, a) for case in cases for a in ARCHITECTURES)
+    for line in table(list(cubins)) if args.table else map(json.dumps, cubins):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

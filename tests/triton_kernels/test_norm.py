@@ -1,11 +1,13 @@
-"""Contract under test: rms_norm equals its twin within its dtype's own error, touches nothing
-outside its rows, and gives a row the same bits whatever its neighbours."""
+"""Contract under test: rms_norm equals its twin within its dtype's own error, the twin the CPU
+engine's norm, touches nothing outside its rows, and gives a row the same bits whatever its
+neighbours."""
 
 import itertools
 
 import pytest
 import torch
 
+from sbrt import _core
 from sbrt.triton_kernels.norm import MAX_COLUMNS, rms_norm, rms_norm_torch
 
 ROWS = (1, 3, 64)
@@ -62,6 +64,15 @@ def test_equals_its_twin_and_the_formula(device, dtype, with_residual):
         assert_close(out, twin_out, exact_norm(residual if with_residual else x, weight), dtype)
         for buffer in (residual_buffer, out_buffer):
             assert buffer[:, columns:].isnan().all(), f"wrote past column {columns}"
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_the_twin_equals_the_cpu(columns):
+    _, x = strided(7, columns, torch.float32, "cpu")
+    weight = torch.linspace(-2, 2, columns)
+    twin = rms_norm_torch(x, weight, eps=EPS, out=torch.empty(7, columns))
+    cpu = torch.from_numpy(_core.norm_probe(x.contiguous().numpy(), weight.numpy(), EPS))
+    torch.testing.assert_close(twin, cpu, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_within_one_step_of_each_of_its_three_roundings(device):

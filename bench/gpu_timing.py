@@ -1,0 +1,88 @@
+"""Time of captured graphs on a CUDA device: variants beside each other, medians, cold L2.
+
+A variant is recorded as one graph of many launches over data that together exceed the L2 cache by
+four times, so that every launch reads memory. Variants are replayed in turn, after a second of
+warming up, and each keeps the median of its replays.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+WARM_SECONDS = 0.5
+L2_TIMES = 4  # data of a graph, in sizes of the L2 cache
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of one launch: the median replay, and the fastest and slowest."""
+
+    us: float
+    least: float
+    most: float
+
+
+def copies(bytes_of_one: int, device: torch.device) -> int:
+    """How many sets of data make the L2 cache cold: at least 8."""
+    l2 = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(8, -(-L2_TIMES * l2 // max(1, bytes_of_one)))
+
+
+def record(launch: Callable[[int], None], launches: int) -> Callable[[], None]:
+    """A graph of launch(0) .. launch(launches - 1), run twice before it is captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for i in (0, min(1, launches - 1)):
+            launch(i)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for i in range(launches):
+            launch(i)
+    return graph.replay
+
+
+def measure(
+    variants: Mapping[str, Callable[[int], None]], launches: int, seconds: float
+) -> dict[str, Timing]:
+    """Times of one launch of every variant, replayed in turn for about `seconds` in all."""
+    replays = {name: record(launch, launches) for name, launch in variants.items()}
+    _spin(replays, WARM_SECONDS)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(next(iter(times.values()))) < 5:
+        for name, replay in replays.items():
+            times[name].append(_timed(replay) * 1e3 / launches)
+    return {n: Timing(statistics.median(t), min(t), max(t)) for n, t in times.items()}
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes a second at which this device reads memory: the best of sums over 2 GiB."""
+    x = torch.ones(1 << 29, device=device)
+    out = torch.empty((), device=device)
+    best = min(_timed(lambda: torch.sum(x, dim=0, out=out)) for _ in range(20))
+    return x.numel() * 4 / (best / 1e3)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    """Milliseconds of one run on the current stream."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def _spin(replays: Mapping[str, Callable[[], None]], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for replay in replays.values():
+            replay()
+        torch.cuda.synchronize()

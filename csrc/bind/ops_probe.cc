@@ -1,0 +1,252 @@
+// Single ops over a control block given as bytes: what the GPU's kernels are compared with.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "bind/bind.h"
+#include "core/check.h"
+#include "ops/attention.h"
+#include "ops/choose.h"
+#include "ops/embed.h"
+#include "ops/rope.h"
+#include "spec/lanes.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Sizes = std::tuple<int64_t, int64_t, int32_t, int32_t>;  // capacity, window, branches, tail
+
+// A struct of exec/control.h, as the bytes of it.
+template <class T>
+std::unique_ptr<T> from_bytes(const py::bytes& bytes) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  const std::string_view given = bytes;
+  check_equal("probe: bytes", sizeof(T), given.size());
+  auto value = std::make_unique<T>();
+  std::memcpy(static_cast<void*>(value.get()), given.data(), sizeof(T));
+  return value;
+}
+
+template <class T>
+py::bytes to_bytes(const T* values, size_t n) {
+  return {reinterpret_cast<const char*>(values), n * sizeof(T)};
+}
+
+// K and V [layers, kv_heads, slots, head_dim] as a ring.
+class ProbeRing {
+ public:
+  ProbeRing(const Sizes& sizes, const Floats& k, const Floats& v, bool debug) {
+    check_equal("probe: dimensions of k", 4, k.ndim());
+    check_equal("probe: elements of v", k.size(), v.size());
+    const auto [capacity, window, branches, tail_slots] = sizes;
+    const RingShape shape{capacity,
+                          window,
+                          branches,
+                          tail_slots,
+                          static_cast<int32_t>(k.shape(0)),
+                          static_cast<int32_t>(k.shape(1)),
+                          static_cast<int32_t>(k.shape(3))};
+    check_equal("probe: slots of k", shape.slots(), k.shape(2));
+    ring = std::make_unique<KvRing>(shape, debug);
+    each_key([&](int layer, int head, int64_t slot, float* key) {
+      for (int64_t i = 0; i < k.shape(3); ++i) key[i * kKeyPanel] = *k.data(layer, head, slot, i);
+    });
+    std::copy_n(v.data(), v.size(), ring->v(0, 0, 0));
+  }
+  std::pair<Floats, Floats> content() const {
+    const RingShape& s = ring->shape();
+    Floats k({int64_t{s.layers}, int64_t{s.kv_heads}, s.slots(), int64_t{s.head_dim}});
+    Floats v(k.request().shape);
+    each_key([&](int layer, int head, int64_t slot, const float* key) {
+      for (int64_t i = 0; i < s.head_dim; ++i)
+        *k.mutable_data(layer, head, slot, i) = key[i * kKeyPanel];
+    });
+    std::copy_n(ring->v(0, 0, 0), v.size(), v.mutable_data());
+    return {k, v};
+  }
+
+  std::unique_ptr<KvRing> ring;
+
+ private:
+  // Keys lie apart in panels, values together (ring/ring.h).
+  template <class F>
+  void each_key(F f) const {
+    const RingShape& s = ring->shape();
+    for (int layer = 0; layer < s.layers; ++layer)
+      for (int head = 0; head < s.kv_heads; ++head)
+        for (int64_t slot = 0; slot < s.slots(); ++slot)
+          f(layer, head, slot, ring->k(layer, head, slot));
+  }
+};
+
+// q [rows, heads, head_dim] over a ring of one layer; gives [rows in use, heads, head_dim].
+Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, const Floats& v,
+                    const Sizes& sizes, float scale) {
+  const auto rows = from_bytes<RowTable>(table);
+  const ProbeRing probe(sizes, k, v, false);
+  const RingShape& s = probe.ring->shape();
+  check_equal("probe: dimensions of q", 3, q.ndim());
+  check_within("probe: rows", int32_t{0}, static_cast<int32_t>(q.shape(0)), rows->n);
+  const int64_t heads = q.shape(1), d = q.shape(2), stride = (heads + 2 * s.kv_heads) * d;
+  Buffer<float> qkv(rows->n * stride), scratch(attention_scratch(s));
+  Buffer<Visible> visible(rows->n);
+  for (int64_t i = 0; i < rows->n; ++i)
+    std::copy_n(q.data(i, 0, 0), heads * d, qkv.data() + i * stride);
+  Floats out({int64_t{rows->n}, heads, d});
+  see({rows.get(), probe.ring.get(), visible.data()}, Worker());
+  attention({&kernels_named("auto"), rows.get(), probe.ring.get(), visible.data(), qkv.data(),
+             out.mutable_data(), scratch.data(), 0, static_cast<int32_t>(heads), scale},
+            Worker());
+  return out;
+}
+
+// qkv [rows, heads + 2 kv_heads, head_dim]; gives it after rope, and K and V of the ring. Norm
+// weights: [head_dim], or none for no norm.
+std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floats& given,
+                                              const Floats& k, const Floats& v, const Sizes& sizes,
+                                              const Floats& inv_freq, float amplitude,
+                                              const Floats& norms, float eps) {
+  auto rows = from_bytes<RowTable>(table);
+  for (int i = 0; i < rows->n; ++i) rows->row[i].token = 0;
+  const ProbeRing probe(sizes, k, v, false);
+  const RingShape& s = probe.ring->shape();
+  Floats qkv = given.attr("copy")().cast<Floats>();
+  const int64_t half = s.head_dim / 2;
+  Buffer<float> x(rows->n), cosines(rows->n * half), sines(rows->n * half);
+  const EmbedTable tokens(DType::f32, 1, 1);
+  embed({&tokens, rows.get(), x.data(), inv_freq.data(), amplitude, half, cosines.data(),
+         sines.data()},
+        Worker());
+  const float* weights = norms.size() ? norms.data() : nullptr;
+  const HeadNorm norm{&kernels_named("auto"), weights, weights ? weights + s.head_dim : nullptr,
+                      eps};
+  rope({norm, rows.get(), probe.ring.get(), qkv.mutable_data(), cosines.data(), sines.data(), 0,
+        static_cast<int32_t>(qkv.shape(1) - 2 * s.kv_heads)},
+       {0, qkv.shape(1)}, true);
+  const auto [keys, values] = probe.content();
+  return {qkv, keys, values};
+}
+
+// K and V after a settle (0: of the target lane, 1: of the draft lane, 2: after a serial burst), and
+// the control block it left.
+std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
+                                                   const Floats& v, const Sizes& sizes, int what,
+                                                   bool debug) {
+  const auto control = from_bytes<Control>(block);
+  const ProbeRing probe(sizes, k, v, debug);
+  const LaneArgs args{control.get(), probe.ring.get(), kMaxStepRows};
+  check_within("probe: settle", 0, 2, what);
+  constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, bring_burst};
+  kSettle[what](args, Worker());
+  const auto [keys, values] = probe.content();
+  return {keys, values, to_bytes(control.get(), 1)};
+}
+
+// Bytes of a Choice or a Law of every row of `logits` [rows, vocab].
+py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
+                       bool laws) {
+  const auto control = from_bytes<Control>(block);
+  const auto rows = from_bytes<RowTable>(table);
+  check_within("probe: rows", int64_t{0}, int64_t{logits.shape(0)}, int64_t{rows->n});
+  const int vocab = static_cast<int>(logits.shape(1));
+  ChooseScratch scratch(vocab);
+  Buffer<Choice> choice(rows->n);
+  Buffer<Law> law(rows->n);
+  const ChooseArgs args{logits.data(), vocab,    vocab,         rows.get(),
+                        control.get(), &scratch, choice.data(), law.data()};
+  (laws ? choose_laws : choose_rows)(args, Worker());
+  return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);
+}
+
+Floats norm_probe(const Floats& x, const Floats& weight, float eps) {
+  Floats y({x.shape(0), x.shape(1)});
+  for (int64_t i = 0; i < x.shape(0); ++i)
+    kernels_named("auto").norm(x.data(i, 0), weight.data(), eps, x.shape(1), y.mutable_data(i, 0));
+  return y;
+}
+
+// x [rows, 2 n]: gate, up.
+Floats gate_probe(const Floats& x) {
+  const int64_t n = x.shape(1) / 2;
+  Floats y({static_cast<int64_t>(x.shape(0)), n});
+  for (int64_t i = 0; i < x.shape(0); ++i)
+    kernels_named("auto").gate(x.data(i, 0), x.data(i, 0) + n, n, y.mutable_data(i, 0));
+  return y;
+}
+
+// Bytes from the start of a struct to a field, by "Struct.field"; of a whole struct by its name.
+std::map<std::string, size_t> control_layout() {
+  std::map<std::string, size_t> out;
+#define FIELD(type, field) out[#type "." #field] = offsetof(type, field)
+  FIELD(Row, position), FIELD(Row, token), FIELD(Row, slot), FIELD(Row, branch), FIELD(Row, node);
+  FIELD(Row, chain), FIELD(Row, tail), FIELD(RowTable, head), FIELD(RowTable, n);
+  FIELD(RowTable, row), FIELD(Law, n), FIELD(Law, q), FIELD(Law, entropy), FIELD(Law, token);
+  FIELD(Law, lp), FIELD(Choice, token), FIELD(Choice, error), FIELD(Chain, size);
+  FIELD(Policy, rejection), FIELD(Control, prices), FIELD(Control, scores), FIELD(Control, rank);
+  FIELD(Control, trunk_hash), FIELD(Control, no_mass), FIELD(Chain, drawn), FIELD(Chain, depth),
+      FIELD(Chain, token), FIELD(Chain, parent), FIELD(Chain, level);
+  FIELD(Chain, mask), FIELD(Branch, node), FIELD(Branch, size), FIELD(Branch, in_place);
+  FIELD(Branch, token), FIELD(Branch, has_law), FIELD(Branch, mask), FIELD(Branch, law);
+  FIELD(Outcome, node), FIELD(Outcome, n), FIELD(Outcome, y), FIELD(Outcome, branch);
+  FIELD(Outcome, path), FIELD(Sampling, temperature), FIELD(Sampling, min_p);
+  FIELD(Sampling, top_p), FIELD(Sampling, top_k), FIELD(Sampling, seed);
+  FIELD(Sampling, completion), FIELD(Shaping, active), FIELD(Shaping, penalises);
+  FIELD(Shaping, restricts), FIELD(Shaping, repetition), FIELD(Shaping, presence);
+  FIELD(Shaping, frequency), FIELD(Shaping, ends_from), FIELD(Shaping, holes);
+  FIELD(Shaping, words), FIELD(Counts, n), FIELD(Counts, seen), FIELD(Control, sampling);
+  FIELD(Control, shaping), FIELD(Control, policy), FIELD(Control, limit);
+  FIELD(Control, draft_limit), FIELD(Control, head), FIELD(Control, trunk);
+  FIELD(Control, counts), FIELD(Control, chain), FIELD(Control, outcome);
+  FIELD(Control, source), FIELD(Control, sharpness), FIELD(Control, lost);
+  FIELD(Control, target_rows), FIELD(Control, choice), FIELD(Control, target_have);
+  FIELD(Control, draft_rows), FIELD(Control, row_law), FIELD(Control, draft_have);
+  FIELD(Control, draft_nodes), FIELD(Control, step), FIELD(Control, branch_count);
+  FIELD(Control, draft_compacts), FIELD(Control, draft_idle), FIELD(Control, branches),
+      FIELD(Control, chain_law);
+#undef FIELD
+  out.insert({{"Row", sizeof(Row)},
+              {"RowTable", sizeof(RowTable)},
+              {"Law", sizeof(Law)},
+              {"Choice", sizeof(Choice)},
+              {"Chain", sizeof(Chain)},
+              {"Branch", sizeof(Branch)},
+              {"Outcome", sizeof(Outcome)},
+              {"Sampling", sizeof(Sampling)},
+              {"Shaping", sizeof(Shaping)},
+              {"Policy", sizeof(Policy)},
+              {"Counts", sizeof(Counts)},
+              {"Prices", sizeof(Prices)},
+              {"Scores", sizeof(Scores)},
+              {"Control", sizeof(Control)}});
+  return out;
+}
+
+}  // namespace
+
+void bind_ops_probe(py::module_& m) {
+  m.def("control_layout", &control_layout, "Offsets and sizes of exec/control.h, bytes.");
+  m.def("attend_probe", &attend_probe, py::arg("table"), py::arg("q"), py::arg("k"), py::arg("v"),
+        py::arg("sizes"), py::arg("scale"));
+  m.def("rope_probe", &rope_probe, py::arg("table"), py::arg("qkv"), py::arg("k"), py::arg("v"),
+        py::arg("sizes"), py::arg("inv_freq"), py::arg("amplitude"), py::arg("norms"),
+        py::arg("eps"));
+  m.def("settle_probe", &settle_probe, py::arg("control"), py::arg("k"), py::arg("v"),
+        py::arg("sizes"), py::arg("what"), py::arg("debug"));
+  m.def("choose_probe", &choose_probe, py::arg("control"), py::arg("table"), py::arg("logits"),
+        py::arg("laws"));
+  m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));
+  m.def("gate_probe", &gate_probe, py::arg("x"));
+}
+
+}  // namespace sbrt

@@ -1,0 +1,292 @@
+"""Contract under test: branch_attention equals its twin, the twin the CPU engine's attention; what
+no row sees is never read; a row of a path or a tree has the bits that plain decoding gives it."""
+
+import itertools
+
+import pytest
+import torch
+
+from sbrt import _core
+from sbrt.triton_kernels import control
+from sbrt.triton_kernels.attention import branch_attention, branch_attention_torch
+from sbrt.triton_kernels.plan import HEAD_DIMS, AttentionPlan, workspace
+from sbrt.triton_kernels.visible import see, see_torch
+
+SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "capacity": 192, "dtype": torch.float32}
+SMALL |= {"window": 128, "tail_slots": 8, "split": 64, "programs": 3}
+# Against the twin: roundings of a sum of a few hundred terms; of float16, the weights' own.
+ALLOWED = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def attend(s, op=branch_attention, look=see):
+    work = look(s.table, s.plan, workspace(s.plan, s.q.device))
+    out = op(s.q, s.k, s.v, plan=s.plan, work=work, out=s.out.clone())
+    assert not work.counters.any(), "a counter was not set back"
+    return out
+
+
+def by_cpu(s):
+    """The CPU engine's rows; NaN stays where no row of it may look."""
+    q, k, v = (x.float().cpu().contiguous().numpy() for x in (s.q[: len(s.masks)], s.k, s.v))
+    scale = s.plan.head_dim**-0.5
+    table = s.table.cpu().numpy().tobytes()
+    return torch.from_numpy(_core.attend_probe(table, q, k[None], v[None], s.sizes(), scale))
+
+
+def check(s, assert_close):
+    twin = attend(s, branch_attention_torch, see_torch)
+    assert_close(attend(s), twin, ALLOWED[s.plan.dtype])
+    assert not twin[len(s.masks) :].any()
+    if s.plan.dtype == torch.float32:
+        assert_close(twin[: len(s.masks)].cpu(), by_cpu(s), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape"),
+    [
+        *itertools.product((1, 2, 7), ("path", "star", "tree", "tails")),
+        *itertools.product((33, 64), ("path", "tree")),
+    ],
+)
+def test_equals_its_twin_and_the_cpu(scene, shapes, assert_close, device, rows, shape):
+    plan = AttentionPlan(rows=rows, **SMALL | {"heads": 2, "kv_heads": 1})
+    check(scene(plan, 150, shapes[shape](rows), device), assert_close)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 7, 33, 64])
+def test_every_shape_equals_its_twin(scene, shapes, assert_close, device, rows, dtype):
+    for shape, head in itertools.product(shapes, (0, 63, 197)):
+        plan = AttentionPlan(rows=rows, **SMALL | {"dtype": dtype})
+        check(scene(plan, head, shapes[shape](rows), device), assert_close)
+
+
+@pytest.mark.parametrize("head", [0, 1, 63, 64, 65, 127])
+def test_short_trunks(scene, shapes, assert_close, device, head):
+    for shape in ("path", "tree"):
+        check(scene(AttentionPlan(rows=7, **SMALL), head, shapes[shape](7), device), assert_close)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "rows"), [(1, 1, 7), (8, 1, 3), (14, 2, 9), (7, 1, 20), (64, 1, 3)]
+)
+def test_groups_of_heads(scene, shapes, assert_close, device, heads, kv_heads, rows):
+    plan = AttentionPlan(rows=rows, **SMALL | {"heads": heads, "kv_heads": kv_heads})
+    check(scene(plan, 70, shapes["tree"](rows), device), assert_close)
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_dtypes_and_widths(scene, shapes, assert_close, device, dtype, head_dim):
+    plan = AttentionPlan(rows=5, **SMALL | {"head_dim": head_dim, "dtype": dtype})
+    check(scene(plan, 100, shapes["tree"](5), device), assert_close)
+
+
+def test_padding_and_rows_that_see_nothing(scene, assert_close, device):
+    nothing = (0, 0, -1)
+    plan = AttentionPlan(rows=8, **SMALL)
+    s = scene(plan, 0, [nothing, (0b1, 0, -1), nothing], device)
+    assert not attend(s)[[0, 2, 3, 4, 5, 6, 7]].any()
+    check(s, assert_close)
+    empty = scene(plan, 0, [], device)
+    assert not attend(empty).any()
+
+
+@pytest.mark.parametrize("window", [1, 5, 17])
+def test_windows(scene, shapes, assert_close, device, window):
+    for shape, head in itertools.product(("path", "tree", "tails"), (3, 150)):
+        plan = AttentionPlan(rows=9, **SMALL | {"window": window, "capacity": window + 63})
+        check(scene(plan, head, shapes[shape](9), device), assert_close)
+
+
+def wraps(scene, shapes, assert_close, device, heads):
+    for head in heads:
+        plan = AttentionPlan(rows=4, **SMALL | {"window": 38, "capacity": 101})
+        check(scene(plan, head, shapes["tree"](4), device), assert_close)
+
+
+def test_wraps(scene, shapes, assert_close, device):
+    wraps(scene, shapes, assert_close, device, range(60, 210, 23))
+
+
+@pytest.mark.exact
+def test_wraps_at_every_offset(scene, shapes, assert_close, device):
+    wraps(scene, shapes, assert_close, device, range(0, 210))
+
+
+def test_positions_beyond_32_bits(scene, shapes, assert_close, device):
+    for head in (2**31 - 10, 2**32 - 10, 2**40 + 7):
+        plan = AttentionPlan(rows=4, **SMALL)
+        check(scene(plan, head, shapes["path"](4), device), assert_close)
+
+
+def test_many_splits_are_merged_in_two_steps(scene, shapes, assert_close, device):
+    plan = AttentionPlan(rows=3, **SMALL | {"capacity": 1400, "window": 1300, "programs": 2})
+    assert plan.max_blocks > 2
+    check(scene(plan, 1500, shapes["path"](3), device), assert_close)
+
+
+# ---- one row's bits
+
+
+class Story:
+    """Keys and queries by the tokens before them, so that a path's are those of plain decoding."""
+
+    def __init__(self, scene, plan, device):
+        self.scene, self.plan, self.device = scene, plan, device
+        self.kept = {}
+
+    def of(self, prefix):
+        """(q, k, v) of the token that ends a prefix, [heads or kv_heads, head_dim]."""
+        if prefix not in self.kept:
+            generator = torch.Generator().manual_seed(hash(prefix) % 2**31)
+            p = self.plan
+            self.kept[prefix] = [
+                torch.randn(n, p.head_dim, generator=generator).to(p.dtype)
+                for n in (p.heads, p.kv_heads, p.kv_heads)
+            ]
+        return self.kept[prefix]
+
+    def rows(self, trunk, masks, first_row=0):
+        """Outputs of the rows of a chain behind `trunk` (tokens); node i's token is 100 + i."""
+        s = self.scene(self.plan, len(trunk), masks, self.device)
+        s.k.fill_(float("nan"))
+        s.v.fill_(float("nan"))
+        for i in range(len(trunk)):
+            self._write(s, i % self.plan.capacity, trunk[: i + 1])
+        for i, (chain, _, _) in enumerate(masks):
+            path = tuple(100 + b for b in range(64) if chain >> b & 1)
+            self._write(s, (len(trunk) + i) % self.plan.capacity, trunk + path)
+            s.q[i] = self.of(trunk + path)[0].to(self.device)
+        return attend(s)
+
+    def _write(self, s, slot, prefix):
+        _, k, v = self.of(prefix)
+        s.k[:, slot], s.v[:, slot] = k.to(self.device), v.to(self.device)
+
+    def plain(self, trunk, chain):
+        """The last row of plain decoding over the same tokens: alone behind a longer trunk."""
+        path = tuple(100 + b for b in range(64) if chain >> b & 1)
+        whole = trunk + path
+        s = self.scene(self.plan, len(whole) - 1, [(1, 0, -1)], self.device)
+        for i in range(len(whole)):
+            self._write(s, i % self.plan.capacity, whole[: i + 1])
+        s.q[0] = self.of(whole)[0].to(self.device)
+        return attend(s)[0]
+
+
+def same_bits(scene, shapes, device, dtype, heads, shape, rows=6):
+    for head in heads:
+        sizes = SMALL | {"capacity": 300, "window": None, "split": 128, "dtype": dtype}
+        story = Story(scene, AttentionPlan(rows=rows, **sizes), device)
+        trunk, masks = tuple(range(head)), shapes[shape](rows)
+        got = story.rows(trunk, masks)
+        for i, (chain, _, _) in enumerate(masks):
+            want = story.plain(trunk, chain)
+            assert torch.equal(got[i], want), f"head {head}, row {i}: {(got[i] - want).abs().max()}"
+
+
+@pytest.mark.parametrize("shape", ["path", "tree"])
+def test_a_row_has_the_bits_of_plain_decoding(scene, shapes, device, shape):
+    same_bits(scene, shapes, device, torch.float32, (61, 125), shape)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("shape", ["path", "star", "tree"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_row_has_the_bits_of_plain_decoding(scene, shapes, device, dtype, shape):
+    same_bits(scene, shapes, device, dtype, range(0, 140, 3), shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", ["path", "star", "tree"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_on_a_gpu_every_row_has_the_bits_of_plain_decoding(scene, shapes, dtype, shape):
+    same_bits(scene, shapes, "cuda", dtype, range(0, 140, 3), shape, rows=16)
+
+
+# ---- what `see` writes
+
+
+@pytest.mark.parametrize("shape", ["path", "star", "tree", "tails"])
+def test_see_writes_what_its_twin_writes(scene, shapes, device, shape):
+    for rows, head, first_row in ((64, 1000, 0), (7, 0, 0), (33, 2**33, 5)):
+        plan = AttentionPlan(rows=rows, **SMALL)
+        s = scene(plan, head, shapes[shape](rows), device)
+        made = [workspace(plan, device), workspace(plan, device)]
+        see(s.table, plan, made[0], first_row=first_row)
+        see_torch(s.table, plan, made[1], first_row=first_row)
+        for name in ("slots", "extent", "meta"):
+            got, want = getattr(made[0], name), getattr(made[1], name)
+            assert torch.equal(got, want), f"{name}: {(got != want).nonzero()[:5].tolist()}"
+
+
+def test_a_path_has_one_leader_and_a_tree_one_a_leaf(scene, shapes, device):
+    plan = AttentionPlan(rows=16, **SMALL)
+    for shape, leaves in (("path", 1), ("star", 15)):
+        s = scene(plan, 50, shapes[shape](16), device)
+        work = see(s.table, plan, workspace(plan, device))
+        assert work.meta[3, 0] == leaves
+
+
+def test_a_position_that_cannot_be_takes_no_more_than_the_workspace_holds(scene, shapes, device):
+    plan = AttentionPlan(rows=3, **SMALL)
+    s = scene(plan, 10_000, shapes["path"](3), device)
+    s.table[control.offset(control.RowTable, "row")] = 5
+    made = [look(s.table, plan, workspace(plan, device)) for look in (see, see_torch)]
+    assert torch.equal(made[0].extent, made[1].extent)
+    assert made[0].extent[3] <= plan.max_splits
+    branch_attention(s.q, s.k, s.v, plan=plan, work=made[0], out=s.out)
+
+
+# ---- what cannot be
+
+
+def call(op, **changes):
+    plan = AttentionPlan(rows=2, **SMALL)
+    given = {"q": torch.zeros(2, 4, 16), "k": torch.zeros(2, 224, 16), "v": torch.zeros(2, 224, 16)}
+    given |= {"out": torch.zeros(2, 4, 16)} | changes
+    work = workspace(plan, "cpu")
+    op(given["q"], given["k"], given["v"], plan=plan, work=work, out=given["out"])
+
+
+@pytest.mark.parametrize("op", [branch_attention, branch_attention_torch], ids=["kernel", "twin"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"q": torch.zeros(3, 4, 16)}, r"q.shape: expected \(2, 4, 16\) but got \(3, 4, 16\)"),
+        ({"k": torch.zeros(2, 100, 16)}, "v.shape: expected"),
+        ({"v": torch.zeros(2, 224, 16, dtype=torch.float16)}, "v.dtype: expected torch.float32"),
+        ({"out": torch.zeros(2, 4, 32)[..., ::2]}, "out: expected a contiguous head but got"),
+        ({"out": torch.zeros(2, 4, 16, device="meta")}, "out.device: expected cpu"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_sentence(op, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(op, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rows": 65}, "rows: expected a value from 1 to 64 but got 65"),
+        ({"head_dim": 80}, "head_dim: expected one of"),
+        ({"heads": 5}, "heads: expected a multiple of 2 but got 5"),
+        ({"capacity": 63}, "capacity: expected a value from 64"),
+        ({"window": 193}, "window: expected a value from 1 to 192 but got 193"),
+        ({"split": 65}, "split: expected a multiple of 32 but got 65"),
+        ({"dtype": torch.int32}, "dtype: expected one of"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)
+def test_a_plan_that_cannot_be(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        AttentionPlan(**{"rows": 2, **SMALL, **changes})
+
+
+def test_the_table_must_be_words(device):
+    plan = AttentionPlan(rows=2, **SMALL)
+    with pytest.raises(ValueError, match="table: expected 5124 words but got 3"):
+        see(torch.zeros(3, dtype=torch.int32), plan, workspace(plan, device))

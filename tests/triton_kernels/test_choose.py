@@ -1,0 +1,284 @@
+"""Contract under test: choose takes the tokens that the CPU's sampling pass takes, greedy and
+sampled, shaped and filtered, and keeps of a draft's law what that keeps. A case whose first two
+scores differ by less than the logarithm's rounding is counted apart."""
+
+import ctypes
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from sbrt import _core
+from sbrt.triton_kernels import control
+from sbrt.triton_kernels.choose import choose, choose_torch
+from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
+from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping
+
+POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
+ROUNDING = 1e-13  # of two float64 logarithms, and of the sum they are added to
+
+
+class Case:
+    """Rows of logits under one request; its lists are there for the CPU and, dense, for us."""
+
+    def __init__(self, seed, rows, vocab, *, kind, shaped=False, device="cpu"):
+        self.rng = rng = np.random.default_rng(seed)
+        self.rows, self.vocab, self.device = rows, vocab, device
+        self.filtered = kind == "filtered"
+        self.kept = []  # arrays that the block points to
+        self.block = control.Control()
+        self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
+        self._sample(kind)
+        self.logits = np.stack([self._row() for _ in range(rows)])
+        self.block.head = int(rng.choice(POSITIONS))
+        self.block.chain.size = 0
+        self.table = control.RowTable(head=self.block.head, n=rows)
+        self._hang()
+        self.shaping = self._shape() if shaped else None
+
+    def _sample(self, kind):
+        rng, s = self.rng, self.block.sampling
+        s.temperature = 0.0 if kind == "greedy" else float(rng.choice([0.1, 0.3, 0.8, 1.0, 2.0]))
+        s.seed, s.completion = int(rng.integers(2**64, dtype=np.uint64)), int(rng.integers(2**32))
+        s.top_p = 1.0
+        if kind == "filtered":
+            s.top_k = int(rng.choice([0, 1, 5, 40]))
+            s.top_p = float(rng.choice([1.0, 0.0, 0.3, 0.9, 0.999]))
+            s.min_p = float(rng.choice([0.0, 0.001, 0.05, 1.0]))
+
+    def _row(self):
+        """Normal or, to have ties, of few values; some masked; now and then no row at all."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            x = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=self.vocab)
+        else:
+            x = rng.integers(-6, 7, size=self.vocab) / 2
+        x[rng.random(self.vocab) < 0.1] = -np.inf
+        x[rng.integers(self.vocab)] = 1.0
+        if rng.random() < 0.05:
+            x[:] = -np.inf
+        if rng.random() < 0.05:
+            x[rng.integers(self.vocab)] = rng.choice([np.nan, np.inf])
+        return x.astype(np.float32)
+
+    def _hang(self):
+        """A tree of nodes behind the root, and tails of branch 1."""
+        rng, c = self.rng, self.block
+        c.chain.size = min(62, self.rows)
+        for which in (c.chain.token, c.branches[0].token, c.branches[1].token):
+            which[:] = [int(t) for t in rng.integers(self.vocab, size=64)]
+        masks = [1]
+        for i in range(1, self.rows):
+            masks.append(masks[rng.integers(len(masks))] | 1 << min(i, 62))
+        for row, mask in zip(self.table.row, masks, strict=False):
+            row.chain, row.branch = control.mask_of(mask), -1
+            tail = (1 << int(rng.integers(0, 5))) - 1 if rng.random() < 0.3 else 0
+            row.tail, row.branch = control.mask_of(tail), 1
+            row.position = c.head + mask.bit_count() - 1 + tail.bit_count()
+
+    def _shape(self):
+        rng, vocab, s = self.rng, self.vocab, self.block.shaping
+        counts = rng.integers(0, 4, size=vocab).astype(np.int32) * (rng.random(vocab) < 0.3)
+        seen = ((counts > 0) | (rng.random(vocab) < 0.2)).astype(np.uint8)
+        bias = np.where(rng.random(vocab) < 0.2, rng.normal(size=vocab) * 3, 0).astype(np.float32)
+        ends = rng.choice(vocab, size=min(3, vocab), replace=False).astype(np.int32)
+        allowed = np.flatnonzero(rng.random(vocab) < 0.7).astype(np.int32)
+        holes = rng.choice(vocab, size=min(2, vocab), replace=False).astype(np.int32)
+        s.active, s.penalises, s.restricts = 1, 1, int(rng.random() < 0.5)
+        s.repetition, s.presence, s.frequency = 1.3, 0.25, float(rng.choice([0.0, 0.5]))
+        s.ends_from = self.block.head + int(rng.integers(0, 4))
+        self._list(s.ends, ends)
+        self._list(s.holes, holes)
+        if s.restricts:
+            self._list(s.allowed, allowed)
+        pairs = np.zeros(np.count_nonzero(bias), dtype=[("token", np.int32), ("bias", np.float32)])
+        pairs["token"], pairs["bias"] = np.flatnonzero(bias), bias[bias != 0]
+        self._list(s.bias, pairs)
+        tokens = np.flatnonzero(seen).astype(np.int32)
+        output = counts.astype(np.int32)
+        self.kept += [tokens, output, seen]
+        self.block.counts.n = len(tokens)
+        for name, array in (("token", tokens), ("output", output), ("seen", seen)):
+            setattr(self.block.counts, name, array.ctypes.data)
+        mask = np.zeros(vocab, np.uint8)
+        if s.restricts:
+            mask[np.setdiff1d(np.arange(vocab), allowed)] |= NO_TOKEN
+        mask[holes] |= NO_TOKEN
+        mask[ends] |= ENDS
+        return Shaping(*(torch.from_numpy(x).to(self.device) for x in (mask, bias, output, seen)))
+
+    def _list(self, to, array):
+        self.kept.append(array)
+        to.data, to.n = array.ctypes.data, len(array)
+
+    def by_cpu(self, laws=False):
+        block, table = bytes(self.block), bytes(self.table)
+        made = _core.choose_probe(block, table, self.logits, laws)
+        kind = control.Law if laws else control.Choice
+        return list((kind * self.rows).from_buffer_copy(made))
+
+    def by(self, op, laws=False, chunk=256):
+        shaped = self.shaping is not None
+        plan = ChoosePlan(self.rows, self.vocab, laws, shaped, self.filtered, chunk)
+        work = choose_work(plan, self.device)
+        out = torch.full((self.rows, plan.out_words), 77, dtype=torch.int32, device=self.device)
+        wide = torch.full((self.rows, self.vocab + 5), float("nan"), device=self.device)
+        logits = wide[:, : self.vocab].copy_(torch.from_numpy(self.logits))
+        words = (control.words(self.block, self.device), control.words(self.table, self.device))
+        op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping)
+        assert not work.counters.any(), "a counter was not set back"
+        kind = control.Law if laws else control.Choice
+        array = kind * self.rows
+        assert ctypes.sizeof(array) == out.numel() * 4
+        return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
+
+    def gap(self, work, i):
+        """Between the two best scores of a row."""
+        best = work.score[i].flatten().sort(descending=True).values[:2]
+        return float(best[0] - best[1]) if len(best) > 1 else float("inf")
+
+
+def compare(case, seen, op=choose, chunk=256):
+    got, work = case.by(op, chunk=chunk)
+    for i, (here, there) in enumerate(zip(got, case.by_cpu(), strict=True)):
+        seen["rows"] += 1
+        if (here.token, here.error) == (there.token, there.error):
+            seen["errors"] += there.error != 0
+            continue
+        gap = case.gap(work, i)
+        assert op is choose, (i, here.token, there.token)
+        assert 0 < gap < ROUNDING, (i, here.token, there.token)
+        seen["near-ties"] += 1
+
+
+KINDS = [("greedy", False), ("plain", False), ("filtered", False)]
+KINDS += [("greedy", True), ("plain", True), ("filtered", True)]
+
+
+@pytest.mark.parametrize(("kind", "shaped"), KINDS)
+def test_takes_what_the_cpu_takes(device, kind, shaped):
+    seen = Counter()
+    for seed in range(2):
+        case = Case(seed, 6, int(np.random.default_rng(seed).integers(2, 700)), kind=kind,
+                    shaped=shaped, device=device)  # fmt: skip
+        compare(case, seen)
+        compare(case, Counter(), choose_torch)
+    assert seen["rows"] == 12
+    assert seen["near-ties"] == 0, seen
+
+
+# Cases of 34 rows: 10,200 rows in all, fewer where a row takes the interpreter long.
+CASES = [100, 100, 40, 20, 20, 20]
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize(
+    ("kind", "shaped", "cases"), [(*k, n) for k, n in zip(KINDS, CASES, strict=True)]
+)
+def test_takes_what_the_cpu_takes_ten_thousand_times(device, kind, shaped, cases):
+    seen = Counter()
+    for seed in range(1000, 1000 + cases):
+        vocab = int(np.random.default_rng(seed).integers(2, 600))
+        case = Case(seed, 34, vocab, kind=kind, shaped=shaped, device=device)
+        compare(case, seen)
+    print(kind, shaped, dict(seen))  # pytest -s shows how many were near-ties
+    assert seen["rows"] == 34 * cases
+
+
+def test_a_large_vocabulary_in_chunks_of_the_default(device):
+    seen = Counter()
+    for seed, kind in enumerate(("greedy", "plain", "filtered")):
+        case = Case(seed, 1, 20_011, kind=kind, device=device)
+        compare(case, seen, chunk=4096)
+    assert seen["near-ties"] == 0
+
+
+def close(a, b, allowed=1e-5):
+    return abs(a - b) <= allowed * max(1, abs(b))
+
+
+@pytest.mark.parametrize(("kind", "shaped"), KINDS)
+@pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
+def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped):
+    for seed in range(1):
+        case = Case(40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device)
+        got, _ = case.by(op, laws=True)
+        for i, (here, there) in enumerate(zip(got, case.by_cpu(laws=True), strict=True)):
+            n = there.n
+            assert here.n == n, i
+            if n == 0:
+                continue
+            assert here.token[:n] == there.token[:n], i
+            assert close(here.q, there.q), (i, here.q, there.q)
+            assert close(here.entropy, there.entropy), (i, here.entropy, there.entropy)
+            for a, b in zip(here.lp[:n], there.lp[:n], strict=True):
+                assert close(a, b, 2e-5), (i, list(here.lp[:n]), list(there.lp[:n]))
+
+
+def test_padding_is_not_written(device):
+    case = Case(3, 4, 50, kind="plain", device=device)
+    case.table.n = 2
+    got, _ = case.by(choose)
+    assert [(c.token, c.error) for c in got[2:]] == [(77, 77)] * 2
+
+
+def test_half_precision_logits_choose_as_their_float32(device):
+    """bfloat16 too: it is upcast before anything is done with it."""
+    case = Case(5, 6, 300, kind="plain", device=device)
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = torch.from_numpy(case.logits).to(dtype)
+        case.logits = rounded.float().numpy()
+        plan = ChoosePlan(6, 300, chunk=256)
+        out = torch.zeros(6, 2, dtype=torch.int32, device=device)
+        words = (control.words(case.block, device), control.words(case.table, device))
+        choose(rounded.to(device), *words, plan=plan, work=choose_work(plan, device), out=out)
+        assert out.tolist() == [[c.token, c.error] for c in case.by_cpu()]
+
+
+def call(op, **changes):
+    plan = changes.pop("plan", ChoosePlan(2, 40, chunk=32))
+    given = {"logits": torch.zeros(2, 40), "out": torch.zeros(2, 2, dtype=torch.int32)}
+    given |= {"control": control.words(control.Control()), "shaping": None} | changes
+    given |= {"table": control.words(control.RowTable())}
+    op(
+        *(given[name] for name in ("logits", "control", "table")),
+        plan=plan,
+        work=choose_work(plan, "cpu"),
+        out=given["out"],
+        shaping=given["shaping"],
+    )
+
+
+@pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"logits": torch.zeros(2, 41)}, r"logits: expected contiguous rows \(2, 40\)"),
+        ({"logits": torch.zeros(2, 80)[:, ::2]}, "logits: expected contiguous rows"),
+        ({"out": torch.zeros(2, 3, dtype=torch.int32)}, r"out: expected contiguous int32 \(2, 2\)"),
+        ({"out": torch.zeros(2, 2)}, "out: expected contiguous int32"),
+        (
+            {"control": torch.zeros(9, dtype=torch.int32)},
+            "control: expected 207388 words but got 9",
+        ),
+        ({"plan": ChoosePlan(2, 40, shaped=True)}, "shaping: expected it with plan.shaped alone"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_sentence(op, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(op, **changes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [((0, 5), "plan: expected rows"), ((1, 2**20 + 1), "plan: expected rows and a vocabulary")],
+)
+def test_a_plan_that_cannot_be(sizes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ChoosePlan(*sizes)
+    with pytest.raises(
+        ValueError, match="chunk: expected a power of two from 32 to 16384 but got 5"
+    ):
+        ChoosePlan(1, 5, chunk=5)

@@ -1,0 +1,57 @@
+"""Contract under test: silu_mul equals its twin and the CPU engine's gate, and writes its columns
+alone."""
+
+import pytest
+import torch
+
+from sbrt import _core
+from sbrt.triton_kernels.gate import silu_mul, silu_mul_torch
+
+DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_available() else ())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("columns", [1, 7, 1000, 1025])
+def test_equals_its_twin_and_the_cpu(device, assert_close, dtype, columns):
+    for rows in (1, 3, 33):
+        buffer = torch.full((rows, 2 * columns + 3), float("nan"))
+        x = buffer[:, : 2 * columns]
+        x.copy_(torch.randn(rows, 2 * columns, generator=torch.Generator().manual_seed(rows)) * 8)
+        x = buffer.to(device, dtype)[:, : 2 * columns]
+        out = torch.full((rows, columns + 3), 7.0, device=device, dtype=dtype)
+        assert silu_mul(x, out=out[:, :columns]).data_ptr() == out.data_ptr()
+        twin = silu_mul_torch(x, out=torch.empty(rows, columns, device=device, dtype=dtype))
+        assert_close(out[:, :columns], twin, 4 * torch.finfo(dtype).eps)
+        assert (out[:, columns:] == 7).all()
+        if dtype == torch.float32:
+            cpu = torch.from_numpy(_core.gate_probe(x.cpu().contiguous().numpy()))
+            assert_close(twin.cpu(), cpu, 1e-5)
+
+
+def test_hostile_values(device):
+    x = torch.tensor([[-1e4, 1e4, 0.0, -88.0, 2.0, 2.0, 2.0, 2.0]], device=device)
+    out = silu_mul(x, out=torch.empty(1, 4, device=device))
+    assert out[0].abs().tolist() == pytest.approx([0.0, 2e4, 0.0, 2 * 88 * 6e-39], abs=1e-30)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0)], ids=str)
+def test_empty_does_nothing(device, shape):
+    out = torch.empty(shape[0], shape[1] // 2, device=device)
+    assert silu_mul(torch.empty(shape, device=device), out=out) is out
+
+
+@pytest.mark.parametrize("op", [silu_mul, silu_mul_torch], ids=["kernel", "twin"])
+@pytest.mark.parametrize(
+    ("x", "out", "sentence"),
+    [
+        (torch.ones(2, 7), torch.ones(2, 3), r"x.shape: expected \[rows, 2 n\]"),
+        (torch.ones(2, 8, dtype=torch.int32), torch.ones(2, 4), "x.dtype: expected one of"),
+        (torch.ones(2, 8), torch.ones(2, 5), r"out.shape: expected \(2, 4\) but got"),
+        (torch.ones(2, 8), torch.ones(2, 4, dtype=torch.float16), "out: expected torch.float32"),
+        (torch.ones(2, 16)[:, ::2], torch.ones(2, 4), "x: expected contiguous columns"),
+    ],
+    ids=["odd", "dtype", "shape", "out dtype", "stride"],
+)
+def test_bad_input_is_one_sentence(op, x, out, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        op(x, out=out)

@@ -1,0 +1,352 @@
+"""Attention of one forward's rows over a KV ring: trunk, ancestors in flight, own tail.
+
+The public op is `branch_attention`, its plain-torch twin `branch_attention_torch`; both read what
+`see` (visible.py) wrote. A path, k branches and any tree are the same kernel.
+
+Order. Positions are cut into splits, and splits into tiles, at multiples of their length, and a
+key is summed in the column of its absolute position, wherever its bytes are. There is one loop,
+with one body, for trunk and flight. So for one compiled kernel a row's bits depend on what it
+sees alone: a verified row has the bits that plain decoding gives it later, a tree's row too,
+because the keys in flight are gathered along each leader's own path.
+
+Work. A unit is a KV head and a tile of rows (with all their query heads); an item is a unit and a
+split. About two programs a multiprocessor loop over the items. The last program to finish one of
+FAN = 8 splits merges these, the last to do so merges the rest: by absolute split, in ascending
+order.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .plan import FAN, AttentionPlan, Workspace, architecture_of
+from .words import interpreting
+
+MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
+
+
+@triton.jit
+def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
+    """Two pieces of a softmax as one; a piece without keys changes no bit of the other."""
+    m = tl.maximum(m_a, m_b)
+    safe = tl.where(m == float("-inf"), 0.0, m)
+    a = tl.exp2(m_a - safe)
+    b = tl.exp2(m_b - safe)
+    return m, l_a * a + l_b * b, acc_a * a[:, None] + acc_b * b[:, None]
+
+
+@triton.jit
+def _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
+    """Keeps a piece of a softmax, columns o_d, until it is merged."""
+    tl.store(Law + at * (2 * BLOCK_M) + o_m, m)
+    tl.store(Law + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
+    p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
+    tl.store(p_partial, acc)
+
+
+@triton.jit
+def _merged(
+    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr
+):
+    """Columns o_d of pieces first .. last - 1 as one. Other programs wrote them: read past L1."""
+    m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
+    acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
+    for place in range(first, last):
+        at = (place + tl.zeros((), tl.int64)) * units + unit
+        p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
+        m_b = tl.load(Law + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
+        l_b = tl.load(Law + at * (2 * BLOCK_M) + BLOCK_M + o_m, cache_modifier=".cg")
+        acc_b = tl.load(p_partial, cache_modifier=".cg")
+        m, l, acc = _fold(m, l, acc, m_b, l_b, acc_b)  # noqa: E741
+    return m, l, acc
+
+
+@triton.jit
+def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
+    """Columns o_d of the result; 0 for a row that saw nothing."""
+    o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
+    tl.store(p_out[:, None] + o_d[None, :], o.to(p_out.dtype.element_ty), mask=m_row[:, None])
+
+
+@triton.jit
+def _arrived_last(p_counter, expected):
+    """Counts this program in, after all it has written; whether it completes `expected`. The one
+    that does sets the counter back, for the next launch."""
+    tl.debug_barrier()  # every thread's stores come before the one atomic
+    is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == expected - 1
+    if is_last:
+        tl.store(p_counter, 0)
+    return is_last
+
+
+@triton.jit
+def _branch_attention_kernel(
+    Q,  # [rows, heads, HEAD_DIM] rotated queries
+    q_row_stride,
+    q_head_stride,
+    K,  # [kv_heads, slots, HEAD_DIM] storage of one layer
+    k_head_stride,
+    k_slot_stride,
+    V,  # [kv_heads, slots, HEAD_DIM]
+    v_head_stride,
+    v_slot_stride,
+    Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees nothing
+    out_row_stride,
+    out_head_stride,
+    Slots,  # [64, 128] depth-to-slot table (visible.py), as the two below
+    Extent,  # [4 + 128]
+    Meta,  # [4, 64]
+    Partial,  # [splits and blocks, units, BLOCK_M, HEAD_DIM] scratch
+    Law,  # [splits and blocks, units, 2, BLOCK_M] scratch
+    Counters,  # [units, 1 + max_blocks] 0 before and after
+    capacity,  # positions of the ring
+    rows,
+    kv_heads,
+    tiles,  # of rows
+    max_splits,
+    max_blocks,
+    scale,  # of scores, times log2 e
+    GROUP: tl.constexpr,  # query heads of a KV head
+    HEAD_DIM: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # at least TILE_ROWS * GROUP
+    BLOCK_N: tl.constexpr,
+    SPLIT: tl.constexpr,  # a multiple of BLOCK_N
+    FAN: tl.constexpr,
+    PIECE: tl.constexpr,  # columns merged at once
+    UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
+    STAGES: tl.constexpr,
+):
+    """softmax(scale q K^T) V over what each row sees, in base 2 and float32.
+
+    bytes = kv_heads * keys * HEAD_DIM * size * 2 * tiles, + rows * heads * HEAD_DIM * size * 2
+    flops = 4 * kv_heads * tiles * BLOCK_M * keys * HEAD_DIM
+    """
+    o_m = tl.arange(0, BLOCK_M)
+    o_n = tl.arange(0, BLOCK_N)
+    o_d = tl.arange(0, HEAD_DIM)
+    head = tl.load(Extent)
+    low = tl.load(Extent + 1)
+    first_split = tl.load(Extent + 2)
+    splits = tl.load(Extent + 3).to(tl.int32)
+    units = kv_heads * tiles
+    first_block = first_split // FAN
+    blocks = ((first_split + splits - 1) // FAN - first_block + 1).to(tl.int32)
+
+    for item in range(tl.program_id(0), units * splits, tl.num_programs(0)):
+        unit = item % units
+        tile = unit % tiles
+        kv_head = (unit // tiles).to(tl.int64)
+        split = item // units
+        row = tile * TILE_ROWS + o_m // GROUP
+        m_row = (o_m < TILE_ROWS * GROUP) & (row < rows)
+        q_head = kv_head * GROUP + o_m % GROUP
+        count = tl.load(Meta + row, mask=m_row, other=-1)
+        leader = tl.load(Meta + 64 + row, mask=m_row, other=-1)
+        row_first = tl.load(Extent + 4 + row, mask=m_row, other=0)
+        p_q = Q + row.to(tl.int64) * q_row_stride + q_head * q_head_stride
+        q = tl.load(p_q[:, None] + o_d[None, :], mask=(m_row & (count >= 0))[:, None], other=0.0)
+        if UPCAST:
+            q = q.to(tl.float32)
+
+        # Tiles of trunk alone, then tiles that reach into flight, these once a leader.
+        start = (first_split + split) * SPLIT
+        row_from = tl.minimum(tl.maximum(row_first - start, 0), SPLIT).to(tl.int32)
+        high = tl.minimum(start + SPLIT, head + tl.max(count, axis=0))
+        begin = tl.maximum(low - start, 0) // BLOCK_N
+        end = (tl.maximum(high - start, 0) + BLOCK_N - 1) // BLOCK_N
+        flight = tl.minimum(tl.maximum(tl.maximum(head - start, 0) // BLOCK_N, begin), end)
+        leaders = tl.load(Meta + 3 * 64 + tile)
+        trunk_tiles = (flight - begin).to(tl.int32)
+        steps = trunk_tiles + (end - flight).to(tl.int32) * leaders
+
+        m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+        l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
+        acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
+        for step in tl.range(0, steps, num_stages=STAGES):
+            behind = step - trunk_tiles
+            in_flight = behind >= 0
+            each = tl.maximum(leaders, 1)
+            at = tl.where(in_flight, flight + behind // each, begin + step)
+            position = start + at * BLOCK_N
+            p_leader = Meta + 2 * 64 + tile * TILE_ROWS + tl.maximum(behind, 0) % each
+            led_by = tl.load(p_leader, mask=in_flight, other=0)
+            led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
+            led_first = tl.load(Extent + 4 + 64 + led_by, mask=in_flight, other=0)
+
+            # Slots of the columns: by position in the trunk, by the leader's table behind it.
+            depth = tl.minimum(tl.maximum(position - head, -BLOCK_N), 1 << 20).to(tl.int32) + o_n
+            is_node = depth >= 0
+            m_node = is_node & (depth < led_count)
+            node_slot = tl.load(Slots + led_by * 128 + depth, mask=m_node, other=0)
+            ring = (position % capacity).to(tl.int32) + o_n
+            ring = tl.where(ring >= capacity, ring - capacity, ring)
+            slot = tl.where(is_node, node_slot, ring).to(tl.int64)
+            from_here = tl.maximum(low, led_first)
+            seen_from = tl.minimum(tl.maximum(from_here - position, 0), BLOCK_N).to(tl.int32)
+            m_column = (o_n >= seen_from) & (m_node | (depth < 0))
+
+            p_k = K + kv_head * k_head_stride + slot[None, :] * k_slot_stride + o_d[:, None]
+            k = tl.load(p_k, mask=m_column[None, :], other=0.0)
+            if UPCAST:
+                k = k.to(tl.float32)
+            s = tl.dot(q, k, input_precision="ieee") * scale
+
+            column = (at * BLOCK_N).to(tl.int32) + o_n
+            sees = (column[None, :] >= row_from[:, None]) & (depth[None, :] < count[:, None])
+            sees = sees & ((leader == led_by) | (behind < 0))[:, None]
+            s = tl.where(sees & (count >= 0)[:, None], s, float("-inf"))
+            m_new = tl.maximum(m, tl.max(s, axis=1))
+            safe = tl.where(m_new == float("-inf"), 0.0, m_new)
+            shrink = tl.exp2(m - safe)
+            p = tl.exp2(s - safe[:, None])
+            l = l * shrink + tl.sum(p, axis=1)  # noqa: E741
+            m = m_new
+
+            p_v = V + kv_head * v_head_stride + slot[:, None] * v_slot_stride + o_d[None, :]
+            v = tl.load(p_v, mask=m_column[:, None], other=0.0)
+            if UPCAST:
+                v = v.to(tl.float32)
+            acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+
+        # Merge: the last of a block of splits, then the last of the blocks, PIECE columns at once.
+        p_out = Out + row.to(tl.int64) * out_row_stride + q_head * out_head_stride
+        if splits == 1:
+            _write(p_out, o_d, m_row, l, acc)
+        else:
+            at = (split + tl.zeros((), tl.int64)) * units + unit
+            _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
+            block = ((first_split + split) // FAN - first_block).to(tl.int32)
+            begin_split = tl.maximum((first_block + block) * FAN - first_split, 0).to(tl.int32)
+            end_split = tl.minimum((first_block + block + 1) * FAN - first_split, splits)
+            end_split = end_split.to(tl.int32)
+            p_counters = Counters + unit * (1 + max_blocks)
+            if _arrived_last(p_counters + 1 + block, end_split - begin_split):
+                at = (max_splits + block + tl.zeros((), tl.int64)) * units + unit
+                for piece in range(0, HEAD_DIM, PIECE):
+                    o_piece = piece + tl.arange(0, PIECE)
+                    m_all, l_all, some = _merged(
+                        Partial, Law, begin_split, end_split, units, unit, o_m, o_piece,
+                        BLOCK_M, HEAD_DIM,
+                    )  # fmt: skip
+                    if blocks == 1:
+                        _write(p_out, o_piece, m_row, l_all, some)
+                    else:
+                        _put(Partial, Law, at, o_m, o_piece, m_all, l_all, some, BLOCK_M, HEAD_DIM)
+                if blocks > 1:  # noqa: SIM102 (`and` would count the arrival in any case)
+                    if _arrived_last(p_counters, blocks):
+                        for piece in range(0, HEAD_DIM, PIECE):
+                            o_piece = piece + tl.arange(0, PIECE)
+                            m_all, l_all, some = _merged(
+                                Partial, Law, max_splits, max_splits + blocks, units, unit, o_m,
+                                o_piece, BLOCK_M, HEAD_DIM,
+                            )  # fmt: skip
+                            _write(p_out, o_piece, m_row, l_all, some)
+
+
+def branch_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    plan: AttentionPlan,
+    work: Workspace,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """out = softmax(scale q k^T) v, each row over what it sees.
+
+    q    [rows, heads, head_dim]       rotated; any strides but the last
+    k,v  [kv_heads, slots, head_dim]   one layer's storage: the ring's slots, then the tails'; any
+                                       strides but the last, and what no row sees may be NaN
+    out  [rows, heads, head_dim]       written; 0 for a row that sees nothing and for padding
+    work what `see` wrote for these rows; its scratch is used, launches must not overlap on it
+
+    Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
+    ValueError on any other shape, dtype or stride.
+    """
+    _check(q, k, v, plan, out)
+    _branch_attention_kernel[(plan.grid(q.device),)](
+        *(q, q.stride(0), q.stride(1)),
+        *(k, k.stride(0), k.stride(1)),
+        *(v, v.stride(0), v.stride(1)),
+        *(out, out.stride(0), out.stride(1)),
+        *(work.slots, work.extent, work.meta),
+        *(work.partial, work.law, work.counters),
+        *(plan.capacity, plan.rows, plan.kv_heads, plan.tiles),
+        *(plan.max_splits, plan.max_blocks, plan.score_scale),
+        **constants(plan, interpreting()),
+        num_warps=plan.num_warps(architecture_of(q.device)),
+        enable_fp_fusion=False,
+        maxnreg=MAX_REGISTERS,
+    )
+    return out
+
+
+def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
+    """The kernel's compile-time arguments under a plan."""
+    return {
+        "GROUP": plan.group,
+        "HEAD_DIM": plan.head_dim,
+        "TILE_ROWS": plan.tile_rows,
+        "BLOCK_M": plan.block_m,
+        "BLOCK_N": plan.block_n,
+        "SPLIT": plan.split_length,
+        "FAN": FAN,
+        "PIECE": min(32, plan.head_dim),
+        "UPCAST": upcast and plan.dtype == torch.bfloat16,
+        "STAGES": 2,
+    }
+
+
+def branch_attention_torch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    plan: AttentionPlan,
+    work: Workspace,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """The twin of `branch_attention` in plain torch: same arguments, effects and errors."""
+    _check(q, k, v, plan, out)
+    head = int(work.extent[0])
+    for i in range(plan.rows):
+        count, first = int(work.meta[0, i]), int(work.extent[4 + i])
+        trunk = torch.arange(min(first, head), head, device=q.device) % plan.capacity
+        flight = work.slots[i, max(0, first - head) : max(count, 0)].long()
+        slots = torch.cat([trunk, flight])
+        if count < 0 or slots.numel() == 0:
+            out[i] = 0
+            continue
+        keys = k[:, slots].float().repeat_interleave(plan.group, 0)
+        values = v[:, slots].float().repeat_interleave(plan.group, 0)
+        scores = torch.einsum("hd,hnd->hn", q[i].float(), keys) * plan.score_scale
+        weights = torch.exp2(scores - scores.amax(-1, keepdim=True))
+        law = weights / weights.sum(-1, keepdim=True)
+        out[i] = torch.einsum("hn,hnd->hd", law, values).to(out.dtype)
+    return out
+
+
+def _check(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, out: torch.Tensor
+) -> None:
+    queries = (plan.rows, plan.heads, plan.head_dim)
+    slots = k.shape[1] if k.dim() == 3 else 0
+    storage = (plan.kv_heads, slots, plan.head_dim)
+    named = {"q": (q, queries), "k": (k, storage), "v": (v, storage), "out": (out, queries)}
+    for name, (tensor, shape) in named.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}.shape: expected {shape} but got {tuple(tensor.shape)}")
+        if tensor.dtype != plan.dtype:
+            raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {tensor.dtype}")
+        if tensor.device != q.device:
+            raise ValueError(f"{name}.device: expected {q.device} as q but got {tensor.device}")
+        if tensor.stride(-1) != 1:
+            raise ValueError(
+                f"{name}: expected a contiguous head but got stride {tensor.stride(-1)}"
+            )
+    if slots < plan.capacity:
+        raise ValueError(f"k: expected at least {plan.capacity} slots but got {slots}")

@@ -1,0 +1,341 @@
+"""The sampling pass on the device: from a row of logits to its token, or to a draft's law.
+
+The public op is `choose`, its plain-torch twin `choose_torch`; order and formulas are those of
+csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
+chunks: every chunk picks its few best by float32 scores and scores these in float64; the last
+program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
+(shaping.py) or filters (cut.py) costs passes of its own, and is asked for by the plan.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .choose_plan import PICKS, ChoosePlan, ChooseWork
+from .control import CANDIDATES, Control, Law, RowTable, Sampling, check_words, size, struct
+from .cut import find_cut, find_cut_torch
+from .law import SHARPNESS, write_law, write_law_torch
+from .noise import (
+    exp32,
+    exp32_torch,
+    gumbel32,
+    gumbel64,
+    gumbel_torch,
+    noise_words,
+    noise_words_torch,
+)
+from .shaping import Shaping, shape_logits, shape_logits_torch
+from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
+
+_LAW_WORDS = tl.constexpr(size(Law))
+_CANDIDATES = tl.constexpr(CANDIDATES)
+
+
+@triton.jit
+def _take_best(score, ids, o_pick, pick, picked, picked_score):
+    """Moves the best (score, lowest id) that is left into place `pick`."""
+    best = tl.max(score, axis=0)
+    none = best == float("-inf")
+    token = tl.min(tl.where(score == best, ids, 2147483647), axis=0)
+    here = (o_pick == pick) & (none == 0)
+    picked = tl.where(here, token, picked)
+    picked_score = tl.where(here, best, picked_score)
+    return tl.where(ids == token, float("-inf"), score), picked, picked_score
+
+
+@triton.jit
+def _score_of(x, word, temperature):
+    """The score that decides, float64: the logit, or logit / temperature + noise."""
+    greedy = x.to(tl.float64)
+    if temperature > 0:
+        scaled = tl.div_rn(x, temperature + tl.zeros_like(x))
+        greedy = scaled.to(tl.float64) + gumbel64(word)
+    return greedy
+
+
+@triton.jit
+def _choose_kernel(
+    Logits,  # [rows, vocab] raw
+    logits_stride,
+    Shaped,  # [rows, vocab] what is chosen from; Logits unless HAS_SHAPED
+    shaped_stride,
+    Cut,  # [rows, 4] of find_cut; never touched without HAS_CUT
+    Block,  # [words] the control block
+    Table,  # [words] RowTable
+    Score,  # [rows, splits, KEEP] float64 scratch
+    Token,  # [rows, splits, KEEP] scratch
+    Stat,  # [rows, splits, 4] scratch
+    Counters,  # [rows] 0 before and after
+    Out,  # [rows, words] Choice or, with LAWS, Law
+    first_row,
+    vocab,
+    CHUNK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr,  # to a power of two
+    KEEP: tl.constexpr,
+    PICKS: tl.constexpr,
+    LAWS: tl.constexpr,
+    HAS_SHAPED: tl.constexpr,
+    HAS_CUT: tl.constexpr,
+):
+    """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
+
+    bytes = rows * vocab * size (once; twice with HAS_SHAPED)
+    """
+    i_row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    if first_row + i_row >= tl.load(Table + TABLE_N):
+        return
+    o = split * CHUNK + tl.arange(0, CHUNK)
+    m = o < vocab
+    raw = tl.load(Logits + i_row * logits_stride + o, mask=m, other=float("-inf")).to(tl.float32)
+    x = raw
+    if HAS_SHAPED:
+        x = tl.load(Shaped + i_row * shaped_stride + o, mask=m, other=float("-inf"))
+    fine = (raw < float("inf")) & (x < float("inf"))  # false for a NaN
+    bad = tl.max((fine == 0).to(tl.int32), axis=0)
+
+    # Scores in float32, close enough to say which few tokens can win.
+    temperature = tl.load(Block).to(tl.float32, bitcast=True)
+    seed = load_int64(Block + 4, True)
+    completion = tl.load(Block + 6).to(tl.uint32, bitcast=True)
+    p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
+    position = load_int64(p_row, True) + 1  # of the token to be chosen
+    score = tl.where(fine, x, float("-inf"))
+    if temperature > 0:
+        group = (split * (CHUNK // 4) + tl.arange(0, CHUNK // 4)).to(tl.uint32)
+        w0, w1, w2, w3 = noise_words(seed, completion, position, group)
+        word = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (CHUNK,))
+        scaled = tl.div_rn(score, temperature + tl.zeros_like(score))
+        top = tl.max(scaled, axis=0)
+        top = tl.where(top == float("-inf"), 0.0, top)
+        if HAS_CUT:
+            p_cut = Cut + i_row * 4
+            most = tl.load(p_cut).to(tl.float32, bitcast=True)
+            last = tl.load(p_cut + 1).to(tl.float32, bitcast=True)
+            last_id = tl.load(p_cut + 2)
+            min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
+            most = tl.where(most > float("-inf"), most, 0.0)
+            weight = exp32(tl.div_rn(score - most, temperature + tl.zeros_like(score)))
+            left = (weight >= min_p) & ((score > last) | ((score == last) & (o <= last_id)))
+            scaled = tl.where(left, scaled, float("-inf"))
+        score = (scaled - top) + gumbel32(word)
+
+    # The few: their scores in float64.
+    o_pick = tl.arange(0, KEEP)
+    picked = tl.full((KEEP,), -1, tl.int32)
+    picked_score = tl.full((KEEP,), float("-inf"), tl.float32)
+    for pick in range(0, PICKS):
+        score, picked, picked_score = _take_best(score, o, o_pick, pick, picked, picked_score)
+    is_pick = picked >= 0
+    if HAS_SHAPED:
+        p_x = Shaped + i_row * shaped_stride
+    else:
+        p_x = Logits + i_row * logits_stride
+    picked_x = tl.load(p_x + picked, mask=is_pick, other=0.0).to(tl.float32)
+    w0, w1, w2, w3 = noise_words(seed, completion, position, (picked >> 2).to(tl.uint32))
+    lane = picked & 3
+    picked_word = tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
+    exact = tl.where(is_pick, _score_of(picked_x, picked_word, temperature), float("-inf"))
+
+    at = (i_row * SPLITS + split).to(tl.int64)
+    tl.store(Score + at * KEEP + o_pick, exact)
+    tl.store(Token + at * KEEP + o_pick, picked)
+    tl.store(Stat + at * 4 + 3, bad.to(tl.float32))
+    if LAWS:
+        top = tl.max(tl.where(fine, raw, float("-inf")), axis=0)
+        behind = tl.where(
+            fine & (raw > float("-inf")), raw - tl.where(top > float("-inf"), top, 0.0), -100.0
+        )
+        e = exp32(behind)
+        tl.store(Stat + at * 4, top)
+        tl.store(Stat + at * 4 + 1, tl.sum(e, axis=0))
+        tl.store(Stat + at * 4 + 2, tl.sum(e * behind, axis=0))
+    tl.debug_barrier()  # every thread's stores come before the one atomic
+    arrived = tl.atomic_add(Counters + i_row, 1, sem="acq_rel", scope="gpu")
+    if arrived == SPLITS - 1:
+        tl.store(Counters + i_row, 0)
+        _merge(
+            Logits + i_row * logits_stride, Block, Score + i_row * SPLITS * KEEP,
+            Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * 4, Out, i_row,
+            SPLITS, SPLITS_UP, KEEP, LAWS, HAS_SHAPED,
+        )  # fmt: skip
+
+
+@triton.jit
+def _merge(
+    P, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
+    KEEP: tl.constexpr, LAWS: tl.constexpr, HAS_SHAPED: tl.constexpr,
+):  # fmt: skip
+    """One row's answer from its chunks'. Other programs wrote them: read past L1."""
+    o = tl.arange(0, SPLITS_UP * KEEP)
+    m = o < SPLITS * KEEP
+    score = tl.load(Score + o, mask=m, other=float("-inf"), cache_modifier=".cg")
+    token = tl.load(Token + o, mask=m, other=-1, cache_modifier=".cg")
+    o_split = tl.arange(0, SPLITS_UP)
+    m_split = o_split < SPLITS
+    bad = tl.load(Stat + o_split * 4 + 3, mask=m_split, other=0.0, cache_modifier=".cg")
+    is_bad = tl.max((bad > 0).to(tl.int32), axis=0) != 0
+    score = tl.where(is_bad, float("-inf"), tl.where(token < 0, float("-inf"), score))
+    o_pick = tl.arange(0, _CANDIDATES)
+    best = tl.full((_CANDIDATES,), -1, tl.int32)
+    best_score = tl.full((_CANDIDATES,), float("-inf"), tl.float64)
+    for pick in range(0, _CANDIDATES if LAWS else 1):
+        score, best, best_score = _take_best(score, token, o_pick, pick, best, best_score)
+    if LAWS:
+        top = tl.load(Stat + o_split * 4, mask=m_split, other=float("-inf"), cache_modifier=".cg")
+        total = tl.load(Stat + o_split * 4 + 1, mask=m_split, other=0.0, cache_modifier=".cg")
+        moment = tl.load(Stat + o_split * 4 + 2, mask=m_split, other=0.0, cache_modifier=".cg")
+        most = tl.max(top, axis=0)
+        behind = tl.where(
+            top > float("-inf"), top - tl.where(most > float("-inf"), most, 0.0), -100.0
+        )
+        shrink = exp32(behind)
+        moment = tl.sum(shrink * (moment + behind * total), axis=0)
+        total = tl.sum(shrink * total, axis=0)
+        p_out = Out + i_row * _LAW_WORDS
+        write_law(p_out, P, Block, best, best_score, most, total, moment, HAS_SHAPED == False)  # noqa: E712
+    else:
+        first = tl.max(best, axis=0)
+        tl.store(Out + i_row * 2, first)
+        tl.store(Out + i_row * 2 + 1, tl.where(is_bad, 1, tl.where(first < 0, 2, 0)))
+
+
+def choose(
+    logits: torch.Tensor,
+    control: torch.Tensor,
+    table: torch.Tensor,
+    *,
+    plan: ChoosePlan,
+    work: ChooseWork,
+    out: torch.Tensor,
+    shaping: Shaping | None = None,
+) -> torch.Tensor:
+    """Choose of every row its token (Choice words), or with plan.laws its law (Law words).
+
+    logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
+    control  int32 words of the control block: sampling, shaping, the ancestors' tokens, sharpness
+    table    int32 words of the RowTable; rows from its n on are not written. The noise is that of
+             the position behind a row's
+    out      int32 [rows, plan.out_words], contiguous, written: a view of the block's `choice` or
+             `row_law` will do
+    shaping  dense lists, if plan.shaped
+
+    Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it filters.
+    Raises ValueError on tensors that cannot be.
+    """
+    _check(logits, control, table, plan, out, shaping)
+    shaped = logits
+    if shaping is not None:
+        shaped = shape_logits(
+            logits, control, table, shaping, out=work.shaped, first_row=plan.first_row
+        )
+    if plan.filtered:
+        find_cut(shaped, control, table, out=work.cut, first_row=plan.first_row, chunk=plan.chunk)
+    _choose_kernel[(plan.rows, plan.splits)](
+        *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut, control, table),
+        *(work.score, work.token, work.stat, work.counters, out),
+        *(plan.first_row, plan.vocab),
+        **constants(plan),
+        num_warps=num_warps(plan),
+        enable_fp_fusion=False,
+    )
+    return out
+
+
+def num_warps(plan: ChoosePlan) -> int:
+    """Of a program."""
+    return min(8, max(1, plan.chunk // 512))
+
+
+def constants(plan: ChoosePlan) -> dict[str, object]:
+    """The kernel's compile-time arguments under a plan."""
+    return {
+        "CHUNK": plan.chunk,
+        "SPLITS": plan.splits,
+        "SPLITS_UP": triton.next_power_of_2(plan.splits),
+        "KEEP": plan.keep,
+        "PICKS": PICKS[plan.laws],
+        "LAWS": plan.laws,
+        "HAS_SHAPED": plan.shaped,
+        "HAS_CUT": plan.filtered,
+    }
+
+
+def choose_torch(
+    logits: torch.Tensor,
+    control: torch.Tensor,
+    table: torch.Tensor,
+    *,
+    plan: ChoosePlan,
+    work: ChooseWork,
+    out: torch.Tensor,
+    shaping: Shaping | None = None,
+) -> torch.Tensor:
+    """The twin of `choose` in plain torch: same arguments, effects and errors, any device."""
+    _check(logits, control, table, plan, out, shaping)
+    first, shaped = plan.first_row, logits
+    if shaping is not None:
+        shaped = shape_logits_torch(
+            logits, control, table, shaping, out=work.shaped, first_row=first
+        )
+    if plan.filtered:
+        find_cut_torch(shaped, control, table, out=work.cut, first_row=first)
+    law, given = struct(Sampling, control[: size(Sampling)]), struct(RowTable, table)
+    for i in range(min(plan.rows, given.n - first)):
+        raw, x = logits[i].float(), shaped[i].float()
+        is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
+        cut = work.cut[i] if plan.filtered and law.temperature > 0 else None
+        score = _scores_torch(x, law, given.row[first + i].position + 1, cut)
+        order = torch.sort(score, descending=True, stable=True).indices
+        best = [] if is_bad else [t for t in order[:CANDIDATES].tolist() if score[t] > -torch.inf]
+        if plan.laws:
+            sharpness = float(control[SHARPNESS.value].view(torch.float32))
+            is_plain = law.temperature == 0 and shaping is None
+            write_law_torch(out[i], raw, best, None if is_plain else score, sharpness)
+        else:
+            error = 1 if is_bad else 2 if not best else 0
+            out[i] = torch.tensor([best[0] if best else -1, error], dtype=torch.int32)
+    return out
+
+
+def _scores_torch(
+    x: torch.Tensor, law: Sampling, position: int, cut: torch.Tensor | None
+) -> torch.Tensor:
+    """Scores [vocab] float64 that decide; -inf for what is cut off."""
+    if law.temperature == 0:
+        return x.double()
+    ids = torch.arange(len(x), device=x.device)
+    words = noise_words_torch(law.seed, law.completion, position, ids)
+    score = (x / law.temperature).double() + gumbel_torch(words)
+    if cut is None:
+        return score
+    most, last = cut[:2].view(torch.float32)
+    left = exp32_torch((x - most) / law.temperature) >= law.min_p
+    return torch.where(left & ((x > last) | ((x == last) & (ids <= cut[2]))), score, -torch.inf)
+
+
+def _check(
+    logits: torch.Tensor,
+    control: torch.Tensor,
+    table: torch.Tensor,
+    plan: ChoosePlan,
+    out: torch.Tensor,
+    shaping: Shaping | None,
+) -> None:
+    check_words("control", control, Control)
+    check_words("table", table, RowTable)
+    if tuple(logits.shape) != (plan.rows, plan.vocab) or logits.stride(1) != 1:
+        raise ValueError(
+            f"logits: expected contiguous rows ({plan.rows}, {plan.vocab}) but got "
+            f"{tuple(logits.shape)}, stride {logits.stride(-1)}"
+        )
+    expected = (plan.rows, plan.out_words)
+    if tuple(out.shape) != expected or out.dtype != torch.int32 or not out.is_contiguous():
+        raise ValueError(
+            f"out: expected contiguous int32 {expected} but got {out.dtype} {tuple(out.shape)}"
+        )
+    if (shaping is not None) != plan.shaped:
+        raise ValueError(f"shaping: expected it with plan.shaped alone, which is {plan.shaped}")

@@ -1,0 +1,92 @@
+"""The constants of a choice for one lane, and the memory that its kernels work in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from .control import Choice, Law, size
+from .cut import CUT_WORDS
+
+PICKS = {False: 4, True: 20}  # of a chunk: what is wanted, and spare ones for near-ties in float32
+
+
+@dataclass(frozen=True)
+class ChoosePlan:
+    """What a captured choice may not change.
+
+    rows, vocab  of the logits; vocab at most 2^20
+    laws         what is written: Law words of the draft, else Choice words of the target
+    shaped       the request shapes its logits; filtered: it has min_p, top_k or top_p
+    chunk        tokens of a program
+    first_row    of the table: row 0 of the logits
+    """
+
+    rows: int
+    vocab: int
+    laws: bool = False
+    shaped: bool = False
+    filtered: bool = False
+    chunk: int = 4096
+    first_row: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or not 1 <= self.vocab <= 1 << 20:
+            raise ValueError(
+                f"plan: expected rows and a vocabulary of 1 to 2^20 but got {self.rows}, "
+                f"{self.vocab}"
+            )
+        if self.chunk & (self.chunk - 1) or not 32 <= self.chunk <= 16384:
+            raise ValueError(
+                f"chunk: expected a power of two from 32 to 16384 but got {self.chunk}"
+            )
+
+    @property
+    def splits(self) -> int:
+        """Programs of a row."""
+        return triton.cdiv(self.vocab, self.chunk)
+
+    @property
+    def keep(self) -> int:
+        """Room for a chunk's picks."""
+        return triton.next_power_of_2(PICKS[self.laws])
+
+    @property
+    def out_words(self) -> int:
+        """Of a row of the result."""
+        return size(Law if self.laws else Choice)
+
+
+@dataclass(frozen=True)
+class ChooseWork:
+    """Device memory of one lane's choices, allocated once.
+
+    score    float64 [rows, splits, keep]  of each chunk's picks
+    token    int32 [rows, splits, keep]    their ids, -1: none
+    stat     float32 [rows, splits, 4]     largest raw logit, sum, moment; 1 where a NaN was
+    counters int32 [rows]                  arrivals; 0 between launches
+    cut      int32 [rows, 4]               find_cut
+    shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
+    """
+
+    score: torch.Tensor
+    token: torch.Tensor
+    stat: torch.Tensor
+    counters: torch.Tensor
+    cut: torch.Tensor
+    shaped: torch.Tensor
+
+
+def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
+    """Memory for `plan` on `device`; launches that may overlap need one each."""
+    picks = (plan.rows, plan.splits, plan.keep)
+    return ChooseWork(
+        score=torch.empty(picks, dtype=torch.float64, device=device),
+        token=torch.empty(picks, dtype=torch.int32, device=device),
+        stat=torch.empty((plan.rows, plan.splits, 4), device=device),
+        counters=torch.zeros(plan.rows, dtype=torch.int32, device=device),
+        cut=torch.zeros((plan.rows, CUT_WORDS), dtype=torch.int32, device=device),
+        shaped=torch.empty((plan.rows, plan.vocab if plan.shaped else 0), device=device),
+    )

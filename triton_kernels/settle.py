@@ -1,0 +1,231 @@
+"""The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
+
+The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the control
+block as `settle` (csrc/spec/settle.cc) has left it: head, outcome, chain, source, the adopted
+branch; what may be poisoned it learns from draft_have and draft_nodes. On a path nothing moves.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+import triton
+import triton.language as tl
+
+from .control import SLOTS, Branch, Control, check_words, mask_bits, offset, size, struct
+from .words import has_bit, load_int64, load_unsigned
+
+MOVES = 16  # slots moved at once
+
+
+class Settle(Enum):
+    """Which of a lane's moves."""
+
+    TARGET = 0  # the accepted path
+    DRAFT = 1  # the accepted path, then the adopted branch's tail
+    BURST = 2  # the tail of branch 0, behind a serial burst
+
+
+_HEAD = tl.constexpr(offset(Control, "head"))
+_CHAIN_SIZE = tl.constexpr(offset(Control, "chain", "size"))
+_OUTCOME_N = tl.constexpr(offset(Control, "outcome", "n"))
+_OUTCOME_BRANCH = tl.constexpr(offset(Control, "outcome", "branch"))
+_PATH = tl.constexpr(offset(Control, "outcome", "path"))
+_SOURCE = tl.constexpr(offset(Control, "source"))
+_DRAFT_COMPACTS = tl.constexpr(offset(Control, "draft_compacts"))
+_DRAFT_HAVE = tl.constexpr(offset(Control, "draft_have"))
+_DRAFT_NODES = tl.constexpr(offset(Control, "draft_nodes"))
+_BRANCHES = tl.constexpr(offset(Control, "branches"))
+_BRANCH_WORDS = tl.constexpr(size(Branch))
+_IN_PLACE = tl.constexpr(offset(Branch, "in_place"))
+_HAS_LAW = tl.constexpr(offset(Branch, "has_law"))
+
+
+@triton.jit
+def _ring_slot(base, o, capacity):
+    """Slot of position base + o, 0 <= o < capacity."""
+    slot = base % capacity + o
+    return tl.where(slot >= capacity, slot - capacity, slot)
+
+
+@triton.jit
+def _ring_settle_kernel(
+    Block,  # [words] the control block
+    KV,  # [layers, kv_heads, slots, head_dim] keys; their values are v_offset elements on
+    v_offset,
+    layer_stride,
+    head_stride,
+    slot_stride,
+    kv_heads,
+    slots,
+    capacity,
+    tail_slots,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    COMPACT: tl.constexpr,
+    TAIL: tl.constexpr,  # 0: none, 1: the adopted branch's, 2: branch 0's
+    POISON: tl.constexpr,
+    MOVES: tl.constexpr,
+):
+    """One program per layer and KV head, of keys or of values.  Moves in ascending depth.
+
+    A node's index is never below its depth, so no move overwrites what a later one reads: MOVES of
+    them are read, then written, with a barrier between, and the next ones follow.
+    bytes = layers * kv_heads * moved slots * head_dim * size * 4
+    """
+    i = tl.program_id(0)
+    layer = (i // kv_heads).to(tl.int64)
+    p_slots = KV + layer * layer_stride + (i % kv_heads).to(tl.int64) * head_stride
+    p_slots += tl.program_id(1).to(tl.int64) * v_offset
+    o = tl.arange(0, MOVES)
+    o_d = tl.arange(0, BLOCK_D)
+    m_d = o_d < HEAD_DIM
+    head = load_int64(Block + _HEAD, True)
+    n = tl.load(Block + _OUTCOME_N)
+    last = tl.load(Block + _CHAIN_SIZE)
+    if COMPACT:
+        old_head = head - n - 1
+        deepest = n  # what no lane has of a path need not move
+        if TAIL == 1:
+            deepest = tl.where(tl.load(Block + _DRAFT_COMPACTS) != 0, n, 0)
+        for start in range(0, deepest + 1, MOVES):
+            depth = start + o
+            m_move = (depth >= 1) & (depth <= deepest)
+            node = tl.load(Block + _PATH + depth, mask=m_move, other=0)
+            source = _ring_slot(old_head, node, capacity)
+            target = _ring_slot(old_head, depth, capacity)
+            m = (m_move & (source != target))[:, None] & m_d[None, :]
+            x = tl.load(p_slots + source[:, None] * slot_stride + o_d[None, :], mask=m, other=0.0)
+            tl.debug_barrier()
+            tl.store(p_slots + target[:, None] * slot_stride + o_d[None, :], x, mask=m)
+            tl.debug_barrier()
+    branch = tl.load(Block + _OUTCOME_BRANCH) if TAIL == 1 else 0
+    if TAIL > 0 and branch >= 0:
+        p_branch = Block + _BRANCHES + branch * _BRANCH_WORDS
+        in_place = tl.load(p_branch + _IN_PLACE)
+        for start in range(0, last + 1, MOVES):
+            node = start + o
+            j = tl.load(Block + _SOURCE + node, mask=node <= last, other=0)
+            has_law = tl.load(p_branch + _HAS_LAW + j, mask=node <= last, other=0)
+            own = capacity + branch * tail_slots + j + tl.zeros((MOVES,), tl.int64)
+            source = tl.where(in_place != 0, _ring_slot(head, j, capacity), own)
+            target = _ring_slot(head, node, capacity)
+            m = ((has_law != 0) & (source != target))[:, None] & m_d[None, :]
+            x = tl.load(p_slots + source[:, None] * slot_stride + o_d[None, :], mask=m, other=0.0)
+            tl.debug_barrier()
+            tl.store(p_slots + target[:, None] * slot_stride + o_d[None, :], x, mask=m)
+            tl.debug_barrier()
+    if POISON:
+        nan = tl.full((MOVES, BLOCK_D), float("nan"), tl.float32).to(KV.dtype.element_ty)
+        lowest = head
+        kept_low = load_unsigned(Block + _DRAFT_NODES, TAIL > 0)
+        kept_high = load_unsigned(Block + _DRAFT_NODES + 1, TAIL > 0)
+        if TAIL > 0:
+            lowest = tl.minimum(load_int64(Block + _DRAFT_HAVE, True), head)
+        for start in range(0, 64, MOVES):
+            slot = _ring_slot(lowest, start + o, capacity)
+            node = lowest - head + start + o
+            kept = (node >= 0) & (has_bit(kept_low, kept_high, tl.maximum(node, 0)) != 0)
+            m = (~kept)[:, None] & m_d[None, :]
+            tl.store(p_slots + slot[:, None] * slot_stride + o_d[None, :], nan, mask=m)
+        if TAIL == 1:
+            for start in range(capacity, slots, MOVES):
+                slot = start + o + tl.zeros((MOVES,), tl.int64)
+                m = (slot < slots)[:, None] & m_d[None, :]
+                tl.store(p_slots + slot[:, None] * slot_stride + o_d[None, :], nan, mask=m)
+
+
+def ring_settle(
+    control: torch.Tensor,
+    kv: torch.Tensor,
+    *,
+    capacity: int,
+    tail_slots: int,
+    what: Settle,
+    poison: bool = False,
+) -> None:
+    """Bring a lane's KV to the last outcome, in place: every layer and head in one launch.
+
+    control     int32 words of the control block, as `settle` left it
+    kv          [2, layers, kv_heads, slots, head_dim]  keys and values; any strides but the last
+    capacity    positions of the ring; the slots behind it are tails, tail_slots a branch
+    poison      debug: fill the slots that were dropped with NaN
+
+    Allocates nothing. Raises ValueError on tensors that cannot be.
+    """
+    _check(control, kv, capacity)
+    layers, kv_heads, slots, head_dim = kv.shape[1:]
+    _ring_settle_kernel[(layers * kv_heads, 2)](
+        control,
+        kv,
+        *kv.stride()[:4],
+        *(kv_heads, slots, capacity, tail_slots),
+        **constants(head_dim, what, poison),
+        num_warps=4,
+    )
+
+
+def constants(head_dim: int, what: Settle, poison: bool) -> dict[str, object]:
+    """The kernel's compile-time arguments."""
+    return {
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": triton.next_power_of_2(head_dim),
+        "COMPACT": what is not Settle.BURST,
+        "TAIL": what.value,
+        "POISON": poison,
+        "MOVES": MOVES,
+    }
+
+
+def ring_settle_torch(
+    control: torch.Tensor,
+    kv: torch.Tensor,
+    *,
+    capacity: int,
+    tail_slots: int,
+    what: Settle,
+    poison: bool = False,
+) -> None:
+    """The twin of `ring_settle` in plain torch: one move after the other, as settle.cc does."""
+    _check(control, kv, capacity)
+    c = struct(Control, control)
+    old_head = c.head - c.outcome.n - 1
+    if what is Settle.TARGET or (what is Settle.DRAFT and c.draft_compacts):
+        for depth in range(1, c.outcome.n + 1):
+            source = (old_head + c.outcome.path[depth]) % capacity
+            kv[..., (old_head + depth) % capacity, :] = kv[..., source, :].clone()
+    adopted = {Settle.TARGET: -1, Settle.DRAFT: c.outcome.branch, Settle.BURST: 0}[what]
+    if adopted >= 0:
+        branch = c.branches[adopted]
+        for i in range(c.chain.size + 1):
+            j = c.source[i]
+            if branch.has_law[j]:
+                own = capacity + adopted * tail_slots + j
+                source = (c.head + j) % capacity if branch.in_place else own
+                kv[..., (c.head + i) % capacity, :] = kv[..., source, :].clone()
+    if poison:
+        _poison(c, kv, capacity, what)
+
+
+def _poison(c: Control, kv: torch.Tensor, capacity: int, what: Settle) -> None:
+    """NaN into every slot in flight that is not alive, and into the tails."""
+    is_target = what is Settle.TARGET
+    lowest = c.head if is_target else min(c.draft_have, c.head)
+    kept = 0 if is_target else mask_bits(c.draft_nodes)
+    for p in range(lowest, lowest + SLOTS):
+        if p < c.head or not kept >> (p - c.head) & 1:
+            kv[..., p % capacity, :] = float("nan")
+    if what is Settle.DRAFT:
+        kv[..., capacity:, :] = float("nan")
+
+
+def _check(control: torch.Tensor, kv: torch.Tensor, capacity: int) -> None:
+    check_words("control", control, Control)
+    if kv.dim() != 5 or kv.shape[0] != 2 or kv.stride(-1) != 1:
+        raise ValueError(
+            "kv: expected [2, layers, kv_heads, slots, head_dim] with contiguous heads but got "
+            f"{tuple(kv.shape)}, stride {kv.stride()[-1:]}"
+        )
+    if not SLOTS <= capacity <= kv.shape[3]:
+        raise ValueError(f"capacity: expected {SLOTS} to {kv.shape[3]} slots but got {capacity}")

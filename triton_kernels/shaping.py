@@ -1,0 +1,238 @@
+"""What a request does to a row of logits before its temperature: mask, bias, penalties.
+
+The public op is `shape_logits`, its plain-torch twin `shape_logits_torch`. Order and formulas are
+those of csrc/ops/shaping.h; lists of tokens are dense here, a value a token. Bad words are not
+here: a request that has them cannot be served by this op.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .control import (
+    MAX_TAIL,
+    SLOTS,
+    Branch,
+    Control,
+    Row,
+    RowTable,
+    check_words,
+    mask_bits,
+    offset,
+    size,
+    struct,
+)
+from .words import (
+    ROW_BRANCH,
+    ROW_CHAIN,
+    ROW_TAIL,
+    ROW_WORDS,
+    TABLE_N,
+    TABLE_ROWS,
+    has_bit,
+    load_int64,
+    load_unsigned,
+)
+
+NO_TOKEN, ENDS = 1, 2  # bits of Shaping.mask
+_SHAPING = offset(Control, "shaping")
+_PENALISES = tl.constexpr(_SHAPING + 1)
+_REPETITION = tl.constexpr(_SHAPING + 3)
+_PRESENCE = tl.constexpr(_SHAPING + 4)
+_FREQUENCY = tl.constexpr(_SHAPING + 5)
+_ENDS_FROM = tl.constexpr(_SHAPING + 6)
+_HEAD = tl.constexpr(offset(Control, "head"))
+_CHAIN_SIZE = tl.constexpr(offset(Control, "chain", "size"))
+_CHAIN_TOKEN = tl.constexpr(offset(Control, "chain", "token"))
+_BRANCH_TOKEN = tl.constexpr(offset(Control, "branches") + offset(Branch, "token"))
+_BRANCH_WORDS = tl.constexpr(size(Branch))
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """The dense lists of a request, each over the vocabulary; its scalars are in the control block.
+
+    mask    uint8    1: no token, or not among the allowed ones; 2: ends the sequence
+    bias    float32  logit_bias
+    counts  int32    how often a token stands behind the prompt, in the trunk
+    seen    uint8    1: somewhere in the trunk
+    """
+
+    mask: torch.Tensor
+    bias: torch.Tensor
+    counts: torch.Tensor
+    seen: torch.Tensor
+
+
+@triton.jit
+def _float_word(p_word):
+    return tl.load(p_word).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _shape_kernel(
+    Logits,  # [rows, vocab] read
+    logits_stride,
+    Block,  # [words] the control block
+    Table,  # [words] RowTable
+    TokenMask,  # [vocab]
+    Bias,  # [vocab]
+    Counts,  # [vocab]
+    Seen,  # [vocab]
+    Out,  # [rows, vocab] float32, written
+    out_stride,
+    first_row,
+    vocab,
+    CHUNK: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    """One program per row and CHUNK tokens.  x <- masked; + bias; repetition; frequency; presence.
+
+    A row's ancestors are counted on top of the trunk, from its masks: there is nothing to undo.
+    bytes = rows * vocab * (size + 4 + 10)
+    """
+    i_row = tl.program_id(0).to(tl.int64)
+    if first_row + i_row >= tl.load(Table + TABLE_N):
+        return
+    o = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
+    m = o < vocab
+    p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
+    position = load_int64(p_row, True) + 1  # of the token to be chosen
+    x = tl.load(Logits + i_row * logits_stride + o, mask=m, other=0.0).to(tl.float32)
+    kinds = tl.load(TokenMask + o, mask=m, other=1)
+    too_early = position < load_int64(Block + _ENDS_FROM, True)
+    x = tl.where(((kinds & 1) != 0) | (((kinds & 2) != 0) & too_early), float("-inf"), x)
+    x += tl.load(Bias + o, mask=m, other=0.0)
+    if tl.load(Block + _PENALISES) != 0:
+        count = tl.load(Counts + o, mask=m, other=0)
+        seen = tl.load(Seen + o, mask=m, other=0) != 0
+        extra = tl.zeros((CHUNK,), tl.int32)
+        # The root's bit: a draft may be behind the trunk. Bits behind it are nodes.
+        root = (load_int64(Block + _HEAD, True) - load_int64(Table, True)).to(tl.int32)
+        chain_low = load_unsigned(p_row + ROW_CHAIN, True)
+        chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
+        hung = tl.load(Block + _CHAIN_SIZE)
+        o_bit = tl.arange(0, SLOTS)
+        in_chain = has_bit(chain_low, chain_high, o_bit) != 0
+        if (chain_low | chain_high) != 0:
+            for bit in range(root + 1, tl.max(tl.where(in_chain, o_bit, 0), axis=0) + 1):
+                if has_bit(chain_low, chain_high, bit + tl.zeros((), tl.int32)) != 0:
+                    node = bit - root
+                    p_token = Block + tl.where(node <= hung, _CHAIN_TOKEN, _BRANCH_TOKEN) + node
+                    extra += (o == tl.load(p_token)).to(tl.int32)
+        tail_low = load_unsigned(p_row + ROW_TAIL, True)
+        tail_high = load_unsigned(p_row + ROW_TAIL + 1, True)
+        if (tail_low | tail_high) != 0:
+            p_tail = Block + _BRANCH_TOKEN + tl.load(p_row + ROW_BRANCH) * _BRANCH_WORDS
+            in_tail = has_bit(tail_low, tail_high, o_bit) != 0
+            for bit in range(0, tl.max(tl.where(in_tail, o_bit, 0), axis=0) + 1):
+                if has_bit(tail_low, tail_high, bit + tl.zeros((), tl.int32)) != 0:
+                    extra += (o == tl.load(p_tail + bit)).to(tl.int32)
+        count += extra
+        repetition = _float_word(Block + _REPETITION)
+        y = tl.where(x > 0, tl.div_rn(x, repetition + tl.zeros_like(x)), x * repetition)
+        y = y - _float_word(Block + _FREQUENCY) * count.to(tl.float32)
+        y = tl.where(count > 0, y - _float_word(Block + _PRESENCE), y)
+        x = tl.where(seen | (extra > 0), y, x)
+    tl.store(Out + i_row * out_stride + o, x, mask=m)
+
+
+def shape_logits(
+    logits: torch.Tensor,
+    control: torch.Tensor,
+    table: torch.Tensor,
+    shaping: Shaping,
+    *,
+    out: torch.Tensor,
+    first_row: int = 0,
+) -> torch.Tensor:
+    """out = logits as the request wants them, each row with its own ancestors counted.
+
+    logits   [rows, vocab]  float16, bfloat16 or float32; row i is row first_row + i of the table
+    control  int32 words of the control block; table those of the RowTable of this forward
+    out      [rows, vocab]  float32, written; rows from the table's n on are not
+
+    Returns `out`. Allocates nothing. Raises ValueError on tensors that cannot be.
+    """
+    _check(logits, control, table, shaping, out)
+    rows, vocab = logits.shape
+    _shape_kernel[(rows, triton.cdiv(vocab, 1024))](
+        *(logits, logits.stride(0), control, table),
+        *(shaping.mask, shaping.bias, shaping.counts, shaping.seen),
+        *(out, out.stride(0), first_row, vocab),
+        CHUNK=1024,
+        SLOTS=SLOTS,
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
+    return out
+
+
+def shape_logits_torch(
+    logits: torch.Tensor,
+    control: torch.Tensor,
+    table: torch.Tensor,
+    shaping: Shaping,
+    *,
+    out: torch.Tensor,
+    first_row: int = 0,
+) -> torch.Tensor:
+    """The twin of `shape_logits` in plain torch: same arguments, effects and errors, any device."""
+    _check(logits, control, table, shaping, out)
+    c, given = struct(Control, control), struct(RowTable, table)
+    for i in range(min(logits.shape[0], given.n - first_row)):
+        row = given.row[first_row + i]
+        masked = (shaping.mask & NO_TOKEN).bool()
+        if row.position + 1 < c.shaping.ends_from:
+            masked |= (shaping.mask & ENDS).bool()
+        x = logits[i].float().masked_fill(masked, float("-inf")) + shaping.bias
+        out[i] = _penalised(x, c, _path(c, given.head, row), shaping) if c.shaping.penalises else x
+    return out
+
+
+def _path(c: Control, table_head: int, row: Row) -> list[int]:
+    """Tokens behind the root that a row sees."""
+    root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
+    nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
+    hung, certain = c.chain.token, c.branches[0].token
+    tokens = [hung[node] if node <= c.chain.size else certain[node] for node in nodes]
+    return tokens + [c.branches[row.branch].token[j] for j in range(MAX_TAIL) if tail >> j & 1]
+
+
+def _penalised(x: torch.Tensor, c: Control, path: list[int], shaping: Shaping) -> torch.Tensor:
+    s, extra = c.shaping, torch.zeros_like(shaping.counts)
+    for token in path:
+        extra[token] += 1
+    count = shaping.counts + extra
+    y = torch.where(x > 0, x / s.repetition, x * s.repetition) - s.frequency * count.float()
+    y = torch.where(count > 0, y - s.presence, y)
+    return torch.where(shaping.seen.bool() | (extra > 0), y, x)
+
+
+def _check(
+    logits: torch.Tensor,
+    control: torch.Tensor,
+    table: torch.Tensor,
+    shaping: Shaping,
+    out: torch.Tensor,
+) -> None:
+    check_words("control", control, Control)
+    check_words("table", table, RowTable)
+    if logits.dim() != 2 or logits.stride(1) != 1:
+        raise ValueError(f"logits: expected [rows, vocab], contiguous but got {logits.shape}")
+    if out.shape != logits.shape or out.dtype != torch.float32 or out.stride(1) != 1:
+        raise ValueError(
+            f"out: expected float32 {tuple(logits.shape)} but got {out.dtype} {tuple(out.shape)}"
+        )
+    kinds = {"mask": torch.uint8, "bias": torch.float32, "counts": torch.int32, "seen": torch.uint8}
+    for name, kind in kinds.items():
+        given = getattr(shaping, name)
+        if given.dtype != kind or tuple(given.shape) != (logits.shape[1],):
+            raise ValueError(
+                f"{name}: expected {kind} ({logits.shape[1]},) but got {given.dtype} "
+                f"{tuple(given.shape)}"
+            )

@@ -1,0 +1,41 @@
+"""What the kernels share: reading words of the control block, and knowing the interpreter."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Of exec/control.h, in 32-bit words; tests/triton_kernels/test_control.py holds them to control.py.
+TABLE_N = tl.constexpr(2)
+TABLE_ROWS = tl.constexpr(4)
+ROW_WORDS = tl.constexpr(10)
+ROW_TOKEN = tl.constexpr(2)
+ROW_SLOT = tl.constexpr(3)
+ROW_BRANCH = tl.constexpr(4)
+ROW_CHAIN = tl.constexpr(6)
+ROW_TAIL = tl.constexpr(8)
+
+
+@triton.jit
+def load_unsigned(p_word, mask):
+    """A word as uint32; 0 where the mask says no."""
+    return tl.load(p_word, mask=mask, other=0).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def load_int64(p_word, mask):
+    """Two words, the low one first, as int64; 0 where the mask says no."""
+    low = load_unsigned(p_word, mask).to(tl.int64)
+    return (tl.load(p_word + 1, mask=mask, other=0).to(tl.int64) << 32) | low
+
+
+@triton.jit
+def has_bit(low, high, bit):
+    """Bit 0 .. 63 of a mask kept as two words, as int32 0 or 1."""
+    word = tl.where(bit < 32, low, high)
+    return ((word >> (bit & 31).to(tl.uint32)) & 1).to(tl.int32)
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, whose bfloat16 arithmetic is not to be used."""
+    return bool(triton.knobs.runtime.interpret)
