@@ -36,15 +36,6 @@ class Trace {
     for (uint64_t i = first; i < count_; ++i) out.push_back(ring_[i % ring_.size()]);
     return out;
   }
-  // How long the newest of the last few runs of `name` took, 0 if it is not among them.
-  int64_t last(const char* name) const {
-    constexpr uint64_t kFew = 8;
-    for (uint64_t i = count_; i > 0 && count_ - i < kFew; --i) {
-      const TraceEvent& e = ring_[(i - 1) % ring_.size()];
-      if (e.name == name && !e.wait) return e.end - e.begin;
-    }
-    return 0;
-  }
 
  private:
   std::vector<TraceEvent> ring_;

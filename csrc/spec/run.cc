@@ -68,8 +68,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     const int64_t before = emitted_;
     commit(round_);
     if (tuned_)  // a round that an earlier call began took nobody knows how long
-      tuner_->saw(*control_, emitted_ - before, began < 0 ? 0 : now() - began,
-                  target_.stream->trace().last(verify_.name()));
+      tuner_->saw(emitted_ - before, began < 0 ? 0 : now() - began);
   }
   stats_.decode_ns += now() - begin;
   if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too

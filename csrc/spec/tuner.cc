@@ -51,6 +51,7 @@ double Tuner::plain_ns() const {
 
 void Tuner::begin(const Control& c) {
   path_.begin(c);
+  law_ = c.sampling.temperature > 0;
   for (size_t i = 0; i < arms_.size(); ++i) {
     arms_[i].recent = {};
     arms_[i].weight = 0;
@@ -59,6 +60,7 @@ void Tuner::begin(const Control& c) {
   }
   stay_ = 0;
   trying_ = false;
+  has_news_ = true;
   look_after_ = kFirstLook;
 }
 
@@ -131,11 +133,18 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   return true;
 }
 
-double Tuner::expected_rate(const Arm& arm) const {
+// more_ns: of every round, besides.
+double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
-  const double ns = ahead.ns / arm.fit;
+  const double ns = ahead.ns / arm.fit[law_] + more_ns;
   return (kForecastWeight * ahead.tokens + arm.recent.tokens) /
          (kForecastWeight * ns + arm.recent.ns);
+}
+
+double Tuner::catch_up_ns(int64_t behind) const {
+  const double pieces = std::ceil(static_cast<double>(behind) / kMaxRows);
+  const auto rows = std::clamp<int64_t>(behind, 0, kMaxRows);
+  return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
 bool Tuner::may_run(const Arm& arm, const Control& c) const {
@@ -148,15 +157,18 @@ void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
   Arm& arm = arms_[current_];
   if (arm.weight < kWeight) return;
-  const double miss = arm.recent.rate() / (forecast(arm).rate() * arm.fit);
-  const double rate = std::clamp(4 / (arm.known + 2), kSlow, kQuick);
-  arm.fit = std::clamp(arm.fit * std::pow(miss, rate), kLeast, kLimit);
+  double& fit = arm.fit[law_];
+  const double miss = arm.recent.rate() / (forecast(arm).rate() * fit);
+  const double rate = std::clamp(4 / (arm.known[law_] + 2), kSlow, kQuick);
+  fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
 }
 
-// Whoever is to be left, and plain decoding above all, must be beaten by a margin.
+// Whoever is to be left must be beaten by a margin. Between plain decoding and a look-up there is
+// none: where nothing repeats, a look-up finds nothing, and is plain decoding.
 int Tuner::best_of(const Control& c) const {
   const auto claim = [this](int i) {
-    return arms_[i].rate * (i == 0 ? kMargin : 1) * (i == current_ && !trying_ ? kMargin : 1);
+    const bool dear = arms_[i].kind >= ArmKind::serial;
+    return arms_[i].rate * (i == current_ && !trying_ ? kMargin : 1) / (dear ? kMargin : 1);
   };
   int best = 0;
   for (int i = 1; i < static_cast<int>(arms_.size()); ++i)
@@ -165,24 +177,28 @@ int Tuner::best_of(const Control& c) const {
 }
 
 void Tuner::look_around(const Control& c) {
-  path_.read(c);
+  if (has_news_ || arms_[current_].kind >= ArmKind::serial) path_.read(c);
+  has_news_ = false;
   for (size_t i = 0; i < arms_.size(); ++i)
     if (arms_[i].kind == ArmKind::lookup) lookups_[i].read(c);
   learn();
-  for (Arm& arm : arms_) arm.rate = expected_rate(arm);
+  // What the draft has missed it must read first: that is spread over the rounds of a stay or two.
+  constexpr double kRounds = 12;
+  const bool idle = arms_[current_].kind < ArmKind::serial;
+  const double missed = idle ? catch_up_ns(c.head - c.draft_have) / kRounds : 0;
+  for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
   const int best = best_of(c), trial = worth_trying(c, best);
   trying_ = trial >= 0;
   current_ = trying_ ? trial : best;
-  stay_ = trying_ ? kTrial : arms_[best].kind == ArmKind::plain ? kPlainStay : kStay;
+  stay_ = trying_ ? kTrial : arms_[best].kind < ArmKind::serial ? kPlainStay : kStay;
 }
 
-// A policy of which too little is known to say that it is not the best, or -1. Look-ups are played
-// on the trunk as it grows: they need no trial.
+// A policy of which too little is known to say that it is not the best, or -1.
 int Tuner::worth_trying(const Control& c, int best) const {
   int found = -1;
   for (int i = 0; i < static_cast<int>(arms_.size()); ++i) {
     const Arm& arm = arms_[i];
-    if (i == best || arm.kind < ArmKind::serial || arm.known >= kEnough) continue;
+    if (i == best || i == 0 || arm.known[law_] >= kEnough) continue;
     if (!may_run(arm, c)) continue;
     if (arm.rate * kHope < arms_[best].rate) continue;
     if (kTrial * forecast(arm).ns * 0.5 > allowance_) continue;
@@ -222,42 +238,38 @@ void Tuner::price(Control& c) const {
   c.prices.least = static_cast<float>(std::log(least));
 }
 
-void Tuner::saw(const Control& c, int64_t tokens, int64_t ns, int64_t target_ns) {
-  constexpr double kRate = 0.1, kFade = 1.0 / 4096;
+void Tuner::saw(int64_t tokens, int64_t ns) {
+  constexpr double kFade = 1.0 / 2048;
   Arm& arm = arms_[current_];
   ++arm.rounds;
   if (ns <= 0) return;
-  const bool overlaps = arm.kind == ArmKind::overlapped;
-  const int rows = std::clamp(c.target_rows.n, 1, kMaxRows);
-  const double expected = static_cast<double>(costs_.of(overlaps).target[rows]);
-  if (expected > 0 && target_ns > 0) {
-    const double now = std::clamp(static_cast<double>(target_ns) / expected, 0.2, 5.0);
-    slowness_ *= std::pow(now / slowness_, kRate);
-  }
-  const double took = static_cast<double>(ns) / slowness_;
-  arm.recent.tokens = arm.recent.tokens * kFading + static_cast<double>(tokens);
+  const auto took = static_cast<double>(ns), got = static_cast<double>(tokens);
+  arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;
-  for (Arm& other : arms_) other.known *= 1 - kFade * static_cast<double>(tokens);
-  arm.known = std::min(arm.known + 1, 4 * kEnough);
+  // What was learned of the others grows old.
+  for (Arm& other : arms_) {
+    other.known[law_] *= 1 - kFade * got;
+    if (&other != &arm) other.fit[law_] = std::pow(other.fit[law_], 1 - kFade * got);
+  }
+  arm.known[law_] = std::min(arm.known[law_] + 1, 4 * kEnough);
   double best = 0;
   for (const Arm& other : arms_) best = std::max(best, other.rate);
-  const double lost = trying_ && best > 0 ? took - static_cast<double>(tokens) / best : 0;
+  const double lost = trying_ && best > 0 ? took - got / best : 0;
   allowance_ = std::min(allowance_ + kShare * took - std::max(0.0, lost), kMost * plain_ns());
 }
 
 bool Tuner::wants_to_look(const Control& c, int64_t behind) const {
   if (!drafts_ || arms_[current_].kind >= ArmKind::serial || behind < look_after_) return false;
   if (c.head + kSlots >= c.draft_limit) return false;
-  const double pieces = std::ceil(static_cast<double>(behind) / kMaxRows);
-  const int rows = static_cast<int>(std::min<int64_t>(behind, kMaxRows));
-  return pieces * static_cast<double>(costs_.alone.draft[rows]) < allowance_;
+  return catch_up_ns(behind) < allowance_;
 }
 
 void Tuner::looked(int64_t ns) {
-  allowance_ -= static_cast<double>(ns) / slowness_;
+  allowance_ -= static_cast<double>(ns);
   look_after_ = std::min(2 * look_after_, kLastLook);
   stay_ = 0;
+  has_news_ = true;
 }
 
 }  // namespace sbrt

@@ -32,13 +32,13 @@ class Tuner {
   struct Arm {
     Policy policy;
     ArmKind kind = ArmKind::plain;
-    bool hopeless = false;  // it would not pay even if every token stood
-    double fit = 1;         // rate that came, over the forecast
-    double known = 0;       // rounds that `fit` rests on; fades
-    Yield recent;           // of this sequence, the newest rounds counting most
-    double weight = 0;      // rounds in `recent`
-    double rate = 0;        // tokens per ns, expected at the last look
-    int64_t rounds = 0;     // of this sequence
+    bool hopeless = false;     // it would not pay even if every token stood
+    double fit[2] = {1, 1};    // rate that came, over the forecast: greedy, sampled
+    double known[2] = {0, 0};  // rounds that `fit` rests on; fades
+    Yield recent;              // of this sequence, the newest rounds counting most
+    double weight = 0;         // rounds in `recent`
+    double rate = 0;           // tokens per ns, expected at the last look
+    int64_t rounds = 0;        // of this sequence
   };
 
   // Policies: the first is plain decoding. costs: ns of forwards; both stay as they are.
@@ -51,9 +51,8 @@ class Tuner {
 
   // Before a round: the policy, and what its nodes are worth.
   void next(Control& control);
-  // After a round of `tokens` tokens that took `ns` (0: not known), its forward of the target
-  // `target_ns`.
-  void saw(const Control& control, int64_t tokens, int64_t ns, int64_t target_ns);
+  // After a round of `tokens` tokens that took `ns` (0: not known).
+  void saw(int64_t tokens, int64_t ns);
   // Whether the draft should read what it has missed, to see how it would have done; `behind` tokens.
   bool wants_to_look(const Control& control, int64_t behind) const;
   void looked(int64_t ns);
@@ -68,7 +67,8 @@ class Tuner {
   Yield serial_forecast(const Policy& policy, int depth) const;
   int best_depth(const Policy& policy) const;
   Yield overlapped_forecast(const Policy& policy) const;
-  double expected_rate(const Arm& arm) const;
+  double expected_rate(const Arm& arm, double more_ns) const;
+  double catch_up_ns(int64_t behind) const;
   bool is_hopeless(const Arm& arm) const;
   bool may_run(const Arm& arm, const Control& control) const;
   void learn();
@@ -85,7 +85,8 @@ class Tuner {
   int current_ = 0;
   int stay_ = 0;  // rounds until the next look around
   bool trying_ = false;
-  double slowness_ = 1;     // of the machine, against the time when costs were measured
+  bool has_news_ = true;    // of the draft's laws
+  int law_ = 0;             // 0: greedy, 1: sampled, which takes longer
   double allowance_ = 0;    // ns that trials may still lose
   int64_t look_after_ = 0;  // tokens that the draft may be behind before it looks again
 };
