@@ -126,6 +126,7 @@ std::vector<double> Runtime::time_alone(LaneUnit& unit, const std::vector<int>& 
     if (found.back().size() == 1 && found.back()[0] > kLong * 50) break;  // minutes otherwise
   }
   std::vector<double> costs;
+  costs.reserve(found.size());
   for (auto& values : found) costs.push_back(typical(std::move(values)));
   return costs;
 }
