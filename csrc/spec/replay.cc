@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kFarthest = 512;  // tokens back that are looked at
 constexpr double kThin = 16;        // tokens that an earlier sequence's acceptance counts for
 constexpr int64_t kOfPrompt = 12;   // of its tokens that count
-constexpr double kCarried = 24;     // look-up rounds that earlier sequences count for
+constexpr double kCarried = 12;     // look-up rounds that earlier ones and the prompt count for
 constexpr double kFading = 0.985;   // of a look-up round's weight, a round later
 
 }  // namespace
@@ -46,10 +46,10 @@ double PathReplay::coverage(int n) const {
 }
 
 void LookupReplay::begin(const Control& c) {
-  root_ = std::max<int64_t>(0, c.head - 8 * kOfPrompt);
+  root_ = std::max<int64_t>(0, c.head - 3 * kOfPrompt);
+  read(c);
   const double kept = rounds_ > 0 ? std::min(1.0, kCarried / rounds_) : 0;
   rounds_ *= kept, tokens_ *= kept, rows_ *= kept;
-  read(c);
 }
 
 void LookupReplay::read(const Control& c) {

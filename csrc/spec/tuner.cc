@@ -190,7 +190,7 @@ void Tuner::look_around(const Control& c) {
   const int best = best_of(c), trial = worth_trying(c, best);
   trying_ = trial >= 0;
   current_ = trying_ ? trial : best;
-  stay_ = trying_ ? kTrial : arms_[best].kind < ArmKind::serial ? kPlainStay : kStay;
+  stay_ = trying_ ? kTrial : arms_[best].kind == ArmKind::plain ? kPlainStay : kStay;
 }
 
 // A policy of which too little is known to say that it is not the best, or -1.
