@@ -240,6 +240,7 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         *(f"lookup:gamma={g}" for g in paths),
         *(f"tree:gamma={g},width={width},nodes=48" for g, width in trees),
         *(f"hedge:gamma={g},F={f}" for g in overlapped for f in fans),
+        f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
     )
     return tuple(parse(text, acceptance=acceptance) for text in texts)
 
