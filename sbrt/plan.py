@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(engine: Engine, seconds: float = SECONDS) -> dict[str, Any]:
     """A cost file of this machine: us by rows, alone and beside the other lane; host us a round.
 
-    T and t of a draft that is not there are those of a target forward over no draft: t is T.
+    Without a draft t is T: what drafts is then as dear as the target.
     """
     found = engine.measure_costs(seconds)
     has_draft = found.draft[0] > 0

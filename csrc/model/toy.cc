@@ -101,8 +101,11 @@ void mislead(const ToyConfig& c, uint64_t state, float* logits) {
   while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
   std::rotate(best, best + 1, best + at + 1);
   std::fill_n(logits, c.vocab, -40.0f);
-  for (int r = 0; r < ranks; ++r)
-    logits[best[r]] = std::log(std::max(chance(c.acceptance, r), 1e-9f));
+  float last = 0;  // its first choice stays the first even where others are likelier
+  for (int r = 0; r < ranks; ++r) {
+    const float score = std::log(std::max(chance(c.acceptance, r), 1e-9f));
+    logits[best[r]] = last = r == 0 ? score : std::min(score, last - 0x1p-8f);
+  }
 }
 
 void toy_logits(const ToyArgs& a, Worker worker) {

@@ -7,7 +7,8 @@
 //   d = mix64(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
 //
 // With `acceptance` a the draft ranks the target's first choice r-th, r = 0 with chance a, else r >= 1
-// with chance (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7; its law is these chances.
+// with chance (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7; its law is these chances,
+// as far as they fall with r.
 //
 // All values, but for those of such a draft, are multiples of 2^-16 below 2^5: exact in f32, in any order.
 #pragma once
