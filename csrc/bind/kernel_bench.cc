@@ -118,7 +118,7 @@ class KernelBench {
 
   // `n` rows of one path behind `head` tokens, `times` forwards; [{op, shape, bytes, flops, ns}].
   py::list run(int64_t head, int n, int width, int times, float temperature) {
-    const RingShape& ring = lane_->ring().shape();
+    const RingShape& ring = lane_->ring_shape();
     check_within("bench: rows", 1, kMaxRows, n);
     check_within("bench: head", int64_t{0}, ring.window - n, head);
     block_[0].sampling = {temperature, 0, 1, 0, 7, 0};

@@ -145,7 +145,7 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
                                                    bool debug) {
   const auto control = from_bytes<Control>(block);
   const ProbeRing probe(sizes, k, v, debug);
-  const LaneArgs args{control.get(), probe.ring.get(), kMaxStepRows};
+  const LaneArgs args{control.get(), probe.ring.get(), probe.ring->shape(), kMaxStepRows};
   check_within("probe: settle", 0, 2, what);
   constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, bring_burst};
   kSettle[what](args, Worker());

@@ -60,7 +60,7 @@ class LaneProbe {
     return out;
   }
 
-  KvRing& ring() { return lane_->ring(); }
+  KvRing& ring() { return *lane_->ring(); }
   int64_t checked(int64_t slot) {
     check_within("probe: slot", int64_t{0}, ring().shape().slots() - 1, slot);
     return slot;

@@ -40,7 +40,8 @@ class DecoderLane final : public Lane {
   DecoderLane(const DecoderConfig& config, const Kernels& kernels,
               std::shared_ptr<const Weights> weights, const LaneShape& shape);
   int vocab() const override { return static_cast<int>(config_.vocab); }
-  KvRing& ring() override { return ring_; }
+  const RingShape& ring_shape() const override { return ring_.shape(); }
+  KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
   // Without logits the last layer ends with its K/V: nobody reads further.
   void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "exec/exec.h"
+#include "ops/choose.h"
 #include "ring/ring.h"
 
 namespace sbrt {
@@ -26,17 +27,33 @@ struct LaneShape {
 constexpr int kFeatureLayers = 4;  // the last ones of a model
 constexpr int kFeatureBlocks = kFeatureLayers + 1;
 
+// Which KV goes to new slots once `settle` has brought the control block to the last outcome.
+enum class Moves {
+  path,           // the accepted path
+  path_and_tail,  // that, then the adopted branch's tail
+  burst,          // the tail of branch 0, behind a serial burst
+};
+
 class Lane {
  public:
   virtual ~Lane() = default;
   virtual int vocab() const = 0;
-  virtual KvRing& ring() = 0;
+  virtual const RingShape& ring_shape() const = 0;
+  // Its KV, which `settle` moves; null if only the lane's own ops reach it: see add_moves.
+  virtual KvRing* ring() = 0;
+  // Appends the moves of a lane without a ring() here, for behind the `settle` that decides them.
+  virtual void add_moves(Graph& /*graph*/, const Control* /*control*/, Moves /*which*/) {}
   // [max_rows, vocab] f32, row-major: what `add_forward` with logits fills for rows 0 .. n - 1.
   virtual float* logits() = 0;
   // Appends the ops of one forward over `rows` (read at run time): writes K/V of every row to its
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
   // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
   virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
+
+  // Appends the choice of every row of the last forward: tokens, or laws if args.law is given.
+  virtual void add_choose(Graph& graph, const ChooseArgs& args) {
+    graph.add(args.law ? choose_laws : choose_rows, args);
+  }
 
   // Width of a block of features; 0: the lane keeps none.
   virtual int64_t feature_width() const { return 0; }

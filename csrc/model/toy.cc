@@ -148,7 +148,8 @@ class ToyLane final : public Lane {
         logits_(static_cast<size_t>(shape.max_rows) * config.vocab) {}
 
   int vocab() const override { return config_.vocab; }
-  KvRing& ring() override { return ring_; }
+  const RingShape& ring_shape() const override { return ring_.shape(); }
+  KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
 
   void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override {

@@ -102,7 +102,7 @@ void keep_laws(const LaneArgs& args, Worker) {
 
 void extend(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  const RingShape& ring = args.ring->shape();
+  const RingShape& ring = args.shape;
   RowTable& rows = c.draft_rows;
   keep_laws(args, {});
   rows.n = 0;

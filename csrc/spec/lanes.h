@@ -13,7 +13,8 @@ namespace sbrt {
 
 struct LaneArgs {
   Control* control;
-  KvRing* ring;
+  KvRing* ring;  // null: the lane moves its KV itself, behind `settle`
+  RingShape shape;
   int32_t max_rows;  // of the lane's largest forward
 };
 

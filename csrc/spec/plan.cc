@@ -103,8 +103,7 @@ void plan(const LaneArgs& args, Worker) {
   } else {
     plan_at_the_end(c);
   }
-  for (int b = 0; b < c.branch_count; ++b)
-    rows.row[rows.n++] = node_row(c, args.ring->shape(), b, 0);
+  for (int b = 0; b < c.branch_count; ++b) rows.row[rows.n++] = node_row(c, args.shape, b, 0);
 }
 
 // The outcome is known: the root. What the draft has missed of the trunk rides along in the first

@@ -21,7 +21,7 @@ void prompt_rows(const Control& c, const RingShape& ring, int64_t& have, RowTabl
 
 void target_rows(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  const RingShape& ring = args.ring->shape();
+  const RingShape& ring = args.shape;
   RowTable& rows = c.target_rows;
   rows.head = c.head;
   rows.n = c.chain.size + 1;
@@ -66,12 +66,12 @@ void missing_rows(Control& c, const RingShape& ring) {
 
 void prefill_target_rows(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  prompt_rows(c, args.ring->shape(), c.target_have, c.target_rows);
+  prompt_rows(c, args.shape, c.target_have, c.target_rows);
 }
 
 void prefill_draft_rows(const LaneArgs& args, Worker) {
   Control& c = *args.control;
-  prompt_rows(c, args.ring->shape(), c.draft_have, c.draft_rows);
+  prompt_rows(c, args.shape, c.draft_have, c.draft_rows);
 }
 
 }  // namespace sbrt

@@ -116,7 +116,7 @@ void Runtime::make_features() {
 void Runtime::make_scores() {
   if (!config_.rejection) return;
   const bool drafts = draft_.lane != nullptr;
-  const RingShape shape = drafts ? draft_.lane->ring().shape() : RingShape{};
+  const RingShape shape = drafts ? draft_.lane->ring_shape() : RingShape{};
   accept_ = AcceptMemory(config_.vocab, drafts ? shape.branches : 0, drafts ? shape.tail_slots : 0);
   control_->scores = accept_.scores();
 }
@@ -128,7 +128,10 @@ std::vector<float> Runtime::features() const {
 
 void Runtime::record_graphs() {
   Control* c = control_;
-  const LaneArgs target{c, &target_.lane->ring(), target_.max_rows};
+  const auto args_of = [c](LaneUnit& u) {
+    return LaneArgs{c, u.lane->ring(), u.lane->ring_shape(), u.max_rows};
+  };
+  const LaneArgs target = args_of(target_);
   const SelectArgs chosen{c,
                           records_.data(),
                           &selected_round_,
@@ -146,19 +149,20 @@ void Runtime::record_graphs() {
                         c->choice,
                         nullptr};
   settle_target_.add(settle_target, target, true);
+  target_.lane->add_moves(settle_target_, c, Moves::path);
   verify_.add(target_rows, target, true);
   verify_.cost_by(&c->target_rows.n, &target_.cost);
   target_.lane->add_forward(verify_, &c->target_rows, true);
-  verify_.add(choose_rows, rows);
+  target_.lane->add_choose(verify_, rows);
   select_.add(select, chosen, true);
   prefill_target_.add(prefill_target_rows, target, true);
   target_.lane->add_forward(prefill_target_, &c->target_rows, false);
   target_.rows = &c->target_rows;
   target_.lane->add_forward(target_.timed_forward, &c->target_rows, true);
-  target_.timed_forward.add(choose_rows, rows);
+  target_.lane->add_choose(target_.timed_forward, rows);
   if (!draft_.lane) return;
 
-  const LaneArgs draft{c, &draft_.lane->ring(), draft_.max_rows};
+  const LaneArgs draft = args_of(draft_);
   const ChooseArgs laws{draft_.lane->logits(),
                         draft_.lane->vocab(),
                         config_.vocab,
@@ -168,28 +172,30 @@ void Runtime::record_graphs() {
                         nullptr,
                         c->row_law};
   settle_draft_.add(settle_draft, draft, true);
+  draft_.lane->add_moves(settle_draft_, c, Moves::path_and_tail);
   plan_certain_.add(plan_certain, draft, true);
   hang_burst_.add(hang_burst, chosen, true);
   hang_burst_.add(bring_burst, draft, true);
+  draft_.lane->add_moves(hang_burst_, c, Moves::burst);
   catch_up_.cost_by(&c->draft_rows.n, &draft_.cost);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
-  catch_up_.add(choose_laws, laws);
+  draft_.lane->add_choose(catch_up_, laws);
   catch_up_.add(keep_laws, draft, true);
   plan_.add(plan, draft, true);
   step_.cost_by(&c->draft_rows.n, &draft_.cost);
   draft_.lane->add_forward(step_, &c->draft_rows, true);
-  step_.add(choose_laws, laws);
+  draft_.lane->add_choose(step_, laws);
   step_.add(extend, draft, true);
   prefill_draft_.add(prefill_draft_rows, draft, true);
   draft_.lane->add_forward(prefill_draft_, &c->draft_rows, false);
   draft_.rows = &c->draft_rows;
   draft_.lane->add_forward(draft_.timed_forward, &c->draft_rows, true);
-  draft_.timed_forward.add(choose_laws, laws);
+  draft_.lane->add_choose(draft_.timed_forward, laws);
   for (Graph* graph : {&prefill_laws_, &look_}) {
     graph->add(prefill_draft_rows, draft, true);
     if (graph == &look_) graph->cost_by(&c->draft_rows.n, &draft_.cost);
     draft_.lane->add_forward(*graph, &c->draft_rows, true);
-    graph->add(choose_laws, laws);
+    draft_.lane->add_choose(*graph, laws);
     graph->add(keep_laws, draft, true);
   }
 }

@@ -57,7 +57,7 @@ void Runtime::warm_up() {
 
 // `n` rows of a path behind a trunk of `head` tokens.
 void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
-  const RingShape& ring = unit.lane->ring().shape();
+  const RingShape& ring = unit.lane->ring_shape();
   RowTable& rows = *unit.rows;
   rows.head = head;
   rows.n = n;
