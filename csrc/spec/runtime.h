@@ -124,6 +124,7 @@ class Runtime {
   void price_lanes(const RoundShape& how);
   bool prefilled(int64_t until);
   void run_rounds(int64_t max_rounds, int64_t until);
+  bool may_run_ahead();
   bool reach(Event& event, int64_t value, int64_t until);
   void settle_down();
   void commit(int64_t round);

@@ -15,8 +15,8 @@ Outcome walk(const Chain& chain, const Choice* choice) {
   out.node = out.n = out.path[0] = 0;
   out.branch = -1;
   for (;;) {
-    out.y = choice[out.node].token;
     out.error = choice[out.node].error;
+    out.y = out.error ? 0 : choice[out.node].token;  // some token: a round ahead may read it
     const int next = out.error ? 0 : child(chain, out.node, out.y);
     if (next == 0) return out;
     out.node = next;
