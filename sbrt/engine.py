@@ -202,7 +202,7 @@ class Engine:
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """[5 hidden]: what H-RAD sees at the last round's outcome. Needs keep_features or hrad."""
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad."""
         return self._scheduler.features()
 
     def measure_costs(self, seconds: float) -> Costs:

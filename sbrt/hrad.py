@@ -1,7 +1,8 @@
 """The H-RAD classifier's file: three layers that say how much of an adopted tail will stand.
 
-A safetensors file of w1 [256, 5 hidden], b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose metadata
-name the gamma and the models it was trained for; it is refused for any other.
+A safetensors file of w1 [256, inputs], b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose metadata
+name the gamma and the models it was trained for; it is refused for any other. It reads 5 hidden
+features of the target and the confidence of 16 nodes twice over (csrc/spec/hrad.h).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-FORMAT = "sbrt-hrad-1"
+FORMAT = "sbrt-hrad-2"
 BLOCKS = 5  # of the input: the last four layers and an embedding, each `hidden` wide
+TAIL = 16  # nodes of a tail whose confidence is read
 WIDTHS = (256, 64, 3)
 CLASSES = ("nothing", "some", "all")  # of the coming chain stands
 DEMO = "demo"  # instead of a path: the file that ships beside a draft of the demo pair
@@ -81,7 +83,7 @@ class Classifier:
         return _core.Hrad(self.origin.hidden, *self.tensors.values())
 
     def logits(self, features: Array) -> Array:
-        """[n, 3] of features [n, 5 hidden], f32: the plain form of what the engine does."""
+        """[n, 3] of features [n, inputs], f32: the plain form of what the engine does."""
         import numpy as np
 
         t = self.tensors
@@ -123,10 +125,15 @@ def open_existing(path: Path) -> TensorFile:
     return open_file(path)
 
 
+def inputs(hidden: int) -> int:
+    """Numbers that a classifier reads, for a target of that hidden size."""
+    return BLOCKS * hidden + 2 * TAIL
+
+
 def shapes(hidden: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor, in the order of a file."""
     found: dict[str, tuple[int, ...]] = {}
-    width = BLOCKS * hidden
+    width = inputs(hidden)
     for i, out in enumerate(WIDTHS, start=1):
         found |= {f"w{i}": (out, width), f"b{i}": (out,)}
         width = out

@@ -116,7 +116,7 @@ class Scheduler:
             return [Round(*entry) for entry in self.runtime.rounds()]
 
     def features(self) -> NDArray[np.float32]:
-        """[5 hidden]: what H-RAD sees at the last round's outcome."""
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
         with self._lock:
             return self.runtime.features()
 

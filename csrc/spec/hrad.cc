@@ -14,6 +14,17 @@ void relu(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = std::max(x[i], 0.0f);
 }
 
+// Of the nodes of a path in a row, those at whose parents the draft left a law.
+void read_confidence(const Branch* tail, float* x) {
+  std::fill_n(x, 2 * kHradTail, 0.0f);
+  if (!tail) return;
+  for (int j = 1; j <= std::min<int>(tail->size, kHradTail); ++j) {
+    const Law& law = tail->law[tail->parent[j]];
+    x[j - 1] = law.q > 0 ? std::max(std::log(law.q), kLeastLog) : kLeastLog;
+    x[kHradTail + j - 1] = std::max(law.lp[0], kLeastLog);
+  }
+}
+
 }  // namespace
 
 Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
@@ -34,7 +45,7 @@ Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std
 Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
-  first_ = layer("1", w.w1, w.b1, kHradInner, kFeatureBlocks * hidden);
+  first_ = layer("1", w.w1, w.b1, kHradInner, inputs(hidden));
   second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner);
   third_ = layer("3", w.w3, w.b3, 3, kHradNarrow);
 }
@@ -71,7 +82,7 @@ Cut Hrad::classify(const float* x, float* scratch) const {
   return static_cast<Cut>(std::max_element(out, out + 3) - out);
 }
 
-void read_normalised(const Lane& lane, int row, int32_t token, float* x) {
+void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x) {
   const int64_t width = lane.feature_width();
   lane.read_features(row, token, x);
   for (float* block = x; block < x + kFeatureBlocks * width; block += width) {
@@ -81,6 +92,7 @@ void read_normalised(const Lane& lane, int row, int32_t token, float* x) {
         1.0f / (static_cast<float>(std::sqrt(squares / static_cast<double>(width))) + kLeast);
     for (int64_t i = 0; i < width; ++i) block[i] *= scale;
   }
+  read_confidence(tail, x + kFeatureBlocks * width);
 }
 
 }  // namespace sbrt

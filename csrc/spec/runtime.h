@@ -95,8 +95,8 @@ class Runtime {
   Costs measure(double seconds);
   // What `auto` knows of its policies; null if the engine was not built for it.
   const Tuner* tuner() const { return tuner_.get(); }
-  // What H-RAD reads, of the last outcome: [kFeatureBlocks * hidden]. Throws InvalidInput if they
-  // are not kept.
+  // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if
+  // they are not kept.
   std::vector<float> features() const;
   int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 

@@ -23,7 +23,7 @@ HIDDEN = 32  # of the tiny pair
 def samples_of(labels_from, prompts=20, each=50, hidden=4):
     """Features of five normal blocks; labels_from(features) -> labels."""
     rng = np.random.default_rng(1)
-    features = rng.standard_normal((prompts * each, 5 * hidden)).astype(np.float16)
+    features = rng.standard_normal((prompts * each, hrad.inputs(hidden))).astype(np.float16)
     labels = labels_from(features.astype(np.float32)).astype(np.uint8)
     origin = hrad.Origin(4, hidden, "t" * 64, "d" * 64)
     owners = np.repeat(np.arange(prompts, dtype=np.int64), each)
@@ -80,8 +80,8 @@ def test_a_file_can_be_read_by_the_library(file):
     from safetensors import safe_open
 
     with safe_open(file, "np") as found:
-        assert found.metadata()["format"] == "sbrt-hrad-1"
-        assert found.get_tensor("w1").shape == (256, 5 * HIDDEN)
+        assert found.metadata()["format"] == "sbrt-hrad-2"
+        assert found.get_tensor("w1").shape == (256, hrad.inputs(HIDDEN))
 
 
 def wrong_tensor(name, change):
@@ -110,18 +110,18 @@ def spoiled(value, number):
     [
         (lambda t, m: encode({n: v for n, v in t.items() if n != "b2"}, m), ["b2", "none"]),
         (lambda t, m: encode({**t, "more": t["b3"]}, m), ["more", "no such tensor"]),
-        (wrong_tensor("w1", lambda v: v[:, 1:]), ["w1", "[256, 160]", "[256, 159]"]),
+        (wrong_tensor("w1", lambda v: v[:, 1:]), ["w1", "[256, 192]", "[256, 191]"]),
         (wrong_tensor("w3", lambda v: v.reshape(-1)), ["w3", "[3, 64]", "[192]"]),
         (wrong_tensor("b3", lambda v: v.astype(np.float16)), ["b3", "F32", "F16"]),
         (wrong_tensor("w2", lambda v: spoiled(v, np.nan)), ["w2", "finite"]),
         (wrong_tensor("b1", lambda v: spoiled(v, -np.inf)), ["b1", "finite"]),
-        (wrong_metadata(format="sbrt-hrad-2"), ["sbrt-hrad-1", "sbrt-hrad-2"]),
-        (wrong_metadata(format=None), ["sbrt-hrad-1", "None"]),
+        (wrong_metadata(format="sbrt-hrad-9"), ["sbrt-hrad-2", "sbrt-hrad-9"]),
+        (wrong_metadata(format=None), ["sbrt-hrad-2", "None"]),
         (wrong_metadata(gamma="0"), ["gamma", "1"]),
         (wrong_metadata(gamma="64"), ["gamma", "63"]),
         (wrong_metadata(gamma="x"), ["gamma", "'x'"]),
         (wrong_metadata(gamma="7" * 5000), ["gamma"]),
-        (wrong_metadata(hidden="31"), ["w1", "[256, 155]"]),
+        (wrong_metadata(hidden="31"), ["w1", "[256, 187]"]),
         (wrong_metadata(hidden=None), ["hidden", "None"]),
         (wrong_metadata(target=None), ["target"]),
         (wrong_metadata(draft=""), ["draft"]),
@@ -142,8 +142,8 @@ def test_a_malformed_file_is_refused(file, spoil, words):
 
 
 def test_metadata_of_another_kind_is_refused(file, make):
-    make.write_file(file, {"__metadata__": ["sbrt-hrad-1"]})
-    one_sentence(lambda: hrad.load(file), "sbrt-hrad-1")
+    make.write_file(file, {"__metadata__": ["sbrt-hrad-2"]})
+    one_sentence(lambda: hrad.load(file), "sbrt-hrad-2")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
@@ -164,11 +164,11 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
         ({"labels": np.zeros(999, np.uint8)}, ["labels", "1000", "999"]),
         ({"prompts": np.full(1000, -1, np.int64)}, ["prompts", "-1"]),
         ({"prompts": np.full(1000, 20, np.int64)}, ["prompts", "20"]),
-        ({"features": np.full((1000, 20), np.nan, np.float16)}, ["features", "finite"]),
-        ({"features": np.zeros((1000, 21), np.float16)}, ["features", "20", "21"]),
+        ({"features": np.full((1000, 52), np.nan, np.float16)}, ["features", "finite"]),
+        ({"features": np.zeros((1000, 53), np.float16)}, ["features", "52", "53"]),
         (
             {
-                "features": np.zeros((0, 20), np.float16),
+                "features": np.zeros((0, 52), np.float16),
                 "labels": np.zeros(0, np.uint8),
                 "prompts": np.zeros(0, np.int64),
             },
@@ -182,9 +182,9 @@ def test_malformed_samples_are_refused(tmp_path, change, words):
 
 
 def test_a_classifier_is_no_samples_and_the_reverse(file, tmp_path):
-    one_sentence(lambda: hrad_data.load_samples(file), "sbrt-hrad-samples-1", "sbrt-hrad-1")
+    one_sentence(lambda: hrad_data.load_samples(file), "sbrt-hrad-samples-2", "sbrt-hrad-2")
     samples_of(lambda x: x[:, 0] > 0).save(tmp_path / "x")
-    one_sentence(lambda: hrad.load(tmp_path / "x"), "sbrt-hrad-1", "sbrt-hrad-samples-1")
+    one_sentence(lambda: hrad.load(tmp_path / "x"), "sbrt-hrad-2", "sbrt-hrad-samples-2")
 
 
 # --- labels ---
