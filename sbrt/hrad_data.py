@@ -95,6 +95,33 @@ def load_samples(path: Path) -> Samples:
     return found
 
 
+def joined(parts: Sequence[Samples]) -> Samples:
+    """All samples of one pair and gamma, at whatever temperatures; a prompt counts once.
+
+    The origin's temperature is the highest. Raises InvalidInputError where the pairs differ.
+    """
+    import numpy as np
+
+    first = parts[0]
+    for part in parts[1:]:
+        first.origin.check_same("samples", part.origin)
+    if len(parts) == 1:
+        return first
+    digests, place = np.unique(
+        np.concatenate([part.digests for part in parts]), return_inverse=True
+    )
+    starts = np.cumsum([0, *(len(part.digests) for part in parts)])
+    return Samples(
+        replace(first.origin, temperature=max(part.origin.temperature for part in parts)),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(
+            [place[start + part.prompts] for start, part in zip(starts, parts, strict=False)]
+        ).astype(np.int64),
+        digests,
+    )
+
+
 def digest_of(prompt: str) -> int:
     """63 bits that tell a prompt from another."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "little") >> 1

@@ -157,6 +157,37 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
     one_sentence(lambda: hrad_data.load_samples(path), path, "none")
 
 
+def test_joined_samples_hold_out_the_same_prompts_of_every_file():
+    warm = samples_of(lambda x: x[:, 0] > 0, prompts=7)
+    warm = replace(warm, origin=replace(warm.origin, temperature=0.8))
+    cold = samples_of(lambda x: x[:, 0] > 0, prompts=12)  # the first 7 are the same ones
+    both = hrad_data.joined([cold, warm])
+    assert both.origin == warm.origin
+    assert len(both.labels) == len(cold.labels) + len(warm.labels)
+    assert sorted(both.digests) == sorted(cold.digests)
+    owners = both.digests[both.prompts]
+    assert (owners == np.concatenate([p.digests[p.prompts] for p in (cold, warm)])).all()
+    held = set(owners[both.held_out()])
+    assert held
+    assert not held & set(owners[~both.held_out()])
+
+
+def test_samples_of_another_pair_are_not_joined():
+    one = samples_of(lambda x: x[:, 0] > 0)
+    other = replace(one, origin=replace(one.origin, draft="e" * 64))
+    one_sentence(lambda: hrad_data.joined([one, other]), "draft", "e" * 12)
+
+
+def test_a_dear_class_is_said_less_often(tmp_path):
+    samples = samples_of(lambda x: x[:, 0] + np.random.default_rng(3).normal(size=len(x)) > 0)
+    said = []
+    for drop_cost in (0.2, 1.0, 5.0):
+        found, _ = train(samples, tmp_path / "h", Plan(epochs=2, drop_cost=drop_cost))
+        logits = found.logits(samples.features.astype(np.float32))
+        said.append(int((logits.argmax(1) == 0).sum()))
+    assert said[0] > said[1] > said[2]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
