@@ -68,7 +68,8 @@ class Tuner {
   double burst_ns(const Policy& policy, int depth) const;
   Yield serial_forecast(const Policy& policy, int depth) const;
   int best_depth(const Policy& policy) const;
-  Yield overlapped_forecast(const Policy& policy) const;
+  Yield overlapped_forecast(const Arm& arm) const;
+  const LookupReplay& played(const Arm& arm) const { return lookups_[&arm - arms_.data()]; }
   double expected_rate(const Arm& arm, double more_ns) const;
   double catch_up_ns(int64_t behind) const;
   bool is_hopeless(const Arm& arm) const;
