@@ -1,8 +1,8 @@
 """The H-RAD classifier's file: three layers that say how much of an adopted tail will stand.
 
-A safetensors file of w1 [256, inputs], b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose metadata
-name the gamma and the models it was trained for; it is refused for any other. It reads 5 hidden
-features of the target and the confidence of 16 nodes twice over (csrc/spec/hrad.h).
+A safetensors file of w1 [256, inputs] (f16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose
+metadata name the gamma and the models it was trained for; it is refused for any other. It reads
+5 hidden features of the target and the confidence of 16 nodes twice over (csrc/spec/hrad.h).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FORMAT = "sbrt-hrad-2"
 BLOCKS = 5  # of the input: the last four layers and an embedding, each `hidden` wide
 TAIL = 16  # nodes of a tail whose confidence is read
 WIDTHS = (256, 64, 3)
+WIDE = "w1"  # nearly all of a file: kept in half
 CLASSES = ("nothing", "some", "all")  # of the coming chain stands
 DEMO = "demo"  # instead of a path: the file that ships beside a draft of the demo pair
 FILE = "hrad.safetensors"
@@ -69,7 +70,10 @@ def short(value: object) -> str:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A file's contents. `counts`: training samples by class; `data`: sha256 of their file."""
+    """A file's contents, f32 (w1 as f16 can say it).
+
+    `counts`: training samples by class; `data`: sha256 of their file.
+    """
 
     path: Path
     origin: Origin
@@ -94,9 +98,12 @@ class Classifier:
 
     def encode(self) -> bytes:
         """The bytes of its file: the same for the same contents."""
+        import numpy as np
+
         counts = " ".join(map(str, self.counts))
+        kept = self.tensors | {WIDE: self.tensors[WIDE].astype(np.float16)}
         more = {"format": FORMAT, "counts": counts, "data": self.data}
-        return encode(self.tensors, self.origin.metadata() | more)
+        return encode(kept, self.origin.metadata() | more)
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises OSError."""
@@ -105,11 +112,13 @@ class Classifier:
 
 def load(path: Path) -> Classifier:
     """Read and check a file. Raises InvalidInputError, naming file and field."""
+    import numpy as np
+
     file = open_existing(path)
     origin = read_origin(file, FORMAT)
     tensors = {}
     for name, shape in shapes(origin.hidden).items():
-        tensors[name] = file.array(name, "F32", shape)
+        tensors[name] = file.array(name, *stored(name, shape)).astype(np.float32)
         check_finite(f"{path}, tensor {name}", tensors[name])
     for name in file.tensors:
         if name not in tensors:
@@ -123,6 +132,11 @@ def open_existing(path: Path) -> TensorFile:
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a safetensors file, found none")
     return open_file(path)
+
+
+def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape of a tensor in a file."""
+    return "F16" if name == WIDE else "F32", shape
 
 
 def inputs(hidden: int) -> int:

@@ -136,7 +136,7 @@ def spoiled(value, number):
 )
 def test_a_malformed_file_is_refused(file, spoil, words):
     found = open_file(file)
-    tensors = {n: found.array(n, "F32", e.shape) for n, e in found.tensors.items()}
+    tensors = {n: found.array(n, e.dtype, e.shape) for n, e in found.tensors.items()}
     file.write_bytes(spoil(tensors, found.metadata))
     one_sentence(lambda: hrad.load(file), file, *words)
 
