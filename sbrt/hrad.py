@@ -1,6 +1,6 @@
 """The H-RAD classifier's file: three layers that say how much of an adopted tail will stand.
 
-A safetensors file of w1 [256, inputs] (f16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose
+A safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose
 metadata name the gamma and the models it was trained for; it is refused for any other. It reads
 5 hidden features of the target and the confidence of 16 nodes twice over (csrc/spec/hrad.h).
 """
@@ -31,7 +31,7 @@ FORMAT = "sbrt-hrad-2"
 BLOCKS = 5  # of the input: the last four layers and an embedding, each `hidden` wide
 TAIL = 16  # nodes of a tail whose confidence is read
 WIDTHS = (256, 64, 3)
-WIDE = "w1"  # nearly all of a file: kept in half
+WIDE = "w1"  # nearly all of a file: kept as bfloat16, read once a round
 CLASSES = ("nothing", "some", "all")  # of the coming chain stands
 DEMO = "demo"  # instead of a path: the file that ships beside a draft of the demo pair
 FILE = "hrad.safetensors"
@@ -70,7 +70,7 @@ def short(value: object) -> str:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A file's contents, f32 (w1 as f16 can say it).
+    """A file's contents, f32 (w1 as bf16 can say it).
 
     `counts`: training samples by class; `data`: sha256 of their file.
     """
@@ -98,10 +98,8 @@ class Classifier:
 
     def encode(self) -> bytes:
         """The bytes of its file: the same for the same contents."""
-        import numpy as np
-
         counts = " ".join(map(str, self.counts))
-        kept = self.tensors | {WIDE: self.tensors[WIDE].astype(np.float16)}
+        kept = self.tensors | {WIDE: bfloat16(self.tensors[WIDE])}
         more = {"format": FORMAT, "counts": counts, "data": self.data}
         return encode(kept, self.origin.metadata() | more)
 
@@ -112,13 +110,13 @@ class Classifier:
 
 def load(path: Path) -> Classifier:
     """Read and check a file. Raises InvalidInputError, naming file and field."""
-    import numpy as np
-
     file = open_existing(path)
     origin = read_origin(file, FORMAT)
     tensors = {}
     for name, shape in shapes(origin.hidden).items():
-        tensors[name] = file.array(name, *stored(name, shape)).astype(np.float32)
+        tensors[name] = file.array(name, "BF16" if name == WIDE else "F32", shape)
+        if name == WIDE:
+            tensors[name] = widened(tensors[name])
         check_finite(f"{path}, tensor {name}", tensors[name])
     for name in file.tensors:
         if name not in tensors:
@@ -134,9 +132,19 @@ def open_existing(path: Path) -> TensorFile:
     return open_file(path)
 
 
-def stored(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    """Dtype and shape of a tensor in a file."""
-    return "F16" if name == WIDE else "F32", shape
+def bfloat16(values: Array) -> NDArray[np.uint16]:
+    """The bits of finite numbers as bfloat16, ties to even."""
+    import numpy as np
+
+    bits = values.astype("<f4").view("<u4").astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+
+
+def widened(bits: NDArray[np.uint16]) -> Array:
+    """The numbers of those bits."""
+
+    found: Array = (bits.astype("<u4") << 16).view("<f4")
+    return found
 
 
 def inputs(hidden: int) -> int:

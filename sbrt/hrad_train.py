@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInputError
-from .hrad import CLASSES, WIDE, WIDTHS, Classifier, check_finite, counted, shapes
+from .hrad import (
+    CLASSES,
+    WIDE,
+    WIDTHS,
+    Classifier,
+    bfloat16,
+    check_finite,
+    counted,
+    shapes,
+    widened,
+)
 from .hrad_data import HELD_OUT, Samples
 
 if TYPE_CHECKING:
@@ -72,7 +82,7 @@ def train(
         criterion = torch.nn.CrossEntropyLoss(weight)
         best, state = _epochs(net, criterion, (x[~held], y[~held]), (x[held], y[held]), plan, say)
     tensors = dict(zip(shapes(samples.origin.hidden), state, strict=True))
-    tensors[WIDE] = tensors[WIDE].astype(np.float16).astype(np.float32)
+    tensors[WIDE] = widened(bfloat16(tensors[WIDE]))
     tensors["b3"] = tensors["b3"] - np.log([plan.drop_cost, 1, plan.keep_cost]).astype(np.float32)
     for name, values in tensors.items():
         check_finite(f"training, tensor {name}", values)

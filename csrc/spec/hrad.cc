@@ -28,7 +28,7 @@ void read_confidence(const Branch* tail, float* x) {
 }  // namespace
 
 Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                        int64_t out, int64_t in) {
+                        int64_t out, int64_t in, DType storage) {
   check<InvalidInput>(
       w.size() == static_cast<size_t>(out * in) && b.size() == static_cast<size_t>(out),
       "hrad: layer ", name, ": expected ", out, " x ", in, " weights and ", out, " biases but got ",
@@ -37,7 +37,7 @@ Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std
   check<InvalidInput>(
       std::all_of(w.begin(), w.end(), finite) && std::all_of(b.begin(), b.end(), finite),
       "hrad: layer ", name, ": expected finite weights");
-  Layer made{PackedMatrix(DType::f32, out, in), b};
+  Layer made{PackedMatrix(storage, out, in), b};
   made.matrix.pack(0, TensorView{w.data(), DType::f32, {out, in}, 2});
   return made;
 }
@@ -45,15 +45,16 @@ Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std
 Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
-  first_ = layer("1", w.w1, w.b1, kHradInner, inputs(hidden));
-  second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner);
-  third_ = layer("3", w.w3, w.b3, 3, kHradNarrow);
+  first_ = layer("1", w.w1, w.b1, kHradInner, inputs(hidden),
+                 DType::bf16);  // read once a round, from afar
+  second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner, DType::f32);
+  third_ = layer("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
 }
 
 void Hrad::apply(const Layer& l, const float* x, float* y) const {
   const int64_t out = l.matrix.out();
   kernels_.matmul({.panels = l.matrix.panels(),
-                   .packing = Packing::f32,
+                   .packing = l.matrix.packing(),
                    .in = l.matrix.in(),
                    .out = out,
                    .x = x,

@@ -23,7 +23,7 @@ constexpr float kLeastLog = -8.0f;
 enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
 
 struct HradWeights {
-  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]
+  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is kept as bf16
 };
 
 class Hrad {
@@ -43,7 +43,7 @@ class Hrad {
     std::vector<float> bias;
   };
   static Layer layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                     int64_t out, int64_t in);
+                     int64_t out, int64_t in, DType storage);
   void apply(const Layer& layer, const float* x, float* y) const;
 
   int64_t hidden_;

@@ -159,7 +159,7 @@ def random_classifier(path, origin, favourite=None):
         name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
         for name, shape in hrad.shapes(origin.hidden).items()
     }
-    tensors["w1"] = tensors["w1"].astype(np.float16).astype(np.float32)  # as files keep it
+    tensors["w1"] = hrad.widened(hrad.bfloat16(tensors["w1"]))  # as files keep it
     if favourite is not None:
         tensors["w3"][:] = 0
         tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]

@@ -79,7 +79,7 @@ def test_samples_are_read_back(tmp_path):
 def test_a_file_can_be_read_by_the_library(file):
     from safetensors import safe_open
 
-    with safe_open(file, "np") as found:
+    with safe_open(file, "pt") as found:
         assert found.metadata()["format"] == "sbrt-hrad-2"
         assert found.get_tensor("w1").shape == (256, hrad.inputs(HIDDEN))
 
