@@ -52,7 +52,11 @@ class Tuner {
   // Before a round: the policy, and what its nodes are worth.
   void next(Control& control);
   // Instead: whether the round after next may do without, as the policy stays; then that is that.
-  bool stays() { return stay_ > 0 && stay_-- > 0; }
+  bool stays() {
+    if (stay_ <= 0) return false;
+    --stay_;
+    return true;
+  }
   // After a round of `tokens` tokens that took `ns` (0: not known).
   void saw(int64_t tokens, int64_t ns);
   // Whether the draft should read what it has missed, to see how it would have done; `behind` tokens.
