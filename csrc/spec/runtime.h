@@ -91,8 +91,9 @@ class Runtime {
   const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
   // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
-  // the sequence in flight. Throws InvalidInput in virtual time.
-  Costs measure(double seconds);
+  // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in
+  // virtual time.
+  Costs measure(double seconds, float temperature = 0);
   // What `auto` knows of its policies; null if the engine was not built for it.
   const Tuner* tuner() const { return tuner_.get(); }
   // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if
@@ -111,7 +112,7 @@ class Runtime {
   void warm_up();
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
-  void make_trunk();
+  void make_trunk(float temperature);
   double seconds_of(LaneUnit& unit, int width, int forwards);
   std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
   double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
