@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sbrt import InvalidInputError, SamplingParams, cli, hrad, hrad_data, methods
+from sbrt import SamplingParams, cli, hrad, hrad_data, methods
 from sbrt.hrad_eval import confusion_of, judge, of_equal_rollback, unseen
 from sbrt.hrad_train import Plan, train
 from sbrt.measure import Tally
@@ -31,37 +31,14 @@ def samples_of(labels_from, prompts=20, each=50, hidden=4):
     return hrad_data.Samples(origin, features, labels, owners, digests)
 
 
-def one_sentence(call, *words):
-    with pytest.raises(InvalidInputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text, text
-    return text
-
-
-@pytest.fixture(scope="module")
-def origin(folders):
-    return hrad.origin_of(7, *folders)
-
-
-@pytest.fixture
-def file(tmp_path, origin, make):
-    """A classifier's file of the tiny pair, gamma 7."""
-    classifier = make.classifier(tmp_path / "h.safetensors", origin)
-    classifier.save()
-    return classifier.path
-
-
-def test_a_classifier_is_read_back(file, origin, make):
-    found = hrad.load(file)
-    assert (found.origin, found.counts, found.data) == (origin, (1, 2, 3), "d" * 64)
-    expected = make.classifier(file, origin).tensors
+def test_a_classifier_is_read_back(hrad_file, hrad_origin, make):
+    found = hrad.load(hrad_file)
+    assert (found.origin, found.counts, found.data) == (hrad_origin, (1, 2, 3), "d" * 64)
+    expected = make.classifier(hrad_file, hrad_origin).tensors
     assert list(found.tensors) == ["w1", "b1", "w2", "b2", "w3", "b3"]
     for name, value in expected.items():
         assert (found.tensors[name] == value).all()
-    assert found.encode() == file.read_bytes()
+    assert found.encode() == hrad_file.read_bytes()
 
 
 def test_samples_are_read_back(tmp_path):
@@ -76,10 +53,10 @@ def test_samples_are_read_back(tmp_path):
     assert found.data == samples.data
 
 
-def test_a_file_can_be_read_by_the_library(file):
+def test_a_file_can_be_read_by_the_library(hrad_file):
     from safetensors import safe_open
 
-    with safe_open(file, "pt") as found:
+    with safe_open(hrad_file, "pt") as found:
         assert found.metadata()["format"] == "sbrt-hrad-2"
         assert found.get_tensor("w1").shape == (256, hrad.inputs(HIDDEN))
 
@@ -134,20 +111,20 @@ def spoiled(value, number):
         (lambda t, m: b"", ["8 bytes"]),
     ],
 )
-def test_a_malformed_file_is_refused(file, spoil, words):
-    found = open_file(file)
+def test_a_malformed_file_is_refused(hrad_file, spoil, words, one_sentence):
+    found = open_file(hrad_file)
     tensors = {n: found.array(n, e.dtype, e.shape) for n, e in found.tensors.items()}
-    file.write_bytes(spoil(tensors, found.metadata))
-    one_sentence(lambda: hrad.load(file), file, *words)
+    hrad_file.write_bytes(spoil(tensors, found.metadata))
+    one_sentence(lambda: hrad.load(hrad_file), hrad_file, *words)
 
 
-def test_metadata_of_another_kind_is_refused(file, make):
-    make.write_file(file, {"__metadata__": ["sbrt-hrad-2"]})
-    one_sentence(lambda: hrad.load(file), "sbrt-hrad-2")
+def test_metadata_of_another_kind_is_refused(hrad_file, make, one_sentence):
+    make.write_file(hrad_file, {"__metadata__": ["sbrt-hrad-2"]})
+    one_sentence(lambda: hrad.load(hrad_file), "sbrt-hrad-2")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
-def test_what_is_no_file_is_refused(tmp_path, kind):
+def test_what_is_no_file_is_refused(tmp_path, kind, one_sentence):
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
@@ -172,7 +149,7 @@ def test_joined_samples_hold_out_the_same_prompts_of_every_file():
     assert not held & set(owners[~both.held_out()])
 
 
-def test_samples_of_another_pair_are_not_joined():
+def test_samples_of_another_pair_are_not_joined(one_sentence):
     one = samples_of(lambda x: x[:, 0] > 0)
     other = replace(one, origin=replace(one.origin, draft="e" * 64))
     one_sentence(lambda: hrad_data.joined([one, other]), "draft", "e" * 12)
@@ -207,13 +184,13 @@ def test_a_dear_class_is_said_less_often(tmp_path):
         ),
     ],
 )
-def test_malformed_samples_are_refused(tmp_path, change, words):
+def test_malformed_samples_are_refused(tmp_path, change, words, one_sentence):
     replace(samples_of(lambda x: x[:, 0] > 0), **change).save(tmp_path / "x")
     one_sentence(lambda: hrad_data.load_samples(tmp_path / "x"), *words)
 
 
-def test_a_classifier_is_no_samples_and_the_reverse(file, tmp_path):
-    one_sentence(lambda: hrad_data.load_samples(file), "sbrt-hrad-samples-2", "sbrt-hrad-2")
+def test_a_classifier_is_no_samples_and_the_reverse(hrad_file, tmp_path, one_sentence):
+    one_sentence(lambda: hrad_data.load_samples(hrad_file), "sbrt-hrad-samples-2", "sbrt-hrad-2")
     samples_of(lambda x: x[:, 0] > 0).save(tmp_path / "x")
     one_sentence(lambda: hrad.load(tmp_path / "x"), "sbrt-hrad-2", "sbrt-hrad-samples-2")
 
@@ -349,7 +326,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     assert files[0] != train(samples, tmp_path / "h", Plan(epochs=2, weighted=True))[0].encode()
 
 
-def test_training_needs_prompts_to_hold_out(tmp_path):
+def test_training_needs_prompts_to_hold_out(tmp_path, one_sentence):
     pytest.importorskip("torch", reason="training needs torch")
     one_sentence(lambda: train(samples_of(largest, prompts=4), tmp_path / "h", Plan()), "5", "4")
 
@@ -368,13 +345,13 @@ def test_samples_of_another_file_are_all_judged(tmp_path, make):
     assert (judgement.held_out, judgement.count) == (False, 1000)
 
 
-def test_samples_of_others_are_refused(tmp_path, make):
+def test_samples_of_others_are_refused(tmp_path, make, one_sentence):
     samples = samples_of(largest)
     given = make.classifier(tmp_path / "h", replace(samples.origin, gamma=5))
     one_sentence(lambda: judge(given, samples), "gamma 4", "5")
 
 
-def test_prompts_of_training_are_left_out(tmp_path, make):
+def test_prompts_of_training_are_left_out(tmp_path, make, one_sentence):
     samples = samples_of(largest)
     stranger = make.classifier(tmp_path / "h", samples.origin)
     own = replace(stranger, data=samples.data)
