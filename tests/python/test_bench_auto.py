@@ -1,4 +1,4 @@
-"""Contract under test: bench.auto sets `auto` beside fixed methods run by run, and its ratios are of
+"""Contract under test: bench.auto sets `auto` beside fixed methods run by run; its ratios are of
 the same run; bad input gets one sentence."""
 
 import json
