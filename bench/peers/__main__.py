@@ -74,7 +74,7 @@ def _case(args: argparse.Namespace, peers: Sequence[settings.Peer]) -> run.Case:
         peers = [peer for peer in peers if peer.name in names]
     known = list(dict.fromkeys((*ours.DTYPES, *(d for peer in peers for d in peer.plain))))
     dtypes = known if args.dtypes is None else _names("--dtypes", args.dtypes, known)
-    given = methods.parse_list(args.methods)
+    given = [methods.parse(text).text for text in methods.parse_list(args.methods)]
     return run.Case(peers, dtypes, given, args.threads, args.max_tokens)
 
 

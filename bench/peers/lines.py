@@ -86,9 +86,13 @@ class Line:
         try:
             return getattr(self.source, op)(*arguments)
         except PeerError as error:
-            self.error = str(error)
-            self.say(self.error)
+            self.fail(str(error))
             return None
+
+    def fail(self, sentence: str) -> None:
+        """No figure, and why."""
+        self.error = sentence
+        self.say(sentence)
 
     def add(self, prompt: list[int], answer: Answer, wanted: list[int], max_tokens: int) -> None:
         """Count an answer; `wanted`: the reference's ids. May ask the peer for its logits."""

@@ -13,19 +13,26 @@ from bench.peers.lines import Answer, PeerError
 
 
 class Worker:
-    """Runs `script` with `python` and asks it; what it prints is kept for when it dies."""
+    """Runs `script` with `python` and asks it; what it prints is kept for when it dies.
+
+    Raises PeerError.
+    """
 
     def __init__(self, python: Path, script: Path) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
         env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-        self._process = subprocess.Popen(
-            [python, "-u", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=env | {"HF_HUB_OFFLINE": "1"},
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [python, "-u", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env=env | {"HF_HUB_OFFLINE": "1"},
+                text=True,
+            )
+        except OSError as error:
+            self._said.close()
+            raise PeerError(f"{python}: expected to run, got {error.strerror}") from None
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """One request and its answer. Raises PeerError."""

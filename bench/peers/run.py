@@ -89,6 +89,8 @@ def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: i
             answer, wanted = answers[id(line)], answers[id(line.reference or line)]
             if answer is not None and wanted is not None:
                 line.add(ids, answer, wanted.ids, max_tokens)
+            elif answer is not None and line.reference is not None:
+                line.fail(f"nothing to compare with: {line.reference.name} has no answer")
     bar.close()
 
 

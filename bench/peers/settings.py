@@ -67,8 +67,7 @@ class Peer:
             )["version"]
             line.source = worker
         except PeerError as error:
-            line.error = str(error)
-            line.say(line.error)
+            line.fail(str(error))
             if worker is not None:
                 worker.close()
 

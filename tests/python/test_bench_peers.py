@@ -34,7 +34,7 @@ FAKE = """
             return {{"version": "fake"}}
 
         def generate(self, ids, max_tokens):
-            if {dies!r} and len(ids) > 1:
+            if {dies!r} == self.mode:
                 sys.exit("a fatal signal")
             answers = json.loads({answers!r})
             found = answers.get(f"{{self.dtype}} {{self.mode}}", answers["plain"])
@@ -67,7 +67,7 @@ def bench(tmp_path, capsys, monkeypatch):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
 
-    def run(answers, gap=1.0, opens="opens", dies=False, environment=None, argv=(), **kinds):
+    def run(answers, gap=1.0, opens="opens", dies="", environment=None, argv=(), **kinds):
         (tmp_path / "fake.py").write_text(
             textwrap.dedent(FAKE).format(
                 workers=str(settings.Path(settings.__file__).parent / "workers"),
@@ -160,12 +160,22 @@ def test_a_quantised_peer_is_compared_with_itself_alone(bench, ours):
     }
 
 
+def test_what_cannot_be_compared_has_no_figure(bench, ours):
+    kinds = {"plain": ("q8_0",), "speculative": (("good", ("q8_0",)),)}
+    argv = ["--dtypes", "q8_0", "--methods", "lookup"]
+    code, found, _ = bench({"plain": ours}, dies="plain", argv=argv, **kinds)
+    line = found["fake q8_0 good"]
+    assert code == 1
+    assert line["error"] == "nothing to compare with: fake q8_0 plain has no answer"
+    assert (line["correct"], line["tokens_per_second"]) == (False, None)
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
         ({"environment": "nowhere"}, "not set up: expected its environment in"),
         ({"opens": "no room"}, "open: MemoryError: no room"),
-        ({"dies": True}, "generate: the process ended: a fatal signal"),
+        ({"dies": "plain"}, "generate: the process ended: a fatal signal"),
     ],
 )
 def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):

@@ -82,7 +82,7 @@ class Peer:
         def model(source, **more):
             return llama_cpp.Llama(
                 write_gguf(source, build, dtype),
-                n_ctx=1024,
+                n_ctx=0,  # as the model says
                 n_batch=ROWS,
                 n_ubatch=ROWS,
                 n_threads=threads,
