@@ -81,6 +81,7 @@ def bench(tmp_path, capsys, monkeypatch):
         peer = settings.Peer("fake", "fake.py", environment, **kinds)
         monkeypatch.setattr(settings.Peer, "python", python_of(settings.Peer.python))
         given = ["--checkpoints", "demo", "--prompts", str(prompts), "--threads", "1", "--json"]
+        given += ["--methods", "lookup"]  # auto would measure what forwards cost
         code = main([*given, "--max-tokens", str(TOKENS), *argv], peers=[peer])
         out, err = capsys.readouterr()
         found = json.loads(out) if out else []
@@ -95,7 +96,7 @@ def python_of(real):
 
 
 def test_the_json_is_the_list_of_the_issue(bench, ours):
-    code, found, err = bench({"plain": ours}, argv=["--dtypes", "bfloat16", "--methods", "lookup"])
+    code, found, err = bench({"plain": ours}, argv=["--dtypes", "bfloat16"])
     assert code == 0
     assert list(found) == ["sbrt bfloat16 none", "sbrt bfloat16 lookup", "fake bfloat16 plain"]
     for line in found.values():
@@ -146,7 +147,7 @@ def test_a_quantised_peer_is_compared_with_itself_alone(bench, ours):
         answers,
         plain=("q8_0",),
         speculative=(("good", ("q8_0",)), ("bad", ("q8_0",))),
-        argv=["--dtypes", "q8_0,int8", "--methods", "lookup"],
+        argv=["--dtypes", "q8_0,int8"],
     )
     assert code == 1
     assert {name: line["correct"] for name, line in found.items()} == {
@@ -162,7 +163,7 @@ def test_a_quantised_peer_is_compared_with_itself_alone(bench, ours):
 
 def test_what_cannot_be_compared_has_no_figure(bench, ours):
     kinds = {"plain": ("q8_0",), "speculative": (("good", ("q8_0",)),)}
-    argv = ["--dtypes", "q8_0", "--methods", "lookup"]
+    argv = ["--dtypes", "q8_0"]
     code, found, _ = bench({"plain": ours}, dies="plain", argv=argv, **kinds)
     line = found["fake q8_0 good"]
     assert code == 1
