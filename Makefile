@@ -42,13 +42,14 @@ PEERS := llama openvino
 peers: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peers/%/.done)
 
+# What an install brings and must not stay (bench/peers/openvino.txt says why).
+UNWANTED_openvino := torchvision
 PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
-.venv-peers/%/.done: bench/peers/%.txt constraints.txt
-	@echo "setting up $*, a peer of the benches (llama is compiled: about ten minutes)"
+.venv-peers/%/.done: bench/peers/%.txt
+	@echo "setting up $*, a peer of the benches (llama compiles for about ten minutes)"
 	$(PYTHON) -m venv .venv-peers/$*
-	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" \
-	  $(PEER_PIP) install --quiet -r $<
-	$(PEER_PIP) uninstall --quiet --yes torchvision
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" $(PEER_PIP) install --quiet -r $<
+	$(if $(UNWANTED_$*),$(PEER_PIP) uninstall --quiet --yes $(UNWANTED_$*))
 	@touch $@
 
 lint: $(VENV)/.style-tools
