@@ -112,6 +112,7 @@ def converted(folder, build, dtype):
             part,
             task="text-generation-with-past",
             library_name="transformers",
+            convert_tokenizer=True,  # its draft_model compares words
             ov_config=OVConfig(dtype=WEIGHTS[dtype]),
         )
         part.replace(out)
