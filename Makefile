@@ -14,7 +14,7 @@ TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact sanitize gpu-check lint format hook clean
+.PHONY: demo test exact sanitize gpu-check peers lint format hook clean
 
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png
@@ -35,6 +35,22 @@ PART ?= kernels
 GPU_PYTHON ?= $(BIN)/python
 gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)
 	$(GPU_PYTHON) -m bench.gpu_check --part $(PART) --json gpu-check.json
+
+# The engines that bench.peers measures beside ours, each in an environment of its own; transformers
+# is in .venv already. One that cannot be set up does not keep the others from it.
+PEERS := llama openvino
+peers: $(VENV)/.built $(VENV)/.test-tools
+	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peers/%/.done)
+
+# What an install brings and must not stay (bench/peers/openvino.txt says why).
+UNWANTED_openvino := torchvision
+PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
+.venv-peers/%/.done: bench/peers/%.txt
+	@echo "setting up $*, a peer of the benches (llama compiles for about ten minutes)"
+	$(PYTHON) -m venv .venv-peers/$*
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" $(PEER_PIP) install --quiet -r $<
+	$(if $(UNWANTED_$*),$(PEER_PIP) uninstall --quiet --yes $(UNWANTED_$*))
+	@touch $@
 
 lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import check
 from ._core import Decoder
 from .errors import InvalidInputError
 from .model_config import ModelConfig, read_config, read_json
 from .safetensors_file import TensorEntry, TensorFile, open_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
 EMBED = "model.embed_tokens.weight"
@@ -90,20 +95,25 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     return shapes
 
 
-def random_decoder(
-    config: ModelConfig, seed: int, storage: str = "float32", isa: str = "auto"
-) -> Decoder:
-    """A decoder of random weights, in memory: normal with deviation 0.02, norms of 1."""
+def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(name, values) of every tensor: normal with deviation 0.02, norms of 1."""
     import numpy as np  # here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)
-    decoder = Decoder(config.core(), storage=storage, isa=isa)
     for name, shape in expected_shapes(config).items():
         if name.endswith("norm.weight"):
-            values = np.ones(shape, np.float32)
+            yield name, np.ones(shape, np.float32)
         else:
-            values = generator.standard_normal(shape, np.float32) * np.float32(0.02)
-        decoder.load(name, "F32", shape, values.view(np.uint8).reshape(-1))
+            yield name, generator.standard_normal(shape, np.float32) * np.float32(0.02)
+
+
+def random_decoder(
+    config: ModelConfig, seed: int, storage: str = "float32", isa: str = "auto"
+) -> Decoder:
+    """A decoder of `random_weights`, in memory."""
+    decoder = Decoder(config.core(), storage=storage, isa=isa)
+    for name, values in random_weights(config, seed):
+        decoder.load(name, "F32", values.shape, values.view("u1").reshape(-1))
     decoder.finish()
     return decoder
 

@@ -19,7 +19,7 @@ from .errors import InvalidInputError
 from .files import write_file
 from .fingerprint import fingerprint_of
 from .methods import HRAD_OFF, MAX_GAMMA, Method
-from .safetensors_file import TensorFile, encode, open_file
+from .safetensors_file import TensorFile, bfloat16, encode, open_file, widened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,21 +130,6 @@ def open_existing(path: Path) -> TensorFile:
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a safetensors file, found none")
     return open_file(path)
-
-
-def bfloat16(values: Array) -> NDArray[np.uint16]:
-    """The bits of finite numbers as bfloat16, ties to even."""
-    import numpy as np
-
-    bits = values.astype("<f4").view("<u4").astype(np.uint64)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
-
-
-def widened(bits: NDArray[np.uint16]) -> Array:
-    """The numbers of those bits."""
-
-    found: Array = (bits.astype("<u4") << 16).view("<f4")
-    return found
 
 
 def inputs(hidden: int) -> int:

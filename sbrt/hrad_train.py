@@ -10,18 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInputError
-from .hrad import (
-    CLASSES,
-    WIDE,
-    WIDTHS,
-    Classifier,
-    bfloat16,
-    check_finite,
-    counted,
-    shapes,
-    widened,
-)
+from .hrad import CLASSES, WIDE, WIDTHS, Classifier, check_finite, counted, shapes
 from .hrad_data import HELD_OUT, Samples
+from .safetensors_file import bfloat16, widened
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -127,6 +127,21 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
     return struct.pack("<Q", len(text)) + text + b"".join(parts)
 
 
+def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The bits of finite numbers as bfloat16, ties to even."""
+    import numpy as np
+
+    bits = values.astype("<f4").view("<u4").astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+
+
+def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The numbers of those bits."""
+
+    found: NDArray[np.float32] = (bits.astype("<u4") << 16).view("<f4")
+    return found
+
+
 def _dtype_of(value: NDArray[Any]) -> str:
     return next(name for name, word in NUMPY.items() if value.dtype == word)
 

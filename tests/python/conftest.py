@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
 from sbrt.methods import METHODS
+from sbrt.safetensors_file import bfloat16, widened
 
 END = "<|endoftext|>"
 TEXT = (
@@ -159,7 +160,7 @@ def random_classifier(path, origin, favourite=None):
         name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
         for name, shape in hrad.shapes(origin.hidden).items()
     }
-    tensors["w1"] = hrad.widened(hrad.bfloat16(tensors["w1"]))  # as files keep it
+    tensors["w1"] = widened(bfloat16(tensors["w1"]))  # as files keep it
     if favourite is not None:
         tensors["w3"][:] = 0
         tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]

@@ -1,0 +1,116 @@
+"""Checkpoints that benches measure, as Hugging Face folders that every engine can read.
+
+`m37` and `m2` are random (bench/sizes.py), `demo` is the demo pair, `demo-75m` the demo pair whose
+target is inflated (bench/inflate.py). What has to be written is kept under build/checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.sizes import SIZES, config_of
+from sbrt import InvalidInputError, demo_pair
+from sbrt.checkpoint import random_weights
+from sbrt.fingerprint import fingerprint
+from sbrt.model_config import ModelConfig
+from sbrt.safetensors_file import bfloat16, encode
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BUILD = Path(__file__).parents[1] / "build"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+DEMO, INFLATED = "demo", "demo-75m"
+NAMES = (*SIZES, DEMO, INFLATED)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint with the draft that goes with it; `key` tells its weights from any others'."""
+
+    name: str
+    target: Path
+    draft: Path | None
+    key: str
+
+
+def given(name: str, build: Path = BUILD) -> Given:
+    """The folders of a checkpoint, written if they are not there. Raises InvalidInputError."""
+    if name not in NAMES:
+        raise InvalidInputError(f"checkpoint: expected one of {', '.join(NAMES)}, got {name!r}")
+    if name in SIZES:
+        return _keyed(name, cached(build, name, lambda out: write_random(name, out)), None)
+    target = demo_pair.demo_folder(demo_pair.TARGET)
+    if name == INFLATED:
+        from bench.inflate import inflate
+
+        source, small = target, fingerprint(target)[:8]
+        target = cached(build, f"{name}-{small}", lambda out: inflate(source, 75_000_000, out))
+    return _keyed(name, target, demo_pair.demo_folder(demo_pair.DRAFT))
+
+
+def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
+    """build/checkpoints/NAME, written whole or not at all."""
+    folder = build / "checkpoints" / name
+    if not folder.is_dir():
+        part = folder.with_name(f"{name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        write(part)
+        part.replace(folder)
+    return folder
+
+
+def write_random(name: str, folder: Path) -> None:
+    """A checkpoint of SIZES: what `sizes.decoder_of` holds in memory, rounded to bfloat16."""
+    config = config_of(name)
+    weights = ((key, bfloat16(values)) for key, values in random_weights(config, seed=0))
+    write_folder(folder, config_json(config), weights)
+
+
+def write_folder(
+    folder: Path, config: dict[str, Any], weights: Iterable[tuple[str, NDArray[np.uint16]]]
+) -> None:
+    """A Hugging Face folder of bfloat16 weights (as bits), with the demo pair's tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = demo_pair.demo_folder(demo_pair.TARGET)
+    for name in TOKENIZER:
+        shutil.copyfile(tokenizer / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    data = encode(dict(weights), {"format": "pt"})
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+    """config.json of a Llama without biases, windows or stretched rope."""
+    return {
+        "architectures": [config.architecture],
+        "model_type": "llama",
+        "vocab_size": config.vocab,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.inner,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_eps,
+        "rope_theta": config.rope_theta,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def _keyed(name: str, target: Path, draft: Path | None) -> Given:
+    prints = [fingerprint(folder)[:8] for folder in (target, draft) if folder is not None]
+    return Given(name, target, draft, "-".join([name, *prints]))

@@ -1,0 +1,83 @@
+"""A peer in a process and an environment of its own; bench/peers/workers/serve.py has the words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.peers.lines import Answer, PeerError
+
+
+class Worker:
+    """Runs `script` with `python` and asks it; what it prints is kept for when it dies.
+
+    Raises PeerError.
+    """
+
+    def __init__(self, python: Path, script: Path) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
+        env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+        try:
+            self._process = subprocess.Popen(
+                [python, "-u", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env=env | {"HF_HUB_OFFLINE": "1"},
+                text=True,
+            )
+        except OSError as error:
+            self._said.close()
+            raise PeerError(f"{python}: expected to run, got {error.strerror}") from None
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """One request and its answer. Raises PeerError."""
+        into, out = self._process.stdin, self._process.stdout
+        assert into is not None
+        assert out is not None
+        try:
+            into.write(json.dumps({"op": op, **arguments}) + "\n")
+            into.flush()
+            answer = json.loads(out.readline())
+        except (BrokenPipeError, ValueError):
+            raise PeerError(f"{op}: the process ended: {self._last_words()}") from None
+        if not isinstance(answer, dict) or "error" in answer:
+            said = answer["error"] if isinstance(answer, dict) else answer
+            raise PeerError(f"{op}: {said}")
+        return answer
+
+    def generate(self, ids: list[int], max_tokens: int) -> Answer:
+        """Greedy, max_tokens whatever ends it. Raises PeerError."""
+        found = self.ask("generate", ids=ids, max_tokens=max_tokens)
+        return Answer(found["ids"], found["seconds"], found["timed"])
+
+    def gap(self, ids: list[int], token: int) -> float:
+        """How much the best logit after `ids` exceeds the token's. Raises PeerError."""
+        return float(self.ask("gap", ids=ids, token=token)["gap"])
+
+    def forward(self, rows: int, context: int, times: int) -> list[float] | str:
+        """Microseconds of each forward, or why there are none. Raises PeerError."""
+        found = self.ask("forward", rows=rows, context=context, times=times)
+        return found["us"] if found["us"] is not None else str(found["why"])
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._said.close()
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else "it said nothing"

@@ -1,0 +1,98 @@
+"""Which lines there are: peers, their environments, dtypes and modes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.checkpoints import BUILD, Given
+from bench.peers.lines import Line, PeerError
+from bench.peers.process import Worker
+
+ENVIRONMENTS = Path(__file__).parents[2] / ".venv-peers"
+WORKERS = Path(__file__).parent / "workers"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """plain: dtypes of plain decoding. speculative: (mode, dtypes), with a draft only.
+
+    environment: a folder that `make peers` makes; None: the one that runs the bench.
+    """
+
+    name: str
+    worker: str
+    environment: str | None
+    plain: tuple[str, ...]
+    speculative: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def lines(self, given: Given) -> Iterator[Line]:
+        """Of one checkpoint."""
+        for dtype in self.plain:
+            yield Line(self.name, given.name, dtype, "plain")
+        for mode, dtypes in self.speculative if given.draft else ():
+            for dtype in dtypes:
+                yield Line(self.name, given.name, dtype, mode)
+
+    def python(self) -> Path:
+        """The interpreter of its environment. Raises PeerError, naming what is missing."""
+        if self.environment is None:
+            for module in ("torch", "transformers"):
+                if importlib.util.find_spec(module) is None:
+                    raise PeerError(
+                        f"not set up: expected {module} in {sys.prefix}; try make peers"
+                    )
+            return Path(sys.executable)
+        folder = ENVIRONMENTS / self.environment
+        if not (folder / ".done").is_file():
+            raise PeerError(f"not set up: expected its environment in {folder}; try make peers")
+        return folder / "bin" / "python"
+
+    def open(self, line: Line, given: Given, threads: int) -> None:
+        """Give the line its source, or the sentence why it has none."""
+        worker = None
+        try:
+            worker = Worker(self.python(), WORKERS / self.worker)
+            line.version = worker.ask(
+                "open",
+                folder=str(given.target),
+                draft=str(given.draft) if given.draft else None,
+                dtype=line.dtype,
+                mode=line.mode,
+                threads=threads,
+                build=str(BUILD / "peers" / given.key),
+            )["version"]
+            line.source = worker
+        except PeerError as error:
+            line.fail(str(error))
+            if worker is not None:
+                worker.close()
+
+
+PEERS = (
+    Peer(
+        "transformers",
+        "transformers_worker.py",
+        None,
+        ("float32", "bfloat16"),
+        (("assistant_model", ("float32", "bfloat16")),),
+    ),
+    Peer(
+        "llama-cpp-python",
+        "llama_worker.py",
+        "llama",
+        ("float32", "float16", "bfloat16", "q8_0"),
+        (("prompt_lookup", ("float16", "q8_0")), ("draft_model", ("float16", "q8_0"))),
+    ),
+    Peer(
+        "openvino-genai",
+        "openvino_worker.py",
+        "openvino",
+        ("float32", "bfloat16"),
+        (("draft_model", ("float32", "bfloat16")),),
+    ),
+)
+NAMES = tuple(peer.name for peer in PEERS)

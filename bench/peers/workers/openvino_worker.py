@@ -1,0 +1,123 @@
+"""openvino-genai on the CPU: plain greedy decoding, or with its `draft_model`.
+
+optimum-intel makes its model of a Hugging Face folder, once; weights stay in the dtype asked for,
+as far as OpenVINO stores it (bfloat16 weights as float16), and arithmetic has its precision.
+"""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import openvino
+import openvino_genai
+from serve import Clock, gap_of, serve, timed
+
+PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+WEIGHTS = {"float32": "fp32", "bfloat16": "fp16"}
+DRAFTED = 4  # guessed at a time
+MODEL = "openvino_model.xml"
+
+
+class Arrivals(openvino_genai.StreamerBase):
+    """Tokens as they are decided."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+
+    def write(self, token):
+        self.clock.add(list(token) if isinstance(token, (list, tuple)) else [int(token)])
+        return openvino_genai.StreamingStatus.RUNNING
+
+    def end(self):
+        """Nothing is held back."""
+
+
+class Peer:
+    def open(self, folder, draft, dtype, mode, threads, build):
+        self.properties = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": PRECISION[dtype],
+            "KV_CACHE_PRECISION": "f32" if dtype == "float32" else "f16",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self.model = converted(folder, build, dtype)
+        self.mode, self.request = mode, None
+        more = {}
+        if mode == "draft_model":
+            small = str(converted(draft, build, dtype))
+            more = {"draft_model": openvino_genai.draft_model(small, "CPU", **self.properties)}
+        self.pipe = openvino_genai.LLMPipeline(str(self.model), "CPU", **self.properties, **more)
+        return {"version": f"{openvino_genai.__version__}, openvino {openvino.__version__}"}
+
+    def generate(self, ids, max_tokens):
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
+        config.apply_chat_template = False
+        if self.mode == "draft_model":
+            config.num_assistant_tokens = DRAFTED
+        arrivals = Arrivals()
+        prompt = openvino.Tensor(np.array([ids], np.int64))
+        result = self.pipe.generate(prompt, config, arrivals)
+        answer = arrivals.clock.answer(max_tokens)
+        return answer | {"ids": list(result.tokens[0])[:max_tokens]}
+
+    def gap(self, ids, token):
+        self._infer_from(ids, 0)
+        return gap_of(self.request.get_tensor("logits").data[0, -1], token)
+
+    def forward(self, rows, context, times):
+        if self.mode != "plain":
+            return {"us": None, "why": "a forward is the plain line's"}
+        ids = list(range(1, context + rows + 1))
+        found = []
+        for _ in range(times):
+            self._infer_from(ids[:context], 0)
+            found.append(timed(lambda: self._infer(ids[context:], context)))
+        return {"us": found}
+
+    def _infer_from(self, ids, head):
+        if self.request is None:
+            core = openvino.Core()
+            compiled = core.compile_model(
+                core.read_model(self.model / MODEL), "CPU", self.properties
+            )
+            self.request = compiled.create_infer_request()
+        self.request.reset_state()
+        self._infer(ids, head)
+
+    def _infer(self, ids, head):
+        end = head + len(ids)
+        inputs = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, end), np.int64),
+            "position_ids": np.arange(head, end)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        self.request.infer(inputs)
+
+
+def converted(folder, build, dtype):
+    """The folder of OpenVINO's model and tokenizer, made if it is not there."""
+    out = Path(build) / f"{Path(folder).name}-openvino-{WEIGHTS[dtype]}"
+    if not out.is_dir():
+        from optimum.exporters.openvino import main_export
+        from optimum.intel import OVConfig
+
+        part = out.with_suffix(".part")
+        main_export(
+            folder,
+            part,
+            task="text-generation-with-past",
+            library_name="transformers",
+            convert_tokenizer=True,  # its draft_model compares words
+            ov_config=OVConfig(dtype=WEIGHTS[dtype]),
+        )
+        part.replace(out)
+    return out
+
+
+if __name__ == "__main__":
+    serve(Peer())

@@ -1,0 +1,63 @@
+"""What the workers of all peers share: JSON lines on stdin and stdout, standard library only.
+
+A worker runs in its peer's environment, where nothing of sbrt is. Each line read is a request
+{"op": ..., arguments}; each line written is its answer, or {"error": one sentence}:
+
+    open      folder, draft (or null), dtype, mode, threads, build -> version
+    generate  ids, max_tokens -> ids, seconds, timed
+    gap       ids, token -> gap
+    forward   rows, context, times -> us, of each; or null with `why`
+
+`timed` of the ids took `seconds`: from the first token, after prefill, to the last. `gap`: how much
+larger the best logit after `ids` is than that of `token`, relative to the best (1 at least).
+"""
+
+import json
+import os
+import sys
+import time
+
+
+def serve(peer):
+    """Answer until stdin ends. What the peer itself prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(peer, request.pop("op"))(**request)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Clock:
+    """When tokens arrived, some at a time; those of the first arrival end the prefill."""
+
+    def __init__(self):
+        self.ids, self.times = [], []
+        self.first = 0
+
+    def add(self, ids):
+        self.times.append(time.perf_counter())
+        self.ids += ids
+        self.first = self.first or len(self.ids)
+
+    def answer(self, max_tokens):
+        """Of a method that may overshoot, what was asked for."""
+        seconds = self.times[-1] - self.times[0] if self.times else 0.0
+        timed = len(self.ids) - self.first
+        return {"ids": self.ids[:max_tokens], "seconds": seconds, "timed": timed}
+
+
+def timed(run):
+    """Microseconds that run() takes."""
+    begin = time.perf_counter()
+    run()
+    return (time.perf_counter() - begin) * 1e6
+
+
+def gap_of(logits, token):
+    """`logits`: [vocab], anything that has max() and an index."""
+    best = float(logits.max())
+    return {"gap": (best - float(logits[token])) / max(abs(best), 1.0)}

@@ -1,0 +1,78 @@
+"""transformers: plain greedy decoding, or assisted by a draft (`assistant_model`), on the CPU."""
+
+import torch
+import transformers
+from serve import Clock, gap_of, serve, timed
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
+
+
+class Arrivals(BaseStreamer):
+    """Tokens as they are decided; the first to arrive is the prompt."""
+
+    def __init__(self):
+        self.clock, self.is_prompt = Clock(), True
+
+    def put(self, value):
+        if self.is_prompt:
+            self.is_prompt = False
+        else:
+            self.clock.add(value.flatten().tolist())
+
+    def end(self):
+        """Nothing is held back."""
+
+
+class Peer:
+    def open(self, folder, draft, dtype, mode, threads, build):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        torch.set_num_threads(threads)
+        self.model = load(folder, dtype)
+        self.assisted = {}
+        if mode == "assistant_model":
+            self.assisted = {"assistant_model": load(draft, dtype)}
+        return {"version": f"{transformers.__version__}, torch {torch.__version__}"}
+
+    @torch.inference_mode()
+    def generate(self, ids, max_tokens):
+        arrivals, prompt = Arrivals(), torch.tensor([ids])
+        self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            streamer=arrivals,
+            **self.assisted,
+        )
+        return arrivals.clock.answer(max_tokens)
+
+    @torch.inference_mode()
+    def gap(self, ids, token):
+        return gap_of(self.model(torch.tensor([ids])).logits[0, -1].float(), token)
+
+    @torch.inference_mode()
+    def forward(self, rows, context, times):
+        cache = DynamicCache(config=self.model.config)
+        ids = torch.arange(context + rows)[None] + 1
+        self.model(ids[:, :context], past_key_values=cache)
+        found = []
+        for _ in range(times):
+            found.append(timed(lambda: self.model(ids[:, context:], past_key_values=cache)))
+            cache.crop(-rows)  # tokens to remove, as a negative number
+        return {"us": found}
+
+
+def load(folder, dtype):
+    """A model that goes on after an end-of-sequence token."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+    ).eval()
+    model.generation_config.eos_token_id = None
+    return model
+
+
+if __name__ == "__main__":
+    serve(Peer())
