@@ -1,7 +1,7 @@
 """`python -m bench.sweep`: every method and ablation, tuned, in simulated time.
 
     python -m bench.sweep --c 8,4,16 --draft demo,demo-poor --prompts humaneval.jsonl,gsm8k.jsonl
-        --temperature 0,0.8 --limit 24 --max-tokens 64 --ignore-eos --json sweep.json --png sweep.png
+        --temperature 0,0.8 --limit 24 --ignore-eos --json sweep.json --png sweep.png
 
 A cell is one c, draft, file of prompts and temperature. Each method's parameters are tuned for
 speed on the prompts of even number and reported on those of odd number. Every run is kept in the
@@ -22,9 +22,9 @@ from typing import Any
 from bench import sweep_plot, sweep_table
 from bench.sweep_runs import Place, Run, Runner, Store, digest, speedup
 from bench.sweep_space import ENTRIES, Entry, widest, with_classifier, written
-from sbrt import flags, methods, picture
+from sbrt import flags, picture
 from sbrt.check import show
-from sbrt.costs import read_costs
+from sbrt.costs import MOST_C
 from sbrt.errors import InvalidInputError
 from sbrt.files import check_writable
 from sbrt.fingerprint import fingerprint
@@ -121,7 +121,8 @@ def _main(argv: Sequence[str] | None) -> int:
             _finish(cell, entries[cell.draft], store)
     store.save()
     if args.png is not None:
-        sweep_plot.draw(args.png, store.cells)
+        for path in sweep_plot.draw(args.png, store.cells):
+            print(f"wrote {path}", file=sys.stderr)
     print(sweep_table.render(store.cells))
     return _verdict(store)
 
@@ -138,9 +139,7 @@ def _finish(cell: Cell, entries: Sequence[Entry], store: Store) -> None:
     print(f"{said}: done in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
-def _cells(
-    args: argparse.Namespace, runner: Runner, folders: dict[str, Path | None]
-) -> list[Cell]:
+def _cells(args: argparse.Namespace, runner: Runner, folders: dict[str, Path | None]) -> list[Cell]:
     return [
         Cell(runner, c, draft, path.stem, temperature, folders[draft])
         for c in args.c
@@ -163,7 +162,7 @@ def _line(entry: Entry, method: Method, run: Run, c: int) -> dict[str, Any]:
         "branch_rounds": run["branch_rounds"],
         "acceptance_rate": run["acceptance_rate"],
         "depth": ratio(run["draft_tokens"], passes),
-        "prompts": run["prompts"],
+        "answers": run["answers"],
         "tokens": run["tokens"],
         "identical_to_none": run["identical_to_none"],
         **({"chosen": run["chosen"]} if "chosen" in run else {}),
@@ -192,7 +191,7 @@ def _parser() -> flags.Parser:
 
 def _check(args: argparse.Namespace) -> None:
     """Words to values, and all that can be refused before any work."""
-    args.c = [read_costs(f"c={word}").c for word in _words("--c", args.c)]
+    args.c = [_ratio(word) for word in _words("--c", args.c)]
     args.temperature = [_number(word) for word in _words("--temperature", args.temperature)]
     args.draft = _words("--draft", args.draft)
     args.prompts = [Path(word) for word in _words("--prompts", args.prompts)]
@@ -212,7 +211,15 @@ def _check(args: argparse.Namespace) -> None:
     if args.png is not None:
         picture.require()
         check_writable("--png", args.png)
+    if str(args.json) == "-":
+        raise InvalidInputError("--json: expected a file, which a restart reads, got '-'")
     check_writable("--json", args.json)
+
+
+def _ratio(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and 1 <= int(word[:9]) <= MOST_C):
+        raise InvalidInputError(f"--c: expected numbers from 1 to {MOST_C}, got {show(word)}")
+    return int(word)
 
 
 def _words(name: str, text: str) -> list[str]:

@@ -30,7 +30,7 @@ from sbrt.simulate import Simulator, Sweep
 
 GRAM = 4  # tokens of which a repeated one is the last
 FIGURES = (
-    *("prompts", "tokens", "seconds", "target_passes", "draft_tokens", "acceptance_rate"),
+    *("answers", "tokens", "seconds", "target_passes", "draft_tokens", "acceptance_rate"),
     *("rollback_tokens", "rollback_rate", "branch_hits", "branch_rounds"),
     *("discarded_branch_tokens", "identical_to_none"),
 )
@@ -57,18 +57,18 @@ class Key(NamedTuple):
     setting: str
 
 
-def at_which(method: Method, c: int, most: int) -> int:
-    """The c to run at, to know the figures at `c`: `most`, unless its draft would outlast c.
+def says(method: Method, at: int, c: int) -> bool:
+    """Whether a run at one c says what it costs at another: unless its draft outlasts either.
 
     `auto` chooses by what forwards cost, so it runs at every c.
     """
     if method.name == AUTO:
-        return c
-    return most if not method.overlaps or method.gamma < c else c
+        return at == c
+    return at == c or not method.overlaps or method.gamma < min(at, c)
 
 
 def speedup(run: Run, c: int) -> float:
-    """Times plain decoding, which takes c a token; `run` is of a c that `at_which` allows."""
+    """Times plain decoding, which takes c a token; `run` is of a c that `says` allows."""
     return ratio(run["tokens"] * c, run["seconds"] + run["target_passes"] * (c - run["c"]))
 
 
@@ -132,9 +132,7 @@ class Store:
         try:
             [setup], [self.names] = found["setup"], found["names"]
             for run in found["runs"]:
-                self.runs[Key(*(run[name] for name in Key._fields))] = {
-                    name: run[name] for name in ("c", *FIGURES, "chosen") if name in run
-                }
+                self.runs[Key(*(run[name] for name in Key._fields))] = _checked(run)
             for text in found["texts"]:
                 key = (text["prompts"], text["temperature"], text["half"])
                 self.texts[key] = text["repeated"]
@@ -178,13 +176,17 @@ class Runner:
 
     def run(self, place: Place, method: Method, c: int) -> Run | None:
         """Figures of a setting, from the store or measured now; None once it is over."""
-        at = at_which(method, c, max(self.cs))
-        key = Key(*place, at, written(method))
-        if key not in self.store.runs:
-            if self.is_over():
-                return None
-            self.store.add(key, self._measure(place, method, at))
-        return self.store.runs[key]
+        known = {key.c for key in self.store.runs}
+        for at in sorted({*known, *self.cs}, reverse=True):
+            key = Key(*place, at, written(method))
+            if key in self.store.runs and says(method, at, c):
+                return self.store.runs[key]
+        if self.is_over():
+            return None
+        at = max(at for at in self.cs if says(method, at, c))
+        run = self._measure(place, method, at)
+        self.store.add(Key(*place, at, written(method)), run)
+        return run
 
     def _measure(self, place: Place, method: Method, c: int) -> Run:
         simulator = self._simulator(place, c)
@@ -192,7 +194,8 @@ class Runner:
         report = simulator.report([method], parse("none"), given)
         self._count_repeated(place, simulator)
         [line], [tally] = report.lines(), report.tallies
-        run: Run = {"c": c} | {name: line[name] for name in FIGURES}
+        figures = line | {"answers": line["prompts"]}
+        run: Run = {"c": c} | {name: figures[name] for name in FIGURES}
         return run | ({"chosen": tally.chosen} if tally.chosen else {})
 
     def _count_repeated(self, place: Place, simulator: Simulator) -> None:
@@ -238,6 +241,13 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInputError(f"--json {path}: expected a file of bench.sweep, got another")
     return found
+
+
+def _checked(run: Run) -> Run:
+    """Its figures. Raises KeyError, TypeError, ValueError."""
+    if not all(isinstance(run[name], (int, float)) for name in ("c", *FIGURES)):
+        raise TypeError
+    return {name: run[name] for name in ("c", *FIGURES, "chosen") if name in run}
 
 
 def _lines(objects: Sequence[dict[str, Any]]) -> str:

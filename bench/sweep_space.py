@@ -41,10 +41,11 @@ class Entry:
         method = self.method(draft)
         if not self.gammas:
             return [method]
-        if not method.overlaps:
-            return [method.having("gamma", g) for g in self.gammas if g <= 2 * c]
-        fitting = [g for g in self.gammas if c <= 4 * g and g < c] or [1]
-        return [method.having("gamma", g) for g in fitting[-self.last :]]
+        if method.overlaps:
+            fitting = [g for g in self.gammas if c <= 4 * g and g < c]
+        else:
+            fitting = [g for g in self.gammas if g <= 2 * c]
+        return [method.having("gamma", g) for g in (fitting or self.gammas[:1])[-self.last :]]
 
 
 ENTRIES = (
@@ -60,12 +61,12 @@ ENTRIES = (
     Entry("specbranch, epsilon 0.5", "specbranch:epsilon=0.5", follows="specbranch"),
     Entry("specbranch, no branches", "specbranch:k_max=1,epsilon=0", OVERLAPPED,
           others={"epsilon": EPSILONS}),
-    Entry("specbranch, serial after a miss", "specbranch:on_miss=serial,epsilon=0", OVERLAPPED,
+    Entry("specbranch, serial", "specbranch:on_miss=serial,epsilon=0", OVERLAPPED,
           others={"epsilon": EPSILONS}),
     Entry("hedge, paths", "hedge:F=64,tree=0,nodes=63", OVERLAPPED, last=3),
     Entry("hedge, trees", TREES, OVERLAPPED, last=2),
-    Entry("hedge, trees, look-up after a miss", f"{TREES},on_miss=lookup", follows="hedge, trees"),
-    Entry("hedge, trees, goes on after a miss", f"{TREES},on_miss=continue", follows="hedge, trees"),
+    Entry("hedge, trees, look-up", f"{TREES},on_miss=lookup", follows="hedge, trees"),
+    Entry("hedge, trees, goes on", f"{TREES},on_miss=continue", follows="hedge, trees"),
     Entry("auto", AUTO),
 )  # fmt: skip
 
