@@ -66,7 +66,7 @@ def speedups(cells: Sequence[Cell]) -> Figure:
     cs = sorted({cell["c"] for cell in cells})
 
     def panel(axis: Axes, shown: Sequence[Cell]) -> None:
-        for cell in sorted(shown, key=lambda cell: cs.index(cell["c"])):
+        for cell in sorted(shown, key=lambda cell: int(cell["c"])):
             rank = cs.index(cell["c"])
             found = {line["method"]: line["speedup"] for line in cell["methods"]}
             there = [i for i, name in enumerate(names) if name in found]
@@ -82,7 +82,6 @@ def speedups(cells: Sequence[Cell]) -> Figure:
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.grid(axis="y", color="#eeeeee")
-        axis.set_xlim(left=0.5)
 
     return _figure(cells, panel, "times plain decoding", (0.25 * len(names) + 0.6, True))
 
@@ -123,7 +122,7 @@ def _figure(cells: Sequence[Cell], panel: Panel, xlabel: str, shape: tuple[float
         figsize=(3.3 * columns + 1.8 * shared, height * rows + 0.9), layout="constrained"
     )
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=shared).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=shared).flat)
     for axis, place in zip(axes, places, strict=False):
         shown = [cell for cell in cells if _place(cell) == place]
         panel(axis, shown)
@@ -131,7 +130,7 @@ def _figure(cells: Sequence[Cell], panel: Panel, xlabel: str, shape: tuple[float
         axis.tick_params(labelsize=8)
         axis.set_xlabel(xlabel, fontsize=8, color=picture.INK)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in list(axes)[len(places) :]:
+    for axis in axes[len(places) :]:
         axis.set_axis_off()
     _legend(figure)
     return figure
