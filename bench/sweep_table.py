@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sbrt import methods
 from sbrt.outputs import ratio
 
 Cell = dict[str, Any]
 
 PATHS, TREES, SERIAL_TREE, PEARL = "hedge, paths", "hedge, trees", "tree", "pearl"
+LETTERS = {"gamma": "g", "epsilon": "e", "theta": "t", "width": "w"}  # of tuned options
 COMPARED = (
     (PATHS, PEARL, "paths / pearl"),
     (TREES, PEARL, "trees / pearl"),
@@ -51,13 +53,19 @@ def _table(c: int, prompts: str, cells: Sequence[Cell]) -> str:
 
 
 def _figures(line: dict[str, Any] | None) -> str:
-    """Speed-up; tokens a pass, rollback, hits; the gamma that was chosen."""
+    """Speed-up; tokens a pass, rollback, hits; what was chosen."""
     if line is None:
         return "-"
     hits = f" {line['hit_rate']:.0%}" if line["branch_rounds"] else ""
-    parts = f"{line['tokens_per_pass']:.2f} {line['rollback_rate']:.2f}{hits}"
-    gamma = f" g{line['gamma']}" if line["gamma"] and line["method"] != "auto" else ""
-    return f"**{line['speedup']:.2f}** {parts}{gamma}"
+    parts = f"{line['tokens_per_pass']:.2f} {line['rollback_rate']:.2f}"
+    return " ".join((f"**{line['speedup']:.2f}**", f"{parts}{hits}", *_chosen(line)))
+
+
+def _chosen(line: dict[str, Any]) -> list[str]:
+    if line["method"] == methods.AUTO:
+        return []
+    options = methods.parse(line["setting"]).options
+    return [f"{letter}{options[key]:g}" for key, letter in LETTERS.items() if key in options]
 
 
 def _compared(cells: Sequence[Cell]) -> str:
