@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import sweep_plot, sweep_table
 from bench.sweep_runs import Place, Run, Runner, Store, digest, speedup
-from bench.sweep_space import ENTRIES, Entry, widest, with_classifier, written
+from bench.sweep_space import ENTRIES, Entry, having, widest, with_classifier, written
 from sbrt import flags, picture
 from sbrt.check import show
 from sbrt.costs import MOST_C
@@ -71,17 +71,15 @@ class Cell:
     def _tuned(self, entry: Entry) -> tuple[Method, list[dict[str, Any]]] | None:
         settings = entry.settings(self.c, self.folder)
         if entry.follows is not None:
-            if entry.follows not in self.chosen:
-                return None
-            gamma = self.chosen[entry.follows].gamma
-            return settings[0].having("gamma", gamma), []
+            tuned = self.chosen.get(entry.follows)
+            return None if tuned is None else (entry.like(tuned), [])
         if len(settings) == 1 and not entry.others:
             return settings[0], []
         tried: dict[str, tuple[Method, float]] = {}
-        for values in (None, *entry.others.items()):
-            if values is not None:
+        for group in ((), *entry.others):
+            if group:
                 best = max(tried.values(), key=lambda found: found[1])[0]
-                settings = [best.having(values[0], value) for value in values[1]]
+                settings = [having(best, options) for options in group]
             for setting in settings:
                 run = self._run(EVEN, setting)
                 if run is None:
