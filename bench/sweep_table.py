@@ -15,7 +15,6 @@ LETTERS = {"gamma": "g", "epsilon": "e", "theta": "t", "width": "w", "F": "F"}  
 COMPARED = (
     (PATHS, PEARL, "paths / pearl"),
     (TREES, PEARL, "trees / pearl"),
-    (TREES, SERIAL_TREE, "trees / tree"),
     ("specbranch", PEARL, "specbranch / pearl"),
     ("auto", TREES, "auto / trees"),
 )
@@ -69,12 +68,13 @@ def _chosen(line: dict[str, Any]) -> list[str]:
 
 
 def _compared(cells: Sequence[Cell]) -> str:
-    heads = ["c, prompts, draft, temperature", *(title for _, _, title in COMPARED), "rollback"]
+    titles = [title for _, _, title in COMPARED]
+    heads = ["c, prompts, draft, temperature", *titles, "trees / tree", "rollback"]
     rows = []
     for cell in cells:
         where = f"{cell['c']}, {cell['prompts']}, {heading(cell)}"
         ratios = [_times(cell, name, other) for name, other, _ in COMPARED]
-        rows.append([where, *ratios, _rollback(cell)])
+        rows.append([where, *ratios, _of_trees(cell), _rollback(cell)])
     return markdown(heads, rows)
 
 
@@ -83,6 +83,16 @@ def _times(cell: Cell, name: str, other: str) -> str:
     if lines[0] is None or lines[1] is None:
         return "-"
     return f"{ratio(lines[0]['speedup'], lines[1]['speedup']):.2f}"
+
+
+def _of_trees(cell: Cell) -> str:
+    """The overlapped trees over the serial one: how much shorter rounds are x tokens a pass."""
+    trees, tree = of(cell, TREES), of(cell, SERIAL_TREE)
+    if trees is None or tree is None:
+        return "-"
+    times = ratio(trees["speedup"], tree["speedup"])
+    tokens = ratio(trees["tokens_per_pass"], tree["tokens_per_pass"])
+    return f"{times:.2f} = {ratio(times, tokens):.2f} x {tokens:.2f}"
 
 
 def _rollback(cell: Cell) -> str:
