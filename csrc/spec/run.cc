@@ -59,6 +59,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
         control_->branch_count = control_->draft_idle = 0;
       }
       price_lanes(how);
+      bound_rows();
       enqueue_round(++round_, how, target, draft.get(), fences_);
     }
     if (!reach(fences_.verify_done, round_, until)) break;
