@@ -2,6 +2,9 @@
 
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <thread>
+
 #include "bind/bind.h"
 #include "core/check.h"
 #include "model/rope_table.h"
@@ -28,8 +31,27 @@ std::string said(const py::error_already_set& error) {
   return all.substr(0, all.find('\n'));
 }
 
+// The interpreter ends threads that ask for its lock while it ends itself, in the middle of whatever
+// they do: so it waits until no replay is at work, and none begins any more.
+std::atomic<int> replays{0};
+std::atomic<bool> ended{false};
+
+struct Replaying {
+  Replaying() { ++replays; }
+  ~Replaying() { --replays; }
+  Replaying(const Replaying&) = delete;
+};
+
+void end_replays() {
+  ended = true;
+  const py::gil_scoped_release free;
+  while (replays > 0) std::this_thread::yield();
+}
+
 // In a stream's worker thread, which never holds the interpreter's lock before.
 void replay(void* recording) {
+  const Replaying counted;
+  check(!ended, "lane: the interpreter has ended");
   const py::gil_scoped_acquire gil;
   try {
     py::handle(static_cast<PyObject*>(recording))();
@@ -125,6 +147,7 @@ std::shared_ptr<RecordedModel> make_model(int vocab, int64_t max_positions, int6
 }  // namespace
 
 void bind_recorded(py::module_& m) {
+  py::module_::import("atexit").attr("register")(py::cpp_function(&end_replays));
   py::class_<RecordedModel, Model, std::shared_ptr<RecordedModel>>(
       m, "RecordedModel", "A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).")
       .def(py::init(&make_model), py::kw_only(), py::arg("vocab"), py::arg("max_positions"),

@@ -16,6 +16,7 @@ import torch
 from .._core import RecordedModel, inverse_frequencies
 from ..checkpoint import Checkpoint, Progress
 from ..errors import InvalidInputError
+from ..methods import Method
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS, Control, RowTable, size
@@ -98,6 +99,12 @@ def model_of(
         longest=ENDLESS if config.window else config.max_positions,
         bind=bind,
     )
+
+
+def rows_for(method: Method) -> int:
+    """Rows of a verification graph that holds the root and any chain of a method."""
+    nodes = max(int(arm.options.get("nodes", arm.gamma)) for arm in method.arms)
+    return next(rows for rows in ROWS if nodes < rows)
 
 
 def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:

@@ -106,9 +106,9 @@ def prompt_of(n, seed=0):
     return np.random.default_rng(seed).integers(0, VOCAB, n).tolist()
 
 
-def recorded(checkpoint, lanes=None, rows=ROWS, **more):
-    """A model of recordings on the CPU; its lanes go to the list as they are bound."""
-    show = None if lanes is None else lanes.append
+def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
+    """A model of recordings on the CPU; its lanes go to the list, or the call, when bound."""
+    show = lanes.append if lanes is not None else on_lane
     return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
 
 

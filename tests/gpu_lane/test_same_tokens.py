@@ -9,8 +9,8 @@ from sbrt import _core
 
 GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
 TOLERANCE = 1e-5  # of the largest logit: the twins add in another order than the CPU's kernels
-TOKENS = 24
-LONG = 70  # behind a prompt of 40 the ring of Mistral, 88 positions, wraps
+TOKENS = 12
+LONG = 34  # behind a prompt of 60 the ring of Mistral, 88 positions, wraps
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,12 @@ def test_every_method_answers_like_plain_decoding(tools, plays, plain, family, t
     assert 0 < hits < branch_rounds
 
 
-@pytest.mark.parametrize(
-    "method", ["pearl", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12"]
-)
+@pytest.mark.parametrize("method", ["pearl", "hedge:gamma=3,F=4,tree=2,nodes=12"])
 def test_the_ring_wraps(tools, plays, method):
     play = plays["Mistral"]
-    want = play.answer(tools.prompt(40, seed=5), "none", 0.0, LONG)
+    want = play.answer(tools.prompt(60, seed=5), "none", 0.0, LONG)
     assert len(want[0]) == LONG
-    assert play.answer(tools.prompt(40, seed=5), method, 0.0, LONG) == want
+    assert play.answer(tools.prompt(60, seed=5), method, 0.0, LONG) == want
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_the_ring_wraps(tools, plays, method):
 )
 def test_a_stop_token_ends_inside_a_chain(tools, plays, plain, method):
     tokens, _ = plain["Llama", 0.8]
-    for stop in sorted(set(tokens[4:10])):
+    for stop in sorted(set(tokens[4:7])):
         want = tokens[: tokens.index(stop) + 1]
         given = plays["Llama"].answer(tools.prompt(40), method, 0.8, TOKENS, [stop])
         assert given == (want, "stop")
