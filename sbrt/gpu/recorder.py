@@ -7,7 +7,7 @@ between replays is read by the ops from the control block and the row tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,26 +83,34 @@ class CudaRecorder:
 
     def record(self, function: Recorded, rows: int) -> Piece:
         """See Recorder. Runs it once before, so that kernels are compiled and libraries ready."""
-        graph = torch.cuda.CUDAGraph(keep_graph=True)
         tape = Tape()
         function(tape)
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
         with exact_products(), torch.cuda.device(self.device):
+            self.stream.wait_stream(
+                torch.cuda.current_stream()
+            )  # what was just allocated is zeroed
             with torch.cuda.stream(self.stream):
                 tape.replay()
-            self.stream.synchronize()
-            before = torch.cuda.memory_stats(self.device)["allocation.all.allocated"]
-            with torch.cuda.graph(
-                graph,
-                pool=self.pool,
-                stream=self.stream,
-                capture_error_mode="thread_local",
-            ):
-                tape.replay()
-            made = torch.cuda.memory_stats(self.device)["allocation.all.allocated"] - before
-        if made:
-            raise EngineError(f"capture: expected no allocation, got {made}")
+                self.stream.synchronize()
+                self._capture(graph, tape)
         self._kept.append(graph)
         return Piece(rows, len(tape.calls), graph.replay, graph.raw_cuda_graph())
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape) -> None:
+        """On the current stream. Not torch.cuda.graph, which waits for the whole device."""
+        before = torch.cuda.memory_stats(self.device)["allocation.all.allocated"]
+        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        try:
+            tape.replay()
+        except BaseException:
+            with suppress(RuntimeError):  # what went wrong says more
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        made = torch.cuda.memory_stats(self.device)["allocation.all.allocated"] - before
+        if made:
+            raise EngineError(f"capture: expected no allocation, got {made}")
 
 
 @contextmanager

@@ -104,6 +104,25 @@ def load(
     return _weights(checkpoint.config, arena, dtype)
 
 
+def random_weights(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    budget: int | None = None,
+) -> Weights:
+    """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1."""
+    arena = Arena(_plan(config, dict(_places(config)), dtype), device, budget)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name in arena.names("weights"):
+        if name.endswith("norm"):
+            arena[name].fill_(1)
+        else:
+            arena[name].normal_(0, 0.02, generator=generator)
+    return _weights(config, arena, dtype)
+
+
 def _places(config: ModelConfig) -> Iterator[tuple[str, _Place]]:
     """Every tensor of a checkpoint; those that share a buffer one behind the other, as named."""
     filled: dict[str, int] = {}

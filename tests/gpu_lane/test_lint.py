@@ -36,9 +36,9 @@ def op_of(call):
     return ast.unparse(first).split(".")[-1] if first is not None else ""
 
 
-def faults(source):
+def faults(source, own=()):
     tree = ast.parse(source)
-    own = {f.name for f in recorded_functions(tree)}
+    own = {f.name for f in recorded_functions(tree)} | set(own)
     for function in recorded_functions(tree):
         for node in ast.walk(function):
             if isinstance(node, ast.Call):
@@ -73,7 +73,7 @@ def wrapper_faults(source):
 
 def test_the_decoder_and_the_lane_record_ops_alone():
     for file in ("decoder.py", "lane.py"):
-        assert list(faults((GPU / file).read_text())) == []
+        assert list(faults((GPU / file).read_text(), {"forward"})) == []
     assert list(wrapper_faults((GPU / "ops.py").read_text())) == []
 
 
