@@ -16,7 +16,9 @@ def test_a_short_answer(tools, tmp_path, family):
     found = []
     for ops in ("torch", "triton"):
         play = tools.Play(*(tools.recorded(c, ops=ops) for c in pair), debug=False, body="sim")
-        found.append(play.answer(prompt, "specbranch:k_max=2,gamma=2,on_miss=serial", 0.8, 3))
+        found.append(
+            play.answer(prompt, "specbranch:k_max=2,gamma=2,epsilon=0,on_miss=serial", 0.8, 3)
+        )
         counters = play.counters()
         play.close()
     assert found[0] == found[1]

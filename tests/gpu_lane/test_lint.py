@@ -55,7 +55,7 @@ def call_faults(call, own):
             yield f"line {call.lineno}: {op} is no op"
         elif op in WITH_OUT and "out" not in given:
             yield f"line {call.lineno}: {op} without out="
-    elif name.removeprefix("self.").removeprefix("self.decoder.") not in own | HARMLESS:
+    elif name.removeprefix("self.decoder.").removeprefix("self.") not in own | HARMLESS:
         yield f"line {call.lineno}: {name}() in a recording"
 
 

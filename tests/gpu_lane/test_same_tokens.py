@@ -9,7 +9,7 @@ from sbrt import _core
 
 GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
 TOLERANCE = 1e-5  # of the largest logit: the twins add in another order than the CPU's kernels
-TOKENS = 10
+TOKENS = 8
 LONG = 34  # behind a prompt of 60 the ring of Mistral, 88 positions, wraps
 
 
