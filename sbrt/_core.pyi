@@ -364,7 +364,7 @@ class Runtime:
 
         Times are of the steady clock. The last 32,768 events of a stream are kept.
         """
-    def measure(self, seconds: float) -> Costs:
+    def measure(self, seconds: float, temperature: float = 0.0) -> Costs:
         """What forwards take on this machine, measured for about so long; drops the sequence.
 
         Raises InvalidInputError in virtual time.

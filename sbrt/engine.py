@@ -202,15 +202,17 @@ class Engine:
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """[5 hidden]: what H-RAD sees at the last round's outcome. Needs keep_features or hrad."""
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad."""
         return self._scheduler.features()
 
-    def measure_costs(self, seconds: float) -> Costs:
+    def measure_costs(self, seconds: float, temperature: float = 0.0) -> Costs:
         """What forwards take on this machine, by rows, measured for about so many seconds.
+
+        temperature: of the choice that ends a forward.
 
         Raises InvalidInputError in simulated time; EngineError while a request is unfinished.
         """
-        return self._scheduler.measure_costs(seconds)
+        return self._scheduler.measure_costs(seconds, temperature)
 
     def close(self) -> None:
         """Drop everything and free threads and memory. May be called twice."""

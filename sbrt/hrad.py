@@ -1,7 +1,8 @@
 """The H-RAD classifier's file: three layers that say how much of an adopted tail will stand.
 
-A safetensors file of w1 [256, 5 hidden], b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose metadata
-name the gamma and the models it was trained for; it is refused for any other.
+A safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose
+metadata name the gamma and the models it was trained for; it is refused for any other. It reads
+5 hidden features of the target and the confidence of 16 nodes twice over (csrc/spec/hrad.h).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-FORMAT = "sbrt-hrad-1"
+FORMAT = "sbrt-hrad-2"
 BLOCKS = 5  # of the input: the last four layers and an embedding, each `hidden` wide
+TAIL = 16  # nodes of a tail whose confidence is read
 WIDTHS = (256, 64, 3)
+WIDE = "w1"  # nearly all of a file: kept as bfloat16, read once a round
 CLASSES = ("nothing", "some", "all")  # of the coming chain stands
 DEMO = "demo"  # instead of a path: the file that ships beside a draft of the demo pair
 FILE = "hrad.safetensors"
@@ -67,7 +70,10 @@ def short(value: object) -> str:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A file's contents. `counts`: training samples by class; `data`: sha256 of their file."""
+    """A file's contents, f32 (w1 as bf16 can say it).
+
+    `counts`: training samples by class; `data`: sha256 of their file.
+    """
 
     path: Path
     origin: Origin
@@ -81,7 +87,7 @@ class Classifier:
         return _core.Hrad(self.origin.hidden, *self.tensors.values())
 
     def logits(self, features: Array) -> Array:
-        """[n, 3] of features [n, 5 hidden], f32: the plain form of what the engine does."""
+        """[n, 3] of features [n, inputs], f32: the plain form of what the engine does."""
         import numpy as np
 
         t = self.tensors
@@ -93,8 +99,9 @@ class Classifier:
     def encode(self) -> bytes:
         """The bytes of its file: the same for the same contents."""
         counts = " ".join(map(str, self.counts))
+        kept = self.tensors | {WIDE: bfloat16(self.tensors[WIDE])}
         more = {"format": FORMAT, "counts": counts, "data": self.data}
-        return encode(self.tensors, self.origin.metadata() | more)
+        return encode(kept, self.origin.metadata() | more)
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises OSError."""
@@ -107,7 +114,9 @@ def load(path: Path) -> Classifier:
     origin = read_origin(file, FORMAT)
     tensors = {}
     for name, shape in shapes(origin.hidden).items():
-        tensors[name] = file.array(name, "F32", shape)
+        tensors[name] = file.array(name, "BF16" if name == WIDE else "F32", shape)
+        if name == WIDE:
+            tensors[name] = widened(tensors[name])
         check_finite(f"{path}, tensor {name}", tensors[name])
     for name in file.tensors:
         if name not in tensors:
@@ -123,10 +132,30 @@ def open_existing(path: Path) -> TensorFile:
     return open_file(path)
 
 
+def bfloat16(values: Array) -> NDArray[np.uint16]:
+    """The bits of finite numbers as bfloat16, ties to even."""
+    import numpy as np
+
+    bits = values.astype("<f4").view("<u4").astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+
+
+def widened(bits: NDArray[np.uint16]) -> Array:
+    """The numbers of those bits."""
+
+    found: Array = (bits.astype("<u4") << 16).view("<f4")
+    return found
+
+
+def inputs(hidden: int) -> int:
+    """Numbers that a classifier reads, for a target of that hidden size."""
+    return BLOCKS * hidden + 2 * TAIL
+
+
 def shapes(hidden: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor, in the order of a file."""
     found: dict[str, tuple[int, ...]] = {}
-    width = BLOCKS * hidden
+    width = inputs(hidden)
     for i, out in enumerate(WIDTHS, start=1):
         found |= {f"w{i}": (out, width), f"b{i}": (out,)}
         width = out

@@ -20,6 +20,8 @@ from .sampling import MAX_SEED
 from .simulate import Simulator, Sweep
 
 OWN_GAMMA = "c=gamma+1"
+DROP_COST = "how much likelier than not it must be that nothing stands (default: 1)"
+KEEP_COST = "how much likelier than not it must be that all of it stands (default: 1)"
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +45,20 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("samples", type=Path, metavar="X", help="of sbrt hrad collect")
+    add("samples", type=Path, nargs="+", metavar="X", help="of sbrt hrad collect, of one pair")
     add("--out", type=Path, required=True, metavar="H", help="where the classifier goes")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--epochs", type=int, default=hrad_train.EPOCHS, metavar="N", help="default: %(default)s")
     add("--rate", type=float, default=hrad_train.RATE, help="of learning (default: %(default)s)")
     add("--class-weights", action="store_true", help="let a rare class weigh as much as another")
+    add("--drop-cost", type=float, default=1.0, metavar="X", help=DROP_COST)
+    add("--keep-cost", type=float, default=1.0, metavar="X", help=KEEP_COST)
     parser.set_defaults(run=_train)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("samples", type=Path, metavar="X", help="of sbrt hrad collect")
+    add("samples", type=Path, nargs="+", metavar="X", help="of sbrt hrad collect, as for train")
     add("--hrad", required=True, metavar="H|demo", help="of sbrt hrad train")
     flags.add_pair_flags(parser)
     _add_prompts(parser, required=False)
@@ -112,8 +116,10 @@ def _train(args: argparse.Namespace) -> int:
         epochs=integer("--epochs", args.epochs, 1, 10_000),
         rate=number("--rate", args.rate, 0, 1),
         weighted=args.class_weights,
+        drop_cost=number("--drop-cost", args.drop_cost, 1e-3, 1e3),
+        keep_cost=number("--keep-cost", args.keep_cost, 1e-3, 1e3),
     )
-    samples = hrad_data.load_samples(args.samples)
+    samples = _samples(args)
     print(f"{len(samples.labels)} samples: {hrad.described(hrad.counted(samples.labels))}")
     classifier, best = hrad_train.train(samples, args.out, plan, _say)
     classifier.save()
@@ -133,7 +139,7 @@ def _eval(args: argparse.Namespace) -> int:
     check_writable("--json", args.json)
     method = methods.parse("specbranch", hrad=args.hrad)
     classifier = hrad.load(hrad.locate(method, flags.draft_folder(args)))
-    samples = hrad_data.load_samples(args.samples)
+    samples = _samples(args)
     judgement = hrad_eval.judge(classifier, samples)
     line, said = judgement.line(), [judgement.text()]
     identical = True
@@ -164,6 +170,10 @@ def _weigh(
             return hrad_eval.weigh(simulator, classifier, prompts)
     finally:
         bar.close()
+
+
+def _samples(args: argparse.Namespace) -> hrad_data.Samples:
+    return hrad_data.joined([hrad_data.load_samples(path) for path in args.samples])
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

@@ -16,7 +16,7 @@ from . import methods
 from .engine import Engine
 from .errors import EngineError, InvalidInputError
 from .files import write_file
-from .hrad import BLOCKS, CLASSES, Origin, check_finite, open_existing, read_origin
+from .hrad import CLASSES, Origin, check_finite, inputs, open_existing, read_origin
 from .methods import Method
 from .safetensors_file import encode
 from .sampling import MAX_SEED, SamplingParams
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = "sbrt-hrad-samples-1"
+FORMAT = "sbrt-hrad-samples-2"
 HELD_OUT = 5  # every fifth prompt
 
 Progress = Callable[[int, int, str], None]  # (prompts done, in all, the next one)
@@ -34,7 +34,7 @@ Progress = Callable[[int, int, str], None]  # (prompts done, in all, the next on
 
 @dataclass(frozen=True)
 class Samples:
-    """features [n, 5 hidden] f16, labels [n] u8, prompts [n] i64: the prompt of each, by number.
+    """features [n, inputs] f16, labels [n] u8, prompts [n] i64: the prompt of each, by number.
 
     digests: [prompts] i64, one for each prompt's text. data: sha256 of the whole.
     """
@@ -77,7 +77,7 @@ def load_samples(path: Path) -> Samples:
     origin = read_origin(file, FORMAT)
     found = Samples(
         origin,
-        features=file.array("features", "F16", (None, BLOCKS * origin.hidden)),
+        features=file.array("features", "F16", (None, inputs(origin.hidden))),
         labels=file.array("labels", "U8", (None,)),
         prompts=file.array("prompts", "I64", (None,)),
         digests=file.array("digests", "I64", (None,)),
@@ -93,6 +93,33 @@ def load_samples(path: Path) -> Samples:
     _check_below(f"{path}, tensor prompts", found.prompts, len(found.digests))
     check_finite(f"{path}, tensor features", found.features)
     return found
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """All samples of one pair and gamma, at whatever temperatures; a prompt counts once.
+
+    The origin's temperature is the highest. Raises InvalidInputError where the pairs differ.
+    """
+    import numpy as np
+
+    first = parts[0]
+    for part in parts[1:]:
+        first.origin.check_same("samples", part.origin)
+    if len(parts) == 1:
+        return first
+    digests, place = np.unique(
+        np.concatenate([part.digests for part in parts]), return_inverse=True
+    )
+    starts = np.cumsum([0, *(len(part.digests) for part in parts)])
+    return Samples(
+        replace(first.origin, temperature=max(part.origin.temperature for part in parts)),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(
+            [place[start + part.prompts] for start, part in zip(starts, parts, strict=False)]
+        ).astype(np.int64),
+        digests,
+    )
 
 
 def digest_of(prompt: str) -> int:
@@ -174,7 +201,7 @@ def collect(
 def _run(
     engine: Engine, ids: list[int], params: SamplingParams, method: Method
 ) -> tuple[list[NDArray[np.float16]], list[Round]]:
-    """Features [5 hidden] after each round of one answer but the last, and its rounds."""
+    """Features [inputs] after each round of one answer but the last, and its rounds."""
     import numpy as np
 
     engine.add_request("collect", ids, params, method=method)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInputError
-from .hrad import CLASSES, WIDTHS, Classifier, check_finite, counted, shapes
+from .hrad import (
+    CLASSES,
+    WIDE,
+    WIDTHS,
+    Classifier,
+    bfloat16,
+    check_finite,
+    counted,
+    shapes,
+    widened,
+)
 from .hrad_data import HELD_OUT, Samples
 
 if TYPE_CHECKING:
@@ -32,12 +42,19 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. weighted: a rare class weighs as much as a common one."""
+    """How to train. weighted: a rare class weighs as much as a common one.
+
+    drop_cost: how many times likelier than not "nothing" must be to be said: a tail that is dropped
+    and would have stood costs time, one that is kept and falls costs rollbacks. keep_cost: "all"
+    likewise. Both go into the last layer's biases, by their logarithms.
+    """
 
     seed: int = 0
     epochs: int = EPOCHS
     rate: float = RATE
     weighted: bool = False
+    drop_cost: float = 1.0
+    keep_cost: float = 1.0
 
 
 def train(
@@ -47,6 +64,8 @@ def train(
 
     Raises InvalidInputError: no torch, or too few prompts to hold some out.
     """
+    import numpy as np
+
     torch = require()
     held = torch.from_numpy(samples.held_out())
     if held.all() or not held.any():
@@ -63,6 +82,8 @@ def train(
         criterion = torch.nn.CrossEntropyLoss(weight)
         best, state = _epochs(net, criterion, (x[~held], y[~held]), (x[held], y[held]), plan, say)
     tensors = dict(zip(shapes(samples.origin.hidden), state, strict=True))
+    tensors[WIDE] = widened(bfloat16(tensors[WIDE]))
+    tensors["b3"] = tensors["b3"] - np.log([plan.drop_cost, 1, plan.keep_cost]).astype(np.float32)
     for name, values in tensors.items():
         check_finite(f"training, tensor {name}", values)
     return Classifier(path, samples.origin, tensors, counts, samples.data), best

@@ -79,12 +79,14 @@ def run(args: argparse.Namespace) -> int:
     return max(map(compare.verdict, reports.values()))
 
 
-def measured_costs(engine: Engine, seconds: float = SECONDS) -> dict[str, Any]:
+def measured_costs(
+    engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
+) -> dict[str, Any]:
     """A cost file of this machine: us by rows, alone and beside the other lane; host us a round.
 
     Without a draft t is T: what drafts is then as dear as the target.
     """
-    found = engine.measure_costs(seconds)
+    found = engine.measure_costs(seconds, temperature)
     has_draft = found.draft[0] > 0
     drafts = (found.draft, found.draft_overlapped) if has_draft else (found.target,) * 2
     alone, beside = _by_rows(found.target, ROWS), _by_rows(found.target_overlapped, ROWS)
@@ -94,7 +96,7 @@ def measured_costs(engine: Engine, seconds: float = SECONDS) -> dict[str, Any]:
         "t": t,
         "T_overlapped": beside,
         "t_overlapped": t_beside,
-        "round_us": _round_us(engine, found),
+        "round_us": _round_us(engine, found, temperature),
         "devices": "shared",
     }
 
@@ -132,7 +134,7 @@ def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> Report:
     if args.costs is not None:
         return _simulated(config, pair, read_costs(args.costs), given, prompts, params)
     with Engine(config, pair=pair, methods=given) as engine:
-        costs = measured_costs(engine)
+        costs = measured_costs(engine, temperature=params.temperature)
     if args.save_costs is not None:
         write_file(args.save_costs, f"{json.dumps(costs, indent=1)}\n".encode())
         print(f"wrote {args.save_costs}", file=sys.stderr)
@@ -176,9 +178,9 @@ def _by_rows(ns: Sequence[int], rows: Sequence[int]) -> dict[str, float]:
     return {str(n): ns[n - 1] / 1e3 for n in rows}
 
 
-def _round_us(engine: Engine, found: Costs) -> float:
+def _round_us(engine: Engine, found: Costs, temperature: float) -> float:
     """What a round of plain decoding takes beyond its forward."""
-    params = SamplingParams(temperature=0.0, max_tokens=128, ignore_eos=True)
+    params = SamplingParams(temperature=temperature, seed=0, max_tokens=128, ignore_eos=True)
     rounds = []
     for _ in range(5):
         [output] = engine.generate([0] * 64, params, method="none")

@@ -31,7 +31,8 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
-NUMPY = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "U8": "<u1"}  # what `encode` and `array` know
+# What `encode` and `array` know; numpy has bfloat16 only as its bits.
+NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1"}
 
 
 @dataclass(frozen=True)

@@ -116,18 +116,18 @@ class Scheduler:
             return [Round(*entry) for entry in self.runtime.rounds()]
 
     def features(self) -> NDArray[np.float32]:
-        """[5 hidden]: what H-RAD sees at the last round's outcome."""
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
         with self._lock:
             return self.runtime.features()
 
-    def measure_costs(self, seconds: float) -> Costs:
+    def measure_costs(self, seconds: float, temperature: float) -> Costs:
         """Of forwards; raises EngineError while a request is in flight."""
         with self._turn():
             self._taken()
             if self.live():
                 raise EngineError("measure_costs: expected no unfinished request, got one")
             self._wait_until_idle(self.runtime)
-            return self.runtime.measure(seconds)
+            return self.runtime.measure(seconds, temperature)
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""

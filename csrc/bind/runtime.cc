@@ -168,8 +168,11 @@ void bind_runtime(py::module_& m) {
       .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
       .def(
           "measure",
-          [](Runtime& r, double seconds) { return std::make_shared<Costs>(r.measure(seconds)); },
-          py::arg("seconds"), py::call_guard<py::gil_scoped_release>())
+          [](Runtime& r, double seconds, float temperature) {
+            return std::make_shared<Costs>(r.measure(seconds, temperature));
+          },
+          py::arg("seconds"), py::arg("temperature") = 0.0f,
+          py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("tuned", &tuned_of,
                              "[(rounds, tokens per second expected)] of each policy that may be "
                              "chosen, of the last sequence.")

@@ -21,9 +21,9 @@ void check_shape(const RingShape& s) {
   check_within("ring: capacity", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.capacity);
 }
 
-KvRing::KvRing(const RingShape& shape, bool debug)
-    : shape_(shape), debug_(debug), panels_((shape.slots() + kKeyPanel - 1) / kKeyPanel) {
+KvRing::KvRing(const RingShape& shape, bool debug) : shape_(shape), debug_(debug) {
   check_shape(shape);
+  panels_ = (shape.slots() + kKeyPanel - 1) / kKeyPanel;
   const int64_t heads = checked_mul(shape.layers, shape.kv_heads);
   const auto floats = [&](int64_t slots) {
     const int64_t n = checked_mul(checked_mul(heads, slots), shape.head_dim);

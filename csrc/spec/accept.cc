@@ -126,8 +126,8 @@ Outcome walk_by_chance(Control& c, const Place& place) {
   out.node = out.n = out.path[0] = 0;
   out.branch = -1;
   for (;;) {
-    out.y = c.choice[out.node].token;
     out.error = c.choice[out.node].error;
+    out.y = 0;
     if (out.error) return out;
     const Candidate taken = decide(c, out.node, place);
     out.y = taken.token;

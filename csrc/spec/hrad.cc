@@ -14,10 +14,21 @@ void relu(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = std::max(x[i], 0.0f);
 }
 
+// Of the nodes of a path in a row, those at whose parents the draft left a law.
+void read_confidence(const Branch* tail, float* x) {
+  std::fill_n(x, 2 * kHradTail, 0.0f);
+  if (!tail) return;
+  for (int j = 1; j <= std::min<int>(tail->size, kHradTail); ++j) {
+    const Law& law = tail->law[tail->parent[j]];
+    x[j - 1] = law.q > 0 ? std::max(std::log(law.q), kLeastLog) : kLeastLog;
+    x[kHradTail + j - 1] = std::max(law.lp[0], kLeastLog);
+  }
+}
+
 }  // namespace
 
 Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                        int64_t out, int64_t in) {
+                        int64_t out, int64_t in, DType storage) {
   check<InvalidInput>(
       w.size() == static_cast<size_t>(out * in) && b.size() == static_cast<size_t>(out),
       "hrad: layer ", name, ": expected ", out, " x ", in, " weights and ", out, " biases but got ",
@@ -26,7 +37,7 @@ Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std
   check<InvalidInput>(
       std::all_of(w.begin(), w.end(), finite) && std::all_of(b.begin(), b.end(), finite),
       "hrad: layer ", name, ": expected finite weights");
-  Layer made{PackedMatrix(DType::f32, out, in), b};
+  Layer made{PackedMatrix(storage, out, in), b};
   made.matrix.pack(0, TensorView{w.data(), DType::f32, {out, in}, 2});
   return made;
 }
@@ -34,15 +45,16 @@ Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std
 Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
-  first_ = layer("1", w.w1, w.b1, kHradInner, kFeatureBlocks * hidden);
-  second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner);
-  third_ = layer("3", w.w3, w.b3, 3, kHradNarrow);
+  first_ = layer("1", w.w1, w.b1, kHradInner, inputs(hidden),
+                 DType::bf16);  // read once a round, from afar
+  second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner, DType::f32);
+  third_ = layer("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
 }
 
 void Hrad::apply(const Layer& l, const float* x, float* y) const {
   const int64_t out = l.matrix.out();
   kernels_.matmul({.panels = l.matrix.panels(),
-                   .packing = Packing::f32,
+                   .packing = l.matrix.packing(),
                    .in = l.matrix.in(),
                    .out = out,
                    .x = x,
@@ -71,7 +83,7 @@ Cut Hrad::classify(const float* x, float* scratch) const {
   return static_cast<Cut>(std::max_element(out, out + 3) - out);
 }
 
-void read_normalised(const Lane& lane, int row, int32_t token, float* x) {
+void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x) {
   const int64_t width = lane.feature_width();
   lane.read_features(row, token, x);
   for (float* block = x; block < x + kFeatureBlocks * width; block += width) {
@@ -81,6 +93,7 @@ void read_normalised(const Lane& lane, int row, int32_t token, float* x) {
         1.0f / (static_cast<float>(std::sqrt(squares / static_cast<double>(width))) + kLeast);
     for (int64_t i = 0; i < width; ++i) block[i] *= scale;
   }
+  read_confidence(tail, x + kFeatureBlocks * width);
 }
 
 }  // namespace sbrt

@@ -1,7 +1,9 @@
-// H-RAD: a small classifier that says, from the target's newest features, how much of an adopted tail
-// will stand: nothing, some of it, all of it (SpecBranch, arXiv 2506.01979).
+// H-RAD: a small classifier that says, from the target's newest features and the draft's confidence,
+// how much of an adopted tail will stand: nothing, some of it, all of it (SpecBranch, arXiv 2506.01979;
+// that the classifier itself reads the confidence is ours: which tail it is, the features do not know).
 //
-// x [5 hidden], every block of `hidden` divided by its root mean square
+// x [5 hidden + 2 kHradTail]: blocks of `hidden` divided by their root mean square; then of the tail's
+// first nodes log q, and the logarithm of the calibrated confidence, no less than kLeastLog, 0 behind its end
 //   -> relu(W1 x + b1) [256] -> relu(W2 . + b2) [64] -> W3 . + b3 [3]
 #pragma once
 
@@ -14,12 +16,14 @@
 namespace sbrt {
 
 constexpr int kHradInner = 256, kHradNarrow = 64;
+constexpr int kHradTail = 16;  // nodes of a tail whose confidence is read
+constexpr float kLeastLog = -8.0f;
 
 // How much of an adopted tail becomes the chain.
 enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
 
 struct HradWeights {
-  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]
+  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is kept as bf16
 };
 
 class Hrad {
@@ -28,6 +32,7 @@ class Hrad {
   Hrad(int64_t hidden, const HradWeights& weights);
 
   int64_t hidden() const { return hidden_; }
+  static int64_t inputs(int64_t hidden) { return kFeatureBlocks * hidden + 2 * kHradTail; }
   // Scores of the three cuts. `scratch`: [kHradInner + kHradNarrow].
   void scores(const float* x, float* scratch, float out[3]) const;
   Cut classify(const float* x, float* scratch) const;
@@ -38,7 +43,7 @@ class Hrad {
     std::vector<float> bias;
   };
   static Layer layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                     int64_t out, int64_t in);
+                     int64_t out, int64_t in, DType storage);
   void apply(const Layer& layer, const float* x, float* y) const;
 
   int64_t hidden_;
@@ -46,7 +51,7 @@ class Hrad {
   Layer first_, second_, third_;
 };
 
-// Features of one outcome, as the classifier reads them: [kFeatureBlocks * hidden].
-void read_normalised(const Lane& lane, int row, int32_t token, float* x);
+// What the classifier reads of an outcome: [Hrad::inputs(hidden)]. `tail`: null after a miss.
+void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x);
 
 }  // namespace sbrt

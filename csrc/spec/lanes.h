@@ -24,7 +24,7 @@ struct SelectArgs {
   int64_t* round;      // the round that select ends; only select moves it
   const Lane* target;  // whose features are read
   const Hrad* hrad;    // null: nobody asks
-  float* features;     // [kFeatureBlocks, hidden] of the last outcome, normalised; null: not kept
+  float* features;     // [Hrad::inputs(hidden)] of the last outcome; null: not kept
   float* scratch;      // of hrad
   Place place;         // working memory; without any in an engine that was not built for rejection
 };

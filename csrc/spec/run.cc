@@ -47,32 +47,50 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     return !live_ || (max_rounds > 0 && done == max_rounds) ||
            (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
   };
-  for (int64_t done = 0, began = -1; !stops(done); ++done) {
+  const auto start = [&] {
+    const RoundShape how = shape();
+    // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
+    drafted_ = how.burst + how.gamma > 0;
+    if (tuned_ && !drafted_ && round_ == committed_round_) {
+      control_->draft_nodes = Mask::none();
+      control_->branch_count = control_->draft_idle = 0;
+    }
+    price_lanes(how);
+    enqueue_round(++round_, how, target, draft.get(), fences_);
+  };
+  for (int64_t done = 0, since = -1; !stops(done); ++done) {
     if (round_ == committed_round_) {
       if (tuned_ && !tune(until)) break;
-      began = now();
-      const RoundShape how = shape();
-      // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
-      drafted_ = how.burst + how.gamma > 0;
-      if (tuned_ && !drafted_) {
-        control_->draft_nodes = Mask::none();
-        control_->branch_count = control_->draft_idle = 0;
-      }
-      price_lanes(how);
+      since = now();
       bound_rows();
-      enqueue_round(++round_, how, target, draft.get(), fences_);
+      start();
     }
-    if (!reach(fences_.verify_done, round_, until)) break;
+    if (round_ == committed_round_ + 1 && done + 1 != max_rounds && may_run_ahead()) start();
+    if (!reach(fences_.verify_done, committed_round_ + 1, until)) break;
     exec_->rethrow();
     if (config_.costs) exec_->spend(config_.costs->round);
-    committed_round_ = round_;
     const int64_t before = emitted_;
-    commit(round_);
+    commit(++committed_round_);
+    const int64_t end = now();
     if (tuned_)  // a round that an earlier call began took nobody knows how long
-      tuner_->saw(emitted_ - before, began < 0 ? 0 : now() - began);
+      tuner_->saw(emitted_ - before, since < 0 ? 0 : end - since);
+    since = end;
   }
   stats_.decode_ns += now() - begin;
   if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
+}
+
+// Whether the next round may be enqueued before the record of the last one is read: its shape does
+// not depend on that outcome, nobody wants to look in between, and the sequence cannot reach its
+// limit before. A stop that the host finds leaves a round behind that nobody reads.
+bool Runtime::may_run_ahead() {
+  const Policy& p = control_->policy;
+  const int burst = p.on_miss == kBurst ? p.burst : 0;
+  if (burst > 0 && (p.gamma > 0 || !missed_)) return false;
+  if (config_.sim || config_.keep_features) return false;
+  const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
+  if (emitted_ + 2 * most > control_->limit - prompt_) return false;
+  return !tuned_ || tuner_->stays();
 }
 
 // Feeds the prompt; false if the time is over first. Two pieces are in flight, so that no lane is
@@ -112,7 +130,7 @@ bool Runtime::tune(int64_t until) {
   }
   tuner_->next(c);
   constexpr int64_t kBehind = 8;  // what rides along in a burst
-  const bool drafts = c.policy.gamma > 0 || c.policy.on_miss == kBurst;
+  const bool drafts = kind_of(c.policy) >= ArmKind::serial;
   return !drafts || drafted_ || c.head - c.draft_have <= kBehind || catch_draft_up(until);
 }
 

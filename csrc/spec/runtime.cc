@@ -109,7 +109,7 @@ void Runtime::make_features() {
   if (config_.hrad)
     check<InvalidInput>(config_.hrad->hidden() == width, "hrad: made for a target of hidden size ",
                         config_.hrad->hidden(), ", this one's is ", width);
-  features_ = Buffer<float>(kFeatureBlocks * width);
+  features_ = Buffer<float>(Hrad::inputs(width));
   hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
 }
 

@@ -94,12 +94,13 @@ class Runtime {
   const Trace* draft_trace() const { return trace_of(draft_); }
   const RuntimeConfig& config() const { return config_; }
   // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
-  // the sequence in flight. Throws InvalidInput in virtual time.
-  Costs measure(double seconds);
+  // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in
+  // virtual time.
+  Costs measure(double seconds, float temperature = 0);
   // What `auto` knows of its policies; null if the engine was not built for it.
   const Tuner* tuner() const { return tuner_.get(); }
-  // What H-RAD reads, of the last outcome: [kFeatureBlocks * hidden]. Throws InvalidInput if they
-  // are not kept.
+  // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if
+  // they are not kept.
   std::vector<float> features() const;
   int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
 
@@ -114,7 +115,7 @@ class Runtime {
   void warm_up();
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
-  void make_trunk();
+  void make_trunk(float temperature);
   double seconds_of(LaneUnit& unit, int width, int forwards);
   std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
   double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
@@ -128,6 +129,7 @@ class Runtime {
   void bound_rows();
   bool prefilled(int64_t until);
   void run_rounds(int64_t max_rounds, int64_t until);
+  bool may_run_ahead();
   bool reach(Event& event, int64_t value, int64_t until);
   void settle_down();
   void commit(int64_t round);

@@ -15,8 +15,8 @@ Outcome walk(const Chain& chain, const Choice* choice) {
   out.node = out.n = out.path[0] = 0;
   out.branch = -1;
   for (;;) {
-    out.y = choice[out.node].token;
     out.error = choice[out.node].error;
+    out.y = out.error ? 0 : choice[out.node].token;  // some token: a round ahead may read it
     const int next = out.error ? 0 : child(chain, out.node, out.y);
     if (next == 0) return out;
     out.node = next;
@@ -51,11 +51,11 @@ void sharpen(Control& c) {
   }
 }
 
-// What H-RAD says of the tail of the branch that was hit, by the target's newest features.
-Cut cut_of(const SelectArgs& args) {
+// What H-RAD says of the tail of the branch that was hit.
+Cut cut_of(const SelectArgs& args, const Branch* tail) {
   const Control& c = *args.control;
   if (!args.features) return Cut::confident;
-  read_normalised(*args.target, c.outcome.node, c.outcome.y, args.features);
+  read_features(*args.target, c.outcome.node, c.outcome.y, tail, args.features);
   if (!args.hrad || !c.policy.hrad) return Cut::confident;
   return args.hrad->classify(args.features, args.scratch);
 }
@@ -182,8 +182,9 @@ void select(const SelectArgs& args, Worker) {
   count_committed(c);
   c.outcome.branch = find_branch(c, o);
   const bool hit = o.branch >= 0;
-  const Cut cut = o.error ? Cut::confident : cut_of(args);
-  hang_chain(c, hit ? &c.branches[o.branch] : nullptr, cut, room_below(c));
+  const Branch* tail = hit ? &c.branches[o.branch] : nullptr;
+  const Cut cut = o.error ? Cut::confident : cut_of(args, tail);
+  hang_chain(c, tail, cut, room_below(c));
   const uint32_t lost = discarded(c, siblings, c.chain.size);
   if (!hit && c.policy.on_miss == kLookup && !o.error) hang_lookup(c, room_below(c));
   c.lost = 0;

@@ -56,7 +56,7 @@ void Tuner::begin(const Control& c) {
     arms_[i].recent = {};
     arms_[i].weight = 0;
     arms_[i].rounds = 0;
-    if (arms_[i].kind == ArmKind::lookup) lookups_[i].begin(c);
+    if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c);
   }
   stay_ = 0;
   trying_ = false;
@@ -86,7 +86,8 @@ int Tuner::best_depth(const Policy& p) const {
 }
 
 // A tree catches second choices too. A round after a miss has a short chain or none.
-Yield Tuner::overlapped_forecast(const Policy& p) const {
+Yield Tuner::overlapped_forecast(const Arm& arm) const {
+  const Policy& p = arm.policy;
   const int depth = std::min(p.gamma, PathReplay::kDepth);
   const int outcomes = std::max(1, p.branches / (depth + 1));
   const double ready = path_.coverage(1 + outcomes);
@@ -99,22 +100,22 @@ Yield Tuner::overlapped_forecast(const Policy& p) const {
                (p.gamma + 1.0) * static_cast<double>(costs_.overlapped.draft[step]));
   const double before = burst * static_cast<double>(costs_.overlapped.draft[p.burst_width]);
   const double hit = 1 + (path_.tokens(depth) - 1) * wider;
-  return {ready * hit + (1 - ready) * path_.tokens(burst),
+  const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
+  return {ready * hit + (1 - ready) * after,
           beside + (1 - ready) * before + static_cast<double>(costs_.round)};
 }
 
 Yield Tuner::forecast(const Arm& arm) const {
   if (arm.kind == ArmKind::plain) return {1, plain_ns()};
   if (arm.kind == ArmKind::lookup) {
-    const LookupReplay& played = lookups_[&arm - arms_.data()];
-    const double rows = played.rows();
+    const double rows = played(arm).rows();
     const int low = std::min(static_cast<int>(rows), kMaxRows - 1);
     const double at_low = static_cast<double>(costs_.alone.target[low]);
     const double at_high = static_cast<double>(costs_.alone.target[low + 1]);
-    return {played.tokens(),
+    return {played(arm).tokens(),
             at_low + (at_high - at_low) * (rows - low) + static_cast<double>(costs_.round)};
   }
-  if (arm.kind == ArmKind::overlapped) return overlapped_forecast(arm.policy);
+  if (arm.kind == ArmKind::overlapped) return overlapped_forecast(arm);
   return serial_forecast(arm.policy, best_depth(arm.policy));
 }
 
@@ -180,7 +181,7 @@ void Tuner::look_around(const Control& c) {
   if (has_news_ || arms_[current_].kind >= ArmKind::serial) path_.read(c);
   has_news_ = false;
   for (size_t i = 0; i < arms_.size(); ++i)
-    if (arms_[i].kind == ArmKind::lookup) lookups_[i].read(c);
+    if (arms_[i].policy.on_miss == kLookup) lookups_[i].read(c);
   learn();
   // What the draft has missed it must read first: that is spread over the rounds of a stay or two.
   constexpr double kRounds = 12;

@@ -51,6 +51,12 @@ class Tuner {
 
   // Before a round: the policy, and what its nodes are worth.
   void next(Control& control);
+  // Instead: whether the round after next may do without, as the policy stays; then that is that.
+  bool stays() {
+    if (stay_ <= 0) return false;
+    --stay_;
+    return true;
+  }
   // After a round of `tokens` tokens that took `ns` (0: not known).
   void saw(int64_t tokens, int64_t ns);
   // Whether the draft should read what it has missed, to see how it would have done; `behind` tokens.
@@ -66,7 +72,8 @@ class Tuner {
   double burst_ns(const Policy& policy, int depth) const;
   Yield serial_forecast(const Policy& policy, int depth) const;
   int best_depth(const Policy& policy) const;
-  Yield overlapped_forecast(const Policy& policy) const;
+  Yield overlapped_forecast(const Arm& arm) const;
+  const LookupReplay& played(const Arm& arm) const { return lookups_[&arm - arms_.data()]; }
   double expected_rate(const Arm& arm, double more_ns) const;
   double catch_up_ns(int64_t behind) const;
   bool is_hopeless(const Arm& arm) const;

@@ -70,10 +70,11 @@ void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
 }
 
 // A trunk as long as a short prompt, in both lanes.
-void Runtime::make_trunk() {
+void Runtime::make_trunk(float temperature) {
   constexpr int64_t kPrompt = 128;
   Request request;
   request.policy = {};
+  request.sampling.temperature = temperature;
   request.prompt.assign(std::min(kPrompt, config_.max_model_len / 2) + 1, 0);
   start_block(request);
   const auto prefill = [this](LaneUnit& unit, const Graph& graph, const int64_t& have) {
@@ -153,13 +154,14 @@ double Runtime::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& othe
   return typical(std::move(found));
 }
 
-Costs Runtime::measure(double seconds) {
+Costs Runtime::measure(double seconds, float temperature) {
   check_usable();
   check<InvalidInput>(!config_.sim, "costs: expected the cpu body, virtual time has its own");
   check_within("seconds", 0.0, 1e6, seconds);
+  check_within("temperature", 0.0f, 1e6f, temperature);
   end();
   settle_down();
-  make_trunk();
+  make_trunk(temperature);
   Costs costs;
   const std::vector<int> rows = up_to(kMaxRows);
   const std::vector<double> target = time_alone(target_, rows, seconds / 2);

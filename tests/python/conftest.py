@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sbrt import Engine, EngineConfig, SamplingParams, hrad
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
 from sbrt.methods import METHODS
 
 END = "<|endoftext|>"
@@ -159,6 +159,7 @@ def random_classifier(path, origin, favourite=None):
         name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
         for name, shape in hrad.shapes(origin.hidden).items()
     }
+    tensors["w1"] = hrad.widened(hrad.bfloat16(tensors["w1"]))  # as files keep it
     if favourite is not None:
         tensors["w3"][:] = 0
         tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
@@ -232,3 +233,33 @@ def interrupted_in(seconds):
 def ctrl_c():
     """`with ctrl_c(seconds)`: Ctrl-C after so long, which must be raised inside."""
     return interrupted_in
+
+
+@pytest.fixture(scope="session")
+def one_sentence():
+    """one_sentence(call, *words): it is refused in one that has these words; gives the sentence."""
+
+    def check(call, *words):
+        with pytest.raises(InvalidInputError) as caught:
+            call()
+        text = str(caught.value)
+        assert "\n" not in text
+        for word in words:
+            assert str(word) in text, text
+        return text
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def hrad_origin(folders):
+    """Of the tiny pair, gamma 7."""
+    return hrad.origin_of(7, *folders)
+
+
+@pytest.fixture
+def hrad_file(tmp_path, hrad_origin, make):
+    """A classifier's file of the tiny pair, gamma 7."""
+    classifier = make.classifier(tmp_path / "h.safetensors", hrad_origin)
+    classifier.save()
+    return classifier.path

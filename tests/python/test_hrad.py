@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sbrt import InvalidInputError, SamplingParams, cli, hrad, hrad_data, methods
+from sbrt import SamplingParams, cli, hrad, hrad_data, methods
 from sbrt.hrad_eval import confusion_of, judge, of_equal_rollback, unseen
 from sbrt.hrad_train import Plan, train
 from sbrt.measure import Tally
@@ -23,7 +23,7 @@ HIDDEN = 32  # of the tiny pair
 def samples_of(labels_from, prompts=20, each=50, hidden=4):
     """Features of five normal blocks; labels_from(features) -> labels."""
     rng = np.random.default_rng(1)
-    features = rng.standard_normal((prompts * each, 5 * hidden)).astype(np.float16)
+    features = rng.standard_normal((prompts * each, hrad.inputs(hidden))).astype(np.float16)
     labels = labels_from(features.astype(np.float32)).astype(np.uint8)
     origin = hrad.Origin(4, hidden, "t" * 64, "d" * 64)
     owners = np.repeat(np.arange(prompts, dtype=np.int64), each)
@@ -31,37 +31,14 @@ def samples_of(labels_from, prompts=20, each=50, hidden=4):
     return hrad_data.Samples(origin, features, labels, owners, digests)
 
 
-def one_sentence(call, *words):
-    with pytest.raises(InvalidInputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text, text
-    return text
-
-
-@pytest.fixture(scope="module")
-def origin(folders):
-    return hrad.origin_of(7, *folders)
-
-
-@pytest.fixture
-def file(tmp_path, origin, make):
-    """A classifier's file of the tiny pair, gamma 7."""
-    classifier = make.classifier(tmp_path / "h.safetensors", origin)
-    classifier.save()
-    return classifier.path
-
-
-def test_a_classifier_is_read_back(file, origin, make):
-    found = hrad.load(file)
-    assert (found.origin, found.counts, found.data) == (origin, (1, 2, 3), "d" * 64)
-    expected = make.classifier(file, origin).tensors
+def test_a_classifier_is_read_back(hrad_file, hrad_origin, make):
+    found = hrad.load(hrad_file)
+    assert (found.origin, found.counts, found.data) == (hrad_origin, (1, 2, 3), "d" * 64)
+    expected = make.classifier(hrad_file, hrad_origin).tensors
     assert list(found.tensors) == ["w1", "b1", "w2", "b2", "w3", "b3"]
     for name, value in expected.items():
         assert (found.tensors[name] == value).all()
-    assert found.encode() == file.read_bytes()
+    assert found.encode() == hrad_file.read_bytes()
 
 
 def test_samples_are_read_back(tmp_path):
@@ -76,12 +53,12 @@ def test_samples_are_read_back(tmp_path):
     assert found.data == samples.data
 
 
-def test_a_file_can_be_read_by_the_library(file):
+def test_a_file_can_be_read_by_the_library(hrad_file):
     from safetensors import safe_open
 
-    with safe_open(file, "np") as found:
-        assert found.metadata()["format"] == "sbrt-hrad-1"
-        assert found.get_tensor("w1").shape == (256, 5 * HIDDEN)
+    with safe_open(hrad_file, "pt") as found:
+        assert found.metadata()["format"] == "sbrt-hrad-2"
+        assert found.get_tensor("w1").shape == (256, hrad.inputs(HIDDEN))
 
 
 def wrong_tensor(name, change):
@@ -110,18 +87,18 @@ def spoiled(value, number):
     [
         (lambda t, m: encode({n: v for n, v in t.items() if n != "b2"}, m), ["b2", "none"]),
         (lambda t, m: encode({**t, "more": t["b3"]}, m), ["more", "no such tensor"]),
-        (wrong_tensor("w1", lambda v: v[:, 1:]), ["w1", "[256, 160]", "[256, 159]"]),
+        (wrong_tensor("w1", lambda v: v[:, 1:]), ["w1", "[256, 192]", "[256, 191]"]),
         (wrong_tensor("w3", lambda v: v.reshape(-1)), ["w3", "[3, 64]", "[192]"]),
         (wrong_tensor("b3", lambda v: v.astype(np.float16)), ["b3", "F32", "F16"]),
         (wrong_tensor("w2", lambda v: spoiled(v, np.nan)), ["w2", "finite"]),
         (wrong_tensor("b1", lambda v: spoiled(v, -np.inf)), ["b1", "finite"]),
-        (wrong_metadata(format="sbrt-hrad-2"), ["sbrt-hrad-1", "sbrt-hrad-2"]),
-        (wrong_metadata(format=None), ["sbrt-hrad-1", "None"]),
+        (wrong_metadata(format="sbrt-hrad-9"), ["sbrt-hrad-2", "sbrt-hrad-9"]),
+        (wrong_metadata(format=None), ["sbrt-hrad-2", "None"]),
         (wrong_metadata(gamma="0"), ["gamma", "1"]),
         (wrong_metadata(gamma="64"), ["gamma", "63"]),
         (wrong_metadata(gamma="x"), ["gamma", "'x'"]),
         (wrong_metadata(gamma="7" * 5000), ["gamma"]),
-        (wrong_metadata(hidden="31"), ["w1", "[256, 155]"]),
+        (wrong_metadata(hidden="31"), ["w1", "[256, 187]"]),
         (wrong_metadata(hidden=None), ["hidden", "None"]),
         (wrong_metadata(target=None), ["target"]),
         (wrong_metadata(draft=""), ["draft"]),
@@ -134,20 +111,20 @@ def spoiled(value, number):
         (lambda t, m: b"", ["8 bytes"]),
     ],
 )
-def test_a_malformed_file_is_refused(file, spoil, words):
-    found = open_file(file)
-    tensors = {n: found.array(n, "F32", e.shape) for n, e in found.tensors.items()}
-    file.write_bytes(spoil(tensors, found.metadata))
-    one_sentence(lambda: hrad.load(file), file, *words)
+def test_a_malformed_file_is_refused(hrad_file, spoil, words, one_sentence):
+    found = open_file(hrad_file)
+    tensors = {n: found.array(n, e.dtype, e.shape) for n, e in found.tensors.items()}
+    hrad_file.write_bytes(spoil(tensors, found.metadata))
+    one_sentence(lambda: hrad.load(hrad_file), hrad_file, *words)
 
 
-def test_metadata_of_another_kind_is_refused(file, make):
-    make.write_file(file, {"__metadata__": ["sbrt-hrad-1"]})
-    one_sentence(lambda: hrad.load(file), "sbrt-hrad-1")
+def test_metadata_of_another_kind_is_refused(hrad_file, make, one_sentence):
+    make.write_file(hrad_file, {"__metadata__": ["sbrt-hrad-2"]})
+    one_sentence(lambda: hrad.load(hrad_file), "sbrt-hrad-2")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe"])
-def test_what_is_no_file_is_refused(tmp_path, kind):
+def test_what_is_no_file_is_refused(tmp_path, kind, one_sentence):
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
@@ -157,6 +134,37 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
     one_sentence(lambda: hrad_data.load_samples(path), path, "none")
 
 
+def test_joined_samples_hold_out_the_same_prompts_of_every_file():
+    warm = samples_of(lambda x: x[:, 0] > 0, prompts=7)
+    warm = replace(warm, origin=replace(warm.origin, temperature=0.8))
+    cold = samples_of(lambda x: x[:, 0] > 0, prompts=12)  # the first 7 are the same ones
+    both = hrad_data.joined([cold, warm])
+    assert both.origin == warm.origin
+    assert len(both.labels) == len(cold.labels) + len(warm.labels)
+    assert sorted(both.digests) == sorted(cold.digests)
+    owners = both.digests[both.prompts]
+    assert (owners == np.concatenate([p.digests[p.prompts] for p in (cold, warm)])).all()
+    held = set(owners[both.held_out()])
+    assert held
+    assert not held & set(owners[~both.held_out()])
+
+
+def test_samples_of_another_pair_are_not_joined(one_sentence):
+    one = samples_of(lambda x: x[:, 0] > 0)
+    other = replace(one, origin=replace(one.origin, draft="e" * 64))
+    one_sentence(lambda: hrad_data.joined([one, other]), "draft", "e" * 12)
+
+
+def test_a_dear_class_is_said_less_often(tmp_path):
+    samples = samples_of(lambda x: x[:, 0] + np.random.default_rng(3).normal(size=len(x)) > 0)
+    said = []
+    for drop_cost in (0.2, 1.0, 5.0):
+        found, _ = train(samples, tmp_path / "h", Plan(epochs=2, drop_cost=drop_cost))
+        logits = found.logits(samples.features.astype(np.float32))
+        said.append(int((logits.argmax(1) == 0).sum()))
+    assert said[0] > said[1] > said[2]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -164,11 +172,11 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
         ({"labels": np.zeros(999, np.uint8)}, ["labels", "1000", "999"]),
         ({"prompts": np.full(1000, -1, np.int64)}, ["prompts", "-1"]),
         ({"prompts": np.full(1000, 20, np.int64)}, ["prompts", "20"]),
-        ({"features": np.full((1000, 20), np.nan, np.float16)}, ["features", "finite"]),
-        ({"features": np.zeros((1000, 21), np.float16)}, ["features", "20", "21"]),
+        ({"features": np.full((1000, 52), np.nan, np.float16)}, ["features", "finite"]),
+        ({"features": np.zeros((1000, 53), np.float16)}, ["features", "52", "53"]),
         (
             {
-                "features": np.zeros((0, 20), np.float16),
+                "features": np.zeros((0, 52), np.float16),
                 "labels": np.zeros(0, np.uint8),
                 "prompts": np.zeros(0, np.int64),
             },
@@ -176,15 +184,15 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
         ),
     ],
 )
-def test_malformed_samples_are_refused(tmp_path, change, words):
+def test_malformed_samples_are_refused(tmp_path, change, words, one_sentence):
     replace(samples_of(lambda x: x[:, 0] > 0), **change).save(tmp_path / "x")
     one_sentence(lambda: hrad_data.load_samples(tmp_path / "x"), *words)
 
 
-def test_a_classifier_is_no_samples_and_the_reverse(file, tmp_path):
-    one_sentence(lambda: hrad_data.load_samples(file), "sbrt-hrad-samples-1", "sbrt-hrad-1")
+def test_a_classifier_is_no_samples_and_the_reverse(hrad_file, tmp_path, one_sentence):
+    one_sentence(lambda: hrad_data.load_samples(hrad_file), "sbrt-hrad-samples-2", "sbrt-hrad-2")
     samples_of(lambda x: x[:, 0] > 0).save(tmp_path / "x")
-    one_sentence(lambda: hrad.load(tmp_path / "x"), "sbrt-hrad-1", "sbrt-hrad-samples-1")
+    one_sentence(lambda: hrad.load(tmp_path / "x"), "sbrt-hrad-2", "sbrt-hrad-samples-2")
 
 
 # --- labels ---
@@ -318,7 +326,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     assert files[0] != train(samples, tmp_path / "h", Plan(epochs=2, weighted=True))[0].encode()
 
 
-def test_training_needs_prompts_to_hold_out(tmp_path):
+def test_training_needs_prompts_to_hold_out(tmp_path, one_sentence):
     pytest.importorskip("torch", reason="training needs torch")
     one_sentence(lambda: train(samples_of(largest, prompts=4), tmp_path / "h", Plan()), "5", "4")
 
@@ -337,13 +345,13 @@ def test_samples_of_another_file_are_all_judged(tmp_path, make):
     assert (judgement.held_out, judgement.count) == (False, 1000)
 
 
-def test_samples_of_others_are_refused(tmp_path, make):
+def test_samples_of_others_are_refused(tmp_path, make, one_sentence):
     samples = samples_of(largest)
     given = make.classifier(tmp_path / "h", replace(samples.origin, gamma=5))
     one_sentence(lambda: judge(given, samples), "gamma 4", "5")
 
 
-def test_prompts_of_training_are_left_out(tmp_path, make):
+def test_prompts_of_training_are_left_out(tmp_path, make, one_sentence):
     samples = samples_of(largest)
     stranger = make.classifier(tmp_path / "h", samples.origin)
     own = replace(stranger, data=samples.data)

@@ -47,12 +47,12 @@ def opened(folders, origin, tmp_path, make):
 @pytest.mark.parametrize("hidden", [1, 7, 32, 300])
 def test_the_core_computes_what_python_computes(tmp_path, hidden, make):
     given = make.classifier(tmp_path / "h", hrad.Origin(4, hidden, "t", "d"))
-    x = np.random.default_rng(1).standard_normal((50, 5 * hidden), np.float32)
+    x = np.random.default_rng(1).standard_normal((50, hrad.inputs(hidden)), np.float32)
     expected = given.logits(x.astype(np.float64))
     for row, wanted in zip(x, expected, strict=True):
         found = np.array(given.core.logits(row))
-        # Three sums of at most 5 hidden + 256 + 64 products of order 1, each rounded to f32.
-        assert np.abs(found - wanted).max() < 2**-23 * (5 * hidden + 320) * 4
+        # Three sums of at most inputs + 256 + 64 products of order 1, each rounded to f32.
+        assert np.abs(found - wanted).max() < 2**-23 * (hrad.inputs(hidden) + 320) * 4
         assert given.core.classify(row) == found.argmax()
 
 
@@ -130,13 +130,36 @@ def test_features_are_five_blocks_of_unit_mean_square(folders, make):
             [output] = engine.step()
             if output.finished:
                 break
-            blocks = engine.features().reshape(5, HIDDEN)
+            blocks = engine.features()[: 5 * HIDDEN].reshape(5, HIDDEN)
             assert blocks.dtype == np.float32
             assert np.abs(np.sqrt((blocks**2).mean(1)) - 1).max() < 1e-3
             row = embedding[output.outputs[0].token_ids[-1]]
             assert np.abs(blocks[4] - row / np.sqrt((row**2).mean())).max() < 1e-4
             assert (blocks[0] == blocks[1]).all()  # two layers: the first is repeated
             assert (blocks[2] != blocks[3]).any()
+
+
+def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
+    """As many logarithms of probabilities as the tail has nodes; none after a miss."""
+    given = SpeculativeConfig(method=f"specbranch:gamma={GAMMA},epsilon=0", model=folders[1])
+    config = EngineConfig(folders[0], speculative=given, num_threads=1)
+    seen = {True: 0, False: 0}
+    with Engine(config, keep_features=True) as engine:
+        engine.add_request("a", "def quick(items):", GREEDY)
+        while engine.has_unfinished_requests():
+            [output] = engine.step()
+            if output.finished:
+                break
+            q, confidence = engine.features()[5 * HIDDEN :].reshape(2, hrad.TAIL)
+            is_hit = engine.rounds()[-1].is_hit
+            length = GAMMA if is_hit else 0
+            assert (q[:length] < 0).all()
+            assert (q[:length] >= -8).all()
+            assert (confidence[:length] <= 0).all()
+            assert (q[length:] == 0).all()
+            assert (confidence[length:] == 0).all()
+            seen[is_hit] += 1
+    assert all(seen.values())
 
 
 def test_features_do_not_depend_on_the_method(opened, prompts):
@@ -149,7 +172,9 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
             while engine.has_unfinished_requests():
                 [output] = engine.step()
                 if not output.finished:
-                    found[len(output.outputs[0].token_ids)] = engine.features()
+                    # How sure the draft was is the method's own.
+                    target = engine.features()[: 5 * HIDDEN]
+                    found[len(output.outputs[0].token_ids)] = target
             kept.append(found)
         both = kept[0].keys() & kept[1].keys()
         assert len(both) > 5

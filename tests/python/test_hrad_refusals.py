@@ -8,35 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbrt import Engine, InvalidInputError, SamplingParams, cli, demo_pair, hrad, methods
+from sbrt import Engine, SamplingParams, cli, demo_pair, hrad, methods
 from sbrt.fingerprint import SAMPLE, SAMPLES, fingerprint, sample_offsets
 from sbrt.simulate import Sweep
-
-
-def one_sentence(call, *words):
-    with pytest.raises(InvalidInputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert str(word) in text, text
-    return text
-
-
-@pytest.fixture(scope="module")
-def origin(folders):
-    return hrad.origin_of(7, *folders)
-
-
-@pytest.fixture
-def file(tmp_path, origin, make):
-    """A classifier's file of the tiny pair, gamma 7."""
-    classifier = make.classifier(tmp_path / "h.safetensors", origin)
-    classifier.save()
-    return classifier.path
-
-
-# --- fingerprints ---
 
 
 def test_a_fingerprint_tells_models_apart(tmp_path, make):
@@ -78,37 +52,37 @@ def engine_of(folders, method, **fields):
     return Engine.from_pretrained(*folders, speculative=speculative, num_threads=1)
 
 
-def test_an_engine_refuses_another_gamma(folders, file):
-    method = f"specbranch:gamma=4,hrad={file}"
-    one_sentence(lambda: engine_of(folders, method), file, "gamma 4", "7")
-    call = lambda: engine_of(folders, "specbranch", hrad=file, num_speculative_tokens=4)  # noqa: E731
-    one_sentence(call, file, "gamma 4", "7")
+def test_an_engine_refuses_another_gamma(folders, hrad_file, one_sentence):
+    method = f"specbranch:gamma=4,hrad={hrad_file}"
+    one_sentence(lambda: engine_of(folders, method), hrad_file, "gamma 4", "7")
+    call = lambda: engine_of(folders, "specbranch", hrad=hrad_file, num_speculative_tokens=4)  # noqa: E731
+    one_sentence(call, hrad_file, "gamma 4", "7")
 
 
 @pytest.mark.parametrize("which", ["target", "draft", "hidden"])
-def test_an_engine_refuses_another_pair(folders, file, origin, which, make):
+def test_an_engine_refuses_another_pair(folders, hrad_file, hrad_origin, which, make, one_sentence):
     change = {"hidden": 16} if which == "hidden" else {which: "0" * 64}
-    make.classifier(file, replace(origin, **change)).save()
-    one_sentence(lambda: engine_of(folders, f"specbranch:hrad={file}"), file, which)
+    make.classifier(hrad_file, replace(hrad_origin, **change)).save()
+    one_sentence(lambda: engine_of(folders, f"specbranch:hrad={hrad_file}"), hrad_file, which)
 
 
-def test_an_engine_refuses_two_files_and_none(folders, file, tmp_path):
+def test_an_engine_refuses_two_files_and_none(folders, hrad_file, tmp_path, one_sentence):
     other = tmp_path / "other"
-    other.write_bytes(file.read_bytes())
-    given = [methods.parse(f"specbranch:gamma=7,hrad={path}") for path in (file, other)]
-    one_sentence(lambda: hrad.load_for(given, *folders), "one file", file, other)
+    other.write_bytes(hrad_file.read_bytes())
+    given = [methods.parse(f"specbranch:gamma=7,hrad={path}") for path in (hrad_file, other)]
+    one_sentence(lambda: hrad.load_for(given, *folders), "one file", hrad_file, other)
     one_sentence(lambda: hrad.load_for(given[:1], folders[0], None), "draft", "none")
     one_sentence(lambda: hrad.load_for(given[:1], folders[0], None, random=True), "random")
     one_sentence(lambda: engine_of(folders, f"specbranch:hrad={other}x"), "otherx")
 
 
-def test_a_request_refuses_what_the_engine_was_not_built_for(engine, file):
+def test_a_request_refuses_what_the_engine_was_not_built_for(engine, hrad_file, one_sentence):
     params = SamplingParams(max_tokens=4)
-    method = f"specbranch:gamma=4,hrad={file}"
-    one_sentence(lambda: engine.generate("a", params, method=method), "hrad off", file)
+    method = f"specbranch:gamma=4,hrad={hrad_file}"
+    one_sentence(lambda: engine.generate("a", params, method=method), "hrad off", hrad_file)
 
 
-def test_demo_is_the_file_beside_a_demo_draft(folders):
+def test_demo_is_the_file_beside_a_demo_draft(folders, one_sentence):
     method = methods.parse("specbranch:hrad=demo")
     for name in (demo_pair.DRAFT, demo_pair.POOR):
         folder = demo_pair.FOLDER / name
@@ -117,18 +91,18 @@ def test_demo_is_the_file_beside_a_demo_draft(folders):
     one_sentence(lambda: hrad.locate(method, None), "hrad=demo")
 
 
-def test_gamma_is_the_file_s_where_none_is_given(file):
+def test_gamma_is_the_file_s_where_none_is_given(hrad_file):
     def fitted(text, gamma=None):
         return hrad.fitted(methods.parse(text, gamma=gamma or 4), gamma, None).gamma
 
-    assert fitted(f"specbranch:hrad={file}") == 7
-    assert fitted(f"specbranch:hrad={file}", gamma=5) == 5  # to be refused
-    assert fitted(f"specbranch:gamma=3,hrad={file}") == 3
+    assert fitted(f"specbranch:hrad={hrad_file}") == 7
+    assert fitted(f"specbranch:hrad={hrad_file}", gamma=5) == 5  # to be refused
+    assert fitted(f"specbranch:gamma=3,hrad={hrad_file}") == 3
     assert fitted("specbranch") == 4
 
 
-def test_a_sweep_keeps_the_gamma_of_a_classifier(file):
-    method = hrad.fitted(methods.parse(f"specbranch:hrad={file}"), None, None)
+def test_a_sweep_keeps_the_gamma_of_a_classifier(hrad_file):
+    method = hrad.fitted(methods.parse(f"specbranch:hrad={hrad_file}"), None, None)
     sweep = Sweep(c=16)
     assert [m.gamma for m in sweep.gammas(method)] == [7]
     assert "epsilon" in sweep.others(method)
