@@ -82,11 +82,12 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
     if not config.on_cuda:
         return checkpoint.decoder(config.dtype, progress)
     try:
-        from .gpu.lane import model_of, rows_for
+        from .gpu.lane import expect_core, model_of, rows_for
     except ImportError as error:
         raise InvalidInputError(
             f"device {config.device}: expected torch and triton (extra gpu), found no {error.name}"
         ) from None
+    expect_core(config.device)
     return model_of(
         checkpoint,
         device=config.device,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .._core import RecordedModel, inverse_frequencies
+from .._core import RecordedModel, build_info, inverse_frequencies
 from ..checkpoint import Checkpoint, Progress
-from ..errors import InvalidInputError
+from ..errors import EngineError, InvalidInputError
 from ..methods import Method
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
@@ -87,6 +87,16 @@ def rows_for(method: Method) -> int:
     """Rows of a verification graph that holds the root and any chain of a method."""
     nodes = max(int(arm.options.get("nodes", arm.gamma)) for arm in method.arms)
     return next(rows for rows in ROWS if nodes < rows)
+
+
+def expect_core(device: str) -> None:
+    """Raises EngineError unless there is such a device, and a core that can replay on it."""
+    expect_device(torch.device(device))
+    if not build_info()["cuda"]:
+        raise EngineError(
+            f"device {device}: expected a core that was built with CUDA, got one without "
+            "(SBRT_CUDA=ON says why)"
+        )
 
 
 def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
