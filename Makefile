@@ -29,8 +29,9 @@ exact: $(VENV)/.built $(VENV)/.test-tools
 sanitize: $(VENV)/.built $(VENV)/.test-tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
 
-# What needs a CUDA device, into gpu-check.json: PART=kernels the kernels' tests and bench. Where there
-# is no device it says so and fails. GPU_PYTHON=python3 takes an environment of your own.
+# What needs a CUDA device, into gpu-check.json: PART=kernels the kernels' tests and bench, PART=lanes
+# those of recorded lanes, PART=exact engines against plain decoding. Where there is no device it says
+# so and fails. GPU_PYTHON=python3 takes an environment of your own.
 PART ?= kernels
 GPU_PYTHON ?= $(BIN)/python
 gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)

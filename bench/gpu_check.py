@@ -1,8 +1,10 @@
-"""`python -m bench.gpu_check --part kernels`: what can be checked on a CUDA device alone, as one
-JSON.
+"""`python -m bench.gpu_check --part kernels|lanes|exact`: what can be checked on a CUDA device
+alone, as one JSON.
 
-Runs the tests of the kernels on the device (Triton compiles them for it), then their bench, each
-within its share of eight minutes. `make gpu-check PART=kernels` calls it.
+kernels: the tests of the kernels on the device (Triton compiles them for it), then their bench.
+lanes: recorded forwards against the same ops by themselves, then bench.lanes. exact: engines on
+the device, every method against plain decoding. Each within its share of eight minutes.
+`make gpu-check PART=kernels` calls it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,27 @@ from sbrt.errors import InvalidInputError
 from . import gpu_kernels
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("kernels",)
 TEST_SECONDS, BENCH_SECONDS = 300, 150  # of eight minutes
+
+
+@dataclass(frozen=True)
+class Part:
+    """What pytest is given; the module of the bench and its options, if there is one."""
+
+    tests: tuple[str, ...]
+    bench: tuple[str, ...] = ()
+
+
+ANYWHERE = "gpu or (not exact and not sanitize)"
+PARTS = {
+    "kernels": Part(
+        ("-m", ANYWHERE, "tests/triton_kernels"), ("bench.kernels", "--device", "cuda")
+    ),
+    "lanes": Part(
+        ("-m", "gpu", "-k", "not method", "tests/gpu"), ("bench.lanes", "--device", "cuda")
+    ),
+    "exact": Part(("-m", "gpu", "-k", "method", "tests/gpu")),
+}
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 
 
@@ -38,10 +60,12 @@ def _main(argv: Sequence[str] | None) -> int:
     gpu_kernels.expect_cuda()
     start = time.monotonic()
     report: dict[str, Any] = {"part": args.part, "environment": collect_env.collect()}
-    report["tests"] = run_tests()
-    report["bench"] = run_bench()
+    part = PARTS[args.part]
+    report["tests"] = run_tests(part)
+    if part.bench:
+        report["bench"] = run_bench(part)
     report["seconds"] = time.monotonic() - start
-    report["right"] = report["tests"]["right"] and report["bench"]["right"]
+    report["right"] = all(report[what]["right"] for what in ("tests", "bench") if what in report)
     Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
     print(f"{args.part}: {'all right' if report['right'] else 'NOT RIGHT'}, see {args.json}")
     return 0 if report["right"] else 1
@@ -57,21 +81,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def run_tests() -> dict[str, Any]:
-    """The kernels' tests, those marked `gpu` and those that run anywhere."""
-    marks = "gpu or (not exact and not sanitize)"
-    tests = [sys.executable, "-m", "pytest", "-q", "-m", marks, "tests/triton_kernels"]
+def run_tests(part: Part) -> dict[str, Any]:
+    """A part's tests."""
+    tests = [sys.executable, "-m", "pytest", "-q", *part.tests]
     found = _run(tests, TEST_SECONDS)
     counts = {kind: int(n) for n, kind in COUNTS.findall(found["last_line"])}
     return found | {"counts": counts, "right": found["code"] == 0 and counts.get("passed", 0) > 0}
 
 
-def run_bench() -> dict[str, Any]:
-    """bench.kernels, with its figures."""
-    out = ROOT / "build" / "gpu-kernels.json"
+def run_bench(part: Part) -> dict[str, Any]:
+    """A part's bench, with its figures."""
+    out = ROOT / "build" / f"gpu-{part.bench[0]}.json"
     out.parent.mkdir(exist_ok=True)
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "bench.kernels", "--device", "cuda", "--json", str(out)]
+    command = [sys.executable, "-m", *part.bench, "--json", str(out)]
     found = _run(command, BENCH_SECONDS)
     figures = json.loads(out.read_text()) if out.exists() else None
     return found | {"figures": figures, "right": found["code"] == 0 and figures is not None}

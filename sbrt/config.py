@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,8 @@ from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
 MAX_THREADS = 1024
+CPU_DTYPES = ("auto", "float32", "bfloat16", "int8")
+CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_POSITIONS = 2**31 - 1 - 64  # a ring holds 64 slots more
 
 Folder = str | os.PathLike[str]
@@ -88,6 +91,8 @@ class EngineConfig:
     loaded: 64 weights of an output share a scale. max_model_len: tokens of prompt and output
     together (None: the target's max_position_embeddings, stretched by its rope; more only for a
     target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
+    device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
+    arithmetic of the dtype, which may be float16 and not int8.
     num_threads: the engine's total (None: the cores this process may use); draft_threads of them
     are the draft's while the lanes overlap.
     Raises InvalidInputError.
@@ -112,7 +117,7 @@ class EngineConfig:
         folder("model", self.model)
         if self.tokenizer is not None:
             folder("tokenizer", self.tokenizer)
-        check.one_of("dtype", self.dtype, ("auto", "float32", "bfloat16", "int8"))
+        check.one_of("dtype", self.dtype, CUDA_DTYPES if self.on_cuda else CPU_DTYPES)
         if self.max_model_len is not None:
             check.integer("max_model_len", self.max_model_len, 1, MAX_POSITIONS)
         check.integer("seed", self.seed, 0, MAX_SEED)
@@ -143,6 +148,11 @@ class EngineConfig:
             return self.speculative.model
         return None
 
+    @property
+    def on_cuda(self) -> bool:
+        """Whether both lanes run on a CUDA device."""
+        return _is_cuda(self.device)
+
     def threads(self) -> tuple[int, int]:
         """(num_threads, draft_threads), defaults filled in."""
         total = int(self.num_threads or usable_cores())
@@ -156,7 +166,7 @@ class EngineConfig:
         return total, draft
 
     def _refuse_unsupported(self) -> None:
-        if not _is_cpu(self.device):
+        if not (_is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"device {check.show(self.device)}")
         if check.integer("max_num_seqs", self.max_num_seqs, 1) != 1:
             raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} (continuous batching)")
@@ -178,6 +188,10 @@ def folder(name: str, value: Any) -> Path:
 
 def _is_cpu(value: Any) -> bool:
     return isinstance(value, str) and value in ("auto", "cpu")
+
+
+def _is_cuda(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"cuda(:\d{1,4})?", value) is not None
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:

@@ -375,7 +375,7 @@ class Engine:
             max_width=max(method.width for method in self._allowed),
             vocab=self.pair.vocab,
             holes=self.pair.holes,
-            body="sim" if self._costs else "cpu",
+            body="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
             costs=self._costs,
             **kept,
         )

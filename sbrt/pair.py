@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import check
-from ._core import Decoder
+from ._core import Model
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
 from .errors import InvalidInputError
@@ -17,7 +17,7 @@ from .sampling import SamplingParams
 from .tokenizer import Tokenizer, check_pair
 
 Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
-MakeDraft = Callable[[ModelConfig], Decoder]  # a draft made for a target
+MakeDraft = Callable[[ModelConfig], Model]  # a draft made for a target
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Pair:
     dtype: storage of the target's weights. defaults: of a request without SamplingParams.
     """
 
-    target: Decoder
-    draft: Decoder | None
+    target: Model
+    draft: Model | None
     tokenizer: Tokenizer | None
     eos: frozenset[int]
     vocab: int
@@ -54,12 +54,12 @@ def load_pair(
     draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
     tokenizer = _tokenizer(config, draft)
     defaults = default_params(target.folder)
-    draft_model: Decoder | None = None
+    draft_model: Model | None = None
     if draft is not None:
-        draft_model = draft.decoder(config.dtype, progress)
+        draft_model = _model(config, draft, progress)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
-    target_model = target.decoder(config.dtype, progress)
+    target_model = _model(config, target, progress)
     vocab = target_model.vocab
     if draft_model is not None:
         vocab = min(vocab, draft_model.vocab)
@@ -74,6 +74,26 @@ def load_pair(
         dtype=target.storage(config.dtype),
         defaults=defaults,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
+    )
+
+
+def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | None) -> Model:
+    """The weights where the config wants them."""
+    if not config.on_cuda:
+        return checkpoint.decoder(config.dtype, progress)
+    try:
+        from .gpu.lane import expect_core, model_of, rows_for
+    except ImportError as error:
+        raise InvalidInputError(
+            f"device {config.device}: expected torch and triton (extra gpu), found no {error.name}"
+        ) from None
+    expect_core(config.device)
+    return model_of(
+        checkpoint,
+        device=config.device,
+        dtype=config.dtype,
+        rows=rows_for(config.method()),
+        progress=progress,
     )
 
 

@@ -9,6 +9,7 @@ void bind_errors(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);
 void bind_toy(pybind11::module_& m);
+void bind_recorded(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
 void bind_shaping(pybind11::module_& m);
 void bind_costs(pybind11::module_& m);

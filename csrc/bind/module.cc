@@ -56,6 +56,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_model(m);
   sbrt::bind_decoder(m);
   sbrt::bind_toy(m);
+  sbrt::bind_recorded(m);
   sbrt::bind_sampling(m);
   sbrt::bind_shaping(m);
   sbrt::bind_costs(m);

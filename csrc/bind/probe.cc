@@ -60,7 +60,11 @@ class LaneProbe {
     return out;
   }
 
-  KvRing& ring() { return *lane_->ring(); }
+  const RingShape& shape() const { return lane_->ring_shape(); }
+  KvRing& ring() {
+    check(lane_->ring() != nullptr, "probe: expected a lane with a ring of its own");
+    return *lane_->ring();
+  }
   int64_t checked(int64_t slot) {
     check_within("probe: slot", int64_t{0}, ring().shape().slots() - 1, slot);
     return slot;
@@ -70,7 +74,7 @@ class LaneProbe {
   Row row_of(const RowTuple& t) {
     const auto& [token, position, slot, branch, chain, tail] = t;
     check_within("probe: position", int64_t{0}, std::numeric_limits<int64_t>::max() / 2, position);
-    check_within("probe: row slot", int64_t{-1}, ring().shape().slots() - 1, slot);
+    check_within("probe: row slot", int64_t{-1}, shape().slots() - 1, slot);
     if (tail) {
       check_within("probe: branch", 0, shape_.branches - 1, branch);
       check_within("probe: tail slot", 0, shape_.tail_slots - 1, Mask::of(tail).last());
@@ -142,14 +146,14 @@ void bind_lane_probe(py::module_& m) {
           py::arg("head"), py::arg("rows"), py::arg("width") = 1, py::arg("logits") = true,
           "rows: (token, position, slot, branch, chain mask, tail mask) each; gives f32 logits "
           "[rows, vocab], or None without logits.")
-      .def("slot", [](LaneProbe& p, int64_t position) { return p.ring().shape().slot(position); })
-      .def("tail", [](LaneProbe& p, int branch, int j) { return p.ring().shape().tail(branch, j); })
+      .def("slot", [](LaneProbe& p, int64_t position) { return p.shape().slot(position); })
+      .def("tail", [](LaneProbe& p, int branch, int j) { return p.shape().tail(branch, j); })
       .def("move", [](LaneProbe& p, int64_t from,
                       int64_t to) { p.ring().move(p.checked(from), p.checked(to)); })
       .def("poison", [](LaneProbe& p, int64_t slot) { p.ring().poison(p.checked(slot)); })
       .def("k", [](LaneProbe& p, int64_t slot) { return p.read(slot, true); })
       .def("v", [](LaneProbe& p, int64_t slot) { return p.read(slot, false); })
-      .def_property_readonly("slots", [](LaneProbe& p) { return p.ring().shape().slots(); });
+      .def_property_readonly("slots", [](LaneProbe& p) { return p.shape().slots(); });
 }
 
 }  // namespace

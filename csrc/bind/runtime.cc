@@ -3,6 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "bind/bind.h"
 #include "core/check.h"
 
@@ -48,6 +50,14 @@ py::object finish_reason(const Runtime& r) {
   }
 }
 
+// Its threads may want the interpreter's lock before they end.
+void drop(Runtime* runtime) {
+  const bool held = Py_IsInitialized() && PyGILState_Check();
+  std::optional<py::gil_scoped_release> free;
+  if (held) free.emplace();
+  delete runtime;
+}
+
 std::shared_ptr<Runtime> make_runtime(
     std::shared_ptr<Model> target, std::shared_ptr<Model> draft, int64_t max_model_len,
     int32_t num_threads, int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
@@ -73,7 +83,7 @@ std::shared_ptr<Runtime> make_runtime(
   c.tuned = std::move(tuned);
   c.rejection = rejection;
   const py::gil_scoped_release free;  // it times forwards
-  return std::make_shared<Runtime>(target, draft, c);
+  return {new Runtime(target, draft, c), &drop};
 }
 
 void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampling,

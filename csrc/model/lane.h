@@ -49,6 +49,10 @@ class Lane {
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
   // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
   virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
+  // Of forwards with logits, and of their choices, that are added from now on: a launch has at most
+  // *rows rows (null: max_rows). The host writes it while nothing is in flight. For lanes that keep
+  // a graph a size.
+  virtual void expect_rows(const int32_t* /*rows*/) {}
 
   // Appends the choice of every row of the last forward: tokens, or laws if args.law is given.
   virtual void add_choose(Graph& graph, const ChooseArgs& args) {

@@ -62,6 +62,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     if (round_ == committed_round_) {
       if (tuned_ && !tune(until)) break;
       since = now();
+      bound_rows();
       start();
     }
     if (round_ == committed_round_ + 1 && done + 1 != max_rounds && may_run_ahead()) start();

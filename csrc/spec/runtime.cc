@@ -152,12 +152,14 @@ void Runtime::record_graphs() {
   target_.lane->add_moves(settle_target_, c, Moves::path);
   verify_.add(target_rows, target, true);
   verify_.cost_by(&c->target_rows.n, &target_.cost);
+  target_.lane->expect_rows(&target_.most.verify);
   target_.lane->add_forward(verify_, &c->target_rows, true);
   target_.lane->add_choose(verify_, rows);
   select_.add(select, chosen, true);
   prefill_target_.add(prefill_target_rows, target, true);
   target_.lane->add_forward(prefill_target_, &c->target_rows, false);
   target_.rows = &c->target_rows;
+  target_.lane->expect_rows(&target_.timed_rows);
   target_.lane->add_forward(target_.timed_forward, &c->target_rows, true);
   target_.lane->add_choose(target_.timed_forward, rows);
   if (!draft_.lane) return;
@@ -178,19 +180,23 @@ void Runtime::record_graphs() {
   hang_burst_.add(bring_burst, draft, true);
   draft_.lane->add_moves(hang_burst_, c, Moves::burst);
   catch_up_.cost_by(&c->draft_rows.n, &draft_.cost);
+  draft_.lane->expect_rows(&draft_.most.catch_up);
   draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
   draft_.lane->add_choose(catch_up_, laws);
   catch_up_.add(keep_laws, draft, true);
   plan_.add(plan, draft, true);
   step_.cost_by(&c->draft_rows.n, &draft_.cost);
+  draft_.lane->expect_rows(&draft_.most.step);
   draft_.lane->add_forward(step_, &c->draft_rows, true);
   draft_.lane->add_choose(step_, laws);
   step_.add(extend, draft, true);
   prefill_draft_.add(prefill_draft_rows, draft, true);
   draft_.lane->add_forward(prefill_draft_, &c->draft_rows, false);
   draft_.rows = &c->draft_rows;
+  draft_.lane->expect_rows(&draft_.timed_rows);
   draft_.lane->add_forward(draft_.timed_forward, &c->draft_rows, true);
   draft_.lane->add_choose(draft_.timed_forward, laws);
+  draft_.lane->expect_rows(&prefill_rows_);
   for (Graph* graph : {&prefill_laws_, &look_}) {
     graph->add(prefill_draft_rows, draft, true);
     if (graph == &look_) graph->cost_by(&c->draft_rows.n, &draft_.cost);
@@ -291,7 +297,7 @@ void Runtime::begin(const Request& request) {
   start_block(request);
   stop_tokens_ = request.stop_tokens;
   prompt_ = control_->head + 1;
-  emitted_ = 0;
+  emitted_ = chain_nodes_ = 0;
   committed_.clear();
   committed_.reserve(std::min(control_->limit - control_->head + kSlots, kReserved));
   if (request.max_tokens == 0) {
@@ -314,6 +320,15 @@ void Runtime::price_lanes(const RoundShape& how) {
   const LaneCosts& costs = config_.costs->of(how.gamma > 0);
   target_.cost = costs.target.data();
   draft_.cost = costs.draft.data();
+}
+
+// Which graphs of the lanes the next round takes. Nothing is in flight.
+void Runtime::bound_rows() {
+  const Policy& p = control_->policy;
+  // Past its limit a draft sits out, and is far behind if it ever takes part again.
+  const bool level = !tuned_ && control_->limit + 2 * kSlots < control_->draft_limit;
+  target_.most = draft_.most = row_bounds(p, chain_nodes_, level);
+  chain_nodes_ = most_nodes(p);
 }
 
 // Of the next round. A sequence starts as after a miss.

@@ -15,6 +15,7 @@
 #include "spec/request.h"
 #include "spec/round.h"
 #include "spec/round_log.h"
+#include "spec/row_bounds.h"
 #include "spec/stats.h"
 #include "spec/tuner.h"
 
@@ -52,6 +53,8 @@ struct LaneUnit {
   Graph timed_forward{"timed_forward"};  // of any rows, with its choice
   int width = 1;                         // members of the team when the lane runs alone
   int32_t max_rows = 0;                  // of its largest forward
+  int32_t timed_rows = 0;                // of timed_forward
+  RowBounds most{};                      // of the round's forwards: Lane::expect_rows
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
   int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
@@ -123,6 +126,7 @@ class Runtime {
   void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
   void price_lanes(const RoundShape& how);
+  void bound_rows();
   bool prefilled(int64_t until);
   void run_rounds(int64_t max_rounds, int64_t until);
   bool may_run_ahead();
@@ -145,6 +149,7 @@ class Runtime {
   AcceptMemory accept_;
   Control* control_ = nullptr;
   int64_t selected_round_ = 0;
+  const int32_t prefill_rows_ = kMaxRows;
   LaneUnit target_, draft_;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
@@ -162,6 +167,7 @@ class Runtime {
   int64_t begun_ = 0;            // when, now()
   int64_t prompt_ = 0;           // tokens of the prompt
   int64_t emitted_ = 0;          // tokens returned so far
+  int32_t chain_nodes_ = 0;      // most nodes of the chain that the last round left
   bool live_ = false;
   bool missed_ = true;  // the outcome before this round was not prepared
   bool prefilling_ = false;

@@ -60,7 +60,7 @@ void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
   const RingShape& ring = unit.lane->ring_shape();
   RowTable& rows = *unit.rows;
   rows.head = head;
-  rows.n = n;
+  rows.n = unit.timed_rows = n;
   for (int i = 0; i < n; ++i) {
     const int at = i % kSlots;  // what is beyond the slots writes nothing
     const int64_t slot = i < kSlots ? ring.slot(head + at) : -1;

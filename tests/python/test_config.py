@@ -121,7 +121,8 @@ def test_numbers_of_other_libraries_are_numbers():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("device", "cuda"), ("max_num_seqs", 2), ("attention_backend", "flash"),
+        ("device", "tpu"), ("device", "cuda:x"), ("max_num_seqs", 2),
+        ("attention_backend", "flash"),
         ("enforce_eager", True), ("nvtx", True),
     ],
 )  # fmt: skip

@@ -18,7 +18,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sbrt.triton_kernels import attention, choose, cut, gate, norm, rope, settle, shaping, visible
+from sbrt.triton_kernels import (
+    attention,
+    choose,
+    cut,
+    embed,
+    gate,
+    norm,
+    rope,
+    settle,
+    shaping,
+    visible,
+)
 from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.plan import AttentionPlan
 
@@ -114,6 +125,13 @@ def gate_cases():
         yield Case(gate._silu_mul_kernel, "", dtype, types, {"BLOCK": gate.BLOCK}, 4, True, True)
 
 
+def embed_cases():
+    for dtype in DTYPES:
+        types = {"Table": "*i32", "Weight": dtype, "Out": dtype}
+        constants = {"BLOCK": embed.BLOCK}
+        yield Case(embed._embed_kernel, "", dtype, types, constants, 4, True, True)
+
+
 def shape_cases():
     types = dict.fromkeys(("Block", "Table", "Counts"), "*i32")
     types |= {"TokenMask": "*u8", "Seen": "*u8", "Bias": "*fp32", "Out": "*fp32"}
@@ -144,7 +162,7 @@ def choose_cases():
 
 
 CASES = (
-    *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases),
+    *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases, embed_cases),
     *(shape_cases, cut_cases, choose_cases),
 )
 

@@ -29,10 +29,17 @@ def run_code(code):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", ["bench.kernels", "bench.gpu_check"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench.kernels", "--device", "cuda"),
+        ("bench.lanes", "--device", "cuda"),
+        *(("bench.gpu_check", "--part", part) for part in ("kernels", "lanes", "exact")),
+    ],
+    ids=" ".join,
+)
 def test_without_a_gpu_it_says_so_and_fails(command):
-    flags = ["--device", "cuda"] if command == "bench.kernels" else ["--part", "kernels"]
-    done = run(command, *flags)
+    done = run(*command)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -40,9 +47,9 @@ def test_without_a_gpu_it_says_so_and_fails(command):
 
 
 def test_a_part_that_does_not_exist():
-    done = run("bench.gpu_check", "--part", "lanes")
+    done = run("bench.gpu_check", "--part", "rings")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--part: expected one of kernels, got lanes" in done.stderr
+    assert "--part: expected one of kernels, lanes, exact, got rings" in done.stderr
 
 
 def test_the_profiler_s_command_runs_this_bench():

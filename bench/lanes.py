@@ -1,0 +1,129 @@
+"""`python -m bench.lanes --device cuda`: forwards of recorded lanes at the sizes of real models.
+
+python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--seconds 1] [--json OUT]
+
+Llama-shaped, random weights, bfloat16. The first model is the target: T(rows) of its verification
+graphs; the second the draft: t(rows) of its steps. Each alone, and beside the other lane at work on
+a stream of its own. Bytes are those of weights, without the embedding that is looked up, and of the
+keys and values of the context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sbrt import flags
+from sbrt.errors import InvalidInputError
+from sbrt.model_config import ModelConfig
+
+from .gpu_kernels import expect_cuda
+
+if TYPE_CHECKING:
+    from .gpu_lanes import Bench
+
+COLUMNS = "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped | nodes"
+# hidden, layers, inner, heads, KV heads, head_dim
+MODELS = {
+    "8b": (4096, 32, 14336, 32, 8, 128),
+    "1b": (2048, 16, 8192, 32, 8, 64),
+}
+VOCAB, POSITIONS = 128_256, 8192
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; returns the exit code."""
+    return flags.guarded("bench.lanes", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = _parse(argv)
+    expect_cuda()
+    from .gpu_lanes import Bench
+
+    bench = Bench(*(config_of(name) for name in args.models), args.context)
+    report = measured(bench, args)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = flags.Parser(prog="python -m bench.lanes", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cuda",), default="cuda")
+    parser.add_argument("--models", default="8b,1b", metavar="TARGET,DRAFT")
+    parser.add_argument("--context", type=int, default=1024, help="tokens of the trunk")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per line (default: 1)")
+    parser.add_argument("--json", metavar="OUT", help="also into this file")
+    args = parser.parse_args(argv)
+    args.models = args.models.split(",")
+    if len(args.models) != 2 or any(name not in MODELS for name in args.models):
+        raise InvalidInputError(
+            f"--models: expected two of {', '.join(MODELS)}, got {','.join(args.models)}"
+        )
+    if not 1 <= args.context <= POSITIONS - 128:
+        raise InvalidInputError(
+            f"--context: expected a number from 1 to {POSITIONS - 128}, got {args.context}"
+        )
+    if not 0 < args.seconds <= 600:
+        raise InvalidInputError(f"--seconds: expected a number up to 600, got {args.seconds}")
+    return args
+
+
+def config_of(name: str) -> ModelConfig:
+    """Sizes of a model of MODELS."""
+    hidden, layers, inner, heads, kv_heads, head_dim = MODELS[name]
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        hidden=hidden,
+        inner=inner,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=VOCAB,
+        max_positions=POSITIONS,
+        rms_eps=1e-5,
+        rope_theta=5e5,
+        tied=name == "1b",
+    )
+
+
+def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
+    """Of a forward of few rows: weights without the embedding, keys, values; `size` an element."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    layer = config.hidden * (2 * queries + 2 * keys + 3 * config.inner) + 2 * keys * context
+    return size * (config.layers * layer + config.vocab * config.hidden)
+
+
+def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
+    """A line for every graph, and what they are compared with."""
+    print(bench.describe(), file=sys.stderr)
+    print(COLUMNS)
+    lines = []
+    for lane, rows in bench.graphs():
+        line = bench.line(lane, rows, args.seconds)
+        moved = moved_bytes(bench.config(lane), args.context, 2)
+        line["gb_per_s"] = moved / line["us"] / 1e3
+        line["share_of_roof"] = moved / line["us"] * 1e6 / bench.bandwidth
+        lines.append(line)
+        print(render(line))
+    return bench.environment() | {"context": args.context, "lines": lines}
+
+
+def render(line: dict[str, Any]) -> str:
+    """One line of the table."""
+    least, most = line["spread"]
+    return (
+        f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "
+        f"{line['gb_per_s']:.0f} | {100 * line['share_of_roof']:.0f} | "
+        f"{line['us_overlapped']:.1f} | {line['nodes']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+#include "model/recorded.h"
+
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <thread>
+
+#include "bind/bind.h"
+#include "core/check.h"
+#include "model/rope_table.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Held = std::shared_ptr<PyObject>;
+
+// Dropped by whatever thread is the last; not at all when the interpreter has gone.
+Held hold(py::object object) {
+  return {object.release().ptr(), [](PyObject* p) {
+            if (!Py_IsInitialized()) return;
+            const py::gil_scoped_acquire gil;
+            Py_XDECREF(p);
+          }};
+}
+
+// Type and message, without the traceback.
+std::string said(const py::error_already_set& error) {
+  const std::string all = error.what();
+  return all.substr(0, all.find('\n'));
+}
+
+// The interpreter ends threads that ask for its lock while it ends itself, in the middle of whatever
+// they do: so it waits until no replay is at work, and none begins any more.
+std::atomic<int> replays{0};
+std::atomic<bool> ended{false};
+
+struct Replaying {
+  Replaying() { ++replays; }
+  ~Replaying() { --replays; }
+  Replaying(const Replaying&) = delete;
+};
+
+void end_replays() {
+  ended = true;
+  const py::gil_scoped_release free;
+  while (replays > 0) std::this_thread::yield();
+}
+
+// In a stream's worker thread, which never holds the interpreter's lock before.
+void replay(void* recording) {
+  const Replaying counted;
+  check(!ended, "lane: the interpreter has ended");
+  const py::gil_scoped_acquire gil;
+  try {
+    py::handle(static_cast<PyObject*>(recording))();
+  } catch (const py::error_already_set& error) {
+    throw Error("lane: " + said(error));
+  }
+}
+
+template <class T>
+T get(const Held& object, const char* name) {
+  return py::handle(object.get()).attr(name).cast<T>();
+}
+
+template <class T>
+T* address(const Held& object, const char* name) {
+  return reinterpret_cast<T*>(get<uintptr_t>(object, name));
+}
+
+uintptr_t number(const void* p) { return reinterpret_cast<uintptr_t>(p); }
+
+// A lane of sbrt/gpu, asked with the interpreter's lock held.
+class PyRecorder final : public Recorder {
+ public:
+  PyRecorder(Held lane, const LaneShape& shape) : lane_(std::move(lane)) {
+    memory_.ring = {.capacity = get<int64_t>(lane_, "capacity"),
+                    .window = get<int64_t>(lane_, "window"),
+                    .branches = shape.branches,
+                    .tail_slots = shape.tail_slots,
+                    .layers = get<int32_t>(lane_, "layers"),
+                    .kv_heads = get<int32_t>(lane_, "kv_heads"),
+                    .head_dim = get<int32_t>(lane_, "head_dim")};
+    memory_.vocab = get<int32_t>(lane_, "vocab");
+    memory_.hidden = get<int64_t>(lane_, "hidden");
+    memory_.logits = address<float>(lane_, "logits");
+    memory_.dtype = dtype_from(get<std::string>(lane_, "dtype"));
+    memory_.features = address<void>(lane_, "features");
+    memory_.embed = address<void>(lane_, "embed");
+  }
+
+  const LaneMemory& memory() const override { return memory_; }
+  Pieces forward(const RowTable* rows, bool with_logits) override {
+    return all("forward", number(rows), with_logits);
+  }
+  Pieces choose(const ChooseArgs& a, bool filters) override {
+    const void* out = a.law ? static_cast<const void*>(a.law) : a.choice;
+    return all("choose", number(a.rows), number(a.control), number(out), a.vocab, a.law != nullptr,
+               filters);
+  }
+  Piece moves(const Control* control, Moves which) override {
+    const Pieces found = all("moves", number(control), static_cast<int>(which));
+    check_equal("lane: pieces of its moves", size_t{1}, found.sizes.size());
+    return found.sizes[0];
+  }
+
+ private:
+  // What a method of the lane records, kept as long as this.
+  template <class... Args>
+  Pieces all(const char* method, Args... args) {
+    const py::gil_scoped_acquire gil;
+    Pieces found;
+    for (const py::handle piece : py::handle(lane_.get()).attr(method)(args...)) {
+      const Held replays = hold(piece.attr("replay"));
+      kept_.push_back(replays);
+      found.sizes.push_back({piece.attr("rows").cast<int32_t>(),
+                             piece.attr("nodes").cast<int32_t>(), &replay, replays.get(),
+                             reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>())});
+      kept_.push_back(hold(py::reinterpret_borrow<py::object>(piece)));
+    }
+    return found;
+  }
+
+  Held lane_;
+  LaneMemory memory_;
+  std::vector<Held> kept_;
+};
+
+std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
+  const py::gil_scoped_acquire gil;
+  py::object lane =
+      py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
+                             py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
+                             py::arg("debug") = s.debug, py::arg("features") = s.features);
+  return std::make_unique<PyRecorder>(hold(std::move(lane)), s);
+}
+
+std::shared_ptr<RecordedModel> make_model(int vocab, int64_t max_positions, int64_t longest,
+                                          py::object bind) {
+  return std::make_shared<RecordedModel>(
+      vocab, max_positions, longest,
+      [held = hold(std::move(bind))](const LaneShape& shape) { return bind_lane(held, shape); });
+}
+
+}  // namespace
+
+void bind_recorded(py::module_& m) {
+  py::module_::import("atexit").attr("register")(py::cpp_function(&end_replays));
+  py::class_<RecordedModel, Model, std::shared_ptr<RecordedModel>>(
+      m, "RecordedModel", "A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).")
+      .def(py::init(&make_model), py::kw_only(), py::arg("vocab"), py::arg("max_positions"),
+           py::arg("longest"), py::arg("bind"));
+  m.def(
+      "inverse_frequencies",
+      [](int64_t head_dim, double theta, const RopeScaling& scaling) {
+        check_within("head_dim", int64_t{2}, int64_t{1} << 16, head_dim);
+        check_rope(scaling, theta);
+        const Buffer<float> found = inverse_frequencies(head_dim, theta, scaling);
+        return std::vector<float>(found.data(), found.data() + found.size());
+      },
+      py::arg("head_dim"), py::arg("theta"), py::arg("scaling"),
+      "[head_dim / 2] f32: how far each pair of a head turns from one position to the next.");
+}
+
+}  // namespace sbrt

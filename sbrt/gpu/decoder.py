@@ -1,0 +1,184 @@
+"""The forward of all families, as calls of ops over fixed buffers.
+
+A layer is nine calls: norm (with the residual add), qkv, rope with the write to the ring,
+attention, o, norm, gate and up, silu, down. `LAYER_NODES` says so and a test counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..model_config import ModelConfig
+from ..triton_kernels.plan import AttentionPlan, Workspace
+from ..triton_kernels.rope import Rope
+from .ops import Ops, Run, copy, matmul, matmul_bias, matmul_float32
+from .weights import Layer, Linear, Weights
+
+LAYER_NODES = 9
+FEATURE_LAYERS = 4  # kFeatureLayers of csrc/model/lane.h
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What a forward of up to 64 rows works in.
+
+    h, x, normed [64, hidden]; qkv [64, heads + 2 kv_heads, head_dim]; attended [64, heads,
+    head_dim]; gate_up [64, 2 inner]; gated [64, inner]; logits float32 [max_rows, vocab]; raw
+    [64, vocab] in the model's dtype, only where products cannot be float32; features [max_rows, 4,
+    hidden] or None; kv [2, layers, kv_heads, slots, head_dim].
+    """
+
+    h: torch.Tensor
+    x: torch.Tensor
+    normed: torch.Tensor
+    qkv: torch.Tensor
+    attended: torch.Tensor
+    gate_up: torch.Tensor
+    gated: torch.Tensor
+    logits: torch.Tensor
+    raw: torch.Tensor | None
+    features: torch.Tensor | None
+    kv: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of which table a forward computes: `count` from `first` on."""
+
+    table: torch.Tensor
+    first: int
+    count: int
+    plan: AttentionPlan
+    work: Workspace
+
+
+class Views:
+    """The buffers cut to so many rows, and seen as each op wants them."""
+
+    def __init__(self, buffers: Buffers, rows: Rows, heads: int) -> None:
+        n = rows.count
+        self.h, self.x, self.normed = (b[:n] for b in (buffers.h, buffers.x, buffers.normed))
+        self.heads = buffers.qkv[:n]
+        self.qkv = self.heads.flatten(1)
+        self.queries = self.heads[:, :heads]
+        self.attended = buffers.attended[:n]
+        self.summed = self.attended.flatten(1)
+        self.gate_up, self.gated = buffers.gate_up[:n], buffers.gated[:n]
+        self.logits = buffers.logits[rows.first : rows.first + n]
+        self.raw = None if buffers.raw is None else buffers.raw[:n]
+        kept = buffers.features
+        self.features = None if kept is None else kept[rows.first : rows.first + n]
+
+
+class Decoder:
+    """Records forwards of one lane. Allocates nothing; computes nothing by itself."""
+
+    def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
+        self.weights, self.ops, self.buffers = weights, ops, buffers
+        config = self.config = weights.config
+        self.ropes = [rope_of(rope, layer, config.rms_eps) for layer in weights.layers]
+        self.keys, self.values = buffers.kv[0].unbind(0), buffers.kv[1].unbind(0)
+
+    def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
+        """Record: K and V of every row to its slot and, `with_logits`, its logits.
+
+        Without logits the last layer ends with its K and V: nobody reads further.
+        """
+        v = Views(self.buffers, rows, self.config.heads)
+        self.start(run, rows, v)
+        last = len(self.weights.layers) - 1
+        for i in range(last + 1):
+            self.attention(run, rows, v, i)
+            if i == last and not with_logits:
+                return
+            self.rest(run, rows, v, i)
+        self.finish(run, v)
+
+    def start(self, run: Run, rows: Rows, v: Views) -> None:
+        """Embedding, and what every row sees."""
+        run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
+        run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
+
+    def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Norm, q, k and v, and the write to the ring."""
+        layer = self.weights.layers[i]
+        self.norm(run, v, layer.attention_norm, i)
+        self.linear(run, v.normed, layer.qkv, v.qkv)
+        run(
+            self.ops.rope_kv_write, v.heads, self.keys[i], self.values[i], rows.table,
+            self.ropes[i], first_row=rows.first,
+        )  # fmt: skip
+
+    def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Attention, o, and the MLP; what it adds to the residual stream waits in x."""
+        layer = self.weights.layers[i]
+        run(
+            self.ops.branch_attention, v.queries, self.keys[i], self.values[i],
+            plan=rows.plan, work=rows.work, out=v.attended,
+        )  # fmt: skip
+        self.linear(run, v.summed, layer.o, v.x)
+        eps = self.config.rms_eps
+        run(self.ops.rms_norm, v.x, layer.mlp_norm, eps=eps, out=v.normed, residual=v.h)
+        self.linear(run, v.normed, layer.gate_up, v.gate_up)
+        run(self.ops.silu_mul, v.gate_up, out=v.gated)
+        self.linear(run, v.gated, layer.down, v.x)
+
+    def finish(self, run: Run, v: Views) -> None:
+        """The last norm and the logits."""
+        self.norm(run, v, self.weights.norm, len(self.weights.layers))
+        if v.raw is not None:
+            run(matmul, v.normed, self.weights.head, out=v.raw)
+            run(copy, v.raw, out=v.logits)
+        elif self.weights.dtype == torch.float32:
+            run(matmul, v.normed, self.weights.head, out=v.logits)
+        else:
+            run(matmul_float32, v.normed, self.weights.head, out=v.logits)
+
+    def norm(self, run: Run, v: Views, weight: torch.Tensor, i: int) -> None:
+        """normed = norm(h += x); before the first layer there is no x yet."""
+        eps = self.config.rms_eps
+        if i == 0:
+            run(self.ops.rms_norm, v.h, weight, eps=eps, out=v.normed)
+            return
+        run(self.ops.rms_norm, v.x, weight, eps=eps, out=v.normed, residual=v.h)
+        for block in feature_blocks(i - 1, self.config.layers if v.features is not None else 0):
+            run(copy, v.h, out=v.features[:, block])
+
+    def linear(self, run: Run, x: torch.Tensor, linear: Linear, out: torch.Tensor) -> None:
+        """out = x w^T + b."""
+        if linear.bias is None:
+            run(matmul, x, linear.weight, out=out)
+        else:
+            run(matmul_bias, x, linear.weight, linear.bias, out=out)
+
+
+def feature_blocks(layer: int, layers: int) -> range:
+    """Blocks of the features that hold the residual stream behind `layer`; of a model of fewer
+    layers than blocks the first layer's fill what is left. No layers: none are kept."""
+    first = layers - FEATURE_LAYERS
+    if layers == 0 or layer < first:
+        return range(0)
+    return range(0 if layer == 0 else layer - first, layer - first + 1)
+
+
+def rope_of(rope: Rope, layer: Layer, eps: float) -> Rope:
+    """The model's rope with one layer's norms of heads."""
+    return Rope(rope.inv_freq, rope.amplitude, layer.q_norm, layer.k_norm, eps)
+
+
+def attention_plan(
+    config: ModelConfig, dtype: torch.dtype, rows: int, capacity: int, tail_slots: int, window: int
+) -> AttentionPlan:
+    """Of a forward of `rows` rows. Raises ValueError on sizes that the kernel does not have."""
+    return AttentionPlan(
+        rows=rows,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        capacity=capacity,
+        dtype=dtype,
+        window=window if config.window else None,
+        tail_slots=tail_slots,
+    )

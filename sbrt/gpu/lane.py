@@ -1,0 +1,257 @@
+"""A checkpoint as a model whose lanes are recordings: what `_core.Runtime` takes for a Decoder.
+
+    model = model_of(open_checkpoint(folder), device="cuda", rows=16)
+
+On the CPU the same recordings run as lists of calls (`ops="torch"` the twins, `ops="triton"` the
+kernels in Triton's interpreter): a way to test them, not to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .._core import RecordedModel, build_info, inverse_frequencies
+from ..checkpoint import Checkpoint, Progress
+from ..errors import EngineError, InvalidInputError
+from ..methods import Method
+from ..model_config import ModelConfig
+from ..triton_kernels.choose_plan import ChoosePlan
+from ..triton_kernels.control import MAX_ROWS, SLOTS, Control, RowTable, size
+from ..triton_kernels.rope import Rope
+from ..triton_kernels.settle import Settle
+from . import weights as loading
+from .decoder import Decoder, Rows, attention_plan
+from .memory import budget_of, words_at
+from .ops import Ops, Run, ops_named
+from .recorder import CudaRecorder, Piece, Recorder, TapeRecorder, expect_device
+from .store import LaneShape, LaneStore
+from .weights import Weights
+
+ROWS = (16, 32, 64)  # of a verification graph
+ENDLESS = 1 << 40  # kEndless of csrc/model/lane.h
+
+
+def model_of(
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cuda",
+    ops: str | None = None,
+    dtype: str = "auto",
+    rows: int = MAX_ROWS,
+    memory: int | None = None,
+    progress: Progress | None = None,
+    on_bind: Callable[[GpuLane], None] | None = None,
+) -> RecordedModel:
+    """Load weights to `device` and give a model that records its lanes when they are bound.
+
+    ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
+    one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
+    that the weights, and each lane, may take (default: nine tenths of what is free). on_bind: is
+    shown every lane. Raises EngineError without the device, InvalidInputError for anything that
+    cannot be, each one sentence.
+    """
+    place = torch.device(device)
+    if place.type == "cuda":
+        expect_device(place)
+    if rows not in ROWS:
+        raise InvalidInputError(f"rows: expected one of {', '.join(map(str, ROWS))}, got {rows}")
+    chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
+    config = checkpoint.config
+    storage = loading.storage_of(checkpoint, dtype)
+    check_sizes(config, storage)
+    budget = budget_of(place, memory)
+    weights = loading.load(checkpoint, storage, place, budget=budget, progress=progress)
+
+    def bind(**shape: int) -> GpuLane:
+        recorder: Recorder = CudaRecorder(place) if place.type == "cuda" else TapeRecorder()
+        left = budget_of(place, memory)
+        if memory is not None:
+            left = memory - weights.plan.bytes
+        lane = GpuLane(weights, LaneShape(**shape), chosen, recorder, rows, left)  # type: ignore[arg-type]
+        if on_bind:
+            on_bind(lane)
+        return lane
+
+    return RecordedModel(
+        vocab=config.vocab,
+        max_positions=config.max_positions,
+        longest=ENDLESS if config.window else config.max_positions,
+        bind=bind,
+    )
+
+
+def rows_for(method: Method) -> int:
+    """Rows of a verification graph that holds the root and any chain of a method."""
+    nodes = max(int(arm.options.get("nodes", arm.gamma)) for arm in method.arms)
+    return next(rows for rows in ROWS if nodes < rows)
+
+
+def expect_core(device: str) -> None:
+    """Raises EngineError unless there is such a device, and a core that can replay on it."""
+    expect_device(torch.device(device))
+    if not build_info()["cuda"]:
+        raise EngineError(
+            f"device {device}: expected a core that was built with CUDA, got one without "
+            "(SBRT_CUDA=ON says why)"
+        )
+
+
+def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
+    """Raises InvalidInputError on a model whose attention the kernels do not have."""
+    try:
+        attention_plan(config, dtype, 1, SLOTS, 0, 1)
+    except ValueError as error:
+        raise InvalidInputError(f"{config.architecture} on this device: {error}") from None
+
+
+class GpuLane(LaneStore):
+    """One lane's memory, and the recordings that work in it.
+
+    What csrc/bind/recorded.cc reads: sizes, addresses, and `forward`, `choose`, `moves`, each of
+    which gives pieces for more and more rows.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        shape: LaneShape,
+        ops: Ops,
+        recorder: Recorder,
+        rows: int,
+        budget: int | None,
+    ) -> None:
+        super().__init__(weights, shape, rows, budget)
+        self.ops, self.recorder = ops, recorder
+        self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
+
+    # --- what the core reads ---
+
+    @property
+    def layers(self) -> int:
+        """Of the model."""
+        return self.weights.config.layers
+
+    @property
+    def kv_heads(self) -> int:
+        """Of a layer."""
+        return self.weights.config.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Of a head."""
+        return self.weights.config.head_dim
+
+    @property
+    def vocab(self) -> int:
+        """Logits of a row."""
+        return self.weights.config.vocab
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream."""
+        return self.weights.config.hidden
+
+    @property
+    def dtype(self) -> str:
+        """Of embedding and features."""
+        return next(n for n, d in loading.DTYPES.items() if d == self.weights.dtype)
+
+    @property
+    def logits(self) -> int:
+        """Address of [max_rows, vocab] float32."""
+        return self.buffers.logits.data_ptr()
+
+    @property
+    def features(self) -> int:
+        """Address of [max_rows, 4, hidden]; 0: not kept."""
+        kept = self.buffers.features
+        return 0 if kept is None else kept.data_ptr()
+
+    @property
+    def embed(self) -> int:
+        """Address of [vocab, hidden]."""
+        return self.weights.embed.data_ptr()
+
+    def forward(self, rows: int, with_logits: bool) -> list[Piece]:
+        """Forwards over the row table at address `rows`."""
+        table = words_at(rows, size(RowTable), self.device)
+        if not with_logits:
+            return [self._record_forward(table, MAX_ROWS, False)]
+        return [self._record_forward(table, count, True) for count in self.sizes]
+
+    def choose(
+        self, rows: int, control: int, out: int, vocab: int, laws: bool, filters: bool
+    ) -> list[Piece]:
+        """Choices of the rows of the last forward: Choice words, or Law words with `laws`."""
+        table = words_at(rows, size(RowTable), self.device)
+        block = words_at(control, size(Control), self.device)
+        pieces = []
+        for count in self.sizes:
+            plan = ChoosePlan(count, vocab, laws=laws, filtered=filters)
+            words = words_at(out, count * plan.out_words, self.device)
+            choice = Choice(self.buffers.logits[:count, :vocab], block, table, plan, words)
+            pieces.append(self._record_choice(choice))
+        return pieces
+
+    def moves(self, control: int, which: int) -> list[Piece]:
+        """The moves behind a `settle`; `which` counts as Moves of csrc/model/lane.h."""
+        block = words_at(control, size(Control), self.device)
+        what, shape = Settle(which), self.shape
+
+        def settle(run: Run) -> None:
+            run(
+                self.ops.ring_settle, block, self.buffers.kv, capacity=self.capacity,
+                tail_slots=shape.tail_slots, what=what, poison=shape.debug,
+            )  # fmt: skip
+
+        return [self.recorder.record(settle, MAX_ROWS)]
+
+    # --- recordings ---
+
+    def _record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
+        chunk = self.chunk(count) if with_logits else count
+        work = self.works[chunk]
+        parts = [
+            Rows(table, first, chunk, self.plans[chunk], work) for first in range(0, count, chunk)
+        ]
+
+        def forwards(run: Run) -> None:
+            for rows in parts:
+                self.decoder.forward(run, rows, with_logits)
+
+        return self.recorder.record(forwards, count)
+
+    def _record_choice(self, choice: Choice) -> Piece:
+        work = self.choice_work(choice.plan)
+        out = choice.words.view(choice.plan.rows, choice.plan.out_words)
+
+        def choose(run: Run) -> None:
+            run(
+                self.ops.choose, choice.logits, choice.control, choice.table,
+                plan=choice.plan, work=work, out=out,
+            )  # fmt: skip
+
+        return self.recorder.record(choose, choice.plan.rows)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a choice reads and writes: logits, block, table, words of its result."""
+
+    logits: torch.Tensor
+    control: torch.Tensor
+    table: torch.Tensor
+    plan: ChoosePlan
+    words: torch.Tensor
+
+
+def _rope(config: ModelConfig, device: torch.device) -> Rope:
+    """The model's, without the norms of its heads."""
+    scaling = config.rope.core()
+    found = inverse_frequencies(config.head_dim, config.rope_theta, scaling)
+    inv_freq = torch.tensor(found, dtype=torch.float32, device=device)
+    amplitude = config.rope.attention_factor if config.rope.kind == "yarn" else 1.0
+    return Rope(inv_freq, float(torch.tensor(amplitude, dtype=torch.float32)))

@@ -1,0 +1,129 @@
+"""One plan of a lane's memory, checked before a byte is taken; and the arena that follows it."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import InvalidInputError
+
+ALIGNED = 256  # bytes; what a kernel's vector loads may count on
+UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One buffer: its part of the whole, its name, shape and dtype."""
+
+    part: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """As much as it takes, rounded up to where the next one may begin."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        return -(-size // ALIGNED) * ALIGNED
+
+
+@dataclass
+class MemoryPlan:
+    """What a model's weights, or a lane's buffers, will take. Nothing is allocated by it."""
+
+    owner: str
+    items: list[Item] = field(default_factory=list)
+
+    def add(self, part: str, name: str, shape: Iterable[int], dtype: torch.dtype) -> None:
+        """One more buffer; the name must be new."""
+        if any(item.name == name for item in self.items):
+            raise ValueError(f"memory: expected a new name but got {name} twice")
+        self.items.append(Item(part, name, tuple(shape), dtype))
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(item.bytes for item in self.items)
+
+    def parts(self) -> dict[str, int]:
+        """Bytes of each part, in order."""
+        found: dict[str, int] = {}
+        for item in self.items:
+            found[item.part] = found.get(item.part, 0) + item.bytes
+        return found
+
+    def describe(self) -> str:
+        """One line: `target lane: KV ring 1.0 GiB, activations 12.5 MiB, in all 1.0 GiB`."""
+        each = [f"{part} {readable(size)}" for part, size in self.parts().items()]
+        return f"{self.owner}: {', '.join([*each, f'in all {readable(self.bytes)}'])}"
+
+    def check(self, budget: int | None) -> None:
+        """Raises InvalidInputError, one sentence, if it is more than `budget` bytes (None: all)."""
+        if budget is not None and self.bytes > budget:
+            raise InvalidInputError(
+                f"memory: expected at most {readable(budget)}, got {self.describe()}"
+            )
+
+
+class Arena:
+    """One allocation for a whole plan; buffers are views into it, zeroed once."""
+
+    def __init__(self, plan: MemoryPlan, device: torch.device, budget: int | None = None) -> None:
+        plan.check(budget)
+        self.plan = plan
+        self.memory = torch.zeros(plan.bytes, dtype=torch.uint8, device=device)
+        self._begin: dict[str, int] = {}
+        at = 0
+        for item in plan.items:
+            self._begin[item.name] = at
+            at += item.bytes
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The buffer of that name."""
+        item = next(item for item in self.plan.items if item.name == name)
+        size = math.prod(item.shape) * item.dtype.itemsize
+        begin = self._begin[name]
+        return self.memory[begin : begin + size].view(item.dtype).view(item.shape)
+
+    def names(self, part: str) -> list[str]:
+        """Of the buffers of one part."""
+        return [item.name for item in self.plan.items if item.part == part]
+
+
+def readable(size: int) -> str:
+    """Bytes with a unit."""
+    for unit, name in UNITS:
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
+def budget_of(device: torch.device, given: int | None) -> int | None:
+    """Bytes a plan may take: those given, else nine tenths of what is free on a CUDA device."""
+    if given is not None or device.type != "cuda":
+        return given
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * 0.9)
+
+
+class _DeviceWords:
+    """Memory of a CUDA device by its address, as torch takes it in."""
+
+    def __init__(self, address: int, count: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (count,),
+            "typestr": "<i4",
+            "data": (address, False),
+            "version": 2,
+        }
+
+
+def words_at(address: int, count: int, device: torch.device) -> torch.Tensor:
+    """int32 [count] over memory on `device` that somebody else owns, and keeps."""
+    if device.type == "cuda":
+        return torch.as_tensor(_DeviceWords(address, count), device=device)
+    return torch.frombuffer((ctypes.c_int32 * count).from_address(address), dtype=torch.int32)

@@ -1,0 +1,93 @@
+"""The ops that a lane may record: our kernels, or their twins in plain torch.
+
+A recorded function calls nothing but `run(op, ...)`; every op writes into what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import InvalidInputError
+from ..triton_kernels import attention, choose, embed, gate, norm, rope, settle, visible
+
+Op = Callable[..., Any]
+
+
+class Run(Protocol):
+    """Takes one call of an op: runs it, keeps it, or both."""
+
+    def __call__(self, op: Op, *args: Any, **kwargs: Any) -> None:
+        """op(*args, **kwargs), whose pointers and scalars are as they are now."""
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One set of them; the names are those of triton_kernels."""
+
+    name: str
+    embed: Op
+    see: Op
+    rms_norm: Op
+    rope_kv_write: Op
+    branch_attention: Op
+    silu_mul: Op
+    choose: Op
+    ring_settle: Op
+
+
+TRITON = Ops(
+    "triton",
+    embed.embed,
+    visible.see,
+    norm.rms_norm,
+    rope.rope_kv_write,
+    attention.branch_attention,
+    gate.silu_mul,
+    choose.choose,
+    settle.ring_settle,
+)
+TORCH = Ops(
+    "torch",
+    embed.embed_torch,
+    visible.see_torch,
+    norm.rms_norm_torch,
+    rope.rope_kv_write_torch,
+    attention.branch_attention_torch,
+    gate.silu_mul_torch,
+    choose.choose_torch,
+    settle.ring_settle_torch,
+)
+ALL = {ops.name: ops for ops in (TRITON, TORCH)}
+
+
+def ops_named(name: str) -> Ops:
+    """Raises InvalidInputError on another name."""
+    if name not in ALL:
+        raise InvalidInputError(f"ops: expected one of {', '.join(ALL)}, got {name}")
+    return ALL[name]
+
+
+def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
+    """out [rows, n] = x [rows, k] weight [n, k]^T, in the dtype of all three."""
+    torch.mm(x, weight.t(), out=out)
+
+
+def matmul_bias(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor
+) -> None:
+    """The same, + bias [n]."""
+    torch.addmm(bias, x, weight.t(), out=out)
+
+
+def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
+    """out float32: sums of products of half precision that are not rounded. CUDA only."""
+    torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
+
+
+def copy(x: torch.Tensor, *, out: torch.Tensor) -> None:
+    """out = x, in the dtype of `out`; any strides."""
+    out.copy_(x)

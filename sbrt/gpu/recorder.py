@@ -1,0 +1,150 @@
+"""What records: a function's calls of ops, as a list on the CPU, as a CUDA graph on a device.
+
+A recording is made once and replayed as it is: every pointer and scalar by value. What changes
+between replays is read by the ops from the control block and the row tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import EngineError
+from .ops import Op, Run
+
+Recorded = Callable[[Run], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A recording, as csrc/model/recorded.h knows it.
+
+    rows: that it computes. nodes: calls, or kernels. replay: runs it here. graph: the address of
+    a cudaGraph_t, 0 on the CPU.
+    """
+
+    rows: int
+    nodes: int
+    replay: Callable[[], None]
+    graph: int = 0
+
+
+class Recorder(Protocol):
+    """Makes pieces of one lane."""
+
+    def record(self, function: Recorded, rows: int) -> Piece:
+        """The piece that `function` is when it is called now."""
+
+
+class Tape:
+    """A list of calls; tensors are kept as views of their own, so that no name can move them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Op, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __call__(self, op: Op, *args: Any, **kwargs: Any) -> None:
+        """Keep one call."""
+        frozen = {name: _frozen(value) for name, value in kwargs.items()}
+        self.calls.append((op, tuple(map(_frozen, args)), frozen))
+
+    def replay(self) -> None:
+        """Run all of them, in order."""
+        for op, args, kwargs in self.calls:
+            op(*args, **kwargs)
+
+
+class TapeRecorder:
+    """Records lists of calls, for the CPU body."""
+
+    def record(self, function: Recorded, rows: int) -> Piece:
+        """See Recorder. Nothing is computed."""
+        tape = Tape()
+        function(tape)
+        return Piece(rows, len(tape.calls), tape.replay)
+
+
+class CudaRecorder:
+    """Captures CUDA graphs on a stream and in a pool of its lane's own.
+
+    Two lanes that run at the same time share neither: the workspace of a matrix product belongs
+    to the stream that it was captured on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        expect_device(device)
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+        self._kept: list[torch.cuda.CUDAGraph] = []
+
+    def record(self, function: Recorded, rows: int) -> Piece:
+        """See Recorder. Runs it once before, so that kernels are compiled and libraries ready."""
+        tape = Tape()
+        function(tape)
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
+        with exact_products(), torch.cuda.device(self.device):
+            self.stream.wait_stream(
+                torch.cuda.current_stream()
+            )  # what was just allocated is zeroed
+            with torch.cuda.stream(self.stream):
+                tape.replay()
+                self.stream.synchronize()
+                self._capture(graph, tape)
+        self._kept.append(graph)
+        return Piece(rows, len(tape.calls), graph.replay, graph.raw_cuda_graph())
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape) -> None:
+        """On the current stream. Not torch.cuda.graph, which waits for the whole device."""
+        before = torch.cuda.memory_stats(self.device)["allocation.all.allocated"]
+        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        try:
+            tape.replay()
+        except BaseException:
+            with suppress(RuntimeError):  # what went wrong says more
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        made = torch.cuda.memory_stats(self.device)["allocation.all.allocated"] - before
+        if made:
+            raise EngineError(f"capture: expected no allocation, got {made}")
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Matrix products without TF32 and without sums in half precision; restored afterwards."""
+    product = torch.backends.cuda.matmul
+    names = (
+        "allow_tf32",
+        "allow_fp16_reduced_precision_reduction",
+        "allow_bf16_reduced_precision_reduction",
+    )
+    before = {name: getattr(product, name) for name in names}
+    try:
+        for name in names:
+            setattr(product, name, False)
+        if any(getattr(product, name) for name in names):
+            raise EngineError("capture: expected TF32 and reduced precision off, they stayed on")
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(product, name, value)
+
+
+def expect_device(device: torch.device) -> None:
+    """Raises EngineError, one sentence, where torch has no such device."""
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "device: expected a CUDA device that torch can use, found none "
+            f"(torch {torch.__version__})"
+        )
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise EngineError(f"device: expected cuda:0 to cuda:{count - 1}, got {device}")
+
+
+def _frozen(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value

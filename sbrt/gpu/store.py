@@ -1,0 +1,138 @@
+"""What a lane keeps: its ring, the buffers of a forward, its attention's and choices' scratch.
+
+All of it is one plan and one allocation; no forward adds to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..model_config import ModelConfig
+from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
+from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
+from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
+from .decoder import FEATURE_LAYERS, Buffers, attention_plan
+from .memory import Arena, MemoryPlan
+from .weights import Weights
+
+STEP_ROWS = (1, 4, 16, 64)  # of a draft's graphs, and then multiples of 64
+
+
+@dataclass(frozen=True)
+class LaneShape:
+    """What a lane must hold; the fields are those of csrc/model/lane.h."""
+
+    max_len: int
+    max_rows: int
+    branches: int
+    tail_slots: int
+    debug: bool
+    features: bool
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether it keeps laws of its rows: a lane with tails."""
+        return self.branches > 0
+
+
+class LaneStore:
+    """The memory of one lane, by the sizes of its model and its shape.
+
+    sizes: rows that it has graphs for. `rows` is that of a target's smallest. Raises
+    InvalidInputError, one sentence, if it takes more than `budget` bytes.
+    """
+
+    def __init__(self, weights: Weights, shape: LaneShape, rows: int, budget: int | None) -> None:
+        config = weights.config
+        self.weights, self.shape = weights, shape
+        self.device = weights.embed.device
+        self.window = min(config.window or shape.max_len, shape.max_len)
+        self.capacity = self.window + SLOTS
+        self.slots = self.capacity + shape.branches * shape.tail_slots
+        self.sizes = _sizes(shape, rows)
+        self.plans = {count: self._plan(count) for count in self._chunks()}
+        self.memory = self._memory(config)
+        self.arena = Arena(self.memory, self.device, budget)
+        self.works = {count: self._workspace(count) for count in self.plans}
+        self.buffers = self._buffers()
+
+    def describe(self) -> str:
+        """Weights, and every part of the lane's memory, one line each."""
+        return f"{self.weights.plan.describe()}\n{self.memory.describe()}"
+
+    def choice_work(self, plan: ChoosePlan) -> ChooseWork:
+        """The lane's memory for choices, cut to a plan's sizes."""
+        meta = choose_work(plan, "meta")
+        cut = {}
+        for name, wanted in vars(meta).items():
+            cut[name] = self.arena[f"choice.{name}"].flatten()[: wanted.numel()].view(wanted.shape)
+        return ChooseWork(**cut)
+
+    def _chunks(self) -> list[int]:
+        """Rows of the forwards that the sizes are made of, and of prefill."""
+        return sorted({MAX_ROWS, *(min(count, self.chunk(count)) for count in self.sizes)})
+
+    def chunk(self, count: int) -> int:
+        """A target verifies with one graph; a draft takes its larger steps in parts of 64 rows."""
+        return min(count, MAX_ROWS) if self.shape.is_draft else self.sizes[0]
+
+    def _plan(self, count: int) -> AttentionPlan:
+        config = self.weights.config
+        tails = self.shape.tail_slots
+        return attention_plan(config, self.weights.dtype, count, self.capacity, tails, self.window)
+
+    def _memory(self, c: ModelConfig) -> MemoryPlan:
+        dtype, shape = self.weights.dtype, self.shape
+        plan = MemoryPlan("draft lane" if shape.is_draft else "target lane")
+        kv = (2, c.layers, c.kv_heads, self.slots, c.head_dim)
+        plan.add("KV ring", "kv", kv, dtype)
+        for name, sizes in {
+            "h": (c.hidden,),
+            "x": (c.hidden,),
+            "normed": (c.hidden,),
+            "qkv": (c.heads + 2 * c.kv_heads, c.head_dim),
+            "attended": (c.heads, c.head_dim),
+            "gate_up": (2 * c.inner,),
+            "gated": (c.inner,),
+        }.items():
+            plan.add("activations", name, (MAX_ROWS, *sizes), dtype)
+        most = self.sizes[-1]
+        plan.add("logits", "logits", (most, c.vocab), torch.float32)
+        if dtype != torch.float32 and self.device.type != "cuda":
+            plan.add("logits", "raw", (MAX_ROWS, c.vocab), dtype)
+        if shape.features:
+            plan.add("features", "features", (most, FEATURE_LAYERS, c.hidden), dtype)
+        for count, each in self.plans.items():
+            _add_fields(plan, "attention", f"attention.{count}", workspace(each, "meta"))
+        choice = ChoosePlan(most, c.vocab, laws=shape.is_draft)
+        _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
+        return plan
+
+    def _workspace(self, count: int) -> Workspace:
+        meta = workspace(self.plans[count], "meta")
+        return Workspace(**{name: self.arena[f"attention.{count}.{name}"] for name in vars(meta)})
+
+    def _buffers(self) -> Buffers:
+        known = {item.name for item in self.memory.items}
+        names = ("h", "x", "normed", "qkv", "attended", "gate_up", "gated", "logits", "kv")
+        return Buffers(
+            **{name: self.arena[name] for name in names},
+            raw=self.arena["raw"] if "raw" in known else None,
+            features=self.arena["features"] if "features" in known else None,
+        )
+
+
+def _sizes(shape: LaneShape, rows: int) -> list[int]:
+    """Rows that a lane has graphs for, ascending."""
+    if not shape.is_draft:
+        return list(range(rows, MAX_ROWS + 1, rows))
+    most = min(MAX_STEP_ROWS, -(-shape.max_rows // MAX_ROWS) * MAX_ROWS)
+    doubled = [MAX_ROWS << i for i in range(1, 4) if MAX_ROWS << i < 2 * most]
+    return [*STEP_ROWS, *doubled]
+
+
+def _add_fields(plan: MemoryPlan, part: str, prefix: str, given: Workspace | ChooseWork) -> None:
+    for name, tensor in vars(given).items():
+        plan.add(part, f"{prefix}.{name}", tensor.shape, tensor.dtype)

@@ -1,0 +1,181 @@
+"""A checkpoint's weights as the lane multiplies them: q, k, v in one matrix, gate and up in one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..checkpoint import EMBED, HEAD, Checkpoint, Progress, expected_shapes
+from ..errors import InvalidInputError
+from ..model_config import ModelConfig
+from .memory import Arena, MemoryPlan
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+FUSED = {
+    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o",
+    "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down",
+}  # fmt: skip
+NORMS = {
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "mlp_norm",
+    "q_norm": "q_norm",
+    "k_norm": "k_norm",
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x w^T + b; weight [out, in], bias [out] or None."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. q_norm and k_norm [head_dim], or None."""
+
+    attention_norm: torch.Tensor
+    qkv: Linear
+    o: Linear
+    mlp_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All of a model, in one allocation; `head` is `embed` again if they are tied."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    plan: MemoryPlan
+    embed: torch.Tensor
+    layers: list[Layer]
+    norm: torch.Tensor
+    head: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a stored tensor goes: rows [begin, end) of a buffer."""
+
+    buffer: str
+    begin: int
+    end: int
+
+
+def storage_of(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
+    """The dtype of weights and activations. Raises InvalidInputError on one that no lane has."""
+    name = checkpoint.storage(dtype)
+    if name not in DTYPES:
+        raise InvalidInputError(f"dtype: expected {', '.join(DTYPES)} or auto, got {name}")
+    return DTYPES[name]
+
+
+def load(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> Weights:
+    """Read the weights. Raises InvalidInputError, one sentence, if they do not fit in `budget`."""
+    places = dict(_places(checkpoint.config))
+    plan = _plan(checkpoint.config, places, dtype)
+    arena = Arena(plan, device, budget)
+    total = sum(e.end - e.begin for file in checkpoint.files for e in file.tensors.values())
+    done = 0
+    for file in checkpoint.files:
+        for name, entry, data in file.read():
+            if name in places:
+                place = places[name]
+                stored = torch.from_numpy(data.copy()).view(STORED[entry.dtype])
+                arena[place.buffer][place.begin : place.end].copy_(stored.view(entry.shape))
+            done += entry.end - entry.begin
+            if progress:
+                progress(done, total)
+    return _weights(checkpoint.config, arena, dtype)
+
+
+def random_weights(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    budget: int | None = None,
+) -> Weights:
+    """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1."""
+    arena = Arena(_plan(config, dict(_places(config)), dtype), device, budget)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name in arena.names("weights"):
+        if name.endswith("norm"):
+            arena[name].fill_(1)
+        else:
+            arena[name].normal_(0, 0.02, generator=generator)
+    return _weights(config, arena, dtype)
+
+
+def _places(config: ModelConfig) -> Iterator[tuple[str, _Place]]:
+    """Every tensor of a checkpoint; those that share a buffer one behind the other, as named."""
+    filled: dict[str, int] = {}
+    for name, shape in expected_shapes(config).items():
+        buffer = _buffer(name)
+        begin = filled.get(buffer, 0)
+        filled[buffer] = begin + shape[0]
+        yield name, _Place(buffer, begin, begin + shape[0])
+
+
+def _buffer(name: str) -> str:
+    """`model.layers.3.self_attn.q_proj.bias` is a part of `3.qkv.bias`."""
+    if name in (EMBED, HEAD, "model.norm.weight"):
+        return {EMBED: "embed", HEAD: "head"}.get(name, "norm")
+    _, _, layer, *_, module, kind = name.split(".")
+    return f"{layer}.{NORMS[module]}" if module in NORMS else f"{layer}.{FUSED[module]}.{kind}"
+
+
+def _plan(config: ModelConfig, places: dict[str, _Place], dtype: torch.dtype) -> MemoryPlan:
+    rows: dict[str, int] = {}
+    columns: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected_shapes(config).items():
+        place = places[name]
+        rows[place.buffer] = place.end
+        columns[place.buffer] = shape[1:]
+    plan = MemoryPlan(f"{config.architecture} of {config.layers} layers")
+    for buffer, count in rows.items():
+        plan.add("weights", buffer, (count, *columns[buffer]), dtype)
+    return plan
+
+
+def _weights(config: ModelConfig, arena: Arena, dtype: torch.dtype) -> Weights:
+    known = set(arena.names("weights"))
+
+    def some(name: str) -> torch.Tensor | None:
+        return arena[name] if name in known else None
+
+    def linear(name: str) -> Linear:
+        return Linear(arena[f"{name}.weight"], some(f"{name}.bias"))
+
+    layers = [
+        Layer(
+            attention_norm=arena[f"{i}.attention_norm"],
+            qkv=linear(f"{i}.qkv"),
+            o=linear(f"{i}.o"),
+            mlp_norm=arena[f"{i}.mlp_norm"],
+            gate_up=linear(f"{i}.gate_up"),
+            down=linear(f"{i}.down"),
+            q_norm=some(f"{i}.q_norm"),
+            k_norm=some(f"{i}.k_norm"),
+        )
+        for i in range(config.layers)
+    ]
+    embed = arena["embed"]
+    head = embed if config.tied else arena["head"]
+    return Weights(config, dtype, arena.plan, embed, layers, arena["norm"], head)

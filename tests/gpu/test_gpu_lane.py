@@ -1,0 +1,143 @@
+"""Contract under test, on a CUDA device: a captured forward gives the bits of its ops run by
+themselves, for any later row table; a row's bits do not depend on its index or its neighbours;
+engines answer every method like plain decoding."""
+
+import pytest
+import torch
+
+from sbrt import Engine, EngineConfig, SamplingParams, build_info
+from sbrt.demo_pair import demo_folder
+from sbrt.gpu.decoder import Rows
+from sbrt.gpu.lane import GpuLane
+from sbrt.gpu.ops import TRITON
+from sbrt.gpu.recorder import CudaRecorder, Tape, exact_products
+from sbrt.gpu.store import LaneShape
+from sbrt.gpu.weights import random_weights
+from sbrt.model_config import ModelConfig
+from sbrt.prompts import BUILT_IN
+from sbrt.triton_kernels import control
+
+pytestmark = pytest.mark.gpu
+HEAD = 300
+LLAMA = {
+    "architecture": "LlamaForCausalLM", "rms_eps": 1e-5, "rope_theta": 5e5, "tied": True,
+    "max_positions": 1024,
+}  # fmt: skip
+SIZES = {
+    "small": ModelConfig(hidden=512, inner=1408, layers=3, heads=8, kv_heads=4, head_dim=64,
+                         vocab=5003, **LLAMA),
+    "1b": ModelConfig(hidden=2048, inner=8192, layers=2, heads=32, kv_heads=8, head_dim=64,
+                      vocab=128_256, **LLAMA),
+    "8b": ModelConfig(hidden=4096, inner=14336, layers=2, heads=32, kv_heads=8, head_dim=128,
+                      vocab=128_256, **LLAMA),
+}  # fmt: skip
+METHODS = (
+    "draft_model", "pearl", "specbranch", "hedge:gamma=3,F=8,tree=2,nodes=15,on_miss=continue",
+    "tree:nodes=15",
+)  # fmt: skip
+
+
+class Scene:
+    """A target lane with a random ring, and a row table that may be set anew."""
+
+    def __init__(self, size, rows, dtype=torch.bfloat16):
+        self.config = SIZES[size]
+        device = torch.device("cuda")
+        weights = random_weights(self.config, dtype, device)
+        shape = LaneShape(1024, 64, 0, 0, False, False)
+        self.recorder = CudaRecorder(device)
+        self.lane = GpuLane(weights, shape, TRITON, self.recorder, rows, None)
+        self.lane.buffers.kv.normal_(generator=torch.Generator(device).manual_seed(1))
+        self.kv = self.lane.buffers.kv.clone()
+        self.table = control.words(control.RowTable(), device)
+        self.rows = rows
+        self.piece = self.lane.forward(self.table.data_ptr(), True)[0]
+
+    def set(self, tokens, head=HEAD):
+        """Every row the root's child alone: it sees the trunk and itself."""
+        table = control.RowTable(head=head, n=len(tokens))
+        for i, token in enumerate(tokens):
+            row = table.row[i]
+            row.position, row.token, row.branch = head, token, -1
+            row.slot, row.chain = (head + i) % self.lane.capacity, control.mask_of(1 << i)
+        self.table.copy_(control.words(table))
+        self.lane.buffers.kv.copy_(self.kv)
+
+    def replayed(self):
+        """Logits of the rows, by the graph."""
+        self.lane.buffers.logits.fill_(float("nan"))
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self.recorder.stream):
+            self.piece.replay()
+        torch.cuda.synchronize()
+        return self.lane.buffers.logits[: self.rows].clone()
+
+    def eager(self):
+        """The same by its ops one by one."""
+        tape = Tape()
+        count = self.rows
+        rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
+        self.lane.decoder.forward(tape, rows, True)
+        torch.cuda.synchronize()
+        with exact_products(), torch.cuda.stream(self.recorder.stream):
+            tape.replay()
+        torch.cuda.synchronize()
+        return self.lane.buffers.logits[:count].clone()
+
+
+def tokens_of(scene, n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, scene.config.vocab, (n,), generator=generator).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("rows", [16, 64])
+def test_a_graph_gives_the_bits_of_its_ops(rows, dtype):
+    scene = Scene("small", rows, dtype)
+    for head, n in ((HEAD, rows), (0, 1), (961, 5), (HEAD, rows - 1)):
+        tokens = tokens_of(scene, n, seed=n)
+        scene.set(tokens, head)
+        want = scene.eager()[:n]
+        scene.set(tokens, head)
+        assert torch.equal(scene.replayed()[:n], want), (head, n)
+        assert want.isfinite().all()
+
+
+@pytest.mark.parametrize("size", ["1b", "8b"])
+def test_a_row_does_not_depend_on_its_index_or_neighbours(size):
+    scene = Scene(size, 16)
+    scene.set([7])
+    alone = scene.replayed()[0]
+    for i in range(16):
+        tokens = tokens_of(scene, 16, seed=i)
+        tokens[i] = 7
+        scene.set(tokens)
+        got = scene.replayed()[i]
+        assert torch.equal(got, alone), f"row {i}: {(got - alone).abs().max()}"
+
+
+def test_a_recording_allocates_nothing_and_keeps_pointers():
+    scene = Scene("small", 16)
+    scene.set([1, 2, 3])
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    with torch.cuda.stream(scene.recorder.stream):
+        scene.piece.replay()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    assert scene.piece.graph != 0
+
+
+@pytest.mark.skipif(not build_info()["cuda"], reason="the core was built without CUDA")
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_method_answers_like_plain_decoding(temperature):
+    config = EngineConfig(
+        demo_folder("target"), device="cuda",
+        speculative={"model": demo_folder("draft"), "method": "specbranch"},
+    )  # fmt: skip
+    prompts = [f"# {i}\n{text}" for i in range(20) for text in BUILT_IN][:20]
+    params = [SamplingParams(temperature=temperature, seed=i, max_tokens=64) for i in range(20)]
+    with Engine(config, methods=METHODS) as engine:
+        plain = [o.outputs[0].token_ids for o in engine.generate(prompts, params, method="none")]
+        for method in METHODS:
+            outputs = engine.generate(prompts, params, method=method)
+            assert [o.outputs[0].token_ids for o in outputs] == plain, method

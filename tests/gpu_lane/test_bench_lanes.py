@@ -1,0 +1,37 @@
+"""Contract under test: bench.lanes counts the bytes of a forward as its models have them, prints a
+line a graph, and refuses bad input in one sentence."""
+
+import pytest
+
+lanes = pytest.importorskip("bench.lanes", reason="benches run from the checkout")
+
+
+def test_bytes_of_a_forward():
+    """Llama 3.1 8B: 8,030,261,248 parameters, of which 525,336,576 are looked up and 266,240 are
+    of norms; a token of context has 2 x 8 x 128 numbers in each of 32 layers."""
+    config = lanes.config_of("8b")
+    weights = 8_030_261_248 - 525_336_576 - 266_240
+    assert lanes.moved_bytes(config, 0, 2) == 2 * weights
+    assert lanes.moved_bytes(config, 1000, 2) == 2 * (weights + 1000 * 32 * 2 * 8 * 128)
+
+
+def test_a_line():
+    line = {"lane": "T", "rows": 16, "us": 4321.04, "spread": [4300.0, 4400.0], "gb_per_s": 3500.4,
+            "share_of_roof": 0.7512, "us_overlapped": 5000.0, "nodes": 292}  # fmt: skip
+    assert lanes.render(line) == "T | 16 | 4321.0 (4300.0-4400.0) | 3500 | 75 | 5000.0 | 292"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--models", "8b"], "--models: expected two of 8b, 1b, got 8b"),
+        (["--models", "8b,70b"], "--models: expected two of 8b, 1b, got 8b,70b"),
+        (["--context", "9000"], "--context: expected a number from 1 to 8064, got 9000"),
+        (["--seconds", "0"], "--seconds: expected a number up to 600, got 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys, flags, said):
+    assert lanes.main(flags) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1

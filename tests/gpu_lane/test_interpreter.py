@@ -1,0 +1,26 @@
+"""Contract under test: the kernels themselves, in Triton's interpreter, give the tokens of their
+twins: a short answer for every family, with a chain and branches; for one of them a prefill. The
+interpreter knows one thread only, so that both lanes run on the host's."""
+
+import pytest
+
+from sbrt.triton_kernels.words import interpreting
+
+
+@pytest.mark.skipif(not interpreting(), reason="kernels run on a device here")
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_a_short_answer(tools, tmp_path, family):
+    small = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    pair = [tools.write(tmp_path / str(x), family, noise=x, **small) for x in (0.0, 0.03)]
+    prompt = tools.prompt(5 if family == "Llama" else 1)
+    found = []
+    for ops in ("torch", "triton"):
+        play = tools.Play(*(tools.recorded(c, ops=ops) for c in pair), debug=False, body="sim")
+        found.append(
+            play.answer(prompt, "specbranch:k_max=2,gamma=2,epsilon=0,on_miss=serial", 0.8, 3)
+        )
+        counters = play.counters()
+        play.close()
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 3
+    assert counters[1] > 0

@@ -1,0 +1,350 @@
+"""Contract under test: a recording is frozen. Between replays all that Python knows of a lane may
+change, and every activation may be NaN, and no token does. Rows of padding write nothing, what the
+two lanes write is disjoint, and a method takes no larger graph than it needs."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from sbrt import EngineError, _core
+from sbrt.gpu.decoder import LAYER_NODES
+from sbrt.gpu.recorder import Piece, Tape, TapeRecorder
+from sbrt.triton_kernels import control
+
+HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+# Written anew by every forward, or choice, before it is read.
+SCRATCH = ("activations", "logits", "features", "attention", "choice")
+
+
+@pytest.fixture(scope="module")
+def lanes():
+    """The two lanes of `play`, target first."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def play(tools, checkpoints, lanes):
+    found = tools.Play(*(tools.recorded(c, lanes) for c in checkpoints["Llama"]))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def table():
+    """A row table of one's own, and a lane over the CPU's memory may be given its address."""
+    return control.RowTable()
+
+
+def poison(lane):
+    """NaN wherever the lane keeps numbers that are no KV and no weights."""
+    for part in SCRATCH:
+        for name in lane.arena.names(part):
+            if lane.arena[name].dtype in (*FLOATS, torch.float64):
+                lane.arena[name].fill_(float("nan"))
+
+
+@pytest.mark.parametrize("method", ["none", "pearl", HEDGE])
+def test_nan_in_every_buffer_changes_no_token(tools, play, lanes, method):
+    prompt = tools.prompt(30)
+    want = play.answer(prompt, method, 0.8, 8)
+    play.begin(prompt, method, 0.8, 8)
+    given = play.steps(lambda: [poison(lane) for lane in lanes])
+    assert (given, play.runtime.finish_reason) == want
+
+
+def test_nothing_of_a_lane_in_python_is_asked_again(tools, checkpoints):
+    seen = []
+    models = [tools.recorded(c, seen) for c in checkpoints["Qwen2"]]
+    play = tools.Play(*models)
+    want = play.answer(tools.prompt(30), HEDGE, 0.0, 8)
+    for lane in seen:
+        vars(lane.decoder).clear()
+        vars(lane).clear()
+    del models
+    assert play.answer(tools.prompt(30), HEDGE, 0.0, 8) == want
+    play.close()
+
+
+def test_a_tape_keeps_what_it_was_given():
+    x, kept = torch.ones(3), []
+    tape = Tape()
+    tape(lambda tensor, scale: kept.append(float(tensor.sum() * scale)), x, scale=2)
+    x.resize_(0)  # the name, not the memory behind it
+    tape.replay()
+    assert kept == [6.0]
+
+
+def bits(tensor):
+    return tensor.view(torch.int32 if tensor.dtype.itemsize == 4 else torch.int16).clone()
+
+
+def test_rows_of_padding_write_nothing(tools, checkpoints):
+    seen = []
+    probe = _core.LaneProbe(
+        tools.recorded(checkpoints["Qwen3"][0], seen), tools.max_len, 64, 0, 0, 1
+    )
+    [lane] = seen
+    kv = lane.buffers.kv
+    kv.fill_(float("nan"))
+    before = bits(kv)
+    used = [3, 9]
+    rows = [(5, 3, 3, -1, 1, 0), (6, 4, -1, -1, 1, 0), (7, 9, 9, -1, 1, 0)]
+    probe.forward(3, rows)
+    changed = (bits(kv) != before).any(-1).any(0).any(0).any(0).nonzero().flatten().tolist()
+    assert changed == used
+    kv.fill_(float("nan"))
+    probe.forward(3, [])
+    assert torch.equal(bits(kv), before)
+
+
+def test_choices_of_padding_are_not_written(play, lanes, table):
+    block = control.Control()
+    block.target_rows.n = 2
+    words = torch.frombuffer(block, dtype=torch.int32)
+    out = control.view(words, "choice")
+    out.fill_(-7)
+    rows = control.view(words, "target_rows")
+    lane = lanes[0]
+    lane.buffers.logits.fill_(1.0)
+    for piece in lane.choose(
+        rows.data_ptr(), words.data_ptr(), out.data_ptr(), lane.vocab, False, False
+    ):
+        piece.replay()
+    assert out[:4].tolist() == [0, 0, 0, 0]
+    assert set(out[4:].tolist()) == {-7}
+
+
+# --- what is written ---
+
+WRITTEN = {  # by op: the places of its arguments, or their names, that it writes
+    "embed_torch": ("out",),
+    "see_torch": (2,),
+    "rms_norm_torch": ("out", "residual"),
+    "rope_kv_write_torch": (0, 1, 2),
+    "branch_attention_torch": ("out", "work"),
+    "silu_mul_torch": ("out",),
+    "choose_torch": ("out", "work"),
+    "ring_settle_torch": (1,),
+    **dict.fromkeys(("matmul", "matmul_bias", "matmul_float32", "copy"), ("out",)),
+}
+
+
+def tensors(value):
+    return [value] if isinstance(value, torch.Tensor) else list(vars(value).values())
+
+
+def span(tensor):
+    """Bytes that a view reaches, [begin, end)."""
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.dtype.itemsize
+
+
+class Spy(TapeRecorder):
+    """Keeps the tapes that it makes."""
+
+    def __init__(self):
+        self.tapes = []
+
+    def record(self, function, rows):
+        tape = Tape()
+        function(tape)
+        self.tapes.append(tape)
+        return Piece(rows, len(tape.calls), tape.replay)
+
+
+def spans_written(lane, block):
+    """Of all that a lane records over a control block."""
+    lane.recorder = Spy()
+    is_draft = lane.shape.is_draft
+    address, words = block.data_ptr(), block
+    rows = control.view(words, "draft_rows" if is_draft else "target_rows").data_ptr()
+    out = control.view(words, "row_law" if is_draft else "choice").data_ptr()
+    lane.forward(rows, True)
+    lane.forward(rows, False)
+    for filters in (False, True):
+        lane.choose(rows, address, out, lane.vocab, is_draft, filters)
+    for which in range(3):
+        lane.moves(address, which)
+    found = set()
+    for op, args, kwargs in (call for tape in lane.recorder.tapes for call in tape.calls):
+        for place in WRITTEN[op.__name__]:
+            value = args[place] if isinstance(place, int) else kwargs.get(place)
+            if value is not None:
+                found |= {span(t) for t in tensors(value) if t.numel()}
+    return found
+
+
+def inside(piece, whole):
+    return whole[0] <= piece[0] and piece[1] <= whole[1]
+
+
+def test_what_the_lanes_write_is_disjoint(play, lanes):
+    block = control.words(control.Control())
+    written = [spans_written(lane, block) for lane in lanes]
+    arenas = [span(lane.arena.memory) for lane in lanes]
+    fields = [span(control.view(block, name)) for name in ("choice", "row_law")]
+    assert arenas[0][1] <= arenas[1][0] or arenas[1][1] <= arenas[0][0]
+    for spans, arena, field in zip(written, arenas, fields, strict=True):
+        assert len(spans) > 20
+        assert any(inside(s, field) for s in spans)
+        assert [s for s in spans if not inside(s, arena) and not inside(s, field)] == []
+
+
+def test_weights_are_never_written(tools, play, lanes):
+    before = [bits(lane.weights.embed) for lane in lanes]
+    play.answer(tools.prompt(12), HEDGE, 0.0, 6)
+    for lane, was in zip(lanes, before, strict=True):
+        assert torch.equal(bits(lane.weights.embed), was)
+
+
+# --- graphs ---
+
+
+class Counting(TapeRecorder):
+    """Counts replays by rows."""
+
+    def __init__(self):
+        self.replayed = {}
+
+    def record(self, function, rows):
+        piece = super().record(function, rows)
+
+        def replay():
+            self.replayed[rows] = self.replayed.get(rows, 0) + 1
+            piece.replay()
+
+        return Piece(rows, piece.nodes, replay)
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes"),
+    [
+        ("none", set()),
+        ("pearl", {1, 4}),
+        ("specbranch:k_max=3", {4}),
+        ("hedge:gamma=3,F=4,tree=2,nodes=12,on_miss=continue", {16, 64}),
+    ],
+)
+def test_the_method_alone_says_which_graph(tools, checkpoints, method, sizes):
+    counts = [Counting(), Counting()]
+
+    def model(checkpoint, counting):
+        return tools.recorded(checkpoint, on_lane=lambda lane: setattr(lane, "recorder", counting))
+
+    play = tools.Play(*map(model, checkpoints["Llama"], counts))
+    play.answer(tools.prompt(20), method, 0.0, 8)
+    play.close()
+    target, draft = (counting.replayed for counting in counts)
+    assert set(target) == {tools.rows, 64}  # verification; prefill and moves
+    assert set(draft) - {64} == sizes - {64}
+
+
+def test_a_layer_is_nine_nodes(tools, tmp_path, capsys):
+    counts = []
+    for layers in (2, 3):
+        seen = []
+        checkpoint = tools.write(tmp_path / str(layers), num_hidden_layers=layers)
+        _core.LaneProbe(tools.recorded(checkpoint, seen), 64, 64, 0, 0, 1)
+        rows = control.words(control.RowTable())
+        counts.append(seen[0].forward(rows.data_ptr(), True)[0].nodes)
+    each = counts[1] - counts[0]
+    with capsys.disabled():
+        print(f"\n{each} graph nodes a layer, {counts[0] - 2 * each} beside them")
+    assert each == LAYER_NODES <= 10
+
+
+# --- failures ---
+
+
+class Failing(TapeRecorder):
+    """Raises in its n-th replay."""
+
+    def __init__(self):
+        self.left = -1
+
+    def record(self, function, rows):
+        piece = super().record(function, rows)
+
+        def replay():
+            self.left -= 1
+            if self.left == 0:
+                raise RuntimeError("the device has gone")
+            piece.replay()
+
+        return Piece(rows, piece.nodes, replay)
+
+
+@pytest.mark.parametrize("at", [1, 5, 17])
+@pytest.mark.parametrize("lane", [0, 1])
+def test_an_exception_reaches_the_caller(tools, checkpoints, at, lane):
+    recorders = [TapeRecorder(), TapeRecorder()]
+    recorders[lane] = Failing()
+
+    def model(checkpoint, recorder):
+        return tools.recorded(checkpoint, on_lane=lambda lane: setattr(lane, "recorder", recorder))
+
+    play = tools.Play(*map(model, checkpoints["Llama"], recorders))
+    want = play.answer(tools.prompt(12), "pearl", 0.0, 6)
+    recorders[lane].left = at
+    with pytest.raises(EngineError, match=r"^lane: RuntimeError: the device has gone$"):
+        play.answer(tools.prompt(12), "pearl", 0.0, 6)
+    assert play.answer(tools.prompt(12), "pearl", 0.0, 6) == want
+    play.close()
+
+
+def test_more_rows_than_the_graph_has_are_refused(tools, checkpoints):
+    """16 rows hold chains of 15 nodes; a larger one takes the next graph, and 64 is the end."""
+    play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
+    want = play.answer(tools.prompt(20), "none", 0.0, 8)
+    assert play.answer(tools.prompt(20), "lookup:gamma=8", 0.0, 8) == want
+    play.close()
+
+
+DROPPED = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, {folder!r})
+    from conftest import Play, prompt_of, recorded, write
+    base = Path({base!r})
+    for how in ("close", "drop", "exit"):
+        play = Play(recorded(write(base / "t")), recorded(write(base / "d", noise=0.03)))
+        play.begin(prompt_of(60), "pearl", 0.0, 40)
+        play.runtime.run(seconds=0.001)  # leaves a round, or the prefill, in flight
+        if how == "close":
+            play.close()
+        elif how == "drop":
+            del play
+    print("ended")
+"""
+
+
+def test_dropping_a_runtime_at_work_does_not_hang(tmp_path, request):
+    text = textwrap.dedent(DROPPED).format(folder=str(request.path.parent), base=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "ended"), done.stderr
+
+
+# --- features ---
+
+
+def test_features_are_those_of_the_cpu_engine(tools, tmp_path):
+    for layers in (2, 6):
+        checkpoint = tools.write(tmp_path / str(layers), "Llama", num_hidden_layers=layers)
+        found = []
+        for model in (checkpoint.decoder("float32"), tools.recorded(checkpoint)):
+            play = tools.Play(model, None, keep_features=True)
+            answer = play.answer(tools.prompt(30), "none", 0.0, 4)
+            found.append((answer, np.array(play.runtime.features())))
+            play.close()
+        (want, rows), (given, mine) = found
+        assert given == want
+        assert mine.shape == rows.shape
+        error = np.abs(mine - rows)
+        assert error.max() < 1e-4, f"worst at {error.argmax()}: {mine[error.argmax()]}"

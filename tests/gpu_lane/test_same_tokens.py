@@ -1,0 +1,123 @@
+"""Contract under test: recorded lanes give the tokens of plain decoding by the same recordings, by
+every method, for every family, whether sampled or not, over wraps of the ring and to a stop token;
+and in float32 those of the CPU engine, wherever its best two logits are not nearly tied."""
+
+import numpy as np
+import pytest
+
+from sbrt import _core
+
+GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
+TOLERANCE = 1e-5  # of the largest logit: the twins add in another order than the CPU's kernels
+TOKENS = 8
+LONG = 34  # behind a prompt of 60 the ring of Mistral, 88 positions, wraps
+
+
+@pytest.fixture(scope="module")
+def plays(tools, checkpoints):
+    """{family: Play}, one of recordings each."""
+    found = {family: tools.Play(*map(tools.recorded, pair)) for family, pair in checkpoints.items()}
+    yield found
+    for play in found.values():
+        play.close()
+
+
+@pytest.fixture(scope="module")
+def plain(tools, plays):
+    """{(family, temperature): answer of `none`}."""
+    return {
+        (family, temperature): play.answer(tools.prompt(40), "none", temperature, TOKENS)
+        for family, play in plays.items()
+        for temperature in (0.0, 0.8)
+    }
+
+
+def cpu_logits(checkpoint, tokens, max_len):
+    """[tokens, vocab] of the CPU engine."""
+    probe = _core.LaneProbe(checkpoint.decoder("float32"), max_len, 64, 0, 0, 1)
+    return logits_of(probe, tokens)
+
+
+def logits_of(probe, tokens):
+    """Every token a row of a path, 16 rows a forward."""
+    found = []
+    for head in range(0, len(tokens), 16):
+        part = tokens[head : head + 16]
+        rows = [
+            (t, head + j, probe.slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(part)
+        ]
+        found.append(probe.forward(head, rows))
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family):
+    target, _ = checkpoints[family]
+    tokens = tools.prompt(120, seed=3)
+    want = cpu_logits(target, tokens, tools.max_len)
+    got = logits_of(_core.LaneProbe(tools.recorded(target), tools.max_len, 64, 0, 0, 1), tokens)
+    error = np.abs(got - want) / np.abs(want).max()
+    at = np.unravel_index(np.argmax(error), error.shape)
+    assert error[at] < TOLERANCE, f"worst at {at}: {got[at]} for {want[at]}"
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plain, family):
+    target, _ = checkpoints[family]
+    prompt, (given, _) = tools.prompt(40), plain[family, 0.0]
+    rows = cpu_logits(target, prompt + given, tools.max_len)[len(prompt) - 1 : -1]
+    different = np.flatnonzero(rows.argmax(1) != given)
+    if len(different):
+        low, high = np.sort(rows[different[0]])[-2:]
+        assert high - low < GAP, f"token {different[0]}: gap {high - low:.2e}"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_every_method_answers_like_plain_decoding(tools, plays, plain, family, temperature):
+    totals = np.zeros(5, int)
+    for method in tools.methods:
+        given = plays[family].answer(tools.prompt(40), method, temperature, TOKENS)
+        assert given == plain[family, temperature], method
+        totals += plays[family].counters()
+    rounds, drafted, accepted, branch_rounds, hits = totals
+    assert rounds > 0
+    assert 0 < accepted < drafted
+    assert 0 < hits < branch_rounds
+
+
+@pytest.mark.parametrize("method", ["pearl", "hedge:gamma=3,F=4,tree=2,nodes=12"])
+def test_the_ring_wraps(tools, plays, method):
+    play = plays["Mistral"]
+    want = play.answer(tools.prompt(60, seed=5), "none", 0.0, LONG)
+    assert len(want[0]) == LONG
+    assert play.answer(tools.prompt(60, seed=5), method, 0.0, LONG) == want
+
+
+@pytest.mark.parametrize(
+    "method", ["draft_model", "specbranch:k_max=3", "tree:gamma=3,width=4,nodes=12"]
+)
+def test_a_stop_token_ends_inside_a_chain(tools, plays, plain, method):
+    tokens, _ = plain["Llama", 0.8]
+    for stop in sorted(set(tokens[4:7])):
+        want = tokens[: tokens.index(stop) + 1]
+        given = plays["Llama"].answer(tools.prompt(40), method, 0.8, TOKENS, [stop])
+        assert given == (want, "stop")
+
+
+def test_the_sequence_ends_at_the_last_position(tools, plays):
+    prompt = tools.prompt(tools.max_len - 9)
+    want = plays["Qwen3"].answer(prompt, "none", 0.0, 50)
+    assert len(want[0]) == 9
+    assert want[1] == "length"
+    for method in ("pearl", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"):
+        assert plays["Qwen3"].answer(prompt, method, 0.0, 50) == want
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_answers_like_its_own_plain_decoding(tools, checkpoints, dtype):
+    play = tools.Play(*(tools.recorded(c, dtype=dtype) for c in checkpoints["Qwen3"]))
+    want = play.answer(tools.prompt(20), "none", 0.8, 12)
+    for method in ("pearl", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"):
+        assert play.answer(tools.prompt(20), method, 0.8, 12) == want
+    play.close()

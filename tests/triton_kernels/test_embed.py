@@ -1,0 +1,60 @@
+"""Contract under test: embedding copies the bits of each row's token, and gives zero for padding,
+whatever stands behind the rows in use; so do the kernel and its twin."""
+
+import pytest
+import torch
+
+from sbrt.triton_kernels import control
+from sbrt.triton_kernels.embed import embed, embed_torch
+
+VOCAB, COLUMNS = 11, 40
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+
+
+def table_of(tokens, n, device):
+    table = control.RowTable(n=n)
+    for i, row in enumerate(table.row):
+        row.token = tokens[i] if i < len(tokens) else -5
+    return control.words(table, device)
+
+
+@pytest.mark.parametrize("op", [embed, embed_torch])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_are_their_tokens(op, dtype, device):
+    wide = torch.randn(VOCAB, COLUMNS + 3, generator=torch.Generator().manual_seed(0))
+    weight = wide.to(device, dtype)[:, :COLUMNS]
+    out = torch.full((8, COLUMNS + 1), float("nan"), device=device, dtype=dtype)[:, :COLUMNS]
+    tokens = [3, 0, 10, 3, 7]
+    op(table_of(tokens, 5, device), weight, out=out)
+    assert torch.equal(out[:5], weight[tokens])
+    assert torch.equal(out[5:], torch.zeros_like(out[5:]))
+
+
+@pytest.mark.parametrize("op", [embed, embed_torch])
+def test_a_part_of_the_table(op, device):
+    weight = torch.randn(VOCAB, COLUMNS).to(device)
+    out = torch.full((4, COLUMNS), float("nan"), device=device)
+    op(table_of([1, 2, 3, 4, 5], 5, device), weight, out=out, first_row=3)
+    assert torch.equal(out[:2], weight[[4, 5]])
+    assert not out[2:].any()
+    op(table_of([1, 2], 2, device), weight, out=out, first_row=3)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("op", [embed, embed_torch])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"weight": torch.zeros(3, 4, dtype=torch.int32)}, "weight: expected"),
+        ({"out": torch.zeros(2, 5)}, "out.shape"),
+        ({"out": torch.zeros(2, 4, dtype=torch.float16)}, "out: expected"),
+        ({"weight": torch.zeros(4, 3).t()}, "weight: expected contiguous"),
+        ({"table": torch.zeros(4, dtype=torch.int32)}, "table"),
+    ],
+)
+def test_what_cannot_be_is_refused(op, change, sentence):
+    given = {"weight": torch.zeros(3, 4), "out": torch.zeros(2, 4)}
+    given["table"] = table_of([0, 1], 2, "cpu")
+    given |= change
+    with pytest.raises(ValueError, match=sentence):
+        op(given["table"], given["weight"], out=given["out"])

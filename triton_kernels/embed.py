@@ -1,0 +1,100 @@
+"""The embedding of a forward's tokens.
+
+The public op is `embed`, its plain-torch twin `embed_torch`; both copy bits.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .control import RowTable, check_words, struct
+from .plan import DTYPES
+from .words import ROW_TOKEN, ROW_WORDS, TABLE_N, TABLE_ROWS
+
+BLOCK = 1024  # columns of a program
+
+
+@triton.jit
+def _embed_kernel(
+    Table,  # [words] RowTable
+    Weight,  # [vocab, columns]
+    weight_stride,
+    Out,  # [rows, columns] written
+    out_stride,
+    first_row,  # of the table: row 0 of Out
+    columns,
+    BLOCK: tl.constexpr,
+):
+    """One program per row and BLOCK columns.  out = weight[token], 0 for a row of padding.
+
+    bytes = rows * columns * size * 2
+    """
+    i_row = tl.program_id(0).to(tl.int64)
+    o = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    m = o < columns
+    in_use = first_row + i_row < tl.load(Table + TABLE_N)
+    p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
+    token = tl.load(p_row + ROW_TOKEN, mask=in_use, other=0).to(tl.int64)
+    x = tl.load(Weight + token * weight_stride + o, mask=m & in_use, other=0.0)
+    tl.store(Out + i_row * out_stride + o, x, mask=m)
+
+
+def embed(
+    table: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor, first_row: int = 0
+) -> torch.Tensor:
+    """out[i] = weight[token of row first_row + i]; 0 where the table has no such row.
+
+    table   int32 words of a RowTable; what stands behind its n is not read
+    weight  [vocab, columns]  float16, bfloat16 or float32; contiguous columns
+    out     [rows, columns]   same dtype, written
+
+    Returns `out`. Allocates nothing. Raises ValueError on any other shape, dtype or stride.
+    """
+    _check(table, weight, out)
+    rows, columns = out.shape
+    if rows and columns:
+        grid = (rows, triton.cdiv(columns, BLOCK))
+        _embed_kernel[grid](
+            *(table, weight, weight.stride(0), out, out.stride(0), first_row, columns),
+            BLOCK=BLOCK,
+            num_warps=4,
+        )
+    return out
+
+
+def embed_torch(
+    table: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor, first_row: int = 0
+) -> torch.Tensor:
+    """The twin of `embed` in plain torch: same arguments, effects and errors, any device."""
+    _check(table, weight, out)
+    given = struct(RowTable, table)
+    used = min(out.shape[0], max(0, given.n - first_row))
+    tokens = [given.row[first_row + i].token for i in range(used)]
+    out[:used] = weight[tokens]
+    out[used:] = 0
+    return out
+
+
+def _check(table: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    check_words("table", table, RowTable)
+    if weight.dim() != 2 or weight.dtype not in DTYPES:
+        raise ValueError(
+            f"weight: expected [vocab, columns] of one of {DTYPES} but got {weight.dtype} "
+            f"{tuple(weight.shape)}"
+        )
+    if out.dim() != 2 or out.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"out.shape: expected [rows, {weight.shape[1]}] but got {tuple(out.shape)}"
+        )
+    if out.dtype != weight.dtype or out.device != weight.device:
+        raise ValueError(
+            f"out: expected {weight.dtype} on {weight.device} as weight but got {out.dtype} on "
+            f"{out.device}"
+        )
+    for name, tensor in (("weight", weight), ("out", out)):
+        if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+            raise ValueError(
+                f"{name}: expected contiguous columns but got stride {tensor.stride(1)}"
+            )
