@@ -54,7 +54,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
       const RoundShape how = shape();
       // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
       drafted_ = how.burst + how.gamma > 0;
-      if (tuned_ && !drafted_) {
+      if (tuned_ && !drafted_) {  // never on a device
         control_->draft_nodes = Mask::none();
         control_->branch_count = control_->draft_idle = 0;
       }
@@ -153,7 +153,7 @@ bool Runtime::idle(double seconds) {
 void Runtime::settle_down() {
   idle(0);
   exec_->forget();
-  selected_round_ = committed_round_ = round_;
+  control_->round = committed_round_ = round_;
 }
 
 }  // namespace sbrt
