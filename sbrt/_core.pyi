@@ -295,16 +295,43 @@ class Stats:
     decode_ns: int
     histogram: list[int]
 
+class OrderBook:
+    """Ops of streams and the events between them (csrc/exec/order.h); stream 0 is the host."""
+
+    def __init__(self) -> None: ...
+    def stream(self, name: str) -> int:
+        """The number of a new stream."""
+    def event(self, name: str, initial: int = 0) -> int:
+        """The number of a new event, which has reached `initial`."""
+    def run(self, stream: int, name: str, reads: Sequence[str], writes: Sequence[str]) -> None:
+        """An op. Raises InvalidInputError for a stream or a part that is none."""
+    def wait(self, stream: int, event: int, value: int) -> None:
+        """What follows on `stream` begins when `event` is at `value`."""
+    def record(self, stream: int, event: int, value: int) -> None:
+        """`event` is at `value` when all before it on `stream` is done."""
+    def ops(self) -> list[tuple[object, ...]]:
+        """(stream, what, reads, writes), or (stream, "wait" or "record", event, value)."""
+    def __len__(self) -> int: ...
+    def written_by(self, stream: int) -> list[str]:
+        """Parts that ops of `stream` may write."""
+    def conflicts(self, without: Sequence[str] = ..., host: bool = True) -> list[str]:
+        """A sentence for each pair of ops that nothing orders.
+
+        without: no stream waits for events of these names. host: what it waits for counts.
+        """
+
 class Runtime:
     """Two lanes and one sequence at a time (csrc/spec/runtime.h).
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
-    or sim for everything on the caller's thread. debug: poison what must not be read. rejection:
-    make room for policies of that rule. first_round: where the 64-bit counters start. tuned:
-    policies that may be chosen from, plain decoding the first; what forwards cost is then measured
-    here, for a quarter of a second. One thread at a time may call it, but for `interrupt`. Raises
-    InvalidInputError for sizes that cannot be.
+    sim for everything on the caller's thread, dry: the same with a book of it (`order`), or cuda.
+    device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.
+    debug: poison what must not be read. rejection: make room for policies of that rule.
+    first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
+    decoding the first; what forwards cost is then measured here, for a quarter of a second. One
+    thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
+    cannot be, and where cuda cannot be used.
     """
 
     def __init__(
@@ -328,6 +355,8 @@ class Runtime:
         keep_features: bool = False,
         rejection: bool = False,
         tuned: Sequence[Policy] = ...,
+        device: int = 0,
+        draft_first: bool = True,
     ) -> None: ...
     def begin(
         self,
@@ -359,6 +388,9 @@ class Runtime:
         """Join every thread, whoever still holds the runtime; it cannot run any more."""
     def interrupt(self) -> None:
         """From any thread: `run` returns after the round it is in."""
+    @property
+    def order(self) -> OrderBook:
+        """All that the dry body was given so far, a copy; InvalidInputError on another body."""
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:
         """(stream, name, begin_ns, end_ns, is_wait) begun since then, oldest first per stream.
 
@@ -429,7 +461,8 @@ def build_info() -> dict[str, str | bool]:
     """What this binary was built with.
 
     version, compiler; cuda: whether it has the CUDA body; cuda_version: of the compiler that was
-    there, "" for none; cuda_architectures.
+    there, "" for none; cuda_architectures; why_no_cuda: why it cannot be used on this machine, a
+    sentence, "" if it can.
     """
 
 def allocation_count() -> int:

@@ -62,6 +62,8 @@ def render(found: dict[str, Any]) -> str:
     cuda = "no"
     if build["cuda"]:
         cuda = f"{build['cuda_version']}, architectures {build['cuda_architectures']}"
+        if build["why_no_cuda"]:
+            cuda += f"; {build['why_no_cuda']}"
     elif build["cuda_version"]:
         cuda = f"no (compiler {build['cuda_version']} was there)"
     lines = {

@@ -149,11 +149,11 @@ class Control(Structure):
     _fields_ = (
         *(("sampling", Sampling), ("shaping", Shaping), ("policy", Policy)),
         *(("prices", Prices), ("scores", Scores)),
-        *((name, c_int64) for name in ("limit", "draft_limit", "head")),
+        *((name, c_int64) for name in ("limit", "draft_limit", "round", "head")),
         *(("trunk", c_void_p), ("trunk_hash", c_uint64), ("counts", Counts), ("chain", Chain)),
         ("outcome", Outcome),
         *(("source", c_int32 * SLOTS), ("sharpness", c_float)),
-        *((name, c_int32) for name in ("lost", "no_mass")),
+        *((name, c_int32) for name in ("lost", "no_mass", "cut")),
         *(("target_rows", RowTable), ("choice", Choice * MAX_ROWS), ("target_have", c_int64)),
         *(("draft_rows", RowTable), ("row_law", Law * MAX_STEP_ROWS), ("draft_have", c_int64)),
         ("draft_nodes", Mask),

@@ -42,6 +42,7 @@ py::dict build_info() {
   info["cuda"] = SBRT_WITH_CUDA != 0;
   info["cuda_version"] = SBRT_CUDA_VERSION;
   info["cuda_architectures"] = SBRT_CUDA_ARCHITECTURES;
+  info["why_no_cuda"] = why_no_cuda();
   return info;
 }
 
@@ -61,6 +62,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_shaping(m);
   sbrt::bind_costs(m);
   sbrt::bind_hrad(m);
+  sbrt::bind_order(m);
   sbrt::bind_runtime(m);
   sbrt::bind_accept(m);
   sbrt::bind_probe(m);

@@ -7,6 +7,7 @@
 
 #include "bind/bind.h"
 #include "core/check.h"
+#include "exec/order.h"
 
 namespace py = pybind11;
 
@@ -58,14 +59,25 @@ void drop(Runtime* runtime) {
   delete runtime;
 }
 
-std::shared_ptr<Runtime> make_runtime(
-    std::shared_ptr<Model> target, std::shared_ptr<Model> draft, int64_t max_model_len,
-    int32_t num_threads, int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
-    int32_t max_width, const std::string& body, bool debug, int32_t vocab, int64_t first_round,
-    std::vector<int32_t> holes, std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-    bool keep_features, bool rejection, std::vector<Policy> tuned) {
-  check<InvalidInput>(body == "cpu" || body == "sim", "body: expected cpu or sim but got ", body);
+Body body_named(const std::string& name) {
+  if (name == "cpu") return Body::cpu;
+  if (name == "sim") return Body::sim;
+  if (name == "dry") return Body::dry;
+  check<InvalidInput>(name == "cuda", "body: expected cpu, sim, dry or cuda but got ", name);
+  return Body::cuda;
+}
+
+std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
+                                      int64_t max_model_len, int32_t num_threads,
+                                      int32_t draft_threads, int32_t max_gamma,
+                                      int32_t max_branches, int32_t max_width,
+                                      const std::string& body, bool debug, int32_t vocab,
+                                      int64_t first_round, std::vector<int32_t> holes,
+                                      std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
+                                      bool keep_features, bool rejection, std::vector<Policy> tuned,
+                                      int32_t device, bool draft_first) {
   RuntimeConfig c;
+  c.body = body_named(body);
   c.max_model_len = max_model_len;
   c.vocab = vocab;
   c.holes = std::move(holes);
@@ -75,13 +87,14 @@ std::shared_ptr<Runtime> make_runtime(
   c.max_branches = max_branches;
   c.max_width = max_width;
   c.first_round = first_round;
-  c.sim = body == "sim";
   c.debug = debug;
   c.costs = std::move(costs);
   c.hrad = std::move(hrad);
   c.keep_features = keep_features;
   c.tuned = std::move(tuned);
   c.rejection = rejection;
+  c.device = device;
+  c.draft_first = draft_first;
   const py::gil_scoped_release free;  // it times forwards
   return {new Runtime(target, draft, c), &drop};
 }
@@ -140,7 +153,8 @@ void bind_runtime(py::module_& m) {
            py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
            py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
            py::arg("keep_features") = false, py::arg("rejection") = false,
-           py::arg("tuned") = std::vector<Policy>{})
+           py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
+           py::arg("draft_first") = true)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"),
            py::arg("stop_token_ids") = std::vector<int32_t>{},
@@ -182,6 +196,13 @@ void bind_runtime(py::module_& m) {
              return py::array_t<float>(static_cast<py::ssize_t>(x.size()), x.data());
            })
       .def_property_readonly("now_ns", &Runtime::now)
+      .def_property_readonly(
+          "order",
+          [](const Runtime& r) {
+            check<InvalidInput>(r.order() != nullptr, "order: expected a runtime of the dry body");
+            return std::make_shared<OrderBook>(*r.order());
+          },
+          "All that the dry body was given so far, a copy.")
       .def("trace", &trace_of, py::arg("since_ns") = 0,
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
       .def("rounds", &rounds_of,

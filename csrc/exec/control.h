@@ -3,7 +3,8 @@
 // Who writes what (one owner each):
 //   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
 //   host, between rounds      policy and prices, of a sequence that is tuned (spec/tuner.h)
-//   select                    head, trunk, counts, chain, source, outcome, sharpness, lost, record
+//   select                    round, head, trunk, counts, chain, source, outcome, cut, sharpness, lost,
+//                             record
 //   target lane               target_rows, choice, scores.target, target_have
 //   draft lane                branches, chain_law, the other scores, draft_rows, row_law, draft_have,
 //                             draft_nodes
@@ -14,7 +15,6 @@
 // the target lane waits; draft_ready(r) promises branch table r.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #include "core/bits.h"
@@ -174,6 +174,9 @@ enum Ranking : int32_t {
   kLikely = 2,    // the most likely of all (node, token)
 };
 
+// How much of an adopted tail becomes the chain.
+enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
+
 // What a round does whose outcome before was not prepared.
 enum OnMiss : int32_t { kGoOn = 0, kBurst = 1, kLookup = 2 };
 
@@ -213,6 +216,7 @@ struct Control {
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
   // select
+  int64_t round;        // the last one that ended; set by the host between sequences
   int64_t head;         // position of the root
   int32_t* trunk;       // [max_model_len] committed tokens
   uint64_t trunk_hash;  // of all of them
@@ -223,6 +227,7 @@ struct Control {
   float sharpness;         // exponent that calibrates confidence, fitted to the outcomes
   int32_t lost;            // nodes of this round's serial burst that did not enter the chain
   int32_t no_mass;         // 1: a residual of this round was empty (spec/accept.h)
+  Cut cut;                 // what H-RAD says of the adopted tail
   // target lane
   RowTable target_rows;
   Choice choice[kMaxRows];

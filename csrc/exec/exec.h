@@ -17,10 +17,16 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/check.h"
 #include "core/interval.h"
+#include "exec/captured.h"
+#include "exec/cells.h"
+#include "exec/effects.h"
 #include "exec/trace.h"
 
 namespace sbrt {
+
+class OrderBook;
 
 // A member of the team that runs one op: rank of size.
 struct Worker {
@@ -32,14 +38,39 @@ struct Worker {
 
 class Graph {
  public:
+  static constexpr size_t kBytes = 192;
+  struct Node {
+    void (*call)(const Node&, Worker) = nullptr;
+    void (*fn)() = nullptr;
+    bool single = false;
+    alignas(16) std::byte args[kBytes] = {};
+    // On a device: a kernel of one block, whose one parameter is the arguments, or a captured graph.
+    const void* kernel = nullptr;
+    unsigned threads = 0;
+    const Captured* captured = nullptr;
+    const char* name = nullptr;
+    Effects effects;
+
+    Node& on_device(const void* symbol, unsigned of_block) {
+      kernel = symbol;
+      threads = of_block;
+      return *this;
+    }
+    Node& says(const char* what, const Effects& what_it_does) {
+      name = what;
+      effects = what_it_does;
+      return *this;
+    }
+  };
+
   explicit Graph(const char* name) : name_(name) {}
 
   // Appends an op. `fn(args, worker)` is called by every member of the team (team ops) or by rank 0
   // alone (`single`); the team meets after each op. Args is copied now: pointers and scalars.
   template <class Args>
-  void add(void (*fn)(const Args&, Worker), const Args& args, bool single = false) {
+  Node& add(void (*fn)(const Args&, Worker), const Args& args, bool single = false) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= kBytes);
-    Node node;
+    Node& node = nodes_.emplace_back();
     node.call = [](const Node& n, Worker w) {
       reinterpret_cast<void (*)(const Args&, Worker)>(n.fn)(*reinterpret_cast<const Args*>(n.args),
                                                             w);
@@ -47,16 +78,25 @@ class Graph {
     node.fn = reinterpret_cast<void (*)()>(fn);
     node.single = single;
     std::memcpy(node.args, &args, sizeof args);
-    nodes_.push_back(node);
+    return node;
   }
 
-  static constexpr size_t kBytes = 192;
-  struct Node {
-    void (*call)(const Node&, Worker);
-    void (*fn)();
-    bool single;
-    alignas(16) std::byte args[kBytes];
-  };
+  // Appends what somebody else captured; it outlives the launches. On a device only: elsewhere a
+  // launch throws.
+  Node& add_captured(const Captured* captured) {
+    Node& node = nodes_.emplace_back();
+    node.call = [](const Node&, Worker) {
+      throw Error("graph: a captured one runs on the cuda body alone");
+    };
+    node.captured = captured;
+    return node;
+  }
+
+  // What the nodes from `first` on do, that say nothing themselves.
+  void say(size_t first, const char* what, const Effects& what_they_do) {
+    for (size_t i = first; i < nodes_.size(); ++i)
+      if (!nodes_[i].name) nodes_[i].says(what, what_they_do);
+  }
 
   // What a launch costs in virtual time: (*ns)[*rows], read when the op at `at` is next.
   struct Cost {
@@ -82,17 +122,28 @@ class Event {
  public:
   explicit Event(const char* name) : name_(name) {}
   const char* name() const { return name_; }
-  int64_t reached() const { return reached_.load(std::memory_order_acquire); }
+  int64_t reached() const { return word_->load(std::memory_order_acquire); }
 
-  std::atomic<int64_t>& counter() { return reached_; }
+  std::atomic<int64_t>& counter() { return *word_; }
   // Virtual ns of the last record, no earlier one is kept; only the sim body sets it.
   int64_t time() const { return time_; }
   void set_time(int64_t ns) { time_ = ns; }
 
+  // What a body keeps of an event, from its first wait or record on: on a device the word lies where
+  // the device writes it.
+  void* body() const { return body_.get(); }
+  void keep(std::shared_ptr<void> body, std::atomic<int64_t>* word) {
+    body_ = std::move(body);
+    word->store(reached(), std::memory_order_release);
+    word_ = word;
+  }
+
  private:
   const char* name_;
-  std::atomic<int64_t> reached_{0};
+  std::atomic<int64_t> own_{0};
+  std::atomic<int64_t>* word_ = &own_;
   int64_t time_ = 0;
+  std::shared_ptr<void> body_;
 };
 
 class Stream {
@@ -103,6 +154,15 @@ class Stream {
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
   virtual const Trace& trace() const = 0;
+  // Before the first launch, so that none of them allocates. Throws InvalidInput if the body cannot
+  // run an op of it.
+  virtual void prepare(const Graph&) {}
+  virtual void* handle() const { return nullptr; }  // cudaStream_t
+};
+
+struct StreamKind {
+  const char* name = "stream";
+  bool urgent = false;  // goes first on a device that both are ready for
 };
 
 // A body. One host thread enqueues.
@@ -110,13 +170,16 @@ class Exec {
  public:
   virtual ~Exec() = default;
   // A stream whose team has up to `threads` members.
-  virtual std::unique_ptr<Stream> stream(int threads) = 0;
-  // Blocks the host until event >= value: true; or until Trace::now() is at `until`: false.
+  std::unique_ptr<Stream> stream(int threads, const StreamKind& kind = {}) {
+    return make_stream(threads, kind);
+  }
+  // Blocks the host until event >= value: true; or until Trace::now() is at `until`: false. True as
+  // well where nothing will ever be reached any more: rethrow() says why.
   virtual bool reach(Event& event, int64_t value, int64_t until) = 0;
   // Rethrows the first exception of any op, once all streams are idle: work enqueued after it was
   // skipped, but its events have fired.
   virtual void rethrow() = 0;
-  // Drops that exception; all streams are idle.
+  // Drops that exception; all streams are idle. What broke a device stays.
   virtual void forget() = 0;
   void wait(Event& event, int64_t value) {
     reach(event, value, kForever);
@@ -127,11 +190,35 @@ class Exec {
   // The host is busy with something for `ns` of virtual time; the steady clock needs no telling.
   virtual void spend(int64_t) {}
 
+  // Ops run on a device of their own: what has no kernel there is refused.
+  virtual bool is_device() const { return false; }
+  template <class T>
+  Cells<T> cells(size_t count, Where where) {
+    return Cells<T>(allocate(count * sizeof(T), where));
+  }
+  // The first `bytes` as the host wrote them, with all streams idle; ops enqueued later see them.
+  virtual void upload(const Block&, size_t /*bytes*/) {}
+
+  // The dry body alone: the order that its commands kept. What the host itself reads and writes is
+  // noted; of a block that is watched no op may write what it does not say.
+  virtual const OrderBook* order() const { return nullptr; }
+  virtual void note(const char* /*what*/, const Effects&) {}
+  virtual void watch(const Control*) {}
+
   static constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
+
+ protected:
+  virtual std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) = 0;
+  virtual Block allocate(size_t bytes, Where where);
 };
 
 std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
 std::unique_ptr<Exec> make_virtual_exec();  // the same in virtual time, with a trace
+std::unique_ptr<Exec> make_dry_exec();      // the same, and every command is kept for order()
+
+// Why this machine or this build cannot run the cuda body, in a sentence; empty if it can.
+std::string why_no_cuda();
+std::unique_ptr<Exec> make_cuda_exec(int device);  // throws InvalidInput, with that sentence
 
 }  // namespace sbrt

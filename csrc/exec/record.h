@@ -2,10 +2,9 @@
 // validates itself wherever the memory lives.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
-#include "core/check.h"
+#include "core/any.h"
 #include "exec/control.h"
 
 namespace sbrt {
@@ -13,13 +12,19 @@ namespace sbrt {
 // Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | no_mass << 26 | error << 28. Word 1: discarded tokens.
 // Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
 struct Record {
-  std::atomic<uint64_t> word[kRecordWords];
+  uint64_t word[kRecordWords];
 
-  void put(int i, int64_t round, uint32_t value) {
-    word[i].store(static_cast<uint64_t>(round) << 32 | value, std::memory_order_relaxed);
+  // Into memory that the host may be looking at, from whatever device: a word goes as a whole.
+  SBRT_ANY void put(int i, int64_t round, uint32_t value) {
+    const uint64_t w = static_cast<uint64_t>(round) << 32 | value;
+#if defined(__CUDA_ARCH__)
+    *const_cast<volatile uint64_t*>(&word[i]) = w;
+#else
+    __atomic_store_n(&word[i], w, __ATOMIC_RELAXED);
+#endif
   }
   uint32_t get(int i, int64_t round) const {
-    const uint64_t w = word[i].load(std::memory_order_relaxed);
+    const uint64_t w = __atomic_load_n(&word[i], __ATOMIC_RELAXED);
     check(static_cast<uint32_t>(w >> 32) == static_cast<uint32_t>(round), "record: word ", i,
           " belongs to round ", w >> 32, ", expected ", static_cast<uint32_t>(round));
     return static_cast<uint32_t>(w);
@@ -28,7 +33,7 @@ struct Record {
 
 struct Records {
   Record ring[kRecords];
-  Record& of(int64_t round) { return ring[round % kRecords]; }
+  SBRT_ANY Record& of(int64_t round) { return ring[round % kRecords]; }
 };
 
 }  // namespace sbrt

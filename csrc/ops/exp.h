@@ -2,13 +2,14 @@
 // and another implementation of the same six steps agree bitwise.
 #pragma once
 
-#include <bit>
 #include <cstdint>
+
+#include "core/bits.h"
 
 namespace sbrt {
 
 // e^x for x <= 0, 0 below -87; relative error below 2e-7. Polynomial: Cephes expf.
-inline float exp32(float x) {
+SBRT_ANY inline float exp32(float x) {
   const float magic = 12582912.0f;  // 1.5 x 2^23: adding it rounds to an integer
   const float clamped = x < -87.0f ? -87.0f : x;
   const float n = (clamped * 1.44269504f + magic) - magic;
@@ -21,7 +22,7 @@ inline float exp32(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float e = p * (r * r) + r + 1.0f;
-  const float scale = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+  const float scale = __builtin_bit_cast(float, (static_cast<int32_t>(n) + 127) << 23);
   return x < -87.0f ? 0.0f : e * scale;
 }
 

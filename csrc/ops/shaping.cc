@@ -83,12 +83,6 @@ void find_path(const Control& c, const RowTable& rows, const Row& row, ShapingSc
         " tokens behind the root, expected ", expected);
 }
 
-void count_token(Counts& counts, int32_t token, bool is_output) {
-  if (!counts.seen[token]) counts.token[counts.n++] = token;
-  counts.seen[token] = 1;
-  counts.output[token] += is_output;
-}
-
 const float* shape_row(const float* logits, int vocab, const Control& c, const RowTable& rows,
                        const Row& row, ShapingScratch& scratch) {
   find_path(c, rows, row, scratch);

@@ -18,6 +18,7 @@
 
 #include "core/memory.h"
 #include "exec/control.h"
+#include "ops/counts.h"
 
 namespace sbrt {
 
@@ -34,9 +35,6 @@ struct ShapingScratch {
 // or behind it, or of the trunk, which has none.
 void find_path(const Control& control, const RowTable& rows, const Row& row,
                ShapingScratch& scratch);
-
-// One more token of the trunk.
-void count_token(Counts& counts, int32_t token, bool is_output);
 
 // The row's logits [vocab] after all steps, in scratch.logits. `row` is at the root or behind it.
 const float* shape_row(const float* logits, int vocab, const Control& control, const RowTable& rows,

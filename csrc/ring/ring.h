@@ -12,20 +12,9 @@
 
 #include "core/memory.h"
 #include "exec/control.h"
+#include "ring/shape.h"
 
 namespace sbrt {
-
-struct RingShape {
-  int64_t capacity = 0;    // C positions
-  int64_t window = 0;      // W: positions a row sees, itself included
-  int32_t branches = 0;    // tails
-  int32_t tail_slots = 0;  // slots of one tail
-  int32_t layers = 0, kv_heads = 0, head_dim = 0;
-
-  int64_t slots() const { return capacity + int64_t{branches} * tail_slots; }
-  int64_t slot(int64_t position) const { return position % capacity; }
-  int64_t tail(int branch, int j) const { return capacity + int64_t{branch} * tail_slots + j; }
-};
 
 // Throws InvalidInput unless C >= W + S - 1 and all sizes are sane.
 void check_shape(const RingShape& shape);

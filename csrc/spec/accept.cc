@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "ops/philox.h"
+#include "spec/chain.h"
 
 namespace sbrt {
 namespace {
@@ -113,12 +114,6 @@ int32_t draw_from(const double* law, int32_t vocab, double u) {
     if (sum > u * whole) break;
   }
   return last;
-}
-
-int child(const Chain& chain, int node, int32_t token) {
-  for (int i = node + 1; i <= chain.size; ++i)
-    if (chain.parent[i] == node && chain.token[i] == token) return i;
-  return 0;
 }
 
 Outcome walk_by_chance(Control& c, const Place& place) {

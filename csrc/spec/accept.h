@@ -18,16 +18,9 @@
 
 #include "core/memory.h"
 #include "exec/control.h"
+#include "spec/op_args.h"
 
 namespace sbrt {
-
-// The laws at one node, as far as the candidates tried have used them up. Both sum to 1; q to 0 when
-// all it had was tried.
-struct Place {
-  int32_t vocab;
-  double* p;  // [vocab] what the token must be drawn from
-  double* q;  // [vocab] what the next candidate was drawn from
-};
 
 // law <- softmax of scores, [vocab]; in double, summed by ascending id.
 void softmax(const float* scores, int32_t vocab, double* law);
@@ -38,9 +31,6 @@ bool reject(const Place& place, int32_t token);
 bool reject_known(const Place& place, int32_t token);  // one that was not drawn
 // The first token at which the sums of the law pass u of its whole.
 int32_t draw_from(const double* law, int32_t vocab, double u);
-
-// The child of `node` that holds `token`, or 0.
-int child(const Chain& chain, int node, int32_t token);
 
 // What stands of the chain, and y. Sets control.no_mass.
 Outcome walk_by_chance(Control& control, const Place& place);

@@ -19,9 +19,6 @@ constexpr int kHradInner = 256, kHradNarrow = 64;
 constexpr int kHradTail = 16;  // nodes of a tail whose confidence is read
 constexpr float kLeastLog = -8.0f;
 
-// How much of an adopted tail becomes the chain.
-enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
-
 struct HradWeights {
   std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is kept as bf16
 };

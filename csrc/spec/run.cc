@@ -51,7 +51,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     const RoundShape how = shape();
     // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
     drafted_ = how.burst + how.gamma > 0;
-    if (tuned_ && !drafted_ && round_ == committed_round_) {
+    if (tuned_ && !drafted_ && round_ == committed_round_) {  // never on a device
       control_->draft_nodes = Mask::none();
       control_->branch_count = control_->draft_idle = 0;
     }
@@ -87,7 +87,7 @@ bool Runtime::may_run_ahead() {
   const Policy& p = control_->policy;
   const int burst = p.on_miss == kBurst ? p.burst : 0;
   if (burst > 0 && (p.gamma > 0 || !missed_)) return false;
-  if (config_.sim || config_.keep_features) return false;
+  if (in_virtual_order() || config_.keep_features) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
   if (emitted_ + 2 * most > control_->limit - prompt_) return false;
   return !tuned_ || tuner_->stays();
@@ -172,7 +172,7 @@ bool Runtime::idle(double seconds) {
 void Runtime::settle_down() {
   idle(0);
   exec_->forget();
-  selected_round_ = committed_round_ = round_;
+  control_->round = committed_round_ = round_;
 }
 
 }  // namespace sbrt

@@ -6,7 +6,6 @@
 
 #include "core/check.h"
 #include "ops/philox.h"
-#include "spec/lanes.h"
 
 namespace sbrt {
 namespace {
@@ -34,6 +33,17 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   for (int i = 0; i < c.num_threads; ++i) unit.scratch.emplace_back(model.vocab());
 }
 
+// What the ops of a device do not do yet.
+void check_on_device(const RuntimeConfig& c) {
+  const auto refuse = [](bool asked, const char* what) {
+    check<InvalidInput>(!asked, "device: ", what, " is not on cuda yet");
+  };
+  refuse(c.rejection, "acceptance rejection");
+  refuse(!c.tuned.empty(), "the method auto");
+  refuse(c.hrad || c.keep_features, "H-RAD");
+  refuse(!c.holes.empty(), "a vocabulary with holes");
+}
+
 void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("max_model_len", int64_t{2}, target.longest(), c.max_model_len);
   check_within("num_threads", 1, 1024, c.num_threads);
@@ -43,7 +53,16 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("width", 1, kCandidates, c.max_width);
   check_within("vocab", 0, target.vocab(), c.vocab);
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
-  check<InvalidInput>(c.sim || !c.costs, "costs: expected the sim body but got cpu");
+  check<InvalidInput>(c.body == Body::sim || !c.costs,
+                      "costs: expected the sim body but got another");
+  if (c.body == Body::cuda) check_on_device(c);
+}
+
+std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
+  if (c.costs) return make_virtual_exec();
+  if (c.body == Body::cuda) return make_cuda_exec(c.device);
+  if (c.body == Body::dry) return make_dry_exec();
+  return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
 }
 
 }  // namespace
@@ -53,16 +72,8 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
     : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
-  exec_ = config.costs ? make_virtual_exec() : config.sim ? make_sim_exec() : make_cpu_exec();
-  block_ = Buffer<Control>(1);
-  records_ = Buffer<Records>(1);
-  trunk_ = Buffer<int32_t>(config.max_model_len + kSlots);
-  control_ = block_.data();
-  control_->trunk = trunk_.data();
-  if (!config.tuned.empty()) {
-    ranks_ = Buffer<uint8_t>(config.max_model_len + kSlots);
-    control_->rank = ranks_.data();
-  }
+  exec_ = make_exec(config);
+  make_memory();
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
   int vocab = models_[0]->vocab();
@@ -77,10 +88,9 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   shaping_ = ShapingStore(config_.vocab, config_.holes);
   make_scores();
   record_graphs();
-  target_.stream = exec_->stream(config_.num_threads);
-  if (models_[1]) draft_.stream = exec_->stream(config_.num_threads);
+  make_streams();
   warm_up();
-  round_ = selected_round_ = committed_round_ = config.first_round - 1;
+  round_ = control_->round = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -102,110 +112,6 @@ void Runtime::close() {
   for (auto& model : models_) model.reset();
 }
 
-void Runtime::make_features() {
-  if (!config_.hrad && !config_.keep_features) return;
-  const int64_t width = target_.lane->feature_width();
-  check<InvalidInput>(width > 0, "hrad: expected a target that keeps features, this one has none");
-  if (config_.hrad)
-    check<InvalidInput>(config_.hrad->hidden() == width, "hrad: made for a target of hidden size ",
-                        config_.hrad->hidden(), ", this one's is ", width);
-  features_ = Buffer<float>(Hrad::inputs(width));
-  hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
-}
-
-void Runtime::make_scores() {
-  if (!config_.rejection) return;
-  const bool drafts = draft_.lane != nullptr;
-  const RingShape shape = drafts ? draft_.lane->ring_shape() : RingShape{};
-  accept_ = AcceptMemory(config_.vocab, drafts ? shape.branches : 0, drafts ? shape.tail_slots : 0);
-  control_->scores = accept_.scores();
-}
-
-std::vector<float> Runtime::features() const {
-  check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
-  return {features_.data(), features_.data() + features_.size()};
-}
-
-void Runtime::record_graphs() {
-  Control* c = control_;
-  const auto args_of = [c](LaneUnit& u) {
-    return LaneArgs{c, u.lane->ring(), u.lane->ring_shape(), u.max_rows};
-  };
-  const LaneArgs target = args_of(target_);
-  const SelectArgs chosen{c,
-                          records_.data(),
-                          &selected_round_,
-                          target_.lane.get(),
-                          config_.hrad.get(),
-                          features_.size() ? features_.data() : nullptr,
-                          hrad_scratch_.data(),
-                          accept_.place()};
-  const ChooseArgs rows{target_.lane->logits(),
-                        target_.lane->vocab(),
-                        config_.vocab,
-                        &c->target_rows,
-                        c,
-                        target_.scratch.data(),
-                        c->choice,
-                        nullptr};
-  settle_target_.add(settle_target, target, true);
-  target_.lane->add_moves(settle_target_, c, Moves::path);
-  verify_.add(target_rows, target, true);
-  verify_.cost_by(&c->target_rows.n, &target_.cost);
-  target_.lane->expect_rows(&target_.most.verify);
-  target_.lane->add_forward(verify_, &c->target_rows, true);
-  target_.lane->add_choose(verify_, rows);
-  select_.add(select, chosen, true);
-  prefill_target_.add(prefill_target_rows, target, true);
-  target_.lane->add_forward(prefill_target_, &c->target_rows, false);
-  target_.rows = &c->target_rows;
-  target_.lane->expect_rows(&target_.timed_rows);
-  target_.lane->add_forward(target_.timed_forward, &c->target_rows, true);
-  target_.lane->add_choose(target_.timed_forward, rows);
-  if (!draft_.lane) return;
-
-  const LaneArgs draft = args_of(draft_);
-  const ChooseArgs laws{draft_.lane->logits(),
-                        draft_.lane->vocab(),
-                        config_.vocab,
-                        &c->draft_rows,
-                        c,
-                        draft_.scratch.data(),
-                        nullptr,
-                        c->row_law};
-  settle_draft_.add(settle_draft, draft, true);
-  draft_.lane->add_moves(settle_draft_, c, Moves::path_and_tail);
-  plan_certain_.add(plan_certain, draft, true);
-  hang_burst_.add(hang_burst, chosen, true);
-  hang_burst_.add(bring_burst, draft, true);
-  draft_.lane->add_moves(hang_burst_, c, Moves::burst);
-  catch_up_.cost_by(&c->draft_rows.n, &draft_.cost);
-  draft_.lane->expect_rows(&draft_.most.catch_up);
-  draft_.lane->add_forward(catch_up_, &c->draft_rows, true);
-  draft_.lane->add_choose(catch_up_, laws);
-  catch_up_.add(keep_laws, draft, true);
-  plan_.add(plan, draft, true);
-  step_.cost_by(&c->draft_rows.n, &draft_.cost);
-  draft_.lane->expect_rows(&draft_.most.step);
-  draft_.lane->add_forward(step_, &c->draft_rows, true);
-  draft_.lane->add_choose(step_, laws);
-  step_.add(extend, draft, true);
-  prefill_draft_.add(prefill_draft_rows, draft, true);
-  draft_.lane->add_forward(prefill_draft_, &c->draft_rows, false);
-  draft_.rows = &c->draft_rows;
-  draft_.lane->expect_rows(&draft_.timed_rows);
-  draft_.lane->add_forward(draft_.timed_forward, &c->draft_rows, true);
-  draft_.lane->add_choose(draft_.timed_forward, laws);
-  draft_.lane->expect_rows(&prefill_rows_);
-  for (Graph* graph : {&prefill_laws_, &look_}) {
-    graph->add(prefill_draft_rows, draft, true);
-    if (graph == &look_) graph->cost_by(&c->draft_rows.n, &draft_.cost);
-    draft_.lane->add_forward(*graph, &c->draft_rows, true);
-    draft_.lane->add_choose(*graph, laws);
-    graph->add(keep_laws, draft, true);
-  }
-}
-
 void Runtime::check_request(const Request& r) const {
   check<InvalidInput>(!r.prompt.empty(), "prompt: expected at least one token but got none");
   check<InvalidInput>(static_cast<int64_t>(r.prompt.size()) < config_.max_model_len,
@@ -222,6 +128,8 @@ void Runtime::check_request(const Request& r) const {
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
   check_within("top_k", 0, 1 << 30, r.sampling.top_k);
   check_shaping(r.shaping, config_.vocab);
+  check<InvalidInput>(!exec_->is_device() || !r.shaping.active(),
+                      "device: masks, bias and penalties are not on cuda yet");
 }
 
 void Runtime::check_policy(const Policy& p) const {
@@ -251,12 +159,12 @@ void Runtime::check_policy(const Policy& p) const {
 void Runtime::start_block(const Request& r) {
   Control& c = *control_;
   const int64_t length = static_cast<int64_t>(r.prompt.size());
-  std::copy(r.prompt.begin(), r.prompt.end(), c.trunk);
+  std::copy(r.prompt.begin(), r.prompt.end(), trunk_.host());
   c.sampling = r.sampling;
   shaping_.start(r, c);
   c.policy = r.tuned ? config_.tuned[0] : r.policy;
   c.prices.known = 0;
-  if (c.rank) std::fill_n(c.rank, ranks_.size(), kUnknownRank);
+  if (c.rank) std::fill_n(ranks_.host(), ranks_.size(), kUnknownRank);
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config_.max_model_len);
@@ -268,11 +176,14 @@ void Runtime::start_block(const Request& r) {
   c.chain.level[0] = 0;
   c.chain.mask[0] = Mask::upto(1);
   c.outcome = {};
+  c.cut = Cut::confident;
   c.outcome.branch = -1;
   c.branch_count = c.draft_idle = c.step = 0;
   c.sharpness = r.sampling.temperature == 0 ? 2.5f : 1.0f;
   c.draft_nodes = Mask::none();
   c.target_have = c.draft_have = 0;
+  exec_->upload(trunk_.block(), r.prompt.size() * sizeof(int32_t));
+  send_block();
 }
 
 void Runtime::check_usable() const {
@@ -345,7 +256,8 @@ RoundShape Runtime::shape() const {
 }
 
 void Runtime::commit(int64_t round) {
-  const Record& record = records_[0].of(round);
+  exec_->note("host", {{Part::record}, {}});
+  const Record& record = records_.host()->of(round);
   const uint32_t word = record.get(0, round);
   const uint32_t error = word >> 28;
   const int n = static_cast<int>(word >> 8 & 255);

@@ -21,6 +21,9 @@
 
 namespace sbrt {
 
+// What runs the ops. `dry` is sim with a book of all that was enqueued.
+enum class Body { cpu, sim, dry, cuda };
+
 struct RuntimeConfig {
   int64_t max_model_len = 0;   // longest trunk, tokens
   int32_t vocab = 0;           // logits are cut to this; 0: the smaller of both models
@@ -29,9 +32,11 @@ struct RuntimeConfig {
   int32_t draft_threads = 1;   // of them the draft's while the lanes overlap
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
-  int32_t max_width = 1;               // nodes that a branch grows in a step
-  int64_t first_round = 1;             // counters are 64-bit: tests start them high
-  bool sim = false;                    // run on the sim body
+  int32_t max_width = 1;    // nodes that a branch grows in a step
+  int64_t first_round = 1;  // counters are 64-bit: tests start them high
+  Body body = Body::cpu;
+  int32_t device = 0;                  // of the cuda body
+  bool draft_first = true;             // on a device: the draft's stream is the more urgent one
   bool debug = false;                  // poison what must not be read, check every slot's position
   std::shared_ptr<const Costs> costs;  // virtual time: of the sim body only
   std::vector<Policy> tuned;           // what `auto` may choose from, plain decoding the first
@@ -102,7 +107,9 @@ class Runtime {
   // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if
   // they are not kept.
   std::vector<float> features() const;
-  int64_t now() const { return exec_->now(); }  // ns of the clock of traces and stats
+  int64_t now() const { return exec_->now(); }               // ns of the clock of traces and stats
+  const OrderBook* order() const { return exec_->order(); }  // of the dry body; else null
+  bool in_virtual_order() const { return config_.body == Body::sim || config_.body == Body::dry; }
 
  private:
   static const Trace* trace_of(const LaneUnit& u) {
@@ -111,6 +118,11 @@ class Runtime {
   void make_features();
   void make_scores();
   void record_graphs();
+  void record_draft(const SelectArgs& chosen);
+  void prepare_graphs();
+  void make_memory();
+  void make_streams();
+  void send_block();
   void check_usable() const;
   void warm_up();
   void choose_width(LaneUnit& unit);
@@ -141,14 +153,13 @@ class Runtime {
   int64_t process_;  // threads do not survive a fork
   std::shared_ptr<const Model> models_[2];
   std::unique_ptr<Exec> exec_;
-  Buffer<Control> block_;
-  Buffer<Records> records_;
-  Buffer<int32_t> trunk_;
+  Cells<Control> block_;
+  Cells<Records> records_;
+  Cells<int32_t> trunk_;
   Buffer<float> features_, hrad_scratch_;
   ShapingStore shaping_;
   AcceptMemory accept_;
-  Control* control_ = nullptr;
-  int64_t selected_round_ = 0;
+  Control* control_ = nullptr;  // the host's copy of the block; on the cpu there is one only
   const int32_t prefill_rows_ = kMaxRows;
   LaneUnit target_, draft_;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
@@ -157,7 +168,7 @@ class Runtime {
   Graph prefill_target_{"prefill"}, prefill_draft_{"prefill"};
   Graph prefill_laws_{"prefill"}, look_{"look"};  // the same with laws; the latter between rounds
   std::unique_ptr<Tuner> tuner_;
-  Buffer<uint8_t> ranks_;
+  Cells<uint8_t> ranks_;
   Fences fences_;
 
   // The sequence in flight.

@@ -67,6 +67,7 @@ void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
     rows.row[i] = {head + at,          0,           static_cast<int32_t>(slot), -1, 0,
                    Mask::upto(at + 1), Mask::none()};
   }
+  send_block();
 }
 
 // A trunk as long as a short prompt, in both lanes.
@@ -77,23 +78,22 @@ void Runtime::make_trunk(float temperature) {
   request.sampling.temperature = temperature;
   request.prompt.assign(std::min(kPrompt, config_.max_model_len / 2) + 1, 0);
   start_block(request);
-  const auto prefill = [this](LaneUnit& unit, const Graph& graph, const int64_t& have) {
-    while (unit.lane && have < control_->head) {
+  const auto prefill = [this](LaneUnit& unit, const Graph& graph) {
+    for (int64_t fed = 0; fed < control_->head; fed += kMaxRows) {
       unit.stream->launch(graph, unit.width);
       unit.stream->record(unit.prefilled, ++unit.pieces);
       exec_->wait(unit.prefilled, unit.pieces);
     }
   };
-  prefill(target_, prefill_target_, control_->target_have);
-  if (draft_.lane && control_->head < control_->draft_limit)
-    prefill(draft_, prefill_draft_, control_->draft_have);
+  prefill(target_, prefill_target_);
+  if (draft_.lane && control_->head < control_->draft_limit) prefill(draft_, prefill_draft_);
 }
 
 // What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
 void Runtime::choose_width(LaneUnit& unit) {
   constexpr int kBursts = 16, kSteps = 4;
   unit.width = config_.num_threads;
-  if (config_.num_threads == 1 || config_.sim) return;
+  if (config_.num_threads == 1 || in_virtual_order() || exec_->is_device()) return;
   set_rows(unit, 1, 0);
   std::vector<double> best(config_.num_threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
@@ -156,7 +156,7 @@ double Runtime::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& othe
 
 Costs Runtime::measure(double seconds, float temperature) {
   check_usable();
-  check<InvalidInput>(!config_.sim, "costs: expected the cpu body, virtual time has its own");
+  check<InvalidInput>(!in_virtual_order(), "costs: virtual time has its own");
   check_within("seconds", 0.0, 1e6, seconds);
   check_within("temperature", 0.0f, 1e6f, temperature);
   end();
@@ -166,7 +166,7 @@ Costs Runtime::measure(double seconds, float temperature) {
   const std::vector<int> rows = up_to(kMaxRows);
   const std::vector<double> target = time_alone(target_, rows, seconds / 2);
   costs.alone.target = costs.overlapped.target = table_of(rows, target);
-  if (!draft_.lane || control_->draft_have < control_->head) return costs;
+  if (!draft_.lane || control_->head >= control_->draft_limit) return costs;
   const std::vector<int> steps = up_to(draft_.max_rows);
   const std::vector<double> draft = time_alone(draft_, steps, seconds / 4);
   costs.alone.draft = costs.overlapped.draft = table_of(steps, draft);

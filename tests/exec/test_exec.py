@@ -8,13 +8,13 @@ PROMISES = 15
 
 @pytest.fixture(scope="module")
 def plain(programs):
-    return programs.build("exec_test", ["exec"])
+    return programs.build("exec_test", ["core", "exec"])
 
 
 @pytest.fixture(scope="module")
 def checked(programs, tsan):
     """The program with ThreadSanitizer."""
-    return programs.build("exec_test", ["exec"], tsan)
+    return programs.build("exec_test", ["core", "exec"], tsan)
 
 
 def check_kept(done):

@@ -28,7 +28,7 @@ CANARIES = [
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
 # Program, parts of csrc, arguments: fewer rounds than without a sanitizer, TSan is 20 times slower.
 PROGRAMS = {
-    "exec_test": (["exec"], [20]),
+    "exec_test": (["core", "exec"], [20]),
     "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
     "refuse_ring": (["core", "ring"], []),
     "race_main": (None, [2000]),  # what Programs says that rounds need

@@ -95,13 +95,6 @@ class CpuStream final : public Stream {
 
 class CpuExec final : public Exec {
  public:
-  std::unique_ptr<Stream> stream(int threads) override {
-    check_within("exec: threads of a stream", 1, 1024, threads);
-    auto stream = std::make_unique<CpuStream>(threads, streams_.empty(), failure_, bell_);
-    streams_.push_back(stream.get());
-    return stream;
-  }
-
   bool reach(Event& event, int64_t value, int64_t until) override {
     return bell_.wait(event, value, until);
   }
@@ -112,6 +105,14 @@ class CpuExec final : public Exec {
     failure_.rethrow();
   }
   void forget() override { failure_.forget(); }
+
+ protected:
+  std::unique_ptr<Stream> make_stream(int threads, const StreamKind&) override {
+    check_within("exec: threads of a stream", 1, 1024, threads);
+    auto stream = std::make_unique<CpuStream>(threads, streams_.empty(), failure_, bell_);
+    streams_.push_back(stream.get());
+    return stream;
+  }
 
  private:
   Failure failure_;

@@ -4,27 +4,78 @@
 // event with it, a wait moves it to the event's stamp, and nothing begins before the host enqueued
 // it. So lanes that run beside each other take the longer of both, and lanes that wait for each
 // other the sum, whatever it took to compute them here.
+//
+// The dry body runs the same and keeps every command, for the check of exec/order.h.
 
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/memory.h"
 #include "exec/command.h"
+#include "exec/control.h"
 #include "exec/exec.h"
 #include "exec/failure.h"
+#include "exec/order.h"
 
 namespace sbrt {
 namespace {
 
+// What the dry body keeps.
+class Keeper {
+ public:
+  OrderBook order;
+
+  int event(Event& event) {
+    const auto at = std::find(events_.begin(), events_.end(), &event);
+    if (at != events_.end()) return static_cast<int>(at - events_.begin());
+    events_.push_back(&event);
+    return order.event(event.name(), event.reached());
+  }
+  void keep(int stream, const Command& c) {
+    if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
+    if (c.kind == Command::kRecord) order.record(stream, event(*c.event), c.value);
+    if (c.kind != Command::kLaunch) return;
+    for (const Graph::Node& node : c.graph->nodes())
+      order.run(stream, node.name ? node.name : c.graph->name(), node.effects);
+  }
+
+  void watch(const Control* control) {
+    watched_ = control;
+    before_ = Buffer<Control>(1);
+  }
+  // Runs an op, which may write of the block what it says.
+  void call(const Graph::Node& node) {
+    if (!watched_ || !node.name) {
+      node.call(node, Worker{});
+      return;
+    }
+    std::memcpy(before_.data(), watched_, sizeof(Control));
+    node.call(node, Worker{});
+    const int part = changed_part(before_[0], *watched_, node.effects.writes);
+    check(part < 0, "order: ", node.name, " wrote ",
+          part < 0 ? "" : name_of(static_cast<Part>(part)), ", which it does not say");
+  }
+
+ private:
+  std::vector<const Event*> events_;
+  const Control* watched_ = nullptr;
+  Buffer<Control> before_;
+};
+
 // What the streams share. `host`: virtual ns up to which the host knows what happened.
 struct World {
   bool timed;
+  std::unique_ptr<Keeper> book;  // of the dry body
   int64_t host = 0;
   Failure failure;
 };
 
 class SimStream final : public Stream {
  public:
-  explicit SimStream(World& world) : world_(world), trace_(world.timed ? kTraceEvents : 1) {
+  SimStream(World& world, const char* name)
+      : world_(world),
+        trace_(world.timed ? kTraceEvents : 1),
+        number_(world.book ? world.book->order.stream(name) : 0) {
     queue_.reserve(kReserve);
   }
 
@@ -57,7 +108,10 @@ class SimStream final : public Stream {
     int64_t at;  // by the host's clock
   };
 
-  void push(const Command& command) { queue_.push_back({command, world_.host}); }
+  void push(const Command& command) {
+    if (world_.book) world_.book->keep(number_, command);
+    queue_.push_back({command, world_.host});
+  }
 
   bool execute(const Enqueued& e) {
     const Command& c = e.command;
@@ -81,7 +135,11 @@ class SimStream final : public Stream {
     try {
       for (size_t i = 0; i < nodes.size(); ++i) {
         if (world_.timed && i == graph.cost().at) clock_ += price(graph.cost());
-        nodes[i].call(nodes[i], Worker{});
+        if (world_.book) {
+          world_.book->call(nodes[i]);
+        } else {
+          nodes[i].call(nodes[i], Worker{});
+        }
       }
     } catch (...) {
       world_.failure.raise(std::current_exception());
@@ -92,6 +150,7 @@ class SimStream final : public Stream {
 
   World& world_;
   Trace trace_;
+  int number_;  // in the book
   std::vector<Enqueued> queue_;
   size_t next_ = 0;
   int64_t clock_ = 0;
@@ -99,13 +158,8 @@ class SimStream final : public Stream {
 
 class SimExec final : public Exec {
  public:
-  explicit SimExec(bool timed) : world_{timed, 0, {}} {}
-
-  std::unique_ptr<Stream> stream(int) override {
-    auto stream = std::make_unique<SimStream>(world_);
-    streams_.push_back(stream.get());
-    return stream;
-  }
+  explicit SimExec(bool timed, bool dry = false)
+      : world_{timed, dry ? std::make_unique<Keeper>() : nullptr, 0, {}} {}
 
   // Runs all there is to run, whatever the time.
   bool reach(Event& event, int64_t value, int64_t) override {
@@ -115,6 +169,7 @@ class SimExec final : public Exec {
       for (SimStream* stream : streams_) moved |= stream->advance();
     }
     check(event.reached() >= value, "exec: nobody will ever record ", event.name(), " = ", value);
+    if (world_.book) world_.book->order.wait(OrderBook::kHost, world_.book->event(event), value);
     world_.host = std::max(world_.host, event.time());
     return true;
   }
@@ -123,6 +178,21 @@ class SimExec final : public Exec {
   void forget() override { world_.failure.forget(); }
   int64_t now() const override { return world_.timed ? world_.host : Trace::now(); }
   void spend(int64_t ns) override { world_.host += ns; }
+
+  const OrderBook* order() const override { return world_.book ? &world_.book->order : nullptr; }
+  void note(const char* what, const Effects& effects) override {
+    if (world_.book) world_.book->order.run(OrderBook::kHost, what, effects);
+  }
+  void watch(const Control* control) override {
+    if (world_.book) world_.book->watch(control);
+  }
+
+ protected:
+  std::unique_ptr<Stream> make_stream(int, const StreamKind& kind) override {
+    auto stream = std::make_unique<SimStream>(world_, kind.name);
+    streams_.push_back(stream.get());
+    return stream;
+  }
 
  private:
   World world_;
@@ -133,5 +203,6 @@ class SimExec final : public Exec {
 
 std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
 std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
+std::unique_ptr<Exec> make_dry_exec() { return std::make_unique<SimExec>(false, true); }
 
 }  // namespace sbrt

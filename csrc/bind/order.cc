@@ -1,0 +1,81 @@
+#include "exec/order.h"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "bind/bind.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace sbrt {
+namespace {
+
+using Names = std::vector<std::string>;
+
+Parts parts_of(const Names& names) {
+  Parts parts;
+  for (const std::string& name : names) {
+    int part = 0;
+    while (part < kParts && name != name_of(static_cast<Part>(part))) ++part;
+    check<InvalidInput>(part < kParts, "part: expected one of the control block's but got ", name);
+    parts.bits |= uint64_t{1} << part;
+  }
+  return parts;
+}
+
+Names names_of(const Parts& parts) {
+  Names names;
+  for (int part = 0; part < kParts; ++part)
+    if (parts.has(part)) names.emplace_back(name_of(static_cast<Part>(part)));
+  return names;
+}
+
+// (stream, what, reads, writes) of an op; (stream, "wait" | "record", event, value) of the others.
+py::list ops_of(const OrderBook& book) {
+  py::list out;
+  for (const OrderBook::Op& op : book.ops()) {
+    const std::string& stream = book.streams()[op.stream];
+    if (op.kind == OrderBook::Kind::run) {
+      out.append(py::make_tuple(stream, book.names()[op.name], names_of(op.effects.reads),
+                                names_of(op.effects.writes)));
+    } else {
+      const bool waits = op.kind == OrderBook::Kind::wait;
+      out.append(py::make_tuple(stream, waits ? "wait" : "record", book.events()[op.event].name,
+                                op.value));
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_order(py::module_& m) {
+  py::class_<OrderBook, std::shared_ptr<OrderBook>>(
+      m, "OrderBook", "Ops of streams and the events between them (csrc/exec/order.h).")
+      .def(py::init<>())
+      .def("stream", &OrderBook::stream, py::arg("name"), "A new stream's number; 0 is the host.")
+      .def("event", &OrderBook::event, py::arg("name"), py::arg("initial") = 0)
+      .def(
+          "run",
+          [](OrderBook& book, int stream, const std::string& name, const Names& reads,
+             const Names& writes) {
+            book.run(stream, name.c_str(), {parts_of(reads), parts_of(writes)});
+          },
+          py::arg("stream"), py::arg("name"), py::arg("reads"), py::arg("writes"))
+      .def("wait", &OrderBook::wait, py::arg("stream"), py::arg("event"), py::arg("value"))
+      .def("record", &OrderBook::record, py::arg("stream"), py::arg("event"), py::arg("value"))
+      .def("ops", &ops_of)
+      .def("__len__", [](const OrderBook& book) { return book.ops().size(); })
+      .def(
+          "written_by",
+          [](const OrderBook& book, int stream) { return names_of(book.written_by(stream)); },
+          py::arg("stream"))
+      .def("conflicts", &OrderBook::conflicts, py::arg("without") = Names{}, py::arg("host") = true,
+           py::call_guard<py::gil_scoped_release>(),
+           "A sentence for each pair that nothing orders; `without`: events nobody waits for; "
+           "`host`: what the host waits for counts.");
+}
+
+}  // namespace sbrt

@@ -1,0 +1,45 @@
+// What code that runs on every device has instead of <algorithm> and of checks that throw.
+#pragma once
+
+#include <cstdint>
+
+#include "core/bits.h"
+#include "core/check.h"
+
+// A promise inside such code: the host throws a sentence; a device has nobody to tell, its kernel
+// traps, which is an error that every later call of the process's context reports.
+#if defined(__CUDA_ARCH__)
+#define SBRT_CHECK_ANY(ok, ...) \
+  do {                          \
+    if (!(ok)) __trap();        \
+  } while (false)
+#else
+#define SBRT_CHECK_ANY(ok, ...) ::sbrt::check(ok, __VA_ARGS__)
+#endif
+
+namespace sbrt {
+
+template <class T>
+SBRT_ANY constexpr T least(T a, T b) {
+  return b < a ? b : a;
+}
+
+template <class T>
+SBRT_ANY constexpr T most(T a, T b) {
+  return a < b ? b : a;
+}
+
+template <class T>
+SBRT_ANY constexpr T within(T x, T low, T high) {
+  return x < low ? low : high < x ? high : x;
+}
+
+// Index of the first of n items that is `item`, n if none is.
+template <class T>
+SBRT_ANY constexpr int first_of(const T* items, int n, T item) {
+  int i = 0;
+  while (i < n && items[i] != item) ++i;
+  return i;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,42 @@
+// Every call of the CUDA runtime goes through `checked`: an error is a sentence with the call's name and
+// place. The device is chosen for as long as an entry lasts and then put back.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <source_location>
+#include <string_view>
+
+#include "core/check.h"
+
+namespace sbrt {
+
+inline std::string_view file_of(const std::source_location& at) {
+  const std::string_view path = at.file_name();
+  return path.substr(path.rfind('/') + 1);
+}
+
+inline void checked(cudaError_t error, const char* call,
+                    const std::source_location& at = std::source_location::current()) {
+  if (error == cudaSuccess) [[likely]]
+    return;
+  static_cast<void>(cudaGetLastError());  // what can be forgotten is: nobody else must find it
+  throw Error(sentence(file_of(at), ":", at.line(), " ", call, ": ", cudaGetErrorString(error)));
+}
+
+class OnDevice {
+ public:
+  explicit OnDevice(int device) : device_(device) {
+    checked(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ != device_) checked(cudaSetDevice(device_), "cudaSetDevice");
+  }
+  ~OnDevice() {
+    if (before_ != device_) static_cast<void>(cudaSetDevice(before_));
+  }
+  OnDevice(const OnDevice&) = delete;
+
+ private:
+  int device_, before_ = 0;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,42 @@
+// The node list of a Graph on a device: cudaGraphs that are made once and launched in a row, again and
+// again. Kernels that follow each other share one; what was captured elsewhere has one for each choice.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "exec/captured.h"
+#include "exec/cuda/call.h"
+#include "exec/exec.h"
+
+namespace sbrt {
+
+class DeviceGraph {
+ public:
+  // Instantiates and uploads, on the current device. Throws InvalidInput for an op without a kernel.
+  // With SBRT_GRAPH_DOT=FOLDER each cudaGraph is also written to FOLDER/NAME-NUMBER.dot.
+  DeviceGraph(const Graph& graph, cudaStream_t stream);
+
+  void launch(cudaStream_t stream) const;
+  const std::string& range() const { return range_; }  // its name in profilers
+
+ private:
+  struct Destroy {
+    void operator()(cudaGraphExec_t made) const { static_cast<void>(cudaGraphExecDestroy(made)); }
+  };
+  using Made = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy>;
+  struct Part {
+    const Captured* captured = nullptr;  // null: `made` is one
+    std::vector<Made> made;
+  };
+  void add_kernels(const Graph& graph, size_t first, size_t last, cudaStream_t stream);
+  void add_captured(const Captured& captured, cudaStream_t stream);
+  void make(Part& part, cudaGraph_t graph, cudaStream_t stream);
+
+  std::string range_;
+  std::vector<Part> parts_;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,53 @@
+#include "core/check.h"
+#if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
+#include <algorithm>
+#include <cstring>
+
+#include "exec/cuda/device_memory.h"
+
+namespace sbrt {
+namespace {
+
+// Both may be null. A process that ends, or a fork, has no context left to free anything in.
+struct Owned {
+  int device = 0;
+  void *host = nullptr, *there = nullptr;
+
+  ~Owned() {
+    int before = 0;
+    if (cudaGetDevice(&before) != cudaSuccess || cudaSetDevice(device) != cudaSuccess) return;
+    if (host) static_cast<void>(cudaFreeHost(host));
+    if (there) static_cast<void>(cudaFree(there));
+    static_cast<void>(cudaSetDevice(before));
+  }
+};
+
+std::shared_ptr<Owned> pinned(size_t bytes, int device) {
+  const auto owned = std::make_shared<Owned>();
+  owned->device = device;
+  checked(cudaHostAlloc(&owned->host, bytes, cudaHostAllocPortable | cudaHostAllocMapped),
+          "cudaHostAlloc");
+  std::memset(owned->host, 0, bytes);
+  return owned;
+}
+
+}  // namespace
+
+Block device_block(size_t bytes, int device, cudaStream_t stream) {
+  bytes = std::max<size_t>(bytes, 1);
+  const auto owned = pinned(bytes, device);
+  checked(cudaMalloc(&owned->there, bytes), "cudaMalloc");
+  checked(cudaMemsetAsync(owned->there, 0, bytes, stream), "cudaMemsetAsync");
+  checked(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  return {owned, owned->host, owned->there, bytes};
+}
+
+Block pinned_block(size_t bytes, int device) {
+  const auto owned = pinned(std::max<size_t>(bytes, 1), device);
+  void* there = nullptr;
+  checked(cudaHostGetDevicePointer(&there, owned->host, 0), "cudaHostGetDevicePointer");
+  return {owned, owned->host, there, bytes};
+}
+
+}  // namespace sbrt
+#endif

@@ -1,0 +1,13 @@
+#include "exec/exec.h"
+
+#include "core/memory.h"
+
+namespace sbrt {
+
+// Lazily touched pages, which all ops of this process reach.
+Block Exec::allocate(size_t bytes, Where) {
+  const auto pages = std::make_shared<Pages>(bytes);
+  return {pages, pages->as<void>(), pages->as<void>(), bytes};
+}
+
+}  // namespace sbrt

@@ -1,0 +1,196 @@
+#include "exec/order.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/check.h"
+
+namespace sbrt {
+namespace {
+
+constexpr size_t kMostConflicts = 64;  // sentences
+
+using Clock = std::vector<int64_t>;  // of each stream, how many of its ops are known to be over
+
+void join(Clock& into, const Clock& other) {
+  for (size_t i = 0; i < into.size(); ++i) into[i] = std::max(into[i], other[i]);
+}
+
+// The last access of one part by one stream: its number there, and what it was.
+struct Access {
+  int64_t at = 0;
+  int32_t name = -1;
+};
+
+struct PartState {
+  std::vector<Access> reads, writes;  // by stream
+};
+
+class Checker {
+ public:
+  Checker(const OrderBook& order, const std::vector<std::string>& without, bool host)
+      : order_(order),
+        host_(host),
+        streams_(order.streams().size()),
+        records_(order.events().size()) {
+    const Clock zero(streams_, 0);
+    clocks_.assign(streams_, zero);
+    queues_.resize(streams_);
+    next_.assign(streams_, 0);
+    of_host_.push_back(zero);
+    parts_.assign(kParts, {std::vector<Access>(streams_), std::vector<Access>(streams_)});
+    for (const auto& event : order.events())
+      dropped_.push_back(std::count(without.begin(), without.end(), event.name) > 0);
+    for (const OrderBook::Op& op : order.ops())
+      if (host || op.stream != OrderBook::kHost) queues_[op.stream].push_back(&op);
+  }
+
+  std::vector<std::string> run() {
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (size_t s = 0; s < streams_; ++s)
+        while (next_[s] < queues_[s].size() && step(*queues_[s][next_[s]])) {
+          ++next_[s];
+          moved = true;
+        }
+    }
+    for (size_t s = 0; s < streams_; ++s)
+      if (next_[s] < queues_[s].size()) report_stuck(*queues_[s][next_[s]]);
+    return {found_.begin(), found_.end()};
+  }
+
+ private:
+  struct Recorded {
+    int64_t value;
+    Clock clock;
+  };
+
+  // False: not yet.
+  bool step(const OrderBook::Op& op) {
+    Clock& clock = clocks_[op.stream];
+    const bool is_host = op.stream == OrderBook::kHost;
+    if (host_ && !is_host) {
+      if (static_cast<size_t>(op.issued) >= of_host_.size()) return false;
+      join(clock, of_host_[op.issued]);
+    }
+    if (op.kind == OrderBook::Kind::wait && (is_host || !dropped_[op.event]) &&
+        !join_event(op, clock))
+      return false;
+    ++clock[op.stream];
+    if (op.kind == OrderBook::Kind::record) records_[op.event].push_back({op.value, clock});
+    if (op.kind == OrderBook::Kind::run) access(op, clock);
+    if (is_host) of_host_.push_back(clock);
+    return true;
+  }
+
+  bool join_event(const OrderBook::Op& op, Clock& clock) {
+    if (order_.events()[op.event].initial >= op.value) return true;
+    const auto& done = records_[op.event];
+    const auto at = std::partition_point(done.begin(), done.end(),
+                                         [&op](const Recorded& r) { return r.value < op.value; });
+    if (at == done.end()) return false;
+    join(clock, at->clock);
+    return true;
+  }
+
+  void access(const OrderBook::Op& op, const Clock& clock) {
+    const Effects& e = op.effects;
+    for (int part = 0; part < kParts; ++part) {
+      const bool reads = e.reads.has(part), writes = e.writes.has(part);
+      if (!reads && !writes) continue;
+      PartState& state = parts_[part];
+      for (size_t s = 0; s < streams_; ++s) {
+        if (state.writes[s].at > clock[s]) report(op, part, s, state.writes[s]);
+        if (writes && state.reads[s].at > clock[s]) report(op, part, s, state.reads[s]);
+      }
+      const Access mine{clock[op.stream], op.name};
+      if (reads) state.reads[op.stream] = mine;
+      if (writes) state.writes[op.stream] = mine;
+    }
+  }
+
+  void report(const OrderBook::Op& op, int part, size_t stream, const Access& other) {
+    if (found_.size() >= kMostConflicts) return;
+    std::string one = said(op.stream, op.name), two = said(stream, other.name);
+    if (two < one) std::swap(one, two);  // whichever came first in this walk
+    found_.insert(
+        sentence(name_of(static_cast<Part>(part)), ": nothing orders ", one, " and ", two));
+  }
+
+  std::string said(size_t stream, int32_t name) const {
+    return sentence(order_.streams()[stream], "'s ", order_.names()[name]);
+  }
+
+  void report_stuck(const OrderBook::Op& op) {
+    const std::string what = op.kind == OrderBook::Kind::wait
+                                 ? sentence(order_.events()[op.event].name, " = ", op.value)
+                                 : std::string("the host");
+    found_.insert(sentence(order_.streams()[op.stream], ": waits for ever for ", what));
+  }
+
+  const OrderBook& order_;
+  bool host_;
+  size_t streams_;
+  std::vector<Clock> clocks_;
+  std::vector<std::vector<const OrderBook::Op*>> queues_;
+  std::vector<size_t> next_;
+  std::vector<std::vector<Recorded>> records_;  // by event, in order
+  std::vector<bool> dropped_;
+  std::vector<Clock> of_host_;  // behind so many of its ops
+  std::vector<PartState> parts_;
+  std::set<std::string> found_;
+};
+
+}  // namespace
+
+int OrderBook::stream(const std::string& name) {
+  streams_.push_back(name);
+  return static_cast<int>(streams_.size()) - 1;
+}
+
+int OrderBook::event(const std::string& name, int64_t initial) {
+  events_.push_back({name, initial});
+  return static_cast<int>(events_.size()) - 1;
+}
+
+int OrderBook::name(const char* name) {
+  const auto at = std::find(names_.begin(), names_.end(), name);
+  if (at != names_.end()) return static_cast<int>(at - names_.begin());
+  names_.emplace_back(name);
+  return static_cast<int>(names_.size()) - 1;
+}
+
+void OrderBook::push(Op op) {
+  check_within("order: stream", 0, static_cast<int>(streams_.size()) - 1, op.stream);
+  if (op.kind != Kind::run)
+    check_within("order: event", 0, static_cast<int>(events_.size()) - 1, op.event);
+  op.issued = of_host_;
+  of_host_ += op.stream == kHost;
+  ops_.push_back(op);
+}
+
+void OrderBook::run(int stream, const char* name, const Effects& effects) {
+  push({Kind::run, stream, this->name(name), -1, 0, 0, effects});
+}
+
+void OrderBook::wait(int stream, int event, int64_t value) {
+  push({Kind::wait, stream, -1, event, value, 0, {}});
+}
+
+void OrderBook::record(int stream, int event, int64_t value) {
+  push({Kind::record, stream, -1, event, value, 0, {}});
+}
+
+std::vector<std::string> OrderBook::conflicts(const std::vector<std::string>& without,
+                                              bool host) const {
+  return Checker(*this, without, host).run();
+}
+
+Parts OrderBook::written_by(int stream) const {
+  Parts parts;
+  for (const Op& op : ops_)
+    if (op.stream == stream) parts.bits |= op.effects.writes.bits;
+  return parts;
+}
+
+}  // namespace sbrt

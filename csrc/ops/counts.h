@@ -1,0 +1,15 @@
+// The trunk's tokens, counted. On every device.
+#pragma once
+
+#include "exec/control.h"
+
+namespace sbrt {
+
+// One more token of the trunk.
+SBRT_ANY inline void count_token(Counts& counts, int32_t token, bool is_output) {
+  if (!counts.seen[token]) counts.token[counts.n++] = token;
+  counts.seen[token] = 1;
+  counts.output[token] += is_output;
+}
+
+}  // namespace sbrt

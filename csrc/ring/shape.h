@@ -1,0 +1,24 @@
+// Sizes of a ring and where its slots are: what every device computes with.
+#pragma once
+
+#include <cstdint>
+
+#include "core/bits.h"
+
+namespace sbrt {
+
+struct RingShape {
+  int64_t capacity = 0;    // C positions
+  int64_t window = 0;      // W: positions a row sees, itself included
+  int32_t branches = 0;    // tails
+  int32_t tail_slots = 0;  // slots of one tail
+  int32_t layers = 0, kv_heads = 0, head_dim = 0;
+
+  SBRT_ANY int64_t slots() const { return capacity + int64_t{branches} * tail_slots; }
+  SBRT_ANY int64_t slot(int64_t position) const { return position % capacity; }
+  SBRT_ANY int64_t tail(int branch, int j) const {
+    return capacity + int64_t{branch} * tail_slots + j;
+  }
+};
+
+}  // namespace sbrt

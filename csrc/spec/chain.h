@@ -1,0 +1,39 @@
+// The chain as a tree: its children, one more node. On every device.
+#pragma once
+
+#include "core/any.h"
+#include "exec/control.h"
+
+namespace sbrt {
+
+// The child of `node` that holds `token`, or 0.
+SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
+  for (int i = node + 1; i <= chain.size; ++i)
+    if (chain.parent[i] == node && chain.token[i] == token) return i;
+  return 0;
+}
+
+// One more node of the chain; nodes come after their parents.
+SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token) {
+  const int i = ++chain.size;
+  chain.token[i] = token;
+  chain.parent[i] = parent;
+  chain.level[i] = chain.level[parent] + 1;
+  chain.mask[i] = chain.mask[parent].with(i);
+  chain.depth = most(chain.depth, chain.level[i]);
+  return i;
+}
+
+// `token` came at `position`; `law` is the draft's there.
+SBRT_ANY inline void note_rank(Control& c, int64_t position, const Law& law, int32_t token) {
+  if (!c.rank) return;
+  const int at = first_of(law.token, law.n, token);
+  c.rank[position] = static_cast<uint8_t>(at < law.n ? at : kCandidates);
+}
+
+// Whether `steps` draft steps behind the chain stay within what the draft can follow.
+SBRT_ANY inline bool burst_fits(const Control& c, int steps) {
+  return c.head + c.chain.depth + 1 + steps < c.draft_limit;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,186 @@
+// The burst: what a step's laws are kept for, and how every branch grows by it. On every device.
+#pragma once
+
+#include <cmath>
+
+#include "spec/rows_op.h"
+
+namespace sbrt {
+
+// Where a branch grows next: below `parent` (-1: nowhere), for what gain.
+struct Growth {
+  int parent;
+  float score;
+};
+
+// Working memory of `extend`, which its team shares.
+struct GrowScratch {
+  Growth next[kMaxBranches];
+  int node[kMaxBranches];  // that grew in a path, if it takes a row of the next step; else -1
+};
+
+// Laws are copied side by side; what counts them is rank 0's.
+SBRT_ANY inline void keep_law(Control& c, const Row& row, const Law& law) {
+  if (row.branch >= 0) {
+    Branch& branch = c.branches[row.branch];
+    branch.law[row.node] = law;
+    branch.has_law[row.node] = 1;
+  } else if (row.node >= 0) {
+    c.chain_law[row.node] = law;
+  }
+}
+
+SBRT_ANY inline void count_law(Control& c, const Row& row, const Law& law) {
+  if (row.branch >= 0) return;
+  if (row.node >= 0) {
+    c.draft_nodes = c.draft_nodes.with(row.node);
+  } else {
+    c.draft_have = most(c.draft_have, row.position + 1);
+    if (row.position < c.head) note_rank(c, row.position + 1, law, c.trunk[row.position + 1]);
+  }
+}
+
+// After a catch-up: its laws go to the chain's nodes.
+template <class Team>
+SBRT_ANY void keep_laws_op(Control& c, Team team) {
+  const RowTable& rows = c.draft_rows;
+  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], c.row_law[i]);
+  if (team.rank == 0)
+    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], c.row_law[i]);
+  team.meet();
+}
+
+// AdaEDL's bound on the acceptance of what would be drafted from this law (arXiv 2410.18351).
+SBRT_ANY inline bool is_doubtful(const Policy& policy, const Law& law) {
+  return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * law.entropy) < policy.theta;
+}
+
+// On a path below the newest node; in a tree where the next candidate is the most likely of all that
+// were not tried, at whatever depth: it is as good a place to go on from as any.
+SBRT_ANY inline Growth next_growth(const Policy& policy, const Branch& branch, bool is_path) {
+  if (branch.size + 1 == kMaxTail) return {-1, 0};
+  if (is_path) {
+    const int last = branch.size;
+    const bool grows = branch.has_law[last] && branch.law[last].n > 0;
+    return {grows && !is_doubtful(policy, branch.law[last]) ? last : -1, 0};
+  }
+  Growth best{-1, 0};
+  for (int j = 0; j <= branch.size; ++j) {
+    if (!branch.has_law[j] || branch.tried[j] >= branch.law[j].n) continue;
+    const float score = branch.score[j] + branch.law[j].lp[branch.tried[j]];
+    if (best.parent < 0 || score > best.score) best = {j, score};
+  }
+  return best;
+}
+
+SBRT_ANY inline int hang_node(Branch& branch, int parent) {
+  const Law& law = branch.law[parent];
+  const int rank = branch.tried[parent]++;
+  const int j = ++branch.size;
+  branch.token[j] = law.token[rank];
+  branch.parent[j] = parent;
+  branch.level[j] = branch.level[parent] + 1;
+  branch.score[j] = branch.score[parent] + law.lp[rank];
+  branch.mask[j] = branch.mask[parent].with(j);
+  branch.tried[j] = branch.has_law[j] = 0;
+  return j;
+}
+
+// How the branches of a step may grow.
+struct Step {
+  bool serial;   // one branch, in place
+  bool is_last;  // what it hangs goes through the draft no more
+  int width;     // nodes that a branch grows, on average; 1: paths
+  int slots;     // of a branch
+};
+
+SBRT_ANY inline Step step_of(const Control& c, const RingShape& ring) {
+  const bool serial = c.branches[0].in_place;
+  return {serial, c.step == (serial ? c.policy.burst : c.policy.gamma),
+          serial ? c.policy.burst_width : c.policy.width,
+          serial ? kSlots - static_cast<int>(c.head - c.draft_rows.head)
+                 : static_cast<int>(ring.tail_slots)};
+}
+
+// The new node of branch b, if it takes a row of the next step; else -1.
+SBRT_ANY inline int grow(Control& c, const Step& step, int b, int parent) {
+  Branch& branch = c.branches[b];
+  const int j = hang_node(branch, parent);
+  const bool pays = !step.serial || !c.prices.known || branch.score[j] >= c.prices.least;
+  return !step.is_last && j < step.slots && pays ? j : -1;
+}
+
+// Nodes that a tree grows in a step, at most. Under rejection so few that no tree is ever full: what
+// is full stops a node because of what was drawn beside it.
+SBRT_ANY inline int most_grown(const Control& c, bool serial, int slots) {
+  const Policy& p = c.policy;
+  const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
+  if (!is_rejection(c)) return wanted;
+  const int steps = serial ? p.burst : p.gamma;
+  return least(least(wanted, (kMaxTail - 1) / steps), (slots - 1) / most(1, steps - 1));
+}
+
+template <class Team>
+SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& s, Team team) {
+  Control& c = *args.control;
+  RowTable& rows = c.draft_rows;
+  for (int b = team.rank; b < c.branch_count; b += team.size) {
+    const int parent = next_growth(c.policy, c.branches[b], true).parent;
+    s.node[b] = parent >= 0 ? grow(c, step, b, parent) : -1;
+  }
+  team.meet();
+  for (int b = team.rank; b < c.branch_count; b += team.size) {
+    if (s.node[b] < 0) continue;
+    int place = 0;
+    for (int before = 0; before < b; ++before) place += s.node[before] >= 0;
+    rows.row[place] = node_row(c, args.shape, b, s.node[b]);
+  }
+  if (team.rank != 0) return;
+  int n = 0;
+  for (int b = 0; b < c.branch_count; ++b) n += s.node[b] >= 0;
+  rows.n = n;
+}
+
+// Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
+// but none grows so fast that it is full before it is deep.
+SBRT_ANY inline void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& s) {
+  Control& c = *args.control;
+  RowTable& rows = c.draft_rows;
+  const int wanted = step.serial ? step.width : step.width * c.policy.branches;
+  const int budget = least(args.max_rows, wanted), at_most = most_grown(c, step.serial, step.slots);
+  int grown[kMaxBranches] = {};
+  for (int i = 0; i < budget && at_most > 0; ++i) {
+    int best = -1;
+    for (int b = 0; b < c.branch_count; ++b)
+      if (s.next[b].parent >= 0 && (best < 0 || s.next[b].score > s.next[best].score)) best = b;
+    if (best < 0) return;
+    const int j = grow(c, step, best, s.next[best].parent);
+    if (j >= 0) rows.row[rows.n++] = node_row(c, args.shape, best, j);
+    s.next[best] = next_growth(c.policy, c.branches[best], false);
+    if (++grown[best] >= at_most) s.next[best].parent = -1;
+  }
+}
+
+// After a step: every branch grows.
+template <class Team>
+SBRT_ANY void extend_op(const LaneArgs& args, GrowScratch& scratch, Team team) {
+  Control& c = *args.control;
+  keep_laws_op(c, team);
+  if (team.rank == 0) {
+    c.draft_rows.n = 0;
+    ++c.step;
+  }
+  team.meet();
+  if (c.branch_count == 0) return;
+  const Step step = step_of(c, args.shape);
+  if (step.width == 1) {
+    extend_paths(args, step, scratch, team);
+    return;
+  }
+  for (int b = team.rank; b < c.branch_count; b += team.size)
+    scratch.next[b] = next_growth(c.policy, c.branches[b], false);
+  team.meet();
+  if (team.rank == 0) extend_trees(args, step, scratch);
+}
+
+}  // namespace sbrt

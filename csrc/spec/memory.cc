@@ -1,0 +1,57 @@
+// What an engine keeps besides its lanes: the block and what it points at, streams, features, scores.
+#include "core/check.h"
+#include "spec/runtime.h"
+
+namespace sbrt {
+
+void Runtime::make_memory() {
+  block_ = exec_->cells<Control>(1, Where::device);
+  records_ = exec_->cells<Records>(1, Where::pinned);
+  trunk_ = exec_->cells<int32_t>(config_.max_model_len + kSlots, Where::device);
+  control_ = block_.host();
+  control_->trunk = trunk_.device();
+  if (!config_.tuned.empty()) {
+    ranks_ = exec_->cells<uint8_t>(config_.max_model_len + kSlots, Where::device);
+    control_->rank = ranks_.device();
+  }
+  exec_->watch(control_);
+}
+
+void Runtime::make_streams() {
+  target_.stream = exec_->stream(config_.num_threads, {"target", !config_.draft_first});
+  if (models_[1])
+    draft_.stream = exec_->stream(config_.num_threads, {"draft", config_.draft_first});
+  prepare_graphs();
+}
+
+// What the host wrote, for the ops of what is enqueued from here on.
+void Runtime::send_block() {
+  exec_->note("host", {{}, Parts::all()});
+  exec_->upload(block_.block(), sizeof(Control));
+}
+
+void Runtime::make_features() {
+  if (!config_.hrad && !config_.keep_features) return;
+  const int64_t width = target_.lane->feature_width();
+  check<InvalidInput>(width > 0, "hrad: expected a target that keeps features, this one has none");
+  if (config_.hrad)
+    check<InvalidInput>(config_.hrad->hidden() == width, "hrad: made for a target of hidden size ",
+                        config_.hrad->hidden(), ", this one's is ", width);
+  features_ = Buffer<float>(Hrad::inputs(width));
+  hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
+}
+
+void Runtime::make_scores() {
+  if (!config_.rejection) return;
+  const bool drafts = draft_.lane != nullptr;
+  const RingShape shape = drafts ? draft_.lane->ring_shape() : RingShape{};
+  accept_ = AcceptMemory(config_.vocab, drafts ? shape.branches : 0, drafts ? shape.tail_slots : 0);
+  control_->scores = accept_.scores();
+}
+
+std::vector<float> Runtime::features() const {
+  check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
+  return {features_.data(), features_.data() + features_.size()};
+}
+
+}  // namespace sbrt

@@ -1,0 +1,41 @@
+// What the ops of a round are given, by value: pointers into memory that their device reaches.
+#pragma once
+
+#include <cstdint>
+
+#include "exec/control.h"
+#include "ring/shape.h"
+
+namespace sbrt {
+
+class Hrad;
+class KvRing;
+class Lane;
+struct Records;
+
+// The laws at one node, as far as the candidates tried have used them up (spec/accept.h). Both sum to
+// 1; q to 0 when all it had was tried.
+struct Place {
+  int32_t vocab;
+  double* p;  // [vocab] what the token must be drawn from
+  double* q;  // [vocab] what the next candidate was drawn from
+};
+
+struct LaneArgs {
+  Control* control;
+  KvRing* ring;  // null: the lane moves its KV itself, behind `settle`
+  RingShape shape;
+  int32_t max_rows;  // of the lane's largest forward
+};
+
+struct SelectArgs {
+  Control* control;
+  Records* records;
+  const Lane* target;  // whose features are read
+  const Hrad* hrad;    // null: nobody asks
+  float* features;     // [Hrad::inputs(hidden)] of the last outcome; null: not kept
+  float* scratch;      // of hrad
+  Place place;         // working memory; without any in an engine that was not built for rejection
+};
+
+}  // namespace sbrt

@@ -1,0 +1,144 @@
+// Which branches a round prepares: one for every outcome that is likely. On every device.
+#pragma once
+
+#include "spec/rows_op.h"
+
+namespace sbrt {
+
+// Working memory of `plan`, which its team shares. Place of a candidate: node * kCandidates + rank.
+struct PlanScratch {
+  uint64_t key[kSlots * kCandidates];  // by the logarithm of the outcome's probability
+  uint64_t best[kMaxBranches];
+  float reach[kSlots];  // logarithm of the chance that the walk comes to the node
+};
+
+// k = max(1, floor(k_max (1 - q))) of the first choice's q, or k_max.
+SBRT_ANY inline int branches_wanted(const Policy& policy, const Law& law) {
+  if (law.n == 0) return 0;
+  int k = policy.branches;
+  if (policy.ranking == kAdaptive) {
+    const float open = static_cast<float>(policy.branches) * (1.0f - law.q);
+    k = most(1, static_cast<int>(open));
+  }
+  return least(least(k, law.n), kMaxBranches);
+}
+
+struct OutcomeGuess {
+  int32_t node, token;
+  float score;  // logarithm of its probability, by the draft's calibrated confidence
+};
+
+SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, bool in_place) {
+  branch.node = guess.node;
+  branch.size = 0;
+  branch.in_place = in_place;
+  branch.token[0] = guess.token;
+  branch.parent[0] = -1;
+  branch.level[0] = branch.tried[0] = branch.has_law[0] = 0;
+  branch.score[0] = guess.score;
+  branch.mask[0] = Mask::none().with(0);
+}
+
+// Which of a law's candidates hang below `node` already.
+SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) {
+  uint32_t found = 0;
+  for (int i = node + 1; i <= chain.size; ++i) {
+    if (chain.parent[i] != node) continue;
+    for (int r = 0; r < law.n; ++r) found |= uint32_t{law.token[r] == chain.token[i]} << r;
+  }
+  return found;
+}
+
+// In a token of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
+// likely than any of them. Under rejection it must not matter whether it was drawn by chance.
+SBRT_ANY inline float confidence(const Control& c, const Law& law, int32_t token) {
+  if (law.n == 0) return 0;
+  if (is_rejection(c) && !c.chain.drawn) return law.lp[0];
+  return law.lp[least(first_of(law.token, law.n, token), law.n - 1)];
+}
+
+// Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
+template <class Team>
+SBRT_ANY void likely_outcomes(const Control& c, PlanScratch& s, Team team) {
+  const Chain& chain = c.chain;
+  for (int i = 1 + team.rank; i <= chain.size; i += team.size)
+    s.reach[i] = confidence(c, c.chain_law[chain.parent[i]], chain.token[i]);
+  team.meet();
+  if (team.rank == 0) {
+    s.reach[0] = 0;
+    for (int i = 1; i <= chain.size; ++i) s.reach[i] = s.reach[chain.parent[i]] + s.reach[i];
+  }
+  team.meet();
+  for (int node = team.rank; node <= chain.size; node += team.size) {
+    const Law& law = c.chain_law[node];
+    const uint32_t hanging = children(chain, node, law);
+    for (int r = 0; r < kCandidates; ++r) {
+      const int place = node * kCandidates + r;
+      const bool is_open = r < law.n && !(hanging >> r & 1);
+      s.key[place] = is_open ? key_of(s.reach[node] + law.lp[r], static_cast<uint32_t>(place)) : 0;
+    }
+  }
+  team.meet();
+}
+
+// Returns how many branches there are.
+template <class Team>
+SBRT_ANY int plan_likely(Control& c, PlanScratch& s, Team team) {
+  likely_outcomes(c, s, team);
+  const int n = (c.chain.size + 1) * kCandidates;
+  const int k = best_first(team, s.key, n, least(c.policy.branches, kMaxBranches), s.best);
+  for (int b = team.rank; b < k; b += team.size) {
+    const int place = static_cast<int>(place_of(s.best[b]));
+    const int node = place / kCandidates;
+    const int32_t token = c.chain_law[node].token[place % kCandidates];
+    start_branch(c.branches[b], {node, token, score_of(s.best[b])}, false);
+  }
+  return k;
+}
+
+template <class Team>
+SBRT_ANY int plan_at_the_end(Control& c, Team team) {
+  const Law& law = c.chain_law[c.chain.size];
+  const int k = branches_wanted(c.policy, law);
+  for (int b = team.rank; b < k; b += team.size)
+    start_branch(c.branches[b], {c.chain.size, law.token[b], 0}, false);
+  return k;
+}
+
+// The branch table and the rows of the first step.
+template <class Team>
+SBRT_ANY void plan_op(const LaneArgs& args, PlanScratch& scratch, Team team) {
+  Control& c = *args.control;
+  RowTable& rows = c.draft_rows;
+  // A branch must not reach past what the draft can follow.
+  const bool idle = !burst_fits(c, c.policy.gamma);
+  int k = 0;
+  if (!idle)
+    k = c.policy.ranking == kLikely ? plan_likely(c, scratch, team) : plan_at_the_end(c, team);
+  if (team.rank == 0) {
+    c.draft_idle = idle;
+    c.step = 0;
+    c.branch_count = rows.n = k;
+    rows.head = c.head;
+  }
+  team.meet();
+  for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(c, args.shape, b, 0);
+}
+
+// A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
+// the first step, and the branch grows in place, in the in-flight slots.
+SBRT_ANY inline void plan_certain_op(const LaneArgs& args) {
+  Control& c = *args.control;
+  c.step = 0;
+  c.draft_idle = !burst_fits(c, c.policy.burst);
+  c.branch_count = !c.draft_idle;
+  if (c.draft_idle) {
+    c.draft_rows.n = 0;
+    return;
+  }
+  start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
+  Row& root = c.draft_rows.row[c.draft_rows.n - 1];
+  root.branch = root.node = 0;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,127 @@
+// The graphs of both lanes: which ops a round, a piece of prefill and a measurement are made of.
+#include "spec/round_ops.h"
+#include "spec/runtime.h"
+
+namespace sbrt {
+namespace {
+
+template <class Args>
+void put(Graph& graph, const RoundStep<Args>& step, const Args& args) {
+  graph.add(step.call, args, true)
+      .on_device(kernel_of(step.kernel), kRoundOpThreads)
+      .says(step.name, step.effects);
+}
+
+// A lane's own ops, all of which do what `effects` says.
+struct LaneOps {
+  Lane& lane;
+  const RowTable* rows;
+  ChooseArgs choice;
+  Effects forward, choose, moves;
+
+  void put_forward(Graph& graph, bool with_logits) const {
+    const size_t first = graph.nodes().size();
+    lane.add_forward(graph, rows, with_logits);
+    graph.say(first, "forward", forward);
+  }
+  void put_choice(Graph& graph) const {
+    const size_t first = graph.nodes().size();
+    lane.add_choose(graph, choice);
+    graph.say(first, "choose", choose);
+  }
+  void put_moves(Graph& graph, const Control* control, Moves which) const {
+    const size_t first = graph.nodes().size();
+    lane.add_moves(graph, control, which);
+    graph.say(first, "moves", moves);
+  }
+};
+
+}  // namespace
+
+void Runtime::record_graphs() {
+  Control* c = block_.device();
+  Lane& lane = *target_.lane;
+  const LaneArgs args{c, lane.ring(), lane.ring_shape(), target_.max_rows};
+  const ChooseArgs choice{lane.logits(),          lane.vocab(), config_.vocab, &c->target_rows, c,
+                          target_.scratch.data(), c->choice,    nullptr};
+  const LaneOps target{lane, &c->target_rows, choice, kForwardTarget, kChooseTarget, kMovesTarget};
+  if (lane.ring()) put(settle_target_, kSettleTarget, args);
+  target.put_moves(settle_target_, c, Moves::path);
+  put(verify_, kTargetRows, args);
+  verify_.cost_by(&c->target_rows.n, &target_.cost);
+  lane.expect_rows(&target_.most.verify);
+  target.put_forward(verify_, true);
+  target.put_choice(verify_);
+  put(prefill_target_, kPrefillTargetRows, args);
+  target.put_forward(prefill_target_, false);
+  lane.expect_rows(&target_.timed_rows);
+  target.put_forward(target_.timed_forward, true);
+  target.put_choice(target_.timed_forward);
+  target_.rows = &control_->target_rows;
+
+  const SelectArgs chosen{c,
+                          records_.device(),
+                          &lane,
+                          config_.hrad.get(),
+                          features_.size() ? features_.data() : nullptr,
+                          hrad_scratch_.data(),
+                          accept_.place()};
+  put(select_, kSelect, chosen);
+  if (chosen.features) put(select_, kClassify, chosen);
+  put(select_, kHangChain, chosen);
+  if (draft_.lane) record_draft(chosen);
+}
+
+void Runtime::record_draft(const SelectArgs& chosen) {
+  Control* c = block_.device();
+  Lane& lane = *draft_.lane;
+  const LaneArgs args{c, lane.ring(), lane.ring_shape(), draft_.max_rows};
+  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows, c,
+                        draft_.scratch.data(), nullptr,      c->row_law};
+  const LaneOps draft{lane, &c->draft_rows, laws, kForwardDraft, kChooseDraft, kMovesDraft};
+  const auto put_laws = [&](Graph& graph) {
+    graph.cost_by(&c->draft_rows.n, &draft_.cost);
+    draft.put_forward(graph, true);
+    draft.put_choice(graph);
+  };
+  put(settle_draft_, kSettleDraft, args);
+  draft.put_moves(settle_draft_, c, Moves::path_and_tail);
+  put(plan_certain_, kPlanCertain, args);
+  put(hang_burst_, kHangBurst, chosen);
+  put(hang_burst_, kBringBurst, args);
+  draft.put_moves(hang_burst_, c, Moves::burst);
+  lane.expect_rows(&draft_.most.catch_up);
+  put_laws(catch_up_);
+  put(catch_up_, kKeepLaws, args);
+  put(plan_, kPlan, args);
+  lane.expect_rows(&draft_.most.step);
+  put_laws(step_);
+  put(step_, kExtend, args);
+  put(prefill_draft_, kPrefillDraftRows, args);
+  draft.put_forward(prefill_draft_, false);
+  lane.expect_rows(&draft_.timed_rows);
+  draft.put_forward(draft_.timed_forward, true);
+  draft.put_choice(draft_.timed_forward);
+  draft_.rows = &control_->draft_rows;
+  lane.expect_rows(&prefill_rows_);
+  put(prefill_laws_, kPrefillDraftRows, args);
+  draft.put_forward(prefill_laws_, true);
+  draft.put_choice(prefill_laws_);
+  put(prefill_laws_, kKeepLaws, args);
+  put(look_, kPrefillDraftRows, args);
+  put_laws(look_);
+  put(look_, kKeepLaws, args);
+}
+
+// Every graph is made for its stream before the first launch.
+void Runtime::prepare_graphs() {
+  for (Graph* graph :
+       {&settle_target_, &verify_, &select_, &prefill_target_, &target_.timed_forward})
+    target_.stream->prepare(*graph);
+  if (!draft_.stream) return;
+  for (Graph* graph : {&settle_draft_, &plan_certain_, &hang_burst_, &catch_up_, &plan_, &step_,
+                       &prefill_draft_, &prefill_laws_, &look_, &draft_.timed_forward})
+    draft_.stream->prepare(*graph);
+}
+
+}  // namespace sbrt

@@ -1,0 +1,98 @@
+// What the next forward computes: its rows. On every device.
+#pragma once
+
+#include "spec/chain.h"
+#include "spec/op_args.h"
+#include "spec/team.h"
+
+namespace sbrt {
+
+// A token of the trunk that is not in the lane yet, `i` places behind the table's head.
+SBRT_ANY inline Row trunk_row(const Control& c, const RingShape& ring, int64_t position, int i) {
+  return {position,          c.trunk[position], static_cast<int32_t>(ring.slot(position)), -1, -1,
+          Mask::upto(i + 1), Mask::none()};
+}
+
+// A node of the chain, in a table whose head is `behind` tokens behind the root.
+SBRT_ANY inline Row chain_row(const Control& c, const RingShape& ring, int node, int behind) {
+  return {c.head + c.chain.level[node],
+          c.chain.token[node],
+          static_cast<int32_t>(ring.slot(c.head + node)),
+          -1,
+          node,
+          c.chain.mask[node].behind(behind),
+          Mask::none()};
+}
+
+// The row that takes node `node` of a branch through the draft.
+SBRT_ANY inline Row node_row(const Control& c, const RingShape& ring, int branch, int node) {
+  const Branch& b = c.branches[branch];
+  const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
+  const int behind = static_cast<int>(c.head - c.draft_rows.head);
+  const int64_t slot = b.in_place ? ring.slot(c.head + node) : ring.tail(branch, node);
+  return {first + b.level[node],
+          b.token[node],
+          static_cast<int32_t>(slot),
+          branch,
+          node,
+          b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
+          b.in_place ? Mask::none() : b.mask[node]};
+}
+
+// Up to kMaxRows prompt tokens from `have` on; the last prompt token is the root, not prefill.
+template <class Team>
+SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows, Team team) {
+  const Control& c = *args.control;
+  const int64_t from = have;
+  const int n = static_cast<int>(least<int64_t>(kMaxRows, c.head - from));
+  team.meet();
+  for (int i = team.rank; i < n; i += team.size)
+    rows.row[i] = trunk_row(c, args.shape, from + i, i);
+  if (team.rank != 0) return;
+  rows.head = from;
+  rows.n = n;
+  have = from + n;
+}
+
+template <class Team>
+SBRT_ANY void target_rows_op(const LaneArgs& args, Team team) {
+  Control& c = *args.control;
+  RowTable& rows = c.target_rows;
+  for (int i = team.rank; i <= c.chain.size; i += team.size)
+    rows.row[i] = chain_row(c, args.shape, i, 0);
+  if (team.rank != 0) return;
+  rows.head = c.head;
+  rows.n = c.chain.size + 1;
+}
+
+// Trunk and chain not yet in the draft. A lane whose draft has no room left is not fed any more: a
+// serial one will never have it again, an overlapped one may, after a miss.
+template <class Team>
+SBRT_ANY void missing_rows_op(const LaneArgs& args, Team team) {
+  Control& c = *args.control;
+  RowTable& rows = c.draft_rows;
+  const bool follows =
+      c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit : burst_fits(c, c.policy.burst);
+  // Trunk positions are in flight too as long as they are being fed.
+  const int64_t head = least(c.draft_have, c.head);
+  const int behind = static_cast<int>(least<int64_t>(c.head - head, kSlots));
+  const Mask missing = Mask::of(~c.draft_nodes.bits());
+  if (follows) {
+    SBRT_CHECK_ANY(behind + c.chain.size < kSlots, "draft lane: ", behind,
+                   " tokens behind the trunk");
+    for (int i = team.rank; i < behind; i += team.size)
+      rows.row[i] = trunk_row(c, args.shape, head + i, i);
+    for (int node = team.rank; node <= c.chain.size; node += team.size) {
+      if (!missing.has(node)) continue;
+      const int before = Mask::of(missing.bits() & Mask::upto(node).bits()).count();
+      rows.row[behind + before] = chain_row(c, args.shape, node, behind);
+    }
+  }
+  if (team.rank != 0) return;
+  rows.n = 0;
+  if (!follows) return;
+  rows.head = head;
+  rows.n = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
+}
+
+}  // namespace sbrt

@@ -1,0 +1,41 @@
+"""What tests of this folder share: nvcc."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+FLAGS = (
+    *("-std=c++20", "-O2", "--fmad=false", "-DSBRT_WITH_CUDA=1"),
+    *("-Werror=all-warnings", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror"),
+)
+
+
+class Nvcc:
+    """Compiles CUDA sources as CMakeLists.txt does."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def run(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        """nvcc with the build's flags."""
+        command = [self.path, *FLAGS, f"-I{CSRC}", f"-I{ROOT / 'tests'}", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def build(self, program: Path, *flags: str) -> None:
+        """exec_main.cu with the rooms it needs."""
+        rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
+        sources = [Path(__file__).parent / "exec_main.cu", *rooms, CSRC / "spec/round_kernels.cu"]
+        done = self.run(*flags, *sources, "-o", program)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> Nvcc:
+    path = shutil.which("nvcc")
+    if not path:
+        pytest.skip("no CUDA compiler")
+    return Nvcc(path)

@@ -1,0 +1,94 @@
+"""Contract under test: what a machine without a GPU cannot see. CUDA sources never use the default
+stream, never wait for a whole device, allocate in one place only, and add floats in no order but
+their own."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+SOURCES = sorted(
+    {*CSRC.rglob("*.cu"), *(p for p in (CSRC / "exec" / "cuda").iterdir() if p.is_file())}
+)
+ALLOCATES = {"device_memory.cc"}  # when an engine is built; nowhere else
+
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+LAUNCH = re.compile(r"<<<(.*?)>>>", re.DOTALL)
+NULL_STREAMS = {"0", "nullptr", "NULL", "cudaStreamLegacy", "cudaStreamPerThread"}
+RULES = {
+    "the default stream": re.compile(
+        r"\bcudaStream(Legacy|PerThread|Default)\b"
+        r"|\bcudaStreamCreate\("  # it waits for the default stream
+        r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # those without Async
+    ),
+    "a wait for the whole device": re.compile(
+        r"\bcuda(Device|Thread)Synchronize\b|\bcudaDeviceReset\b"
+    ),
+    "sums in the order of arrival": re.compile(r"\batomic[A-Z]\w*\("),
+}
+ALLOCATION = re.compile(r"\bcuda(Malloc\w*|HostAlloc|HostRegister|Free\w*)\(|\bmalloc\(|\bnew\b")
+
+
+def faults(name, text):
+    """What `text`, the file `name`, does that it must not."""
+    text = COMMENT.sub("", text)
+    found = [rule for rule, pattern in RULES.items() if pattern.search(text)]
+    for launch in LAUNCH.finditer(text):
+        arguments = [a.strip() for a in launch.group(1).split(",")]
+        if len(arguments) < 4 or arguments[3] in NULL_STREAMS:
+            found.append("the default stream")
+    if name not in ALLOCATES and ALLOCATION.search(text):
+        found.append("an allocation")
+    return found
+
+
+def test_there_are_sources():
+    assert {"exec_cuda.cc", "publish.cu", "round_kernels.cu"} <= {p.name for p in SOURCES}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_a_source_keeps_the_rules(path):
+    assert faults(path.name, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("f<<<1, 32>>>(x);", "the default stream"),
+        ("f<<<1, 32, 0, 0>>>(x);", "the default stream"),
+        ("f<<<1, 32, 0, nullptr>>>(x);", "the default stream"),
+        ("cudaMemcpy(a, b, n, cudaMemcpyHostToDevice);", "the default stream"),
+        ("cudaMemset(a, 0, n);", "the default stream"),
+        ("cudaStreamCreate(&s);", "the default stream"),
+        ("cudaLaunchKernel(f, g, b, a, 0, cudaStreamLegacy);", "the default stream"),
+        ("cudaDeviceSynchronize();", "a wait for the whole device"),
+        ("checked(cudaDeviceReset(), x);", "a wait for the whole device"),
+        ("atomicAdd(&sum, 1.0f);", "sums in the order of arrival"),
+        ("cudaMalloc(&p, n);", "an allocation"),
+        ("cudaMallocAsync(&p, n, s);", "an allocation"),
+        ("cudaFree(p);", "an allocation"),
+        ("float* p = new float[3];", "an allocation"),
+    ],
+)
+def test_a_fault_is_reported(text, fault):
+    assert fault in faults("some.cu", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "f<<<1, 32, 0, stream>>>(x);",
+        "cudaMemcpyAsync(a, b, n, kind, stream);",
+        "cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);",
+        "// never cudaDeviceSynchronize()",
+        "int renewed = 1;",
+    ],
+)
+def test_what_is_allowed_is_not(text):
+    assert faults("some.cu", text) == []
+
+
+def test_memory_is_allocated_in_one_place():
+    assert faults("device_memory.cc", "cudaMalloc(&p, n);") == []
+    assert faults("exec_cuda.cc", "cudaMalloc(&p, n);") == ["an allocation"]

@@ -1,0 +1,229 @@
+// Rounds of ops alone, without a model: laws and choices are random, everything else is what the ops make
+// of it. One state drives the script; whoever runs it may repeat each op elsewhere and compare.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "spec/grow_op.h"
+#include "spec/plan_op.h"
+#include "spec/round_kernels.h"
+#include "spec/select_op.h"
+#include "spec/settle_op.h"
+
+namespace sbrt {
+
+// All that the ops of an engine reach, in one piece, so that a copy anywhere is a copy of everything.
+struct OpState {
+  static constexpr int kVocab = 24, kLength = 512;
+
+  Control control;
+  Records records;
+  int32_t trunk[kLength + kSlots];
+  uint8_t rank[kLength + kSlots];
+  int32_t distinct[kVocab], output[kVocab];
+  uint8_t seen[kVocab];
+
+  // Its pointers are those of a copy that lies at `place`.
+  void aim(OpState* place) {
+    control.trunk = place->trunk;
+    control.rank = place->rank;
+    control.counts.token = place->distinct;
+    control.counts.output = place->output;
+    control.counts.seen = place->seen;
+  }
+  LaneArgs draft() {
+    return {&control, nullptr, {kLength + kSlots, kLength, kMaxBranches, 40, 1, 1, 4}, 64};
+  }
+  SelectArgs select() { return {&control, &records, nullptr, nullptr, nullptr, nullptr, {}}; }
+};
+
+inline bool is_same(const OpState& a, const OpState& b) {
+  return std::memcmp(&a, &b, sizeof(OpState)) == 0;
+}
+
+// Working memory of any op.
+union OpScratch {
+  PlanScratch plan;
+  GrowScratch grow;
+  SelectScratch select;
+};
+
+// One op by one member of a team. `shared`: the team's.
+template <class Team>
+void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
+  Control& c = s.control;
+  const LaneArgs lane = s.draft();
+  switch (op) {
+    case RoundOp::none:
+      break;
+    case RoundOp::target_rows:
+      target_rows_op(lane, team);
+      break;
+    case RoundOp::prefill_target_rows:
+      prompt_rows_op(lane, c.target_have, c.target_rows, team);
+      break;
+    case RoundOp::prefill_draft_rows:
+      prompt_rows_op(lane, c.draft_have, c.draft_rows, team);
+      break;
+    case RoundOp::settle_draft:
+      settle_draft_op(lane, team, NoKv{});
+      break;
+    case RoundOp::bring_burst:
+      bring_burst_op(lane, team, NoKv{});
+      break;
+    case RoundOp::plan:
+      plan_op(lane, shared.plan, team);
+      break;
+    case RoundOp::plan_certain:
+      if (team.rank == 0) plan_certain_op(lane);
+      break;
+    case RoundOp::keep_laws:
+      keep_laws_op(c, team);
+      break;
+    case RoundOp::extend:
+      extend_op(lane, shared.grow, team);
+      break;
+    case RoundOp::select:
+      if (team.rank == 0) select_op(c);
+      break;
+    case RoundOp::hang_chain:
+      hang_chain_op(s.select(), shared.select, team);
+      break;
+    case RoundOp::hang_burst:
+      if (team.rank == 0) hang_burst_op(c, shared.select);
+      break;
+  }
+}
+
+class OpScript {
+ public:
+  OpScript(uint64_t seed, OpState& state) : random_(seed), state_(state), c_(state.control) {
+    std::memset(&state_, 0, sizeof state_);
+    state_.aim(&state_);
+    begin();
+  }
+
+  // `run(op)` runs it on the state.
+  template <class Run>
+  void prefill(const Run& run) {
+    while (c_.target_have < c_.head) run(RoundOp::prefill_target_rows);
+    while (c_.draft_have < c_.head - behind_) run(RoundOp::prefill_draft_rows);
+  }
+
+  // False: the trunk is as long as it may be.
+  template <class Run>
+  bool round(const Run& run) {
+    const bool serial = missed_ && c_.policy.on_miss == kBurst && c_.policy.burst > 0;
+    const bool drafts = serial || c_.policy.gamma > 0;
+    if (drafts) run(RoundOp::settle_draft);
+    if (serial) {
+      run(RoundOp::plan_certain);
+      burst(run, c_.policy.burst);
+      run(RoundOp::hang_burst);
+      run(RoundOp::bring_burst);
+    }
+    run(RoundOp::target_rows);
+    choose_all();
+    if (c_.policy.gamma > 0) {
+      draw_laws();
+      run(RoundOp::keep_laws);
+      run(RoundOp::plan);
+      burst(run, c_.policy.gamma);
+    }
+    if (!drafts) c_.branch_count = 0;
+    run(RoundOp::select);
+    run(RoundOp::hang_chain);
+    missed_ = c_.outcome.branch < 0;
+    return c_.head + 1 < c_.limit && !c_.outcome.error;
+  }
+
+ private:
+  int below(int n) { return static_cast<int>(random_() % static_cast<uint64_t>(n)); }
+  int from(int low, int high) { return low + below(high - low + 1); }
+  bool chance(int percent) { return below(100) < percent; }
+  float unit() { return static_cast<float>(below(1 << 20)) * 0x1p-20f; }
+
+  // A policy as check_policy allows it, and a prompt.
+  void begin() {
+    Policy& p = c_.policy;
+    p.gamma = from(0, 5);
+    p.branches = from(1, 12);
+    p.ranking = from(0, 2);
+    p.width = p.ranking == kLikely && chance(50) ? from(2, 4) : 1;
+    p.nodes = from(1, 30);
+    p.epsilon = chance(50) ? 0 : 0.3f;
+    p.on_miss = from(0, 2);
+    p.burst = from(0, 5);
+    p.burst_width = p.ranking == kLikely && chance(50) ? from(2, 4) : 1;
+    p.lambda = chance(30) ? 0.5f : 0;
+    p.theta = 0.2f;
+    c_.prices.known = chance(30);
+    c_.prices.least = -3;
+    for (int n = 0; n <= kMaxRows; ++n) c_.prices.round[n] = 1 + 0.1f * static_cast<float>(n);
+    c_.shaping.active = c_.shaping.penalises = chance(30);
+    const int length = from(2, 200);
+    for (int i = 0; i < length; ++i) {
+      state_.trunk[i] = below(OpState::kVocab);
+      if (c_.shaping.penalises) count_token(c_.counts, state_.trunk[i], false);
+    }
+    for (uint8_t& rank : state_.rank) rank = kUnknownRank;
+    c_.head = length - 1;
+    c_.limit = length + from(20, 120);
+    c_.draft_limit = chance(70) ? OpState::kLength : c_.limit - below(10);
+    behind_ = below(4);
+    c_.chain.drawn = 1;
+    c_.chain.token[0] = state_.trunk[length - 1];
+    c_.chain.parent[0] = -1;
+    c_.chain.mask[0] = Mask::upto(1);
+    c_.outcome.branch = -1;
+    c_.sharpness = chance(50) ? 2.5f : 1.0f;
+  }
+
+  // Candidates apart from each other; their confidence falls, now and then to a tie.
+  void draw_law(Law& law) {
+    law.n = chance(5) ? 0 : from(1, kCandidates);
+    law.q = unit();
+    law.entropy = 3 * unit();
+    float lp = -unit();
+    const int first = below(OpState::kVocab);
+    for (int r = 0; r < law.n; ++r) {
+      law.token[r] = (first + r * 7) % OpState::kVocab;
+      law.lp[r] = lp;
+      if (!chance(20)) lp -= unit();
+    }
+  }
+  void draw_laws() {
+    for (int i = 0; i < c_.draft_rows.n; ++i) draw_law(c_.row_law[i]);
+  }
+
+  // Mostly a child's token, or that of a branch that hangs there.
+  void choose_all() {
+    for (int i = 0; i <= c_.chain.size; ++i) {
+      int32_t token = below(OpState::kVocab);
+      for (int node = i + 1; node <= c_.chain.size; ++node)
+        if (c_.chain.parent[node] == i && chance(70)) token = c_.chain.token[node];
+      if (c_.draft_nodes.has(i) && c_.chain_law[i].n > 0 && chance(30))
+        token = c_.chain_law[i].token[below(c_.chain_law[i].n)];
+      c_.choice[i] = {token, chance(1) && i > 0 ? kNanRow : kFine};
+    }
+  }
+
+  template <class Run>
+  void burst(const Run& run, int steps) {
+    for (int step = 0; step < steps; ++step) {
+      draw_laws();
+      run(RoundOp::extend);
+    }
+  }
+
+  std::mt19937_64 random_;
+  OpState& state_;
+  Control& c_;
+  int behind_ = 0;  // tokens of the prompt that the draft has to catch up with
+  bool missed_ = true;
+};
+
+}  // namespace sbrt

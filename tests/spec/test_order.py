@@ -1,0 +1,111 @@
+"""Contract under test: the rounds of every method, as the dry body keeps them, leave nothing
+unordered. Each wait of round.cc is needed, or what it promises is kept by the host as well. The
+lanes write apart, but for what csrc/README.md hands from one to the other. No op writes of the
+control block what it does not say, which the dry body checks op by op."""
+
+import pytest
+
+from sbrt import _core
+
+POLICIES = {
+    "none": {"gamma": 0},
+    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
+    "lookup": {"gamma": 0, "on_miss": 2, "burst": 4},
+    "pearl": {"gamma": 4, "branches": 1},
+    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
+    "serial after a miss": {"gamma": 4, "branches": 6, "on_miss": 1, "burst": 3},
+    "hedge": {"gamma": 4, "branches": 8, "likely": True, "width": 2},
+    "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
+}
+FENCES = ("verify_done", "chain_ready", "draft_ready")
+# Which fences the streams wait for, by method.
+WAITS = {
+    "none": set(),
+    "draft_model": {"verify_done", "chain_ready"},
+    "lookup": set(),
+    "pearl": {"verify_done", "draft_ready"},
+    "specbranch": {"verify_done", "draft_ready"},
+    "serial after a miss": set(FENCES),
+    "hedge": {"verify_done", "draft_ready"},
+    "tree": {"verify_done", "chain_ready"},
+}
+# What goes from the draft's hands into the target's and back (csrc/README.md, "Who writes what").
+HANDED = {"chain", "rank"}
+SHAPING = {"repetition_penalty": 1.2, "min_tokens": 5}
+
+
+def kept(name, shaped=False, rejection=False, sequences=3):
+    """The book of some sequences on the dry body."""
+    toys = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
+    runtime = _core.Runtime(
+        *toys,
+        body="dry",
+        max_model_len=200,
+        max_gamma=4,
+        max_branches=8,
+        max_width=2,
+        rejection=rejection,
+    )
+    how = _core.Policy(**POLICIES[name], rejection=rejection)
+    for seed in range(sequences):
+        sampling = _core.Sampling(temperature=0.8, seed=seed)
+        shaping = _core.Shaping(**(SHAPING if shaped else {}))
+        runtime.begin([1, 2, 3] * 30, sampling, how, 60, [], shaping)
+        assert len(runtime.run()) == 60
+    return runtime.order
+
+
+every_method = pytest.mark.parametrize("name", POLICIES)
+
+
+@every_method
+def test_nothing_is_unordered(name):
+    order = kept(name)
+    assert len(order) > 100
+    assert order.conflicts() == []
+
+
+@every_method
+def test_shaped_rows_and_rejection_are_in_order_too(name):
+    assert kept(name, shaped=True).conflicts() == []
+    assert kept(name, rejection=True).conflicts() == []
+
+
+@every_method
+def test_nothing_is_unordered_if_the_host_runs_ahead(name):
+    """Without the host's own waits, only the fences are left, as if rounds were enqueued ahead."""
+    assert kept(name, sequences=1).conflicts(host=False) == []
+
+
+@every_method
+def test_every_wait_is_needed(name):
+    order = kept(name, sequences=1)
+    for fence in FENCES:
+        found = order.conflicts(without=[fence], host=False)
+        assert bool(found) == (fence in WAITS[name]), (fence, found)
+
+
+@every_method
+def test_what_the_host_keeps_as_well(name):
+    """It reads record r before it enqueues round r + 1: the draft's wait for the last outcome."""
+    order = kept(name)
+    assert order.conflicts(without=["verify_done"]) == []
+    for fence in WAITS[name] - {"verify_done"}:
+        assert order.conflicts(without=[fence]) != []
+
+
+@every_method
+def test_the_lanes_write_apart(name):
+    order = kept(name)
+    target, draft = (set(order.written_by(stream)) for stream in (1, 2))
+    assert target & draft <= HANDED
+    assert "outcome" not in draft
+    assert not {part for part in draft if part.startswith("target")}
+    assert not {part for part in target if part.startswith("draft")}
+
+
+def test_streams_and_ops_have_their_names():
+    ops = kept("specbranch").ops()
+    assert {op[0] for op in ops} == {"host", "target", "draft"}
+    said = {op[1] for op in ops}
+    assert {"settle_draft", "plan", "extend", "select", "hang_chain", "wait", "record"} <= said

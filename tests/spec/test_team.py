@@ -1,0 +1,68 @@
+"""Contract under test: the ops of a round leave the same block, byte for byte, whether one thread
+runs them or a team of 32 whose members go in any order between two meetings (team_main.cc): what a
+warp of a device does. A meeting left out is found."""
+
+import pytest
+
+SOURCES: list[str] = []  # of csrc: the ops stand in headers
+
+# What is taken away from a header, or put in its place.
+MUTANTS = {
+    "reach before it is there": (
+        "spec/plan_op.h",
+        "chain.parent[i]] + s.reach[i];\n  }\n  team.meet();\n",
+        "chain.parent[i]] + s.reach[i];\n  }\n",
+    ),
+    "rows before their number": (
+        "spec/grow_op.h",
+        "    ++c.step;\n  }\n  team.meet();\n",
+        "    ++c.step;\n  }\n",
+    ),
+    "prefill that moves on too early": (
+        "spec/rows_op.h",
+        "  team.meet();\n  for (int i = team.rank; i < n;",
+        "  for (int i = team.rank; i < n;",
+    ),
+    "ties by chance": (
+        "spec/team.h",
+        "if (best == 0) break;\n    head += mine == best;",
+        "if (best == 0) break;\n    head += mine >> 32 == best >> 32;",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run(programs, tmp_path_factory):
+    """run(sequences, mutant=None): team_main, built with a header changed."""
+
+    def run(sequences, mutant=None):
+        flags = programs.plain
+        if mutant:
+            part, before, after = MUTANTS[mutant]
+            text = programs.text(part)
+            assert text.count(before) == 1
+            folder = tmp_path_factory.mktemp("mutant")
+            (folder / part).parent.mkdir()
+            (folder / part).write_text(text.replace(before, after))
+            flags = (*flags, f"-I{folder}")
+        return programs.run(programs.build("team_main", SOURCES, flags), sequences)
+
+    return run
+
+
+def test_a_team_leaves_the_same_block(run):
+    done = run(60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) > 10_000
+
+
+@pytest.mark.exact
+def test_a_team_leaves_the_same_block_for_long(run):
+    assert run(3000).returncode == 0
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_found(run, mutant):
+    done = run(200, mutant)
+    assert done.returncode != 0, f"{mutant}: nothing was found"
