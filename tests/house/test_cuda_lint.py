@@ -27,7 +27,9 @@ RULES = {
     ),
     "sums in the order of arrival": re.compile(r"\batomic[A-Z]\w*\("),
 }
-ALLOCATION = re.compile(r"\bcuda(Malloc\w*|HostAlloc|HostRegister|Free\w*)\(|\bmalloc\(|\bnew\b")
+ALLOCATION = re.compile(
+    r"\bcuda(Malloc\w*|HostAlloc|HostRegister|Free\w*)\(|\bmalloc\(|\bnew [\w:(]"
+)
 
 
 def faults(name, text):

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <new>
 #include <source_location>
 #include <string_view>
 
@@ -30,13 +31,19 @@ class OnDevice {
     checked(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != device_) checked(cudaSetDevice(device_), "cudaSetDevice");
   }
+  // For what frees: a process that ends, or a fork, has no context left; then there is nothing to free.
+  OnDevice(int device, std::nothrow_t)
+      : device_(device),
+        is_there_(cudaGetDevice(&before_) == cudaSuccess && cudaSetDevice(device) == cudaSuccess) {}
+  bool is_there() const { return is_there_; }
   ~OnDevice() {
-    if (before_ != device_) static_cast<void>(cudaSetDevice(before_));
+    if (is_there_ && before_ != device_) static_cast<void>(cudaSetDevice(before_));
   }
   OnDevice(const OnDevice&) = delete;
 
  private:
   int device_, before_ = 0;
+  bool is_there_ = true;
 };
 
 }  // namespace sbrt

@@ -8,17 +8,16 @@
 namespace sbrt {
 namespace {
 
-// Both may be null. A process that ends, or a fork, has no context left to free anything in.
+// Both may be null.
 struct Owned {
   int device = 0;
   void *host = nullptr, *there = nullptr;
 
   ~Owned() {
-    int before = 0;
-    if (cudaGetDevice(&before) != cudaSuccess || cudaSetDevice(device) != cudaSuccess) return;
+    const OnDevice here(device, std::nothrow);
+    if (!here.is_there()) return;
     if (host) static_cast<void>(cudaFreeHost(host));
     if (there) static_cast<void>(cudaFree(there));
-    static_cast<void>(cudaSetDevice(before));
   }
 };
 
