@@ -173,6 +173,7 @@ RANGES: dict[str, Range] = {
     "burst_width": Range(1, CANDIDATES),
     "acceptance": Range(words=ACCEPTANCE),
 }
+OWN_RANGES: dict[str, dict[str, Range]] = {"auto": {"k_max": Range(1, MAX_BRANCHES)}}
 DEFAULTS: dict[str, Option] = {
     "gamma": GAMMA,
     "k_max": K_MAX,
@@ -207,11 +208,12 @@ def parse(
     InvalidInputError on an unknown method or option, or a value out of range.
     """
     name, given = _split(text)
+    most = int(_range(name, "k_max").high)
     defaults: dict[str, Option] = {
         **DEFAULTS,
         **OWN_DEFAULTS.get(name, {}),
         **({} if gamma is None else {"gamma": check.integer("gamma", gamma, 1, MAX_GAMMA)}),
-        **({} if k_max is None else {"k_max": check.integer("k_max", k_max, 1, CANDIDATES)}),
+        **({} if k_max is None else {"k_max": check.integer("k_max", k_max, 1, most)}),
         "epsilon": check.number("epsilon", epsilon, 0, 1),
         "hrad": check.text("hrad", hrad),
     }
@@ -278,10 +280,14 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
     return name, given
 
 
+def _range(name: str, key: str) -> Range:
+    return OWN_RANGES.get(name, {}).get(key, RANGES[key])
+
+
 def _option(name: str, key: str, value: str) -> Option:
     if key == "hrad":  # a path, or a word that sbrt.hrad knows
         return value
-    thing, span = f"method {name}, option {key}", RANGES[key]
+    thing, span = f"method {name}, option {key}", _range(name, key)
     if span.words:
         return check.one_of(thing, value, span.words)
     try:

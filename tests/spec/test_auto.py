@@ -178,3 +178,12 @@ def test_measured_costs_never_fall_with_rows():
     for table in (found.target, found.draft, found.target_overlapped, found.draft_overlapped):
         assert table == sorted(table)
         assert table[0] > 0
+
+
+def test_the_limit_of_its_branches_may_be_given():
+    found = methods.parse("auto:k_max=64").arms
+    assert [arm.text for arm in found] == [arm.text for arm in ARMS]
+    assert max(arm.branches for arm in methods.parse("auto:k_max=20").arms) == 20
+    for method, most in (("auto", 64), ("specbranch", 16)):
+        with pytest.raises(InvalidInputError, match=f"k_max: expected .* {most}, got 65"):
+            methods.parse(f"{method}:k_max=65")
