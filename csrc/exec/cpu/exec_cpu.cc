@@ -75,7 +75,7 @@ class CpuStream final : public Stream {
     }
     const int64_t begin = Trace::now();
     if (c.kind == Command::kWait) {
-      wait_until(c.event->counter(), [&c](int64_t reached) { return reached >= c.value; });
+      wait_until(c.event->counter(), [&c](int64_t reached) { return reached >= c.value; }, kYields);
       trace_.put(c.event->name(), begin, Trace::now(), true);
     } else if (!failure_.raised()) {
       team_.run(*c.graph, c.width);
