@@ -2,6 +2,7 @@
 the design names, stops are exact to the token."""
 
 import time
+from itertools import zip_longest
 
 import pytest
 
@@ -102,8 +103,8 @@ def test_two_engines_in_one_process(engine, folders, plain, prompts):
     with Engine.from_pretrained(*folders, num_threads=2) as other:
         streams = [e.stream(prompts[0], GREEDY) for e in (engine, other)]
         last = [None, None]
-        for outputs in zip(*streams, strict=True):
-            last = outputs
+        for outputs in zip_longest(*streams):  # what `auto` runs, and so the steps, may differ
+            last = [new or old for new, old in zip(outputs, last, strict=True)]
         assert [ids_of(o) for o in last] == [plain[prompts[0]]] * 2
 
 
