@@ -48,7 +48,7 @@ RuntimeConfig config() {
   c.max_model_len = 64;
   c.max_branches = 16;
   c.max_width = 4;
-  c.sim = true;
+  c.body = Body::sim;
   c.rejection = true;
   return c;
 }

@@ -83,7 +83,7 @@ int64_t rounds(Threads threads, int64_t enough) {
   config.rejection = true;
   const auto models = std::pair(std::make_shared<Toy>(target), std::make_shared<Toy>(draft));
   Runtime runtime(models.first, models.second, config);
-  config.sim = true;  // the same on one thread
+  config.body = Body::sim;  // the same on one thread
   Runtime calm(models.first, models.second, config);
   int64_t done = 0;
   for (uint64_t seed = 0; done < enough; ++seed) {
