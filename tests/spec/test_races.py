@@ -7,8 +7,8 @@ import pytest
 
 ROUND = "spec/round.cc"
 
-# Every wait of round.cc; an engine without it must be caught. The host enqueues a round before it has
-# read the last record, so that nobody else keeps the draft from going on too early.
+# Every wait of round.cc; an engine without it must be caught. The host enqueues a round before it
+# has read the last record, so that nobody else keeps the draft from going on too early.
 WAITS = (
     "  if (shape.burst > 0) t.wait(fences.chain_ready, r);\n",
     "  if (shape.gamma > 0) t.wait(fences.draft_ready, r);\n",
