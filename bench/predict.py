@@ -2,18 +2,19 @@
 
     python -m bench.predict --draft demo --prompts F --limit 12 --methods pearl:gamma=3,tree:gamma=2
 
-Costs are measured before and after the generations that are timed; every method runs with its own
-settings, none of them swept, once by the clock and once in simulated time.
+Costs are measured between the runs that are timed; every method runs with its own settings, none of
+them swept, in each run by the clock and once in simulated time.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from sbrt import compare, flags, methods
+from sbrt import check, compare, flags, methods
 from sbrt.costs import CostModel, cost_model
 from sbrt.measure import Bench, Report, measure
 from sbrt.methods import Method
@@ -24,6 +25,7 @@ from sbrt.simulate import Simulator, Sweep
 from sbrt.table import aligned
 
 MEASURED = "measured here"
+RUNS = 5
 DEFAULT = (
     *("draft_model:gamma=2", "adaedl:gamma=4", "tree:gamma=2", "lookup:gamma=4", "pearl:gamma=3"),
     *("specbranch:gamma=3", "hedge:gamma=3,F=16,tree=0", "hedge:gamma=3,F=16"),
@@ -38,63 +40,70 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = flags.Parser(prog="python -m bench.predict", description=__doc__.splitlines()[0])
     flags.add_model_flags(parser)
     flags.add_method_flags(parser)
+    parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="default: %(default)s")
     args = parser.parse_args(argv)
     compare.check_outputs(args)
+    check.integer("--runs", args.runs, 1, 1000)
     names = DEFAULT if args.methods is None else methods.parse_list(args.methods)
     given = flags.read_methods(args, names)
-    clock, model, simulated = _both(args, given)
-    lines = compared(clock, simulated)
+    runs, model, simulated = _both(args, given)
+    lines = compared(runs, simulated)
     compare.write_json(args.json, lines)
     if args.json != "-":
         print(_text(lines, model))
-    return max(compare.verdict(clock), compare.verdict(simulated))
+    return max(map(compare.verdict, [*runs, simulated]))
 
 
-def _both(args: Any, given: Sequence[Method]) -> tuple[Report, CostModel, Report]:
-    """By the clock, the costs that were measured around it, and in simulated time."""
+def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, Report]:
+    """By the clock, the costs that were measured in between, and in simulated time."""
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     none = methods.parse("none")
     bar = Phases()
     try:
         with closing(Bench.open(config, pair, given)) as bench:
-            before = measured_costs(bench.main, temperature=params.temperature)
-            clock = measure(bench, given, none, prompts, params, progress=bar.update)
-            after = measured_costs(bench.main, temperature=params.temperature)
-        model = cost_model(MEASURED, mean_of(before, after))
+            costs, runs = [], []
+            for _ in range(args.runs):
+                costs.append(measured_costs(bench.main, temperature=params.temperature))
+                runs.append(measure(bench, given, none, prompts, params, progress=bar.update))
+            costs.append(measured_costs(bench.main, temperature=params.temperature))
+        model = cost_model(MEASURED, mean_of(costs))
         with closing(Bench.open(config, pair, given, costs=model.costs())) as bench:
             sweep = Sweep(model.c, frozenset({"gamma"}))
             report = Simulator(bench, model, sweep, params, bar.update).report(given, none, prompts)
     finally:
         bar.close()
-    return clock, model, report
+    return runs, model, report
 
 
-def mean_of(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Of two cost files with the same keys."""
+def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of cost files with the same keys."""
     found: dict[str, Any] = {}
-    for key, value in one.items():
+    for key, value in costs[0].items():
+        values = [each[key] for each in costs]
         if isinstance(value, dict):
-            found[key] = mean_of(value, other[key])
+            found[key] = mean_of(values)
         else:
-            found[key] = value if isinstance(value, str) else (value + other[key]) / 2
+            found[key] = value if isinstance(value, str) else statistics.fmean(values)
     return found
 
 
-def compared(clock: Report, simulated: Report) -> list[dict[str, Any]]:
+def compared(runs: Sequence[Report], simulated: Report) -> list[dict[str, Any]]:
     """{method, speedup, predicted_speedup, tokens_per_second, predicted_tokens_per_second, error}.
 
-    error: of the predicted tokens per second, as a share of those measured.
+    error: of the predicted tokens per second, as a share of those measured, medians of the runs.
     """
     found = []
-    for real, said in zip(clock.shown(), simulated.shown(), strict=True):
+    plain = statistics.median(run.plain.rate for run in runs)
+    for said, *measured in zip(simulated.shown(), *(run.shown() for run in runs), strict=True):
+        rate = statistics.median(real.rate for real in measured)
         found.append(
             {
-                "method": real.method.text,
-                "tokens_per_second": real.rate,
+                "method": said.method.text,
+                "tokens_per_second": rate,
                 "predicted_tokens_per_second": said.rate,
-                "error": ratio(said.rate - real.rate, real.rate),
-                "speedup": ratio(real.rate, clock.plain.rate),
+                "error": ratio(said.rate - rate, rate),
+                "speedup": ratio(rate, plain),
                 "predicted_speedup": ratio(said.rate, simulated.plain.rate),
             }
         )
@@ -117,7 +126,9 @@ def _text(lines: Sequence[dict[str, Any]], model: CostModel) -> str:
         for line in lines
     ]
     one, two = model.target(1) * 1e6, model.draft(1) * 1e6
-    costs = f"T(1) {one:.0f} us, t(1) {two:.0f} us, host {model.round_cost * 1e6:.0f} us a round"
+    costs = f"T(1) {one:.0f} us, t(1) {two:.0f} us, besides {model.round_cost * 1e6:.0f} us"
+    costs += f" a round, {model.turns_cost * 1e6:.0f} more by turns"
+    costs += f", {model.side_by_side_cost * 1e6:.0f} more side by side"
     worst = max(abs(line["error"]) for line in lines)
     return "\n".join([*aligned(rows), "", f"{costs}; the largest error is {worst:.1%}"])
 

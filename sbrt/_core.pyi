@@ -253,6 +253,8 @@ class Costs:
         target_overlapped: Sequence[int],
         draft_overlapped: Sequence[int],
         round_ns: int = 0,
+        turns_ns: int = 0,
+        side_by_side_ns: int = 0,
     ) -> None: ...
     @property
     def target(self) -> list[int]:
@@ -269,6 +271,12 @@ class Costs:
     @property
     def round_ns(self) -> int:
         """The host's share, once a round."""
+    @property
+    def turns_ns(self) -> int:
+        """More, of a round whose target waits for a burst before its forward."""
+    @property
+    def side_by_side_ns(self) -> int:
+        """More, of a round with a burst beside the target's forward."""
 
 class Stats:
     """Counters of one sequence (csrc/spec/stats.h); times in ns.

@@ -21,7 +21,8 @@ MOST_C = 1000
 MOST_US = 1e9  # of one forward: a quarter of an hour
 
 TABLES = ("T", "t", "T_overlapped", "t_overlapped")
-KEYS = (*TABLES, "round_us", "devices")
+ROUNDS = ("round_us", "turns_us", "side_by_side_us")
+KEYS = (*TABLES, *ROUNDS, "devices")
 DEVICES = ("shared", "separate")
 
 Cost = Callable[[int], float]  # rows -> units of simulated time
@@ -29,7 +30,8 @@ Cost = Callable[[int], float]  # rows -> units of simulated time
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs by rows, in `unit`s; `text` is what was given, `round_cost` the host's once a round.
+    """Costs by rows, in `unit`s; `text` is what was given, `round_cost` the host's once a round,
+    `turns_cost` and `side_by_side_cost` more where the lanes take turns or run at the same time.
 
     In methods whose lanes overlap every forward costs its overlapped value, else the plain one.
     """
@@ -41,6 +43,8 @@ class CostModel:
     target_overlapped: Cost
     draft_overlapped: Cost
     round_cost: float = 0.0
+    turns_cost: float = 0.0
+    side_by_side_cost: float = 0.0
 
     @property
     def c(self) -> int:
@@ -55,6 +59,8 @@ class CostModel:
             target_overlapped=_column(self.target_overlapped),
             draft_overlapped=_column(self.draft_overlapped),
             round_ns=round(self.round_cost * 1e9),
+            turns_ns=round(self.turns_cost * 1e9),
+            side_by_side_ns=round(self.side_by_side_cost * 1e9),
         )
 
 
@@ -74,7 +80,9 @@ def cost_model(name: str, given: Any) -> CostModel:
 
     T, t: {rows: us}, linear between the rows given, constant below the first, beyond the last the
     line through the last two (never below 0). T_overlapped, t_overlapped: the same while the other
-    lane works (default: T, t); devices "separate": they do not hold. round_us: host, once a round.
+    lane works (default: T, t); devices "separate": they do not hold. round_us: host, once a round;
+    turns_us: more, where the target waits for a burst before its forward; side_by_side_us: more,
+    where a burst runs beside it (both 0 unless given).
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")
@@ -90,6 +98,7 @@ def cost_model(name: str, given: Any) -> CostModel:
     for key in ("T", "t"):
         if curves[key](1) <= 0:
             raise InvalidInputError(f"{name}: {key}: expected a cost above 0 of one row, got 0")
+    rounds = [_us(f"{name}: {key}", given.get(key, 0)) for key in ROUNDS]
     shared = check.one_of(f"{name}: devices", given.get("devices", "shared"), DEVICES) == "shared"
     target, draft = curves["T"], curves["t"]
     return CostModel(
@@ -99,7 +108,9 @@ def cost_model(name: str, given: Any) -> CostModel:
         draft=draft,
         target_overlapped=curves.get("T_overlapped", target) if shared else target,
         draft_overlapped=curves.get("t_overlapped", draft) if shared else draft,
-        round_cost=_us(f"{name}: round_us", given.get("round_us", 0)),
+        round_cost=rounds[0],
+        turns_cost=rounds[1],
+        side_by_side_cost=rounds[2],
     )
 
 

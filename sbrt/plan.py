@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import check, compare, flags, methods, picture, table
-from ._core import Costs, Toy
+from ._core import Toy
 from .config import EngineConfig
 from .costs import CostModel, cost_model, read_costs
 from .engine import Engine
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(
     engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
 ) -> dict[str, Any]:
-    """A cost file of this machine: us by rows, alone and beside the other lane; host us a round.
+    """A cost file of this machine: us by rows, alone and beside the other lane; more of a round.
 
     Without a draft t is T: what drafts is then as dear as the target.
     """
@@ -96,7 +96,9 @@ def measured_costs(
         "t": t,
         "T_overlapped": beside,
         "t_overlapped": t_beside,
-        "round_us": _round_us(engine, found, temperature),
+        "round_us": found.round_ns / 1e3,
+        "turns_us": found.turns_ns / 1e3,
+        "side_by_side_us": found.side_by_side_ns / 1e3,
         "devices": "shared",
     }
 
@@ -176,17 +178,6 @@ def _toys(acceptance: float) -> tuple[Toy, Toy]:
 
 def _by_rows(ns: Sequence[int], rows: Sequence[int]) -> dict[str, float]:
     return {str(n): ns[n - 1] / 1e3 for n in rows}
-
-
-def _round_us(engine: Engine, found: Costs, temperature: float) -> float:
-    """What a round of plain decoding takes beyond its forward."""
-    params = SamplingParams(temperature=temperature, seed=0, max_tokens=128, ignore_eos=True)
-    rounds = []
-    for _ in range(5):
-        [output] = engine.generate([0] * 64, params, method="none")
-        seconds = output.metrics.decode_seconds if output.metrics else 0.0
-        rounds.append(1e6 * seconds / max(1, len(output.outputs[0].token_ids)))
-    return max(0.0, min(rounds) - found.target[0] / 1e3)
 
 
 def _said(name: str, report: Report) -> str:

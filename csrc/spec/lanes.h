@@ -36,8 +36,4 @@ void classify(const SelectArgs& args, Worker);    // what H-RAD says of it; wher
 void hang_chain(const SelectArgs& args, Worker);  // the next chain, and the record
 void hang_burst(const SelectArgs& args, Worker);  // a serial burst becomes the chain
 
-// lookup.cc: up to `want` tokens that followed the last place where the trunk read as it does at its
-// end now; the longest match of at least two tokens counts, the latest of equal ones. Returns how many.
-int look_up(const int32_t* trunk, int64_t length, int want, int32_t* found);
-
 }  // namespace sbrt

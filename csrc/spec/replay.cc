@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "spec/lanes.h"
+#include "spec/chain.h"
+#include "spec/lookup_op.h"
 
 namespace sbrt {
 namespace {
@@ -16,12 +17,14 @@ constexpr double kFading = 0.985;   // of a look-up round's weight, a round late
 
 }  // namespace
 
-void PathReplay::read(const Control& c) {
+void PathReplay::read(const uint8_t* rank, int64_t head) {
   n_ = 0;
-  if (!c.rank) return;
-  const int64_t oldest = std::max({int64_t{1}, c.head - kFarthest, first_output_ - kOfPrompt});
-  for (int64_t p = c.head; p >= oldest && n_ < kWindow; --p)
-    if (c.rank[p] != kUnknownRank) rank_[n_++] = c.rank[p];
+  if (!rank) return;
+  const int64_t oldest = std::max({int64_t{1}, head - kFarthest, first_output_ - kOfPrompt});
+  for (int64_t p = head; p >= oldest && n_ < kWindow; --p) {
+    const uint8_t known = rank_at(rank, p);
+    if (known != kUnknownRank) rank_[n_++] = known;
+  }
   std::reverse(rank_.begin(), rank_.begin() + n_);
   const double hits = static_cast<double>(std::count(rank_.begin(), rank_.begin() + n_, 0));
   const double alpha = acceptance_ = (hits + kThin * first_) / (n_ + kThin);
@@ -45,25 +48,27 @@ double PathReplay::coverage(int n) const {
   return (hits + kThin * guess) / (n_ + kThin);
 }
 
-void LookupReplay::begin(const Control& c) {
-  root_ = std::max<int64_t>(0, c.head - 3 * kOfPrompt);
-  read(c);
+void LookupReplay::begin(const int32_t* trunk, const TrunkIndex& index, int64_t head) {
+  root_ = std::max<int64_t>(0, head - 3 * kOfPrompt);
+  read(trunk, index, head);
   const double kept = rounds_ > 0 ? std::min(1.0, kCarried / rounds_) : 0;
-  rounds_ *= kept, tokens_ *= kept, rows_ *= kept;
+  rounds_ *= kept, tokens_ *= kept, chains_ *= kept;
 }
 
-void LookupReplay::read(const Control& c) {
+void LookupReplay::read(const int32_t* trunk, const TrunkIndex& index, int64_t head) {
   int32_t found[kMaxChain];
-  while (root_ < c.head) {
-    const int chain = look_up(c.trunk, root_ + 1, gamma_, found);
-    const int64_t seen = std::min<int64_t>(chain, c.head - root_);
+  while (root_ < head) {
+    const int64_t after = index.after_match(trunk, root_ + 1);
+    const int chain = after < 0 ? 0 : gamma_;
+    if (chain > 0) read_on(trunk, root_ + 1, after, chain, found);
+    const int64_t seen = std::min<int64_t>(chain, head - root_);
     int n = 0;
-    while (n < seen && found[n] == c.trunk[root_ + 1 + n]) ++n;
+    while (n < seen && found[n] == trunk[root_ + 1 + n]) ++n;
     if (n == seen && n < chain) return;  // its end has not come
-    if (root_ + n + 1 > c.head) return;
+    if (root_ + n + 1 > head) return;
     rounds_ = rounds_ * kFading + 1;
     tokens_ = tokens_ * kFading + n + 1;
-    rows_ = rows_ * kFading + chain + 1;
+    chains_ = chains_ * kFading + (chain > 0);
     root_ += n + 1;
   }
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "exec/control.h"
+#include "spec/trunk_index.h"
 
 namespace sbrt {
 
@@ -15,12 +16,14 @@ class PathReplay {
   static constexpr int kWindow = 128;  // newest tokens whose rank is known
   static constexpr int kDepth = 16;    // deepest path
 
-  // A new sequence starts from the acceptance of the last one.
-  void begin(const Control& control) {
+  // A new sequence, its root at `head`, starts from the acceptance of the last one.
+  void begin(int64_t head) {
     first_ = acceptance_;
-    first_output_ = control.head + 1;
+    first_output_ = head + 1;
   }
-  void read(const Control& control);
+  // Ranks of the tokens up to `head`, as far as they are known; null: none is. Lanes may be writing
+  // some of them.
+  void read(const uint8_t* rank, int64_t head);
   // Tokens of a round, the target's own included, whose path has `depth` nodes.
   double tokens(int depth) const { return tokens_[depth]; }
   // Share of tokens among the draft's first `n` candidates.
@@ -40,16 +43,17 @@ class LookupReplay {
  public:
   explicit LookupReplay(int gamma) : gamma_(gamma) {}
 
-  void begin(const Control& control);
-  // Plays all rounds whose end has come.
-  void read(const Control& control);
+  // A new sequence, its root at `head`.
+  void begin(const int32_t* trunk, const TrunkIndex& index, int64_t head);
+  // Plays all rounds that have ended at `head`.
+  void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // of a round
-  double rows() const { return rounds_ > 0 ? rows_ / rounds_ : 1; }      // it verifies
+  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }   // that had a chain, whole
 
  private:
   int gamma_;
   int64_t root_ = 0;  // position of the next round's root
-  double rounds_ = 0, tokens_ = 0, rows_ = 0;
+  double rounds_ = 0, tokens_ = 0, chains_ = 0;
 };
 
 }  // namespace sbrt

@@ -21,6 +21,7 @@ class RoundLog {
   explicit RoundLog(size_t capacity) : ring_(capacity) {}
 
   void clear() { count_ = 0; }
+  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }  // of at least one
   void put(const RoundEntry& entry) { ring_[count_++ % ring_.size()] = entry; }
   // Oldest first; of a long sequence only the last ones are there.
   std::vector<RoundEntry> entries() const {

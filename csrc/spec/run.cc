@@ -55,11 +55,12 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
       control_->draft_nodes = Mask::none();
       control_->branch_count = control_->draft_idle = 0;
     }
-    price_lanes(how);
+    price_lanes(how);  // one round is in flight at most in virtual time
     enqueue_round(++round_, how, target, draft.get(), fences_);
   };
   for (int64_t done = 0, since = -1; !stops(done); ++done) {
-    if (round_ == committed_round_) {
+    const bool ahead = round_ != committed_round_;
+    if (!ahead) {
       if (tuned_ && !tune(until)) break;
       since = now();
       bound_rows();
@@ -68,12 +69,13 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     if (round_ == committed_round_ + 1 && done + 1 != max_rounds && may_run_ahead()) start();
     if (!reach(fences_.verify_done, committed_round_ + 1, until)) break;
     exec_->rethrow();
-    if (config_.costs) exec_->spend(config_.costs->round);
+    if (config_.costs) exec_->spend(besides_);
     const int64_t before = emitted_;
     commit(++committed_round_);
     const int64_t end = now();
     if (tuned_)  // a round that an earlier call began took nobody knows how long
-      tuner_->saw(emitted_ - before, since < 0 ? 0 : end - since);
+      tuner_->saw({emitted_ - before, since < 0 ? 0 : end - since, 1 + log_.last().depth,
+                   ahead || in_virtual_order()});
     since = end;
   }
   stats_.decode_ns += now() - begin;
@@ -81,8 +83,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, nobody wants to look in between, and the sequence cannot reach its
-// limit before. A stop that the host finds leaves a round behind that nobody reads.
+// not depend on that outcome, its policy is the same, and the sequence cannot reach its limit before. A stop that the host finds leaves a round behind that nobody reads.
 bool Runtime::may_run_ahead() {
   const Policy& p = control_->policy;
   const int burst = p.on_miss == kBurst ? p.burst : 0;
@@ -90,7 +91,7 @@ bool Runtime::may_run_ahead() {
   if (in_virtual_order() || config_.keep_features) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
   if (emitted_ + 2 * most > control_->limit - prompt_) return false;
-  return !tuned_ || tuner_->stays();
+  return !tuned_ || tuner_->stays(*control_, prompt_ - 1 + emitted_);
 }
 
 // Feeds the prompt; false if the time is over first. Two pieces are in flight, so that no lane is
@@ -122,9 +123,9 @@ bool Runtime::prefilled(int64_t until) {
 bool Runtime::tune(int64_t until) {
   if (!reach(draft_.prefilled, draft_.pieces, until)) return false;  // of an earlier call
   Control& c = *control_;
-  const int64_t begin = now(), behind = c.head - c.draft_have;
+  const int64_t begin = now();
   // A draft that took part in the last round has yet to settle, and is never far behind.
-  if (drafts_ && !drafted_ && tuner_->wants_to_look(c, behind)) {
+  if (drafts_ && !drafted_ && tuner_->wants_to_look(c, c.head)) {
     if (!catch_draft_up(until)) return false;
     tuner_->looked(now() - begin);
   }

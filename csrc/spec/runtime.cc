@@ -89,11 +89,11 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   make_scores();
   record_graphs();
   make_streams();
-  warm_up();
   round_ = control_->round = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
+  warm_up();
 }
 
 Runtime::~Runtime() { close(); }
@@ -231,6 +231,7 @@ void Runtime::price_lanes(const RoundShape& how) {
   const LaneCosts& costs = config_.costs->of(how.gamma > 0);
   target_.cost = costs.target.data();
   draft_.cost = costs.draft.data();
+  besides_ = config_.costs->besides(how.burst > 0, how.gamma > 0);
 }
 
 // Which graphs of the lanes the next round takes. Nothing is in flight.

@@ -127,11 +127,16 @@ class Runtime {
   void warm_up();
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
+  Request short_request(float temperature) const;
   void make_trunk(float temperature);
   double seconds_of(LaneUnit& unit, int width, int forwards);
   std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
   double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                      int other_width);
+  void measure_forwards(Costs& costs, bool drafts, double seconds);
+  static int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
+                             const Costs& costs);
+  double besides(const Policy& policy, const Costs& costs, float temperature);
   bool tune(int64_t until);
   bool catch_draft_up(int64_t until);
   void check_request(const Request& request) const;
@@ -176,6 +181,7 @@ class Runtime {
   int64_t committed_round_ = 0;  // last round whose record was read
   int64_t pieces_left_ = 0;      // of the prompt, not yet enqueued
   int64_t begun_ = 0;            // when, now()
+  int64_t besides_ = 0;          // ns of virtual time that the last round costs besides forwards
   int64_t prompt_ = 0;           // tokens of the prompt
   int64_t emitted_ = 0;          // tokens returned so far
   int32_t chain_nodes_ = 0;      // most nodes of the chain that the last round left

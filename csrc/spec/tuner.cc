@@ -11,14 +11,17 @@ namespace {
 constexpr double kShare = 0.01;         // of decoding time goes into trials
 constexpr double kStart = 16;           // allowance at first, and
 constexpr double kMost = 400;           // ever, in passes of plain decoding
-constexpr double kHope = 1.3;           // how much better than expected an untried policy may be
+constexpr double kHope = 0.3;           // by how much better than expected an untried policy may be
 constexpr double kEnough = 12;          // rounds after which it has been tried
 constexpr double kMargin = 1.02;        // a change must promise more than this
 constexpr double kFading = 0.95;        // of a round's weight in `recent`, a round later
 constexpr double kForecastWeight = 12;  // rounds that a forecast counts for beside `recent`
 constexpr int kTrial = 6;               // rounds of a trial
 constexpr int kStay = 4;                // rounds between two looks around
-constexpr int kPlainStay = 8;
+constexpr int kAloneStay = 12;          // the same while nothing is drafted
+constexpr int64_t kStale =
+    512;  // rounds after which the pace of the target alone is looked at anew
+constexpr double kRepriced = 0.1;  // change of a rate that changes what is worth drafting
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
 
 }  // namespace
@@ -29,7 +32,8 @@ ArmKind kind_of(const Policy& p) {
   return p.on_miss == kBurst && p.burst > 0 ? ArmKind::serial : ArmKind::plain;
 }
 
-Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs) : costs_(costs) {
+Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest)
+    : costs_(costs), index_(longest) {
   check<InvalidInput>(!policies.empty() && kind_of(policies[0]) == ArmKind::plain,
                       "tuner: expected policies, plain decoding the first");
   for (const Policy& policy : policies) {
@@ -45,23 +49,26 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs) : costs_(c
   allowance_ = kStart * plain_ns();
 }
 
-double Tuner::plain_ns() const {
-  return static_cast<double>(costs_.alone.target[1] + costs_.round);
+// A round of the target alone.
+double Tuner::alone_ns(int rows) const {
+  return pace_.of(rows) * static_cast<double>(costs_.alone.target[rows] + costs_.round);
 }
 
 void Tuner::begin(const Control& c) {
-  path_.begin(c);
+  path_.begin(c.head);
+  index_.clear();
+  index_.read(c.trunk, c.head + 1);
   law_ = c.sampling.temperature > 0;
   for (size_t i = 0; i < arms_.size(); ++i) {
     arms_[i].recent = {};
     arms_[i].weight = 0;
     arms_[i].rounds = 0;
-    if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c);
+    if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c.trunk, index_, c.head);
   }
   stay_ = 0;
   trying_ = false;
   has_news_ = true;
-  look_after_ = kFirstLook;
+  look_after_ = std::max(kFirstLook, look_after_ / 2);
 }
 
 // The first step reads the last round's newest token or two, the others a row for each place that
@@ -74,8 +81,8 @@ double Tuner::burst_ns(const Policy& p, int depth) const {
 // A serial round that drafts a path of `depth` nodes, or a tree about as deep.
 Yield Tuner::serial_forecast(const Policy& p, int depth) const {
   const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
-  return {path_.tokens(depth),
-          burst_ns(p, depth) + static_cast<double>(costs_.alone.target[rows] + costs_.round)};
+  const auto target = static_cast<double>(costs_.alone.target[rows] + costs_.besides(true, false));
+  return {path_.tokens(depth), pace_.now() * (burst_ns(p, depth) + target)};
 }
 
 int Tuner::best_depth(const Policy& p) const {
@@ -101,19 +108,18 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double before = burst * static_cast<double>(costs_.overlapped.draft[p.burst_width]);
   const double hit = 1 + (path_.tokens(depth) - 1) * wider;
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
+  const auto more = static_cast<double>(costs_.besides(false, true));
+  const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
   return {ready * hit + (1 - ready) * after,
-          beside + (1 - ready) * before + static_cast<double>(costs_.round)};
+          pace_.now() * (beside + more + (1 - ready) * (before + turns))};
 }
 
 Yield Tuner::forecast(const Arm& arm) const {
   if (arm.kind == ArmKind::plain) return {1, plain_ns()};
   if (arm.kind == ArmKind::lookup) {
-    const double rows = played(arm).rows();
-    const int low = std::min(static_cast<int>(rows), kMaxRows - 1);
-    const double at_low = static_cast<double>(costs_.alone.target[low]);
-    const double at_high = static_cast<double>(costs_.alone.target[low + 1]);
-    return {played(arm).tokens(),
-            at_low + (at_high - at_low) * (rows - low) + static_cast<double>(costs_.round)};
+    const double share = played(arm).share();
+    const double ns = share * alone_ns(1 + arm.policy.burst) + (1 - share) * alone_ns(1);
+    return {played(arm).tokens(), ns};
   }
   if (arm.kind == ArmKind::overlapped) return overlapped_forecast(arm);
   return serial_forecast(arm.policy, best_depth(arm.policy));
@@ -124,8 +130,8 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   if (arm.kind < ArmKind::serial) return false;
   const bool serial = arm.kind == ArmKind::serial;
   const LaneCosts& costs = costs_.of(!serial);
-  const double step = static_cast<double>(costs.draft[1]),
-               round = static_cast<double>(costs_.round);
+  const auto step = static_cast<double>(costs.draft[1]);
+  const auto round = static_cast<double>(costs_.besides(serial, !serial));
   for (int depth = 1; depth <= (serial ? arm.policy.burst : arm.policy.gamma); ++depth) {
     const double target = static_cast<double>(costs.target[std::min(depth + 1, kMaxRows)]);
     const double ns = serial ? target + depth * step : std::max(target, (depth + 1) * step);
@@ -134,9 +140,11 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   return true;
 }
 
-// more_ns: of every round, besides.
+// more_ns: of every round, besides. Of a policy that drafts nothing all rounds have been played, and
+// nothing is left to learn but the pace.
 double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
+  if (arm.kind < ArmKind::serial) return ahead.rate();
   const double ns = ahead.ns / arm.fit[law_] + more_ns;
   return (kForecastWeight * ahead.tokens + arm.recent.tokens) /
          (kForecastWeight * ns + arm.recent.ns);
@@ -148,16 +156,15 @@ double Tuner::catch_up_ns(int64_t behind) const {
   return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
-bool Tuner::may_run(const Arm& arm, const Control& c) const {
-  if (arm.hopeless) return false;
-  return arm.kind < ArmKind::serial || c.head + kSlots < c.draft_limit;
+bool Tuner::may_run(const Arm& arm, bool in_reach) const {
+  return !arm.hopeless && (arm.kind < ArmKind::serial || in_reach);
 }
 
-// The forecast of the policy in force is mended by what came.
+// The forecast of the policy that ran is mended by what came.
 void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
-  Arm& arm = arms_[current_];
-  if (arm.weight < kWeight) return;
+  Arm& arm = arms_[running_];
+  if (arm.weight < kWeight || arm.kind < ArmKind::serial) return;
   double& fit = arm.fit[law_];
   const double miss = arm.recent.rate() / (forecast(arm).rate() * fit);
   const double rate = std::clamp(4 / (arm.known[law_] + 2), kSlow, kQuick);
@@ -166,63 +173,90 @@ void Tuner::learn() {
 
 // Whoever is to be left must be beaten by a margin. Between plain decoding and a look-up there is
 // none: where nothing repeats, a look-up finds nothing, and is plain decoding.
-int Tuner::best_of(const Control& c) const {
+int Tuner::best_of(bool in_reach) const {
   const auto claim = [this](int i) {
     const bool dear = arms_[i].kind >= ArmKind::serial;
     return arms_[i].rate * (i == current_ && !trying_ ? kMargin : 1) / (dear ? kMargin : 1);
   };
   int best = 0;
   for (int i = 1; i < static_cast<int>(arms_.size()); ++i)
-    if (may_run(arms_[i], c) && claim(i) > claim(best)) best = i;
+    if (may_run(arms_[i], in_reach) && claim(i) > claim(best)) best = i;
   return best;
 }
 
-void Tuner::look_around(const Control& c) {
-  if (has_news_ || arms_[current_].kind >= ArmKind::serial) path_.read(c);
+void Tuner::look_around(const Control& c, int64_t head) {
+  const bool idle = arms_[running_].kind < ArmKind::serial;
+  if (has_news_ || !idle) path_.read(c.rank, head);
   has_news_ = false;
+  index_.read(c.trunk, head + 1);
   for (size_t i = 0; i < arms_.size(); ++i)
-    if (arms_[i].policy.on_miss == kLookup) lookups_[i].read(c);
+    if (arms_[i].policy.on_miss == kLookup) lookups_[i].read(c.trunk, index_, head);
   learn();
   // What the draft has missed it must read first: that is spread over the rounds of a stay or two.
   constexpr double kRounds = 12;
-  const bool idle = arms_[current_].kind < ArmKind::serial;
-  const double missed = idle ? catch_up_ns(c.head - c.draft_have) / kRounds : 0;
+  const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
-  const int best = best_of(c), trial = worth_trying(c, best);
+  const bool in_reach = head + kSlots < c.draft_limit;
+  const int best = best_of(in_reach), trial = worth_trying(best, in_reach);
   trying_ = trial >= 0;
   current_ = trying_ ? trial : best;
-  stay_ = trying_ ? kTrial : arms_[best].kind == ArmKind::plain ? kPlainStay : kStay;
+  stay_ = trying_ ? kTrial : arms_[best].kind < ArmKind::serial ? kAloneStay : kStay;
 }
 
-// A policy of which too little is known to say that it is not the best, or -1.
-int Tuner::worth_trying(const Control& c, int best) const {
+int Tuner::best_alone() const {
+  int best = 0;
+  for (int i = 1; i < static_cast<int>(arms_.size()); ++i)
+    if (arms_[i].kind == ArmKind::lookup && arms_[i].rate > arms_[best].rate) best = i;
+  return best;
+}
+
+// A policy of which too little is known to say that it is not the best, or -1. The less is known of
+// one, the better it may be than expected.
+int Tuner::worth_trying(int best, bool in_reach) const {
+  const auto paid = [this](const Arm& arm) {
+    return kTrial * forecast(arm).ns * 0.5 <= allowance_;
+  };
+  if (pace_.age() > kStale && paid(arms_[best_alone()])) return best_alone();
   int found = -1;
   for (int i = 0; i < static_cast<int>(arms_.size()); ++i) {
     const Arm& arm = arms_[i];
-    if (i == best || i == 0 || arm.known[law_] >= kEnough) continue;
-    if (!may_run(arm, c)) continue;
-    if (arm.rate * kHope < arms_[best].rate) continue;
-    if (kTrial * forecast(arm).ns * 0.5 > allowance_) continue;
+    if (i == best || arm.kind < ArmKind::serial || arm.known[law_] >= kEnough) continue;
+    if (!may_run(arm, in_reach) || !paid(arm)) continue;
+    const double hope = 1 + kHope * (1 - arm.known[law_] / kEnough);
+    if (arm.rate * hope < arms_[best].rate) continue;
     if (found < 0 || arm.rate > arms_[found].rate) found = i;
   }
   return found;
 }
 
 void Tuner::next(Control& c) {
-  if (stay_-- <= 0) look_around(c);
-  c.policy = arms_[current_].policy;
+  if (stay_-- <= 0) look_around(c, c.head);
+  running_ = current_;
+  if (arms_[running_].kind >= ArmKind::serial) look_after_ = kFirstLook;
+  c.policy = arms_[running_].policy;
   price(c);
+}
+
+bool Tuner::stays(const Control& c, int64_t head) {
+  if (wants_to_look(c, head)) return false;
+  if (stay_-- > 0) return true;
+  look_around(c, head);
+  const Arm& arm = arms_[current_];
+  if (arm.kind >= ArmKind::serial && std::abs(arm.rate - priced_) > kRepriced * priced_)
+    return false;
+  return current_ == running_;
 }
 
 // What nodes cost the policy in force: a round's length by its rows, and what a draft step with
 // another row must bring at the rate that is expected anyway.
-void Tuner::price(Control& c) const {
-  const Arm& arm = arms_[current_];
+void Tuner::price(Control& c) {
+  const Arm& arm = arms_[running_];
+  priced_ = arm.rate;
   c.prices.known = arm.kind >= ArmKind::serial;
   if (!c.prices.known) return;
   const bool overlaps = arm.kind == ArmKind::overlapped;
   const CostTable& target = costs_.of(overlaps).target;
-  double besides = static_cast<double>(costs_.round), floor = 0;
+  double besides = static_cast<double>(costs_.besides(!overlaps, overlaps)), floor = 0;
   if (overlaps) {
     const int step = std::clamp(arm.policy.branches * arm.policy.width, 1, kCostRows);
     floor = (arm.policy.gamma + 1.0) * static_cast<double>(costs_.overlapped.draft[step]);
@@ -235,16 +269,21 @@ void Tuner::price(Control& c) const {
         static_cast<float>(std::max(static_cast<double>(target[rows]), floor) + besides);
   const double step = static_cast<double>(costs_.alone.draft[std::max(1, arm.policy.burst_width)]);
   const double row = static_cast<double>(target[8] - target[1]) / 7;
-  const double least = std::clamp(arm.rate * (step + row), 1e-4, 0.95);
+  const double least = std::clamp(arm.rate * pace_.now() * (step + row), 1e-4, 0.95);
   c.prices.least = static_cast<float>(std::log(least));
 }
 
-void Tuner::saw(int64_t tokens, int64_t ns) {
-  constexpr double kFade = 1.0 / 2048;
-  Arm& arm = arms_[current_];
+void Tuner::saw(const Brought& round) {
+  constexpr double kFade = 1.0 / 8192;
+  Arm& arm = arms_[running_];
   ++arm.rounds;
-  if (ns <= 0) return;
-  const auto took = static_cast<double>(ns), got = static_cast<double>(tokens);
+  if (round.ns <= 0) return;
+  const auto took = static_cast<double>(round.ns), got = static_cast<double>(round.tokens);
+  if (arm.kind >= ArmKind::serial) {
+    pace_.saw_another();
+  } else if (round.steady) {
+    pace_.saw(round.rows, took * pace_.of(round.rows) / alone_ns(round.rows));
+  }
   arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;
@@ -260,9 +299,10 @@ void Tuner::saw(int64_t tokens, int64_t ns) {
   allowance_ = std::min(allowance_ + kShare * took - std::max(0.0, lost), kMost * plain_ns());
 }
 
-bool Tuner::wants_to_look(const Control& c, int64_t behind) const {
-  if (!drafts_ || arms_[current_].kind >= ArmKind::serial || behind < look_after_) return false;
-  if (c.head + kSlots >= c.draft_limit) return false;
+bool Tuner::wants_to_look(const Control& c, int64_t head) const {
+  if (!drafts_ || arms_[running_].kind >= ArmKind::serial) return false;
+  const int64_t behind = head - c.draft_have;
+  if (behind < look_after_ || head + kSlots >= c.draft_limit) return false;
   return catch_up_ns(behind) < allowance_;
 }
 

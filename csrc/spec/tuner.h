@@ -2,9 +2,10 @@
 //
 // A policy's tokens per round are foretold from the recent past: what a path of the draft's first
 // choices, or a look-up, would have got right of the tokens that came (replay.h). Its time comes from
-// the measured cost of forwards. Both forecasts are corrected by what its rounds brought when it ran,
-// and a policy that might be the best is tried for a few rounds, paid from an allowance: a fixed share
-// of all decoding time. Nothing here touches a token; host code, between rounds.
+// the measured cost of forwards and the pace that the machine keeps now (pace.h). Of policies that
+// draft both forecasts are corrected by what their rounds brought, and one that might be the best is
+// tried for a few rounds, paid from an allowance: a fixed share of all decoding time. Nothing here
+// touches a token; host code. It thinks while a round is in flight, and changes policies between two.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 #include "exec/control.h"
 #include "spec/costs.h"
+#include "spec/pace.h"
 #include "spec/replay.h"
 
 namespace sbrt {
@@ -20,6 +22,14 @@ namespace sbrt {
 enum class ArmKind { plain, lookup, serial, overlapped };
 
 ArmKind kind_of(const Policy& policy);
+
+// What a round brought.
+struct Brought {
+  int64_t tokens = 0;
+  int64_t ns = 0;       // 0: not known
+  int rows = 1;         // of its verification
+  bool steady = false;  // it was enqueued before the one before it had ended
+};
 
 // Tokens and time of a round, expected or summed.
 struct Yield {
@@ -42,32 +52,30 @@ class Tuner {
   };
 
   // Policies: the first is plain decoding. costs: ns of forwards; both stay as they are.
-  Tuner(const std::vector<Policy>& policies, const Costs& costs);
+  // longest: tokens of the longest trunk.
+  Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
   // A new sequence, its prompt in the trunk.
   void begin(const Control& control);
   // Whether any policy that could pay needs the draft.
   bool drafts() const { return drafts_; }
 
-  // Before a round: the policy, and what its nodes are worth.
+  // Before a round, with none in flight: the policy, and what its nodes are worth.
   void next(Control& control);
-  // Instead: whether the round after next may do without, as the policy stays; then that is that.
-  bool stays() {
-    if (stay_ <= 0) return false;
-    --stay_;
-    return true;
-  }
-  // After a round of `tokens` tokens that took `ns` (0: not known).
-  void saw(int64_t tokens, int64_t ns);
-  // Whether the draft should read what it has missed, to see how it would have done; `behind` tokens.
-  bool wants_to_look(const Control& control, int64_t behind) const;
+  // Instead, with a round in flight and the root before it at `head`: whether the round after that
+  // one may follow under the same policy; then that is that. Else next() is to be called.
+  bool stays(const Control& control, int64_t head);
+  // After a round, of the policy that next() set last.
+  void saw(const Brought& round);
+  // Whether the draft should read what it has missed up to `head`, to see how it would have done.
+  bool wants_to_look(const Control& control, int64_t head) const;
   void looked(int64_t ns);
 
   const std::vector<Arm>& arms() const { return arms_; }
-  int current() const { return current_; }
 
  private:
-  double plain_ns() const;
+  double plain_ns() const { return alone_ns(1); }
+  double alone_ns(int rows) const;
   Yield forecast(const Arm& arm) const;
   double burst_ns(const Policy& policy, int depth) const;
   Yield serial_forecast(const Policy& policy, int depth) const;
@@ -77,25 +85,31 @@ class Tuner {
   double expected_rate(const Arm& arm, double more_ns) const;
   double catch_up_ns(int64_t behind) const;
   bool is_hopeless(const Arm& arm) const;
-  bool may_run(const Arm& arm, const Control& control) const;
+  bool may_run(const Arm& arm, bool in_reach) const;
   void learn();
-  void look_around(const Control& control);
-  int best_of(const Control& control) const;
-  int worth_trying(const Control& control, int best) const;
-  void price(Control& control) const;
+  void look_around(const Control& control, int64_t head);
+  int best_of(bool in_reach) const;
+  int best_alone() const;
+  int worth_trying(int best, bool in_reach) const;
+  void price(Control& control);
 
   const Costs costs_;
   std::vector<Arm> arms_;
+  Pace pace_;
+  TrunkIndex index_;
   PathReplay path_;
   std::vector<LookupReplay> lookups_;  // one for each arm
   bool drafts_ = false;
-  int current_ = 0;
-  int stay_ = 0;  // rounds until the next look around
+  int running_ = 0;    // what next() set last
+  int current_ = 0;    // what it is to set
+  int stay_ = 0;       // rounds until the next look around
+  double priced_ = 0;  // rate that the nodes' worth was reckoned from
   bool trying_ = false;
   bool has_news_ = true;    // of the draft's laws
   int law_ = 0;             // 0: greedy, 1: sampled, which takes longer
   double allowance_ = 0;    // ns that trials may still lose
-  int64_t look_after_ = 0;  // tokens that the draft may be behind before it looks again
+  int64_t look_after_ = 0;  // tokens that the draft may be behind before it looks again: longer the
+                            // more often it was in vain
 };
 
 }  // namespace sbrt

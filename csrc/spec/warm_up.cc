@@ -10,13 +10,27 @@
 namespace sbrt {
 namespace {
 
+constexpr int kShort = 2;       // draft steps of the rounds that are timed
 constexpr double kLong = 0.01;  // seconds: a forward that is long anyway takes all threads
 
-// What else runs on the machine only ever adds: the first quartile says more of it than the median.
-double typical(std::vector<double> values) {
-  const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 4);
+double median(std::vector<double> values) {
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), at, values.end());
   return *at;
+}
+
+// Drafts nothing, as it is.
+Policy path_policy() {
+  Policy policy{};
+  policy.width = policy.burst_width = 1;
+  policy.nodes = kMaxChain;
+  return policy;
+}
+
+// Forwards of a burst, by the seconds that one takes: a lane that has slept is slow at first, so it is
+// kept at work for some milliseconds.
+int forwards_of_burst(double seconds) {
+  return static_cast<int>(std::clamp(0.003 / seconds, 1.0, 16.0));
 }
 
 std::vector<int> up_to(int most) {
@@ -51,8 +65,8 @@ void Runtime::warm_up() {
   if (config_.tuned.empty()) return;
   for (const Policy& policy : config_.tuned) check_policy(policy);
   constexpr double kSeconds = 0.25;
-  tuner_ =
-      std::make_unique<Tuner>(config_.tuned, config_.costs ? *config_.costs : measure(kSeconds));
+  const Costs costs = config_.costs ? *config_.costs : measure(kSeconds);
+  tuner_ = std::make_unique<Tuner>(config_.tuned, costs, config_.max_model_len + kSlots);
 }
 
 // `n` rows of a path behind a trunk of `head` tokens.
@@ -70,14 +84,21 @@ void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
   send_block();
 }
 
-// A trunk as long as a short prompt, in both lanes.
-void Runtime::make_trunk(float temperature) {
+// A short prompt, for plain decoding.
+Request Runtime::short_request(float temperature) const {
   constexpr int64_t kPrompt = 128;
   Request request;
-  request.policy = {};
+  request.policy = path_policy();
+  request.sampling = {};
   request.sampling.temperature = temperature;
+  request.sampling.top_p = 1;
   request.prompt.assign(std::min(kPrompt, config_.max_model_len / 2) + 1, 0);
-  start_block(request);
+  return request;
+}
+
+// Its trunk, in both lanes.
+void Runtime::make_trunk(float temperature) {
+  start_block(short_request(temperature));
   const auto prefill = [this](LaneUnit& unit, const Graph& graph) {
     for (int64_t fed = 0; fed < control_->head; fed += kMaxRows) {
       unit.stream->launch(graph, unit.width);
@@ -104,54 +125,114 @@ void Runtime::choose_width(LaneUnit& unit) {
   unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
 }
 
-// Seconds a forward, of a short burst.
+// Seconds a forward, of a short burst: on a lane that is traced without the host's part in it. The
+// first forwards of a burst find the caches full of others and do not count.
 double Runtime::seconds_of(LaneUnit& unit, int width, int forwards) {
   const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
-  for (int i = 0; i < forwards; ++i) unit.stream->launch(unit.timed_forward, width);
+  const int launches = forwards > 1 ? forwards + forwards / 2 : 1;
+  for (int i = 0; i < launches; ++i) unit.stream->launch(unit.timed_forward, width);
   unit.stream->record(unit.timed, value);
   exec_->wait(unit.timed, value);
-  return static_cast<double>(Trace::now() - begin) * 1e-9 / forwards;
+  const int64_t end = Trace::now();
+  const std::vector<TraceEvent> events = unit.stream->trace().events(begin);
+  if (static_cast<int>(events.size()) != launches)
+    return static_cast<double>(end - begin) * 1e-9 / launches;
+  int64_t ns = 0;
+  for (int i = launches - forwards; i < launches; ++i) ns += events[i].end - events[i].begin;
+  return static_cast<double>(ns) * 1e-9 / forwards;
 }
 
 // The row counts in turn: what disturbs the machine disturbs all of them.
 std::vector<double> Runtime::time_alone(LaneUnit& unit, const std::vector<int>& rows,
                                         double seconds) {
-  constexpr size_t kLeast = 3, kMost = 25;
+  constexpr size_t kLeast = 4, kMost = 25;
   std::vector<std::vector<double>> found(rows.size());
   const int64_t until = Trace::now() + static_cast<int64_t>(seconds * 1e9);
   while (found.back().size() < kLeast || (found.back().size() < kMost && Trace::now() < until)) {
     for (size_t i = 0; i < rows.size(); ++i) {
       set_rows(unit, rows[i], control_->head);
-      found[i].push_back(seconds_of(unit, unit.width, rows[i] <= 4 ? 4 : 1));
+      const int forwards = forwards_of_burst(found[i].empty() ? 0.001 : found[i].back());
+      found[i].push_back(seconds_of(unit, unit.width, forwards));
     }
     if (found.back().size() == 1 && found.back()[0] > kLong * 50) break;  // minutes otherwise
   }
   std::vector<double> costs;
   costs.reserve(found.size());
-  for (auto& values : found) costs.push_back(typical(std::move(values)));
+  for (auto& values : found) costs.push_back(median(std::move(values)));
   return costs;
 }
 
 // Seconds of a forward of `timed` while the other lane is at work all the time.
 double Runtime::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                             int other_width) {
-  constexpr int kTimes = 7;
+  constexpr int kTimes = 5;
   set_rows(timed, rows, control_->head);
   set_rows(other, other_rows, control_->head);
   const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
-  const int forwards = std::clamp(static_cast<int>(2.5 * kTimes * mine / its) + 1, 1, 400);
+  const int each = forwards_of_burst(mine);
+  const double all = 1.5 * each * kTimes * mine;
+  const int forwards = std::clamp(static_cast<int>(2.5 * all / its) + 1, 1, 400);
   const int64_t value = other.timed.reached() + 1;
   for (int i = 0; i < forwards; ++i) other.stream->launch(other.timed_forward, other_width);
   other.stream->record(other.timed, value);
   std::vector<double> found;
   found.reserve(kTimes);
   for (int i = 0; i < kTimes; ++i) {
-    const double seconds = seconds_of(timed, width, 1);
+    const double seconds = seconds_of(timed, width, each);
     if (i > 0 && other.timed.reached() >= value) break;  // it was alone for a part
     found.push_back(seconds);
   }
   exec_->wait(other.timed, value);
-  return typical(std::move(found));
+  return median(std::move(found));
+}
+
+// Seconds that a round lasts beyond the forwards in it: what the host does, and how long a lane takes
+// to see that the other is done.
+double Runtime::besides(const Policy& policy, const Costs& costs, float temperature) {
+  constexpr int kRounds = 16, kTimes = 12;
+  constexpr double kNothing = 0.002;  // seconds: beside such a forward it does not count
+  if (static_cast<double>(costs.alone.target[1]) > kNothing * 1e9) return 0;
+  Request request = short_request(temperature);
+  request.policy = policy;
+  request.max_tokens = config_.max_model_len;
+  std::vector<double> found;
+  for (int time = 0; time < kTimes; ++time) {
+    begin(request);  // anew: rounds grow longer with the trunk
+    run(kRounds / 4, 0);
+    log_.clear();
+    const int64_t start = Trace::now();
+    run(kRounds, 0);
+    const int64_t took = Trace::now() - start;
+    const std::vector<RoundEntry> rounds = log_.entries();
+    if (rounds.empty()) continue;
+    const double more = static_cast<double>(took - forwards_of(rounds, policy, costs));
+    found.push_back(more * 1e-9 / static_cast<double>(rounds.size()));
+  }
+  end();
+  settle_down();
+  return found.empty() ? 0 : median(std::move(found));
+}
+
+// Nanoseconds of all forwards of rounds whose chains are paths.
+int64_t Runtime::forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
+                             const Costs& costs) {
+  const LaneCosts& of = costs.of(policy.gamma > 0);
+  const int steps = std::max(policy.gamma, policy.burst);
+  int64_t sum = 0;
+  bool whole = true;  // the last chain stood: its last node is fed with what came behind it
+  for (const RoundEntry& round : rounds) {
+    const int64_t target = of.target[1 + round.depth];
+    const int64_t first = of.draft[whole ? 2 : 1], step = of.draft[1];
+    if (steps == 0)
+      sum += target;
+    else if (policy.gamma > 0)
+      sum += std::max(target, first + steps * step);
+    else
+      sum += target + first + (steps - 1) * step;
+    sum += costs.round;
+    whole = round.n == round.depth;
+  }
+  return sum;
 }
 
 Costs Runtime::measure(double seconds, float temperature) {
@@ -163,10 +244,30 @@ Costs Runtime::measure(double seconds, float temperature) {
   settle_down();
   make_trunk(temperature);
   Costs costs;
+  const bool drafts = draft_.lane && control_->head < control_->draft_limit;
+  measure_forwards(costs, drafts, seconds);
+  const auto beside = [&](const Policy& policy) {
+    return std::llround(std::max(0.0, besides(policy, costs, temperature)) * 1e9);
+  };
+  Policy policy = path_policy();
+  costs.round = beside(policy);
+  if (!drafts) return costs;
+  policy.on_miss = kBurst;
+  policy.burst = kShort;
+  costs.turns = beside(policy);
+  if (std::min(config_.max_gamma, config_.max_branches) == 0) return costs;
+  policy = path_policy();
+  policy.gamma = std::min(kShort, config_.max_gamma);
+  policy.branches = 1;
+  costs.side_by_side = beside(policy);
+  return costs;
+}
+
+void Runtime::measure_forwards(Costs& costs, bool drafts, double seconds) {
   const std::vector<int> rows = up_to(kMaxRows);
   const std::vector<double> target = time_alone(target_, rows, seconds / 2);
   costs.alone.target = costs.overlapped.target = table_of(rows, target);
-  if (!draft_.lane || control_->head >= control_->draft_limit) return costs;
+  if (!drafts) return;
   const std::vector<int> steps = up_to(draft_.max_rows);
   const std::vector<double> draft = time_alone(draft_, steps, seconds / 4);
   costs.alone.draft = costs.overlapped.draft = table_of(steps, draft);
@@ -183,11 +284,10 @@ Costs Runtime::measure(double seconds, float temperature) {
     }
     return table_of(at, found);
   };
-  const int beside = std::min(16, draft_.max_rows);
+  const int most = std::min(16, draft_.max_rows);
   costs.overlapped.target =
-      slower(target_, rows, target, share, draft_, beside, config_.draft_threads);
+      slower(target_, rows, target, share, draft_, most, config_.draft_threads);
   costs.overlapped.draft = slower(draft_, steps, draft, config_.draft_threads, target_, 8, share);
-  return costs;
 }
 
 }  // namespace sbrt

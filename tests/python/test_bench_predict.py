@@ -32,11 +32,20 @@ def test_every_method_has_both_figures(run):
     assert lines[0]["speedup"] == lines[0]["predicted_speedup"] == 1
 
 
-def test_costs_before_and_after_count_half_each():
+def test_all_that_was_measured_counts_alike():
     one = {"T": {"1": 2.0, "4": 5.0}, "round_us": 3.0, "devices": "shared"}
     other = {"T": {"1": 4.0, "4": 5.0}, "round_us": 0.0, "devices": "shared"}
     found = {"T": {"1": 3.0, "4": 5.0}, "round_us": 1.5, "devices": "shared"}
-    assert predict.mean_of(one, other) == found
+    assert predict.mean_of([one, other]) == found
+
+
+def test_rates_are_medians_of_the_runs(run):
+    code, lines = run("--methods", "lookup:gamma=2", "--runs", "3")
+    assert code == 0
+    assert [line["method"] for line in lines] == ["none", "lookup:gamma=2"]
+    code, text = run("--runs", "0")
+    assert code == 2
+    assert text.startswith("bench.predict: error: --runs: expected")
 
 
 def test_bad_input_gets_one_sentence(run):
