@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "exec/nvtx.h"
 #include "ops/philox.h"
 
 namespace sbrt {
@@ -55,6 +56,9 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.body == Body::sim || !c.costs,
                       "costs: expected the sim body but got another");
+  check<InvalidInput>(
+      !c.nvtx || kHasNvtx,
+      "nvtx: expected a build with a CUDA compiler (SBRT_CUDA=ON), got one without");
   if (c.body == Body::cuda) check_on_device(c);
 }
 

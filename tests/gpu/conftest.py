@@ -32,6 +32,16 @@ class Nvcc:
         done = self.run(*flags, *sources, "-o", program)
         assert done.returncode == 0, done.stderr
 
+    def build_without_device(self, program: Path) -> None:
+        """trace_main.cc with the cuda body, over the runtime of fake_cuda.cc."""
+        tests = Path(__file__).parent
+        rooms = ("core", "exec/cuda")
+        shared = [CSRC / "exec" / f"{stem}.cc" for stem in ("exec", "effects", "order")]
+        bodies = [p for room in rooms for p in sorted((CSRC / room).glob("*.cc"))]
+        sources = [tests / "trace_main.cc", tests / "fake_cuda.cc", *bodies, *shared]
+        done = self.run("-cudart", "none", f"-I{tests}", *sources, "-o", program)
+        assert done.returncode == 0, done.stderr
+
 
 @pytest.fixture(scope="session")
 def nvcc() -> Nvcc:

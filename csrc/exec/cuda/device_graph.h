@@ -20,7 +20,6 @@ class DeviceGraph {
   DeviceGraph(const Graph& graph, cudaStream_t stream);
 
   void launch(cudaStream_t stream) const;
-  const std::string& range() const { return range_; }  // its name in profilers
 
  private:
   struct Destroy {
@@ -35,7 +34,7 @@ class DeviceGraph {
   void add_captured(const Captured& captured, cudaStream_t stream);
   void make(Part& part, cudaGraph_t graph, cudaStream_t stream);
 
-  std::string range_;
+  std::string name_;
   std::vector<Part> parts_;
 };
 
