@@ -44,6 +44,16 @@ class Nvcc:
 
 
 @pytest.fixture(scope="session")
+def nvtx_log(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a program whose NVTX ranges are to be written to stderr."""
+    log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
+    source = Path(__file__).parent / "nvtx_log.cc"
+    done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)
+    assert done.returncode == 0, done.stderr
+    return {"NVTX_INJECTION64_PATH": str(log)}
+
+
+@pytest.fixture(scope="session")
 def nvcc() -> Nvcc:
     path = shutil.which("nvcc")
     if not path:

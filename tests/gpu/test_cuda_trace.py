@@ -4,7 +4,7 @@ timed events, none is made in a round, the host waits for none, and hours do not
 
 import pytest
 
-PARTS = ("slices", "quiet", "held", "far", "clock", "broken", "profile")
+PARTS = ("slices", "late", "quiet", "held", "far", "clock", "broken", "profile")
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +20,9 @@ def test_the_trace(programs, program, part):
     done = programs.run(program, part)
     assert done.stdout == f"ok {part}\n", done.stdout + done.stderr
     assert done.returncode == 0
+
+
+def test_a_profiler_is_told_of_each_graph(programs, program, nvtx_log):
+    done = programs.run(program, "slices", **nvtx_log)
+    names = [line.split(" ", 2)[2] for line in done.stderr.splitlines()[1:]]
+    assert names == ["verify", "step", "step", "step", "select"] * 2  # as they are handed over

@@ -4,7 +4,6 @@ the domain `sbrt`, one that was not says nothing, and a build without the header
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -22,16 +21,12 @@ needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built witho
 
 
 @pytest.fixture(scope="module")
-def said(nvcc, tmp_path_factory):
+def said(nvtx_log):
     """What a profiler is told of a sequence."""
-    log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
-    source = Path(__file__).parent / "nvtx_log.cc"
-    done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)
-    assert done.returncode == 0, done.stderr
 
     def run(nvtx):
-        environment = os.environ | {"NVTX_INJECTION64_PATH": str(log)}
         command = [sys.executable, "-c", RUN.format(nvtx=nvtx)]
+        environment = os.environ | nvtx_log
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stderr.splitlines()

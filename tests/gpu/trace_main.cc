@@ -1,6 +1,6 @@
 // The trace of the cuda body, on a runtime without a device (fake_cuda.h).
 //
-//   trace_main slices | quiet | held | far | clock | broken | profile
+//   trace_main slices | late | quiet | held | far | clock | broken | profile
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -42,19 +42,21 @@ struct Scene {
     for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
     draft->prepare(step);
   }
-  void enqueue() {
+  // `late`: ns from the target's part to the draft's.
+  void enqueue(int64_t late = 0) {
     const int64_t r = ++rounds;
     target->launch(verify, 1);
     target->wait(draft_ready, r);
     target->launch(select, 1);
     target->record(verify_done, r);
+    fake::now += late;
     draft->wait(verify_done, r - 1);
     for (int i = 0; i < kSteps; ++i) draft->launch(step, 1);
     draft->record(draft_ready, r);
   }
-  void round() {
+  void round(int64_t late = 0) {
     fake::hold();  // no record is seen before all is enqueued
-    enqueue();
+    enqueue(late);
     fake::let_go();
     exec->wait(verify_done, rounds);
   }
@@ -99,6 +101,21 @@ void show_slices() {
   scene.round();  // idle between them
   const int64_t off = scene.target->trace().events(0).at(3).begin - known - (fake::now - device);
   check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
+}
+
+// A wait that the host holds back lasts from where the stream has come.
+void hold_wait() {
+  Scene scene;
+  scene.exec->keep_trace(true);
+  constexpr int64_t kLate = 5 * kVerify;
+  scene.round(kLate);
+  const std::vector<TraceEvent> found = scene.target->trace().events(0);
+  const int64_t end = kLate + kSteps * kStep;
+  expect(found,
+         {{"verify", 0, kVerify, false},
+          {"draft_ready", kVerify, end, true},
+          {"select", end, end + kSelect, false}},
+         found.at(0).begin);
 }
 
 void stay_quiet() {
@@ -212,12 +229,13 @@ void profile() {
 
 int main(int argc, char** argv) {
   const std::map<std::string, std::function<void()>> parts = {
-      {"slices", sbrt::show_slices}, {"quiet", sbrt::stay_quiet}, {"held", sbrt::hold_back},
-      {"far", sbrt::go_far},         {"clock", sbrt::set_clock},  {"broken", sbrt::break_device},
-      {"profile", sbrt::profile}};
+      {"slices", sbrt::show_slices},  {"late", sbrt::hold_wait}, {"quiet", sbrt::stay_quiet},
+      {"held", sbrt::hold_back},      {"far", sbrt::go_far},     {"clock", sbrt::set_clock},
+      {"broken", sbrt::break_device}, {"profile", sbrt::profile}};
   const auto part = parts.find(argc > 1 ? argv[1] : "");
   if (part == parts.end()) {
-    std::printf("usage: trace_main slices | quiet | held | far | clock | broken | profile\n");
+    std::printf(
+        "usage: trace_main slices | late | quiet | held | far | clock | broken | profile\n");
     return 2;
   }
   try {
