@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "exec/exec.h"
@@ -15,7 +16,6 @@ struct Command {
   const Graph* graph = nullptr;
   Event* event = nullptr;
   int64_t value = 0;
-  int64_t at = 0;  // when, in virtual time
 };
 
 constexpr size_t kTraceEvents = 1 << 15;
@@ -37,12 +37,13 @@ class CommandStream : public Stream {
   virtual void push(const Command& command) = 0;
 };
 
-// Commands that stay on the host until they can go on, in order.
+// Commands, with what a body keeps of each, that stay on the host until they can go on, in order.
+template <class Kept = Command>
 class CommandQueue {
  public:
   CommandQueue() { commands_.reserve(kReserve); }
 
-  void push(const Command& command) { commands_.push_back(command); }
+  void push(Kept command) { commands_.push_back(std::move(command)); }
 
   // As far as `execute` takes them; whether that was anything.
   template <class Execute>
@@ -60,7 +61,7 @@ class CommandQueue {
  private:
   static constexpr size_t kReserve = 512;
 
-  std::vector<Command> commands_;
+  std::vector<Kept> commands_;
   size_t next_ = 0;
 };
 

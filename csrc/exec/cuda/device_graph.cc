@@ -42,7 +42,7 @@ void write_dot(cudaGraph_t graph, const std::string& name) {
 }  // namespace
 
 DeviceGraph::DeviceGraph(const Graph& graph, cudaStream_t stream)
-    : name_(std::string("sbrt.") + graph.name()) {
+    : range_(std::string("sbrt.") + graph.name()) {
   const auto& nodes = graph.nodes();
   for (size_t i = 0; i < nodes.size();) {
     if (nodes[i].captured) {
@@ -68,14 +68,14 @@ void DeviceGraph::add_kernels(const Graph& graph, size_t first, size_t last, cud
 }
 
 void DeviceGraph::add_captured(const Captured& captured, cudaStream_t stream) {
-  check<InvalidInput>(!captured.graphs.empty(), name_, ": expected a captured graph, got none");
+  check<InvalidInput>(!captured.graphs.empty(), range_, ": expected a captured graph, got none");
   Part& part = parts_.emplace_back();
   part.captured = &captured;
   for (void* graph : captured.graphs) make(part, static_cast<cudaGraph_t>(graph), stream);
 }
 
 void DeviceGraph::make(Part& part, cudaGraph_t graph, cudaStream_t stream) {
-  write_dot(graph, sentence(name_, "-", parts_.size(), "-", part.made.size()));
+  write_dot(graph, sentence(range_, "-", parts_.size(), "-", part.made.size()));
   cudaGraphExec_t made = nullptr;
   checked(cudaGraphInstantiate(&made, graph, 0), "cudaGraphInstantiate");
   part.made.emplace_back(made);
@@ -85,7 +85,7 @@ void DeviceGraph::make(Part& part, cudaGraph_t graph, cudaStream_t stream) {
 void DeviceGraph::launch(cudaStream_t stream) const {
   for (const Part& part : parts_) {
     const size_t at = part.captured ? static_cast<size_t>(part.captured->picked()) : 0;
-    check(at < part.made.size(), name_, ": expected a graph below ", part.made.size(), ", got ",
+    check(at < part.made.size(), range_, ": expected a graph below ", part.made.size(), ", got ",
           at);
     checked(cudaGraphLaunch(part.made[at].get(), stream), "cudaGraphLaunch");
   }

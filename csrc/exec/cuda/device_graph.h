@@ -34,7 +34,7 @@ class DeviceGraph {
   void add_captured(const Captured& captured, cudaStream_t stream);
   void make(Part& part, cudaGraph_t graph, cudaStream_t stream);
 
-  std::string name_;
+  std::string range_;
   std::vector<Part> parts_;
 };
 

@@ -189,7 +189,7 @@ class CudaStream final : public CommandStream {
   bool has_ranges_;
   cudaStream_t stream_ = nullptr;
   std::unordered_map<const Graph*, DeviceGraph> graphs_;
-  CommandQueue queue_;
+  CommandQueue<> queue_;
   Trace trace_{1};
   std::unique_ptr<Timings> timings_;  // only while a trace is kept
 };

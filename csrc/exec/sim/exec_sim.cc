@@ -81,20 +81,24 @@ class SimStream final : public CommandStream {
 
   // Runs as far as events allow; false if it could not even start.
   bool advance() {
-    return queue_.advance([this](const Command& command) { return execute(command); });
+    return queue_.advance([this](const Enqueued& e) { return execute(e); });
   }
 
  private:
+  struct Enqueued {
+    Command command;
+    int64_t at;  // by the host's clock
+  };
+
   void push(const Command& command) override {
     if (world_.book) world_.book->keep(number_, command);
-    Command stamped = command;
-    stamped.at = world_.host;
-    queue_.push(stamped);
+    queue_.push({command, world_.host});
   }
 
-  bool execute(const Command& c) {
+  bool execute(const Enqueued& e) {
+    const Command& c = e.command;
     if (c.kind == Command::kWait && c.event->reached() < c.value) return false;
-    const int64_t begin = clock_ = std::max(clock_, c.at);
+    const int64_t begin = clock_ = std::max(clock_, e.at);
     if (c.kind == Command::kRecord) {
       c.event->counter().store(c.value, std::memory_order_release);
       c.event->set_time(clock_);
@@ -129,7 +133,7 @@ class SimStream final : public CommandStream {
   World& world_;
   Trace trace_;
   int number_;  // in the book
-  CommandQueue queue_;
+  CommandQueue<Enqueued> queue_;
   int64_t clock_ = 0;
 };
 
