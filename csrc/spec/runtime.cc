@@ -46,6 +46,9 @@ void check_on_device(const RuntimeConfig& c) {
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {
+  check<InvalidInput>(
+      !c.nvtx || kHasNvtx,
+      "nvtx: expected a build with a CUDA compiler (SBRT_CUDA=ON), got one without");
   check_within("max_model_len", int64_t{2}, target.longest(), c.max_model_len);
   check_within("num_threads", 1, 1024, c.num_threads);
   check_within("draft_threads", 1, c.num_threads, c.draft_threads);
@@ -56,9 +59,6 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.body == Body::sim || !c.costs,
                       "costs: expected the sim body but got another");
-  check<InvalidInput>(
-      !c.nvtx || kHasNvtx,
-      "nvtx: expected a build with a CUDA compiler (SBRT_CUDA=ON), got one without");
   if (c.body == Body::cuda) check_on_device(c);
 }
 
