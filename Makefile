@@ -14,7 +14,7 @@ TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact sanitize gpu-check peers lint format hook clean
+.PHONY: demo test exact sanitize gpu-check nsys ncu peers lint format hook clean
 
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png
@@ -30,12 +30,19 @@ sanitize: $(VENV)/.built $(VENV)/.test-tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
 
 # What needs a CUDA device, into gpu-check.json: PART=kernels the kernels' tests and bench, PART=lanes
-# those of recorded lanes, PART=exact engines against plain decoding. Where there is no device it says
-# so and fails. GPU_PYTHON=python3 takes an environment of your own.
+# those of recorded lanes, PART=exact engines against plain decoding, PART=sanitize a decode under
+# compute-sanitizer. Where there is no device it says so and fails. Steps that have ended are kept,
+# FRESH=1 starts over. GPU_PYTHON=python3 takes an environment of your own.
 PART ?= kernels
 GPU_PYTHON ?= $(BIN)/python
-gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)
-	$(GPU_PYTHON) -m bench.gpu_check --part $(PART) --json gpu-check.json
+GPU_BUILT = $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)
+gpu-check: $(GPU_BUILT)
+	$(GPU_PYTHON) -m bench.gpu_check --part $(PART) --json gpu-check.json $(if $(FRESH),--fresh)
+
+# A short decode under Nsight Systems or Nsight Compute (docs/profiling.md). DECODE="--methods pearl":
+# flags of bench.gpu_decode.
+nsys ncu: $(GPU_BUILT)
+	$(GPU_PYTHON) -m bench.nsight $@ -- $(DECODE)
 
 # The engines that bench.peers measures beside ours, each in an environment of its own; transformers
 # is in .venv already. One that cannot be set up does not keep the others from it.

@@ -1,53 +1,98 @@
-"""`python -m bench.gpu_check --part kernels|lanes|exact`: what can be checked on a CUDA device
-alone, as one JSON.
+"""`python -m bench.gpu_check --part kernels|lanes|exact|sanitize`: what can be checked on a CUDA
+device alone, as one JSON.
 
 kernels: the tests of the kernels on the device (Triton compiles them for it), then their bench.
-lanes: recorded forwards against the same ops by themselves, then bench.lanes. exact: engines on
-the device, every method against plain decoding. Each within its share of eight minutes.
-`make gpu-check PART=kernels` calls it.
+lanes: the cuda body, recorded forwards against the same ops by themselves, then bench.lanes. exact:
+engines on the device, every method against plain decoding. sanitize: compute-sanitizer over a short
+decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped, as
+long as source and device are the same; --fresh starts it over. `make gpu-check PART=kernels` calls
+it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sbrt import collect_env, flags
 from sbrt.errors import InvalidInputError
 
-from . import gpu_kernels
+from . import gpu_kernels, gpu_sanitize
+from .gpu_steps import (
+    ROOT,
+    Record,
+    Runner,
+    Step,
+    commit,
+    run_command,
+    run_steps,
+    some_passed,
+    source_hash,
+    succeeded,
+)
 
-ROOT = Path(__file__).parents[1]
-TEST_SECONDS, BENCH_SECONDS = 300, 150  # of eight minutes
-
-
-@dataclass(frozen=True)
-class Part:
-    """What pytest is given; the module of the bench and its options, if there is one."""
-
-    tests: tuple[str, ...]
-    bench: tuple[str, ...] = ()
-
-
+LIMIT = 480  # seconds of a part, all its steps together
 ANYWHERE = "gpu or (not exact and not sanitize)"
-PARTS = {
-    "kernels": Part(
-        ("-m", ANYWHERE, "tests/triton_kernels"), ("bench.kernels", "--device", "cuda")
-    ),
-    "lanes": Part(
-        ("-m", "gpu", "-k", "not method", "tests/gpu"), ("bench.lanes", "--device", "cuda")
-    ),
-    "exact": Part(("-m", "gpu", "-k", "method", "tests/gpu")),
+TRITON = "tests/triton_kernels"
+
+
+def _tests(name: str, seconds: float, *arguments: str) -> Step:
+    command = (sys.executable, "-m", "pytest", "-q", *arguments)
+    return Step(name, command, seconds, some_passed)
+
+
+def _bench(name: str, seconds: float, module: str, *arguments: str) -> Step:
+    out = ROOT / "build" / f"gpu-{name.replace(' ', '-')}.json"
+    command = (sys.executable, "-m", module, "--device", "cuda", *arguments, "--json", str(out))
+    return Step(name, command, seconds, succeeded, out)
+
+
+def _kernels() -> tuple[Step, ...]:
+    big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose")]
+    rest = [f"--ignore={path}" for path in big]
+    return (
+        _tests("attention", 100, "-m", ANYWHERE, big[0]),
+        _tests("choose", 90, "-m", ANYWHERE, big[1]),
+        _tests("other ops", 110, "-m", ANYWHERE, *rest, TRITON),
+        _bench("bench of attention", 70, "bench.kernels", "--only", "attention"),
+        _bench("bench of choose", 50, "bench.kernels", "--only", "choose"),
+        *(
+            _bench(f"bench of {op}", 15, "bench.kernels", "--only", op)
+            for op in ("rms_norm", "rope", "settle")
+        ),
+    )
+
+
+def _lanes() -> tuple[Step, ...]:
+    body = "tests/gpu/test_cuda_exec.py"
+    return (
+        _tests("cuda body", 150, "-m", "gpu", body),
+        _tests("recorded forwards", 150, "-m", "gpu", "-k", "not method", f"--ignore={body}",
+               "tests/gpu"),
+        _bench("bench of lanes", 150, "bench.lanes"),
+    )  # fmt: skip
+
+
+def _exact() -> tuple[Step, ...]:
+    return tuple(
+        _tests(
+            f"engines at temperature {t}", 225, "-m", "gpu", "-k", f"method and {t}", "tests/gpu"
+        )
+        for t in ("0.0", "0.8")
+    )
+
+
+PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
+    "kernels": _kernels,
+    "lanes": _lanes,
+    "exact": _exact,
+    "sanitize": lambda: gpu_sanitize.steps(gpu_sanitize.find_tool() or gpu_sanitize.TOOL),
 }
-COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,67 +103,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     gpu_kernels.expect_cuda()
-    start = time.monotonic()
-    report: dict[str, Any] = {"part": args.part, "environment": collect_env.collect()}
-    part = PARTS[args.part]
-    report["tests"] = run_tests(part)
-    if part.bench:
-        report["bench"] = run_bench(part)
-    report["seconds"] = time.monotonic() - start
-    report["right"] = all(report[what]["right"] for what in ("tests", "bench") if what in report)
-    Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{args.part}: {'all right' if report['right'] else 'NOT RIGHT'}, see {args.json}")
-    return 0 if report["right"] else 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # steps end with us
+    where = {"source": source_hash(), "device": device()}
+    right = check(Path(args.json), where, args.part, run_command, args.fresh)
+    print(f"{args.part}: {'all right' if right else 'NOT RIGHT'}, see {args.json}")
+    return 0 if right else 1
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = flags.Parser(prog="python -m bench.gpu_check", description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="kernels", metavar="|".join(PARTS))
     parser.add_argument("--json", default="gpu-check.json", metavar="OUT")
+    parser.add_argument("--fresh", action="store_true", help="keep nothing of an earlier run")
     args = parser.parse_args(argv)
     if args.part not in PARTS:
         raise InvalidInputError(f"--part: expected one of {', '.join(PARTS)}, got {args.part}")
     return args
 
 
-def run_tests(part: Part) -> dict[str, Any]:
-    """A part's tests."""
-    tests = [sys.executable, "-m", "pytest", "-q", *part.tests]
-    found = _run(tests, TEST_SECONDS)
-    counts = {kind: int(n) for n, kind in COUNTS.findall(found["last_line"])}
-    return found | {"counts": counts, "right": found["code"] == 0 and counts.get("passed", 0) > 0}
+def device() -> dict[str, str]:
+    """The device, and what compiles for it."""
+    import torch
 
-
-def run_bench(part: Part) -> dict[str, Any]:
-    """A part's bench, with its figures."""
-    out = ROOT / "build" / f"gpu-{part.bench[0]}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", *part.bench, "--json", str(out)]
-    found = _run(command, BENCH_SECONDS)
-    figures = json.loads(out.read_text()) if out.exists() else None
-    return found | {"figures": figures, "right": found["code"] == 0 and figures is not None}
-
-
-def _run(command: list[str], seconds: float) -> dict[str, Any]:
-    """A command's end: its code (None: it ran out of time) and the end of what it said."""
-    start = time.monotonic()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, timeout=seconds, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        code, text = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as late:
-        code, text = None, (late.stdout or b"").decode(errors="replace")
-    lines = text.splitlines()
-    took = time.monotonic() - start
     return {
-        "code": code,
-        "seconds": took,
-        "last_line": lines[-1] if lines else "",
-        "end": lines[-60:],
+        "name": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
     }
+
+
+def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool = False) -> bool:
+    """Run one part into `path`, as far as it is not there; whether it is right.
+
+    where: of a file about another source or device nothing is kept.
+    """
+    begun = time.monotonic()
+    record = Record(path, where)
+    if fresh:
+        record.forget(part)
+    found = record.part(part)
+    found |= {"right": False, "commit": commit(), "environment": collect_env.collect()}
+    why = gpu_sanitize.why_not(gpu_sanitize.find_tool()) if part == "sanitize" else ""
+    found["refused"] = why
+    record.write()
+    if why:
+        print(why, file=sys.stderr)
+        return False
+    right = run_steps(record, part, PARTS[part](), run, lambda line: print(line, file=sys.stderr))
+    found["seconds"] = time.monotonic() - begun
+    record.write()
+    return right
 
 
 if __name__ == "__main__":

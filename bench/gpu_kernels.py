@@ -131,10 +131,11 @@ def render(line: dict[str, Any]) -> str:
 
 def ncu_command(only: str) -> str:
     """The command line that profiles our kernels with Nsight Compute."""
+    from .nsight import kernel_filter
+
     chosen = f" --only {only}" if only else ""
     return (
-        "ncu --set full --kernel-name 'regex:_(branch_attention|choose|find_cut|rope_kv_write|"
-        "ring_settle|rms_norm|silu_mul|see)_kernel' --launch-count 8 --graph-profiling node "
+        f"ncu --set full --kernel-name '{kernel_filter()}' --launch-count 8 --graph-profiling node "
         f"{sys.executable} -m bench.kernels --device cuda --seconds 0.1{chosen}"
     )
 

@@ -365,6 +365,7 @@ class Runtime:
         tuned: Sequence[Policy] = ...,
         device: int = 0,
         draft_first: bool = True,
+        nvtx: bool = False,
     ) -> None: ...
     def begin(
         self,
@@ -402,8 +403,16 @@ class Runtime:
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:
         """(stream, name, begin_ns, end_ns, is_wait) begun since then, oldest first per stream.
 
-        Times are of the steady clock. The last 32,768 events of a stream are kept.
+        Times are of the steady clock. The last 32,768 events of a stream are kept; on a device only
+        those of its time between keep_trace(True) and keep_trace(False).
         """
+    def keep_trace(self, is_on: bool) -> None:
+        """A device times what its streams do from here on, or no more; the other bodies always do.
+
+        Waits for the last round; what was kept before is forgotten when it begins anew.
+        """
+    def profile(self, is_on: bool) -> None:
+        """cudaProfilerStart, or Stop, on a device; nothing elsewhere."""
     def measure(self, seconds: float, temperature: float = 0.0) -> Costs:
         """What forwards take on this machine, measured for about so long; drops the sequence.
 

@@ -29,22 +29,27 @@ class Recording:
     rounds: Sequence[Round]
 
 
-def write_chrome(path: Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings, one process each, times in microseconds. Raises OSError."""
+def write_chrome(path: Path, recordings: Iterable[Recording], start_ns: int | None = None) -> None:
+    """Write recordings, one process each, times in microseconds. Raises OSError.
+
+    start_ns: time 0 of all of them (None: of each its own first span).
+    """
     events = [
-        event for pid, item in enumerate(recordings, start=1) for event in chrome_events(item, pid)
+        event
+        for pid, item in enumerate(recordings, start=1)
+        for event in chrome_events(item, pid, start_ns)
     ]
     text = json.dumps({"displayTimeUnit": "ms", "traceEvents": events})
     write_file(path, (text + "\n").encode())
 
 
-def chrome_events(item: Recording, pid: int) -> list[dict[str, Any]]:
+def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> list[dict[str, Any]]:
     """Events of one process: two threads of slices, hits and misses, tokens as a counter.
 
     The slice of `select` carries its round; an arrow leads from the burst that drafted an adopted
     tail to the verification of its nodes.
     """
-    start = min((span.begin_ns for span in item.spans), default=0)
+    start = min((s.begin_ns for s in item.spans), default=0) if start_ns is None else start_ns
     timed = timed_rounds(item.spans, item.rounds)
     args = {timed_round.select: _args(timed_round) for timed_round in timed}
     events = [_named("process_name", item.title, pid), *_threads(item.spans, pid)]

@@ -95,6 +95,9 @@ class EngineConfig:
     arithmetic of the dtype, which may be float16 and not int8.
     num_threads: the engine's total (None: the cores this process may use); draft_threads of them
     are the draft's while the lanes overlap.
+    nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
+    CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
+    profile_dir: where Engine.start_profile writes, if it is given no file.
     Raises InvalidInputError.
     """
 
@@ -111,6 +114,8 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     enforce_eager: bool = False
     nvtx: bool = False
+    trace: bool = False
+    profile_dir: Folder | None = None
     speculative: SpeculativeConfig | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -125,7 +130,10 @@ class EngineConfig:
             check.integer("num_threads", self.num_threads, 1, MAX_THREADS)
         if self.draft_threads is not None:
             check.integer("draft_threads", self.draft_threads, 1, MAX_THREADS)
-        check.flag("skip_tokenizer_init", self.skip_tokenizer_init)
+        for name in ("skip_tokenizer_init", "nvtx", "trace"):
+            check.flag(name, getattr(self, name))
+        if self.profile_dir is not None:
+            folder("profile_dir", self.profile_dir)
         self._refuse_unsupported()
         if isinstance(self.speculative, Mapping):
             given = build(SpeculativeConfig, dict(self.speculative))
@@ -174,8 +182,6 @@ class EngineConfig:
             raise not_built(f"attention_backend {check.show(self.attention_backend)}")
         if check.flag("enforce_eager", self.enforce_eager):
             raise not_built("enforce_eager")
-        if check.flag("nvtx", self.nvtx):
-            raise not_built("nvtx")
 
 
 def folder(name: str, value: Any) -> Path:

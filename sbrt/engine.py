@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from . import check, hrad, methods
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
-from .errors import InvalidInputError
+from .errors import EngineError, InvalidInputError
 from .methods import Method
 from .outputs import RequestOutput
 from .pair import Pair, load_pair
+from .profile import profile_path
 from .request import Request, RequestMaker, Sink, split_prompts
 from .sampling import SamplingParams
 from .scheduler import Scheduler
@@ -65,7 +66,10 @@ class Engine:
         self._inbox: Sink = deque()  # outputs that step() will return
         self._count = itertools.count()
         self._scheduler = Scheduler(
-            self._open_runtime(), self.max_model_len, [arm.text for arm in self._arms]
+            self._open_runtime(),
+            self.max_model_len,
+            [arm.text for arm in self._arms],
+            keeps_trace=config.trace,
         )
 
     @property
@@ -194,8 +198,32 @@ class Engine:
         return self._maker.prompt(prompt)[1]
 
     def trace(self) -> list[Span]:
-        """What the lanes did during the last request; a long one loses its beginning."""
+        """What the lanes did during the last request; a long one loses its beginning.
+
+        Raises EngineError on a CUDA device that was not told to keep it (EngineConfig.trace).
+        """
+        if self.config.on_cuda and not self._scheduler.is_traced:
+            raise EngineError(
+                "trace: expected EngineConfig(trace=True) or start_profile on a CUDA device, "
+                "got neither"
+            )
         return self._scheduler.trace()
+
+    def start_profile(self, path: Folder | None = None) -> None:
+        """Record every request from here on, until stop_profile or close.
+
+        path: the Chrome trace to write (None: a new file in EngineConfig.profile_dir). On a CUDA
+        device it also begins what a profiler captures (cudaProfilerStart), and needs no file.
+        Raises InvalidInputError; EngineError while another profile is in progress.
+        """
+        self._scheduler.start_profile(profile_path(self.config, path))
+
+    def stop_profile(self) -> Path | None:
+        """End the profile and write its file, a process for each request; returns where.
+
+        Raises EngineError without start_profile before it; OSError.
+        """
+        return self._scheduler.stop_profile()
 
     def rounds(self) -> list[Round]:
         """What each round of the last request decided; of a long one the last 4096."""
@@ -215,7 +243,7 @@ class Engine:
         return self._scheduler.measure_costs(seconds, temperature)
 
     def close(self) -> None:
-        """Drop everything and free threads and memory. May be called twice."""
+        """Drop everything, write a profile, free threads and memory. May be called twice."""
         self._scheduler.close()
         self._inbox.clear()
 
@@ -376,6 +404,7 @@ class Engine:
             vocab=self.pair.vocab,
             holes=self.pair.holes,
             body="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
+            nvtx=self.config.nvtx,
             costs=self._costs,
             **kept,
         )

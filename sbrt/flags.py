@@ -171,6 +171,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         dtype=args.dtype,
         num_threads=args.threads,
         draft_threads=args.draft_threads,
+        trace=args.trace is not None or getattr(args, "png", None) is not None,
         speculative=SpeculativeConfig(
             method=own,
             model=folder if drafting else None,

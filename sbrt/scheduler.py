@@ -6,12 +6,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._core import Costs, Runtime
+from .chrome import Recording
 from .errors import EngineError, InvalidInputError
 from .outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
+from .profile import Profile
 from .request import Request, Sink
 from .trace import Round, Span, lane_times
 
@@ -29,8 +32,15 @@ class Scheduler:
     can wait at once. Every method may be called from any thread.
     """
 
-    def __init__(self, runtime: Runtime, max_model_len: int, arms: Sequence[str] = ()) -> None:
-        """`arms`: names of what the runtime may choose from."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        max_model_len: int,
+        arms: Sequence[str] = (),
+        *,
+        keeps_trace: bool = True,
+    ) -> None:
+        """`arms`: what the runtime may choose from. keeps_trace: without a profile, on a device."""
         self._runtime: Runtime | None = runtime
         self._arms = arms
         self._max_model_len = max_model_len
@@ -39,6 +49,10 @@ class Scheduler:
         self._queue: deque[Request] = deque()
         self._running: Request | None = None
         self._begun_ns = 0
+        self._keeps_trace = keeps_trace
+        self._profile: Profile | None = None
+        if keeps_trace:
+            runtime.keep_trace(True)
         self._rounds = 0  # calls that brought tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
 
@@ -110,6 +124,48 @@ class Scheduler:
             self._wait_until_idle(self.runtime)
             return [Span(*event) for event in self.runtime.trace(self._begun_ns)]
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether a device keeps times."""
+        return self._keeps_trace or self._profile is not None
+
+    def start_profile(self, path: Path | None) -> None:
+        """Record requests into `path`. Raises EngineError while another profile is in progress."""
+        with self._turn():
+            self._taken()
+            runtime = self.runtime
+            if self._profile is not None:
+                raise EngineError("start_profile: expected no profile in progress, got one")
+            self._wait_until_idle(runtime)
+            if not self._keeps_trace:
+                runtime.keep_trace(True)
+            self._profile = Profile(path, runtime.now_ns)
+            runtime.profile(True)
+
+    def stop_profile(self) -> Path | None:
+        """Write what was recorded; where. Raises EngineError without a profile in progress."""
+        with self._turn():
+            self._taken()
+            runtime = self.runtime
+            if self._profile is None:
+                raise EngineError("stop_profile: expected start_profile before it, got none")
+            self._record()
+            profile, self._profile = self._profile, None
+            runtime.profile(False)
+            if not self._keeps_trace:
+                runtime.keep_trace(False)
+            return profile.write()
+
+    def _record(self) -> None:
+        """Put the request in flight, as far as it came, into the profile if there is one."""
+        if self._profile is None or self._running is None or self._runtime is None:
+            return
+        since = max(self._begun_ns, self._profile.begun_ns)
+        self._wait_until_idle(self._runtime)
+        spans = [Span(*event) for event in self._runtime.trace(since)]
+        title = f"{self._running.id}: {self._running.method.text}"
+        self._profile.add(Recording(title, spans, self.rounds()))
+
     def rounds(self) -> list[Round]:
         """What the rounds of the last request decided, oldest first."""
         with self._lock:
@@ -135,6 +191,9 @@ class Scheduler:
             self._taken()
             self._queue.clear()
             self._end()
+            if self._profile is not None:
+                with suppress(EngineError):  # of a fork, or of a device that broke
+                    self.stop_profile()
             if self._runtime is not None:
                 self._wait_until_idle(self._runtime)
                 self._runtime.close()  # an exception's traceback may hold it for long
@@ -232,6 +291,9 @@ class Scheduler:
         request.sink.append(request.output(metrics, spec))
 
     def _end(self) -> None:
-        self._running = None
-        if self._runtime is not None:
-            self._runtime.end()
+        try:
+            self._record()
+        finally:
+            self._running = None
+            if self._runtime is not None:
+                self._runtime.end()

@@ -75,7 +75,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
                                       int64_t first_round, std::vector<int32_t> holes,
                                       std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
                                       bool keep_features, bool rejection, std::vector<Policy> tuned,
-                                      int32_t device, bool draft_first) {
+                                      int32_t device, bool draft_first, bool nvtx) {
   RuntimeConfig c;
   c.body = body_named(body);
   c.max_model_len = max_model_len;
@@ -95,6 +95,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.rejection = rejection;
   c.device = device;
   c.draft_first = draft_first;
+  c.nvtx = nvtx;
   const py::gil_scoped_release free;  // it times forwards
   return {new Runtime(target, draft, c), &drop};
 }
@@ -154,7 +155,7 @@ void bind_runtime(py::module_& m) {
            py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
            py::arg("keep_features") = false, py::arg("rejection") = false,
            py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
-           py::arg("draft_first") = true)
+           py::arg("draft_first") = true, py::arg("nvtx") = false)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"),
            py::arg("stop_token_ids") = std::vector<int32_t>{},
@@ -203,6 +204,9 @@ void bind_runtime(py::module_& m) {
             return std::make_shared<OrderBook>(*r.order());
           },
           "All that the dry body was given so far, a copy.")
+      .def("keep_trace", &Runtime::keep_trace, py::arg("is_on"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("profile", &Runtime::profile, py::arg("is_on"), py::call_guard<py::gil_scoped_release>())
       .def("trace", &trace_of, py::arg("since_ns") = 0,
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
       .def("rounds", &rounds_of,

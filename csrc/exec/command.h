@@ -1,7 +1,9 @@
-// What a host thread enqueues on a stream.
+// What a host thread enqueues on a stream, and what every body does alike with it.
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "exec/exec.h"
 
@@ -17,5 +19,50 @@ struct Command {
 };
 
 constexpr size_t kTraceEvents = 1 << 15;
+
+// A stream to which everything is a command.
+class CommandStream : public Stream {
+ public:
+  void launch(const Graph& graph, int width) final {
+    push({Command::kLaunch, width, &graph, nullptr, 0});
+  }
+  void wait(Event& event, int64_t value) final {
+    push({Command::kWait, 1, nullptr, &event, value});
+  }
+  void record(Event& event, int64_t value) final {
+    push({Command::kRecord, 1, nullptr, &event, value});
+  }
+
+ protected:
+  virtual void push(const Command& command) = 0;
+};
+
+// Commands, with what a body keeps of each, that stay on the host until they can go on, in order.
+template <class Kept = Command>
+class CommandQueue {
+ public:
+  CommandQueue() { commands_.reserve(kReserve); }
+
+  void push(Kept command) { commands_.push_back(std::move(command)); }
+
+  // As far as `execute` takes them; whether that was anything.
+  template <class Execute>
+  bool advance(const Execute& execute) {
+    const size_t before = next_;
+    while (next_ < commands_.size() && execute(commands_[next_])) ++next_;
+    const bool moved = next_ != before;
+    if (next_ == commands_.size()) {
+      commands_.clear();
+      next_ = 0;
+    }
+    return moved;
+  }
+
+ private:
+  static constexpr size_t kReserve = 512;
+
+  std::vector<Kept> commands_;
+  size_t next_ = 0;
+};
 
 }  // namespace sbrt

@@ -153,7 +153,8 @@ class Stream {
   virtual void launch(const Graph& graph, int width) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
-  virtual const Trace& trace() const = 0;
+  // What ran, and when; read while the stream is idle. A device keeps it if it is told to.
+  virtual const Trace& trace() = 0;
   // Before the first launch, so that none of them allocates. Throws InvalidInput if the body cannot
   // run an op of it.
   virtual void prepare(const Graph&) {}
@@ -163,6 +164,7 @@ class Stream {
 struct StreamKind {
   const char* name = "stream";
   bool urgent = false;  // goes first on a device that both are ready for
+  bool nvtx = false;    // a range around each graph, for profilers
 };
 
 // A body. One host thread enqueues.
@@ -189,6 +191,12 @@ class Exec {
   virtual int64_t now() const { return Trace::now(); }
   // The host is busy with something for `ns` of virtual time; the steady clock needs no telling.
   virtual void spend(int64_t) {}
+
+  // A device times its streams' commands from here on, or no more; all streams are idle. The other
+  // bodies always do.
+  virtual void keep_trace(bool /*is_on*/) {}
+  // What a profiler of the device that waits for it records begins, or ends.
+  virtual void profile(bool /*is_on*/) {}
 
   // Ops run on a device of their own: what has no kernel there is refused.
   virtual bool is_device() const { return false; }

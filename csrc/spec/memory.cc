@@ -18,9 +18,11 @@ void Runtime::make_memory() {
 }
 
 void Runtime::make_streams() {
-  target_.stream = exec_->stream(config_.num_threads, {"target", !config_.draft_first});
-  if (models_[1])
-    draft_.stream = exec_->stream(config_.num_threads, {"draft", config_.draft_first});
+  const auto stream = [this](const char* name, bool urgent) {
+    return exec_->stream(config_.num_threads, {name, urgent, config_.nvtx});
+  };
+  target_.stream = stream("target", !config_.draft_first);
+  if (models_[1]) draft_.stream = stream("draft", config_.draft_first);
   prepare_graphs();
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "exec/nvtx.h"
 #include "spec/runtime.h"
 
 namespace sbrt {
@@ -56,6 +57,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
       control_->branch_count = control_->draft_idle = 0;
     }
     price_lanes(how);  // one round is in flight at most in virtual time
+    const NvtxRange range(config_.nvtx, "round", round_ + 1);
     enqueue_round(++round_, how, target, draft.get(), fences_);
   };
   for (int64_t done = 0, since = -1; !stops(done); ++done) {
@@ -98,6 +100,7 @@ bool Runtime::may_run_ahead() {
 // ever idle and no caller waits for more than that.
 bool Runtime::prefilled(int64_t until) {
   if (!prefilling_) return true;
+  const NvtxRange range(config_.nvtx, "prefill");
   const RoundShape width = shape();
   const auto feed = [](LaneUnit& unit, const Graph& graph, int members) {
     unit.stream->launch(graph, members);
@@ -167,6 +170,18 @@ bool Runtime::idle(double seconds) {
   return exec_->reach(target_.prefilled, target_.pieces, until) &&
          exec_->reach(draft_.prefilled, draft_.pieces, until) &&
          exec_->reach(fences_.verify_done, round_, until);
+}
+
+void Runtime::keep_trace(bool is_on) {
+  check_usable();
+  idle(0);
+  exec_->keep_trace(is_on);
+}
+
+void Runtime::profile(bool is_on) {
+  check_usable();
+  idle(0);
+  exec_->profile(is_on);
 }
 
 // Between sequences: waits for what the last one left behind and forgets how it went.

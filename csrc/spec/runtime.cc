@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "exec/nvtx.h"
 #include "ops/philox.h"
 
 namespace sbrt {
@@ -45,6 +46,9 @@ void check_on_device(const RuntimeConfig& c) {
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {
+  check<InvalidInput>(
+      !c.nvtx || kHasNvtx,
+      "nvtx: expected a build with a CUDA compiler (SBRT_CUDA=ON), got one without");
   check_within("max_model_len", int64_t{2}, target.longest(), c.max_model_len);
   check_within("num_threads", 1, 1024, c.num_threads);
   check_within("draft_threads", 1, c.num_threads, c.draft_threads);

@@ -37,6 +37,7 @@ struct RuntimeConfig {
   Body body = Body::cpu;
   int32_t device = 0;                  // of the cuda body
   bool draft_first = true;             // on a device: the draft's stream is the more urgent one
+  bool nvtx = false;                   // ranges of rounds, graphs and prefill, for profilers
   bool debug = false;                  // poison what must not be read, check every slot's position
   std::shared_ptr<const Costs> costs;  // virtual time: of the sim body only
   std::vector<Policy> tuned;           // what `auto` may choose from, plain decoding the first
@@ -97,6 +98,9 @@ class Runtime {
   // Null without such a lane.
   const Trace* target_trace() const { return trace_of(target_); }
   const Trace* draft_trace() const { return trace_of(draft_); }
+  // Of a device, which keeps no times unless told to; waits for the last round. Exec's names.
+  void keep_trace(bool is_on);
+  void profile(bool is_on);
   const RuntimeConfig& config() const { return config_; }
   // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
   // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in

@@ -32,6 +32,26 @@ class Nvcc:
         done = self.run(*flags, *sources, "-o", program)
         assert done.returncode == 0, done.stderr
 
+    def build_without_device(self, program: Path) -> None:
+        """trace_main.cc with the cuda body, over the runtime of fake_cuda.cc."""
+        tests = Path(__file__).parent
+        rooms = ("core", "exec/cuda")
+        shared = [CSRC / "exec" / f"{stem}.cc" for stem in ("exec", "effects", "order")]
+        bodies = [p for room in rooms for p in sorted((CSRC / room).glob("*.cc"))]
+        sources = [tests / "trace_main.cc", tests / "fake_cuda.cc", *bodies, *shared]
+        done = self.run("-cudart", "none", f"-I{tests}", *sources, "-o", program)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def nvtx_log(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a program whose NVTX ranges are to be written to stderr."""
+    log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
+    source = Path(__file__).parent / "nvtx_log.cc"
+    done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)
+    assert done.returncode == 0, done.stderr
+    return {"NVTX_INJECTION64_PATH": str(log)}
+
 
 @pytest.fixture(scope="session")
 def nvcc() -> Nvcc:

@@ -22,6 +22,12 @@ def test_compiles_for_every_architecture(nvcc, source, tmp_path):
     assert not done.stderr
 
 
+@pytest.mark.parametrize("source", ["canary.cu"])
+def test_a_program_of_the_gpu_check_compiles(nvcc, source, tmp_path):
+    done = nvcc.run("-arch=sm_90", "-c", Path(__file__).parent / source, "-o", tmp_path / "made.o")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_warning_is_an_error(nvcc, tmp_path):
     source = tmp_path / "warns.cu"
     source.write_text("__global__ void f() { int unused; }\n")

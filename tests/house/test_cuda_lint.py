@@ -1,6 +1,7 @@
 """Contract under test: what a machine without a GPU cannot see. CUDA sources never use the default
 stream, never wait for a whole device, allocate in one place only, and add floats in no order but
-their own."""
+their own. The host waits in named places, none of them in a round; times are taken beside what is
+captured, in one place."""
 
 import re
 from pathlib import Path
@@ -12,6 +13,11 @@ SOURCES = sorted(
     {*CSRC.rglob("*.cu"), *(p for p in (CSRC / "exec" / "cuda").iterdir() if p.is_file())}
 )
 ALLOCATES = {"device_memory.cc"}  # when an engine is built; nowhere else
+# How often the host waits for a stream or an event: where memory is made, at the end of a stream,
+# between sequences, for the device's clock.
+WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
+TIMES = {"timing.h", "timing.cc"}  # events that keep their time
+CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "round_kernels.cu"}
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 LAUNCH = re.compile(r"<<<(.*?)>>>", re.DOTALL)
@@ -30,6 +36,9 @@ RULES = {
 ALLOCATION = re.compile(
     r"\bcuda(Malloc\w*|HostAlloc|HostRegister|Free\w*)\(|\bmalloc\(|\bnew [\w:(]"
 )
+WAIT = re.compile(r"\bcuda(Stream|Event)Synchronize\(")
+TIME = re.compile(r"\bcudaEvent(Create\(|ElapsedTime\()|\bcudaEventDefault\b|\bclock(64)?\(")
+PROFILER = re.compile(r"timing\.h|nvtx|[Pp]rofiler|\bcudaEvent|\bTimedEvent\b|\bTimings\b")
 
 
 def faults(name, text):
@@ -42,11 +51,19 @@ def faults(name, text):
             found.append("the default stream")
     if name not in ALLOCATES and ALLOCATION.search(text):
         found.append("an allocation")
+    if len(WAIT.findall(text)) > WAITS.get(name, 0):
+        found.append("a wait of the host")
+    if name not in TIMES and TIME.search(text):
+        found.append("a time")
+    if name in CAPTURED and PROFILER.search(text):
+        found.append("a profiler's business in a captured graph")
     return found
 
 
 def test_there_are_sources():
-    assert {"exec_cuda.cc", "publish.cu", "round_kernels.cu"} <= {p.name for p in SOURCES}
+    names = {p.name for p in SOURCES}
+    assert {"exec_cuda.cc", "publish.cu", "round_kernels.cu"} <= names
+    assert set(WAITS) | TIMES | CAPTURED <= names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -71,6 +88,12 @@ def test_a_source_keeps_the_rules(path):
         ("cudaMallocAsync(&p, n, s);", "an allocation"),
         ("cudaFree(p);", "an allocation"),
         ("float* p = new float[3];", "an allocation"),
+        ("cudaEventSynchronize(e);", "a wait of the host"),
+        ("checked(cudaStreamSynchronize(s), x);", "a wait of the host"),
+        ("cudaEventCreate(&e);", "a time"),
+        ("cudaEventCreateWithFlags(&e, cudaEventDefault);", "a time"),
+        ("cudaEventElapsedTime(&ms, a, b);", "a time"),
+        ("begin = clock64();", "a time"),
     ],
 )
 def test_a_fault_is_reported(text, fault):
@@ -83,12 +106,30 @@ def test_a_fault_is_reported(text, fault):
         "f<<<1, 32, 0, stream>>>(x);",
         "cudaMemcpyAsync(a, b, n, kind, stream);",
         "cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);",
+        "cudaEventCreateWithFlags(&e, cudaEventDisableTiming);",
+        "cudaEventQuery(e);",
         "// never cudaDeviceSynchronize()",
         "int renewed = 1;",
     ],
 )
 def test_what_is_allowed_is_not(text):
     assert faults("some.cu", text) == []
+
+
+@pytest.mark.parametrize("name", sorted(CAPTURED))
+@pytest.mark.parametrize(
+    "text", ['#include "exec/cuda/timing.h"', "NvtxRange nvtx(true, x);", "cudaEventRecord(e, s);"]
+)
+def test_what_is_captured_knows_no_profiler(name, text):
+    assert faults(name, text) == ["a profiler's business in a captured graph"]
+    assert faults("exec_cuda.cc", text) == []
+
+
+def test_one_more_wait_is_reported():
+    wait = "cudaStreamSynchronize(s);"
+    for name, allowed in WAITS.items():
+        assert faults(name, wait * allowed) == []
+        assert faults(name, wait * (allowed + 1)) == ["a wait of the host"]
 
 
 def test_memory_is_allocated_in_one_place():

@@ -19,7 +19,8 @@ SAMPLING = {
 ENGINE = {
     "tokenizer": None, "dtype": "auto", "device": "auto", "max_model_len": None, "max_num_seqs": 1,
     "seed": 0, "num_threads": None, "draft_threads": None, "attention_backend": "auto",
-    "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "speculative": None,
+    "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "trace": False,
+    "profile_dir": None, "speculative": None,
 }  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_numbers_of_other_libraries_are_numbers():
     [
         ("device", "tpu"), ("device", "cuda:x"), ("max_num_seqs", 2),
         ("attention_backend", "flash"),
-        ("enforce_eager", True), ("nvtx", True),
+        ("enforce_eager", True),
     ],
 )  # fmt: skip
 def test_an_engine_field_that_is_not_built_raises(field, value):
@@ -137,6 +138,7 @@ def test_an_engine_field_that_is_not_built_raises(field, value):
         ("dtype", None), ("max_model_len", 0), ("max_model_len", True), ("seed", -1),
         ("num_threads", 0), ("num_threads", 1.0), ("draft_threads", 0),
         ("skip_tokenizer_init", 1), ("speculative", "specbranch"), ("max_num_seqs", 0),
+        ("nvtx", 1), ("trace", "yes"), ("profile_dir", ""), ("profile_dir", 3),
     ],
 )  # fmt: skip
 def test_an_engine_value_that_cannot_be_raises(field, value):

@@ -109,3 +109,12 @@ def test_streams_and_ops_have_their_names():
     assert {op[0] for op in ops} == {"host", "target", "draft"}
     said = {op[1] for op in ops}
     assert {"settle_draft", "plan", "extend", "select", "hang_chain", "wait", "record"} <= said
+
+
+@pytest.mark.exact
+def test_a_million_ops_of_rounds():
+    order = kept("specbranch", sequences=640)
+    assert len(order) > 1_000_000
+    assert order.conflicts() == []
+    for fence in WAITS["specbranch"] - {"verify_done"}:  # see test_what_the_host_keeps_as_well
+        assert order.conflicts(without=[fence]) != []

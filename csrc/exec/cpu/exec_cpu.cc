@@ -9,16 +9,18 @@
 #include "exec/cpu/team.h"
 #include "exec/exec.h"
 #include "exec/failure.h"
+#include "exec/nvtx.h"
 
 namespace sbrt {
 namespace {
 
-class CpuStream final : public Stream {
+class CpuStream final : public CommandStream {
  public:
   // The first stream fills the cores from the front, the others from the back.
-  CpuStream(int threads, bool first, Failure& failure, Bell& bell)
+  CpuStream(int threads, bool first, bool has_ranges, Failure& failure, Bell& bell)
       : failure_(failure),
         bell_(bell),
+        has_ranges_(has_ranges),
         team_(threads, first ? 0 : -1, first ? 1 : -1, failure),
         thread_([this, threads, core = first ? 0 : -1] {
           place_on_core(core, threads);
@@ -30,16 +32,7 @@ class CpuStream final : public Stream {
     thread_.join();
   }
 
-  void launch(const Graph& graph, int width) override {
-    push({Command::kLaunch, width, &graph, nullptr, 0});
-  }
-  void wait(Event& event, int64_t value) override {
-    push({Command::kWait, 1, nullptr, &event, value});
-  }
-  void record(Event& event, int64_t value) override {
-    push({Command::kRecord, 1, nullptr, &event, value});
-  }
-  const Trace& trace() const override { return trace_; }
+  const Trace& trace() override { return trace_; }
 
   void drain() {
     const uint32_t all = pushed_.load(std::memory_order_relaxed);
@@ -49,7 +42,7 @@ class CpuStream final : public Stream {
  private:
   static constexpr uint32_t kDepth = 512;
 
-  void push(const Command& command) {
+  void push(const Command& command) override {
     const uint32_t index = pushed_.load(std::memory_order_relaxed);
     wait_until(done_, [index](uint32_t done) { return index - done < kDepth; });
     queue_[index % kDepth] = command;
@@ -78,6 +71,7 @@ class CpuStream final : public Stream {
       wait_until(c.event->counter(), [&c](int64_t reached) { return reached >= c.value; }, kYields);
       trace_.put(c.event->name(), begin, Trace::now(), true);
     } else if (!failure_.raised()) {
+      const NvtxRange range(has_ranges_, c.graph->name());
       team_.run(*c.graph, c.width);
       trace_.put(c.graph->name(), begin, Trace::now(), false);
     }
@@ -85,6 +79,7 @@ class CpuStream final : public Stream {
 
   Failure& failure_;
   Bell& bell_;
+  bool has_ranges_;
   Team team_;
   Trace trace_{kTraceEvents};
   std::array<Command, kDepth> queue_;
@@ -107,9 +102,10 @@ class CpuExec final : public Exec {
   void forget() override { failure_.forget(); }
 
  protected:
-  std::unique_ptr<Stream> make_stream(int threads, const StreamKind&) override {
+  std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) override {
     check_within("exec: threads of a stream", 1, 1024, threads);
-    auto stream = std::make_unique<CpuStream>(threads, streams_.empty(), failure_, bell_);
+    auto stream =
+        std::make_unique<CpuStream>(threads, streams_.empty(), kind.nvtx, failure_, bell_);
     streams_.push_back(stream.get());
     return stream;
   }

@@ -25,6 +25,17 @@ inline void checked(cudaError_t error, const char* call,
   throw Error(sentence(file_of(at), ":", at.line(), " ", call, ": ", cudaGetErrorString(error)));
 }
 
+// Of a query: whether it is done. "Not yet" is no error, and nobody else must find it as one.
+inline bool is_done(cudaError_t state, const char* call,
+                    const std::source_location& at = std::source_location::current()) {
+  if (state == cudaErrorNotReady) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  checked(state, call, at);
+  return true;
+}
+
 class OnDevice {
  public:
   explicit OnDevice(int device) : device_(device) {

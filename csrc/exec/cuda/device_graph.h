@@ -20,7 +20,6 @@ class DeviceGraph {
   DeviceGraph(const Graph& graph, cudaStream_t stream);
 
   void launch(cudaStream_t stream) const;
-  const std::string& range() const { return range_; }  // its name in profilers
 
  private:
   struct Destroy {

@@ -6,7 +6,7 @@
 // handed over as soon as the record is.
 #include "core/check.h"
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
-#include <time.h>
+#include <cuda_profiler_api.h>
 
 #include <algorithm>
 #include <unordered_map>
@@ -15,9 +15,11 @@
 #include "exec/cuda/call.h"
 #include "exec/cuda/device_graph.h"
 #include "exec/cuda/device_memory.h"
-#include "exec/cuda/nvtx.h"
+#include "exec/cuda/patience.h"
 #include "exec/cuda/publish.h"
+#include "exec/cuda/timing.h"
 #include "exec/exec.h"
+#include "exec/nvtx.h"
 
 namespace sbrt {
 namespace {
@@ -63,10 +65,9 @@ EventBody& body_of(Event& event, int device) {
   return *static_cast<EventBody*>(event.body());
 }
 
-class CudaStream final : public Stream {
+class CudaStream final : public CommandStream {
  public:
-  CudaStream(World& world, const StreamKind& kind) : world_(world) {
-    queue_.reserve(kReserve);
+  CudaStream(World& world, const StreamKind& kind) : world_(world), has_ranges_(kind.nvtx) {
     int lowest = 0, highest = 0;
     checked(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
             "cudaDeviceGetStreamPriorityRange");
@@ -82,18 +83,15 @@ class CudaStream final : public Stream {
     const OnDevice here(world_.device, std::nothrow);
     if (!here.is_there()) return;
     static_cast<void>(cudaStreamSynchronize(stream_));
+    timings_.reset();
     graphs_.clear();
     static_cast<void>(cudaStreamDestroy(stream_));
   }
 
-  void launch(const Graph& graph, int) override { push({Command::kLaunch, 1, &graph, nullptr, 0}); }
-  void wait(Event& event, int64_t value) override {
-    push({Command::kWait, 1, nullptr, &event, value});
+  const Trace& trace() override {
+    collect();
+    return trace_;
   }
-  void record(Event& event, int64_t value) override {
-    push({Command::kRecord, 1, nullptr, &event, value});
-  }
-  const Trace& trace() const override { return trace_; }
   void* handle() const override { return stream_; }
 
   void prepare(const Graph& graph) override {
@@ -103,28 +101,33 @@ class CudaStream final : public Stream {
 
   // Hands over what can be; whether that was anything.
   bool advance() {
-    const size_t before = next_;
-    while (next_ < queue_.size() && hand_over(queue_[next_])) ++next_;
-    const bool moved = next_ != before;
-    if (next_ == queue_.size()) {
-      queue_.clear();
-      next_ = 0;
+    return queue_.advance([this](const Command& command) { return hand_over(command); });
+  }
+
+  // Null: no more. Nothing is in flight.
+  void keep_times(DeviceClock* clock) {
+    collect();
+    timings_.reset();
+    if (!clock) return;
+    trace_ = Trace(kTraceEvents);
+    timings_ = std::make_unique<Timings>(*clock, trace_);
+  }
+  void collect() {
+    if (!timings_ || world_.failure) return;
+    try {
+      timings_->collect();
+    } catch (...) {
+      world_.fail();
     }
-    return moved;
   }
 
   // Throws what broke the device.
-  void look() const {
-    const cudaError_t state = cudaStreamQuery(stream_);
-    if (state != cudaErrorNotReady) checked(state, "cudaStreamQuery");
-  }
+  void look() const { static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery")); }
 
  private:
-  static constexpr size_t kReserve = 512;
-
-  void push(const Command& command) {
+  void push(const Command& command) override {
     const OnDevice here(world_.device);
-    queue_.push_back(command);
+    queue_.push(command);
     for (bool moved = true; moved;) {
       moved = false;
       for (CudaStream* stream : world_.streams) moved |= stream->advance();
@@ -146,11 +149,15 @@ class CudaStream final : public Stream {
     return true;
   }
 
+  // What is held back counts as waiting, from where the stream has come.
   bool wait_for(Event& event, int64_t value) {
-    if (event.reached() >= value) return true;
+    begin_slice();
     const EventBody& body = body_of(event, world_.device);
-    if (body.enqueued < value) return false;
-    checked(cudaStreamWaitEvent(stream_, body.event, 0), "cudaStreamWaitEvent");
+    if (event.reached() < value) {
+      if (body.enqueued < value) return false;
+      checked(cudaStreamWaitEvent(stream_, body.event, 0), "cudaStreamWaitEvent");
+    }
+    end_slice(event.name(), true);
     return true;
   }
 
@@ -165,45 +172,26 @@ class CudaStream final : public Stream {
   void put_graph(const Graph& graph) {
     const auto at = graphs_.find(&graph);
     check(at != graphs_.end(), "graph ", graph.name(), ": expected a prepared one");
-    const NvtxRange range(at->second.range());
+    const NvtxRange range(has_ranges_, graph.name());
+    begin_slice();
     at->second.launch(stream_);
+    end_slice(graph.name(), false);
+  }
+
+  void begin_slice() {
+    if (timings_) timings_->begin(stream_);
+  }
+  void end_slice(const char* name, bool is_wait) {
+    if (timings_) timings_->end(stream_, name, is_wait);
   }
 
   World& world_;
+  bool has_ranges_;
   cudaStream_t stream_ = nullptr;
   std::unordered_map<const Graph*, DeviceGraph> graphs_;
-  std::vector<Command> queue_;
-  size_t next_ = 0;
+  CommandQueue<> queue_;
   Trace trace_{1};
-};
-
-void nap(int64_t ns) {
-  const timespec span{ns / 1'000'000'000, static_cast<long>(ns % 1'000'000'000)};
-  nanosleep(&span, nullptr);
-}
-
-// How the host waits: it sleeps through most of the shortest of its last waits, looks again and again
-// until such a wait would be over, and then now and then.
-class Patience {
- public:
-  void begin() {
-    begun_ = Trace::now();
-    naps_ = 0;
-    if (least_ > kShort) nap(least_ - least_ / 4);
-  }
-  // Between two looks; true now and then, to look for errors.
-  bool wait() {
-    if (Trace::now() - begun_ < least_ + least_ / 4 + kShort) return false;
-    nap(kNap);
-    return naps_++ % kNaps == 0;
-  }
-  void end() { least_ = std::min(Trace::now() - begun_, least_ + least_ / 8 + kShort); }
-
- private:
-  static constexpr int64_t kShort = 100'000, kNap = 20'000;  // ns
-  static constexpr int kNaps = 64;
-  int64_t begun_ = 0, least_ = 0;
-  int naps_ = 0;
+  std::unique_ptr<Timings> timings_;  // only while a trace is kept
 };
 
 class CudaExec final : public Exec {
@@ -216,6 +204,7 @@ class CudaExec final : public Exec {
   ~CudaExec() override { static_cast<void>(cudaStreamDestroy(copies_)); }
 
   bool reach(Event& event, int64_t value, int64_t until) override {
+    collect();  // of earlier rounds, while this one is at work
     patience_.begin();
     while (event.reached() < value) {
       if (world_.failure) return true;
@@ -237,6 +226,26 @@ class CudaExec final : public Exec {
     checked(cudaMemcpyAsync(block.device, block.host, bytes, cudaMemcpyHostToDevice, copies_),
             "cudaMemcpyAsync");
     checked(cudaStreamSynchronize(copies_), "cudaStreamSynchronize");
+    collect();
+    if (clock_) clock_->set(copies_);  // two clocks drift apart
+  }
+
+  void keep_trace(bool is_on) override {
+    const OnDevice here(world_.device);
+    for (CudaStream* stream : world_.streams) stream->keep_times(nullptr);
+    clock_.reset();
+    if (!is_on) return;
+    clock_ = std::make_unique<DeviceClock>();
+    clock_->set(copies_);
+    for (CudaStream* stream : world_.streams) stream->keep_times(clock_.get());
+  }
+  void profile(bool is_on) override {
+    const OnDevice here(world_.device);
+    if (is_on) {
+      checked(cudaProfilerStart(), "cudaProfilerStart");
+    } else {
+      checked(cudaProfilerStop(), "cudaProfilerStop");
+    }
   }
 
  protected:
@@ -251,6 +260,12 @@ class CudaExec final : public Exec {
   }
 
  private:
+  void collect() {
+    if (!clock_) return;
+    const OnDevice here(world_.device);
+    for (CudaStream* stream : world_.streams) stream->collect();
+  }
+
   void look_for_errors(Event& event, int64_t value) {
     try {
       const OnDevice here(world_.device);
@@ -264,6 +279,7 @@ class CudaExec final : public Exec {
 
   World world_;
   cudaStream_t copies_ = nullptr;
+  std::unique_ptr<DeviceClock> clock_;  // only while a trace is kept
   Patience patience_;
 };
 

@@ -70,47 +70,29 @@ struct World {
   Failure failure;
 };
 
-class SimStream final : public Stream {
+class SimStream final : public CommandStream {
  public:
   SimStream(World& world, const char* name)
       : world_(world),
         trace_(world.timed ? kTraceEvents : 1),
-        number_(world.book ? world.book->order.stream(name) : 0) {
-    queue_.reserve(kReserve);
-  }
+        number_(world.book ? world.book->order.stream(name) : 0) {}
 
-  void launch(const Graph& graph, int) override { push({Command::kLaunch, 1, &graph, nullptr, 0}); }
-  void wait(Event& event, int64_t value) override {
-    push({Command::kWait, 1, nullptr, &event, value});
-  }
-  void record(Event& event, int64_t value) override {
-    push({Command::kRecord, 1, nullptr, &event, value});
-  }
-  const Trace& trace() const override { return trace_; }
+  const Trace& trace() override { return trace_; }
 
   // Runs as far as events allow; false if it could not even start.
   bool advance() {
-    const size_t before = next_;
-    while (next_ < queue_.size() && execute(queue_[next_])) ++next_;
-    const bool moved = next_ != before;
-    if (next_ == queue_.size()) {
-      queue_.clear();
-      next_ = 0;
-    }
-    return moved;
+    return queue_.advance([this](const Enqueued& e) { return execute(e); });
   }
 
  private:
-  static constexpr size_t kReserve = 512;
-
   struct Enqueued {
     Command command;
     int64_t at;  // by the host's clock
   };
 
-  void push(const Command& command) {
+  void push(const Command& command) override {
     if (world_.book) world_.book->keep(number_, command);
-    queue_.push_back({command, world_.host});
+    queue_.push({command, world_.host});
   }
 
   bool execute(const Enqueued& e) {
@@ -151,8 +133,7 @@ class SimStream final : public Stream {
   World& world_;
   Trace trace_;
   int number_;  // in the book
-  std::vector<Enqueued> queue_;
-  size_t next_ = 0;
+  CommandQueue<Enqueued> queue_;
   int64_t clock_ = 0;
 };
 

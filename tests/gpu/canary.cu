@@ -1,0 +1,44 @@
+// What compute-sanitizer must report, one fault a tool: canary memcheck | racecheck | synccheck
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <cstring>
+
+constexpr int kThreads = 64;
+
+// One element behind the end.
+__global__ void write_outside(int* out, int n) { out[n] = 1; }
+
+// A neighbour's element, written in the same step.
+__global__ void race(int* out) {
+  __shared__ int cell[kThreads];
+  cell[threadIdx.x] = threadIdx.x;
+  out[threadIdx.x] = cell[(threadIdx.x + 33) % kThreads];
+}
+
+// Half of the threads never come.
+__global__ void meet_alone(int* out) {
+  if (threadIdx.x < kThreads / 4) __syncthreads();
+  out[threadIdx.x] = 1;
+}
+
+int main(int argc, char** argv) {
+  const char* kind = argc > 1 ? argv[1] : "";
+  constexpr int kCount = 256;  // fills its allocation, so that what is behind belongs to nobody
+  int* out = nullptr;
+  cudaStream_t stream = nullptr;
+  if (cudaMalloc(&out, kCount * sizeof(int)) != cudaSuccess) return 3;
+  if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return 3;
+  if (std::strcmp(kind, "memcheck") == 0) {
+    write_outside<<<1, 1, 0, stream>>>(out, kCount);
+  } else if (std::strcmp(kind, "racecheck") == 0) {
+    race<<<1, kThreads, 0, stream>>>(out);
+  } else if (std::strcmp(kind, "synccheck") == 0) {
+    meet_alone<<<1, kThreads, 0, stream>>>(out);
+  } else {
+    std::printf("usage: canary memcheck | racecheck | synccheck\n");
+    return 2;
+  }
+  std::printf("%s\n", cudaGetErrorString(cudaStreamSynchronize(stream)));
+  return 0;
+}

@@ -1,0 +1,28 @@
+"""Contract under test: the trace of the cuda body, over a CUDA runtime without a device. Slices and
+waits are where the events' times say, in the host's clock; only a stream that is traced records
+timed events, none is made in a round, the host waits for none, and hours do not blur them."""
+
+import pytest
+
+PARTS = ("slices", "late", "quiet", "held", "far", "clock", "broken", "profile")
+
+
+@pytest.fixture(scope="module")
+def program(nvcc, tmp_path_factory):
+    """trace_main with the runtime of fake_cuda.cc."""
+    made = tmp_path_factory.mktemp("trace") / "trace_main"
+    nvcc.build_without_device(made)
+    return made
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_trace(programs, program, part):
+    done = programs.run(program, part)
+    assert done.stdout == f"ok {part}\n", done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_a_profiler_is_told_of_each_graph(programs, program, nvtx_log):
+    done = programs.run(program, "slices", **nvtx_log)
+    names = [line.split(" ", 2)[2] for line in done.stderr.splitlines()[1:]]
+    assert names == ["verify", "step", "step", "step", "select"] * 2  # as they are handed over

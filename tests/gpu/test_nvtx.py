@@ -1,0 +1,56 @@
+"""Contract under test: an engine that was asked for NVTX ranges names rounds, graphs and prefill in
+the domain `sbrt`, one that was not says nothing, and a build without the headers refuses."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sbrt import InvalidInputError, _core, build_info
+
+RUN = """
+from sbrt import _core
+toys = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
+runtime = _core.Runtime(*toys, max_model_len=200, num_threads=2, nvtx={nvtx})
+runtime.begin([1, 2, 3] * 30, _core.Sampling(), _core.Policy(gamma=4, branches=1), 20)
+while runtime.finish_reason is None:
+    runtime.run()
+"""
+needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built without NVTX")
+
+
+@pytest.fixture(scope="module")
+def said(nvtx_log):
+    """What a profiler is told of a sequence."""
+
+    def run(nvtx):
+        command = [sys.executable, "-c", RUN.format(nvtx=nvtx)]
+        environment = os.environ | nvtx_log
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stderr.splitlines()
+
+    return run
+
+
+@needs_headers
+def test_ranges_name_rounds_graphs_and_prefill(said):
+    lines = said(True)
+    assert lines[0] == "domain sbrt"
+    names = {line.split(" ", 2)[2] for line in lines[1:]}
+    assert {"prefill", "round 1", "round 2", "verify", "select", "settle", "step"} <= names
+    rounds = [line for line in lines if line.startswith("range 0 round ")]
+    assert rounds == [f"range 0 round {i + 1}" for i in range(len(rounds))]
+    assert {line.split(" ")[1] for line in lines[1:]} == {"0"}  # each was ended
+
+
+@needs_headers
+def test_nobody_is_told_what_was_not_asked_for(said):
+    assert said(False) == []
+
+
+@pytest.mark.skipif(build_info()["cuda"], reason="built with NVTX")
+def test_a_build_without_them_refuses():
+    with pytest.raises(InvalidInputError, match="nvtx: expected a build with a CUDA compiler"):
+        _core.Runtime(_core.Toy(vocab=32, seed=7), None, max_model_len=9, nvtx=True)

@@ -1,0 +1,249 @@
+// The trace of the cuda body, on a runtime without a device (fake_cuda.h).
+//
+//   trace_main slices | late | quiet | held | far | clock | broken | profile
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/check.h"
+#include "exec/exec.h"
+#include "fake_cuda.h"
+
+namespace sbrt {
+namespace {
+
+constexpr int64_t kUs = 1000;
+constexpr int64_t kVerify = 1000 * kUs, kSelect = 50 * kUs, kStep = 500 * kUs;
+constexpr int kSteps = 3;
+
+void nothing(const int&, Worker) {}
+
+Graph graph_of(const char* name, const int64_t& ns) {
+  Graph graph(name);
+  graph.add(nothing, 0).on_device(&ns, 1);
+  return graph;
+}
+
+// Two lanes, and rounds whose target waits for a burst that is enqueued behind it.
+struct Scene {
+  std::unique_ptr<Exec> exec = make_cuda_exec(0);
+  Graph verify = graph_of("verify", kVerify), select = graph_of("select", kSelect);
+  Graph step = graph_of("step", kStep);
+  Event verify_done{"verify_done"}, draft_ready{"draft_ready"};
+  std::unique_ptr<Stream> target = exec->stream(1, {"target", false, true});
+  std::unique_ptr<Stream> draft = exec->stream(1, {"draft", true, true});
+  int64_t rounds = 0;
+
+  Scene() {
+    for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
+    draft->prepare(step);
+  }
+  // `late`: ns from the target's part to the draft's.
+  void enqueue(int64_t late = 0) {
+    const int64_t r = ++rounds;
+    target->launch(verify, 1);
+    target->wait(draft_ready, r);
+    target->launch(select, 1);
+    target->record(verify_done, r);
+    fake::now += late;
+    draft->wait(verify_done, r - 1);
+    for (int i = 0; i < kSteps; ++i) draft->launch(step, 1);
+    draft->record(draft_ready, r);
+  }
+  void round(int64_t late = 0) {
+    fake::hold();  // no record is seen before all is enqueued
+    enqueue(late);
+    fake::let_go();
+    exec->wait(verify_done, rounds);
+  }
+};
+
+void expect(const std::vector<TraceEvent>& found, const std::vector<TraceEvent>& wanted,
+            int64_t origin) {
+  check_equal("trace: slices", wanted.size(), found.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const TraceEvent &a = wanted[i], &b = found[i];
+    check(std::string(a.name) == b.name && a.wait == b.wait && a.begin == b.begin - origin &&
+              a.end == b.end - origin,
+          "trace: slice ", i, ": expected ", a.name, " ", a.begin, " ", a.end, ", got ", b.name,
+          " ", b.begin - origin, " ", b.end - origin);
+  }
+}
+
+void show_slices() {
+  Scene scene;
+  const int64_t before = Trace::now(), device = fake::now;
+  scene.exec->keep_trace(true);
+  const int64_t after = Trace::now();
+  fake::now += 20 * kUs;
+  scene.round();
+  const int64_t burst = kSteps * kStep;
+  const std::vector<TraceEvent> target = scene.target->trace().events(0);
+  const int64_t origin = target.at(0).begin;
+  expect(target,
+         {{"verify", 0, kVerify, false},
+          {"draft_ready", kVerify, burst, true},
+          {"select", burst, burst + kSelect, false}},
+         origin);
+  expect(scene.draft->trace().events(0),
+         {{"verify_done", 0, 0, true},
+          {"step", 0, kStep, false},
+          {"step", kStep, 2 * kStep, false},
+          {"step", 2 * kStep, 3 * kStep, false}},
+         origin);
+  const int64_t known = origin - (fake::now - device);
+  check(before <= known && known <= after, "trace: expected the host's clock");
+  fake::now += 1'000'000 * kUs;
+  scene.round();  // idle between them
+  const int64_t off = scene.target->trace().events(0).at(3).begin - known - (fake::now - device);
+  check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
+}
+
+// A wait that the host holds back lasts from where the stream has come.
+void hold_wait() {
+  Scene scene;
+  scene.exec->keep_trace(true);
+  constexpr int64_t kLate = 5 * kVerify;
+  scene.round(kLate);
+  const std::vector<TraceEvent> found = scene.target->trace().events(0);
+  const int64_t end = kLate + kSteps * kStep;
+  expect(found,
+         {{"verify", 0, kVerify, false},
+          {"draft_ready", kVerify, end, true},
+          {"select", end, end + kSelect, false}},
+         found.at(0).begin);
+}
+
+void stay_quiet() {
+  Scene scene;
+  scene.round();
+  const fake::Counts before = fake::counts;
+  for (int i = 0; i < 200; ++i) scene.round();
+  check_equal("untraced: timed records", before.records, fake::counts.records);
+  check_equal("untraced: slices", size_t{0}, scene.target->trace().events(0).size());
+  scene.exec->keep_trace(true);
+  const fake::Counts traced = fake::counts;
+  check(traced.events > before.events, "traced: expected events");
+  for (int i = 0; i < 200; ++i) scene.round();
+  check_equal("traced: events made in rounds", traced.events, fake::counts.events);
+  check_equal("traced: waits of the host", traced.waits, fake::counts.waits);
+  check_equal("traced: slices", size_t{600}, scene.target->trace().events(0).size());
+  scene.exec->keep_trace(false);
+  const int records = fake::counts.records;
+  check_equal("no more: events left", before.events, fake::counts.events);
+  for (int i = 0; i < 200; ++i) scene.round();
+  check_equal("no more: timed records", records, fake::counts.records);
+  check_equal("no more: slices", size_t{600}, scene.target->trace().events(0).size());
+}
+
+// Nobody waits for what is in flight; it is there once it is over.
+void hold_back() {
+  Scene scene;
+  scene.exec->keep_trace(true);
+  const int waits = fake::counts.waits;
+  fake::hold();
+  for (int i = 0; i < 2; ++i) scene.enqueue();
+  check(!scene.exec->reach(scene.verify_done, 1, Trace::now()), "held: expected no end");
+  check_equal("held: slices", size_t{0}, scene.target->trace().events(0).size());
+  check_equal("held: waits of the host", waits, fake::counts.waits);
+  fake::let_go();
+  check_equal("let go: slices", size_t{6}, scene.target->trace().events(0).size());
+  check_equal("let go: of the draft", size_t{8}, scene.draft->trace().events(0).size());
+  fake::hold();
+  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more than there is room for
+  fake::let_go();
+  const size_t room = scene.target->trace().events(0).size();
+  check(room < 1000, "room: expected fewer slices than there were, got ", room);
+  scene.round();
+  check_equal("room: slices of the next round", room + 3, scene.target->trace().events(0).size());
+  check_equal("room: waits of the host", waits, fake::counts.waits);
+}
+
+// Hours in one sequence: an elapsed time is a float.
+void go_far() {
+  Scene scene;
+  scene.exec->keep_trace(true);
+  scene.round();
+  const int64_t device = fake::now, origin = scene.target->trace().events(0).at(0).begin;
+  constexpr int64_t kApart = 700'000 * kUs;
+  constexpr int kRounds = 5000;
+  for (int i = 0; i < kRounds; ++i) {
+    fake::now += kApart;
+    scene.round();
+  }
+  const std::vector<TraceEvent> events = scene.target->trace().events(0);
+  // Half a unit of a float below 2048 ms is 61 ns: at each end of a slice, and at each step of the way.
+  for (const TraceEvent& e : events) {
+    const int64_t lasts =
+        e.wait ? kSteps * kStep - kVerify : (std::string(e.name) == "verify" ? kVerify : kSelect);
+    check(std::abs(e.end - e.begin - lasts) <= 124, "far: ", e.name, " lasts ", e.end - e.begin);
+  }
+  const int64_t off = events.at(events.size() - 3).begin - origin - (fake::now - device);
+  check(std::abs(off) <= int64_t{62} * kRounds, "far: off by ", off, " ns");
+}
+
+// The clocks of host and device drift apart: each sequence begins with a new look at both.
+void set_clock() {
+  Scene scene;
+  const Cells<int64_t> cell = scene.exec->cells<int64_t>(1, Where::device);
+  scene.exec->keep_trace(true);
+  scene.round();
+  fake::now += 100'000'000 * kUs;
+  const int64_t before = Trace::now();
+  scene.exec->upload(cell.block(), sizeof(int64_t));
+  const int64_t after = Trace::now();
+  scene.round();
+  const int64_t begin = scene.target->trace().events(0).at(3).begin;
+  check(before <= begin && begin <= after, "clock: off by ", begin - after, " ns");
+}
+
+void break_device() {
+  Scene scene;
+  scene.exec->keep_trace(true);
+  scene.enqueue();
+  fake::broken = true;
+  std::string said;
+  try {
+    scene.exec->wait(scene.verify_done, 1);
+  } catch (const Error& error) {
+    said = error.what();
+  }
+  check(said.find("timing.h:") == 0, "broken: expected a call's place, got '", said, "'");
+}
+
+void profile() {
+  Scene scene;
+  scene.exec->profile(true);
+  check_equal("profilers started", 1, fake::counts.captures);
+  scene.round();
+  scene.exec->profile(false);
+  check_equal("profilers left", 0, fake::counts.captures);
+}
+
+}  // namespace
+}  // namespace sbrt
+
+int main(int argc, char** argv) {
+  const std::map<std::string, std::function<void()>> parts = {
+      {"slices", sbrt::show_slices},  {"late", sbrt::hold_wait}, {"quiet", sbrt::stay_quiet},
+      {"held", sbrt::hold_back},      {"far", sbrt::go_far},     {"clock", sbrt::set_clock},
+      {"broken", sbrt::break_device}, {"profile", sbrt::profile}};
+  const auto part = parts.find(argc > 1 ? argv[1] : "");
+  if (part == parts.end()) {
+    std::printf(
+        "usage: trace_main slices | late | quiet | held | far | clock | broken | profile\n");
+    return 2;
+  }
+  try {
+    part->second();
+  } catch (const std::exception& error) {
+    std::printf("FAILED: %s\n", error.what());
+    return 1;
+  }
+  std::printf("ok %s\n", argv[1]);
+  return 0;
+}

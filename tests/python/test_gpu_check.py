@@ -1,0 +1,323 @@
+"""Contract under test: a part of the GPU check that was killed goes on where it stopped; what has
+ended is kept for the same source and device, and for no other; a step has a limit of its own, and a
+part eight minutes. A sanitizer counts only once it has reported the canary's fault."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import gpu_check, gpu_sanitize, gpu_steps
+from bench.gpu_steps import Outcome, Record, Step, run_steps, some_passed, succeeded
+
+ROOT = Path(__file__).parents[2]
+HERE = {"source": "a", "device": {"name": "one"}}
+STEPS = tuple(Step(name, (name,), 10.0, succeeded) for name in ("first", "second", "third"))
+
+
+class Fake:
+    """A runner that counts, with an answer for each command."""
+
+    def __init__(self, **answers):
+        self.answers, self.ran = answers, []
+
+    def __call__(self, command, seconds):
+        self.ran.append((command[0], seconds))
+        answer = self.answers.get(command[0], 0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer if isinstance(answer, Outcome) else Outcome(answer, f"{command[0]} said", 1.0)
+
+    @property
+    def names(self):
+        return [name for name, _ in self.ran]
+
+
+def run(path, fake, where=HERE, steps=STEPS, said=None):
+    return run_steps(
+        Record(path, where), "part", steps, fake, ([] if said is None else said).append
+    )
+
+
+def kept(path):
+    return json.loads(path.read_text())["parts"]["part"]["steps"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "check.json"
+
+
+def test_every_step_runs_once_with_its_own_limit(path):
+    fake = Fake()
+    assert run(path, fake)
+    assert fake.ran == [("first", 10.0), ("second", 10.0), ("third", 10.0)]
+    step = kept(path)["second"]
+    assert (step["code"], step["end"], step["right"]) == (0, ["second said"], True)
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_part_that_was_killed_goes_on_where_it_stopped(path, end):
+    with pytest.raises(type(end)):
+        run(path, Fake(second=end))
+    assert list(kept(path)) == ["first"]
+    again, said = Fake(), []
+    assert run(path, again, said=said)
+    assert again.names == ["second", "third"]
+    assert "kept" in said[0]
+    assert "kept" not in said[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{**HERE, "source": "b"}, {**HERE, "device": {"name": "two"}}],
+    ids=["source", "device"],
+)
+def test_of_another_source_or_device_nothing_is_kept(path, other):
+    run(path, Fake())
+    fake = Fake()
+    run(path, fake, where=other)
+    assert fake.names == ["first", "second", "third"]
+
+
+def test_what_went_wrong_stays_wrong(path):
+    assert not run(path, Fake(second=3))
+    again, said = Fake(), []
+    assert not run(path, again, said=said)
+    assert again.names == []
+    assert "NOT RIGHT: it ended with 3" in said[1]
+
+
+def test_what_ran_out_of_time_runs_again(path):
+    assert not run(path, Fake(second=Outcome(None, "so far", 10.0)))
+    found = kept(path)["second"]
+    assert (found["why"], found["end"]) == ("it did not end within 10 s", ["so far"])
+    again = Fake()
+    assert run(path, again)
+    assert again.names == ["second"]
+
+
+def test_a_step_that_changed_runs_again_and_one_that_has_gone_is_dropped(path):
+    run(path, Fake())
+    changed = (STEPS[0], Step("second", ("other",), 10.0, succeeded))
+    fake = Fake()
+    assert run(path, fake, steps=changed)
+    assert fake.names == ["other"]
+    assert list(kept(path)) == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"where": 3}'], ids=["empty", "half", "list", "odd"]
+)
+def test_a_file_that_cannot_be_read_is_begun_anew(path, text):
+    path.write_text(text)
+    fake = Fake()
+    assert run(path, fake)
+    assert len(fake.ran) == 3
+
+
+def test_the_end_of_what_was_said_is_kept_alone(path):
+    lines = [f"line {i}" for i in range(1000)]
+    run(path, Fake(first=Outcome(0, "\n".join(lines), 1.0)))
+    assert kept(path)["first"]["end"] == lines[-gpu_steps.TAIL :]
+
+
+def test_figures_must_be_there_and_are_kept(path, tmp_path):
+    out = tmp_path / "build" / "figures.json"
+    step = (Step("bench", ("bench",), 5.0, succeeded, out),)
+    assert not run(path, Fake(), steps=step)
+    assert kept(path)["bench"]["why"] == "it wrote no figures"
+
+    def write(command, seconds):
+        out.write_text('{"us": 3}')
+        return Outcome(0, "", 1.0)
+
+    path.unlink()
+    assert run(path, write, steps=step)
+    assert kept(path)["bench"]["figures"] == {"us": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "why"),
+    [
+        ("..\n3 passed, 1 skipped in 2.1s", 0, ""),
+        ("2 skipped in 1s", 0, "no test ran"),
+        ("1 failed, 3 passed in 2s", 1, "pytest ended with 1"),
+        ("", 5, "pytest ended with 5"),
+    ],
+)
+def test_of_tests_some_must_pass(text, code, why):
+    assert some_passed(Outcome(code, text, 1.0)) == why
+
+
+@pytest.mark.parametrize("part", gpu_check.PARTS)
+def test_a_part_stays_below_eight_minutes(part):
+    steps = gpu_check.PARTS[part]()
+    assert sum(step.seconds for step in steps) < gpu_check.LIMIT
+    assert len({step.name for step in steps}) == len(steps)
+    files = [step.figures for step in steps if step.figures]
+    assert len(set(files)) == len(files)
+
+
+def test_the_steps_of_kernels_leave_no_test_and_no_op_out():
+    from bench.gpu_cases import MAKERS
+
+    steps = gpu_check.PARTS["kernels"]()
+    words = [set(step.command) for step in steps]
+    ignored = {w.removeprefix("--ignore=") for step in words for w in step if "--ignore=" in w}
+    assert len(ignored) == 2
+    assert all(any(path in step for step in words) for path in ignored)
+    assert all((ROOT / path).exists() for path in ignored)
+    only = [step.command[step.command.index("--only") + 1] for step in steps if step.figures]
+    assert all(sum(name in ops for name in only) == 1 for ops in MAKERS)
+
+
+# --- commands ---
+
+
+def test_a_command_has_its_end_and_all_it_said():
+    code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    outcome = gpu_steps.run_command((sys.executable, "-c", code), 60)
+    assert outcome.code == 3
+    assert sorted(outcome.text.split()) == ["err", "out"]
+
+
+def test_a_command_that_takes_too_long_ends_with_its_children(tmp_path):
+    pid = tmp_path / "pid"
+    child = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = (
+        f"import subprocess, sys, time; print('begun', flush=True); "
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
+    )
+    outcome = gpu_steps.run_command((sys.executable, "-c", code), 5)
+    assert (outcome.code, outcome.text) == (None, "begun\n")
+    if pid.exists():  # a machine so slow that it never began
+        assert _is_gone(int(pid.read_text()))
+
+
+def _is_gone(pid):
+    """Or a zombie that nobody has asked for yet."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_source_is_what_the_files_say(tmp_path):
+    (tmp_path / "csrc").mkdir()
+    file = tmp_path / "csrc" / "a.cc"
+    file.write_text("int a;")
+    before = gpu_steps.source_hash(tmp_path)
+    assert gpu_steps.source_hash(tmp_path) == before
+    (tmp_path / "csrc" / "a.o").write_text("built")
+    assert gpu_steps.source_hash(tmp_path) == before
+    file.write_text("int b;")
+    changed = gpu_steps.source_hash(tmp_path)
+    file.rename(file.with_name("b.cc"))
+    assert len({before, changed, gpu_steps.source_hash(tmp_path)}) == 3
+
+
+# --- sanitize ---
+
+REPORT = "========= Invalid __global__ write of size 4 bytes\n========= ERROR SUMMARY: 1 error"
+
+
+def test_the_canary_comes_first_for_every_tool():
+    names = [step.name for step in gpu_sanitize.steps("tool")]
+    assert names[0] == "build the canary"
+    for kind in gpu_sanitize.SAYS:
+        assert names.index(f"{kind}: canary") < names.index(f"{kind}: decode")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "right"),
+    [
+        (Outcome(66, REPORT, 1.0), True),
+        (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # it saw nothing
+        (Outcome(66, "========= ERROR SUMMARY: 1 error", 1.0), False),  # something else
+        (Outcome(1, REPORT, 1.0), False),
+        (Outcome(255, "could not attach", 1.0), False),
+    ],
+    ids=["reported", "silent", "another report", "another code", "did not run"],
+)
+def test_a_canary_must_be_reported(outcome, right):
+    why = gpu_sanitize.must_report("Invalid __global__ write")(outcome)
+    assert (why == "") is right
+    assert right or "expected a report of the canary" in why
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (Outcome(0, "16 tokens\n========= ERROR SUMMARY: 0 errors\n", 1.0), ""),
+        (Outcome(0, "RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", 1.0), ""),
+        (Outcome(66, REPORT, 1.0), "the tool reported something"),
+        (Outcome(1, "========= ERROR SUMMARY: 0 errors", 1.0), "it ended with 1"),
+        (Outcome(0, "16 tokens", 1.0), "expected a summary without errors"),
+        (Outcome(0, "ERROR SUMMARY: 10 errors", 1.0), "expected a summary without errors"),
+    ],
+    ids=["memcheck", "racecheck", "a report", "a wrong token", "no tool", "ten errors"],
+)
+def test_a_decode_must_be_clean(outcome, why):
+    found = gpu_sanitize.is_clean(outcome)
+    assert found.startswith(why)
+    assert bool(found) is bool(why)
+
+
+def test_without_the_tool_the_part_says_so_and_fails(path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_sanitize, "find_tool", lambda: None)
+    fake = Fake()
+    assert not gpu_check.check(path, HERE, "sanitize", fake)
+    assert fake.ran == []
+    found = json.loads(path.read_text())["parts"]["sanitize"]
+    assert found["refused"].startswith("compute-sanitizer: expected it on PATH")
+    assert (found["right"], found["steps"]) == (False, {})
+    assert capsys.readouterr().err == found["refused"] + "\n"
+
+
+def test_a_tool_that_does_not_run_is_no_tool(tmp_path, monkeypatch):
+    for name, text in {"nvcc": "exit 0", "compute-sanitizer": "exit 9"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool = gpu_sanitize.find_tool()
+    assert tool == str(tmp_path / "compute-sanitizer")
+    assert "it ended with 9: nothing was sanitized" in gpu_sanitize.why_not(tool)
+    Path(tool).write_text("#!/bin/sh\nexit 0\n")
+    assert gpu_sanitize.why_not(tool) == ""
+    (tmp_path / "nvcc").unlink()
+    assert "expected nvcc to compile its canary" in gpu_sanitize.why_not(tool)
+
+
+def test_a_part_is_all_right_or_it_is_not(path, monkeypatch):
+    monkeypatch.setattr(gpu_sanitize, "why_not", lambda tool: "")
+    clean = Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0)
+
+    def run(command, seconds):
+        if str(gpu_sanitize.CANARY) not in command:
+            return clean
+        kind = command[-1]
+        return Outcome(66, gpu_sanitize.SAYS[kind], 1.0) if kind in gpu_sanitize.SAYS else clean
+
+    assert gpu_check.check(path, HERE, "sanitize", run)
+    blind = Record(path, HERE).part("sanitize")
+    assert blind["right"]
+    assert blind["seconds"] >= 0
+    assert not gpu_check.check(path, HERE, "sanitize", lambda *_: clean, fresh=True)
+    steps = Record(path, HERE).part("sanitize")["steps"]
+    assert [name for name, step in steps.items() if not step["right"]] == [
+        f"{kind}: canary" for kind in gpu_sanitize.SAYS
+    ]
+
+
+def test_the_canary_knows_every_tool():
+    text = (ROOT / "tests" / "gpu" / "canary.cu").read_text()
+    assert set(re.findall(r'strcmp\(kind, "(\w+)"\)', text)) == set(gpu_sanitize.SAYS)
