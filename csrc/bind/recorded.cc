@@ -100,10 +100,8 @@ class PyRecorder final : public Recorder {
     return all("choose", number(a.rows), number(a.control), number(out), a.vocab, a.law != nullptr,
                filters);
   }
-  Piece moves(const Control* control, Moves which) override {
-    const Pieces found = all("moves", number(control), static_cast<int>(which));
-    check_equal("lane: pieces of its moves", size_t{1}, found.sizes.size());
-    return found.sizes[0];
+  Pieces moves(const Control* control, Moves which) override {
+    return all("moves", number(control), static_cast<int>(which));
   }
 
  private:
@@ -115,9 +113,9 @@ class PyRecorder final : public Recorder {
     for (const py::handle piece : py::handle(lane_.get()).attr(method)(args...)) {
       const Held replays = hold(piece.attr("replay"));
       kept_.push_back(replays);
-      found.sizes.push_back({piece.attr("rows").cast<int32_t>(),
-                             piece.attr("nodes").cast<int32_t>(), &replay, replays.get(),
-                             reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>())});
+      found.push_back({piece.attr("rows").cast<int32_t>(), piece.attr("nodes").cast<int32_t>(),
+                       &replay, replays.get(),
+                       reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>())});
       kept_.push_back(hold(py::reinterpret_borrow<py::object>(piece)));
     }
     return found;

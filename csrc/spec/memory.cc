@@ -14,7 +14,7 @@ void Runtime::make_memory() {
     ranks_ = exec_->cells<uint8_t>(config_.max_model_len + kSlots, Where::device);
     control_->rank = ranks_.device();
   }
-  exec_->watch(control_);
+  exec_->watch(block_.device());
 }
 
 void Runtime::make_streams() {

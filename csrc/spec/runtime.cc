@@ -12,6 +12,10 @@ namespace {
 
 constexpr int64_t kReserved = 1 << 20;  // tokens of one run() without an allocation
 
+bool is_on_device(const RuntimeConfig& c) {
+  return c.body == Body::cuda || c.body == Body::dry_cuda;
+}
+
 void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64_t max_len,
                bool drafts) {
   LaneShape shape;
@@ -28,9 +32,11 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.threads = c.num_threads;
   shape.debug = c.debug;
   shape.features = !drafts && (c.hrad || c.keep_features);
+  shape.on_device = is_on_device(c);
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
-  for (int i = 0; i < c.num_threads; ++i) unit.scratch.emplace_back(model.vocab());
+  for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
+    unit.scratch.emplace_back(model.vocab());
 }
 
 // What the ops of a device do not do yet.
@@ -55,12 +61,13 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.body == Body::sim || !c.costs,
                       "costs: expected the sim body but got another");
-  if (c.body == Body::cuda) check_on_device(c);
+  if (is_on_device(c)) check_on_device(c);
 }
 
 std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
   if (c.costs) return make_virtual_exec();
   if (c.body == Body::cuda) return make_cuda_exec(c.device);
+  if (c.body == Body::dry_cuda) return make_dry_cuda_exec();
   if (c.body == Body::dry) return make_dry_exec();
   return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
 }
