@@ -95,10 +95,15 @@ class PyRecorder final : public Recorder {
   Pieces forward(const RowTable* rows, bool with_logits) override {
     return all("forward", number(rows), with_logits);
   }
-  Pieces choose(const ChooseArgs& a, bool filters) override {
+  Pieces choose(const ChooseArgs& a, ChoiceKind kind) override {
     const void* out = a.law ? static_cast<const void*>(a.law) : a.choice;
+    const py::gil_scoped_acquire gil;
+    py::object shaping = py::none();
+    if (kind.shapes)
+      shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
+                               number(a.dense.seen));
     return all("choose", number(a.rows), number(a.control), number(out), a.vocab, a.law != nullptr,
-               filters);
+               kind.filters, shaping);
   }
   Pieces moves(const Control* control, Moves which) override {
     return all("moves", number(control), static_cast<int>(which));
@@ -131,7 +136,8 @@ std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
   py::object lane =
       py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
                              py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
-                             py::arg("debug") = s.debug, py::arg("features") = s.features);
+                             py::arg("debug") = s.debug, py::arg("features") = s.features,
+                             py::arg("on_device") = s.on_device);
   return std::make_unique<PyRecorder>(hold(std::move(lane)), s);
 }
 

@@ -30,6 +30,7 @@ struct LaneShape {
 struct Expected {
   const int32_t* rows = nullptr;       // a launch has at most *rows rows; null: max_rows
   const Sampling* sampling = nullptr;  // of the sequence
+  const Shaping* shaping = nullptr;
 };
 
 constexpr int kFeatureLayers = 4;  // the last ones of a model

@@ -23,10 +23,10 @@ void replay(const Piece& piece, const RowTable& rows) {
 
 void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
-// No piece shapes rows, or keeps them for a rule of chance: those are the CPU's own ops.
+// Where no piece shapes rows, or keeps them for a rule of chance, the CPU's own ops do.
 void replay_choice(const RecordedChoice& a, Worker worker) {
   const Control& c = *a.args.control;
-  if (c.shaping.active || is_rejection(c)) {
+  if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) {
     (a.args.law ? choose_laws : choose_rows)(a.args, worker);
   } else if (worker.rank == 0) {
     replay(a.pieces->picked(), *a.args.rows);
@@ -53,25 +53,34 @@ void check_pieces(const Pieces& pieces, bool on_device) {
 
 }  // namespace
 
-PieceSet::PieceSet(const Pieces& plain, const Pieces& filtered, const Expected& expected)
-    : pieces_(plain), sizes_(static_cast<int>(plain.size())), expected_(expected) {
-  check(filtered.empty() || filtered.size() == plain.size(),
-        "lane: expected filtered choices of as many sizes");
-  pieces_.insert(pieces_.end(), filtered.begin(), filtered.end());
-  captured_ = {{}, &pick, this};
-  for (const Piece& piece : pieces_) captured_.graphs.push_back(piece.graph);
+void PieceSet::add(const Pieces& pieces) {
+  check(kinds_ == 0 || static_cast<int>(pieces.size()) == sizes_,
+        "lane: expected every kind of a choice in as many sizes");
+  sizes_ = static_cast<int>(pieces.size());
+  ++kinds_;
+  for (const Piece& piece : pieces) {
+    pieces_.push_back(piece);
+    captured_.graphs.push_back(piece.graph);
+  }
 }
 
 int PieceSet::pick(const void* set) {
   const PieceSet& s = *static_cast<const PieceSet*>(set);
-  const bool has_kinds = static_cast<int>(s.pieces_.size()) > s.sizes_;
-  return s.fit(s.expected_.rows) + (has_kinds && filters(s.expected_.sampling) ? s.sizes_ : 0);
+  return s.kind() * s.sizes_ + s.size();
 }
 
-int PieceSet::fit(const int32_t* rows) const {
+int PieceSet::kind() const {
+  if (kinds_ == 1) return 0;
+  const bool shapes = has_shapes() && expected_.shaping && expected_.shaping->active;
+  return filters(expected_.sampling) + 2 * shapes;
+}
+
+int PieceSet::size() const {
+  if (!expected_.rows) return sizes_ - 1;
   for (int i = 0; i < sizes_; ++i)
-    if (rows ? pieces_[i].rows >= *rows : i == sizes_ - 1) return i;
-  throw Error(sentence("lane: expected at most ", pieces_[sizes_ - 1].rows, " rows, got ", *rows));
+    if (pieces_[i].rows >= *expected_.rows) return i;
+  throw Error(sentence("lane: expected at most ", pieces_[sizes_ - 1].rows, " rows, got ",
+                       *expected_.rows));
 }
 
 RecordedModel::RecordedModel(int vocab, int64_t max_positions, int64_t longest, Bind bind)
@@ -94,28 +103,35 @@ RecordedLane::RecordedLane(std::unique_ptr<Recorder> recorder, const LaneShape& 
   memory_.on_device = shape.on_device;
 }
 
-const PieceSet& RecordedLane::keep(const Pieces& plain, const Pieces& filtered,
-                                   const Expected& expected) {
-  check_pieces(plain, memory_.on_device);
-  if (!filtered.empty()) check_pieces(filtered, memory_.on_device);
-  return pieces_.emplace_back(plain, filtered, expected);
+PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
+  check_pieces(pieces, memory_.on_device);
+  pieces_.emplace_back(expected).add(pieces);
+  return pieces_.back();
 }
 
 void RecordedLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
-  const Expected all;
   const PieceSet& set =
-      keep(recorder_->forward(rows, with_logits), {}, with_logits ? expected_ : all);
+      keep(recorder_->forward(rows, with_logits), with_logits ? expected_ : Expected{});
   graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());
 }
 
 void RecordedLane::add_choose(Graph& graph, const ChooseArgs& args) {
-  const PieceSet& set =
-      keep(recorder_->choose(args, false), recorder_->choose(args, true), expected_);
+  PieceSet& set = keep(recorder_->choose(args, {}), expected_);
+  const auto add = [&](ChoiceKind kind) {
+    const Pieces pieces = recorder_->choose(args, kind);
+    check_pieces(pieces, memory_.on_device);
+    set.add(pieces);
+  };
+  add({.filters = true});
+  if (args.dense.mask) {
+    add({.shapes = true});
+    add({.filters = true, .shapes = true});
+  }
   graph.add(replay_choice, RecordedChoice{&set, args}).on_device(set.captured());
 }
 
 void RecordedLane::add_moves(Graph& graph, const Control* control, Moves which) {
-  const PieceSet* set = &keep(recorder_->moves(control, which), {}, {});
+  const PieceSet* set = &keep(recorder_->moves(control, which), {});
   graph.add(replay_moves, set, true).on_device(set->captured());
 }
 

@@ -29,12 +29,20 @@ struct Piece {
 // The same work for more and more rows.
 using Pieces = std::vector<Piece>;
 
+// What a request asks of a choice: min_p, top_k or top_p; masks, bias or penalties.
+struct ChoiceKind {
+  bool filters = false, shapes = false;
+};
+
 // All pieces of one op and what says which of them a launch takes.
 class PieceSet {
  public:
-  // filtered: the same for requests with min_p, top_k or top_p; empty where that does not matter.
-  PieceSet(const Pieces& plain, const Pieces& filtered, const Expected& expected);
+  explicit PieceSet(const Expected& expected) : expected_(expected) {}
   PieceSet(const PieceSet&) = delete;
+
+  // Of as many sizes as before, for one kind after the other: neither; filters; shapes; both.
+  void add(const Pieces& pieces);
+  bool has_shapes() const { return kinds_ == 4; }
 
   // The first that holds the rows expected, of the kind that the request asks for. Throws Error if
   // none does.
@@ -43,12 +51,13 @@ class PieceSet {
 
  private:
   static int pick(const void* set);
-  int fit(const int32_t* rows) const;
+  int size() const;
+  int kind() const;
 
-  Pieces pieces_;  // the plain ones, then the filtered ones
-  int sizes_;      // of a kind
+  Pieces pieces_;  // of each kind by ascending rows
+  int sizes_ = 0, kinds_ = 0;
   Expected expected_;
-  Captured captured_;
+  Captured captured_{{}, &pick, this};
 };
 
 // Where a lane keeps what others read of it.
@@ -69,8 +78,7 @@ class Recorder {
   virtual ~Recorder() = default;
   virtual const LaneMemory& memory() const = 0;
   virtual Pieces forward(const RowTable* rows, bool with_logits) = 0;
-  // `filters`: for requests with min_p, top_k or top_p.
-  virtual Pieces choose(const ChooseArgs& args, bool filters) = 0;
+  virtual Pieces choose(const ChooseArgs& args, ChoiceKind kind) = 0;
   virtual Pieces moves(const Control* control, Moves which) = 0;  // of one size
 };
 
@@ -105,7 +113,7 @@ class RecordedLane final : public Lane {
   void read_features(int row, int32_t token, float* out) const override;
 
  private:
-  const PieceSet& keep(const Pieces& plain, const Pieces& filtered, const Expected& expected);
+  PieceSet& keep(const Pieces& pieces, const Expected& expected);
 
   std::unique_ptr<Recorder> recorder_;
   LaneMemory memory_;

@@ -26,7 +26,7 @@ void Runtime::make_streams() {
 
 // What the host wrote, for the ops of what is enqueued from here on.
 void Runtime::send_block() {
-  exec_->note("host", {{}, Parts::all()});
+  exec_->note("send_block", {{}, Parts::all()});
   exec_->upload(block_.block(), sizeof(Control));
 }
 

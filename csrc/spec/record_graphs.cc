@@ -39,7 +39,7 @@ struct LaneOps {
 
 // What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
 void Runtime::expect(Lane& lane, const int32_t& rows) const {
-  lane.expect({&rows, &control_->sampling});
+  lane.expect({&rows, &control_->sampling, &control_->shaping});
 }
 
 void Runtime::record_graphs() {
@@ -47,7 +47,7 @@ void Runtime::record_graphs() {
   Lane& lane = *target_.lane;
   const LaneArgs args{c, lane.ring(), lane.ring_shape(), target_.max_rows};
   const ChooseArgs choice{lane.logits(),          lane.vocab(), config_.vocab, &c->target_rows, c,
-                          target_.scratch.data(), c->choice,    nullptr};
+                          target_.scratch.data(), c->choice,    nullptr,       shaping_.dense()};
   const LaneOps target{lane, &c->target_rows, choice, kForwardTarget, kChooseTarget, kMovesTarget};
   if (lane.ring()) put(settle_target_, kSettleTarget, args);
   target.put_moves(settle_target_, c, Moves::path);
@@ -80,8 +80,8 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   Control* c = block_.device();
   Lane& lane = *draft_.lane;
   const LaneArgs args{c, lane.ring(), lane.ring_shape(), draft_.max_rows};
-  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows, c,
-                        draft_.scratch.data(), nullptr,      c->row_law};
+  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows,  c,
+                        draft_.scratch.data(), nullptr,      c->row_law,    shaping_.dense()};
   const LaneOps draft{lane, &c->draft_rows, laws, kForwardDraft, kChooseDraft, kMovesDraft};
   const auto put_laws = [&](Graph& graph) {
     graph.cost_by(&c->draft_rows.n, &draft_.cost);

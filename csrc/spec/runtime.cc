@@ -47,7 +47,6 @@ void check_on_device(const RuntimeConfig& c) {
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
   refuse(c.hrad || c.keep_features, "H-RAD");
-  refuse(!c.holes.empty(), "a vocabulary with holes");
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {
@@ -92,7 +91,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   if (config_.vocab == 0) config_.vocab = vocab;
   check_within("vocab", 2, vocab, config_.vocab);
   check_holes(config_.holes, config_.vocab);
-  shaping_ = ShapingStore(config_.vocab, config_.holes);
+  shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();
   record_graphs();
   make_streams();
@@ -135,8 +134,7 @@ void Runtime::check_request(const Request& r) const {
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
   check_within("top_k", 0, 1 << 30, r.sampling.top_k);
   check_shaping(r.shaping, config_.vocab);
-  check<InvalidInput>(!exec_->is_device() || !r.shaping.active(),
-                      "device: masks, bias and penalties are not on cuda yet");
+  shaping_.check_request(r.shaping);
 }
 
 void Runtime::check_policy(const Policy& p) const {
@@ -263,7 +261,7 @@ RoundShape Runtime::shape() const {
 }
 
 void Runtime::commit(int64_t round) {
-  exec_->note("host", {{Part::record}, {}});
+  exec_->note("read_record", {{Part::record}, {}});
   const Record& record = records_.host()->of(round);
   const uint32_t word = record.get(0, round);
   const uint32_t error = word >> 28;
