@@ -10,6 +10,10 @@ struct ForwardArgs {
   const RowTable* rows;
 };
 
+struct RecordedMoves {
+  const PieceSet* pieces;
+};
+
 struct RecordedChoice {
   const PieceSet* pieces;
   ChooseArgs args;
@@ -33,8 +37,8 @@ void replay_choice(const RecordedChoice& a, Worker worker) {
   }
 }
 
-void replay_moves(const PieceSet* const& pieces, Worker) {
-  const Piece& piece = pieces->picked();
+void replay_moves(const RecordedMoves& a, Worker) {
+  const Piece& piece = a.pieces->picked();
   piece.replay(piece.recording);
 }
 
@@ -131,8 +135,8 @@ void RecordedLane::add_choose(Graph& graph, const ChooseArgs& args) {
 }
 
 void RecordedLane::add_moves(Graph& graph, const Control* control, Moves which) {
-  const PieceSet* set = &keep(recorder_->moves(control, which), {});
-  graph.add(replay_moves, set, true).on_device(set->captured());
+  const PieceSet& set = keep(recorder_->moves(control, which), {});
+  graph.add(replay_moves, RecordedMoves{&set}, true).on_device(set.captured());
 }
 
 void RecordedLane::read_features(int row, int32_t token, float* out) const {

@@ -180,8 +180,8 @@ class GpuLane(LaneStore):
         """Forwards over the row table at address `rows`."""
         table = words_at(rows, size(RowTable), self.device)
         if not with_logits:
-            return [self._record_forward(table, MAX_ROWS, False)]
-        return [self._record_forward(table, count, True) for count in self.sizes]
+            return [self.record_forward(table, MAX_ROWS, False)]
+        return [self.record_forward(table, count, True) for count in self.sizes]
 
     def choose(
         self,
@@ -231,7 +231,8 @@ class GpuLane(LaneStore):
 
     # --- recordings ---
 
-    def _record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
+    def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
+        """One forward of up to `count` rows of a row table's words."""
         chunk = self.chunk(count) if with_logits else count
         work = self.works[chunk]
         parts = [
