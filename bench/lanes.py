@@ -3,9 +3,9 @@
 python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--seconds 1] [--json OUT]
 
 Llama-shaped, random weights, bfloat16. The first model is the target: T(rows) of its verification
-graphs; the second the draft: t(rows) of its steps. Each alone, and beside the other lane at work on
-a stream of its own. Bytes are those of weights, without the embedding that is looked up, and of the
-keys and values of the context.
+graphs, what a token of plain decoding costs too, and of one row; the second the draft: t(rows) of
+its steps. Each alone, and beside the other lane at work on a stream of its own. Bytes are those of
+weights, without the embedding that is looked up, and of the keys and values of the context.
 """
 
 from __future__ import annotations

@@ -319,6 +319,8 @@ class OrderBook:
         """`event` is at `value` when all before it on `stream` is done."""
     def ops(self) -> list[tuple[object, ...]]:
         """(stream, what, reads, writes), or (stream, "wait" or "record", event, value)."""
+    def picks(self) -> list[tuple[str, str, int]]:
+        """(stream, what, address) of the captured graphs that launches took, on dry_cuda."""
     def __len__(self) -> int: ...
     def written_by(self, stream: int) -> list[str]:
         """Parts that ops of `stream` may write."""
@@ -333,7 +335,8 @@ class Runtime:
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
-    sim for everything on the caller's thread, dry: the same with a book of it (`order`), or cuda.
+    sim for everything on the caller's thread, dry: the same with a book of it (`order`), dry_cuda:
+    that, in the place of a device whose memory the host cannot reach, or cuda.
     device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.
     debug: poison what must not be read. rejection: make room for policies of that rule.
     first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain

@@ -98,4 +98,7 @@ def verdict(report: Report) -> int:
 def _names(args: argparse.Namespace) -> list[str]:
     if args.methods is not None:
         return methods.parse_list(args.methods)
-    return list(methods.METHODS) if flags.draft_name(args) != "none" else ["none"]
+    if flags.draft_name(args) == "none":
+        return ["none"]
+    left_out = methods.AUTO if args.device.startswith("cuda") else None  # not there yet
+    return [name for name in methods.METHODS if name != left_out]

@@ -25,15 +25,16 @@ Folder = str | os.PathLike[str]
 class SpeculativeConfig:
     """The draft and the method that uses it.
 
-    method: a preset, `NAME[:key=value,...]`. model: the draft's folder. num_speculative_tokens:
-    gamma, draft steps per burst (None: 4; of `auto` the most). num_branches: k_max.
-    confidence_threshold: epsilon, an adopted tail is cut before its first node with q <= epsilon.
+    method: a preset, `NAME[:key=value,...]` (None: auto, on a CUDA device specbranch). model: the
+    draft's folder. num_speculative_tokens: gamma, draft steps per burst (None: 4; of `auto` the
+    most). num_branches: k_max. confidence_threshold: epsilon, an adopted tail is cut before its
+    first node with q <= epsilon.
     acceptance: `coupled`, sampled tokens are those of plain decoding with the same seed, or
     `rejection`, they have the same law. hrad: the file of a classifier that decides how much of a
     tail to keep; without num_speculative_tokens gamma is the file's. Raises InvalidInputError.
     """
 
-    method: str = methods.DEFAULT
+    method: str | None = None
     model: Folder | None = None
     device: str | None = None
     num_speculative_tokens: int | None = None
@@ -55,11 +56,14 @@ class SpeculativeConfig:
             raise not_built("SpeculativeConfig.synthetic_acceptance_rates")
         self.resolve()
 
-    def resolve(self) -> methods.Method:
-        """The method with every option set. Raises on a field that the method has no use for."""
+    def resolve(self, default: str = methods.DEFAULT) -> methods.Method:
+        """The method with every option set, `default` without one.
+
+        Raises on a field that the method has no use for.
+        """
         gamma = self.num_speculative_tokens
         method = methods.parse(
-            self.method,
+            default if self.method is None else self.method,
             gamma=gamma,
             k_max=self.num_branches,
             epsilon=self.confidence_threshold,
@@ -143,11 +147,14 @@ class EngineConfig:
                 f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
             )
         self.threads()
+        if self.on_cuda:
+            self._check_on_cuda()
 
     def method(self) -> methods.Method:
         """The method requests use by default: `none` without a draft."""
         if isinstance(self.speculative, SpeculativeConfig):
-            return self.speculative.resolve()
+            default = methods.DEFAULT_ON_CUDA if self.on_cuda else methods.DEFAULT
+            return self.speculative.resolve(default)
         return methods.parse("none")
 
     def draft(self) -> Folder | None:
@@ -161,6 +168,11 @@ class EngineConfig:
         """Whether both lanes run on a CUDA device."""
         return _is_cuda(self.device)
 
+    @property
+    def device_index(self) -> int:
+        """Number of the CUDA device; `cuda` is the first."""
+        return int(self.device.partition(":")[2] or 0)
+
     def threads(self) -> tuple[int, int]:
         """(num_threads, draft_threads), defaults filled in."""
         total = int(self.num_threads or usable_cores())
@@ -172,6 +184,12 @@ class EngineConfig:
                 f"draft_threads: expected at most {most} of {total} threads, got {draft}"
             )
         return total, draft
+
+    def _check_on_cuda(self) -> None:
+        given = self.speculative
+        if isinstance(given, SpeculativeConfig) and given.device == "cpu":
+            raise not_built("SpeculativeConfig.device 'cpu' with a target on cuda")
+        methods.check_on_cuda(self.method())
 
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):

@@ -36,6 +36,7 @@ class Engine:
     `methods`: further presets that requests may name; the engine is sized for the largest.
     `pair`: weights already loaded. `costs`: compute on one thread and tell virtual time, what
     these costs add up to (`sbrt.costs`). `keep_features`: so that `features` has something to say.
+    `draft_first`: on a CUDA device, where both lanes have work the draft's goes first.
     Raises InvalidInputError; EngineError once closed.
     Safe to use from several threads; their requests queue.
     """
@@ -48,21 +49,24 @@ class Engine:
         methods: Sequence[str | Method] = (),
         costs: Costs | None = None,
         keep_features: bool = False,
+        draft_first: bool = True,
     ) -> None:
         self.config = config
-        self._costs = costs
-        self.pair = load_pair(config) if pair is None else pair
+        self._costs, self._draft_first = costs, draft_first
         self.method = self._fitted(config.method())
+        self._allowed = [self.method, *(self._parse(text) for text in methods)]
+        if config.on_cuda:
+            self._check_on_cuda(keep_features)
+        self.pair = load_pair(config) if pair is None else pair
         self.max_model_len = _max_model_len(config, self.pair)
         self.num_threads, self.draft_threads = config.threads()
-        self._allowed = [self.method, *(self._parse(text) for text in methods)]
         self._check_draft(self.method)
         self._arms = self._arms_of(self._allowed)
         self._hrad = hrad.load_for(
             self._allowed, Path(config.model), self._draft_folder(), self.pair.draft is not None
         )
         self._keep_features = keep_features
-        self._maker = RequestMaker(self.pair, self.max_model_len, config.seed)
+        self._maker = RequestMaker(self.pair, self.max_model_len, config.seed, config.on_cuda)
         self._inbox: Sink = deque()  # outputs that step() will return
         self._count = itertools.count()
         self._scheduler = Scheduler(
@@ -336,6 +340,8 @@ class Engine:
             return self.method
         method = self._parse(given)
         self._check_draft(method)
+        if self.config.on_cuda:
+            methods.check_on_cuda(method)
         hrad.check_request(self._hrad, method, self._draft_folder())
         built = {m.rejection for m in self._allowed if m.policy() is None}
         if method.policy() is None and method.rejection not in built:
@@ -355,6 +361,13 @@ class Engine:
                     f"built for, got {getattr(method, what)}"
                 )
         return method
+
+    def _check_on_cuda(self, keep_features: bool) -> None:
+        if self._costs is not None or keep_features:
+            what = "the clock, not simulated time" if self._costs else "keep_features off"
+            raise InvalidInputError(f"device {self.config.device}: expected {what}")
+        for method in self._allowed:
+            methods.check_on_cuda(method)
 
     def _check_draft(self, method: Method) -> None:
         if method.needs_draft and self.pair.draft is None:
@@ -406,6 +419,8 @@ class Engine:
             body="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
             nvtx=self.config.nvtx,
             costs=self._costs,
+            device=self.config.device_index if self.config.on_cuda else 0,
+            draft_first=self._draft_first,
             **kept,
         )
 

@@ -69,10 +69,11 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--draft-threads", type=int, metavar="N", help="the draft's, while both models run")
     add(
         "--dtype",
-        choices=("float32", "bfloat16", "int8"),
+        choices=("float32", "bfloat16", "float16", "int8"),
         default="auto",
-        help="storage of the weights",
+        help="storage of the weights; float16 on cuda alone, int8 on cpu alone",
     )
+    add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
 
 
@@ -169,6 +170,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     config = EngineConfig(
         model=target,
         dtype=args.dtype,
+        device=args.device,
         num_threads=args.threads,
         draft_threads=args.draft_threads,
         trace=args.trace is not None or getattr(args, "png", None) is not None,
@@ -179,6 +181,8 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
             num_branches=args.branches,
         ),
     )
+    for method in given if config.on_cuda else ():
+        methods.check_on_cuda(method)
     bar = Progress("loading")
     try:
         pair = load_pair(config, progress=bar.update, make_draft=make_draft if drafting else None)

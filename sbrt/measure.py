@@ -151,6 +151,7 @@ class Report:
     skipped: int
     simulated: CostModel | None = None
     sampled: bool = False
+    device: str = "cpu"
 
     @property
     def wrong(self) -> list[Tally]:
@@ -165,7 +166,7 @@ class Report:
 
     def line(self, tally: Tally) -> dict[str, Any]:
         """The JSON object of a tally."""
-        device = "sim" if self.simulated else "cpu"
+        device = "sim" if self.simulated else self.device
         return tally.line(self.plain.rate, self.placement, self.dtype, device)
 
     def lines(self) -> list[dict[str, Any]]:
@@ -273,6 +274,7 @@ def measure(
         dtype=bench.main.pair.dtype,
         skipped=len(prompts) - len(given),
         sampled=not params.greedy,
+        device=bench.main.config.device if bench.main.config.on_cuda else "cpu",
     )
 
 

@@ -28,6 +28,7 @@ ACCEPTANCE = ("coupled", "rejection")
 SERIAL = ("none", "draft_model", "lookup", "adaedl", "tree")  # the lanes take turns
 METHODS = (*SERIAL, "pearl", "specbranch", "hedge", "auto")
 AUTO = DEFAULT = "auto"
+DEFAULT_ON_CUDA = "specbranch"
 DRAFTLESS = ("none", "lookup")
 MAX_AUTO_GAMMA = 15
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -245,6 +246,20 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
     )
     return tuple(parse(text, acceptance=acceptance) for text in texts)
+
+
+def check_on_cuda(method: Method) -> None:
+    """Raises InvalidInputError for what a CUDA device has no ops for yet."""
+    missing = {
+        "one of the presets that it chooses from": method.name == AUTO,
+        "acceptance coupled": method.rejection,
+        "hrad off": method.options.get("hrad", HRAD_OFF) != HRAD_OFF,
+    }
+    for expected, is_missing in missing.items():
+        if is_missing:
+            raise InvalidInputError(
+                f"method {method.text}: expected {expected} on cuda, where this is not built yet"
+            )
 
 
 def parse_list(text: str) -> list[str]:

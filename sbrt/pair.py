@@ -90,7 +90,7 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
     expect_core(config.device)
     return model_of(
         checkpoint,
-        device=config.device,
+        device=f"cuda:{config.device_index}",
         dtype=config.dtype,
         rows=rows_for(config.method()),
         progress=progress,

@@ -147,8 +147,8 @@ class Request:
 class RequestMaker:
     """Turns what a caller gives into requests; everything that can be refused is refused here."""
 
-    def __init__(self, pair: Pair, max_model_len: int, seed: int) -> None:
-        self._pair = pair
+    def __init__(self, pair: Pair, max_model_len: int, seed: int, on_cuda: bool = False) -> None:
+        self._pair, self._on_cuda = pair, on_cuda
         self._max_model_len = max_model_len
         self._seed = seed
 
@@ -185,7 +185,7 @@ class RequestMaker:
             detokenizer=Detokenizer(tokenizer, ids, skip_special=params.skip_special_tokens)
             if tokenizer
             else None,
-            shaping=shaping_of(params, tokenizer, self._pair.vocab),
+            shaping=shaping_of(params, tokenizer, self._pair.vocab, self._on_cuda),
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:

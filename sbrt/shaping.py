@@ -9,11 +9,20 @@ from .sampling import SamplingParams
 from .tokenizer import Tokenizer
 
 
-def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) -> Shaping:
-    """Raises InvalidInputError: a token id outside the vocabulary, words without a tokenizer."""
+def shaping_of(
+    params: SamplingParams, tokenizer: Tokenizer | None, vocab: int, on_cuda: bool = False
+) -> Shaping:
+    """Raises InvalidInputError: a token id outside the vocabulary, words without a tokenizer.
+
+    `on_cuda`: words of several tokens are refused, a device has no op for them yet.
+    """
     for name in ("logit_bias", "allowed_token_ids"):
         for token in getattr(params, name) or ():
             check.integer(f"{name}, token id", token, 0, vocab - 1)
+    words = banned(params.bad_words or (), tokenizer, vocab)
+    if on_cuda and any(len(word) > 1 for word in words):
+        longest = max(map(len, words))
+        raise InvalidInputError(f"bad_words: expected words of one token on cuda, got {longest}")
     return Shaping(
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,
@@ -21,7 +30,7 @@ def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) 
         min_tokens=params.min_tokens,
         logit_bias=list((params.logit_bias or {}).items()),
         allowed_token_ids=params.allowed_token_ids,
-        bad_words=banned(params.bad_words or (), tokenizer, vocab),
+        bad_words=words,
     )
 
 

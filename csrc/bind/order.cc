@@ -49,6 +49,16 @@ py::list ops_of(const OrderBook& book) {
   return out;
 }
 
+// (stream, what, address of the graph that was picked) of every captured op.
+py::list picks_of(const OrderBook& book) {
+  py::list out;
+  for (const OrderBook::Op& op : book.ops())
+    if (op.graph)
+      out.append(py::make_tuple(book.streams()[op.stream], book.names()[op.name],
+                                reinterpret_cast<uintptr_t>(op.graph)));
+  return out;
+}
+
 }  // namespace
 
 void bind_order(py::module_& m) {
@@ -67,6 +77,7 @@ void bind_order(py::module_& m) {
       .def("wait", &OrderBook::wait, py::arg("stream"), py::arg("event"), py::arg("value"))
       .def("record", &OrderBook::record, py::arg("stream"), py::arg("event"), py::arg("value"))
       .def("ops", &ops_of)
+      .def("picks", &picks_of)
       .def("__len__", [](const OrderBook& book) { return book.ops().size(); })
       .def(
           "written_by",

@@ -95,15 +95,18 @@ class PyRecorder final : public Recorder {
   Pieces forward(const RowTable* rows, bool with_logits) override {
     return all("forward", number(rows), with_logits);
   }
-  Pieces choose(const ChooseArgs& a, bool filters) override {
+  Pieces choose(const ChooseArgs& a, ChoiceKind kind) override {
     const void* out = a.law ? static_cast<const void*>(a.law) : a.choice;
+    const py::gil_scoped_acquire gil;
+    py::object shaping = py::none();
+    if (kind.shapes)
+      shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
+                               number(a.dense.seen));
     return all("choose", number(a.rows), number(a.control), number(out), a.vocab, a.law != nullptr,
-               filters);
+               kind.filters, shaping);
   }
-  Piece moves(const Control* control, Moves which) override {
-    const Pieces found = all("moves", number(control), static_cast<int>(which));
-    check_equal("lane: pieces of its moves", size_t{1}, found.sizes.size());
-    return found.sizes[0];
+  Pieces moves(const Control* control, Moves which) override {
+    return all("moves", number(control), static_cast<int>(which));
   }
 
  private:
@@ -115,9 +118,9 @@ class PyRecorder final : public Recorder {
     for (const py::handle piece : py::handle(lane_.get()).attr(method)(args...)) {
       const Held replays = hold(piece.attr("replay"));
       kept_.push_back(replays);
-      found.sizes.push_back({piece.attr("rows").cast<int32_t>(),
-                             piece.attr("nodes").cast<int32_t>(), &replay, replays.get(),
-                             reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>())});
+      found.push_back({piece.attr("rows").cast<int32_t>(), piece.attr("nodes").cast<int32_t>(),
+                       &replay, replays.get(),
+                       reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>())});
       kept_.push_back(hold(py::reinterpret_borrow<py::object>(piece)));
     }
     return found;
@@ -133,7 +136,8 @@ std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
   py::object lane =
       py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
                              py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
-                             py::arg("debug") = s.debug, py::arg("features") = s.features);
+                             py::arg("debug") = s.debug, py::arg("features") = s.features,
+                             py::arg("on_device") = s.on_device);
   return std::make_unique<PyRecorder>(hold(std::move(lane)), s);
 }
 

@@ -63,7 +63,9 @@ Body body_named(const std::string& name) {
   if (name == "cpu") return Body::cpu;
   if (name == "sim") return Body::sim;
   if (name == "dry") return Body::dry;
-  check<InvalidInput>(name == "cuda", "body: expected cpu, sim, dry or cuda but got ", name);
+  if (name == "dry_cuda") return Body::dry_cuda;
+  check<InvalidInput>(name == "cuda", "body: expected cpu, sim, dry, dry_cuda or cuda but got ",
+                      name);
   return Body::cuda;
 }
 

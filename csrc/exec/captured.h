@@ -2,17 +2,31 @@
 // at each launch which one runs. It reads nothing that is in flight to say so.
 #pragma once
 
+#include <algorithm>
 #include <vector>
+
+#include "core/check.h"
 
 namespace sbrt {
 
 // Whoever captured them owns them, and outlives every launch.
 struct Captured {
-  std::vector<void*> graphs;                 // cudaGraph_t
+  std::vector<void*> graphs;                 // cudaGraph_t, none of them null
   int (*pick)(const void* asked) = nullptr;  // index of one of them; null: the first
   const void* asked = nullptr;
 
-  int picked() const { return pick ? pick(asked) : 0; }
+  // An index of `graphs`: below their number, or it throws Error.
+  int picked() const {
+    const int at = pick ? pick(asked) : 0;
+    check(at >= 0 && at < static_cast<int>(graphs.size()), "captured: expected a graph below ",
+          graphs.size(), ", got ", at);
+    return at;
+  }
+  // Throws InvalidInput unless all of them can be launched.
+  void check_whole(const char* of) const {
+    const bool has_all = !graphs.empty() && std::count(graphs.begin(), graphs.end(), nullptr) == 0;
+    check<InvalidInput>(has_all, "graph ", of, ": expected captured graphs, got none");
+  }
 };
 
 }  // namespace sbrt

@@ -45,7 +45,7 @@ class Graph {
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
     // On a device: a kernel of one block, whose one parameter is the arguments, or a captured graph.
-    const void* kernel = nullptr;
+    const void* kernel = nullptr;  // also null in a build without CUDA
     unsigned threads = 0;
     const Captured* captured = nullptr;
     const char* name = nullptr;
@@ -56,6 +56,12 @@ class Graph {
       threads = of_block;
       return *this;
     }
+    // What somebody else captured does the same there; it outlives the launches.
+    Node& on_device(const Captured& graphs) {
+      captured = &graphs;
+      return *this;
+    }
+    bool runs_on_device() const { return threads > 0 || captured; }
     Node& says(const char* what, const Effects& what_it_does) {
       name = what;
       effects = what_it_does;
@@ -78,17 +84,6 @@ class Graph {
     node.fn = reinterpret_cast<void (*)()>(fn);
     node.single = single;
     std::memcpy(node.args, &args, sizeof args);
-    return node;
-  }
-
-  // Appends what somebody else captured; it outlives the launches. On a device only: elsewhere a
-  // launch throws.
-  Node& add_captured(const Captured* captured) {
-    Node& node = nodes_.emplace_back();
-    node.call = [](const Node&, Worker) {
-      throw Error("graph: a captured one runs on the cuda body alone");
-    };
-    node.captured = captured;
     return node;
   }
 
@@ -207,7 +202,7 @@ class Exec {
   // The first `bytes` as the host wrote them, with all streams idle; ops enqueued later see them.
   virtual void upload(const Block&, size_t /*bytes*/) {}
 
-  // The dry body alone: the order that its commands kept. What the host itself reads and writes is
+  // The dry bodies alone: the order that their commands kept. What the host itself reads and writes is
   // noted; of a block that is watched no op may write what it does not say.
   virtual const OrderBook* order() const { return nullptr; }
   virtual void note(const char* /*what*/, const Effects&) {}
@@ -224,6 +219,9 @@ std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores p
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
 std::unique_ptr<Exec> make_virtual_exec();  // the same in virtual time, with a trace
 std::unique_ptr<Exec> make_dry_exec();      // the same, and every command is kept for order()
+// dry as well, and stands in for cuda: a device's memory is its own, which faults where the host
+// reaches for it, and an op without a form for a device is refused.
+std::unique_ptr<Exec> make_dry_cuda_exec();
 
 // Why this machine or this build cannot run the cuda body, in a sentence; empty if it can.
 std::string why_no_cuda();

@@ -169,8 +169,8 @@ void OrderBook::push(Op op) {
   ops_.push_back(op);
 }
 
-void OrderBook::run(int stream, const char* name, const Effects& effects) {
-  push({Kind::run, stream, this->name(name), -1, 0, 0, effects});
+void OrderBook::run(int stream, const char* name, const Effects& effects, const void* graph) {
+  push({Kind::run, stream, this->name(name), -1, 0, 0, effects, graph});
 }
 
 void OrderBook::wait(int stream, int event, int64_t value) {

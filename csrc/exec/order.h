@@ -22,7 +22,8 @@ class OrderBook {
   int stream(const std::string& name);
   int event(const std::string& name, int64_t initial);
 
-  void run(int stream, const char* name, const Effects& effects);
+  // `graph`: of a captured op, which of its graphs was picked.
+  void run(int stream, const char* name, const Effects& effects, const void* graph = nullptr);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
 
@@ -42,6 +43,7 @@ class OrderBook {
     int64_t value;
     int64_t issued;  // ops of the host before it
     Effects effects;
+    const void* graph = nullptr;
   };
   struct Named {
     std::string name;

@@ -21,7 +21,16 @@ struct LaneShape {
   int32_t tail_slots = 0;  // slots of one tail
   int32_t threads = 1;     // largest team
   bool debug = false;
-  bool features = false;  // keep what `read_features` gives
+  bool features = false;   // keep what `read_features` gives
+  bool on_device = false;  // all its memory, and what it is given, is a device's
+};
+
+// What the host knows of launches before they run, in memory of its own that it writes while nothing
+// is in flight.
+struct Expected {
+  const int32_t* rows = nullptr;       // a launch has at most *rows rows; null: max_rows
+  const Sampling* sampling = nullptr;  // of the sequence
+  const Shaping* shaping = nullptr;
 };
 
 constexpr int kFeatureLayers = 4;  // the last ones of a model
@@ -49,10 +58,9 @@ class Lane {
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
   // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
   virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
-  // Of forwards with logits, and of their choices, that are added from now on: a launch has at most
-  // *rows rows (null: max_rows). The host writes it while nothing is in flight. For lanes that keep
-  // a graph a size.
-  virtual void expect_rows(const int32_t* /*rows*/) {}
+  // Of forwards with logits, and of their choices, that are added from now on. For lanes that keep a
+  // graph for each size and each kind of request.
+  virtual void expect(const Expected&) {}
 
   // Appends the choice of every row of the last forward: tokens, or laws if args.law is given.
   virtual void add_choose(Graph& graph, const ChooseArgs& args) {
@@ -64,6 +72,7 @@ class Lane {
   // Features of row `row` of the last forward with logits and of the token chosen there,
   // [kFeatureBlocks, width]: the residual stream behind each of the last layers (of a model of fewer
   // layers the first is repeated), then the token's embedding.
+  // Reads the lane's memory on the host: never of a lane on a device.
   virtual void read_features(int /*row*/, int32_t /*token*/, float* /*out*/) const {}
 };
 

@@ -6,20 +6,18 @@ namespace sbrt {
 namespace {
 
 struct ForwardArgs {
-  const Pieces* pieces;
-  const int32_t* expected;
+  const PieceSet* pieces;
   const RowTable* rows;
 };
 
-struct RecordedChoice {
-  const Pieces *plain, *filtered;
-  const int32_t* expected;
-  ChooseArgs args;
+struct RecordedMoves {
+  const PieceSet* pieces;
 };
 
-const Piece& chosen(const Pieces& pieces, const int32_t* expected) {
-  return expected ? pieces.fit(*expected) : pieces.sizes.back();
-}
+struct RecordedChoice {
+  const PieceSet* pieces;
+  ChooseArgs args;
+};
 
 void replay(const Piece& piece, const RowTable& rows) {
   check(rows.n <= piece.rows, "lane: ", rows.n, " rows, but a graph of ", piece.rows,
@@ -27,39 +25,66 @@ void replay(const Piece& piece, const RowTable& rows) {
   piece.replay(piece.recording);
 }
 
-void replay_forward(const ForwardArgs& a, Worker) {
-  replay(chosen(*a.pieces, a.expected), *a.rows);
-}
+void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
-bool filters(const Sampling& s) {
-  return s.temperature > 0 && (s.min_p > 0 || s.top_k > 0 || s.top_p < 1);
-}
-
-// No piece shapes rows, or keeps them for a rule of chance: those are the CPU's own ops.
+// Where no piece shapes rows, or keeps them for a rule of chance, the CPU's own ops do.
 void replay_choice(const RecordedChoice& a, Worker worker) {
   const Control& c = *a.args.control;
-  if (c.shaping.active || is_rejection(c)) {
+  if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) {
     (a.args.law ? choose_laws : choose_rows)(a.args, worker);
   } else if (worker.rank == 0) {
-    replay(chosen(filters(c.sampling) ? *a.filtered : *a.plain, a.expected), *a.args.rows);
+    replay(a.pieces->picked(), *a.args.rows);
   }
 }
 
-void replay_moves(const Piece& piece, Worker) { piece.replay(piece.recording); }
+void replay_moves(const RecordedMoves& a, Worker) {
+  const Piece& piece = a.pieces->picked();
+  piece.replay(piece.recording);
+}
 
-void check_pieces(const Pieces& pieces) {
-  check(!pieces.sizes.empty(), "lane: expected recorded pieces, got none");
-  for (const Piece& piece : pieces.sizes)
+bool filters(const Sampling* s) {
+  return s && s->temperature > 0 && (s->min_p > 0 || s->top_k > 0 || s->top_p < 1);
+}
+
+void check_pieces(const Pieces& pieces, bool on_device) {
+  check(!pieces.empty(), "lane: expected recorded pieces, got none");
+  for (const Piece& piece : pieces) {
     check_within("lane: rows of a piece", 1, 4096, piece.rows);
+    check(on_device == (piece.graph != nullptr), "lane: expected pieces recorded for ",
+          on_device ? "a device" : "the CPU", ", got others");
+  }
 }
 
 }  // namespace
 
-const Piece& Pieces::fit(int32_t rows) const {
-  for (const Piece& piece : sizes)
-    if (piece.rows >= rows) return piece;
-  throw Error(sentence("lane: expected at most ", sizes.empty() ? 0 : sizes.back().rows,
-                       " rows, got ", rows));
+void PieceSet::add(const Pieces& pieces) {
+  check(kinds_ == 0 || static_cast<int>(pieces.size()) == sizes_,
+        "lane: expected every kind of a choice in as many sizes");
+  sizes_ = static_cast<int>(pieces.size());
+  ++kinds_;
+  for (const Piece& piece : pieces) {
+    pieces_.push_back(piece);
+    captured_.graphs.push_back(piece.graph);
+  }
+}
+
+int PieceSet::pick(const void* set) {
+  const PieceSet& s = *static_cast<const PieceSet*>(set);
+  return s.kind() * s.sizes_ + s.size();
+}
+
+int PieceSet::kind() const {
+  if (kinds_ == 1) return 0;
+  const bool shapes = has_shapes() && expected_.shaping && expected_.shaping->active;
+  return filters(expected_.sampling) + 2 * shapes;
+}
+
+int PieceSet::size() const {
+  if (!expected_.rows) return sizes_ - 1;
+  for (int i = 0; i < sizes_; ++i)
+    if (pieces_[i].rows >= *expected_.rows) return i;
+  throw Error(sentence("lane: expected at most ", pieces_[sizes_ - 1].rows, " rows, got ",
+                       *expected_.rows));
 }
 
 RecordedModel::RecordedModel(int vocab, int64_t max_positions, int64_t longest, Bind bind)
@@ -79,30 +104,43 @@ RecordedLane::RecordedLane(std::unique_ptr<Recorder> recorder, const LaneShape& 
     : recorder_(std::move(recorder)), memory_(recorder_->memory()), max_rows_(shape.max_rows) {
   check_shape(memory_.ring);
   check(memory_.logits != nullptr, "lane: expected logits, got none");
+  memory_.on_device = shape.on_device;
 }
 
-const Pieces* RecordedLane::keep(Pieces pieces) {
-  check_pieces(pieces);
-  pieces_.push_back(std::move(pieces));
-  return &pieces_.back();
+PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
+  check_pieces(pieces, memory_.on_device);
+  pieces_.emplace_back(expected).add(pieces);
+  return pieces_.back();
 }
 
 void RecordedLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
-  const Pieces* pieces = keep(recorder_->forward(rows, with_logits));
-  graph.add(replay_forward, ForwardArgs{pieces, with_logits ? expected_ : nullptr, rows}, true);
+  const PieceSet& set =
+      keep(recorder_->forward(rows, with_logits), with_logits ? expected_ : Expected{});
+  graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());
 }
 
 void RecordedLane::add_choose(Graph& graph, const ChooseArgs& args) {
-  const Pieces* plain = keep(recorder_->choose(args, false));
-  const Pieces* filtered = keep(recorder_->choose(args, true));
-  graph.add(replay_choice, RecordedChoice{plain, filtered, expected_, args});
+  PieceSet& set = keep(recorder_->choose(args, {}), expected_);
+  const auto add = [&](ChoiceKind kind) {
+    const Pieces pieces = recorder_->choose(args, kind);
+    check_pieces(pieces, memory_.on_device);
+    set.add(pieces);
+  };
+  add({.filters = true});
+  if (args.dense.mask) {
+    add({.shapes = true});
+    add({.filters = true, .shapes = true});
+  }
+  graph.add(replay_choice, RecordedChoice{&set, args}).on_device(set.captured());
 }
 
 void RecordedLane::add_moves(Graph& graph, const Control* control, Moves which) {
-  graph.add(replay_moves, recorder_->moves(control, which), true);
+  const PieceSet& set = keep(recorder_->moves(control, which), {});
+  graph.add(replay_moves, RecordedMoves{&set}, true).on_device(set.captured());
 }
 
 void RecordedLane::read_features(int row, int32_t token, float* out) const {
+  check(!memory_.on_device, "lane: expected features in the host's memory, got a device's");
   check_within("lane: row of features", 0, max_rows_ - 1, row);
   check_within("lane: token of features", 0, memory_.vocab - 1, token);
   const int64_t kept = kFeatureLayers * memory_.hidden;

@@ -1,10 +1,10 @@
 // A lane whose ops were recorded elsewhere (sbrt/gpu): pieces that are appended to graphs and then
 // replayed as they are, with every pointer and scalar by value.
 //
-// On the CPU body a piece is a flat list of calls, on the CUDA body a captured graph that becomes a
-// child. A piece is made for so many rows; which of them a launch takes is known to the host before
-// it launches, from the method alone (Lane::expect_rows) and the request's sampling, so that it reads
-// no control block that is in flight.
+// On the CPU body a piece is a flat list of calls, on a device a captured graph (exec/captured.h). A
+// piece is made for so many rows; which of them a launch takes is known to the host before it
+// launches, from the method and the request's sampling alone (Expected), so that it reads no control
+// block that is in flight, and nothing that lies in a device's memory.
 #pragma once
 
 #include <deque>
@@ -23,22 +23,49 @@ struct Piece {
   int32_t nodes = 0;  // calls, or kernels
   void (*replay)(void* recording) = nullptr;  // CPU body; throws Error
   void* recording = nullptr;
-  void* graph = nullptr;  // CUDA body: a cudaGraph_t; null on the CPU body
+  void* graph = nullptr;  // on a device: a cudaGraph_t; null on the CPU body
 };
 
 // The same work for more and more rows.
-struct Pieces {
-  std::vector<Piece> sizes;
+using Pieces = std::vector<Piece>;
 
-  // The first that holds `rows` of them. Throws Error if none does.
-  const Piece& fit(int32_t rows) const;
+// What a request asks of a choice: min_p, top_k or top_p; masks, bias or penalties.
+struct ChoiceKind {
+  bool filters = false, shapes = false;
 };
 
-// Where a lane keeps what others read of it; on the CUDA body in the device's memory.
+// All pieces of one op and what says which of them a launch takes.
+class PieceSet {
+ public:
+  explicit PieceSet(const Expected& expected) : expected_(expected) {}
+  PieceSet(const PieceSet&) = delete;
+
+  // Of as many sizes as before, for one kind after the other: neither; filters; shapes; both.
+  void add(const Pieces& pieces);
+  bool has_shapes() const { return kinds_ == 4; }
+
+  // The first that holds the rows expected, of the kind that the request asks for. Throws Error if
+  // none does.
+  const Piece& picked() const { return pieces_[captured_.picked()]; }
+  const Captured& captured() const { return captured_; }
+
+ private:
+  static int pick(const void* set);
+  int size() const;
+  int kind() const;
+
+  Pieces pieces_;  // of each kind by ascending rows
+  int sizes_ = 0, kinds_ = 0;
+  Expected expected_;
+  Captured captured_{{}, &pick, this};
+};
+
+// Where a lane keeps what others read of it.
 struct LaneMemory {
   RingShape ring;
   int32_t vocab = 0;
   int64_t hidden = 0;
+  bool on_device = false;          // where all of this lies
   float* logits = nullptr;         // [max_rows, vocab]
   DType dtype = DType::f32;        // of the two below
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
@@ -51,9 +78,8 @@ class Recorder {
   virtual ~Recorder() = default;
   virtual const LaneMemory& memory() const = 0;
   virtual Pieces forward(const RowTable* rows, bool with_logits) = 0;
-  // `filters`: for requests with min_p, top_k or top_p.
-  virtual Pieces choose(const ChooseArgs& args, bool filters) = 0;
-  virtual Piece moves(const Control* control, Moves which) = 0;
+  virtual Pieces choose(const ChooseArgs& args, ChoiceKind kind) = 0;
+  virtual Pieces moves(const Control* control, Moves which) = 0;  // of one size
 };
 
 class RecordedModel final : public Model {
@@ -79,7 +105,7 @@ class RecordedLane final : public Lane {
   const RingShape& ring_shape() const override { return memory_.ring; }
   KvRing* ring() override { return nullptr; }
   float* logits() override { return memory_.logits; }
-  void expect_rows(const int32_t* rows) override { expected_ = rows; }
+  void expect(const Expected& expected) override { expected_ = expected; }
   void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;
   void add_choose(Graph& graph, const ChooseArgs& args) override;
   void add_moves(Graph& graph, const Control* control, Moves which) override;
@@ -87,13 +113,13 @@ class RecordedLane final : public Lane {
   void read_features(int row, int32_t token, float* out) const override;
 
  private:
-  const Pieces* keep(Pieces pieces);
+  PieceSet& keep(const Pieces& pieces, const Expected& expected);
 
   std::unique_ptr<Recorder> recorder_;
   LaneMemory memory_;
   int32_t max_rows_;
-  const int32_t* expected_ = nullptr;
-  std::deque<Pieces> pieces_;  // graphs point at them
+  Expected expected_;
+  std::deque<PieceSet> pieces_;  // graphs point at them
 };
 
 }  // namespace sbrt

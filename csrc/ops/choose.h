@@ -40,6 +40,17 @@ int top_tokens(const float* logits, int vocab, const Sampling& sampling, int64_t
 // Softmax of raw logits (temperature 1) at one token.
 float raw_softmax(const float* logits, int vocab, int32_t token);
 
+// The lists of a request's shaping as arrays over the vocabulary, for choices on a device: in its memory,
+// written by the host between sequences but for the counts, which are the trunk's (Counts).
+struct DenseShaping {
+  static constexpr uint8_t kNoToken = 1, kEnds = 2;  // of `mask`
+
+  const uint8_t* mask = nullptr;    // [vocab]; null: there are none
+  const float* bias = nullptr;      // [vocab]
+  const int32_t* output = nullptr;  // [vocab] how often a token stands behind the prompt
+  const uint8_t* seen = nullptr;    // [vocab]
+};
+
 // Ops. `logits` is [max_rows, stride] f32; the first `vocab` of a row count.
 struct ChooseArgs {
   const float* logits;
@@ -50,6 +61,7 @@ struct ChooseArgs {
   ChooseScratch* scratch;  // [team]
   Choice* choice;          // [max_rows], choose_rows
   Law* law;                // [max_rows], choose_laws
+  DenseShaping dense = {};
 };
 void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row
 void choose_laws(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row

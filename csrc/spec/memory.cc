@@ -14,7 +14,7 @@ void Runtime::make_memory() {
     ranks_ = exec_->cells<uint8_t>(config_.max_model_len + kSlots, Where::device);
     control_->rank = ranks_.device();
   }
-  exec_->watch(control_);
+  exec_->watch(block_.device());
 }
 
 void Runtime::make_streams() {
@@ -28,7 +28,7 @@ void Runtime::make_streams() {
 
 // What the host wrote, for the ops of what is enqueued from here on.
 void Runtime::send_block() {
-  exec_->note("host", {{}, Parts::all()});
+  exec_->note("send_block", {{}, Parts::all()});
   exec_->upload(block_.block(), sizeof(Control));
 }
 

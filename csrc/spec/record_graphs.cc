@@ -7,9 +7,8 @@ namespace {
 
 template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args) {
-  graph.add(step.call, args, true)
-      .on_device(kernel_of(step.kernel), kRoundOpThreads)
-      .says(step.name, step.effects);
+  Graph::Node& node = graph.add(step.call, args, true).says(step.name, step.effects);
+  if (step.kernel != RoundOp::none) node.on_device(kernel_of(step.kernel), kRoundOpThreads);
 }
 
 // A lane's own ops, all of which do what `effects` says.
@@ -38,23 +37,28 @@ struct LaneOps {
 
 }  // namespace
 
+// What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
+void Runtime::expect(Lane& lane, const int32_t& rows) const {
+  lane.expect({&rows, &control_->sampling, &control_->shaping});
+}
+
 void Runtime::record_graphs() {
   Control* c = block_.device();
   Lane& lane = *target_.lane;
   const LaneArgs args{c, lane.ring(), lane.ring_shape(), target_.max_rows};
   const ChooseArgs choice{lane.logits(),          lane.vocab(), config_.vocab, &c->target_rows, c,
-                          target_.scratch.data(), c->choice,    nullptr};
+                          target_.scratch.data(), c->choice,    nullptr,       shaping_.dense()};
   const LaneOps target{lane, &c->target_rows, choice, kForwardTarget, kChooseTarget, kMovesTarget};
   if (lane.ring()) put(settle_target_, kSettleTarget, args);
   target.put_moves(settle_target_, c, Moves::path);
   put(verify_, kTargetRows, args);
   verify_.cost_by(&c->target_rows.n, &target_.cost);
-  lane.expect_rows(&target_.most.verify);
+  expect(lane, target_.most.verify);
   target.put_forward(verify_, true);
   target.put_choice(verify_);
   put(prefill_target_, kPrefillTargetRows, args);
   target.put_forward(prefill_target_, false);
-  lane.expect_rows(&target_.timed_rows);
+  expect(lane, target_.timed_rows);
   target.put_forward(target_.timed_forward, true);
   target.put_choice(target_.timed_forward);
   target_.rows = &control_->target_rows;
@@ -76,8 +80,8 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   Control* c = block_.device();
   Lane& lane = *draft_.lane;
   const LaneArgs args{c, lane.ring(), lane.ring_shape(), draft_.max_rows};
-  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows, c,
-                        draft_.scratch.data(), nullptr,      c->row_law};
+  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows,  c,
+                        draft_.scratch.data(), nullptr,      c->row_law,    shaping_.dense()};
   const LaneOps draft{lane, &c->draft_rows, laws, kForwardDraft, kChooseDraft, kMovesDraft};
   const auto put_laws = [&](Graph& graph) {
     graph.cost_by(&c->draft_rows.n, &draft_.cost);
@@ -90,20 +94,20 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   put(hang_burst_, kHangBurst, chosen);
   put(hang_burst_, kBringBurst, args);
   draft.put_moves(hang_burst_, c, Moves::burst);
-  lane.expect_rows(&draft_.most.catch_up);
+  expect(lane, draft_.most.catch_up);
   put_laws(catch_up_);
   put(catch_up_, kKeepLaws, args);
   put(plan_, kPlan, args);
-  lane.expect_rows(&draft_.most.step);
+  expect(lane, draft_.most.step);
   put_laws(step_);
   put(step_, kExtend, args);
   put(prefill_draft_, kPrefillDraftRows, args);
   draft.put_forward(prefill_draft_, false);
-  lane.expect_rows(&draft_.timed_rows);
+  expect(lane, draft_.timed_rows);
   draft.put_forward(draft_.timed_forward, true);
   draft.put_choice(draft_.timed_forward);
   draft_.rows = &control_->draft_rows;
-  lane.expect_rows(&prefill_rows_);
+  expect(lane, prefill_rows_);
   put(prefill_laws_, kPrefillDraftRows, args);
   draft.put_forward(prefill_laws_, true);
   draft.put_choice(prefill_laws_);

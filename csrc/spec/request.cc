@@ -43,6 +43,30 @@ void check_holes(const std::vector<int32_t>& holes, int32_t vocab) {
                       "vocabulary: expected a token below ", vocab, " but got holes only");
 }
 
+ShapingStore::ShapingStore(Exec& exec, int32_t vocab, std::vector<int32_t> holes)
+    : exec_(&exec),
+      vocab_(vocab),
+      token_(exec.cells<int32_t>(vocab, Where::device)),
+      output_(exec.cells<int32_t>(vocab, Where::device)),
+      seen_(exec.cells<uint8_t>(vocab, Where::device)),
+      holes_(std::move(holes)) {
+  if (!exec.is_device()) return;
+  mask_ = exec.cells<uint8_t>(vocab, Where::device);
+  dense_bias_ = exec.cells<float>(vocab, Where::device);
+}
+
+DenseShaping ShapingStore::dense() const {
+  if (!mask_.device()) return {};
+  return {mask_.device(), dense_bias_.device(), output_.device(), seen_.device()};
+}
+
+void ShapingStore::check_request(const ShapingRequest& s) const {
+  if (!mask_.device()) return;
+  for (const std::vector<int32_t>& word : s.words)
+    check<InvalidInput>(word.size() == 1, "bad_words: expected words of one token on cuda, got ",
+                        word.size());
+}
+
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
@@ -58,29 +82,63 @@ void ShapingStore::copy(const Request& r) {
 
 void ShapingStore::start(const Request& r, Control& control) {
   const ShapingRequest& s = r.shaping;
-  Counts& counts = control.counts;
-  for (int i = 0; i < counts.n; ++i) {  // of the last sequence that kept them
-    output_[counts.token[i]] = 0;
-    seen_[counts.token[i]] = 0;
-  }
-  counts = {0, token_.data(), output_.data(), seen_.data()};
+  start_counts(r, control);
   control.shaping = {};
   if (!s.active() && holes_.empty()) return;
   copy(r);
-  control.shaping = {.active = 1,
-                     .penalises = s.penalises(),
-                     .restricts = s.restricts,
-                     .repetition = s.repetition,
-                     .presence = s.presence,
-                     .frequency = s.frequency,
-                     .ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens,
-                     .holes = list_of(holes_),
-                     .ends = list_of(ends_),
-                     .allowed = list_of(allowed_),
-                     .bias = list_of(bias_),
-                     .words = list_of(words_)};
-  if (s.penalises())
+  if (mask_.device()) {
+    send_dense(s);
+  } else {
+    control.shaping = lists();
+  }
+  control.shaping.active = 1;
+  control.shaping.penalises = s.penalises();
+  control.shaping.restricts = s.restricts;
+  control.shaping.repetition = s.repetition;
+  control.shaping.presence = s.presence;
+  control.shaping.frequency = s.frequency;
+  control.shaping.ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens;
+}
+
+// The prompt's tokens, if they count; of a device's counts the host has those of the last prompt.
+void ShapingStore::start_counts(const Request& r, Control& control) {
+  Counts counts{control.counts.n, token_.host(), output_.host(), seen_.host()};
+  for (int i = 0; i < counts.n; ++i) {  // of the last sequence that kept them
+    counts.output[counts.token[i]] = 0;
+    counts.seen[counts.token[i]] = 0;
+  }
+  counts.n = 0;
+  if (r.shaping.penalises()) {
     for (const int32_t token : r.prompt) count_token(counts, token, false);
+    exec_->upload(token_.block(), counts.n * sizeof(int32_t));
+    exec_->upload(output_.block(), vocab_ * sizeof(int32_t));
+    exec_->upload(seen_.block(), vocab_);
+  }
+  control.counts = {counts.n, token_.device(), output_.device(), seen_.device()};
+}
+
+Shaping ShapingStore::lists() const {
+  Shaping shaping{};
+  shaping.holes = list_of(holes_);
+  shaping.ends = list_of(ends_);
+  shaping.allowed = list_of(allowed_);
+  shaping.bias = list_of(bias_);
+  shaping.words = list_of(words_);
+  return shaping;
+}
+
+void ShapingStore::send_dense(const ShapingRequest& s) {
+  uint8_t* mask = mask_.host();
+  std::fill_n(mask, vocab_, s.restricts ? DenseShaping::kNoToken : uint8_t{0});
+  for (const int32_t token : allowed_)
+    if (s.restricts) mask[token] = 0;
+  for (const int32_t id : holes_) mask[id] |= DenseShaping::kNoToken;
+  for (const std::vector<int32_t>& word : s.words) mask[word[0]] |= DenseShaping::kNoToken;
+  for (const int32_t token : ends_) mask[token] |= DenseShaping::kEnds;
+  std::fill_n(dense_bias_.host(), vocab_, 0.0f);
+  for (const TokenBias& b : bias_) dense_bias_.host()[b.token] += b.bias;
+  exec_->upload(mask_.block(), vocab_);
+  exec_->upload(dense_bias_.block(), vocab_ * sizeof(float));
 }
 
 }  // namespace sbrt

@@ -5,8 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/memory.h"
 #include "exec/control.h"
+#include "exec/exec.h"
+#include "ops/choose.h"
 
 namespace sbrt {
 
@@ -43,23 +44,31 @@ void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 // Throws InvalidInput unless they are ids of `vocab` logits and leave one.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
-// Owns the memory behind Control::shaping and Control::counts.
+// Owns the memory behind Control::shaping and Control::counts. A device has the lists as arrays instead.
 class ShapingStore {
  public:
   ShapingStore() = default;
   // holes: ids below `vocab` that no token has; every sequence masks them.
-  ShapingStore(int32_t vocab, std::vector<int32_t> holes)
-      : vocab_(vocab), token_(vocab), output_(vocab), seen_(vocab), holes_(std::move(holes)) {}
+  ShapingStore(Exec& exec, int32_t vocab, std::vector<int32_t> holes);
 
-  // Between sequences: fills both for a checked request.
+  // Throws InvalidInput for what a device has no op for.
+  void check_request(const ShapingRequest& shaping) const;
+  // Between sequences: fills both for a checked request; `control` is the host's copy of the block.
   void start(const Request& request, Control& control);
+  // For the device's ops; null pointers on the other bodies.
+  DenseShaping dense() const;
 
  private:
   void copy(const Request& request);
+  void start_counts(const Request& request, Control& control);
+  Shaping lists() const;
+  void send_dense(const ShapingRequest& shaping);
 
+  Exec* exec_ = nullptr;
   int32_t vocab_ = 0;
-  Buffer<int32_t> token_, output_;
-  Buffer<uint8_t> seen_;
+  Cells<int32_t> token_, output_;
+  Cells<uint8_t> seen_, mask_;  // mask_ and dense_bias_: on a device alone
+  Cells<float> dense_bias_;
   std::vector<int32_t> holes_, ends_, allowed_, words_;
   std::vector<TokenBias> bias_;
 };

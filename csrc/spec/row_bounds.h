@@ -1,5 +1,5 @@
 // How many rows the forwards of a round have at most, by its policy alone: which of a lane's graphs fits
-// is known before any outcome is (Lane::expect_rows).
+// is known before any outcome is (model/lane.h, Expected).
 #pragma once
 
 #include <algorithm>

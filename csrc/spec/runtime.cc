@@ -13,6 +13,10 @@ namespace {
 
 constexpr int64_t kReserved = 1 << 20;  // tokens of one run() without an allocation
 
+bool is_on_device(const RuntimeConfig& c) {
+  return c.body == Body::cuda || c.body == Body::dry_cuda;
+}
+
 void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64_t max_len,
                bool drafts) {
   LaneShape shape;
@@ -29,9 +33,11 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.threads = c.num_threads;
   shape.debug = c.debug;
   shape.features = !drafts && (c.hrad || c.keep_features);
+  shape.on_device = is_on_device(c);
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
-  for (int i = 0; i < c.num_threads; ++i) unit.scratch.emplace_back(model.vocab());
+  for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
+    unit.scratch.emplace_back(model.vocab());
 }
 
 // What the ops of a device do not do yet.
@@ -42,7 +48,6 @@ void check_on_device(const RuntimeConfig& c) {
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
   refuse(c.hrad || c.keep_features, "H-RAD");
-  refuse(!c.holes.empty(), "a vocabulary with holes");
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {
@@ -59,12 +64,13 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.body == Body::sim || !c.costs,
                       "costs: expected the sim body but got another");
-  if (c.body == Body::cuda) check_on_device(c);
+  if (is_on_device(c)) check_on_device(c);
 }
 
 std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
   if (c.costs) return make_virtual_exec();
   if (c.body == Body::cuda) return make_cuda_exec(c.device);
+  if (c.body == Body::dry_cuda) return make_dry_cuda_exec();
   if (c.body == Body::dry) return make_dry_exec();
   return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
 }
@@ -89,7 +95,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   if (config_.vocab == 0) config_.vocab = vocab;
   check_within("vocab", 2, vocab, config_.vocab);
   check_holes(config_.holes, config_.vocab);
-  shaping_ = ShapingStore(config_.vocab, config_.holes);
+  shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();
   record_graphs();
   make_streams();
@@ -132,8 +138,7 @@ void Runtime::check_request(const Request& r) const {
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
   check_within("top_k", 0, 1 << 30, r.sampling.top_k);
   check_shaping(r.shaping, config_.vocab);
-  check<InvalidInput>(!exec_->is_device() || !r.shaping.active(),
-                      "device: masks, bias and penalties are not on cuda yet");
+  shaping_.check_request(r.shaping);
 }
 
 void Runtime::check_policy(const Policy& p) const {
@@ -261,7 +266,7 @@ RoundShape Runtime::shape() const {
 }
 
 void Runtime::commit(int64_t round) {
-  exec_->note("host", {{Part::record}, {}});
+  exec_->note("read_record", {{Part::record}, {}});
   const Record& record = records_.host()->of(round);
   const uint32_t word = record.get(0, round);
   const uint32_t error = word >> 28;

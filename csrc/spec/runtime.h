@@ -21,8 +21,9 @@
 
 namespace sbrt {
 
-// What runs the ops. `dry` is sim with a book of all that was enqueued.
-enum class Body { cpu, sim, dry, cuda };
+// What runs the ops. `dry` is sim with a book of all that was enqueued; `dry_cuda` is that, standing in
+// for cuda.
+enum class Body { cpu, sim, dry, dry_cuda, cuda };
 
 struct RuntimeConfig {
   int64_t max_model_len = 0;   // longest trunk, tokens
@@ -60,7 +61,7 @@ struct LaneUnit {
   int width = 1;                         // members of the team when the lane runs alone
   int32_t max_rows = 0;                  // of its largest forward
   int32_t timed_rows = 0;                // of timed_forward
-  RowBounds most{};                      // of the round's forwards: Lane::expect_rows
+  RowBounds most{};                      // of the round's forwards: Expected
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
   int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
@@ -123,6 +124,7 @@ class Runtime {
   void make_scores();
   void record_graphs();
   void record_draft(const SelectArgs& chosen);
+  void expect(Lane& lane, const int32_t& rows) const;
   void prepare_graphs();
   void make_memory();
   void make_streams();

@@ -22,9 +22,10 @@ from ..triton_kernels.choose_plan import ChoosePlan
 from ..triton_kernels.control import MAX_ROWS, SLOTS, Control, RowTable, size
 from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Settle
+from ..triton_kernels.shaping import Shaping
 from . import weights as loading
 from .decoder import Decoder, Rows, attention_plan
-from .memory import budget_of, words_at
+from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, ops_named
 from .recorder import CudaRecorder, Piece, Recorder, TapeRecorder, expect_device
 from .store import LaneShape, LaneStore
@@ -179,22 +180,41 @@ class GpuLane(LaneStore):
         """Forwards over the row table at address `rows`."""
         table = words_at(rows, size(RowTable), self.device)
         if not with_logits:
-            return [self._record_forward(table, MAX_ROWS, False)]
-        return [self._record_forward(table, count, True) for count in self.sizes]
+            return [self.record_forward(table, MAX_ROWS, False)]
+        return [self.record_forward(table, count, True) for count in self.sizes]
 
     def choose(
-        self, rows: int, control: int, out: int, vocab: int, laws: bool, filters: bool
+        self,
+        rows: int,
+        control: int,
+        out: int,
+        vocab: int,
+        laws: bool,
+        filters: bool,
+        shaping: tuple[int, int, int, int] | None = None,
     ) -> list[Piece]:
-        """Choices of the rows of the last forward: Choice words, or Law words with `laws`."""
+        """Choices of the rows of the last forward: Choice words, or Law words with `laws`.
+
+        filters: of requests with min_p, top_k or top_p. shaping: of requests that shape, addresses
+        of mask, bias, counts and seen.
+        """
         table = words_at(rows, size(RowTable), self.device)
         block = words_at(control, size(Control), self.device)
+        dense = None if shaping is None else self._dense(shaping, vocab)
         pieces = []
         for count in self.sizes:
-            plan = ChoosePlan(count, vocab, laws=laws, filtered=filters)
+            plan = ChoosePlan(count, vocab, laws=laws, filtered=filters, shaped=dense is not None)
             words = words_at(out, count * plan.out_words, self.device)
-            choice = Choice(self.buffers.logits[:count, :vocab], block, table, plan, words)
+            choice = Choice(self.buffers.logits[:count, :vocab], block, table, plan, words, dense)
             pieces.append(self._record_choice(choice))
         return pieces
+
+    def _dense(self, addresses: tuple[int, int, int, int], vocab: int) -> Shaping:
+        kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
+        return Shaping(*(
+            values_at(address, vocab, kind, self.device)
+            for address, kind in zip(addresses, kinds, strict=True)
+        ))  # fmt: skip
 
     def moves(self, control: int, which: int) -> list[Piece]:
         """The moves behind a `settle`; `which` counts as Moves of csrc/model/lane.h."""
@@ -211,7 +231,8 @@ class GpuLane(LaneStore):
 
     # --- recordings ---
 
-    def _record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
+    def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
+        """One forward of up to `count` rows of a row table's words."""
         chunk = self.chunk(count) if with_logits else count
         work = self.works[chunk]
         parts = [
@@ -231,7 +252,7 @@ class GpuLane(LaneStore):
         def choose(run: Run) -> None:
             run(
                 self.ops.choose, choice.logits, choice.control, choice.table,
-                plan=choice.plan, work=work, out=out,
+                plan=choice.plan, work=work, out=out, shaping=choice.shaping,
             )  # fmt: skip
 
         return self.recorder.record(choose, choice.plan.rows)
@@ -239,13 +260,14 @@ class GpuLane(LaneStore):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a choice reads and writes: logits, block, table, words of its result."""
+    """What a choice reads and writes: logits, block, table, words of its result, lists."""
 
     logits: torch.Tensor
     control: torch.Tensor
     table: torch.Tensor
     plan: ChoosePlan
     words: torch.Tensor
+    shaping: Shaping | None
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:

@@ -110,13 +110,13 @@ def budget_of(device: torch.device, given: int | None) -> int | None:
     return int(free * 0.9)
 
 
-class _DeviceWords:
+class _DeviceBytes:
     """Memory of a CUDA device by its address, as torch takes it in."""
 
-    def __init__(self, address: int, count: int) -> None:
+    def __init__(self, address: int, size: int) -> None:
         self.__cuda_array_interface__ = {
-            "shape": (count,),
-            "typestr": "<i4",
+            "shape": (size,),
+            "typestr": "|u1",
             "data": (address, False),
             "version": 2,
         }
@@ -124,6 +124,12 @@ class _DeviceWords:
 
 def words_at(address: int, count: int, device: torch.device) -> torch.Tensor:
     """int32 [count] over memory on `device` that somebody else owns, and keeps."""
+    return values_at(address, count, torch.int32, device)
+
+
+def values_at(address: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[count] of another dtype."""
+    size = count * dtype.itemsize
     if device.type == "cuda":
-        return torch.as_tensor(_DeviceWords(address, count), device=device)
-    return torch.frombuffer((ctypes.c_int32 * count).from_address(address), dtype=torch.int32)
+        return torch.as_tensor(_DeviceBytes(address, size), device=device).view(dtype)
+    return torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=dtype)

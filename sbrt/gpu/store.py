@@ -30,6 +30,7 @@ class LaneShape:
     tail_slots: int
     debug: bool
     features: bool
+    on_device: bool = False
 
     @property
     def is_draft(self) -> bool:
@@ -48,6 +49,7 @@ class LaneStore:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
+        self.shapes = shape.on_device  # elsewhere the CPU's own ops shape rows
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
         self.slots = self.capacity + shape.branches * shape.tail_slots
@@ -106,7 +108,7 @@ class LaneStore:
             plan.add("features", "features", (most, FEATURE_LAYERS, c.hidden), dtype)
         for count, each in self.plans.items():
             _add_fields(plan, "attention", f"attention.{count}", workspace(each, "meta"))
-        choice = ChoosePlan(most, c.vocab, laws=shape.is_draft)
+        choice = ChoosePlan(most, c.vocab, laws=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
 

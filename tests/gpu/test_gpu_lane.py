@@ -1,6 +1,9 @@
 """Contract under test, on a CUDA device: a captured forward gives the bits of its ops run by
 themselves, for any later row table; a row's bits do not depend on its index or its neighbours;
-engines answer every method like plain decoding."""
+engines answer every method like plain decoding, whatever the request asks for and whichever stream
+goes first."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,8 +35,8 @@ SIZES = {
                       vocab=128_256, **LLAMA),
 }  # fmt: skip
 METHODS = (
-    "draft_model", "pearl", "specbranch", "hedge:gamma=3,F=8,tree=2,nodes=15,on_miss=continue",
-    "tree:nodes=15",
+    "draft_model", "lookup", "pearl", "specbranch", "specbranch:on_miss=serial",
+    "hedge:gamma=3,F=8,tree=2,nodes=15,on_miss=continue", "tree:nodes=15",
 )  # fmt: skip
 
 
@@ -127,17 +130,63 @@ def test_a_recording_allocates_nothing_and_keeps_pointers():
     assert scene.piece.graph != 0
 
 
-@pytest.mark.skipif(not build_info()["cuda"], reason="the core was built without CUDA")
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_every_method_answers_like_plain_decoding(temperature):
+# --- engines ---
+
+on_device = pytest.mark.skipif(not build_info()["cuda"], reason="the core was built without CUDA")
+KINDS = {
+    "greedy": SamplingParams(temperature=0),
+    "sampled": SamplingParams(temperature=0.8),
+    "filtered": SamplingParams(temperature=0.8, top_p=0.9, top_k=40, min_p=0.01),
+    "shaped": SamplingParams(
+        temperature=0.8, repetition_penalty=1.2, frequency_penalty=0.2, logit_bias={40: 2.0},
+        min_tokens=8,
+    ),
+}  # fmt: skip
+
+
+def engine(**more):
+    """Of the demo pair, for every method of METHODS."""
     config = EngineConfig(
         demo_folder("target"), device="cuda",
         speculative={"model": demo_folder("draft"), "method": "specbranch"},
     )  # fmt: skip
-    prompts = [f"# {i}\n{text}" for i in range(20) for text in BUILT_IN][:20]
-    params = [SamplingParams(temperature=temperature, seed=i, max_tokens=64) for i in range(20)]
-    with Engine(config, methods=METHODS) as engine:
-        plain = [o.outputs[0].token_ids for o in engine.generate(prompts, params, method="none")]
+    return Engine(config, methods=METHODS, **more)
+
+
+def answers(made, method, params, count, tokens):
+    """Ids of `count` answers, each with a seed of its own."""
+    prompts = [f"# {i}\n{text}" for i in range(count) for text in BUILT_IN][:count]
+    each = [replace(params, seed=i, max_tokens=tokens) for i in range(count)]
+    outputs = made.generate(prompts, each, method=method)
+    return [o.outputs[0].token_ids for o in outputs]
+
+
+@on_device
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_method_answers_like_plain_decoding(kind):
+    count, tokens = (40, 128) if kind in ("greedy", "sampled") else (10, 64)
+    with engine() as made:
+        plain = answers(made, "none", KINDS[kind], count, tokens)
+        assert any(plain)
         for method in METHODS:
-            outputs = engine.generate(prompts, params, method=method)
-            assert [o.outputs[0].token_ids for o in outputs] == plain, method
+            assert answers(made, method, KINDS[kind], count, tokens) == plain, method
+
+
+@on_device
+def test_no_method_depends_on_which_stream_goes_first():
+    found = []
+    for draft_first in (True, False):
+        with engine(draft_first=draft_first) as made:
+            found.append([answers(made, m, KINDS["sampled"], 5, 64) for m in ("none", *METHODS)])
+    assert found[0] == found[1]
+    assert all(each == found[0][0] for each in found[0])
+
+
+@on_device
+def test_two_engines_of_a_method_each_side_by_side():
+    want = None
+    with engine() as one, engine() as two:
+        for _ in range(2):
+            given = [answers(made, "pearl", KINDS["sampled"], 3, 64) for made in (one, two)]
+            want = want or given[0]
+            assert given == [want, want]

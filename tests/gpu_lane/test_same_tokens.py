@@ -9,7 +9,7 @@ from sbrt import _core
 
 GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
 TOLERANCE = 1e-5  # of the largest logit: the twins add in another order than the CPU's kernels
-TOKENS = 8
+TOKENS, MANY = 8, 24
 LONG = 34  # behind a prompt of 60 the ring of Mistral, 88 positions, wraps
 
 
@@ -62,9 +62,11 @@ def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family):
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
-def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plain, family):
+def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plays, family):
     target, _ = checkpoints[family]
-    prompt, (given, _) = tools.prompt(40), plain[family, 0.0]
+    prompt = tools.prompt(40)
+    given, _ = plays[family].answer(prompt, "none", 0.0, MANY)
+    assert len(given) == MANY
     rows = cpu_logits(target, prompt + given, tools.max_len)[len(prompt) - 1 : -1]
     different = np.flatnonzero(rows.argmax(1) != given)
     if len(different):
@@ -84,6 +86,16 @@ def test_every_method_answers_like_plain_decoding(tools, plays, plain, family, t
     assert rounds > 0
     assert 0 < accepted < drafted
     assert 0 < hits < branch_rounds
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_every_method_answers_like_plain_decoding_for_long(tools, plays, family, temperature):
+    want = plays[family].answer(tools.prompt(40), "none", temperature, MANY)
+    for method in tools.methods:
+        given = plays[family].answer(tools.prompt(40), method, temperature, MANY)
+        assert given == want, method
 
 
 @pytest.mark.parametrize("method", ["pearl", "hedge:gamma=3,F=4,tree=2,nodes=12"])

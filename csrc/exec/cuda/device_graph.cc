@@ -68,7 +68,7 @@ void DeviceGraph::add_kernels(const Graph& graph, size_t first, size_t last, cud
 }
 
 void DeviceGraph::add_captured(const Captured& captured, cudaStream_t stream) {
-  check<InvalidInput>(!captured.graphs.empty(), range_, ": expected a captured graph, got none");
+  captured.check_whole(range_.c_str());
   Part& part = parts_.emplace_back();
   part.captured = &captured;
   for (void* graph : captured.graphs) make(part, static_cast<cudaGraph_t>(graph), stream);
@@ -84,9 +84,7 @@ void DeviceGraph::make(Part& part, cudaGraph_t graph, cudaStream_t stream) {
 
 void DeviceGraph::launch(cudaStream_t stream) const {
   for (const Part& part : parts_) {
-    const size_t at = part.captured ? static_cast<size_t>(part.captured->picked()) : 0;
-    check(at < part.made.size(), range_, ": expected a graph below ", part.made.size(), ", got ",
-          at);
+    const int at = part.captured ? part.captured->picked() : 0;
     checked(cudaGraphLaunch(part.made[at].get(), stream), "cudaGraphLaunch");
   }
 }

@@ -5,7 +5,8 @@
 // it. So lanes that run beside each other take the longer of both, and lanes that wait for each
 // other the sum, whatever it took to compute them here.
 //
-// The dry body runs the same and keeps every command, for the check of exec/order.h.
+// The dry body runs the same and keeps every command, for the check of exec/order.h. As a stand-in for
+// cuda it picks captured graphs as they are launched, and a device's memory is its own.
 
 #include <algorithm>
 
@@ -16,6 +17,7 @@
 #include "exec/exec.h"
 #include "exec/failure.h"
 #include "exec/order.h"
+#include "exec/sim/own_memory.h"
 
 namespace sbrt {
 namespace {
@@ -31,12 +33,17 @@ class Keeper {
     events_.push_back(&event);
     return order.event(event.name(), event.reached());
   }
-  void keep(int stream, const Command& c) {
+  // `picked`: of the captured ops of a launch, in order.
+  void keep(int stream, const Command& c, const std::vector<int>& picked) {
     if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
     if (c.kind == Command::kRecord) order.record(stream, event(*c.event), c.value);
     if (c.kind != Command::kLaunch) return;
-    for (const Graph::Node& node : c.graph->nodes())
-      order.run(stream, node.name ? node.name : c.graph->name(), node.effects);
+    auto next = picked.begin();
+    for (const Graph::Node& node : c.graph->nodes()) {
+      const bool picks = node.captured && next != picked.end();
+      order.run(stream, node.name ? node.name : c.graph->name(), node.effects,
+                picks ? node.captured->graphs[*next++] : nullptr);
+    }
   }
 
   void watch(const Control* control) {
@@ -65,10 +72,19 @@ class Keeper {
 // What the streams share. `host`: virtual ns up to which the host knows what happened.
 struct World {
   bool timed;
-  std::unique_ptr<Keeper> book;  // of the dry body
+  std::unique_ptr<Keeper> book;    // of the dry bodies
+  std::unique_ptr<OwnMemory> own;  // of the one that stands in for a device
   int64_t host = 0;
   Failure failure;
 };
+
+// Which graphs of its captured ops a launch takes, by what the host knows now.
+std::vector<int> picks_of(const Graph& graph) {
+  std::vector<int> picked;
+  for (const Graph::Node& node : graph.nodes())
+    if (node.captured) picked.push_back(node.captured->picked());
+  return picked;
+}
 
 class SimStream final : public CommandStream {
  public:
@@ -79,6 +95,16 @@ class SimStream final : public CommandStream {
 
   const Trace& trace() override { return trace_; }
 
+  void prepare(const Graph& graph) override {
+    if (!world_.own) return;
+    for (const Graph::Node& node : graph.nodes()) {
+      check<InvalidInput>(node.runs_on_device(), "graph ", graph.name(),
+                          ": expected ops with a kernel, ", node.name ? node.name : "an op",
+                          " has none on cuda");
+      if (node.captured) node.captured->check_whole(graph.name());
+    }
+  }
+
   // Runs as far as events allow; false if it could not even start.
   bool advance() {
     return queue_.advance([this](const Enqueued& e) { return execute(e); });
@@ -87,12 +113,15 @@ class SimStream final : public CommandStream {
  private:
   struct Enqueued {
     Command command;
-    int64_t at;  // by the host's clock
+    int64_t at;               // by the host's clock
+    std::vector<int> picked;  // on a device
   };
 
   void push(const Command& command) override {
-    if (world_.book) world_.book->keep(number_, command);
-    queue_.push({command, world_.host});
+    Enqueued e{command, world_.host, {}};
+    if (world_.own && command.kind == Command::kLaunch) e.picked = picks_of(*command.graph);
+    if (world_.book) world_.book->keep(number_, command, e.picked);
+    queue_.push(std::move(e));
   }
 
   bool execute(const Enqueued& e) {
@@ -106,15 +135,18 @@ class SimStream final : public CommandStream {
       clock_ = std::max(clock_, c.event->time());
       if (world_.timed) trace_.put(c.event->name(), begin, clock_, true);
     } else if (!world_.failure.raised()) {
-      run(*c.graph);
+      run(*c.graph, e.picked);
       if (world_.timed) trace_.put(c.graph->name(), begin, clock_, false);
     }
     return true;
   }
 
-  void run(const Graph& graph) {
+  void run(const Graph& graph, const std::vector<int>& picked) {
     const std::vector<Graph::Node>& nodes = graph.nodes();
     try {
+      check(!world_.own || picks_of(graph) == picked, "graph ", graph.name(),
+            ": other captured graphs were picked at its launch than fit now");
+      const OwnMemory::Open open(world_.own.get());
       for (size_t i = 0; i < nodes.size(); ++i) {
         if (world_.timed && i == graph.cost().at) clock_ += price(graph.cost());
         if (world_.book) {
@@ -139,8 +171,12 @@ class SimStream final : public CommandStream {
 
 class SimExec final : public Exec {
  public:
-  explicit SimExec(bool timed, bool dry = false)
-      : world_{timed, dry ? std::make_unique<Keeper>() : nullptr, 0, {}} {}
+  explicit SimExec(bool timed, bool dry = false, bool own = false)
+      : world_{timed,
+               dry ? std::make_unique<Keeper>() : nullptr,
+               own ? std::make_unique<OwnMemory>() : nullptr,
+               0,
+               {}} {}
 
   // Runs all there is to run, whatever the time.
   bool reach(Event& event, int64_t value, int64_t) override {
@@ -168,7 +204,18 @@ class SimExec final : public Exec {
     if (world_.book) world_.book->watch(control);
   }
 
+  bool is_device() const override { return world_.own != nullptr; }
+  void upload(const Block& block, size_t bytes) override {
+    if (!world_.own) return;
+    const OwnMemory::Open open(world_.own.get());
+    std::memcpy(block.device, block.host, bytes);
+  }
+
  protected:
+  Block allocate(size_t bytes, Where where) override {
+    const bool apart = world_.own && where == Where::device;
+    return apart ? world_.own->allocate(bytes) : Exec::allocate(bytes, where);
+  }
   std::unique_ptr<Stream> make_stream(int, const StreamKind& kind) override {
     auto stream = std::make_unique<SimStream>(world_, kind.name);
     streams_.push_back(stream.get());
@@ -185,5 +232,6 @@ class SimExec final : public Exec {
 std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
 std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
 std::unique_ptr<Exec> make_dry_exec() { return std::make_unique<SimExec>(false, true); }
+std::unique_ptr<Exec> make_dry_cuda_exec() { return std::make_unique<SimExec>(false, true, true); }
 
 }  // namespace sbrt

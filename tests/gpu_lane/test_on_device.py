@@ -1,0 +1,302 @@
+"""Contract under test: an engine for a CUDA device, with a stand-in for the device. It answers like
+the CPU's engine over the same recordings, request by request; every launch takes the smallest graph
+that holds the method's rows, of the kind that the request asks for; nothing is unordered, and every
+wait of the streams is needed; the host reaches for nothing in the device's memory; what a device
+cannot do is refused in one sentence before a weight is read."""
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core
+from sbrt.pair import load_pair
+
+METHODS = (
+    "none", "draft_model", "lookup:gamma=6", "adaedl", "pearl", "specbranch:k_max=3",
+    "specbranch:k_max=3,on_miss=serial", "tree:gamma=3,width=4,nodes=12",
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
+)  # fmt: skip
+WAITS = {
+    "none": set(),
+    "draft_model": {"verify_done", "chain_ready"},
+    "lookup:gamma=6": set(),
+    "adaedl": {"verify_done", "chain_ready"},
+    "pearl": {"verify_done", "draft_ready"},
+    "specbranch:k_max=3": {"verify_done", "draft_ready"},
+    "specbranch:k_max=3,on_miss=serial": {"verify_done", "chain_ready", "draft_ready"},
+    "tree:gamma=3,width=4,nodes=12": {"verify_done", "chain_ready"},
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": {
+        "verify_done", "chain_ready", "draft_ready",
+    },
+}  # fmt: skip
+FENCES = ("verify_done", "chain_ready", "draft_ready", "prefilled")
+SHORT = SamplingParams(temperature=0, max_tokens=6)
+GREEDY = SamplingParams(temperature=0, max_tokens=10)
+SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=10)
+PARAMS = {
+    "greedy": GREEDY,
+    "sampled": SAMPLED,
+    "filtered": replace(SAMPLED, top_k=20, top_p=0.9, min_p=0.01),
+    "shaped": replace(
+        SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
+        logit_bias={7: 2.5, 11: -3.0}, min_tokens=6, stop_token_ids=[3, 4, 5],
+    ),
+    "shaped, greedy": replace(GREEDY, repetition_penalty=1.5, allowed_token_ids=list(range(40))),
+    "both": replace(SAMPLED, top_p=0.8, repetition_penalty=1.2, min_tokens=4),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool(request):
+    """stand_in.py, which is a program too."""
+    sys.path.insert(0, str(request.path.parent))
+    import stand_in
+
+    yield stand_in
+    sys.path.remove(str(request.path.parent))
+
+
+@pytest.fixture
+def stand_in(tool, monkeypatch):
+    return tool.StandIn(monkeypatch.setattr)
+
+
+def folders(checkpoints, family):
+    return [checkpoint.folder for checkpoint in checkpoints[family]]
+
+
+def answers(engine, prompts, asked):
+    """{(method, kind of request): tokens and reason}."""
+    found = {}
+    for method, kind in asked:
+        [out] = engine.generate(prompts[kind], PARAMS[kind], method=method)
+        [answer] = out.outputs
+        found[method, kind] = (answer.token_ids, answer.finish_reason)
+    return found
+
+
+def test_it_answers_like_the_engine_on_the_cpu(tools, tool, stand_in, checkpoints):
+    pair = folders(checkpoints, "Qwen3")
+    prompts = {kind: tools.prompt(9 + i, seed=i) for i, kind in enumerate(PARAMS)}
+    plain = [("none", kind) for kind in PARAMS]
+    asked = [(method, "both") for method in METHODS]
+    asked += [(method, kind) for method in ("none", METHODS[-1]) for kind in PARAMS]
+    with Engine(tool.config_of(pair, "cuda", max_model_len=tools.max_len), methods=METHODS) as e:
+        given = answers(e, prompts, asked)
+    config = tool.config_of(pair, "cpu", max_model_len=tools.max_len)
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Qwen3"]]
+    twins = replace(load_pair(config), target=models[0], draft=models[1])
+    with Engine(config, pair=twins) as e:
+        want = answers(e, prompts, plain)
+    assert given == {(method, kind): want["none", kind] for method, kind in given}
+    assert len({tuple(tokens) for tokens, _ in want.values()}) == len(PARAMS)
+
+
+def test_ids_that_no_token_has_never_come(tools, tool, stand_in, checkpoints):
+    config = tool.config_of(folders(checkpoints, "Qwen2"), "cuda", max_model_len=tools.max_len)
+    plain = load_pair(config)
+    with Engine(config, pair=plain) as engine:
+        [out] = engine.generate(tools.prompt(12), SAMPLED)
+    holes = tuple(sorted(set(out.outputs[0].token_ids)))
+    with Engine(config, pair=replace(plain, holes=holes)) as engine:
+        found = [engine.generate(tools.prompt(12), p)[0].outputs[0] for p in (SAMPLED, GREEDY)]
+    assert all(len(f.token_ids) == 10 and not set(f.token_ids) & set(holes) for f in found)
+
+
+def test_the_runtime_has_the_device_that_was_named(tool, stand_in, checkpoints):
+    pair = folders(checkpoints, "Llama")
+    Engine(tool.config_of(pair, "cuda:3")).close()
+    Engine(tool.config_of(pair, "cuda"), draft_first=False).close()
+    given = [kept for kept, _ in stand_in.runtimes]
+    assert [(g["device"], g["draft_first"]) for g in given] == [(3, True), (0, False)]
+    assert stand_in.devices == ["cuda:3"] * 2 + ["cuda:0"] * 2
+
+
+def test_the_default_method_is_one_that_runs_there(checkpoints):
+    spec = {"model": folders(checkpoints, "Llama")[1]}
+    assert EngineConfig("x", device="cuda", speculative=spec).method().text == "specbranch"
+    assert EngineConfig("x", device="cuda").method().text == "none"
+    assert EngineConfig("x", speculative=spec).method().text == "auto"
+
+
+# --- graphs ---
+
+# Rows of the graphs that rounds take, by lane: of verification; of catch-up and steps.
+SIZES = {
+    "none": ({16}, set()),
+    "draft_model": ({16}, {4}),
+    "pearl": ({16}, {1, 4}),
+    "specbranch:k_max=3": ({16}, {4}),
+    "tree:gamma=3,width=4,nodes=12": ({16}, {64}),
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": ({16}, {64}),
+    "lookup:gamma=20": ({32}, set()),
+}
+KINDS = ("forward", "choose")
+ASKED = {  # whether it filters, whether it shapes
+    "greedy": (False, False), "sampled": (False, False), "filtered": (True, False),
+    "shaped": (False, True), "both": (True, True),
+}  # fmt: skip
+
+
+def picked(stand_in, engine, *asked):
+    """Graphs that the launches of one answer took, in order."""
+    seen = len(stand_in.picks())
+    engine.generate(*asked)
+    return stand_in.picks()[seen:]
+
+
+@pytest.mark.parametrize("method", SIZES)
+def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
+    pair = folders(checkpoints, "Llama")
+    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
+    with Engine(config) as engine:
+        picks = picked(stand_in, engine, tools.prompt(9), SHORT)
+    run, chosen = ({(lane, said[1]) for lane, said in picks if said[0] == what} for what in KINDS)
+    assert run - chosen <= {("target", 64), ("draft", 64)}  # the prompt is fed without a choice
+    assert chosen <= run
+    for lane, sizes in zip(("target", "draft"), SIZES[method], strict=True):
+        assert {rows for name, rows in chosen if name == lane} == sizes
+
+
+def test_a_choice_is_of_the_kind_that_the_request_asks_for(tools, tool, stand_in, checkpoints):
+    pair = folders(checkpoints, "Llama")
+    config = tool.config_of(pair, "cuda", "pearl", max_model_len=tools.max_len)
+    with Engine(config) as engine:
+        for kind, (filters, shapes) in ASKED.items():
+            params = replace(PARAMS[kind], max_tokens=6)
+            picks = picked(stand_in, engine, tools.prompt(9), params)
+            kinds = {(lane, *said[2:]) for lane, said in picks if said[0] == "choose"}
+            assert kinds == {(lane, filters, shapes) for lane in ("target", "draft")}, kind
+
+
+def test_every_size_is_recorded_for_every_kind(tool, stand_in, checkpoints):
+    Engine(tool.config_of(folders(checkpoints, "Llama"), "cuda")).close()
+    for capture in stand_in.captures:
+        made = Counter(map(capture.said, capture.tapes))
+        for rows in capture.lane.sizes:
+            assert made["forward", rows] > 0
+            for filters in (False, True):
+                for shapes in (False, True):
+                    assert made["choose", rows, filters, shapes] > 0
+
+
+# --- order ---
+
+
+# The host reads record r beside the writer of record r + 1: they lie in a ring of eight.
+RECORDS = "record: nothing orders host's read_record and target's hang_chain"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_unordered_and_every_wait_is_needed(tools, tool, stand_in, checkpoints, method):
+    pair = folders(checkpoints, "Llama")
+    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
+    with Engine(config) as engine:
+        engine.generate([tools.prompt(70), tools.prompt(9)], [SHORT, PARAMS["both"]])
+        order = stand_in.runtimes[-1][1].order
+    assert len(order) > 100
+    ahead = rounds_ahead(order)
+    assert ahead <= 1
+    assert order.conflicts() == [RECORDS] * ahead
+    for fence in FENCES:
+        found = [said for said in order.conflicts(without=[fence]) if said != RECORDS]
+        kept_by_host = fence == "verify_done" and not ahead
+        assert bool(found) == (fence in WAITS[method] and not kept_by_host), (fence, found[:3])
+    target, draft = (set(order.written_by(stream)) for stream in (1, 2))
+    assert target & draft <= {"chain", "rank"}
+
+
+def rounds_ahead(order):
+    """Most rounds that were enqueued before the host had seen the end of those before them."""
+    recorded = seen = most = 0
+    for op in order.ops():
+        if op[1:3] == ("record", "verify_done"):
+            recorded = op[3]
+            most = max(most, recorded - seen)
+        elif op[:3] == ("host", "wait", "verify_done"):
+            seen = op[3]
+    return most - 1
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize(
+    ("what", "code"), [("run", 0), ("block", -11), ("arena", -11)], ids=["run", "block", "arena"]
+)
+def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code):
+    """`block` and `arena` do, to see that nobody survives it."""
+    small = {"hidden_size": 64, "num_hidden_layers": 1}  # whole pages of everything
+    for name, noise in (("t", 0.0), ("d", 0.03)):
+        tools.write(tmp_path / name, noise=noise, **small)
+    program = Path(__file__).with_name("stand_in.py")
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, what], capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert (done.stdout.strip() == "ended") == (code == 0)
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("auto", "one of the presets"),
+        ("pearl:acceptance=rejection", "acceptance coupled"),
+        ("specbranch:hrad=demo", "hrad off"),
+    ],
+)
+def test_a_method_that_is_not_there(tools, tool, stand_in, checkpoints, method, expected):
+    pair = folders(checkpoints, "Llama")
+    said = rf"^method {method}: expected {expected}.* on cuda, where this is not built yet$"
+    with pytest.raises(InvalidInputError, match=said):
+        tool.config_of(pair, "cuda", method=method)
+    if "hrad" not in method:
+        with pytest.raises(InvalidInputError, match=said):
+            Engine(tool.config_of(pair, "cuda"), methods=[method])
+        with (
+            Engine(tool.config_of(pair, "cuda")) as engine,
+            pytest.raises(InvalidInputError, match=said),
+        ):
+            engine.add_request("r", tools.prompt(5), SAMPLED, method=method)
+
+
+def test_what_else_is_not_there_is_refused(tool, stand_in, checkpoints):
+    config = tool.config_of(folders(checkpoints, "Llama"), "cuda")
+    with pytest.raises(InvalidInputError, match=r"^device cuda: expected keep_features off$"):
+        Engine(config, keep_features=True)
+    with pytest.raises(InvalidInputError, match=r"^device cuda: expected the clock"):
+        Engine(config, costs=object())
+    with pytest.raises(InvalidInputError, match=r"a target on cuda: not built yet$"):
+        EngineConfig("x", device="cuda", speculative={"model": "y", "device": "cpu"})
+    assert not stand_in.devices  # no weight was read
+
+
+def test_words_of_several_tokens_are_refused(tool, stand_in):
+    from sbrt.demo_pair import demo_folder
+
+    with Engine(EngineConfig(demo_folder("target"), device="cuda", num_threads=2)) as engine:
+        with pytest.raises(InvalidInputError, match=r"^bad_words: expected words of one token"):
+            engine.add_request("a", "import os", SamplingParams(bad_words=["quicksort_of_all"]))
+        params = SamplingParams(temperature=0, max_tokens=4, bad_words=["("])
+        [out] = engine.generate("print", params)
+        assert "(" not in out.outputs[0].text.replace("((", "")
+
+
+def test_recordings_for_the_cpu_are_refused_on_a_device(tools, checkpoints):
+    model = tools.recorded(checkpoints["Llama"][0])
+    with pytest.raises(_core.EngineError, match="expected pieces recorded for a device"):
+        _core.Runtime(model, None, max_model_len=100, body="dry_cuda")
+
+
+def test_a_lane_without_a_form_for_a_device_is_refused():
+    said = "^graph settle: expected ops with a kernel, .* none on cuda$"
+    with pytest.raises(InvalidInputError, match=said):
+        _core.Runtime(_core.Toy(vocab=32), None, max_model_len=100, body="dry_cuda")
