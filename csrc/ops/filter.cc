@@ -37,11 +37,7 @@ class Filter {
     const int k = s_.top_k > 0 && s_.top_k < vocab_ ? s_.top_k : vocab_;
     if (k == vocab_ && s_.min_p <= 0) return s_.top_p < 1 ? nucleus_of_all() : reaching(kLowest);
     const float least = s_.min_p > 0 ? bar_of(s_.min_p, most_, s_.temperature) : kLowest;
-    const float bar = std::max(least, bar_of_top(k));
-    int n = reaching(bar);
-    // exp32 does not rise to the last bit: min_p may take one that reaches the bar, and leave one below.
-    if (n < k && bar > least) n = reaching(least);
-    n = top(n, k);
+    const int n = top(reaching(std::max(least, bar_of_top(k))), k);
     return s_.top_p < 1 ? nucleus(n) : n;
   }
 

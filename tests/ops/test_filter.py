@@ -1,11 +1,14 @@
 """Contract under test: min_p, top_k and top_p leave exactly the ids that the plain reference
 leaves, on every instruction set, however a row lies to the bars by which most is passed over."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from sbrt import _core, reference
 from sbrt.reference.law import filtered
+from sbrt.reference.toy import exp32
 
 ISAS = _core.instruction_sets()
 SIZES = (1, 2, 15, 16, 17, 63, 64, 65, 129, 257, 1000, 4096, 4099)
@@ -126,6 +129,41 @@ def test_a_sum_that_is_just_enough(n):
             if p < 1:
                 check(row, {"temperature": 1.0, "top_p": float(p)})
                 check(row, {"temperature": 1.0, "top_p": float(p), "min_p": 0.5})
+
+
+def weight_of(v):
+    return Fraction(float(exp32(np.array([v], np.float32))[0]))
+
+
+def filled(rng, n):
+    """A row of 1 and of weights whose true sum is 1, up to far below a double's last bit."""
+    x = rng.uniform(-25, -9, size=n).astype(np.float32)
+    left = Fraction(1) - sum(Fraction(float(w)) for w in exp32(x))
+    while left > Fraction(2) ** -80:
+        v = np.float32(np.log(float(left)))
+        while weight_of(v) > left:
+            v = np.nextafter(v, np.float32(-99))
+        x = np.append(x, v)
+        left -= weight_of(v)
+    return np.append(x, np.float32(0))
+
+
+def test_where_the_order_of_a_sum_decides_it_is_the_rules_own():
+    """Half of the sum is 1, the first weight, but for roundings: one token or two."""
+    rng, kept = np.random.default_rng(3), set()
+    for _ in range(60):
+        row = rng.permutation(filled(rng, 2000))
+        check(row, {"temperature": 1.0, "top_p": 0.5})
+        kept.add(len(by_reference(row, {"temperature": 1.0, "top_p": 0.5})))
+    assert kept == {1, 2}
+
+
+def test_a_greater_logit_never_weighs_less():
+    """On all floats from -87 to -2^-25: what min_p leaves is the first of the row, in any order."""
+    step, sign = 1 << 22, np.uint32(1 << 31)
+    for first in range(0x33000000, 0x42AE0000, step):
+        weight = exp32((np.arange(first, first + step + 1, dtype=np.uint32) | sign).view("f4"))
+        assert (weight[1:] <= weight[:-1]).all(), hex(first)
 
 
 def test_ties_at_the_cut_go_to_the_lowest_ids():
