@@ -135,27 +135,28 @@ def weight_of(v):
     return Fraction(float(exp32(np.array([v], np.float32))[0]))
 
 
-def filled(rng, n):
-    """A row of 1 and of weights whose true sum is 1, up to far below a double's last bit."""
+def filled(rng, n, ones):
+    """Weights of 1, and others whose true sum is as much, up to far below a double's last bit."""
     x = rng.uniform(-25, -9, size=n).astype(np.float32)
-    left = Fraction(1) - sum(Fraction(float(w)) for w in exp32(x))
+    left = Fraction(ones) - sum(Fraction(float(w)) for w in exp32(x))
     while left > Fraction(2) ** -80:
-        v = np.float32(np.log(float(left)))
+        v = np.float32(min(np.log(float(left)), -1 - rng.random()))
         while weight_of(v) > left:
             v = np.nextafter(v, np.float32(-99))
         x = np.append(x, v)
         left -= weight_of(v)
-    return np.append(x, np.float32(0))
+    return np.append(x, np.zeros(ones, np.float32))
 
 
-def test_where_the_order_of_a_sum_decides_it_is_the_rules_own():
-    """Half of the sum is 1, the first weight, but for roundings: one token or two."""
+@pytest.mark.parametrize("ones", [1, 70])
+def test_where_the_order_of_a_sum_decides_it_is_the_rules_own(ones):
+    """Half of the sum are the weights of 1, but for roundings: these alone, or one more."""
     rng, kept = np.random.default_rng(3), set()
     for _ in range(60):
-        row = rng.permutation(filled(rng, 2000))
+        row = rng.permutation(filled(rng, 2000, ones))
         check(row, {"temperature": 1.0, "top_p": 0.5})
         kept.add(len(by_reference(row, {"temperature": 1.0, "top_p": 0.5})))
-    assert kept == {1, 2}
+    assert kept == {ones, ones + 1}
 
 
 def test_a_greater_logit_never_weighs_less():
