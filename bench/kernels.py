@@ -1,6 +1,7 @@
 """`python -m bench.kernels`: every op of a forward, where it stands, beside the machine's roofs.
 
     python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8 --rows 1,8 --threads 2 --json
+    python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/choosing.py)
 
 Roofs are measured in the same run by the same team: reading memory (256 MB), reading as many bytes
 as the checkpoint's weights again and again, reading what lies in a core's cache, fma in registers.
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import choosing
 from bench.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError, flags
 from sbrt._core import Decoder, KernelBench, Roofs
@@ -177,6 +179,10 @@ def _main(argv: Sequence[str] | None) -> int:
     if device.device == "cuda":
         return _on_gpu(rest)
     args = _parser().parse_args(given)
+    if args.choose:
+        lines = choosing.measured(args, _rows_of(args))
+        _put(lines, choosing.table(lines), args.json)
+        return 0
     cases = _cases(args)
     bar = Progress("measuring")
     try:
@@ -211,14 +217,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--isa", default="auto", help="instruction set (default: the best of this machine)")
     add("--repeats", type=int, default=7, metavar="N", help="bursts (default: %(default)s)")
+    add("--choose", action="store_true", help="the sampling pass by itself, by law")
+    add("--vocab", default=choosing.VOCABS, metavar="N,N", help="of --choose: %(default)s")
     flags.add_json_flag(parser)
     return parser
 
 
-def _cases(args: argparse.Namespace) -> list[Case]:
-    rows = [_row_count(text) for text in args.rows.split(",")]
+def _rows_of(args: argparse.Namespace) -> list[int]:
     if args.repeats < 1:
         raise InvalidInputError(f"--repeats: expected at least 1, got {args.repeats}")
+    return [_row_count(text) for text in args.rows.split(",")]
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    rows = _rows_of(args)
     cases = []
     for name in args.checkpoints.split(","):
         for dtype in args.dtypes.split(","):
@@ -242,13 +254,17 @@ def _row_count(text: str) -> int:
 
 def _write(cases: Sequence[Case], to: str | None) -> None:
     lines = [line for case in cases for line in case.lines()]
+    _put(lines, "".join(f"{_table(case)}\n\n" for case in cases), to)
+
+
+def _put(lines: list[dict[str, Any]], tables: str, to: str | None) -> None:
+    """JSON to a file or, "-", to stdout instead of the tables."""
     if to == "-":
         print(json.dumps(lines, indent=1))
         return
     if to is not None:
         Path(to).write_text(json.dumps(lines, indent=1))
-    for case in cases:
-        print(_table(case), end="\n\n")
+    print(tables)
 
 
 def _table(case: Case) -> str:

@@ -468,6 +468,13 @@ class KernelBench:
         each forward, the meeting behind the op included). Raises InvalidInputError.
         """
 
+class ChooseBench:
+    """Times the choice of given rows of logits [rows, vocab] by itself."""
+
+    def __init__(self, logits: NDArray[float32], threads: int) -> None: ...
+    def run(self, sampling: Sampling, width: int, times: int) -> tuple[list[int], list[int]]:
+        """Nanoseconds of each of `times` choices by `width` threads, and the rows' tokens."""
+
 class Roofs:
     """What a team of this machine can read and compute at most, by an instruction set."""
 

@@ -35,8 +35,8 @@ class Programs:
     reported = 66  # exit code of a run with a report (`reporting`)
     # What rounds on the toy lane are linked of.
     rounds = (
-        *("core", "exec", "ring", "spec", "model/toy.cc", "ops/choose.cc", "ops/shaping.cc"),
-        *("ops/matmul.cc", "ops/kernels.cc", "ops/kernels_portable.cc"),
+        *("core", "exec", "ring", "spec", "model/toy.cc", "ops/choose.cc", "ops/filter.cc"),
+        *("ops/shaping.cc", "ops/matmul.cc", "ops/kernels.cc", "ops/kernels_portable.cc"),
         *(f"ops/kernels{part}.cc" for part in (*ISA_FLAGS, "_neon")),  # empty elsewhere
     )
     longest = 900  # seconds of a run: one that hangs must not hang the tests

@@ -221,9 +221,10 @@ def choose(
              the position behind a row's
     out      int32 [rows, plan.out_words], contiguous, written: a view of the block's `choice` or
              `row_law` will do
-    shaping  dense lists, if plan.shaped
+    shaping  dense lists, if plan.shaped; a captured choice reads these very tensors
 
-    Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it filters.
+    Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it has bad
+    words, one more if it filters.
     Raises ValueError on tensors that cannot be.
     """
     _check(logits, control, table, plan, out, shaping)

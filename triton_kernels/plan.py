@@ -73,8 +73,12 @@ class AttentionPlan:
 
     @property
     def block_m(self) -> int:
-        """Queries of a tile, heads and rows together: a KV head's keys are read once for them."""
-        return min(64, max(16, triton.next_power_of_2(self.rows * self.group)))
+        """Queries of a tile, heads and rows together: a KV head's keys are read once for them. As
+        many as the registers hold: half of them where a head is wide, or its products are not of
+        tensor cores."""
+        half = self.dtype.itemsize == 2 and self.head_dim <= 128
+        most = max(64 if half else 32, triton.next_power_of_2(self.group))
+        return min(most, max(16, triton.next_power_of_2(self.rows * self.group)))
 
     @property
     def tile_rows(self) -> int:
@@ -124,7 +128,8 @@ class AttentionPlan:
         """Of a program, for sm_80, 90, 100, ...: as few as hold it without spills."""
         if self.block_m * self.head_dim <= 32 * 64:
             return 4
-        return 4 if architecture // 10 == 9 and self.head_dim * self.dtype.itemsize <= 256 else 8
+        is_half = self.dtype.itemsize == 2
+        return 4 if architecture // 10 == 9 and is_half and self.head_dim <= 128 else 8
 
     def grid(self, device: torch.device) -> int:
         """Programs of a launch."""

@@ -1,12 +1,13 @@
 """What a request does to a row of logits before its temperature: mask, bias, penalties.
 
 The public op is `shape_logits`, its plain-torch twin `shape_logits_torch`. Order and formulas are
-those of csrc/ops/shaping.h; lists of tokens are dense here, a value a token. Bad words are not
-here: a request that has them cannot be served by this op.
+those of csrc/ops/shaping.h; lists of tokens are dense here, a value a token. Bad words are masked
+last, by a launch of their own: nothing that comes after a mask brings a token back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,7 @@ from .words import (
 )
 
 NO_TOKEN, ENDS = 1, 2  # bits of Shaping.mask
+WORDS = 32  # bad words of a program
 _SHAPING = offset(Control, "shaping")
 _PENALISES = tl.constexpr(_SHAPING + 1)
 _REPETITION = tl.constexpr(_SHAPING + 3)
@@ -60,12 +62,36 @@ class Shaping:
     bias    float32  logit_bias
     counts  int32    how often a token stands behind the prompt, in the trunk
     seen    uint8    1: somewhere in the trunk
+
+    Not over the vocabulary, and None without bad words:
+
+    words   int32 [words, tokens]  as `dense_words` makes them
+    trunk   int32 [positions]      the trunk's tokens, those up to the head are read
     """
 
     mask: torch.Tensor
     bias: torch.Tensor
     counts: torch.Tensor
     seen: torch.Tensor
+    words: torch.Tensor | None = None
+    trunk: torch.Tensor | None = None
+
+
+def dense_words(words: Sequence[Sequence[int]], room: tuple[int, int]) -> torch.Tensor:
+    """Bad words as int32 of shape `room`, (words, tokens): each at the end of its row, behind -1.
+
+    Raises ValueError if there are more, or longer ones, and on a word of no token.
+    """
+    longest = max(map(len, words), default=1)
+    if len(words) > room[0] or longest > room[1] or not all(words):
+        raise ValueError(
+            f"words: expected at most {room[0]} of 1 to {room[1]} tokens but got {len(words)}, the "
+            f"longest of {longest}, the shortest of {min(map(len, words), default=0)}"
+        )
+    dense = torch.full(room, -1, dtype=torch.int32)
+    for row, word in zip(dense, words, strict=False):
+        row[room[1] - len(word) :] = torch.tensor(word, dtype=torch.int32)
+    return dense
 
 
 @triton.jit
@@ -141,6 +167,66 @@ def _shape_kernel(
     tl.store(Out + i_row * out_stride + o, x, mask=m)
 
 
+@triton.jit
+def _still_like(match, Words, o_word, n_words, longest, back, token):
+    """Of words that may end a row: those whose `back`-th token before the last is `token`, too."""
+    inside = (o_word < n_words) & (back < longest)
+    expected = tl.load(Words + o_word * longest + longest - 1 - back, mask=inside, other=-1)
+    return match & ((expected < 0) | (expected == token))
+
+
+@triton.jit
+def _ban_kernel(
+    Block,  # [words] the control block
+    Table,  # [words] RowTable
+    Words,  # [n_words, longest] dense_words
+    Trunk,  # [positions]
+    Out,  # [rows, vocab] float32: the last tokens of words that the rows begin become -inf
+    out_stride,
+    first_row,
+    n_words,
+    longest,
+    positions,
+    WORDS: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    """One program per row and WORDS words, which walks from the row back to the trunk."""
+    i_row = tl.program_id(0).to(tl.int64)
+    if first_row + i_row >= tl.load(Table + TABLE_N):
+        return
+    o_word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
+    p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
+    head = load_int64(Block + _HEAD, True)
+    root = (head - load_int64(Table, True)).to(tl.int32)
+    hung = tl.load(Block + _CHAIN_SIZE)
+    chain_low = load_unsigned(p_row + ROW_CHAIN, True)
+    chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
+    tail_low = load_unsigned(p_row + ROW_TAIL, True)
+    tail_high = load_unsigned(p_row + ROW_TAIL + 1, True)
+    p_tail = Block + _BRANCH_TOKEN + tl.maximum(tl.load(p_row + ROW_BRANCH), 0) * _BRANCH_WORDS
+    match = o_word < n_words
+    back = 1
+    for i in range(0, SLOTS):
+        bit = SLOTS - 1 - i
+        if has_bit(tail_low, tail_high, bit + tl.zeros((), tl.int32)) != 0:
+            token = tl.load(p_tail + bit)
+            match = _still_like(match, Words, o_word, n_words, longest, back, token)
+            back += 1
+    for i in range(0, SLOTS - 1 - root):
+        node = SLOTS - 1 - root - i
+        if has_bit(chain_low, chain_high, root + node + tl.zeros((), tl.int32)) != 0:
+            token = tl.load(Block + tl.where(node <= hung, _CHAIN_TOKEN, _BRANCH_TOKEN) + node)
+            match = _still_like(match, Words, o_word, n_words, longest, back, token)
+            back += 1
+    for of_trunk in range(0, longest - back):
+        at = head - of_trunk
+        token = tl.load(Trunk + at, mask=(at >= 0) & (at < positions), other=-2)
+        match = _still_like(match, Words, o_word, n_words, longest, back + of_trunk, token)
+    last = tl.load(Words + o_word * longest + longest - 1, mask=match, other=-1)
+    p_out = Out + i_row * out_stride + tl.maximum(last, 0)
+    tl.store(p_out, float("-inf"), mask=match & (last >= 0))
+
+
 def shape_logits(
     logits: torch.Tensor,
     control: torch.Tensor,
@@ -169,6 +255,16 @@ def shape_logits(
         num_warps=4,
         enable_fp_fusion=False,
     )
+    if shaping.words is not None and shaping.trunk is not None:
+        n_words, longest = shaping.words.shape
+        _ban_kernel[(rows, triton.cdiv(n_words, WORDS))](
+            *(control, table, shaping.words, shaping.trunk, out, out.stride(0)),
+            *(first_row, n_words, longest, len(shaping.trunk)),
+            WORDS=WORDS,
+            SLOTS=SLOTS,
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
     return out
 
 
@@ -190,8 +286,24 @@ def shape_logits_torch(
         if row.position + 1 < c.shaping.ends_from:
             masked |= (shaping.mask & ENDS).bool()
         x = logits[i].float().masked_fill(masked, float("-inf")) + shaping.bias
-        out[i] = _penalised(x, c, _path(c, given.head, row), shaping) if c.shaping.penalises else x
+        path = _path(c, given.head, row)
+        out[i] = _penalised(x, c, path, shaping) if c.shaping.penalises else x
+        out[i, _banned(c.head, path, shaping)] = float("-inf")
     return out
+
+
+def _banned(head: int, path: list[int], shaping: Shaping) -> list[int]:
+    """Last tokens of the bad words whose beginning the tokens so far end with."""
+    if shaping.words is None or shaping.trunk is None:
+        return []
+    before = shaping.words.shape[1] - 1
+    tokens = shaping.trunk[max(0, head + 1 - before) : head + 1].tolist() + path
+    words = ([t for t in word if t >= 0] for word in shaping.words.tolist())
+    return [
+        word[-1]
+        for word in words
+        if word and tokens[max(0, len(tokens) - len(word) + 1) :] == word[:-1]
+    ]
 
 
 def _path(c: Control, table_head: int, row: Row) -> list[int]:
@@ -234,5 +346,16 @@ def _check(
         if given.dtype != kind or tuple(given.shape) != (logits.shape[1],):
             raise ValueError(
                 f"{name}: expected {kind} ({logits.shape[1]},) but got {given.dtype} "
+                f"{tuple(given.shape)}"
+            )
+    if (shaping.words is None) != (shaping.trunk is None):
+        raise ValueError("words: expected them with the trunk, or neither")
+    for name, dims in (("words", 2), ("trunk", 1)):
+        given = getattr(shaping, name)
+        if given is None:
+            continue
+        if given.dtype != torch.int32 or given.dim() != dims or not given.is_contiguous():
+            raise ValueError(
+                f"{name}: expected contiguous int32 of {dims} dimensions but got {given.dtype} "
                 f"{tuple(given.shape)}"
             )

@@ -170,6 +170,55 @@ class KernelBench {
   std::unique_ptr<Runner> runner_;  // last: its threads end before what they read
 };
 
+// Times the choice of given rows by itself.
+class ChooseBench {
+ public:
+  // logits [rows, vocab].
+  ChooseBench(const py::array_t<float, py::array::c_style | py::array::forcecast>& logits,
+              int32_t threads)
+      : logits_(logits.size()), block_(1), choices_(kMaxRows), runner_(threads) {
+    check_equal("bench: dimensions of logits", 2, logits.ndim());
+    check_within("bench: rows", py::ssize_t{1}, py::ssize_t{kMaxRows}, logits.shape(0));
+    std::copy_n(logits.data(), logits.size(), logits_.data());
+    const int vocab = static_cast<int>(logits.shape(1));
+    for (int i = 0; i < threads; ++i) scratch_.emplace_back(vocab);
+    RowTable& rows = block_[0].target_rows;
+    rows.n = static_cast<int32_t>(logits.shape(0));
+    for (int i = 0; i < rows.n; ++i)
+      rows.row[i] = {i, 0, -1, -1, i, Mask::upto(i + 1), Mask::none()};
+    choose_.add(choose_rows, ChooseArgs{logits_.data(), vocab, vocab, &rows, block_.data(),
+                                        scratch_.data(), choices_.data(), nullptr});
+    timed_.add(stamped, StampedArgs{choose_.nodes().data(), at_.data()});
+    timed_.add(stamped, StampedArgs{nullptr, at_.data() + 1}, true);
+    timed_.add(collect, CollectArgs{&at_, &ns_}, true);
+  }
+
+  // Nanoseconds of each of `times` choices, and the tokens.
+  std::pair<std::vector<int64_t>, std::vector<int32_t>> run(const Sampling& law, int width,
+                                                            int times) {
+    block_[0].sampling = law;
+    ns_[0].clear();
+    ns_[0].reserve(times);
+    {
+      const py::gil_scoped_release nogil;
+      runner_.run(timed_, width, times);
+    }
+    std::vector<int32_t> tokens(block_[0].target_rows.n);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = choices_[i].token;
+    return {ns_[0], tokens};
+  }
+
+ private:
+  Buffer<float> logits_;
+  Buffer<Control> block_;
+  Buffer<Choice> choices_;
+  std::vector<ChooseScratch> scratch_;
+  Graph choose_{"bench.choose"}, timed_{"bench.timed"};
+  Buffer<int64_t> at_{2};
+  std::vector<std::vector<int64_t>> ns_{1};
+  Runner runner_;  // last: its threads end before what they read
+};
+
 struct RoofArgs {
   const Kernels* kernels;
   const float* x;
@@ -247,6 +296,11 @@ void bind_kernel_bench(py::module_& m) {
            py::arg("max_len"), py::arg("max_rows"), py::arg("threads"))
       .def("run", &KernelBench::run, py::arg("head"), py::arg("rows"), py::arg("width"),
            py::arg("times"), py::arg("temperature") = 0.0f);
+  py::class_<ChooseBench>(m, "ChooseBench", "Times the choice of given rows by itself.")
+      .def(
+          py::init<const py::array_t<float, py::array::c_style | py::array::forcecast>&, int32_t>(),
+          py::arg("logits"), py::arg("threads"))
+      .def("run", &ChooseBench::run, py::arg("sampling"), py::arg("width"), py::arg("times"));
   py::class_<Roofs>(m, "Roofs", "What a team of this machine can read and compute at most.")
       .def(py::init<int, const std::string&>(), py::arg("threads"), py::arg("isa") = "auto")
       .def("read", &Roofs::read, py::arg("bytes"), py::arg("times") = 5)

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "bind/bind.h"
 #include "core/check.h"
@@ -169,6 +171,20 @@ py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Flo
   return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);
 }
 
+// Ids that min_p, top_k and top_p leave of a row [vocab], ascending.
+std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& law,
+                                  const std::string& isa) {
+  const int vocab = static_cast<int>(logits.size());
+  const Kernels& kernels = kernels_named(isa);
+  bool bad;
+  const float most = kernels.largest(logits.data(), vocab, &bad);
+  check(!bad && most > -std::numeric_limits<float>::infinity(),
+        "filter: expected a finite maximum");
+  FilterScratch scratch(vocab);
+  const int n = filter(kernels, logits.data(), vocab, most, law, scratch);
+  return {scratch.ids.data(), scratch.ids.data() + n};
+}
+
 Floats norm_probe(const Floats& x, const Floats& weight, float eps) {
   Floats y({x.shape(0), x.shape(1)});
   for (int64_t i = 0; i < x.shape(0); ++i)
@@ -245,6 +261,7 @@ void bind_ops_probe(py::module_& m) {
         py::arg("sizes"), py::arg("what"), py::arg("debug"));
   m.def("choose_probe", &choose_probe, py::arg("control"), py::arg("table"), py::arg("logits"),
         py::arg("laws"));
+  m.def("filter_probe", &filter_probe, py::arg("logits"), py::arg("sampling"), py::arg("isa"));
   m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));
   m.def("gate_probe", &gate_probe, py::arg("x"));
 }

@@ -52,47 +52,6 @@ bool is_filtered(const Sampling& s, int vocab) {
   return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < vocab);
 }
 
-struct ByLogit {
-  const float* logits;
-  bool operator()(int32_t a, int32_t b) const {
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-  }
-};
-
-// The ids that min_p, top_k and top_p leave, in scratch.ids; returns their number.
-int filter(const float* logits, int vocab, float most, const Sampling& s, ChooseScratch& scratch) {
-  int32_t* ids = scratch.ids.data();
-  float* weight = scratch.weight.data();
-  int kept = 0;
-  for (int i = 0; i < vocab; ++i) {
-    weight[i] = exp32((logits[i] - most) / s.temperature);
-    if (logits[i] > -kInfinity && weight[i] >= s.min_p) ids[kept++] = i;
-  }
-  const ByLogit before{logits};
-  if (s.top_k > 0 && s.top_k < kept) {
-    std::nth_element(ids, ids + s.top_k, ids + kept, before);
-    kept = s.top_k;
-  }
-  if (s.top_p >= 1) return kept;
-  // The normaliser is summed by ascending id, the prefix by descending logit.
-  std::sort(ids, ids + kept);
-  double total = 0;
-  for (int i = 0; i < kept; ++i) total += weight[ids[i]];
-  const double enough = static_cast<double>(s.top_p) * total;
-  double sum = 0;
-  int sorted = 0, i = 0;
-  for (; i < kept; ++i) {
-    if (i == sorted) {  // sort lazily: the prefix is short where the law is sharp
-      const int end = std::min(kept, sorted == 0 ? 64 : sorted * 4);
-      std::partial_sort(ids + sorted, ids + end, ids + kept, before);
-      sorted = end;
-    }
-    sum += weight[ids[i]];
-    if (sum >= enough) return i + 1;
-  }
-  return kept;
-}
-
 // Offers token `id` with its noise, unless even the bound of the noise cannot bring it in.
 struct NoisyOffer {
   const float* logits;
@@ -156,9 +115,11 @@ void find_best(const float* logits, int vocab, const Sampling& s, const Noise& n
   if (error != kFine) return;
   if (s.temperature == 0) return greedy_best(logits, vocab, most, best);
   NoisyOffer offer{.logits = logits, .s = s, .noise = noise, .best = best};
-  scratch.kept = is_filtered(s, vocab) ? filter(logits, vocab, most, s, scratch) : -1;
+  scratch.kept = -1;
+  if (is_filtered(s, vocab))
+    scratch.kept = filter(vectors(), logits, vocab, most, s, scratch.filter);
   if (scratch.kept < 0) return noisy_best(vocab, most, offer);
-  for (int i = 0; i < scratch.kept; ++i) offer(scratch.ids[i]);
+  for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
 // The whole law of a row that find_best has just seen.
@@ -167,7 +128,7 @@ void keep_scores(const float* logits, int vocab, const Sampling& s, const Choose
   std::fill_n(scores, vocab, -kInfinity);
   const auto keep = [&](int32_t id) { scores[id] = logits[id] / s.temperature; };
   if (scratch.kept >= 0) {
-    std::for_each_n(scratch.ids.data(), scratch.kept, keep);
+    std::for_each_n(scratch.filter.ids.data(), scratch.kept, keep);
   } else {
     for (int i = 0; i < vocab; ++i)
       if (logits[i] > -kInfinity) keep(i);

@@ -18,16 +18,17 @@
 #include "core/memory.h"
 #include "exec/control.h"
 #include "exec/exec.h"
+#include "ops/filter.h"
 #include "ops/shaping.h"
 
 namespace sbrt {
 
 // Working memory of one team member.
 struct ChooseScratch {
-  explicit ChooseScratch(int vocab = 0) : ids(vocab), weight(vocab), shaping(vocab) {}
-  Buffer<int32_t> ids;   // [vocab]
-  Buffer<float> weight;  // [vocab] exp32((logit - max) / temperature)
-  int kept = -1;  // of `ids` the first so many are what the filters left; -1: nothing was filtered
+  explicit ChooseScratch(int vocab = 0) : filter(vocab), shaping(vocab) {}
+  FilterScratch filter;
+  int kept =
+      -1;  // of its ids the first so many are what the filters left; -1: nothing was filtered
   ShapingScratch shaping;
 };
 

@@ -92,6 +92,13 @@ struct Kernels {
   // for one that does. Up to 64 of n tokens; from is a multiple of 64.
   uint64_t (*may_reach)(const float* x, int64_t from, int64_t n, const NoiseBlock& noise,
                         double bar);
+  // ids of x >= bar, ascending; returns their number. ids has room for n.
+  int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
+  // out[16 p + j] = the greatest of column j of the p-th of `parts` parts of `length` x 16 floats.
+  void (*maxima)(const float* x, int64_t parts, int64_t length, float* out);
+  // out[i] = exp32((x[i] - most) / temperature), which may be x, or null; returns their sum in double,
+  // in no order that is promised.
+  double (*weigh)(const float* x, int64_t n, float most, float temperature, float* out);
   // The roofs of a bench: the sum of n floats, which is as fast as they can be read; and `steps` fma
   // of many independent chains in registers, which returns the floating-point operations done.
   float (*read)(const float* x, int64_t n);

@@ -38,9 +38,25 @@ def test_dtypes_and_rows_are_measured_beside_each_other(capsys):
     assert whole == [("float32", 1), ("float32", 2), ("int8", 1), ("int8", 2)]
 
 
+def test_the_choice_by_itself(capsys):
+    lines = lines_of(capsys, "--choose", "--vocab", "4096,5000", "--rows", "1,2")
+    shapes = {(line["vocab"], line["rows"]) for line in lines}
+    assert shapes == {(4096, 1), (4096, 2), (5000, 1), (5000, 2)}
+    for shape in shapes:
+        of_shape = [line for line in lines if (line["vocab"], line["rows"]) == shape]
+        named = [(line["logits"], line["law"]) for line in of_shape]
+        assert named == [(kind, law) for kind in ("wide", "sharp") for law in kernels.choosing.LAWS]
+        for line in of_shape:
+            moved = line["gb_per_second"] * line["us"] * 1e3
+            assert moved == pytest.approx(4 * shape[0] * shape[1])
+            assert line["best_us"] <= line["us"]
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
+        (["--choose", "--vocab", "31"], "--vocab: expected numbers from 32 to 2^20, got '31'"),
+        (["--choose", "--rows", "65"], "--rows: expected numbers from 1 to 64, got '65'"),
         (["--rows", "0"], "--rows: expected numbers from 1 to 64, got '0'"),
         (["--checkpoints", "m1"], "checkpoint: expected one of m37, m2, got m1"),
         (["--dtypes", "int4"], "dtype: expected float32, bfloat16 or float16 but got int4"),

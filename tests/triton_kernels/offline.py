@@ -140,6 +140,12 @@ def shape_cases():
         yield Case(shaping._shape_kernel, "", dtype, given, constants, 4, False, True)
 
 
+def ban_cases():
+    types = dict.fromkeys(("Block", "Table", "Words", "Trunk"), "*i32") | {"Out": "*fp32"}
+    constants = {"WORDS": shaping.WORDS, "SLOTS": 64}
+    yield Case(shaping._ban_kernel, "", "*i32", types, constants, 1, False, True)
+
+
 def cut_cases():
     types = dict.fromkeys(("Law", "Table", "Cut"), "*i32")
     for dtype in DTYPES:
@@ -163,7 +169,7 @@ def choose_cases():
 
 CASES = (
     *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases, embed_cases),
-    *(shape_cases, cut_cases, choose_cases),
+    *(shape_cases, ban_cases, cut_cases, choose_cases),
 )
 
 

@@ -4,6 +4,7 @@ scores differ by less than the logarithm's rounding is counted apart."""
 
 import ctypes
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +14,26 @@ from sbrt import _core
 from sbrt.triton_kernels import control
 from sbrt.triton_kernels.choose import choose, choose_torch
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
-from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping
+from sbrt.triton_kernels.shaping import (
+    ENDS,
+    NO_TOKEN,
+    Shaping,
+    _path,
+    dense_words,
+    shape_logits,
+    shape_logits_torch,
+)
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
+LONGEST_TRUNK = 1000  # of the rows that have bad words
+ROOM = (40, 9)  # bad words and their tokens
 ROUNDING = 1e-13  # of two float64 logarithms, and of the sum they are added to
 
 
 class Case:
     """Rows of logits under one request; its lists are there for the CPU and, dense, for us."""
 
-    def __init__(self, seed, rows, vocab, *, kind, shaped=False, device="cpu"):
+    def __init__(self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS):
         self.rng = rng = np.random.default_rng(seed)
         self.rows, self.vocab, self.device = rows, vocab, device
         self.filtered = kind == "filtered"
@@ -31,9 +42,10 @@ class Case:
         self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
         self._sample(kind)
         self.logits = np.stack([self._row() for _ in range(rows)])
-        self.block.head = int(rng.choice(POSITIONS))
-        self.block.chain.size = 0
-        self.table = control.RowTable(head=self.block.head, n=rows)
+        self.block.head = int(rng.choice(heads))
+        # A draft may be behind the trunk: bits before the root's.
+        self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
+        self.table = control.RowTable(head=self.block.head - self.lag, n=rows)
         self._hang()
         self.shaping = self._shape() if shaped else None
 
@@ -65,14 +77,14 @@ class Case:
     def _hang(self):
         """A tree of nodes behind the root, and tails of branch 1."""
         rng, c = self.rng, self.block
-        c.chain.size = min(62, self.rows)
+        c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # behind it: of branch 0
         for which in (c.chain.token, c.branches[0].token, c.branches[1].token):
             which[:] = [int(t) for t in rng.integers(self.vocab, size=64)]
         masks = [1]
         for i in range(1, self.rows):
-            masks.append(masks[rng.integers(len(masks))] | 1 << min(i, 62))
+            masks.append(masks[rng.integers(len(masks))] | 1 << min(i, 59))
         for row, mask in zip(self.table.row, masks, strict=False):
-            row.chain, row.branch = control.mask_of(mask), -1
+            row.chain, row.branch = control.mask_of(mask << self.lag | (1 << self.lag) - 1), -1
             tail = (1 << int(rng.integers(0, 5))) - 1 if rng.random() < 0.3 else 0
             row.tail, row.branch = control.mask_of(tail), 1
             row.position = c.head + mask.bit_count() - 1 + tail.bit_count()
@@ -85,7 +97,8 @@ class Case:
         ends = rng.choice(vocab, size=min(3, vocab), replace=False).astype(np.int32)
         allowed = np.flatnonzero(rng.random(vocab) < 0.7).astype(np.int32)
         holes = rng.choice(vocab, size=min(2, vocab), replace=False).astype(np.int32)
-        s.active, s.penalises, s.restricts = 1, 1, int(rng.random() < 0.5)
+        s.active, s.penalises = 1, int(rng.random() < 0.8)
+        s.restricts = int(rng.random() < 0.5)
         s.repetition, s.presence, s.frequency = 1.3, 0.25, float(rng.choice([0.0, 0.5]))
         s.ends_from = self.block.head + int(rng.integers(0, 4))
         self._list(s.ends, ends)
@@ -106,7 +119,36 @@ class Case:
             mask[np.setdiff1d(np.arange(vocab), allowed)] |= NO_TOKEN
         mask[holes] |= NO_TOKEN
         mask[ends] |= ENDS
-        return Shaping(*(torch.from_numpy(x).to(self.device) for x in (mask, bias, output, seen)))
+        dense = (torch.from_numpy(x).to(self.device) for x in (mask, bias, output, seen))
+        return Shaping(*dense, *self._bad_words())
+
+    def _bad_words(self):
+        """Words that rows begin, some of them reaching into the trunk, and words that none does."""
+        if self.block.head >= LONGEST_TRUNK:
+            return None, None
+        rng, c = self.rng, self.block
+        trunk = rng.integers(self.vocab, size=c.head + 1).astype(np.int32)
+        self.kept.append(trunk)
+        c.trunk = trunk.ctypes.data
+        words = [[int(rng.integers(self.vocab))]]
+        for row in list(self.table.row)[: self.rows]:
+            tokens = [*trunk.tolist(), *_path(c, self.table.head, row)]
+            beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
+            if beginning and rng.random() < 0.3:
+                beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
+            # What would be chosen, most often: the best of what is left decides.
+            x = self.logits[len(words) - 1]
+            first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
+            words.append(
+                [*beginning, first if rng.random() < 0.7 else int(rng.integers(self.vocab))]
+            )
+        words.append(rng.integers(self.vocab, size=ROOM[1]).tolist())
+        self.words = words
+        flat = np.array([x for word in words for x in (len(word), *word)], np.int32)
+        self._list(c.shaping.words, flat)
+        # Beyond the head nothing is read: it may be anything.
+        beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
+        return dense_words(words, ROOM).to(self.device), torch.from_numpy(beyond).to(self.device)
 
     def _list(self, to, array):
         self.kept.append(array)
@@ -166,6 +208,57 @@ def test_takes_what_the_cpu_takes(device, kind, shaped):
         compare(case, Counter(), choose_torch)
     assert seen["rows"] == 12
     assert seen["near-ties"] == 0, seen
+
+
+@pytest.mark.parametrize("op", [shape_logits, shape_logits_torch], ids=["kernel", "twin"])
+def test_bad_words_are_masked_where_their_beginning_stands(device, op):
+    """Row by row, against the tokens themselves; in the trunk alone, in the flight, across both."""
+    banned = 0
+    for seed, head in enumerate((0, 1, 3, 77)):
+        case = Case(seed, 12, 150, kind="plain", shaped=True, device=device, heads=[head])
+        args = (torch.from_numpy(case.logits).to(device), control.words(case.block, device))
+        args = (*args, control.words(case.table, device))
+        without = replace(case.shaping, words=None, trunk=None)
+        before, after = (
+            op(*args, shaping, out=torch.zeros(12, 150, device=device)).cpu()
+            for shaping in (without, case.shaping)
+        )
+        for i, row in enumerate(list(case.table.row)[:12]):
+            trunk = case.shaping.trunk[: head + 1].tolist()
+            tokens = [*trunk, *_path(case.block, case.table.head, row)]
+            last = {
+                w[-1] for w in case.words if tokens[max(0, len(tokens) - len(w) + 1) :] == w[:-1]
+            }
+            expected = before[i].clone()
+            expected[sorted(last)] = float("-inf")
+            assert torch.equal(after[i].nan_to_num(7), expected.nan_to_num(7)), (seed, i)
+            banned += int((before[i] != expected).nansum() > 0)
+    assert banned > 20
+
+
+@pytest.mark.parametrize("kind", ["greedy", "plain", "filtered"])
+def test_bad_words_of_the_cpu(device, kind):
+    """The CPU is given them as a list."""
+    seen = Counter()
+    for seed, head in enumerate((0, 2, 77)):
+        case = Case(70 + seed, 8, 200, kind=kind, shaped=True, device=device, heads=[head])
+        compare(case, seen)
+        compare(case, Counter(), choose_torch)
+    assert seen["near-ties"] == 0, seen
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([[1]] * 3, "words: expected at most 2 of 1 to 3 tokens but got 3"),
+        ([[1, 2, 3, 4]], "the longest of 4"),
+        ([[1], []], "the shortest of 0"),
+    ],
+    ids=["many", "long", "empty"],
+)
+def test_words_that_have_no_room(words, said):
+    with pytest.raises(ValueError, match=said):
+        dense_words(words, (2, 3))
 
 
 # Cases of 34 rows: 10,200 rows in all, fewer where a row takes the interpreter long.

@@ -1,0 +1,118 @@
+"""The sampling pass by itself, by vocabulary, rows and filters: `python -m bench.kernels --choose`.
+
+Two kinds of logits, drawn from a seed: "wide", normal of deviation 3, whose nucleus is thousands
+of tokens, and "sharp", the same with twenty tokens far above, as a language model has them. The
+roof is reading the logits once, as fast as the team reads as many bytes again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbrt import InvalidInputError
+from sbrt._core import ChooseBench, Roofs, Sampling
+from sbrt.progress import Progress
+from sbrt.table import aligned
+
+VOCABS = "4096,32000,128256"
+LAWS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "plain": {},
+    "top_k=50": {"top_k": 50},
+    "top_p=0.9": {"top_p": 0.9},
+    "min_p=0.05": {"min_p": 0.05},
+    "top_k=50,top_p=0.95": {"top_k": 50, "top_p": 0.95},
+}
+BURST = 0.02  # seconds of choices at a time
+COLUMNS = ("vocabulary", "rows", "logits", "law", "us", "best us", "GB/s", "roof")
+
+
+@dataclass
+class Choosing:
+    """One law over the same rows of logits. ns: of each choice, the team's meeting included."""
+
+    bench: ChooseBench
+    shape: tuple[int, int]
+    kind: str
+    law: str
+    threads: int
+    ns: list[int] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """A burst of choices."""
+        law = Sampling(**{"temperature": 0.8, "seed": 7, **LAWS[self.law]})
+        once = self.bench.run(law, self.threads, 1)[0]
+        times = max(2, min(500, int(BURST * 1e9 / once[0])))
+        self.ns += self.bench.run(law, self.threads, times)[0]
+
+    def line(self, read: float) -> dict[str, Any]:
+        """As JSON; read: bytes per second at the roof."""
+        rows, vocab = self.shape
+        us, size = statistics.median(self.ns) / 1e3, 4 * rows * vocab
+        return {
+            "op": "choose",
+            "vocab": vocab,
+            "rows": rows,
+            "logits": self.kind,
+            "law": self.law,
+            "threads": self.threads,
+            "us": us,
+            "best_us": sorted(self.ns)[len(self.ns) // 10] / 1e3,
+            "gb_per_second": size / us / 1e3,
+            "share_of_roof": size / read * 1e6 / us,
+            "read_gb_per_second": read / 1e9,
+        }
+
+
+def logits_of(kind: str, rows: int, vocab: int) -> NDArray[np.float32]:
+    """Rows [rows, vocab] of a kind."""
+    rng = np.random.default_rng(vocab)
+    x = rng.normal(scale=3, size=(rows, vocab)).astype(np.float32)
+    if kind == "sharp":
+        x[:, rng.integers(vocab, size=20)] += np.linspace(18, 8, 20, dtype=np.float32)
+    return x
+
+
+def measured(args: argparse.Namespace, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Every law at every shape, interleaved. Raises InvalidInputError."""
+    cases = list(_cases(args, rows))
+    roofs, read = Roofs(args.threads, args.isa), dict.fromkeys((c.shape for c in cases), 0.0)
+    bar = Progress("measuring")
+    try:
+        for done in range(args.repeats):
+            bar.update(done, args.repeats)
+            for shape, best in read.items():
+                read[shape] = max(best, roofs.read(4 * shape[0] * shape[1], 8))
+            for case in cases:
+                case.measure()
+    finally:
+        bar.close()
+    return [case.line(read[case.shape]) for case in cases]
+
+
+def _cases(args: argparse.Namespace, rows: Sequence[int]) -> Iterator[Choosing]:
+    for text in args.vocab.split(","):
+        if not text.isdecimal() or not 32 <= int(text) <= 1 << 20:
+            raise InvalidInputError(f"--vocab: expected numbers from 32 to 2^20, got {text!r}")
+        for n in rows:
+            for kind in ("wide", "sharp"):
+                bench = ChooseBench(logits_of(kind, n, int(text)), args.threads)
+                for law in LAWS:
+                    yield Choosing(bench, (n, int(text)), kind, law, args.threads)
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """For people."""
+    rows = [COLUMNS]
+    for line in lines:
+        names = (str(line[name]) for name in ("vocab", "rows", "logits", "law"))
+        times = (f"{line[name]:.1f}" for name in ("us", "best_us", "gb_per_second"))
+        rows.append((*names, *times, f"{line['share_of_roof']:.0%}"))  # type: ignore[arg-type]
+    return "\n".join(aligned(rows))

@@ -1,0 +1,194 @@
+#include "ops/filter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+namespace sbrt {
+namespace {
+
+constexpr float kLowest = std::numeric_limits<float>::lowest();  // what is below is no token
+constexpr int kFew = 256;                                        // tokens that are simply sorted
+constexpr int kBuckets = 1024;
+
+// A logit below which exp32 gives less than `weight` (0 < weight <= 1): its error, those of the
+// difference and the quotient, and this function's own are below what is taken off.
+float bar_of(double weight, float most, float temperature) {
+  const double bar = most + temperature * (std::log(weight) - 1e-3);
+  return std::nextafter(static_cast<float>(std::max<double>(bar, kLowest)), kLowest);
+}
+
+class Filter {
+ public:
+  Filter(const Kernels& kernels, const float* logits, int vocab, float most, const Sampling& s,
+         FilterScratch& scratch)
+      : v_(kernels),
+        logits_(logits),
+        vocab_(vocab),
+        most_(most),
+        s_(s),
+        ids_(scratch.ids.data()),
+        order_(scratch.order.data()),
+        weight_(scratch.weight.data()) {}
+
+  int run() {
+    const int k = s_.top_k > 0 && s_.top_k < vocab_ ? s_.top_k : vocab_;
+    if (k == vocab_ && s_.min_p <= 0) return s_.top_p < 1 ? nucleus_of_all() : reaching(kLowest);
+    const float least = s_.min_p > 0 ? bar_of(s_.min_p, most_, s_.temperature) : kLowest;
+    const int n = top(reaching(std::max(least, bar_of_top(k))), k);
+    return s_.top_p < 1 ? nucleus(n) : n;
+  }
+
+ private:
+  bool before(int32_t a, int32_t b) const {  // places
+    const float x = logits_[ids_[a]], y = logits_[ids_[b]];
+    return x > y || (x == y && a < b);
+  }
+  auto by_logit() const {
+    return [this](int32_t a, int32_t b) { return before(a, b); };
+  }
+
+  template <class F>
+  int keep_if(int n, F f) {
+    int kept = 0;
+    for (int i = 0; i < n; ++i)
+      if (f(i)) ids_[kept] = ids_[i], weight_[kept] = weight_[i], ++kept;
+    return kept;
+  }
+
+  // Those that reach `bar` and have min_p.
+  int reaching(float bar) {
+    const int n = static_cast<int>(v_.gather(logits_, vocab_, bar, ids_));
+    if (s_.min_p <= 0 && s_.top_p >= 1) return n;
+    weigh(n);
+    return s_.min_p > 0 ? keep_if(n, [&](int i) { return weight_[i] >= s_.min_p; }) : n;
+  }
+
+  void weigh(int n) {
+    for (int i = 0; i < n; ++i) weight_[i] = logits_[ids_[i]];
+    v_.weigh(weight_, n, most_, s_.temperature, weight_);
+  }
+
+  // A logit that at least k tokens reach.
+  float bar_of_top(int k) {
+    const int64_t parts = (int64_t{k} + 3) / 4;  // of 16 columns each: four times as many as needed
+    const int64_t length = vocab_ / 16 / parts;
+    if (length < 2) return kLowest;
+    v_.maxima(logits_, parts, length, weight_);
+    std::nth_element(weight_, weight_ + k - 1, weight_ + 16 * parts, std::greater<>());
+    return std::max(weight_[k - 1], kLowest);
+  }
+
+  // The first k of n.
+  int top(int n, int k) {
+    if (n <= k) return n;
+    std::iota(order_, order_ + n, 0);
+    std::nth_element(order_, order_ + k - 1, order_ + n, by_logit());
+    return up_to(n, order_[k - 1]);
+  }
+
+  // Those of n that are not behind the one at `last`.
+  int up_to(int n, int32_t last) {
+    const float x = logits_[ids_[last]];
+    const int32_t id = ids_[last];
+    return keep_if(
+        n, [&](int i) { return logits_[ids_[i]] > x || (logits_[ids_[i]] == x && ids_[i] <= id); });
+  }
+
+  // The nucleus of n, whose weights' sum by ascending id is at hand.
+  int nucleus(int n) {
+    const double enough = static_cast<double>(s_.top_p) * in_order(n);
+    const int kept = cut(n, enough, n > kFew ? slack(n) : 0);
+    return kept > 0 ? kept : exact_cut(n, enough);
+  }
+
+  int nucleus_of_all() {
+    const double total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
+    const double out = 0.5 * (1 - static_cast<double>(s_.top_p)) * total / vocab_;
+    const int n = reaching(bar_of(std::min(out, 1.0), most_, s_.temperature));
+    const int kept = cut(n, static_cast<double>(s_.top_p) * total, slack(vocab_));
+    if (kept > 0) return kept;
+    v_.weigh(logits_, vocab_, most_, s_.temperature, weight_);
+    const double enough = static_cast<double>(s_.top_p) * in_order(vocab_);
+    weigh(n);
+    return exact_cut(n, enough);
+  }
+
+  double in_order(int n) const {
+    double sum = 0;
+    for (int i = 0; i < n; ++i) sum += weight_[i];
+    return sum;
+  }
+
+  // How far, relatively, two sums of n weights in different orders, and a multiple of such, may be apart.
+  static double slack(int n) { return (n + 8) * 0x1p-51; }
+
+  // The shortest prefix of n whose sum is enough; 0 where roundings of up to `slack` could decide.
+  int cut(int n, double enough, double slack) {
+    double sum = 0;
+    const int m = n <= kFew ? all(n) : crossing(n, enough, sum);
+    if (sum > 0 && sum >= enough * (1 - slack)) return 0;
+    std::sort(order_, order_ + m, by_logit());
+    for (int i = 0; i < m; ++i) {
+      sum += weight_[order_[i]];
+      if (sum < enough * (1 - slack)) continue;
+      return sum < enough * (1 + slack) ? 0 : up_to(n, order_[i]);
+    }
+    return 0;
+  }
+
+  int exact_cut(int n, double enough) {
+    std::sort(order_, order_ + all(n), by_logit());
+    double sum = 0;
+    for (int i = 0; i < n; ++i) {
+      sum += weight_[order_[i]];
+      if (sum >= enough) return up_to(n, order_[i]);
+    }
+    return n;
+  }
+
+  int all(int n) {
+    std::iota(order_, order_ + n, 0);
+    return n;
+  }
+
+  // Sorts n into buckets of logits; gives the places in the bucket in which the sum becomes enough,
+  // and the `sum` of those before.
+  int crossing(int n, double enough, double& sum) {
+    float lowest = most_;
+    for (int i = 0; i < n; ++i) lowest = std::min(lowest, logits_[ids_[i]]);
+    const double range = static_cast<double>(most_) - lowest;
+    const double scale = range > 0 ? kBuckets / range : 0;
+    const auto bucket = [&](int i) {
+      const double behind = static_cast<double>(most_) - logits_[ids_[i]];
+      return std::min(kBuckets - 1, static_cast<int>(behind * scale));
+    };
+    double sums[kBuckets] = {};
+    for (int i = 0; i < n; ++i) sums[bucket(i)] += weight_[i];
+    int at = 0;
+    for (; at < kBuckets - 1 && sum + sums[at] < enough; ++at) sum += sums[at];
+    int m = 0;
+    for (int i = 0; i < n; ++i)
+      if (bucket(i) == at) order_[m++] = i;
+    return m;
+  }
+
+  const Kernels& v_;
+  const float* logits_;
+  int vocab_;
+  float most_;
+  const Sampling& s_;
+  int32_t *ids_, *order_;
+  float* weight_;
+};
+
+}  // namespace
+
+int filter(const Kernels& kernels, const float* logits, int vocab, float most, const Sampling& s,
+           FilterScratch& scratch) {
+  return Filter(kernels, logits, vocab, most, s, scratch).run();
+}
+
+}  // namespace sbrt

@@ -1,0 +1,195 @@
+"""Contract under test: min_p, top_k and top_p leave exactly the ids that the plain reference
+leaves, on every instruction set, however a row lies to the bars by which most is passed over."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from sbrt import _core, reference
+from sbrt.reference.law import filtered
+from sbrt.reference.toy import exp32
+
+ISAS = _core.instruction_sets()
+SIZES = (1, 2, 15, 16, 17, 63, 64, 65, 129, 257, 1000, 4096, 4099)
+ALMOST_1 = float(np.nextafter(np.float32(1), np.float32(0)))
+TOP_P = (1.0, 1.0, 0.0, 1e-30, 0.1, 0.5, 0.9, 0.999, ALMOST_1)
+MIN_P = (0.0, 0.0, 0.0, 1e-38, 1e-6, 0.05, 0.3, 1.0)
+
+
+def flat(rng, n):
+    return np.full(n, rng.choice([0.0, -7.25, 3e38, -3e38]))
+
+
+def normal(rng, n):
+    return rng.normal(scale=rng.choice([1e-3, 0.5, 3, 40]), size=n)
+
+
+def peaked(rng, n):
+    x = rng.normal(scale=2, size=n)
+    x[rng.integers(n, size=3)] += rng.choice([8.0, 30.0])
+    return x
+
+
+def tied(rng, n):
+    return rng.integers(-3, 3, size=n) / 2
+
+
+def rising(rng, n):
+    return np.sort(normal(rng, n))
+
+
+def falling(rng, n):
+    return np.sort(normal(rng, n))[::-1]
+
+
+def masked(rng, n):
+    x = np.where(rng.random(n) < 0.95, -np.inf, normal(rng, n))
+    x[rng.integers(n)] = 1.0
+    return x
+
+
+def lonely(rng, n):
+    x = np.full(n, -np.inf)
+    x[rng.integers(n)] = rng.choice([-3e38, 0.0, 5.0])
+    return x
+
+
+def zeros_of_both_signs(rng, n):
+    return rng.choice([0.0, -0.0, -1.0], size=n)
+
+
+def wide(rng, n):
+    return rng.choice([-3.4e38, -1e30, -88.0, -87.0, -86.9, 0.0, 1e-40, 3e38], size=n)
+
+
+def neighbours(rng, n):
+    """Logits an ulp or a few apart, where exp32 does not rise strictly."""
+    steps = rng.integers(0, 5, size=n)
+    return np.float32(rng.choice([1.0, -30.0, 100.0])) * (1 + steps * np.float32(2**-23))
+
+
+ROWS = (flat, normal, peaked, tied, rising, falling, masked, lonely, zeros_of_both_signs, wide)
+ROWS = (*ROWS, neighbours)
+
+
+def left(logits, law, isa):
+    return _core.filter_probe(logits, _core.Sampling(**law), isa)
+
+
+def by_reference(logits, law):
+    with np.errstate(over="ignore", under="ignore"):
+        kept = filtered(logits[None], reference.Sampling(**law))[0]
+    return np.flatnonzero(kept).tolist()
+
+
+def check(logits, law, isas=ISAS):
+    logits = np.ascontiguousarray(logits, np.float32)
+    expected = by_reference(logits, law)
+    for isa in isas:
+        given = left(logits, law, isa)
+        assert given == expected, (isa, len(logits), law, set(given) ^ set(expected))
+
+
+def laws(rng, n):
+    for k in (0, 0, 0, 1, 2, 40, n // 9, n // 2, n - 1, n, n + 1):
+        temperature = float(rng.choice([1e-5, 0.3, 0.8, 1.0, 2.0, 1e4]))
+        filters = {"top_k": max(0, k), "top_p": float(rng.choice(TOP_P))}
+        yield {"temperature": temperature, "min_p": float(rng.choice(MIN_P)), **filters}
+
+
+@pytest.mark.parametrize("make", ROWS, ids=lambda f: f.__name__)
+def test_what_is_left_is_what_the_reference_leaves(make):
+    for n in SIZES:
+        rng = np.random.default_rng(n)
+        for _ in range(3):
+            row = make(rng, n)
+            for law in laws(rng, n):
+                check(row, law)
+
+
+@pytest.mark.parametrize("kind", [normal, peaked, tied, falling], ids=lambda f: f.__name__)
+def test_large_vocabularies(kind):
+    rng = np.random.default_rng(5)
+    for n in (32_000, 128_256):
+        row = kind(rng, n)
+        filters = [{"top_p": p} for p in (0.1, 0.9, 0.9999)]
+        filters += [{"top_k": k} for k in (1, 50, 3000)] + [{"min_p": 0.02}]
+        filters += [{"top_k": 50, "top_p": 0.95}, {"top_k": 900, "top_p": 0.99, "min_p": 1e-4}]
+        for law in filters:
+            check(row, {"temperature": 0.9, **law})
+
+
+@pytest.mark.parametrize("n", [64, 300, 1024, 5000])
+def test_a_sum_that_is_just_enough(n):
+    """All weights are 1: at p = i / n the prefix of i reaches it to the last bit."""
+    row = np.full(n, 2.5)
+    for i in (1, n // 4, n // 2, n - 1):
+        for p in (np.float32(i / n), np.nextafter(np.float32(i / n), np.float32(2))):
+            if p < 1:
+                check(row, {"temperature": 1.0, "top_p": float(p)})
+                check(row, {"temperature": 1.0, "top_p": float(p), "min_p": 0.5})
+
+
+def weight_of(v):
+    return Fraction(float(exp32(np.array([v], np.float32))[0]))
+
+
+def filled(rng, n, ones):
+    """Weights of 1, and others whose true sum is as much, up to far below a double's last bit."""
+    x = rng.uniform(-25, -9, size=n).astype(np.float32)
+    left = Fraction(ones) - sum(Fraction(float(w)) for w in exp32(x))
+    while left > Fraction(2) ** -80:
+        v = np.float32(min(np.log(float(left)), -1 - rng.random()))
+        while weight_of(v) > left:
+            v = np.nextafter(v, np.float32(-99))
+        x = np.append(x, v)
+        left -= weight_of(v)
+    return np.append(x, np.zeros(ones, np.float32))
+
+
+@pytest.mark.parametrize("ones", [1, 70])
+def test_where_the_order_of_a_sum_decides_it_is_the_rules_own(ones):
+    """Half of the sum are the weights of 1, but for roundings: these alone, or one more."""
+    rng, kept = np.random.default_rng(3), set()
+    for _ in range(60):
+        row = rng.permutation(filled(rng, 2000, ones))
+        check(row, {"temperature": 1.0, "top_p": 0.5})
+        kept.add(len(by_reference(row, {"temperature": 1.0, "top_p": 0.5})))
+    assert kept == {ones, ones + 1}
+
+
+def test_a_greater_logit_never_weighs_less():
+    """On all floats from -87 to -2^-25: what min_p leaves is the first of the row, in any order."""
+    step, sign = 1 << 22, np.uint32(1 << 31)
+    for first in range(0x33000000, 0x42AE0000, step):
+        weight = exp32((np.arange(first, first + step + 1, dtype=np.uint32) | sign).view("f4"))
+        assert (weight[1:] <= weight[:-1]).all(), hex(first)
+
+
+def test_ties_at_the_cut_go_to_the_lowest_ids():
+    row = np.zeros(5000, np.float32)
+    row[[7, 4000]] = 1.0
+    for isa in ISAS:
+        assert left(row, {"top_k": 4}, isa) == [0, 1, 7, 4000]
+        assert left(row, {"top_p": 3e-4}, isa) == [7]
+        assert left(row, {"min_p": 0.9}, isa) == [7, 4000]
+
+
+@pytest.mark.exact
+def test_a_long_run_of_random_laws():
+    rng = np.random.default_rng(11)
+    for _ in range(6000):
+        n = int(rng.integers(1, 3000))
+        row = ROWS[rng.integers(len(ROWS))](rng, n)
+        for law in laws(rng, n):
+            check(row, law)
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_no_law_is_an_error_whatever_the_filter(filters, bad):
+    row = np.zeros(300, np.float32)
+    row[299] = bad
+    assert _core.choose(row, _core.Sampling(**filters), 0, 1) == []
+    assert _core.choose(np.full(300, -np.inf, np.float32), _core.Sampling(**filters), 0, 1) == []
