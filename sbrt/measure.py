@@ -214,7 +214,8 @@ class Bench:
         if placement == "shared":
             return cls(main, main, placement)
         share = replace(config, num_threads=total - draft, draft_threads=None)
-        return cls(main, Engine(share, pair=pair, costs=costs), placement)
+        own = [method for method in methods if not method.drafts]
+        return cls(main, Engine(share, pair=pair, methods=own, costs=costs), placement)
 
     def engine(self, method: Method) -> Engine:
         """The one that runs `method`."""

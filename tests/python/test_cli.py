@@ -262,6 +262,8 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     assert alone == {"none", "lookup"}  # without a draft, only the target's share
     for line in lines:
         check_line(line)
+    longer = ("--methods", "lookup:gamma=7,pearl")  # than the engine's own method would have it
+    assert run("", *flags, "--placement", "split", *longer, main=bench_decode)[0] == 0
     code, _, err = run("", *flags, "--placement", "split", "--threads", 1, main=bench_decode)
     assert code == 2
     assert "split" in err
