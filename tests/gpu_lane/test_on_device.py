@@ -81,19 +81,29 @@ def answers(engine, prompts, asked):
     return found
 
 
-def test_it_answers_like_the_engine_on_the_cpu(tools, tool, stand_in, checkpoints):
-    pair = folders(checkpoints, "Qwen3")
+SOME = [(METHODS[-1], kind) for kind in PARAMS] + [(method, "both") for method in METHODS[::2]]
+ALL = [(method, kind) for method in METHODS for kind in PARAMS]
+
+
+@pytest.mark.parametrize(
+    ("family", "asked"),
+    [
+        ("Qwen3", SOME),
+        *(pytest.param(f, ALL, marks=pytest.mark.exact) for f in ("Llama", "Mistral", "Qwen2")),
+    ],
+    ids=["Qwen3", "Llama-all", "Mistral-all", "Qwen2-all"],
+)
+def test_it_answers_like_the_engine_on_the_cpu(tools, tool, stand_in, checkpoints, family, asked):
+    pair = folders(checkpoints, family)
     prompts = {kind: tools.prompt(9 + i, seed=i) for i, kind in enumerate(PARAMS)}
-    plain = [("none", kind) for kind in PARAMS]
-    asked = [(METHODS[-1], kind) for kind in PARAMS] + [(method, "both") for method in METHODS[::2]]
     with Engine(tool.config_of(pair, "cuda", max_model_len=tools.max_len), methods=METHODS) as e:
         given = answers(e, prompts, asked)
     config = tool.config_of(pair, "cpu", max_model_len=tools.max_len)
-    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Qwen3"]]
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
     twins = replace(load_pair(config), target=models[0], draft=models[1])
     with Engine(config, pair=twins) as e:
-        want = answers(e, prompts, plain)
-    assert given == {(method, kind): want["none", kind] for method, kind in given}
+        want = answers(e, prompts, [("none", kind) for kind in PARAMS])
+    assert given == {(method, kind): want["none", kind] for method, kind in asked}
     assert len({tuple(tokens) for tokens, _ in want.values()}) == len(PARAMS)
 
 
