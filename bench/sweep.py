@@ -273,6 +273,7 @@ def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
         target=args.target,
         draft=draft,
         dtype="auto",
+        device="cpu",
         threads=1,
         draft_threads=None,
         gamma=None,

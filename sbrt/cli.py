@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from . import compare, flags, hrad_cli, plan
 from .chrome import Recording, write_chrome
 from .engine import Engine
-from .methods import DEFAULT, Method
+from .methods import DEFAULT, DEFAULT_ON_CUDA, Method
 from .outputs import RequestOutput
 from .progress import Progress
 
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",
-        help=f"default: {DEFAULT}, none without a draft",
+        help=f"default: {DEFAULT}, {DEFAULT_ON_CUDA} on cuda, none without a draft",
     )
     generate.set_defaults(run=_generate)
     beside = commands.add_parser("compare", help="methods beside each other, every token checked")
@@ -49,8 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _generate(args: argparse.Namespace) -> int:
     compare.check_outputs(args)
-    name = args.method or (DEFAULT if flags.draft_name(args) != "none" else "none")
-    [method] = flags.read_methods(args, [name])
+    [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     prompt = _prompt(args)
     if args.json is not None:
         return _generate_json(args, method, prompt)

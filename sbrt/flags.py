@@ -133,6 +133,13 @@ def draft_name(args: argparse.Namespace) -> str:
     return "demo" if args.target == "demo" else "none"
 
 
+def default_method(args: argparse.Namespace) -> str:
+    """The preset of a command that names none."""
+    if draft_name(args) == "none":
+        return "none"
+    return methods.DEFAULT_ON_CUDA if args.device.startswith("cuda") else methods.DEFAULT
+
+
 def target_folder(args: argparse.Namespace) -> Path:
     """The folder that --target names."""
     return demo_pair.demo_folder(demo_pair.TARGET) if args.target == "demo" else Path(args.target)

@@ -107,6 +107,7 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   draft.put_forward(draft_.timed_forward, true);
   draft.put_choice(draft_.timed_forward);
   draft_.rows = &control_->draft_rows;
+  if (config_.tuned.empty()) return;
   expect(lane, prefill_rows_);
   put(prefill_laws_, kPrefillDraftRows, args);
   draft.put_forward(prefill_laws_, true);

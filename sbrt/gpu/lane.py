@@ -127,6 +127,7 @@ class GpuLane(LaneStore):
         super().__init__(weights, shape, rows, budget)
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
+        self._made: dict[tuple[object, ...], list[Piece]] = {}  # by what it was asked for
 
     # --- what the core reads ---
 
@@ -177,17 +178,18 @@ class GpuLane(LaneStore):
         return self.weights.embed.data_ptr()
 
     def forward(self, rows: int, with_logits: bool) -> list[Piece]:
-        """Forwards over the row table at address `rows`."""
-        table = words_at(rows, size(RowTable), self.device)
-        if not with_logits:
-            return [self.record_forward(table, MAX_ROWS, False)]
-        return [self.record_forward(table, count, True) for count in self.sizes]
+        """Forwards over the row table at address `rows`; recorded once for all who ask."""
+
+        def made() -> list[Piece]:
+            table = words_at(rows, size(RowTable), self.device)
+            sizes = self.sizes if with_logits else [MAX_ROWS]
+            return [self.record_forward(table, count, with_logits) for count in sizes]
+
+        return self._once(made, "forward", rows, with_logits)
 
     def choose(
         self,
-        rows: int,
-        control: int,
-        out: int,
+        where: tuple[int, int, int],
         vocab: int,
         laws: bool,
         filters: bool,
@@ -195,9 +197,30 @@ class GpuLane(LaneStore):
     ) -> list[Piece]:
         """Choices of the rows of the last forward: Choice words, or Law words with `laws`.
 
-        filters: of requests with min_p, top_k or top_p. shaping: of requests that shape, addresses
-        of mask, bias, counts and seen.
+        where: addresses of row table, control block and result. filters: of requests with min_p,
+        top_k or top_p. shaping: of requests that shape, addresses of mask, bias, counts and seen.
+        Recorded once for all who ask.
         """
+
+        def made() -> list[Piece]:
+            return self._choices(where, vocab, laws, filters, shaping)
+
+        return self._once(made, "choose", where, vocab, laws, filters, shaping)
+
+    def _once(self, make: Callable[[], list[Piece]], *asked: object) -> list[Piece]:
+        if asked not in self._made:
+            self._made[asked] = make()
+        return self._made[asked]
+
+    def _choices(
+        self,
+        where: tuple[int, int, int],
+        vocab: int,
+        laws: bool,
+        filters: bool,
+        shaping: tuple[int, int, int, int] | None,
+    ) -> list[Piece]:
+        rows, control, out = where
         table = words_at(rows, size(RowTable), self.device)
         block = words_at(control, size(Control), self.device)
         dense = None if shaping is None else self._dense(shaping, vocab)

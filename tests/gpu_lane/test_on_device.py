@@ -4,6 +4,7 @@ that holds the method's rows, of the kind that the request asks for; nothing is 
 wait of the streams is needed; the host reaches for nothing in the device's memory; what a device
 cannot do is refused in one sentence before a weight is read."""
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core
+from sbrt.cli import main
 from sbrt.pair import load_pair
 
 METHODS = (
@@ -35,8 +37,8 @@ WAITS = {
 }  # fmt: skip
 FENCES = ("verify_done", "chain_ready", "draft_ready", "prefilled")
 SHORT = SamplingParams(temperature=0, max_tokens=6)
-GREEDY = SamplingParams(temperature=0, max_tokens=10)
-SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=10)
+GREEDY = SamplingParams(temperature=0, max_tokens=8)
+SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=8)
 PARAMS = {
     "greedy": GREEDY,
     "sampled": SAMPLED,
@@ -79,20 +81,29 @@ def answers(engine, prompts, asked):
     return found
 
 
-def test_it_answers_like_the_engine_on_the_cpu(tools, tool, stand_in, checkpoints):
-    pair = folders(checkpoints, "Qwen3")
+SOME = [(METHODS[-1], kind) for kind in PARAMS] + [(method, "both") for method in METHODS[::2]]
+ALL = [(method, kind) for method in METHODS for kind in PARAMS]
+
+
+@pytest.mark.parametrize(
+    ("family", "asked"),
+    [
+        ("Qwen3", SOME),
+        *(pytest.param(f, ALL, marks=pytest.mark.exact) for f in ("Llama", "Mistral", "Qwen2")),
+    ],
+    ids=["Qwen3", "Llama-all", "Mistral-all", "Qwen2-all"],
+)
+def test_it_answers_like_the_engine_on_the_cpu(tools, tool, stand_in, checkpoints, family, asked):
+    pair = folders(checkpoints, family)
     prompts = {kind: tools.prompt(9 + i, seed=i) for i, kind in enumerate(PARAMS)}
-    plain = [("none", kind) for kind in PARAMS]
-    asked = [(method, "both") for method in METHODS]
-    asked += [(method, kind) for method in ("none", METHODS[-1]) for kind in PARAMS]
     with Engine(tool.config_of(pair, "cuda", max_model_len=tools.max_len), methods=METHODS) as e:
         given = answers(e, prompts, asked)
     config = tool.config_of(pair, "cpu", max_model_len=tools.max_len)
-    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Qwen3"]]
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
     twins = replace(load_pair(config), target=models[0], draft=models[1])
     with Engine(config, pair=twins) as e:
-        want = answers(e, prompts, plain)
-    assert given == {(method, kind): want["none", kind] for method, kind in given}
+        want = answers(e, prompts, [("none", kind) for kind in PARAMS])
+    assert given == {(method, kind): want["none", kind] for method, kind in asked}
     assert len({tuple(tokens) for tokens, _ in want.values()}) == len(PARAMS)
 
 
@@ -104,7 +115,7 @@ def test_ids_that_no_token_has_never_come(tools, tool, stand_in, checkpoints):
     holes = tuple(sorted(set(out.outputs[0].token_ids)))
     with Engine(config, pair=replace(plain, holes=holes)) as engine:
         found = [engine.generate(tools.prompt(12), p)[0].outputs[0] for p in (SAMPLED, GREEDY)]
-    assert all(len(f.token_ids) == 10 and not set(f.token_ids) & set(holes) for f in found)
+    assert all(len(f.token_ids) == 8 and not set(f.token_ids) & set(holes) for f in found)
 
 
 def test_the_runtime_has_the_device_that_was_named(tool, stand_in, checkpoints):
@@ -121,6 +132,29 @@ def test_the_default_method_is_one_that_runs_there(checkpoints):
     assert EngineConfig("x", device="cuda", speculative=spec).method().text == "specbranch"
     assert EngineConfig("x", device="cuda").method().text == "none"
     assert EngineConfig("x", speculative=spec).method().text == "auto"
+
+
+def test_the_command_line_names_the_device(stand_in, capsys):
+    given = [
+        "--device",
+        "cuda:1",
+        "--max-tokens",
+        "3",
+        "--prompt",
+        "import os",
+        "--dtype",
+        "float32",
+    ]
+    assert main(["generate", *given]) == 0
+    assert "specbranch" in capsys.readouterr().err
+    assert stand_in.devices == ["cuda:1", "cuda:1"]
+    assert main(["compare", *given, "--methods", "pearl,auto"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "sbrt: error: method auto: expected one of the presets"
+    )
+    assert main(["compare", *given, "--methods", "pearl", "--json", "-"]) == 0
+    [line] = json.loads(capsys.readouterr().out)
+    assert (line["device"], line["identical_to_none"], line["dtype"]) == ("cuda:1", True, "float32")
 
 
 # --- graphs ---
@@ -173,15 +207,15 @@ def test_a_choice_is_of_the_kind_that_the_request_asks_for(tools, tool, stand_in
             assert kinds == {(lane, filters, shapes) for lane in ("target", "draft")}, kind
 
 
-def test_every_size_is_recorded_for_every_kind(tool, stand_in, checkpoints):
+def test_every_size_is_recorded_once_for_every_kind(tool, stand_in, checkpoints):
     Engine(tool.config_of(folders(checkpoints, "Llama"), "cuda")).close()
     for capture in stand_in.captures:
         made = Counter(map(capture.said, capture.tapes))
         for rows in capture.lane.sizes:
-            assert made["forward", rows] > 0
+            assert made["forward", rows] == (2 if rows == 64 else 1)  # prefill has 64, no logits
             for filters in (False, True):
                 for shapes in (False, True):
-                    assert made["choose", rows, filters, shapes] > 0
+                    assert made["choose", rows, filters, shapes] == 1
 
 
 # --- order ---

@@ -112,7 +112,7 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
     lane = lanes[0]
     lane.buffers.logits.fill_(1.0)
     for piece in lane.choose(
-        rows.data_ptr(), words.data_ptr(), out.data_ptr(), lane.vocab, False, False
+        (rows.data_ptr(), words.data_ptr(), out.data_ptr()), lane.vocab, False, False
     ):
         piece.replay()
     assert out[:4].tolist() == [0, 0, 0, 0]
@@ -167,7 +167,7 @@ def spans_written(lane, block):
     lane.forward(rows, True)
     lane.forward(rows, False)
     for filters in (False, True):
-        lane.choose(rows, address, out, lane.vocab, is_draft, filters)
+        lane.choose((rows, address, out), lane.vocab, is_draft, filters)
     for which in range(3):
         lane.moves(address, which)
     found = set()
