@@ -77,7 +77,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     const int64_t end = now();
     if (tuned_)  // a round that an earlier call began took nobody knows how long
       tuner_->saw({emitted_ - before, since < 0 ? 0 : end - since, 1 + log_.last().depth,
-                   ahead || in_virtual_order()});
+                   ahead || in_virtual_order(), log_.last().hit});
     since = end;
   }
   stats_.decode_ns += now() - begin;

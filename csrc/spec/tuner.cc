@@ -92,12 +92,17 @@ int Tuner::best_depth(const Policy& p) const {
   return best;
 }
 
+// Share of rounds whose outcome would be among the branches, if these were shared out evenly.
+double Tuner::foreseen(const Policy& p) const {
+  const int depth = std::min(p.gamma, PathReplay::kDepth);
+  return path_.coverage(1 + std::max(1, p.branches / (depth + 1)));
+}
+
 // A tree catches second choices too. A round after a miss has a short chain or none.
 Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const Policy& p = arm.policy;
   const int depth = std::min(p.gamma, PathReplay::kDepth);
-  const int outcomes = std::max(1, p.branches / (depth + 1));
-  const double ready = path_.coverage(1 + outcomes);
+  const double ready = std::min(1.0, ready_.fit() * foreseen(p));
   const double wider = p.width > 1 ? path_.coverage(2) / std::max(0.05, path_.coverage(1)) : 1;
   const int burst = p.on_miss == kBurst ? std::min(p.burst, PathReplay::kDepth) : 0;
   const int rows = 1 + std::min(p.nodes, depth * p.width);
@@ -284,6 +289,7 @@ void Tuner::saw(const Brought& round) {
   } else if (round.steady) {
     pace_.saw(round.rows, took * pace_.of(round.rows) / alone_ns(round.rows));
   }
+  if (arm.kind == ArmKind::overlapped) ready_.saw(round.hit, foreseen(arm.policy));
   arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;

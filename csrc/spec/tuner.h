@@ -29,12 +29,30 @@ struct Brought {
   int64_t ns = 0;       // 0: not known
   int rows = 1;         // of its verification
   bool steady = false;  // it was enqueued before the one before it had ended
+  bool hit = false;     // its outcome had been prepared
 };
 
 // Tokens and time of a round, expected or summed.
 struct Yield {
   double tokens = 0, ns = 0;
   double rate() const { return ns > 0 ? tokens / ns : 0; }
+};
+
+// How often outcomes were prepared, over how often it was foreseen.
+class Readiness {
+ public:
+  double fit() const { return (hits_ + kPrior * kWeight) / (foreseen_ + kWeight); }
+  void saw(bool hit, double foreseen) {
+    constexpr double kFading = 0.99;
+    hits_ = hits_ * kFading + hit;
+    foreseen_ = foreseen_ * kFading + foreseen;
+  }
+
+ private:
+  static constexpr double kPrior = 0.8,
+                          kWeight = 12;  // before any was seen; rounds that this counts
+
+  double hits_ = 0, foreseen_ = 0;
 };
 
 class Tuner {
@@ -80,6 +98,7 @@ class Tuner {
   double burst_ns(const Policy& policy, int depth) const;
   Yield serial_forecast(const Policy& policy, int depth) const;
   int best_depth(const Policy& policy) const;
+  double foreseen(const Policy& policy) const;
   Yield overlapped_forecast(const Arm& arm) const;
   const LookupReplay& played(const Arm& arm) const { return lookups_[&arm - arms_.data()]; }
   double expected_rate(const Arm& arm, double more_ns) const;
@@ -96,6 +115,7 @@ class Tuner {
   const Costs costs_;
   std::vector<Arm> arms_;
   Pace pace_;
+  Readiness ready_;
   TrunkIndex index_;
   PathReplay path_;
   std::vector<LookupReplay> lookups_;  // one for each arm
