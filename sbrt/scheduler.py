@@ -48,7 +48,7 @@ class Scheduler:
         self._waiting: set[int] = set()  # threads that want the lock
         self._queue: deque[Request] = deque()
         self._running: Request | None = None
-        self._begun_ns = 0
+        self._begun_ns = runtime.now_ns  # what was measured is no request's
         self._keeps_trace = keeps_trace
         self._profile: Profile | None = None
         if keeps_trace:
@@ -182,8 +182,11 @@ class Scheduler:
             self._taken()
             if self.live():
                 raise EngineError("measure_costs: expected no unfinished request, got one")
-            self._wait_until_idle(self.runtime)
-            return self.runtime.measure(seconds, temperature)
+            runtime = self.runtime
+            self._wait_until_idle(runtime)
+            costs = runtime.measure(seconds, temperature)
+            self._begun_ns = runtime.now_ns
+            return costs
 
     def close(self) -> None:
         """Forget everything; threads and memory go with the runtime."""
@@ -191,13 +194,15 @@ class Scheduler:
             self._taken()
             self._queue.clear()
             self._end()
-            if self._profile is not None:
-                with suppress(EngineError):  # of a fork, or of a device that broke
-                    self.stop_profile()
-            if self._runtime is not None:
-                self._wait_until_idle(self._runtime)
-                self._runtime.close()  # an exception's traceback may hold it for long
-            self._runtime = None
+            try:
+                if self._profile is not None:
+                    with suppress(EngineError):  # of a fork, or of a device that broke
+                        self.stop_profile()
+            finally:
+                if self._runtime is not None:
+                    self._wait_until_idle(self._runtime)
+                    self._runtime.close()  # an exception's traceback may hold it for long
+                self._runtime = None
 
     def _turn(self) -> AbstractContextManager[bool]:
         """The lock, and a word that this thread wants it; `_taken` takes the word back."""

@@ -201,24 +201,29 @@ void Runtime::check_usable() const {
         getpid(), " without its threads; make a new engine here");
 }
 
-void Runtime::begin(const Request& request) {
-  check_usable();
-  check_request(request);
+// Between sequences: nothing is left of the last one.
+void Runtime::start_over() {
   end();
   settle_down();
   stats_ = {};
   missed_ = true;
-  drafted_ = false;
+  drafted_ = prefilling_ = false;
   log_.clear();
   finish_ = Finish::none;
   stop_token_ = -1;
   error_.clear();
   interrupted_.store(false);
+  prompt_ = emitted_ = pieces_left_ = chain_nodes_ = 0;
+  committed_.clear();
+}
+
+void Runtime::begin(const Request& request) {
+  check_usable();
+  check_request(request);
+  start_over();
   start_block(request);
   stop_tokens_ = request.stop_tokens;
   prompt_ = control_->head + 1;
-  emitted_ = chain_nodes_ = 0;
-  committed_.clear();
   committed_.reserve(std::min(control_->limit - control_->head + kSlots, kReserved));
   if (request.max_tokens == 0) {
     finish_ = Finish::length;

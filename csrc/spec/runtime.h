@@ -143,6 +143,7 @@ class Runtime {
   static int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
                              const Costs& costs);
   double besides(const Policy& policy, const Costs& costs, float temperature);
+  void measure_rounds(Costs& costs, bool drafts, float temperature);
   bool tune(int64_t until);
   bool catch_draft_up(int64_t until);
   void check_request(const Request& request) const;
@@ -155,6 +156,7 @@ class Runtime {
   bool may_run_ahead();
   bool reach(Event& event, int64_t value, int64_t until);
   void settle_down();
+  void start_over();
   void commit(int64_t round);
   void count(const Record& record, int64_t round, int64_t tokens, bool ended);
   bool examine(int32_t token);

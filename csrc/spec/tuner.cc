@@ -66,7 +66,7 @@ void Tuner::begin(const Control& c) {
     if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c.trunk, index_, c.head);
   }
   stay_ = 0;
-  trying_ = false;
+  trying_ = leaves_ = false;
   has_news_ = true;
   look_after_ = std::max(kFirstLook, look_after_ / 2);
 }
@@ -236,6 +236,7 @@ int Tuner::worth_trying(int best, bool in_reach) const {
 
 void Tuner::next(Control& c) {
   if (stay_-- <= 0) look_around(c, c.head);
+  leaves_ = false;
   running_ = current_;
   if (arms_[running_].kind >= ArmKind::serial) look_after_ = kFirstLook;
   c.policy = arms_[running_].policy;
@@ -243,13 +244,14 @@ void Tuner::next(Control& c) {
 }
 
 bool Tuner::stays(const Control& c, int64_t head) {
-  if (wants_to_look(c, head)) return false;
+  if (leaves_ || wants_to_look(c, head)) return false;
   if (stay_-- > 0) return true;
   look_around(c, head);
   const Arm& arm = arms_[current_];
-  if (arm.kind >= ArmKind::serial && std::abs(arm.rate - priced_) > kRepriced * priced_)
-    return false;
-  return current_ == running_;
+  const bool reprices =
+      arm.kind >= ArmKind::serial && std::abs(arm.rate - priced_) > kRepriced * priced_;
+  leaves_ = reprices || current_ != running_;
+  return !leaves_;
 }
 
 // What nodes cost the policy in force: a round's length by its rows, and what a draft step with

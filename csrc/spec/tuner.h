@@ -81,7 +81,8 @@ class Tuner {
   // Before a round, with none in flight: the policy, and what its nodes are worth.
   void next(Control& control);
   // Instead, with a round in flight and the root before it at `head`: whether the round after that
-  // one may follow under the same policy; then that is that. Else next() is to be called.
+  // one may follow under the same policy; then that is that. Else next() is to be called, and until it
+  // is the answer stays no.
   bool stays(const Control& control, int64_t head);
   // After a round, of the policy that next() set last.
   void saw(const Brought& round);
@@ -125,6 +126,7 @@ class Tuner {
   int stay_ = 0;       // rounds until the next look around
   double priced_ = 0;  // rate that the nodes' worth was reckoned from
   bool trying_ = false;
+  bool leaves_ = false;     // stays() has said no
   bool has_news_ = true;    // of the draft's laws
   int law_ = 0;             // 0: greedy, 1: sampled, which takes longer
   double allowance_ = 0;    // ns that trials may still lose

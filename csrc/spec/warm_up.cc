@@ -10,8 +10,9 @@
 namespace sbrt {
 namespace {
 
-constexpr int kShort = 2;       // draft steps of the rounds that are timed
-constexpr double kLong = 0.01;  // seconds: a forward that is long anyway takes all threads
+constexpr int kShort = 2;           // draft steps of the rounds that are timed
+constexpr double kLong = 0.01;      // seconds: a forward that is long anyway takes all threads
+constexpr double kVeryLong = 0.05;  // seconds: one is measured as few times as can be
 
 double median(std::vector<double> values) {
   const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -86,13 +87,13 @@ void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
 
 // A short prompt, for plain decoding.
 Request Runtime::short_request(float temperature) const {
-  constexpr int64_t kPrompt = 128;
+  constexpr int64_t kTokens = 128;  // and one that is never fed
   Request request;
   request.policy = path_policy();
   request.sampling = {};
   request.sampling.temperature = temperature;
   request.sampling.top_p = 1;
-  request.prompt.assign(std::min(kPrompt, config_.max_model_len / 2) + 1, 0);
+  request.prompt.assign(std::min(kTokens, (config_.max_model_len - 1) / 2) + 1, 0);
   return request;
 }
 
@@ -116,6 +117,8 @@ void Runtime::choose_width(LaneUnit& unit) {
   unit.width = config_.num_threads;
   if (config_.num_threads == 1 || in_virtual_order() || exec_->is_device()) return;
   set_rows(unit, 1, 0);
+  seconds_of(unit, unit.width, 1);  // the first touches all memory
+  if (seconds_of(unit, unit.width, 1) > kVeryLong) return;
   std::vector<double> best(config_.num_threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
     for (int width = config_.num_threads; width > 0; width /= 2) {
@@ -147,14 +150,18 @@ std::vector<double> Runtime::time_alone(LaneUnit& unit, const std::vector<int>& 
                                         double seconds) {
   constexpr size_t kLeast = 4, kMost = 25;
   std::vector<std::vector<double>> found(rows.size());
-  const int64_t until = Trace::now() + static_cast<int64_t>(seconds * 1e9);
-  while (found.back().size() < kLeast || (found.back().size() < kMost && Trace::now() < until)) {
+  constexpr double kLate = 2;  // seconds: no further pass, minutes otherwise
+  const int64_t begin = Trace::now();
+  const auto within = [&](size_t passes, double time) {
+    return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
+  };
+  while (found.back().empty() || within(kLeast, kLate) || within(kMost, seconds)) {
     for (size_t i = 0; i < rows.size(); ++i) {
       set_rows(unit, rows[i], control_->head);
-      const int forwards = forwards_of_burst(found[i].empty() ? 0.001 : found[i].back());
+      const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
+      const int forwards = forwards_of_burst(like.empty() ? kVeryLong : like.back());
       found[i].push_back(seconds_of(unit, unit.width, forwards));
     }
-    if (found.back().size() == 1 && found.back()[0] > kLong * 50) break;  // minutes otherwise
   }
   std::vector<double> costs;
   costs.reserve(found.size());
@@ -169,15 +176,15 @@ double Runtime::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& othe
   set_rows(timed, rows, control_->head);
   set_rows(other, other_rows, control_->head);
   const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
-  const int each = forwards_of_burst(mine);
-  const double all = 1.5 * each * kTimes * mine;
+  const int each = forwards_of_burst(mine), times = mine > kVeryLong ? 1 : kTimes;
+  const double all = 1.5 * each * times * mine;
   const int forwards = std::clamp(static_cast<int>(2.5 * all / its) + 1, 1, 400);
   const int64_t value = other.timed.reached() + 1;
   for (int i = 0; i < forwards; ++i) other.stream->launch(other.timed_forward, other_width);
   other.stream->record(other.timed, value);
   std::vector<double> found;
-  found.reserve(kTimes);
-  for (int i = 0; i < kTimes; ++i) {
+  found.reserve(times);
+  for (int i = 0; i < times; ++i) {
     const double seconds = seconds_of(timed, width, each);
     if (i > 0 && other.timed.reached() >= value) break;  // it was alone for a part
     found.push_back(seconds);
@@ -208,8 +215,6 @@ double Runtime::besides(const Policy& policy, const Costs& costs, float temperat
     const double more = static_cast<double>(took - forwards_of(rounds, policy, costs));
     found.push_back(more * 1e-9 / static_cast<double>(rounds.size()));
   }
-  end();
-  settle_down();
   return found.empty() ? 0 : median(std::move(found));
 }
 
@@ -240,27 +245,31 @@ Costs Runtime::measure(double seconds, float temperature) {
   check<InvalidInput>(!in_virtual_order(), "costs: virtual time has its own");
   check_within("seconds", 0.0, 1e6, seconds);
   check_within("temperature", 0.0f, 1e6f, temperature);
-  end();
-  settle_down();
+  start_over();
   make_trunk(temperature);
   Costs costs;
   const bool drafts = draft_.lane && control_->head < control_->draft_limit;
   measure_forwards(costs, drafts, seconds);
+  measure_rounds(costs, drafts, temperature);
+  start_over();  // these rounds were nobody's
+  return costs;
+}
+
+void Runtime::measure_rounds(Costs& costs, bool drafts, float temperature) {
   const auto beside = [&](const Policy& policy) {
     return std::llround(std::max(0.0, besides(policy, costs, temperature)) * 1e9);
   };
   Policy policy = path_policy();
   costs.round = beside(policy);
-  if (!drafts) return costs;
+  if (!drafts) return;
   policy.on_miss = kBurst;
   policy.burst = kShort;
   costs.turns = beside(policy);
-  if (std::min(config_.max_gamma, config_.max_branches) == 0) return costs;
+  if (config_.max_gamma == 0) return;
   policy = path_policy();
   policy.gamma = std::min(kShort, config_.max_gamma);
   policy.branches = 1;
   costs.side_by_side = beside(policy);
-  return costs;
 }
 
 void Runtime::measure_forwards(Costs& costs, bool drafts, double seconds) {
