@@ -2,7 +2,8 @@
 //
 // Who writes what (one owner each):
 //   host, between sequences   sampling, shaping, policy, limits, and the state a sequence starts from
-//   host, between rounds      policy and prices, of a sequence that is tuned (spec/tuner.h)
+//   host, between rounds      policy and prices, of a sequence that is tuned (spec/tuner.h); of a draft
+//                             that sits out branch_count, draft_idle, draft_nodes
 //   select                    round, head, trunk, counts, chain, source, outcome, cut, sharpness, lost,
 //                             record
 //   target lane               target_rows, choice, scores.target, target_have
@@ -204,7 +205,7 @@ struct Prices {
   float round[kMaxRows + 1];  // length of a round by the rows of its verification, any unit
 };
 
-constexpr uint8_t kUnknownRank = 255;
+constexpr uint8_t kUnknownRank = 0;  // what fresh memory says: most of it is never touched
 
 struct Control {
   // host
@@ -243,8 +244,8 @@ struct Control {
   int32_t draft_compacts;  // 1: nodes of the last chain had draft KV, so that its path is compacted
   Branch branches[kMaxBranches];
   Law chain_law[kSlots];  // the draft's law at root and chain nodes
-  // [max_model_len + kSlots] or null: where in the draft's law before it the trunk's token stood,
-  // kCandidates if nowhere, kUnknownRank if no law was kept.
+  // [max_model_len + kSlots] or null: one more than the place of the trunk's token in the draft's law
+  // before it, than kCandidates if it has none there; kUnknownRank if no law was kept.
   uint8_t* rank;
 };
 

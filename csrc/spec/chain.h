@@ -28,16 +28,16 @@ SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token) {
 SBRT_ANY inline void note_rank(Control& c, int64_t position, const Law& law, int32_t token) {
   if (!c.rank) return;
   const int at = first_of(law.token, law.n, token);
-  const auto rank = static_cast<uint8_t>(at < law.n ? at : kCandidates);
+  const auto rank = static_cast<uint8_t>(1 + (at < law.n ? at : kCandidates));
 #if defined(__CUDA_ARCH__)
   c.rank[position] = rank;
 #else
-  __atomic_store_n(&c.rank[position], rank,
-                   __ATOMIC_RELAXED);  // the host may be reading: rank_at()
+  // The host may be reading: rank_at().
+  __atomic_store_n(&c.rank[position], rank, __ATOMIC_RELAXED);
 #endif
 }
 
-// Of the host, while lanes are at work: it or kUnknownRank.
+// Of the host, while lanes are at work: what note_rank() left there, or kUnknownRank.
 inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }

@@ -23,7 +23,7 @@ void PathReplay::read(const uint8_t* rank, int64_t head) {
   const int64_t oldest = std::max({int64_t{1}, head - kFarthest, first_output_ - kOfPrompt});
   for (int64_t p = head; p >= oldest && n_ < kWindow; --p) {
     const uint8_t known = rank_at(rank, p);
-    if (known != kUnknownRank) rank_[n_++] = known;
+    if (known != kUnknownRank) rank_[n_++] = known - 1;
   }
   std::reverse(rank_.begin(), rank_.begin() + n_);
   const double hits = static_cast<double>(std::count(rank_.begin(), rank_.begin() + n_, 0));

@@ -173,7 +173,8 @@ void Runtime::start_block(const Request& r) {
   shaping_.start(r, c);
   c.policy = r.tuned ? config_.tuned[0] : r.policy;
   c.prices.known = 0;
-  if (c.rank) std::fill_n(ranks_.host(), ranks_.size(), kUnknownRank);
+  if (c.rank)  // as far as the last sequence came
+    std::fill_n(ranks_.host(), std::min<int64_t>(ranks_.size(), c.head + kSlots), kUnknownRank);
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config_.max_model_len);

@@ -2,7 +2,9 @@
 changes its mind; in virtual time, where costs are known, it is about as fast as the best of what it
 chooses from and never slower than plain decoding; the draft is left alone where it cannot pay."""
 
+import resource
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +173,48 @@ def test_an_engine_that_cannot_choose_says_so():
         make(tuned=POLICIES[::-1], costs=costs())
     with pytest.raises(InvalidInputError, match="virtual time"):
         make(costs=costs()).measure(0.1)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 8, 64, 66, 129])
+@pytest.mark.parametrize("draft", [SOMETIMES, None], ids=["draft", "no draft"])
+def test_short_contexts_are_measured_and_generate_to_their_end(length, draft):
+    tuned = [arm.policy() for arm in ARMS if draft or not arm.drafts]
+    runtime = make(draft, body="cpu", threads=2, tuned=tuned, max_model_len=length)
+    law = _core.Sampling(temperature=0)
+    for prompt in ([1], [1] * (length - 1)):
+        runtime.begin(prompt, law, POLICIES[0], 1000)
+        plain = runtime.run()
+        runtime.begin(prompt, law, None, 1000)
+        assert runtime.run() == plain
+        assert len(plain) == length - len(prompt)
+
+
+@pytest.mark.parametrize("target", [{}, {"nan_at": 130}], ids=["fine", "not a number"])
+def test_what_was_measured_leaves_nothing_behind(target):
+    runtime = make(SOMETIMES, target, body="cpu")
+    for _ in range(2):
+        assert runtime.rounds() == []
+        assert (runtime.stats.rounds, runtime.stats.decode_ns) == (0, 0)
+        assert runtime.prefilled_tokens == 0
+        assert (runtime.finish_reason, runtime.error) == (None, None)
+        law = _core.Sampling(temperature=0)
+        runtime.begin([1, 2, 3], law, None, 100)
+        assert len(runtime.run()) == 100
+        runtime.measure(0.0)
+
+
+def test_a_context_without_end_takes_no_memory_before_it_is_used():
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("this system has no /proc/self/statm")
+    pages = int(statm.read_text().split()[1])
+    length = 1 << 30
+    endless = {"window": 70, "max_positions": length}
+    runtime = make(AGREES | endless, endless, body="cpu", max_model_len=length)
+    runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 50)
+    assert len(runtime.run()) == 50
+    grown = (int(statm.read_text().split()[1]) - pages) * resource.getpagesize()
+    assert grown < length // 4
 
 
 def test_measured_costs_never_fall_with_rows():

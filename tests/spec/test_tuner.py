@@ -1,6 +1,5 @@
-"""Contract under test: `auto` leaves a policy for good once it said that it will, however often it is
-asked before the change, as a caller does whose slices of time are shorter than a round (tuner_main.cc).
-"""
+"""Contract under test: `auto` leaves a policy for good once it said that it will, however often it
+is asked before the change, as by a caller whose slices are shorter than a round (tuner_main.cc)."""
 
 
 def test_a_change_of_policy_waits_for_the_lanes_and_is_not_forgotten(programs):
