@@ -9,7 +9,6 @@
 #include <random>
 
 #include "spec/hrad.h"
-#include "spec/lanes.h"
 
 namespace sbrt {
 namespace {
@@ -48,8 +47,9 @@ int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   for (int turn = 0; turn < 50; ++turn) {
     std::vector<float> x = drawn(Hrad::inputs(hidden), 1);
     const HradArgs args = args_of(hrad, control.get(), x.data(), inner);
+    InnerScratch scratch;
     CutScratch cut;
-    hrad_inner(args, {});
+    for (int panel = 0; panel < kHradPanels; ++panel) hrad_inner_op(args, panel, scratch, Alone{});
     hrad_cut_op(args, cut, Alone{});
     hrad.scores(x.data(), wide, scores);
     found += std::memcmp(wide, inner, sizeof inner) != 0;
