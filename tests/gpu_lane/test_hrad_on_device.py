@@ -10,13 +10,13 @@ from sbrt import Engine, InvalidInputError, SamplingParams, hrad
 from sbrt.pair import load_pair
 
 GAMMA = 3
-GREEDY = SamplingParams(temperature=0, max_tokens=24)
+GREEDY = SamplingParams(temperature=0, max_tokens=14)
 PARAMS = {
     "greedy": GREEDY,
     "sampled": replace(GREEDY, temperature=0.8, seed=5),
     "both": replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2),
 }
-PROMPTS = 3
+PROMPTS = 2
 
 
 @pytest.fixture
