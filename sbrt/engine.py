@@ -234,7 +234,10 @@ class Engine:
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad."""
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad.
+
+        Raises InvalidInputError where nobody keeps it, and on a device.
+        """
         return self._scheduler.features()
 
     def measure_costs(self, seconds: float, temperature: float = 0.0) -> Costs:

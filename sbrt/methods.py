@@ -253,7 +253,6 @@ def check_on_cuda(method: Method) -> None:
     missing = {
         "one of the presets that it chooses from": method.name == AUTO,
         "acceptance coupled": method.rejection,
-        "hrad off": method.options.get("hrad", HRAD_OFF) != HRAD_OFF,
     }
     for expected, is_missing in missing.items():
         if is_missing:

@@ -145,3 +145,29 @@ def tsan(programs: Programs) -> tuple[str, ...]:
     if not programs.has(programs.tsan):
         pytest.skip("this compiler has no ThreadSanitizer")
     return programs.tsan
+
+
+@pytest.fixture(scope="session")
+def random_classifier():
+    """random_classifier(path, origin, favourite=None)."""
+    import numpy as np
+
+    from sbrt import hrad
+    from sbrt.safetensors_file import bfloat16, widened
+
+    def call(path, origin, favourite=None):
+        """An H-RAD file of random weights; with a favourite every answer is that class."""
+        rng = np.random.default_rng(0)
+        tensors = {
+            name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
+            for name, shape in hrad.shapes(origin.hidden).items()
+        }
+        tensors["w1"] = widened(bfloat16(tensors["w1"]))  # as files keep it
+        if favourite is not None:
+            tensors["w3"][:] = 0
+            tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
+        found = hrad.Classifier(path, origin, tensors, (1, 2, 3), "d" * 64)
+        found.save()
+        return found
+
+    return call

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "core/bits.h"
 #include "core/check.h"
 
 namespace sbrt {
@@ -31,7 +32,7 @@ inline DType storage_from(std::string_view name) {
   return name == "int8" ? DType::int8 : dtype_from(name);
 }
 
-inline float from_bf16(uint16_t bits) {
+SBRT_ANY inline float from_bf16(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
   float value;
   std::memcpy(&value, &wide, sizeof value);
@@ -47,7 +48,7 @@ inline uint16_t to_bf16(float value) {
   return static_cast<uint16_t>(bits >> 16);
 }
 
-inline float from_f16(uint16_t h) {
+SBRT_ANY inline float from_f16(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t exponent = (h >> 10) & 0x1fu;
   const uint32_t mantissa = h & 0x3ffu;

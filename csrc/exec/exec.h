@@ -44,16 +44,17 @@ class Graph {
     void (*fn)() = nullptr;
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
-    // On a device: a kernel of one block, whose one parameter is the arguments, or a captured graph.
+    // On a device: a kernel whose one parameter is the arguments, or a captured graph.
     const void* kernel = nullptr;  // also null in a build without CUDA
-    unsigned threads = 0;
+    unsigned threads = 0, blocks = 1;
     const Captured* captured = nullptr;
     const char* name = nullptr;
     Effects effects;
 
-    Node& on_device(const void* symbol, unsigned of_block) {
+    Node& on_device(const void* symbol, unsigned of_block, unsigned of_grid = 1) {
       kernel = symbol;
       threads = of_block;
+      blocks = of_grid;
       return *this;
     }
     // What somebody else captured does the same there; it outlives the launches.

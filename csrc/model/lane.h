@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "exec/exec.h"
+#include "model/features.h"
 #include "ops/choose.h"
 #include "ring/ring.h"
 
@@ -32,9 +33,6 @@ struct Expected {
   const Sampling* sampling = nullptr;  // of the sequence
   const Shaping* shaping = nullptr;
 };
-
-constexpr int kFeatureLayers = 4;  // the last ones of a model
-constexpr int kFeatureBlocks = kFeatureLayers + 1;
 
 // Which KV goes to new slots once `settle` has brought the control block to the last outcome.
 enum class Moves {
@@ -74,6 +72,8 @@ class Lane {
   // layers the first is repeated), then the token's embedding.
   // Reads the lane's memory on the host: never of a lane on a device.
   virtual void read_features(int /*row*/, int32_t /*token*/, float* /*out*/) const {}
+  // Where a lane on a device keeps them.
+  virtual FeatureMemory feature_memory() const { return {}; }
 };
 
 class Model {

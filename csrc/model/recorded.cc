@@ -1,7 +1,5 @@
 #include "model/recorded.h"
 
-#include "core/tensor.h"
-
 namespace sbrt {
 namespace {
 
@@ -143,11 +141,12 @@ void RecordedLane::read_features(int row, int32_t token, float* out) const {
   check(!memory_.on_device, "lane: expected features in the host's memory, got a device's");
   check_within("lane: row of features", 0, max_rows_ - 1, row);
   check_within("lane: token of features", 0, memory_.vocab - 1, token);
-  const int64_t kept = kFeatureLayers * memory_.hidden;
-  const TensorView features{memory_.features, memory_.dtype, {max_rows_, kept}, 2};
-  const TensorView embed{memory_.embed, memory_.dtype, {memory_.vocab, memory_.hidden}, 2};
-  for (int64_t i = 0; i < kept; ++i) out[i] = features.at(row * kept + i);
-  for (int64_t i = 0; i < memory_.hidden; ++i) out[kept + i] = embed.at(token * memory_.hidden + i);
+  const FeatureMemory kept = feature_memory();
+  for (int64_t i = 0; i < kFeatureBlocks * kept.hidden; ++i) out[i] = kept.at(row, token, i);
+}
+
+FeatureMemory RecordedLane::feature_memory() const {
+  return {memory_.features, memory_.embed, memory_.hidden, memory_.dtype};
 }
 
 }  // namespace sbrt

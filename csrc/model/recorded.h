@@ -111,6 +111,7 @@ class RecordedLane final : public Lane {
   void add_moves(Graph& graph, const Control* control, Moves which) override;
   int64_t feature_width() const override { return memory_.features ? memory_.hidden : 0; }
   void read_features(int row, int32_t token, float* out) const override;
+  FeatureMemory feature_memory() const override;
 
  private:
   PieceSet& keep(const Pieces& pieces, const Expected& expected);

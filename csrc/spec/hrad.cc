@@ -8,27 +8,19 @@
 namespace sbrt {
 namespace {
 
-constexpr float kLeast = 1e-6f;  // beside the root mean square
-
 void relu(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = std::max(x[i], 0.0f);
 }
 
-// Of the nodes of a path in a row, those at whose parents the draft left a law.
-void read_confidence(const Branch* tail, float* x) {
-  std::fill_n(x, 2 * kHradTail, 0.0f);
-  if (!tail) return;
-  for (int j = 1; j <= std::min<int>(tail->size, kHradTail); ++j) {
-    const Law& law = tail->law[tail->parent[j]];
-    x[j - 1] = law.q > 0 ? std::max(std::log(law.q), kLeastLog) : kLeastLog;
-    x[kHradTail + j - 1] = std::max(law.lp[0], kLeastLog);
-  }
-}
+// What classifiers were trained on; AnyLog's last bit is another one in 2 of 1000.
+struct HostLog {
+  float operator()(float x) const { return std::log(x); }
+};
 
 }  // namespace
 
-Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                        int64_t out, int64_t in, DType storage) {
+Hrad::Layer Hrad::packed(const char* name, const std::vector<float>& w, const std::vector<float>& b,
+                         int64_t out, int64_t in, DType storage) {
   check<InvalidInput>(
       w.size() == static_cast<size_t>(out * in) && b.size() == static_cast<size_t>(out),
       "hrad: layer ", name, ": expected ", out, " x ", in, " weights and ", out, " biases but got ",
@@ -45,10 +37,10 @@ Hrad::Layer Hrad::layer(const char* name, const std::vector<float>& w, const std
 Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
-  first_ = layer("1", w.w1, w.b1, kHradInner, inputs(hidden),
-                 DType::bf16);  // read once a round, from afar
-  second_ = layer("2", w.w2, w.b2, kHradNarrow, kHradInner, DType::f32);
-  third_ = layer("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
+  first_ = packed("1", w.w1, w.b1, kHradInner, inputs(hidden),
+                  DType::bf16);  // read once a round, from afar
+  second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, DType::f32);
+  third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
 }
 
 void Hrad::apply(const Layer& l, const float* x, float* y) const {
@@ -86,14 +78,9 @@ Cut Hrad::classify(const float* x, float* scratch) const {
 void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x) {
   const int64_t width = lane.feature_width();
   lane.read_features(row, token, x);
-  for (float* block = x; block < x + kFeatureBlocks * width; block += width) {
-    double squares = 0;
-    for (int64_t i = 0; i < width; ++i) squares += double{block[i]} * block[i];
-    const float scale =
-        1.0f / (static_cast<float>(std::sqrt(squares / static_cast<double>(width))) + kLeast);
-    for (int64_t i = 0; i < width; ++i) block[i] *= scale;
-  }
-  read_confidence(tail, x + kFeatureBlocks * width);
+  FeatureScratch scratch;
+  scale_blocks(x, width, scratch.scale, Alone{});
+  read_confidence(tail, x + kFeatureBlocks * width, Alone{}, HostLog{});
 }
 
 }  // namespace sbrt

@@ -12,12 +12,9 @@
 
 #include "model/lane.h"
 #include "ops/matmul.h"
+#include "spec/hrad_op.h"
 
 namespace sbrt {
-
-constexpr int kHradInner = 256, kHradNarrow = 64;
-constexpr int kHradTail = 16;  // nodes of a tail whose confidence is read
-constexpr float kLeastLog = -8.0f;
 
 struct HradWeights {
   std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is kept as bf16
@@ -25,22 +22,24 @@ struct HradWeights {
 
 class Hrad {
  public:
-  // Throws InvalidInput unless the sizes are those above and every weight is finite.
-  Hrad(int64_t hidden, const HradWeights& weights);
-
-  int64_t hidden() const { return hidden_; }
-  static int64_t inputs(int64_t hidden) { return kFeatureBlocks * hidden + 2 * kHradTail; }
-  // Scores of the three cuts. `scratch`: [kHradInner + kHradNarrow].
-  void scores(const float* x, float* scratch, float out[3]) const;
-  Cut classify(const float* x, float* scratch) const;
-
- private:
   struct Layer {
     PackedMatrix matrix;
     std::vector<float> bias;
   };
-  static Layer layer(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                     int64_t out, int64_t in, DType storage);
+
+  // Throws InvalidInput unless the sizes are those above and every weight is finite.
+  Hrad(int64_t hidden, const HradWeights& weights);
+
+  int64_t hidden() const { return hidden_; }
+  static int64_t inputs(int64_t hidden) { return hrad_inputs(hidden); }
+  // Scores of the three cuts. `scratch`: [kHradInner + kHradNarrow].
+  void scores(const float* x, float* scratch, float out[3]) const;
+  Cut classify(const float* x, float* scratch) const;
+  const Layer& layer(int i) const { return i == 0 ? first_ : i == 1 ? second_ : third_; }
+
+ private:
+  static Layer packed(const char* name, const std::vector<float>& w, const std::vector<float>& b,
+                      int64_t out, int64_t in, DType storage);
   void apply(const Layer& layer, const float* x, float* y) const;
 
   int64_t hidden_;

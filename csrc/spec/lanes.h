@@ -36,4 +36,9 @@ void classify(const SelectArgs& args, Worker);    // what H-RAD says of it; wher
 void hang_chain(const SelectArgs& args, Worker);  // the next chain, and the record
 void hang_burst(const SelectArgs& args, Worker);  // a serial burst becomes the chain
 
+// `classify` as a device does it; the host runs these in its place on the body that stands in for one.
+void hrad_features(const HradArgs& args, Worker);  // what it reads
+void hrad_inner(const HradArgs& args, Worker);     // its first layer
+void hrad_cut(const HradArgs& args, Worker);       // the others, and what it says
+
 }  // namespace sbrt

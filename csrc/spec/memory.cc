@@ -39,6 +39,10 @@ void Runtime::make_features() {
   if (config_.hrad)
     check<InvalidInput>(config_.hrad->hidden() == width, "hrad: made for a target of hidden size ",
                         config_.hrad->hidden(), ", this one's is ", width);
+  if (exec_->is_device()) {
+    hrad_memory_ = HradMemory(*exec_, *config_.hrad);
+    return;
+  }
   features_ = Buffer<float>(Hrad::inputs(width));
   hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
 }

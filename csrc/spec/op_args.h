@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "exec/control.h"
+#include "model/features.h"
 #include "ring/shape.h"
 
 namespace sbrt {
@@ -36,6 +37,23 @@ struct SelectArgs {
   float* features;     // [Hrad::inputs(hidden)] of the last outcome; null: not kept
   float* scratch;      // of hrad
   Place place;         // working memory; without any in an engine that was not built for rejection
+};
+
+// A layer as PackedMatrix packs it, the first one as bf16, the others as f32.
+struct HradLayer {
+  const uint32_t* panels;
+  const float* bias;
+};
+
+constexpr int kHradLayers = 3;
+
+// Of an engine on a device; the host's classifier is a Hrad.
+struct HradArgs {
+  Control* control;
+  FeatureMemory target;  // whose features are read
+  float* x;              // [hrad_inputs(hidden)] what the classifier reads of the last outcome
+  float* inner;          // [kHradInner] outputs of the first layer
+  HradLayer layer[kHradLayers];
 };
 
 }  // namespace sbrt

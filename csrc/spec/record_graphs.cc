@@ -8,7 +8,9 @@ namespace {
 template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args) {
   Graph::Node& node = graph.add(step.call, args, true).says(step.name, step.effects);
-  if (step.kernel != RoundOp::none) node.on_device(kernel_of(step.kernel), kRoundOpThreads);
+  const KernelShape shape = shape_of(step.kernel);
+  if (step.kernel != RoundOp::none)
+    node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks);
 }
 
 // A lane's own ops, all of which do what `effects` says.
@@ -72,6 +74,9 @@ void Runtime::record_graphs() {
                           accept_.place()};
   put(select_, kSelect, chosen);
   if (chosen.features) put(select_, kClassify, chosen);
+  if (hrad_memory_.is_there())
+    for (const HradStep& step : {kHradFeatures, kHradInnerLayer, kHradCut})
+      put(select_, step, hrad_memory_.args(c, lane.feature_memory()));
   put(select_, kHangChain, chosen);
   if (draft_.lane) record_draft(chosen);
 }

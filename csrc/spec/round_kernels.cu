@@ -1,7 +1,9 @@
-// One kernel for every op of a round: a block of one warp, which shares the op's working memory.
+// One kernel for every op of a round: a block of one warp, which shares the op's working memory; of
+// H-RAD blocks of more.
 #include "spec/round_kernels.h"
 
 #include "spec/grow_op.h"
+#include "spec/hrad_op.h"
 #include "spec/plan_op.h"
 #include "spec/select_op.h"
 #include "spec/settle_op.h"
@@ -10,6 +12,7 @@ namespace sbrt {
 namespace {
 
 __device__ Warp warp() { return {static_cast<int>(threadIdx.x)}; }
+__device__ Crew crew() { return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}; }
 __device__ bool leads() { return threadIdx.x == 0; }
 
 __global__ void target_rows(const LaneArgs args) { target_rows_op(args, warp()); }
@@ -44,6 +47,22 @@ __global__ void extend(const LaneArgs args) {
 
 __global__ void select(const SelectArgs args) {
   if (leads()) select_op(*args.control);
+}
+
+__global__ void hrad_features(const HradArgs args) {
+  __shared__ FeatureScratch scratch;
+  hrad_features_op(args, scratch, crew());
+}
+
+static_assert(shape_of(RoundOp::hrad_inner).blocks == kHradPanels);
+__global__ void hrad_inner(const HradArgs args) {
+  __shared__ InnerScratch scratch;
+  hrad_inner_op(args, static_cast<int>(blockIdx.x), scratch, crew());
+}
+
+__global__ void hrad_cut(const HradArgs args) {
+  __shared__ CutScratch scratch;
+  hrad_cut_op(args, scratch, crew());
 }
 
 __global__ void hang_chain(const SelectArgs args) {
@@ -88,6 +107,12 @@ const void* kernel_of(RoundOp op) {
       return address(extend);
     case RoundOp::select:
       return address(select);
+    case RoundOp::hrad_features:
+      return address(hrad_features);
+    case RoundOp::hrad_inner:
+      return address(hrad_inner);
+    case RoundOp::hrad_cut:
+      return address(hrad_cut);
     case RoundOp::hang_chain:
       return address(hang_chain);
     case RoundOp::hang_burst:

@@ -1,4 +1,5 @@
-// The ops of a round on a device: one warp each, compiled from the *_op.h that the host runs.
+// The ops of a round on a device, compiled from the *_op.h that the host runs: one warp each, but for
+// H-RAD.
 #pragma once
 
 namespace sbrt {
@@ -15,11 +16,29 @@ enum class RoundOp {
   keep_laws,
   extend,
   select,
+  hrad_features,
+  hrad_inner,
+  hrad_cut,
   hang_chain,
   hang_burst,
 };
 
-constexpr unsigned kRoundOpThreads = 32;
+// Blocks of an op's kernel, and threads of a block.
+struct KernelShape {
+  unsigned threads = 32, blocks = 1;
+};
+
+constexpr KernelShape shape_of(RoundOp op) {
+  switch (op) {
+    case RoundOp::hrad_features:
+    case RoundOp::hrad_cut:
+      return {256, 1};
+    case RoundOp::hrad_inner:
+      return {256, 16};  // a block for each panel
+    default:
+      return {};
+  }
+}
 
 // The kernel of an op, whose one parameter is the op's arguments; null in a build without CUDA.
 const void* kernel_of(RoundOp op);

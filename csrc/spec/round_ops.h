@@ -18,6 +18,7 @@ struct RoundStep {
 using P = Part;
 using LaneStep = RoundStep<LaneArgs>;
 using SelectStep = RoundStep<SelectArgs>;
+using HradStep = RoundStep<HradArgs>;
 
 inline constexpr LaneStep kSettleTarget{
     "settle_target", settle_target, RoundOp::none, {{P::outcome, P::target_kv}, {P::target_kv}}};
@@ -74,7 +75,20 @@ inline constexpr SelectStep kClassify{
     "classify",
     classify,
     RoundOp::none,
-    {{P::settings, P::outcome, P::target_logits}, {P::outcome, P::features}}};
+    {{P::settings, P::outcome, P::branches, P::target_logits}, {P::outcome, P::features}}};
+inline constexpr HradStep kHradFeatures{
+    "hrad_features",
+    hrad_features,
+    RoundOp::hrad_features,
+    {{P::settings, P::outcome, P::branches, P::target_logits}, {P::features}}};
+inline constexpr HradStep kHradInnerLayer{"hrad_inner",
+                                          hrad_inner,
+                                          RoundOp::hrad_inner,
+                                          {{P::settings, P::outcome, P::features}, {P::features}}};
+inline constexpr HradStep kHradCut{"hrad_cut",
+                                   hrad_cut,
+                                   RoundOp::hrad_cut,
+                                   {{P::settings, P::outcome, P::features}, {P::outcome}}};
 inline constexpr SelectStep kHangChain{
     "hang_chain",
     hang_chain,

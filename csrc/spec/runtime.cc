@@ -47,7 +47,7 @@ void check_on_device(const RuntimeConfig& c) {
   };
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
-  refuse(c.hrad || c.keep_features, "H-RAD");
+  refuse(c.keep_features, "keep_features");
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {

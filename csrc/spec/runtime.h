@@ -12,6 +12,7 @@
 #include "spec/accept.h"
 #include "spec/costs.h"
 #include "spec/hrad.h"
+#include "spec/hrad_memory.h"
 #include "spec/request.h"
 #include "spec/round.h"
 #include "spec/round_log.h"
@@ -110,7 +111,7 @@ class Runtime {
   // What `auto` knows of its policies; null if the engine was not built for it.
   const Tuner* tuner() const { return tuner_.get(); }
   // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if
-  // they are not kept.
+  // they are not kept, and on a device.
   std::vector<float> features() const;
   int64_t now() const { return exec_->now(); }               // ns of the clock of traces and stats
   const OrderBook* order() const { return exec_->order(); }  // of the dry body; else null
@@ -169,7 +170,8 @@ class Runtime {
   Cells<Control> block_;
   Cells<Records> records_;
   Cells<int32_t> trunk_;
-  Buffer<float> features_, hrad_scratch_;
+  Buffer<float> features_, hrad_scratch_;  // of the host; a device has
+  HradMemory hrad_memory_;
   ShapingStore shaping_;
   AcceptMemory accept_;
   Control* control_ = nullptr;  // the host's copy of the block; on the cpu there is one only

@@ -19,9 +19,23 @@ void select(const SelectArgs& args, Worker) {
 void classify(const SelectArgs& args, Worker) {
   Control& c = *args.control;
   if (c.outcome.error) return;
-  const Branch* tail = c.outcome.branch < 0 ? nullptr : &c.branches[c.outcome.branch];
-  read_features(*args.target, c.outcome.node, c.outcome.y, tail, args.features);
+  read_features(*args.target, c.outcome.node, c.outcome.y, adopted(c), args.features);
   if (args.hrad && c.policy.hrad) c.cut = args.hrad->classify(args.features, args.scratch);
+}
+
+void hrad_features(const HradArgs& args, Worker) {
+  FeatureScratch scratch;
+  hrad_features_op(args, scratch, Alone{});
+}
+
+void hrad_inner(const HradArgs& args, Worker) {
+  InnerScratch scratch;
+  for (int panel = 0; panel < kHradPanels; ++panel) hrad_inner_op(args, panel, scratch, Alone{});
+}
+
+void hrad_cut(const HradArgs& args, Worker) {
+  CutScratch scratch;
+  hrad_cut_op(args, scratch, Alone{});
 }
 
 void hang_chain(const SelectArgs& args, Worker) {

@@ -1,4 +1,5 @@
-// Who runs an op of a round: one thread of the host, or one warp of a device, from the same source.
+// Who runs an op of a round: one thread of the host, or one warp (or block) of a device,
+// from the same source.
 //
 // What is not shared out belongs to rank 0. `meet` promises that everybody sees what anybody wrote
 // before it; `best` is the largest key that anybody brought.
@@ -28,6 +29,12 @@ struct Warp {
       key = most<uint64_t>(key, __shfl_xor_sync(0xffffffffu, key, apart));
     return key;
   }
+};
+// A whole block of threads, for ops that ask for no `best`.
+struct Crew {
+  int rank, size;
+
+  __device__ void meet() const { __syncthreads(); }
 };
 #endif
 

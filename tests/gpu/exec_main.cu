@@ -89,15 +89,15 @@ class DeviceOps {
     s.aim(state_.device());
     std::memcpy(state_.host(), &s, sizeof s);
     exec_->upload(state_.block(), sizeof s);
-    stream_->launch(graph_of(op), 1);
+    stream_->launch(graph_of(op, s.dtype), 1);
     stream_->record(done_, ++runs_);
     exec_->wait(done_, runs_);
     s = fetched(state_.device());
   }
 
  private:
-  const Graph& graph_of(RoundOp op) {
-    const auto found = graphs_.find(op);
+  const Graph& graph_of(RoundOp op, DType dtype) {
+    const auto found = graphs_.find({op, dtype});
     if (found != graphs_.end()) return *found->second;
     auto graph = std::make_unique<Graph>("op");
     OpState* there = state_.device();
@@ -107,17 +107,21 @@ class DeviceOps {
                             nullptr,         nullptr,         {}};
     const bool selects =
         op == RoundOp::select || op == RoundOp::hang_chain || op == RoundOp::hang_burst;
-    Graph::Node& node = selects ? graph->add(
-                                      +[](const SelectArgs&, Worker) {}, select)
-                                : graph->add(+[](const LaneArgs&, Worker) {}, lane);
-    node.on_device(kernel_of(op), kRoundOpThreads);
+    const bool classifies =
+        op == RoundOp::hrad_features || op == RoundOp::hrad_inner || op == RoundOp::hrad_cut;
+    Graph::Node& node = classifies ? graph->add(
+                                         +[](const HradArgs&, Worker) {}, hrad_at(there, dtype))
+                        : selects  ? graph->add(
+                                         +[](const SelectArgs&, Worker) {}, select)
+                                   : graph->add(+[](const LaneArgs&, Worker) {}, lane);
+    node.on_device(kernel_of(op), shape_of(op).threads, shape_of(op).blocks);
     stream_->prepare(*graph);
-    return *(graphs_[op] = std::move(graph));
+    return *(graphs_[{op, dtype}] = std::move(graph));
   }
 
   std::unique_ptr<Exec> exec_;
   Cells<OpState> state_;
-  std::map<RoundOp, std::unique_ptr<Graph>> graphs_;
+  std::map<std::pair<RoundOp, DType>, std::unique_ptr<Graph>> graphs_;
   Event done_{"done"};
   int64_t runs_ = 0;
   std::unique_ptr<Stream> stream_;  // first to go
@@ -162,7 +166,7 @@ void read_records() {
   const SelectArgs args{
       &state.device()->control, records.device(), nullptr, nullptr, nullptr, nullptr, {}};
   for (const RoundOp op : {RoundOp::select, RoundOp::hang_chain})
-    graph.add(+[](const SelectArgs&, Worker) {}, args).on_device(kernel_of(op), kRoundOpThreads);
+    graph.add(+[](const SelectArgs&, Worker) {}, args).on_device(kernel_of(op), 32);
   const auto stream = exec->stream(1);
   stream->prepare(graph);
   Event done("done");

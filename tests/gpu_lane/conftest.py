@@ -1,6 +1,8 @@
 """Tiny random checkpoints of every family, and runtimes over recorded lanes on the CPU body."""
 
 import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,3 +139,19 @@ def tools():
         write=write, Play=Play, prompt=prompt_of, recorded=recorded, families=FAMILIES,
         methods=METHODS, rows=ROWS, vocab=VOCAB, max_len=MAX_LEN,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tool():
+    """stand_in.py, which is a program too."""
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    import stand_in
+
+    yield stand_in
+    sys.path.remove(folder)
+
+
+@pytest.fixture
+def stand_in(tool, monkeypatch):
+    return tool.StandIn(monkeypatch.setattr)

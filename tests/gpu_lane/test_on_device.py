@@ -52,21 +52,6 @@ PARAMS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tool(request):
-    """stand_in.py, which is a program too."""
-    sys.path.insert(0, str(request.path.parent))
-    import stand_in
-
-    yield stand_in
-    sys.path.remove(str(request.path.parent))
-
-
-@pytest.fixture
-def stand_in(tool, monkeypatch):
-    return tool.StandIn(monkeypatch.setattr)
-
-
 def folders(checkpoints, family):
     return [checkpoint.folder for checkpoint in checkpoints[family]]
 
@@ -284,7 +269,6 @@ def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code)
     [
         ("auto", "one of the presets"),
         ("pearl:acceptance=rejection", "acceptance coupled"),
-        ("specbranch:hrad=demo", "hrad off"),
     ],
 )
 def test_a_method_that_is_not_there(tools, tool, stand_in, checkpoints, method, expected):
@@ -292,14 +276,13 @@ def test_a_method_that_is_not_there(tools, tool, stand_in, checkpoints, method, 
     said = rf"^method {method}: expected {expected}.* on cuda, where this is not built yet$"
     with pytest.raises(InvalidInputError, match=said):
         tool.config_of(pair, "cuda", method=method)
-    if "hrad" not in method:
-        with pytest.raises(InvalidInputError, match=said):
-            Engine(tool.config_of(pair, "cuda"), methods=[method])
-        with (
-            Engine(tool.config_of(pair, "cuda")) as engine,
-            pytest.raises(InvalidInputError, match=said),
-        ):
-            engine.add_request("r", tools.prompt(5), SAMPLED, method=method)
+    with pytest.raises(InvalidInputError, match=said):
+        Engine(tool.config_of(pair, "cuda"), methods=[method])
+    with (
+        Engine(tool.config_of(pair, "cuda")) as engine,
+        pytest.raises(InvalidInputError, match=said),
+    ):
+        engine.add_request("r", tools.prompt(5), SAMPLED, method=method)
 
 
 def test_what_else_is_not_there_is_refused(tool, stand_in, checkpoints):

@@ -13,7 +13,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
 from sbrt.methods import METHODS
-from sbrt.safetensors_file import bfloat16, widened
 
 END = "<|endoftext|>"
 TEXT = (
@@ -153,24 +152,8 @@ def noisy(weights, share, seed):
     }
 
 
-def random_classifier(path, origin, favourite=None):
-    """An H-RAD file of random weights; with a favourite every answer is that class."""
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
-        for name, shape in hrad.shapes(origin.hidden).items()
-    }
-    tensors["w1"] = widened(bfloat16(tensors["w1"]))  # as files keep it
-    if favourite is not None:
-        tensors["w3"][:] = 0
-        tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
-    found = hrad.Classifier(path, origin, tensors, (1, 2, 3), "d" * 64)
-    found.save()
-    return found
-
-
 @pytest.fixture(scope="session")
-def make():
+def make(random_classifier):
     """What writes checkpoints."""
     return SimpleNamespace(
         checkpoint=write_checkpoint,

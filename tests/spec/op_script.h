@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "spec/grow_op.h"
+#include "spec/hrad_op.h"
 #include "spec/plan_op.h"
 #include "spec/round_kernels.h"
 #include "spec/select_op.h"
@@ -26,6 +27,16 @@ struct OpState {
   int32_t distinct[kVocab], output[kVocab];
   uint8_t seen[kVocab];
 
+  // H-RAD: an odd number of inputs, more than one tile of a panel.
+  static constexpr int kHidden = 107, kInputs = kFeatureBlocks * kHidden + 2 * kHradTail;
+  static constexpr int kPairs = (kInputs + 1) / 2;
+  static_assert(kPairs > kHradTile && kInputs % 2 == 1);
+  DType dtype;
+  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // of any dtype
+  uint32_t first[kHradInner * kPairs], second[kHradNarrow * kHradInner];
+  uint32_t third[kPanel * kHradNarrow];
+  float bias[kHradLayers][kHradInner], x[kInputs], inner[kHradInner];
+
   // Its pointers are those of a copy that lies at `place`.
   void aim(OpState* place) {
     control.trunk = place->trunk;
@@ -40,6 +51,17 @@ struct OpState {
   SelectArgs select() { return {&control, &records, nullptr, nullptr, nullptr, nullptr, {}}; }
 };
 
+// Of a state that lies at `place`, perhaps on a device: nothing of it is read.
+inline HradArgs hrad_at(OpState* place, DType dtype) {
+  return {&place->control,
+          {place->features, place->embed, OpState::kHidden, dtype},
+          place->x,
+          place->inner,
+          {{place->first, place->bias[0]},
+           {place->second, place->bias[1]},
+           {place->third, place->bias[2]}}};
+}
+
 inline bool is_same(const OpState& a, const OpState& b) {
   return std::memcmp(&a, &b, sizeof(OpState)) == 0;
 }
@@ -49,6 +71,9 @@ union OpScratch {
   PlanScratch plan;
   GrowScratch grow;
   SelectScratch select;
+  FeatureScratch features;
+  InnerScratch inner;
+  CutScratch cut;
 };
 
 // One op by one member of a team. `shared`: the team's.
@@ -88,6 +113,16 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
       break;
     case RoundOp::select:
       if (team.rank == 0) select_op(c);
+      break;
+    case RoundOp::hrad_features:
+      hrad_features_op(hrad_at(&s, s.dtype), shared.features, team);
+      break;
+    case RoundOp::hrad_inner:
+      for (int panel = 0; panel < kHradPanels; ++panel)
+        hrad_inner_op(hrad_at(&s, s.dtype), panel, shared.inner, team);
+      break;
+    case RoundOp::hrad_cut:
+      hrad_cut_op(hrad_at(&s, s.dtype), shared.cut, team);
       break;
     case RoundOp::hang_chain:
       hang_chain_op(s.select(), shared.select, team);
@@ -135,6 +170,11 @@ class OpScript {
     }
     if (!drafts) c_.branch_count = 0;
     run(RoundOp::select);
+    if (c_.policy.hrad) {
+      draw_features();
+      for (const RoundOp op : {RoundOp::hrad_features, RoundOp::hrad_inner, RoundOp::hrad_cut})
+        run(op);
+    }
     run(RoundOp::hang_chain);
     missed_ = c_.outcome.branch < 0;
     return c_.head + 1 < c_.limit && !c_.outcome.error;
@@ -160,6 +200,8 @@ class OpScript {
     p.burst_width = p.ranking == kLikely && chance(50) ? from(2, 4) : 1;
     p.lambda = chance(30) ? 0.5f : 0;
     p.theta = 0.2f;
+    p.hrad = chance(50);
+    if (p.hrad) draw_classifier();
     c_.prices.known = chance(30);
     c_.prices.least = -3;
     for (int n = 0; n <= kMaxRows; ++n) c_.prices.round[n] = 1 + 0.1f * static_cast<float>(n);
@@ -180,6 +222,31 @@ class OpScript {
     c_.chain.mask[0] = Mask::upto(1);
     c_.outcome.branch = -1;
     c_.sharpness = chance(50) ? 2.5f : 1.0f;
+  }
+
+  uint32_t weight() { return __builtin_bit_cast(uint32_t, 0.3f * (unit() - 0.5f)); }
+  // A float, or two halves, each of a magnitude below 2.
+  uint32_t feature() {
+    const uint32_t wide = __builtin_bit_cast(uint32_t, 2 * unit() - 1);
+    if (state_.dtype == DType::f32) return wide;
+    if (state_.dtype == DType::bf16) return wide >> 16 << 16 | weight() >> 16;
+    return static_cast<uint32_t>(random_()) & 0xbfffbfffu;
+  }
+  void draw_classifier() {
+    constexpr DType kTypes[] = {DType::f32, DType::bf16, DType::f16};
+    state_.dtype = kTypes[below(3)];
+    for (uint32_t& pair : state_.first) pair = weight() >> 16 << 16 | weight() >> 16;
+    for (uint32_t& w : state_.second) w = weight();
+    for (uint32_t& w : state_.third) w = weight();
+    for (float& b : state_.bias[0]) b = unit() - 0.5f;
+    for (float& b : state_.bias[1]) b = unit() - 0.5f;
+    for (float& b : state_.bias[2]) b = 0.1f * unit();
+    for (uint32_t& e : state_.embed) e = feature();
+  }
+  // Of the row that is read.
+  void draw_features() {
+    const int words = kFeatureLayers * OpState::kHidden;
+    for (int i = 0; i < words; ++i) state_.features[c_.outcome.node * words + i] = feature();
   }
 
   // Candidates apart from each other; their confidence falls, now and then to a tie.

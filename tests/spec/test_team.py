@@ -23,6 +23,26 @@ MUTANTS = {
         "  team.meet();\n  for (int i = team.rank; i < n;",
         "  for (int i = team.rank; i < n;",
     ),
+    "features scaled too early": (
+        "spec/hrad_op.h",
+        "  team.meet();\n  for (int b = 0; b < kFeatureBlocks; ++b)",
+        "  for (int b = 0; b < kFeatureBlocks; ++b)",
+    ),
+    "a tile before it is there": (
+        "spec/hrad_op.h",
+        "    team.meet();\n    for (int o = team.rank;",
+        "    for (int o = team.rank;",
+    ),
+    "a tile that is written over": (
+        "spec/hrad_op.h",
+        "    team.meet();  // before the next tile\n",
+        "",
+    ),
+    "a cut before its scores": (
+        "spec/hrad_op.h",
+        "  team.meet();\n  if (team.rank != 0) return;\n  int best",
+        "  if (team.rank != 0) return;\n  int best",
+    ),
     "ties by chance": (
         "spec/team.h",
         "if (best == 0) break;\n    head += mine == best;",

@@ -23,7 +23,7 @@ cudaGraphNode_t add_kernel(cudaGraph_t graph, const Graph::Node& node,
   void* parameter = const_cast<std::byte*>(node.args);
   cudaKernelNodeParams kernel{};
   kernel.func = const_cast<void*>(node.kernel);
-  kernel.gridDim = dim3(1);
+  kernel.gridDim = dim3(node.blocks);
   kernel.blockDim = dim3(node.threads);
   kernel.kernelParams = &parameter;
   checked(cudaGraphAddKernelNode(&made, graph, before, before ? 1 : 0, &kernel),

@@ -1,0 +1,32 @@
+// Where a lane keeps what H-RAD reads of a row and of a token. On every device.
+#pragma once
+
+#include "core/dtype.h"
+
+namespace sbrt {
+
+constexpr int kFeatureLayers = 4;  // the last ones of a model
+constexpr int kFeatureBlocks = kFeatureLayers + 1;
+
+struct FeatureMemory {
+  const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
+  const void* embed = nullptr;     // [vocab, hidden]
+  int64_t hidden = 0;
+  DType dtype = DType::f32;  // of both; not int8
+
+  // Element `i` of the row's blocks, the last of which is the token's embedding.
+  SBRT_ANY float at(int row, int32_t token, int64_t i) const {
+    const int64_t kept = kFeatureLayers * hidden;
+    return i < kept ? element(features, row * kept + i)
+                    : element(embed, token * hidden + (i - kept));
+  }
+
+ private:
+  SBRT_ANY float element(const void* data, int64_t i) const {
+    if (dtype == DType::f32) return static_cast<const float*>(data)[i];
+    const uint16_t bits = static_cast<const uint16_t*>(data)[i];
+    return dtype == DType::bf16 ? from_bf16(bits) : from_f16(bits);
+  }
+};
+
+}  // namespace sbrt

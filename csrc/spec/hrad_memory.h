@@ -1,0 +1,28 @@
+// The classifier where the ops of a device reach it: weights, what it reads, its first layer's outputs.
+#pragma once
+
+#include "exec/exec.h"
+#include "spec/hrad.h"
+#include "spec/op_args.h"
+
+namespace sbrt {
+
+class HradMemory {
+ public:
+  HradMemory() = default;
+  HradMemory(Exec& exec, const Hrad& hrad);
+
+  bool is_there() const { return x_.size() > 0; }
+  HradArgs args(Control* control, const FeatureMemory& target) const;
+
+ private:
+  struct Layer {
+    Cells<uint32_t> panels;
+    Cells<float> bias;
+  };
+
+  Layer layers_[kHradLayers];
+  Cells<float> x_, inner_;
+};
+
+}  // namespace sbrt

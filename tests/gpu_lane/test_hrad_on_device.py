@@ -1,0 +1,100 @@
+"""Contract under test: H-RAD in an engine for a CUDA device, on the stand-in for one. Its weights
+and what it reads are a device's memory, which faults where the host reaches for it; it cuts every
+chain as the CPU's engine over the same recordings does, and changes no token."""
+
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, InvalidInputError, SamplingParams, hrad
+from sbrt.pair import load_pair
+
+GAMMA = 3
+GREEDY = SamplingParams(temperature=0, max_tokens=14)
+PARAMS = {
+    "greedy": GREEDY,
+    "sampled": replace(GREEDY, temperature=0.8, seed=5),
+    "both": replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2),
+}
+PROMPTS = 2
+
+
+@pytest.fixture
+def method_of(checkpoints, random_classifier, tmp_path):
+    """method_of(family, favourite): specbranch with a classifier of that answer, or of any."""
+
+    def call(family, favourite=None):
+        pair = [checkpoint.folder for checkpoint in checkpoints[family]]
+        path = tmp_path / f"{family}-{favourite}"
+        random_classifier(path, hrad.origin_of(GAMMA, *pair), favourite)
+        return f"specbranch:gamma={GAMMA},k_max=3,epsilon=0.3,hrad={path}"
+
+    return call
+
+
+def config_of(tool, tools, checkpoints, family, device, method):
+    pair = [checkpoint.folder for checkpoint in checkpoints[family]]
+    return tool.config_of(pair, device, method, max_model_len=tools.max_len)
+
+
+def shown(engine, tools, method=None):
+    """Of every request: its tokens, and what each round decided."""
+    found = []
+    for params in PARAMS.values():
+        for seed in range(PROMPTS):
+            [out] = engine.generate(tools.prompt(9, seed=seed), params, method=method)
+            rounds = [(r.depth, r.n, r.branches, r.is_hit, r.tokens) for r in engine.rounds()]
+            found.append((tuple(out.outputs[0].token_ids), tuple(rounds)))
+    return found
+
+
+@pytest.mark.parametrize("family", ["Llama", pytest.param("Qwen3", marks=pytest.mark.exact)])
+@pytest.mark.parametrize("favourite", [None, 0, 2])
+def test_it_cuts_like_the_engine_on_the_cpu(
+    tools, tool, stand_in, checkpoints, method_of, family, favourite
+):
+    method = method_of(family, favourite)
+    given = config_of(tool, tools, checkpoints, family, "cuda", method)
+    with Engine(given, methods=[method.split(",hrad")[0]]) as engine:
+        cut = shown(engine, tools)
+        plain = shown(engine, tools, method.split(",hrad")[0])
+    config = config_of(tool, tools, checkpoints, family, "cpu", method)
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
+    twins = replace(load_pair(config), target=models[0], draft=models[1])
+    with Engine(config, pair=twins) as engine:
+        assert cut == shown(engine, tools)
+    assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
+    assert cut != plain  # it does cut elsewhere than confidence alone
+    depths = {r[0] for _, rounds in cut for r in rounds}
+    assert depths == {0} if favourite == 0 else GAMMA in depths
+
+
+@pytest.mark.parametrize("favourite", [0, 2])
+def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, favourite):
+    """A target in bfloat16, whose features and embedding are."""
+    method = method_of("Llama", favourite)
+    config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
+    with Engine(replace(config, dtype="bfloat16"), methods=["none"]) as engine:
+        cut, plain = shown(engine, tools), shown(engine, tools, "none")
+    assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
+    depths = {r[0] for _, rounds in cut for r in rounds}
+    assert depths == {0} if favourite == 0 else GAMMA in depths
+
+
+def test_nothing_is_unordered(tools, tool, stand_in, checkpoints, method_of):
+    config = config_of(tool, tools, checkpoints, "Llama", "cuda", method_of("Llama"))
+    with Engine(config) as engine:
+        engine.generate(tools.prompt(70), GREEDY)
+        order = stand_in.runtimes[-1][1].order
+    names = {op[1] for op in order.ops()}
+    assert {"hrad_features", "hrad_inner", "hrad_cut"} <= names
+    assert "classify" not in names
+    assert {said.split(":")[0] for said in order.conflicts()} <= {"record"}
+
+
+def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of):
+    config = config_of(tool, tools, checkpoints, "Llama", "cuda", method_of("Llama"))
+    with Engine(config) as engine:
+        engine.generate(tools.prompt(9), GREEDY)
+        with pytest.raises(InvalidInputError, match=r"^features: expected a runtime that keeps"):
+            engine.features()

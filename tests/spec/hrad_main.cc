@@ -1,0 +1,73 @@
+// The classifier by the host's vectors and by the text that a device runs: every output, bit for bit.
+//
+//   hrad_main
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+
+#include "spec/hrad.h"
+
+namespace sbrt {
+namespace {
+
+std::mt19937 random_bits(1);
+
+std::vector<float> drawn(int64_t n, int64_t inputs) {
+  std::normal_distribution<float> normal;
+  std::vector<float> out(n);
+  for (float& x : out) x = normal(random_bits) / std::sqrt(static_cast<float>(inputs));
+  return out;
+}
+
+Hrad random_hrad(int64_t hidden) {
+  const int64_t inputs = Hrad::inputs(hidden);
+  return Hrad(hidden, {drawn(kHradInner * inputs, inputs), drawn(kHradInner, 100),
+                       drawn(kHradNarrow * kHradInner, kHradInner), drawn(kHradNarrow, 100),
+                       drawn(kHradCuts * kHradNarrow, kHradNarrow), drawn(kHradCuts, 100)});
+}
+
+HradArgs args_of(const Hrad& hrad, Control* control, float* x, float* inner) {
+  HradArgs args{control, {nullptr, nullptr, hrad.hidden(), DType::f32}, x, inner, {}};
+  for (int i = 0; i < kHradLayers; ++i)
+    args.layer[i] = {static_cast<const uint32_t*>(hrad.layer(i).matrix.panels()),
+                     hrad.layer(i).bias.data()};
+  return args;
+}
+
+// How many values differ. `seen`: how often each cut was said.
+int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
+  const Hrad hrad = random_hrad(hidden);
+  const auto control = std::make_unique<Control>();
+  control->policy.hrad = 1;
+  float wide[kHradInner + kHradNarrow], inner[kHradInner], scores[kHradCuts];
+  int64_t found = 0;
+  for (int turn = 0; turn < 50; ++turn) {
+    std::vector<float> x = drawn(Hrad::inputs(hidden), 1);
+    const HradArgs args = args_of(hrad, control.get(), x.data(), inner);
+    InnerScratch scratch;
+    CutScratch cut;
+    for (int panel = 0; panel < kHradPanels; ++panel) hrad_inner_op(args, panel, scratch, Alone{});
+    hrad_cut_op(args, cut, Alone{});
+    hrad.scores(x.data(), wide, scores);
+    found += std::memcmp(wide, inner, sizeof inner) != 0;
+    found += std::memcmp(wide + kHradInner, cut.narrow, sizeof cut.narrow) != 0;
+    found += std::memcmp(scores, cut.score, sizeof scores) != 0;
+    found += hrad.classify(x.data(), wide) != control->cut;
+    ++seen[static_cast<int>(control->cut)];
+  }
+  return found;
+}
+
+}  // namespace
+}  // namespace sbrt
+
+int main() {
+  int64_t seen[sbrt::kHradCuts] = {}, found = 0;
+  for (const int64_t hidden : {1, 7, 32, 107, 300}) found += sbrt::differences(hidden, seen);
+  std::printf("%s: %ld differ, cuts %ld %ld %ld\n", sbrt::kernels_named("auto").name, long(found),
+              long(seen[0]), long(seen[1]), long(seen[2]));
+  return found > 0 || *std::min_element(seen, seen + sbrt::kHradCuts) == 0;
+}
