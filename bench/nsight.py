@@ -34,7 +34,10 @@ ROUND = (
     "target_rows", "prefill_target_rows", "prefill_draft_rows", "settle_draft", "bring_burst",
     "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain", "hang_burst", "publish",
 )  # fmt: skip
-GRAPHS = ("settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step")
+GRAPHS = (
+    "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",
+    "serial_burst",
+)  # fmt: skip
 LAUNCHES = 64
 
 

@@ -1,6 +1,7 @@
 """Tiny random checkpoints of every family, and runtimes over recorded lanes on the CPU body."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,3 +138,18 @@ def tools():
         write=write, Play=Play, prompt=prompt_of, recorded=recorded, families=FAMILIES,
         methods=METHODS, rows=ROWS, vocab=VOCAB, max_len=MAX_LEN,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tool(request):
+    """stand_in.py, which is a program too."""
+    sys.path.insert(0, str(request.path.parent))
+    import stand_in
+
+    yield stand_in
+    sys.path.remove(str(request.path.parent))
+
+
+@pytest.fixture
+def stand_in(tool, monkeypatch):
+    return tool.StandIn(monkeypatch.setattr)

@@ -52,21 +52,6 @@ PARAMS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tool(request):
-    """stand_in.py, which is a program too."""
-    sys.path.insert(0, str(request.path.parent))
-    import stand_in
-
-    yield stand_in
-    sys.path.remove(str(request.path.parent))
-
-
-@pytest.fixture
-def stand_in(tool, monkeypatch):
-    return tool.StandIn(monkeypatch.setattr)
-
-
 def folders(checkpoints, family):
     return [checkpoint.folder for checkpoint in checkpoints[family]]
 
