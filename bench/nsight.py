@@ -27,6 +27,7 @@ REPORT = ROOT / "build" / "sbrt"
 FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Ours among those of a round: cuBLAS's are the library's own affair.
 TRITON = (
+    "ban",
     "branch_attention", "choose", "embed", "find_cut", "ring_settle", "rms_norm", "rope_kv_write",
     "see", "shape", "silu_mul",
 )  # fmt: skip
@@ -34,7 +35,10 @@ ROUND = (
     "target_rows", "prefill_target_rows", "prefill_draft_rows", "settle_draft", "bring_burst",
     "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain", "hang_burst", "publish",
 )  # fmt: skip
-GRAPHS = ("settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step")
+GRAPHS = (
+    "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",
+    "serial_burst",
+)  # fmt: skip
 LAUNCHES = 64
 
 

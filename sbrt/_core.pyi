@@ -321,6 +321,8 @@ class OrderBook:
         """(stream, what, reads, writes), or (stream, "wait" or "record", event, value)."""
     def picks(self) -> list[tuple[str, str, int]]:
         """(stream, what, address) of the captured graphs that launches took, on dry_cuda."""
+    def launches(self) -> list[tuple[str, str]]:
+        """(stream, graph) of every launch, in order."""
     def __len__(self) -> int: ...
     def written_by(self, stream: int) -> list[str]:
         """Parts that ops of `stream` may write."""

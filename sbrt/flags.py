@@ -180,7 +180,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         device=args.device,
         num_threads=args.threads,
         draft_threads=args.draft_threads,
-        trace=args.trace is not None or getattr(args, "png", None) is not None,
+        trace=any(getattr(args, name, None) is not None for name in ("trace", "png")),
         speculative=SpeculativeConfig(
             method=own,
             model=folder if drafting else None,

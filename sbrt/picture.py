@@ -35,7 +35,10 @@ DPI = 120
 # Colours that stay apart for the colour-blind (Okabe and Ito, 2008), and in grey.
 VERIFY, STEP, CATCH_UP = "#0072B2", "#E69F00", "#8C510A"
 HIT, MISS, STANDS, INK, FAINT = "#009E73", "#D55E00", "#56B4E9", "#222222", "#767676"
-COLORS = {"verify": VERIFY, "step": STEP, "catch_up": CATCH_UP}
+COLORS = {
+    "verify": VERIFY, "step": STEP, "catch_up": CATCH_UP,
+    "burst": STEP, "serial_burst": STEP,  # a device's: all steps in one
+}  # fmt: skip
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
 NARROW = 0.004  # of the strip's width: shorter than this has neither edge nor line
 HALF = 0.36  # half the height of a lane

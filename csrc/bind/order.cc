@@ -49,6 +49,14 @@ py::list ops_of(const OrderBook& book) {
   return out;
 }
 
+// (stream, graph) of every launch.
+py::list launches_of(const OrderBook& book) {
+  py::list out;
+  for (const OrderBook::Launch& launch : book.launches())
+    out.append(py::make_tuple(book.streams()[launch.stream], book.names()[launch.name]));
+  return out;
+}
+
 // (stream, what, address of the graph that was picked) of every captured op.
 py::list picks_of(const OrderBook& book) {
   py::list out;
@@ -78,6 +86,7 @@ void bind_order(py::module_& m) {
       .def("record", &OrderBook::record, py::arg("stream"), py::arg("event"), py::arg("value"))
       .def("ops", &ops_of)
       .def("picks", &picks_of)
+      .def("launches", &launches_of)
       .def("__len__", [](const OrderBook& book) { return book.ops().size(); })
       .def(
           "written_by",

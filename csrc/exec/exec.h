@@ -88,6 +88,13 @@ class Graph {
     return node;
   }
 
+  // All nodes of another one, so many times; what it costs in virtual time stays behind.
+  Graph& append(const Graph& other, int times = 1) {
+    for (int i = 0; i < times; ++i)
+      nodes_.insert(nodes_.end(), other.nodes_.begin(), other.nodes_.end());
+    return *this;
+  }
+
   // What the nodes from `first` on do, that say nothing themselves.
   void say(size_t first, const char* what, const Effects& what_they_do) {
     for (size_t i = first; i < nodes_.size(); ++i)
@@ -154,6 +161,11 @@ class Stream {
   // Before the first launch, so that none of them allocates. Throws InvalidInput if the body cannot
   // run an op of it.
   virtual void prepare(const Graph&) {}
+  // Makes all of `graph` one launch of a device, for what its captured ops pick now. Nothing is in
+  // flight. No other body has a use for that: there nothing is fused.
+  virtual void fuse(const Graph&) {}
+  // Whether that was done. Then it may be launched without having been prepared.
+  virtual bool is_fused(const Graph&) const { return false; }
   virtual void* handle() const { return nullptr; }  // cudaStream_t
 };
 

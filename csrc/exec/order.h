@@ -26,6 +26,8 @@ class OrderBook {
   void run(int stream, const char* name, const Effects& effects, const void* graph = nullptr);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
+  // The ops that come next were launched together; for whoever counts launches.
+  void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
   // One sentence for each pair of ops, by name and part, that nothing orders; empty if all is well.
   // `without`: no stream waits for events of these names. `host`: what the host waits for counts.
@@ -49,7 +51,11 @@ class OrderBook {
     std::string name;
     int64_t initial;
   };
+  struct Launch {
+    int32_t stream, name;
+  };
   const std::vector<Op>& ops() const { return ops_; }
+  const std::vector<Launch>& launches() const { return launches_; }
   const std::vector<std::string>& streams() const { return streams_; }
   const std::vector<Named>& events() const { return events_; }
   const std::vector<std::string>& names() const { return names_; }
@@ -59,6 +65,7 @@ class OrderBook {
   int name(const char* name);
 
   std::vector<Op> ops_;
+  std::vector<Launch> launches_;
   std::vector<std::string> streams_{"host"}, names_;
   std::vector<Named> events_;
   int64_t of_host_ = 0;

@@ -134,4 +134,28 @@ void Runtime::prepare_graphs() {
     draft_.stream->prepare(*graph);
 }
 
+// On a device: the bursts of a sequence's policy, as its request asks for them, each one launch.
+void Runtime::fuse_bursts() {
+  if (!exec_->is_device() || !draft_.stream) return;
+  bound_rows();
+  const Policy& p = control_->policy;
+  if (p.gamma > 0) {
+    Graph& whole = bursts_.try_emplace(p.gamma, "burst").first->second;
+    if (whole.nodes().empty()) whole.append(catch_up_).append(plan_).append(step_, p.gamma);
+    draft_.stream->fuse(whole);
+  }
+  if (p.on_miss == kBurst && p.burst > 0) {
+    Graph& whole = serial_bursts_.try_emplace(p.burst, "serial_burst").first->second;
+    if (whole.nodes().empty())
+      whole.append(plan_certain_).append(step_, p.burst).append(hang_burst_);
+    draft_.stream->fuse(whole);
+  }
+}
+
+// Of so many steps, if it was fused for what the next round asks.
+const Graph* Runtime::fused(const std::map<int, Graph>& bursts, int steps) const {
+  const auto at = bursts.find(steps);
+  return at != bursts.end() && draft_.stream->is_fused(at->second) ? &at->second : nullptr;
+}
+
 }  // namespace sbrt

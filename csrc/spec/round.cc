@@ -17,15 +17,23 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
   d.wait(fences.verify_done, r - 1);
   d.launch(draft->settle, 1);
   if (shape.burst > 0) {
-    d.launch(draft->plan_certain, 1);
-    for (int step = 0; step < shape.burst; ++step) d.launch(draft->step, shape.burst_width);
-    d.launch(draft->hang_burst, 1);
+    if (draft->serial_burst) {
+      d.launch(*draft->serial_burst, shape.burst_width);
+    } else {
+      d.launch(draft->plan_certain, 1);
+      for (int step = 0; step < shape.burst; ++step) d.launch(draft->step, shape.burst_width);
+      d.launch(draft->hang_burst, 1);
+    }
     d.record(fences.chain_ready, r);
   }
   if (shape.gamma > 0) {
-    d.launch(draft->catch_up, shape.draft_width);
-    d.launch(draft->plan, 1);
-    for (int step = 0; step < shape.gamma; ++step) d.launch(draft->step, shape.draft_width);
+    if (draft->burst) {
+      d.launch(*draft->burst, shape.draft_width);
+    } else {
+      d.launch(draft->catch_up, shape.draft_width);
+      d.launch(draft->plan, 1);
+      for (int step = 0; step < shape.gamma; ++step) d.launch(draft->step, shape.draft_width);
+    }
     d.record(fences.draft_ready, r);
   }
 }

@@ -14,6 +14,9 @@ struct TargetLane {
 struct DraftLane {
   Stream& stream;
   const Graph &settle, &plan_certain, &hang_burst, &catch_up, &plan, &step;
+  // What such a burst of the round's steps launches, as one; null: its parts are.
+  const Graph* serial_burst = nullptr;
+  const Graph* burst = nullptr;
 };
 
 struct Fences {

@@ -43,7 +43,7 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
   std::unique_ptr<DraftLane> draft;
   if (draft_.stream)
     draft.reset(new DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
-                              plan_, step_});
+                              plan_, step_, nullptr, nullptr});
   const auto stops = [&](int64_t done) {
     return !live_ || (max_rounds > 0 && done == max_rounds) ||
            (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
@@ -56,6 +56,8 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
       control_->draft_nodes = Mask::none();
       control_->branch_count = control_->draft_idle = 0;
     }
+    if (draft) draft->serial_burst = fused(serial_bursts_, how.burst);
+    if (draft) draft->burst = fused(bursts_, how.gamma);
     price_lanes(how);  // one round is in flight at most in virtual time
     const NvtxRange range(config_.nvtx, "round", round_ + 1);
     enqueue_round(++round_, how, target, draft.get(), fences_);

@@ -231,6 +231,7 @@ void Runtime::begin(const Request& request) {
     return;
   }
   tuned_ = request.tuned;
+  fuse_bursts();
   const RoundShape first = shape();
   pieces_left_ = (control_->head + kMaxRows - 1) / kMaxRows;
   const bool drafts = tuned_ ? tuner_->drafts() : first.burst + first.gamma > 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -127,6 +128,8 @@ class Runtime {
   void record_draft(const SelectArgs& chosen);
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare_graphs();
+  void fuse_bursts();
+  const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
   void make_memory();
   void make_streams();
   void send_block();
@@ -182,6 +185,7 @@ class Runtime {
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph prefill_target_{"prefill"}, prefill_draft_{"prefill"};
   Graph prefill_laws_{"prefill"}, look_{"look"};  // the same with laws; the latter between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
   std::unique_ptr<Tuner> tuner_;
   Cells<uint8_t> ranks_;
   Fences fences_;

@@ -1,6 +1,6 @@
 // The cuda body on a device: streams and events, ops of a round against the host's, records, errors.
 //
-//   exec_main order | ops | record | never | sticky
+//   exec_main order | fused | ops | record | never | sticky
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -74,6 +74,44 @@ void keep_order() {
   }
   exec->wait(second, kTurns);
   check(fetched(a + 1) == 2 * kTurns, "order: expected ", 2 * kTurns, ", got ", fetched(a + 1));
+}
+
+// A graph of kernels and of captured graphs is the same work by its parts and as one launch.
+void fuse() {
+  const auto exec = make_cuda_exec(0);
+  const auto cells = exec->cells<int64_t>(2, Where::device);
+  int64_t* a = cells.device();
+  cudaGraph_t captured = nullptr;
+  cudaGraphNode_t node = nullptr;
+  CellArgs args{a, a + 1, 20000};
+  void* parameter = &args;
+  cudaKernelNodeParams kernel{};
+  kernel.func = reinterpret_cast<void*>(follow);
+  kernel.gridDim = kernel.blockDim = dim3(1);
+  kernel.kernelParams = &parameter;
+  checked(cudaGraphCreate(&captured, 0), "cudaGraphCreate");
+  checked(cudaGraphAddKernelNode(&node, captured, nullptr, 0, &kernel), "cudaGraphAddKernelNode");
+  const Captured one{{captured}};
+  Graph step("step"), burst("burst");
+  step.add(nothing, args).on_device(one);
+  step.append(graph_of("back", follow, {a + 1, a, 0}));
+  constexpr int kSteps = 15;
+  burst.append(step, kSteps);
+  {
+    const auto stream = exec->stream(1);
+    stream->prepare(step);
+    stream->fuse(burst);
+    Event done("done");
+    for (int64_t turn = 1; turn <= kTurns; ++turn) {
+      stream->launch(burst, 1);
+      stream->launch(step, 1);
+      stream->record(done, turn);
+    }
+    exec->wait(done, kTurns);
+  }
+  checked(cudaGraphDestroy(captured), "cudaGraphDestroy");
+  const int64_t wanted = int64_t{2} * (kSteps + 1) * kTurns;
+  check(fetched(a + 1) == wanted, "fused: expected ", wanted, ", got ", fetched(a + 1));
 }
 
 // The device's part of OpScript: one graph for each op, on one state.
@@ -224,14 +262,12 @@ void give_up() {
 }  // namespace sbrt
 
 int main(int argc, char** argv) {
-  const std::map<std::string, std::function<void()>> parts = {{"order", sbrt::keep_order},
-                                                              {"ops", sbrt::compare_ops},
-                                                              {"record", sbrt::read_records},
-                                                              {"never", sbrt::give_up},
-                                                              {"sticky", sbrt::stick}};
+  const std::map<std::string, std::function<void()>> parts = {
+      {"order", sbrt::keep_order},    {"fused", sbrt::fuse},    {"ops", sbrt::compare_ops},
+      {"record", sbrt::read_records}, {"never", sbrt::give_up}, {"sticky", sbrt::stick}};
   const auto part = parts.find(argc > 1 ? argv[1] : "");
   if (part == parts.end()) {
-    std::printf("usage: exec_main order | ops | record | never | sticky\n");
+    std::printf("usage: exec_main order | fused | ops | record | never | sticky\n");
     return 2;
   }
   try {

@@ -162,17 +162,26 @@ cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t* node, cudaGraph_t graph, con
   *node = nullptr;
   return cudaSuccess;
 }
+cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph,
+                                       const cudaGraphNode_t*, size_t, cudaGraph_t child) {
+  graph->kernels.insert(graph->kernels.end(), child->kernels.begin(), child->kernels.end());
+  *node = nullptr;
+  return cudaSuccess;
+}
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
   *made = new CUgraphExec_st{graph->kernels};
+  ++fake::counts.graphs;
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) {
+  --fake::counts.graphs;
   delete made;
   return cudaSuccess;
 }
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphDebugDotPrint(cudaGraph_t, const char*, unsigned) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
+  ++fake::counts.launches;
   fake::enqueue([made, stream, at = fake::now] {
     for (const int64_t* ns : made->kernels) clock_of(stream, at) += *ns;
   });

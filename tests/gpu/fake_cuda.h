@@ -13,6 +13,8 @@ struct Counts {
   int records = 0;   // of events that keep their time
   int waits = 0;     // of the host for a stream or an event
   int captures = 0;  // profilers started, less those stopped
+  int launches = 0;  // of graphs
+  int graphs = 0;    // that can be launched, and were not destroyed
 };
 
 extern Counts counts;

@@ -1,6 +1,6 @@
-// The trace of the cuda body, on a runtime without a device (fake_cuda.h).
+// The cuda body on a runtime without a device (fake_cuda.h): its trace, and what it launches.
 //
-//   trace_main slices | late | quiet | held | far | clock | broken | profile
+//   trace_main slices | late | quiet | held | far | clock | broken | profile | fused
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "core/check.h"
+#include "exec/cuda/call.h"
 #include "exec/exec.h"
+#include "exec/fused.h"
 #include "fake_cuda.h"
 
 namespace sbrt {
@@ -224,18 +226,103 @@ void profile() {
   check_equal("profilers left", 0, fake::counts.captures);
 }
 
+// Two captured graphs of one kernel each; `at` says which one fits.
+struct Choice {
+  Captured captured;
+  int at = 0;
+
+  Choice(const int64_t& first, const int64_t& second) {
+    for (const int64_t* ns : {&first, &second}) {
+      cudaGraph_t graph = nullptr;
+      cudaGraphNode_t node = nullptr;
+      cudaKernelNodeParams kernel{};
+      kernel.func = const_cast<int64_t*>(ns);
+      checked(cudaGraphCreate(&graph, 0), "cudaGraphCreate");
+      checked(cudaGraphAddKernelNode(&node, graph, nullptr, 0, &kernel), "cudaGraphAddKernelNode");
+      captured.graphs.push_back(graph);
+    }
+    captured.pick = [](const void* asked) { return *static_cast<const int*>(asked); };
+    captured.asked = &at;
+  }
+  ~Choice() {
+    for (void* graph : captured.graphs)
+      static_cast<void>(cudaGraphDestroy(static_cast<cudaGraph_t>(graph)));
+  }
+  Choice(const Choice&) = delete;
+};
+
+// A burst is one launch, of what its captured ops picked when it was made and pick now.
+void fuse() {
+  static constexpr int64_t kShort = 200 * kUs, kLong = 700 * kUs;
+  Choice forward(kShort, kLong);
+  Graph step("step"), burst("burst");
+  step.add(nothing, 0).on_device(forward.captured);
+  step.append(graph_of("extend", kSelect));
+  burst.append(graph_of("plan", kStep)).append(step, kSteps);
+  Event done("done");
+  const auto exec = make_cuda_exec(0);
+  const auto stream = exec->stream(1);
+  int64_t turns = 0;
+  const auto lasts = [&](const Graph& graph, int times) {
+    const fake::Counts before = fake::counts;
+    exec->keep_trace(true);
+    for (int i = 0; i < times; ++i) stream->launch(graph, 1);
+    stream->record(done, ++turns);
+    exec->wait(done, turns);
+    const std::vector<TraceEvent> found = stream->trace().events(0);
+    check_equal("fused: slices", static_cast<size_t>(times), found.size());
+    return std::pair(found.back().end - found.front().begin,
+                     fake::counts.launches - before.launches);
+  };
+  const int none = fake::counts.graphs;
+  stream->prepare(step);
+  const int parts = fake::counts.graphs - none;
+  check_equal("step: graphs", 3, parts);
+  for (const int at : {0, 1, 0}) {
+    forward.at = at;
+    const bool is_known = turns == 4;  // the first again
+    check(stream->is_fused(burst) == is_known, "fused: turn ", turns);
+    stream->fuse(burst);
+    stream->fuse(burst);  // is there already
+    const auto [by_parts, launches] = lasts(step, kSteps);
+    check_equal("parts: launches", 2 * kSteps, launches);
+    const auto [whole, once] = lasts(burst, 1);
+    check_equal("fused: launches", 1, once);
+    check_equal("fused: ns", kStep + by_parts, whole);
+    check_equal("fused: ns of steps", kSteps * ((at ? kLong : kShort) + kSelect), by_parts);
+  }
+  check_equal("fused: graphs", none + parts + 2, fake::counts.graphs);
+  std::vector<std::unique_ptr<Graph>> more;
+  for (size_t i = 0; i < FusedGraphs<int>::kMost; ++i) {
+    more.push_back(std::make_unique<Graph>("burst"));
+    more.back()->append(burst);
+    stream->fuse(*more.back());
+  }
+  check(!stream->is_fused(burst) && stream->is_fused(*more[0]), "fused: expected the oldest gone");
+  check_equal("fused: at most", none + parts + static_cast<int>(more.size()), fake::counts.graphs);
+  stream->launch(burst, 1);
+  std::string said;
+  try {
+    exec->rethrow();
+  } catch (const Error& error) {
+    said = error.what();
+  }
+  check(said == "graph burst: expected a prepared one", "fused: got '", said, "'");
+}
+
 }  // namespace
 }  // namespace sbrt
 
 int main(int argc, char** argv) {
   const std::map<std::string, std::function<void()>> parts = {
-      {"slices", sbrt::show_slices},  {"late", sbrt::hold_wait}, {"quiet", sbrt::stay_quiet},
-      {"held", sbrt::hold_back},      {"far", sbrt::go_far},     {"clock", sbrt::set_clock},
-      {"broken", sbrt::break_device}, {"profile", sbrt::profile}};
+      {"slices", sbrt::show_slices},  {"late", sbrt::hold_wait},  {"quiet", sbrt::stay_quiet},
+      {"held", sbrt::hold_back},      {"far", sbrt::go_far},      {"clock", sbrt::set_clock},
+      {"broken", sbrt::break_device}, {"profile", sbrt::profile}, {"fused", sbrt::fuse}};
   const auto part = parts.find(argc > 1 ? argv[1] : "");
   if (part == parts.end()) {
     std::printf(
-        "usage: trace_main slices | late | quiet | held | far | clock | broken | profile\n");
+        "usage: trace_main slices | late | quiet | held | far | clock | broken | profile | "
+        "fused\n");
     return 2;
   }
   try {

@@ -16,9 +16,22 @@ struct Description {
   Description(const Description&) = delete;
 };
 
-// Behind `before`, if there is one: the nodes of a Graph are a list.
-cudaGraphNode_t add_kernel(cudaGraph_t graph, const Graph::Node& node,
-                           const cudaGraphNode_t* before) {
+// Nodes one behind the other: the nodes of a Graph are a list.
+class List {
+ public:
+  void add_kernel(const Graph::Node& node);
+  void add_captured(const Captured& captured);
+  cudaGraph_t graph() const { return described_.graph; }
+
+ private:
+  const cudaGraphNode_t* before() const { return last_ ? &last_ : nullptr; }
+  size_t count() const { return last_ ? 1 : 0; }
+
+  Description described_;
+  cudaGraphNode_t last_ = nullptr;
+};
+
+void List::add_kernel(const Graph::Node& node) {
   cudaGraphNode_t made = nullptr;
   void* parameter = const_cast<std::byte*>(node.args);
   cudaKernelNodeParams kernel{};
@@ -26,9 +39,18 @@ cudaGraphNode_t add_kernel(cudaGraph_t graph, const Graph::Node& node,
   kernel.gridDim = dim3(node.blocks);
   kernel.blockDim = dim3(node.threads);
   kernel.kernelParams = &parameter;
-  checked(cudaGraphAddKernelNode(&made, graph, before, before ? 1 : 0, &kernel),
+  checked(cudaGraphAddKernelNode(&made, graph(), before(), count(), &kernel),
           "cudaGraphAddKernelNode");
-  return made;
+  last_ = made;
+}
+
+// A copy of the one that is picked now.
+void List::add_captured(const Captured& captured) {
+  cudaGraphNode_t made = nullptr;
+  const auto child = static_cast<cudaGraph_t>(captured.graphs[captured.picked()]);
+  checked(cudaGraphAddChildGraphNode(&made, graph(), before(), count(), child),
+          "cudaGraphAddChildGraphNode");
+  last_ = made;
 }
 
 void write_dot(cudaGraph_t graph, const std::string& name) {
@@ -39,7 +61,36 @@ void write_dot(cudaGraph_t graph, const std::string& name) {
           "cudaGraphDebugDotPrint");
 }
 
+MadeGraph instantiated(cudaGraph_t graph, const std::string& name, cudaStream_t stream) {
+  write_dot(graph, name);
+  cudaGraphExec_t made = nullptr;
+  checked(cudaGraphInstantiate(&made, graph, 0), "cudaGraphInstantiate");
+  MadeGraph kept(made);
+  checked(cudaGraphUpload(made, stream), "cudaGraphUpload");
+  return kept;
+}
+
+void check_kernel(const Graph& graph, const Graph::Node& node) {
+  check<InvalidInput>(node.kernel, "graph ", graph.name(), ": expected ops with a kernel, ",
+                      node.name ? node.name : "an op", " has none on cuda");
+}
+
 }  // namespace
+
+MadeGraph fused_graph(const Graph& graph, cudaStream_t stream) {
+  List list;
+  const std::string name = sentence("sbrt.", graph.name(), "-", graph.nodes().size());
+  for (const Graph::Node& node : graph.nodes()) {
+    if (node.captured) {
+      node.captured->check_whole(graph.name());
+      list.add_captured(*node.captured);
+      continue;
+    }
+    check_kernel(graph, node);
+    list.add_kernel(node);
+  }
+  return instantiated(list.graph(), name, stream);
+}
 
 DeviceGraph::DeviceGraph(const Graph& graph, cudaStream_t stream)
     : range_(std::string("sbrt.") + graph.name()) {
@@ -56,15 +107,12 @@ DeviceGraph::DeviceGraph(const Graph& graph, cudaStream_t stream)
 }
 
 void DeviceGraph::add_kernels(const Graph& graph, size_t first, size_t last, cudaStream_t stream) {
-  const Description described;
-  cudaGraphNode_t before = nullptr;
+  List list;
   for (size_t i = first; i < last; ++i) {
-    const Graph::Node& node = graph.nodes()[i];
-    check<InvalidInput>(node.kernel, "graph ", graph.name(), ": expected ops with a kernel, ",
-                        node.name ? node.name : "an op", " has none on cuda");
-    before = add_kernel(described.graph, node, before ? &before : nullptr);
+    check_kernel(graph, graph.nodes()[i]);
+    list.add_kernel(graph.nodes()[i]);
   }
-  make(parts_.emplace_back(), described.graph, stream);
+  make(parts_.emplace_back(), list.graph(), stream);
 }
 
 void DeviceGraph::add_captured(const Captured& captured, cudaStream_t stream) {
@@ -75,11 +123,8 @@ void DeviceGraph::add_captured(const Captured& captured, cudaStream_t stream) {
 }
 
 void DeviceGraph::make(Part& part, cudaGraph_t graph, cudaStream_t stream) {
-  write_dot(graph, sentence(range_, "-", parts_.size(), "-", part.made.size()));
-  cudaGraphExec_t made = nullptr;
-  checked(cudaGraphInstantiate(&made, graph, 0), "cudaGraphInstantiate");
-  part.made.emplace_back(made);
-  checked(cudaGraphUpload(made, stream), "cudaGraphUpload");
+  const std::string name = sentence(range_, "-", parts_.size(), "-", part.made.size());
+  part.made.push_back(instantiated(graph, name, stream));
 }
 
 void DeviceGraph::launch(cudaStream_t stream) const {

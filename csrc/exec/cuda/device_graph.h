@@ -13,6 +13,14 @@
 
 namespace sbrt {
 
+struct DestroyGraph {
+  void operator()(cudaGraphExec_t made) const { static_cast<void>(cudaGraphExecDestroy(made)); }
+};
+using MadeGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
+
+// All of `graph` as one, with the captured graphs that it picks now.
+MadeGraph fused_graph(const Graph& graph, cudaStream_t stream);
+
 class DeviceGraph {
  public:
   // Instantiates and uploads, on the current device. Throws InvalidInput for an op without a kernel.
@@ -22,13 +30,9 @@ class DeviceGraph {
   void launch(cudaStream_t stream) const;
 
  private:
-  struct Destroy {
-    void operator()(cudaGraphExec_t made) const { static_cast<void>(cudaGraphExecDestroy(made)); }
-  };
-  using Made = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy>;
   struct Part {
     const Captured* captured = nullptr;  // null: `made` is one
-    std::vector<Made> made;
+    std::vector<MadeGraph> made;
   };
   void add_kernels(const Graph& graph, size_t first, size_t last, cudaStream_t stream);
   void add_captured(const Captured& captured, cudaStream_t stream);

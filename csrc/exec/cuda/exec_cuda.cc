@@ -19,6 +19,7 @@
 #include "exec/cuda/publish.h"
 #include "exec/cuda/timing.h"
 #include "exec/exec.h"
+#include "exec/fused.h"
 #include "exec/nvtx.h"
 
 namespace sbrt {
@@ -84,6 +85,7 @@ class CudaStream final : public CommandStream {
     if (!here.is_there()) return;
     static_cast<void>(cudaStreamSynchronize(stream_));
     timings_.reset();
+    fused_.clear();
     graphs_.clear();
     static_cast<void>(cudaStreamDestroy(stream_));
   }
@@ -98,6 +100,13 @@ class CudaStream final : public CommandStream {
     const OnDevice here(world_.device);
     graphs_.try_emplace(&graph, graph, stream_);
   }
+
+  void fuse(const Graph& graph) override {
+    if (is_fused(graph)) return;
+    const OnDevice here(world_.device);
+    fused_.put(graph, fused_graph(graph, stream_));
+  }
+  bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
 
   // Hands over what can be; whether that was anything.
   bool advance() {
@@ -170,11 +179,16 @@ class CudaStream final : public CommandStream {
   }
 
   void put_graph(const Graph& graph) {
+    const MadeGraph* whole = fused_.find(graph);
     const auto at = graphs_.find(&graph);
-    check(at != graphs_.end(), "graph ", graph.name(), ": expected a prepared one");
+    check(whole || at != graphs_.end(), "graph ", graph.name(), ": expected a prepared one");
     const NvtxRange range(has_ranges_, graph.name());
     begin_slice();
-    at->second.launch(stream_);
+    if (whole) {
+      checked(cudaGraphLaunch(whole->get(), stream_), "cudaGraphLaunch");
+    } else {
+      at->second.launch(stream_);
+    }
     end_slice(graph.name(), false);
   }
 
@@ -189,6 +203,7 @@ class CudaStream final : public CommandStream {
   bool has_ranges_;
   cudaStream_t stream_ = nullptr;
   std::unordered_map<const Graph*, DeviceGraph> graphs_;
+  FusedGraphs<MadeGraph> fused_;
   CommandQueue<> queue_;
   Trace trace_{1};
   std::unique_ptr<Timings> timings_;  // only while a trace is kept

@@ -16,6 +16,7 @@
 #include "exec/control.h"
 #include "exec/exec.h"
 #include "exec/failure.h"
+#include "exec/fused.h"
 #include "exec/order.h"
 #include "exec/sim/own_memory.h"
 
@@ -38,6 +39,7 @@ class Keeper {
     if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
     if (c.kind == Command::kRecord) order.record(stream, event(*c.event), c.value);
     if (c.kind != Command::kLaunch) return;
+    order.launch(stream, c.graph->name());
     auto next = picked.begin();
     for (const Graph::Node& node : c.graph->nodes()) {
       const bool picks = node.captured && next != picked.end();
@@ -78,14 +80,6 @@ struct World {
   Failure failure;
 };
 
-// Which graphs of its captured ops a launch takes, by what the host knows now.
-std::vector<int> picks_of(const Graph& graph) {
-  std::vector<int> picked;
-  for (const Graph::Node& node : graph.nodes())
-    if (node.captured) picked.push_back(node.captured->picked());
-  return picked;
-}
-
 class SimStream final : public CommandStream {
  public:
   SimStream(World& world, const char* name)
@@ -104,6 +98,13 @@ class SimStream final : public CommandStream {
       if (node.captured) node.captured->check_whole(graph.name());
     }
   }
+
+  void fuse(const Graph& graph) override {
+    if (!world_.own || is_fused(graph)) return;
+    prepare(graph);
+    fused_.put(graph, true);
+  }
+  bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
 
   // Runs as far as events allow; false if it could not even start.
   bool advance() {
@@ -166,6 +167,7 @@ class SimStream final : public CommandStream {
   Trace trace_;
   int number_;  // in the book
   CommandQueue<Enqueued> queue_;
+  FusedGraphs<bool> fused_;  // on a device
   int64_t clock_ = 0;
 };
 

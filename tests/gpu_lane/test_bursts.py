@@ -1,0 +1,102 @@
+"""Contract under test: on a device a draft's burst is one launch, of the same work in the same
+order as its parts, whatever its length and whatever the request asks for; its tokens too."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, SamplingParams, _core, methods
+
+HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
+GREEDY = SamplingParams(temperature=0, max_tokens=8)
+SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=8)
+PARAMS = {
+    "greedy": GREEDY,
+    "sampled": SAMPLED,
+    "both": replace(SAMPLED, top_p=0.8, repetition_penalty=1.2, min_tokens=4),
+}
+BURSTS = {  # of the draft's stream: what its rounds launch, besides settle
+    "none": set(),
+    "draft_model": {"serial_burst"},
+    "lookup:gamma=6": set(),
+    "adaedl": {"serial_burst"},
+    "pearl": {"burst"},
+    "specbranch:k_max=3": {"burst"},
+    "specbranch:k_max=3,on_miss=serial": {"serial_burst", "burst"},
+    "tree:gamma=3,width=4,nodes=12": {"serial_burst"},
+    HEDGE: {"serial_burst", "burst"},
+}
+GAMMAS = (
+    "pearl:gamma=1",
+    "pearl:gamma=3",
+    "pearl:gamma=7",
+    "pearl:gamma=15",
+    "draft_model:gamma=7",
+)
+
+
+def pair_of(checkpoints):
+    return [checkpoint.folder for checkpoint in checkpoints["Llama"]]
+
+
+def of_draft(order, kind):
+    """The book's ops or launches of the draft's stream."""
+    return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == "draft"]
+
+
+@pytest.mark.parametrize("method", [*BURSTS, *GAMMAS])
+def test_a_burst_is_one_launch(tools, tool, stand_in, checkpoints, method):
+    pair = pair_of(checkpoints)
+    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
+    with Engine(config) as engine:
+        for kind, params in PARAMS.items():
+            engine.generate(tools.prompt(9), params)
+            order = stand_in.runtimes[-1][1].order
+            launched = Counter(name for (name,) in of_draft(order, "launches"))
+            fed, rounds = launched.pop("prefill", 0), launched.pop("settle", 0)
+            wanted = BURSTS.get(method, {"serial_burst" if "draft" in method else "burst"})
+            assert set(launched) == wanted, kind
+            assert (rounds > 0) == (fed > 0) == bool(wanted)
+            if len(wanted) == 1:
+                assert sum(launched.values()) == rounds, kind
+            elif wanted:
+                assert launched["burst"] == rounds >= launched["serial_burst"] > 0, kind
+
+
+@pytest.mark.parametrize("method", [HEDGE, *GAMMAS])
+def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
+    """On the dry body, where nothing is fused."""
+    prompt, how = tools.prompt(9), methods.parse(method)
+    with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
+        [out] = engine.generate(prompt, GREEDY)
+        whole = of_draft(stand_in.runtimes[-1][1].order, "ops")
+    more = {"max_gamma": how.gamma, "max_branches": max(1, how.branches), "max_width": how.width}
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
+    runtime = _core.Runtime(*models, body="dry", max_model_len=tools.max_len, **more)
+    runtime.begin(prompt, _core.Sampling(temperature=0), how.policy(), GREEDY.max_tokens, [])
+    assert runtime.run() == out.outputs[0].token_ids
+    parts = of_draft(runtime.order, "ops")
+    assert ("step",) in of_draft(runtime.order, "launches")
+    assert len(parts) > 3 * how.gamma
+    assert whole[: len(parts)] == parts  # a round more may have been enqueued
+    runtime.close()
+
+
+def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, checkpoints):
+    """In turns, so that what was made for one request must not serve the next."""
+    pair = pair_of(checkpoints)
+    config = tool.config_of(pair, "cuda", "specbranch:gamma=7", max_model_len=tools.max_len)
+    found = set()
+    with Engine(config) as engine:
+        for gamma in (7, 1, 3, 7, 2):
+            for params in (GREEDY, PARAMS["both"]):
+                method = f"specbranch:gamma={gamma}"
+                before = len(stand_in.runtimes[-1][1].order.launches())
+                [out] = engine.generate(tools.prompt(9), params, method=method)
+                order = stand_in.runtimes[-1][1].order
+                rounds = Counter(order.launches()[before:])
+                assert rounds["draft", "burst"] == rounds["draft", "settle"] > 0
+                assert ("draft", "step") not in rounds
+                found.add((params is GREEDY, tuple(out.outputs[0].token_ids)))
+    assert len(found) == 2
