@@ -34,6 +34,7 @@ TRITON = (
 ROUND = (
     "target_rows", "prefill_target_rows", "prefill_draft_rows", "settle_draft", "bring_burst",
     "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain", "hang_burst", "publish",
+    "hrad_features", "hrad_inner", "hrad_cut",
 )  # fmt: skip
 GRAPHS = (
     "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",
