@@ -87,7 +87,8 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, its policy is the same, and the sequence cannot reach its limit before. A stop that the host finds leaves a round behind that nobody reads.
+// not depend on that outcome, its policy is the same, and the sequence cannot reach its limit before.
+// A stop that the host finds leaves a round behind that nobody reads.
 bool Runtime::may_run_ahead() {
   const Policy& p = control_->policy;
   const int burst = p.on_miss == kBurst ? p.burst : 0;

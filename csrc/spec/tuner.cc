@@ -19,9 +19,8 @@ constexpr double kForecastWeight = 12;  // rounds that a forecast counts for bes
 constexpr int kTrial = 6;               // rounds of a trial
 constexpr int kStay = 4;                // rounds between two looks around
 constexpr int kAloneStay = 12;          // the same while nothing is drafted
-constexpr int64_t kStale =
-    512;  // rounds after which the pace of the target alone is looked at anew
-constexpr double kRepriced = 0.1;  // change of a rate that changes what is worth drafting
+constexpr int64_t kStale = 512;         // rounds after which the target's pace is looked at anew
+constexpr double kRepriced = 0.1;       // change of a rate that changes what is worth drafting
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
 
 }  // namespace

@@ -49,8 +49,8 @@ class Readiness {
   }
 
  private:
-  static constexpr double kPrior = 0.8,
-                          kWeight = 12;  // before any was seen; rounds that this counts
+  static constexpr double kPrior = 0.8;  // before any was seen, which counts for
+  static constexpr double kWeight = 12;  // so many rounds
 
   double hits_ = 0, foreseen_ = 0;
 };
