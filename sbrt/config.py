@@ -15,6 +15,7 @@ from .sampling import MAX_SEED
 
 MAX_THREADS = 1024
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8")
+BACKENDS = ("auto", "torch", "flash-attn", "triton")  # of prompts, on a CUDA device
 CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_POSITIONS = 2**31 - 1 - 64  # a ring holds 64 slots more
 
@@ -97,6 +98,9 @@ class EngineConfig:
     target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
     device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
     arithmetic of the dtype, which may be float16 and not int8.
+    attention_backend: of prompts on a CUDA device: torch (its flash attention), flash-attn (the
+    package of that name), triton (the kernel of the rounds, 64 rows at a time), or auto: torch, and
+    triton where its flash attention cannot (float32, devices before sm_80).
     num_threads: the engine's total (None: the cores this process may use); draft_threads of them
     are the draft's while the lanes overlap.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
@@ -196,8 +200,12 @@ class EngineConfig:
             raise not_built(f"device {check.show(self.device)}")
         if check.integer("max_num_seqs", self.max_num_seqs, 1) != 1:
             raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} (continuous batching)")
-        if not _is_cpu(self.attention_backend):
-            raise not_built(f"attention_backend {check.show(self.attention_backend)}")
+        if not self.on_cuda and self.attention_backend != "auto":
+            raise InvalidInputError(
+                "attention_backend: expected auto on a CPU, got "
+                f"{check.show(self.attention_backend)}"
+            )
+        check.one_of("attention_backend", self.attention_backend, BACKENDS)
         if check.flag("enforce_eager", self.enforce_eager):
             raise not_built("enforce_eager")
 

@@ -93,6 +93,7 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         device=f"cuda:{config.device_index}",
         dtype=config.dtype,
         rows=rows_for(config.method()),
+        attention=config.attention_backend,
         progress=progress,
     )
 

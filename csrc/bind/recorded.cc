@@ -85,6 +85,7 @@ class PyRecorder final : public Recorder {
                     .head_dim = get<int32_t>(lane_, "head_dim")};
     memory_.vocab = get<int32_t>(lane_, "vocab");
     memory_.hidden = get<int64_t>(lane_, "hidden");
+    memory_.prefill_rows = get<int32_t>(lane_, "prefill_rows");
     memory_.logits = address<float>(lane_, "logits");
     memory_.dtype = dtype_from(get<std::string>(lane_, "dtype"));
     memory_.features = address<void>(lane_, "features");

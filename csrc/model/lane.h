@@ -56,9 +56,14 @@ class Lane {
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
   // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
   virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
-  // Of forwards with logits, and of their choices, that are added from now on. For lanes that keep a
-  // graph for each size and each kind of request.
+  // Of forwards and of choices that are added from now on. For lanes that keep a graph for each size
+  // and each kind of request.
   virtual void expect(const Expected&) {}
+
+  // Rows of its widest forward without logits. One of more than kMaxRows rows is for a prompt: its rows
+  // see each other and the whole trunk before them, masks are not read, and no position that any of
+  // them sees has left the ring, nor lies beyond its first `capacity`.
+  virtual int32_t prefill_rows() const { return kMaxRows; }
 
   // Appends the choice of every row of the last forward: tokens, or laws if args.law is given.
   virtual void add_choose(Graph& graph, const ChooseArgs& args) {

@@ -102,6 +102,7 @@ RecordedLane::RecordedLane(std::unique_ptr<Recorder> recorder, const LaneShape& 
     : recorder_(std::move(recorder)), memory_(recorder_->memory()), max_rows_(shape.max_rows) {
   check_shape(memory_.ring);
   check(memory_.logits != nullptr, "lane: expected logits, got none");
+  check_within("lane: rows of prefill", kMaxRows, kMaxStepRows, memory_.prefill_rows);
   memory_.on_device = shape.on_device;
 }
 
@@ -112,8 +113,7 @@ PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
 }
 
 void RecordedLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
-  const PieceSet& set =
-      keep(recorder_->forward(rows, with_logits), with_logits ? expected_ : Expected{});
+  const PieceSet& set = keep(recorder_->forward(rows, with_logits), expected_);
   graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());
 }
 

@@ -65,7 +65,8 @@ struct LaneMemory {
   RingShape ring;
   int32_t vocab = 0;
   int64_t hidden = 0;
-  bool on_device = false;          // where all of this lies
+  bool on_device = false;  // where all of this lies
+  int32_t prefill_rows = kMaxRows;
   float* logits = nullptr;         // [max_rows, vocab]
   DType dtype = DType::f32;        // of the two below
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
@@ -105,6 +106,7 @@ class RecordedLane final : public Lane {
   const RingShape& ring_shape() const override { return memory_.ring; }
   KvRing* ring() override { return nullptr; }
   float* logits() override { return memory_.logits; }
+  int32_t prefill_rows() const override { return memory_.prefill_rows; }
   void expect(const Expected& expected) override { expected_ = expected; }
   void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;
   void add_choose(Graph& graph, const ChooseArgs& args) override;

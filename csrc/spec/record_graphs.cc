@@ -37,6 +37,19 @@ struct LaneOps {
   }
 };
 
+// The pieces of a prompt. `expect` tells the lane of how many rows the next one is.
+template <class Expect>
+void record_feed(Feed& feed, const LaneStep& rows, LaneArgs args, const LaneOps& ops,
+                 const Expect& expect) {
+  feed.size(kMaxRows, ops.lane.prefill_rows(), args.shape.capacity);
+  for (size_t i = 0; i < feed.rows.size(); ++i) {
+    args.max_rows = feed.rows[i];
+    put(feed.graphs[i], rows, args);
+    expect(feed.rows[i]);
+    ops.put_forward(feed.graphs[i], false);
+  }
+}
+
 }  // namespace
 
 // What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
@@ -58,8 +71,8 @@ void Runtime::record_graphs() {
   expect(lane, target_.most.verify);
   target.put_forward(verify_, true);
   target.put_choice(verify_);
-  put(prefill_target_, kPrefillTargetRows, args);
-  target.put_forward(prefill_target_, false);
+  record_feed(target_.feed, kPrefillTargetRows, args, target,
+              [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, target_.timed_rows);
   target.put_forward(target_.timed_forward, true);
   target.put_choice(target_.timed_forward);
@@ -106,31 +119,34 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   expect(lane, draft_.most.step);
   put_laws(step_);
   put(step_, kExtend, args);
-  put(prefill_draft_, kPrefillDraftRows, args);
-  draft.put_forward(prefill_draft_, false);
+  record_feed(draft_.feed, kPrefillDraftRows, args, draft,
+              [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, draft_.timed_rows);
   draft.put_forward(draft_.timed_forward, true);
   draft.put_choice(draft_.timed_forward);
   draft_.rows = &control_->draft_rows;
   if (config_.tuned.empty()) return;
-  expect(lane, prefill_rows_);
-  put(prefill_laws_, kPrefillDraftRows, args);
+  expect(lane, look_rows_);
+  LaneArgs few = args;
+  few.max_rows = look_rows_;
+  put(prefill_laws_, kPrefillDraftRows, few);
   draft.put_forward(prefill_laws_, true);
   draft.put_choice(prefill_laws_);
   put(prefill_laws_, kKeepLaws, args);
-  put(look_, kPrefillDraftRows, args);
+  put(look_, kPrefillDraftRows, few);
   put_laws(look_);
   put(look_, kKeepLaws, args);
 }
 
 // Every graph is made for its stream before the first launch.
 void Runtime::prepare_graphs() {
-  for (Graph* graph :
-       {&settle_target_, &verify_, &select_, &prefill_target_, &target_.timed_forward})
+  for (Graph* graph : {&settle_target_, &verify_, &select_, &target_.timed_forward})
     target_.stream->prepare(*graph);
+  for (const Graph& graph : target_.feed.graphs) target_.stream->prepare(graph);
   if (!draft_.stream) return;
+  for (const Graph& graph : draft_.feed.graphs) draft_.stream->prepare(graph);
   for (Graph* graph : {&settle_draft_, &plan_certain_, &hang_burst_, &catch_up_, &plan_, &step_,
-                       &prefill_draft_, &prefill_laws_, &look_, &draft_.timed_forward})
+                       &prefill_laws_, &look_, &draft_.timed_forward})
     draft_.stream->prepare(*graph);
 }
 

@@ -39,12 +39,13 @@ SBRT_ANY inline Row node_row(const Control& c, const RingShape& ring, int branch
           b.in_place ? Mask::none() : b.mask[node]};
 }
 
-// Up to kMaxRows prompt tokens from `have` on; the last prompt token is the root, not prefill.
+// Up to max_rows prompt tokens from `have` on; the last prompt token is the root, not prefill. Masks
+// end with the slots in flight: who feeds more rows at once has no use for them.
 template <class Team>
 SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows, Team team) {
   const Control& c = *args.control;
   const int64_t from = have;
-  const int n = static_cast<int>(least<int64_t>(kMaxRows, c.head - from));
+  const int n = static_cast<int>(least<int64_t>(args.max_rows, c.head - from));
   team.meet();
   for (int i = team.rank; i < n; i += team.size)
     rows.row[i] = trunk_row(c, args.shape, from + i, i);

@@ -99,25 +99,32 @@ bool Runtime::may_run_ahead() {
   return !tuned_ || tuner_->stays(*control_, prompt_ - 1 + emitted_);
 }
 
-// Feeds the prompt; false if the time is over first. Two pieces are in flight, so that no lane is
-// ever idle and no caller waits for more than that.
+// Enqueues the next piece of the prompt. A last one of few rows may keep the draft's laws.
+void Runtime::feed(LaneUnit& unit, int width, bool keeps_laws) {
+  const int64_t all = control_->head;
+  const size_t at = unit.feed.next(all);
+  const bool is_last = unit.feed.fed + unit.feed.rows[at] >= all;
+  unit.stream->launch(keeps_laws && is_last && at == 0 ? prefill_laws_ : unit.feed.graphs[at],
+                      width);
+  unit.feed.took(at, unit.pieces, all);
+  unit.stream->record(unit.prefilled, ++unit.pieces);
+}
+
+// Feeds the prompt; false if the time is over first. Two pieces of a lane are in flight, so that none
+// is ever idle and no caller waits for more than that.
 bool Runtime::prefilled(int64_t until) {
   if (!prefilling_) return true;
   const NvtxRange range(config_.nvtx, "prefill");
   const RoundShape width = shape();
-  const auto feed = [](LaneUnit& unit, const Graph& graph, int members) {
-    unit.stream->launch(graph, members);
-    unit.stream->record(unit.prefilled, ++unit.pieces);
-  };
-  for (;; --pieces_left_) {
-    const int ahead = pieces_left_ > 0;
-    if (!reach(target_.prefilled, target_.pieces - ahead, until) ||
-        !reach(draft_.prefilled, draft_.pieces - ahead, until))
+  const auto lacks = [this](const LaneUnit& unit) { return unit.feed.fed < control_->head; };
+  for (;;) {
+    const bool drafts = drafts_ && lacks(draft_), targets = lacks(target_);
+    if (!reach(target_.prefilled, target_.pieces - targets, until) ||
+        !reach(draft_.prefilled, draft_.pieces - drafts, until))
       return false;
-    if (pieces_left_ == 0) break;
-    const bool laws = tuned_ && pieces_left_ == 1;
-    if (drafts_) feed(draft_, laws ? prefill_laws_ : prefill_draft_, width.draft_width);
-    feed(target_, prefill_target_, width.target_width);
+    if (!drafts && !targets) break;
+    if (drafts) feed(draft_, width.draft_width, tuned_);
+    if (targets) feed(target_, width.target_width, false);
   }
   exec_->rethrow();
   prefilling_ = false;
@@ -154,10 +161,11 @@ bool Runtime::catch_draft_up(int64_t until) {
 }
 
 int64_t Runtime::prefilled_tokens() const {
-  const int64_t fed = prompt_ > 0 ? prompt_ - 1 : 0, pieces = (fed + kMaxRows - 1) / kMaxRows;
-  const int64_t ahead = std::max(target_.pieces - target_.prefilled.reached(),
-                                 draft_.pieces - draft_.prefilled.reached());
-  return std::min(fed, std::max<int64_t>(0, pieces - pieces_left_ - ahead) * kMaxRows);
+  if (!prefilling_) return prompt_ > 0 ? prompt_ - 1 : 0;
+  const auto done = [](const LaneUnit& u) {
+    return u.feed.done(u.pieces, u.pieces - u.prefilled.reached());
+  };
+  return drafts_ ? std::min(done(target_), done(draft_)) : done(target_);
 }
 
 // False if the time is over or somebody interrupts.

@@ -214,7 +214,8 @@ void Runtime::start_over() {
   stop_token_ = -1;
   error_.clear();
   interrupted_.store(false);
-  prompt_ = emitted_ = pieces_left_ = chain_nodes_ = 0;
+  prompt_ = emitted_ = chain_nodes_ = 0;
+  target_.feed.fed = draft_.feed.fed = 0;
   committed_.clear();
 }
 
@@ -233,7 +234,6 @@ void Runtime::begin(const Request& request) {
   tuned_ = request.tuned;
   fuse_bursts();
   const RoundShape first = shape();
-  pieces_left_ = (control_->head + kMaxRows - 1) / kMaxRows;
   const bool drafts = tuned_ ? tuner_->drafts() : first.burst + first.gamma > 0;
   drafts_ = drafts && control_->head < control_->draft_limit;
   if (tuned_) tuner_->begin(*control_);

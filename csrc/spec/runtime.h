@@ -12,6 +12,7 @@
 #include "ops/choose.h"
 #include "spec/accept.h"
 #include "spec/costs.h"
+#include "spec/feed.h"
 #include "spec/hrad.h"
 #include "spec/hrad_memory.h"
 #include "spec/request.h"
@@ -67,6 +68,7 @@ struct LaneUnit {
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Event prefilled{"prefilled"};
   int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
+  Feed feed;
   Event timed{"timed"};
 };
 
@@ -156,6 +158,7 @@ class Runtime {
   void price_lanes(const RoundShape& how);
   void bound_rows();
   bool prefilled(int64_t until);
+  void feed(LaneUnit& unit, int width, bool keeps_laws);
   void run_rounds(int64_t max_rounds, int64_t until);
   bool may_run_ahead();
   bool reach(Event& event, int64_t value, int64_t until);
@@ -178,14 +181,14 @@ class Runtime {
   ShapingStore shaping_;
   AcceptMemory accept_;
   Control* control_ = nullptr;  // the host's copy of the block; on the cpu there is one only
-  const int32_t prefill_rows_ = kMaxRows;
+  const int32_t look_rows_ = kMaxRows;
   LaneUnit target_, draft_;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
-  Graph prefill_target_{"prefill"}, prefill_draft_{"prefill"};
-  Graph prefill_laws_{"prefill"}, look_{"look"};  // the same with laws; the latter between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
+  Graph prefill_laws_{"prefill"},
+      look_{"look"};  // of look_rows_, with laws; the latter between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;  // by steps: all of one, for a device
   std::unique_ptr<Tuner> tuner_;
   Cells<uint8_t> ranks_;
   Fences fences_;
@@ -193,7 +196,6 @@ class Runtime {
   // The sequence in flight.
   int64_t round_ = 0;            // last round enqueued
   int64_t committed_round_ = 0;  // last round whose record was read
-  int64_t pieces_left_ = 0;      // of the prompt, not yet enqueued
   int64_t begun_ = 0;            // when, now()
   int64_t besides_ = 0;          // ns of virtual time that the last round costs besides forwards
   int64_t prompt_ = 0;           // tokens of the prompt

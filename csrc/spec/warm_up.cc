@@ -100,15 +100,14 @@ Request Runtime::short_request(float temperature) const {
 // Its trunk, in both lanes.
 void Runtime::make_trunk(float temperature) {
   start_block(short_request(temperature));
-  const auto prefill = [this](LaneUnit& unit, const Graph& graph) {
-    for (int64_t fed = 0; fed < control_->head; fed += kMaxRows) {
-      unit.stream->launch(graph, unit.width);
-      unit.stream->record(unit.prefilled, ++unit.pieces);
+  const auto prefill = [this](LaneUnit& unit) {
+    while (unit.feed.fed < control_->head) {
+      feed(unit, unit.width, false);
       exec_->wait(unit.prefilled, unit.pieces);
     }
   };
-  prefill(target_, prefill_target_);
-  if (draft_.lane && control_->head < control_->draft_limit) prefill(draft_, prefill_draft_);
+  prefill(target_);
+  if (draft_.lane && control_->head < control_->draft_limit) prefill(draft_);
 }
 
 // What the meetings of a team cost is not known beforehand, so the widths are timed in turn.

@@ -14,6 +14,7 @@ from ..model_config import ModelConfig
 from ..triton_kernels.plan import AttentionPlan, Workspace
 from ..triton_kernels.rope import Rope
 from .ops import Ops, Run, copy, matmul, matmul_bias, matmul_float32
+from .prefill import Flash, Lengths, prefill_attention, read_lengths
 from .weights import Layer, Linear, Weights
 
 LAYER_NODES = 9
@@ -22,12 +23,12 @@ FEATURE_LAYERS = 4  # kFeatureLayers of csrc/model/lane.h
 
 @dataclass(frozen=True)
 class Buffers:
-    """What a forward of up to 64 rows works in.
+    """What a forward works in: of n rows, 64 or as many as the widest one of a prompt has.
 
-    h, x, normed [64, hidden]; qkv [64, heads + 2 kv_heads, head_dim]; attended [64, heads,
-    head_dim]; gate_up [64, 2 inner]; gated [64, inner]; logits float32 [max_rows, vocab]; raw
-    [64, vocab] in the model's dtype, only where products cannot be float32; features [max_rows, 4,
-    hidden] or None; kv [2, layers, kv_heads, slots, head_dim].
+    h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
+    gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, vocab]; raw [64, vocab] in the
+    model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or None;
+    kv [2, layers, kv_heads, slots, head_dim].
     """
 
     h: torch.Tensor
@@ -54,10 +55,21 @@ class Rows:
     work: Workspace
 
 
+@dataclass(frozen=True)
+class PromptRows:
+    """Rows of a prompt: the first `count` of a table, as far as it has them, by flash attention."""
+
+    table: torch.Tensor
+    count: int
+    lengths: Lengths
+    flash: Flash
+    first: int = 0
+
+
 class Views:
     """The buffers cut to so many rows, and seen as each op wants them."""
 
-    def __init__(self, buffers: Buffers, rows: Rows, heads: int) -> None:
+    def __init__(self, buffers: Buffers, rows: Rows | PromptRows, heads: int) -> None:
         n = rows.count
         self.h, self.x, self.normed = (b[:n] for b in (buffers.h, buffers.x, buffers.normed))
         self.heads = buffers.qkv[:n]
@@ -96,12 +108,29 @@ class Decoder:
             self.rest(run, rows, v, i)
         self.finish(run, v)
 
+    def prefill(self, run: Run, rows: PromptRows) -> None:
+        """Record: K and V of a prompt's rows to their slots; nobody reads further."""
+        v = Views(self.buffers, rows, self.config.heads)
+        v.features = None  # of rows that are verified only
+        run(self.ops.embed, rows.table, self.weights.embed, out=v.h)
+        read_lengths(run, rows.table, rows.lengths)
+        last = len(self.weights.layers) - 1
+        for i in range(last + 1):
+            self.attention(run, rows, v, i)
+            if i == last:
+                return
+            run(
+                prefill_attention, v.queries, self.keys[i], self.values[i],
+                lengths=rows.lengths, flash=rows.flash, out=v.attended,
+            )  # fmt: skip
+            self.mlp(run, v, i)
+
     def start(self, run: Run, rows: Rows, v: Views) -> None:
         """Embedding, and what every row sees."""
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
-    def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+    def attention(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
         """Norm, q, k and v, and the write to the ring."""
         layer = self.weights.layers[i]
         self.norm(run, v, layer.attention_norm, i)
@@ -112,12 +141,16 @@ class Decoder:
         )  # fmt: skip
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Attention, o, and the MLP; what it adds to the residual stream waits in x."""
-        layer = self.weights.layers[i]
+        """Attention, o, and the MLP."""
         run(
             self.ops.branch_attention, v.queries, self.keys[i], self.values[i],
             plan=rows.plan, work=rows.work, out=v.attended,
         )  # fmt: skip
+        self.mlp(run, v, i)
+
+    def mlp(self, run: Run, v: Views, i: int) -> None:
+        """o and the MLP, behind attention; what it adds to the residual stream waits in x."""
+        layer = self.weights.layers[i]
         self.linear(run, v.summed, layer.o, v.x)
         eps = self.config.rms_eps
         run(self.ops.rms_norm, v.x, layer.mlp_norm, eps=eps, out=v.normed, residual=v.h)

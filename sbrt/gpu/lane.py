@@ -24,9 +24,10 @@ from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Settle
 from ..triton_kernels.shaping import Shaping
 from . import weights as loading
-from .decoder import Decoder, Rows, attention_plan
+from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, ops_named
+from .prefill import Flash, flash_for, scratch_bytes
 from .recorder import CudaRecorder, Piece, Recorder, TapeRecorder, expect_device
 from .store import LaneShape, LaneStore
 from .weights import Weights
@@ -43,6 +44,7 @@ def model_of(
     dtype: str = "auto",
     rows: int = MAX_ROWS,
     memory: int | None = None,
+    attention: str = "auto",
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
 ) -> RecordedModel:
@@ -50,9 +52,9 @@ def model_of(
 
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
     one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
-    that the weights, and each lane, may take (default: nine tenths of what is free). on_bind: is
-    shown every lane. Raises EngineError without the device, InvalidInputError for anything that
-    cannot be, each one sentence.
+    that the weights, and each lane, may take (default: nine tenths of what is free). attention: of
+    prompts, see flash_for. on_bind: is shown every lane. Raises EngineError without the device,
+    InvalidInputError for anything that cannot be, each one sentence.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -63,6 +65,7 @@ def model_of(
     config = checkpoint.config
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
+    flash = flash_for(attention, place, storage, config.head_dim)
     budget = budget_of(place, memory)
     weights = loading.load(checkpoint, storage, place, budget=budget, progress=progress)
 
@@ -71,7 +74,7 @@ def model_of(
         left = budget_of(place, memory)
         if memory is not None:
             left = memory - weights.plan.bytes
-        lane = GpuLane(weights, LaneShape(**shape), chosen, recorder, rows, left)  # type: ignore[arg-type]
+        lane = GpuLane(weights, LaneShape(**shape), chosen, recorder, rows, left, flash)  # type: ignore[arg-type]
         if on_bind:
             on_bind(lane)
         return lane
@@ -123,8 +126,9 @@ class GpuLane(LaneStore):
         recorder: Recorder,
         rows: int,
         budget: int | None,
+        flash: Flash | None = None,
     ) -> None:
-        super().__init__(weights, shape, rows, budget)
+        super().__init__(weights, shape, rows, budget, flash)
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
         self._made: dict[tuple[object, ...], list[Piece]] = {}  # by what it was asked for
@@ -177,13 +181,21 @@ class GpuLane(LaneStore):
         """Address of [vocab, hidden]."""
         return self.weights.embed.data_ptr()
 
+    @property
+    def prefill_rows(self) -> int:
+        """Rows of the widest forward without logits."""
+        return self.fed[-1]
+
     def forward(self, rows: int, with_logits: bool) -> list[Piece]:
         """Forwards over the row table at address `rows`; recorded once for all who ask."""
 
         def made() -> list[Piece]:
             table = words_at(rows, size(RowTable), self.device)
-            sizes = self.sizes if with_logits else [MAX_ROWS]
-            return [self.record_forward(table, count, with_logits) for count in sizes]
+            if with_logits:
+                return [self.record_forward(table, count, True) for count in self.sizes]
+            few, *many = self.fed
+            first = self.record_forward(table, few, False)
+            return [first, *(self.record_prefill(table, count) for count in many)]
 
         return self._once(made, "forward", rows, with_logits)
 
@@ -267,6 +279,15 @@ class GpuLane(LaneStore):
                 self.decoder.forward(run, rows, with_logits)
 
         return self.recorder.record(forwards, count)
+
+    def record_prefill(self, table: torch.Tensor, count: int) -> Piece:
+        """One forward of up to `count` rows of a prompt, more than a round has, without logits."""
+        assert self.flash is not None
+        rows = PromptRows(table, count, self.lengths(count), self.flash)
+        config, dtype = self.weights.config, self.weights.dtype
+        return self.recorder.record(
+            lambda run: self.decoder.prefill(run, rows), count, scratch_bytes(config, dtype, count)
+        )
 
     def _record_choice(self, choice: Choice) -> Piece:
         work = self.choice_work(choice.plan)

@@ -17,12 +17,14 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 @dataclass(frozen=True)
 class Item:
-    """One buffer: its part of the whole, its name, shape and dtype."""
+    """One buffer: its part of the whole, its name, shape and dtype; reserved: for somebody else to
+    allocate."""
 
     part: str
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    reserved: bool = False
 
     @property
     def bytes(self) -> int:
@@ -40,9 +42,16 @@ class MemoryPlan:
 
     def add(self, part: str, name: str, shape: Iterable[int], dtype: torch.dtype) -> None:
         """One more buffer; the name must be new."""
-        if any(item.name == name for item in self.items):
-            raise ValueError(f"memory: expected a new name but got {name} twice")
-        self.items.append(Item(part, name, tuple(shape), dtype))
+        self._put(Item(part, name, tuple(shape), dtype))
+
+    def reserve(self, part: str, name: str, size: int) -> None:
+        """Bytes that a library allocates by itself."""
+        self._put(Item(part, name, (size,), torch.uint8, reserved=True))
+
+    def _put(self, new: Item) -> None:
+        if any(item.name == new.name for item in self.items):
+            raise ValueError(f"memory: expected a new name but got {new.name} twice")
+        self.items.append(new)
 
     @property
     def bytes(self) -> int:
@@ -70,17 +79,18 @@ class MemoryPlan:
 
 
 class Arena:
-    """One allocation for a whole plan; buffers are views into it, zeroed once."""
+    """One allocation for what a plan does not reserve; buffers are views into it, zeroed once."""
 
     def __init__(self, plan: MemoryPlan, device: torch.device, budget: int | None = None) -> None:
         plan.check(budget)
         self.plan = plan
-        self.memory = torch.zeros(plan.bytes, dtype=torch.uint8, device=device)
         self._begin: dict[str, int] = {}
         at = 0
         for item in plan.items:
-            self._begin[item.name] = at
-            at += item.bytes
+            if not item.reserved:
+                self._begin[item.name] = at
+                at += item.bytes
+        self.memory = torch.zeros(at, dtype=torch.uint8, device=device)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """The buffer of that name."""

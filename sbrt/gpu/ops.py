@@ -91,3 +91,8 @@ def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) 
 def copy(x: torch.Tensor, *, out: torch.Tensor) -> None:
     """out = x, in the dtype of `out`; any strides."""
     out.copy_(x)
+
+
+def add(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
+    """out = a + b."""
+    torch.add(a, b, out=out)

@@ -15,6 +15,7 @@ from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
 from .decoder import FEATURE_LAYERS, Buffers, attention_plan
 from .memory import Arena, MemoryPlan
+from .prefill import Flash, Lengths, prefill_sizes, scratch_bytes
 from .weights import Weights
 
 STEP_ROWS = (1, 4, 16, 64)  # of a draft's graphs, and then multiples of 64
@@ -41,11 +42,19 @@ class LaneShape:
 class LaneStore:
     """The memory of one lane, by the sizes of its model and its shape.
 
-    sizes: rows that it has graphs for. `rows` is that of a target's smallest. Raises
-    InvalidInputError, one sentence, if it takes more than `budget` bytes.
+    sizes: rows that it has graphs for; fed: of those of a prompt. `rows` is that of a target's
+    smallest. flash: attends to more rows of a prompt than a round has. Raises InvalidInputError,
+    one sentence, if it takes more than `budget` bytes.
     """
 
-    def __init__(self, weights: Weights, shape: LaneShape, rows: int, budget: int | None) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        shape: LaneShape,
+        rows: int,
+        budget: int | None,
+        flash: Flash | None = None,
+    ) -> None:
         config = weights.config
         self.weights, self.shape = weights, shape
         self.device = weights.embed.device
@@ -54,6 +63,7 @@ class LaneStore:
         self.capacity = self.window + SLOTS
         self.slots = self.capacity + shape.branches * shape.tail_slots
         self.sizes = _sizes(shape, rows)
+        self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
         self.memory = self._memory(config)
         self.arena = Arena(self.memory, self.device, budget)
@@ -99,7 +109,7 @@ class LaneStore:
             "gate_up": (2 * c.inner,),
             "gated": (c.inner,),
         }.items():
-            plan.add("activations", name, (MAX_ROWS, *sizes), dtype)
+            plan.add("activations", name, (self.fed[-1], *sizes), dtype)
         most = self.sizes[-1]
         plan.add("logits", "logits", (most, c.vocab), torch.float32)
         if dtype != torch.float32 and self.device.type != "cuda":
@@ -108,9 +118,17 @@ class LaneStore:
             plan.add("features", "features", (most, FEATURE_LAYERS, c.hidden), dtype)
         for count, each in self.plans.items():
             _add_fields(plan, "attention", f"attention.{count}", workspace(each, "meta"))
+        if self.flash:
+            plan.add("prefill", "lengths", (4,), torch.int32)
+            plan.reserve("prefill", "flash", scratch_bytes(c, dtype, self.fed[-1]))
         choice = ChoosePlan(most, c.vocab, laws=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
+
+    def lengths(self, rows: int) -> Lengths:
+        """Where a recording of so many rows of a prompt finds how many there are."""
+        window = self.window if self.weights.config.window else None
+        return Lengths(self.arena["lengths"], rows, self.capacity, window)
 
     def _workspace(self, count: int) -> Workspace:
         meta = workspace(self.plans[count], "meta")

@@ -27,7 +27,7 @@ class Capture:
         self.lane, self.tapes, self.rows = lane, {}, {}
         self.shut = []  # tensors that nobody may reach for but a replay
 
-    def record(self, function, rows):
+    def record(self, function, rows, scratch=0):
         """See sbrt.gpu.recorder.Recorder."""
         tape, handle = Tape(), next(handles)
         function(tape)

@@ -130,7 +130,8 @@ WRITTEN = {  # by op: the places of its arguments, or their names, that it write
     "silu_mul_torch": ("out",),
     "choose_torch": ("out", "work"),
     "ring_settle_torch": (1,),
-    **dict.fromkeys(("matmul", "matmul_bias", "matmul_float32", "copy"), ("out",)),
+    **dict.fromkeys(("matmul", "matmul_bias", "matmul_float32", "copy", "add"), ("out",)),
+    "prefill_attention": ("out",),
 }
 
 
@@ -150,7 +151,7 @@ class Spy(TapeRecorder):
     def __init__(self):
         self.tapes = []
 
-    def record(self, function, rows):
+    def record(self, function, rows, scratch=0):
         tape = Tape()
         function(tape)
         self.tapes.append(tape)
@@ -211,7 +212,7 @@ class Counting(TapeRecorder):
     def __init__(self):
         self.replayed = {}
 
-    def record(self, function, rows):
+    def record(self, function, rows, scratch=0):
         piece = super().record(function, rows)
 
         def replay():
@@ -267,7 +268,7 @@ class Failing(TapeRecorder):
     def __init__(self):
         self.left = -1
 
-    def record(self, function, rows):
+    def record(self, function, rows, scratch=0):
         piece = super().record(function, rows)
 
         def replay():

@@ -123,7 +123,6 @@ def test_numbers_of_other_libraries_are_numbers():
     ("field", "value"),
     [
         ("device", "tpu"), ("device", "cuda:x"), ("max_num_seqs", 2),
-        ("attention_backend", "flash"),
         ("enforce_eager", True),
     ],
 )  # fmt: skip
@@ -134,6 +133,7 @@ def test_an_engine_field_that_is_not_built_raises(field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("attention_backend", "flash-attn"), ("attention_backend", 3),
         ("model", ""), ("model", 3), ("model", "a\0b"), ("tokenizer", b"x"), ("dtype", "int4"),
         ("dtype", None), ("max_model_len", 0), ("max_model_len", True), ("seed", -1),
         ("num_threads", 0), ("num_threads", 1.0), ("draft_threads", 0),

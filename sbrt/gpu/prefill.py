@@ -1,0 +1,184 @@
+"""Attention of a prompt's rows, many at once: flash attention over a ring that has not wrapped.
+
+Positions are then slots, so that the ring itself is what flash attention reads, and its causal mask
+is all there is to mask. How many rows and keys there are it reads on the device: one recording
+serves every piece of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from ..config import BACKENDS
+from ..errors import InvalidInputError
+from ..model_config import ModelConfig
+from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS
+from ..triton_kernels.plan import architecture_of
+from ..triton_kernels.words import TABLE_N
+from .ops import Run, add, copy
+
+HALF = (torch.float16, torch.bfloat16)
+OLDEST = 80  # sm_80: the first that flash attention was written for
+
+# (q [rows, heads, d], k and v [slots, kv_heads, d], lengths) -> [rows, heads, d]
+Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What a recording knows of its lengths, and where it reads them.
+
+    starts: int32 [4], 0 and the rows in use, 0 and the keys that the last of them sees. rows, keys:
+    the most of each. window: positions that a row sees, None for all.
+    """
+
+    starts: torch.Tensor
+    rows: int
+    keys: int
+    window: int | None
+
+    @property
+    def of_rows(self) -> torch.Tensor:
+        """Where the sequence's rows begin and end."""
+        return self.starts[:2]
+
+    @property
+    def of_keys(self) -> torch.Tensor:
+        """Where its keys begin and end."""
+        return self.starts[2:]
+
+    @property
+    def before(self) -> int:
+        """Positions before its own that a row sees; -1 for all."""
+        return -1 if self.window is None else self.window - 1
+
+
+def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
+    """Record: lengths of a row table's rows, the last of which is the latest position."""
+    at = TABLE_N.value
+    used, head = table[at : at + 1], table[:1]  # of a position the low word: it is a ring's
+    run(copy, used, out=lengths.starts[1:2])
+    run(add, head, used, out=lengths.starts[3:4])
+
+
+def prefill_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    lengths: Lengths,
+    flash: Flash,
+    out: torch.Tensor,
+) -> None:
+    """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to the row's own, or a window.
+
+    q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Rows that
+    are not in use come out as anything.
+    """
+    out.copy_(flash(q, k.transpose(0, 1), v.transpose(0, 1), lengths))
+
+
+def flash_torch(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
+) -> torch.Tensor:
+    """By the flash attention in torch, which the public ways to it mask from the other corner where
+    rows and keys differ in number."""
+    found = torch.ops.aten._flash_attention_forward(
+        *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
+        *(0.0, True, False),  # no dropout; causal; no mask returned
+        window_size_left=lengths.before,
+        window_size_right=0,
+    )
+    return found[0]
+
+
+def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths) -> torch.Tensor:
+    """By the package flash-attn."""
+    attend: Any = import_module("flash_attn").flash_attn_varlen_func
+    found: torch.Tensor = attend(
+        *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
+        causal=True,
+        window_size=(lengths.before, 0),
+    )
+    return found
+
+
+def flash_plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
+) -> torch.Tensor:
+    """The twin of both in plain torch; rows that are not in use stay as they are in `q`."""
+    _, rows, _, keys = lengths.starts.tolist()
+    group = q.shape[1] // k.shape[1]
+    own = torch.arange(keys - rows, keys)[:, None]
+    column = torch.arange(keys)[None, :]
+    sees = (column <= own) & (column >= own - (lengths.window or keys) + 1)
+    wide = [x[:keys].float().transpose(0, 1).repeat_interleave(group, 0) for x in (k, v)]
+    queries = q[:rows].float().transpose(0, 1)
+    found = torch.nn.functional.scaled_dot_product_attention(queries, *wide, attn_mask=sees)
+    out = q.clone()
+    out[:rows] = found.transpose(0, 1).to(q.dtype)
+    return out
+
+
+def flash_for(
+    backend: str, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> Flash | None:
+    """What attends to the rows of a prompt; None: the kernel of the rounds does, 64 at a time.
+
+    backend: auto (torch's where it can, else None), torch, flash-attn or triton (None). Raises
+    InvalidInputError, one sentence, for one that is not there or cannot.
+    """
+    if backend not in BACKENDS:
+        raise InvalidInputError(
+            f"attention_backend: expected one of {', '.join(BACKENDS)}, got {backend}"
+        )
+    if backend == "triton":
+        return None
+    trouble = None
+    if dtype not in HALF and device.type == "cuda":
+        trouble = f"float16 or bfloat16, got {str(dtype).removeprefix('torch.')}"
+    elif head_dim > 256 or head_dim % 8:
+        trouble = f"a head_dim of 8, 16, ... 256, got {head_dim}"
+    elif device.type == "cuda" and architecture_of(device) < OLDEST:
+        trouble = f"a device of sm_{OLDEST} or later, got sm_{architecture_of(device)}"
+    if backend == "flash-attn":
+        expect_flash_attn()
+    if trouble is None:
+        if backend == "flash-attn":
+            return flash_attn
+        return flash_torch if device.type == "cuda" else flash_plain
+    if backend == "auto":
+        return None
+    raise InvalidInputError(f"attention_backend {backend}: expected {trouble}")
+
+
+def expect_flash_attn() -> None:
+    """Raises InvalidInputError, one sentence, where the package is missing or does not load."""
+    try:
+        import_module("flash_attn").flash_attn_varlen_func  # noqa: B018
+    except (ImportError, OSError, AttributeError) as error:
+        why = "it is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+        raise InvalidInputError(
+            "attention_backend flash-attn: expected the package of that name (extra flash-attn), "
+            f"{why}"
+        ) from None
+
+
+def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
+    """Rows of the forwards that take a prompt in: doubled as long as a ring has more."""
+    sizes = [MAX_ROWS]
+    while flash and sizes[-1] < min(MAX_STEP_ROWS, capacity):
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
+    """What flash attention allocates while it is recorded: its result, a float32 a row and head,
+    some words; each of them rounded up."""
+    row = config.heads * (config.head_dim * dtype.itemsize + 4)
+    return rows * row + 8 * 512

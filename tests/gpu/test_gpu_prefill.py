@@ -1,0 +1,89 @@
+"""Contract under test: on a device flash attention sees what its plain twin sees, over a ring; wide
+pieces of a prompt are captured as one graph and leave, up to rounding, what narrow ones leave, and
+twice the same bits; what is not in use is not written."""
+
+import pytest
+import torch
+
+from sbrt.gpu.lane import GpuLane
+from sbrt.gpu.ops import TRITON
+from sbrt.gpu.prefill import Lengths, flash_for, flash_plain, prefill_attention
+from sbrt.gpu.recorder import CudaRecorder
+from sbrt.gpu.store import LaneShape
+from sbrt.gpu.weights import random_weights
+from sbrt.model_config import ModelConfig
+from sbrt.triton_kernels import control
+
+pytestmark = pytest.mark.gpu
+CONFIG = ModelConfig(
+    architecture="LlamaForCausalLM", hidden=512, inner=1408, layers=3, heads=8, kv_heads=4,
+    head_dim=64, vocab=5003, rms_eps=1e-5, rope_theta=5e5, tied=True, max_positions=2048,
+)  # fmt: skip
+DTYPE = torch.bfloat16
+NEARLY = 0.03  # of the largest: both round to 8 bits, in other orders
+
+
+@pytest.fixture(scope="module")
+def device():
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize(("rows", "keys"), [(1, 1), (65, 65), (128, 700), (512, 512), (300, 1337)])
+def test_flash_attention_sees_what_its_twin_sees(device, rows, keys, window):
+    generator = torch.Generator(device).manual_seed(rows + keys)
+    flash = flash_for("torch", device, DTYPE, 64)
+    qkv = torch.randn(512, 16, 64, generator=generator, device=device).to(DTYPE)
+    k, v = torch.randn(2, 4, 1500, 64, generator=generator, device=device).to(DTYPE)
+    k[:, keys:], v[:, keys:] = float("nan"), float("nan")
+    starts = torch.tensor([0, rows, 0, keys], dtype=torch.int32, device=device)
+    lengths, out = Lengths(starts, 512, 1500, window), torch.empty(512, 8, 64, device=device)
+    prefill_attention(qkv[:, :8], k, v, lengths=lengths, flash=flash, out=out)
+    plain = [x.cpu() for x in (qkv[:, :8], k.transpose(0, 1), v.transpose(0, 1))]
+    want = flash_plain(*plain, Lengths(starts.cpu(), 512, 1500, window))[:rows].float()
+    assert (out[:rows].cpu() - want).abs().max() < NEARLY * want.abs().max()
+
+
+class Scene:
+    """A target lane whose pieces are fed by hand."""
+
+    def __init__(self, device):
+        weights = random_weights(CONFIG, DTYPE, device)
+        self.recorder = CudaRecorder(device)
+        flash = flash_for("torch", device, DTYPE, CONFIG.head_dim)
+        shape = LaneShape(2048, 64, 0, 0, False, False)
+        self.lane = GpuLane(weights, shape, TRITON, self.recorder, 16, None, flash)
+        self.table = control.words(control.RowTable(), device)
+        self.pieces = {p.rows: p for p in self.lane.forward(self.table.data_ptr(), False)}
+
+    def fed(self, tokens, width):
+        """The KV that pieces of so many rows leave, over NaN."""
+        kv = self.lane.buffers.kv
+        kv.fill_(float("nan"))
+        for first in range(0, len(tokens), width):
+            part = tokens[first : first + width]
+            table = control.RowTable(head=first, n=len(part))
+            for i, token in enumerate(part):
+                row = table.row[i]
+                row.position, row.token, row.branch, row.slot = first + i, token, -1, first + i
+                row.chain = control.mask_of((1 << min(i + 1, 64)) - 1)
+            self.table.copy_(control.words(table))
+            torch.cuda.synchronize()
+            with torch.cuda.stream(self.recorder.stream):
+                self.pieces[width].replay()
+            torch.cuda.synchronize()
+        return kv.clone()
+
+
+@pytest.mark.parametrize("length", [64, 65, 600, 1024])
+def test_wide_pieces_leave_what_narrow_ones_leave(device, length):
+    scene = Scene(device)
+    assert sorted(scene.pieces) == [64, 128, 256, 512]
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(0, CONFIG.vocab, (length,), generator=generator).tolist()
+    want, got, again = (scene.fed(tokens, width) for width in (64, 512, 512))
+    assert torch.equal(got.view(torch.int16), again.view(torch.int16))
+    for kv in (want, got):
+        assert torch.isnan(kv[..., length:, :]).all()
+    error = (got - want)[..., :length, :].float().abs().max()
+    assert error < NEARLY * want[..., :length, :].float().abs().max()
