@@ -372,6 +372,16 @@ class Runtime:
         draft_first: bool = True,
         nvtx: bool = False,
     ) -> None: ...
+    def prepare(self, policy: Policy) -> None:
+        """Make beforehand what requests of such a policy launch on a device, each graph one launch.
+
+        Drops the sequence in flight. Raises InvalidInputError.
+        """
+
+    @property
+    def fused_graphs(self) -> int:
+        """Made so far: of verifications and bursts, for a kind of request each; 64 are kept."""
+
     def begin(
         self,
         prompt_ids: Sequence[int],

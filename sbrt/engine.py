@@ -408,7 +408,7 @@ class Engine:
             kept["tuned"] = [arm.policy() for arm in self._arms]
         if any(method.rejection for method in self._allowed):
             kept["rejection"] = True
-        return Runtime(
+        runtime = Runtime(
             self.pair.target,
             self.pair.draft,
             max_model_len=self.max_model_len,
@@ -426,6 +426,9 @@ class Engine:
             draft_first=self._draft_first,
             **kept,
         )
+        for policy in filter(None, (method.policy() for method in self._allowed)):
+            runtime.prepare(policy)
+        return runtime
 
 
 def _id_of(output: RequestOutput | BaseException) -> str | None:

@@ -158,6 +158,8 @@ void bind_runtime(py::module_& m) {
            py::arg("keep_features") = false, py::arg("rejection") = false,
            py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
            py::arg("draft_first") = true, py::arg("nvtx") = false)
+      .def("prepare", &Runtime::prepare, py::arg("policy"))
+      .def_property_readonly("fused_graphs", &Runtime::fused_graphs)
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"),
            py::arg("stop_token_ids") = std::vector<int32_t>{},

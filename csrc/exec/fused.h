@@ -44,6 +44,7 @@ class FusedGraphs {
     if (entries_.size() == kMost) entries_.erase(entries_.begin());
     entries_.push_back({&graph, picks_of(graph), std::move(made)});
   }
+  int size() const { return static_cast<int>(entries_.size()); }
   void clear() { entries_.clear(); }
 
  private:

@@ -150,10 +150,12 @@ void Runtime::prepare_graphs() {
     draft_.stream->prepare(*graph);
 }
 
-// On a device: the bursts of a sequence's policy, as its request asks for them, each one launch.
-void Runtime::fuse_bursts() {
-  if (!exec_->is_device() || !draft_.stream) return;
+// On a device: what the rounds of a sequence launch, as its request asks for it, each one launch.
+void Runtime::fuse_rounds() {
+  if (!exec_->is_device()) return;
   bound_rows();
+  target_.stream->fuse(verify_);
+  if (!draft_.stream) return;
   const Policy& p = control_->policy;
   if (p.gamma > 0) {
     Graph& whole = bursts_.try_emplace(p.gamma, "burst").first->second;
@@ -166,6 +168,25 @@ void Runtime::fuse_bursts() {
       whole.append(plan_certain_).append(step_, p.burst).append(hang_burst_);
     draft_.stream->fuse(whole);
   }
+}
+
+void Runtime::prepare(const Policy& policy) {
+  check_usable();
+  check_policy(policy);
+  start_over();
+  control_->policy = policy;
+  for (const float top_p : {1.0f, 0.5f}) {
+    control_->sampling.temperature = 1;
+    control_->sampling.top_p = top_p;
+    fuse_rounds();
+  }
+}
+
+int Runtime::fused_graphs() const {
+  int count = 0;
+  for (const LaneUnit* unit : {&target_, &draft_})
+    if (unit->stream) count += unit->stream->fused();
+  return count;
 }
 
 // Of so many steps, if it was fused for what the next round asks.

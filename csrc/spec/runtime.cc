@@ -232,7 +232,7 @@ void Runtime::begin(const Request& request) {
     return;
   }
   tuned_ = request.tuned;
-  fuse_bursts();
+  fuse_rounds();
   const RoundShape first = shape();
   const bool drafts = tuned_ ? tuner_->drafts() : first.burst + first.gamma > 0;
   drafts_ = drafts && control_->head < control_->draft_limit;

@@ -80,6 +80,10 @@ class Runtime {
   ~Runtime();
   Runtime(const Runtime&) = delete;
 
+  // Makes beforehand what requests of such a policy launch on a device; what a request shapes waits for
+  // the first that does. Drops the sequence in flight. Throws InvalidInput.
+  void prepare(const Policy& policy);
+  int fused_graphs() const;  // made so far, as far as they are kept
   // Starts a sequence, and drops the one in flight: waits for its last round. Throws InvalidInput.
   void begin(const Request& request);
   // Prefills both lanes, then runs rounds until the sequence ends, `max_rounds` are done, `seconds`
@@ -130,7 +134,7 @@ class Runtime {
   void record_draft(const SelectArgs& chosen);
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare_graphs();
-  void fuse_bursts();
+  void fuse_rounds();
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
   void make_memory();
   void make_streams();

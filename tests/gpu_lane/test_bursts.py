@@ -100,3 +100,27 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
                 assert ("draft", "step") not in rounds
                 found.add((params is GREEDY, tuple(out.outputs[0].token_ids)))
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("method", BURSTS)
+def test_launches_are_made_with_the_engine(tools, tool, stand_in, checkpoints, method):
+    """For requests without and with filters: verification and bursts. Others wait for the first."""
+    config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
+    with Engine(config) as engine:
+        runtime = stand_in.runtimes[-1][1]
+        kinds = 1 + len(BURSTS[method])
+        assert runtime.fused_graphs == 2 * kinds
+        for params in (GREEDY, SAMPLED, replace(SAMPLED, top_p=0.8)):
+            engine.generate(tools.prompt(9), params)
+        assert runtime.fused_graphs == 2 * kinds
+        engine.generate([tools.prompt(9)] * 2, PARAMS["both"])
+        assert runtime.fused_graphs == 3 * kinds
+
+
+def test_only_a_device_has_launches_to_make(tools, checkpoints):
+    play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
+    play.runtime.prepare(methods.parse("pearl").policy())
+    assert play.runtime.fused_graphs == 0
+    with pytest.raises(_core.InvalidInputError, match="num_speculative_tokens"):
+        play.runtime.prepare(methods.parse("pearl:gamma=40").policy())
+    play.close()

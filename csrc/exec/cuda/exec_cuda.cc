@@ -107,6 +107,7 @@ class CudaStream final : public CommandStream {
     fused_.put(graph, fused_graph(graph, stream_));
   }
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
+  int fused() const override { return fused_.size(); }
 
   // Hands over what can be; whether that was anything.
   bool advance() {

@@ -105,6 +105,7 @@ class SimStream final : public CommandStream {
     fused_.put(graph, true);
   }
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
+  int fused() const override { return fused_.size(); }
 
   // Runs as far as events allow; false if it could not even start.
   bool advance() {
