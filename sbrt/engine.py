@@ -56,7 +56,7 @@ class Engine:
         self.method = self._fitted(config.method())
         self._allowed = [self.method, *(self._parse(text) for text in methods)]
         if config.on_cuda:
-            self._check_on_cuda(keep_features)
+            self._check_on_cuda()
         self.pair = load_pair(config) if pair is None else pair
         self.max_model_len = _max_model_len(config, self.pair)
         self.num_threads, self.draft_threads = config.threads()
@@ -236,7 +236,7 @@ class Engine:
     def features(self) -> NDArray[np.float32]:
         """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad.
 
-        Raises InvalidInputError where nobody keeps it, and on a device.
+        Raises InvalidInputError where nobody keeps it; on a device H-RAD alone does not.
         """
         return self._scheduler.features()
 
@@ -365,10 +365,11 @@ class Engine:
                 )
         return method
 
-    def _check_on_cuda(self, keep_features: bool) -> None:
-        if self._costs is not None or keep_features:
-            what = "the clock, not simulated time" if self._costs else "keep_features off"
-            raise InvalidInputError(f"device {self.config.device}: expected {what}")
+    def _check_on_cuda(self) -> None:
+        if self._costs is not None:
+            raise InvalidInputError(
+                f"device {self.config.device}: expected the clock, not simulated time"
+            )
         for method in self._allowed:
             methods.check_on_cuda(method)
 

@@ -166,7 +166,7 @@ class Stream {
   virtual void fuse(const Graph&) {}
   // Whether that was done. Then it may be launched without having been prepared.
   virtual bool is_fused(const Graph&) const { return false; }
-  virtual int fused() const { return 0; }  // how many are kept
+  virtual int fused() const { return 0; }           // how many are kept
   virtual void* handle() const { return nullptr; }  // cudaStream_t
 };
 

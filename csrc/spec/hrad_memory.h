@@ -10,9 +10,11 @@ namespace sbrt {
 class HradMemory {
  public:
   HradMemory() = default;
-  HradMemory(Exec& exec, const Hrad& hrad);
+  // `hrad` may be null: then there is only what it would read, which the host sees if it is `shown`.
+  HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown);
 
   bool is_there() const { return x_.size() > 0; }
+  const Cells<float>& shown() const { return shown_; }
   HradArgs args(Control* control, const FeatureMemory& target) const;
 
  private:
@@ -22,7 +24,7 @@ class HradMemory {
   };
 
   Layer layers_[kHradLayers];
-  Cells<float> x_, inner_;
+  Cells<float> x_, inner_, shown_;
 };
 
 }  // namespace sbrt

@@ -75,13 +75,16 @@ struct FeatureScratch {
 template <class Team>
 SBRT_ANY void hrad_features_op(const HradArgs& args, FeatureScratch& scratch, Team team) {
   const Control& c = *args.control;
-  if (!is_asked(c)) return;
+  if (c.outcome.error || !(c.policy.hrad || args.shown)) return;
   const int64_t width = args.target.hidden, read = kFeatureBlocks * width;
   for (int64_t i = team.rank; i < read; i += team.size)
     args.x[i] = args.target.at(c.outcome.node, c.outcome.y, i);
   team.meet();
   scale_blocks(args.x, width, scratch.scale, team);
   read_confidence(adopted(c), args.x + read, team, AnyLog{});
+  if (!args.shown) return;
+  team.meet();
+  for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
 // Pairs of k of a panel that a team has at hand at once.

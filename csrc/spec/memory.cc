@@ -40,7 +40,7 @@ void Runtime::make_features() {
     check<InvalidInput>(config_.hrad->hidden() == width, "hrad: made for a target of hidden size ",
                         config_.hrad->hidden(), ", this one's is ", width);
   if (exec_->is_device()) {
-    hrad_memory_ = HradMemory(*exec_, *config_.hrad);
+    hrad_memory_ = HradMemory(*exec_, config_.hrad.get(), width, config_.keep_features);
     return;
   }
   features_ = Buffer<float>(Hrad::inputs(width));
@@ -56,6 +56,8 @@ void Runtime::make_scores() {
 }
 
 std::vector<float> Runtime::features() const {
+  const Cells<float>& shown = hrad_memory_.shown();
+  if (shown.size() > 0) return {shown.host(), shown.host() + shown.size()};
   check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
   return {features_.data(), features_.data() + features_.size()};
 }

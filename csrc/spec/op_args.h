@@ -52,6 +52,7 @@ struct HradArgs {
   Control* control;
   FeatureMemory target;  // whose features are read
   float* x;              // [hrad_inputs(hidden)] what the classifier reads of the last outcome
+  float* shown;          // the same for the host, of every outcome; null: not kept
   float* inner;          // [kHradInner] outputs of the first layer
   HradLayer layer[kHradLayers];
 };

@@ -87,9 +87,12 @@ void Runtime::record_graphs() {
                           accept_.place()};
   put(select_, kSelect, chosen);
   if (chosen.features) put(select_, kClassify, chosen);
-  if (hrad_memory_.is_there())
-    for (const HradStep& step : {kHradFeatures, kHradInnerLayer, kHradCut})
-      put(select_, step, hrad_memory_.args(c, lane.feature_memory()));
+  if (hrad_memory_.is_there()) {
+    const HradArgs read = hrad_memory_.args(c, lane.feature_memory());
+    put(select_, kHradFeatures, read);
+    if (config_.hrad) put(select_, kHradInnerLayer, read);
+    if (config_.hrad) put(select_, kHradCut, read);
+  }
   put(select_, kHangChain, chosen);
   if (draft_.lane) record_draft(chosen);
 }

@@ -47,7 +47,6 @@ void check_on_device(const RuntimeConfig& c) {
   };
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
-  refuse(c.keep_features, "keep_features");
 }
 
 void check_config(const RuntimeConfig& c, const Model& target) {

@@ -98,3 +98,25 @@ def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of
         engine.generate(tools.prompt(9), GREEDY)
         with pytest.raises(InvalidInputError, match=r"^features: expected a runtime that keeps"):
             engine.features()
+
+
+@pytest.mark.parametrize("with_hrad", [False, True])
+def test_features_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, method_of, with_hrad):
+    """Of every round, whether a classifier reads them too or not."""
+    method = method_of("Llama", 2) if with_hrad else "specbranch:gamma=3,k_max=3"
+    config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
+
+    def kept(engine):
+        found = []
+        for out in engine.stream(tools.prompt(9), PARAMS["sampled"]):
+            found.append((tuple(out.outputs[0].token_ids), engine.features().tobytes()))
+        return found
+
+    with Engine(config, keep_features=True) as engine:
+        given = kept(engine)
+    config = config_of(tool, tools, checkpoints, "Llama", "cpu", method)
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
+    twins = replace(load_pair(config), target=models[0], draft=models[1])
+    with Engine(config, pair=twins, keep_features=True) as engine:
+        assert given == kept(engine)
+    assert len({features for _, features in given}) > 2

@@ -287,8 +287,6 @@ def test_a_method_that_is_not_there(tools, tool, stand_in, checkpoints, method, 
 
 def test_what_else_is_not_there_is_refused(tool, stand_in, checkpoints):
     config = tool.config_of(folders(checkpoints, "Llama"), "cuda")
-    with pytest.raises(InvalidInputError, match=r"^device cuda: expected keep_features off$"):
-        Engine(config, keep_features=True)
     with pytest.raises(InvalidInputError, match=r"^device cuda: expected the clock"):
         Engine(config, costs=object())
     with pytest.raises(InvalidInputError, match=r"a target on cuda: not built yet$"):

@@ -30,7 +30,7 @@ Hrad random_hrad(int64_t hidden) {
 }
 
 HradArgs args_of(const Hrad& hrad, Control* control, float* x, float* inner) {
-  HradArgs args{control, {nullptr, nullptr, hrad.hidden(), DType::f32}, x, inner, {}};
+  HradArgs args{control, {nullptr, nullptr, hrad.hidden(), DType::f32}, x, nullptr, inner, {}};
   for (int i = 0; i < kHradLayers; ++i)
     args.layer[i] = {static_cast<const uint32_t*>(hrad.layer(i).matrix.panels()),
                      hrad.layer(i).bias.data()};

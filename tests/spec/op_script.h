@@ -35,7 +35,7 @@ struct OpState {
   uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // of any dtype
   uint32_t first[kHradInner * kPairs], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
-  float bias[kHradLayers][kHradInner], x[kInputs], inner[kHradInner];
+  float bias[kHradLayers][kHradInner], x[kInputs], shown[kInputs], inner[kHradInner];
 
   // Its pointers are those of a copy that lies at `place`.
   void aim(OpState* place) {
@@ -56,6 +56,7 @@ inline HradArgs hrad_at(OpState* place, DType dtype) {
   return {&place->control,
           {place->features, place->embed, OpState::kHidden, dtype},
           place->x,
+          place->shown,
           place->inner,
           {{place->first, place->bias[0]},
            {place->second, place->bias[1]},
