@@ -12,12 +12,12 @@ from sbrt.pair import load_pair
 
 GAMMA = 3
 GREEDY = SamplingParams(temperature=0, max_tokens=14)
-REQUESTS = [  # (seed of the prompt, params)
-    (0, GREEDY),
-    (1, GREEDY),
-    (0, replace(GREEDY, temperature=0.8, seed=5)),
-    (1, replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2)),
-]
+PARAMS = {
+    "greedy": GREEDY,
+    "sampled": replace(GREEDY, temperature=0.8, seed=5),
+    "both": replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2),
+}
+REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))  # (prompt, params)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def shown(engine, tools, method=None):
     """Of every request: its tokens, and what each round decided."""
     found = []
     for seed, params in REQUESTS:
-        [out] = engine.generate(tools.prompt(9, seed=seed), params, method=method)
+        [out] = engine.generate(tools.prompt(9, seed=seed), PARAMS[params], method=method)
         rounds = [(r.depth, r.n, r.branches, r.is_hit, r.tokens) for r in engine.rounds()]
         found.append((tuple(out.outputs[0].token_ids), tuple(rounds)))
     return found
