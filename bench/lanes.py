@@ -22,16 +22,13 @@ from sbrt.errors import InvalidInputError
 from sbrt.model_config import ModelConfig
 
 from .gpu_kernels import expect_cuda
+from .sizes import llama_of
 
 if TYPE_CHECKING:
     from .gpu_lanes import Bench
 
 COLUMNS = "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped | nodes"
-# hidden, layers, inner, heads, KV heads, head_dim
-MODELS = {
-    "8b": (4096, 32, 14336, 32, 8, 128),
-    "1b": (2048, 16, 8192, 32, 8, 64),
-}
+MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
 VOCAB, POSITIONS = 128_256, 8192
 
 
@@ -76,20 +73,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def config_of(name: str) -> ModelConfig:
     """Sizes of a model of MODELS."""
-    hidden, layers, inner, heads, kv_heads, head_dim = MODELS[name]
-    return ModelConfig(
-        architecture="LlamaForCausalLM",
-        hidden=hidden,
-        inner=inner,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab=VOCAB,
-        max_positions=POSITIONS,
-        rms_eps=1e-5,
-        rope_theta=5e5,
-        tied=name == "1b",
+    return llama_of(
+        MODELS[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=5e5, tied=name == "1b"
     )
 
 

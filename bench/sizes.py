@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sbrt._core import Decoder
 from sbrt.checkpoint import random_decoder
 from sbrt.errors import InvalidInputError
 from sbrt.model_config import ModelConfig
 
 VOCAB, POSITIONS = 4096, 2048
-# hidden, layers, inner, heads, KV heads
+NAMES = ("hidden", "layers", "inner", "heads", "kv_heads", "head_dim")
 SIZES = {
-    "m37": (512, 12, 1408, 8, 4),  # 37.5 M parameters, the size of a target
-    "m2": (192, 4, 512, 6, 3),  # 2.4 M, of a draft
+    "m37": (512, 12, 1408, 8, 4, 64),  # 37.5 M parameters, the size of a target
+    "m2": (192, 4, 512, 6, 3, 32),  # 2.4 M, of a draft
 }
+
+
+def llama_of(sizes: tuple[int, ...], **more: Any) -> ModelConfig:
+    """A Llama of these sizes, by NAMES; more: the other fields but rms_eps."""
+    given = dict(zip(NAMES, sizes, strict=True))
+    return ModelConfig(architecture="LlamaForCausalLM", rms_eps=1e-5, **given, **more)
 
 
 def config_of(name: str) -> ModelConfig:
     """Sizes of a checkpoint of SIZES. Raises InvalidInputError."""
     if name not in SIZES:
         raise InvalidInputError(f"checkpoint: expected one of {', '.join(SIZES)}, got {name}")
-    hidden, layers, inner, heads, kv_heads = SIZES[name]
-    return ModelConfig(
-        architecture="LlamaForCausalLM",
-        hidden=hidden,
-        inner=inner,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=hidden // heads,
-        vocab=VOCAB,
-        max_positions=POSITIONS,
-        rms_eps=1e-5,
-        rope_theta=1e4,
-        tied=True,
-    )
+    return llama_of(SIZES[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=1e4, tied=True)
 
 
 def decoder_of(name: str, dtype: str, isa: str = "auto") -> Decoder:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import check, hrad, methods
+from . import check
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import EngineError, InvalidInputError
 from .methods import Method
 from .outputs import RequestOutput
 from .pair import Pair, load_pair
+from .presets import Presets
 from .profile import profile_path
-from .request import Request, RequestMaker, Sink, split_prompts
+from .request import Params, Request, RequestMaker, Sink, split_params, split_prompts
 from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .trace import Round, Span
@@ -26,8 +26,6 @@ from .trace import Round, Span
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Params = SamplingParams | Sequence[SamplingParams] | None
 
 
 class Engine:
@@ -53,18 +51,14 @@ class Engine:
     ) -> None:
         self.config = config
         self._costs, self._draft_first = costs, draft_first
-        self.method = self._fitted(config.method())
-        self._allowed = [self.method, *(self._parse(text) for text in methods)]
+        self._presets = Presets(config, methods)
+        self.method = self._presets.own
         if config.on_cuda:
             self._check_on_cuda()
         self.pair = load_pair(config) if pair is None else pair
         self.max_model_len = _max_model_len(config, self.pair)
         self.num_threads, self.draft_threads = config.threads()
-        self._check_draft(self.method)
-        self._arms = self._arms_of(self._allowed)
-        self._hrad = hrad.load_for(
-            self._allowed, Path(config.model), self._draft_folder(), self.pair.draft is not None
-        )
+        self._presets.load(self.pair.draft is not None)
         self._keep_features = keep_features
         self._maker = RequestMaker(self.pair, self.max_model_len, config.seed, config.on_cuda)
         self._inbox: Sink = deque()  # outputs that step() will return
@@ -72,7 +66,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._open_runtime(),
             self.max_model_len,
-            [arm.text for arm in self._arms],
+            self._presets.arms,
             keeps_trace=config.trace,
         )
 
@@ -276,16 +270,7 @@ class Engine:
         streams: bool = False,
     ) -> list[Request]:
         many = split_prompts(prompts)
-        if params is None or isinstance(params, SamplingParams):
-            each = [params or self.pair.defaults] * len(many)
-        elif isinstance(params, (list, tuple)) and len(params) == len(many):
-            each = list(params)
-        else:
-            got = len(params) if isinstance(params, (list, tuple)) else check.show(params)
-            raise InvalidInputError(
-                f"params: expected SamplingParams, one or one for each of {len(many)} prompts, "
-                f"got {got}"
-            )
+        each = split_params(params, len(many), self.pair.defaults)
         return [
             self._make(f"generate-{next(self._count)}", prompt, one, method, sink, streams)
             for prompt, one in zip(many, each, strict=True)
@@ -305,88 +290,17 @@ class Engine:
             request_id,
             prompt,
             params,
-            method=self._method(method),
+            method=self._presets.resolve(method),
             sink=sink,
             streams=streams,
         )
-
-    def _parse(self, method: str | Method) -> Method:
-        """A preset whose unnamed options are this engine's own."""
-        if isinstance(method, Method):
-            return method
-        given = self.config.speculative
-        if not isinstance(given, SpeculativeConfig):
-            return self._fitted(methods.parse(method))
-        gamma = given.num_speculative_tokens
-        found = methods.parse(
-            method,
-            gamma=gamma,
-            k_max=given.num_branches,
-            epsilon=given.confidence_threshold,
-            hrad=methods.HRAD_OFF if given.hrad is None else os.fspath(given.hrad),
-            acceptance=given.acceptance,
-        )
-        return self._fitted(found)
-
-    def _fitted(self, method: Method) -> Method:
-        """The method, at its classifier's gamma where it has one and none was asked for."""
-        given = self.config.speculative
-        gamma = given.num_speculative_tokens if isinstance(given, SpeculativeConfig) else None
-        return hrad.fitted(method, gamma, self._draft_folder())
-
-    def _draft_folder(self) -> Path | None:
-        folder = self.config.draft()
-        return None if folder is None else Path(folder)
-
-    def _method(self, given: str | Method | None) -> Method:
-        if given is None:
-            return self.method
-        method = self._parse(given)
-        self._check_draft(method)
-        if self.config.on_cuda:
-            methods.check_on_cuda(method)
-        hrad.check_request(self._hrad, method, self._draft_folder())
-        built = {m.rejection for m in self._allowed if m.policy() is None}
-        if method.policy() is None and method.rejection not in built:
-            raise InvalidInputError(
-                f"method {method.text}: expected an engine that was built for it, got one without"
-            )
-        if method.rejection and not any(m.rejection for m in self._allowed):
-            raise InvalidInputError(
-                f"method {method.text}: expected acceptance coupled, as the engine was built for, "
-                "got rejection"
-            )
-        for what in ("gamma", "branches", "width"):
-            most = max(getattr(m, what) for m in self._allowed)
-            if getattr(method, what) > most:
-                raise InvalidInputError(
-                    f"method {method.text}: expected {what} of at most {most}, as the engine was "
-                    f"built for, got {getattr(method, what)}"
-                )
-        return method
 
     def _check_on_cuda(self) -> None:
         if self._costs is not None:
             raise InvalidInputError(
                 f"device {self.config.device}: expected the clock, not simulated time"
             )
-        for method in self._allowed:
-            methods.check_on_cuda(method)
-
-    def _check_draft(self, method: Method) -> None:
-        if method.needs_draft and self.pair.draft is None:
-            raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
-
-    def _arms_of(self, allowed: Sequence[Method]) -> list[Method]:
-        """What `auto` chooses from: what the draft that there is allows, none without `auto`."""
-        found = [method for method in allowed if method.policy() is None]
-        if len({method.rejection for method in found}) > 1:
-            raise InvalidInputError(
-                "method auto: expected one acceptance in an engine, got coupled and rejection"
-            )
-        most = max(found, key=lambda method: (method.gamma, method.branches), default=None)
-        arms = most.arms if most else ()
-        return [arm for arm in arms if self.pair.draft is not None or not arm.drafts]
+        self._presets.check_on_cuda()
 
     def _outputs(self, requests: Sequence[Request], sink: Sink) -> Iterator[RequestOutput]:
         try:
@@ -400,24 +314,12 @@ class Engine:
             self._scheduler.drop(requests)
 
     def _open_runtime(self) -> Runtime:
-        kept: dict[str, Any] = {}
-        if self._hrad is not None:
-            kept["hrad"] = self._hrad.core
-        if self._keep_features:
-            kept["keep_features"] = True
-        if self._arms:
-            kept["tuned"] = [arm.policy() for arm in self._arms]
-        if any(method.rejection for method in self._allowed):
-            kept["rejection"] = True
         runtime = Runtime(
             self.pair.target,
             self.pair.draft,
             max_model_len=self.max_model_len,
             num_threads=self.num_threads,
             draft_threads=self.draft_threads,
-            max_gamma=max(method.gamma for method in self._allowed),
-            max_branches=max(1, *(method.branches for method in self._allowed)),
-            max_width=max(method.width for method in self._allowed),
             vocab=self.pair.vocab,
             holes=self.pair.holes,
             body="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
@@ -425,9 +327,10 @@ class Engine:
             costs=self._costs,
             device=self.config.device_index if self.config.on_cuda else 0,
             draft_first=self._draft_first,
-            **kept,
+            keep_features=self._keep_features,
+            **self._presets.runtime_options(),
         )
-        for policy in filter(None, (method.policy() for method in self._allowed)):
+        for policy in self._presets.policies():
             runtime.prepare(policy)
         return runtime
 

@@ -19,6 +19,7 @@ from .sampling import SamplingParams
 from .shaping import shaping_of
 from .tokenizer import Detokenizer
 
+Params = SamplingParams | Sequence[SamplingParams] | None
 Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
 
 
@@ -225,6 +226,18 @@ def split_prompts(prompts: Any) -> list[Any]:
     if any(is_nested) and not all(is_nested):
         raise InvalidInputError("prompts: expected prompts or token ids, got both in one list")
     return many if all(is_nested) else [many]
+
+
+def split_params(params: Params, count: int, defaults: SamplingParams) -> list[SamplingParams]:
+    """One for each of `count` prompts; None is the defaults. Raises InvalidInputError."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or defaults] * count
+    if isinstance(params, (list, tuple)) and len(params) == count:
+        return list(params)
+    got = len(params) if isinstance(params, (list, tuple)) else check.show(params)
+    raise InvalidInputError(
+        f"params: expected SamplingParams, one or one for each of {count} prompts, got {got}"
+    )
 
 
 def draw_seed(engine_seed: int, request_id: str) -> int:

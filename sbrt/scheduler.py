@@ -254,11 +254,6 @@ class Scheduler:
         room = self._max_model_len - len(request.prompt_ids)
         wanted = request.params.max_tokens
         max_tokens = room if wanted is None else min(room, wanted)
-        if max_tokens == 0:
-            self._running = None
-            request.finish("length")
-            request.sink.append(request.output(RequestMetrics(request.queue_seconds), None))
-            return
         runtime.begin(
             request.prompt_ids,
             request.sampling(),
@@ -267,6 +262,10 @@ class Scheduler:
             sorted(request.stop_ids),
             request.shaping,
         )
+        if max_tokens == 0:
+            self._running = None
+            request.finish("length")
+            request.sink.append(request.output(RequestMetrics(request.queue_seconds), None))
 
     def _run(self, runtime: Runtime, request: Request) -> None:
         tokens = runtime.run(max_rounds=1 if request.by_round else 0, seconds=SLICE)

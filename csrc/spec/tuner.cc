@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/check.h"
 
@@ -65,7 +66,7 @@ void Tuner::begin(const Control& c) {
     if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c.trunk, index_, c.head);
   }
   stay_ = 0;
-  trying_ = leaves_ = false;
+  trying_ = tries_ = leaves_ = false;
   has_news_ = true;
   look_after_ = std::max(kFirstLook, look_after_ / 2);
 }
@@ -180,7 +181,7 @@ void Tuner::learn() {
 int Tuner::best_of(bool in_reach) const {
   const auto claim = [this](int i) {
     const bool dear = arms_[i].kind >= ArmKind::serial;
-    return arms_[i].rate * (i == current_ && !trying_ ? kMargin : 1) / (dear ? kMargin : 1);
+    return arms_[i].rate * (i == current_ && !tries_ ? kMargin : 1) / (dear ? kMargin : 1);
   };
   int best = 0;
   for (int i = 1; i < static_cast<int>(arms_.size()); ++i)
@@ -202,9 +203,9 @@ void Tuner::look_around(const Control& c, int64_t head) {
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
   const bool in_reach = head + kSlots < c.draft_limit;
   const int best = best_of(in_reach), trial = worth_trying(best, in_reach);
-  trying_ = trial >= 0;
-  current_ = trying_ ? trial : best;
-  stay_ = trying_ ? kTrial : arms_[best].kind < ArmKind::serial ? kAloneStay : kStay;
+  tries_ = trial >= 0;
+  current_ = tries_ ? trial : best;
+  stay_ = tries_ ? kTrial : arms_[best].kind < ArmKind::serial ? kAloneStay : kStay;
 }
 
 int Tuner::best_alone() const {
@@ -237,6 +238,7 @@ void Tuner::next(Control& c) {
   if (stay_-- <= 0) look_around(c, c.head);
   leaves_ = false;
   running_ = current_;
+  trying_ = tries_;
   if (arms_[running_].kind >= ArmKind::serial) look_after_ = kFirstLook;
   c.policy = arms_[running_].policy;
   price(c);
@@ -282,6 +284,7 @@ void Tuner::price(Control& c) {
 void Tuner::saw(const Brought& round) {
   constexpr double kFade = 1.0 / 8192;
   Arm& arm = arms_[running_];
+  const bool was_trial = std::exchange(trying_, tries_);
   ++arm.rounds;
   if (round.ns <= 0) return;
   const auto took = static_cast<double>(round.ns), got = static_cast<double>(round.tokens);
@@ -302,7 +305,7 @@ void Tuner::saw(const Brought& round) {
   arm.known[law_] = std::min(arm.known[law_] + 1, 4 * kEnough);
   double best = 0;
   for (const Arm& other : arms_) best = std::max(best, other.rate);
-  const double lost = trying_ && best > 0 ? took - got / best : 0;
+  const double lost = was_trial && best > 0 ? took - got / best : 0;
   allowance_ = std::min(allowance_ + kShare * took - std::max(0.0, lost), kMost * plain_ns());
 }
 

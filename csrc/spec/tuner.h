@@ -121,11 +121,12 @@ class Tuner {
   PathReplay path_;
   std::vector<LookupReplay> lookups_;  // one for each arm
   bool drafts_ = false;
-  int running_ = 0;    // what next() set last
-  int current_ = 0;    // what it is to set
-  int stay_ = 0;       // rounds until the next look around
-  double priced_ = 0;  // rate that the nodes' worth was reckoned from
-  bool trying_ = false;
+  int running_ = 0;         // what next() set last
+  int current_ = 0;         // what it is to set
+  int stay_ = 0;            // rounds until the next look around
+  double priced_ = 0;       // rate that the nodes' worth was reckoned from
+  bool trying_ = false;     // the round that saw() hears of next is of a trial
+  bool tries_ = false;      // so are those behind it
   bool leaves_ = false;     // stays() has said no
   bool has_news_ = true;    // of the draft's laws
   int law_ = 0;             // 0: greedy, 1: sampled, which takes longer

@@ -1,5 +1,7 @@
 """What tests of this folder share: nvcc."""
 
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,15 +34,12 @@ class Nvcc:
         done = self.run(*flags, *sources, "-o", program)
         assert done.returncode == 0, done.stderr
 
-    def build_without_device(self, program: Path) -> None:
-        """trace_main.cc with the cuda body, over the runtime of fake_cuda.cc."""
-        tests = Path(__file__).parent
-        rooms = ("core", "exec/cuda")
-        shared = [CSRC / "exec" / f"{stem}.cc" for stem in ("exec", "effects", "order")]
-        bodies = [p for room in rooms for p in sorted((CSRC / room).glob("*.cc"))]
-        sources = [tests / "trace_main.cc", tests / "fake_cuda.cc", *bodies, *shared]
-        done = self.run("-cudart", "none", f"-I{tests}", *sources, "-o", program)
-        assert done.returncode == 0, done.stderr
+    def includes(self) -> list[str]:
+        """Flags by which a C++ compiler finds CUDA's headers."""
+        said = self.run("--dryrun", "-c", __file__, "-x", "c++").stderr
+        found = re.search(r'INCLUDES="(.*?)"', said)
+        assert found, said
+        return shlex.split(found[1])
 
 
 @pytest.fixture(scope="session")

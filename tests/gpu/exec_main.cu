@@ -3,7 +3,6 @@
 //   exec_main order | fused | ops | record | never | sticky
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,6 +10,7 @@
 
 #include "exec/cuda/call.h"
 #include "exec/exec.h"
+#include "parts.h"
 #include "spec/op_script.h"
 
 namespace sbrt {
@@ -262,20 +262,11 @@ void give_up() {
 }  // namespace sbrt
 
 int main(int argc, char** argv) {
-  const std::map<std::string, std::function<void()>> parts = {
-      {"order", sbrt::keep_order},    {"fused", sbrt::fuse},    {"ops", sbrt::compare_ops},
-      {"record", sbrt::read_records}, {"never", sbrt::give_up}, {"sticky", sbrt::stick}};
-  const auto part = parts.find(argc > 1 ? argv[1] : "");
-  if (part == parts.end()) {
-    std::printf("usage: exec_main order | fused | ops | record | never | sticky\n");
-    return 2;
-  }
-  try {
-    part->second();
-  } catch (const std::exception& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  std::printf("ok %s\n", argv[1]);
-  return 0;
+  return sbrt::run_part({{"order", sbrt::keep_order},
+                         {"fused", sbrt::fuse},
+                         {"ops", sbrt::compare_ops},
+                         {"record", sbrt::read_records},
+                         {"never", sbrt::give_up},
+                         {"sticky", sbrt::stick}},
+                        argc, argv);
 }

@@ -3,17 +3,20 @@ waits are where the events' times say, in the host's clock; only a stream that i
 timed events, none is made in a round, the host waits for none, and hours do not blur them. A fused
 graph is one launch, of what its captured ops picked when it was made and pick now."""
 
+from pathlib import Path
+
 import pytest
 
 PARTS = ("slices", "late", "quiet", "held", "far", "clock", "broken", "profile", "fused")
 
 
 @pytest.fixture(scope="module")
-def program(nvcc, tmp_path_factory):
-    """trace_main with the runtime of fake_cuda.cc."""
-    made = tmp_path_factory.mktemp("trace") / "trace_main"
-    nvcc.build_without_device(made)
-    return made
+def program(nvcc, programs):
+    """trace_main with the cuda body, over the runtime of fake_cuda.cc."""
+    sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
+    sources += [f"exec/{stem}.cc" for stem in ("exec", "effects", "order")]
+    flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
+    return programs.build("trace_main", sources, flags)
 
 
 @pytest.mark.parametrize("part", PARTS)

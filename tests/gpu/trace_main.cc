@@ -1,10 +1,7 @@
 // The cuda body on a runtime without a device (fake_cuda.h): its trace, and what it launches.
 //
 //   trace_main slices | late | quiet | held | far | clock | broken | profile | fused
-#include <cstdio>
 #include <cstdlib>
-#include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +11,7 @@
 #include "exec/exec.h"
 #include "exec/fused.h"
 #include "fake_cuda.h"
+#include "parts.h"
 
 namespace sbrt {
 namespace {
@@ -314,23 +312,14 @@ void fuse() {
 }  // namespace sbrt
 
 int main(int argc, char** argv) {
-  const std::map<std::string, std::function<void()>> parts = {
-      {"slices", sbrt::show_slices},  {"late", sbrt::hold_wait},  {"quiet", sbrt::stay_quiet},
-      {"held", sbrt::hold_back},      {"far", sbrt::go_far},      {"clock", sbrt::set_clock},
-      {"broken", sbrt::break_device}, {"profile", sbrt::profile}, {"fused", sbrt::fuse}};
-  const auto part = parts.find(argc > 1 ? argv[1] : "");
-  if (part == parts.end()) {
-    std::printf(
-        "usage: trace_main slices | late | quiet | held | far | clock | broken | profile | "
-        "fused\n");
-    return 2;
-  }
-  try {
-    part->second();
-  } catch (const std::exception& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  std::printf("ok %s\n", argv[1]);
-  return 0;
+  return sbrt::run_part({{"slices", sbrt::show_slices},
+                         {"late", sbrt::hold_wait},
+                         {"quiet", sbrt::stay_quiet},
+                         {"held", sbrt::hold_back},
+                         {"far", sbrt::go_far},
+                         {"clock", sbrt::set_clock},
+                         {"broken", sbrt::break_device},
+                         {"profile", sbrt::profile},
+                         {"fused", sbrt::fuse}},
+                        argc, argv);
 }

@@ -9,8 +9,8 @@ import pytest
 from sbrt import Engine, SamplingParams, _core, methods
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
-GREEDY = SamplingParams(temperature=0, max_tokens=8)
-SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=8)
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
+SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=6)
 PARAMS = {
     "greedy": GREEDY,
     "sampled": SAMPLED,

@@ -3,6 +3,7 @@ and what it reads are a device's memory, which faults where the host reaches for
 chain as the CPU's engine over the same recordings does, and changes no token."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -16,16 +17,17 @@ PARAMS = {
     "sampled": replace(GREEDY, temperature=0.8, seed=5),
     "both": replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2),
 }
-PROMPTS = 2
+REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))  # (prompt, params)
 
 
-@pytest.fixture
-def method_of(checkpoints, random_classifier, tmp_path):
+@pytest.fixture(scope="module")
+def method_of(checkpoints, random_classifier, tmp_path_factory):
     """method_of(family, favourite): specbranch with a classifier of that answer, or of any."""
+    folder = tmp_path_factory.mktemp("hrad")
 
     def call(family, favourite=None):
         pair = [checkpoint.folder for checkpoint in checkpoints[family]]
-        path = tmp_path / f"{family}-{favourite}"
+        path = folder / f"{family}-{favourite}"
         random_classifier(path, hrad.origin_of(GAMMA, *pair), favourite)
         return f"specbranch:gamma={GAMMA},k_max=3,epsilon=0.3,hrad={path}"
 
@@ -40,45 +42,62 @@ def config_of(tool, tools, checkpoints, family, device, method):
 def shown(engine, tools, method=None):
     """Of every request: its tokens, and what each round decided."""
     found = []
-    for params in PARAMS.values():
-        for seed in range(PROMPTS):
-            [out] = engine.generate(tools.prompt(9, seed=seed), params, method=method)
-            rounds = [(r.depth, r.n, r.branches, r.is_hit, r.tokens) for r in engine.rounds()]
-            found.append((tuple(out.outputs[0].token_ids), tuple(rounds)))
+    for seed, params in REQUESTS:
+        [out] = engine.generate(tools.prompt(9, seed=seed), PARAMS[params], method=method)
+        rounds = [(r.depth, r.n, r.branches, r.is_hit, r.tokens) for r in engine.rounds()]
+        found.append((tuple(out.outputs[0].token_ids), tuple(rounds)))
     return found
+
+
+@pytest.fixture(scope="module")
+def plain_of(tools, tool, checkpoints, method_of):
+    """plain_of(family, dtype, method=None): requests without a classifier, behind one with it."""
+
+    @cache
+    def call(family, dtype, method=None):
+        own = method_of(family)
+        method = method or own.split(",hrad")[0]
+        config = config_of(tool, tools, checkpoints, family, "cuda", own)
+        with Engine(replace(config, dtype=dtype), methods=[method]) as engine:
+            engine.generate(tools.prompt(9), GREEDY)
+            return shown(engine, tools, method)
+
+    return call
+
+
+def check_cuts(cut, plain, favourite):
+    """Tokens are those without it; chains are cut as the classifier always, or sometimes, says."""
+    assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
+    depths = {r[0] for _, rounds in cut for r in rounds}
+    assert depths == {0} if favourite == 0 else GAMMA in depths
 
 
 @pytest.mark.parametrize("family", ["Llama", pytest.param("Qwen3", marks=pytest.mark.exact)])
 @pytest.mark.parametrize("favourite", [None, 0, 2])
 def test_it_cuts_like_the_engine_on_the_cpu(
-    tools, tool, stand_in, checkpoints, method_of, family, favourite
+    tools, tool, stand_in, checkpoints, method_of, plain_of, family, favourite
 ):
     method = method_of(family, favourite)
-    given = config_of(tool, tools, checkpoints, family, "cuda", method)
-    with Engine(given, methods=[method.split(",hrad")[0]]) as engine:
+    with Engine(config_of(tool, tools, checkpoints, family, "cuda", method)) as engine:
         cut = shown(engine, tools)
-        plain = shown(engine, tools, method.split(",hrad")[0])
     config = config_of(tool, tools, checkpoints, family, "cpu", method)
     models = [tools.recorded(checkpoint) for checkpoint in checkpoints[family]]
     twins = replace(load_pair(config), target=models[0], draft=models[1])
     with Engine(config, pair=twins) as engine:
         assert cut == shown(engine, tools)
-    assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
+    plain = plain_of(family, "float32")
+    check_cuts(cut, plain, favourite)
     assert cut != plain  # it does cut elsewhere than confidence alone
-    depths = {r[0] for _, rounds in cut for r in rounds}
-    assert depths == {0} if favourite == 0 else GAMMA in depths
 
 
 @pytest.mark.parametrize("favourite", [0, 2])
-def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, favourite):
+def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, plain_of, favourite):
     """A target in bfloat16, whose features and embedding are."""
     method = method_of("Llama", favourite)
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
-    with Engine(replace(config, dtype="bfloat16"), methods=["none"]) as engine:
-        cut, plain = shown(engine, tools), shown(engine, tools, "none")
-    assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
-    depths = {r[0] for _, rounds in cut for r in rounds}
-    assert depths == {0} if favourite == 0 else GAMMA in depths
+    with Engine(replace(config, dtype="bfloat16")) as engine:
+        cut = shown(engine, tools)
+    check_cuts(cut, plain_of("Llama", "bfloat16", "none"), favourite)
 
 
 def test_nothing_is_unordered(tools, tool, stand_in, checkpoints, method_of):

@@ -1,6 +1,7 @@
 """Contract under test: what the documents show runs and is true. Python blocks are executed on the
 demo pair, links lead somewhere, the worked example obeys the rules it explains."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CARDS = [ROOT / "csrc" / "README.md", ROOT / "sbrt" / "demo" / "README.md"]
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)|`((?:docs|csrc|sbrt|tests|tools|bench)/[\w/.]+)`")
 
 
@@ -41,7 +43,7 @@ def test_the_pages_with_code_are_those_that_should_have_it():
     assert {page.name for page in WITH_CODE} >= {"README.md", "embedding.md", "round.md"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_is_there(page):
     named = [a or b for a, b in LINK.findall(page.read_text())]
     missing = [n for n in named if not ((page.parent / n).exists() or (ROOT / n).exists())]
@@ -53,21 +55,34 @@ def test_the_readme_leads_to_every_page():
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in readme] == []
 
 
-COMMAND = re.compile(r"^(?:\.venv/bin/)?sbrt ((?:generate|compare) .*)$", re.MULTILINE)
+COMMAND = re.compile(r"^ *(?:\.venv/bin/)?sbrt ((?:generate|compare|plan|hrad) .*)$", re.MULTILINE)
+BENCH = re.compile(r"^(?:\.venv/bin/)?python -m (bench\.\w+)(.*)$", re.MULTILINE)
 
 
-def commands():
-    return [line for page in PAGES for line in COMMAND.findall(page.read_text())]
+def commands(pattern):
+    return [found for page in PAGES for found in pattern.findall(page.read_text())]
 
 
 def test_there_are_commands_to_check():
-    assert len(commands()) >= 5
+    assert len(commands(COMMAND)) >= 13
+    assert len(commands(BENCH)) >= 4
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize(("module", "flags"), commands(BENCH))
+def test_the_benches_of_a_page_have_the_flags_that_exist(module, flags, capsys):
+    """A flag that does not exist is named before anything runs, and no other is named with it."""
+    try:
+        code = importlib.import_module(module).main([*shlex.split(flags), "--wrong"])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert capsys.readouterr().err.rstrip().endswith("unrecognized arguments: --wrong")
+
+
+@pytest.mark.parametrize("line", commands(COMMAND))
 def test_the_commands_of_a_page_have_the_flags_that_exist(line):
     words = shlex.split(line)
-    assert cli._parser().parse_args(words).max_tokens > 0
+    assert cli._parser().parse_args(words)
     with pytest.raises(ValueError, match="unrecognized arguments: --wrong"):
         cli._parser().parse_args([*words, "--wrong"])
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sbrt import Engine, EngineConfig, EngineError, InvalidInputError, SamplingParams
 from sbrt._core import Toy
-from sbrt.methods import METHODS
+from sbrt.methods import AUTO, METHODS
 from sbrt.pair import Pair
 
 VOCAB, LIMIT = 24, 96  # tokens, max_model_len
@@ -27,6 +27,7 @@ LAWS = (
     {"temperature": 1.0, "seed": 8, "presence_penalty": 0.7, "repetition_penalty": 1.2},
     {"temperature": 0.9, "seed": 9, "bad_words": None, "logit_bias": {4: 2.0}},
 )
+UNTUNED = [method for method in METHODS if method != AUTO]
 PROMPTS = st.integers(1, LIMIT - 1).map(lambda n: tuple(7 * i * i % VOCAB for i in range(n)))
 REQUESTS = st.tuples(
     PROMPTS, st.sampled_from(range(len(LAWS))), st.integers(0, 14), st.sampled_from(METHODS)
@@ -45,7 +46,8 @@ BAD = (
 )
 
 
-def open_engine() -> Engine:
+def open_engine(tuned: bool = False) -> Engine:
+    """With `auto` among the methods it measures for a quarter of a second."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,
@@ -53,7 +55,7 @@ def open_engine() -> Engine:
         num_threads=2,
         speculative={"model": "toy", "method": "specbranch"},
     )
-    return Engine(config, pair=PAIR, methods=METHODS)
+    return Engine(config, pair=PAIR, methods=METHODS if tuned else UNTUNED)
 
 
 def params_of(law: int, budget: int) -> SamplingParams:
@@ -73,11 +75,15 @@ def plain(prompt: tuple[int, ...], law: int, budget: int) -> tuple[list[int], st
 
 
 class Callers(RuleBasedStateMachine):
-    """`told`: requests of `step` that have not said their last word, in order of the queue."""
+    """`told`: requests of `step` that have not said their last word, in order of the queue.
 
-    @initialize()
-    def start(self):
-        self.engine: Engine | None = open_engine()
+    `tuned`: an engine that has `auto`, every fourth; there that runs what asks for `none`, too.
+    """
+
+    @initialize(tuned=st.sampled_from([False, False, False, True]))
+    def start(self, tuned):
+        self.tuned = tuned
+        self.engine: Engine | None = open_engine(tuned)
         self.ids = map(str, itertools.count())
         self.told: dict[str, tuple] = {}  # id: (prompt, law, budget)
         self.seen: dict[str, int] = {}  # id: tokens so far
@@ -91,6 +97,11 @@ class Callers(RuleBasedStateMachine):
             assert not self.told
             self.generate([((1, 2, 3), 2, 9, METHODS[-1])])
             self.engine.close()
+
+    def how(self, method):
+        if self.tuned:
+            return AUTO if method == "none" else method
+        return "hedge" if method == AUTO else method
 
     def check(self, outputs):
         """Outputs of `step`: of live requests only, prefixes of plain decoding, in order."""
@@ -121,7 +132,7 @@ class Callers(RuleBasedStateMachine):
     def add(self, request, again):
         *what, method = request
         name = self.free.pop() if again and self.free else next(self.ids)
-        self.engine.add_request(name, list(what[0]), params_of(*what[1:]), method=method)
+        self.engine.add_request(name, list(what[0]), params_of(*what[1:]), method=self.how(method))
         self.told[name] = tuple(what)
 
     @is_open
@@ -144,7 +155,7 @@ class Callers(RuleBasedStateMachine):
     def generate(self, requests):
         prompts = [list(prompt) for prompt, *_ in requests]
         params = [params_of(law, budget) for _, law, budget, _ in requests]
-        outputs = self.engine.generate(prompts, params, method=requests[0][3])
+        outputs = self.engine.generate(prompts, params, method=self.how(requests[0][3]))
         found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
         assert found == [plain(*request[:3]) for request in requests]
 
@@ -152,7 +163,8 @@ class Callers(RuleBasedStateMachine):
     @rule(request=REQUESTS)
     def stream(self, request):
         *what, method = request
-        outputs = self.engine.stream(list(what[0]), params_of(*what[1:]), method=method)
+        params, method = params_of(*what[1:]), self.how(method)
+        outputs = self.engine.stream(list(what[0]), params, method=method)
         self.streams.append((outputs, *what))
 
     @is_open
@@ -211,7 +223,7 @@ class Callers(RuleBasedStateMachine):
     @precondition(lambda self: self.engine is None)
     @rule()
     def open_again(self):
-        self.start()
+        self.start(self.tuned)
 
     @invariant()
     def there_is_work_as_long_as_somebody_waits(self):

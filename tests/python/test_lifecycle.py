@@ -26,7 +26,9 @@ GREEDY = SamplingParams(temperature=0, max_tokens=40)
 GATE = {"gate_at": 300}  # a forward of this position takes until the gate is opened
 
 
-def toy_engine(target: dict | None = None, draft: dict | None = None, **fields) -> Engine:
+def toy_engine(
+    target: dict | None = None, draft: dict | None = None, methods=METHODS, **fields
+) -> Engine:
     """An engine over the toy pair; ids in, ids out."""
     target_toy = Toy(**({"vocab": VOCAB, "seed": 3} | (target or {})))
     draft_toy = Toy(**({"vocab": VOCAB, "seed": 3, "noise16": 8} | (draft or {})))
@@ -37,7 +39,7 @@ def toy_engine(target: dict | None = None, draft: dict | None = None, **fields) 
         speculative={"model": "toy", "method": "specbranch"},
         **({"num_threads": 2, "max_model_len": 4096} | fields),
     )
-    return Engine(config, pair=pair, methods=METHODS)
+    return Engine(config, pair=pair, methods=methods)
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +59,8 @@ def answer(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY, *
 
 
 def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
-    """Plain decoding of an engine that did nothing before."""
-    with toy_engine() as engine:
+    """Plain decoding of an engine that did nothing before, nor measured anything for `auto`."""
+    with toy_engine(methods=()) as engine:
         return answer(engine, prompt, params, method="none")
 
 

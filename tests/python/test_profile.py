@@ -15,8 +15,13 @@ PARAMS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
 def opened(**fields):
+    """Whose own method is not `auto`, for which every one of them would measure."""
     return Engine.from_pretrained(
-        demo_folder("target"), demo_folder("draft"), num_threads=2, max_model_len=128, **fields
+        *(demo_folder("target"), demo_folder("draft")),
+        speculative={"method": "specbranch"},
+        num_threads=2,
+        max_model_len=128,
+        **fields,
     )
 
 

@@ -102,6 +102,7 @@ def test_a_new_request_begins_a_new_log(engine):
         engine.generate("def", params, method=method)
         assert sum(r.tokens for r in engine.rounds()) == 5
     engine.generate("def", SamplingParams(max_tokens=0))
+    assert engine.rounds() == engine.trace() == []
 
 
 def phase(events, ph):

@@ -1,5 +1,6 @@
 // Does Tuner::stays() go on saying no until next() was called? Of a trunk that begins to repeat itself
-// under plain decoding, where a look-up becomes the better policy.
+// under plain decoding, where a look-up becomes the better policy. And is a round that is in flight
+// while the tuner decides on a trial, or that one is over, booked as what it is?
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -21,7 +22,9 @@ Policy policy_of(int32_t on_miss) {
   return policy;
 }
 
-int run() {
+int failed(const char* what) { return std::printf("FAILED: %s\n", what), 1; }
+
+int leaves_for_good() {
   std::vector<int32_t> trunk(kTokens);
   for (int64_t i = 0; i < kTokens; ++i)
     trunk[i] = static_cast<int32_t>(i < kPrompt ? i : kPrompt + i % kPeriod);
@@ -33,18 +36,69 @@ int run() {
   c->head = kPrompt - 1;
   tuner.begin(*c);
   tuner.next(*c);
-  if (c->policy.on_miss != kGoOn) return std::puts("FAILED: it looks up what never repeats"), 1;
+  if (c->policy.on_miss != kGoOn) return failed("it looks up what never repeats");
   while (++c->head < kTokens && tuner.stays(*c, c->head)) tuner.saw({1, 1000, 1, true});
-  if (c->head == kTokens) return std::puts("FAILED: it never saw that the trunk repeats"), 1;
+  if (c->head == kTokens) return failed("it never saw that the trunk repeats");
   for (int i = 0; i < 100; ++i)
-    if (tuner.stays(*c, c->head)) return std::puts("FAILED: it stays after all"), 1;
+    if (tuner.stays(*c, c->head)) return failed("it stays after all");
   tuner.next(*c);
-  if (c->policy.on_miss != kLookup) return std::puts("FAILED: it did not change"), 1;
-  if (!tuner.stays(*c, c->head)) return std::puts("FAILED: it does not stay behind a change"), 1;
+  if (c->policy.on_miss != kLookup) return failed("it did not change");
+  if (!tuner.stays(*c, c->head)) return failed("it does not stay behind a change");
+  return 0;
+}
+
+// What trials may still lose, in steps of kStep ns: as much as the draft may cost that looks on. Only
+// under plain decoding.
+constexpr int64_t kStep = 300, kTargetNs = 1000;
+
+int64_t allowance(const Tuner& tuner, Control& c) {
+  const int64_t have = c.draft_have;
+  int64_t found = 0;
+  for (int64_t behind = 16; behind <= kMaxRows; ++behind) {
+    c.draft_have = c.head - behind;
+    if (tuner.wants_to_look(c, c.head)) found = kStep * behind;
+  }
+  c.draft_have = have;
+  return found;
+}
+
+// A draft whose first choices were wrong: not what is best, but worth a trial.
+int books_trials() {
+  std::vector<int32_t> trunk(kTokens);
+  std::vector<uint8_t> rank(kTokens, 2);
+  Costs costs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.target[n] = kTargetNs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.draft[n] = n <= 2 ? 400 : kStep * n;
+  Policy serial = policy_of(kBurst);
+  serial.burst = 1;
+  Tuner tuner({policy_of(kGoOn), serial}, costs, kTokens);
+  auto c = std::make_unique<Control>();
+  c->trunk = trunk.data();
+  c->rank = rank.data();
+  c->head = c->draft_have = 100;
+  tuner.begin(*c);
+  tuner.next(*c);  // the draft is out of reach: no trial yet
+  const auto rounds = [&](int64_t ns, int64_t last_ns) {
+    for (; tuner.stays(*c, c->head); c->draft_have = ++c->head) tuner.saw({1, ns, 1, true});
+    tuner.saw({1, last_ns, 1, true});
+    c->draft_have = ++c->head;
+  };
+  c->draft_limit = kTokens;
+  const int64_t first = allowance(tuner, *c);
+  rounds(kTargetNs, 5 * kTargetNs);
+  const int64_t second = allowance(tuner, *c);
+  if (second < first) return failed("a slow round of plain decoding was booked as a trial's");
+  tuner.next(*c);
+  if (c->policy.on_miss != kBurst) return failed("it did not try the draft");
+  rounds(1800, 10 * kTargetNs);
+  tuner.next(*c);
+  if (c->policy.on_miss != kGoOn) return failed("it did not go back to plain decoding");
+  if (allowance(tuner, *c) > second - 9 * kTargetNs)
+    return failed("the last round of a trial was not booked");
   return 0;
 }
 
 }  // namespace
 }  // namespace sbrt
 
-int main() { return sbrt::run(); }
+int main() { return sbrt::leaves_for_good() + sbrt::books_trials(); }

@@ -8,6 +8,8 @@ without TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs
 
 import argparse
 import json
+import multiprocessing
+import os
 import subprocess
 import tempfile
 from collections import namedtuple
@@ -220,6 +222,21 @@ def compiled(case, architecture):
     }
 
 
+TASKS = []  # (case, architecture): of all_of(), for the processes that it forks
+
+
+def compiled_task(i):
+    return compiled(*TASKS[i])
+
+
+def all_of(tasks):
+    """What becomes of all tasks, in order; some at a time, since a compilation has one thread."""
+    TASKS[:] = tasks
+    jobs = int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2"))
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap(compiled_task, range(len(tasks)))
+
+
 def table(cubins):
     """Lines of Markdown: warps / registers / shared KiB of each architecture, and local memory."""
     rows = {}
@@ -249,8 +266,8 @@ def main():
         cases = list({case.kernel.__name__: case for case in halves}.values())
     cases = [case for case in cases if args.only in case.kernel.__name__]
     cases = [case for case in cases if case.dtype in ("*i32", f"*{args.dtype or case.dtype[1:]}")]
-    cubins = (compiled(case, a) for case in cases for a in ARCHITECTURES)
-    for line in table(list(cubins)) if args.table else map(json.dumps, cubins):
+    tasks = [(case, architecture) for case in cases for architecture in ARCHITECTURES]
+    for line in table(list(all_of(tasks))) if args.table else map(json.dumps, all_of(tasks)):
         print(line, flush=True)
 
 

@@ -26,14 +26,18 @@ from sbrt.triton_kernels.shaping import (
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
 LONGEST_TRUNK = 1000  # of the rows that have bad words
-ROOM = (40, 9)  # bad words and their tokens
+ROOM = (40, 9)  # bad words and their tokens: of two programs a row, and
+SMALL_ROOM = (16, 9)  # of one
 ROUNDING = 1e-13  # of two float64 logarithms, and of the sum they are added to
 
 
 class Case:
     """Rows of logits under one request; its lists are there for the CPU and, dense, for us."""
 
-    def __init__(self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS):
+    def __init__(
+        self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS, room=ROOM
+    ):
+        self.room = room
         self.rng = rng = np.random.default_rng(seed)
         self.rows, self.vocab, self.device = rows, vocab, device
         self.filtered = kind == "filtered"
@@ -142,13 +146,14 @@ class Case:
             words.append(
                 [*beginning, first if rng.random() < 0.7 else int(rng.integers(self.vocab))]
             )
-        words.append(rng.integers(self.vocab, size=ROOM[1]).tolist())
+        words.append(rng.integers(self.vocab, size=self.room[1]).tolist())
         self.words = words
         flat = np.array([x for word in words for x in (len(word), *word)], np.int32)
         self._list(c.shaping.words, flat)
         # Beyond the head nothing is read: it may be anything.
         beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
-        return dense_words(words, ROOM).to(self.device), torch.from_numpy(beyond).to(self.device)
+        found = dense_words(words, self.room), torch.from_numpy(beyond)
+        return tuple(tensor.to(self.device) for tensor in found)
 
     def _list(self, to, array):
         self.kept.append(array)
@@ -215,7 +220,10 @@ def test_bad_words_are_masked_where_their_beginning_stands(device, op):
     """Row by row, against the tokens themselves; in the trunk alone, in the flight, across both."""
     banned = 0
     for seed, head in enumerate((0, 1, 3, 77)):
-        case = Case(seed, 12, 150, kind="plain", shaped=True, device=device, heads=[head])
+        room = SMALL_ROOM if seed else ROOM
+        case = Case(
+            seed, 12, 150, kind="plain", shaped=True, device=device, heads=[head], room=room
+        )
         args = (torch.from_numpy(case.logits).to(device), control.words(case.block, device))
         args = (*args, control.words(case.table, device))
         without = replace(case.shaping, words=None, trunk=None)
@@ -241,7 +249,10 @@ def test_bad_words_of_the_cpu(device, kind):
     """The CPU is given them as a list."""
     seen = Counter()
     for seed, head in enumerate((0, 2, 77)):
-        case = Case(70 + seed, 8, 200, kind=kind, shaped=True, device=device, heads=[head])
+        room = SMALL_ROOM if seed else ROOM
+        case = Case(
+            70 + seed, 8, 200, kind=kind, shaped=True, device=device, heads=[head], room=room
+        )
         compare(case, seen)
         compare(case, Counter(), choose_torch)
     assert seen["near-ties"] == 0, seen
