@@ -99,18 +99,21 @@ class CudaRecorder:
 
     def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape) -> None:
         """On the current stream. Not torch.cuda.graph, which waits for the whole device."""
-        before = torch.cuda.memory_stats(self.device)["allocation.all.allocated"]
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        before = self._allocations()  # not earlier: the first capture registers torch's generator
         try:
             tape.replay()
+            made = self._allocations() - before
         except BaseException:
             with suppress(RuntimeError):  # what went wrong says more
                 graph.capture_end()
             raise
         graph.capture_end()
-        made = torch.cuda.memory_stats(self.device)["allocation.all.allocated"] - before
         if made:
             raise EngineError(f"capture: expected no allocation, got {made}")
+
+    def _allocations(self) -> int:
+        return int(torch.cuda.memory_stats(self.device)["allocation.all.allocated"])
 
 
 @contextmanager
