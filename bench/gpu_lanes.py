@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from . import gpu_timing
 
 VERIFIED = (1, *ROWS)  # rows of a target: `none` replays those of ROWS; 1 is what that costs it
 WARM, LEAST = 5, 10  # replays
+URGENT = -1  # priority of a stream that goes first; others have 0
 BESIDE = {"T": 16, "t": 16}  # rows of the other lane while one is measured
 
 
@@ -34,6 +36,7 @@ class Bench:
         self._lanes: dict[str, list[GpuLane]] = {"T": [], "t": []}
         self._pieces: dict[tuple[str, int], Piece] = {}
         self._tables: list[torch.Tensor] = []
+        self._beside_us: dict[str, float] = {}
         for name, config in self._configs.items():
             weights = random_weights(config, torch.bfloat16, self.device)
             for rows in VERIFIED if name == "T" else (64,):
@@ -57,30 +60,51 @@ class Bench:
         yield from sorted(self._pieces)
 
     def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
-        """Microseconds of one graph, alone and beside the other lane."""
+        """Microseconds of one graph, alone and beside the other lane: the draft's stream the urgent
+        one, as engines have it, then the target's."""
         piece = self._pieces[lane, rows]
-        other = "t" if lane == "T" else "T"
-        alone = self._times(piece, None, seconds / 2)
-        beside = self._times(piece, self._pieces[other, BESIDE[other]], seconds / 2)
+        name = "t" if lane == "T" else "T"
+        other = self._pieces[name, BESIDE[name]]
+        alone = self._times(piece, 0, None, seconds / 3)
+        us = statistics.median(alone)
+        times = 2 + math.ceil(2 * us / self._alone(name, other))
+        beside = [
+            statistics.median(
+                self._times(piece, URGENT * (lane == urgent), (other, times), seconds / 3)
+            )
+            for urgent in ("t", "T")
+        ]
         return {
             "lane": lane,
             "rows": rows,
-            "us": statistics.median(alone),
+            "us": us,
             "spread": [min(alone), max(alone)],
-            "us_overlapped": statistics.median(beside),
+            "us_overlapped": beside[0],
+            "us_overlapped_target_first": beside[1],
             "nodes": piece.nodes,
+            "nodes_per_layer": piece.nodes / self._configs[lane].layers,
         }
 
-    def _times(self, piece: Piece, beside: Piece | None, seconds: float) -> list[float]:
-        """Microseconds of replays; `beside` is kept at work on another stream meanwhile."""
-        mine, its = (torch.cuda.Stream(self.device) for _ in range(2))
+    def _alone(self, lane: str, piece: Piece) -> float:
+        """Microseconds of the graph that is kept at work beside others, measured once."""
+        if lane not in self._beside_us:
+            self._beside_us[lane] = statistics.median(self._times(piece, 0, None, 0))
+        return self._beside_us[lane]
+
+    def _times(
+        self, piece: Piece, priority: int, beside: tuple[Piece, int] | None, seconds: float
+    ) -> list[float]:
+        """Microseconds of replays; `beside`, so many of another graph, is at work on a stream of
+        the other priority from before the first to behind the last kernel."""
+        mine = torch.cuda.Stream(self.device, priority)
+        its = torch.cuda.Stream(self.device, URGENT - priority)
         found: list[float] = []
         end = time.monotonic() + seconds
         while len(found) < LEAST + WARM or time.monotonic() < end:
             if beside is not None:
                 with torch.cuda.stream(its):
-                    for _ in range(3):
-                        beside.replay()
+                    for _ in range(beside[1]):
+                        beside[0].replay()
             with torch.cuda.stream(mine):
                 begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 begun.record()

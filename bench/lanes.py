@@ -26,7 +26,10 @@ from .gpu_kernels import expect_cuda
 if TYPE_CHECKING:
     from .gpu_lanes import Bench
 
-COLUMNS = "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped | nodes"
+COLUMNS = (
+    "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped, draft first "
+    "| target first | nodes | a layer"
+)
 # hidden, layers, inner, heads, KV heads, head_dim
 MODELS = {
     "8b": (4096, 32, 14336, 32, 8, 128),
@@ -121,7 +124,8 @@ def render(line: dict[str, Any]) -> str:
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "
         f"{line['gb_per_s']:.0f} | {100 * line['share_of_roof']:.0f} | "
-        f"{line['us_overlapped']:.1f} | {line['nodes']}"
+        f"{line['us_overlapped']:.1f} | {line['us_overlapped_target_first']:.1f} | "
+        f"{line['nodes']} | {line['nodes_per_layer']:.1f}"
     )
 
 

@@ -99,6 +99,8 @@ class EngineConfig:
     arithmetic of the dtype, which may be float16 and not int8.
     num_threads: the engine's total (None: the cores this process may use); draft_threads of them
     are the draft's while the lanes overlap.
+    enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
+    graphs from one of the ops.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
     CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
     profile_dir: where Engine.start_profile writes, if it is given no file.
@@ -198,8 +200,11 @@ class EngineConfig:
             raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} (continuous batching)")
         if not _is_cpu(self.attention_backend):
             raise not_built(f"attention_backend {check.show(self.attention_backend)}")
-        if check.flag("enforce_eager", self.enforce_eager):
-            raise not_built("enforce_eager")
+        if check.flag("enforce_eager", self.enforce_eager) and not self.on_cuda:
+            raise InvalidInputError(
+                "enforce_eager: expected it with a CUDA device, got device "
+                f"{self.device}, which has no graphs"
+            )
 
 
 def folder(name: str, value: Any) -> Path:

@@ -94,6 +94,7 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         dtype=config.dtype,
         rows=rows_for(config.method()),
         progress=progress,
+        eager=config.enforce_eager,
     )
 
 

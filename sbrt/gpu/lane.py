@@ -27,7 +27,14 @@ from . import weights as loading
 from .decoder import Decoder, Rows, attention_plan
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, ops_named
-from .recorder import CudaRecorder, Piece, Recorder, TapeRecorder, expect_device
+from .recorder import (
+    CudaRecorder,
+    EagerRecorder,
+    Piece,
+    Recorder,
+    TapeRecorder,
+    expect_device,
+)
 from .store import LaneShape, LaneStore
 from .weights import Weights
 
@@ -45,14 +52,15 @@ def model_of(
     memory: int | None = None,
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
+    eager: bool = False,
 ) -> RecordedModel:
     """Load weights to `device` and give a model that records its lanes when they are bound.
 
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
     one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
     that the weights, and each lane, may take (default: nine tenths of what is free). on_bind: is
-    shown every lane. Raises EngineError without the device, InvalidInputError for anything that
-    cannot be, each one sentence.
+    shown every lane. eager: no graphs, ops one by one. Raises EngineError without the device,
+    InvalidInputError for anything that cannot be, each one sentence.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -65,13 +73,27 @@ def model_of(
     check_sizes(config, storage)
     budget = budget_of(place, memory)
     weights = loading.load(checkpoint, storage, place, budget=budget, progress=progress)
+    return model_with(weights, chosen, rows=rows, memory=memory, on_bind=on_bind, eager=eager)
+
+
+def model_with(
+    weights: Weights,
+    ops: Ops,
+    *,
+    rows: int = MAX_ROWS,
+    memory: int | None = None,
+    on_bind: Callable[[GpuLane], None] | None = None,
+    eager: bool = False,
+) -> RecordedModel:
+    """The same of weights that are where they must be."""
+    config, place = weights.config, weights.embed.device
 
     def bind(**shape: int) -> GpuLane:
-        recorder: Recorder = CudaRecorder(place) if place.type == "cuda" else TapeRecorder()
+        recorder = _recorder(place, eager)
         left = budget_of(place, memory)
         if memory is not None:
             left = memory - weights.plan.bytes
-        lane = GpuLane(weights, LaneShape(**shape), chosen, recorder, rows, left)  # type: ignore[arg-type]
+        lane = GpuLane(weights, LaneShape(**shape), ops, recorder, rows, left)  # type: ignore[arg-type]
         if on_bind:
             on_bind(lane)
         return lane
@@ -82,6 +104,12 @@ def model_of(
         longest=ENDLESS if config.window else config.max_positions,
         bind=bind,
     )
+
+
+def _recorder(place: torch.device, eager: bool) -> Recorder:
+    if place.type != "cuda":
+        return TapeRecorder()
+    return EagerRecorder(place) if eager else CudaRecorder(place)
 
 
 def rows_for(method: Method) -> int:

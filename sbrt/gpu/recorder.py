@@ -1,4 +1,5 @@
-"""What records: a function's calls of ops, as a list on the CPU, as a CUDA graph on a device.
+"""What records: a function's calls of ops, as a list on the CPU, as a CUDA graph on a device; there
+as a list too, for whoever wants no graphs.
 
 A recording is made once and replayed as it is: every pointer and scalar by value. What changes
 between replays is read by the ops from the control block and the row tables.
@@ -6,6 +7,7 @@ between replays is read by the ops from the control block and the row tables.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,14 +25,16 @@ Recorded = Callable[[Run], None]
 class Piece:
     """A recording, as csrc/model/recorded.h knows it.
 
-    rows: that it computes. nodes: calls, or kernels. replay: runs it here. graph: the address of
-    a cudaGraph_t, 0 on the CPU.
+    rows: that it computes. nodes: calls, or nodes of the graph. replay: runs it here. graph: the
+    address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a cudaStream_t of a
+    device; None where they are captured, and on the CPU.
     """
 
     rows: int
     nodes: int
     replay: Callable[[], None]
     graph: int = 0
+    play: Callable[[int], None] | None = None
 
 
 class Recorder(Protocol):
@@ -95,7 +99,8 @@ class CudaRecorder:
                 self.stream.synchronize()
                 self._capture(graph, tape)
         self._kept.append(graph)
-        return Piece(rows, len(tape.calls), graph.replay, graph.raw_cuda_graph())
+        made = graph.raw_cuda_graph()
+        return Piece(rows, nodes_of(made), graph.replay, made)
 
     def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape) -> None:
         """On the current stream. Not torch.cuda.graph, which waits for the whole device."""
@@ -114,6 +119,37 @@ class CudaRecorder:
 
     def _allocations(self) -> int:
         return int(torch.cuda.memory_stats(self.device)["allocation.all.allocated"])
+
+
+class EagerRecorder:
+    """Keeps lists of calls that a device runs one by one (EngineConfig.enforce_eager)."""
+
+    def __init__(self, device: torch.device) -> None:
+        expect_device(device)
+        self.device = device
+
+    def record(self, function: Recorded, rows: int) -> Piece:
+        """See Recorder. Nothing is computed."""
+        tape = Tape()
+        function(tape)
+
+        def play(stream: int) -> None:
+            lane = torch.cuda.ExternalStream(stream, device=self.device)
+            with exact_products(), torch.cuda.device(self.device), torch.cuda.stream(lane):
+                tape.replay()
+
+        return Piece(rows, len(tape.calls), tape.replay, play=play)
+
+
+def nodes_of(graph: int) -> int:
+    """Nodes of a captured graph, as the driver counts them: a library may launch more than one
+    kernel for a call. Raises EngineError."""
+    count = ctypes.c_size_t()
+    driver = ctypes.CDLL("libcuda.so.1")
+    error = driver.cuGraphGetNodes(ctypes.c_void_p(graph), None, ctypes.byref(count))
+    if error:
+        raise EngineError(f"capture: expected a graph, cuGraphGetNodes gave error {error}")
+    return count.value
 
 
 @contextmanager
