@@ -230,23 +230,33 @@ def test_a_part_looks_first_whether_anything_can_run(part):
 def test_every_test_that_needs_a_device_is_in_a_part():
     """And no step names tests that are not there: it would end with 5, after minutes. Those of the
     kernels are chosen by file: test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
-    collect = ("--collect-only", "-q", "-p", "no:cacheprovider")
-    wanted, found = _collected("-m", "gpu", *collect, "tests/gpu"), set()
-    steps = [step for part in gpu_check.PARTS for step in gpu_check.PARTS[part]()]
-    for step in steps:
-        if any(word.startswith("tests/gpu") for word in step.command):
-            mine = _collected(*step.command[3:], *collect)
-            assert mine & wanted, step.name
-            found |= mine
-    assert wanted <= found
-
-
-def _collected(*arguments):
+    collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *collect, "tests/gpu"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {line for line in done.stdout.splitlines() if "::" in line}
+    tests = {line for line in done.stdout.splitlines() if "::" in line}
+    assert len(tests) > 20, done.stdout + done.stderr
+    steps = [step.command for part in gpu_check.PARTS for step in gpu_check.PARTS[part]()]
+    found = [
+        {test for test in tests if runs(command, test)}
+        for command in steps
+        if any(word.startswith("tests/gpu") for word in command)
+    ]
+    assert all(found)
+    assert set.union(*found) == tests
+
+
+def runs(command, test):
+    """Whether a pytest command of a step chooses a test: by its files, and by one word of -k."""
+    ignored = [word.removeprefix("--ignore=") for word in command if word.startswith("--ignore=")]
+    files = [word for word in command if word.startswith("tests/")]
+    chosen = any(test.startswith(file) for file in files)
+    chosen = chosen and not any(test.startswith(file) for file in ignored)
+    if "-k" not in command:
+        return chosen
+    word = command[command.index("-k") + 1]
+    assert re.fullmatch(r"(not )?[a-z_]+", word)
+    return chosen and (word.removeprefix("not ") in test.split("::")[1]) != word.startswith("not ")
 
 
 def test_the_steps_of_kernels_leave_no_test_and_no_op_out():
