@@ -129,9 +129,10 @@ class EagerRecorder:
         self.device = device
 
     def record(self, function: Recorded, rows: int) -> Piece:
-        """See Recorder. Nothing is computed."""
+        """See Recorder. Nothing is computed; what was just allocated is zeroed."""
         tape = Tape()
         function(tape)
+        torch.cuda.current_stream(self.device).synchronize()
 
         def play(stream: int) -> None:
             lane = torch.cuda.ExternalStream(stream, device=self.device)
