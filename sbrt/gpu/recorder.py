@@ -146,11 +146,15 @@ def nodes_of(graph: int) -> int:
     """Nodes of a captured graph, as the driver counts them: a library may launch more than one
     kernel for a call. Raises EngineError."""
     count = ctypes.c_size_t()
-    driver = ctypes.CDLL("libcuda.so.1")
-    error = driver.cuGraphGetNodes(ctypes.c_void_p(graph), None, ctypes.byref(count))
-    if error:
-        raise EngineError(f"capture: expected a graph, cuGraphGetNodes gave error {error}")
+    driver("cuGraphGetNodes", ctypes.c_void_p(graph), None, ctypes.byref(count))
     return count.value
+
+
+def driver(call: str, *arguments: object) -> None:
+    """A call of the CUDA driver, whose handles are those of the runtime. Raises EngineError."""
+    error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
+    if error:
+        raise EngineError(f"driver: {call} gave error {error}")
 
 
 @contextmanager
