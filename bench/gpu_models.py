@@ -57,9 +57,16 @@ def engine_config(name: str, device: str, method: str, **more: object) -> Engine
 
 
 def pair_of(name: str, config: EngineConfig) -> Pair | None:
-    """Weights of a random pair, on the config's device; None: the engine reads a checkpoint."""
+    """Weights of a random pair, on the config's device; None: the engine reads a checkpoint.
+
+    Raises InvalidInputError for a random pair on a CPU.
+    """
     if not is_random(name):
         return None
+    if not config.on_cuda:
+        raise InvalidInputError(
+            f"--pair: expected a demo pair on device {config.device}, got {name}"
+        )
     import torch
 
     return random_pair(

@@ -21,6 +21,15 @@ SMALL = ModelConfig(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    """So that no engine measures how many are best."""
+    real = gpu_models.engine_config
+    monkeypatch.setattr(
+        gpu_models, "engine_config", lambda *args, **more: real(*args, **more | {"num_threads": 1})
+    )
+
+
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "exact.json"
@@ -103,6 +112,7 @@ def test_where_answers_part(got, plain, at):
         (("--prompts", "0"), "--prompts: expected at least 1, got 0"),
         (("--max-tokens", "0"), "--max-tokens: expected at least 1, got 0"),
         (("--pair", "70b"), "--pair: expected one of demo, demo-1g, 8b, 1b, got 70b"),
+        (("--pair", "8b"), "--pair: expected a demo pair on device cpu, got 8b"),
     ],
 )
 def test_bad_input_is_one_sentence(capsys, flags, said):
@@ -185,7 +195,7 @@ def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch
     monkeypatch.setattr(lanes, "GpuLane", keep)
     from sbrt import Engine, SamplingParams
 
-    config = gpu_models.engine_config("8b", "cpu", "draft_model:gamma=3", num_threads=2)
+    config = gpu_models.engine_config("8b", "cpu", "draft_model:gamma=3")
     with Engine(config, pair=pair) as engine:
         params = SamplingParams(temperature=0, max_tokens=16)
         found = [engine.generate([5, 6, 7], params, method=m)[0].outputs[0] for m in (None, "none")]
