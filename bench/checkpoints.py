@@ -1,7 +1,8 @@
 """Checkpoints that benches measure, as Hugging Face folders that every engine can read.
 
-`m37` and `m2` are random (bench/sizes.py), `demo` is the demo pair, `demo-75m` the demo pair whose
-target is inflated (bench/inflate.py). What has to be written is kept under build/checkpoints.
+`m37` and `m2` are random (bench/sizes.py), `demo` is the demo pair, `demo-75m` and `demo-1g` the
+demo pair whose target is inflated (bench/inflate.py). What has to be written is kept under
+build/checkpoints.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 BUILD = Path(__file__).parents[1] / "build"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 DEMO, INFLATED = "demo", "demo-75m"
-NAMES = (*SIZES, DEMO, INFLATED)
+INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
+NAMES = (*SIZES, DEMO, *INFLATED_TO)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ def given(name: str, build: Path = BUILD) -> Given:
     if name in SIZES:
         return _keyed(name, cached(build, name, lambda out: write_random(name, out)), None)
     target = demo_pair.demo_folder(demo_pair.TARGET)
-    if name == INFLATED:
+    if name in INFLATED_TO:
         from bench.inflate import inflate
 
-        source, small = target, fingerprint(target)[:8]
-        target = cached(build, f"{name}-{small}", lambda out: inflate(source, 75_000_000, out))
+        source, small, size = target, fingerprint(target)[:8], INFLATED_TO[name]
+        target = cached(build, f"{name}-{small}", lambda out: inflate(source, size, out))
     return _keyed(name, target, demo_pair.demo_folder(demo_pair.DRAFT))
 
 

@@ -1,17 +1,21 @@
-"""`python -m bench.gpu_check --part kernels|lanes|exact|sanitize`: what can be checked on a CUDA
-device alone, as one JSON.
+"""`python -m bench.gpu_check --part NAME`: what can be checked on a CUDA device alone, as one JSON.
 
-kernels: the tests of the kernels on the device (Triton compiles them for it), then their bench.
-lanes: the cuda body, recorded forwards against the same ops by themselves, then bench.lanes. exact:
-engines on the device, every method against plain decoding. sanitize: compute-sanitizer over a short
-decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped, as
-long as source and device are the same; --fresh starts it over. `make gpu-check PART=kernels` calls
-it.
+first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
+compiles them for it), then their bench. lanes: the cuda body, recorded forwards against the same
+ops by themselves, then bench.lanes. rounds: bench.gpu_rounds at the sizes of real models and of the
+inflated demo pair, and transformers beside it. exact: engines on the device, every method against
+plain decoding, with graphs and without. large: the same at the size of an 8B. sanitize:
+compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that was killed
+goes on where it stopped, as long as source and device are the same; --fresh starts it over. A step
+that went wrong keeps none of the others from running, but for the first: whether anything can run
+at all. `make gpu-check PART=kernels` calls it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import re
 import signal
 import sys
 import time
@@ -39,28 +43,54 @@ from .gpu_steps import (
 LIMIT = 480  # seconds of a part, all its steps together
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
+WORKERS = 8  # of pytest where pytest-xdist is: compiling kernels keeps a core busy
+OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 
-def _tests(name: str, seconds: float, *arguments: str) -> Step:
-    command = (sys.executable, "-m", "pytest", "-q", *arguments)
-    return Step(name, command, seconds, some_passed)
+def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", *arguments]
+    if workers and importlib.util.find_spec("xdist"):
+        command += ["-n", str(workers)]
+    return Step(name, tuple(command), seconds, some_passed)
 
 
-def _bench(name: str, seconds: float, module: str, *arguments: str) -> Step:
-    out = ROOT / "build" / f"gpu-{name.replace(' ', '-')}.json"
+def _bench(name: str, seconds: float, module: str, *arguments: str, keeps: bool = False) -> Step:
+    out = ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
     command = (sys.executable, "-m", module, "--device", "cuda", *arguments, "--json", str(out))
-    return Step(name, command, seconds, succeeded, out)
+    return Step(name, command, seconds, succeeded, out, keeps)
+
+
+def _ready(seconds: float = 60) -> Step:
+    command = (sys.executable, "-m", "bench.gpu_ready")
+    return Step("ready", command, seconds, succeeded, is_needed=True)
+
+
+def _decode(seconds: float) -> Step:
+    command = (sys.executable, "-m", "bench.gpu_decode", "--device", "cuda", "--methods",
+               OVERLAPPED)  # fmt: skip
+    return Step("decode", command, seconds, succeeded)
+
+
+def _first() -> tuple[Step, ...]:
+    return (
+        _ready(),
+        _decode(140),
+        _bench("first lanes", 120, "bench.lanes", "--seconds", "0.3"),
+        _bench("first rounds", 130, "bench.gpu_rounds", "--pair", "8b", "--methods", OVERLAPPED,
+               "--prompts", "1", "--max-tokens", "64"),
+    )  # fmt: skip
 
 
 def _kernels() -> tuple[Step, ...]:
     big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose")]
     rest = [f"--ignore={path}" for path in big]
     return (
-        _tests("attention", 100, "-m", ANYWHERE, big[0]),
-        _tests("choose", 90, "-m", ANYWHERE, big[1]),
-        _tests("other ops", 110, "-m", ANYWHERE, *rest, TRITON),
-        _bench("bench of attention", 70, "bench.kernels", "--only", "attention"),
-        _bench("bench of choose", 50, "bench.kernels", "--only", "choose"),
+        _ready(50),
+        _tests("attention", 90, "-m", ANYWHERE, big[0], workers=WORKERS),
+        _tests("choose", 80, "-m", ANYWHERE, big[1], workers=WORKERS),
+        _tests("other ops", 100, "-m", ANYWHERE, *rest, TRITON, workers=WORKERS),
+        _bench("bench of attention", 65, "bench.kernels", "--only", "attention"),
+        _bench("bench of choose", 45, "bench.kernels", "--only", "choose"),
         *(
             _bench(f"bench of {op}", 15, "bench.kernels", "--only", op)
             for op in ("rms_norm", "rope", "settle")
@@ -71,27 +101,66 @@ def _kernels() -> tuple[Step, ...]:
 def _lanes() -> tuple[Step, ...]:
     body = "tests/gpu/test_cuda_exec.py"
     return (
-        _tests("cuda body", 150, "-m", "gpu", body),
-        _tests("recorded forwards", 150, "-m", "gpu", "-k", "not method", f"--ignore={body}",
+        _ready(),
+        _tests("cuda body", 130, "-m", "gpu", body),
+        _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", f"--ignore={body}",
                "tests/gpu"),
         _bench("bench of lanes", 150, "bench.lanes"),
     )  # fmt: skip
 
 
-def _exact() -> tuple[Step, ...]:
-    return tuple(
-        _tests(
-            f"engines at temperature {t}", 225, "-m", "gpu", "-k", f"method and {t}", "tests/gpu"
-        )
-        for t in ("0.0", "0.8")
+def _rounds() -> tuple[Step, ...]:
+    module = "bench.gpu_rounds"
+    return (
+        _ready(50),
+        _bench("rounds of 8b", 140, module, "--pair", "8b", "--share", "0.7", "--idle", "20"),
+        _bench("rounds of 1b", 90, module, "--pair", "1b", "--share", "0.48", "--idle", "20"),
+        _bench("rounds of demo-1g", 120, module, "--pair", "demo-1g", "--idle", "20"),
+        _bench("transformers", 70, "bench.gpu_assisted", "--pair", "demo-1g"),
     )
 
 
+def _same(name: str, seconds: float, *arguments: str) -> Step:
+    """bench.gpu_exact, which ends by itself before it is killed and then goes on."""
+    turn = ("--seconds", str(seconds - 30))
+    return _bench(name, seconds, "bench.gpu_exact", *arguments, *turn, keeps=True)
+
+
+def _exact() -> tuple[Step, ...]:
+    coupled, short = ("--temperature", "0.8"), ("--prompts", "20", "--max-tokens", "64")
+    return (
+        _ready(50),
+        _same("demo, greedy", 85, "--pair", "demo"),
+        _same("demo, coupled", 85, "--pair", "demo", *coupled),
+        _same("demo, eager", 65, "--pair", "demo", "--eager", *short),
+        _same("8b, eager", 65, "--pair", "8b", "--eager", *short, "--methods", "specbranch",
+              *coupled),
+        _tests("engines", 120, "-m", "gpu", "-k", "method", "tests/gpu"),
+    )  # fmt: skip
+
+
+def _large() -> tuple[Step, ...]:
+    one = ("--pair", "8b", "--methods", "specbranch")
+    return (
+        _ready(50),
+        _same("8b, greedy", 210, *one),
+        _same("8b, coupled", 210, *one, "--temperature", "0.8"),
+    )
+
+
+def _sanitize() -> tuple[Step, ...]:
+    tool = gpu_sanitize.find_tool() or gpu_sanitize.TOOL
+    return (_ready(50), _decode(70), *gpu_sanitize.steps(tool))
+
+
 PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
+    "first": _first,
     "kernels": _kernels,
     "lanes": _lanes,
+    "rounds": _rounds,
     "exact": _exact,
-    "sanitize": lambda: gpu_sanitize.steps(gpu_sanitize.find_tool() or gpu_sanitize.TOOL),
+    "large": _large,
+    "sanitize": _sanitize,
 }
 
 
@@ -112,7 +181,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = flags.Parser(prog="python -m bench.gpu_check", description=__doc__.splitlines()[0])
-    parser.add_argument("--part", default="kernels", metavar="|".join(PARTS))
+    parser.add_argument("--part", default="first", metavar="|".join(PARTS))
     parser.add_argument("--json", default="gpu-check.json", metavar="OUT")
     parser.add_argument("--fresh", action="store_true", help="keep nothing of an earlier run")
     args = parser.parse_args(argv)
@@ -149,7 +218,12 @@ def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool
     if why:
         print(why, file=sys.stderr)
         return False
-    right = run_steps(record, part, PARTS[part](), run, lambda line: print(line, file=sys.stderr))
+    steps = PARTS[part]()
+    if fresh:
+        for step in steps:
+            if step.figures is not None:
+                step.figures.unlink(missing_ok=True)
+    right = run_steps(record, part, steps, run, lambda line: print(line, file=sys.stderr))
     found["seconds"] = time.monotonic() - begun
     record.write()
     return right

@@ -1,7 +1,8 @@
 """Steps of a check that may be killed: each with its own time limit, kept in a JSON file once it
 has ended, and not run again there for the same source on the same device.
 
-A step that ran out of time has not ended: it runs again. One that went wrong has, and stays so.
+A step that ran out of time, or says that it needs another turn, has not ended: it runs again. One
+that went wrong has, and stays so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests")
 SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
 TAIL = 60  # lines of what a step said
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
+UNFINISHED = 75  # exit code of a command that keeps what it has done and wants another turn
+# What says best why a command failed, the first of these that it said: a sentence of ours, the
+# first failure of pytest, a compiler's error, the end of a traceback.
+CAUSES = (
+    re.compile(r"^\S+: error: .+", re.MULTILINE),
+    re.compile(r"^E   +(?!assert\b)\S.+", re.MULTILINE),
+    re.compile(r"^E   +\S.+", re.MULTILINE),
+    re.compile(r"^.*\b(?:fatal error|error): .+", re.MULTILINE),
+    re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE),
+    re.compile(r"^(?:FAILED|WRONG|MISSED)\b.*", re.MULTILINE),
+)
+LONGEST_CAUSE = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class Step:
     """A command, the seconds it may take, and who judges its end.
 
     judge: why an outcome is not right, "" if it is. figures: a JSON file that the command writes.
+    keeps: it goes on with the figures of an earlier turn. is_needed: if it goes wrong, no later
+    step can go right, and none is run.
     """
 
     name: str
@@ -53,6 +68,8 @@ class Step:
     seconds: float
     judge: Callable[[Outcome], str]
     figures: Path | None = None
+    keeps: bool = False
+    is_needed: bool = False
 
 
 def some_passed(outcome: Outcome) -> str:
@@ -61,6 +78,16 @@ def some_passed(outcome: Outcome) -> str:
     if outcome.code != 0:
         return f"pytest ended with {outcome.code}"
     return "" if found.get("passed", 0) else "no test ran"
+
+
+def cause(text: str) -> str:
+    """One line of what a command said that tells most about why it failed; "" if it said none."""
+    for pattern in CAUSES:
+        found = pattern.search(text)
+        if found:
+            return " ".join(found.group().removeprefix("E ").split())[:LONGEST_CAUSE]
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:LONGEST_CAUSE] if lines else ""
 
 
 def counts(text: str) -> dict[str, int]:
@@ -115,47 +142,64 @@ def run_steps(
     for stale in set(kept) - {step.name for step in steps}:
         del kept[stale]
     for step in steps:
-        ended = kept.get(step.name)
-        if ended is None or ended["code"] is None or ended["command"] != list(step.command):
+        how = " (kept from an earlier run, FRESH=1 runs it again)"
+        if not _has_ended(kept.get(step.name), step):
             kept[step.name] = run_step(step, run)
             record.write()
             how = ""
-        else:
-            how = " (kept from an earlier run, FRESH=1 runs it again)"
         found = kept[step.name]
         verdict = "right" if found["right"] else f"NOT RIGHT: {found['why']}"
         say(f"{part}: {step.name}: {verdict}, {found['seconds']:.0f} s{how}")
-    right = all(kept[step.name]["right"] for step in steps)
+        if step.is_needed and not found["right"]:
+            say(f"{part}: without {step.name} no other step can go right: none was run")
+            break
+    right = all(step.name in kept and kept[step.name]["right"] for step in steps)
     record.part(part)["right"] = right
     record.write()
     return right
+
+
+def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
+    """Whether an earlier run of the very same command did; one that others need runs each time."""
+    if found is None or found["command"] != list(step.command):
+        return False
+    return found["code"] not in (None, UNFINISHED) and not (step.is_needed and not found["right"])
 
 
 def run_step(step: Step, run: Runner) -> dict[str, Any]:
     """One step, as it stands in the file."""
     if step.figures is not None:
         step.figures.parent.mkdir(parents=True, exist_ok=True)
-        step.figures.unlink(missing_ok=True)
+        if not step.keeps:
+            step.figures.unlink(missing_ok=True)
     outcome = run(step.command, step.seconds)
     figures = _read(step.figures) if step.figures is not None else None
-    if outcome.code is None:
-        why = f"it did not end within {step.seconds:g} s"
-    else:
-        why = step.judge(outcome)
-        if not why and step.figures is not None and figures is None:
-            why = "it wrote no figures"
-    lines = outcome.text.splitlines()
     found = {
         "command": list(step.command),
         "limit_seconds": step.seconds,
         "seconds": outcome.seconds,
         "code": outcome.code,
-        "right": not why,
-        "why": why,
+        "right": False,
+        "why": _why(step, outcome, figures),
         "counts": counts(outcome.text),
-        "end": lines[-TAIL:],
+        "end": outcome.text.splitlines()[-TAIL:],
     }
+    found["right"] = not found["why"]
     return found if step.figures is None else found | {"figures": figures}
+
+
+def _why(step: Step, outcome: Outcome, figures: dict[str, Any] | None) -> str:
+    """Why a step is not right, in a sentence with what it said itself; "" if it is."""
+    if outcome.code is None:
+        why = f"it did not end within {step.seconds:g} s"
+    elif outcome.code == UNFINISHED:
+        why = "it has not ended, run this part again"
+    else:
+        why = step.judge(outcome)
+        if not why and step.figures is not None and figures is None:
+            return "it wrote no figures"
+    said = cause(outcome.text) if why else ""
+    return f"{why}: {said}" if said else why
 
 
 def run_command(command: Sequence[str], seconds: float) -> Outcome:

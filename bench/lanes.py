@@ -27,7 +27,10 @@ from .sizes import llama_of
 if TYPE_CHECKING:
     from .gpu_lanes import Bench
 
-COLUMNS = "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped | nodes"
+COLUMNS = (
+    "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped, draft first "
+    "| target first | nodes | a layer"
+)
 MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
 VOCAB, POSITIONS = 128_256, 8192
 
@@ -106,7 +109,8 @@ def render(line: dict[str, Any]) -> str:
     return (
         f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "
         f"{line['gb_per_s']:.0f} | {100 * line['share_of_roof']:.0f} | "
-        f"{line['us_overlapped']:.1f} | {line['nodes']}"
+        f"{line['us_overlapped']:.1f} | {line['us_overlapped_target_first']:.1f} | "
+        f"{line['nodes']} | {line['nodes_per_layer']:.1f}"
     )
 
 

@@ -8,7 +8,15 @@ out = engine.generate("def quicksort(", SamplingParams(max_tokens=128))[0]
 
 from __future__ import annotations
 
-from ._core import build_info
+try:
+    from ._core import build_info
+except ModuleNotFoundError as _error:
+    if _error.name != f"{__name__}._core":
+        raise
+    raise ImportError(
+        f"{__name__}: expected its compiled core, found none: build it with `pip install -e .`, or "
+        "`make`; from inside a checkout only an editable install is found"
+    ) from None
 from .config import EngineConfig, SpeculativeConfig
 from .engine import Engine
 from .errors import EngineError, InvalidInputError

@@ -103,6 +103,8 @@ class EngineConfig:
     triton where its flash attention cannot (float32, devices before sm_80).
     num_threads: the engine's total (None: the cores this process may use); draft_threads of them
     are the draft's while the lanes overlap.
+    enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
+    graphs from one of the ops.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
     CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
     profile_dir: where Engine.start_profile writes, if it is given no file.
@@ -206,8 +208,11 @@ class EngineConfig:
                 f"{check.show(self.attention_backend)}"
             )
         check.one_of("attention_backend", self.attention_backend, BACKENDS)
-        if check.flag("enforce_eager", self.enforce_eager):
-            raise not_built("enforce_eager")
+        if check.flag("enforce_eager", self.enforce_eager) and not self.on_cuda:
+            raise InvalidInputError(
+                "enforce_eager: expected it with a CUDA device, got device "
+                f"{self.device}, which has no graphs"
+            )
 
 
 def folder(name: str, value: Any) -> Path:

@@ -95,6 +95,7 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         rows=rows_for(config.method()),
         attention=config.attention_backend,
         progress=progress,
+        eager=config.enforce_eager,
     )
 
 

@@ -60,6 +60,16 @@ void replay(void* recording) {
   }
 }
 
+// In the host's thread, which enqueues on the lane's own stream.
+void play(void* player, void* stream) {
+  const py::gil_scoped_acquire gil;
+  try {
+    py::handle(static_cast<PyObject*>(player))(reinterpret_cast<uintptr_t>(stream));
+  } catch (const py::error_already_set& error) {
+    throw Error("lane: " + said(error));
+  }
+}
+
 template <class T>
 T get(const Held& object, const char* name) {
   return py::handle(object.get()).attr(name).cast<T>();
@@ -117,11 +127,17 @@ class PyRecorder final : public Recorder {
     const py::gil_scoped_acquire gil;
     Pieces found;
     for (const py::handle piece : py::handle(lane_.get()).attr(method)(args...)) {
-      const Held replays = hold(piece.attr("replay"));
-      kept_.push_back(replays);
-      found.push_back({piece.attr("rows").cast<int32_t>(), piece.attr("nodes").cast<int32_t>(),
-                       &replay, replays.get(),
-                       reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>())});
+      const Held replays = kept_.emplace_back(hold(piece.attr("replay")));
+      Piece& made = found.emplace_back();
+      made.rows = piece.attr("rows").cast<int32_t>();
+      made.nodes = piece.attr("nodes").cast<int32_t>();
+      made.replay = &replay;
+      made.recording = replays.get();
+      made.graph = reinterpret_cast<void*>(piece.attr("graph").cast<uintptr_t>());
+      if (const py::object player = piece.attr("play"); !player.is_none()) {
+        made.graph = kept_.emplace_back(hold(player)).get();
+        made.play = &play;
+      }
       kept_.push_back(hold(py::reinterpret_borrow<py::object>(piece)));
     }
     return found;

@@ -27,6 +27,13 @@ inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   });
 }
 
+// Whether a part of it is no graph, so that its parts are launched.
+inline bool is_played(const Graph& graph) {
+  const auto& nodes = graph.nodes();
+  return std::any_of(nodes.begin(), nodes.end(),
+                     [](const Graph::Node& node) { return node.captured && node.captured->play; });
+}
+
 // `Made`: what a body has of each.
 template <class Made>
 class FusedGraphs {

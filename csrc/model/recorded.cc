@@ -50,6 +50,7 @@ void check_pieces(const Pieces& pieces, bool on_device) {
     check_within("lane: rows of a piece", 1, 4096, piece.rows);
     check(on_device == (piece.graph != nullptr), "lane: expected pieces recorded for ",
           on_device ? "a device" : "the CPU", ", got others");
+    check(piece.play == pieces[0].play, "lane: expected all pieces captured, or none, got both");
   }
 }
 
@@ -60,6 +61,7 @@ void PieceSet::add(const Pieces& pieces) {
         "lane: expected every kind of a choice in as many sizes");
   sizes_ = static_cast<int>(pieces.size());
   ++kinds_;
+  captured_.play = pieces[0].play;
   for (const Piece& piece : pieces) {
     pieces_.push_back(piece);
     captured_.graphs.push_back(piece.graph);

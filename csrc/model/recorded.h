@@ -1,7 +1,8 @@
 // A lane whose ops were recorded elsewhere (sbrt/gpu): pieces that are appended to graphs and then
 // replayed as they are, with every pointer and scalar by value.
 //
-// On the CPU body a piece is a flat list of calls, on a device a captured graph (exec/captured.h). A
+// On the CPU body a piece is a flat list of calls, on a device a captured graph or, for whoever wants
+// none, the calls again (exec/captured.h). A
 // piece is made for so many rows; which of them a launch takes is known to the host before it
 // launches, from the method and the request's sampling alone (Expected), so that it reads no control
 // block that is in flight, and nothing that lies in a device's memory.
@@ -23,7 +24,8 @@ struct Piece {
   int32_t nodes = 0;  // calls, or kernels
   void (*replay)(void* recording) = nullptr;  // CPU body; throws Error
   void* recording = nullptr;
-  void* graph = nullptr;  // on a device: a cudaGraph_t; null on the CPU body
+  void* graph = nullptr;  // on a device: a cudaGraph_t, or what `play` plays; null on the CPU body
+  void (*play)(void* player, void* stream) = nullptr;  // Captured::play
 };
 
 // The same work for more and more rows.

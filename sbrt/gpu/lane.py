@@ -28,7 +28,14 @@ from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, ops_named
 from .prefill import Flash, flash_for, scratch_bytes
-from .recorder import CudaRecorder, Piece, Recorder, TapeRecorder, expect_device
+from .recorder import (
+    CudaRecorder,
+    EagerRecorder,
+    Piece,
+    Recorder,
+    TapeRecorder,
+    expect_device,
+)
 from .store import LaneShape, LaneStore
 from .weights import Weights
 
@@ -47,13 +54,15 @@ def model_of(
     attention: str = "auto",
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
+    eager: bool = False,
 ) -> RecordedModel:
     """Load weights to `device` and give a model that records its lanes when they are bound.
 
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
     one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
     that the weights, and each lane, may take (default: nine tenths of what is free). attention: of
-    prompts, see flash_for. on_bind: is shown every lane. Raises EngineError without the device,
+    prompts, see flash_for. on_bind: is shown every lane. eager: no graphs, ops one by one. Raises
+    EngineError without the device,
     InvalidInputError for anything that cannot be, each one sentence.
     """
     place = torch.device(device)
@@ -65,16 +74,34 @@ def model_of(
     config = checkpoint.config
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
-    flash = flash_for(attention, place, storage, config.head_dim)
+    flash_for(attention, place, storage, config.head_dim)  # before weights are read
     budget = budget_of(place, memory)
     weights = loading.load(checkpoint, storage, place, budget=budget, progress=progress)
+    return model_with(
+        weights, chosen, rows=rows, memory=memory, attention=attention, on_bind=on_bind, eager=eager
+    )
+
+
+def model_with(
+    weights: Weights,
+    ops: Ops,
+    *,
+    rows: int = MAX_ROWS,
+    memory: int | None = None,
+    attention: str = "auto",
+    on_bind: Callable[[GpuLane], None] | None = None,
+    eager: bool = False,
+) -> RecordedModel:
+    """The same of weights that are where they must be."""
+    config, place = weights.config, weights.embed.device
+    flash = flash_for(attention, place, weights.dtype, config.head_dim)
 
     def bind(**shape: int) -> GpuLane:
-        recorder: Recorder = CudaRecorder(place) if place.type == "cuda" else TapeRecorder()
+        recorder = _recorder(place, eager)
         left = budget_of(place, memory)
         if memory is not None:
             left = memory - weights.plan.bytes
-        lane = GpuLane(weights, LaneShape(**shape), chosen, recorder, rows, left, flash)  # type: ignore[arg-type]
+        lane = GpuLane(weights, LaneShape(**shape), ops, recorder, rows, left, flash)  # type: ignore[arg-type]
         if on_bind:
             on_bind(lane)
         return lane
@@ -85,6 +112,12 @@ def model_of(
         longest=ENDLESS if config.window else config.max_positions,
         bind=bind,
     )
+
+
+def _recorder(place: torch.device, eager: bool) -> Recorder:
+    if place.type != "cuda":
+        return TapeRecorder()
+    return EagerRecorder(place) if eager else CudaRecorder(place)
 
 
 def rows_for(method: Method) -> int:

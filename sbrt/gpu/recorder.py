@@ -1,4 +1,5 @@
-"""What records: a function's calls of ops, as a list on the CPU, as a CUDA graph on a device.
+"""What records: a function's calls of ops, as a list on the CPU, as a CUDA graph on a device; there
+as a list too, for whoever wants no graphs.
 
 A recording is made once and replayed as it is: every pointer and scalar by value. What changes
 between replays is read by the ops from the control block and the row tables.
@@ -6,6 +7,7 @@ between replays is read by the ops from the control block and the row tables.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,14 +25,16 @@ Recorded = Callable[[Run], None]
 class Piece:
     """A recording, as csrc/model/recorded.h knows it.
 
-    rows: that it computes. nodes: calls, or kernels. replay: runs it here. graph: the address of
-    a cudaGraph_t, 0 on the CPU.
+    rows: that it computes. nodes: calls, or nodes of the graph. replay: runs it here. graph: the
+    address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a cudaStream_t of a
+    device; None where they are captured, and on the CPU.
     """
 
     rows: int
     nodes: int
     replay: Callable[[], None]
     graph: int = 0
+    play: Callable[[int], None] | None = None
 
 
 class Recorder(Protocol):
@@ -96,25 +100,66 @@ class CudaRecorder:
                 self.stream.synchronize()
                 self._capture(graph, tape, scratch)
         self._kept.append(graph)
-        return Piece(rows, len(tape.calls), graph.replay, graph.raw_cuda_graph())
+        made = graph.raw_cuda_graph()
+        return Piece(rows, nodes_of(made), graph.replay, made)
 
     def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape, scratch: int) -> None:
         """On the current stream. Not torch.cuda.graph, which waits for the whole device."""
-        before = torch.cuda.memory_stats(self.device)["allocated_bytes.all.allocated"]
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        before = self._allocations()  # not earlier: the first capture registers torch's generator
         try:
             tape.replay()
+            made = self._allocations() - before
         except BaseException:
             with suppress(RuntimeError):  # what went wrong says more
                 graph.capture_end()
             raise
         graph.capture_end()
-        made = torch.cuda.memory_stats(self.device)["allocated_bytes.all.allocated"] - before
         if made > scratch * len(tape.calls):
             raise EngineError(
                 f"capture: expected at most {scratch} bytes allocated in each of "
                 f"{len(tape.calls)} calls, got {made} in all"
             )
+
+    def _allocations(self) -> int:
+        """Bytes, ever."""
+        return int(torch.cuda.memory_stats(self.device)["allocated_bytes.all.allocated"])
+
+
+class EagerRecorder:
+    """Keeps lists of calls that a device runs one by one (EngineConfig.enforce_eager)."""
+
+    def __init__(self, device: torch.device) -> None:
+        expect_device(device)
+        self.device = device
+
+    def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
+        """See Recorder. Nothing is computed; what was just allocated is zeroed."""
+        tape = Tape()
+        function(tape)
+        torch.cuda.current_stream(self.device).synchronize()
+
+        def play(stream: int) -> None:
+            lane = torch.cuda.ExternalStream(stream, device=self.device)
+            with exact_products(), torch.cuda.device(self.device), torch.cuda.stream(lane):
+                tape.replay()
+
+        return Piece(rows, len(tape.calls), tape.replay, play=play)
+
+
+def nodes_of(graph: int) -> int:
+    """Nodes of a captured graph, as the driver counts them: a library may launch more than one
+    kernel for a call. Raises EngineError."""
+    count = ctypes.c_size_t()
+    driver("cuGraphGetNodes", ctypes.c_void_p(graph), None, ctypes.byref(count))
+    return count.value
+
+
+def driver(call: str, *arguments: object) -> None:
+    """A call of the CUDA driver, whose handles are those of the runtime. Raises EngineError."""
+    error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
+    if error:
+        raise EngineError(f"driver: {call} gave error {error}")
 
 
 @contextmanager

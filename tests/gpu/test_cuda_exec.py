@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 def program(programs, nvcc, tmp_path_factory):
     """exec_main, for the device that is here."""
     made = tmp_path_factory.mktemp("gpu") / "exec_main"
-    nvcc.build(made, "-arch=native")
+    nvcc.build(made, "-arch=native", strict=False)  # whatever a newer compiler warns of
     return made
 
 

@@ -1,6 +1,6 @@
 // The cuda body on a runtime without a device (fake_cuda.h): its trace, and what it launches.
 //
-//   trace_main slices | late | quiet | held | far | clock | broken | profile | fused
+//   trace_main slices | late | quiet | held | far | clock | broken | profile | fused | played
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -308,6 +308,52 @@ void fuse() {
   check(said == "graph burst: expected a prepared one", "fused: got '", said, "'");
 }
 
+// Where no graphs are wanted, what enqueues the picked one is called, with the stream; nothing is fused.
+void play() {
+  struct Player {
+    int turns = 0;
+    void* stream = nullptr;
+  };
+  Player players[2];
+  int at = 0;
+  Captured calls{{&players[0], &players[1]}};
+  calls.pick = [](const void* asked) { return *static_cast<const int*>(asked); };
+  calls.asked = &at;
+  calls.play = [](void* player, void* stream) {
+    Player& p = *static_cast<Player*>(player);
+    check(++p.turns < 3, "lane: enough");
+    p.stream = stream;
+  };
+  Graph step("step");
+  step.add(nothing, 0).on_device(calls);
+  step.append(graph_of("extend", kSelect));
+  const auto exec = make_cuda_exec(0);
+  const auto stream = exec->stream(1);
+  const int none = fake::counts.graphs;
+  stream->prepare(step);
+  check_equal("played: graphs", none + 1, fake::counts.graphs);
+  stream->fuse(step);
+  check(!stream->is_fused(step), "played: expected nothing fused");
+  Event done("done");
+  for (int turn = 1; turn <= 3; ++turn) {
+    at = turn == 2;
+    stream->launch(step, 1);
+    stream->record(done, turn);
+    exec->wait(done, turn);
+  }
+  check(players[0].turns == 2 && players[1].turns == 1, "played: expected what was picked");
+  check(players[1].stream == stream->handle(), "played: expected the lane's stream");
+  at = 0;
+  stream->launch(step, 1);
+  std::string said;
+  try {
+    exec->rethrow();
+  } catch (const Error& error) {
+    said = error.what();
+  }
+  check(said == "lane: enough", "played: got '", said, "'");
+}
+
 }  // namespace
 }  // namespace sbrt
 
@@ -320,6 +366,7 @@ int main(int argc, char** argv) {
                          {"clock", sbrt::set_clock},
                          {"broken", sbrt::break_device},
                          {"profile", sbrt::profile},
-                         {"fused", sbrt::fuse}},
+                         {"fused", sbrt::fuse},
+                         {"played", sbrt::play}},
                         argc, argv);
 }

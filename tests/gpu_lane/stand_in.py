@@ -23,13 +23,14 @@ handles = itertools.count(HANDLE)
 class Capture:
     """Keeps the tapes of one lane by the handles that it gives them."""
 
-    def __init__(self, lane):
-        self.lane, self.tapes, self.rows = lane, {}, {}
+    def __init__(self, lane, is_eager=False):
+        self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
         self.shut = []  # tensors that nobody may reach for but a replay
 
     def record(self, function, rows, scratch=0):
         """See sbrt.gpu.recorder.Recorder."""
         tape, handle = Tape(), next(handles)
+        played = {"play": lambda stream: None} if self.is_eager else {}
         function(tape)
         self.tapes[handle], self.rows[handle] = tape, rows
 
@@ -38,7 +39,7 @@ class Capture:
             tape.replay()
             protect(self.shut, 0)
 
-        return Piece(rows, len(tape.calls), replay, handle)
+        return Piece(rows, len(tape.calls), replay, handle, **played)
 
     def said(self, handle):
         """("forward", "choose" or "moves", rows); of a choice also whether it filters, shapes."""
@@ -69,7 +70,12 @@ class StandIn:
 
         def model(checkpoint, *, device, **more):
             self.devices.append(device)
-            return model_of(checkpoint, device="cpu", on_bind=self._bind, **more)
+
+            def bind(lane):
+                lane.recorder = Capture(lane, more["eager"])
+                self.captures.append(lane.recorder)
+
+            return model_of(checkpoint, device="cpu", on_bind=bind, **more)
 
         def dry(*models, body, **more):
             if body != "cuda":
@@ -80,10 +86,6 @@ class StandIn:
         set_attribute(lanes, "model_of", model)
         set_attribute(lanes, "expect_core", lambda device: None)
         set_attribute(engine, "Runtime", dry)
-
-    def _bind(self, lane):
-        lane.recorder = Capture(lane)
-        self.captures.append(lane.recorder)
 
     def picks(self):
         """[(stream, what was picked)] of every launch so far of the last engine."""

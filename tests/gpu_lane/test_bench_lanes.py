@@ -17,8 +17,10 @@ def test_bytes_of_a_forward():
 
 def test_a_line():
     line = {"lane": "T", "rows": 16, "us": 4321.04, "spread": [4300.0, 4400.0], "gb_per_s": 3500.4,
-            "share_of_roof": 0.7512, "us_overlapped": 5000.0, "nodes": 292}  # fmt: skip
-    assert lanes.render(line) == "T | 16 | 4321.0 (4300.0-4400.0) | 3500 | 75 | 5000.0 | 292"
+            "share_of_roof": 0.7512, "us_overlapped": 5000.0, "us_overlapped_target_first": 4800.0,
+            "nodes": 292, "nodes_per_layer": 9.125}  # fmt: skip
+    wanted = "T | 16 | 4321.0 (4300.0-4400.0) | 3500 | 75 | 5000.0 | 4800.0 | 292 | 9.1"
+    assert lanes.render(line) == wanted
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,27 @@ def rounds_ahead(order):
     return most - 1
 
 
+# --- without graphs ---
+
+
+def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in, checkpoints):
+    pair = folders(checkpoints, "Llama")
+    found, launched = [], []
+    for eager in (False, True):
+        config = tool.config_of(
+            pair, "cuda", "pearl", max_model_len=tools.max_len, enforce_eager=eager
+        )
+        with Engine(config) as engine:
+            found.append(answers(engine, {"both": tools.prompt(9)}, [("pearl", "both")]))
+            order = stand_in.runtimes[-1][1].order
+            launched.append({name for stream, name in order.launches() if stream == "draft"})
+    assert found[0] == found[1]
+    assert "burst" in launched[0]
+    assert "step" not in launched[0]
+    assert "step" in launched[1]
+    assert "burst" not in launched[1]
+
+
 # --- memory ---
 
 

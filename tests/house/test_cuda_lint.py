@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-SOURCES = sorted(
-    {*CSRC.rglob("*.cu"), *(p for p in (CSRC / "exec" / "cuda").iterdir() if p.is_file())}
-)
+BODY = CSRC / "exec" / "cuda"
+OPS = {
+    *CSRC.rglob("*_op.h"),
+    CSRC / "spec/team.h",
+    CSRC / "exec/record.h",
+}  # a device runs them too
+SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
 ALLOCATES = {"device_memory.cc"}  # when an engine is built; nowhere else
 # How often the host waits for a stream or an event: where memory is made, at the end of a stream,
 # between sequences, for the device's clock.
 WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
 TIMES = {"timing.h", "timing.cc"}  # events that keep their time
 CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "round_kernels.cu"}
+CAPTURED |= {path.name for path in OPS}
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 LAUNCH = re.compile(r"<<<(.*?)>>>", re.DOTALL)

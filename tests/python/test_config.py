@@ -123,11 +123,16 @@ def test_numbers_of_other_libraries_are_numbers():
     ("field", "value"),
     [
         ("device", "tpu"), ("device", "cuda:x"), ("max_num_seqs", 2),
-        ("enforce_eager", True),
     ],
 )  # fmt: skip
 def test_an_engine_field_that_is_not_built_raises(field, value):
     refused(EngineConfig, [field, "not built yet"], model="x", **{field: value})
+
+
+def test_only_a_device_has_graphs_to_go_without():
+    refused(EngineConfig, ["enforce_eager", "CUDA device", "cpu"], model="x", device="cpu",
+            enforce_eager=True)  # fmt: skip
+    assert EngineConfig("x", device="cuda", enforce_eager=True).enforce_eager
 
 
 @pytest.mark.parametrize(

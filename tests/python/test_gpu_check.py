@@ -1,9 +1,11 @@
 """Contract under test: a part of the GPU check that was killed goes on where it stopped; what has
 ended is kept for the same source and device, and for no other; a step has a limit of its own, and a
-part eight minutes. A sanitizer counts only once it has reported the canary's fault."""
+part eight minutes. What goes wrong says why in a sentence, and keeps nothing else from running
+unless nothing else could. A sanitizer counts only once it has reported the canary's fault."""
 
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -88,13 +90,68 @@ def test_what_went_wrong_stays_wrong(path):
     again, said = Fake(), []
     assert not run(path, again, said=said)
     assert again.names == []
-    assert "NOT RIGHT: it ended with 3" in said[1]
+    assert "NOT RIGHT: it ended with 3: second said" in said[1]
+    assert kept(path)["third"]["right"]  # the next ones run all the same
+
+
+NEEDED = (Step("first", ("first",), 10.0, succeeded, is_needed=True), *STEPS[1:])
+
+
+def test_without_what_is_needed_nothing_else_runs(path):
+    fake, said = Fake(first=2), []
+    assert not run(path, fake, steps=NEEDED, said=said)
+    assert fake.names == ["first"]
+    assert said[-1] == "part: without first no other step can go right: none was run"
+    again = Fake()
+    assert run(path, again, steps=NEEDED)
+    assert again.names == ["first", "second", "third"]  # it is not known to be wrong for good
+    assert run(path, Fake(), steps=NEEDED)
+
+
+def test_a_step_that_wants_another_turn_keeps_what_it_has_done(path, tmp_path):
+    out = tmp_path / "build" / "figures.json"
+    turns = []
+
+    def work(command, seconds):
+        before = json.loads(out.read_text())["done"] if out.exists() else 0
+        turns.append(before)
+        out.write_text(json.dumps({"done": before + 60}))
+        return Outcome(0 if before + 60 >= 100 else gpu_steps.UNFINISHED, "60 done", 1.0)
+
+    step = (Step("long", ("long",), 5.0, succeeded, out, keeps=True),)
+    assert not run(path, work, steps=step)
+    assert kept(path)["long"]["why"] == "it has not ended, run this part again: 60 done"
+    assert run(path, work, steps=step)
+    assert turns == [0, 60]
+    assert kept(path)["long"]["figures"] == {"done": 120}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("one\n\ntwo  words\n\n", "two words"),
+        ("warming up\nsbrt: error: memory: expected at most 1 GiB, got 2 GiB\nbye",
+         "sbrt: error: memory: expected at most 1 GiB, got 2 GiB"),
+        ("E       assert 3 == 4\nE       RuntimeError: no kernel image\n1 failed",
+         "RuntimeError: no kernel image"),
+        ("E       assert 3 == 4\nFAILED a.py::b\n1 failed", "assert 3 == 4"),
+        ("a.cu(3): error: no such thing\nninja: build stopped", "a.cu(3): error: no such thing"),
+        ("Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module named 'y'",
+         "ModuleNotFoundError: No module named 'y'"),
+        ("pearl: fine\nWRONG: pearl, prompt 3\n4 of 5 prompts", "WRONG: pearl, prompt 3"),
+        ("x" * 1000, "x" * 300),
+    ],
+    ids=["nothing", "last", "ours", "pytest", "assertion", "compiler", "python", "wrong", "long"],
+)  # fmt: skip
+def test_the_cause_is_one_line_of_what_was_said(text, said):
+    assert gpu_steps.cause(text) == said
 
 
 def test_what_ran_out_of_time_runs_again(path):
     assert not run(path, Fake(second=Outcome(None, "so far", 10.0)))
     found = kept(path)["second"]
-    assert (found["why"], found["end"]) == ("it did not end within 10 s", ["so far"])
+    assert (found["why"], found["end"]) == ("it did not end within 10 s: so far", ["so far"])
     again = Fake()
     assert run(path, again)
     assert again.names == ["second"]
@@ -162,6 +219,46 @@ def test_a_part_stays_below_eight_minutes(part):
     assert len(set(files)) == len(files)
 
 
+@pytest.mark.parametrize("part", gpu_check.PARTS)
+def test_a_part_looks_first_whether_anything_can_run(part):
+    first, *others = gpu_check.PARTS[part]()
+    assert first.name == "ready"
+    assert first.is_needed
+    assert not any(step.is_needed for step in others)
+
+
+def test_every_test_that_needs_a_device_is_in_a_part():
+    """And no step names tests that are not there: it would end with 5, after minutes. Those of the
+    kernels are chosen by file: test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
+    collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, *collect, "tests/gpu"], cwd=ROOT, capture_output=True, text=True
+    )
+    tests = {line for line in done.stdout.splitlines() if "::" in line}
+    assert len(tests) > 20, done.stdout + done.stderr
+    steps = [step.command for part in gpu_check.PARTS for step in gpu_check.PARTS[part]()]
+    found = [
+        {test for test in tests if runs(command, test)}
+        for command in steps
+        if any(word.startswith("tests/gpu") for word in command)
+    ]
+    assert all(found)
+    assert set.union(*found) == tests
+
+
+def runs(command, test):
+    """Whether a pytest command of a step chooses a test: by its files, and by one word of -k."""
+    ignored = [word.removeprefix("--ignore=") for word in command if word.startswith("--ignore=")]
+    files = [word for word in command if word.startswith("tests/")]
+    chosen = any(test.startswith(file) for file in files)
+    chosen = chosen and not any(test.startswith(file) for file in ignored)
+    if "-k" not in command:
+        return chosen
+    word = command[command.index("-k") + 1]
+    assert re.fullmatch(r"(not )?[a-z_]+", word)
+    return chosen and (word.removeprefix("not ") in test.split("::")[1]) != word.startswith("not ")
+
+
 def test_the_steps_of_kernels_leave_no_test_and_no_op_out():
     from bench.gpu_cases import MAKERS
 
@@ -227,6 +324,7 @@ def test_the_source_is_what_the_files_say(tmp_path):
 
 # --- sanitize ---
 
+RIGHT = "16 tokens by specbranch: right\n"
 REPORT = "========= Invalid __global__ write of size 4 bytes\n========= ERROR SUMMARY: 1 error"
 
 
@@ -257,14 +355,26 @@ def test_a_canary_must_be_reported(outcome, right):
 @pytest.mark.parametrize(
     ("outcome", "why"),
     [
-        (Outcome(0, "16 tokens\n========= ERROR SUMMARY: 0 errors\n", 1.0), ""),
-        (Outcome(0, "RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", 1.0), ""),
+        (Outcome(0, f"{RIGHT}========= ERROR SUMMARY: 0 errors\n", 1.0), ""),
+        (
+            Outcome(0, f"{RIGHT}RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", 1),
+            "",
+        ),
+        (Outcome(0, "========= ERROR SUMMARY: 0 errors\n", 1.0), "expected a decode to say"),
         (Outcome(66, REPORT, 1.0), "the tool reported something"),
         (Outcome(1, "========= ERROR SUMMARY: 0 errors", 1.0), "it ended with 1"),
-        (Outcome(0, "16 tokens", 1.0), "expected a summary without errors"),
-        (Outcome(0, "ERROR SUMMARY: 10 errors", 1.0), "expected a summary without errors"),
+        (Outcome(0, RIGHT, 1.0), "expected a summary without errors"),
+        (Outcome(0, f"{RIGHT}ERROR SUMMARY: 10 errors", 1.0), "expected a summary without errors"),
     ],
-    ids=["memcheck", "racecheck", "a report", "a wrong token", "no tool", "ten errors"],
+    ids=[
+        "memcheck",
+        "racecheck",
+        "nothing ran",
+        "a report",
+        "a wrong token",
+        "no tool",
+        "ten errors",
+    ],
 )
 def test_a_decode_must_be_clean(outcome, why):
     found = gpu_sanitize.is_clean(outcome)
@@ -299,7 +409,7 @@ def test_a_tool_that_does_not_run_is_no_tool(tmp_path, monkeypatch):
 
 def test_a_part_is_all_right_or_it_is_not(path, monkeypatch):
     monkeypatch.setattr(gpu_sanitize, "why_not", lambda tool: "")
-    clean = Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0)
+    clean = Outcome(0, f"{RIGHT}========= ERROR SUMMARY: 0 errors", 1.0)
 
     def run(command, seconds):
         if str(gpu_sanitize.CANARY) not in command:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("kernels", "lanes", "exact", "sanitize")
+PARTS = ("first", "kernels", "lanes", "rounds", "exact", "large", "sanitize")
 
 
 def run(*arguments):
@@ -33,6 +33,9 @@ def run_code(code):
 COMMANDS = [
     ("bench.kernels", "--device", "cuda"),
     ("bench.lanes", "--device", "cuda"),
+    ("bench.gpu_exact",),
+    ("bench.gpu_rounds",),
+    ("bench.gpu_assisted",),
     *(("bench.gpu_check", "--part", part) for part in PARTS),
 ]
 # Programs one after the other, as `python -m` runs them, since each of them would import torch.
@@ -76,7 +79,7 @@ def test_without_a_gpu_it_says_so_and_fails(ended, command):
 def test_a_part_that_does_not_exist():
     done = run("bench.gpu_check", "--part", "rings")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--part: expected one of kernels, lanes, exact, sanitize, got rings" in done.stderr
+    assert f"--part: expected one of {', '.join(PARTS)}, got rings" in done.stderr
 
 
 def test_the_profiler_s_command_runs_this_bench():

@@ -102,7 +102,7 @@ class CudaStream final : public CommandStream {
   }
 
   void fuse(const Graph& graph) override {
-    if (is_fused(graph)) return;
+    if (is_fused(graph) || is_played(graph)) return;
     const OnDevice here(world_.device);
     fused_.put(graph, fused_graph(graph, stream_));
   }

@@ -100,7 +100,7 @@ class SimStream final : public CommandStream {
   }
 
   void fuse(const Graph& graph) override {
-    if (!world_.own || is_fused(graph)) return;
+    if (!world_.own || is_fused(graph) || is_played(graph)) return;
     prepare(graph);
     fused_.put(graph, true);
   }

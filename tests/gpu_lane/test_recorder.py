@@ -1,0 +1,96 @@
+"""Contract under test: what records on a device, without one. A capture that allocates is refused;
+what torch itself allocates as a capture begins is not the capture's. Where no graphs are wanted,
+the calls are made when they are played, on the stream that is given."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sbrt import EngineError
+from sbrt.gpu import recorder
+from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
+
+
+class Graph:
+    """A capture that begins with two allocations of torch's own, as the first of a process does."""
+
+    def __init__(self, count):
+        self.count, self.said = count, []
+
+    def capture_begin(self, **given):
+        self.count[0] += 2
+        self.said.append(("begin", given["capture_error_mode"]))
+
+    def capture_end(self):
+        self.said.append("end")
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Allocations so far."""
+    found = [7]
+    monkeypatch.setattr(
+        torch.cuda, "memory_stats", lambda device: {"allocation.all.allocated": found[0]}
+    )
+    return found
+
+
+def captured(count, *ops):
+    made = object.__new__(CudaRecorder)
+    made.device, made.pool = torch.device("cuda", 0), (0, 1)
+    tape, graph = Tape(), Graph(count)
+    for op in ops:
+        tape(op)
+    try:
+        made._capture(graph, tape)
+    finally:
+        assert graph.said == [("begin", "thread_local"), "end"]
+
+
+def test_what_torch_allocates_as_it_begins_is_not_the_capture_s(count):
+    captured(count, lambda: None)
+
+
+def test_a_capture_that_allocates_is_refused(count):
+    def allocates():
+        count[0] += 3
+
+    with pytest.raises(EngineError, match=r"^capture: expected no allocation, got 3$"):
+        captured(count, allocates)
+
+
+def test_a_capture_that_fails_ends_and_says_why(count):
+    def fails():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        captured(count, fails)
+
+
+def test_without_graphs_calls_are_made_when_they_are_played(monkeypatch):
+    said = []
+    monkeypatch.setattr(recorder, "expect_device", lambda device: None)
+    fakes = {
+        "current_stream": lambda device: SimpleNamespace(synchronize=lambda: said.append("wait")),
+        "ExternalStream": lambda handle, device: handle,
+        "device": lambda device: nullcontext(),
+        "stream": lambda stream: nullcontext(said.append(stream)),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    made = EagerRecorder(torch.device("cuda", 0))
+    piece = made.record(lambda run: [run(said.append, i) for i in range(3)], 16)
+    assert said == ["wait"]  # for what is being zeroed
+    assert (piece.rows, piece.nodes, piece.graph) == (16, 3, 0)
+    piece.play(0x5EA)
+    piece.play(0x5EB)
+    assert said == ["wait", 0x5EA, 0, 1, 2, 0x5EB, 0, 1, 2]
+
+
+def test_a_driver_that_says_no_is_one_sentence(monkeypatch):
+    driver = SimpleNamespace(cuGraphGetNodes=lambda *_: 400)
+    monkeypatch.setattr(recorder.ctypes, "CDLL", lambda name: driver)
+    with pytest.raises(EngineError, match=r"^driver: cuGraphGetNodes gave error 400$"):
+        recorder.nodes_of(0x1000)
