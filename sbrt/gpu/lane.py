@@ -9,7 +9,7 @@ kernels in Triton's interpreter): a way to test them, not to be fast.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,7 @@ from ..triton_kernels.settle import Settle
 from ..triton_kernels.shaping import Shaping
 from . import weights as loading
 from .decoder import Decoder, Rows, attention_plan
+from .fused import FusedDecoder
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, ops_named
 from .recorder import CudaRecorder, Piece, Recorder, TapeRecorder, expect_device
@@ -32,6 +33,7 @@ from .store import LaneShape, LaneStore
 from .weights import Weights
 
 ROWS = (16, 32, 64)  # of a verification graph
+PRODUCTS = ("fused", "cublas")  # of a forward's layers: fused.py, or decoder.py
 ENDLESS = 1 << 40  # kEndless of csrc/model/lane.h
 
 
@@ -43,6 +45,7 @@ def model_of(
     dtype: str = "auto",
     rows: int = MAX_ROWS,
     memory: int | None = None,
+    products: str = "fused",
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
 ) -> RecordedModel:
@@ -50,8 +53,9 @@ def model_of(
 
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
     one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
-    that the weights, and each lane, may take (default: nine tenths of what is free). on_bind: is
-    shown every lane. Raises EngineError without the device, InvalidInputError for anything that
+    that the weights, and each lane, may take (default: nine tenths of what is free). products:
+    "fused", six nodes a layer, or "cublas", nine around torch's products. on_bind: is shown every
+    lane. Raises EngineError without the device, InvalidInputError for anything that
     cannot be, each one sentence.
     """
     place = torch.device(device)
@@ -59,7 +63,10 @@ def model_of(
         expect_device(place)
     if rows not in ROWS:
         raise InvalidInputError(f"rows: expected one of {', '.join(map(str, ROWS))}, got {rows}")
+    if products not in PRODUCTS:
+        raise InvalidInputError(f"products: expected one of {', '.join(PRODUCTS)}, got {products}")
     chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
+    chosen = replace(chosen, fused=products == "fused")
     config = checkpoint.config
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
@@ -127,6 +134,7 @@ class GpuLane(LaneStore):
         super().__init__(weights, shape, rows, budget)
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
+        self.fused = FusedDecoder(self.decoder, self.products, self.linear_work)
         self._made: dict[tuple[object, ...], list[Piece]] = {}  # by what it was asked for
 
     # --- what the core reads ---
@@ -262,9 +270,11 @@ class GpuLane(LaneStore):
             Rows(table, first, chunk, self.plans[chunk], work) for first in range(0, count, chunk)
         ]
 
+        forward = self.fused.forward if self.ops.fused else self.decoder.forward
+
         def forwards(run: Run) -> None:
             for rows in parts:
-                self.decoder.forward(run, rows, with_logits)
+                forward(run, rows, with_logits)
 
         return self.recorder.record(forwards, count)
 
