@@ -38,6 +38,16 @@ class Terms:
 
 
 @triton.jit
+def _weights(p_w, m_k, EVEN: tl.constexpr):
+    """A tile [BLOCK_K, BLOCK_N], which nobody reads again."""
+    if EVEN:
+        w = tl.load(p_w, eviction_policy="evict_first")
+    else:
+        w = tl.load(p_w, mask=m_k[:, None], other=0.0, eviction_policy="evict_first")
+    return w
+
+
+@triton.jit
 def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
     """Splits as one, in ascending order. Other programs wrote them: read past L1."""
     acc = tl.load(p_partial, cache_modifier=".cg")
@@ -48,10 +58,14 @@ def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
 
 @triton.jit
 def _finish(
-    acc, up, row, o_n, rows, n, tile, Bias, Residual, r_stride, Out, out_stride, Squares,
-    squares_stride, HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr,
+    acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares, squares_stride,
+    HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Writes a tile of the result from its sums; `up` is read behind GATE alone."""
+    tile = tile.to(tl.int64)
+    row = tl.arange(0, BLOCK_M).to(tl.int64)
+    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     m_row = row < rows
     m_n = o_n < n
     m = m_row[:, None] & m_n[None, :]
@@ -132,15 +146,17 @@ def _linear_kernel(
     last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
     for at in tl.range(first, last, num_stages=STAGES):
         o_at = at * BLOCK_K
+        m_k = o_k < k - o_at
         if EVEN:
             x = tl.load(p_x + o_at, mask=m_row[:, None], other=0.0)
-            w = tl.load(p_w + o_at, eviction_policy="evict_first")
         else:
-            m_k = o_k < k - o_at
             x = tl.load(p_x + o_at, mask=m_row[:, None] & m_k[None, :], other=0.0)
-            w = tl.load(p_w + o_at, mask=m_k[:, None], other=0.0, eviction_policy="evict_first")
+        w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
-            g = tl.load(Norm + o_at + o_k, mask=o_k < k - o_at, other=0.0).to(tl.float32)
+            if EVEN:
+                g = tl.load(Norm + o_at + o_k).to(tl.float32)
+            else:
+                g = tl.load(Norm + o_at + o_k, mask=m_k, other=0.0).to(tl.float32)
             y = (x.to(tl.float32) * scale[:, None]).to(X.dtype.element_ty).to(tl.float32)
             x = (y * g[None, :]).to(X.dtype.element_ty)
         if UPCAST:
@@ -148,21 +164,15 @@ def _linear_kernel(
             w = w.to(tl.float32)
         acc = tl.dot(x, w, acc, input_precision="ieee")
         if GATE:
-            if EVEN:
-                w = tl.load(p_up + o_at, eviction_policy="evict_first")
-            else:
-                m_k = o_k < k - o_at
-                w = tl.load(
-                    p_up + o_at, mask=m_k[:, None], other=0.0, eviction_policy="evict_first"
-                )
+            w_up = _weights(p_up + o_at, m_k, EVEN)
             if UPCAST:
-                w = w.to(tl.float32)
-            up = tl.dot(x, w, up, input_precision="ieee")
+                w_up = w_up.to(tl.float32)
+            up = tl.dot(x, w_up, up, input_precision="ieee")
 
     if SPLITS == 1:
         _finish(
-            acc, up, row, o_n, rows, n, tile, Bias, Residual, r_stride, Out, out_stride, Squares,
-            squares_stride, HAS_BIAS, GATE, RESIDUAL,
+            acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
+            squares_stride, HAS_BIAS, GATE, RESIDUAL, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     else:
         TILE: tl.constexpr = BLOCK_M * BLOCK_N
@@ -177,8 +187,8 @@ def _linear_kernel(
             if GATE:
                 up = _summed(p_partial + TILE, STEP, SPLITS)
             _finish(
-                acc, up, row, o_n, rows, n, tile, Bias, Residual, r_stride, Out, out_stride,
-                Squares, squares_stride, HAS_BIAS, GATE, RESIDUAL,
+                acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
+                squares_stride, HAS_BIAS, GATE, RESIDUAL, BLOCK_M, BLOCK_N,
             )  # fmt: skip
 
 

@@ -16,8 +16,9 @@ from .control import MAX_ROWS
 from .norm import PART
 from .plan import DTYPES
 
-# Programs that keep an H200 (132 multiprocessors, 4.8 TB/s) at its bandwidth: it takes some 5 MB in
-# flight, and a program has two tiles of 16 KiB on their way. A constant: the cuts are bits.
+# Of an H100 and H200; constants, because the cuts are bits. 4.8 TB/s take some 5 MB on their way, and
+# a program has 16 or 32 KiB: one and a half a multiprocessor are enough.
+MULTIPROCESSORS = 132
 PROGRAMS = 192
 LEAST_TILES = 2  # of k in a split: below it a program is nothing but its beginning and its merge
 
@@ -74,10 +75,11 @@ class LinearPlan:
 
     @property
     def block_k(self) -> int:
-        """Of a tile: 128, so that two lines of memory are read of a row of weights; the largest
-        that divides k, for loads without a mask."""
+        """Of a tile: 128, so that two lines of memory are read of a row of weights; else the
+        largest that cuts k in two or more without a rest, for loads without a mask."""
         most = 128 if self.is_half else 32
-        fitting = [size for size in (128, 64, 32) if size <= most and self.k % size == 0]
+        sizes = (128, 64, 32)
+        fitting = [s for s in sizes if s <= most and self.k % s == 0 and self.k >= 2 * s]
         return fitting[0] if fitting else min(most, max(16, triton.next_power_of_2(self.k)))
 
     @property
@@ -128,9 +130,12 @@ class LinearPlan:
 
     @property
     def stages(self) -> int:
-        """Tiles of k in shared memory at once: three programs of 16 rows fit a multiprocessor of
-        sm_90, two of 64."""
-        return 4 if self.is_half and self.block_m <= 32 else 3
+        """Of the pipeline over k. With 4 of up to 32 rows, two tiles of weights are on their way
+        and three programs fit a multiprocessor of sm_90; with 3 one is, and four fit: where there
+        are more programs than three each, so that none waits for another's end."""
+        programs = triton.cdiv(self.tiles * self.cuts, MULTIPROCESSORS)
+        most = 4 if self.is_half and self.block_m <= 32 and programs <= 3 else 3
+        return min(most, max(2, self.split_tiles))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from sbrt.triton_kernels import (
     cut,
     embed,
     gate,
+    linear,
     norm,
     rope,
     settle,
@@ -31,6 +32,7 @@ from sbrt.triton_kernels import (
     visible,
 )
 from sbrt.triton_kernels.choose_plan import ChoosePlan
+from sbrt.triton_kernels.linear_plan import LinearPlan
 from sbrt.triton_kernels.plan import AttentionPlan
 
 ARCHITECTURES = (80, 90, 100)
@@ -127,9 +129,46 @@ def gate_cases():
 
 def embed_cases():
     for dtype in DTYPES:
-        types = {"Table": "*i32", "Weight": dtype, "Out": dtype}
-        constants = {"BLOCK": embed.BLOCK}
+        types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "Squares": "*fp32"}
+        constants = {"BLOCK": embed.BLOCK, "PART": norm.PART, "HAS_SQUARES": True}
         yield Case(embed._embed_kernel, "", dtype, types, constants, 4, True, True)
+
+
+# hidden, inner, rows of q and of qkv, vocabulary
+MODELS = {
+    "1B": (2048, 8192, 2048, 3072, 128_256),
+    "8B": (4096, 14336, 4096, 6144, 128_256),
+    "demo": (256, 768, 256, 512, 4096),
+    "demo draft": (128, 288, 128, 256, 4096),
+}
+
+
+def products(rows, dtype):
+    """(name, plan) of every product of the models in half precision, of the demo's in float32."""
+    for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
+        if dtype == torch.float32 and "demo" not in model:
+            continue
+        given = {"rows": rows, "dtype": dtype}
+        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, **given)
+        yield f"{model} o", LinearPlan(n=hidden, k=q, residual=True, **given)
+        yield f"{model} gate_up", LinearPlan(n=inner, k=hidden, norm=True, gate=True, **given)
+        yield f"{model} down", LinearPlan(n=hidden, k=inner, residual=True, **given)
+        yield f"{model} head", LinearPlan(n=vocab, k=hidden, norm=True, **given)
+
+
+def linear_cases():
+    for dtype, torch_dtype in DTYPES.items():
+        types = dict.fromkeys(("X", "W", "Bias", "Norm", "Residual", "Out"), dtype)
+        types |= {"Squares": "*fp32", "Partial": "*fp32", "Counters": "*i32", "eps": "fp32"}
+        for rows in (1, 16, 32, 64):
+            for name, plan in products(rows, torch_dtype):
+                given = types | ({"Out": "*fp32"} if "head" in name else {})
+                constants = linear.constants(plan, False) | ones({"rows": rows})
+                core = (name, rows) == ("8B gate_up", 16) or dtype == "*fp32" and "draft" in name
+                yield Case(
+                    *(linear._linear_kernel, f"{name}, {rows} rows", dtype, given, constants),
+                    *(plan.num_warps, False, core),
+                )
 
 
 def shape_cases():
@@ -169,6 +208,7 @@ def choose_cases():
 
 CASES = (
     *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases, embed_cases),
+    linear_cases,
     *(shape_cases, ban_cases, cut_cases, choose_cases),
 )
 
