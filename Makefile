@@ -29,10 +29,10 @@ exact: $(VENV)/.built $(VENV)/.test-tools
 sanitize: $(VENV)/.built $(VENV)/.test-tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
 
-# What needs a CUDA device, into gpu-check.json: PART=kernels the kernels' tests and bench, PART=lanes
-# those of recorded lanes, PART=exact engines against plain decoding, PART=sanitize a decode under
-# compute-sanitizer. Where there is no device it says so and fails. Steps that have ended are kept,
-# FRESH=1 starts over. GPU_PYTHON=python3 takes an environment of your own.
+# What needs a CUDA device, into gpu-check.json: PART=kernels the kernels' tests and bench,
+# PART=products those of `linear`, PART=lanes those of recorded lanes, PART=exact engines against
+# plain decoding, PART=sanitize a decode under compute-sanitizer. Where there is no device it says so
+# and fails. Steps that have ended are kept, FRESH=1 starts over. GPU_PYTHON=python3 takes an environment of your own.
 PART ?= kernels
 GPU_PYTHON ?= $(BIN)/python
 GPU_BUILT = $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)

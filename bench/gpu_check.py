@@ -1,7 +1,8 @@
-"""`python -m bench.gpu_check --part kernels|lanes|exact|sanitize`: what can be checked on a CUDA
-device alone, as one JSON.
+"""`python -m bench.gpu_check --part kernels|products|lanes|exact|sanitize`: what can be checked on
+a CUDA device alone, as one JSON.
 
-kernels: the tests of the kernels on the device (Triton compiles them for it), then their bench.
+kernels: the tests of the kernels on the device (Triton compiles them for it), then their bench;
+products: those of `linear`, whose plans are many kernels.
 lanes: the cuda body, recorded forwards against the same ops by themselves, then bench.lanes. exact:
 engines on the device, every method against plain decoding. sanitize: compute-sanitizer over a short
 decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped, as
@@ -53,7 +54,7 @@ def _bench(name: str, seconds: float, module: str, *arguments: str) -> Step:
 
 
 def _kernels() -> tuple[Step, ...]:
-    big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose")]
+    big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose", "linear")]
     rest = [f"--ignore={path}" for path in big]
     return (
         _tests("attention", 100, "-m", ANYWHERE, big[0]),
@@ -65,6 +66,13 @@ def _kernels() -> tuple[Step, ...]:
             _bench(f"bench of {op}", 15, "bench.kernels", "--only", op)
             for op in ("rms_norm", "rope", "settle")
         ),
+    )
+
+
+def _products() -> tuple[Step, ...]:
+    return (
+        _tests("products", 320, "-m", ANYWHERE, f"{TRITON}/test_linear.py"),
+        _bench("bench of products", 150, "bench.kernels", "--only", "linear"),
     )
 
 
@@ -89,6 +97,7 @@ def _exact() -> tuple[Step, ...]:
 
 PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "kernels": _kernels,
+    "products": _products,
     "lanes": _lanes,
     "exact": _exact,
     "sanitize": lambda: gpu_sanitize.steps(gpu_sanitize.find_tool() or gpu_sanitize.TOOL),

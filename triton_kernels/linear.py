@@ -1,7 +1,8 @@
 """Products of the few rows of a forward with weights that are read once.
 
-The public op is `linear`, its plain-torch twin `linear_torch`: out = f(x) weight^T, with what stands
-around a layer's products. Both round where rms_norm, a product, silu_mul and a residual add round.
+The public op is `linear`, its plain-torch twin `linear_torch`: out = f(x) weight^T, with what
+stands around a layer's products. Both round where rms_norm, a product, silu_mul and a residual add
+do.
 
 Order. n and k are cut by the plan alone. A program sums its tiles of k in ascending order; splits
 of k are merged by the last program to arrive, in ascending order. A row's bits depend on its own x
@@ -18,7 +19,7 @@ import triton.language as tl
 
 from .gate import silu, silu_torch
 from .linear_plan import LinearPlan, LinearWork
-from .norm import PART, row_scale, squares_torch
+from .norm import row_scale, squares_torch
 from .words import arrived_last, interpreting
 
 
@@ -39,11 +40,11 @@ class Terms:
 
 @triton.jit
 def _weights(p_w, m_k, EVEN: tl.constexpr):
-    """A tile [BLOCK_K, BLOCK_N], which nobody reads again."""
+    """A tile [BLOCK_K, BLOCK_N]."""
     if EVEN:
-        w = tl.load(p_w, eviction_policy="evict_first")
+        w = tl.load(p_w)
     else:
-        w = tl.load(p_w, mask=m_k[:, None], other=0.0, eviction_policy="evict_first")
+        w = tl.load(p_w, mask=m_k[:, None], other=0.0)
     return w
 
 
@@ -143,6 +144,8 @@ def _linear_kernel(
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
 
     first = split * SPLIT_TILES
+    if NORM:  # a tile ahead: too narrow for the pipeline, and a wait for L2 in each turn otherwise
+        g_next = tl.load(Norm + first * BLOCK_K + o_k, mask=o_k < k - first * BLOCK_K, other=0.0)
     last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
     for at in tl.range(first, last, num_stages=STAGES):
         o_at = at * BLOCK_K
@@ -153,10 +156,9 @@ def _linear_kernel(
             x = tl.load(p_x + o_at, mask=m_row[:, None] & m_k[None, :], other=0.0)
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
-            if EVEN:
-                g = tl.load(Norm + o_at + o_k).to(tl.float32)
-            else:
-                g = tl.load(Norm + o_at + o_k, mask=m_k, other=0.0).to(tl.float32)
+            g = g_next.to(tl.float32)
+            o_next = o_at + BLOCK_K + o_k
+            g_next = tl.load(Norm + o_next, mask=o_next < k, other=0.0)
             y = (x.to(tl.float32) * scale[:, None]).to(X.dtype.element_ty).to(tl.float32)
             x = (y * g[None, :]).to(X.dtype.element_ty)
         if UPCAST:

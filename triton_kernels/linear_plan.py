@@ -16,8 +16,8 @@ from .control import MAX_ROWS
 from .norm import PART
 from .plan import DTYPES
 
-# Of an H100 and H200; constants, because the cuts are bits. 4.8 TB/s take some 5 MB on their way, and
-# a program has 16 or 32 KiB: one and a half a multiprocessor are enough.
+# Of an H100 and H200; constants, because the cuts are bits. 4.8 TB/s take some 5 MB on their way,
+# and a program has 16 or 32 KiB: one and a half a multiprocessor are enough.
 MULTIPROCESSORS = 132
 PROGRAMS = 192
 LEAST_TILES = 2  # of k in a split: below it a program is nothing but its beginning and its merge

@@ -55,8 +55,10 @@ def _rms_norm_kernel(
 
 
 @triton.jit
-def row_scale(Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr):
-    """1 / sqrt(mean(x^2) + eps) of rows from PARTS sums of squares; one tree of UP, a power of two."""
+def row_scale(
+    Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr
+):
+    """1 / sqrt(mean(x^2) + eps) of rows from PARTS sums of squares, by one tree of UP."""
     part = tl.arange(0, UP).to(tl.int64)
     p_squares = Squares + part[:, None] * squares_stride + row[None, :]
     m = (part < PARTS)[:, None] & m_row[None, :]

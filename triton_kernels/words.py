@@ -1,4 +1,4 @@
-"""What the kernels share: words of the control block, who arrives last, and knowing the interpreter."""
+"""What the kernels share: words of the control block, who arrives last, knowing the interpreter."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
-from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
+from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
 from .decoder import FEATURE_LAYERS, Buffers, attention_plan
 from .fused import Products, products_of
@@ -151,6 +151,8 @@ def _sizes(shape: LaneShape, rows: int) -> list[int]:
     return [*STEP_ROWS, *doubled]
 
 
-def _add_fields(plan: MemoryPlan, part: str, prefix: str, given: Workspace | ChooseWork | LinearWork) -> None:
+def _add_fields(
+    plan: MemoryPlan, part: str, prefix: str, given: Workspace | ChooseWork | LinearWork
+) -> None:
     for name, tensor in vars(given).items():
         plan.add(part, f"{prefix}.{name}", tensor.shape, tensor.dtype)

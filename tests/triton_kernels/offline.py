@@ -164,7 +164,7 @@ def linear_cases():
             for name, plan in products(rows, torch_dtype):
                 given = types | ({"Out": "*fp32"} if "head" in name else {})
                 constants = linear.constants(plan, False) | ones({"rows": rows})
-                core = (name, rows) == ("8B gate_up", 16) or dtype == "*fp32" and "draft" in name
+                core = (name, rows) == ("8B gate_up", 16) or (dtype == "*fp32" and "draft" in name)
                 yield Case(
                     *(linear._linear_kernel, f"{name}, {rows} rows", dtype, given, constants),
                     *(plan.num_warps, False, core),

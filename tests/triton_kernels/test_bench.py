@@ -9,7 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("kernels", "lanes", "exact", "sanitize")
+PARTS = ("kernels", "products", "lanes", "exact", "sanitize")
 
 
 def run(*arguments):
@@ -50,7 +50,10 @@ def test_without_a_gpu_it_says_so_and_fails(command):
 def test_a_part_that_does_not_exist():
     done = run("bench.gpu_check", "--part", "rings")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--part: expected one of kernels, lanes, exact, sanitize, got rings" in done.stderr
+    assert (
+        "--part: expected one of kernels, products, lanes, exact, sanitize, got rings"
+        in done.stderr
+    )
 
 
 def test_the_profiler_s_command_runs_this_bench():

@@ -1,6 +1,6 @@
 """Contract under test: linear equals its twin, and the twin the ops that it stands for (rms_norm, a
-product, silu_mul, a residual add); what no row reads is never read; a row has the same bits whatever
-its neighbours, its index and how many they are; splits of k are merged in one order."""
+product, silu_mul, a residual add); what no row reads is never read; a row has the same bits
+whatever its neighbours, its index and how many they are; splits of k are merged in one order."""
 
 import itertools
 from dataclasses import replace
