@@ -143,10 +143,17 @@ MODELS = {
 }
 
 
+def is_wanted(model, rows, dtype):
+    """The 8B in both halves and the demo pair in float32; the others in bfloat16, fewer rows."""
+    if dtype == torch.float32:
+        return "demo" in model
+    return model == "8B" or (dtype == torch.bfloat16 and rows in (16, 64))
+
+
 def products(rows, dtype):
-    """(name, plan) of every product of the models in half precision, of the demo's in float32."""
+    """(name, plan) of every product of the models that are wanted."""
     for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
-        if dtype == torch.float32 and "demo" not in model:
+        if not is_wanted(model, rows, dtype):
             continue
         given = {"rows": rows, "dtype": dtype}
         yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, **given)
