@@ -22,9 +22,7 @@ import triton
 import triton.language as tl
 
 from .plan import FAN, AttentionPlan, Workspace, architecture_of
-from .words import arrived_last, interpreting
-
-MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
+from .words import MAX_REGISTERS, arrived_last, interpreting
 
 
 @triton.jit

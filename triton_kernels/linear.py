@@ -20,7 +20,7 @@ import triton.language as tl
 from .gate import silu, silu_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
-from .words import arrived_last, interpreting
+from .words import MAX_REGISTERS, arrived_last, interpreting
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,15 @@ def linear(
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
+        maxnreg=max_registers(plan.block_m),
     )
     return out
+
+
+def max_registers(block_m: int) -> int | None:
+    """Of a thread. Of 16 rows the assembler finds 128 or fewer on sm_90 by itself, so that four
+    programs fit a multiprocessor; told a bound it takes 150 and more."""
+    return MAX_REGISTERS if block_m > 16 else None
 
 
 def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:

@@ -125,8 +125,9 @@ class LinearPlan:
 
     @property
     def num_warps(self) -> int:
-        """Of a program: without tensor cores more, to hold a tile's products."""
-        return 4 if self.is_half else 8
+        """Of a program: as few as hold it without spills. Products that are not of tensor cores,
+        and a gate's rows beside both its tiles of weights, take more."""
+        return 8 if not self.is_half or (self.gate and self.block_m > 16) else 4
 
     @property
     def stages(self) -> int:

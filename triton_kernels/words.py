@@ -15,6 +15,8 @@ ROW_BRANCH = tl.constexpr(4)
 ROW_CHAIN = tl.constexpr(6)
 ROW_TAIL = tl.constexpr(8)
 
+MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
+
 
 @triton.jit
 def load_unsigned(p_word, mask):

@@ -30,6 +30,7 @@ from sbrt.triton_kernels import (
     settle,
     shaping,
     visible,
+    words,
 )
 from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.linear_plan import LinearPlan
@@ -249,7 +250,9 @@ def compiled(case, architecture):
     warps = case.warps(architecture) if callable(case.warps) else case.warps
     options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
     if case.kernel is attention._branch_attention_kernel:
-        options["maxnreg"] = attention.MAX_REGISTERS
+        options["maxnreg"] = words.MAX_REGISTERS
+    if case.kernel is linear._linear_kernel:
+        options["maxnreg"] = linear.max_registers(case.constants["BLOCK_M"])
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])
