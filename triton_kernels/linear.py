@@ -227,15 +227,15 @@ def linear(
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
-        maxnreg=max_registers(plan.block_m),
+        maxnreg=max_registers(plan.gate, plan.block_m),
     )
     return out
 
 
-def max_registers(block_m: int) -> int | None:
-    """Of a thread. Of 16 rows the assembler finds 128 or fewer on sm_90 by itself, so that four
-    programs fit a multiprocessor; told a bound it takes 150 and more."""
-    return MAX_REGISTERS if block_m > 16 else None
+def max_registers(gate: bool, block_m: int) -> int | None:
+    """Of a thread; None: the assembler's own choice, without spills but for a gate of more than 16
+    rows. For 16 rows it is below 128 on sm_90, and four programs fit; told a bound, 150 and more."""
+    return MAX_REGISTERS if gate and block_m > 16 else None
 
 
 def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:

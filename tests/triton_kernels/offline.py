@@ -252,7 +252,8 @@ def compiled(case, architecture):
     if case.kernel is attention._branch_attention_kernel:
         options["maxnreg"] = words.MAX_REGISTERS
     if case.kernel is linear._linear_kernel:
-        options["maxnreg"] = linear.max_registers(case.constants["BLOCK_M"])
+        sizes = case.constants
+        options["maxnreg"] = linear.max_registers(sizes["GATE"], sizes["BLOCK_M"])
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])
