@@ -18,7 +18,9 @@ from sbrt.triton_kernels.attention import branch_attention
 from sbrt.triton_kernels.choose import choose
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.gate import silu_mul
-from sbrt.triton_kernels.norm import rms_norm
+from sbrt.triton_kernels.linear import Terms, linear
+from sbrt.triton_kernels.linear_plan import LinearPlan, linear_work
+from sbrt.triton_kernels.norm import rms_norm, squares_torch
 from sbrt.triton_kernels.plan import AttentionPlan, workspace
 from sbrt.triton_kernels.rope import Rope, rope_kv_write
 from sbrt.triton_kernels.settle import Settle, ring_settle
@@ -254,6 +256,57 @@ def rope_cases(device: torch.device) -> Iterator[Case]:
     )
 
 
+def linear_cases(device: torch.device) -> Iterator[Case]:
+    """16 rows by the weights of a layer of a 1B and an 8B model, and by the 1B's head."""
+    for name, n, k, how in (
+        ("1B qkv", 3072, 2048, "norm"),
+        ("1B o", 2048, 2048, "residual"),
+        ("1B gate, up", 8192, 2048, "gate"),
+        ("1B down", 2048, 8192, "residual"),
+        ("1B head", 128_256, 2048, "norm"),
+        ("8B qkv", 6144, 4096, "norm"),
+        ("8B o", 4096, 4096, "residual"),
+        ("8B gate, up", 14336, 4096, "gate"),
+        ("8B down", 4096, 14336, "residual"),
+    ):
+        yield _linear(device, name, n, k, how)
+
+
+def _linear(device: torch.device, name: str, n: int, k: int, how: str) -> Case:
+    rows, gate, residual = 16, how == "gate", how == "residual"
+    plan = LinearPlan(rows, n, k, DTYPE, norm=not residual, gate=gate, residual=residual)
+    wide = 2 * n if gate else n
+    count = copies(wide * k * DTYPE.itemsize, device)
+    weight = torch.randn(count, wide, k, device=device, dtype=DTYPE) * k**-0.5
+    x = torch.randn(rows, k, device=device, dtype=DTYPE)
+    norm = torch.ones(k, device=device, dtype=DTYPE)
+    h = torch.randn(rows, n, device=device, dtype=DTYPE)
+    out, product = torch.empty_like(h), torch.empty(rows, wide, device=device, dtype=DTYPE)
+    work = linear_work([plan], device)
+    if plan.norm:
+        work.squares[:, :rows] = squares_torch(x)
+    terms = Terms(norm=norm if plan.norm else None, eps=1e-6, residual=h if residual else None)
+
+    def ours(i: int) -> None:
+        linear(x, weight[i], plan=plan, work=work, out=out, terms=terms)
+
+    def check() -> tuple[float, float]:
+        ours(0)
+        given = functional.rms_norm(x.float(), (k,), eps=1e-6).to(DTYPE) if plan.norm else x
+        want = (given.float() @ weight[0].float().t()).to(DTYPE).float()
+        if gate:
+            want = functional.silu(want[:, :n]).to(DTYPE) * want[:, n:]
+        return _difference(out, want + h.float() if residual else want), 3e-2
+
+    moved = (wide * k + rows * (k + n)) * DTYPE.itemsize
+    return Case(
+        *("linear", f"{name}, {how}, {rows} x {k} x {wide}", moved, count, ours),
+        {"torch.matmul alone": lambda i: _ignore(torch.mm(x, weight[i].t(), out=product))},
+        check,
+        lambda bandwidth: moved / (0.8 * bandwidth) + 4e-6,
+    )
+
+
 def settle_cases(device: torch.device) -> Iterator[Case]:
     """A tree's path of 8 nodes, 32 layers x 8 heads x 128."""
     layers, kv_heads, capacity, d, depth = 32, 8, 4096, 128, 8
@@ -280,6 +333,7 @@ def settle_cases(device: torch.device) -> Iterator[Case]:
 MAKERS: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "branch_attention": attention_cases,
     "choose": choose_cases,
+    "linear": linear_cases,
     "rms_norm silu_mul": row_cases,
     "rope_kv_write": rope_cases,
     "ring_settle": settle_cases,

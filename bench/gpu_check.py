@@ -1,8 +1,9 @@
 """`python -m bench.gpu_check --part NAME`: what can be checked on a CUDA device alone, as one JSON.
 
 first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
-compiles them for it), then their bench. lanes: the cuda body, recorded forwards against the same
-ops by themselves, then bench.lanes. rounds: bench.gpu_rounds at the sizes of real models and of the
+compiles them for it), then their bench. products: those of `linear`, whose plans are many
+kernels. lanes: the cuda body, recorded forwards against the same ops by themselves, then
+bench.lanes. rounds: bench.gpu_rounds at the sizes of real models and of the
 inflated demo pair, and transformers beside it. exact: engines on the device, every method against
 plain decoding, with graphs and without. large: the same at the size of an 8B. sanitize:
 compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that was killed
@@ -82,7 +83,7 @@ def _first() -> tuple[Step, ...]:
 
 
 def _kernels() -> tuple[Step, ...]:
-    big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose")]
+    big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose", "linear")]
     rest = [f"--ignore={path}" for path in big]
     return (
         _ready(50),
@@ -95,6 +96,14 @@ def _kernels() -> tuple[Step, ...]:
             _bench(f"bench of {op}", 15, "bench.kernels", "--only", op)
             for op in ("rms_norm", "rope", "settle")
         ),
+    )
+
+
+def _products() -> tuple[Step, ...]:
+    return (
+        _ready(50),
+        _tests("products", 280, "-m", ANYWHERE, f"{TRITON}/test_linear.py", workers=WORKERS),
+        _bench("bench of products", 140, "bench.kernels", "--only", "linear"),
     )
 
 
@@ -156,6 +165,7 @@ def _sanitize() -> tuple[Step, ...]:
 PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "first": _first,
     "kernels": _kernels,
+    "products": _products,
     "lanes": _lanes,
     "rounds": _rounds,
     "exact": _exact,

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,9 +45,12 @@ def launcher(piece: Piece) -> Launch:
 class Bench:
     """A target and a draft, a row table each, and their recorded forwards."""
 
-    def __init__(self, target: ModelConfig, draft: ModelConfig, context: int) -> None:
+    def __init__(
+        self, target: ModelConfig, draft: ModelConfig, context: int, products: str = "fused"
+    ) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
         self.bandwidth = gpu_timing.read_bandwidth(self.device)
+        ops = replace(TRITON, fused=products == "fused")
         self._configs = {"T": target, "t": draft}
         self._lanes: dict[str, list[GpuLane]] = {"T": [], "t": []}
         self._pieces: dict[tuple[str, int], Piece] = {}
@@ -57,7 +61,7 @@ class Bench:
             weights = random_weights(config, torch.bfloat16, self.device)
             for rows in VERIFIED if name == "T" else (64,):
                 shape = LaneShape(config.max_positions, 64, int(name == "t"), 1, False, False)
-                lane = GpuLane(weights, shape, TRITON, CudaRecorder(self.device), rows, None)
+                lane = GpuLane(weights, shape, ops, CudaRecorder(self.device), rows, None)
                 self._lanes[name].append(lane)
                 self._record(name, lane, context)
 

@@ -1,11 +1,13 @@
 """`python -m bench.lanes --device cuda`: forwards of recorded lanes at the sizes of real models.
 
-python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--seconds 1] [--json OUT]
+python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--seconds 1]
+    [--products fused|cublas] [--json OUT]
 
 Llama-shaped, random weights, bfloat16. The first model is the target: T(rows) of its verification
 graphs, what a token of plain decoding costs too, and of one row; the second the draft: t(rows) of
 its steps. Each alone, and beside the other lane at work on a stream of its own. Bytes are those of
 weights, without the embedding that is looked up, and of the keys and values of the context.
+--products: six nodes a layer by our `linear`, or nine around torch's products.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ COLUMNS = (
     "| target first | nodes | a layer"
 )
 MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
+PRODUCTS = ("fused", "cublas")  # as sbrt.gpu.lane names them
 VOCAB, POSITIONS = 128_256, 8192
 
 
@@ -45,7 +48,8 @@ def _main(argv: Sequence[str] | None) -> int:
     expect_cuda()
     from .gpu_lanes import Bench
 
-    bench = Bench(*(config_of(name) for name in args.models), args.context)
+    target, draft = (config_of(name) for name in args.models)
+    bench = Bench(target, draft, args.context, args.products)
     report = measured(bench, args)
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
@@ -58,6 +62,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", default="8b,1b", metavar="TARGET,DRAFT")
     parser.add_argument("--context", type=int, default=1024, help="tokens of the trunk")
     parser.add_argument("--seconds", type=float, default=1.0, help="per line (default: 1)")
+    parser.add_argument("--products", choices=PRODUCTS, default=PRODUCTS[0])
     parser.add_argument("--json", metavar="OUT", help="also into this file")
     args = parser.parse_args(argv)
     args.models = args.models.split(",")
@@ -100,7 +105,11 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
         line["share_of_roof"] = moved / line["us"] * 1e6 / bench.bandwidth
         lines.append(line)
         print(render(line))
-    return bench.environment() | {"context": args.context, "lines": lines}
+    return bench.environment() | {
+        "context": args.context,
+        "products": args.products,
+        "lines": lines,
+    }
 
 
 def render(line: dict[str, Any]) -> str:

@@ -28,8 +28,8 @@ FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Ours among those of a round: cuBLAS's are the library's own affair.
 TRITON = (
     "ban",
-    "branch_attention", "choose", "embed", "find_cut", "ring_settle", "rms_norm", "rope_kv_write",
-    "see", "shape", "silu_mul",
+    "branch_attention", "choose", "embed", "find_cut", "linear", "ring_settle", "rms_norm",
+    "rope_kv_write", "see", "shape", "silu_mul",
 )  # fmt: skip
 ROUND = (
     "target_rows", "prefill_target_rows", "prefill_draft_rows", "settle_draft", "bring_burst",

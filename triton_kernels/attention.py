@@ -22,9 +22,7 @@ import triton
 import triton.language as tl
 
 from .plan import FAN, AttentionPlan, Workspace, architecture_of
-from .words import interpreting
-
-MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
+from .words import MAX_REGISTERS, arrived_last, interpreting
 
 
 @triton.jit
@@ -69,17 +67,6 @@ def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
     """Columns o_d of the result; 0 for a row that saw nothing."""
     o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
     tl.store(p_out[:, None] + o_d[None, :], o.to(p_out.dtype.element_ty), mask=m_row[:, None])
-
-
-@triton.jit
-def _arrived_last(p_counter, expected):
-    """Counts this program in, after all it has written; whether it completes `expected`. The one
-    that does sets the counter back, for the next launch."""
-    tl.debug_barrier()  # every thread's stores come before the one atomic
-    is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == expected - 1
-    if is_last:
-        tl.store(p_counter, 0)
-    return is_last
 
 
 @triton.jit
@@ -224,7 +211,7 @@ def _branch_attention_kernel(
             end_split = tl.minimum((first_block + block + 1) * FAN - first_split, splits)
             end_split = end_split.to(tl.int32)
             p_counters = Counters + unit * (1 + max_blocks)
-            if _arrived_last(p_counters + 1 + block, end_split - begin_split):
+            if arrived_last(p_counters + 1 + block, end_split - begin_split):
                 at = (max_splits + block + tl.zeros((), tl.int64)) * units + unit
                 for piece in range(0, HEAD_DIM, PIECE):
                     o_piece = piece + tl.arange(0, PIECE)
@@ -237,7 +224,7 @@ def _branch_attention_kernel(
                     else:
                         _put(Partial, Law, at, o_m, o_piece, m_all, l_all, some, BLOCK_M, HEAD_DIM)
                 if blocks > 1:  # noqa: SIM102 (`and` would count the arrival in any case)
-                    if _arrived_last(p_counters, blocks):
+                    if arrived_last(p_counters, blocks):
                         for piece in range(0, HEAD_DIM, PIECE):
                             o_piece = piece + tl.arange(0, PIECE)
                             m_all, l_all, some = _merged(

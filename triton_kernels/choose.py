@@ -27,7 +27,7 @@ from .noise import (
     noise_words_torch,
 )
 from .shaping import Shaping, shape_logits, shape_logits_torch
-from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
+from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, arrived_last, load_int64
 
 _LAW_WORDS = tl.constexpr(size(Law))
 _CANDIDATES = tl.constexpr(CANDIDATES)
@@ -153,10 +153,7 @@ def _choose_kernel(
         tl.store(Stat + at * 4, top)
         tl.store(Stat + at * 4 + 1, tl.sum(e, axis=0))
         tl.store(Stat + at * 4 + 2, tl.sum(e * behind, axis=0))
-    tl.debug_barrier()  # every thread's stores come before the one atomic
-    arrived = tl.atomic_add(Counters + i_row, 1, sem="acq_rel", scope="gpu")
-    if arrived == SPLITS - 1:
-        tl.store(Counters + i_row, 0)
+    if arrived_last(Counters + i_row, SPLITS):
         _merge(
             Logits + i_row * logits_stride, Block, Score + i_row * SPLITS * KEEP,
             Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * 4, Out, i_row,

@@ -1,6 +1,7 @@
 """The embedding of a forward's tokens.
 
-The public op is `embed`, its plain-torch twin `embed_torch`; both copy bits.
+The public op is `embed`, its plain-torch twin `embed_torch`; both copy bits, and leave the sums of
+squares for a norm that follows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .control import RowTable, check_words, struct
+from .norm import PART, squares_torch
 from .plan import DTYPES
 from .words import ROW_TOKEN, ROW_WORDS, TABLE_N, TABLE_ROWS
 
@@ -23,8 +25,12 @@ def _embed_kernel(
     weight_stride,
     Out,  # [rows, columns] written
     out_stride,
+    Squares,  # [parts, rows] written with HAS_SQUARES
+    squares_stride,
     first_row,  # of the table: row 0 of Out
     columns,
+    HAS_SQUARES: tl.constexpr,
+    PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One program per row and BLOCK columns.  out = weight[token], 0 for a row of padding.
@@ -39,25 +45,40 @@ def _embed_kernel(
     token = tl.load(p_row + ROW_TOKEN, mask=in_use, other=0).to(tl.int64)
     x = tl.load(Weight + token * weight_stride + o, mask=m & in_use, other=0.0)
     tl.store(Out + i_row * out_stride + o, x, mask=m)
+    if HAS_SQUARES:
+        parts = tl.reshape(x.to(tl.float32), (BLOCK // PART, PART))
+        part = (tl.program_id(1) * (BLOCK // PART) + tl.arange(0, BLOCK // PART)).to(tl.int64)
+        p_squares = Squares + part * squares_stride + i_row
+        tl.store(p_squares, tl.sum(parts * parts, axis=1), mask=part < tl.cdiv(columns, PART))
 
 
 def embed(
-    table: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor, first_row: int = 0
+    table: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    first_row: int = 0,
+    squares: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """out[i] = weight[token of row first_row + i]; 0 where the table has no such row.
 
-    table   int32 words of a RowTable; what stands behind its n is not read
-    weight  [vocab, columns]  float16, bfloat16 or float32; contiguous columns
-    out     [rows, columns]   same dtype, written
+    table    int32 words of a RowTable; what stands behind its n is not read
+    weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
+    out      [rows, columns]   same dtype, written
+    squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)
 
     Returns `out`. Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """
-    _check(table, weight, out)
+    _check(table, weight, out, squares)
     rows, columns = out.shape
     if rows and columns:
         grid = (rows, triton.cdiv(columns, BLOCK))
         _embed_kernel[grid](
-            *(table, weight, weight.stride(0), out, out.stride(0), first_row, columns),
+            *(table, weight, weight.stride(0), out, out.stride(0)),
+            *((out, 0) if squares is None else (squares, squares.stride(0))),
+            *(first_row, columns),
+            HAS_SQUARES=squares is not None,
+            PART=PART,
             BLOCK=BLOCK,
             num_warps=4,
         )
@@ -65,19 +86,28 @@ def embed(
 
 
 def embed_torch(
-    table: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor, first_row: int = 0
+    table: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    first_row: int = 0,
+    squares: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The twin of `embed` in plain torch: same arguments, effects and errors, any device."""
-    _check(table, weight, out)
+    _check(table, weight, out, squares)
     given = struct(RowTable, table)
     used = min(out.shape[0], max(0, given.n - first_row))
     tokens = [given.row[first_row + i].token for i in range(used)]
     out[:used] = weight[tokens]
     out[used:] = 0
+    if squares is not None:
+        squares[:, : out.shape[0]] = squares_torch(out)
     return out
 
 
-def _check(table: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+def _check(
+    table: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, squares: torch.Tensor | None
+) -> None:
     check_words("table", table, RowTable)
     if weight.dim() != 2 or weight.dtype not in DTYPES:
         raise ValueError(
@@ -98,3 +128,15 @@ def _check(table: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None
             raise ValueError(
                 f"{name}: expected contiguous columns but got stride {tensor.stride(1)}"
             )
+    if squares is None:
+        return
+    parts = triton.cdiv(out.shape[1], PART)
+    if squares.dtype != torch.float32 or squares.shape[0] != parts or squares.stride(1) != 1:
+        raise ValueError(
+            f"squares: expected contiguous float32 [{parts}, rows] but got {squares.dtype} "
+            f"{tuple(squares.shape)}"
+        )
+    if squares.shape[1] < out.shape[0]:
+        raise ValueError(
+            f"squares: expected {out.shape[0]} rows at least but got {squares.shape[1]}"
+        )

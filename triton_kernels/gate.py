@@ -15,6 +15,13 @@ BLOCK = 1024  # columns of a program
 
 
 @triton.jit
+def silu(gate):
+    """gate / (1 + exp(-gate)) in float32, without overflow."""
+    e = tl.exp(-tl.abs(gate))
+    return tl.where(gate >= 0, gate, gate * e) / (1.0 + e)
+
+
+@triton.jit
 def _silu_mul_kernel(
     X,  # [rows, 2 columns] gate, then up
     x_stride,
@@ -32,10 +39,8 @@ def _silu_mul_kernel(
     m = o < columns
     gate = tl.load(X + row * x_stride + o, mask=m, other=0.0).to(tl.float32)
     up = tl.load(X + row * x_stride + columns + o, mask=m, other=0.0).to(tl.float32)
-    e = tl.exp(-tl.abs(gate))  # never overflows
-    silu = tl.where(gate >= 0, gate, gate * e) / (1.0 + e)
-    silu = silu.to(X.dtype.element_ty).to(tl.float32)
-    tl.store(Out + row * out_stride + o, (silu * up).to(Out.dtype.element_ty), mask=m)
+    rounded = silu(gate).to(X.dtype.element_ty).to(tl.float32)
+    tl.store(Out + row * out_stride + o, (rounded * up).to(Out.dtype.element_ty), mask=m)
 
 
 def silu_mul(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
@@ -60,9 +65,13 @@ def silu_mul_torch(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     """The twin of `silu_mul` in plain torch: same arguments, effects and errors, any device."""
     _check(x, out)
     gate, up = x.float().chunk(2, -1)
+    return out.copy_(silu_torch(gate).to(x.dtype).float() * up)
+
+
+def silu_torch(gate: torch.Tensor) -> torch.Tensor:
+    """`silu` in plain torch."""
     e = torch.exp(-gate.abs())
-    silu = (torch.where(gate >= 0, gate, gate * e) / (1 + e)).to(x.dtype)
-    return out.copy_(silu.float() * up)
+    return torch.where(gate >= 0, gate, gate * e) / (1 + e)
 
 
 def _check(x: torch.Tensor, out: torch.Tensor) -> None:

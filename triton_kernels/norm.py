@@ -11,6 +11,7 @@ import triton.language as tl
 
 MAX_COLUMNS = 32768  # a row is held in registers by one program
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+PART = 64  # columns of one sum of squares, where one op leaves them and another normalises
 
 
 @triton.jit
@@ -51,6 +52,24 @@ def _rms_norm_kernel(
     w = tl.load(W + o_column, mask=m_column, other=0.0).to(tl.float32)
     out = (y * w).to(Out.dtype.element_ty)
     tl.store(Out + row * out_stride + o_column, out, mask=m_column)
+
+
+@triton.jit
+def row_scale(
+    Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr
+):
+    """1 / sqrt(mean(x^2) + eps) of rows from PARTS sums of squares, by one tree of UP."""
+    part = tl.arange(0, UP).to(tl.int64)
+    p_squares = Squares + part[:, None] * squares_stride + row[None, :]
+    m = (part < PARTS)[:, None] & m_row[None, :]
+    total = tl.sum(tl.load(p_squares, mask=m, other=0.0), axis=0)
+    return tl.rsqrt(total / columns + eps)
+
+
+def squares_torch(h: torch.Tensor) -> torch.Tensor:
+    """Sums of squares of rows [rows, columns] as float32 [parts, rows], PART columns each."""
+    padded = torch.nn.functional.pad(h.float().square(), (0, -h.shape[1] % PART))
+    return padded.view(h.shape[0], -1, PART).sum(-1).t()
 
 
 def rms_norm(

@@ -1,4 +1,4 @@
-"""What the kernels share: reading words of the control block, and knowing the interpreter."""
+"""What the kernels share: words of the control block, who arrives last, knowing the interpreter."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ ROW_SLOT = tl.constexpr(3)
 ROW_BRANCH = tl.constexpr(4)
 ROW_CHAIN = tl.constexpr(6)
 ROW_TAIL = tl.constexpr(8)
+
+MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
 
 
 @triton.jit
@@ -34,6 +36,17 @@ def has_bit(low, high, bit):
     """Bit 0 .. 63 of a mask kept as two words, as int32 0 or 1."""
     word = tl.where(bit < 32, low, high)
     return ((word >> (bit & 31).to(tl.uint32)) & 1).to(tl.int32)
+
+
+@triton.jit
+def arrived_last(p_counter, expected):
+    """Counts this program in, after all it has written; whether it completes `expected`. The one
+    that does sets the counter back, for the next launch."""
+    tl.debug_barrier()  # every thread's stores come before the one atomic
+    is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == expected - 1
+    if is_last:
+        tl.store(p_counter, 0)
+    return is_last
 
 
 def interpreting() -> bool:

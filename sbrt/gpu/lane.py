@@ -9,7 +9,7 @@ kernels in Triton's interpreter): a way to test them, not to be fast.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,7 @@ from ..triton_kernels.settle import Settle
 from ..triton_kernels.shaping import Shaping
 from . import weights as loading
 from .decoder import Decoder, PromptRows, Rows, attention_plan
+from .fused import FusedDecoder
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, ops_named
 from .prefill import Flash, flash_for, scratch_bytes
@@ -40,6 +41,7 @@ from .store import LaneShape, LaneStore
 from .weights import Weights
 
 ROWS = (16, 32, 64)  # of a verification graph
+PRODUCTS = ("fused", "cublas")  # of a forward's layers: fused.py, or decoder.py
 ENDLESS = 1 << 40  # kEndless of csrc/model/lane.h
 
 
@@ -52,6 +54,7 @@ def model_of(
     rows: int = MAX_ROWS,
     memory: int | None = None,
     attention: str = "auto",
+    products: str = "fused",
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
@@ -61,16 +64,19 @@ def model_of(
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
     one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
     that the weights, and each lane, may take (default: nine tenths of what is free). attention: of
-    prompts, see flash_for. on_bind: is shown every lane. eager: no graphs, ops one by one. Raises
-    EngineError without the device,
-    InvalidInputError for anything that cannot be, each one sentence.
+    prompts, see flash_for. products: "fused", six nodes a layer, or "cublas", nine around torch's.
+    on_bind: is shown every lane. eager: no graphs, ops one by one. Raises EngineError without the
+    device, InvalidInputError for anything that cannot be, each one sentence.
     """
     place = torch.device(device)
     if place.type == "cuda":
         expect_device(place)
     if rows not in ROWS:
         raise InvalidInputError(f"rows: expected one of {', '.join(map(str, ROWS))}, got {rows}")
+    if products not in PRODUCTS:
+        raise InvalidInputError(f"products: expected one of {', '.join(PRODUCTS)}, got {products}")
     chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
+    chosen = replace(chosen, fused=products == "fused")
     config = checkpoint.config
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
@@ -164,6 +170,7 @@ class GpuLane(LaneStore):
         super().__init__(weights, shape, rows, budget, flash)
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
+        self.fused = FusedDecoder(self.decoder, self.products, self.linear_work)
         self._made: dict[tuple[object, ...], list[Piece]] = {}  # by what it was asked for
 
     # --- what the core reads ---
@@ -307,9 +314,11 @@ class GpuLane(LaneStore):
             Rows(table, first, chunk, self.plans[chunk], work) for first in range(0, count, chunk)
         ]
 
+        forward = self.fused.forward if self.ops.fused else self.decoder.forward
+
         def forwards(run: Run) -> None:
             for rows in parts:
-                self.decoder.forward(run, rows, with_logits)
+                forward(run, rows, with_logits)
 
         return self.recorder.record(forwards, count)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import InvalidInputError
-from ..triton_kernels import attention, choose, embed, gate, norm, rope, settle, visible
+from ..triton_kernels import attention, choose, embed, gate, linear, norm, rope, settle, visible
 
 Op = Callable[..., Any]
 
@@ -26,17 +26,22 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Ops:
-    """One set of them; the names are those of triton_kernels."""
+    """One set of them; the names are those of triton_kernels.
+
+    fused: a forward of up to 64 rows multiplies by `linear` (fused.py), not by torch (decoder.py).
+    """
 
     name: str
     embed: Op
     see: Op
     rms_norm: Op
+    linear: Op
     rope_kv_write: Op
     branch_attention: Op
     silu_mul: Op
     choose: Op
     ring_settle: Op
+    fused: bool = True
 
 
 TRITON = Ops(
@@ -44,6 +49,7 @@ TRITON = Ops(
     embed.embed,
     visible.see,
     norm.rms_norm,
+    linear.linear,
     rope.rope_kv_write,
     attention.branch_attention,
     gate.silu_mul,
@@ -55,6 +61,7 @@ TORCH = Ops(
     embed.embed_torch,
     visible.see_torch,
     norm.rms_norm_torch,
+    linear.linear_torch,
     rope.rope_kv_write_torch,
     attention.branch_attention_torch,
     gate.silu_mul_torch,

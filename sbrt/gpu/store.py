@@ -1,4 +1,4 @@
-"""What a lane keeps: its ring, the buffers of a forward, its attention's and choices' scratch.
+"""What a lane keeps: its ring, the buffers of a forward, scratch of attention, products, choices.
 
 All of it is one plan and one allocation; no forward adds to it.
 """
@@ -12,8 +12,10 @@ import torch
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
+from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
 from .decoder import FEATURE_LAYERS, Buffers, attention_plan
+from .fused import Products, products_of
 from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, scratch_bytes
 from .weights import Weights
@@ -65,9 +67,11 @@ class LaneStore:
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
+        self.products = {count: self._products(count) for count in self.plans}
         self.memory = self._memory(config)
         self.arena = Arena(self.memory, self.device, budget)
         self.works = {count: self._workspace(count) for count in self.plans}
+        self.linear_work = self._linear_work()
         self.buffers = self._buffers()
 
     def describe(self) -> str:
@@ -95,6 +99,13 @@ class LaneStore:
         tails = self.shape.tail_slots
         return attention_plan(config, self.weights.dtype, count, self.capacity, tails, self.window)
 
+    def _products(self, count: int) -> Products:
+        weights = self.weights
+        return products_of(weights.config, weights.layers[0], weights.dtype, count)
+
+    def _linear_sizes(self) -> LinearWork:
+        return linear_work([plan for each in self.products.values() for plan in each], "meta")
+
     def _memory(self, c: ModelConfig) -> MemoryPlan:
         dtype, shape = self.weights.dtype, self.shape
         plan = MemoryPlan("draft lane" if shape.is_draft else "target lane")
@@ -121,6 +132,7 @@ class LaneStore:
         if self.flash:
             plan.add("prefill", "lengths", (4,), torch.int32)
             plan.reserve("prefill", "flash", scratch_bytes(c, dtype, self.fed[-1]))
+        _add_fields(plan, "products", "linear", self._linear_sizes())
         choice = ChoosePlan(most, c.vocab, laws=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
@@ -133,6 +145,10 @@ class LaneStore:
     def _workspace(self, count: int) -> Workspace:
         meta = workspace(self.plans[count], "meta")
         return Workspace(**{name: self.arena[f"attention.{count}.{name}"] for name in vars(meta)})
+
+    def _linear_work(self) -> LinearWork:
+        meta = self._linear_sizes()
+        return LinearWork(**{name: self.arena[f"linear.{name}"] for name in vars(meta)})
 
     def _buffers(self) -> Buffers:
         known = {item.name for item in self.memory.items}
@@ -153,6 +169,8 @@ def _sizes(shape: LaneShape, rows: int) -> list[int]:
     return [*STEP_ROWS, *doubled]
 
 
-def _add_fields(plan: MemoryPlan, part: str, prefix: str, given: Workspace | ChooseWork) -> None:
+def _add_fields(
+    plan: MemoryPlan, part: str, prefix: str, given: Workspace | ChooseWork | LinearWork
+) -> None:
     for name, tensor in vars(given).items():
         plan.add(part, f"{prefix}.{name}", tensor.shape, tensor.dtype)

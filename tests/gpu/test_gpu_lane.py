@@ -43,13 +43,13 @@ METHODS = (
 class Scene:
     """A target lane with a random ring, and a row table that may be set anew."""
 
-    def __init__(self, size, rows, dtype=torch.bfloat16):
+    def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON):
         self.config = SIZES[size]
         device = torch.device("cuda")
         weights = random_weights(self.config, dtype, device)
         shape = LaneShape(1024, 64, 0, 0, False, False)
         self.recorder = CudaRecorder(device)
-        self.lane = GpuLane(weights, shape, TRITON, self.recorder, rows, None)
+        self.lane = GpuLane(weights, shape, ops, self.recorder, rows, None)
         self.lane.buffers.kv.normal_(generator=torch.Generator(device).manual_seed(1))
         self.kv = self.lane.buffers.kv.clone()
         self.table = control.words(control.RowTable(), device)
@@ -80,7 +80,8 @@ class Scene:
         tape = Tape()
         count = self.rows
         rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
-        self.lane.decoder.forward(tape, rows, True)
+        decoder = self.lane.fused if self.lane.ops.fused else self.lane.decoder
+        decoder.forward(tape, rows, True)
         torch.cuda.synchronize()
         with exact_products(), torch.cuda.stream(self.recorder.stream):
             tape.replay()
@@ -96,7 +97,14 @@ def tokens_of(scene, n, seed):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("rows", [16, 64])
 def test_a_graph_gives_the_bits_of_its_ops(rows, dtype):
-    scene = Scene("small", rows, dtype)
+    check_a_graph(Scene("small", rows, dtype), rows)
+
+
+def test_a_graph_of_nine_nodes_a_layer_does():
+    check_a_graph(Scene("small", 16, ops=replace(TRITON, fused=False)), 16)
+
+
+def check_a_graph(scene, rows):
     for head, n in ((HEAD, rows), (0, 1), (961, 5), (HEAD, rows - 1)):
         tokens = tokens_of(scene, n, seed=n)
         scene.set(tokens, head)

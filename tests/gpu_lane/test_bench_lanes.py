@@ -15,6 +15,11 @@ def test_bytes_of_a_forward():
     assert lanes.moved_bytes(config, 1000, 2) == 2 * (weights + 1000 * 32 * 2 * 8 * 128)
 
 
+def test_the_products_are_those_of_a_lane():
+    lane = pytest.importorskip("sbrt.gpu.lane")
+    assert lanes.PRODUCTS == lane.PRODUCTS
+
+
 def test_a_line():
     line = {"lane": "T", "rows": 16, "us": 4321.04, "spread": [4300.0, 4400.0], "gb_per_s": 3500.4,
             "share_of_roof": 0.7512, "us_overlapped": 5000.0, "us_overlapped_target_first": 4800.0,

@@ -10,11 +10,11 @@ GPU = Path(__file__).parents[2] / "sbrt" / "gpu"
 # Ops write to `out`, or to arguments of theirs.
 IN_PLACE = {"see", "rope_kv_write", "ring_settle"}
 WITH_OUT = {
-    *("embed", "rms_norm", "branch_attention", "silu_mul", "choose"),
+    *("embed", "linear", "rms_norm", "branch_attention", "silu_mul", "choose"),
     *("matmul", "matmul_bias", "matmul_float32", "copy", "add", "prefill_attention"),
 }
 # What else may be called while a list of ops is made: it only looks at sizes.
-HARMLESS = {"run", "range", "len", "Views", "feature_blocks"}
+HARMLESS = {"run", "range", "len", "Views", "feature_blocks", "Terms", "normed"}
 # Of an op's own source, beside the recorded functions.
 FORBIDDEN = {
     *("item", "cpu", "tolist", "numpy", "synchronize", "current_stream", "default_stream"),
@@ -72,7 +72,7 @@ def wrapper_faults(source):
 
 
 def test_the_decoder_and_the_lane_record_ops_alone():
-    for file in ("decoder.py", "lane.py", "prefill.py"):
+    for file in ("decoder.py", "fused.py", "lane.py", "prefill.py"):
         assert list(faults((GPU / file).read_text(), {"forward", "read_lengths"})) == []
     assert list(wrapper_faults((GPU / "ops.py").read_text())) == []
 
@@ -80,6 +80,8 @@ def test_the_decoder_and_the_lane_record_ops_alone():
 def test_there_is_something_to_check():
     names = {f.name for f in recorded_functions(ast.parse((GPU / "decoder.py").read_text()))}
     assert {"forward", "prefill", "attention", "rest", "mlp", "finish", "norm", "linear"} <= names
+    names = {f.name for f in recorded_functions(ast.parse((GPU / "fused.py").read_text()))}
+    assert {"forward", "attention", "rest", "finish"} <= names
     inner = {f.name for f in recorded_functions(ast.parse((GPU / "lane.py").read_text()))}
     assert {"settle", "forwards", "choose"} <= inner
 

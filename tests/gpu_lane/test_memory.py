@@ -64,8 +64,9 @@ def test_a_lane_describes_itself(tools, checkpoints):
     lines = [lane.describe().splitlines() for lane in lanes]
     for found, name in zip(lines, ("target lane", "draft lane"), strict=True):
         assert found[0].startswith("MistralForCausalLM of 2 layers: weights ")
-        for part in ("KV ring", "activations", "logits", "attention", "choice", "in all"):
-            assert part in found[1]
+        for part in ("KV ring", "activations", "logits", "attention", "products", "choice"):
+            assert f" {part} " in found[1]
+        assert ", in all " in found[1]
         assert found[1].startswith(name)
     target = lanes[0]
     assert target.capacity == 24 + 64
@@ -84,6 +85,7 @@ def test_what_a_lane_cannot_be_is_refused(tools, checkpoints, tmp_path):
     target, _ = checkpoints["Llama"]
     refused(lambda: tools.recorded(target, rows=20), "rows", "16, 32, 64", "20")
     refused(lambda: tools.recorded(target, ops="numpy"), "ops", "triton", "numpy")
+    refused(lambda: tools.recorded(target, products="mkl"), "products", "fused, cublas", "mkl")
     refused(lambda: tools.recorded(target, dtype="int8"), "dtype", "int8")
     odd = tools.write(tmp_path, head_dim=24)
     refused(lambda: tools.recorded(odd), "LlamaForCausalLM", "head_dim", "24")

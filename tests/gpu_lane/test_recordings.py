@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from sbrt import EngineError, _core
-from sbrt.gpu.decoder import LAYER_NODES
+from sbrt.gpu import decoder, fused, ops
 from sbrt.gpu.recorder import Piece, Tape, TapeRecorder
 from sbrt.triton_kernels import control
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # Written anew by every forward, or choice, before it is read.
-SCRATCH = ("activations", "logits", "features", "attention", "choice")
+SCRATCH = ("activations", "logits", "features", "attention", "products", "choice")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,8 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
 # --- what is written ---
 
 WRITTEN = {  # by op: the places of its arguments, or their names, that it writes
-    "embed_torch": ("out",),
+    "embed_torch": ("out", "squares"),
+    "linear_torch": ("out", "work"),
     "see_torch": (2,),
     "rms_norm_torch": ("out", "residual"),
     "rope_kv_write_torch": (0, 1, 2),
@@ -245,18 +246,27 @@ def test_the_method_alone_says_which_graph(tools, checkpoints, method, sizes):
     assert set(draft) - {64} == sizes - {64}
 
 
-def test_a_layer_is_nine_nodes(tools, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("products", "expected"), [("fused", fused.LAYER_NODES), ("cublas", decoder.LAYER_NODES)]
+)
+def test_nodes_of_a_layer(tools, tmp_path, capsys, products, expected):
     counts = []
     for layers in (2, 3):
         seen = []
         checkpoint = tools.write(tmp_path / str(layers), num_hidden_layers=layers)
-        _core.LaneProbe(tools.recorded(checkpoint, seen), 64, 64, 0, 0, 1)
+        _core.LaneProbe(tools.recorded(checkpoint, seen, products=products), 64, 64, 0, 0, 1)
         rows = control.words(control.RowTable())
         counts.append(seen[0].forward(rows.data_ptr(), True)[0].nodes)
     each = counts[1] - counts[0]
     with capsys.disabled():
         print(f"\n{each} graph nodes a layer, {counts[0] - 2 * each} beside them")
-    assert each == LAYER_NODES <= 10
+    assert each == expected
+
+
+def test_six_nodes_are_the_default():
+    assert fused.LAYER_NODES == 6
+    assert ops.TRITON.fused
+    assert ops.TORCH.fused
 
 
 # --- failures ---

@@ -50,12 +50,14 @@ def logits_of(probe, tokens):
     return np.concatenate(found)
 
 
+@pytest.mark.parametrize("products", ["fused", "cublas"])
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
-def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family):
+def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family, products):
     target, _ = checkpoints[family]
     tokens = tools.prompt(120, seed=3)
     want = cpu_logits(target, tokens, tools.max_len)
-    got = logits_of(_core.LaneProbe(tools.recorded(target), tools.max_len, 64, 0, 0, 1), tokens)
+    model = tools.recorded(target, products=products)
+    got = logits_of(_core.LaneProbe(model, tools.max_len, 64, 0, 0, 1), tokens)
     error = np.abs(got - want) / np.abs(want).max()
     at = np.unravel_index(np.argmax(error), error.shape)
     assert error[at] < TOLERANCE, f"worst at {at}: {got[at]} for {want[at]}"
@@ -124,6 +126,14 @@ def test_the_sequence_ends_at_the_last_position(tools, plays):
     assert want[1] == "length"
     for method in ("pearl", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"):
         assert plays["Qwen3"].answer(prompt, method, 0.0, 50) == want
+
+
+def test_nine_nodes_a_layer_answer_like_their_own_plain_decoding(tools, checkpoints):
+    play = tools.Play(*(tools.recorded(c, products="cublas") for c in checkpoints["Qwen2"]))
+    want = play.answer(tools.prompt(20), "none", 0.8, TOKENS)
+    for method in ("pearl", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"):
+        assert play.answer(tools.prompt(20), method, 0.8, TOKENS) == want
+    play.close()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

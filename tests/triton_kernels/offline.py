@@ -26,13 +26,16 @@ from sbrt.triton_kernels import (
     cut,
     embed,
     gate,
+    linear,
     norm,
     rope,
     settle,
     shaping,
     visible,
+    words,
 )
 from sbrt.triton_kernels.choose_plan import ChoosePlan
+from sbrt.triton_kernels.linear_plan import LinearPlan
 from sbrt.triton_kernels.plan import AttentionPlan
 
 ARCHITECTURES = (80, 90, 100)
@@ -129,9 +132,53 @@ def gate_cases():
 
 def embed_cases():
     for dtype in DTYPES:
-        types = {"Table": "*i32", "Weight": dtype, "Out": dtype}
-        constants = {"BLOCK": embed.BLOCK}
+        types = {"Table": "*i32", "Weight": dtype, "Out": dtype, "Squares": "*fp32"}
+        constants = {"BLOCK": embed.BLOCK, "PART": norm.PART, "HAS_SQUARES": True}
         yield Case(embed._embed_kernel, "", dtype, types, constants, 4, True, True)
+
+
+# hidden, inner, rows of q and of qkv, vocabulary
+MODELS = {
+    "1B": (2048, 8192, 2048, 3072, 128_256),
+    "8B": (4096, 14336, 4096, 6144, 128_256),
+    "demo": (256, 768, 256, 512, 4096),
+    "demo draft": (128, 288, 128, 256, 4096),
+}
+
+
+def is_wanted(model, rows, dtype):
+    """The 8B in both halves and the demo pair in float32; the others in bfloat16, fewer rows."""
+    if dtype == torch.float32:
+        return "demo" in model
+    return model == "8B" or (dtype == torch.bfloat16 and rows in (16, 64))
+
+
+def products(rows, dtype):
+    """(name, plan) of every product of the models that are wanted."""
+    for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
+        if not is_wanted(model, rows, dtype):
+            continue
+        given = {"rows": rows, "dtype": dtype}
+        yield f"{model} qkv", LinearPlan(n=qkv, k=hidden, norm=True, **given)
+        yield f"{model} o", LinearPlan(n=hidden, k=q, residual=True, **given)
+        yield f"{model} gate_up", LinearPlan(n=inner, k=hidden, norm=True, gate=True, **given)
+        yield f"{model} down", LinearPlan(n=hidden, k=inner, residual=True, **given)
+        yield f"{model} head", LinearPlan(n=vocab, k=hidden, norm=True, **given)
+
+
+def linear_cases():
+    for dtype, torch_dtype in DTYPES.items():
+        types = dict.fromkeys(("X", "W", "Bias", "Norm", "Residual", "Out"), dtype)
+        types |= {"Squares": "*fp32", "Partial": "*fp32", "Counters": "*i32", "eps": "fp32"}
+        for rows in (1, 16, 32, 64):
+            for name, plan in products(rows, torch_dtype):
+                given = types | ({"Out": "*fp32"} if "head" in name else {})
+                constants = linear.constants(plan, False) | ones({"rows": rows})
+                core = (name, rows) == ("8B gate_up", 16) or (dtype == "*fp32" and "draft" in name)
+                yield Case(
+                    *(linear._linear_kernel, f"{name}, {rows} rows", dtype, given, constants),
+                    *(plan.num_warps, False, core),
+                )
 
 
 def shape_cases():
@@ -171,6 +218,7 @@ def choose_cases():
 
 CASES = (
     *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases, embed_cases),
+    linear_cases,
     *(shape_cases, ban_cases, cut_cases, choose_cases),
 )
 
@@ -204,7 +252,10 @@ def compiled(case, architecture):
     warps = case.warps(architecture) if callable(case.warps) else case.warps
     options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
     if case.kernel is attention._branch_attention_kernel:
-        options["maxnreg"] = attention.MAX_REGISTERS
+        options["maxnreg"] = words.MAX_REGISTERS
+    if case.kernel is linear._linear_kernel:
+        sizes = case.constants
+        options["maxnreg"] = linear.max_registers(sizes["GATE"], sizes["BLOCK_M"])
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("first", "kernels", "lanes", "rounds", "exact", "large", "sanitize")
+PARTS = ("first", "kernels", "products", "lanes", "rounds", "exact", "large", "sanitize")
 
 
 def run(*arguments):

@@ -1,11 +1,13 @@
 """Contract under test: embedding copies the bits of each row's token, and gives zero for padding,
-whatever stands behind the rows in use; so do the kernel and its twin."""
+whatever stands behind the rows in use; asked for them, it leaves the sums of squares of what it
+wrote; so do the kernel and its twin."""
 
 import pytest
 import torch
 
 from sbrt.triton_kernels import control
-from sbrt.triton_kernels.embed import embed, embed_torch
+from sbrt.triton_kernels.embed import BLOCK, embed, embed_torch
+from sbrt.triton_kernels.norm import squares_torch
 
 VOCAB, COLUMNS = 11, 40
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
@@ -42,6 +44,19 @@ def test_a_part_of_the_table(op, device):
 
 
 @pytest.mark.parametrize("op", [embed, embed_torch])
+@pytest.mark.parametrize("columns", [40, 64, 200, BLOCK + 70])
+def test_sums_of_squares(op, columns, device):
+    weight = torch.randn(VOCAB, columns, generator=torch.Generator().manual_seed(1)).to(device)
+    out, parts = torch.empty(5, columns, device=device), -(-columns // 64)
+    squares = torch.full((parts, 7), float("nan"), device=device)
+    op(table_of([3, 9, 1], 3, device), weight, out=out, squares=squares)
+    torch.testing.assert_close(squares[:, :5], squares_torch(out), rtol=1e-6, atol=0)
+    torch.testing.assert_close(squares[:, :5].sum(0), out.square().sum(1), rtol=1e-5, atol=0)
+    assert not squares[:, 3:5].any()
+    assert squares[:, 5:].isnan().all()
+
+
+@pytest.mark.parametrize("op", [embed, embed_torch])
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -50,6 +65,9 @@ def test_a_part_of_the_table(op, device):
         ({"out": torch.zeros(2, 4, dtype=torch.float16)}, "out: expected"),
         ({"weight": torch.zeros(4, 3).t()}, "weight: expected contiguous"),
         ({"table": torch.zeros(4, dtype=torch.int32)}, "table"),
+        ({"squares": torch.zeros(2, 2)}, r"squares: expected contiguous float32 \[1, rows\]"),
+        ({"squares": torch.zeros(1, 2).half()}, "squares: expected contiguous float32"),
+        ({"squares": torch.zeros(1, 1)}, "squares: expected 2 rows at least but got 1"),
     ],
 )
 def test_what_cannot_be_is_refused(op, change, sentence):
@@ -57,4 +75,4 @@ def test_what_cannot_be_is_refused(op, change, sentence):
     given["table"] = table_of([0, 1], 2, "cpu")
     given |= change
     with pytest.raises(ValueError, match=sentence):
-        op(given["table"], given["weight"], out=given["out"])
+        op(given.pop("table"), given.pop("weight"), **given)

@@ -10,6 +10,8 @@ from sbrt.triton_kernels.attention import branch_attention
 from sbrt.triton_kernels.choose import choose
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.gate import silu_mul
+from sbrt.triton_kernels.linear import Terms, linear
+from sbrt.triton_kernels.linear_plan import LinearPlan, linear_work
 from sbrt.triton_kernels.norm import rms_norm
 from sbrt.triton_kernels.plan import AttentionPlan, workspace
 from sbrt.triton_kernels.rope import Rope, rope_kv_write
@@ -43,6 +45,10 @@ class Step:
         self.q = torch.empty(ROWS, HEADS + 2 * KV_HEADS, D, **half)
         self.out = torch.empty(ROWS, HEADS, D, **half)
         self.gated, self.normed = (torch.empty(ROWS, 512, **half) for _ in range(2))
+        self.product = LinearPlan(ROWS, 512, 512, residual=True)
+        self.linear_work = linear_work([self.product], "cuda")
+        self.square = torch.randn(512, 512, generator=generator, **half)
+        self.summed = torch.empty(ROWS, 512, **half)
         self.choice = torch.zeros(ROWS, 2, dtype=torch.int32, device="cuda")
 
     def set(self, head, chain):
@@ -68,11 +74,15 @@ class Step:
         branch_attention(self.q[:, :HEADS], k, v, plan=self.plan, work=self.work, out=self.out)
         silu_mul(self.x, out=self.gated)
         rms_norm(self.gated, self.weight, eps=1e-6, out=self.normed)
+        linear(
+            self.normed, self.square, plan=self.product, work=self.linear_work, out=self.summed,
+            terms=Terms(residual=self.gated),
+        )  # fmt: skip
         choose(
             self.logits, self.control, self.table,
             plan=self.chosen, work=self.choose_work, out=self.choice,
         )  # fmt: skip
-        return [x.clone() for x in (self.kv, self.out, self.normed, self.choice)]
+        return [x.clone() for x in (self.kv, self.out, self.summed, self.choice)]
 
 
 @pytest.mark.parametrize("filtered", [False, True], ids=["plain", "filtered"])
@@ -93,7 +103,7 @@ def test_replays_equal_the_ops_by_themselves(filtered):
         want = eager.run()
         graph.replay()
         torch.cuda.synchronize()
-        for name, a, b in zip(("kv", "out", "normed", "choice"), made, want, strict=True):
+        for name, a, b in zip(("kv", "out", "summed", "choice"), made, want, strict=True):
             assert torch.equal(a[: chain + 1] if name != "kv" else a,
                                b[: chain + 1] if name != "kv" else b), (head, name)  # fmt: skip
 

@@ -50,8 +50,25 @@ def check_fit(cubins):
 
 
 def is_bounded(c):
-    """Attention holds all it works with in registers, in every dtype and at every head_dim."""
-    return "attention" in c["kernel"]
+    """Attention holds all it works with in registers, in every dtype and at every head_dim; so do
+    products, of every shape that matters."""
+    return "attention" in c["kernel"] or "linear" in c["kernel"]
+
+
+def programs_of(c):
+    """That fit a multiprocessor of sm_90: shared memory, 1 KiB of the system's each, and registers,
+    which a warp has in eights a thread."""
+    threads = 32 * c["warps"] * -(-c["registers"] // 8) * 8
+    return min(228 * 1024 // (c["shared_bytes"] + 1024), 65536 // threads)
+
+
+def products_on_sm90(cubins):
+    """(name, programs that fit) of products of 16 rows in bfloat16, of models that fill it."""
+    for c in cubins:
+        name, _, rows = c["configuration"].partition(", ")
+        is_half = "linear" in c["kernel"] and c["dtype"] == "*bf16" and "demo" not in name
+        if is_half and rows == "16 rows" and c["architecture"] == 90:
+            yield name, programs_of(c)
 
 
 def test_every_kernel_compiles_for_every_architecture(cubins):
@@ -62,12 +79,16 @@ def test_every_kernel_compiles_for_every_architecture(cubins):
 def test_all_of_them_fit(cubins):
     check_fit(cubins)
     assert any(is_bounded(c) for c in cubins)
+    assert dict(products_on_sm90(cubins))["8B gate_up"] >= 4  # 448 tiles for 132 multiprocessors
 
 
 @pytest.mark.exact
 def test_every_configuration_fits(tmp_path_factory):
     every = compiled(tmp_path_factory.mktemp("triton"), "--all")
     check_fit(every)
+    fitting = dict(products_on_sm90(every))
+    assert len(fitting) == 10
+    assert min(fitting.values()) >= 3
     floats = {"*fp16", "*bf16", "*fp32"}
     for kernel in jitted_functions() - {"_see_kernel", "_ban_kernel"}:
         assert {c["dtype"] for c in every if c["kernel"] == kernel} == floats, kernel

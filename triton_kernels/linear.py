@@ -1,0 +1,343 @@
+"""Products of the few rows of a forward with weights that are read once.
+
+The public op is `linear`, its plain-torch twin `linear_torch`: out = f(x) weight^T, with what
+stands around a layer's products. Both round where rms_norm, a product, silu_mul and a residual add
+do.
+
+Order. n and k are cut by the plan alone. A program sums its tiles of k in ascending order; splits
+of k are merged by the last program to arrive, in ascending order. A row's bits depend on its own x
+and on the weights, for one compiled kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .gate import silu, silu_torch
+from .linear_plan import LinearPlan, LinearWork
+from .norm import row_scale, squares_torch
+from .words import MAX_REGISTERS, arrived_last, interpreting
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What stands around a product; all of it of x's dtype.
+
+    bias      [n], of a gate [2 n]
+    norm      [k] weight of the RMSNorm of x, whose sums of squares are in the work; eps: its
+    residual  [rows, n] to which the product is added; `out` may be it
+    """
+
+    bias: torch.Tensor | None = None
+    norm: torch.Tensor | None = None
+    eps: float = 0.0
+    residual: torch.Tensor | None = None
+
+
+@triton.jit
+def _weights(p_w, m_k, EVEN: tl.constexpr):
+    """A tile [BLOCK_K, BLOCK_N]."""
+    if EVEN:
+        w = tl.load(p_w)
+    else:
+        w = tl.load(p_w, mask=m_k[:, None], other=0.0)
+    return w
+
+
+@triton.jit
+def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
+    """Splits as one, in ascending order. Other programs wrote them: read past L1."""
+    acc = tl.load(p_partial, cache_modifier=".cg")
+    for split in tl.static_range(1, SPLITS):
+        acc += tl.load(p_partial + split * STEP, cache_modifier=".cg")
+    return acc
+
+
+@triton.jit
+def _finish(
+    acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares, squares_stride,
+    HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Writes a tile of the result from its sums; `up` is read behind GATE alone."""
+    tile = tile.to(tl.int64)
+    row = tl.arange(0, BLOCK_M).to(tl.int64)
+    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_row = row < rows
+    m_n = o_n < n
+    m = m_row[:, None] & m_n[None, :]
+    dtype = Out.dtype.element_ty
+    if HAS_BIAS:
+        acc += tl.load(Bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+    if GATE:
+        if HAS_BIAS:
+            up += tl.load(Bias + n + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+        rounded = silu(acc.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+        acc = rounded * up.to(dtype).to(tl.float32)
+    if RESIDUAL:
+        p_residual = Residual + row[:, None] * r_stride + o_n[None, :]
+        h = acc.to(dtype).to(tl.float32) + tl.load(p_residual, mask=m, other=0.0).to(tl.float32)
+        acc = tl.where(m, h.to(dtype).to(tl.float32), 0.0)
+        tl.store(Squares + tile * squares_stride + row, tl.sum(acc * acc, axis=1), mask=m_row)
+    p_out = Out + row[:, None] * out_stride + o_n[None, :]
+    tl.store(p_out, acc.to(dtype), mask=m)
+
+
+@triton.jit
+def _linear_kernel(
+    X,  # [rows, k] read
+    x_stride,
+    W,  # [n, k], or [2 n, k] of a gate
+    w_stride,
+    Bias,  # [n], or [2 n]; read with HAS_BIAS
+    Norm,  # [k]; read with NORM
+    Residual,  # [rows, n]; read with RESIDUAL
+    r_stride,
+    Out,  # [rows, n] written; may be Residual
+    out_stride,
+    Squares,  # [PARTS, 64] read with NORM, written with RESIDUAL
+    squares_stride,
+    Partial,  # [tiles, SPLITS, 1 or 2, BLOCK_M, BLOCK_N] scratch
+    Counters,  # [tiles] 0 before and after
+    rows,
+    n,
+    k,
+    eps,
+    HAS_BIAS: tl.constexpr,
+    NORM: tl.constexpr,
+    GATE: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_UP: tl.constexpr,  # to a power of two
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SPLIT_TILES: tl.constexpr,
+    EVEN: tl.constexpr,  # BLOCK_K divides k
+    UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
+    STAGES: tl.constexpr,
+):
+    """One program per tile of n and split of k.
+
+    bytes = n * k * size * (1, or 2 with a gate), + rows * (k + n) * size
+    flops = 2 * rows * n * k * (1, or 2)
+    """
+    item = tl.program_id(0).to(tl.int64)
+    tile = item // SPLITS
+    split = (item % SPLITS).to(tl.int32)
+    row = tl.arange(0, BLOCK_M).to(tl.int64)
+    m_row = row < rows
+    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    w_row = tl.minimum(o_n, n - 1)  # behind the last the last again: no mask, and no result
+    o_k = tl.arange(0, BLOCK_K)
+    p_x = X + row[:, None] * x_stride + o_k[None, :]
+    p_w = W + w_row[None, :] * w_stride + o_k[:, None]
+    p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
+    if NORM:
+        scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+
+    first = split * SPLIT_TILES
+    if NORM:  # a tile ahead: too narrow for the pipeline, and a wait for L2 in each turn otherwise
+        g_next = tl.load(Norm + first * BLOCK_K + o_k, mask=o_k < k - first * BLOCK_K, other=0.0)
+    last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
+    for at in tl.range(first, last, num_stages=STAGES):
+        o_at = at * BLOCK_K
+        m_k = o_k < k - o_at
+        if EVEN:
+            x = tl.load(p_x + o_at, mask=m_row[:, None], other=0.0)
+        else:
+            x = tl.load(p_x + o_at, mask=m_row[:, None] & m_k[None, :], other=0.0)
+        w = _weights(p_w + o_at, m_k, EVEN)
+        if NORM:
+            g = g_next.to(tl.float32)
+            o_next = o_at + BLOCK_K + o_k
+            g_next = tl.load(Norm + o_next, mask=o_next < k, other=0.0)
+            y = (x.to(tl.float32) * scale[:, None]).to(X.dtype.element_ty).to(tl.float32)
+            x = (y * g[None, :]).to(X.dtype.element_ty)
+        if UPCAST:
+            x = x.to(tl.float32)
+            w = w.to(tl.float32)
+        acc = tl.dot(x, w, acc, input_precision="ieee")
+        if GATE:
+            w_up = _weights(p_up + o_at, m_k, EVEN)
+            if UPCAST:
+                w_up = w_up.to(tl.float32)
+            up = tl.dot(x, w_up, up, input_precision="ieee")
+
+    if SPLITS == 1:
+        _finish(
+            acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
+            squares_stride, HAS_BIAS, GATE, RESIDUAL, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+    else:
+        TILE: tl.constexpr = BLOCK_M * BLOCK_N
+        STEP: tl.constexpr = 2 * TILE if GATE else TILE
+        o_tile = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        tl.store(Partial + item * STEP + o_tile, acc)
+        if GATE:
+            tl.store(Partial + item * STEP + TILE + o_tile, up)
+        if arrived_last(Counters + tile, SPLITS):
+            p_partial = Partial + tile * SPLITS * STEP + o_tile
+            acc = _summed(p_partial, STEP, SPLITS)
+            if GATE:
+                up = _summed(p_partial + TILE, STEP, SPLITS)
+            _finish(
+                acc, up, tile, rows, n, Bias, Residual, r_stride, Out, out_stride, Squares,
+                squares_stride, HAS_BIAS, GATE, RESIDUAL, BLOCK_M, BLOCK_N,
+            )  # fmt: skip
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    plan: LinearPlan,
+    work: LinearWork,
+    out: torch.Tensor,
+    terms: Terms = Terms(),
+) -> torch.Tensor:
+    """out = f(x) weight^T + bias, its gate, or the residual + it; f: RMSNorm, or nothing.
+
+    x       [rows, k]           of the plan's dtype; rows may be strided, columns may not
+    weight  [n, k] or [2 n, k]  same dtype; the same
+    out     [rows, n]           same dtype, or float32 where there is neither gate nor residual
+    work    its squares are read by a norm and written with a residual; launches on it follow one
+            another
+    terms   those that the plan names
+
+    Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
+    ValueError on any other shape, dtype or stride.
+    """
+    _check(x, weight, plan, work, out, terms)
+    residual = x if terms.residual is None else terms.residual
+    _linear_kernel[(plan.tiles * plan.cuts,)](
+        *(x, x.stride(0), weight, weight.stride(0)),
+        x if terms.bias is None else terms.bias,
+        x if terms.norm is None else terms.norm,
+        *(residual, residual.stride(0), out, out.stride(0)),
+        *(work.squares, work.squares.stride(0), work.partial, work.counters),
+        *(plan.rows, plan.n, plan.k, terms.eps),
+        **constants(plan, interpreting()),
+        num_warps=plan.num_warps,
+        enable_fp_fusion=False,
+        maxnreg=max_registers(plan.gate, plan.block_m),
+    )
+    return out
+
+
+def max_registers(gate: bool, block_m: int) -> int | None:
+    """Of a thread; None: the assembler's own choice, without spills but for a gate of over 16 rows.
+    For 16 rows it is below 128 on sm_90, and four programs fit; told a bound, 150 and more."""
+    return MAX_REGISTERS if gate and block_m > 16 else None
+
+
+def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:
+    """The kernel's compile-time arguments under a plan."""
+    return {
+        "HAS_BIAS": plan.bias,
+        "NORM": plan.norm,
+        "GATE": plan.gate,
+        "RESIDUAL": plan.residual,
+        "PARTS": plan.parts,
+        "PARTS_UP": triton.next_power_of_2(max(1, plan.parts)),
+        "BLOCK_M": plan.block_m,
+        "BLOCK_N": plan.block_n,
+        "BLOCK_K": plan.block_k,
+        "SPLITS": plan.cuts,
+        "SPLIT_TILES": plan.split_tiles,
+        "EVEN": plan.is_even,
+        "UPCAST": upcast and plan.dtype == torch.bfloat16,
+        "STAGES": plan.stages,
+    }
+
+
+def linear_torch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    plan: LinearPlan,
+    work: LinearWork,
+    out: torch.Tensor,
+    terms: Terms = Terms(),
+) -> torch.Tensor:
+    """The twin of `linear` in plain torch: same arguments, effects and errors, any device."""
+    _check(x, weight, plan, work, out, terms)
+    h = x.float()
+    if terms.norm is not None:
+        total = work.squares[: plan.parts, : plan.rows].sum(0)
+        y = (h * torch.rsqrt(total / plan.k + terms.eps)[:, None]).to(x.dtype)
+        h = (y.float() * terms.norm.float()).to(x.dtype).float()
+    product = h @ weight.float().t()
+    if terms.bias is not None:
+        product += terms.bias.float()
+    if plan.gate:
+        gate, up = product.to(x.dtype).float().chunk(2, -1)
+        product = silu_torch(gate).to(x.dtype).float() * up
+    if terms.residual is None:
+        return out.copy_(product)
+    out.copy_(product.to(x.dtype).float() + terms.residual.float())
+    work.squares[: plan.parts, : plan.rows] = squares_torch(out)
+    return out
+
+
+def _check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    plan: LinearPlan,
+    work: LinearWork,
+    out: torch.Tensor,
+    terms: Terms,
+) -> None:
+    named = _expected(plan) | {"out": (plan.rows, plan.n)}
+    given = {"x": x, "weight": weight, "out": out}
+    given |= {name: getattr(terms, name) for name in ("bias", "norm", "residual")}
+    for name, tensor in given.items():
+        shape = named.get(name)
+        if (tensor is None) != (shape is None):
+            raise ValueError(f"{name}: expected {'none' if shape is None else 'one'} by the plan")
+        if tensor is not None:
+            _check_one(name, tensor, shape or (), x)
+    free = not (plan.gate or plan.residual)
+    for name, tensor in given.items():
+        is_wide = name == "out" and free and out.dtype == torch.float32
+        if tensor is not None and tensor.dtype != plan.dtype and not is_wide:
+            raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {tensor.dtype}")
+    _check_work(plan, work, x)
+
+
+def _expected(plan: LinearPlan) -> dict[str, tuple[int, ...]]:
+    """Shapes of what a plan reads."""
+    wide = 2 * plan.n if plan.gate else plan.n
+    found: dict[str, tuple[int, ...]] = {"x": (plan.rows, plan.k), "weight": (wide, plan.k)}
+    if plan.bias:
+        found["bias"] = (wide,)
+    if plan.norm:
+        found["norm"] = (plan.k,)
+    if plan.residual:
+        found["residual"] = (plan.rows, plan.n)
+    return found
+
+
+def _check_one(name: str, t: torch.Tensor, shape: tuple[int, ...], x: torch.Tensor) -> None:
+    if tuple(t.shape) != shape:
+        raise ValueError(f"{name}.shape: expected {shape} but got {tuple(t.shape)}")
+    if t.device != x.device:
+        raise ValueError(f"{name}.device: expected {x.device} as x but got {t.device}")
+    if t.shape[-1] > 1 and t.stride(-1) != 1:
+        raise ValueError(f"{name}: expected contiguous columns but got stride {t.stride(-1)}")
+
+
+def _check_work(plan: LinearPlan, work: LinearWork, x: torch.Tensor) -> None:
+    needed = (plan.partial_size, plan.tiles, plan.parts)
+    given = (work.partial.numel(), work.counters.numel(), work.squares.shape[0])
+    if any(has < needs for has, needs in zip(given, needed, strict=True)):
+        raise ValueError(f"work: expected room for {needed} but got {given}")
+    if work.squares.device != x.device:
+        raise ValueError(f"work: expected {x.device} as x but got {work.squares.device}")

@@ -1,0 +1,166 @@
+"""The tiles of a product of few rows with a matrix of weights, and the memory that it works in.
+
+A plan holds what a captured graph may not change. Its cuts of n and k do not depend on the number
+of rows, nor on the device: one plan, one order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from .control import MAX_ROWS
+from .norm import PART
+from .plan import DTYPES
+
+# Of an H100 and H200; constants, because the cuts are bits. 4.8 TB/s take some 5 MB on their way,
+# and a program has 16 or 32 KiB: one and a half a multiprocessor are enough.
+MULTIPROCESSORS = 132
+PROGRAMS = 192
+LEAST_TILES = 2  # of k in a split: below it a program is nothing but its beginning and its merge
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """Sizes of one product: out [rows, n] = f(x) [rows, k] @ weight [n, k]^T.
+
+    rows      1 to 64; padding included
+    norm      x is normalised first (RMSNorm)
+    gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
+    residual  the product is added to a residual stream, whose sums of squares are left for a norm
+    bias      of every row of the weight
+    splits    of k; None: chosen
+    """
+
+    rows: int
+    n: int
+    k: int
+    dtype: torch.dtype = torch.bfloat16
+    norm: bool = False
+    gate: bool = False
+    residual: bool = False
+    bias: bool = False
+    splits: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= MAX_ROWS:
+            raise ValueError(f"rows: expected a value from 1 to {MAX_ROWS} but got {self.rows}")
+        if min(self.n, self.k) < 1:
+            raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
+        if self.gate and self.residual:
+            raise ValueError("plan: expected a gate or a residual but got both")
+        if self.splits is not None and self.splits < 1:
+            raise ValueError(f"splits: expected at least 1 but got {self.splits}")
+
+    @property
+    def is_half(self) -> bool:
+        """Whether its products are of tensor cores."""
+        return self.dtype.itemsize == 2
+
+    @property
+    def block_m(self) -> int:
+        """Rows of a tile: all of them, so that weights are read once; 16 are the least of a
+        tensor core."""
+        return max(16, triton.next_power_of_2(self.rows))
+
+    @property
+    def block_n(self) -> int:
+        """Columns of a tile of the result, a PART: 64 rows of weights, of both halves of a gate."""
+        return PART // 2 if self.gate else PART
+
+    @property
+    def block_k(self) -> int:
+        """Of a tile: 128, so that two lines of memory are read of a row of weights; else the
+        largest that cuts k in two or more without a rest, for loads without a mask."""
+        most = 128 if self.is_half else 32
+        sizes = (128, 64, 32)
+        fitting = [s for s in sizes if s <= most and self.k % s == 0 and self.k >= 2 * s]
+        return fitting[0] if fitting else min(most, max(16, triton.next_power_of_2(self.k)))
+
+    @property
+    def is_even(self) -> bool:
+        """Whether tiles fill k."""
+        return self.k % self.block_k == 0
+
+    @property
+    def tiles(self) -> int:
+        """Of n."""
+        return triton.cdiv(self.n, self.block_n)
+
+    @property
+    def k_tiles(self) -> int:
+        """Of k."""
+        return triton.cdiv(self.k, self.block_k)
+
+    @property
+    def split_tiles(self) -> int:
+        """Tiles of k of a split, the last one's maybe fewer: as few splits as fill the machine."""
+        wanted = self.splits or triton.cdiv(PROGRAMS, self.tiles)
+        least = 1 if self.splits else LEAST_TILES
+        return min(self.k_tiles, max(least, triton.cdiv(self.k_tiles, wanted)))
+
+    @property
+    def cuts(self) -> int:
+        """Splits of k."""
+        return triton.cdiv(self.k_tiles, self.split_tiles)
+
+    @property
+    def parts(self) -> int:
+        """Sums of squares of a row: of x before a norm, of the result behind a residual."""
+        if self.norm or self.residual:
+            return triton.cdiv(self.k if self.norm else self.n, PART)
+        return 0
+
+    @property
+    def partial_size(self) -> int:
+        """Numbers that wait to be merged."""
+        halves = 2 if self.gate else 1
+        each = halves * self.block_m * self.block_n
+        return self.tiles * self.cuts * each if self.cuts > 1 else 0
+
+    @property
+    def num_warps(self) -> int:
+        """Of a program: as few as hold it without spills. Products that are not of tensor cores,
+        and a gate's rows beside both its tiles of weights, take more."""
+        return 8 if not self.is_half or (self.gate and self.block_m > 16) else 4
+
+    @property
+    def stages(self) -> int:
+        """Of the pipeline over k. With 4 of up to 32 rows, two tiles of weights are on their way
+        and three programs fit a multiprocessor of sm_90; with 3 one is, and four fit: where there
+        are more programs than three each, so that none waits for another's end."""
+        programs = triton.cdiv(self.tiles * self.cuts, MULTIPROCESSORS)
+        most = 4 if self.is_half and self.block_m <= 32 and programs <= 3 else 3
+        return min(most, max(2, self.split_tiles))
+
+
+@dataclass(frozen=True)
+class LinearWork:
+    """Device memory of the products of one lane, allocated once; products follow one another.
+
+    partial   float32 [most]      sums of splits that wait to be merged
+    counters  int32 [most]        arrivals, by tile of n; 0 between launches
+    squares   float32 [parts, 64] of the rows of the residual stream: sums of squares of PART
+                                  columns each, left by `embed` or a residual, read by a norm
+    """
+
+    partial: torch.Tensor
+    counters: torch.Tensor
+    squares: torch.Tensor
+
+
+def linear_work(plans: Iterable[LinearPlan], device: str | torch.device) -> LinearWork:
+    """Memory for `plans` on `device`; launches that may overlap need one each."""
+    known = list(plans)
+    return LinearWork(
+        partial=torch.empty(max((p.partial_size for p in known), default=0), device=device),
+        counters=torch.zeros(
+            max((p.tiles for p in known), default=0), dtype=torch.int32, device=device
+        ),
+        squares=torch.empty((max((p.parts for p in known), default=0), MAX_ROWS), device=device),
+    )
