@@ -234,7 +234,7 @@ def linear(
 
 def max_registers(gate: bool, block_m: int) -> int | None:
     """Of a thread; None: the assembler's own choice, without spills but for a gate of more than 16
-    rows. For 16 rows it is below 128 on sm_90, and four programs fit; told a bound, 150 and more."""
+    rows. For 16 rows it is up to 128 on sm_90, and four programs fit; told a bound, 150 or more."""
     return MAX_REGISTERS if gate and block_m > 16 else None
 
 
