@@ -131,8 +131,8 @@ class LinearPlan:
 
     @property
     def stages(self) -> int:
-        """Of the pipeline over k. With 4 of up to 32 rows, two tiles of weights are on their way
-        and three programs fit a multiprocessor of sm_90; with 3 one is, and four fit: where there
+        """Of the pipeline over k. With 4, two tiles of weights are on their way and three
+        programs of 16 rows fit a multiprocessor of sm_90; with 3 one is, and four fit: where there
         are more programs than three each, so that none waits for another's end."""
         programs = triton.cdiv(self.tiles * self.cuts, MULTIPROCESSORS)
         most = 4 if self.is_half and self.block_m <= 32 and programs <= 3 else 3
