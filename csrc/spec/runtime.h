@@ -190,9 +190,8 @@ class Runtime {
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
-  Graph prefill_laws_{"prefill"},
-      look_{"look"};  // of look_rows_, with laws; the latter between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;  // by steps: all of one, for a device
+  Graph prefill_laws_{"prefill"}, look_{"look"};  // look_rows_ with laws; the latter between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
   std::unique_ptr<Tuner> tuner_;
   Cells<uint8_t> ranks_;
   Fences fences_;

@@ -14,7 +14,7 @@ from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
 
 
 class Graph:
-    """A capture that begins with two allocations of torch's own, as the first of a process does."""
+    """A capture that begins with two bytes of torch's own, as the first of a process does."""
 
     def __init__(self, count):
         self.count, self.said = count, []
@@ -29,22 +29,22 @@ class Graph:
 
 @pytest.fixture
 def count(monkeypatch):
-    """Allocations so far."""
+    """Bytes allocated so far."""
     found = [7]
     monkeypatch.setattr(
-        torch.cuda, "memory_stats", lambda device: {"allocation.all.allocated": found[0]}
+        torch.cuda, "memory_stats", lambda device: {"allocated_bytes.all.allocated": found[0]}
     )
     return found
 
 
-def captured(count, *ops):
+def captured(count, *ops, scratch=0):
     made = object.__new__(CudaRecorder)
     made.device, made.pool = torch.device("cuda", 0), (0, 1)
     tape, graph = Tape(), Graph(count)
     for op in ops:
         tape(op)
     try:
-        made._capture(graph, tape)
+        made._capture(graph, tape, scratch)
     finally:
         assert graph.said == [("begin", "thread_local"), "end"]
 
@@ -57,8 +57,17 @@ def test_a_capture_that_allocates_is_refused(count):
     def allocates():
         count[0] += 3
 
-    with pytest.raises(EngineError, match=r"^capture: expected no allocation, got 3$"):
+    with pytest.raises(EngineError, match=r"^capture: expected at most 0 bytes .*, got 3 in all$"):
         captured(count, allocates)
+
+
+def test_a_call_may_allocate_the_scratch_that_was_planned(count):
+    def allocates():
+        count[0] += 3
+
+    captured(count, allocates, allocates, scratch=3)
+    with pytest.raises(EngineError, match=r"at most 2 bytes allocated in each of 2 calls, got 6"):
+        captured(count, allocates, allocates, scratch=2)
 
 
 def test_a_capture_that_fails_ends_and_says_why(count):
