@@ -14,6 +14,7 @@ import torch
 
 from sbrt.gpu.lane import ROWS, GpuLane
 from sbrt.gpu.ops import TRITON
+from sbrt.gpu.prefill import flash_for
 from sbrt.gpu.recorder import CudaRecorder, Piece, driver
 from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
@@ -50,20 +51,24 @@ class Bench:
     ) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
         self.bandwidth = gpu_timing.read_bandwidth(self.device)
+        self.products = gpu_timing.product_rate(self.device)
         ops = replace(TRITON, fused=products == "fused")
         self._configs = {"T": target, "t": draft}
         self._lanes: dict[str, list[GpuLane]] = {"T": [], "t": []}
         self._pieces: dict[tuple[str, int], Piece] = {}
         self._launches: dict[tuple[str, int], Launch] = {}
+        self._feeds: dict[tuple[str, int], Launch] = {}
         self._tables: list[torch.Tensor] = []
         self._beside_us: dict[str, float] = {}
         for name, config in self._configs.items():
             weights = random_weights(config, torch.bfloat16, self.device)
+            flash = flash_for("auto", self.device, torch.bfloat16, config.head_dim)
             for rows in VERIFIED if name == "T" else (64,):
                 shape = LaneShape(config.max_positions, 64, int(name == "t"), 1, False, False)
-                lane = GpuLane(weights, shape, ops, CudaRecorder(self.device), rows, None)
+                lane = GpuLane(weights, shape, ops, CudaRecorder(self.device), rows, None, flash)
                 self._lanes[name].append(lane)
                 self._record(name, lane, context)
+            self._record_feeds(name, self._lanes[name][-1], context)
 
     def _record(self, name: str, lane: GpuLane, context: int) -> None:
         for rows in lane.sizes if name == "t" else lane.sizes[:1]:
@@ -72,6 +77,15 @@ class Bench:
             piece = self._pieces[name, rows] = lane.record_forward(table, rows, True)
             self._launches[name, rows] = launcher(piece)
 
+    def _record_feeds(self, name: str, lane: GpuLane, context: int) -> None:
+        for rows in lane.fed:
+            head = min(context, lane.capacity - rows)  # the ring has not wrapped
+            table = control.words(path_table(lane, rows, head), self.device)
+            self._tables.append(table)
+            few = rows <= control.MAX_ROWS
+            piece = lane.record_forward(table, rows, False) if few else None
+            self._feeds[name, rows] = launcher(piece or lane.record_prefill(table, rows))
+
     def config(self, lane: str) -> ModelConfig:
         """Of "T", the target, or "t", the draft."""
         return self._configs[lane]
@@ -79,6 +93,17 @@ class Bench:
     def graphs(self) -> Iterator[tuple[str, int]]:
         """(lane, rows) of everything to measure."""
         yield from sorted(self._pieces)
+
+    def feeds(self) -> Iterator[tuple[str, int]]:
+        """(lane, rows) of the pieces that take a prompt in."""
+        yield from sorted(self._feeds)
+
+    def feed_line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
+        """Microseconds of one piece of a prompt, behind the context."""
+        times = self._times(self._feeds[lane, rows], 0, None, seconds / 3)
+        us = statistics.median(times)
+        return {"lane": lane, "rows": rows, "us": us, "spread": [min(times), max(times)],
+                "tokens_per_s": rows / us * 1e6}  # fmt: skip
 
     def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
         """Microseconds of one graph, alone and beside the other lane: the draft's stream the urgent
@@ -142,6 +167,7 @@ class Bench:
             "device": torch.cuda.get_device_name(self.device),
             "torch": torch.__version__,
             "read_bandwidth_gb_per_s": self.bandwidth / 1e9,
+            "products_tflop_per_s": self.products / 1e12,
         }
 
 
@@ -152,5 +178,5 @@ def path_table(lane: GpuLane, rows: int, head: int) -> control.RowTable:
         row = table.row[i]
         row.position, row.token, row.branch = head + i, i, -1
         row.slot = (head + i) % lane.capacity
-        row.chain = control.mask_of((2 << i) - 1)
+        row.chain = control.mask_of((2 << min(i, control.SLOTS - 1)) - 1)
     return table

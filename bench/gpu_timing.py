@@ -70,6 +70,15 @@ def read_bandwidth(device: torch.device) -> float:
     return x.numel() * 4 / (best / 1e3)
 
 
+def product_rate(device: torch.device) -> float:
+    """FLOP a second of bfloat16 products here: the best of square ones of 8192."""
+    n = 8192
+    a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16)
+    out = torch.empty_like(a)
+    best = min(_timed(lambda: torch.mm(a, b, out=out)) for _ in range(20))
+    return 2 * n**3 / (best / 1e3)
+
+
 def _timed(run: Callable[[], object]) -> float:
     """Milliseconds of one run on the current stream."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -6,7 +6,8 @@ python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--seconds
 Llama-shaped, random weights, bfloat16. The first model is the target: T(rows) of its verification
 graphs, what a token of plain decoding costs too, and of one row; the second the draft: t(rows) of
 its steps. Each alone, and beside the other lane at work on a stream of its own. Bytes are those of
-weights, without the embedding that is looked up, and of the keys and values of the context.
+weights, without the embedding that is looked up, and of the keys and values of the context. Then
+the pieces that take a prompt in, behind the context, against products of large matrices.
 --products: six nodes a layer by our `linear`, or nine around torch's products.
 """
 
@@ -34,6 +35,7 @@ COLUMNS = (
     "| target first | nodes | a layer"
 )
 MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
+FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
 PRODUCTS = ("fused", "cublas")  # as sbrt.gpu.lane names them
 VOCAB, POSITIONS = 128_256, 8192
 
@@ -93,6 +95,17 @@ def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
     return size * (config.layers * layer + config.vocab * config.hidden)
 
 
+def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
+    """Of a piece of a prompt behind so many tokens: products and attention of all layers but what
+    the last one does behind its keys and values."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    taken_in = config.hidden * (queries + 2 * keys)
+    rest = config.hidden * (queries + 3 * config.inner)
+    seen = rows * context + rows * (rows + 1) // 2
+    products = config.layers * taken_in + (config.layers - 1) * rest
+    return 2 * rows * products + 4 * (config.layers - 1) * queries * seen
+
+
 def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """A line for every graph, and what they are compared with."""
     print(bench.describe(), file=sys.stderr)
@@ -105,10 +118,19 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
         line["share_of_roof"] = moved / line["us"] * 1e6 / bench.bandwidth
         lines.append(line)
         print(render(line))
+    print(FEEDS)
+    feeds = []
+    for lane, rows in bench.feeds():
+        line = bench.feed_line(lane, rows, args.seconds)
+        rate = prefill_flops(bench.config(lane), args.context, rows) / line["us"] * 1e6
+        line |= {"tflop_per_s": rate / 1e12, "share_of_products": rate / bench.products}
+        feeds.append(line)
+        print(render_feed(line))
     return bench.environment() | {
         "context": args.context,
         "products": args.products,
         "lines": lines,
+        "prompts": feeds,
     }
 
 
@@ -120,6 +142,16 @@ def render(line: dict[str, Any]) -> str:
         f"{line['gb_per_s']:.0f} | {100 * line['share_of_roof']:.0f} | "
         f"{line['us_overlapped']:.1f} | {line['us_overlapped_target_first']:.1f} | "
         f"{line['nodes']} | {line['nodes_per_layer']:.1f}"
+    )
+
+
+def render_feed(line: dict[str, Any]) -> str:
+    """One line of the table of prompts."""
+    least, most = line["spread"]
+    return (
+        f"{line['lane']} | {line['rows']} | {line['us']:.1f} ({least:.1f}-{most:.1f}) | "
+        f"{line['tokens_per_s']:.0f} | {line['tflop_per_s']:.1f} | "
+        f"{100 * line['share_of_products']:.0f}"
     )
 
 

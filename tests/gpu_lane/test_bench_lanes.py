@@ -28,6 +28,22 @@ def test_a_line():
     assert lanes.render(line) == wanted
 
 
+def test_flops_of_a_prompt():
+    """Of the 8B's 32 layers all take keys and values in, 31 go on: 218,103,808 weights a layer, of
+    which 25,165,824 are of q, k and v."""
+    config = lanes.config_of("8b")
+    weights = 31 * 218_103_808 + 25_165_824
+    assert lanes.prefill_flops(config, 0, 1) == 2 * weights + 31 * 4 * 4096
+    assert lanes.prefill_flops(config, 10, 2) == 4 * weights + 31 * 4 * 4096 * (11 + 12)
+
+
+def test_a_line_of_a_prompt():
+    line = {"lane": "T", "rows": 512, "us": 14000.04, "spread": [13900.0, 14100.0],
+            "tokens_per_s": 36571.3, "tflop_per_s": 520.04, "share_of_products": 0.661}  # fmt: skip
+    wanted = "T | 512 | 14000.0 (13900.0-14100.0) | 36571 | 520.0 | 66"
+    assert lanes.render_feed(line) == wanted
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
