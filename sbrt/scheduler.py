@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -46,7 +46,7 @@ class Scheduler:
         self._max_model_len = max_model_len
         self._lock = threading.RLock()
         self._waiting: set[int] = set()  # threads that want the lock
-        self._queue: deque[Request] = deque()
+        self._queue: OrderedDict[str, Request] = OrderedDict()  # by id
         self._running: Request | None = None
         self._begun_ns = runtime.now_ns  # what was measured is no request's
         self._keeps_trace = keeps_trace
@@ -68,27 +68,29 @@ class Scheduler:
         with self._turn():
             self._taken()
             _ = self.runtime
-            used = {request.id for request in self.live()}
+            running = None if self._running is None else self._running.id
             for request in requests:
-                if request.id in used:
+                if request.id in self._queue or request.id == running:
                     raise InvalidInputError(
                         f"request_id: expected one that is not in use, got {request.id!r}"
                     )
-            self._queue.extend(requests)
+            self._queue.update((request.id, request) for request in requests)
 
     def live(self) -> list[Request]:
         """Unfinished requests, the one in flight first."""
         with self._turn():
             self._taken()
-            return [*([self._running] if self._running else []), *self._queue]
+            return [*([self._running] if self._running else []), *self._queue.values()]
 
     def drop(self, requests: Sequence[Request]) -> list[Request]:
         """Forget those of `requests` that are unfinished, and return them."""
         with self._turn():
             self._taken()
-            dropped = [request for request in self.live() if request in requests]
-            self._queue = deque(r for r in self._queue if r not in dropped)
-            if self._running in dropped:
+            unwanted = set(map(id, requests))
+            dropped = [request for request in self.live() if id(request) in unwanted]
+            for request in dropped:
+                self._queue.pop(request.id, None)
+            if self._running is not None and id(self._running) in unwanted:
                 self._end()
             return dropped
 
@@ -222,7 +224,7 @@ class Scheduler:
         if self._running is None and self._queue:
             if not runtime.idle(SLICE):
                 return False  # the last round of a dropped request; it has nothing to say
-            self._running = self._queue.popleft()
+            _, self._running = self._queue.popitem(last=False)
             self._guard(self._start, runtime, self._running)
         if self._running is not None:
             self._guard(self._run, runtime, self._running)

@@ -76,6 +76,19 @@ def test_abort_drops_the_running_and_the_queued(engine, plain, prompts):
     assert ids_of(last[-1]) == plain[prompts[0]]
 
 
+def test_a_long_queue_keeps_its_order_and_its_ids(engine, prompts):
+    names = [str(i) for i in range(20_000)]
+    for name in names:
+        engine.add_request(name, prompts[0], SamplingParams(temperature=0, max_tokens=1))
+    with pytest.raises(InvalidInputError, match="not in use, got '19999'"):
+        engine.add_request(names[-1], prompts[0], GREEDY)
+    engine.abort_request(names[2:])
+    done = []
+    while engine.has_unfinished_requests():
+        done += [output.request_id for output in engine.step() if output.finished]
+    assert done == names[:2]
+
+
 def test_streams_and_steps_share_the_queue(engine, plain, prompts):
     engine.add_request("first", prompts[1], GREEDY)
     streams = [engine.stream(p, GREEDY) for p in prompts[2:4]]
