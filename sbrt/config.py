@@ -202,12 +202,9 @@ class EngineConfig:
             raise not_built(f"device {check.show(self.device)}")
         if check.integer("max_num_seqs", self.max_num_seqs, 1) != 1:
             raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} (continuous batching)")
-        if not self.on_cuda and self.attention_backend != "auto":
-            raise InvalidInputError(
-                "attention_backend: expected auto on a CPU, got "
-                f"{check.show(self.attention_backend)}"
-            )
-        check.one_of("attention_backend", self.attention_backend, BACKENDS)
+        backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
+        if not self.on_cuda and backend != "auto":
+            raise InvalidInputError(f"attention_backend: expected auto on a CPU, got {backend}")
         if check.flag("enforce_eager", self.enforce_eager) and not self.on_cuda:
             raise InvalidInputError(
                 "enforce_eager: expected it with a CUDA device, got device "

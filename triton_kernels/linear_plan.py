@@ -52,8 +52,8 @@ class LinearPlan:
             raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
-        if self.gate and self.residual:
-            raise ValueError("plan: expected a gate or a residual but got both")
+        if self.residual and (self.gate or self.norm):  # it writes the squares that a norm reads
+            raise ValueError("plan: expected a residual alone but got a gate or a norm with it")
         if self.splits is not None and self.splits < 1:
             raise ValueError(f"splits: expected at least 1 but got {self.splits}")
 

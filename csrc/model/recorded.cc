@@ -44,6 +44,13 @@ bool filters(const Sampling* s) {
   return s && s->temperature > 0 && (s->min_p > 0 || s->top_k > 0 || s->top_p < 1);
 }
 
+// Of pieces for more and more rows, the one that takes so many.
+Pieces only_for(const Pieces& pieces, int32_t rows) {
+  for (const Piece& piece : pieces)
+    if (piece.rows >= rows) return {piece};
+  throw Error(sentence("lane: expected a piece of ", rows, " rows, got none"));
+}
+
 void check_pieces(const Pieces& pieces, bool on_device) {
   check(!pieces.empty(), "lane: expected recorded pieces, got none");
   for (const Piece& piece : pieces) {
@@ -115,7 +122,10 @@ PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
 }
 
 void RecordedLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
-  const PieceSet& set = keep(recorder_->forward(rows, with_logits), expected_);
+  Pieces pieces = recorder_->forward(rows, with_logits);
+  // How many rows a piece of a prompt has is settled here: no launch takes another.
+  if (!with_logits && expected_.rows) pieces = only_for(pieces, *expected_.rows);
+  const PieceSet& set = keep(pieces, expected_);
   graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());
 }
 

@@ -56,6 +56,7 @@ void Runtime::make_scores() {
 }
 
 std::vector<float> Runtime::features() const {
+  check<InvalidInput>(round_ == committed_round_, "features: expected no round in flight");
   const Cells<float>& shown = hrad_memory_.shown();
   if (shown.size() > 0) return {shown.host(), shown.host() + shown.size()};
   check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");

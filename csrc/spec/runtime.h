@@ -118,7 +118,7 @@ class Runtime {
   // What `auto` knows of its policies; null if the engine was not built for it.
   const Tuner* tuner() const { return tuner_.get(); }
   // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if they are not
-  // kept; on a device, H-RAD by itself keeps them from the host.
+  // kept, as H-RAD by itself does not on a device, and while a round is in flight.
   std::vector<float> features() const;
   int64_t now() const { return exec_->now(); }               // ns of the clock of traces and stats
   const OrderBook* order() const { return exec_->order(); }  // of the dry body; else null

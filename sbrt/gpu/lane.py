@@ -326,10 +326,9 @@ class GpuLane(LaneStore):
         """One forward of up to `count` rows of a prompt, more than a round has, without logits."""
         assert self.flash is not None
         rows = PromptRows(table, count, self.lengths(count), self.flash)
-        config, dtype = self.weights.config, self.weights.dtype
-        return self.recorder.record(
-            lambda run: self.decoder.prefill(run, rows), count, scratch_bytes(config, dtype, count)
-        )
+        config = self.weights.config
+        scratch = scratch_bytes(config, self.weights.dtype, count) * (config.layers - 1)
+        return self.recorder.record(lambda run: self.decoder.prefill(run, rows), count, scratch)
 
     def _record_choice(self, choice: Choice) -> Piece:
         work = self.choice_work(choice.plan)

@@ -178,7 +178,16 @@ def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
 
 
 def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
-    """What flash attention allocates while it is recorded: its result, a float32 a row and head,
-    some words; each of them rounded up."""
+    """What one call of flash attention allocates: its result, a float32 a row and head, some words;
+    each of them rounded up."""
     row = config.heads * (config.head_dim * dtype.itemsize + 4)
     return rows * row + 8 * 512
+
+
+def reserved_bytes(config: ModelConfig, dtype: torch.dtype, rows: int, device: torch.device) -> int:
+    """What torch's allocator keeps for that: of a device in segments of 20 MiB or twos, for the
+    captures and once more for the runs before them."""
+    size = scratch_bytes(config, dtype, rows)
+    if device.type != "cuda":
+        return size
+    return 2 * (max(20 << 20, -(-size >> 21) << 21) + (2 << 20))

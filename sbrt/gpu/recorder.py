@@ -41,8 +41,8 @@ class Recorder(Protocol):
     """Makes pieces of one lane."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """The piece that `function` is when it is called now. A call may allocate so many bytes of
-        scratch, that nobody reads behind it."""
+        """The piece that `function` is when it is called now. Its calls together may allocate so
+        many bytes of scratch, which nobody reads behind the call that did."""
 
 
 class Tape:
@@ -115,11 +115,8 @@ class CudaRecorder:
                 graph.capture_end()
             raise
         graph.capture_end()
-        if made > scratch * len(tape.calls):
-            raise EngineError(
-                f"capture: expected at most {scratch} bytes allocated in each of "
-                f"{len(tape.calls)} calls, got {made} in all"
-            )
+        if made > scratch:
+            raise EngineError(f"capture: expected at most {scratch} bytes allocated, got {made}")
 
     def _allocations(self) -> int:
         """Bytes, ever."""

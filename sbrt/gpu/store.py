@@ -17,7 +17,7 @@ from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
 from .decoder import FEATURE_LAYERS, Buffers, attention_plan
 from .fused import Products, products_of
 from .memory import Arena, MemoryPlan
-from .prefill import Flash, Lengths, prefill_sizes, scratch_bytes
+from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
 STEP_ROWS = (1, 4, 16, 64)  # of a draft's graphs, and then multiples of 64
@@ -131,7 +131,7 @@ class LaneStore:
             _add_fields(plan, "attention", f"attention.{count}", workspace(each, "meta"))
         if self.flash:
             plan.add("prefill", "lengths", (4,), torch.int32)
-            plan.reserve("prefill", "flash", scratch_bytes(c, dtype, self.fed[-1]))
+            plan.reserve("prefill", "flash", reserved_bytes(c, dtype, self.fed[-1], self.device))
         _add_fields(plan, "products", "linear", self._linear_sizes())
         choice = ChoosePlan(most, c.vocab, laws=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
@@ -139,7 +139,7 @@ class LaneStore:
 
     def lengths(self, rows: int) -> Lengths:
         """Where a recording of so many rows of a prompt finds how many there are."""
-        window = self.window if self.weights.config.window else None
+        window = self.window if self.window < self.shape.max_len else None
         return Lengths(self.arena["lengths"], rows, self.capacity, window)
 
     def _workspace(self, count: int) -> Workspace:

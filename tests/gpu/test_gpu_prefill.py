@@ -5,6 +5,8 @@ twice the same bits; what is not in use is not written."""
 import pytest
 import torch
 
+from sbrt import Engine, SamplingParams
+from sbrt.demo_pair import demo_folder
 from sbrt.gpu.lane import GpuLane
 from sbrt.gpu.ops import TRITON
 from sbrt.gpu.prefill import Lengths, flash_for, flash_plain, prefill_attention
@@ -87,3 +89,18 @@ def test_wide_pieces_leave_what_narrow_ones_leave(device, length):
         assert torch.isnan(kv[..., length:, :]).all()
     error = (got - want)[..., :length, :].float().abs().max()
     assert error < NEARLY * want[..., :length, :].float().abs().max()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_long_prompt_is_answered_as_plain_decoding_does(temperature):
+    """By the demo pair, in pieces of 512 and fewer rows."""
+    params = SamplingParams(temperature=temperature, seed=2, max_tokens=64, ignore_eos=True)
+    prompt = [1 + i * i % 2000 for i in range(700)]
+    pair = [demo_folder(name) for name in ("target", "draft")]
+    with Engine.from_pretrained(*pair, device="cuda", dtype="bfloat16") as engine:
+        found = [
+            engine.generate(prompt, params, method=method)[0].outputs[0].token_ids
+            for method in ("none", "specbranch", "draft_model", "none")
+        ]
+    assert len(found[0]) == 64
+    assert found.count(found[0]) == 4

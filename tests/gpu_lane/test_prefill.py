@@ -110,9 +110,10 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
     prompt = tools.prompt(length, seed=length)
     cpu = tools.Play(target.decoder("float32"), draft.decoder("float32"))
     ours = tools.Play(*map(tools.recorded, (target, draft)))
-    want = cpu.answer(prompt, "none", 0.0, 6)
+    tokens = 30 if length == 66 else 6  # of Mistral the ring wraps behind its wide piece
+    want = cpu.answer(prompt, "none", 0.0, tokens)
     for method in ("none", "pearl", "specbranch:k_max=3"):
-        assert ours.answer(prompt, method, 0.0, 6) == want
+        assert ours.answer(prompt, method, 0.0, tokens) == want
     assert ours.runtime.prefilled_tokens == length - 1
     cpu.close()
     ours.close()
@@ -259,5 +260,10 @@ def test_features_are_of_verified_rows_alone(tools, checkpoints):
     prompt = tools.prompt(140)
     assert play.answer(prompt, "none", 0.0, 4)[1] == "length"
     assert np.isfinite(play.runtime.features()).all()
+    play.begin(prompt, "none", 0.0, 40)
+    while play.runtime.prefilled_tokens < 139 or play.runtime.run(seconds=1e-9):
+        play.runtime.run(seconds=1e-9)
+    with pytest.raises(_core.InvalidInputError, match="expected no round in flight"):
+        play.runtime.features()
     assert seen[0].buffers.features.shape[0] == 64
     play.close()

@@ -192,7 +192,7 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--checkpoints", "m1"], "--checkpoints: expected of m37, m2, demo, demo-75m, got 'm1'"),
+        (["--checkpoints", "m1"], "--checkpoints: expected of m37, m2, demo, demo-75m, demo-1g"),
         (
             ["--peers", "vllm"],
             "--peers: expected of transformers, llama-cpp-python, openvino-genai",

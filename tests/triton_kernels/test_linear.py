@@ -258,7 +258,8 @@ def test_one_work_is_for_many_plans():
         ({"rows": 65}, "rows: expected a value from 1 to 64 but got 65"),
         ({"n": 0}, "n, k: expected at least 1"),
         ({"dtype": torch.float64}, "dtype: expected one of"),
-        ({"gate": True, "residual": True}, "expected a gate or a residual"),
+        ({"gate": True, "residual": True}, "expected a residual alone"),
+        ({"norm": True, "residual": True}, "expected a residual alone"),
         ({"splits": 0}, "splits: expected at least 1"),
     ],
 )
