@@ -18,7 +18,7 @@ from sbrt.triton_kernels import control
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 CPU = torch.device("cpu")
-GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
 # Positions of the ring: 160 + 64; of Mistral, which sees 24, 24 + 64.
 PIECES = {
     "Llama": {2: [64], 65: [64], 66: [128], 129: [128], 130: [256], 152: [256]},

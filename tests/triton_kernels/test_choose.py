@@ -251,7 +251,7 @@ def test_bad_words_of_the_cpu(device, kind):
     for seed, head in enumerate((0, 2, 77)):
         room = SMALL_ROOM if seed else ROOM
         case = Case(
-            70 + seed, 8, 200, kind=kind, shaped=True, device=device, heads=[head], room=room
+            70 + seed, 4, 200, kind=kind, shaped=True, device=device, heads=[head], room=room
         )
         compare(case, seen)
         compare(case, Counter(), choose_torch)
