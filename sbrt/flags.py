@@ -112,6 +112,11 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
         metavar="c=8|COSTS.json",
         help="real tokens, simulated time: a target forward costs c draft forwards, or a cost file",
     )
+    add(
+        "--then-simulate",
+        metavar="c=8|COSTS.json",
+        help="after the clock's table, the same methods and settings in simulated time",
+    )
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
@@ -202,6 +207,18 @@ def costs(args: argparse.Namespace) -> CostModel | None:
     """What --simulate names, None without it. Raises InvalidInputError, OSError."""
     given = getattr(args, "simulate", None)
     return None if given is None else read_costs(given)
+
+
+def later_costs(args: argparse.Namespace) -> CostModel | None:
+    """What --then-simulate names, None without it. Raises InvalidInputError, OSError."""
+    given = getattr(args, "then_simulate", None)
+    if given is None:
+        return None
+    if args.simulate is not None:
+        raise InvalidInputError("--then-simulate: expected the clock first, got --simulate")
+    if args.device.startswith("cuda"):
+        raise InvalidInputError(f"--then-simulate: expected --device cpu, got {args.device}")
+    return read_costs(given, "--then-simulate")
 
 
 def prompts(args: argparse.Namespace) -> list[str]:
