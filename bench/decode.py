@@ -13,6 +13,7 @@ from sbrt.measure import PLACEMENTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.decode", lambda: _main(argv))
 
 

@@ -103,6 +103,7 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig, seed: int) -> Iterator
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.inflate", lambda: _main(argv))
 
 

@@ -167,6 +167,7 @@ def _sums(parts: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.kernels", lambda: _main(argv))
 
 
