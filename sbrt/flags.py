@@ -63,10 +63,10 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
-    add("--top-p", type=float, default=1.0, metavar="P")
-    add("--top-k", type=int, default=0, metavar="K")
-    add("--threads", type=int, metavar="N", help="in total (default: all cores)")
-    add("--draft-threads", type=int, metavar="N", help="the draft's, while both models run")
+    add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
+    add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
+    add("--threads", type=int, metavar="N", help="threads in total (default: all cores)")
+    add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8"),
@@ -84,7 +84,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
     add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
-    add("--branches", type=int, metavar="K", help="most branches of a round")
+    add("--branches", type=int, metavar="K", help="most branches per round")
     add_json_flag(parser)
     add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
 

@@ -45,8 +45,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
-    add("--costs", metavar="c=8|COSTS.json", help="default: measured here, with the pair")
-    add("--acceptance", metavar="A,B,...", help="a toy pair instead: how often the draft is right")
+    add("--costs", metavar="c=8|COSTS.json", help="costs of forwards (default: measured here)")
+    add(
+        "--acceptance",
+        metavar="A,B,...",
+        help="synthetic drafts that are right this often",
+    )
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add("--png", type=Path, metavar="F", help="draw speed-up over gamma")
     add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
