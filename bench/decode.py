@@ -21,6 +21,7 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = flags.Parser(prog="python -m bench.decode", description=__doc__.splitlines()[0])
     flags.add_model_flags(parser)
     flags.add_method_flags(parser)
+    flags.add_view_flags(parser)
     parser.add_argument(
         "--placement",
         choices=PLACEMENTS,

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="generate|compare|plan|hrad")
     generate = commands.add_parser("generate", help="answer one prompt")
     flags.add_model_flags(generate)
+    flags.add_trace_flag(generate)
     generate.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     several = commands.add_parser("compare", help="run several methods, check every token")
     flags.add_model_flags(several)
     flags.add_method_flags(several)
+    flags.add_view_flags(several)
     several.set_defaults(run=compare.run)
     plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))
     hrad_cli.add_commands(commands.add_parser("hrad", help="train the classifier that cuts chains"))

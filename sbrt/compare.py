@@ -90,11 +90,11 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Refuse before the work what could not be written after it. Raises InvalidInputError."""
-    if getattr(args, "png", None) is not None:
-        picture.require()
-        check_writable("--png", args.png)
-    check_writable("--json", args.json)
-    check_writable("--trace", args.trace)
+    for name in ("png", "json", "trace"):  # a command may lack any of the flags
+        given = getattr(args, name, None)
+        if name == "png" and given is not None:
+            picture.require()
+        check_writable(f"--{name}", given)
 
 
 def measured(

@@ -86,7 +86,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
     add("--branches", type=int, metavar="K", help="most branches per round")
     add_json_flag(parser)
-    add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
+
+
+def add_trace_flag(parser: argparse.ArgumentParser) -> None:
+    """Where the trace goes."""
+    parser.add_argument(
+        "--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace"
+    )
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
@@ -101,11 +107,17 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method_flags(parser: argparse.ArgumentParser) -> None:
-    """Methods beside each other on many prompts."""
+    """The methods, and many prompts to run them on."""
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+
+
+def add_view_flags(parser: argparse.ArgumentParser) -> None:
+    """What a comparison draws, and what gives its time."""
+    add_trace_flag(parser)
+    add = parser.add_argument
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
     add(
         "--simulate",

@@ -106,10 +106,7 @@ def measured_costs(
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.png is not None:
-        picture.require()
-        check_writable("--png", args.png)
-    check_writable("--json", args.json)
+    compare.check_outputs(args)
     check_writable("--save-costs", args.save_costs)
     if args.acceptance is not None and args.costs is None:
         raise InvalidInputError("--acceptance: expected --costs with it, got none")

@@ -326,8 +326,9 @@ def test_as_a_module_with_a_broken_pipe_and_bad_input(folders):
 
 
 def test_import_is_fast_and_light():
+    """Seconds of the processor: by the clock a busy machine would fail."""
     script = (
-        "import time, sys; t = time.perf_counter(); import sbrt; print(time.perf_counter() - t);"
+        "import time, sys; t = time.process_time(); import sbrt; print(time.process_time() - t);"
         "print([m for m in ('torch', 'numpy', 'tokenizers', 'matplotlib') if m in sys.modules])"
     )
     runs = [
