@@ -31,11 +31,11 @@ speedup      tokens/t over that of none, plain decoding
 """
 LEGEND = """\
 tokens/pass  tokens per forward of the target; plain decoding has 1
-accepted     share of the drafted tokens that the target let stand
-rollback     drafted tokens taken back, per token returned
-hits         rounds whose outcome had been prepared, of those with a prepared branch
+accepted     share of the draft tokens that the target accepted
+rollback     draft tokens rolled back, per token returned
+hits         of the rounds with a prepared branch, the share whose outcome was prepared
 overlap      share of the target's working time in which the draft worked too
-same         whether every token equals plain decoding's"""
+same         yes if every token equals that of plain decoding"""
 
 
 def render(report: Report) -> str:
