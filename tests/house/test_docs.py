@@ -68,16 +68,21 @@ def test_every_word_of_the_contract_has_a_common_name():
     assert words - words_of(ROOT / "docs" / "glossary.md") == set()
 
 
-COMMAND = re.compile(r"^ *(?:\.venv/bin/)?sbrt ((?:generate|compare|plan|hrad) .*)$", re.MULTILINE)
+COMMAND = re.compile(
+    r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt ((?:generate|compare|plan|hrad) .*)$", re.MULTILINE
+)
 BENCH = re.compile(r"^(?:\.venv/bin/)?python -m (bench\.\w+)(.*)$", re.MULTILINE)
 
 
 def commands(pattern):
-    return [found for page in PAGES for found in pattern.findall(page.read_text())]
+    return [
+        found for page in [*PAGES, ROOT / "Makefile"] for found in pattern.findall(page.read_text())
+    ]
 
 
 def test_there_are_commands_to_check():
     assert len(commands(COMMAND)) >= 13
+    assert any("--then-simulate" in line and "compare.png" in line for line in commands(COMMAND))
     assert len(commands(BENCH)) >= 4
 
 
