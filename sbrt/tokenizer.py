@@ -1,15 +1,15 @@
-"""tokenizer.json by the `tokenizers` library: prompts to ids, ids to text as they come."""
+"""tokenizer.json by the `tokenizers` library: prompts to ids, ids to text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import check
 from .check import show
+from .detokenizer import Detokenizer, Pieces
 from .errors import InvalidInputError
 from .model_config import read_json
 from .safetensors_file import parse_json
@@ -17,7 +17,8 @@ from .safetensors_file import parse_json
 if TYPE_CHECKING:
     import tokenizers
 
-HALF = "\ufffd"  # what decoding puts in place of bytes that are no character (yet)
+__all__ = ["Detokenizer", "Tokenizer", "check_pair"]
+
 MAX_TOKENIZER = 256 * 2**20  # bytes
 
 
@@ -30,7 +31,8 @@ class Tokenizer:
         if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
         raw = check.read_bytes(path, MAX_TOKENIZER)
-        _refuse_prefix(path, parse_json(path, raw))
+        file = parse_json(path, raw)
+        _refuse_prefix(path, file)
         with _library_errors(f"{path}: expected a tokenizer.json"):
             self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)
             self._library.no_truncation()
@@ -42,6 +44,7 @@ class Tokenizer:
         self.tokens: dict[int, str] = {i: token for token, i in strings.items()}
         self.size = max(self.tokens) + 1
         self._longest = max(map(len, strings))
+        self.pieces = Pieces(self._library, file)
 
     def holes(self, vocab: int) -> tuple[int, ...]:
         """Ids below `vocab` that no token has."""
@@ -77,39 +80,6 @@ class Tokenizer:
         return {
             i for i, string in self.tokens.items() if isinstance(token, str) and string == token
         }
-
-
-class Detokenizer:
-    """Text of tokens as they come, never half of a UTF-8 character.
-
-    Decodes a window that begins a few tokens before the new one (a token's text can depend on its
-    neighbours) and gives what is new in it, holding back a tail that is no character yet.
-    """
-
-    OVERLAP = 4  # tokens kept when the window moves; a character has at most 4 bytes
-    WINDOW = 24  # a tail that is no character after so many tokens will never be one
-
-    def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special: bool = True
-    ) -> None:
-        self._decode = partial(tokenizer.decode, skip_special=skip_special)
-        self._window = list(prompt_ids[-self.OVERLAP :])
-        self._given = len(self._decode(self._window).rstrip(HALF))
-
-    def push(self, token: int) -> str:
-        """The text that `token` completes, often empty for a piece of a character."""
-        self._window.append(token)
-        text = self._decode(self._window)
-        whole = text.rstrip(HALF)
-        is_stuck = len(self._window) > self.WINDOW
-        if is_stuck:  # only the last replacement character can still become another
-            whole = text.removesuffix(HALF)
-        new, self._given = whole[self._given :], max(self._given, len(whole))
-        if whole == text or is_stuck:
-            self._window = self._window[-self.OVERLAP :]
-            rest = self._decode(self._window)
-            self._given = len(rest) - (len(text) - len(whole))
-        return new
 
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
