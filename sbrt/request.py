@@ -228,22 +228,24 @@ class RequestMaker:
 
 
 def split_prompts(prompts: Any) -> list[Any]:
-    """A str, a list of ids or a mapping is one prompt; a list of these is many."""
+    """A str, a list of ids or a mapping is one prompt; a list of these is many, [] is none."""
     if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return [prompts]
     many = check.items("prompts", prompts, "text or token ids")
     if not many:
-        raise InvalidInputError("prompts: expected a prompt, got an empty list")
+        return []
     is_nested = [hasattr(p, "__iter__") for p in many]
     if any(is_nested) and not all(is_nested):
         raise InvalidInputError("prompts: expected prompts or token ids, got both in one list")
     return many if all(is_nested) else [many]
 
 
-def split_params(params: Params, count: int, defaults: SamplingParams) -> list[SamplingParams]:
-    """One for each of `count` prompts; None is the defaults. Raises InvalidInputError."""
-    if params is None or isinstance(params, SamplingParams):
-        return [params or defaults] * count
+def split_params(
+    params: SamplingParams | Sequence[SamplingParams], count: int
+) -> list[SamplingParams]:
+    """One for each of `count` prompts. Raises InvalidInputError."""
+    if isinstance(params, SamplingParams):
+        return [params] * count
     if isinstance(params, (list, tuple)) and len(params) == count:
         return list(params)
     got = len(params) if isinstance(params, (list, tuple)) else check.show(params)

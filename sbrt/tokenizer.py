@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import check
+from .added_tokens import added_tokens
 from .check import show
 from .detokenizer import Detokenizer, Pieces
 from .errors import InvalidInputError
-from .model_config import read_json
 from .safetensors_file import parse_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ MAX_TOKENIZER = 256 * 2**20  # bytes
 
 
 class Tokenizer:
-    """A tokenizer.json. `size`: largest id + 1; `tokens`: id to token string."""
+    """A tokenizer.json, with the tokens that the files next to it add (added_tokens.py).
+
+    size: largest id + 1. tokens: id to token string.
+    """
 
     def __init__(self, path: Path) -> None:
         import tokenizers  # here, so that `import sbrt` stays fast
@@ -37,6 +40,7 @@ class Tokenizer:
             self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)
             self._library.no_truncation()
             self._library.no_padding()
+        _add(self._library, added_tokens(path.parent, file, self._library))
         self.path = path
         strings = self._library.get_vocab(with_added_tokens=True)
         if not strings:
@@ -71,16 +75,6 @@ class Tokenizer:
         """Text of ids, special tokens left out unless `skip_special` is False."""
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
-    def eos(self) -> set[int]:
-        """The id of the end-of-sequence token that tokenizer_config.json names, if any."""
-        path = self.path.parent / "tokenizer_config.json"
-        token = read_json(path).get("eos_token") if check.is_file(path) else None
-        if isinstance(token, Mapping):
-            token = token.get("content")
-        return {
-            i for i, string in self.tokens.items() if isinstance(token, str) and string == token
-        }
-
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
     """Both models must have the same tokens. Raises InvalidInputError, naming the first."""
@@ -91,6 +85,12 @@ def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
                 f"draft: expected the target's tokens, but token {i} is {show(ours)} in the target "
                 f"and {show(theirs)} in the draft"
             )
+
+
+def _add(library: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken]) -> None:
+    if tokens:
+        with _library_errors("added tokens: expected ones that the tokenizer can have"):
+            library.add_tokens(tokens)
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
