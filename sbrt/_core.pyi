@@ -346,7 +346,7 @@ class Runtime:
     """Two lanes and one sequence at a time (csrc/spec/runtime.h).
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
-    the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
+    the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,
     sim for everything on the caller's thread, dry: the same with a book of it (`order`), dry_cuda:
     that, in the place of a device whose memory the host cannot reach, or cuda.
     device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.

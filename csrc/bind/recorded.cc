@@ -114,7 +114,7 @@ class PyRecorder final : public Recorder {
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
                                number(a.dense.seen));
     const py::object where = py::make_tuple(number(a.rows), number(a.control), number(out));
-    return all("choose", where, a.vocab, a.law != nullptr, kind.filters, shaping);
+    return all("choose", where, a.known(), a.law != nullptr, kind.filters, shaping);
   }
   Pieces moves(const Control* control, Moves which) override {
     return all("moves", number(control), static_cast<int>(which));

@@ -37,7 +37,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
-    unit.scratch.emplace_back(model.vocab());
+    unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
 }
 
 // What the ops of a device do not do yet.
@@ -81,18 +81,17 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
     : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
+  if (config_.vocab == 0) config_.vocab = models_[0]->vocab();
+  check_within("vocab", 2, models_[0]->vocab(), config_.vocab);
   exec_ = make_exec(config);
   make_memory();
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
-  int vocab = models_[0]->vocab();
   if (models_[1]) {
     control_->draft_limit = std::min(config.max_model_len, models_[1]->longest());
     bind_unit(draft_, *models_[1], config_, control_->draft_limit, true);
-    vocab = std::min(vocab, models_[1]->vocab());
+    control_->draft_vocab = models_[1]->vocab();
   }
-  if (config_.vocab == 0) config_.vocab = vocab;
-  check_within("vocab", 2, vocab, config_.vocab);
   check_holes(config_.holes, config_.vocab);
   shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();

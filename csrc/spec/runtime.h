@@ -29,8 +29,8 @@ namespace sbrt {
 enum class Body { cpu, sim, dry, dry_cuda, cuda };
 
 struct RuntimeConfig {
-  int64_t max_model_len = 0;   // longest trunk, tokens
-  int32_t vocab = 0;           // logits are cut to this; 0: the smaller of both models
+  int64_t max_model_len = 0;  // longest trunk, tokens
+  int32_t vocab = 0;  // the target's logits are cut to this, 0: to none; a draft may have fewer
   std::vector<int32_t> holes;  // ids below vocab that no token has: masked in every row
   int32_t num_threads = 1;     // in total
   int32_t draft_threads = 1;   // of them the draft's while the lanes overlap
