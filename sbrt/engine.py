@@ -160,39 +160,27 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Run one round of the first unfinished request; [] if there is nothing to do."""
-        while not self._inbox and not self._scheduler.advance():
+        while (found := self._scheduler.step(self._inbox)) is None:
             pass  # a long round: each turn is a chance for Ctrl-C
-        found: list[RequestOutput] = []
-        while self._inbox:
-            item = self._inbox.popleft()
-            if isinstance(item, BaseException):
-                raise item
-            found.append(item)
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Drop requests, running or queued; `step` says nothing more of them.
 
         One that `generate` or `stream` waits for ends with finish_reason "abort". An id that has
-        finished is no error.
+        finished is no error. An id of add_request that generate or stream also drew for itself
+        names the former.
         """
-        _ = self._scheduler.runtime
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
-        live = [request for request in self._scheduler.live() if request.id in wanted]
-        dropped = self._scheduler.drop(live)
-        for output in [o for o in self._inbox if _id_of(o) in wanted]:
-            self._inbox.remove(output)
-        for request in dropped:
-            if request.sink is not self._inbox:
-                request.finish("abort")
-                request.sink.append(request.output(None, None))
+        self._scheduler.abort(wanted, self._inbox)
 
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has anything left to run or to return."""
-        return bool(self._scheduler.live() or self._inbox)
+        return self._scheduler.has_live() or bool(self._inbox)
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt as `generate` reads it. Raises InvalidInputError, as `generate` would."""
+        self._scheduler.check_process()
         return self._maker.prompt(prompt)[1]
 
     def trace(self) -> list[Span]:
@@ -271,10 +259,13 @@ class Engine:
     ) -> list[Request]:
         many = split_prompts(prompts)
         each = split_params(params, len(many), self.pair.defaults)
-        return [
+        requests = [
             self._make(f"generate-{next(self._count)}", prompt, one, method, sink, streams)
             for prompt, one in zip(many, each, strict=True)
         ]
+        for request in requests:
+            request.is_drawn = True
+        return requests
 
     def _make(
         self,
@@ -285,7 +276,7 @@ class Engine:
         sink: Sink,
         streams: bool,
     ) -> Request:
-        _ = self._scheduler.runtime  # a closed engine says so first
+        self._scheduler.check_open()  # a closed engine says so first
         return self._maker.make(
             request_id,
             prompt,
@@ -333,10 +324,6 @@ class Engine:
         for policy in self._presets.policies():
             runtime.prepare(policy)
         return runtime
-
-
-def _id_of(output: RequestOutput | BaseException) -> str | None:
-    return None if isinstance(output, BaseException) else output.request_id
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:
