@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from . import flags, methods, picture, table
+from . import console, flags, methods, picture, table
 from .chrome import Recording, write_chrome
 from .files import check_writable, write_file
 from .measure import Bench, Report, measure
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
         picture.draw(args.png, report)
         print(f"wrote {args.png}", file=sys.stderr)
     write_json(args.json, report.lines())  # stdout comes last: its reader may have gone
-    if args.json != "-":
+    if args.json is None or (args.json != "-" and console.has_stdout()):
         print(table.render(report))
     return verdict(report)
 
@@ -79,12 +79,18 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
     """A list, one object a line: to a file, to stdout for "-", nowhere for None."""
     if where is None:
         return
-    objects = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in lines]
-    text = "[" + ",\n ".join(objects) + "]"
-    if where == "-":
+    text = _json_of(lines)
+    if where != "-":
+        write_file(Path(where), f"{text}\n".encode())
+    elif console.has_every_character(text):
         print(text)
     else:
-        write_file(Path(where), f"{text}\n".encode())
+        print(_json_of(lines, ensure_ascii=True))
+
+
+def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
+    objects = [json.dumps(line, ensure_ascii=ensure_ascii, allow_nan=False) for line in lines]
+    return "[" + ",\n ".join(objects) + "]"
 
 
 def verdict(report: Report) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import demo_pair, hrad, methods
+from . import console, demo_pair, hrad, methods
 from .config import EngineConfig, SpeculativeConfig
 from .costs import CostModel, read_costs
 from .errors import EngineError, InvalidInputError
@@ -35,20 +34,24 @@ class Parser(argparse.ArgumentParser):
 
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; bad input and failures are one sentence on stderr and exit code 2."""
-    try:
-        code = command()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader of our output has gone; nor can Python's exit flush to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
-        sentence = " ".join(str(error).split()) or "out of memory"
-        print(f"{name}: error: {sentence}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+    with console.prepared():
+        try:
+            try:
+                code = command()
+            except SystemExit:  # after --help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of our output has gone
+            return 1
+        except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
+            sentence = " ".join(str(error).split()) or "out of memory"
+            print(f"{name}: error: {sentence}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return 130
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:

@@ -117,7 +117,9 @@ def test_a_caller_who_changes_the_prompt_s_ids_changes_no_token(engine, plain, p
     assert engine.generate(prompt, GREEDY)[0].prompt_token_ids == prompt
 
 
-@pytest.mark.parametrize("method", ["none", "lookup", "draft_model", "pearl", "specbranch", "hedge"])
+@pytest.mark.parametrize(
+    "method", ["none", "lookup", "draft_model", "pearl", "specbranch", "hedge"]
+)
 def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, prompts, method):
     def ahead() -> tuple[int, int]:
         stats = engine._scheduler.runtime.stats
