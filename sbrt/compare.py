@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from . import console, flags, methods, picture, table
+from . import console, flags, methods, names, picture, table
 from .chrome import Recording, write_chrome
 from .files import check_writable, write_file
 from .measure import Bench, Report, measure
@@ -31,8 +31,7 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
         picture.draw(args.png, report)
         print(f"wrote {args.png}", file=sys.stderr)
     write_json(args.json, report.lines())  # stdout comes last: its reader may have gone
-    if args.json is None or (args.json != "-" and console.has_stdout()):
-        print(table.render(report))
+    show(args.json, table.render(report))
     return verdict(report)
 
 
@@ -88,6 +87,12 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
         print(_json_of(lines, ensure_ascii=True))
 
 
+def show(where: str | None, text: str) -> None:
+    """Print what people read, if the figures go elsewhere and stdout is open or is all there is."""
+    if where is None or (where != "-" and console.has_stdout()):
+        print(text)
+
+
 def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
     objects = [json.dumps(line, ensure_ascii=ensure_ascii, allow_nan=False) for line in lines]
     return "[" + ",\n ".join(objects) + "]"
@@ -104,7 +109,7 @@ def verdict(report: Report) -> int:
 def _names(args: argparse.Namespace) -> list[str]:
     if args.methods is not None:
         return methods.parse_list(args.methods)
-    if flags.draft_name(args) == "none":
+    if flags.draft_name(args) == names.NONE:
         return ["none"]
     left_out = methods.AUTO if args.device.startswith("cuda") else None  # not there yet
     return [name for name in methods.METHODS if name != left_out]

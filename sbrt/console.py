@@ -21,7 +21,7 @@ class Shown:
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
         """is_needed: raise OSError where nothing can be written."""
-        self._stream = None if stream is None or stream.closed else stream
+        self._stream = None if stream is None or getattr(stream, "closed", False) else stream
         self._is_needed = is_needed
         self.failure: OSError | None = None  # the first one; nothing is written after it
 
@@ -29,6 +29,11 @@ class Shown:
     def is_open(self) -> bool:
         """Whether anything can be written."""
         return self._stream is not None
+
+    @property
+    def closed(self) -> bool:
+        """As of a stream: a command may call another one."""
+        return not self.is_open
 
     @property
     def encoding(self) -> str:

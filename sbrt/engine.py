@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import check
+from . import check, names
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import EngineError, InvalidInputError
@@ -94,6 +94,8 @@ class Engine:
     ) -> Engine:
         """An engine of two Hugging Face folders; `fields` are EngineConfig's.
 
+        The names of the commands mean the same here: target `demo`; draft `demo`, `demo-poor`,
+        `random` or `none`. A folder of such a name: "./demo", or a Path.
         With a draft the method is SpeculativeConfig's default unless `speculative` says otherwise.
         """
         if isinstance(speculative, SpeculativeConfig):
@@ -103,9 +105,13 @@ class Engine:
             if given.get("model") is not None:
                 raise InvalidInputError("draft: given twice, as draft and as speculative.model")
             given["model"] = draft
-        if given:
+        folder, make_draft = names.draft_of(given.pop("model", None))
+        if folder is not None:
+            given["model"] = folder
+        if given or make_draft:
             fields["speculative"] = build(SpeculativeConfig, given)
-        return cls(build(EngineConfig, {"model": target, **fields}))
+        config = build(EngineConfig, {"model": names.target_folder(target), **fields})
+        return cls(config, pair=load_pair(config, make_draft=make_draft) if make_draft else None)
 
     def generate(
         self, prompts: Any, params: Params = None, *, method: str | Method | None = None

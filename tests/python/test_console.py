@@ -143,3 +143,10 @@ def test_messages_never_reach_stdout(monkeypatch, capsys):
     with console.prepared():
         print("a message", file=sys.stderr)
     assert capsys.readouterr().out == ""
+
+
+def test_a_command_may_call_another_one(capsys):
+    with console.prepared(), console.prepared():
+        print("the answer", flush=True)
+        print("a message", file=sys.stderr)
+    assert capsys.readouterr() == ("the answer\n", "a message\n")
