@@ -291,7 +291,8 @@ class Costs:
 class Stats:
     """Counters of one sequence (csrc/spec/stats.h); times in ns.
 
-    rounds: target forwards. draft_tokens: depth of the verified chains, summed; accepted: how far
+    rounds: target forwards. rounds_ahead: enqueued before the record of the round before was
+    read. draft_tokens: depth of the verified chains, summed; accepted: how far
     they stood; rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds
     that had one and did not end the sequence; branch_hits: of these, with a hit.
     discarded_branch_tokens: drafted nodes that never entered a chain. draft_limit_rounds: past the
@@ -300,6 +301,7 @@ class Stats:
     """
 
     rounds: int
+    rounds_ahead: int
     draft_tokens: int
     accepted: int
     rollback_tokens: int
@@ -409,8 +411,15 @@ class Runtime:
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
         """Run until the sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
 
-        Returns the tokens committed meanwhile. The GIL is released. Raises EngineError.
+        Returns the tokens committed since the last call. The GIL is released. Raises EngineError.
+        The next round may already be in flight when this returns.
         """
+    def advance(self, max_rounds: int = 0, seconds: float = 0.0) -> None:
+        """As `run`, but the tokens stay for `take`: what interrupts the caller loses none."""
+    def take(self) -> list[int]:
+        """The tokens committed since the last `take`, `run` or `begin`."""
+    def check_usable(self) -> None:
+        """Raises EngineError once closed, and in a fork."""
     @property
     def prefilled_tokens(self) -> int:
         """Of the prompt in flight, what both lanes have read; its last token is never fed."""

@@ -12,12 +12,12 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
 from .errors import InvalidInputError
 from .generation_config import Defaults, read_defaults
-from .model_config import ModelConfig, read_eos
+from .model_config import read_eos
+from .names import MakeDraft
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer, check_pair
 
 Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
-MakeDraft = Callable[[ModelConfig], Model]  # a draft made for a target
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 
 namespace py = pybind11;
 
@@ -42,7 +43,7 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
           const std::vector<int64_t>& shape, const py::buffer& data) {
   const py::buffer_info info = data.request();
   const TensorView tensor = view_of(info, name, dtype_from(dtype), shape);
-  const py::gil_scoped_release nogil;
+  const GilRelease nogil;
   decoder.load(name, tensor);
 }
 

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/matmul.h"
@@ -111,7 +112,7 @@ py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::str
   graph.add(matmul, MatmulArgs{&kernels_named(isa), &packed, &rows, x.data(), y.mutable_data(),
                                bias.is_none() ? nullptr : biased.data(),
                                add.is_none() ? nullptr : added.data()});
-  const py::gil_scoped_release nogil;
+  const GilRelease nogil;
   Runner(width).run(graph, width);
   return y;
 }
@@ -138,7 +139,7 @@ void bind_lane_probe(py::module_& m) {
           [](LaneProbe& p, int64_t head, const std::vector<RowTuple>& rows, int width,
              bool logits) -> py::object {
             {
-              const py::gil_scoped_release nogil;
+              const GilRelease nogil;
               p.forward(head, rows, width, logits);
             }
             return logits ? py::object(p.logits()) : py::none();

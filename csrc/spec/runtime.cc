@@ -11,7 +11,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kReserved = 1 << 20;  // tokens of one run() without an allocation
+constexpr int64_t kReserved = 1 << 20;  // tokens between two take() without an allocation
 
 bool is_on_device(const RuntimeConfig& c) {
   return c.body == Body::cuda || c.body == Body::dry_cuda;
@@ -108,7 +108,7 @@ Runtime::~Runtime() { close(); }
 
 void Runtime::close() {
   end();
-  if (process_ != getpid()) {  // a forked child: there is nobody to join, so nothing is freed
+  if (is_forked()) {  // a forked child: there is nobody to join, so nothing is freed
     // NOLINTBEGIN(bugprone-unused-return-value)
     static_cast<void>(draft_.stream.release());
     static_cast<void>(target_.stream.release());
@@ -194,10 +194,12 @@ void Runtime::start_block(const Request& r) {
   send_block();
 }
 
+bool Runtime::is_forked() const { return process_ != getpid(); }
+
 void Runtime::check_usable() const {
   check(target_.stream != nullptr, "engine: expected an open one, this one has been closed");
-  check(process_ == getpid(), "engine: it belongs to process ", process_, ", this is its fork ",
-        getpid(), " without its threads; make a new engine here");
+  check(!is_forked(), "engine: it belongs to process ", process_, ", this is its fork ", getpid(),
+        " without its threads; make a new engine here");
 }
 
 // Between sequences: nothing is left of the last one.
@@ -215,6 +217,7 @@ void Runtime::start_over() {
   prompt_ = emitted_ = chain_nodes_ = 0;
   target_.feed.fed = draft_.feed.fed = 0;
   committed_.clear();
+  taken_.clear();
 }
 
 void Runtime::begin(const Request& request) {
@@ -224,7 +227,9 @@ void Runtime::begin(const Request& request) {
   start_block(request);
   stop_tokens_ = request.stop_tokens;
   prompt_ = control_->head + 1;
-  committed_.reserve(std::min(control_->limit - control_->head + kSlots, kReserved));
+  const int64_t most = std::min(control_->limit - control_->head + kSlots, kReserved);
+  committed_.reserve(most);
+  taken_.reserve(most);
   if (request.max_tokens == 0) {
     finish_ = Finish::length;
     return;

@@ -144,7 +144,7 @@ def test_streams_never_show_part_of_a_stop_string():
         before = "".join(words[i] for i in request.token_ids[:-1])
         assert not any(s in before for s in stops)
         if ends:
-            assert shown == request.text == whole[: min(ends)]
+            assert shown == "".join(request.pieces) == whole[: min(ends)]
             assert request.finish_reason == "stop"
         else:
             assert request.finish_reason is None
