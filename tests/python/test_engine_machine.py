@@ -33,7 +33,7 @@ REQUESTS = st.tuples(
     PROMPTS, st.sampled_from(range(len(LAWS))), st.integers(0, 14), st.sampled_from(METHODS)
 )
 BAD = (
-    {"prompt": []},
+    {"prompt": [[]]},
     {"prompt": [VOCAB]},
     {"prompt": [-1]},
     {"prompt": [1] * LIMIT},
