@@ -458,7 +458,7 @@ class Runtime:
     def features(self) -> NDArray[float32]:
         """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h).
 
-        Raises InvalidInputError if features are not kept.
+        Raises InvalidInputError if features are not kept, and while a round is in flight.
         """
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
         """(round, depth, n, branches, hit, tokens) of the last sequence, oldest first.

@@ -92,6 +92,11 @@ class Scheduler:
         """Whether a request is unfinished."""
         return bool(self._running or self._queue)
 
+    @in_turn
+    def live(self) -> list[Request]:
+        """Unfinished requests, the one in flight first."""
+        return self._live()
+
     def drop(self, requests: Sequence[Request]) -> None:
         """Forget those of `requests` that are unfinished. Nothing in a fork."""
         if self.turns.is_fork:
@@ -227,7 +232,6 @@ class Scheduler:
             self._runtime = None
 
     def _live(self) -> list[Request]:
-        """Unfinished requests, the one in flight first."""
         return [*([self._running] if self._running else []), *self._queue.values()]
 
     def drop_late(self) -> None:
