@@ -197,6 +197,9 @@ class Policy:
     on_miss: int
     burst: int
     burst_width: int
+    @property
+    def most_nodes(self) -> int:
+        """Most nodes of a chain that it makes."""
 
 class Place:
     """A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).

@@ -87,13 +87,15 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, its policy is the same, and the sequence cannot reach its limit before.
-// A stop that the host finds leaves a round behind that nobody reads.
+// not depend on that outcome, its policy is the same, its rows stay within the bounds in force, and the
+// sequence cannot reach its limit before. A stop that the host finds leaves a round behind that nobody
+// reads.
 bool Runtime::may_run_ahead() {
   const Policy& p = control_->policy;
   const int burst = p.on_miss == kBurst ? p.burst : 0;
   if (burst > 0 && (p.gamma > 0 || !missed_)) return false;
   if (in_virtual_order() || config_.keep_features) return false;
+  if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
   if (emitted_ + 2 * most > control_->limit - prompt_) return false;
   return !tuned_ || tuner_->stays(*control_, prompt_ - 1 + emitted_);

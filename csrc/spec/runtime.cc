@@ -249,13 +249,24 @@ void Runtime::price_lanes(const RoundShape& how) {
   besides_ = config_.costs->besides(how.burst > 0, how.gamma > 0);
 }
 
-// Which graphs of the lanes the next round takes. Nothing is in flight.
+// Most nodes of a chain, of this policy and of the one before.
+int32_t Runtime::most_chain() const { return std::max(chain_nodes_, most_nodes(control_->policy)); }
+
+// How far the draft may be behind the trunk in the next `rounds` rounds; the host knows the head of the
+// first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
+// that sat out once is never fed again.
+DraftLag Runtime::lag_within(int rounds) const {
+  if (tuned_) return DraftLag::any;
+  if (control_->policy.gamma == 0) return DraftLag::none;
+  const int64_t nodes = most_chain(), head = prompt_ - 1 + emitted_ + (rounds - 1) * (nodes + 1);
+  return head + nodes < control_->draft_limit ? DraftLag::none : DraftLag::chain;
+}
+
+// Decides which graphs of the lanes the next round takes. Nothing is in flight.
 void Runtime::bound_rows() {
-  const Policy& p = control_->policy;
-  // Past its limit a draft sits out, and is far behind if it ever takes part again.
-  const bool level = !tuned_ && control_->limit + 2 * kSlots < control_->draft_limit;
-  target_.most = draft_.most = row_bounds(p, chain_nodes_, level);
-  chain_nodes_ = most_nodes(p);
+  lag_ = lag_within(1);
+  target_.most = draft_.most = row_bounds(control_->policy, most_chain(), lag_);
+  chain_nodes_ = most_nodes(control_->policy);
 }
 
 // Of the next round. A sequence starts as after a miss.

@@ -160,6 +160,8 @@ class Runtime {
   void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
   void price_lanes(const RoundShape& how);
+  int32_t most_chain() const;
+  DraftLag lag_within(int rounds) const;
   void bound_rows();
   bool prefilled(int64_t until);
   void feed(LaneUnit& unit, int width, bool keeps_laws);
@@ -197,13 +199,14 @@ class Runtime {
   Fences fences_;
 
   // The sequence in flight.
-  int64_t round_ = 0;            // last round enqueued
-  int64_t committed_round_ = 0;  // last round whose record was read
-  int64_t begun_ = 0;            // when, now()
-  int64_t besides_ = 0;          // ns of virtual time that the last round costs besides forwards
-  int64_t prompt_ = 0;           // tokens of the prompt
-  int64_t emitted_ = 0;          // tokens returned so far
-  int32_t chain_nodes_ = 0;      // most nodes of the chain that the last round left
+  int64_t round_ = 0;              // last round enqueued
+  int64_t committed_round_ = 0;    // last round whose record was read
+  int64_t begun_ = 0;              // when, now()
+  int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
+  int64_t prompt_ = 0;             // tokens of the prompt
+  int64_t emitted_ = 0;            // tokens returned so far
+  int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
+  DraftLag lag_ = DraftLag::none;  // what the bounds in force allow for
   bool live_ = false;
   bool missed_ = true;  // the outcome before this round was not prepared
   bool prefilling_ = false;

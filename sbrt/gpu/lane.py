@@ -128,7 +128,8 @@ def _recorder(place: torch.device, eager: bool) -> Recorder:
 
 def rows_for(method: Method) -> int:
     """Rows of a verification graph that holds the root and any chain of a method."""
-    nodes = max(int(arm.options.get("nodes", arm.gamma)) for arm in method.arms)
+    policies = [policy for arm in method.arms if (policy := arm.policy())]
+    nodes = max(policy.most_nodes for policy in policies)
     return next(rows for rows in ROWS if nodes < rows)
 
 
