@@ -43,8 +43,8 @@ void Runtime::make_features() {
     hrad_memory_ = HradMemory(*exec_, config_.hrad.get(), width, config_.keep_features);
     return;
   }
-  features_ = Buffer<float>(Hrad::inputs(width));
-  hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
+  features_ = Buffer<float>(Hrad::room(width));
+  hrad_scratch_ = Buffer<float>(Hrad::kScratch);
 }
 
 void Runtime::make_scores() {
@@ -60,7 +60,7 @@ std::vector<float> Runtime::features() const {
   const Cells<float>& shown = hrad_memory_.shown();
   if (shown.size() > 0) return {shown.host(), shown.host() + shown.size()};
   check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
-  return {features_.data(), features_.data() + features_.size()};
+  return {features_.data(), features_.data() + Hrad::inputs(target_.lane->feature_width())};
 }
 
 }  // namespace sbrt

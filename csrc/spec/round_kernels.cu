@@ -45,9 +45,7 @@ __global__ void extend(const LaneArgs args) {
   extend_op(args, scratch, warp());
 }
 
-__global__ void select(const SelectArgs args) {
-  if (leads()) select_op(*args.control);
-}
+__global__ void select(const SelectArgs args) { select_op(*args.control, warp()); }
 
 __global__ void hrad_features(const HradArgs args) {
   __shared__ FeatureScratch scratch;
