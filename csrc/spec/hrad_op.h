@@ -126,6 +126,13 @@ SBRT_ANY void hrad_features_op(const HradArgs& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
+// Loads above it stay there: a device's compiler would move each down to its use, to save registers.
+SBRT_ANY inline void keep_loads() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : : : "memory");
+#endif
+}
+
 // The partial sum of an output. `words`: of its first k, kPanel apart, bf16 of k and k + 1 or f32. They are
 // read kHradWords at a time, so that a thread waits for the memory once for all of them.
 template <int kPerWord>
@@ -134,6 +141,7 @@ SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t le
   for (int64_t k = 0; k < length; k += kHradWords * kPerWord) {
     uint32_t word[kHradWords];
     for (int i = 0; i < kHradWords; ++i) word[i] = words[(k / kPerWord + i) * kPanel];
+    keep_loads();
     for (int i = 0; i < kHradWords; ++i) {
       const float* at = x + k + i * kPerWord;
       if constexpr (kPerWord == 1) {

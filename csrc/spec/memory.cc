@@ -23,7 +23,6 @@ void Runtime::make_streams() {
   };
   target_.stream = stream("target", !config_.draft_first);
   if (models_[1]) draft_.stream = stream("draft", config_.draft_first);
-  prepare_graphs();
 }
 
 // What the host wrote, for the ops of what is enqueued from here on.

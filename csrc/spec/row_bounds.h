@@ -29,13 +29,17 @@ inline int32_t most_nodes(const Policy& p) {
   return std::min<int32_t>(kMaxChain, std::max(grown, burst));
 }
 
+// Whether all its chains are paths.
+inline bool makes_paths(const Policy& p) {
+  return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
+}
+
 // Rows of a catch-up. Of a path the draft lacks the last node, or the root after a miss.
 inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
-  const bool is_path =
-      p.width == 1 && p.on_miss != kLookup && (p.on_miss == kGoOn || p.burst_width == 1);
+  const bool is_drafted_path = makes_paths(p) && p.on_miss != kLookup;
   if (lag == DraftLag::any) return kMaxRows;
   if (lag == DraftLag::chain) return std::min<int32_t>(kMaxRows, 2 + nodes);
-  return is_path ? 1 : 1 + nodes;
+  return is_drafted_path ? 1 : 1 + nodes;
 }
 
 // Rows of the first step of a serial burst: the root, and the last node of an accepted path.

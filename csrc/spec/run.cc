@@ -48,29 +48,16 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     return !live_ || (max_rounds > 0 && done == max_rounds) ||
            (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
   };
-  const auto start = [&] {
-    const RoundShape how = shape();
-    // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
-    drafted_ = how.burst + how.gamma > 0;
-    if (tuned_ && !drafted_ && round_ == committed_round_) {  // never on a device
-      control_->draft_nodes = Mask::none();
-      control_->branch_count = control_->draft_idle = 0;
-    }
-    if (draft) draft->serial_burst = fused(serial_bursts_, how.burst);
-    if (draft) draft->burst = fused(bursts_, how.gamma);
-    price_lanes(how);  // one round is in flight at most in virtual time
-    const NvtxRange range(config_.nvtx, "round", round_ + 1);
-    enqueue_round(++round_, how, target, draft.get(), fences_);
-  };
   for (int64_t done = 0, since = -1; !stops(done); ++done) {
     const bool ahead = round_ != committed_round_;
     if (!ahead) {
       if (tuned_ && !tune(until)) break;
       since = now();
       bound_rows();
-      start();
+      start_round(target, draft.get());
     }
-    if (round_ == committed_round_ + 1 && done + 1 != max_rounds && may_run_ahead()) start();
+    if (round_ == committed_round_ + 1 && done + 1 != max_rounds && may_run_ahead())
+      start_round(target, draft.get());
     if (!reach(fences_.verify_done, committed_round_ + 1, until)) break;
     exec_->rethrow();
     if (config_.costs) exec_->spend(besides_);
@@ -84,6 +71,27 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
   }
   stats_.decode_ns += now() - begin;
   if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
+}
+
+// Enqueues the next round.
+void Runtime::start_round(TargetLane& target, DraftLane* draft) {
+  const RoundShape how = shape();
+  // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
+  drafted_ = how.burst + how.gamma > 0;
+  if (tuned_ && !drafted_ && round_ == committed_round_) {  // never on a device
+    control_->draft_nodes = Mask::none();
+    control_->branch_count = control_->draft_idle = 0;
+  }
+  target.settles = settles();
+  if (exec_->is_device()) {
+    const Graph& whole = verification(how.burst > 0);
+    target.fused = target_.stream->is_fused(whole) ? &whole : nullptr;
+  }
+  if (draft) draft->serial_burst = fused(serial_bursts_, how.burst);
+  if (draft) draft->burst = fused(bursts_, how.gamma);
+  price_lanes(how);  // one round is in flight at most in virtual time
+  const NvtxRange range(config_.nvtx, "round", round_ + 1);
+  enqueue_round(++round_, how, target, draft, fences_);
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does

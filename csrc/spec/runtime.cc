@@ -34,6 +34,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.debug = c.debug;
   shape.features = !drafts && (c.hrad || c.keep_features);
   shape.on_device = is_on_device(c);
+  shape.stream = unit.stream->handle();
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
@@ -83,6 +84,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   check_config(config_, *models_[0]);
   exec_ = make_exec(config);
   make_memory();
+  make_streams();  // lanes on a device capture on theirs
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
   int vocab = models_[0]->vocab();
@@ -97,7 +99,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();
   record_graphs();
-  make_streams();
+  prepare_graphs();
   round_ = control_->round = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
@@ -156,8 +158,7 @@ void Runtime::check_policy(const Policy& p) const {
   check<InvalidInput>(!p.rejection || config_.rejection,
                       "acceptance: expected coupled, as the engine was built for, got rejection");
   // A tree has no last node.
-  const bool is_path = p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
-  check<InvalidInput>(is_path || p.gamma == 0 || p.ranking == kLikely,
+  check<InvalidInput>(makes_paths(p) || p.gamma == 0 || p.ranking == kLikely,
                       "method: branches at the chain's end need chains that are paths");
   const bool drafts = p.gamma > 0 || (p.on_miss == kBurst && p.burst > 0);
   check<InvalidInput>(!drafts || draft_.lane != nullptr,

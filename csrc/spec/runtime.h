@@ -134,6 +134,9 @@ class Runtime {
   void record_draft(const SelectArgs& chosen);
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare_graphs();
+  bool settles() const;
+  Graph& verification(bool after_burst);
+  void fuse_verification(bool after_burst);
   void fuse_rounds();
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
   void make_memory();
@@ -166,6 +169,7 @@ class Runtime {
   bool prefilled(int64_t until);
   void feed(LaneUnit& unit, int width, bool keeps_laws);
   void run_rounds(int64_t max_rounds, int64_t until);
+  void start_round(TargetLane& target, DraftLane* draft);
   bool may_run_ahead();
   bool reach(Event& event, int64_t value, int64_t until);
   void settle_down();
@@ -194,6 +198,7 @@ class Runtime {
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph prefill_laws_{"prefill"}, look_{"look"};  // look_rows_ with laws; the latter between rounds
   std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
+  Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
   std::unique_ptr<Tuner> tuner_;
   Cells<uint8_t> ranks_;
   Fences fences_;
