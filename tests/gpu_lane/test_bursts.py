@@ -1,6 +1,6 @@
 """Contract under test: on a device a draft's burst is one launch, and so is what the target does
 between two waits: the same work in the same order as the parts, whatever the length and whatever
-the request asks for; the same tokens too. Only where chains are trees is the target's KV settled."""
+the request asks for; the same tokens too. The target settles KV only where chains are trees."""
 
 from collections import Counter
 from dataclasses import replace
