@@ -126,29 +126,25 @@ SBRT_ANY void hrad_features_op(const HradArgs& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
-// Loads above it stay there: a device's compiler would move each down to its use, to save registers.
-SBRT_ANY inline void keep_loads() {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : : : "memory");
-#endif
-}
-
-// The partial sum of an output. `words`: of its first k, kPanel apart, bf16 of k and k + 1 or f32. They are
-// read kHradWords at a time, so that a thread waits for the memory once for all of them.
+// The partial sum of an output. `words`: of its first k, kPanel apart, bf16 of k and k + 1 or f32. Weights
+// and inputs are read kHradWords words at a time, so that a thread waits for the memory once for all of
+// them. `x` is aligned to 16 bytes.
 template <int kPerWord>
 SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t length) {
+  constexpr int kStep = kHradWords * kPerWord;
   float sum = 0;
-  for (int64_t k = 0; k < length; k += kHradWords * kPerWord) {
+  for (int64_t k = 0; k < length; k += kStep) {
     uint32_t word[kHradWords];
+    float in[kStep];
     for (int i = 0; i < kHradWords; ++i) word[i] = words[(k / kPerWord + i) * kPanel];
-    keep_loads();
+    for (int i = 0; i < kStep; i += 4)
+      __builtin_memcpy(in + i, __builtin_assume_aligned(x + k + i, 16), 16);
     for (int i = 0; i < kHradWords; ++i) {
-      const float* at = x + k + i * kPerWord;
       if constexpr (kPerWord == 1) {
-        sum = ::fmaf(at[0], __builtin_bit_cast(float, word[i]), sum);
+        sum = ::fmaf(in[i], __builtin_bit_cast(float, word[i]), sum);
       } else {
-        sum = ::fmaf(at[0], __builtin_bit_cast(float, word[i] << 16), sum);
-        sum = ::fmaf(at[1], __builtin_bit_cast(float, word[i] & 0xffff0000u), sum);
+        sum = ::fmaf(in[2 * i], __builtin_bit_cast(float, word[i] << 16), sum);
+        sum = ::fmaf(in[2 * i + 1], __builtin_bit_cast(float, word[i] & 0xffff0000u), sum);
       }
     }
   }
@@ -196,7 +192,8 @@ SBRT_ANY void hrad_inner_op(const HradArgs& args, int panel, InnerScratch& s, Te
 
 struct CutScratch {
   float second[kSecondSplit.count * kHradNarrow], third[kThirdSplit.count * kPanel];
-  float narrow[kHradNarrow], score[kHradCuts];
+  alignas(16) float narrow[kHradNarrow];
+  float score[kHradCuts];
 };
 
 // The other two layers, and the cut: of equal scores the first.

@@ -42,7 +42,8 @@ int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
   const auto control = std::make_unique<Control>();
   control->policy.hrad = 1;
-  float inner[kHradInner], scores[kHradCuts];
+  alignas(16) float inner[kHradInner];
+  float scores[kHradCuts];
   std::vector<float> scratch(Hrad::kScratch);
   const float* narrow = scratch.data() + scratch.size() - kHradNarrow;
   int64_t found = 0;

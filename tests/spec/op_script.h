@@ -36,7 +36,9 @@ struct OpState {
   uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // of any dtype
   uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
-  float bias[kHradLayers][kHradInner], x[kSplit.room()], shown[kInputs], inner[kHradInner];
+  float bias[kHradLayers][kHradInner], shown[kInputs];
+  alignas(16) float x[kSplit.room()];
+  alignas(16) float inner[kHradInner];
 
   // Its pointers are those of a copy that lies at `place`.
   void aim(OpState* place) {
