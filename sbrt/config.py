@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import check, methods
+from ._core import SLOTS
 from .cores import usable_cores
 from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
@@ -18,7 +19,7 @@ MAX_THREADS = 1024
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # of prompts, on a CUDA device
 CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
-MAX_POSITIONS = 2**31 - 1 - 64  # a ring holds 64 slots more
+MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring holds the slots in flight besides
 
 Folder = str | os.PathLike[str]
 

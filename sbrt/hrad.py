@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 FORMAT = "sbrt-hrad-2"
-BLOCKS = 5  # of the input: the last four layers and an embedding, each `hidden` wide
-TAIL = 16  # nodes of a tail whose confidence is read
-WIDTHS = (256, 64, 3)
+BLOCKS = _core.FEATURE_LAYERS + 1  # of the input: layers and an embedding, each `hidden` wide
+TAIL = _core.HRAD_TAIL  # nodes of a tail whose confidence is read
+WIDTHS = _core.HRAD_WIDTHS
 WIDE = "w1"  # nearly all of a file: kept as bfloat16, read once a round
 CLASSES = ("nothing", "some", "all")  # of the coming chain stands
 DEMO = "demo"  # instead of a path: the file that ships beside a draft of the demo pair

@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from . import check
-from ._core import Policy
+from ._core import CANDIDATES, MAX_BRANCHES, MAX_CHAIN, Policy
 from .errors import InvalidInputError
 
-MAX_GAMMA = 63  # nodes of a chain
-CANDIDATES = 16  # tokens kept of a draft's law
-MAX_BRANCHES = 64
+MAX_GAMMA = MAX_CHAIN
 GAMMA = 4
 K_MAX = 8
 EPSILON = 0.1

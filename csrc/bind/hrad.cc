@@ -36,9 +36,10 @@ std::shared_ptr<Hrad> make_hrad(int64_t hidden, const Floats& w1, const Floats& 
 
 std::array<float, 3> scores(const Hrad& hrad, const Floats& x) {
   check_equal("hrad: features", Hrad::inputs(hrad.hidden()), int64_t{x.size()});
-  std::array<float, kHradInner + kHradNarrow> scratch;
+  std::vector<float> padded = flat(x), scratch(Hrad::kScratch);
+  padded.resize(Hrad::room(hrad.hidden()));
   std::array<float, 3> out;
-  hrad.scores(x.data(), scratch.data(), out.data());
+  hrad.scores(padded.data(), scratch.data(), out.data());
   return out;
 }
 

@@ -2,6 +2,7 @@
 #include "core/check.h"
 #include "core/memory.h"
 #include "model/lane.h"
+#include "spec/hrad_op.h"
 
 #ifndef SBRT_VERSION
 #define SBRT_VERSION "unknown"
@@ -46,6 +47,20 @@ py::dict build_info() {
   return info;
 }
 
+// Sizes that Python shares. MAX_ROWS is in costs.cc.
+void bind_sizes(py::module_& m) {
+  m.attr("SLOTS") = kSlots;
+  m.attr("MAX_CHAIN") = kMaxChain;
+  m.attr("TARGET_ROWS") = kMaxRows;
+  m.attr("MAX_BRANCHES") = kMaxBranches;
+  m.attr("MAX_TAIL") = kMaxTail;
+  m.attr("CANDIDATES") = kCandidates;
+  m.attr("ENDLESS") = kEndless;
+  m.attr("FEATURE_LAYERS") = kFeatureLayers;
+  m.attr("HRAD_TAIL") = kHradTail;
+  m.attr("HRAD_WIDTHS") = py::make_tuple(kHradInner, kHradNarrow, kHradCuts);
+}
+
 }  // namespace sbrt
 
 PYBIND11_MODULE(_core, m) {
@@ -54,6 +69,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("allocation_count", &sbrt::allocation_count,
         "Calls of operator new by this library since it was loaded.");
   sbrt::bind_errors(m);
+  sbrt::bind_sizes(m);
   sbrt::bind_model(m);
   sbrt::bind_decoder(m);
   sbrt::bind_toy(m);

@@ -201,37 +201,53 @@ Floats gate_probe(const Floats& x) {
   return y;
 }
 
-// Bytes from the start of a struct to a field, by "Struct.field"; of a whole struct by its name.
-std::map<std::string, size_t> control_layout() {
-  std::map<std::string, size_t> out;
+using Layout = std::map<std::string, size_t>;
+
 #define FIELD(type, field) out[#type "." #field] = offsetof(type, field)
+
+void put_rows(Layout& out) {
   FIELD(Row, position), FIELD(Row, token), FIELD(Row, slot), FIELD(Row, branch), FIELD(Row, node);
   FIELD(Row, chain), FIELD(Row, tail), FIELD(RowTable, head), FIELD(RowTable, n);
   FIELD(RowTable, row), FIELD(Law, n), FIELD(Law, q), FIELD(Law, entropy), FIELD(Law, token);
   FIELD(Law, lp), FIELD(Choice, token), FIELD(Choice, error), FIELD(Chain, size);
-  FIELD(Policy, rejection), FIELD(Control, prices), FIELD(Control, scores), FIELD(Control, rank);
-  FIELD(Control, trunk_hash), FIELD(Control, no_mass), FIELD(Chain, drawn), FIELD(Chain, depth),
-      FIELD(Chain, token), FIELD(Chain, parent), FIELD(Chain, level);
-  FIELD(Chain, mask), FIELD(Branch, node), FIELD(Branch, size), FIELD(Branch, in_place);
-  FIELD(Branch, token), FIELD(Branch, has_law), FIELD(Branch, mask), FIELD(Branch, law);
-  FIELD(Outcome, node), FIELD(Outcome, n), FIELD(Outcome, y), FIELD(Outcome, branch);
-  FIELD(Outcome, path), FIELD(Sampling, temperature), FIELD(Sampling, min_p);
+  FIELD(Chain, drawn), FIELD(Chain, depth), FIELD(Chain, token), FIELD(Chain, parent);
+  FIELD(Chain, level), FIELD(Chain, mask), FIELD(Branch, node), FIELD(Branch, size);
+  FIELD(Branch, in_place), FIELD(Branch, token), FIELD(Branch, has_law), FIELD(Branch, mask);
+  FIELD(Branch, law), FIELD(Outcome, node), FIELD(Outcome, n), FIELD(Outcome, y);
+  FIELD(Outcome, branch), FIELD(Outcome, path);
+}
+
+void put_request(Layout& out) {
+  FIELD(Policy, rejection), FIELD(Sampling, temperature), FIELD(Sampling, min_p);
   FIELD(Sampling, top_p), FIELD(Sampling, top_k), FIELD(Sampling, seed);
   FIELD(Sampling, completion), FIELD(Shaping, active), FIELD(Shaping, penalises);
   FIELD(Shaping, restricts), FIELD(Shaping, repetition), FIELD(Shaping, presence);
   FIELD(Shaping, frequency), FIELD(Shaping, ends_from), FIELD(Shaping, holes);
-  FIELD(Shaping, words), FIELD(Counts, n), FIELD(Counts, seen), FIELD(Control, sampling);
-  FIELD(Control, shaping), FIELD(Control, policy), FIELD(Control, limit);
-  FIELD(Control, draft_limit), FIELD(Control, draft_vocab), FIELD(Control, head),
-      FIELD(Control, trunk);
-  FIELD(Control, counts), FIELD(Control, chain), FIELD(Control, outcome);
-  FIELD(Control, source), FIELD(Control, sharpness), FIELD(Control, lost);
+  FIELD(Shaping, words), FIELD(Counts, n), FIELD(Counts, seen);
+}
+
+void put_control(Layout& out) {
+  FIELD(Control, sampling), FIELD(Control, shaping), FIELD(Control, policy), FIELD(Control, prices);
+  FIELD(Control, scores), FIELD(Control, limit), FIELD(Control, draft_limit);
+  FIELD(Control, draft_vocab), FIELD(Control, head), FIELD(Control, trunk);
+  FIELD(Control, trunk_hash), FIELD(Control, counts), FIELD(Control, chain);
+  FIELD(Control, outcome), FIELD(Control, source);
+  FIELD(Control, sharpness), FIELD(Control, lost), FIELD(Control, no_mass);
   FIELD(Control, target_rows), FIELD(Control, choice), FIELD(Control, target_have);
   FIELD(Control, draft_rows), FIELD(Control, row_law), FIELD(Control, draft_have);
   FIELD(Control, draft_nodes), FIELD(Control, step), FIELD(Control, branch_count);
-  FIELD(Control, draft_compacts), FIELD(Control, draft_idle), FIELD(Control, branches),
-      FIELD(Control, chain_law);
+  FIELD(Control, draft_compacts), FIELD(Control, draft_idle), FIELD(Control, branches);
+  FIELD(Control, chain_law), FIELD(Control, rank);
+}
+
 #undef FIELD
+
+// Bytes from the start of a struct to a field, by "Struct.field"; of a whole struct by its name.
+Layout control_layout() {
+  Layout out;
+  put_rows(out);
+  put_request(out);
+  put_control(out);
   out.insert({{"Row", sizeof(Row)},
               {"RowTable", sizeof(RowTable)},
               {"Law", sizeof(Law)},

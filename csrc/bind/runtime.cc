@@ -155,23 +155,11 @@ void bind_stats(py::module_& m) {
       });
 }
 
-}  // namespace
+using RuntimeClass = py::class_<Runtime, std::shared_ptr<Runtime>>;
 
-void bind_runtime(py::module_& m) {
-  bind_stats(m);
-  py::class_<Runtime, std::shared_ptr<Runtime>>(
-      m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/runtime.h).")
-      .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
-           py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
-           py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
-           py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
-           py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
-           py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
-           py::arg("keep_features") = false, py::arg("rejection") = false,
-           py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
-           py::arg("draft_first") = true, py::arg("nvtx") = false)
-      .def("prepare", &Runtime::prepare, py::arg("policy"))
-      .def_property_readonly("fused_graphs", &Runtime::fused_graphs)
+// A sequence, from its request to its last round.
+void bind_sequence(RuntimeClass& runtime) {
+  runtime
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"),
            py::arg("stop_token_ids") = std::vector<int32_t>{},
@@ -185,8 +173,12 @@ void bind_runtime(py::module_& m) {
       .def("check_usable", &Runtime::check_usable)
       .def("end", &Runtime::end)
       .def("close", &Runtime::close, py::call_guard<GilRelease>())
-      .def("interrupt", &Runtime::interrupt)
-      .def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
+      .def("interrupt", &Runtime::interrupt);
+}
+
+// How it stands.
+void bind_state(RuntimeClass& runtime) {
+  runtime.def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
       .def_property_readonly("finish_reason", &finish_reason)
       .def_property_readonly("stop_token",
                              [](const Runtime& r) -> py::object {
@@ -198,7 +190,12 @@ void bind_runtime(py::module_& m) {
                                if (r.error().empty()) return py::none();
                                return py::str(r.error());
                              })
-      .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); })
+      .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); });
+}
+
+// What is measured, and what was enqueued.
+void bind_records(RuntimeClass& runtime) {
+  runtime
       .def(
           "measure",
           [](Runtime& r, double seconds, float temperature) {
@@ -228,6 +225,28 @@ void bind_runtime(py::module_& m) {
       .def("rounds", &rounds_of,
            "[(round, depth, n, branches, hit, tokens)] of the last sequence, oldest first; of a "
            "long one the last 4096.");
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& m) {
+  bind_stats(m);
+  RuntimeClass runtime(m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/runtime.h).");
+  runtime
+      .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
+           py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
+           py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
+           py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
+           py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
+           py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
+           py::arg("keep_features") = false, py::arg("rejection") = false,
+           py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
+           py::arg("draft_first") = true, py::arg("nvtx") = false)
+      .def("prepare", &Runtime::prepare, py::arg("policy"))
+      .def_property_readonly("fused_graphs", &Runtime::fused_graphs);
+  bind_sequence(runtime);
+  bind_state(runtime);
+  bind_records(runtime);
 }
 
 }  // namespace sbrt

@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "ops/choose.h"
 #include "ops/philox.h"
+#include "spec/row_bounds.h"
 
 namespace py = pybind11;
 
@@ -74,7 +75,8 @@ void bind_policy(py::module_& m) {
       .def_readonly("epsilon", &Policy::epsilon)
       .def_readonly("on_miss", &Policy::on_miss)
       .def_readonly("burst", &Policy::burst)
-      .def_readonly("burst_width", &Policy::burst_width);
+      .def_readonly("burst_width", &Policy::burst_width)
+      .def_property_readonly("most_nodes", &most_nodes, "Most nodes of a chain that it makes.");
 }
 
 }  // namespace

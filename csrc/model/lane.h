@@ -24,6 +24,7 @@ struct LaneShape {
   bool debug = false;
   bool features = false;   // keep what `read_features` gives
   bool on_device = false;  // all its memory, and what it is given, is a device's
+  void* stream = nullptr;  // on a device: the cudaStream_t that it runs on
 };
 
 // What the host knows of launches before they run, in memory of its own that it writes while nothing

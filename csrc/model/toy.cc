@@ -17,8 +17,9 @@ struct ToyArgs {
   ToyGate* gate;
   KvRing* ring;
   const RowTable* rows;
-  uint64_t* state;  // [max_rows] hash of the prefix that ends with the row
-  float* logits;    // [max_rows, vocab]
+  const int32_t* most;  // rows that the host expects at most, when the forward runs; null: any
+  uint64_t* state;      // [max_rows] hash of the prefix that ends with the row
+  float* logits;        // [max_rows, vocab]
 };
 
 // The slot of the token before `row` among all that the row sees.
@@ -54,6 +55,7 @@ void pass(ToyGate& gate) {
 }
 
 void toy_states(const ToyArgs& a, Worker) {
+  if (a.most) check_within("toy lane: rows", 0, *a.most, a.rows->n);
   if (has_position(*a.rows, a.config->gate_at)) pass(*a.gate);
   const RingShape& shape = a.ring->shape();
   for (int i = 0; i < a.rows->n; ++i) {
@@ -152,8 +154,10 @@ class ToyLane final : public Lane {
   KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
 
+  void expect(const Expected& expected) override { most_ = expected.rows; }
+
   void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override {
-    const ToyArgs args{&config_, gate_.get(), &ring_, rows, state_.data(), logits_.data()};
+    const ToyArgs args{&config_, gate_.get(), &ring_, rows, most_, state_.data(), logits_.data()};
     graph.add(toy_states, args, true);
     if (with_logits) graph.add(toy_logits, args);
   }
@@ -162,6 +166,7 @@ class ToyLane final : public Lane {
   ToyConfig config_;
   std::shared_ptr<ToyGate> gate_;
   KvRing ring_;
+  const int32_t* most_ = nullptr;
   Buffer<uint64_t> state_;
   Buffer<float> logits_;
 };

@@ -16,7 +16,8 @@ struct Growth {
 // Working memory of `extend`, which its team shares.
 struct GrowScratch {
   Growth next[kMaxBranches];
-  int node[kMaxBranches];  // that grew in a path, if it takes a row of the next step; else -1
+  int grown[kMaxBranches];  // nodes of a tree in this step
+  int node[kMaxBranches];   // that grew in a path, if it takes a row of the next step; else -1
 };
 
 // Laws are copied side by side; what counts them is rank 0's.
@@ -55,22 +56,26 @@ SBRT_ANY inline bool is_doubtful(const Policy& policy, const Law& law) {
   return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * law.entropy) < policy.theta;
 }
 
-// On a path below the newest node; in a tree where the next candidate is the most likely of all that
-// were not tried, at whatever depth: it is as good a place to go on from as any.
-SBRT_ANY inline Growth next_growth(const Policy& policy, const Branch& branch, bool is_path) {
-  if (branch.size + 1 == kMaxTail) return {-1, 0};
-  if (is_path) {
-    const int last = branch.size;
-    const bool grows = branch.has_law[last] && branch.law[last].n > 0;
-    return {grows && !is_doubtful(policy, branch.law[last]) ? last : -1, 0};
-  }
-  Growth best{-1, 0};
-  for (int j = 0; j <= branch.size; ++j) {
+// A path grows below its newest node, unless the draft is in doubt there. Returns that node or -1.
+SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
+  const int last = branch.size;
+  const bool grows = last + 1 < kMaxTail && branch.has_law[last] && branch.law[last].n > 0;
+  return grows && !is_doubtful(policy, branch.law[last]) ? last : -1;
+}
+
+// A tree grows where the next candidate is the most likely of all that were not tried, at whatever depth:
+// it is as good a place to go on from as any. Of equal ones the first. A team shares the nodes.
+template <class Team>
+SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
+  uint64_t key = 0;
+  const int nodes = branch.size + 1 < kMaxTail ? branch.size + 1 : 0;
+  for (int j = team.rank; j < nodes; j += team.size) {
     if (!branch.has_law[j] || branch.tried[j] >= branch.law[j].n) continue;
     const float score = branch.score[j] + branch.law[j].lp[branch.tried[j]];
-    if (best.parent < 0 || score > best.score) best = {j, score};
+    key = most(key, key_of(score, static_cast<uint32_t>(j)));
   }
-  return best;
+  key = team.best(key);
+  return key == 0 ? Growth{-1, 0} : Growth{static_cast<int>(place_of(key)), score_of(key)};
 }
 
 SBRT_ANY inline int hang_node(Branch& branch, int parent) {
@@ -125,7 +130,7 @@ SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& 
   Control& c = *args.control;
   RowTable& rows = c.draft_rows;
   for (int b = team.rank; b < c.branch_count; b += team.size) {
-    const int parent = next_growth(c.policy, c.branches[b], true).parent;
+    const int parent = growing_end(c.policy, c.branches[b]);
     s.node[b] = parent >= 0 ? grow(c, step, b, parent) : -1;
   }
   team.meet();
@@ -141,23 +146,46 @@ SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& 
   rows.n = n;
 }
 
+// Where each tree grows first. One tree is searched by the whole team, more by a member each.
+template <class Team>
+SBRT_ANY void find_growths(const Control& c, GrowScratch& s, Team team) {
+  if (c.branch_count == 1) {
+    const Growth next = next_growth(c.branches[0], team);
+    if (team.rank == 0) s.next[0] = next;
+  } else {
+    for (int b = team.rank; b < c.branch_count; b += team.size)
+      s.next[b] = next_growth(c.branches[b], Alone{});
+  }
+  for (int b = team.rank; b < c.branch_count; b += team.size) s.grown[b] = 0;
+  team.meet();
+}
+
 // Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
 // but none grows so fast that it is full before it is deep.
-SBRT_ANY inline void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& s) {
+template <class Team>
+SBRT_ANY void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& s, Team team) {
   Control& c = *args.control;
   RowTable& rows = c.draft_rows;
   const int wanted = step.serial ? step.width : step.width * c.policy.branches;
   const int budget = least(args.max_rows, wanted), at_most = most_grown(c, step.serial, step.slots);
-  int grown[kMaxBranches] = {};
+  find_growths(c, s, team);
   for (int i = 0; i < budget && at_most > 0; ++i) {
-    int best = -1;
-    for (int b = 0; b < c.branch_count; ++b)
-      if (s.next[b].parent >= 0 && (best < 0 || s.next[b].score > s.next[best].score)) best = b;
-    if (best < 0) return;
-    const int j = grow(c, step, best, s.next[best].parent);
-    if (j >= 0) rows.row[rows.n++] = node_row(c, args.shape, best, j);
-    s.next[best] = next_growth(c.policy, c.branches[best], false);
-    if (++grown[best] >= at_most) s.next[best].parent = -1;
+    uint64_t key = 0;
+    for (int b = team.rank; b < c.branch_count; b += team.size)
+      if (s.next[b].parent >= 0) key = most(key, key_of(s.next[b].score, static_cast<uint32_t>(b)));
+    key = team.best(key);
+    if (key == 0) return;
+    const int best = static_cast<int>(place_of(key));
+    if (team.rank == 0) {
+      const int j = grow(c, step, best, s.next[best].parent);
+      if (j >= 0) rows.row[rows.n++] = node_row(c, args.shape, best, j);
+      ++s.grown[best];
+    }
+    team.meet();
+    Growth next = next_growth(c.branches[best], team);
+    if (s.grown[best] >= at_most) next.parent = -1;
+    if (team.rank == 0) s.next[best] = next;
+    team.meet();
   }
 }
 
@@ -177,10 +205,7 @@ SBRT_ANY void extend_op(const LaneArgs& args, GrowScratch& scratch, Team team) {
     extend_paths(args, step, scratch, team);
     return;
   }
-  for (int b = team.rank; b < c.branch_count; b += team.size)
-    scratch.next[b] = next_growth(c.policy, c.branches[b], false);
-  team.meet();
-  if (team.rank == 0) extend_trees(args, step, scratch);
+  extend_trees(args, step, scratch, team);
 }
 
 }  // namespace sbrt

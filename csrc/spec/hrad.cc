@@ -29,8 +29,15 @@ Hrad::Layer Hrad::packed(const char* name, const std::vector<float>& w, const st
   check<InvalidInput>(
       std::all_of(w.begin(), w.end(), finite) && std::all_of(b.begin(), b.end(), finite),
       "hrad: layer ", name, ": expected finite weights");
-  Layer made{PackedMatrix(storage, out, in), b};
-  made.matrix.pack(0, TensorView{w.data(), DType::f32, {out, in}, 2});
+  const HradSplit split = hrad_split(in, storage == DType::bf16 ? 2 : 1);
+  const int64_t rows = (out + kPanel - 1) / kPanel * kPanel, length = split.length;
+  std::vector<float> parts(static_cast<size_t>(split.count * rows * length));
+  for (int64_t o = 0; o < out; ++o)
+    for (int64_t k = 0; k < in; ++k)
+      parts[(k / length * rows + o) * length + k % length] = w[o * in + k];
+  Layer made{split, static_cast<int>(rows / kPanel),
+             PackedMatrix(storage, split.count * rows, length), b};
+  made.matrix.pack(0, TensorView{parts.data(), DType::f32, {split.count * rows, length}, 2});
   return made;
 }
 
@@ -43,30 +50,37 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
   third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
 }
 
-void Hrad::apply(const Layer& l, const float* x, float* y) const {
-  const int64_t out = l.matrix.out();
-  kernels_.matmul({.panels = l.matrix.panels(),
-                   .packing = l.matrix.packing(),
-                   .in = l.matrix.in(),
-                   .out = out,
-                   .x = x,
-                   .y = y,
-                   .y_stride = out,
-                   .bias = l.bias.data(),
-                   .add = nullptr,
-                   .rows = 1,
-                   .first = 0,
-                   .last = (out + kPanel - 1) / kPanel,
-                   .both = nullptr});
+// The layer's outputs into the first of `sums`: [split.count, 16 panels].
+void Hrad::apply(const Layer& l, const float* x, float* sums) const {
+  const int width = l.panels * kPanel;
+  for (int part = 0; part < l.split.count; ++part)
+    kernels_.matmul({.panels = l.matrix.panels(),
+                     .packing = l.matrix.packing(),
+                     .in = l.matrix.in(),
+                     .out = l.matrix.out(),
+                     .x = x + part * l.split.length,
+                     .y = sums,
+                     .y_stride = l.matrix.out(),
+                     .bias = nullptr,
+                     .add = nullptr,
+                     .rows = 1,
+                     .first = int64_t{part} * l.panels,
+                     .last = int64_t{part + 1} * l.panels,
+                     .both = nullptr});
+  fold_parts(sums, l.split.count, width, Alone{});
+  for (size_t o = 0; o < l.bias.size(); ++o) sums[o] += l.bias[o];
 }
 
 void Hrad::scores(const float* x, float* scratch, float out[3]) const {
-  float* narrow = scratch + kHradInner;
+  float* narrow = scratch + kScratch - kHradNarrow;
+  float sums[kSecondSplit.count * kHradNarrow];
   apply(first_, x, scratch);
   relu(scratch, kHradInner);
-  apply(second_, scratch, narrow);
+  apply(second_, scratch, sums);
+  std::copy_n(sums, kHradNarrow, narrow);
   relu(narrow, kHradNarrow);
-  apply(third_, narrow, out);
+  apply(third_, narrow, sums);
+  std::copy_n(sums, kHradCuts, out);
 }
 
 Cut Hrad::classify(const float* x, float* scratch) const {
@@ -79,7 +93,7 @@ void read_features(const Lane& lane, int row, int32_t token, const Branch* tail,
   const int64_t width = lane.feature_width();
   lane.read_features(row, token, x);
   FeatureScratch scratch;
-  scale_blocks(x, width, scratch.scale, Alone{});
+  scale_blocks(x, width, scratch, Alone{});
   read_confidence(tail, x + kFeatureBlocks * width, Alone{}, HostLog{});
 }
 

@@ -22,7 +22,11 @@ struct HradWeights {
 
 class Hrad {
  public:
+  // Row o + 16 panels p of the matrix holds part p of output o: the weights of the part's k, and zeros
+  // beyond the last one. `panels`: of the outputs.
   struct Layer {
+    HradSplit split;
+    int panels;
     PackedMatrix matrix;
     std::vector<float> bias;
   };
@@ -32,7 +36,11 @@ class Hrad {
 
   int64_t hidden() const { return hidden_; }
   static int64_t inputs(int64_t hidden) { return hrad_inputs(hidden); }
-  // Scores of the three cuts. `scratch`: [kHradInner + kHradNarrow].
+  // Floats of x: the inputs, and zeros behind them.
+  static int64_t room(int64_t hidden) { return first_split(hidden).room(); }
+  static constexpr int kScratch = kHradParts * kHradInner + kHradNarrow;
+  // Scores of the three cuts. x: [room(hidden)]. `scratch`: [kScratch]; the outputs of the first layer come
+  // first in it, those of the second are its last.
   void scores(const float* x, float* scratch, float out[3]) const;
   Cut classify(const float* x, float* scratch) const;
   const Layer& layer(int i) const { return i == 0 ? first_ : i == 1 ? second_ : third_; }
@@ -40,14 +48,15 @@ class Hrad {
  private:
   static Layer packed(const char* name, const std::vector<float>& w, const std::vector<float>& b,
                       int64_t out, int64_t in, DType storage);
-  void apply(const Layer& layer, const float* x, float* y) const;
+  void apply(const Layer& layer, const float* x, float* sums) const;
 
   int64_t hidden_;
   const Kernels& kernels_;
   Layer first_, second_, third_;
 };
 
-// What the classifier reads of an outcome: [Hrad::inputs(hidden)]. `tail`: null after a miss.
+// What the classifier reads of an outcome: x [Hrad::room(hidden)], whose padding stays as it is. `tail`:
+// null after a miss.
 void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x);
 
 }  // namespace sbrt

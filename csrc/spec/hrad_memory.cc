@@ -17,7 +17,7 @@ Cells<T> sent(Exec& exec, const void* data, size_t bytes) {
 
 HradMemory::HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown) {
   const auto inputs = static_cast<size_t>(hrad_inputs(hidden));
-  x_ = exec.cells<float>(inputs, Where::device);
+  x_ = exec.cells<float>(static_cast<size_t>(Hrad::room(hidden)), Where::device);
   if (shown) shown_ = exec.cells<float>(inputs, Where::pinned);
   for (int i = 0; hrad && i < kHradLayers; ++i) {
     const Hrad::Layer& layer = hrad->layer(i);

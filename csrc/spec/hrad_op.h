@@ -1,8 +1,8 @@
-// H-RAD behind `select`: what it reads of an outcome, its first layer, and what it says. On every device.
+// H-RAD after `select`: what it reads of an outcome, its layers, and the cut. On every device.
 //
-// A layer's sum runs over k from 0 up, one fma per step, then the bias: the order of the host's vectors
-// (ops/matmul.h), so that both come to the same bits wherever the vectors have an fma. The host keeps
-// those: this text is one output after the other, for a device's threads.
+// Every sum is at most kHradParts partial sums, which one fixed tree adds. A partial sum of a layer is
+// one fma per k, in ascending order. The host computes its partial sums by the vectors of ops/matmul.h,
+// a device by a thread for each. Both give the same bits wherever the vectors have an fma.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,9 @@
 namespace sbrt {
 
 constexpr int kHradInner = 256, kHradNarrow = 64, kHradCuts = 3;
-constexpr int kHradTail = 16;  // nodes of a tail whose confidence is read
+constexpr int kHradTail = 16;   // nodes of a tail whose confidence is read
+constexpr int kHradParts = 32;  // partial sums of a sum, a power of two
+constexpr int kHradWords = 16;  // words of a panel that a thread has on their way at once
 constexpr float kLeastLog = -8.0f;
 
 // The same bits on every device, by way of doubles.
@@ -24,20 +26,57 @@ struct AnyLog {
   }
 };
 
-// Blocks of `width` divided by their root mean square. `scale`: [kFeatureBlocks], the team's.
+// How a layer's inputs are shared out among partial sums: `count` parts of `length` k, zero beyond the
+// layer's last input.
+struct HradSplit {
+  int64_t length;
+  int count;
+
+  SBRT_ANY constexpr int64_t room() const { return length * count; }  // inputs with their padding
+};
+
+// `per_word`: weights of a word of a panel, 2 in bf16 and 1 in f32.
+SBRT_ANY constexpr HradSplit hrad_split(int64_t in, int per_word) {
+  const int64_t step = int64_t{kHradWords} * per_word;
+  const int64_t length = step * ((in + step * kHradParts - 1) / (step * kHradParts));
+  return {length, static_cast<int>((in + length - 1) / length)};
+}
+
+// Adds `count` rows of `width` partial sums into the first row, always by the same tree.
+template <class T, class Team>
+SBRT_ANY void fold_parts(T* sums, int count, int width, Team team) {
+  for (int apart = kHradParts / 2; apart > 0; apart /= 2) {
+    team.meet();
+    for (int i = team.rank; i < least(apart, count - apart) * width; i += team.size)
+      sums[i] += sums[i + apart * width];
+  }
+  team.meet();
+}
+
+struct FeatureScratch {
+  double squares[kHradParts * kFeatureBlocks];
+  float scale[kFeatureBlocks];
+};
+
+// Divides blocks of `width` by their root mean square. Part p of a sum is that of x[p], x[p + 32], ...
 template <class Team>
-SBRT_ANY void scale_blocks(float* x, int64_t width, float* scale, Team team) {
-  constexpr float kLeast = 1e-6f;  // beside the root mean square
-  for (int b = team.rank; b < kFeatureBlocks; b += team.size) {
+SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team) {
+  constexpr float kLeast = 1e-6f;  // added to the root mean square
+  for (int i = team.rank; i < kHradParts * kFeatureBlocks; i += team.size) {
+    const int part = i % kHradParts, b = i / kHradParts;
     const float* block = x + b * width;
     double squares = 0;
-    for (int64_t i = 0; i < width; ++i) squares += double{block[i]} * block[i];
-    const double mean = squares / static_cast<double>(width);
-    scale[b] = 1.0f / (static_cast<float>(::sqrt(mean)) + kLeast);
+    for (int64_t k = part; k < width; k += kHradParts) squares += double{block[k]} * block[k];
+    s.squares[part * kFeatureBlocks + b] = squares;
+  }
+  fold_parts(s.squares, kHradParts, kFeatureBlocks, team);
+  for (int b = team.rank; b < kFeatureBlocks; b += team.size) {
+    const double mean = s.squares[b] / static_cast<double>(width);
+    s.scale[b] = 1.0f / (static_cast<float>(::sqrt(mean)) + kLeast);
   }
   team.meet();
   for (int b = 0; b < kFeatureBlocks; ++b)
-    for (int64_t i = team.rank; i < width; i += team.size) x[b * width + i] *= scale[b];
+    for (int64_t i = team.rank; i < width; i += team.size) x[b * width + i] *= s.scale[b];
 }
 
 // Of the nodes of a path in a row, those at whose parents the draft left a law. `tail`: null after a
@@ -63,13 +102,13 @@ SBRT_ANY inline const Branch* adopted(const Control& c) {
 SBRT_ANY inline int64_t hrad_inputs(int64_t hidden) {
   return kFeatureBlocks * hidden + 2 * kHradTail;
 }
+SBRT_ANY inline HradSplit first_split(int64_t hidden) { return hrad_split(hrad_inputs(hidden), 2); }
+constexpr HradSplit kSecondSplit = hrad_split(kHradInner, 1);
+constexpr HradSplit kThirdSplit = hrad_split(kHradNarrow, 1);
+static_assert(kSecondSplit.room() == kHradInner && kThirdSplit.room() == kHradNarrow);
 
 // Whether anybody will hear what it says of this outcome.
 SBRT_ANY inline bool is_asked(const Control& c) { return c.policy.hrad && !c.outcome.error; }
-
-struct FeatureScratch {
-  float scale[kFeatureBlocks];
-};
 
 // What the classifier reads, into args.x.
 template <class Team>
@@ -80,80 +119,97 @@ SBRT_ANY void hrad_features_op(const HradArgs& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < read; i += team.size)
     args.x[i] = args.target.at(c.outcome.node, c.outcome.y, i);
   team.meet();
-  scale_blocks(args.x, width, scratch.scale, team);
+  scale_blocks(args.x, width, scratch, team);
   read_confidence(adopted(c), args.x + read, team, AnyLog{});
   if (!args.shown) return;
   team.meet();
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
-// Pairs of k of a panel that a team has at hand at once.
-constexpr int kHradTile = 256;
-constexpr int kHradPanels = kHradInner / kPanel;
-
-struct InnerScratch {
-  uint32_t words[kHradTile * kPanel];
-  float x[2 * kHradTile];
-  float sum[kPanel];
-};
-
-// On from `sum`, over `n` k of an output whose words (bf16 k, then k + 1) begin at `words`.
-SBRT_ANY inline float add_pairs(const uint32_t* words, const float* x, int64_t n, float sum) {
-  for (int64_t k = 0; k < n; ++k) {
-    const uint32_t pair = words[k / 2 * kPanel];
-    const uint32_t wide = k % 2 ? pair & 0xffff0000u : pair << 16;
-    sum = ::fmaf(x[k], __builtin_bit_cast(float, wide), sum);
+// The partial sum of an output. `words`: of its first k, kPanel apart, bf16 of k and k + 1 or f32. Weights
+// and inputs are read kHradWords words at a time, so that a thread waits for the memory once for all of
+// them. `x` is aligned to 16 bytes.
+template <int kPerWord>
+SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t length) {
+  constexpr int kStep = kHradWords * kPerWord;
+  float sum = 0;
+  for (int64_t k = 0; k < length; k += kStep) {
+    uint32_t word[kHradWords];
+    float in[kStep];
+    for (int i = 0; i < kHradWords; ++i) word[i] = words[(k / kPerWord + i) * kPanel];
+    for (int i = 0; i < kStep; i += 4)
+      __builtin_memcpy(in + i, __builtin_assume_aligned(x + k + i, 16), 16);
+    for (int i = 0; i < kHradWords; ++i) {
+      if constexpr (kPerWord == 1) {
+        sum = ::fmaf(in[i], __builtin_bit_cast(float, word[i]), sum);
+      } else {
+        sum = ::fmaf(in[2 * i], __builtin_bit_cast(float, word[i] << 16), sum);
+        sum = ::fmaf(in[2 * i + 1], __builtin_bit_cast(float, word[i] & 0xffff0000u), sum);
+      }
+    }
   }
   return sum;
 }
 
-// The panel `panel` of the first layer, into args.inner: a device has a block for each. The words come
-// by tiles, since 16 sums that wait for them one by one would wait for the memory each time.
+// Panels `first` .. `first` + `count` - 1 of a layer of `panels`. Part p of output o is row
+// o + 16 panels p of the packed weights (spec/hrad.h).
+struct HradPanels {
+  const uint32_t* words;
+  HradSplit split;
+  int panels, first, count;
+};
+
+// Their outputs without the bias, into sums[0 .. 16 count). sums: [split.count, 16 count].
+template <int kPerWord, class Team>
+SBRT_ANY void hrad_sums(const HradPanels& a, const float* x, float* sums, Team team) {
+  const int width = a.count * kPanel;
+  const int64_t length = a.split.length, stride = length / kPerWord * kPanel;
+  for (int i = team.rank; i < a.split.count * width; i += team.size) {
+    const int part = i / width, panel = part * a.panels + a.first + i % width / kPanel;
+    const uint32_t* words = a.words + panel * stride + i % kPanel;
+    sums[i] = part_sum<kPerWord>(words, x + part * length, length);
+  }
+  fold_parts(sums, a.split.count, width, team);
+}
+
+constexpr int kHradPanels = kHradInner / kPanel;
+
+struct InnerScratch {
+  float sum[kHradParts * kPanel];
+};
+
+// The panel `panel` of the first layer, into args.inner: a device has a block for each.
 template <class Team>
 SBRT_ANY void hrad_inner_op(const HradArgs& args, int panel, InnerScratch& s, Team team) {
   if (!is_asked(*args.control)) return;
-  const int64_t inputs = hrad_inputs(args.target.hidden), pairs = (inputs + 1) / 2;
-  const uint32_t* words = args.layer[0].panels + panel * pairs * kPanel;
-  for (int o = team.rank; o < kPanel; o += team.size) s.sum[o] = 0;
-  for (int64_t from = 0; from < pairs; from += kHradTile) {
-    const int64_t n = least<int64_t>(2 * kHradTile, inputs - 2 * from);
-    for (int64_t i = team.rank; i < (n + 1) / 2 * kPanel; i += team.size)
-      s.words[i] = words[from * kPanel + i];
-    for (int64_t i = team.rank; i < n; i += team.size) s.x[i] = args.x[2 * from + i];
-    team.meet();
-    for (int o = team.rank; o < kPanel; o += team.size)
-      s.sum[o] = add_pairs(s.words + o, s.x, n, s.sum[o]);
-    team.meet();  // before the next tile
-  }
+  const HradSplit split = first_split(args.target.hidden);
+  hrad_sums<2>({args.layer[0].panels, split, kHradPanels, panel, 1}, args.x, s.sum, team);
   for (int o = team.rank; o < kPanel; o += team.size) {
     const int at = panel * kPanel + o;
     args.inner[at] = most(s.sum[o] + args.layer[0].bias[at], 0.0f);
   }
 }
 
-// Output `o` of a layer whose panels are f32.
-SBRT_ANY inline float hrad_output(const HradLayer& layer, int o, const float* x, int in) {
-  const uint32_t* words = layer.panels + o / kPanel * in * kPanel + o % kPanel;
-  float sum = 0;
-  for (int k = 0; k < in; ++k)
-    sum = ::fmaf(x[k], __builtin_bit_cast(float, words[k * kPanel]), sum);
-  return sum + layer.bias[o];
-}
-
 struct CutScratch {
-  float narrow[kHradNarrow], score[kHradCuts];
+  float second[kSecondSplit.count * kHradNarrow], third[kThirdSplit.count * kPanel];
+  alignas(16) float narrow[kHradNarrow];
+  float score[kHradCuts];
 };
 
 // The other two layers, and the cut: of equal scores the first.
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradArgs& args, CutScratch& s, Team team) {
+  constexpr int kPanels = kHradNarrow / kPanel;
   Control& c = *args.control;
   if (!is_asked(c)) return;
+  hrad_sums<1>({args.layer[1].panels, kSecondSplit, kPanels, 0, kPanels}, args.inner, s.second,
+               team);
   for (int o = team.rank; o < kHradNarrow; o += team.size)
-    s.narrow[o] = most(hrad_output(args.layer[1], o, args.inner, kHradInner), 0.0f);
+    s.narrow[o] = most(s.second[o] + args.layer[1].bias[o], 0.0f);
   team.meet();
+  hrad_sums<1>({args.layer[2].panels, kThirdSplit, 1, 0, 1}, s.narrow, s.third, team);
   for (int o = team.rank; o < kHradCuts; o += team.size)
-    s.score[o] = hrad_output(args.layer[2], o, s.narrow, kHradNarrow);
+    s.score[o] = s.third[o] + args.layer[2].bias[o];
   team.meet();
   if (team.rank != 0) return;
   int best = 0;

@@ -23,7 +23,6 @@ void Runtime::make_streams() {
   };
   target_.stream = stream("target", !config_.draft_first);
   if (models_[1]) draft_.stream = stream("draft", config_.draft_first);
-  prepare_graphs();
 }
 
 // What the host wrote, for the ops of what is enqueued from here on.
@@ -43,8 +42,8 @@ void Runtime::make_features() {
     hrad_memory_ = HradMemory(*exec_, config_.hrad.get(), width, config_.keep_features);
     return;
   }
-  features_ = Buffer<float>(Hrad::inputs(width));
-  hrad_scratch_ = Buffer<float>(kHradInner + kHradNarrow);
+  features_ = Buffer<float>(Hrad::room(width));
+  hrad_scratch_ = Buffer<float>(Hrad::kScratch);
 }
 
 void Runtime::make_scores() {
@@ -60,7 +59,7 @@ std::vector<float> Runtime::features() const {
   const Cells<float>& shown = hrad_memory_.shown();
   if (shown.size() > 0) return {shown.host(), shown.host() + shown.size()};
   check<InvalidInput>(features_.size() > 0, "features: expected a runtime that keeps them");
-  return {features_.data(), features_.data() + features_.size()};
+  return {features_.data(), features_.data() + Hrad::inputs(target_.lane->feature_width())};
 }
 
 }  // namespace sbrt

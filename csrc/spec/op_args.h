@@ -34,12 +34,12 @@ struct SelectArgs {
   Records* records;
   const Lane* target;  // whose features are read
   const Hrad* hrad;    // null: nobody asks
-  float* features;     // [Hrad::inputs(hidden)] of the last outcome; null: not kept
+  float* features;     // [Hrad::room(hidden)] of the last outcome; null: not kept
   float* scratch;      // of hrad
   Place place;         // working memory; without any in an engine that was not built for rejection
 };
 
-// A layer as PackedMatrix packs it, the first one as bf16, the others as f32.
+// A layer as Hrad packs it, the first one as bf16, the others as f32.
 struct HradLayer {
   const uint32_t* panels;
   const float* bias;
@@ -51,8 +51,8 @@ constexpr int kHradLayers = 3;
 struct HradArgs {
   Control* control;
   FeatureMemory target;  // whose features are read
-  float* x;              // [hrad_inputs(hidden)] what the classifier reads of the last outcome
-  float* shown;          // the same for the host, of every outcome; null: not kept
+  float* x;              // [Hrad::room(hidden)] what the classifier reads of the last outcome
+  float* shown;          // [hrad_inputs(hidden)] for the host, of every outcome; null: not kept
   float* inner;          // [kHradInner] outputs of the first layer
   HradLayer layer[kHradLayers];
 };

@@ -25,6 +25,12 @@ struct LaneOps {
     lane.add_forward(graph, rows, with_logits);
     graph.say(first, "forward", forward);
   }
+  // A forward and its laws, which cost what the table at `cost` says.
+  void put_laws(Graph& graph, const int64_t* const* cost) const {
+    graph.cost_by(&rows->n, cost);
+    put_forward(graph, true);
+    put_choice(graph);
+  }
   void put_choice(Graph& graph) const {
     const size_t first = graph.nodes().size();
     lane.add_choose(graph, choice);
@@ -104,11 +110,6 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows,  c,
                         draft_.scratch.data(), nullptr,      c->row_law,    shaping_.dense()};
   const LaneOps draft{lane, &c->draft_rows, laws, kForwardDraft, kChooseDraft, kMovesDraft};
-  const auto put_laws = [&](Graph& graph) {
-    graph.cost_by(&c->draft_rows.n, &draft_.cost);
-    draft.put_forward(graph, true);
-    draft.put_choice(graph);
-  };
   put(settle_draft_, kSettleDraft, args);
   draft.put_moves(settle_draft_, c, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
@@ -116,11 +117,11 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   put(hang_burst_, kBringBurst, args);
   draft.put_moves(hang_burst_, c, Moves::burst);
   expect(lane, draft_.most.catch_up);
-  put_laws(catch_up_);
+  draft.put_laws(catch_up_, &draft_.cost);
   put(catch_up_, kKeepLaws, args);
   put(plan_, kPlan, args);
   expect(lane, draft_.most.step);
-  put_laws(step_);
+  draft.put_laws(step_, &draft_.cost);
   put(step_, kExtend, args);
   record_feed(draft_.feed, kPrefillDraftRows, args, draft,
               [&](const int32_t& rows) { expect(lane, rows); });
@@ -137,7 +138,7 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   draft.put_choice(prefill_laws_);
   put(prefill_laws_, kKeepLaws, args);
   put(look_, kPrefillDraftRows, few);
-  put_laws(look_);
+  draft.put_laws(look_, &draft_.cost);
   put(look_, kKeepLaws, args);
 }
 
@@ -153,13 +154,34 @@ void Runtime::prepare_graphs() {
     draft_.stream->prepare(*graph);
 }
 
+// Of the chains that the policy makes. Nothing moves in the KV of a path.
+bool Runtime::settles() const { return !exec_->is_device() || !makes_paths(control_->policy); }
+
+// What a round launches on the target's stream: the forward, with `settle` before it unless the target
+// waits for a burst in between, and with `select` after it unless it waits for the draft.
+Graph& Runtime::verification(bool after_burst) {
+  const bool selects = control_->policy.gamma == 0;
+  Graph& whole = verifications_[2 * (settles() && !after_burst) + selects];
+  if (!whole.nodes().empty()) return whole;
+  if (settles() && !after_burst) whole.append(settle_target_);
+  whole.append(verify_);
+  if (selects) whole.append(select_);
+  return whole;
+}
+
+void Runtime::fuse_verification(bool after_burst) {
+  target_.stream->fuse(verification(after_burst));
+}
+
 // On a device: what the rounds of a sequence launch, as its request asks for it, each one launch.
 void Runtime::fuse_rounds() {
   if (!exec_->is_device()) return;
   bound_rows();
-  target_.stream->fuse(verify_);
-  if (!draft_.stream) return;
   const Policy& p = control_->policy;
+  const bool bursts = p.on_miss == kBurst && p.burst > 0;
+  if (bursts) fuse_verification(true);
+  if (!bursts || p.gamma > 0) fuse_verification(false);
+  if (!draft_.stream) return;
   if (p.gamma > 0) {
     Graph& whole = bursts_.try_emplace(p.gamma, "burst").first->second;
     if (whole.nodes().empty()) whole.append(catch_up_).append(plan_).append(step_, p.gamma);

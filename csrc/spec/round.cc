@@ -5,11 +5,12 @@ namespace sbrt {
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,
                    Fences& fences) {
   Stream& t = target.stream;
-  t.launch(target.settle, 1);
-  if (shape.burst > 0) t.wait(fences.chain_ready, r);
-  t.launch(target.forward, shape.target_width);
-  if (shape.gamma > 0) t.wait(fences.draft_ready, r);
-  t.launch(target.select, 1);
+  const bool waits_first = shape.burst > 0, waits_then = shape.gamma > 0;
+  if (target.settles && (waits_first || !target.fused)) t.launch(target.settle, 1);
+  if (waits_first) t.wait(fences.chain_ready, r);
+  t.launch(target.fused ? *target.fused : target.forward, shape.target_width);
+  if (waits_then) t.wait(fences.draft_ready, r);
+  if (waits_then || !target.fused) t.launch(target.select, 1);
   t.record(fences.verify_done, r);
 
   if (shape.burst + shape.gamma == 0) return;

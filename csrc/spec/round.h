@@ -9,6 +9,9 @@ namespace sbrt {
 struct TargetLane {
   Stream& stream;
   const Graph &settle, &forward, &select;
+  // What a round launches of these as one, by what stands between them; null: it launches them.
+  const Graph* fused = nullptr;
+  bool settles = true;  // false: no KV ever moves, so `settle` is left out
 };
 
 struct DraftLane {

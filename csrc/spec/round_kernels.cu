@@ -45,9 +45,7 @@ __global__ void extend(const LaneArgs args) {
   extend_op(args, scratch, warp());
 }
 
-__global__ void select(const SelectArgs args) {
-  if (leads()) select_op(*args.control);
-}
+__global__ void select(const SelectArgs args) { select_op(*args.control, warp()); }
 
 __global__ void hrad_features(const HradArgs args) {
   __shared__ FeatureScratch scratch;
@@ -55,7 +53,9 @@ __global__ void hrad_features(const HradArgs args) {
 }
 
 static_assert(shape_of(RoundOp::hrad_inner).blocks == kHradPanels);
-__global__ void hrad_inner(const HradArgs args) {
+// One block a multiprocessor: registers for all loads of a thread to be on their way at once.
+__global__ void __launch_bounds__(shape_of(RoundOp::hrad_inner).threads, 1)
+    hrad_inner(const HradArgs args) {
   __shared__ InnerScratch scratch;
   hrad_inner_op(args, static_cast<int>(blockIdx.x), scratch, crew());
 }

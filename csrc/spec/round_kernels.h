@@ -31,10 +31,11 @@ struct KernelShape {
 constexpr KernelShape shape_of(RoundOp op) {
   switch (op) {
     case RoundOp::hrad_features:
-    case RoundOp::hrad_cut:
-      return {256, 1};
+      return {1024, 1};
     case RoundOp::hrad_inner:
-      return {256, 16};  // a block for each panel
+      return {512, 16};  // a block for each panel, a thread for each partial sum
+    case RoundOp::hrad_cut:
+      return {512, 1};
     default:
       return {};
   }

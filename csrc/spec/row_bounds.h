@@ -1,5 +1,5 @@
-// How many rows the forwards of a round have at most, by its policy alone: which of a lane's graphs fits
-// is known before any outcome is (model/lane.h, Expected).
+// How many rows the forwards of a round have at most. The host knows this before it knows the outcome of
+// the round before, so it can pick the smallest graph that holds the rows (model/lane.h, Expected).
 #pragma once
 
 #include <algorithm>
@@ -14,24 +14,48 @@ struct RowBounds {
   int32_t step = kMaxStepRows;  // nodes of all branches; of a serial burst, what it lacks too
 };
 
-// Nodes of the chains that a policy leads to.
+// How far the draft may be behind the trunk when a round begins.
+enum class DraftLag {
+  none,   // it took part in every round
+  chain,  // it sat out rounds next to its context limit: it lacks no more than one chain
+  any,    // it may have sat out any number of rounds
+};
+
+// Most nodes of a chain that this policy makes.
 inline int32_t most_nodes(const Policy& p) {
   const int32_t grown = p.gamma == 0 ? 0 : p.width > 1 ? p.nodes : p.gamma;
-  const int32_t burst = p.on_miss == kGoOn ? 0 : p.burst_width > 1 ? p.nodes : p.burst;
+  const bool is_tree = p.on_miss == kBurst && p.burst_width > 1;  // what is looked up is a path
+  const int32_t burst = p.on_miss == kGoOn ? 0 : is_tree ? p.nodes : p.burst;
   return std::min<int32_t>(kMaxChain, std::max(grown, burst));
 }
 
-// `chain`: most nodes of the chain that is there, hung under the policy of the round before.
-// `level`: the draft is level with the trunk but for what a path leaves behind, its last node.
-inline RowBounds row_bounds(const Policy& p, int32_t chain, bool level) {
+// Whether all its chains are paths.
+inline bool makes_paths(const Policy& p) {
+  return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
+}
+
+// Rows of a catch-up. Of a path the draft lacks the last node, or the root after a miss.
+inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
+  const bool is_drafted_path = makes_paths(p) && p.on_miss != kLookup;
+  if (lag == DraftLag::any) return kMaxRows;
+  if (lag == DraftLag::chain) return std::min<int32_t>(kMaxRows, 2 + nodes);
+  return is_drafted_path ? 1 : 1 + nodes;
+}
+
+// Rows of the first step of a serial burst: the root, and the last node of an accepted path.
+inline int32_t most_at_first(const Policy& p, int32_t nodes, DraftLag lag) {
+  return lag == DraftLag::none ? 2 : most_missing(p, nodes, lag);
+}
+
+// `nodes`: most nodes of the chain that is there, and of those that the policy makes.
+inline RowBounds row_bounds(const Policy& p, int32_t nodes, DraftLag lag) {
   RowBounds most;
-  const bool is_path =
-      p.width == 1 && p.on_miss != kLookup && (p.on_miss == kGoOn || p.burst_width == 1);
-  most.verify = 1 + std::max(chain, most_nodes(p));
-  if (level && is_path) most.catch_up = 4;
+  most.verify = 1 + nodes;
+  most.catch_up = most_missing(p, nodes, lag);
   most.step = std::clamp(p.branches * p.width, 1, kMaxStepRows);
   if (p.on_miss == kBurst)
-    most.step = std::max({most.step, most.catch_up, std::min<int32_t>(p.burst_width, kMaxRows)});
+    most.step = std::max(
+        {most.step, most_at_first(p, nodes, lag), std::min<int32_t>(p.burst_width, kMaxRows)});
   return most;
 }
 

@@ -76,6 +76,11 @@ void Runtime::start_round(TargetLane& target, std::optional<DraftLane>& draft) {
     control_->draft_nodes = Mask::none();
     control_->branch_count = control_->draft_idle = 0;
   }
+  target.settles = settles();
+  if (exec_->is_device()) {
+    const Graph& whole = verification(how.burst > 0);
+    target.fused = target_.stream->is_fused(whole) ? &whole : nullptr;
+  }
   if (draft) draft->serial_burst = fused(serial_bursts_, how.burst);
   if (draft) draft->burst = fused(bursts_, how.gamma);
   price_lanes(how);  // one round is in flight at most in virtual time
@@ -114,13 +119,15 @@ Brought Runtime::brought(int64_t tokens, bool ahead) const {
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, its policy is the same, and the sequence cannot reach its limit before.
-// A stop that the host finds leaves a round behind that nobody reads.
+// not depend on that outcome, its policy is the same, its rows stay within the bounds in force, and the
+// sequence cannot reach its limit before. A stop that the host finds leaves a round behind that nobody
+// reads.
 bool Runtime::may_run_ahead() {
   const Policy& p = control_->policy;
   const int burst = p.on_miss == kBurst ? p.burst : 0;
   if (burst > 0 && (p.gamma > 0 || !missed_)) return false;
   if (in_virtual_order() || config_.keep_features) return false;
+  if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
   if (emitted_ + 2 * most > control_->limit - prompt_) return false;
   return !tuned_ || tuner_->stays(*control_, prompt_ - 1 + emitted_);

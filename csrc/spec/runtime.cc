@@ -34,6 +34,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.debug = c.debug;
   shape.features = !drafts && (c.hrad || c.keep_features);
   shape.on_device = is_on_device(c);
+  shape.stream = unit.stream->handle();
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
@@ -85,6 +86,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   check_within("vocab", 2, models_[0]->vocab(), config_.vocab);
   exec_ = make_exec(config);
   make_memory();
+  make_streams();  // lanes on a device capture on theirs
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
   if (models_[1]) {
@@ -96,7 +98,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();
   record_graphs();
-  make_streams();
+  prepare_graphs();
   round_ = control_->round = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
@@ -155,8 +157,7 @@ void Runtime::check_policy(const Policy& p) const {
   check<InvalidInput>(!p.rejection || config_.rejection,
                       "acceptance: expected coupled, as the engine was built for, got rejection");
   // A tree has no last node.
-  const bool is_path = p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
-  check<InvalidInput>(is_path || p.gamma == 0 || p.ranking == kLikely,
+  check<InvalidInput>(makes_paths(p) || p.gamma == 0 || p.ranking == kLikely,
                       "method: branches at the chain's end need chains that are paths");
   const bool drafts = p.gamma > 0 || (p.on_miss == kBurst && p.burst > 0);
   check<InvalidInput>(!drafts || draft_.lane != nullptr,
@@ -253,13 +254,24 @@ void Runtime::price_lanes(const RoundShape& how) {
   besides_ = config_.costs->besides(how.burst > 0, how.gamma > 0);
 }
 
-// Which graphs of the lanes the next round takes. Nothing is in flight.
+// Most nodes of a chain, of this policy and of the one before.
+int32_t Runtime::most_chain() const { return std::max(chain_nodes_, most_nodes(control_->policy)); }
+
+// How far the draft may be behind the trunk in the next `rounds` rounds; the host knows the head of the
+// first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
+// that sat out once is never fed again.
+DraftLag Runtime::lag_within(int rounds) const {
+  if (tuned_) return DraftLag::any;
+  if (control_->policy.gamma == 0) return DraftLag::none;
+  const int64_t nodes = most_chain(), head = prompt_ - 1 + emitted_ + (rounds - 1) * (nodes + 1);
+  return head + nodes < control_->draft_limit ? DraftLag::none : DraftLag::chain;
+}
+
+// Decides which graphs of the lanes the next round takes. Nothing is in flight.
 void Runtime::bound_rows() {
-  const Policy& p = control_->policy;
-  // Past its limit a draft sits out, and is far behind if it ever takes part again.
-  const bool level = !tuned_ && control_->limit + 2 * kSlots < control_->draft_limit;
-  target_.most = draft_.most = row_bounds(p, chain_nodes_, level);
-  chain_nodes_ = most_nodes(p);
+  lag_ = lag_within(1);
+  target_.most = draft_.most = row_bounds(control_->policy, most_chain(), lag_);
+  chain_nodes_ = most_nodes(control_->policy);
 }
 
 // Of the next round. A sequence starts as after a miss.

@@ -140,6 +140,9 @@ class Runtime {
   void record_draft(const SelectArgs& chosen);
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare_graphs();
+  bool settles() const;
+  Graph& verification(bool after_burst);
+  void fuse_verification(bool after_burst);
   void fuse_rounds();
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
   void make_memory();
@@ -165,6 +168,8 @@ class Runtime {
   void check_policy(const Policy& policy) const;
   void start_block(const Request& request);
   void price_lanes(const RoundShape& how);
+  int32_t most_chain() const;
+  DraftLag lag_within(int rounds) const;
   void bound_rows();
   bool prefilled(int64_t until);
   void feed(LaneUnit& unit, int width, bool keeps_laws);
@@ -201,19 +206,21 @@ class Runtime {
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph prefill_laws_{"prefill"}, look_{"look"};  // look_rows_ with laws; the latter between rounds
   std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
+  Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
   std::unique_ptr<Tuner> tuner_;
   Cells<uint8_t> ranks_;
   Fences fences_;
 
   // The sequence in flight.
-  int64_t round_ = 0;            // last round enqueued
-  int64_t committed_round_ = 0;  // last round whose record was read
-  int64_t begun_ = 0;            // when, now()
-  int64_t enqueued_[2] = {};     // when, of the last two rounds by number
-  int64_t besides_ = 0;          // ns of virtual time that the last round costs besides forwards
-  int64_t prompt_ = 0;           // tokens of the prompt
-  int64_t emitted_ = 0;          // tokens returned so far
-  int32_t chain_nodes_ = 0;      // most nodes of the chain that the last round left
+  int64_t round_ = 0;              // last round enqueued
+  int64_t committed_round_ = 0;    // last round whose record was read
+  int64_t begun_ = 0;              // when, now()
+  int64_t enqueued_[2] = {};       // when, of the last two rounds by number
+  int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
+  int64_t prompt_ = 0;             // tokens of the prompt
+  int64_t emitted_ = 0;            // tokens returned so far
+  int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
+  DraftLag lag_ = DraftLag::none;  // what the bounds in force allow for
   bool live_ = false;
   bool missed_ = true;  // the outcome before this round was not prepared
   bool prefilling_ = false;

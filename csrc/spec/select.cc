@@ -8,12 +8,13 @@ namespace sbrt {
 void select(const SelectArgs& args, Worker) {
   Control& c = *args.control;
   if (!is_rejection(c)) {
-    select_op(c);
+    select_op(c, Alone{});
     return;
   }
   c.no_mass = 0;
   c.outcome = walk_by_chance(c, args.place);
   commit_outcome(c);
+  adopt_branch(c, Alone{});
 }
 
 void classify(const SelectArgs& args, Worker) {

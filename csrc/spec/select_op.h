@@ -25,11 +25,16 @@ SBRT_ANY inline void walk(const Chain& chain, const Choice* choice, Outcome& out
   }
 }
 
-SBRT_ANY inline int find_branch(const Control& c, const Outcome& o) {
-  if (o.error) return -1;
-  for (int b = 0; b < c.branch_count; ++b)
-    if (c.branches[b].node == o.node && c.branches[b].token[0] == o.y) return b;
-  return -1;
+// The first branch for this outcome, or -1. Each branch is in memory that nobody has read lately, so a
+// team shares them.
+template <class Team>
+SBRT_ANY int find_branch(const Control& c, const Outcome& o, Team team) {
+  uint64_t key = 0;
+  for (int b = team.rank; b < c.branch_count && !o.error; b += team.size)
+    if (c.branches[b].node == o.node && c.branches[b].token[0] == o.y)
+      key = most(key, key_of(0, static_cast<uint32_t>(b)));
+  key = team.best(key);
+  return key == 0 ? -1 : static_cast<int>(place_of(key));
 }
 
 // Fits the exponent that makes the draft's confidence come true: one step up the gradient of the
@@ -61,7 +66,7 @@ SBRT_ANY inline void count_committed(Control& c) {
     count_token(c.counts, c.trunk[first + i], true);
 }
 
-// Behind the walk: the trunk, the root, the branch that was hit.
+// After the walk: the trunk and the root.
 SBRT_ANY inline void commit_outcome(Control& c) {
   const Outcome& o = c.outcome;
   ++c.round;
@@ -72,15 +77,27 @@ SBRT_ANY inline void commit_outcome(Control& c) {
   c.head += o.n + 1;
   c.chain.token[0] = o.y;
   count_committed(c);
-  c.outcome.branch = find_branch(c, o);
   c.cut = Cut::confident;
 }
 
+// Then the branch that was hit.
+template <class Team>
+SBRT_ANY void adopt_branch(Control& c, Team team) {
+  const int branch = find_branch(c, c.outcome, team);
+  team.meet();
+  if (team.rank == 0) c.outcome.branch = branch;
+}
+
 // The rule `coupled`; `rejection` walks by chance.
-SBRT_ANY inline void select_op(Control& c) {
-  c.no_mass = 0;
-  walk(c.chain, c.choice, c.outcome);
-  commit_outcome(c);
+template <class Team>
+SBRT_ANY void select_op(Control& c, Team team) {
+  if (team.rank == 0) {
+    c.no_mass = 0;
+    walk(c.chain, c.choice, c.outcome);
+    commit_outcome(c);
+  }
+  team.meet();
+  adopt_branch(c, team);
 }
 
 // How many of the nodes, most likely first, make most tokens per time of the round that verifies
@@ -101,6 +118,7 @@ SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
 // Working memory of `hang_chain`.
 struct SelectScratch {
   uint64_t key[kMaxTail], sorted[kMaxTail];
+  int drafted[kMaxBranches];  // nodes of each branch
 };
 
 // Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
@@ -159,9 +177,10 @@ SBRT_ANY inline void hang_found(Control& c, int64_t after) {
 
 // Drafted nodes that will not be verified or were no alternative on the way: of the burst, of the
 // branches but what was adopted, and rejected siblings.
-SBRT_ANY inline uint32_t discarded(const Control& c, int siblings, int adopted) {
+SBRT_ANY inline uint32_t discarded(const Control& c, const SelectScratch& s, int siblings,
+                                   int adopted) {
   int drafted = c.lost + siblings;
-  for (int b = 0; b < c.branch_count; ++b) drafted += c.branches[b].size;
+  for (int b = 0; b < c.branch_count; ++b) drafted += s.drafted[b];
   return static_cast<uint32_t>(drafted - adopted);
 }
 
@@ -183,10 +202,12 @@ SBRT_ANY void hang_chain_op(const SelectArgs& args, SelectScratch& scratch, Team
   const bool hit = c.outcome.branch >= 0;
   const bool looks_up = !hit && c.policy.on_miss == kLookup && !c.outcome.error;
   const int64_t after = looks_up ? after_match(c.trunk, c.head + 1, team) : -1;
+  for (int b = team.rank; b < c.branch_count; b += team.size)
+    scratch.drafted[b] = c.branches[b].size;
   team.meet();
   if (team.rank != 0) return;
   hang_tail(c, hit ? &c.branches[c.outcome.branch] : nullptr, c.cut, room_below(c), scratch);
-  const uint32_t lost = discarded(c, siblings, c.chain.size);
+  const uint32_t lost = discarded(c, scratch, siblings, c.chain.size);
   if (looks_up) hang_found(c, after);
   c.lost = 0;
   put_record(args.records->of(c.round), c, depth, lost);

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._core import FEATURE_LAYERS
 from ..model_config import ModelConfig
 from ..triton_kernels.plan import AttentionPlan, Workspace
 from ..triton_kernels.rope import Rope
@@ -18,7 +19,6 @@ from .prefill import Flash, Lengths, prefill_attention, read_lengths
 from .weights import Layer, Linear, Weights
 
 LAYER_NODES = 9
-FEATURE_LAYERS = 4  # kFeatureLayers of csrc/model/lane.h
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .._core import RecordedModel, build_info, inverse_frequencies
+from .._core import ENDLESS, RecordedModel, build_info, inverse_frequencies
 from ..checkpoint import Checkpoint, Progress
 from ..errors import EngineError, InvalidInputError
 from ..methods import Method
@@ -42,7 +42,6 @@ from .weights import Weights
 
 ROWS = (16, 32, 64)  # of a verification graph
 PRODUCTS = ("fused", "cublas")  # of a forward's layers: fused.py, or decoder.py
-ENDLESS = 1 << 40  # kEndless of csrc/model/lane.h
 
 
 def model_of(
@@ -103,7 +102,7 @@ def model_with(
     flash = flash_for(attention, place, weights.dtype, config.head_dim)
 
     def bind(**shape: int) -> GpuLane:
-        recorder = _recorder(place, eager)
+        recorder = _recorder(place, eager, shape["stream"])
         left = budget_of(place, memory)
         if memory is not None:
             left = memory - weights.plan.bytes
@@ -120,15 +119,16 @@ def model_with(
     )
 
 
-def _recorder(place: torch.device, eager: bool) -> Recorder:
+def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
     if place.type != "cuda":
         return TapeRecorder()
-    return EagerRecorder(place) if eager else CudaRecorder(place)
+    return EagerRecorder(place) if eager else CudaRecorder(place, stream)
 
 
 def rows_for(method: Method) -> int:
     """Rows of a verification graph that holds the root and any chain of a method."""
-    nodes = max(int(arm.options.get("nodes", arm.gamma)) for arm in method.arms)
+    policies = [policy for arm in method.arms if (policy := arm.policy())]
+    nodes = max(policy.most_nodes for policy in policies)
     return next(rows for rows in ROWS if nodes < rows)
 
 

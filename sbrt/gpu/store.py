@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from .._core import FEATURE_LAYERS
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
-from .decoder import FEATURE_LAYERS, Buffers, attention_plan
+from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
 from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
@@ -34,6 +35,7 @@ class LaneShape:
     debug: bool
     features: bool
     on_device: bool = False
+    stream: int = 0  # on a device: the cudaStream_t that the lane runs on
 
     @property
     def is_draft(self) -> bool:

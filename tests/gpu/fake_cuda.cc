@@ -3,6 +3,8 @@
 #include <cuda_profiler_api.h>
 #include <cuda_runtime_api.h>
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -22,6 +24,7 @@ bool broken = false;
 namespace {
 
 bool is_held = false;
+int naps_left = 0;  // until the device is let go; 0: nobody counts
 std::deque<std::function<void()>> held;
 
 void enqueue(std::function<void()> work) {
@@ -38,6 +41,10 @@ void hold() { is_held = true; }
 void let_go() {
   is_held = false;
   for (; !held.empty(); held.pop_front()) held.front()();
+}
+void let_go_after(int naps) {
+  hold();
+  naps_left = naps;
 }
 
 }  // namespace fake
@@ -71,6 +78,15 @@ cudaError_t made_stream(cudaStream_t* stream) {
 }  // namespace
 
 extern "C" {
+
+// In place of the C library's: it counts, and sleeps.
+int nanosleep(const timespec* span, timespec*) {
+  ++fake::counts.naps;
+  const int64_t ns = span->tv_sec * 1'000'000'000 + span->tv_nsec;
+  fake::counts.longest_nap = std::max(fake::counts.longest_nap, ns);
+  if (fake::naps_left > 0 && --fake::naps_left == 0) fake::let_go();
+  return clock_nanosleep(CLOCK_MONOTONIC, 0, span, nullptr);
+}
 
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "an error";

@@ -9,12 +9,14 @@
 namespace fake {
 
 struct Counts {
-  int events = 0;    // made, and not destroyed
-  int records = 0;   // of events that keep their time
-  int waits = 0;     // of the host for a stream or an event
-  int captures = 0;  // profilers started, less those stopped
-  int launches = 0;  // of graphs
-  int graphs = 0;    // that can be launched, and were not destroyed
+  int events = 0;           // made, and not destroyed
+  int records = 0;          // of events that keep their time
+  int waits = 0;            // of the host for a stream or an event
+  int captures = 0;         // profilers started, less those stopped
+  int launches = 0;         // of graphs
+  int graphs = 0;           // that can be launched, and were not destroyed
+  int naps = 0;             // of the host
+  int64_t longest_nap = 0;  // ns
 };
 
 extern Counts counts;
@@ -23,5 +25,6 @@ extern bool broken;  // every query fails
 
 void hold();
 void let_go();
+void let_go_after(int naps);  // of the host; until then held
 
 }  // namespace fake

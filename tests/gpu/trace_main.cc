@@ -1,6 +1,6 @@
 // The cuda body on a runtime without a device (fake_cuda.h): its trace, and what it launches.
 //
-//   trace_main slices | late | quiet | held | far | clock | broken | profile | fused | played
+//   trace_main slices | late | quiet | held | far | clock | broken | profile | naps | fused | played
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -224,6 +224,38 @@ void profile() {
   check_equal("profilers left", 0, fake::counts.captures);
 }
 
+// The host looks before it sleeps, and remembers how long it waited for each event by itself.
+void nap_rarely() {
+  Scene scene;
+  const auto wait = [&](Event& event, int64_t value, int naps) {
+    fake::let_go_after(naps);
+    scene.enqueue();
+    scene.exec->wait(event, value);
+  };
+  for (int i = 0; i < 4; ++i) wait(scene.verify_done, scene.rounds + 1, 20);
+  const int napped = fake::counts.naps;
+  check(napped >= 80, "naps: expected 20 a wait, got ", napped);
+  for (int i = 0; i < 14; ++i) scene.exec->wait(scene.verify_done, scene.rounds);
+  check_equal("naps: for an event that is reached", napped, fake::counts.naps);
+
+  fake::counts.longest_nap = 0;
+  wait(scene.draft_ready, scene.rounds + 1, 20);
+  check_equal("naps: the first for another event, ns", int64_t{20'000}, fake::counts.longest_nap);
+  wait(scene.verify_done, scene.rounds + 1, 1);
+  check(fake::counts.longest_nap > 100'000, "naps: expected a long one for the first event, got ",
+        fake::counts.longest_nap, " ns");
+
+  fake::counts.longest_nap = 0;
+  fake::hold();
+  scene.enqueue();
+  constexpr int64_t kSpan = 50'000;
+  check(!scene.exec->reach(scene.verify_done, scene.rounds, Trace::now() + kSpan),
+        "naps: expected no end");
+  check(fake::counts.longest_nap <= kSpan, "naps: expected none beyond the caller's time, got ",
+        fake::counts.longest_nap, " ns");
+  fake::let_go();
+}
+
 // Two captured graphs of one kernel each; `at` says which one fits.
 struct Choice {
   Captured captured;
@@ -366,6 +398,7 @@ int main(int argc, char** argv) {
                          {"clock", sbrt::set_clock},
                          {"broken", sbrt::break_device},
                          {"profile", sbrt::profile},
+                         {"naps", sbrt::nap_rarely},
                          {"fused", sbrt::fuse},
                          {"played", sbrt::play}},
                         argc, argv);

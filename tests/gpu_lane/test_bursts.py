@@ -1,5 +1,6 @@
-"""Contract under test: on a device a draft's burst is one launch, of the same work in the same
-order as its parts, whatever its length and whatever the request asks for; its tokens too."""
+"""Contract under test: on a device a draft's burst is one launch, and so is what the target does
+between two waits: the same work in the same order as the parts, whatever the length and whatever
+the request asks for; the same tokens too. The target settles KV only where chains are trees."""
 
 from collections import Counter
 from dataclasses import replace
@@ -27,6 +28,18 @@ BURSTS = {  # of the draft's stream: what its rounds launch, besides settle
     "tree:gamma=3,width=4,nodes=12": {"serial_burst"},
     HEDGE: {"serial_burst", "burst"},
 }
+TREES = ("tree:gamma=3,width=4,nodes=12", HEDGE)
+VERIFIED = {  # of the target's stream: what rounds launch in turn, each kind of round
+    "none": {("verify",)},
+    "draft_model": {("verify",)},
+    "lookup:gamma=6": {("verify",)},
+    "adaedl": {("verify",)},
+    "pearl": {("verify", "select")},
+    "specbranch:k_max=3": {("verify", "select")},
+    "specbranch:k_max=3,on_miss=serial": {("verify", "select")},
+    "tree:gamma=3,width=4,nodes=12": {("settle", "verify")},
+    HEDGE: {("verify", "select"), ("settle", "verify", "select")},
+}
 GAMMAS = (
     "pearl:gamma=1",
     "pearl:gamma=3",
@@ -40,9 +53,26 @@ def pair_of(checkpoints):
     return [checkpoint.folder for checkpoint in checkpoints["Llama"]]
 
 
+def of_stream(order, kind, stream):
+    """The book's ops or launches of a stream."""
+    return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == stream]
+
+
 def of_draft(order, kind):
-    """The book's ops or launches of the draft's stream."""
-    return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == "draft"]
+    return of_stream(order, kind, "draft")
+
+
+def rounds_of(order):
+    """What each round launched on the target's stream."""
+    rounds = [[]]
+    for (name,) in of_stream(order, "launches", "target"):
+        if name != "prefill" and name in rounds[-1]:
+            rounds.append([])
+        if name == "settle" and rounds[-1]:
+            rounds.append([])
+        if name != "prefill":
+            rounds[-1].append(name)
+    return rounds
 
 
 @pytest.mark.parametrize("method", [*BURSTS, *GAMMAS])
@@ -62,6 +92,40 @@ def test_a_burst_is_one_launch(tools, tool, stand_in, checkpoints, method):
                 assert sum(launched.values()) == rounds, kind
             elif wanted:
                 assert launched["burst"] == rounds >= launched["serial_burst"] > 0, kind
+
+
+@pytest.mark.parametrize("method", VERIFIED)
+def test_a_verification_is_one_launch_between_waits(tools, tool, stand_in, checkpoints, method):
+    pair = pair_of(checkpoints)
+    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
+    with Engine(config) as engine:
+        for params in PARAMS.values():
+            engine.generate(tools.prompt(9), replace(params, max_tokens=12))
+        rounds = rounds_of(stand_in.runtimes[-1][1].order)
+    assert {tuple(names) for names in rounds} == VERIFIED[method]
+
+
+@pytest.mark.parametrize("method", VERIFIED)
+def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
+    """On the dry body, where nothing is fused, and the KV of paths is settled, too."""
+    prompt, how = tools.prompt(9), methods.parse(method)
+    with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
+        [out] = engine.generate(prompt, GREEDY)
+        whole = of_stream(stand_in.runtimes[-1][1].order, "ops", "target")
+    more = {"max_gamma": max(1, how.gamma), "max_branches": max(1, how.branches)}
+    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
+    runtime = _core.Runtime(
+        *models, body="dry", max_model_len=tools.max_len, max_width=how.width, **more
+    )
+    runtime.begin(prompt, _core.Sampling(temperature=0), how.policy(), GREEDY.max_tokens, [])
+    assert runtime.run() == out.outputs[0].token_ids
+    parts = of_stream(runtime.order, "ops", "target")
+    assert any("moves" in said for said in parts)
+    if method not in TREES:
+        parts = [said for said in parts if "moves" not in said]
+    assert len(parts) > 10
+    assert whole[: len(parts)] == parts  # a round more may have been enqueued
+    runtime.close()
 
 
 @pytest.mark.parametrize("method", [HEDGE, *GAMMAS])
@@ -108,7 +172,7 @@ def test_launches_are_made_with_the_engine(tools, tool, stand_in, checkpoints, m
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     with Engine(config) as engine:
         runtime = stand_in.runtimes[-1][1]
-        kinds = 1 + len(BURSTS[method])
+        kinds = len(VERIFIED[method]) + len(BURSTS[method])
         assert runtime.fused_graphs == 2 * kinds
         for params in (GREEDY, SAMPLED, replace(SAMPLED, top_p=0.8)):
             engine.generate(tools.prompt(9), params)

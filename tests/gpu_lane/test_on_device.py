@@ -56,11 +56,11 @@ def folders(checkpoints, family):
     return [checkpoint.folder for checkpoint in checkpoints[family]]
 
 
-def answers(engine, prompts, asked):
-    """{(method, kind of request): tokens and reason}."""
+def answers(engine, prompts, asked, params=None):
+    """{(method, kind of request): tokens and reason}; `params` instead of the kind's."""
     found = {}
     for method, kind in asked:
-        [out] = engine.generate(prompts[kind], PARAMS[kind], method=method)
+        [out] = engine.generate(prompts[kind], params or PARAMS[kind], method=method)
         [answer] = out.outputs
         found[method, kind] = (answer.token_ids, answer.finish_reason)
     return found
@@ -148,10 +148,16 @@ def test_the_command_line_names_the_device(stand_in, capsys):
 SIZES = {
     "none": ({16}, set()),
     "draft_model": ({16}, {4}),
-    "pearl": ({16}, {1, 4}),
-    "specbranch:k_max=3": ({16}, {4}),
-    "tree:gamma=3,width=4,nodes=12": ({16}, {64}),
-    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": ({16}, {64}),
+    "adaedl": ({16}, {4}),
+    "pearl": ({16}, {1}),
+    "specbranch:k_max=3": ({16}, {1, 4}),
+    "specbranch:k_max=3,on_miss=serial": ({16}, {1, 4}),
+    "tree:gamma=3,width=4,nodes=12": ({16}, {4}),
+    "hedge:gamma=3,F=4,tree=0,on_miss=continue": ({16}, {1, 4}),
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": ({16}, {16}),
+    "hedge:gamma=3,F=4,tree=2,nodes=15,burst_width=4": ({16}, {16}),
+    "hedge:gamma=3,F=1,tree=0,on_miss=lookup": ({16}, {1, 4}),
+    "hedge:gamma=20,F=1,tree=2,nodes=3,on_miss=lookup": ({32}, {4, 64}),
     "lookup:gamma=20": ({32}, set()),
 }
 KINDS = ("forward", "choose")
@@ -168,17 +174,54 @@ def picked(stand_in, engine, *asked):
     return stand_in.picks()[seen:]
 
 
-@pytest.mark.parametrize("method", SIZES)
-def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
-    pair = folders(checkpoints, "Llama")
-    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
-    with Engine(config) as engine:
-        picks = picked(stand_in, engine, tools.prompt(9), SHORT)
+def sizes_taken(picks):
+    """Rows of the graphs of rounds, by lane."""
     run, chosen = ({(lane, said[1]) for lane, said in picks if said[0] == what} for what in KINDS)
     assert run - chosen <= {("target", 64), ("draft", 64)}  # the prompt is fed without a choice
     assert chosen <= run
-    for lane, sizes in zip(("target", "draft"), SIZES[method], strict=True):
-        assert {rows for name, rows in chosen if name == lane} == sizes
+    return tuple({rows for name, rows in chosen if name == lane} for lane in ("target", "draft"))
+
+
+@pytest.mark.parametrize("method", SIZES)
+def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
+    """Also by default: a context of the checkpoint's length, which the answer may fill."""
+    pair = folders(checkpoints, "Llama")
+    for length in (tools.max_len, None):
+        with Engine(tool.config_of(pair, "cuda", method, max_model_len=length)) as engine:
+            engine.add_request("endless", tools.prompt(9), replace(SHORT, max_tokens=None))
+            for _ in range(3):
+                engine.step()
+            engine.abort_request("endless")
+            engine.step()
+            assert sizes_taken(stand_in.picks()) == SIZES[method]
+            picks = picked(stand_in, engine, tools.prompt(9), SHORT)
+            assert sizes_taken(picks) == SIZES[method]
+
+
+# Beyond the draft's limit it may lack a whole chain: rows of its graphs in answers to the end.
+AT_THE_END = {
+    "draft_model": {4},
+    "pearl": {1, 16},
+    "specbranch:k_max=3": {1, 4, 16},
+    "tree:gamma=3,width=4,nodes=12": {4},
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": {16},
+}
+
+
+@pytest.mark.parametrize("method", AT_THE_END)
+def test_a_draft_at_its_limit_takes_larger_graphs(tools, tool, stand_in, checkpoints, method):
+    """The host waits for one outcome at the switch; the answer is that of plain decoding."""
+    pair = folders(checkpoints, "Llama")
+    endless = replace(GREEDY, max_tokens=None)
+    with Engine(tool.config_of(pair, "cuda", method, max_model_len=48), methods=["none"]) as engine:
+        prompt = tools.prompt(20)
+        plain = answers(engine, {"x": prompt}, [("none", "x")], endless)
+        before = len(stand_in.picks())
+        found = answers(engine, {"x": prompt}, [(method, "x")], endless)
+        picks = stand_in.picks()[before:]
+    assert found[method, "x"] == plain["none", "x"]
+    assert len(found[method, "x"][0]) == 28
+    assert sizes_taken(picks)[1] == AT_THE_END[method]
 
 
 def test_a_choice_is_of_the_kind_that_the_request_asks_for(tools, tool, stand_in, checkpoints):

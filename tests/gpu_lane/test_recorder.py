@@ -1,7 +1,9 @@
 """Contract under test: what records on a device, without one. A capture that allocates is refused;
-what torch itself allocates as a capture begins is not the capture's. Where no graphs are wanted,
-the calls are made when they are played, on the stream that is given."""
+what torch itself allocates as a capture begins is not the capture's, and the workspace of cuBLAS
+may come on top. A capture is on the lane's own stream, and no garbage is collected during it. Where
+no graphs are wanted, the calls are made when they are played, on the stream that is given."""
 
+import gc
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -68,6 +70,73 @@ def test_calls_may_allocate_the_scratch_that_was_planned(count):
     captured(count, allocates, allocates, scratch=6)
     with pytest.raises(EngineError, match="at most 5 bytes allocated, got 6"):
         captured(count, allocates, allocates, scratch=5)
+
+
+@pytest.mark.parametrize("workspace", [8_519_680, 33_554_432])
+def test_a_workspace_may_come_on_top_of_the_scratch(count, monkeypatch, workspace):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def allocates(more):
+        count[0] += workspace + more
+
+    captured(count, lambda: allocates(0))
+    captured(count, lambda: allocates(6), scratch=6)
+    for wrong in (-1, 7):
+        with pytest.raises(EngineError, match="at most 6 bytes allocated"):
+            captured(count, lambda by=wrong: allocates(by), scratch=6)
+
+
+def test_a_workspace_is_as_large_as_the_environment_says(count, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8:4:2")
+
+    def allocates(bytes):
+        count[0] += bytes
+
+    captured(count, lambda: allocates((16 * 8 + 4 * 2) * 1024))
+    with pytest.raises(EngineError, match="at most 0 bytes"):
+        captured(count, lambda: allocates(8_519_680))
+
+
+def test_nothing_is_collected_during_a_capture(monkeypatch):
+    """An engine in a cycle would free its memory there, which breaks the capture."""
+    events = []
+
+    class Graph:
+        def __init__(self, keep_graph):
+            events.append(("made", gc.isenabled()))
+
+        def capture_begin(self, **given):
+            events.append(("begin", gc.isenabled()))
+
+        def capture_end(self):
+            events.append(("end", gc.isenabled()))
+
+        def raw_cuda_graph(self):
+            return 0x1000
+
+        def replay(self): ...
+
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    fakes = {
+        "CUDAGraph": Graph,
+        "current_stream": lambda: None,
+        "ExternalStream": lambda handle, device: events.append(("stream", handle)) or stream,
+        "graph_pool_handle": lambda: (0, 1),
+        "memory_stats": lambda device: {"allocated_bytes.all.allocated": 0},
+        "device": lambda device: nullcontext(),
+        "stream": lambda stream: nullcontext(),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(recorder, "expect_device", lambda device: None)
+    monkeypatch.setattr(recorder, "nodes_of", lambda graph: 3)
+    made = CudaRecorder(torch.device("cuda", 0), 0x5EA)
+    assert gc.isenabled()
+    piece = made.record(lambda run: run(lambda: None), 16)
+    assert (piece.graph, piece.nodes) == (0x1000, 3)
+    assert gc.isenabled()
+    # On the lane's own stream.
+    assert events == [("stream", 0x5EA), ("made", True), ("begin", False), ("end", False)]
 
 
 def test_a_capture_that_fails_ends_and_says_why(count):

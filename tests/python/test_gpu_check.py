@@ -1,7 +1,7 @@
 """Contract under test: a part of the GPU check that was killed goes on where it stopped; what has
 ended is kept for the same source and device, and for no other; a step has a limit of its own, and a
 part eight minutes. What goes wrong says why in a sentence, and keeps nothing else from running
-unless nothing else could. A sanitizer counts only once it has reported the canary's fault."""
+unless nothing else could."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_check, gpu_sanitize, gpu_steps
+from bench import gpu_check, gpu_steps
 from bench.gpu_steps import Outcome, Record, Step, run_steps, some_passed, succeeded
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,30 @@ def test_what_went_wrong_stays_wrong(path):
     assert again.names == []
     assert "NOT RIGHT: it ended with 3: second said" in said[1]
     assert kept(path)["third"]["right"]  # the next ones run all the same
+
+
+@pytest.mark.parametrize(
+    ("ends", "right", "tries"), [((0,), True, 1), ((66, 0), True, 2), ((66, 66), False, 2)]
+)
+def test_a_step_may_have_another_try(path, ends, right, tries):
+    """Of a tool that reports what is not there; the tries share the step's time."""
+    left, limits = list(ends), []
+
+    def answer(command, seconds):
+        limits.append(seconds)
+        return Outcome(left.pop(0), "said", 4.0)
+
+    step = Step("first", ("first",), 10.0, succeeded, tries=2)
+    assert run(path, answer, steps=(step,)) == right
+    assert limits == [10.0, 6.0][:tries]
+    assert (kept(path)["first"]["right"], kept(path)["first"]["tries"]) == (right, tries)
+
+
+def test_a_try_that_took_all_the_time_is_the_last(path):
+    step = Step("first", ("first",), 3.0, succeeded, tries=2)
+    fake = Fake(first=Outcome(66, "said", 3.0))
+    assert not run(path, fake, steps=(step,))
+    assert fake.names == ["first"]
 
 
 NEEDED = (Step("first", ("first",), 10.0, succeeded, is_needed=True), *STEPS[1:])
@@ -219,6 +243,13 @@ def test_a_part_stays_below_eight_minutes(part):
     assert len(set(files)) == len(files)
 
 
+def test_a_warning_of_a_torch_that_nobody_tried_fails_no_test():
+    tests = [step.command for part in gpu_check.PARTS.values() for step in part()]
+    tests = [command for command in tests if "pytest" in command]
+    assert tests
+    assert all(command[command.index("-W") + 1] == "default" for command in tests)
+
+
 @pytest.mark.parametrize("part", gpu_check.PARTS)
 def test_a_part_looks_first_whether_anything_can_run(part):
     first, *others = gpu_check.PARTS[part]()
@@ -320,114 +351,3 @@ def test_the_source_is_what_the_files_say(tmp_path):
     changed = gpu_steps.source_hash(tmp_path)
     file.rename(file.with_name("b.cc"))
     assert len({before, changed, gpu_steps.source_hash(tmp_path)}) == 3
-
-
-# --- sanitize ---
-
-RIGHT = "16 tokens by specbranch: right\n"
-REPORT = "========= Invalid __global__ write of size 4 bytes\n========= ERROR SUMMARY: 1 error"
-
-
-def test_the_canary_comes_first_for_every_tool():
-    names = [step.name for step in gpu_sanitize.steps("tool")]
-    assert names[0] == "build the canary"
-    for kind in gpu_sanitize.SAYS:
-        assert names.index(f"{kind}: canary") < names.index(f"{kind}: decode")
-
-
-@pytest.mark.parametrize(
-    ("outcome", "right"),
-    [
-        (Outcome(66, REPORT, 1.0), True),
-        (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # it saw nothing
-        (Outcome(66, "========= ERROR SUMMARY: 1 error", 1.0), False),  # something else
-        (Outcome(1, REPORT, 1.0), False),
-        (Outcome(255, "could not attach", 1.0), False),
-    ],
-    ids=["reported", "silent", "another report", "another code", "did not run"],
-)
-def test_a_canary_must_be_reported(outcome, right):
-    why = gpu_sanitize.must_report("Invalid __global__ write")(outcome)
-    assert (why == "") is right
-    assert right or "expected a report of the canary" in why
-
-
-@pytest.mark.parametrize(
-    ("outcome", "why"),
-    [
-        (Outcome(0, f"{RIGHT}========= ERROR SUMMARY: 0 errors\n", 1.0), ""),
-        (
-            Outcome(0, f"{RIGHT}RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", 1),
-            "",
-        ),
-        (Outcome(0, "========= ERROR SUMMARY: 0 errors\n", 1.0), "expected a decode to say"),
-        (Outcome(66, REPORT, 1.0), "the tool reported something"),
-        (Outcome(1, "========= ERROR SUMMARY: 0 errors", 1.0), "it ended with 1"),
-        (Outcome(0, RIGHT, 1.0), "expected a summary without errors"),
-        (Outcome(0, f"{RIGHT}ERROR SUMMARY: 10 errors", 1.0), "expected a summary without errors"),
-    ],
-    ids=[
-        "memcheck",
-        "racecheck",
-        "nothing ran",
-        "a report",
-        "a wrong token",
-        "no tool",
-        "ten errors",
-    ],
-)
-def test_a_decode_must_be_clean(outcome, why):
-    found = gpu_sanitize.is_clean(outcome)
-    assert found.startswith(why)
-    assert bool(found) is bool(why)
-
-
-def test_without_the_tool_the_part_says_so_and_fails(path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_sanitize, "find_tool", lambda: None)
-    fake = Fake()
-    assert not gpu_check.check(path, HERE, "sanitize", fake)
-    assert fake.ran == []
-    found = json.loads(path.read_text())["parts"]["sanitize"]
-    assert found["refused"].startswith("compute-sanitizer: expected it on PATH")
-    assert (found["right"], found["steps"]) == (False, {})
-    assert capsys.readouterr().err == found["refused"] + "\n"
-
-
-def test_a_tool_that_does_not_run_is_no_tool(tmp_path, monkeypatch):
-    for name, text in {"nvcc": "exit 0", "compute-sanitizer": "exit 9"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    tool = gpu_sanitize.find_tool()
-    assert tool == str(tmp_path / "compute-sanitizer")
-    assert "it ended with 9: nothing was sanitized" in gpu_sanitize.why_not(tool)
-    Path(tool).write_text("#!/bin/sh\nexit 0\n")
-    assert gpu_sanitize.why_not(tool) == ""
-    (tmp_path / "nvcc").unlink()
-    assert "expected nvcc to compile its canary" in gpu_sanitize.why_not(tool)
-
-
-def test_a_part_is_all_right_or_it_is_not(path, monkeypatch):
-    monkeypatch.setattr(gpu_sanitize, "why_not", lambda tool: "")
-    clean = Outcome(0, f"{RIGHT}========= ERROR SUMMARY: 0 errors", 1.0)
-
-    def run(command, seconds):
-        if str(gpu_sanitize.CANARY) not in command:
-            return clean
-        kind = command[-1]
-        return Outcome(66, gpu_sanitize.SAYS[kind], 1.0) if kind in gpu_sanitize.SAYS else clean
-
-    assert gpu_check.check(path, HERE, "sanitize", run)
-    blind = Record(path, HERE).part("sanitize")
-    assert blind["right"]
-    assert blind["seconds"] >= 0
-    assert not gpu_check.check(path, HERE, "sanitize", lambda *_: clean, fresh=True)
-    steps = Record(path, HERE).part("sanitize")["steps"]
-    assert [name for name, step in steps.items() if not step["right"]] == [
-        f"{kind}: canary" for kind in gpu_sanitize.SAYS
-    ]
-
-
-def test_the_canary_knows_every_tool():
-    text = (ROOT / "tests" / "gpu" / "canary.cu").read_text()
-    assert set(re.findall(r'strcmp\(kind, "(\w+)"\)', text)) == set(gpu_sanitize.SAYS)

@@ -42,20 +42,24 @@ int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
   const auto control = std::make_unique<Control>();
   control->policy.hrad = 1;
-  float wide[kHradInner + kHradNarrow], inner[kHradInner], scores[kHradCuts];
+  alignas(16) float inner[kHradInner];
+  float scores[kHradCuts];
+  std::vector<float> scratch(Hrad::kScratch);
+  const float* narrow = scratch.data() + scratch.size() - kHradNarrow;
   int64_t found = 0;
   for (int turn = 0; turn < 50; ++turn) {
     std::vector<float> x = drawn(Hrad::inputs(hidden), 1);
+    x.resize(Hrad::room(hidden));
     const HradArgs args = args_of(hrad, control.get(), x.data(), inner);
-    InnerScratch scratch;
+    InnerScratch panel_sums;
     CutScratch cut;
-    for (int panel = 0; panel < kHradPanels; ++panel) hrad_inner_op(args, panel, scratch, Alone{});
+    for (int p = 0; p < kHradPanels; ++p) hrad_inner_op(args, p, panel_sums, Alone{});
     hrad_cut_op(args, cut, Alone{});
-    hrad.scores(x.data(), wide, scores);
-    found += std::memcmp(wide, inner, sizeof inner) != 0;
-    found += std::memcmp(wide + kHradInner, cut.narrow, sizeof cut.narrow) != 0;
+    hrad.scores(x.data(), scratch.data(), scores);
+    found += std::memcmp(scratch.data(), inner, sizeof inner) != 0;
+    found += std::memcmp(narrow, cut.narrow, sizeof cut.narrow) != 0;
     found += std::memcmp(scores, cut.score, sizeof scores) != 0;
-    found += hrad.classify(x.data(), wide) != control->cut;
+    found += hrad.classify(x.data(), scratch.data()) != control->cut;
     ++seen[static_cast<int>(control->cut)];
   }
   return found;

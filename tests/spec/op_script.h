@@ -27,15 +27,18 @@ struct OpState {
   int32_t distinct[kVocab], output[kVocab];
   uint8_t seen[kVocab];
 
-  // H-RAD: an odd number of inputs, more than one tile of a panel.
+  // H-RAD: the parts are no power of two, and the last one is not full.
   static constexpr int kHidden = 107, kInputs = kFeatureBlocks * kHidden + 2 * kHradTail;
-  static constexpr int kPairs = (kInputs + 1) / 2;
-  static_assert(kPairs > kHradTile && kInputs % 2 == 1);
+  static constexpr HradSplit kSplit = hrad_split(kInputs, 2);
+  static_assert(kInputs % 2 == 1 && (kSplit.count & (kSplit.count - 1)) != 0 &&
+                kSplit.room() > kInputs);
   DType dtype;
   uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // of any dtype
-  uint32_t first[kHradInner * kPairs], second[kHradNarrow * kHradInner];
+  uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
-  float bias[kHradLayers][kHradInner], x[kInputs], shown[kInputs], inner[kHradInner];
+  float bias[kHradLayers][kHradInner], shown[kInputs];
+  alignas(16) float x[kSplit.room()];
+  alignas(16) float inner[kHradInner];
 
   // Its pointers are those of a copy that lies at `place`.
   void aim(OpState* place) {
@@ -113,7 +116,7 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
       extend_op(lane, shared.grow, team);
       break;
     case RoundOp::select:
-      if (team.rank == 0) select_op(c);
+      select_op(c, team);
       break;
     case RoundOp::hrad_features:
       hrad_features_op(hrad_at(&s, s.dtype), shared.features, team);

@@ -25,23 +25,38 @@ MUTANTS = {
     ),
     "features scaled too early": (
         "spec/hrad_op.h",
-        "  team.meet();\n  for (int b = 0; b < kFeatureBlocks; ++b)",
-        "  for (int b = 0; b < kFeatureBlocks; ++b)",
+        "  team.meet();\n  for (int b = 0; b < kFeatureBlocks; ++b)\n    for",
+        "  for (int b = 0; b < kFeatureBlocks; ++b)\n    for",
     ),
-    "a tile before it is there": (
+    "a sum before its parts": (
         "spec/hrad_op.h",
-        "    team.meet();\n    for (int o = team.rank;",
-        "    for (int o = team.rank;",
+        "    team.meet();\n    for (int i = team.rank; i < least(apart",
+        "    for (int i = team.rank; i < least(apart",
     ),
-    "a tile that is written over": (
+    "a sum before its last addition": (
         "spec/hrad_op.h",
-        "    team.meet();  // before the next tile\n",
-        "",
+        "      sums[i] += sums[i + apart * width];\n  }\n  team.meet();\n",
+        "      sums[i] += sums[i + apart * width];\n  }\n",
     ),
     "a cut before its scores": (
         "spec/hrad_op.h",
         "  team.meet();\n  if (team.rank != 0) return;\n  int best",
         "  if (team.rank != 0) return;\n  int best",
+    ),
+    "a tree that is searched before it has grown": (
+        "spec/grow_op.h",
+        "      ++s.grown[best];\n    }\n    team.meet();\n",
+        "      ++s.grown[best];\n    }\n",
+    ),
+    "a tree that grows before it was searched": (
+        "spec/grow_op.h",
+        "    if (team.rank == 0) s.next[best] = next;\n    team.meet();\n",
+        "    if (team.rank == 0) s.next[best] = next;\n",
+    ),
+    "a branch for an outcome that is not there yet": (
+        "spec/select_op.h",
+        "    commit_outcome(c);\n  }\n  team.meet();\n",
+        "    commit_outcome(c);\n  }\n",
     ),
     "ties by chance": (
         "spec/team.h",

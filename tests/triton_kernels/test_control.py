@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sbrt import _core
+from sbrt.reference import tree
 from sbrt.triton_kernels import control, words
 
 
@@ -15,6 +16,19 @@ def test_every_offset_and_size_is_the_cores():
         kind = getattr(control, struct)
         here = getattr(kind, field).offset if field else ctypes.sizeof(kind)
         assert here == there, name
+
+
+def test_every_size_is_the_cores():
+    there = {
+        "SLOTS": _core.SLOTS,
+        "MAX_ROWS": _core.TARGET_ROWS,
+        "MAX_STEP_ROWS": _core.MAX_ROWS,
+        "MAX_BRANCHES": _core.MAX_BRANCHES,
+        "MAX_TAIL": _core.MAX_TAIL,
+        "CANDIDATES": _core.CANDIDATES,
+    }
+    assert {name: getattr(control, name) for name in there} == there
+    assert tree.SLOTS == _core.SLOTS == _core.MAX_CHAIN + 1  # the reference has its own
 
 
 def test_every_struct_is_held_to_the_core():

@@ -45,6 +45,7 @@ struct EventBody {
   cudaEvent_t event = nullptr;
   Block word;            // an int64, pinned
   int64_t enqueued = 0;  // the last value whose record was handed over
+  Patience patience;     // rounds and pieces of a prompt take different times
 
   explicit EventBody(int on) : device(on), word(pinned_block(sizeof(int64_t), on)) {
     checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
@@ -221,13 +222,15 @@ class CudaExec final : public Exec {
 
   bool reach(Event& event, int64_t value, int64_t until) override {
     collect();  // of earlier rounds, while this one is at work
-    patience_.begin();
+    if (event.reached() >= value) return true;
+    Patience& patience = patience_of(event);
+    patience.begin(until);
     while (event.reached() < value) {
       if (world_.failure) return true;
-      if (patience_.wait()) look_for_errors(event, value);
+      if (patience.wait()) look_for_errors(event, value);
       if (Trace::now() >= until) return false;
     }
-    patience_.end();
+    patience.end();
     return true;
   }
 
@@ -282,6 +285,11 @@ class CudaExec final : public Exec {
     for (CudaStream* stream : world_.streams) stream->collect();
   }
 
+  Patience& patience_of(Event& event) const {
+    const OnDevice here(world_.device);
+    return body_of(event, world_.device).patience;
+  }
+
   void look_for_errors(Event& event, int64_t value) {
     try {
       const OnDevice here(world_.device);
@@ -296,7 +304,6 @@ class CudaExec final : public Exec {
   World world_;
   cudaStream_t copies_ = nullptr;
   std::unique_ptr<DeviceClock> clock_;  // only while a trace is kept
-  Patience patience_;
 };
 
 // What stands in the way of `device`; null if nothing does. Only `closely` makes a context there.

@@ -1,4 +1,4 @@
-// How the host waits for a device.
+// How the host waits for one event of a device.
 #pragma once
 
 #include <time.h>
@@ -15,16 +15,18 @@ inline void nap(int64_t ns) {
   nanosleep(&span, nullptr);
 }
 
-// It sleeps through most of the shortest of its last waits, looks again and again
-// until such a wait would be over, and then now and then.
+// The host sleeps through most of the shortest of its recent waits. Then it polls until such a wait
+// should be over, and after that it takes short naps. Only a wait for an event that is not reached yet
+// may begin: the first thing it does is sleep.
 class Patience {
  public:
-  void begin() {
+  void begin(int64_t until) {
     begun_ = Trace::now();
     naps_ = 0;
-    if (least_ > kShort) nap(least_ - least_ / 4);
+    const int64_t sleep = std::min(least_ - least_ / 4, until - begun_);
+    if (least_ > kShort && sleep > 0) nap(sleep);
   }
-  // Between two looks; true now and then, to look for errors.
+  // Between two looks. Returns true now and then: time to check for errors.
   bool wait() {
     if (Trace::now() - begun_ < least_ + least_ / 4 + kShort) return false;
     nap(kNap);
