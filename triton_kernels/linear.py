@@ -20,7 +20,7 @@ import triton.language as tl
 from .gate import silu, silu_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
-from .words import MAX_REGISTERS, arrived_last, interpreting
+from .words import arrived_last, interpreting
 
 
 @dataclass(frozen=True)
@@ -227,15 +227,17 @@ def linear(
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
-        maxnreg=max_registers(plan.gate, plan.block_m),
+        maxnreg=max_registers(plan.num_warps),
     )
     return out
 
 
-def max_registers(gate: bool, block_m: int) -> int | None:
-    """Of a thread; None: the assembler's own choice, without spills but for a gate of over 16 rows.
-    For 16 rows it is below 128 on sm_90, and four programs fit; told a bound, 150 and more."""
-    return MAX_REGISTERS if gate and block_m > 16 else None
+def max_registers(num_warps: int) -> int | None:
+    """Of a thread; None: the assembler's own choice, without spills. Eight warps are bound to 128,
+    so that two programs fit a multiprocessor; more, and one program waits alone for its weights.
+    For four warps and 16 rows the assembler's choice is below 128 on sm_90; told a bound, 150 and
+    more."""
+    return 128 if num_warps == 8 else None
 
 
 def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:

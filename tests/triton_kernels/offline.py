@@ -28,6 +28,7 @@ from sbrt.triton_kernels import (
     gate,
     linear,
     norm,
+    radix,
     rope,
     settle,
     shaping,
@@ -196,10 +197,18 @@ def ban_cases():
 
 
 def cut_cases():
-    types = dict.fromkeys(("Law", "Table", "Cut"), "*i32")
+    """The passes of a row of 128,256 logits."""
+    words = dict.fromkeys(("Law", "Table", "Tokens", "Counters", "Cut"), "*i32")
+    words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
+    sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
     for dtype in DTYPES:
-        given, constants = types | {"Logits": dtype}, {"CHUNK": 4096, "WAYS": cut.WAYS}
-        yield Case(cut._find_cut_kernel, "", dtype, given, constants, 16, False, True)
+        given = words | {"Logits": dtype}
+        for kernel in (cut._begin_cut_kernel, cut._end_cut_kernel):
+            yield Case(kernel, "", dtype, given, sizes, warps, False, True)
+        for digit, shift in enumerate(radix.SHIFTS):
+            constants = sizes | {"DIGIT": digit, "SHIFT": shift}
+            kernel, name = radix._digit_kernel, f"digit {digit}"
+            yield Case(kernel, name, dtype, given, constants, warps, False, digit == 0)
 
 
 def choose_cases():
@@ -254,8 +263,7 @@ def compiled(case, architecture):
     if case.kernel is attention._branch_attention_kernel:
         options["maxnreg"] = words.MAX_REGISTERS
     if case.kernel is linear._linear_kernel:
-        sizes = case.constants
-        options["maxnreg"] = linear.max_registers(sizes["GATE"], sizes["BLOCK_M"])
+        options["maxnreg"] = linear.max_registers(warps)
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])
