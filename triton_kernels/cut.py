@@ -37,11 +37,13 @@ from .radix import (
     CutWork,
     _digit_kernel,
     bin_behind,
-    bin_reaching,
+    bins_of,
     chunk_of,
     clear,
     key_of,
+    least_key,
     logit_of,
+    reaching,
 )
 from .words import TABLE_N, arrived_last
 
@@ -95,14 +97,17 @@ def _begin_cut_kernel(
         p_part = Parts + i_row * SPLITS + o
         part = tl.load(p_part, mask=o < SPLITS, other=0, cache_modifier=".cg")
         most = tl.max(part, axis=0)
+        temperature = tl.load(Law).to(tl.float32, bitcast=True)
+        min_p = tl.load(Law + 1).to(tl.float32, bitcast=True)
         top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
-        n, _ = bin_reaching(p_tokens, top_k.to(tl.int64))
+        n = reaching(bins_of(p_tokens), top_k.to(tl.int64))
         tl.debug_barrier()  # all threads have read what is cleared
         clear(p_tokens)
         bar = tl.where((top_k > 0) & (n < ROW_BINS), bin_behind(n).to(tl.int64) << 21, 0)
         mode = tl.where(top_k > 0, TOP_K, tl.where(top_p < 1, TOP_P, DONE))
-        temperature = tl.load(Law).to(tl.float32, bitcast=True)
         sane = (temperature > 0) & (most > NO_KEY) & (most < BAD_KEY)
+        if sane & (min_p > 0):
+            bar = tl.maximum(bar, least_key(most, temperature, min_p))
         p_state = State + i_row * ROW_STATE
         tl.store(p_state + MODE, tl.where(sane, mode, DONE).to(tl.int64))
         tl.store(p_state + PREFIX, tl.zeros((), tl.int64))

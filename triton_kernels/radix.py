@@ -31,7 +31,7 @@ PREFIX = tl.constexpr(1)  # the digits so far; with TIES the whole key
 WANTED = tl.constexpr(2)  # tokens or units that are still missing at keys of this prefix
 ABOVE = tl.constexpr(3)  # units of keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
-BAR = tl.constexpr(5)  # top_k cuts at this key or above it
+BAR = tl.constexpr(5)  # keys below it are not left, or not among the first top_k
 BAD_KEY = tl.constexpr(0xFFFFFFFF)  # of a NaN or +inf
 NO_KEY = tl.constexpr(0x007FFFFF)  # of -inf
 
@@ -114,20 +114,41 @@ def bin_behind(n):
 
 
 @triton.jit
-def bin_reaching(p_bins, wanted):
-    """(bins before it, their sum) of the bin, from the highest down, whose sum reaches `wanted`."""
+def bins_of(p_bins):
+    """A histogram as int64, from the highest bin down. Other programs wrote it: read past L1."""
     o = tl.arange(0, ROW_BINS)
-    value = tl.load(p_bins + ROW_BINS - 1 - o, cache_modifier=".cg").to(tl.int64)
-    n = tl.sum((tl.cumsum(value, axis=0) < wanted).to(tl.int32), axis=0)
-    return n, tl.sum(tl.where(o < n, value, 0), axis=0)
+    return tl.load(p_bins + ROW_BINS - 1 - o, cache_modifier=".cg").to(tl.int64)
 
 
 @triton.jit
-def sum_before(p_bins, n):
+def reaching(bins, wanted):
+    """How many bins there are before the one in which the sum of `bins_of` reaches `wanted`."""
+    return tl.sum((tl.cumsum(bins, axis=0) < wanted).to(tl.int32), axis=0)
+
+
+@triton.jit
+def sum_before(bins, n):
     """The sum of the highest n bins."""
-    o = tl.arange(0, ROW_BINS)
-    value = tl.load(p_bins + ROW_BINS - 1 - o, cache_modifier=".cg").to(tl.int64)
-    return tl.sum(tl.where(o < n, value, 0), axis=0)
+    return tl.sum(tl.where(tl.arange(0, ROW_BINS) < n, bins, 0), axis=0)
+
+
+@triton.jit
+def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
+    """The least key down to SHIFT bits: of a bin its greatest key decides whether it is left, and
+    above the largest logit everything is."""
+    top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
+    top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
+    most = logit_of(most_key.to(tl.uint32))
+    weight = weight_of(logit_of(top.to(tl.uint32)), most, temperature)
+    return low + (tl.sum((weight < min_p).to(tl.int64), axis=0) << SHIFT)
+
+
+@triton.jit
+def least_key(most_key, temperature, min_p):
+    """The least key that weighs min_p > 0, as int64. A greater logit never weighs less."""
+    low = _next_digit(tl.zeros((), tl.int64), most_key, temperature, min_p, 21)
+    low = _next_digit(low, most_key, temperature, min_p, 10)
+    return _next_digit(low, most_key, temperature, min_p, 0)
 
 
 @triton.jit
@@ -170,23 +191,9 @@ def _digit_kernel(
         return
     x = chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK)
     key = key_of(x)
-    temperature = tl.load(Law).to(tl.float32, bitcast=True)
-    min_p = tl.load(Law + 1).to(tl.float32, bitcast=True)
     top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
-    most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
-    bar = tl.load(p_state + BAR).to(tl.uint32)
-    weight = weight_of(x, most, temperature)
-    left = (key > NO_KEY) & (key >= bar) & (weight >= min_p)
-    units = tl.where(left, units_of(weight), 0)
+    left = (key > NO_KEY) & (key >= tl.load(p_state + BAR).to(tl.uint32))
     if DIGIT == 0:
-        if mode == TOP_P:
-            # What weighs less can never be needed: all of it together is less than 1 - top_p. A
-            # weight of at most w is at most 2 w in units, hence a quarter.
-            least = 0.25 * (1.0 - top_p) / vocab
-            tl.store(
-                Parts + i_row * SPLITS + split, tl.sum(tl.where(weight < least, units, 0), axis=0)
-            )
-            left = left & (weight >= least)
         digit = (key >> SHIFT).to(tl.int32)
     else:
         prefix = tl.load(p_state + PREFIX).to(tl.uint32)
@@ -196,10 +203,23 @@ def _digit_kernel(
     page = (i_row * 2 + (DIGIT > 0)) * ROW_BINS
     p_bin = Tokens + page + digit
     p_unit_bin = Units + page + digit
+    if DIGIT < 2:  # noqa: SIM102 (the first is known when it is compiled)
+        if top_p < 1:
+            temperature = tl.load(Law).to(tl.float32, bitcast=True)
+            most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
+            weight = weight_of(x, most, temperature)
+            units = tl.where(left, units_of(weight), 0)
+            # Of the first digit: what weighs less can never be needed, for all of it together is
+            # less than 1 - top_p. A weight of at most w is at most 2 w in units, hence a quarter.
+            least = tl.where(mode == TOP_P, 0.25 * (1.0 - top_p) / vocab, 0.0)
+            if DIGIT == 0:
+                rest = tl.sum(tl.where(weight < least, units, 0), axis=0)
+                tl.store(Parts + i_row * SPLITS + split, rest)
+            needed = (units > 0) & (weight >= least)
+            tl.atomic_add(p_unit_bin, units.to(tl.int64), mask=needed, sem="relaxed")
+    # A bin of the last digit is one key: its tokens say what they weigh.
     if (mode == TOP_K) | (DIGIT == 2):
         tl.atomic_add(p_bin, 1, mask=left, sem="relaxed")
-    if top_p < 1:
-        tl.atomic_add(p_unit_bin, units.to(tl.int64), mask=left & (units > 0), sem="relaxed")
     if arrived_last(Counters + i_row, SPLITS):
         _end_digit(
             Law, p_state, Tokens + page, Units + page, Units + i_row * 2 * ROW_BINS,
@@ -213,53 +233,57 @@ def _end_digit(
     DIGIT: tl.constexpr, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
 ):  # fmt: skip
     """Finds the bin of a digit from a row's histograms, which other programs wrote."""
+    temperature = tl.load(Law).to(tl.float32, bitcast=True)
     top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
     mode = tl.load(p_state + MODE)
+    prefix = tl.load(p_state + PREFIX)
+    wanted = tl.load(p_state + WANTED)
+    most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
+    tokens = bins_of(p_tokens)
+    BITS: tl.constexpr = 10 if DIGIT == 2 else 11
+    if DIGIT == 2:
+        keys = (prefix << BITS) + bin_behind(tl.arange(0, ROW_BINS))
+        keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))  # of logits alone
+        each = units_of(weight_of(logit_of(keys.to(tl.uint32)), most, temperature))
+        units = tl.where(tokens > 0, tokens * each, 0)
+    else:
+        units = bins_of(p_units)
     if DIGIT == 0:
-        wanted = tl.load(Law + 3).to(tl.int64)
         if mode == TOP_K:
-            if wanted > sum_before(p_tokens, ROW_BINS):
+            wanted = tl.load(Law + 3).to(tl.int64)
+            if wanted > tl.sum(tokens, axis=0):
                 mode = tl.where(top_p < 1, TOP_P, DONE).to(tl.int64)
-                wanted = enough_of(top_p, sum_before(p_units, ROW_BINS))
+                wanted = enough_of(top_p, tl.sum(units, axis=0))
         else:
             o = tl.arange(0, SPLITS_UP)
             rest = tl.load(p_parts + o, mask=o < SPLITS, other=0, cache_modifier=".cg")
-            wanted = enough_of(top_p, sum_before(p_units, ROW_BINS) + tl.sum(rest, axis=0))
-        prefix = tl.zeros((), tl.int64)
-    else:
-        wanted = tl.load(p_state + WANTED)
-        prefix = tl.load(p_state + PREFIX)
-    if mode == TOP_K:
-        n, before = bin_reaching(p_tokens, wanted)
-    else:
-        n, before = bin_reaching(p_units, wanted)
-    above = tl.load(p_state + ABOVE) + sum_before(p_units, n)
-    wanted -= before
-    BITS: tl.constexpr = 10 if DIGIT == 2 else 11
-    bin_of_digit = bin_behind(n)
-    prefix = (prefix << BITS) + bin_of_digit
+            wanted = enough_of(top_p, tl.sum(units, axis=0) + tl.sum(rest, axis=0))
+    bins = tl.where(mode == TOP_K, tokens, units)
+    n = reaching(bins, wanted)
+    wanted -= sum_before(bins, n)
+    above = tl.load(p_state + ABOVE) + sum_before(units, n)
+    prefix = (prefix << BITS) + bin_behind(n)
     if DIGIT == 2:
-        ties = tl.load(p_tokens + bin_of_digit, cache_modifier=".cg")
+        ties = tl.load(p_tokens + bin_behind(n), cache_modifier=".cg")
         logit = logit_of(prefix.to(tl.uint32))
-        most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
-        weight = weight_of(logit, most, tl.load(Law).to(tl.float32, bitcast=True))
-        each = units_of(weight)
+        unit = units_of(weight_of(logit, most, temperature))
         if (mode == TOP_K) & (top_p < 1):
-            wanted = enough_of(top_p, above + wanted * each)
-            n, before = bin_reaching(p_first_units, wanted)
+            bins = bins_of(p_first_units)
+            wanted = enough_of(top_p, above + wanted * unit)
+            n = reaching(bins, wanted)
+            wanted -= sum_before(bins, n)
             mode = tl.zeros((), tl.int64) + TOP_P
             prefix = bin_behind(n).to(tl.int64)
-            wanted -= before
         else:
             if mode == TOP_P:
-                wanted = (wanted + each - 1) // each
+                wanted = (wanted + unit - 1) // unit
             mode = tl.where(wanted < ties, TIES, DONE).to(tl.int64)
             tl.store(p_cut + 1, logit.to(tl.int32, bitcast=True))
+    tl.debug_barrier()  # all threads have read what is written below
     if DIGIT > 0:
-        tl.debug_barrier()  # all threads have read what is cleared
         clear(p_tokens)
+    if DIGIT == 1:
         clear(p_units)
-    tl.debug_barrier()  # all threads have read the state
     tl.store(p_state + MODE, mode)
     tl.store(p_state + PREFIX, prefix)
     tl.store(p_state + WANTED, wanted)

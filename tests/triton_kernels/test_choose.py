@@ -173,7 +173,8 @@ class Case:
         wide = torch.full((self.rows, self.vocab + 5), float("nan"), device=self.device)
         logits = wide[:, : self.vocab].copy_(torch.from_numpy(self.logits))
         words = (control.words(self.block, self.device), control.words(self.table, self.device))
-        op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping)
+        with np.errstate(over="ignore"):  # the interpreter's own, of keys that no logit has
+            op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping)
         assert not work.counters.any(), "a counter was not set back"
         kind = control.Law if laws else control.Choice
         array = kind * self.rows
