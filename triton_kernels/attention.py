@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .plan import FAN, AttentionPlan, Workspace, architecture_of
+from .plan import FAN, AttentionPlan, Workspace
 from .words import MAX_REGISTERS, arrived_last, interpreting
 
 
@@ -48,13 +48,14 @@ def _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM:
 
 @triton.jit
 def _merged(
-    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr
-):
+    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
+    HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
     """Columns o_d of pieces first .. last - 1 as one. Other programs wrote them: read past L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
     acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
-    for place in tl.range(first, last, loop_unroll_factor=4):  # loads of four at once
+    for place in tl.range(first, last, loop_unroll_factor=UNROLL):  # loads of so many at once
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
         m_b = tl.load(Law + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
@@ -108,6 +109,7 @@ def _branch_attention_kernel(
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
     PIECE: tl.constexpr,  # columns merged at once
+    UNROLL: tl.constexpr,  # pieces whose loads are on their way at once
     UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
     STAGES: tl.constexpr,
 ):
@@ -166,14 +168,15 @@ def _branch_attention_kernel(
             in_flight = behind >= 0
             each = tl.maximum(leaders, 1)
             at = tl.where(in_flight, flight + behind // each, begin + step)
-            is_first = (at % (SPLIT // BLOCK_N) == 0) & (tl.maximum(behind, 0) % each == 0)
+            turn = tl.maximum(behind, 0) % each
+            is_first = (at % (SPLIT // BLOCK_N) == 0) & (turn == 0)
             if is_first & (step > 0):
                 m_all, l_all, acc_all = _fold(m_all, l_all, acc_all, m, l, acc)
                 m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
                 l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
                 acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
             position = start + at * BLOCK_N
-            p_leader = Meta + 2 * 64 + tile * TILE_ROWS + tl.maximum(behind, 0) % each
+            p_leader = Meta + 2 * 64 + tile * TILE_ROWS + turn
             led_by = tl.load(p_leader, mask=in_flight, other=0)
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
             led_first = tl.load(Extent + 4 + 64 + led_by, mask=in_flight, other=0)
@@ -224,7 +227,7 @@ def _branch_attention_kernel(
             _climb(
                 Partial, Law, Counters + unit * (1 + above), p_out, m_row, units, unit,
                 piece_at, first, last, taken, short, blocks, last_level,
-                BLOCK_M, HEAD_DIM, FAN, PIECE,
+                BLOCK_M, HEAD_DIM, FAN, PIECE, UNROLL,
             )  # fmt: skip
 
 
@@ -232,7 +235,7 @@ def _branch_attention_kernel(
 def _climb(
     Partial, Law, p_counters, p_out, m_row, units, unit, index, first, last, taken, short, blocks,
     last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
-    PIECE: tl.constexpr,
+    PIECE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Merges, as long as this program is the last of a group: its group into a piece of the next
     level, the pieces of the last level into the result. PIECE columns at once.
@@ -262,7 +265,7 @@ def _climb(
                 o_piece = piece + tl.arange(0, PIECE)
                 m, l, some = _merged(  # noqa: E741
                     Partial, Law, from_place, to_place, units, unit, o_m, o_piece,
-                    BLOCK_M, HEAD_DIM,
+                    BLOCK_M, HEAD_DIM, UNROLL,
                 )  # fmt: skip
                 if is_whole:
                     _write(p_out, o_piece, m_row, l, some)
@@ -308,7 +311,7 @@ def branch_attention(
         *(plan.capacity, plan.rows, plan.kv_heads, plan.tiles),
         *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
         **constants(plan, interpreting()),
-        num_warps=plan.num_warps(architecture_of(q.device)),
+        num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=MAX_REGISTERS,
     )
@@ -326,6 +329,7 @@ def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
         "SPLIT": plan.split_length,
         "FAN": FAN,
         "PIECE": min(32, plan.head_dim),
+        "UNROLL": 4 if plan.head_dim <= 128 else 1,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": 2,
     }

@@ -28,7 +28,7 @@ from .noise import (
     noise_words_torch,
 )
 from .shaping import Shaping, shape_logits, shape_logits_torch
-from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, arrived_last, load_int64
+from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, TWO_PROGRAMS, arrived_last, load_int64
 
 _LAW_WORDS = tl.constexpr(size(Law))
 _CANDIDATES = tl.constexpr(CANDIDATES)
@@ -270,6 +270,7 @@ def choose(
         **constants(plan),
         num_warps=num_warps(plan),
         enable_fp_fusion=False,
+        maxnreg=TWO_PROGRAMS,
     )
     return out
 

@@ -20,7 +20,7 @@ import triton.language as tl
 from .gate import silu, silu_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
-from .words import arrived_last, interpreting
+from .words import TWO_PROGRAMS, arrived_last, interpreting
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,10 @@ def linear(
 
 
 def max_registers(num_warps: int) -> int | None:
-    """Of a thread; None: the assembler's own choice, without spills. Eight warps are bound to 128,
-    so that two programs fit a multiprocessor; more, and one program waits alone for its weights.
-    For four warps and 16 rows the assembler's choice is below 128 on sm_90; told a bound, 150 and
-    more."""
-    return 128 if num_warps == 8 else None
+    """Of a thread; None: the assembler's own choice, without spills. One program of eight warps
+    alone on a multiprocessor waits for its weights. For four warps and 16 rows the assembler's
+    choice is below 128 on sm_90; told a bound, it takes 150 and more."""
+    return TWO_PROGRAMS if num_warps == 8 else None
 
 
 def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:

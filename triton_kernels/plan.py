@@ -36,6 +36,7 @@ class AttentionPlan:
     short        splits of a span up to which a program takes one of them, and FAN of more: changes
                  no bit; None: chosen, so that FAN at a time keep every multiprocessor at work
     programs     of the grid; None: two a multiprocessor
+    architecture of the device (architecture_of), by which its registers hold more queries or fewer
     """
 
     rows: int
@@ -50,6 +51,7 @@ class AttentionPlan:
     split: int | None = None
     short: int | None = None
     programs: int | None = None
+    architecture: int = 90
 
     def __post_init__(self) -> None:
         _check_within("rows", self.rows, 1, MAX_ROWS)
@@ -79,10 +81,11 @@ class AttentionPlan:
     @property
     def block_m(self) -> int:
         """Queries of a tile, heads and rows together: a KV head's keys are read once for them. As
-        many as the registers hold: half of them where a head is wide, or its products are not of
-        tensor cores."""
-        half = self.dtype.itemsize == 2 and self.head_dim <= 128
-        most = max(64 if half else 32, triton.next_power_of_2(self.group))
+        many as the registers hold beside the splits before: half of them where a head is wide, or
+        its products are not of tensor cores, which on sm_90 read queries from shared memory."""
+        widest = 128 if self.architecture // 10 == 9 else 64
+        most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
+        most = max(most, triton.next_power_of_2(self.group))
         return min(most, max(16, triton.next_power_of_2(self.rows * self.group)))
 
     @property
@@ -142,14 +145,18 @@ class AttentionPlan:
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         return scale * math.log2(math.e)
 
-    def num_warps(self, architecture: int) -> int:
-        """Of a program, for sm_80, 90, 100, ...: as few as hold it without spills."""
+    @property
+    def num_warps(self) -> int:
+        """Of a program: as few as hold it without spills. Where heads do not divide a tile evenly,
+        a row's numbers take registers of their own."""
         is_half = self.dtype.itemsize == 2
-        if is_half and self.block_m * self.head_dim <= 16 * 128:
-            return 1 if self.head_dim <= 64 else 2  # fewer to wait for at a barrier
-        if self.block_m * self.head_dim <= 32 * 64:
+        is_even = self.group & (self.group - 1) == 0
+        if is_half and self.block_m * self.head_dim <= 16 * 64:
+            return 1  # nobody to wait for at a barrier
+        if self.block_m * self.head_dim <= 32 * 64 and (is_half or is_even):
             return 4
-        return 4 if architecture // 10 == 9 and is_half and self.head_dim <= 128 else 8
+        few = self.head_dim <= 128 if is_even else self.head_dim <= 64
+        return 4 if self.architecture // 10 == 9 and is_half and few else 8
 
     def grid(self, device: torch.device) -> int:
         """Programs of a launch."""
