@@ -138,7 +138,9 @@ def _linear_kernel(
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
     p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
-    if NORM:
+    LATE: tl.constexpr = BLOCK_M <= 32  # of more rows the registers do not hold it
+    scale = tl.zeros((BLOCK_M,), tl.float32)
+    if NORM and not LATE:
         scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -156,6 +158,9 @@ def _linear_kernel(
             x = tl.load(p_x + o_at, mask=m_row[:, None] & m_k[None, :], other=0.0)
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
+            if LATE:  # noqa: SIM102 (the first is known when it is compiled)
+                if at == first:  # not before: the first tiles are on their way meanwhile
+                    scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
             g = g_next.to(tl.float32)
             o_next = o_at + BLOCK_K + o_k
             g_next = tl.load(Norm + o_next, mask=o_next < k, other=0.0)
