@@ -90,6 +90,7 @@ def units_of(weight):
 
 @triton.jit
 def weight_of(x, most, temperature):
+    """exp((x - most) / temperature), as the CPU rounds it."""
     return exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))
 
 
@@ -153,6 +154,7 @@ def least_key(most_key, temperature, min_p):
 
 @triton.jit
 def clear(p_bins):
+    """Sets a histogram back."""
     o = tl.arange(0, ROW_BINS)
     tl.store(p_bins + o, tl.zeros((ROW_BINS,), p_bins.dtype.element_ty))
 
