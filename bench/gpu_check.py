@@ -5,11 +5,11 @@ compiles them for it), then their bench. products: those of `linear`, whose plan
 kernels. lanes: the cuda body, recorded forwards against the same ops by themselves, then
 bench.lanes. rounds: bench.gpu_rounds at the sizes of real models and of the
 inflated demo pair, and transformers beside it. exact: engines on the device, every method against
-plain decoding, with graphs and without. large: the same at the size of an 8B. sanitize:
-compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that was killed
-goes on where it stopped, as long as source and device are the same; --fresh starts it over. A step
-that went wrong keeps none of the others from running, but for the first: whether anything can run
-at all. `make gpu-check PART=kernels` calls it.
+plain decoding, with graphs and without. settings: filters, streams and rings of a default length.
+large: exact at the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within
+eight minutes, in steps: a part that was killed goes on where it stopped, as long as source and
+device are the same; --fresh starts it over. A step that went wrong keeps none of the others from
+running, but for the first: whether anything can run at all. `make gpu-check PART=kernels` calls it.
 """
 
 from __future__ import annotations
@@ -160,6 +160,20 @@ def _large() -> tuple[Step, ...]:
     )
 
 
+def _settings() -> tuple[Step, ...]:
+    """What users set, or leave as it is: filters, streams, rings of a default length."""
+    filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
+    rounds = ("bench.gpu_rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
+    return (
+        _ready(50),
+        _bench("filtered rounds", 110, *rounds, *filtered),
+        _bench("streamed rounds", 110, *rounds, "--streams"),
+        _bench("lanes of long rings", 90, "bench.lanes", "--positions", "131072", "--rows", "16",
+               "--seconds", "0.3"),
+        _same("demo, filtered", 85, "--pair", "demo", *filtered),
+    )  # fmt: skip
+
+
 def _sanitize() -> tuple[Step, ...]:
     tool = gpu_sanitize.find_tool() or gpu_sanitize.TOOL
     return (_ready(50), _decode(70), *gpu_sanitize.steps(tool))
@@ -172,6 +186,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "lanes": _lanes,
     "rounds": _rounds,
     "exact": _exact,
+    "settings": _settings,
     "large": _large,
     "sanitize": _sanitize,
 }

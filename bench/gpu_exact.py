@@ -1,7 +1,7 @@
 """`python -m bench.gpu_exact`: every method answers like plain decoding on the same device.
 
 python -m bench.gpu_exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
-    [--temperature 0] [--eager] [--seconds 400] [--json OUT]
+    [--temperature 0] [--top-p 1] [--top-k 0] [--eager] [--seconds 400] [--json OUT]
 
 Prompt by prompt `none` and every method, token by token. What is done is kept in OUT, and a call
 that is out of time ends with 75: the next one goes on, for the same source, device and flags.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sbrt import Engine, SamplingParams, flags
+from sbrt import Engine, flags
 from sbrt.errors import EngineError, InvalidInputError
 from sbrt.files import write_file
 from sbrt.methods import parse_list
@@ -90,10 +90,7 @@ def compare(
     """Go on with the prompts that are not done until `end`, a time of time.monotonic()."""
     prompt, saved = gpu_models.prompts_of(args.pair), time.monotonic()
     while found.done < args.prompts and time.monotonic() < end:
-        params = SamplingParams(
-            temperature=args.temperature, seed=found.done, max_tokens=args.max_tokens,
-            ignore_eos=True,
-        )  # fmt: skip
+        params = gpu_models.sampling_of(args, found.done)
         plain: list[int] = []
         for method in ("none", *names):
             [output] = engine.generate(prompt(found.done), params, method=method)
@@ -169,7 +166,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--methods", default=METHODS, metavar="A,B,...")
     add("--prompts", type=int, default=200, metavar="N")
     add("--max-tokens", type=int, default=128, metavar="N")
-    add("--temperature", type=float, default=0.0, metavar="T")
+    gpu_models.add_sampling(parser)
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
     add("--json", metavar="OUT", help="figures, and what is done")

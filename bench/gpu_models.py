@@ -7,11 +7,13 @@ draft is often right, and often wrong, at the costs of real models. Both share o
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sbrt import SamplingParams
 from sbrt.config import EngineConfig, SpeculativeConfig
 from sbrt.demo_pair import demo_folder
 from sbrt.errors import InvalidInputError
@@ -31,7 +33,22 @@ INFLATED = "demo-1g"  # of bench.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
 DRAFT_LAYERS = 3  # of an 8B target: what a model of 1B reads
 DAMPED = 0.03  # so that three tokens in four or so are the draft's first choice
-POSITIONS = 2048
+POSITIONS = 131_072  # of a random pair: what the configurations of Llama 3.x say, and engines take
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """What a request of these benches asks for, by default nothing but the largest logit."""
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K")
+
+
+def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
+    """Of `add_sampling`, and --max-tokens. Raises InvalidInputError."""
+    return SamplingParams(
+        temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=seed,
+        max_tokens=args.max_tokens, ignore_eos=True,
+    )  # fmt: skip
 
 
 def is_random(name: str) -> bool:

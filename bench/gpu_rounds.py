@@ -1,12 +1,14 @@
 """`python -m bench.gpu_rounds`: rounds of an engine on a device, by the clock and by its trace.
 
-python -m bench.gpu_rounds [--pair 8b] [--methods A,B] [--share 0.7] [--idle 20] [--json OUT]
+python -m bench.gpu_rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
+    [--streams] [--share 0.7] [--idle 20] [--json OUT]
 
 Tokens/s and us a round of `none` and of every method; `none`'s share of the measured read
 bandwidth, counting weights and the context's keys and values; then the same by a trace: how long
 each lane was at work, how long both, and how long the target lay idle between two rounds.
-Overlapped methods run a second time with the target's stream the urgent one. Ends with 1 if a token
-differs, or if `none` is below --share or idle for --idle us and more, at the median.
+Overlapped methods run a second time with the target's stream the urgent one. --streams: answers
+are streamed, token by token. Ends with 1 if a token differs, or if `none` is below --share or idle
+for --idle us and more, at the median.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sbrt import Engine, SamplingParams, flags
+from sbrt import Engine, flags
 from sbrt.methods import parse, parse_list
 from sbrt.outputs import RequestOutput
 from sbrt.timeline import lane_work
@@ -71,13 +73,18 @@ def _main(argv: Sequence[str] | None) -> int:
 def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """A method's figures over the prompts: without a trace, then with one."""
     prompt = gpu_models.prompts_of(args.pair)
-    params = SamplingParams(temperature=args.temperature, seed=1, max_tokens=args.max_tokens,
-                            ignore_eos=True)  # fmt: skip
-    engine.generate(prompt(0), params, method=method)  # warm
-    answers = [engine.generate(prompt(i), params, method=method)[0] for i in range(args.prompts)]
+    params = gpu_models.sampling_of(args, 1)
+
+    def answer(i: int) -> RequestOutput:
+        if args.streams:
+            return list(engine.stream(prompt(i), params, method=method))[-1]
+        return engine.generate(prompt(i), params, method=method)[0]
+
+    answer(0)  # warm
+    answers = [answer(i) for i in range(args.prompts)]
     with tempfile.TemporaryDirectory() as folder:
         engine.start_profile(Path(folder) / "trace.json")
-        [traced] = engine.generate(prompt(0), params, method=method)
+        traced = answer(0)
         spans = engine.trace()
         engine.stop_profile()
     return {
@@ -174,7 +181,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--methods", default=METHODS, metavar="A,B,...")
     add("--prompts", type=int, default=4, metavar="N")
     add("--max-tokens", type=int, default=128, metavar="N")
-    add("--temperature", type=float, default=0.0, metavar="T")
+    gpu_models.add_sampling(parser)
+    add("--streams", action="store_true", help="stream the answers")
     add("--share", type=float, default=0.0, help="of the read bandwidth that none must reach")
     add("--idle", type=float, default=0.0, metavar="US", help="between rounds, at most")
     add("--json", metavar="OUT", help="also into this file")

@@ -1,13 +1,15 @@
 """`python -m bench.lanes --device cuda`: forwards of recorded lanes at the sizes of real models.
 
-python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--seconds 1]
-    [--products fused|cublas] [--json OUT]
+python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--positions 8192]
+    [--rows 1,16,32,64] [--seconds 1] [--products fused|cublas] [--json OUT]
 
 Llama-shaped, random weights, bfloat16. The first model is the target: T(rows) of its verification
 graphs, what a token of plain decoding costs too, and of one row; the second the draft: t(rows) of
 its steps. Each alone, and beside the other lane at work on a stream of its own. Bytes are those of
 weights, without the embedding that is looked up, and of the keys and values of the context. Then
 the pieces that take a prompt in, behind the context, against products of large matrices.
+--positions: of the rings; 131072 is what an engine takes of a Llama 3.x by default, with a ring of
+17 GB for each of the target's --rows.
 --products: six nodes a layer by our `linear`, or nine around torch's products.
 """
 
@@ -17,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +40,8 @@ COLUMNS = (
 MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
 FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
 PRODUCTS = ("fused", "cublas")  # as sbrt.gpu.lane names them
-VOCAB, POSITIONS = 128_256, 8192
+VOCAB, POSITIONS, MOST_POSITIONS = 128_256, 8192, 131_072
+VERIFIED = ("1", "16", "32", "64")  # rows of a target's graphs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +54,8 @@ def _main(argv: Sequence[str] | None) -> int:
     expect_cuda()
     from .gpu_lanes import Bench
 
-    target, draft = (config_of(name) for name in args.models)
-    bench = Bench(target, draft, args.context, args.products)
+    target, draft = (replace(config_of(name), max_positions=args.positions) for name in args.models)
+    bench = Bench(target, draft, args.context, args.products, args.rows)
     report = measured(bench, args)
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
@@ -63,6 +67,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda",), default="cuda")
     parser.add_argument("--models", default="8b,1b", metavar="TARGET,DRAFT")
     parser.add_argument("--context", type=int, default=1024, help="tokens of the trunk")
+    parser.add_argument("--positions", type=int, default=POSITIONS, help="of the rings")
+    parser.add_argument("--rows", default="1,16,32,64", metavar="A,B,...", help="that are verified")
     parser.add_argument("--seconds", type=float, default=1.0, help="per line (default: 1)")
     parser.add_argument("--products", choices=PRODUCTS, default=PRODUCTS[0])
     parser.add_argument("--json", metavar="OUT", help="also into this file")
@@ -72,10 +78,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InvalidInputError(
             f"--models: expected two of {', '.join(MODELS)}, got {','.join(args.models)}"
         )
-    if not 1 <= args.context <= POSITIONS - 128:
+    if not 256 <= args.positions <= MOST_POSITIONS:
         raise InvalidInputError(
-            f"--context: expected a number from 1 to {POSITIONS - 128}, got {args.context}"
+            f"--positions: expected a number from 256 to {MOST_POSITIONS}, got {args.positions}"
         )
+    if not 1 <= args.context <= args.positions - 128:
+        raise InvalidInputError(
+            f"--context: expected a number from 1 to {args.positions - 128}, got {args.context}"
+        )
+    if not set(args.rows.split(",")) <= set(VERIFIED):
+        raise InvalidInputError(f"--rows: expected some of {', '.join(VERIFIED)}, got {args.rows}")
+    args.rows = [int(rows) for rows in args.rows.split(",")]
     if not 0 < args.seconds <= 600:
         raise InvalidInputError(f"--seconds: expected a number up to 600, got {args.seconds}")
     return args

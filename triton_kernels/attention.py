@@ -9,10 +9,12 @@ with one body, for trunk and flight. So for one compiled kernel a row's bits dep
 sees alone: a verified row has the bits that plain decoding gives it later, a tree's row too,
 because the keys in flight are gathered along each leader's own path.
 
-Work. A unit is a KV head and a tile of rows (with all their query heads); an item is a unit and a
-split. About two programs a multiprocessor loop over the items. The last program to finish one of
-FAN = 8 splits merges these, the last to do so merges the rest: by absolute split, in ascending
-order.
+Work. A unit is a KV head and a tile of rows (with all their query heads); an item is a unit and one
+split or, of a long context, a block of FAN = 8 splits. About two programs a multiprocessor loop
+over the items. Pieces are merged by a tree over absolute positions: FAN splits, FAN blocks and so
+on, each in ascending order, and the last level's pieces into the result. A program that has a block
+folds its splits in registers in that order, so what a program takes changes no bit. The last
+program to finish a group of pieces merges it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .plan import FAN, AttentionPlan, Workspace, architecture_of
+from .plan import FAN, AttentionPlan, Workspace
 from .words import MAX_REGISTERS, arrived_last, interpreting
 
 
@@ -46,13 +48,14 @@ def _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM:
 
 @triton.jit
 def _merged(
-    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr
-):
+    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
+    HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
     """Columns o_d of pieces first .. last - 1 as one. Other programs wrote them: read past L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
     acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
-    for place in range(first, last):
+    for place in tl.range(first, last, loop_unroll_factor=UNROLL):  # loads of so many at once
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
         m_b = tl.load(Law + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
@@ -86,15 +89,17 @@ def _branch_attention_kernel(
     Slots,  # [64, 128] depth-to-slot table (visible.py), as the two below
     Extent,  # [4 + 128]
     Meta,  # [4, 64]
-    Partial,  # [splits and blocks, units, BLOCK_M, HEAD_DIM] scratch
-    Law,  # [splits and blocks, units, 2, BLOCK_M] scratch
-    Counters,  # [units, 1 + max_blocks] 0 before and after
+    Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] scratch, level by level
+    Law,  # [pieces, units, 2, BLOCK_M] scratch
+    Counters,  # [units, 1 + above] 0 before and after
     capacity,  # positions of the ring
     rows,
     kv_heads,
     tiles,  # of rows
-    max_splits,
-    max_blocks,
+    short,  # splits up to which a program takes one: pieces of level 0
+    blocks,  # pieces of level 1
+    above,  # pieces of all levels but 0
+    last_level,
     scale,  # of scores, times log2 e
     GROUP: tl.constexpr,  # query heads of a KV head
     HEAD_DIM: tl.constexpr,
@@ -104,6 +109,7 @@ def _branch_attention_kernel(
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
     PIECE: tl.constexpr,  # columns merged at once
+    UNROLL: tl.constexpr,  # pieces whose loads are on their way at once
     UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
     STAGES: tl.constexpr,
 ):
@@ -118,16 +124,19 @@ def _branch_attention_kernel(
     head = tl.load(Extent)
     low = tl.load(Extent + 1)
     first_split = tl.load(Extent + 2)
-    splits = tl.load(Extent + 3).to(tl.int32)
+    splits = tl.load(Extent + 3)
     units = kv_heads * tiles
-    first_block = first_split // FAN
-    blocks = ((first_split + splits - 1) // FAN - first_block + 1).to(tl.int32)
+    taken = tl.where(splits <= short, 1, FAN).to(tl.int64)  # splits of a program
+    length = taken * SPLIT
+    first = first_split // taken
+    last = (first_split + splits - 1) // taken
+    items = units * (last - first + 1).to(tl.int32)
 
-    for item in range(tl.program_id(0), units * splits, tl.num_programs(0)):
+    for item in range(tl.program_id(0), items, tl.num_programs(0)):
         unit = item % units
         tile = unit % tiles
         kv_head = (unit // tiles).to(tl.int64)
-        split = item // units
+        piece_at = first + item // units
         row = tile * TILE_ROWS + o_m // GROUP
         m_row = (o_m < TILE_ROWS * GROUP) & (row < rows)
         q_head = kv_head * GROUP + o_m % GROUP
@@ -140,9 +149,9 @@ def _branch_attention_kernel(
             q = q.to(tl.float32)
 
         # Tiles of trunk alone, then tiles that reach into flight, these once a leader.
-        start = (first_split + split) * SPLIT
-        row_from = tl.minimum(tl.maximum(row_first - start, 0), SPLIT).to(tl.int32)
-        high = tl.minimum(start + SPLIT, head + tl.max(count, axis=0))
+        start = piece_at * length
+        row_from = tl.minimum(tl.maximum(row_first - start, 0), length).to(tl.int32)
+        high = tl.minimum(start + length, head + tl.max(count, axis=0))
         begin = tl.maximum(low - start, 0) // BLOCK_N
         end = (tl.maximum(high - start, 0) + BLOCK_N - 1) // BLOCK_N
         flight = tl.minimum(tl.maximum(tl.maximum(head - start, 0) // BLOCK_N, begin), end)
@@ -153,13 +162,21 @@ def _branch_attention_kernel(
         m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
         acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
+        m_all, l_all, acc_all = m, l, acc  # of the splits before
         for step in tl.range(0, steps, num_stages=STAGES):
             behind = step - trunk_tiles
             in_flight = behind >= 0
             each = tl.maximum(leaders, 1)
             at = tl.where(in_flight, flight + behind // each, begin + step)
+            turn = tl.maximum(behind, 0) % each
+            is_first = (at % (SPLIT // BLOCK_N) == 0) & (turn == 0)
+            if is_first & (step > 0):
+                m_all, l_all, acc_all = _fold(m_all, l_all, acc_all, m, l, acc)
+                m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+                l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
+                acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
             position = start + at * BLOCK_N
-            p_leader = Meta + 2 * 64 + tile * TILE_ROWS + tl.maximum(behind, 0) % each
+            p_leader = Meta + 2 * 64 + tile * TILE_ROWS + turn
             led_by = tl.load(p_leader, mask=in_flight, other=0)
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
             led_first = tl.load(Extent + 4 + 64 + led_by, mask=in_flight, other=0)
@@ -199,39 +216,68 @@ def _branch_attention_kernel(
                 v = v.to(tl.float32)
             acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
 
-        # Merge: the last of a block of splits, then the last of the blocks, PIECE columns at once.
+        m, l, acc = _fold(m_all, l_all, acc_all, m, l, acc)  # noqa: E741
         p_out = Out + row.to(tl.int64) * out_row_stride + q_head * out_head_stride
-        if splits == 1:
+        if first == last:
             _write(p_out, o_d, m_row, l, acc)
         else:
-            at = (split + tl.zeros((), tl.int64)) * units + unit
-            _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
-            block = ((first_split + split) // FAN - first_block).to(tl.int32)
-            begin_split = tl.maximum((first_block + block) * FAN - first_split, 0).to(tl.int32)
-            end_split = tl.minimum((first_block + block + 1) * FAN - first_split, splits)
-            end_split = end_split.to(tl.int32)
-            p_counters = Counters + unit * (1 + max_blocks)
-            if arrived_last(p_counters + 1 + block, end_split - begin_split):
-                at = (max_splits + block + tl.zeros((), tl.int64)) * units + unit
-                for piece in range(0, HEAD_DIM, PIECE):
-                    o_piece = piece + tl.arange(0, PIECE)
-                    m_all, l_all, some = _merged(
-                        Partial, Law, begin_split, end_split, units, unit, o_m, o_piece,
-                        BLOCK_M, HEAD_DIM,
-                    )  # fmt: skip
-                    if blocks == 1:
-                        _write(p_out, o_piece, m_row, l_all, some)
-                    else:
-                        _put(Partial, Law, at, o_m, o_piece, m_all, l_all, some, BLOCK_M, HEAD_DIM)
-                if blocks > 1:  # noqa: SIM102 (`and` would count the arrival in any case)
-                    if arrived_last(p_counters, blocks):
-                        for piece in range(0, HEAD_DIM, PIECE):
-                            o_piece = piece + tl.arange(0, PIECE)
-                            m_all, l_all, some = _merged(
-                                Partial, Law, max_splits, max_splits + blocks, units, unit, o_m,
-                                o_piece, BLOCK_M, HEAD_DIM,
-                            )  # fmt: skip
-                            _write(p_out, o_piece, m_row, l_all, some)
+            lower = tl.where(taken == 1, 0, short).to(tl.int32)  # where pieces of this level begin
+            at_here = (lower + piece_at - first) * units + unit
+            _put(Partial, Law, at_here, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
+            _climb(
+                Partial, Law, Counters + unit * (1 + above), p_out, m_row, units, unit,
+                piece_at, first, last, taken, short, blocks, last_level,
+                BLOCK_M, HEAD_DIM, FAN, PIECE, UNROLL,
+            )  # fmt: skip
+
+
+@triton.jit
+def _climb(
+    Partial, Law, p_counters, p_out, m_row, units, unit, index, first, last, taken, short, blocks,
+    last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
+    PIECE: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Merges, as long as this program is the last of a group: its group into a piece of the next
+    level, the pieces of the last level into the result. PIECE columns at once.
+
+    A group that holds the whole span is the result: pieces of no keys would change no bit of it.
+    """
+    o_m = tl.arange(0, BLOCK_M)
+    is_split = taken == 1
+    level = tl.where(is_split, 0, 1)
+    lower = tl.where(is_split, 0, short)  # where pieces of this level begin, and of the next one
+    upper = tl.where(is_split, short, short + blocks)
+    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # of the next one
+    going = first < last
+    while going:
+        is_last = level == last_level
+        group = index // FAN
+        begin = tl.where(is_last, first, tl.maximum(group * FAN, first))
+        end = tl.where(is_last, last + 1, tl.minimum(group * FAN + FAN, last + 1))
+        place = upper + (group - first // FAN).to(tl.int32)
+        p_counter = p_counters + tl.where(is_last, 0, 1 + place - short)
+        going = arrived_last(p_counter, (end - begin).to(tl.int32))
+        if going:
+            is_whole = is_last | (first // FAN == last // FAN)
+            from_place = lower + (begin - first).to(tl.int32)
+            to_place = from_place + (end - begin).to(tl.int32)
+            for piece in range(0, HEAD_DIM, PIECE):
+                o_piece = piece + tl.arange(0, PIECE)
+                m, l, some = _merged(  # noqa: E741
+                    Partial, Law, from_place, to_place, units, unit, o_m, o_piece,
+                    BLOCK_M, HEAD_DIM, UNROLL,
+                )  # fmt: skip
+                if is_whole:
+                    _write(p_out, o_piece, m_row, l, some)
+                else:
+                    at = (place + tl.zeros((), tl.int64)) * units + unit
+                    _put(Partial, Law, at, o_m, o_piece, m, l, some, BLOCK_M, HEAD_DIM)
+            going = is_whole == 0
+            index, first, last = group, first // FAN, last // FAN
+            lower = upper
+            upper += pieces
+            pieces = (pieces + FAN - 2) // FAN + 1
+            level += 1
 
 
 def branch_attention(
@@ -263,9 +309,9 @@ def branch_attention(
         *(work.slots, work.extent, work.meta),
         *(work.partial, work.law, work.counters),
         *(plan.capacity, plan.rows, plan.kv_heads, plan.tiles),
-        *(plan.max_splits, plan.max_blocks, plan.score_scale),
+        *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
         **constants(plan, interpreting()),
-        num_warps=plan.num_warps(architecture_of(q.device)),
+        num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=MAX_REGISTERS,
     )
@@ -283,6 +329,7 @@ def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
         "SPLIT": plan.split_length,
         "FAN": FAN,
         "PIECE": min(32, plan.head_dim),
+        "UNROLL": 4 if plan.head_dim <= 128 else 1,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": 2,
     }

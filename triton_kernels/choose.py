@@ -4,7 +4,8 @@ The public op is `choose`, its plain-torch twin `choose_torch`; order and formul
 csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
 chunks: every chunk picks its few best by float32 scores and scores these in float64; the last
 program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
-(shaping.py) or filters (cut.py) costs passes of its own, and is asked for by the plan.
+(shaping.py) costs a pass of its own, one that filters (cut.py) several for the target's tokens; the
+plan says which. A draft's law filters among the picks alone.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .choose_plan import PICKS, ChoosePlan, ChooseWork
+from .choose_plan import PICKS, STATS, ChoosePlan, ChooseWork
 from .control import CANDIDATES, Control, Law, RowTable, Sampling, check_words, size, struct
 from .cut import find_cut, find_cut_torch
-from .law import SHARPNESS, write_law, write_law_torch
+from .law import SHARPNESS, thinned, thinned_torch, write_law, write_law_torch
 from .noise import (
     exp32,
     exp32_torch,
@@ -27,10 +28,24 @@ from .noise import (
     noise_words_torch,
 )
 from .shaping import Shaping, shape_logits, shape_logits_torch
-from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, arrived_last, load_int64
+from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, TWO_PROGRAMS, arrived_last, load_int64
 
 _LAW_WORDS = tl.constexpr(size(Law))
 _CANDIDATES = tl.constexpr(CANDIDATES)
+_STATS = tl.constexpr(STATS)
+_ALL_IDS = tl.constexpr(0x7FFFFFFF)
+_NOTHING = tl.constexpr(-0x7F800000 << 32)  # order of a score above -inf, at least
+_TAKEN = tl.constexpr(-1 << 63)
+
+
+@triton.jit
+def _take_first(order, o_pick, pick, picked):
+    """Moves the id of the greatest (score, lowest id) of `order` into place `pick`: one reduction.
+    The high word is a float32 as int32 in the same order, the low one the id, negated."""
+    best = tl.max(order, axis=0)
+    token = ((best & _ALL_IDS) ^ _ALL_IDS).to(tl.int32)
+    here = (o_pick == pick) & (best >= _NOTHING)
+    return tl.where(order == best, _TAKEN, order), tl.where(here, token, picked)
 
 
 @triton.jit
@@ -66,7 +81,7 @@ def _choose_kernel(
     Table,  # [words] RowTable
     Score,  # [rows, splits, KEEP] float64 scratch
     Token,  # [rows, splits, KEEP] scratch
-    Stat,  # [rows, splits, 4] scratch
+    Stat,  # [rows, splits, 6] scratch
     Counters,  # [rows] 0 before and after
     Out,  # [rows, words] Choice or, with LAWS, Law
     first_row,
@@ -79,6 +94,7 @@ def _choose_kernel(
     LAWS: tl.constexpr,
     HAS_SHAPED: tl.constexpr,
     HAS_CUT: tl.constexpr,
+    THINS: tl.constexpr,  # a filtered law: see thinned
 ):
     """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
 
@@ -121,14 +137,22 @@ def _choose_kernel(
             weight = exp32(tl.div_rn(score - most, temperature + tl.zeros_like(score)))
             left = (weight >= min_p) & ((score > last) | ((score == last) & (o <= last_id)))
             scaled = tl.where(left, scaled, float("-inf"))
+        if THINS:
+            most = tl.max(score, axis=0)
+            near = score - tl.where(most > float("-inf"), most, 0.0)
+            weight = exp32(tl.div_rn(near, temperature + tl.zeros_like(score)))
+            p_stat = Stat + (i_row * SPLITS + split).to(tl.int64) * _STATS
+            tl.store(p_stat + 4, most)
+            tl.store(p_stat + 5, tl.sum(weight, axis=0))
         score = (scaled - top) + gumbel32(word)
 
     # The few: their scores in float64.
     o_pick = tl.arange(0, KEEP)
     picked = tl.full((KEEP,), -1, tl.int32)
-    picked_score = tl.full((KEEP,), float("-inf"), tl.float32)
+    bits = (score + 0.0).to(tl.int32, bitcast=True)
+    order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32 | (o ^ _ALL_IDS)
     for pick in range(0, PICKS):
-        score, picked, picked_score = _take_best(score, o, o_pick, pick, picked, picked_score)
+        order, picked = _take_first(order, o_pick, pick, picked)
     is_pick = picked >= 0
     if HAS_SHAPED:
         p_x = Shaped + i_row * shaped_stride
@@ -143,28 +167,29 @@ def _choose_kernel(
     at = (i_row * SPLITS + split).to(tl.int64)
     tl.store(Score + at * KEEP + o_pick, exact)
     tl.store(Token + at * KEEP + o_pick, picked)
-    tl.store(Stat + at * 4 + 3, bad.to(tl.float32))
+    tl.store(Stat + at * _STATS + 3, bad.to(tl.float32))
     if LAWS:
         top = tl.max(tl.where(fine, raw, float("-inf")), axis=0)
         behind = tl.where(
             fine & (raw > float("-inf")), raw - tl.where(top > float("-inf"), top, 0.0), -100.0
         )
         e = exp32(behind)
-        tl.store(Stat + at * 4, top)
-        tl.store(Stat + at * 4 + 1, tl.sum(e, axis=0))
-        tl.store(Stat + at * 4 + 2, tl.sum(e * behind, axis=0))
+        tl.store(Stat + at * _STATS, top)
+        tl.store(Stat + at * _STATS + 1, tl.sum(e, axis=0))
+        tl.store(Stat + at * _STATS + 2, tl.sum(e * behind, axis=0))
     if arrived_last(Counters + i_row, SPLITS):
         _merge(
-            Logits + i_row * logits_stride, Block, Score + i_row * SPLITS * KEEP,
-            Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * 4, Out, i_row,
-            SPLITS, SPLITS_UP, KEEP, LAWS, HAS_SHAPED,
+            Logits + i_row * logits_stride, p_x, Block, Score + i_row * SPLITS * KEEP,
+            Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * _STATS, Out, i_row,
+            SPLITS, SPLITS_UP, KEEP, LAWS, HAS_SHAPED, THINS,
         )  # fmt: skip
 
 
 @triton.jit
 def _merge(
-    P, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
-    KEEP: tl.constexpr, LAWS: tl.constexpr, HAS_SHAPED: tl.constexpr,
+    P, P_shaped, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, LAWS: tl.constexpr, HAS_SHAPED: tl.constexpr,
+    THINS: tl.constexpr,
 ):  # fmt: skip
     """One row's answer from its chunks'. Other programs wrote them: read past L1."""
     o = tl.arange(0, SPLITS_UP * KEEP)
@@ -173,7 +198,8 @@ def _merge(
     token = tl.load(Token + o, mask=m, other=-1, cache_modifier=".cg")
     o_split = tl.arange(0, SPLITS_UP)
     m_split = o_split < SPLITS
-    bad = tl.load(Stat + o_split * 4 + 3, mask=m_split, other=0.0, cache_modifier=".cg")
+    p_stat = Stat + o_split * _STATS
+    bad = tl.load(p_stat + 3, mask=m_split, other=0.0, cache_modifier=".cg")
     is_bad = tl.max((bad > 0).to(tl.int32), axis=0) != 0
     score = tl.where(is_bad, float("-inf"), tl.where(token < 0, float("-inf"), score))
     o_pick = tl.arange(0, _CANDIDATES)
@@ -182,9 +208,11 @@ def _merge(
     for pick in range(0, _CANDIDATES if LAWS else 1):
         score, best, best_score = _take_best(score, token, o_pick, pick, best, best_score)
     if LAWS:
-        top = tl.load(Stat + o_split * 4, mask=m_split, other=float("-inf"), cache_modifier=".cg")
-        total = tl.load(Stat + o_split * 4 + 1, mask=m_split, other=0.0, cache_modifier=".cg")
-        moment = tl.load(Stat + o_split * 4 + 2, mask=m_split, other=0.0, cache_modifier=".cg")
+        if THINS:
+            best, best_score = thinned(P_shaped, Block, token, p_stat, m_split, best, best_score)
+        top = tl.load(p_stat, mask=m_split, other=float("-inf"), cache_modifier=".cg")
+        total = tl.load(p_stat + 1, mask=m_split, other=0.0, cache_modifier=".cg")
+        moment = tl.load(p_stat + 2, mask=m_split, other=0.0, cache_modifier=".cg")
         most = tl.max(top, axis=0)
         behind = tl.where(
             top > float("-inf"), top - tl.where(most > float("-inf"), most, 0.0), -100.0
@@ -221,7 +249,7 @@ def choose(
     shaping  dense lists, if plan.shaped; a captured choice reads these very tensors
 
     Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it has bad
-    words, one more if it filters.
+    words, those of `find_cut` if it chooses tokens and filters.
     Raises ValueError on tensors that cannot be.
     """
     _check(logits, control, table, plan, out, shaping)
@@ -230,8 +258,11 @@ def choose(
         shaped = shape_logits(
             logits, control, table, shaping, out=work.shaped, first_row=plan.first_row
         )
-    if plan.filtered:
-        find_cut(shaped, control, table, out=work.cut, first_row=plan.first_row, chunk=plan.chunk)
+    if plan.cuts:
+        find_cut(
+            shaped, control, table, work=work.of_cut, out=work.cut, first_row=plan.first_row,
+            chunk=plan.chunk,
+        )  # fmt: skip
     _choose_kernel[(plan.rows, plan.splits)](
         *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut, control, table),
         *(work.score, work.token, work.stat, work.counters, out),
@@ -239,6 +270,7 @@ def choose(
         **constants(plan),
         num_warps=num_warps(plan),
         enable_fp_fusion=False,
+        maxnreg=TWO_PROGRAMS,
     )
     return out
 
@@ -258,7 +290,8 @@ def constants(plan: ChoosePlan) -> dict[str, object]:
         "PICKS": PICKS[plan.laws],
         "LAWS": plan.laws,
         "HAS_SHAPED": plan.shaped,
-        "HAS_CUT": plan.filtered,
+        "HAS_CUT": plan.cuts,
+        "THINS": plan.filtered and plan.laws,
     }
 
 
@@ -279,17 +312,19 @@ def choose_torch(
         shaped = shape_logits_torch(
             logits, control, table, shaping, out=work.shaped, first_row=first
         )
-    if plan.filtered:
+    if plan.cuts:
         find_cut_torch(shaped, control, table, out=work.cut, first_row=first)
     law, given = struct(Sampling, control[: size(Sampling)]), struct(RowTable, table)
     for i in range(min(plan.rows, given.n - first)):
         raw, x = logits[i].float(), shaped[i].float()
         is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
-        cut = work.cut[i] if plan.filtered and law.temperature > 0 else None
+        cut = work.cut[i] if plan.cuts and law.temperature > 0 else None
         score = _scores_torch(x, law, given.row[first + i].position + 1, cut)
         order = torch.sort(score, descending=True, stable=True).indices
         best = [] if is_bad else [t for t in order[:CANDIDATES].tolist() if score[t] > -torch.inf]
         if plan.laws:
+            if plan.filtered and law.temperature > 0 and best:
+                best = thinned_torch(x, law, score, best, plan.chunk, PICKS[True])
             sharpness = float(control[SHARPNESS.value].view(torch.float32))
             is_plain = law.temperature == 0 and shaping is None
             write_law_torch(out[i], raw, best, None if is_plain else score, sharpness)

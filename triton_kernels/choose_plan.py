@@ -9,8 +9,10 @@ import triton
 
 from .control import Choice, Law, size
 from .cut import CUT_WORDS
+from .radix import CutWork, cut_work
 
 PICKS = {False: 4, True: 20}  # of a chunk: what is wanted, and spare ones for near-ties in float32
+STATS = 6  # of a chunk (ChooseWork.stat)
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,10 @@ class ChoosePlan:
 
     rows, vocab  of the logits; vocab at most 2^20
     laws         what is written: Law words of the draft, else Choice words of the target
-    shaped       the request shapes its logits; filtered: it has min_p, top_k or top_p
+    shaped       the request shapes its logits
+    filtered     the request has min_p, top_k or top_p. A token is chosen from exactly what they
+                 leave. A law only drops the candidates that the chunks' picks show to be filtered:
+                 it changes no token, so it gets no pass over the vocabulary
     chunk        tokens of a program
     first_row    of the table: row 0 of the logits
     """
@@ -44,6 +49,11 @@ class ChoosePlan:
             )
 
     @property
+    def cuts(self) -> bool:
+        """Whether a choice needs `find_cut` first."""
+        return self.filtered and not self.laws
+
+    @property
     def splits(self) -> int:
         """Programs of a row."""
         return triton.cdiv(self.vocab, self.chunk)
@@ -65,9 +75,11 @@ class ChooseWork:
 
     score    float64 [rows, splits, keep]  of each chunk's picks
     token    int32 [rows, splits, keep]    their ids, -1: none
-    stat     float32 [rows, splits, 4]     largest raw logit, sum, moment; 1 where a NaN was
+    stat     float32 [rows, splits, 6]     largest raw logit, sum, moment; 1 where a NaN was; of
+                                           what is chosen from the largest and the sum of weights
     counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               find_cut
+    cut      int32 [rows, 4]               find_cut; no rows of laws, as the next five
+    cut_*                                  fields of its CutWork
     shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
     """
 
@@ -76,17 +88,32 @@ class ChooseWork:
     stat: torch.Tensor
     counters: torch.Tensor
     cut: torch.Tensor
+    cut_state: torch.Tensor
+    cut_tokens: torch.Tensor
+    cut_units: torch.Tensor
+    cut_parts: torch.Tensor
+    cut_counters: torch.Tensor
     shaped: torch.Tensor
+
+    @property
+    def of_cut(self) -> CutWork:
+        """The memory of `find_cut`."""
+        return CutWork(
+            self.cut_state, self.cut_tokens, self.cut_units, self.cut_parts, self.cut_counters
+        )
 
 
 def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
     """Memory for `plan` on `device`; launches that may overlap need one each."""
     picks = (plan.rows, plan.splits, plan.keep)
+    cut_rows = 0 if plan.laws else plan.rows
+    of_cut = cut_work(cut_rows, plan.splits, device)
     return ChooseWork(
         score=torch.empty(picks, dtype=torch.float64, device=device),
         token=torch.empty(picks, dtype=torch.int32, device=device),
-        stat=torch.empty((plan.rows, plan.splits, 4), device=device),
+        stat=torch.empty((plan.rows, plan.splits, STATS), device=device),
         counters=torch.zeros(plan.rows, dtype=torch.int32, device=device),
-        cut=torch.zeros((plan.rows, CUT_WORDS), dtype=torch.int32, device=device),
+        cut=torch.zeros((cut_rows, CUT_WORDS), dtype=torch.int32, device=device),
+        **{f"cut_{name}": tensor for name, tensor in vars(of_cut).items()},
         shaped=torch.empty((plan.rows, plan.vocab if plan.shaped else 0), device=device),
     )

@@ -1,192 +1,174 @@
 """Which tokens min-p, top-k and top-p leave of a row, as a cut: no sort, no list.
 
-The public op is `find_cut`, its plain-torch twin `find_cut_torch`. In the order (logit
-descending, id ascending) the tokens that are left are those of min-p down to a last one, (logit,
-id). It is found by halving: of the logits' order as 32-bit keys, WAYS thresholds a pass, then of
-the ids of a tie. Order and formulas are those of csrc/ops/choose.h; sums are in float64.
+The public op is `find_cut`, its plain-torch twin `find_cut_torch`. In the order (logit descending,
+id ascending) the filters leave the tokens of min-p up to a last one, (logit, id). The kernels find
+it by radix: 32-bit keys in the order of the logits, three digits of 11, 11 and 10 bits (radix.py).
+For each digit every program adds its chunk to the row's histogram of tokens and of weights. The
+last program of a row to arrive finds the bin in which the sum reaches what is wanted. Order and
+formulas are those of csrc/ops/choose.h.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 
 from .control import RowTable, Sampling, check_words, struct
-from .noise import exp32, exp32_torch
-from .words import TABLE_N
+from .noise import exp32_torch
+from .radix import (
+    ABOVE,
+    BAD_KEY,
+    BAR,
+    DONE,
+    MODE,
+    MOST,
+    NO_KEY,
+    PREFIX,
+    ROW_BINS,
+    ROW_STATE,
+    SHIFTS,
+    TIES,
+    TOP_K,
+    TOP_P,
+    WANTED,
+    CutWork,
+    _digit_kernel,
+    bin_behind,
+    bins_of,
+    chunk_of,
+    clear,
+    key_of,
+    least_key,
+    logit_of,
+    reaching,
+)
+from .words import TABLE_N, arrived_last
 
 CUT_WORDS = 4  # of a row: largest logit, last logit (both float32 bits), last id, unused
-WAYS = 8  # thresholds of a pass
+ALL_IDS = 2**31 - 1  # last id where every tie of the last logit is left
+# The digits that are looked for in turn. Of one filter the first three. Of two, top-p follows
+# top-k: it has the first digit's histogram, and needs a pass for each of the others.
+DIGITS = (0, 1, 2, 1, 2)
+LAUNCHES = len(DIGITS) + 2
+
+_ALL_IDS = tl.constexpr(ALL_IDS)
+_GROUP = tl.constexpr(64)  # tokens of which the first pass looks at the largest alone
 
 
 @triton.jit
-def _sortable(x):
-    """A float32 as uint32 in the same order; both zeros alike."""
-    bits = (x + 0.0).to(tl.uint32, bitcast=True)
-    return bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000).to(tl.uint32)
-
-
-@triton.jit
-def _unsortable(key):
-    """The float32 of a key."""
-    bits = key ^ tl.where(key >= 0x80000000, 0x80000000, 0xFFFFFFFF).to(tl.uint32)
-    return bits.to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _candidates(
-    p_logits, start, vocab, most, temperature, min_p, last_key, last_id, CHUNK: tl.constexpr
-):
-    """(key, weight, is left) of a chunk: by min_p, and not behind the last one so far."""
-    o = start + tl.arange(0, CHUNK)
-    x = tl.load(p_logits + o, mask=o < vocab, other=float("-inf")).to(tl.float32)
-    x = tl.where(x < float("inf"), x, float("-inf"))  # a NaN is an error: `choose` says so
-    weight = exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))
-    key = _sortable(x)
-    left = (x > float("-inf")) & (weight >= min_p)
-    left = left & ((key > last_key) | ((key == last_key) & (o <= last_id)))
-    return o, key, weight, left
-
-
-@triton.jit
-def _sums(
-    p_logits, vocab, most, temperature, min_p, last_key, last_id, thresholds,
-    BY_WEIGHT: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """Of every threshold: the number, or the weight, of what is left with key >= threshold."""
-    sums = tl.zeros(thresholds.shape, tl.float64)
-    for start in range(0, vocab, CHUNK):
-        _, key, weight, left = _candidates(
-            p_logits, start, vocab, most, temperature, min_p, last_key, last_id, CHUNK
-        )
-        value = tl.where(left, weight, 0.0) if BY_WEIGHT else left.to(tl.float32)
-        above = key.to(tl.int64)[:, None] >= thresholds[None, :]
-        sums += tl.sum(tl.where(above, value[:, None], 0.0).to(tl.float64), axis=0)
-    return sums
-
-
-@triton.jit
-def _last_key(
-    p_logits, vocab, most, temperature, min_p, last_key, last_id, enough,
-    BY_WEIGHT: tl.constexpr, CHUNK: tl.constexpr, WAYS: tl.constexpr,
-):  # fmt: skip
-    """The largest key from which up there is enough, and the sum from the next key up."""
-    o_way = tl.arange(0, WAYS)
-    low = tl.zeros((), tl.int64)  # from here up there is enough
-    high = _sortable(most).to(tl.int64) + 1  # from here up there is not
-    above = tl.zeros((), tl.float64)  # the sum from `high` up
-    while high - low > 1:
-        thresholds = low + (high - low) * (o_way + 1) // (WAYS + 1)
-        sums = _sums(
-            p_logits, vocab, most, temperature, min_p, last_key, last_id, thresholds,
-            BY_WEIGHT, CHUNK,
-        )  # fmt: skip
-        reaches = sums >= enough
-        low = tl.maximum(low, tl.max(tl.where(reaches, thresholds, 0), axis=0))
-        first = tl.min(tl.where(reaches, high, thresholds), axis=0)
-        above = tl.where(
-            first < high, tl.max(tl.where(thresholds == first, sums, 0.0), axis=0), above
-        )
-        high = tl.minimum(high, first)
-    return low, above
-
-
-@triton.jit
-def _last_of_tie(
-    p_logits, vocab, most, temperature, min_p, last_key, last_id, key_of_tie, wanted,
-    CHUNK: tl.constexpr,
-):  # fmt: skip
-    """Id of the `wanted`-th token that is left among those of a key."""
-    found = tl.zeros((), tl.int32)
-    before = tl.zeros((), tl.int32)
-    for start in range(0, vocab, CHUNK):
-        if before < wanted:
-            o, key, _, left = _candidates(
-                p_logits, start, vocab, most, temperature, min_p, last_key, last_id, CHUNK
-            )
-            ties = (left & (key.to(tl.int64) == key_of_tie)).to(tl.int32)
-            count = tl.cumsum(ties, axis=0) + before
-            inside = (ties != 0) & (count <= wanted)
-            found = tl.maximum(found, tl.max(tl.where(inside, o, 0), axis=0))
-            before += tl.sum(ties, axis=0)
-    return found
-
-
-@triton.jit
-def _find_cut_kernel(
+def _begin_cut_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
     Law,  # [words] Sampling
     Table,  # [words] RowTable
-    Cut,  # [rows, 4] written: what is left is behind min_p and not behind (last logit, last id)
+    State,  # [rows, 8] written
+    Tokens,  # [rows, 2, 2048] histograms
+    Parts,  # [rows, SPLITS] scratch
+    Counters,  # [rows] 0 before and after
+    Cut,  # [rows, 4] written: everything is left
     first_row,
     vocab,
     CHUNK: tl.constexpr,
-    WAYS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr,  # to a power of two
 ):
-    """One program per row.  bytes = rows * vocab * size * (1 + 11 passes a filter)"""
+    """One program per row and chunk: the largest logit, and a bar that at least top_k tokens reach.
+
+    The bar is the lower end of the first digit's bin in which the largest tokens of every GROUP
+    reach top_k.  bytes = rows * vocab * size
+    """
     i_row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
     if first_row + i_row >= tl.load(Table + TABLE_N):
         return
-    p_logits = Logits + i_row * logits_stride
-    most = tl.full((CHUNK,), float("-inf"), tl.float32)
-    for start in range(0, vocab, CHUNK):
-        o = start + tl.arange(0, CHUNK)
-        x = tl.load(p_logits + o, mask=o < vocab, other=float("-inf")).to(tl.float32)
-        most = tl.maximum(most, x)
-    most = tl.max(most, axis=0)
-    temperature = tl.load(Law).to(tl.float32, bitcast=True)
-    min_p = tl.load(Law + 1).to(tl.float32, bitcast=True)
-    top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+    key = key_of(chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK))
     top_k = tl.load(Law + 3)
-    last_key = tl.zeros((), tl.int64)
-    last_id = tl.zeros((), tl.int32) + 2147483647
-    sane = (temperature > 0) & (most > float("-inf")) & (most < float("inf"))
-    if sane:
-        o_all = tl.zeros((WAYS,), tl.int64)
-        left = tl.max(
-            _sums(
-                p_logits, vocab, most, temperature, min_p, last_key, last_id, o_all, False, CHUNK
-            ),
-            axis=0,
-        )  # fmt: skip
-        if (top_k > 0) & (top_k < left):
-            key, above = _last_key(
-                p_logits, vocab, most, temperature, min_p, last_key, last_id,
-                top_k.to(tl.float64), False, CHUNK, WAYS,
-            )  # fmt: skip
-            wanted = (top_k.to(tl.float64) - above).to(tl.int32)
-            last_id = _last_of_tie(
-                p_logits, vocab, most, temperature, min_p, last_key, last_id, key, wanted, CHUNK
-            )
-            last_key = key
-        if top_p < 1:
-            total = tl.max(
-                _sums(
-                    p_logits, vocab, most, temperature, min_p, last_key, last_id, o_all,
-                    True, CHUNK,
-                ),
-                axis=0,
-            )  # fmt: skip
-            enough = top_p.to(tl.float64) * total
-            key, above = _last_key(
-                p_logits, vocab, most, temperature, min_p, last_key, last_id, enough,
-                True, CHUNK, WAYS,
-            )  # fmt: skip
-            logit = _unsortable(key.to(tl.uint32))
-            weight = exp32(tl.div_rn(logit - most, temperature)).to(tl.float64)
-            wanted = tl.maximum(tl.ceil((enough - above) / weight), 1.0).to(tl.int32)
-            last_id = _last_of_tie(
-                p_logits, vocab, most, temperature, min_p, last_key, last_id, key, wanted, CHUNK
-            )
-            last_key = key
-    last = _unsortable(last_key.to(tl.uint32))
-    last = tl.where(last_key == 0, float("-inf"), last)
-    p_cut = Cut + i_row * 4
-    tl.store(p_cut, most.to(tl.int32, bitcast=True))
-    tl.store(p_cut + 1, last.to(tl.int32, bitcast=True))
-    tl.store(p_cut + 2, last_id)
+    p_tokens = Tokens + (i_row * 2 + 1) * ROW_BINS
+    largest = tl.max(tl.reshape(key, (CHUNK // _GROUP, _GROUP)), axis=1)
+    if top_k > 0:
+        p_bin = p_tokens + (largest >> 21).to(tl.int32)
+        tl.atomic_add(p_bin, 1, mask=largest > NO_KEY, sem="relaxed")
+    tl.store(Parts + i_row * SPLITS + split, tl.max(largest, axis=0).to(tl.int64))
+    if arrived_last(Counters + i_row, SPLITS):
+        o = tl.arange(0, SPLITS_UP)
+        p_part = Parts + i_row * SPLITS + o
+        part = tl.load(p_part, mask=o < SPLITS, other=0, cache_modifier=".cg")
+        most = tl.max(part, axis=0)
+        temperature = tl.load(Law).to(tl.float32, bitcast=True)
+        min_p = tl.load(Law + 1).to(tl.float32, bitcast=True)
+        top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+        n = reaching(bins_of(p_tokens), top_k.to(tl.int64))
+        tl.debug_barrier()  # all threads have read what is cleared
+        clear(p_tokens)
+        bar = tl.where((top_k > 0) & (n < ROW_BINS), bin_behind(n).to(tl.int64) << 21, 0)
+        mode = tl.where(top_k > 0, TOP_K, tl.where(top_p < 1, TOP_P, DONE))
+        sane = (temperature > 0) & (most > NO_KEY) & (most < BAD_KEY)
+        if sane & (min_p > 0):
+            bar = tl.maximum(bar, least_key(most, temperature, min_p))
+        p_state = State + i_row * ROW_STATE
+        tl.store(p_state + MODE, tl.where(sane, mode, DONE).to(tl.int64))
+        tl.store(p_state + PREFIX, tl.zeros((), tl.int64))
+        tl.store(p_state + ABOVE, tl.zeros((), tl.int64))
+        tl.store(p_state + MOST, most)
+        tl.store(p_state + BAR, bar)
+        p_cut = Cut + i_row * 4
+        tl.store(p_cut, logit_of(most.to(tl.uint32)).to(tl.int32, bitcast=True))
+        tl.store(p_cut + 1, tl.full((), float("-inf"), tl.float32).to(tl.int32, bitcast=True))
+        tl.store(p_cut + 2, tl.zeros((), tl.int32) + _ALL_IDS)
+
+
+@triton.jit
+def _end_cut_kernel(
+    Logits,  # [rows, vocab]
+    logits_stride,
+    Table,  # [words] RowTable
+    State,  # [rows, 8] read
+    Tokens,  # [rows, 2, 2048] histograms: those of the first digit are cleared
+    Units,  # [rows, 2, 2048]
+    Parts,  # [rows, SPLITS] scratch
+    Counters,  # [rows] 0 before and after
+    Cut,  # [rows, 4] written: the last id, where not all ties of the last logit are left
+    first_row,
+    vocab,
+    CHUNK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr,
+):
+    """One program per row and chunk: the id of the wanted-th tie.
+
+    All tokens of one logit have one weight, so min-p leaves all of them or none.
+    bytes = rows * vocab * size, 0 for rows whose last logit has no ties to cut
+    """
+    i_row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    if first_row + i_row >= tl.load(Table + TABLE_N):
+        return
+    if split == 0:
+        clear(Tokens + i_row * 2 * ROW_BINS)
+        clear(Units + i_row * 2 * ROW_BINS)
+    p_state = State + i_row * ROW_STATE
+    if tl.load(p_state + MODE) != TIES:
+        return
+    p_logits = Logits + i_row * logits_stride
+    of_ties = tl.load(p_state + PREFIX).to(tl.uint32)
+    wanted = tl.load(p_state + WANTED)
+    key = key_of(chunk_of(p_logits, split * CHUNK, vocab, CHUNK))
+    ties = tl.sum((key == of_ties).to(tl.int64), axis=0)
+    tl.store(Parts + i_row * SPLITS + split, ties)
+    if arrived_last(Counters + i_row, SPLITS):
+        o = tl.arange(0, SPLITS_UP)
+        p_part = Parts + i_row * SPLITS + o
+        part = tl.load(p_part, mask=o < SPLITS, other=0, cache_modifier=".cg")
+        before = tl.sum((tl.cumsum(part, axis=0) < wanted).to(tl.int32), axis=0)
+        wanted -= tl.sum(tl.where(o < before, part, 0), axis=0)
+        key = key_of(chunk_of(p_logits, before * CHUNK, vocab, CHUNK))
+        ids = before * CHUNK + tl.arange(0, CHUNK)
+        is_tie = (key == of_ties).to(tl.int32)
+        found = (is_tie != 0) & (tl.cumsum(is_tie, axis=0) == wanted)
+        tl.store(Cut + i_row * 4 + 2, tl.max(tl.where(found, ids, 0), axis=0))
 
 
 def find_cut(
@@ -194,6 +176,7 @@ def find_cut(
     sampling: torch.Tensor,
     table: torch.Tensor,
     *,
+    work: CutWork,
     out: torch.Tensor,
     first_row: int = 0,
     chunk: int = 4096,
@@ -203,20 +186,42 @@ def find_cut(
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
     sampling  int32 words of a Sampling, or of a control block, which begins with one
     table     int32 words of the RowTable; rows from its n on are not written
+    work      of at least as many rows and chunks
     out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id;
-              at temperature 0, and for a row of NaN, everything is left
+              at temperature 0, and for a row with NaN or +inf, everything is left
 
-    Returns `out`. Allocates nothing. Raises ValueError on tensors that cannot be.
+    Returns `out`. Allocates nothing: LAUNCHES launches, of which those that have nothing to look
+    for end at once. Raises ValueError on tensors that cannot be.
     """
     _check(logits, sampling, table, out)
-    _find_cut_kernel[(logits.shape[0],)](
-        *(logits, logits.stride(0), sampling, table, out, first_row, logits.shape[1]),
-        CHUNK=chunk,
-        WAYS=WAYS,
-        num_warps=16,
-        enable_fp_fusion=False,
-    )
+    rows, vocab = logits.shape
+    splits = triton.cdiv(vocab, chunk)
+    sizes = constants(chunk, splits)
+    how = {"num_warps": num_warps(chunk), "enable_fp_fusion": False}
+    grid, read = (rows, splits), (logits, logits.stride(0))
+    last = (work.parts, work.counters, out, first_row, vocab)
+    _begin_cut_kernel[grid](*read, sampling, table, work.state, work.tokens, *last, **sizes, **how)
+    for digit in DIGITS:
+        _digit_kernel[grid](
+            *(*read, sampling, table, work.state, work.tokens, work.units, *last),
+            DIGIT=digit,
+            SHIFT=SHIFTS[digit],
+            **sizes,
+            **how,
+        )
+    work_of_end = (work.state, work.tokens, work.units)
+    _end_cut_kernel[grid](*read, table, *work_of_end, *last, **sizes, **how)
     return out
+
+
+def constants(chunk: int, splits: int) -> dict[str, object]:
+    """Compile-time arguments that all the kernels share."""
+    return {"CHUNK": chunk, "SPLITS": splits, "SPLITS_UP": triton.next_power_of_2(splits)}
+
+
+def num_warps(chunk: int) -> int:
+    """Of a program."""
+    return min(8, max(1, chunk // 512))
 
 
 def find_cut_torch(
@@ -225,36 +230,43 @@ def find_cut_torch(
     table: torch.Tensor,
     *,
     out: torch.Tensor,
+    work: CutWork | None = None,
     first_row: int = 0,
+    chunk: int = 4096,
 ) -> torch.Tensor:
-    """The twin of `find_cut` in plain torch, by sorting: same effects and errors, any device."""
+    """The twin of `find_cut` in plain torch, by sorting: same effects and errors, any device. Needs
+    no work."""
     _check(logits, sampling, table, out)
     s = struct(Sampling, sampling[:8])
     for i in range(min(logits.shape[0], struct(RowTable, table).n - first_row)):
         x = logits[i].float()
-        most, last, last_id = x.max(), torch.tensor(float("-inf")), 2**31 - 1
-        if s.temperature > 0 and most.isfinite():
-            ids = _left(x, most, s)
-            if len(ids) < len(x):
-                last, last_id = x[ids[-1]], int(ids[-1])
+        most, last, last_id = x.max(), torch.tensor(float("-inf")), ALL_IDS
+        if s.temperature > 0 and most.isfinite() and bool((x < float("inf")).all()):
+            last, last_id = _last(x, most, s)
         bits = torch.stack([most.cpu(), last.cpu()]).view(torch.int32)
         out[i, :2] = bits.to(out.device)
         out[i, 2] = last_id
     return out
 
 
-def _left(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> torch.Tensor:
-    """Ids that are left, best first."""
+def _last(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> tuple[torch.Tensor, int]:
+    """The last token (logit, id) that is left, the id ALL_IDS if all of its ties are left."""
     weight = exp32_torch((x - most) / s.temperature)
     ids = torch.sort(x, descending=True, stable=True).indices
     ids = ids[(x[ids] > float("-inf")) & (weight[ids] >= s.min_p)]
-    if 0 < s.top_k < len(ids):
-        ids = ids[: s.top_k]
-    if s.top_p >= 1:
-        return ids
-    enough = s.top_p * weight[ids.sort().values].double().sum()
-    reached = torch.nonzero(weight[ids].double().cumsum(0) >= enough)
-    return ids[: int(reached[0]) + 1] if len(reached) else ids
+    n = s.top_k if 0 < s.top_k <= len(ids) else len(ids)
+    if s.top_p < 1:
+        sums = torch.round(weight[ids[:n]].double() * 2**40).long().cumsum(0)
+        n = int((sums < _enough_torch(s.top_p, int(sums[-1]))).sum()) + 1
+    elif not 0 < s.top_k <= len(ids):
+        return torch.tensor(float("-inf")), ALL_IDS
+    has_more = n < len(ids) and x[ids[n]] == x[ids[n - 1]]
+    return x[ids[n - 1]] + 0.0, int(ids[n - 1]) if has_more else ALL_IDS
+
+
+def _enough_torch(top_p: float, total: int) -> int:
+    """The least number of units that reaches top_p of a total; the first token always stays."""
+    return max(1, math.ceil(top_p * float(total)))
 
 
 def _check(

@@ -10,13 +10,52 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import CANDIDATES, Control, Law, offset
+from .control import CANDIDATES, Control, Law, Sampling, offset
 from .noise import exp32, exp32_torch
 
 SHARPNESS = tl.constexpr(offset(Control, "sharpness"))
 _LAW_TOKEN = tl.constexpr(offset(Law, "token"))
 _LAW_LP = tl.constexpr(offset(Law, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)
+
+
+@triton.jit
+def thinned(P, Block, token, p_stat, m_split, best, best_score):
+    """The candidates without those that the filters drop, as far as the chunks' picks show it.
+
+    Above a candidate are at least the picks that are: so many tokens, of so much weight. What this
+    drops the filters drop, too, up to the rounding of a sum of weights; the target decides exactly.
+    """
+    temperature = tl.load(Block).to(tl.float32, bitcast=True)
+    min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
+    top_p = tl.load(Block + 2).to(tl.float32, bitcast=True)
+    top_k = tl.load(Block + 3)
+    draws = temperature > 0  # else nothing is filtered
+    temperature = tl.where(draws, temperature, 1.0)
+    min_p = tl.where(draws, min_p, 0.0)
+    most_tokens = tl.where(draws & (top_k > 0), top_k, 2147483647)
+    most_weight = tl.where(draws & (top_p < 1), top_p + 1e-4, 2.0)
+    top = tl.load(p_stat + 4, mask=m_split, other=float("-inf"), cache_modifier=".cg")
+    most = tl.max(top, axis=0)
+    most = tl.where(most > float("-inf"), most, 0.0)
+    total = tl.load(p_stat + 5, mask=m_split, other=0.0, cache_modifier=".cg")
+    total = tl.sum(total * exp32(tl.div_rn(top - most, temperature + tl.zeros_like(top))), axis=0)
+    is_pick = token >= 0
+    x = tl.load(P + token, mask=is_pick, other=float("-inf")).to(tl.float32)
+    weight = exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))
+    best_x = tl.load(P + best, mask=best >= 0, other=float("-inf")).to(tl.float32)
+    best_weight = exp32(tl.div_rn(best_x - most, temperature + tl.zeros_like(best_x)))
+    equal = (x[None, :] == best_x[:, None]) & (token[None, :] < best[:, None])
+    above = is_pick[None, :] & ((x[None, :] > best_x[:, None]) | equal)
+    tokens_above = tl.sum(above.to(tl.int32), axis=1)
+    weight_above = tl.sum(tl.where(above, weight[None, :], 0.0), axis=1)
+    left = (best >= 0) & (best_weight >= min_p) & (tokens_above < most_tokens)
+    left = left & (weight_above <= total * most_weight)
+    o = tl.arange(0, _CANDIDATES)
+    place = tl.cumsum(left.to(tl.int32), axis=0) - 1
+    goes = left[:, None] & (place[:, None] == o[None, :])
+    moved = tl.max(tl.where(goes, best[:, None], -1), axis=0)
+    return moved, tl.max(tl.where(goes, best_score[:, None], float("-inf")), axis=0)
 
 
 @triton.jit
@@ -76,3 +115,29 @@ def write_law_torch(
     out[1:3] = floats.view(torch.int32)
     out[_LAW_TOKEN.value : _LAW_TOKEN.value + len(best)] = torch.tensor(best, dtype=torch.int32)
     out[_LAW_LP.value : _LAW_LP.value + len(best)] = lp.view(torch.int32)
+
+
+def thinned_torch(
+    x: torch.Tensor,
+    law: Sampling,
+    score: torch.Tensor,
+    best: list[int],
+    chunk: int,
+    n_picks: int,
+) -> list[int]:
+    """The twin of `thinned`, from the scores of a row and the size of its chunks."""
+    picks: list[int] = []
+    for start in range(0, len(x), chunk):
+        scores = score[start : start + chunk]
+        order = torch.sort(scores, descending=True, stable=True).indices[:n_picks]
+        picks += [start + t for t in order.tolist() if scores[t] > -torch.inf]
+    weight = exp32_torch((x - x.max()) / law.temperature)
+    total, left = float(weight.sum()), []
+    for t in best:
+        above = [j for j in picks if (-float(x[j]), j) < (-float(x[t]), t)]
+        if 0 < law.top_k <= len(above) or weight[t] < law.min_p:
+            continue
+        if law.top_p < 1 and float(weight[above].sum()) > total * (law.top_p + 1e-4):
+            continue
+        left.append(t)
+    return left

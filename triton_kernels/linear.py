@@ -20,7 +20,7 @@ import triton.language as tl
 from .gate import silu, silu_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
-from .words import MAX_REGISTERS, arrived_last, interpreting
+from .words import TWO_PROGRAMS, arrived_last, interpreting
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ def _linear_kernel(
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
     p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
-    if NORM:
+    LATE: tl.constexpr = BLOCK_M <= 32  # of more rows the registers do not hold it
+    scale = tl.zeros((BLOCK_M,), tl.float32)
+    if NORM and not LATE:
         scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -156,6 +158,9 @@ def _linear_kernel(
             x = tl.load(p_x + o_at, mask=m_row[:, None] & m_k[None, :], other=0.0)
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
+            if LATE:  # noqa: SIM102 (the first is known when it is compiled)
+                if at == first:  # not before: the first tiles are on their way meanwhile
+                    scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
             g = g_next.to(tl.float32)
             o_next = o_at + BLOCK_K + o_k
             g_next = tl.load(Norm + o_next, mask=o_next < k, other=0.0)
@@ -227,15 +232,16 @@ def linear(
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
-        maxnreg=max_registers(plan.gate, plan.block_m),
+        maxnreg=max_registers(plan.num_warps),
     )
     return out
 
 
-def max_registers(gate: bool, block_m: int) -> int | None:
-    """Of a thread; None: the assembler's own choice, without spills but for a gate of over 16 rows.
-    For 16 rows it is below 128 on sm_90, and four programs fit; told a bound, 150 and more."""
-    return MAX_REGISTERS if gate and block_m > 16 else None
+def max_registers(num_warps: int) -> int | None:
+    """Of a thread; None: the assembler's own choice, without spills. One program of eight warps
+    alone on a multiprocessor waits for its weights. For four warps and 16 rows the assembler's
+    choice is below 128 on sm_90; told a bound, it takes 150 and more."""
+    return TWO_PROGRAMS if num_warps == 8 else None
 
 
 def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:

@@ -17,7 +17,9 @@ from .control import MAX_ROWS, SLOTS
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FLIGHT = 2 * SLOTS  # slots in flight that a row can see: of the chain, then of its tail
-FAN = 8  # splits that are merged by one program before the rest
+SPLIT = 64  # positions; of every model, because splits are bits
+FAN = 8  # pieces that are merged by one program into one of the next level
+MULTIPROCESSORS = 132  # of an H100 and H200: by which `short` is chosen
 PROGRAMS_PER_MULTIPROCESSOR = 2
 
 
@@ -30,8 +32,11 @@ class AttentionPlan:
     capacity     positions of the ring, at least 64; behind them the tails, `tail_slots` a branch
     window       positions a row sees, itself included; None: all
     scale        of the scores; None: 1 / sqrt(head_dim)
-    split        positions of a split, cut at multiples of it: a constant of the model; None: chosen
+    split        positions of a split, cut at multiples of it; None: SPLIT
+    short        splits of a span up to which a program takes one of them, and FAN of more: changes
+                 no bit; None: chosen, so that FAN at a time keep every multiprocessor at work
     programs     of the grid; None: two a multiprocessor
+    architecture of the device (architecture_of), by which its registers hold more queries or fewer
     """
 
     rows: int
@@ -44,7 +49,9 @@ class AttentionPlan:
     tail_slots: int = 0
     scale: float | None = None
     split: int | None = None
+    short: int | None = None
     programs: int | None = None
+    architecture: int = 90
 
     def __post_init__(self) -> None:
         _check_within("rows", self.rows, 1, MAX_ROWS)
@@ -74,10 +81,11 @@ class AttentionPlan:
     @property
     def block_m(self) -> int:
         """Queries of a tile, heads and rows together: a KV head's keys are read once for them. As
-        many as the registers hold: half of them where a head is wide, or its products are not of
-        tensor cores."""
-        half = self.dtype.itemsize == 2 and self.head_dim <= 128
-        most = max(64 if half else 32, triton.next_power_of_2(self.group))
+        many as the registers hold beside the splits before: half of them where a head is wide, or
+        its products are not of tensor cores, which on sm_90 read queries from shared memory."""
+        widest = 128 if self.architecture // 10 == 9 else 64
+        most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
+        most = max(most, triton.next_power_of_2(self.group))
         return min(most, max(16, triton.next_power_of_2(self.rows * self.group)))
 
     @property
@@ -98,10 +106,8 @@ class AttentionPlan:
 
     @property
     def split_length(self) -> int:
-        """Positions of a split: few enough splits to merge, enough to fill the grid."""
-        if self.split is not None:
-            return self.split
-        return max(256, triton.next_power_of_2(triton.cdiv(self.capacity, 128)))
+        """Positions of a split."""
+        return SPLIT if self.split is None else self.split
 
     @property
     def max_splits(self) -> int:
@@ -109,9 +115,24 @@ class AttentionPlan:
         return triton.cdiv(self.reach + FLIGHT, self.split_length) + 1
 
     @property
-    def max_blocks(self) -> int:
-        """Groups of FAN splits that these can touch."""
-        return triton.cdiv(self.max_splits, FAN) + 1
+    def max_short(self) -> int:
+        """Splits up to which a program takes one: so many pieces of level 0 may wait."""
+        chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.units)
+        return min(self.max_splits, chosen if self.short is None else self.short)
+
+    @property
+    def levels(self) -> list[int]:
+        """Pieces of levels 1, 2, ... that a span can touch: groups of FAN of the level before. The
+        pieces of the last level, FAN at most, are merged into the result."""
+        found = [self.next_level(self.max_splits)]
+        while found[-1] > FAN:
+            found.append(self.next_level(found[-1]))
+        return found
+
+    @staticmethod
+    def next_level(pieces: int) -> int:
+        """Groups of FAN that so many pieces in a row can touch."""
+        return triton.cdiv(pieces - 1, FAN) + 1
 
     @property
     def units(self) -> int:
@@ -124,12 +145,18 @@ class AttentionPlan:
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         return scale * math.log2(math.e)
 
-    def num_warps(self, architecture: int) -> int:
-        """Of a program, for sm_80, 90, 100, ...: as few as hold it without spills."""
-        if self.block_m * self.head_dim <= 32 * 64:
-            return 4
+    @property
+    def num_warps(self) -> int:
+        """Of a program: as few as hold it without spills. Where heads do not divide a tile evenly,
+        a row's numbers take registers of their own."""
         is_half = self.dtype.itemsize == 2
-        return 4 if architecture // 10 == 9 and is_half and self.head_dim <= 128 else 8
+        is_even = self.group & (self.group - 1) == 0
+        if is_half and self.block_m * self.head_dim <= 16 * 64:
+            return 1  # nobody to wait for at a barrier
+        if self.block_m * self.head_dim <= 32 * 64 and (is_half or is_even):
+            return 4
+        few = self.head_dim <= 128 if is_even else self.head_dim <= 64
+        return 4 if self.architecture // 10 == 9 and is_half and few else 8
 
     def grid(self, device: torch.device) -> int:
         """Programs of a launch."""
@@ -150,9 +177,9 @@ class Workspace:
                                first position it sees, and that of the rows it leads
     meta      int32 [4, 64]    of every row: positions in flight it sees (-1: padding), its leader;
                                then the leaders, tile by tile, and how many a tile has
-    partial   float32 [splits and blocks, units, block_m, head_dim]  sums that wait to be merged
-    law       float32 [splits and blocks, units, 2, block_m]         their maxima and weights
-    counters  int32 [units, 1 + blocks]  arrivals; 0 between launches
+    partial   float32 [pieces, units, block_m, head_dim]  sums that wait to be merged, by level
+    law       float32 [pieces, units, 2, block_m]         their maxima and weights
+    counters  int32 [units, 1 + pieces above level 0]     arrivals; 0 between launches
     """
 
     slots: torch.Tensor
@@ -165,7 +192,8 @@ class Workspace:
 
 def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
     """Memory for `plan` on `device`; launches that may overlap need one each."""
-    merged = plan.max_splits + plan.max_blocks
+    above = sum(plan.levels)
+    merged = plan.max_short + above
     partial = (merged, plan.units, plan.block_m, plan.head_dim)
     return Workspace(
         slots=torch.zeros((MAX_ROWS, FLIGHT), dtype=torch.int32, device=device),
@@ -173,7 +201,7 @@ def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
         meta=torch.zeros((4, MAX_ROWS), dtype=torch.int32, device=device),
         partial=torch.empty(partial, dtype=torch.float32, device=device),
         law=torch.empty((merged, plan.units, 2, plan.block_m), device=device),
-        counters=torch.zeros((plan.units, 1 + plan.max_blocks), dtype=torch.int32, device=device),
+        counters=torch.zeros((plan.units, 1 + above), dtype=torch.int32, device=device),
     )
 
 

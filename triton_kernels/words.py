@@ -15,6 +15,7 @@ ROW_BRANCH = tl.constexpr(4)
 ROW_CHAIN = tl.constexpr(6)
 ROW_TAIL = tl.constexpr(8)
 
+TWO_PROGRAMS = 128  # registers of a thread, of programs of eight warps: two fit a multiprocessor
 MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
 
 

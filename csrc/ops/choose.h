@@ -5,7 +5,9 @@
 // (seed, completion, position, token), else the largest logit. Ties go to the lowest id, everywhere.
 //   min_p keeps tokens with p >= min_p * max p; top_k keeps exactly k by (logit descending, id
 //   ascending); top_p keeps the shortest prefix in that order whose sum reaches top_p of what is
-//   left (sums in double).
+//   left. The sum is of exp32((logit - max) / temperature), each weight rounded to the nearest even
+//   multiple of 2^-40: exact in 64 bits, so no order of additions changes it, on any device. The
+//   total times top_p is one product in double.
 // Target and draft go through the same pass; the draft's q is the softmax of its raw logits, and its
 // confidence (Law::lp) is sharpened by what the outcomes taught (Control::sharpness).
 // Under rejection the draft's noise is its own, keyed by the prefix: its candidates are draws from its

@@ -1,6 +1,7 @@
 #include "ops/filter.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -18,6 +19,11 @@ constexpr int kBuckets = 1024;
 float bar_of(double weight, float most, float temperature) {
   const double bar = most + temperature * (std::log(weight) - 1e-3);
   return std::nextafter(static_cast<float>(std::max<double>(bar, kLowest)), kLowest);
+}
+
+// A weight in units of 2^-40, as Kernels::weigh counts them.
+int64_t units(float weight) {
+  return std::bit_cast<int64_t>(double{weight} + kToUnits) - std::bit_cast<int64_t>(kToUnits);
 }
 
 class Filter {
@@ -97,53 +103,35 @@ class Filter {
         n, [&](int i) { return logits_[ids_[i]] > x || (logits_[ids_[i]] == x && ids_[i] <= id); });
   }
 
-  // The nucleus of n, whose weights' sum by ascending id is at hand.
+  // The nucleus of n tokens.
   int nucleus(int n) {
-    const double enough = static_cast<double>(s_.top_p) * in_order(n);
-    const int kept = cut(n, enough, n > kFew ? slack(n) : 0);
-    return kept > 0 ? kept : exact_cut(n, enough);
+    int64_t total = 0;
+    for (int i = 0; i < n; ++i) total += units(weight_[i]);
+    return cut(n, enough(total));
   }
 
+  // Tokens below the bar weigh too little to reach the last (1 - top_p) of the total. A weight of at
+  // most w is at most 2 w in units, hence a quarter.
   int nucleus_of_all() {
-    const double total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
-    const double out = 0.5 * (1 - static_cast<double>(s_.top_p)) * total / vocab_;
-    const int n = reaching(bar_of(std::min(out, 1.0), most_, s_.temperature));
-    const int kept = cut(n, static_cast<double>(s_.top_p) * total, slack(vocab_));
-    if (kept > 0) return kept;
-    v_.weigh(logits_, vocab_, most_, s_.temperature, weight_);
-    const double enough = static_cast<double>(s_.top_p) * in_order(vocab_);
-    weigh(n);
-    return exact_cut(n, enough);
+    const int64_t total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
+    const double weight = 0.25 * (1 - static_cast<double>(s_.top_p)) * total * 0x1p-40 / vocab_;
+    const int n = reaching(bar_of(std::min(weight, 1.0), most_, s_.temperature));
+    return cut(n, enough(total));
   }
 
-  double in_order(int n) const {
-    double sum = 0;
-    for (int i = 0; i < n; ++i) sum += weight_[i];
-    return sum;
+  // The least number of units that reaches top_p of a total; the first token always stays.
+  int64_t enough(int64_t total) const {
+    const double part = static_cast<double>(s_.top_p) * static_cast<double>(total);
+    return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(part)));
   }
 
-  // How far, relatively, two sums of n weights in different orders, and a multiple of such, may be apart.
-  static double slack(int n) { return (n + 8) * 0x1p-51; }
-
-  // The shortest prefix of n whose sum is enough; 0 where roundings of up to `slack` could decide.
-  int cut(int n, double enough, double slack) {
-    double sum = 0;
+  // The shortest prefix of n tokens whose sum is enough.
+  int cut(int n, int64_t enough) {
+    int64_t sum = 0;
     const int m = n <= kFew ? all(n) : crossing(n, enough, sum);
-    if (sum > 0 && sum >= enough * (1 - slack)) return 0;
     std::sort(order_, order_ + m, by_logit());
     for (int i = 0; i < m; ++i) {
-      sum += weight_[order_[i]];
-      if (sum < enough * (1 - slack)) continue;
-      return sum < enough * (1 + slack) ? 0 : up_to(n, order_[i]);
-    }
-    return 0;
-  }
-
-  int exact_cut(int n, double enough) {
-    std::sort(order_, order_ + all(n), by_logit());
-    double sum = 0;
-    for (int i = 0; i < n; ++i) {
-      sum += weight_[order_[i]];
+      sum += units(weight_[order_[i]]);
       if (sum >= enough) return up_to(n, order_[i]);
     }
     return n;
@@ -156,7 +144,7 @@ class Filter {
 
   // Sorts n into buckets of logits; gives the places in the bucket in which the sum becomes enough,
   // and the `sum` of those before.
-  int crossing(int n, double enough, double& sum) {
+  int crossing(int n, int64_t enough, int64_t& sum) {
     float lowest = most_;
     for (int i = 0; i < n; ++i) lowest = std::min(lowest, logits_[ids_[i]]);
     const double range = static_cast<double>(most_) - lowest;
@@ -165,8 +153,8 @@ class Filter {
       const double behind = static_cast<double>(most_) - logits_[ids_[i]];
       return std::min(kBuckets - 1, static_cast<int>(behind * scale));
     };
-    double sums[kBuckets] = {};
-    for (int i = 0; i < n; ++i) sums[bucket(i)] += weight_[i];
+    int64_t sums[kBuckets] = {};
+    for (int i = 0; i < n; ++i) sums[bucket(i)] += units(weight_[i]);
     int at = 0;
     for (; at < kBuckets - 1 && sum + sums[at] < enough; ++at) sum += sums[at];
     int m = 0;

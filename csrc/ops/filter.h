@@ -3,8 +3,8 @@
 // Vectors read the vocabulary once or twice, for a bar that what is left must reach: of min_p its
 // logarithm (exp32 never falls, so that what it leaves is the first of the row); of top_k the k-th of
 // maxima of disjoint parts of the row; of top_p the weight below which even all tokens together are
-// less than it may leave out. Only what reaches the bar is looked at one by one. A sum in another
-// order than the rule's decides where its roundings cannot matter; else the rule's own sums are made.
+// less than it may leave out. Only what reaches the bar is looked at one by one. Sums of weights are
+// integers, so they may be added in any order.
 #pragma once
 
 #include <cstdint>

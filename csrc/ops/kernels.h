@@ -67,6 +67,9 @@ constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
   return kMostQueries * (2 * head_dim + kPanel + score_stride);
 }
 
+// A double from 0 to 1 plus this is rounded to units of 2^-40, which are its last bits.
+constexpr double kToUnits = 0x1p12;
+
 // Noise of one row (ops/philox.h), and what divides the logits.
 struct NoiseBlock {
   uint64_t seed, where;
@@ -96,9 +99,9 @@ struct Kernels {
   int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
   // out[16 p + j] = the greatest of column j of the p-th of `parts` parts of `length` x 16 floats.
   void (*maxima)(const float* x, int64_t parts, int64_t length, float* out);
-  // out[i] = exp32((x[i] - most) / temperature), which may be x, or null; returns their sum in double,
-  // in no order that is promised.
-  double (*weigh)(const float* x, int64_t n, float most, float temperature, float* out);
+  // out[i] = exp32((x[i] - most) / temperature); out may be x, or null. Returns the sum of all out[i]
+  // in units of 2^-40, each rounded to the nearest even unit: integers, so the order does not matter.
+  int64_t (*weigh)(const float* x, int64_t n, float most, float temperature, float* out);
   // The roofs of a bench: the sum of n floats, which is as fast as they can be read; and `steps` fma
   // of many independent chains in registers, which returns the floating-point operations done.
   float (*read)(const float* x, int64_t n);

@@ -5,7 +5,7 @@ All of it is one plan and one allocation; no forward adds to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,7 +14,7 @@ from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from ..triton_kernels.linear_plan import LinearWork, linear_work
-from ..triton_kernels.plan import AttentionPlan, Workspace, workspace
+from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
 from .memory import Arena, MemoryPlan
@@ -99,7 +99,9 @@ class LaneStore:
     def _plan(self, count: int) -> AttentionPlan:
         config = self.weights.config
         tails = self.shape.tail_slots
-        return attention_plan(config, self.weights.dtype, count, self.capacity, tails, self.window)
+        dtype = self.weights.dtype
+        plan = attention_plan(config, dtype, count, self.capacity, tails, self.window)
+        return replace(plan, architecture=architecture_of(self.device))
 
     def _products(self, count: int) -> Products:
         weights = self.weights

@@ -102,10 +102,10 @@ def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
     if s.top_k:
         keep &= place < s.top_k
     if f32(s.top_p) < 1:
-        weight = np.where(keep, weight, f32(0)).astype(np.float64)
-        enough = float(f32(s.top_p)) * weight.cumsum(axis=1)[:, -1:]
-        sums = weight[np.arange(len(rows))[:, None], order].cumsum(axis=1)
-        keep &= place <= (sums < enough).sum(axis=1, keepdims=True)
+        units = np.rint(np.where(keep, weight, f32(0)).astype(np.float64) * 2**40).astype(np.int64)
+        enough = np.ceil(float(f32(s.top_p)) * units.sum(axis=1, keepdims=True)).astype(np.int64)
+        sums = units[np.arange(len(rows))[:, None], order].cumsum(axis=1)
+        keep &= place <= (sums < enough.clip(min=1)).sum(axis=1, keepdims=True)
     return keep
 
 

@@ -50,6 +50,8 @@ def test_a_line_of_a_prompt():
         (["--models", "8b"], "--models: expected two of 8b, 1b, got 8b"),
         (["--models", "8b,70b"], "--models: expected two of 8b, 1b, got 8b,70b"),
         (["--context", "9000"], "--context: expected a number from 1 to 8064, got 9000"),
+        (["--positions", "131073"], "--positions: expected a number from 256 to 131072"),
+        (["--rows", "16,17"], "--rows: expected some of 1, 16, 32, 64, got 16,17"),
         (["--seconds", "0"], "--seconds: expected a number up to 600, got 0"),
     ],
 )

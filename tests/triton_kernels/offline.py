@@ -2,21 +2,21 @@
 
 `python tests/triton_kernels/offline.py [--all|--core] [--dtype bf16] [--table]`, in a process
 without TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs/measured.md.
---core: every kernel once an architecture; otherwise its usual configurations in every dtype, or,
---all, all.
+--core: every kernel once an architecture, and what is watched on sm_90; otherwise its usual
+configurations in every dtype, or, --all, all.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
-import subprocess
-import tempfile
 from collections import namedtuple
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 import torch
 import triton
+from sass import NVDISASM, fitting, instructions, instructions_of_loop, resources
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -28,6 +28,7 @@ from sbrt.triton_kernels import (
     gate,
     linear,
     norm,
+    radix,
     rope,
     settle,
     shaping,
@@ -42,10 +43,9 @@ ARCHITECTURES = (80, 90, 100)
 # Largest shared memory of one program, bytes (CUDA programming guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
-# A kernel as it is launched. types: of arguments that are no stride; warps: of a program, or
-# what gives them for an architecture.
+# A kernel as it is launched. types: of arguments that are no stride; constants, and warps of a
+# program, or what gives them for an architecture.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 
@@ -72,14 +72,8 @@ def attention_plans(dtype):
     """(name, plan, whether the default tests compile it): one row, and 16 of 4 heads a KV head."""
     for head_dim in (64, 128, 256):
         for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
-            plan = AttentionPlan(
-                rows=rows,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_dim=head_dim,
-                capacity=8256,
-                dtype=dtype,
-            )
+            sizes = {"rows": rows, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+            plan = AttentionPlan(capacity=8256, dtype=dtype, **sizes)
             name = f"head_dim {head_dim}, {rows} rows x {plan.group}"
             yield name, plan, (head_dim, rows) == (128, 16)
 
@@ -95,11 +89,20 @@ def attention_cases():
         types = dict.fromkeys(("Q", "K", "V", "Out"), dtype) | dict.fromkeys(pointers, "*i32")
         types |= {"Extent": "*i64", "Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
         for name, plan, core in attention_plans(torch_dtype):
-            sizes = {"rows": plan.rows, "kv_heads": plan.kv_heads, "tiles": plan.tiles}
-            constants = attention.constants(plan, False) | ones(sizes)
-            warps = plan.num_warps
             kernel = attention._branch_attention_kernel
+            # By the architecture: how many queries its registers hold.
+            constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
+
+
+def attention_constants(plan, architecture):
+    plan = replace(plan, architecture=architecture)
+    sizes = {"rows": plan.rows, "kv_heads": plan.kv_heads, "tiles": plan.tiles}
+    return attention.constants(plan, False) | ones(sizes)
+
+
+def attention_warps(plan, architecture):
+    return replace(plan, architecture=architecture).num_warps
 
 
 def rope_cases():
@@ -196,10 +199,18 @@ def ban_cases():
 
 
 def cut_cases():
-    types = dict.fromkeys(("Law", "Table", "Cut"), "*i32")
+    """The passes of a row of 128,256 logits."""
+    words = dict.fromkeys(("Law", "Table", "Tokens", "Counters", "Cut"), "*i32")
+    words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
+    sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
     for dtype in DTYPES:
-        given, constants = types | {"Logits": dtype}, {"CHUNK": 4096, "WAYS": cut.WAYS}
-        yield Case(cut._find_cut_kernel, "", dtype, given, constants, 16, False, True)
+        given = words | {"Logits": dtype}
+        for kernel in (cut._begin_cut_kernel, cut._end_cut_kernel):
+            yield Case(kernel, "", dtype, given, sizes, warps, False, True)
+        for digit, shift in enumerate(radix.SHIFTS):
+            constants = sizes | {"DIGIT": digit, "SHIFT": shift}
+            kernel, name = radix._digit_kernel, f"digit {digit}"
+            yield Case(kernel, name, dtype, given, constants, warps, False, digit == 0)
 
 
 def choose_cases():
@@ -236,29 +247,46 @@ def source_of(case):
     return ASTSource(case.kernel, signature, constexprs=case.constants, attrs=aligned)
 
 
-def resources(cubin):
-    """Registers a thread and bytes of local memory (spills), as cuobjdump reads them."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    line = next(line for line in text.splitlines() if "REG:" in line)
-    found = dict(part.split(":", 1) for part in line.split() if ":" in part)
-    return int(found["REG"]), max(int(found["STACK"]), int(found["LOCAL"]))
+def issue_slots(case, warps, cubin):
+    """Issue slots for each KiB that a kernel streams; None of one that is not watched.
+
+    Of a product: of a turn of its loop, a KiB of weights. Of a pass over logits: of what every
+    program does, up to its arrival.
+    """
+    size = {"*fp32": 4}.get(case.dtype, 2)
+    sizes = case.constants
+    if case.kernel is linear._linear_kernel and size == 2:
+        streamed = sizes["BLOCK_K"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1) * size
+        return instructions_of_loop(*instructions(cubin)) * warps / (streamed / 1024)
+    if case.kernel in PASSES:
+        found, _ = instructions(cubin)
+        arrival = next(i for i, (name, _) in enumerate(found) if name.startswith("ATOMG"))
+        return arrival * warps / (sizes["CHUNK"] * size / 1024)
+    return None
+
+
+PASSES = (cut._begin_cut_kernel, radix._digit_kernel, cut._end_cut_kernel)
+MAX_REGISTERS = {
+    attention._branch_attention_kernel: words.MAX_REGISTERS,
+    choose._choose_kernel: words.TWO_PROGRAMS,
+}
 
 
 def compiled(case, architecture):
     warps = case.warps(architecture) if callable(case.warps) else case.warps
+    if callable(case.constants):
+        case = case._replace(constants=case.constants(architecture))
     options = {"num_warps": warps, "enable_fp_fusion": case.fusion}
-    if case.kernel is attention._branch_attention_kernel:
-        options["maxnreg"] = words.MAX_REGISTERS
+    most = MAX_REGISTERS.get(case.kernel)
     if case.kernel is linear._linear_kernel:
-        sizes = case.constants
-        options["maxnreg"] = linear.max_registers(sizes["GATE"], sizes["BLOCK_M"])
+        most = linear.max_registers(warps)
+    options |= {"maxnreg": most} if most else {}
     target = GPUTarget("cuda", architecture, 32)
     binary = triton.compile(source_of(case), target=target, options=options)
     registers, local = resources(binary.asm["cubin"])
+    slots = None
+    if architecture == 90 and NVDISASM.exists():
+        slots = issue_slots(case, warps, binary.asm["cubin"])
     return {
         "kernel": case.kernel.__name__,
         "configuration": case.configuration,
@@ -269,6 +297,8 @@ def compiled(case, architecture):
         "local_bytes": local,
         "shared_bytes": binary.metadata.shared,
         "shared_limit": SHARED_LIMIT[architecture],
+        "programs": fitting(warps, registers, binary.metadata.shared, architecture),
+        "slots_per_kib": slots,
         "cubin_bytes": len(binary.asm["cubin"]),
     }
 
@@ -303,6 +333,18 @@ def table(cubins):
         yield "| " + " | ".join(str(x) for x in (*key, *cells)) + " |"
 
 
+def is_watched(case):
+    """Whether the default tests look at its programs and issue slots on sm_90, too."""
+    name = (case.kernel, case.configuration, case.dtype)
+    if case.kernel in PASSES:
+        return case.dtype == "*fp32"
+    return name in (
+        (linear._linear_kernel, "8B gate_up, 32 rows", "*bf16"),
+        (linear._linear_kernel, "8B gate_up, 64 rows", "*bf16"),
+        (attention._branch_attention_kernel, "head_dim 64, 1 rows x 4", "*bf16"),
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every configuration")
@@ -311,13 +353,16 @@ def main():
     parser.add_argument("--only", default="", help="kernels whose name holds this")
     parser.add_argument("--dtype", default="", help="fp16, bf16 or fp32 (default: all)")
     args = parser.parse_args()
-    cases = [case for cases in CASES for case in cases() if args.all or case.core]
+    every = [case for cases in CASES for case in cases()]
+    cases = [case for case in every if args.all or case.core]
     if args.core:
         halves = [case for case in cases if case.dtype in ("*bf16", "*i32")]
         cases = list({case.kernel.__name__: case for case in halves}.values())
     cases = [case for case in cases if args.only in case.kernel.__name__]
     cases = [case for case in cases if case.dtype in ("*i32", f"*{args.dtype or case.dtype[1:]}")]
     tasks = [(case, architecture) for case in cases for architecture in ARCHITECTURES]
+    if args.core:
+        tasks += [(case, 90) for case in every if is_watched(case)]
     for line in table(list(all_of(tasks))) if args.table else map(json.dumps, all_of(tasks)):
         print(line, flush=True)
 

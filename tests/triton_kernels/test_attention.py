@@ -121,10 +121,14 @@ def test_positions_beyond_32_bits(scene, shapes, assert_close, device):
         check(scene(plan, head, shapes["path"](4), device), assert_close)
 
 
-def test_many_splits_are_merged_in_two_steps(scene, shapes, assert_close, device):
-    plan = AttentionPlan(rows=3, **SMALL | {"capacity": 1400, "window": 1300, "programs": 2})
-    assert plan.max_blocks > 2
-    check(scene(plan, 1500, shapes["path"](3), device), assert_close)
+@pytest.mark.parametrize(("short", "head"), [(1, 2**40 + 70), (1000, 4000)])
+def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, short, head):
+    """Of 70 splits, by blocks of eight and groups of blocks; beginning with blocks, and splits."""
+    sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 2304, "window": 2112, "split": 32}
+    plan = AttentionPlan(rows=1, **sizes | {"programs": 2, "short": short})
+    assert plan.levels == [10, 3]
+    assert plan.max_short == min(short, plan.max_splits)
+    check(scene(plan, head, shapes["path"](1), device), assert_close)
 
 
 # ---- one row's bits
@@ -176,9 +180,9 @@ class Story:
         return attend(s)[0]
 
 
-def same_bits(scene, shapes, device, dtype, heads, shape, rows=6):
-    for head in heads:
-        sizes = SMALL | {"capacity": 300, "window": None, "split": 128, "dtype": dtype}
+def same_bits(scene, shapes, device, dtype, trunks, shape, rows=6, **sizes):
+    sizes = SMALL | {"capacity": 300, "window": None, "split": 128, "dtype": dtype} | sizes
+    for head in trunks:
         story = Story(scene, AttentionPlan(rows=rows, **sizes), device)
         trunk, masks = tuple(range(head)), shapes[shape](rows)
         got = story.rows(trunk, masks)
@@ -190,6 +194,23 @@ def same_bits(scene, shapes, device, dtype, heads, shape, rows=6):
 @pytest.mark.parametrize("shape", ["path", "tree"])
 def test_a_row_has_the_bits_of_plain_decoding(scene, shapes, device, shape):
     same_bits(scene, shapes, device, torch.float32, (61, 125), shape)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
+    """A split, or a block of eight; across the ends of splits, blocks and groups of blocks."""
+    sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 700, "window": window, "split": 32}
+    for head in (250, 530):
+        s = scene(AttentionPlan(rows=5, **sizes), head, shapes["tree"](5), device)
+        found = [attend(s.with_plan(short=short)) for short in (1, 1000)]
+        assert torch.equal(*found), head
+        assert found[0][:5].any()
+
+
+def test_a_row_of_a_block_has_the_bits_of_plain_decoding(scene, shapes, device):
+    """Where the forward takes blocks and plain decoding, over less, takes splits."""
+    sizes = {"heads": 2, "kv_heads": 1, "capacity": 400, "window": None, "split": 32, "short": 8}
+    same_bits(scene, shapes, device, torch.float32, (253,), "path", rows=4, **sizes)
 
 
 @pytest.mark.exact

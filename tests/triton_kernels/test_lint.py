@@ -11,8 +11,8 @@ import pytest
 
 KERNELS = sorted((Path(__file__).parents[2] / "triton_kernels").glob("*.py"))
 ATOMICS = {"atomic_add", "atomic_max", "atomic_min", "atomic_xchg", "atomic_cas"}
-# Names of tensors of float are these; a counter is named so (docs of every kernel say the rest).
-COUNTER = re.compile(r"counter", re.IGNORECASE)
+# What integers are added to is named so (docs of every kernel say the rest).
+COUNTER = re.compile(r"counter|_bin$", re.IGNORECASE)
 STRIDE = re.compile(r"stride")
 # What makes a 64-bit value: a cast, a load of one, or a tensor of zeros that is added.
 WIDE = re.compile(r"tl\.int64")
@@ -50,13 +50,19 @@ def loads_garbage(function):
             yield f"line {call.lineno}: a masked tl.load without other="
 
 
+def is_integer(node):
+    """Whether a value says that it is one: sums of integers do not depend on their order."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, int)
+    return ast.unparse(node).endswith((".to(tl.int32)", ".to(tl.int64)"))
+
+
 def depends_on_arrival(function):
     for node in ast.walk(function):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         name = node.func.attr
-        is_count = name == "atomic_add" and isinstance(node.args[1], ast.Constant)
-        is_count = is_count and isinstance(node.args[1].value, int)
+        is_count = name == "atomic_add" and is_integer(node.args[1])
         if name in ATOMICS and not (is_count and COUNTER.search(ast.unparse(node.args[0]))):
             yield f"line {node.lineno}: {name} of something that is not an integer counter"
 
@@ -122,7 +128,10 @@ BAD = {
     "x = tl.load(P + o)": None,
     "tl.atomic_add(Out + o, x)": "atomic_add of something",
     "tl.atomic_add(Sum, 1.0)": "atomic_add of something",
+    "tl.atomic_add(p_bin, weight)": "atomic_add of something",
+    "tl.atomic_add(Sum, x.to(tl.int64))": "atomic_add of something",
     "tl.atomic_max(Counters, 1)": "atomic_max of something",
+    "tl.atomic_add(p_bin, units.to(tl.int64))": None,
     "tl.atomic_add(Counters + row, 1, sem='acq_rel')": None,
     "p = P + row * x_stride": "row * x_stride in 32 bits",
     "p = P + x_stride * tl.program_id(0)": "in 32 bits",

@@ -1,0 +1,292 @@
+"""One digit of a cut's key: histograms of a row by many programs (cut.py).
+
+Keys are float32 logits as uint32 in the same order. Weights are summed in units of 2^-40 as int64,
+so that atomics may add them in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .noise import exp32
+from .words import TABLE_N, arrived_last
+
+BINS = 2048  # of a digit
+STATE_WORDS = 8
+SHIFTS = (21, 10, 0)  # of the three digits
+
+ROW_BINS = tl.constexpr(BINS)
+ROW_STATE = tl.constexpr(STATE_WORDS)
+# Words of a row's state.
+MODE = tl.constexpr(0)  # what the next pass looks for; of these:
+DONE = tl.constexpr(0)
+TOP_K = tl.constexpr(1)
+TOP_P = tl.constexpr(2)
+TIES = tl.constexpr(3)
+PREFIX = tl.constexpr(1)  # the digits so far; with TIES the whole key
+WANTED = tl.constexpr(2)  # tokens or units that are still missing at keys of this prefix
+ABOVE = tl.constexpr(3)  # units of keys above the prefix
+MOST = tl.constexpr(4)  # key of the largest logit
+BAR = tl.constexpr(5)  # keys below it are not left, or not among the first top_k
+BAD_KEY = tl.constexpr(0xFFFFFFFF)  # of a NaN or +inf
+NO_KEY = tl.constexpr(0x007FFFFF)  # of -inf
+
+
+@dataclass(frozen=True)
+class CutWork:
+    """Device memory of `find_cut`, allocated once; launches that may overlap need one each.
+
+    state     int64 [rows, 8]        what the passes hand on
+    tokens    int32 [rows, 2, 2048]  histograms, of the first digit and of the current one; zero
+                                     before and after
+    units     int64 [rows, 2, 2048]  the same of weights, in units of 2^-40
+    parts     int64 [rows, splits]   what each program of a row hands to the last one
+    counters  int32 [rows]           arrivals; zero before and after
+    """
+
+    state: torch.Tensor
+    tokens: torch.Tensor
+    units: torch.Tensor
+    parts: torch.Tensor
+    counters: torch.Tensor
+
+
+def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
+    """Memory for rows of `splits` chunks."""
+    return CutWork(
+        state=torch.zeros((rows, STATE_WORDS), dtype=torch.int64, device=device),
+        tokens=torch.zeros((rows, 2, BINS), dtype=torch.int32, device=device),
+        units=torch.zeros((rows, 2, BINS), dtype=torch.int64, device=device),
+        parts=torch.zeros((rows, splits), dtype=torch.int64, device=device),
+        counters=torch.zeros(rows, dtype=torch.int32, device=device),
+    )
+
+
+@triton.jit
+def key_of(x):
+    """A float32 as uint32 in the same order; both zeros alike; NaN and +inf above all."""
+    bits = (x + 0.0).to(tl.uint32, bitcast=True)
+    key = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000).to(tl.uint32)
+    return tl.where(x < float("inf"), key, BAD_KEY).to(tl.uint32)
+
+
+@triton.jit
+def logit_of(key):
+    """The float32 of a key."""
+    bits = key ^ tl.where(key >= 0x80000000, 0x80000000, 0xFFFFFFFF).to(tl.uint32)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def units_of(weight):
+    """A weight from 0 to 1 in units of 2^-40, rounded to the nearest even: the last bits of a
+    float64 at 2^12."""
+    return (weight.to(tl.float64) + 4096.0).to(tl.int64, bitcast=True) - 0x40B0000000000000
+
+
+@triton.jit
+def weight_of(x, most, temperature):
+    """exp((x - most) / temperature), as the CPU rounds it."""
+    return exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))
+
+
+@triton.jit
+def enough_of(top_p, total):
+    """The least number of units that reaches top_p of a total; the first token always stays."""
+    wanted = tl.ceil(top_p.to(tl.float64) * total.to(tl.float64)).to(tl.int64)
+    return tl.maximum(wanted, 1)
+
+
+@triton.jit
+def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
+    """Logits [CHUNK] as float32 from token `start` on; behind the vocabulary -inf."""
+    o = start + tl.arange(0, CHUNK)
+    return tl.load(p_logits + o, mask=o < vocab, other=float("-inf")).to(tl.float32)
+
+
+@triton.jit
+def bin_behind(n):
+    """The bin behind the highest n."""
+    return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would stay one in the interpreter
+
+
+@triton.jit
+def bins_of(p_bins):
+    """A histogram as int64, from the highest bin down. Other programs wrote it: read past L1."""
+    o = tl.arange(0, ROW_BINS)
+    return tl.load(p_bins + ROW_BINS - 1 - o, cache_modifier=".cg").to(tl.int64)
+
+
+@triton.jit
+def reaching(bins, wanted):
+    """How many bins there are before the one in which the sum of `bins_of` reaches `wanted`."""
+    return tl.sum((tl.cumsum(bins, axis=0) < wanted).to(tl.int32), axis=0)
+
+
+@triton.jit
+def sum_before(bins, n):
+    """The sum of the highest n bins."""
+    return tl.sum(tl.where(tl.arange(0, ROW_BINS) < n, bins, 0), axis=0)
+
+
+@triton.jit
+def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
+    """The least key down to SHIFT bits: of a bin its greatest key decides whether it is left, and
+    above the largest logit everything is."""
+    top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
+    top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
+    most = logit_of(most_key.to(tl.uint32))
+    weight = weight_of(logit_of(top.to(tl.uint32)), most, temperature)
+    return low + (tl.sum((weight < min_p).to(tl.int64), axis=0) << SHIFT)
+
+
+@triton.jit
+def least_key(most_key, temperature, min_p):
+    """The least key that weighs min_p > 0, as int64. A greater logit never weighs less."""
+    low = _next_digit(tl.zeros((), tl.int64), most_key, temperature, min_p, 21)
+    low = _next_digit(low, most_key, temperature, min_p, 10)
+    return _next_digit(low, most_key, temperature, min_p, 0)
+
+
+@triton.jit
+def clear(p_bins):
+    """Sets a histogram back."""
+    o = tl.arange(0, ROW_BINS)
+    tl.store(p_bins + o, tl.zeros((ROW_BINS,), p_bins.dtype.element_ty))
+
+
+@triton.jit
+def _digit_kernel(
+    Logits,  # [rows, vocab]
+    logits_stride,
+    Law,  # [words] Sampling
+    Table,  # [words] RowTable
+    State,  # [rows, 8] read and written
+    Tokens,  # [rows, 2, 2048] histograms
+    Units,  # [rows, 2, 2048]
+    Parts,  # [rows, SPLITS] scratch
+    Counters,  # [rows] 0 before and after
+    Cut,  # [rows, 4] written with the last digit: the last logit
+    first_row,
+    vocab,
+    DIGIT: tl.constexpr,  # 0, 1, 2
+    SHIFT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr,
+):
+    """One program per row and chunk: one digit of the last key.
+
+    bytes = rows * vocab * size, 0 for rows that have nothing to look for
+    """
+    i_row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    if first_row + i_row >= tl.load(Table + TABLE_N):
+        return
+    p_state = State + i_row * ROW_STATE
+    mode = tl.load(p_state + MODE)
+    if (mode == DONE) | (mode == TIES):
+        return
+    x = chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK)
+    key = key_of(x)
+    top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+    left = (key > NO_KEY) & (key >= tl.load(p_state + BAR).to(tl.uint32))
+    if DIGIT == 0:
+        digit = (key >> SHIFT).to(tl.int32)
+    else:
+        prefix = tl.load(p_state + PREFIX).to(tl.uint32)
+        BITS: tl.constexpr = 11 if DIGIT == 1 else 10
+        left = left & ((key >> (SHIFT + BITS)) == prefix)
+        digit = ((key >> SHIFT) & ((1 << BITS) - 1)).to(tl.int32)
+    page = (i_row * 2 + (DIGIT > 0)) * ROW_BINS
+    p_bin = Tokens + page + digit
+    p_unit_bin = Units + page + digit
+    if DIGIT < 2:  # noqa: SIM102 (the first is known when it is compiled)
+        if top_p < 1:
+            temperature = tl.load(Law).to(tl.float32, bitcast=True)
+            most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
+            weight = weight_of(x, most, temperature)
+            units = tl.where(left, units_of(weight), 0)
+            # Of the first digit: what weighs less can never be needed, for all of it together is
+            # less than 1 - top_p. A weight of at most w is at most 2 w in units, hence a quarter.
+            least = tl.where(mode == TOP_P, 0.25 * (1.0 - top_p) / vocab, 0.0)
+            if DIGIT == 0:
+                rest = tl.sum(tl.where(weight < least, units, 0), axis=0)
+                tl.store(Parts + i_row * SPLITS + split, rest)
+            needed = (units > 0) & (weight >= least)
+            tl.atomic_add(p_unit_bin, units.to(tl.int64), mask=needed, sem="relaxed")
+    # A bin of the last digit is one key: its tokens say what they weigh.
+    if (mode == TOP_K) | (DIGIT == 2):
+        tl.atomic_add(p_bin, 1, mask=left, sem="relaxed")
+    if arrived_last(Counters + i_row, SPLITS):
+        _end_digit(
+            Law, p_state, Tokens + page, Units + page, Units + i_row * 2 * ROW_BINS,
+            Parts + i_row * SPLITS, Cut + i_row * 4, DIGIT, SPLITS, SPLITS_UP,
+        )  # fmt: skip
+
+
+@triton.jit
+def _end_digit(
+    Law, p_state, p_tokens, p_units, p_first_units, p_parts, p_cut,
+    DIGIT: tl.constexpr, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
+):  # fmt: skip
+    """Finds the bin of a digit from a row's histograms, which other programs wrote."""
+    temperature = tl.load(Law).to(tl.float32, bitcast=True)
+    top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+    mode = tl.load(p_state + MODE)
+    prefix = tl.load(p_state + PREFIX)
+    wanted = tl.load(p_state + WANTED)
+    most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
+    tokens = bins_of(p_tokens)
+    BITS: tl.constexpr = 10 if DIGIT == 2 else 11
+    if DIGIT == 2:
+        keys = (prefix << BITS) + bin_behind(tl.arange(0, ROW_BINS))
+        keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))  # of logits alone
+        each = units_of(weight_of(logit_of(keys.to(tl.uint32)), most, temperature))
+        units = tl.where(tokens > 0, tokens * each, 0)
+    else:
+        units = bins_of(p_units)
+    if DIGIT == 0:
+        if mode == TOP_K:
+            wanted = tl.load(Law + 3).to(tl.int64)
+            if wanted > tl.sum(tokens, axis=0):
+                mode = tl.where(top_p < 1, TOP_P, DONE).to(tl.int64)
+                wanted = enough_of(top_p, tl.sum(units, axis=0))
+        else:
+            o = tl.arange(0, SPLITS_UP)
+            rest = tl.load(p_parts + o, mask=o < SPLITS, other=0, cache_modifier=".cg")
+            wanted = enough_of(top_p, tl.sum(units, axis=0) + tl.sum(rest, axis=0))
+    bins = tl.where(mode == TOP_K, tokens, units)
+    n = reaching(bins, wanted)
+    wanted -= sum_before(bins, n)
+    above = tl.load(p_state + ABOVE) + sum_before(units, n)
+    prefix = (prefix << BITS) + bin_behind(n)
+    if DIGIT == 2:
+        ties = tl.load(p_tokens + bin_behind(n), cache_modifier=".cg")
+        logit = logit_of(prefix.to(tl.uint32))
+        unit = units_of(weight_of(logit, most, temperature))
+        if (mode == TOP_K) & (top_p < 1):
+            bins = bins_of(p_first_units)
+            wanted = enough_of(top_p, above + wanted * unit)
+            n = reaching(bins, wanted)
+            wanted -= sum_before(bins, n)
+            mode = tl.zeros((), tl.int64) + TOP_P
+            prefix = bin_behind(n).to(tl.int64)
+        else:
+            if mode == TOP_P:
+                wanted = (wanted + unit - 1) // unit
+            mode = tl.where(wanted < ties, TIES, DONE).to(tl.int64)
+            tl.store(p_cut + 1, logit.to(tl.int32, bitcast=True))
+    tl.debug_barrier()  # all threads have read what is written below
+    if DIGIT > 0:
+        clear(p_tokens)
+    if DIGIT == 1:
+        clear(p_units)
+    tl.store(p_state + MODE, mode)
+    tl.store(p_state + PREFIX, prefix)
+    tl.store(p_state + WANTED, wanted)
+    tl.store(p_state + ABOVE, above)
