@@ -148,6 +148,28 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
+def fixed_sums():
+    """Gives Triton's interpreter a `tl.dot` whose bits depend on the operands alone.
+
+    Its own is numpy's matrix product. A BLAS picks a kernel by processor and shape, and most of
+    them add the first rows of a tile and the last ones in different orders.
+    """
+    import numpy as np
+    from triton.runtime import interpreter
+
+    def create_dot(_, a, b, acc, input_precision, max_num_imprecise_acc):
+        x, y = (np.asarray(operand.data, acc.data.dtype) for operand in (a, b))
+        total = np.zeros_like(acc.data)
+        for k in range(x.shape[-1]):
+            total += x[..., :, k, None] * y[..., k, None, :]
+        return interpreter.TensorHandle(total + acc.data, acc.dtype.scalar)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+        yield
+
+
+@pytest.fixture(scope="session")
 def random_classifier():
     """random_classifier(path, origin, favourite=None)."""
     import numpy as np
