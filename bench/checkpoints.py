@@ -30,6 +30,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json"
 DEMO, INFLATED = "demo", "demo-75m"
 INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)
+USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # fit any machine
 
 
 @dataclass(frozen=True)
