@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sbrt.config import usable_cores
+
 # Set before any test module can import triton, which reads it once, when it is imported.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -18,6 +20,8 @@ TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
 
+# Where HOME cannot be written matplotlib says so on stderr, and looks for fonts in every process.
+os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
 # As in CMakeLists.txt: by the file's name, and elsewhere there are no such files.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
@@ -137,6 +141,25 @@ def _is_older(path: Path, time: float) -> bool:
 @pytest.fixture(scope="session")
 def programs() -> Programs:
     return Programs(KEPT)
+
+
+@pytest.fixture(scope="session")
+def run_all():
+    """run_all(commands): what each wrote to stdout, as many at once as there are cores.
+
+    What a command does must not depend on how many run beside it. All must end with 0.
+    """
+
+    def one(command) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+
+    def call(commands) -> list[str]:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            done = list(pool.map(one, commands))
+        assert not any(each.returncode for each in done), "\n".join(each.stdout for each in done)
+        return [each.stdout for each in done]
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -261,9 +261,14 @@ def test_features_are_of_verified_rows_alone(tools, checkpoints):
     assert play.answer(prompt, "none", 0.0, 4)[1] == "length"
     assert np.isfinite(play.runtime.features()).all()
     play.begin(prompt, "none", 0.0, 40)
-    while play.runtime.prefilled_tokens < 139 or play.runtime.run(seconds=1e-9):
+    refused = ""
+    while not refused and not play.runtime.finished:  # a busy machine may see a round end first
         play.runtime.run(seconds=1e-9)
-    with pytest.raises(_core.InvalidInputError, match="expected no round in flight"):
-        play.runtime.features()
+        if play.runtime.prefilled_tokens == 139:
+            try:
+                play.runtime.features()
+            except InvalidInputError as error:
+                refused = str(error)
+    assert "expected no round in flight" in refused
     assert seen[0].buffers.features.shape[0] == 64
     play.close()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad, progress
 from sbrt.methods import METHODS
 
 END = "<|endoftext|>"
@@ -211,6 +211,12 @@ def interrupted_in(seconds):
         signal.setitimer(signal.ITIMER_REAL, 0)
         gc.enable()
         signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture(autouse=True)
+def _no_progress(monkeypatch):
+    """On a slow machine a command shows how far it is, and tests compare what is on stderr."""
+    monkeypatch.setattr(progress, "QUIET", 3600.0)
 
 
 @pytest.fixture(scope="session")
