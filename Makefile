@@ -11,6 +11,7 @@ PACKAGE := $(INSTALL) --no-build-isolation --editable
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cc' -o -name '*.cu')
 # Bindings are macros of pybind11, and one instruction set's file is the text of another's.
 TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_avx*')
+TIDY_DONE = $(TIDY_FILES:csrc/%.cc=build/tidy/%.done)
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
@@ -66,7 +67,12 @@ lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
-	$(BIN)/clang-tidy --quiet $(TIDY_FILES) -- -std=c++20 -Icsrc
+	@$(MAKE) --no-print-directory -j $(CMAKE_BUILD_PARALLEL_LEVEL) $(TIDY_DONE)
+
+# A header may be anybody's, so all of them count; several files at once, and a stamp for each.
+build/tidy/%.done: csrc/%.cc $(filter %.h %.inc,$(CXX_FILES)) .clang-tidy $(VENV)/.style-tools
+	$(BIN)/clang-tidy --quiet $< -- -std=c++20 -Icsrc
+	@mkdir -p $(@D) && touch $@
 
 format: $(VENV)/.style-tools
 	$(BIN)/ruff check --fix .

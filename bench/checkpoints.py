@@ -26,6 +26,7 @@ BUILD = Path(__file__).parents[1] / "build"
 DEMO, INFLATED = "demo", "demo-75m"
 INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)
+USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # fit any machine
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sbrt.config import usable_cores
+
 # Set before any test module can import triton, which reads it once, when it is imported.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -18,6 +20,8 @@ TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
 
+# Where HOME cannot be written matplotlib says so on stderr, and looks for fonts in every process.
+os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
 # As in CMakeLists.txt: by the file's name, and elsewhere there are no such files.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
@@ -140,11 +144,52 @@ def programs() -> Programs:
 
 
 @pytest.fixture(scope="session")
+def run_all():
+    """run_all(commands): what each wrote to stdout, as many at once as there are cores.
+
+    What a command does must not depend on how many run beside it. All must end with 0.
+    """
+
+    def one(command) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+
+    def call(commands) -> list[str]:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            done = list(pool.map(one, commands))
+        assert not any(each.returncode for each in done), "\n".join(each.stdout for each in done)
+        return [each.stdout for each in done]
+
+    return call
+
+
+@pytest.fixture(scope="session")
 def tsan(programs: Programs) -> tuple[str, ...]:
     """Flags of ThreadSanitizer, where the compiler has it."""
     if not programs.has(programs.tsan):
         pytest.skip("this compiler has no ThreadSanitizer")
     return programs.tsan
+
+
+@pytest.fixture(scope="session")
+def fixed_sums():
+    """Gives Triton's interpreter a `tl.dot` whose bits depend on the operands alone.
+
+    Its own is numpy's matrix product. A BLAS picks a kernel by processor and shape, and most of
+    them add the first rows of a tile and the last ones in different orders.
+    """
+    import numpy as np
+    from triton.runtime import interpreter
+
+    def create_dot(_, a, b, acc, input_precision, max_num_imprecise_acc):
+        x, y = (np.asarray(operand.data, acc.data.dtype) for operand in (a, b))
+        total = np.zeros_like(acc.data)
+        for k in range(x.shape[-1]):
+            total += x[..., :, k, None] * y[..., k, None, :]
+        return interpreter.TensorHandle(total + acc.data, acc.dtype.scalar)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@
 
 Every peer runs in a process and an environment of its own (`make peers`). Greedy, max_tokens from
 every prompt whatever ends it, prefill and warm-up left out, engines interleaved prompt by prompt,
-medians over prompts. Correctness first: what is not correct (Line.json) has no figures. A
-checkpoint without a draft (m37, m2) has plain lines only.
+medians over prompts. Engines that do not fit in memory together are measured one after another,
+and one that does not fit by itself is refused. Correctness first: what is not correct (Line.json)
+has no figures. A checkpoint without a draft (m37, m2) has plain lines only.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def _main(argv: Sequence[str] | None, peers: Sequence[settings.Peer]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="python -m bench.peers", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    known = ",".join(checkpoints.NAMES)
-    add("--checkpoints", default=known, metavar="A,B", help="default: %(default)s")
+    known, usual = (",".join(names) for names in (checkpoints.NAMES, checkpoints.USUAL))
+    add("--checkpoints", default=usual, metavar="A,B", help=f"of {known} (default: %(default)s)")
     add("--peers", metavar="A,B", help=f"default: all of {', '.join(settings.NAMES)}")
     add("--dtypes", metavar="A,B", help="only these (ours: float32, bfloat16, int8)")
     add("--methods", default="auto", metavar="A,B", help="ours beside none (default: %(default)s)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,6 +62,7 @@ class Line:
     reference: Line | None = None
     error: str | None = None
     version: str = ""
+    answers: list[Answer | None] = field(default_factory=list)  # of each prompt so far
     tokens: int = 0
     seconds: float = 0.0
     rates: list[float] = field(default_factory=list)
@@ -161,6 +162,24 @@ class Line:
 
     def _forward(self, rows: int) -> float | None:
         return statistics.median(self.us[rows]) if self.us.get(rows) else None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Lines whose engine is opened and closed at once. needs: bytes of memory.
+
+    `open` gives every line its source, or the sentence why it has none.
+    """
+
+    lines: list[Line]
+    needs: float
+    open: Callable[[], None]
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for line in self.lines:
+            if line.source is not None:
+                line.source.close()
 
 
 def set_references(lines: Sequence[Line]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bench.checkpoints import Given
-from bench.peers.lines import OURS, Answer, Line
+from bench.peers.lines import OURS, Answer, Line, Unit
+from bench.peers.memory import GIB, needed
 from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__
 from sbrt._core import KernelBench
 from sbrt.config import EngineConfig
 
 DTYPES = ("float32", "bfloat16", "int8")
+COPIES, PROCESS = 1.5, 0.3 * GIB  # of the weights, while they are read; of all else
 
 
 @dataclass
@@ -55,10 +58,10 @@ def is_part(op: str) -> bool:
     return "law" not in op
 
 
-def lines(
+def units(
     given: Given, dtypes: Sequence[str], methods: Sequence[str], threads: int
-) -> Iterator[Line]:
-    """`none` and, with a draft, every method, in every dtype."""
+) -> Iterator[Unit]:
+    """One for each dtype: `none` and, with a draft, every method."""
     drafting = list(dict.fromkeys(methods)) if given.draft else []
     for dtype in dtypes:
         config = EngineConfig(
@@ -67,7 +70,13 @@ def lines(
             num_threads=threads,
             speculative=SpeculativeConfig(model=given.draft) if given.draft else None,
         )
-        engine = Engine(config, methods=["none", *drafting])
-        for method in ["none", *(m for m in drafting if m != "none")]:
-            source = Ours(engine, method)
-            yield Line(OURS, given.name, dtype, method, source=source, version=__version__)
+        names = ["none", *(m for m in drafting if m != "none")]
+        found = [Line(OURS, given.name, dtype, name, version=__version__) for name in names]
+        size = needed(given, dtype, given.draft is not None, COPIES, PROCESS)
+        yield Unit(found, size, partial(_open, found, config, names))
+
+
+def _open(lines: Sequence[Line], config: EngineConfig, names: Sequence[str]) -> None:
+    engine = Engine(config, methods=names)
+    for line in lines:
+        line.source = Ours(engine, line.mode)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.checkpoints import Given
-from bench.peers import ours
-from bench.peers.lines import Line, set_references
+from bench.peers import memory, ours
+from bench.peers.lines import Line, Unit, set_references
 from bench.peers.settings import Peer
-from sbrt import SamplingParams
+from sbrt import InvalidInputError, SamplingParams
 from sbrt.measure import WARM_TOKENS, fitting
 from sbrt.progress import Progress
 
@@ -36,34 +36,52 @@ class Case:
 
 
 def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
-    """Every line of a checkpoint. Raises InvalidInputError if no prompt fits."""
-    lines: list[Line] = []
-    try:
-        lines += ours.lines(given, case.our_dtypes, case.methods, case.threads)
-        ids = _fitting(lines[0], prompts, case.max_tokens)
-        lines += _theirs(given, case)
-        set_references(lines)
-        _generate(lines, ids, case.max_tokens)
-        _time_forwards(lines)
-    finally:
-        for line in lines:
-            if line.source is not None:
-                line.source.close()
+    """Every line of a checkpoint. Raises InvalidInputError if no prompt or not even ours fits."""
+    units = _units(given, case)
+    lines = [line for unit in units for line in unit.lines]
+    set_references(lines)
+    room = memory.free()
+    groups = memory.groups(units, room)
+    if len(groups) > 1 and room is not None:
+        total = memory.shown(sum(unit.needs for unit in units))
+        print(
+            f"{given.name}: all engines at once need {total} and {memory.shown(room)} are free: "
+            "one after another",
+            file=sys.stderr,
+        )
+    if refused := memory.shortage(units[0], room):
+        raise InvalidInputError(f"{given.name}, {lines[0].name}: {refused}")
+    ids: list[list[int]] | None = None
+    for group in groups:
+        try:
+            _open(given.name, group)
+            ids = ids or _fitting(lines[0], prompts, case.max_tokens)
+            opened = [line for unit in group for line in unit.lines]
+            _generate(opened, ids, case.max_tokens)
+            _time_forwards(opened)
+        finally:
+            for unit in group:
+                unit.close()
     return lines
 
 
-def _theirs(given: Given, case: Case) -> Iterator[Line]:
-    found = [
-        (peer, line)
-        for peer in case.peers
-        for line in peer.lines(given)
-        if line.dtype in case.dtypes
-    ]
-    bar = Progress(f"{given.name}: opening")
-    for done, (peer, line) in enumerate(found):
-        bar.update(done, len(found))
-        peer.open(line, given, case.threads)
-        yield line
+def _units(given: Given, case: Case) -> list[Unit]:
+    """Ours come first: every other line is compared with one of them, or with its own plain."""
+    found = list(ours.units(given, case.our_dtypes, case.methods, case.threads))
+    for peer in case.peers:
+        found += peer.units(given, case.dtypes, case.threads)
+    return found
+
+
+def _open(name: str, group: Sequence[Unit]) -> None:
+    bar = Progress(f"{name}: opening")
+    for done, unit in enumerate(group):
+        bar.update(done, len(group))
+        refused = memory.shortage(unit, memory.free())
+        if refused is None:
+            unit.open()
+        for line in unit.lines if refused else ():
+            line.fail(str(refused))
     bar.close()
 
 
@@ -84,9 +102,10 @@ def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: i
         bar.update(done, len(prompts))
         at = done % len(lines)
         turns = [*lines[at:], *lines[:at]]
-        answers = {id(line): line.ask("generate", ids, max_tokens) for line in turns}
+        for line in turns:
+            line.answers.append(line.ask("generate", ids, max_tokens))
         for line in lines:
-            answer, wanted = answers[id(line)], answers[id(line.reference or line)]
+            answer, wanted = line.answers[done], (line.reference or line).answers[done]
             if answer is not None and wanted is not None:
                 line.add(ids, answer, wanted.ids, max_tokens)
             elif answer is not None and line.reference is not None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.checkpoints import BUILD, Given
-from bench.peers.lines import Line, PeerError
+from bench.peers.lines import Line, PeerError, Unit
+from bench.peers.memory import GIB, needed
 from bench.peers.process import Worker
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv-peers"
 WORKERS = Path(__file__).parent / "workers"
+DRAFTING = ("assistant_model", "draft_model")  # modes that open the draft too
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Peer:
     """plain: dtypes of plain decoding. speculative: (mode, dtypes), with a draft only.
 
     environment: a folder that `make peers` makes; None: the one that runs the bench.
+    copies: how often it holds its weights at most, while it reads or converts them. process: bytes
+    of all else.
     """
 
     name: str
@@ -28,9 +33,18 @@ class Peer:
     environment: str | None
     plain: tuple[str, ...]
     speculative: tuple[tuple[str, tuple[str, ...]], ...]
+    copies: float = 2.0
+    process: float = 0.5 * GIB
 
-    def lines(self, given: Given) -> Iterator[Line]:
-        """Of one checkpoint."""
+    def units(self, given: Given, dtypes: Sequence[str], threads: int) -> Iterator[Unit]:
+        """One for each line of a checkpoint in these dtypes."""
+        for line in self._lines(given):
+            if line.dtype in dtypes:
+                has_draft = line.mode in DRAFTING
+                size = needed(given, line.dtype, has_draft, self.copies, self.process)
+                yield Unit([line], size, partial(self.open, line, given, threads))
+
+    def _lines(self, given: Given) -> Iterator[Line]:
         for dtype in self.plain:
             yield Line(self.name, given.name, dtype, "plain")
         for mode, dtypes in self.speculative if given.draft else ():
@@ -79,6 +93,8 @@ PEERS = (
         None,
         ("float32", "bfloat16"),
         (("assistant_model", ("float32", "bfloat16")),),
+        copies=1.5,  # a dtype that is not the file's is made of the file's
+        process=0.8 * GIB,
     ),
     Peer(
         "llama-cpp-python",
@@ -93,6 +109,8 @@ PEERS = (
         "openvino",
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
+        copies=3.0,  # the model read, the compiled one, and that of its forwards
+        process=0.8 * GIB,
     ),
 )
 NAMES = tuple(peer.name for peer in PEERS)

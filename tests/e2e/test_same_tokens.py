@@ -21,8 +21,9 @@ METHODS = (
     "hedge:F=8,tree=0,on_miss=lookup",
 )
 MAX_TOKENS = 64
-SOME = {"draft": 6, "poor": 6, "random": 3}  # prompts of the quick tests: every round of one misses
+SOME = {"draft": 3, "poor": 3, "random": 1}  # prompts of the quick tests: every round of one misses
 DRAFTS = tuple(SOME)
+ENOUGH = 6  # prompts of which some reach a stop string, and some are cut
 THREADS = (1, 2)
 # Everything that bends a row's law, and stop strings that span tokens: each ends some answers.
 SHAPING = {
@@ -123,13 +124,13 @@ def test_some_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str)
 @pytest.mark.parametrize("law", SHAPED_LAWS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
 def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
-    check_all_methods(engine_of, draft, 2, law, limit=SOME[draft])
+    check_all_methods(engine_of, draft, 2, law, limit=ENOUGH)
 
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
 def test_the_shipped_classifiers_cut_chains_and_change_no_token(draft: str, law: str) -> None:
-    prompts = human_eval(SOME[draft])
+    prompts = human_eval(ENOUGH)
     config = EngineConfig(
         model=demo_folder("target"), num_threads=1, speculative={"model": demo_folder(draft)}
     )

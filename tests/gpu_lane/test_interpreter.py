@@ -8,6 +8,7 @@ from sbrt.triton_kernels.words import interpreting
 
 
 @pytest.mark.skipif(not interpreting(), reason="kernels run on a device here")
+@pytest.mark.usefixtures("fixed_sums")
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 def test_a_short_answer(tools, tmp_path, family):
     small = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}

@@ -4,6 +4,7 @@ the CPU engine. What attends to them is what was asked for, or a sentence says w
 
 import inspect
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from sbrt import Engine, EngineConfig, SamplingParams, _core, methods
 from sbrt.errors import InvalidInputError
 from sbrt.gpu.memory import Arena, MemoryPlan
 from sbrt.gpu.prefill import Lengths, flash_for, flash_plain, flash_torch, prefill_sizes
+from sbrt.gpu.recorder import Tape
 from sbrt.triton_kernels import control
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
@@ -253,17 +255,23 @@ def test_what_is_reserved_counts_and_is_not_taken():
         Arena(plan, CPU, budget=plan.bytes - 1)
 
 
-def test_features_are_of_verified_rows_alone(tools, checkpoints):
+def test_features_are_of_verified_rows_alone(tools, checkpoints, monkeypatch):
     """A lane that keeps them has room for those of a round, not of a prompt."""
-    seen = []
+    seen, goes_on, replay = [], threading.Event(), Tape.replay
+    monkeypatch.setattr(Tape, "replay", lambda tape: (goes_on.wait(), replay(tape)))
+    goes_on.set()
     play = tools.Play(*(tools.recorded(c, seen) for c in checkpoints["Llama"]), keep_features=True)
     prompt = tools.prompt(140)
     assert play.answer(prompt, "none", 0.0, 4)[1] == "length"
     assert np.isfinite(play.runtime.features()).all()
     play.begin(prompt, "none", 0.0, 40)
-    while play.runtime.prefilled_tokens < 139 or play.runtime.run(seconds=1e-9):
-        play.runtime.run(seconds=1e-9)
-    with pytest.raises(_core.InvalidInputError, match="expected no round in flight"):
+    while play.runtime.prefilled_tokens < 139:
+        play.runtime.run(seconds=1e-3)
+    goes_on.clear()
+    while play.runtime.run(seconds=1e-3):
+        pass
+    with pytest.raises(InvalidInputError, match="expected no round in flight"):
         play.runtime.features()
+    goes_on.set()
     assert seen[0].buffers.features.shape[0] == 64
     play.close()

@@ -22,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad, progress
 from sbrt.methods import METHODS
 
 sys.path.append(str(Path(__file__).parent))  # for toys.py
@@ -254,6 +254,12 @@ def interrupted_in(seconds):
         signal.setitimer(signal.ITIMER_REAL, 0)
         gc.enable()
         signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture(autouse=True)
+def _no_progress(monkeypatch):
+    """On a slow machine a command shows how far it is, and tests compare what is on stderr."""
+    monkeypatch.setattr(progress, "QUIET", 3600.0)
 
 
 @pytest.fixture(scope="session")

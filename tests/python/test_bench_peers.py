@@ -12,6 +12,7 @@ from sbrt import Engine, SamplingParams, demo_pair
 main = pytest.importorskip("bench.peers.__main__", reason="benches run from the checkout").main
 lines = pytest.importorskip("bench.peers.lines")
 report = pytest.importorskip("bench.peers.report")
+memory = pytest.importorskip("bench.peers.memory")
 settings = pytest.importorskip("bench.peers.settings")
 
 KEYS = [
@@ -210,6 +211,143 @@ def test_bad_input_is_one_sentence(capsys, argv, said):
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(errors) == 1
     assert said in errors[0]
+
+
+# ---- memory
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Notes in order what opens and what closes."""
+    noted = []
+
+    def note(kind, word):
+        before = getattr(kind, word)
+
+        def call(self, *given, **more):
+            noted.append(word)
+            return before(self, *given, **more)
+
+        monkeypatch.setattr(kind, word, call)
+
+    note(settings.Worker, "ask")
+    note(settings.Worker, "close")
+    return noted
+
+
+def test_engines_that_do_not_fit_together_are_open_one_after_another(
+    bench, ours, opened, monkeypatch
+):
+    """The answers are the same, and a line is compared with one that is closed by then."""
+    kinds = {"speculative": (("good", ("bfloat16",)), ("bad", ("bfloat16",)))}
+    answers = {"plain": ours, "bfloat16 bad": wrong(ours, 2)}
+    found = []
+    for room in (1e15, 1.2 * memory.GIB):
+        opened.clear()
+        monkeypatch.setattr(memory, "free", lambda room=room: room)
+        code, table, err = bench(answers, argv=["--dtypes", "bfloat16"], **kinds)
+        assert code == 1
+        found.append({name: (line["correct"], line["tokens"]) for name, line in table.items()})
+        is_short = room < 1e15
+        assert ("one after another" in err) == is_short
+        between = opened[opened.index("ask") : len(opened) - opened[::-1].index("ask")]
+        assert ("close" in between) == is_short
+    assert found[0] == found[1]
+    assert [correct for correct, _ in found[0].values()] == [True, True, True, True, False]
+
+
+def test_one_that_does_not_fit_is_refused(bench, ours, opened, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 2.0 * memory.GIB)
+    monkeypatch.setattr(settings, "needed", lambda *given: 3.0 * memory.GIB)
+    code, found, err = bench({"plain": ours}, argv=["--dtypes", "bfloat16"])
+    line = found["fake bfloat16 plain"]
+    assert (code, line["correct"], line["tokens_per_second"]) == (1, False, None)
+    assert line["error"] == "memory: expected 3.0 GiB free, got 2.0 GiB"
+    assert f"demo, fake bfloat16 plain: {line['error']}" in err
+    assert found["sbrt bfloat16 none"]["correct"]
+    assert "ask" not in opened
+
+
+def test_without_room_for_ours_nothing_is_measured(bench, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 1e8)
+    code, found, err = bench({}, argv=["--dtypes", "bfloat16"])
+    assert (code, found) == (2, {})
+    assert "demo, sbrt bfloat16 none: memory: expected 0.3 GiB free, got 0.1 GiB" in err
+
+
+def test_the_usual_checkpoints_fit_any_machine(capsys):
+    assert main(["--methods", "magic"]) == 2  # refused behind the parser, before anything is made
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of m37,m2,demo,demo-75m,demo-1g (default: m37,m2,demo,demo-75m)" in said
+
+
+def test_an_engine_needs_its_weights_and_more(tmp_path):
+    for name, size in (("t", 1000), ("d", 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(size))
+    given = settings.Given("x", tmp_path / "t", tmp_path / "d", "x")
+    assert memory.needed(given, "bfloat16", False, 1.0, 0.0) == 1000
+    assert memory.needed(given, "float32", True, 2.0, 7.0) == 2 * 2 * 1100 + 7
+    assert memory.needed(given, "q8_0", False, 1.0, 0.0) == 1000 * 34 / 64
+
+
+MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: {kib} kB\n"
+
+
+def machine(root, kib=None, cgroup="", files=()):
+    """A tree of the files that `memory.free` reads."""
+    texts = {"proc/self/cgroup": cgroup, **dict(files)}
+    if kib is not None:
+        texts["proc/meminfo"] = MEMINFO.format(kib=kib)
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "left"),
+    [
+        ("", {}, 8000 * 1024),
+        ("0::/a/b", {f"{TWO}/a/memory.max": "max\n", f"{TWO}/a/memory.current": "5"}, 8000 * 1024),
+        ("0::/a/b", {f"{TWO}/a/b/memory.max": "900\n", f"{TWO}/a/b/memory.current": "500\n"}, 400),
+        # one around it is fuller
+        (
+            "0::/a/b",
+            {
+                f"{TWO}/a/b/memory.max": "900", f"{TWO}/a/b/memory.current": "500",
+                f"{TWO}/a/memory.max": "1000", f"{TWO}/a/memory.current": "990",
+                f"{TWO}/a/memory.stat": "anon 880\ninactive_file 100\n",
+            },
+            110,
+        ),
+        # a container sees its own at the top
+        ("0::/elsewhere", {f"{TWO}/memory.max": "70", f"{TWO}/memory.current": "90"}, 0),
+        (
+            "9:cpu:/x\n4:memory:/x\n0::/",
+            {
+                f"{ONE}/x/memory.limit_in_bytes": "5000", f"{ONE}/x/memory.usage_in_bytes": "4000",
+                f"{ONE}/x/memory.stat": "inactive_file 7\ntotal_inactive_file 500\n",
+            },
+            1500,
+        ),
+        ("4:cpu:/x", {f"{ONE}/x/memory.limit_in_bytes": "5"}, 8000 * 1024),
+    ],
+)  # fmt: skip
+def test_free_memory_is_what_the_machine_and_its_cgroups_leave(tmp_path, cgroup, files, left):
+    assert memory.free(machine(tmp_path, 8000, cgroup, files)) == left
+
+
+def test_where_nothing_tells_what_is_free_nothing_is_refused(tmp_path):
+    assert memory.free(machine(tmp_path)) is None
+    units = [lines.Unit([], 1e18, lambda: None)] * 2
+    assert memory.groups(units, None) == [units]
+    assert memory.shortage(units[0], None) is None
 
 
 def found(peer, dtype, mode, rate, us=10.0):

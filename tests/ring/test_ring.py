@@ -3,13 +3,10 @@ live K/V equals a naive list cache bit for bit, with capacity exactly W + S - 1 
 past 2^31 and 2^32; one slot less fails; what is dropped is NaN; bad shapes are refused."""
 
 import json
-import os
 import subprocess
 from collections import Counter
 
 import pytest
-
-PROCESSES = os.cpu_count() or 1
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +15,16 @@ def build(programs):
     return lambda name: programs.build(name, ["core", "ring"])
 
 
-def run_fuzz(program, operations, seed):
-    """Operations are dealt to processes with seeds of their own; the sum of their counters."""
-    share = str(-(-operations // PROCESSES))
-    children = [
-        subprocess.Popen([program, "fuzz", share, str(seed + i)], stdout=subprocess.PIPE, text=True)
-        for i in range(PROCESSES)
-    ]
-    outputs = [child.communicate()[0] for child in children]
-    assert not any(child.returncode for child in children), "\n".join(outputs)
-    return sum((Counter(json.loads(out)) for out in outputs), Counter())
+@pytest.fixture
+def run_fuzz(build, run_all):
+    """Deals operations to `shares` processes with seeds of their own; the sum of their counters."""
+
+    def run(operations, seed, shares=2):
+        command = [build("fuzz_ring"), "fuzz", -(-operations // shares)]
+        outputs = run_all([*command, seed + i] for i in range(shares))
+        return sum((Counter(json.loads(out)) for out in outputs), Counter())
+
+    return run
 
 
 def check_seen(seen, operations):
@@ -41,13 +38,13 @@ def check_seen(seen, operations):
     assert seen["past_2_32"] > 0
 
 
-def test_a_share_equals_a_naive_list(build):
-    check_seen(run_fuzz(build("fuzz_ring"), 400_000, seed=1), 400_000)
+def test_a_share_equals_a_naive_list(run_fuzz):
+    check_seen(run_fuzz(400_000, seed=1), 400_000)
 
 
 @pytest.mark.exact
-def test_ten_million_operations_equal_a_naive_list(build, capsys):
-    seen = run_fuzz(build("fuzz_ring"), 10_000_000, seed=100)
+def test_ten_million_operations_equal_a_naive_list(run_fuzz, capsys):
+    seen = run_fuzz(10_000_000, seed=100, shares=16)
     with capsys.disabled():
         print(f"\n{dict(seen)}")
     check_seen(seen, 10_000_000)

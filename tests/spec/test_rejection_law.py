@@ -5,8 +5,6 @@ decoding's tokens; the same seed and method give the same tokens on every body, 
 threads."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,26 +13,25 @@ import pytest
 from sbrt import InvalidInputError, _core
 
 SCRIPT = Path(__file__).with_name("tally.py")
-PROCESSES = os.cpu_count() or 1
 FAR = 5.0  # standard deviations
 SETTINGS = range(26)
 BRANCHING = (*range(8, 24), 25)  # settings that prepare branches
 
 
-def run_tally(settings, sequences):
-    """Settings are dealt to processes; what each saw."""
-    command = [sys.executable, str(SCRIPT), "--sequences", str(sequences)]
-    children = [
-        subprocess.Popen([*command, *map(str, settings[i::PROCESSES])], stdout=subprocess.PIPE)
-        for i in range(min(PROCESSES, len(settings)))
-    ]
-    outputs = [child.communicate()[0] for child in children]
-    assert not any(child.returncode for child in children)
-    return {int(i): seen for out in outputs for i, seen in json.loads(out.splitlines()[-1]).items()}
+@pytest.fixture
+def run_tally(run_all):
+    """Deals settings to `shares` processes; what each setting saw."""
+
+    def run(settings, sequences, shares=2):
+        command = [sys.executable, SCRIPT, "--sequences", sequences]
+        outputs = run_all([*command, *settings[i::shares]] for i in range(shares))
+        parts = [json.loads(out.splitlines()[-1]) for out in outputs]
+        return {int(i): seen for part in parts for i, seen in part.items()}
+
+    return run
 
 
-def check_law(sequences):
-    found = run_tally(SETTINGS, sequences)
+def check_law(found, sequences):
     assert sorted(found) == list(SETTINGS)
     for i, seen in found.items():
         assert abs(seen["distance"]) < FAR, (i, seen)
@@ -46,14 +43,14 @@ def check_law(sequences):
     return found
 
 
-def test_tokens_have_the_law_of_plain_decoding():
-    check_law(10_000)
+def test_tokens_have_the_law_of_plain_decoding(run_tally):
+    check_law(run_tally(SETTINGS, 10_000), 10_000)
 
 
 @pytest.mark.exact
-def test_a_million_sequences_of_every_setting(capfd):
+def test_a_million_sequences_of_every_setting(run_tally, capfd):
     with capfd.disabled():  # progress, and the figures at the end
-        found = check_law(1_000_000)
+        found = check_law(run_tally(SETTINGS, 1_000_000, shares=26), 1_000_000)
         print({i: round(seen["distance"], 2) for i, seen in found.items()})
 
 

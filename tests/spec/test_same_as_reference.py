@@ -4,8 +4,6 @@ draft quality, laws, stops, penalties, masks and lengths, on both bodies. fuzz.p
 drawn."""
 
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,24 +13,24 @@ import pytest
 from sbrt import reference
 
 FUZZ = Path(__file__).with_name("fuzz.py")
-PROCESSES = os.cpu_count() or 1
 SHAPING = reference.Shaping._fields
+MANY = 64  # processes of a long run
 METHODS = ("--methods", "3")  # of a sequence: none, and three of the eight others
 ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl", "tree", "hedge")
 HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
 
-def run_fuzz(sequences, seed, cpu, *more):
-    """Worlds are dealt to processes of their own; returns the sum of what they saw."""
-    each = ["--sequences", str(-(-sequences // PROCESSES)), "--seed", str(seed), "--cpu", str(cpu)]
-    command = [sys.executable, str(FUZZ), "--step", str(PROCESSES), *each, *METHODS, *more]
-    children = [
-        subprocess.Popen([*command, "--first", str(i)], stdout=subprocess.PIPE, text=True)
-        for i in range(PROCESSES)
-    ]
-    outputs = [child.communicate()[0] for child in children]
-    assert not any(child.returncode for child in children), "\n".join(outputs)
-    return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
+@pytest.fixture
+def run_fuzz(run_all):
+    """Deals worlds to `shares` processes; returns the sum of what they saw."""
+
+    def run(sequences, seed, cpu, *more, shares=2):
+        each = ["--sequences", -(-sequences // shares), "--seed", seed, "--cpu", cpu]
+        command = [sys.executable, FUZZ, "--step", shares, *each, *METHODS, *more]
+        outputs = run_all([*command, "--first", i] for i in range(shares))
+        return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
+
+    return run
 
 
 def check_seen(seen, sequences):
@@ -52,23 +50,23 @@ def check_seen(seen, sequences):
     assert seen["draft_limit_rounds"] > 0
 
 
-def test_a_share_on_the_sim_body():
+def test_a_share_on_the_sim_body(run_fuzz):
     check_seen(run_fuzz(600, seed=1, cpu=0.0), 600)
 
 
-def test_a_share_on_the_cpu_body():
+def test_a_share_on_the_cpu_body(run_fuzz):
     check_seen(run_fuzz(200, seed=2, cpu=1.0), 200)
 
 
-def test_drafts_that_know_fewer_tokens_than_the_target():
+def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
     """Some know two of sixty: the target says the others, and the draft goes on behind them."""
     check_seen(run_fuzz(200, 4, 0.1, "--small", "1"), 200)
 
 
 @pytest.mark.exact
-def test_two_hundred_thousand_sequences(capfd):
+def test_two_hundred_thousand_sequences(run_fuzz, capfd):
     with capfd.disabled():  # progress, and the figures at the end
-        seen = run_fuzz(200_000, seed=3, cpu=0.02)
+        seen = run_fuzz(200_000, seed=3, cpu=0.02, shares=MANY)
         print(f"\n{dict(seen)}")
     check_seen(seen, 200_000)
     assert seen["on_cpu"] > 5_000

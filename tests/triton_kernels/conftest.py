@@ -10,6 +10,11 @@ import torch
 from sbrt.triton_kernels import control
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _fixed_sums(fixed_sums):
+    """Every product here is of rows whose bits are compared."""
+
+
 @pytest.fixture
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"

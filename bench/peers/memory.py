@@ -1,0 +1,93 @@
+"""How much memory is free, how much engines need, and so which of them are open at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from bench.checkpoints import Given
+from bench.peers.lines import Unit
+
+GIB = 2**30
+SIZES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32, "int8": 34 / 32}
+STORED = 2.0  # bytes of a parameter in the checkpoints of these benches: bfloat16
+# Names of a cgroup's files, version 2 and version 1: its limit, its use, a line of memory.stat.
+FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def free(root: Path = Path("/")) -> float | None:
+    """Bytes that this process may still take: of the machine, or of its cgroups if that is less.
+
+    None where nothing tells. `root` holds proc and sys.
+    """
+    found = [*_of_the_machine(root), *_of_cgroups(root)]
+    return min(found, default=None)
+
+
+def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
+    """Bytes of an engine: its weights `copies` times, and `process` for everything else."""
+    folders = [given.target, given.draft] if has_draft else [given.target]
+    stored = sum((f / "model.safetensors").stat().st_size for f in folders if f is not None)
+    return process + copies * SIZES[dtype] * stored / STORED
+
+
+def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:
+    """The units that are open at once: all where they fit together, else each by itself."""
+    if room is None or sum(unit.needs for unit in units) <= room:
+        return [list(units)]
+    return [[unit] for unit in units]
+
+
+def shortage(unit: Unit, room: float | None) -> str | None:
+    """Why a unit is not opened; None if it fits."""
+    if room is None or unit.needs <= room:
+        return None
+    return f"memory: expected {shown(unit.needs)} free, got {shown(room)}"
+
+
+def shown(size: float) -> str:
+    """Bytes in GiB."""
+    return f"{size / GIB:.1f} GiB"
+
+
+def _of_the_machine(root: Path) -> Iterator[float]:
+    for line in _text(root / "proc/meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            yield float(rest.split()[0]) * 1024
+
+
+def _of_cgroups(root: Path) -> Iterator[float]:
+    """What each limit leaves, of the process's cgroup and of those around it."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup"
+        own = PurePosixPath(path.lstrip("/"))
+        for part in (own, *own.parents):  # in a container only the last may be there
+            for folder in (top, top / "memory"):
+                yield from _left(folder / part)
+
+
+def _left(folder: Path) -> Iterator[float]:
+    for limit, used, cache in FILES:
+        most = _text(folder / limit).strip()
+        now = _text(folder / used).strip()
+        if not (most.isdecimal() and now.isdecimal()):  # "max", or not there
+            continue
+        freed = 0.0  # pages of files go first
+        for line in _text(folder / "memory.stat").splitlines():
+            name, _, value = line.partition(" ")
+            freed = float(value) if name == cache else freed
+        yield max(0.0, float(most) - float(now) + freed)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

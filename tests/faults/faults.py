@@ -1,0 +1,322 @@
+"""Faults of the product: each replaces a text that occurs once in its file, and names tests of
+`make test` that must fail then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """name: what goes wrong. tests: files below tests/, or tests of one as pytest names them."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    # ---- csrc/ops
+    Fault(
+        "a tie of the maximum goes to the highest id",
+        "csrc/ops/choose.cc",
+        "s == score[at - 1] && token < id[at - 1]",
+        "s == score[at - 1] && token > id[at - 1]",
+        ("ops/test_choose.py",),
+    ),
+    Fault(
+        "the tail of a row, shorter than a vector, is looked through with another comparison",
+        "csrc/ops/choose_body.inc",
+        "if (x[from] >= bar) return from;",
+        "if (x[from] > bar) return from;",
+        ("ops/test_choose.py",),
+    ),
+    Fault(
+        "min_p drops a token whose weight is exactly its bound",
+        "csrc/ops/filter.cc",
+        "return weight_[i] >= s_.min_p;",
+        "return weight_[i] > s_.min_p;",
+        ("ops/test_filter.py",),
+    ),
+    Fault(
+        "top_k and top_p drop the last of equal logits",
+        "csrc/ops/filter.cc",
+        "ids_[i] <= id); });",
+        "ids_[i] < id); });",
+        ("ops/test_filter.py",),
+    ),
+    Fault(
+        "a drafted row's frequency penalty does not count its own ancestors",
+        "csrc/ops/shaping.cc",
+        "counts.output[t] + extra[t]);",
+        "counts.output[t]);",
+        ("spec/test_edge_grid.py",),
+    ),
+    Fault(
+        "a row of a model with a window sees one position more",
+        "csrc/ops/attention.cc",
+        "row.position - ring.window + 1);",
+        "row.position - ring.window);",
+        ("model/test_families.py::test_a_setting",),
+    ),
+    Fault(
+        "keys that lie before the ring's wrap end one slot early",
+        "csrc/ops/attention.cc",
+        "std::min(n, ring.capacity - slot);",
+        "std::min(n, ring.capacity - slot - 1);",
+        (
+            "model/test_rows.py::test_families",
+            "model/test_rows.py::test_a_path_of_any_length_from_any_head",
+        ),
+    ),
+    Fault(
+        "siblings of a tree share a key beyond the root",
+        "csrc/ops/attention.cc",
+        "std::max<int64_t>(0, rows.head - a.first) : 0;",
+        "std::max<int64_t>(0, rows.head - a.first + 2) : 0;",
+        (
+            "model/test_rows.py::test_families",
+            "model/test_rows.py::test_a_path_of_any_length_from_any_head",
+        ),
+    ),
+    Fault(
+        "a group of int8 weights is scaled to 128 steps",
+        "csrc/ops/matmul.cc",
+        "return most / 127.0f;",
+        "return most / 128.0f;",
+        ("ops/test_matmul.py",),
+    ),
+    # ---- csrc/core, csrc/ring
+    Fault(
+        "a weight half way between two of bfloat16 is rounded up, not to even",
+        "csrc/core/dtype.h",
+        "bits += 0x7fffu + ((bits >> 16) & 1u);",
+        "bits += 0x8000u;",
+        ("model/test_weights.py", "ops/test_matmul.py"),
+    ),
+    Fault(
+        "a ring one slot too small is let through",
+        "csrc/ring/ring.cc",
+        "check<InvalidInput>(s.capacity >= s.window + kSlots - 1,",
+        "check<InvalidInput>(s.capacity >= s.window + kSlots - 2,",
+        ("ring/test_ring.py",),
+    ),
+    Fault(
+        "a moved key keeps its first element",
+        "csrc/ring/ring.cc",
+        "for (int i = 0; i < shape_.head_dim; ++i) place[i * kKeyPanel] = key[i * kKeyPanel];",
+        "for (int i = 1; i < shape_.head_dim; ++i) place[i * kKeyPanel] = key[i * kKeyPanel];",
+        ("ring/test_ring.py", "ring/test_ring_machine.py"),
+    ),
+    # ---- csrc/exec
+    Fault(
+        "a published value is not ordered behind what was written before it",
+        "csrc/exec/cpu/pause.h",
+        "a.store(value, std::memory_order_seq_cst);",
+        "a.store(value, std::memory_order_relaxed);",
+        ("exec/test_exec.py::test_thread_sanitizer_has_nothing_to_say",),
+    ),
+    Fault(
+        "in simulated time a wait does not wait",
+        "csrc/exec/sim/exec_sim.cc",
+        "clock_ = std::max(clock_, c.event->time());",
+        "clock_ = std::max(clock_, int64_t{0});",
+        ("spec/test_clock.py",),
+    ),
+    Fault(
+        "the order checker forgets reads that a write must follow",
+        "csrc/exec/order.cc",
+        "if (writes && state.reads[s].at > clock[s])",
+        "if (writes && reads && state.reads[s].at > clock[s])",
+        ("exec/test_order.py", "spec/test_order.py"),
+    ),
+    # ---- csrc/model
+    Fault(
+        "yarn keeps a frequency that is beyond its ramp",
+        "csrc/model/rope_table.cc",
+        "if (low == high) high += 0.001;",
+        "high += 1.0;",
+        ("model/test_families.py::test_a_setting",),
+    ),
+    # ---- csrc/spec
+    Fault(
+        "penalties do not count the target's own token of a round",
+        "csrc/spec/select_op.h",
+        "for (int i = 0; i < (o.error ? o.n : o.n + 1); ++i)",
+        "for (int i = 0; i < o.n; ++i)",
+        ("spec/test_edge_grid.py",),
+    ),
+    Fault(
+        "a chain may be one node deeper than what may still be emitted",
+        "csrc/spec/select_op.h",
+        "c.limit - c.head - 2);",
+        "c.limit - c.head - 1);",
+        ("spec/test_runtime.py::test_max_tokens_is_exact", "spec/test_same_as_reference.py"),
+    ),
+    Fault(
+        "the target does not wait for the branches before it selects",
+        "csrc/spec/round.cc",
+        "if (shape.gamma > 0) t.wait(fences.draft_ready, r);",
+        "",
+        ("spec/test_order.py::test_nothing_is_unordered",),
+    ),
+    Fault(
+        "an accepted path whose last node the draft has is fed to it again",
+        "csrc/spec/settle_op.h",
+        "for (int depth = 0; depth <= o.n && c.draft_nodes.has(o.path[depth]); ++depth)",
+        "for (int depth = 0; depth < o.n && c.draft_nodes.has(o.path[depth]); ++depth)",
+        ("spec/test_same_as_reference.py",),
+    ),
+    Fault(
+        "of two equally long matches a look-up takes the earlier",
+        "csrc/spec/lookup_op.h",
+        "if (n <= longest) continue;",
+        "if (n < longest) continue;",
+        ("spec/test_same_as_reference.py",),
+    ),
+    Fault(
+        "a prompt's row does not see itself",
+        "csrc/spec/rows_op.h",
+        "Mask::upto(i + 1), Mask::none()};",
+        "Mask::upto(i), Mask::none()};",
+        ("model/test_families.py::test_a_setting",),
+    ),
+    Fault(
+        "a branch is prepared for a token that hangs in the chain already",
+        "csrc/spec/plan_op.h",
+        "const bool is_open = r < law.n && !(hanging >> r & 1);",
+        "const bool is_open = r < law.n + 0 * hanging;",
+        ("spec/test_same_as_reference.py",),
+    ),
+    Fault(
+        "under rejection a token of no probability stands where the coin is 0",
+        "csrc/spec/accept.cc",
+        "return u * place.q[token] < place.p[token];",
+        "return u * place.q[token] <= place.p[token];",
+        ("spec/test_accept.py",),
+    ),
+    Fault(
+        "a rejected token may be drawn again from the draft",
+        "csrc/spec/accept.cc",
+        "place.q[token] = 0;\n  normalise(place.q, place.vocab);\n  return left > 0;",
+        "return left > 0;",
+        ("spec/test_accept.py",),
+    ),
+    Fault(
+        "the rank of a token that is no candidate is that of the last candidate",
+        "csrc/spec/chain.h",
+        "(1 + (at < law.n ? at : kCandidates));",
+        "(1 + (at < law.n ? at : kCandidates - 1));",
+        ("spec/test_auto.py", "spec/test_tuner.py"),
+    ),
+    # ---- triton_kernels
+    Fault(
+        "settle leaves the deepest node of an accepted path where it is",
+        "triton_kernels/settle.py",
+        "m_move = (depth >= 1) & (depth <= deepest)",
+        "m_move = (depth >= 1) & (depth < deepest)",
+        ("triton_kernels/test_settle.py",),
+    ),
+    Fault(
+        "the mean of squares is over the padded width",
+        "triton_kernels/norm.py",
+        "tl.rsqrt(tl.sum(h * h, axis=0) / columns + eps)",
+        "tl.rsqrt(tl.sum(h * h, axis=0) / BLOCK + eps)",
+        ("triton_kernels/test_norm.py",),
+    ),
+    Fault(
+        "keys and values of slot 0 are not written",
+        "triton_kernels/rope.py",
+        "writes = in_use & (is_query | (slot >= 0))",
+        "writes = in_use & (is_query | (slot > 0))",
+        ("triton_kernels/test_rope.py",),
+    ),
+    Fault(
+        "a row sees one key beyond its own",
+        "triton_kernels/attention.py",
+        "(depth[None, :] < count[:, None])",
+        "(depth[None, :] <= count[:, None])",
+        ("triton_kernels/test_attention.py",),
+    ),
+    Fault(
+        "only the low half of a position goes into the noise",
+        "triton_kernels/noise.py",
+        "high = zero + (position >> 32).to(tl.uint32)",
+        "high = zero",
+        ("triton_kernels/test_noise.py",),
+    ),
+    # ---- sbrt
+    Fault(
+        "a stop string that begins in an earlier token is missed by one character",
+        "sbrt/request.py",
+        "max(0, searched - len(s) + 1)",
+        "max(0, searched - len(s) + 2)",
+        ("python/test_requests.py", "python/test_outputs.py", "python/test_engine.py"),
+    ),
+    Fault(
+        "min_tokens is counted one token early",
+        "sbrt/request.py",
+        "late = len(self.token_ids) > self.params.min_tokens",
+        "late = len(self.token_ids) >= self.params.min_tokens",
+        ("python/test_requests.py", "python/test_outputs.py", "python/test_engine.py"),
+    ),
+    Fault(
+        "a vocabulary with gaps counts its tokens, not its ids",
+        "sbrt/tokenizer.py",
+        "self.size = max(self.tokens) + 1",
+        "self.size = len(self.tokens)",
+        ("python/test_bad_tokenizer.py", "python/test_checkpoint.py", "python/test_config.py"),
+    ),
+    Fault(
+        "a written weight half way between two of bfloat16 is rounded up",
+        "sbrt/safetensors_file.py",
+        "(bits + 0x7FFF + (bits >> 16 & 1)) >> 16",
+        "(bits + 0x8000) >> 16",
+        ("python/test_checkpoint.py", "python/test_hrad.py"),
+    ),
+    Fault(
+        "a safetensors header may reach eight bytes beyond the file",
+        "sbrt/safetensors_file.py",
+        "8 + length > size",
+        "length > size",
+        ("python/test_checkpoint.py", "python/test_bad_input.py"),
+    ),
+    Fault(
+        "the bonus token is left out of the mean acceptance length",
+        "sbrt/outputs.py",
+        "ratio(stats.accepted + stats.rounds, stats.rounds)",
+        "ratio(stats.accepted, stats.rounds)",
+        ("python/test_outputs.py",),
+    ),
+    Fault(
+        "the context of a yarn model is stretched from the stretched length",
+        "sbrt/rope.py",
+        '"yarn": rope.original_max}',
+        '"yarn": max_positions}',
+        ("python/test_families.py",),
+    ),
+    Fault(
+        "a span that begins as a round ends belongs to it and to the next",
+        "sbrt/timeline.py",
+        "last = bisect_left(spans, end, key=lambda span: span.begin_ns)",
+        "last = bisect_left(spans, end + 1, key=lambda span: span.begin_ns)",
+        ("python/test_timeline.py",),
+    ),
+    Fault(
+        "a command that failed ends with the exit code of a wrong answer",
+        "sbrt/flags.py",
+        'print(f"{name}: error: {sentence}", file=sys.stderr)\n        return 2',
+        'print(f"{name}: error: {sentence}", file=sys.stderr)\n        return 1',
+        ("python/test_cli.py",),
+    ),
+    # ---- bench
+    Fault(
+        "a peer that stops early is measured",
+        "bench/peers/lines.py",
+        "self.short += len(answer.ids) != max_tokens",
+        "self.short += len(answer.ids) > max_tokens",
+        ("python/test_bench_peers.py",),
+    ),
+)

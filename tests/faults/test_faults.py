@@ -1,0 +1,172 @@
+"""Contract under test: a fault put into the product is caught by the tests of `make test`. Every
+fault of faults.py goes into a copy of the tree, one at a time (`make exact`); here, that each still
+has its place. `SBRT_TREE=FOLDER` takes the product and its tests from another checkout."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SOURCE = Path(os.environ.get("SBRT_TREE", ROOT))
+COPY = ROOT / "build" / "faults"  # kept: the next fault compiles what changed
+TOP = ("CMakeLists.txt", "pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md")
+FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
+LONGEST = 1800  # seconds: a fault may hang
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"faults_{name}", HERE / f"{name}.py")
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FAULTS = load("faults").FAULTS
+ROOMS = {
+    *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/spec"),
+    *("triton_kernels", "sbrt", "bench"),
+}
+
+
+def room_of(fault):
+    parts = fault.file.split("/")
+    return "/".join(parts[:2]) if parts[0] == "csrc" else parts[0]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_has_its_place(fault):
+    assert (ROOT / fault.file).read_text().count(fault.old) == 1
+    assert fault.new != fault.old
+    for test in fault.tests:
+        assert (ROOT / "tests" / test.split("::")[0]).is_file()
+
+
+def test_there_are_faults_in_every_room():
+    rooms = Counter(map(room_of, FAULTS))
+    assert rooms.keys() == ROOMS
+    assert len(FAULTS) >= 30
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+class Tree:
+    """A copy of the tree with a build of its own, in which files may be changed."""
+
+    def __init__(self, source, folder):
+        self.folder, self.is_built = folder, False
+        for top in TOP:
+            self._copy(source / top, folder / top)
+        for top in FOLDERS:
+            kept = {path.relative_to(source) for path in files_of(source / top)}
+            for path in kept:
+                self._copy(source / path, folder / path)
+            for path in files_of(folder / top):
+                if path.relative_to(folder) not in kept and "_core" not in path.name:
+                    path.unlink()
+        link = folder / "sbrt" / "triton_kernels"
+        if not link.is_symlink():
+            link.symlink_to(Path("..") / "triton_kernels")
+
+    def write(self, file, text):
+        """Change a file."""
+        (self.folder / file).write_text(text)
+        self.is_built = self.is_built and not file.startswith("csrc/")
+
+    def build(self):
+        """Compile what changed, and put the module where `sbrt` of the copy finds it."""
+        if self.is_built:
+            return
+        import pybind11
+
+        made = self.folder / "build" / "core"
+        cmake = Path(sys.executable).with_name("cmake")
+        if not (made / "CMakeCache.txt").is_file():
+            flags = ["-DSBRT_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}", "-G", "Ninja"]
+            flags += [f"-DCMAKE_MAKE_PROGRAM={cmake.with_name('ninja')}"]
+            flags += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+            subprocess.run([cmake, "-S", self.folder, "-B", made, *flags], check=True)
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2")
+        subprocess.run([cmake, "--build", made, "-j", jobs], check=True)
+        (module,) = made.glob("_core*.so")
+        place = self.folder / "sbrt" / module.name
+        place.unlink(missing_ok=True)  # a process may have mapped it
+        shutil.copyfile(module, place)
+        self.is_built = True
+
+    def fails(self, tests):
+        """Whether some of `tests` fail; what pytest said. Raises when it could not run them."""
+        self.build()
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, *(f"tests/{test}" for test in tests)],
+            cwd=self.folder,
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(self.folder)]),
+                "PYTHONDONTWRITEBYTECODE": "1",  # a changed file may have the old one's time
+            },
+            capture_output=True,
+            text=True,
+            timeout=LONGEST,
+        )
+        said = done.stdout + done.stderr
+        # A test that failed, or a module that a fault keeps from being imported.
+        assert done.returncode in (0, 1, 2), said
+        return done.returncode != 0, said
+
+    def _copy(self, source, target):
+        if target.is_file() and target.read_bytes() == source.read_bytes():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def files_of(folder):
+    """Files below a folder that are no products of a build."""
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder.parent).parts
+        if (
+            path.is_file()
+            and "__pycache__" not in parts
+            and parts[:2] != ("sbrt", "triton_kernels")
+        ):
+            yield path
+
+
+@pytest.fixture(scope="session")
+def tree():
+    return Tree(SOURCE, COPY / "tree")
+
+
+@pytest.fixture(scope="session")
+def expect_green(tree):
+    """expect_green(tests): they pass without a fault."""
+    found = {}
+
+    def check(tests):
+        if tests not in found:
+            found[tests] = tree.fails(tests)
+        failed, said = found[tests]
+        assert not failed, f"they fail without a fault:\n{said}"
+
+    return check
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_caught(tree, expect_green, fault):
+    expect_green(fault.tests)
+    text = (tree.folder / fault.file).read_text()
+    assert text.count(fault.old) == 1
+    tree.write(fault.file, text.replace(fault.old, fault.new))
+    try:
+        failed, said = tree.fails(fault.tests)
+    finally:
+        tree.write(fault.file, text)
+    assert failed, f"caught by none of {fault.tests}:\n{said}"
