@@ -27,6 +27,7 @@ void Runtime::run(int64_t max_rounds, double seconds) {
     if (prefilled(until)) run_rounds(max_rounds, until);
   } catch (...) {
     end();
+    committed_.clear();  // the caller gets the exception, and no token of this sequence any more
     settle_down();
     throw;
   }
