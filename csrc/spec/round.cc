@@ -5,12 +5,12 @@ namespace sbrt {
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,
                    Fences& fences) {
   Stream& t = target.stream;
-  const bool waits_first = shape.burst > 0, waits_then = shape.gamma > 0;
-  if (target.settles && (waits_first || !target.fused)) t.launch(target.settle, 1);
-  if (waits_first) t.wait(fences.chain_ready, r);
-  t.launch(target.fused ? *target.fused : target.forward, shape.target_width);
-  if (waits_then) t.wait(fences.draft_ready, r);
-  if (waits_then || !target.fused) t.launch(target.select, 1);
+  const bool whole = target.fused != nullptr;
+  if (target.settles && (shape.burst > 0 || !whole)) t.launch(target.settle, 1);
+  if (shape.burst > 0) t.wait(fences.chain_ready, r);
+  t.launch(whole ? *target.fused : target.forward, shape.target_width);
+  if (shape.gamma > 0) t.wait(fences.draft_ready, r);
+  if (shape.gamma > 0 || !whole) t.launch(target.select, 1);
   t.record(fences.verify_done, r);
 
   if (shape.burst + shape.gamma == 0) return;
