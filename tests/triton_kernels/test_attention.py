@@ -9,7 +9,7 @@ import torch
 from sbrt import _core
 from sbrt.triton_kernels import control
 from sbrt.triton_kernels.attention import branch_attention, branch_attention_torch
-from sbrt.triton_kernels.plan import HEAD_DIMS, AttentionPlan, workspace
+from sbrt.triton_kernels.plan import FAN, HEAD_DIMS, AttentionPlan, workspace
 from sbrt.triton_kernels.visible import see, see_torch
 
 SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "capacity": 192, "dtype": torch.float32}
@@ -129,6 +129,17 @@ def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, s
     assert plan.levels == [10, 3]
     assert plan.max_short == min(short, plan.max_splits)
     check(scene(plan, head, shapes["path"](1), device), assert_close)
+
+
+@pytest.mark.parametrize("capacity", [2112, 8256, 131_136])
+def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
+    """Of 264, at 1k, 2k and 16k of context of an 8B: a default max_model_len is 131,072."""
+    plan = AttentionPlan(rows=16, heads=32, kv_heads=8, head_dim=128, capacity=capacity)
+    for context, items in ((1024, 128), (2048, 256), (16_384, 256)):
+        if context < capacity:
+            splits = context // plan.split_length
+            taken = 1 if splits <= plan.max_short else FAN
+            assert plan.units * splits // taken == items
 
 
 # ---- one row's bits
