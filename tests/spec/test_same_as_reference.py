@@ -55,7 +55,7 @@ def test_a_share_on_the_sim_body(run_fuzz):
 
 
 def test_a_share_on_the_cpu_body(run_fuzz):
-    check_seen(run_fuzz(100, seed=2, cpu=1.0), 100)
+    check_seen(run_fuzz(200, seed=2, cpu=1.0), 200)
 
 
 @pytest.mark.exact
