@@ -40,7 +40,7 @@ def room_of(fault):
     return "/".join(parts[:2]) if parts[0] == "csrc" else parts[0]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.file}: {fault.name}")
 def test_a_fault_has_its_place(fault):
     assert (ROOT / fault.file).read_text().count(fault.old) == 1
     assert fault.new != fault.old
@@ -159,7 +159,7 @@ def expect_green(tree):
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.file}: {fault.name}")
 def test_a_fault_is_caught(tree, expect_green, fault):
     expect_green(fault.tests)
     text = (tree.folder / fault.file).read_text()

@@ -51,7 +51,7 @@ def check_seen(seen, sequences):
 
 
 def test_a_share_on_the_sim_body(run_fuzz):
-    check_seen(run_fuzz(600, seed=1, cpu=0.0), 600)
+    check_seen(run_fuzz(300, seed=1, cpu=0.0), 300)
 
 
 def test_a_share_on_the_cpu_body(run_fuzz):
