@@ -76,10 +76,7 @@ FAULTS = (
         "csrc/ops/attention.cc",
         "std::max<int64_t>(0, rows.head - a.first) : 0;",
         "std::max<int64_t>(0, rows.head - a.first + 2) : 0;",
-        (
-            "model/test_rows.py::test_families",
-            "model/test_rows.py::test_a_path_of_any_length_from_any_head",
-        ),
+        ("model/test_rows.py",),
     ),
     Fault(
         "a group of int8 weights is scaled to 128 steps",
