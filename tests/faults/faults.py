@@ -255,8 +255,8 @@ FAULTS = (
     Fault(
         "min_tokens is counted one token early",
         "sbrt/request.py",
-        "late = len(self.token_ids) > self.params.min_tokens",
-        "late = len(self.token_ids) >= self.params.min_tokens",
+        "return len(self.token_ids) > self.params.min_tokens",
+        "return len(self.token_ids) >= self.params.min_tokens",
         ("python/test_requests.py", "python/test_outputs.py", "python/test_engine.py"),
     ),
     Fault(
@@ -304,8 +304,8 @@ FAULTS = (
     Fault(
         "a command that failed ends with the exit code of a wrong answer",
         "sbrt/flags.py",
-        'print(f"{name}: error: {sentence}", file=sys.stderr)\n        return 2',
-        'print(f"{name}: error: {sentence}", file=sys.stderr)\n        return 1',
+        'print(f"{name}: error: {sentence}", file=sys.stderr)\n            return 2',
+        'print(f"{name}: error: {sentence}", file=sys.stderr)\n            return 1',
         ("python/test_cli.py",),
     ),
     # ---- bench
