@@ -29,6 +29,7 @@ class RopeScaling:
     """How rope is stretched (csrc/model/rope_table.h has the formulas).
 
     kind: default, linear, llama3 or yarn. Raises InvalidInputError on another one.
+    divisors: of the frequencies, head_dim / 2 of them or none.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class RopeScaling:
         beta_slow: float = 1.0,
         attention_factor: float = 1.0,
         truncate: bool = True,
+        divisors: Sequence[float] = (),
     ) -> None: ...
 
 class Toy(Model):

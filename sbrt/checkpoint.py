@@ -1,4 +1,4 @@
-"""Loads a Hugging Face model folder into a `_core.Decoder`: safetensors only, shapes first."""
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`: shapes first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from . import check
 from ._core import Decoder
 from .errors import InvalidInputError
+from .gguf import is_gguf
+from .gguf.model import read_model
 from .model_config import ModelConfig, read_config, read_json
-from .safetensors_file import TensorEntry, TensorFile, open_file
+from .safetensors_file import TensorFile, open_file
+from .stored import Stored, StoredNumbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,41 +30,64 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder whose names and shapes have been checked; no weight has been read."""
+    """A model whose names and shapes have been checked; no weight has been read.
+
+    folder: the folder, or the GGUF file. weights: by name, in the order of the files; those of a
+    tied head and of derived constants among them.
+    """
 
     folder: Path
     config: ModelConfig
     files: list[TensorFile]
+    weights: dict[str, Stored]
 
     def storage(self, dtype: str) -> str:
         """How the weights are kept: `auto` is bfloat16 where every tensor is, else float32."""
         if dtype != "auto":
             return dtype
-        stored = {entry.dtype for file in self.files for entry in file.tensors.values()}
+        stored = {weight.dtype for weight in self.weights.values()}
         return "bfloat16" if stored == {"BF16"} else "float32"
 
     def decoder(self, dtype: str, progress: Progress | None = None) -> Decoder:
         """Read the weights. Raises InvalidInputError, naming the tensor."""
         decoder = Decoder(self.config.core(), storage=self.storage(dtype))
-        expected = expected_shapes(self.config)
-        total = sum(e.end - e.begin for file in self.files for e in file.tensors.values())
-        done = 0
-        for file in self.files:
-            for name, entry, data in file.read():
-                if name in expected:
-                    decoder.load(name, entry.dtype, entry.shape, data)
-                done += entry.end - entry.begin
-                if progress:
-                    progress(done, total)
+        for weight in self.read(progress):
+            dtype_of, data = self.weights[weight].numbers()
+            decoder.load(weight, dtype_of, self.weights[weight].shape, data)
         decoder.finish()
         return decoder
 
+    def read(self, progress: Progress | None = None) -> Iterator[str]:
+        """Names of the weights that the config asks for, in the order of the files.
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Check a model folder: config, headers, names, shapes, dtypes. Reads no weight."""
-    if not check.is_folder(folder):
-        raise InvalidInputError(f"model: expected a folder with config.json, got {str(folder)!r}")
-    checkpoint = Checkpoint(folder, read_config(folder), _open_files(folder))
+        Tells `progress` as each has been used.
+        """
+        expected = expected_shapes(self.config)
+        total = sum(weight.size for weight in self.weights.values())
+        done = 0
+        for name, weight in self.weights.items():
+            if name in expected:
+                yield name
+            done += weight.size
+            if progress:
+                progress(done, total)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
+
+    Reads no weight. Raises InvalidInputError, naming the file and what is wrong in it.
+    """
+    if is_gguf(path):
+        model = read_model(path)
+        checkpoint = Checkpoint(path, model.config, model.files, model.weights)
+    elif check.is_folder(path):
+        files = _open_files(path)
+        checkpoint = Checkpoint(path, read_config(path), files, _stored(files))
+    else:
+        raise InvalidInputError(
+            f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
+        )
     _check_tensors(checkpoint)
     return checkpoint
 
@@ -118,6 +144,21 @@ def random_decoder(
     return decoder
 
 
+def _stored(files: list[TensorFile]) -> dict[str, Stored]:
+    return {
+        name: StoredNumbers(
+            where=f"{entry.file}, tensor {check.show(name)}",
+            dtype=entry.dtype,
+            shape=entry.shape,
+            size=entry.end - entry.begin,
+            file=file,
+            name=name,
+        )
+        for file in files
+        for name, entry in sorted(file.tensors.items(), key=lambda item: item[1].begin)
+    }
+
+
 def _open_files(folder: Path) -> list[TensorFile]:
     """model.safetensors, or the shards that model.safetensors.index.json names."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
@@ -164,43 +205,42 @@ def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
 
 def _check_tensors(checkpoint: Checkpoint) -> None:
     expected = expected_shapes(checkpoint.config)
-    found: dict[str, TensorEntry] = {}
-    for file in checkpoint.files:
-        found.update(file.tensors)
     for name in expected:
-        if name not in found:
+        if name not in checkpoint.weights:
             raise InvalidInputError(f"{checkpoint.folder}: the tensor {name} is missing")
-    for name, entry in found.items():
-        where = f"{entry.file}, tensor {check.show(name)}"
+    for name, weight in checkpoint.weights.items():
         if name not in expected:
-            _check_spare(checkpoint, name, where)
+            _check_spare(checkpoint, name)
             continue
-        if entry.shape != expected[name]:
+        if weight.shape != expected[name]:
             raise InvalidInputError(
-                f"{where}: expected shape {list(expected[name])}, got {list(entry.shape)}"
+                f"{weight.where}: expected shape {list(expected[name])}, got {list(weight.shape)}"
             )
-        if entry.dtype not in DTYPES:
-            raise InvalidInputError(f"{where}: expected {', '.join(DTYPES)}, got {entry.dtype}")
+        is_matrix = len(weight.shape) == 2
+        if weight.dtype not in DTYPES and (weight.layout is None or not is_matrix):
+            raise InvalidInputError(
+                f"{weight.where}: expected {', '.join(DTYPES)}, got {weight.dtype}"
+            )
 
 
-def _check_spare(checkpoint: Checkpoint, name: str, where: str) -> None:
+def _check_spare(checkpoint: Checkpoint, name: str) -> None:
     """A tensor that is not loaded must say nothing new: a derived table, or the tied head."""
     if name.endswith(".rotary_emb.inv_freq"):
         return
-    if checkpoint.config.tied and name == HEAD:
-        if _bytes(checkpoint, HEAD) == _bytes(checkpoint, EMBED):
+    config, weight = checkpoint.config, checkpoint.weights[name]
+    if config.tied and name == HEAD:
+        embed = checkpoint.weights[EMBED]
+        if weight.shape == embed.shape and _bytes(weight) == _bytes(embed):
             return
-        raise InvalidInputError(f"{where}: expected {EMBED} again, as it is tied, got other values")
-    config = checkpoint.config
+        raise InvalidInputError(
+            f"{weight.where}: expected {EMBED} again, as it is tied, got other values"
+        )
     raise InvalidInputError(
-        f"{where}: expected no such tensor in a {config.architecture} of {config.layers} layers"
+        f"{weight.where}: expected no such tensor in a {config.architecture} of "
+        f"{config.layers} layers"
     )
 
 
-def _bytes(checkpoint: Checkpoint, wanted: str) -> memoryview:
-    """The stored bytes of one tensor, mapped."""
-    for file in checkpoint.files:
-        for name, _, data in file.read():
-            if name == wanted:
-                return memoryview(data)
-    return memoryview(b"")
+def _bytes(weight: Stored) -> memoryview:
+    """The numbers of a weight, mapped."""
+    return memoryview(weight.numbers()[1])

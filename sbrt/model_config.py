@@ -87,7 +87,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> ModelConfig:
     """config.json of a model folder. Raises InvalidInputError, naming the field."""
     path = folder / "config.json"
-    raw = read_json(path)
+    return config_of(path, read_json(path))
+
+
+def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
+    """What the fields `raw` of config.json say; `path` is for messages.
+
+    Raises InvalidInputError, naming the field.
+    """
     architecture = _architecture(path, raw)
     family = FAMILIES[architecture]
     switch = _switches(path, raw, architecture)

@@ -12,6 +12,8 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
 from .errors import InvalidInputError
 from .generation_config import default_params
+from .gguf import is_gguf
+from .gguf.tokenizer import end_ids
 from .model_config import ModelConfig, read_eos
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer, check_pair
@@ -105,13 +107,20 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
             raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
         return None
     given = Path(config.tokenizer if config.tokenizer is not None else config.model)
-    tokenizer = Tokenizer(given / "tokenizer.json" if check.is_folder(given) else given)
+    tokenizer = Tokenizer(_tokenizer_file(given))
     if draft is not None:
-        check_pair(tokenizer, Tokenizer(draft.folder / "tokenizer.json"))
+        check_pair(tokenizer, Tokenizer(_tokenizer_file(draft.folder)))
     return tokenizer
 
 
+def _tokenizer_file(model: Path) -> Path:
+    """Where the tokenizer of a folder or of a GGUF file is; any other path is one itself."""
+    return model / "tokenizer.json" if check.is_folder(model) else model
+
+
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
+    if is_gguf(target.folder):
+        return frozenset(i for i in end_ids(target.folder) if i < target.config.vocab)
     named = read_eos(target.folder, target.config.vocab)
     # An id without a logit ends nothing: a tokenizer may know more tokens than the model.
     more = {i for i in tokenizer.eos() if i < target.config.vocab} if tokenizer else set()

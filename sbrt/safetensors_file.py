@@ -76,18 +76,22 @@ class TensorFile:
                 f"{where}: expected {dtype} of shape {sizes}, got {entry.dtype} of "
                 f"{list(entry.shape)}"
             )
-        data = next(data for found, _, data in self.read() if found == name)
-        return data.view(NUMPY[dtype]).reshape(entry.shape).copy()
+        return self.bytes_of(name).view(NUMPY[dtype]).reshape(entry.shape).copy()
+
+    def bytes_of(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of one tensor, mapped read-only; the map ends with the array."""
+        import numpy as np  # here, so that `import sbrt` stays fast
+
+        entry = self.tensors[name]
+        begin, size = self.data_begin + entry.begin, entry.end - entry.begin
+        if not size:  # nothing can be mapped
+            return np.empty(0, np.uint8)
+        return np.memmap(self.path, np.uint8, mode="r", offset=begin, shape=(size,))
 
     def read(self) -> Iterator[tuple[str, TensorEntry, NDArray[np.uint8]]]:
         """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8."""
-        import numpy as np  # here, so that `import sbrt` stays fast
-
-        if not self.tensors:
-            return
-        data = np.memmap(self.path, dtype=np.uint8, mode="r")
         for name, entry in sorted(self.tensors.items(), key=lambda item: item[1].begin):
-            yield name, entry, data[self.data_begin + entry.begin : self.data_begin + entry.end]
+            yield name, entry, self.bytes_of(name)
 
 
 def open_file(path: Path) -> TensorFile:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from . import check
 from .check import show
 from .errors import InvalidInputError
+from .gguf import is_gguf
+from .gguf.tokenizer import tokenizer_json
 from .model_config import read_json
 from .safetensors_file import parse_json
 
@@ -22,14 +24,17 @@ MAX_TOKENIZER = 256 * 2**20  # bytes
 
 
 class Tokenizer:
-    """A tokenizer.json. `size`: largest id + 1; `tokens`: id to token string."""
+    """A tokenizer.json, or the tokenizer of a GGUF file.
+
+    size: largest id + 1. tokens: id to token string.
+    """
 
     def __init__(self, path: Path) -> None:
         import tokenizers  # here, so that `import sbrt` stays fast
 
         if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
-        raw = check.read_bytes(path, MAX_TOKENIZER)
+        raw = tokenizer_json(path) if is_gguf(path) else check.read_bytes(path, MAX_TOKENIZER)
         _refuse_prefix(path, parse_json(path, raw))
         with _library_errors(f"{path}: expected a tokenizer.json"):
             self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)

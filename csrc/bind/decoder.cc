@@ -48,9 +48,9 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
 
 RopeScaling make_rope(const std::string& kind, double factor, double original_max, double low_freq,
                       double high_freq, double beta_fast, double beta_slow, double attention_factor,
-                      bool truncate) {
-  return {rope_kind(kind), factor,    original_max,     low_freq, high_freq,
-          beta_fast,       beta_slow, attention_factor, truncate};
+                      bool truncate, std::vector<float> divisors) {
+  return {rope_kind(kind), factor,           original_max, low_freq, high_freq, beta_fast,
+          beta_slow,       attention_factor, truncate,     std::move(divisors)};
 }
 
 DecoderConfig make_config(int64_t hidden, int64_t inner, int64_t layers, int64_t heads,
@@ -72,7 +72,8 @@ void bind_decoder(py::module_& m) {
       .def(py::init(&make_rope), py::kw_only(), py::arg("kind") = "default",
            py::arg("factor") = 1.0, py::arg("original_max") = 1.0, py::arg("low_freq") = 1.0,
            py::arg("high_freq") = 4.0, py::arg("beta_fast") = 32.0, py::arg("beta_slow") = 1.0,
-           py::arg("attention_factor") = 1.0, py::arg("truncate") = true);
+           py::arg("attention_factor") = 1.0, py::arg("truncate") = true,
+           py::arg("divisors") = std::vector<float>{});
   py::class_<DecoderConfig>(m, "DecoderConfig",
                             "Sizes and switches of a decoder of the Llama family, checked.")
       .def(py::init(&make_config), py::kw_only(), py::arg("hidden"), py::arg("inner"),

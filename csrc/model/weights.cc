@@ -34,7 +34,7 @@ void check_config(const DecoderConfig& c) {
                       c.head_dim);
   check_within("config: rms_eps", 0.0, 1.0, c.rms_eps);
   check_within("config: window", int64_t{0}, kLong, c.window);
-  check_rope(c.rope, c.rope_theta);
+  check_rope(c.rope, c.rope_theta, c.head_dim);
 }
 
 Linear::Linear(DType storage, int64_t out, int64_t in, bool biased, Order order)
