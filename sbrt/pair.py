@@ -120,7 +120,7 @@ def _tokenizer_file(model: Path) -> Path:
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     if is_gguf(target.folder):
-        return frozenset(i for i in end_ids(target.folder) if i < target.config.vocab)
+        return frozenset(i for i in end_ids(target.files[0]) if i < target.config.vocab)
     named = read_eos(target.folder, target.config.vocab)
     # An id without a logit ends nothing: a tokenizer may know more tokens than the model.
     more = {i for i in tokenizer.eos() if i < target.config.vocab} if tokenizer else set()

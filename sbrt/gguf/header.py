@@ -71,13 +71,32 @@ class _Cursor:
 
     def text(self, what: str) -> str:
         """A length and so many bytes of UTF-8."""
-        raw = self.take(what, self.number(what, "Q"))
+        return self.texts(what, 1)[0]
+
+    def texts(self, what: str, count: int) -> list[str]:
+        """`count` texts; a vocabulary has hundreds of thousands, so nothing is called for each."""
+        data, at, end, found = self._data, self.at, self._end, []
+        length_at = struct.Struct("<Q").unpack_from
         try:
-            return raw.decode("utf-8")
+            for _ in range(count):
+                (size,) = length_at(data, at)
+                at += 8
+                if size > end - at:
+                    raise InvalidInputError(
+                        f"{self.path}, {what}: expected at most {end - at} bytes, got {size}"
+                    )
+                found.append(str(data[at : at + size], "utf-8"))
+                at += size
+        except struct.error:  # fewer than 8 bytes are left
+            raise InvalidInputError(
+                f"{self.path}, {what}: expected at most {len(data) - at} bytes, got 8"
+            ) from None
         except UnicodeDecodeError as error:
             raise InvalidInputError(
-                f"{self.path}, {what}: expected UTF-8, got byte {raw[error.start]:#x}"
+                f"{self.path}, {what}: expected UTF-8, got byte {error.object[error.start]:#x}"
             ) from None
+        self.at = at
+        return found
 
 
 def _parse(path: Path, cursor: _Cursor) -> TensorFile:
@@ -116,7 +135,7 @@ def _value(cursor: _Cursor, what: str) -> Any:
 def _array(cursor: _Cursor, what: str) -> Any:
     kind, count = cursor.number(what, "I"), cursor.number(what, "Q")
     if kind == STRING:
-        return [cursor.text(what) for _ in range(count)]
+        return cursor.texts(what, count)
     if kind == ARRAY:
         raise InvalidInputError(f"{cursor.path}, {what}: expected no array of arrays, got one")
     code = _code(cursor, what, kind)
