@@ -112,7 +112,8 @@ class Engine:
     ) -> list[RequestOutput]:
         """Answer one prompt or many, in order; always a list.
 
-        A str, a list of ids or {"prompt_token_ids": [...]} is one prompt, a list of these is many.
+        A str, a list of ids or {"prompt_token_ids": [...]} is one prompt, a list of these is many,
+        an empty list is none.
         params: one for all, or one for each; None: SamplingParams() with what the target's
         generation_config.json says (temperature, top_p, top_k, min_p, repetition_penalty,
         max_new_tokens). method: another preset than the engine's own.
@@ -139,8 +140,8 @@ class Engine:
         method: str | Method | None = None,
     ) -> Iterator[RequestOutput]:
         """Yield the cumulative output of one prompt after every round; closing it early aborts."""
-        if len(split_prompts(prompt)) != 1:
-            raise InvalidInputError("stream: expected one prompt, got a list of prompts")
+        if (count := len(split_prompts(prompt))) != 1:
+            raise InvalidInputError(f"stream: expected one prompt, got a list of {count}")
         sink: Sink = deque()
         requests = self._make_all(prompt, params, method, sink, streams=True)
         return self._outputs(requests, sink)
@@ -269,8 +270,11 @@ class Engine:
         sink: Sink,
         streams: bool = False,
     ) -> list[Request]:
+        _ = self._scheduler.runtime  # a closed engine says so, of no prompts too
         many = split_prompts(prompts)
-        each = split_params(params, len(many), self.pair.defaults)
+        if not many:
+            return []
+        each = split_params(self.pair.defaults if params is None else params, len(many))
         return [
             self._make(f"generate-{next(self._count)}", prompt, one, method, sink, streams)
             for prompt, one in zip(many, each, strict=True)

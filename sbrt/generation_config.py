@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import check
 from .errors import InvalidInputError
@@ -18,19 +21,42 @@ KEYS = {
     "repetition_penalty": "repetition_penalty",
     "max_new_tokens": "max_tokens",
 }
+INTEGERS = ("top_k", "max_new_tokens")
 
 
-def default_params(folder: Path) -> SamplingParams:
-    """Parameters of a request that gives none: SamplingParams() where the file is silent.
+@dataclass(frozen=True)
+class Defaults:
+    """What generation_config.json at `path` says of sampling, by our names, as it stands there."""
 
-    Raises InvalidInputError, naming file and field.
-    """
+    path: Path | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def params(self) -> SamplingParams:
+        """Parameters of a request that gives none: SamplingParams() where the file is silent.
+
+        A value that cannot be concerns nobody who gives parameters, so it is refused here: raises
+        InvalidInputError, naming file and field.
+        """
+        try:
+            return SamplingParams(**self.given)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.path}, {error}") from None
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """Of a model folder. Raises InvalidInputError if its file is no JSON object."""
     path = folder / "generation_config.json"
     if not check.is_file(path):
-        return SamplingParams()
+        return Defaults()
     raw = read_json(path)
-    given = {ours: raw[key] for key, ours in KEYS.items() if raw.get(key) is not None}
-    try:
-        return SamplingParams(**given)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{path}, {error}") from None
+    return Defaults(
+        path,
+        {ours: _as_meant(key, raw[key]) for key, ours in KEYS.items() if raw.get(key) is not None},
+    )
+
+
+def _as_meant(key: str, value: Any) -> Any:
+    """50.0 for an integer is 50, and a top_k of -1 keeps every token."""
+    if key in INTEGERS and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return 0 if key == "top_k" and value == -1 else value

@@ -118,17 +118,19 @@ def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def read_eos(folder: Path, vocab: int) -> set[int]:
-    """End-of-sequence ids named by generation_config.json and config.json: their union."""
-    found: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
+def read_eos(folder: Path, vocab: int) -> tuple[Path, set[int]]:
+    """End-of-sequence ids, all below `vocab`, and the file that names them.
+
+    They are those of generation_config.json. Where it names none they are config.json's, as in
+    transformers; a config.json that contradicts it is often older. Raises InvalidInputError.
+    """
+    for name in ("generation_config.json", "config.json"):
         path = folder / name
-        if not check.is_file(path):
-            continue
-        given = read_json(path).get("eos_token_id")
+        given = read_json(path).get("eos_token_id") if check.is_file(path) else None
         ids = given if isinstance(given, list) else [] if given is None else [given]
-        found |= {check.integer(f"{path}, eos_token_id", i, 0, vocab - 1) for i in ids}
-    return found
+        if ids:
+            break
+    return path, {check.integer(f"{path}, eos_token_id", i, 0, vocab - 1) for i in ids}
 
 
 def _architecture(path: Path, raw: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ._core import Model
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
 from .errors import InvalidInputError
-from .generation_config import default_params
+from .generation_config import Defaults, read_defaults
 from .gguf import is_gguf
 from .gguf.tokenizer import end_ids
 from .model_config import ModelConfig, read_eos
@@ -28,7 +28,7 @@ class Pair:
 
     vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer; holes:
     ids below it that no token of the tokenizer has, masked in every row.
-    dtype: storage of the target's weights. defaults: of a request without SamplingParams.
+    dtype: storage of the target's weights. generation: what its makers sample it with.
     """
 
     target: Model
@@ -37,8 +37,13 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
-    defaults: SamplingParams = field(default_factory=SamplingParams)
+    generation: Defaults = field(default_factory=Defaults)
     holes: tuple[int, ...] = ()
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """Of a request without SamplingParams. Raises InvalidInputError, naming file and field."""
+        return self.generation.params()
 
 
 def load_pair(
@@ -55,7 +60,8 @@ def load_pair(
     draft_folder = config.draft()
     draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
     tokenizer = _tokenizer(config, draft)
-    defaults = default_params(target.folder)
+    generation = read_defaults(target.folder)
+    eos = _eos(target, tokenizer)
     draft_model: Model | None = None
     if draft is not None:
         draft_model = _model(config, draft, progress)
@@ -71,10 +77,10 @@ def load_pair(
         target=target_model,
         draft=draft_model,
         tokenizer=tokenizer,
-        eos=_eos(target, tokenizer),
+        eos=eos,
         vocab=vocab,
         dtype=target.storage(config.dtype),
-        defaults=defaults,
+        generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
 
@@ -119,9 +125,14 @@ def _tokenizer_file(model: Path) -> Path:
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Those that the folder names by id. A tokenizer's eos_token says what a text ends with; as in
+    transformers it ends no answer."""
     if is_gguf(target.folder):
         return frozenset(i for i in end_ids(target.files[0]) if i < target.config.vocab)
-    named = read_eos(target.folder, target.config.vocab)
-    # An id without a logit ends nothing: a tokenizer may know more tokens than the model.
-    more = {i for i in tokenizer.eos() if i < target.config.vocab} if tokenizer else set()
-    return frozenset(named | more)
+    path, ids = read_eos(target.folder, target.config.vocab)
+    for i in sorted(ids) if tokenizer is not None else ():
+        if i not in tokenizer.tokens:
+            raise InvalidInputError(
+                f"{path}, eos_token_id: expected a token of {tokenizer.path}, got {i}"
+            )
+    return frozenset(ids)

@@ -80,19 +80,23 @@ class Request:
         """Examine committed tokens one by one; the first that completes a stop ends the request."""
         for token in tokens:
             self.token_ids.append(token)
-            late = len(self.token_ids) > self.params.min_tokens
-            ends = late and token in self.stop_ids
+            ends = self._is_late and token in self.stop_ids
             searched = len(self.text)
             if self.detokenizer is not None and not (ends and not self._includes_stop):
                 self.text += self.detokenizer.push(token)
             if ends:
                 self.finish("stop", None if token in self.eos else token)
                 return
-            if late and self.stop and self._cut_at_stop(searched):
+            if self._cut_at_stop(searched):
                 return
 
     def finish(self, reason: str, why: int | str | None = None) -> None:
-        """Set finish_reason and stop_reason (see CompletionOutput)."""
+        """Set finish_reason and stop_reason (see CompletionOutput), and complete the text."""
+        searched = len(self.text)
+        if self.detokenizer is not None:
+            self.text += self.detokenizer.flush()
+        if reason == "length" and self._cut_at_stop(searched):
+            return
         self.finish_reason, self.stop_reason = reason, why
 
     def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:
@@ -123,15 +127,23 @@ class Request:
     def _includes_stop(self) -> bool:
         return self.params.include_stop_str_in_output
 
+    @property
+    def _is_late(self) -> bool:
+        """Whether the last token may end it."""
+        return len(self.token_ids) > self.params.min_tokens
+
     def _cut_at_stop(self, searched: int) -> bool:
         """End the text at a stop string that ends in what follows `searched` characters."""
+        if not (self.stop and self._is_late):
+            return False
         begins = ((s, max(0, searched - len(s) + 1)) for s in self.stop)
         hits = [(at, s) for s, begin in begins if (at := self.text.find(s, begin)) >= 0]
         if not hits:
             return False
         at, string = min(hits, key=lambda hit: hit[0])
         self.text = self.text[: at + len(string) if self._includes_stop else at]
-        self.finish("stop", string)
+        self.finish_reason, self.stop_reason = "stop", string
+        self.detokenizer = None  # no text follows the cut
         return True
 
     def _held(self) -> int:
@@ -216,22 +228,24 @@ class RequestMaker:
 
 
 def split_prompts(prompts: Any) -> list[Any]:
-    """A str, a list of ids or a mapping is one prompt; a list of these is many."""
+    """A str, a list of ids or a mapping is one prompt; a list of these is many, [] is none."""
     if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return [prompts]
     many = check.items("prompts", prompts, "text or token ids")
     if not many:
-        raise InvalidInputError("prompts: expected a prompt, got an empty list")
+        return []
     is_nested = [hasattr(p, "__iter__") for p in many]
     if any(is_nested) and not all(is_nested):
         raise InvalidInputError("prompts: expected prompts or token ids, got both in one list")
     return many if all(is_nested) else [many]
 
 
-def split_params(params: Params, count: int, defaults: SamplingParams) -> list[SamplingParams]:
-    """One for each of `count` prompts; None is the defaults. Raises InvalidInputError."""
-    if params is None or isinstance(params, SamplingParams):
-        return [params or defaults] * count
+def split_params(
+    params: SamplingParams | Sequence[SamplingParams], count: int
+) -> list[SamplingParams]:
+    """One for each of `count` prompts. Raises InvalidInputError."""
+    if isinstance(params, SamplingParams):
+        return [params] * count
     if isinstance(params, (list, tuple)) and len(params) == count:
         return list(params)
     got = len(params) if isinstance(params, (list, tuple)) else check.show(params)

@@ -17,6 +17,7 @@ from .config import MAX_POSITIONS
 from .errors import InvalidInputError
 
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+IDLE = "attn_factor"  # stands in real files; transformers does not read it, so nor does this
 FIELDS: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
@@ -25,7 +26,7 @@ FIELDS: dict[str, set[str]] = {
     },
     "yarn": {
         "factor", "beta_fast", "beta_slow", "original_max_position_embeddings",
-        "attention_factor", "mscale", "mscale_all_dim", "truncate",
+        "attention_factor", "mscale", "mscale_all_dim", "truncate", IDLE,
     },
 }  # fmt: skip
 THETA = 10000.0

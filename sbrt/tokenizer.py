@@ -1,30 +1,33 @@
-"""tokenizer.json by the `tokenizers` library: prompts to ids, ids to text as they come."""
+"""tokenizer.json by the `tokenizers` library: prompts to ids, ids to text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import check
+from .added_tokens import added_tokens
 from .check import show
+from .detokenizer import Detokenizer, Pieces
 from .errors import InvalidInputError
 from .gguf import is_gguf
 from .gguf.tokenizer import tokenizer_json
-from .model_config import read_json
 from .safetensors_file import parse_json
 
 if TYPE_CHECKING:
     import tokenizers
 
-HALF = "\ufffd"  # what decoding puts in place of bytes that are no character (yet)
+__all__ = ["Detokenizer", "Tokenizer", "check_pair"]
+
 MAX_TOKENIZER = 256 * 2**20  # bytes
 
 
 class Tokenizer:
-    """A tokenizer.json, or the tokenizer of a GGUF file.
+    """A tokenizer.json, with the tokens that the files next to it add (added_tokens.py).
+
+    Or the tokenizer of a GGUF file, which needs no files next to it.
 
     size: largest id + 1. tokens: id to token string.
     """
@@ -35,11 +38,14 @@ class Tokenizer:
         if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
         raw = tokenizer_json(path) if is_gguf(path) else check.read_bytes(path, MAX_TOKENIZER)
-        _refuse_prefix(path, parse_json(path, raw))
+        file = parse_json(path, raw)
+        _refuse_prefix(path, file)
         with _library_errors(f"{path}: expected a tokenizer.json"):
             self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)
             self._library.no_truncation()
             self._library.no_padding()
+        if not is_gguf(path):
+            _add(self._library, added_tokens(path.parent, file, self._library))
         self.path = path
         strings = self._library.get_vocab(with_added_tokens=True)
         if not strings:
@@ -47,6 +53,7 @@ class Tokenizer:
         self.tokens: dict[int, str] = {i: token for token, i in strings.items()}
         self.size = max(self.tokens) + 1
         self._longest = max(map(len, strings))
+        self.pieces = Pieces(self._library, file)
 
     def holes(self, vocab: int) -> tuple[int, ...]:
         """Ids below `vocab` that no token has."""
@@ -73,49 +80,6 @@ class Tokenizer:
         """Text of ids, special tokens left out unless `skip_special` is False."""
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
-    def eos(self) -> set[int]:
-        """The id of the end-of-sequence token that tokenizer_config.json names, if any."""
-        path = self.path.parent / "tokenizer_config.json"
-        token = read_json(path).get("eos_token") if check.is_file(path) else None
-        if isinstance(token, Mapping):
-            token = token.get("content")
-        return {
-            i for i, string in self.tokens.items() if isinstance(token, str) and string == token
-        }
-
-
-class Detokenizer:
-    """Text of tokens as they come, never half of a UTF-8 character.
-
-    Decodes a window that begins a few tokens before the new one (a token's text can depend on its
-    neighbours) and gives what is new in it, holding back a tail that is no character yet.
-    """
-
-    OVERLAP = 4  # tokens kept when the window moves; a character has at most 4 bytes
-    WINDOW = 24  # a tail that is no character after so many tokens will never be one
-
-    def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special: bool = True
-    ) -> None:
-        self._decode = partial(tokenizer.decode, skip_special=skip_special)
-        self._window = list(prompt_ids[-self.OVERLAP :])
-        self._given = len(self._decode(self._window).rstrip(HALF))
-
-    def push(self, token: int) -> str:
-        """The text that `token` completes, often empty for a piece of a character."""
-        self._window.append(token)
-        text = self._decode(self._window)
-        whole = text.rstrip(HALF)
-        is_stuck = len(self._window) > self.WINDOW
-        if is_stuck:  # only the last replacement character can still become another
-            whole = text.removesuffix(HALF)
-        new, self._given = whole[self._given :], max(self._given, len(whole))
-        if whole == text or is_stuck:
-            self._window = self._window[-self.OVERLAP :]
-            rest = self._decode(self._window)
-            self._given = len(rest) - (len(text) - len(whole))
-        return new
-
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
     """Both models must have the same tokens. Raises InvalidInputError, naming the first."""
@@ -126,6 +90,12 @@ def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
                 f"draft: expected the target's tokens, but token {i} is {show(ours)} in the target "
                 f"and {show(theirs)} in the draft"
             )
+
+
+def _add(library: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken]) -> None:
+    if tokens:
+        with _library_errors("added tokens: expected ones that the tokenizer can have"):
+            library.add_tokens(tokens)
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:

@@ -44,6 +44,7 @@ OTHERS = {
     "yarn, mscale": ("Qwen3", {}, {"mscale": 1.0, "mscale_all_dim": 0.7}),
     "yarn, one mscale": ("Qwen3", {}, {"mscale": 0.7}),
     "yarn, attention factor": ("Llama", {}, {"attention_factor": 0.8, "mscale": 0.7}),
+    "yarn, a factor by another name": ("Qwen3", {}, {"attn_factor": 0.5}),
     "yarn, betas": ("Qwen2", {}, {"beta_fast": 4.0, "beta_slow": 0.5, "truncate": False}),
     "yarn, from the model's positions": ("Llama", {}, {"original_max_position_embeddings": None}),
 }

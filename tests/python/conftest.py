@@ -9,7 +9,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
 from sbrt.methods import METHODS
@@ -44,6 +53,35 @@ def write_tokenizer(folder, extra=()):
     )
     tokenizer.train_from_iterator(TEXT, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_byte_fallback(folder, words=("the", "cat")):
+    """A tokenizer.json as Llama 2's and Mistral's: a space is a letter, and text begins with one;
+    what has no token is spelled in <0x00> to <0xFF>. Tokens 1 and 2 are <s> and </s>."""
+    special = ["<unk>", "<s>", "</s>"]
+    letters = ["\u2581", *(chr(c) for c in range(33, 127))]
+    names = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    vocab, merges = {name: i for i, name in enumerate(names)}, []
+    for word in words:
+        for end in range(len(word) + 1):
+            vocab.setdefault("\u2581" + word[:end], len(vocab))
+        merges += [["\u2581" + word[:end], word[end]] for end in range(len(word))]
+    library = Tokenizer(models.BPE(vocab, merges=[tuple(m) for m in merges], byte_fallback=True,
+                                   unk_token="<unk>", fuse_unk=True))  # fmt: skip
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    library.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    library.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    library.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
+    library.save(str(folder / "tokenizer.json"))
 
 
 def config_of(**changes):
@@ -163,6 +201,7 @@ def make(random_classifier):
         write_weights=write_weights,
         write_file=write_file,
         write_tokenizer=write_tokenizer,
+        write_byte_fallback=write_byte_fallback,
         noisy=noisy,
         classifier=random_classifier,
     )

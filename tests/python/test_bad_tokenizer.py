@@ -70,20 +70,22 @@ def test_huge_ids_cost_no_more_than_small_ones(make, tmp_path):
     refused(lambda: check_pair(one, two), f"token {2**32 - 1}", "'b'", "'c'")
 
 
-@pytest.mark.parametrize("token", ["\ud800", 5, ["x"], {"content": 7}, {}, None, "no such token"])
-def test_an_end_token_that_is_none_ends_nothing(make, tmp_path, token):
+@pytest.mark.parametrize(
+    "token",
+    ["\ud800", 5, ["x"], {"content": 7}, {}, None, "no such token", "<|endoftext|>",
+     {"content": "<|endoftext|>"}, {"content": "<|endoftext|>", "lstrip": 1}],
+)  # fmt: skip
+def test_the_tokenizers_end_token_ends_nothing(make, tmp_path, token):
+    """Which ids end an answer is for the model's files to say, as in transformers."""
     folder = make.checkpoint(tmp_path / "m", eos_token_id=None)
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         assert engine.pair.eos == set()
 
 
-def test_an_end_token_without_a_logit_ends_nothing(make, tmp_path):
-    """A tokenizer may know more tokens than its model has rows."""
+def test_a_tokenizer_may_know_more_tokens_than_its_model_has_rows(make, tmp_path):
     folder = make.checkpoint(tmp_path / "m", vocab_size=290, eos_token_id=3)
-    name = max(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"].items(),
-               key=lambda item: item[1])[0]  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": name}))
     with Engine.from_pretrained(folder, num_threads=1) as engine:
-        assert engine.pair.eos == {3}
+        assert (engine.pair.vocab, engine.pair.eos) == (290, {3})
         assert engine.generate([1, 2], SamplingParams(temperature=0, max_tokens=4))
+        refused(lambda: engine.generate([290]), "prompt", "from 0 to 289", "290")

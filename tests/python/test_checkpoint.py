@@ -151,12 +151,36 @@ def test_what_is_not_json_is_refused(tmp_path, raw):
     refused(lambda: read_config(tmp_path), "config.json")
 
 
-def test_end_ids_are_the_union(make, tmp_path):
-    written(make, tmp_path, eos_token_id=[1, 2])
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 3}')
-    assert read_eos(tmp_path, 320) == {1, 2, 3}
-    written(make, tmp_path, eos_token_id=320)
-    refused(lambda: read_eos(tmp_path, 320), "eos_token_id", "320")
+GENERATION, CONFIG = "generation_config.json", "config.json"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "file", "ids"),
+    [
+        ([1, 2], {"eos_token_id": 3}, GENERATION, {3}),
+        ([1, 2], {"eos_token_id": [3, 4, 3]}, GENERATION, {3, 4}),
+        (320, {"eos_token_id": 0}, GENERATION, {0}),  # what is not read may be wrong
+        ([1, 2], {"eos_token_id": None}, CONFIG, {1, 2}),
+        ([1, 2], {"eos_token_id": []}, CONFIG, {1, 2}),
+        (7, {"temperature": 1.0}, CONFIG, {7}),
+        (7, None, CONFIG, {7}),
+        (None, None, CONFIG, set()),
+    ],
+)
+def test_end_ids_are_those_of_one_file(make, tmp_path, config, generation, file, ids):
+    written(make, tmp_path, eos_token_id=config)
+    if generation is not None:
+        (tmp_path / GENERATION).write_text(json.dumps(generation))
+    assert read_eos(tmp_path, 320) == (tmp_path / file, ids)
+
+
+@pytest.mark.parametrize("given", [320, -1, "2", True, 2.0, [[2]], [None], {"id": 2}])
+@pytest.mark.parametrize("file", [GENERATION, CONFIG])
+def test_end_ids_that_cannot_be_are_refused(make, tmp_path, given, file):
+    written(make, tmp_path, eos_token_id=given if file == CONFIG else None)
+    if file == GENERATION:
+        (tmp_path / GENERATION).write_text(json.dumps({"eos_token_id": given}))
+    refused(lambda: read_eos(tmp_path, 320), f"{file}, eos_token_id")
 
 
 # --- names, shapes, shards ---

@@ -173,6 +173,7 @@ def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
         ({"mscale": 2.0, "mscale_all_dim": 1.0}, 1.2772588722 / 1.1386294361),
         ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0), ({"factor": 1.0}, 1.0),
         ({"attention_factor": 0.5, "mscale": 2.0, "mscale_all_dim": 1.0}, 0.5),
+        ({"attn_factor": 0.5}, 1.1386294361), ({"attention_factor": 2, "attn_factor": 0.5}, 2.0),
     ],
 )  # fmt: skip
 def test_the_attention_factor_of_yarn(make, tmp_path, given, factor):

@@ -89,14 +89,23 @@ def test_pairs_are_compared_token_by_token(tokenizer):
 # --- stop strings ---
 
 
-class Letters:
-    """A tokenizer whose token i is the i-th letter of a pool of words."""
+class Words:
+    """Pieces whose token i is the i-th of a list of words, and a tokenizer of these."""
 
     def __init__(self, words):
-        self.words = words
+        self.words, self.pieces = words, self
 
-    def decode(self, ids, *, skip_special=True):
-        return "".join(self.words[i] for i in ids)
+    def string(self, token, *, skip_special):
+        return self.words[token]
+
+    def bytes_of(self, string):
+        return None
+
+    def units_of(self, data):
+        return []
+
+    def text(self, units):
+        return "".join(string for unit in units for string in unit)
 
 
 def request_of(words, **params):
@@ -110,7 +119,7 @@ def request_of(words, **params):
         streams=True,
         seed=0,
         eos=frozenset(),
-        detokenizer=Detokenizer(Letters(words), []),
+        detokenizer=Detokenizer(Words(words), []),
     )
 
 

@@ -239,15 +239,39 @@ def test_without_a_generation_config_the_defaults_are_vllms(engine):
 
 
 @pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ({"top_k": -1}, {"top_k": 0}), ({"top_k": -1.0}, {"top_k": 0}),
+        ({"top_k": 50.0, "max_new_tokens": 8.0}, {"top_k": 50, "max_tokens": 8}),
+    ],
+)  # fmt: skip
+def test_a_generation_config_is_read_as_it_is_meant(make, tmp_path, raw, wanted):
+    with Engine.from_pretrained(with_generation(make, tmp_path / "t", raw)) as engine:
+        assert engine.pair.defaults == SamplingParams(**wanted)
+
+
+@pytest.mark.parametrize(
     "raw",
     [
-        {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": 1.5},
+        {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": 1.5}, {"top_k": -2},
         {"min_p": 2}, {"repetition_penalty": 0}, {"max_new_tokens": -1}, {"top_k": True},
-        '{"temperature": NaN}', '{"temperature": 1e999}', "[]", "{", "",
+        {"top_k": False}, {"top_k": "-1"}, {"max_new_tokens": 1e300}, '{"temperature": 1e999}',
     ],
     ids=str,
 )  # fmt: skip
-def test_a_generation_config_that_cannot_be_is_refused(make, tmp_path, raw):
+def test_defaults_that_cannot_be_are_refused_where_they_are_used(make, tmp_path, one_sentence, raw):
+    [name] = json.loads(raw) if isinstance(raw, str) else raw
+    words = ("generation_config.json", {"max_new_tokens": "max_tokens"}.get(name, name))
+    with Engine.from_pretrained(with_generation(make, tmp_path / "t", raw)) as engine:
+        assert engine.generate([1], SamplingParams(max_tokens=1))[0].finished
+        one_sentence(lambda: engine.generate([1]), *words)
+        one_sentence(lambda: engine.stream([1]), *words)
+        one_sentence(lambda: engine.add_request("r", [1]), *words)
+        assert engine.generate([]) == []
+
+
+@pytest.mark.parametrize("raw", ['{"temperature": NaN}', "[]", "{", ""], ids=str)
+def test_a_generation_config_that_is_no_json_is_refused(make, tmp_path, raw):
     folder = with_generation(make, tmp_path / "t", raw)
     with pytest.raises(InvalidInputError, match=r"generation_config\.json") as caught:
         Engine.from_pretrained(folder)

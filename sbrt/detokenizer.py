@@ -1,0 +1,212 @@
+"""Text of tokens as they come: whole characters, each once, at a bounded cost per token.
+
+Two kinds of tokenizers spell characters in bytes. In a byte-level one every letter of a token is a
+byte. One with byte fallback has a token `<0x0A>` for each byte. A character may end in a later
+token than it begins, so bytes are collected here until they are one. What is handed to the
+library's decoder is whole: characters, or bytes that will never be part of one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tokenizers
+
+    from .tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"  # stands in text for bytes that are no character
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+STRAY = re.compile("[\udc80-\udcff]")  # how "surrogateescape" decodes a byte of no character
+
+Unit = tuple[str, ...]  # token strings that are decoded together: of one character, or one token
+BytesOf = Callable[[str], "bytes | None"]  # None: the string is text
+UnitsOf = Callable[[bytes], "list[Unit]"]
+
+
+class Pieces:
+    """The strings of a tokenizer's tokens, and the text that they make.
+
+    bytes_of: a token's bytes, None for a token of text. units_of: the token strings of bytes that
+    are whole characters or none at all.
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer, file: Mapping[str, Any]) -> None:
+        self._string_of = library.id_to_token
+        added = library.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in added if token.special)
+        decoder = library.decoder
+        self._decode: Callable[[list[str]], str] = " ".join if decoder is None else decoder.decode
+        types = set(_decoder_types(file.get("decoder")))
+        self.bytes_of: BytesOf = _no_bytes
+        self.units_of: UnitsOf = _no_units
+        if "ByteLevel" in types:
+            self.bytes_of, self.units_of = _bytes_of_letters, _units_of_letters
+        elif "ByteFallback" in types:
+            self.bytes_of, self.units_of = _byte_of_token, _units_of_byte_tokens
+
+    def string(self, token: int, *, skip_special: bool) -> str | None:
+        """The string of a token; None: it has none, or is special and left out."""
+        string = self._string_of(token)
+        return None if skip_special and string in self._special else string
+
+    def text(self, units: Sequence[Unit]) -> str:
+        """What the library's decoder makes of them."""
+        return self._decode([string for unit in units for string in unit])
+
+
+class Detokenizer:
+    """Gives the text that each token adds to the text of all tokens before it.
+
+    A decoder may treat the beginning of a text, or the last token, in a special way. So new units
+    are decoded behind the last ones that have text of their own, whose length is then cut off.
+    """
+
+    FIRST = 8  # tokens of a prompt's end that are looked at first
+    SILENT = 32  # units without text that are kept for what follows
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special: bool = True
+    ) -> None:
+        self._pieces = tokenizer.pieces
+        self._string = partial(self._pieces.string, skip_special=skip_special)
+        self._before: list[Unit] = []  # units whose text has been given
+        self._given = 0  # length of their text
+        self._new: list[Unit] = []  # units after these
+        self._held = b""  # the beginning of a character
+        self._read_prompt(prompt_ids)
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes, often empty for a piece of a character."""
+        string = self._string(token)
+        if string is None:
+            return ""
+        self._take(string)
+        return self._give()
+
+    def flush(self) -> str:
+        """The text of what is held back, when no token follows: bytes that are no character."""
+        self._new += self._lost()
+        return self._give()
+
+    def _read_prompt(self, ids: Sequence[int]) -> None:
+        """Keep what the first new token needs: units that have text, a character's beginning."""
+        strings = self._strings_backwards(ids)
+        tail: list[str] = []
+        want, is_all = self.FIRST, False
+        while not (self._before or is_all):
+            for string in strings:
+                tail.append(string)
+                if len(tail) == want:
+                    break
+            is_all = len(tail) < want
+            want *= 2
+            self._held, self._new = b"", []
+            for string in reversed(tail):
+                self._take(string)
+            self._before = self._context(self._new)
+        if not self._before:  # a prompt without text: its units are the beginning of the text
+            self._before = self._new
+        self._given = len(self._pieces.text(self._before))
+        self._new = []
+
+    def _strings_backwards(self, ids: Sequence[int]) -> Iterator[str]:
+        for token in reversed(ids):
+            if (string := self._string(token)) is not None:
+                yield string
+
+    def _take(self, string: str) -> None:
+        """Append the units that a token completes."""
+        data = self._pieces.bytes_of(string)
+        if data is None:
+            self._new += [*self._lost(), (string,)]
+            return
+        data = self._held + data
+        _, used = codecs.utf_8_decode(data, "surrogateescape", False)
+        self._held = data[used:]
+        self._new += self._pieces.units_of(data[:used])
+
+    def _lost(self) -> list[Unit]:
+        """The units of what is held back and will not become a character."""
+        held, self._held = self._held, b""
+        return self._pieces.units_of(held)
+
+    def _give(self) -> str:
+        """The text of the new units."""
+        if not self._new:
+            return ""
+        units = self._before + self._new
+        text = self._pieces.text(units)
+        new = text[self._given :]
+        if new:
+            self._before = self._context(units)
+            self._given = len(self._pieces.text(self._before))
+            self._new = []
+        elif len(self._new) > self.SILENT:
+            self._new = []
+        return new
+
+    def _context(self, units: list[Unit]) -> list[Unit]:
+        """The last few of them that have text of their own; [] if all together have none."""
+        count = 1
+        while units:
+            if self._pieces.text(units[-count:]):
+                return units[-count:]
+            if count >= len(units):
+                break
+            count *= 2
+        return []
+
+
+def _decoder_types(decoder: Any) -> Iterator[str]:
+    """The types of a tokenizer.json's decoder and of those inside it."""
+    if isinstance(decoder, Mapping):
+        yield str(decoder.get("type"))
+        for inner in decoder.get("decoders") or ():
+            yield from _decoder_types(inner)
+
+
+def _letters() -> dict[int, str]:
+    """Letter of each byte in byte-level tokens: itself if it can be seen, else one from U+0100."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(0x100) if b not in visible]
+    return {b: chr(b) for b in visible} | {b: chr(0x100 + i) for i, b in enumerate(hidden)}
+
+
+_LETTER_OF = _letters()
+_BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
+
+
+def _bytes_of_letters(string: str) -> bytes | None:
+    try:
+        return bytes(_BYTE_OF[letter] for letter in string)
+    except KeyError:  # an added token of other letters is text
+        return None
+
+
+def _units_of_letters(data: bytes) -> list[Unit]:
+    return [("".join(_LETTER_OF[byte] for byte in data),)] if data else []
+
+
+def _byte_of_token(string: str) -> bytes | None:
+    found = BYTE_TOKEN.fullmatch(string)
+    return bytes.fromhex(found[1]) if found else None
+
+
+def _units_of_byte_tokens(data: bytes) -> list[Unit]:
+    """A unit for each character. The library loses a whole run of bytes over a single stray one, so
+    a stray one becomes the bytes of the replacement character."""
+    text = STRAY.sub(REPLACEMENT, data.decode("utf-8", "surrogateescape"))
+    return [tuple(f"<0x{byte:02X}>" for byte in letter.encode()) for letter in text]
+
+
+def _no_bytes(string: str) -> bytes | None:
+    return None
+
+
+def _no_units(data: bytes) -> list[Unit]:
+    return []
