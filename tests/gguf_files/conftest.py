@@ -151,7 +151,9 @@ def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0,
     for name, shape in shapes_of(arch, vocab, tied, s).items():
         of = kind if isinstance(kind, str) else kind(name)
         if tensors is not None and name in tensors:
-            writer.add_tensor(name, tensors[name])
+            values = tensors[name]  # or (blocks, their type)
+            values, of = values if isinstance(values, tuple) else (values, None)
+            writer.add_tensor(name, values, raw_dtype=of)
         elif len(shape) == 1:
             writer.add_tensor(name, 1 + rng.standard_normal(shape, np.float32) * np.float32(0.1))
         else:
@@ -225,6 +227,7 @@ def write_folder(folder, paths):
     hidden = int(value("embedding_length"))
     config = {
         "architectures": [ARCHITECTURES[arch]],
+        "model_type": arch,
         "hidden_size": hidden,
         "intermediate_size": int(value("feed_forward_length")),
         "num_hidden_layers": int(value("block_count")),
