@@ -27,9 +27,9 @@ class SpeculativeConfig:
     """The draft and the method that uses it.
 
     method: a preset, `NAME[:key=value,...]` (None: auto, on a CUDA device specbranch). model: the
-    draft's folder. num_speculative_tokens: gamma, draft steps per burst (None: 4; of `auto` the
-    most). num_branches: k_max. confidence_threshold: epsilon, an adopted tail is cut before its
-    first node with q <= epsilon.
+    draft, as EngineConfig.model. num_speculative_tokens: gamma, draft steps per burst (None: 4; of
+    `auto` the most). num_branches: k_max. confidence_threshold: epsilon, an adopted tail is cut
+    before its first node with q <= epsilon.
     acceptance: `coupled`, sampled tokens are those of plain decoding with the same seed, or
     `rejection`, they have the same law. hrad: the file of a classifier that decides how much of a
     tail to keep; without num_speculative_tokens gamma is the file's. Raises InvalidInputError.
@@ -91,7 +91,8 @@ class SpeculativeConfig:
 class EngineConfig:
     """What an engine is built from.
 
-    model: the target's folder. tokenizer: a folder or tokenizer.json (None: the target's).
+    model: the target, a Hugging Face folder, a GGUF file or a name on the hub (hub.py). tokenizer:
+    one of these or a tokenizer.json (None: the target's).
     dtype: storage of the weights; arithmetic is float32. int8 is of matrices only, made as they are
     loaded: 64 weights of an output share a scale. max_model_len: tokens of prompt and output
     together (None: the target's max_position_embeddings, stretched by its rope; more only for a

@@ -13,6 +13,7 @@ from . import demo_pair, hrad, methods
 from .config import EngineConfig, SpeculativeConfig
 from .costs import CostModel, read_costs
 from .errors import EngineError, InvalidInputError
+from .hub import located
 from .methods import Method
 from .pair import MakeDraft, Pair, load_pair
 from .progress import Progress
@@ -142,7 +143,9 @@ def default_method(args: argparse.Namespace) -> str:
 
 def target_folder(args: argparse.Namespace) -> Path:
     """The folder that --target names."""
-    return demo_pair.demo_folder(demo_pair.TARGET) if args.target == "demo" else Path(args.target)
+    if args.target == "demo":
+        return demo_pair.demo_folder(demo_pair.TARGET)
+    return located(args.target)
 
 
 def draft_folder(args: argparse.Namespace) -> Path | None:
@@ -243,4 +246,4 @@ def _draft(name: str) -> tuple[Path | None, MakeDraft | None]:
         return None, demo_pair.random_draft
     if name in ("demo", "demo-poor"):
         return demo_pair.demo_folder(demo_pair.DRAFT if name == "demo" else demo_pair.POOR), None
-    return Path(name), None
+    return located(name), None
