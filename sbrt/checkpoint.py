@@ -11,7 +11,6 @@ from . import check
 from ._core import Decoder
 from .errors import InvalidInputError
 from .gguf import is_gguf
-from .gguf.model import read_model
 from .model_config import ModelConfig, read_config, read_json
 from .safetensors_file import TensorFile, open_file
 from .stored import Stored, StoredNumbers
@@ -79,6 +78,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Reads no weight. Raises InvalidInputError, naming the file and what is wrong in it.
     """
     if is_gguf(path):
+        from .gguf.model import read_model  # here, so that `import sbrt` stays fast
+
         model = read_model(path)
         checkpoint = Checkpoint(path, model.config, model.files, model.weights)
     elif check.is_folder(path):

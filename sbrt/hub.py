@@ -16,7 +16,6 @@ from typing import Any
 from . import check
 from .config import EngineConfig, Folder, SpeculativeConfig, folder
 from .errors import InvalidInputError
-from .gguf.parts import PART
 from .model_config import read_json
 
 # ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may lie in folders of its repository.
@@ -70,6 +69,8 @@ def _folder(repo: str) -> Path:
 
 def _file(repo: str, name: str) -> Path:
     """A GGUF file, with all parts of a split one."""
+    from .gguf.parts import PART  # here, so that `import sbrt` stays fast
+
     match = PART.fullmatch(name)
     wanted = [name]
     if match is not None:

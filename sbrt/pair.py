@@ -13,7 +13,6 @@ from .config import EngineConfig
 from .errors import InvalidInputError
 from .generation_config import Defaults, read_defaults
 from .gguf import is_gguf
-from .gguf.tokenizer import end_ids
 from .model_config import ModelConfig, read_eos
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer, check_pair
@@ -128,6 +127,8 @@ def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     """Those that the folder names by id. A tokenizer's eos_token says what a text ends with; as in
     transformers it ends no answer."""
     if is_gguf(target.folder):
+        from .gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
+
         return frozenset(i for i in end_ids(target.files[0]) if i < target.config.vocab)
     path, ids = read_eos(target.folder, target.config.vocab)
     for i in sorted(ids) if tokenizer is not None else ():

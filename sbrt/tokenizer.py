@@ -13,7 +13,6 @@ from .check import show
 from .detokenizer import Detokenizer, Pieces
 from .errors import InvalidInputError
 from .gguf import is_gguf
-from .gguf.tokenizer import tokenizer_json
 from .safetensors_file import parse_json
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Tokenizer:
 
         if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
-        raw = tokenizer_json(path) if is_gguf(path) else check.read_bytes(path, MAX_TOKENIZER)
+        raw = _gguf_json(path) if is_gguf(path) else check.read_bytes(path, MAX_TOKENIZER)
         file = parse_json(path, raw)
         _refuse_prefix(path, file)
         with _library_errors(f"{path}: expected a tokenizer.json"):
@@ -96,6 +95,12 @@ def _add(library: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken])
     if tokens:
         with _library_errors("added tokens: expected ones that the tokenizer can have"):
             library.add_tokens(tokens)
+
+
+def _gguf_json(path: Path) -> bytes:
+    from .gguf.tokenizer import tokenizer_json  # here, so that `import sbrt` stays fast
+
+    return tokenizer_json(path)
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
