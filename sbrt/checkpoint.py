@@ -12,6 +12,7 @@ from ._core import Decoder
 from .errors import InvalidInputError
 from .gguf import is_gguf
 from .model_config import ModelConfig, read_config, read_json
+from .quantization import read_scheme
 from .safetensors_file import TensorFile, open_file
 from .stored import Stored, StoredNumbers
 
@@ -83,8 +84,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         model = read_model(path)
         checkpoint = Checkpoint(path, model.config, model.files, model.weights)
     elif check.is_folder(path):
-        files = _open_files(path)
-        checkpoint = Checkpoint(path, read_config(path), files, _stored(files))
+        config, files = read_config(path), _open_files(path)
+        checkpoint = Checkpoint(path, config, files, _weights(path, files))
     else:
         raise InvalidInputError(
             f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
@@ -143,6 +144,17 @@ def random_decoder(
         decoder.load(name, "F32", values.shape, values.view("u1").reshape(-1))
     decoder.finish()
     return decoder
+
+
+def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
+    """Those of a folder; of a quantised one each matrix is one weight."""
+    path = folder / "config.json"
+    scheme = read_scheme(path, read_json(path))
+    if scheme is None:
+        return _stored(files)
+    from .quantized_folder import packed_weights  # here, so that `import sbrt` stays fast
+
+    return packed_weights(path, scheme, _stored(files))
 
 
 def _stored(files: list[TensorFile]) -> dict[str, Stored]:

@@ -11,6 +11,7 @@ from . import check
 from ._core import DecoderConfig
 from .config import MAX_POSITIONS
 from .errors import InvalidInputError, not_built
+from .quantization import read_scheme
 from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
@@ -140,8 +141,7 @@ def _architecture(path: Path, raw: Mapping[str, Any]) -> str:
         raise InvalidInputError(
             f"{path}, architectures: expected one of {', '.join(FAMILIES)}, got {check.show(names)}"
         )
-    if raw.get("quantization_config") is not None:
-        raise not_built(f"{path}, quantization_config")
+    read_scheme(path, raw)
     act = raw.get("hidden_act", "silu")
     if act != "silu":
         raise InvalidInputError(f"{path}, hidden_act: expected 'silu', got {check.show(act)}")

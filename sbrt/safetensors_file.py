@@ -32,7 +32,9 @@ BITS = {
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
 # What `encode` and `array` know; numpy has bfloat16 only as its bits.
-NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1"}
+NUMPY = {
+    "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
