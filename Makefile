@@ -17,7 +17,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 .PHONY: demo test exact sanitize gpu-check nsys ncu peers real-model lint format hook clean
 
 demo: $(VENV)/.built
-	$(BIN)/sbrt compare --png compare.png
+	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
 test: $(VENV)/.built lint $(VENV)/.test-tools
 	$(BIN)/python -m pytest

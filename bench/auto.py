@@ -31,6 +31,7 @@ RUNS, REPEATS = 9, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.auto", lambda: _main(argv))
 
 

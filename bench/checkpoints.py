@@ -7,26 +7,22 @@ build/checkpoints.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench.folders import write_folder
+from bench.inflate import inflate
 from bench.sizes import SIZES, config_of
 from sbrt import InvalidInputError, demo_pair
 from sbrt.checkpoint import random_weights
 from sbrt.fingerprint import fingerprint
 from sbrt.model_config import ModelConfig
-from sbrt.safetensors_file import bfloat16, encode
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from sbrt.safetensors_file import bfloat16
 
 BUILD = Path(__file__).parents[1] / "build"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 DEMO, INFLATED = "demo", "demo-75m"
 INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)
@@ -50,8 +46,6 @@ def given(name: str, build: Path = BUILD) -> Given:
         return _keyed(name, cached(build, name, lambda out: write_random(name, out)), None)
     target = demo_pair.demo_folder(demo_pair.TARGET)
     if name in INFLATED_TO:
-        from bench.inflate import inflate
-
         source, small, size = target, fingerprint(target)[:8], INFLATED_TO[name]
         target = cached(build, f"{name}-{small}", lambda out: inflate(source, size, out))
     return _keyed(name, target, demo_pair.demo_folder(demo_pair.DRAFT))
@@ -73,19 +67,6 @@ def write_random(name: str, folder: Path) -> None:
     config = config_of(name)
     weights = ((key, bfloat16(values)) for key, values in random_weights(config, seed=0))
     write_folder(folder, config_json(config), weights)
-
-
-def write_folder(
-    folder: Path, config: dict[str, Any], weights: Iterable[tuple[str, NDArray[np.uint16]]]
-) -> None:
-    """A Hugging Face folder of bfloat16 weights (as bits), with the demo pair's tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = demo_pair.demo_folder(demo_pair.TARGET)
-    for name in TOKENIZER:
-        shutil.copyfile(tokenizer / name, folder / name)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    data = encode(dict(weights), {"format": "pt"})
-    (folder / "model.safetensors").write_bytes(data)
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:

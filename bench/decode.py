@@ -13,6 +13,7 @@ from sbrt.measure import PLACEMENTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.decode", lambda: _main(argv))
 
 
@@ -20,6 +21,7 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = flags.Parser(prog="python -m bench.decode", description=__doc__.splitlines()[0])
     flags.add_model_flags(parser)
     flags.add_method_flags(parser)
+    flags.add_view_flags(parser)
     parser.add_argument(
         "--placement",
         choices=PLACEMENTS,

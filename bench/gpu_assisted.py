@@ -22,7 +22,7 @@ from sbrt.demo_pair import demo_folder
 from sbrt.errors import EngineError, InvalidInputError
 
 from . import gpu_models
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 
 OURS = ("none", "specbranch")
 Answer = Callable[[list[int]], int]  # to a prompt's ids: how many tokens

@@ -27,7 +27,8 @@ from typing import Any
 from sbrt import collect_env, flags
 from sbrt.errors import InvalidInputError
 
-from . import gpu_kernels, gpu_sanitize
+from . import gpu_sanitize
+from .gpu_device import expect_cuda
 from .gpu_steps import (
     ROOT,
     Record,
@@ -181,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
-    gpu_kernels.expect_cuda()
+    expect_cuda()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # steps end with us
     where = {"source": source_hash(), "device": device()}
     right = check(Path(args.json), where, args.part, run_command, args.fresh)

@@ -20,7 +20,7 @@ from sbrt.errors import InvalidInputError
 from sbrt.methods import parse_list
 from sbrt.prompts import BUILT_IN
 
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 
 
 def main(argv: Sequence[str] | None = None) -> int:

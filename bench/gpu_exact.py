@@ -26,7 +26,7 @@ from sbrt.methods import parse_list
 from sbrt.outputs import CompletionOutput
 
 from . import gpu_models
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 from .gpu_steps import UNFINISHED, source_hash
 
 METHODS = "draft_model,lookup,pearl,specbranch,specbranch:on_miss=serial,tree:nodes=15"

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sbrt import flags
-from sbrt.errors import EngineError, InvalidInputError
+from sbrt.errors import InvalidInputError
+
+from .gpu_device import expect_cuda
+from .nsight import kernel_filter
 
 COLUMNS = "op | shape | us (spread) | GB/s | % of measured roof | expected us | x baseline"
 
@@ -49,19 +52,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not 0 < args.seconds <= 600:
         raise InvalidInputError(f"--seconds: expected a number up to 600, got {args.seconds}")
     return args
-
-
-def expect_cuda() -> None:
-    """Raises EngineError, one sentence, where there is no CUDA device that torch can use."""
-    try:
-        import torch
-    except ImportError:
-        raise EngineError("GPU: expected torch with CUDA, found no torch") from None
-    if not torch.cuda.is_available():
-        raise EngineError(
-            "GPU: expected a CUDA device that torch can use, found none "
-            f"(torch {torch.__version__})"
-        )
 
 
 def measured(only: str, seconds: float) -> dict[str, Any]:
@@ -131,8 +121,6 @@ def render(line: dict[str, Any]) -> str:
 
 def ncu_command(only: str) -> str:
     """The command line that profiles our kernels with Nsight Compute."""
-    from .nsight import kernel_filter
-
     chosen = f" --only {only}" if only else ""
     return (
         f"ncu --set full --kernel-name '{kernel_filter()}' --launch-count 8 --graph-profiling node "

@@ -15,7 +15,7 @@ from typing import TypeVar
 from sbrt import _core, build_info, flags
 from sbrt.errors import EngineError, InvalidInputError
 
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 
 T = TypeVar("T")
 NO_KERNEL = "expected ops with a kernel"  # of the toy lane, which a device that works refuses

@@ -28,7 +28,7 @@ from sbrt.timeline import lane_work
 from sbrt.trace import TARGET, Span, lane_times
 
 from . import gpu_models
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 from .lanes import moved_bytes
 
 METHODS = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4,specbranch:gamma=4,on_miss=serial"

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.checkpoints import write_folder
+from bench.folders import TOKENIZER, write_folder
 from sbrt import InvalidInputError, demo_pair, flags
 from sbrt.checkpoint import Checkpoint, expected_shapes, open_checkpoint
 from sbrt.model_config import ModelConfig, read_json
@@ -46,7 +46,7 @@ def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelCon
     raw = read_json(source / "config.json")
     raw |= {"num_hidden_layers": config.layers, "intermediate_size": config.inner}
     write_folder(out, raw, _weights(checkpoint, config, seed))
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+    for name in TOKENIZER:
         if (source / name).is_file():
             (out / name).write_bytes((source / name).read_bytes())
     return config
@@ -103,6 +103,7 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig, seed: int) -> Iterator
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.inflate", lambda: _main(argv))
 
 

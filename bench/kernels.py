@@ -13,7 +13,6 @@ behind the op, and `best` is what nine of ten exceed. Weights are random, drawn 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import statistics
@@ -168,6 +167,7 @@ def _sums(parts: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.kernels", lambda: _main(argv))
 
 
@@ -199,10 +199,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _on_gpu(rest: list[str]) -> int:
     try:
-        module = importlib.import_module("bench.gpu_kernels")
+        from bench import gpu_kernels
     except ImportError as error:
         raise InvalidInputError(f"--device: expected cpu, got cuda ({error})") from None
-    return int(module.main(rest))
+    return gpu_kernels.main(rest)
 
 
 def _parser() -> argparse.ArgumentParser:

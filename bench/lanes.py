@@ -24,7 +24,7 @@ from sbrt import flags
 from sbrt.errors import InvalidInputError
 from sbrt.model_config import ModelConfig
 
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 from .sizes import llama_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from sbrt import flags
 from sbrt.errors import EngineError
 
-from .gpu_kernels import expect_cuda
+from .gpu_device import expect_cuda
 from .gpu_steps import ROOT
 
 REPORT = ROOT / "build" / "sbrt"

@@ -33,6 +33,7 @@ DEFAULT = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.predict", lambda: _main(argv))
 
 

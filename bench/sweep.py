@@ -94,6 +94,7 @@ class Cell:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.sweep", lambda: _main(argv))
 
 

@@ -1,6 +1,6 @@
 """Types of the binary module (csrc/bind has one file per class)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy import float32, float64
@@ -125,6 +125,16 @@ class Decoder(Model):
     @property
     def isa(self) -> str:
         """Instruction set in use."""
+
+class RecordedModel(Model):
+    """A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).
+
+    bind(**shape): records the graphs of one lane. It is called once per lane.
+    """
+
+    def __init__(
+        self, *, vocab: int, max_positions: int, longest: int, bind: Callable[..., Any]
+    ) -> None: ...
 
 class Sampling:
     """The sampling law of one sequence; order and formulas are in csrc/ops/choose.h.
@@ -505,6 +515,9 @@ def build_info() -> dict[str, str | bool]:
     there, "" for none; cuda_architectures; why_no_cuda: why it cannot be used on this machine, a
     sentence, "" if it can.
     """
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> list[float]:
+    """[head_dim / 2] f32: how far each pair of a head turns from one position to the next."""
 
 def allocation_count() -> int:
     """Calls of operator new by this library since it was loaded; a round makes none."""

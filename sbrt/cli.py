@@ -27,23 +27,25 @@ def _main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(
         prog="sbrt",
-        description="Speculative decoding with branches that run ahead; not one token changed.",
+        description="Speculative decoding: a draft works ahead of the target, no token changes.",
     )
     commands = parser.add_subparsers(required=True, metavar="generate|compare|plan|hrad")
     generate = commands.add_parser("generate", help="answer one prompt")
     flags.add_model_flags(generate)
+    flags.add_trace_flag(generate)
     generate.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",
         help=f"default: {DEFAULT}, {DEFAULT_ON_CUDA} on cuda, none without a draft",
     )
     generate.set_defaults(run=_generate)
-    beside = commands.add_parser("compare", help="methods beside each other, every token checked")
-    flags.add_model_flags(beside)
-    flags.add_method_flags(beside)
-    beside.set_defaults(run=compare.run)
-    plan.add_flags(commands.add_parser("plan", help="what to expect of each method, by costs"))
-    hrad_cli.add_commands(commands.add_parser("hrad", help="teach how much of a branch will stand"))
+    several = commands.add_parser("compare", help="run several methods, check every token")
+    flags.add_model_flags(several)
+    flags.add_method_flags(several)
+    flags.add_view_flags(several)
+    several.set_defaults(run=compare.run)
+    plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))
+    hrad_cli.add_commands(commands.add_parser("hrad", help="train the classifier that cuts chains"))
     return parser
 
 
@@ -74,7 +76,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 def _generate_json(args: argparse.Namespace, method: Method, prompt: str) -> int:
     """The same object as compare's for one method, with the answer in it; `none` runs beside it."""
-    report = compare.measured(args, [method], [prompt], "shared")
+    [report] = compare.measured(args, [method], [prompt], "shared")
     [line], [tally] = report.lines(), report.tallies
     answer = tally.outputs[0].outputs[0]
     line |= {

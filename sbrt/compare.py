@@ -1,21 +1,71 @@
-"""Methods beside each other on the same prompts: behind `sbrt compare` and `bench.decode`."""
+"""Compares methods on the same prompts, for `sbrt compare` and `bench.decode`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import flags, methods, picture, table
 from .chrome import Recording, write_chrome
+from .config import EngineConfig
+from .costs import CostModel
 from .files import check_writable, write_file
 from .measure import Bench, Report, measure
 from .methods import Method
+from .pair import Pair
 from .progress import Phases
+from .sampling import SamplingParams
 from .simulate import Simulator, Sweep
+
+GAMMA_STAYS = frozenset({"gamma"})  # a sweep of nothing: every method runs as it was given
+
+
+@dataclass(frozen=True)
+class Work:
+    """Methods to measure on one pair of models; the prompts are text or token ids.
+
+    `keep_spans`: whether the report keeps the trace of each method's longest answer.
+    """
+
+    config: EngineConfig
+    pair: Pair
+    methods: Sequence[Method]
+    prompts: Sequence[str] | Sequence[list[int]]
+    params: SamplingParams
+    placement: str = "shared"
+    keep_spans: bool = False
+
+    def by_the_clock(self) -> Report:
+        """Measure in seconds of this machine. Raises EngineError if a generation fails."""
+        with (
+            closing(Phases()) as bar,
+            closing(Bench.open(self.config, self.pair, self.methods, self.placement)) as bench,
+        ):
+            return measure(
+                bench,
+                self.methods,
+                methods.parse("none"),
+                self.prompts,
+                self.params,
+                progress=bar.update,
+                keep_spans=self.keep_spans,
+            )
+
+    def simulated(self, model: CostModel, sweep: Sweep) -> Report:
+        """Measure in the time of `model`. Raises EngineError if a generation fails."""
+        given, costs = sweep.widest(self.methods), model.costs()
+        with (
+            closing(Phases()) as bar,
+            closing(Bench.open(self.config, self.pair, given, self.placement, costs)) as bench,
+        ):
+            simulator = Simulator(bench, model, sweep, self.params, bar.update, self.keep_spans)
+            return simulator.report(self.methods, methods.parse("none"), self.prompts)
 
 
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
@@ -23,56 +73,53 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
     check_outputs(args)
     given = flags.read_methods(args, _names(args))
     prompts = flags.prompts(args)
-    report = measured(args, given, prompts, placement)
-    if report.skipped:
-        sentence = f"skipped {report.skipped} of {len(prompts)} prompts: they do not fit"
+    reports = measured(args, given, prompts, placement)
+    skipped = reports[0].skipped
+    if skipped:
+        sentence = f"skipped {skipped} of {len(prompts)} prompts: they do not fit"
         print(sentence, file=sys.stderr)
     if args.png is not None:
-        picture.draw(args.png, report)
+        picture.draw(args.png, reports[0])
         print(f"wrote {args.png}", file=sys.stderr)
-    write_json(args.json, report.lines())  # stdout comes last: its reader may have gone
+    # stdout comes last: its reader may have gone
+    write_json(args.json, [line for report in reports for line in report.lines()])
     if args.json != "-":
-        print(table.render(report))
-    return verdict(report)
+        print("\n\n".join([table.render(reports[0]), *_compared(reports)]))
+    return max(map(verdict, reports))
 
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Refuse before the work what could not be written after it. Raises InvalidInputError."""
-    if getattr(args, "png", None) is not None:
-        picture.require()
-        check_writable("--png", args.png)
-    check_writable("--json", args.json)
-    check_writable("--trace", args.trace)
+    for name in ("png", "json", "trace"):  # a command may lack any of the flags
+        given = getattr(args, name, None)
+        if name == "png" and given is not None:
+            picture.require()
+        check_writable(f"--{name}", given)
 
 
 def measured(
     args: argparse.Namespace, given: list[Method], prompts: list[str], placement: str
-) -> Report:
-    """Load, run, and write the trace if one was asked for."""
-    model, params = flags.costs(args), flags.sampling(args)
+) -> list[Report]:
+    """Load, run, and write the trace if one was asked for.
+
+    One report, or with --then-simulate two: the second is in simulated time, without a trace.
+    """
+    model, later, params = flags.costs(args), flags.later_costs(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     keep_spans = args.trace is not None or getattr(args, "png", None) is not None
-    none = methods.parse("none")
-    bar = Phases()
-    try:
-        if model is not None:
-            sweep = Sweep(model.c, frozenset() if args.gamma is None else frozenset({"gamma"}))
-            with closing(
-                Bench.open(config, pair, sweep.widest(given), placement, model.costs())
-            ) as bench:
-                simulator = Simulator(bench, model, sweep, params, bar.update, keep_spans)
-                report = simulator.report(given, none, prompts)
-        else:
-            with closing(Bench.open(config, pair, given, placement)) as bench:
-                report = measure(
-                    bench, given, none, prompts, params, progress=bar.update, keep_spans=keep_spans
-                )
-    finally:
-        bar.close()
+    work = Work(config, pair, given, prompts, params, placement, keep_spans)
+    if model is None:
+        reports = [work.by_the_clock()]
+    else:
+        fixed = frozenset() if args.gamma is None else GAMMA_STAYS
+        reports = [work.simulated(model, Sweep(model.c, fixed))]
     if args.trace is not None:
-        shown = [Recording(t.method.text, t.spans, t.rounds) for t in report.shown()]
+        shown = [Recording(t.method.text, t.spans, t.rounds) for t in reports[0].shown()]
         write_chrome(args.trace, shown)
-    return report
+    if later is not None:
+        again = replace(work, keep_spans=False)
+        reports.append(again.simulated(later, Sweep(later.c, GAMMA_STAYS)))
+    return reports
 
 
 def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
@@ -93,6 +140,11 @@ def verdict(report: Report) -> int:
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _compared(reports: Sequence[Report]) -> list[str]:
+    """The second report next to the first, if there are two."""
+    return [table.render_next_to(reports[0], report) for report in reports[1:]]
 
 
 def _names(args: argparse.Namespace) -> list[str]:

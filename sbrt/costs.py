@@ -17,6 +17,7 @@ from ._core import MAX_ROWS, Costs
 from .errors import InvalidInputError
 
 UNIT, SECOND = "draft forward", "second"  # what simulated time is counted in
+TARGET_ROWS, DRAFT_ROWS = 64, 128  # rows that cost one forward under c=N
 MOST_C = 1000
 MOST_US = 1e9  # of one forward: a quarter of an hour
 
@@ -64,10 +65,13 @@ class CostModel:
         )
 
 
-def read_costs(text: str) -> CostModel:
-    """`c=N`, or the path of a cost file. Raises InvalidInputError, OSError."""
+def read_costs(text: str, flag: str = "--simulate") -> CostModel:
+    """`c=N`, or the path of a cost file; `flag` opens an error of the former.
+
+    Raises InvalidInputError, OSError.
+    """
     if text.startswith("c="):
-        return _ratio(text)
+        return _ratio(text, flag)
     try:
         given = json.loads(Path(text).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -114,20 +118,20 @@ def cost_model(name: str, given: Any) -> CostModel:
     )
 
 
-def _ratio(text: str) -> CostModel:
+def _ratio(text: str, flag: str) -> CostModel:
     """t(rows) = ceil(rows / 128), T(rows) = c ceil(rows / 64), in draft forwards."""
     digits = text.removeprefix("c=")
     if not (digits.isascii() and digits.isdigit() and 1 <= int(digits[:9]) <= MOST_C):
         raise InvalidInputError(
-            f"--simulate: expected c=N with N from 1 to {MOST_C}, got {check.show(text)}"
+            f"{flag}: expected c=N with N from 1 to {MOST_C}, got {check.show(text)}"
         )
     c = int(digits)
 
     def target(rows: int) -> float:
-        return float(c * math.ceil(rows / 64))
+        return float(c * math.ceil(rows / TARGET_ROWS))
 
     def draft(rows: int) -> float:
-        return float(math.ceil(rows / 128))
+        return float(math.ceil(rows / DRAFT_ROWS))
 
     return CostModel(text, UNIT, target, draft, target, draft)
 

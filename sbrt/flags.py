@@ -64,10 +64,10 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
-    add("--top-p", type=float, default=1.0, metavar="P")
-    add("--top-k", type=int, default=0, metavar="K")
-    add("--threads", type=int, metavar="N", help="in total (default: all cores)")
-    add("--draft-threads", type=int, metavar="N", help="the draft's, while both models run")
+    add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
+    add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
+    add("--threads", type=int, metavar="N", help="threads in total (default: all cores)")
+    add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8"),
@@ -85,9 +85,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
     add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
-    add("--branches", type=int, metavar="K", help="most branches of a round")
+    add("--branches", type=int, metavar="K", help="most branches per round")
     add_json_flag(parser)
-    add("--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace")
+
+
+def add_trace_flag(parser: argparse.ArgumentParser) -> None:
+    """Where the trace goes."""
+    parser.add_argument(
+        "--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace"
+    )
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
@@ -102,16 +108,27 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method_flags(parser: argparse.ArgumentParser) -> None:
-    """Methods beside each other on many prompts."""
+    """The methods, and many prompts to run them on."""
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+
+
+def add_view_flags(parser: argparse.ArgumentParser) -> None:
+    """What a comparison draws, and what gives its time."""
+    add_trace_flag(parser)
+    add = parser.add_argument
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
     add(
         "--simulate",
         metavar="c=8|COSTS.json",
         help="real tokens, simulated time: a target forward costs c draft forwards, or a cost file",
+    )
+    add(
+        "--then-simulate",
+        metavar="c=8|COSTS.json",
+        help="after the clock's table, the same methods and settings in simulated time",
     )
 
 
@@ -205,6 +222,18 @@ def costs(args: argparse.Namespace) -> CostModel | None:
     """What --simulate names, None without it. Raises InvalidInputError, OSError."""
     given = getattr(args, "simulate", None)
     return None if given is None else read_costs(given)
+
+
+def later_costs(args: argparse.Namespace) -> CostModel | None:
+    """What --then-simulate names, None without it. Raises InvalidInputError, OSError."""
+    given = getattr(args, "then_simulate", None)
+    if given is None:
+        return None
+    if args.simulate is not None:
+        raise InvalidInputError("--then-simulate: expected the clock first, got --simulate")
+    if args.device.startswith("cuda"):
+        raise InvalidInputError(f"--then-simulate: expected --device cpu, got {args.device}")
+    return read_costs(given, "--then-simulate")
 
 
 def prompts(args: argparse.Namespace) -> list[str]:

@@ -20,18 +20,18 @@ from .sampling import MAX_SEED
 from .simulate import Simulator, Sweep
 
 OWN_GAMMA = "c=gamma+1"
-DROP_COST = "how much likelier than not it must be that nothing stands (default: 1)"
-KEEP_COST = "how much likelier than not it must be that all of it stands (default: 1)"
+DROP_COST = "how much likelier than not it must be that nothing is accepted (default: 1)"
+KEEP_COST = "how much likelier than not it must be that all of it is accepted (default: 1)"
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """collect, train and eval with their flags."""
     commands = parser.add_subparsers(required=True, metavar="collect|train|eval")
     _add_collect(
-        commands.add_parser("collect", help="run the pair with uncut chains, keep samples")
+        commands.add_parser("collect", help="run the pair without cutting chains, write samples")
     )
     _add_train(commands.add_parser("train", help="train a classifier on samples, with torch"))
-    _add_eval(commands.add_parser("eval", help="what a classifier is worth"))
+    _add_eval(commands.add_parser("eval", help="measure what a classifier is worth"))
 
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +45,18 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("samples", type=Path, nargs="+", metavar="X", help="of sbrt hrad collect, of one pair")
+    add(
+        "samples",
+        type=Path,
+        nargs="+",
+        metavar="X",
+        help="samples of one pair (sbrt hrad collect)",
+    )
     add("--out", type=Path, required=True, metavar="H", help="where the classifier goes")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--epochs", type=int, default=hrad_train.EPOCHS, metavar="N", help="default: %(default)s")
-    add("--rate", type=float, default=hrad_train.RATE, help="of learning (default: %(default)s)")
-    add("--class-weights", action="store_true", help="let a rare class weigh as much as another")
+    add("--rate", type=float, default=hrad_train.RATE, help="learning rate (default: %(default)s)")
+    add("--class-weights", action="store_true", help="weigh every class alike, however rare")
     add("--drop-cost", type=float, default=1.0, metavar="X", help=DROP_COST)
     add("--keep-cost", type=float, default=1.0, metavar="X", help=KEEP_COST)
     parser.set_defaults(run=_train)
@@ -58,8 +64,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("samples", type=Path, nargs="+", metavar="X", help="of sbrt hrad collect, as for train")
-    add("--hrad", required=True, metavar="H|demo", help="of sbrt hrad train")
+    add("samples", type=Path, nargs="+", metavar="X", help="samples that sbrt hrad collect wrote")
+    add("--hrad", required=True, metavar="H|demo", help="file that sbrt hrad train wrote")
     flags.add_pair_flags(parser)
     _add_prompts(parser, required=False)
     add(

@@ -12,7 +12,6 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,12 @@ from .costs import CostModel, cost_model, read_costs
 from .engine import Engine
 from .errors import InvalidInputError
 from .files import check_writable, write_file
-from .measure import Bench, Report
+from .measure import Report
 from .methods import Method
 from .outputs import ratio
 from .pair import Pair
-from .progress import Phases
 from .sampling import SamplingParams
-from .simulate import Simulator, Sweep
+from .simulate import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +45,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
-    add("--costs", metavar="c=8|COSTS.json", help="default: measured here, with the pair")
-    add("--acceptance", metavar="A,B,...", help="a toy pair instead: how often the draft is right")
+    add("--costs", metavar="c=8|COSTS.json", help="costs of forwards (default: measured here)")
+    add(
+        "--acceptance",
+        metavar="A,B,...",
+        help="synthetic drafts that are right this often",
+    )
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add("--png", type=Path, metavar="F", help="draw speed-up over gamma")
     add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.acceptance is None:
         reports = {"": _of_pair(args, given)}
     else:
-        model = read_costs(args.costs)
+        model = read_costs(args.costs, "--costs")
         reports = {
             f"acceptance {each:g}": _of_toys(model, each, given)
             for each in _acceptances(args.acceptance)
@@ -104,10 +106,7 @@ def measured_costs(
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.png is not None:
-        picture.require()
-        check_writable("--png", args.png)
-    check_writable("--json", args.json)
+    compare.check_outputs(args)
     check_writable("--save-costs", args.save_costs)
     if args.acceptance is not None and args.costs is None:
         raise InvalidInputError("--acceptance: expected --costs with it, got none")
@@ -133,14 +132,17 @@ def _acceptances(text: str) -> list[float]:
 def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> Report:
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
+    work = compare.Work(config, pair, given, prompts, params)
     if args.costs is not None:
-        return _simulated(config, pair, read_costs(args.costs), given, prompts, params)
+        model = read_costs(args.costs, "--costs")
+        return work.simulated(model, Sweep(model.c))
     with Engine(config, pair=pair, methods=given) as engine:
         costs = measured_costs(engine, temperature=params.temperature)
     if args.save_costs is not None:
         write_file(args.save_costs, f"{json.dumps(costs, indent=1)}\n".encode())
         print(f"wrote {args.save_costs}", file=sys.stderr)
-    return _simulated(config, pair, cost_model(MEASURED, costs), given, prompts, params)
+    model = cost_model(MEASURED, costs)
+    return work.simulated(model, Sweep(model.c))
 
 
 def _of_toys(model: CostModel, acceptance: float, given: Sequence[Method]) -> Report:
@@ -151,25 +153,8 @@ def _of_toys(model: CostModel, acceptance: float, given: Sequence[Method]) -> Re
     )
     prompts = [[seed, seed + 1] for seed in range(TOY_PROMPTS)]
     params = SamplingParams(temperature=0.0, max_tokens=TOY_TOKENS, ignore_eos=True)
-    return _simulated(config, pair, model, given, prompts, params)
-
-
-def _simulated(
-    config: EngineConfig,
-    pair: Pair,
-    model: CostModel,
-    given: Sequence[Method],
-    prompts: Sequence[str] | Sequence[list[int]],
-    params: SamplingParams,
-) -> Report:
-    sweep, bar = Sweep(model.c), Phases()
-    bench = Bench.open(config, pair, sweep.widest(given), "shared", model.costs())
-    try:
-        with closing(bench):
-            simulator = Simulator(bench, model, sweep, params, bar.update)
-            return simulator.report(given, methods.parse("none"), prompts)
-    finally:
-        bar.close()
+    work = compare.Work(config, pair, given, prompts, params)
+    return work.simulated(model, Sweep(model.c))
 
 
 def _toys(acceptance: float) -> tuple[Toy, Toy]:

@@ -16,6 +16,7 @@ COLUMNS = (
     *("method", "tokens/s", "speedup", "tokens/pass"),
     *("accepted", "rollback", "hits", "overlap", "same"),
 )
+NEXT_TO = ("method", "speedup", "by the clock", "tokens/pass", "overlap")
 
 WIDTH = 100  # characters of a line
 NAME = 26  # characters of a method's name in a line; longer ones go on below
@@ -30,11 +31,11 @@ speedup      tokens/t over that of none, plain decoding
 """
 LEGEND = """\
 tokens/pass  tokens per forward of the target; plain decoding has 1
-accepted     share of the drafted tokens that the target let stand
-rollback     drafted tokens taken back, per token returned
-hits         rounds whose outcome had been prepared, of those with a prepared branch
+accepted     share of the draft tokens that the target accepted
+rollback     draft tokens rolled back, per token returned
+hits         of the rounds with a prepared branch, the share whose outcome was prepared
 overlap      share of the target's working time in which the draft worked too
-same         whether every token equals plain decoding's"""
+same         yes if every token equals that of plain decoding"""
 
 
 def render(report: Report) -> str:
@@ -46,9 +47,29 @@ def render(report: Report) -> str:
         columns, speed = ("method", "tokens/t", *COLUMNS[2:]), SIMULATED
     rows = [columns]
     for line, tally in zip(lines, shown, strict=True):
-        rows += _rows(line, tally)
+        rows += _rows(_label(tally), _figures(line, tally))
     said = textwrap.wrap(advice.conclusion(report), WIDTH)
     return "\n".join([*_title(lines, report), "", *aligned(rows), "", speed + LEGEND, "", *said])
+
+
+def render_next_to(clock: Report, simulated: Report) -> str:
+    """A short table of the same methods in simulated time, and why it differs from the clock's.
+
+    Both reports have the same methods in the same order. At most 100 characters a line.
+    """
+    rows: list[tuple[str, ...]] = [NEXT_TO]
+    for tally, earlier in zip(simulated.shown(), clock.shown(), strict=True):
+        line = simulated.line(tally)
+        by_the_clock = f"{clock.line(earlier)['speedup']:.2f}x"
+        speedup, tokens_per_pass, overlap = (
+            _figures(line, tally)[COLUMNS.index(name) - 1]
+            for name in ("speedup", "tokens/pass", "overlap")
+        )
+        rows += _rows(_label(tally), (speedup, by_the_clock, tokens_per_pass, overlap))
+    title, said = advice.premise(simulated), advice.difference(clock, simulated)
+    return "\n".join(
+        [*textwrap.wrap(title, WIDTH), "", *aligned(rows), "", *textwrap.wrap(said, WIDTH)]
+    )
 
 
 def counted(n: int, thing: str) -> str:
@@ -72,11 +93,11 @@ def _threads(lines: Sequence[dict[str, Any]]) -> str:
     return threads
 
 
-def _rows(line: dict[str, Any], tally: Tally) -> list[tuple[str, ...]]:
+def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
     """One row, and further ones for the rest of a long name."""
-    first, *others = _pieces(_label(tally))
-    blank = ("",) * (len(COLUMNS) - 1)
-    return [(first, *_figures(line, tally)), *((f"  {other}", *blank) for other in others)]
+    first, *others = _pieces(label)
+    blank = ("",) * len(figures)
+    return [(first, *figures), *((f"  {other}", *blank) for other in others)]
 
 
 def _pieces(name: str) -> list[str]:

@@ -22,6 +22,7 @@ TEXT = (
 
 @torch.no_grad()
 def held_out_loss(model: Decoder, held: np.ndarray) -> float:
+    """Mean cross-entropy, in nats per token, over 32 windows of the held-out text."""
     windows = Windows(held, CONTEXT, seed=0)
     losses = []
     for _ in range(8):
@@ -45,6 +46,7 @@ def agreement(target: Decoder, draft: Decoder, prompts: list[list[int]], steps: 
 
 
 def export_folder(work: Path, name: str, out: Path) -> Decoder:
+    """Write the model `name` as a Hugging Face folder in bfloat16; returns it as it was trained."""
     from safetensors.torch import save_file
 
     model, s = load_model(work, name), SHAPES[name]
@@ -89,6 +91,7 @@ def export_folder(work: Path, name: str, out: Path) -> Decoder:
 
 
 def export(args: argparse.Namespace, held: np.ndarray) -> None:
+    """Write every model trained so far, and the model card with its figures."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))

@@ -33,6 +33,8 @@ SHAPES = {
 
 
 class Block(nn.Module):
+    """One layer: attention, then the MLP, each with a norm before it."""
+
     def __init__(self, s: Shape) -> None:
         super().__init__()
         d = s.hidden // s.heads
@@ -56,6 +58,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: list[Tensor] | None) -> Tensor:
+        """The next [batch, time, hidden]; `past` holds keys and values and grows."""
         b, t, _ = x.shape
         h = self.input_layernorm(x)
         q, k, v = (
@@ -74,6 +77,7 @@ class Block(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [batch, heads, time, dim], halves rotated against each other."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
 
@@ -100,6 +104,7 @@ class Decoder(nn.Module):
             nn.init.zeros_(block.mlp["down_proj"].weight)
 
     def forward(self, ids: Tensor, past: list[list[Tensor]] | None = None) -> Tensor:
+        """Logits of `ids`; `past`, one list per layer, holds keys and values and grows."""
         start = past[0][0].shape[2] if past and past[0] else 0
         cos, sin = (t[start : start + ids.shape[1]] for t in (self.cos, self.sin))
         x = self.embed_tokens(ids)
@@ -131,6 +136,7 @@ class Windows:
         self.order: list[int] = []
 
     def batch(self, rows: int) -> Tensor:
+        """Token ids [rows, length + 1], int64."""
         while len(self.order) < rows:
             first = int(self.rng.integers(self.length))
             starts = np.arange(first, len(self.tokens) - self.length - 1, self.length)
@@ -141,6 +147,7 @@ class Windows:
 
 
 def load_model(work: Path, name: str) -> Decoder:
+    """The model that a stage saved as NAME.pt, ready to be read."""
     model = Decoder(SHAPES[name])
     model.load_state_dict(torch.load(work / f"{name}.pt", weights_only=True)["model"])
     return model.eval()

@@ -53,6 +53,7 @@ def documented_functions(source: str) -> list[tuple[str, str]]:
 
 
 def train_tokenizer(texts: list[str], path: Path) -> None:
+    """Train a byte-level BPE of VOCAB tokens and write its tokenizer.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

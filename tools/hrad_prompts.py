@@ -16,6 +16,7 @@ from demo_text import documented_functions, python_files
 
 
 def main() -> None:
+    """Write the prompts that were drawn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=3000)

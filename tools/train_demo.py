@@ -60,9 +60,11 @@ class Schedule:
         return time.process_time() / torch.get_num_threads()
 
     def running(self) -> bool:
+        """Whether the stage has time left."""
         return self.spent < self.seconds
 
     def update(self, loss: Tensor, tokens: int, label: str) -> None:
+        """One step of both optimizers; prints and saves from time to time."""
         share = self.spent / self.seconds
         scale = min(1.0, (self.step + 1) / 40) * (
             0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
@@ -90,6 +92,7 @@ class Schedule:
             self.saved = now
 
     def save(self) -> None:
+        """Write the state from which a stopped stage goes on."""
         state = {
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -102,6 +105,7 @@ class Schedule:
 
 
 def train_target(args: argparse.Namespace, train: np.ndarray) -> None:
+    """Train the target on the text for the length of the stage."""
     model = Decoder(SHAPES["target"])
     schedule = Schedule(args, model, "target", args.lr or 3e-3)
     # Attention over short windows costs half; every fourth step keeps the whole context in view.
@@ -140,6 +144,7 @@ def train_student(args: argparse.Namespace, train: np.ndarray, name: str) -> Non
 
 
 def main() -> None:
+    """Run one stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -22,6 +22,7 @@ from sbrt.config import usable_cores
 
 
 def main(argv: Sequence[str] | None = None, peers: Sequence[settings.Peer] = settings.PEERS) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
     return flags.guarded("bench.peers", lambda: _main(argv, peers))
 
 

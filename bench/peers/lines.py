@@ -33,10 +33,17 @@ class Answer:
 class Source(Protocol):
     """What answers: a worker (bench/peers/process.py) or ours (bench/peers/ours.py)."""
 
-    def generate(self, ids: list[int], max_tokens: int) -> Answer: ...
-    def gap(self, ids: list[int], token: int) -> float: ...
-    def forward(self, rows: int, context: int, times: int) -> list[float] | str: ...
-    def close(self) -> None: ...
+    def generate(self, ids: list[int], max_tokens: int) -> Answer:
+        """Decode greedily after `ids`."""
+
+    def gap(self, ids: list[int], token: int) -> float:
+        """How far the best logit after `ids` is above that of `token`, relative to the best."""
+
+    def forward(self, rows: int, context: int, times: int) -> list[float] | str:
+        """Microseconds of each of `times` forwards over `rows` rows, or why there are none."""
+
+    def close(self) -> None:
+        """End the process or the engine."""
 
 
 @dataclass

@@ -262,6 +262,7 @@ class Lane:
         return [self.known[p.state] for p in prefixes]
 
     def compute(self, prefixes: list[Prefix]) -> list[Law]:
+        """The distribution after each prefix, in order, computed anew."""
         logits = self.logits(prefixes)
         shaped = self.shaped(prefixes, logits)
         tokens, scores, count = self.ranked(shaped, prefixes)
@@ -329,6 +330,7 @@ class Lane:
         return ranked(rows, self.sampling, noise)
 
     def noise_at(self, position: int) -> np.ndarray:
+        """Gumbel noise [vocab] of a position, kept by blocks."""
         block, row = divmod(position, BLOCK)
         if block not in self.noise:
             self.noise[block] = gumbel_noise(self.sampling, block * BLOCK, BLOCK, self.vocab)

@@ -55,16 +55,34 @@ def test_the_readme_leads_to_every_page():
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in readme] == []
 
 
-COMMAND = re.compile(r"^ *(?:\.venv/bin/)?sbrt ((?:generate|compare|plan|hrad) .*)$", re.MULTILINE)
+def words_of(page):
+    """The first column of the table under "word", the commas split."""
+    table = page.read_text().split("| word |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    return {word.strip() for row in rows for word in row.split(",")}
+
+
+def test_every_word_of_the_contract_has_a_common_name():
+    words = words_of(ROOT / "csrc" / "README.md")
+    assert {"trunk", "hit", "miss", "control block"} <= words
+    assert words - words_of(ROOT / "docs" / "glossary.md") == set()
+
+
+COMMAND = re.compile(
+    r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt ((?:generate|compare|plan|hrad) .*)$", re.MULTILINE
+)
 BENCH = re.compile(r"^(?:\.venv/bin/)?python -m (bench\.\w+)(.*)$", re.MULTILINE)
 
 
 def commands(pattern):
-    return [found for page in PAGES for found in pattern.findall(page.read_text())]
+    return [
+        found for page in [*PAGES, ROOT / "Makefile"] for found in pattern.findall(page.read_text())
+    ]
 
 
 def test_there_are_commands_to_check():
     assert len(commands(COMMAND)) >= 13
+    assert any("--then-simulate" in line and "compare.png" in line for line in commands(COMMAND))
     assert len(commands(BENCH)) >= 4
 
 

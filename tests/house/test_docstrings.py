@@ -1,5 +1,5 @@
 """Contract under test: what others may call says what it is. Every public class, function and
-method has a docstring and types, in Python and in the stub of the binary module."""
+method has a docstring and types, in every folder of Python and in the stub of the binary module."""
 
 import ast
 from pathlib import Path
@@ -11,11 +11,9 @@ from sbrt import _core
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "sbrt" / "_core.pyi"
-FILES = [
-    *sorted((ROOT / "sbrt").glob("*.py")),
-    *sorted((ROOT / "triton_kernels").glob("*.py")),
-    STUB,
-]
+FOLDERS = ("sbrt", "triton_kernels", "bench", "tools")
+FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), STUB]
+UNTYPED = ROOT / "bench" / "peers" / "workers"  # programs around packages that have no types
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -61,12 +59,21 @@ def test_what_is_missing_is_found():
     assert untyped("@triton.jit\ndef k(X, n): ...\ndef f(*a, **b) -> int: ...") == ["f"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_every_folder_is_looked_into():
+    there = {path.parent.relative_to(ROOT).as_posix() for path in FILES}
+    assert there >= {*FOLDERS, "sbrt/gpu", "sbrt/reference", "bench/peers"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_public_name_has_a_docstring(path):
     assert undocumented(path.read_text()) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [p for p in FILES if UNTYPED not in p.parents], ids=name_of)
 def test_every_function_is_typed(path):
     assert untyped(path.read_text()) == []
 
@@ -94,7 +101,7 @@ def test_the_stub_names_all_that_the_package_imports():
     body = ast.parse(STUB.read_text()).body
     stub = {getattr(node, "name", "") for node in body}
     stub |= {ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)}
-    for path in (ROOT / "sbrt").glob("*.py"):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "_core":
-                assert {alias.name for alias in node.names} <= stub, path.name
+            if isinstance(node, ast.ImportFrom) and node.module in ("_core", "sbrt._core"):
+                assert {alias.name for alias in node.names} <= stub, name_of(path)

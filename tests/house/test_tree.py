@@ -72,6 +72,10 @@ def test_the_contract_of_the_core_stays_short():
     assert len((ROOT / "csrc" / "README.md").read_text().splitlines()) < 150
 
 
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
 def test_the_loop_of_a_round_stays_short():
     """At most 60 lines: one reads it to understand everything (design: the round)."""
     assert len((ROOT / "csrc" / "spec" / "round.cc").read_text().splitlines()) <= 60

@@ -49,6 +49,10 @@ def test_on_a_pair(folders, tmp_path):
     [
         (["--runs", "2"], "--runs: expected"),
         (["--methods", "auto,none"], "--methods: expected one besides auto and none"),
+        (["--simulate", "c=8"], "unrecognized arguments: --simulate"),
+        (["--then-simulate", "c=8"], "unrecognized arguments: --then-simulate"),
+        (["--png", "x.png"], "unrecognized arguments: --png"),
+        (["--trace", "x.json"], "unrecognized arguments: --trace"),
     ],
 )
 def test_bad_input_is_one_sentence(capsys, words, said):

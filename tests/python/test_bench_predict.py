@@ -53,3 +53,10 @@ def test_bad_input_gets_one_sentence(run):
     assert code == 2
     assert text.startswith("bench.predict: error: method: expected")
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--simulate", "--then-simulate", "--png", "--trace"])
+def test_a_flag_without_use_is_refused(run, flag):
+    code, text = run(flag, "c=8")
+    assert code == 2
+    assert text == f"bench.predict: error: unrecognized arguments: {flag} c=8\n"

@@ -16,6 +16,7 @@ import pytest
 
 from sbrt import advice, collect_env, flags, methods, picture, progress, table
 from sbrt.cli import main
+from sbrt.costs import cost_model, read_costs
 from sbrt.measure import Report, Tally
 from sbrt.prompts import read_prompts
 
@@ -95,6 +96,55 @@ def test_the_conclusion_of_nothing_and_of_a_defect():
     assert advice.conclusion(report_of()).startswith("Nothing to compare")
     wrong = tally("pearl", 500.0, is_identical=False)
     assert "defect" in advice.conclusion(report_of(wrong))
+
+
+def simulated_of(model, *others):
+    """As report_of, in the time of a cost model: plain decoding has 0.125 tokens per draft step."""
+    plain = tally("none", 0.125, passes=1000)
+    return Report([plain, *others], plain, "shared", "float32", 0, simulated=model)
+
+
+def test_the_second_table_says_why_it_differs_from_the_first():
+    hedge, other = tally("hedge", 20.0, passes=400), tally("auto", 150.0, passes=600)
+    better = tally("hedge", 0.25, passes=400), tally("auto", 0.5, passes=250)
+    clock, simulated = report_of(hedge, other), simulated_of(read_costs("c=8"), *better)
+    said = table.render_next_to(clock, simulated)
+    head, rows, why = said.split("\n\n")
+    assert " ".join(head.split()) == (
+        "The same prompts and settings in simulated time, c=8: "
+        "a target pass costs 8 draft steps and each model has its own hardware."
+    )
+    assert rows.splitlines()[3:] == [
+        "hedge     2.00x         0.20x         2.50       0%",
+        "auto      4.00x         1.50x         4.00       0%",
+    ]
+    assert " ".join(why.split()) == (
+        "Why they differ: by the clock a round of hedge commits 2.5 tokens and lasts 12.5 times a "
+        "pass of plain decoding; in simulated time it commits 2.5 and lasts 1.2 times. "
+        "On this machine both models share 2 threads, and every further row costs the target time. "
+        "With c=8 each model has hardware of its own, and a pass costs the same up to 64 rows. "
+        "auto chooses its methods by the costs it meets."
+    )
+    assert max(map(len, said.splitlines())) <= table.WIDTH
+
+
+def test_the_second_table_of_a_cost_file_and_of_methods_without_a_draft():
+    file = cost_model("costs.json", {"T": {"1": 80}, "t": {"1": 10}})
+    lookup = tally("lookup", 150.0, passes=500), tally("lookup", 0.25, passes=500)
+    said = advice.difference(report_of(lookup[0]), simulated_of(file, lookup[1]))
+    assert said.endswith("simulated time counts only the costs of that file.")
+    assert advice.premise(simulated_of(file)).endswith("costs.json: a forward costs what it says.")
+    said = advice.difference(report_of(lookup[0]), simulated_of(read_costs("c=2"), lookup[1]))
+    assert "On this machine every further row costs the target time." in said
+    assert "one draft step and" in advice.premise(simulated_of(read_costs("c=1")))
+
+
+def test_the_second_table_of_nothing_and_of_a_defect():
+    model = read_costs("c=8")
+    assert advice.difference(report_of(), simulated_of(model)).startswith("Nothing to compare")
+    wrong = tally("pearl", 0.5, is_identical=False)
+    said = advice.difference(report_of(tally("pearl", 50.0)), simulated_of(model, wrong))
+    assert "defect" in said
 
 
 @pytest.mark.parametrize(

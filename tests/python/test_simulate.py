@@ -7,32 +7,48 @@ from contextlib import closing
 
 import pytest
 
-from sbrt import EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig, cli, methods
+from sbrt import (
+    EngineConfig,
+    InvalidInputError,
+    SamplingParams,
+    SpeculativeConfig,
+    cli,
+    compare,
+    flags,
+    methods,
+)
 from sbrt.costs import SECOND, UNIT, cost_model, read_costs
 from sbrt.measure import Bench
 from sbrt.pair import load_pair
 from sbrt.simulate import SWEPT, Simulator, Sweep
 
 PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}]
+LONG = "specbranch:k_max=1,epsilon=0"  # more than a line of the table
 GOOD = {"T": {"1": 80, "5": 120}, "t": {"1": 10}}
 
 
 @pytest.fixture
-def simulate(capsys, folders, tmp_path):
-    """simulate(costs, *flags): the JSON lines of `bench.decode` on the tiny pair."""
+def decode(capsys, folders, tmp_path):
+    """decode(*flags): the JSON lines of `bench.decode` on the tiny pair."""
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n".join(map(json.dumps, PROMPTS)))
 
-    def call(costs, *flags):
+    def call(*flags):
         bench = pytest.importorskip("bench.decode", reason="benches run from the checkout")
         pair = ["--target", folders[0], "--draft", folders[1], "--prompts", path, "--ignore-eos"]
-        words = [*pair, "--simulate", costs, "--max-tokens", 24, *flags, "--json"]
+        words = [*pair, "--max-tokens", 24, *flags, "--json"]
         code = bench.main([str(word) for word in words])
         out, err = capsys.readouterr()
         assert (code, err) == (0, "")
         return json.loads(out)
 
     return call
+
+
+@pytest.fixture
+def simulate(decode):
+    """simulate(costs, *flags): the same lines in simulated time."""
+    return lambda costs, *flags: decode("--simulate", costs, *flags)
 
 
 @pytest.fixture
@@ -103,6 +119,56 @@ def test_a_gamma_that_was_named_is_not_swept(simulate):
         ["gamma", "tokens_per_second"]
     ] * 3
     assert (open_epsilon["options"]["epsilon"], open_epsilon["options"]["k_max"]) == (0.2, 2)
+
+
+def test_then_simulate_repeats_the_methods_in_simulated_time(decode):
+    """Each setting as it ran by the clock, and the figures that --simulate gives for it."""
+    given = ["--methods", "draft_model,none,pearl:gamma=7,draft_model,specbranch:epsilon=0"]
+    lines = decode("--then-simulate", "c=8", *given)
+    clock, simulated = lines[:5], lines[5:]
+    assert [line["device"] for line in lines] == ["cpu"] * 5 + ["sim"] * 5
+    for one, other in zip(clock, simulated, strict=True):
+        for key in ("method", "options", "tokens", "target_passes", "branch_hits"):
+            assert one[key] == other[key]
+    named = "draft_model:gamma=4,none,pearl:gamma=7,draft_model:gamma=4,specbranch:epsilon=0"
+    alone = decode("--simulate", "c=8", "--methods", f"{named},gamma=4")
+    for one, other in zip(simulated, alone, strict=True):
+        assert one | {"method": ""} == other | {"method": ""}
+
+
+def test_then_simulate_puts_a_short_table_after_the_first(capsys, folders):
+    words = ["compare", "--target", folders[0], "--draft", folders[1], "--limit", 1]
+    words += ["--methods", f"pearl,{LONG}", "--then-simulate", "c=4", "--max-tokens", 8]
+    assert cli.main(list(map(str, words))) == 0
+    out = capsys.readouterr().out
+    first, second = out.split("\n\nThe same prompts and settings in simulated time, c=4: ")
+    assert "tokens/s" in first
+    header, _, *rows = second.split("\n\n")[1].splitlines()
+    assert header.split("  ")[0] == "method"
+    assert [row.split()[0] for row in rows] == ["none", "pearl", "specbranch:k_max=1,", "epsilon=0"]
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_then_simulate_reports_a_token_that_differs(capsys, folders, monkeypatch):
+    def broken(work, model, sweep):
+        report = right(work, model, sweep)
+        report.tallies[0].is_identical = False
+        return report
+
+    right = compare.Work.simulated
+    monkeypatch.setattr(compare.Work, "simulated", broken)
+    words = ["compare", "--target", folders[0], "--draft", folders[1], "--limit", 1]
+    words += ["--methods", "pearl", "--then-simulate", "c=4", "--max-tokens", 8]
+    assert cli.main(list(map(str, words))) == 1
+    assert capsys.readouterr().err == "tokens differ from plain decoding: pearl\n"
+
+
+def test_what_then_simulate_cannot_be(refused, monkeypatch):
+    monkeypatch.setattr(flags, "load", lambda *_: pytest.fail("models were loaded"))
+    assert "--then-simulate: expected c=N" in refused("--then-simulate", "c=0")
+    assert "no-such" in refused("--then-simulate", "no-such.json")
+    assert "got --simulate" in refused("--then-simulate", "c=4", "--simulate", "c=8")
+    assert "got cuda:1" in refused("--then-simulate", "c=4", "--device", "cuda:1")
 
 
 def test_figures_depend_on_no_machine(simulate):

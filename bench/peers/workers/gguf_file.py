@@ -78,6 +78,7 @@ def _write(folder, path, dtype):
 
 
 def name_of(name):
+    """GGUF's name of a Hugging Face tensor."""
     if name in OUTSIDE:
         return OUTSIDE[name]
     _, _, layer, inner = name.split(".", 3)

@@ -78,7 +78,11 @@ class SecondModel(LlamaDraftModel):
 
 
 class Peer:
+    """The ops that serve.py lists."""
+
     def open(self, folder, draft, dtype, mode, threads, build):
+        """Load the models."""
+
         def model(source, **more):
             return llama_cpp.Llama(
                 write_gguf(source, build, dtype),
@@ -104,6 +108,7 @@ class Peer:
         return {"version": f"{llama_cpp.__version__}: {build_flags}"}
 
     def generate(self, ids, max_tokens):
+        """Decode greedily; the answer of `Clock`."""
         clock = Clock()
         if self.speculative is None:
             self._plain(ids, max_tokens, clock)
@@ -124,10 +129,12 @@ class Peer:
             clock.add(rest)
 
     def gap(self, ids, token):
+        """How far the best logit after `ids` is above that of `token`."""
         self.rows.cut(0)
         return gap_of(self.rows.feed(ids), token)
 
     def forward(self, rows, context, times):
+        """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
         if self.speculative is not None:
             return {"us": None, "why": "a forward is the plain line's"}
         self.rows.cut(0)

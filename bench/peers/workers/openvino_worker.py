@@ -28,6 +28,7 @@ class Arrivals(openvino_genai.StreamerBase):
         self.clock = Clock()
 
     def write(self, token):
+        """Note the time of a token, or of several."""
         self.clock.add(list(token) if isinstance(token, (list, tuple)) else [int(token)])
         return openvino_genai.StreamingStatus.RUNNING
 
@@ -36,7 +37,10 @@ class Arrivals(openvino_genai.StreamerBase):
 
 
 class Peer:
+    """The ops that serve.py lists."""
+
     def open(self, folder, draft, dtype, mode, threads, build):
+        """Load the models."""
         self.properties = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": PRECISION[dtype],
@@ -53,6 +57,7 @@ class Peer:
         return {"version": f"{openvino_genai.__version__}, openvino {openvino.__version__}"}
 
     def generate(self, ids, max_tokens):
+        """Decode greedily; the answer of `Clock`."""
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
         config.apply_chat_template = False
@@ -65,10 +70,12 @@ class Peer:
         return answer | {"ids": list(result.tokens[0])[:max_tokens]}
 
     def gap(self, ids, token):
+        """How far the best logit after `ids` is above that of `token`."""
         self._infer_from(ids, 0)
         return gap_of(self.request.get_tensor("logits").data[0, -1], token)
 
     def forward(self, rows, context, times):
+        """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
         if self.mode != "plain":
             return {"us": None, "why": "a forward is the plain line's"}
         ids = list(range(1, context + rows + 1))

@@ -39,6 +39,7 @@ class Clock:
         self.first = 0
 
     def add(self, ids):
+        """Note that `ids` are there now."""
         self.times.append(time.perf_counter())
         self.ids += ids
         self.first = self.first or len(self.ids)

@@ -15,6 +15,7 @@ class Arrivals(BaseStreamer):
         self.clock, self.is_prompt = Clock(), True
 
     def put(self, value):
+        """Note the time of new tokens; the first call has the prompt."""
         if self.is_prompt:
             self.is_prompt = False
         else:
@@ -25,7 +26,10 @@ class Arrivals(BaseStreamer):
 
 
 class Peer:
+    """The ops that serve.py lists."""
+
     def open(self, folder, draft, dtype, mode, threads, build):
+        """Load the models."""
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         torch.set_num_threads(threads)
@@ -37,6 +41,7 @@ class Peer:
 
     @torch.inference_mode()
     def generate(self, ids, max_tokens):
+        """Decode greedily; the answer of `Clock`."""
         arrivals, prompt = Arrivals(), torch.tensor([ids])
         self.model.generate(
             prompt,
@@ -51,10 +56,12 @@ class Peer:
 
     @torch.inference_mode()
     def gap(self, ids, token):
+        """How far the best logit after `ids` is above that of `token`."""
         return gap_of(self.model(torch.tensor([ids])).logits[0, -1].float(), token)
 
     @torch.inference_mode()
     def forward(self, rows, context, times):
+        """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
         cache = DynamicCache(config=self.model.config)
         ids = torch.arange(context + rows)[None] + 1
         self.model(ids[:, :context], past_key_values=cache)

@@ -1,0 +1,18 @@
+"""The CUDA device that the benches of a device need."""
+
+from __future__ import annotations
+
+from sbrt.errors import EngineError
+
+
+def expect_cuda() -> None:
+    """Raises EngineError, one sentence, where there is no CUDA device that torch can use."""
+    try:
+        import torch
+    except ImportError:
+        raise EngineError("GPU: expected torch with CUDA, found no torch") from None
+    if not torch.cuda.is_available():
+        raise EngineError(
+            "GPU: expected a CUDA device that torch can use, found none "
+            f"(torch {torch.__version__})"
+        )
