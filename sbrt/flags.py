@@ -55,10 +55,15 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     """Models, threads, sampling: what every command takes that runs a model."""
     add = parser.add_argument
-    add("--target", default="demo", metavar="DIR|demo", help="Hugging Face folder (default: demo)")
+    add(
+        "--target",
+        default="demo",
+        metavar="MODEL|demo",
+        help="Hugging Face folder, GGUF file, or ORG/NAME on the hub (default: demo)",
+    )
     add(
         "--draft",
-        metavar="DIR|demo|demo-poor|random|none",
+        metavar="MODEL|demo|demo-poor|random|none",
         help="the model that guesses (default: demo for the demo target, else none)",
     )
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
