@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
+QUANTISED = ("int8", "int4")  # storages whose products take int8 activations
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -40,9 +41,22 @@ class Checkpoint:
         stored = {entry.dtype for file in self.files for entry in file.tensors.values()}
         return "bfloat16" if stored == {"BF16"} else "float32"
 
-    def decoder(self, dtype: str, progress: Progress | None = None) -> Decoder:
+    def activations(self, dtype: str, activation_dtype: str = "auto") -> str:
+        """How products take their rows: `auto` is int8 where the weights are quantised.
+
+        Raises InvalidInputError for int8 next to float weights.
+        """
+        return activations_of(self.storage(dtype), activation_dtype)
+
+    def decoder(
+        self, dtype: str, progress: Progress | None = None, activation_dtype: str = "auto"
+    ) -> Decoder:
         """Read the weights. Raises InvalidInputError, naming the tensor."""
-        decoder = Decoder(self.config.core(), storage=self.storage(dtype))
+        decoder = Decoder(
+            self.config.core(),
+            storage=self.storage(dtype),
+            activations=self.activations(dtype, activation_dtype),
+        )
         expected = expected_shapes(self.config)
         total = sum(e.end - e.begin for file in self.files for e in file.tensors.values())
         done = 0
@@ -64,6 +78,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     checkpoint = Checkpoint(folder, read_config(folder), _open_files(folder))
     _check_tensors(checkpoint)
     return checkpoint
+
+
+def activations_of(storage: str, activation_dtype: str = "auto") -> str:
+    """float32 or int8: what `activation_dtype` asks for next to weights kept as `storage`."""
+    if activation_dtype == "auto":
+        return "int8" if storage in QUANTISED else "float32"
+    if activation_dtype == "int8" and storage not in QUANTISED:
+        raise InvalidInputError(
+            f"activation_dtype: expected float32 next to {storage} weights, got int8"
+        )
+    return activation_dtype
 
 
 def expected_shapes(config: ModelConfig) -> Shapes:
@@ -108,10 +133,15 @@ def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArra
 
 
 def random_decoder(
-    config: ModelConfig, seed: int, storage: str = "float32", isa: str = "auto"
+    config: ModelConfig,
+    seed: int,
+    storage: str = "float32",
+    isa: str = "auto",
+    activation_dtype: str = "auto",
 ) -> Decoder:
     """A decoder of `random_weights`, in memory."""
-    decoder = Decoder(config.core(), storage=storage, isa=isa)
+    activations = activations_of(storage, activation_dtype)
+    decoder = Decoder(config.core(), storage=storage, isa=isa, activations=activations)
     for name, values in random_weights(config, seed):
         decoder.load(name, "F32", values.shape, values.view("u1").reshape(-1))
     decoder.finish()

@@ -26,7 +26,8 @@ class Pair:
 
     vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer; holes:
     ids below it that no token of the tokenizer has, masked in every row.
-    dtype: storage of the target's weights. defaults: of a request without SamplingParams.
+    dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
+    CUDA device of its arithmetic. defaults: of a request without SamplingParams.
     """
 
     target: Model
@@ -35,6 +36,7 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
+    activation_dtype: str
     defaults: SamplingParams = field(default_factory=SamplingParams)
     holes: tuple[int, ...] = ()
 
@@ -72,6 +74,7 @@ def load_pair(
         eos=_eos(target, tokenizer),
         vocab=vocab,
         dtype=target.storage(config.dtype),
+        activation_dtype=_activations(config, target),
         defaults=defaults,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
@@ -80,7 +83,7 @@ def load_pair(
 def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | None) -> Model:
     """The weights where the config wants them."""
     if not config.on_cuda:
-        return checkpoint.decoder(config.dtype, progress)
+        return checkpoint.decoder(config.dtype, progress, config.activation_dtype)
     try:
         from .gpu.lane import expect_core, model_of, rows_for
     except ImportError as error:
@@ -97,6 +100,12 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         progress=progress,
         eager=config.enforce_eager,
     )
+
+
+def _activations(config: EngineConfig, target: Checkpoint) -> str:
+    if config.on_cuda:
+        return target.storage(config.dtype)
+    return target.activations(config.dtype, config.activation_dtype)
 
 
 def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | None:
