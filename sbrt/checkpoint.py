@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import check
-from ._core import Decoder
+from ._core import Decoder, Format
 from .errors import InvalidInputError
 from .gguf import is_gguf
 from .model_config import ModelConfig, read_config, read_json
 from .quantization import read_scheme
+from .quantized import Layout
 from .safetensors_file import TensorFile, open_file
 from .stored import Stored, StoredNumbers
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
+QUANTISED = ("int8", "int4")  # storages whose products take int8 activations
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -42,18 +44,67 @@ class Checkpoint:
     weights: dict[str, Stored]
 
     def storage(self, dtype: str) -> str:
-        """How the weights are kept: `auto` is bfloat16 where every tensor is, else float32."""
+        """How weights are kept that `formats` does not name.
+
+        `auto` is bfloat16 where every tensor is, else float32.
+        """
         if dtype != "auto":
             return dtype
-        stored = {weight.dtype for weight in self.weights.values()}
+        stored = {weight.dtype for weight in self.weights.values() if weight.layout is None}
         return "bfloat16" if stored == {"BF16"} else "float32"
 
-    def decoder(self, dtype: str, progress: Progress | None = None) -> Decoder:
+    def formats(self, dtype: str) -> dict[str, Layout]:
+        """Matrices that `auto` keeps as their files have them, by name.
+
+        Those that are quantised, and those of bfloat16 in a GGUF file, whose norms are float32.
+        """
+        if dtype != "auto":
+            return {}
+        bfloat16 = Layout("bfloat16") if is_gguf(self.folder) else None
+        found: dict[str, Layout] = {}
+        for name, shape in expected_shapes(self.config).items():
+            weight = self.weights[name]
+            layout = bfloat16 if weight.dtype == "BF16" else weight.layout
+            if layout is not None and len(shape) == 2:
+                found[name] = layout
+        return found
+
+    def dtype_name(self, dtype: str) -> str:
+        """What most bytes of the weights are kept as, for people."""
+        if dtype != "auto" or not self.formats(dtype):
+            return self.storage(dtype)
+        sizes: dict[str, int] = {}
+        for weight in self.weights.values():
+            sizes[weight.dtype] = sizes.get(weight.dtype, 0) + weight.size
+        return max(sizes, key=lambda name: sizes[name])
+
+    def activations(self, dtype: str, activation_dtype: str = "auto") -> str:
+        """How products take their rows: `auto` is int8 where the weights are quantised.
+
+        Raises InvalidInputError for int8 next to float weights.
+        """
+        elements = {layout.element for layout in self.formats(dtype).values()}
+        kept = next((name for name in QUANTISED if name in elements), self.storage(dtype))
+        return activations_of(kept, activation_dtype)
+
+    def decoder(
+        self, dtype: str, progress: Progress | None = None, activation_dtype: str = "auto"
+    ) -> Decoder:
         """Read the weights. Raises InvalidInputError, naming the tensor."""
-        decoder = Decoder(self.config.core(), storage=self.storage(dtype))
-        for weight in self.read(progress):
-            dtype_of, data = self.weights[weight].numbers()
-            decoder.load(weight, dtype_of, self.weights[weight].shape, data)
+        formats = self.formats(dtype)
+        decoder = Decoder(
+            self.config.core(),
+            storage=self.storage(dtype),
+            activations=self.activations(dtype, activation_dtype),
+            formats={name: Format(**asdict(layout)) for name, layout in formats.items()},
+        )
+        for name in self.read(progress):
+            weight = self.weights[name]
+            if name in formats and weight.layout is not None:
+                _load_quantised(decoder, name, weight)
+            else:
+                stored, data = weight.numbers()
+                decoder.load(name, stored, weight.shape, data)
         decoder.finish()
         return decoder
 
@@ -92,6 +143,27 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     _check_tensors(checkpoint)
     return checkpoint
+
+
+def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
+    """Piece by piece, so that no second copy of a matrix is ever whole."""
+    import numpy as np  # here, so that `import sbrt` stays fast
+
+    for first, piece in weight.pieces():
+        levels, scales = map(np.ascontiguousarray, (piece.levels, piece.scales))
+        minimums = None if piece.minimums is None else np.ascontiguousarray(piece.minimums)
+        decoder.load_quantised(name, levels, scales, minimums, first)
+
+
+def activations_of(storage: str, activation_dtype: str = "auto") -> str:
+    """float32 or int8: what `activation_dtype` asks for next to weights kept as `storage`."""
+    if activation_dtype == "auto":
+        return "int8" if storage in QUANTISED else "float32"
+    if activation_dtype == "int8" and storage not in QUANTISED:
+        raise InvalidInputError(
+            f"activation_dtype: expected float32 next to {storage} weights, got int8"
+        )
+    return activation_dtype
 
 
 def expected_shapes(config: ModelConfig) -> Shapes:
@@ -136,10 +208,15 @@ def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArra
 
 
 def random_decoder(
-    config: ModelConfig, seed: int, storage: str = "float32", isa: str = "auto"
+    config: ModelConfig,
+    seed: int,
+    storage: str = "float32",
+    isa: str = "auto",
+    activation_dtype: str = "auto",
 ) -> Decoder:
     """A decoder of `random_weights`, in memory."""
-    decoder = Decoder(config.core(), storage=storage, isa=isa)
+    activations = activations_of(storage, activation_dtype)
+    decoder = Decoder(config.core(), storage=storage, isa=isa, activations=activations)
     for name, values in random_weights(config, seed):
         decoder.load(name, "F32", values.shape, values.view("u1").reshape(-1))
     decoder.finish()

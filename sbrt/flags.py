@@ -75,9 +75,15 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
     add(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "int8"),
+        choices=("float32", "bfloat16", "float16", "int8", "int4"),
         default="auto",
-        help="storage of the weights; float16 on cuda alone, int8 on cpu alone",
+        help="storage of the weights; float16 on cuda alone, int8 and int4 on cpu alone",
+    )
+    add(
+        "--activation-dtype",
+        choices=("float32", "int8"),
+        default="auto",
+        help="inputs of products (default: int8 next to int8 and int4 weights, else float32)",
     )
     add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
@@ -202,6 +208,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     config = EngineConfig(
         model=target,
         dtype=args.dtype,
+        activation_dtype=args.activation_dtype,
         device=args.device,
         num_threads=args.threads,
         draft_threads=args.draft_threads,

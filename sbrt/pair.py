@@ -27,7 +27,8 @@ class Pair:
 
     vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer; holes:
     ids below it that no token of the tokenizer has, masked in every row.
-    dtype: storage of the target's weights. generation: what its makers sample it with.
+    dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
+    CUDA device of its arithmetic. generation: what its makers sample it with.
     """
 
     target: Model
@@ -36,6 +37,7 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
+    activation_dtype: str
     generation: Defaults = field(default_factory=Defaults)
     holes: tuple[int, ...] = ()
 
@@ -78,7 +80,8 @@ def load_pair(
         tokenizer=tokenizer,
         eos=eos,
         vocab=vocab,
-        dtype=target.storage(config.dtype),
+        dtype=target.dtype_name(config.dtype),
+        activation_dtype=_activations(config, target),
         generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
@@ -87,7 +90,7 @@ def load_pair(
 def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | None) -> Model:
     """The weights where the config wants them."""
     if not config.on_cuda:
-        return checkpoint.decoder(config.dtype, progress)
+        return checkpoint.decoder(config.dtype, progress, config.activation_dtype)
     try:
         from .gpu.lane import expect_core, model_of, rows_for
     except ImportError as error:
@@ -104,6 +107,12 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         progress=progress,
         eager=config.enforce_eager,
     )
+
+
+def _activations(config: EngineConfig, target: Checkpoint) -> str:
+    if config.on_cuda:
+        return target.storage(config.dtype)
+    return target.activations(config.dtype, config.activation_dtype)
 
 
 def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | None:

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 class Layout:
     """How a tensor is quantised; the fields are those of `_core.Format`.
 
-    element: int8 (levels -128 to 127) or int4 (0 to 15). group: columns that share a scale.
-    scales, minimums: the type that holds them exactly. zero: the level of int4 that stands for 0.
+    element: int8 (levels -128 to 127), int4 (0 to 15), or a float type alone. group: columns that
+    share a scale. scales, minimums: the type that holds them exactly. zero: the level of int4 that
+    stands for 0.
     """
 
     element: str
-    group: int
+    group: int = 0
     scales: str = "float32"
     minimums: str = "none"
     zero: int = 0

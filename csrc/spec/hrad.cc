@@ -20,7 +20,7 @@ struct HostLog {
 }  // namespace
 
 Hrad::Layer Hrad::packed(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                         int64_t out, int64_t in, DType storage) {
+                         int64_t out, int64_t in, const Format& storage) {
   check<InvalidInput>(
       w.size() == static_cast<size_t>(out * in) && b.size() == static_cast<size_t>(out),
       "hrad: layer ", name, ": expected ", out, " x ", in, " weights and ", out, " biases but got ",
@@ -38,26 +38,24 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
   first_ = packed("1", w.w1, w.b1, kHradInner, inputs(hidden),
-                  DType::bf16);  // read once a round, from afar
-  second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, DType::f32);
-  third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
+                  kBfloat16);  // read once a round, from afar
+  second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, kFloat32);
+  third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, kFloat32);
 }
 
 void Hrad::apply(const Layer& l, const float* x, float* y) const {
   const int64_t out = l.matrix.out();
-  kernels_.matmul({.panels = l.matrix.panels(),
-                   .packing = l.matrix.packing(),
-                   .in = l.matrix.in(),
-                   .out = out,
-                   .x = x,
-                   .y = y,
-                   .y_stride = out,
-                   .bias = l.bias.data(),
-                   .add = nullptr,
-                   .rows = 1,
-                   .first = 0,
-                   .last = (out + kPanel - 1) / kPanel,
-                   .both = nullptr});
+  MatmulTask task{};
+  task.panels = l.matrix.panels();
+  task.format = l.matrix.stretches()[0].format;
+  task.in = l.matrix.in();
+  task.out = task.y_stride = out;
+  task.x = x;
+  task.y = y;
+  task.bias = l.bias.data();
+  task.rows = 1;
+  task.last = (out + kPanel - 1) / kPanel;
+  kernels_.matmul(task);
 }
 
 void Hrad::scores(const float* x, float* scratch, float out[3]) const {

@@ -1,6 +1,11 @@
 """Contract under test: a model of a GGUF file answers as the folder of its dequantised weights,
 here and in transformers. What it cannot be is refused by name."""
 
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -11,8 +16,10 @@ from gguf import GGMLQuantizationType as Type
 from sbrt import Engine, EngineConfig, SamplingParams
 from sbrt.checkpoint import open_checkpoint
 from sbrt.fingerprint import fingerprint
+from sbrt.gguf.blocks import BLOCKS
 from sbrt.methods import METHODS
 
+BLOCK_TYPES = [block.name for block in BLOCKS.values()]
 PROMPT = [70, 75, 80, 31, 42, 90, 200, 7]
 GREEDY = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True)
 GAP = 1e-4  # greedy choices may differ where transformers' best two are closer
@@ -64,6 +71,49 @@ def test_drafts_of_other_formats_change_no_token(files, tmp_path):
             for method in METHODS:
                 found = engine.generate(PROMPT, GREEDY, method=method)[0].outputs[0]
                 assert found.token_ids == plain, (draft, method)
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+def test_every_type_at_once(files, tmp_path, activations):
+    """q, k and v, gate and up, the embedding: each in a type of its own."""
+    types = itertools.cycle(BLOCK_TYPES)
+    path = files.write(tmp_path / "m.gguf", kind=lambda name: next(types), layers=4)
+    found = answer(path, activation_dtype=activations)
+    if activations == "float32":
+        compare_with_transformers(files.folder(tmp_path / "folder", [path]), found)
+    method = {"method": "draft_model"}
+    assert found == answer(path, path, activation_dtype=activations, speculative=method)
+
+
+MEASURE = """
+import sys
+import numpy
+from pathlib import Path
+from sbrt.checkpoint import open_checkpoint
+
+def resident(what):
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(what + ":")[1].split()[0]) * 1024
+
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+before = resident("VmRSS")
+decoder = checkpoint.decoder("auto")
+print(resident("VmHWM") - before)
+"""
+
+
+def test_loading_takes_no_second_copy(files, tmp_path):
+    """At most 1.15 times the file and its largest tensor, whole, as bytes."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("/proc/self/status: expected it to measure memory, found none")
+    path = files.write(
+        tmp_path / "m.gguf", kind="Q4_1", hidden=1024, inner=4096, layers=3, heads=16, kv_heads=4
+    )
+    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    size = path.stat().st_size
+    assert size > 25e6
+    assert int(done.stdout) < 1.15 * size + 4 * 2**20
 
 
 def test_a_tokenizer_of_one_file_and_a_draft_of_another(files, tmp_path, refused):

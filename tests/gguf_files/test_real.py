@@ -28,10 +28,13 @@ def chat(question):
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.fixture(scope="module")
-def answers(real):
-    """{prompt: ids} by plain decoding in float32 arithmetic."""
-    with Engine.from_pretrained(real, dtype="float32") as engine:
+SETTINGS = [{"dtype": "float32"}, {"activation_dtype": "float32"}]
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+def answers(real, request):
+    """[(prompt, ids)] by plain decoding in float32 arithmetic, of plain and of packed weights."""
+    with Engine.from_pretrained(real, **request.param) as engine:
         assert engine.pair.eos == {2}
         outputs = engine.generate([chat(question) for question in QUESTIONS], GREEDY)
         return [(engine.encode(o.prompt), o.outputs[0].token_ids) for o in outputs]
@@ -42,6 +45,7 @@ def folder(files, real, tmp_path_factory):
     return files.folder(tmp_path_factory.mktemp("real") / "folder", [real])
 
 
+@pytest.mark.parametrize("answers", SETTINGS[:1], indirect=True)
 def test_answers_are_those_of_the_folder(answers, folder):
     with Engine.from_pretrained(folder, dtype="float32", skip_tokenizer_init=True) as engine:
         outputs = engine.generate([prompt for prompt, _ in answers], GREEDY)

@@ -161,9 +161,9 @@ def plain_folder(make, folder, expected):
     return folder
 
 
-def answer(folder):
+def answer(folder, **fields):
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
-    with Engine.from_pretrained(folder, num_threads=1) as engine:
+    with Engine.from_pretrained(folder, num_threads=1, **fields) as engine:
         return engine.generate("def quick(", params)[0].outputs[0].token_ids
 
 
@@ -185,7 +185,20 @@ def test_weights_are_those_of_the_formula(make, tmp_path, monkeypatch, case, sca
 @pytest.mark.parametrize("case", ["gptq, 4 bits", "awq", "pack-quantized", "int-quantized"])
 def test_answers_are_those_of_the_plain_folder(make, tmp_path, case):
     expected = write(make, tmp_path / "m", case)
-    assert answer(tmp_path / "m") == answer(plain_folder(make, tmp_path / "plain", expected))
+    plain = plain_folder(make, tmp_path / "plain", expected)
+    assert answer(tmp_path / "m", dtype="float32") == answer(plain)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_arithmetic_has_these_weights(make, tmp_path, case):
+    """Nothing is quantised a second time: rows of the packed matrices have the same bits."""
+    expected = write(make, tmp_path / "m", case)
+    decoder = open_checkpoint(tmp_path / "m").decoder("auto")
+    for name, values in expected.items():
+        if name.endswith("_proj.weight"):
+            found = np.stack([decoder.row(name, i) for i in range(len(values))])
+            assert np.array_equal(found, values), name
+    assert len(answer(tmp_path / "m")) == 24
 
 
 # --- what cannot be ---
