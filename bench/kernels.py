@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from bench import choosing
 from bench.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError, flags
 from sbrt._core import Decoder, KernelBench, Roofs
+from sbrt.cores import usable_cores
 from sbrt.progress import Progress
 from sbrt.table import aligned
 
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoints", default=",".join(SIZES), metavar="A,B", help="default: %(default)s")
     add("--dtypes", default="bfloat16", metavar="A,B", help=f"of {', '.join(DTYPES)}")
     add("--rows", default="1,8,16", metavar="N,N", help="rows of a forward (default: %(default)s)")
-    add("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
+    add("--threads", type=int, default=usable_cores(), metavar="N", help="default: all cores")
     add("--context", type=int, default=200, metavar="N", help="trunk (default: %(default)s)")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--isa", default="auto", help="instruction set (default: the best of this machine)")

@@ -333,7 +333,8 @@ class Costs:
 class Stats:
     """Counters of one sequence (csrc/spec/stats.h); times in ns.
 
-    rounds: target forwards. draft_tokens: depth of the verified chains, summed; accepted: how far
+    rounds: target forwards. rounds_ahead: enqueued before the record of the round before was
+    read. draft_tokens: depth of the verified chains, summed; accepted: how far
     they stood; rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds
     that had one and did not end the sequence; branch_hits: of these, with a hit.
     discarded_branch_tokens: drafted nodes that never entered a chain. draft_limit_rounds: past the
@@ -342,6 +343,7 @@ class Stats:
     """
 
     rounds: int
+    rounds_ahead: int
     draft_tokens: int
     accepted: int
     rollback_tokens: int
@@ -388,7 +390,7 @@ class Runtime:
     """Two lanes and one sequence at a time (csrc/spec/runtime.h).
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
-    the lanes overlap. vocab: logits are cut to this, 0 for the smaller of both models. body: cpu,
+    the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,
     sim for everything on the caller's thread, dry: the same with a book of it (`order`), dry_cuda:
     that, in the place of a device whose memory the host cannot reach, or cuda.
     device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.
@@ -451,8 +453,15 @@ class Runtime:
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
         """Run until the sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
 
-        Returns the tokens committed meanwhile. The GIL is released. Raises EngineError.
+        Returns the tokens committed since the last call. The GIL is released. Raises EngineError.
+        The next round may already be in flight when this returns.
         """
+    def advance(self, max_rounds: int = 0, seconds: float = 0.0) -> None:
+        """As `run`, but the tokens stay for `take`: what interrupts the caller loses none."""
+    def take(self) -> list[int]:
+        """The tokens committed since the last `take`, `run` or `begin`."""
+    def check_usable(self) -> None:
+        """Raises EngineError once closed, and in a fork."""
     @property
     def prefilled_tokens(self) -> int:
         """Of the prompt in flight, what both lanes have read; its last token is never fed."""
@@ -491,7 +500,7 @@ class Runtime:
     def features(self) -> NDArray[float32]:
         """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h).
 
-        Raises InvalidInputError if features are not kept.
+        Raises InvalidInputError if features are not kept, and while a round is in flight.
         """
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
         """(round, depth, n, branches, hit, tokens) of the last sequence, oldest first.

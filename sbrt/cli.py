@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import compare, flags, hrad_cli, plan
+from . import compare, console, flags, hrad_cli, plan
 from .chrome import Recording, write_chrome
 from .engine import Engine
 from .methods import DEFAULT, DEFAULT_ON_CUDA, Method
@@ -93,9 +93,7 @@ def _prompt(args: argparse.Namespace) -> str:
     prompt = flags.one_prompt(args)
     if prompt is not None:
         return prompt
-    if sys.stdin.isatty():
-        print("reading the prompt from standard input, up to Ctrl-D", file=sys.stderr)
-    return flags.read_text("standard input", sys.stdin.buffer.read())
+    return flags.read_text("standard input", console.read_stdin("prompt"))
 
 
 def _figures(method: Method, output: RequestOutput) -> str:

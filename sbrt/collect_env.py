@@ -13,7 +13,7 @@ from typing import Any
 
 from . import __version__, flags
 from ._core import build_info, instruction_sets
-from .config import usable_cores
+from .cores import usable_cores
 
 PACKAGES = (
     *("numpy", "safetensors", "tokenizers", "torch", "triton", "flash-attn"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import flags, methods, picture, table
+from . import console, flags, methods, names, picture, table
 from .chrome import Recording, write_chrome
 from .config import EngineConfig
 from .costs import CostModel
@@ -83,8 +83,7 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
         print(f"wrote {args.png}", file=sys.stderr)
     # stdout comes last: its reader may have gone
     write_json(args.json, [line for report in reports for line in report.lines()])
-    if args.json != "-":
-        print("\n\n".join([table.render(reports[0]), *_compared(reports)]))
+    show(args.json, "\n\n".join([table.render(reports[0]), *_compared(reports)]))
     return max(map(verdict, reports))
 
 
@@ -126,12 +125,24 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
     """A list, one object a line: to a file, to stdout for "-", nowhere for None."""
     if where is None:
         return
-    objects = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in lines]
-    text = "[" + ",\n ".join(objects) + "]"
-    if where == "-":
+    text = _json_of(lines)
+    if where != "-":
+        write_file(Path(where), f"{text}\n".encode())
+    elif console.has_every_character(text):
         print(text)
     else:
-        write_file(Path(where), f"{text}\n".encode())
+        print(_json_of(lines, ensure_ascii=True))
+
+
+def show(where: str | None, text: str) -> None:
+    """Print what people read, if the figures go elsewhere and stdout is open or is all there is."""
+    if where is None or (where != "-" and console.has_stdout()):
+        print(text)
+
+
+def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
+    objects = [json.dumps(line, ensure_ascii=ensure_ascii, allow_nan=False) for line in lines]
+    return "[" + ",\n ".join(objects) + "]"
 
 
 def verdict(report: Report) -> int:
@@ -150,7 +161,7 @@ def _compared(reports: Sequence[Report]) -> list[str]:
 def _names(args: argparse.Namespace) -> list[str]:
     if args.methods is not None:
         return methods.parse_list(args.methods)
-    if flags.draft_name(args) == "none":
+    if flags.draft_name(args) == names.NONE:
         return ["none"]
     left_out = methods.AUTO if args.device.startswith("cuda") else None  # not there yet
     return [name for name in methods.METHODS if name != left_out]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import check, methods
+from .cores import usable_cores
 from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
@@ -108,8 +109,8 @@ class EngineConfig:
     attention_backend: of prompts on a CUDA device: torch (its flash attention), flash-attn (the
     package of that name), triton (the kernel of the rounds, 64 rows at a time), or auto: torch, and
     triton where its flash attention cannot (float32, devices before sm_80).
-    num_threads: the engine's total (None: the cores this process may use); draft_threads of them
-    are the draft's while the lanes overlap.
+    num_threads: the engine's total (None: the cores this process may use, by its affinity and by
+    its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
     enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
     graphs from one of the ops.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
@@ -248,10 +249,3 @@ def build(kind: type, given: dict[str, Any]) -> Any:
                 f"{kind.__name__}: unknown field {check.show(name)}; it has {', '.join(known)}"
             )
     return kind(**given)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -98,7 +98,7 @@ class Detokenizer:
         strings = self._strings_backwards(ids)
         tail: list[str] = []
         want, is_all = self.FIRST, False
-        while not (self._before or is_all):
+        while not (self._given or is_all):
             for string in strings:
                 tail.append(string)
                 if len(tail) == want:
@@ -108,10 +108,7 @@ class Detokenizer:
             self._held, self._new = b"", []
             for string in reversed(tail):
                 self._take(string)
-            self._before = self._context(self._new)
-        if not self._before:  # a prompt without text: its units are the beginning of the text
-            self._before = self._new
-        self._given = len(self._pieces.text(self._before))
+            self._keep_context(self._new)
         self._new = []
 
     def _strings_backwards(self, ids: Sequence[int]) -> Iterator[str]:
@@ -143,23 +140,22 @@ class Detokenizer:
         text = self._pieces.text(units)
         new = text[self._given :]
         if new:
-            self._before = self._context(units)
-            self._given = len(self._pieces.text(self._before))
+            self._keep_context(units)
             self._new = []
         elif len(self._new) > self.SILENT:
             self._new = []
         return new
 
-    def _context(self, units: list[Unit]) -> list[Unit]:
-        """The last few of them that have text of their own; [] if all together have none."""
+    def _keep_context(self, units: list[Unit]) -> None:
+        """Keep the last few of them that have text of their own, or all where there is none yet."""
         count = 1
-        while units:
-            if self._pieces.text(units[-count:]):
-                return units[-count:]
-            if count >= len(units):
-                break
+        while count < 2 * len(units):
+            last = units[-count:]
+            if text := self._pieces.text(last):
+                self._before, self._given = last, len(text)
+                return
             count *= 2
-        return []
+        self._before, self._given = units, 0
 
 
 def _decoder_types(decoder: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import check
+from . import check, names
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import EngineError, InvalidInputError
@@ -99,6 +99,8 @@ class Engine:
 
         A model is a Hugging Face folder, a GGUF file, or a name on the hub: ORG/MODEL,
         ORG/MODEL/FILE.gguf.
+        The names of the commands mean the same here: target `demo`; draft `demo`, `demo-poor`,
+        `random` or `none`. A folder of such a name: "./demo", or a Path.
         With a draft the method is SpeculativeConfig's default unless `speculative` says otherwise.
         """
         if isinstance(speculative, SpeculativeConfig):
@@ -108,9 +110,14 @@ class Engine:
             if given.get("model") is not None:
                 raise InvalidInputError("draft: given twice, as draft and as speculative.model")
             given["model"] = draft
-        if given:
+        folder, make_draft = names.draft_of(given.pop("model", None))
+        if folder is not None:
+            given["model"] = folder
+        if given or make_draft:
             fields["speculative"] = build(SpeculativeConfig, given)
-        return cls(build(EngineConfig, {"model": target, **fields}))
+        config = build(EngineConfig, {"model": names.target_folder(target), **fields})
+        config = with_local_paths(config)
+        return cls(config, pair=load_pair(config, make_draft=make_draft) if make_draft else None)
 
     def generate(
         self, prompts: Any, params: Params = None, *, method: str | Method | None = None
@@ -166,39 +173,27 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Run one round of the first unfinished request; [] if there is nothing to do."""
-        while not self._inbox and not self._scheduler.advance():
+        while (found := self._scheduler.step(self._inbox)) is None:
             pass  # a long round: each turn is a chance for Ctrl-C
-        found: list[RequestOutput] = []
-        while self._inbox:
-            item = self._inbox.popleft()
-            if isinstance(item, BaseException):
-                raise item
-            found.append(item)
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Drop requests, running or queued; `step` says nothing more of them.
 
         One that `generate` or `stream` waits for ends with finish_reason "abort". An id that has
-        finished is no error.
+        finished is no error. An id of add_request that generate or stream also drew for itself
+        names the former.
         """
-        _ = self._scheduler.runtime
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
-        live = [request for request in self._scheduler.live() if request.id in wanted]
-        dropped = self._scheduler.drop(live)
-        for output in [o for o in self._inbox if _id_of(o) in wanted]:
-            self._inbox.remove(output)
-        for request in dropped:
-            if request.sink is not self._inbox:
-                request.finish("abort")
-                request.sink.append(request.output(None, None))
+        self._scheduler.abort(wanted, self._inbox)
 
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has anything left to run or to return."""
-        return bool(self._scheduler.live() or self._inbox)
+        return self._scheduler.has_live() or bool(self._inbox)
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of a prompt as `generate` reads it. Raises InvalidInputError, as `generate` would."""
+        self._scheduler.check_process()
         return self._maker.prompt(prompt)[1]
 
     def trace(self) -> list[Span]:
@@ -236,7 +231,8 @@ class Engine:
     def features(self) -> NDArray[np.float32]:
         """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad.
 
-        Raises InvalidInputError where nobody keeps it; on a device H-RAD alone does not.
+        Raises InvalidInputError where nobody keeps it; on a device H-RAD alone does not. Between
+        two outputs of a stream they must be kept: with hrad alone the next round is in flight.
         """
         return self._scheduler.features()
 
@@ -275,15 +271,18 @@ class Engine:
         sink: Sink,
         streams: bool = False,
     ) -> list[Request]:
-        _ = self._scheduler.runtime  # a closed engine says so, of no prompts too
+        self._scheduler.check_open()  # a closed engine says so, of no prompts too
         many = split_prompts(prompts)
         if not many:
             return []
         each = split_params(self.pair.defaults if params is None else params, len(many))
-        return [
+        requests = [
             self._make(f"generate-{next(self._count)}", prompt, one, method, sink, streams)
             for prompt, one in zip(many, each, strict=True)
         ]
+        for request in requests:
+            request.is_drawn = True
+        return requests
 
     def _make(
         self,
@@ -294,7 +293,7 @@ class Engine:
         sink: Sink,
         streams: bool,
     ) -> Request:
-        _ = self._scheduler.runtime  # a closed engine says so first
+        self._scheduler.check_open()  # a closed engine says so first
         return self._maker.make(
             request_id,
             prompt,
@@ -342,10 +341,6 @@ class Engine:
         for policy in self._presets.policies():
             runtime.prepare(policy)
         return runtime
-
-
-def _id_of(output: RequestOutput | BaseException) -> str | None:
-    return None if isinstance(output, BaseException) else output.request_id
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:

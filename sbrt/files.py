@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from . import console
 from .errors import InvalidInputError
 
 
 def check_writable(name: str, path: Path | str | None) -> None:
-    """Raises InvalidInputError if `path` cannot be written. None and "-" are fine."""
-    if path is None or str(path) == "-":
+    """Raises InvalidInputError if `path` cannot be written. None is fine, "-" is stdout."""
+    if path is None:
+        return
+    if str(path) == "-":
+        console.check_stdout(name)
         return
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import demo_pair, hrad, methods
+from . import console, hrad, methods, names
 from .config import EngineConfig, SpeculativeConfig
 from .costs import CostModel, read_costs
 from .errors import EngineError, InvalidInputError
 from .hub import located
 from .methods import Method
-from .pair import MakeDraft, Pair, load_pair
+from .pair import Pair, load_pair
 from .progress import Progress
 from .prompts import BUILT_IN, read_prompts
 from .sampling import SamplingParams
@@ -36,20 +35,24 @@ class Parser(argparse.ArgumentParser):
 
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; bad input and failures are one sentence on stderr and exit code 2."""
-    try:
-        code = command()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader of our output has gone; nor can Python's exit flush to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
-        sentence = " ".join(str(error).split()) or "out of memory"
-        print(f"{name}: error: {sentence}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+    with console.prepared():
+        try:
+            try:
+                code = command()
+            except SystemExit:  # after --help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of our output has gone
+            return 1
+        except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
+            sentence = " ".join(str(error).split()) or "out of memory"
+            print(f"{name}: error: {sentence}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return 130
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +60,7 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--target",
-        default="demo",
+        default=names.DEMO,
         metavar="MODEL|demo",
         help="Hugging Face folder, GGUF file, or ORG/NAME on the hub (default: demo)",
     )
@@ -159,26 +162,25 @@ def draft_name(args: argparse.Namespace) -> str:
     """What --draft stands for when it is not given."""
     if args.draft is not None:
         return str(args.draft)
-    return "demo" if args.target == "demo" else "none"
+    return names.DEMO if args.target == names.DEMO else names.NONE
 
 
 def default_method(args: argparse.Namespace) -> str:
     """The preset of a command that names none."""
-    if draft_name(args) == "none":
+    if draft_name(args) == names.NONE:
         return "none"
     return methods.DEFAULT_ON_CUDA if args.device.startswith("cuda") else methods.DEFAULT
 
 
 def target_folder(args: argparse.Namespace) -> Path:
     """The folder that --target names."""
-    if args.target == "demo":
-        return demo_pair.demo_folder(demo_pair.TARGET)
-    return located(args.target)
+    return located(names.target_folder(args.target))
 
 
 def draft_folder(args: argparse.Namespace) -> Path | None:
     """The folder that --draft names; None for a draft that has none."""
-    return _draft(draft_name(args))[0]
+    folder, _ = names.draft_of(draft_name(args))
+    return None if folder is None else located(folder)
 
 
 def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
@@ -196,7 +198,8 @@ def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]
 def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfig, Pair]:
     """Load what the flags name; the draft only if a method uses one."""
     target = target_folder(args)
-    folder, make_draft = _draft(draft_name(args))
+    folder, make_draft = names.draft_of(draft_name(args))
+    folder = None if folder is None else located(folder)
     drafting = [method for method in given if method.drafts]
     needing = [method for method in given if method.needs_draft]
     if needing and folder is None and make_draft is None:
@@ -278,13 +281,3 @@ def read_text(name: str, raw: bytes) -> str:
         raise InvalidInputError(
             f"{name}: expected UTF-8, got byte {raw[error.start]:#x} at {error.start}"
         ) from None
-
-
-def _draft(name: str) -> tuple[Path | None, MakeDraft | None]:
-    if name == "none":
-        return None, None
-    if name == "random":
-        return None, demo_pair.random_draft
-    if name in ("demo", "demo-poor"):
-        return demo_pair.demo_folder(demo_pair.DRAFT if name == "demo" else demo_pair.POOR), None
-    return located(name), None

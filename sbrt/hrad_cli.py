@@ -155,8 +155,7 @@ def _eval(args: argparse.Namespace) -> int:
         said += ["", worth.text()]
         identical = compare.verdict(worth.report) == 0
     compare.write_json(args.json, [line])
-    if args.json != "-":
-        print("\n".join(said))
+    compare.show(args.json, "\n".join(said))
     return 0 if identical else 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ._core import Stats
@@ -17,6 +17,8 @@ class CompletionOutput:
     stop string or stop token id, None for an end-of-sequence token; the sentence of an "error".
     token_ids include the token that completed a stop; the text ends before it.
     spec_decode_metrics are filled in when the request has finished.
+    An output is a snapshot: text and token_ids stay what they were, whatever comes after. Both are
+    made when they are first read, so that an output nobody reads costs the same at any length.
     """
 
     index: int
@@ -27,6 +29,31 @@ class CompletionOutput:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     spec_decode_metrics: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, pieces: list[str], token_ids: list[int], **fields: Any) -> CompletionOutput:
+        """An output of lists that only grow: the text is what `pieces` hold now, joined."""
+        made = cls(text="", token_ids=[], **fields)
+        state = vars(made)
+        del state["text"], state["token_ids"]
+        state["_pieces"] = pieces, len(pieces)
+        state["_token_ids"] = token_ids, len(token_ids)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        """The text or token_ids of an output that was made of lists, when first read."""
+        state = vars(self)
+        if name == "text" and "_pieces" in state:
+            pieces, count = state["_pieces"]
+            return state.setdefault(name, "".join(pieces[:count]))
+        if name == "token_ids" and "_token_ids" in state:
+            ids, count = state["_token_ids"]
+            return state.setdefault(name, ids[:count])
+        raise AttributeError(f"{type(self).__name__}: expected a field of it, got {name!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the fields alone."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +72,10 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request so far, cumulative; `delta` is the text added since its last output."""
+    """A request so far, cumulative; `delta` is the text added since its last output.
+
+    All outputs of a request share one prompt_token_ids list. The engine never reads it.
+    """
 
     request_id: str
     prompt: str | None

@@ -13,20 +13,21 @@ from .config import EngineConfig
 from .errors import InvalidInputError
 from .generation_config import Defaults, read_defaults
 from .gguf import is_gguf
-from .model_config import ModelConfig, read_eos
+from .model_config import read_eos
+from .names import MakeDraft
 from .sampling import SamplingParams
 from .tokenizer import Tokenizer, check_pair
 
 Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
-MakeDraft = Callable[[ModelConfig], Model]  # a draft made for a target
 
 
 @dataclass(frozen=True)
 class Pair:
     """Weights and words. May serve several engines at once; nothing in it changes.
 
-    vocab: rows of logits are cut to this many ids, the smallest of models and tokenizer; holes:
-    ids below it that no token of the tokenizer has, masked in every row.
+    vocab: the target's rows of logits are cut to this many ids, as many as it and the tokenizer
+    both have. A draft may have fewer logits: it never drafts the others. holes: ids below vocab
+    that no token of the tokenizer has, masked in every row.
     dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
     CUDA device of its arithmetic. generation: what its makers sample it with.
     """
@@ -70,9 +71,7 @@ def load_pair(
         draft_model = make_draft(target.config)
     target_model = _model(config, target, progress)
     vocab = target_model.vocab
-    if draft_model is not None:
-        vocab = min(vocab, draft_model.vocab)
-    if tokenizer is not None:
+    if tokenizer is not None:  # ids from its size on are padding, not tokens
         vocab = min(vocab, tokenizer.size)
     return Pair(
         target=target_model,

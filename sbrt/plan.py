@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if args.png is not None:
         _draw(args.png, reports)
     compare.write_json(args.json, [line for report in reports.values() for line in report.lines()])
-    if args.json != "-":
-        print("\n\n".join(_said(name, report) for name, report in reports.items()))
+    said = "\n\n".join(_said(name, report) for name, report in reports.items())
+    compare.show(args.json, said)
     return max(map(compare.verdict, reports.values()))
 
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from . import check
@@ -27,7 +28,9 @@ Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
 class Request:
     """A queued or running request, equal to itself only.
 
-    `visible` characters of `text` have been handed out.
+    Its text is `pieces`, which no stop string can cut any more, and `text`, which one may still
+    cut. Pieces and token ids only grow: outputs share them. The first `visible` characters of
+    `text` are in the pieces already; they stay because a stop string may have begun there.
     """
 
     id: str
@@ -42,19 +45,32 @@ class Request:
     detokenizer: Detokenizer | None
     shaping: Shaping = field(default_factory=Shaping)
     token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
     text: str = ""
     visible: int = 0
+    given: int = 0  # pieces that were in the last output
+    is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     queued_at: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
 
     @property
+    def key(self) -> tuple[bool, str]:
+        """Its name in the queue: drawn ids and callers' ids never collide."""
+        return self.is_drawn, self.id
+
+    @cached_property
+    def shown_prompt_ids(self) -> list[int]:
+        """The prompt's ids for callers, one list for all outputs. The engine reads its own."""
+        return list(self.prompt_ids)
+
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end it: end-of-sequence and stop_token_ids."""
         return self.eos.union(self.params.stop_token_ids or ())
 
-    @property
+    @cached_property
     def stop(self) -> tuple[str, ...]:
         """Its stop strings."""
         return tuple(self.params.stop or ())
@@ -99,16 +115,28 @@ class Request:
             return
         self.finish_reason, self.stop_reason = reason, why
 
+    def settle(self) -> None:
+        """Move text that no stop string can cut to the pieces, so that `text` stays short."""
+        end = len(self.text) - (0 if self.finish_reason is not None else self._held())
+        if end > self.visible:
+            self.pieces.append(self.text[self.visible : end])
+        else:
+            end = self.visible
+        kept = min(end, self._longest_stop - 1) if self._includes_stop else 0
+        self.text, self.visible = self.text[end - kept :], kept
+
     def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:
-        """The request so far; what could still become a stop string is held back until it ends."""
-        finished = self.finish_reason is not None
-        end = len(self.text) if finished else len(self.text) - self._held()
-        end = max(end, self.visible)
-        delta, self.visible = self.text[self.visible : end], end
-        completion = CompletionOutput(
+        """The request so far; what could still become a stop string is held back until it ends.
+
+        What it costs does not depend on how long prompt and answer are.
+        """
+        self.settle()
+        delta = "".join(self.pieces[self.given :])
+        self.given = len(self.pieces)
+        completion = CompletionOutput.of(
+            self.pieces,
+            self.token_ids,
             index=0,
-            text=self.text[:end],
-            token_ids=list(self.token_ids),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             spec_decode_metrics=spec,
@@ -116,9 +144,9 @@ class Request:
         return RequestOutput(
             request_id=self.id,
             prompt=self.prompt,
-            prompt_token_ids=list(self.prompt_ids),
+            prompt_token_ids=self.shown_prompt_ids,
             outputs=[completion],
-            finished=finished,
+            finished=self.finish_reason is not None,
             metrics=metrics,
             delta=delta,
         )
@@ -131,6 +159,10 @@ class Request:
     def _is_late(self) -> bool:
         """Whether the last token may end it."""
         return len(self.token_ids) > self.params.min_tokens
+
+    @cached_property
+    def _longest_stop(self) -> int:
+        return max(map(len, self.stop), default=1)
 
     def _cut_at_stop(self, searched: int) -> bool:
         """End the text at a stop string that ends in what follows `searched` characters."""
@@ -150,11 +182,18 @@ class Request:
         """Length of the longest end of the text that begins a stop string and may yet be cut."""
         if self._includes_stop:
             return 0
-        longest = max(map(len, self.stop), default=1) - 1
-        for n in range(min(longest, len(self.text)), 0, -1):
+        for n in range(min(self._longest_stop - 1, len(self.text)), 0, -1):
             if any(s.startswith(self.text[-n:]) for s in self.stop):
                 return n
         return 0
+
+
+def first_of(sink: Sink) -> RequestOutput:
+    """Take the first item of a sink that has one. Raises it if it is an exception."""
+    item = sink.popleft()
+    if isinstance(item, BaseException):
+        raise item
+    return item
 
 
 class RequestMaker:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,9 @@ from .chrome import Recording
 from .errors import EngineError, InvalidInputError
 from .outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
 from .profile import Profile
-from .request import Request, Sink
+from .request import Request, Sink, first_of
 from .trace import Round, Span, lane_times
+from .turn import InnerCallError, Turns, in_turn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,9 @@ class Scheduler:
     """Owns the runtime; every output goes to its request's sink.
 
     Whoever waits for an output runs whatever is first in the queue, so several callers and threads
-    can wait at once. Every method may be called from any thread.
+    can wait at once. Every method may be called from any thread. A call from inside another one of
+    the same thread (a signal handler, on_prefill, a destructor) raises EngineError unless the outer
+    one is waiting for a round. `drop` never raises it: it then takes effect at the next call.
     """
 
     def __init__(
@@ -44,9 +46,9 @@ class Scheduler:
         self._runtime: Runtime | None = runtime
         self._arms = arms
         self._max_model_len = max_model_len
-        self._lock = threading.RLock()
-        self._waiting: set[int] = set()  # threads that want the lock
-        self._queue: OrderedDict[str, Request] = OrderedDict()  # by id
+        self.turns = Turns()
+        self._late: deque[Request] = deque()  # to be dropped by whoever has the lock next
+        self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: Request | None = None
         self._begun_ns = runtime.now_ns  # what was measured is no request's
         self._keeps_trace = keeps_trace
@@ -63,169 +65,228 @@ class Scheduler:
             raise EngineError("engine: expected an open one, this one has been closed")
         return self._runtime
 
+    def check_process(self) -> None:
+        """Raises EngineError in a fork."""
+        if self.turns.is_fork:
+            self.runtime.check_usable()
+
+    def check_open(self) -> None:
+        """Raises EngineError once closed, and in a fork."""
+        self.check_process()
+        _ = self.runtime
+
+    @in_turn
     def add(self, requests: Sequence[Request]) -> None:
         """Queue all of them or, if an id is in use, none."""
-        with self._turn():
-            self._taken()
-            _ = self.runtime
-            running = None if self._running is None else self._running.id
-            for request in requests:
-                if request.id in self._queue or request.id == running:
-                    raise InvalidInputError(
-                        f"request_id: expected one that is not in use, got {request.id!r}"
-                    )
-            self._queue.update((request.id, request) for request in requests)
+        _ = self.runtime
+        running = None if self._running is None else self._running.key
+        for request in requests:
+            if request.key in self._queue or request.key == running:
+                raise InvalidInputError(
+                    f"request_id: expected one that is not in use, got {request.id!r}"
+                )
+        self._queue.update((request.key, request) for request in requests)
 
+    @in_turn
+    def has_live(self) -> bool:
+        """Whether a request is unfinished."""
+        return bool(self._running or self._queue)
+
+    @in_turn
     def live(self) -> list[Request]:
         """Unfinished requests, the one in flight first."""
-        with self._turn():
-            self._taken()
-            return [*([self._running] if self._running else []), *self._queue.values()]
+        return self._live()
 
-    def drop(self, requests: Sequence[Request]) -> list[Request]:
-        """Forget those of `requests` that are unfinished, and return them."""
-        with self._turn():
-            self._taken()
-            unwanted = set(map(id, requests))
-            dropped = [request for request in self.live() if id(request) in unwanted]
-            for request in dropped:
-                self._queue.pop(request.id, None)
-            if self._running is not None and id(self._running) in unwanted:
-                self._end()
-            return dropped
+    def drop(self, requests: Sequence[Request]) -> None:
+        """Forget those of `requests` that are unfinished. Nothing in a fork."""
+        if self.turns.is_fork:
+            return
+        if self.turns.is_inside or self.turns.is_lost:  # the destructor of a stream
+            self._late.extend(requests)
+        else:
+            self._drop_now(requests)
+
+    @in_turn
+    def abort(self, ids: Iterable[str], inbox: Sink) -> None:
+        """Drop unfinished requests. `inbox` forgets their outputs, other sinks get a last one.
+
+        An id names a caller's request. Where there is none it names one whose id was drawn.
+        """
+        _ = self.runtime
+        wanted, live = set(ids), self._live()
+        unread = [item for item in inbox if isinstance(item, RequestOutput)]
+        own = {r.id for r in live if not r.is_drawn} | {output.request_id for output in unread}
+        named = [r for r in live if r.id in wanted and not (r.is_drawn and r.id in own)]
+        self._drop(named)
+        for output in unread:
+            if output.request_id in wanted:
+                inbox.remove(output)
+        for request in named:
+            if request.sink is not inbox:
+                request.finish("abort")
+                request.sink.append(request.output(None, None))
 
     def next(self, sink: Sink) -> RequestOutput:
         """The next output of `sink`, running what is first in the queue until there is one."""
         while True:
-            self._give_way()
-            with self._turn():
-                self._taken()
-                _ = self.runtime  # a closed engine says so, whatever still waits to be read
-                if not sink:
-                    self._advance()
-                item = sink.popleft() if sink else None
-            if isinstance(item, BaseException):
-                raise item
-            if item is not None:
+            self.turns.give_way()
+            if (item := self._take(sink)) is not None:
                 return item
 
-    def advance(self) -> bool:
-        """Start the next request if none is in flight; run a round of it, or a slice of time.
+    def step(self, sink: Sink) -> list[RequestOutput] | None:
+        """All outputs of `sink`; if there are none, start the next request or run a round first.
 
-        False if the prefill or the round takes longer than the slice: it goes on, call again.
+        None if the prefill or the round takes longer than a slice: it goes on, call again.
         """
-        self._give_way()
-        with self._turn():
-            self._taken()
-            return self._advance()
+        self.turns.give_way()
+        return self._take_all(sink)
 
+    @in_turn
     def trace(self) -> list[Span]:
         """What the lanes did since the last request began, oldest first per lane."""
-        with self._turn():
-            self._taken()
-            self._wait_until_idle(self.runtime)
-            return [Span(*event) for event in self.runtime.trace(self._begun_ns)]
+        return self._spans(self._begun_ns)
 
     @property
     def is_traced(self) -> bool:
         """Whether a device keeps times."""
         return self._keeps_trace or self._profile is not None
 
+    @in_turn
     def start_profile(self, path: Path | None) -> None:
         """Record requests into `path`. Raises EngineError while another profile is in progress."""
-        with self._turn():
-            self._taken()
-            runtime = self.runtime
-            if self._profile is not None:
-                raise EngineError("start_profile: expected no profile in progress, got one")
-            self._wait_until_idle(runtime)
-            if not self._keeps_trace:
-                runtime.keep_trace(True)
-            self._profile = Profile(path, runtime.now_ns)
-            runtime.profile(True)
+        runtime = self.runtime
+        if self._profile is not None:
+            raise EngineError("start_profile: expected no profile in progress, got one")
+        self._wait_until_idle(runtime)
+        if not self._keeps_trace:
+            runtime.keep_trace(True)
+        self._profile = Profile(path, runtime.now_ns)
+        runtime.profile(True)
 
+    @in_turn
     def stop_profile(self) -> Path | None:
         """Write what was recorded; where. Raises EngineError without a profile in progress."""
-        with self._turn():
-            self._taken()
-            runtime = self.runtime
-            if self._profile is None:
-                raise EngineError("stop_profile: expected start_profile before it, got none")
-            self._record()
-            profile, self._profile = self._profile, None
-            runtime.profile(False)
-            if not self._keeps_trace:
-                runtime.keep_trace(False)
-            return profile.write()
+        _ = self.runtime
+        return self._stop_profile()
+
+    @in_turn
+    def rounds(self) -> list[Round]:
+        """What the rounds of the last request decided, oldest first."""
+        return self._logged()
+
+    @in_turn
+    def features(self) -> NDArray[np.float32]:
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
+        return self.runtime.features()
+
+    @in_turn
+    def measure_costs(self, seconds: float, temperature: float) -> Costs:
+        """Of forwards; raises EngineError while a request is in flight."""
+        if self._live():
+            raise EngineError("measure_costs: expected no unfinished request, got one")
+        runtime = self.runtime
+        self._wait_until_idle(runtime)
+        costs = runtime.measure(seconds, temperature)
+        self._begun_ns = runtime.now_ns
+        return costs
+
+    def close(self) -> None:
+        """Forget everything; threads and memory go with the runtime. Nothing in a fork."""
+        if not self.turns.is_fork and not self.turns.is_lost:
+            self._close()
+
+    # --- under the lock ---
+
+    @in_turn
+    def _take(self, sink: Sink) -> RequestOutput | None:
+        _ = self.runtime  # a closed engine says so, whatever still waits to be read
+        if not sink:
+            self._advance()
+        return first_of(sink) if sink else None
+
+    @in_turn
+    def _take_all(self, sink: Sink) -> list[RequestOutput] | None:
+        if not sink and not self._advance():
+            return None
+        found: list[RequestOutput] = []
+        while sink and not (found and isinstance(sink[0], BaseException)):
+            found.append(first_of(sink))
+        return found
+
+    @in_turn
+    def _drop_now(self, requests: Sequence[Request]) -> None:
+        self._drop(requests)
+
+    @in_turn
+    def _close(self) -> None:
+        self._queue.clear()
+        self._end()
+        try:
+            with suppress(EngineError):  # of a device that broke
+                if self._profile is not None:
+                    self._stop_profile()
+        finally:
+            if self._runtime is not None:
+                self._wait_until_idle(self._runtime)
+                self._runtime.close()  # an exception's traceback may hold it for long
+            self._runtime = None
+
+    def _live(self) -> list[Request]:
+        return [*([self._running] if self._running else []), *self._queue.values()]
+
+    def drop_late(self) -> None:
+        """Drop what `drop` could not. Under the lock."""
+        while self._late:
+            self._drop([self._late.popleft()])
+
+    def _drop(self, requests: Iterable[Request]) -> int:
+        """Forget those of `requests` that are unfinished; how many."""
+        count = 0
+        for request in requests:
+            is_queued = self._queue.get(request.key) is request
+            if is_queued:
+                del self._queue[request.key]
+            is_running = self._running is request
+            if is_running:
+                self._end()
+            count += is_queued or is_running
+        return count
+
+    def _spans(self, since_ns: int) -> list[Span]:
+        self._wait_until_idle(self.runtime)
+        return [Span(*event) for event in self.runtime.trace(since_ns)]
+
+    def _logged(self) -> list[Round]:
+        return [Round(*entry) for entry in self.runtime.rounds()]
+
+    def _stop_profile(self) -> Path | None:
+        runtime = self.runtime
+        if self._profile is None:
+            raise EngineError("stop_profile: expected start_profile before it, got none")
+        self._record()
+        profile, self._profile = self._profile, None
+        runtime.profile(False)
+        if not self._keeps_trace:
+            runtime.keep_trace(False)
+        return profile.write()
 
     def _record(self) -> None:
         """Put the request in flight, as far as it came, into the profile if there is one."""
-        if self._profile is None or self._running is None or self._runtime is None:
-            return
-        since = max(self._begun_ns, self._profile.begun_ns)
-        self._wait_until_idle(self._runtime)
-        spans = [Span(*event) for event in self._runtime.trace(since)]
-        title = f"{self._running.id}: {self._running.method.text}"
-        self._profile.add(Recording(title, spans, self.rounds()))
-
-    def rounds(self) -> list[Round]:
-        """What the rounds of the last request decided, oldest first."""
-        with self._lock:
-            return [Round(*entry) for entry in self.runtime.rounds()]
-
-    def features(self) -> NDArray[np.float32]:
-        """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
-        with self._lock:
-            return self.runtime.features()
-
-    def measure_costs(self, seconds: float, temperature: float) -> Costs:
-        """Of forwards; raises EngineError while a request is in flight."""
-        with self._turn():
-            self._taken()
-            if self.live():
-                raise EngineError("measure_costs: expected no unfinished request, got one")
-            runtime = self.runtime
-            self._wait_until_idle(runtime)
-            costs = runtime.measure(seconds, temperature)
-            self._begun_ns = runtime.now_ns
-            return costs
-
-    def close(self) -> None:
-        """Forget everything; threads and memory go with the runtime."""
-        with self._turn():
-            self._taken()
-            self._queue.clear()
-            self._end()
-            try:
-                if self._profile is not None:
-                    with suppress(EngineError):  # of a fork, or of a device that broke
-                        self.stop_profile()
-            finally:
-                if self._runtime is not None:
-                    self._wait_until_idle(self._runtime)
-                    self._runtime.close()  # an exception's traceback may hold it for long
-                self._runtime = None
-
-    def _turn(self) -> AbstractContextManager[bool]:
-        """The lock, and a word that this thread wants it; `_taken` takes the word back."""
-        self._waiting.add(threading.get_ident())
-        return self._lock
-
-    def _taken(self) -> None:
-        self._waiting.discard(threading.get_ident())
-
-    def _give_way(self) -> None:
-        """Let a waiting thread have the lock; taken at once again, it never would."""
-        if self._waiting:
-            time.sleep(0.001)
+        if self._profile and self._running and self._runtime:
+            spans = self._spans(max(self._begun_ns, self._profile.begun_ns))
+            title = f"{self._running.id}: {self._running.method.text}"
+            self._profile.add(Recording(title, spans, self._logged()))
 
     def _advance(self) -> bool:
+        """Start the next request if none is in flight; run a round of it, or a slice of time.
+
+        False if the prefill or the round takes longer than the slice.
+        """
         runtime, before = self.runtime, self._rounds
         if self._running is None and self._queue:
             if not runtime.idle(SLICE):
                 return False  # the last round of a dropped request; it has nothing to say
-            _, self._running = self._queue.popitem(last=False)
-            self._guard(self._start, runtime, self._running)
+            self._guard(self._start, runtime, next(iter(self._queue.values())))
         if self._running is not None:
             self._guard(self._run, runtime, self._running)
         return self._running is None or self._rounds > before
@@ -236,12 +297,14 @@ class Scheduler:
         """Call `what`; if it fails the request is dropped, and whoever waits for it learns why."""
         try:
             what(runtime, request)
-        except (EngineError, InvalidInputError) as error:
-            self._end()
-            request.sink.append(error)
-        except BaseException:  # Ctrl-C above all
-            self._end()
-            request.finish("abort")  # another thread may be waiting for it
+        except BaseException as error:  # Ctrl-C above all
+            if not self._drop([request]) or _is_filed(request):
+                raise  # nobody waits for it any more
+            if isinstance(error, EngineError) and not isinstance(error, InnerCallError):
+                request.sink.append(error)
+                return
+            # It came from a signal handler or on_prefill of the caller here. Another may wait.
+            request.finish("abort")
             request.sink.append(request.output(None, None))
             raise
 
@@ -265,16 +328,26 @@ class Scheduler:
             request.shaping,
         )
         if max_tokens == 0:
-            self._running = None
             request.finish("length")
             request.sink.append(request.output(RequestMetrics(request.queue_seconds), None))
+        else:
+            self._running = request
+        del self._queue[request.key]  # last: what interrupts this leaves it somewhere to be found
 
     def _run(self, runtime: Runtime, request: Request) -> None:
-        tokens = runtime.run(max_rounds=1 if request.by_round else 0, seconds=SLICE)
+        try:
+            self.turns.is_safe = True
+            runtime.advance(max_rounds=1 if request.by_round else 0, seconds=SLICE)
+        finally:
+            self.turns.is_safe = False
+        if self._running is not request:
+            return  # a signal handler made calls that ended it
+        tokens = runtime.take()
         self._rounds += bool(tokens)
         if self.on_prefill and not (tokens or request.token_ids or runtime.finished):
             self.on_prefill(runtime.prefilled_tokens, len(request.prompt_ids) - 1)
         request.accept(tokens)
+        request.settle()
         if request.finish_reason is None and runtime.finished:
             reason = runtime.finish_reason or "error"
             request.finish(reason, runtime.error if reason == "error" else None)
@@ -284,17 +357,17 @@ class Scheduler:
             request.sink.append(request.output(None, None))
 
     def _file_last(self, runtime: Runtime, request: Request) -> None:
-        self._end()
         stats = runtime.stats
         metrics = RequestMetrics(
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
-        times = lane_times(self.trace()) if request.method.drafts else LaneTimes()
+        times = lane_times(self._spans(self._begun_ns)) if request.method.drafts else LaneTimes()
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
         if request.method.policy() is None:
             spec["auto"] = auto_metrics(self._arms, runtime.tuned)
         request.sink.append(request.output(metrics, spec))
+        self._end()
 
     def _end(self) -> None:
         try:
@@ -303,3 +376,9 @@ class Scheduler:
             self._running = None
             if self._runtime is not None:
                 self._runtime.end()
+
+
+def _is_filed(request: Request) -> bool:
+    """Whether its last output has just gone into its sink."""
+    last = request.sink[-1] if request.sink else None
+    return isinstance(last, RequestOutput) and last.finished and last.request_id == request.id

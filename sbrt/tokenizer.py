@@ -81,8 +81,11 @@ class Tokenizer:
 
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
-    """Both models must have the same tokens. Raises InvalidInputError, naming the first."""
-    for i in sorted(target.tokens.keys() | draft.tokens.keys()):
+    """Every token of the draft must be the target's, of which it may lack some.
+
+    Raises InvalidInputError, naming the first that is not.
+    """
+    for i in sorted(draft.tokens):
         ours, theirs = target.tokens.get(i), draft.tokens.get(i)
         if ours != theirs:
             raise InvalidInputError(

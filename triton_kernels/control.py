@@ -149,7 +149,7 @@ class Control(Structure):
     _fields_ = (
         *(("sampling", Sampling), ("shaping", Shaping), ("policy", Policy)),
         *(("prices", Prices), ("scores", Scores)),
-        *((name, c_int64) for name in ("limit", "draft_limit", "round", "head")),
+        *((name, c_int64) for name in ("limit", "draft_limit", "draft_vocab", "round", "head")),
         *(("trunk", c_void_p), ("trunk_hash", c_uint64), ("counts", Counts), ("chain", Chain)),
         ("outcome", Outcome),
         *(("source", c_int32 * SLOTS), ("sharpness", c_float)),

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench import checkpoints
 from bench.peers import ours, report, run, settings
 from sbrt import InvalidInputError, compare, flags, methods
-from sbrt.config import usable_cores
+from sbrt.cores import usable_cores
 
 
 def main(argv: Sequence[str] | None = None, peers: Sequence[settings.Peer] = settings.PEERS) -> int:

@@ -2,12 +2,12 @@
 #include "exec/canary.h"
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 
 namespace sbrt {
 
 void bind_canary(pybind11::module_& m) {
-  m.def("canary", &plant_canary, pybind11::arg("name"),
-        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("canary", &plant_canary, pybind11::arg("name"), pybind11::call_guard<GilRelease>());
 }
 
 }  // namespace sbrt

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 
 namespace py = pybind11;
 
@@ -43,15 +44,15 @@ void load(Decoder& decoder, const std::string& name, const std::string& dtype,
           const std::vector<int64_t>& shape, const py::buffer& data) {
   const py::buffer_info info = data.request();
   const TensorView tensor = view_of(info, name, dtype_from(dtype), shape);
-  const py::gil_scoped_release nogil;
+  const GilRelease nogil;
   decoder.weights().load(name, tensor);
 }
 
 RopeScaling make_rope(const std::string& kind, double factor, double original_max, double low_freq,
                       double high_freq, double beta_fast, double beta_slow, double attention_factor,
                       bool truncate, std::vector<float> divisors) {
-  return {rope_kind(kind), factor,           original_max, low_freq, high_freq, beta_fast,
-          beta_slow,       attention_factor, truncate,     std::move(divisors)};
+  return {rope_kind(kind), factor,    original_max,     low_freq, high_freq,
+          beta_fast,       beta_slow, attention_factor, truncate, std::move(divisors)};
 }
 
 DecoderConfig make_config(int64_t hidden, int64_t inner, int64_t layers, int64_t heads,
@@ -112,7 +113,7 @@ void load_quantised(Decoder& decoder, const std::string& name, const py::buffer&
   rows.scales = numbers_of(scales, "scales of " + name, rows.rows, groups);
   rows.minimums = numbers_of(minimums, "minimums of " + name, rows.rows, groups);
   check<InvalidInput>(rows.scales, "weights: expected scales of ", name, " but got none");
-  const py::gil_scoped_release nogil;
+  const GilRelease nogil;
   decoder.weights().load(name, rows, first);
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/attention.h"
@@ -134,7 +135,7 @@ class KernelBench {
       ns.reserve(times);
     }
     {
-      const py::gil_scoped_release nogil;
+      const GilRelease nogil;
       runner_->run(timed_, width, times);
     }
     return report();
@@ -200,7 +201,7 @@ class ChooseBench {
     ns_[0].clear();
     ns_[0].reserve(times);
     {
-      const py::gil_scoped_release nogil;
+      const GilRelease nogil;
       runner_.run(timed_, width, times);
     }
     std::vector<int32_t> tokens(block_[0].target_rows.n);
@@ -267,7 +268,7 @@ class Roofs {
  private:
   // Seconds of one, the least of `times`.
   double measure(void (*fn)(const RoofArgs&, Worker), const RoofArgs& args, int times) {
-    const py::gil_scoped_release nogil;
+    const GilRelease nogil;
     Graph work("bench.roof");
     Buffer<int64_t> at(2);
     std::vector<std::vector<int64_t>> ns(1);

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "bind/runner.h"
 #include "ops/matmul.h"
 
@@ -47,7 +48,7 @@ class Product {
   void run(int width) {
     Graph graph("probe.matmul");
     graph.add(matmul, args);
-    const py::gil_scoped_release nogil;
+    const GilRelease nogil;
     Runner(width).run(graph, width);
   }
   RowGroup* made() const { return made_.data(); }

@@ -222,7 +222,8 @@ std::map<std::string, size_t> control_layout() {
   FIELD(Shaping, frequency), FIELD(Shaping, ends_from), FIELD(Shaping, holes);
   FIELD(Shaping, words), FIELD(Counts, n), FIELD(Counts, seen), FIELD(Control, sampling);
   FIELD(Control, shaping), FIELD(Control, policy), FIELD(Control, limit);
-  FIELD(Control, draft_limit), FIELD(Control, head), FIELD(Control, trunk);
+  FIELD(Control, draft_limit), FIELD(Control, draft_vocab), FIELD(Control, head),
+      FIELD(Control, trunk);
   FIELD(Control, counts), FIELD(Control, chain), FIELD(Control, outcome);
   FIELD(Control, source), FIELD(Control, sharpness), FIELD(Control, lost);
   FIELD(Control, target_rows), FIELD(Control, choice), FIELD(Control, target_have);

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -93,7 +94,7 @@ void bind_order(py::module_& m) {
           [](const OrderBook& book, int stream) { return names_of(book.written_by(stream)); },
           py::arg("stream"))
       .def("conflicts", &OrderBook::conflicts, py::arg("without") = Names{}, py::arg("host") = true,
-           py::call_guard<py::gil_scoped_release>(),
+           py::call_guard<GilRelease>(),
            "A sentence for each pair that nothing orders; `without`: events nobody waits for; "
            "`host`: what the host waits for counts.");
 }

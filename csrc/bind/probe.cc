@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/matmul.h"
@@ -113,7 +114,7 @@ void bind_lane_probe(py::module_& m) {
           [](LaneProbe& p, int64_t head, const std::vector<RowTuple>& rows, int width,
              bool logits) -> py::object {
             {
-              const py::gil_scoped_release nogil;
+              const GilRelease nogil;
               p.forward(head, rows, width, logits);
             }
             return logits ? py::object(p.logits()) : py::none();

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "model/rope_table.h"
 
@@ -20,7 +21,7 @@ using Held = std::shared_ptr<PyObject>;
 Held hold(py::object object) {
   return {object.release().ptr(), [](PyObject* p) {
             if (!Py_IsInitialized()) return;
-            const py::gil_scoped_acquire gil;
+            const GilAcquire gil;
             Py_XDECREF(p);
           }};
 }
@@ -44,7 +45,7 @@ struct Replaying {
 
 void end_replays() {
   ended = true;
-  const py::gil_scoped_release free;
+  const GilRelease free;
   while (replays > 0) std::this_thread::yield();
 }
 
@@ -52,7 +53,7 @@ void end_replays() {
 void replay(void* recording) {
   const Replaying counted;
   check(!ended, "lane: the interpreter has ended");
-  const py::gil_scoped_acquire gil;
+  const GilAcquire gil;
   try {
     py::handle(static_cast<PyObject*>(recording))();
   } catch (const py::error_already_set& error) {
@@ -62,7 +63,7 @@ void replay(void* recording) {
 
 // In the host's thread, which enqueues on the lane's own stream.
 void play(void* player, void* stream) {
-  const py::gil_scoped_acquire gil;
+  const GilAcquire gil;
   try {
     py::handle(static_cast<PyObject*>(player))(reinterpret_cast<uintptr_t>(stream));
   } catch (const py::error_already_set& error) {
@@ -108,13 +109,13 @@ class PyRecorder final : public Recorder {
   }
   Pieces choose(const ChooseArgs& a, ChoiceKind kind) override {
     const void* out = a.law ? static_cast<const void*>(a.law) : a.choice;
-    const py::gil_scoped_acquire gil;
+    const GilAcquire gil;
     py::object shaping = py::none();
     if (kind.shapes)
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
                                number(a.dense.seen));
     const py::object where = py::make_tuple(number(a.rows), number(a.control), number(out));
-    return all("choose", where, a.vocab, a.law != nullptr, kind.filters, shaping);
+    return all("choose", where, a.known(), a.law != nullptr, kind.filters, shaping);
   }
   Pieces moves(const Control* control, Moves which) override {
     return all("moves", number(control), static_cast<int>(which));
@@ -124,7 +125,7 @@ class PyRecorder final : public Recorder {
   // What a method of the lane records, kept as long as this.
   template <class... Args>
   Pieces all(const char* method, Args... args) {
-    const py::gil_scoped_acquire gil;
+    const GilAcquire gil;
     Pieces found;
     for (const py::handle piece : py::handle(lane_.get()).attr(method)(args...)) {
       const Held replays = kept_.emplace_back(hold(piece.attr("replay")));
@@ -149,7 +150,7 @@ class PyRecorder final : public Recorder {
 };
 
 std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
-  const py::gil_scoped_acquire gil;
+  const GilAcquire gil;
   py::object lane =
       py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
                              py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "bind/bind.h"
+#include "bind/gil.h"
 #include "core/check.h"
 #include "exec/order.h"
 
@@ -19,7 +20,7 @@ using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
 std::vector<Entry> trace_of(Runtime& runtime, int64_t since_ns) {
   std::vector<Entry> out;
   {
-    const py::gil_scoped_release free;
+    const GilRelease free;
     runtime.idle(0);  // a stream that runs writes its trace
   }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
@@ -51,10 +52,12 @@ py::object finish_reason(const Runtime& r) {
   }
 }
 
-// Its threads may want the interpreter's lock before they end.
+// Its threads may want the interpreter's lock before they end. A fork keeps what it has: at the fork a
+// thread that did not come along may have been changing any of it.
 void drop(Runtime* runtime) {
+  if (runtime->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();
-  std::optional<py::gil_scoped_release> free;
+  std::optional<GilRelease> free;
   if (held) free.emplace();
   delete runtime;
 }
@@ -98,7 +101,7 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.device = device;
   c.draft_first = draft_first;
   c.nvtx = nvtx;
-  const py::gil_scoped_release free;  // it times forwards
+  const GilRelease free;  // it times forwards
   return {new Runtime(target, draft, c), &drop};
 }
 
@@ -112,8 +115,16 @@ void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampli
                         std::move(stop_tokens),
                         shaping,
                         policy == nullptr};
-  const py::gil_scoped_release free;
+  const GilRelease free;
   runtime.begin(request);
+}
+
+const std::vector<int32_t>& run(Runtime& runtime, int64_t max_rounds, double seconds) {
+  {
+    const GilRelease free;
+    runtime.run(max_rounds, seconds);
+  }
+  return runtime.take();
 }
 
 std::vector<std::pair<int64_t, double>> tuned_of(const Runtime& runtime) {
@@ -127,6 +138,7 @@ std::vector<std::pair<int64_t, double>> tuned_of(const Runtime& runtime) {
 void bind_stats(py::module_& m) {
   py::class_<Stats>(m, "Stats", "Counters of one sequence (csrc/spec/stats.h).")
       .def_readonly("rounds", &Stats::rounds)
+      .def_readonly("rounds_ahead", &Stats::rounds_ahead)
       .def_readonly("draft_tokens", &Stats::draft_tokens)
       .def_readonly("accepted", &Stats::accepted)
       .def_property_readonly("rollback_tokens", &Stats::rollback_tokens)
@@ -164,13 +176,15 @@ void bind_runtime(py::module_& m) {
            py::arg("policy").none(true), py::arg("max_tokens"),
            py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})
-      .def("run", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
-           py::call_guard<py::gil_scoped_release>())
+      .def("run", &run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0)
+      .def("advance", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
+           py::call_guard<GilRelease>())
+      .def("take", &Runtime::take)
       .def_property_readonly("prefilled_tokens", &Runtime::prefilled_tokens)
-      .def("idle", &Runtime::idle, py::arg("seconds") = 0.0,
-           py::call_guard<py::gil_scoped_release>())
+      .def("idle", &Runtime::idle, py::arg("seconds") = 0.0, py::call_guard<GilRelease>())
+      .def("check_usable", &Runtime::check_usable)
       .def("end", &Runtime::end)
-      .def("close", &Runtime::close, py::call_guard<py::gil_scoped_release>())
+      .def("close", &Runtime::close, py::call_guard<GilRelease>())
       .def("interrupt", &Runtime::interrupt)
       .def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
       .def_property_readonly("finish_reason", &finish_reason)
@@ -190,8 +204,7 @@ void bind_runtime(py::module_& m) {
           [](Runtime& r, double seconds, float temperature) {
             return std::make_shared<Costs>(r.measure(seconds, temperature));
           },
-          py::arg("seconds"), py::arg("temperature") = 0.0f,
-          py::call_guard<py::gil_scoped_release>())
+          py::arg("seconds"), py::arg("temperature") = 0.0f, py::call_guard<GilRelease>())
       .def_property_readonly("tuned", &tuned_of,
                              "[(rounds, tokens per second expected)] of each policy that may be "
                              "chosen, of the last sequence.")
@@ -208,9 +221,8 @@ void bind_runtime(py::module_& m) {
             return std::make_shared<OrderBook>(*r.order());
           },
           "All that the dry body was given so far, a copy.")
-      .def("keep_trace", &Runtime::keep_trace, py::arg("is_on"),
-           py::call_guard<py::gil_scoped_release>())
-      .def("profile", &Runtime::profile, py::arg("is_on"), py::call_guard<py::gil_scoped_release>())
+      .def("keep_trace", &Runtime::keep_trace, py::arg("is_on"), py::call_guard<GilRelease>())
+      .def("profile", &Runtime::profile, py::arg("is_on"), py::call_guard<GilRelease>())
       .def("trace", &trace_of, py::arg("since_ns") = 0,
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
       .def("rounds", &rounds_of,

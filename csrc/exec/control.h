@@ -216,6 +216,7 @@ struct Control {
   Scores scores;        // where they are; what they say belongs to the lanes
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
+  int64_t draft_vocab;  // ids from here on the draft does not know
   // select
   int64_t round;        // the last one that ended; set by the host between sequences
   int64_t head;         // position of the root

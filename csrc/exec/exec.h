@@ -131,6 +131,13 @@ class Event {
   // Virtual ns of the last record, no earlier one is kept; only the sim body sets it.
   int64_t time() const { return time_; }
   void set_time(int64_t ns) { time_ = ns; }
+  // ns of Trace::now() at which the last records were reached, by value. Only the cpu body stamps them.
+  int64_t reached_at(int64_t value) const {
+    return times_[value % kStamps].load(std::memory_order_relaxed);
+  }
+  void stamp(int64_t value, int64_t ns) {
+    times_[value % kStamps].store(ns, std::memory_order_relaxed);
+  }
 
   // What a body keeps of an event, from its first wait or record on: on a device the word lies where
   // the device writes it.
@@ -146,6 +153,9 @@ class Event {
   std::atomic<int64_t> own_{0};
   std::atomic<int64_t>* word_ = &own_;
   int64_t time_ = 0;
+  // The host reads the time of one round while at most two later ones are recorded.
+  static constexpr int64_t kStamps = 4;
+  std::atomic<int64_t> times_[kStamps] = {};
   std::shared_ptr<void> body_;
 };
 

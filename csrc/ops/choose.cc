@@ -122,15 +122,15 @@ void find_best(const float* logits, int vocab, const Sampling& s, const Noise& n
   for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
-// The whole law of a row that find_best has just seen.
-void keep_scores(const float* logits, int vocab, const Sampling& s, const ChooseScratch& scratch,
+// The whole law [vocab] of a row that find_best has just seen.
+void keep_scores(Logits logits, int vocab, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
   std::fill_n(scores, vocab, -kInfinity);
   const auto keep = [&](int32_t id) { scores[id] = logits[id] / s.temperature; };
   if (scratch.kept >= 0) {
     std::for_each_n(scratch.filter.ids.data(), scratch.kept, keep);
   } else {
-    for (int i = 0; i < vocab; ++i)
+    for (int i = 0; i < logits.n; ++i)
       if (logits[i] > -kInfinity) keep(i);
   }
 }
@@ -145,11 +145,11 @@ struct RawLaw {
   float entropy() const { return static_cast<float>(std::log(double{sum})) - moment / sum; }
 };
 
-RawLaw raw_law(const float* logits, int vocab) {
+RawLaw raw_law(Logits logits) {
   bool bad;
   RawLaw law{};
-  law.most = vectors().largest(logits, vocab, &bad);
-  vectors().law(logits, vocab, law.most, &law.sum, &law.moment);
+  law.most = vectors().largest(logits.at, logits.n, &bad);
+  vectors().law(logits.at, logits.n, law.most, &law.sum, &law.moment);
   return law;
 }
 
@@ -190,7 +190,7 @@ int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t positi
 }
 
 float raw_softmax(const float* logits, int vocab, int32_t token) {
-  return raw_law(logits, vocab).q(logits[token]);
+  return raw_law({logits, vocab}).q(logits[token]);
 }
 
 namespace {
@@ -204,16 +204,16 @@ uint64_t prefix_hash(const Control& c, const RowTable& rows, const Row& row, Sha
 }
 
 // The first choices of row `i` under all that the request asks for. Returns the row they are of.
-const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
-                    Best& best, int32_t& error) {
+Logits choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
+              Best& best, int32_t& error) {
   const Control& c = *a.control;
-  const float* logits = a.logits + i * a.stride;
+  Logits logits = a.row(i);
   if (c.shaping.active) {
-    largest(logits, a.vocab, error);  // a NaN is an error even where it is masked
+    largest(logits.at, logits.n, error);  // a NaN is an error even where it is masked
     if (error != kFine) return logits;
     logits = shape_row(logits, a.vocab, c, *a.rows, a.rows->row[i], scratch.shaping);
   }
-  find_best(logits, a.vocab, c.sampling, noise, scratch, best, error);
+  find_best(logits.at, logits.n, c.sampling, noise, scratch, best, error);
   return logits;
 }
 
@@ -245,11 +245,11 @@ void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
   const Noise noise = noise_at(c.sampling, kDraft, prefix_hash(c, *a.rows, row, scratch.shaping));
   Best best{.want = kCandidates, .score = {}, .id = law.token};
   int32_t error;
-  const float* logits = choose(a, i, noise, scratch, best, error);
+  const Logits logits = choose(a, i, noise, scratch, best, error);
   if (error != kFine) return;
   law.n = best.count;
   keep_scores(logits, a.vocab, c.sampling, scratch, scores);
-  const RawLaw raw = raw_law(a.logits + i * a.stride, a.vocab);
+  const RawLaw raw = raw_law(a.row(i));
   law.q = raw.q(raw.most);
   law.entropy = raw.entropy();
   score_blindly(scores, a.vocab, law);
@@ -265,8 +265,8 @@ void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
   choose(a, i, noise_at(c.sampling, kTarget, position), scratch, best, error);
   law.n = best.count;
   if (law.n == 0) return;
-  const float* logits = a.logits + i * a.stride;
-  const RawLaw raw = raw_law(logits, a.vocab);
+  const Logits logits = a.row(i);
+  const RawLaw raw = raw_law(logits);
   law.q = raw.q(logits[law.token[0]]);
   law.entropy = raw.entropy();
   if (c.sampling.temperature == 0 && !c.shaping.active) {
@@ -289,7 +289,7 @@ void choose_rows(const ChooseArgs& a, Worker worker) {
     Best best{.want = 1, .score = {}, .id = &choice.token};
     const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
     const Noise noise = noise_at(c.sampling, kTarget, position);
-    const float* logits = choose(a, i, noise, scratch, best, choice.error);
+    const Logits logits = choose(a, i, noise, scratch, best, choice.error);
     if (is_rejection(c) && choice.error == kFine)
       keep_scores(logits, a.vocab, c.sampling, scratch, c.scores.target + i * a.vocab);
   }

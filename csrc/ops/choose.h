@@ -13,6 +13,7 @@
 // laws of both are kept (Scores), and nothing else of a Law depends on what was drawn.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/memory.h"
@@ -52,7 +53,8 @@ struct DenseShaping {
   const uint8_t* seen = nullptr;    // [vocab]
 };
 
-// Ops. `logits` is [max_rows, stride] f32; the first `vocab` of a row count.
+// Ops. `logits` is [max_rows, stride] f32; the first `vocab` of a row count. A draft of fewer logits than
+// the vocabulary never chooses the ids that it does not know.
 struct ChooseArgs {
   const float* logits;
   int64_t stride;
@@ -63,6 +65,9 @@ struct ChooseArgs {
   Choice* choice;          // [max_rows], choose_rows
   Law* law;                // [max_rows], choose_laws
   DenseShaping dense = {};
+
+  int32_t known() const { return static_cast<int32_t>(std::min<int64_t>(vocab, stride)); }
+  Logits row(int64_t i) const { return {logits + i * stride, known()}; }
 };
 void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row
 void choose_laws(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row

@@ -23,15 +23,16 @@ bool ends_with(const Control& c, const ShapingScratch& scratch, const int32_t* w
   return true;
 }
 
-void mask(const float* logits, int vocab, const Control& c, int64_t position,
+void mask(Logits logits, int32_t vocab, const Control& c, int64_t position,
           ShapingScratch& scratch) {
   const Shaping& s = c.shaping;
   float* out = scratch.logits.data();
   if (s.restricts) {
     std::fill(out, out + vocab, kMasked);
-    for (const int32_t token : s.allowed) out[token] = logits[token];
+    for (const int32_t token : s.allowed)
+      if (token < logits.n) out[token] = logits[token];
   } else {
-    std::copy(logits, logits + vocab, out);
+    std::fill(std::copy_n(logits.at, logits.n, out), out + vocab, kMasked);
   }
   for (const int32_t id : s.holes) out[id] = kMasked;
   for (const int32_t* word = s.words.begin(); word < s.words.end(); word += 1 + *word)
@@ -83,13 +84,13 @@ void find_path(const Control& c, const RowTable& rows, const Row& row, ShapingSc
         " tokens behind the root, expected ", expected);
 }
 
-const float* shape_row(const float* logits, int vocab, const Control& c, const RowTable& rows,
-                       const Row& row, ShapingScratch& scratch) {
+Logits shape_row(Logits logits, int32_t vocab, const Control& c, const RowTable& rows,
+                 const Row& row, ShapingScratch& scratch) {
   find_path(c, rows, row, scratch);
   mask(logits, vocab, c, row.position + 1, scratch);
   for (const TokenBias& b : c.shaping.bias) scratch.logits[b.token] += b.bias;
   if (c.shaping.penalises) penalise(c, scratch);
-  return scratch.logits.data();
+  return {scratch.logits.data(), vocab};
 }
 
 }  // namespace sbrt

@@ -36,8 +36,17 @@ struct ShapingScratch {
 void find_path(const Control& control, const RowTable& rows, const Row& row,
                ShapingScratch& scratch);
 
-// The row's logits [vocab] after all steps, in scratch.logits. `row` is at the root or behind it.
-const float* shape_row(const float* logits, int vocab, const Control& control, const RowTable& rows,
-                       const Row& row, ShapingScratch& scratch);
+// Logits of the ids below n. A draft may know fewer tokens than the target: the others have none.
+struct Logits {
+  const float* at;
+  int32_t n;
+
+  float operator[](int64_t id) const { return at[id]; }
+};
+
+// The row's logits [vocab] after all steps, in scratch.logits; -inf where `logits` has none. `row` is at
+// the root or behind it.
+Logits shape_row(Logits logits, int32_t vocab, const Control& control, const RowTable& rows,
+                 const Row& row, ShapingScratch& scratch);
 
 }  // namespace sbrt

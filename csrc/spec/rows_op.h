@@ -24,19 +24,21 @@ SBRT_ANY inline Row chain_row(const Control& c, const RingShape& ring, int node,
           Mask::none()};
 }
 
+// The same for the draft, which reads token 0 where it does not know the row's.
+SBRT_ANY inline Row for_draft(const Control& c, Row row) {
+  if (row.token >= c.draft_vocab) row.token = 0;
+  return row;
+}
+
 // The row that takes node `node` of a branch through the draft.
 SBRT_ANY inline Row node_row(const Control& c, const RingShape& ring, int branch, int node) {
   const Branch& b = c.branches[branch];
   const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
   const int behind = static_cast<int>(c.head - c.draft_rows.head);
   const int64_t slot = b.in_place ? ring.slot(c.head + node) : ring.tail(branch, node);
-  return {first + b.level[node],
-          b.token[node],
-          static_cast<int32_t>(slot),
-          branch,
-          node,
-          b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
-          b.in_place ? Mask::none() : b.mask[node]};
+  return for_draft(c, {first + b.level[node], b.token[node], static_cast<int32_t>(slot), branch,
+                       node, b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
+                       b.in_place ? Mask::none() : b.mask[node]});
 }
 
 // Up to max_rows prompt tokens from `have` on; the last prompt token is the root, not prefill. Masks
@@ -46,9 +48,12 @@ SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows
   const Control& c = *args.control;
   const int64_t from = have;
   const int n = static_cast<int>(least<int64_t>(args.max_rows, c.head - from));
+  const bool is_draft = &rows == &c.draft_rows;
   team.meet();
-  for (int i = team.rank; i < n; i += team.size)
-    rows.row[i] = trunk_row(c, args.shape, from + i, i);
+  for (int i = team.rank; i < n; i += team.size) {
+    const Row row = trunk_row(c, args.shape, from + i, i);
+    rows.row[i] = is_draft ? for_draft(c, row) : row;
+  }
   if (team.rank != 0) return;
   rows.head = from;
   rows.n = n;
@@ -82,11 +87,11 @@ SBRT_ANY void missing_rows_op(const LaneArgs& args, Team team) {
     SBRT_CHECK_ANY(behind + c.chain.size < kSlots, "draft lane: ", behind,
                    " tokens behind the trunk");
     for (int i = team.rank; i < behind; i += team.size)
-      rows.row[i] = trunk_row(c, args.shape, head + i, i);
+      rows.row[i] = for_draft(c, trunk_row(c, args.shape, head + i, i));
     for (int node = team.rank; node <= c.chain.size; node += team.size) {
       if (!missing.has(node)) continue;
       const int before = Mask::of(missing.bits() & Mask::upto(node).bits()).count();
-      rows.row[behind + before] = chain_row(c, args.shape, node, behind);
+      rows.row[behind + before] = for_draft(c, chain_row(c, args.shape, node, behind));
     }
   }
   if (team.rank != 0) return;

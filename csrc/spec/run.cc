@@ -1,7 +1,5 @@
 // How a sequence runs: prefill, then rounds, in pieces of time. A call that is out of time leaves
 // what it enqueued to finish by itself; the next call takes the result.
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "core/check.h"
@@ -20,12 +18,11 @@ int64_t end_of(int64_t begin, double seconds) {
 
 }  // namespace
 
-std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
+void Runtime::run(int64_t max_rounds, double seconds) {
   check_usable();
   check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
   const int64_t begin = Trace::now(), until = end_of(begin, seconds);
-  committed_.clear();
-  if (!live_) return committed_;
+  if (!live_) return;
   try {
     if (prefilled(until)) run_rounds(max_rounds, until);
   } catch (...) {
@@ -34,56 +31,86 @@ std::vector<int32_t> Runtime::run(int64_t max_rounds, double seconds) {
     throw;
   }
   interrupted_.store(false, std::memory_order_relaxed);
-  return committed_;
 }
 
+const std::vector<int32_t>& Runtime::take() {
+  taken_.clear();
+  std::swap(taken_, committed_);
+  return taken_;
+}
+
+std::optional<DraftLane> Runtime::draft_lane() {
+  if (!draft_.stream) return std::nullopt;
+  return DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
+                   plan_,          step_,         nullptr,       nullptr};
+}
+
+// The last round that a call enqueues may still run when the call returns, as long as its shape does
+// not depend on what the call read. A caller that takes a round at a time then never leaves the lanes idle.
 void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
-  const int64_t begin = now();
   TargetLane target{*target_.stream, settle_target_, verify_, select_};
-  std::unique_ptr<DraftLane> draft;
-  if (draft_.stream)
-    draft.reset(new DraftLane{*draft_.stream, settle_draft_, plan_certain_, hang_burst_, catch_up_,
-                              plan_, step_, nullptr, nullptr});
+  std::optional<DraftLane> draft = draft_lane();
   const auto stops = [&](int64_t done) {
     return !live_ || (max_rounds > 0 && done == max_rounds) ||
            (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
   };
-  const auto start = [&] {
-    const RoundShape how = shape();
-    // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
-    drafted_ = how.burst + how.gamma > 0;
-    if (tuned_ && !drafted_ && round_ == committed_round_) {  // never on a device
-      control_->draft_nodes = Mask::none();
-      control_->branch_count = control_->draft_idle = 0;
-    }
-    if (draft) draft->serial_burst = fused(serial_bursts_, how.burst);
-    if (draft) draft->burst = fused(bursts_, how.gamma);
-    price_lanes(how);  // one round is in flight at most in virtual time
-    const NvtxRange range(config_.nvtx, "round", round_ + 1);
-    enqueue_round(++round_, how, target, draft.get(), fences_);
-  };
-  for (int64_t done = 0, since = -1; !stops(done); ++done) {
+  for (int64_t done = 0; !stops(done); ++done) {
     const bool ahead = round_ != committed_round_;
     if (!ahead) {
       if (tuned_ && !tune(until)) break;
-      since = now();
       bound_rows();
-      start();
+      start_round(target, draft);
     }
-    if (round_ == committed_round_ + 1 && done + 1 != max_rounds && may_run_ahead()) start();
-    if (!reach(fences_.verify_done, committed_round_ + 1, until)) break;
-    exec_->rethrow();
-    if (config_.costs) exec_->spend(besides_);
-    const int64_t before = emitted_;
-    commit(++committed_round_);
-    const int64_t end = now();
-    if (tuned_)  // a round that an earlier call began took nobody knows how long
-      tuner_->saw({emitted_ - before, since < 0 ? 0 : end - since, 1 + log_.last().depth,
-                   ahead || in_virtual_order(), log_.last().hit});
-    since = end;
+    if (round_ == committed_round_ + 1 && may_run_ahead()) start_round(target, draft);
+    if (!read_round(until, ahead)) break;
   }
-  stats_.decode_ns += now() - begin;
+  stats_.decode_ns = now() - begun_ - stats_.prefill_ns;
   if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
+}
+
+void Runtime::start_round(TargetLane& target, std::optional<DraftLane>& draft) {
+  const RoundShape how = shape();
+  // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
+  drafted_ = how.burst + how.gamma > 0;
+  if (tuned_ && !drafted_ && round_ == committed_round_) {  // never on a device
+    control_->draft_nodes = Mask::none();
+    control_->branch_count = control_->draft_idle = 0;
+  }
+  if (draft) draft->serial_burst = fused(serial_bursts_, how.burst);
+  if (draft) draft->burst = fused(bursts_, how.gamma);
+  price_lanes(how);  // one round is in flight at most in virtual time
+  const NvtxRange range(config_.nvtx, "round", round_ + 1);
+  stats_.rounds_ahead += round_ != committed_round_;
+  enqueued_[++round_ % 2] = now();
+  enqueue_round(round_, how, target, draft ? &*draft : nullptr, fences_);
+}
+
+// Waits for the oldest round in flight and takes its tokens. `ahead`: it was in flight before this turn
+// of the loop. False if the time is over first.
+bool Runtime::read_round(int64_t until, bool ahead) {
+  if (!reach(fences_.verify_done, committed_round_ + 1, until)) return false;
+  exec_->rethrow();
+  if (config_.costs) exec_->spend(besides_);
+  const int64_t before = emitted_;
+  commit(++committed_round_);
+  if (tuned_) tuner_->saw(brought(emitted_ - before, ahead));
+  return true;
+}
+
+// What the round that was just read brought, for the tuner. Of a round that ran ahead the host does not
+// know when it ended, since its caller may have been away: the lane's own clock says so.
+Brought Runtime::brought(int64_t tokens, bool ahead) const {
+  const RoundEntry& last = log_.last();
+  Brought found{tokens, 0, 1 + last.depth, in_virtual_order(), last.hit};
+  const int64_t enqueued = enqueued_[last.round % 2];
+  if (!ahead) {
+    found.ns = now() - enqueued;
+  } else {
+    const int64_t before = fences_.verify_done.reached_at(last.round - 1);
+    found.ns = fences_.verify_done.reached_at(last.round) - std::max(before, enqueued);
+    found.steady = enqueued <= before;
+  }
+  return found;
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
@@ -177,7 +204,7 @@ bool Runtime::reach(Event& event, int64_t value, int64_t until) {
 
 bool Runtime::idle(double seconds) {
   const int64_t until = end_of(Trace::now(), seconds);
-  if (process_ != getpid() || !target_.stream) return true;  // a fork has no threads
+  if (is_forked() || !target_.stream) return true;  // a fork has no threads
   return exec_->reach(target_.prefilled, target_.pieces, until) &&
          exec_->reach(draft_.prefilled, draft_.pieces, until) &&
          exec_->reach(fences_.verify_done, round_, until);

@@ -11,7 +11,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kReserved = 1 << 20;  // tokens of one run() without an allocation
+constexpr int64_t kReserved = 1 << 20;  // tokens between two take() without an allocation
 
 bool is_on_device(const RuntimeConfig& c) {
   return c.body == Body::cuda || c.body == Body::dry_cuda;
@@ -37,7 +37,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
-    unit.scratch.emplace_back(model.vocab());
+    unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
 }
 
 // What the ops of a device do not do yet.
@@ -81,18 +81,17 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
     : config_(config), process_(getpid()), models_{std::move(target), std::move(draft)} {
   check<InvalidInput>(models_[0] != nullptr, "runtime: a target model is needed");
   check_config(config_, *models_[0]);
+  if (config_.vocab == 0) config_.vocab = models_[0]->vocab();
+  check_within("vocab", 2, models_[0]->vocab(), config_.vocab);
   exec_ = make_exec(config);
   make_memory();
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
-  int vocab = models_[0]->vocab();
   if (models_[1]) {
     control_->draft_limit = std::min(config.max_model_len, models_[1]->longest());
     bind_unit(draft_, *models_[1], config_, control_->draft_limit, true);
-    vocab = std::min(vocab, models_[1]->vocab());
+    control_->draft_vocab = models_[1]->vocab();
   }
-  if (config_.vocab == 0) config_.vocab = vocab;
-  check_within("vocab", 2, vocab, config_.vocab);
   check_holes(config_.holes, config_.vocab);
   shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();
@@ -109,7 +108,7 @@ Runtime::~Runtime() { close(); }
 
 void Runtime::close() {
   end();
-  if (process_ != getpid()) {  // a forked child: there is nobody to join, so nothing is freed
+  if (is_forked()) {  // a forked child: there is nobody to join, so nothing is freed
     // NOLINTBEGIN(bugprone-unused-return-value)
     static_cast<void>(draft_.stream.release());
     static_cast<void>(target_.stream.release());
@@ -195,10 +194,12 @@ void Runtime::start_block(const Request& r) {
   send_block();
 }
 
+bool Runtime::is_forked() const { return process_ != getpid(); }
+
 void Runtime::check_usable() const {
   check(target_.stream != nullptr, "engine: expected an open one, this one has been closed");
-  check(process_ == getpid(), "engine: it belongs to process ", process_, ", this is its fork ",
-        getpid(), " without its threads; make a new engine here");
+  check(!is_forked(), "engine: it belongs to process ", process_, ", this is its fork ", getpid(),
+        " without its threads; make a new engine here");
 }
 
 // Between sequences: nothing is left of the last one.
@@ -216,6 +217,7 @@ void Runtime::start_over() {
   prompt_ = emitted_ = chain_nodes_ = 0;
   target_.feed.fed = draft_.feed.fed = 0;
   committed_.clear();
+  taken_.clear();
 }
 
 void Runtime::begin(const Request& request) {
@@ -225,7 +227,9 @@ void Runtime::begin(const Request& request) {
   start_block(request);
   stop_tokens_ = request.stop_tokens;
   prompt_ = control_->head + 1;
-  committed_.reserve(std::min(control_->limit - control_->head + kSlots, kReserved));
+  const int64_t most = std::min(control_->limit - control_->head + kSlots, kReserved);
+  committed_.reserve(most);
+  taken_.reserve(most);
   if (request.max_tokens == 0) {
     finish_ = Finish::length;
     return;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,8 @@ namespace sbrt {
 enum class Body { cpu, sim, dry, dry_cuda, cuda };
 
 struct RuntimeConfig {
-  int64_t max_model_len = 0;   // longest trunk, tokens
-  int32_t vocab = 0;           // logits are cut to this; 0: the smaller of both models
+  int64_t max_model_len = 0;  // longest trunk, tokens
+  int32_t vocab = 0;  // the target's logits are cut to this, 0: to none; a draft may have fewer
   std::vector<int32_t> holes;  // ids below vocab that no token has: masked in every row
   int32_t num_threads = 1;     // in total
   int32_t draft_threads = 1;   // of them the draft's while the lanes overlap
@@ -87,9 +88,12 @@ class Runtime {
   // Starts a sequence, and drops the one in flight: waits for its last round. Throws InvalidInput.
   void begin(const Request& request);
   // Prefills both lanes, then runs rounds until the sequence ends, `max_rounds` are done, `seconds`
-  // have passed (0: no limit) or interrupt() is called. Returns the tokens committed meanwhile: none
-  // if prefill or round take longer than that, they go on by themselves.
-  std::vector<int32_t> run(int64_t max_rounds, double seconds);
+  // have passed (0: no limit) or interrupt() is called. If prefill or round take longer than that, they
+  // go on by themselves. The round after the last one that was read may be in flight when this
+  // returns; the next call reads it.
+  void run(int64_t max_rounds, double seconds);
+  // The tokens committed since the last take() or begin(); valid until the next.
+  const std::vector<int32_t>& take();
   // Of the prompt in flight, what both lanes have behind them; its last token is never fed.
   int64_t prefilled_tokens() const;
   // Whether nothing runs any more, after at most `seconds` (0: no limit).
@@ -100,6 +104,8 @@ class Runtime {
 
   Finish finish() const { return finish_; }
   bool live() const { return live_; }
+  void check_usable() const;                          // throws Error once closed, and in a fork
+  bool is_forked() const;                             // this process is a fork of the runtime's
   int32_t stop_token() const { return stop_token_; }  // -1 unless finish() is stop
   const std::string& error() const { return error_; }
   const Stats& stats() const { return stats_; }
@@ -139,7 +145,6 @@ class Runtime {
   void make_memory();
   void make_streams();
   void send_block();
-  void check_usable() const;
   void warm_up();
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
@@ -163,7 +168,11 @@ class Runtime {
   void bound_rows();
   bool prefilled(int64_t until);
   void feed(LaneUnit& unit, int width, bool keeps_laws);
+  std::optional<DraftLane> draft_lane();
   void run_rounds(int64_t max_rounds, int64_t until);
+  void start_round(TargetLane& target, std::optional<DraftLane>& draft);
+  bool read_round(int64_t until, bool ahead);
+  Brought brought(int64_t tokens, bool ahead) const;
   bool may_run_ahead();
   bool reach(Event& event, int64_t value, int64_t until);
   void settle_down();
@@ -200,6 +209,7 @@ class Runtime {
   int64_t round_ = 0;            // last round enqueued
   int64_t committed_round_ = 0;  // last round whose record was read
   int64_t begun_ = 0;            // when, now()
+  int64_t enqueued_[2] = {};     // when, of the last two rounds by number
   int64_t besides_ = 0;          // ns of virtual time that the last round costs besides forwards
   int64_t prompt_ = 0;           // tokens of the prompt
   int64_t emitted_ = 0;          // tokens returned so far
@@ -211,7 +221,7 @@ class Runtime {
   bool tuned_ = false;    // by tuner_
   bool drafted_ = false;  // the draft takes part in the last round enqueued
   std::vector<int32_t> stop_tokens_;
-  std::vector<int32_t> committed_;
+  std::vector<int32_t> committed_, taken_;
   Finish finish_ = Finish::none;
   int32_t stop_token_ = -1;
   std::string error_;

@@ -9,6 +9,7 @@ namespace sbrt {
 
 struct Stats {
   int64_t rounds = 0;         // target passes
+  int64_t rounds_ahead = 0;   // enqueued before the record of the round before was read
   int64_t draft_tokens = 0;   // sum of the chains' depths
   int64_t accepted = 0;       // sum of n
   int64_t branches = 0;       // prepared branches
@@ -18,7 +19,7 @@ struct Stats {
   int64_t draft_limit_rounds = 0;       // rounds past the draft's context limit
   int64_t empty_residuals = 0;          // rounds in which a residual had no mass: rejection only
   int64_t prefill_ns = 0;
-  int64_t decode_ns = 0;
+  int64_t decode_ns = 0;           // from there to the last token that was read
   int64_t histogram[kSlots] = {};  // rounds by accepted tokens n
 
   int64_t rollback_tokens() const { return draft_tokens - accepted; }

@@ -74,9 +74,10 @@ class Shaper:
         return np.where(output + prompt > 0, x, rows)
 
     def may_leave_nothing(self, vocab: int) -> bool:
-        """Whether the masks could take every token of a row."""
+        """Whether the masks could take every token of a row of `vocab` logits."""
         s = self.shaping
-        left = set(range(vocab) if s.allowed_token_ids is None else s.allowed_token_ids)
+        allowed = range(vocab) if s.allowed_token_ids is None else s.allowed_token_ids
+        left = set(range(vocab)).intersection(allowed)
         return left <= {word[-1] for word in s.bad_words} | set(self.ends if s.min_tokens else ())
 
 
@@ -200,20 +201,28 @@ class Law:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Tokens so far, the state of a lane after them, and their hash."""
+    """Tokens so far, the state of a lane after them, and their hash.
+
+    known: the lane reads 0 for a token that is not below it.
+    """
 
     state: int
+    known: int
     tokens: tuple[int, ...] = ()
     hash: int = 0
 
     def __add__(self, tokens: Sequence[int]) -> Prefix:
-        after = state_after(self.state, tokens), (*self.tokens, *tokens)
-        return Prefix(*after, state_after(self.hash, tokens))
+        state = state_after(self.state, [self.read(token) for token in tokens])
+        return Prefix(state, self.known, (*self.tokens, *tokens), state_after(self.hash, tokens))
 
     def then(self, token: int) -> Prefix:
         """One token more."""
-        after = mix(self.state, token + 1), (*self.tokens, token)
-        return Prefix(*after, mix(self.hash, token + 1))
+        state = mix(self.state, self.read(token) + 1)
+        return Prefix(state, self.known, (*self.tokens, token), mix(self.hash, token + 1))
+
+    def read(self, token: int) -> int:
+        """What the lane reads for a token."""
+        return token if token < self.known else 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -236,30 +245,31 @@ class Lane:
     ) -> None:
         self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
         self.greedy, self.draws = is_greedy(sampling), draws
-        self.empty = Prefix(mix(toy.seed, 0))
+        self.columns = min(toy.vocab, vocab)  # ids that the lane has a logit of
+        self.empty = Prefix(mix(toy.seed, 0), toy.vocab)
         self.choices: dict[int, int | None] = {}
         self.known: dict[int, Law] = {}
         self.noise: dict[int, np.ndarray] = {}
         # Whether a row may have no token.
-        self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(vocab))
+        self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(self.columns))
 
     def choice(self, prefix: Prefix) -> int | None:
         """The token that follows; None if the row fails."""
-        if prefix.state not in self.choices:
+        if prefix.hash not in self.choices:
             tokens, _, count = self.ranked(self.shaped([prefix]), [prefix])
-            self.choices[prefix.state] = int(tokens[0, 0]) if count[0] else None
-        return self.choices[prefix.state]
+            self.choices[prefix.hash] = int(tokens[0, 0]) if count[0] else None
+        return self.choices[prefix.hash]
 
     def law(self, prefix: Prefix) -> Law:
         """The law of the token that follows."""
-        return self.known.get(prefix.state) or self.laws([prefix])[0]
+        return self.known.get(prefix.hash) or self.laws([prefix])[0]
 
     def laws(self, prefixes: Sequence[Prefix]) -> list[Law]:
         """The laws of the tokens that follow these."""
-        new = {p.state: p for p in prefixes if p.state not in self.known}
+        new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))
-        return [self.known[p.state] for p in prefixes]
+        return [self.known[p.hash] for p in prefixes]
 
     def compute(self, prefixes: list[Prefix]) -> list[Law]:
         """The distribution after each prefix, in order, computed anew."""
@@ -272,7 +282,8 @@ class Lane:
         count = np.minimum(count, CANDIDATES)
         if self.toy.nan_at >= 0:
             logits = np.nan_to_num(logits, nan=0)  # of such a row nothing counts
-        x, e, total, moment = softmax_of(logits)
+        x, e, total, moment = softmax_of(logits[:, : self.columns])
+        x, e = (np.pad(given, ((0, 0), (0, self.vocab - self.columns))) for given in (x, e))
         log = log32(total[:, 0])[:, None]
         entropy = (log - moment / total)[:, 0]
         row = np.arange(len(prefixes))
@@ -296,8 +307,9 @@ class Lane:
         return lp - log32(np.where(count > 0, total, f32(1)))[:, None]
 
     def logits(self, prefixes: list[Prefix]) -> np.ndarray:
-        """Raw logits [prefixes, vocab] f32."""
+        """Raw logits [prefixes, vocab] f32, -inf of ids that the lane does not know."""
         logits = toy_logits(self.toy, [p.state for p in prefixes], self.vocab)
+        logits[:, self.columns :] = -np.inf
         for i, prefix in enumerate(prefixes):
             if len(prefix) - 1 == self.toy.nan_at:
                 logits[i, 0] = np.nan

@@ -233,13 +233,14 @@ def generate(
 ) -> tuple[list[int], str, Stats]:
     """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
 
-    Logits are cut to the smaller vocabulary. `draft` may be None if nothing is drafted.
+    The vocabulary is the target's; a draft of fewer tokens never drafts the others. `draft` may be
+    None if nothing is drafted.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}
         policy = policy._replace(gamma=0, branches=0, width=1, on_miss=BURST, **burst)
     draft = draft or target
-    vocab = min(target.vocab, draft.vocab)
+    vocab = target.vocab
     ends = tuple(token for token in stop_token_ids if token < vocab)
     has_shape = shaping is not None and shaping != Shaping()
     shaper = Shaper(shaping, ends, len(prompt)) if has_shape else None

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from sbrt import _core, methods
 from sbrt.checkpoint import expected_shapes, open_checkpoint
@@ -59,6 +59,18 @@ def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
         if "norm" in name:
             values += 1
         weights[name] = values.astype(dtype)
+    save_file(weights, folder / "model.safetensors")
+    return open_checkpoint(folder)
+
+
+def write_fewer(folder, checkpoint, vocab):
+    """The same model without the rows of its last ids."""
+    folder.mkdir()
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocab}))
+    weights = load_file(checkpoint.folder / "model.safetensors")
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & weights.keys():
+        weights[name] = weights[name][:vocab].copy()
     save_file(weights, folder / "model.safetensors")
     return open_checkpoint(folder)
 
@@ -136,8 +148,8 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tools():
     return SimpleNamespace(
-        write=write, Play=Play, prompt=prompt_of, recorded=recorded, families=FAMILIES,
-        methods=METHODS, rows=ROWS, vocab=VOCAB, max_len=MAX_LEN,
+        write=write, write_fewer=write_fewer, Play=Play, prompt=prompt_of, recorded=recorded,
+        families=FAMILIES, methods=METHODS, rows=ROWS, vocab=VOCAB, max_len=MAX_LEN,
     )  # fmt: skip
 
 

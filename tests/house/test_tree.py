@@ -85,3 +85,16 @@ def test_the_ci_runs_what_the_readme_names():
     run = ROOT / ".ci" / "run"
     assert run.stat().st_mode & 0o111
     assert "make test" in run.read_text()
+
+
+def pybind_guards(folder):
+    """Files that take or release the GIL by pybind11's guards."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+    return [path.name for path in files if "gil_scoped_" in path.read_text()]
+
+
+def test_the_gil_is_taken_by_our_guards_alone(tmp_path):
+    """pybind11's abort a program that ends while a daemon thread is inside."""
+    (tmp_path / "wrong.cc").write_text("const py::gil_scoped_release free;\n")
+    assert pybind_guards(tmp_path) == ["wrong.cc"]
+    assert pybind_guards(ROOT / "csrc" / "bind") == []

@@ -4,7 +4,9 @@ import gc
 import json
 import signal
 import struct
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,8 @@ from tokenizers import (
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad
 from sbrt.methods import METHODS
+
+sys.path.append(str(Path(__file__).parent))  # for toys.py
 
 END = "<|endoftext|>"
 TEXT = (

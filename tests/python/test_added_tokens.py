@@ -7,7 +7,7 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from sbrt import Engine, SamplingParams
+from sbrt import Engine, InvalidInputError, SamplingParams
 from sbrt.tokenizer import Tokenizer, check_pair
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<think>", "<pad>", "Stack", "def", "<|endoftext|>", "é"]
@@ -153,3 +153,32 @@ def test_a_pair_has_the_tokens_of_all_files(make, tmp_path, one_sentence):
     one, two, three = (Tokenizer(tmp_path / n / "tokenizer.json") for n in ("one", "two", "three"))
     check_pair(one, two)
     one_sentence(lambda: check_pair(one, three), "token 300", "<|im_end|>", "<other>")
+
+
+JUNK = [
+    None, True, 5, -1, 1e300, "", "x", "\ud800", [], {}, ["x", 5, None, {}], {"content": 5},
+    {"content": "x", "lstrip": "y"}, {"content": "<q>", "special": True}, {"a": {"b": []}},
+    "a" * 9999, {"300": {"content": "z"}}, {"300": {}}, {"9" * 30: {"content": "z"}}, [["x"]],
+    {"\u00b2": {"content": "z"}},
+]  # fmt: skip
+KEYS = ["added_tokens_decoder", "extra_special_tokens", "additional_special_tokens", "eos_token",
+        "image_token", "__type"]  # fmt: skip
+
+
+def test_junk_in_these_files_is_refused_or_ignored(make, tmp_path):
+    rng, seen = random.Random(1), []
+    make.write_tokenizer(tmp_path)
+    for _ in range(400):
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            given = {rng.choice(KEYS): rng.choice(JUNK) for _ in range(rng.randrange(4))}
+            write(tmp_path, {name: given})
+        more = {rng.choice(["x", "", "\ud800"]): rng.choice([*JUNK, 300]) for _ in range(2)}
+        write(tmp_path, {"added_tokens.json": rng.choice([{}, {}, more, []])})
+        try:
+            tokenizer = Tokenizer(tmp_path / "tokenizer.json")
+            tokenizer.decode(tokenizer.encode("a x", 100))
+            seen.append("read")
+        except InvalidInputError as error:
+            seen.append("refused" if "\n" not in str(error) else "more than a sentence")
+    assert set(seen) == {"read", "refused"}
+    assert min(seen.count("read"), seen.count("refused")) > 50

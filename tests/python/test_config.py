@@ -3,10 +3,19 @@ that names it; nothing is ignored in silence."""
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
-from sbrt import EngineConfig, EngineError, InvalidInputError, SamplingParams, SpeculativeConfig
+from sbrt import (
+    Engine,
+    EngineConfig,
+    EngineError,
+    InvalidInputError,
+    SamplingParams,
+    SpeculativeConfig,
+    demo_pair,
+)
 from sbrt.methods import METHODS, parse, parse_list
 
 SAMPLING = {
@@ -279,3 +288,33 @@ def test_unknown_keywords_are_named():
         Engine.from_pretrained("x", "y", speculative={"num_spec_tokens": 3})
     with pytest.raises(InvalidInputError, match="draft: given twice"):
         Engine.from_pretrained("x", "y", speculative=SpeculativeConfig(model="z"))
+
+
+# --- names ---
+
+
+def test_an_engine_knows_the_names_of_the_commands(tmp_path, monkeypatch):
+    params = SamplingParams(temperature=0, max_tokens=12)
+    with Engine.from_pretrained(demo_pair.demo_folder("target"), num_threads=1) as engine:
+        want = engine.generate("def area(", params)[0].outputs[0].token_ids
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of that name is not meant
+    for draft in ("demo", "demo-poor", "random", "none", None):
+        with Engine.from_pretrained(target="demo", draft=draft, num_threads=1) as engine:
+            assert engine.method.name == ("none" if draft in ("none", None) else "auto")
+            assert (engine.pair.draft is None) == (draft in ("none", None))
+            assert engine.generate("def area(", params)[0].outputs[0].token_ids == want
+            folders = [engine.config.model, engine.config.draft()]
+            assert folders[0] == demo_pair.demo_folder("target")
+    given = {"model": "demo", "method": "pearl"}
+    with Engine.from_pretrained("demo", speculative=given, num_threads=1) as engine:
+        assert engine.config.draft() == demo_pair.demo_folder("draft")
+        assert engine.generate("def area(", params)[0].outputs[0].token_ids == want
+
+
+@pytest.mark.parametrize("folder", [Path("demo"), "./demo"])
+def test_a_path_is_a_folder_whatever_its_name(tmp_path, monkeypatch, folder, one_sentence):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    one_sentence(lambda: Engine.from_pretrained(folder), "config.json")
+    one_sentence(lambda: Engine.from_pretrained("demo", draft=folder), "config.json")

@@ -4,6 +4,7 @@ the design names, stops are exact to the token."""
 import time
 from itertools import zip_longest
 
+import numpy
 import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig
@@ -153,7 +154,7 @@ def test_params_one_or_one_each(engine, prompts):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", [], [[]], {"prompt_token_ids": []}, {}, {"prompt": [1]}, {"prompt_token_ids": "x"},
+    ["", [[]], ["x", ""], {"prompt_token_ids": []}, {}, {"prompt": [1]}, {"prompt_token_ids": "x"},
      {"prompt": "x", "multi_modal_data": 1}, [1, "x"], [-1], [300], [1.0], [True], None, 5, [None],
      "\ud800", b"bytes look like ids", "word " * 300, [1] * 256],
     ids=lambda p: repr(p)[:20],
@@ -164,6 +165,16 @@ def test_a_prompt_that_cannot_be_is_refused(engine, plain, prompt, prompts):
     assert "prompt" in str(caught.value)
     assert not engine.has_unfinished_requests()
     assert ids_of(engine.generate(prompts[0], GREEDY)[0]) == plain[prompts[0]]
+
+
+@pytest.mark.parametrize("none", [[], (), numpy.array([], int)])
+@pytest.mark.parametrize("params", [None, GREEDY, []])
+def test_no_prompts_have_no_answers(engine, none, params):
+    assert engine.generate(none, params) == []
+    with pytest.raises(InvalidInputError, match="expected one prompt, got a list of 0"):
+        engine.stream(none, GREEDY)
+    with pytest.raises(InvalidInputError, match="prompt: expected at least one token, got none"):
+        engine.add_request("r", none, GREEDY)
 
 
 def test_a_huge_prompt_is_refused_before_it_is_tokenised(engine):

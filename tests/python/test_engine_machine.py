@@ -33,7 +33,7 @@ REQUESTS = st.tuples(
     PROMPTS, st.sampled_from(range(len(LAWS))), st.integers(0, 14), st.sampled_from(METHODS)
 )
 BAD = (
-    {"prompt": []},
+    {"prompt": [[]]},
     {"prompt": [VOCAB]},
     {"prompt": [-1]},
     {"prompt": [1] * LIMIT},
@@ -138,7 +138,7 @@ class Callers(RuleBasedStateMachine):
     @is_open
     @rule(pick=st.integers(0, 99))
     def add_an_id_in_use(self, pick):
-        live = [r.id for r in self.engine._scheduler.live()]
+        live = [r.id for r in self.engine._scheduler.live() if not r.is_drawn]
         if live:
             name = live[pick % len(live)]
             with pytest.raises(InvalidInputError, match="request_id"):

@@ -34,11 +34,12 @@ def opened(folders, origin, tmp_path, make):
     """`with opened(favourite) as (engine, method)`."""
 
     @contextmanager
-    def call(favourite=None, epsilon=0.0):
+    def call(favourite=None, epsilon=0.0, keep_features=False):
         path = make.classifier(tmp_path / f"{favourite}", origin, favourite).path
         method = f"specbranch:epsilon={epsilon},k_max=4,gamma={GAMMA},hrad={path}"
         given = SpeculativeConfig(method=method, model=folders[1])
-        with Engine(EngineConfig(folders[0], speculative=given, num_threads=2)) as engine:
+        config = EngineConfig(folders[0], speculative=given, num_threads=2)
+        with Engine(config, keep_features=keep_features) as engine:
             yield engine, method
 
     return call
@@ -164,7 +165,7 @@ def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
 
 def test_features_do_not_depend_on_the_method(opened, prompts):
     """The row of the standing node is the row of plain decoding, bit for bit."""
-    with opened() as (engine, method):
+    with opened(keep_features=True) as (engine, method):
         kept = []
         for name in (method, f"specbranch:gamma={GAMMA},k_max=1,epsilon=0.5,hrad=off"):
             engine.add_request("a", prompts[0], GREEDY, method=name)
@@ -180,6 +181,19 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
         assert len(both) > 5
         for at in both:
             assert (kept[0][at] == kept[1][at]).all()
+
+
+def test_with_hrad_alone_features_are_there_when_no_round_is_in_flight(opened, prompts):
+    """A stream's next round runs while the caller looks; it would overwrite them."""
+    with opened() as (engine, method):
+        stream = engine.stream(prompts[0], GREEDY, method=method)
+        next(stream)
+        next(stream)
+        with pytest.raises(InvalidInputError, match="no round in flight"):
+            engine.features()
+        stream.close()
+        engine.generate(prompts[0], GREEDY, method=method)
+        assert engine.features().shape == (hrad.inputs(HIDDEN),)
 
 
 def test_features_need_someone_who_keeps_them(engine):

@@ -14,32 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
-from sbrt import Engine, EngineConfig, EngineError, SamplingParams
+from sbrt import Engine, EngineError, SamplingParams
 from sbrt._core import Policy, Runtime, Sampling, Toy
 from sbrt.methods import DRAFTLESS, METHODS
-from sbrt.pair import Pair
 
-VOCAB = 32
-PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prefill
-GREEDY = SamplingParams(temperature=0, max_tokens=40)
 GATE = {"gate_at": 300}  # a forward of this position takes until the gate is opened
-
-
-def toy_engine(
-    target: dict | None = None, draft: dict | None = None, methods=METHODS, **fields
-) -> Engine:
-    """An engine over the toy pair; ids in, ids out."""
-    target_toy = Toy(**({"vocab": VOCAB, "seed": 3} | (target or {})))
-    draft_toy = Toy(**({"vocab": VOCAB, "seed": 3, "noise16": 8} | (draft or {})))
-    pair = Pair(target_toy, draft_toy, None, frozenset(), VOCAB, "float32")
-    config = EngineConfig(
-        model="toy",
-        skip_tokenizer_init=True,
-        speculative={"model": "toy", "method": "specbranch"},
-        **({"num_threads": 2, "max_model_len": 4096} | fields),
-    )
-    return Engine(config, pair=pair, methods=methods)
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +29,6 @@ def sigint() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def ids_of(output) -> list[int]:
-    return output.outputs[0].token_ids
-
-
-def answer(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY, **more) -> list[int]:
-    return ids_of(engine.generate(prompt, params, **more)[0])
-
-
-def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
-    """Plain decoding of an engine that did nothing before, nor measured anything for `auto`."""
-    with toy_engine(methods=()) as engine:
-        return answer(engine, prompt, params, method="none")
 
 
 @contextmanager
@@ -281,7 +248,7 @@ def test_an_engine_that_is_forgotten_joins_every_thread() -> None:
 
 
 LEFT_OPEN = """
-from test_lifecycle import GREEDY, PROMPT, toy_engine
+from toys import GREEDY, PROMPT, toy_engine
 
 engine = toy_engine()
 stream = engine.stream(PROMPT[:20], GREEDY)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sbrt import Engine, EngineError, InvalidInputError, SamplingParams
+from sbrt.request import draw_seed
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 
@@ -97,6 +98,41 @@ def test_streams_and_steps_share_the_queue(engine, plain, prompts):
     stepped = engine.step()
     assert stepped[-1].request_id == "first"
     assert ids_of(stepped[-1]) == plain[prompts[1]]
+
+
+def test_ids_of_callers_and_drawn_ids_never_collide(folders, plain, prompts):
+    drawn = ["generate-0", "generate-1", "generate-2"]
+    with Engine.from_pretrained(*folders, num_threads=2) as engine:
+        for name in drawn:
+            engine.add_request(name, prompts[0], GREEDY)
+        assert ids_of(engine.generate(prompts[1], GREEDY)[0]) == plain[prompts[1]]  # generate-0
+        stream = engine.stream(prompts[2], GREEDY)  # generate-1
+        outputs = [next(stream)]
+        engine.abort_request(drawn)  # the caller's own
+        outputs += stream
+        assert ids_of(outputs[-1]) == plain[prompts[2]]
+        assert {output.request_id for output in outputs} == {"generate-1"}
+        assert not engine.has_unfinished_requests()
+        assert engine.step() == []
+        stream = engine.stream(prompts[3], GREEDY)  # generate-2
+        next(stream)
+        engine.add_request("generate-2", prompts[0], GREEDY)
+        with pytest.raises(InvalidInputError, match="'generate-2'"):
+            engine.add_request("generate-2", prompts[0], GREEDY)
+        engine.abort_request("generate-2")
+        engine.abort_request("generate-2")  # now there is no caller's request of that name
+        assert list(stream)[-1].outputs[0].finish_reason == "abort"
+
+
+def test_a_drawn_id_s_seed_is_that_of_its_name(folders, prompts):
+    params = SamplingParams(max_tokens=20, ignore_eos=True)
+    with Engine.from_pretrained(*folders, num_threads=1, seed=9) as engine:
+        engine.add_request("generate-0", prompts[0], params)
+        while engine.has_unfinished_requests():
+            own = ids_of(engine.step()[-1])
+        drawn = ids_of(engine.generate(prompts[0], params)[0])
+        seeded = SamplingParams(max_tokens=20, ignore_eos=True, seed=draw_seed(9, "generate-0"))
+        assert own == drawn == ids_of(engine.generate(prompts[0], seeded)[0])
 
 
 def test_threads_share_an_engine(engine, plain, prompts):

@@ -70,7 +70,7 @@ def random_world(rng: Random, cpu: float) -> World:
         draft["seed"] = rng.getrandbits(64)  # knows nothing of the target
     if chance(rng, 0.15):
         draft["max_positions"] = rng.randint(1, length + 5)
-    if chance(rng, 0.05):  # padded vocabularies
+    if chance(rng, 0.05):  # one knows more tokens than the other
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
@@ -137,7 +137,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
 
 
 def random_task(rng: Random, world: World) -> Task:
-    vocab = min(world.target["vocab"], world.draft["vocab"])
+    vocab = world.target["vocab"]
     most, k = world.runtime["max_gamma"], world.runtime["max_branches"]
     longest = world.runtime["max_model_len"] - 1
     length = rng.randint(1, min(longest, 6 if chance(rng, 0.7) else 75))
@@ -272,6 +272,8 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
 def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     rng, draw = Random(f"{a.seed}/{index}"), Random(f"{a.seed}/{index}/methods")
     world = random_world(rng, a.cpu)
+    if chance(other := Random(f"{a.seed}/{index}/vocabulary"), a.small):
+        world.draft["vocab"] = other.randint(2, world.target["vocab"])
     runtime = make_runtime(world)
     wrong = []
     for _ in range(SEQUENCES):
@@ -302,6 +304,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="first world")
     parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
     parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    parser.add_argument("--small", type=float, default=0, help="share of drafts of fewer tokens")
     parser.add_argument("--methods", type=int, default=99, help="drawn for a sequence, and none")
     return parser.parse_args(argv)
 
@@ -316,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         seen["mismatches"] += len(wrong)
         for text in wrong:
             where = f"--seed {a.seed} --first {index} --sequences {SEQUENCES}"
-            again = f"{where} --cpu {a.cpu} --methods {a.methods}"
+            again = f"{where} --cpu {a.cpu} --methods {a.methods} --small {a.small}"
             print(f"MISMATCH {text}\n    {sys.argv[0]} {again}", flush=True)
         index += a.step
         if time.monotonic() - last > PROGRESS:

@@ -56,8 +56,10 @@ RuntimeConfig config() {
 int index(Runtime& runtime, const Request& request, int cells) {
   runtime.begin(request);
   std::vector<int32_t> tokens;
-  while (static_cast<int>(tokens.size()) < cells)
-    for (const int32_t token : runtime.run(1, 0)) tokens.push_back(token);
+  while (static_cast<int>(tokens.size()) < cells) {
+    runtime.run(1, 0);
+    for (const int32_t token : runtime.take()) tokens.push_back(token);
+  }
   int at = 0;
   for (int i = 0; i < cells; ++i) at = at * 256 + tokens[i];
   return at;

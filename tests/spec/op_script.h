@@ -216,6 +216,7 @@ class OpScript {
     c_.head = length - 1;
     c_.limit = length + from(20, 120);
     c_.draft_limit = chance(70) ? OpState::kLength : c_.limit - below(10);
+    c_.draft_vocab = chance(70) ? OpState::kVocab : from(1, OpState::kVocab);
     behind_ = below(4);
     c_.chain.drawn = 1;
     c_.chain.token[0] = state_.trunk[length - 1];

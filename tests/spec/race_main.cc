@@ -38,7 +38,8 @@ Request request(uint64_t seed, const Policy& policy) {
 
 std::vector<int32_t> tokens(Runtime& runtime, uint64_t seed, const Policy& policy) {
   runtime.begin(request(seed, policy));
-  return runtime.run(0, 0);
+  runtime.run(0, 0);
+  return runtime.take();
 }
 
 Policy serial(int32_t steps, int32_t width) {

@@ -25,7 +25,8 @@ COUNTERS = (
 
 
 def setting(policy, vocab=4, noise=16, cells=4, prompt=(1, 0, 1, 0, 1), **more):
-    """`more`: keywords of a Sampling; stops, shaping and `other`, a draft that knows nothing."""
+    """`more`: keywords of a Sampling; stops, shaping; `other`, a draft that knows nothing of the
+    target; `knows`, how many tokens the draft has (default: one more than the target)."""
     policy = {"rejection": True} | policy
     return {
         "policy": policy,
@@ -72,13 +73,15 @@ SETTINGS = (
     setting(hedge(3, 5, width=2, nodes=5, **BURST), temperature=2.5, other=True),
     setting(hedge(3, 6, width=2, nodes=8, on_miss=2, burst=3), temperature=4.0, top_k=3),
     setting(hedge(3, 16, width=2, **BURST), vocab=9, cells=2, temperature=3.0, shaping=PENALTIES),
+    setting(serial(3), vocab=5, cells=3, temperature=3.0, knows=3),
+    setting(hedge(2, 8, width=2, nodes=4), vocab=5, cells=3, temperature=3.0, noise=48, knows=4),
 )
 
 
 def toys(s):
     """Keywords of target and draft."""
     target = {"vocab": s["vocab"], "seed": 11}
-    draft = {"vocab": s["vocab"] + 1, "seed": 12 if s.get("other") else 11}
+    draft = {"vocab": s.get("knows", s["vocab"] + 1), "seed": 12 if s.get("other") else 11}
     return target, draft | {"noise16": s["noise"]}
 
 

@@ -27,7 +27,12 @@ SHAPED = (
 
 
 def tokens(method, law, shaping, holes=(), seed=1):
-    toys = [_core.Toy(vocab=VOCAB + 3, seed=seed, noise16=noise) for noise in (0, 8)]
+    """Every second draft knows fewer tokens than the target."""
+    sizes = VOCAB + 3, VOCAB // 2 if seed % 2 else VOCAB + 3
+    toys = [
+        _core.Toy(vocab=vocab, seed=seed, noise16=noise)
+        for vocab, noise in zip(sizes, (0, 8), strict=True)
+    ]
     runtime = _core.Runtime(*toys, max_model_len=128, body="sim", vocab=VOCAB, holes=list(holes))
     law, policy = _core.Sampling(**law), _core.Policy(**METHODS[method])
     runtime.begin([1, 2], law, policy, 80, [7, 11], _core.Shaping(**shaping))

@@ -22,10 +22,10 @@ ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl"
 HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
 
-def run_fuzz(sequences, seed, cpu):
+def run_fuzz(sequences, seed, cpu, *more):
     """Worlds are dealt to processes of their own; returns the sum of what they saw."""
     each = ["--sequences", str(-(-sequences // PROCESSES)), "--seed", str(seed), "--cpu", str(cpu)]
-    command = [sys.executable, str(FUZZ), "--step", str(PROCESSES), *each, *METHODS]
+    command = [sys.executable, str(FUZZ), "--step", str(PROCESSES), *each, *METHODS, *more]
     children = [
         subprocess.Popen([*command, "--first", str(i)], stdout=subprocess.PIPE, text=True)
         for i in range(PROCESSES)
@@ -58,6 +58,11 @@ def test_a_share_on_the_sim_body():
 
 def test_a_share_on_the_cpu_body():
     check_seen(run_fuzz(200, seed=2, cpu=1.0), 200)
+
+
+def test_drafts_that_know_fewer_tokens_than_the_target():
+    """Some know two of sixty: the target says the others, and the draft goes on behind them."""
+    check_seen(run_fuzz(200, 4, 0.1, "--small", "1"), 200)
 
 
 @pytest.mark.exact

@@ -62,6 +62,7 @@ class CpuStream final : public CommandStream {
 
   void execute(const Command& c) {
     if (c.kind == Command::kRecord) {
+      c.event->stamp(c.value, Trace::now());
       publish(c.event->counter(), c.value);
       bell_.ring(*c.event);
       return;

@@ -1,0 +1,48 @@
+// The interpreter's lock. pybind11's guards are not used in this folder: when a program ends, CPython
+// ends each daemon thread that asks for the lock, by unwinding its stack. Out of a destructor that is
+// std::terminate, and the program loses its exit code.
+#pragma once
+
+#include <Python.h>
+#include <unistd.h>
+
+namespace sbrt {
+
+// A thread that the interpreter wants to end sleeps instead, as in CPython 3.14 and newer: it still
+// holds references, locks and memory that others may be using.
+template <class Ask>
+auto or_sleep(const Ask& ask) {
+  try {
+    return ask();
+  } catch (...) {  // the unwinding; it must not leave this handler
+    for (;;) pause();
+  }
+}
+
+// Other Python threads run while this object lives.
+class GilRelease {
+ public:
+  GilRelease() : state_(PyEval_SaveThread()) {}
+  ~GilRelease() {
+    or_sleep([this] { PyEval_RestoreThread(state_); });
+  }
+  GilRelease(const GilRelease&) = delete;
+  GilRelease& operator=(const GilRelease&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+// This thread may use Python while this object lives, whether or not it could before.
+class GilAcquire {
+ public:
+  GilAcquire() : state_(or_sleep(PyGILState_Ensure)) {}
+  ~GilAcquire() { PyGILState_Release(state_); }
+  GilAcquire(const GilAcquire&) = delete;
+  GilAcquire& operator=(const GilAcquire&) = delete;
+
+ private:
+  PyGILState_STATE state_;
+};
+
+}  // namespace sbrt

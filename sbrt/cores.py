@@ -1,0 +1,104 @@
+"""How many cores this process may use: its affinity and the CPU quotas of its control groups."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores this process may use, at least 1.
+
+    A container's quota (docker --cpus, a limit of Kubernetes) is time, not a set of cores: a quota
+    of 1.5 cores counts as 2. root: where /proc and /sys/fs/cgroup are read from.
+    """
+    cores = _allowed_cores()
+    for quota in _quotas(root):
+        cores = min(cores, max(1, -(-quota[0] // quota[1])))
+    return cores
+
+
+def _allowed_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(root: Path) -> Iterator[tuple[int, int]]:
+    """(quota, period) in microseconds of every group that limits this process: a group's limit
+    holds for all groups below it."""
+    groups = dict(_own_groups(root))
+    for kind, mounted, at in _mounts(root):
+        group = groups.get(kind)
+        if group is None:
+            continue
+        # In a container the mount shows a part of the tree, or the path begins at that part.
+        inside = group.relative_to(mounted) if group.is_relative_to(mounted) else group
+        parts = inside.parts[1:] if inside.is_absolute() else inside.parts
+        folder = root / at.relative_to("/")
+        for level in range(len(parts) + 1):
+            found = _quota(kind, folder.joinpath(*parts[:level]))
+            if found is not None:
+                yield found
+
+
+def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
+    """("v1" or "v2", path) of this process's groups that may limit the CPU."""
+    for line in _lines(root / "proc/self/cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if ".." in PurePosixPath(path).parts:  # outside of what this process can see
+            path = "/"
+        if number == "0" and not controllers:
+            yield "v2", PurePosixPath(path)
+        elif "cpu" in controllers.split(","):
+            yield "v1", PurePosixPath(path)
+
+
+def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
+    """("v1" or "v2", the group that is mounted, where) of trees that may limit the CPU."""
+    for line in _lines(root / "proc/self/mountinfo"):
+        before, dash, after = line.partition(" - ")
+        fields, kinds = before.split(" "), after.split(" ")
+        if not dash or len(fields) < 5 or len(kinds) < 3:
+            continue
+        mounted, at = (PurePosixPath(_unescaped(field)) for field in fields[3:5])
+        if not mounted.is_absolute() or not at.is_absolute():
+            continue
+        if kinds[0] == "cgroup2":
+            yield "v2", mounted, at
+        elif kinds[0] == "cgroup" and "cpu" in kinds[2].split(","):
+            yield "v1", mounted, at
+
+
+def _quota(kind: str, group: Path) -> tuple[int, int] | None:
+    """(quota, period) of one group; None without a limit."""
+    if kind == "v2":
+        words = " ".join(_lines(group / "cpu.max")).split()
+    else:
+        words = [
+            word
+            for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            for word in _lines(group / name)
+        ]
+    try:
+        quota, period = map(int, words)
+    except ValueError:  # max, or no such file
+        return None
+    return (quota, period) if quota > 0 and period > 0 else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _unescaped(field: str) -> str:
+    """A path of mountinfo, which writes a space as \\040."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field

@@ -1,0 +1,76 @@
+"""Contract under test: a draft of recorded lanes that knows fewer tokens than its target changes
+none of its answers, on the CPU and on a stand-in for a device."""
+
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, SamplingParams
+
+KNOWN = 50  # tokens of the draft; the target has 67
+SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=12)
+PARAMS = (
+    replace(SAMPLED, temperature=0.0),
+    SAMPLED,
+    replace(SAMPLED, top_k=20, top_p=0.9, min_p=0.01),
+    replace(SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
+            logit_bias={7: 2.5, 60: 3.0}, min_tokens=6, stop_token_ids=[3, 55]),
+    replace(SAMPLED, allowed_token_ids=list(range(40, 60)), top_p=0.9),
+    replace(SAMPLED, allowed_token_ids=[KNOWN, 66], temperature=0.0),
+)  # fmt: skip
+METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
+
+
+@pytest.fixture(scope="module", params=["Llama", "Mistral"])
+def pair(request, tools, checkpoints, tmp_path_factory):
+    """(target, draft): the draft is the target without its last rows."""
+    [target, _] = checkpoints[request.param]
+    folder = tmp_path_factory.mktemp("fewer") / request.param
+    return target, tools.write_fewer(folder, target, KNOWN)
+
+
+def answers(engine, prompt, method):
+    outputs = engine.generate([prompt] * len(PARAMS), list(PARAMS), method=method)
+    found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
+    return found, sum(o.outputs[0].spec_decode_metrics["num_draft_tokens"] for o in outputs)
+
+
+def test_an_engine_on_a_device(tools, tool, stand_in, pair):
+    """The prompt has tokens that the draft does not know. The last request allows no others."""
+    prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
+    alone = replace(tool.config_of([c.folder for c in pair], "cuda"), speculative=None)
+    with Engine(alone) as engine:
+        want, _ = answers(engine, prompt, "none")
+    assert {token >= KNOWN for tokens, _ in want for token in tokens} == {True, False}
+    with Engine(tool.config_of([c.folder for c in pair], "cuda"), methods=METHODS) as engine:
+        for method in ("none", *METHODS):
+            got, drafted = answers(engine, prompt, method)
+            assert got == want, method
+            assert (drafted > 0) == (method != "none")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_recordings_on_the_cpu(tools, pair, temperature):
+    prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
+    play, alone = tools.Play(*map(tools.recorded, pair)), tools.Play(tools.recorded(pair[0]), None)
+    want = alone.answer(prompt, "none", temperature)
+    for method in ("none", *METHODS):
+        assert play.answer(prompt, method, temperature) == want
+    assert play.runtime.stats.accepted > 0
+    play.close()
+    alone.close()
+
+
+def test_a_law_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
+    """Both kinds of lanes propose the same chains."""
+    counters = []
+    for models in (
+        [c.decoder("float32") for c in pair],
+        [tools.recorded(c) for c in pair],
+    ):
+        play = tools.Play(*models)
+        play.answer(tools.prompt(20), "specbranch:k_max=3", 0.0, tokens=24)
+        counters.append(play.counters())
+        play.close()
+    assert counters[0] == counters[1]
+    assert counters[0][1] > 0  # drafted tokens

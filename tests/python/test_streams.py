@@ -1,0 +1,141 @@
+"""Contract under test: an output of a stream is a snapshot, and making one costs the same at the
+end of a long answer as at its beginning; streams, step and stop strings run as far ahead as
+generate."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import json
+import pickle
+import statistics
+import tracemalloc
+
+import pytest
+
+from sbrt import CompletionOutput, Engine, SamplingParams
+from sbrt.request import Request
+
+GREEDY = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+NEVER = "a stop string that never comes"
+
+
+@pytest.fixture(scope="module")
+def long_engine(make, tmp_path_factory):
+    """One that answers with 2,000 tokens."""
+    folder = make.checkpoint(tmp_path_factory.mktemp("long"), max_position_embeddings=4096)
+    with Engine.from_pretrained(folder, num_threads=1) as engine:
+        yield engine
+
+
+def bytes_by_round(outputs):
+    """Bytes that Python had at most, in each round, beyond what it had before that round."""
+    spent = []
+    tracemalloc.start()
+    gc.disable()
+    try:
+        while True:
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            if next(outputs, None) is None:
+                return spent
+            spent.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        gc.enable()
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("stop", [None, NEVER])
+@pytest.mark.parametrize("prompt", [1, 1500], ids=["short", "long"])
+def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop, prompt):
+    params = SamplingParams(temperature=0, max_tokens=2000, ignore_eos=True, stop=stop)
+    spent = bytes_by_round(long_engine.stream([7] * prompt, params))
+    assert len(spent) == 2000
+    first, last = statistics.median(spent[50:250]), statistics.median(spent[-250:-50])
+    assert last <= first + 128  # the integers of a longer answer are no longer small ones
+
+
+def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkeypatch):
+    """Nobody reads outputs before the last one; what no stop can cut is not searched again."""
+    lengths = []
+    settle = Request.settle
+
+    def counted(self):
+        lengths.append(len(self.text))
+        settle(self)
+
+    monkeypatch.setattr(Request, "settle", counted)
+    params = SamplingParams(temperature=0, max_tokens=2000, ignore_eos=True, stop=NEVER)
+    [output] = long_engine.generate([7], params)
+    assert len(output.outputs[0].text) > 1500
+    assert max(lengths) < 200
+
+
+def test_outputs_are_snapshots(engine, plain, prompts):
+    outputs = list(engine.stream(prompts[0], GREEDY))
+    late = [(o.outputs[0].token_ids, o.outputs[0].text) for o in reversed(outputs)][::-1]
+    early = []
+    for output in engine.stream(prompts[0], GREEDY):
+        early.append((output.outputs[0].token_ids, output.outputs[0].text))
+    assert late == early
+    assert all(type(ids) is list and type(text) is str for ids, text in late)
+    late[-1][0].clear()  # a caller's own list
+    assert outputs[-2].outputs[0].token_ids == early[-2][0]
+
+
+def test_an_output_nobody_has_read_is_as_any_other(engine, prompts):
+    read, unread = [list(engine.stream(prompts[0], GREEDY))[3].outputs[0] for _ in range(2)]
+    ids, text = list(read.token_ids), str(read.text)
+    same = CompletionOutput(index=0, text=text, token_ids=ids)
+    for made in (
+        copy.copy(unread),
+        copy.deepcopy(unread),
+        pickle.loads(pickle.dumps(unread)),
+        dataclasses.replace(unread),
+    ):
+        assert made == same
+    assert repr(unread) == repr(same)
+    assert dataclasses.asdict(unread) == dataclasses.asdict(same)
+    assert json.loads(json.dumps(dataclasses.asdict(unread)))["token_ids"] == ids
+    assert unread == same
+    with pytest.raises(AttributeError, match="'logits'"):
+        _ = unread.logits
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        unread.text = ""
+
+
+def test_a_caller_who_changes_the_prompt_s_ids_changes_no_token(engine, plain, prompts):
+    prompt = engine.encode(prompts[0])
+    given = list(prompt)
+    outputs = []
+    for output in engine.stream(given, GREEDY):
+        outputs.append(output)
+        output.prompt_token_ids.append(0)
+        given.append(0)
+    assert outputs[-1].outputs[0].token_ids[:40] == plain[prompts[0]]
+    assert engine.generate(prompt, GREEDY)[0].prompt_token_ids == prompt
+
+
+@pytest.mark.parametrize(
+    "method", ["none", "lookup", "draft_model", "pearl", "specbranch", "hedge"]
+)
+def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, prompts, method):
+    def ahead() -> tuple[int, int]:
+        stats = engine._scheduler.runtime.stats
+        return stats.rounds, stats.rounds_ahead
+
+    stopping = dataclasses.replace(GREEDY, stop=NEVER)
+    engine.generate(prompts[0], GREEDY, method=method)
+    want = ahead()
+    # The shape of a round of hedge depends on the outcome before it.
+    assert (want[1] > want[0] // 2) == (method != "hedge")
+    for params in (GREEDY, stopping):
+        list(engine.stream(prompts[0], params, method=method))
+        assert ahead() == want
+        engine.add_request("a", prompts[0], params, method=method)
+        while engine.has_unfinished_requests():
+            engine.step()
+        assert ahead() == want
+    engine.generate(prompts[0], stopping, method=method)
+    assert ahead() == want

@@ -1,0 +1,42 @@
+"""Engines over the toy pair, whose logits are a hash of the prefix: ids in, ids out."""
+
+from __future__ import annotations
+
+from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt._core import Toy
+from sbrt.methods import METHODS
+from sbrt.pair import Pair
+
+VOCAB = 32
+PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prefill
+GREEDY = SamplingParams(temperature=0, max_tokens=40)
+
+
+def toy_engine(
+    target: dict | None = None, draft: dict | None = None, methods=METHODS, **fields
+) -> Engine:
+    """An engine over the toy pair; ids in, ids out."""
+    target_toy = Toy(**({"vocab": VOCAB, "seed": 3} | (target or {})))
+    draft_toy = Toy(**({"vocab": VOCAB, "seed": 3, "noise16": 8} | (draft or {})))
+    pair = Pair(target_toy, draft_toy, None, frozenset(), VOCAB, "float32")
+    config = EngineConfig(
+        model="toy",
+        skip_tokenizer_init=True,
+        speculative={"model": "toy", "method": "specbranch"},
+        **({"num_threads": 2, "max_model_len": 4096} | fields),
+    )
+    return Engine(config, pair=pair, methods=methods)
+
+
+def ids_of(output) -> list[int]:
+    return output.outputs[0].token_ids
+
+
+def answer(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY, **more) -> list[int]:
+    return ids_of(engine.generate(prompt, params, **more)[0])
+
+
+def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
+    """Plain decoding of an engine that did nothing before, nor measured anything for `auto`."""
+    with toy_engine(methods=()) as engine:
+        return answer(engine, prompt, params, method="none")
