@@ -15,7 +15,7 @@ TIDY_DONE = $(TIDY_FILES:csrc/%.cc=build/tidy/%.done)
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact sanitize gpu-check nsys ncu peers lint tidy format hook clean
+.PHONY: demo test exact sanitize gpu-check nsys ncu peers real-model lint tidy format hook clean
 
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
@@ -62,6 +62,10 @@ PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" $(PEER_PIP) install --quiet -r $<
 	$(if $(UNWANTED_$*),$(PEER_PIP) uninstall --quiet --yes $(UNWANTED_$*))
 	@touch $@
+
+# A real model of 98 MB for tests and benches, outside the checkout (tools/real_model.py).
+real-model: $(VENV)/.tools
+	$(BIN)/python tools/real_model.py
 
 lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .

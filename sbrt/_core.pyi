@@ -1,6 +1,6 @@
 """Types of the binary module (csrc/bind has one file per class)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy import float32, float64
@@ -29,6 +29,7 @@ class RopeScaling:
     """How rope is stretched (csrc/model/rope_table.h has the formulas).
 
     kind: default, linear, llama3 or yarn. Raises InvalidInputError on another one.
+    divisors: of the frequencies, head_dim / 2 of them or none.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class RopeScaling:
         beta_slow: float = 1.0,
         attention_factor: float = 1.0,
         truncate: bool = True,
+        divisors: Sequence[float] = (),
     ) -> None: ...
 
 class Toy(Model):
@@ -99,15 +101,38 @@ class DecoderConfig:
         rope: RopeScaling = ...,
     ) -> None: ...
 
-class Decoder(Model):
-    """A decoder on the CPU: weights in `storage` (float32, bfloat16 or int8), arithmetic in f32.
+class Format:
+    """How a matrix keeps its weights: scale * (level - zero) (+ minimum), each step in float32.
 
-    isa: a name of `instruction_sets()`, or auto for the best. Give every tensor to `load`, then
-    call `finish`. Raises InvalidInputError.
+    element: float32, bfloat16, int8 (signed levels) or int4 (levels 0 to 15). group: weights of an
+    output that share a scale: 16 (int8 alone), 32, 64 or 128. scales: float16 or float32. minimums:
+    none, float16 or float32. zero: 0, or 8 for int4 without minimums. Raises InvalidInputError.
     """
 
     def __init__(
-        self, config: DecoderConfig, storage: str = "float32", isa: str = "auto"
+        self,
+        element: str,
+        group: int = 0,
+        scales: str = "float32",
+        minimums: str = "none",
+        zero: int = 0,
+    ) -> None: ...
+
+class Decoder(Model):
+    """A decoder on the CPU. Give every tensor to `load` or `load_quantised`, then call `finish`.
+
+    storage: float32, bfloat16, int8 or int4, of all matrices that `formats` does not name. isa: a
+    name of `instruction_sets()`, or auto for the best. activations: float32, or int8 for the
+    products of int8 and int4 matrices. formats: by Hugging Face names. Raises InvalidInputError.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        storage: str = "float32",
+        isa: str = "auto",
+        activations: str = "float32",
+        formats: Mapping[str, Format] = ...,
     ) -> None: ...
     def load(self, name: str, dtype: str, shape: Sequence[int], data: Any) -> None:
         """Pack a copy of one tensor under its Hugging Face name. The GIL is released.
@@ -115,6 +140,23 @@ class Decoder(Model):
         dtype: float32, bfloat16 or float16. shape: one or two sizes. data: a buffer of contiguous
         bytes. Raises InvalidInputError: an unknown name, another shape, too few or many bytes.
         """
+    def load_quantised(
+        self,
+        name: str,
+        levels: Any,
+        scales: NDArray[float32],
+        minimums: NDArray[float32] | None = None,
+        first: int = 0,
+    ) -> None:
+        """Pack rows of a tensor that has a quantised format in `formats`. The GIL is released.
+
+        levels: contiguous bytes [rows, columns], signed for int8, 0 to 15 for int4. scales and
+        minimums: [rows, groups]. first: the row of the tensor that they begin at; pieces come in
+        order. Raises InvalidInputError: a wrong name, shape, level, or a number that the format
+        does not hold.
+        """
+    def row(self, name: str, index: int) -> NDArray[float32]:
+        """Row of a matrix as the arithmetic has it, [columns]."""
     def finish(self) -> None:
         """Say that all is loaded. Raises InvalidInputError naming a tensor that is missing."""
     @property

@@ -1,23 +1,28 @@
-"""Loads a Hugging Face model folder into a `_core.Decoder`: safetensors only, shapes first."""
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`: shapes first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import check
-from ._core import Decoder
+from ._core import Decoder, Format
 from .errors import InvalidInputError
+from .gguf import is_gguf
 from .model_config import ModelConfig, read_config, read_json
-from .safetensors_file import TensorEntry, TensorFile, open_file
+from .quantization import read_scheme
+from .quantized import Layout
+from .safetensors_file import TensorFile, open_file
+from .stored import Stored, StoredNumbers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 DTYPES = ("F32", "BF16", "F16")
+QUANTISED = ("int8", "int4")  # storages whose products take int8 activations
 EMBED = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -27,43 +32,138 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder whose names and shapes have been checked; no weight has been read."""
+    """A model whose names and shapes have been checked; no weight has been read.
+
+    folder: the folder, or the GGUF file. weights: by name, in the order of the files; those of a
+    tied head and of derived constants among them.
+    """
 
     folder: Path
     config: ModelConfig
     files: list[TensorFile]
+    weights: dict[str, Stored]
 
     def storage(self, dtype: str) -> str:
-        """How the weights are kept: `auto` is bfloat16 where every tensor is, else float32."""
+        """How weights are kept that `formats` does not name.
+
+        `auto` is bfloat16 where every tensor is, else float32.
+        """
         if dtype != "auto":
             return dtype
-        stored = {entry.dtype for file in self.files for entry in file.tensors.values()}
+        stored = {weight.dtype for weight in self.weights.values() if weight.layout is None}
         return "bfloat16" if stored == {"BF16"} else "float32"
 
-    def decoder(self, dtype: str, progress: Progress | None = None) -> Decoder:
+    def formats(self, dtype: str) -> dict[str, Layout]:
+        """Matrices that `auto` keeps as their files have them, by name.
+
+        Those that are quantised, and those of bfloat16 in a GGUF file, whose norms are float32.
+        """
+        if dtype != "auto":
+            return {}
+        bfloat16 = Layout("bfloat16") if is_gguf(self.folder) else None
+        found: dict[str, Layout] = {}
+        for name, shape in expected_shapes(self.config).items():
+            weight = self.weights[name]
+            layout = bfloat16 if weight.dtype == "BF16" else weight.layout
+            if layout is not None and len(shape) == 2:
+                found[name] = layout
+        return found
+
+    def dtype_name(self, dtype: str) -> str:
+        """What most bytes of the weights are kept as, for people."""
+        if dtype != "auto" or not self.formats(dtype):
+            return self.storage(dtype)
+        sizes: dict[str, int] = {}
+        for weight in self.weights.values():
+            sizes[weight.dtype] = sizes.get(weight.dtype, 0) + weight.size
+        return max(sizes, key=lambda name: sizes[name])
+
+    def activations(self, dtype: str, activation_dtype: str = "auto") -> str:
+        """How products take their rows: `auto` is int8 where the weights are quantised.
+
+        Raises InvalidInputError for int8 next to float weights.
+        """
+        elements = {layout.element for layout in self.formats(dtype).values()}
+        kept = next((name for name in QUANTISED if name in elements), self.storage(dtype))
+        return activations_of(kept, activation_dtype)
+
+    def decoder(
+        self, dtype: str, progress: Progress | None = None, activation_dtype: str = "auto"
+    ) -> Decoder:
         """Read the weights. Raises InvalidInputError, naming the tensor."""
-        decoder = Decoder(self.config.core(), storage=self.storage(dtype))
-        expected = expected_shapes(self.config)
-        total = sum(e.end - e.begin for file in self.files for e in file.tensors.values())
-        done = 0
-        for file in self.files:
-            for name, entry, data in file.read():
-                if name in expected:
-                    decoder.load(name, entry.dtype, entry.shape, data)
-                done += entry.end - entry.begin
-                if progress:
-                    progress(done, total)
+        formats = self.formats(dtype)
+        decoder = Decoder(
+            self.config.core(),
+            storage=self.storage(dtype),
+            activations=self.activations(dtype, activation_dtype),
+            formats={name: Format(**asdict(layout)) for name, layout in formats.items()},
+        )
+        for name in self.read(progress):
+            weight = self.weights[name]
+            if name in formats and weight.layout is not None:
+                _load_quantised(decoder, name, weight)
+            else:
+                stored, data = weight.numbers()
+                decoder.load(name, stored, weight.shape, data)
         decoder.finish()
         return decoder
 
+    def read(self, progress: Progress | None = None) -> Iterator[str]:
+        """Names of the weights that the config asks for, in the order of the files.
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Check a model folder: config, headers, names, shapes, dtypes. Reads no weight."""
-    if not check.is_folder(folder):
-        raise InvalidInputError(f"model: expected a folder with config.json, got {str(folder)!r}")
-    checkpoint = Checkpoint(folder, read_config(folder), _open_files(folder))
+        Tells `progress` as each has been used.
+        """
+        expected = expected_shapes(self.config)
+        total = sum(weight.size for weight in self.weights.values())
+        done = 0
+        for name, weight in self.weights.items():
+            if name in expected:
+                yield name
+            done += weight.size
+            if progress:
+                progress(done, total)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
+
+    Reads no weight. Raises InvalidInputError, naming the file and what is wrong in it.
+    """
+    if is_gguf(path):
+        from .gguf.model import read_model  # here, so that `import sbrt` stays fast
+
+        model = read_model(path)
+        checkpoint = Checkpoint(path, model.config, model.files, model.weights)
+    elif check.is_folder(path):
+        config, files = read_config(path), _open_files(path)
+        checkpoint = Checkpoint(path, config, files, _weights(path, files))
+    else:
+        raise InvalidInputError(
+            f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
+        )
     _check_tensors(checkpoint)
     return checkpoint
+
+
+def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
+    """Piece by piece, so that no second copy of a matrix is ever whole."""
+    import numpy as np  # here, so that `import sbrt` stays fast
+
+    for first, piece in weight.pieces():
+        levels, scales = map(np.ascontiguousarray, (piece.levels, piece.scales))
+        minimums = None if piece.minimums is None else np.ascontiguousarray(piece.minimums)
+        decoder.load_quantised(name, levels, scales, minimums, first)
+
+
+def activations_of(storage: str, activation_dtype: str = "auto") -> str:
+    """float32 or int8: what `activation_dtype` asks for next to weights kept as `storage`."""
+    if activation_dtype == "auto":
+        return "int8" if storage in QUANTISED else "float32"
+    if activation_dtype == "int8" and storage not in QUANTISED:
+        raise InvalidInputError(
+            f"activation_dtype: expected float32 next to {storage} weights, got int8"
+        )
+    return activation_dtype
 
 
 def expected_shapes(config: ModelConfig) -> Shapes:
@@ -108,14 +208,45 @@ def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArra
 
 
 def random_decoder(
-    config: ModelConfig, seed: int, storage: str = "float32", isa: str = "auto"
+    config: ModelConfig,
+    seed: int,
+    storage: str = "float32",
+    isa: str = "auto",
+    activation_dtype: str = "auto",
 ) -> Decoder:
     """A decoder of `random_weights`, in memory."""
-    decoder = Decoder(config.core(), storage=storage, isa=isa)
+    activations = activations_of(storage, activation_dtype)
+    decoder = Decoder(config.core(), storage=storage, isa=isa, activations=activations)
     for name, values in random_weights(config, seed):
         decoder.load(name, "F32", values.shape, values.view("u1").reshape(-1))
     decoder.finish()
     return decoder
+
+
+def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
+    """Those of a folder; of a quantised one each matrix is one weight."""
+    path = folder / "config.json"
+    scheme = read_scheme(path, read_json(path))
+    if scheme is None:
+        return _stored(files)
+    from .quantized_folder import packed_weights  # here, so that `import sbrt` stays fast
+
+    return packed_weights(path, scheme, _stored(files))
+
+
+def _stored(files: list[TensorFile]) -> dict[str, Stored]:
+    return {
+        name: StoredNumbers(
+            where=f"{entry.file}, tensor {check.show(name)}",
+            dtype=entry.dtype,
+            shape=entry.shape,
+            size=entry.end - entry.begin,
+            file=file,
+            name=name,
+        )
+        for file in files
+        for name, entry in sorted(file.tensors.items(), key=lambda item: item[1].begin)
+    }
 
 
 def _open_files(folder: Path) -> list[TensorFile]:
@@ -164,43 +295,42 @@ def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
 
 def _check_tensors(checkpoint: Checkpoint) -> None:
     expected = expected_shapes(checkpoint.config)
-    found: dict[str, TensorEntry] = {}
-    for file in checkpoint.files:
-        found.update(file.tensors)
     for name in expected:
-        if name not in found:
+        if name not in checkpoint.weights:
             raise InvalidInputError(f"{checkpoint.folder}: the tensor {name} is missing")
-    for name, entry in found.items():
-        where = f"{entry.file}, tensor {check.show(name)}"
+    for name, weight in checkpoint.weights.items():
         if name not in expected:
-            _check_spare(checkpoint, name, where)
+            _check_spare(checkpoint, name)
             continue
-        if entry.shape != expected[name]:
+        if weight.shape != expected[name]:
             raise InvalidInputError(
-                f"{where}: expected shape {list(expected[name])}, got {list(entry.shape)}"
+                f"{weight.where}: expected shape {list(expected[name])}, got {list(weight.shape)}"
             )
-        if entry.dtype not in DTYPES:
-            raise InvalidInputError(f"{where}: expected {', '.join(DTYPES)}, got {entry.dtype}")
+        is_matrix = len(weight.shape) == 2
+        if weight.dtype not in DTYPES and (weight.layout is None or not is_matrix):
+            raise InvalidInputError(
+                f"{weight.where}: expected {', '.join(DTYPES)}, got {weight.dtype}"
+            )
 
 
-def _check_spare(checkpoint: Checkpoint, name: str, where: str) -> None:
+def _check_spare(checkpoint: Checkpoint, name: str) -> None:
     """A tensor that is not loaded must say nothing new: a derived table, or the tied head."""
     if name.endswith(".rotary_emb.inv_freq"):
         return
-    if checkpoint.config.tied and name == HEAD:
-        if _bytes(checkpoint, HEAD) == _bytes(checkpoint, EMBED):
+    config, weight = checkpoint.config, checkpoint.weights[name]
+    if config.tied and name == HEAD:
+        embed = checkpoint.weights[EMBED]
+        if weight.shape == embed.shape and _bytes(weight) == _bytes(embed):
             return
-        raise InvalidInputError(f"{where}: expected {EMBED} again, as it is tied, got other values")
-    config = checkpoint.config
+        raise InvalidInputError(
+            f"{weight.where}: expected {EMBED} again, as it is tied, got other values"
+        )
     raise InvalidInputError(
-        f"{where}: expected no such tensor in a {config.architecture} of {config.layers} layers"
+        f"{weight.where}: expected no such tensor in a {config.architecture} of "
+        f"{config.layers} layers"
     )
 
 
-def _bytes(checkpoint: Checkpoint, wanted: str) -> memoryview:
-    """The stored bytes of one tensor, mapped."""
-    for file in checkpoint.files:
-        for name, _, data in file.read():
-            if name == wanted:
-                return memoryview(data)
-    return memoryview(b"")
+def _bytes(weight: Stored) -> memoryview:
+    """The numbers of a weight, mapped."""
+    return memoryview(weight.numbers()[1])

@@ -16,7 +16,8 @@ from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
 MAX_THREADS = 1024
-CPU_DTYPES = ("auto", "float32", "bfloat16", "int8")
+CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
+ACTIVATION_DTYPES = ("auto", "float32", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # of prompts, on a CUDA device
 CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring holds the slots in flight besides
@@ -29,9 +30,9 @@ class SpeculativeConfig:
     """The draft and the method that uses it.
 
     method: a preset, `NAME[:key=value,...]` (None: auto, on a CUDA device specbranch). model: the
-    draft's folder. num_speculative_tokens: gamma, draft steps per burst (None: 4; of `auto` the
-    most). num_branches: k_max. confidence_threshold: epsilon, an adopted tail is cut before its
-    first node with q <= epsilon.
+    draft, as EngineConfig.model. num_speculative_tokens: gamma, draft steps per burst (None: 4; of
+    `auto` the most). num_branches: k_max. confidence_threshold: epsilon, an adopted tail is cut
+    before its first node with q <= epsilon.
     acceptance: `coupled`, sampled tokens are those of plain decoding with the same seed, or
     `rejection`, they have the same law. hrad: the file of a classifier that decides how much of a
     tail to keep; without num_speculative_tokens gamma is the file's. Raises InvalidInputError.
@@ -93,13 +94,19 @@ class SpeculativeConfig:
 class EngineConfig:
     """What an engine is built from.
 
-    model: the target's folder. tokenizer: a folder or tokenizer.json (None: the target's).
-    dtype: storage of the weights; arithmetic is float32. int8 is of matrices only, made as they are
-    loaded: 64 weights of an output share a scale. max_model_len: tokens of prompt and output
-    together (None: the target's max_position_embeddings, stretched by its rope; more only for a
-    target whose every layer sees a sliding window, such as Mistral: it goes on for ever).
+    model: the target, a Hugging Face folder, a GGUF file or a name on the hub (hub.py). tokenizer:
+    one of these or a tokenizer.json (None: the target's).
+    dtype: storage of the weights. auto: as the files have them. int8 and int4 are made of matrices
+    as they are loaded. int8: 64 weights of an output share a scale. int4: 32 weights share a scale
+    and a minimum, and the head is int8.
+    activation_dtype: how the products of a CPU take their inputs. float32: in float32 arithmetic.
+    int8: rounded to 8 bits, 32 of a row share a scale, and products are sums of integers; it needs
+    int8 or int4 weights. auto: int8 next to such weights, else float32.
+    max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
+    stretched by its rope; more only for a target whose every layer sees a sliding window, such as
+    Mistral: it goes on for ever).
     device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
-    arithmetic of the dtype, which may be float16 and not int8.
+    arithmetic of the dtype, which may be float16 and not int8 or int4.
     attention_backend: of prompts on a CUDA device: torch (its flash attention), flash-attn (the
     package of that name), triton (the kernel of the rounds, 64 rows at a time), or auto: torch, and
     triton where its flash attention cannot (float32, devices before sm_80).
@@ -116,6 +123,7 @@ class EngineConfig:
     model: Folder
     tokenizer: Folder | None = None
     dtype: str = "auto"
+    activation_dtype: str = "auto"
     device: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 1
@@ -135,6 +143,7 @@ class EngineConfig:
         if self.tokenizer is not None:
             folder("tokenizer", self.tokenizer)
         check.one_of("dtype", self.dtype, CUDA_DTYPES if self.on_cuda else CPU_DTYPES)
+        check.one_of("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
         if self.max_model_len is not None:
             check.integer("max_model_len", self.max_model_len, 1, MAX_POSITIONS)
         check.integer("seed", self.seed, 0, MAX_SEED)
@@ -198,6 +207,8 @@ class EngineConfig:
         if isinstance(given, SpeculativeConfig) and given.device == "cpu":
             raise not_built("SpeculativeConfig.device 'cpu' with a target on cuda")
         methods.check_on_cuda(self.method())
+        if self.activation_dtype == "int8":
+            raise not_built(f"activation_dtype int8 on {self.device}")
 
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):

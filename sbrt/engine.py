@@ -13,6 +13,7 @@ from . import check, names
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import EngineError, InvalidInputError
+from .hub import with_local_paths
 from .methods import Method
 from .outputs import RequestOutput
 from .pair import Pair, load_pair
@@ -49,6 +50,8 @@ class Engine:
         keep_features: bool = False,
         draft_first: bool = True,
     ) -> None:
+        if pair is None:
+            config = with_local_paths(config)
         self.config = config
         self._costs, self._draft_first = costs, draft_first
         self._presets = Presets(config, methods)
@@ -92,8 +95,10 @@ class Engine:
         speculative: SpeculativeConfig | dict[str, Any] | None = None,
         **fields: Any,
     ) -> Engine:
-        """An engine of two Hugging Face folders; `fields` are EngineConfig's.
+        """An engine of two models; `fields` are EngineConfig's.
 
+        A model is a Hugging Face folder, a GGUF file, or a name on the hub: ORG/MODEL,
+        ORG/MODEL/FILE.gguf.
         The names of the commands mean the same here: target `demo`; draft `demo`, `demo-poor`,
         `random` or `none`. A folder of such a name: "./demo", or a Path.
         With a draft the method is SpeculativeConfig's default unless `speculative` says otherwise.
@@ -111,6 +116,7 @@ class Engine:
         if given or make_draft:
             fields["speculative"] = build(SpeculativeConfig, given)
         config = build(EngineConfig, {"model": names.target_folder(target), **fields})
+        config = with_local_paths(config)
         return cls(config, pair=load_pair(config, make_draft=make_draft) if make_draft else None)
 
     def generate(

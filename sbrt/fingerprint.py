@@ -22,7 +22,10 @@ def fingerprint(folder: Path) -> str:
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
     """The same of a folder that is open already."""
-    found = hashlib.sha256(json.dumps(asdict(checkpoint.config), sort_keys=True).encode())
+    sizes = asdict(checkpoint.config)
+    if not sizes["rope"]["divisors"]:  # fingerprints are older than this field
+        del sizes["rope"]["divisors"]
+    found = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
     for file in checkpoint.files:
         size = file.path.stat().st_size
         found.update(f"\n{file.path.name} {size}\n".encode())

@@ -12,6 +12,7 @@ from . import console, hrad, methods, names
 from .config import EngineConfig, SpeculativeConfig
 from .costs import CostModel, read_costs
 from .errors import EngineError, InvalidInputError
+from .hub import located
 from .methods import Method
 from .pair import Pair, load_pair
 from .progress import Progress
@@ -60,12 +61,12 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--target",
         default=names.DEMO,
-        metavar="DIR|demo",
-        help="Hugging Face folder (default: demo)",
+        metavar="MODEL|demo",
+        help="Hugging Face folder, GGUF file, or ORG/NAME on the hub (default: demo)",
     )
     add(
         "--draft",
-        metavar="DIR|demo|demo-poor|random|none",
+        metavar="MODEL|demo|demo-poor|random|none",
         help="the model that guesses (default: demo for the demo target, else none)",
     )
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
@@ -77,9 +78,15 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
     add(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "int8"),
+        choices=("float32", "bfloat16", "float16", "int8", "int4"),
         default="auto",
-        help="storage of the weights; float16 on cuda alone, int8 on cpu alone",
+        help="storage of the weights; float16 on cuda alone, int8 and int4 on cpu alone",
+    )
+    add(
+        "--activation-dtype",
+        choices=("float32", "int8"),
+        default="auto",
+        help="inputs of products (default: int8 next to int8 and int4 weights, else float32)",
     )
     add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
@@ -167,13 +174,13 @@ def default_method(args: argparse.Namespace) -> str:
 
 def target_folder(args: argparse.Namespace) -> Path:
     """The folder that --target names."""
-    return Path(names.target_folder(args.target))
+    return located(names.target_folder(args.target))
 
 
 def draft_folder(args: argparse.Namespace) -> Path | None:
     """The folder that --draft names; None for a draft that has none."""
     folder, _ = names.draft_of(draft_name(args))
-    return None if folder is None else Path(folder)
+    return None if folder is None else located(folder)
 
 
 def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
@@ -192,6 +199,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     """Load what the flags name; the draft only if a method uses one."""
     target = target_folder(args)
     folder, make_draft = names.draft_of(draft_name(args))
+    folder = None if folder is None else located(folder)
     drafting = [method for method in given if method.drafts]
     needing = [method for method in given if method.needs_draft]
     if needing and folder is None and make_draft is None:
@@ -203,6 +211,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
     config = EngineConfig(
         model=target,
         dtype=args.dtype,
+        activation_dtype=args.activation_dtype,
         device=args.device,
         num_threads=args.threads,
         draft_threads=args.draft_threads,

@@ -100,8 +100,10 @@ class Tally:
         found |= {"rounds": self.chosen} if self.chosen else {}
         return found | {"sweep": self.sweep} if self.sweep else found
 
-    def line(self, plain_rate: float, placement: str, dtype: str, device: str) -> dict[str, Any]:
-        """The JSON object of this method.
+    def line(
+        self, plain_rate: float, placement: str, dtypes: tuple[str, str], device: str
+    ) -> dict[str, Any]:
+        """The JSON object of this method; dtypes: of weights and of activations.
 
         target_passes: rounds. tokens_per_pass: tokens / target_passes. draft_tokens: depth of the
         verified chains, summed. acceptance_rate: accepted / draft_tokens. rollback_rate:
@@ -131,7 +133,8 @@ class Tally:
             "threads": self.threads,
             "draft_threads": self.draft_threads,
             "placement": placement,
-            "dtype": dtype,
+            "dtype": dtypes[0],
+            "activation_dtype": dtypes[1],
             "device": device,
             "options": self.options,
         }
@@ -148,6 +151,7 @@ class Report:
     plain: Tally
     placement: str
     dtype: str
+    activation_dtype: str
     skipped: int
     simulated: CostModel | None = None
     sampled: bool = False
@@ -167,7 +171,8 @@ class Report:
     def line(self, tally: Tally) -> dict[str, Any]:
         """The JSON object of a tally."""
         device = "sim" if self.simulated else self.device
-        return tally.line(self.plain.rate, self.placement, self.dtype, device)
+        dtypes = (self.dtype, self.activation_dtype)
+        return tally.line(self.plain.rate, self.placement, dtypes, device)
 
     def lines(self) -> list[dict[str, Any]]:
         """The JSON objects, one per mention of a method."""
@@ -273,6 +278,7 @@ def measure(
         plain=plain,
         placement=bench.placement,
         dtype=bench.main.pair.dtype,
+        activation_dtype=bench.main.pair.activation_dtype,
         skipped=len(prompts) - len(given),
         sampled=not params.greedy,
         device=bench.main.config.device if bench.main.config.on_cuda else "cpu",

@@ -11,6 +11,7 @@ from . import check
 from ._core import DecoderConfig
 from .config import MAX_POSITIONS
 from .errors import InvalidInputError, not_built
+from .quantization import read_scheme
 from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
 
@@ -87,7 +88,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> ModelConfig:
     """config.json of a model folder. Raises InvalidInputError, naming the field."""
     path = folder / "config.json"
-    raw = read_json(path)
+    return config_of(path, read_json(path))
+
+
+def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
+    """What the fields `raw` of config.json say; `path` is for messages.
+
+    Raises InvalidInputError, naming the field.
+    """
     architecture = _architecture(path, raw)
     family = FAMILIES[architecture]
     switch = _switches(path, raw, architecture)
@@ -133,8 +141,7 @@ def _architecture(path: Path, raw: Mapping[str, Any]) -> str:
         raise InvalidInputError(
             f"{path}, architectures: expected one of {', '.join(FAMILIES)}, got {check.show(names)}"
         )
-    if raw.get("quantization_config") is not None:
-        raise not_built(f"{path}, quantization_config")
+    read_scheme(path, raw)
     act = raw.get("hidden_act", "silu")
     if act != "silu":
         raise InvalidInputError(f"{path}, hidden_act: expected 'silu', got {check.show(act)}")

@@ -12,6 +12,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .config import EngineConfig
 from .errors import InvalidInputError
 from .generation_config import Defaults, read_defaults
+from .gguf import is_gguf
 from .model_config import read_eos
 from .names import MakeDraft
 from .sampling import SamplingParams
@@ -27,7 +28,8 @@ class Pair:
     vocab: the target's rows of logits are cut to this many ids, as many as it and the tokenizer
     both have. A draft may have fewer logits: it never drafts the others. holes: ids below vocab
     that no token of the tokenizer has, masked in every row.
-    dtype: storage of the target's weights. generation: what its makers sample it with.
+    dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
+    CUDA device of its arithmetic. generation: what its makers sample it with.
     """
 
     target: Model
@@ -36,6 +38,7 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
+    activation_dtype: str
     generation: Defaults = field(default_factory=Defaults)
     holes: tuple[int, ...] = ()
 
@@ -76,7 +79,8 @@ def load_pair(
         tokenizer=tokenizer,
         eos=eos,
         vocab=vocab,
-        dtype=target.storage(config.dtype),
+        dtype=target.dtype_name(config.dtype),
+        activation_dtype=_activations(config, target),
         generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
@@ -85,7 +89,7 @@ def load_pair(
 def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | None) -> Model:
     """The weights where the config wants them."""
     if not config.on_cuda:
-        return checkpoint.decoder(config.dtype, progress)
+        return checkpoint.decoder(config.dtype, progress, config.activation_dtype)
     try:
         from .gpu.lane import expect_core, model_of, rows_for
     except ImportError as error:
@@ -104,21 +108,36 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
     )
 
 
+def _activations(config: EngineConfig, target: Checkpoint) -> str:
+    if config.on_cuda:
+        return target.storage(config.dtype)
+    return target.activations(config.dtype, config.activation_dtype)
+
+
 def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | None:
     if config.skip_tokenizer_init:
         if config.tokenizer is not None:
             raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
         return None
     given = Path(config.tokenizer if config.tokenizer is not None else config.model)
-    tokenizer = Tokenizer(given / "tokenizer.json" if check.is_folder(given) else given)
+    tokenizer = Tokenizer(_tokenizer_file(given))
     if draft is not None:
-        check_pair(tokenizer, Tokenizer(draft.folder / "tokenizer.json"))
+        check_pair(tokenizer, Tokenizer(_tokenizer_file(draft.folder)))
     return tokenizer
+
+
+def _tokenizer_file(model: Path) -> Path:
+    """Where the tokenizer of a folder or of a GGUF file is; any other path is one itself."""
+    return model / "tokenizer.json" if check.is_folder(model) else model
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
     """Those that the folder names by id. A tokenizer's eos_token says what a text ends with; as in
     transformers it ends no answer."""
+    if is_gguf(target.folder):
+        from .gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
+
+        return frozenset(i for i in end_ids(target.files[0]) if i < target.config.vocab)
     path, ids = read_eos(target.folder, target.config.vocab)
     for i in sorted(ids) if tokenizer is not None else ():
         if i not in tokenizer.tokens:

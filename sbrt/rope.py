@@ -38,6 +38,7 @@ class Rope:
     """The angle of position p in pair i is p f_i; `kind` says how f_i is stretched.
 
     Formulas: csrc/model/rope_table.h. A field that its kind does not read keeps its default.
+    divisors: of every f_i after that, head_dim / 2 of them; none: ones.
     """
 
     kind: str = "default"
@@ -49,6 +50,7 @@ class Rope:
     beta_slow: float = 1.0
     attention_factor: float = 1.0
     truncate: bool = True
+    divisors: tuple[float, ...] = ()
 
     def core(self) -> RopeScaling:
         """The same for the binary module."""

@@ -32,7 +32,9 @@ BITS = {
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
 # What `encode` and `array` know; numpy has bfloat16 only as its bits.
-NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1"}
+NUMPY = {
+    "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,22 @@ class TensorFile:
                 f"{where}: expected {dtype} of shape {sizes}, got {entry.dtype} of "
                 f"{list(entry.shape)}"
             )
-        data = next(data for found, _, data in self.read() if found == name)
-        return data.view(NUMPY[dtype]).reshape(entry.shape).copy()
+        return self.bytes_of(name).view(NUMPY[dtype]).reshape(entry.shape).copy()
+
+    def bytes_of(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of one tensor, mapped read-only; the map ends with the array."""
+        import numpy as np  # here, so that `import sbrt` stays fast
+
+        entry = self.tensors[name]
+        begin, size = self.data_begin + entry.begin, entry.end - entry.begin
+        if not size:  # nothing can be mapped
+            return np.empty(0, np.uint8)
+        return np.memmap(self.path, np.uint8, mode="r", offset=begin, shape=(size,))
 
     def read(self) -> Iterator[tuple[str, TensorEntry, NDArray[np.uint8]]]:
         """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8."""
-        import numpy as np  # here, so that `import sbrt` stays fast
-
-        if not self.tensors:
-            return
-        data = np.memmap(self.path, dtype=np.uint8, mode="r")
         for name, entry in sorted(self.tensors.items(), key=lambda item: item[1].begin):
-            yield name, entry, data[self.data_begin + entry.begin : self.data_begin + entry.end]
+            yield name, entry, self.bytes_of(name)
 
 
 def open_file(path: Path) -> TensorFile:

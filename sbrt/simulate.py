@@ -109,6 +109,7 @@ class Simulator:
             plain=plain,
             placement=self.bench.placement,
             dtype=self.bench.main.pair.dtype,
+            activation_dtype=self.bench.main.pair.activation_dtype,
             skipped=len(prompts) - len(self._prompts),
             simulated=self.model,
             sampled=not self.params.greedy,

@@ -12,6 +12,7 @@ from .added_tokens import added_tokens
 from .check import show
 from .detokenizer import Detokenizer, Pieces
 from .errors import InvalidInputError
+from .gguf import is_gguf
 from .safetensors_file import parse_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MAX_TOKENIZER = 256 * 2**20  # bytes
 class Tokenizer:
     """A tokenizer.json, with the tokens that the files next to it add (added_tokens.py).
 
+    Or the tokenizer of a GGUF file, which needs no files next to it.
+
     size: largest id + 1. tokens: id to token string.
     """
 
@@ -33,14 +36,15 @@ class Tokenizer:
 
         if not check.is_file(path):
             raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
-        raw = check.read_bytes(path, MAX_TOKENIZER)
+        raw = _gguf_json(path) if is_gguf(path) else check.read_bytes(path, MAX_TOKENIZER)
         file = parse_json(path, raw)
         _refuse_prefix(path, file)
         with _library_errors(f"{path}: expected a tokenizer.json"):
             self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)
             self._library.no_truncation()
             self._library.no_padding()
-        _add(self._library, added_tokens(path.parent, file, self._library))
+        if not is_gguf(path):
+            _add(self._library, added_tokens(path.parent, file, self._library))
         self.path = path
         strings = self._library.get_vocab(with_added_tokens=True)
         if not strings:
@@ -94,6 +98,12 @@ def _add(library: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken])
     if tokens:
         with _library_errors("added tokens: expected ones that the tokenizer can have"):
             library.add_tokens(tokens)
+
+
+def _gguf_json(path: Path) -> bytes:
+    from .gguf.tokenizer import tokenizer_json  # here, so that `import sbrt` stays fast
+
+    return tokenizer_json(path)
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:

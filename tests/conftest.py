@@ -28,6 +28,10 @@ ISA_FLAGS: dict[str, tuple[str, ...]] = {}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["_avx2"] = ("-mavx2", "-mfma", "-mf16c")
     ISA_FLAGS["_avx512"] = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
+    ISA_FLAGS["_vnni256"] = (*ISA_FLAGS["_avx2"], "-mavxvnni")
+    ISA_FLAGS["_vnni512"] = (*ISA_FLAGS["_avx512"], "-mavx512vnni")
+elif platform.machine() in ("aarch64", "arm64"):
+    ISA_FLAGS["_dotprod"] = ("-march=armv8.2-a+dotprod",)
 
 
 class Programs:
@@ -40,8 +44,9 @@ class Programs:
     # What rounds on the toy lane are linked of.
     rounds = (
         *("core", "exec", "ring", "spec", "model/toy.cc", "ops/choose.cc", "ops/filter.cc"),
-        *("ops/shaping.cc", "ops/matmul.cc", "ops/kernels.cc", "ops/kernels_portable.cc"),
-        *(f"ops/kernels{part}.cc" for part in (*ISA_FLAGS, "_neon")),  # empty elsewhere
+        *("ops/shaping.cc", "ops/packed.cc", "ops/quantise.cc", "ops/format.cc"),
+        *("ops/kernels.cc", "ops/kernels_portable.cc"),
+        *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
     )
     longest = 900  # seconds of a run: one that hangs must not hang the tests
 

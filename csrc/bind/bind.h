@@ -19,6 +19,7 @@ void bind_order(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
 void bind_accept(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
+void bind_matmul_probe(pybind11::module_& m);
 void bind_kernel_bench(pybind11::module_& m);
 void bind_ring_probe(pybind11::module_& m);
 void bind_ops_probe(pybind11::module_& m);

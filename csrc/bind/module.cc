@@ -82,6 +82,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_runtime(m);
   sbrt::bind_accept(m);
   sbrt::bind_probe(m);
+  sbrt::bind_matmul_probe(m);
   sbrt::bind_kernel_bench(m);
   sbrt::bind_ring_probe(m);
   sbrt::bind_ops_probe(m);

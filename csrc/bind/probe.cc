@@ -92,31 +92,6 @@ class LaneProbe {
   Runner runner_;  // last: its threads end before what they read
 };
 
-// x [rows, in] times w [out, in] transposed, (+ bias [out]), (+ add), through the packed matrix.
-py::array_t<float> matmul_probe(const Floats& x, const Floats& w, const std::string& storage,
-                                const std::string& isa, int width, const py::object& add,
-                                const py::object& bias) {
-  check_equal("probe: dimensions of x", 2, x.ndim());
-  check_equal("probe: dimensions of w", 2, w.ndim());
-  check_equal("probe: columns of x", w.shape(1), x.shape(1));
-  check_within("probe: rows", py::ssize_t{1}, py::ssize_t{kMaxStepRows}, x.shape(0));
-  check_within("probe: width", 1, 64, width);
-  PackedMatrix packed(storage_from(storage), w.shape(0), w.shape(1));
-  packed.pack(0, {w.data(), DType::f32, {w.shape(0), w.shape(1)}, 2});
-  py::array_t<float> y({x.shape(0), w.shape(0)});
-  Floats added = add.is_none() ? Floats() : add.cast<Floats>();
-  Floats biased = bias.is_none() ? Floats() : bias.cast<Floats>();
-  RowTable rows{};
-  rows.n = static_cast<int32_t>(x.shape(0));
-  Graph graph("probe.matmul");
-  graph.add(matmul, MatmulArgs{&kernels_named(isa), &packed, &rows, x.data(), y.mutable_data(),
-                               bias.is_none() ? nullptr : biased.data(),
-                               add.is_none() ? nullptr : added.data()});
-  const GilRelease nogil;
-  Runner(width).run(graph, width);
-  return y;
-}
-
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (const Kernels* k : kernels_here()) names.emplace_back(k->name);
@@ -161,9 +136,6 @@ void bind_lane_probe(py::module_& m) {
 
 void bind_probe(py::module_& m) {
   bind_lane_probe(m);
-  m.def("matmul_probe", &matmul_probe, py::arg("x"), py::arg("w"), py::arg("storage") = "float32",
-        py::arg("isa") = "auto", py::arg("width") = 1, py::arg("add") = py::none(),
-        py::arg("bias") = py::none());
   m.def("instruction_sets", &instruction_sets, "Kernels that run on this machine, best first.");
 }
 

@@ -178,7 +178,7 @@ void bind_recorded(py::module_& m) {
       "inverse_frequencies",
       [](int64_t head_dim, double theta, const RopeScaling& scaling) {
         check_within("head_dim", int64_t{2}, int64_t{1} << 16, head_dim);
-        check_rope(scaling, theta);
+        check_rope(scaling, theta, head_dim);
         const Buffer<float> found = inverse_frequencies(head_dim, theta, scaling);
         return std::vector<float>(found.data(), found.data() + found.size());
       },

@@ -1,5 +1,5 @@
-// Element types of stored weights; arithmetic is always f32 (core/tensor.h has the views). int8 is a
-// storage of ours, made from any of the others: no tensor that is loaded has it.
+// Element types of float tensors that are loaded (core/tensor.h has the views). How a matrix keeps its
+// weights is a Format (ops/format.h).
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,12 @@
 
 namespace sbrt {
 
-enum class DType : uint8_t { f32, bf16, f16, int8 };
+enum class DType : uint8_t { f32, bf16, f16 };
 
-constexpr int64_t bytes_of(DType t) { return t == DType::f32 ? 4 : t == DType::int8 ? 1 : 2; }
+constexpr int64_t bytes_of(DType t) { return t == DType::f32 ? 4 : 2; }
 
 constexpr std::string_view name_of(DType t) {
-  constexpr std::string_view kNames[] = {"float32", "bfloat16", "float16", "int8"};
+  constexpr std::string_view kNames[] = {"float32", "bfloat16", "float16"};
   return kNames[static_cast<int>(t)];
 }
 
@@ -25,11 +25,6 @@ inline DType dtype_from(std::string_view name) {
   if (name == "bfloat16" || name == "BF16") return DType::bf16;
   if (name == "float16" || name == "F16") return DType::f16;
   throw InvalidInput(sentence("dtype: expected float32, bfloat16 or float16 but got ", name));
-}
-
-// How weights are kept: a dtype of tensors, or int8.
-inline DType storage_from(std::string_view name) {
-  return name == "int8" ? DType::int8 : dtype_from(name);
 }
 
 SBRT_ANY inline float from_bf16(uint16_t bits) {
@@ -61,6 +56,25 @@ SBRT_ANY inline float from_f16(uint16_t h) {
       sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | (mantissa << 13);
   std::memcpy(&value, &wide, sizeof value);
   return value;
+}
+
+// Round to nearest, ties to even; NaN stays NaN, what is too large becomes infinite.
+inline uint16_t to_f16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  bits &= 0x7fffffffu;
+  if (bits > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (bits >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (bits < 0x38800000u) {  // a multiple of 2^-24, which is the last bit of 0.5
+    float magnitude;
+    std::memcpy(&magnitude, &bits, sizeof bits);
+    magnitude += 0.5f;
+    std::memcpy(&bits, &magnitude, sizeof bits);
+    return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
+  }
+  bits += 0xfffu + (bits >> 13 & 1u);
+  return static_cast<uint16_t>(sign | (bits - 0x38000000u) >> 13);
 }
 
 }  // namespace sbrt

@@ -38,7 +38,7 @@ struct Worker {
 
 class Graph {
  public:
-  static constexpr size_t kBytes = 192;
+  static constexpr size_t kBytes = 256;
   struct Node {
     void (*call)(const Node&, Worker) = nullptr;
     void (*fn)() = nullptr;

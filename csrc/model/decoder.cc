@@ -14,6 +14,8 @@ namespace {
 // With a window the ring wraps and the lane goes on for ever.
 int64_t longest_of(const DecoderConfig& c) { return c.window ? kEndless : c.max_positions; }
 
+int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
+
 struct KeepArgs {
   const RowTable* rows;
   const float* x;  // [rows, hidden]
@@ -56,22 +58,25 @@ RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
 
 }  // namespace
 
-Decoder::Decoder(const DecoderConfig& config, DType storage, std::string_view isa)
+Decoder::Decoder(const DecoderConfig& config, const WeightFormats& formats, std::string_view isa,
+                 bool has_integer_rows)
     : config_(config),
       kernels_(kernels_named(isa)),
-      weights_(std::make_shared<Weights>(config, storage)) {}
+      integers_(has_integer_rows ? &integers_beside(kernels_.name) : nullptr),
+      weights_(std::make_shared<Weights>(config, formats)) {}
 
 int64_t Decoder::longest() const { return longest_of(config_); }
 
 std::unique_ptr<Lane> Decoder::bind(const LaneShape& shape) const {
   check<InvalidInput>(weights_->finished(), "decoder: expected finished weights before it runs");
-  return std::make_unique<DecoderLane>(config_, kernels_, weights_, shape);
+  return std::make_unique<DecoderLane>(config_, kernels_, integers_, weights_, shape);
 }
 
-DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
+DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const Integers* integers,
                          std::shared_ptr<const Weights> weights, const LaneShape& s)
     : config_(c),
       kernels_(kernels),
+      integers_(integers),
       weights_(std::move(weights)),
       max_rows_(s.max_rows),
       ring_(ring_of(c, s), s.debug),
@@ -85,6 +90,8 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels,
       gates_(int64_t{s.threads} * s.max_rows * kGatedWidth),
       gated_(s.max_rows * c.inner),
       logits_(s.max_rows * c.vocab),
+      input_groups_(integers ? s.threads * row_groups_size(widest_input(c), s.max_rows) : 0),
+      gated_groups_(integers ? row_groups_size(c.inner, s.max_rows) : 0),
       features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
       visible_(s.max_rows),
       scratch_(s.threads * attention_scratch(ring_.shape())) {}
@@ -137,8 +144,12 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
 
 void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
   const LayerWeights& w = weights_->layers[layer];
-  graph.add(matmul, linear(rows, w.gate_up, x_, gated_, &w.mlp_norm));
-  graph.add(matmul, linear(rows, w.down, gated_, x_));
+  MatmulArgs gate = linear(rows, w.gate_up, x_, gated_, &w.mlp_norm);
+  MatmulArgs down = linear(rows, w.down, gated_, x_);
+  if (integers_ && w.gate_up.matrix.quantised() && w.down.matrix.quantised())
+    down.integers.made = gate.integers.make = gated_groups_.data();
+  graph.add(matmul, gate);
+  graph.add(matmul, down);
 }
 
 // y = W x, of normed x if there is a norm; y += W x where y is the residual stream.
@@ -147,8 +158,9 @@ MatmulArgs DecoderLane::linear(const RowTable* rows, const Linear& weights, cons
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),
                         static_cast<float>(config_.rms_eps)};
   const float* add = y.data() == x_.data() ? x_.data() : nullptr;
-  return {&kernels_, &weights.matrix, rows,          x.data(), y.data(), weights.bias.data(),
-          add,       input,           gates_.data(), max_rows_};
+  const InputIntegers integers{integers_, input_groups_.data()};
+  return {&kernels_, &weights.matrix, rows,          x.data(),  y.data(), weights.bias.data(),
+          add,       input,           gates_.data(), max_rows_, integers};
 }
 
 }  // namespace sbrt

@@ -13,10 +13,12 @@ namespace sbrt {
 
 class Decoder final : public Model {
  public:
-  // isa: a name of ops/kernels.h, "auto" for the best of this machine. Throws InvalidInput.
-  Decoder(const DecoderConfig& config, DType storage, std::string_view isa = "auto");
+  // isa: a name of ops/kernels.h, "auto" for the best of this machine. has_integer_rows: products of
+  // quantised matrices take rows as integers. Throws InvalidInput.
+  Decoder(const DecoderConfig& config, const WeightFormats& formats, std::string_view isa,
+          bool has_integer_rows);
 
-  void load(const std::string& name, const TensorView& tensor) { weights_->load(name, tensor); }
+  Weights& weights() { return *weights_; }
   void finish() { weights_->finish(); }
   int64_t parameters() const { return weights_->parameters(); }
   const char* isa() const { return kernels_.name; }
@@ -30,6 +32,7 @@ class Decoder final : public Model {
  private:
   DecoderConfig config_;
   const Kernels& kernels_;
+  const Integers* integers_;          // null: rows stay f32
   std::shared_ptr<Weights> weights_;  // shared with the lanes
 };
 
@@ -37,7 +40,7 @@ class Decoder final : public Model {
 // row sees (the window, or max_len) and 64 in-flight slots; memory is touched as it is reached.
 class DecoderLane final : public Lane {
  public:
-  DecoderLane(const DecoderConfig& config, const Kernels& kernels,
+  DecoderLane(const DecoderConfig& config, const Kernels& kernels, const Integers* integers,
               std::shared_ptr<const Weights> weights, const LaneShape& shape);
   int vocab() const override { return static_cast<int>(config_.vocab); }
   const RingShape& ring_shape() const override { return ring_.shape(); }
@@ -57,6 +60,7 @@ class DecoderLane final : public Lane {
 
   DecoderConfig config_;
   const Kernels& kernels_;
+  const Integers* integers_;
   std::shared_ptr<const Weights> weights_;
   int64_t max_rows_;
   KvRing ring_;
@@ -69,6 +73,8 @@ class DecoderLane final : public Lane {
   Buffer<float> gates_;            // [threads, max_rows, kGatedWidth]
   Buffer<float> gated_;            // [max_rows, inner]
   Buffer<float> logits_;           // [max_rows, vocab]
+  Buffer<RowGroup> input_groups_;  // [threads, row_groups_size of the widest input]; see linear
+  Buffer<RowGroup> gated_groups_;  // [row_groups_size(inner, max_rows)]
   Buffer<float> features_;         // [max_rows, kFeatureLayers, hidden]; no data if not kept
   Buffer<Visible> visible_;        // [max_rows]
   Buffer<float> scratch_;          // [threads, attention_scratch]

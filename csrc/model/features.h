@@ -12,7 +12,7 @@ struct FeatureMemory {
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
   const void* embed = nullptr;     // [vocab, hidden]
   int64_t hidden = 0;
-  DType dtype = DType::f32;  // of both; not int8
+  DType dtype = DType::f32;  // of both
 
   // Element `i` of the row's blocks, the last of which is the token's embedding.
   SBRT_ANY float at(int row, int32_t token, int64_t i) const {

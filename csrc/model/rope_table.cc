@@ -66,7 +66,7 @@ RopeKind rope_kind(const std::string& name) {
   return RopeKind::yarn;
 }
 
-void check_rope(const RopeScaling& s, double theta) {
+void check_rope(const RopeScaling& s, double theta, int64_t head_dim) {
   check<InvalidInput>(std::isfinite(theta) && theta >= 1,
                       "config: rope_theta: expected a finite number from 1 up but got ", theta);
   check<InvalidInput>(s.kind != RopeKind::yarn || theta > 1,
@@ -80,6 +80,11 @@ void check_rope(const RopeScaling& s, double theta) {
   check_positive("beta_fast", s.beta_fast);
   check_positive("beta_slow", s.beta_slow);
   check_positive("attention_factor", s.attention_factor);
+  const int64_t divisors = static_cast<int64_t>(s.divisors.size());
+  check<InvalidInput>(divisors == 0 || divisors == head_dim / 2,
+                      "config: rope divisors: expected none or ", head_dim / 2, " but got ",
+                      divisors);
+  for (const float divisor : s.divisors) check_positive("divisor", divisor);
 }
 
 Buffer<float> inverse_frequencies(int64_t head_dim, double theta, const RopeScaling& s) {
@@ -91,6 +96,7 @@ Buffer<float> inverse_frequencies(int64_t head_dim, double theta, const RopeScal
   }
   if (s.kind == RopeKind::llama3) scale_llama3(s, out);
   if (s.kind == RopeKind::yarn) scale_yarn(s, head_dim, theta, out);
+  for (size_t i = 0; i < s.divisors.size(); ++i) out[i] /= s.divisors[i];
   return out;
 }
 

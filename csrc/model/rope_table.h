@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/memory.h"
 
@@ -19,12 +20,13 @@ struct RopeScaling {
   double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
   double attention_factor = 1;           // yarn: of cosines and sines
   bool truncate = true;                  // yarn: round the ends of the ramp outwards
+  std::vector<float> divisors;           // [head_dim / 2], of every frequency; empty: ones
 };
 
 // "default", "linear", "llama3" or "yarn". Throws InvalidInput.
 RopeKind rope_kind(const std::string& name);
 // Throws InvalidInput naming the field, its bounds and what was given.
-void check_rope(const RopeScaling& scaling, double theta);
+void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 
 // [head_dim / 2], every step in f32 as transformers does. With f_i = theta^(-2i / head_dim):
 //   none    f_i
@@ -34,6 +36,7 @@ void check_rope(const RopeScaling& scaling, double theta);
 //           (high_freq - low_freq), (1 - s) f_i / factor + s f_i
 //   yarn    f_i / factor r_i + f_i (1 - r_i), r_i a ramp from 0 to 1 between the dimensions that
 //           turn beta_fast and beta_slow times within original_max
+// The result is divided by `divisors`, where there are any.
 Buffer<float> inverse_frequencies(int64_t head_dim, double theta, const RopeScaling& scaling);
 
 // What cosines and sines are multiplied by.

@@ -9,12 +9,15 @@ std::string shape_text(int64_t rows, int64_t columns) {
   return columns ? sentence("[", rows, ", ", columns, "]") : sentence("[", rows, "]");
 }
 
-float rounded(float value, DType storage) {
-  return storage == DType::bf16 ? from_bf16(to_bf16(value)) : value;
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
+float rounded(float value, const Format& storage) {
+  return storage == kBfloat16 ? from_bf16(to_bf16(value)) : value;
 }
 
-// An embedding is read a row at a time: int8 would save next to nothing.
-DType unpacked(DType storage) { return storage == DType::int8 ? DType::bf16 : storage; }
+// An embedding of floats is read a row at a time: fewer bits would save next to nothing.
+DType unpacked(const Format& storage) { return storage == kFloat32 ? DType::f32 : DType::bf16; }
 
 }  // namespace
 
@@ -34,33 +37,73 @@ void check_config(const DecoderConfig& c) {
                       c.head_dim);
   check_within("config: rms_eps", 0.0, 1.0, c.rms_eps);
   check_within("config: window", int64_t{0}, kLong, c.window);
-  check_rope(c.rope, c.rope_theta);
+  check_rope(c.rope, c.rope_theta, c.head_dim);
 }
 
-Linear::Linear(DType storage, int64_t out, int64_t in, bool biased, Order order)
-    : matrix(storage, out, in, order), bias(biased ? matrix.out() : 0) {}
+Linear::Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased, Order order)
+    : matrix(parts, in, order), bias(biased ? matrix.out() : 0) {}
 
-Weights::Weights(const DecoderConfig& c, DType storage) : storage_(storage), tied_(c.tied) {
+Weights::Weights(const DecoderConfig& c, const WeightFormats& formats)
+    : formats_(formats), tied_(c.tied) {
   check_config(c);
-  embed = EmbedTable(unpacked(storage), c.vocab, c.hidden);
-  lm_head = Linear(storage, c.vocab, c.hidden, false);
+  place_embedding(c);
   layers.resize(c.layers);
-  expect("model.embed_tokens.weight", {.rows = c.vocab, .columns = c.hidden, .embedding = true});
   for (int64_t i = 0; i < c.layers; ++i) expect_layer(i, c);
   expect_norm("model.norm", norm, c.hidden);
-  Place head{.rows = c.vocab, .columns = c.hidden, .optional = c.tied};
+  Place head{.rows = c.vocab, .columns = c.hidden, .optional = c.tied, .format = format_of(kHead)};
   if (!c.tied) head.matrix = &lm_head.matrix;
-  expect("lm_head.weight", head);
+  expect(kHead, head);
+  check_names();
+}
+
+// The embedding, and a head that may be the same matrix.
+void Weights::place_embedding(const DecoderConfig& c) {
+  const bool is_named = formats_.named.contains(kEmbedding);
+  const Format format = format_of(is_named && c.tied ? kEmbedding : kHead);
+  lm_head = Linear({{format, c.vocab}}, c.hidden, false);
+  Place place{.rows = c.vocab, .columns = c.hidden, .format = format_of(kEmbedding)};
+  if (!is_named) {
+    embed = EmbedTable(unpacked(formats_.others), c.vocab, c.hidden);
+    place.embedding = true;
+  } else {
+    if (!c.tied) embedding_ = PackedMatrix(place.format, c.vocab, c.hidden);
+    place.matrix = c.tied ? &lm_head.matrix : &embedding_;
+    embed = EmbedTable(place.matrix, c.vocab, c.hidden);
+  }
+  expect(kEmbedding, place);
+}
+
+Format Weights::format_of(const std::string& name) const {
+  const auto found = formats_.named.find(name);
+  if (found != formats_.named.end()) return found->second;
+  return name == kHead && formats_.others == kInt4 ? kInt8Head : formats_.others;
+}
+
+void Weights::check_names() const {
+  for (const auto& [name, format] : formats_.named) {
+    check_format(format);
+    const auto found = places_.find(name);
+    check<InvalidInput>(found != places_.end() && found->second.columns,
+                        "formats: expected names of matrices of this decoder but got ", name);
+    check<InvalidInput>(!(tied_ && name == kHead),
+                        "formats: expected none for a tied lm_head.weight");
+  }
 }
 
 void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
   LayerWeights& w = layers[index];
-  w.qkv = Linear(storage_, c.qkv_size(), c.hidden, c.qkv_bias);
-  w.o = Linear(storage_, c.hidden, c.q_size(), c.o_bias);
-  w.gate_up = Linear(storage_, 2 * c.inner, c.hidden, c.mlp_bias, Order::gated);
-  w.down = Linear(storage_, c.hidden, c.inner, c.mlp_bias);
-
   const std::string at = sentence("model.layers.", index, ".");
+  const auto part = [&](const char* name, int64_t out) {
+    return PackedMatrix::Part{format_of(at + name + ".weight"), out};
+  };
+  w.qkv = Linear({part("self_attn.q_proj", c.q_size()), part("self_attn.k_proj", c.kv_size()),
+                  part("self_attn.v_proj", c.kv_size())},
+                 c.hidden, c.qkv_bias);
+  w.o = Linear({part("self_attn.o_proj", c.hidden)}, c.q_size(), c.o_bias);
+  w.gate_up = Linear({part("mlp.gate_proj", c.inner), part("mlp.up_proj", c.inner)}, c.hidden,
+                     c.mlp_bias, Order::gated);
+  w.down = Linear({part("mlp.down_proj", c.hidden)}, c.inner, c.mlp_bias);
+
   expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
   expect_linear(at + "self_attn.q_proj", w.qkv, 0, c.q_size());
   expect_linear(at + "self_attn.k_proj", w.qkv, c.q_size(), c.kv_size());
@@ -77,8 +120,11 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
 }
 
 void Weights::expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows) {
-  expect(name + ".weight",
-         {.rows = rows, .columns = to.matrix.in(), .matrix = &to.matrix, .first = first});
+  expect(name + ".weight", {.rows = rows,
+                            .columns = to.matrix.in(),
+                            .matrix = &to.matrix,
+                            .first = first,
+                            .format = format_of(name + ".weight")});
   if (to.bias.size())
     expect(name + ".bias", {.rows = rows, .vector = &to.bias, .order = &to.matrix, .first = first});
 }
@@ -94,18 +140,64 @@ void Weights::expect(std::string name, const Place& place) {
   places_.emplace(std::move(name), place);
 }
 
-void Weights::load(const std::string& name, const TensorView& t) {
+Weights::Place& Weights::place_of(const std::string& name) {
   check<InvalidInput>(!finished_, "weights: finished, expected no more tensors but got ", name);
   const auto found = places_.find(name);
-  if (found == places_.end() && name.ends_with("rotary_emb.inv_freq")) return;
   check<InvalidInput>(found != places_.end(), "weights: expected a tensor of this decoder but got ",
                       name);
-  Place& place = found->second;
-  check<InvalidInput>(!place.loaded, "weights: expected each tensor once but got ", name, " twice");
+  check<InvalidInput>(!found->second.loaded, "weights: expected each tensor once but got ", name,
+                      " twice");
+  return found->second;
+}
+
+void Weights::load(const std::string& name, const TensorView& t) {
+  if (!finished_ && !places_.contains(name) && name.ends_with("rotary_emb.inv_freq")) return;
+  Place& place = place_of(name);
   check_equal("weights: shape of " + name, shape_text(place.rows, place.columns),
               t.dims == 1 ? shape_text(t.shape[0], 0) : shape_text(t.shape[0], t.shape[1]));
+  check<InvalidInput>(place.have == 0, "weights: expected row ", place.have, " of ", name,
+                      " next but got all of it");
   put(place, t);
   place.loaded = true;
+}
+
+void Weights::load(const std::string& name, const Levels& w, int64_t first) {
+  Place& place = place_of(name);
+  check<InvalidInput>(place.matrix && formats_.named.contains(name) && place.format.quantised(),
+                      "weights: expected quantised rows of a tensor with such a format but got ",
+                      name);
+  check_equal("weights: columns of " + name, place.columns, w.columns);
+  check_equal("weights: first row of this piece of " + name, place.have, first);
+  check_within("weights: rows of this piece of " + name, int64_t{1}, place.rows - first, w.rows);
+  place.matrix->pack(place.first + first, w, place.format);
+  place.have += w.rows;
+  place.loaded = place.have == place.rows;
+}
+
+const Weights::Place& Weights::matrix_at(const std::string& name) const {
+  const auto found = places_.find(name);
+  check<InvalidInput>(found != places_.end() && found->second.columns,
+                      "weights: expected a matrix of this decoder but got ", name);
+  return found->second;
+}
+
+int64_t Weights::groups(const std::string& name) const {
+  const Place& place = matrix_at(name);
+  return place.format.group ? (place.columns + place.format.group - 1) / place.format.group : 0;
+}
+
+std::vector<float> Weights::row(const std::string& name, int64_t index) const {
+  const Place& place = matrix_at(name);
+  check_within("weights: row of " + name, int64_t{0}, place.rows - 1, index);
+  std::vector<float> out(place.columns);
+  if (place.matrix) {
+    place.matrix->read(place.first + index, out.data());
+  } else if (place.embedding) {
+    embed.read(index, out.data());
+  } else {
+    lm_head.matrix.read(index, out.data());
+  }
+  return out;
 }
 
 void Weights::put(const Place& place, const TensorView& t) {
@@ -113,7 +205,7 @@ void Weights::put(const Place& place, const TensorView& t) {
   if (place.vector)
     for (int64_t i = 0; i < t.size(); ++i)
       (*place.vector)[place.order ? place.order->place_of(place.first + i) : i] =
-          rounded(t.at(i), storage_);
+          rounded(t.at(i), formats_.others);
   if (place.embedding) {
     embed.fill(t);
     if (tied_) lm_head.matrix.pack(0, t);

@@ -36,9 +36,16 @@ struct DecoderConfig {
 // Throws InvalidInput naming the field, its bounds and what was given.
 void check_config(const DecoderConfig& config);
 
+// How matrices are kept: those named, under their Hugging Face names, and all others.
+struct WeightFormats {
+  Format others;
+  std::unordered_map<std::string, Format> named{};
+};
+
 struct Linear {
   Linear() = default;
-  Linear(DType storage, int64_t out, int64_t in, bool biased, Order order = Order::plain);
+  Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased,
+         Order order = Order::plain);
   PackedMatrix matrix;  // [out, in]
   Buffer<float> bias;   // [out] as the matrix has them; no data without a bias
 };
@@ -54,14 +61,23 @@ struct LayerWeights {
 
 class Weights {
  public:
-  // Reserves everything; pages are touched as tensors arrive.
-  Weights(const DecoderConfig& config, DType storage);
+  // Reserves everything; pages are touched as tensors arrive. Throws InvalidInput on a format for what
+  // is no matrix of this decoder. Next to int4 the head is kInt8Head, and next to int8 or int4 the
+  // embedding bf16, where nothing else is named; a named embedding is the head too if that is tied.
+  Weights(const DecoderConfig& config, const WeightFormats& formats);
   Weights(const Weights&) = delete;
 
-  // Packs a copy of `tensor`, rounded to the storage type. A tied lm_head and derived constants
+  // Packs a copy of `tensor`, rounded to its format. A tied lm_head and derived constants
   // (rotary_emb.inv_freq) are checked for their name and left out. Throws InvalidInput on an
   // unknown name, a second tensor of the same name, or a wrong shape; nothing is changed then.
   void load(const std::string& name, const TensorView& tensor);
+  // The same of rows first .. of a tensor that is quantised already, in the format named for it.
+  // Pieces come in order; the tensor is complete with its last row.
+  void load(const std::string& name, const Levels& rows, int64_t first);
+  // Groups of a row of a matrix; 0 of a format without groups.
+  int64_t groups(const std::string& name) const;
+  // Row `index` of a matrix as the arithmetic has it, [columns].
+  std::vector<float> row(const std::string& name, int64_t index) const;
   // Throws InvalidInput that names the first missing tensor; `load` is over after it.
   void finish();
   bool finished() const { return finished_; }
@@ -81,14 +97,22 @@ class Weights {
     const PackedMatrix* order = nullptr;  // of a bias: where its elements go
     int64_t first = 0;                    // row of the matrix, element of the bias
     bool embedding = false, loaded = false, optional = false;
+    Format format{};   // of a matrix
+    int64_t have = 0;  // rows of it that have come, if they come in pieces
   };
   void expect(std::string name, const Place& place);
   void expect_layer(int64_t index, const DecoderConfig& config);
   void expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows);
   void expect_norm(const std::string& name, Buffer<float>& to, int64_t n);
   void put(const Place& place, const TensorView& tensor);
+  void place_embedding(const DecoderConfig& config);
+  Place& place_of(const std::string& name);
+  const Place& matrix_at(const std::string& name) const;
+  Format format_of(const std::string& name) const;
+  void check_names() const;
 
-  DType storage_;
+  WeightFormats formats_;
+  PackedMatrix embedding_;  // of a named format, untied
   bool tied_, finished_ = false;
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;

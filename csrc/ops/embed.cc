@@ -30,6 +30,7 @@ void EmbedTable::fill(const TensorView& w) {
 
 void EmbedTable::read(int64_t token, float* out) const {
   const int64_t from = token * hidden_;
+  if (packed_) return packed_->read(token, out);
   if (storage_ == DType::f32) {
     std::copy_n(wide_.data() + from, hidden_, out);
   } else {

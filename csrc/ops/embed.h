@@ -5,21 +5,26 @@
 #include "core/tensor.h"
 #include "exec/control.h"
 #include "exec/exec.h"
+#include "ops/packed.h"
 
 namespace sbrt {
 
-// The embedding by rows, unpacked, in the storage type.
+// The embedding: rows of its own in f32 or bf16, or a packed matrix that somebody else owns.
 class EmbedTable {
  public:
   EmbedTable() = default;
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
-  void fill(const TensorView& w);              // [vocab, hidden], rounded to the storage type
+  EmbedTable(const PackedMatrix* packed, int64_t vocab, int64_t hidden)
+      : packed_(packed), vocab_(vocab), hidden_(hidden) {}
+  void fill(
+      const TensorView& w);  // [vocab, hidden], rounded to the storage type; not of a packed one
   void read(int64_t token, float* out) const;  // [hidden]
   int64_t vocab() const { return vocab_; }
   int64_t hidden() const { return hidden_; }
 
  private:
   DType storage_ = DType::f32;
+  const PackedMatrix* packed_ = nullptr;
   int64_t vocab_ = 0, hidden_ = 0;
   Buffer<float> wide_;
   Buffer<uint16_t> narrow_;

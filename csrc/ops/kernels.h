@@ -9,19 +9,20 @@
 #include <string_view>
 #include <vector>
 
+#include "ops/format.h"
+
 namespace sbrt {
 
 constexpr int kPanel = 16;  // outputs of one packed panel
-constexpr int kGroup = 64;  // k that share a scale in int8 storage
 
-enum class Packing : uint8_t { f32, bf16, int8 };
+struct RowGroup;  // ops/integers.h
 
 // y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
 // first .. last - 1. Gated: even panels are gates, odd ones what they gate, and y[r][j] =
 // silu(gate j) * up j.
 struct MatmulTask {
-  const void* panels;  // layout: ops/matmul.h
-  Packing packing;
+  const void* panels;  // layout: ops/packed.h
+  Format format;
   int64_t in, out;
   const float* x;     // [rows][in]
   float* y;           // [rows][y_stride]
@@ -31,6 +32,13 @@ struct MatmulTask {
   int rows;
   int64_t first, last;  // even if gated
   float* both;          // [rows][kGatedWidth] scratch if gated, else null
+
+  // Of integer products (ops/integers.h): the rows instead of x, [groups of k][stride]. Gated, if
+  // `made` is given: y as integers there instead of y; `first` is then a multiple of 4.
+  const RowGroup* groups;
+  int64_t stride;  // of `made` too
+  RowGroup* made;
+  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // Kernels::gate
 };
 
 constexpr int kGatedWidth = 8 * kPanel;  // most outputs of a group of panels

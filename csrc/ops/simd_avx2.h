@@ -55,11 +55,12 @@ inline V high_half(const uint32_t* p) {
   return {_mm256_castsi256_ps(_mm256_and_si256(words(p), mask)),
           _mm256_castsi256_ps(_mm256_and_si256(words(p + 8), mask))};
 }
-inline __m256 widen8(const int8_t* p) {
-  return _mm256_cvtepi32_ps(
-      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+inline __m256 halves8(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline V widen(const int8_t* p) { return {widen8(p), widen8(p + 8)}; }
+inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+  return {halves8(p), halves8(p + 8)};
+}
 inline __m256 power_of_two(__m256 t) {
   const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(127 << 23)));
@@ -93,6 +94,13 @@ inline U load_words(const uint32_t* p) { return {words(p), words(p + 8)}; }
 inline void store_words(uint32_t* p, U x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+// (x >> shift) & mask, as f32.
+inline V field(U x, int shift, uint32_t mask) {
+  const __m128i by = _mm_cvtsi32_si128(shift);
+  const __m256i all = set_word(mask).a;
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(x.a, by), all)),
+          _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(x.b, by), all))};
 }
 inline void multiply(__m256i x, __m256i m, __m256i& high, __m256i& low) {
   const __m256i even = _mm256_mul_epu32(x, m);

@@ -42,9 +42,8 @@ inline V high_half(const uint32_t* p) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-inline V widen(const int8_t* p) {
-  return _mm512_cvtepi32_ps(
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 // 2^n, where the low bits of `t` hold the integer n, -126 <= n <= 127.
 inline V power_of_two(V t) {
@@ -67,6 +66,11 @@ inline U count_from(uint32_t a) {
 inline U exclusive_or(U a, U b) { return _mm512_xor_si512(a, b); }
 inline U load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
 inline void store_words(uint32_t* p, U a) { _mm512_storeu_si512(p, a); }
+// (a >> shift) & mask, as f32.
+inline V field(U a, int shift, uint32_t mask) {
+  const __m512i shifted = _mm512_srl_epi32(a, _mm_cvtsi32_si128(shift));
+  return _mm512_cvtepi32_ps(_mm512_and_si512(shifted, set_word(mask)));
+}
 // The halves of the 64-bit products a m.
 inline void multiply(U a, U m, U& high, U& low) {
   const U even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);

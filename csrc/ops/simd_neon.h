@@ -72,13 +72,8 @@ inline V high_half(const uint32_t* p) {
     return vreinterpretq_f32_u32(vandq_u32(vld1q_u32(p + 4 * i), vdupq_n_u32(0xffff0000u)));
   });
 }
-inline V widen(const int8_t* p) {
-  const int8x16_t bytes = vld1q_s8(p);
-  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
-  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
-           vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
-           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
-           vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+  return each([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
 }
 inline V power_of_two(const V& t) {
   return each([&](int i) {
@@ -116,6 +111,13 @@ inline U load_words(const uint32_t* p) {
 }
 inline void store_words(uint32_t* p, const U& x) {
   for (int i = 0; i < kParts; ++i) vst1q_u32(p + 4 * i, x.a[i]);
+}
+// (x >> shift) & mask, as f32.
+inline V field(const U& x, int shift, uint32_t mask) {
+  return each([&](int i) {
+    const uint32x4_t shifted = vshlq_u32(x.a[i], vdupq_n_s32(-shift));
+    return vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(mask)));
+  });
 }
 inline U count_from(uint32_t x) {
   uint32_t counted[16];

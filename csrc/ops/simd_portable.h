@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/dtype.h"
+
 namespace sbrt {
 namespace {
 
@@ -71,8 +73,8 @@ inline V low_half(const uint32_t* p) {
 inline V high_half(const uint32_t* p) {
   return each([=](int i) { return as_float(p[i] & 0xffff0000u); });
 }
-inline V widen(const int8_t* p) {
-  return each([=](int i) { return static_cast<float>(p[i]); });
+inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+  return each([=](int i) { return from_f16(p[i]); });
 }
 inline V power_of_two(const V& t) {
   return each([&](int i) { return as_float((as_bits(t.a[i]) << 23) + (127u << 23)); });
@@ -110,6 +112,10 @@ inline U load_words(const uint32_t* p) {
   return each_word([=](int i) { return p[i]; });
 }
 inline void store_words(uint32_t* p, const U& x) { std::memcpy(p, x.a, sizeof x.a); }
+// (x >> shift) & mask, as f32.
+inline V field(const U& x, int shift, uint32_t mask) {
+  return each([&](int i) { return static_cast<float>(x.a[i] >> shift & mask); });
+}
 // The halves of the 64-bit products x m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // which may be one of the results

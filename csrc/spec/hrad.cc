@@ -20,7 +20,7 @@ struct HostLog {
 }  // namespace
 
 Hrad::Layer Hrad::packed(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                         int64_t out, int64_t in, DType storage) {
+                         int64_t out, int64_t in, const Format& storage) {
   check<InvalidInput>(
       w.size() == static_cast<size_t>(out * in) && b.size() == static_cast<size_t>(out),
       "hrad: layer ", name, ": expected ", out, " x ", in, " weights and ", out, " biases but got ",
@@ -29,7 +29,7 @@ Hrad::Layer Hrad::packed(const char* name, const std::vector<float>& w, const st
   check<InvalidInput>(
       std::all_of(w.begin(), w.end(), finite) && std::all_of(b.begin(), b.end(), finite),
       "hrad: layer ", name, ": expected finite weights");
-  const HradSplit split = hrad_split(in, storage == DType::bf16 ? 2 : 1);
+  const HradSplit split = hrad_split(in, storage == kBfloat16 ? 2 : 1);
   const int64_t rows = (out + kPanel - 1) / kPanel * kPanel, length = split.length;
   std::vector<float> parts(static_cast<size_t>(split.count * rows * length));
   for (int64_t o = 0; o < out; ++o)
@@ -45,29 +45,27 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
   first_ = packed("1", w.w1, w.b1, kHradInner, inputs(hidden),
-                  DType::bf16);  // read once a round, from afar
-  second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, DType::f32);
-  third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, DType::f32);
+                  kBfloat16);  // read once a round, from afar
+  second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, kFloat32);
+  third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, kFloat32);
 }
 
 // The layer's outputs into the first of `sums`: [split.count, 16 panels].
 void Hrad::apply(const Layer& l, const float* x, float* sums) const {
-  const int width = l.panels * kPanel;
-  for (int part = 0; part < l.split.count; ++part)
-    kernels_.matmul({.panels = l.matrix.panels(),
-                     .packing = l.matrix.packing(),
-                     .in = l.matrix.in(),
-                     .out = l.matrix.out(),
-                     .x = x + part * l.split.length,
-                     .y = sums,
-                     .y_stride = l.matrix.out(),
-                     .bias = nullptr,
-                     .add = nullptr,
-                     .rows = 1,
-                     .first = int64_t{part} * l.panels,
-                     .last = int64_t{part + 1} * l.panels,
-                     .both = nullptr});
-  fold_parts(sums, l.split.count, width, Alone{});
+  MatmulTask task{};
+  task.panels = l.matrix.panels();
+  task.format = l.matrix.stretches()[0].format;
+  task.in = l.matrix.in();
+  task.out = task.y_stride = l.matrix.out();
+  task.y = sums;
+  task.rows = 1;
+  for (int part = 0; part < l.split.count; ++part) {
+    task.x = x + part * l.split.length;
+    task.first = int64_t{part} * l.panels;
+    task.last = int64_t{part + 1} * l.panels;
+    kernels_.matmul(task);
+  }
+  fold_parts(sums, l.split.count, l.panels * kPanel, Alone{});
   for (size_t o = 0; o < l.bias.size(); ++o) sums[o] += l.bias[o];
 }
 

@@ -47,7 +47,7 @@ class Hrad {
 
  private:
   static Layer packed(const char* name, const std::vector<float>& w, const std::vector<float>& b,
-                      int64_t out, int64_t in, DType storage);
+                      int64_t out, int64_t in, const Format& storage);
   void apply(const Layer& layer, const float* x, float* sums) const;
 
   int64_t hidden_;

@@ -90,17 +90,11 @@ def load(
     places = dict(_places(checkpoint.config))
     plan = _plan(checkpoint.config, places, dtype)
     arena = Arena(plan, device, budget)
-    total = sum(e.end - e.begin for file in checkpoint.files for e in file.tensors.values())
-    done = 0
-    for file in checkpoint.files:
-        for name, entry, data in file.read():
-            if name in places:
-                place = places[name]
-                stored = torch.from_numpy(data.copy()).view(STORED[entry.dtype])
-                arena[place.buffer][place.begin : place.end].copy_(stored.view(entry.shape))
-            done += entry.end - entry.begin
-            if progress:
-                progress(done, total)
+    for name in checkpoint.read(progress):
+        place, weight = places[name], checkpoint.weights[name]
+        stored, data = weight.numbers()
+        values = torch.from_numpy(data.copy()).view(STORED[stored]).view(weight.shape)
+        arena[place.buffer][place.begin : place.end].copy_(values)
     return _weights(checkpoint.config, arena, dtype)
 
 

@@ -35,7 +35,8 @@ def stored(w, storage):
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
-    return parts * np.repeat(scales, GROUP, axis=1)[:, : w.shape[1]].astype(np.float64)
+    kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, : w.shape[1]]
+    return kept.astype(np.float64)
 
 
 def case(rows, inputs, outputs, seed=0):
@@ -89,21 +90,13 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
-def test_an_int8_sum_runs_group_by_group(isa, inputs):
-    """Integers, groups that reach 127 / 4: scales are powers of two, scaled sums exact."""
-    rng = np.random.default_rng(inputs)
-    x = bf16(rng.standard_normal((5, inputs), np.float32))
-    parts = rng.integers(-127, 128, (37, inputs))
-    parts[:, ::GROUP] = 127
-    expected = np.zeros((5, 37), np.float32)
-    for first in range(0, inputs, GROUP):
-        group = np.zeros((5, 37), np.float32)
-        for k in range(first, min(first + GROUP, inputs)):
-            product = x[:, k, None].astype(np.float64) * parts[None, :, k]
-            group = (group.astype(np.float64) + product).astype(np.float32)
-        expected = (expected.astype(np.float64) + group * 0.25).astype(np.float32)
-    y = _core.matmul_probe(x, (parts / 4).astype(np.float32), "int8", isa)
-    assert np.array_equal(y, expected)
+def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
+    """Bit for bit the product of byte * scale, rounded to float32."""
+    x, w = case(5, inputs, 37)
+    parts, scales = quantised(w)
+    kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
+    expected = _core.matmul_probe(x, kept, "float32", isa)
+    assert np.array_equal(_core.matmul_probe(x, w, "int8", isa), expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)

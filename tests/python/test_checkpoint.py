@@ -122,7 +122,7 @@ def test_a_hostile_size_is_refused(make, tmp_path, key, value):
         ("tie_word_embeddings", "false", []),
         ("attention_bias", 1, ["True or False"]),
         ("mlp_bias", "no", ["True or False"]),
-        ("quantization_config", {}, ["not built"]),
+        ("quantization_config", {}, ["quant_method"]),
         ("sliding_window", 128, ["expects null", "128"]),
         ("partial_rotary_factor", 0.5, ["expected 1", "0.5"]),
     ],

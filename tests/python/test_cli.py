@@ -15,8 +15,8 @@ from sbrt.prompts import BUILT_IN, read_prompts
 
 KEYS = """method prompts tokens seconds prefill_seconds tokens_per_second speedup target_passes
 tokens_per_pass draft_tokens acceptance_rate rollback_tokens rollback_rate branch_hits branch_rounds
-discarded_branch_tokens identical_to_none threads draft_threads placement dtype device
-options""".split()
+discarded_branch_tokens identical_to_none threads draft_threads placement dtype activation_dtype
+device options""".split()
 PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}, {"turns": ["class Stack:", "x"]}]
 
 
@@ -211,7 +211,7 @@ def test_the_prompt_from_a_file_or_standard_input(run, tmp_path, monkeypatch):
         (["generate", "--prompt", "a", "--draft", "none", "--method", "pearl"], "pearl"),
         (["generate", "--prompt", "a", "--draft", "/nonexistent"], "/nonexistent"),
         (["generate", "--prompt", "a", "--wrong"], "--wrong"),
-        (["generate", "--prompt", "a", "--dtype", "int4"], "int4"),
+        (["generate", "--prompt", "a", "--dtype", "int3"], "int3"),
         (["compare", "--methods", "none,foo"], "foo"),
         (["compare", "--methods", ""], "''"),
         (["compare", "--prompts", "/nonexistent.jsonl"], "/nonexistent.jsonl"),

@@ -26,8 +26,9 @@ SAMPLING = {
     "include_stop_str_in_output": False,
 }  # fmt: skip
 ENGINE = {
-    "tokenizer": None, "dtype": "auto", "device": "auto", "max_model_len": None, "max_num_seqs": 1,
-    "seed": 0, "num_threads": None, "draft_threads": None, "attention_backend": "auto",
+    "tokenizer": None, "dtype": "auto", "activation_dtype": "auto", "device": "auto",
+    "max_model_len": None, "max_num_seqs": 1, "seed": 0, "num_threads": None,
+    "draft_threads": None, "attention_backend": "auto",
     "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "trace": False,
     "profile_dir": None, "speculative": None,
 }  # fmt: skip
@@ -148,7 +149,8 @@ def test_only_a_device_has_graphs_to_go_without():
     ("field", "value"),
     [
         ("attention_backend", "flash-attn"), ("attention_backend", 3),
-        ("model", ""), ("model", 3), ("model", "a\0b"), ("tokenizer", b"x"), ("dtype", "int4"),
+        ("model", ""), ("model", 3), ("model", "a\0b"), ("tokenizer", b"x"), ("dtype", "int3"),
+        ("activation_dtype", "bfloat16"), ("activation_dtype", None),
         ("dtype", None), ("max_model_len", 0), ("max_model_len", True), ("seed", -1),
         ("num_threads", 0), ("num_threads", 1.0), ("draft_threads", 0),
         ("skip_tokenizer_init", 1), ("speculative", "specbranch"), ("max_num_seqs", 0),

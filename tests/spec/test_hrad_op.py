@@ -5,8 +5,9 @@ import pytest
 
 
 def test_a_device_s_text_computes_what_the_host_does(programs):
-    vectors = [part for part in programs.rounds if part.startswith("ops/kernels")]
-    parts = ("core", "exec/exec.cc", "ops/matmul.cc", *vectors, "spec/hrad.cc")
+    products = ("ops/kernels", "ops/packed", "ops/quantise", "ops/format")
+    products = [part for part in programs.rounds if part.startswith(products)]
+    parts = ("core", "exec/exec.cc", *products, "spec/hrad.cc")
     done = programs.run(programs.build("hrad_main", parts))
     if done.stdout.startswith("portable"):
         pytest.skip("vectors without an fma")

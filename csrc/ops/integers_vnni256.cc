@@ -1,0 +1,8 @@
+// Compiled with the flags of its name: nothing here may be reached before the machine was asked.
+#if defined(__x86_64__)
+#define SBRT_INTEGERS kIntegersVnni256
+#define SBRT_INTEGERS_NAME "vnni256"
+#include "ops/dot_vnni256.h"
+
+#include "ops/integers_body.inc"
+#endif

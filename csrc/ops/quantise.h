@@ -1,0 +1,22 @@
+// Rounds float weights to a quantised format, a group at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/format.h"
+
+namespace sbrt {
+
+constexpr int64_t kLargestGroup = 128;
+
+struct QuantisedGroup {
+  float scale = 0, minimum = 0;  // as the format keeps them
+  int level[kLargestGroup] = {};
+};
+
+// The group of n weights x, n <= format.group. int8: scale = greatest magnitude / 127, levels rounded to
+// nearest, halves away from zero. int4: scale and minimum that minimise the squared error, of those
+// that a search tries (quantise.cc). A weight that is not finite makes the scale NaN, so no row hides it.
+void quantise_group(const Format& format, const float* x, int64_t n, QuantisedGroup& out);
+
+}  // namespace sbrt

@@ -1,0 +1,51 @@
+"""Weights as levels of a few bits, with a scale and perhaps a minimum for each group of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor is quantised; the fields are those of `_core.Format`.
+
+    element: int8 (levels -128 to 127), int4 (0 to 15), or a float type alone. group: columns that
+    share a scale. scales, minimums: the type that holds them exactly. zero: the level of int4 that
+    stands for 0.
+    """
+
+    element: str
+    group: int = 0
+    scales: str = "float32"
+    minimums: str = "none"
+    zero: int = 0
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """w[i, k] = (levels[i, k] - zero) scales[i, g] + minimums[i, g], g = k // group.
+
+    Each step is rounded to float32. levels [rows, columns], int8 or for int4 uint8; scales
+    [rows, groups], float32; minimums the same, or None.
+    """
+
+    layout: Layout
+    levels: NDArray[Any]
+    scales: NDArray[np.float32]
+    minimums: NDArray[np.float32] | None
+
+    def dense(self) -> NDArray[np.float32]:
+        """The weights, [rows, columns]."""
+        import numpy as np  # here, so that `import sbrt` stays fast
+
+        out = self.levels.reshape(*self.scales.shape, self.layout.group).astype(np.float32)
+        out -= np.float32(self.layout.zero)
+        out *= self.scales[:, :, None]
+        if self.minimums is not None:
+            out += self.minimums[:, :, None]
+        return out.reshape(self.levels.shape)

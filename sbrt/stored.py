@@ -1,0 +1,64 @@
+"""One weight of a model as its files hold it, whatever the format of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .quantized import Layout, Quantized
+from .safetensors_file import TensorFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
+PIECE = 2**20  # weights that are unpacked at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A weight in the shape that a model folder gives it.
+
+    where: file and name, for messages. dtype: F32, F16, BF16, or the name of a quantised format.
+    size: bytes in the files. layout: of a quantised format.
+    """
+
+    where: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    layout: Layout | None = None
+
+    def numbers(self) -> tuple[str, Bytes]:
+        """(F32, F16 or BF16, the bytes of all elements in order); a quantised weight is F32."""
+        import numpy as np  # here, so that `import sbrt` stays fast
+
+        out = np.empty(self.shape, np.float32)
+        for first, piece in self.pieces():
+            out[first : first + len(piece.levels)] = piece.dense()
+        return "F32", out.reshape(-1).view(np.uint8)
+
+    def pieces(self) -> Iterator[tuple[int, Quantized]]:
+        """(first row, some rows) of a quantised weight, ascending; each of about PIECE weights."""
+        step = max(1, PIECE // self.shape[1])
+        for first in range(0, self.shape[0], step):
+            yield first, self.rows(first, min(first + step, self.shape[0]))
+
+    def rows(self, begin: int, end: int) -> Quantized:
+        """Rows [begin, end) of a quantised weight."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredNumbers(Stored):
+    """A tensor of a safetensors file, its elements as they are."""
+
+    file: TensorFile
+    name: str
+
+    def numbers(self) -> tuple[str, Bytes]:
+        """The mapped bytes."""
+        return self.dtype, self.file.bytes_of(self.name)

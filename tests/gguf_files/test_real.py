@@ -1,0 +1,80 @@
+"""Contract under test: SmolLM2-135M-Instruct in Q4_1 answers as its dequantised weights do, here
+and in transformers. The file is not in the repository (CONTRIBUTING.md)."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer as Library
+from tokenizers import pre_tokenizers
+
+from sbrt import Engine, SamplingParams
+from sbrt.gguf.header import open_gguf
+from sbrt.gguf.tokenizer import chat_template
+from sbrt.tokenizer import Tokenizer
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a Python function that sorts a list.",
+    "Was ist ein Fahrrad?",
+)
+GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
+GREEDY = SamplingParams(temperature=0, max_tokens=64)
+
+
+def chat(question):
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+SETTINGS = [{"dtype": "float32"}, {"activation_dtype": "float32"}]
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+def answers(real, request):
+    """[(prompt, ids)] by plain decoding in float32 arithmetic, of plain and of packed weights."""
+    with Engine.from_pretrained(real, **request.param) as engine:
+        assert engine.pair.eos == {2}
+        outputs = engine.generate([chat(question) for question in QUESTIONS], GREEDY)
+        return [(engine.encode(o.prompt), o.outputs[0].token_ids) for o in outputs]
+
+
+@pytest.fixture(scope="module")
+def folder(files, real, tmp_path_factory):
+    return files.folder(tmp_path_factory.mktemp("real") / "folder", [real])
+
+
+@pytest.mark.parametrize("answers", SETTINGS[:1], indirect=True)
+def test_answers_are_those_of_the_folder(answers, folder):
+    with Engine.from_pretrained(folder, dtype="float32", skip_tokenizer_init=True) as engine:
+        outputs = engine.generate([prompt for prompt, _ in answers], GREEDY)
+    assert [o.outputs[0].token_ids for o in outputs] == [found for _, found in answers]
+
+
+def test_answers_are_those_of_transformers(answers, folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for prompt, found in answers:
+        with torch.no_grad():
+            rows = model(torch.tensor([[*prompt, *found]])).logits[0].numpy()[len(prompt) - 1 : -1]
+        for i in np.flatnonzero(rows.argmax(1) != found)[:1]:
+            low, high = np.sort(rows[i])[-2:]
+            assert high - low < GAP, f"token {i}: gap {high - low:.2e}"
+
+
+def test_an_answer_makes_sense(real, answers):
+    text = Tokenizer(real).decode(answers[0][1])
+    assert "Paris" in text
+
+
+def test_ids_are_those_of_its_kind(real):
+    """Digits, then GPT-2's pattern: what the tokenizer.json of SmolLM2 says."""
+    ours = Tokenizer(real)
+    theirs = Library.from_str(ours._library.to_str())
+    theirs.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    for text in (*QUESTIONS, chat("x = 12345\n\t日本語 🙂\x00"), "  a  b\n\n c1 2"):
+        assert ours.encode(text, 1000) == theirs.encode(text).ids
+
+
+def test_its_chat_template_is_kept(real):
+    assert "<|im_start|>" in chat_template(open_gguf(real))
