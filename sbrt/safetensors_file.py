@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,10 @@ class TensorFile:
         return data.view(NUMPY[dtype]).reshape(entry.shape).copy()
 
     def read(self) -> Iterator[tuple[str, TensorEntry, NDArray[np.uint8]]]:
-        """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8."""
+        """(name, entry, its bytes), in file order; the bytes are mapped, read-only, uint8.
+
+        A tensor's pages leave the process's memory as the next one is taken.
+        """
         import numpy as np  # here, so that `import sbrt` stays fast
 
         if not self.tensors:
@@ -88,6 +92,8 @@ class TensorFile:
         data = np.memmap(self.path, dtype=np.uint8, mode="r")
         for name, entry in sorted(self.tensors.items(), key=lambda item: item[1].begin):
             yield name, entry, data[self.data_begin + entry.begin : self.data_begin + entry.end]
+            if hasattr(mmap, "MADV_DONTNEED"):
+                data._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def open_file(path: Path) -> TensorFile:
