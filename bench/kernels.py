@@ -1,11 +1,12 @@
 """`python -m bench.kernels`: every op of a forward, where it stands, beside the machine's roofs.
 
-    python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8 --rows 1,8 --threads 2 --json
+    python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8,int4 --rows 1,8 --threads 2
     python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/choosing.py)
 
 Roofs are measured in the same run by the same team: reading memory (256 MB), reading as many bytes
-as the checkpoint's weights again and again, reading what lies in a core's cache, fma in registers.
-The roof of an op is the longer of its bytes, at the second or third of these, and of its flops.
+as the checkpoint's weights again and again, reading what lies in a core's cache, fma in registers,
+dot products of integers in registers. The roof of an op is the longer of its bytes, at the second
+or third of these, and of its flops, which are integer operations where its products are integers.
 Everything is interleaved; times are medians over all forwards, each with the meeting of the team
 behind the op, and `best` is what nine of ten exceed. Weights are random, drawn from a seed.
 """
@@ -25,19 +26,20 @@ from bench import choosing
 from bench.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError, flags
 from sbrt._core import Decoder, KernelBench, Roofs
+from sbrt.checkpoint import activations_of
 from sbrt.cores import usable_cores
 from sbrt.progress import Progress
 from sbrt.table import aligned
 
 MEMORY, CACHE = 256 << 20, 512 << 10  # bytes of the roofs; of the cache one's, a thread
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 BURST = 0.05  # seconds of forwards at a time
 COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
 
 
 @dataclass
 class Machine:
-    """The best that a team has shown so far: bytes/s of reads, flops/s of fma."""
+    """The best that a team has shown so far: bytes/s of reads, operations/s of fma and integers."""
 
     roofs: Roofs
     threads: int
@@ -46,6 +48,7 @@ class Machine:
     again: float = 0.0
     cache: float = 0.0
     fma: float = 0.0
+    integers: float = 0.0
 
     def look(self) -> None:
         """Measure once more."""
@@ -53,17 +56,19 @@ class Machine:
         self.again = max(self.again, self.roofs.read(self.weights, 8))
         self.cache = max(self.cache, self.roofs.read(CACHE * self.threads, 50))
         self.fma = max(self.fma, self.roofs.peak(1 << 16, 10))
+        self.integers = max(self.integers, self.roofs.integers(1 << 14, 10))
 
     def seconds(self, op: Op) -> float:
         """What an op takes at its roof."""
         read = op.weights / self.again + (op.bytes - op.weights) / self.cache
-        return max(read, op.flops / self.fma)
+        return max(read, op.flops / (self.integers if op.is_integer else self.fma))
 
     def json(self) -> dict[str, float]:
         """In GB/s and GFLOP/s."""
         read = {"memory": self.memory, "weights": self.again, "cache": self.cache}
         return {f"{name}_gb_per_second": value / 1e9 for name, value in read.items()} | {
-            "fma_gflop_per_second": self.fma / 1e9
+            "fma_gflop_per_second": self.fma / 1e9,
+            "integer_gop_per_second": self.integers / 1e9,
         }
 
 
@@ -76,6 +81,7 @@ class Op:
     bytes: float
     weights: float
     flops: float
+    is_integer: bool = False
     calls: int = 0
     ns: list[float] = field(default_factory=list)
 
@@ -99,6 +105,7 @@ class Op:
             "best_us": self.best_us,
             "gb_per_second": self.bytes / self.us / 1e3,
             "gflop_per_second": self.flops / self.us / 1e3,
+            "is_integer": self.is_integer,
             "share_of_roof": roof * 1e6 / self.us,
         }
 
@@ -109,6 +116,7 @@ class Case:
 
     checkpoint: str
     dtype: str
+    activation_dtype: str
     decoder: Decoder
     bench: KernelBench
     machine: Machine
@@ -139,6 +147,7 @@ class Case:
         about = {
             "checkpoint": self.checkpoint,
             "dtype": self.dtype,
+            "activation_dtype": self.activation_dtype,
             "isa": self.decoder.isa,
             "threads": self.machine.threads,
             "rows": self.rows,
@@ -157,7 +166,7 @@ class Case:
             by_key.setdefault((part["op"], part["shape"]), []).append(part)
         for key, same in by_key.items():
             first = same[0]
-            given = (first["bytes"], first["weights"], first["flops"])
+            given = (first["bytes"], first["weights"], first["flops"], first["integer"])
             op = self.ops.setdefault(key, Op(*key, *given, calls=len(same)))
             op.ns += [sum(each) for each in zip(*(part["ns"] for part in same), strict=True)]
 
@@ -211,6 +220,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--checkpoints", default=",".join(SIZES), metavar="A,B", help="default: %(default)s")
     add("--dtypes", default="bfloat16", metavar="A,B", help=f"of {', '.join(DTYPES)}")
+    add(
+        "--activation-dtype",
+        choices=("float32", "int8"),
+        default="auto",
+        help="default: int8 next to int8 and int4 weights",
+    )
     add("--rows", default="1,8,16", metavar="N,N", help="rows of a forward (default: %(default)s)")
     add("--threads", type=int, default=usable_cores(), metavar="N", help="default: all cores")
     add("--context", type=int, default=200, metavar="N", help="trunk (default: %(default)s)")
@@ -234,13 +249,18 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     cases = []
     for name in args.checkpoints.split(","):
         for dtype in args.dtypes.split(","):
-            decoder = decoder_of(name, dtype, args.isa)
+            activations = activations_of(dtype, args.activation_dtype)
+            decoder = decoder_of(name, dtype, args.isa, activations)
             bench = KernelBench(decoder, args.context + max(rows), max(rows), args.threads)
             parts = bench.run(0, 1, args.threads, 1)
             weights = int(sum(part["weights"] for part in parts))
             machine = Machine(Roofs(args.threads, args.isa), args.threads, weights)
             cases += [
-                Case(name, dtype, decoder, bench, machine, n, args.context, args.temperature)
+                Case(
+                    *(name, dtype, activations, decoder, bench, machine, n),
+                    head=args.context,
+                    temperature=args.temperature,
+                )
                 for n in rows
             ]
     return cases
@@ -270,7 +290,8 @@ def _put(lines: list[dict[str, Any]], tables: str, to: str | None) -> None:
 def _table(case: Case) -> str:
     machine = case.machine.json()
     title = (
-        f"{case.checkpoint} {case.dtype} {case.decoder.isa}, {case.machine.threads} threads, "
+        f"{case.checkpoint} {case.dtype}, {case.activation_dtype} activations, "
+        f"{case.decoder.isa}, {case.machine.threads} threads, "
         f"{case.rows} rows behind {case.head} tokens; roofs: "
         + ", ".join(f"{name.split('_')[0]} {value:.0f}" for name, value in machine.items())
     )

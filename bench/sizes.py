@@ -30,6 +30,6 @@ def config_of(name: str) -> ModelConfig:
     return llama_of(SIZES[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=1e4, tied=True)
 
 
-def decoder_of(name: str, dtype: str, isa: str = "auto") -> Decoder:
+def decoder_of(name: str, dtype: str, isa: str = "auto", activation_dtype: str = "auto") -> Decoder:
     """A checkpoint of SIZES in memory, kept as `dtype`. Raises InvalidInputError."""
-    return random_decoder(config_of(name), seed=0, storage=dtype, isa=isa)
+    return random_decoder(config_of(name), 0, dtype, isa, activation_dtype)

@@ -569,6 +569,8 @@ class Roofs:
         """Bytes per second of reading `bytes` bytes again and again, the best of `times`."""
     def peak(self, steps: int = ..., times: int = 5) -> float:
         """Floating-point operations per second of fma in registers, the best of `times`."""
+    def integers(self, steps: int = ..., times: int = 5) -> float:
+        """Integer operations per second of dot products in registers, the best of `times`."""
 
 def build_info() -> dict[str, str | bool]:
     """What this binary was built with.

@@ -25,18 +25,20 @@ os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib")
 
 # As in CMakeLists.txt: by the file's name, and elsewhere there are no such files.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
+AARCH64_FLAGS = {"_dotprod": ("-march=armv8.2-a+dotprod",)}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["_avx2"] = ("-mavx2", "-mfma", "-mf16c")
     ISA_FLAGS["_avx512"] = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
     ISA_FLAGS["_vnni256"] = (*ISA_FLAGS["_avx2"], "-mavxvnni")
     ISA_FLAGS["_vnni512"] = (*ISA_FLAGS["_avx512"], "-mavx512vnni")
 elif platform.machine() in ("aarch64", "arm64"):
-    ISA_FLAGS["_dotprod"] = ("-march=armv8.2-a+dotprod",)
+    ISA_FLAGS |= AARCH64_FLAGS
 
 
 class Programs:
     """Compiles programs `tests/**/NAME.cc`, an object once for the same flags, and runs them."""
 
+    common = ("-std=c++20", "-ffp-contract=off")
     plain = ("-O2", "-Wall", "-Wextra", "-Werror")
     tsan = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSBRT_CANARY", "-fsanitize=thread")
     asan = (*tsan[:-1], "-fsanitize=address,undefined")
@@ -81,6 +83,19 @@ class Programs:
         program = folder / _named(name, *sources)
         if _is_older(program, max(p.stat().st_mtime for p in objects)):
             self._compile(program, *flags, "-pthread", *objects)
+        return program
+
+    def cross(self, compiler, name, parts, folder) -> Path:
+        """The same program for aarch64, static, by another compiler."""
+        (main,) = TESTS.rglob(f"{name}.cc")
+        objects = []
+        for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
+            isa = next((f for n, f in AARCH64_FLAGS.items() if source.stem.endswith(n)), ())
+            objects.append(folder / f"{source.stem}.o")
+            flags = (*self.common, *self.plain, *isa, f"-I{CSRC}", "-c", source)
+            subprocess.run([compiler, *flags, "-o", objects[-1]], check=True)
+        program = folder / name
+        subprocess.run([compiler, "-static", "-pthread", *objects, "-o", program], check=True)
         return program
 
     def run(self, *command, **environment) -> subprocess.CompletedProcess[str]:
@@ -130,8 +145,7 @@ class Programs:
 
     def _compile(self, path: Path, *arguments: object) -> None:
         made = path.with_name(f"{path.name}.{os.getpid()}")  # others may be at the same
-        common = ["-std=c++20", "-ffp-contract=off"]
-        subprocess.run([self.compiler, *common, *arguments, "-o", made], check=True)
+        subprocess.run([self.compiler, *self.common, *arguments, "-o", made], check=True)
         made.replace(path)
 
 

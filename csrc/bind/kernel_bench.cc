@@ -23,6 +23,7 @@ namespace {
 struct Cost {
   std::string name, shape;
   double bytes = 0, weights = 0, flops = 0;  // weights: of the bytes
+  bool is_integer = false;                   // flops: operations on integers
 };
 
 template <class Args>
@@ -40,8 +41,11 @@ Cost cost_of(const MatmulArgs& a, double rows) {
   const double written = w.gated() ? out / 2 : out;
   return {sentence(a.norm.weight ? "norm + " : "", "matmul", w.gated() ? " + gate" : "",
                    a.add ? " + add" : ""),
-          sentence(w.in(), " -> ", w.out()), read + kFloat * rows * (in + written), read,
-          2 * rows * in * out};
+          sentence(w.in(), " -> ", w.out()),
+          read + kFloat * rows * (in + written),
+          read,
+          2 * rows * in * out,
+          a.integers.kernels && w.quantised()};
 }
 
 Cost cost_of(const AttentionArgs& a, double rows) {
@@ -152,6 +156,7 @@ class KernelBench {
       op["bytes"] = cost.bytes;
       op["weights"] = cost.weights;
       op["flops"] = cost.flops;
+      op["integer"] = cost.is_integer;
       op["ns"] = ns_[i];
       out.append(op);
     }
@@ -238,6 +243,11 @@ void peak_share(const RoofArgs& a, Worker worker) {
   (*a.flops)[worker.rank] = a.kernels->peak(a.steps, out);
 }
 
+void integer_share(const RoofArgs& a, Worker worker) {
+  alignas(64) int32_t out[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+  (*a.flops)[worker.rank] = integers_beside(a.kernels->name).peak(a.steps, out);
+}
+
 // What a team of this machine can do at most, by the vectors of one instruction set.
 class Roofs {
  public:
@@ -258,14 +268,18 @@ class Roofs {
   }
 
   // Floating-point operations per second of fma in registers.
-  double peak(int64_t steps, int times) {
-    const double seconds = measure(peak_share, {kernels_, nullptr, 0, steps, &flops_}, times);
-    double flops = 0;
-    for (int i = 0; i < threads_; ++i) flops += flops_[i];
-    return flops / seconds;
-  }
+  double peak(int64_t steps, int times) { return rate(peak_share, steps, times); }
+  // Integer operations per second of dot products in registers, two for a product and its sum.
+  double integers(int64_t steps, int times) { return rate(integer_share, steps, times); }
 
  private:
+  double rate(void (*share)(const RoofArgs&, Worker), int64_t steps, int times) {
+    const double seconds = measure(share, {kernels_, nullptr, 0, steps, &flops_}, times);
+    double operations = 0;
+    for (int i = 0; i < threads_; ++i) operations += flops_[i];
+    return operations / seconds;
+  }
+
   // Seconds of one, the least of `times`.
   double measure(void (*fn)(const RoofArgs&, Worker), const RoofArgs& args, int times) {
     const GilRelease nogil;
@@ -305,7 +319,8 @@ void bind_kernel_bench(py::module_& m) {
   py::class_<Roofs>(m, "Roofs", "What a team of this machine can read and compute at most.")
       .def(py::init<int, const std::string&>(), py::arg("threads"), py::arg("isa") = "auto")
       .def("read", &Roofs::read, py::arg("bytes"), py::arg("times") = 5)
-      .def("peak", &Roofs::peak, py::arg("steps") = 1 << 18, py::arg("times") = 5);
+      .def("peak", &Roofs::peak, py::arg("steps") = 1 << 18, py::arg("times") = 5)
+      .def("integers", &Roofs::integers, py::arg("steps") = 1 << 16, py::arg("times") = 5);
 }
 
 }  // namespace sbrt

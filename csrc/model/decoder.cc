@@ -92,6 +92,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       logits_(s.max_rows * c.vocab),
       input_groups_(integers ? s.threads * row_groups_size(widest_input(c), s.max_rows) : 0),
       gated_groups_(integers ? row_groups_size(c.inner, s.max_rows) : 0),
+      attended_groups_(integers ? row_groups_size(c.q_size(), s.max_rows) : 0),
       features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
       visible_(s.max_rows),
       scratch_(s.threads * attention_scratch(ring_.shape())) {}
@@ -137,9 +138,16 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
                                  {head_norm, rows, &ring_, qkv_.data(), cosines_.data(),
                                   sines_.data(), layer, heads}});
   if (keys_only) return;
-  graph.add(attention, AttentionArgs{&kernels_, rows, &ring_, visible_.data(), qkv_.data(),
-                                     attended_.data(), scratch_.data(), layer, heads, scale});
-  graph.add(matmul, linear(rows, w.o, attended_, x_));
+  AttentionArgs attend{
+      &kernels_, rows,  &ring_, visible_.data(), qkv_.data(), attended_.data(), scratch_.data(),
+      layer,     heads, scale};
+  MatmulArgs out = linear(rows, w.o, attended_, x_);
+  if (integers_ && w.o.matrix.quantised() && config_.head_dim % kRowGroup == 0) {
+    attend.integers = integers_;
+    out.integers.made = attend.made = attended_groups_.data();
+  }
+  graph.add(attention, attend);
+  graph.add(matmul, out);
 }
 
 void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {

@@ -64,20 +64,21 @@ class DecoderLane final : public Lane {
   std::shared_ptr<const Weights> weights_;
   int64_t max_rows_;
   KvRing ring_;
-  Buffer<float> inv_freq_;         // [head_dim / 2]
-  Buffer<float> cosines_, sines_;  // [max_rows, head_dim / 2]
-  Buffer<float> x_;                // [max_rows, hidden]
-  Buffer<float> normed_;           // [threads, max_rows, hidden]
-  Buffer<float> qkv_;              // [max_rows, q + k + v]
-  Buffer<float> attended_;         // [max_rows, q]
-  Buffer<float> gates_;            // [threads, max_rows, kGatedWidth]
-  Buffer<float> gated_;            // [max_rows, inner]
-  Buffer<float> logits_;           // [max_rows, vocab]
-  Buffer<RowGroup> input_groups_;  // [threads, row_groups_size of the widest input]; see linear
-  Buffer<RowGroup> gated_groups_;  // [row_groups_size(inner, max_rows)]
-  Buffer<float> features_;         // [max_rows, kFeatureLayers, hidden]; no data if not kept
-  Buffer<Visible> visible_;        // [max_rows]
-  Buffer<float> scratch_;          // [threads, attention_scratch]
+  Buffer<float> inv_freq_;            // [head_dim / 2]
+  Buffer<float> cosines_, sines_;     // [max_rows, head_dim / 2]
+  Buffer<float> x_;                   // [max_rows, hidden]
+  Buffer<float> normed_;              // [threads, max_rows, hidden]
+  Buffer<float> qkv_;                 // [max_rows, q + k + v]
+  Buffer<float> attended_;            // [max_rows, q]
+  Buffer<float> gates_;               // [threads, max_rows, kGatedWidth]
+  Buffer<float> gated_;               // [max_rows, inner]
+  Buffer<float> logits_;              // [max_rows, vocab]
+  Buffer<RowGroup> input_groups_;     // [threads, row_groups_size of the widest input]; see linear
+  Buffer<RowGroup> gated_groups_;     // [row_groups_size(inner, max_rows)]
+  Buffer<RowGroup> attended_groups_;  // [row_groups_size(q, max_rows)]
+  Buffer<float> features_;            // [max_rows, kFeatureLayers, hidden]; no data if not kept
+  Buffer<Visible> visible_;           // [max_rows]
+  Buffer<float> scratch_;             // [threads, attention_scratch]
 };
 
 }  // namespace sbrt

@@ -161,16 +161,16 @@ void Weights::load(const std::string& name, const TensorView& t) {
   place.loaded = true;
 }
 
-void Weights::load(const std::string& name, const Levels& w, int64_t first) {
+void Weights::load(const std::string& name, const Levels& rows, int64_t first) {
   Place& place = place_of(name);
   check<InvalidInput>(place.matrix && formats_.named.contains(name) && place.format.quantised(),
                       "weights: expected quantised rows of a tensor with such a format but got ",
                       name);
-  check_equal("weights: columns of " + name, place.columns, w.columns);
+  check_equal("weights: columns of " + name, place.columns, rows.columns);
   check_equal("weights: first row of this piece of " + name, place.have, first);
-  check_within("weights: rows of this piece of " + name, int64_t{1}, place.rows - first, w.rows);
-  place.matrix->pack(place.first + first, w, place.format);
-  place.have += w.rows;
+  check_within("weights: rows of this piece of " + name, int64_t{1}, place.rows - first, rows.rows);
+  place.matrix->pack(place.first + first, rows, place.format);
+  place.have += rows.rows;
   place.loaded = place.have == place.rows;
 }
 

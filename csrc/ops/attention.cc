@@ -83,10 +83,21 @@ class HeadTask {
       while (task_.count < kMostQueries && i + task_.count < last && take(i, i + task_.count)) {
       }
       a_.kernels->attend(task_);
+      if (a_.made) round_results(i);
     }
   }
 
  private:
+  // The results of the task that began with query `first`, as integers.
+  void round_results(int64_t first) const {
+    const int64_t stride = row_stride(a_.rows->n);
+    for (int64_t i = first; i < first + task_.count; ++i) {
+      const int64_t row = i / group_, head = kv_head_ * group_ + i % group_;
+      a_.integers->quantise(queries_[i - first].out, d_, stride,
+                            a_.made + head * d_ / kRowGroup * stride + row);
+    }
+  }
+
   // Adds query i unless it shares nothing with the first one.
   bool take(int64_t first, int64_t i) {
     const int64_t row = i / group_, head = kv_head_ * group_ + i % group_;

@@ -7,7 +7,7 @@
 
 #include "exec/control.h"
 #include "exec/exec.h"
-#include "ops/kernels.h"
+#include "ops/integers.h"
 #include "ring/ring.h"
 
 namespace sbrt {
@@ -44,6 +44,9 @@ struct AttentionArgs {
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;
+  // If given: `out` as integers too, [groups of k][stride] (ops/integers.h); head_dim is a multiple of 32.
+  const Integers* integers = nullptr;
+  RowGroup* made = nullptr;
 };
 
 void attention(const AttentionArgs& args, Worker worker);

@@ -39,7 +39,7 @@ MatmulTask task_of(const MatmulArgs& a, const PackedMatrix::Stretch& s) {
   const PackedMatrix& w = *a.weights;
   const int64_t first = s.panels.begin * kPanel, end = std::min(s.panels.end * kPanel, w.out());
   MatmulTask task{};
-  task.panels = w.panels() + s.offset;
+  task.panels = static_cast<const uint8_t*>(w.panels()) + s.offset;
   task.format = s.format;
   task.in = w.in();
   task.out = end - first;

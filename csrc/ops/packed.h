@@ -69,7 +69,7 @@ class PackedMatrix {
   bool quantised() const { return !stretches_.empty() && stretches_[0].format.quantised(); }
   int64_t gates() const { return out_ / 2; }
   int64_t in() const { return in_; }
-  const uint8_t* panels() const { return memory_.data(); }
+  const void* panels() const { return memory_.data(); }
   int64_t bytes() const { return static_cast<int64_t>(memory_.size()); }
 
  private:

@@ -25,6 +25,7 @@ SOME = {"draft": 3, "poor": 3, "random": 1}  # prompts of the quick tests: every
 DRAFTS = tuple(SOME)
 ENOUGH = 6  # prompts of which some reach a stop string, and some are cut
 THREADS = (1, 2)
+QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
 # Everything that bends a row's law, and stop strings that span tokens: each ends some answers.
 SHAPING = {
     "repetition_penalty": 1.15,
@@ -71,17 +72,15 @@ def engine_of() -> Iterator[MakeEngine]:
         engine.close()
 
 
-def open_engine(draft: str, threads: int, dtype: str = "auto") -> Engine:
-    """The demo target with `draft`: "draft", "poor" or "random"."""
+def open_engine(draft: str, threads: int, **kept: str) -> Engine:
+    """The demo target with `draft`: "draft", "poor" or "random". kept: dtypes of the weights."""
     target = demo_folder("target")
     if draft == "random":
         config = EngineConfig(model=target, num_threads=threads)
         pair = load_pair(config, make_draft=random_draft)
     else:
         speculative = {"model": demo_folder(draft)}
-        config = EngineConfig(
-            model=target, dtype=dtype, num_threads=threads, speculative=speculative
-        )
+        config = EngineConfig(model=target, num_threads=threads, speculative=speculative, **kept)
         pair = load_pair(config)
     return Engine(config, pair=pair, methods=METHODS)
 
@@ -150,13 +149,17 @@ def test_the_shipped_classifiers_cut_chains_and_change_no_token(draft: str, law:
 
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
-def test_int8_equals_its_own_plain_decoding(law: str) -> None:
-    prompts = human_eval(2)
-    with open_engine("draft", 2, dtype="int8") as engine:
+@pytest.mark.parametrize(("dtype", "activations"), QUANTISED)
+def test_quantised_weights_equal_their_own_plain_decoding(
+    dtype: str, activations: str, law: str
+) -> None:
+    prompts = human_eval(1)
+    kept = {"dtype": dtype, "activation_dtype": activations}
+    with open_engine("draft", 2, **kept) as engine:
         plain = answers(engine, "none", prompts, law)
         for method in METHODS:
             assert answers(engine, method, prompts, law) == plain, method
-    with open_engine("draft", 1, dtype="int8") as engine:
+    with open_engine("draft", 1, **kept) as engine:
         assert answers(engine, "none", prompts, law) == plain
 
 

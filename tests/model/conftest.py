@@ -39,10 +39,12 @@ def shapes_of(sizes):
     return shapes
 
 
-def random_decoder(seed=0, storage="float32", isa="auto", nan_token=None, **changes):
+def random_decoder(
+    seed=0, storage="float32", isa="auto", nan_token=None, activations="float32", **changes
+):
     sizes = SIZES | changes
     rng = np.random.default_rng(seed)
-    decoder = _core.Decoder(_core.DecoderConfig(**sizes), storage, isa)
+    decoder = _core.Decoder(_core.DecoderConfig(**sizes), storage, isa, activations)
     for name, shape in shapes_of(sizes).items():
         data = rng.standard_normal(shape, np.float32) * 0.3
         if "norm" in name:

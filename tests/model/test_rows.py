@@ -6,6 +6,8 @@ import pytest
 from sbrt import _core
 
 ISAS = _core.instruction_sets()
+STORAGES = [("float32", "float32"), ("bfloat16", "float32"), ("int8", "float32"), ("int8", "int8"),
+            ("int4", "float32"), ("int4", "int8")]  # of weights, of activations  # fmt: skip
 FAMILIES = {
     "Mistral": {"window": 24},
     "Qwen2": {"qkv_bias": True},
@@ -46,10 +48,10 @@ def path_to(parent, node):
     return path[::-1]
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(("storage", "activations"), STORAGES)
 @pytest.mark.parametrize("isa", ISAS)
-def test_a_path_of_any_length_from_any_head(tools, isa, storage):
-    decoder = tools.random_decoder(isa=isa, storage=storage)
+def test_a_path_of_any_length_from_any_head(tools, isa, storage, activations):
+    decoder = tools.random_decoder(isa=isa, storage=storage, activations=activations)
     tokens = tokens_of(90)
     alone = tools.Sequence(decoder).alone(tokens)
     for n in range(1, 65):
@@ -97,13 +99,13 @@ def test_families(tools, isa, family):
 def test_sizes_that_fill_no_panel(tools, isa, sizes):
     """Every storage, forwards of 1 to 64 rows, teams of more members than there are heads."""
     tokens = tokens_of(80, vocab=sizes.get("vocab", 67))
-    for storage in ("float32", "bfloat16", "int8"):
-        decoder = tools.random_decoder(isa=isa, storage=storage, **sizes)
+    for storage, activations in STORAGES:
+        decoder = tools.random_decoder(isa=isa, storage=storage, activations=activations, **sizes)
         alone = tools.Sequence(decoder).alone(tokens)
         lane, parts = tools.Sequence(decoder, threads=9, debug=True), []
         for n, width in [(1, 2), (5, 9), (7, 3), (64, 2), (3, 1)]:
             parts.append(lane.chunk(tokens[lane.head : lane.head + n], width))
-        same(np.concatenate(parts), alone, (storage, sizes))
+        same(np.concatenate(parts), alone, (storage, activations, sizes))
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7])

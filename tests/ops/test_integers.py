@@ -342,6 +342,20 @@ def test_a_weight_that_is_not_finite_is_not_hidden(format_name):
             assert np.isfinite(y[:, 2]).all()
 
 
+@pytest.mark.parametrize("size", [1.0, 2.0**-14, 2.0**-22, 2.0**14])
+def test_scales_in_float16_round_to_nearest(size):
+    """Halves to even, magnitudes below the normal numbers of float16 included."""
+    scales = np.arange(1, 4001, dtype=np.float64)[:, None] / 4096 * size
+    scales[:3] = np.array([[1 + 2**-11], [1 + 3 * 2**-11], [1 + 2**-11 + 2**-20]]) * size
+    w = np.zeros((4000, 32), F32)
+    w[:, :1] = scales * 127
+    probe = _core.MatmulProbe([(_core.Format("int8", 32, "float16"), 4000)], 32)
+    probe.pack(w)
+    kept = (w[:, 0] / F32(127)).astype(np.float16).astype(F32)
+    top = np.where(kept > 0, np.rint(w[:, 0] / np.where(kept > 0, kept, 1)).clip(0, 127), 0)
+    assert np.array_equal([probe.row(i)[0] for i in range(4000)], kept * top.astype(F32))
+
+
 # --- what is refused ---
 
 

@@ -38,6 +38,18 @@ def test_dtypes_and_rows_are_measured_beside_each_other(capsys):
     assert whole == [("float32", 1), ("float32", 2), ("int8", 1), ("int8", 2)]
 
 
+def test_products_of_integers_have_a_roof_of_their_own(capsys):
+    given = ["--rows", "2", "--dtypes", "int8,int4"]
+    for activations in ("int8", "float32"):
+        lines = lines_of(capsys, *given, "--activation-dtype", activations)
+        products = [line for line in lines if "matmul" in line["op"]]
+        assert {line["is_integer"] for line in products} == {activations == "int8"}
+        assert {line["activation_dtype"] for line in lines} == {activations}
+        assert all(line["integer_gop_per_second"] > 0 for line in lines)
+        others = [line for line in lines if "matmul" not in line["op"]]
+        assert not any(line["is_integer"] for line in others)
+
+
 def test_the_choice_by_itself(capsys):
     lines = lines_of(capsys, "--choose", "--vocab", "4096,5000", "--rows", "1,2")
     shapes = {(line["vocab"], line["rows"]) for line in lines}
@@ -59,7 +71,10 @@ def test_the_choice_by_itself(capsys):
         (["--choose", "--rows", "65"], "--rows: expected numbers from 1 to 64, got '65'"),
         (["--rows", "0"], "--rows: expected numbers from 1 to 64, got '0'"),
         (["--checkpoints", "m1"], "checkpoint: expected one of m37, m2, got m1"),
-        (["--dtypes", "int4"], "dtype: expected float32, bfloat16 or float16 but got int4"),
+        (
+            ["--dtypes", "int3"],
+            "weight storage: expected float32, bfloat16, int8 or int4 but got int3",
+        ),
         (["--isa", "mmx"], "instruction set: expected one of auto,"),
         (["--threads", "0"], "threads: expected"),
     ],

@@ -3,6 +3,9 @@ whatever is wrong is one sentence that names it, before anything of its size is 
 
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,6 +302,45 @@ def test_int8_is_a_storage_and_no_dtype_of_a_tensor(make, tmp_path):
     decoder = Decoder(open_checkpoint(folder).config.core(), storage="int8")
     with pytest.raises(InvalidInputError, match=r"dtype: expected float32, .* but got int8"):
         decoder.load("model.norm.weight", "int8", (1,), b"1")
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy
+from sbrt.checkpoint import open_checkpoint
+
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+open_checkpoint(Path(sys.argv[1])).decoder(sys.argv[3])  # what python itself needs for it
+checkpoint = open_checkpoint(Path(sys.argv[2]))
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+before = resident("VmRSS")
+decoder = checkpoint.decoder(sys.argv[3])
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize(("dtype", "bytes_of_a_weight"), [("int4", 0.625), ("bfloat16", 2)])
+def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
+    """At most 1.15 times the packed size, plus the largest tensor; and the 4 MiB of a heap."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell a process its peak of memory")
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10}
+    weights = {
+        name: np.resize(np.float32([0.5, -0.25, 1, 0.75]), shape)
+        for name, shape in make.shapes(make.config(**sizes)).items()
+    }
+    large = make.checkpoint(tmp_path / "large", weights=weights, dtype="BF16", **sizes)
+    small = make.checkpoint(tmp_path / "small", dtype="BF16")
+    command = [sys.executable, "-c", PEAK, small, large, dtype]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    packed = sum(w.size for w in weights.values()) * bytes_of_a_weight
+    largest = 2 * max(w.size for w in weights.values())
+    assert int(done.stdout) <= 1.15 * packed + largest + 2**22
 
 
 # --- the pair ---
