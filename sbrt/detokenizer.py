@@ -12,12 +12,10 @@ import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import tokenizers
-
-    from .tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"  # stands in text for bytes that are no character
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -59,6 +57,12 @@ class Pieces:
         return self._decode([string for unit in units for string in unit])
 
 
+class HasPieces(Protocol):
+    """What a Detokenizer needs of a tokenizer."""
+
+    pieces: Pieces
+
+
 class Detokenizer:
     """Gives the text that each token adds to the text of all tokens before it.
 
@@ -70,7 +74,7 @@ class Detokenizer:
     SILENT = 32  # units without text that are kept for what follows
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skip_special: bool = True
+        self, tokenizer: HasPieces, prompt_ids: Sequence[int], *, skip_special: bool = True
     ) -> None:
         self._pieces = tokenizer.pieces
         self._string = partial(self._pieces.string, skip_special=skip_special)

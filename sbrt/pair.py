@@ -62,7 +62,7 @@ def load_pair(
     draft_folder = config.draft()
     draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
     tokenizer = _tokenizer(config, draft)
-    generation = read_defaults(target.folder)
+    generation = _defaults(target)
     eos = _eos(target, tokenizer)
     draft_model: Model | None = None
     if draft is not None:
@@ -129,6 +129,15 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
 def _tokenizer_file(model: Path) -> Path:
     """Where the tokenizer of a folder or of a GGUF file is; any other path is one itself."""
     return model / "tokenizer.json" if check.is_folder(model) else model
+
+
+def _defaults(target: Checkpoint) -> Defaults:
+    """Of a GGUF file or of a folder."""
+    if not is_gguf(target.folder):
+        return read_defaults(target.folder)
+    from .gguf.tokenizer import sampling  # here, so that `import sbrt` stays fast
+
+    return Defaults(target.folder, sampling(target.files[0]))
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:

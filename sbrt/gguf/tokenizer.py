@@ -22,6 +22,11 @@ from .splits import ALIKE, LLAMA3, SPLITS
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # of tokenizer.ggml.token_type
 MAX_TOKENS = 2**24
 SPACE = "\u2581"  # stands for a space in tokens of SentencePiece
+# general.sampling.*, and what SamplingParams calls it; the other entries say nothing here.
+SAMPLING = {
+    "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}  # fmt: skip
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -59,6 +64,12 @@ def end_ids(file: TensorFile) -> frozenset[int]:
     count = len(fields.texts("tokens")) if fields.get("tokens") is not None else 0
     found = (fields.token(key, count) for key in END_KEYS)
     return frozenset(i for i in found if i is not None)
+
+
+def sampling(file: TensorFile) -> dict[str, Any]:
+    """What the makers sample the model with, by our names, as it stands in the file."""
+    entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
+    return {name: value for name, value in entries.items() if value is not None}
 
 
 def chat_template(file: TensorFile) -> str | None:

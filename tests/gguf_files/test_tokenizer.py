@@ -168,6 +168,22 @@ def test_ends_of_a_sequence_of_a_turn_and_of_a_message(files, tmp_path):
         assert engine.pair.eos == {299, 298, 5}
 
 
+def test_what_its_makers_sample_it_with(files, tmp_path, refused):
+    def more(writer):
+        writer.add_float32("general.sampling.temp", 0.5)
+        writer.add_int32("general.sampling.top_k", 40)
+        writer.add_float32("general.sampling.mirostat_tau", 5.0)
+
+    path = files.write(tmp_path / "m.gguf", more=more)
+    with Engine.from_pretrained(path, num_threads=1) as engine:
+        assert engine.pair.defaults == SamplingParams(temperature=0.5, top_k=40)
+    path = files.write(
+        tmp_path / "n.gguf", more=lambda writer: writer.add_float32("general.sampling.temp", -1.0)
+    )
+    with Engine.from_pretrained(path, num_threads=1) as engine:
+        refused(lambda: engine.generate("x"), "n.gguf", "temperature")
+
+
 # --- what cannot be ---
 
 

@@ -47,6 +47,9 @@ def test_hostile_configs(tools, changes, match):
         ({"kind": "llama3", "low_freq": 4.0}, "rope high_freq: expected a number above 4"),
         ({"kind": "yarn", "beta_slow": 0.0}, "rope beta_slow: .* above 0 but got 0"),
         ({"kind": "yarn", "attention_factor": float("inf")}, "rope attention_factor: "),
+        ({"divisors": [1.0] * 4}, "rope divisors: expected none or 5 but got 4"),
+        ({"divisors": [1.0] * 4 + [0.0]}, "rope divisor: .* above 0 but got 0"),
+        ({"divisors": [1.0] * 4 + [float("nan")]}, "rope divisor: .* but got nan"),
     ],
 )
 def test_hostile_ropes(tools, changes, match):
