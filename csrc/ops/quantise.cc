@@ -21,61 +21,82 @@ void quantise_signed(const Format& f, const float* x, int64_t n, QuantisedGroup&
                        : 0;
 }
 
-constexpr int kTop = 15;  // the greatest level of int4
+constexpr float kTop = 15;             // the greatest level of int4
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer, halves to even
+constexpr int64_t kLanes = 8;          // of a sum, so that it need not wait for itself
 
-// Levels of x for a given scale and minimum, and the squared error.
-double round_levels(const float* x, int64_t n, QuantisedGroup& g, int zero) {
-  const float inverse = g.scale != 0 ? 1.0f / g.scale : 0.0f;
-  double error = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const float place = (x[i] - g.minimum) * inverse + static_cast<float>(zero);
-    g.level[i] = static_cast<int>(std::clamp(std::nearbyint(place), 0.0f, float{kTop}));
-    const double off = double{g.scale} * (g.level[i] - zero) + double{g.minimum} - double{x[i]};
-    error += off * off;
-  }
-  return error;
+struct Tried {
+  float scale = 0, minimum = 0, error = std::numeric_limits<float>::infinity();
+  float level[kLargestGroup] = {};
+};
+
+// The sum of f(i), i < n.
+template <class F>
+float sum_of(int64_t n, F f) {
+  float lane[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) lane[j] += f(i + j);
+  for (; i < n; ++i) lane[0] += f(i);
+  for (int64_t j = 1; j < kLanes; ++j) lane[0] += lane[j];
+  return lane[0];
 }
 
-// The scale and the minimum of least squared error for given levels.
-void fit(const Format& f, const float* x, int64_t n, QuantisedGroup& g) {
-  double sx = 0, sl = 0, sll = 0, slx = 0;
+// Levels of x for the scale and minimum at hand, and the squared error.
+void round_levels(const float* x, int64_t n, float zero, Tried& t) {
+  const float scale = t.scale, minimum = t.minimum;
+  const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
   for (int64_t i = 0; i < n; ++i) {
-    const double level = g.level[i] - f.zero;
-    sx += double{x[i]};
-    sl += level;
-    sll += level * level;
-    slx += level * double{x[i]};
+    const float place = ((x[i] - minimum) * inverse + zero + kMagic) - kMagic;
+    const float above = place > 0 ? place : 0;
+    t.level[i] = above < kTop ? above : kTop;
   }
-  const bool shifts = f.minimums != Number::none;
-  const double count = static_cast<double>(n);
-  const double below = shifts ? count * sll - sl * sl : sll;
+  t.error = sum_of(n, [&](int64_t i) {
+    const float off = scale * (t.level[i] - zero) + minimum - x[i];
+    return off * off;
+  });
+}
+
+// The scale and the minimum of least squared error for the levels at hand.
+void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
+  const float zero = static_cast<float>(f.zero), count = static_cast<float>(n);
+  const float levels = sum_of(n, [&](int64_t i) { return t.level[i] - zero; });
+  const float mean = f.minimums != Number::none ? levels / count : 0;
+  const float below = sum_of(n, [&](int64_t i) {
+    const float off = t.level[i] - zero - mean;
+    return off * off;
+  });
   if (below <= 0) return;
-  const double scale = shifts ? (count * slx - sl * sx) / below : slx / below;
-  g.scale = kept(f.scales, static_cast<float>(scale));
-  if (shifts) g.minimum = kept(f.minimums, static_cast<float>((sx - double{g.scale} * sl) / count));
+  const float above = sum_of(n, [&](int64_t i) { return (t.level[i] - zero - mean) * x[i]; });
+  t.scale = kept(f.scales, above / below);
+  if (f.minimums != Number::none) t.minimum = kept(f.minimums, (sum - t.scale * levels) / count);
 }
 
 // Starts from ranges a little narrower and wider than that of x; each is rounded, fitted by least
 // squares and rounded again. The best of all is kept.
-void search(const Format& f, const float* x, int64_t n, QuantisedGroup& best) {
+void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const bool shifts = f.minimums != Number::none;
-  // Without a minimum the level 0 is -zero scales away, so the greater magnitude gets it.
+  // Without a minimum level 0 is `zero` scales below 0, so the greater magnitude gets it.
   const float extreme = std::abs(*low) > std::abs(*high) ? *low : *high;
   const float range = shifts ? *high - *low : f.zero ? -2 * extreme : extreme;
-  double least = std::numeric_limits<double>::infinity();
+  const float sum = sum_of(n, [&](int64_t i) { return x[i]; });
+  Tried best, tried;
   for (int step = -4; step <= 8; ++step) {
-    QuantisedGroup tried;
-    const float levels =
-        static_cast<float>(kTop + (f.zero ? 1 : 0)) + 0.25f * static_cast<float>(step);
+    const float levels = kTop + (f.zero ? 1.0f : 0.0f) + 0.25f * static_cast<float>(step);
     tried.scale = kept(f.scales, range / levels);
     tried.minimum = shifts ? kept(f.minimums, *low) : 0;
     for (int turn = 0; turn < 3; ++turn) {
-      if (turn > 0) fit(f, x, n, tried);
-      const double error = round_levels(x, n, tried, f.zero);
-      if (error < least) least = error, best = tried;
+      if (turn > 0) fit(f, x, n, sum, tried);
+      round_levels(x, n, static_cast<float>(f.zero), tried);
+      if (tried.error < best.error) best = tried;
     }
   }
+  // Weights beyond what the format's scales reach must not become zeros unseen.
+  const bool is_found = best.error < std::numeric_limits<float>::infinity();
+  out.scale = is_found ? best.scale : std::numeric_limits<float>::quiet_NaN();
+  out.minimum = best.minimum;
+  for (int64_t i = 0; i < n; ++i) out.level[i] = static_cast<int>(best.level[i]);
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ struct QuantisedGroup {
 
 // The group of n weights x, n <= format.group. int8: scale = greatest magnitude / 127, levels rounded to
 // nearest, halves away from zero. int4: scale and minimum that minimise the squared error, of those
-// that a search tries (quantise.cc). A weight that is not finite makes the scale NaN, so no row hides it.
+// that a search tries (quantise.cc). A weight that is not finite, or too large for
+// the scales of int4, makes the scale NaN, so no row hides it.
 void quantise_group(const Format& format, const float* x, int64_t n, QuantisedGroup& out);
 
 }  // namespace sbrt

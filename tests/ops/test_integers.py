@@ -329,7 +329,7 @@ def test_int4_holds_what_it_can_hold():
 
 @pytest.mark.parametrize("format_name", ["Q4_1", "int8", "Q8_0"])
 def test_a_weight_that_is_not_finite_is_not_hidden(format_name):
-    for bad in (np.nan, np.inf):
+    for bad in (np.nan, np.inf, *([3e38] if format_name == "Q4_1" else [])):
         w = rows(3, 70)
         w[0] = 0
         w[1, 69] = bad
