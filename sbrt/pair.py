@@ -36,9 +36,9 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
-    activation_dtype: str
     defaults: SamplingParams = field(default_factory=SamplingParams)
     holes: tuple[int, ...] = ()
+    activation_dtype: str = "float32"
 
 
 def load_pair(
