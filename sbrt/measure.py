@@ -151,11 +151,11 @@ class Report:
     plain: Tally
     placement: str
     dtype: str
-    activation_dtype: str
     skipped: int
     simulated: CostModel | None = None
     sampled: bool = False
     device: str = "cpu"
+    activation_dtype: str = "float32"
 
     @property
     def wrong(self) -> list[Tally]:

@@ -38,9 +38,9 @@ class Pair:
     eos: frozenset[int]
     vocab: int
     dtype: str
-    activation_dtype: str
     generation: Defaults = field(default_factory=Defaults)
     holes: tuple[int, ...] = ()
+    activation_dtype: str = "float32"
 
     @property
     def defaults(self) -> SamplingParams:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sbrt import Engine, InvalidInputError, SamplingParams
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from sbrt._core import Decoder
 from sbrt.checkpoint import expected_shapes, open_checkpoint
 from sbrt.model_config import read_config, read_eos
+from sbrt.pair import load_pair
 from sbrt.safetensors_file import open_file
 
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -294,6 +295,32 @@ def test_shards_and_storages_hold_the_same_model(make, tmp_path):
 def test_auto_keeps_what_the_checkpoint_has(make, tmp_path, dtype, asked, kept):
     folder = make.checkpoint(tmp_path / "m", dtype=dtype)
     assert open_checkpoint(folder).storage(asked) == kept
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "kept"),
+    [
+        ("bfloat16", "auto", "float32"), ("float32", "float32", "float32"),
+        ("int8", "auto", "int8"), ("int4", "auto", "int8"), ("int8", "float32", "float32"),
+        ("int4", "int8", "int8"),
+    ],
+)  # fmt: skip
+def test_activations_are_int8_next_to_quantised_weights(make, tmp_path, dtype, asked, kept):
+    folder = make.checkpoint(tmp_path / "m", dtype="BF16")
+    assert open_checkpoint(folder).activations(dtype, asked) == kept
+    config = EngineConfig(folder, dtype=dtype, activation_dtype=asked)
+    pair = load_pair(config)
+    assert (pair.dtype, pair.activation_dtype) == (dtype, kept)
+
+
+def test_int8_activations_next_to_floats_are_refused(make, tmp_path):
+    folder = make.checkpoint(tmp_path / "m", dtype="BF16")
+    config = EngineConfig(folder, activation_dtype="int8")
+    refused(lambda: load_pair(config), "activation_dtype", "bfloat16", "int8")
+    refused(
+        lambda: EngineConfig(folder, device="cuda", activation_dtype="int8"),
+        *("activation_dtype", "cuda"),
+    )
 
 
 def test_int8_is_a_storage_and_no_dtype_of_a_tensor(make, tmp_path):
