@@ -101,9 +101,13 @@ class Play:
         return out, self.runtime.finish_reason
 
     def steps(self, between):
-        """Tokens of the sequence that has begun; `between` is called before every round."""
+        """Tokens of the sequence that has begun; `between` is called between any two rounds.
+
+        A call may leave the next round in flight, so the lanes come to rest first.
+        """
         out = []
         while not self.runtime.finished:
+            self.runtime.idle()
             between()
             out += self.runtime.run(max_rounds=1)
         return out
