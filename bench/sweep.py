@@ -274,6 +274,7 @@ def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
         target=args.target,
         draft=draft,
         dtype="auto",
+        activation_dtype="auto",
         device="cpu",
         threads=1,
         draft_threads=None,
