@@ -28,7 +28,7 @@ FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Ours among those of a round: cuBLAS's are the library's own affair.
 TRITON = (
     "ban",
-    "branch_attention", "choose", "embed", "find_cut", "linear", "ring_settle", "rms_norm",
+    "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear", "ring_settle", "rms_norm",
     "rope_kv_write", "see", "shape", "silu_mul",
 )  # fmt: skip
 ROUND = (

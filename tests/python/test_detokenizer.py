@@ -242,17 +242,18 @@ def request_of(words, prompt=(), **params):
 
 def play(words, ids, prompt=(), **params):
     """(text, deltas joined, finish reason, stop reason) of an answer, as the engine hands it on."""
-    request, deltas = request_of(words, prompt, **params), ""
+    request, outputs = request_of(words, prompt, **params), []
     for token in ids:
         request.accept([token])
-        deltas += request.output(None, None).delta
+        outputs.append(request.output(None, None))
         if request.finish_reason is not None:
             break
     else:
         request.finish("length")
-        deltas += request.output(None, None).delta
-    assert deltas == request.text
-    return request.text, request.finish_reason, request.stop_reason
+        outputs.append(request.output(None, None))
+    text = outputs[-1].outputs[0].text
+    assert "".join(output.delta for output in outputs) == text
+    return text, request.finish_reason, request.stop_reason
 
 
 @pytest.mark.parametrize("reason", ["length", "abort"])
@@ -261,8 +262,9 @@ def test_an_answer_that_ends_inside_a_character_shows_it(words, reason):
     request.accept(words.bytes("a🙂")[:-1])
     assert request.output(None, None).delta == "a"
     request.finish(reason)
-    assert set(request.output(None, None).delta) == {REPLACEMENT}
-    assert request.text.startswith("a" + REPLACEMENT)
+    output = request.output(None, None)
+    assert set(output.delta) == {REPLACEMENT}
+    assert output.outputs[0].text == "a" + output.delta
     request.finish("abort")  # once more adds nothing
     assert request.output(None, None).delta == ""
 
