@@ -28,8 +28,8 @@ FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Ours among those of a round: cuBLAS's are the library's own affair.
 TRITON = (
     "ban",
-    "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear", "ring_settle", "rms_norm",
-    "rope_kv_write", "see", "shape", "silu_mul",
+    "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear",
+    "ring_settle", "rms_norm", "rope_kv_write", "see", "shape", "silu_mul",
 )  # fmt: skip
 ROUND = (
     "target_rows", "prefill_target_rows", "prefill_draft_rows", "settle_draft", "bring_burst",
