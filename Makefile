@@ -20,8 +20,10 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
+# Files of tests are shared out to TEST_JOBS processes; most tests keep one core busy.
+TEST_JOBS ?= 2
 test: $(VENV)/.built lint $(VENV)/.test-tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 exact: $(VENV)/.built $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "exact and not gpu"
