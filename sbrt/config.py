@@ -101,7 +101,8 @@ class EngineConfig:
     and a minimum, and the head is int8.
     activation_dtype: how the products of a CPU take their inputs. float32: in float32 arithmetic.
     int8: rounded to 8 bits, 32 of a row share a scale, and products are sums of integers; it needs
-    int8 or int4 weights. auto: int8 next to such weights, else float32.
+    a target of int8 or int4 weights, a draft of float weights stays at float32. auto: int8 next to
+    such weights, else float32.
     max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
     stretched by its rope; more only for a target whose every layer sees a sliding window, such as
     Mistral: it goes on for ever).

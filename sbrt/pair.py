@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import check
@@ -64,9 +64,12 @@ def load_pair(
     tokenizer = _tokenizer(config, draft)
     generation = _defaults(target)
     eos = _eos(target, tokenizer)
+    activation_dtype = _activations(config, target)
     draft_model: Model | None = None
     if draft is not None:
-        draft_model = _model(config, draft, progress)
+        # int8 is of the target: a draft of float weights cannot have it, a quantised one has it.
+        activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
+        draft_model = _model(replace(config, activation_dtype=activations), draft, progress)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     target_model = _model(config, target, progress)
@@ -80,7 +83,7 @@ def load_pair(
         eos=eos,
         vocab=vocab,
         dtype=target.dtype_name(config.dtype),
-        activation_dtype=_activations(config, target),
+        activation_dtype=activation_dtype,
         generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )

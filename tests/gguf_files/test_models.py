@@ -85,6 +85,17 @@ def test_every_type_at_once(files, tmp_path, activations):
     assert found == answer(path, path, activation_dtype=activations, speculative=method)
 
 
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
+def test_int8_activations_are_the_targets(files, tmp_path, refused, kind):
+    """A draft takes them where its weights are quantised; a target must be."""
+    target = files.write(tmp_path / "t.gguf", kind="Q4_1")
+    draft = files.write(tmp_path / "d.gguf", kind=kind, layers=1, seed=3)
+    fields = {"activation_dtype": "int8", "speculative": {"method": "draft_model"}}
+    assert answer(target, draft, **fields) == answer(target, activation_dtype="int8")
+    if kind == "BF16":
+        refused(lambda: answer(draft, target, **fields), "activation_dtype", "int8")
+
+
 MEASURE = """
 import sys
 import numpy

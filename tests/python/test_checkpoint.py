@@ -379,9 +379,7 @@ def test_a_draft_with_other_tokens_is_refused(make, folders, tmp_path):
     refused(lambda: Engine.from_pretrained(folders[0], folder), "token 1", "<|other|>")
 
 
-@pytest.mark.parametrize(
-    ("change", "swap"), [("rename", False), ("rename", True), ("add", False)]
-)
+@pytest.mark.parametrize(("change", "swap"), [("rename", False), ("rename", True), ("add", False)])
 def test_the_first_token_that_differs_is_named(make, folders, tmp_path, change, swap):
     """The same size with another string, or one token more than the target has."""
     other = make.checkpoint(tmp_path / "d")
