@@ -15,6 +15,7 @@ from typing import Any
 from .. import check
 from ..check import show
 from ..errors import InvalidInputError
+from ..generation_config import as_meant
 from ..safetensors_file import TensorFile
 from .header import open_gguf
 from .splits import ALIKE, LLAMA3, SPLITS
@@ -67,9 +68,9 @@ def end_ids(file: TensorFile) -> frozenset[int]:
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
-    """What the makers sample the model with, by our names, as it stands in the file."""
+    """What the makers sample the model with, by our names. Values are read as a folder's are."""
     entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
-    return {name: value for name, value in entries.items() if value is not None}
+    return {name: as_meant(name, value) for name, value in entries.items() if value is not None}
 
 
 def chat_template(file: TensorFile) -> str | None:

@@ -178,6 +178,11 @@ def test_what_its_makers_sample_it_with(files, tmp_path, refused):
     with Engine.from_pretrained(path, num_threads=1) as engine:
         assert engine.pair.defaults == SamplingParams(temperature=0.5, top_k=40)
     path = files.write(
+        tmp_path / "k.gguf", more=lambda writer: writer.add_int32("general.sampling.top_k", -1)
+    )
+    with Engine.from_pretrained(path, num_threads=1) as engine:
+        assert engine.pair.defaults == SamplingParams(top_k=0)
+    path = files.write(
         tmp_path / "n.gguf", more=lambda writer: writer.add_float32("general.sampling.temp", -1.0)
     )
     with Engine.from_pretrained(path, num_threads=1) as engine:
