@@ -144,16 +144,16 @@ def _defaults(target: Checkpoint) -> Defaults:
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Those that the folder names by id. A tokenizer's eos_token says what a text ends with; as in
-    transformers it ends no answer."""
+    """Those that the folder or the file names by id. A tokenizer's eos_token says what a text ends
+    with; as in transformers it ends no answer."""
     if is_gguf(target.folder):
         from .gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
 
-        return frozenset(i for i in end_ids(target.files[0]) if i < target.config.vocab)
-    path, ids = read_eos(target.folder, target.config.vocab)
-    for i in sorted(ids) if tokenizer is not None else ():
+        named = end_ids(target.files[0], target.config.vocab)
+    else:
+        path, ids = read_eos(target.folder, target.config.vocab)
+        named = dict.fromkeys(ids, f"{path}, eos_token_id")
+    for i, where in sorted(named.items()) if tokenizer is not None else ():
         if i not in tokenizer.tokens:
-            raise InvalidInputError(
-                f"{path}, eos_token_id: expected a token of {tokenizer.path}, got {i}"
-            )
-    return frozenset(ids)
+            raise InvalidInputError(f"{where}: expected a token of {tokenizer.path}, got {i}")
+    return frozenset(named)

@@ -59,12 +59,13 @@ def tokenizer_json(path: Path) -> bytes:
     return json.dumps(build(words) | _common(words)).encode()
 
 
-def end_ids(file: TensorFile) -> frozenset[int]:
-    """Ids that end an answer: of a sequence, a turn or a message. Raises InvalidInputError."""
+def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
+    """Ids that end an answer, of a sequence, a turn or a message, all below `vocab`, and the entry
+    that names each. Raises InvalidInputError.
+    """
     fields = _Fields(file.path, file.metadata)
-    count = len(fields.texts("tokens")) if fields.get("tokens") is not None else 0
-    found = (fields.token(key, count) for key in END_KEYS)
-    return frozenset(i for i in found if i is not None)
+    found = ((fields.token(key, vocab), fields.where(key)) for key in END_KEYS)
+    return {i: where for i, where in found if i is not None}
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
