@@ -98,7 +98,8 @@ class EngineConfig:
     one of these or a tokenizer.json (None: the target's).
     dtype: storage of the weights. auto: as the files have them. int8 and int4 are made of matrices
     as they are loaded. int8: 64 weights of an output share a scale. int4: 32 weights share a scale
-    and a minimum, and the head is int8.
+    and a minimum, and the head is int8. A CUDA device gets the weights of quantised files
+    dequantised: auto is bfloat16 there where all their other tensors are, else float32.
     activation_dtype: how the products of a CPU take their inputs. float32: in float32 arithmetic.
     int8: rounded to 8 bits, 32 of a row share a scale, and products are sums of integers; it needs
     a target of int8 or int4 weights, a draft of float weights stays at float32. auto: int8 next to

@@ -82,7 +82,7 @@ def load_pair(
         tokenizer=tokenizer,
         eos=eos,
         vocab=vocab,
-        dtype=target.dtype_name(config.dtype),
+        dtype=_dtype(config, target),
         activation_dtype=activation_dtype,
         generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
@@ -109,6 +109,11 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         progress=progress,
         eager=config.enforce_eager,
     )
+
+
+def _dtype(config: EngineConfig, target: Checkpoint) -> str:
+    """On a CUDA device nothing stays as a quantised file has it."""
+    return (target.storage if config.on_cuda else target.dtype_name)(config.dtype)
 
 
 def _activations(config: EngineConfig, target: Checkpoint) -> str:
