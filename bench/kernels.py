@@ -227,7 +227,13 @@ def _parser() -> argparse.ArgumentParser:
         help="default: int8 next to int8 and int4 weights",
     )
     add("--rows", default="1,8,16", metavar="N,N", help="rows of a forward (default: %(default)s)")
-    add("--threads", type=int, default=usable_cores(), metavar="N", help="default: all cores")
+    add(
+        "--threads",
+        type=int,
+        default=usable_cores(),
+        metavar="N",
+        help="default: the cores this process may use",
+    )
     add("--context", type=int, default=200, metavar="N", help="trunk (default: %(default)s)")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--isa", default="auto", help="instruction set (default: the best of this machine)")

@@ -98,10 +98,12 @@ class EngineConfig:
     one of these or a tokenizer.json (None: the target's).
     dtype: storage of the weights. auto: as the files have them. int8 and int4 are made of matrices
     as they are loaded. int8: 64 weights of an output share a scale. int4: 32 weights share a scale
-    and a minimum, and the head is int8.
+    and a minimum, and the head is int8. A CUDA device gets the weights of quantised files
+    dequantised: auto is bfloat16 there where all their other tensors are, else float32.
     activation_dtype: how the products of a CPU take their inputs. float32: in float32 arithmetic.
     int8: rounded to 8 bits, 32 of a row share a scale, and products are sums of integers; it needs
-    int8 or int4 weights. auto: int8 next to such weights, else float32.
+    a target of int8 or int4 weights, a draft of float weights stays at float32. auto: int8 next to
+    such weights, else float32. A CUDA device takes auto alone: inputs are of its dtype.
     max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
     stretched by its rope; more only for a target whose every layer sees a sliding window, such as
     Mistral: it goes on for ever).
@@ -207,8 +209,11 @@ class EngineConfig:
         if isinstance(given, SpeculativeConfig) and given.device == "cpu":
             raise not_built("SpeculativeConfig.device 'cpu' with a target on cuda")
         methods.check_on_cuda(self.method())
-        if self.activation_dtype == "int8":
-            raise not_built(f"activation_dtype int8 on {self.device}")
+        if self.activation_dtype != "auto":
+            raise InvalidInputError(
+                f"activation_dtype: expected auto on {self.device}, where it is the dtype, "
+                f"got {self.activation_dtype}"
+            )
 
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):

@@ -74,7 +74,12 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
     add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
-    add("--threads", type=int, metavar="N", help="threads in total (default: all cores)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads in total (default: the cores this process may use)",
+    )
     add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
     add(
         "--dtype",

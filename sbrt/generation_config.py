@@ -51,11 +51,11 @@ def read_defaults(folder: Path) -> Defaults:
     raw = read_json(path)
     return Defaults(
         path,
-        {ours: _as_meant(key, raw[key]) for key, ours in KEYS.items() if raw.get(key) is not None},
+        {ours: as_meant(key, raw[key]) for key, ours in KEYS.items() if raw.get(key) is not None},
     )
 
 
-def _as_meant(key: str, value: Any) -> Any:
+def as_meant(key: str, value: Any) -> Any:
     """50.0 for an integer is 50, and a top_k of -1 keeps every token."""
     if key in INTEGERS and isinstance(value, float) and value.is_integer():
         value = int(value)

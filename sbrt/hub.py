@@ -20,20 +20,21 @@ from .model_config import read_json
 
 # ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may lie in folders of its repository.
 NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII)
-SMALL = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
+SMALL = ("config.json", "generation_config.json", *TOKENIZER)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 Download = Callable[..., Any]
 
 
-def located(name: Folder) -> Path:
+def located(name: Folder, *, tokenizer: bool = False) -> Path:
     """A path that exists as it is, or the local copy of what a hub name means.
 
-    Any other path comes back unchanged. Raises InvalidInputError where the library is missing or
-    finds nothing.
+    Any other path comes back unchanged. tokenizer: of a folder fetch only what a tokenizer is made
+    of; a GGUF file comes whole. Raises InvalidInputError where the library is missing or finds
+    nothing.
     """
     path = folder("model", name)
     match = NAME.fullmatch(os.fspath(name))
@@ -42,14 +43,14 @@ def located(name: Folder) -> Path:
         return path
     if match["file"] is not None:
         return _file(match["repo"], match["file"])
-    return _folder(match["repo"])
+    return _snapshot(match["repo"], TOKENIZER) if tokenizer else _folder(match["repo"])
 
 
 def with_local_paths(config: EngineConfig) -> EngineConfig:
     """The config with local paths in the place of hub names. Raises InvalidInputError."""
     changes: dict[str, Any] = {"model": located(config.model)}
     if config.tokenizer is not None:
-        changes["tokenizer"] = located(config.tokenizer)
+        changes["tokenizer"] = located(config.tokenizer, tokenizer=True)
     given = config.speculative
     if isinstance(given, SpeculativeConfig) and given.model is not None:
         changes["speculative"] = replace(given, model=located(given.model))

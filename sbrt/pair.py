@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import check
@@ -64,9 +64,12 @@ def load_pair(
     tokenizer = _tokenizer(config, draft)
     generation = _defaults(target)
     eos = _eos(target, tokenizer)
+    activation_dtype = _activations(config, target)
     draft_model: Model | None = None
     if draft is not None:
-        draft_model = _model(config, draft, progress)
+        # int8 is of the target: a draft of float weights cannot have it, a quantised one has it.
+        activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
+        draft_model = _model(replace(config, activation_dtype=activations), draft, progress)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     target_model = _model(config, target, progress)
@@ -79,8 +82,8 @@ def load_pair(
         tokenizer=tokenizer,
         eos=eos,
         vocab=vocab,
-        dtype=target.dtype_name(config.dtype),
-        activation_dtype=_activations(config, target),
+        dtype=_dtype(config, target),
+        activation_dtype=activation_dtype,
         generation=generation,
         holes=tokenizer.holes(vocab) if tokenizer is not None else (),
     )
@@ -106,6 +109,11 @@ def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | No
         progress=progress,
         eager=config.enforce_eager,
     )
+
+
+def _dtype(config: EngineConfig, target: Checkpoint) -> str:
+    """On a CUDA device nothing stays as a quantised file has it."""
+    return (target.storage if config.on_cuda else target.dtype_name)(config.dtype)
 
 
 def _activations(config: EngineConfig, target: Checkpoint) -> str:
@@ -141,16 +149,16 @@ def _defaults(target: Checkpoint) -> Defaults:
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Those that the folder names by id. A tokenizer's eos_token says what a text ends with; as in
-    transformers it ends no answer."""
+    """Those that the folder or the file names by id. A tokenizer's eos_token says what a text ends
+    with; as in transformers it ends no answer."""
     if is_gguf(target.folder):
         from .gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
 
-        return frozenset(i for i in end_ids(target.files[0]) if i < target.config.vocab)
-    path, ids = read_eos(target.folder, target.config.vocab)
-    for i in sorted(ids) if tokenizer is not None else ():
+        named = end_ids(target.files[0], target.config.vocab)
+    else:
+        path, ids = read_eos(target.folder, target.config.vocab)
+        named = dict.fromkeys(ids, f"{path}, eos_token_id")
+    for i, where in sorted(named.items()) if tokenizer is not None else ():
         if i not in tokenizer.tokens:
-            raise InvalidInputError(
-                f"{path}, eos_token_id: expected a token of {tokenizer.path}, got {i}"
-            )
-    return frozenset(ids)
+            raise InvalidInputError(f"{where}: expected a token of {tokenizer.path}, got {i}")
+    return frozenset(named)

@@ -318,7 +318,8 @@ def _path(c: Control, table_head: int, row: Row) -> list[int]:
 def _penalised(x: torch.Tensor, c: Control, path: list[int], shaping: Shaping) -> torch.Tensor:
     s, extra = c.shaping, torch.zeros_like(shaping.counts)
     for token in path:
-        extra[token] += 1
+        if token < len(extra):  # a draft may know fewer tokens than a chain that was looked up
+            extra[token] += 1
     count = shaping.counts + extra
     y = torch.where(x > 0, x / s.repetition, x * s.repetition) - s.frequency * count.float()
     y = torch.where(count > 0, y - s.presence, y)

@@ -15,6 +15,7 @@ from typing import Any
 from .. import check
 from ..check import show
 from ..errors import InvalidInputError
+from ..generation_config import as_meant
 from ..safetensors_file import TensorFile
 from .header import open_gguf
 from .splits import ALIKE, LLAMA3, SPLITS
@@ -58,18 +59,19 @@ def tokenizer_json(path: Path) -> bytes:
     return json.dumps(build(words) | _common(words)).encode()
 
 
-def end_ids(file: TensorFile) -> frozenset[int]:
-    """Ids that end an answer: of a sequence, a turn or a message. Raises InvalidInputError."""
+def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
+    """Ids that end an answer, of a sequence, a turn or a message, all below `vocab`, and the entry
+    that names each. Raises InvalidInputError.
+    """
     fields = _Fields(file.path, file.metadata)
-    count = len(fields.texts("tokens")) if fields.get("tokens") is not None else 0
-    found = (fields.token(key, count) for key in END_KEYS)
-    return frozenset(i for i in found if i is not None)
+    found = ((fields.token(key, vocab), fields.where(key)) for key in END_KEYS)
+    return {i: where for i, where in found if i is not None}
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
-    """What the makers sample the model with, by our names, as it stands in the file."""
+    """What the makers sample the model with, by our names. Values are read as a folder's are."""
     entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
-    return {name: value for name, value in entries.items() if value is not None}
+    return {name: as_meant(name, value) for name, value in entries.items() if value is not None}
 
 
 def chat_template(file: TensorFile) -> str | None:

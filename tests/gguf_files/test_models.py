@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType as Type
 
-from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt import Engine, EngineConfig, SamplingParams, pair
 from sbrt.checkpoint import open_checkpoint
 from sbrt.fingerprint import fingerprint
 from sbrt.gguf.blocks import BLOCKS
@@ -83,6 +84,32 @@ def test_every_type_at_once(files, tmp_path, activations):
         compare_with_transformers(files.folder(tmp_path / "folder", [path]), found)
     method = {"method": "draft_model"}
     assert found == answer(path, path, activation_dtype=activations, speculative=method)
+
+
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
+def test_int8_activations_are_the_targets(files, tmp_path, refused, kind):
+    """A draft takes them where its weights are quantised; a target must be."""
+    target = files.write(tmp_path / "t.gguf", kind="Q4_1")
+    draft = files.write(tmp_path / "d.gguf", kind=kind, layers=1, seed=3)
+    fields = {"activation_dtype": "int8", "speculative": {"method": "draft_model"}}
+    assert answer(target, draft, **fields) == answer(target, activation_dtype="int8")
+    if kind == "BF16":
+        refused(lambda: answer(draft, target, **fields), "activation_dtype", "int8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({}, ("Q4_1", "int8")), ({"device": "cuda"}, ("float32", "float32")),
+        ({"device": "cuda", "dtype": "float16"}, ("float16", "float16")),
+    ],
+)  # fmt: skip
+def test_a_device_gets_dequantised_weights_and_says_so(files, tmp_path, monkeypatch, fields, kept):
+    path = files.write(tmp_path / "m.gguf", kind="Q4_1")
+    config = EngineConfig(path, skip_tokenizer_init=True, **fields)
+    monkeypatch.setattr(pair, "_model", lambda *given: SimpleNamespace(vocab=300))
+    found = pair.load_pair(config)
+    assert (found.dtype, found.activation_dtype) == kept
 
 
 MEASURE = """

@@ -161,7 +161,7 @@ def test_ends_of_a_sequence_of_a_turn_and_of_a_message(files, tmp_path):
         writer.add_chat_template("{{ messages }}")
 
     path = files.write(tmp_path / "m.gguf", more=more)
-    assert end_ids(open_gguf(path)) == {299, 298, 5}
+    assert end_ids(open_gguf(path), 300).keys() == {299, 298, 5}
     assert chat_template(open_gguf(path)) == "{{ messages }}"
     config = {"num_threads": 1, "skip_tokenizer_init": True}
     with Engine.from_pretrained(path, **config) as engine:
@@ -178,6 +178,11 @@ def test_what_its_makers_sample_it_with(files, tmp_path, refused):
     with Engine.from_pretrained(path, num_threads=1) as engine:
         assert engine.pair.defaults == SamplingParams(temperature=0.5, top_k=40)
     path = files.write(
+        tmp_path / "k.gguf", more=lambda writer: writer.add_int32("general.sampling.top_k", -1)
+    )
+    with Engine.from_pretrained(path, num_threads=1) as engine:
+        assert engine.pair.defaults == SamplingParams(top_k=0)
+    path = files.write(
         tmp_path / "n.gguf", more=lambda writer: writer.add_float32("general.sampling.temp", -1.0)
     )
     with Engine.from_pretrained(path, num_threads=1) as engine:
@@ -185,6 +190,29 @@ def test_what_its_makers_sample_it_with(files, tmp_path, refused):
 
 
 # --- what cannot be ---
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "eot_token_id", "eom_token_id"])
+@pytest.mark.parametrize("has_words", [True, False])
+def test_an_end_id_without_a_logit_is_refused(files, tmp_path, refused, key, has_words):
+    def change(entries):
+        for name in [name for name in entries if name.startswith("tokenizer.") and not has_words]:
+            del entries[name]
+        entries[f"tokenizer.ggml.{key}"] = value(300, U32)
+
+    path = edited(files, tmp_path, change)
+    config = {"num_threads": 1, "skip_tokenizer_init": True}
+    refused(lambda: Engine.from_pretrained(path, **config), "m.gguf", key, "from 0 to 299", "300")
+
+
+def test_an_end_id_is_a_token_of_the_tokenizer(files, tmp_path, refused):
+    path = files.write(tmp_path / "m.gguf", more=lambda writer: writer.add_eot_token_id(298))
+    other = tmp_path / "tokenizer.json"
+    Library(models.WordLevel({f"t{i}": i for i in range(300) if i != 298})).save(str(other))
+    refused(
+        lambda: Engine.from_pretrained(path, tokenizer=other, num_threads=1),
+        *("m.gguf, tokenizer.ggml.eot_token_id", "tokenizer.json", "298"),
+    )
 
 
 def edited(files, tmp_path, change):

@@ -17,8 +17,13 @@ PARAMS = (
             logit_bias={7: 2.5, 60: 3.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(40, 60)), top_p=0.9),
     replace(SAMPLED, allowed_token_ids=[KNOWN, 66], temperature=0.0),
+    # A text that repeats a token which the draft does not know: a look-up proposes it.
+    replace(SAMPLED, logit_bias={60: 30.0}, frequency_penalty=0.01, temperature=0.0),
 )  # fmt: skip
-METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
+METHODS = (
+    "draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=1,tree=0,on_miss=lookup",
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["Llama", "Mistral"])
@@ -36,7 +41,7 @@ def answers(engine, prompt, method):
 
 
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
-    """The prompt has tokens that the draft does not know. The last request allows no others."""
+    """The prompt has tokens that the draft does not know. One request allows no others."""
     prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
     alone = replace(tool.config_of([c.folder for c in pair], "cuda"), speculative=None)
     with Engine(alone) as engine:

@@ -317,10 +317,6 @@ def test_int8_activations_next_to_floats_are_refused(make, tmp_path):
     folder = make.checkpoint(tmp_path / "m", dtype="BF16")
     config = EngineConfig(folder, activation_dtype="int8")
     refused(lambda: load_pair(config), "activation_dtype", "bfloat16", "int8")
-    refused(
-        lambda: EngineConfig(folder, device="cuda", activation_dtype="int8"),
-        *("activation_dtype", "cuda"),
-    )
 
 
 def test_int8_is_a_storage_and_no_dtype_of_a_tensor(make, tmp_path):

@@ -145,6 +145,12 @@ def test_only_a_device_has_graphs_to_go_without():
     assert EngineConfig("x", device="cuda", enforce_eager=True).enforce_eager
 
 
+@pytest.mark.parametrize("given", ["float32", "int8"])
+def test_activations_on_a_device_are_of_its_dtype(given):
+    refused(EngineConfig, ["activation_dtype", "auto", "cuda:1", given], model="x",
+            device="cuda:1", activation_dtype=given)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -51,9 +51,9 @@ def hub(tmp_path, monkeypatch):
 OTHERS = ("pytorch_model.bin", "consolidated.safetensors", "README.md", "model.gguf", "code.py")
 
 
-def answer(target, draft=None):
+def answer(target, draft=None, **fields):
     params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-    with Engine.from_pretrained(target, draft, num_threads=1) as engine:
+    with Engine.from_pretrained(target, draft, num_threads=1, **fields) as engine:
         return engine.generate("def quick(", params)[0].outputs[0].token_ids
 
 
@@ -64,6 +64,15 @@ def test_a_model_is_fetched_and_nothing_else(make, hub):
     assert answer("org/model-1.5B") == answer(folder)
     assert sorted(hub.fetched) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert hub.calls == [("org/model-1.5B", None), ("org/model-1.5B", REVISION)]
+
+
+def test_of_a_tokenizer_no_weights_are_fetched(make, hub, tmp_path):
+    folder = make.checkpoint(hub.remote / "org" / "words", shards=2)
+    for name in (*OTHERS, "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    target = make.checkpoint(tmp_path / "target")
+    assert answer(target, tokenizer="org/words") == answer(target)
+    assert sorted(hub.fetched) == ["tokenizer.json", "tokenizer_config.json"]
 
 
 def test_shards_are_those_of_the_index(make, hub):
