@@ -108,3 +108,15 @@ def test_auto_counts_every_round_of_a_caller_that_takes_one_at_a_time():
     log = runtime.rounds()
     assert sum(count for count, _ in runtime.tuned) == runtime.stats.rounds == len(log)
     assert sum(entry[-1] for entry in log) == len(tokens)
+
+
+def test_decode_time_ends_with_the_last_round_that_was_read():
+    runtime = make("cpu", 1)
+    begin(runtime, "none")
+    runtime.run(max_rounds=1)
+    before = runtime.stats.decode_ns
+    runtime.interrupt()
+    assert runtime.run() == []
+    assert runtime.stats.decode_ns == before > 0
+    runtime.run(max_rounds=1)
+    assert runtime.stats.decode_ns > before
