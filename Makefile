@@ -35,8 +35,8 @@ sanitize: $(VENV)/.built $(VENV)/.test-tools
 # What needs a CUDA device, into gpu-check.json: PART=first the shortest look at everything,
 # PART=kernels the kernels' tests and bench, PART=products those of `linear`, PART=lanes those of
 # recorded lanes, PART=rounds engines by the clock, PART=exact engines against plain decoding,
-# PART=large the same at the size of an 8B, PART=sanitize a decode under compute-sanitizer. Where there
-# is no device it says so and fails. Steps that have ended are kept, FRESH=1 starts over.
+# PART=settings what the other parts leave out, PART=large the exact ones at the size of an 8B,
+# PART=sanitize a decode under compute-sanitizer. Where there is no device it says so and fails. Steps that have ended are kept, FRESH=1 starts over.
 # GPU_PYTHON=python3 takes an environment of your own.
 PART ?= first
 GPU_PYTHON ?= $(BIN)/python

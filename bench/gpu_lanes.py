@@ -118,7 +118,7 @@ class Bench:
         other = self._launches[name, BESIDE[name]]
         alone = self._times(launch, 0, None, seconds / 3)
         us = statistics.median(alone)
-        times = 2 + math.ceil(4 * us / self._alone(name, other))  # beside two launches of ours
+        times = 2 + math.ceil(4 * us / self._alone(name, other))  # they outlast two of our launches
         beside = [
             statistics.median(self._times(launch, priority, (other, times), seconds / 3))
             for priority in (URGENT * (lane == "t"), URGENT * (lane == "T"))
@@ -146,7 +146,7 @@ class Bench:
         """Microseconds of launches; `beside`, so many of another graph, is at work on a stream of
         the other priority from before the first to behind the last kernel.
 
-        The clock begins behind an earlier launch of the same graph, so that the host's work for the
+        The clock begins after an earlier launch of the same graph, so that the host's work for the
         launch is done before the device gets to it.
         """
         mine = torch.cuda.Stream(self.device, priority)

@@ -181,7 +181,7 @@ def run_step(step: Step, run: Runner) -> dict[str, Any]:
 
 
 def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
-    """One try of a step, within so many seconds."""
+    """One try of a step, within `seconds`."""
     if step.figures is not None:
         step.figures.parent.mkdir(parents=True, exist_ok=True)
         if not step.keeps:

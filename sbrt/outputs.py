@@ -58,7 +58,10 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestMetrics:
-    """Seconds a request waited in the queue, in both prefills, and from there to its last token."""
+    """Seconds a request waited in the queue, in both prefills, and from there to its last token.
+
+    decode_seconds includes the time that the reader of a stream took between its rounds.
+    """
 
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0

@@ -103,14 +103,14 @@ def enough_of(top_p, total):
 
 @triton.jit
 def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
-    """Logits [CHUNK] as float32 from token `start` on; behind the vocabulary -inf."""
+    """Logits [CHUNK] as float32 from token `start` on; -inf after the vocabulary."""
     o = start + tl.arange(0, CHUNK)
     return tl.load(p_logits + o, mask=o < vocab, other=float("-inf")).to(tl.float32)
 
 
 @triton.jit
 def bin_behind(n):
-    """The bin behind the highest n."""
+    """The bin that follows the highest n."""
     return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would stay one in the interpreter
 
 

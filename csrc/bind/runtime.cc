@@ -176,7 +176,7 @@ void bind_sequence(RuntimeClass& runtime) {
       .def("interrupt", &Runtime::interrupt);
 }
 
-// How it stands.
+// The state of the current sequence.
 void bind_state(RuntimeClass& runtime) {
   runtime.def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
       .def_property_readonly("finish_reason", &finish_reason)

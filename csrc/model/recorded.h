@@ -1,11 +1,10 @@
 // A lane whose ops were recorded elsewhere (sbrt/gpu): pieces that are appended to graphs and then
 // replayed as they are, with every pointer and scalar by value.
 //
-// On the CPU body a piece is a flat list of calls, on a device a captured graph or, for whoever wants
-// none, the calls again (exec/captured.h). A
-// piece is made for so many rows; which of them a launch takes is known to the host before it
-// launches, from the method and the request's sampling alone (Expected), so that it reads no control
-// block that is in flight, and nothing that lies in a device's memory.
+// On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with enforce_eager,
+// the calls again (exec/captured.h). Each piece is made for a fixed number of rows. The host picks one
+// before it launches (Expected): rows by the policy and by where the trunk is (spec/row_bounds.h), the
+// kind by the request. It reads neither a control block in flight nor a device's memory.
 #pragma once
 
 #include <deque>

@@ -122,7 +122,7 @@ void find_best(const float* logits, int vocab, const Sampling& s, const Noise& n
   for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
-// The whole law [vocab] of a row that find_best has just seen.
+// The scores [vocab] of a row that find_best has just seen.
 void keep_scores(Logits logits, int vocab, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
   std::fill_n(scores, vocab, -kInfinity);

@@ -1,11 +1,14 @@
 #include "ops/packed.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #include "ops/quantise.h"
@@ -172,25 +175,43 @@ void check_levels(const Format& f, const Levels& w) {
                       ": expected 0 to 15 but got ", found == end ? 0 : int{*found});
 }
 
-// Calls f(row) for all rows, by as many threads as pay. No two rows write the same byte.
+// Cores that this thread may run on. It may be fewer than the machine has.
+int64_t allowed_cores() {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return std::max(1, CPU_COUNT(&allowed));
+#endif
+  return std::max<int64_t>(1, std::thread::hardware_concurrency());
+}
+
+// Calls f(rows) for parts of all rows, each on a thread of its own while threads pay. No two rows
+// write the same byte. Waits for every part, then throws the first exception of any.
 template <class F>
-void each_row(int64_t rows, int64_t columns, F f) {
+void each_part(int64_t rows, int64_t columns, const F& f) {
   constexpr int64_t kWorth = 1 << 18;  // elements that are worth a thread
-  const int64_t most = std::max<int64_t>(1, std::thread::hardware_concurrency());
-  const int64_t parts = std::clamp<int64_t>(rows * columns / kWorth, 1, std::min(most, rows));
-  const auto work = [&](int64_t part) {
-    for (int64_t r = rows * part / parts; r < rows * (part + 1) / parts; ++r) f(r);
+  const int64_t most = std::min(allowed_cores(), std::max<int64_t>(1, rows));
+  const int64_t parts = std::clamp<int64_t>(rows * columns / kWorth, 1, most);
+  std::vector<std::exception_ptr> failed(parts);
+  const auto work = [&](int64_t part) noexcept {
+    try {
+      f(Interval{rows * part / parts, rows * (part + 1) / parts});
+    } catch (...) {
+      failed[part] = std::current_exception();
+    }
   };
   std::vector<std::thread> others;
+  others.reserve(parts - 1);
   int64_t mine = parts;  // the first part that has no thread
   try {
     for (int64_t part = 1; part < parts; ++part) others.emplace_back(work, part);
-  } catch (const std::system_error&) {
-    mine = static_cast<int64_t>(others.size()) + 1;  // no more threads to be had
+  } catch (const std::exception&) {  // no thread to be had, or no memory for one
+    mine = static_cast<int64_t>(others.size()) + 1;
   }
   work(0);
   for (int64_t part = mine; part < parts; ++part) work(part);
   for (std::thread& other : others) other.join();
+  for (const std::exception_ptr& each : failed)
+    if (each) std::rethrow_exception(each);
 }
 
 std::vector<PackedMatrix::Part> merged(std::vector<PackedMatrix::Part> parts, Order order) {
@@ -246,11 +267,13 @@ uint8_t* PackedMatrix::panel_at(const Stretch& s, int64_t panel) const {
 void PackedMatrix::pack(int64_t first, const TensorView& w) {
   check_equal("packed matrix: columns", in_, w.shape[1]);
   check_within("packed matrix: rows", int64_t{0}, out_ - first, w.shape[0]);
-  each_row(w.shape[0], in_, [&](int64_t row) {
-    const int64_t place = place_of(first + row), panel = place / kPanel;
-    const Stretch& to = stretch_of(panel);
-    (to.format.quantised() ? pack_rounded : pack_floats)(to.format, panel_at(to, panel),
-                                                         place % kPanel, w, row);
+  each_part(w.shape[0], in_, [&](Interval rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int64_t place = place_of(first + row), panel = place / kPanel;
+      const Stretch& to = stretch_of(panel);
+      (to.format.quantised() ? pack_rounded : pack_floats)(to.format, panel_at(to, panel),
+                                                           place % kPanel, w, row);
+    }
   });
 }
 
@@ -258,17 +281,20 @@ void PackedMatrix::pack(int64_t first, const Levels& w, const Format& format) {
   check_equal("packed matrix: columns", in_, w.columns);
   check_within("packed matrix: rows", int64_t{0}, out_ - first, w.rows);
   check_levels(format, w);
-  each_row(w.rows, in_, [&](int64_t row) {
-    const int64_t place = place_of(first + row), panel = place / kPanel;
-    const Stretch& to = stretch_of(panel);
-    if (to.format.quantised()) {
-      pack_levels(format, to.format, panel_at(to, panel), place % kPanel, w, row);
-      return;
+  each_part(w.rows, in_, [&](Interval rows) {
+    std::vector<float> wide;  // of rows that are kept as floats
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const int64_t place = place_of(first + row), panel = place / kPanel;
+      const Stretch& to = stretch_of(panel);
+      if (to.format.quantised()) {
+        pack_levels(format, to.format, panel_at(to, panel), place % kPanel, w, row);
+        continue;
+      }
+      wide.resize(in_);
+      widen_levels(format, w, row, wide.data());
+      pack_floats(to.format, panel_at(to, panel), place % kPanel,
+                  {wide.data(), DType::f32, {1, in_}, 2}, 0);
     }
-    std::vector<float> wide(in_);
-    widen_levels(format, w, row, wide.data());
-    pack_floats(to.format, panel_at(to, panel), place % kPanel,
-                {wide.data(), DType::f32, {1, in_}, 2}, 0);
   });
 }
 

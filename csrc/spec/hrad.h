@@ -36,7 +36,7 @@ class Hrad {
 
   int64_t hidden() const { return hidden_; }
   static int64_t inputs(int64_t hidden) { return hrad_inputs(hidden); }
-  // Floats of x: the inputs, and zeros behind them.
+  // Floats of x: the inputs, followed by zeros.
   static int64_t room(int64_t hidden) { return first_split(hidden).room(); }
   static constexpr int kScratch = kHradParts * kHradInner + kHradNarrow;
   // Scores of the three cuts. x: [room(hidden)]. `scratch`: [kScratch]; the outputs of the first layer come

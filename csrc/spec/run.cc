@@ -65,7 +65,6 @@ void Runtime::run_rounds(int64_t max_rounds, int64_t until) {
     if (round_ == committed_round_ + 1 && may_run_ahead()) start_round(target, draft);
     if (!read_round(until, ahead)) break;
   }
-  stats_.decode_ns = now() - begun_ - stats_.prefill_ns;
   if (!live_) exec_->spend(1);  // what comes next begins later than all of this, in traces too
 }
 
@@ -99,6 +98,7 @@ bool Runtime::read_round(int64_t until, bool ahead) {
   if (config_.costs) exec_->spend(besides_);
   const int64_t before = emitted_;
   commit(++committed_round_);
+  stats_.decode_ns = now() - begun_ - stats_.prefill_ns;
   if (tuned_) tuner_->saw(brought(emitted_ - before, ahead));
   return true;
 }

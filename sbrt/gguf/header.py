@@ -70,7 +70,7 @@ class _Cursor:
         return struct.unpack(f"<{code}", self.take(what, size))[0]
 
     def text(self, what: str) -> str:
-        """A length and so many bytes of UTF-8."""
+        """A length N, then N bytes of UTF-8."""
         return self.texts(what, 1)[0]
 
     def texts(self, what: str, count: int) -> list[str]:

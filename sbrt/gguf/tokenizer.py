@@ -214,7 +214,7 @@ def _around(words: Words) -> dict[str, Any] | None:
 
 
 def _vocabulary(words: Words) -> dict[str, int]:
-    """Token to id. A token that stands twice would leave an id without one."""
+    """Token to id. A token that appears twice would leave an id without one."""
     found = {token: i for i, token in enumerate(words.tokens)}
     if len(found) < len(words.tokens):
         twice = next(token for i, token in enumerate(words.tokens) if found[token] != i)

@@ -4,6 +4,7 @@ has its place. `SBRT_TREE=FOLDER` takes the product and its tests from another c
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ COPY = ROOT / "build" / "faults"  # kept: the next fault compiles what changed
 TOP = ("CMakeLists.txt", "pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md")
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
 LONGEST = 1800  # seconds: a fault may hang
+COLLECTION = re.compile("errors? during collection|ERROR collecting")
 
 
 def load(name):
@@ -53,6 +55,21 @@ def test_there_are_faults_in_every_room():
     assert rooms.keys() == ROOMS
     assert len(FAULTS) >= 30
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_an_interrupted_run_is_no_verdict(tmp_path):
+    def run(text):
+        (tmp_path / "test_it.py").write_text(text)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "."]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = run("def test_it():\n    raise KeyboardInterrupt\n")
+    assert code == 2
+    assert not is_verdict(code, said)
+    code, said = run("raise ImportError\n")
+    assert code == 2
+    assert is_verdict(code, said)
 
 
 class Tree:
@@ -116,8 +133,7 @@ class Tree:
             timeout=LONGEST,
         )
         said = done.stdout + done.stderr
-        # A test that failed, or a module that a fault keeps from being imported.
-        assert done.returncode in (0, 1, 2), said
+        assert is_verdict(done.returncode, said), said
         return done.returncode != 0, said
 
     def _copy(self, source, target):
@@ -125,6 +141,11 @@ class Tree:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def is_verdict(code, said):
+    """Whether pytest ran the tests, or a module could not be imported. Code 2 also means Ctrl-C."""
+    return code in (0, 1) or (code == 2 and COLLECTION.search(said) is not None)
 
 
 def files_of(folder):

@@ -10,8 +10,7 @@ from sbrt.prompts import BUILT_IN
 from sbrt.tokenizer import Tokenizer
 
 inflate = pytest.importorskip("bench.inflate", reason="benches run from the checkout")
-checkpoints = pytest.importorskip("bench.checkpoints")
-sizes = pytest.importorskip("bench.sizes")
+from bench import checkpoints, sizes  # noqa: E402
 
 TARGET = demo_pair.demo_folder(demo_pair.TARGET)
 SMALL = 22_000_000  # enough for every layer and for wider MLPs, and quick

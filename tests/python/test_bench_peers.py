@@ -10,10 +10,7 @@ import pytest
 from sbrt import Engine, SamplingParams, demo_pair
 
 main = pytest.importorskip("bench.peers.__main__", reason="benches run from the checkout").main
-lines = pytest.importorskip("bench.peers.lines")
-report = pytest.importorskip("bench.peers.report")
-memory = pytest.importorskip("bench.peers.memory")
-settings = pytest.importorskip("bench.peers.settings")
+from bench.peers import lines, memory, report, settings  # noqa: E402
 
 KEYS = [
     "peer", "checkpoint", "dtype", "mode", "threads", "tokens_per_second", "forward_us_1",

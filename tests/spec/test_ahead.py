@@ -97,8 +97,7 @@ def test_a_call_allocates_nothing(body, threads, method):
     assert spent == 0
 
 
-def test_auto_knows_how_long_rounds_took_that_ran_ahead():
-    """A caller that takes a round at a time, and stays away between two, teaches it the same."""
+def test_auto_counts_every_round_of_a_caller_that_takes_one_at_a_time():
     arms = [arm.policy() for arm in parse("auto").arms]
     target, draft = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=8)
     sizes = {"max_model_len": 4000, "max_gamma": 15, "max_branches": 64, "max_width": 2}
@@ -106,6 +105,18 @@ def test_auto_knows_how_long_rounds_took_that_ran_ahead():
     runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 3000)
     tokens = by_rounds(runtime, 1)
     assert len(tokens) == 3000
-    ran = [count for count, _ in runtime.tuned]
-    assert sum(ran) == runtime.stats.rounds
-    assert all(rate >= 0 for _, rate in runtime.tuned)
+    log = runtime.rounds()
+    assert sum(count for count, _ in runtime.tuned) == runtime.stats.rounds == len(log)
+    assert sum(entry[-1] for entry in log) == len(tokens)
+
+
+def test_decode_time_ends_with_the_last_round_that_was_read():
+    runtime = make("cpu", 1)
+    begin(runtime, "none")
+    runtime.run(max_rounds=1)
+    before = runtime.stats.decode_ns
+    runtime.interrupt()
+    assert runtime.run() == []
+    assert runtime.stats.decode_ns == before > 0
+    runtime.run(max_rounds=1)
+    assert runtime.stats.decode_ns > before
