@@ -231,8 +231,8 @@ class Engine:
     def features(self) -> NDArray[np.float32]:
         """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad.
 
-        Raises InvalidInputError where nobody keeps it; on a device H-RAD alone does not. Between
-        two outputs of a stream they must be kept: with hrad alone the next round is in flight.
+        Raises InvalidInputError where nobody keeps it; on a device H-RAD alone does not. With hrad
+        alone only after an answer that ended by length: else the next round is in flight.
         """
         return self._scheduler.features()
 
