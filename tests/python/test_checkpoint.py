@@ -426,6 +426,7 @@ def test_ids_that_no_token_has_never_come(make, tmp_path, method):
     assert len(holes) == 100
     with Engine.from_pretrained(*folders, num_threads=2) as engine:
         assert set(engine.pair.holes) == holes
+        assert engine.pair.vocab == 300  # of the largest id, however many have none
         params = SamplingParams(max_tokens=200, temperature=50.0, seed=1, ignore_eos=True)
         [plain] = engine.generate([1, 2], params, method="none")[0].outputs
         [found] = engine.generate([1, 2], params, method=method)[0].outputs
