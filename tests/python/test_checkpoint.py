@@ -15,7 +15,7 @@ from sbrt._core import Decoder
 from sbrt.checkpoint import expected_shapes, open_checkpoint
 from sbrt.model_config import read_config, read_eos
 from sbrt.pair import load_pair
-from sbrt.safetensors_file import open_file
+from sbrt.safetensors_file import bfloat16, open_file
 
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
@@ -364,6 +364,11 @@ def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
     packed = sum(w.size for w in weights.values()) * bytes_of_a_weight
     largest = 2 * max(w.size for w in weights.values())
     assert int(done.stdout) <= 1.15 * packed + largest + 2**22
+
+
+def test_a_number_half_way_between_two_of_bfloat16_goes_to_the_even_one():
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F817FFF], "<u4")
+    assert bfloat16(bits.view("<f4")).tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F81]
 
 
 # --- the pair ---
