@@ -74,6 +74,13 @@ def test_a_file_shorter_than_its_length_field_is_refused(tmp_path):
     refused(lambda: open_file(path), "8 bytes", "3")
 
 
+@pytest.mark.parametrize("beyond", [1, 8])
+def test_a_header_that_ends_beyond_the_file_is_refused(tmp_path, beyond):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 2 + beyond) + b"{}")
+    refused(lambda: open_file(path), f"at most 2 bytes, got {2 + beyond}")
+
+
 def test_a_header_of_more_than_16_megabytes_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
