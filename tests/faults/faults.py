@@ -271,14 +271,14 @@ FAULTS = (
         "sbrt/safetensors_file.py",
         "(bits + 0x7FFF + (bits >> 16 & 1)) >> 16",
         "(bits + 0x8000) >> 16",
-        ("python/test_checkpoint.py", "python/test_hrad.py"),
+        ("python/test_safetensors_file.py", "python/test_hrad.py"),
     ),
     Fault(
         "a safetensors header may reach eight bytes beyond the file",
         "sbrt/safetensors_file.py",
         "8 + length > size",
         "length > size",
-        ("python/test_checkpoint.py", "python/test_bad_input.py"),
+        ("python/test_safetensors_file.py", "python/test_bad_input.py"),
     ),
     Fault(
         "the bonus token is left out of the mean acceptance length",
