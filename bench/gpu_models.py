@@ -44,7 +44,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
-    """Of `add_sampling`, and --max-tokens. Raises InvalidInputError."""
+    """Read the flags of `add_sampling`, and --max-tokens. Raises InvalidInputError."""
     return SamplingParams(
         temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=seed,
         max_tokens=args.max_tokens, ignore_eos=True,
