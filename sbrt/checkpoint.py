@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import check
 from ._core import Decoder, Format
 from .errors import InvalidInputError
+from .gemma import text_name
 from .gguf import is_gguf
 from .model_config import ModelConfig, read_config, read_json
 from .quantization import read_scheme
@@ -175,8 +176,10 @@ def expected_shapes(config: ModelConfig) -> Shapes:
         shapes[HEAD] = (config.vocab, hidden)
     for i in range(config.layers):
         at = f"model.layers.{i}."
-        shapes[at + "input_layernorm.weight"] = (hidden,)
-        shapes[at + "post_attention_layernorm.weight"] = (hidden,)
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if config.post_norms:
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        shapes |= {f"{at}{norm}.weight": (hidden,) for norm in norms}
         for name, out, columns, biased in (
             ("self_attn.q_proj", queries, hidden, config.qkv_bias),
             ("self_attn.k_proj", keys, hidden, config.qkv_bias),
@@ -196,13 +199,13 @@ def expected_shapes(config: ModelConfig) -> Shapes:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(name, values) of every tensor: normal with deviation 0.02, norms of 1."""
+    """(name, values) of every tensor: normal with deviation 0.02, norms that multiply by 1."""
     import numpy as np  # here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)
     for name, shape in expected_shapes(config).items():
         if name.endswith("norm.weight"):
-            yield name, np.ones(shape, np.float32)
+            yield name, np.full(shape, 0 if config.norm_offset else 1, np.float32)
         else:
             yield name, generator.standard_normal(shape, np.float32) * np.float32(0.02)
 
@@ -224,14 +227,18 @@ def random_decoder(
 
 
 def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
-    """Those of a folder; of a quantised one each matrix is one weight."""
+    """Those of a folder's text; of a quantised one each matrix is one weight."""
     path = folder / "config.json"
-    scheme = read_scheme(path, read_json(path))
+    raw = read_json(path)
+    scheme, stored = read_scheme(path, raw), _stored(files)
+    if "text_config" in raw:
+        named = ((text_name(name), weight) for name, weight in stored.items())
+        stored = {name: weight for name, weight in named if name is not None}
     if scheme is None:
-        return _stored(files)
+        return stored
     from .quantized_folder import packed_weights  # here, so that `import sbrt` stays fast
 
-    return packed_weights(path, scheme, _stored(files))
+    return packed_weights(path, scheme, stored)
 
 
 def _stored(files: list[TensorFile]) -> dict[str, Stored]:

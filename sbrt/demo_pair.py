@@ -35,6 +35,8 @@ def random_draft(target: ModelConfig) -> Decoder:
         heads=HEADS,
         kv_heads=KV_HEADS,
         head_dim=HIDDEN // HEADS,
+        local=target.local[-LAYERS:] if target.layers >= LAYERS else (),
+        query_scalar=0.0,
         tied=True,
     )
     return random_decoder(shape, seed=0)

@@ -8,8 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .checkpoint import Checkpoint, open_checkpoint
+from .rope import Rope
 
 SAMPLES, SAMPLE = 64, 4096  # of a file's data, bytes each
+# Fields of a ModelConfig that fingerprints are older than, with the values that change nothing.
+YOUNGER = {
+    "local": (), "local_theta": 0.0, "local_rope": asdict(Rope()), "query_scalar": 0.0,
+    "gelu": False, "post_norms": False, "norm_offset": False, "scaled_embedding": False,
+}  # fmt: skip
 
 
 def fingerprint(folder: Path) -> str:
@@ -23,8 +29,11 @@ def fingerprint(folder: Path) -> str:
 def fingerprint_of(checkpoint: Checkpoint) -> str:
     """The same of a folder that is open already."""
     sizes = asdict(checkpoint.config)
-    if not sizes["rope"]["divisors"]:  # fingerprints are older than this field
+    if not sizes["rope"]["divisors"]:  # younger, too
         del sizes["rope"]["divisors"]
+    for name, idle in YOUNGER.items():
+        if sizes[name] == idle:
+            del sizes[name]
     found = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
     for file in checkpoint.files:
         size = file.path.stat().st_size

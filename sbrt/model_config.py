@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from . import check
 from ._core import DecoderConfig
 from .config import MAX_POSITIONS
 from .errors import InvalidInputError, not_built
+from .gemma import DEFAULTS, read_kinds, text_config
 from .quantization import read_scheme
 from .rope import Rope, context_length, read_rope
 from .safetensors_file import parse_json
@@ -26,6 +27,9 @@ class Family:
     switches: fields of True or False that it reads; another family's must not be True.
     window: it reads sliding_window, and this is what it has where the field is missing.
     head_dim: what it has where the field is missing (None: hidden / heads).
+    activation: the field of the gate's activation, and the one value that is read.
+    defaults: what else a missing field means. is_gemma: its arithmetic is that of Gemma 3.
+    is_nested: its fields are those of the text part of a model for images and text.
     """
 
     switches: tuple[str, ...] = ()
@@ -33,8 +37,19 @@ class Family:
     qkv_bias: bool = False
     head_norms: bool = False
     head_dim: int | None = None
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    is_gemma: bool = False
+    is_nested: bool = False
 
 
+GEMMA = Family(
+    switches=("attention_bias",),
+    head_norms=True,
+    activation=("hidden_activation", "gelu_pytorch_tanh"),
+    defaults=DEFAULTS,
+    is_gemma=True,
+)
 FAMILIES = {
     "LlamaForCausalLM": Family(switches=("attention_bias", "mlp_bias")),
     "MistralForCausalLM": Family(window=4096),
@@ -42,6 +57,8 @@ FAMILIES = {
     "Qwen3ForCausalLM": Family(
         switches=("use_sliding_window", "attention_bias"), head_norms=True, head_dim=128
     ),
+    "Gemma3ForCausalLM": GEMMA,
+    "Gemma3ForConditionalGeneration": replace(GEMMA, is_nested=True),
 }
 SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 
@@ -50,8 +67,13 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
-    window: positions a row sees, itself included; 0: all of them. max_positions: those of
-    config.json, stretched by its rope (rope.context_length).
+    window: positions a row sees in a local layer, itself included; 0: all of them. local: whether
+    each layer is local; (): all of them are, if there is a window, and `rope` is theirs.
+    local_theta, local_rope: rope of the layers that `local` names.
+    max_positions: those of config.json, stretched by its rope (rope.context_length).
+    query_scalar: scores are divided by its square root; 0: head_dim. gelu: the gate of the MLP, not
+    silu. post_norms: norms of what attention and the MLP give. norm_offset: norms multiply by 1 and
+    their weight. scaled_embedding: embeddings are multiplied by sqrt(hidden).
     """
 
     architecture: str
@@ -72,12 +94,21 @@ class ModelConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     head_norms: bool = False
+    local: tuple[bool, ...] = ()
+    local_theta: float = 0.0
+    local_rope: Rope = field(default_factory=Rope)
+    query_scalar: float = 0.0
+    gelu: bool = False
+    post_norms: bool = False
+    norm_offset: bool = False
+    scaled_embedding: bool = False
 
     def core(self) -> DecoderConfig:
         """The same for the binary module. Raises InvalidInputError on sizes that cannot be."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"]
-        return DecoderConfig(**(given | {"rope": self.rope.core()}))
+        ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
+        return DecoderConfig(**(given | ropes | {"local": list(self.local)}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,25 +129,41 @@ def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
     """
     architecture = _architecture(path, raw)
     family = FAMILIES[architecture]
+    raw = {**family.defaults, **(text_config(path, raw) if family.is_nested else raw)}
+    _check_activation(path, raw, family)
     switch = _switches(path, raw, architecture)
     sizes = _sizes(path, raw, family)
-    window = _window(path, raw, architecture)
-    _check_layer_types(path, raw, sizes["layers"], window)
-    theta, rope = read_rope(path, raw, sizes["max_positions"])
-    sizes["max_positions"] = context_length(path, rope, sizes["max_positions"])
     return ModelConfig(
         architecture=architecture,
-        **sizes,
+        **(sizes | _sight(path, raw, architecture, sizes)),
         rms_eps=check.number(f"{path}, rms_norm_eps", raw.get("rms_norm_eps", 1e-6), 0, 1),
-        rope_theta=theta,
         tied=check.flag(f"{path}, tie_word_embeddings", raw.get("tie_word_embeddings", False)),
-        rope=rope,
-        window=window,
         qkv_bias=family.qkv_bias or switch["attention_bias"],
         o_bias=switch["attention_bias"],
         mlp_bias=switch["mlp_bias"],
         head_norms=family.head_norms,
+        gelu=family.is_gemma,
+        post_norms=family.is_gemma,
+        norm_offset=family.is_gemma,
+        scaled_embedding=family.is_gemma,
     )
+
+
+def _sight(
+    path: Path, raw: Mapping[str, Any], architecture: str, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What rows see and how they are rotated, by the names of a ModelConfig."""
+    layers, positions = sizes["layers"], sizes["max_positions"]
+    if FAMILIES[architecture].is_gemma:  # its config.json counts what a rope has stretched
+        kinds = read_kinds(path, raw, layers, positions)
+        return {f.name: getattr(kinds, f.name) for f in fields(kinds)} | {
+            "max_positions": positions
+        }
+    window = _window(path, raw, architecture)
+    _check_layer_types(path, raw, layers, window)
+    theta, rope = read_rope(path, raw, positions)
+    length = context_length(path, rope, positions)
+    return {"window": window, "rope_theta": theta, "rope": rope, "max_positions": length}
 
 
 def read_eos(folder: Path, vocab: int) -> tuple[Path, set[int]]:
@@ -142,10 +189,14 @@ def _architecture(path: Path, raw: Mapping[str, Any]) -> str:
             f"{path}, architectures: expected one of {', '.join(FAMILIES)}, got {check.show(names)}"
         )
     read_scheme(path, raw)
-    act = raw.get("hidden_act", "silu")
-    if act != "silu":
-        raise InvalidInputError(f"{path}, hidden_act: expected 'silu', got {check.show(act)}")
     return name
+
+
+def _check_activation(path: Path, raw: Mapping[str, Any], family: Family) -> None:
+    key, expected = family.activation
+    given = raw.get(key, expected)
+    if given != expected:
+        raise InvalidInputError(f"{path}, {key}: expected {expected!r}, got {check.show(given)}")
 
 
 def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]:

@@ -30,6 +30,7 @@ FIELDS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 THETA = 10000.0
+LAYER_KINDS = ("full_attention", "sliding_attention")
 MOST = 1e9  # of any factor
 
 
@@ -77,7 +78,39 @@ class _Fields:
 
 def read_rope(path: Path, raw: Mapping[str, Any], max_positions: int) -> tuple[float, Rope]:
     """(theta, the rest) of a config.json. Raises InvalidInputError, naming the field."""
-    key, given = _section(path, raw)
+    return _read(path, raw, *_section(path, raw), max_positions)
+
+
+def read_rope_of_kind(
+    path: Path, raw: Mapping[str, Any], kind: str, max_positions: int
+) -> tuple[float, Rope]:
+    """The same for the layers of one kind, which have a section of rope_parameters of their own.
+
+    Without rope_parameters, what `raw` says in the old way. Raises InvalidInputError.
+    """
+    given = raw.get("rope_parameters")
+    if given is None:
+        return read_rope(path, raw, max_positions)
+    if not isinstance(given, dict) or not given.keys() <= set(LAYER_KINDS):
+        raise InvalidInputError(
+            f"{path}, rope_parameters: expected an object for each of {', '.join(LAYER_KINDS)}, "
+            f"got {check.show(given)}"
+        )
+    old = raw.get("rope_scaling")
+    section = given.get(kind)
+    section = {} if section is None else section
+    if not isinstance(section, dict) or old not in (None, section):
+        raise InvalidInputError(
+            f"{path}, rope_parameters.{kind}: expected an object and no other rope_scaling, "
+            f"got {check.show(section)}"
+        )
+    return _read(path, raw, f"rope_parameters.{kind}", section, max_positions)
+
+
+def _read(
+    path: Path, raw: Mapping[str, Any], key: str, given: Mapping[str, Any], max_positions: int
+) -> tuple[float, Rope]:
+    """Of the object `given`, called `key`."""
     where = f"{path}, {key}"
     theta = given.get("rope_theta", raw.get("rope_theta"))
     theta = check.number(f"{path}, rope_theta", THETA if theta is None else theta, 1, 1e12)

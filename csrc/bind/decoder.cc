@@ -59,10 +59,20 @@ DecoderConfig make_config(int64_t hidden, int64_t inner, int64_t layers, int64_t
                           int64_t kv_heads, int64_t head_dim, int64_t vocab, int64_t max_positions,
                           double rms_eps, double rope_theta, bool tied, int64_t window,
                           bool qkv_bias, bool o_bias, bool mlp_bias, bool head_norms,
-                          const RopeScaling& rope) {
-  const DecoderConfig config{hidden,   inner,         layers,   heads,      kv_heads, head_dim,
-                             vocab,    max_positions, rms_eps,  rope_theta, tied,     window,
-                             qkv_bias, o_bias,        mlp_bias, head_norms, rope};
+                          const RopeScaling& rope, std::vector<bool> local, double local_theta,
+                          const RopeScaling& local_rope, double query_scalar, bool gelu,
+                          bool post_norms, bool norm_offset, bool scaled_embedding) {
+  DecoderConfig config{hidden,   inner,         layers,   heads,      kv_heads, head_dim,
+                       vocab,    max_positions, rms_eps,  rope_theta, tied,     window,
+                       qkv_bias, o_bias,        mlp_bias, head_norms, rope};
+  config.local = std::move(local);
+  config.local_theta = local_theta;
+  config.local_rope = local_rope;
+  config.query_scalar = query_scalar;
+  config.gelu = gelu;
+  config.post_norms = post_norms;
+  config.norm_offset = norm_offset;
+  config.scaled_embedding = scaled_embedding;
   check_config(config);
   return config;
 }
@@ -136,13 +146,16 @@ void bind_decoder(py::module_& m) {
            py::arg("attention_factor") = 1.0, py::arg("truncate") = true,
            py::arg("divisors") = std::vector<float>{});
   py::class_<DecoderConfig>(m, "DecoderConfig",
-                            "Sizes and switches of a decoder of the Llama family, checked.")
+                            "Sizes and switches of a Llama or Gemma 3 decoder, checked.")
       .def(py::init(&make_config), py::kw_only(), py::arg("hidden"), py::arg("inner"),
            py::arg("layers"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
            py::arg("vocab"), py::arg("max_positions"), py::arg("rms_eps"), py::arg("rope_theta"),
            py::arg("tied"), py::arg("window") = 0, py::arg("qkv_bias") = false,
            py::arg("o_bias") = false, py::arg("mlp_bias") = false, py::arg("head_norms") = false,
-           py::arg("rope") = RopeScaling{});
+           py::arg("rope") = RopeScaling{}, py::arg("local") = std::vector<bool>{},
+           py::arg("local_theta") = 0.0, py::arg("local_rope") = RopeScaling{},
+           py::arg("query_scalar") = 0.0, py::arg("gelu") = false, py::arg("post_norms") = false,
+           py::arg("norm_offset") = false, py::arg("scaled_embedding") = false);
   py::class_<Decoder, Model, std::shared_ptr<Decoder>>(m, "Decoder",
                                                        "A Llama-shaped decoder on the CPU.")
       .def(py::init(&make_decoder), py::arg("config"), py::arg("storage") = "float32",

@@ -12,6 +12,7 @@
 #include "ops/attention.h"
 #include "ops/choose.h"
 #include "ops/matmul.h"
+#include "ops/residual.h"
 #include "ops/rope.h"
 
 namespace py = pybind11;
@@ -74,6 +75,9 @@ Cost cost_of(const Graph::Node& node, double rows) {
   if (const auto* a = args_of(node, matmul)) return cost_of(*a, rows);
   if (const auto* a = args_of(node, project)) return cost_of(*a, rows);
   if (const auto* a = args_of(node, attention)) return cost_of(*a, rows);
+  if (const auto* a = args_of(node, add_normed))
+    return {"norm + add", sentence(a->n), 3 * kFloat * rows * static_cast<double>(a->n), 0,
+            5 * rows * static_cast<double>(a->n)};
   if (const auto* a = args_of(node, choose_rows)) return cost_of_choice("choose", *a, rows);
   if (const auto* a = args_of(node, choose_laws)) return cost_of_choice("choose + law", *a, rows);
   return {"embed", "", 0, 0, 0};

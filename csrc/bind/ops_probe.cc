@@ -106,7 +106,7 @@ Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, co
   for (int64_t i = 0; i < rows->n; ++i)
     std::copy_n(q.data(i, 0, 0), heads * d, qkv.data() + i * stride);
   Floats out({int64_t{rows->n}, heads, d});
-  see({rows.get(), probe.ring.get(), visible.data()}, Worker());
+  see({rows.get(), probe.ring.get(), visible.data(), s.window}, Worker());
   attention({&kernels_named("auto"), rows.get(), probe.ring.get(), visible.data(), qkv.data(),
              out.mutable_data(), scratch.data(), 0, static_cast<int32_t>(heads), scale},
             Worker());
@@ -125,11 +125,9 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   const RingShape& s = probe.ring->shape();
   Floats qkv = given.attr("copy")().cast<Floats>();
   const int64_t half = s.head_dim / 2;
-  Buffer<float> x(rows->n), cosines(rows->n * half), sines(rows->n * half);
-  const EmbedTable tokens(DType::f32, 1, 1);
-  embed({&tokens, rows.get(), x.data(), inv_freq.data(), amplitude, half, cosines.data(),
-         sines.data()},
-        Worker());
+  Buffer<float> cosines(rows->n * half), sines(rows->n * half);
+  find_angles({rows.get(), inv_freq.data(), amplitude, half, cosines.data(), sines.data()},
+              Worker());
   const float* weights = norms.size() ? norms.data() : nullptr;
   const HeadNorm norm{&kernels_named("auto"), weights, weights ? weights + s.head_dim : nullptr,
                       eps};
@@ -193,11 +191,13 @@ Floats norm_probe(const Floats& x, const Floats& weight, float eps) {
 }
 
 // x [rows, 2 n]: gate, up.
-Floats gate_probe(const Floats& x) {
+Floats gate_probe(const Floats& x, const std::string& activation, const std::string& isa) {
+  const Kernels& kernels = kernels_named(isa);
+  const auto gate = activation == "gelu" ? kernels.gelu_gate : kernels.silu_gate;
   const int64_t n = x.shape(1) / 2;
   Floats y({static_cast<int64_t>(x.shape(0)), n});
   for (int64_t i = 0; i < x.shape(0); ++i)
-    kernels_named("auto").gate(x.data(i, 0), x.data(i, 0) + n, n, y.mutable_data(i, 0));
+    gate(x.data(i, 0), x.data(i, 0) + n, n, y.mutable_data(i, 0));
   return y;
 }
 
@@ -280,7 +280,8 @@ void bind_ops_probe(py::module_& m) {
         py::arg("laws"));
   m.def("filter_probe", &filter_probe, py::arg("logits"), py::arg("sampling"), py::arg("isa"));
   m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));
-  m.def("gate_probe", &gate_probe, py::arg("x"));
+  m.def("gate_probe", &gate_probe, py::arg("x"), py::arg("activation") = "silu",
+        py::arg("isa") = "auto");
 }
 
 }  // namespace sbrt

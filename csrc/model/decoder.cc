@@ -6,13 +6,14 @@
 #include "ops/attention.h"
 #include "ops/embed.h"
 #include "ops/matmul.h"
+#include "ops/residual.h"
 #include "ops/rope.h"
 
 namespace sbrt {
 namespace {
 
-// With a window the ring wraps and the lane goes on for ever.
-int64_t longest_of(const DecoderConfig& c) { return c.window ? kEndless : c.max_positions; }
+// Where every layer has a window, the ring wraps and the lane goes on for ever.
+int64_t longest_of(const DecoderConfig& c) { return c.is_bounded() ? kEndless : c.max_positions; }
 
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
 
@@ -33,12 +34,40 @@ void keep(const KeepArgs& a, Worker worker) {
 
 struct StartArgs {
   EmbedArgs embed;
-  SeeArgs see;
+  struct {
+    AngleArgs angles;
+    SeeArgs see;
+  } kind[2];
+  int kinds;
 };
 
 void start(const StartArgs& a, Worker worker) {
   embed(a.embed, worker);
-  see(a.see, worker);
+  for (int k = 0; k < a.kinds; ++k) {
+    find_angles(a.kind[k].angles, worker);
+    see(a.kind[k].see, worker);
+  }
+}
+
+LayerKind kind(const DecoderConfig& c, const LaneShape& s, int64_t window, bool has_local_rope) {
+  const RopeScaling& rope = has_local_rope ? c.local_rope : c.rope;
+  const double theta = has_local_rope ? c.local_theta : c.rope_theta;
+  const int64_t angles = s.max_rows * c.head_dim / 2;
+  return {.window = window ? std::min(window, s.max_len) : s.max_len,
+          .amplitude = rope_amplitude(rope),
+          .inv_freq = inverse_frequencies(c.head_dim, theta, rope),
+          .cosines = Buffer<float>(angles),
+          .sines = Buffer<float>(angles),
+          .visible = Buffer<Visible>(s.max_rows)};
+}
+
+// One for all layers, or one of global and one of local layers.
+std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
+  std::vector<LayerKind> kinds;
+  if (c.local.empty() || !c.is_bounded())
+    kinds.push_back(kind(c, s, c.local.empty() ? c.window : 0, false));
+  if (!c.local.empty()) kinds.push_back(kind(c, s, c.window, true));
+  return kinds;
 }
 
 // Checks what the lane is asked for, and gives its ring.
@@ -46,7 +75,7 @@ RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
   check_within("lane: threads", 1, 4096, s.threads);
-  const int64_t window = c.window ? std::min(c.window, s.max_len) : s.max_len;
+  const int64_t window = c.is_bounded() ? std::min(c.window, s.max_len) : s.max_len;
   return {.capacity = window + kSlots,
           .window = window,
           .branches = s.branches,
@@ -80,10 +109,9 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       weights_(std::move(weights)),
       max_rows_(s.max_rows),
       ring_(ring_of(c, s), s.debug),
-      inv_freq_(inverse_frequencies(c.head_dim, c.rope_theta, c.rope)),
-      cosines_(s.max_rows * c.head_dim / 2),
-      sines_(s.max_rows * c.head_dim / 2),
+      kinds_(kinds_of(c, s)),
       x_(s.max_rows * c.hidden),
+      given_(c.post_norms ? s.max_rows * c.hidden : 0),
       normed_(s.threads * s.max_rows * c.hidden),
       qkv_(s.max_rows * c.qkv_size()),
       attended_(s.max_rows * c.q_size()),
@@ -94,14 +122,10 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       gated_groups_(integers ? row_groups_size(c.inner, s.max_rows) : 0),
       attended_groups_(integers ? row_groups_size(c.q_size(), s.max_rows) : 0),
       features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
-      visible_(s.max_rows),
       scratch_(s.threads * attention_scratch(ring_.shape())) {}
 
 void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
-  graph.add(start, StartArgs{{&weights_->embed, rows, x_.data(), inv_freq_.data(),
-                              rope_amplitude(config_.rope), config_.head_dim / 2, cosines_.data(),
-                              sines_.data()},
-                             {rows, &ring_, visible_.data()}});
+  add_start(graph, rows);
   const int layers = static_cast<int>(config_.layers);
   for (int layer = 0; layer < layers; ++layer) {
     const bool keys_only = !with_logits && layer == layers - 1;
@@ -111,6 +135,17 @@ void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logi
   }
   if (!with_logits) return;
   graph.add(matmul, linear(rows, weights_->lm_head, x_, logits_, &weights_->norm));
+}
+
+void DecoderLane::add_start(Graph& graph, const RowTable* rows) {
+  const double root = std::sqrt(static_cast<double>(config_.hidden));
+  const float factor = config_.scaled_embedding ? static_cast<float>(root) : 1.0f;
+  StartArgs args{{&weights_->embed, rows, x_.data(), factor}, {}, 0};
+  for (const LayerKind& k : kinds_)
+    args.kind[args.kinds++] = {{rows, k.inv_freq.data(), k.amplitude, config_.head_dim / 2,
+                                k.cosines.data(), k.sines.data()},
+                               {rows, &ring_, k.visible.data(), k.window}};
+  graph.add(start, args);
 }
 
 void DecoderLane::add_keep(Graph& graph, const RowTable* rows, int layer) {
@@ -131,15 +166,18 @@ void DecoderLane::read_features(int row, int32_t token, float* out) const {
 void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only) {
   const LayerWeights& w = weights_->layers[layer];
   const int32_t heads = static_cast<int32_t>(config_.heads);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  const LayerKind& kind = kind_of(layer);
+  const double scalar =
+      config_.query_scalar > 0 ? config_.query_scalar : static_cast<double>(config_.head_dim);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(scalar));
   const HeadNorm head_norm{&kernels_, w.q_norm.data(), w.k_norm.data(),
                            static_cast<float>(config_.rms_eps)};
   graph.add(project, ProjectArgs{linear(rows, w.qkv, x_, qkv_, &w.attention_norm),
-                                 {head_norm, rows, &ring_, qkv_.data(), cosines_.data(),
-                                  sines_.data(), layer, heads}});
+                                 {head_norm, rows, &ring_, qkv_.data(), kind.cosines.data(),
+                                  kind.sines.data(), layer, heads}});
   if (keys_only) return;
   AttentionArgs attend{
-      &kernels_, rows,  &ring_, visible_.data(), qkv_.data(), attended_.data(), scratch_.data(),
+      &kernels_, rows,  &ring_, kind.visible.data(), qkv_.data(), attended_.data(), scratch_.data(),
       layer,     heads, scale};
   MatmulArgs out = linear(rows, w.o, attended_, x_);
   if (integers_ && w.o.matrix.quantised() && config_.head_dim % kRowGroup == 0) {
@@ -147,17 +185,29 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
     out.integers.made = attend.made = attended_groups_.data();
   }
   graph.add(attention, attend);
-  graph.add(matmul, out);
+  add_residual(graph, out, w.attention_after);
 }
 
 void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
   const LayerWeights& w = weights_->layers[layer];
   MatmulArgs gate = linear(rows, w.gate_up, x_, gated_, &w.mlp_norm);
   MatmulArgs down = linear(rows, w.down, gated_, x_);
+  if (config_.gelu) gate.gate = Gate::gelu;
   if (integers_ && w.gate_up.matrix.quantised() && w.down.matrix.quantised())
     down.integers.made = gate.integers.make = gated_groups_.data();
   graph.add(matmul, gate);
-  graph.add(matmul, down);
+  add_residual(graph, down, w.mlp_after);
+}
+
+void DecoderLane::add_residual(Graph& graph, const MatmulArgs& product,
+                               const Buffer<float>& after) {
+  MatmulArgs args = product;
+  if (after.size()) args.y = given_.data(), args.add = nullptr;
+  graph.add(matmul, args);
+  if (after.size())
+    graph.add(add_normed,
+              ResidualArgs{&kernels_, product.rows, given_.data(), after.data(), x_.data(),
+                           config_.hidden, static_cast<float>(config_.rms_eps)});
 }
 
 // y = W x, of normed x if there is a norm; y += W x where y is the residual stream.

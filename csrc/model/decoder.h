@@ -1,8 +1,9 @@
-// A decoder-only transformer of the Llama family on the CPU, and its lane.
+// A decoder-only transformer of the Llama or Gemma 3 family on the CPU, and its lane.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "model/lane.h"
 #include "model/weights.h"
@@ -36,8 +37,18 @@ class Decoder final : public Model {
   std::shared_ptr<Weights> weights_;  // shared with the lanes
 };
 
+// What differs between local and global layers.
+struct LayerKind {
+  int64_t window;                // positions a row sees, itself included
+  float amplitude;               // of cosines and sines
+  Buffer<float> inv_freq;        // [head_dim / 2]
+  Buffer<float> cosines, sines;  // [max_rows, head_dim / 2]
+  Buffer<Visible> visible;       // [max_rows]
+};
+
 // Owns the KV ring and every buffer of a forward; its ops allocate nothing. The ring holds what a
-// row sees (the window, or max_len) and 64 in-flight slots; memory is touched as it is reached.
+// row sees in any layer (the window, or max_len) and 64 in-flight slots; memory is touched as it is
+// reached. Global layers need every position, so a window that only some layers have saves no slots.
 class DecoderLane final : public Lane {
  public:
   DecoderLane(const DecoderConfig& config, const Kernels& kernels, const Integers* integers,
@@ -52,9 +63,15 @@ class DecoderLane final : public Lane {
   void read_features(int row, int32_t token, float* out) const override;
 
  private:
+  void add_start(Graph& graph, const RowTable* rows);
   void add_keep(Graph& graph, const RowTable* rows, int layer);
   void add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only);
   void add_mlp(Graph& graph, const RowTable* rows, int layer);
+  // x += product, which is normed first if `after` has weights.
+  void add_residual(Graph& graph, const MatmulArgs& product, const Buffer<float>& after);
+  const LayerKind& kind_of(int layer) const {
+    return kinds_[kinds_.size() > 1 && config_.is_local(layer)];
+  }
   MatmulArgs linear(const RowTable* rows, const Linear& weights, const Buffer<float>& x,
                     const Buffer<float>& y, const Buffer<float>* norm = nullptr) const;
 
@@ -64,9 +81,9 @@ class DecoderLane final : public Lane {
   std::shared_ptr<const Weights> weights_;
   int64_t max_rows_;
   KvRing ring_;
-  Buffer<float> inv_freq_;            // [head_dim / 2]
-  Buffer<float> cosines_, sines_;     // [max_rows, head_dim / 2]
+  std::vector<LayerKind> kinds_;      // one of all layers, or one of global and one of local layers
   Buffer<float> x_;                   // [max_rows, hidden]
+  Buffer<float> given_;               // [max_rows, hidden]; no data without post_norms
   Buffer<float> normed_;              // [threads, max_rows, hidden]
   Buffer<float> qkv_;                 // [max_rows, q + k + v]
   Buffer<float> attended_;            // [max_rows, q]
@@ -77,7 +94,6 @@ class DecoderLane final : public Lane {
   Buffer<RowGroup> gated_groups_;     // [row_groups_size(inner, max_rows)]
   Buffer<RowGroup> attended_groups_;  // [row_groups_size(q, max_rows)]
   Buffer<float> features_;            // [max_rows, kFeatureLayers, hidden]; no data if not kept
-  Buffer<Visible> visible_;           // [max_rows]
   Buffer<float> scratch_;             // [threads, attention_scratch]
 };
 

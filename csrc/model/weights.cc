@@ -37,14 +37,25 @@ void check_config(const DecoderConfig& c) {
                       c.head_dim);
   check_within("config: rms_eps", 0.0, 1.0, c.rms_eps);
   check_within("config: window", int64_t{0}, kLong, c.window);
+  check_within("config: query_scalar", 0.0, 1e9, c.query_scalar);
   check_rope(c.rope, c.rope_theta, c.head_dim);
+  const int64_t kinds = static_cast<int64_t>(c.local.size());
+  if (kinds == 0) return;
+  check<InvalidInput>(kinds == c.layers, "config: local: expected none or ", c.layers, " but got ",
+                      kinds);
+  check<InvalidInput>(c.window > 0, "config: window: expected one next to local but got 0");
+  check_rope(c.local_rope, c.local_theta, c.head_dim);
+}
+
+bool DecoderConfig::is_bounded() const {
+  return window && std::find(local.begin(), local.end(), false) == local.end();
 }
 
 Linear::Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased, Order order)
     : matrix(parts, in, order), bias(biased ? matrix.out() : 0) {}
 
 Weights::Weights(const DecoderConfig& c, const WeightFormats& formats)
-    : formats_(formats), tied_(c.tied) {
+    : formats_(formats), tied_(c.tied), norm_offset_(c.norm_offset ? 1.0f : 0.0f) {
   check_config(c);
   place_embedding(c);
   layers.resize(c.layers);
@@ -104,19 +115,31 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
                      c.mlp_bias, Order::gated);
   w.down = Linear({part("mlp.down_proj", c.hidden)}, c.inner, c.mlp_bias);
 
-  expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
+  expect_norms(at, w, c);
   expect_linear(at + "self_attn.q_proj", w.qkv, 0, c.q_size());
   expect_linear(at + "self_attn.k_proj", w.qkv, c.q_size(), c.kv_size());
   expect_linear(at + "self_attn.v_proj", w.qkv, c.q_size() + c.kv_size(), c.kv_size());
   expect_linear(at + "self_attn.o_proj", w.o, 0, c.hidden);
+  expect_linear(at + "mlp.gate_proj", w.gate_up, 0, c.inner);
+  expect_linear(at + "mlp.up_proj", w.gate_up, c.inner, c.inner);
+  expect_linear(at + "mlp.down_proj", w.down, 0, c.hidden);
+}
+
+// With post_norms, post_attention_layernorm is the norm of attention's output. Without, it is the norm
+// of the MLP's input.
+void Weights::expect_norms(const std::string& at, LayerWeights& w, const DecoderConfig& c) {
+  expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
   if (c.head_norms) {
     expect_norm(at + "self_attn.q_norm", w.q_norm, c.head_dim);
     expect_norm(at + "self_attn.k_norm", w.k_norm, c.head_dim);
   }
-  expect_norm(at + "post_attention_layernorm", w.mlp_norm, c.hidden);
-  expect_linear(at + "mlp.gate_proj", w.gate_up, 0, c.inner);
-  expect_linear(at + "mlp.up_proj", w.gate_up, c.inner, c.inner);
-  expect_linear(at + "mlp.down_proj", w.down, 0, c.hidden);
+  if (c.post_norms) {
+    expect_norm(at + "post_attention_layernorm", w.attention_after, c.hidden);
+    expect_norm(at + "pre_feedforward_layernorm", w.mlp_norm, c.hidden);
+    expect_norm(at + "post_feedforward_layernorm", w.mlp_after, c.hidden);
+  } else {
+    expect_norm(at + "post_attention_layernorm", w.mlp_norm, c.hidden);
+  }
 }
 
 void Weights::expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows) {
@@ -131,7 +154,7 @@ void Weights::expect_linear(const std::string& name, Linear& to, int64_t first, 
 
 void Weights::expect_norm(const std::string& name, Buffer<float>& to, int64_t n) {
   to = Buffer<float>(n);
-  expect(name + ".weight", {.rows = n, .vector = &to});
+  expect(name + ".weight", {.rows = n, .vector = &to, .offset = norm_offset_});
 }
 
 void Weights::expect(std::string name, const Place& place) {
@@ -205,7 +228,7 @@ void Weights::put(const Place& place, const TensorView& t) {
   if (place.vector)
     for (int64_t i = 0; i < t.size(); ++i)
       (*place.vector)[place.order ? place.order->place_of(place.first + i) : i] =
-          rounded(t.at(i), formats_.others);
+          place.offset + rounded(t.at(i), formats_.others);
   if (place.embedding) {
     embed.fill(t);
     if (tied_) lm_head.matrix.pack(0, t);

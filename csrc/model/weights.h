@@ -1,5 +1,5 @@
-// Weights of a decoder of the Llama family, packed one tensor at a time under their Hugging Face
-// names.
+// Weights of a decoder of the Llama or Gemma 3 family, packed one tensor at a time under their
+// Hugging Face names.
 #pragma once
 
 #include <memory>
@@ -21,13 +21,25 @@ struct DecoderConfig {
   int64_t vocab = 0, max_positions = 0;
   double rms_eps = 0, rope_theta = 0;
   bool tied = false;
-  int64_t window = 0;       // positions a row sees, itself included; 0: all
+  int64_t window = 0;       // positions a row sees in a local layer, itself included; 0: all
   bool qkv_bias = false;    // q_proj, k_proj, v_proj
   bool o_bias = false;      // o_proj
   bool mlp_bias = false;    // gate_proj, up_proj, down_proj
   bool head_norms = false;  // q_norm, k_norm: RMSNorm over head_dim before rope
   RopeScaling rope;
+  // [layers], whether a layer is local. Empty: all layers use `rope`, and the window if there is one.
+  std::vector<bool> local{};
+  double local_theta = 0;  // rope of the local layers
+  RopeScaling local_rope{};
+  double query_scalar = 0;        // scores are divided by its square root; 0: head_dim
+  bool gelu = false;              // the MLP gates with gelu (tanh form) instead of silu
+  bool post_norms = false;        // RMSNorm of the outputs of attention and MLP, before x += them
+  bool norm_offset = false;       // a norm multiplies by 1 + its weight
+  bool scaled_embedding = false;  // x = embedding * sqrt(hidden)
 
+  bool is_local(int64_t layer) const { return window && (local.empty() || local[layer]); }
+  // No layer sees beyond the window, so the ring wraps and the lane goes on for ever.
+  bool is_bounded() const;
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
@@ -51,12 +63,13 @@ struct Linear {
 };
 
 struct LayerWeights {
-  Buffer<float> attention_norm, mlp_norm;  // [hidden]
-  Buffer<float> q_norm, k_norm;            // [head_dim]; no data without head_norms
-  Linear qkv;                              // [q + k + v, hidden]
-  Linear o;                                // [hidden, q]
-  Linear gate_up;                          // [inner + inner, hidden], gated
-  Linear down;                             // [hidden, inner]
+  Buffer<float> attention_norm, mlp_norm;    // [hidden], of the inputs
+  Buffer<float> attention_after, mlp_after;  // [hidden], of the outputs; no data without post_norms
+  Buffer<float> q_norm, k_norm;              // [head_dim]; no data without head_norms
+  Linear qkv;                                // [q + k + v, hidden]
+  Linear o;                                  // [hidden, q]
+  Linear gate_up;                            // [inner + inner, hidden], gated
+  Linear down;                               // [hidden, inner]
 };
 
 class Weights {
@@ -96,12 +109,14 @@ class Weights {
     Buffer<float>* vector = nullptr;
     const PackedMatrix* order = nullptr;  // of a bias: where its elements go
     int64_t first = 0;                    // row of the matrix, element of the bias
+    float offset = 0;                     // added to each element of a norm
     bool embedding = false, loaded = false, optional = false;
     Format format{};   // of a matrix
     int64_t have = 0;  // rows of it that have come, if they come in pieces
   };
   void expect(std::string name, const Place& place);
   void expect_layer(int64_t index, const DecoderConfig& config);
+  void expect_norms(const std::string& at, LayerWeights& w, const DecoderConfig& config);
   void expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows);
   void expect_norm(const std::string& name, Buffer<float>& to, int64_t n);
   void put(const Place& place, const TensorView& tensor);
@@ -114,6 +129,7 @@ class Weights {
   WeightFormats formats_;
   PackedMatrix embedding_;  // of a named format, untied
   bool tied_, finished_ = false;
+  float norm_offset_;  // added to each norm's weight as it is loaded
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;
   std::vector<std::string> order_;  // of names, for messages

@@ -31,10 +31,12 @@ void expect_all(const KvRing& ring, const Visible& seen) {
     for (int64_t i = 0; i < seen.span[s].n; ++i) ring.expect(seen.span[s].slot + i, position++);
 }
 
-void find_visible(const RingShape& ring, const RowTable& rows, const Row& row, Visible& out) {
+void find_visible(const SeeArgs& a, const Row& row, Visible& out) {
+  const RingShape& ring = a.ring->shape();
+  const RowTable& rows = *a.rows;
   out.count = 0;
   out.keys = 0;
-  out.first = std::max<int64_t>(0, row.position - ring.window + 1);
+  out.first = std::max<int64_t>(0, row.position - a.window + 1);
   if (out.first < rows.head) {
     const int64_t n = rows.head - out.first, slot = ring.slot(out.first);
     check(n <= ring.capacity, "attention: the row at position ", row.position, " would see ", n,
@@ -120,8 +122,7 @@ class HeadTask {
 
 void see(const SeeArgs& a, Worker worker) {
   const Interval mine = worker.share(a.rows->n);
-  for (int64_t i = mine.begin; i < mine.end; ++i)
-    find_visible(a.ring->shape(), *a.rows, a.rows->row[i], a.visible[i]);
+  for (int64_t i = mine.begin; i < mine.end; ++i) find_visible(a, a.rows->row[i], a.visible[i]);
 }
 
 int64_t attention_scratch(const RingShape& ring) {

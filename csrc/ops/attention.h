@@ -26,6 +26,7 @@ struct SeeArgs {
   const RowTable* rows;
   const KvRing* ring;
   Visible* visible;  // [rows]
+  int64_t window;    // positions a row sees, itself included; at most the ring's
 };
 
 // What every row sees, once per forward.

@@ -54,13 +54,21 @@ void embed(const EmbedArgs& a, Worker worker) {
     const bool known = row.token >= 0 && row.token < a.table->vocab();
     check(known || row.slot < 0, "embedding: expected a token from 0 to ", a.table->vocab() - 1,
           " but got ", row.token);
-    a.table->read(known ? row.token : 0, a.x + i * a.table->hidden());
+    float* x = a.x + i * a.table->hidden();
+    a.table->read(known ? row.token : 0, x);
+    if (a.factor != 1)
+      for (int64_t j = 0; j < a.table->hidden(); ++j) x[j] *= a.factor;
+  }
+}
+
+void find_angles(const AngleArgs& a, Worker worker) {
+  const Interval mine = worker.share(a.rows->n);
+  for (int64_t i = mine.begin; i < mine.end; ++i)
     for (int64_t j = 0; j < a.half; ++j) {
-      const double angle = rope_angle(row.position, a.inv_freq[j]);
+      const double angle = rope_angle(a.rows->row[i].position, a.inv_freq[j]);
       a.cosines[i * a.half + j] = static_cast<float>(std::cos(angle)) * a.scale;
       a.sines[i * a.half + j] = static_cast<float>(std::sin(angle)) * a.scale;
     }
-  }
 }
 
 }  // namespace sbrt

@@ -33,7 +33,15 @@ class EmbedTable {
 struct EmbedArgs {
   const EmbedTable* table;
   const RowTable* rows;
-  float* x;               // [rows, hidden]
+  float* x;      // [rows, hidden]
+  float factor;  // 1: x is the embedding itself
+};
+
+// x = the row's embedding times factor. A padding row may carry any token.
+void embed(const EmbedArgs& args, Worker worker);
+
+struct AngleArgs {
+  const RowTable* rows;
   const float* inv_freq;  // [half]
   float scale;            // of cosines and sines
   int64_t half;           // head_dim / 2
@@ -41,9 +49,8 @@ struct EmbedArgs {
   float* sines;           // [rows, half]
 };
 
-// x = the row's embedding; cosines, sines of its rope angles, times scale. A padding row may carry any token.
-// The angle is float32(position) * inv_freq in float32 below 2^24 (as transformers), beyond that
-// their exact product in double.
-void embed(const EmbedArgs& args, Worker worker);
+// Cosines and sines of each row's rope angles, times scale. The angle is float32(position) * inv_freq
+// in float32 below 2^24, as in transformers, and their exact product in double beyond that.
+void find_angles(const AngleArgs& args, Worker worker);
 
 }  // namespace sbrt

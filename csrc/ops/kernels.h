@@ -18,8 +18,8 @@ constexpr int kPanel = 16;  // outputs of one packed panel
 struct RowGroup;  // ops/integers.h
 
 // y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
-// first .. last - 1. Gated: even panels are gates, odd ones what they gate, and y[r][j] =
-// silu(gate j) * up j.
+// first .. last - 1. Gated: even panels are gates, odd ones what they gate, and `gate` makes
+// y[r][j] of gate j and up j.
 struct MatmulTask {
   const void* panels;  // layout: ops/packed.h
   Format format;
@@ -32,13 +32,13 @@ struct MatmulTask {
   int rows;
   int64_t first, last;  // even if gated
   float* both;          // [rows][kGatedWidth] scratch if gated, else null
+  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // of Kernels
 
   // Of integer products (ops/integers.h): the rows instead of x, [groups of k][stride]. Gated, if
   // `made` is given: y as integers there instead of y; `first` is then a multiple of 4.
   const RowGroup* groups;
   int64_t stride;  // of `made` too
   RowGroup* made;
-  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // Kernels::gate
 };
 
 constexpr int kGatedWidth = 8 * kPanel;  // most outputs of a group of panels
@@ -91,8 +91,10 @@ struct Kernels {
   void (*attend)(const AttendTask&);
   // y = weight * x / sqrt(mean(x^2) + eps); y may be x
   void (*norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
-  // y = silu(gate) * up
-  void (*gate)(const float* gate, const float* up, int64_t n, float* y);
+  // y = silu(gate) * up, silu(x) = x / (1 + exp(-x))
+  void (*silu_gate)(const float* gate, const float* up, int64_t n, float* y);
+  // y = gelu(gate) * up, gelu(x) = x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3))): the tanh form
+  void (*gelu_gate)(const float* gate, const float* up, int64_t n, float* y);
   // The greatest of n >= 1; *bad: whether one of them is NaN or +inf.
   float (*largest)(const float* x, int64_t n, bool* bad);
   // The first i >= from with x[i] >= bar, else n. No x is NaN.

@@ -70,7 +70,7 @@ void matmul_part(const MatmulArgs& a, int rank, Interval mine) {
     if (task.first >= task.last) continue;
     task.both = w.gated() ? a.both + rank * a.max_rows * kGatedWidth : nullptr;
     task.made = a.integers.make;
-    task.gate = a.kernels->gate;
+    task.gate = a.gate == Gate::gelu ? a.kernels->gelu_gate : a.kernels->silu_gate;
     (integer ? a.integers.kernels->matmul : a.kernels->matmul)(task);
   }
 }

@@ -28,18 +28,22 @@ struct InputIntegers {
   RowGroup* make = nullptr;        // gated: where y goes as integers; then y is not written
 };
 
+// What a gated product does to its gates.
+enum class Gate { silu, gelu };
+
 struct MatmulArgs {
   const Kernels* kernels;
   const PackedMatrix* weights;
   const RowTable* rows;  // rows 0 .. n - 1 are computed
   const float* x;        // [rows, in]
-  float* y;              // [rows, out]; gated: [rows, gates], silu(gate) * what it gates
+  float* y;              // [rows, out]; gated: [rows, gates], activation(gate) * what it gates
   const float* bias;     // [out] as they lie, or null: added to the sum
   const float* add;      // [rows, out] or null: added to the result; may be y
   InputNorm norm{};
   float* both = nullptr;  // [threads, max_rows, kGatedWidth] scratch if gated
   int64_t max_rows = 0;   // of the scratch
   InputIntegers integers{};
+  Gate gate = Gate::silu;  // if gated
 };
 
 void matmul(const MatmulArgs& args, Worker worker);

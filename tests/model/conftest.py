@@ -15,7 +15,7 @@ SIZES = {
 
 def shapes_of(sizes):
     """Names of a decoder's tensors and their shapes."""
-    off = dict.fromkeys(("qkv_bias", "o_bias", "mlp_bias", "head_norms"), False)
+    off = dict.fromkeys(("qkv_bias", "o_bias", "mlp_bias", "head_norms", "post_norms"), False)
     c = SimpleNamespace(**(off | sizes))
     q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
     shapes = {"model.embed_tokens.weight": (c.vocab, c.hidden), "model.norm.weight": (c.hidden,)}
@@ -27,6 +27,9 @@ def shapes_of(sizes):
             "mlp.gate_proj": (c.inner, c.hidden), "mlp.up_proj": (c.inner, c.hidden),
             "mlp.down_proj": (c.hidden, c.inner),
         }  # fmt: skip
+        if c.post_norms:
+            layer |= dict.fromkeys(("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+                                   (c.hidden,))  # fmt: skip
         if c.head_norms:
             layer |= {"self_attn.q_norm": (c.head_dim,), "self_attn.k_norm": (c.head_dim,)}
         shapes |= {f"model.layers.{i}.{name}.weight": s for name, s in layer.items()}

@@ -22,7 +22,12 @@ FAMILIES = {
     "Mistral": {"head_dim": 12, "sliding_window": WINDOW},
     "Qwen2": {"use_sliding_window": False, "sliding_window": 16},
     "Qwen3": {"head_dim": 16, "tie_word_embeddings": True},
-}
+    "Gemma3": {
+        "head_dim": 12, "sliding_window": WINDOW, "query_pre_attn_scalar": 20,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+}  # fmt: skip
+LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # of the layers of Gemma 3 with a window
 # original_max_position_embeddings 64: pairs of a head lie on both sides of every boundary
 ROPES = {
     "default": {"rope_theta": 5e5},
@@ -41,6 +46,17 @@ OTHERS = {
     "Mistral, wide window": ("Mistral", {"sliding_window": 4096}, {}),
     "Mistral, window of one": ("Mistral", {"sliding_window": 1}, {}),
     "Mistral, past its positions": ("Mistral", {"max_position_embeddings": 64}, {}),
+    "Gemma3, biases": ("Gemma3", {"attention_bias": True, "tie_word_embeddings": False}, {}),
+    "Gemma3, local layers alone": ("Gemma3", {"layer_types": ["sliding_attention"] * 3}, {}),
+    "Gemma3, global layers alone": ("Gemma3", {"layer_types": ["full_attention"] * 3}, {}),
+    "Gemma3, a global layer first": (
+        "Gemma3",
+        {"layer_types": ["full_attention", *["sliding_attention"] * 2]},
+        {},
+    ),
+    "Gemma3, a window of one": ("Gemma3", {"sliding_window": 1}, {}),
+    "Gemma3, a window beyond the text": ("Gemma3", {"sliding_window": 4096}, {}),
+    "Gemma3, yarn": ("Gemma3", {}, {"mscale": 0.7}),
     "yarn, mscale": ("Qwen3", {}, {"mscale": 1.0, "mscale_all_dim": 0.7}),
     "yarn, one mscale": ("Qwen3", {}, {"mscale": 0.7}),
     "yarn, attention factor": ("Llama", {}, {"attention_factor": 0.8, "mscale": 0.7}),
@@ -53,13 +69,16 @@ OTHERS = {
 def write(folder, family, changes, rope):
     """A random checkpoint with lively logits; returns transformers' model of it."""
     torch.manual_seed(5)
-    kind = getattr(transformers, f"{family}Config")
+    is_gemma = family == "Gemma3"
+    kind = getattr(transformers, f"{family}{'Text' * is_gemma}Config")
+    if is_gemma:
+        rope = {"full_attention": rope, "sliding_attention": LOCAL}
     config = kind(**(SIZES | FAMILIES[family] | changes), rope_parameters=rope)
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name else 0.0, 0.2)
+            p.normal_(1.0 if "norm" in name and not is_gemma else 0.0, 0.2)
     model.save_pretrained(folder)
     return model
 
@@ -124,11 +143,12 @@ def test_a_setting(tools, tmp_path, case):
     compare_greedy(tmp_path, model)
 
 
-def test_bfloat16_weights_with_biases_and_norms(tools, tmp_path):
-    """Biases and norms are rounded as the matrices are."""
-    model = write(tmp_path, "Qwen3", {"attention_bias": True}, {"rope_type": "default"})
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma3"])
+def test_bfloat16_weights_with_biases_and_norms(tools, tmp_path, family):
+    """Biases and norms are rounded as the matrices are; what they are added to is not."""
+    model = write(tmp_path, family, {"attention_bias": True}, {"rope_type": "default"})
     model.to(torch.bfloat16).save_pretrained(tmp_path)
-    model = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    model = type(model).from_pretrained(tmp_path, dtype=torch.float32).eval()
     decoder = open_checkpoint(tmp_path).decoder("auto")
     tokens = tokens_of(60, seed=3)
     expected = logits_of(model, tokens)

@@ -12,6 +12,14 @@ FAMILIES = {
     "Mistral": {"window": 24},
     "Qwen2": {"qkv_bias": True},
     "Qwen3": {"head_norms": True, "head_dim": 14},
+    "Gemma 3": {
+        "window": 24, "local": [True, False], "local_theta": 1e4, "rope_theta": 1e6, "gelu": True,
+        "query_scalar": 7.0, "head_norms": True, "post_norms": True, "norm_offset": True,
+        "scaled_embedding": True, "tied": True,
+    },
+    "Gemma 3, local layers alone": {
+        "window": 24, "local": [True, True], "local_theta": 1e4, "gelu": True, "post_norms": True,
+    },
     "all switches": {
         "qkv_bias": True, "o_bias": True, "mlp_bias": True, "head_norms": True, "window": 17,
         "rope": _core.RopeScaling(

@@ -120,7 +120,11 @@ def shapes_of(config):
         layer[f"{name}.weight"] = shape
         if family == "Qwen2ForCausalLM" and name[-6] in "qkv":
             layer[f"{name}.bias"] = shape[:1]
-    if family == "Qwen3ForCausalLM":
+    is_gemma = family == "Gemma3ForCausalLM"
+    if is_gemma:
+        layer["pre_feedforward_layernorm.weight"] = (hidden,)
+        layer["post_feedforward_layernorm.weight"] = (hidden,)
+    if is_gemma or family == "Qwen3ForCausalLM":
         layer |= {"self_attn.q_norm.weight": (width,), "self_attn.k_norm.weight": (width,)}
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for i in range(config["num_hidden_layers"]):

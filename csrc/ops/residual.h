@@ -1,0 +1,23 @@
+// Residual additions of models that norm the output of attention and MLP before they add it.
+#pragma once
+
+#include "exec/control.h"
+#include "exec/exec.h"
+#include "ops/kernels.h"
+
+namespace sbrt {
+
+struct ResidualArgs {
+  const Kernels* kernels;
+  const RowTable* rows;
+  float* given;         // [rows, n], the output of attention or MLP; normed in place
+  const float* weight;  // [n]
+  float* x;             // [rows, n]
+  int64_t n;
+  float eps;
+};
+
+// x += RMSNorm(given), row by row.
+void add_normed(const ResidualArgs& args, Worker worker);
+
+}  // namespace sbrt
