@@ -15,7 +15,9 @@ from ..model_config import ModelConfig, config_of
 from ..quantized import Quantized
 from ..safetensors_file import TensorEntry, TensorFile
 from ..stored import Stored
+from . import gemma
 from .blocks import NAMED, unpacked
+from .fields import Fields
 from .parts import open_parts
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ FAMILIES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    gemma.ARCHITECTURE: "Gemma3ForCausalLM",
 }
 WINDOWED = "MistralForCausalLM"
 INTERLEAVED = {"llama"}  # in their q and k a rotary pair is two neighbouring rows
@@ -106,11 +109,11 @@ def read_model(path: Path) -> GgufModel:
         raise InvalidInputError(
             f"{path}, general.architecture: expected one of {', '.join(FAMILIES)}, got {show(arch)}"
         )
-    config = _config(path, _Fields(path, arch, metadata), found)
+    config = _config(path, Fields(path, arch, metadata), found)
     weights = {
-        _hf_name(name): _weight(file, name, entry, _order(arch, name, config))
+        _hf_name(arch, name): _weight(file, name, entry, _order(arch, name, config))
         for name, (file, entry) in found.items()
-        if name != DIVISORS
+        if name != DIVISORS or arch == gemma.ARCHITECTURE  # which has none
     }
     return GgufModel(config, files, weights)
 
@@ -129,11 +132,12 @@ def _tensors(files: list[TensorFile]) -> dict[str, tuple[TensorFile, TensorEntry
     return found
 
 
-def _hf_name(name: str) -> str:
+def _hf_name(arch: str, name: str) -> str:
     """The Hugging Face name; a name that no family has stays as it is, to be refused by it."""
+    modules = MODULES | gemma.MODULES if arch == gemma.ARCHITECTURE else MODULES
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if match is not None and match[2] in MODULES:
-        return f"model.layers.{match[1]}.{MODULES[match[2]]}.{match[3]}"
+    if match is not None and match[2] in modules:
+        return f"model.layers.{match[1]}.{modules[match[2]]}.{match[3]}"
     return NAMES.get(name, name)
 
 
@@ -164,33 +168,8 @@ def _weight(
     )
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The entries of one architecture, each checked as it is read."""
-
-    path: Path
-    arch: str
-    metadata: Mapping[str, Any]
-
-    def where(self, key: str) -> str:
-        return f"{self.path}, {self.arch}.{key}"
-
-    def get(self, key: str) -> Any:
-        return self.metadata.get(f"{self.arch}.{key}")
-
-    def size(self, key: str, default: int | None = None) -> int:
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        return check.integer(self.where(key), value, 1)
-
-    def number(self, key: str, default: float) -> float:
-        value = self.get(key)
-        return default if value is None else check.number(self.where(key), value, 0)
-
-
 def _config(
-    path: Path, fields: _Fields, found: Mapping[str, tuple[TensorFile, TensorEntry]]
+    path: Path, fields: Fields, found: Mapping[str, tuple[TensorFile, TensorEntry]]
 ) -> ModelConfig:
     """By way of what a config.json would say, so that both are checked by the same rules."""
     for key, neutral in NEUTRAL.items():
@@ -210,21 +189,27 @@ def _config(
         "rope_theta": fields.number("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(fields),
     }
-    if window := check.integer(
-        fields.where("attention.sliding_window"), fields.get("attention.sliding_window") or 0, 0
-    ):
-        raw |= {"sliding_window": window, "architectures": [WINDOWED]}
+    is_gemma = fields.arch == gemma.ARCHITECTURE
+    raw |= gemma.config_fields(fields, raw) if is_gemma else _window(fields)
     config = config_of(path, raw)
     return replace(
         config,
-        rope=replace(config.rope, divisors=_divisors(found, config.head_dim)),
+        rope=replace(config.rope, divisors=() if is_gemma else _divisors(found, config.head_dim)),
+        norm_offset=False,
         qkv_bias="blk.0.attn_q.bias" in found,
         o_bias="blk.0.attn_output.bias" in found,
         mlp_bias="blk.0.ffn_up.bias" in found,
     )
 
 
-def _head_dim(fields: _Fields, hidden: int, heads: int) -> int:
+def _window(fields: Fields) -> dict[str, Any]:
+    """A window makes a Mistral."""
+    where = fields.where("attention.sliding_window")
+    window = check.integer(where, fields.get("attention.sliding_window") or 0, 0)
+    return {"sliding_window": window, "architectures": [WINDOWED]} if window else {}
+
+
+def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
     """Keys, values and rotated elements must be as many."""
     dim = fields.size("attention.key_length", max(1, hidden // heads))
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -236,7 +221,7 @@ def _head_dim(fields: _Fields, hidden: int, heads: int) -> int:
     return dim
 
 
-def _rope_scaling(fields: _Fields) -> dict[str, Any] | None:
+def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
     """What config.json calls rope_scaling."""
     kind = fields.get("rope.scaling.type")
     if kind is None and fields.get("rope.scale_linear") is not None:  # of the first files

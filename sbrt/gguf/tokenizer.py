@@ -29,6 +29,8 @@ SAMPLING = {
     "penalty_repeat": "repetition_penalty",
 }  # fmt: skip
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# Tokens that end a turn. Files often do not say so, and llama.cpp knows them by their text.
+TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,19 @@ def tokenizer_json(path: Path) -> bytes:
 
 def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
     """Ids that end an answer, of a sequence, a turn or a message, all below `vocab`, and the entry
-    that names each. Raises InvalidInputError.
+    that names each. Without eot_token_id, control tokens of TURN_ENDS. Raises InvalidInputError.
     """
     fields = _Fields(file.path, file.metadata)
-    found = ((fields.token(key, vocab), fields.where(key)) for key in END_KEYS)
-    return {i: where for i, where in found if i is not None}
+    named = ((fields.token(key, vocab), fields.where(key)) for key in END_KEYS)
+    found = {i: where for i, where in named if i is not None}
+    tokens = fields.get("tokens")
+    if fields.get("eot_token_id") is None and isinstance(tokens, list):
+        kinds = fields.numbers("token_type", len(tokens), "iu")
+        for text in TURN_ENDS:
+            i = tokens.index(text) if text in tokens else vocab
+            if i < vocab and kinds and kinds[i] == CONTROL:
+                found.setdefault(i, fields.where("tokens"))
+    return found
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:

@@ -26,7 +26,8 @@ SIZES = {
     "hidden": 256, "inner": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 64,
     "context": 128,
 }  # fmt: skip
-BIASED, NORMED = "qwen2", "qwen3"
+BIASED, NORMED, GEMMA = "qwen2", ("qwen3", "gemma3"), "gemma3"
+WINDOW, PERIOD = 24, 2  # of Gemma
 
 
 def byte_level_words(size=300):
@@ -71,7 +72,9 @@ def shapes_of(arch, vocab, tied, s):
     }  # fmt: skip
     if arch == BIASED:
         layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
-    if arch == NORMED:
+    if arch == GEMMA:
+        layer |= {"post_attention_norm.weight": (hidden,), "post_ffw_norm.weight": (hidden,)}
+    if arch in NORMED:
         layer |= {"attn_q_norm.weight": (s.head_dim,), "attn_k_norm.weight": (s.head_dim,)}
     shapes = {"token_embd.weight": (vocab, hidden), "output_norm.weight": (hidden,)}
     shapes |= {f"blk.{i}.{name}": shape for i in range(s.layers) for name, shape in layer.items()}
@@ -134,6 +137,11 @@ def add_sizes(writer, s, vocab):
     writer.add_vocab_size(vocab)
 
 
+def add_layer_kinds(writer):
+    writer.add_sliding_window(WINDOW)
+    writer.add_sliding_window_pattern(PERIOD)
+
+
 def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0, more=None,
                tensors=None, split=0, **sizes):  # fmt: skip
     """A random model; returns its path.
@@ -146,6 +154,8 @@ def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0,
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
     vocab = add_words(writer, words)
     add_sizes(writer, s, vocab)
+    if arch == GEMMA:
+        add_layer_kinds(writer)
     if more is not None:
         more(writer)
     for name, shape in shapes_of(arch, vocab, tied, s).items():
@@ -175,12 +185,19 @@ FOLDER_NAMES = {
 }  # fmt: skip
 
 
-def folder_name(name):
+GEMMA_NAMES = {
+    "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}  # fmt: skip
+
+
+def folder_name(arch, name):
     parts = name.split(".")
     if parts[0] != "blk":
         ends = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
         return f"{ends.get(parts[0], 'lm_head')}.weight"
-    return f"model.layers.{parts[1]}.{FOLDER_NAMES[parts[2]]}.{parts[3]}"
+    names = FOLDER_NAMES | (GEMMA_NAMES if arch == GEMMA else {})
+    return f"model.layers.{parts[1]}.{names[parts[2]]}.{parts[3]}"
 
 
 def dequantised(paths):
@@ -199,7 +216,7 @@ def dequantised(paths):
                 heads = int(reader_value(first, f"llama.attention.{key}"))
                 pairs = values.reshape(heads, -1, 2, *values.shape[1:])
                 values = pairs.swapaxes(1, 2).reshape(values.shape)
-            found[folder_name(tensor.name)] = np.ascontiguousarray(values, np.float32)
+            found[folder_name(arch, tensor.name)] = np.ascontiguousarray(values, np.float32)
     return found
 
 
@@ -210,6 +227,7 @@ def reader_value(reader, key, default=None):
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    GEMMA: "Gemma3ForCausalLM",
 }  # fmt: skip
 
 
@@ -241,6 +259,14 @@ def write_folder(folder, paths):
         "tie_word_embeddings": "lm_head.weight" not in weights,
         "eos_token_id": int(reader_value(reader, "tokenizer.ggml.eos_token_id")),
     }
+    if arch == GEMMA:  # a folder's norms lack the 1
+        weights = {n: v - np.float32("norm" in n) for n, v in weights.items()}
+        config |= {
+            "model_type": "gemma3_text",
+            "sliding_window": int(value("attention.sliding_window")),
+            "sliding_window_pattern": int(value("attention.sliding_window_pattern", 6)),
+            "query_pre_attn_scalar": config["head_dim"],
+        }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(encode(weights, {"format": "pt"}))
     return folder

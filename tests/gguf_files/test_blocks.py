@@ -44,7 +44,7 @@ def test_blocks_of_random_bytes(name):
 
 
 @pytest.mark.parametrize("kind", [block.name for block in BLOCKS.values()])
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_weights_of_a_model(files, tmp_path, monkeypatch, kind, arch):
     """Rows of q and k in their own order, pieces that do not divide a matrix."""
     monkeypatch.setattr(stored, "PIECE", 3000)

@@ -44,7 +44,10 @@ def compare_with_transformers(folder, answer, prompt=PROMPT, gap=GAP):
         break  # after it the two follow different texts
 
 
-@pytest.mark.parametrize(("arch", "kind"), [("llama", "F16"), ("qwen2", "Q4_0"), ("qwen3", "Q6_K")])
+@pytest.mark.parametrize(
+    ("arch", "kind"),
+    [("llama", "F16"), ("qwen2", "Q4_0"), ("qwen3", "Q6_K"), ("gemma3", "Q4_K")],
+)
 def test_a_family(files, tmp_path, arch, kind):
     path = files.write(tmp_path / "m.gguf", arch=arch, kind=kind, tied=arch != "qwen2")
     folder = files.folder(tmp_path / "folder", [path])
