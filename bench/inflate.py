@@ -42,6 +42,10 @@ def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelCon
     checkpoint = open_checkpoint(source)
     if checkpoint.storage("auto") != "bfloat16":
         raise InvalidInputError(f"{source}: expected bfloat16 weights, got others")
+    if checkpoint.config.local:
+        raise InvalidInputError(
+            f"{source}: expected layers that are all alike, got some with a window"
+        )
     config = larger(checkpoint.config, parameters)
     raw = read_json(source / "config.json")
     raw |= {"num_hidden_layers": config.layers, "intermediate_size": config.inner}

@@ -15,7 +15,7 @@ import torch
 
 from .._core import ENDLESS, RecordedModel, build_info, inverse_frequencies
 from ..checkpoint import Checkpoint, Progress
-from ..errors import EngineError, InvalidInputError
+from ..errors import EngineError, InvalidInputError, not_built
 from ..methods import Method
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
@@ -77,6 +77,8 @@ def model_of(
     chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
     chosen = replace(chosen, fused=products == "fused")
     config = checkpoint.config
+    if config.post_norms:
+        raise not_built(f"{config.architecture} on device {device}")
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read

@@ -57,9 +57,30 @@ FAULTS = (
     Fault(
         "a row of a model with a window sees one position more",
         "csrc/ops/attention.cc",
-        "row.position - ring.window + 1);",
-        "row.position - ring.window);",
+        "row.position - a.window + 1);",
+        "row.position - a.window);",
         ("model/test_families.py::test_a_setting",),
+    ),
+    Fault(
+        "norms that multiply by 1 + weight multiply by the weight where it is bfloat16",
+        "csrc/model/weights.cc",
+        "place.offset + rounded(t.at(i), formats_.others);",
+        "rounded(place.offset + t.at(i), formats_.others);",
+        ("model/test_families.py::test_bfloat16_weights_with_biases_and_norms",),
+    ),
+    Fault(
+        "global layers turn by the rope of local ones",
+        "csrc/model/decoder.cc",
+        "kinds.push_back(kind(c, s, c.local.empty() ? c.window : 0, false));",
+        "kinds.push_back(kind(c, s, c.local.empty() ? c.window : 0, !c.local.empty()));",
+        ("model/test_families.py::test_a_setting",),
+    ),
+    Fault(
+        "integer rows are gated by silu in a model of gelu",
+        "csrc/ops/matmul.cc",
+        "a.gate == Gate::gelu ? ",
+        "a.gate == Gate::gelu && !integer ? ",
+        ("model/test_quantised.py::test_rows_of_8_bits_stay_near_those_of_float32",),
     ),
     Fault(
         "keys that lie before the ring's wrap end one slot early",

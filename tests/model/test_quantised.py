@@ -17,6 +17,17 @@ SIZES = [
     {"head_dim": 10},  # they share panels, and a format
     {"head_dim": 16, "tied": True},
     {"head_dim": 64, "hidden": 96, "heads": 2, "kv_heads": 1, "qkv_bias": True},
+    {  # Gemma 3, whose products of attention and MLP are normed before x adds them
+        "head_dim": 32,
+        "window": 12,
+        "local": [True, False],
+        "local_theta": 1e3,
+        "gelu": True,
+        "head_norms": True,
+        "post_norms": True,
+        "scaled_embedding": True,
+        "tied": True,
+    },
 ]
 
 
