@@ -1,5 +1,5 @@
-"""Contract under test: the gates of an MLP are silu and the tanh form of gelu, within the rounding of
-exp's argument on every instruction set, and hide no NaN."""
+"""Contract under test: the gates of an MLP are silu and the tanh form of gelu, within the rounding
+of exp's argument on every instruction set, and hide no NaN."""
 
 import numpy as np
 import pytest

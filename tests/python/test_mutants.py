@@ -1,4 +1,4 @@
-"""Contract under test: 5,000 mutated config.json, 20,000 mutated safetensors headers and 5,000
+"""Contract under test: 6,250 mutated config.json, 20,000 mutated safetensors headers and 5,000
 mutated DecoderConfig are refused with InvalidInputError, or load and generate; what a size merely
 claims is never allocated (bounds: mutants.py). A loader that does allocate it is noticed."""
 
@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("mutants.py")
-FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+GEMMA = "Gemma3ForCausalLM"
+FAMILIES = (
+    "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", GEMMA,
+)  # fmt: skip
+KINDS = {
+    "layer_types": ["sliding_attention"], "sliding_window": 8, "query_pre_attn_scalar": 8,
+    "rope_local_base_freq": 500.0, "sliding_window_pattern": 2, "attn_logit_softcapping": None,
+    "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}},
+}  # fmt: skip
 SIZES = {
     "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 16, "max_position_embeddings": 64,
@@ -19,7 +27,8 @@ SIZES = {
 
 def run(make, folder, family, *words):
     """A child process, so that its limits and its peak are its own: (exit code, figures, text)."""
-    make.checkpoint(folder, architectures=[family], **SIZES)
+    sizes = SIZES | (KINDS if family == GEMMA else {})
+    make.checkpoint(folder, architectures=[family], **sizes)
     command = [sys.executable, SCRIPT, words[0], folder, *words[1:]]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.stdout, done.stderr
