@@ -66,8 +66,9 @@ def text_name(name: str) -> str | None:
 def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: int) -> Kinds:
     """What the fields `raw`, with DEFAULTS, say. Raises InvalidInputError, naming the field."""
     for key in UNREAD:
-        if raw.get(key) not in (None, False):
-            raise InvalidInputError(f"{path}, {key}: expected none, got {check.show(raw[key])}")
+        given = raw.get(key)
+        if given is not None and given is not False:
+            raise InvalidInputError(f"{path}, {key}: expected none, got {check.show(given)}")
     local = _local(path, raw, layers)
     window = 0
     if any(local):
@@ -75,9 +76,11 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
             f"{path}, sliding_window", raw.get("sliding_window"), 1, MAX_POSITIONS
         )
     scalar = f"{path}, query_pre_attn_scalar"
+    for key in ("rope_theta", "rope_local_base_freq"):
+        check.number(f"{path}, {key}", raw.get(key), 1, 1e12)
     theta, rope = read_rope_of_kind(path, raw, GLOBAL, max_positions)
     alone = {"rope_parameters": raw.get("rope_parameters")}  # rope_scaling is of global layers
-    alone |= {"rope_theta": raw.get("rope_local_base_freq")}
+    alone |= {"rope_theta": raw["rope_local_base_freq"]}
     local_theta, local_rope = read_rope_of_kind(path, alone, LOCAL, max_positions)
     return Kinds(
         local=local if any(local) else (),

@@ -30,11 +30,12 @@ def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
         fields.where("attention.sliding_window"), fields.get("attention.sliding_window") or 0, 0
     )
     heads = raw["hidden_size"] // raw["num_attention_heads"]
-    scaling = raw.pop("rope_scaling") or {}
+    scaling = raw["rope_scaling"] or {}
     return {
         "sliding_window": window or None,
         "layer_types": _layer_types(fields, layers) if window else [GLOBAL] * layers,
         "query_pre_attn_scalar": heads if layers == LARGEST else raw["head_dim"],
+        "rope_scaling": None,
         "rope_parameters": {
             GLOBAL: scaling | {"rope_theta": raw["rope_theta"]},
             LOCAL: {"rope_theta": fields.number("rope.freq_base_swa", LOCAL_BASE)},
