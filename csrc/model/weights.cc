@@ -70,10 +70,11 @@ Weights::Weights(const DecoderConfig& c, const WeightFormats& formats)
 // The embedding, and a head that may be the same matrix.
 void Weights::place_embedding(const DecoderConfig& c) {
   const bool is_named = formats_.named.contains(kEmbedding);
+  const bool is_packed = is_named || (c.tied && !format_of(kHead).quantised());
   const Format format = format_of(is_named && c.tied ? kEmbedding : kHead);
   lm_head = Linear({{format, c.vocab}}, c.hidden, false);
   Place place{.rows = c.vocab, .columns = c.hidden, .format = format_of(kEmbedding)};
-  if (!is_named) {
+  if (!is_packed) {
     embed = EmbedTable(unpacked(formats_.others), c.vocab, c.hidden);
     place.embedding = true;
   } else {

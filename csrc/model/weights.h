@@ -76,7 +76,8 @@ class Weights {
  public:
   // Reserves everything; pages are touched as tensors arrive. Throws InvalidInput on a format for what
   // is no matrix of this decoder. Next to int4 the head is kInt8Head, and next to int8 or int4 the
-  // embedding bf16, where nothing else is named; a named embedding is the head too if that is tied.
+  // embedding bf16, where nothing else is named. A tied embedding is kept once if it is named or of
+  // floats.
   Weights(const DecoderConfig& config, const WeightFormats& formats);
   Weights(const Weights&) = delete;
 

@@ -47,8 +47,7 @@ def _layer_types(fields: Fields, layers: int) -> list[str]:
     """By a flag for each layer, or by the number of layers after which the pattern repeats."""
     key = "attention.sliding_window_pattern"
     given = fields.get(key)
-    if hasattr(given, "tolist"):
-        given = given.tolist()
-        return [LOCAL if flag else GLOBAL for flag in given]  # as many as layers, or refused
+    if hasattr(given, "tolist") and given.dtype.kind in "biu":
+        return [LOCAL if flag else GLOBAL for flag in given.tolist()]  # one a layer, or refused
     period = check.integer(fields.where(key), PERIOD if given is None else given, 0, 2**31)
     return [GLOBAL if period and (i + 1) % period == 0 else LOCAL for i in range(layers)]

@@ -24,10 +24,10 @@ def without(*keys):
     return lambda writer: [writer.kv_data[0].pop(key) for key in keys]
 
 
-def with_flags(*flags):
+def with_flags(*flags, kind=GGUFValueType.BOOL):
     def more(writer):
         del writer.kv_data[0][PATTERN]
-        writer.add_key_value(PATTERN, list(flags), GGUFValueType.ARRAY, GGUFValueType.BOOL)
+        writer.add_key_value(PATTERN, list(flags), GGUFValueType.ARRAY, kind)
 
     return more
 
@@ -117,6 +117,8 @@ def refuse_divisors(writer):
         (refuse_softcapping, ["final_logit_softcapping", 30]),
         (refuse_divisors, ["rope_freqs.weight", "no such tensor"]),
         (with_flags(True), ["layer_types", "2 names"]),
+        (with_flags(0.5, 0.5, kind=GGUFValueType.FLOAT32), [PATTERN, "integer"]),
+        (with_flags("yes", "no", kind=GGUFValueType.STRING), [PATTERN, "yes"]),
     ],
 )
 def test_what_it_cannot_have_is_refused(files, tmp_path, refused, more, words):

@@ -1,5 +1,8 @@
 """Contract under test: bad sizes, names and tensors are refused in one sentence, nothing lost."""
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -124,3 +127,18 @@ def test_a_token_outside_the_vocabulary_is_an_error_and_the_lane_goes_on(tools):
         lane.chunk([3, 67], 2)
     expected = tools.Sequence(decoder).alone([3, 4])
     assert np.array_equal(lane.chunk([3, 4], 2), expected)
+
+
+@pytest.mark.parametrize(("storage", "tables"), [("float32", 1.0), ("bfloat16", 0.5)])
+def test_a_tied_embedding_is_kept_once(tools, storage, tables):
+    """Tables of float32, as resident memory: 30 MB are far above what else a decoder touches."""
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    values = np.ones((60_000, 128), np.float32)
+    sizes = tools.SIZES | {"vocab": len(values), "hidden": 128, "tied": True, "layers": 1}
+    before = resident()
+    decoder = _core.Decoder(_core.DecoderConfig(**sizes), storage)
+    decoder.load("model.embed_tokens.weight", "F32", values.shape, values.view(np.uint8))
+    assert resident() - before < (tables + 0.3) * values.nbytes
