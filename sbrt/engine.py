@@ -154,8 +154,8 @@ class Engine:
     ) -> Iterator[RequestOutput]:
         """Yield the cumulative output of one prompt after every round; closing it early aborts.
 
-        Rounds of less than a millisecond share an output, so that outputs cost no speed: after the
-        first there are at most 1,000 a second, usually 500. `step` gives one for each round.
+        Rounds of less than two milliseconds share an output, so that making outputs costs no speed:
+        after the first there are at most 500 a second. `step` gives one for each round.
         """
         if (count := len(split_prompts(prompt))) != 1:
             raise InvalidInputError(f"stream: expected one prompt, got a list of {count}")

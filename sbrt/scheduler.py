@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
-PACE = 0.002  # seconds; rounds of a stream that are shorter share an output
+PACE = 0.004  # seconds; rounds of a stream that are shorter share an output
 
 
 class Prefill(NamedTuple):

@@ -167,10 +167,34 @@ class Clock:
         raise AssertionError
 
 
+class Unhurried:
+    """A runtime that no clock hurries. Asked for what the time allows it runs three rounds."""
+
+    def __init__(self, real):
+        self.real, self.asked = real, []
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def advance(self, max_rounds, seconds):
+        self.asked.append(max_rounds)
+        self.real.advance(max_rounds=max_rounds or 3)
+
+
 @pytest.fixture
-def ticks(monkeypatch):
-    """ticks(seconds): between two looks of the scheduler at the clock."""
-    return lambda seconds: monkeypatch.setattr(scheduler, "time", Clock(seconds))
+def ticks(engine, monkeypatch):
+    """ticks(seconds): between two looks of the scheduler at the clock, and the only clock.
+
+    Returns the list of the rounds that the core will be asked for.
+    """
+
+    def tick(seconds):
+        runtime = Unhurried(engine._scheduler.runtime)
+        monkeypatch.setattr(scheduler, "time", Clock(seconds))
+        monkeypatch.setattr(engine._scheduler, "_runtime", runtime)
+        return runtime.asked
+
+    return tick
 
 
 def texts(outputs):
@@ -198,23 +222,8 @@ def test_short_rounds_of_a_stream_share_an_output_but_the_first(engine, prompts,
     assert "".join(texts(outputs)) == read[-1].outputs[0].text
 
 
-def test_a_stream_without_stop_strings_leaves_short_rounds_to_the_core(
-    engine, prompts, ticks, monkeypatch
-):
-    real, asked = engine._scheduler.runtime, []
-
-    class ThreeRounds:
-        """Where it is asked for as many rounds as the time allows, it runs three."""
-
-        def __getattr__(self, name):
-            return getattr(real, name)
-
-        def advance(self, max_rounds, seconds):
-            asked.append(max_rounds)
-            real.advance(max_rounds=max_rounds or 3)
-
-    monkeypatch.setattr(engine._scheduler, "_runtime", ThreeRounds())
-    ticks(scheduler.PACE / 7)
+def test_a_stream_without_stop_strings_leaves_short_rounds_to_the_core(engine, prompts, ticks):
+    asked = ticks(scheduler.PACE / 7)
     counts = [
         len(output.outputs[0].token_ids)
         for output in engine.stream(prompts[0], GREEDY, method="none")
