@@ -107,7 +107,8 @@ class Aside:
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         # Thread.start takes a lock of `threading`, which an interrupted start would keep.
         _thread.start_new_thread(_work, (self._jobs,))
-        weakref.finalize(self, self._jobs.put, None)
+        ends = weakref.finalize(self, self._jobs.put, None)
+        ends.atexit = False  # functions registered with atexit may still call the engine
 
     def run(self, call: Callable[[Job[Found]], Found]) -> Found:
         """Make the call there; what it gives or raises, or what a signal handler raises here."""
