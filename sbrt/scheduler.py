@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
-PACE = 0.004  # seconds; rounds of a stream that are shorter share an output
+PACE = 0.004  # seconds; rounds of a stream that take less than half of it share an output
 
 
 class Prefill(NamedTuple):
@@ -230,12 +230,12 @@ class Scheduler:
 
     def _tell(self, prefill: Prefill | None) -> None:
         """Call on_prefill in the thread that waits; if it raises, the request is dropped."""
-        thread = threading.get_ident()
-        if prefill is None or self.on_prefill is None or thread in self._telling:
+        thread, call = threading.get_ident(), self.on_prefill
+        if prefill is None or call is None or thread in self._telling:
             return
         self._telling.add(thread)
         try:
-            self.on_prefill(prefill.done, prefill.total)
+            call(prefill.done, prefill.total)
         except BaseException:
             self._give_up(prefill.request)
             raise
