@@ -102,6 +102,14 @@ class Peer:
                 worker.close()
 
 
+LLAMA = Peer(
+    "llama-cpp-python",
+    "llama_worker.py",
+    "llama",
+    ("float32", "float16", "bfloat16", "q8_0"),
+    (("prompt_lookup", ("float16", "q8_0")), ("draft_model", ("float16", "q8_0"))),
+    file_modes=("plain", "prompt_lookup", "prompt_lookup_bare", "draft_model"),
+)
 PEERS = (
     Peer(
         "transformers",
@@ -112,14 +120,7 @@ PEERS = (
         copies=1.5,  # a dtype that is not the file's is made of the file's
         process=0.8 * GIB,
     ),
-    Peer(
-        "llama-cpp-python",
-        "llama_worker.py",
-        "llama",
-        ("float32", "float16", "bfloat16", "q8_0"),
-        (("prompt_lookup", ("float16", "q8_0")), ("draft_model", ("float16", "q8_0"))),
-        file_modes=("plain", "prompt_lookup", "prompt_lookup_bare", "draft_model"),
-    ),
+    LLAMA,
     Peer(
         "openvino-genai",
         "openvino_worker.py",
