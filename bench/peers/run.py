@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.checkpoints import Given
 from bench.peers import memory, ours
-from bench.peers.lines import FLOATS, ROWS, Line, Unit, set_references
+from bench.peers.lines import FLOATS, PLAIN, ROWS, Line, Unit, set_references
 from bench.peers.settings import Peer
 from sbrt import InvalidInputError, SamplingParams
 from sbrt.measure import WARM_TOKENS, fitting
@@ -133,7 +133,7 @@ def _time_forwards(lines: Sequence[Line]) -> None:
     for burst in range(BURSTS):
         bar.update(burst, BURSTS)
         for line in lines:
-            for rows in ROWS:
+            for rows in ROWS if line.mode in PLAIN else ():
                 if line.us.get(rows) != []:  # refused once
                     line.add_forwards(rows, line.ask("forward", rows, CONTEXT, TIMES))
     bar.close()

@@ -148,8 +148,8 @@ inline V bits_of(const V& x) {
 // out[j] = the sum of x[j]'s lanes, by the same tree for every j, which is that of AVX2 and AVX-512.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j)
-    out[j] = vaddvq_f32(vaddq_f32(x[j].a[0], x[j].a[2])) +
-             vaddvq_f32(vaddq_f32(x[j].a[1], x[j].a[3]));
+    out[j] =
+        vaddvq_f32(vaddq_f32(x[j].a[0], x[j].a[2])) + vaddvq_f32(vaddq_f32(x[j].a[1], x[j].a[3]));
 }
 
 }  // namespace
