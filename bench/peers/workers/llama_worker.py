@@ -73,6 +73,25 @@ class Rows:
         return found if all_logits else found[0]
 
 
+class Vocabulary:
+    """The tokenizer of a file."""
+
+    def __init__(self, path):
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+        if not model:
+            raise RuntimeError(f"llama_model_load_from_file: expected a model in {path}")
+        self.vocab = llama_cpp.llama_model_get_vocab(model)
+
+    def ids(self, text):
+        """Of a prompt, UTF-8: special tokens in it are recognised, and those around it added."""
+        room = len(text) + 8
+        found = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self.vocab, text, len(text), found, room, True, True)
+        return list(found[:count])
+
+
 class SecondModel(LlamaDraftModel):
     """Guesses with a Llama of its own, which keeps what it has read."""
 
@@ -118,9 +137,11 @@ class Peer:
             self.speculative = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP)
         elif mode == "draft_model":
             self.speculative = SecondModel(model(draft))
-        is_vocabulary = mode == "vocabulary"
-        self.llama = model(folder, draft_model=self.speculative, vocab_only=is_vocabulary)
-        self.rows = None if is_vocabulary else Rows(self.llama)
+        if mode == "vocabulary":
+            self.vocabulary = Vocabulary(folder)
+        else:
+            self.llama = model(folder, draft_model=self.speculative)
+            self.rows = Rows(self.llama)
         build_flags = llama_cpp.llama_print_system_info().decode()
         return {"version": f"{llama_cpp.__version__}: {build_flags}"}
 
@@ -197,7 +218,7 @@ class Peer:
 
     def tokenize(self, texts):
         """Ids of each text as a prompt, special tokens in it recognised."""
-        return {"ids": [self.llama.tokenize(text.encode(), special=True) for text in texts]}
+        return {"ids": [self.vocabulary.ids(text.encode()) for text in texts]}
 
 
 if __name__ == "__main__":
