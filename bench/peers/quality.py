@@ -146,7 +146,7 @@ def _load(args: argparse.Namespace, target: Path, activations: str) -> Pair:
 
 
 def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
-    """Ids of the text, WINDOW at a time, as many as asked for. Raises InvalidInputError."""
+    """Ids of the text in windows, as many as asked for. Raises InvalidInputError."""
     if path.suffix == ".jsonl":
         text = "\n\n".join(read_prompts(path))
     else:
@@ -155,12 +155,18 @@ def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
     ids = pair.tokenizer.encode(text, len(text.encode()))[:positions]
     if len(ids) < positions:
         raise InvalidInputError(f"{path}: expected {positions} tokens, got {len(ids)}")
-    return [ids[at : at + WINDOW] for at in range(0, len(ids), WINDOW)]
+    window = window_of(pair.target)
+    return [ids[at : at + window] for at in range(0, len(ids), window)]
+
+
+def window_of(model: Model) -> int:
+    """Tokens that see each other: WINDOW, or fewer where the context is shorter."""
+    return min(WINDOW, model.max_positions)
 
 
 def reader(model: Model, threads: int) -> Read:
     """Ours: forwards of ROWS rows, each a path after what the ring holds."""
-    lane = LaneProbe(model, WINDOW, ROWS, 0, 0, threads)
+    lane = LaneProbe(model, window_of(model), ROWS, 0, 0, threads)
 
     def forward(head: int, ids: list[int]) -> Logits:
         rows = [(t, head + j, lane.slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
