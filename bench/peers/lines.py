@@ -57,8 +57,7 @@ class Source(Protocol):
 class Line:
     """One engine. reference: the line whose ids it must give; None: itself.
 
-    beside: our plain line on the same file, whose ids it is compared with and need not give.
-    parts: for each prompt, the index of the first token that differs from that line's, or None.
+    parts: for each prompt, the index of the first token that differs from the reference's, or None.
     rates: tokens/s of each prompt. us: by rows, microseconds of forwards. error: why there is no
     figure: it could not be set up, opened or run.
     """
@@ -69,7 +68,6 @@ class Line:
     mode: str
     source: Source | None = None
     reference: Line | None = None
-    beside: Line | None = None
     error: str | None = None
     version: str = ""
     answers: list[Answer | None] = field(default_factory=list)  # of each prompt so far
@@ -121,14 +119,11 @@ class Line:
         self.picking += answer.picking
         self.rates.append(ratio(answer.timed, answer.seconds))
         self.short += len(answer.ids) != max_tokens
+        self.parts.append(None)
         if answer.ids != wanted:
             self.different += 1
-            at = first_difference(answer.ids, wanted)
+            self.parts[-1] = at = first_difference(answer.ids, wanted)
             self.ties += at < len(wanted) and self._is_tie(prompt + wanted[:at], wanted[at])
-
-    def part(self, ids: list[int], ours: list[int]) -> None:
-        """Note where an answer leaves that of our plain line on the same file."""
-        self.parts.append(None if ids == ours else first_difference(ids, ours))
 
     def add_forwards(self, rows: int, us: list[float] | str | None) -> None:
         """Times of forwards of so many rows, or why there are none: said once."""
@@ -152,10 +147,11 @@ class Line:
         forward_us_N: median of a forward of N rows behind 64 tokens.
         correct: every answer has as many tokens as asked for and the ids of our `none` at the same
         weights, or parts from them where the peer's own logits of both tokens are nearly equal;
-        ours never part. Quantised lines round weights or inputs in a way of their own: they must
-        give the ids of their own plain mode, and a quantised plain line is compared with nothing.
-        parts_from_ours_at: `parts`, of lines that read the same file as ours; else empty.
-        picking_share: share of the seconds that Answer calls picking.
+        ours never part. Quantised lines have other weights than any other engine's: they must give
+        the ids of their own plain mode, and a quantised plain line is compared with nothing. But of
+        a GGUF file all engines have the same weights, and must give our ids.
+        parts_at: where each answer parts from the reference's, null: nowhere. picking_share: share
+        of the seconds that Answer calls picking.
         What is not correct has no figures.
         """
         shown = self.is_correct
@@ -176,7 +172,7 @@ class Line:
             "tokens": self.tokens,
             "seconds": self.seconds if shown else None,
             "picking_share": ratio(self.picking, self.seconds) if shown else None,
-            "parts_from_ours_at": self.parts,
+            "parts_at": self.parts,
             "prompts_that_differ": self.different,
             "of_them_at_ties": self.ties,
             "version": self.version,
@@ -206,16 +202,18 @@ class Unit:
 
 
 def set_references(lines: Sequence[Line]) -> None:
-    """Ours `none` for all, but a quantised line's own plain one. The first line is ours, `none`."""
+    """Ours `none` for all, on a GGUF file the one that reads it as such; but a quantised line's own
+    plain one elsewhere. The first line is ours, `none`."""
     plain = {(x.peer, x.dtype): x for x in reversed(lines) if x.mode in PLAIN}
     full = [x for x in lines if x.peer == OURS and x.mode == "none" and x.dtype in FLOATS]
     for line in lines:
         if line.dtype in FLOATS:
             own = full[0] if full else None
+        elif line.dtype == GGUF:
+            own = plain.get((OURS, GGUF))
         else:
             own = plain.get((line.peer, line.dtype))
         line.reference = None if own is line else own
-        line.beside = plain.get((OURS, GGUF)) if line.dtype == GGUF and line.peer != OURS else None
 
 
 def forward_key(rows: int) -> str:

@@ -127,15 +127,14 @@ def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _parts(lines: Sequence[Found]) -> Iterator[str]:
-    """Where answers leave those of our plain line on the same file."""
+    """Where answers of other engines leave ours on the same GGUF file."""
     for line in lines:
-        at = line["parts_from_ours_at"]
+        at = line["parts_at"]
         found = sorted(i for i in at if i is not None)
-        if at:
-            where = f", at token {', '.join(map(str, found))}" if found else ""
+        if found and line["dtype"] == GGUF and line["peer"] != OURS:
             yield (
-                f"{line['peer']} {line['mode']}: {len(found)} of {len(at)} answers differ from "
-                f"ours{where}"
+                f"{line['peer']} {line['mode']}: {len(found)} of {len(at)} answers part from ours, "
+                f"at token {', '.join(map(str, found))}; {line['of_them_at_ties']} at near-ties"
             )
 
 

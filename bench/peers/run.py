@@ -118,9 +118,6 @@ def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: i
             line.answers.append(line.ask("generate", ids, max_tokens))
         for line in lines:
             answer, wanted = line.answers[done], (line.reference or line).answers[done]
-            ours_too = line.beside.answers[done] if line.beside is not None else None
-            if answer is not None and ours_too is not None:
-                line.part(answer.ids, ours_too.ids)
             if answer is not None and wanted is not None:
                 line.add(ids, answer, wanted.ids, max_tokens)
             elif answer is not None and line.reference is not None:

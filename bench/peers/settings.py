@@ -127,6 +127,7 @@ PEERS = (
         "openvino",
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
+        file_modes=("plain", "prompt_lookup"),
         copies=3.0,  # the model read, the compiled one, and that of its forwards
         process=0.8 * GIB,
     ),

@@ -12,7 +12,7 @@ import pytest
 from sbrt import Engine, SamplingParams
 
 main = pytest.importorskip("bench.peers.__main__", reason="benches run from the checkout").main
-from bench.peers import quality, settings  # noqa: E402
+from bench.peers import lines, quality, settings  # noqa: E402
 
 PROMPT, TOKENS, ROWS = "for i in range(10)", 6, (1, 2, 4, 8, 16)
 FAKE = """
@@ -28,6 +28,9 @@ FAKE = """
 
         def generate(self, ids, max_tokens):
             return {{"ids": {answer!r}, "seconds": 0.5, "timed": 5, "picking": 0.125}}
+
+        def gap(self, ids, token):
+            return {{"gap": {gap}}}
 
         def forward(self, rows, context, times):
             return {{"us": [10.0 * rows] * times}}
@@ -61,9 +64,10 @@ def fake(path, ours, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "WORKERS", tmp_path)
     monkeypatch.setattr(settings.Peer, "python", lambda peer: settings.Path(sys.executable))
 
-    def write(answer, modes=("plain",)):
+    def write(answer, modes=("plain",), gap=1.0):
         workers = str(settings.Path(settings.__file__).parent / "workers")
         given = {"workers": workers, "path": str(path), "answer": answer, "vocab": ours[1]}
+        given["gap"] = gap
         (tmp_path / "fake.py").write_text(textwrap.dedent(FAKE).format(**given))
         return settings.Peer("fake", "fake.py", None, ("float32",), (), file_modes=modes)
 
@@ -87,26 +91,32 @@ def bench(path, tmp_path, capsys):
     return run
 
 
+def wrong(ids, at):
+    return [*ids[:at], (ids[at] + 1) % 200, *ids[at + 1 :]]
+
+
 def test_lines_of_a_file(bench, fake, ours):
-    different = [*ours[0][:3], (ours[0][3] + 1) % 200, *ours[0][4:]]
     blind = settings.Peer("blind", "fake.py", None, ("float32",), ())
-    code, found, err = bench(fake(different, ("plain", "draft_model")), blind)
+    peer = fake(wrong(ours[0], 3), ("plain", "draft_model"), lines.TIES["gguf"] / 2)
+    code, found, err = bench(peer, blind)
     assert code == 0
     assert list(found) == [
         "sbrt gguf none", "sbrt gguf lookup", "sbrt gguf/float32 none",
         "sbrt gguf/float32 lookup", "fake gguf plain",
     ]  # fmt: skip
     line = found["fake gguf plain"]
-    assert (line["correct"], line["parts_from_ours_at"]) == (True, [3])
+    assert (line["correct"], line["parts_at"], line["of_them_at_ties"]) == (True, [3], 1)
     assert line["picking_share"] == 0.25
     assert [line[f"forward_us_{n}"] for n in ROWS] == [10.0 * n for n in ROWS]
-    assert found["sbrt gguf none"]["parts_from_ours_at"] == []
+    assert found["sbrt gguf lookup"]["parts_at"] == [None]
     assert "tiny: blind reads no GGUF file: left out" in err
 
 
-def test_equal_answers_part_nowhere(bench, fake, ours):
-    _, found, _ = bench(fake(ours[0]), argv=["--dtypes", "gguf"])
-    assert found["fake gguf plain"]["parts_from_ours_at"] == [None]
+def test_a_peer_that_reads_a_file_wrongly_gets_no_figure(bench, fake, ours):
+    code, found, _ = bench(fake(wrong(ours[0], 0)), argv=["--dtypes", "gguf"])
+    line = found["fake gguf plain"]
+    assert (code, line["correct"], line["parts_at"]) == (1, False, [0])
+    assert line["tokens_per_second"] is line["forward_us_4"] is None
     assert "sbrt gguf/float32 none" not in found
 
 
