@@ -1,4 +1,4 @@
-"""Checkpoints that benches measure, as Hugging Face folders that every engine can read.
+"""Checkpoints that benches measure: Hugging Face folders that every engine can read, or any file.
 
 `m37` and `m2` are random (bench/sizes.py), `demo` is the demo pair, `demo-75m` and `demo-1g` the
 demo pair whose target is inflated (bench/inflate.py). What has to be written is kept under
@@ -19,6 +19,7 @@ from bench.sizes import SIZES, config_of
 from sbrt import InvalidInputError, demo_pair
 from sbrt.checkpoint import random_weights
 from sbrt.fingerprint import fingerprint
+from sbrt.gguf import is_gguf
 from sbrt.model_config import ModelConfig
 from sbrt.safetensors_file import bfloat16
 
@@ -31,7 +32,10 @@ USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # fit
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint with the draft that goes with it; `key` tells its weights from any others'."""
+    """A checkpoint with the draft that goes with it; `key` tells its weights from any others'.
+
+    target, draft: Hugging Face folders or GGUF files.
+    """
 
     name: str
     target: Path
@@ -50,6 +54,11 @@ def given(name: str, build: Path = BUILD) -> Given:
         source, small, size = target, fingerprint(target)[:8], INFLATED_TO[name]
         target = cached(build, f"{name}-{small}", lambda out: inflate(source, size, out))
     return _keyed(name, target, demo_pair.demo_folder(demo_pair.DRAFT))
+
+
+def of_models(target: Path, draft: Path | None) -> Given:
+    """A folder or file of the user's, under its own name. Raises InvalidInputError."""
+    return _keyed(target.stem if is_gguf(target) else target.name, target, draft)
 
 
 def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:

@@ -5,11 +5,15 @@ python -m bench.decode --target D --draft D --prompts F --methods none,pearl --l
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from sbrt import compare, flags
+from sbrt.errors import InvalidInputError
 from sbrt.measure import PLACEMENTS
+
+from . import streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,8 +37,25 @@ def _main(argv: Sequence[str] | None) -> int:
         metavar="H|demo",
         help="a classifier (sbrt hrad train) for every specbranch that does not name one",
     )
+    parser.add_argument(
+        "--stream",
+        type=int,
+        metavar="N",
+        help="instead: read every answer N times whole and N times as a stream, in turn",
+    )
     args = parser.parse_args(argv)
+    if args.stream is not None:
+        _check_stream(args)
+        return streams.run(args)
     return compare.run(args, args.placement)
+
+
+def _check_stream(args: argparse.Namespace) -> None:
+    if args.stream < 1:
+        raise InvalidInputError(f"--stream: expected at least 1, got {args.stream}")
+    for name in ("trace", "png", "simulate", "then_simulate"):
+        if getattr(args, name) is not None:
+            raise InvalidInputError(f"--stream: expected no --{name.replace('_', '-')} next to it")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a sweep found, as the Markdown tables of docs/measured.md."""
+"""What a sweep found, as the Markdown tables of docs/measured."""
 
 from __future__ import annotations
 

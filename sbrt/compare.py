@@ -71,7 +71,7 @@ class Work:
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
     """Exit code 0, or 1 if a method's tokens differ from plain decoding's: that is a defect."""
     check_outputs(args)
-    given = flags.read_methods(args, _names(args))
+    given = flags.read_methods(args, method_names(args))
     prompts = flags.prompts(args)
     reports = measured(args, given, prompts, placement)
     skipped = reports[0].skipped
@@ -158,7 +158,8 @@ def _compared(reports: Sequence[Report]) -> list[str]:
     return [table.render_next_to(reports[0], report) for report in reports[1:]]
 
 
-def _names(args: argparse.Namespace) -> list[str]:
+def method_names(args: argparse.Namespace) -> list[str]:
+    """The methods that --methods names; all that can run without it."""
     if args.methods is not None:
         return methods.parse_list(args.methods)
     if flags.draft_name(args) == names.NONE:

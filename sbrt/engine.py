@@ -19,7 +19,7 @@ from .outputs import RequestOutput
 from .pair import Pair, load_pair
 from .presets import Presets
 from .profile import profile_path
-from .request import Params, Request, RequestMaker, Sink, split_params, split_prompts
+from .request import Outputs, Params, Request, RequestMaker, Sink, split_params, split_prompts
 from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .trace import Round, Span
@@ -77,7 +77,8 @@ class Engine:
     def on_prefill(self) -> Callable[[int, int], None] | None:
         """Called during a long prefill, some times a second: prompt tokens fed so far, and in all.
 
-        None: nobody. It runs in the thread that waits for an output, and must not call the engine.
+        None: nobody. It runs in the thread that waits for an output. It may call the engine, which
+        does not call it again meanwhile.
         """
         return self._scheduler.on_prefill
 
@@ -151,11 +152,15 @@ class Engine:
         *,
         method: str | Method | None = None,
     ) -> Iterator[RequestOutput]:
-        """Yield the cumulative output of one prompt after every round; closing it early aborts."""
+        """Yield the cumulative output of one prompt after every round; closing it early aborts.
+
+        Rounds of less than two milliseconds share an output, so that making outputs costs no speed:
+        after the first there are at most 500 a second. `step` gives one for each round.
+        """
         if (count := len(split_prompts(prompt))) != 1:
             raise InvalidInputError(f"stream: expected one prompt, got a list of {count}")
         sink: Sink = deque()
-        requests = self._make_all(prompt, params, method, sink, streams=True)
+        requests = self._make_all(prompt, params, method, sink, Outputs.PACED)
         return self._outputs(requests, sink)
 
     def add_request(
@@ -168,7 +173,7 @@ class Engine:
     ) -> None:
         """Queue a request for `step`. Raises InvalidInputError on an id that is still in use."""
         params = self.pair.defaults if params is None else params
-        request = self._make(request_id, prompt, params, method, self._inbox, streams=True)
+        request = self._make(request_id, prompt, params, method, self._inbox, Outputs.ROUNDS)
         self._scheduler.add([request])
 
     def step(self) -> list[RequestOutput]:
@@ -269,7 +274,7 @@ class Engine:
         params: Params,
         method: str | Method | None,
         sink: Sink,
-        streams: bool = False,
+        outputs: Outputs = Outputs.LAST,
     ) -> list[Request]:
         self._scheduler.check_open()  # a closed engine says so, of no prompts too
         many = split_prompts(prompts)
@@ -277,7 +282,7 @@ class Engine:
             return []
         each = split_params(self.pair.defaults if params is None else params, len(many))
         requests = [
-            self._make(f"generate-{next(self._count)}", prompt, one, method, sink, streams)
+            self._make(f"generate-{next(self._count)}", prompt, one, method, sink, outputs)
             for prompt, one in zip(many, each, strict=True)
         ]
         for request in requests:
@@ -291,7 +296,7 @@ class Engine:
         params: SamplingParams,
         method: str | Method | None,
         sink: Sink,
-        streams: bool,
+        outputs: Outputs,
     ) -> Request:
         self._scheduler.check_open()  # a closed engine says so first
         return self._maker.make(
@@ -300,7 +305,7 @@ class Engine:
             params,
             method=self._presets.resolve(method),
             sink=sink,
-            streams=streams,
+            outputs=outputs,
         )
 
     def _check_on_cuda(self) -> None:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +25,14 @@ Params = SamplingParams | Sequence[SamplingParams] | None
 Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
 
 
+class Outputs(Enum):
+    """When a request gives an output."""
+
+    LAST = "at its end"
+    ROUNDS = "after every round"
+    PACED = "after every round, but short rounds share one"  # scheduler.PACE
+
+
 @dataclass(eq=False)
 class Request:
     """A queued or running request, equal to itself only.
@@ -39,7 +48,7 @@ class Request:
     params: SamplingParams
     method: Method
     sink: Sink
-    streams: bool  # an output after every round, not only at the end
+    outputs: Outputs
     seed: int
     eos: frozenset[int]  # end-of-sequence ids that end it; none with ignore_eos
     detokenizer: Detokenizer | None
@@ -78,7 +87,7 @@ class Request:
     @property
     def by_round(self) -> bool:
         """Whether the engine must look at the tokens after every round."""
-        return self.streams or bool(self.stop)
+        return self.outputs is not Outputs.LAST or bool(self.stop)
 
     def sampling(self) -> Sampling:
         """Its law for the binary module; a temperature below 1e-5 becomes 0."""
@@ -212,7 +221,7 @@ class RequestMaker:
         *,
         method: Method,
         sink: Sink,
-        streams: bool,
+        outputs: Outputs,
     ) -> Request:
         """Raises InvalidInputError: empty or too long a prompt, ids or stops that cannot be."""
         check.text("request_id", request_id)
@@ -231,7 +240,7 @@ class RequestMaker:
             params=params,
             method=method,
             sink=sink,
-            streams=streams,
+            outputs=outputs,
             seed=draw_seed(self._seed, request_id) if params.seed is None else params.seed,
             eos=frozenset() if params.ignore_eos else self._pair.eos,
             detokenizer=Detokenizer(tokenizer, ids, skip_special=params.skip_special_tokens)

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._core import Costs, Runtime
 from .chrome import Recording
 from .errors import EngineError, InvalidInputError
 from .outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
 from .profile import Profile
-from .request import Request, Sink, first_of
+from .request import Outputs, Request, Sink, first_of
 from .trace import Round, Span, lane_times
-from .turn import InnerCallError, Turns, in_turn
+from .turn import Turns, in_turn
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
+PACE = 0.004  # seconds; rounds of a stream that take less than half of it share an output
+
+
+class Prefill(NamedTuple):
+    """How far the prompt of a request is: tokens fed so far, and in all."""
+
+    request: Request
+    done: int
+    total: int
 
 
 class Scheduler:
     """Owns the runtime; every output goes to its request's sink.
 
     Whoever waits for an output runs whatever is first in the queue, so several callers and threads
-    can wait at once. Every method may be called from any thread. A call from inside another one of
-    the same thread (a signal handler, on_prefill, a destructor) raises EngineError unless the outer
-    one is waiting for a round. `drop` never raises it: it then takes effect at the next call.
+    can wait at once. Every method may be called from any thread, and from signal handlers. Called
+    by a destructor inside another call of the same thread it raises EngineError. `drop` never does:
+    it then takes effect at the next call.
     """
 
     def __init__(
@@ -57,6 +67,8 @@ class Scheduler:
             runtime.keep_trace(True)
         self._rounds = 0  # calls that brought tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
+        self._prefill: Prefill | None = None  # what on_prefill is to be told
+        self._telling: set[int] = set()  # threads inside on_prefill
 
     @property
     def runtime(self) -> Runtime:
@@ -123,15 +135,15 @@ class Scheduler:
                 inbox.remove(output)
         for request in named:
             if request.sink is not inbox:
-                request.finish("abort")
-                request.sink.append(request.output(None, None))
+                _file_abort(request)
 
     def next(self, sink: Sink) -> RequestOutput:
         """The next output of `sink`, running what is first in the queue until there is one."""
         while True:
             self.turns.give_way()
-            if (item := self._take(sink)) is not None:
-                return item
+            if isinstance(found := self._take(sink), RequestOutput):
+                return found
+            self._tell(found)
 
     def step(self, sink: Sink) -> list[RequestOutput] | None:
         """All outputs of `sink`; if there are none, start the next request or run a round first.
@@ -139,7 +151,10 @@ class Scheduler:
         None if the prefill or the round takes longer than a slice: it goes on, call again.
         """
         self.turns.give_way()
-        return self._take_all(sink)
+        if isinstance(found := self._take_all(sink), list):
+            return found
+        self._tell(found)
+        return None
 
     @in_turn
     def trace(self) -> list[Span]:
@@ -198,20 +213,39 @@ class Scheduler:
     # --- under the lock ---
 
     @in_turn
-    def _take(self, sink: Sink) -> RequestOutput | None:
+    def _take(self, sink: Sink) -> RequestOutput | Prefill | None:
         _ = self.runtime  # a closed engine says so, whatever still waits to be read
         if not sink:
             self._advance()
-        return first_of(sink) if sink else None
+        return first_of(sink) if sink else self._prefill
 
     @in_turn
-    def _take_all(self, sink: Sink) -> list[RequestOutput] | None:
+    def _take_all(self, sink: Sink) -> list[RequestOutput] | Prefill | None:
         if not sink and not self._advance():
-            return None
+            return self._prefill
         found: list[RequestOutput] = []
         while sink and not (found and isinstance(sink[0], BaseException)):
             found.append(first_of(sink))
         return found
+
+    def _tell(self, prefill: Prefill | None) -> None:
+        """Call on_prefill in the thread that waits; if it raises, the request is dropped."""
+        thread, call = threading.get_ident(), self.on_prefill
+        if prefill is None or call is None or thread in self._telling:
+            return
+        self._telling.add(thread)
+        try:
+            call(prefill.done, prefill.total)
+        except BaseException:
+            self._give_up(prefill.request)
+            raise
+        finally:
+            self._telling.discard(thread)
+
+    @in_turn
+    def _give_up(self, request: Request) -> None:
+        if self._drop([request]):
+            _file_abort(request)
 
     @in_turn
     def _drop_now(self, requests: Sequence[Request]) -> None:
@@ -283,6 +317,7 @@ class Scheduler:
         False if the prefill or the round takes longer than the slice.
         """
         runtime, before = self.runtime, self._rounds
+        self._prefill = None
         if self._running is None and self._queue:
             if not runtime.idle(SLICE):
                 return False  # the last round of a dropped request; it has nothing to say
@@ -300,12 +335,10 @@ class Scheduler:
         except BaseException as error:  # Ctrl-C above all
             if not self._drop([request]) or _is_filed(request):
                 raise  # nobody waits for it any more
-            if isinstance(error, EngineError) and not isinstance(error, InnerCallError):
+            if isinstance(error, EngineError) and error is not self.turns.interruption:
                 request.sink.append(error)
                 return
-            # It came from a signal handler or on_prefill of the caller here. Another may wait.
-            request.finish("abort")
-            request.sink.append(request.output(None, None))
+            _file_abort(request)  # a signal handler of the caller here raised it; another may wait
             raise
 
     def _wait_until_idle(self, runtime: Runtime) -> None:
@@ -335,26 +368,37 @@ class Scheduler:
         del self._queue[request.key]  # last: what interrupts this leaves it somewhere to be found
 
     def _run(self, runtime: Runtime, request: Request) -> None:
-        try:
-            self.turns.is_safe = True
-            runtime.advance(max_rounds=1 if request.by_round else 0, seconds=SLICE)
-        finally:
-            self.turns.is_safe = False
-        if self._running is not request:
-            return  # a signal handler made calls that ended it
-        tokens = runtime.take()
+        before = len(request.token_ids)
+        self._advance_request(runtime, request)
+        tokens = len(request.token_ids) - before
         self._rounds += bool(tokens)
-        if self.on_prefill and not (tokens or request.token_ids or runtime.finished):
-            self.on_prefill(runtime.prefilled_tokens, len(request.prompt_ids) - 1)
-        request.accept(tokens)
-        request.settle()
-        if request.finish_reason is None and runtime.finished:
-            reason = runtime.finish_reason or "error"
-            request.finish(reason, runtime.error if reason == "error" else None)
         if request.finish_reason is not None:
             self._file_last(runtime, request)
-        elif request.streams and tokens:
+        elif tokens and request.outputs is not Outputs.LAST:
             request.sink.append(request.output(None, None))
+        elif self.on_prefill and not request.token_ids:
+            total = len(request.prompt_ids) - 1
+            self._prefill = Prefill(request, runtime.prefilled_tokens, total)
+
+    def _advance_request(self, runtime: Runtime, request: Request) -> None:
+        """Run a slice of a request, a round, or the rounds that share an output."""
+        begun, is_first = time.monotonic(), not request.token_ids
+        rounds, seconds = int(request.by_round), SLICE
+        while True:
+            runtime.advance(max_rounds=rounds, seconds=seconds)
+            if (error := self.turns.interruption) is not None:
+                raise error
+            tokens = runtime.take()
+            request.accept(tokens)
+            if request.finish_reason is None and runtime.finished:
+                reason = runtime.finish_reason or "error"
+                request.finish(reason, runtime.error if reason == "error" else None)
+            request.settle()
+            seconds = begun + PACE - time.monotonic()
+            is_due = is_first or request.outputs is not Outputs.PACED or seconds < PACE / 2
+            if is_due or request.finish_reason is not None or not tokens:
+                return
+            rounds = int(bool(request.stop))  # what a stop ends must not run on
 
     def _file_last(self, runtime: Runtime, request: Request) -> None:
         stats = runtime.stats
@@ -376,6 +420,12 @@ class Scheduler:
             self._running = None
             if self._runtime is not None:
                 self._runtime.end()
+
+
+def _file_abort(request: Request) -> None:
+    """Its last output, for whoever waits for it."""
+    request.finish("abort")
+    request.sink.append(request.output(None, None))
 
 
 def _is_filed(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""One call at a time: the lock of an engine, and who must not wait for it."""
+"""One call at a time: the lock of an engine, who must not wait for it, and which thread runs it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from .aside import Aside, Job, may_be_interrupted
 from .errors import EngineError
 
 
@@ -20,17 +21,17 @@ class InnerCallError(EngineError):
 class Turns:
     """The lock, and the threads that want it.
 
-    A lock that a thread may take twice keeps nothing apart within that thread: a signal handler, a
-    callback or a destructor would find a call half done. So a thread that has the lock is refused,
-    but for where a call says that nothing is half done: `is_safe`. It says so while it waits for a
-    round, which is where nearly all signal handlers run.
+    A lock that a thread may take twice keeps nothing apart within that thread, so a thread that has
+    the lock is refused. A signal handler never runs in such a thread: where one may run, the calls
+    of the main thread go to a thread of their own (aside.py). That leaves destructors.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.waiting: set[int] = set()
-        self.is_safe = False  # written by the owner of the lock
         self._process = os.getpid()
+        self._aside: Aside | None = None
+        self._job: Job | None = None  # of the owner of the lock, if it is the thread aside
 
     @property
     def is_fork(self) -> bool:
@@ -38,19 +39,14 @@ class Turns:
         return os.getpid() != self._process
 
     @property
-    def is_owned(self) -> bool:
+    def is_inside(self) -> bool:
         """Whether this thread has the lock. The lock itself knows, at every moment."""
         return bool(self.lock._is_owned())  # type: ignore[attr-defined]
 
     @property
-    def is_inside(self) -> bool:
-        """Whether this thread is in a call that may be half done."""
-        return self.is_owned and not self.is_safe
-
-    @property
     def is_lost(self) -> bool:
         """Whether the lock belongs to a thread that the ending interpreter has stopped for good."""
-        if not sys.is_finalizing() or self.is_owned:
+        if not sys.is_finalizing() or self.is_inside:
             return False
         if not self.lock.acquire(blocking=False):
             return True
@@ -67,10 +63,39 @@ class Turns:
         if self.is_inside:
             raise InnerCallError(
                 "engine: expected a call from outside, got one inside another call of this thread "
-                "(a signal handler, on_prefill or a destructor)"
+                "(a destructor)"
             )
         if self.is_lost:
             raise EngineError("engine: expected a running interpreter, this one is ending")
+
+    def run(self, call: Callable[[], Found]) -> Found:
+        """Run `call` under the lock, in a thread that no signal handler interrupts."""
+        if not may_be_interrupted():
+            return self._locked(call)
+        if self._aside is None:
+            self._aside = Aside()  # a handler that comes here makes another, which does no harm
+        return self._aside.run(lambda job: self._locked(call, job))
+
+    @property
+    def interruption(self) -> BaseException | None:
+        """What a signal handler raised in the thread that waits for the call under the lock."""
+        return self._job.interruption if self._job is not None else None
+
+    def _locked(self, call: Callable[[], Found], job: Job[Found] | None = None) -> Found:
+        thread = threading.get_ident()
+        self.waiting.add(thread)
+        try:
+            with self.lock:  # C code: Ctrl-C cannot come between taking the lock and the block
+                self.waiting.discard(thread)
+                self._job = job
+                try:
+                    if job is not None:
+                        job.claim()
+                    return call()
+                finally:
+                    self._job = None  # it holds the engine
+        finally:
+            self.waiting.discard(thread)
 
 
 class TakesTurns(Protocol):
@@ -98,23 +123,14 @@ def in_turn(
     ending interpreter has stopped the thread that has the lock.
     """
 
+    def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:
+        self.drop_late()
+        return call(self, *args, **kwargs)
+
     @wraps(call)
     def turn(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:
         self.check_process()
-        turns, thread = self.turns, threading.get_ident()
-        turns.check()
-        is_inner = turns.is_owned  # then the outer call is where it is safe, and stays there
-        turns.waiting.add(thread)
-        try:
-            with turns.lock:  # C code: Ctrl-C cannot come between taking the lock and the block
-                turns.waiting.discard(thread)
-                try:
-                    turns.is_safe = False
-                    self.drop_late()
-                    return call(self, *args, **kwargs)
-                finally:
-                    turns.is_safe = is_inner
-        finally:
-            turns.waiting.discard(thread)
+        self.turns.check()
+        return self.turns.run(partial(under_lock, self, *args, **kwargs))
 
     return turn

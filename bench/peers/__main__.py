@@ -1,25 +1,32 @@
 """`python -m bench.peers`: decoding here beside other engines, same weights, prompts and threads.
 
     python -m bench.peers --checkpoints m37,demo --prompts F --limit 8 --max-tokens 128 --json OUT
+    python -m bench.peers --target FILE.gguf --methods lookup,auto --chatml --prompts F
 
 Every peer runs in a process and an environment of its own (`make peers`). Greedy, max_tokens from
 every prompt whatever ends it, prefill and warm-up left out, engines interleaved prompt by prompt,
 medians over prompts. Engines that do not fit in memory together are measured one after another,
 and one that does not fit by itself is refused. Correctness first: what is not correct (Line.json)
-has no figures. A checkpoint without a draft (m37, m2) has plain lines only.
+has no figures. A checkpoint without a draft (m37, m2) has no lines that need one.
+
+--target takes models of the user's. Of a GGUF file ours and llama.cpp read the same weights;
+engines that read no such files are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import checkpoints
 from bench.peers import ours, report, run, settings
 from sbrt import InvalidInputError, compare, flags, methods
 from sbrt.cores import usable_cores
+
+CHATML = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def main(argv: Sequence[str] | None = None, peers: Sequence[settings.Peer] = settings.PEERS) -> int:
@@ -29,13 +36,13 @@ def main(argv: Sequence[str] | None = None, peers: Sequence[settings.Peer] = set
 
 def _main(argv: Sequence[str] | None, peers: Sequence[settings.Peer]) -> int:
     args = _parser().parse_args(argv)
-    names = _names("--checkpoints", args.checkpoints, checkpoints.NAMES)
+    peers = _peers(args, peers)
+    models = _models(args)
     case = _case(args, peers)
     compare.check_outputs(args)
     prompts = flags.prompts(args)
-    lines = [
-        line for name in names for line in run.measured(checkpoints.given(name), case, prompts)
-    ]
+    prompts = [CHATML.format(text) for text in prompts] if args.chatml else prompts
+    lines = [line for model in models for line in run.measured(model(), case, prompts)]
     found = [line.json(args.threads) for line in lines]
     compare.write_json(args.json, found)
     if args.json != "-":
@@ -47,11 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="python -m bench.peers", description=__doc__.splitlines()[0])
     add = parser.add_argument
     known, usual = (",".join(names) for names in (checkpoints.NAMES, checkpoints.USUAL))
-    add("--checkpoints", default=usual, metavar="A,B", help=f"of {known} (default: %(default)s)")
+    add("--checkpoints", metavar="A,B", help=f"of {known} (default: {usual})")
+    add("--target", type=Path, nargs="+", metavar="MODEL", help="GGUF files or folders instead")
+    add("--draft", type=Path, metavar="MODEL", help="the draft of every --target")
     add("--peers", metavar="A,B", help=f"default: all of {', '.join(settings.NAMES)}")
-    add("--dtypes", metavar="A,B", help="only these (ours: float32, bfloat16, int8)")
+    add("--dtypes", metavar="A,B", help=f"only these (ours: {', '.join(ours.DTYPES)}, gguf, ...)")
     add("--methods", default="auto", metavar="A,B", help="ours beside none (default: %(default)s)")
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
+    add("--chatml", action="store_true", help="each prompt as a user's turn, as SmolLM2 has them")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
     add("--max-tokens", type=int, default=flags.MAX_TOKENS, metavar="N")
     add("--threads", type=int, default=usable_cores(), metavar="N", help="of every engine")
@@ -68,14 +78,32 @@ def _names(flag: str, text: str, known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _models(args: argparse.Namespace) -> list[Callable[[], checkpoints.Given]]:
+    """What makes each checkpoint, in order. Raises InvalidInputError."""
+    if args.target is None:
+        if args.draft is not None:
+            raise InvalidInputError("--draft: expected --target with it, got none")
+        given = ",".join(checkpoints.USUAL) if args.checkpoints is None else args.checkpoints
+        names = _names("--checkpoints", given, checkpoints.NAMES)
+        return [partial(checkpoints.given, name) for name in names]
+    if args.checkpoints is not None:
+        raise InvalidInputError("models: expected --checkpoints or --target, got both")
+    return [partial(checkpoints.of_models, target, args.draft) for target in args.target]
+
+
+def _peers(args: argparse.Namespace, peers: Sequence[settings.Peer]) -> list[settings.Peer]:
+    if args.peers is None:
+        return list(peers)
+    names = _names("--peers", args.peers, [peer.name for peer in peers])
+    return [peer for peer in peers if peer.name in names]
+
+
 def _case(args: argparse.Namespace, peers: Sequence[settings.Peer]) -> run.Case:
     if args.max_tokens < 2:
         raise InvalidInputError(f"--max-tokens: expected at least 2, got {args.max_tokens}")
-    if args.peers is not None:
-        names = _names("--peers", args.peers, [peer.name for peer in peers])
-        peers = [peer for peer in peers if peer.name in names]
-    known = list(dict.fromkeys((*ours.DTYPES, *(d for peer in peers for d in peer.plain))))
-    dtypes = known if args.dtypes is None else _names("--dtypes", args.dtypes, known)
+    theirs = (dtype for peer in peers for dtype in peer.plain)
+    known = list(dict.fromkeys((*ours.DTYPES, *ours.FILE_DTYPES, *theirs)))
+    dtypes = None if args.dtypes is None else _names("--dtypes", args.dtypes, known)
     given = [methods.parse(text).text for text in methods.parse_list(args.methods)]
     return run.Case(peers, dtypes, given, args.threads, args.max_tokens)
 

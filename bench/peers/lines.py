@@ -12,9 +12,12 @@ from sbrt.outputs import ratio
 
 # Gap of a peer's best logit to that of our token, relative to the best, below which either is a
 # right answer: what rounding moves. Quantised weights are exact, but activations get 8 bits.
-TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4}
-QUANTISED = ("q8_0", "int8")
+GGUF = "gguf"  # the dtype of a line that reads a GGUF file: weights as the file has them
+TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
+FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
+PLAIN = ("plain", "none")  # modes without drafts: theirs, ours
+ROWS = (1, 2, 4, 8, 16)  # of the forwards that are timed
 
 
 class PeerError(Exception):
@@ -23,11 +26,15 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """ids of one generation; `timed` of them took `seconds`, prefill left out."""
+    """ids of one generation; `timed` of them took `seconds`, prefill left out.
+
+    picking: of the seconds, those in which a bench's own loop picked tokens and drafts.
+    """
 
     ids: list[int]
     seconds: float
     timed: int
+    picking: float = 0.0
 
 
 class Source(Protocol):
@@ -50,6 +57,7 @@ class Source(Protocol):
 class Line:
     """One engine. reference: the line whose ids it must give; None: itself.
 
+    parts: for each prompt, the index of the first token that differs from the reference's, or None.
     rates: tokens/s of each prompt. us: by rows, microseconds of forwards. error: why there is no
     figure: it could not be set up, opened or run.
     """
@@ -65,6 +73,8 @@ class Line:
     answers: list[Answer | None] = field(default_factory=list)  # of each prompt so far
     tokens: int = 0
     seconds: float = 0.0
+    picking: float = 0.0  # of the seconds (Answer)
+    parts: list[int | None] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     us: dict[int, list[float]] = field(default_factory=dict)
     different: int = 0  # prompts whose ids differ from the reference's
@@ -106,11 +116,13 @@ class Line:
         """Count an answer; `wanted`: the reference's ids. May ask the peer for its logits."""
         self.tokens += len(answer.ids)
         self.seconds += answer.seconds
+        self.picking += answer.picking
         self.rates.append(ratio(answer.timed, answer.seconds))
         self.short += len(answer.ids) != max_tokens
+        self.parts.append(None)
         if answer.ids != wanted:
             self.different += 1
-            at = first_difference(answer.ids, wanted)
+            self.parts[-1] = at = first_difference(answer.ids, wanted)
             self.ties += at < len(wanted) and self._is_tie(prompt + wanted[:at], wanted[at])
 
     def add_forwards(self, rows: int, us: list[float] | str | None) -> None:
@@ -135,8 +147,11 @@ class Line:
         forward_us_N: median of a forward of N rows behind 64 tokens.
         correct: every answer has as many tokens as asked for and the ids of our `none` at the same
         weights, or parts from them where the peer's own logits of both tokens are nearly equal;
-        ours never part. Quantised lines (q8_0, int8) have other weights than any other engine's:
-        they are compared with their own plain mode, and a quantised plain line with nothing.
+        ours never part. Quantised lines have other weights than any other engine's: they must give
+        the ids of their own plain mode, and a quantised plain line is compared with nothing. But of
+        a GGUF file all engines have the same weights, and must give our ids.
+        parts_at: where each answer parts from the reference's, null: nowhere. picking_share: share
+        of the seconds that Answer calls picking.
         What is not correct has no figures.
         """
         shown = self.is_correct
@@ -150,10 +165,14 @@ class Line:
             "forward_us_1": self._forward(1) if shown else None,
             "forward_us_8": self._forward(8) if shown else None,
             "correct": shown,
+            **{forward_key(n): self._forward(n) if shown else None for n in ROWS},
+            "forward_us_best": {str(n): min(us) for n, us in self.us.items() if us and shown},
             "spread": [min(self.rates), max(self.rates)] if shown else None,
             "prompts": len(self.rates),
             "tokens": self.tokens,
             "seconds": self.seconds if shown else None,
+            "picking_share": ratio(self.picking, self.seconds) if shown else None,
+            "parts_at": self.parts,
             "prompts_that_differ": self.different,
             "of_them_at_ties": self.ties,
             "version": self.version,
@@ -183,15 +202,23 @@ class Unit:
 
 
 def set_references(lines: Sequence[Line]) -> None:
-    """Ours `none` for all, but a quantised line's own plain one. The first line is ours, `none`."""
-    plain = {(x.peer, x.dtype): x for x in reversed(lines) if x.mode in ("plain", "none")}
-    full = [x for x in lines if x.peer == OURS and x.mode == "none" and x.dtype not in QUANTISED]
+    """Ours `none` for all, on a GGUF file the one that reads it as such; but a quantised line's own
+    plain one elsewhere. The first line is ours, `none`."""
+    plain = {(x.peer, x.dtype): x for x in reversed(lines) if x.mode in PLAIN}
+    full = [x for x in lines if x.peer == OURS and x.mode == "none" and x.dtype in FLOATS]
     for line in lines:
-        if line.dtype in QUANTISED:
-            own = plain.get((line.peer, line.dtype))
-        else:
+        if line.dtype in FLOATS:
             own = full[0] if full else None
+        elif line.dtype == GGUF:
+            own = plain.get((OURS, GGUF))
+        else:
+            own = plain.get((line.peer, line.dtype))
         line.reference = None if own is line else own
+
+
+def forward_key(rows: int) -> str:
+    """The key of a forward's time in a line's JSON."""
+    return f"forward_us_{rows}"
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:

@@ -7,10 +7,15 @@ from pathlib import Path, PurePosixPath
 
 from bench.checkpoints import Given
 from bench.peers.lines import Unit
+from sbrt.gguf import is_gguf
 
 GIB = 2**30
-SIZES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32, "int8": 34 / 32}
-STORED = 2.0  # bytes of a parameter in the checkpoints of these benches: bfloat16
+# Bytes of a parameter, by the storage of the weights.
+SIZES = {
+    "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32, "int8": 34 / 32,
+    "int4": 20 / 32,
+}  # fmt: skip
+STORED = 2.0  # bytes of a parameter in the folders of these benches: bfloat16
 # Names of a cgroup's files, version 2 and version 1: its limit, its use, a line of memory.stat.
 FILES = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -28,10 +33,20 @@ def free(root: Path = Path("/")) -> float | None:
 
 
 def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
-    """Bytes of an engine: its weights `copies` times, and `process` for everything else."""
-    folders = [given.target, given.draft] if has_draft else [given.target]
-    stored = sum((f / "model.safetensors").stat().st_size for f in folders if f is not None)
-    return process + copies * SIZES[dtype] * stored / STORED
+    """Bytes of an engine: its weights `copies` times, and `process` for everything else.
+
+    Weights of a GGUF file are kept as they are there.
+    """
+    models = [given.target, given.draft] if has_draft else [given.target]
+    sizes = (_kept(model, dtype.split("/")[0]) for model in models if model is not None)
+    return process + copies * sum(sizes)
+
+
+def _kept(model: Path, storage: str) -> float:
+    """Bytes of a model's weights in memory."""
+    if is_gguf(model):
+        return float(model.stat().st_size)
+    return SIZES[storage] * (model / "model.safetensors").stat().st_size / STORED
 
 
 def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.checkpoints import Given
-from bench.peers.lines import OURS, Answer, Line, Unit
+from bench.peers.lines import GGUF, OURS, Answer, Line, Unit
 from bench.peers.memory import GIB, needed
-from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__
+from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__, methods
 from sbrt._core import KernelBench
 from sbrt.config import EngineConfig
+from sbrt.gguf import is_gguf
 
-DTYPES = ("float32", "bfloat16", "int8")
+# STORAGE or STORAGE/ACTIVATIONS: quantised weights alone are int8/int8 and int4/int8.
+DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")
+FILE_DTYPES = (GGUF, f"{GGUF}/float32")
 COPIES, PROCESS = 1.5, 0.3 * GIB  # of the weights, while they are read; of all else
 
 
@@ -58,22 +61,29 @@ def is_part(op: str) -> bool:
     return "law" not in op
 
 
+def dtypes(given: Given) -> tuple[str, ...]:
+    """Those of our lines on a checkpoint; the first float one, or else the first, is always run."""
+    return FILE_DTYPES if is_gguf(given.target) else DTYPES
+
+
 def units(
-    given: Given, dtypes: Sequence[str], methods: Sequence[str], threads: int
+    given: Given, dtypes: Sequence[str], names: Sequence[str], threads: int
 ) -> Iterator[Unit]:
-    """One for each dtype: `none` and, with a draft, every method."""
-    drafting = list(dict.fromkeys(methods)) if given.draft else []
+    """One for each dtype: `none`, and every method that can do with the draft or without one."""
+    usable = (m for m in names if given.draft or not methods.parse(m).needs_draft)
+    modes = list(dict.fromkeys(["none", *usable]))
     for dtype in dtypes:
+        storage, _, activations = dtype.partition("/")
         config = EngineConfig(
             model=given.target,
-            dtype=dtype,
+            dtype="auto" if storage == GGUF else storage,
+            activation_dtype=activations or "auto",
             num_threads=threads,
             speculative=SpeculativeConfig(model=given.draft) if given.draft else None,
         )
-        names = ["none", *(m for m in drafting if m != "none")]
-        found = [Line(OURS, given.name, dtype, name, version=__version__) for name in names]
+        found = [Line(OURS, given.name, dtype, mode, version=__version__) for mode in modes]
         size = needed(given, dtype, given.draft is not None, COPIES, PROCESS)
-        yield Unit(found, size, partial(_open, found, config, names))
+        yield Unit(found, size, partial(_open, found, config, modes))
 
 
 def _open(lines: Sequence[Line], config: EngineConfig, names: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ class Worker:
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
         """Greedy, max_tokens whatever ends it. Raises PeerError."""
         found = self.ask("generate", ids=ids, max_tokens=max_tokens)
-        return Answer(found["ids"], found["seconds"], found["timed"])
+        return Answer(found["ids"], found["seconds"], found["timed"], found.get("picking", 0.0))
 
     def gap(self, ids: list[int], token: int) -> float:
         """How much the best logit after `ids` exceeds the token's. Raises PeerError."""

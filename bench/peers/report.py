@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.checkpoints import DEMO, INFLATED
-from bench.peers.lines import OURS
+from bench.peers.lines import GGUF, OURS, PLAIN, ROWS, forward_key
 from sbrt.table import aligned
 
 Found = dict[str, Any]
 COLUMNS = (
-    *("peer", "dtype", "mode", "tokens/s", "spread", "us, 1 row", "us, 8 rows", "ids differ"),
-    "at ties",
+    *("peer", "dtype", "mode", "tokens/s", "spread"),
+    *("us, 1 row", *(f"{n} rows" for n in ROWS[1:]), "ids differ", "at ties"),
 )
 HALVES = ("float16", "bfloat16")
 LLAMA = "llama-cpp-python"
@@ -23,6 +23,7 @@ LLAMA = "llama-cpp-python"
 class Question:
     """Our line at `dtype`, `mode` against the best line of `peer` at `dtypes`, `modes`.
 
+    checkpoints: those it is asked of; empty: GGUF files, which alone have lines of that dtype.
     figure: a key of the JSON; of a time, the ratio is how many times quicker ours is.
     """
 
@@ -46,7 +47,7 @@ class Question:
         ratio = ratio if is_rate else 1 / ratio
         return (
             f"{self.figure}: ours {self.dtype} {self.mode} is {ratio:.2f} times {self.peer} "
-            f"{theirs['dtype']} {theirs['mode']} (asked for: {self.at_least})"
+            f"{theirs['dtype']} {theirs['mode']} (asked for: {self.at_least:.3g})"
         )
 
     def _best(
@@ -62,7 +63,10 @@ class Question:
         return min(found, key=lambda line: sign * line[self.figure], default=None)
 
 
-RATE, ONE, EIGHT = "tokens_per_second", "forward_us_1", "forward_us_8"
+RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
+LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
+# A forward of so many rows may take so many times that of one row.
+ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (
     Question(("m37",), "bfloat16", "none", LLAMA, HALVES, ("plain",), RATE, 1.35),
@@ -82,6 +86,10 @@ QUESTIONS = (
         *(PAIRS, "bfloat16", "auto", "openvino-genai"),
         *(("float32", "bfloat16"), ("draft_model",), RATE, 1.5),
     ),
+    Question((), GGUF, "none", LLAMA, (GGUF,), ("plain",), RATE, 2.5),
+    Question((), GGUF, "lookup", LLAMA, (GGUF,), LOOKUPS, RATE, 2.5),
+    Question((), GGUF, "none", LLAMA, (GGUF,), ("plain",), ONE, 1 / 0.42),
+    Question((), GGUF, "none", LLAMA, (GGUF,), ("plain",), EIGHT, 1 / 0.18),
 )
 
 
@@ -100,8 +108,34 @@ def render(lines: Sequence[Found]) -> str:
 
 def _answers(name: str, lines: Sequence[Found]) -> Iterator[str]:
     for question in QUESTIONS:
-        if name in question.checkpoints and (sentence := question.sentence(lines)):
+        asked = name in question.checkpoints or not question.checkpoints
+        if asked and (sentence := question.sentence(lines)):
             yield sentence
+    yield from _rows_of_files(lines)
+    yield from _parts(lines)
+
+
+def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
+    """What rows cost next to one row, of every plain line on a GGUF file."""
+    for line in lines:
+        if line["dtype"] != GGUF or line["mode"] not in PLAIN or not line[ONE]:
+            continue
+        for rows, most in ROW_RATIOS.items():
+            if us := line[forward_key(rows)]:
+                asked = f" (asked for: at most {most})" if line["peer"] == OURS else ""
+                yield f"{rows} rows of {line['peer']} cost {us / line[ONE]:.2f} times one{asked}"
+
+
+def _parts(lines: Sequence[Found]) -> Iterator[str]:
+    """Where answers of other engines leave ours on the same GGUF file."""
+    for line in lines:
+        at = line["parts_at"]
+        found = sorted(i for i in at if i is not None)
+        if found and line["dtype"] == GGUF and line["peer"] != OURS:
+            yield (
+                f"{line['peer']} {line['mode']}: {len(found)} of {len(at)} answers part from ours, "
+                f"at token {', '.join(map(str, found))}; {line['of_them_at_ties']} at near-ties"
+            )
 
 
 def _row(line: Found) -> tuple[str, ...]:
@@ -112,8 +146,7 @@ def _row(line: Found) -> tuple[str, ...]:
         line["mode"],
         _shown(line["tokens_per_second"], 1),
         f"{_shown(low, 0)}-{_shown(high, 0)}" if low is not None else "-",
-        _shown(line["forward_us_1"], 0),
-        _shown(line["forward_us_8"], 0),
+        *(_shown(line[forward_key(n)], 0) for n in ROWS),
         str(line["prompts_that_differ"]),
         str(line["of_them_at_ties"]),
     )

@@ -8,31 +8,40 @@ from dataclasses import dataclass
 
 from bench.checkpoints import Given
 from bench.peers import memory, ours
-from bench.peers.lines import Line, Unit, set_references
+from bench.peers.lines import FLOATS, PLAIN, ROWS, Line, Unit, set_references
 from bench.peers.settings import Peer
 from sbrt import InvalidInputError, SamplingParams
 from sbrt.measure import WARM_TOKENS, fitting
 from sbrt.progress import Progress
 
-CONTEXT, ROWS = 64, (1, 8)  # of the forwards that are timed
+CONTEXT = 64  # tokens before the forwards that are timed
 BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure. methods: ours beside `none`. threads: of every engine."""
+    """What to measure. methods: ours beside `none`. threads: of every engine.
+
+    dtypes: only these; None: all.
+    """
 
     peers: Sequence[Peer]
-    dtypes: Sequence[str]
+    dtypes: Sequence[str] | None
     methods: Sequence[str]
     threads: int
     max_tokens: int
 
-    @property
-    def our_dtypes(self) -> list[str]:
+    def keeps(self, dtype: str) -> bool:
+        """Whether lines of this dtype are measured."""
+        return self.dtypes is None or dtype in self.dtypes
+
+    def our_dtypes(self, given: Given) -> list[str]:
         """Ours among them, one that the others can be compared with always."""
-        found = [dtype for dtype in ours.DTYPES if dtype in self.dtypes]
-        return found if found not in ([], ["int8"]) else ["bfloat16", *found]
+        known = ours.dtypes(given)
+        found = [dtype for dtype in known if self.keeps(dtype)]
+        if known == ours.FILE_DTYPES:
+            return found if known[0] in found else [known[0], *found]
+        return found if set(found) & set(FLOATS) else ["bfloat16", *found]
 
 
 def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
@@ -67,9 +76,12 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
 
 def _units(given: Given, case: Case) -> list[Unit]:
     """Ours come first: every other line is compared with one of them, or with its own plain."""
-    found = list(ours.units(given, case.our_dtypes, case.methods, case.threads))
+    found = list(ours.units(given, case.our_dtypes(given), case.methods, case.threads))
     for peer in case.peers:
-        found += peer.units(given, case.dtypes, case.threads)
+        if not peer.reads(given):
+            print(f"{given.name}: {peer.name} reads no GGUF file: left out", file=sys.stderr)
+        wanted = [dtype for dtype in peer.dtypes(given) if case.keeps(dtype)]
+        found += peer.units(given, wanted, case.threads)
     return found
 
 
@@ -118,7 +130,7 @@ def _time_forwards(lines: Sequence[Line]) -> None:
     for burst in range(BURSTS):
         bar.update(burst, BURSTS)
         for line in lines:
-            for rows in ROWS:
+            for rows in ROWS if line.mode in PLAIN else ():
                 if line.us.get(rows) != []:  # refused once
                     line.add_forwards(rows, line.ask("forward", rows, CONTEXT, TIMES))
     bar.close()

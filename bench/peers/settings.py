@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from bench.checkpoints import BUILD, Given
-from bench.peers.lines import Line, PeerError, Unit
+from bench.peers.lines import GGUF, Line, PeerError, Unit
 from bench.peers.memory import GIB, needed
 from bench.peers.process import Worker
+from sbrt.gguf import is_gguf
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv-peers"
 WORKERS = Path(__file__).parent / "workers"
@@ -23,6 +24,7 @@ DRAFTING = ("assistant_model", "draft_model")  # modes that open the draft too
 class Peer:
     """plain: dtypes of plain decoding. speculative: (mode, dtypes), with a draft only.
 
+    file_modes: what it runs on a GGUF file in the dtype gguf; empty: it reads none.
     environment: a folder that `make peers` makes; None: the one that runs the bench.
     copies: how often it holds its weights at most, while it reads or converts them. process: bytes
     of all else.
@@ -33,6 +35,7 @@ class Peer:
     environment: str | None
     plain: tuple[str, ...]
     speculative: tuple[tuple[str, tuple[str, ...]], ...]
+    file_modes: tuple[str, ...] = ()
     copies: float = 2.0
     process: float = 0.5 * GIB
 
@@ -44,7 +47,20 @@ class Peer:
                 size = needed(given, line.dtype, has_draft, self.copies, self.process)
                 yield Unit([line], size, partial(self.open, line, given, threads))
 
+    def reads(self, given: Given) -> bool:
+        """Whether it can open this kind of checkpoint."""
+        return bool(self.file_modes) or not is_gguf(given.target)
+
+    def dtypes(self, given: Given) -> tuple[str, ...]:
+        """Those of its lines on a checkpoint."""
+        return tuple(dict.fromkeys(line.dtype for line in self._lines(given)))
+
     def _lines(self, given: Given) -> Iterator[Line]:
+        if is_gguf(given.target):
+            for mode in self.file_modes:
+                if given.draft or mode not in DRAFTING:
+                    yield Line(self.name, given.name, GGUF, mode)
+            return
         for dtype in self.plain:
             yield Line(self.name, given.name, dtype, "plain")
         for mode, dtypes in self.speculative if given.draft else ():
@@ -86,6 +102,14 @@ class Peer:
                 worker.close()
 
 
+LLAMA = Peer(
+    "llama-cpp-python",
+    "llama_worker.py",
+    "llama",
+    ("float32", "float16", "bfloat16", "q8_0"),
+    (("prompt_lookup", ("float16", "q8_0")), ("draft_model", ("float16", "q8_0"))),
+    file_modes=("plain", "prompt_lookup", "prompt_lookup_bare", "draft_model"),
+)
 PEERS = (
     Peer(
         "transformers",
@@ -96,19 +120,14 @@ PEERS = (
         copies=1.5,  # a dtype that is not the file's is made of the file's
         process=0.8 * GIB,
     ),
-    Peer(
-        "llama-cpp-python",
-        "llama_worker.py",
-        "llama",
-        ("float32", "float16", "bfloat16", "q8_0"),
-        (("prompt_lookup", ("float16", "q8_0")), ("draft_model", ("float16", "q8_0"))),
-    ),
+    LLAMA,
     Peer(
         "openvino-genai",
         "openvino_worker.py",
         "openvino",
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
+        file_modes=("plain", "prompt_lookup"),
         copies=3.0,  # the model read, the compiled one, and that of its forwards
         process=0.8 * GIB,
     ),

@@ -1,8 +1,9 @@
 // The inner loops, compiled once per instruction set and picked once at run time.
 //
 // The body is one text, kernels_body.inc, over a vector of 16 f32 lanes (simd_*.h). Packed weights
-// and results' order of additions do not depend on the number of rows, threads or neighbours; they
-// may differ between instruction sets. Nothing here checks: callers do.
+// and results' order of additions do not depend on the number of rows, threads or neighbours. AVX2,
+// AVX-512 and NEON give the same bits. Portable rounds an fma twice, so there only passes over logits
+// give these bits. Nothing here checks: callers do.
 #pragma once
 
 #include <cstdint>

@@ -145,11 +145,11 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return vcvtq_f32_u32(vreinterpretq_u32_f32(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes, by the same tree for every j.
+// out[j] = the sum of x[j]'s lanes, by the same tree for every j, which is that of AVX2 and AVX-512.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j)
     out[j] =
-        vaddvq_f32(vaddq_f32(vaddq_f32(x[j].a[0], x[j].a[2]), vaddq_f32(x[j].a[1], x[j].a[3])));
+        vaddvq_f32(vaddq_f32(x[j].a[0], x[j].a[2])) + vaddvq_f32(vaddq_f32(x[j].a[1], x[j].a[3]));
 }
 
 }  // namespace

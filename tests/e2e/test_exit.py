@@ -63,6 +63,14 @@ ENDS = {
         "    def __del__(self):\n        self.close()\n"
         "sys.owner = Owner()"
     ),
+    "a signal handler": (
+        "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)\ne = open_engine()\n"
+        "s = e.stream('abc', PARAMS)\nnext(s)\n"
+        "in_daemon(lambda: e.generate('abc', PARAMS))\ne.generate('abc', PARAMS)\n"
+        "class Owner:\n    def __init__(self):\n        self.close = e.close\n"
+        "    def __del__(self):\n        self.close()\n"
+        "sys.owner = Owner()"
+    ),
 }
 
 
@@ -88,3 +96,17 @@ def test_an_exit_handler_that_closes_ends_the_work_first() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, "end\n", "")
+
+
+def test_an_exit_handler_may_call_an_engine_of_a_program_with_a_signal_handler() -> None:
+    """The thread that makes the main thread's calls is there until such handlers are over."""
+    script = (
+        f"{BEGIN}import signal\ne = open_engine()\n"
+        "atexit.register(lambda: print(len(e.generate('abc', PARAMS)), flush=True))\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+        "e.generate('abc', PARAMS)\nsys.exit(3)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "1\n", "")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,24 @@ SIZES = {
 }  # fmt: skip
 BIASED, NORMED, GEMMA = "qwen2", ("qwen3", "gemma3"), "gemma3"
 WINDOW, PERIOD = 24, 2  # of Gemma
+
+
+CODE = "def  for ( ) [ ] == != += __init__ self. 'll 'S don't I'M x1y2 0x1F 3.14 1234567"
+PIECES = (
+    *CODE.split(), "日本語", "中文字符", "한국어", "🙂", "🚀👩\u200d👩\u200d👧", "für", "naïve",
+    "Привет", "हिन्दी", "ไทย", "½", "Ⅷ", "\u0664\u0665", " ", "  ", "    ", "\t", "\n", "\r\n",
+    "\n\n", "\0", "\x01", "\x1c", "\x7f", "\u0085", "\u00a0", "\u200b", "\u3000", "\u0301",
+    "\ufeff", "\ufffd", "\u2581", "<|user|>", "<|endoftext|>", "<s>", "</s>",
+)  # fmt: skip
+
+
+def mixed_lines(count=600):
+    """Texts of code, scripts, emoji, control characters and what looks like special tokens."""
+    rng = random.Random(11)
+    return ["", " ", "\n"] + [
+        "".join(rng.choice(PIECES) + rng.choice(("", " ")) for _ in range(rng.randrange(1, 12)))
+        for _ in range(count)
+    ]
 
 
 def byte_level_words(size=300):
@@ -282,6 +301,7 @@ def files():
         blocks=random_blocks,
         byte_level_words=byte_level_words,
         scored_words=scored_words,
+        mixed_lines=mixed_lines,
     )
 
 

@@ -1,16 +1,26 @@
 """Contract under test: SmolLM2-135M-Instruct in Q4_1 answers as its dequantised weights do, here
-and in transformers. The file is not in the repository (CONTRIBUTING.md)."""
+and in transformers. The file is not in the repository (CONTRIBUTING.md).
+
+The long runs take their prompts from the JSON lines that SBRT_PROMPTS names."""
+
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer as Library
 from tokenizers import pre_tokenizers
 
-from sbrt import Engine, SamplingParams
+from sbrt import Engine, EngineConfig, SamplingParams, SpeculativeConfig
 from sbrt.gguf.header import open_gguf
 from sbrt.gguf.tokenizer import chat_template
+from sbrt.methods import METHODS
+from sbrt.prompts import read_prompts
+from sbrt.safetensors_file import encode
 from sbrt.tokenizer import Tokenizer
 
 QUESTIONS = (
@@ -51,13 +61,21 @@ def test_answers_are_those_of_the_folder(answers, folder):
 
 
 def test_answers_are_those_of_transformers(answers, folder):
+    near_ties(folder, answers)
+
+
+def near_ties(folder, answers):
+    """Answers that leave those of transformers, all of them where its best two are close."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    parted = 0
     for prompt, found in answers:
         with torch.no_grad():
             rows = model(torch.tensor([[*prompt, *found]])).logits[0].numpy()[len(prompt) - 1 : -1]
         for i in np.flatnonzero(rows.argmax(1) != found)[:1]:
             low, high = np.sort(rows[i])[-2:]
             assert high - low < GAP, f"token {i}: gap {high - low:.2e}"
+            parted += 1
+    return parted
 
 
 def test_an_answer_makes_sense(real, answers):
@@ -78,3 +96,65 @@ def test_ids_are_those_of_its_kind(real):
 
 def test_its_chat_template_is_kept(real):
     assert "<|im_start|>" in chat_template(open_gguf(real))
+
+
+# ---- long runs
+
+PROMPTS, DRAFT_LAYERS = 40, 10
+LONG = SamplingParams(temperature=0, max_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def prompts(real):
+    """Ids of chat prompts."""
+    path = os.environ.get("SBRT_PROMPTS")
+    if path is None:
+        pytest.skip("SBRT_PROMPTS: expected a file of JSON lines with prompts, found none")
+    tokenizer = Tokenizer(real)
+    found = [tokenizer.encode(chat(text), 10**6) for text in read_prompts(Path(path), PROMPTS)]
+    assert len(found) == PROMPTS
+    return found
+
+
+def answered(engine, prompts, **more):
+    return [o.outputs[0].token_ids for o in engine.generate(prompts, LONG, **more)]
+
+
+@pytest.mark.exact
+def test_many_answers_are_those_of_the_folder_and_of_transformers(real, folder, prompts):
+    with Engine.from_pretrained(real, activation_dtype="float32") as engine:
+        found = answered(engine, prompts)
+    with Engine.from_pretrained(folder, dtype="float32", skip_tokenizer_init=True) as engine:
+        assert answered(engine, prompts) == found
+    parted = near_ties(folder, zip(prompts, found, strict=True))
+    print(f"{parted} of {len(found)} answers leave those of transformers, at near-ties")
+
+
+@pytest.fixture(scope="module")
+def draft(folder, tmp_path_factory):
+    """The first layers of the model: a draft that is often right and often wrong."""
+    made = tmp_path_factory.mktemp("draft")
+    config = json.loads((folder / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": DRAFT_LAYERS}))
+    kept = {
+        name: values
+        for name, values in load_file(folder / "model.safetensors").items()
+        if "layers" not in name or int(name.split(".")[2]) < DRAFT_LAYERS
+    }
+    (made / "model.safetensors").write_bytes(encode(kept, {"format": "pt"}))
+    return made
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_every_method_gives_the_tokens_of_none(real, draft, prompts, activations):
+    config = EngineConfig(
+        model=real,
+        activation_dtype=activations,
+        skip_tokenizer_init=True,
+        speculative=SpeculativeConfig(model=draft),
+    )
+    with Engine(config, methods=list(METHODS)) as engine:
+        expected = answered(engine, prompts, method="none")
+        for method in METHODS:
+            assert answered(engine, prompts, method=method) == expected, method

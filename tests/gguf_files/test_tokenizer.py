@@ -2,7 +2,6 @@
 oracle is transformers where it knows the kind, else a tokenizer put together here."""
 
 import json
-import random
 
 import gguf
 import pytest
@@ -16,30 +15,14 @@ from sbrt.gguf.splits import ALIKE, SPLITS
 from sbrt.gguf.tokenizer import chat_template, end_ids, tokenizer_json
 from sbrt.tokenizer import Tokenizer
 
-CODE = "def  for ( ) [ ] == != += __init__ self. 'll 'S don't I'M x1y2 0x1F 3.14 1234567"
-PIECES = (
-    *CODE.split(), "日本語", "中文字符", "한국어", "🙂", "🚀👩\u200d👩\u200d👧", "für", "naïve",
-    "Привет", "हिन्दी", "ไทย", "½", "Ⅷ", "\u0664\u0665", " ", "  ", "    ", "\t", "\n", "\r\n",
-    "\n\n", "\0", "\x01", "\x1c", "\x7f", "\u0085", "\u00a0", "\u200b", "\u3000", "\u0301",
-    "\ufeff", "\ufffd", "\u2581", "<|user|>", "<|endoftext|>", "<s>", "</s>",
-)  # fmt: skip
-
-
-def lines(count=600):
-    rng = random.Random(11)
-    return ["", " ", "\n"] + [
-        "".join(rng.choice(PIECES) + rng.choice(("", " ")) for _ in range(rng.randrange(1, 12)))
-        for _ in range(count)
-    ]
-
 
 def ids_of(path, text):
     return Tokenizer(path).encode(text, 10**6)
 
 
-def same_ids(path, other, texts=None):
+def same_ids(path, other, texts):
     ours = Tokenizer(path)
-    for text in lines() if texts is None else texts:
+    for text in texts:
         found = ours.encode(text, 10**6)
         assert found == other(text), repr(text)
 
@@ -56,7 +39,7 @@ def test_a_byte_level_kind_that_transformers_knows(files, tmp_path, pre):
         tmp_path / "m.gguf", words=pre, arch=arch,
         more=lambda writer: writer.add_add_bos_token(False),
     )  # fmt: skip
-    same_ids(path, transformers_ids(path))
+    same_ids(path, transformers_ids(path), files.mixed_lines())
 
 
 def library_of(files, *before):
@@ -76,14 +59,16 @@ def library_of(files, *before):
 def test_digits_alone(files, tmp_path, pre):
     """The tokenizer.json of these models: Digits, then ByteLevel with the pattern of GPT-2."""
     path = files.write(tmp_path / "m.gguf", words=pre)
-    same_ids(path, library_of(files, pre_tokenizers.Digits(individual_digits=True)))
+    same_ids(
+        path, library_of(files, pre_tokenizers.Digits(individual_digits=True)), files.mixed_lines()
+    )
 
 
 def test_scores(files, tmp_path):
     path = files.write(tmp_path / "m.gguf", words="scores")
     theirs = transformers_ids(path)
     # Its Metaspace takes a space at the beginning for the one that it would add.
-    texts = [text for text in lines() if not text.startswith((" ", "\u2581"))]
+    texts = [text for text in files.mixed_lines() if not text.startswith((" ", "\u2581"))]
     same_ids(path, theirs, [text for text in texts if text and "<" not in text])
 
 

@@ -137,8 +137,10 @@ def test_features_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, metho
 
     def kept(engine):
         found = []
-        for out in engine.stream(tools.prompt(9), PARAMS["sampled"]):
-            found.append((tuple(out.outputs[0].token_ids), engine.features().tobytes()))
+        engine.add_request("kept", tools.prompt(9), PARAMS["sampled"])
+        while engine.has_unfinished_requests():
+            for out in engine.step():
+                found.append((tuple(out.outputs[0].token_ids), engine.features().tobytes()))
         return found
 
     with Engine(config, keep_features=True) as engine:

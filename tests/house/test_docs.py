@@ -13,7 +13,7 @@ import pytest
 from sbrt import cli, demo_pair
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text()]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CARDS = [ROOT / "csrc" / "README.md", ROOT / "sbrt" / "demo" / "README.md"]
@@ -53,6 +53,17 @@ def test_what_a_page_names_is_there(page):
 def test_the_readme_leads_to_every_page():
     readme = (ROOT / "README.md").read_text()
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in readme] == []
+
+
+def test_the_index_of_figures_names_every_entry():
+    folder = ROOT / "docs" / "measured"
+    index = (folder / "README.md").read_text()
+    months = [page for page in sorted(folder.glob("*.md")) if page.name != "README.md"]
+    entries = [
+        entry for page in months for entry in re.findall(r"^## (.+)$", page.read_text(), re.M)
+    ]
+    assert all(f"({page.name})" in index for page in months)
+    assert sorted(re.findall(r"^- (\d{4}-.+)$", index, re.M)) == sorted(entries)
 
 
 def words_of(page):

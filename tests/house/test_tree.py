@@ -29,7 +29,7 @@ csrc/core/check.h
 sbrt/demo/target/model.safetensors
 sbrt/demo/target/tokenizer.json
 triton_kernels/norm.py
-docs/measured.md
+docs/measured/README.md
 constraints.txt
 .ci/run
 """.split()

@@ -22,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad, progress
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad, progress, scheduler
 from sbrt.methods import METHODS
 
 sys.path.append(str(Path(__file__).parent))  # for toys.py
@@ -264,6 +264,12 @@ def interrupted_in(seconds):
 def _no_progress(monkeypatch):
     """On a slow machine a command shows how far it is, and tests compare what is on stderr."""
     monkeypatch.setattr(progress, "QUIET", 3600.0)
+
+
+@pytest.fixture
+def each_round(monkeypatch):
+    """No rounds share an output of a stream, however short they are."""
+    monkeypatch.setattr(scheduler, "PACE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,10 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
             ["--peers", "vllm"],
             "--peers: expected of transformers, llama-cpp-python, openvino-genai",
         ),
-        (["--dtypes", "int4"], "--dtypes: expected of float32, bfloat16, int8"),
+        (["--dtypes", "int2"], "--dtypes: expected of float32, bfloat16, int8"),
+        (["--target", "nowhere.gguf"], "nowhere.gguf"),
+        (["--target", "a.gguf", "--checkpoints", "m2"], "got both"),
+        (["--draft", "a.gguf"], "--draft: expected --target with it, got none"),
         (["--methods", "magic"], "magic"),
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--limit", "0"], "--limit: expected at least 1, got 0"),
@@ -288,6 +291,10 @@ def test_an_engine_needs_its_weights_and_more(tmp_path):
     assert memory.needed(given, "bfloat16", False, 1.0, 0.0) == 1000
     assert memory.needed(given, "float32", True, 2.0, 7.0) == 2 * 2 * 1100 + 7
     assert memory.needed(given, "q8_0", False, 1.0, 0.0) == 1000 * 34 / 64
+    assert memory.needed(given, "int4/float32", False, 1.0, 0.0) == 1000 * 20 / 64
+    (tmp_path / "x.gguf").write_bytes(bytes(500))
+    given = settings.Given("x", tmp_path / "x.gguf", None, "x")
+    assert memory.needed(given, "gguf/float32", False, 2.0, 3.0) == 2 * 500 + 3
 
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: {kib} kB\n"

@@ -268,6 +268,24 @@ def test_bench_decode_refuses_what_it_cannot_do(run, flag):
     assert flag[0] in err
 
 
+def test_bench_decode_compares_streams_with_generate(run, prompts, tmp_path):
+    flags = ["--methods", "none,pearl", "--max-tokens", 12, "--stream", 2]
+    code, table, _ = run("", *flags, main=bench_decode)
+    assert code == 0
+    assert table.split()[:2] == ["method", "generate"]
+    code, out, _ = run("", *flags, "--json", main=bench_decode)
+    none, pearl = json.loads(out)
+    assert (none["method"], pearl["method"]) == ("none", "pearl")
+    for line in (none, pearl):
+        assert line["identical"] is True
+        assert line["ratio"] > 0
+        assert 0 < line["outputs_per_token"] <= 1
+    code, out, err = run("", *flags, "--simulate", "c=8", main=bench_decode)
+    assert (code, out) == (2, "")
+    assert err.rstrip().endswith("--stream: expected no --simulate next to it")
+    assert run("", "--stream", 0, main=bench_decode)[0] == 2
+
+
 def test_bench_decode_is_compare(run, prompts, tmp_path):
     out = tmp_path / "out.json"
     flags = ["--prompts", prompts, "--max-tokens", 8, "--threads", 2, "--json", out]

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from sbrt import SamplingParams
 from sbrt.detokenizer import Pieces
 from sbrt.methods import parse
-from sbrt.request import Request
+from sbrt.request import Outputs, Request
 from sbrt.tokenizer import Detokenizer, Tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -233,7 +233,7 @@ def request_of(words, prompt=(), **params):
         params=SamplingParams(temperature=0, **params),
         method=parse("none"),
         sink=None,
-        streams=True,
+        outputs=Outputs.ROUNDS,
         seed=0,
         eos=frozenset({2}),
         detokenizer=Detokenizer(words.ours, prompt),

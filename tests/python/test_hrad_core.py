@@ -183,6 +183,7 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
             assert (kept[0][at] == kept[1][at]).all()
 
 
+@pytest.mark.usefixtures("each_round")
 def test_with_hrad_alone_features_are_there_when_no_round_is_in_flight(opened, prompts):
     """A stream's next round runs while the caller looks; it would overwrite them."""
     with opened() as (engine, method):

@@ -9,7 +9,7 @@ import pytest
 from sbrt import SamplingParams
 from sbrt.methods import parse
 from sbrt.outputs import LaneTimes, spec_decode_metrics
-from sbrt.request import Request
+from sbrt.request import Outputs, Request
 from sbrt.tokenizer import Detokenizer, Tokenizer, check_pair
 from sbrt.trace import Span, lane_times
 
@@ -120,7 +120,7 @@ def request_of(words, **params):
         params=SamplingParams(**params),
         method=parse("none"),
         sink=None,
-        streams=True,
+        outputs=Outputs.ROUNDS,
         seed=0,
         eos=frozenset(),
         detokenizer=Detokenizer(Words(words), []),

@@ -109,6 +109,7 @@ def test_no_end_comes_before_min_tokens(engine, prompts, method):
         assert not set(answer.token_ids[:least]) & {*stops, END}
 
 
+@pytest.mark.usefixtures("each_round")
 def test_stop_strings_are_not_looked_for_before_min_tokens(engine, prompts, plain):
     given = {"temperature": 0, "max_tokens": 40, "ignore_eos": True}
     whole = one(engine, prompts[0], **given)

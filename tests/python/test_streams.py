@@ -1,6 +1,6 @@
 """Contract under test: an output of a stream is a snapshot, and making one costs the same at the
-end of a long answer as at its beginning; streams, step and stop strings run as far ahead as
-generate."""
+end of a long answer as at its beginning; short rounds share one; streams, step and stop strings run
+as far ahead as generate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tracemalloc
 
 import pytest
 
-from sbrt import CompletionOutput, Engine, SamplingParams
+from sbrt import CompletionOutput, Engine, SamplingParams, scheduler
 from sbrt.request import Request
 
 GREEDY = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -27,6 +27,13 @@ def long_engine(make, tmp_path_factory):
     folder = make.checkpoint(tmp_path_factory.mktemp("long"), max_position_embeddings=4096)
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         yield engine
+
+
+def rounds_of(engine, prompt, params, **more):
+    """An output after each round of one request."""
+    engine.add_request("rounds", prompt, params, **more)
+    while engine.has_unfinished_requests():
+        yield from engine.step()
 
 
 def bytes_by_round(outputs):
@@ -50,7 +57,7 @@ def bytes_by_round(outputs):
 @pytest.mark.parametrize("prompt", [1, 1500], ids=["short", "long"])
 def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop, prompt):
     params = SamplingParams(temperature=0, max_tokens=2000, ignore_eos=True, stop=stop)
-    spent = bytes_by_round(long_engine.stream([7] * prompt, params))
+    spent = bytes_by_round(rounds_of(long_engine, [7] * prompt, params))
     assert len(spent) == 2000
     first, last = statistics.median(spent[50:250]), statistics.median(spent[-250:-50])
     assert last <= first + 128  # the integers of a longer answer are no longer small ones
@@ -74,10 +81,10 @@ def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkey
 
 def test_outputs_are_snapshots(engine, plain, prompts):
     method = "pearl"  # the rounds of auto depend on the clock
-    outputs = list(engine.stream(prompts[0], GREEDY, method=method))
+    outputs = list(rounds_of(engine, prompts[0], GREEDY, method=method))
     late = [(o.outputs[0].token_ids, o.outputs[0].text) for o in reversed(outputs)][::-1]
     early = []
-    for output in engine.stream(prompts[0], GREEDY, method=method):
+    for output in rounds_of(engine, prompts[0], GREEDY, method=method):
         early.append((output.outputs[0].token_ids, output.outputs[0].text))
     assert late == early
     assert all(type(ids) is list and type(text) is str for ids, text in late)
@@ -86,7 +93,7 @@ def test_outputs_are_snapshots(engine, plain, prompts):
 
 
 def test_an_output_nobody_has_read_is_as_any_other(engine, prompts):
-    streams = [list(engine.stream(prompts[0], GREEDY, method="pearl")) for _ in range(2)]
+    streams = [list(rounds_of(engine, prompts[0], GREEDY, method="pearl")) for _ in range(2)]
     read, unread = (outputs[3].outputs[0] for outputs in streams)
     ids, text = list(read.token_ids), str(read.text)
     same = CompletionOutput(index=0, text=text, token_ids=ids)
@@ -141,3 +148,98 @@ def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, pro
         assert ahead() == want
     engine.generate(prompts[0], stopping, method=method)
     assert ahead() == want
+
+
+# --- rounds that share an output ---
+
+
+class Clock:
+    """Time as the scheduler sees it: every look at it is `tick` seconds after the last."""
+
+    def __init__(self, tick):
+        self.now, self.tick = 0.0, tick
+
+    def monotonic(self):
+        self.now += self.tick
+        return self.now
+
+    def sleep(self, seconds):
+        raise AssertionError
+
+
+class Unhurried:
+    """A runtime that no clock hurries. Asked for what the time allows it runs three rounds."""
+
+    def __init__(self, real):
+        self.real, self.asked = real, []
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def advance(self, max_rounds, seconds):
+        self.asked.append(max_rounds)
+        self.real.advance(max_rounds=max_rounds or 3)
+
+
+@pytest.fixture
+def ticks(engine, monkeypatch):
+    """ticks(seconds): between two looks of the scheduler at the clock, and the only clock.
+
+    Returns the list of the rounds that the core will be asked for.
+    """
+
+    def tick(seconds):
+        runtime = Unhurried(engine._scheduler.runtime)
+        monkeypatch.setattr(scheduler, "time", Clock(seconds))
+        monkeypatch.setattr(engine._scheduler, "_runtime", runtime)
+        return runtime.asked
+
+    return tick
+
+
+def texts(outputs):
+    return [output.delta for output in outputs]
+
+
+@pytest.mark.parametrize("stop", [None, NEVER])
+def test_a_round_as_long_as_half_the_pace_has_an_output_of_its_own(engine, prompts, ticks, stop):
+    params = dataclasses.replace(GREEDY, stop=stop)
+    rounds = texts(rounds_of(engine, prompts[0], params, method="none"))
+    ticks(scheduler.PACE / 2 + 1e-4)
+    assert texts(engine.stream(prompts[0], params, method="none")) == rounds
+
+
+@pytest.mark.parametrize("method", ["none", "draft_model", "pearl"])
+def test_short_rounds_of_a_stream_share_an_output_but_the_first(engine, prompts, ticks, method):
+    """With a stop string the scheduler looks at the tokens, and at the clock, after every round."""
+    params = dataclasses.replace(GREEDY, stop=NEVER)
+    rounds = list(rounds_of(engine, prompts[0], params, method=method))
+    ticks(scheduler.PACE / 7)  # the fourth look finds less than half of the pace left
+    outputs = list(engine.stream(prompts[0], params, method=method))
+    read = [rounds[0], *rounds[4:-1:4], rounds[-1]]
+    assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in read]
+    assert [o.outputs[0].text for o in outputs] == [o.outputs[0].text for o in read]
+    assert "".join(texts(outputs)) == read[-1].outputs[0].text
+
+
+def test_a_stream_without_stop_strings_leaves_short_rounds_to_the_core(engine, prompts, ticks):
+    asked = ticks(scheduler.PACE / 7)
+    counts = [
+        len(output.outputs[0].token_ids)
+        for output in engine.stream(prompts[0], GREEDY, method="none")
+    ]
+    assert counts == [1, *range(11, 200, 10), 200]
+    assert asked[:9] == [1, 1, 0, 0, 0, 1, 0, 0, 0]
+
+
+def test_a_stop_ends_the_rounds_that_share_an_output(engine, prompts):
+    """What a stop ends does not run on for the rest of the pace."""
+    [whole] = engine.generate(prompts[0], GREEDY, method="none")
+    stop = whole.outputs[0].text[40:44]
+    params = dataclasses.replace(GREEDY, stop=stop)
+    [stopped] = engine.generate(prompts[0], params, method="none")
+    streamed = list(engine.stream(prompts[0], params, method="none"))[-1]
+    for output in (stopped, streamed):
+        assert output.outputs[0].stop_reason == stop
+        spec = output.outputs[0].spec_decode_metrics
+        assert spec["num_spec_steps"] == len(output.outputs[0].token_ids)

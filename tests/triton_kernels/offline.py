@@ -1,7 +1,7 @@
 """Compile every kernel of triton_kernels/ for real GPUs, with no GPU at hand.
 
 `python tests/triton_kernels/offline.py [--all|--core] [--dtype bf16] [--table]`, in a process
-without TRITON_INTERPRET, prints one JSON object per cubin, or the table of docs/measured.md.
+without TRITON_INTERPRET, prints one JSON object per cubin, or the table in docs/measured.
 --core: every kernel once an architecture, and what is watched on sm_90; otherwise its usual
 configurations in every dtype, or, --all, all.
 """

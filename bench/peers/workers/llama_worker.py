@@ -3,9 +3,11 @@
 Plain decoding and forwards call llama_decode through the package's C interface, without the Python
 of Llama.generate, which a small model would mostly be waiting for. The speculative modes are
 Llama.generate with `draft_model`: its own prompt lookup, or a second Llama that guesses.
+prompt_lookup_bare is the same prompt lookup without Llama.generate. vocabulary loads no weights.
 """
 
 import ctypes
+import time
 
 import llama_cpp
 import numpy as np
@@ -28,6 +30,7 @@ class Rows:
         self.memory = llama_cpp.llama_get_memory(self.context)
         self.batch = llama_cpp.llama_batch_init(ROWS, 0, 1)
         self.held = []  # tokens whose keys and values are there
+        self.seconds = 0.0  # in llama_decode so far
 
     def cut(self, length):
         """Forget what is at `length` and behind."""
@@ -35,14 +38,14 @@ class Rows:
         del self.held[length:]
 
     def feed(self, tokens, all_logits=False):
-        """Logits [vocab] of the last token; of a batch with `all_logits` each row's are made."""
+        """Logits of the last token, [vocab]; with `all_logits` of the last batch, [rows, vocab]."""
         for at in range(0, len(tokens), ROWS):
-            self._decode(tokens[at : at + ROWS], all_logits)
-        pointer = llama_cpp.llama_get_logits_ith(self.context, -1)
-        floats = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float))
-        return np.ctypeslib.as_array(floats, (self.vocab,))
+            self.fill(tokens[at : at + ROWS], all_logits)
+            self.decode()
+        return self.logits(all_logits)
 
-    def _decode(self, tokens, all_logits):
+    def fill(self, tokens, all_logits=False):
+        """Put tokens into the batch, behind those that are held."""
         batch, head = self.batch, len(self.held)
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
@@ -51,10 +54,42 @@ class Rows:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
             batch.logits[i] = all_logits or i == len(tokens) - 1
-        code = llama_cpp.llama_decode(self.context, batch)
+        self.held += tokens
+
+    def decode(self):
+        """One llama_decode of the batch; the address of its logits says that it has ended."""
+        begin = time.perf_counter()
+        code = llama_cpp.llama_decode(self.context, self.batch)
         if code:
             raise RuntimeError(f"llama_decode: expected 0, got {code}")
-        self.held += tokens
+        self.pointer = llama_cpp.llama_get_logits(self.context)
+        self.seconds += time.perf_counter() - begin
+
+    def logits(self, all_logits=False):
+        """As `feed` says; valid until the next `decode`."""
+        rows = self.batch.n_tokens if all_logits else 1
+        floats = ctypes.cast(self.pointer, ctypes.POINTER(ctypes.c_float))
+        found = np.ctypeslib.as_array(floats, (rows, self.vocab))
+        return found if all_logits else found[0]
+
+
+class Vocabulary:
+    """The tokenizer of a file."""
+
+    def __init__(self, path):
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+        if not model:
+            raise RuntimeError(f"llama_model_load_from_file: expected a model in {path}")
+        self.vocab = llama_cpp.llama_model_get_vocab(model)
+
+    def ids(self, text):
+        """Of a prompt, UTF-8: special tokens in it are recognised, and those around it added."""
+        room = len(text) + 8
+        found = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self.vocab, text, len(text), found, room, True, True)
+        return list(found[:count])
 
 
 class SecondModel(LlamaDraftModel):
@@ -85,7 +120,7 @@ class Peer:
 
         def model(source, **more):
             return llama_cpp.Llama(
-                write_gguf(source, build, dtype),
+                source if dtype == "gguf" else write_gguf(source, build, dtype),
                 n_ctx=0,  # as the model says
                 n_batch=ROWS,
                 n_ubatch=ROWS,
@@ -97,20 +132,25 @@ class Peer:
                 **more,
             )
 
-        self.speculative = None
+        self.mode, self.speculative = mode, None
         if mode == "prompt_lookup":
             self.speculative = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP)
         elif mode == "draft_model":
             self.speculative = SecondModel(model(draft))
-        self.llama = model(folder, draft_model=self.speculative)
-        self.rows = Rows(self.llama)
+        if mode == "vocabulary":
+            self.vocabulary = Vocabulary(folder)
+        else:
+            self.llama = model(folder, draft_model=self.speculative)
+            self.rows = Rows(self.llama)
         build_flags = llama_cpp.llama_print_system_info().decode()
         return {"version": f"{llama_cpp.__version__}: {build_flags}"}
 
     def generate(self, ids, max_tokens):
         """Decode greedily; the answer of `Clock`."""
         clock = Clock()
-        if self.speculative is None:
+        if self.mode == "prompt_lookup_bare":
+            self._looked_up(ids, max_tokens, clock)
+        elif self.speculative is None:
             self._plain(ids, max_tokens, clock)
         else:
             self.llama.reset()
@@ -122,11 +162,33 @@ class Peer:
         return clock.answer(max_tokens)
 
     def _plain(self, ids, max_tokens, clock):
-        self.rows.cut(0)
-        rest = ids
-        for _ in range(max_tokens):
+        rest = self._first(ids, clock)
+        begin = self.rows.seconds
+        for _ in range(max_tokens - 1):
             rest = [int(self.rows.feed(rest).argmax())]
             clock.add(rest)
+        clock.engine = self.rows.seconds - begin
+
+    def _looked_up(self, ids, max_tokens, clock):
+        """Its prompt lookup drafts, and one llama_decode checks what it drafted."""
+        guess, known = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP), list(ids)
+        known += self._first(ids, clock)
+        begin = self.rows.seconds
+        while len(clock.ids) < max_tokens:
+            drafted = guess(np.array(known, np.intc)).tolist()
+            picks = self.rows.feed([known[-1], *drafted], all_logits=True).argmax(axis=1).tolist()
+            pairs = enumerate(zip(drafted, picks, strict=False))
+            n = next((i for i, (a, b) in pairs if a != b), len(drafted))
+            self.rows.cut(len(known) + n)
+            known += picks[: n + 1]
+            clock.add(picks[: n + 1])
+        clock.engine = self.rows.seconds - begin
+
+    def _first(self, ids, clock):
+        self.rows.cut(0)
+        first = [int(self.rows.feed(ids).argmax())]
+        clock.add(first)
+        return first
 
     def gap(self, ids, token):
         """How far the best logit after `ids` is above that of `token`."""
@@ -135,16 +197,28 @@ class Peer:
 
     def forward(self, rows, context, times):
         """Microseconds of each of `times` forwards over `rows` rows after `context` tokens."""
-        if self.speculative is not None:
+        if self.mode != "plain":
             return {"us": None, "why": "a forward is the plain line's"}
         self.rows.cut(0)
         ids = list(range(1, context + rows + 1))
         self.rows.feed(ids[:context])
         found = []
         for _ in range(times):
-            found.append(timed(lambda: self.rows.feed(ids[context:], all_logits=True)))
+            self.rows.fill(ids[context:], all_logits=True)
+            found.append(timed(self.rows.decode))
             self.rows.cut(context)
         return {"us": found}
+
+    def logits(self, ids, path):
+        """Write the logits of every position of `ids`, at most ROWS, after no context."""
+        self.rows.cut(0)
+        found = self.rows.feed(ids, all_logits=True)
+        found.tofile(path)
+        return {"rows": len(found), "vocab": found.shape[1]}
+
+    def tokenize(self, texts):
+        """Ids of each text as a prompt, special tokens in it recognised."""
+        return {"ids": [self.vocabulary.ids(text.encode()) for text in texts]}
 
 
 if __name__ == "__main__":

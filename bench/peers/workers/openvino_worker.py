@@ -1,7 +1,8 @@
 """openvino-genai on the CPU: plain greedy decoding, or with its `draft_model`.
 
 optimum-intel makes its model of a Hugging Face folder, once; weights stay in the dtype asked for,
-as far as OpenVINO stores it (bfloat16 weights as float16), and arithmetic has its precision.
+as far as OpenVINO stores it (bfloat16 weights as float16), and arithmetic has its precision. A GGUF
+file is read by openvino-genai itself, which keeps its quantised weights.
 """
 
 import os
@@ -16,7 +17,7 @@ from serve import Clock, gap_of, serve, timed
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 WEIGHTS = {"float32": "fp32", "bfloat16": "fp16"}
-DRAFTED = 4  # guessed at a time
+DRAFTED, NGRAM = 4, 3  # guessed at a time; longest run of tokens that is looked up
 MODEL = "openvino_model.xml"
 
 
@@ -43,17 +44,24 @@ class Peer:
         """Load the models."""
         self.properties = {
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": PRECISION[dtype],
+            "INFERENCE_PRECISION_HINT": PRECISION.get(dtype, "f32"),
             "KV_CACHE_PRECISION": "f32" if dtype == "float32" else "f16",
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self.model = converted(folder, build, dtype)
         self.mode, self.request = mode, None
         more = {}
+        if dtype == "gguf":
+            source = linked(folder, build)
+            self.model = source.parent
+            more = {"enable_save_ov_model": True}
+        else:
+            source = self.model = converted(folder, build, dtype)
         if mode == "draft_model":
             small = str(converted(draft, build, dtype))
             more = {"draft_model": openvino_genai.draft_model(small, "CPU", **self.properties)}
-        self.pipe = openvino_genai.LLMPipeline(str(self.model), "CPU", **self.properties, **more)
+        elif mode == "prompt_lookup":
+            more["prompt_lookup"] = True
+        self.pipe = openvino_genai.LLMPipeline(str(source), "CPU", **self.properties, **more)
         return {"version": f"{openvino_genai.__version__}, openvino {openvino.__version__}"}
 
     def generate(self, ids, max_tokens):
@@ -61,8 +69,10 @@ class Peer:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, True, False
         config.apply_chat_template = False
-        if self.mode == "draft_model":
+        if self.mode in ("draft_model", "prompt_lookup"):
             config.num_assistant_tokens = DRAFTED
+        if self.mode == "prompt_lookup":
+            config.max_ngram_size = NGRAM
         arrivals = Arrivals()
         prompt = openvino.Tensor(np.array([ids], np.int64))
         result = self.pipe.generate(prompt, config, arrivals)
@@ -104,6 +114,16 @@ class Peer:
             "beam_idx": np.zeros(1, np.int32),
         }
         self.request.infer(inputs)
+
+
+def linked(file, build):
+    """A link to a GGUF file in a folder where OpenVINO may leave what it makes of it."""
+    file = Path(file).resolve()
+    out = Path(build) / f"{file.stem}-openvino" / file.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        out.symlink_to(file)
+    return out
 
 
 def converted(folder, build, dtype):

@@ -4,12 +4,16 @@ A worker runs in its peer's environment, where nothing of sbrt is. Each line rea
 {"op": ..., arguments}; each line written is its answer, or {"error": one sentence}:
 
     open      folder, draft (or null), dtype, mode, threads, build -> version
-    generate  ids, max_tokens -> ids, seconds, timed
+    generate  ids, max_tokens -> ids, seconds, timed; perhaps picking
     gap       ids, token -> gap
     forward   rows, context, times -> us, of each; or null with `why`
+    logits    ids, path -> rows, vocab; writes float32 [rows, vocab] to path (llama.cpp only)
+    tokenize  texts -> ids, of each (llama.cpp only)
 
-`timed` of the ids took `seconds`: from the first token, after prefill, to the last. `gap`: how much
-larger the best logit after `ids` is than that of `token`, relative to the best (1 at least).
+`folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `timed` of the ids
+took `seconds`: from the first token, after prefill, to the last. `picking` of these seconds were
+spent by the worker's own loop. `gap`: how much larger the best logit after `ids` is than that of
+`token`, relative to the best (1 at least).
 """
 
 import json
@@ -37,6 +41,7 @@ class Clock:
     def __init__(self):
         self.ids, self.times = [], []
         self.first = 0
+        self.engine = None  # seconds in the engine after prefill, where the worker's loop notes it
 
     def add(self, ids):
         """Note that `ids` are there now."""
@@ -48,7 +53,8 @@ class Clock:
         """Of a method that may overshoot, what was asked for."""
         seconds = self.times[-1] - self.times[0] if self.times else 0.0
         timed = len(self.ids) - self.first
-        return {"ids": self.ids[:max_tokens], "seconds": seconds, "timed": timed}
+        answer = {"ids": self.ids[:max_tokens], "seconds": seconds, "timed": timed}
+        return answer if self.engine is None else answer | {"picking": seconds - self.engine}
 
 
 def timed(run):

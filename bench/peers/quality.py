@@ -1,0 +1,242 @@
+"""`python -m bench.peers.quality`: how far quantised arithmetic moves next-token distributions.
+
+    python -m bench.peers.quality --target FILE.gguf --text F --positions 20000 --json OUT
+
+The reference is float32 arithmetic here on the same weights, which are exactly those of the file.
+Two engines are compared with it: ours with int8 activations, and llama.cpp on the same file (`make
+peers`). At each position of the text, in windows of 512 tokens, the bench takes KL(reference ||
+other) in nats, and whether both have the same best token. A text is any UTF-8 file; of JSON lines
+the bench takes each prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.peers.lines import GGUF, PeerError
+from bench.peers.process import Worker
+from bench.peers.settings import LLAMA, WORKERS
+from sbrt import InvalidInputError, check, compare, flags
+from sbrt._core import LaneProbe, Model
+from sbrt.config import EngineConfig
+from sbrt.cores import usable_cores
+from sbrt.gguf import is_gguf
+from sbrt.hub import located
+from sbrt.pair import Pair, load_pair
+from sbrt.progress import Progress
+from sbrt.prompts import read_prompts
+from sbrt.table import aligned
+
+WINDOW = 512  # tokens that see each other
+ROWS = 64  # of one forward of ours
+POSITIONS = 20_000
+COLUMNS = ("engine", "activations", "positions", "mean KL", "+-", "99 %", "same top 1", "s")
+
+Logits = NDArray[np.float32]
+Read = Callable[[list[int]], Logits]  # ids -> [ids, vocab]
+
+
+@dataclass
+class Distance:
+    """An engine's distributions next to the reference's."""
+
+    engine: str
+    activations: str
+    read: Read
+    kl: list[NDArray[np.float64]] = field(default_factory=list)  # nats, by position
+    same: int = 0
+    seconds: float = 0.0
+
+    def add(self, reference: Logits, ids: list[int]) -> None:
+        """Compare one window."""
+        begin = time.perf_counter()
+        found = self.read(ids)
+        self.seconds += time.perf_counter() - begin
+        self.kl.append(divergences(reference, found[:, : reference.shape[1]]))
+        self.same += int((reference.argmax(1) == found.argmax(1)).sum())
+
+    def json(self, model: str) -> dict[str, Any]:
+        """mean_kl in nats, kl_error its standard error; top1_agreement a share of positions."""
+        kl = np.concatenate(self.kl)
+        return {
+            "model": model,
+            "engine": self.engine,
+            "activations": self.activations,
+            "positions": len(kl),
+            "mean_kl": float(kl.mean()),
+            "kl_error": float(kl.std() / np.sqrt(len(kl))),
+            "kl_99": float(np.quantile(kl, 0.99)),
+            "top1_agreement": self.same / len(kl),
+            "seconds": self.seconds,
+        }
+
+
+def divergences(reference: Logits, other: Logits) -> NDArray[np.float64]:
+    """KL(reference || other) of each row's softmax, in nats; both [rows, vocab]."""
+    found = np.empty(len(reference))
+    for i, (a, b) in enumerate(zip(reference, other, strict=True)):
+        p, q = log_softmax(a), log_softmax(b)
+        found[i] = np.dot(np.exp(p), p - q)
+    return found
+
+
+def log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
+    """In float64."""
+    x = row.astype(np.float64) - row.max()
+    x -= np.log(np.exp(x).sum())
+    return x
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 1 where llama.cpp could not be asked, 2 for bad input."""
+    return flags.guarded("bench.peers.quality", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = _parser().parse_args(argv)
+    check.integer("--positions", args.positions, 1, 10**9)
+    compare.check_outputs(args)
+    target = located(args.target)
+    reference = _load(args, target, "float32")
+    windows = windows_of(args.text, reference, args.positions)
+    others = [Distance("sbrt", "int8", reader(_load(args, target, "int8").target, args.threads))]
+    worker, refused = _llama(target, args)
+    try:
+        if worker is not None:
+            others.append(Distance("llama.cpp", "its own", _from_worker(worker)))
+        _compare(reader(reference.target, args.threads), others, windows)
+    finally:
+        if worker is not None:
+            worker.close()
+    found = [other.json(target.stem) for other in others]
+    compare.write_json(args.json, found)
+    if args.json != "-":
+        print(render(found))
+    if refused is not None:
+        print(f"llama.cpp: {refused}", file=sys.stderr)
+    return 0 if refused is None else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.Parser(prog="python -m bench.peers.quality", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--target", required=True, metavar="MODEL", help="a quantised GGUF file or a folder")
+    add("--dtype", choices=("auto", "int8", "int4"), default="auto", help="of a folder")
+    add("--text", required=True, type=Path, metavar="F", help="UTF-8 text, or JSON lines")
+    add("--positions", type=int, default=POSITIONS, metavar="N", help="default: %(default)s")
+    add("--threads", type=int, default=usable_cores(), metavar="N")
+    flags.add_json_flag(parser)
+    parser.set_defaults(trace=None)
+    return parser
+
+
+def _load(args: argparse.Namespace, target: Path, activations: str) -> Pair:
+    config = EngineConfig(model=target, dtype=args.dtype, activation_dtype=activations)
+    return load_pair(config)
+
+
+def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
+    """Ids of the text in windows, as many as asked for. Raises InvalidInputError."""
+    if path.suffix == ".jsonl":
+        text = "\n\n".join(read_prompts(path))
+    else:
+        text = flags.read_text(str(path), path.read_bytes())
+    assert pair.tokenizer is not None
+    ids = pair.tokenizer.encode(text, len(text.encode()))[:positions]
+    if len(ids) < positions:
+        raise InvalidInputError(f"{path}: expected {positions} tokens, got {len(ids)}")
+    window = window_of(pair.target)
+    return [ids[at : at + window] for at in range(0, len(ids), window)]
+
+
+def window_of(model: Model) -> int:
+    """Tokens that see each other: WINDOW, or fewer where the context is shorter."""
+    return min(WINDOW, model.max_positions)
+
+
+def reader(model: Model, threads: int) -> Read:
+    """Ours: forwards of ROWS rows, each a path after what the ring holds."""
+    lane = LaneProbe(model, window_of(model), ROWS, 0, 0, threads)
+
+    def forward(head: int, ids: list[int]) -> Logits:
+        rows = [(t, head + j, lane.slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
+        found: Logits = lane.forward(head, rows, threads)
+        return found
+
+    def read(ids: list[int]) -> Logits:
+        return np.concatenate([forward(at, ids[at : at + ROWS]) for at in range(0, len(ids), ROWS)])
+
+    return read
+
+
+def _llama(target: Path, args: argparse.Namespace) -> tuple[Worker | None, str | None]:
+    """Its worker, or why there is none."""
+    if not is_gguf(target):
+        return None, f"expected a GGUF file, got {target}"
+    worker = None
+    try:
+        worker = Worker(LLAMA.python(), WORKERS / LLAMA.worker)
+        worker.ask("open", folder=str(target), draft=None, dtype=GGUF, mode="plain",
+                   threads=args.threads, build="")  # fmt: skip
+    except PeerError as error:
+        if worker is not None:
+            worker.close()
+        return None, str(error)
+    return worker, None
+
+
+def _from_worker(worker: Worker) -> Read:
+    def read(ids: list[int]) -> Logits:
+        with tempfile.NamedTemporaryFile() as file:
+            shape = worker.ask("logits", ids=ids, path=file.name)
+            found = np.fromfile(file.name, np.float32)
+        return found.reshape(shape["rows"], shape["vocab"])
+
+    return read
+
+
+def _compare(reference: Read, others: Sequence[Distance], windows: list[list[int]]) -> None:
+    bar = Progress("comparing")
+    for done, ids in enumerate(windows):
+        bar.update(done, len(windows))
+        expected = reference(ids)
+        for other in others:
+            other.add(expected, ids)
+    bar.close()
+
+
+def render(found: Sequence[dict[str, Any]]) -> str:
+    """A table, and how ours stands next to llama.cpp."""
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for line in found:
+        figures = (f"{line[key]:.3e}" for key in ("mean_kl", "kl_error", "kl_99"))
+        rows.append(
+            (
+                *(line["engine"], line["activations"], str(line["positions"]), *figures),
+                *(f"{line['top1_agreement']:.3%}", f"{line['seconds']:.0f}"),
+            )
+        )
+    return "\n".join([found[0]["model"], *aligned(rows), *_verdict(found)])
+
+
+def _verdict(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if len(found) == 2:
+        ours, theirs = found
+        yield (
+            f"mean KL: ours is {ours['mean_kl'] / theirs['mean_kl']:.3f} times llama.cpp's; "
+            f"same top 1: {ours['top1_agreement'] - theirs['top1_agreement']:+.3%}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Compares `stream` with `generate`: the same answers, read as they come and whole."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from sbrt import compare, flags, table
+from sbrt.engine import Engine
+from sbrt.measure import WARM_TOKENS, fitting
+from sbrt.methods import Method
+from sbrt.outputs import RequestOutput, ratio
+from sbrt.sampling import SamplingParams
+
+COLUMNS = ("method", "generate", "stream", "ratio", "best", "outputs", "same")
+LEGEND = """\
+generate, stream  tokens returned per second, median of the answers, prefill left out
+ratio             stream over generate, median of the pairs
+best              the fastest stream over the fastest generate, median of the prompts
+outputs           of a stream, per token
+same              yes if every stream returned the tokens of generate"""
+
+
+@dataclass
+class Pairs:
+    """What one method did: a pair is an answer read whole and the same one read as a stream.
+
+    whole, streamed: tokens/s, a list for each prompt.
+    """
+
+    method: Method
+    whole: list[list[float]] = field(default_factory=list)
+    streamed: list[list[float]] = field(default_factory=list)
+    outputs: int = 0
+    tokens: int = 0  # of the streams
+    is_same: bool = True
+
+    def line(self) -> dict[str, Any]:
+        """The JSON object; tokens per second, ratios of stream to generate."""
+        pairs = [
+            ratio(streamed, whole)
+            for both in zip(self.streamed, self.whole, strict=True)
+            for streamed, whole in zip(*both, strict=True)
+        ]
+        best = [ratio(max(s), max(w)) for s, w in zip(self.streamed, self.whole, strict=True)]
+        return {
+            "method": self.method.text,
+            "prompts": len(self.whole),
+            "generate_tokens_per_second": statistics.median(chain.from_iterable(self.whole)),
+            "stream_tokens_per_second": statistics.median(chain.from_iterable(self.streamed)),
+            "ratio": statistics.median(pairs),
+            "best_ratio": statistics.median(best),
+            "outputs_per_token": ratio(self.outputs, self.tokens),
+            "identical": self.is_same,
+        }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0, or 1 if a stream's tokens differ from generate's: that is a defect."""
+    compare.check_outputs(args)
+    given = flags.read_methods(args, compare.method_names(args))
+    config, pair = flags.load(args, given)
+    with Engine(config, pair=pair, methods=given) as engine:
+        lines = [pairs.line() for pairs in measure(engine, given, flags.prompts(args), args)]
+    for line in lines:
+        line |= {"threads": engine.num_threads, "device": config.device}
+    compare.write_json(args.json, lines)
+    compare.show(args.json, "\n".join([*table.aligned([COLUMNS, *map(_row, lines)]), "", LEGEND]))
+    wrong = [line["method"] for line in lines if not line["identical"]]
+    if wrong:
+        print(f"tokens of a stream differ from generate's: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def measure(
+    engine: Engine, given: Sequence[Method], prompts: Sequence[str], args: argparse.Namespace
+) -> list[Pairs]:
+    """Methods in turn, prompt by prompt; of every pair the other half goes first."""
+    params = flags.sampling(args)
+    found = [Pairs(method) for method in given]
+    warm = SamplingParams(temperature=0, max_tokens=WARM_TOKENS)
+    for at, ids in enumerate(fitting(engine, prompts, params)):
+        for pairs in found:
+            if at == 0:
+                engine.generate(ids, warm, method=pairs.method)
+            pairs.whole.append([])
+            pairs.streamed.append([])
+            for turn in range(args.stream):
+                _add(pairs, engine, ids, params, turn)
+    return found
+
+
+def _add(pairs: Pairs, engine: Engine, ids: list[int], params: SamplingParams, turn: int) -> None:
+    answers: dict[bool, list[RequestOutput]] = {}
+    for streams in (False, True) if turn % 2 else (True, False):
+        begin = time.perf_counter()
+        if streams:
+            answers[streams] = list(engine.stream(ids, params, method=pairs.method))
+        else:
+            answers[streams] = engine.generate(ids, params, method=pairs.method)
+        seconds, last = time.perf_counter() - begin, answers[streams][-1]
+        prefill = last.metrics.prefill_seconds if last.metrics else 0.0
+        rates = (pairs.streamed if streams else pairs.whole)[-1]
+        rates.append(ratio(len(last.outputs[0].token_ids), seconds - prefill))
+    whole, streamed = (answers[key][-1].outputs[0].token_ids for key in (False, True))
+    pairs.outputs += len(answers[True])
+    pairs.tokens += len(streamed)
+    if not pairs.method.rejection:  # there the choices of auto change tokens
+        pairs.is_same &= whole == streamed
+
+
+def _row(line: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        line["method"],
+        f"{line['generate_tokens_per_second']:.1f}",
+        f"{line['stream_tokens_per_second']:.1f}",
+        f"{line['ratio']:.3f}",
+        f"{line['best_ratio']:.3f}",
+        f"{line['outputs_per_token']:.2f}",
+        "yes" if line["identical"] else "NO",
+    )

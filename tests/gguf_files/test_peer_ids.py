@@ -1,0 +1,56 @@
+"""Contract under test: ids of a GGUF file's tokenizer are those of llama.cpp (`make peers`)."""
+
+import pytest
+
+from sbrt.gguf.splits import SPLITS
+from sbrt.tokenizer import Tokenizer
+
+process = pytest.importorskip("bench.peers.process", reason="benches run from the checkout")
+from bench.peers.lines import GGUF, PeerError  # noqa: E402
+from bench.peers.settings import LLAMA, WORKERS  # noqa: E402
+
+pytestmark = pytest.mark.exact
+LINES, LINES_OF_A_KIND, BATCH = 10_000, 1_000, 500
+
+
+@pytest.fixture
+def theirs():
+    """theirs(path): texts -> ids, by llama.cpp."""
+    workers = []
+
+    def opened(path):
+        try:
+            workers.append(process.Worker(LLAMA.python(), WORKERS / LLAMA.worker))
+        except PeerError as error:
+            pytest.skip(str(error))
+        workers[-1].ask("open", folder=str(path), draft=None, dtype=GGUF, mode="vocabulary",
+                        threads=1, build="")  # fmt: skip
+        return lambda texts: workers[-1].ask("tokenize", texts=texts)["ids"]
+
+    yield opened
+    for worker in workers:
+        worker.close()
+
+
+def different(path, read, texts):
+    """Texts whose ids are not llama.cpp's."""
+    ours, found = Tokenizer(path), []
+    for at in range(0, len(texts), BATCH):
+        batch = texts[at : at + BATCH]
+        pairs = zip(batch, read(batch), strict=True)
+        found += [text for text, ids in pairs if ours.encode(text, 10**6) != ids]
+    return found
+
+
+def test_the_real_file(real, files, theirs):
+    texts = files.mixed_lines(LINES)
+    assert different(real, theirs(real), texts) == []
+
+
+@pytest.mark.parametrize("pre", [*SPLITS, "scores"])
+def test_every_kind(files, theirs, tmp_path, pre):
+    path = files.write(tmp_path / "m.gguf", words=pre)
+    texts = files.mixed_lines(LINES_OF_A_KIND)
+    if pre == "deepseek-llm":  # spaces before it: DeepSeek's tokenizer.json splits them, as we do
+        texts = [text for text in texts if "  \u3000" not in text]
+    assert different(path, theirs(path), texts) == []

@@ -1,0 +1,240 @@
+// Prints the bits of every kernel, a line for each op and shape (test_kernel_bits.py). Lines that begin
+// with "every" are the same for all instruction sets; those with "fused", for all whose fma rounds once.
+// Exits with 1 where a row's bits depend on the rows next to it.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ops/choose.h"
+#include "ops/kernels.h"
+#include "ops/packed.h"
+
+namespace sbrt {
+namespace {
+
+using Floats = std::vector<float>;
+
+uint64_t state = 1;
+uint32_t draw() {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<uint32_t>(state >> 33);
+}
+// Of -1 .. 1, in steps that float16 and most of bfloat16 hold.
+float number() { return static_cast<float>(static_cast<int>(draw() % 2049) - 1024) / 1024; }
+Floats numbers(int64_t n, float scale = 1) {
+  Floats out(n);
+  for (auto& x : out) x = number() * scale;
+  return out;
+}
+
+uint64_t hash(const void* data, size_t bytes) {
+  uint64_t found = 14695981039346656037u;
+  for (size_t i = 0; i < bytes; ++i)
+    found = (found ^ static_cast<const uint8_t*>(data)[i]) * 1099511628211u;
+  return found;
+}
+template <class T>
+void print(const char* kind, const std::string& what, const std::vector<T>& found) {
+  std::printf("%s %s: %016llx %.9g\n", kind, what.c_str(),
+              static_cast<unsigned long long>(hash(found.data(), found.size() * sizeof(T))),
+              static_cast<double>(found.back()));
+}
+
+std::string shape_of(std::initializer_list<int64_t> sizes) {
+  std::string out;
+  for (const int64_t size : sizes) out += " " + std::to_string(size);
+  return out;
+}
+
+bool rows_alone_are_equal = true;
+
+// ---- products
+
+struct Product {
+  const Kernels& kernels;
+  const PackedMatrix& w;
+  const Floats &x, &bias, &add;
+
+  // Rows first .. first + rows - 1, [rows, outputs].
+  Floats operator()(int64_t first, int64_t rows) const {
+    const int64_t out = w.gated() ? w.gates() : w.out();
+    Floats y(rows * out), both(rows * kGatedWidth);
+    MatmulTask task{};
+    task.panels = w.panels();
+    task.format = w.stretches()[0].format;
+    task.in = w.in();
+    task.out = w.out();
+    task.x = x.data() + first * w.in();
+    task.y = y.data();
+    task.y_stride = out;
+    task.bias = bias.data();
+    task.add = w.gated() ? nullptr : add.data() + first * out;
+    task.both = w.gated() ? both.data() : nullptr;
+    task.rows = static_cast<int>(rows);
+    task.last = (w.out() + kPanel - 1) / kPanel;
+    kernels.matmul(task);
+    return y;
+  }
+};
+
+void print_products(const Kernels& kernels, const Format& format, Order order) {
+  constexpr int64_t kShapes[][3] = {{1, 32, 32}, {3, 70, 42}, {7, 145, 64}, {64, 96, 38}};
+  for (const auto& [rows, in, out] : kShapes) {
+    const Floats weights = numbers(out * in, 0.25f), x = numbers(rows * in, 3.7f);
+    const Floats bias = numbers(2 * out), add = numbers(rows * out);
+    PackedMatrix w(format, out, in, order);
+    w.pack(0, TensorView{weights.data(), DType::f32, {out, in}, 2});
+    const Product product{kernels, w, x, bias, add};
+    const Floats all = product(0, rows);
+    const int64_t width = static_cast<int64_t>(all.size()) / rows;
+    for (int64_t r = 0; r < rows; ++r)
+      rows_alone_are_equal &=
+          std::memcmp(product(r, 1).data(), all.data() + r * width, width * sizeof(float)) == 0;
+    print("fused", "matmul" + shape_of({int64_t(format.element), order == Order::gated, rows, in}),
+          all);
+  }
+}
+
+// ---- attention
+
+// `rows` rows that share a trunk of `shared` keys and see one more key each than the row before.
+void print_attention(const Kernels& kernels, int rows, int head_dim, int64_t shared) {
+  const int64_t slots = 512, d = head_dim, stride = 512 + kScorePad;
+  const Floats k = numbers(slots * d), v = numbers(slots * d), q = numbers(rows * d, 2);
+  Floats out(rows * d), alone(d), scratch(attend_scratch(d, stride));
+  std::vector<std::vector<Span>> spans(rows);
+  std::vector<Query> queries;
+  for (int r = 0; r < rows; ++r) {
+    spans[r] = {{300, shared - shared / 2}, {3, shared / 2}, {201, r + 1}};
+    queries.push_back({q.data() + r * d, out.data() + r * d, spans[r].data(), shared + r + 1});
+  }
+  AttendTask task{queries.data(), rows,           head_dim, shared, k.data(),
+                  v.data(),       scratch.data(), stride,   0.125f};
+  kernels.attend(task);
+  print("fused", "attention" + shape_of({rows, d, shared}), out);
+  for (int r = 0; r < rows; ++r) {
+    Query query = queries[r];
+    query.out = alone.data();
+    task.queries = &query;
+    task.count = 1;
+    task.shared = query.keys;
+    kernels.attend(task);
+    rows_alone_are_equal &= std::memcmp(alone.data(), out.data() + r * d, d * sizeof(float)) == 0;
+  }
+}
+
+// ---- a row
+
+void print_row_ops(const Kernels& kernels, int64_t n) {
+  const Floats x = numbers(n, 9), weight = numbers(n);
+  Floats y(n);
+  kernels.norm(x.data(), weight.data(), 1e-5f, n, y.data());
+  print("fused", "norm" + shape_of({n}), y);
+  kernels.gate(x.data(), weight.data(), n, y.data());
+  print("fused", "gate" + shape_of({n}), y);
+}
+
+// Logits as models give them: most far below the best.
+Floats logits_of(int64_t n) {
+  Floats x = numbers(n, 12);
+  for (int i = 0; i < 40; ++i) x[draw() % n] += 10 + number();
+  x[n / 2] = -INFINITY;
+  return x;
+}
+
+void print_passes(const Kernels& kernels, int64_t n) {
+  const Floats x = logits_of(n);
+  const std::string shape = shape_of({n});
+  bool bad = true;
+  const float most = kernels.largest(x.data(), n, &bad);
+  print("every", "largest" + shape, Floats{static_cast<float>(bad), most});
+  Floats law(2), weights(n), maxima(16);
+  kernels.law(x.data(), n, most, &law[0], &law[1]);
+  print("every", "law" + shape, law);
+  const int64_t sum = kernels.weigh(x.data(), n, most, 0.7f, weights.data());
+  print("every", "weigh" + shape, weights);
+  print("every", "weights" + shape, std::vector<int64_t>{sum});
+  kernels.maxima(x.data(), 1, n / 16, maxima.data());
+  print("every", "maxima" + shape, maxima);
+  std::vector<int32_t> ids(n);
+  ids.resize(kernels.gather(x.data(), n, most - 12, ids.data()) + 1);
+  print("every", "gather" + shape, ids);
+  std::vector<int64_t> places;
+  for (int64_t i = 0; i < n; ++i)
+    places.push_back(i = kernels.next_reaching(x.data(), i, n, most - 9));
+  print("every", "next" + shape, places);
+  std::vector<uint64_t> masks;
+  for (uint32_t use = 0; use < 4; ++use)
+    for (int64_t from = 0; from < n; from += 64)
+      masks.push_back(kernels.may_reach(x.data(), from, n,
+                                        {1234567890123456789u, uint64_t{1} << 40, 3, use, 0.8f},
+                                        double{most} / 0.8));
+  print("every", "noise" + shape, masks);
+}
+
+// What is not a number, and infinities, in every place of a vector and of what is left of one.
+void print_odd_values(const Kernels& kernels) {
+  Floats found;
+  for (const float odd : {NAN, INFINITY, -INFINITY})
+    for (int64_t n : {1, 16, 23, 40})
+      for (int64_t at = 0; at < n; ++at) {
+        Floats x = numbers(n);
+        x[at] = odd;
+        bool bad;
+        const float most = kernels.largest(x.data(), n, &bad);
+        found.push_back(bad ? 1 : 0);
+        found.push_back(bad ? 0 : most);
+      }
+  print("every", "odd values", found);
+}
+
+// ---- choices, by the kernels that are best here
+
+void print_choices(int vocab) {
+  ChooseScratch scratch(vocab);
+  std::vector<int32_t> tokens;
+  for (int64_t position = 0; position < 50; ++position) {
+    const Floats x = logits_of(vocab);
+    for (const Sampling& s : {Sampling{0, 0, 1, 0, 7, 0}, Sampling{0.8f, 0, 1, 0, 7, 1},
+                              Sampling{1, 0.02f, 1, 0, 7, 0}, Sampling{1.3f, 0, 0.9f, 30, 7, 2}}) {
+      int32_t found[4] = {-1, -1, -1, -1}, error = 0;
+      top_tokens(x.data(), vocab, s, position, scratch, 4, found, error);
+      tokens.insert(tokens.end(), found, found + 4);
+      tokens.push_back(error);
+    }
+    tokens.push_back(__builtin_bit_cast(int32_t, raw_softmax(x.data(), vocab, tokens[0])));
+  }
+  print("every", "choices" + shape_of({vocab}), tokens);
+}
+
+void print_all(const Kernels& kernels) {
+  for (const Format& format : {kFloat32, kBfloat16, kInt8, kInt4}) {
+    print_products(kernels, format, Order::plain);
+    print_products(kernels, format, Order::gated);
+  }
+  for (const int rows : {1, 4, 12})
+    for (const int head_dim : {10, 16, 64, 96}) {
+      print_attention(kernels, rows, head_dim, 0);
+      print_attention(kernels, rows, head_dim, 70);
+    }
+  for (const int64_t n : {1, 17, 64, 576}) print_row_ops(kernels, n);
+  for (const int64_t n : {16, 67, 4099}) print_passes(kernels, n);
+  print_odd_values(kernels);
+  for (const int vocab : {67, 4099}) print_choices(vocab);
+}
+
+}  // namespace
+}  // namespace sbrt
+
+// Without an argument: the names. With one: the lines of that name.
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);
+    return 0;
+  }
+  sbrt::print_all(sbrt::kernels_named(argv[1]));
+  if (!sbrt::rows_alone_are_equal) std::fprintf(stderr, "rows differ from rows alone\n");
+  return sbrt::rows_alone_are_equal ? 0 : 1;
+}
