@@ -170,7 +170,8 @@ def reader(model: Model, threads: int) -> Read:
 
     def forward(head: int, ids: list[int]) -> Logits:
         rows = [(t, head + j, lane.slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
-        found: Logits = lane.forward(head, rows, threads)
+        found = lane.forward(head, rows, threads)
+        assert found is not None
         return found
 
     def read(ids: list[int]) -> Logits:
