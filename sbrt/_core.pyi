@@ -554,6 +554,45 @@ class KernelBench:
         each forward, the meeting behind the op included). Raises InvalidInputError.
         """
 
+class LaneProbe:
+    """One lane by itself. Slots are storage slots: `slot` and `tail` give them."""
+
+    def __init__(
+        self,
+        model: Model,
+        max_len: int,
+        max_rows: int,
+        branches: int,
+        tail_slots: int,
+        threads: int,
+        debug: bool = False,
+    ) -> None: ...
+    def forward(
+        self,
+        head: int,
+        rows: Sequence[tuple[int, int, int, int, int, int]],
+        width: int = 1,
+        logits: bool = True,
+    ) -> NDArray[float32] | None:
+        """rows: (token, position, slot, branch, chain mask, tail mask) each; gives logits
+        [rows, vocab], or None without logits."""
+
+    def slot(self, position: int) -> int:
+        """Of a position in the ring."""
+    def tail(self, branch: int, j: int) -> int:
+        """Of node `j` of a branch's tail."""
+    def move(self, source: int, target: int) -> None:
+        """Copy the keys and values of a slot to another."""
+    def poison(self, slot: int) -> None:
+        """Fill a slot with NaN."""
+    def k(self, slot: int) -> NDArray[float32]:
+        """Keys of a slot, [layers, kv_heads, head_dim]."""
+    def v(self, slot: int) -> NDArray[float32]:
+        """Values of a slot, [layers, kv_heads, head_dim]."""
+    @property
+    def slots(self) -> int:
+        """Of the ring and of all tails."""
+
 class ChooseBench:
     """Times the choice of given rows of logits [rows, vocab] by itself."""
 

@@ -14,7 +14,7 @@ from sbrt._core import KernelBench
 from sbrt.config import EngineConfig
 from sbrt.gguf import is_gguf
 
-# STORAGE or STORAGE/ACTIVATIONS: quantised weights alone are int8/int8 and int4/int8.
+# STORAGE or STORAGE/ACTIVATIONS. Activations are int8 next to quantised weights by default.
 DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")
 FILE_DTYPES = (GGUF, f"{GGUF}/float32")
 COPIES, PROCESS = 1.5, 0.3 * GIB  # of the weights, while they are read; of all else
@@ -62,7 +62,7 @@ def is_part(op: str) -> bool:
 
 
 def dtypes(given: Given) -> tuple[str, ...]:
-    """Those of our lines on a checkpoint; the first float one, or else the first, is always run."""
+    """Those that our lines may have on a checkpoint."""
     return FILE_DTYPES if is_gguf(given.target) else DTYPES
 
 

@@ -15,7 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Distance:
     activations: str
     read: Read
     kl: list[NDArray[np.float64]] = field(default_factory=list)  # nats, by position
-    same: int = 0
+    same: list[NDArray[np.bool_]] = field(default_factory=list)  # the best token, by position
     seconds: float = 0.0
 
     def add(self, reference: Logits, ids: list[int]) -> None:
@@ -63,22 +63,37 @@ class Distance:
         found = self.read(ids)
         self.seconds += time.perf_counter() - begin
         self.kl.append(divergences(reference, found[:, : reference.shape[1]]))
-        self.same += int((reference.argmax(1) == found.argmax(1)).sum())
+        self.same.append(reference.argmax(1) == found.argmax(1))
 
     def json(self, model: str) -> dict[str, Any]:
         """mean_kl in nats, kl_error its standard error; top1_agreement a share of positions."""
-        kl = np.concatenate(self.kl)
+        kl, same = np.concatenate(self.kl), np.concatenate(self.same)
         return {
             "model": model,
             "engine": self.engine,
             "activations": self.activations,
             "positions": len(kl),
             "mean_kl": float(kl.mean()),
-            "kl_error": float(kl.std() / np.sqrt(len(kl))),
+            "kl_error": error_of(kl),
             "kl_99": float(np.quantile(kl, 0.99)),
-            "top1_agreement": self.same / len(kl),
+            "top1_agreement": float(same.mean()),
             "seconds": self.seconds,
         }
+
+
+def error_of(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean of values at neighbouring positions, taken as independent."""
+    return float(values.std() / np.sqrt(len(values)))
+
+
+def compared(ours: Distance, theirs: Distance) -> str:
+    """How ours stands next to another engine, position by position, with standard errors."""
+    kl = np.concatenate(ours.kl) - np.concatenate(theirs.kl)
+    same = np.concatenate(ours.same) * 1.0 - np.concatenate(theirs.same)
+    return (
+        f"ours - {theirs.engine}: mean KL {kl.mean():+.2e} +- {error_of(kl):.1e}, "
+        f"same top 1 {same.mean():+.3%} +- {error_of(same):.3%}"
+    )
 
 
 def divergences(reference: Logits, other: Logits) -> NDArray[np.float64]:
@@ -122,6 +137,8 @@ def _main(argv: Sequence[str] | None) -> int:
     compare.write_json(args.json, found)
     if args.json != "-":
         print(render(found))
+        for other in others[1:]:
+            print(compared(others[0], other))
     if refused is not None:
         print(f"llama.cpp: {refused}", file=sys.stderr)
     return 0 if refused is None else 1
@@ -170,7 +187,8 @@ def reader(model: Model, threads: int) -> Read:
 
     def forward(head: int, ids: list[int]) -> Logits:
         rows = [(t, head + j, lane.slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
-        found: Logits = lane.forward(head, rows, threads)
+        found = lane.forward(head, rows, threads)
+        assert found is not None
         return found
 
     def read(ids: list[int]) -> Logits:
@@ -216,7 +234,7 @@ def _compare(reference: Read, others: Sequence[Distance], windows: list[list[int
 
 
 def render(found: Sequence[dict[str, Any]]) -> str:
-    """A table, and how ours stands next to llama.cpp."""
+    """A table."""
     rows: list[tuple[str, ...]] = [COLUMNS]
     for line in found:
         figures = (f"{line[key]:.3e}" for key in ("mean_kl", "kl_error", "kl_99"))
@@ -226,16 +244,7 @@ def render(found: Sequence[dict[str, Any]]) -> str:
                 *(f"{line['top1_agreement']:.3%}", f"{line['seconds']:.0f}"),
             )
         )
-    return "\n".join([found[0]["model"], *aligned(rows), *_verdict(found)])
-
-
-def _verdict(found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if len(found) == 2:
-        ours, theirs = found
-        yield (
-            f"mean KL: ours is {ours['mean_kl'] / theirs['mean_kl']:.3f} times llama.cpp's; "
-            f"same top 1: {ours['top1_agreement'] - theirs['top1_agreement']:+.3%}"
-        )
+    return "\n".join([found[0]["model"], *aligned(rows)])
 
 
 if __name__ == "__main__":

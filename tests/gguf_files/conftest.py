@@ -244,6 +244,26 @@ def reader_value(reader, key, default=None):
     return default if field is None else field.contents()
 
 
+def first_layers(path, out, layers):
+    """The same model with fewer layers; returns its path."""
+    reader = gguf.GGUFReader(path)
+    arch = reader_value(reader, "general.architecture")
+    writer = gguf.GGUFWriter(out, arch)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        value = layers if name == f"{arch}.block_count" else field.contents()
+        writer.add_key_value(name, value, field.types[0], field.types[-1])
+    for tensor in reader.tensors:
+        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < layers:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     GEMMA: "Gemma3ForCausalLM",
@@ -298,6 +318,7 @@ def files():
         write=write_gguf,
         folder=write_folder,
         dequantised=dequantised,
+        first_layers=first_layers,
         blocks=random_blocks,
         byte_level_words=byte_level_words,
         scored_words=scored_words,
