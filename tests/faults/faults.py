@@ -302,6 +302,20 @@ FAULTS = (
         ("python/test_timeline.py",),
     ),
     Fault(
+        "a span that begins as a round ends is that round's too",
+        "sbrt/timeline.py",
+        "last = bisect_left(spans, end, ",
+        "last = bisect_left(spans, end + 1, ",
+        ("python/test_timeline.py",),
+    ),
+    Fault(
+        "a span that begins as a round begins is nobody's",
+        "sbrt/timeline.py",
+        "first = bisect_left(spans, begin, ",
+        "first = bisect_left(spans, begin + 1, ",
+        ("python/test_timeline.py",),
+    ),
+    Fault(
         "a command that failed ends with the exit code of a wrong answer",
         "sbrt/flags.py",
         'print(f"{name}: error: {sentence}", file=sys.stderr)\n            return 2',
