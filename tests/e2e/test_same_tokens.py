@@ -189,7 +189,7 @@ def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
-    prompts = human_eval(8)
+    prompts = human_eval(3)
     alone, team = (answers(engine_of("draft", n), "specbranch", prompts, law) for n in (1, 2))
     assert alone == team
 

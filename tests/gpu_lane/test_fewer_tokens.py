@@ -8,7 +8,7 @@ import pytest
 from sbrt import Engine, SamplingParams
 
 KNOWN = 50  # tokens of the draft; the target has 67
-SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=12)
+SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=8)
 PARAMS = (
     replace(SAMPLED, temperature=0.0),
     SAMPLED,

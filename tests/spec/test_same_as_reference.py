@@ -55,12 +55,12 @@ def test_a_share_on_the_sim_body(run_fuzz):
 
 
 def test_a_share_on_the_cpu_body(run_fuzz):
-    check_seen(run_fuzz(96, seed=2, cpu=1.0), 96)
+    check_seen(run_fuzz(96, seed=14, cpu=1.0), 96)
 
 
 def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
     """Some know two of sixty: the target says the others, and the draft goes on behind them."""
-    check_seen(run_fuzz(96, 4, 0.1, "--small", "1"), 96)
+    check_seen(run_fuzz(96, 44, 0.1, "--small", "1"), 96)
 
 
 @pytest.mark.exact
