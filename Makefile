@@ -20,10 +20,11 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
-# Files of tests are shared out to TEST_JOBS processes; most tests keep one core busy.
+# Files of tests are shared out to TEST_JOBS processes, in the order that tests/conftest.py gives
+# them; most tests keep one core busy.
 TEST_JOBS ?= 2
 test: $(VENV)/.built lint $(VENV)/.test-tools
-	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 exact: $(VENV)/.built $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "exact and not gpu"

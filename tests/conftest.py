@@ -35,6 +35,26 @@ elif platform.machine() in ("aarch64", "arm64"):
     ISA_FLAGS |= AARCH64_FLAGS
 
 
+# Files that take longest. They run first: one of them at the end would leave one process alone.
+LONG_FILES = (
+    "e2e/test_same_tokens.py",
+    "spec/test_same_as_reference.py",
+    "triton_kernels/test_offline.py",
+    "triton_kernels/test_choose.py",
+    "gpu_lane/test_fewer_tokens.py",
+    "gpu_lane/test_hrad_on_device.py",
+    "gpu_lane/test_interpreter.py",
+    "ops/test_integer_bits.py",
+    "exec/test_exec.py",
+    "python/test_lifecycle.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {TESTS / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 class Programs:
     """Compiles programs `tests/**/NAME.cc`, an object once for the same flags, and runs them."""
 

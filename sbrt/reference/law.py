@@ -283,7 +283,8 @@ class Lane:
         if self.toy.nan_at >= 0:
             logits = np.nan_to_num(logits, nan=0)  # of such a row nothing counts
         x, e, total, moment = softmax_of(logits[:, : self.columns])
-        x, e = (np.pad(given, ((0, 0), (0, self.vocab - self.columns))) for given in (x, e))
+        if self.columns < self.vocab:
+            x, e = (np.pad(given, ((0, 0), (0, self.vocab - self.columns))) for given in (x, e))
         log = log32(total[:, 0])[:, None]
         entropy = (log - moment / total)[:, 0]
         row = np.arange(len(prefixes))

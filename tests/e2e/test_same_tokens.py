@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ METHODS = (
     "hedge:F=8,tree=0,on_miss=lookup",
 )
 MAX_TOKENS = 64
-SOME = {"draft": 3, "poor": 3, "random": 1}  # prompts of the quick tests: every round of one misses
-DRAFTS = tuple(SOME)
-ENOUGH = 6  # prompts of which some reach a stop string, and some are cut
+DRAFTS = ("draft", "poor", "random")  # every round of the last one misses
 THREADS = (1, 2)
+SOME = (("draft", 1, 2), ("draft", 2, 2), ("poor", 2, 2), ("random", 1, 1))  # the last: prompts
+ENOUGH = 6  # prompts of which some reach a stop string, and some are cut
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
 # Everything that bends a row's law, and stop strings that span tokens: each ends some answers.
 SHAPING = {
@@ -114,22 +115,33 @@ def check_all_methods(
 
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
-@pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("draft", DRAFTS)
-def test_some_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
-    check_all_methods(engine_of, draft, threads, law, limit=SOME[draft])
+@pytest.mark.parametrize(("draft", "threads", "limit"), SOME)
+def test_some_prompts(
+    engine_of: MakeEngine, draft: str, threads: int, limit: int, law: str
+) -> None:
+    check_all_methods(engine_of, draft, threads, law, limit)
 
 
-@pytest.mark.parametrize("law", SHAPED_LAWS)
-@pytest.mark.parametrize("draft", DRAFTS[:2])
-def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
-    check_all_methods(engine_of, draft, 2, law, limit=ENOUGH)
+@pytest.mark.parametrize(
+    ("draft", "threads", "law"),
+    [
+        ("draft", 1, SHAPED_LAWS[0]),
+        ("poor", 2, SHAPED_LAWS[1]),
+        pytest.param("draft", 2, SHAPED_LAWS[1], marks=pytest.mark.exact),
+        pytest.param("poor", 2, SHAPED_LAWS[0], marks=pytest.mark.exact),
+    ],
+)
+def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
+    check_all_methods(engine_of, draft, threads, law, limit=ENOUGH)
 
 
+@pytest.mark.parametrize("limit", [3, pytest.param(24, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
-def test_the_shipped_classifiers_cut_chains_and_change_no_token(draft: str, law: str) -> None:
-    prompts = human_eval(ENOUGH)
+def test_the_shipped_classifiers_cut_chains_and_change_no_token(
+    draft: str, law: str, limit: int
+) -> None:
+    prompts = human_eval(limit)
     config = EngineConfig(
         model=demo_folder("target"), num_threads=1, speculative={"model": demo_folder(draft)}
     )
@@ -148,19 +160,16 @@ def test_the_shipped_classifiers_cut_chains_and_change_no_token(draft: str, law:
     assert rolled_back[0] < rolled_back[1]
 
 
-@pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize(("dtype", "activations"), QUANTISED)
-def test_quantised_weights_equal_their_own_plain_decoding(
-    dtype: str, activations: str, law: str
-) -> None:
+def test_quantised_weights_equal_their_own_plain_decoding(dtype: str, activations: str) -> None:
     prompts = human_eval(1)
     kept = {"dtype": dtype, "activation_dtype": activations}
     with open_engine("draft", 2, **kept) as engine:
-        plain = answers(engine, "none", prompts, law)
-        for method in METHODS:
-            assert answers(engine, method, prompts, law) == plain, method
+        plain = {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
+        for method, law in product(METHODS, PLAIN_LAWS):
+            assert answers(engine, method, prompts, law) == plain[law], (method, law)
     with open_engine("draft", 1, **kept) as engine:
-        assert answers(engine, "none", prompts, law) == plain
+        assert plain == {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
 
 
 @pytest.mark.exact
@@ -180,7 +189,7 @@ def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
-    prompts = human_eval(8)
+    prompts = human_eval(3)
     alone, team = (answers(engine_of("draft", n), "specbranch", prompts, law) for n in (1, 2))
     assert alone == team
 

@@ -23,7 +23,7 @@ def check_kept(done):
 
 
 def test_promises_are_kept(programs, plain):
-    check_kept(programs.run(plain, 40))
+    check_kept(programs.run(plain, 20))
 
 
 @pytest.mark.exact

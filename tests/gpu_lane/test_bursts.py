@@ -15,6 +15,7 @@ SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=6)
 PARAMS = {
     "greedy": GREEDY,
     "sampled": SAMPLED,
+    "filtered": replace(SAMPLED, top_p=0.8),
     "both": replace(SAMPLED, top_p=0.8, repetition_penalty=1.2, min_tokens=4),
 }
 BURSTS = {  # of the draft's stream: what its rounds launch, besides settle
@@ -75,34 +76,38 @@ def rounds_of(order):
     return rounds
 
 
+def check_bursts(order, method, kind):
+    launched = Counter(name for (name,) in of_draft(order, "launches"))
+    fed, rounds = launched.pop("prefill", 0), launched.pop("settle", 0)
+    wanted = BURSTS.get(method, {"serial_burst" if "draft" in method else "burst"})
+    assert set(launched) == wanted, kind
+    assert (rounds > 0) == (fed > 0) == bool(wanted)
+    if len(wanted) == 1:
+        assert sum(launched.values()) == rounds, kind
+    elif wanted:
+        assert launched["burst"] == rounds >= launched["serial_burst"] > 0, kind
+
+
 @pytest.mark.parametrize("method", [*BURSTS, *GAMMAS])
-def test_a_burst_is_one_launch(tools, tool, stand_in, checkpoints, method):
-    pair = pair_of(checkpoints)
-    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
+def test_a_burst_is_one_launch_and_so_is_a_verification(tools, tool, stand_in, checkpoints, method):
+    """Launches without and with filters are made with the engine; others wait for the first."""
+    config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
+    kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
+    tokens = 12 if kinds > 2 else 6  # of both kinds of rounds, where there are two
     with Engine(config) as engine:
+        runtime = stand_in.runtimes[-1][1]
+        made = runtime.fused_graphs
         for kind, params in PARAMS.items():
-            engine.generate(tools.prompt(9), params)
-            order = stand_in.runtimes[-1][1].order
-            launched = Counter(name for (name,) in of_draft(order, "launches"))
-            fed, rounds = launched.pop("prefill", 0), launched.pop("settle", 0)
-            wanted = BURSTS.get(method, {"serial_burst" if "draft" in method else "burst"})
-            assert set(launched) == wanted, kind
-            assert (rounds > 0) == (fed > 0) == bool(wanted)
-            if len(wanted) == 1:
-                assert sum(launched.values()) == rounds, kind
-            elif wanted:
-                assert launched["burst"] == rounds >= launched["serial_burst"] > 0, kind
-
-
-@pytest.mark.parametrize("method", VERIFIED)
-def test_a_verification_is_one_launch_between_waits(tools, tool, stand_in, checkpoints, method):
-    pair = pair_of(checkpoints)
-    config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
-    with Engine(config) as engine:
-        for params in PARAMS.values():
-            engine.generate(tools.prompt(9), replace(params, max_tokens=12))
-        rounds = rounds_of(stand_in.runtimes[-1][1].order)
-    assert {tuple(names) for names in rounds} == VERIFIED[method]
+            assert runtime.fused_graphs == made, kind
+            times = 2 if kind == "both" else 1
+            engine.generate([tools.prompt(9)] * times, replace(params, max_tokens=tokens))
+            check_bursts(runtime.order, method, kind)
+        last = runtime.fused_graphs
+        rounds = rounds_of(runtime.order)
+    assert 2 * last == 3 * made
+    if method in VERIFIED:
+        assert made == 2 * kinds
+        assert {tuple(names) for names in rounds} == VERIFIED[method]
 
 
 @pytest.mark.parametrize("method", VERIFIED)
@@ -164,21 +169,6 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
                 assert ("draft", "step") not in rounds
                 found.add((params is GREEDY, tuple(out.outputs[0].token_ids)))
     assert len(found) == 2
-
-
-@pytest.mark.parametrize("method", BURSTS)
-def test_launches_are_made_with_the_engine(tools, tool, stand_in, checkpoints, method):
-    """For requests without and with filters: verification and bursts. Others wait for the first."""
-    config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
-    with Engine(config) as engine:
-        runtime = stand_in.runtimes[-1][1]
-        kinds = len(VERIFIED[method]) + len(BURSTS[method])
-        assert runtime.fused_graphs == 2 * kinds
-        for params in (GREEDY, SAMPLED, replace(SAMPLED, top_p=0.8)):
-            engine.generate(tools.prompt(9), params)
-        assert runtime.fused_graphs == 2 * kinds
-        engine.generate([tools.prompt(9)] * 2, PARAMS["both"])
-        assert runtime.fused_graphs == 3 * kinds
 
 
 def test_only_a_device_has_launches_to_make(tools, checkpoints):

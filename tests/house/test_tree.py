@@ -35,6 +35,20 @@ constraints.txt
 """.split()
 
 
+def test_files_that_run_first_are_there(request):
+    """A renamed file would go back to its place in the alphabet, without a word."""
+    [conftest] = [
+        plugin
+        for plugin in request.config.pluginmanager.get_plugins()
+        if getattr(plugin, "__file__", None) == str(ROOT / "tests" / "conftest.py")
+    ]
+    assert [name for name in conftest.LONG_FILES if not (ROOT / "tests" / name).is_file()] == []
+    paths = [item.path for item in request.session.items]
+    places = {ROOT / "tests" / name: i for i, name in enumerate(conftest.LONG_FILES)}
+    found = [places.get(path, len(places)) for path in paths]
+    assert found == sorted(found)
+
+
 @pytest.fixture
 def ignored(tmp_path):
     """The names among those given that .gitignore covers."""

@@ -11,7 +11,14 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from sbrt import Engine, EngineConfig, EngineError, InvalidInputError, SamplingParams
 from sbrt._core import Toy
@@ -235,12 +242,21 @@ class Callers(RuleBasedStateMachine):
                 assert self.engine.step() == []
 
 
+def examples(count):
+    return settings(
+        max_examples=count,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 TestCallers = Callers.TestCase
-TestCallers.settings = settings(
-    max_examples=int(os.environ.get("SBRT_EXAMPLES", "150")),  # fewer under a sanitizer
-    stateful_step_count=30,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "60")))  # of a sanitizer: fewer
+
+
+@pytest.mark.exact
+def test_callers_for_long():
+    run_state_machine_as_test(Callers, settings=examples(500))

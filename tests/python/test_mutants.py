@@ -1,6 +1,6 @@
-"""Contract under test: 6,250 mutated config.json, 20,000 mutated safetensors headers and 5,000
-mutated DecoderConfig are refused with InvalidInputError, or load and generate; what a size merely
-claims is never allocated (bounds: mutants.py). A loader that does allocate it is noticed."""
+"""Contract under test: mutated config.json, safetensors headers and DecoderConfig are refused with
+InvalidInputError, or load and generate. No loader allocates what a size merely claims (bounds:
+mutants.py), and one that does is noticed. `make exact` runs five times as many headers."""
 
 import json
 import subprocess
@@ -44,13 +44,14 @@ def test_mutated_configs(make, tmp_path, family):
     assert seen["refused"] > 800
 
 
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("family", FAMILIES[1:3])
-def test_mutated_headers(make, tmp_path, family):
-    code, seen, said = run(make, tmp_path, family, "headers", "--count", 10_000, "--seed", 1)
+def test_mutated_headers(make, tmp_path, family, count):
+    code, seen, said = run(make, tmp_path, family, "headers", "--count", count, "--seed", 1)
     assert code == 0, said
-    assert seen["mutants"] == 10_000
-    assert seen["ran"] > 1000
-    assert seen["refused"] > 6000
+    assert seen["mutants"] == count
+    assert seen["ran"] > 0.1 * count
+    assert seen["refused"] > 0.6 * count
 
 
 def test_mutated_sizes_of_the_core_alone(make, tmp_path):

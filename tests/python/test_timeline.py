@@ -55,6 +55,19 @@ def test_each_round_has_its_own_spans():
     assert (found[0].first_token, found[-1].kept) == (0, None)
 
 
+def test_a_span_that_begins_as_a_round_ends_is_the_next_rounds():
+    ends = (10, 20)
+    spans = [
+        Span("draft", "step", 0, 5, False),
+        *(Span("draft", "plan", end, end + 1, False) for end in ends),
+        *(Span("target", "select", end - 1, end, False) for end in ends),
+    ]
+    rounds = [Round(i, depth=1, n=1, branches=0, is_hit=False, tokens=2) for i in range(2)]
+    first, second = timed_rounds(spans, rounds)
+    assert first.burst == [spans[0]]
+    assert second.burst == [spans[1]]
+
+
 @pytest.mark.parametrize("lost", [1, 20, 40])
 def test_what_the_trace_has_lost_is_left_out(lost):
     spans, rounds = made_up(6)

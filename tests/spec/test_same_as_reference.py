@@ -51,16 +51,21 @@ def check_seen(seen, sequences):
 
 
 def test_a_share_on_the_sim_body(run_fuzz):
-    check_seen(run_fuzz(300, seed=1, cpu=0.0), 300)
+    check_seen(run_fuzz(128, seed=1, cpu=0.0), 128)
 
 
 def test_a_share_on_the_cpu_body(run_fuzz):
-    check_seen(run_fuzz(200, seed=2, cpu=1.0), 200)
+    check_seen(run_fuzz(96, seed=14, cpu=1.0), 96)
 
 
 def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
     """Some know two of sixty: the target says the others, and the draft goes on behind them."""
-    check_seen(run_fuzz(200, 4, 0.1, "--small", "1"), 200)
+    check_seen(run_fuzz(96, 44, 0.1, "--small", "1"), 96)
+
+
+@pytest.mark.exact
+def test_many_drafts_that_know_fewer_tokens(run_fuzz):
+    check_seen(run_fuzz(4000, 5, 0.1, "--small", "1", shares=MANY), 4000)
 
 
 @pytest.mark.exact

@@ -1,9 +1,10 @@
 """Contract under test: `auto` leaves a policy for good once it said that it will, however often it
 is asked before the change, as by a caller whose slices are shorter than a round; what a trial loses
-is what its own rounds lost, the last one too, and no round before it (tuner_main.cc)."""
+is what its own rounds lost, the last one too, and no round before it. A token that the draft does
+not list among its candidates gets a rank after all of them (tuner_main.cc)."""
 
 
-def test_a_change_of_policy_waits_for_the_lanes_and_its_rounds_are_booked_as_its_own(programs):
+def test_policies_trials_and_ranks(programs):
     sources = [f"spec/{name}.cc" for name in ("tuner", "replay", "trunk_index")]
     program = programs.build("tuner_main", [*sources, "core/memory.cc"], programs.plain)
     done = programs.run(program)

@@ -1,11 +1,13 @@
 // Does Tuner::stays() go on saying no until next() was called? Of a trunk that begins to repeat itself
 // under plain decoding, where a look-up becomes the better policy. And is a round that is in flight
-// while the tuner decides on a trial, or that one is over, booked as what it is?
+// while the tuner decides on a trial, or that one is over, booked as what it is? Does a token that is
+// no candidate of the draft get a rank that no candidate has?
 #include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <vector>
 
+#include "spec/chain.h"
 #include "spec/tuner.h"
 
 namespace sbrt {
@@ -98,7 +100,28 @@ int books_trials() {
   return 0;
 }
 
+// Candidates have ranks from 0 up. Every other token has rank kCandidates, however many there are.
+int ranks_tokens() {
+  uint8_t rank[kCandidates + 3] = {};
+  auto c = std::make_unique<Control>();
+  note_rank(*c, 1, Law{}, 0);  // no room for ranks
+  c->rank = rank;
+  Law law{};
+  law.n = kCandidates;
+  for (int i = 0; i < kCandidates; ++i) law.token[i] = 100 + i;
+  for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, law, 100 + i);
+  note_rank(*c, kCandidates, law, 7);
+  law.n = 3;
+  note_rank(*c, kCandidates + 1, law, 103);  // a leftover beyond the candidates
+  for (int i = 0; i < kCandidates; ++i)
+    if (rank_at(rank, i) != 1 + i) return failed("a candidate has another's rank");
+  for (int i = kCandidates; i < kCandidates + 2; ++i)
+    if (rank_at(rank, i) != 1 + kCandidates) return failed("another token has a candidate's rank");
+  if (rank_at(rank, kCandidates + 2) != kUnknownRank) return failed("a rank nobody noted");
+  return 0;
+}
+
 }  // namespace
 }  // namespace sbrt
 
-int main() { return sbrt::leaves_for_good() + sbrt::books_trials(); }
+int main() { return sbrt::leaves_for_good() + sbrt::books_trials() + sbrt::ranks_tokens(); }

@@ -18,6 +18,7 @@ from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "triton_kernels"
+KEPT = HERE.parents[1] / "build" / "triton"  # keyed by content: a second run compiles what changed
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -30,9 +31,9 @@ def jitted_functions():
     }
 
 
-def compiled(folder, *flags):
+def compiled(*flags):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(folder)
+    environment["TRITON_CACHE_DIR"] = str(KEPT)
     command = [sys.executable, HERE / "offline.py", *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -40,9 +41,9 @@ def compiled(folder, *flags):
 
 
 @pytest.fixture(scope="module")
-def cubins(tmp_path_factory):
+def cubins():
     """Every kernel once, as the default tests can afford it."""
-    return compiled(tmp_path_factory.mktemp("triton"), "--core")
+    return compiled("--core")
 
 
 def check_fit(cubins):
@@ -116,8 +117,8 @@ def test_all_of_them_fit(cubins):
 
 
 @pytest.mark.exact
-def test_every_configuration_fits(tmp_path_factory):
-    every = compiled(tmp_path_factory.mktemp("triton"), "--all")
+def test_every_configuration_fits():
+    every = compiled("--all")
     check_fit(every)
     check_work(every)
     of_16 = {name: c for name, c in products_on_sm90(every) if ", 16 rows" in name}
