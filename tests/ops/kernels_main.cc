@@ -72,6 +72,7 @@ struct Product {
     task.bias = bias.data();
     task.add = w.gated() ? nullptr : add.data() + first * out;
     task.both = w.gated() ? both.data() : nullptr;
+    task.gate = kernels.silu_gate;
     task.rows = static_cast<int>(rows);
     task.last = (w.out() + kPanel - 1) / kPanel;
     kernels.matmul(task);
@@ -132,8 +133,10 @@ void print_row_ops(const Kernels& kernels, int64_t n) {
   Floats y(n);
   kernels.norm(x.data(), weight.data(), 1e-5f, n, y.data());
   print("fused", "norm" + shape_of({n}), y);
-  kernels.gate(x.data(), weight.data(), n, y.data());
-  print("fused", "gate" + shape_of({n}), y);
+  kernels.silu_gate(x.data(), weight.data(), n, y.data());
+  print("fused", "silu" + shape_of({n}), y);
+  kernels.gelu_gate(x.data(), weight.data(), n, y.data());
+  print("fused", "gelu" + shape_of({n}), y);
 }
 
 // Logits as models give them: most far below the best.

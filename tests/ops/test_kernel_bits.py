@@ -10,7 +10,7 @@ CORE = ("core", "ops/format.cc", "ops/packed.cc", "ops/quantise.cc", "ops/choose
         "ops/filter.cc", "ops/shaping.cc", "ops/kernels.cc", "ops/kernels_portable.cc")  # fmt: skip
 SETS = ("avx2", "avx512", "neon")  # one that another processor has is empty
 PARTS = (*CORE, *(f"ops/kernels_{name}.cc" for name in SETS))
-EVERY, LINES = 27, 91  # lines that no set changes; all lines
+EVERY, LINES = 27, 95  # lines that no set changes; all lines
 PORTABLE = "ops/kernels_portable.cc"
 
 
