@@ -74,25 +74,29 @@ class Distance:
             "activations": self.activations,
             "positions": len(kl),
             "mean_kl": float(kl.mean()),
-            "kl_error": error_of(kl),
+            "kl_error": error_of(self.kl),
             "kl_99": float(np.quantile(kl, 0.99)),
             "top1_agreement": float(same.mean()),
             "seconds": self.seconds,
         }
 
 
-def error_of(values: NDArray[np.float64]) -> float:
-    """Standard error of the mean of values at neighbouring positions, taken as independent."""
-    return float(values.std() / np.sqrt(len(values)))
+def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
+    """Standard error of the mean, from how the means of windows differ; 0.0 of one window.
+
+    Positions of a window share keys and values, so their errors are not independent.
+    """
+    means = [window.mean() for window in windows]
+    return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
 
 
 def compared(ours: Distance, theirs: Distance) -> str:
     """How ours stands next to another engine, position by position, with standard errors."""
-    kl = np.concatenate(ours.kl) - np.concatenate(theirs.kl)
-    same = np.concatenate(ours.same) * 1.0 - np.concatenate(theirs.same)
+    kl = [a - b for a, b in zip(ours.kl, theirs.kl, strict=True)]
+    same = [a * 1.0 - b for a, b in zip(ours.same, theirs.same, strict=True)]
     return (
-        f"ours - {theirs.engine}: mean KL {kl.mean():+.2e} +- {error_of(kl):.1e}, "
-        f"same top 1 {same.mean():+.3%} +- {error_of(same):.3%}"
+        f"ours - {theirs.engine}: mean KL {np.concatenate(kl).mean():+.2e} +- {error_of(kl):.1e}, "
+        f"same top 1 {np.concatenate(same).mean():+.3%} +- {error_of(same):.3%}"
     )
 
 

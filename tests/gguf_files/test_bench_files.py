@@ -130,6 +130,12 @@ def test_divergences_are_those_of_the_definition():
     assert list(quality.divergences(a, a)) == [0, 0, 0]
 
 
+def test_the_error_is_that_of_windows():
+    """Two windows whose positions say the same thing again and again are two values."""
+    assert quality.error_of([np.full(512, 1.0), np.full(512, 3.0)]) == 1.0
+    assert quality.error_of([np.arange(5.0)]) == 0.0
+
+
 @pytest.fixture
 def text(tmp_path):
     written = tmp_path / "text.txt"
