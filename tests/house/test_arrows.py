@@ -24,6 +24,7 @@ FOLDERS = {
 PRIVATE = {"bench.peers"}  # a program of its own
 ALONE = {"bench.peers.workers"}  # run in environments that have no sbrt
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
+HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # of the server
 
 
 def include_faults(csrc):
