@@ -24,7 +24,7 @@ from .outputs import RequestOutput
 from .pump import Order, Pump, RequestOutputKind, Stream
 from .sampling import SamplingParams
 
-__all__ = ["AsyncEngine", "RequestOutputKind"]
+__all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
 SHORT = 2**14  # characters of a prompt that is encoded in the loop's own thread
 
@@ -86,22 +86,41 @@ class AsyncEngine:
         answer among several to one prompt and seed. request_id: None draws one.
         Raises InvalidInputError on a bad request.
         """
-        self._check()
-        if request_id is None:
-            request_id = f"async-{next(self._count)}"
-        text, ids = await self._encoded(prompt)
-        stream = Stream(request_id, text, ids, RequestOutputKind(output_kind))
         order = Order(sampling_params, method, completion)
-        pump = self._pump  # alive until the stream ends, whoever drops the AsyncEngine
+        stream = await self.add_request(prompt, order, request_id, output_kind=output_kind)
         try:
-            pump.post(partial(pump.begin, stream, order))
             finished = False
             while not finished:
                 output = await stream.next()
                 finished = output.finished
                 yield output
         finally:
-            pump.forget(stream)
+            stream.close()
+
+    async def add_request(
+        self,
+        prompt: Any,
+        order: Order,
+        request_id: str | None = None,
+        *,
+        output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
+    ) -> Stream:
+        """Queue a request and return its outputs as soon as it is accepted; `close` them.
+
+        Raises InvalidInputError on a bad request.
+        """
+        self._check()
+        if request_id is None:
+            request_id = f"async-{next(self._count)}"
+        text, ids = await self._encoded(prompt)
+        stream = Stream(self._pump, request_id, text, ids)
+        stream.kind = RequestOutputKind(output_kind)
+        try:
+            await self._ask(partial(self._pump.begin, stream, order))
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """End requests, running or queued; the seat is free when this returns.

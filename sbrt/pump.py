@@ -44,12 +44,11 @@ class Stream:
     joined. So a slow reader costs no memory and holds up nobody.
     """
 
-    def __init__(
-        self, request_id: str, prompt: str | None, prompt_ids: Any, kind: RequestOutputKind
-    ) -> None:
+    def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
+        self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # the pump has handed over the last output, or an error
-        self._kind = kind
+        self._pump = pump  # alive until the request ends, whoever drops the AsyncEngine
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
@@ -73,13 +72,17 @@ class Stream:
         assert latest is not None
         return self._shaped(latest, delta)
 
+    def close(self) -> None:
+        """Abort the request if it is unfinished. Does not wait."""
+        self._pump.forget(self)
+
     def put(self, output: RequestOutput) -> bool:
         """Hand over an output, in the pump. False if the loop has been closed."""
         self._last, self.is_done = output, output.finished
         with self._lock:
             self._latest = output
             self._deltas.append(output.delta)
-            is_wanted = self._kind is not RequestOutputKind.FINAL_ONLY or output.finished
+            is_wanted = self.kind is not RequestOutputKind.FINAL_ONLY or output.finished
             return self._tell() if is_wanted else not self._loop.is_closed()
 
     def fail(self, error: BaseException) -> None:
@@ -111,7 +114,7 @@ class Stream:
 
     def _shaped(self, output: RequestOutput, delta: str) -> RequestOutput:
         outputs = output.outputs
-        if self._kind is RequestOutputKind.DELTA:
+        if self.kind is RequestOutputKind.DELTA:
             [answer] = outputs
             ids = answer.token_ids
             outputs = [replace(answer, text=delta, token_ids=ids[self._given :])]
@@ -181,22 +184,15 @@ class Pump:
     # --- calls that the pump makes ---
 
     def begin(self, stream: Stream, order: Order) -> None:
-        """Queue a request; a refusal goes to its stream."""
-        if self._has_ended:
-            stream.fail(self._reason())
-            return
-        try:
-            self._engine.add_request(
-                stream.id,
-                {"prompt_token_ids": stream.prompt_ids},
-                order.params,
-                method=order.method,
-                completion=order.completion,
-            )
-        except Exception as error:
-            stream.fail(error)
-        else:
-            self._streams[stream.id] = stream
+        """Queue a request. Raises InvalidInputError."""
+        self._engine.add_request(
+            stream.id,
+            {"prompt_token_ids": stream.prompt_ids},
+            order.params,
+            method=order.method,
+            completion=order.completion,
+        )
+        self._streams[stream.id] = stream
 
     def abort(self, ids: Iterable[str]) -> None:
         """End requests with a last output."""
