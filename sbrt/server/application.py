@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,9 @@ async def chat(request: Request) -> Response:
     service, given = await _given(request, _service(request).chat_reader.read)
     asked = chat_ask(given, service.engine.engine.pair.generation, service.settings.limits)
     service.check_model(asked.ask.model)
-    ids = await service.chat_ids(asked)
-    return await _answer(request, asked.ask, ChatReply, [(None, ids)])
+    with _messages_as_prompt():
+        ids = await service.chat_ids(asked)
+        return await _answer(request, asked.ask, ChatReply, [(None, ids)])
 
 
 async def complete(request: Request) -> Response:
@@ -119,7 +120,8 @@ async def tokenize(request: Request) -> Response:
     service.check_model(given.get("model"))
     asked = tokenize_ask(given)
     if isinstance(asked, ChatAsk):
-        ids = await service.chat_ids(asked)
+        with _messages_as_prompt():
+            ids = await service.chat_ids(asked)
     else:
         ids = await service.ids_of(asked.prompts[0], asked.ask.adds_special)
     found = {
@@ -208,6 +210,16 @@ async def _answer(
         return json_response(await unless_gone(request.receive, whole(service, reply)))
     finally:
         service.end(choices)
+
+
+@contextmanager
+def _messages_as_prompt() -> Iterator[None]:
+    """A conversation's prompt is made of its messages, so they are what an error is about."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = "messages" if error.param == "prompt" else error.param
+        raise
 
 
 def _text(service: Service, ids: list[int], ask: Ask) -> str:

@@ -13,7 +13,7 @@ LABELS = ("model_name", "engine")
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 COUNTERS = {
-    "vllm:spec_decode_num_drafts": "Rounds that verified a chain",
+    "vllm:spec_decode_num_drafts": "Rounds of the target",
     "vllm:spec_decode_num_draft_tokens": "Draft tokens verified",
     "vllm:spec_decode_num_accepted_tokens": "Draft tokens accepted",
     "vllm:prompt_tokens": "Prompt tokens of finished requests",

@@ -87,14 +87,8 @@ class Server(uvicorn.Server):
         await self._service.abort_all()
 
 
-def serve(
-    service: Service, load: Callable[[], Engine], address: tuple[str, int], seconds: float
-) -> int:
-    """Listen, load, serve until a signal. seconds: for running requests then.
-
-    Returns the exit code. Raises OSError, and what `load` raises.
-    """
-    listener = _listen(address)
+def make_server(service: Service, seconds: float) -> Server:
+    """The HTTP server of a service. seconds: for running requests, once it ends."""
     config = uvicorn.Config(
         build(service),  # type: ignore[arg-type]
         log_config=None,
@@ -108,7 +102,18 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(seconds) + LAST_SECONDS,
     )
-    server = Server(config, service, seconds)
+    return Server(config, service, seconds)
+
+
+def serve(
+    service: Service, load: Callable[[], Engine], address: tuple[str, int], seconds: float
+) -> int:
+    """Listen, load, serve until a signal. seconds: for running requests then.
+
+    Returns the exit code. Raises OSError, and what `load` raises.
+    """
+    listener = listen(address)
+    server = make_server(service, seconds)
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -143,7 +148,7 @@ def _open(service: Service, load: Callable[[], Engine], listener: socket.socket)
     )
 
 
-def _listen(address: tuple[str, int]) -> socket.socket:
+def listen(address: tuple[str, int]) -> socket.socket:
     """A socket at an address. Raises OSError with one sentence."""
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

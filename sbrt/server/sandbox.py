@@ -57,7 +57,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             raise jinja2.exceptions.SecurityError(f"more than {MOST_STEPS} steps")
         return ""
 
-    def concat(self, *parts: Any) -> str:
+    def joined(self, *parts: Any) -> str:
         """The operator `~`."""
         found = [str(part) for part in parts]
         _check_length(sum(map(len, found)))
@@ -88,14 +88,14 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 def _replace(tree: nodes.Node, calling: Any) -> None:
-    """Put a call of `concat` in place of every `~`."""
+    """Put a call of `joined` in place of every `~`."""
     for node in list(_below(tree)):
         for name, value in list(node.iter_fields()):
             if isinstance(value, nodes.Concat):
-                setattr(node, name, calling("concat", value.nodes))
+                setattr(node, name, calling("joined", value.nodes))
             elif isinstance(value, list):
                 found = [
-                    calling("concat", one.nodes) if isinstance(one, nodes.Concat) else one
+                    calling("joined", one.nodes) if isinstance(one, nodes.Concat) else one
                     for one in value
                 ]
                 setattr(node, name, found)

@@ -138,9 +138,6 @@ class Service:
             ids = await self.ids_of(text, chat.ask.adds_special)
         except InvalidInputError as error:
             raise of_engine(error, FIELDS) from None
-        except ApiError as error:
-            error.param = "messages" if error.param == "prompt" else error.param
-            raise
         begin = template.tokens.get("bos_token")
         is_twice = len(ids) > 1 and ids[0] == ids[1] and begin == self.tokenizer.tokens.get(ids[0])
         return ids[1:] if is_twice else ids
