@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ class Stream:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
         self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # the pump has handed over the last output, or an error
+        self.times: list[float] = []  # of the pump's outputs in the last one taken, monotonic
         self._pump = pump  # alive until the request ends, whoever drops the AsyncEngine
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
@@ -56,6 +58,7 @@ class Stream:
         self._latest: RequestOutput | None = None
         self._last: RequestOutput | None = None  # the pump's own
         self._deltas: list[str] = []
+        self._new_times: list[float] = []
         self._error: BaseException | None = None
         self._given = 0  # token ids in the outputs so far
 
@@ -67,6 +70,7 @@ class Stream:
             self._is_told = False
             latest, error, delta = self._latest, self._error, "".join(self._deltas)
             self._latest, self._deltas = None, []
+            self.times, self._new_times = self._new_times, []
         if error is not None:
             raise error
         assert latest is not None
@@ -82,6 +86,7 @@ class Stream:
         with self._lock:
             self._latest = output
             self._deltas.append(output.delta)
+            self._new_times.append(time.monotonic())
             is_wanted = self.kind is not RequestOutputKind.FINAL_ONLY or output.finished
             return self._tell() if is_wanted else not self._loop.is_closed()
 

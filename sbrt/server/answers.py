@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ class Choice:
     prompt_text: str | None
     prompt_ids: list[int]
     stream: Stream
-    begun_at: float = field(default_factory=time.monotonic)
+    begun_at: float
     first_at: float = 0.0
     last_at: float = 0.0
     tokens: int = 0
@@ -27,11 +26,13 @@ class Choice:
     ids: list[int] = field(default_factory=list)
     final: RequestOutput | None = None
 
-    def take(self, output: RequestOutput) -> None:
-        """Count a DELTA output."""
+    def take(self, output: RequestOutput) -> list[float]:
+        """Count what is new in an output; returns the seconds between the engine's outputs."""
         [answer] = output.outputs
-        now = time.monotonic()
-        if answer.token_ids:
+        gaps = []
+        for now in self.stream.times if answer.token_ids else ():
+            if self.first_at:
+                gaps.append(now - self.last_at)
             self.first_at = self.first_at or now
             self.last_at = now
         self.tokens += len(answer.token_ids)
@@ -39,6 +40,7 @@ class Choice:
         self.ids += answer.token_ids
         if output.finished:
             self.final = output
+        return gaps
 
     @property
     def finish_reason(self) -> str | None:

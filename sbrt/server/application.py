@@ -151,13 +151,15 @@ async def detokenize(request: Request) -> Response:
 
 async def start_profile(request: Request) -> Response:
     """Record every request from here on."""
-    await _service(request).engine.start_profile()
+    with _as_bad_request():
+        await _service(request).engine.start_profile()
     return Response(status_code=200)
 
 
 async def stop_profile(request: Request) -> Response:
     """Write the profile; answer where."""
-    path: Path | None = await _service(request).engine.stop_profile()
+    with _as_bad_request():
+        path: Path | None = await _service(request).engine.stop_profile()
     return json_response({"path": None if path is None else str(path)})
 
 
@@ -210,6 +212,15 @@ async def _answer(
         return json_response(await unless_gone(request.receive, whole(service, reply)))
     finally:
         service.end(choices)
+
+
+@contextmanager
+def _as_bad_request() -> Iterator[None]:
+    """What the engine refuses about profiles is about their order, not about its health."""
+    try:
+        yield
+    except EngineError as error:
+        raise ApiError(400, str(error)) from None
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
         template=args.chat_template,
         trusts_templates=args.trust_request_chat_template,
     )
-    _log_to_stderr(has_access=not args.no_access_log)
     address = (args.host, args.port)
-    return serve(Service(settings), lambda: _engine(args), address, args.shutdown_timeout)
+    with _logging(has_access=not args.no_access_log):
+        return serve(Service(settings), lambda: _engine(args), address, args.shutdown_timeout)
 
 
 def _engine(args: argparse.Namespace) -> Engine:
@@ -106,10 +108,19 @@ def _runs_on_cuda(method: Method) -> bool:
     return True
 
 
-def _log_to_stderr(*, has_access: bool) -> None:
+@contextmanager
+def _logging(*, has_access: bool) -> Iterator[None]:
+    """The server's log on stderr."""
+    log, access = logging.getLogger("sbrt.server"), logging.getLogger("sbrt.server.access")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log = logging.getLogger("sbrt.server")
-    log.handlers, log.propagate = [handler], False
+    before = log.level, log.propagate, access.disabled
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
-    logging.getLogger("sbrt.server.access").disabled = not has_access
+    log.propagate, access.disabled = False, not has_access
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate, access.disabled = before[1:]

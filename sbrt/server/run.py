@@ -99,6 +99,7 @@ def make_server(service: Service, seconds: float) -> Server:
         http=Protocol,
         ws="none",
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(seconds) + LAST_SECONDS,
     )

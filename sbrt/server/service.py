@@ -16,7 +16,7 @@ from ..errors import EngineError, InvalidInputError
 from ..outputs import RequestOutput
 from ..tokenizer import Tokenizer
 from .answers import Choice
-from .errors import ApiError, of_engine
+from .errors import ApiError, bad_field, of_engine
 from .metrics import Metrics
 from .protocol import Ask, ChatAsk, Limits, chat_reader, completion_reader
 from .templates import ChatTemplate, Conversation, read_file, read_template
@@ -149,21 +149,17 @@ class Service:
 
         name: the request's, for the engine.
         """
-        engine, count = self.engine, ask.n * len(prompts)
-        if len(self._live) + count > self._seats + self.settings.limits.waiting:
-            raise ApiError(
-                429, f"queue: expected at most {self.settings.limits.waiting} waiting requests"
-            )
+        engine, begun_at = self.engine, time.monotonic()
+        self._check_queue(ask.n, len(prompts))
+        kind = RequestOutputKind.DELTA if ask.is_stream else RequestOutputKind.FINAL_ONLY
         choices: list[Choice] = []
         try:
             for text, ids in prompts:
                 for number in range(ask.n):
                     order = Order(ask.params, ask.method, number)
                     unique = f"{name}/{next(self._count)}"
-                    stream = await engine.add_request(
-                        ids, order, unique, output_kind=RequestOutputKind.DELTA
-                    )
-                    choices.append(Choice(len(choices), text, ids, stream))
+                    stream = await engine.add_request(ids, order, unique, output_kind=kind)
+                    choices.append(Choice(len(choices), text, ids, stream, begun_at))
                     self._live.add(choices[-1])
         except EngineError as error:
             self.end(choices)
@@ -199,11 +195,21 @@ class Service:
         if self._engine is not None:
             self._engine.close()
 
+    def _check_queue(self, n: int, prompts: int) -> None:
+        """Raises ApiError where so many answers find no place, now or ever."""
+        places = self._seats + self.settings.limits.waiting
+        if n * prompts > places:
+            raise bad_field(
+                "n", f"expected at most {places} answers to a request, got {n * prompts}"
+            )
+        if len(self._live) + n * prompts > places:
+            raise ApiError(
+                429, f"queue: expected at most {self.settings.limits.waiting} waiting requests"
+            )
+
     def _count_output(self, choice: Choice, output: RequestOutput) -> None:
-        before = choice.last_at
-        choice.take(output)
-        if before and choice.last_at > before:
-            self.metrics.interval(choice.last_at - before)
+        for seconds in choice.take(output):
+            self.metrics.interval(seconds)
         if output.finished:
             self.metrics.finished(choice)
             self._live.discard(choice)

@@ -3,8 +3,11 @@ server says while it loads, when it is full and when its engine is gone."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import socket
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -110,12 +113,16 @@ def test_an_engine_that_is_gone(tools, template):
 
 def test_a_full_queue(local, served):
     call = local(limits=Limits(waiting=2))
-    response = call("POST", "/v1/completions", json={**PROMPT, "n": 3})
-    assert len(response.json()["choices"]) == 3  # a seat and two places
-    response = call("POST", "/v1/completions", json={**PROMPT, "n": 4})
+    for _ in range(2):
+        response = call("POST", "/v1/completions", json={**PROMPT, "n": 3})
+        assert len(response.json()["choices"]) == 3  # a seat and two places
+    error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": 4}), 400)
+    assert error["param"] == "n"  # it would never find places enough
+    call.service._live |= {object(), object()}  # two more requests
+    response = call("POST", "/v1/completions", json={**PROMPT, "n": 2})
     assert error_of(response, 429)["code"] == "rate_limit_exceeded"
     assert response.headers["retry-after"] == "1"
-    assert call("POST", "/v1/completions", json={**PROMPT, "n": 3}).status_code == 200
+    assert call("POST", "/v1/completions", json=PROMPT).status_code == 200
 
 
 def test_limits_of_a_body(local):
@@ -138,8 +145,6 @@ def test_a_body_that_comes_too_slowly_is_dropped(served, monkeypatch):
 
 
 def slow_settings(settings):
-    import dataclasses
-
     limits = dataclasses.replace(settings.limits, body_seconds=0.1)
     return dataclasses.replace(settings, limits=limits)
 
@@ -199,11 +204,16 @@ def test_metrics(client):
     assert "vllm:inter_token_latency_seconds" in families(client)
 
 
-def test_a_profile(client, served, tmp_path, monkeypatch):
-    assert "start_profile" in error_of(client.post("/stop_profile"), 503)["message"]
-    monkeypatch.chdir(tmp_path)
-    response = client.post("/start_profile")
-    assert "profile_dir" in error_of(response, 400)["message"]
+def test_a_profile(client, engine, tmp_path, monkeypatch):
+    assert "start_profile" in error_of(client.post("/stop_profile"), 400)["message"]
+    assert "profile_dir" in error_of(client.post("/start_profile"), 400)["message"]
+    config = dataclasses.replace(engine.config, profile_dir=tmp_path)
+    monkeypatch.setattr(engine, "config", config)
+    assert client.post("/start_profile").status_code == 200
+    assert "in progress" in error_of(client.post("/start_profile"), 400)["message"]
+    client.post("/v1/completions", json=PROMPT)
+    path = client.post("/stop_profile").json()["path"]
+    assert json.loads(Path(path).read_text())["traceEvents"]
 
 
 def test_a_defect_is_a_sentence_and_a_log(local, monkeypatch, caplog):

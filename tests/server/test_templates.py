@@ -3,12 +3,19 @@ template comes from; a hostile template reaches nothing and ends in one sentence
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from sbrt import InvalidInputError
+from sbrt.generation_config import Defaults
+from sbrt.server.protocol import Limits, chat_ask
+from sbrt.server.service import Service, Settings
 from sbrt.server.templates import ChatTemplate, Conversation, read_template
+from sbrt.tokenizer import Tokenizer as EngineTokenizer
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 CHATML = """{%- for message in messages %}
@@ -58,7 +65,6 @@ CHATS = [
 def theirs(tmp_path_factory):
     """theirs(template, chat, **more): transformers' text."""
     transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models
 
     library = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **TOKENS)
@@ -203,3 +209,30 @@ def test_the_template_of_a_gguf_file(tmp_path):
     assert found.text == LLAMA
     assert found.tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     assert found.render(Conversation(CHATS[0])) == ours(LLAMA, CHATS[0])
+
+
+@pytest.mark.parametrize("template", ["{{ bos_token }}a b", "a b"])
+def test_a_begin_token_is_never_there_twice(tmp_path, template):
+    """Neither the template's nor the tokenizer's is lost, and not both are there."""
+    words = {"<unk>": 0, "<s>": 1, "a": 2, "b": 3}
+    library = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.add_special_tokens(["<s>"])
+    library.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<s>", "chat_template": template})
+    )
+    pair = SimpleNamespace(tokenizer=EngineTokenizer(tmp_path / "tokenizer.json"))
+    config = SimpleNamespace(max_num_seqs=1)
+    engine = SimpleNamespace(pair=pair, config=config, max_model_len=64)
+    service = Service(Settings())
+    service.open(SimpleNamespace(engine=engine, is_running=True))
+
+    def ids(**fields):
+        given = {"messages": [{"role": "user", "content": "x"}], **fields}
+        return asyncio.run(service.chat_ids(chat_ask(given, Defaults(), Limits())))
+
+    begin = [1] if "bos_token" in template else []
+    assert ids() == [*begin, 2, 3]
+    assert ids(add_special_tokens=True) == [1, 2, 3]
