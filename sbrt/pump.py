@@ -61,9 +61,15 @@ class Stream:
         self._new_times: list[float] = []
         self._error: BaseException | None = None
         self._given = 0  # token ids in the outputs so far
+        self._has_ended = False  # the loop has taken the last output, or the error
 
     async def next(self) -> RequestOutput:
-        """The next output, as the kind has it. Raises what `fail` was given."""
+        """The next output, as the kind has it. Raises what `fail` was given.
+
+        After the last one there is none: EngineError.
+        """
+        if self._has_ended:
+            raise EngineError(f"request {self.id}: expected a further output, it has ended")
         await self._ready.wait()
         with self._lock:
             self._ready.clear()
@@ -71,6 +77,7 @@ class Stream:
             latest, error, delta = self._latest, self._error, "".join(self._deltas)
             self._latest, self._deltas = None, []
             self.times, self._new_times = self._new_times, []
+            self._has_ended = error is not None or (latest is not None and latest.finished)
         if error is not None:
             raise error
         assert latest is not None
@@ -137,6 +144,7 @@ class Pump:
         self._lock = threading.Lock()  # keeps `post` and the end apart
         self._has_ended = False
         self.error: BaseException | None = None
+        self._close_failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sbrt pump", daemon=True)
         self._thread.start()
 
@@ -177,9 +185,12 @@ class Pump:
         self._calls.put(None)
 
     def join(self) -> None:
-        """Wait until it has ended."""
+        """Wait until it has ended. Raises, once, what closing the engine raised."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            failure, self._close_failure = self._close_failure, None
+            if failure is not None:
+                raise failure
 
     def forget(self, stream: Stream) -> None:
         """Drop a request if it is unfinished, from any thread, without waiting."""
@@ -222,7 +233,10 @@ class Pump:
         with self._lock:
             self._has_ended = True
         self._refuse_the_rest()
-        self._engine.close()
+        try:
+            self._engine.close()
+        except Exception as error:  # a profile, say, that could not be written
+            self._close_failure = error
 
     def _make_calls(self) -> bool:
         """Make the calls that wait; without an unfinished request wait for one. False: stop."""

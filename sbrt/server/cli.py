@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import check, flags, methods
-from ..config import EngineConfig
 from ..engine import Engine
 from ..errors import InvalidInputError
 from ..methods import Method
@@ -90,19 +89,23 @@ def _engine(args: argparse.Namespace) -> Engine:
     [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     config, pair = flags.load(args, [method])
     config = replace(config, max_model_len=args.max_model_len, profile_dir=args.profile_dir)
-    has_draft = pair.draft is not None
-    return Engine(config, pair=pair, methods=_further(config, has_draft))
+    return Engine(config, pair=pair, methods=_further(args, method, pair.draft is not None))
 
 
-def _further(config: EngineConfig, has_draft: bool) -> list[str]:
+def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str]:
     """Presets that requests may name besides the engine's own."""
     names = methods.METHODS if has_draft else methods.DRAFTLESS
-    return [name for name in names if not config.on_cuda or _runs_on_cuda(methods.parse(name))]
+    rule = ":acceptance=rejection" if own.rejection else ""
+    texts = [name if name in methods.DRAFTLESS else name + rule for name in names]
+    return [text for text in texts if _can_run(text, args)]
 
 
-def _runs_on_cuda(method: Method) -> bool:
+def _can_run(text: str, args: argparse.Namespace) -> bool:
+    """Whether a preset can have the sizes of the flags, on their device."""
     try:
-        methods.check_on_cuda(method)
+        [method] = flags.read_methods(args, [text])
+        if args.device.startswith("cuda"):
+            methods.check_on_cuda(method)
     except InvalidInputError:
         return False
     return True

@@ -97,6 +97,10 @@ class Metrics:
         if choice.final.metrics is not None:
             self._observe("request_queue_time_seconds", choice.final.metrics.queue_seconds, choice)
 
+    def aborted(self) -> None:
+        """Count an answer whose client went away."""
+        self._success.labels(**self._given, finished_reason="abort").inc()
+
     def text(self) -> bytes:
         """What /metrics answers."""
         return bytes(generate_latest(self._registry))

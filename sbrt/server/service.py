@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..async_engine import SHORT, AsyncEngine, Order, RequestOutputKind
+from ..check import show
 from ..errors import EngineError, InvalidInputError
 from ..outputs import RequestOutput
 from ..tokenizer import Tokenizer
@@ -102,7 +103,7 @@ class Service:
         if name is not None and name not in self.settings.names:
             raise ApiError(
                 404,
-                f"model: expected one of {', '.join(self.settings.names)}, got {name!r}",
+                f"model: expected one of {', '.join(self.settings.names)}, got {show(name)}",
                 param="model",
                 code="model_not_found",
             )
@@ -145,33 +146,38 @@ class Service:
     async def begin(
         self, ask: Ask, name: str, prompts: Sequence[tuple[str | None, list[int]]]
     ) -> list[Choice]:
-        """Queue `ask.n` answers to each prompt, all or none. Raises ApiError.
+        """Queue `ask.n` answers to each prompt, in order, all or none. Raises ApiError.
 
         name: the request's, for the engine.
         """
         engine, begun_at = self.engine, time.monotonic()
         self._check_queue(ask.n, len(prompts))
         kind = RequestOutputKind.DELTA if ask.is_stream else RequestOutputKind.FINAL_ONLY
-        choices: list[Choice] = []
+        found: dict[int, Choice] = {}
+
+        async def queue(index: int) -> None:
+            text, ids = prompts[index // ask.n]
+            order = Order(ask.params, ask.method, index % ask.n)
+            unique = f"{name}/{next(self._count)}"
+            stream = await engine.add_request(ids, order, unique, output_kind=kind)
+            found[index] = Choice(index, text, ids, stream, begun_at)
+            self._live.add(found[index])
+
+        tasks = [queue(index) for index in range(ask.n * len(prompts))]
         try:
-            for text, ids in prompts:
-                for number in range(ask.n):
-                    order = Order(ask.params, ask.method, number)
-                    unique = f"{name}/{next(self._count)}"
-                    stream = await engine.add_request(ids, order, unique, output_kind=kind)
-                    choices.append(Choice(len(choices), text, ids, stream, begun_at))
-                    self._live.add(choices[-1])
-        except EngineError as error:
-            self.end(choices)
-            raise of_engine(error, FIELDS) from None
-        except BaseException:
-            self.end(choices)
-            raise
-        return choices
+            for failure in await asyncio.gather(*tasks, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+        except BaseException as error:
+            self.end(list(found.values()))
+            raise of_engine(error, FIELDS) if isinstance(error, EngineError) else error from None
+        return [found[index] for index in sorted(found)]
 
     def end(self, choices: Sequence[Choice]) -> None:
         """Abort what is unfinished, free the places in the queue."""
         for choice in choices:
+            if choice in self._live and not choice.stream.is_done:
+                self.metrics.aborted()
             choice.stream.close()
             self._live.discard(choice)
 
@@ -195,6 +201,11 @@ class Service:
         if self._engine is not None:
             self._engine.close()
 
+    @property
+    def _unfinished(self) -> int:
+        """Answers that the engine still works for; a client may yet be slow to read others."""
+        return sum(not choice.stream.is_done for choice in self._live)
+
     def _check_queue(self, n: int, prompts: int) -> None:
         """Raises ApiError where so many answers find no place, now or ever."""
         places = self._seats + self.settings.limits.waiting
@@ -202,7 +213,7 @@ class Service:
             raise bad_field(
                 "n", f"expected at most {places} answers to a request, got {n * prompts}"
             )
-        if len(self._live) + n * prompts > places:
+        if self._unfinished + n * prompts > places:
             raise ApiError(
                 429, f"queue: expected at most {self.settings.limits.waiting} waiting requests"
             )
@@ -216,7 +227,7 @@ class Service:
 
     def _watch(self, max_model_len: int) -> None:
         def running() -> int:
-            return min(self._seats, len(self._live))
+            return min(self._seats, self._unfinished)
 
         def held() -> float:
             tokens = sum(c.tokens + len(c.prompt_ids) for c in self._live if c.tokens)
@@ -227,7 +238,7 @@ class Service:
         watch(
             "vllm:num_requests_waiting",
             "Requests in the queue",
-            lambda: len(self._live) - running(),
+            lambda: self._unfinished - running(),
         )
         watch("vllm:kv_cache_usage_perc", "Share of all positions that hold a token", held)
         watch("sbrt:seats", "Sequences that can run at once", lambda: self._seats)

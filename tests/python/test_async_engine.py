@@ -20,6 +20,7 @@ from sbrt import (
     RequestOutputKind,
     SamplingParams,
 )
+from sbrt.pump import Order
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # aborted long before
@@ -270,6 +271,30 @@ def test_close_fails_what_is_unfinished():
     engine.close()
     with pytest.raises(EngineError, match="has been closed"):
         engine.engine.generate([1])
+
+
+def test_nothing_follows_the_last_output(served):
+    async def run():
+        stream = await served.add_request([1], Order(SamplingParams(max_tokens=0)))
+        assert (await stream.next()).finished
+        with pytest.raises(EngineError, match="it has ended"):
+            await stream.next()
+
+    asyncio.run(run())
+
+
+def test_close_raises_once_what_the_engine_s_close_raised(monkeypatch):
+    engine = AsyncEngine(toy_engine(num_threads=1))
+    real = engine.engine.close
+
+    def broken():
+        real()
+        raise OSError("the profile: expected a place to write it, got none")
+
+    monkeypatch.setattr(engine.engine, "close", broken)
+    with pytest.raises(OSError, match="the profile"):
+        engine.close()
+    engine.close()
 
 
 def test_the_pump_sleeps_while_there_is_nothing_to_do(served):

@@ -155,11 +155,12 @@ def test_an_error_after_the_start_is_an_event(local, served, monkeypatch):
     assert stream.is_running
 
 
-def finished(service):
-    """Answers that came to their end so far."""
+def ended(service, reason):
+    """Answers that ended so."""
     families = text_string_to_metric_families(service.metrics.text().decode())
     [family] = [f for f in families if f.name == "vllm:request_success"]
-    return sum(s.value for s in family.samples if s.name.endswith("_total"))
+    samples = [s for s in family.samples if s.name.endswith("_total")]
+    return sum(s.value for s in samples if s.labels["finished_reason"] == reason)
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -169,7 +170,7 @@ def test_a_client_that_goes_away_aborts_its_request(
     host, port = served.url.removeprefix("http://").split(":")
     body = json.dumps({"prompt": PROMPT, **ENDLESS, "n": 64, "stream": is_stream}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-    before = finished(served.service)
+    before = [ended(served.service, reason) for reason in ("length", "abort")]
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
         if is_stream:
@@ -177,7 +178,9 @@ def test_a_client_that_goes_away_aborts_its_request(
         else:
             tools.until(lambda: served.service._live)
     tools.until(lambda: not (served.service._live or engine.has_unfinished_requests()))
-    assert finished(served.service) < before + 64
+    length, abort = (ended(served.service, reason) for reason in ("length", "abort"))
+    assert abort > before[1]
+    assert length + abort == sum(before) + 64
     response = client.post("/v1/completions", json={"prompt": PROMPT, **GREEDY})
     assert response.json()["choices"][0]["text"] == plain(PROMPT, **GREEDY).text
 

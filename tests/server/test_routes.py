@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -118,11 +119,15 @@ def test_a_full_queue(local, served):
         assert len(response.json()["choices"]) == 3  # a seat and two places
     error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": 4}), 400)
     assert error["param"] == "n"  # it would never find places enough
-    call.service._live |= {object(), object()}  # two more requests
+    more = [mock.Mock() for _ in range(2)]
+    for choice in more:
+        choice.stream.is_done = False
+    call.service._live.update(more)
     response = call("POST", "/v1/completions", json={**PROMPT, "n": 2})
     assert error_of(response, 429)["code"] == "rate_limit_exceeded"
     assert response.headers["retry-after"] == "1"
-    assert call("POST", "/v1/completions", json=PROMPT).status_code == 200
+    more[0].stream.is_done = True  # its client has not read all, but the engine is free
+    assert call("POST", "/v1/completions", json={**PROMPT, "n": 2}).status_code == 200
 
 
 def test_limits_of_a_body(local):

@@ -13,7 +13,8 @@ import sys
 import httpx2
 import pytest
 
-from sbrt import cli
+from sbrt import SamplingParams, cli
+from sbrt.server import cli as serve_cli
 from sbrt.server.protocol import Limits
 from sbrt.server.service import Service, Settings
 
@@ -88,6 +89,23 @@ def test_what_cannot_be_served_is_one_sentence(flags, message, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--method", "auto:acceptance=rejection"], ["--gamma", "14"], ["--draft", "none"],
+     ["--method", "lookup", "--gamma", "6"], ["--max-model-len", "64"]],
+    ids=lambda given: given[-1],
+)  # fmt: skip
+def test_whatever_the_flags_are_requests_may_name_other_methods(given):
+    args = cli._parser().parse_args(["serve", "--threads", "1", *given])
+    with serve_cli._engine(args) as engine:
+        params = SamplingParams(temperature=0, max_tokens=4)
+        want = engine.generate("def area(", params)[0].outputs[0].text
+        for method in ("none", "lookup:gamma=2"):
+            assert engine.generate("def area(", params, method=method)[0].outputs[0].text == want
+        if engine.pair.draft is not None:
+            assert engine.generate("x", params, method="hedge")[0].outputs[0].token_ids
 
 
 def test_requests_that_take_too_long_after_the_signal_end_with_an_error(tools):
