@@ -57,12 +57,12 @@ class AsyncEngine:
 
     @property
     def is_running(self) -> bool:
-        """Whether it accepts requests."""
+        """True while it accepts requests."""
         return self._pump.is_running and os.getpid() == self._process
 
     @property
     def errored(self) -> bool:
-        """Whether the engine has failed. It accepts no request any more."""
+        """True once the engine has failed. It accepts no request any more."""
         return self._pump.error is not None
 
     async def check_health(self) -> None:

@@ -31,7 +31,7 @@ class RequestOutputKind(Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """What a request asks for besides its prompt, as `Engine.add_request` takes it."""
+    """The arguments of `Engine.add_request` besides id and prompt."""
 
     params: SamplingParams | None = None
     method: str | Method | None = None
@@ -39,9 +39,9 @@ class Order:
 
 
 class Stream:
-    """Outputs of one request on their way from the pump to the event loop that made it.
+    """The outputs of one request, handed from the pump to the event loop that made it.
 
-    There is one slot: an output that nobody has taken is replaced by the next, and their deltas are
+    There is one slot. The next output replaces one that nobody has taken, and their deltas are
     joined. So a slow reader costs no memory and holds up nobody.
     """
 
@@ -135,7 +135,7 @@ class Stream:
 
 
 class Pump:
-    """Runs rounds while a request is unfinished, and calls in between; sleeps on its queue else."""
+    """Runs rounds and, between them, calls. Sleeps on its queue when no request is unfinished."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -150,7 +150,7 @@ class Pump:
 
     @property
     def is_running(self) -> bool:
-        """Whether calls are made."""
+        """True until the pump ends."""
         return not self._has_ended
 
     def check(self) -> None:

@@ -75,7 +75,7 @@ def build(service: Service) -> Gate:
 
 
 async def chat(request: Request) -> Response:
-    """An answer to a conversation."""
+    """Answer a conversation."""
     service, given = await _given(request, _service(request).chat_reader.read)
     asked = chat_ask(given, service.engine.engine.pair.generation, service.settings.limits)
     service.check_model(asked.ask.model)
@@ -85,7 +85,7 @@ async def chat(request: Request) -> Response:
 
 
 async def complete(request: Request) -> Response:
-    """Texts that go on where prompts end."""
+    """Continue prompts."""
     service, given = await _given(request, _service(request).completion_reader.read)
     asked = completion_ask(given, service.engine.engine.pair.generation, service.settings.limits)
     service.check_model(asked.ask.model)
@@ -100,7 +100,7 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """The names of the one model."""
+    """List the names of the one model."""
     service = _service(request)
     return json_response(
         {"object": "list", "data": [_card(service, name) for name in service.settings.names]}
@@ -108,7 +108,7 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """One of its names."""
+    """Describe the model under one of its names."""
     service, name = _service(request), request.path_params["name"]
     service.check_model(name)
     return json_response(_card(service, name))
@@ -216,7 +216,7 @@ async def _answer(
 
 @contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """What the engine refuses about profiles is about their order, not about its health."""
+    """Answer 400: the engine refuses the order of profile calls, and is healthy."""
     try:
         yield
     except EngineError as error:
@@ -225,7 +225,7 @@ def _as_bad_request() -> Iterator[None]:
 
 @contextmanager
 def _messages_as_prompt() -> Iterator[None]:
-    """A conversation's prompt is made of its messages, so they are what an error is about."""
+    """Name messages in errors about the prompt: it is made of them."""
     try:
         yield
     except ApiError as error:
@@ -234,7 +234,7 @@ def _messages_as_prompt() -> Iterator[None]:
 
 
 def _text(service: Service, ids: list[int], ask: Ask) -> str:
-    """The text of a prompt of token ids; ids that are none are refused later."""
+    """The text of token ids. The engine refuses wrong ids later."""
     known = [i for i in ids if i in service.tokenizer.tokens]
     return service.tokenizer.decode(known, skip_special=ask.params.skip_special_tokens)
 
@@ -261,12 +261,12 @@ async def _engine_error(_: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, error: Exception) -> Response:
-    """Nobody reads it; the access log shows the status."""
+    """Give the access log a status. Nobody reads the answer."""
     return Response(status_code=499)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """What the router itself refuses: a path or a method that is not there."""
+    """Answer a path or a method that is not there."""
     assert isinstance(error, HTTPException)
     found = error_response(ApiError(error.status_code, f"request: {error.detail}"))
     found.headers.update(error.headers or {})

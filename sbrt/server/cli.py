@@ -101,7 +101,7 @@ def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str
 
 
 def _can_run(text: str, args: argparse.Namespace) -> bool:
-    """Whether a preset can have the sizes of the flags, on their device."""
+    """True if a preset takes the sizes and the device of the flags."""
     try:
         [method] = flags.read_methods(args, [text])
         if args.device.startswith("cuda"):

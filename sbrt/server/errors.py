@@ -1,4 +1,4 @@
-"""What a client is told: OpenAI's error object, and the status that goes with it."""
+"""OpenAI's error object and the HTTP status that goes with it."""
 
 from __future__ import annotations
 

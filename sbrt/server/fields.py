@@ -1,4 +1,4 @@
-"""Fields of a request body: which there are, what each may be, how a wrong one is refused.
+"""Fields of a request body: a table of rules, and the reader that applies it.
 
 An explicit null means "not given" everywhere.
 """
@@ -27,7 +27,7 @@ SAMPLING = (
     *("allowed_token_ids", "bad_words", "skip_special_tokens", "include_stop_str_in_output"),
 )
 
-# What this server does not do, and the values that ask for nothing.
+# Features that are not built. The values listed ask for nothing and are accepted.
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "documents": ([],),
@@ -96,7 +96,7 @@ class Reader:
 
 
 def checked(rule: Check, name: str, value: Any) -> Any:
-    """What `rule` makes of a field. Raises ApiError with `param`."""
+    """Apply `rule` to a field. Raises ApiError with `param`."""
     try:
         return rule(name, value)
     except InvalidInputError as error:
@@ -112,7 +112,7 @@ def _refuse(name: str, value: Any) -> None:
 
 
 def anything(name: str, value: Any) -> Any:
-    """Checked later, by whom it concerns."""
+    """Accept any value; SamplingParams checks it later."""
     return value
 
 
@@ -134,7 +134,7 @@ def integer(low: int, high: int | None = None) -> Check:
 
 
 def only(*allowed: Any) -> Check:
-    """One of some values, with a sentence that says so."""
+    """Accept some values only. Others ask for a feature that is not built."""
 
     def rule(name: str, value: Any) -> Any:
         if not any(type(value) is type(a) and value == a for a in allowed):
@@ -168,7 +168,7 @@ def token_ids(name: str, value: Any) -> list[int]:
 
 
 def biases(name: str, value: Any) -> dict[int, Any]:
-    """logit_bias: JSON has no integer keys."""
+    """Read logit_bias, whose integer keys JSON keeps as text."""
     found = {}
     for key, bias in mapping(name, value).items():
         if not (key.isascii() and key.isdigit() and len(key) < 20):
@@ -178,12 +178,12 @@ def biases(name: str, value: Any) -> dict[int, Any]:
 
 
 def top_k(name: str, value: Any) -> Any:
-    """-1 is another spelling of 0: every token."""
+    """Read top_k. -1 is another spelling of 0: every token."""
     return 0 if type(value) is int and value == -1 else value
 
 
 def method(name: str, value: Any) -> str | None:
-    """`speculative`: false, true (as the server does by itself), or a method."""
+    """Read `speculative`: false, true (the server's own method), or a method."""
     if isinstance(value, bool):
         return None if value else "none"
     if not isinstance(value, str) or not value:

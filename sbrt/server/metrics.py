@@ -73,11 +73,11 @@ class Metrics:
         self._length = self._gauge("sbrt:spec_accept_length", "Tokens per round of the last answer")
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge whose value is read at every scrape."""
+        """Add a gauge whose value is read at every scrape."""
         self._gauge(name, text).set_function(value)
 
     def interval(self, seconds: float) -> None:
-        """Between two outputs of a request."""
+        """Observe the time between two outputs of a request."""
         self._histograms["vllm:inter_token_latency_seconds"].observe(seconds)
 
     def finished(self, choice: Choice) -> None:
@@ -102,7 +102,7 @@ class Metrics:
         self._success.labels(**self._given, finished_reason="abort").inc()
 
     def text(self) -> bytes:
-        """What /metrics answers."""
+        """The body of /metrics."""
         return bytes(generate_latest(self._registry))
 
     def _observe(self, name: str, seconds: float, choice: Choice) -> None:

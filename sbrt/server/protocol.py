@@ -1,4 +1,4 @@
-"""Request bodies: what a client asks for, checked. OpenAI's fields, vLLM's, and `speculative`."""
+"""Request bodies, checked: OpenAI's fields, vLLM's, and `speculative`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMPLETION_TOKENS = 16  # of a completion that does not say how many, as everywh
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for.
+    """Bounds on a request.
 
     body: bytes. body_seconds: from the first byte of a request to its last. prompts: of a request.
     n: answers to each. stops: stop strings and bad words. waiting: requests that wait for a seat.
@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ask:
-    """What both routes have in common.
+    """A checked request, as far as both routes have it in common.
 
     n: answers to each prompt. method: the engine's, None: its own. is_continuous: usage in every
     chunk, not only in one at the end (has_usage).
@@ -107,7 +107,7 @@ def _common(limits: Limits) -> dict[str, Check]:
 
 
 def chat_reader(limits: Limits) -> Reader:
-    """Of /v1/chat/completions."""
+    """The reader of bodies for /v1/chat/completions."""
     return Reader(
         _common(limits)
         | {
@@ -123,7 +123,7 @@ def chat_reader(limits: Limits) -> Reader:
 
 
 def completion_reader(limits: Limits) -> Reader:
-    """Of /v1/completions."""
+    """The reader of bodies for /v1/completions."""
     return Reader(
         _common(limits)
         | {
@@ -137,7 +137,7 @@ def completion_reader(limits: Limits) -> Reader:
 
 
 def chat_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits) -> ChatAsk:
-    """What the checked fields of a chat ask for. Raises ApiError."""
+    """Turn the checked fields of a chat into a request. Raises ApiError."""
     _expect(given, "messages")
     most = given.get("max_completion_tokens", given.get("max_tokens"))
     name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
@@ -160,7 +160,7 @@ def chat_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits) -> Ch
 
 
 def completion_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits) -> CompletionAsk:
-    """What the checked fields of a completion ask for. Raises ApiError."""
+    """Turn the checked fields of a completion into a request. Raises ApiError."""
     _expect(given, "prompt")
     if len(given["prompt"]) > limits.prompts:
         raise bad_field(

@@ -35,7 +35,7 @@ def event(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request is answered with. The routes differ in their choices alone."""
+    """The answer to a request. The two routes differ in their choices alone."""
 
     id: str
     model: str
@@ -120,7 +120,7 @@ def _end(choice: Choice) -> dict[str, Any]:
 
 
 class ChatReply(Reply):
-    """Of /v1/chat/completions."""
+    """The answer of /v1/chat/completions."""
 
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
@@ -155,7 +155,7 @@ class ChatReply(Reply):
 
 
 class CompletionReply(Reply):
-    """Of /v1/completions. The prompt's text of a choice, where there is one, goes before it."""
+    """The answer of /v1/completions. With echo a choice begins with its prompt."""
 
     kind = chunk_kind = "text_completion"
 
@@ -188,7 +188,7 @@ async def whole(service: Service, reply: Reply) -> dict[str, Any]:
 
 
 async def events(service: Service, reply: Reply) -> AsyncGenerator[bytes, None]:
-    """The stream of an answer. What fails once it has begun becomes an event; the end is [DONE]."""
+    """Yield the events of a stream. A late error becomes an event; [DONE] is always last."""
     try:
         async with aclosing(_chunks(service, reply)) as chunks:
             async for chunk in chunks:

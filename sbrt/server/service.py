@@ -1,4 +1,4 @@
-"""What all requests of a server share: the engine, the queue's limit, the template, metrics."""
+"""The state that all requests of a server share: engine, queue, template, metrics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server is told when it starts.
+    """The settings that a server starts with.
 
     names: of the model, as clients call it; answers carry the first. root: where it comes from.
     template: a file that replaces the model's. trusts_templates: take those of requests.
@@ -51,7 +51,7 @@ class Settings:
 
 
 class Service:
-    """Begins and ends the requests of a server. Loading until `open`."""
+    """Begins and ends the requests of a server. It is loading until `open`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

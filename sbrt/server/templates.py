@@ -34,7 +34,7 @@ SPACE = " "  # follows it, to see whether the template trims messages
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is rendered: messages with their texts, nothing null in them.
+    """Messages to render, without nulls and with their text parts joined.
 
     adds_prompt: what begins an answer follows. continues: the last message is not closed. more:
     further variables.
@@ -82,7 +82,7 @@ class ChatTemplate:
 
 
 def read_template(tokenizer: Path) -> ChatTemplate:
-    """Of the model whose tokenizer is at `tokenizer`: a tokenizer.json, or a GGUF file.
+    """Read the template next to a tokenizer.json, or in a GGUF file.
 
     chat_template.jinja goes before tokenizer_config.json. Raises InvalidInputError.
     """
@@ -142,7 +142,7 @@ def _listed(where: str, given: Any) -> str | None:
 
 
 def _aliased(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Reasoning has three names; templates read one or the other."""
+    """Give reasoning all its names: templates read one or the other."""
     found = dict(message)
     given = next((found[name] for name in REASONING if found.get(name) is not None), None)
     if given is not None:
@@ -158,7 +158,7 @@ def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any
 
 
 def _cut(text: str, content: str) -> str:
-    """The text up to the mark; without the space at the end that the template trimmed."""
+    """The text up to the mark, without final space if the template trims messages."""
     at = text.rfind(MARK)
     if at < 0 or content.strip() not in text:
         raise InvalidInputError(
@@ -169,7 +169,7 @@ def _cut(text: str, content: str) -> str:
 
 
 def _run(template: str, given: Mapping[str, Any]) -> str:
-    """The rendered text; whatever a template raises becomes one sentence."""
+    """Render. Raises InvalidInputError with one sentence, whatever the template raises."""
     try:
         return _compiled(template).text(given)
     except jinja2.TemplateError as error:
