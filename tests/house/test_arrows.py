@@ -252,6 +252,13 @@ def test_import_sbrt_reaches_nothing_heavy():
     assert not names & HEAVY
 
 
+def test_only_the_command_knows_the_server():
+    """The server is an extra: what an embedder imports does without it."""
+    graph = import_graph(ROOT, in_functions=True)
+    knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
+    assert {m for m in knows if not below(m, "sbrt.server")} == {"sbrt.cli"}
+
+
 def test_the_oracle_does_not_ask_the_engine():
     names = set()
     for module, path, is_package in python_modules(ROOT, "sbrt"):
