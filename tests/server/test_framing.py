@@ -130,6 +130,14 @@ def test_a_bad_request_is_refused_before_the_stream_begins(client):
         assert response.json()["error"]["message"]
 
 
+def test_a_bad_prompt_takes_the_good_ones_with_it(client, engine, served, tools):
+    body = {"prompt": [[1], [2], [99999]], **ENDLESS}
+    response = client.post("/v1/completions", json=body)
+    assert response.json()["error"]["param"] == "prompt"
+    assert not served.service._live
+    tools.until(lambda: not engine.has_unfinished_requests())
+
+
 def test_an_error_after_the_start_is_an_event(local, served, monkeypatch):
     stream = served.service.engine._pump
 

@@ -163,6 +163,24 @@ def test_a_head_that_comes_too_slowly_is_dropped(served, monkeypatch, head):
         assert connection.recv(1000) == b""
 
 
+def test_a_second_head_on_a_connection_has_the_same_limit(served, monkeypatch):
+    monkeypatch.setattr(run, "HEAD_SECONDS", 0.1)
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /health HTTP/1.1\r\nslow")
+        rest = b"".join(iter(lambda: connection.recv(1000), b""))
+    assert b"HTTP/1.1" not in rest
+
+
+def test_a_request_that_takes_longer_than_a_head_may_is_answered(client, monkeypatch):
+    monkeypatch.setattr(run, "HEAD_SECONDS", 0.01)
+    body = {"prompt": "x", "max_tokens": 500, "ignore_eos": True, "temperature": 0}
+    answer = client.post("/v1/completions", json=body).json()
+    assert answer["usage"]["completion_tokens"] == 500
+
+
 def families(client):
     return {
         family.name: family
