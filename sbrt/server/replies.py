@@ -222,6 +222,7 @@ async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, An
 def check_end(choice: Choice) -> None:
     """Raises ApiError for an answer that did not come to its end."""
     if choice.finish_reason == "error":
-        raise ApiError(500, str(choice.stop_reason))
+        why = str(choice.stop_reason)
+        raise ApiError(400 if "sampling parameters" in why else 500, why)
     if choice.finish_reason == "abort":
         raise ApiError(503, "server: expected one that goes on, this one is shutting down")

@@ -241,6 +241,14 @@ NO_OBJECT = [
 ]  # fmt: skip
 
 
+def test_parameters_that_leave_no_token_are_the_client_s(client):
+    """The only token allowed may not come before min_tokens."""
+    impossible = {"allowed_token_ids": [288], "stop_token_ids": [288], "min_tokens": 2}
+    response = complete(client, **impossible)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"] == "the sampling parameters leave no token"
+
+
 @pytest.mark.parametrize("body", NO_OBJECT, ids=lambda body: repr(body[:12]))
 def test_what_is_no_json_object_is_refused(client, body):
     response = client.post("/v1/completions", content=body)
