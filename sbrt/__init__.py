@@ -8,6 +8,8 @@ out = engine.generate("def quicksort(", SamplingParams(max_tokens=128))[0]
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 try:
     from ._core import build_info
 except ModuleNotFoundError as _error:
@@ -23,9 +25,13 @@ from .errors import EngineError, InvalidInputError
 from .outputs import CompletionOutput, RequestMetrics, RequestOutput
 from .sampling import SamplingParams
 
+if TYPE_CHECKING:
+    from .async_engine import AsyncEngine, RequestOutputKind
+
 __version__ = str(build_info()["version"])
 
 __all__ = [
+    "AsyncEngine",
     "CompletionOutput",
     "Engine",
     "EngineConfig",
@@ -33,7 +39,17 @@ __all__ = [
     "InvalidInputError",
     "RequestMetrics",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "SpeculativeConfig",
     "build_info",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """AsyncEngine and its kinds of outputs, when first used: asyncio makes the import slow."""
+    if name in ("AsyncEngine", "RequestOutputKind"):
+        from . import async_engine
+
+        return getattr(async_engine, name)
+    raise AttributeError(f"module {__name__}: expected a name it has, got {name!r}")

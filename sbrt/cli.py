@@ -1,4 +1,4 @@
-"""The command `sbrt`: generate, compare, plan and hrad."""
+"""The command `sbrt`: generate, compare, serve, plan and hrad."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from . import compare, console, flags, hrad_cli, plan
 from .chrome import Recording, write_chrome
 from .engine import Engine
-from .methods import DEFAULT, DEFAULT_ON_CUDA, Method
+from .methods import Method
 from .outputs import RequestOutput
 from .progress import Progress
+from .server import cli as serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,21 +30,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="sbrt",
         description="Speculative decoding: a draft works ahead of the target, no token changes.",
     )
-    commands = parser.add_subparsers(required=True, metavar="generate|compare|plan|hrad")
+    commands = parser.add_subparsers(required=True, metavar="generate|compare|serve|plan|hrad")
     generate = commands.add_parser("generate", help="answer one prompt")
     flags.add_model_flags(generate)
     flags.add_trace_flag(generate)
-    generate.add_argument(
-        "--method",
-        metavar="NAME[:key=value,...]",
-        help=f"default: {DEFAULT}, {DEFAULT_ON_CUDA} on cuda, none without a draft",
-    )
+    flags.add_method_flag(generate)
     generate.set_defaults(run=_generate)
     several = commands.add_parser("compare", help="run several methods, check every token")
     flags.add_model_flags(several)
     flags.add_method_flags(several)
     flags.add_view_flags(several)
     several.set_defaults(run=compare.run)
+    serve.add_flags(commands.add_parser("serve", help="answer OpenAI's API over HTTP"))
     plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))
     hrad_cli.add_commands(commands.add_parser("hrad", help="train the classifier that cuts chains"))
     return parser

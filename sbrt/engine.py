@@ -170,10 +170,15 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         method: str | Method | None = None,
+        completion: int = 0,
     ) -> None:
-        """Queue a request for `step`. Raises InvalidInputError on an id that is still in use."""
+        """Queue a request for `step`. Raises InvalidInputError on an id that is still in use.
+
+        completion: number of this answer among several to one prompt and seed, below 2**32.
+        """
         params = self.pair.defaults if params is None else params
         request = self._make(request_id, prompt, params, method, self._inbox, Outputs.ROUNDS)
+        request.completion = check.integer("completion", completion, 0, 2**32 - 1)
         self._scheduler.add([request])
 
     def step(self) -> list[RequestOutput]:

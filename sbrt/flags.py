@@ -56,7 +56,19 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    """Models, threads, sampling: what every command takes that runs a model."""
+    """Models, threads, sampling: what every command takes that answers prompts."""
+    add_engine_flags(parser)
+    add = parser.add_argument
+    add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
+    add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
+    add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
+    add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
+    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Models and threads: what an engine is made of."""
     add = parser.add_argument
     add(
         "--target",
@@ -69,11 +81,6 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL|demo|demo-poor|random|none",
         help="the model that guesses (default: demo for the demo target, else none)",
     )
-    add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
-    add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
-    add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
-    add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
-    add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
     add(
         "--threads",
         type=int,
@@ -94,7 +101,6 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
         help="inputs of products (default: int8 next to int8 and int4 weights, else float32)",
     )
     add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
-    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -103,9 +109,24 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
     add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
+    add_size_flags(parser)
+    add_json_flag(parser)
+
+
+def add_size_flags(parser: argparse.ArgumentParser) -> None:
+    """How far methods look ahead."""
+    add = parser.add_argument
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
     add("--branches", type=int, metavar="K", help="most branches per round")
-    add_json_flag(parser)
+
+
+def add_method_flag(parser: argparse.ArgumentParser) -> None:
+    """The one method of a command."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME[:key=value,...]",
+        help=f"default: {methods.DEFAULT}, {methods.DEFAULT_ON_CUDA} on cuda, none without a draft",
+    )
 
 
 def add_trace_flag(parser: argparse.ArgumentParser) -> None:

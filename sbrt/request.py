@@ -58,6 +58,7 @@ class Request:
     text: str = ""
     visible: int = 0
     given: int = 0  # pieces that were in the last output
+    completion: int = 0  # number of this answer among several to one prompt and seed
     is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -98,7 +99,7 @@ class Request:
             top_k=params.top_k,
             min_p=params.min_p,
             seed=self.seed,
-            completion=0,
+            completion=self.completion,
         )
 
     def accept(self, tokens: Sequence[int]) -> None:

@@ -58,9 +58,10 @@ class Tokenizer:
         """Ids below `vocab` that no token has."""
         return tuple(i for i in range(vocab) if i not in self.tokens)
 
-    def encode(self, text: str, most: int) -> list[int]:
+    def encode(self, text: str, most: int, *, adds_special: bool = True) -> list[int]:
         """Ids of a raw prompt, special tokens as the file's post-processor adds them.
 
+        adds_special: False for text that has its special tokens, such as a rendered conversation.
         Text that cannot fit `most` tokens is refused before any work is done on it.
         """
         if len(text) > (most + 64) * self._longest:
@@ -68,7 +69,7 @@ class Tokenizer:
                 f"prompt: expected at most {most} tokens, got {len(text)} characters"
             )
         with _library_errors(f"prompt: expected text that {self.path} can encode"):
-            return list(self._library.encode(text, add_special_tokens=True).ids)
+            return list(self._library.encode(text, add_special_tokens=adds_special).ids)
 
     def word_ids(self, word: str) -> list[int]:
         """Ids of text as it stands inside other text: no special tokens around it."""

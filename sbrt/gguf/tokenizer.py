@@ -28,6 +28,10 @@ SAMPLING = {
     "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
     "penalty_repeat": "repetition_penalty",
 }  # fmt: skip
+NAMED_IDS = {
+    "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}  # fmt: skip
 END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 # Tokens that end a turn. Files often do not say so, and llama.cpp knows them by their text.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
@@ -88,6 +92,14 @@ def chat_template(file: TensorFile) -> str | None:
     """The Jinja template of a conversation, if the file has one. Raises InvalidInputError."""
     found = file.metadata.get("tokenizer.chat_template")
     return None if found is None else check.text(f"{file.path}, tokenizer.chat_template", found)
+
+
+def special_tokens(file: TensorFile) -> dict[str, str]:
+    """Texts of the tokens that a chat template may name, by its names. Raises InvalidInputError."""
+    fields = _Fields(file.path, file.metadata)
+    tokens = fields.texts("tokens")
+    ids = {name: fields.token(key, len(tokens)) for name, key in NAMED_IDS.items()}
+    return {name: tokens[i] for name, i in ids.items() if i is not None}
 
 
 def read_words(path: Path) -> Words:

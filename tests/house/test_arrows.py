@@ -24,6 +24,7 @@ FOLDERS = {
 PRIVATE = {"bench.peers"}  # a program of its own
 ALONE = {"bench.peers.workers"}  # run in environments that have no sbrt
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
+HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # of the server
 
 
 def include_faults(csrc):
@@ -249,6 +250,13 @@ def test_a_heavy_import_is_found(tmp_path):
 def test_import_sbrt_reaches_nothing_heavy():
     names = {name.split(".")[0] for name in reached_from(import_graph(ROOT), "sbrt")}
     assert not names & HEAVY
+
+
+def test_only_the_command_knows_the_server():
+    """The server is an extra: what an embedder imports does without it."""
+    graph = import_graph(ROOT, in_functions=True)
+    knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
+    assert {m for m in knows if not below(m, "sbrt.server")} == {"sbrt.cli"}
 
 
 def test_the_oracle_does_not_ask_the_engine():

@@ -80,7 +80,7 @@ def test_every_word_of_the_contract_has_a_common_name():
 
 
 COMMAND = re.compile(
-    r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt ((?:generate|compare|plan|hrad) .*)$", re.MULTILINE
+    r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt ((?:generate|compare|serve|plan|hrad) .*)$", re.MULTILINE
 )
 BENCH = re.compile(r"^(?:\.venv/bin/)?python -m (bench\.\w+)(.*)$", re.MULTILINE)
 

@@ -1,0 +1,179 @@
+"""AsyncEngine: an engine for event loops, shaped as vLLM's AsyncLLM.
+
+One thread, the pump, makes every call of the engine. Event loops hand it calls through a queue, so
+no loop ever waits for a round. The pump hands outputs to the loop of each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .config import Folder
+from .engine import Engine
+from .errors import EngineError, InvalidInputError
+from .methods import Method
+from .outputs import RequestOutput
+from .pump import Order, Pump, RequestOutputKind, Stream
+from .sampling import SamplingParams
+
+__all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
+
+SHORT = 2**14  # characters of a prompt that is encoded in the loop's own thread
+
+T = TypeVar("T")
+
+
+class AsyncEngine:
+    """Answers requests of one or several event loops.
+
+    It takes over `engine`: nobody else may call its `step`, and `close` closes it. Every method
+    raises EngineError once the engine has failed or was closed, and in a fork.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        if not isinstance(engine, Engine):
+            raise InvalidInputError(f"AsyncEngine: expected an Engine, got {type(engine).__name__}")
+        self.engine = engine
+        self._pump = Pump(engine)
+        self._process = os.getpid()
+        self._count = itertools.count()
+        self._finalizer = weakref.finalize(self, self._pump.stop)
+        self._finalizer.atexit = False  # a daemon thread: the process may end without it
+
+    @classmethod
+    def from_pretrained(
+        cls, target: Folder, draft: Folder | None = None, **fields: Any
+    ) -> AsyncEngine:
+        """An engine of two models, as `Engine.from_pretrained`."""
+        return cls(Engine.from_pretrained(target, draft, **fields))
+
+    @property
+    def is_running(self) -> bool:
+        """True while it accepts requests."""
+        return self._pump.is_running and os.getpid() == self._process
+
+    @property
+    def errored(self) -> bool:
+        """True once the engine has failed. It accepts no request any more."""
+        return self._pump.error is not None
+
+    async def check_health(self) -> None:
+        """Return if requests are accepted. Raises EngineError with the reason otherwise."""
+        self._check()
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
+        method: str | Method | None = None,
+        completion: int = 0,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Yield outputs of one prompt; leaving early, or cancelling the task, aborts the request.
+
+        output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs what is new,
+        FINAL_ONLY is one output. A slow reader gets fewer, larger ones. completion: number of this
+        answer among several to one prompt and seed. request_id: None draws one.
+        Raises InvalidInputError on a bad request.
+        """
+        order = Order(sampling_params, method, completion)
+        stream = await self.add_request(prompt, order, request_id, output_kind=output_kind)
+        try:
+            finished = False
+            while not finished:
+                output = await stream.next()
+                finished = output.finished
+                yield output
+        finally:
+            stream.close()
+
+    async def add_request(
+        self,
+        prompt: Any,
+        order: Order,
+        request_id: str | None = None,
+        *,
+        output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
+    ) -> Stream:
+        """Queue a request and return its outputs as soon as it is accepted; `close` them.
+
+        Raises InvalidInputError on a bad request.
+        """
+        self._check()
+        if request_id is None:
+            request_id = f"async-{next(self._count)}"
+        text, ids = await self._encoded(prompt)
+        stream = Stream(self._pump, request_id, text, ids)
+        stream.kind = RequestOutputKind(output_kind)
+        try:
+            await self._ask(partial(self._pump.begin, stream, order))
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """End requests, running or queued; the seat is free when this returns.
+
+        Each gets a last output with finish_reason "abort". An id that has finished is no error.
+        """
+        wanted = [request_id] if isinstance(request_id, str) else list(request_id)
+        await self._ask(partial(self._pump.abort, wanted))
+
+    async def start_profile(self, path: Folder | None = None) -> None:
+        """Record every request from here on, as `Engine.start_profile`."""
+        await self._ask(partial(self.engine.start_profile, path))
+
+    async def stop_profile(self) -> Path | None:
+        """End the profile and write its file; returns where, as `Engine.stop_profile`."""
+        return await self._ask(self.engine.stop_profile)
+
+    def close(self) -> None:
+        """Fail what is unfinished, end the pump and close the engine. May be called twice."""
+        if os.getpid() == self._process:
+            self._pump.stop()
+            self._pump.join()
+
+    def __enter__(self) -> AsyncEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        if os.getpid() != self._process:
+            self.engine.has_unfinished_requests()  # says why not
+            raise EngineError("AsyncEngine: expected the process that made it, got a fork")
+        self._pump.check()
+
+    async def _ask(self, call: Callable[[], T]) -> T:
+        """The result of a call that the pump makes between two rounds."""
+        self._check()
+        return await asyncio.wrap_future(self._pump.ask(call))
+
+    async def _encoded(self, prompt: Any) -> tuple[str | None, Any]:
+        """(text if there is any, token ids or what the engine will refuse)."""
+        if isinstance(prompt, Mapping) and set(prompt) == {"prompt_token_ids"}:
+            return None, prompt["prompt_token_ids"]
+        if isinstance(prompt, Mapping) and set(prompt) == {"prompt"}:
+            prompt = prompt["prompt"]
+        if not isinstance(prompt, str):
+            return None, prompt
+        if len(prompt) <= SHORT:
+            return prompt, self.engine.encode(prompt)
+        return prompt, await asyncio.to_thread(self.engine.encode, prompt)

@@ -1,0 +1,280 @@
+"""The pump: the one thread that makes the calls of an engine for event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from .engine import Engine
+from .errors import EngineError
+from .methods import Method
+from .outputs import CompletionOutput, RequestOutput
+from .sampling import SamplingParams
+
+T = TypeVar("T")
+
+
+class RequestOutputKind(Enum):
+    """The outputs that a request yields: vLLM's names."""
+
+    CUMULATIVE = 0  # everything so far
+    DELTA = 1  # what is new
+    FINAL_ONLY = 2  # one, at the end
+
+
+@dataclass(frozen=True)
+class Order:
+    """The arguments of `Engine.add_request` besides id and prompt."""
+
+    params: SamplingParams | None = None
+    method: str | Method | None = None
+    completion: int = 0
+
+
+class Stream:
+    """The outputs of one request, handed from the pump to the event loop that made it.
+
+    There is one slot. The next output replaces one that nobody has taken, and their deltas are
+    joined. So a slow reader costs no memory and holds up nobody.
+    """
+
+    def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
+        self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
+        self.kind = RequestOutputKind.CUMULATIVE
+        self.is_done = False  # the pump has handed over the last output, or an error
+        self.times: list[float] = []  # of the pump's outputs in the last one taken, monotonic
+        self._pump = pump  # alive until the request ends, whoever drops the AsyncEngine
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._lock = threading.Lock()
+        self._is_told = False  # the loop knows that there is something to take
+        self._latest: RequestOutput | None = None
+        self._last: RequestOutput | None = None  # the pump's own
+        self._deltas: list[str] = []
+        self._new_times: list[float] = []
+        self._error: BaseException | None = None
+        self._given = 0  # token ids in the outputs so far
+        self._has_ended = False  # the loop has taken the last output, or the error
+
+    async def next(self) -> RequestOutput:
+        """The next output, as the kind has it. Raises what `fail` was given.
+
+        After the last one there is none: EngineError.
+        """
+        if self._has_ended:
+            raise EngineError(f"request {self.id}: expected a further output, it has ended")
+        await self._ready.wait()
+        with self._lock:
+            self._ready.clear()
+            self._is_told = False
+            latest, error, delta = self._latest, self._error, "".join(self._deltas)
+            self._latest, self._deltas = None, []
+            self.times, self._new_times = self._new_times, []
+            self._has_ended = error is not None or (latest is not None and latest.finished)
+        if error is not None:
+            raise error
+        assert latest is not None
+        return self._shaped(latest, delta)
+
+    def close(self) -> None:
+        """Abort the request if it is unfinished. Does not wait."""
+        self._pump.forget(self)
+
+    def put(self, output: RequestOutput) -> bool:
+        """Hand over an output, in the pump. False if the loop has been closed."""
+        self._last, self.is_done = output, output.finished
+        with self._lock:
+            self._latest = output
+            self._deltas.append(output.delta)
+            self._new_times.append(time.monotonic())
+            is_wanted = self.kind is not RequestOutputKind.FINAL_ONLY or output.finished
+            return self._tell() if is_wanted else not self._loop.is_closed()
+
+    def fail(self, error: BaseException) -> None:
+        """Hand over an error instead of further outputs."""
+        self.is_done = True
+        with self._lock:
+            self._error = error
+            self._tell()
+
+    def aborted(self) -> RequestOutput:
+        """The last output of a request that was aborted: the tokens it has."""
+        if self._last is None:
+            answer = CompletionOutput(index=0, text="", token_ids=[], finish_reason="abort")
+            return RequestOutput(self.id, self.prompt, list(self.prompt_ids), [answer], True)
+        [answer] = self._last.outputs
+        answer = replace(answer, finish_reason="abort")
+        return replace(self._last, outputs=[answer], finished=True, delta="")
+
+    def _tell(self) -> bool:
+        """Wake the loop, under the lock, unless it knows already."""
+        if self._is_told:
+            return True
+        try:
+            self._loop.call_soon_threadsafe(self._ready.set)
+        except RuntimeError:  # the loop has been closed
+            return False
+        self._is_told = True
+        return True
+
+    def _shaped(self, output: RequestOutput, delta: str) -> RequestOutput:
+        outputs = output.outputs
+        if self.kind is RequestOutputKind.DELTA:
+            [answer] = outputs
+            ids = answer.token_ids
+            outputs = [replace(answer, text=delta, token_ids=ids[self._given :])]
+            self._given = len(ids)
+        return replace(output, prompt=self.prompt, outputs=outputs, delta=delta)
+
+
+class Pump:
+    """Runs rounds and, between them, calls. Sleeps on its queue when no request is unfinished."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._streams: dict[str, Stream] = {}  # unfinished, by request id; the pump's own
+        self._lock = threading.Lock()  # keeps `post` and the end apart
+        self._has_ended = False
+        self.error: BaseException | None = None
+        self._close_failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="sbrt pump", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """True until the pump ends."""
+        return not self._has_ended
+
+    def check(self) -> None:
+        """Raises EngineError once the pump has ended."""
+        if self._has_ended:
+            raise self._reason()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have the pump make a call, which must not raise. Raises EngineError once ended."""
+        with self._lock:
+            self.check()
+            self._calls.put(call)
+
+    def ask(self, call: Callable[[], T]) -> Future[T]:
+        """The result that the pump's call will have."""
+        future: Future[T] = Future()
+
+        def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                self.check()
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(answer)
+        return future
+
+    def stop(self) -> None:
+        """End the pump after the round in flight; it then closes the engine."""
+        self._calls.put(None)
+
+    def join(self) -> None:
+        """Wait until it has ended. Raises, once, what closing the engine raised."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+            failure, self._close_failure = self._close_failure, None
+            if failure is not None:
+                raise failure
+
+    def forget(self, stream: Stream) -> None:
+        """Drop a request if it is unfinished, from any thread, without waiting."""
+        if not (stream.is_done or self._has_ended):
+            self._calls.put(lambda: self._drop(stream))
+
+    # --- calls that the pump makes ---
+
+    def begin(self, stream: Stream, order: Order) -> None:
+        """Queue a request. Raises InvalidInputError."""
+        self._engine.add_request(
+            stream.id,
+            {"prompt_token_ids": stream.prompt_ids},
+            order.params,
+            method=order.method,
+            completion=order.completion,
+        )
+        self._streams[stream.id] = stream
+
+    def abort(self, ids: Iterable[str]) -> None:
+        """End requests with a last output."""
+        for name in ids:
+            if (stream := self._streams.get(name)) is not None:
+                self._drop(stream)
+                stream.put(stream.aborted())
+
+    def _drop(self, stream: Stream) -> None:
+        if self._streams.get(stream.id) is stream:
+            del self._streams[stream.id]
+            self._engine.abort_request(stream.id)
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        try:
+            while self._make_calls():
+                self._round()
+        except BaseException as error:
+            self.error = error
+        with self._lock:
+            self._has_ended = True
+        self._refuse_the_rest()
+        try:
+            self._engine.close()
+        except Exception as error:  # a profile, say, that could not be written
+            self._close_failure = error
+
+    def _make_calls(self) -> bool:
+        """Make the calls that wait; without an unfinished request wait for one. False: stop."""
+        while True:
+            try:
+                call = self._calls.get(block=not self._streams)
+            except Empty:
+                return True
+            if call is None:
+                return False
+            call()
+
+    def _round(self) -> None:
+        outputs = self._engine.step()
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            if output.finished:
+                del self._streams[stream.id]
+            if not stream.put(output):
+                self._drop(stream)
+        if not (outputs or self._engine.has_unfinished_requests()):
+            self.abort(list(self._streams))  # somebody aborted them at the engine itself
+
+    def _refuse_the_rest(self) -> None:
+        for stream in self._streams.values():
+            stream.fail(self._reason())
+        self._streams.clear()
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except Empty:
+                return
+            if call is not None:
+                call()
+
+    def _reason(self) -> EngineError:
+        if self.error is None:
+            return EngineError("AsyncEngine: expected an open one, this one has been closed")
+        return EngineError(f"AsyncEngine: expected a working engine, it failed: {self.error}")

@@ -1,0 +1,65 @@
+"""OpenAI's error object and the HTTP status that goes with it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import EngineError, InvalidInputError
+
+KINDS = {
+    401: ("authentication_error", "invalid_api_key"),
+    404: ("not_found_error", None),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+    500: ("server_error", None),
+    503: ("service_unavailable_error", None),
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error: a status, one sentence, the field at fault if there is one."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param = status, message, param
+        self.kind, usual = KINDS.get(status, ("invalid_request_error", None))
+        self.code = code or usual
+
+    def body(self) -> dict[str, Any]:
+        """The object that OpenAI's clients read."""
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the status."""
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
+        return {"retry-after": "1"} if self.status in (429, 503) else {}
+
+
+def bad_field(name: str, message: str) -> ApiError:
+    """A 400 for a field; the message follows its name."""
+    return ApiError(400, f"{name}: {message}", param=name)
+
+
+def of_engine(error: EngineError, fields: dict[str, str]) -> ApiError:
+    """An error of the engine as a client reads it.
+
+    fields: by the engine's name for a thing the client's field. A refusal begins with that name.
+    """
+    if not isinstance(error, InvalidInputError):
+        return ApiError(503, str(error))
+    message = str(error)
+    found = re.match(r"(?:SamplingParams\.)?(\w+)", message)
+    param = fields.get(found.group(1)) if found else None
+    is_long = param is not None and found is not None and found.group(1) == "prompt"
+    code = "context_length_exceeded" if is_long and "expected at most" in message else None
+    return ApiError(400, message, param=param, code=code)

@@ -1,0 +1,228 @@
+"""Bodies of answers, whole or as the chunks of a stream, for both routes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import EngineError
+from ..outputs import RequestOutput
+from .answers import Choice, metrics, timings, usage
+from .errors import ApiError, of_engine
+from .protocol import Ask
+from .service import FIELDS, Service
+
+LOG = logging.getLogger("sbrt.server")
+DONE = b"data: [DONE]\n\n"
+WRONG = "server: expected an answer, got a defect of the server; its log says more"
+
+
+def as_json(value: Any) -> bytes:
+    """JSON as clients get it. What UTF-8 cannot hold becomes a question mark."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def event(value: Any) -> bytes:
+    """One event of a stream."""
+    return b"data: " + as_json(value) + b"\n\n"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a request. The two routes differ in their choices alone."""
+
+    id: str
+    model: str
+    ask: Ask
+    choices: Sequence[Choice]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    kind = ""  # of the object, whole and in chunks
+    chunk_kind = ""
+
+    def body(self) -> dict[str, Any]:
+        """The whole answer."""
+        found = self._envelope(self.kind)
+        found["choices"] = [self.whole(choice) | _end(choice) for choice in self.choices]
+        return found | self._figures(usage(self.choices, self.ask.n))
+
+    def opening(self, choice: Choice) -> list[dict[str, Any]]:
+        """Chunks before the first token."""
+        return []
+
+    def part(self, choice: Choice, output: RequestOutput) -> dict[str, Any] | None:
+        """The chunk of one output; None if it says nothing."""
+        [answer] = output.outputs
+        is_silent = not (self.ask.has_token_ids and answer.token_ids)
+        if not answer.text and is_silent:
+            return None
+        more = {"token_ids": answer.token_ids} if self.ask.has_token_ids else {}
+        return self._chunk({"index": choice.index, **self.delta(answer.text), **_OPEN, **more})
+
+    def closing(self, choice: Choice) -> dict[str, Any]:
+        """The chunk that says why an answer ended; the last one of all has `timings`."""
+        found = self._chunk({"index": choice.index, **self.nothing(), **_end(choice)})
+        if not self.ask.has_usage and all(c.final is not None for c in self.choices):
+            found["timings"] = timings(self.choices, self.ask.n)
+        return found
+
+    def last(self) -> dict[str, Any]:
+        """The chunk with the usage."""
+        found = self._envelope(self.chunk_kind)
+        return found | {"choices": []} | self._figures(usage(self.choices, self.ask.n))
+
+    def whole(self, choice: Choice) -> dict[str, Any]:
+        """A choice of the whole answer."""
+        raise NotImplementedError
+
+    def delta(self, text: str) -> dict[str, Any]:
+        """New text, as a chunk has it."""
+        raise NotImplementedError
+
+    def nothing(self) -> dict[str, Any]:
+        """No new text."""
+        return self.delta("")
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        found = self._envelope(self.chunk_kind) | {"choices": [choice]}
+        if self.ask.is_continuous:
+            found["usage"] = usage(self.choices, self.ask.n)
+        elif self.ask.has_usage:
+            found["usage"] = None
+        return found
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _figures(self, used: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "usage": used,
+            "metrics": metrics(self.choices),
+            "timings": timings(self.choices, self.ask.n),
+        }
+
+
+_OPEN = {"logprobs": None, "finish_reason": None}
+
+
+def _end(choice: Choice) -> dict[str, Any]:
+    return {
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+        "stop_reason": choice.stop_reason,
+    }
+
+
+class ChatReply(Reply):
+    """The answer of /v1/chat/completions."""
+
+    kind, chunk_kind = "chat.completion", "chat.completion.chunk"
+
+    def opening(self, choice: Choice) -> list[dict[str, Any]]:
+        """The only chunk that names a role."""
+        delta = {"delta": {"role": "assistant", "content": ""}}
+        found = self._chunk({"index": choice.index, **delta, **_OPEN})
+        if self.ask.has_token_ids:
+            found["prompt_token_ids"] = choice.prompt_ids
+        return [found]
+
+    def body(self) -> dict[str, Any]:
+        """The whole answer; the prompt is one for all choices."""
+        found = super().body()
+        if self.ask.has_token_ids:
+            found["prompt_token_ids"] = self.choices[0].prompt_ids
+        return found
+
+    def whole(self, choice: Choice) -> dict[str, Any]:
+        """A message."""
+        message = {"role": "assistant", "content": "".join(choice.text), "refusal": None}
+        more = {"token_ids": choice.ids} if self.ask.has_token_ids else {}
+        return {"index": choice.index, "message": message, **more}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        """A part of its content."""
+        return {"delta": {"content": text}}
+
+    def nothing(self) -> dict[str, Any]:
+        """An empty delta."""
+        return {"delta": {}}
+
+
+class CompletionReply(Reply):
+    """The answer of /v1/completions. With echo a choice begins with its prompt."""
+
+    kind = chunk_kind = "text_completion"
+
+    def opening(self, choice: Choice) -> list[dict[str, Any]]:
+        """The prompt, if the client wants it."""
+        if not (choice.prompt_text or self.ask.has_token_ids):
+            return []
+        more = {"prompt_token_ids": choice.prompt_ids} if self.ask.has_token_ids else {}
+        text = self.delta(choice.prompt_text or "")
+        return [self._chunk({"index": choice.index, **text, **_OPEN, **more})]
+
+    def whole(self, choice: Choice) -> dict[str, Any]:
+        """A text."""
+        text = (choice.prompt_text or "") + "".join(choice.text)
+        more = {"prompt_token_ids": choice.prompt_ids, "token_ids": choice.ids}
+        return {"index": choice.index, "text": text, **(more if self.ask.has_token_ids else {})}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        """A part of the text."""
+        return {"text": text}
+
+
+async def whole(service: Service, reply: Reply) -> dict[str, Any]:
+    """Wait for every choice. Raises ApiError when one has failed."""
+    async with aclosing(service.outputs(reply.choices)) as outputs:
+        async for choice, output in outputs:
+            if output.finished:
+                check_end(choice)
+    return reply.body()
+
+
+async def events(service: Service, reply: Reply) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a stream. A late error becomes an event; [DONE] is always last."""
+    try:
+        async with aclosing(_chunks(service, reply)) as chunks:
+            async for chunk in chunks:
+                yield event(chunk)
+    except ApiError as error:
+        yield event(error.body())
+    except EngineError as error:
+        yield event(of_engine(error, FIELDS).body())
+    except Exception:
+        LOG.exception("an answer has failed")
+        yield event(ApiError(500, WRONG).body())
+    yield DONE
+
+
+async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
+    """Opening, parts and closing of each choice, usage."""
+    for choice in reply.choices:
+        for chunk in reply.opening(choice):
+            yield chunk
+    async with aclosing(service.outputs(reply.choices)) as outputs:
+        async for choice, output in outputs:
+            if (part := reply.part(choice, output)) is not None:
+                yield part
+            if output.finished:
+                check_end(choice)
+                yield reply.closing(choice)
+    if reply.ask.has_usage:
+        yield reply.last()
+
+
+def check_end(choice: Choice) -> None:
+    """Raises ApiError for an answer that did not come to its end."""
+    if choice.finish_reason == "error":
+        why = str(choice.stop_reason)
+        raise ApiError(400 if "sampling parameters" in why else 500, why)
+    if choice.finish_reason == "abort":
+        raise ApiError(503, "server: expected one that goes on, this one is shutting down")

@@ -1,0 +1,165 @@
+"""Runs the server in this process: loads the engine while it listens, ends without cutting off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..async_engine import AsyncEngine
+from ..engine import Engine
+from .application import build
+from .service import Service
+
+LOG = logging.getLogger("sbrt.server")
+HEAD_SECONDS = 20.0  # for the head of a request; its body has a limit of its own
+KEEP_ALIVE = 30  # seconds that a connection without a request stays open
+LAST_SECONDS = 5  # for streams to end once their requests were aborted
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 with a limit on the time that the head of a request may take."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Read; a head that is complete has no limit any more."""
+        if not self._has_request:
+            self._wait()
+        super().data_received(data)
+        if self._has_request:
+            self._stop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the limit."""
+        self._stop()
+        super().connection_lost(exc)
+
+    @property
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server(uvicorn.Server):
+    """Ends on a signal: no new requests, running ones have `seconds`, then they are aborted."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
+        super().__init__(config)
+        self._service, self._seconds = service, seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second signal does not wait for anything."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running requests end."""
+        self._service.is_draining = True
+        late = asyncio.create_task(self._abort_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+
+    async def _abort_late(self) -> None:
+        await asyncio.sleep(self._seconds)
+        await self._service.abort_all()
+
+
+def make_server(service: Service, seconds: float) -> Server:
+    """The HTTP server of a service. seconds: for running requests, once it ends."""
+    config = uvicorn.Config(
+        build(service),  # type: ignore[arg-type]
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        loop="asyncio",
+        http=Protocol,
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(seconds) + LAST_SECONDS,
+    )
+    return Server(config, service, seconds)
+
+
+def serve(
+    service: Service, load: Callable[[], Engine], address: tuple[str, int], seconds: float
+) -> int:
+    """Listen, load, serve until a signal. seconds: for running requests then.
+
+    Returns the exit code. Raises OSError, and what `load` raises.
+    """
+    listener = listen(address)
+    server = make_server(service, seconds)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _open(service, load, listener)
+        except BaseException as error:
+            failures.append(error)
+            server.should_exit = True
+
+    threading.Thread(target=work, name="sbrt load", daemon=True).start()
+    with listener:
+        server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _open(service: Service, load: Callable[[], Engine], listener: socket.socket) -> None:
+    engine = load()
+    try:
+        service.open(AsyncEngine(engine))
+    except BaseException:
+        engine.close()
+        raise
+    host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    seats = engine.config.max_num_seqs
+    LOG.info(
+        "serving %s: %s weights on %s, method %s, %d seat%s, %d tokens at most, at http://%s:%d",
+        *(service.settings.names[0], engine.pair.dtype, engine.config.device, engine.method.text),
+        *(seats, "" if seats == 1 else "s", engine.max_model_len, host, port),
+    )
+
+
+def listen(address: tuple[str, int]) -> socket.socket:
+    """A socket at an address. Raises OSError with one sentence."""
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        why = error.strerror or error
+        raise OSError(f"--host {host} --port {port}: expected a free address, got: {why}") from None
+    return listener

@@ -1,0 +1,230 @@
+"""Chat templates: a conversation as the text that a model was trained on.
+
+A template comes with the model, so it is a stranger's program. It runs in jinja2's sandbox, where
+it can change nothing and reaches no attribute of Python, and within a number of steps. Its helpers
+are those that transformers gives it, so the text is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .. import check
+from ..added_tokens import DECODER, NAMED
+from ..check import show
+from ..errors import InvalidInputError
+from ..gguf import is_gguf
+from ..model_config import read_json
+from .sandbox import Environment
+
+LONGEST = 2**20  # characters of a template
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one thing
+MARK = "\ue000sbrt ends here\ue001"  # stands where a message goes on
+SPACE = " "  # follows it, to see whether the template trims messages
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages to render, without nulls and with their text parts joined.
+
+    adds_prompt: what begins an answer follows. continues: the last message is not closed. more:
+    further variables.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    adds_prompt: bool = True
+    continues: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A model's template and the special tokens it may name.
+
+    text: None where the model has none. where: the file, for messages.
+    """
+
+    text: str | None = None
+    where: str = "the model"
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def having(self, text: str, where: str) -> ChatTemplate:
+        """The same tokens with another template."""
+        return ChatTemplate(text, where, self.tokens)
+
+    def render(self, chat: Conversation) -> str:
+        """The text of a conversation. Raises InvalidInputError."""
+        if self.text is None:
+            raise InvalidInputError(
+                f"chat_template: expected {self.where} to have one, it has none; use "
+                "/v1/completions, or give the server one by --chat-template"
+            )
+        if wrong := [name for name in chat.more if name in RESERVED]:
+            raise InvalidInputError(
+                f"chat_template_kwargs: expected further variables, got {wrong[0]}"
+            )
+        messages = [_aliased(message) for message in chat.messages]
+        if chat.continues:
+            messages = _marked(messages, self.text)
+        given = {**self.tokens, "tools": None, "documents": None, **chat.more}
+        given |= {"messages": messages, "add_generation_prompt": chat.adds_prompt}
+        text = _run(self.text, given)
+        return _cut(text, str(chat.messages[-1]["content"])) if chat.continues else text
+
+
+def read_template(tokenizer: Path) -> ChatTemplate:
+    """Read the template next to a tokenizer.json, or in a GGUF file.
+
+    chat_template.jinja goes before tokenizer_config.json. Raises InvalidInputError.
+    """
+    if is_gguf(tokenizer):
+        from ..gguf.header import open_gguf
+        from ..gguf.tokenizer import chat_template, special_tokens
+
+        file = open_gguf(tokenizer)
+        return ChatTemplate(chat_template(file), str(tokenizer), special_tokens(file))
+    folder = tokenizer.parent
+    config = _json(folder / "tokenizer_config.json")
+    named = config if DECODER in config else config | _json(folder / "special_tokens_map.json")
+    tokens = {name: token for name in NAMED if (token := _content(named.get(name))) is not None}
+    path = folder / "chat_template.jinja"
+    if check.is_file(path):
+        return ChatTemplate(read_file(path), str(path), tokens)
+    where = f"{folder / 'tokenizer_config.json'}"
+    return ChatTemplate(_listed(where, config.get("chat_template")), where, tokens)
+
+
+def read_file(path: Path) -> str:
+    """The text of a template's file. Raises InvalidInputError."""
+    raw = check.read_bytes(path, LONGEST)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{path}: expected UTF-8, got byte {raw[error.start]:#x} at {error.start}"
+        ) from None
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    return read_json(path) if check.is_file(path) else {}
+
+
+def _content(token: Any) -> str | None:
+    """A special token's text; it is a str, or an object with flags."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else None
+
+
+def _listed(where: str, given: Any) -> str | None:
+    """A template, or of several with names the one called default."""
+    if given is None or isinstance(given, str):
+        return given
+    named = {
+        entry.get("name"): entry.get("template")
+        for entry in (given if isinstance(given, list) else ())
+        if isinstance(entry, Mapping)
+    }
+    found = named.get("default")
+    if not isinstance(found, str):
+        raise InvalidInputError(
+            f"{where}, chat_template: expected a template, or one named default, got {show(given)}"
+        )
+    return found
+
+
+def _aliased(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Give reasoning all its names: templates read one or the other."""
+    found = dict(message)
+    given = next((found[name] for name in REASONING if found.get(name) is not None), None)
+    if given is not None:
+        found = {"thinking": given, **found, "reasoning_content": given}
+    return found
+
+
+def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any]]:
+    *before, last = messages
+    if not isinstance(last.get("content"), str) or "content" not in template:
+        raise InvalidInputError("continue_final_message: expected content in the last message")
+    return [*before, last | {"content": last["content"] + MARK + SPACE}]
+
+
+def _cut(text: str, content: str) -> str:
+    """The text up to the mark, without final space if the template trims messages."""
+    at = text.rfind(MARK)
+    if at < 0 or content.strip() not in text:
+        raise InvalidInputError(
+            "continue_final_message: expected a template that keeps the last message, got another"
+        )
+    is_trimmed = not text.startswith(MARK + SPACE, at)
+    return text[:at].rstrip() if is_trimmed else text[:at]
+
+
+def _run(template: str, given: Mapping[str, Any]) -> str:
+    """Render. Raises InvalidInputError with one sentence, whatever the template raises."""
+    try:
+        return _compiled(template).text(given)
+    except jinja2.TemplateError as error:
+        why = str(error)
+    except (MemoryError, RecursionError) as error:
+        why = type(error).__name__
+    except Exception as error:  # what the expressions of a template may raise has no end
+        why = f"{type(error).__name__}: {error}"
+    raise InvalidInputError(
+        f"chat_template: expected one that takes these messages, got: {' '.join(why.split())[:300]}"
+    ) from None
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> _Program:
+    if len(template) > LONGEST:
+        raise jinja2.TemplateError(f"expected at most {LONGEST} characters")
+    environment = Environment()
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {
+        "dict": _dict,
+        "raise_exception": _raise,
+        "strftime_now": _strftime_now,
+    }
+    return _Program(environment, environment.from_string(template))
+
+
+@dataclass(frozen=True)
+class _Program:
+    environment: Environment
+    template: jinja2.Template
+
+    def text(self, given: Mapping[str, Any]) -> str:
+        return self.environment.collected(self.template.generate(**given))
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _dict(*given: Any, **fields: Any) -> dict[Any, Any]:
+    return dict(*given, **fields)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)

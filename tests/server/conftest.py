@@ -1,0 +1,158 @@
+"""A server on the demo pair, on a port of its own, and applications without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import httpx2
+import pytest
+
+from sbrt import AsyncEngine, Engine, EngineConfig, SamplingParams, names
+from sbrt.server.application import build
+from sbrt.server.protocol import Limits
+from sbrt.server.run import listen, make_server
+from sbrt.server.service import Service, Settings
+
+METHODS = ("none", "lookup", "draft_model", "pearl")
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def render(messages, adds_prompt=True):
+    """What TEMPLATE makes of messages."""
+    text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+    return text + ("assistant: " if adds_prompt else "")
+
+
+@contextmanager
+def listening(service, engine=None, seconds=10.0):
+    """A server in a thread; its address."""
+    server = make_server(service, seconds)
+    if engine is not None:
+        service.open(AsyncEngine(engine))
+    with listen(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield SimpleNamespace(
+                url=f"http://127.0.0.1:{listener.getsockname()[1]}", server=server, thread=thread
+            )
+        finally:
+            server.should_exit = True
+            thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "chat.jinja"
+    path.write_text(TEMPLATE)
+    return path
+
+
+def demo_engine():
+    target, (draft, _) = names.target_folder("demo"), names.draft_of("demo")
+    config = EngineConfig(
+        model=target, num_threads=1, speculative={"model": draft, "method": "draft_model"}
+    )
+    return Engine(config, methods=METHODS)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The engine of `served`; its answers are what the server's must equal."""
+    return demo_engine()
+
+
+@pytest.fixture(scope="session")
+def served(engine, template):
+    """(url, service) of a server that everybody uses and nobody changes."""
+    settings = Settings(names=("demo", "alias"), root="demo", template=template)
+    service = Service(settings)
+    with listening(service, engine) as found:
+        yield SimpleNamespace(url=found.url, service=service)
+
+
+@pytest.fixture(scope="session")
+def client(served):
+    with httpx2.Client(base_url=served.url, timeout=120) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def plain(engine):
+    """plain(prompt, **params): the answer by plain decoding."""
+
+    def answer(prompt, **params):
+        [out] = engine.generate(prompt, SamplingParams(**params), method="none")
+        return out.outputs[0]
+
+    return answer
+
+
+def events_of(response):
+    """The events of a stream, each checked to be framed as it must; without the last one."""
+    *lines, end = response.text.split("\n\n")
+    assert end == ""
+    assert all(line.startswith("data: ") and "\n" not in line for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def until(condition):
+    """Wait for something that must come."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+class Local:
+    """Requests to an application without a socket, one after the other."""
+
+    def __init__(self, app, service=None):
+        self.service, self._app = service, app
+
+    def __call__(self, method, path, **more):
+        async def call():
+            transport = httpx2.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://local") as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(call())
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """Helpers that tests share."""
+    return SimpleNamespace(
+        demo_engine=demo_engine,
+        events_of=events_of,
+        listening=listening,
+        Local=Local,
+        render=render,
+        until=until,
+        TEMPLATE=TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="session")
+def local(engine, served):
+    """local(limits=..., api_key=..., ...): an application around the engine of `served`."""
+
+    def make(limits=None, template_text=None, loaded=True, **settings):
+        service = Service(Settings(names=("demo",), limits=limits or Limits(), **settings))
+        if loaded:
+            service.open(served.service.engine)
+        return Local(build(service), service)
+
+    return make
