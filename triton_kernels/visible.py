@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import MAX_ROWS, SLOTS, Row, RowTable, check_words, mask_bits, struct
 from .plan import FLIGHT, AttentionPlan, Workspace
+from .state import MAX_ROWS, SLOTS, Batch, Row, check_words, mask_bits, struct
 from .words import (
     ROW_BRANCH,
     ROW_CHAIN,
@@ -49,7 +49,7 @@ def _is_beginning(low, high):
 
 @triton.jit
 def _see_kernel(
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     Slots,  # [64, 128] written
     Extent,  # [4 + 128] written
     Meta,  # [4, 64] written
@@ -136,13 +136,13 @@ def see(
 ) -> Workspace:
     """Write into `work` what rows first_row .. first_row + plan.rows - 1 of a row table see.
 
-    table  int32 words of a RowTable (exec/control.h); rows from its n on are padding
+    table  int32 words of a Batch (csrc/state); rows from its n on are padding
     work   its slots, extent and meta are written; returned
 
     Allocates nothing. A row's masks must not reach further than its window and the ring hold (the
     capacity law of csrc/ring). Raises ValueError on tensors that cannot be.
     """
-    check_words("table", table, RowTable)
+    check_words("table", table, Batch)
     _see_kernel[(1,)](
         table,
         work.slots,
@@ -165,8 +165,8 @@ def see_torch(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
     """The twin of `see` in plain torch: same arguments, effects and errors, any device."""
-    check_words("table", table, RowTable)
-    given = struct(RowTable, table)
+    check_words("table", table, Batch)
+    given = struct(Batch, table)
     rows = list(given.row[first_row : min(given.n, first_row + plan.rows)])
     seen = [_slots_of(row, given.head, plan) for row in rows]
     for i, slots in enumerate(seen):

@@ -87,7 +87,7 @@ class LaneProbe {
   std::shared_ptr<Model> model_;
   LaneShape shape_;
   std::unique_ptr<Lane> lane_;
-  RowTable table_{};
+  Batch table_{};
   Graph with_logits_{"probe.forward"}, keys_only_{"probe.keys"};
   Runner runner_;  // last: its threads end before what they read
 };

@@ -17,7 +17,7 @@ int64_t longest_of(const DecoderConfig& c) { return c.window ? kEndless : c.max_
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
 
 struct KeepArgs {
-  const RowTable* rows;
+  const Batch* rows;
   const float* x;  // [rows, hidden]
   float* kept;     // [rows, kFeatureLayers, hidden], the first block that x goes to
   int64_t hidden;
@@ -97,7 +97,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       visible_(s.max_rows),
       scratch_(s.threads * attention_scratch(ring_.shape())) {}
 
-void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
+void DecoderLane::add_forward(Graph& graph, const Batch* rows, bool with_logits) {
   graph.add(start, StartArgs{{&weights_->embed, rows, x_.data(), inv_freq_.data(),
                               rope_amplitude(config_.rope), config_.head_dim / 2, cosines_.data(),
                               sines_.data()},
@@ -113,7 +113,7 @@ void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logi
   graph.add(matmul, linear(rows, weights_->lm_head, x_, logits_, &weights_->norm));
 }
 
-void DecoderLane::add_keep(Graph& graph, const RowTable* rows, int layer) {
+void DecoderLane::add_keep(Graph& graph, const Batch* rows, int layer) {
   const int layers = static_cast<int>(config_.layers), first = layers - kFeatureLayers;
   if (layer < first) return;
   const int32_t blocks = layer == 0 ? 1 + std::max(0, -first) : 1;
@@ -128,7 +128,7 @@ void DecoderLane::read_features(int row, int32_t token, float* out) const {
   weights_->embed.read(token, out + kept);
 }
 
-void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only) {
+void DecoderLane::add_attention(Graph& graph, const Batch* rows, int layer, bool keys_only) {
   const LayerWeights& w = weights_->layers[layer];
   const int32_t heads = static_cast<int32_t>(config_.heads);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
@@ -150,7 +150,7 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
   graph.add(matmul, out);
 }
 
-void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
+void DecoderLane::add_mlp(Graph& graph, const Batch* rows, int layer) {
   const LayerWeights& w = weights_->layers[layer];
   MatmulArgs gate = linear(rows, w.gate_up, x_, gated_, &w.mlp_norm);
   MatmulArgs down = linear(rows, w.down, gated_, x_);
@@ -161,7 +161,7 @@ void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
 }
 
 // y = W x, of normed x if there is a norm; y += W x where y is the residual stream.
-MatmulArgs DecoderLane::linear(const RowTable* rows, const Linear& weights, const Buffer<float>& x,
+MatmulArgs DecoderLane::linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                                const Buffer<float>& y, const Buffer<float>* norm) const {
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),
                         static_cast<float>(config_.rms_eps)};

@@ -16,14 +16,14 @@ struct ToyArgs {
   const ToyConfig* config;
   ToyGate* gate;
   KvRing* ring;
-  const RowTable* rows;
+  const Batch* rows;
   const int32_t* most;  // rows that the host expects at most, when the forward runs; null: any
   uint64_t* state;      // [max_rows] hash of the prefix that ends with the row
   float* logits;        // [max_rows, vocab]
 };
 
 // The slot of the token before `row` among all that the row sees.
-int64_t parent_slot(const RingShape& ring, const RowTable& rows, const Row& row) {
+int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
   const bool in_tail = row.tail.bits() != 0;
   const Mask own = in_tail ? row.tail : row.chain;
   const Mask before = own.without(own.last());
@@ -40,7 +40,7 @@ struct Cell {
   int64_t position;
 };
 
-bool has_position(const RowTable& rows, int64_t position) {
+bool has_position(const Batch& rows, int64_t position) {
   const auto is_there = [position](const Row& row) { return row.position == position; };
   return std::any_of(rows.row, rows.row + rows.n, is_there);
 }
@@ -156,7 +156,7 @@ class ToyLane final : public Lane {
 
   void expect(const Expected& expected) override { most_ = expected.rows; }
 
-  void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override {
+  void add_forward(Graph& graph, const Batch* rows, bool with_logits) override {
     const ToyArgs args{&config_, gate_.get(), &ring_, rows, most_, state_.data(), logits_.data()};
     graph.add(toy_states, args, true);
     if (with_logits) graph.add(toy_logits, args);

@@ -31,7 +31,7 @@ void expect_all(const KvRing& ring, const Visible& seen) {
     for (int64_t i = 0; i < seen.span[s].n; ++i) ring.expect(seen.span[s].slot + i, position++);
 }
 
-void find_visible(const RingShape& ring, const RowTable& rows, const Row& row, Visible& out) {
+void find_visible(const RingShape& ring, const Batch& rows, const Row& row, Visible& out) {
   out.count = 0;
   out.keys = 0;
   out.first = std::max<int64_t>(0, row.position - ring.window + 1);
@@ -53,7 +53,7 @@ int64_t score_stride(const RingShape& ring) {
 }
 
 // Keys that both rows see in the same slots, the first ones of each.
-int64_t shared_keys(const RowTable& rows, const Visible& a, const Visible& b) {
+int64_t shared_keys(const Batch& rows, const Visible& a, const Visible& b) {
   if (&a == &b) return a.keys;
   return a.first == b.first ? std::max<int64_t>(0, rows.head - a.first) : 0;
 }

@@ -3,9 +3,9 @@
 
 #include "core/memory.h"
 #include "core/tensor.h"
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/packed.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
@@ -32,7 +32,7 @@ class EmbedTable {
 
 struct EmbedArgs {
   const EmbedTable* table;
-  const RowTable* rows;
+  const Batch* rows;
   float* x;               // [rows, hidden]
   const float* inv_freq;  // [half]
   float scale;            // of cosines and sines

@@ -5,10 +5,10 @@
 // integers the same holds, and every instruction set gives the same bits (ops/integers.h).
 #pragma once
 
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/integers.h"
 #include "ops/packed.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
@@ -31,11 +31,11 @@ struct InputIntegers {
 struct MatmulArgs {
   const Kernels* kernels;
   const PackedMatrix* weights;
-  const RowTable* rows;  // rows 0 .. n - 1 are computed
-  const float* x;        // [rows, in]
-  float* y;              // [rows, out]; gated: [rows, gates], silu(gate) * what it gates
-  const float* bias;     // [out] as they lie, or null: added to the sum
-  const float* add;      // [rows, out] or null: added to the result; may be y
+  const Batch* rows;  // rows 0 .. n - 1 are computed
+  const float* x;     // [rows, in]
+  float* y;           // [rows, out]; gated: [rows, gates], silu(gate) * what it gates
+  const float* bias;  // [out] as they lie, or null: added to the sum
+  const float* add;   // [rows, out] or null: added to the result; may be y
   InputNorm norm{};
   float* both = nullptr;  // [threads, max_rows, kGatedWidth] scratch if gated
   int64_t max_rows = 0;   // of the scratch

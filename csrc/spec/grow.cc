@@ -4,7 +4,7 @@
 
 namespace sbrt {
 
-void keep_laws(const LaneArgs& args, Worker) { keep_laws_op(*args.control, Alone{}); }
+void keep_laws(const LaneArgs& args, Worker) { keep_laws_op(args, Alone{}); }
 
 void extend(const LaneArgs& args, Worker) {
   GrowScratch scratch;

@@ -95,7 +95,7 @@ SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_o
   }
 }
 
-SBRT_ANY inline const Branch* adopted(const Control& c) {
+SBRT_ANY inline const Branch* adopted(const Sequence& c) {
   return c.outcome.branch < 0 ? nullptr : &c.branches[c.outcome.branch];
 }
 
@@ -108,12 +108,12 @@ constexpr HradSplit kThirdSplit = hrad_split(kHradNarrow, 1);
 static_assert(kSecondSplit.room() == kHradInner && kThirdSplit.room() == kHradNarrow);
 
 // Whether anybody will hear what it says of this outcome.
-SBRT_ANY inline bool is_asked(const Control& c) { return c.policy.hrad && !c.outcome.error; }
+SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
 // What the classifier reads, into args.x.
 template <class Team>
 SBRT_ANY void hrad_features_op(const HradArgs& args, FeatureScratch& scratch, Team team) {
-  const Control& c = *args.control;
+  const Sequence& c = *args.sequence;
   if (c.outcome.error || !(c.policy.hrad || args.shown)) return;
   const int64_t width = args.target.hidden, read = kFeatureBlocks * width;
   for (int64_t i = team.rank; i < read; i += team.size)
@@ -181,7 +181,7 @@ struct InnerScratch {
 // The panel `panel` of the first layer, into args.inner: a device has a block for each.
 template <class Team>
 SBRT_ANY void hrad_inner_op(const HradArgs& args, int panel, InnerScratch& s, Team team) {
-  if (!is_asked(*args.control)) return;
+  if (!is_asked(*args.sequence)) return;
   const HradSplit split = first_split(args.target.hidden);
   hrad_sums<2>({args.layer[0].panels, split, kHradPanels, panel, 1}, args.x, s.sum, team);
   for (int o = team.rank; o < kPanel; o += team.size) {
@@ -200,7 +200,7 @@ struct CutScratch {
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradArgs& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;
-  Control& c = *args.control;
+  Sequence& c = *args.sequence;
   if (!is_asked(c)) return;
   hrad_sums<1>({args.layer[1].panels, kSecondSplit, kPanels, 0, kPanels}, args.inner, s.second,
                team);

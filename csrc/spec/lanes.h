@@ -1,14 +1,14 @@
-// The ops of a round, as the cpu and sim bodies run them. What they do to the control block stands in
+// The ops of a round, as the cpu and sim bodies run them. What they do to a sequence stands in
 // *_op.h, one source for every device.
 #pragma once
 
 #include "exec/exec.h"
-#include "exec/record.h"
 #include "model/lane.h"
 #include "ring/ring.h"
 #include "spec/accept.h"
 #include "spec/hrad.h"
 #include "spec/op_args.h"
+#include "state/record.h"
 
 namespace sbrt {
 

@@ -1,20 +1,31 @@
-// What an engine keeps besides its lanes: the block and what it points at, streams, features, scores.
+// What an engine keeps besides its lanes: the sequence and what it points at, streams, features, scores.
 #include "core/check.h"
 #include "spec/runtime.h"
+#include "state/parts.h"
 
 namespace sbrt {
 
 void Runtime::make_memory() {
-  block_ = exec_->cells<Control>(1, Where::device);
+  seats_ = exec_->cells<Sequence>(1, Where::device);
+  target_scratch_ = exec_->cells<TargetScratch>(1, Where::device);
+  if (models_[1]) draft_scratch_ = exec_->cells<DraftScratch>(1, Where::device);
   records_ = exec_->cells<Records>(1, Where::pinned);
   trunk_ = exec_->cells<int32_t>(config_.max_model_len + kSlots, Where::device);
-  control_ = block_.host();
-  control_->trunk = trunk_.device();
+  sequence_ = seats_.host();
+  target_.batch = &target_scratch_.host()->batch;
+  target_.scratch_block = &target_scratch_.block();
+  if (models_[1]) {
+    draft_.batch = &draft_scratch_.host()->batch;
+    draft_.scratch_block = &draft_scratch_.block();
+  }
+  sequence_->trunk = trunk_.device();
   if (!config_.tuned.empty()) {
     ranks_ = exec_->cells<uint8_t>(config_.max_model_len + kSlots, Where::device);
-    control_->rank = ranks_.device();
+    sequence_->rank = ranks_.device();
   }
-  exec_->watch(block_.device());
+  exec_->watch(watched(seats_.device()));
+  exec_->watch(watched(target_scratch_.device()));
+  if (models_[1]) exec_->watch(watched(draft_scratch_.device()));
 }
 
 void Runtime::make_streams() {
@@ -26,9 +37,9 @@ void Runtime::make_streams() {
 }
 
 // What the host wrote, for the ops of what is enqueued from here on.
-void Runtime::send_block() {
-  exec_->note("send_block", {{}, Parts::all()});
-  exec_->upload(block_.block(), sizeof(Control));
+void Runtime::send_sequence() {
+  exec_->note("send_sequence", {{}, all_parts()});
+  exec_->upload(seats_.block(), sizeof(Sequence));
 }
 
 void Runtime::make_features() {
@@ -51,7 +62,7 @@ void Runtime::make_scores() {
   const bool drafts = draft_.lane != nullptr;
   const RingShape shape = drafts ? draft_.lane->ring_shape() : RingShape{};
   accept_ = AcceptMemory(config_.vocab, drafts ? shape.branches : 0, drafts ? shape.tail_slots : 0);
-  control_->scores = accept_.scores();
+  sequence_->scores = accept_.scores();
 }
 
 std::vector<float> Runtime::features() const {

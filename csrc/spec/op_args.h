@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "exec/control.h"
 #include "model/features.h"
 #include "ring/shape.h"
+#include "state/lanes.h"
 
 namespace sbrt {
 
@@ -23,14 +23,17 @@ struct Place {
 };
 
 struct LaneArgs {
-  Control* control;
-  KvRing* ring;  // null: the lane moves its KV itself, behind `settle`
+  Sequence* sequence;
+  Batch* batch;     // of the lane's next forward
+  const Law* laws;  // [kMaxStepRows] the draft's, at the rows of its batch; null: the target's lane
+  KvRing* ring;     // null: the lane moves its KV itself, behind `settle`
   RingShape shape;
   int32_t max_rows;  // of the lane's largest forward
 };
 
 struct SelectArgs {
-  Control* control;
+  Sequence* sequence;
+  const Choice* choice;  // [kMaxRows] the target's tokens
   Records* records;
   const Lane* target;  // whose features are read
   const Hrad* hrad;    // null: nobody asks
@@ -49,7 +52,7 @@ constexpr int kHradLayers = 3;
 
 // Of an engine on a device; the host's classifier is a Hrad.
 struct HradArgs {
-  Control* control;
+  Sequence* sequence;
   FeatureMemory target;  // whose features are read
   float* x;              // [Hrad::room(hidden)] what the classifier reads of the last outcome
   float* shown;          // [hrad_inputs(hidden)] for the host, of every outcome; null: not kept

@@ -16,18 +16,18 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args) {
 // A lane's own ops, all of which do what `effects` says.
 struct LaneOps {
   Lane& lane;
-  const RowTable* rows;
+  const Batch* batch;
   ChooseArgs choice;
   Effects forward, choose, moves;
 
   void put_forward(Graph& graph, bool with_logits) const {
     const size_t first = graph.nodes().size();
-    lane.add_forward(graph, rows, with_logits);
+    lane.add_forward(graph, batch, with_logits);
     graph.say(first, "forward", forward);
   }
   // A forward and its laws, which cost what the table at `cost` says.
   void put_laws(Graph& graph, const int64_t* const* cost) const {
-    graph.cost_by(&rows->n, cost);
+    graph.cost_by(&batch->n, cost);
     put_forward(graph, true);
     put_choice(graph);
   }
@@ -36,9 +36,9 @@ struct LaneOps {
     lane.add_choose(graph, choice);
     graph.say(first, "choose", choose);
   }
-  void put_moves(Graph& graph, const Control* control, Moves which) const {
+  void put_moves(Graph& graph, const Sequence* sequence, Moves which) const {
     const size_t first = graph.nodes().size();
-    lane.add_moves(graph, control, which);
+    lane.add_moves(graph, sequence, which);
     graph.say(first, "moves", moves);
   }
 };
@@ -60,20 +60,21 @@ void record_feed(Feed& feed, const LaneStep& rows, LaneArgs args, const LaneOps&
 
 // What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
 void Runtime::expect(Lane& lane, const int32_t& rows) const {
-  lane.expect({&rows, &control_->sampling, &control_->shaping});
+  lane.expect({&rows, &sequence_->sampling, &sequence_->shaping});
 }
 
 void Runtime::record_graphs() {
-  Control* c = block_.device();
+  Sequence* c = seats_.device();
+  TargetScratch* mine = target_scratch_.device();
   Lane& lane = *target_.lane;
-  const LaneArgs args{c, lane.ring(), lane.ring_shape(), target_.max_rows};
-  const ChooseArgs choice{lane.logits(),          lane.vocab(), config_.vocab, &c->target_rows, c,
-                          target_.scratch.data(), c->choice,    nullptr,       shaping_.dense()};
-  const LaneOps target{lane, &c->target_rows, choice, kForwardTarget, kChooseTarget, kMovesTarget};
+  const LaneArgs args{c, &mine->batch, nullptr, lane.ring(), lane.ring_shape(), target_.max_rows};
+  const ChooseArgs choice{lane.logits(),          lane.vocab(), config_.vocab, &mine->batch,    c,
+                          target_.scratch.data(), mine->choice, nullptr,       shaping_.dense()};
+  const LaneOps target{lane, &mine->batch, choice, kForwardTarget, kChooseTarget, kMovesTarget};
   if (lane.ring()) put(settle_target_, kSettleTarget, args);
   target.put_moves(settle_target_, c, Moves::path);
   put(verify_, kTargetRows, args);
-  verify_.cost_by(&c->target_rows.n, &target_.cost);
+  verify_.cost_by(&mine->batch.n, &target_.cost);
   expect(lane, target_.most.verify);
   target.put_forward(verify_, true);
   target.put_choice(verify_);
@@ -82,9 +83,9 @@ void Runtime::record_graphs() {
   expect(lane, target_.timed_rows);
   target.put_forward(target_.timed_forward, true);
   target.put_choice(target_.timed_forward);
-  target_.rows = &control_->target_rows;
 
   const SelectArgs chosen{c,
+                          mine->choice,
                           records_.device(),
                           &lane,
                           config_.hrad.get(),
@@ -104,12 +105,13 @@ void Runtime::record_graphs() {
 }
 
 void Runtime::record_draft(const SelectArgs& chosen) {
-  Control* c = block_.device();
+  Sequence* c = seats_.device();
+  DraftScratch* mine = draft_scratch_.device();
   Lane& lane = *draft_.lane;
-  const LaneArgs args{c, lane.ring(), lane.ring_shape(), draft_.max_rows};
-  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &c->draft_rows,  c,
-                        draft_.scratch.data(), nullptr,      c->row_law,    shaping_.dense()};
-  const LaneOps draft{lane, &c->draft_rows, laws, kForwardDraft, kChooseDraft, kMovesDraft};
+  const LaneArgs args{c, &mine->batch, mine->law, lane.ring(), lane.ring_shape(), draft_.max_rows};
+  const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &mine->batch,    c,
+                        draft_.scratch.data(), nullptr,      mine->law,     shaping_.dense()};
+  const LaneOps draft{lane, &mine->batch, laws, kForwardDraft, kChooseDraft, kMovesDraft};
   put(settle_draft_, kSettleDraft, args);
   draft.put_moves(settle_draft_, c, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
@@ -128,7 +130,6 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   expect(lane, draft_.timed_rows);
   draft.put_forward(draft_.timed_forward, true);
   draft.put_choice(draft_.timed_forward);
-  draft_.rows = &control_->draft_rows;
   if (config_.tuned.empty()) return;
   expect(lane, look_rows_);
   LaneArgs few = args;
@@ -155,12 +156,12 @@ void Runtime::prepare_graphs() {
 }
 
 // Of the chains that the policy makes. Nothing moves in the KV of a path.
-bool Runtime::settles() const { return !exec_->is_device() || !makes_paths(control_->policy); }
+bool Runtime::settles() const { return !exec_->is_device() || !makes_paths(sequence_->policy); }
 
 // What a round launches on the target's stream: the forward, with `settle` before it unless the target
 // waits for a burst in between, and with `select` after it unless it waits for the draft.
 Graph& Runtime::verification(bool after_burst) {
-  const bool selects = control_->policy.gamma == 0;
+  const bool selects = sequence_->policy.gamma == 0;
   Graph& whole = verifications_[2 * (settles() && !after_burst) + selects];
   if (!whole.nodes().empty()) return whole;
   if (settles() && !after_burst) whole.append(settle_target_);
@@ -177,7 +178,7 @@ void Runtime::fuse_verification(bool after_burst) {
 void Runtime::fuse_rounds() {
   if (!exec_->is_device()) return;
   bound_rows();
-  const Policy& p = control_->policy;
+  const Policy& p = sequence_->policy;
   const bool bursts = p.on_miss == kBurst && p.burst > 0;
   if (bursts) fuse_verification(true);
   if (!bursts || p.gamma > 0) fuse_verification(false);
@@ -199,10 +200,10 @@ void Runtime::prepare(const Policy& policy) {
   check_usable();
   check_policy(policy);
   start_over();
-  control_->policy = policy;
+  sequence_->policy = policy;
   for (const float top_p : {1.0f, 0.5f}) {
-    control_->sampling.temperature = 1;
-    control_->sampling.top_p = top_p;
+    sequence_->sampling.temperature = 1;
+    sequence_->sampling.top_p = top_p;
     fuse_rounds();
   }
 }

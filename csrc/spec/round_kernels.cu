@@ -18,11 +18,11 @@ __device__ bool leads() { return threadIdx.x == 0; }
 __global__ void target_rows(const LaneArgs args) { target_rows_op(args, warp()); }
 
 __global__ void prefill_target_rows(const LaneArgs args) {
-  prompt_rows_op(args, args.control->target_have, args.control->target_rows, warp());
+  prompt_rows_op(args, args.sequence->target_have, warp());
 }
 
 __global__ void prefill_draft_rows(const LaneArgs args) {
-  prompt_rows_op(args, args.control->draft_have, args.control->draft_rows, warp());
+  prompt_rows_op(args, args.sequence->draft_have, warp());
 }
 
 __global__ void settle_draft(const LaneArgs args) { settle_draft_op(args, warp(), NoKv{}); }
@@ -38,14 +38,14 @@ __global__ void plan_certain(const LaneArgs args) {
   if (leads()) plan_certain_op(args);
 }
 
-__global__ void keep_laws(const LaneArgs args) { keep_laws_op(*args.control, warp()); }
+__global__ void keep_laws(const LaneArgs args) { keep_laws_op(args, warp()); }
 
 __global__ void extend(const LaneArgs args) {
   __shared__ GrowScratch scratch;
   extend_op(args, scratch, warp());
 }
 
-__global__ void select(const SelectArgs args) { select_op(*args.control, warp()); }
+__global__ void select(const SelectArgs args) { select_op(args, warp()); }
 
 __global__ void hrad_features(const HradArgs args) {
   __shared__ FeatureScratch scratch;
@@ -73,7 +73,7 @@ __global__ void hang_chain(const SelectArgs args) {
 
 __global__ void hang_burst(const SelectArgs args) {
   __shared__ SelectScratch scratch;
-  if (leads()) hang_burst_op(*args.control, scratch);
+  if (leads()) hang_burst_op(*args.sequence, scratch);
 }
 
 template <class Kernel>

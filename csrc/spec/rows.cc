@@ -7,13 +7,11 @@ namespace sbrt {
 void target_rows(const LaneArgs& args, Worker) { target_rows_op(args, Alone{}); }
 
 void prefill_target_rows(const LaneArgs& args, Worker) {
-  Control& c = *args.control;
-  prompt_rows_op(args, c.target_have, c.target_rows, Alone{});
+  prompt_rows_op(args, args.sequence->target_have, Alone{});
 }
 
 void prefill_draft_rows(const LaneArgs& args, Worker) {
-  Control& c = *args.control;
-  prompt_rows_op(args, c.draft_have, c.draft_rows, Alone{});
+  prompt_rows_op(args, args.sequence->draft_have, Alone{});
 }
 
 }  // namespace sbrt

@@ -8,13 +8,13 @@
 namespace sbrt {
 
 // A token of the trunk that is not in the lane yet, `i` places behind the table's head.
-SBRT_ANY inline Row trunk_row(const Control& c, const RingShape& ring, int64_t position, int i) {
+SBRT_ANY inline Row trunk_row(const Sequence& c, const RingShape& ring, int64_t position, int i) {
   return {position,          c.trunk[position], static_cast<int32_t>(ring.slot(position)), -1, -1,
           Mask::upto(i + 1), Mask::none()};
 }
 
 // A node of the chain, in a table whose head is `behind` tokens behind the root.
-SBRT_ANY inline Row chain_row(const Control& c, const RingShape& ring, int node, int behind) {
+SBRT_ANY inline Row chain_row(const Sequence& c, const RingShape& ring, int node, int behind) {
   return {c.head + c.chain.level[node],
           c.chain.token[node],
           static_cast<int32_t>(ring.slot(c.head + node)),
@@ -25,16 +25,18 @@ SBRT_ANY inline Row chain_row(const Control& c, const RingShape& ring, int node,
 }
 
 // The same for the draft, which reads token 0 where it does not know the row's.
-SBRT_ANY inline Row for_draft(const Control& c, Row row) {
+SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;
 }
 
 // The row that takes node `node` of a branch through the draft.
-SBRT_ANY inline Row node_row(const Control& c, const RingShape& ring, int branch, int node) {
+SBRT_ANY inline Row node_row(const LaneArgs& args, int branch, int node) {
+  const Sequence& c = *args.sequence;
+  const RingShape& ring = args.shape;
   const Branch& b = c.branches[branch];
   const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
-  const int behind = static_cast<int>(c.head - c.draft_rows.head);
+  const int behind = static_cast<int>(c.head - args.batch->head);
   const int64_t slot = b.in_place ? ring.slot(c.head + node) : ring.tail(branch, node);
   return for_draft(c, {first + b.level[node], b.token[node], static_cast<int32_t>(slot), branch,
                        node, b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
@@ -44,11 +46,12 @@ SBRT_ANY inline Row node_row(const Control& c, const RingShape& ring, int branch
 // Up to max_rows prompt tokens from `have` on; the last prompt token is the root, not prefill. Masks
 // end with the slots in flight: who feeds more rows at once has no use for them.
 template <class Team>
-SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows, Team team) {
-  const Control& c = *args.control;
+SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, Team team) {
+  const Sequence& c = *args.sequence;
+  Batch& rows = *args.batch;
   const int64_t from = have;
   const int n = static_cast<int>(least<int64_t>(args.max_rows, c.head - from));
-  const bool is_draft = &rows == &c.draft_rows;
+  const bool is_draft = args.laws != nullptr;
   team.meet();
   for (int i = team.rank; i < n; i += team.size) {
     const Row row = trunk_row(c, args.shape, from + i, i);
@@ -62,8 +65,8 @@ SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows
 
 template <class Team>
 SBRT_ANY void target_rows_op(const LaneArgs& args, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.target_rows;
+  const Sequence& c = *args.sequence;
+  Batch& rows = *args.batch;
   for (int i = team.rank; i <= c.chain.size; i += team.size)
     rows.row[i] = chain_row(c, args.shape, i, 0);
   if (team.rank != 0) return;
@@ -75,8 +78,8 @@ SBRT_ANY void target_rows_op(const LaneArgs& args, Team team) {
 // serial one will never have it again, an overlapped one may, after a miss.
 template <class Team>
 SBRT_ANY void missing_rows_op(const LaneArgs& args, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.draft_rows;
+  const Sequence& c = *args.sequence;
+  Batch& rows = *args.batch;
   const bool follows =
       c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit : burst_fits(c, c.policy.burst);
   // Trunk positions are in flight too as long as they are being fed.

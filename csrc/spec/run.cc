@@ -73,8 +73,8 @@ void Runtime::start_round(TargetLane& target, std::optional<DraftLane>& draft) {
   // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
   drafted_ = how.burst + how.gamma > 0;
   if (tuned_ && !drafted_ && round_ == committed_round_) {  // never on a device
-    control_->draft_nodes = Mask::none();
-    control_->branch_count = control_->draft_idle = 0;
+    sequence_->draft_nodes = Mask::none();
+    sequence_->branch_count = sequence_->draft_idle = 0;
   }
   target.settles = settles();
   if (exec_->is_device()) {
@@ -124,19 +124,19 @@ Brought Runtime::brought(int64_t tokens, bool ahead) const {
 // sequence cannot reach its limit before. A stop that the host finds leaves a round behind that nobody
 // reads.
 bool Runtime::may_run_ahead() {
-  const Policy& p = control_->policy;
+  const Policy& p = sequence_->policy;
   const int burst = p.on_miss == kBurst ? p.burst : 0;
   if (burst > 0 && (p.gamma > 0 || !missed_)) return false;
   if (in_virtual_order() || config_.keep_features) return false;
   if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
-  if (emitted_ + 2 * most > control_->limit - prompt_) return false;
-  return !tuned_ || tuner_->stays(*control_, prompt_ - 1 + emitted_);
+  if (emitted_ + 2 * most > sequence_->limit - prompt_) return false;
+  return !tuned_ || tuner_->stays(*sequence_, prompt_ - 1 + emitted_);
 }
 
 // Enqueues the next piece of the prompt. A last one of few rows may keep the draft's laws.
 void Runtime::feed(LaneUnit& unit, int width, bool keeps_laws) {
-  const int64_t all = control_->head;
+  const int64_t all = sequence_->head;
   const size_t at = unit.feed.next(all);
   const bool is_last = unit.feed.fed + unit.feed.rows[at] >= all;
   unit.stream->launch(keeps_laws && is_last && at == 0 ? prefill_laws_ : unit.feed.graphs[at],
@@ -151,7 +151,7 @@ bool Runtime::prefilled(int64_t until) {
   if (!prefilling_) return true;
   const NvtxRange range(config_.nvtx, "prefill");
   const RoundShape width = shape();
-  const auto lacks = [this](const LaneUnit& unit) { return unit.feed.fed < control_->head; };
+  const auto lacks = [this](const LaneUnit& unit) { return unit.feed.fed < sequence_->head; };
   for (;;) {
     const bool drafts = drafts_ && lacks(draft_), targets = lacks(target_);
     if (!reach(target_.prefilled, target_.pieces - targets, until) ||
@@ -170,7 +170,7 @@ bool Runtime::prefilled(int64_t until) {
 // Between rounds, with nothing enqueued: chooses the next policy. False if the time is over.
 bool Runtime::tune(int64_t until) {
   if (!reach(draft_.prefilled, draft_.pieces, until)) return false;  // of an earlier call
-  Control& c = *control_;
+  Sequence& c = *sequence_;
   const int64_t begin = now();
   // A draft that took part in the last round has yet to settle, and is never far behind.
   if (drafts_ && !drafted_ && tuner_->wants_to_look(c, c.head)) {
@@ -186,7 +186,7 @@ bool Runtime::tune(int64_t until) {
 // The draft reads what it has missed of the trunk, and leaves its laws' ranks.
 bool Runtime::catch_draft_up(int64_t until) {
   if (config_.costs) draft_.cost = config_.costs->alone.draft.data();
-  while (control_->draft_have < control_->head) {
+  while (sequence_->draft_have < sequence_->head) {
     draft_.stream->launch(look_, draft_.width);
     draft_.stream->record(draft_.prefilled, ++draft_.pieces);
     if (!reach(draft_.prefilled, draft_.pieces, until)) return false;
@@ -234,7 +234,7 @@ void Runtime::profile(bool is_on) {
 void Runtime::settle_down() {
   idle(0);
   exec_->forget();
-  control_->round = committed_round_ = round_;
+  sequence_->round = committed_round_ = round_;
 }
 
 }  // namespace sbrt

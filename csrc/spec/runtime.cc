@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "exec/nvtx.h"
 #include "ops/philox.h"
+#include "state/parts.h"
 
 namespace sbrt {
 namespace {
@@ -70,8 +71,8 @@ void check_config(const RuntimeConfig& c, const Model& target) {
 std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
   if (c.costs) return make_virtual_exec();
   if (c.body == Body::cuda) return make_cuda_exec(c.device);
-  if (c.body == Body::dry_cuda) return make_dry_cuda_exec();
-  if (c.body == Body::dry) return make_dry_exec();
+  if (c.body == Body::dry_cuda) return make_dry_cuda_exec(&name_of);
+  if (c.body == Body::dry) return make_dry_exec(&name_of);
   return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
 }
 
@@ -90,16 +91,16 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   bind_unit(target_, *models_[0], config_, config.max_model_len, false);
   make_features();
   if (models_[1]) {
-    control_->draft_limit = std::min(config.max_model_len, models_[1]->longest());
-    bind_unit(draft_, *models_[1], config_, control_->draft_limit, true);
-    control_->draft_vocab = models_[1]->vocab();
+    sequence_->draft_limit = std::min(config.max_model_len, models_[1]->longest());
+    bind_unit(draft_, *models_[1], config_, sequence_->draft_limit, true);
+    sequence_->draft_vocab = models_[1]->vocab();
   }
   check_holes(config_.holes, config_.vocab);
   shaping_ = ShapingStore(*exec_, config_.vocab, config_.holes);
   make_scores();
   record_graphs();
   prepare_graphs();
-  round_ = control_->round = committed_round_ = config.first_round - 1;
+  round_ = sequence_->round = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -164,8 +165,8 @@ void Runtime::check_policy(const Policy& p) const {
                       "method: drafting needs a draft model and none was given");
 }
 
-void Runtime::start_block(const Request& r) {
-  Control& c = *control_;
+void Runtime::start_sequence(const Request& r) {
+  Sequence& c = *sequence_;
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), trunk_.host());
   c.sampling = r.sampling;
@@ -192,7 +193,7 @@ void Runtime::start_block(const Request& r) {
   c.draft_nodes = Mask::none();
   c.target_have = c.draft_have = 0;
   exec_->upload(trunk_.block(), r.prompt.size() * sizeof(int32_t));
-  send_block();
+  send_sequence();
 }
 
 bool Runtime::is_forked() const { return process_ != getpid(); }
@@ -225,10 +226,10 @@ void Runtime::begin(const Request& request) {
   check_usable();
   check_request(request);
   start_over();
-  start_block(request);
+  start_sequence(request);
   stop_tokens_ = request.stop_tokens;
-  prompt_ = control_->head + 1;
-  const int64_t most = std::min(control_->limit - control_->head + kSlots, kReserved);
+  prompt_ = sequence_->head + 1;
+  const int64_t most = std::min(sequence_->limit - sequence_->head + kSlots, kReserved);
   committed_.reserve(most);
   taken_.reserve(most);
   if (request.max_tokens == 0) {
@@ -239,8 +240,8 @@ void Runtime::begin(const Request& request) {
   fuse_rounds();
   const RoundShape first = shape();
   const bool drafts = tuned_ ? tuner_->drafts() : first.burst + first.gamma > 0;
-  drafts_ = drafts && control_->head < control_->draft_limit;
-  if (tuned_) tuner_->begin(*control_);
+  drafts_ = drafts && sequence_->head < sequence_->draft_limit;
+  if (tuned_) tuner_->begin(*sequence_);
   begun_ = now();
   prefilling_ = live_ = true;
 }
@@ -255,28 +256,30 @@ void Runtime::price_lanes(const RoundShape& how) {
 }
 
 // Most nodes of a chain, of this policy and of the one before.
-int32_t Runtime::most_chain() const { return std::max(chain_nodes_, most_nodes(control_->policy)); }
+int32_t Runtime::most_chain() const {
+  return std::max(chain_nodes_, most_nodes(sequence_->policy));
+}
 
 // How far the draft may be behind the trunk in the next `rounds` rounds; the host knows the head of the
 // first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
 // that sat out once is never fed again.
 DraftLag Runtime::lag_within(int rounds) const {
   if (tuned_) return DraftLag::any;
-  if (control_->policy.gamma == 0) return DraftLag::none;
+  if (sequence_->policy.gamma == 0) return DraftLag::none;
   const int64_t nodes = most_chain(), head = prompt_ - 1 + emitted_ + (rounds - 1) * (nodes + 1);
-  return head + nodes < control_->draft_limit ? DraftLag::none : DraftLag::chain;
+  return head + nodes < sequence_->draft_limit ? DraftLag::none : DraftLag::chain;
 }
 
 // Decides which graphs of the lanes the next round takes. Nothing is in flight.
 void Runtime::bound_rows() {
   lag_ = lag_within(1);
-  target_.most = draft_.most = row_bounds(control_->policy, most_chain(), lag_);
-  chain_nodes_ = most_nodes(control_->policy);
+  target_.most = draft_.most = row_bounds(sequence_->policy, most_chain(), lag_);
+  chain_nodes_ = most_nodes(sequence_->policy);
 }
 
 // Of the next round. A sequence starts as after a miss.
 RoundShape Runtime::shape() const {
-  const Policy& p = control_->policy;
+  const Policy& p = sequence_->policy;
   const int share = std::max(1, config_.num_threads - config_.draft_threads);
   RoundShape shape;
   shape.gamma = p.gamma;
@@ -288,7 +291,7 @@ RoundShape Runtime::shape() const {
 }
 
 void Runtime::commit(int64_t round) {
-  exec_->note("read_record", {{Part::record}, {}});
+  exec_->note("read_record", {parts(Part::record), {}});
   const Record& record = records_.host()->of(round);
   const uint32_t word = record.get(0, round);
   const uint32_t error = word >> 28;
@@ -314,7 +317,7 @@ bool Runtime::examine(int32_t token) {
   if (std::find(stop_tokens_.begin(), stop_tokens_.end(), token) != stop_tokens_.end()) {
     finish_ = Finish::stop;
     stop_token_ = token;
-  } else if (emitted_ == control_->limit - prompt_) {
+  } else if (emitted_ == sequence_->limit - prompt_) {
     finish_ = Finish::length;
   } else {
     return true;

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "exec/record.h"
 #include "model/lane.h"
 #include "ops/choose.h"
 #include "spec/accept.h"
@@ -22,6 +21,7 @@
 #include "spec/row_bounds.h"
 #include "spec/stats.h"
 #include "spec/tuner.h"
+#include "state/record.h"
 
 namespace sbrt {
 
@@ -60,7 +60,8 @@ struct LaneUnit {
   std::unique_ptr<Lane> lane;
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
-  RowTable* rows = nullptr;
+  Batch* batch = nullptr;                // the host's copy
+  const Block* scratch_block = nullptr;  // where it lies, at the beginning
   Graph timed_forward{"timed_forward"};  // of any rows, with its choice
   int width = 1;                         // members of the team when the lane runs alone
   int32_t max_rows = 0;                  // of its largest forward
@@ -147,7 +148,7 @@ class Runtime {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
   void make_memory();
   void make_streams();
-  void send_block();
+  void send_sequence();
   void warm_up();
   void choose_width(LaneUnit& unit);
   void set_rows(LaneUnit& unit, int n, int64_t head);
@@ -166,7 +167,7 @@ class Runtime {
   bool catch_draft_up(int64_t until);
   void check_request(const Request& request) const;
   void check_policy(const Policy& policy) const;
-  void start_block(const Request& request);
+  void start_sequence(const Request& request);
   void price_lanes(const RoundShape& how);
   int32_t most_chain() const;
   DraftLag lag_within(int rounds) const;
@@ -191,14 +192,16 @@ class Runtime {
   int64_t process_;  // threads do not survive a fork
   std::shared_ptr<const Model> models_[2];
   std::unique_ptr<Exec> exec_;
-  Cells<Control> block_;
+  Cells<Sequence> seats_;
+  Cells<TargetScratch> target_scratch_;
+  Cells<DraftScratch> draft_scratch_;
   Cells<Records> records_;
   Cells<int32_t> trunk_;
   Buffer<float> features_, hrad_scratch_;  // of the host; a device has
   HradMemory hrad_memory_;
   ShapingStore shaping_;
   AcceptMemory accept_;
-  Control* control_ = nullptr;  // the host's copy of the block; on the cpu there is one only
+  Sequence* sequence_ = nullptr;  // the host's copy; on the cpu there is one only
   const int32_t look_rows_ = kMaxRows;
   LaneUnit target_, draft_;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};

@@ -6,19 +6,19 @@
 namespace sbrt {
 
 void select(const SelectArgs& args, Worker) {
-  Control& c = *args.control;
+  Sequence& c = *args.sequence;
   if (!is_rejection(c)) {
-    select_op(c, Alone{});
+    select_op(args, Alone{});
     return;
   }
   c.no_mass = 0;
-  c.outcome = walk_by_chance(c, args.place);
+  c.outcome = walk_by_chance(c, args.choice, args.place);
   commit_outcome(c);
   adopt_branch(c, Alone{});
 }
 
 void classify(const SelectArgs& args, Worker) {
-  Control& c = *args.control;
+  Sequence& c = *args.sequence;
   if (c.outcome.error) return;
   read_features(*args.target, c.outcome.node, c.outcome.y, adopted(c), args.features);
   if (args.hrad && c.policy.hrad) c.cut = args.hrad->classify(args.features, args.scratch);
@@ -46,7 +46,7 @@ void hang_chain(const SelectArgs& args, Worker) {
 
 void hang_burst(const SelectArgs& args, Worker) {
   SelectScratch scratch;
-  hang_burst_op(*args.control, scratch);
+  hang_burst_op(*args.sequence, scratch);
 }
 
 }  // namespace sbrt

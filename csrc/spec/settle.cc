@@ -13,7 +13,7 @@ struct RingKv {
 
   // The accepted path slides to its positions, by ascending depth: a node's index is never below its
   // depth, so no move overwrites what a later one reads. On a path nothing moves.
-  void compact(const Control& c) const {
+  void compact(const Sequence& c) const {
     if (!ring) return;
     const int64_t old_head = c.head - c.outcome.n - 1;
     for (int depth = 1; depth <= c.outcome.n; ++depth)
@@ -22,7 +22,7 @@ struct RingKv {
   }
 
   // Node `j` of branch `b` becomes node `i` of the chain.
-  void bring(const Control& c, int b, int j, int i) const {
+  void bring(const Sequence& c, int b, int j, int i) const {
     const bool in_place = c.branches[b].in_place;
     if (ring)
       ring->move(in_place ? ring->shape().slot(c.head + j) : ring->shape().tail(b, j),
@@ -35,7 +35,7 @@ struct RingKv {
 
   // Debug: no in-flight slot is alive but those of nodes in `kept`. A lane that is behind the trunk
   // has its in-flight slots from position `from` on.
-  void drop(const Control& c, int64_t from, Mask kept) const {
+  void drop(const Sequence& c, int64_t from, Mask kept) const {
     if (!ring || !ring->debug()) return;
     for (int64_t p = std::min(from, c.head); p < std::min(from, c.head) + kSlots; ++p)
       if (p < c.head || p - c.head >= kSlots || !kept.has(static_cast<int>(p - c.head)))

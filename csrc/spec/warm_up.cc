@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "spec/runtime.h"
+#include "state/parts.h"
 
 namespace sbrt {
 namespace {
@@ -73,7 +74,7 @@ void Runtime::warm_up() {
 // `n` rows of a path behind a trunk of `head` tokens.
 void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
   const RingShape& ring = unit.lane->ring_shape();
-  RowTable& rows = *unit.rows;
+  Batch& rows = *unit.batch;
   rows.head = head;
   rows.n = unit.timed_rows = n;
   for (int i = 0; i < n; ++i) {
@@ -82,7 +83,8 @@ void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
     rows.row[i] = {head + at,          0,           static_cast<int32_t>(slot), -1, 0,
                    Mask::upto(at + 1), Mask::none()};
   }
-  send_block();
+  exec_->note("set_rows", {{}, all_parts()});
+  exec_->upload(*unit.scratch_block, sizeof(Batch));
 }
 
 // A short prompt, for plain decoding.
@@ -99,15 +101,15 @@ Request Runtime::short_request(float temperature) const {
 
 // Its trunk, in both lanes.
 void Runtime::make_trunk(float temperature) {
-  start_block(short_request(temperature));
+  start_sequence(short_request(temperature));
   const auto prefill = [this](LaneUnit& unit) {
-    while (unit.feed.fed < control_->head) {
+    while (unit.feed.fed < sequence_->head) {
       feed(unit, unit.width, false);
       exec_->wait(unit.prefilled, unit.pieces);
     }
   };
   prefill(target_);
-  if (draft_.lane && control_->head < control_->draft_limit) prefill(draft_);
+  if (draft_.lane && sequence_->head < sequence_->draft_limit) prefill(draft_);
 }
 
 // What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
@@ -156,7 +158,7 @@ std::vector<double> Runtime::time_alone(LaneUnit& unit, const std::vector<int>& 
   };
   while (found.back().empty() || within(kLeast, kLate) || within(kMost, seconds)) {
     for (size_t i = 0; i < rows.size(); ++i) {
-      set_rows(unit, rows[i], control_->head);
+      set_rows(unit, rows[i], sequence_->head);
       const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
       const int forwards = forwards_of_burst(like.empty() ? kVeryLong : like.back());
       found[i].push_back(seconds_of(unit, unit.width, forwards));
@@ -172,8 +174,8 @@ std::vector<double> Runtime::time_alone(LaneUnit& unit, const std::vector<int>& 
 double Runtime::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                             int other_width) {
   constexpr int kTimes = 5;
-  set_rows(timed, rows, control_->head);
-  set_rows(other, other_rows, control_->head);
+  set_rows(timed, rows, sequence_->head);
+  set_rows(other, other_rows, sequence_->head);
   const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
   const int each = forwards_of_burst(mine), times = mine > kVeryLong ? 1 : kTimes;
   const double all = 1.5 * each * times * mine;
@@ -247,7 +249,7 @@ Costs Runtime::measure(double seconds, float temperature) {
   start_over();
   make_trunk(temperature);
   Costs costs;
-  const bool drafts = draft_.lane && control_->head < control_->draft_limit;
+  const bool drafts = draft_.lane && sequence_->head < sequence_->draft_limit;
   measure_forwards(costs, drafts, seconds);
   measure_rounds(costs, drafts, temperature);
   start_over();  // these rounds were nobody's

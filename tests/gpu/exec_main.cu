@@ -139,10 +139,9 @@ class DeviceOps {
     if (found != graphs_.end()) return *found->second;
     auto graph = std::make_unique<Graph>("op");
     OpState* there = state_.device();
-    const LaneArgs lane{&there->control, nullptr, OpState().draft().shape,
-                        OpState().draft().max_rows};
-    const SelectArgs select{&there->control, &there->records, nullptr, nullptr,
-                            nullptr,         nullptr,         {}};
+    const bool of_target = op == RoundOp::target_rows || op == RoundOp::prefill_target_rows;
+    const LaneArgs lane = lane_at(there, !of_target);
+    const SelectArgs select = select_at(there);
     const bool selects =
         op == RoundOp::select || op == RoundOp::hang_chain || op == RoundOp::hang_burst;
     const bool classifies =
@@ -196,13 +195,12 @@ void read_records() {
   const auto state = exec->cells<OpState>(1, Where::device);
   const auto records = exec->cells<Records>(1, Where::pinned);
   OpScript script(1, *state.host());
-  state.host()->control.limit = 1 << 20;
-  state.host()->control.chain.size = 0;
+  state.host()->sequence.limit = 1 << 20;
+  state.host()->sequence.chain.size = 0;
   state.host()->aim(state.device());
   exec->upload(state.block(), sizeof(OpState));
   Graph graph("select");
-  const SelectArgs args{
-      &state.device()->control, records.device(), nullptr, nullptr, nullptr, nullptr, {}};
+  const SelectArgs args = select_at(state.device());
   for (const RoundOp op : {RoundOp::select, RoundOp::hang_chain})
     graph.add(+[](const SelectArgs&, Worker) {}, args).on_device(kernel_of(op), 32);
   const auto stream = exec->stream(1);

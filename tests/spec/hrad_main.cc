@@ -29,8 +29,8 @@ Hrad random_hrad(int64_t hidden) {
                        drawn(kHradCuts * kHradNarrow, kHradNarrow), drawn(kHradCuts, 100)});
 }
 
-HradArgs args_of(const Hrad& hrad, Control* control, float* x, float* inner) {
-  HradArgs args{control, {nullptr, nullptr, hrad.hidden(), DType::f32}, x, nullptr, inner, {}};
+HradArgs args_of(const Hrad& hrad, Sequence* sequence, float* x, float* inner) {
+  HradArgs args{sequence, {nullptr, nullptr, hrad.hidden(), DType::f32}, x, nullptr, inner, {}};
   for (int i = 0; i < kHradLayers; ++i)
     args.layer[i] = {static_cast<const uint32_t*>(hrad.layer(i).matrix.panels()),
                      hrad.layer(i).bias.data()};
@@ -40,8 +40,8 @@ HradArgs args_of(const Hrad& hrad, Control* control, float* x, float* inner) {
 // How many values differ. `seen`: how often each cut was said.
 int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
-  const auto control = std::make_unique<Control>();
-  control->policy.hrad = 1;
+  const auto sequence = std::make_unique<Sequence>();
+  sequence->policy.hrad = 1;
   alignas(16) float inner[kHradInner];
   float scores[kHradCuts];
   std::vector<float> scratch(Hrad::kScratch);
@@ -50,7 +50,7 @@ int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   for (int turn = 0; turn < 50; ++turn) {
     std::vector<float> x = drawn(Hrad::inputs(hidden), 1);
     x.resize(Hrad::room(hidden));
-    const HradArgs args = args_of(hrad, control.get(), x.data(), inner);
+    const HradArgs args = args_of(hrad, sequence.get(), x.data(), inner);
     InnerScratch panel_sums;
     CutScratch cut;
     for (int p = 0; p < kHradPanels; ++p) hrad_inner_op(args, p, panel_sums, Alone{});
@@ -59,8 +59,8 @@ int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
     found += std::memcmp(scratch.data(), inner, sizeof inner) != 0;
     found += std::memcmp(narrow, cut.narrow, sizeof cut.narrow) != 0;
     found += std::memcmp(scores, cut.score, sizeof scores) != 0;
-    found += hrad.classify(x.data(), scratch.data()) != control->cut;
-    ++seen[static_cast<int>(control->cut)];
+    found += hrad.classify(x.data(), scratch.data()) != sequence->cut;
+    ++seen[static_cast<int>(sequence->cut)];
   }
   return found;
 }
