@@ -61,7 +61,7 @@ def cases(device: torch.device, only: str) -> Iterator[Case]:
 
 def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
     """Words of a table of a root and its chain."""
-    table = state.Batch(head=head, n=rows)
+    table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
         row.position, row.slot, row.branch = head + i, head + i, -1

@@ -183,7 +183,7 @@ class Bench:
 
 def path_table(lane: GpuLane, rows: int, head: int) -> state.Batch:
     """`rows` rows of a path behind a trunk of `head` tokens."""
-    table = state.Batch(head=head, n=rows)
+    table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
         row.position, row.token, row.branch = head + i, i, -1

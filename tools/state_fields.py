@@ -21,8 +21,9 @@ ENUM = re.compile(r"^enum (?:class )?(\w+) : int32_t", re.MULTILINE)
 STRUCT = re.compile(r"^(template <class T>\n)?struct (\w+) \{$(.*?)^\};$", re.MULTILINE | re.DOTALL)
 FIELD = re.compile(r"^(?:const )?([\w<>]+)(\*?) (\w+(?:\[[^\]]+\])?(?:, \w+)*)$")
 PART = re.compile(r"^SBRT_PART\((\w+)\)\s*")
-NUMBERS = {"int32_t": "c_int32", "int64_t": "c_int64", "uint64_t": "c_uint64"}
+NUMBERS = {"int16_t": "c_int16", "int32_t": "c_int32", "int64_t": "c_int64", "uint64_t": "c_uint64"}
 NUMBERS |= {"uint32_t": "c_uint32", "float": "c_float", "Mask": "Mask"}
+CTYPES = ("Structure", *sorted({"c_void_p", "c_uint32", *NUMBERS.values()} - {"Mask"}))
 
 
 @dataclass
@@ -118,7 +119,7 @@ def python_text(sizes: dict[str, str], structs: list[Struct]) -> str:
         "",
         "from __future__ import annotations",
         "",
-        "from ctypes import Structure, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p",
+        f"from ctypes import {', '.join(CTYPES)}",
         "",
         *(f"{name} = {value}" for name, value in sizes.items()),
         "",

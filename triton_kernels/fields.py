@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import Structure, c_float, c_int16, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
+MAX_SEATS = 64
 SLOTS = 64
 MAX_CHAIN = 63
 MAX_ROWS = 64
@@ -25,9 +26,20 @@ class Row(Structure):
         ("token", c_int32),
         ("slot", c_int32),
         ("branch", c_int32),
-        ("node", c_int32),
+        ("node", c_int16),
+        ("seat", c_int16),
         ("chain", Mask),
         ("tail", Mask),
+    )
+
+
+class RowList(Structure):
+    """As csrc/state has it."""
+
+    _fields_ = (
+        ("head", c_int64),
+        ("n", c_int32),
+        ("row", Row * MAX_STEP_ROWS),
     )
 
 
@@ -35,8 +47,9 @@ class Batch(Structure):
     """As csrc/state has it."""
 
     _fields_ = (
-        ("head", c_int64),
+        ("head", c_int64 * MAX_SEATS),
         ("n", c_int32),
+        ("first", c_int32 * (MAX_SEATS + 1)),
         ("row", Row * MAX_STEP_ROWS),
     )
 
@@ -214,7 +227,6 @@ class Sequence(Structure):
         ("limit", c_int64),
         ("draft_limit", c_int64),
         ("draft_vocab", c_int64),
-        ("round", c_int64),
         ("head", c_int64),
         ("trunk", c_void_p),
         ("trunk_hash", c_uint64),
@@ -226,7 +238,9 @@ class Sequence(Structure):
         ("lost", c_int32),
         ("no_mass", c_int32),
         ("cut", c_int32),
+        ("target_rows", RowList),
         ("target_have", c_int64),
+        ("draft_rows", RowList),
         ("draft_have", c_int64),
         ("draft_nodes", Mask),
         ("step", c_int32),
@@ -268,6 +282,7 @@ class DraftScratch(Structure):
 
 STRUCTS: tuple[type[Structure], ...] = (
     Row,
+    RowList,
     Batch,
     Sampling,
     TokenBias,

@@ -32,6 +32,7 @@ from .words import (
     ROW_CHAIN,
     ROW_TAIL,
     ROW_WORDS,
+    TABLE_HEAD,
     TABLE_N,
     TABLE_ROWS,
     has_bit,
@@ -138,7 +139,7 @@ def _shape_kernel(
         seen = tl.load(Seen + o, mask=m, other=0) != 0
         extra = tl.zeros((CHUNK,), tl.int32)
         # The root's bit: a draft may be behind the trunk. Bits behind it are nodes.
-        root = (load_int64(Block + _HEAD, True) - load_int64(Table, True)).to(tl.int32)
+        root = (load_int64(Block + _HEAD, True) - load_int64(Table + TABLE_HEAD, True)).to(tl.int32)
         chain_low = load_unsigned(p_row + ROW_CHAIN, True)
         chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
         hung = tl.load(Block + _CHAIN_SIZE)
@@ -197,7 +198,7 @@ def _ban_kernel(
     o_word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
     head = load_int64(Block + _HEAD, True)
-    root = (head - load_int64(Table, True)).to(tl.int32)
+    root = (head - load_int64(Table + TABLE_HEAD, True)).to(tl.int32)
     hung = tl.load(Block + _CHAIN_SIZE)
     chain_low = load_unsigned(p_row + ROW_CHAIN, True)
     chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
@@ -286,7 +287,7 @@ def shape_logits_torch(
         if row.position + 1 < c.shaping.ends_from:
             masked |= (shaping.mask & ENDS).bool()
         x = logits[i].float().masked_fill(masked, float("-inf")) + shaping.bias
-        path = _path(c, given.head, row)
+        path = _path(c, given.head[0], row)
         out[i] = _penalised(x, c, path, shaping) if c.shaping.penalises else x
         out[i, _banned(c.head, path, shaping)] = float("-inf")
     return out

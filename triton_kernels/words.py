@@ -7,6 +7,8 @@ import triton.language as tl
 
 from .state import Batch, Row, offset, size
 
+# The kernels are for one seat, the first.
+TABLE_HEAD = tl.constexpr(offset(Batch, "head"))
 TABLE_N = tl.constexpr(offset(Batch, "n"))
 TABLE_ROWS = tl.constexpr(offset(Batch, "row"))
 ROW_WORDS = tl.constexpr(size(Row))

@@ -132,12 +132,17 @@ class KernelBench {
     check_within("bench: head", int64_t{0}, ring.window - n, head);
     sequence_[0].sampling = {temperature, 0, 1, 0, 7, 0};
     sequence_[0].sharpness = 1;
-    rows_->head = head;
+    rows_->head[0] = head;
     rows_->n = n;
     for (int i = 0; i < n; ++i)
-      rows_->row[i] = {
-          head + i,          i % model_->vocab(), static_cast<int32_t>(ring.slot(head + i)), -1, i,
-          Mask::upto(i + 1), Mask::none()};
+      rows_->row[i] = {head + i,
+                       i % model_->vocab(),
+                       static_cast<int32_t>(ring.slot(0, head + i)),
+                       -1,
+                       static_cast<int16_t>(i),
+                       0,
+                       Mask::upto(i + 1),
+                       Mask::none()};
     for (auto& ns : ns_) {
       ns.clear();
       ns.reserve(times);
@@ -196,7 +201,7 @@ class ChooseBench {
     Batch& rows = batch_[0];
     rows.n = static_cast<int32_t>(logits.shape(0));
     for (int i = 0; i < rows.n; ++i)
-      rows.row[i] = {i, 0, -1, -1, i, Mask::upto(i + 1), Mask::none()};
+      rows.row[i] = {i, 0, -1, -1, static_cast<int16_t>(i), 0, Mask::upto(i + 1), Mask::none()};
     choose_.add(choose_rows, ChooseArgs{logits_.data(), vocab, vocab, &rows, sequence_.data(),
                                         scratch_.data(), choices_.data(), nullptr});
     timed_.add(stamped, StampedArgs{choose_.nodes().data(), at_.data()});

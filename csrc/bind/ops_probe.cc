@@ -149,8 +149,9 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   const auto sequence = from_bytes<Sequence>(block);
   const ProbeRing probe(sizes, k, v, debug);
   const auto scratch = std::make_unique<DraftScratch>();
-  const LaneArgs args{sequence.get(),   &scratch->batch,     scratch->law,
-                      probe.ring.get(), probe.ring->shape(), kMaxStepRows};
+  const Seats seats{sequence.get(), 1, 0, nullptr, nullptr};
+  const LaneArgs args{
+      seats, &scratch->batch, scratch->law, probe.ring.get(), probe.ring->shape(), kMaxStepRows};
   check_within("probe: settle", 0, 2, what);
   constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, bring_burst};
   kSettle[what](args, Worker());

@@ -114,7 +114,7 @@ class PyRecorder final : public Recorder {
     if (kind.shapes)
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
                                number(a.dense.seen));
-    const py::object where = py::make_tuple(number(a.rows), number(a.sequence), number(out));
+    const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
     return all("choose", where, a.known(), a.law != nullptr, kind.filters, shaping);
   }
   Pieces moves(const Sequence* sequence, Moves which) override {

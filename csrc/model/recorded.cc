@@ -27,7 +27,7 @@ void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *
 
 // Where no piece shapes rows, or keeps them for a rule of chance, the CPU's own ops do.
 void replay_choice(const RecordedChoice& a, Worker worker) {
-  const Sequence& c = *a.args.sequence;
+  const Sequence& c = a.args.seats[0];  // recorded for one seat
   if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) {
     (a.args.law ? choose_laws : choose_rows)(a.args, worker);
   } else if (worker.rank == 0) {

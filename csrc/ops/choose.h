@@ -62,14 +62,15 @@ struct ChooseArgs {
   int64_t stride;
   int32_t vocab;
   const Batch* rows;
-  const Sequence* sequence;  // sampling, shaping, and what the rows' ancestors are
-  ChooseScratch* scratch;    // [team]
-  Choice* choice;            // [max_rows], choose_rows
-  Law* law;                  // [max_rows], choose_laws
+  const Sequence* seats;   // sampling, shaping, and what the rows' ancestors are
+  ChooseScratch* scratch;  // [team]
+  Choice* choice;          // [max_rows], choose_rows
+  Law* law;                // [max_rows], choose_laws
   DenseShaping dense = {};
 
   int32_t known() const { return static_cast<int32_t>(std::min<int64_t>(vocab, stride)); }
   Logits row(int64_t i) const { return {logits + i * stride, known()}; }
+  const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // of row i
 };
 void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row
 void choose_laws(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row

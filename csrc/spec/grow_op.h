@@ -43,12 +43,13 @@ SBRT_ANY inline void count_law(Sequence& c, const Row& row, const Law& law) {
 
 // After a catch-up: its laws go to the chain's nodes.
 template <class Team>
-SBRT_ANY void keep_laws_op(const LaneArgs& args, Team team) {
+SBRT_ANY void keep_laws_op(const LaneSeat& args, Team team) {
   Sequence& c = *args.sequence;
-  const Batch& rows = *args.batch;
-  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], args.laws[i]);
+  const RowList& rows = *args.rows;
+  const Law* laws = args.laws + args.batch->first[args.seat];
+  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], laws[i]);
   if (team.rank == 0)
-    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], args.laws[i]);
+    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], laws[i]);
   team.meet();
 }
 
@@ -100,12 +101,12 @@ struct Step {
   int slots;     // of a branch
 };
 
-SBRT_ANY inline Step step_of(const LaneArgs& args) {
+SBRT_ANY inline Step step_of(const LaneSeat& args) {
   const Sequence& c = *args.sequence;
   const bool serial = c.branches[0].in_place;
   return {serial, c.step == (serial ? c.policy.burst : c.policy.gamma),
           serial ? c.policy.burst_width : c.policy.width,
-          serial ? kSlots - static_cast<int>(c.head - args.batch->head)
+          serial ? kSlots - static_cast<int>(c.head - args.rows->head)
                  : static_cast<int>(args.shape.tail_slots)};
 }
 
@@ -128,9 +129,9 @@ SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
 }
 
 template <class Team>
-SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& s, Team team) {
+SBRT_ANY void extend_paths(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
   Sequence& c = *args.sequence;
-  Batch& rows = *args.batch;
+  RowList& rows = *args.rows;
   for (int b = team.rank; b < c.branch_count; b += team.size) {
     const int parent = growing_end(c.policy, c.branches[b]);
     s.node[b] = parent >= 0 ? grow(c, step, b, parent) : -1;
@@ -165,9 +166,9 @@ SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
 // Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
 // but none grows so fast that it is full before it is deep.
 template <class Team>
-SBRT_ANY void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& s, Team team) {
+SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
   Sequence& c = *args.sequence;
-  Batch& rows = *args.batch;
+  RowList& rows = *args.rows;
   const int wanted = step.serial ? step.width : step.width * c.policy.branches;
   const int budget = least(args.max_rows, wanted), at_most = most_grown(c, step.serial, step.slots);
   find_growths(c, s, team);
@@ -193,11 +194,11 @@ SBRT_ANY void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& 
 
 // After a step: every branch grows.
 template <class Team>
-SBRT_ANY void extend_op(const LaneArgs& args, GrowScratch& scratch, Team team) {
+SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   keep_laws_op(args, team);
   if (team.rank == 0) {
-    args.batch->n = 0;
+    args.rows->n = 0;
     ++c.step;
   }
   team.meet();

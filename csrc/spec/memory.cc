@@ -6,10 +6,12 @@
 namespace sbrt {
 
 void Runtime::make_memory() {
-  seats_ = exec_->cells<Sequence>(1, Where::device);
+  seats_ = exec_->cells<Sequence>(kSeats, Where::device);
+  roll_ = exec_->cells<Roll>(1, Where::pinned);
+  ended_ = exec_->cells<int64_t>(1, Where::device);
   target_scratch_ = exec_->cells<TargetScratch>(1, Where::device);
   if (models_[1]) draft_scratch_ = exec_->cells<DraftScratch>(1, Where::device);
-  records_ = exec_->cells<Records>(1, Where::pinned);
+  records_ = exec_->cells<Records>(kSeats, Where::pinned);
   trunk_ = exec_->cells<int32_t>(config_.max_model_len + kSlots, Where::device);
   sequence_ = seats_.host();
   target_.batch = &target_scratch_.host()->batch;
@@ -40,6 +42,7 @@ void Runtime::make_streams() {
 void Runtime::send_sequence() {
   exec_->note("send_sequence", {{}, all_parts()});
   exec_->upload(seats_.block(), sizeof(Sequence));
+  exec_->upload(ended_.block(), sizeof(int64_t));
 }
 
 void Runtime::make_features() {

@@ -107,9 +107,9 @@ SBRT_ANY int plan_at_the_end(Sequence& c, Team team) {
 
 // The branch table and the rows of the first step.
 template <class Team>
-SBRT_ANY void plan_op(const LaneArgs& args, PlanScratch& scratch, Team team) {
+SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
-  Batch& rows = *args.batch;
+  RowList& rows = *args.rows;
   // A branch must not reach past what the draft can follow.
   const bool idle = !burst_fits(c, c.policy.gamma);
   int k = 0;
@@ -127,17 +127,17 @@ SBRT_ANY void plan_op(const LaneArgs& args, PlanScratch& scratch, Team team) {
 
 // A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
 // the first step, and the branch grows in place, in the in-flight slots.
-SBRT_ANY inline void plan_certain_op(const LaneArgs& args) {
+SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   c.step = 0;
   c.draft_idle = !burst_fits(c, c.policy.burst);
   c.branch_count = !c.draft_idle;
   if (c.draft_idle) {
-    args.batch->n = 0;
+    args.rows->n = 0;
     return;
   }
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
-  Row& root = args.batch->row[args.batch->n - 1];
+  Row& root = args.rows->row[args.rows->n - 1];
   root.branch = root.node = 0;
 }
 

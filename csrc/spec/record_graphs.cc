@@ -7,10 +7,12 @@ namespace {
 
 template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args) {
-  Graph::Node& node = graph.add(step.call, args, true).says(step.name, step.effects);
+  Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
+  node.effects.reads.bits |= parts(Part::round).bits;
   const KernelShape shape = shape_of(step.kernel);
+  const unsigned seats = shape.each_seat ? kSeats : 1;
   if (step.kernel != RoundOp::none)
-    node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks);
+    node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks * seats);
 }
 
 // A lane's own ops, all of which do what `effects` says.
@@ -18,7 +20,12 @@ struct LaneOps {
   Lane& lane;
   const Batch* batch;
   ChooseArgs choice;
+  GatherArgs rows;
+  RoundStep<GatherArgs> gather;
   Effects forward, choose, moves;
+
+  // Rows of the seats become the batch, in which the next forward finds them.
+  void put_gather(Graph& graph) const { put(graph, gather, rows); }
 
   void put_forward(Graph& graph, bool with_logits) const {
     const size_t first = graph.nodes().size();
@@ -27,6 +34,7 @@ struct LaneOps {
   }
   // A forward and its laws, which cost what the table at `cost` says.
   void put_laws(Graph& graph, const int64_t* const* cost) const {
+    put_gather(graph);
     graph.cost_by(&batch->n, cost);
     put_forward(graph, true);
     put_choice(graph);
@@ -51,6 +59,7 @@ void record_feed(Feed& feed, const LaneStep& rows, LaneArgs args, const LaneOps&
   for (size_t i = 0; i < feed.rows.size(); ++i) {
     args.max_rows = feed.rows[i];
     put(feed.graphs[i], rows, args);
+    ops.put_gather(feed.graphs[i]);
     expect(feed.rows[i]);
     ops.put_forward(feed.graphs[i], false);
   }
@@ -63,28 +72,36 @@ void Runtime::expect(Lane& lane, const int32_t& rows) const {
   lane.expect({&rows, &sequence_->sampling, &sequence_->shaping});
 }
 
+Seats Runtime::seats(int only) const {
+  return {seats_.device(), kSeats, only, roll_.device(), ended_.device()};
+}
+
 void Runtime::record_graphs() {
   Sequence* c = seats_.device();
   TargetScratch* mine = target_scratch_.device();
   Lane& lane = *target_.lane;
-  const LaneArgs args{c, &mine->batch, nullptr, lane.ring(), lane.ring_shape(), target_.max_rows};
+  LaneArgs args{seats(), &mine->batch, nullptr, lane.ring(), lane.ring_shape(), target_.max_rows};
   const ChooseArgs choice{lane.logits(),          lane.vocab(), config_.vocab, &mine->batch,    c,
                           target_.scratch.data(), mine->choice, nullptr,       shaping_.dense()};
-  const LaneOps target{lane, &mine->batch, choice, kForwardTarget, kChooseTarget, kMovesTarget};
+  LaneOps target{lane,          &mine->batch,   choice,        {seats(), &mine->batch, false},
+                 kGatherTarget, kForwardTarget, kChooseTarget, kMovesTarget};
   if (lane.ring()) put(settle_target_, kSettleTarget, args);
   target.put_moves(settle_target_, c, Moves::path);
   put(verify_, kTargetRows, args);
+  target.put_gather(verify_);
   verify_.cost_by(&mine->batch.n, &target_.cost);
   expect(lane, target_.most.verify);
   target.put_forward(verify_, true);
   target.put_choice(verify_);
+  args.seats = target.rows.seats = seats(kFed);
   record_feed(target_.feed, kPrefillTargetRows, args, target,
               [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, target_.timed_rows);
   target.put_forward(target_.timed_forward, true);
   target.put_choice(target_.timed_forward);
 
-  const SelectArgs chosen{c,
+  const SelectArgs chosen{seats(),
+                          &mine->batch,
                           mine->choice,
                           records_.device(),
                           &lane,
@@ -95,12 +112,13 @@ void Runtime::record_graphs() {
   put(select_, kSelect, chosen);
   if (chosen.features) put(select_, kClassify, chosen);
   if (hrad_memory_.is_there()) {
-    const HradArgs read = hrad_memory_.args(c, lane.feature_memory());
+    const HradArgs read = hrad_memory_.args(seats(), &mine->batch, lane.feature_memory());
     put(select_, kHradFeatures, read);
     if (config_.hrad) put(select_, kHradInnerLayer, read);
     if (config_.hrad) put(select_, kHradCut, read);
   }
   put(select_, kHangChain, chosen);
+  put(select_, kEndRound, EndArgs{ended_.device()});
   if (draft_.lane) record_draft(chosen);
 }
 
@@ -108,10 +126,11 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   Sequence* c = seats_.device();
   DraftScratch* mine = draft_scratch_.device();
   Lane& lane = *draft_.lane;
-  const LaneArgs args{c, &mine->batch, mine->law, lane.ring(), lane.ring_shape(), draft_.max_rows};
+  LaneArgs args{seats(), &mine->batch, mine->law, lane.ring(), lane.ring_shape(), draft_.max_rows};
   const ChooseArgs laws{lane.logits(),         lane.vocab(), config_.vocab, &mine->batch,    c,
                         draft_.scratch.data(), nullptr,      mine->law,     shaping_.dense()};
-  const LaneOps draft{lane, &mine->batch, laws, kForwardDraft, kChooseDraft, kMovesDraft};
+  LaneOps draft{lane,         &mine->batch,  laws,         {seats(), &mine->batch, true},
+                kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   put(settle_draft_, kSettleDraft, args);
   draft.put_moves(settle_draft_, c, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
@@ -125,6 +144,7 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   expect(lane, draft_.most.step);
   draft.put_laws(step_, &draft_.cost);
   put(step_, kExtend, args);
+  args.seats = draft.rows.seats = seats(kFed);
   record_feed(draft_.feed, kPrefillDraftRows, args, draft,
               [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, draft_.timed_rows);
@@ -135,6 +155,7 @@ void Runtime::record_draft(const SelectArgs& chosen) {
   LaneArgs few = args;
   few.max_rows = look_rows_;
   put(prefill_laws_, kPrefillDraftRows, few);
+  draft.put_gather(prefill_laws_);
   draft.put_forward(prefill_laws_, true);
   draft.put_choice(prefill_laws_);
   put(prefill_laws_, kKeepLaws, args);

@@ -87,6 +87,7 @@ void Runtime::start_round(TargetLane& target, std::optional<DraftLane>& draft) {
   const NvtxRange range(config_.nvtx, "round", round_ + 1);
   stats_.rounds_ahead += round_ != committed_round_;
   enqueued_[++round_ % 2] = now();
+  roll_.host()->word[round_ % kRecords] = 1;  // the one seat
   enqueue_round(round_, how, target, draft ? &*draft : nullptr, fences_);
 }
 
@@ -234,7 +235,7 @@ void Runtime::profile(bool is_on) {
 void Runtime::settle_down() {
   idle(0);
   exec_->forget();
-  sequence_->round = committed_round_ = round_;
+  *ended_.host() = committed_round_ = round_;
 }
 
 }  // namespace sbrt

@@ -100,7 +100,7 @@ Runtime::Runtime(std::shared_ptr<const Model> target, std::shared_ptr<const Mode
   make_scores();
   record_graphs();
   prepare_graphs();
-  round_ = sequence_->round = committed_round_ = config.first_round - 1;
+  round_ = *ended_.host() = committed_round_ = config.first_round - 1;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);

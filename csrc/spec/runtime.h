@@ -52,6 +52,8 @@ struct RuntimeConfig {
 };
 
 constexpr size_t kLoggedRounds = 4096;
+constexpr int kSeats = 1;  // sequences at once
+constexpr int kFed = 0;    // the seat that prompts are fed to
 
 enum class Finish { none, stop, length, error };
 
@@ -135,6 +137,7 @@ class Runtime {
   static const Trace* trace_of(const LaneUnit& u) {
     return u.stream ? &u.stream->trace() : nullptr;
   }
+  Seats seats(int only = -1) const;
   void make_features();
   void make_scores();
   void record_graphs();
@@ -193,6 +196,8 @@ class Runtime {
   std::shared_ptr<const Model> models_[2];
   std::unique_ptr<Exec> exec_;
   Cells<Sequence> seats_;
+  Cells<Roll> roll_;
+  Cells<int64_t> ended_;  // Seats::ended
   Cells<TargetScratch> target_scratch_;
   Cells<DraftScratch> draft_scratch_;
   Cells<Records> records_;

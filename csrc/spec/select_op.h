@@ -69,7 +69,6 @@ SBRT_ANY inline void count_committed(Sequence& c) {
 // After the walk: the trunk and the root.
 SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
-  ++c.round;
   sharpen(c);
   for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
   c.trunk[c.head + o.n + 1] = o.y;
@@ -90,7 +89,7 @@ SBRT_ANY void adopt_branch(Sequence& c, Team team) {
 
 // The rule `coupled`; `rejection` walks by chance.
 template <class Team>
-SBRT_ANY void select_op(const SelectArgs& args, Team team) {
+SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
   if (team.rank == 0) {
     c.no_mass = 0;
@@ -185,19 +184,21 @@ SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, in
   return static_cast<uint32_t>(drafted - adopted);
 }
 
-SBRT_ANY inline void put_record(Record& record, const Sequence& c, int depth, uint32_t lost) {
+SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost) {
+  const Sequence& c = *args.sequence;
   const Outcome& o = c.outcome;
-  record.put(0, c.round,
+  Record& record = *args.record;
+  record.put(0, args.round,
              static_cast<uint32_t>(depth | o.n << 8 | c.branch_count << 16 | (o.branch >= 0) << 24 |
                                    c.draft_idle << 25 | c.no_mass << 26 | o.error << 28));
-  record.put(1, c.round, lost);
+  record.put(1, args.round, lost);
   for (int i = 0; i <= o.n; ++i)
-    record.put(2 + i, c.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
+    record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
 // Behind `select`, and behind what H-RAD says: the next chain, then the record.
 template <class Team>
-SBRT_ANY void hang_chain_op(const SelectArgs& args, SelectScratch& scratch, Team team) {
+SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   const int depth = c.chain.depth, siblings = c.chain.size - depth;
   const bool hit = c.outcome.branch >= 0;
@@ -211,7 +212,7 @@ SBRT_ANY void hang_chain_op(const SelectArgs& args, SelectScratch& scratch, Team
   const uint32_t lost = discarded(c, scratch, siblings, c.chain.size);
   if (looks_up) hang_found(c, after);
   c.lost = 0;
-  put_record(args.records->of(c.round), c, depth, lost);
+  put_record(args, depth, lost);
 }
 
 // A serial burst becomes the chain.

@@ -15,7 +15,7 @@ struct NoKv {
 };
 
 template <class Kv>
-SBRT_ANY void settle_target_op(const LaneArgs& args, const Kv& kv) {
+SBRT_ANY void settle_target_op(const LaneSeat& args, const Kv& kv) {
   kv.compact(*args.sequence);
   kv.drop(*args.sequence, args.sequence->head, Mask::none());
 }
@@ -46,7 +46,7 @@ SBRT_ANY void bring_tail(Sequence& c, int b, Team team, const Kv& kv) {
 }
 
 template <class Team, class Kv>
-SBRT_ANY void settle_draft_op(const LaneArgs& args, Team team, const Kv& kv) {
+SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;
   if (team.rank == 0) {
     c.draft_compacts = c.draft_nodes.count() > 0;
@@ -62,7 +62,7 @@ SBRT_ANY void settle_draft_op(const LaneArgs& args, Team team, const Kv& kv) {
 
 // The same after a serial burst.
 template <class Team, class Kv>
-SBRT_ANY void bring_burst_op(const LaneArgs& args, Team team, const Kv& kv) {
+SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;
   if (!c.draft_idle) bring_tail(c, 0, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);

@@ -75,13 +75,14 @@ void Runtime::warm_up() {
 void Runtime::set_rows(LaneUnit& unit, int n, int64_t head) {
   const RingShape& ring = unit.lane->ring_shape();
   Batch& rows = *unit.batch;
-  rows.head = head;
-  rows.n = unit.timed_rows = n;
+  rows.head[0] = head;
+  rows.first[0] = 0;
+  rows.first[1] = rows.n = unit.timed_rows = n;
   for (int i = 0; i < n; ++i) {
     const int at = i % kSlots;  // what is beyond the slots writes nothing
-    const int64_t slot = i < kSlots ? ring.slot(head + at) : -1;
-    rows.row[i] = {head + at,          0,           static_cast<int32_t>(slot), -1, 0,
-                   Mask::upto(at + 1), Mask::none()};
+    const int64_t slot = i < kSlots ? ring.slot(0, head + at) : -1;
+    rows.row[i] = {head + at, 0, static_cast<int32_t>(slot), -1,
+                   0,         0, Mask::upto(at + 1),         Mask::none()};
   }
   exec_->note("set_rows", {{}, all_parts()});
   exec_->upload(*unit.scratch_block, sizeof(Batch));

@@ -17,14 +17,14 @@ struct Choice {
 enum RowError : int32_t { kFine = 0, kNanRow = 1, kNoToken = 2 };
 
 struct TargetScratch {
-  SBRT_PART(target_rows)
+  SBRT_PART(target_batch)
   Batch batch;
   SBRT_PART(choice)
   Choice choice[kMaxRows];  // the target's token at each row
 };
 
 struct DraftScratch {
-  SBRT_PART(draft_rows)
+  SBRT_PART(draft_batch)
   Batch batch;
   SBRT_PART(row_law)
   Law law[kMaxStepRows];  // the draft's law at each row

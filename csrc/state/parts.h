@@ -8,18 +8,21 @@
 namespace sbrt {
 
 enum class Part : int32_t {
-  settings,  // the host's: sampling, shaping, policy, prices, limits
-  outcome,   // round, head, trunk and its counts, outcome, cut, sharpness
-  chain,     // with source and lost
-  target_rows,
+  settings,      // the host's: sampling, shaping, policy, prices, limits
+  outcome,       // head, trunk and its counts, outcome, cut, sharpness
+  chain,         // with source and lost
+  target_rows,   // of the sequence
+  target_batch,  // of the lane
   choice,
   target_have,
   draft_rows,
+  draft_batch,
   row_law,
   draft_have,  // with draft_nodes and draft_compacts
   branches,    // with their number, step and draft_idle
   chain_law,
   rank,
+  round,  // how many have ended
   record,
   features,
   target_kv,

@@ -98,7 +98,6 @@ struct Sequence {
   int64_t draft_limit;  // longest trunk the draft can follow
   int64_t draft_vocab;  // ids from here on the draft does not know
   SBRT_PART(outcome)
-  int64_t round;        // the last one that ended; set by the host between sequences
   int64_t head;         // position of the root
   int32_t* trunk;       // [max_model_len] committed tokens
   uint64_t trunk_hash;  // of all of them
@@ -116,8 +115,12 @@ struct Sequence {
   SBRT_PART(outcome)
   int32_t no_mass;  // 1: a residual of this round was empty (spec/accept.h)
   Cut cut;          // what H-RAD says of the adopted tail
+  SBRT_PART(target_rows)
+  RowList target_rows;  // root and chain, or a piece of the prompt
   SBRT_PART(target_have)
   int64_t target_have;  // positions before this have target KV; moved by prefill
+  SBRT_PART(draft_rows)
+  RowList draft_rows;
   SBRT_PART(draft_have)
   int64_t draft_have;  // positions of the trunk before this have draft KV
   Mask draft_nodes;    // nodes of the chain, the root among them, that have draft KV and a law

@@ -146,14 +146,19 @@ class DeviceOps {
         op == RoundOp::select || op == RoundOp::hang_chain || op == RoundOp::hang_burst;
     const bool classifies =
         op == RoundOp::hrad_features || op == RoundOp::hrad_inner || op == RoundOp::hrad_cut;
-    Graph::Node& node = classifies ? graph->add(
-                                         +[](const HradArgs&, Worker) {}, hrad_at(there, dtype))
-                        : selects  ? graph->add(
-                                         +[](const SelectArgs&, Worker) {}, select)
-                                   : graph->add(+[](const LaneArgs&, Worker) {}, lane);
+    Graph::Node& node = classifies                 ? put(*graph, hrad_at(there, dtype))
+                        : selects                  ? put(*graph, select)
+                        : op == RoundOp::gather    ? put(*graph, gather_at(there))
+                        : op == RoundOp::end_round ? put(*graph, EndArgs{&there->ended})
+                                                   : put(*graph, lane);
     node.on_device(kernel_of(op), shape_of(op).threads, shape_of(op).blocks);
     stream_->prepare(*graph);
     return *(graphs_[{op, dtype}] = std::move(graph));
+  }
+
+  template <class Args>
+  static Graph::Node& put(Graph& graph, const Args& args) {
+    return graph.add(+[](const Args&, Worker) {}, args);
   }
 
   std::unique_ptr<Exec> exec_;
@@ -203,6 +208,9 @@ void read_records() {
   const SelectArgs args = select_at(state.device());
   for (const RoundOp op : {RoundOp::select, RoundOp::hang_chain})
     graph.add(+[](const SelectArgs&, Worker) {}, args).on_device(kernel_of(op), 32);
+  graph.add(
+           +[](const EndArgs&, Worker) {}, EndArgs{&state.device()->ended})
+      .on_device(kernel_of(RoundOp::end_round), 1);
   const auto stream = exec->stream(1);
   stream->prepare(graph);
   Event done("done");

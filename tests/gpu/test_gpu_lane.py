@@ -58,7 +58,7 @@ class Scene:
 
     def set(self, tokens, head=HEAD):
         """Every row the root's child alone: it sees the trunk and itself."""
-        table = state.Batch(head=head, n=len(tokens))
+        table = state.Batch(head=(head,), n=len(tokens))
         for i, token in enumerate(tokens):
             row = table.row[i]
             row.position, row.token, row.branch = head, token, -1

@@ -64,7 +64,7 @@ class Scene:
         kv.fill_(float("nan"))
         for first in range(0, len(tokens), width):
             part = tokens[first : first + width]
-            table = state.Batch(head=first, n=len(part))
+            table = state.Batch(head=(first,), n=len(part))
             for i, token in enumerate(part):
                 row = table.row[i]
                 row.position, row.token, row.branch, row.slot = first + i, token, -1, first + i

@@ -65,7 +65,7 @@ def test_rows_see_what_is_before_them(rows, keys, window):
 
 def table_of(tokens, first, capacity):
     """Row table of a piece of a prompt."""
-    table = state.Batch(head=first, n=len(tokens))
+    table = state.Batch(head=(first,), n=len(tokens))
     for i, token in enumerate(tokens):
         row = table.row[i]
         row.position, row.token, row.branch, row.slot = first + i, token, -1, (first + i) % capacity

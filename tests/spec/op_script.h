@@ -23,6 +23,8 @@ struct OpState {
   Sequence sequence;
   TargetScratch target;
   DraftScratch drafted;
+  Roll roll;
+  int64_t ended;
   Records records;
   int32_t trunk[kLength + kSlots];
   uint8_t rank[kLength + kSlots];
@@ -52,26 +54,37 @@ struct OpState {
   }
 };
 
-// What the ops of a state that lies at `place` are given; nothing of it is read.
+// What the ops of a state that lies at `place` are given, perhaps on a device: nothing of it is read.
+inline Seats seats_at(OpState* place) {
+  return {&place->sequence, 1, -1, &place->roll, &place->ended};
+}
 inline LaneArgs lane_at(OpState* place, bool is_draft) {
   constexpr RingShape kShape{
       OpState::kLength + kSlots, OpState::kLength, kMaxBranches, 40, 1, 1, 4};
-  return {&place->sequence,
+  return {seats_at(place),
           is_draft ? &place->drafted.batch : &place->target.batch,
           is_draft ? place->drafted.law : nullptr,
           nullptr,
           kShape,
           64};
 }
-inline SelectArgs select_at(OpState* place) {
-  return {&place->sequence, place->target.choice,
-          &place->records,  nullptr,
-          nullptr,          nullptr,
-          nullptr,          {}};
+inline GatherArgs gather_at(OpState* place) {  // of the draft
+  return {seats_at(place), &place->drafted.batch, true};
 }
-
+inline SelectArgs select_at(OpState* place) {
+  return {seats_at(place),
+          &place->target.batch,
+          place->target.choice,
+          &place->records,
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          {}};
+}
 inline HradArgs hrad_at(OpState* place, DType dtype) {
-  return {&place->sequence,
+  return {seats_at(place),
+          &place->target.batch,
           {place->features, place->embed, OpState::kHidden, dtype},
           place->x,
           place->shown,
@@ -99,7 +112,10 @@ union OpScratch {
 template <class Team>
 void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   Sequence& c = s.sequence;
-  const LaneArgs target = lane_at(&s, false), draft = lane_at(&s, true);
+  const LaneArgs of_target = lane_at(&s, false), of_draft = lane_at(&s, true);
+  const LaneSeat target = of_target.of(0), draft = of_draft.of(0);
+  const HradArgs of_hrad = hrad_at(&s, s.dtype);
+  const HradSeat hrad = hrad_seat(of_hrad, 0);
   switch (op) {
     case RoundOp::none:
       break;
@@ -111,6 +127,9 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
       break;
     case RoundOp::prefill_draft_rows:
       prompt_rows_op(draft, c.draft_have, team);
+      break;
+    case RoundOp::gather:
+      gather_op(gather_at(&s), team);
       break;
     case RoundOp::settle_draft:
       settle_draft_op(draft, team, NoKv{});
@@ -131,23 +150,26 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
       extend_op(draft, shared.grow, team);
       break;
     case RoundOp::select:
-      select_op(select_at(&s), team);
+      select_op(select_at(&s).of(0), team);
       break;
     case RoundOp::hrad_features:
-      hrad_features_op(hrad_at(&s, s.dtype), shared.features, team);
+      hrad_features_op(hrad, shared.features, team);
       break;
     case RoundOp::hrad_inner:
       for (int panel = 0; panel < kHradPanels; ++panel)
-        hrad_inner_op(hrad_at(&s, s.dtype), panel, shared.inner, team);
+        hrad_inner_op(hrad, panel, shared.inner, team);
       break;
     case RoundOp::hrad_cut:
-      hrad_cut_op(hrad_at(&s, s.dtype), shared.cut, team);
+      hrad_cut_op(hrad, shared.cut, team);
       break;
     case RoundOp::hang_chain:
-      hang_chain_op(select_at(&s), shared.select, team);
+      hang_chain_op(select_at(&s).of(0), shared.select, team);
       break;
     case RoundOp::hang_burst:
       if (team.rank == 0) hang_burst_op(c, shared.select);
+      break;
+    case RoundOp::end_round:
+      if (team.rank == 0) ++s.ended;
       break;
   }
 }
@@ -157,6 +179,7 @@ class OpScript {
   OpScript(uint64_t seed, OpState& state) : random_(seed), state_(state), c_(state.sequence) {
     std::memset(&state_, 0, sizeof state_);
     state_.aim(&state_);
+    for (uint64_t& word : state_.roll.word) word = 1;
     begin();
   }
 
@@ -182,6 +205,7 @@ class OpScript {
     run(RoundOp::target_rows);
     choose_all();
     if (c_.policy.gamma > 0) {
+      run(RoundOp::gather);
       draw_laws();
       run(RoundOp::keep_laws);
       run(RoundOp::plan);
@@ -195,6 +219,7 @@ class OpScript {
         run(op);
     }
     run(RoundOp::hang_chain);
+    run(RoundOp::end_round);
     missed_ = c_.outcome.branch < 0;
     return c_.head + 1 < c_.limit && !c_.outcome.error;
   }
@@ -301,6 +326,7 @@ class OpScript {
   template <class Run>
   void burst(const Run& run, int steps) {
     for (int step = 0; step < steps; ++step) {
+      run(RoundOp::gather);
       draw_laws();
       run(RoundOp::extend);
     }

@@ -99,7 +99,7 @@ class Scene:
         return {slot for i in range(len(self.masks)) for slot in self.slots_of(i)}
 
     def _table(self, head, masks, device):
-        table = state.Batch(head=head, n=len(masks))
+        table = state.Batch(head=(head,), n=len(masks))
         for i, (chain, tail, branch) in enumerate(masks):
             row = table.row[i]
             row.position, row.slot, row.branch = self.position(i), -1, branch

@@ -49,7 +49,7 @@ class Case:
         self.block.head = int(rng.choice(heads))
         # A draft may be behind the trunk: bits before the root's.
         self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
-        self.table = state.Batch(head=self.block.head - self.lag, n=rows)
+        self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
         self._hang()
         self.shaping = self._shape() if shaped else None
 
@@ -136,7 +136,7 @@ class Case:
         c.trunk = trunk.ctypes.data
         words = [[int(rng.integers(self.vocab))]]
         for row in list(self.table.row)[: self.rows]:
-            tokens = [*trunk.tolist(), *_path(c, self.table.head, row)]
+            tokens = [*trunk.tolist(), *_path(c, self.table.head[0], row)]
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
@@ -234,7 +234,7 @@ def test_bad_words_are_masked_where_their_beginning_stands(device, op):
         )
         for i, row in enumerate(list(case.table.row)[:12]):
             trunk = case.shaping.trunk[: head + 1].tolist()
-            tokens = [*trunk, *_path(case.block, case.table.head, row)]
+            tokens = [*trunk, *_path(case.block, case.table.head[0], row)]
             last = {
                 w[-1] for w in case.words if tokens[max(0, len(tokens) - len(w) + 1) :] == w[:-1]
             }

@@ -57,7 +57,7 @@ class Step:
         block.sampling.temperature, block.sampling.top_p, block.sampling.seed = 0.7, 0.8, head
         block.outcome.n, block.outcome.branch = min(3, head - 1), -1
         block.outcome.path[:4] = [0, 2, 3, 5]
-        rows = state.Batch(head=head, n=chain + 1)
+        rows = state.Batch(head=(head,), n=chain + 1)
         for i in range(chain + 1):
             row = rows.row[i]
             row.position, row.slot = head + i, (head + i) % CAPACITY
