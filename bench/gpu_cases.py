@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.attention import branch_attention
 from sbrt.triton_kernels.choose import choose
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
@@ -61,12 +61,12 @@ def cases(device: torch.device, only: str) -> Iterator[Case]:
 
 def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
     """Words of a table of a root and its chain."""
-    table = control.RowTable(head=head, n=rows)
+    table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
         row.position, row.slot, row.branch = head + i, head + i, -1
-        row.chain = control.mask_of((1 << i + 1) - 1)
-    return control.words(table, device)
+        row.chain = state.mask_of((1 << i + 1) - 1)
+    return state.words(table, device)
 
 
 def attention_cases(device: torch.device) -> Iterator[Case]:
@@ -153,11 +153,11 @@ def choose_cases(device: torch.device) -> Iterator[Case]:
 
 
 def _choose(device: torch.device, rows: int, kind: str, vocab: int = 128_256) -> Case:
-    block = control.Control(sharpness=1.0)
+    block = state.Sequence(sharpness=1.0)
     block.sampling.temperature = 0.0 if kind == "greedy" else 0.8
     block.sampling.top_p = 0.9 if kind == "top-p" else 1.0
     plan = ChoosePlan(rows, vocab, laws=kind == "laws", filtered=kind == "top-p")
-    words, table = control.words(block, device), path_table(0, rows, device)
+    words, table = state.words(block, device), path_table(0, rows, device)
     work = choose_work(plan, device)
     out = torch.empty(rows, plan.out_words, dtype=torch.int32, device=device)
     moved = rows * vocab * DTYPE.itemsize
@@ -311,10 +311,10 @@ def settle_cases(device: torch.device) -> Iterator[Case]:
     """A tree's path of 8 nodes, 32 layers x 8 heads x 128."""
     layers, kv_heads, capacity, d, depth = 32, 8, 4096, 128, 8
     kv = torch.randn(2, layers, kv_heads, capacity, d, device=device, dtype=DTYPE)
-    block = control.Control(head=1000 + depth + 1)
+    block = state.Sequence(head=1000 + depth + 1)
     block.outcome.n, block.outcome.branch = depth, -1
     block.outcome.path[: depth + 1] = [0, *range(2, 2 * depth + 1, 2)]
-    words = control.words(block, device)
+    words = state.words(block, device)
     source = torch.arange(1002, 1002 + 2 * depth, 2, device=device)
     target = torch.arange(1001, 1001 + depth, device=device)
     yield Case(

@@ -19,7 +19,7 @@ from sbrt.gpu.recorder import CudaRecorder, Piece, driver
 from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
 from sbrt.model_config import ModelConfig
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 
 from . import gpu_timing
 
@@ -77,7 +77,7 @@ class Bench:
 
     def _record(self, name: str, lane: GpuLane, context: int) -> None:
         for rows in lane.sizes if name == "t" else lane.sizes[:1]:
-            table = control.words(path_table(lane, rows, context), self.device)
+            table = state.words(path_table(lane, rows, context), self.device)
             self._tables.append(table)
             piece = self._pieces[name, rows] = lane.record_forward(table, rows, True)
             self._launches[name, rows] = launcher(piece)
@@ -85,9 +85,9 @@ class Bench:
     def _record_feeds(self, name: str, lane: GpuLane, context: int) -> None:
         for rows in lane.fed:
             head = min(context, lane.capacity - rows)  # the ring has not wrapped
-            table = control.words(path_table(lane, rows, head), self.device)
+            table = state.words(path_table(lane, rows, head), self.device)
             self._tables.append(table)
-            few = rows <= control.MAX_ROWS
+            few = rows <= state.MAX_ROWS
             piece = lane.record_forward(table, rows, False) if few else None
             self._feeds[name, rows] = launcher(piece or lane.record_prefill(table, rows))
 
@@ -181,12 +181,12 @@ class Bench:
         }
 
 
-def path_table(lane: GpuLane, rows: int, head: int) -> control.RowTable:
+def path_table(lane: GpuLane, rows: int, head: int) -> state.Batch:
     """`rows` rows of a path behind a trunk of `head` tokens."""
-    table = control.RowTable(head=head, n=rows)
+    table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
         row.position, row.token, row.branch = head + i, i, -1
         row.slot = (head + i) % lane.capacity
-        row.chain = control.mask_of((2 << min(i, control.SLOTS - 1)) - 1)
+        row.chain = state.mask_of((2 << min(i, state.SLOTS - 1)) - 1)
     return table

@@ -32,9 +32,9 @@ TRITON = (
     "ring_settle", "rms_norm", "rope_kv_write", "see", "shape", "silu_mul",
 )  # fmt: skip
 ROUND = (
-    "target_rows", "prefill_target_rows", "prefill_draft_rows", "settle_draft", "bring_burst",
-    "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain", "hang_burst", "publish",
-    "hrad_features", "hrad_inner", "hrad_cut",
+    "target_rows", "prefill_target_rows", "prefill_draft_rows", "gather", "settle_draft",
+    "bring_burst", "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain",
+    "hang_burst", "end_round", "publish", "hrad_features", "hrad_inner", "hrad_cut",
 )  # fmt: skip
 GRAPHS = (
     "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",

@@ -390,7 +390,7 @@ class OrderBook:
         """
 
 class Runtime:
-    """Two lanes and one sequence at a time (csrc/spec/runtime.h).
+    """Two lanes and one sequence at a time (csrc/spec/engine.h).
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,

@@ -40,7 +40,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width"),
     "auto": ("gamma", "k_max"),
 }
-ON_MISS = ("continue", "serial", "lookup")  # in the order of OnMiss (csrc/exec/control.h)
+ON_MISS = ("continue", "serial", "lookup")  # in the order of OnMiss (csrc/state/policy.h)
 
 Option = int | float | str
 
@@ -113,7 +113,7 @@ class Method:
         return replace(self, options={**self.options, key: value})
 
     def policy(self) -> Policy | None:
-        """The knobs as the engine's round reads them (csrc/exec/control.h); None: it chooses."""
+        """The knobs as the engine's round reads them (csrc/state/policy.h); None: it chooses."""
         if self.name == AUTO:
             return None
         o = self.options

@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 
 from .choose_plan import PICKS, STATS, ChoosePlan, ChooseWork
-from .control import CANDIDATES, Control, Law, RowTable, Sampling, check_words, size, struct
 from .cut import find_cut, find_cut_torch
 from .law import SHARPNESS, thinned, thinned_torch, write_law, write_law_torch
 from .noise import (
@@ -28,6 +27,7 @@ from .noise import (
     noise_words_torch,
 )
 from .shaping import Shaping, shape_logits, shape_logits_torch
+from .state import CANDIDATES, Batch, Law, Sampling, Sequence, check_words, size, struct
 from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, TWO_PROGRAMS, arrived_last, load_int64
 
 _LAW_WORDS = tl.constexpr(size(Law))
@@ -77,8 +77,8 @@ def _choose_kernel(
     Shaped,  # [rows, vocab] what is chosen from; Logits unless HAS_SHAPED
     shaped_stride,
     Cut,  # [rows, 4] of find_cut; never touched without HAS_CUT
-    Block,  # [words] the control block
-    Table,  # [words] RowTable
+    Block,  # [words] the sequence
+    Table,  # [words] Batch
     Score,  # [rows, splits, KEEP] float64 scratch
     Token,  # [rows, splits, KEEP] scratch
     Stat,  # [rows, splits, 6] scratch
@@ -230,7 +230,7 @@ def _merge(
 
 def choose(
     logits: torch.Tensor,
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     table: torch.Tensor,
     *,
     plan: ChoosePlan,
@@ -241,8 +241,8 @@ def choose(
     """Choose of every row its token (Choice words), or with plan.laws its law (Law words).
 
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
-    control  int32 words of the control block: sampling, shaping, the ancestors' tokens, sharpness
-    table    int32 words of the RowTable; rows from its n on are not written. The noise is that of
+    sequence  int32 words of the sequence: sampling, shaping, the ancestors' tokens, sharpness
+    table    int32 words of the Batch; rows from its n on are not written. The noise is that of
              the position behind a row's
     out      int32 [rows, plan.out_words], contiguous, written: a view of the block's `choice` or
              `row_law` will do
@@ -252,19 +252,19 @@ def choose(
     words, those of `find_cut` if it chooses tokens and filters.
     Raises ValueError on tensors that cannot be.
     """
-    _check(logits, control, table, plan, out, shaping)
+    _check(logits, sequence, table, plan, out, shaping)
     shaped = logits
     if shaping is not None:
         shaped = shape_logits(
-            logits, control, table, shaping, out=work.shaped, first_row=plan.first_row
+            logits, sequence, table, shaping, out=work.shaped, first_row=plan.first_row
         )
     if plan.cuts:
         find_cut(
-            shaped, control, table, work=work.of_cut, out=work.cut, first_row=plan.first_row,
+            shaped, sequence, table, work=work.of_cut, out=work.cut, first_row=plan.first_row,
             chunk=plan.chunk,
         )  # fmt: skip
     _choose_kernel[(plan.rows, plan.splits)](
-        *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut, control, table),
+        *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut, sequence, table),
         *(work.score, work.token, work.stat, work.counters, out),
         *(plan.first_row, plan.vocab),
         **constants(plan),
@@ -297,7 +297,7 @@ def constants(plan: ChoosePlan) -> dict[str, object]:
 
 def choose_torch(
     logits: torch.Tensor,
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     table: torch.Tensor,
     *,
     plan: ChoosePlan,
@@ -306,15 +306,15 @@ def choose_torch(
     shaping: Shaping | None = None,
 ) -> torch.Tensor:
     """The twin of `choose` in plain torch: same arguments, effects and errors, any device."""
-    _check(logits, control, table, plan, out, shaping)
+    _check(logits, sequence, table, plan, out, shaping)
     first, shaped = plan.first_row, logits
     if shaping is not None:
         shaped = shape_logits_torch(
-            logits, control, table, shaping, out=work.shaped, first_row=first
+            logits, sequence, table, shaping, out=work.shaped, first_row=first
         )
     if plan.cuts:
-        find_cut_torch(shaped, control, table, out=work.cut, first_row=first)
-    law, given = struct(Sampling, control[: size(Sampling)]), struct(RowTable, table)
+        find_cut_torch(shaped, sequence, table, out=work.cut, first_row=first)
+    law, given = struct(Sampling, sequence[: size(Sampling)]), struct(Batch, table)
     for i in range(min(plan.rows, given.n - first)):
         raw, x = logits[i].float(), shaped[i].float()
         is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
@@ -325,7 +325,7 @@ def choose_torch(
         if plan.laws:
             if plan.filtered and law.temperature > 0 and best:
                 best = thinned_torch(x, law, score, best, plan.chunk, PICKS[True])
-            sharpness = float(control[SHARPNESS.value].view(torch.float32))
+            sharpness = float(sequence[SHARPNESS.value].view(torch.float32))
             is_plain = law.temperature == 0 and shaping is None
             write_law_torch(out[i], raw, best, None if is_plain else score, sharpness)
         else:
@@ -352,14 +352,14 @@ def _scores_torch(
 
 def _check(
     logits: torch.Tensor,
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     table: torch.Tensor,
     plan: ChoosePlan,
     out: torch.Tensor,
     shaping: Shaping | None,
 ) -> None:
-    check_words("control", control, Control)
-    check_words("table", table, RowTable)
+    check_words("sequence", sequence, Sequence)
+    check_words("table", table, Batch)
     if tuple(logits.shape) != (plan.rows, plan.vocab) or logits.stride(1) != 1:
         raise ValueError(
             f"logits: expected contiguous rows ({plan.rows}, {plan.vocab}) but got "

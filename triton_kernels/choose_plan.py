@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from .control import Choice, Law, size
 from .cut import CUT_WORDS
 from .radix import CutWork, cut_work
+from .state import Choice, Law, size
 
 PICKS = {False: 4, True: 20}  # of a chunk: what is wanted, and spare ones for near-ties in float32
 STATS = 6  # of a chunk (ChooseWork.stat)

@@ -16,7 +16,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import RowTable, Sampling, check_words, struct
 from .noise import exp32_torch
 from .radix import (
     ABOVE,
@@ -45,6 +44,7 @@ from .radix import (
     logit_of,
     reaching,
 )
+from .state import Batch, Sampling, check_words, struct
 from .words import TABLE_N, arrived_last
 
 CUT_WORDS = 4  # of a row: largest logit, last logit (both float32 bits), last id, unused
@@ -63,7 +63,7 @@ def _begin_cut_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
     Law,  # [words] Sampling
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
     Parts,  # [rows, SPLITS] scratch
@@ -124,7 +124,7 @@ def _begin_cut_kernel(
 def _end_cut_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     State,  # [rows, 8] read
     Tokens,  # [rows, 2, 2048] histograms: those of the first digit are cleared
     Units,  # [rows, 2, 2048]
@@ -184,8 +184,8 @@ def find_cut(
     """Write of every row its largest logit and the last token that its filters leave.
 
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
-    sampling  int32 words of a Sampling, or of a control block, which begins with one
-    table     int32 words of the RowTable; rows from its n on are not written
+    sampling  int32 words of a Sampling, or of a Sequence, which begins with one
+    table     int32 words of the Batch; rows from its n on are not written
     work      of at least as many rows and chunks
     out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id;
               at temperature 0, and for a row with NaN or +inf, everything is left
@@ -238,7 +238,7 @@ def find_cut_torch(
     no work."""
     _check(logits, sampling, table, out)
     s = struct(Sampling, sampling[:8])
-    for i in range(min(logits.shape[0], struct(RowTable, table).n - first_row)):
+    for i in range(min(logits.shape[0], struct(Batch, table).n - first_row)):
         x = logits[i].float()
         most, last, last_id = x.max(), torch.tensor(float("-inf")), ALL_IDS
         if s.temperature > 0 and most.isfinite() and bool((x < float("inf")).all()):
@@ -273,7 +273,7 @@ def _check(
     logits: torch.Tensor, sampling: torch.Tensor, table: torch.Tensor, out: torch.Tensor
 ) -> None:
     check_words("sampling", sampling, Sampling)
-    check_words("table", table, RowTable)
+    check_words("table", table, Batch)
     if logits.dim() != 2 or logits.stride(1) != 1:
         raise ValueError(f"logits: expected [rows, vocab], contiguous but got {logits.shape}")
     if tuple(out.shape) != (logits.shape[0], CUT_WORDS) or out.dtype != torch.int32:

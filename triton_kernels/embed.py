@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import RowTable, check_words, struct
 from .norm import PART, squares_torch
 from .plan import DTYPES
+from .state import Batch, check_words, struct
 from .words import ROW_TOKEN, ROW_WORDS, TABLE_N, TABLE_ROWS
 
 BLOCK = 1024  # columns of a program
@@ -20,7 +20,7 @@ BLOCK = 1024  # columns of a program
 
 @triton.jit
 def _embed_kernel(
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     Weight,  # [vocab, columns]
     weight_stride,
     Out,  # [rows, columns] written
@@ -62,7 +62,7 @@ def embed(
 ) -> torch.Tensor:
     """out[i] = weight[token of row first_row + i]; 0 where the table has no such row.
 
-    table    int32 words of a RowTable; what stands behind its n is not read
+    table    int32 words of a Batch; what stands behind its n is not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
     squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)
@@ -95,7 +95,7 @@ def embed_torch(
 ) -> torch.Tensor:
     """The twin of `embed` in plain torch: same arguments, effects and errors, any device."""
     _check(table, weight, out, squares)
-    given = struct(RowTable, table)
+    given = struct(Batch, table)
     used = min(out.shape[0], max(0, given.n - first_row))
     tokens = [given.row[first_row + i].token for i in range(used)]
     out[:used] = weight[tokens]
@@ -108,7 +108,7 @@ def embed_torch(
 def _check(
     table: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, squares: torch.Tensor | None
 ) -> None:
-    check_words("table", table, RowTable)
+    check_words("table", table, Batch)
     if weight.dim() != 2 or weight.dtype not in DTYPES:
         raise ValueError(
             f"weight: expected [vocab, columns] of one of {DTYPES} but got {weight.dtype} "

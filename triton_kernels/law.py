@@ -10,10 +10,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import CANDIDATES, Control, Law, Sampling, offset
 from .noise import exp32, exp32_torch
+from .state import CANDIDATES, Law, Sampling, Sequence, offset
 
-SHARPNESS = tl.constexpr(offset(Control, "sharpness"))
+SHARPNESS = tl.constexpr(offset(Sequence, "sharpness"))
 _LAW_TOKEN = tl.constexpr(offset(Law, "token"))
 _LAW_LP = tl.constexpr(offset(Law, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from .control import MAX_ROWS
 from .norm import PART
 from .plan import DTYPES
+from .state import MAX_ROWS
 
 # Of an H100 and H200; constants, because the cuts are bits. 4.8 TB/s take some 5 MB on their way,
 # and a program has 16 or 32 KiB: one and a half a multiprocessor are enough.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from .control import MAX_ROWS, SLOTS
+from .state import MAX_ROWS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -164,7 +164,7 @@ def _digit_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
     Law,  # [words] Sampling
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     State,  # [rows, 8] read and written
     Tokens,  # [rows, 2, 2048] histograms
     Units,  # [rows, 2, 2048]

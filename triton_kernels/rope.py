@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import RowTable, check_words, struct
 from .plan import DTYPES
+from .state import Batch, check_words, struct
 from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
 
 EXACT_FLOAT = 2**24  # positions below are exact in float32
@@ -47,7 +47,7 @@ def _rope_kv_write_kernel(
     V,  # [kv_heads, slots, 2 HALF] written
     v_head_stride,
     v_slot_stride,
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     InvFreq,  # [HALF] float32
     QWeight,  # [2 HALF], as below never touched without HAS_NORM
     KWeight,
@@ -132,7 +132,7 @@ def rope_kv_write(
 
     qkv    [rows, heads + 2 kv_heads, head_dim]  float16, bfloat16 or float32; heads contiguous
     k, v   [kv_heads, slots, head_dim]           same dtype; one layer's storage
-    table  int32 words of a RowTable; row i of qkv is its row first_row + i. Slot -1 writes nothing
+    table  int32 words of a Batch; row i of qkv is its row first_row + i. Slot -1 writes nothing
            to the ring; rows from its n on are not touched at all
 
     Allocates nothing. Raises ValueError on any other shape, dtype or stride.
@@ -172,7 +172,7 @@ def rope_kv_write_torch(
 ) -> None:
     """The twin of `rope_kv_write` in plain torch: same arguments, effects and errors."""
     heads = _check(qkv, k, v, table, rope)
-    given, kv_heads = struct(RowTable, table), k.shape[0]
+    given, kv_heads = struct(Batch, table), k.shape[0]
     for i in range(min(qkv.shape[0], given.n - first_row)):
         row = given.row[first_row + i]
         q = _turned(_normed(qkv[i, :heads], rope.q_weight, rope.eps), row.position, rope)
@@ -205,7 +205,7 @@ def _check(
     qkv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, rope: Rope
 ) -> int:
     """Query heads of qkv. Raises ValueError."""
-    check_words("table", table, RowTable)
+    check_words("table", table, Batch)
     if qkv.dim() != 3 or k.dim() != 3:
         raise ValueError(f"qkv, k: expected 3 dimensions but got {qkv.dim()} and {k.dim()}")
     if qkv.dtype not in DTYPES:

@@ -1,6 +1,6 @@
 """The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
 
-The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the control
+The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the sequence
 block as `settle` (csrc/spec/settle.cc) has left it: head, outcome, chain, source, the adopted
 branch; what may be poisoned it learns from draft_have and draft_nodes. On a path nothing moves.
 """
@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import SLOTS, Branch, Control, check_words, mask_bits, offset, size, struct
+from .state import SLOTS, Branch, Sequence, check_words, mask_bits, offset, size, struct
 from .words import has_bit, load_int64, load_unsigned
 
 MOVES = 16  # slots moved at once
@@ -27,16 +27,16 @@ class Settle(Enum):
     BURST = 2  # the tail of branch 0, behind a serial burst
 
 
-_HEAD = tl.constexpr(offset(Control, "head"))
-_CHAIN_SIZE = tl.constexpr(offset(Control, "chain", "size"))
-_OUTCOME_N = tl.constexpr(offset(Control, "outcome", "n"))
-_OUTCOME_BRANCH = tl.constexpr(offset(Control, "outcome", "branch"))
-_PATH = tl.constexpr(offset(Control, "outcome", "path"))
-_SOURCE = tl.constexpr(offset(Control, "source"))
-_DRAFT_COMPACTS = tl.constexpr(offset(Control, "draft_compacts"))
-_DRAFT_HAVE = tl.constexpr(offset(Control, "draft_have"))
-_DRAFT_NODES = tl.constexpr(offset(Control, "draft_nodes"))
-_BRANCHES = tl.constexpr(offset(Control, "branches"))
+_HEAD = tl.constexpr(offset(Sequence, "head"))
+_CHAIN_SIZE = tl.constexpr(offset(Sequence, "chain", "size"))
+_OUTCOME_N = tl.constexpr(offset(Sequence, "outcome", "n"))
+_OUTCOME_BRANCH = tl.constexpr(offset(Sequence, "outcome", "branch"))
+_PATH = tl.constexpr(offset(Sequence, "outcome", "path"))
+_SOURCE = tl.constexpr(offset(Sequence, "source"))
+_DRAFT_COMPACTS = tl.constexpr(offset(Sequence, "draft_compacts"))
+_DRAFT_HAVE = tl.constexpr(offset(Sequence, "draft_have"))
+_DRAFT_NODES = tl.constexpr(offset(Sequence, "draft_nodes"))
+_BRANCHES = tl.constexpr(offset(Sequence, "branches"))
 _BRANCH_WORDS = tl.constexpr(size(Branch))
 _IN_PLACE = tl.constexpr(offset(Branch, "in_place"))
 _HAS_LAW = tl.constexpr(offset(Branch, "has_law"))
@@ -51,7 +51,7 @@ def _ring_slot(base, o, capacity):
 
 @triton.jit
 def _ring_settle_kernel(
-    Block,  # [words] the control block
+    Block,  # [words] the sequence
     KV,  # [layers, kv_heads, slots, head_dim] keys; their values are v_offset elements on
     v_offset,
     layer_stride,
@@ -137,7 +137,7 @@ def _ring_settle_kernel(
 
 
 def ring_settle(
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     kv: torch.Tensor,
     *,
     capacity: int,
@@ -147,17 +147,17 @@ def ring_settle(
 ) -> None:
     """Bring a lane's KV to the last outcome, in place: every layer and head in one launch.
 
-    control     int32 words of the control block, as `settle` left it
+    sequence     int32 words of the sequence, as `settle` left it
     kv          [2, layers, kv_heads, slots, head_dim]  keys and values; any strides but the last
     capacity    positions of the ring; the slots behind it are tails, tail_slots a branch
     poison      debug: fill the slots that were dropped with NaN
 
     Allocates nothing. Raises ValueError on tensors that cannot be.
     """
-    _check(control, kv, capacity)
+    _check(sequence, kv, capacity)
     layers, kv_heads, slots, head_dim = kv.shape[1:]
     _ring_settle_kernel[(layers * kv_heads, 2)](
-        control,
+        sequence,
         kv,
         *kv.stride()[:4],
         *(kv_heads, slots, capacity, tail_slots),
@@ -179,7 +179,7 @@ def constants(head_dim: int, what: Settle, poison: bool) -> dict[str, object]:
 
 
 def ring_settle_torch(
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     kv: torch.Tensor,
     *,
     capacity: int,
@@ -188,8 +188,8 @@ def ring_settle_torch(
     poison: bool = False,
 ) -> None:
     """The twin of `ring_settle` in plain torch: one move after the other, as settle.cc does."""
-    _check(control, kv, capacity)
-    c = struct(Control, control)
+    _check(sequence, kv, capacity)
+    c = struct(Sequence, sequence)
     old_head = c.head - c.outcome.n - 1
     if what is Settle.TARGET or (what is Settle.DRAFT and c.draft_compacts):
         for depth in range(1, c.outcome.n + 1):
@@ -208,7 +208,7 @@ def ring_settle_torch(
         _poison(c, kv, capacity, what)
 
 
-def _poison(c: Control, kv: torch.Tensor, capacity: int, what: Settle) -> None:
+def _poison(c: Sequence, kv: torch.Tensor, capacity: int, what: Settle) -> None:
     """NaN into every slot in flight that is not alive, and into the tails."""
     is_target = what is Settle.TARGET
     lowest = c.head if is_target else min(c.draft_have, c.head)
@@ -220,8 +220,8 @@ def _poison(c: Control, kv: torch.Tensor, capacity: int, what: Settle) -> None:
         kv[..., capacity:, :] = float("nan")
 
 
-def _check(control: torch.Tensor, kv: torch.Tensor, capacity: int) -> None:
-    check_words("control", control, Control)
+def _check(sequence: torch.Tensor, kv: torch.Tensor, capacity: int) -> None:
+    check_words("sequence", sequence, Sequence)
     if kv.dim() != 5 or kv.shape[0] != 2 or kv.stride(-1) != 1:
         raise ValueError(
             "kv: expected [2, layers, kv_heads, slots, head_dim] with contiguous heads but got "

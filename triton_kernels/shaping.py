@@ -7,20 +7,20 @@ last, by a launch of their own: nothing that comes after a mask brings a token b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import abc
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
-from .control import (
+from .state import (
     MAX_TAIL,
     SLOTS,
+    Batch,
     Branch,
-    Control,
     Row,
-    RowTable,
+    Sequence,
     check_words,
     mask_bits,
     offset,
@@ -32,6 +32,7 @@ from .words import (
     ROW_CHAIN,
     ROW_TAIL,
     ROW_WORDS,
+    TABLE_HEAD,
     TABLE_N,
     TABLE_ROWS,
     has_bit,
@@ -41,22 +42,22 @@ from .words import (
 
 NO_TOKEN, ENDS = 1, 2  # bits of Shaping.mask
 WORDS = 32  # bad words of a program
-_SHAPING = offset(Control, "shaping")
+_SHAPING = offset(Sequence, "shaping")
 _PENALISES = tl.constexpr(_SHAPING + 1)
 _REPETITION = tl.constexpr(_SHAPING + 3)
 _PRESENCE = tl.constexpr(_SHAPING + 4)
 _FREQUENCY = tl.constexpr(_SHAPING + 5)
 _ENDS_FROM = tl.constexpr(_SHAPING + 6)
-_HEAD = tl.constexpr(offset(Control, "head"))
-_CHAIN_SIZE = tl.constexpr(offset(Control, "chain", "size"))
-_CHAIN_TOKEN = tl.constexpr(offset(Control, "chain", "token"))
-_BRANCH_TOKEN = tl.constexpr(offset(Control, "branches") + offset(Branch, "token"))
+_HEAD = tl.constexpr(offset(Sequence, "head"))
+_CHAIN_SIZE = tl.constexpr(offset(Sequence, "chain", "size"))
+_CHAIN_TOKEN = tl.constexpr(offset(Sequence, "chain", "token"))
+_BRANCH_TOKEN = tl.constexpr(offset(Sequence, "branches") + offset(Branch, "token"))
 _BRANCH_WORDS = tl.constexpr(size(Branch))
 
 
 @dataclass(frozen=True)
 class Shaping:
-    """The dense lists of a request, each over the vocabulary; its scalars are in the control block.
+    """The dense lists of a request, each over the vocabulary; its scalars are in the sequence.
 
     mask    uint8    1: no token, or not among the allowed ones; 2: ends the sequence
     bias    float32  logit_bias
@@ -77,7 +78,7 @@ class Shaping:
     trunk: torch.Tensor | None = None
 
 
-def dense_words(words: Sequence[Sequence[int]], room: tuple[int, int]) -> torch.Tensor:
+def dense_words(words: abc.Sequence[Sequence[int]], room: tuple[int, int]) -> torch.Tensor:
     """Bad words as int32 of shape `room`, (words, tokens): each at the end of its row, behind -1.
 
     Raises ValueError if there are more, or longer ones, and on a word of no token.
@@ -103,8 +104,8 @@ def _float_word(p_word):
 def _shape_kernel(
     Logits,  # [rows, vocab] read
     logits_stride,
-    Block,  # [words] the control block
-    Table,  # [words] RowTable
+    Block,  # [words] the sequence
+    Table,  # [words] Batch
     TokenMask,  # [vocab]
     Bias,  # [vocab]
     Counts,  # [vocab]
@@ -138,7 +139,7 @@ def _shape_kernel(
         seen = tl.load(Seen + o, mask=m, other=0) != 0
         extra = tl.zeros((CHUNK,), tl.int32)
         # The root's bit: a draft may be behind the trunk. Bits behind it are nodes.
-        root = (load_int64(Block + _HEAD, True) - load_int64(Table, True)).to(tl.int32)
+        root = (load_int64(Block + _HEAD, True) - load_int64(Table + TABLE_HEAD, True)).to(tl.int32)
         chain_low = load_unsigned(p_row + ROW_CHAIN, True)
         chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
         hung = tl.load(Block + _CHAIN_SIZE)
@@ -177,8 +178,8 @@ def _still_like(match, Words, o_word, n_words, longest, back, token):
 
 @triton.jit
 def _ban_kernel(
-    Block,  # [words] the control block
-    Table,  # [words] RowTable
+    Block,  # [words] the sequence
+    Table,  # [words] Batch
     Words,  # [n_words, longest] dense_words
     Trunk,  # [positions]
     Out,  # [rows, vocab] float32: the last tokens of words that the rows begin become -inf
@@ -197,7 +198,7 @@ def _ban_kernel(
     o_word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
     head = load_int64(Block + _HEAD, True)
-    root = (head - load_int64(Table, True)).to(tl.int32)
+    root = (head - load_int64(Table + TABLE_HEAD, True)).to(tl.int32)
     hung = tl.load(Block + _CHAIN_SIZE)
     chain_low = load_unsigned(p_row + ROW_CHAIN, True)
     chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
@@ -229,7 +230,7 @@ def _ban_kernel(
 
 def shape_logits(
     logits: torch.Tensor,
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     table: torch.Tensor,
     shaping: Shaping,
     *,
@@ -239,15 +240,15 @@ def shape_logits(
     """out = logits as the request wants them, each row with its own ancestors counted.
 
     logits   [rows, vocab]  float16, bfloat16 or float32; row i is row first_row + i of the table
-    control  int32 words of the control block; table those of the RowTable of this forward
+    sequence  int32 words of the sequence; table those of the Batch of this forward
     out      [rows, vocab]  float32, written; rows from the table's n on are not
 
     Returns `out`. Allocates nothing. Raises ValueError on tensors that cannot be.
     """
-    _check(logits, control, table, shaping, out)
+    _check(logits, sequence, table, shaping, out)
     rows, vocab = logits.shape
     _shape_kernel[(rows, triton.cdiv(vocab, 1024))](
-        *(logits, logits.stride(0), control, table),
+        *(logits, logits.stride(0), sequence, table),
         *(shaping.mask, shaping.bias, shaping.counts, shaping.seen),
         *(out, out.stride(0), first_row, vocab),
         CHUNK=1024,
@@ -258,7 +259,7 @@ def shape_logits(
     if shaping.words is not None and shaping.trunk is not None:
         n_words, longest = shaping.words.shape
         _ban_kernel[(rows, triton.cdiv(n_words, WORDS))](
-            *(control, table, shaping.words, shaping.trunk, out, out.stride(0)),
+            *(sequence, table, shaping.words, shaping.trunk, out, out.stride(0)),
             *(first_row, n_words, longest, len(shaping.trunk)),
             WORDS=WORDS,
             SLOTS=SLOTS,
@@ -270,7 +271,7 @@ def shape_logits(
 
 def shape_logits_torch(
     logits: torch.Tensor,
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     table: torch.Tensor,
     shaping: Shaping,
     *,
@@ -278,15 +279,15 @@ def shape_logits_torch(
     first_row: int = 0,
 ) -> torch.Tensor:
     """The twin of `shape_logits` in plain torch: same arguments, effects and errors, any device."""
-    _check(logits, control, table, shaping, out)
-    c, given = struct(Control, control), struct(RowTable, table)
+    _check(logits, sequence, table, shaping, out)
+    c, given = struct(Sequence, sequence), struct(Batch, table)
     for i in range(min(logits.shape[0], given.n - first_row)):
         row = given.row[first_row + i]
         masked = (shaping.mask & NO_TOKEN).bool()
         if row.position + 1 < c.shaping.ends_from:
             masked |= (shaping.mask & ENDS).bool()
         x = logits[i].float().masked_fill(masked, float("-inf")) + shaping.bias
-        path = _path(c, given.head, row)
+        path = _path(c, given.head[0], row)
         out[i] = _penalised(x, c, path, shaping) if c.shaping.penalises else x
         out[i, _banned(c.head, path, shaping)] = float("-inf")
     return out
@@ -306,7 +307,7 @@ def _banned(head: int, path: list[int], shaping: Shaping) -> list[int]:
     ]
 
 
-def _path(c: Control, table_head: int, row: Row) -> list[int]:
+def _path(c: Sequence, table_head: int, row: Row) -> list[int]:
     """Tokens behind the root that a row sees."""
     root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
     nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
@@ -315,7 +316,7 @@ def _path(c: Control, table_head: int, row: Row) -> list[int]:
     return tokens + [c.branches[row.branch].token[j] for j in range(MAX_TAIL) if tail >> j & 1]
 
 
-def _penalised(x: torch.Tensor, c: Control, path: list[int], shaping: Shaping) -> torch.Tensor:
+def _penalised(x: torch.Tensor, c: Sequence, path: list[int], shaping: Shaping) -> torch.Tensor:
     s, extra = c.shaping, torch.zeros_like(shaping.counts)
     for token in path:
         if token < len(extra):  # a draft may know fewer tokens than a chain that was looked up
@@ -328,13 +329,13 @@ def _penalised(x: torch.Tensor, c: Control, path: list[int], shaping: Shaping) -
 
 def _check(
     logits: torch.Tensor,
-    control: torch.Tensor,
+    sequence: torch.Tensor,
     table: torch.Tensor,
     shaping: Shaping,
     out: torch.Tensor,
 ) -> None:
-    check_words("control", control, Control)
-    check_words("table", table, RowTable)
+    check_words("sequence", sequence, Sequence)
+    check_words("table", table, Batch)
     if logits.dim() != 2 or logits.stride(1) != 1:
         raise ValueError(f"logits: expected [rows, vocab], contiguous but got {logits.shape}")
     if out.shape != logits.shape or out.dtype != torch.float32 or out.stride(1) != 1:

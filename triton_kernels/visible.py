@@ -13,13 +13,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .control import MAX_ROWS, SLOTS, Row, RowTable, check_words, mask_bits, struct
 from .plan import FLIGHT, AttentionPlan, Workspace
+from .state import MAX_ROWS, SLOTS, Batch, Row, check_words, mask_bits, struct
 from .words import (
     ROW_BRANCH,
     ROW_CHAIN,
     ROW_TAIL,
     ROW_WORDS,
+    TABLE_HEAD,
     TABLE_N,
     TABLE_ROWS,
     has_bit,
@@ -49,7 +50,7 @@ def _is_beginning(low, high):
 
 @triton.jit
 def _see_kernel(
-    Table,  # [words] RowTable
+    Table,  # [words] Batch
     Slots,  # [64, 128] written
     Extent,  # [4 + 128] written
     Meta,  # [4, 64] written
@@ -67,7 +68,7 @@ def _see_kernel(
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
-    head = load_int64(Table, True)
+    head = load_int64(Table + TABLE_HEAD, True)
     m_row = (first_row + o_row < tl.load(Table + TABLE_N)) & (o_row < rows)
     p_row = Table + TABLE_ROWS + (first_row + o_row).to(tl.int64) * ROW_WORDS
     position = load_int64(p_row, m_row)
@@ -136,13 +137,13 @@ def see(
 ) -> Workspace:
     """Write into `work` what rows first_row .. first_row + plan.rows - 1 of a row table see.
 
-    table  int32 words of a RowTable (exec/control.h); rows from its n on are padding
+    table  int32 words of a Batch (csrc/state); rows from its n on are padding
     work   its slots, extent and meta are written; returned
 
     Allocates nothing. A row's masks must not reach further than its window and the ring hold (the
     capacity law of csrc/ring). Raises ValueError on tensors that cannot be.
     """
-    check_words("table", table, RowTable)
+    check_words("table", table, Batch)
     _see_kernel[(1,)](
         table,
         work.slots,
@@ -165,24 +166,25 @@ def see_torch(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
     """The twin of `see` in plain torch: same arguments, effects and errors, any device."""
-    check_words("table", table, RowTable)
-    given = struct(RowTable, table)
+    check_words("table", table, Batch)
+    given = struct(Batch, table)
+    head = given.head[0]
     rows = list(given.row[first_row : min(given.n, first_row + plan.rows)])
-    seen = [_slots_of(row, given.head, plan) for row in rows]
+    seen = [_slots_of(row, head, plan) for row in rows]
     for i, slots in enumerate(seen):
         work.slots[i, : len(slots)] = torch.tensor(slots, dtype=torch.int32)
     leaders = _leaders(seen, plan.tile_rows)
     firsts = [max(0, row.position - plan.reach + 1) for row in rows]
     work.meta.copy_(_meta(seen, leaders, plan.tile_rows, work.meta))
-    low = max(min([given.head, *firsts]), given.head - plan.reach)
-    high = max([given.head, *(given.head + len(slots) for slots in seen)])
+    low = max(min([head, *firsts]), head - plan.reach)
+    high = max([head, *(head + len(slots) for slots in seen)])
     first_split = low // plan.split_length
     splits = max(1, -(-high // plan.split_length) - first_split)
-    far = given.head + FLIGHT
+    far = head + FLIGHT
     pairs = list(zip(firsts, leaders, strict=True))
     led = [min([f for f, b in pairs if b == i] or [far]) for i in range(MAX_ROWS)]
     padding = [max(0, 1 - plan.reach)] * (MAX_ROWS - len(firsts))
-    extent = [given.head, low, first_split, splits, *firsts, *padding, *led]
+    extent = [head, low, first_split, splits, *firsts, *padding, *led]
     work.extent.copy_(torch.tensor(extent, dtype=torch.int64))
     return work
 

@@ -1,19 +1,22 @@
-"""What the kernels share: words of the control block, who arrives last, knowing the interpreter."""
+"""What the kernels share: words of the state, who arrives last, knowing the interpreter."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-# Of exec/control.h, in 32-bit words; tests/triton_kernels/test_control.py holds them to control.py.
-TABLE_N = tl.constexpr(2)
-TABLE_ROWS = tl.constexpr(4)
-ROW_WORDS = tl.constexpr(10)
-ROW_TOKEN = tl.constexpr(2)
-ROW_SLOT = tl.constexpr(3)
-ROW_BRANCH = tl.constexpr(4)
-ROW_CHAIN = tl.constexpr(6)
-ROW_TAIL = tl.constexpr(8)
+from .state import Batch, Row, offset, size
+
+# The kernels are for one seat, the first.
+TABLE_HEAD = tl.constexpr(offset(Batch, "head"))
+TABLE_N = tl.constexpr(offset(Batch, "n"))
+TABLE_ROWS = tl.constexpr(offset(Batch, "row"))
+ROW_WORDS = tl.constexpr(size(Row))
+ROW_TOKEN = tl.constexpr(offset(Row, "token"))
+ROW_SLOT = tl.constexpr(offset(Row, "slot"))
+ROW_BRANCH = tl.constexpr(offset(Row, "branch"))
+ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
+ROW_TAIL = tl.constexpr(offset(Row, "tail"))
 
 TWO_PROGRAMS = 128  # registers of a thread, of programs of eight warps: two fit a multiprocessor
 MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads

@@ -106,13 +106,17 @@ void collect(const CollectArgs& a, Worker) {
 class KernelBench {
  public:
   KernelBench(std::shared_ptr<Model> model, int64_t max_len, int32_t max_rows, int32_t threads)
-      : model_(std::move(model)), block_(1), laws_(kMaxStepRows), choices_(kMaxStepRows) {
+      : model_(std::move(model)),
+        sequence_(1),
+        batch_(1),
+        laws_(kMaxStepRows),
+        choices_(kMaxStepRows) {
     lane_ = model_->bind({.max_len = max_len, .max_rows = max_rows, .threads = threads});
     for (int i = 0; i < threads; ++i) scratch_.emplace_back(model_->vocab());
-    rows_ = &block_.data()->target_rows;
+    rows_ = batch_.data();
     lane_->add_forward(plain_, rows_, true);
-    const ChooseArgs choose{lane_->logits(), lane_->vocab(),  lane_->vocab(),  rows_,
-                            block_.data(),   scratch_.data(), choices_.data(), laws_.data()};
+    const ChooseArgs choose{lane_->logits(),  lane_->vocab(),  lane_->vocab(),  rows_,
+                            sequence_.data(), scratch_.data(), choices_.data(), laws_.data()};
     plain_.add(choose_rows, choose);
     plain_.add(choose_laws, choose);
     const auto& nodes = plain_.nodes();
@@ -130,14 +134,19 @@ class KernelBench {
     const RingShape& ring = lane_->ring_shape();
     check_within("bench: rows", 1, kMaxRows, n);
     check_within("bench: head", int64_t{0}, ring.window - n, head);
-    block_[0].sampling = {temperature, 0, 1, 0, 7, 0};
-    block_[0].sharpness = 1;
-    rows_->head = head;
+    sequence_[0].sampling = {temperature, 0, 1, 0, 7, 0};
+    sequence_[0].sharpness = 1;
+    rows_->head[0] = head;
     rows_->n = n;
     for (int i = 0; i < n; ++i)
-      rows_->row[i] = {
-          head + i,          i % model_->vocab(), static_cast<int32_t>(ring.slot(head + i)), -1, i,
-          Mask::upto(i + 1), Mask::none()};
+      rows_->row[i] = {head + i,
+                       i % model_->vocab(),
+                       static_cast<int32_t>(ring.slot(0, head + i)),
+                       -1,
+                       static_cast<int16_t>(i),
+                       0,
+                       Mask::upto(i + 1),
+                       Mask::none()};
     for (auto& ns : ns_) {
       ns.clear();
       ns.reserve(times);
@@ -168,10 +177,11 @@ class KernelBench {
   }
 
   std::shared_ptr<Model> model_;
-  Buffer<Control> block_;
+  Buffer<Sequence> sequence_;
+  Buffer<Batch> batch_;
   Buffer<Law> laws_;
   Buffer<Choice> choices_;
-  RowTable* rows_ = nullptr;
+  Batch* rows_ = nullptr;
   std::unique_ptr<Lane> lane_;
   std::vector<ChooseScratch> scratch_;
   Graph plain_{"bench.plain"}, timed_{"bench.timed"};
@@ -186,17 +196,17 @@ class ChooseBench {
   // logits [rows, vocab].
   ChooseBench(const py::array_t<float, py::array::c_style | py::array::forcecast>& logits,
               int32_t threads)
-      : logits_(logits.size()), block_(1), choices_(kMaxRows), runner_(threads) {
+      : logits_(logits.size()), sequence_(1), batch_(1), choices_(kMaxRows), runner_(threads) {
     check_equal("bench: dimensions of logits", 2, logits.ndim());
     check_within("bench: rows", py::ssize_t{1}, py::ssize_t{kMaxRows}, logits.shape(0));
     std::copy_n(logits.data(), logits.size(), logits_.data());
     const int vocab = static_cast<int>(logits.shape(1));
     for (int i = 0; i < threads; ++i) scratch_.emplace_back(vocab);
-    RowTable& rows = block_[0].target_rows;
+    Batch& rows = batch_[0];
     rows.n = static_cast<int32_t>(logits.shape(0));
     for (int i = 0; i < rows.n; ++i)
-      rows.row[i] = {i, 0, -1, -1, i, Mask::upto(i + 1), Mask::none()};
-    choose_.add(choose_rows, ChooseArgs{logits_.data(), vocab, vocab, &rows, block_.data(),
+      rows.row[i] = {i, 0, -1, -1, static_cast<int16_t>(i), 0, Mask::upto(i + 1), Mask::none()};
+    choose_.add(choose_rows, ChooseArgs{logits_.data(), vocab, vocab, &rows, sequence_.data(),
                                         scratch_.data(), choices_.data(), nullptr});
     timed_.add(stamped, StampedArgs{choose_.nodes().data(), at_.data()});
     timed_.add(stamped, StampedArgs{nullptr, at_.data() + 1}, true);
@@ -206,21 +216,22 @@ class ChooseBench {
   // Nanoseconds of each of `times` choices, and the tokens.
   std::pair<std::vector<int64_t>, std::vector<int32_t>> run(const Sampling& law, int width,
                                                             int times) {
-    block_[0].sampling = law;
+    sequence_[0].sampling = law;
     ns_[0].clear();
     ns_[0].reserve(times);
     {
       const GilRelease nogil;
       runner_.run(timed_, width, times);
     }
-    std::vector<int32_t> tokens(block_[0].target_rows.n);
+    std::vector<int32_t> tokens(batch_[0].n);
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = choices_[i].token;
     return {ns_[0], tokens};
   }
 
  private:
   Buffer<float> logits_;
-  Buffer<Control> block_;
+  Buffer<Sequence> sequence_;
+  Buffer<Batch> batch_;
   Buffer<Choice> choices_;
   std::vector<ChooseScratch> scratch_;
   Graph choose_{"bench.choose"}, timed_{"bench.timed"};

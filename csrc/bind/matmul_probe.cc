@@ -57,7 +57,7 @@ class Product {
 
  private:
   int32_t rows_;
-  RowTable table_{};
+  Batch table_{};
   Buffer<float> both_;
   Buffer<RowGroup> groups_, made_;
 

@@ -1,4 +1,4 @@
-// Single ops over a control block given as bytes: what the GPU's kernels are compared with.
+// Single ops over a sequence's state given as bytes: what the GPU's kernels are compared with.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -20,6 +20,7 @@
 #include "ops/embed.h"
 #include "ops/rope.h"
 #include "spec/lanes.h"
+#include "state/fields.inc"
 
 namespace py = pybind11;
 
@@ -29,7 +30,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Sizes = std::tuple<int64_t, int64_t, int32_t, int32_t>;  // capacity, window, branches, tail
 
-// A struct of exec/control.h, as the bytes of it.
+// A struct of csrc/state, as the bytes of it.
 template <class T>
 std::unique_ptr<T> from_bytes(const py::bytes& bytes) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -95,7 +96,7 @@ class ProbeRing {
 // q [rows, heads, head_dim] over a ring of one layer; gives [rows in use, heads, head_dim].
 Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, const Floats& v,
                     const Sizes& sizes, float scale) {
-  const auto rows = from_bytes<RowTable>(table);
+  const auto rows = from_bytes<Batch>(table);
   const ProbeRing probe(sizes, k, v, false);
   const RingShape& s = probe.ring->shape();
   check_equal("probe: dimensions of q", 3, q.ndim());
@@ -119,7 +120,7 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
                                               const Floats& k, const Floats& v, const Sizes& sizes,
                                               const Floats& inv_freq, float amplitude,
                                               const Floats& norms, float eps) {
-  auto rows = from_bytes<RowTable>(table);
+  auto rows = from_bytes<Batch>(table);
   for (int i = 0; i < rows->n; ++i) rows->row[i].token = 0;
   const ProbeRing probe(sizes, k, v, false);
   const RingShape& s = probe.ring->shape();
@@ -139,32 +140,35 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
 }
 
 // K and V after a settle (0: of the target lane, 1: of the draft lane, 2: after a serial burst), and
-// the control block it left.
+// the sequence it left.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {
-  const auto control = from_bytes<Control>(block);
+  const auto sequence = from_bytes<Sequence>(block);
   const ProbeRing probe(sizes, k, v, debug);
-  const LaneArgs args{control.get(), probe.ring.get(), probe.ring->shape(), kMaxStepRows};
+  const auto scratch = std::make_unique<DraftScratch>();
+  const Seats seats{sequence.get(), 1, 0, nullptr, nullptr};
+  const LaneArgs args{
+      seats, &scratch->batch, scratch->law, probe.ring.get(), probe.ring->shape(), kMaxStepRows};
   check_within("probe: settle", 0, 2, what);
   constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, bring_burst};
   kSettle[what](args, Worker());
   const auto [keys, values] = probe.content();
-  return {keys, values, to_bytes(control.get(), 1)};
+  return {keys, values, to_bytes(sequence.get(), 1)};
 }
 
 // Bytes of a Choice or a Law of every row of `logits` [rows, vocab].
 py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
                        bool laws) {
-  const auto control = from_bytes<Control>(block);
-  const auto rows = from_bytes<RowTable>(table);
+  const auto sequence = from_bytes<Sequence>(block);
+  const auto rows = from_bytes<Batch>(table);
   check_within("probe: rows", int64_t{0}, int64_t{logits.shape(0)}, int64_t{rows->n});
   const int vocab = static_cast<int>(logits.shape(1));
   ChooseScratch scratch(vocab);
   Buffer<Choice> choice(rows->n);
   Buffer<Law> law(rows->n);
-  const ChooseArgs args{logits.data(), vocab,    vocab,         rows.get(),
-                        control.get(), &scratch, choice.data(), law.data()};
+  const ChooseArgs args{logits.data(),  vocab,    vocab,         rows.get(),
+                        sequence.get(), &scratch, choice.data(), law.data()};
   (laws ? choose_laws : choose_rows)(args, Worker());
   return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);
 }
@@ -201,82 +205,30 @@ Floats gate_probe(const Floats& x, const std::string& activation, const std::str
   return y;
 }
 
-using Layout = std::map<std::string, size_t>;
-
-#define FIELD(type, field) out[#type "." #field] = offsetof(type, field)
-
-void put_rows(Layout& out) {
-  FIELD(Row, position), FIELD(Row, token), FIELD(Row, slot), FIELD(Row, branch), FIELD(Row, node);
-  FIELD(Row, chain), FIELD(Row, tail), FIELD(RowTable, head), FIELD(RowTable, n);
-  FIELD(RowTable, row), FIELD(Law, n), FIELD(Law, q), FIELD(Law, entropy), FIELD(Law, token);
-  FIELD(Law, lp), FIELD(Choice, token), FIELD(Choice, error), FIELD(Chain, size);
-  FIELD(Chain, drawn), FIELD(Chain, depth), FIELD(Chain, token), FIELD(Chain, parent);
-  FIELD(Chain, level), FIELD(Chain, mask), FIELD(Branch, node), FIELD(Branch, size);
-  FIELD(Branch, in_place), FIELD(Branch, token), FIELD(Branch, has_law), FIELD(Branch, mask);
-  FIELD(Branch, law), FIELD(Outcome, node), FIELD(Outcome, n), FIELD(Outcome, y);
-  FIELD(Outcome, branch), FIELD(Outcome, path);
-}
-
-void put_request(Layout& out) {
-  FIELD(Policy, rejection), FIELD(Sampling, temperature), FIELD(Sampling, min_p);
-  FIELD(Sampling, top_p), FIELD(Sampling, top_k), FIELD(Sampling, seed);
-  FIELD(Sampling, completion), FIELD(Shaping, active), FIELD(Shaping, penalises);
-  FIELD(Shaping, restricts), FIELD(Shaping, repetition), FIELD(Shaping, presence);
-  FIELD(Shaping, frequency), FIELD(Shaping, ends_from), FIELD(Shaping, holes);
-  FIELD(Shaping, words), FIELD(Counts, n), FIELD(Counts, seen);
-}
-
-void put_control(Layout& out) {
-  FIELD(Control, sampling), FIELD(Control, shaping), FIELD(Control, policy), FIELD(Control, prices);
-  FIELD(Control, scores), FIELD(Control, limit), FIELD(Control, draft_limit);
-  FIELD(Control, draft_vocab), FIELD(Control, head), FIELD(Control, trunk);
-  FIELD(Control, trunk_hash), FIELD(Control, counts), FIELD(Control, chain);
-  FIELD(Control, outcome), FIELD(Control, source);
-  FIELD(Control, sharpness), FIELD(Control, lost), FIELD(Control, no_mass);
-  FIELD(Control, target_rows), FIELD(Control, choice), FIELD(Control, target_have);
-  FIELD(Control, draft_rows), FIELD(Control, row_law), FIELD(Control, draft_have);
-  FIELD(Control, draft_nodes), FIELD(Control, step), FIELD(Control, branch_count);
-  FIELD(Control, draft_compacts), FIELD(Control, draft_idle), FIELD(Control, branches);
-  FIELD(Control, chain_law), FIELD(Control, rank);
-}
-
-#undef FIELD
-
 // Bytes from the start of a struct to a field, by "Struct.field"; of a whole struct by its name.
-Layout control_layout() {
-  Layout out;
-  put_rows(out);
-  put_request(out);
-  put_control(out);
-  out.insert({{"Row", sizeof(Row)},
-              {"RowTable", sizeof(RowTable)},
-              {"Law", sizeof(Law)},
-              {"Choice", sizeof(Choice)},
-              {"Chain", sizeof(Chain)},
-              {"Branch", sizeof(Branch)},
-              {"Outcome", sizeof(Outcome)},
-              {"Sampling", sizeof(Sampling)},
-              {"Shaping", sizeof(Shaping)},
-              {"Policy", sizeof(Policy)},
-              {"Counts", sizeof(Counts)},
-              {"Prices", sizeof(Prices)},
-              {"Scores", sizeof(Scores)},
-              {"Control", sizeof(Control)}});
+std::map<std::string, size_t> state_layout() {
+  std::map<std::string, size_t> out;
+#define SBRT_FIELD(type, field) out[#type "." #field] = offsetof(type, field);
+#define SBRT_SIZE(type) out[#type] = sizeof(type);
+  SBRT_FIELDS(SBRT_FIELD)
+  SBRT_STRUCTS(SBRT_SIZE)
+#undef SBRT_SIZE
+#undef SBRT_FIELD
   return out;
 }
 
 }  // namespace
 
 void bind_ops_probe(py::module_& m) {
-  m.def("control_layout", &control_layout, "Offsets and sizes of exec/control.h, bytes.");
+  m.def("state_layout", &state_layout, "Offsets and sizes of the structs of csrc/state, bytes.");
   m.def("attend_probe", &attend_probe, py::arg("table"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("sizes"), py::arg("scale"));
   m.def("rope_probe", &rope_probe, py::arg("table"), py::arg("qkv"), py::arg("k"), py::arg("v"),
         py::arg("sizes"), py::arg("inv_freq"), py::arg("amplitude"), py::arg("norms"),
         py::arg("eps"));
-  m.def("settle_probe", &settle_probe, py::arg("control"), py::arg("k"), py::arg("v"),
+  m.def("settle_probe", &settle_probe, py::arg("sequence"), py::arg("k"), py::arg("v"),
         py::arg("sizes"), py::arg("what"), py::arg("debug"));
-  m.def("choose_probe", &choose_probe, py::arg("control"), py::arg("table"), py::arg("logits"),
+  m.def("choose_probe", &choose_probe, py::arg("sequence"), py::arg("table"), py::arg("logits"),
         py::arg("laws"));
   m.def("filter_probe", &filter_probe, py::arg("logits"), py::arg("sampling"), py::arg("isa"));
   m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));

@@ -7,6 +7,7 @@
 #include "bind/bind.h"
 #include "bind/gil.h"
 #include "core/check.h"
+#include "state/parts.h"
 
 namespace py = pybind11;
 
@@ -19,8 +20,8 @@ Parts parts_of(const Names& names) {
   Parts parts;
   for (const std::string& name : names) {
     int part = 0;
-    while (part < kParts && name != name_of(static_cast<Part>(part))) ++part;
-    check<InvalidInput>(part < kParts, "part: expected one of the control block's but got ", name);
+    while (part < kParts && name != name_of(part)) ++part;
+    check<InvalidInput>(part < kParts, "part: expected one of csrc/state/parts.h but got ", name);
     parts.bits |= uint64_t{1} << part;
   }
   return parts;
@@ -29,7 +30,7 @@ Parts parts_of(const Names& names) {
 Names names_of(const Parts& parts) {
   Names names;
   for (int part = 0; part < kParts; ++part)
-    if (parts.has(part)) names.emplace_back(name_of(static_cast<Part>(part)));
+    if (parts.has(part)) names.emplace_back(name_of(part));
   return names;
 }
 
@@ -73,7 +74,7 @@ py::list picks_of(const OrderBook& book) {
 void bind_order(py::module_& m) {
   py::class_<OrderBook, std::shared_ptr<OrderBook>>(
       m, "OrderBook", "Ops of streams and the events between them (csrc/exec/order.h).")
-      .def(py::init<>())
+      .def(py::init([] { return std::make_shared<OrderBook>(&name_of); }))
       .def("stream", &OrderBook::stream, py::arg("name"), "A new stream's number; 0 is the host.")
       .def("event", &OrderBook::event, py::arg("name"), py::arg("initial") = 0)
       .def(

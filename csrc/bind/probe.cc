@@ -36,7 +36,7 @@ class LaneProbe {
     check_within("probe: rows", size_t{0}, static_cast<size_t>(shape_.max_rows), rows.size());
     check_within("probe: width", 1, shape_.threads, width);
     check_within("probe: head", int64_t{0}, std::numeric_limits<int64_t>::max() / 2, head);
-    table_.head = head;
+    table_.head[0] = head;
     table_.n = static_cast<int32_t>(rows.size());
     for (size_t i = 0; i < rows.size(); ++i) table_.row[i] = row_of(rows[i]);
     runner_.run(logits ? with_logits_ : keys_only_, width);
@@ -80,14 +80,14 @@ class LaneProbe {
       check_within("probe: branch", 0, shape_.branches - 1, branch);
       check_within("probe: tail slot", 0, shape_.tail_slots - 1, Mask::of(tail).last());
     }
-    return {position,        token,         static_cast<int32_t>(slot), branch, -1,
+    return {position,        token,         static_cast<int32_t>(slot), branch, -1, 0,
             Mask::of(chain), Mask::of(tail)};
   }
 
   std::shared_ptr<Model> model_;
   LaneShape shape_;
   std::unique_ptr<Lane> lane_;
-  RowTable table_{};
+  Batch table_{};
   Graph with_logits_{"probe.forward"}, keys_only_{"probe.keys"};
   Runner runner_;  // last: its threads end before what they read
 };
@@ -122,8 +122,8 @@ void bind_lane_probe(py::module_& m) {
           py::arg("head"), py::arg("rows"), py::arg("width") = 1, py::arg("logits") = true,
           "rows: (token, position, slot, branch, chain mask, tail mask) each; gives f32 logits "
           "[rows, vocab], or None without logits.")
-      .def("slot", [](LaneProbe& p, int64_t position) { return p.shape().slot(position); })
-      .def("tail", [](LaneProbe& p, int branch, int j) { return p.shape().tail(branch, j); })
+      .def("slot", [](LaneProbe& p, int64_t position) { return p.shape().slot(0, position); })
+      .def("tail", [](LaneProbe& p, int branch, int j) { return p.shape().tail(0, branch, j); })
       .def("move", [](LaneProbe& p, int64_t from,
                       int64_t to) { p.ring().move(p.checked(from), p.checked(to)); })
       .def("poison", [](LaneProbe& p, int64_t slot) { p.ring().poison(p.checked(slot)); })

@@ -104,7 +104,7 @@ class PyRecorder final : public Recorder {
   }
 
   const LaneMemory& memory() const override { return memory_; }
-  Pieces forward(const RowTable* rows, bool with_logits) override {
+  Pieces forward(const Batch* rows, bool with_logits) override {
     return all("forward", number(rows), with_logits);
   }
   Pieces choose(const ChooseArgs& a, ChoiceKind kind) override {
@@ -114,11 +114,11 @@ class PyRecorder final : public Recorder {
     if (kind.shapes)
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
                                number(a.dense.seen));
-    const py::object where = py::make_tuple(number(a.rows), number(a.control), number(out));
+    const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
     return all("choose", where, a.known(), a.law != nullptr, kind.filters, shaping);
   }
-  Pieces moves(const Control* control, Moves which) override {
-    return all("moves", number(control), static_cast<int>(which));
+  Pieces moves(const Sequence* sequence, Moves which) override {
+    return all("moves", number(sequence), static_cast<int>(which));
   }
 
  private:

@@ -66,13 +66,13 @@ class RingProbe {
 
 int64_t slot_of(const RingProbe& p, int64_t position) {
   check_within("probe: position", int64_t{0}, std::numeric_limits<int64_t>::max(), position);
-  return p.shape().slot(position);
+  return p.shape().slot(0, position);
 }
 
 int64_t tail_of(const RingProbe& p, int branch, int j) {
   check_within("probe: branch", 0, p.shape().branches - 1, branch);
   check_within("probe: tail slot", 0, p.shape().tail_slots - 1, j);
-  return p.shape().tail(branch, j);
+  return p.shape().tail(0, branch, j);
 }
 
 }  // namespace

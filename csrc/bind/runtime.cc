@@ -1,4 +1,4 @@
-#include "spec/runtime.h"
+#include "spec/engine.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -17,7 +17,7 @@ namespace {
 
 using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
 
-std::vector<Entry> trace_of(Runtime& runtime, int64_t since_ns) {
+std::vector<Entry> trace_of(Engine& runtime, int64_t since_ns) {
   std::vector<Entry> out;
   {
     const GilRelease free;
@@ -32,15 +32,15 @@ std::vector<Entry> trace_of(Runtime& runtime, int64_t since_ns) {
   return out;
 }
 
-std::vector<std::tuple<int64_t, int, int, int, bool, int>> rounds_of(const Runtime& runtime) {
+std::vector<std::tuple<int64_t, int, int, int, bool, int>> rounds_of(const Engine& runtime) {
   std::vector<std::tuple<int64_t, int, int, int, bool, int>> out;
-  for (const RoundEntry& e : runtime.rounds())
+  for (const RoundEntry& e : runtime.sequence().log().entries())
     out.emplace_back(e.round, e.depth, e.n, e.branches, e.hit, e.tokens);
   return out;
 }
 
-py::object finish_reason(const Runtime& r) {
-  switch (r.finish()) {
+py::object finish_reason(const Engine& r) {
+  switch (r.sequence().finish()) {
     case Finish::stop:
       return py::str("stop");
     case Finish::length:
@@ -54,7 +54,7 @@ py::object finish_reason(const Runtime& r) {
 
 // Its threads may want the interpreter's lock before they end. A fork keeps what it has: at the fork a
 // thread that did not come along may have been changing any of it.
-void drop(Runtime* runtime) {
+void drop(Engine* runtime) {
   if (runtime->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();
   std::optional<GilRelease> free;
@@ -72,15 +72,14 @@ Body body_named(const std::string& name) {
   return Body::cuda;
 }
 
-std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
-                                      int64_t max_model_len, int32_t num_threads,
-                                      int32_t draft_threads, int32_t max_gamma,
-                                      int32_t max_branches, int32_t max_width,
-                                      const std::string& body, bool debug, int32_t vocab,
-                                      int64_t first_round, std::vector<int32_t> holes,
-                                      std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-                                      bool keep_features, bool rejection, std::vector<Policy> tuned,
-                                      int32_t device, bool draft_first, bool nvtx) {
+std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
+                                     int64_t max_model_len, int32_t num_threads,
+                                     int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
+                                     int32_t max_width, const std::string& body, bool debug,
+                                     int32_t vocab, int64_t first_round, std::vector<int32_t> holes,
+                                     std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
+                                     bool keep_features, bool rejection, std::vector<Policy> tuned,
+                                     int32_t device, bool draft_first, bool nvtx) {
   RuntimeConfig c;
   c.body = body_named(body);
   c.max_model_len = max_model_len;
@@ -102,10 +101,10 @@ std::shared_ptr<Runtime> make_runtime(std::shared_ptr<Model> target, std::shared
   c.draft_first = draft_first;
   c.nvtx = nvtx;
   const GilRelease free;  // it times forwards
-  return {new Runtime(target, draft, c), &drop};
+  return {new Engine(target, draft, c), &drop};
 }
 
-void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
+void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
            const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
            const ShapingRequest& shaping) {
   const Request request{std::move(prompt),
@@ -119,7 +118,7 @@ void begin(Runtime& runtime, std::vector<int32_t> prompt, const Sampling& sampli
   runtime.begin(request);
 }
 
-const std::vector<int32_t>& run(Runtime& runtime, int64_t max_rounds, double seconds) {
+const std::vector<int32_t>& run(Engine& runtime, int64_t max_rounds, double seconds) {
   {
     const GilRelease free;
     runtime.run(max_rounds, seconds);
@@ -127,7 +126,7 @@ const std::vector<int32_t>& run(Runtime& runtime, int64_t max_rounds, double sec
   return runtime.take();
 }
 
-std::vector<std::pair<int64_t, double>> tuned_of(const Runtime& runtime) {
+std::vector<std::pair<int64_t, double>> tuned_of(const Engine& runtime) {
   std::vector<std::pair<int64_t, double>> out;
   if (!runtime.tuner()) return out;
   for (const Tuner::Arm& arm : runtime.tuner()->arms())
@@ -155,7 +154,7 @@ void bind_stats(py::module_& m) {
       });
 }
 
-using RuntimeClass = py::class_<Runtime, std::shared_ptr<Runtime>>;
+using RuntimeClass = py::class_<Engine, std::shared_ptr<Engine>>;
 
 // A sequence, from its request to its last round.
 void bind_sequence(RuntimeClass& runtime) {
@@ -165,32 +164,32 @@ void bind_sequence(RuntimeClass& runtime) {
            py::arg("stop_token_ids") = std::vector<int32_t>{},
            py::arg("shaping") = ShapingRequest{})
       .def("run", &run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0)
-      .def("advance", &Runtime::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
+      .def("advance", &Engine::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<GilRelease>())
-      .def("take", &Runtime::take)
-      .def_property_readonly("prefilled_tokens", &Runtime::prefilled_tokens)
-      .def("idle", &Runtime::idle, py::arg("seconds") = 0.0, py::call_guard<GilRelease>())
-      .def("check_usable", &Runtime::check_usable)
-      .def("end", &Runtime::end)
-      .def("close", &Runtime::close, py::call_guard<GilRelease>())
-      .def("interrupt", &Runtime::interrupt);
+      .def("take", &Engine::take)
+      .def_property_readonly("prefilled_tokens", &Engine::prefilled_tokens)
+      .def("idle", &Engine::idle, py::arg("seconds") = 0.0, py::call_guard<GilRelease>())
+      .def("check_usable", &Engine::check_usable)
+      .def("end", &Engine::end)
+      .def("close", &Engine::close, py::call_guard<GilRelease>())
+      .def("interrupt", &Engine::interrupt);
 }
 
 // The state of the current sequence.
 void bind_state(RuntimeClass& runtime) {
-  runtime.def_property_readonly("finished", [](const Runtime& r) { return !r.live(); })
+  runtime.def_property_readonly("finished", [](const Engine& r) { return !r.sequence().live(); })
       .def_property_readonly("finish_reason", &finish_reason)
       .def_property_readonly("stop_token",
-                             [](const Runtime& r) -> py::object {
-                               if (r.stop_token() < 0) return py::none();
-                               return py::int_(r.stop_token());
+                             [](const Engine& r) -> py::object {
+                               if (r.sequence().stop_token() < 0) return py::none();
+                               return py::int_(r.sequence().stop_token());
                              })
       .def_property_readonly("error",
-                             [](const Runtime& r) -> py::object {
-                               if (r.error().empty()) return py::none();
-                               return py::str(r.error());
+                             [](const Engine& r) -> py::object {
+                               if (r.sequence().error().empty()) return py::none();
+                               return py::str(r.sequence().error());
                              })
-      .def_property_readonly("stats", [](const Runtime& r) { return r.stats(); });
+      .def_property_readonly("stats", [](const Engine& r) { return r.sequence().stats(); });
 }
 
 // What is measured, and what was enqueued.
@@ -198,7 +197,7 @@ void bind_records(RuntimeClass& runtime) {
   runtime
       .def(
           "measure",
-          [](Runtime& r, double seconds, float temperature) {
+          [](Engine& r, double seconds, float temperature) {
             return std::make_shared<Costs>(r.measure(seconds, temperature));
           },
           py::arg("seconds"), py::arg("temperature") = 0.0f, py::call_guard<GilRelease>())
@@ -206,20 +205,20 @@ void bind_records(RuntimeClass& runtime) {
                              "[(rounds, tokens per second expected)] of each policy that may be "
                              "chosen, of the last sequence.")
       .def("features",
-           [](const Runtime& r) {
+           [](const Engine& r) {
              const std::vector<float> x = r.features();
              return py::array_t<float>(static_cast<py::ssize_t>(x.size()), x.data());
            })
-      .def_property_readonly("now_ns", &Runtime::now)
+      .def_property_readonly("now_ns", &Engine::now)
       .def_property_readonly(
           "order",
-          [](const Runtime& r) {
+          [](const Engine& r) {
             check<InvalidInput>(r.order() != nullptr, "order: expected a runtime of the dry body");
             return std::make_shared<OrderBook>(*r.order());
           },
           "All that the dry body was given so far, a copy.")
-      .def("keep_trace", &Runtime::keep_trace, py::arg("is_on"), py::call_guard<GilRelease>())
-      .def("profile", &Runtime::profile, py::arg("is_on"), py::call_guard<GilRelease>())
+      .def("keep_trace", &Engine::keep_trace, py::arg("is_on"), py::call_guard<GilRelease>())
+      .def("profile", &Engine::profile, py::arg("is_on"), py::call_guard<GilRelease>())
       .def("trace", &trace_of, py::arg("since_ns") = 0,
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
       .def("rounds", &rounds_of,
@@ -231,7 +230,7 @@ void bind_records(RuntimeClass& runtime) {
 
 void bind_runtime(py::module_& m) {
   bind_stats(m);
-  RuntimeClass runtime(m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/runtime.h).");
+  RuntimeClass runtime(m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/engine.h).");
   runtime
       .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
            py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
@@ -242,8 +241,8 @@ void bind_runtime(py::module_& m) {
            py::arg("keep_features") = false, py::arg("rejection") = false,
            py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
            py::arg("draft_first") = true, py::arg("nvtx") = false)
-      .def("prepare", &Runtime::prepare, py::arg("policy"))
-      .def_property_readonly("fused_graphs", &Runtime::fused_graphs);
+      .def("prepare", &Engine::prepare, py::arg("policy"))
+      .def_property_readonly("fused_graphs", &Engine::fused_graphs);
   bind_sequence(runtime);
   bind_state(runtime);
   bind_records(runtime);

@@ -227,10 +227,10 @@ class Exec {
   virtual void upload(const Block&, size_t /*bytes*/) {}
 
   // The dry bodies alone: the order that their commands kept. What the host itself reads and writes is
-  // noted; of a block that is watched no op may write what it does not say.
+  // noted; of memory that is watched no op may write what it does not say.
   virtual const OrderBook* order() const { return nullptr; }
   virtual void note(const char* /*what*/, const Effects&) {}
-  virtual void watch(const Control*) {}
+  virtual void watch(const Watched&) {}
 
   static constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
 
@@ -242,10 +242,11 @@ class Exec {
 std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
 std::unique_ptr<Exec> make_virtual_exec();  // the same in virtual time, with a trace
-std::unique_ptr<Exec> make_dry_exec();      // the same, and every command is kept for order()
+// The same, and every command is kept for order(), whose sentences call parts by these names.
+std::unique_ptr<Exec> make_dry_exec(PartName name);
 // dry as well, and stands in for cuda: a device's memory is its own, which faults where the host
 // reaches for it, and an op without a form for a device is refused.
-std::unique_ptr<Exec> make_dry_cuda_exec();
+std::unique_ptr<Exec> make_dry_cuda_exec(PartName name);
 
 // Why this machine or this build cannot run the cuda body, in a sentence; empty if it can.
 std::string why_no_cuda();

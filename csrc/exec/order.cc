@@ -1,6 +1,7 @@
 #include "exec/order.h"
 
 #include <algorithm>
+#include <bit>
 #include <set>
 
 #include "core/check.h"
@@ -38,7 +39,7 @@ class Checker {
     queues_.resize(streams_);
     next_.assign(streams_, 0);
     of_host_.push_back(zero);
-    parts_.assign(kParts, {std::vector<Access>(streams_), std::vector<Access>(streams_)});
+    parts_.assign(kMostParts, {std::vector<Access>(streams_), std::vector<Access>(streams_)});
     for (const auto& event : order.events())
       dropped_.push_back(std::count(without.begin(), without.end(), event.name) > 0);
     for (const OrderBook::Op& op : order.ops())
@@ -95,9 +96,9 @@ class Checker {
 
   void access(const OrderBook::Op& op, const Clock& clock) {
     const Effects& e = op.effects;
-    for (int part = 0; part < kParts; ++part) {
+    for (uint64_t left = e.reads.bits | e.writes.bits; left; left &= left - 1) {
+      const int part = std::countr_zero(left);
       const bool reads = e.reads.has(part), writes = e.writes.has(part);
-      if (!reads && !writes) continue;
       PartState& state = parts_[part];
       for (size_t s = 0; s < streams_; ++s) {
         if (state.writes[s].at > clock[s]) report(op, part, s, state.writes[s]);
@@ -113,8 +114,7 @@ class Checker {
     if (found_.size() >= kMostConflicts) return;
     std::string one = said(op.stream, op.name), two = said(stream, other.name);
     if (two < one) std::swap(one, two);  // whichever came first in this walk
-    found_.insert(
-        sentence(name_of(static_cast<Part>(part)), ": nothing orders ", one, " and ", two));
+    found_.insert(sentence(order_.part_name(part), ": nothing orders ", one, " and ", two));
   }
 
   std::string said(size_t stream, int32_t name) const {

@@ -16,6 +16,8 @@ namespace sbrt {
 
 class OrderBook {
  public:
+  explicit OrderBook(PartName name) : part_name_(name) {}
+
   static constexpr int kHost = 0;  // the stream of the thread that enqueues
 
   // A new stream, or event whose value is `initial`; returns its number. Names are kept.
@@ -59,11 +61,13 @@ class OrderBook {
   const std::vector<std::string>& streams() const { return streams_; }
   const std::vector<Named>& events() const { return events_; }
   const std::vector<std::string>& names() const { return names_; }
+  const char* part_name(int part) const { return part_name_(part); }
 
  private:
   void push(Op op);
   int name(const char* name);
 
+  PartName part_name_;
   std::vector<Op> ops_;
   std::vector<Launch> launches_;
   std::vector<std::string> streams_{"host"}, names_;

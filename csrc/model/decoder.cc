@@ -18,7 +18,7 @@ int64_t longest_of(const DecoderConfig& c) { return c.is_bounded() ? kEndless : 
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
 
 struct KeepArgs {
-  const RowTable* rows;
+  const Batch* rows;
   const float* x;  // [rows, hidden]
   float* kept;     // [rows, kFeatureLayers, hidden], the first block that x goes to
   int64_t hidden;
@@ -124,7 +124,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       features_(s.features ? s.max_rows * kFeatureLayers * c.hidden : 0),
       scratch_(s.threads * attention_scratch(ring_.shape())) {}
 
-void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
+void DecoderLane::add_forward(Graph& graph, const Batch* rows, bool with_logits) {
   add_start(graph, rows);
   const int layers = static_cast<int>(config_.layers);
   for (int layer = 0; layer < layers; ++layer) {
@@ -137,7 +137,7 @@ void DecoderLane::add_forward(Graph& graph, const RowTable* rows, bool with_logi
   graph.add(matmul, linear(rows, weights_->lm_head, x_, logits_, &weights_->norm));
 }
 
-void DecoderLane::add_start(Graph& graph, const RowTable* rows) {
+void DecoderLane::add_start(Graph& graph, const Batch* rows) {
   const double root = std::sqrt(static_cast<double>(config_.hidden));
   const float factor = config_.scaled_embedding ? static_cast<float>(root) : 1.0f;
   StartArgs args{{&weights_->embed, rows, x_.data(), factor}, {}, 0};
@@ -148,7 +148,7 @@ void DecoderLane::add_start(Graph& graph, const RowTable* rows) {
   graph.add(start, args);
 }
 
-void DecoderLane::add_keep(Graph& graph, const RowTable* rows, int layer) {
+void DecoderLane::add_keep(Graph& graph, const Batch* rows, int layer) {
   const int layers = static_cast<int>(config_.layers), first = layers - kFeatureLayers;
   if (layer < first) return;
   const int32_t blocks = layer == 0 ? 1 + std::max(0, -first) : 1;
@@ -163,7 +163,7 @@ void DecoderLane::read_features(int row, int32_t token, float* out) const {
   weights_->embed.read(token, out + kept);
 }
 
-void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only) {
+void DecoderLane::add_attention(Graph& graph, const Batch* rows, int layer, bool keys_only) {
   const LayerWeights& w = weights_->layers[layer];
   const int32_t heads = static_cast<int32_t>(config_.heads);
   const LayerKind& kind = kind_of(layer);
@@ -188,7 +188,7 @@ void DecoderLane::add_attention(Graph& graph, const RowTable* rows, int layer, b
   add_residual(graph, out, w.attention_after);
 }
 
-void DecoderLane::add_mlp(Graph& graph, const RowTable* rows, int layer) {
+void DecoderLane::add_mlp(Graph& graph, const Batch* rows, int layer) {
   const LayerWeights& w = weights_->layers[layer];
   MatmulArgs gate = linear(rows, w.gate_up, x_, gated_, &w.mlp_norm);
   MatmulArgs down = linear(rows, w.down, gated_, x_);
@@ -211,7 +211,7 @@ void DecoderLane::add_residual(Graph& graph, const MatmulArgs& product,
 }
 
 // y = W x, of normed x if there is a norm; y += W x where y is the residual stream.
-MatmulArgs DecoderLane::linear(const RowTable* rows, const Linear& weights, const Buffer<float>& x,
+MatmulArgs DecoderLane::linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                                const Buffer<float>& y, const Buffer<float>* norm) const {
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),
                         static_cast<float>(config_.rms_eps)};

@@ -58,21 +58,21 @@ class DecoderLane final : public Lane {
   KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
   // Without logits the last layer ends with its K/V: nobody reads further.
-  void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;
+  void add_forward(Graph& graph, const Batch* rows, bool with_logits) override;
   int64_t feature_width() const override { return features_.size() ? config_.hidden : 0; }
   void read_features(int row, int32_t token, float* out) const override;
 
  private:
-  void add_start(Graph& graph, const RowTable* rows);
-  void add_keep(Graph& graph, const RowTable* rows, int layer);
-  void add_attention(Graph& graph, const RowTable* rows, int layer, bool keys_only);
-  void add_mlp(Graph& graph, const RowTable* rows, int layer);
+  void add_start(Graph& graph, const Batch* rows);
+  void add_keep(Graph& graph, const Batch* rows, int layer);
+  void add_attention(Graph& graph, const Batch* rows, int layer, bool keys_only);
+  void add_mlp(Graph& graph, const Batch* rows, int layer);
   // x += product, which is normed first if `after` has weights.
   void add_residual(Graph& graph, const MatmulArgs& product, const Buffer<float>& after);
   const LayerKind& kind_of(int layer) const {
     return kinds_[kinds_.size() > 1 && config_.is_local(layer)];
   }
-  MatmulArgs linear(const RowTable* rows, const Linear& weights, const Buffer<float>& x,
+  MatmulArgs linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                     const Buffer<float>& y, const Buffer<float>* norm = nullptr) const;
 
   DecoderConfig config_;

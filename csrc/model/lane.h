@@ -35,7 +35,7 @@ struct Expected {
   const Shaping* shaping = nullptr;
 };
 
-// Which KV goes to new slots once `settle` has brought the control block to the last outcome.
+// Which KV goes to new slots once `settle` has brought the sequence to the last outcome.
 enum class Moves {
   path,           // the accepted path
   path_and_tail,  // that, then the adopted branch's tail
@@ -50,13 +50,13 @@ class Lane {
   // Its KV, which `settle` moves; null if only the lane's own ops reach it: see add_moves.
   virtual KvRing* ring() = 0;
   // Appends the moves of a lane without a ring() here, for behind the `settle` that decides them.
-  virtual void add_moves(Graph& /*graph*/, const Control* /*control*/, Moves /*which*/) {}
+  virtual void add_moves(Graph& /*graph*/, const Sequence* /*sequence*/, Moves /*which*/) {}
   // [max_rows, vocab] f32, row-major: what `add_forward` with logits fills for rows 0 .. n - 1.
   virtual float* logits() = 0;
   // Appends the ops of one forward over `rows` (read at run time): writes K/V of every row to its
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
   // position and visible keys only: bitwise the same whatever the rows, neighbours and threads.
-  virtual void add_forward(Graph& graph, const RowTable* rows, bool with_logits) = 0;
+  virtual void add_forward(Graph& graph, const Batch* rows, bool with_logits) = 0;
   // Of forwards and of choices that are added from now on. For lanes that keep a graph for each size
   // and each kind of request.
   virtual void expect(const Expected&) {}

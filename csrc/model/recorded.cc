@@ -5,7 +5,7 @@ namespace {
 
 struct ForwardArgs {
   const PieceSet* pieces;
-  const RowTable* rows;
+  const Batch* rows;
 };
 
 struct RecordedMoves {
@@ -17,7 +17,7 @@ struct RecordedChoice {
   ChooseArgs args;
 };
 
-void replay(const Piece& piece, const RowTable& rows) {
+void replay(const Piece& piece, const Batch& rows) {
   check(rows.n <= piece.rows, "lane: ", rows.n, " rows, but a graph of ", piece.rows,
         " was launched");
   piece.replay(piece.recording);
@@ -27,7 +27,7 @@ void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *
 
 // Where no piece shapes rows, or keeps them for a rule of chance, the CPU's own ops do.
 void replay_choice(const RecordedChoice& a, Worker worker) {
-  const Control& c = *a.args.control;
+  const Sequence& c = a.args.seats[0];  // recorded for one seat
   if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) {
     (a.args.law ? choose_laws : choose_rows)(a.args, worker);
   } else if (worker.rank == 0) {
@@ -121,7 +121,7 @@ PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
   return pieces_.back();
 }
 
-void RecordedLane::add_forward(Graph& graph, const RowTable* rows, bool with_logits) {
+void RecordedLane::add_forward(Graph& graph, const Batch* rows, bool with_logits) {
   Pieces pieces = recorder_->forward(rows, with_logits);
   // How many rows a piece of a prompt has is settled here: no launch takes another.
   if (!with_logits && expected_.rows) pieces = only_for(pieces, *expected_.rows);
@@ -144,8 +144,8 @@ void RecordedLane::add_choose(Graph& graph, const ChooseArgs& args) {
   graph.add(replay_choice, RecordedChoice{&set, args}).on_device(set.captured());
 }
 
-void RecordedLane::add_moves(Graph& graph, const Control* control, Moves which) {
-  const PieceSet& set = keep(recorder_->moves(control, which), {});
+void RecordedLane::add_moves(Graph& graph, const Sequence* sequence, Moves which) {
+  const PieceSet& set = keep(recorder_->moves(sequence, which), {});
   graph.add(replay_moves, RecordedMoves{&set}, true).on_device(set.captured());
 }
 

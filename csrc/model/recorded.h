@@ -4,7 +4,7 @@
 // On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with enforce_eager,
 // the calls again (exec/captured.h). Each piece is made for a fixed number of rows. The host picks one
 // before it launches (Expected): rows by the policy and by where the trunk is (spec/row_bounds.h), the
-// kind by the request. It reads neither a control block in flight nor a device's memory.
+// kind by the request. It reads neither a sequence in flight nor a device's memory.
 #pragma once
 
 #include <deque>
@@ -79,9 +79,9 @@ class Recorder {
  public:
   virtual ~Recorder() = default;
   virtual const LaneMemory& memory() const = 0;
-  virtual Pieces forward(const RowTable* rows, bool with_logits) = 0;
+  virtual Pieces forward(const Batch* rows, bool with_logits) = 0;
   virtual Pieces choose(const ChooseArgs& args, ChoiceKind kind) = 0;
-  virtual Pieces moves(const Control* control, Moves which) = 0;  // of one size
+  virtual Pieces moves(const Sequence* sequence, Moves which) = 0;  // of one size
 };
 
 class RecordedModel final : public Model {
@@ -109,9 +109,9 @@ class RecordedLane final : public Lane {
   float* logits() override { return memory_.logits; }
   int32_t prefill_rows() const override { return memory_.prefill_rows; }
   void expect(const Expected& expected) override { expected_ = expected; }
-  void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override;
+  void add_forward(Graph& graph, const Batch* rows, bool with_logits) override;
   void add_choose(Graph& graph, const ChooseArgs& args) override;
-  void add_moves(Graph& graph, const Control* control, Moves which) override;
+  void add_moves(Graph& graph, const Sequence* sequence, Moves which) override;
   int64_t feature_width() const override { return memory_.features ? memory_.hidden : 0; }
   void read_features(int row, int32_t token, float* out) const override;
   FeatureMemory feature_memory() const override;

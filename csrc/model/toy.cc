@@ -16,22 +16,24 @@ struct ToyArgs {
   const ToyConfig* config;
   ToyGate* gate;
   KvRing* ring;
-  const RowTable* rows;
+  const Batch* rows;
   const int32_t* most;  // rows that the host expects at most, when the forward runs; null: any
   uint64_t* state;      // [max_rows] hash of the prefix that ends with the row
   float* logits;        // [max_rows, vocab]
 };
 
 // The slot of the token before `row` among all that the row sees.
-int64_t parent_slot(const RingShape& ring, const RowTable& rows, const Row& row) {
+int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
+  const int64_t head = rows.head[row.seat];
   const bool in_tail = row.tail.bits() != 0;
   const Mask own = in_tail ? row.tail : row.chain;
   const Mask before = own.without(own.last());
   if (before.bits()) {
-    return in_tail ? ring.tail(row.branch, before.last()) : ring.slot(rows.head + before.last());
+    return in_tail ? ring.tail(row.seat, row.branch, before.last())
+                   : ring.slot(row.seat, head + before.last());
   }
-  if (in_tail && row.chain.bits()) return ring.slot(rows.head + row.chain.last());
-  return ring.slot(rows.head - 1);
+  if (in_tail && row.chain.bits()) return ring.slot(row.seat, head + row.chain.last());
+  return ring.slot(row.seat, head - 1);
 }
 
 // K/V of a slot: the prefix hash and the position, in four raw words.
@@ -40,7 +42,7 @@ struct Cell {
   int64_t position;
 };
 
-bool has_position(const RowTable& rows, int64_t position) {
+bool has_position(const Batch& rows, int64_t position) {
   const auto is_there = [position](const Row& row) { return row.position == position; };
   return std::any_of(rows.row, rows.row + rows.n, is_there);
 }
@@ -61,7 +63,7 @@ void toy_states(const ToyArgs& a, Worker) {
   for (int i = 0; i < a.rows->n; ++i) {
     const Row& row = a.rows->row[i];
     check(row.position != a.config->throw_at, "toy lane: told to throw at position ", row.position);
-    const int64_t seen = a.rows->head + row.chain.count() + row.tail.count();
+    const int64_t seen = a.rows->head[row.seat] + row.chain.count() + row.tail.count();
     check(seen == row.position + 1, "toy lane: the row at position ", row.position, " sees ", seen,
           " tokens, expected ", row.position + 1);
     uint64_t state = mix64(a.config->seed, 0);
@@ -156,7 +158,7 @@ class ToyLane final : public Lane {
 
   void expect(const Expected& expected) override { most_ = expected.rows; }
 
-  void add_forward(Graph& graph, const RowTable* rows, bool with_logits) override {
+  void add_forward(Graph& graph, const Batch* rows, bool with_logits) override {
     const ToyArgs args{&config_, gate_.get(), &ring_, rows, most_, state_.data(), logits_.data()};
     graph.add(toy_states, args, true);
     if (with_logits) graph.add(toy_logits, args);

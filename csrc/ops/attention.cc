@@ -33,31 +33,35 @@ void expect_all(const KvRing& ring, const Visible& seen) {
 
 void find_visible(const SeeArgs& a, const Row& row, Visible& out) {
   const RingShape& ring = a.ring->shape();
-  const RowTable& rows = *a.rows;
   out.count = 0;
   out.keys = 0;
   out.first = std::max<int64_t>(0, row.position - a.window + 1);
-  if (out.first < rows.head) {
-    const int64_t n = rows.head - out.first, slot = ring.slot(out.first);
+  const int64_t head = a.rows->head[row.seat], begin = ring.slot(row.seat, 0);
+  if (out.first < head) {
+    const int64_t n = head - out.first, slot = ring.slot(row.seat, out.first);
     check(n <= ring.capacity, "attention: the row at position ", row.position, " would see ", n,
           " trunk keys, expected at most the capacity ", ring.capacity);
-    const int64_t before_wrap = std::min(n, ring.capacity - slot);
+    const int64_t before_wrap = std::min(n, begin + ring.capacity - slot);
     append(out, slot, before_wrap);
-    append(out, 0, n - before_wrap);
+    append(out, begin, n - before_wrap);
   }
-  int64_t position = rows.head;
-  append_mask(out, row.chain, position, [&](int bit) { return ring.slot(rows.head + bit); });
-  append_mask(out, row.tail, position, [&](int bit) { return ring.tail(row.branch, bit); });
+  int64_t position = head;
+  append_mask(out, row.chain, position, [&](int bit) { return ring.slot(row.seat, head + bit); });
+  append_mask(out, row.tail, position,
+              [&](int bit) { return ring.tail(row.seat, row.branch, bit); });
 }
 
 int64_t score_stride(const RingShape& ring) {
   return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
-// Keys that both rows see in the same slots, the first ones of each.
-int64_t shared_keys(const RowTable& rows, const Visible& a, const Visible& b) {
-  if (&a == &b) return a.keys;
-  return a.first == b.first ? std::max<int64_t>(0, rows.head - a.first) : 0;
+// Keys that rows i and k see in the same slots, the first ones of each.
+int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_t k) {
+  const Visible &a = visible[i], &b = visible[k];
+  if (i == k) return a.keys;
+  const int seat = rows.row[i].seat;
+  if (a.first != b.first || rows.row[k].seat != seat) return 0;
+  return std::max<int64_t>(0, rows.head[seat] - a.first);
 }
 
 // Query heads of one KV head, row by row: number i is head i % group of row i / group.
@@ -104,7 +108,7 @@ class HeadTask {
   bool take(int64_t first, int64_t i) {
     const int64_t row = i / group_, head = kv_head_ * group_ + i % group_;
     const Visible& seen = a_.visible[row];
-    const int64_t shared = shared_keys(*a_.rows, a_.visible[first / group_], seen);
+    const int64_t shared = shared_keys(*a_.rows, a_.visible, first / group_, row);
     if (shared == 0 && i > first && row != first / group_) return false;
     task_.shared = std::min(task_.shared, shared);
     queries_[task_.count++] = {a_.qkv + row * stride_ + head * d_,

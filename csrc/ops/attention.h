@@ -5,10 +5,10 @@
 // ends, where the ring wraps and what is a mask make no difference to one bit of the result.
 #pragma once
 
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/integers.h"
 #include "ring/ring.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
@@ -23,7 +23,7 @@ struct Visible {
 };
 
 struct SeeArgs {
-  const RowTable* rows;
+  const Batch* rows;
   const KvRing* ring;
   Visible* visible;  // [rows]
   int64_t window;    // positions a row sees, itself included; at most the ring's
@@ -37,7 +37,7 @@ int64_t attention_scratch(const RingShape& ring);
 
 struct AttentionArgs {
   const Kernels* kernels;
-  const RowTable* rows;
+  const Batch* rows;
   const KvRing* ring;
   const Visible* visible;  // [rows]
   const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim], q rotated

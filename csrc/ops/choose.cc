@@ -196,7 +196,7 @@ float raw_softmax(const float* logits, int vocab, int32_t token) {
 namespace {
 
 // The hash of the tokens up to `row`, itself among them.
-uint64_t prefix_hash(const Control& c, const RowTable& rows, const Row& row, ShapingScratch& s) {
+uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& s) {
   find_path(c, rows, row, s);
   uint64_t hash = c.trunk_hash;
   for (int i = 0; i < s.path_size; ++i) hash = extended(hash, s.path[i]);
@@ -206,7 +206,7 @@ uint64_t prefix_hash(const Control& c, const RowTable& rows, const Row& row, Sha
 // The first choices of row `i` under all that the request asks for. Returns the row they are of.
 Logits choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
               Best& best, int32_t& error) {
-  const Control& c = *a.control;
+  const Sequence& c = a.of(i);
   Logits logits = a.row(i);
   if (c.shaping.active) {
     largest(logits.at, logits.n, error);  // a NaN is an error even where it is masked
@@ -218,7 +218,7 @@ Logits choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch&
 }
 
 // Where the scores of a draft's row belong; null: nobody draws from it.
-float* scores_of(const Control& c, const Row& row) {
+float* scores_of(const Sequence& c, const Row& row) {
   const Scores& s = c.scores;
   if (row.node < 0) return nullptr;
   if (row.branch < 0) return s.chain + int64_t{row.node} * s.vocab;
@@ -237,7 +237,7 @@ void score_blindly(const float* scores, int vocab, Law& law) {
 
 // Draws from the draft's law at row `i` without replacement.
 void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
-  const Control& c = *a.control;
+  const Sequence& c = a.of(i);
   const Row& row = a.rows->row[i];
   float* scores = scores_of(c, row);
   law.n = 0;
@@ -258,7 +258,7 @@ void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
 
 // The draft's first choices at row `i`, with the target's noise.
 void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
-  const Control& c = *a.control;
+  const Sequence& c = a.of(i);
   const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
   Best best{.want = kCandidates, .score = {}, .id = law.token};
   int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
@@ -280,26 +280,27 @@ void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
 }  // namespace
 
 void choose_rows(const ChooseArgs& a, Worker worker) {
-  const Control& c = *a.control;
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const Sequence& c = a.of(i);
+    const Row& row = a.rows->row[i];
     Choice& choice = a.choice[i];
     ChooseScratch& scratch = a.scratch[worker.rank];
     choice.token = -1;
     Best best{.want = 1, .score = {}, .id = &choice.token};
-    const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
+    const auto position = static_cast<uint64_t>(row.position + 1);
     const Noise noise = noise_at(c.sampling, kTarget, position);
     const Logits logits = choose(a, i, noise, scratch, best, choice.error);
     if (is_rejection(c) && choice.error == kFine)
-      keep_scores(logits, a.vocab, c.sampling, scratch, c.scores.target + i * a.vocab);
+      keep_scores(logits, a.vocab, c.sampling, scratch,
+                  c.scores.target + int64_t{row.node} * a.vocab);
   }
 }
 
 void choose_laws(const ChooseArgs& a, Worker worker) {
-  const bool draws = is_rejection(*a.control);
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i)
-    (draws ? draw : guess)(a, i, a.scratch[worker.rank], a.law[i]);
+    (is_rejection(a.of(i)) ? draw : guess)(a, i, a.scratch[worker.rank], a.law[i]);
 }
 
 }  // namespace sbrt

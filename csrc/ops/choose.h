@@ -9,7 +9,7 @@
 //   multiple of 2^-40: exact in 64 bits, so no order of additions changes it, on any device. The
 //   total times top_p is one product in double.
 // Target and draft go through the same pass; the draft's q is the softmax of its raw logits, and its
-// confidence (Law::lp) is sharpened by what the outcomes taught (Control::sharpness).
+// confidence (Law::lp) is sharpened by what the outcomes taught (Sequence::sharpness).
 // Under rejection the draft's noise is its own, keyed by the prefix: its candidates are draws from its
 // law without replacement, and what is drawn after one prefix tells nothing of any other. The whole
 // laws of both are kept (Scores), and nothing else of a Law depends on what was drawn.
@@ -19,10 +19,10 @@
 #include <cstdint>
 
 #include "core/memory.h"
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/filter.h"
 #include "ops/shaping.h"
+#include "state/lanes.h"
 
 namespace sbrt {
 
@@ -61,8 +61,8 @@ struct ChooseArgs {
   const float* logits;
   int64_t stride;
   int32_t vocab;
-  const RowTable* rows;
-  const Control* control;  // sampling, shaping, and what the rows' ancestors are
+  const Batch* rows;
+  const Sequence* seats;   // sampling, shaping, and what the rows' ancestors are
   ChooseScratch* scratch;  // [team]
   Choice* choice;          // [max_rows], choose_rows
   Law* law;                // [max_rows], choose_laws
@@ -70,6 +70,7 @@ struct ChooseArgs {
 
   int32_t known() const { return static_cast<int32_t>(std::min<int64_t>(vocab, stride)); }
   Logits row(int64_t i) const { return {logits + i * stride, known()}; }
+  const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // of row i
 };
 void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row
 void choose_laws(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row

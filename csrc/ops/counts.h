@@ -1,7 +1,7 @@
 // The trunk's tokens, counted. On every device.
 #pragma once
 
-#include "exec/control.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 

@@ -3,9 +3,9 @@
 
 #include "core/memory.h"
 #include "core/tensor.h"
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/packed.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
@@ -32,7 +32,7 @@ class EmbedTable {
 
 struct EmbedArgs {
   const EmbedTable* table;
-  const RowTable* rows;
+  const Batch* rows;
   float* x;      // [rows, hidden]
   float factor;  // 1: x is the embedding itself
 };
@@ -41,7 +41,7 @@ struct EmbedArgs {
 void embed(const EmbedArgs& args, Worker worker);
 
 struct AngleArgs {
-  const RowTable* rows;
+  const Batch* rows;
   const float* inv_freq;  // [half]
   float scale;            // of cosines and sines
   int64_t half;           // head_dim / 2

@@ -10,8 +10,8 @@
 #include <cstdint>
 
 #include "core/memory.h"
-#include "exec/control.h"
 #include "ops/kernels.h"
+#include "state/policy.h"
 
 namespace sbrt {
 

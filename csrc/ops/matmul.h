@@ -5,10 +5,10 @@
 // integers the same holds, and every instruction set gives the same bits (ops/integers.h).
 #pragma once
 
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/integers.h"
 #include "ops/packed.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
@@ -34,7 +34,7 @@ enum class Gate { silu, gelu };
 struct MatmulArgs {
   const Kernels* kernels;
   const PackedMatrix* weights;
-  const RowTable* rows;  // rows 0 .. n - 1 are computed
+  const Batch* rows;  // rows 0 .. n - 1 are computed
   const float* x;        // [rows, in]
   float* y;              // [rows, out]; gated: [rows, gates], activation(gate) * what it gates
   const float* bias;     // [out] as they lie, or null: added to the sum

@@ -1,15 +1,15 @@
 // Residual additions of models that norm the output of attention and MLP before they add it.
 #pragma once
 
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/kernels.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
 struct ResidualArgs {
   const Kernels* kernels;
-  const RowTable* rows;
+  const Batch* rows;
   float* given;         // [rows, n], the output of attention or MLP; normed in place
   const float* weight;  // [n]
   float* x;             // [rows, n]

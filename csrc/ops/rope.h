@@ -1,11 +1,11 @@
 // Queries, keys and values of a layer: projection, norm, rope, and the only writes of K/V by a forward.
 #pragma once
 
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/kernels.h"
 #include "ops/matmul.h"
 #include "ring/ring.h"
+#include "state/batch.h"
 
 namespace sbrt {
 
@@ -19,7 +19,7 @@ struct HeadNorm {
 
 struct RopeArgs {
   HeadNorm norm;
-  const RowTable* rows;
+  const Batch* rows;
   KvRing* ring;
   float* qkv;            // [rows, (heads + 2 kv_heads) head_dim]; q is rotated in place, k normed
   const float* cosines;  // [rows, head_dim / 2]

@@ -11,7 +11,7 @@ namespace {
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 // Whether the row's last tokens are word[0 .. n - 1].
-bool ends_with(const Control& c, const ShapingScratch& scratch, const int32_t* word, int64_t n) {
+bool ends_with(const Sequence& c, const ShapingScratch& scratch, const int32_t* word, int64_t n) {
   const int64_t trunk = c.head + 1;
   if (n > trunk + scratch.path_size) return false;
   for (int64_t back = 1; back <= n; ++back) {
@@ -23,7 +23,7 @@ bool ends_with(const Control& c, const ShapingScratch& scratch, const int32_t* w
   return true;
 }
 
-void mask(Logits logits, int32_t vocab, const Control& c, int64_t position,
+void mask(Logits logits, int32_t vocab, const Sequence& c, int64_t position,
           ShapingScratch& scratch) {
   const Shaping& s = c.shaping;
   float* out = scratch.logits.data();
@@ -47,7 +47,7 @@ float penalised(float x, const Shaping& s, int32_t count) {
   return count > 0 ? x - s.presence : x;
 }
 
-void penalise(const Control& c, ShapingScratch& scratch) {
+void penalise(const Sequence& c, ShapingScratch& scratch) {
   const Counts& counts = c.counts;
   float* out = scratch.logits.data();
   int32_t* extra = scratch.extra.data();
@@ -67,10 +67,10 @@ void penalise(const Control& c, ShapingScratch& scratch) {
 }  // namespace
 
 // A node of the chain that is not hung yet is the certain branch's, which grows in the in-flight slots.
-void find_path(const Control& c, const RowTable& rows, const Row& row, ShapingScratch& scratch) {
+void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch) {
   int n = 0;
   const int root =
-      static_cast<int>(c.head - rows.head);  // its bit: a draft may be behind the trunk
+      static_cast<int>(c.head - rows.head[row.seat]);  // its bit: a draft may be behind the trunk
   for (int bit = root + 1; bit < kSlots; ++bit) {
     if (!row.chain.has(bit)) continue;
     const int node = bit - root;
@@ -84,8 +84,8 @@ void find_path(const Control& c, const RowTable& rows, const Row& row, ShapingSc
         " tokens behind the root, expected ", expected);
 }
 
-Logits shape_row(Logits logits, int32_t vocab, const Control& c, const RowTable& rows,
-                 const Row& row, ShapingScratch& scratch) {
+Logits shape_row(Logits logits, int32_t vocab, const Sequence& c, const Batch& rows, const Row& row,
+                 ShapingScratch& scratch) {
   find_path(c, rows, row, scratch);
   mask(logits, vocab, c, row.position + 1, scratch);
   for (const TokenBias& b : c.shaping.bias) scratch.logits[b.token] += b.bias;

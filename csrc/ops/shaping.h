@@ -17,8 +17,8 @@
 #include <cstdint>
 
 #include "core/memory.h"
-#include "exec/control.h"
 #include "ops/counts.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 
@@ -33,8 +33,7 @@ struct ShapingScratch {
 
 // The tokens behind the root that `row` sees, down to its own, into scratch.path. `row` is at the root
 // or behind it, or of the trunk, which has none.
-void find_path(const Control& control, const RowTable& rows, const Row& row,
-               ShapingScratch& scratch);
+void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch);
 
 // Logits of the ids below n. A draft may know fewer tokens than the target: the others have none.
 struct Logits {
@@ -46,7 +45,7 @@ struct Logits {
 
 // The row's logits [vocab] after all steps, in scratch.logits; -inf where `logits` has none. `row` is at
 // the root or behind it.
-Logits shape_row(Logits logits, int32_t vocab, const Control& control, const RowTable& rows,
-                 const Row& row, ShapingScratch& scratch);
+Logits shape_row(Logits logits, int32_t vocab, const Sequence& c, const Batch& rows, const Row& row,
+                 ShapingScratch& scratch);
 
 }  // namespace sbrt

@@ -12,6 +12,7 @@ void check_shape(const RingShape& s) {
   check_within("ring: layers", 1, 1 << 16, s.layers);
   check_within("ring: kv_heads", 1, 1 << 16, s.kv_heads);
   check_within("ring: head_dim", 1, 1 << 16, s.head_dim);
+  check_within("ring: seats", 1, kMaxSeats, s.seats);
   check_within("ring: branches", 0, kMaxBranches, s.branches);
   check_within("ring: tail slots", 0, kMaxTail, s.tail_slots);
   check_within("ring: window", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.window);
@@ -19,6 +20,8 @@ void check_shape(const RingShape& s) {
                       " breaks the law C >= W + S - 1 = ", s.window + kSlots - 1, " (window ",
                       s.window, ", in-flight slots ", kSlots, ")");
   check_within("ring: capacity", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.capacity);
+  // A row names its slot by 32 bits.
+  check_within("ring: slots", int64_t{1}, int64_t{std::numeric_limits<int32_t>::max()}, s.slots());
 }
 
 KvRing::KvRing(const RingShape& shape, bool debug) : shape_(shape), debug_(debug) {

@@ -11,8 +11,8 @@
 #include <cstdint>
 
 #include "core/memory.h"
-#include "exec/control.h"
 #include "ring/shape.h"
+#include "state/sizes.h"
 
 namespace sbrt {
 

@@ -13,12 +13,18 @@ struct RingShape {
   int32_t branches = 0;    // tails
   int32_t tail_slots = 0;  // slots of one tail
   int32_t layers = 0, kv_heads = 0, head_dim = 0;
+  int32_t seats = 1;  // rings of their own, one behind the other
 
-  SBRT_ANY int64_t slots() const { return capacity + int64_t{branches} * tail_slots; }
-  SBRT_ANY int64_t slot(int64_t position) const { return position % capacity; }
-  SBRT_ANY int64_t tail(int branch, int j) const {
-    return capacity + int64_t{branch} * tail_slots + j;
+  SBRT_ANY int64_t slots() const { return seats * seat_slots(); }
+  SBRT_ANY int64_t slot(int seat, int64_t position) const {
+    return seat * seat_slots() + position % capacity;
   }
+  SBRT_ANY int64_t tail(int seat, int branch, int j) const {
+    return seat * seat_slots() + capacity + int64_t{branch} * tail_slots + j;
+  }
+
+ private:
+  SBRT_ANY int64_t seat_slots() const { return capacity + int64_t{branches} * tail_slots; }
 };
 
 }  // namespace sbrt

@@ -29,7 +29,7 @@ struct Candidate {
 };
 
 // Those drawn at `node`, in the order they were drawn; returns their number.
-int drawn_at(const Control& c, int node, Candidate* found) {
+int drawn_at(const Sequence& c, int node, Candidate* found) {
   int n = 0;
   for (int i = node + 1; c.chain.drawn && i <= c.chain.size; ++i)
     if (c.chain.parent[i] == node) found[n++] = {c.chain.token[i], i};
@@ -39,7 +39,7 @@ int drawn_at(const Control& c, int node, Candidate* found) {
 }
 
 // Noise of the token behind `node`.
-Noise noise_behind(const Control& c, int node, Use use) {
+Noise noise_behind(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,
           .completion = c.sampling.completion,
@@ -47,11 +47,10 @@ Noise noise_behind(const Control& c, int node, Use use) {
           .where = static_cast<uint64_t>(position)};
 }
 
-// The token behind `node`, and the node of the chain that holds it.
-Candidate decide(Control& c, int node, const Place& place) {
+// The token after `node`, where the target would choose `own`, and the node of the chain that holds it.
+Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   Candidate drawn[kSlots + kMaxBranches];
   const int n = drawn_at(c, node, drawn);
-  const int32_t own = c.choice[node].token;
   if (n == 0) return {own, child(c.chain, node, own)};
   check(c.draft_nodes.has(node), "select: no law to have drawn from at node ", node);
   softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
@@ -116,15 +115,15 @@ int32_t draw_from(const double* law, int32_t vocab, double u) {
   return last;
 }
 
-Outcome walk_by_chance(Control& c, const Place& place) {
+Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place) {
   Outcome out;
   out.node = out.n = out.path[0] = 0;
   out.branch = -1;
   for (;;) {
-    out.error = c.choice[out.node].error;
+    out.error = choice[out.node].error;
     out.y = 0;
     if (out.error) return out;
-    const Candidate taken = decide(c, out.node, place);
+    const Candidate taken = decide(c, choice[out.node].token, out.node, place);
     out.y = taken.token;
     if (taken.node == 0) return out;
     out.node = taken.node;

@@ -17,8 +17,8 @@
 #pragma once
 
 #include "core/memory.h"
-#include "exec/control.h"
 #include "spec/op_args.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 
@@ -32,8 +32,8 @@ bool reject_known(const Place& place, int32_t token);  // one that was not drawn
 // The first token at which the sums of the law pass u of its whole.
 int32_t draw_from(const double* law, int32_t vocab, double u);
 
-// What stands of the chain, and y. Sets control.no_mass.
-Outcome walk_by_chance(Control& control, const Place& place);
+// What stands of the chain, and y. Sets c.no_mass.
+Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place);
 
 // The memory of an engine that was built for rejection.
 class AcceptMemory {

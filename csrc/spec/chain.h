@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/any.h"
-#include "exec/control.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 
@@ -25,7 +25,7 @@ SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token) {
 }
 
 // `token` came at `position`; `law` is the draft's there.
-SBRT_ANY inline void note_rank(Control& c, int64_t position, const Law& law, int32_t token) {
+SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Law& law, int32_t token) {
   if (!c.rank) return;
   const int at = first_of(law.token, law.n, token);
   const auto rank = static_cast<uint8_t>(1 + (at < law.n ? at : kCandidates));
@@ -43,7 +43,7 @@ inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
 }
 
 // Whether `steps` draft steps behind the chain stay within what the draft can follow.
-SBRT_ANY inline bool burst_fits(const Control& c, int steps) {
+SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
   return c.head + c.chain.depth + 1 + steps < c.draft_limit;
 }
 

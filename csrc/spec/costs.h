@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "exec/control.h"
+#include "state/sizes.h"
 
 namespace sbrt {
 

@@ -4,11 +4,15 @@
 
 namespace sbrt {
 
-void keep_laws(const LaneArgs& args, Worker) { keep_laws_op(*args.control, Alone{}); }
+void keep_laws(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) { keep_laws_op(args.of(seat), Alone{}); });
+}
 
-void extend(const LaneArgs& args, Worker) {
-  GrowScratch scratch;
-  extend_op(args, scratch, Alone{});
+void extend(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) {
+    GrowScratch scratch;
+    extend_op(args.of(seat), scratch, Alone{});
+  });
 }
 
 }  // namespace sbrt

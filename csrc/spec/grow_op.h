@@ -21,7 +21,7 @@ struct GrowScratch {
 };
 
 // Laws are copied side by side; what counts them is rank 0's.
-SBRT_ANY inline void keep_law(Control& c, const Row& row, const Law& law) {
+SBRT_ANY inline void keep_law(Sequence& c, const Row& row, const Law& law) {
   if (row.branch >= 0) {
     Branch& branch = c.branches[row.branch];
     branch.law[row.node] = law;
@@ -31,7 +31,7 @@ SBRT_ANY inline void keep_law(Control& c, const Row& row, const Law& law) {
   }
 }
 
-SBRT_ANY inline void count_law(Control& c, const Row& row, const Law& law) {
+SBRT_ANY inline void count_law(Sequence& c, const Row& row, const Law& law) {
   if (row.branch >= 0) return;
   if (row.node >= 0) {
     c.draft_nodes = c.draft_nodes.with(row.node);
@@ -43,11 +43,13 @@ SBRT_ANY inline void count_law(Control& c, const Row& row, const Law& law) {
 
 // After a catch-up: its laws go to the chain's nodes.
 template <class Team>
-SBRT_ANY void keep_laws_op(Control& c, Team team) {
-  const RowTable& rows = c.draft_rows;
-  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], c.row_law[i]);
+SBRT_ANY void keep_laws_op(const LaneSeat& args, Team team) {
+  Sequence& c = *args.sequence;
+  const RowList& rows = *args.rows;
+  const Law* laws = args.laws + args.batch->first[args.seat];
+  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], laws[i]);
   if (team.rank == 0)
-    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], c.row_law[i]);
+    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], laws[i]);
   team.meet();
 }
 
@@ -99,16 +101,17 @@ struct Step {
   int slots;     // of a branch
 };
 
-SBRT_ANY inline Step step_of(const Control& c, const RingShape& ring) {
+SBRT_ANY inline Step step_of(const LaneSeat& args) {
+  const Sequence& c = *args.sequence;
   const bool serial = c.branches[0].in_place;
   return {serial, c.step == (serial ? c.policy.burst : c.policy.gamma),
           serial ? c.policy.burst_width : c.policy.width,
-          serial ? kSlots - static_cast<int>(c.head - c.draft_rows.head)
-                 : static_cast<int>(ring.tail_slots)};
+          serial ? kSlots - static_cast<int>(c.head - args.rows->head)
+                 : static_cast<int>(args.shape.tail_slots)};
 }
 
 // The new node of branch b, if it takes a row of the next step; else -1.
-SBRT_ANY inline int grow(Control& c, const Step& step, int b, int parent) {
+SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   Branch& branch = c.branches[b];
   const int j = hang_node(branch, parent);
   const bool pays = !step.serial || !c.prices.known || branch.score[j] >= c.prices.least;
@@ -117,7 +120,7 @@ SBRT_ANY inline int grow(Control& c, const Step& step, int b, int parent) {
 
 // Nodes that a tree grows in a step, at most. Under rejection so few that no tree is ever full: what
 // is full stops a node because of what was drawn beside it.
-SBRT_ANY inline int most_grown(const Control& c, bool serial, int slots) {
+SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
   const Policy& p = c.policy;
   const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
   if (!is_rejection(c)) return wanted;
@@ -126,9 +129,9 @@ SBRT_ANY inline int most_grown(const Control& c, bool serial, int slots) {
 }
 
 template <class Team>
-SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& s, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.draft_rows;
+SBRT_ANY void extend_paths(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
   for (int b = team.rank; b < c.branch_count; b += team.size) {
     const int parent = growing_end(c.policy, c.branches[b]);
     s.node[b] = parent >= 0 ? grow(c, step, b, parent) : -1;
@@ -138,7 +141,7 @@ SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& 
     if (s.node[b] < 0) continue;
     int place = 0;
     for (int before = 0; before < b; ++before) place += s.node[before] >= 0;
-    rows.row[place] = node_row(c, args.shape, b, s.node[b]);
+    rows.row[place] = node_row(args, b, s.node[b]);
   }
   if (team.rank != 0) return;
   int n = 0;
@@ -148,7 +151,7 @@ SBRT_ANY void extend_paths(const LaneArgs& args, const Step& step, GrowScratch& 
 
 // Where each tree grows first. One tree is searched by the whole team, more by a member each.
 template <class Team>
-SBRT_ANY void find_growths(const Control& c, GrowScratch& s, Team team) {
+SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   if (c.branch_count == 1) {
     const Growth next = next_growth(c.branches[0], team);
     if (team.rank == 0) s.next[0] = next;
@@ -163,9 +166,9 @@ SBRT_ANY void find_growths(const Control& c, GrowScratch& s, Team team) {
 // Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
 // but none grows so fast that it is full before it is deep.
 template <class Team>
-SBRT_ANY void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& s, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.draft_rows;
+SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
   const int wanted = step.serial ? step.width : step.width * c.policy.branches;
   const int budget = least(args.max_rows, wanted), at_most = most_grown(c, step.serial, step.slots);
   find_growths(c, s, team);
@@ -178,7 +181,7 @@ SBRT_ANY void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& 
     const int best = static_cast<int>(place_of(key));
     if (team.rank == 0) {
       const int j = grow(c, step, best, s.next[best].parent);
-      if (j >= 0) rows.row[rows.n++] = node_row(c, args.shape, best, j);
+      if (j >= 0) rows.row[rows.n++] = node_row(args, best, j);
       ++s.grown[best];
     }
     team.meet();
@@ -191,16 +194,16 @@ SBRT_ANY void extend_trees(const LaneArgs& args, const Step& step, GrowScratch& 
 
 // After a step: every branch grows.
 template <class Team>
-SBRT_ANY void extend_op(const LaneArgs& args, GrowScratch& scratch, Team team) {
-  Control& c = *args.control;
-  keep_laws_op(c, team);
+SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
+  Sequence& c = *args.sequence;
+  keep_laws_op(args, team);
   if (team.rank == 0) {
-    c.draft_rows.n = 0;
+    args.rows->n = 0;
     ++c.step;
   }
   team.meet();
   if (c.branch_count == 0) return;
-  const Step step = step_of(c, args.shape);
+  const Step step = step_of(args);
   if (step.width == 1) {
     extend_paths(args, step, scratch, team);
     return;

@@ -28,8 +28,9 @@ HradMemory::HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown)
   if (hrad) inner_ = exec.cells<float>(kHradInner, Where::device);
 }
 
-HradArgs HradMemory::args(Control* control, const FeatureMemory& target) const {
-  HradArgs args{control, target, x_.device(), shown_.device(), inner_.device(), {}};
+HradArgs HradMemory::args(const Seats& seats, const Batch* batch,
+                          const FeatureMemory& target) const {
+  HradArgs args{seats, batch, target, x_.device(), shown_.device(), inner_.device(), {}};
   for (int i = 0; i < kHradLayers; ++i)
     args.layer[i] = {layers_[i].panels.device(), layers_[i].bias.device()};
   return args;

@@ -15,7 +15,7 @@ class HradMemory {
 
   bool is_there() const { return x_.size() > 0; }
   const Cells<float>& shown() const { return shown_; }
-  HradArgs args(Control* control, const FeatureMemory& target) const;
+  HradArgs args(const Seats& seats, const Batch* batch, const FeatureMemory& target) const;
 
  private:
   struct Layer {

@@ -95,7 +95,7 @@ SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_o
   }
 }
 
-SBRT_ANY inline const Branch* adopted(const Control& c) {
+SBRT_ANY inline const Branch* adopted(const Sequence& c) {
   return c.outcome.branch < 0 ? nullptr : &c.branches[c.outcome.branch];
 }
 
@@ -107,17 +107,30 @@ constexpr HradSplit kSecondSplit = hrad_split(kHradInner, 1);
 constexpr HradSplit kThirdSplit = hrad_split(kHradNarrow, 1);
 static_assert(kSecondSplit.room() == kHradInner && kThirdSplit.room() == kHradNarrow);
 
+SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
+  Sequence& c = args.seats.at[seat];
+  const int64_t hidden = args.target.hidden;
+  return {&c,
+          &c.cut,
+          args.batch->first[seat] + c.outcome.node,
+          args.target,
+          args.x + seat * first_split(hidden).room(),
+          args.shown ? args.shown + seat * hrad_inputs(hidden) : nullptr,
+          args.inner + seat * int64_t{kHradInner},
+          args.layer};
+}
+
 // Whether anybody will hear what it says of this outcome.
-SBRT_ANY inline bool is_asked(const Control& c) { return c.policy.hrad && !c.outcome.error; }
+SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
 // What the classifier reads, into args.x.
 template <class Team>
-SBRT_ANY void hrad_features_op(const HradArgs& args, FeatureScratch& scratch, Team team) {
-  const Control& c = *args.control;
+SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Team team) {
+  const Sequence& c = *args.sequence;
   if (c.outcome.error || !(c.policy.hrad || args.shown)) return;
   const int64_t width = args.target.hidden, read = kFeatureBlocks * width;
   for (int64_t i = team.rank; i < read; i += team.size)
-    args.x[i] = args.target.at(c.outcome.node, c.outcome.y, i);
+    args.x[i] = args.target.at(args.row, c.outcome.y, i);
   team.meet();
   scale_blocks(args.x, width, scratch, team);
   read_confidence(adopted(c), args.x + read, team, AnyLog{});
@@ -180,8 +193,8 @@ struct InnerScratch {
 
 // The panel `panel` of the first layer, into args.inner: a device has a block for each.
 template <class Team>
-SBRT_ANY void hrad_inner_op(const HradArgs& args, int panel, InnerScratch& s, Team team) {
-  if (!is_asked(*args.control)) return;
+SBRT_ANY void hrad_inner_op(const HradSeat& args, int panel, InnerScratch& s, Team team) {
+  if (!is_asked(*args.sequence)) return;
   const HradSplit split = first_split(args.target.hidden);
   hrad_sums<2>({args.layer[0].panels, split, kHradPanels, panel, 1}, args.x, s.sum, team);
   for (int o = team.rank; o < kPanel; o += team.size) {
@@ -198,10 +211,9 @@ struct CutScratch {
 
 // The other two layers, and the cut: of equal scores the first.
 template <class Team>
-SBRT_ANY void hrad_cut_op(const HradArgs& args, CutScratch& s, Team team) {
+SBRT_ANY void hrad_cut_op(const HradSeat& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;
-  Control& c = *args.control;
-  if (!is_asked(c)) return;
+  if (!is_asked(*args.sequence)) return;
   hrad_sums<1>({args.layer[1].panels, kSecondSplit, kPanels, 0, kPanels}, args.inner, s.second,
                team);
   for (int o = team.rank; o < kHradNarrow; o += team.size)
@@ -215,7 +227,7 @@ SBRT_ANY void hrad_cut_op(const HradArgs& args, CutScratch& s, Team team) {
   int best = 0;
   for (int cut = 1; cut < kHradCuts; ++cut)
     if (s.score[best] < s.score[cut]) best = cut;
-  c.cut = static_cast<Cut>(best);
+  *args.cut = static_cast<Cut>(best);
 }
 
 }  // namespace sbrt

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-#include "exec/control.h"
+#include "state/policy.h"
 
 namespace sbrt {
 

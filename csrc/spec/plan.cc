@@ -4,11 +4,15 @@
 
 namespace sbrt {
 
-void plan(const LaneArgs& args, Worker) {
-  PlanScratch scratch;
-  plan_op(args, scratch, Alone{});
+void plan(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) {
+    PlanScratch scratch;
+    plan_op(args.of(seat), scratch, Alone{});
+  });
 }
 
-void plan_certain(const LaneArgs& args, Worker) { plan_certain_op(args); }
+void plan_certain(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) { plan_certain_op(args.of(seat)); });
+}
 
 }  // namespace sbrt

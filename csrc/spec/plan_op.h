@@ -51,7 +51,7 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) 
 
 // In a token of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
 // likely than any of them. Under rejection it must not matter whether it was drawn by chance.
-SBRT_ANY inline float confidence(const Control& c, const Law& law, int32_t token) {
+SBRT_ANY inline float confidence(const Sequence& c, const Law& law, int32_t token) {
   if (law.n == 0) return 0;
   if (is_rejection(c) && !c.chain.drawn) return law.lp[0];
   return law.lp[least(first_of(law.token, law.n, token), law.n - 1)];
@@ -59,7 +59,7 @@ SBRT_ANY inline float confidence(const Control& c, const Law& law, int32_t token
 
 // Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
 template <class Team>
-SBRT_ANY void likely_outcomes(const Control& c, PlanScratch& s, Team team) {
+SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   const Chain& chain = c.chain;
   for (int i = 1 + team.rank; i <= chain.size; i += team.size)
     s.reach[i] = confidence(c, c.chain_law[chain.parent[i]], chain.token[i]);
@@ -83,7 +83,7 @@ SBRT_ANY void likely_outcomes(const Control& c, PlanScratch& s, Team team) {
 
 // Returns how many branches there are.
 template <class Team>
-SBRT_ANY int plan_likely(Control& c, PlanScratch& s, Team team) {
+SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, Team team) {
   likely_outcomes(c, s, team);
   const int n = (c.chain.size + 1) * kCandidates;
   const int k = best_first(team, s.key, n, least(c.policy.branches, kMaxBranches), s.best);
@@ -97,7 +97,7 @@ SBRT_ANY int plan_likely(Control& c, PlanScratch& s, Team team) {
 }
 
 template <class Team>
-SBRT_ANY int plan_at_the_end(Control& c, Team team) {
+SBRT_ANY int plan_at_the_end(Sequence& c, Team team) {
   const Law& law = c.chain_law[c.chain.size];
   const int k = branches_wanted(c.policy, law);
   for (int b = team.rank; b < k; b += team.size)
@@ -107,9 +107,9 @@ SBRT_ANY int plan_at_the_end(Control& c, Team team) {
 
 // The branch table and the rows of the first step.
 template <class Team>
-SBRT_ANY void plan_op(const LaneArgs& args, PlanScratch& scratch, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.draft_rows;
+SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
   // A branch must not reach past what the draft can follow.
   const bool idle = !burst_fits(c, c.policy.gamma);
   int k = 0;
@@ -122,22 +122,22 @@ SBRT_ANY void plan_op(const LaneArgs& args, PlanScratch& scratch, Team team) {
     rows.head = c.head;
   }
   team.meet();
-  for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(c, args.shape, b, 0);
+  for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(args, b, 0);
 }
 
 // A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
 // the first step, and the branch grows in place, in the in-flight slots.
-SBRT_ANY inline void plan_certain_op(const LaneArgs& args) {
-  Control& c = *args.control;
+SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
+  Sequence& c = *args.sequence;
   c.step = 0;
   c.draft_idle = !burst_fits(c, c.policy.burst);
   c.branch_count = !c.draft_idle;
   if (c.draft_idle) {
-    c.draft_rows.n = 0;
+    args.rows->n = 0;
     return;
   }
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
-  Row& root = c.draft_rows.row[c.draft_rows.n - 1];
+  Row& root = args.rows->row[args.rows->n - 1];
   root.branch = root.node = 0;
 }
 

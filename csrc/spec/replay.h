@@ -4,8 +4,8 @@
 #include <array>
 #include <cstdint>
 
-#include "exec/control.h"
 #include "spec/trunk_index.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 

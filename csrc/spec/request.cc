@@ -80,29 +80,29 @@ void ShapingStore::copy(const Request& r) {
   }
 }
 
-void ShapingStore::start(const Request& r, Control& control) {
+void ShapingStore::start(const Request& r, Sequence& sequence) {
   const ShapingRequest& s = r.shaping;
-  start_counts(r, control);
-  control.shaping = {};
+  start_counts(r, sequence);
+  sequence.shaping = {};
   if (!s.active() && holes_.empty()) return;
   copy(r);
   if (mask_.device()) {
     send_dense(s);
   } else {
-    control.shaping = lists();
+    sequence.shaping = lists();
   }
-  control.shaping.active = 1;
-  control.shaping.penalises = s.penalises();
-  control.shaping.restricts = s.restricts;
-  control.shaping.repetition = s.repetition;
-  control.shaping.presence = s.presence;
-  control.shaping.frequency = s.frequency;
-  control.shaping.ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens;
+  sequence.shaping.active = 1;
+  sequence.shaping.penalises = s.penalises();
+  sequence.shaping.restricts = s.restricts;
+  sequence.shaping.repetition = s.repetition;
+  sequence.shaping.presence = s.presence;
+  sequence.shaping.frequency = s.frequency;
+  sequence.shaping.ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens;
 }
 
 // The prompt's tokens, if they count; of a device's counts the host has those of the last prompt.
-void ShapingStore::start_counts(const Request& r, Control& control) {
-  Counts counts{control.counts.n, token_.host(), output_.host(), seen_.host()};
+void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
+  Counts counts{sequence.counts.n, token_.host(), output_.host(), seen_.host()};
   for (int i = 0; i < counts.n; ++i) {  // of the last sequence that kept them
     counts.output[counts.token[i]] = 0;
     counts.seen[counts.token[i]] = 0;
@@ -114,7 +114,7 @@ void ShapingStore::start_counts(const Request& r, Control& control) {
     exec_->upload(output_.block(), vocab_ * sizeof(int32_t));
     exec_->upload(seen_.block(), vocab_);
   }
-  control.counts = {counts.n, token_.device(), output_.device(), seen_.device()};
+  sequence.counts = {counts.n, token_.device(), output_.device(), seen_.device()};
 }
 
 Shaping ShapingStore::lists() const {

@@ -1,13 +1,13 @@
-// What a caller asks for, and what the control block points at while the sequence is in flight.
+// What a caller asks for, and what the sequence points at while the sequence is in flight.
 #pragma once
 
 #include <cstdint>
 #include <utility>
 #include <vector>
 
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "ops/choose.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 
@@ -44,7 +44,7 @@ void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 // Throws InvalidInput unless they are ids of `vocab` logits and leave one.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
-// Owns the memory behind Control::shaping and Control::counts. A device has the lists as arrays instead.
+// Owns the memory behind Sequence::shaping and Sequence::counts. A device has the lists as arrays instead.
 class ShapingStore {
  public:
   ShapingStore() = default;
@@ -53,14 +53,14 @@ class ShapingStore {
 
   // Throws InvalidInput for what a device has no op for.
   void check_request(const ShapingRequest& shaping) const;
-  // Between sequences: fills both for a checked request; `control` is the host's copy of the block.
-  void start(const Request& request, Control& control);
+  // Between sequences: fills both for a checked request; `sequence` is the host's copy.
+  void start(const Request& request, Sequence& sequence);
   // For the device's ops; null pointers on the other bodies.
   DenseShaping dense() const;
 
  private:
   void copy(const Request& request);
-  void start_counts(const Request& request, Control& control);
+  void start_counts(const Request& request, Sequence& sequence);
   Shaping lists() const;
   void send_dense(const ShapingRequest& shaping);
 

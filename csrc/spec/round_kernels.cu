@@ -15,41 +15,69 @@ __device__ Warp warp() { return {static_cast<int>(threadIdx.x)}; }
 __device__ Crew crew() { return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}; }
 __device__ bool leads() { return threadIdx.x == 0; }
 
-__global__ void target_rows(const LaneArgs args) { target_rows_op(args, warp()); }
+// A block for each seat. One that does not take part has nothing to do.
+__device__ int my_seat() { return static_cast<int>(blockIdx.x); }
+
+__global__ void target_rows(const LaneArgs args) {
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) target_rows_op(args.of(seat), warp());
+}
 
 __global__ void prefill_target_rows(const LaneArgs args) {
-  prompt_rows_op(args, args.control->target_have, args.control->target_rows, warp());
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat))
+    prompt_rows_op(args.of(seat), args.seats.at[seat].target_have, warp());
 }
 
 __global__ void prefill_draft_rows(const LaneArgs args) {
-  prompt_rows_op(args, args.control->draft_have, args.control->draft_rows, warp());
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat))
+    prompt_rows_op(args.of(seat), args.seats.at[seat].draft_have, warp());
 }
 
-__global__ void settle_draft(const LaneArgs args) { settle_draft_op(args, warp(), NoKv{}); }
+__global__ void gather(const GatherArgs args) { gather_op(args, warp()); }
 
-__global__ void bring_burst(const LaneArgs args) { bring_burst_op(args, warp(), NoKv{}); }
+__global__ void settle_draft(const LaneArgs args) {
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) settle_draft_op(args.of(seat), warp(), NoKv{});
+}
+
+__global__ void bring_burst(const LaneArgs args) {
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) bring_burst_op(args.of(seat), warp(), NoKv{});
+}
 
 __global__ void plan(const LaneArgs args) {
   __shared__ PlanScratch scratch;
-  plan_op(args, scratch, warp());
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) plan_op(args.of(seat), scratch, warp());
 }
 
 __global__ void plan_certain(const LaneArgs args) {
-  if (leads()) plan_certain_op(args);
+  const int seat = my_seat();
+  if (leads() && args.seats.takes_part(seat)) plan_certain_op(args.of(seat));
 }
 
-__global__ void keep_laws(const LaneArgs args) { keep_laws_op(*args.control, warp()); }
+__global__ void keep_laws(const LaneArgs args) {
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) keep_laws_op(args.of(seat), warp());
+}
 
 __global__ void extend(const LaneArgs args) {
   __shared__ GrowScratch scratch;
-  extend_op(args, scratch, warp());
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) extend_op(args.of(seat), scratch, warp());
 }
 
-__global__ void select(const SelectArgs args) { select_op(*args.control, warp()); }
+__global__ void select(const SelectArgs args) {
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) select_op(args.of(seat), warp());
+}
 
 __global__ void hrad_features(const HradArgs args) {
   __shared__ FeatureScratch scratch;
-  hrad_features_op(args, scratch, crew());
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) hrad_features_op(hrad_seat(args, seat), scratch, crew());
 }
 
 static_assert(shape_of(RoundOp::hrad_inner).blocks == kHradPanels);
@@ -57,23 +85,32 @@ static_assert(shape_of(RoundOp::hrad_inner).blocks == kHradPanels);
 __global__ void __launch_bounds__(shape_of(RoundOp::hrad_inner).threads, 1)
     hrad_inner(const HradArgs args) {
   __shared__ InnerScratch scratch;
-  hrad_inner_op(args, static_cast<int>(blockIdx.x), scratch, crew());
+  const int seat = my_seat() / kHradPanels, panel = my_seat() % kHradPanels;
+  if (args.seats.takes_part(seat)) hrad_inner_op(hrad_seat(args, seat), panel, scratch, crew());
 }
 
 __global__ void hrad_cut(const HradArgs args) {
   __shared__ CutScratch scratch;
-  hrad_cut_op(args, scratch, crew());
+  const int seat = my_seat();
+  if (args.seats.takes_part(seat)) hrad_cut_op(hrad_seat(args, seat), scratch, crew());
 }
 
 __global__ void hang_chain(const SelectArgs args) {
   __shared__ SelectScratch scratch;
-  hang_chain_op(args, scratch, warp());
+  const int seat = my_seat();
+  if (!args.seats.takes_part(seat)) return;
+  hang_chain_op(args.of(seat), scratch, warp());
   __threadfence_system();  // the host looks at the record
 }
 
 __global__ void hang_burst(const SelectArgs args) {
   __shared__ SelectScratch scratch;
-  if (leads()) hang_burst_op(*args.control, scratch);
+  const int seat = my_seat();
+  if (leads() && args.seats.takes_part(seat)) hang_burst_op(args.seats.at[seat], scratch);
+}
+
+__global__ void end_round(const EndArgs args) {
+  if (leads()) ++*args.ended;
 }
 
 template <class Kernel>
@@ -84,41 +121,27 @@ const void* address(Kernel* kernel) {
 }  // namespace
 
 const void* kernel_of(RoundOp op) {
-  switch (op) {
-    case RoundOp::none:
-      return nullptr;
-    case RoundOp::target_rows:
-      return address(target_rows);
-    case RoundOp::prefill_target_rows:
-      return address(prefill_target_rows);
-    case RoundOp::prefill_draft_rows:
-      return address(prefill_draft_rows);
-    case RoundOp::settle_draft:
-      return address(settle_draft);
-    case RoundOp::bring_burst:
-      return address(bring_burst);
-    case RoundOp::plan:
-      return address(plan);
-    case RoundOp::plan_certain:
-      return address(plan_certain);
-    case RoundOp::keep_laws:
-      return address(keep_laws);
-    case RoundOp::extend:
-      return address(extend);
-    case RoundOp::select:
-      return address(select);
-    case RoundOp::hrad_features:
-      return address(hrad_features);
-    case RoundOp::hrad_inner:
-      return address(hrad_inner);
-    case RoundOp::hrad_cut:
-      return address(hrad_cut);
-    case RoundOp::hang_chain:
-      return address(hang_chain);
-    case RoundOp::hang_burst:
-      return address(hang_burst);
-  }
-  return nullptr;
+  // In the order of RoundOp.
+  static const void* const kKernels[] = {nullptr,
+                                         address(target_rows),
+                                         address(prefill_target_rows),
+                                         address(prefill_draft_rows),
+                                         address(gather),
+                                         address(settle_draft),
+                                         address(bring_burst),
+                                         address(plan),
+                                         address(plan_certain),
+                                         address(keep_laws),
+                                         address(extend),
+                                         address(select),
+                                         address(hrad_features),
+                                         address(hrad_inner),
+                                         address(hrad_cut),
+                                         address(hang_chain),
+                                         address(hang_burst),
+                                         address(end_round)};
+  static_assert(sizeof(kKernels) / sizeof(*kKernels) == static_cast<int>(RoundOp::end_round) + 1);
+  return kKernels[static_cast<int>(op)];
 }
 
 }  // namespace sbrt

@@ -9,6 +9,7 @@ enum class RoundOp {
   target_rows,
   prefill_target_rows,
   prefill_draft_rows,
+  gather,
   settle_draft,
   bring_burst,
   plan,
@@ -21,11 +22,13 @@ enum class RoundOp {
   hrad_cut,
   hang_chain,
   hang_burst,
+  end_round,
 };
 
-// Blocks of an op's kernel, and threads of a block.
+// Blocks of an op's kernel for one seat, and threads of a block.
 struct KernelShape {
   unsigned threads = 32, blocks = 1;
+  bool each_seat = true;  // false: one grid for all of them
 };
 
 constexpr KernelShape shape_of(RoundOp op) {
@@ -36,6 +39,10 @@ constexpr KernelShape shape_of(RoundOp op) {
       return {512, 16};  // a block for each panel, a thread for each partial sum
     case RoundOp::hrad_cut:
       return {512, 1};
+    case RoundOp::gather:
+      return {32, 1, false};
+    case RoundOp::end_round:
+      return {1, 1, false};
     default:
       return {};
   }

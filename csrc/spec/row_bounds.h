@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "exec/control.h"
+#include "state/policy.h"
 
 namespace sbrt {
 

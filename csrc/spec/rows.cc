@@ -4,16 +4,22 @@
 
 namespace sbrt {
 
-void target_rows(const LaneArgs& args, Worker) { target_rows_op(args, Alone{}); }
-
-void prefill_target_rows(const LaneArgs& args, Worker) {
-  Control& c = *args.control;
-  prompt_rows_op(args, c.target_have, c.target_rows, Alone{});
+void target_rows(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) { target_rows_op(args.of(seat), Alone{}); });
 }
 
-void prefill_draft_rows(const LaneArgs& args, Worker) {
-  Control& c = *args.control;
-  prompt_rows_op(args, c.draft_have, c.draft_rows, Alone{});
+void prefill_target_rows(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) {
+    prompt_rows_op(args.of(seat), args.seats.at[seat].target_have, Alone{});
+  });
 }
+
+void prefill_draft_rows(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker, [&](int seat) {
+    prompt_rows_op(args.of(seat), args.seats.at[seat].draft_have, Alone{});
+  });
+}
+
+void gather(const GatherArgs& args, Worker) { gather_op(args, Alone{}); }
 
 }  // namespace sbrt

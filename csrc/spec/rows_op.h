@@ -8,50 +8,58 @@
 namespace sbrt {
 
 // A token of the trunk that is not in the lane yet, `i` places behind the table's head.
-SBRT_ANY inline Row trunk_row(const Control& c, const RingShape& ring, int64_t position, int i) {
-  return {position,          c.trunk[position], static_cast<int32_t>(ring.slot(position)), -1, -1,
-          Mask::upto(i + 1), Mask::none()};
+SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
+  const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
+  const int32_t token = args.sequence->trunk[position];
+  const auto seat = static_cast<int16_t>(args.seat);
+  return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
 }
 
 // A node of the chain, in a table whose head is `behind` tokens behind the root.
-SBRT_ANY inline Row chain_row(const Control& c, const RingShape& ring, int node, int behind) {
+SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
+  const Sequence& c = *args.sequence;
   return {c.head + c.chain.level[node],
           c.chain.token[node],
-          static_cast<int32_t>(ring.slot(c.head + node)),
+          static_cast<int32_t>(args.shape.slot(args.seat, c.head + node)),
           -1,
-          node,
+          static_cast<int16_t>(node),
+          static_cast<int16_t>(args.seat),
           c.chain.mask[node].behind(behind),
           Mask::none()};
 }
 
 // The same for the draft, which reads token 0 where it does not know the row's.
-SBRT_ANY inline Row for_draft(const Control& c, Row row) {
+SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;
 }
 
 // The row that takes node `node` of a branch through the draft.
-SBRT_ANY inline Row node_row(const Control& c, const RingShape& ring, int branch, int node) {
+SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
+  const Sequence& c = *args.sequence;
   const Branch& b = c.branches[branch];
   const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
-  const int behind = static_cast<int>(c.head - c.draft_rows.head);
-  const int64_t slot = b.in_place ? ring.slot(c.head + node) : ring.tail(branch, node);
+  const int behind = static_cast<int>(c.head - args.rows->head);
+  const int64_t slot = b.in_place ? args.shape.slot(args.seat, c.head + node)
+                                  : args.shape.tail(args.seat, branch, node);
   return for_draft(c, {first + b.level[node], b.token[node], static_cast<int32_t>(slot), branch,
-                       node, b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
+                       static_cast<int16_t>(node), static_cast<int16_t>(args.seat),
+                       b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
                        b.in_place ? Mask::none() : b.mask[node]});
 }
 
 // Up to max_rows prompt tokens from `have` on; the last prompt token is the root, not prefill. Masks
 // end with the slots in flight: who feeds more rows at once has no use for them.
 template <class Team>
-SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows, Team team) {
-  const Control& c = *args.control;
+SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
+  const Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
   const int64_t from = have;
   const int n = static_cast<int>(least<int64_t>(args.max_rows, c.head - from));
-  const bool is_draft = &rows == &c.draft_rows;
+  const bool is_draft = args.laws != nullptr;
   team.meet();
   for (int i = team.rank; i < n; i += team.size) {
-    const Row row = trunk_row(c, args.shape, from + i, i);
+    const Row row = trunk_row(args, from + i, i);
     rows.row[i] = is_draft ? for_draft(c, row) : row;
   }
   if (team.rank != 0) return;
@@ -61,11 +69,10 @@ SBRT_ANY void prompt_rows_op(const LaneArgs& args, int64_t& have, RowTable& rows
 }
 
 template <class Team>
-SBRT_ANY void target_rows_op(const LaneArgs& args, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.target_rows;
-  for (int i = team.rank; i <= c.chain.size; i += team.size)
-    rows.row[i] = chain_row(c, args.shape, i, 0);
+SBRT_ANY void target_rows_op(const LaneSeat& args, Team team) {
+  const Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  for (int i = team.rank; i <= c.chain.size; i += team.size) rows.row[i] = chain_row(args, i, 0);
   if (team.rank != 0) return;
   rows.head = c.head;
   rows.n = c.chain.size + 1;
@@ -74,9 +81,9 @@ SBRT_ANY void target_rows_op(const LaneArgs& args, Team team) {
 // Trunk and chain not yet in the draft. A lane whose draft has no room left is not fed any more: a
 // serial one will never have it again, an overlapped one may, after a miss.
 template <class Team>
-SBRT_ANY void missing_rows_op(const LaneArgs& args, Team team) {
-  Control& c = *args.control;
-  RowTable& rows = c.draft_rows;
+SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
+  const Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
   const bool follows =
       c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit : burst_fits(c, c.policy.burst);
   // Trunk positions are in flight too as long as they are being fed.
@@ -87,11 +94,11 @@ SBRT_ANY void missing_rows_op(const LaneArgs& args, Team team) {
     SBRT_CHECK_ANY(behind + c.chain.size < kSlots, "draft lane: ", behind,
                    " tokens behind the trunk");
     for (int i = team.rank; i < behind; i += team.size)
-      rows.row[i] = for_draft(c, trunk_row(c, args.shape, head + i, i));
+      rows.row[i] = for_draft(c, trunk_row(args, head + i, i));
     for (int node = team.rank; node <= c.chain.size; node += team.size) {
       if (!missing.has(node)) continue;
       const int before = Mask::of(missing.bits() & Mask::upto(node).bits()).count();
-      rows.row[behind + before] = for_draft(c, chain_row(c, args.shape, node, behind));
+      rows.row[behind + before] = for_draft(c, chain_row(args, node, behind));
     }
   }
   if (team.rank != 0) return;
@@ -99,6 +106,24 @@ SBRT_ANY void missing_rows_op(const LaneArgs& args, Team team) {
   if (!follows) return;
   rows.head = head;
   rows.n = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
+}
+
+// The rows of all seats that take part, seat by seat, as the lane's next forward reads them.
+template <class Team>
+SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
+  Batch& batch = *args.batch;
+  int n = 0;
+  for (int seat = 0; seat < args.seats.count; ++seat) {
+    const Sequence& c = args.seats.at[seat];
+    const RowList& rows = args.is_draft ? c.draft_rows : c.target_rows;
+    if (team.rank == 0) batch.first[seat] = n;
+    if (!args.seats.takes_part(seat)) continue;
+    for (int i = team.rank; i < rows.n; i += team.size) batch.row[n + i] = rows.row[i];
+    if (team.rank == 0) batch.head[seat] = rows.head;
+    n += rows.n;
+  }
+  if (team.rank != 0) return;
+  batch.first[args.seats.count] = batch.n = n;
 }
 
 }  // namespace sbrt

@@ -1,7 +1,6 @@
 // The outcome of a round and the next chain: the only code that decides. On every device.
 #pragma once
 
-#include "exec/record.h"
 #include "ops/counts.h"
 #include "ops/exp.h"
 #include "ops/philox.h"
@@ -9,6 +8,7 @@
 #include "spec/lookup_op.h"
 #include "spec/op_args.h"
 #include "spec/team.h"
+#include "state/record.h"
 
 namespace sbrt {
 
@@ -28,7 +28,7 @@ SBRT_ANY inline void walk(const Chain& chain, const Choice* choice, Outcome& out
 // The first branch for this outcome, or -1. Each branch is in memory that nobody has read lately, so a
 // team shares them.
 template <class Team>
-SBRT_ANY int find_branch(const Control& c, const Outcome& o, Team team) {
+SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   uint64_t key = 0;
   for (int b = team.rank; b < c.branch_count && !o.error; b += team.size)
     if (c.branches[b].node == o.node && c.branches[b].token[0] == o.y)
@@ -39,7 +39,7 @@ SBRT_ANY int find_branch(const Control& c, const Outcome& o, Team team) {
 
 // Fits the exponent that makes the draft's confidence come true: one step up the gradient of the
 // log-likelihood of the target's tokens, at every node of the accepted path.
-SBRT_ANY inline void sharpen(Control& c) {
+SBRT_ANY inline void sharpen(Sequence& c) {
   constexpr float kRate = 0.05f, kLeast = 0.25f, kMost = 4.0f;
   const Outcome& o = c.outcome;
   for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
@@ -58,7 +58,7 @@ SBRT_ANY inline void sharpen(Control& c) {
 }
 
 // The trunk's new tokens: the accepted ones and, unless its row failed, y.
-SBRT_ANY inline void count_committed(Control& c) {
+SBRT_ANY inline void count_committed(Sequence& c) {
   if (!c.shaping.penalises) return;
   const Outcome& o = c.outcome;
   const int64_t first = c.head - o.n;
@@ -67,9 +67,8 @@ SBRT_ANY inline void count_committed(Control& c) {
 }
 
 // After the walk: the trunk and the root.
-SBRT_ANY inline void commit_outcome(Control& c) {
+SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
-  ++c.round;
   sharpen(c);
   for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
   c.trunk[c.head + o.n + 1] = o.y;
@@ -82,7 +81,7 @@ SBRT_ANY inline void commit_outcome(Control& c) {
 
 // Then the branch that was hit.
 template <class Team>
-SBRT_ANY void adopt_branch(Control& c, Team team) {
+SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   const int branch = find_branch(c, c.outcome, team);
   team.meet();
   if (team.rank == 0) c.outcome.branch = branch;
@@ -90,10 +89,11 @@ SBRT_ANY void adopt_branch(Control& c, Team team) {
 
 // The rule `coupled`; `rejection` walks by chance.
 template <class Team>
-SBRT_ANY void select_op(Control& c, Team team) {
+SBRT_ANY void select_op(const SelectSeat& args, Team team) {
+  Sequence& c = *args.sequence;
   if (team.rank == 0) {
     c.no_mass = 0;
-    walk(c.chain, c.choice, c.outcome);
+    walk(c.chain, args.choice, c.outcome);
     commit_outcome(c);
   }
   team.meet();
@@ -124,7 +124,7 @@ struct SelectScratch {
 // Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
 // be emitted and, of more than `policy.nodes`, the most likely; with prices those that pay. The law
 // at the cut is there already.
-SBRT_ANY inline Mask worth_verifying(const Control& c, const Branch& branch, Cut cut, int64_t room,
+SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
                                      SelectScratch& s) {
   int n = 0;
   Mask mask = Mask::none().with(0);
@@ -146,7 +146,7 @@ SBRT_ANY inline Mask worth_verifying(const Control& c, const Branch& branch, Cut
 }
 
 // The next chain below the root y: as much of the tail as is worth it, or nothing.
-SBRT_ANY inline void hang_tail(Control& c, const Branch* branch, Cut cut, int64_t room,
+SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
                                SelectScratch& s) {
   c.chain.size = c.chain.depth = c.source[0] = 0;
   c.chain.drawn = 1;
@@ -161,12 +161,12 @@ SBRT_ANY inline void hang_tail(Control& c, const Branch* branch, Cut cut, int64_
 }
 
 // With every chain goes a token of the target's own.
-SBRT_ANY inline int64_t room_below(const Control& c) {
+SBRT_ANY inline int64_t room_below(const Sequence& c) {
   return most<int64_t>(0, c.limit - c.head - 2);
 }
 
 // The chain after a miss, without any draft: what followed the last time.
-SBRT_ANY inline void hang_found(Control& c, int64_t after) {
+SBRT_ANY inline void hang_found(Sequence& c, int64_t after) {
   int32_t found[kMaxChain];
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
@@ -177,27 +177,29 @@ SBRT_ANY inline void hang_found(Control& c, int64_t after) {
 
 // Drafted nodes that will not be verified or were no alternative on the way: of the burst, of the
 // branches but what was adopted, and rejected siblings.
-SBRT_ANY inline uint32_t discarded(const Control& c, const SelectScratch& s, int siblings,
+SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, int siblings,
                                    int adopted) {
   int drafted = c.lost + siblings;
   for (int b = 0; b < c.branch_count; ++b) drafted += s.drafted[b];
   return static_cast<uint32_t>(drafted - adopted);
 }
 
-SBRT_ANY inline void put_record(Record& record, const Control& c, int depth, uint32_t lost) {
+SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost) {
+  const Sequence& c = *args.sequence;
   const Outcome& o = c.outcome;
-  record.put(0, c.round,
+  Record& record = *args.record;
+  record.put(0, args.round,
              static_cast<uint32_t>(depth | o.n << 8 | c.branch_count << 16 | (o.branch >= 0) << 24 |
                                    c.draft_idle << 25 | c.no_mass << 26 | o.error << 28));
-  record.put(1, c.round, lost);
+  record.put(1, args.round, lost);
   for (int i = 0; i <= o.n; ++i)
-    record.put(2 + i, c.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
+    record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
 // Behind `select`, and behind what H-RAD says: the next chain, then the record.
 template <class Team>
-SBRT_ANY void hang_chain_op(const SelectArgs& args, SelectScratch& scratch, Team team) {
-  Control& c = *args.control;
+SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
+  Sequence& c = *args.sequence;
   const int depth = c.chain.depth, siblings = c.chain.size - depth;
   const bool hit = c.outcome.branch >= 0;
   const bool looks_up = !hit && c.policy.on_miss == kLookup && !c.outcome.error;
@@ -210,11 +212,11 @@ SBRT_ANY void hang_chain_op(const SelectArgs& args, SelectScratch& scratch, Team
   const uint32_t lost = discarded(c, scratch, siblings, c.chain.size);
   if (looks_up) hang_found(c, after);
   c.lost = 0;
-  put_record(args.records->of(c.round), c, depth, lost);
+  put_record(args, depth, lost);
 }
 
 // A serial burst becomes the chain.
-SBRT_ANY inline void hang_burst_op(Control& c, SelectScratch& scratch) {
+SBRT_ANY inline void hang_burst_op(Sequence& c, SelectScratch& scratch) {
   const int drafted = c.branch_count > 0 ? c.branches[0].size : 0;
   hang_tail(c, c.branch_count > 0 ? &c.branches[0] : nullptr, Cut::confident, room_below(c),
             scratch);

@@ -1,4 +1,4 @@
-// What `settle` does to the control block: of the KV only `Kv` knows, which moves it or leaves that to
+// What `settle` does to a sequence: of the KV only `Kv` knows, which moves it or leaves that to
 // ops of the lane. On every device.
 #pragma once
 
@@ -8,20 +8,20 @@ namespace sbrt {
 
 // The KV of a lane that moves it by ops of its own.
 struct NoKv {
-  SBRT_ANY void compact(const Control&) const {}
-  SBRT_ANY void bring(const Control&, int, int, int) const {}
-  SBRT_ANY void drop(const Control&, int64_t, Mask) const {}
+  SBRT_ANY void compact(const Sequence&) const {}
+  SBRT_ANY void bring(const Sequence&, int, int, int) const {}
+  SBRT_ANY void drop(const Sequence&, int64_t, Mask) const {}
   SBRT_ANY void drop_tails() const {}
 };
 
 template <class Kv>
-SBRT_ANY void settle_target_op(const LaneArgs& args, const Kv& kv) {
-  kv.compact(*args.control);
-  kv.drop(*args.control, args.control->head, Mask::none());
+SBRT_ANY void settle_target_op(const LaneSeat& args, const Kv& kv) {
+  kv.compact(*args.sequence);
+  kv.drop(*args.sequence, args.sequence->head, Mask::none());
 }
 
 // What the draft had of the accepted path is trunk now.
-SBRT_ANY inline void advance_trunk(Control& c) {
+SBRT_ANY inline void advance_trunk(Sequence& c) {
   const Outcome& o = c.outcome;
   if (c.draft_have == c.head - o.n - 1)
     for (int depth = 0; depth <= o.n && c.draft_nodes.has(o.path[depth]); ++depth) ++c.draft_have;
@@ -31,7 +31,7 @@ SBRT_ANY inline void advance_trunk(Control& c) {
 // The adopted tail moves behind the head, its nodes to their places in the chain. The nodes drafted
 // last never went through the draft: they are missing still, unless the cut fell before them.
 template <class Team, class Kv>
-SBRT_ANY void bring_tail(Control& c, int b, Team team, const Kv& kv) {
+SBRT_ANY void bring_tail(Sequence& c, int b, Team team, const Kv& kv) {
   const Branch& branch = c.branches[b];
   for (int i = team.rank; i <= c.chain.size; i += team.size) {
     const int j = c.source[i];
@@ -46,8 +46,8 @@ SBRT_ANY void bring_tail(Control& c, int b, Team team, const Kv& kv) {
 }
 
 template <class Team, class Kv>
-SBRT_ANY void settle_draft_op(const LaneArgs& args, Team team, const Kv& kv) {
-  Control& c = *args.control;
+SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
+  Sequence& c = *args.sequence;
   if (team.rank == 0) {
     c.draft_compacts = c.draft_nodes.count() > 0;
     if (c.draft_compacts) kv.compact(c);
@@ -62,8 +62,8 @@ SBRT_ANY void settle_draft_op(const LaneArgs& args, Team team, const Kv& kv) {
 
 // The same after a serial burst.
 template <class Team, class Kv>
-SBRT_ANY void bring_burst_op(const LaneArgs& args, Team team, const Kv& kv) {
-  Control& c = *args.control;
+SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
+  Sequence& c = *args.sequence;
   if (!c.draft_idle) bring_tail(c, 0, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);
   missing_rows_op(args, team);

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "exec/control.h"
+#include "state/sizes.h"
 
 namespace sbrt {
 

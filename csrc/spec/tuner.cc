@@ -54,7 +54,7 @@ double Tuner::alone_ns(int rows) const {
   return pace_.of(rows) * static_cast<double>(costs_.alone.target[rows] + costs_.round);
 }
 
-void Tuner::begin(const Control& c) {
+void Tuner::begin(const Sequence& c) {
   path_.begin(c.head);
   index_.clear();
   index_.read(c.trunk, c.head + 1);
@@ -189,7 +189,7 @@ int Tuner::best_of(bool in_reach) const {
   return best;
 }
 
-void Tuner::look_around(const Control& c, int64_t head) {
+void Tuner::look_around(const Sequence& c, int64_t head) {
   const bool idle = arms_[running_].kind < ArmKind::serial;
   if (has_news_ || !idle) path_.read(c.rank, head);
   has_news_ = false;
@@ -234,7 +234,7 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-void Tuner::next(Control& c) {
+void Tuner::next(Sequence& c) {
   if (stay_-- <= 0) look_around(c, c.head);
   leaves_ = false;
   running_ = current_;
@@ -244,7 +244,7 @@ void Tuner::next(Control& c) {
   price(c);
 }
 
-bool Tuner::stays(const Control& c, int64_t head) {
+bool Tuner::stays(const Sequence& c, int64_t head) {
   if (leaves_ || wants_to_look(c, head)) return false;
   if (stay_-- > 0) return true;
   look_around(c, head);
@@ -257,7 +257,7 @@ bool Tuner::stays(const Control& c, int64_t head) {
 
 // What nodes cost the policy in force: a round's length by its rows, and what a draft step with
 // another row must bring at the rate that is expected anyway.
-void Tuner::price(Control& c) {
+void Tuner::price(Sequence& c) {
   const Arm& arm = arms_[running_];
   priced_ = arm.rate;
   c.prices.known = arm.kind >= ArmKind::serial;
@@ -309,7 +309,7 @@ void Tuner::saw(const Brought& round) {
   allowance_ = std::min(allowance_ + kShare * took - std::max(0.0, lost), kMost * plain_ns());
 }
 
-bool Tuner::wants_to_look(const Control& c, int64_t head) const {
+bool Tuner::wants_to_look(const Sequence& c, int64_t head) const {
   if (!drafts_ || arms_[running_].kind >= ArmKind::serial) return false;
   const int64_t behind = head - c.draft_have;
   if (behind < look_after_ || head + kSlots >= c.draft_limit) return false;

@@ -11,10 +11,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "exec/control.h"
 #include "spec/costs.h"
 #include "spec/pace.h"
 #include "spec/replay.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 
@@ -74,20 +74,20 @@ class Tuner {
   Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
   // A new sequence, its prompt in the trunk.
-  void begin(const Control& control);
+  void begin(const Sequence& c);
   // Whether any policy that could pay needs the draft.
   bool drafts() const { return drafts_; }
 
   // Before a round, with none in flight: the policy, and what its nodes are worth.
-  void next(Control& control);
+  void next(Sequence& c);
   // Instead, with a round in flight and the root before it at `head`: whether the round after that
   // one may follow under the same policy; then that is that. Else next() is to be called, and until it
   // is the answer stays no.
-  bool stays(const Control& control, int64_t head);
+  bool stays(const Sequence& c, int64_t head);
   // After a round, of the policy that next() set last.
   void saw(const Brought& round);
   // Whether the draft should read what it has missed up to `head`, to see how it would have done.
-  bool wants_to_look(const Control& control, int64_t head) const;
+  bool wants_to_look(const Sequence& c, int64_t head) const;
   void looked(int64_t ns);
 
   const std::vector<Arm>& arms() const { return arms_; }
@@ -107,11 +107,11 @@ class Tuner {
   bool is_hopeless(const Arm& arm) const;
   bool may_run(const Arm& arm, bool in_reach) const;
   void learn();
-  void look_around(const Control& control, int64_t head);
+  void look_around(const Sequence& c, int64_t head);
   int best_of(bool in_reach) const;
   int best_alone() const;
   int worth_trying(int best, bool in_reach) const;
-  void price(Control& control);
+  void price(Sequence& c);
 
   const Costs costs_;
   std::vector<Arm> arms_;

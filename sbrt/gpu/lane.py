@@ -19,10 +19,10 @@ from ..errors import EngineError, InvalidInputError, not_built
 from ..methods import Method
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
-from ..triton_kernels.control import MAX_ROWS, SLOTS, Control, RowTable, size
 from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Settle
 from ..triton_kernels.shaping import Shaping
+from ..triton_kernels.state import MAX_ROWS, SLOTS, Batch, Sequence, size
 from . import weights as loading
 from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .fused import FusedDecoder
@@ -232,7 +232,7 @@ class GpuLane(LaneStore):
         """Forwards over the row table at address `rows`; recorded once for all who ask."""
 
         def made() -> list[Piece]:
-            table = words_at(rows, size(RowTable), self.device)
+            table = words_at(rows, size(Batch), self.device)
             if with_logits:
                 return [self.record_forward(table, count, True) for count in self.sizes]
             few, *many = self.fed
@@ -251,7 +251,7 @@ class GpuLane(LaneStore):
     ) -> list[Piece]:
         """Choices of the rows of the last forward: Choice words, or Law words with `laws`.
 
-        where: addresses of row table, control block and result. filters: of requests with min_p,
+        where: addresses of row table, sequence and result. filters: of requests with min_p,
         top_k or top_p. shaping: of requests that shape, addresses of mask, bias, counts and seen.
         Recorded once for all who ask.
         """
@@ -274,9 +274,9 @@ class GpuLane(LaneStore):
         filters: bool,
         shaping: tuple[int, int, int, int] | None,
     ) -> list[Piece]:
-        rows, control, out = where
-        table = words_at(rows, size(RowTable), self.device)
-        block = words_at(control, size(Control), self.device)
+        rows, sequence, out = where
+        table = words_at(rows, size(Batch), self.device)
+        block = words_at(sequence, size(Sequence), self.device)
         dense = None if shaping is None else self._dense(shaping, vocab)
         pieces = []
         for count in self.sizes:
@@ -293,9 +293,9 @@ class GpuLane(LaneStore):
             for address, kind in zip(addresses, kinds, strict=True)
         ))  # fmt: skip
 
-    def moves(self, control: int, which: int) -> list[Piece]:
+    def moves(self, sequence: int, which: int) -> list[Piece]:
         """The moves behind a `settle`; `which` counts as Moves of csrc/model/lane.h."""
-        block = words_at(control, size(Control), self.device)
+        block = words_at(sequence, size(Sequence), self.device)
         what, shape = Settle(which), self.shape
 
         def settle(run: Run) -> None:
@@ -338,7 +338,7 @@ class GpuLane(LaneStore):
 
         def choose(run: Run) -> None:
             run(
-                self.ops.choose, choice.logits, choice.control, choice.table,
+                self.ops.choose, choice.logits, choice.sequence, choice.table,
                 plan=choice.plan, work=work, out=out, shaping=choice.shaping,
             )  # fmt: skip
 
@@ -350,7 +350,7 @@ class Choice:
     """What a choice reads and writes: logits, block, table, words of its result, lists."""
 
     logits: torch.Tensor
-    control: torch.Tensor
+    sequence: torch.Tensor
     table: torch.Tensor
     plan: ChoosePlan
     words: torch.Tensor

@@ -17,8 +17,8 @@ import torch
 from ..config import BACKENDS
 from ..errors import InvalidInputError
 from ..model_config import ModelConfig
-from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS
 from ..triton_kernels.plan import architecture_of
+from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS
 from ..triton_kernels.words import TABLE_N
 from .ops import Run, add, copy
 

@@ -2,7 +2,7 @@
 as a list too, for whoever wants no graphs.
 
 A recording is made once and replayed as it is: every pointer and scalar by value. What changes
-between replays is read by the ops from the control block and the row tables.
+between replays is read by the ops from the sequence and the row tables.
 """
 
 from __future__ import annotations

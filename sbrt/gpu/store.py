@@ -12,9 +12,9 @@ import torch
 from .._core import FEATURE_LAYERS
 from ..model_config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
-from ..triton_kernels.control import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
+from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
 from .memory import Arena, MemoryPlan

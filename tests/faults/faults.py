@@ -85,8 +85,8 @@ FAULTS = (
     Fault(
         "keys that lie before the ring's wrap end one slot early",
         "csrc/ops/attention.cc",
-        "std::min(n, ring.capacity - slot);",
-        "std::min(n, ring.capacity - slot - 1);",
+        "std::min(n, begin + ring.capacity - slot);",
+        "std::min(n, begin + ring.capacity - slot - 1);",
         (
             "model/test_rows.py::test_families",
             "model/test_rows.py::test_a_path_of_any_length_from_any_head",
@@ -95,8 +95,8 @@ FAULTS = (
     Fault(
         "siblings of a tree share a key beyond the root",
         "csrc/ops/attention.cc",
-        "std::max<int64_t>(0, rows.head - a.first) : 0;",
-        "std::max<int64_t>(0, rows.head - a.first + 2) : 0;",
+        "std::max<int64_t>(0, rows.head[seat] - a.first);",
+        "std::max<int64_t>(0, rows.head[seat] - a.first + 2);",
         ("model/test_rows.py",),
     ),
     Fault(

@@ -139,22 +139,26 @@ class DeviceOps {
     if (found != graphs_.end()) return *found->second;
     auto graph = std::make_unique<Graph>("op");
     OpState* there = state_.device();
-    const LaneArgs lane{&there->control, nullptr, OpState().draft().shape,
-                        OpState().draft().max_rows};
-    const SelectArgs select{&there->control, &there->records, nullptr, nullptr,
-                            nullptr,         nullptr,         {}};
+    const bool of_target = op == RoundOp::target_rows || op == RoundOp::prefill_target_rows;
+    const LaneArgs lane = lane_at(there, !of_target);
+    const SelectArgs select = select_at(there);
     const bool selects =
         op == RoundOp::select || op == RoundOp::hang_chain || op == RoundOp::hang_burst;
     const bool classifies =
         op == RoundOp::hrad_features || op == RoundOp::hrad_inner || op == RoundOp::hrad_cut;
-    Graph::Node& node = classifies ? graph->add(
-                                         +[](const HradArgs&, Worker) {}, hrad_at(there, dtype))
-                        : selects  ? graph->add(
-                                         +[](const SelectArgs&, Worker) {}, select)
-                                   : graph->add(+[](const LaneArgs&, Worker) {}, lane);
+    Graph::Node& node = classifies                 ? put(*graph, hrad_at(there, dtype))
+                        : selects                  ? put(*graph, select)
+                        : op == RoundOp::gather    ? put(*graph, gather_at(there))
+                        : op == RoundOp::end_round ? put(*graph, EndArgs{&there->ended})
+                                                   : put(*graph, lane);
     node.on_device(kernel_of(op), shape_of(op).threads, shape_of(op).blocks);
     stream_->prepare(*graph);
     return *(graphs_[{op, dtype}] = std::move(graph));
+  }
+
+  template <class Args>
+  static Graph::Node& put(Graph& graph, const Args& args) {
+    return graph.add(+[](const Args&, Worker) {}, args);
   }
 
   std::unique_ptr<Exec> exec_;
@@ -196,15 +200,17 @@ void read_records() {
   const auto state = exec->cells<OpState>(1, Where::device);
   const auto records = exec->cells<Records>(1, Where::pinned);
   OpScript script(1, *state.host());
-  state.host()->control.limit = 1 << 20;
-  state.host()->control.chain.size = 0;
+  state.host()->sequence.limit = 1 << 20;
+  state.host()->sequence.chain.size = 0;
   state.host()->aim(state.device());
   exec->upload(state.block(), sizeof(OpState));
   Graph graph("select");
-  const SelectArgs args{
-      &state.device()->control, records.device(), nullptr, nullptr, nullptr, nullptr, {}};
+  const SelectArgs args = select_at(state.device());
   for (const RoundOp op : {RoundOp::select, RoundOp::hang_chain})
     graph.add(+[](const SelectArgs&, Worker) {}, args).on_device(kernel_of(op), 32);
+  graph.add(
+           +[](const EndArgs&, Worker) {}, EndArgs{&state.device()->ended})
+      .on_device(kernel_of(RoundOp::end_round), 1);
   const auto stream = exec->stream(1);
   stream->prepare(graph);
   Event done("done");

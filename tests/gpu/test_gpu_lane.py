@@ -18,7 +18,7 @@ from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
 from sbrt.model_config import ModelConfig
 from sbrt.prompts import BUILT_IN
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 
 pytestmark = pytest.mark.gpu
 HEAD = 300
@@ -52,18 +52,18 @@ class Scene:
         self.lane = GpuLane(weights, shape, ops, self.recorder, rows, None)
         self.lane.buffers.kv.normal_(generator=torch.Generator(device).manual_seed(1))
         self.kv = self.lane.buffers.kv.clone()
-        self.table = control.words(control.RowTable(), device)
+        self.table = state.words(state.Batch(), device)
         self.rows = rows
         self.piece = self.lane.forward(self.table.data_ptr(), True)[0]
 
     def set(self, tokens, head=HEAD):
         """Every row the root's child alone: it sees the trunk and itself."""
-        table = control.RowTable(head=head, n=len(tokens))
+        table = state.Batch(head=(head,), n=len(tokens))
         for i, token in enumerate(tokens):
             row = table.row[i]
             row.position, row.token, row.branch = head, token, -1
-            row.slot, row.chain = (head + i) % self.lane.capacity, control.mask_of(1 << i)
-        self.table.copy_(control.words(table))
+            row.slot, row.chain = (head + i) % self.lane.capacity, state.mask_of(1 << i)
+        self.table.copy_(state.words(table))
         self.lane.buffers.kv.copy_(self.kv)
 
     def replayed(self):

@@ -14,7 +14,7 @@ from sbrt.gpu.recorder import CudaRecorder
 from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
 from sbrt.model_config import ModelConfig
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 
 pytestmark = pytest.mark.gpu
 CONFIG = ModelConfig(
@@ -55,7 +55,7 @@ class Scene:
         flash = flash_for("torch", device, DTYPE, CONFIG.head_dim)
         shape = LaneShape(2048, 64, 0, 0, False, False)
         self.lane = GpuLane(weights, shape, TRITON, self.recorder, 16, None, flash)
-        self.table = control.words(control.RowTable(), device)
+        self.table = state.words(state.Batch(), device)
         self.pieces = {p.rows: p for p in self.lane.forward(self.table.data_ptr(), False)}
 
     def fed(self, tokens, width):
@@ -64,12 +64,12 @@ class Scene:
         kv.fill_(float("nan"))
         for first in range(0, len(tokens), width):
             part = tokens[first : first + width]
-            table = control.RowTable(head=first, n=len(part))
+            table = state.Batch(head=(first,), n=len(part))
             for i, token in enumerate(part):
                 row = table.row[i]
                 row.position, row.token, row.branch, row.slot = first + i, token, -1, first + i
-                row.chain = control.mask_of((1 << min(i + 1, 64)) - 1)
-            self.table.copy_(control.words(table))
+                row.chain = state.mask_of((1 << min(i + 1, 64)) - 1)
+            self.table.copy_(state.words(table))
             torch.cuda.synchronize()
             with torch.cuda.stream(self.recorder.stream):
                 self.pieces[width].replay()

@@ -16,7 +16,7 @@ from sbrt.errors import InvalidInputError
 from sbrt.gpu.memory import Arena, MemoryPlan
 from sbrt.gpu.prefill import Lengths, flash_for, flash_plain, flash_torch, prefill_sizes
 from sbrt.gpu.recorder import Tape
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 CPU = torch.device("cpu")
@@ -65,11 +65,11 @@ def test_rows_see_what_is_before_them(rows, keys, window):
 
 def table_of(tokens, first, capacity):
     """Row table of a piece of a prompt."""
-    table = control.RowTable(head=first, n=len(tokens))
+    table = state.Batch(head=(first,), n=len(tokens))
     for i, token in enumerate(tokens):
         row = table.row[i]
         row.position, row.token, row.branch, row.slot = first + i, token, -1, (first + i) % capacity
-        row.chain = control.mask_of((1 << min(i + 1, 64)) - 1)
+        row.chain = state.mask_of((1 << min(i + 1, 64)) - 1)
     return table
 
 
@@ -79,7 +79,7 @@ def fed(lane, words, tokens, width):
     pieces = {p.rows: p for p in lane.forward(words.data_ptr(), False)}
     for first in range(0, len(tokens), width):
         part = tokens[first : first + width]
-        words.copy_(control.words(table_of(part, first, lane.capacity)))
+        words.copy_(state.words(table_of(part, first, lane.capacity)))
         for name in ("h", "x", "normed", "qkv", "attended", "gate_up", "gated"):
             getattr(lane.buffers, name).fill_(float("nan"))
         pieces[width].replay()
@@ -93,7 +93,7 @@ def test_wide_pieces_leave_what_narrow_ones_leave(tools, checkpoints, family):
     probe = _core.LaneProbe(model, tools.max_len, 64, 0, 0, 1)
     [lane] = seen
     tokens = tools.prompt(min(150, lane.capacity - 1), seed=2)
-    words = control.words(control.RowTable())
+    words = state.words(state.Batch())
     want, got = (
         fed(lane, words, tokens, width) for width in (64, 256 if len(tokens) > 128 else 128)
     )

@@ -13,7 +13,7 @@ import torch
 from sbrt import EngineError, _core
 from sbrt.gpu import decoder, fused, ops
 from sbrt.gpu.recorder import Piece, Tape, TapeRecorder
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -37,7 +37,7 @@ def play(tools, checkpoints, lanes):
 @pytest.fixture
 def table():
     """A row table of one's own, and a lane over the CPU's memory may be given its address."""
-    return control.RowTable()
+    return state.Batch()
 
 
 def poison(lane):
@@ -103,12 +103,11 @@ def test_rows_of_padding_write_nothing(tools, checkpoints):
 
 
 def test_choices_of_padding_are_not_written(play, lanes, table):
-    block = control.Control()
-    block.target_rows.n = 2
-    words = torch.frombuffer(block, dtype=torch.int32)
-    out = control.view(words, "choice")
+    words, scratch = (state.words(s) for s in (state.Sequence(), state.TargetScratch()))
+    out = state.view(scratch, state.TargetScratch, "choice")
     out.fill_(-7)
-    rows = control.view(words, "target_rows")
+    rows = state.view(scratch, state.TargetScratch, "batch")
+    rows[state.offset(state.Batch, "n")] = 2
     lane = lanes[0]
     lane.buffers.logits.fill_(1.0)
     for piece in lane.choose(
@@ -159,13 +158,20 @@ class Spy(TapeRecorder):
         return Piece(rows, len(tape.calls), tape.replay)
 
 
-def spans_written(lane, block):
-    """Of all that a lane records over a control block."""
+def result_of(lane, scratch):
+    """The words of a lane's scratch that its choices write."""
+    if lane.shape.is_draft:
+        return state.view(scratch, state.DraftScratch, "law")
+    return state.view(scratch, state.TargetScratch, "choice")
+
+
+def spans_written(lane, sequence, scratch):
+    """Of all that a lane records over a sequence."""
     lane.recorder = Spy()
     is_draft = lane.shape.is_draft
-    address, words = block.data_ptr(), block
-    rows = control.view(words, "draft_rows" if is_draft else "target_rows").data_ptr()
-    out = control.view(words, "row_law" if is_draft else "choice").data_ptr()
+    address = sequence.data_ptr()
+    rows = scratch.data_ptr()  # the batch comes first
+    out = result_of(lane, scratch).data_ptr()
     lane.forward(rows, True)
     lane.forward(rows, False)
     for filters in (False, True):
@@ -186,10 +192,11 @@ def inside(piece, whole):
 
 
 def test_what_the_lanes_write_is_disjoint(play, lanes):
-    block = control.words(control.Control())
-    written = [spans_written(lane, block) for lane in lanes]
+    sequence = state.words(state.Sequence())
+    scratch = [state.words(kind()) for kind in (state.TargetScratch, state.DraftScratch)]
+    written = [spans_written(*pair) for pair in zip(lanes, [sequence] * 2, scratch, strict=True)]
     arenas = [span(lane.arena.memory) for lane in lanes]
-    fields = [span(control.view(block, name)) for name in ("choice", "row_law")]
+    fields = [span(result_of(lane, s)) for lane, s in zip(lanes, scratch, strict=True)]
     assert arenas[0][1] <= arenas[1][0] or arenas[1][1] <= arenas[0][0]
     for spans, arena, field in zip(written, arenas, fields, strict=True):
         assert len(spans) > 20
@@ -255,7 +262,7 @@ def test_nodes_of_a_layer(tools, tmp_path, capsys, products, expected):
         seen = []
         checkpoint = tools.write(tmp_path / str(layers), num_hidden_layers=layers)
         _core.LaneProbe(tools.recorded(checkpoint, seen, products=products), 64, 64, 0, 0, 1)
-        rows = control.words(control.RowTable())
+        rows = state.words(state.Batch())
         counts.append(seen[0].forward(rows.data_ptr(), True)[0].nodes)
     each = counts[1] - counts[0]
     with capsys.disabled():

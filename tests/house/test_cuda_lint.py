@@ -13,7 +13,7 @@ BODY = CSRC / "exec" / "cuda"
 OPS = {
     *CSRC.rglob("*_op.h"),
     CSRC / "spec/team.h",
-    CSRC / "exec/record.h",
+    CSRC / "state/record.h",
 }  # a device runs them too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
 ALLOCATES = {"device_memory.cc"}  # when an engine is built; nowhere else

@@ -71,20 +71,22 @@ std::shared_ptr<Decoder> decoder_of(const char* storage, const char* isa, bool i
 // Logits of the last kChunk tokens, after forwards of `rows` rows by `threads`.
 std::vector<float> logits_of(const Decoder& decoder, int rows, int threads) {
   const auto lane = decoder.bind({.max_len = kTokens, .max_rows = kChunk, .threads = threads});
-  RowTable table{};
+  Batch table{};
   Graph graph{"test.forward"};
   lane->add_forward(graph, &table, true);
   Runner runner(threads);
   std::vector<float> out;
   for (int head = 0; head < kTokens; head += rows) {
-    table.head = head;
+    table.head[0] = head;
+    table.first[1] = rows;
     table.n = rows;
     for (int i = 0; i < rows; ++i)
       table.row[i] = {head + i,
                       (head + i) * 37 % 131,
-                      static_cast<int32_t>(lane->ring_shape().slot(head + i)),
+                      static_cast<int32_t>(lane->ring_shape().slot(0, head + i)),
                       -1,
-                      i,
+                      static_cast<int16_t>(i),
+                      0,
                       Mask::upto(i + 1),
                       Mask::none()};
     runner.run(graph, threads);

@@ -209,7 +209,7 @@ def test_fields_reach_the_policy():
     assert policy.epsilon == pytest.approx(0.5)
 
 
-FIRST, ADAPTIVE, LIKELY = range(3)  # csrc/exec/control.h: Ranking
+FIRST, ADAPTIVE, LIKELY = range(3)  # csrc/state/policy.h: Ranking
 CONTINUE, BURST, LOOKUP = range(3)  # OnMiss
 
 

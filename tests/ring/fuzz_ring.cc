@@ -87,7 +87,7 @@ class World {
  private:
   int pick(int n) { return n <= 1 ? 0 : static_cast<int>(random_() % static_cast<unsigned>(n)); }
   int64_t head() const { return base_ + static_cast<int64_t>(trunk_.size()); }
-  int64_t slot(int64_t position) const { return ring_.shape().slot(position); }
+  int64_t slot(int64_t position) const { return ring_.shape().slot(0, position); }
 
   // Capacity exactly W + S - 1 in half of the worlds. One short: the ring itself is told a window
   // one smaller, so its own check passes, and the rows go on looking W back. It is no debug ring:
@@ -156,7 +156,7 @@ class World {
     for (int j = 0; tail && j <= tail_index; ++j) {
       const int64_t p = head() + nodes_[tail->node].level + 1 + j;
       const int branch = static_cast<int>(tail - tails_.data());
-      if (p >= from) read(ring_.shape().tail(branch, j), p, tail->stamps[j]);
+      if (p >= from) read(ring_.shape().tail(0, branch, j), p, tail->stamps[j]);
     }
   }
   void read_node(int j) { read_row(head() + nodes_[j].level, j, nullptr, 0); }
@@ -201,7 +201,7 @@ class World {
       const int j = static_cast<int>(tail.stamps.size());
       if (j >= ring_.shape().tail_slots) return;
       tail.stamps.push_back(++stamp_);
-      write(ring_.shape().tail(static_cast<int>(&tail - tails_.data()), j),
+      write(ring_.shape().tail(0, static_cast<int>(&tail - tails_.data()), j),
             head() + nodes_[tail.node].level + 1 + j, stamp_);
       read_tail(tail, j);
     }
@@ -210,7 +210,7 @@ class World {
   void drop(int branch) {
     ++counts_[kDrop];
     for (size_t j = 0; j < tails_[branch].stamps.size(); ++j)
-      dropped(ring_.shape().tail(branch, static_cast<int>(j)), head());
+      dropped(ring_.shape().tail(0, branch, static_cast<int>(j)), head());
     tails_[branch].stamps.clear();
   }
 
@@ -250,7 +250,7 @@ class World {
     Tail next = adopted(node);
     for (size_t j = 0; j < next.stamps.size(); ++j) {
       nodes_.push_back({static_cast<int>(j) - 1, static_cast<int>(j), next.stamps[j]});
-      ring_.move(ring_.shape().tail(next.node, static_cast<int>(j)),
+      ring_.move(ring_.shape().tail(0, next.node, static_cast<int>(j)),
                  slot(head() + static_cast<int64_t>(j)));
       touch(head() + static_cast<int64_t>(j));
     }
@@ -317,7 +317,7 @@ class World {
       slots.insert(slot(p));
     for (size_t b = 0; b < tails_.size(); ++b)
       for (size_t j = 0; j < tails_[b].stamps.size(); ++j, ++live)
-        slots.insert(ring_.shape().tail(static_cast<int>(b), static_cast<int>(j)));
+        slots.insert(ring_.shape().tail(0, static_cast<int>(b), static_cast<int>(j)));
     check(static_cast<int64_t>(slots.size()) == live, "two live positions share a slot");
     check(*slots.begin() >= 0 && *slots.rbegin() < ring_.shape().slots(), "a slot is not there");
   }

@@ -29,8 +29,14 @@ Hrad random_hrad(int64_t hidden) {
                        drawn(kHradCuts * kHradNarrow, kHradNarrow), drawn(kHradCuts, 100)});
 }
 
-HradArgs args_of(const Hrad& hrad, Control* control, float* x, float* inner) {
-  HradArgs args{control, {nullptr, nullptr, hrad.hidden(), DType::f32}, x, nullptr, inner, {}};
+HradArgs args_of(const Hrad& hrad, Sequence* sequence, const Batch* batch, float* x, float* inner) {
+  HradArgs args{{sequence, 1, 0, nullptr, nullptr},
+                batch,
+                {nullptr, nullptr, hrad.hidden(), DType::f32},
+                x,
+                nullptr,
+                inner,
+                {}};
   for (int i = 0; i < kHradLayers; ++i)
     args.layer[i] = {static_cast<const uint32_t*>(hrad.layer(i).matrix.panels()),
                      hrad.layer(i).bias.data()};
@@ -40,8 +46,9 @@ HradArgs args_of(const Hrad& hrad, Control* control, float* x, float* inner) {
 // How many values differ. `seen`: how often each cut was said.
 int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
-  const auto control = std::make_unique<Control>();
-  control->policy.hrad = 1;
+  const auto sequence = std::make_unique<Sequence>();
+  const auto batch = std::make_unique<Batch>();
+  sequence->policy.hrad = 1;
   alignas(16) float inner[kHradInner];
   float scores[kHradCuts];
   std::vector<float> scratch(Hrad::kScratch);
@@ -50,17 +57,18 @@ int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   for (int turn = 0; turn < 50; ++turn) {
     std::vector<float> x = drawn(Hrad::inputs(hidden), 1);
     x.resize(Hrad::room(hidden));
-    const HradArgs args = args_of(hrad, control.get(), x.data(), inner);
+    const HradArgs args = args_of(hrad, sequence.get(), batch.get(), x.data(), inner);
+    const HradSeat mine = hrad_seat(args, 0);
     InnerScratch panel_sums;
     CutScratch cut;
-    for (int p = 0; p < kHradPanels; ++p) hrad_inner_op(args, p, panel_sums, Alone{});
-    hrad_cut_op(args, cut, Alone{});
+    for (int p = 0; p < kHradPanels; ++p) hrad_inner_op(mine, p, panel_sums, Alone{});
+    hrad_cut_op(mine, cut, Alone{});
     hrad.scores(x.data(), scratch.data(), scores);
     found += std::memcmp(scratch.data(), inner, sizeof inner) != 0;
     found += std::memcmp(narrow, cut.narrow, sizeof cut.narrow) != 0;
     found += std::memcmp(scores, cut.score, sizeof scores) != 0;
-    found += hrad.classify(x.data(), scratch.data()) != control->cut;
-    ++seen[static_cast<int>(control->cut)];
+    found += hrad.classify(x.data(), scratch.data()) != sequence->cut;
+    ++seen[static_cast<int>(sequence->cut)];
   }
   return found;
 }

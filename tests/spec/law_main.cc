@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "model/toy.h"
-#include "spec/runtime.h"
+#include "spec/engine.h"
 
 namespace {
 
@@ -53,12 +53,12 @@ RuntimeConfig config() {
   return c;
 }
 
-int index(Runtime& runtime, const Request& request, int cells) {
-  runtime.begin(request);
+int index(Engine& engine, const Request& request, int cells) {
+  engine.begin(request);
   std::vector<int32_t> tokens;
   while (static_cast<int>(tokens.size()) < cells) {
-    runtime.run(1, 0);
-    for (const int32_t token : runtime.take()) tokens.push_back(token);
+    engine.run(1, 0);
+    for (const int32_t token : engine.take()) tokens.push_back(token);
   }
   int at = 0;
   for (int i = 0; i < cells; ++i) at = at * 256 + tokens[i];
@@ -81,11 +81,11 @@ int main(int argc, char** argv) {
   request.sampling.top_p = 1;
   request.sampling.top_k = words.integer();
   request.policy = policy(words);
-  Runtime runtime(std::make_shared<Toy>(target), std::make_shared<Toy>(draft), config());
+  Engine engine(std::make_shared<Toy>(target), std::make_shared<Toy>(draft), config());
   std::map<int, int> counts;
   for (int seed = 0; seed < sequences; ++seed) {
     request.sampling.seed = static_cast<uint64_t>(seed);
-    ++counts[index(runtime, request, cells)];
+    ++counts[index(engine, request, cells)];
   }
   for (const auto& [at, n] : counts) std::printf("%d %d\n", at, n);
   return 0;

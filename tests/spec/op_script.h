@@ -20,7 +20,11 @@ namespace sbrt {
 struct OpState {
   static constexpr int kVocab = 24, kLength = 512;
 
-  Control control;
+  Sequence sequence;
+  TargetScratch target;
+  DraftScratch drafted;
+  Roll roll;
+  int64_t ended;
   Records records;
   int32_t trunk[kLength + kSlots];
   uint8_t rank[kLength + kSlots];
@@ -42,21 +46,45 @@ struct OpState {
 
   // Its pointers are those of a copy that lies at `place`.
   void aim(OpState* place) {
-    control.trunk = place->trunk;
-    control.rank = place->rank;
-    control.counts.token = place->distinct;
-    control.counts.output = place->output;
-    control.counts.seen = place->seen;
+    sequence.trunk = place->trunk;
+    sequence.rank = place->rank;
+    sequence.counts.token = place->distinct;
+    sequence.counts.output = place->output;
+    sequence.counts.seen = place->seen;
   }
-  LaneArgs draft() {
-    return {&control, nullptr, {kLength + kSlots, kLength, kMaxBranches, 40, 1, 1, 4}, 64};
-  }
-  SelectArgs select() { return {&control, &records, nullptr, nullptr, nullptr, nullptr, {}}; }
 };
 
-// Of a state that lies at `place`, perhaps on a device: nothing of it is read.
+// What the ops of a state that lies at `place` are given, perhaps on a device: nothing of it is read.
+inline Seats seats_at(OpState* place) {
+  return {&place->sequence, 1, -1, &place->roll, &place->ended};
+}
+inline LaneArgs lane_at(OpState* place, bool is_draft) {
+  constexpr RingShape kShape{
+      OpState::kLength + kSlots, OpState::kLength, kMaxBranches, 40, 1, 1, 4};
+  return {seats_at(place),
+          is_draft ? &place->drafted.batch : &place->target.batch,
+          is_draft ? place->drafted.law : nullptr,
+          nullptr,
+          kShape,
+          64};
+}
+inline GatherArgs gather_at(OpState* place) {  // of the draft
+  return {seats_at(place), &place->drafted.batch, true};
+}
+inline SelectArgs select_at(OpState* place) {
+  return {seats_at(place),
+          &place->target.batch,
+          place->target.choice,
+          &place->records,
+          nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          {}};
+}
 inline HradArgs hrad_at(OpState* place, DType dtype) {
-  return {&place->control,
+  return {seats_at(place),
+          &place->target.batch,
           {place->features, place->embed, OpState::kHidden, dtype},
           place->x,
           place->shown,
@@ -83,65 +111,75 @@ union OpScratch {
 // One op by one member of a team. `shared`: the team's.
 template <class Team>
 void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
-  Control& c = s.control;
-  const LaneArgs lane = s.draft();
+  Sequence& c = s.sequence;
+  const LaneArgs of_target = lane_at(&s, false), of_draft = lane_at(&s, true);
+  const LaneSeat target = of_target.of(0), draft = of_draft.of(0);
+  const HradArgs of_hrad = hrad_at(&s, s.dtype);
+  const HradSeat hrad = hrad_seat(of_hrad, 0);
   switch (op) {
     case RoundOp::none:
       break;
     case RoundOp::target_rows:
-      target_rows_op(lane, team);
+      target_rows_op(target, team);
       break;
     case RoundOp::prefill_target_rows:
-      prompt_rows_op(lane, c.target_have, c.target_rows, team);
+      prompt_rows_op(target, c.target_have, team);
       break;
     case RoundOp::prefill_draft_rows:
-      prompt_rows_op(lane, c.draft_have, c.draft_rows, team);
+      prompt_rows_op(draft, c.draft_have, team);
+      break;
+    case RoundOp::gather:
+      gather_op(gather_at(&s), team);
       break;
     case RoundOp::settle_draft:
-      settle_draft_op(lane, team, NoKv{});
+      settle_draft_op(draft, team, NoKv{});
       break;
     case RoundOp::bring_burst:
-      bring_burst_op(lane, team, NoKv{});
+      bring_burst_op(draft, team, NoKv{});
       break;
     case RoundOp::plan:
-      plan_op(lane, shared.plan, team);
+      plan_op(draft, shared.plan, team);
       break;
     case RoundOp::plan_certain:
-      if (team.rank == 0) plan_certain_op(lane);
+      if (team.rank == 0) plan_certain_op(draft);
       break;
     case RoundOp::keep_laws:
-      keep_laws_op(c, team);
+      keep_laws_op(draft, team);
       break;
     case RoundOp::extend:
-      extend_op(lane, shared.grow, team);
+      extend_op(draft, shared.grow, team);
       break;
     case RoundOp::select:
-      select_op(c, team);
+      select_op(select_at(&s).of(0), team);
       break;
     case RoundOp::hrad_features:
-      hrad_features_op(hrad_at(&s, s.dtype), shared.features, team);
+      hrad_features_op(hrad, shared.features, team);
       break;
     case RoundOp::hrad_inner:
       for (int panel = 0; panel < kHradPanels; ++panel)
-        hrad_inner_op(hrad_at(&s, s.dtype), panel, shared.inner, team);
+        hrad_inner_op(hrad, panel, shared.inner, team);
       break;
     case RoundOp::hrad_cut:
-      hrad_cut_op(hrad_at(&s, s.dtype), shared.cut, team);
+      hrad_cut_op(hrad, shared.cut, team);
       break;
     case RoundOp::hang_chain:
-      hang_chain_op(s.select(), shared.select, team);
+      hang_chain_op(select_at(&s).of(0), shared.select, team);
       break;
     case RoundOp::hang_burst:
       if (team.rank == 0) hang_burst_op(c, shared.select);
+      break;
+    case RoundOp::end_round:
+      if (team.rank == 0) ++s.ended;
       break;
   }
 }
 
 class OpScript {
  public:
-  OpScript(uint64_t seed, OpState& state) : random_(seed), state_(state), c_(state.control) {
+  OpScript(uint64_t seed, OpState& state) : random_(seed), state_(state), c_(state.sequence) {
     std::memset(&state_, 0, sizeof state_);
     state_.aim(&state_);
+    for (uint64_t& word : state_.roll.word) word = 1;
     begin();
   }
 
@@ -167,6 +205,7 @@ class OpScript {
     run(RoundOp::target_rows);
     choose_all();
     if (c_.policy.gamma > 0) {
+      run(RoundOp::gather);
       draw_laws();
       run(RoundOp::keep_laws);
       run(RoundOp::plan);
@@ -180,6 +219,7 @@ class OpScript {
         run(op);
     }
     run(RoundOp::hang_chain);
+    run(RoundOp::end_round);
     missed_ = c_.outcome.branch < 0;
     return c_.head + 1 < c_.limit && !c_.outcome.error;
   }
@@ -268,7 +308,7 @@ class OpScript {
     }
   }
   void draw_laws() {
-    for (int i = 0; i < c_.draft_rows.n; ++i) draw_law(c_.row_law[i]);
+    for (int i = 0; i < state_.drafted.batch.n; ++i) draw_law(state_.drafted.law[i]);
   }
 
   // Mostly a child's token, or that of a branch that hangs there.
@@ -279,13 +319,14 @@ class OpScript {
         if (c_.chain.parent[node] == i && chance(70)) token = c_.chain.token[node];
       if (c_.draft_nodes.has(i) && c_.chain_law[i].n > 0 && chance(30))
         token = c_.chain_law[i].token[below(c_.chain_law[i].n)];
-      c_.choice[i] = {token, chance(1) && i > 0 ? kNanRow : kFine};
+      state_.target.choice[i] = {token, chance(1) && i > 0 ? kNanRow : kFine};
     }
   }
 
   template <class Run>
   void burst(const Run& run, int steps) {
     for (int step = 0; step < steps; ++step) {
+      run(RoundOp::gather);
       draw_laws();
       run(RoundOp::extend);
     }
@@ -293,7 +334,7 @@ class OpScript {
 
   std::mt19937_64 random_;
   OpState& state_;
-  Control& c_;
+  Sequence& c_;
   int behind_ = 0;  // tokens of the prompt that the draft has to catch up with
   bool missed_ = true;
 };

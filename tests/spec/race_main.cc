@@ -11,7 +11,7 @@
 
 #include "core/check.h"
 #include "model/toy.h"
-#include "spec/runtime.h"
+#include "spec/engine.h"
 
 namespace {
 
@@ -36,10 +36,10 @@ Request request(uint64_t seed, const Policy& policy) {
   return r;
 }
 
-std::vector<int32_t> tokens(Runtime& runtime, uint64_t seed, const Policy& policy) {
-  runtime.begin(request(seed, policy));
-  runtime.run(0, 0);
-  return runtime.take();
+std::vector<int32_t> tokens(Engine& engine, uint64_t seed, const Policy& policy) {
+  engine.begin(request(seed, policy));
+  engine.run(0, 0);
+  return engine.take();
 }
 
 Policy serial(int32_t steps, int32_t width) {
@@ -83,21 +83,21 @@ int64_t rounds(Threads threads, int64_t enough) {
   config.debug = true;
   config.rejection = true;
   const auto models = std::pair(std::make_shared<Toy>(target), std::make_shared<Toy>(draft));
-  Runtime runtime(models.first, models.second, config);
+  Engine engine(models.first, models.second, config);
   config.body = Body::sim;  // the same on one thread
-  Runtime calm(models.first, models.second, config);
+  Engine calm(models.first, models.second, config);
   int64_t done = 0;
   for (uint64_t seed = 0; done < enough; ++seed) {
     const std::vector<int32_t> plain =
-        tokens(runtime, seed, {.width = 1, .nodes = kMaxChain, .burst_width = 1});
+        tokens(engine, seed, {.width = 1, .nodes = kMaxChain, .burst_width = 1});
     for (const Policy& policy : kPolicies) {
-      check(tokens(runtime, seed, policy) == plain, "seed ", seed, " gave other tokens");
-      done += runtime.stats().rounds;
+      check(tokens(engine, seed, policy) == plain, "seed ", seed, " gave other tokens");
+      done += engine.sequence().stats().rounds;
       Policy by_chance = policy;
       by_chance.rejection = 1;
-      check(tokens(runtime, seed, by_chance) == tokens(calm, seed, by_chance), "seed ", seed,
+      check(tokens(engine, seed, by_chance) == tokens(calm, seed, by_chance), "seed ", seed,
             " gave other tokens under rejection");
-      done += runtime.stats().rounds;
+      done += engine.sequence().stats().rounds;
     }
   }
   return done;

@@ -1,7 +1,7 @@
 """Contract under test: the rounds of every method, as the dry body keeps them, leave nothing
 unordered. Each wait of round.cc is needed, or what it promises is kept by the host as well. The
 lanes write apart, but for what csrc/README.md hands from one to the other. No op writes of the
-control block what it does not say, which the dry body checks op by op."""
+state what it does not say, which the dry body checks op by op."""
 
 import pytest
 

@@ -4,8 +4,6 @@ warp of a device does. A meeting left out is found."""
 
 import pytest
 
-SOURCES: list[str] = []  # of csrc: the ops stand in headers
-
 # What is taken away from a header, or put in its place.
 MUTANTS = {
     "reach before it is there": (
@@ -67,20 +65,12 @@ MUTANTS = {
 
 
 @pytest.fixture(scope="module")
-def run(programs, tmp_path_factory):
+def run(programs, build_with):
     """run(sequences, mutant=None): team_main, built with a header changed."""
 
     def run(sequences, mutant=None):
-        flags = programs.plain
-        if mutant:
-            part, before, after = MUTANTS[mutant]
-            text = programs.text(part)
-            assert text.count(before) == 1
-            folder = tmp_path_factory.mktemp("mutant")
-            (folder / part).parent.mkdir()
-            (folder / part).write_text(text.replace(before, after))
-            flags = (*flags, f"-I{folder}")
-        return programs.run(programs.build("team_main", SOURCES, flags), sequences)
+        program = build_with("team_main", mutant and MUTANTS[mutant])
+        return programs.run(program, sequences)
 
     return run
 

@@ -33,7 +33,7 @@ int leaves_for_good() {
   Costs costs;
   for (int n = 1; n <= kCostRows; ++n) costs.alone.target[n] = 1000;
   Tuner tuner({policy_of(kGoOn), policy_of(kLookup)}, costs, kTokens);
-  auto c = std::make_unique<Control>();
+  auto c = std::make_unique<Sequence>();
   c->trunk = trunk.data();
   c->head = kPrompt - 1;
   tuner.begin(*c);
@@ -53,7 +53,7 @@ int leaves_for_good() {
 // under plain decoding.
 constexpr int64_t kStep = 300, kTargetNs = 1000;
 
-int64_t allowance(const Tuner& tuner, Control& c) {
+int64_t allowance(const Tuner& tuner, Sequence& c) {
   const int64_t have = c.draft_have;
   int64_t found = 0;
   for (int64_t behind = 16; behind <= kMaxRows; ++behind) {
@@ -74,7 +74,7 @@ int books_trials() {
   Policy serial = policy_of(kBurst);
   serial.burst = 1;
   Tuner tuner({policy_of(kGoOn), serial}, costs, kTokens);
-  auto c = std::make_unique<Control>();
+  auto c = std::make_unique<Sequence>();
   c->trunk = trunk.data();
   c->rank = rank.data();
   c->head = c->draft_have = 100;

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,12 +99,12 @@ class Scene:
         return {slot for i in range(len(self.masks)) for slot in self.slots_of(i)}
 
     def _table(self, head, masks, device):
-        table = control.RowTable(head=head, n=len(masks))
+        table = state.Batch(head=(head,), n=len(masks))
         for i, (chain, tail, branch) in enumerate(masks):
             row = table.row[i]
             row.position, row.slot, row.branch = self.position(i), -1, branch
-            row.chain, row.tail = control.mask_of(chain), control.mask_of(tail)
-        return control.words(table, device)
+            row.chain, row.tail = state.mask_of(chain), state.mask_of(tail)
+        return state.words(table, device)
 
     def sizes(self):
         """As the probes of the CPU engine take them."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sbrt import _core
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.attention import branch_attention, branch_attention_torch
 from sbrt.triton_kernels.plan import FAN, HEAD_DIMS, AttentionPlan, workspace
 from sbrt.triton_kernels.visible import see, see_torch
@@ -265,7 +265,7 @@ def test_a_path_has_one_leader_and_a_tree_one_a_leaf(scene, shapes, device):
 def test_a_position_that_cannot_be_takes_no_more_than_the_workspace_holds(scene, shapes, device):
     plan = AttentionPlan(rows=3, **SMALL)
     s = scene(plan, 10_000, shapes["path"](3), device)
-    s.table[control.offset(control.RowTable, "row")] = 5
+    s.table[state.offset(state.Batch, "row")] = 5
     made = [look(s.table, plan, workspace(plan, device)) for look in (see, see_torch)]
     assert torch.equal(made[0].extent, made[1].extent)
     assert made[0].extent[3] <= plan.max_splits

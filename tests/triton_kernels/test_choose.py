@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sbrt import _core
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.choose import choose, choose_torch
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import (
@@ -43,14 +43,14 @@ class Case:
         self.rows, self.vocab, self.device = rows, vocab, device
         self.filtered = kind == "filtered"
         self.kept = []  # arrays that the block points to
-        self.block = control.Control()
+        self.block = state.Sequence()
         self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
         self._sample(kind)
         self.logits = np.stack([self._row() for _ in range(rows)])
         self.block.head = int(rng.choice(heads))
         # A draft may be behind the trunk: bits before the root's.
         self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
-        self.table = control.RowTable(head=self.block.head - self.lag, n=rows)
+        self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
         self._hang()
         self.shaping = self._shape() if shaped else None
 
@@ -89,9 +89,9 @@ class Case:
         for i in range(1, self.rows):
             masks.append(masks[rng.integers(len(masks))] | 1 << min(i, 59))
         for row, mask in zip(self.table.row, masks, strict=False):
-            row.chain, row.branch = control.mask_of(mask << self.lag | (1 << self.lag) - 1), -1
+            row.chain, row.branch = state.mask_of(mask << self.lag | (1 << self.lag) - 1), -1
             tail = (1 << int(rng.integers(0, 5))) - 1 if rng.random() < 0.3 else 0
-            row.tail, row.branch = control.mask_of(tail), 1
+            row.tail, row.branch = state.mask_of(tail), 1
             row.position = c.head + mask.bit_count() - 1 + tail.bit_count()
 
     def _shape(self):
@@ -137,7 +137,7 @@ class Case:
         c.trunk = trunk.ctypes.data
         words = [[int(rng.integers(self.vocab))]]
         for row in list(self.table.row)[: self.rows]:
-            tokens = [*trunk.tolist(), *_path(c, self.table.head, row)]
+            tokens = [*trunk.tolist(), *_path(c, self.table.head[0], row)]
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
@@ -163,7 +163,7 @@ class Case:
     def by_cpu(self, laws=False):
         block, table = bytes(self.block), bytes(self.table)
         made = _core.choose_probe(block, table, self.logits, laws)
-        kind = control.Law if laws else control.Choice
+        kind = state.Law if laws else state.Choice
         return list((kind * self.rows).from_buffer_copy(made))
 
     def by(self, op, laws=False, chunk=256):
@@ -173,11 +173,11 @@ class Case:
         out = torch.full((self.rows, plan.out_words), 77, dtype=torch.int32, device=self.device)
         wide = torch.full((self.rows, self.vocab + 5), float("nan"), device=self.device)
         logits = wide[:, : self.vocab].copy_(torch.from_numpy(self.logits))
-        words = (control.words(self.block, self.device), control.words(self.table, self.device))
+        words = (state.words(self.block, self.device), state.words(self.table, self.device))
         with np.errstate(over="ignore"):  # the interpreter's own, of keys that no logit has
             op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping)
         assert not work.counters.any(), "a counter was not set back"
-        kind = control.Law if laws else control.Choice
+        kind = state.Law if laws else state.Choice
         array = kind * self.rows
         assert ctypes.sizeof(array) == out.numel() * 4
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
@@ -227,8 +227,8 @@ def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
         case = Case(
             seed, rows, 150, kind="plain", shaped=True, device=device, heads=[head], room=room
         )
-        args = (torch.from_numpy(case.logits).to(device), control.words(case.block, device))
-        args = (*args, control.words(case.table, device))
+        args = (torch.from_numpy(case.logits).to(device), state.words(case.block, device))
+        args = (*args, state.words(case.table, device))
         without = replace(case.shaping, words=None, trunk=None)
         before, after = (
             op(*args, shaping, out=torch.zeros(rows, 150, device=device)).cpu()
@@ -236,7 +236,7 @@ def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
         )
         for i, row in enumerate(list(case.table.row)[:rows]):
             trunk = case.shaping.trunk[: head + 1].tolist()
-            tokens = [*trunk, *_path(case.block, case.table.head, row)]
+            tokens = [*trunk, *_path(case.block, case.table.head[0], row)]
             last = {
                 w[-1] for w in case.words if tokens[max(0, len(tokens) - len(w) + 1) :] == w[:-1]
             }
@@ -372,7 +372,7 @@ def test_half_precision_logits_choose_as_their_float32(device):
         case.logits = rounded.float().numpy()
         plan = ChoosePlan(6, 300, chunk=256)
         out = torch.zeros(6, 2, dtype=torch.int32, device=device)
-        words = (control.words(case.block, device), control.words(case.table, device))
+        words = (state.words(case.block, device), state.words(case.table, device))
         choose(rounded.to(device), *words, plan=plan, work=choose_work(plan, device), out=out)
         assert out.tolist() == [[c.token, c.error] for c in case.by_cpu()]
 
@@ -380,10 +380,10 @@ def test_half_precision_logits_choose_as_their_float32(device):
 def call(op, **changes):
     plan = changes.pop("plan", ChoosePlan(2, 40, chunk=32))
     given = {"logits": torch.zeros(2, 40), "out": torch.zeros(2, 2, dtype=torch.int32)}
-    given |= {"control": control.words(control.Control()), "shaping": None} | changes
-    given |= {"table": control.words(control.RowTable())}
+    given |= {"sequence": state.words(state.Sequence()), "shaping": None} | changes
+    given |= {"table": state.words(state.Batch())}
     op(
-        *(given[name] for name in ("logits", "control", "table")),
+        *(given[name] for name in ("logits", "sequence", "table")),
         plan=plan,
         work=choose_work(plan, "cpu"),
         out=given["out"],
@@ -400,8 +400,8 @@ def call(op, **changes):
         ({"out": torch.zeros(2, 3, dtype=torch.int32)}, r"out: expected contiguous int32 \(2, 2\)"),
         ({"out": torch.zeros(2, 2)}, "out: expected contiguous int32"),
         (
-            {"control": torch.zeros(9, dtype=torch.int32)},
-            f"control: expected {control.size(control.Control)} words but got 9",
+            {"sequence": torch.zeros(9, dtype=torch.int32)},
+            f"sequence: expected {state.size(state.Sequence)} words but got 9",
         ),
         ({"plan": ChoosePlan(2, 40, shaped=True)}, "shaping: expected it with plan.shaped alone"),
     ],

@@ -7,7 +7,7 @@ import torch
 
 from sbrt import _core
 from sbrt.reference.toy import exp32
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.cut import ALL_IDS, find_cut, find_cut_torch
 from sbrt.triton_kernels.radix import cut_work
 
@@ -49,13 +49,13 @@ LAWS = [
 
 
 def sampling_words(law, device):
-    block = control.Sampling(**{"temperature": 1.0, "top_p": 1.0} | law)
-    return control.words(block, device)
+    block = state.Sampling(**{"temperature": 1.0, "top_p": 1.0} | law)
+    return state.words(block, device)
 
 
 def by(op, logits, law, device, n=None):
     """Words that an op writes for rows of a table of n."""
-    table = control.words(control.RowTable(n=len(logits) if n is None else n), device)
+    table = state.words(state.Batch(n=len(logits) if n is None else n), device)
     work = cut_work(len(logits), -(-logits.shape[1] // CHUNK), device)
     out = torch.full((len(logits), 4), 77, dtype=torch.int32, device=device)
     wide = torch.full((len(logits), logits.shape[1] + 3), float("nan"), device=device)

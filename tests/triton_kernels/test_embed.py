@@ -5,7 +5,7 @@ wrote; so do the kernel and its twin."""
 import pytest
 import torch
 
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.embed import BLOCK, embed, embed_torch
 from sbrt.triton_kernels.norm import squares_torch
 
@@ -14,10 +14,10 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 
 def table_of(tokens, n, device):
-    table = control.RowTable(n=n)
+    table = state.Batch(n=n)
     for i, row in enumerate(table.row):
         row.token = tokens[i] if i < len(tokens) else -5
-    return control.words(table, device)
+    return state.words(table, device)
 
 
 @pytest.mark.parametrize("op", [embed, embed_torch])

@@ -5,7 +5,7 @@ by itself."""
 import pytest
 import torch
 
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.attention import branch_attention
 from sbrt.triton_kernels.choose import choose
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
@@ -32,8 +32,8 @@ class Step:
         self.work = workspace(self.plan, "cuda")
         self.chosen = ChoosePlan(ROWS, VOCAB, filtered=filtered)
         self.choose_work = choose_work(self.chosen, "cuda")
-        self.control = torch.zeros(control.size(control.Control), dtype=torch.int32, device="cuda")
-        self.table = control.view(self.control, "target_rows")
+        self.sequence = torch.zeros(state.size(state.Sequence), dtype=torch.int32, device="cuda")
+        self.table = torch.zeros(state.size(state.Batch), dtype=torch.int32, device="cuda")
         half = {"device": "cuda", "dtype": torch.bfloat16}
         generator = torch.Generator("cuda").manual_seed(0)
         self.qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, D, generator=generator, **half)
@@ -53,21 +53,21 @@ class Step:
 
     def set(self, head, chain):
         """A state as the host, or `select`, would leave it."""
-        block = control.Control(head=head)
+        block = state.Sequence(head=head)
         block.sampling.temperature, block.sampling.top_p, block.sampling.seed = 0.7, 0.8, head
         block.outcome.n, block.outcome.branch = min(3, head - 1), -1
         block.outcome.path[:4] = [0, 2, 3, 5]
-        rows = block.target_rows
-        rows.head, rows.n = head, chain + 1
+        rows = state.Batch(head=(head,), n=chain + 1)
         for i in range(chain + 1):
             row = rows.row[i]
             row.position, row.slot = head + i, (head + i) % CAPACITY
-            row.chain = control.mask_of((1 << i + 1) - 1)
-        self.control.copy_(control.words(block))
+            row.chain = state.mask_of((1 << i + 1) - 1)
+        self.sequence.copy_(state.words(block))
+        self.table.copy_(state.words(rows))
 
     def run(self):
         k, v = self.kv[0, 0], self.kv[1, 0]
-        ring_settle(self.control, self.kv, capacity=CAPACITY, tail_slots=0, what=Settle.TARGET)
+        ring_settle(self.sequence, self.kv, capacity=CAPACITY, tail_slots=0, what=Settle.TARGET)
         see(self.table, self.plan, self.work)
         self.q.copy_(self.qkv)
         rope_kv_write(self.q, k, v, self.table, self.rope)
@@ -79,7 +79,7 @@ class Step:
             terms=Terms(residual=self.gated),
         )  # fmt: skip
         choose(
-            self.logits, self.control, self.table,
+            self.logits, self.sequence, self.table,
             plan=self.chosen, work=self.choose_work, out=self.choice,
         )  # fmt: skip
         return [x.clone() for x in (self.kv, self.out, self.summed, self.choice)]
@@ -115,11 +115,11 @@ def test_a_step_allocates_nothing():
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     see(step.table, step.plan, step.work)
     rope_kv_write(step.q, step.kv[0, 0], step.kv[1, 0], step.table, step.rope)
-    ring_settle(step.control, step.kv, capacity=CAPACITY, tail_slots=0, what=Settle.TARGET)
+    ring_settle(step.sequence, step.kv, capacity=CAPACITY, tail_slots=0, what=Settle.TARGET)
     branch_attention(
         step.q[:, :HEADS], step.kv[0, 0], step.kv[1, 0],
         plan=step.plan, work=step.work, out=step.out,
     )  # fmt: skip
-    choose(step.logits, step.control, step.table, plan=step.chosen, work=step.choose_work,
+    choose(step.logits, step.sequence, step.table, plan=step.chosen, work=step.choose_work,
            out=step.choice)  # fmt: skip
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sbrt import _core
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.rope import Rope, rope_kv_write, rope_kv_write_torch
 
 CAPACITY = 80
@@ -14,10 +14,10 @@ DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_av
 
 
 def table_of(positions, slots, device, first_row=0):
-    table = control.RowTable(n=first_row + len(positions))
+    table = state.Batch(n=first_row + len(positions))
     for i, (position, slot) in enumerate(zip(positions, slots, strict=True)):
         table.row[first_row + i].position, table.row[first_row + i].slot = position, slot
-    return control.words(table, device)
+    return state.words(table, device)
 
 
 def inputs(rows, heads, kv_heads, head_dim, dtype, device):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sbrt import _core
-from sbrt.triton_kernels import control
+from sbrt.triton_kernels import state
 from sbrt.triton_kernels.settle import Settle, ring_settle, ring_settle_torch
 
 CAPACITY, BRANCHES, TAIL_SLOTS = 90, 3, 20
@@ -16,9 +16,9 @@ SLOTS = CAPACITY + BRANCHES * TAIL_SLOTS
 
 
 def random_block(rng, head=None):
-    """A control block as `select` leaves it: an accepted path of a tree, and a next chain that is
+    """A sequence as `select` leaves it: an accepted path of a tree, and a next chain that is
     part of a tail."""
-    c = control.Control()
+    c = state.Sequence()
     depth = rng.choice([0, 1, 3, 20])
     path = [0]
     for _ in range(depth):
@@ -32,9 +32,9 @@ def random_block(rng, head=None):
     c.source[: len(nodes) + 1] = [0, *nodes]
     for branch in c.branches[:BRANCHES]:
         branch.in_place = rng.random() < 0.3
-        branch.has_law[:] = [rng.random() < 0.8 for _ in range(control.MAX_TAIL)]
+        branch.has_law[:] = [rng.random() < 0.8 for _ in range(state.MAX_TAIL)]
     c.draft_have = max(0, old_head - rng.choice([0, 0, 1]))
-    c.draft_nodes = control.mask_of(rng.getrandbits(64) | 1)
+    c.draft_nodes = state.mask_of(rng.getrandbits(64) | 1)
     return c
 
 
@@ -53,7 +53,7 @@ def check(c, what, poison, device, layers=2, kv_heads=2, head_dim=8):
     given = storage(layers, kv_heads, head_dim, device)
     before = [x.cpu().contiguous().numpy() for x in given]
     *cpu, after = _core.settle_probe(bytes(c), *before, SIZES, what.value, poison)
-    words = control.words(control.Control.from_buffer_copy(after), device)
+    words = state.words(state.Sequence.from_buffer_copy(after), device)
     made = []
     for op in (ring_settle, ring_settle_torch):
         kv = given.clone(memory_format=torch.preserve_format)
@@ -96,14 +96,14 @@ def test_wraps_at_every_offset(device):
 
 def test_the_longest_path_and_tail(device):
     """63 nodes deep out of 63: the moves of several strides, each over the ones before."""
-    c = control.Control(head=100 + 31)
+    c = state.Sequence(head=100 + 31)
     c.outcome.n, c.outcome.branch = 30, -1
     c.outcome.path[:31] = [0, *range(3, 63, 2)]
     check(c, Settle.TARGET, False, device, 1, 1)
 
 
 def test_a_path_moves_nothing(device):
-    c = control.Control(head=20)
+    c = state.Sequence(head=20)
     c.outcome.n, c.outcome.branch = 12, -1
     c.outcome.path[:13] = range(13)
     given = storage(1, 1, 8, device)
@@ -122,6 +122,6 @@ def test_a_path_moves_nothing(device):
     ids=["shape", "stride", "large", "small"],
 )
 def test_bad_input_is_one_sentence(op, kv, capacity, sentence):
-    words = control.words(control.Control())
+    words = state.words(state.Sequence())
     with pytest.raises(ValueError, match=sentence):
         op(words, kv, capacity=capacity, tail_slots=0, what=Settle.TARGET)

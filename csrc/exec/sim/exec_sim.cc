@@ -13,7 +13,6 @@
 #include "core/check.h"
 #include "core/memory.h"
 #include "exec/command.h"
-#include "exec/control.h"
 #include "exec/exec.h"
 #include "exec/failure.h"
 #include "exec/fused.h"
@@ -26,6 +25,8 @@ namespace {
 // What the dry body keeps.
 class Keeper {
  public:
+  explicit Keeper(PartName name) : order(name) {}
+
   OrderBook order;
 
   int event(Event& event) {
@@ -48,27 +49,43 @@ class Keeper {
     }
   }
 
-  void watch(const Control* control) {
-    watched_ = control;
-    before_ = Buffer<Control>(1);
+  void watch(const Watched& watched) {
+    watched_.push_back({watched, Buffer<std::byte>(watched.bytes)});
   }
-  // Runs an op, which may write of the block what it says.
+  // Runs an op, which may write of what is watched what it says.
   void call(const Graph::Node& node) {
-    if (!watched_ || !node.name) {
+    if (!node.name) {
       node.call(node, Worker{});
       return;
     }
-    std::memcpy(before_.data(), watched_, sizeof(Control));
+    for (const Copy& copy : watched_)
+      std::memcpy(copy.before.data(), copy.of.memory, copy.of.bytes);
     node.call(node, Worker{});
-    const int part = changed_part(before_[0], *watched_, node.effects.writes);
-    check(part < 0, "order: ", node.name, " wrote ",
-          part < 0 ? "" : name_of(static_cast<Part>(part)), ", which it does not say");
+    for (const Copy& copy : watched_) {
+      const int part = changed_part(copy, node.effects.writes);
+      check(part < 0, "order: ", node.name, " wrote ", part < 0 ? "" : order.part_name(part),
+            ", which it does not say");
+    }
   }
 
  private:
+  struct Copy {
+    Watched of;
+    Buffer<std::byte> before;
+  };
+
+  // The first part that is not what it was and is not among `allowed`; -1 if none.
+  static int changed_part(const Copy& copy, Parts allowed) {
+    const auto* now = static_cast<const std::byte*>(copy.of.memory);
+    for (const PartRange* r = copy.of.ranges; r < copy.of.ranges + copy.of.count; ++r)
+      if (!allowed.has(r->part) &&
+          std::memcmp(copy.before.data() + r->begin, now + r->begin, r->end - r->begin) != 0)
+        return r->part;
+    return -1;
+  }
+
   std::vector<const Event*> events_;
-  const Control* watched_ = nullptr;
-  Buffer<Control> before_;
+  std::vector<Copy> watched_;
 };
 
 // What the streams share. `host`: virtual ns up to which the host knows what happened.
@@ -174,9 +191,10 @@ class SimStream final : public CommandStream {
 
 class SimExec final : public Exec {
  public:
-  explicit SimExec(bool timed, bool dry = false, bool own = false)
+  // `name`: of a dry body.
+  explicit SimExec(bool timed, PartName name = nullptr, bool own = false)
       : world_{timed,
-               dry ? std::make_unique<Keeper>() : nullptr,
+               name ? std::make_unique<Keeper>(name) : nullptr,
                own ? std::make_unique<OwnMemory>() : nullptr,
                0,
                {}} {}
@@ -203,8 +221,8 @@ class SimExec final : public Exec {
   void note(const char* what, const Effects& effects) override {
     if (world_.book) world_.book->order.run(OrderBook::kHost, what, effects);
   }
-  void watch(const Control* control) override {
-    if (world_.book) world_.book->watch(control);
+  void watch(const Watched& watched) override {
+    if (world_.book) world_.book->watch(watched);
   }
 
   bool is_device() const override { return world_.own != nullptr; }
@@ -234,7 +252,11 @@ class SimExec final : public Exec {
 
 std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
 std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
-std::unique_ptr<Exec> make_dry_exec() { return std::make_unique<SimExec>(false, true); }
-std::unique_ptr<Exec> make_dry_cuda_exec() { return std::make_unique<SimExec>(false, true, true); }
+std::unique_ptr<Exec> make_dry_exec(PartName name) {
+  return std::make_unique<SimExec>(false, name);
+}
+std::unique_ptr<Exec> make_dry_cuda_exec(PartName name) {
+  return std::make_unique<SimExec>(false, name, true);
+}
 
 }  // namespace sbrt

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/any.h"
-#include "exec/control.h"
+#include "state/sequence.h"
 
 namespace sbrt {
 

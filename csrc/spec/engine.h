@@ -1,0 +1,79 @@
+// Two lanes and one sequence at a time: begin, run, take what was committed.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "spec/graphs.h"
+#include "spec/host_sequence.h"
+#include "spec/pump.h"
+#include "spec/resources.h"
+#include "spec/tuner.h"
+
+namespace sbrt {
+
+class Engine {
+ public:
+  // `draft` may be null. Throws InvalidInput for sizes that cannot be.
+  Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
+         const RuntimeConfig& config);
+  ~Engine();
+  Engine(const Engine&) = delete;
+
+  // Makes beforehand what requests of such a policy launch on a device; what a request shapes waits for
+  // the first that does. Drops the sequence in flight. Throws InvalidInput.
+  void prepare(const Policy& policy);
+  int fused_graphs() const { return graphs_.fused(); }  // made so far, as far as they are kept
+  // Starts a sequence, and drops the one in flight: waits for its last round. Throws InvalidInput.
+  void begin(const Request& request);
+  // Prefills both lanes, then runs rounds until the sequence ends, `max_rounds` are done, `seconds`
+  // have passed (0: no limit) or interrupt() is called. If prefill or round take longer than that, they
+  // go on by themselves. The round after the last one that was read may be in flight when this
+  // returns; the next call reads it.
+  void run(int64_t max_rounds, double seconds);
+  // The tokens committed since the last take() or begin(); valid until the next.
+  const std::vector<int32_t>& take() { return sequence_.take(); }
+  int64_t prefilled_tokens() const { return pump_.prefilled_tokens(); }
+  // Whether nothing runs any more, after at most `seconds` (0: no limit).
+  bool idle(double seconds);
+  void end() { sequence_.end(); }          // drops the sequence in flight
+  void close();                            // drops it and joins every thread; nothing runs any more
+  void interrupt() { pump_.interrupt(); }  // from any thread: run() returns soon
+
+  const HostSequence& sequence() const { return sequence_; }
+  void check_usable() const;  // throws Error once closed, and in a fork
+  bool is_forked() const;     // this process is a fork of the engine's
+  // Null without such a lane.
+  const Trace* target_trace() const { return trace_of(resources_.target); }
+  const Trace* draft_trace() const { return trace_of(resources_.draft); }
+  // Of a device, which keeps no times unless told to; waits for the last round. Exec's names.
+  void keep_trace(bool is_on);
+  void profile(bool is_on);
+  // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
+  // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in
+  // virtual time.
+  Costs measure(double seconds, float temperature = 0);
+  // What `auto` knows of its policies; null if the engine was not built for it.
+  const Tuner* tuner() const { return tuner_.get(); }
+  // What H-RAD reads, of the last outcome: [Hrad::inputs(hidden)]. Throws InvalidInput if they are not
+  // kept, as H-RAD by itself does not on a device, and while a round is in flight.
+  std::vector<float> features() const;
+  int64_t now() const { return resources_.exec->now(); }  // ns of the clock of traces and stats
+  const OrderBook* order() const { return resources_.exec->order(); }  // of the dry body; else null
+
+ private:
+  static const Trace* trace_of(const LaneUnit& u) {
+    return u.stream ? &u.stream->trace() : nullptr;
+  }
+  void start_over();
+
+  int64_t process_;  // threads do not survive a fork
+  Resources resources_;
+  Graphs graphs_;
+  HostSequence sequence_;
+  Pump pump_;
+  std::unique_ptr<Tuner> tuner_;
+};
+
+}  // namespace sbrt

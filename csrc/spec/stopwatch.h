@@ -1,0 +1,43 @@
+// What is measured before the first sequence, and on demand: how many threads a lane is quickest with,
+// and what forwards cost. No result depends on it.
+#pragma once
+
+#include <vector>
+
+#include "spec/costs.h"
+#include "spec/pump.h"
+#include "spec/resources.h"
+#include "spec/round_log.h"
+
+namespace sbrt {
+
+class Engine;
+
+class Stopwatch {
+ public:
+  Stopwatch(Engine& engine, Resources& resources, Pump& pump)
+      : engine_(engine), r_(resources), pump_(pump) {}
+
+  void choose_widths();
+  // Of an engine without a sequence; leaves one behind. seconds: about how long it takes.
+  Costs measure(double seconds, float temperature);
+
+ private:
+  void choose_width(LaneUnit& unit);
+  void set_rows(LaneUnit& unit, int n, int64_t head);
+  Request short_request(float temperature) const;
+  void make_trunk(float temperature);
+  double seconds_of(LaneUnit& unit, int width, int forwards);
+  std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
+  double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
+                     int other_width);
+  void measure_forwards(Costs& costs, bool drafts, double seconds);
+  double besides(const Policy& policy, const Costs& costs, float temperature);
+  void measure_rounds(Costs& costs, bool drafts, float temperature);
+
+  Engine& engine_;
+  Resources& r_;
+  Pump& pump_;
+};
+
+}  // namespace sbrt

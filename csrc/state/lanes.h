@@ -1,0 +1,33 @@
+// What a lane works in: the batch of its next forward, and what was chosen of its rows. The next forward
+// overwrites it.
+#pragma once
+
+#include <cstdint>
+
+#include "state/batch.h"
+#include "state/sequence.h"
+
+namespace sbrt {
+
+struct Choice {
+  int32_t token;
+  int32_t error;  // RowError
+};
+
+enum RowError : int32_t { kFine = 0, kNanRow = 1, kNoToken = 2 };
+
+struct TargetScratch {
+  SBRT_PART(target_batch)
+  Batch batch;
+  SBRT_PART(choice)
+  Choice choice[kMaxRows];  // the target's token at each row
+};
+
+struct DraftScratch {
+  SBRT_PART(draft_batch)
+  Batch batch;
+  SBRT_PART(row_law)
+  Law law[kMaxStepRows];  // the draft's law at each row
+};
+
+}  // namespace sbrt

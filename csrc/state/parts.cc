@@ -1,0 +1,67 @@
+#include "state/parts.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+#include "state/fields.inc"
+#include "state/lanes.h"
+
+namespace sbrt {
+namespace {
+
+// Where a field begins; what lies from there to the next one is the part's.
+struct Begin {
+  Part part;
+  size_t at;
+};
+
+template <size_t N>
+constexpr std::array<PartRange, N> ranges_of(const Begin (&begins)[N], size_t bytes) {
+  std::array<PartRange, N> out{};
+  for (size_t i = 0; i < N; ++i) {
+    const size_t end = i + 1 < N ? begins[i + 1].at : bytes;
+    out[i] = {static_cast<int>(begins[i].part), static_cast<int64_t>(begins[i].at),
+              static_cast<int64_t>(end)};
+  }
+  return out;
+}
+
+template <class T>
+struct Ranges;
+
+#define SBRT_BEGIN(type, field, part) {Part::part, offsetof(type, field)},
+#define SBRT_RANGES(type, list)                                 \
+  template <>                                                   \
+  struct Ranges<type> {                                         \
+    static constexpr Begin kBegins[] = {list(SBRT_BEGIN)};      \
+    static constexpr auto k = ranges_of(kBegins, sizeof(type)); \
+  };
+SBRT_RANGES(Sequence, SBRT_PARTS_OF_SEQUENCE)
+SBRT_RANGES(TargetScratch, SBRT_PARTS_OF_TARGET_SCRATCH)
+SBRT_RANGES(DraftScratch, SBRT_PARTS_OF_DRAFT_SCRATCH)
+#undef SBRT_RANGES
+#undef SBRT_BEGIN
+
+template <class T>
+Watched watched_at(const T* memory) {
+  constexpr const auto& ranges = Ranges<T>::k;
+  return {memory, sizeof(T), ranges.data(), static_cast<int>(ranges.size())};
+}
+
+}  // namespace
+
+const char* name_of(int part) {
+  constexpr const char* kNames[kParts] = {
+      "settings",    "outcome",       "chain",        "target_rows",   "target_batch", "choice",
+      "target_have", "draft_rows",    "draft_batch",  "row_law",       "draft_have",   "branches",
+      "chain_law",   "rank",          "round",        "record",        "features",     "target_kv",
+      "draft_kv",    "target_logits", "draft_logits", "target_scores", "draft_scores"};
+  return kNames[part];
+}
+
+Watched watched(const Sequence* sequence) { return watched_at(sequence); }
+Watched watched(const TargetScratch* scratch) { return watched_at(scratch); }
+Watched watched(const DraftScratch* scratch) { return watched_at(scratch); }
+
+}  // namespace sbrt

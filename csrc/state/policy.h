@@ -1,0 +1,88 @@
+// What a request asks for: its sampling, its shaping, the policy of its rounds.
+#pragma once
+
+#include <cstdint>
+
+#include "state/sizes.h"
+
+namespace sbrt {
+
+// The target's sampling law, one sequence. Order of its steps: ops/choose.h.
+struct Sampling {
+  float temperature;  // 0 is greedy
+  float min_p;
+  float top_p;
+  int32_t top_k;  // 0 keeps all
+  uint64_t seed;
+  uint32_t completion;
+};
+
+// A list that the host keeps while a sequence is in flight.
+template <class T>
+struct List {
+  const T* data;
+  int64_t n;
+
+  const T* begin() const { return data; }
+  const T* end() const { return data + n; }
+};
+
+struct TokenBias {
+  int32_t token;
+  float bias;
+};
+
+// What a request does to a row of logits before its temperature (ops/shaping.h).
+struct Shaping {
+  int32_t active;       // 0: nothing at all, and no row pays for it
+  int32_t penalises;    // 1: the trunk's counts are kept
+  int32_t restricts;    // 1: only tokens in `allowed` stay
+  float repetition;     // 1 does nothing
+  float presence;       // 0 does nothing
+  float frequency;      // 0 does nothing
+  int64_t ends_from;    // position of the first token that may be one of `ends`
+  List<int32_t> holes;  // ids that no token has
+  List<int32_t> ends;   // tokens that end the sequence
+  List<int32_t> allowed;
+  List<TokenBias> bias;
+  List<int32_t> words;  // bad words, each as its length and then its tokens
+};
+
+// Which outcomes get a branch.
+enum Ranking : int32_t {
+  kFirst = 0,     // at the chain's end, the draft's first choices, k of them
+  kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q)))
+  kLikely = 2,    // the most likely of all (node, token)
+};
+
+// How much of an adopted tail becomes the chain.
+enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
+
+// What a round does whose outcome before was not prepared.
+enum OnMiss : int32_t { kGoOn = 0, kBurst = 1, kLookup = 2 };
+
+// The knobs of a round; a method is a preset of these. A serial method prepares no branches, so that
+// all its rounds come after a miss.
+struct Policy {
+  int32_t gamma;        // draft steps beside the target's forward; 0: none
+  int32_t branches;     // k_max
+  int32_t ranking;      // Ranking
+  int32_t width;        // nodes that branches grow in a step, on average; 1: paths
+  int32_t nodes;        // most nodes of a chain: a larger tail keeps its most likely ones
+  float epsilon;        // a tail is cut behind the first node with q <= epsilon; 0 keeps all
+  int32_t on_miss;      // OnMiss
+  int32_t burst;        // kBurst: draft steps before the target's forward
+  int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
+  int32_t hrad;         // 1: H-RAD says how much of an adopted tail is verified
+  float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
+  int32_t rejection;    // 1: candidates are drawn and stand by chance (spec/accept.h); 0: coupled
+};
+
+// What nodes cost, so that none is drafted or verified whose probability is not worth it.
+struct Prices {
+  int32_t known;              // 0: all that the policy allows
+  float least;                // logarithm of the probability that a node drafted on must have
+  float round[kMaxRows + 1];  // length of a round by the rows of its verification, any unit
+};
+
+}  // namespace sbrt
