@@ -73,10 +73,13 @@ class Toy(Model):
         """For good."""
 
 class DecoderConfig:
-    """Sizes and switches of a decoder of the Llama family.
+    """Sizes and switches of a decoder of the Llama or Gemma 3 family.
 
-    window: positions a row sees, itself included, 0 for all. head_norms: RMSNorm of q and k over
-    head_dim, before rope. Raises InvalidInputError naming the field and its bounds.
+    window: positions a row sees in a local layer, itself included, 0 for all. head_norms: RMSNorm
+    of q and k over head_dim, before rope. local: whether each layer is local; empty: all layers use
+    `rope`, and the window if there is one. local_theta, local_rope: rope of the local layers. The
+    others are those of sbrt.model_config.ModelConfig. Raises InvalidInputError naming the field and
+    its bounds.
     """
 
     def __init__(
@@ -99,6 +102,14 @@ class DecoderConfig:
         mlp_bias: bool = False,
         head_norms: bool = False,
         rope: RopeScaling = ...,
+        local: list[bool] = ...,
+        local_theta: float = 0.0,
+        local_rope: RopeScaling = ...,
+        query_scalar: float = 0.0,
+        gelu: bool = False,
+        post_norms: bool = False,
+        norm_offset: bool = False,
+        scaled_embedding: bool = False,
     ) -> None: ...
 
 class Format:
