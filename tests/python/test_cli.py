@@ -219,7 +219,7 @@ def test_the_prompt_from_a_file_or_standard_input(run, tmp_path, monkeypatch):
         (["compare", "--prompt", "a", "--prompts", "b"], "--prompts"),
         (["hrad"], "collect|train|eval"),
         (["hrad", "collect"], "--prompts, --out"),
-        (["serve"], "serve"),
+        (["server"], "server"),
         ([], "arguments"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
@@ -246,7 +246,13 @@ def parsers(parser, name="sbrt"):
 
 def test_every_command_and_flag_says_what_it_does():
     found = dict(parsers(cli._parser()))
-    assert found.keys() >= {"sbrt generate", "sbrt compare", "sbrt plan", "sbrt hrad eval"}
+    assert found.keys() >= {
+        "sbrt generate",
+        "sbrt compare",
+        "sbrt plan",
+        "sbrt serve",
+        "sbrt hrad eval",
+    }
     for name, parser in found.items():
         for action in parser._actions:
             texts = [action.help] if action.nargs != "A..." else []

@@ -49,7 +49,7 @@ async def converse(client, draw, done):
 
 
 @pytest.mark.parametrize(
-    ("clients", "each"), [(24, 4), pytest.param(64, 100, marks=pytest.mark.exact)]
+    ("clients", "each"), [(24, 4), pytest.param(64, 30, marks=pytest.mark.exact)]
 )
 def test_every_finished_answer_is_the_one_given_alone(served, engine, plain, tools, clients, each):
     done = []
