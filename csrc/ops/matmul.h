@@ -35,10 +35,10 @@ struct MatmulArgs {
   const Kernels* kernels;
   const PackedMatrix* weights;
   const Batch* rows;  // rows 0 .. n - 1 are computed
-  const float* x;        // [rows, in]
-  float* y;              // [rows, out]; gated: [rows, gates], activation(gate) * what it gates
-  const float* bias;     // [out] as they lie, or null: added to the sum
-  const float* add;      // [rows, out] or null: added to the result; may be y
+  const float* x;     // [rows, in]
+  float* y;           // [rows, out]; gated: [rows, gates], activation(gate) * what it gates
+  const float* bias;  // [out] as they lie, or null: added to the sum
+  const float* add;   // [rows, out] or null: added to the result; may be y
   InputNorm norm{};
   float* both = nullptr;  // [threads, max_rows, kGatedWidth] scratch if gated
   int64_t max_rows = 0;   // of the scratch

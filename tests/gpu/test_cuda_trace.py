@@ -19,7 +19,7 @@ PARTS = (
 def program(nvcc, programs):
     """trace_main with the cuda body, over the runtime of fake_cuda.cc."""
     sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
-    sources += [f"exec/{stem}.cc" for stem in ("exec", "effects", "order")]
+    sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
     flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
     return programs.build("trace_main", sources, flags)
 

@@ -103,7 +103,7 @@ int books_trials() {
 // Candidates have ranks from 0 up. Every other token has rank kCandidates, however many there are.
 int ranks_tokens() {
   uint8_t rank[kCandidates + 3] = {};
-  auto c = std::make_unique<Control>();
+  auto c = std::make_unique<Sequence>();
   note_rank(*c, 1, Law{}, 0);  // no room for ranks
   c->rank = rank;
   Law law{};

@@ -320,5 +320,6 @@ def test_a_plan_that_cannot_be(changes, sentence):
 
 def test_the_table_must_be_words(device):
     plan = AttentionPlan(rows=2, **SMALL)
-    with pytest.raises(ValueError, match="table: expected 5124 words but got 3"):
+    sentence = f"table: expected {state.size(state.Batch)} words but got 3"
+    with pytest.raises(ValueError, match=sentence):
         see(torch.zeros(3, dtype=torch.int32), plan, workspace(plan, device))
