@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from sbrt import check, compare, flags, methods
+from sbrt import check, methods
 from sbrt.errors import InvalidInputError
-from sbrt.measure import Bench, Report, measure
 from sbrt.methods import AUTO, Method
 from sbrt.outputs import ratio
-from sbrt.progress import Phases
-from sbrt.table import aligned
+from sbrt.tools import compare, flags
+from sbrt.tools.measure import Bench, Report, measure
+from sbrt.tools.progress import Phases
+from sbrt.tools.table import aligned
 
 FIXED = (
     *("lookup:gamma=4", "draft_model:gamma=1", "draft_model:gamma=2", "tree:gamma=2,width=4"),

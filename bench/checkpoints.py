@@ -16,12 +16,13 @@ from typing import Any
 from bench.folders import write_folder
 from bench.inflate import inflate
 from bench.sizes import SIZES, config_of
-from sbrt import InvalidInputError, demo_pair
-from sbrt.checkpoint import random_weights
-from sbrt.fingerprint import fingerprint
-from sbrt.gguf import is_gguf
-from sbrt.model_config import ModelConfig
-from sbrt.safetensors_file import bfloat16
+from sbrt import InvalidInputError
+from sbrt.model import demo_pair
+from sbrt.model.checkpoint import random_weights
+from sbrt.model.config import ModelConfig
+from sbrt.model.fingerprint import fingerprint
+from sbrt.model.gguf import is_gguf
+from sbrt.model.safetensors_file import bfloat16
 
 BUILD = Path(__file__).parents[1] / "build"
 DEMO, INFLATED = "demo", "demo-75m"

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sbrt import InvalidInputError
 from sbrt._core import ChooseBench, Roofs, Sampling
-from sbrt.progress import Progress
-from sbrt.table import aligned
+from sbrt.tools.progress import Progress
+from sbrt.tools.table import aligned
 
 VOCABS = "4096,32000,128256"
 LAWS: dict[str, dict[str, Any]] = {

@@ -9,9 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sbrt import compare, flags
 from sbrt.errors import InvalidInputError
-from sbrt.measure import PLACEMENTS
+from sbrt.tools import compare, flags
+from sbrt.tools.measure import PLACEMENTS
 
 from . import streams
 

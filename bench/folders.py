@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbrt import demo_pair
-from sbrt.safetensors_file import encode
+from sbrt.model import demo_pair
+from sbrt.model.safetensors_file import encode
 
 if TYPE_CHECKING:
     import numpy as np

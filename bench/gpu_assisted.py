@@ -17,9 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sbrt import Engine, SamplingParams, flags
-from sbrt.demo_pair import demo_folder
+from sbrt import Engine, SamplingParams
 from sbrt.errors import EngineError, InvalidInputError
+from sbrt.model.demo_pair import demo_folder
+from sbrt.tools import flags
 
 from . import gpu_models
 from .gpu_device import expect_cuda

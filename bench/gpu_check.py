@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sbrt import collect_env, flags
+from sbrt import collect_env
 from sbrt.errors import InvalidInputError
+from sbrt.tools import flags
 
 from . import gpu_sanitize
 from .gpu_device import expect_cuda

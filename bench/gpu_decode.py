@@ -14,11 +14,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sbrt import Engine, EngineConfig, SamplingParams, flags
-from sbrt.demo_pair import demo_folder
+from sbrt import Engine, EngineConfig, SamplingParams
 from sbrt.errors import InvalidInputError
 from sbrt.methods import parse_list
-from sbrt.prompts import BUILT_IN
+from sbrt.model.demo_pair import demo_folder
+from sbrt.tools import flags
+from sbrt.tools.prompts import BUILT_IN
 
 from .gpu_device import expect_cuda
 

@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sbrt import Engine, flags
+from sbrt import Engine
 from sbrt.errors import EngineError, InvalidInputError
 from sbrt.files import write_file
 from sbrt.methods import parse_list
 from sbrt.outputs import CompletionOutput
+from sbrt.tools import flags
 
 from . import gpu_models
 from .gpu_device import expect_cuda

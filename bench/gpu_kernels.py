@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sbrt import flags
 from sbrt.errors import InvalidInputError
+from sbrt.tools import flags
 
 from .gpu_device import expect_cuda
 from .nsight import kernel_filter

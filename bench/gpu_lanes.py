@@ -18,7 +18,7 @@ from sbrt.gpu.prefill import flash_for
 from sbrt.gpu.recorder import CudaRecorder, Piece, driver
 from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
-from sbrt.model_config import ModelConfig
+from sbrt.model.config import ModelConfig
 from sbrt.triton_kernels import state
 
 from . import gpu_timing

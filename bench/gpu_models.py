@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from sbrt import SamplingParams
 from sbrt.config import EngineConfig, SpeculativeConfig
-from sbrt.demo_pair import demo_folder
 from sbrt.errors import InvalidInputError
-from sbrt.model_config import ModelConfig
-from sbrt.pair import Pair
-from sbrt.prompts import BUILT_IN
+from sbrt.model.config import ModelConfig
+from sbrt.model.demo_pair import demo_folder
+from sbrt.serve.pair import Pair
+from sbrt.tools.prompts import BUILT_IN
 
 from .lanes import MODELS, config_of
 

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sbrt import _core, build_info, flags
+from sbrt import _core, build_info
 from sbrt.errors import EngineError, InvalidInputError
+from sbrt.tools import flags
 
 from .gpu_device import expect_cuda
 

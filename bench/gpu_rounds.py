@@ -23,11 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sbrt import Engine, flags
+from sbrt import Engine
 from sbrt.methods import parse, parse_list
 from sbrt.outputs import RequestOutput
-from sbrt.timeline import lane_work
-from sbrt.trace import TARGET, Span, lane_times
+from sbrt.tools import flags
+from sbrt.trace.spans import TARGET, Span, lane_times
+from sbrt.trace.timeline import lane_work
 
 from . import gpu_models
 from .gpu_device import expect_cuda

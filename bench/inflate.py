@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.folders import TOKENIZER, write_folder
-from sbrt import InvalidInputError, demo_pair, flags
-from sbrt.checkpoint import Checkpoint, expected_shapes, open_checkpoint
-from sbrt.model_config import ModelConfig, read_json
-from sbrt.safetensors_file import bfloat16
+from sbrt import InvalidInputError
+from sbrt.model import demo_pair
+from sbrt.model.checkpoint import Checkpoint, expected_shapes, open_checkpoint
+from sbrt.model.config import ModelConfig, read_json
+from sbrt.model.safetensors_file import bfloat16
+from sbrt.tools import flags
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,12 +24,13 @@ from typing import Any
 
 from bench import choosing
 from bench.sizes import SIZES, decoder_of
-from sbrt import InvalidInputError, flags
+from sbrt import InvalidInputError
 from sbrt._core import Decoder, KernelBench, Roofs
-from sbrt.checkpoint import activations_of
 from sbrt.cores import usable_cores
-from sbrt.progress import Progress
-from sbrt.table import aligned
+from sbrt.model.checkpoint import activations_of
+from sbrt.tools import flags
+from sbrt.tools.progress import Progress
+from sbrt.tools.table import aligned
 
 MEMORY, CACHE = 256 << 20, 512 << 10  # bytes of the roofs; of the cache one's, a thread
 DTYPES = ("float32", "bfloat16", "int8", "int4")

@@ -23,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbrt import flags
 from sbrt.errors import InvalidInputError
-from sbrt.model_config import ModelConfig
+from sbrt.model.config import ModelConfig
+from sbrt.tools import flags
 
 from .gpu_device import expect_cuda
 from .sizes import llama_of

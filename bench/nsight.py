@@ -17,8 +17,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from sbrt import flags
 from sbrt.errors import EngineError
+from sbrt.tools import flags
 
 from .gpu_device import expect_cuda
 from .gpu_steps import ROOT

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from sbrt import check, compare, flags, methods
-from sbrt.costs import CostModel, cost_model
-from sbrt.measure import Bench, Report, measure
+from sbrt import check, methods
 from sbrt.methods import Method
 from sbrt.outputs import ratio
-from sbrt.plan import measured_costs
-from sbrt.progress import Phases
-from sbrt.simulate import Simulator, Sweep
-from sbrt.table import aligned
+from sbrt.tools import compare, flags
+from sbrt.tools.costs import CostModel, cost_model
+from sbrt.tools.measure import Bench, Report, measure
+from sbrt.tools.plan import measured_costs
+from sbrt.tools.progress import Phases
+from sbrt.tools.simulate import Simulator, Sweep
+from sbrt.tools.table import aligned
 
 MEASURED = "measured here"
 RUNS = 5

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
-from sbrt import Engine, InvalidInputError, SamplingParams, compare, flags
-from sbrt.prompts import BUILT_IN
+from sbrt import Engine, InvalidInputError, SamplingParams
+from sbrt.tools import compare, flags
+from sbrt.tools.prompts import BUILT_IN
 
 WAYS = ("engine", "whole", "stream")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sbrt._core import Decoder
-from sbrt.checkpoint import random_decoder
 from sbrt.errors import InvalidInputError
-from sbrt.model_config import ModelConfig
+from sbrt.model.checkpoint import random_decoder
+from sbrt.model.config import ModelConfig
 
 VOCAB, POSITIONS = 4096, 2048
 NAMES = ("hidden", "layers", "inner", "heads", "kv_heads", "head_dim")

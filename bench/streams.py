@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from sbrt import compare, flags, table
 from sbrt.engine import Engine
-from sbrt.measure import WARM_TOKENS, fitting
 from sbrt.methods import Method
 from sbrt.outputs import RequestOutput, ratio
 from sbrt.sampling import SamplingParams
+from sbrt.tools import compare, flags, table
+from sbrt.tools.measure import WARM_TOKENS, fitting
 
 COLUMNS = ("method", "generate", "stream", "ratio", "best", "outputs", "same")
 LEGEND = """\

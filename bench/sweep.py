@@ -22,16 +22,16 @@ from typing import Any
 from bench import sweep_plot, sweep_table
 from bench.sweep_runs import Place, Run, Runner, Store, digest, speedup
 from bench.sweep_space import ENTRIES, Entry, having, widest, with_classifier, written
-from sbrt import flags, picture
 from sbrt.check import show
-from sbrt.costs import MOST_C
 from sbrt.errors import InvalidInputError
 from sbrt.files import check_writable
-from sbrt.fingerprint import fingerprint
 from sbrt.methods import Method
+from sbrt.model.fingerprint import fingerprint
 from sbrt.outputs import ratio
-from sbrt.prompts import read_prompts
 from sbrt.sampling import SamplingParams
+from sbrt.tools import flags, picture
+from sbrt.tools.costs import MOST_C
+from sbrt.tools.prompts import read_prompts
 
 EVEN, ODD = "even", "odd"
 DRAFTS = ("demo", "demo-poor")

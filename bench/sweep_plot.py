@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.sweep_table import Cell, heading
-from sbrt import picture
 from sbrt.files import write_file
+from sbrt.tools import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

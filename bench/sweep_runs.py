@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 from bench.sweep_space import written
 from sbrt.check import show
 from sbrt.config import EngineConfig
-from sbrt.costs import read_costs
 from sbrt.errors import InvalidInputError
 from sbrt.files import write_file
-from sbrt.measure import Bench
 from sbrt.methods import AUTO, Method, parse
 from sbrt.outputs import ratio
-from sbrt.pair import Pair
-from sbrt.progress import Phases
 from sbrt.sampling import SamplingParams
-from sbrt.simulate import Simulator, Sweep
+from sbrt.serve.pair import Pair
+from sbrt.tools.costs import read_costs
+from sbrt.tools.measure import Bench
+from sbrt.tools.progress import Phases
+from sbrt.tools.simulate import Simulator, Sweep
 
 GRAM = 4  # tokens of which a repeated one is the last
 FIGURES = (

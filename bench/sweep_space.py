@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbrt import hrad, methods
+from sbrt import methods
 from sbrt.methods import AUTO, MAX_GAMMA, Method, Option
+from sbrt.model import hrad
 
 Group = tuple[Mapping[str, Option], ...]
 

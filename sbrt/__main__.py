@@ -1,5 +1,5 @@
 """`python -m sbrt` is the command `sbrt`."""
 
-from .cli import main
+from .tools.cli import main
 
 raise SystemExit(main())

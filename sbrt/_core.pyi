@@ -78,7 +78,7 @@ class DecoderConfig:
     window: positions a row sees in a local layer, itself included, 0 for all. head_norms: RMSNorm
     of q and k over head_dim, before rope. local: whether each layer is local; empty: all layers use
     `rope`, and the window if there is one. local_theta, local_rope: rope of the local layers. The
-    others are those of sbrt.model_config.ModelConfig. Raises InvalidInputError naming the field and
+    others are those of sbrt.model.config.ModelConfig. Raises InvalidInputError naming the field and
     its bounds.
     """
 

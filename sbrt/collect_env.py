@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from . import __version__, flags
+from . import __version__
 from ._core import build_info, instruction_sets
 from .cores import usable_cores
+from .tools import flags
 
 PACKAGES = (
     *("numpy", "safetensors", "tokenizers", "torch", "triton", "flash-attn"),

@@ -9,20 +9,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import check, names
+from . import check
 from ._core import Costs, Runtime
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import EngineError, InvalidInputError
-from .hub import with_local_paths
 from .methods import Method
+from .model import names
+from .model.hub import with_local_paths
 from .outputs import RequestOutput
-from .pair import Pair, load_pair
-from .presets import Presets
-from .profile import profile_path
-from .request import Outputs, Params, Request, RequestMaker, Sink, split_params, split_prompts
 from .sampling import SamplingParams
-from .scheduler import Scheduler
-from .trace import Round, Span
+from .serve.pair import Pair, load_pair
+from .serve.presets import Presets
+from .serve.request import Outputs, Params, Request, RequestMaker, Sink, split_params, split_prompts
+from .serve.scheduler import Scheduler
+from .trace.profile import profile_path
+from .trace.spans import Round, Span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,8 @@ class Engine:
 
     `methods`: further presets that requests may name; the engine is sized for the largest.
     `pair`: weights already loaded. `costs`: compute on one thread and tell virtual time, what
-    these costs add up to (`sbrt.costs`). `keep_features`: so that `features` has something to say.
+    these costs add up to (`sbrt.tools.costs`). `keep_features`: so that `features` has something to
+    say.
     `draft_first`: on a CUDA device, where both lanes have work the draft's goes first.
     Raises InvalidInputError; EngineError once closed.
     Safe to use from several threads; their requests queue.

@@ -297,7 +297,7 @@ def _range(name: str, key: str) -> Range:
 
 
 def _option(name: str, key: str, value: str) -> Option:
-    if key == "hrad":  # a path, or a word that sbrt.hrad knows
+    if key == "hrad":  # a path, or a word that sbrt.model.hrad knows
         return value
     thing, span = f"method {name}, option {key}", _range(name, key)
     if span.words:

@@ -237,8 +237,8 @@ def random_classifier():
     """random_classifier(path, origin, favourite=None)."""
     import numpy as np
 
-    from sbrt import hrad
-    from sbrt.safetensors_file import bfloat16, widened
+    from sbrt.model import hrad
+    from sbrt.model.safetensors_file import bfloat16, widened
 
     def call(path, origin, favourite=None):
         """An H-RAD file of random weights; with a favourite every answer is that class."""

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from bench import checkpoints
 from bench.peers import ours, report, run, settings
-from sbrt import InvalidInputError, compare, flags, methods
+from sbrt import InvalidInputError, methods
 from sbrt.cores import usable_cores
+from sbrt.tools import compare, flags
 
 CHATML = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 

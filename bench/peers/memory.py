@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.checkpoints import Given
 from bench.peers.lines import Unit
-from sbrt.gguf import is_gguf
+from sbrt.model.gguf import is_gguf
 
 GIB = 2**30
 # Bytes of a parameter, by the storage of the weights.

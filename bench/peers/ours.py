@@ -12,7 +12,7 @@ from bench.peers.memory import GIB, needed
 from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__, methods
 from sbrt._core import KernelBench
 from sbrt.config import EngineConfig
-from sbrt.gguf import is_gguf
+from sbrt.model.gguf import is_gguf
 
 # STORAGE or STORAGE/ACTIVATIONS. Activations are int8 next to quantised weights by default.
 DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")

@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 from bench.peers.lines import GGUF, PeerError
 from bench.peers.process import Worker
 from bench.peers.settings import LLAMA, WORKERS
-from sbrt import InvalidInputError, check, compare, flags
+from sbrt import InvalidInputError, check
 from sbrt._core import LaneProbe, Model
 from sbrt.config import EngineConfig
 from sbrt.cores import usable_cores
-from sbrt.gguf import is_gguf
-from sbrt.hub import located
-from sbrt.pair import Pair, load_pair
-from sbrt.progress import Progress
-from sbrt.prompts import read_prompts
-from sbrt.table import aligned
+from sbrt.model.gguf import is_gguf
+from sbrt.model.hub import located
+from sbrt.serve.pair import Pair, load_pair
+from sbrt.tools import compare, flags
+from sbrt.tools.progress import Progress
+from sbrt.tools.prompts import read_prompts
+from sbrt.tools.table import aligned
 
 WINDOW = 512  # tokens that see each other
 ROWS = 64  # of one forward of ours

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.checkpoints import DEMO, INFLATED
 from bench.peers.lines import GGUF, OURS, PLAIN, ROWS, forward_key
-from sbrt.table import aligned
+from sbrt.tools.table import aligned
 
 Found = dict[str, Any]
 COLUMNS = (

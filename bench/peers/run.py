@@ -11,8 +11,8 @@ from bench.peers import memory, ours
 from bench.peers.lines import FLOATS, PLAIN, ROWS, Line, Unit, set_references
 from bench.peers.settings import Peer
 from sbrt import InvalidInputError, SamplingParams
-from sbrt.measure import WARM_TOKENS, fitting
-from sbrt.progress import Progress
+from sbrt.tools.measure import WARM_TOKENS, fitting
+from sbrt.tools.progress import Progress
 
 CONTEXT = 64  # tokens before the forwards that are timed
 BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each

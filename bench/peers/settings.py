@@ -13,7 +13,7 @@ from bench.checkpoints import BUILD, Given
 from bench.peers.lines import GGUF, Line, PeerError, Unit
 from bench.peers.memory import GIB, needed
 from bench.peers.process import Worker
-from sbrt.gguf import is_gguf
+from sbrt.model.gguf import is_gguf
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv-peers"
 WORKERS = Path(__file__).parent / "workers"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .._core import FEATURE_LAYERS
-from ..model_config import ModelConfig
+from ..model.config import ModelConfig
 from ..triton_kernels.plan import AttentionPlan, Workspace
 from ..triton_kernels.rope import Rope
 from .ops import Ops, Run, copy, matmul, matmul_bias, matmul_float32

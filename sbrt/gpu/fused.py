@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..model_config import ModelConfig
+from ..model.config import ModelConfig
 from ..triton_kernels.linear import Terms
 from ..triton_kernels.linear_plan import LinearPlan, LinearWork
 from .decoder import Decoder, Rows, Views, feature_blocks

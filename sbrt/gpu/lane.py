@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from .._core import ENDLESS, RecordedModel, build_info, inverse_frequencies
-from ..checkpoint import Checkpoint, Progress
 from ..errors import EngineError, InvalidInputError, not_built
 from ..methods import Method
-from ..model_config import ModelConfig
+from ..model.checkpoint import Checkpoint, Progress
+from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
 from ..triton_kernels.rope import Rope
 from ..triton_kernels.settle import Settle

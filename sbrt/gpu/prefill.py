@@ -16,7 +16,7 @@ import torch
 
 from ..config import BACKENDS
 from ..errors import InvalidInputError
-from ..model_config import ModelConfig
+from ..model.config import ModelConfig
 from ..triton_kernels.plan import architecture_of
 from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS
 from ..triton_kernels.words import TABLE_N

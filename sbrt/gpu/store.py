@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .._core import FEATURE_LAYERS
-from ..model_config import ModelConfig
+from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.linear_plan import LinearWork, linear_work
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..checkpoint import EMBED, HEAD, Checkpoint, Progress, expected_shapes
 from ..errors import InvalidInputError
-from ..model_config import ModelConfig
+from ..model.checkpoint import EMBED, HEAD, Checkpoint, Progress, expected_shapes
+from ..model.config import ModelConfig
 from .memory import Arena, MemoryPlan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,7 +9,7 @@ from typing import Any
 from .. import check
 from ..check import show
 from ..errors import InvalidInputError
-from ..generation_config import Defaults
+from ..model.generation_config import Defaults
 from ..sampling import SamplingParams
 from .errors import ApiError, bad_field, of_engine
 from .fields import (

@@ -14,8 +14,8 @@ from pathlib import Path
 from ..async_engine import SHORT, AsyncEngine, Order, RequestOutputKind
 from ..check import show
 from ..errors import EngineError, InvalidInputError
+from ..model.tokenizer import Tokenizer
 from ..outputs import RequestOutput
-from ..tokenizer import Tokenizer
 from .answers import Choice
 from .errors import ApiError, bad_field, of_engine
 from .metrics import Metrics

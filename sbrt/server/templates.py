@@ -18,11 +18,11 @@ from typing import Any
 import jinja2
 
 from .. import check
-from ..added_tokens import DECODER, NAMED
 from ..check import show
 from ..errors import InvalidInputError
-from ..gguf import is_gguf
-from ..model_config import read_json
+from ..model.added_tokens import DECODER, NAMED
+from ..model.config import read_json
+from ..model.gguf import is_gguf
 from .sandbox import Environment
 
 LONGEST = 2**20  # characters of a template
@@ -87,8 +87,8 @@ def read_template(tokenizer: Path) -> ChatTemplate:
     chat_template.jinja goes before tokenizer_config.json. Raises InvalidInputError.
     """
     if is_gguf(tokenizer):
-        from ..gguf.header import open_gguf
-        from ..gguf.tokenizer import chat_template, special_tokens
+        from ..model.gguf.header import open_gguf
+        from ..model.gguf.tokenizer import chat_template, special_tokens
 
         file = open_gguf(tokenizer)
         return ChatTemplate(chat_template(file), str(tokenizer), special_tokens(file))

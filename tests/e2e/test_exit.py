@@ -11,7 +11,7 @@ import pytest
 BEGIN = """
 import atexit, sys, threading, time
 from sbrt import Engine, EngineConfig, SamplingParams
-from sbrt.demo_pair import DRAFT, TARGET, demo_folder
+from sbrt.model.demo_pair import DRAFT, TARGET, demo_folder
 
 PARAMS = SamplingParams(max_tokens=300, ignore_eos=True, temperature=0)
 

@@ -43,7 +43,7 @@ ENGINE = """
 import gc, logging, multiprocessing, os, signal, sys, tempfile, threading
 from sbrt import Engine, EngineConfig, EngineError, SamplingParams
 from sbrt._core import Toy
-from sbrt.pair import Pair
+from sbrt.serve.pair import Pair
 
 PARAMS = SamplingParams(temperature=0, max_tokens=60)
 LONG = SamplingParams(temperature=0, max_tokens=400)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sbrt import Engine, EngineConfig, SamplingParams
-from sbrt.demo_pair import demo_folder, random_draft
-from sbrt.pair import load_pair
-from sbrt.prompts import BUILT_IN, read_prompts
+from sbrt.model.demo_pair import demo_folder, random_draft
+from sbrt.serve.pair import load_pair
+from sbrt.tools.prompts import BUILT_IN, read_prompts
 
 METHODS = (
     *("draft_model", "lookup", "adaedl", "tree", "pearl", "specbranch", "hedge", "auto"),

@@ -14,7 +14,7 @@ from gguf import TokenType, quants
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sbrt import InvalidInputError
-from sbrt.safetensors_file import encode
+from sbrt.model.safetensors_file import encode
 
 REAL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END = "<|endoftext|>"

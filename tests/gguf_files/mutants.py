@@ -18,8 +18,8 @@ from collections import Counter
 from pathlib import Path
 
 from sbrt import InvalidInputError
-from sbrt.gguf import header
-from sbrt.tokenizer import Tokenizer
+from sbrt.model.gguf import header
+from sbrt.model.tokenizer import Tokenizer
 
 COMMON = Path(__file__).parents[1] / "python" / "mutants.py"
 spec = importlib.util.spec_from_file_location("common_mutants", COMMON)

@@ -6,9 +6,9 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
-from sbrt import stored
-from sbrt.checkpoint import open_checkpoint
-from sbrt.gguf.blocks import BLOCKS, NAMED, unpacked
+from sbrt.model import stored
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.gguf.blocks import BLOCKS, NAMED, unpacked
 
 QUANTISED = [block.name for block in BLOCKS.values() if block.unpack is not None]
 LEVELS = {"int8": (-128, 127), "int4": (0, 15)}

@@ -6,10 +6,10 @@ import pytest
 from gguf import GGUFValueType
 
 from sbrt import Engine, SamplingParams
-from sbrt.checkpoint import open_checkpoint
-from sbrt.gguf.header import open_gguf
-from sbrt.gguf.tokenizer import TURN_ENDS, end_ids
-from sbrt.rope import Rope
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.gguf.header import open_gguf
+from sbrt.model.gguf.tokenizer import TURN_ENDS, end_ids
+from sbrt.model.rope import Rope
 
 SMALL = {"hidden": 32, "inner": 32, "heads": 2, "kv_heads": 1, "head_dim": 24}
 PATTERN = "gemma3.attention.sliding_window_pattern"

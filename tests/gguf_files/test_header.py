@@ -11,8 +11,8 @@ import gguf
 import numpy as np
 import pytest
 
-from sbrt.checkpoint import open_checkpoint
-from sbrt.gguf.header import open_gguf
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.gguf.header import open_gguf
 
 TEXT, ARRAY, U32, U64, F32, I32 = 8, 9, 4, 10, 6, 5
 SCRIPT = Path(__file__).with_name("mutants.py")

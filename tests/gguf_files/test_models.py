@@ -14,11 +14,12 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType as Type
 
-from sbrt import Engine, EngineConfig, SamplingParams, pair
-from sbrt.checkpoint import open_checkpoint
-from sbrt.fingerprint import fingerprint
-from sbrt.gguf.blocks import BLOCKS
+from sbrt import Engine, EngineConfig, SamplingParams
 from sbrt.methods import METHODS
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.fingerprint import fingerprint
+from sbrt.model.gguf.blocks import BLOCKS
+from sbrt.serve import pair
 
 BLOCK_TYPES = [block.name for block in BLOCKS.values()]
 PROMPT = [70, 75, 80, 31, 42, 90, 200, 7]
@@ -119,7 +120,7 @@ MEASURE = """
 import sys
 import numpy
 from pathlib import Path
-from sbrt.checkpoint import open_checkpoint
+from sbrt.model.checkpoint import open_checkpoint
 
 def resident(what):
     text = Path("/proc/self/status").read_text()
@@ -274,7 +275,7 @@ def test_what_a_model_cannot_have_is_refused(files, tmp_path, refused, entries, 
     ],
 )
 def test_hostile_sizes_are_refused(files, tmp_path, refused, monkeypatch, change, words):
-    from sbrt.gguf import parts
+    from sbrt.model.gguf import parts
 
     opened = parts.open_gguf
 

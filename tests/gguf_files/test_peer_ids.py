@@ -2,8 +2,8 @@
 
 import pytest
 
-from sbrt.gguf.splits import SPLITS
-from sbrt.tokenizer import Tokenizer
+from sbrt.model.gguf.splits import SPLITS
+from sbrt.model.tokenizer import Tokenizer
 
 process = pytest.importorskip("bench.peers.process", reason="benches run from the checkout")
 from bench.peers.lines import GGUF, PeerError  # noqa: E402

@@ -14,11 +14,11 @@ from tokenizers import Tokenizer as Library
 from tokenizers import pre_tokenizers
 
 from sbrt import Engine, EngineConfig, SamplingParams, SpeculativeConfig
-from sbrt.gguf.header import open_gguf
-from sbrt.gguf.tokenizer import chat_template
 from sbrt.methods import METHODS
-from sbrt.prompts import read_prompts
-from sbrt.tokenizer import Tokenizer
+from sbrt.model.gguf.header import open_gguf
+from sbrt.model.gguf.tokenizer import chat_template
+from sbrt.model.tokenizer import Tokenizer
+from sbrt.tools.prompts import read_prompts
 
 QUESTIONS = (
     "What is the capital of France?",

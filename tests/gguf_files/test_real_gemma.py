@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from sbrt import Engine, SamplingParams
-from sbrt.checkpoint import open_checkpoint
+from sbrt.model.checkpoint import open_checkpoint
 
 NAME = "gemma-3-270m-q4_k_m.gguf"
 QUESTIONS = (

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 from sbrt import Engine, SamplingParams
-from sbrt.gguf.header import open_gguf
-from sbrt.gguf.splits import ALIKE, SPLITS
-from sbrt.gguf.tokenizer import chat_template, end_ids, tokenizer_json
-from sbrt.tokenizer import Tokenizer
+from sbrt.model.gguf.header import open_gguf
+from sbrt.model.gguf.splits import ALIKE, SPLITS
+from sbrt.model.gguf.tokenizer import chat_template, end_ids, tokenizer_json
+from sbrt.model.tokenizer import Tokenizer
 
 
 def ids_of(path, text):

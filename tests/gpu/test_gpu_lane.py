@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from sbrt import Engine, EngineConfig, SamplingParams, build_info
-from sbrt.demo_pair import demo_folder
 from sbrt.gpu.decoder import Rows
 from sbrt.gpu.lane import GpuLane
 from sbrt.gpu.ops import TRITON
 from sbrt.gpu.recorder import CudaRecorder, Tape, exact_products
 from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
-from sbrt.model_config import ModelConfig
-from sbrt.prompts import BUILT_IN
+from sbrt.model.config import ModelConfig
+from sbrt.model.demo_pair import demo_folder
+from sbrt.tools.prompts import BUILT_IN
 from sbrt.triton_kernels import state
 
 pytestmark = pytest.mark.gpu

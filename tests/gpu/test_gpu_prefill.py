@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from sbrt import Engine, SamplingParams
-from sbrt.demo_pair import demo_folder
 from sbrt.gpu.lane import GpuLane
 from sbrt.gpu.ops import TRITON
 from sbrt.gpu.prefill import Lengths, flash_for, flash_plain, prefill_attention
 from sbrt.gpu.recorder import CudaRecorder
 from sbrt.gpu.store import LaneShape
 from sbrt.gpu.weights import random_weights
-from sbrt.model_config import ModelConfig
+from sbrt.model.config import ModelConfig
+from sbrt.model.demo_pair import demo_folder
 from sbrt.triton_kernels import state
 
 pytestmark = pytest.mark.gpu

@@ -11,9 +11,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from sbrt import _core, methods
-from sbrt.checkpoint import expected_shapes, open_checkpoint
 from sbrt.gpu.lane import model_of
-from sbrt.model_config import read_config
+from sbrt.model.checkpoint import expected_shapes, open_checkpoint
+from sbrt.model.config import read_config
 
 VOCAB, MAX_LEN, WINDOW = 67, 160, 24
 CONFIG = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sbrt import Engine, EngineConfig, EngineError, SamplingParams
-from sbrt.checkpoint import open_checkpoint
-from sbrt.demo_pair import demo_folder
 from sbrt.gpu.lane import ROWS, rows_for
 from sbrt.methods import METHODS, parse
-from sbrt.pair import load_pair
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.demo_pair import demo_folder
+from sbrt.serve.pair import load_pair
 
 
 def test_an_engine_over_recorded_lanes(tools, checkpoints):

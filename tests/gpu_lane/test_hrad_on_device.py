@@ -7,8 +7,9 @@ from functools import cache
 
 import pytest
 
-from sbrt import Engine, InvalidInputError, SamplingParams, hrad
-from sbrt.pair import load_pair
+from sbrt import Engine, InvalidInputError, SamplingParams
+from sbrt.model import hrad
+from sbrt.serve.pair import load_pair
 
 GAMMA = 3
 GREEDY = SamplingParams(temperature=0, max_tokens=14)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core
-from sbrt.cli import main
-from sbrt.pair import load_pair
+from sbrt.serve.pair import load_pair
+from sbrt.tools.cli import main
 
 METHODS = (
     "none", "draft_model", "lookup:gamma=6", "adaedl", "pearl", "specbranch:k_max=3",
@@ -359,7 +359,7 @@ def test_what_else_is_not_there_is_refused(tool, stand_in, checkpoints):
 
 
 def test_words_of_several_tokens_are_refused(tool, stand_in):
-    from sbrt.demo_pair import demo_folder
+    from sbrt.model.demo_pair import demo_folder
 
     with Engine(EngineConfig(demo_folder("target"), device="cuda", num_threads=2)) as engine:
         with pytest.raises(InvalidInputError, match=r"^bad_words: expected words of one token"):

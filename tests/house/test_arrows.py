@@ -21,6 +21,14 @@ FOLDERS = {
     "sbrt": ("sbrt", {"sbrt"}),
     "bench": ("bench", {"sbrt", "bench"}),
 }
+# Inside sbrt: each room may use those to its right. Modules that are no room's lie in `engine`, but
+# for those of ENTRY and BASE.
+SBRT_ROOMS = ("entry", "tools", "server", "engine", "serve", "gpu", "trace", "model", "base")
+ENTRY = {"__main__", "collect_env"}  # `python -m`
+BASE = {"_core", "check", "config", "console", "cores", "errors", "files", "methods", "outputs"}
+BASE |= {"sampling"}
+OWN_RULES = {"reference", "triton_kernels"}
+
 # Inside a folder: packages that nobody else may import, and those that may import nothing of ours.
 PRIVATE = {"bench.peers"}  # a program of its own
 ALONE = {"bench.peers.workers"}  # run in environments that have no sbrt
@@ -107,6 +115,28 @@ def python_faults(root):
             for name in imported_modules(ast.parse(path.read_text()), module, is_package):
                 if not (allowed(name, roots) and allowed_inside(module, name)):
                     faults.append(f"{path.relative_to(root)} imports {name}")
+    return faults
+
+
+def room_of(module):
+    """Index in SBRT_ROOMS of a module of sbrt; None of one that has rules of its own."""
+    name = module.split(".")[1]
+    if name in OWN_RULES:
+        return None
+    place = "entry" if name in ENTRY else "base" if name in BASE else name
+    return SBRT_ROOMS.index(place if place in SBRT_ROOMS else "engine")
+
+
+def room_faults(root):
+    """Imports inside sbrt, in functions too, that point to a room further left."""
+    faults = []
+    for module, names in import_graph(root, in_functions=True).items():
+        if module == "sbrt" or room_of(module) is None:
+            continue
+        for name in names:
+            is_ruled = below(name, "sbrt") and name != "sbrt" and room_of(name) is not None
+            if is_ruled and room_of(name) < room_of(module):
+                faults.append(f"{module} imports {name}")
     return faults
 
 
@@ -207,6 +237,32 @@ def test_imports_point_one_way():
     assert python_faults(ROOT) == []
 
 
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("model/a.py", "from ..serve import pair"),
+        ("serve/a.py", "from ..engine import Engine"),
+        ("config.py", "def f():\n    from .model import hub"),
+        ("engine.py", "import sbrt.tools.compare"),
+        ("trace/a.py", "from ..gpu.lane import Lane"),
+    ],
+    ids=str,
+)
+def test_an_import_between_rooms_that_points_back_is_found(tmp_path, module, line):
+    path = tmp_path / "sbrt" / module
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("from sbrt import errors, methods\n")
+    assert room_faults(tmp_path) == []
+    path.write_text(f"import numpy\n{line}\n")
+    assert room_faults(tmp_path)
+
+
+def test_the_rooms_of_sbrt_point_one_way():
+    folders = {path.parent.name for path in (ROOT / "sbrt").glob("*/__init__.py")}
+    assert folders <= {*SBRT_ROOMS, *OWN_RULES}
+    assert room_faults(ROOT) == []
+
+
 def test_a_cycle_is_found(tmp_path):
     (tmp_path / "sbrt").mkdir()
     (tmp_path / "sbrt" / "__init__.py").write_text("from .a import x")
@@ -258,7 +314,7 @@ def test_only_the_command_knows_the_server():
     """The server is an extra: what an embedder imports does without it."""
     graph = import_graph(ROOT, in_functions=True)
     knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
-    assert {m for m in knows if not below(m, "sbrt.server")} == {"sbrt.cli"}
+    assert {m for m in knows if not below(m, "sbrt.server")} == {"sbrt.tools.serve"}
 
 
 def test_the_oracle_does_not_ask_the_engine():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sbrt import cli, demo_pair
+from sbrt.model import demo_pair
+from sbrt.tools import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

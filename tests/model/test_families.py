@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from sbrt import Engine, SamplingParams
-from sbrt.checkpoint import open_checkpoint
+from sbrt.model.checkpoint import open_checkpoint
 
 TOLERANCE = 1e-5  # of the largest logit
 GAP = 1e-4  # greedy choices may differ where transformers' best two are closer

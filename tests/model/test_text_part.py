@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from sbrt import InvalidInputError
-from sbrt.checkpoint import open_checkpoint
+from sbrt.model.checkpoint import open_checkpoint
 
 TOLERANCE = 1e-5  # of the largest logit
 TEXT = {

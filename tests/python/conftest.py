@@ -22,8 +22,11 @@ from tokenizers import (
     trainers,
 )
 
-from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, hrad, progress, scheduler
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from sbrt.methods import METHODS
+from sbrt.model import hrad
+from sbrt.serve import scheduler
+from sbrt.tools import progress
 
 sys.path.append(str(Path(__file__).parent))  # for toys.py
 

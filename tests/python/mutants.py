@@ -24,9 +24,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sbrt import Engine, InvalidInputError, SamplingParams, _core, safetensors_file
-from sbrt.checkpoint import open_checkpoint
-from sbrt.model_config import read_config
+from sbrt import Engine, InvalidInputError, SamplingParams, _core
+from sbrt.model import safetensors_file
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.config import read_config
 
 MIB = 2**20
 HEADROOM, RESIDENT = 64 * MIB, 32 * MIB

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sbrt import Engine, InvalidInputError, SamplingParams
-from sbrt.tokenizer import Tokenizer, check_pair
+from sbrt.model.tokenizer import Tokenizer, check_pair
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<think>", "<pad>", "Stack", "def", "<|endoftext|>", "é"]
 FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")

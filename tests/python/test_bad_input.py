@@ -12,10 +12,11 @@ import sys
 import numpy as np
 import pytest
 
-from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig, cli
-from sbrt.checkpoint import open_checkpoint
-from sbrt.model_config import read_config
-from sbrt.safetensors_file import open_file
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.config import read_config
+from sbrt.model.safetensors_file import open_file
+from sbrt.tools import cli
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 

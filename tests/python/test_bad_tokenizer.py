@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sbrt import Engine, InvalidInputError, SamplingParams
-from sbrt.tokenizer import Tokenizer, check_pair
+from sbrt.model.tokenizer import Tokenizer, check_pair
 
 
 def refused(call, *names):

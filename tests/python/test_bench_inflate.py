@@ -4,10 +4,11 @@ weights of the one in memory, an inflated one costs more and computes bitwise th
 import numpy as np
 import pytest
 
-from sbrt import _core, demo_pair
-from sbrt.checkpoint import open_checkpoint
-from sbrt.prompts import BUILT_IN
-from sbrt.tokenizer import Tokenizer
+from sbrt import _core
+from sbrt.model import demo_pair
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.tokenizer import Tokenizer
+from sbrt.tools.prompts import BUILT_IN
 
 inflate = pytest.importorskip("bench.inflate", reason="benches run from the checkout")
 from bench import checkpoints, sizes  # noqa: E402

@@ -7,7 +7,8 @@ import textwrap
 
 import pytest
 
-from sbrt import Engine, SamplingParams, demo_pair
+from sbrt import Engine, SamplingParams
+from sbrt.model import demo_pair
 
 main = pytest.importorskip("bench.peers.__main__", reason="benches run from the checkout").main
 from bench.peers import lines, memory, report, settings  # noqa: E402

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sbrt import hrad
+from sbrt.model import hrad
 
 sweep = pytest.importorskip("bench.sweep", reason="benches run from the checkout")
 from bench import sweep_plot, sweep_table  # noqa: E402

@@ -12,10 +12,10 @@ import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from sbrt._core import Decoder
-from sbrt.checkpoint import expected_shapes, open_checkpoint
-from sbrt.model_config import read_config, read_eos
-from sbrt.pair import load_pair
-from sbrt.safetensors_file import open_file
+from sbrt.model.checkpoint import expected_shapes, open_checkpoint
+from sbrt.model.config import read_config, read_eos
+from sbrt.model.safetensors_file import open_file
+from sbrt.serve.pair import load_pair
 
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
@@ -331,7 +331,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy
-from sbrt.checkpoint import open_checkpoint
+from sbrt.model.checkpoint import open_checkpoint
 
 def resident(name):
     lines = Path("/proc/self/status").read_text().splitlines()

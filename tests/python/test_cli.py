@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from sbrt import SamplingParams, cli, demo_pair
+from sbrt import SamplingParams
 from sbrt.methods import METHODS
-from sbrt.prompts import BUILT_IN, read_prompts
+from sbrt.model import demo_pair
+from sbrt.tools import cli
+from sbrt.tools.prompts import BUILT_IN, read_prompts
 
 KEYS = """method prompts tokens seconds prefill_seconds tokens_per_second speedup target_passes
 tokens_per_pass draft_tokens acceptance_rate rollback_tokens rollback_rate branch_hits branch_rounds

@@ -14,9 +14,9 @@ from sbrt import (
     InvalidInputError,
     SamplingParams,
     SpeculativeConfig,
-    demo_pair,
 )
 from sbrt.methods import METHODS, parse, parse_list
+from sbrt.model import demo_pair
 
 SAMPLING = {
     "n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None, "stop": (),

@@ -12,7 +12,8 @@ import sys
 
 import pytest
 
-from sbrt import cli, console
+from sbrt import console
+from sbrt.tools import cli
 
 PROMPT = "für 日本"
 ENCODINGS = [

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
 from sbrt import SamplingParams
-from sbrt.detokenizer import Pieces
 from sbrt.methods import parse
-from sbrt.request import Outputs, Request
-from sbrt.tokenizer import Detokenizer, Tokenizer
+from sbrt.model.detokenizer import Pieces
+from sbrt.model.tokenizer import Detokenizer, Tokenizer
+from sbrt.serve.request import Outputs, Request
 
 REPLACEMENT = "\ufffd"
 TEXTS = ["🙂\n\nthe cat", "a\ufffd\ufffd b", "你龘你龘", "the the  the", " the", "naïve 語\x00"]

@@ -9,7 +9,7 @@ import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig
 from sbrt.methods import DRAFTLESS, METHODS
-from sbrt.request import draw_seed
+from sbrt.serve.request import draw_seed
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 
@@ -229,7 +229,7 @@ def test_stop_beats_length(engine, plain, prompts):
 
 def first_completed(engine, ids, prompt_ids, stop):
     """(index of the token whose text completes `stop`, text before it), the slow way."""
-    from sbrt.tokenizer import Detokenizer
+    from sbrt.model.tokenizer import Detokenizer
 
     detokenizer, text = Detokenizer(engine.pair.tokenizer, prompt_ids), ""
     for i, token in enumerate(ids):

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from sbrt import Engine, EngineConfig, EngineError, InvalidInputError, SamplingParams
 from sbrt._core import Toy
 from sbrt.methods import AUTO, METHODS
-from sbrt.pair import Pair
+from sbrt.serve.pair import Pair
 
 VOCAB, LIMIT = 24, 96  # tokens, max_model_len
 PAIR = Pair(Toy(VOCAB, 5), Toy(VOCAB, 5, noise16=6), None, frozenset(), VOCAB, "float32")

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from sbrt import Engine, InvalidInputError, SamplingParams, _core
-from sbrt.checkpoint import expected_shapes, open_checkpoint
-from sbrt.model_config import read_config
-from sbrt.rope import Rope
+from sbrt.model.checkpoint import expected_shapes, open_checkpoint
+from sbrt.model.config import read_config
+from sbrt.model.rope import Rope
 
 LLAMA, MISTRAL = "LlamaForCausalLM", "MistralForCausalLM"
 QWEN2, QWEN3 = "Qwen2ForCausalLM", "Qwen3ForCausalLM"

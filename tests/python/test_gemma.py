@@ -7,11 +7,11 @@ import json
 import pytest
 
 from sbrt import Engine, EngineConfig, SamplingParams, _core
-from sbrt.checkpoint import open_checkpoint
-from sbrt.gemma import DEFAULTS
 from sbrt.methods import METHODS
-from sbrt.model_config import read_config
-from sbrt.rope import Rope
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.config import read_config
+from sbrt.model.gemma import DEFAULTS
+from sbrt.model.rope import Rope
 
 GEMMA, LLAMA = "Gemma3ForCausalLM", "LlamaForCausalLM"
 LOCAL, GLOBAL = "sliding_attention", "full_attention"

@@ -11,8 +11,8 @@ import torch
 from bench import gpu_exact, gpu_models, gpu_rounds
 from bench.gpu_steps import UNFINISHED
 from sbrt.gpu import lane as lanes
-from sbrt.model_config import ModelConfig
-from sbrt.trace import Span
+from sbrt.model.config import ModelConfig
+from sbrt.trace.spans import Span
 
 SHORT = ("--device", "cpu", "--max-tokens", "6", "--methods", "lookup,pearl")
 SMALL = ModelConfig(

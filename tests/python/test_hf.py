@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from sbrt import Engine, InvalidInputError, demo_pair, hf
+from sbrt import Engine, InvalidInputError, hf
+from sbrt.model import demo_pair
 
 NEAR = 1e-3  # a gap of logits below which another order of additions may decide
 

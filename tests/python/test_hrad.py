@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sbrt import SamplingParams, cli, hrad, hrad_data, methods
-from sbrt.hrad_eval import confusion_of, judge, of_equal_rollback, unseen
-from sbrt.hrad_train import Plan, train
-from sbrt.measure import Tally
-from sbrt.safetensors_file import encode, open_file
-from sbrt.trace import Round
+from sbrt import SamplingParams, methods
+from sbrt.model import hrad
+from sbrt.model.safetensors_file import encode, open_file
+from sbrt.tools import cli
+from sbrt.tools.hrad import data as hrad_data
+from sbrt.tools.hrad.eval import confusion_of, judge, of_equal_rollback, unseen
+from sbrt.tools.hrad.train import Plan, train
+from sbrt.tools.measure import Tally
+from sbrt.trace.spans import Round
 
 HIDDEN = 32  # of the tiny pair
 

@@ -7,17 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from sbrt import (
-    Engine,
-    EngineConfig,
-    InvalidInputError,
-    SamplingParams,
-    SpeculativeConfig,
-    cli,
-    hrad,
-    hrad_data,
-    methods,
-)
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig, methods
+from sbrt.model import hrad
+from sbrt.tools import cli
+from sbrt.tools.hrad import data as hrad_data
 
 GAMMA, HIDDEN = 3, 32
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)

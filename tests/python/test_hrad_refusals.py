@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbrt import Engine, SamplingParams, cli, demo_pair, hrad, methods
-from sbrt.fingerprint import SAMPLE, SAMPLES, fingerprint, sample_offsets
-from sbrt.simulate import Sweep
+from sbrt import Engine, SamplingParams, methods
+from sbrt.model import demo_pair, hrad
+from sbrt.model.fingerprint import SAMPLE, SAMPLES, fingerprint, sample_offsets
+from sbrt.tools import cli
+from sbrt.tools.simulate import Sweep
 
 
 def test_a_fingerprint_tells_models_apart(tmp_path, make):

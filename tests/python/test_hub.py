@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from sbrt import Engine, SamplingParams
-from sbrt.hub import located
+from sbrt.model.hub import located
 
 REVISION = "0" * 40
 

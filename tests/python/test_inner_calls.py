@@ -20,7 +20,7 @@ from toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
 import sbrt
 from sbrt import Engine, EngineError, SamplingParams
-from sbrt.scheduler import Scheduler
+from sbrt.serve.scheduler import Scheduler
 
 LONG = SamplingParams(temperature=0, max_tokens=300)
 SHORT = SamplingParams(temperature=0, max_tokens=5)

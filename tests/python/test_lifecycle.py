@@ -139,7 +139,7 @@ def test_what_a_dropped_round_threw_belongs_to_nobody() -> None:
 INTERRUPTED = """
 import sys
 from sbrt import Engine, SamplingParams
-from sbrt.demo_pair import demo_folder
+from sbrt.model.demo_pair import demo_folder
 
 def engine():
     return Engine.from_pretrained(demo_folder("target"), demo_folder("draft"), num_threads=2)

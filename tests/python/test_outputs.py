@@ -8,10 +8,10 @@ import pytest
 
 from sbrt import SamplingParams
 from sbrt.methods import parse
+from sbrt.model.tokenizer import Detokenizer, Tokenizer, check_pair
 from sbrt.outputs import LaneTimes, spec_decode_metrics
-from sbrt.request import Outputs, Request
-from sbrt.tokenizer import Detokenizer, Tokenizer, check_pair
-from sbrt.trace import Span, lane_times
+from sbrt.serve.request import Outputs, Request
+from sbrt.trace.spans import Span, lane_times
 
 
 @pytest.fixture(scope="module")

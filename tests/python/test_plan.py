@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from sbrt import _core, cli
+from sbrt import _core
+from sbrt.tools import cli
 
 
 @pytest.fixture

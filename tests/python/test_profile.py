@@ -7,9 +7,9 @@ import os
 import pytest
 
 from sbrt import Engine, EngineConfig, EngineError, InvalidInputError, SamplingParams
-from sbrt.demo_pair import demo_folder
-from sbrt.profile import profile_path
-from sbrt.scheduler import Scheduler
+from sbrt.model.demo_pair import demo_folder
+from sbrt.serve.scheduler import Scheduler
+from sbrt.trace.profile import profile_path
 
 PARAMS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 

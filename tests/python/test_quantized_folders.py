@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from sbrt import Engine, SamplingParams, stored
-from sbrt.checkpoint import open_checkpoint
-from sbrt.safetensors_file import bfloat16, encode, widened
+from sbrt import Engine, SamplingParams
+from sbrt.model import stored
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.safetensors_file import bfloat16, encode, widened
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sbrt import Engine, EngineError, InvalidInputError, SamplingParams
-from sbrt.request import draw_seed
+from sbrt.serve.request import draw_seed
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 

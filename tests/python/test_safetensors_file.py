@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sbrt import InvalidInputError
-from sbrt.safetensors_file import bfloat16, open_file
+from sbrt.model.safetensors_file import bfloat16, open_file
 
 
 @pytest.mark.parametrize("beyond", [1, 8])

@@ -8,7 +8,7 @@ import pytest
 
 from sbrt import Engine, InvalidInputError, SamplingParams
 from sbrt.methods import METHODS
-from sbrt.shaping import banned
+from sbrt.serve.shaping import banned
 
 END = 0  # the end-of-sequence id, a special token
 LAW = {"temperature": 0.8, "top_p": 0.95, "seed": 3, "max_tokens": 40, "ignore_eos": True}

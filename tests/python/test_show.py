@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from sbrt import advice, collect_env, flags, methods, picture, progress, table
-from sbrt.cli import main
-from sbrt.costs import cost_model, read_costs
-from sbrt.measure import Report, Tally
-from sbrt.prompts import read_prompts
+from sbrt import collect_env, methods
+from sbrt.tools import advice, flags, picture, progress, table
+from sbrt.tools.cli import main
+from sbrt.tools.costs import cost_model, read_costs
+from sbrt.tools.measure import Report, Tally
+from sbrt.tools.prompts import read_prompts
 
 LONG = "specbranch:k_max=1,epsilon=0,hrad=off"
 

@@ -7,20 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from sbrt import (
-    EngineConfig,
-    InvalidInputError,
-    SamplingParams,
-    SpeculativeConfig,
-    cli,
-    compare,
-    flags,
-    methods,
-)
-from sbrt.costs import SECOND, UNIT, cost_model, read_costs
-from sbrt.measure import Bench
-from sbrt.pair import load_pair
-from sbrt.simulate import SWEPT, Simulator, Sweep
+from sbrt import EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig, methods
+from sbrt.serve.pair import load_pair
+from sbrt.tools import cli, compare, flags
+from sbrt.tools.costs import SECOND, UNIT, cost_model, read_costs
+from sbrt.tools.measure import Bench
+from sbrt.tools.simulate import SWEPT, Simulator, Sweep
 
 PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}]
 LONG = "specbranch:k_max=1,epsilon=0"  # more than a line of the table

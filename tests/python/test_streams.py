@@ -14,8 +14,9 @@ import tracemalloc
 
 import pytest
 
-from sbrt import CompletionOutput, Engine, SamplingParams, scheduler
-from sbrt.request import Request
+from sbrt import CompletionOutput, Engine, SamplingParams
+from sbrt.serve import scheduler
+from sbrt.serve.request import Request
 
 GREEDY = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 NEVER = "a stop string that never comes"

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from sbrt import SamplingParams, methods, picture
-from sbrt.chrome import Recording, chrome_events, write_chrome
+from sbrt import SamplingParams, methods
 from sbrt.files import check_writable, write_file
-from sbrt.measure import Report, Tally
-from sbrt.timeline import timed_rounds
-from sbrt.trace import Round, Span
+from sbrt.tools import picture
+from sbrt.tools.measure import Report, Tally
+from sbrt.trace.chrome import Recording, chrome_events, write_chrome
+from sbrt.trace.spans import Round, Span
+from sbrt.trace.timeline import timed_rounds
 
 LENGTH = 1_000_000  # ns of a made-up round
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sbrt import Engine, EngineConfig, SamplingParams
 from sbrt._core import Toy
 from sbrt.methods import METHODS
-from sbrt.pair import Pair
+from sbrt.serve.pair import Pair
 
 VOCAB = 32
 PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prefill

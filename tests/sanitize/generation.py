@@ -12,9 +12,9 @@ import threading
 import pytest
 
 from sbrt import Engine, EngineConfig, EngineError, SamplingParams, _core
-from sbrt.demo_pair import demo_folder
 from sbrt.methods import METHODS
-from sbrt.pair import Pair
+from sbrt.model.demo_pair import demo_folder
+from sbrt.serve.pair import Pair
 
 PRESETS = (*METHODS, "specbranch:on_miss=serial", "hedge:on_miss=lookup", "hedge:on_miss=continue")
 SHAPED = {

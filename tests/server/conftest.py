@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 
-from sbrt import AsyncEngine, Engine, EngineConfig, SamplingParams, names
+from sbrt import AsyncEngine, Engine, EngineConfig, SamplingParams
+from sbrt.model import names
 from sbrt.server.application import build
 from sbrt.server.protocol import Limits
 from sbrt.server.run import listen, make_server

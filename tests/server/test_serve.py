@@ -13,10 +13,11 @@ import sys
 import httpx2
 import pytest
 
-from sbrt import SamplingParams, cli
-from sbrt.server import cli as serve_cli
+from sbrt import SamplingParams
 from sbrt.server.protocol import Limits
 from sbrt.server.service import Service, Settings
+from sbrt.tools import cli
+from sbrt.tools import serve as serve_cli
 
 ENDLESS = {
     "prompt": "x = ",

@@ -11,11 +11,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from sbrt import InvalidInputError
-from sbrt.generation_config import Defaults
+from sbrt.model.generation_config import Defaults
+from sbrt.model.tokenizer import Tokenizer as EngineTokenizer
 from sbrt.server.protocol import Limits, chat_ask
 from sbrt.server.service import Service, Settings
 from sbrt.server.templates import ChatTemplate, Conversation, read_template
-from sbrt.tokenizer import Tokenizer as EngineTokenizer
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 CHATML = """{%- for message in messages %}

@@ -1,0 +1,343 @@
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`: shapes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import check
+from .._core import Decoder, Format
+from ..errors import InvalidInputError
+from .config import ModelConfig, read_config, read_json
+from .gemma import text_name
+from .gguf import is_gguf
+from .quantization import read_scheme
+from .quantized import Layout
+from .safetensors_file import TensorFile, open_file
+from .stored import Stored, StoredNumbers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DTYPES = ("F32", "BF16", "F16")
+QUANTISED = ("int8", "int4")  # storages whose products take int8 activations
+EMBED = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+Shapes = dict[str, tuple[int, ...]]
+Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model whose names and shapes have been checked; no weight has been read.
+
+    folder: the folder, or the GGUF file. weights: by name, in the order of the files; those of a
+    tied head and of derived constants among them.
+    """
+
+    folder: Path
+    config: ModelConfig
+    files: list[TensorFile]
+    weights: dict[str, Stored]
+
+    def storage(self, dtype: str) -> str:
+        """How weights are kept that `formats` does not name.
+
+        `auto` is bfloat16 where every tensor is, else float32.
+        """
+        if dtype != "auto":
+            return dtype
+        stored = {weight.dtype for weight in self.weights.values() if weight.layout is None}
+        return "bfloat16" if stored == {"BF16"} else "float32"
+
+    def formats(self, dtype: str) -> dict[str, Layout]:
+        """Matrices that `auto` keeps as their files have them, by name.
+
+        Those that are quantised, and those of bfloat16 in a GGUF file, whose norms are float32.
+        """
+        if dtype != "auto":
+            return {}
+        bfloat16 = Layout("bfloat16") if is_gguf(self.folder) else None
+        found: dict[str, Layout] = {}
+        for name, shape in expected_shapes(self.config).items():
+            weight = self.weights[name]
+            layout = bfloat16 if weight.dtype == "BF16" else weight.layout
+            if layout is not None and len(shape) == 2:
+                found[name] = layout
+        return found
+
+    def dtype_name(self, dtype: str) -> str:
+        """What most bytes of the weights are kept as, for people."""
+        if dtype != "auto" or not self.formats(dtype):
+            return self.storage(dtype)
+        sizes: dict[str, int] = {}
+        for weight in self.weights.values():
+            sizes[weight.dtype] = sizes.get(weight.dtype, 0) + weight.size
+        return max(sizes, key=lambda name: sizes[name])
+
+    def activations(self, dtype: str, activation_dtype: str = "auto") -> str:
+        """How products take their rows: `auto` is int8 where the weights are quantised.
+
+        Raises InvalidInputError for int8 next to float weights.
+        """
+        elements = {layout.element for layout in self.formats(dtype).values()}
+        kept = next((name for name in QUANTISED if name in elements), self.storage(dtype))
+        return activations_of(kept, activation_dtype)
+
+    def decoder(
+        self, dtype: str, progress: Progress | None = None, activation_dtype: str = "auto"
+    ) -> Decoder:
+        """Read the weights. Raises InvalidInputError, naming the tensor."""
+        formats = self.formats(dtype)
+        decoder = Decoder(
+            self.config.core(),
+            storage=self.storage(dtype),
+            activations=self.activations(dtype, activation_dtype),
+            formats={name: Format(**asdict(layout)) for name, layout in formats.items()},
+        )
+        for name in self.read(progress):
+            weight = self.weights[name]
+            if name in formats and weight.layout is not None:
+                _load_quantised(decoder, name, weight)
+            else:
+                stored, data = weight.numbers()
+                decoder.load(name, stored, weight.shape, data)
+        decoder.finish()
+        return decoder
+
+    def read(self, progress: Progress | None = None) -> Iterator[str]:
+        """Names of the weights that the config asks for, in the order of the files.
+
+        Tells `progress` as each has been used.
+        """
+        expected = expected_shapes(self.config)
+        total = sum(weight.size for weight in self.weights.values())
+        done = 0
+        for name, weight in self.weights.items():
+            if name in expected:
+                yield name
+            done += weight.size
+            if progress:
+                progress(done, total)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
+
+    Reads no weight. Raises InvalidInputError, naming the file and what is wrong in it.
+    """
+    if is_gguf(path):
+        from .gguf.model import read_model  # here, so that `import sbrt` stays fast
+
+        model = read_model(path)
+        checkpoint = Checkpoint(path, model.config, model.files, model.weights)
+    elif check.is_folder(path):
+        config, files = read_config(path), _open_files(path)
+        checkpoint = Checkpoint(path, config, files, _weights(path, files))
+    else:
+        raise InvalidInputError(
+            f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
+        )
+    _check_tensors(checkpoint)
+    return checkpoint
+
+
+def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
+    """Piece by piece, so that no second copy of a matrix is ever whole."""
+    import numpy as np  # here, so that `import sbrt` stays fast
+
+    for first, piece in weight.pieces():
+        levels, scales = map(np.ascontiguousarray, (piece.levels, piece.scales))
+        minimums = None if piece.minimums is None else np.ascontiguousarray(piece.minimums)
+        decoder.load_quantised(name, levels, scales, minimums, first)
+
+
+def activations_of(storage: str, activation_dtype: str = "auto") -> str:
+    """float32 or int8: what `activation_dtype` asks for next to weights kept as `storage`."""
+    if activation_dtype == "auto":
+        return "int8" if storage in QUANTISED else "float32"
+    if activation_dtype == "int8" and storage not in QUANTISED:
+        raise InvalidInputError(
+            f"activation_dtype: expected float32 next to {storage} weights, got int8"
+        )
+    return activation_dtype
+
+
+def expected_shapes(config: ModelConfig) -> Shapes:
+    """Name and shape of every tensor a checkpoint of this config must hold."""
+    hidden, inner = config.hidden, config.inner
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    shapes: Shapes = {EMBED: (config.vocab, hidden), "model.norm.weight": (hidden,)}
+    if not config.tied:
+        shapes[HEAD] = (config.vocab, hidden)
+    for i in range(config.layers):
+        at = f"model.layers.{i}."
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if config.post_norms:
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        shapes |= {f"{at}{norm}.weight": (hidden,) for norm in norms}
+        for name, out, columns, biased in (
+            ("self_attn.q_proj", queries, hidden, config.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, config.o_bias),
+            ("mlp.gate_proj", inner, hidden, config.mlp_bias),
+            ("mlp.up_proj", inner, hidden, config.mlp_bias),
+            ("mlp.down_proj", hidden, inner, config.mlp_bias),
+        ):
+            shapes[f"{at}{name}.weight"] = (out, columns)
+            if biased:
+                shapes[f"{at}{name}.bias"] = (out,)
+        if config.head_norms:
+            shapes[at + "self_attn.q_norm.weight"] = (config.head_dim,)
+            shapes[at + "self_attn.k_norm.weight"] = (config.head_dim,)
+    return shapes
+
+
+def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(name, values) of every tensor: normal with deviation 0.02, norms that multiply by 1."""
+    import numpy as np  # here, so that `import sbrt` stays fast
+
+    generator = np.random.default_rng(seed)
+    for name, shape in expected_shapes(config).items():
+        if name.endswith("norm.weight"):
+            yield name, np.full(shape, 0 if config.norm_offset else 1, np.float32)
+        else:
+            yield name, generator.standard_normal(shape, np.float32) * np.float32(0.02)
+
+
+def random_decoder(
+    config: ModelConfig,
+    seed: int,
+    storage: str = "float32",
+    isa: str = "auto",
+    activation_dtype: str = "auto",
+) -> Decoder:
+    """A decoder of `random_weights`, in memory."""
+    activations = activations_of(storage, activation_dtype)
+    decoder = Decoder(config.core(), storage=storage, isa=isa, activations=activations)
+    for name, values in random_weights(config, seed):
+        decoder.load(name, "F32", values.shape, values.view("u1").reshape(-1))
+    decoder.finish()
+    return decoder
+
+
+def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
+    """Those of a folder's text; of a quantised one each matrix is one weight."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    scheme, stored = read_scheme(path, raw), _stored(files)
+    if "text_config" in raw:
+        named = ((text_name(name), weight) for name, weight in stored.items())
+        stored = {name: weight for name, weight in named if name is not None}
+    if scheme is None:
+        return stored
+    from .quantized_folder import packed_weights  # here, so that `import sbrt` stays fast
+
+    return packed_weights(path, scheme, stored)
+
+
+def _stored(files: list[TensorFile]) -> dict[str, Stored]:
+    return {
+        name: StoredNumbers(
+            where=f"{entry.file}, tensor {check.show(name)}",
+            dtype=entry.dtype,
+            shape=entry.shape,
+            size=entry.end - entry.begin,
+            file=file,
+            name=name,
+        )
+        for file in files
+        for name, entry in sorted(file.tensors.items(), key=lambda item: item[1].begin)
+    }
+
+
+def _open_files(folder: Path) -> list[TensorFile]:
+    """model.safetensors, or the shards that model.safetensors.index.json names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if check.is_file(single):
+        return [open_file(single)]
+    if not check.is_file(index):
+        raise InvalidInputError(
+            f"{folder}: expected model.safetensors or {index.name}, found neither"
+        )
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise InvalidInputError(
+            f"{index}, weight_map: expected names and files, got {check.show(names)}"
+        )
+    shards: dict[str, set[str]] = {}
+    for tensor, shard in names.items():
+        shards.setdefault(_shard_name(index, shard), set()).add(tensor)
+    return [_open_shard(folder / shard, tensors) for shard, tensors in sorted(shards.items())]
+
+
+def _shard_name(index: Path, shard: object) -> str:
+    """A plain file name: a shard never lies outside the folder."""
+    plain = isinstance(shard, str) and shard.endswith(".safetensors")
+    if not plain or any(c in str(shard) for c in "/\\:\0"):
+        raise InvalidInputError(
+            f"{index}: expected shard names NAME.safetensors inside the folder, "
+            f"got {check.show(shard)}"
+        )
+    return str(shard)
+
+
+def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
+    if not check.is_file(path):
+        raise InvalidInputError(f"{path}: expected a shard named by the index, found no such file")
+    file = open_file(path)
+    if tensors != file.tensors.keys():
+        name = min(tensors ^ file.tensors.keys())
+        where = "the index only" if name in tensors else "the shard only"
+        raise InvalidInputError(
+            f"{path}, tensor {check.show(name)}: expected in shard and index, is in {where}"
+        )
+    return file
+
+
+def _check_tensors(checkpoint: Checkpoint) -> None:
+    expected = expected_shapes(checkpoint.config)
+    for name in expected:
+        if name not in checkpoint.weights:
+            raise InvalidInputError(f"{checkpoint.folder}: the tensor {name} is missing")
+    for name, weight in checkpoint.weights.items():
+        if name not in expected:
+            _check_spare(checkpoint, name)
+            continue
+        if weight.shape != expected[name]:
+            raise InvalidInputError(
+                f"{weight.where}: expected shape {list(expected[name])}, got {list(weight.shape)}"
+            )
+        is_matrix = len(weight.shape) == 2
+        if weight.dtype not in DTYPES and (weight.layout is None or not is_matrix):
+            raise InvalidInputError(
+                f"{weight.where}: expected {', '.join(DTYPES)}, got {weight.dtype}"
+            )
+
+
+def _check_spare(checkpoint: Checkpoint, name: str) -> None:
+    """A tensor that is not loaded must say nothing new: a derived table, or the tied head."""
+    if name.endswith(".rotary_emb.inv_freq"):
+        return
+    config, weight = checkpoint.config, checkpoint.weights[name]
+    if config.tied and name == HEAD:
+        embed = checkpoint.weights[EMBED]
+        if weight.shape == embed.shape and _bytes(weight) == _bytes(embed):
+            return
+        raise InvalidInputError(
+            f"{weight.where}: expected {EMBED} again, as it is tied, got other values"
+        )
+    raise InvalidInputError(
+        f"{weight.where}: expected no such tensor in a {config.architecture} of "
+        f"{config.layers} layers"
+    )
+
+
+def _bytes(weight: Stored) -> memoryview:
+    """The numbers of a weight, mapped."""
+    return memoryview(weight.numbers()[1])

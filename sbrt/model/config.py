@@ -1,0 +1,284 @@
+"""Reads a model folder's JSON files. Every size is hostile, and checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .. import check
+from .._core import DecoderConfig
+from ..config import MAX_POSITIONS
+from ..errors import InvalidInputError, not_built
+from .gemma import DEFAULTS, read_kinds, text_config
+from .quantization import read_scheme
+from .rope import Rope, context_length, read_rope
+from .safetensors_file import parse_json
+
+MAX_JSON = 16 * 2**20  # bytes of a JSON file
+LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an architecture adds to Llama, as transformers reads its config.json.
+
+    switches: fields of True or False that it reads; another family's must not be True.
+    window: it reads sliding_window, and this is what it has where the field is missing.
+    head_dim: what it has where the field is missing (None: hidden / heads).
+    activation: the field of the gate's activation, and the one value that is read.
+    defaults: what else a missing field means. is_gemma: its arithmetic is that of Gemma 3.
+    is_nested: its fields are those of the text part of a model for images and text.
+    """
+
+    switches: tuple[str, ...] = ()
+    window: int | None = None
+    qkv_bias: bool = False
+    head_norms: bool = False
+    head_dim: int | None = None
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    is_gemma: bool = False
+    is_nested: bool = False
+
+
+GEMMA = Family(
+    switches=("attention_bias",),
+    head_norms=True,
+    activation=("hidden_activation", "gelu_pytorch_tanh"),
+    defaults=DEFAULTS,
+    is_gemma=True,
+)
+FAMILIES = {
+    "LlamaForCausalLM": Family(switches=("attention_bias", "mlp_bias")),
+    "MistralForCausalLM": Family(window=4096),
+    "Qwen2ForCausalLM": Family(switches=("use_sliding_window",), qkv_bias=True),
+    "Qwen3ForCausalLM": Family(
+        switches=("use_sliding_window", "attention_bias"), head_norms=True, head_dim=128
+    ),
+    "Gemma3ForCausalLM": GEMMA,
+    "Gemma3ForConditionalGeneration": replace(GEMMA, is_nested=True),
+}
+SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
+
+    window: positions a row sees in a local layer, itself included; 0: all of them. local: whether
+    each layer is local; (): all of them are, if there is a window, and `rope` is theirs.
+    local_theta, local_rope: rope of the layers that `local` names.
+    max_positions: those of config.json, stretched by its rope (rope.context_length).
+    query_scalar: scores are divided by its square root; 0: head_dim. gelu: the gate of the MLP, not
+    silu. post_norms: norms of what attention and the MLP give. norm_offset: norms multiply by 1 and
+    their weight. scaled_embedding: embeddings are multiplied by sqrt(hidden).
+    """
+
+    architecture: str
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    max_positions: int
+    rms_eps: float
+    rope_theta: float
+    tied: bool
+    rope: Rope = field(default_factory=Rope)
+    window: int = 0
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    head_norms: bool = False
+    local: tuple[bool, ...] = ()
+    local_theta: float = 0.0
+    local_rope: Rope = field(default_factory=Rope)
+    query_scalar: float = 0.0
+    gelu: bool = False
+    post_norms: bool = False
+    norm_offset: bool = False
+    scaled_embedding: bool = False
+
+    def core(self) -> DecoderConfig:
+        """The same for the binary module. Raises InvalidInputError on sizes that cannot be."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        del given["architecture"]
+        ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
+        return DecoderConfig(**(given | ropes | {"local": list(self.local)}))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises InvalidInputError: missing, too long or not JSON."""
+    return parse_json(path, check.read_bytes(path, MAX_JSON))
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """config.json of a model folder. Raises InvalidInputError, naming the field."""
+    path = folder / "config.json"
+    return config_of(path, read_json(path))
+
+
+def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
+    """What the fields `raw` of config.json say; `path` is for messages.
+
+    Raises InvalidInputError, naming the field.
+    """
+    architecture = _architecture(path, raw)
+    family = FAMILIES[architecture]
+    raw = {**family.defaults, **(text_config(path, raw) if family.is_nested else raw)}
+    _check_activation(path, raw, family)
+    switch = _switches(path, raw, architecture)
+    sizes = _sizes(path, raw, family)
+    return ModelConfig(
+        architecture=architecture,
+        **(sizes | _sight(path, raw, architecture, sizes)),
+        rms_eps=check.number(f"{path}, rms_norm_eps", raw.get("rms_norm_eps", 1e-6), 0, 1),
+        tied=check.flag(f"{path}, tie_word_embeddings", raw.get("tie_word_embeddings", False)),
+        qkv_bias=family.qkv_bias or switch["attention_bias"],
+        o_bias=switch["attention_bias"],
+        mlp_bias=switch["mlp_bias"],
+        head_norms=family.head_norms,
+        gelu=family.is_gemma,
+        post_norms=family.is_gemma,
+        norm_offset=family.is_gemma,
+        scaled_embedding=family.is_gemma,
+    )
+
+
+def _sight(
+    path: Path, raw: Mapping[str, Any], architecture: str, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What rows see and how they are rotated, by the names of a ModelConfig."""
+    layers, positions = sizes["layers"], sizes["max_positions"]
+    if FAMILIES[architecture].is_gemma:  # its config.json counts what a rope has stretched
+        kinds = read_kinds(path, raw, layers, positions)
+        return {f.name: getattr(kinds, f.name) for f in fields(kinds)} | {
+            "max_positions": positions
+        }
+    window = _window(path, raw, architecture)
+    _check_layer_types(path, raw, layers, window)
+    theta, rope = read_rope(path, raw, positions)
+    length = context_length(path, rope, positions)
+    return {"window": window, "rope_theta": theta, "rope": rope, "max_positions": length}
+
+
+def read_eos(folder: Path, vocab: int) -> tuple[Path, set[int]]:
+    """End-of-sequence ids, all below `vocab`, and the file that names them.
+
+    They are those of generation_config.json. Where it names none they are config.json's, as in
+    transformers; a config.json that contradicts it is often older. Raises InvalidInputError.
+    """
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        given = read_json(path).get("eos_token_id") if check.is_file(path) else None
+        ids = given if isinstance(given, list) else [] if given is None else [given]
+        if ids:
+            break
+    return path, {check.integer(f"{path}, eos_token_id", i, 0, vocab - 1) for i in ids}
+
+
+def _architecture(path: Path, raw: Mapping[str, Any]) -> str:
+    names = raw.get("architectures")
+    name = names[0] if isinstance(names, list) and len(names) == 1 else names
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise InvalidInputError(
+            f"{path}, architectures: expected one of {', '.join(FAMILIES)}, got {check.show(names)}"
+        )
+    read_scheme(path, raw)
+    return name
+
+
+def _check_activation(path: Path, raw: Mapping[str, Any], family: Family) -> None:
+    key, expected = family.activation
+    given = raw.get(key, expected)
+    if given != expected:
+        raise InvalidInputError(f"{path}, {key}: expected {expected!r}, got {check.show(given)}")
+
+
+def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]:
+    """The sizes of a ModelConfig, by its names."""
+
+    def size(key: str, high: int, *instead: int) -> int:
+        value = raw.get(key)
+        if value is None and instead:
+            return instead[0]
+        return check.integer(f"{path}, {key}", value, 1, high)
+
+    hidden = size("hidden_size", 2**18)
+    heads = size("num_attention_heads", 2**12)
+    kv_heads = size("num_key_value_heads", 2**12, heads)
+    if heads % kv_heads:
+        raise InvalidInputError(
+            f"{path}, num_key_value_heads: expected a divisor of {heads} heads, got {kv_heads}"
+        )
+    head_dim = size("head_dim", 2**12, family.head_dim or hidden // heads)
+    if raw.get("head_dim") is None and not family.head_dim and hidden % heads:
+        raise InvalidInputError(
+            f"{path}, hidden_size: expected a multiple of {heads} heads, got {hidden}"
+        )
+    if head_dim % 2:
+        raise InvalidInputError(f"{path}, head_dim: expected an even size, got {head_dim}")
+    return {
+        "hidden": hidden,
+        "inner": size("intermediate_size", 2**20),
+        "layers": size("num_hidden_layers", 2**10),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab": size("vocab_size", 2**24),
+        "max_positions": size("max_position_embeddings", MAX_POSITIONS),
+    }
+
+
+def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str, bool]:
+    """Every switch of any family; one that this family does not read is refused if it is on."""
+    found = {}
+    for key in SWITCHES:
+        value = raw.get(key)
+        found[key] = value is not None and check.flag(f"{path}, {key}", value)
+        if found[key] and key not in FAMILIES[architecture].switches:
+            raise InvalidInputError(f"{path}, {key}: {architecture} expects False, got True")
+    if found["use_sliding_window"]:
+        raise not_built(f"{path}, use_sliding_window true")
+    return found
+
+
+def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
+    """Positions a row sees; 0: all. With use_sliding_window false the size next to it is idle."""
+    family, given = FAMILIES[architecture], raw.get("sliding_window")
+    if "use_sliding_window" in family.switches or (given is None and "sliding_window" in raw):
+        return 0
+    if given is None:
+        return family.window or 0
+    if family.window is None:
+        raise InvalidInputError(
+            f"{path}, sliding_window: {architecture} expects null, got {check.show(given)}"
+        )
+    if raw.get("use_sliding_window") is not None:
+        raise InvalidInputError(
+            f"{path}, use_sliding_window: {architecture} expects none beside a sliding_window, "
+            f"got {check.show(raw['use_sliding_window'])}"
+        )
+    return check.integer(f"{path}, sliding_window", given, 1, MAX_POSITIONS)
+
+
+def _check_layer_types(path: Path, raw: Mapping[str, Any], layers: int, window: int) -> None:
+    """All layers see alike: a model that mixes windows and none is refused."""
+    types = raw.get("layer_types")
+    if types is None:
+        return
+    if not isinstance(types, list) or len(types) != layers:
+        raise InvalidInputError(
+            f"{path}, layer_types: expected a list of {layers} names, got {check.show(types)}"
+        )
+    expected = LAYER_TYPES[window > 0]
+    for i, name in enumerate(types):
+        if name != expected:
+            raise InvalidInputError(
+                f"{path}, layer_types[{i}]: expected {expected} in every layer, "
+                f"got {check.show(name)}"
+            )

@@ -1,0 +1,42 @@
+"""The demo pair that ships with the package, and a draft of random weights in its shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .._core import Decoder
+from ..errors import InvalidInputError
+from .checkpoint import random_decoder
+from .config import ModelConfig
+
+FOLDER = Path(__file__).parents[1] / "demo"
+TARGET, DRAFT, POOR = "target", "draft", "poor"
+
+# The demo draft's sizes; vocabulary and positions are the target's.
+HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 128, 288, 2, 4, 2
+
+
+def demo_folder(name: str) -> Path:
+    """Folder of `target`, `draft` or `poor`. Raises InvalidInputError if it was not installed."""
+    folder = FOLDER / name
+    if not (folder / "config.json").is_file():
+        raise InvalidInputError(f"demo: expected the demo pair's {name} in {folder}, found none")
+    return folder
+
+
+def random_draft(target: ModelConfig) -> Decoder:
+    """A draft that knows nothing: the worst case, and exactness must not care."""
+    shape = replace(
+        target,
+        hidden=HIDDEN,
+        inner=INNER,
+        layers=LAYERS,
+        heads=HEADS,
+        kv_heads=KV_HEADS,
+        head_dim=HIDDEN // HEADS,
+        local=target.local[-LAYERS:] if target.layers >= LAYERS else (),
+        query_scalar=0.0,
+        tied=True,
+    )
+    return random_decoder(shape, seed=0)

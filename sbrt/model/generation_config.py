@@ -1,0 +1,62 @@
+"""generation_config.json: what a model's makers sample it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import check
+from ..errors import InvalidInputError
+from ..sampling import SamplingParams
+from .config import read_json
+
+# Their name: ours. The same keys as vLLM reads; all others (do_sample among them) say nothing.
+KEYS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+INTEGERS = ("top_k", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What generation_config.json at `path` says of sampling, by our names, as it stands there."""
+
+    path: Path | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def params(self) -> SamplingParams:
+        """Parameters of a request that gives none: SamplingParams() where the file is silent.
+
+        A value that cannot be concerns nobody who gives parameters, so it is refused here: raises
+        InvalidInputError, naming file and field.
+        """
+        try:
+            return SamplingParams(**self.given)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.path}, {error}") from None
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """Of a model folder. Raises InvalidInputError if its file is no JSON object."""
+    path = folder / "generation_config.json"
+    if not check.is_file(path):
+        return Defaults()
+    raw = read_json(path)
+    return Defaults(
+        path,
+        {ours: as_meant(key, raw[key]) for key, ours in KEYS.items() if raw.get(key) is not None},
+    )
+
+
+def as_meant(key: str, value: Any) -> Any:
+    """50.0 for an integer is 50, and a top_k of -1 keeps every token."""
+    if key in INTEGERS and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return 0 if key == "top_k" and value == -1 else value

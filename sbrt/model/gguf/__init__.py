@@ -1,0 +1,12 @@
+"""GGUF files: header, parts, blocks, sizes and names, tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ... import check
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path that names a model means a GGUF file."""
+    return path.suffix == ".gguf" and not check.is_folder(path)

@@ -1,0 +1,39 @@
+"""The entries of a GGUF file's metadata that describe its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import check
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The entries of one architecture, each checked as it is read."""
+
+    path: Path
+    arch: str
+    metadata: Mapping[str, Any]
+
+    def where(self, key: str) -> str:
+        """File and entry, for messages."""
+        return f"{self.path}, {self.arch}.{key}"
+
+    def get(self, key: str) -> Any:
+        """The value, unchecked; None if there is none."""
+        return self.metadata.get(f"{self.arch}.{key}")
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """An integer from 1 up. Raises InvalidInputError."""
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        return check.integer(self.where(key), value, 1)
+
+    def number(self, key: str, default: float) -> float:
+        """A finite number from 0 up. Raises InvalidInputError."""
+        value = self.get(key)
+        return default if value is None else check.number(self.where(key), value, 0)

@@ -1,0 +1,53 @@
+"""What a GGUF file of Gemma 3 says, in the words of its config.json.
+
+Converters write neither the scale of scores nor the rope of local layers, and often no pattern.
+Readers imply them as llama.cpp does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import check
+from ..gemma import GLOBAL, LOCAL, PERIOD
+from .fields import Fields
+
+ARCHITECTURE = "gemma3"
+LARGEST = 62  # layers of the 27B, which scales scores by hidden / heads instead of head_dim
+LOCAL_BASE = 10000.0
+# Modules whose names differ from those of other families. Norms hold 1 + weight already.
+MODULES = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
+    """What to add to the fields `raw` that all families have. Raises InvalidInputError."""
+    layers = raw["num_hidden_layers"]
+    window = check.integer(
+        fields.where("attention.sliding_window"), fields.get("attention.sliding_window") or 0, 0
+    )
+    heads = raw["hidden_size"] // raw["num_attention_heads"]
+    scaling = raw["rope_scaling"] or {}
+    return {
+        "sliding_window": window or None,
+        "layer_types": _layer_types(fields, layers) if window else [GLOBAL] * layers,
+        "query_pre_attn_scalar": heads if layers == LARGEST else raw["head_dim"],
+        "rope_scaling": None,
+        "rope_parameters": {
+            GLOBAL: scaling | {"rope_theta": raw["rope_theta"]},
+            LOCAL: {"rope_theta": fields.number("rope.freq_base_swa", LOCAL_BASE)},
+        },
+    }
+
+
+def _layer_types(fields: Fields, layers: int) -> list[str]:
+    """By a flag for each layer, or by the number of layers after which the pattern repeats."""
+    key = "attention.sliding_window_pattern"
+    given = fields.get(key)
+    if hasattr(given, "tolist") and given.dtype.kind in "biu":
+        return [LOCAL if flag else GLOBAL for flag in given.tolist()]  # one a layer, or refused
+    period = check.integer(fields.where(key), PERIOD if given is None else given, 0, 2**31)
+    return [GLOBAL if period and (i + 1) % period == 0 else LOCAL for i in range(layers)]

@@ -1,0 +1,104 @@
+"""Names of models on the Hugging Face hub, turned into local paths by `huggingface_hub`.
+
+That library is optional. Its cache, its offline mode and its token are honoured, and only files
+that are read here are fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import check
+from ..config import EngineConfig, Folder, SpeculativeConfig, folder
+from ..errors import InvalidInputError
+from .config import read_json
+
+# ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may lie in folders of its repository.
+NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII)
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
+)  # fmt: skip
+SMALL = ("config.json", "generation_config.json", *TOKENIZER)
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+Download = Callable[..., Any]
+
+
+def located(name: Folder, *, tokenizer: bool = False) -> Path:
+    """A path that exists as it is, or the local copy of what a hub name means.
+
+    Any other path comes back unchanged. tokenizer: of a folder fetch only what a tokenizer is made
+    of; a GGUF file comes whole. Raises InvalidInputError where the library is missing or finds
+    nothing.
+    """
+    path = folder("model", name)
+    match = NAME.fullmatch(os.fspath(name))
+    is_missing = not (check.is_folder(path) or check.is_file(path))
+    if match is None or not is_missing or match["repo"].endswith(".gguf"):
+        return path
+    if match["file"] is not None:
+        return _file(match["repo"], match["file"])
+    return _snapshot(match["repo"], TOKENIZER) if tokenizer else _folder(match["repo"])
+
+
+def with_local_paths(config: EngineConfig) -> EngineConfig:
+    """The config with local paths in the place of hub names. Raises InvalidInputError."""
+    changes: dict[str, Any] = {"model": located(config.model)}
+    if config.tokenizer is not None:
+        changes["tokenizer"] = located(config.tokenizer, tokenizer=True)
+    given = config.speculative
+    if isinstance(given, SpeculativeConfig) and given.model is not None:
+        changes["speculative"] = replace(given, model=located(given.model))
+    return replace(config, **changes)
+
+
+def _folder(repo: str) -> Path:
+    """A model folder: its JSON files first, for the index names the weights."""
+    first = _snapshot(repo, [*SMALL, INDEX])
+    index = first / INDEX
+    shards = read_json(index).get("weight_map") if check.is_file(index) else None
+    names = [WEIGHTS]
+    if isinstance(shards, dict):  # what is wrong with it, the reader of the folder says
+        names = sorted({str(shard) for shard in shards.values()})
+    return _snapshot(repo, names, revision=first.name)
+
+
+def _file(repo: str, name: str) -> Path:
+    """A GGUF file, with all parts of a split one."""
+    from .gguf.parts import PART  # here, so that `import sbrt` stays fast
+
+    match = PART.fullmatch(name)
+    wanted = [name]
+    if match is not None:
+        wanted = [f"{match[1]}-{i + 1:05d}-of-{match[3]}.gguf" for i in range(int(match[3]))]
+    return _snapshot(repo, wanted) / name
+
+
+def _snapshot(repo: str, patterns: Sequence[str], **more: Any) -> Path:
+    """The local folder of a repository that has the files of these names that it holds."""
+    download = _library(repo)
+    try:
+        return Path(download(repo, allow_patterns=list(patterns), **more))
+    except Exception as error:  # the library's own, and those of what it uses for the network
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InvalidInputError(
+            f"model: expected a folder, a .gguf file or a name on the Hugging Face hub, "
+            f"got {check.show(repo)}: {said}"
+        ) from None
+
+
+def _library(repo: str) -> Download:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InvalidInputError(
+            f"model: expected a folder or a .gguf file, got {check.show(repo)}; for names on the "
+            "Hugging Face hub install huggingface_hub (extra hub)"
+        ) from None
+    found: Download = snapshot_download
+    return found

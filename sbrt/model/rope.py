@@ -1,0 +1,240 @@
+"""Reads how a config.json stretches rope: `rope_parameters` (new) or `rope_scaling` (old).
+
+Meanings and defaults are those of transformers; a field that the type does not know is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import check
+from .._core import RopeScaling
+from ..config import MAX_POSITIONS
+from ..errors import InvalidInputError
+
+COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+IDLE = "attn_factor"  # stands in real files; transformers does not read it, so nor does this
+FIELDS: dict[str, set[str]] = {
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+    },
+    "yarn": {
+        "factor", "beta_fast", "beta_slow", "original_max_position_embeddings",
+        "attention_factor", "mscale", "mscale_all_dim", "truncate", IDLE,
+    },
+}  # fmt: skip
+THETA = 10000.0
+LAYER_KINDS = ("full_attention", "sliding_attention")
+MOST = 1e9  # of any factor
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The angle of position p in pair i is p f_i; `kind` says how f_i is stretched.
+
+    Formulas: csrc/model/rope_table.h. A field that its kind does not read keeps its default.
+    divisors: of every f_i after that, head_dim / 2 of them; none: ones.
+    """
+
+    kind: str = "default"
+    factor: float = 1.0
+    original_max: float = 1.0
+    low_freq: float = 1.0
+    high_freq: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+    divisors: tuple[float, ...] = ()
+
+    def core(self) -> RopeScaling:
+        """The same for the binary module."""
+        return RopeScaling(**asdict(self))
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The rope fields of one config, each checked as it is read."""
+
+    where: str
+    given: Mapping[str, Any]
+    theta: float
+    original_max: float  # positions of the pretraining
+
+    def number(self, key: str, low: float, default: float | None = None) -> float:
+        value = self.given.get(key)
+        if value is None and default is not None:
+            return default
+        if value is None:
+            raise InvalidInputError(f"{self.where}.{key}: expected a number, found none")
+        return check.number(f"{self.where}.{key}", value, low, MOST)
+
+
+def read_rope(path: Path, raw: Mapping[str, Any], max_positions: int) -> tuple[float, Rope]:
+    """(theta, the rest) of a config.json. Raises InvalidInputError, naming the field."""
+    return _read(path, raw, *_section(path, raw), max_positions)
+
+
+def read_rope_of_kind(
+    path: Path, raw: Mapping[str, Any], kind: str, max_positions: int
+) -> tuple[float, Rope]:
+    """The same for the layers of one kind, which have a section of rope_parameters of their own.
+
+    Without rope_parameters, what `raw` says in the old way. Raises InvalidInputError.
+    """
+    given = raw.get("rope_parameters")
+    if given is None:
+        return read_rope(path, raw, max_positions)
+    if not isinstance(given, dict) or not given.keys() <= set(LAYER_KINDS):
+        raise InvalidInputError(
+            f"{path}, rope_parameters: expected an object for each of {', '.join(LAYER_KINDS)}, "
+            f"got {check.show(given)}"
+        )
+    old = raw.get("rope_scaling")
+    section = given.get(kind)
+    section = {} if section is None else section
+    if not isinstance(section, dict) or old not in (None, section):
+        raise InvalidInputError(
+            f"{path}, rope_parameters.{kind}: expected an object and no other rope_scaling, "
+            f"got {check.show(section)}"
+        )
+    return _read(path, raw, f"rope_parameters.{kind}", section, max_positions)
+
+
+def _read(
+    path: Path, raw: Mapping[str, Any], key: str, given: Mapping[str, Any], max_positions: int
+) -> tuple[float, Rope]:
+    """Of the object `given`, called `key`."""
+    where = f"{path}, {key}"
+    theta = given.get("rope_theta", raw.get("rope_theta"))
+    theta = check.number(f"{path}, rope_theta", THETA if theta is None else theta, 1, 1e12)
+    _refuse_partial(path, raw)
+    _refuse_partial(path, given)
+    kind = given.get("rope_type", given.get("type", "default"))
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise InvalidInputError(
+            f"{path}, rope type: expected one of {', '.join(FIELDS)}, got {check.show(kind)}"
+        )
+    for name in given:
+        if name not in COMMON | FIELDS[kind]:
+            raise InvalidInputError(
+                f"{where}: rope type {kind} expects "
+                f"{', '.join(sorted(FIELDS[kind])) or 'no further field'}, got {check.show(name)}"
+            )
+    original = _original_max(where, given, path, raw, max_positions)
+    return theta, _READERS[kind](_Fields(where, given, theta, original))
+
+
+def context_length(path: Path, rope: Rope, max_positions: int) -> int:
+    """Positions that a model of this rope is for, `max_positions` those of its config.json.
+
+    As vLLM counts them: linear, factor times as many; yarn, factor times those of its pretraining,
+    whether or not config.json has stretched its own; default and llama3 (stretched in config.json
+    already), as many. Raises InvalidInputError beyond MAX_POSITIONS.
+    """
+    before = {"linear": max_positions, "yarn": rope.original_max}.get(rope.kind)
+    if before is None:
+        return max_positions
+    length = math.floor(before * rope.factor)
+    if length > MAX_POSITIONS:
+        raise InvalidInputError(
+            f"{path}, rope factor: expected at most {MAX_POSITIONS} positions, "
+            f"got {rope.factor:g} times {before:g}"
+        )
+    return length
+
+
+def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The object that describes rope, under whichever name; {} if there is none."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(key)
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise InvalidInputError(f"{path}, {key}: expected an object, got {check.show(rope)}")
+        found.append((key, rope))
+    if len(found) == 2 and found[0][1] != found[1][1]:
+        raise InvalidInputError(
+            f"{path}, rope_scaling: expected it or rope_parameters, got both and they differ"
+        )
+    return found[0] if found else ("rope_parameters", {})
+
+
+def _original_max(
+    where: str, given: Mapping[str, Any], path: Path, raw: Mapping[str, Any], max_positions: int
+) -> float:
+    """Beside the rope object, in it, or the positions of the model: the first that is given."""
+    key = "original_max_position_embeddings"
+    for name, value in ((f"{path}, {key}", raw.get(key)), (f"{where}.{key}", given.get(key))):
+        if value is not None:
+            return check.number(name, value, 1, MOST)
+    return float(max_positions)
+
+
+def _refuse_partial(path: Path, given: Mapping[str, Any]) -> None:
+    part = given.get("partial_rotary_factor")
+    if part is not None and check.number(f"{path}, partial_rotary_factor", part, 0) != 1:
+        raise InvalidInputError(
+            f"{path}, partial_rotary_factor: expected 1, got {check.show(part)}"
+        )
+
+
+def _default(fields: _Fields) -> Rope:
+    return Rope()
+
+
+def _linear(fields: _Fields) -> Rope:
+    return Rope(kind="linear", factor=fields.number("factor", 1))
+
+
+def _llama3(fields: _Fields) -> Rope:
+    rope = Rope(
+        kind="llama3",
+        factor=fields.number("factor", 1),
+        original_max=fields.original_max,
+        low_freq=fields.number("low_freq_factor", 1e-6),
+        high_freq=fields.number("high_freq_factor", 1e-6),
+    )
+    if rope.high_freq <= rope.low_freq:
+        raise InvalidInputError(
+            f"{fields.where}.high_freq_factor: expected more than low_freq_factor "
+            f"{rope.low_freq:g}, got {rope.high_freq:g}"
+        )
+    return rope
+
+
+def _yarn(fields: _Fields) -> Rope:
+    if fields.theta <= 1:
+        raise InvalidInputError(f"{fields.where}: yarn expects a rope_theta above 1, got 1")
+    factor = fields.number("factor", 1)
+    truncate = fields.given.get("truncate")
+    return Rope(
+        kind="yarn",
+        factor=factor,
+        original_max=fields.original_max,
+        beta_fast=fields.number("beta_fast", 0, 0.0) or Rope.beta_fast,
+        beta_slow=fields.number("beta_slow", 0, 0.0) or Rope.beta_slow,
+        attention_factor=_attention_factor(fields, factor),
+        truncate=True if truncate is None else check.flag(f"{fields.where}.truncate", truncate),
+    )
+
+
+def _attention_factor(fields: _Fields, factor: float) -> float:
+    """The given one, else 0.1 m ln(factor) + 1 with m = 1, or the ratio of both m given."""
+    if fields.given.get("attention_factor") is not None:
+        return fields.number("attention_factor", 1e-6)
+    above, below = fields.number("mscale", 0, 0.0), fields.number("mscale_all_dim", 0, 0.0)
+    grown = 0.1 * math.log(factor)
+    if above and below:
+        return (above * grown + 1) / (below * grown + 1)
+    return grown + 1
+
+
+_READERS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}

@@ -1,0 +1,128 @@
+"""tokenizer.json by the `tokenizers` library: prompts to ids, ids to text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import check
+from ..check import show
+from ..errors import InvalidInputError
+from .added_tokens import added_tokens
+from .detokenizer import Detokenizer, Pieces
+from .gguf import is_gguf
+from .safetensors_file import parse_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["Detokenizer", "Tokenizer", "check_pair"]
+
+MAX_TOKENIZER = 256 * 2**20  # bytes
+
+
+class Tokenizer:
+    """A tokenizer.json, with the tokens that the files next to it add (added_tokens.py).
+
+    Or the tokenizer of a GGUF file, which needs no files next to it.
+
+    size: largest id + 1. tokens: id to token string.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import tokenizers  # here, so that `import sbrt` stays fast
+
+        if not check.is_file(path):
+            raise InvalidInputError(f"{path}: expected a tokenizer.json, found none")
+        raw = _gguf_json(path) if is_gguf(path) else check.read_bytes(path, MAX_TOKENIZER)
+        file = parse_json(path, raw)
+        _refuse_prefix(path, file)
+        with _library_errors(f"{path}: expected a tokenizer.json"):
+            self._library: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(raw)
+            self._library.no_truncation()
+            self._library.no_padding()
+        if not is_gguf(path):
+            _add(self._library, added_tokens(path.parent, file, self._library))
+        self.path = path
+        strings = self._library.get_vocab(with_added_tokens=True)
+        if not strings:
+            raise InvalidInputError(f"{path}: expected tokens in its vocabulary, found none")
+        self.tokens: dict[int, str] = {i: token for token, i in strings.items()}
+        self.size = max(self.tokens) + 1
+        self._longest = max(map(len, strings))
+        self.pieces = Pieces(self._library, file)
+
+    def holes(self, vocab: int) -> tuple[int, ...]:
+        """Ids below `vocab` that no token has."""
+        return tuple(i for i in range(vocab) if i not in self.tokens)
+
+    def encode(self, text: str, most: int, *, adds_special: bool = True) -> list[int]:
+        """Ids of a raw prompt, special tokens as the file's post-processor adds them.
+
+        adds_special: False for text that has its special tokens, such as a rendered conversation.
+        Text that cannot fit `most` tokens is refused before any work is done on it.
+        """
+        if len(text) > (most + 64) * self._longest:
+            raise InvalidInputError(
+                f"prompt: expected at most {most} tokens, got {len(text)} characters"
+            )
+        with _library_errors(f"prompt: expected text that {self.path} can encode"):
+            return list(self._library.encode(text, add_special_tokens=adds_special).ids)
+
+    def word_ids(self, word: str) -> list[int]:
+        """Ids of text as it stands inside other text: no special tokens around it."""
+        with _library_errors(f"bad_words: expected text that {self.path} can encode"):
+            return list(self._library.encode(word, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of ids, special tokens left out unless `skip_special` is False."""
+        return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
+
+
+def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
+    """Every token of the draft must be the target's, of which it may lack some.
+
+    Raises InvalidInputError, naming the first that is not.
+    """
+    for i in sorted(draft.tokens):
+        ours, theirs = target.tokens.get(i), draft.tokens.get(i)
+        if ours != theirs:
+            raise InvalidInputError(
+                f"draft: expected the target's tokens, but token {i} is {show(ours)} in the target "
+                f"and {show(theirs)} in the draft"
+            )
+
+
+def _add(library: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken]) -> None:
+    if tokens:
+        with _library_errors("added tokens: expected ones that the tokenizer can have"):
+            library.add_tokens(tokens)
+
+
+def _gguf_json(path: Path) -> bytes:
+    from .gguf.tokenizer import tokenizer_json  # here, so that `import sbrt` stays fast
+
+    return tokenizer_json(path)
+
+
+def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
+    """The library aborts the process over merges shorter than the prefix; no family has one."""
+    model = raw.get("model")
+    if isinstance(model, dict) and "merges" in model and model.get("continuing_subword_prefix"):
+        prefix = model["continuing_subword_prefix"]
+        raise InvalidInputError(
+            f"{path}, continuing_subword_prefix: expected none beside merges, got {show(prefix)}"
+        )
+
+
+@contextmanager
+def _library_errors(expected: str) -> Iterator[None]:
+    """Turns what the library raises (Exception itself, panics from beyond it) into a sentence."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise InvalidInputError(f"{expected}, got: {' '.join(str(error).split())[:200]}") from None

@@ -1,0 +1,1 @@
+"""A request from the call to its last output: the pair it runs on, the queue, turns, presets."""

@@ -1,0 +1,164 @@
+"""Loads what an engine runs: a target, perhaps a draft, their tokenizer, the ids that end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .. import check
+from .._core import Model
+from ..config import EngineConfig
+from ..errors import InvalidInputError
+from ..model.checkpoint import Checkpoint, open_checkpoint
+from ..model.config import read_eos
+from ..model.generation_config import Defaults, read_defaults
+from ..model.gguf import is_gguf
+from ..model.names import MakeDraft
+from ..model.tokenizer import Tokenizer, check_pair
+from ..sampling import SamplingParams
+
+Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Weights and words. May serve several engines at once; nothing in it changes.
+
+    vocab: the target's rows of logits are cut to this many ids, as many as it and the tokenizer
+    both have. A draft may have fewer logits: it never drafts the others. holes: ids below vocab
+    that no token of the tokenizer has, masked in every row.
+    dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
+    CUDA device of its arithmetic. generation: what its makers sample it with.
+    """
+
+    target: Model
+    draft: Model | None
+    tokenizer: Tokenizer | None
+    eos: frozenset[int]
+    vocab: int
+    dtype: str
+    generation: Defaults = field(default_factory=Defaults)
+    holes: tuple[int, ...] = ()
+    activation_dtype: str = "float32"
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """Of a request without SamplingParams. Raises InvalidInputError, naming file and field."""
+        return self.generation.params()
+
+
+def load_pair(
+    config: EngineConfig,
+    *,
+    progress: Progress | None = None,
+    make_draft: MakeDraft | None = None,
+) -> Pair:
+    """Check both folders, then load them; `make_draft` makes the draft instead of a folder.
+
+    Raises InvalidInputError before any weight is read if the folders do not fit each other.
+    """
+    target = open_checkpoint(Path(config.model))
+    draft_folder = config.draft()
+    draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
+    tokenizer = _tokenizer(config, draft)
+    generation = _defaults(target)
+    eos = _eos(target, tokenizer)
+    activation_dtype = _activations(config, target)
+    draft_model: Model | None = None
+    if draft is not None:
+        # int8 is of the target: a draft of float weights cannot have it, a quantised one has it.
+        activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
+        draft_model = _model(replace(config, activation_dtype=activations), draft, progress)
+    elif make_draft is not None:
+        draft_model = make_draft(target.config)
+    target_model = _model(config, target, progress)
+    vocab = target_model.vocab
+    if tokenizer is not None:  # ids from its size on are padding, not tokens
+        vocab = min(vocab, tokenizer.size)
+    return Pair(
+        target=target_model,
+        draft=draft_model,
+        tokenizer=tokenizer,
+        eos=eos,
+        vocab=vocab,
+        dtype=_dtype(config, target),
+        activation_dtype=activation_dtype,
+        generation=generation,
+        holes=tokenizer.holes(vocab) if tokenizer is not None else (),
+    )
+
+
+def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | None) -> Model:
+    """The weights where the config wants them."""
+    if not config.on_cuda:
+        return checkpoint.decoder(config.dtype, progress, config.activation_dtype)
+    try:
+        from ..gpu.lane import expect_core, model_of, rows_for
+    except ImportError as error:
+        raise InvalidInputError(
+            f"device {config.device}: expected torch and triton (extra gpu), found no {error.name}"
+        ) from None
+    expect_core(config.device)
+    return model_of(
+        checkpoint,
+        device=f"cuda:{config.device_index}",
+        dtype=config.dtype,
+        rows=rows_for(config.method()),
+        attention=config.attention_backend,
+        progress=progress,
+        eager=config.enforce_eager,
+    )
+
+
+def _dtype(config: EngineConfig, target: Checkpoint) -> str:
+    """On a CUDA device nothing stays as a quantised file has it."""
+    return (target.storage if config.on_cuda else target.dtype_name)(config.dtype)
+
+
+def _activations(config: EngineConfig, target: Checkpoint) -> str:
+    if config.on_cuda:
+        return target.storage(config.dtype)
+    return target.activations(config.dtype, config.activation_dtype)
+
+
+def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | None:
+    if config.skip_tokenizer_init:
+        if config.tokenizer is not None:
+            raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
+        return None
+    given = Path(config.tokenizer if config.tokenizer is not None else config.model)
+    tokenizer = Tokenizer(_tokenizer_file(given))
+    if draft is not None:
+        check_pair(tokenizer, Tokenizer(_tokenizer_file(draft.folder)))
+    return tokenizer
+
+
+def _tokenizer_file(model: Path) -> Path:
+    """Where the tokenizer of a folder or of a GGUF file is; any other path is one itself."""
+    return model / "tokenizer.json" if check.is_folder(model) else model
+
+
+def _defaults(target: Checkpoint) -> Defaults:
+    """Of a GGUF file or of a folder."""
+    if not is_gguf(target.folder):
+        return read_defaults(target.folder)
+    from ..model.gguf.tokenizer import sampling  # here, so that `import sbrt` stays fast
+
+    return Defaults(target.folder, sampling(target.files[0]))
+
+
+def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Those that the folder or the file names by id. A tokenizer's eos_token says what a text ends
+    with; as in transformers it ends no answer."""
+    if is_gguf(target.folder):
+        from ..model.gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
+
+        named = end_ids(target.files[0], target.config.vocab)
+    else:
+        path, ids = read_eos(target.folder, target.config.vocab)
+        named = dict.fromkeys(ids, f"{path}, eos_token_id")
+    for i, where in sorted(named.items()) if tokenizer is not None else ():
+        if i not in tokenizer.tokens:
+            raise InvalidInputError(f"{where}: expected a token of {tokenizer.path}, got {i}")
+    return frozenset(named)

@@ -1,0 +1,138 @@
+"""The methods of one engine: its own, those that requests may name, and what they need of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from .._core import Policy
+from ..config import EngineConfig, SpeculativeConfig
+from ..errors import InvalidInputError
+from ..methods import Method
+from ..model import hrad
+
+
+class Presets:
+    """Reads presets as the engine's configuration means them, and refuses what it cannot run.
+
+    own: the method of a request that names none. Raises InvalidInputError, as every method here.
+    """
+
+    def __init__(self, config: EngineConfig, further: Sequence[str | Method]) -> None:
+        """further: presets that requests may name besides."""
+        self._config = config
+        given = config.speculative
+        self._given = given if isinstance(given, SpeculativeConfig) else None
+        draft = config.draft()
+        self._draft_folder = None if draft is None else Path(draft)
+        self.own = self._fitted(config.method())
+        self._allowed = [self.own, *(self._parse(text) for text in further)]
+        self._has_draft = False
+        self._arms: list[Method] = []
+        self._classifier: hrad.Classifier | None = None
+
+    def check_on_cuda(self) -> None:
+        """Refuse what a CUDA device has no ops for."""
+        for method in self._allowed:
+            methods.check_on_cuda(method)
+
+    def load(self, has_draft: bool) -> None:
+        """With the weights at hand: settle what `auto` chooses from, and read the classifier."""
+        self._has_draft = has_draft
+        self._check_draft(self.own)
+        self._arms = self._chosen_from()
+        folder = Path(self._config.model)
+        self._classifier = hrad.load_for(self._allowed, folder, self._draft_folder, has_draft)
+
+    @property
+    def arms(self) -> list[str]:
+        """What `auto` chooses from, as presets; none without it."""
+        return [arm.text for arm in self._arms]
+
+    def resolve(self, given: str | Method | None) -> Method:
+        """The method of a request, refused where the engine was not built for it."""
+        if given is None:
+            return self.own
+        method = self._parse(given)
+        self._check_draft(method)
+        if self._config.on_cuda:
+            methods.check_on_cuda(method)
+        hrad.check_request(self._classifier, method, self._draft_folder)
+        built = {m.rejection for m in self._allowed if m.policy() is None}
+        if method.policy() is None and method.rejection not in built:
+            raise InvalidInputError(
+                f"method {method.text}: expected an engine that was built for it, got one without"
+            )
+        if method.rejection and not any(m.rejection for m in self._allowed):
+            raise InvalidInputError(
+                f"method {method.text}: expected acceptance coupled, as the engine was built for, "
+                "got rejection"
+            )
+        for what in ("gamma", "branches", "width"):
+            most = max(getattr(m, what) for m in self._allowed)
+            if getattr(method, what) > most:
+                raise InvalidInputError(
+                    f"method {method.text}: expected {what} of at most {most}, as the engine was "
+                    f"built for, got {getattr(method, what)}"
+                )
+        return method
+
+    def runtime_options(self) -> dict[str, Any]:
+        """Arguments of Runtime: sizes for the largest of them, and what only some of them need."""
+        options: dict[str, Any] = {
+            "max_gamma": max(method.gamma for method in self._allowed),
+            "max_branches": max(1, *(method.branches for method in self._allowed)),
+            "max_width": max(method.width for method in self._allowed),
+        }
+        if self._classifier is not None:
+            options["hrad"] = self._classifier.core
+        if self._arms:
+            options["tuned"] = [arm.policy() for arm in self._arms]
+        if any(method.rejection for method in self._allowed):
+            options["rejection"] = True
+        return options
+
+    def policies(self) -> list[Policy]:
+        """Of all that may be asked for and are not chosen anew as they go."""
+        found = [m.policy() for m in self._allowed if self._has_draft or not m.needs_draft]
+        return [policy for policy in found if policy is not None]
+
+    def _parse(self, method: str | Method) -> Method:
+        """A preset whose unnamed options are this engine's own."""
+        if isinstance(method, Method):
+            return method
+        given = self._given
+        if given is None:
+            return self._fitted(methods.parse(method))
+        found = methods.parse(
+            method,
+            gamma=given.num_speculative_tokens,
+            k_max=given.num_branches,
+            epsilon=given.confidence_threshold,
+            hrad=methods.HRAD_OFF if given.hrad is None else os.fspath(given.hrad),
+            acceptance=given.acceptance,
+        )
+        return self._fitted(found)
+
+    def _fitted(self, method: Method) -> Method:
+        """The method, at its classifier's gamma where it has one and none was asked for."""
+        gamma = None if self._given is None else self._given.num_speculative_tokens
+        return hrad.fitted(method, gamma, self._draft_folder)
+
+    def _check_draft(self, method: Method) -> None:
+        if method.needs_draft and not self._has_draft:
+            raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
+
+    def _chosen_from(self) -> list[Method]:
+        """What `auto` chooses from: what the draft that there is allows, none without `auto`."""
+        found = [method for method in self._allowed if method.policy() is None]
+        if len({method.rejection for method in found}) > 1:
+            raise InvalidInputError(
+                "method auto: expected one acceptance in an engine, got coupled and rejection"
+            )
+        most = max(found, key=lambda method: (method.gamma, method.branches), default=None)
+        arms = most.arms if most else ()
+        return [arm for arm in arms if self._has_draft or not arm.drafts]

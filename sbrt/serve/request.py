@@ -1,0 +1,322 @@
+"""One request: the checked prompt, what it has produced, where its text ends."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from .. import check
+from .._core import Sampling, Shaping
+from ..errors import InvalidInputError
+from ..methods import Method
+from ..model.tokenizer import Detokenizer
+from ..outputs import CompletionOutput, RequestMetrics, RequestOutput
+from ..sampling import SamplingParams
+from .pair import Pair
+from .shaping import shaping_of
+
+Params = SamplingParams | Sequence[SamplingParams] | None
+Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
+
+
+class Outputs(Enum):
+    """When a request gives an output."""
+
+    LAST = "at its end"
+    ROUNDS = "after every round"
+    PACED = "after every round, but short rounds share one"  # scheduler.PACE
+
+
+@dataclass(eq=False)
+class Request:
+    """A queued or running request, equal to itself only.
+
+    Its text is `pieces`, which no stop string can cut any more, and `text`, which one may still
+    cut. Pieces and token ids only grow: outputs share them. The first `visible` characters of
+    `text` are in the pieces already; they stay because a stop string may have begun there.
+    """
+
+    id: str
+    prompt: str | None
+    prompt_ids: list[int]
+    params: SamplingParams
+    method: Method
+    sink: Sink
+    outputs: Outputs
+    seed: int
+    eos: frozenset[int]  # end-of-sequence ids that end it; none with ignore_eos
+    detokenizer: Detokenizer | None
+    shaping: Shaping = field(default_factory=Shaping)
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    text: str = ""
+    visible: int = 0
+    given: int = 0  # pieces that were in the last output
+    completion: int = 0  # number of this answer among several to one prompt and seed
+    is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    queued_at: float = field(default_factory=time.monotonic)
+    queue_seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[bool, str]:
+        """Its name in the queue: drawn ids and callers' ids never collide."""
+        return self.is_drawn, self.id
+
+    @cached_property
+    def shown_prompt_ids(self) -> list[int]:
+        """The prompt's ids for callers, one list for all outputs. The engine reads its own."""
+        return list(self.prompt_ids)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end it: end-of-sequence and stop_token_ids."""
+        return self.eos.union(self.params.stop_token_ids or ())
+
+    @cached_property
+    def stop(self) -> tuple[str, ...]:
+        """Its stop strings."""
+        return tuple(self.params.stop or ())
+
+    @property
+    def by_round(self) -> bool:
+        """Whether the engine must look at the tokens after every round."""
+        return self.outputs is not Outputs.LAST or bool(self.stop)
+
+    def sampling(self) -> Sampling:
+        """Its law for the binary module; a temperature below 1e-5 becomes 0."""
+        params = self.params
+        return Sampling(
+            temperature=0.0 if params.greedy else params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            min_p=params.min_p,
+            seed=self.seed,
+            completion=self.completion,
+        )
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Examine committed tokens one by one; the first that completes a stop ends the request."""
+        for token in tokens:
+            self.token_ids.append(token)
+            ends = self._is_late and token in self.stop_ids
+            searched = len(self.text)
+            if self.detokenizer is not None and not (ends and not self._includes_stop):
+                self.text += self.detokenizer.push(token)
+            if ends:
+                self.finish("stop", None if token in self.eos else token)
+                return
+            if self._cut_at_stop(searched):
+                return
+
+    def finish(self, reason: str, why: int | str | None = None) -> None:
+        """Set finish_reason and stop_reason (see CompletionOutput), and complete the text."""
+        searched = len(self.text)
+        if self.detokenizer is not None:
+            self.text += self.detokenizer.flush()
+        if reason == "length" and self._cut_at_stop(searched):
+            return
+        self.finish_reason, self.stop_reason = reason, why
+
+    def settle(self) -> None:
+        """Move text that no stop string can cut to the pieces, so that `text` stays short."""
+        end = len(self.text) - (0 if self.finish_reason is not None else self._held())
+        if end > self.visible:
+            self.pieces.append(self.text[self.visible : end])
+        else:
+            end = self.visible
+        kept = min(end, self._longest_stop - 1) if self._includes_stop else 0
+        self.text, self.visible = self.text[end - kept :], kept
+
+    def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:
+        """The request so far; what could still become a stop string is held back until it ends.
+
+        What it costs does not depend on how long prompt and answer are.
+        """
+        self.settle()
+        delta = "".join(self.pieces[self.given :])
+        self.given = len(self.pieces)
+        completion = CompletionOutput.of(
+            self.pieces,
+            self.token_ids,
+            index=0,
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            spec_decode_metrics=spec,
+        )
+        return RequestOutput(
+            request_id=self.id,
+            prompt=self.prompt,
+            prompt_token_ids=self.shown_prompt_ids,
+            outputs=[completion],
+            finished=self.finish_reason is not None,
+            metrics=metrics,
+            delta=delta,
+        )
+
+    @property
+    def _includes_stop(self) -> bool:
+        return self.params.include_stop_str_in_output
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the last token may end it."""
+        return len(self.token_ids) > self.params.min_tokens
+
+    @cached_property
+    def _longest_stop(self) -> int:
+        return max(map(len, self.stop), default=1)
+
+    def _cut_at_stop(self, searched: int) -> bool:
+        """End the text at a stop string that ends in what follows `searched` characters."""
+        if not (self.stop and self._is_late):
+            return False
+        begins = ((s, max(0, searched - len(s) + 1)) for s in self.stop)
+        hits = [(at, s) for s, begin in begins if (at := self.text.find(s, begin)) >= 0]
+        if not hits:
+            return False
+        at, string = min(hits, key=lambda hit: hit[0])
+        self.text = self.text[: at + len(string) if self._includes_stop else at]
+        self.finish_reason, self.stop_reason = "stop", string
+        self.detokenizer = None  # no text follows the cut
+        return True
+
+    def _held(self) -> int:
+        """Length of the longest end of the text that begins a stop string and may yet be cut."""
+        if self._includes_stop:
+            return 0
+        for n in range(min(self._longest_stop - 1, len(self.text)), 0, -1):
+            if any(s.startswith(self.text[-n:]) for s in self.stop):
+                return n
+        return 0
+
+
+def first_of(sink: Sink) -> RequestOutput:
+    """Take the first item of a sink that has one. Raises it if it is an exception."""
+    item = sink.popleft()
+    if isinstance(item, BaseException):
+        raise item
+    return item
+
+
+class RequestMaker:
+    """Turns what a caller gives into requests; everything that can be refused is refused here."""
+
+    def __init__(self, pair: Pair, max_model_len: int, seed: int, on_cuda: bool = False) -> None:
+        self._pair, self._on_cuda = pair, on_cuda
+        self._max_model_len = max_model_len
+        self._seed = seed
+
+    def make(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        method: Method,
+        sink: Sink,
+        outputs: Outputs,
+    ) -> Request:
+        """Raises InvalidInputError: empty or too long a prompt, ids or stops that cannot be."""
+        check.text("request_id", request_id)
+        if not isinstance(params, SamplingParams):
+            raise InvalidInputError(f"params: expected SamplingParams, got {check.show(params)}")
+        text, ids = self.prompt(prompt)
+        tokenizer = self._pair.tokenizer
+        if params.stop and tokenizer is None:
+            raise InvalidInputError("stop: expected none with skip_tokenizer_init, got strings")
+        for i in params.stop_token_ids or ():
+            self._token("stop_token_ids", i)
+        return Request(
+            id=request_id,
+            prompt=text,
+            prompt_ids=ids,
+            params=params,
+            method=method,
+            sink=sink,
+            outputs=outputs,
+            seed=draw_seed(self._seed, request_id) if params.seed is None else params.seed,
+            eos=frozenset() if params.ignore_eos else self._pair.eos,
+            detokenizer=Detokenizer(tokenizer, ids, skip_special=params.skip_special_tokens)
+            if tokenizer
+            else None,
+            shaping=shaping_of(params, tokenizer, self._pair.vocab, self._on_cuda),
+        )
+
+    def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:
+        """(text if there was any, checked ids) of one prompt. Raises InvalidInputError."""
+        text: str | None = None
+        if isinstance(prompt, Mapping):
+            prompt = _of_mapping(prompt)
+        if isinstance(prompt, str):
+            if self._pair.tokenizer is None:
+                raise InvalidInputError(
+                    "prompt: expected token ids with skip_tokenizer_init, got text"
+                )
+            text = str(check.text("prompt", prompt))
+            ids = self._pair.tokenizer.encode(text, self._max_model_len)
+        else:
+            ids = check.items("prompt", prompt, "text or token ids")
+        if not ids:
+            raise InvalidInputError("prompt: expected at least one token, got none")
+        if len(ids) >= self._max_model_len:
+            raise InvalidInputError(
+                f"prompt: expected at most {self._max_model_len - 1} tokens, got {len(ids)}"
+            )
+        return text, [self._token("prompt", i) for i in ids]
+
+    def _token(self, name: str, token: Any) -> int:
+        return check.integer(f"{name}, token id", token, 0, self._pair.vocab - 1)
+
+
+def split_prompts(prompts: Any) -> list[Any]:
+    """A str, a list of ids or a mapping is one prompt; a list of these is many, [] is none."""
+    if isinstance(prompts, (str, bytes, bytearray, Mapping)):
+        return [prompts]
+    many = check.items("prompts", prompts, "text or token ids")
+    if not many:
+        return []
+    is_nested = [hasattr(p, "__iter__") for p in many]
+    if any(is_nested) and not all(is_nested):
+        raise InvalidInputError("prompts: expected prompts or token ids, got both in one list")
+    return many if all(is_nested) else [many]
+
+
+def split_params(
+    params: SamplingParams | Sequence[SamplingParams], count: int
+) -> list[SamplingParams]:
+    """One for each of `count` prompts. Raises InvalidInputError."""
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if isinstance(params, (list, tuple)) and len(params) == count:
+        return list(params)
+    got = len(params) if isinstance(params, (list, tuple)) else check.show(params)
+    raise InvalidInputError(
+        f"params: expected SamplingParams, one or one for each of {count} prompts, got {got}"
+    )
+
+
+def draw_seed(engine_seed: int, request_id: str) -> int:
+    """64 bits from (EngineConfig.seed, request id): the same in every run and on every machine."""
+    key = engine_seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _of_mapping(prompt: Mapping[str, Any]) -> Any:
+    keys = set(prompt)
+    if keys in ({"prompt_token_ids"}, {"prompt"}):
+        value = next(iter(prompt.values()))
+        if isinstance(value, str) == (keys == {"prompt"}):
+            return value
+    raise InvalidInputError(
+        'prompt: expected {"prompt_token_ids": [...]} or {"prompt": "..."}, '
+        f"got {check.show(dict(prompt))}"
+    )

@@ -1,0 +1,434 @@
+"""The queue in front of the runtime: one sequence in flight, the others wait in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._core import Costs, Runtime
+from ..errors import EngineError, InvalidInputError
+from ..outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
+from ..trace.chrome import Recording
+from ..trace.profile import Profile
+from ..trace.spans import Round, Span, lane_times
+from .request import Outputs, Request, Sink, first_of
+from .turn import Turns, in_turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
+PACE = 0.004  # seconds; rounds of a stream that take less than half of it share an output
+
+
+class Prefill(NamedTuple):
+    """How far the prompt of a request is: tokens fed so far, and in all."""
+
+    request: Request
+    done: int
+    total: int
+
+
+class Scheduler:
+    """Owns the runtime; every output goes to its request's sink.
+
+    Whoever waits for an output runs whatever is first in the queue, so several callers and threads
+    can wait at once. Every method may be called from any thread, and from signal handlers. Called
+    by a destructor inside another call of the same thread it raises EngineError. `drop` never does:
+    it then takes effect at the next call.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        max_model_len: int,
+        arms: Sequence[str] = (),
+        *,
+        keeps_trace: bool = True,
+    ) -> None:
+        """`arms`: what the runtime may choose from. keeps_trace: without a profile, on a device."""
+        self._runtime: Runtime | None = runtime
+        self._arms = arms
+        self._max_model_len = max_model_len
+        self.turns = Turns()
+        self._late: deque[Request] = deque()  # to be dropped by whoever has the lock next
+        self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
+        self._running: Request | None = None
+        self._begun_ns = runtime.now_ns  # what was measured is no request's
+        self._keeps_trace = keeps_trace
+        self._profile: Profile | None = None
+        if keeps_trace:
+            runtime.keep_trace(True)
+        self._rounds = 0  # calls that brought tokens
+        self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
+        self._prefill: Prefill | None = None  # what on_prefill is to be told
+        self._telling: set[int] = set()  # threads inside on_prefill
+
+    @property
+    def runtime(self) -> Runtime:
+        """Raises EngineError once closed."""
+        if self._runtime is None:
+            raise EngineError("engine: expected an open one, this one has been closed")
+        return self._runtime
+
+    def check_process(self) -> None:
+        """Raises EngineError in a fork."""
+        if self.turns.is_fork:
+            self.runtime.check_usable()
+
+    def check_open(self) -> None:
+        """Raises EngineError once closed, and in a fork."""
+        self.check_process()
+        _ = self.runtime
+
+    @in_turn
+    def add(self, requests: Sequence[Request]) -> None:
+        """Queue all of them or, if an id is in use, none."""
+        _ = self.runtime
+        running = None if self._running is None else self._running.key
+        for request in requests:
+            if request.key in self._queue or request.key == running:
+                raise InvalidInputError(
+                    f"request_id: expected one that is not in use, got {request.id!r}"
+                )
+        self._queue.update((request.key, request) for request in requests)
+
+    @in_turn
+    def has_live(self) -> bool:
+        """Whether a request is unfinished."""
+        return bool(self._running or self._queue)
+
+    @in_turn
+    def live(self) -> list[Request]:
+        """Unfinished requests, the one in flight first."""
+        return self._live()
+
+    def drop(self, requests: Sequence[Request]) -> None:
+        """Forget those of `requests` that are unfinished. Nothing in a fork."""
+        if self.turns.is_fork:
+            return
+        if self.turns.is_inside or self.turns.is_lost:  # the destructor of a stream
+            self._late.extend(requests)
+        else:
+            self._drop_now(requests)
+
+    @in_turn
+    def abort(self, ids: Iterable[str], inbox: Sink) -> None:
+        """Drop unfinished requests. `inbox` forgets their outputs, other sinks get a last one.
+
+        An id names a caller's request. Where there is none it names one whose id was drawn.
+        """
+        _ = self.runtime
+        wanted, live = set(ids), self._live()
+        unread = [item for item in inbox if isinstance(item, RequestOutput)]
+        own = {r.id for r in live if not r.is_drawn} | {output.request_id for output in unread}
+        named = [r for r in live if r.id in wanted and not (r.is_drawn and r.id in own)]
+        self._drop(named)
+        for output in unread:
+            if output.request_id in wanted:
+                inbox.remove(output)
+        for request in named:
+            if request.sink is not inbox:
+                _file_abort(request)
+
+    def next(self, sink: Sink) -> RequestOutput:
+        """The next output of `sink`, running what is first in the queue until there is one."""
+        while True:
+            self.turns.give_way()
+            if isinstance(found := self._take(sink), RequestOutput):
+                return found
+            self._tell(found)
+
+    def step(self, sink: Sink) -> list[RequestOutput] | None:
+        """All outputs of `sink`; if there are none, start the next request or run a round first.
+
+        None if the prefill or the round takes longer than a slice: it goes on, call again.
+        """
+        self.turns.give_way()
+        if isinstance(found := self._take_all(sink), list):
+            return found
+        self._tell(found)
+        return None
+
+    @in_turn
+    def trace(self) -> list[Span]:
+        """What the lanes did since the last request began, oldest first per lane."""
+        return self._spans(self._begun_ns)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether a device keeps times."""
+        return self._keeps_trace or self._profile is not None
+
+    @in_turn
+    def start_profile(self, path: Path | None) -> None:
+        """Record requests into `path`. Raises EngineError while another profile is in progress."""
+        runtime = self.runtime
+        if self._profile is not None:
+            raise EngineError("start_profile: expected no profile in progress, got one")
+        self._wait_until_idle(runtime)
+        if not self._keeps_trace:
+            runtime.keep_trace(True)
+        self._profile = Profile(path, runtime.now_ns)
+        runtime.profile(True)
+
+    @in_turn
+    def stop_profile(self) -> Path | None:
+        """Write what was recorded; where. Raises EngineError without a profile in progress."""
+        _ = self.runtime
+        return self._stop_profile()
+
+    @in_turn
+    def rounds(self) -> list[Round]:
+        """What the rounds of the last request decided, oldest first."""
+        return self._logged()
+
+    @in_turn
+    def features(self) -> NDArray[np.float32]:
+        """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
+        return self.runtime.features()
+
+    @in_turn
+    def measure_costs(self, seconds: float, temperature: float) -> Costs:
+        """Of forwards; raises EngineError while a request is in flight."""
+        if self._live():
+            raise EngineError("measure_costs: expected no unfinished request, got one")
+        runtime = self.runtime
+        self._wait_until_idle(runtime)
+        costs = runtime.measure(seconds, temperature)
+        self._begun_ns = runtime.now_ns
+        return costs
+
+    def close(self) -> None:
+        """Forget everything; threads and memory go with the runtime. Nothing in a fork."""
+        if not self.turns.is_fork and not self.turns.is_lost:
+            self._close()
+
+    # --- under the lock ---
+
+    @in_turn
+    def _take(self, sink: Sink) -> RequestOutput | Prefill | None:
+        _ = self.runtime  # a closed engine says so, whatever still waits to be read
+        if not sink:
+            self._advance()
+        return first_of(sink) if sink else self._prefill
+
+    @in_turn
+    def _take_all(self, sink: Sink) -> list[RequestOutput] | Prefill | None:
+        if not sink and not self._advance():
+            return self._prefill
+        found: list[RequestOutput] = []
+        while sink and not (found and isinstance(sink[0], BaseException)):
+            found.append(first_of(sink))
+        return found
+
+    def _tell(self, prefill: Prefill | None) -> None:
+        """Call on_prefill in the thread that waits; if it raises, the request is dropped."""
+        thread, call = threading.get_ident(), self.on_prefill
+        if prefill is None or call is None or thread in self._telling:
+            return
+        self._telling.add(thread)
+        try:
+            call(prefill.done, prefill.total)
+        except BaseException:
+            self._give_up(prefill.request)
+            raise
+        finally:
+            self._telling.discard(thread)
+
+    @in_turn
+    def _give_up(self, request: Request) -> None:
+        if self._drop([request]):
+            _file_abort(request)
+
+    @in_turn
+    def _drop_now(self, requests: Sequence[Request]) -> None:
+        self._drop(requests)
+
+    @in_turn
+    def _close(self) -> None:
+        self._queue.clear()
+        self._end()
+        try:
+            with suppress(EngineError):  # of a device that broke
+                if self._profile is not None:
+                    self._stop_profile()
+        finally:
+            if self._runtime is not None:
+                self._wait_until_idle(self._runtime)
+                self._runtime.close()  # an exception's traceback may hold it for long
+            self._runtime = None
+
+    def _live(self) -> list[Request]:
+        return [*([self._running] if self._running else []), *self._queue.values()]
+
+    def drop_late(self) -> None:
+        """Drop what `drop` could not. Under the lock."""
+        while self._late:
+            self._drop([self._late.popleft()])
+
+    def _drop(self, requests: Iterable[Request]) -> int:
+        """Forget those of `requests` that are unfinished; how many."""
+        count = 0
+        for request in requests:
+            is_queued = self._queue.get(request.key) is request
+            if is_queued:
+                del self._queue[request.key]
+            is_running = self._running is request
+            if is_running:
+                self._end()
+            count += is_queued or is_running
+        return count
+
+    def _spans(self, since_ns: int) -> list[Span]:
+        self._wait_until_idle(self.runtime)
+        return [Span(*event) for event in self.runtime.trace(since_ns)]
+
+    def _logged(self) -> list[Round]:
+        return [Round(*entry) for entry in self.runtime.rounds()]
+
+    def _stop_profile(self) -> Path | None:
+        runtime = self.runtime
+        if self._profile is None:
+            raise EngineError("stop_profile: expected start_profile before it, got none")
+        self._record()
+        profile, self._profile = self._profile, None
+        runtime.profile(False)
+        if not self._keeps_trace:
+            runtime.keep_trace(False)
+        return profile.write()
+
+    def _record(self) -> None:
+        """Put the request in flight, as far as it came, into the profile if there is one."""
+        if self._profile and self._running and self._runtime:
+            spans = self._spans(max(self._begun_ns, self._profile.begun_ns))
+            title = f"{self._running.id}: {self._running.method.text}"
+            self._profile.add(Recording(title, spans, self._logged()))
+
+    def _advance(self) -> bool:
+        """Start the next request if none is in flight; run a round of it, or a slice of time.
+
+        False if the prefill or the round takes longer than the slice.
+        """
+        runtime, before = self.runtime, self._rounds
+        self._prefill = None
+        if self._running is None and self._queue:
+            if not runtime.idle(SLICE):
+                return False  # the last round of a dropped request; it has nothing to say
+            self._guard(self._start, runtime, next(iter(self._queue.values())))
+        if self._running is not None:
+            self._guard(self._run, runtime, self._running)
+        return self._running is None or self._rounds > before
+
+    def _guard(
+        self, what: Callable[[Runtime, Request], None], runtime: Runtime, request: Request
+    ) -> None:
+        """Call `what`; if it fails the request is dropped, and whoever waits for it learns why."""
+        try:
+            what(runtime, request)
+        except BaseException as error:  # Ctrl-C above all
+            if not self._drop([request]) or _is_filed(request):
+                raise  # nobody waits for it any more
+            if isinstance(error, EngineError) and error is not self.turns.interruption:
+                request.sink.append(error)
+                return
+            _file_abort(request)  # a signal handler of the caller here raised it; another may wait
+            raise
+
+    def _wait_until_idle(self, runtime: Runtime) -> None:
+        """The last round of a dropped request may still run; it has nothing to say."""
+        while not runtime.idle(SLICE):
+            pass
+
+    def _start(self, runtime: Runtime, request: Request) -> None:
+        request.queue_seconds = time.monotonic() - request.queued_at
+        self._begun_ns = runtime.now_ns
+        room = self._max_model_len - len(request.prompt_ids)
+        wanted = request.params.max_tokens
+        max_tokens = room if wanted is None else min(room, wanted)
+        runtime.begin(
+            request.prompt_ids,
+            request.sampling(),
+            request.method.policy(),
+            max_tokens,
+            sorted(request.stop_ids),
+            request.shaping,
+        )
+        if max_tokens == 0:
+            request.finish("length")
+            request.sink.append(request.output(RequestMetrics(request.queue_seconds), None))
+        else:
+            self._running = request
+        del self._queue[request.key]  # last: what interrupts this leaves it somewhere to be found
+
+    def _run(self, runtime: Runtime, request: Request) -> None:
+        before = len(request.token_ids)
+        self._advance_request(runtime, request)
+        tokens = len(request.token_ids) - before
+        self._rounds += bool(tokens)
+        if request.finish_reason is not None:
+            self._file_last(runtime, request)
+        elif tokens and request.outputs is not Outputs.LAST:
+            request.sink.append(request.output(None, None))
+        elif self.on_prefill and not request.token_ids:
+            total = len(request.prompt_ids) - 1
+            self._prefill = Prefill(request, runtime.prefilled_tokens, total)
+
+    def _advance_request(self, runtime: Runtime, request: Request) -> None:
+        """Run a slice of a request, a round, or the rounds that share an output."""
+        begun, is_first = time.monotonic(), not request.token_ids
+        rounds, seconds = int(request.by_round), SLICE
+        while True:
+            runtime.advance(max_rounds=rounds, seconds=seconds)
+            if (error := self.turns.interruption) is not None:
+                raise error
+            tokens = runtime.take()
+            request.accept(tokens)
+            if request.finish_reason is None and runtime.finished:
+                reason = runtime.finish_reason or "error"
+                request.finish(reason, runtime.error if reason == "error" else None)
+            request.settle()
+            seconds = begun + PACE - time.monotonic()
+            is_due = is_first or request.outputs is not Outputs.PACED or seconds < PACE / 2
+            if is_due or request.finish_reason is not None or not tokens:
+                return
+            rounds = int(bool(request.stop))  # what a stop ends must not run on
+
+    def _file_last(self, runtime: Runtime, request: Request) -> None:
+        stats = runtime.stats
+        metrics = RequestMetrics(
+            request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
+        )
+        times = lane_times(self._spans(self._begun_ns)) if request.method.drafts else LaneTimes()
+        tokens, gamma = len(request.token_ids), request.method.gamma
+        spec = spec_decode_metrics(stats, times, tokens, gamma)
+        if request.method.policy() is None:
+            spec["auto"] = auto_metrics(self._arms, runtime.tuned)
+        request.sink.append(request.output(metrics, spec))
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self._record()
+        finally:
+            self._running = None
+            if self._runtime is not None:
+                self._runtime.end()
+
+
+def _file_abort(request: Request) -> None:
+    """Its last output, for whoever waits for it."""
+    request.finish("abort")
+    request.sink.append(request.output(None, None))
+
+
+def _is_filed(request: Request) -> bool:
+    """Whether its last output has just gone into its sink."""
+    last = request.sink[-1] if request.sink else None
+    return isinstance(last, RequestOutput) and last.finished and last.request_id == request.id

@@ -1,0 +1,1 @@
+"""The commands of `sbrt`, and what they measure, predict, print and draw."""

@@ -1,0 +1,170 @@
+"""Compares methods on the same prompts, for `sbrt compare` and `bench.decode`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import console, methods
+from ..config import EngineConfig
+from ..files import check_writable, write_file
+from ..methods import Method
+from ..model import names
+from ..sampling import SamplingParams
+from ..serve.pair import Pair
+from ..trace.chrome import Recording, write_chrome
+from . import flags, picture, table
+from .costs import CostModel
+from .measure import Bench, Report, measure
+from .progress import Phases
+from .simulate import Simulator, Sweep
+
+GAMMA_STAYS = frozenset({"gamma"})  # a sweep of nothing: every method runs as it was given
+
+
+@dataclass(frozen=True)
+class Work:
+    """Methods to measure on one pair of models; the prompts are text or token ids.
+
+    `keep_spans`: whether the report keeps the trace of each method's longest answer.
+    """
+
+    config: EngineConfig
+    pair: Pair
+    methods: Sequence[Method]
+    prompts: Sequence[str] | Sequence[list[int]]
+    params: SamplingParams
+    placement: str = "shared"
+    keep_spans: bool = False
+
+    def by_the_clock(self) -> Report:
+        """Measure in seconds of this machine. Raises EngineError if a generation fails."""
+        with (
+            closing(Phases()) as bar,
+            closing(Bench.open(self.config, self.pair, self.methods, self.placement)) as bench,
+        ):
+            return measure(
+                bench,
+                self.methods,
+                methods.parse("none"),
+                self.prompts,
+                self.params,
+                progress=bar.update,
+                keep_spans=self.keep_spans,
+            )
+
+    def simulated(self, model: CostModel, sweep: Sweep) -> Report:
+        """Measure in the time of `model`. Raises EngineError if a generation fails."""
+        given, costs = sweep.widest(self.methods), model.costs()
+        with (
+            closing(Phases()) as bar,
+            closing(Bench.open(self.config, self.pair, given, self.placement, costs)) as bench,
+        ):
+            simulator = Simulator(bench, model, sweep, self.params, bar.update, self.keep_spans)
+            return simulator.report(self.methods, methods.parse("none"), self.prompts)
+
+
+def run(args: argparse.Namespace, placement: str = "shared") -> int:
+    """Exit code 0, or 1 if a method's tokens differ from plain decoding's: that is a defect."""
+    check_outputs(args)
+    given = flags.read_methods(args, method_names(args))
+    prompts = flags.prompts(args)
+    reports = measured(args, given, prompts, placement)
+    skipped = reports[0].skipped
+    if skipped:
+        sentence = f"skipped {skipped} of {len(prompts)} prompts: they do not fit"
+        print(sentence, file=sys.stderr)
+    if args.png is not None:
+        picture.draw(args.png, reports[0])
+        print(f"wrote {args.png}", file=sys.stderr)
+    # stdout comes last: its reader may have gone
+    write_json(args.json, [line for report in reports for line in report.lines()])
+    show(args.json, "\n\n".join([table.render(reports[0]), *_compared(reports)]))
+    return max(map(verdict, reports))
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse before the work what could not be written after it. Raises InvalidInputError."""
+    for name in ("png", "json", "trace"):  # a command may lack any of the flags
+        given = getattr(args, name, None)
+        if name == "png" and given is not None:
+            picture.require()
+        check_writable(f"--{name}", given)
+
+
+def measured(
+    args: argparse.Namespace, given: list[Method], prompts: list[str], placement: str
+) -> list[Report]:
+    """Load, run, and write the trace if one was asked for.
+
+    One report, or with --then-simulate two: the second is in simulated time, without a trace.
+    """
+    model, later, params = flags.costs(args), flags.later_costs(args), flags.sampling(args)
+    config, pair = flags.load(args, given)
+    keep_spans = args.trace is not None or getattr(args, "png", None) is not None
+    work = Work(config, pair, given, prompts, params, placement, keep_spans)
+    if model is None:
+        reports = [work.by_the_clock()]
+    else:
+        fixed = frozenset() if args.gamma is None else GAMMA_STAYS
+        reports = [work.simulated(model, Sweep(model.c, fixed))]
+    if args.trace is not None:
+        shown = [Recording(t.method.text, t.spans, t.rounds) for t in reports[0].shown()]
+        write_chrome(args.trace, shown)
+    if later is not None:
+        again = replace(work, keep_spans=False)
+        reports.append(again.simulated(later, Sweep(later.c, GAMMA_STAYS)))
+    return reports
+
+
+def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
+    """A list, one object a line: to a file, to stdout for "-", nowhere for None."""
+    if where is None:
+        return
+    text = _json_of(lines)
+    if where != "-":
+        write_file(Path(where), f"{text}\n".encode())
+    elif console.has_every_character(text):
+        print(text)
+    else:
+        print(_json_of(lines, ensure_ascii=True))
+
+
+def show(where: str | None, text: str) -> None:
+    """Print what people read, if the figures go elsewhere and stdout is open or is all there is."""
+    if where is None or (where != "-" and console.has_stdout()):
+        print(text)
+
+
+def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
+    objects = [json.dumps(line, ensure_ascii=ensure_ascii, allow_nan=False) for line in lines]
+    return "[" + ",\n ".join(objects) + "]"
+
+
+def verdict(report: Report) -> int:
+    """Exit code 0, or 1 with a line on stderr that names the methods whose tokens differ."""
+    wrong = [tally.method.text for tally in report.wrong]
+    if wrong:
+        print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _compared(reports: Sequence[Report]) -> list[str]:
+    """The second report next to the first, if there are two."""
+    return [table.render_next_to(reports[0], report) for report in reports[1:]]
+
+
+def method_names(args: argparse.Namespace) -> list[str]:
+    """The methods that --methods names; all that can run without it."""
+    if args.methods is not None:
+        return methods.parse_list(args.methods)
+    if flags.draft_name(args) == names.NONE:
+        return ["none"]
+    left_out = methods.AUTO if args.device.startswith("cuda") else None  # not there yet
+    return [name for name in methods.METHODS if name != left_out]

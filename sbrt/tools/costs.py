@@ -1,0 +1,168 @@
+"""What forwards cost in simulated time: `c=8`, or a file of measured costs.
+
+A target forward over `rows` rows costs T(rows), a draft forward t(rows), everything else nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import check
+from .._core import MAX_ROWS, Costs
+from ..errors import InvalidInputError
+
+UNIT, SECOND = "draft forward", "second"  # what simulated time is counted in
+TARGET_ROWS, DRAFT_ROWS = 64, 128  # rows that cost one forward under c=N
+MOST_C = 1000
+MOST_US = 1e9  # of one forward: a quarter of an hour
+
+TABLES = ("T", "t", "T_overlapped", "t_overlapped")
+ROUNDS = ("round_us", "turns_us", "side_by_side_us")
+KEYS = (*TABLES, *ROUNDS, "devices")
+DEVICES = ("shared", "separate")
+
+Cost = Callable[[int], float]  # rows -> units of simulated time
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs by rows, in `unit`s; `text` is what was given, `round_cost` the host's once a round,
+    `turns_cost` and `side_by_side_cost` more where the lanes take turns or run at the same time.
+
+    In methods whose lanes overlap every forward costs its overlapped value, else the plain one.
+    """
+
+    text: str
+    unit: str
+    target: Cost
+    draft: Cost
+    target_overlapped: Cost
+    draft_overlapped: Cost
+    round_cost: float = 0.0
+    turns_cost: float = 0.0
+    side_by_side_cost: float = 0.0
+
+    @property
+    def c(self) -> int:
+        """Time of a target forward over that of a draft forward, one row each; at least 1."""
+        return max(1, round(self.target(1) / self.draft(1)))
+
+    def costs(self) -> Costs:
+        """As the engine reads them: a unit is a second of virtual time, in nanoseconds."""
+        return Costs(
+            target=_column(self.target),
+            draft=_column(self.draft),
+            target_overlapped=_column(self.target_overlapped),
+            draft_overlapped=_column(self.draft_overlapped),
+            round_ns=round(self.round_cost * 1e9),
+            turns_ns=round(self.turns_cost * 1e9),
+            side_by_side_ns=round(self.side_by_side_cost * 1e9),
+        )
+
+
+def read_costs(text: str, flag: str = "--simulate") -> CostModel:
+    """`c=N`, or the path of a cost file; `flag` opens an error of the former.
+
+    Raises InvalidInputError, OSError.
+    """
+    if text.startswith("c="):
+        return _ratio(text, flag)
+    try:
+        given = json.loads(Path(text).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{text}: expected JSON, got {error}") from None
+    return cost_model(text, given)
+
+
+def cost_model(name: str, given: Any) -> CostModel:
+    """The model of a cost file's object; `name` opens every error.
+
+    T, t: {rows: us}, linear between the rows given, constant below the first, beyond the last the
+    line through the last two (never below 0). T_overlapped, t_overlapped: the same while the other
+    lane works (default: T, t); devices "separate": they do not hold. round_us: host, once a round;
+    turns_us: more, where the target waits for a burst before its forward; side_by_side_us: more,
+    where a burst runs beside it (both 0 unless given).
+    """
+    if not isinstance(given, dict):
+        raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")
+    for key in given:
+        if key not in KEYS:
+            raise InvalidInputError(
+                f"{name}: expected keys of {', '.join(KEYS)}, got {check.show(key)}"
+            )
+    for key in ("T", "t"):
+        if key not in given:
+            raise InvalidInputError(f"{name}: expected costs {key}, got none")
+    curves = {key: _curve(f"{name}: {key}", given[key]) for key in TABLES if key in given}
+    for key in ("T", "t"):
+        if curves[key](1) <= 0:
+            raise InvalidInputError(f"{name}: {key}: expected a cost above 0 of one row, got 0")
+    rounds = [_us(f"{name}: {key}", given.get(key, 0)) for key in ROUNDS]
+    shared = check.one_of(f"{name}: devices", given.get("devices", "shared"), DEVICES) == "shared"
+    target, draft = curves["T"], curves["t"]
+    return CostModel(
+        text=name,
+        unit=SECOND,
+        target=target,
+        draft=draft,
+        target_overlapped=curves.get("T_overlapped", target) if shared else target,
+        draft_overlapped=curves.get("t_overlapped", draft) if shared else draft,
+        round_cost=rounds[0],
+        turns_cost=rounds[1],
+        side_by_side_cost=rounds[2],
+    )
+
+
+def _ratio(text: str, flag: str) -> CostModel:
+    """t(rows) = ceil(rows / 128), T(rows) = c ceil(rows / 64), in draft forwards."""
+    digits = text.removeprefix("c=")
+    if not (digits.isascii() and digits.isdigit() and 1 <= int(digits[:9]) <= MOST_C):
+        raise InvalidInputError(
+            f"{flag}: expected c=N with N from 1 to {MOST_C}, got {check.show(text)}"
+        )
+    c = int(digits)
+
+    def target(rows: int) -> float:
+        return float(c * math.ceil(rows / TARGET_ROWS))
+
+    def draft(rows: int) -> float:
+        return float(math.ceil(rows / DRAFT_ROWS))
+
+    return CostModel(text, UNIT, target, draft, target, draft)
+
+
+def _curve(name: str, table: Any) -> Cost:
+    """Seconds by rows."""
+    if not isinstance(table, dict) or not table:
+        raise InvalidInputError(f"{name}: expected {{rows: us}}, got {check.show(table)}")
+    points = sorted((_rows(name, key), _us(f"{name}({key})", us)) for key, us in table.items())
+
+    def cost(rows: int) -> float:
+        at = next((i for i, (known, _) in enumerate(points) if rows <= known), len(points) - 1)
+        if at == 0:
+            return points[0][1]
+        (low, cost_low), (high, cost_high) = points[at - 1 : at + 1]
+        return max(0.0, cost_low + (cost_high - cost_low) * (rows - low) / (high - low))
+
+    return cost
+
+
+def _rows(name: str, key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) <= 9 and key == str(int(key)) != "0"):
+        raise InvalidInputError(
+            f"{name}: expected rows as a positive integer, got {check.show(key)}"
+        )
+    return int(key)
+
+
+def _us(name: str, value: Any) -> float:
+    return check.number(name, value, 0, MOST_US) / 1e6
+
+
+def _column(cost: Cost) -> list[int]:
+    return [round(cost(rows) * 1e9) for rows in range(1, MAX_ROWS + 1)]

@@ -1,0 +1,310 @@
+"""Flags that `sbrt` and the benches share, and what they are turned into."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .. import console, methods
+from ..config import EngineConfig, SpeculativeConfig
+from ..errors import EngineError, InvalidInputError
+from ..methods import Method
+from ..model import hrad, names
+from ..model.hub import located
+from ..sampling import SamplingParams
+from ..serve.pair import Pair, load_pair
+from .costs import CostModel, read_costs
+from .progress import Progress
+from .prompts import BUILT_IN, read_prompts
+
+MAX_TOKENS = 128
+
+
+class Parser(argparse.ArgumentParser):
+    """Says one sentence where argparse would print the usage too."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InvalidInputError instead of leaving the process."""
+        raise InvalidInputError(message)
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Run a command; bad input and failures are one sentence on stderr and exit code 2."""
+    with console.prepared():
+        try:
+            try:
+                code = command()
+            except SystemExit:  # after --help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of our output has gone
+            return 1
+        except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
+            sentence = " ".join(str(error).split()) or "out of memory"
+            print(f"{name}: error: {sentence}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return 130
+
+
+def add_pair_flags(parser: argparse.ArgumentParser) -> None:
+    """Models, threads, sampling: what every command takes that answers prompts."""
+    add_engine_flags(parser)
+    add = parser.add_argument
+    add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
+    add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
+    add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
+    add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
+    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Models and threads: what an engine is made of."""
+    add = parser.add_argument
+    add(
+        "--target",
+        default=names.DEMO,
+        metavar="MODEL|demo",
+        help="Hugging Face folder, GGUF file, or ORG/NAME on the hub (default: demo)",
+    )
+    add(
+        "--draft",
+        metavar="MODEL|demo|demo-poor|random|none",
+        help="the model that guesses (default: demo for the demo target, else none)",
+    )
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads in total (default: the cores this process may use)",
+    )
+    add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "int8", "int4"),
+        default="auto",
+        help="storage of the weights; float16 on cuda alone, int8 and int4 on cpu alone",
+    )
+    add(
+        "--activation-dtype",
+        choices=("float32", "int8"),
+        default="auto",
+        help="inputs of products (default: int8 next to int8 and int4 weights, else float32)",
+    )
+    add("--device", default="cpu", metavar="cpu|cuda[:N]", help="default: %(default)s")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The pair, a prompt, what methods have in common, where figures go."""
+    add_pair_flags(parser)
+    add = parser.add_argument
+    add("--prompt", metavar="TEXT", help="the prompt, used raw")
+    add("--prompt-file", type=Path, metavar="F", help="file whose whole text is the prompt")
+    add_size_flags(parser)
+    add_json_flag(parser)
+
+
+def add_size_flags(parser: argparse.ArgumentParser) -> None:
+    """How far methods look ahead."""
+    add = parser.add_argument
+    add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
+    add("--branches", type=int, metavar="K", help="most branches per round")
+
+
+def add_method_flag(parser: argparse.ArgumentParser) -> None:
+    """The one method of a command."""
+    parser.add_argument(
+        "--method",
+        metavar="NAME[:key=value,...]",
+        help=f"default: {methods.DEFAULT}, {methods.DEFAULT_ON_CUDA} on cuda, none without a draft",
+    )
+
+
+def add_trace_flag(parser: argparse.ArgumentParser) -> None:
+    """Where the trace goes."""
+    parser.add_argument(
+        "--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace"
+    )
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Where figures go as JSON."""
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="OUT",
+        help="figures as JSON, to the file or, alone, to stdout",
+    )
+
+
+def add_method_flags(parser: argparse.ArgumentParser) -> None:
+    """The methods, and many prompts to run them on."""
+    add = parser.add_argument
+    add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
+    add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
+    add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+
+
+def add_view_flags(parser: argparse.ArgumentParser) -> None:
+    """What a comparison draws, and what gives its time."""
+    add_trace_flag(parser)
+    add = parser.add_argument
+    add("--png", type=Path, metavar="F", help="draw both lanes over time")
+    add(
+        "--simulate",
+        metavar="c=8|COSTS.json",
+        help="real tokens, simulated time: a target forward costs c draft forwards, or a cost file",
+    )
+    add(
+        "--then-simulate",
+        metavar="c=8|COSTS.json",
+        help="after the clock's table, the same methods and settings in simulated time",
+    )
+
+
+def sampling(args: argparse.Namespace) -> SamplingParams:
+    """What the sampling flags say. Raises InvalidInputError."""
+    return SamplingParams(
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        seed=args.seed,
+        max_tokens=args.max_tokens,
+        ignore_eos=args.ignore_eos,
+    )
+
+
+def draft_name(args: argparse.Namespace) -> str:
+    """What --draft stands for when it is not given."""
+    if args.draft is not None:
+        return str(args.draft)
+    return names.DEMO if args.target == names.DEMO else names.NONE
+
+
+def default_method(args: argparse.Namespace) -> str:
+    """The preset of a command that names none."""
+    if draft_name(args) == names.NONE:
+        return "none"
+    return methods.DEFAULT_ON_CUDA if args.device.startswith("cuda") else methods.DEFAULT
+
+
+def target_folder(args: argparse.Namespace) -> Path:
+    """The folder that --target names."""
+    return located(names.target_folder(args.target))
+
+
+def draft_folder(args: argparse.Namespace) -> Path | None:
+    """The folder that --draft names; None for a draft that has none."""
+    folder, _ = names.draft_of(draft_name(args))
+    return None if folder is None else located(folder)
+
+
+def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]:
+    """Presets with --gamma, --branches and --hrad filled in. Raises InvalidInputError."""
+    given = getattr(args, "hrad", None) or methods.HRAD_OFF
+    found = [
+        methods.parse(text, gamma=args.gamma, k_max=args.branches, hrad=str(given))
+        for text in texts
+    ]
+    if given != methods.HRAD_OFF and not any(map(hrad.is_on, found)):
+        raise InvalidInputError(f"--hrad: expected a method that has a use for it, got {texts}")
+    return [hrad.fitted(method, args.gamma, draft_folder(args)) for method in found]
+
+
+def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfig, Pair]:
+    """Load what the flags name; the draft only if a method uses one."""
+    target = target_folder(args)
+    folder, make_draft = names.draft_of(draft_name(args))
+    folder = None if folder is None else located(folder)
+    drafting = [method for method in given if method.drafts]
+    needing = [method for method in given if method.needs_draft]
+    if needing and folder is None and make_draft is None:
+        raise InvalidInputError(
+            f"method {needing[0].name}: expected a draft model, got --draft none"
+        )
+    # The engine's own method: one that has a use for every flag given, if any has.
+    own = max(given, key=lambda method: len(method.options)).text if given else "none"
+    config = EngineConfig(
+        model=target,
+        dtype=args.dtype,
+        activation_dtype=args.activation_dtype,
+        device=args.device,
+        num_threads=args.threads,
+        draft_threads=args.draft_threads,
+        trace=any(getattr(args, name, None) is not None for name in ("trace", "png")),
+        speculative=SpeculativeConfig(
+            method=own,
+            model=folder if drafting else None,
+            num_speculative_tokens=args.gamma,
+            num_branches=args.branches,
+        ),
+    )
+    for method in given if config.on_cuda else ():
+        methods.check_on_cuda(method)
+    bar = Progress("loading")
+    try:
+        pair = load_pair(config, progress=bar.update, make_draft=make_draft if drafting else None)
+    finally:
+        bar.close()
+    return config, pair
+
+
+def costs(args: argparse.Namespace) -> CostModel | None:
+    """What --simulate names, None without it. Raises InvalidInputError, OSError."""
+    given = getattr(args, "simulate", None)
+    return None if given is None else read_costs(given)
+
+
+def later_costs(args: argparse.Namespace) -> CostModel | None:
+    """What --then-simulate names, None without it. Raises InvalidInputError, OSError."""
+    given = getattr(args, "then_simulate", None)
+    if given is None:
+        return None
+    if args.simulate is not None:
+        raise InvalidInputError("--then-simulate: expected the clock first, got --simulate")
+    if args.device.startswith("cuda"):
+        raise InvalidInputError(f"--then-simulate: expected --device cpu, got {args.device}")
+    return read_costs(given, "--then-simulate")
+
+
+def prompts(args: argparse.Namespace) -> list[str]:
+    """The prompts of compare and bench: the one given, the file's, or the built-in ones."""
+    given = [args.prompt is not None, args.prompt_file is not None, args.prompts is not None]
+    if sum(given) > 1:
+        raise InvalidInputError("prompts: expected one of --prompt, --prompt-file, --prompts")
+    if args.limit is not None and args.limit < 1:
+        raise InvalidInputError(f"--limit: expected at least 1, got {args.limit}")
+    if args.prompts is not None:
+        return read_prompts(args.prompts, args.limit)
+    one = one_prompt(args)
+    return [one] if one is not None else list(BUILT_IN[: args.limit])
+
+
+def one_prompt(args: argparse.Namespace) -> str | None:
+    """The text of --prompt or --prompt-file, raw."""
+    if args.prompt is not None and args.prompt_file is not None:
+        raise InvalidInputError("prompt: expected --prompt or --prompt-file, got both")
+    if args.prompt_file is not None:
+        return read_text(str(args.prompt_file), args.prompt_file.read_bytes())
+    return None if args.prompt is None else str(args.prompt)
+
+
+def read_text(name: str, raw: bytes) -> str:
+    """`raw` as UTF-8. Raises InvalidInputError that names the first wrong byte."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{name}: expected UTF-8, got byte {raw[error.start]:#x} at {error.start}"
+        ) from None

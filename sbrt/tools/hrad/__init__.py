@@ -1,0 +1,1 @@
+"""H-RAD from samples to a verdict: collect, train, eval."""

@@ -1,0 +1,180 @@
+"""Trains an H-RAD classifier with torch: minutes on two cores, and the same samples and seed give
+the same bytes (one thread, for the number of threads is part of the order of additions)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InvalidInputError
+from ...model.hrad import CLASSES, WIDE, WIDTHS, Classifier, check_finite, counted, shapes
+from ...model.safetensors_file import bfloat16, widened
+from .data import HELD_OUT, Samples
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+EPOCHS, BATCH = 20, 32
+DROPOUT, RATE, DECAY = 0.2, 3e-4, 0.01
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean cross-entropy on both parts, and the share of held-out samples that were told right."""
+
+    number: int
+    loss: float
+    held_out_loss: float
+    held_out_accuracy: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. weighted: a rare class weighs as much as a common one.
+
+    drop_cost: how many times likelier than not "nothing" must be to be said: a tail that is dropped
+    and would have stood costs time, one that is kept and falls costs rollbacks. keep_cost: "all"
+    likewise. Both go into the last layer's biases, by their logarithms.
+    """
+
+    seed: int = 0
+    epochs: int = EPOCHS
+    rate: float = RATE
+    weighted: bool = False
+    drop_cost: float = 1.0
+    keep_cost: float = 1.0
+
+
+def train(
+    samples: Samples, path: Path, plan: Plan, say: Callable[[Epoch], None] | None = None
+) -> tuple[Classifier, Epoch]:
+    """The classifier of the epoch with the least held-out loss, and that epoch; writes nothing.
+
+    Raises InvalidInputError: no torch, or too few prompts to hold some out.
+    """
+    import numpy as np
+
+    torch = require()
+    held = torch.from_numpy(samples.held_out())
+    if held.all() or not held.any():
+        raise InvalidInputError(
+            f"samples: expected some of at least {HELD_OUT} prompts, so that every "
+            f"{HELD_OUT}th is held out, got {len(samples.digests)} prompts"
+        )
+    x = torch.from_numpy(samples.features).float()
+    y = torch.from_numpy(samples.labels).long()
+    counts = counted(samples.labels[~samples.held_out()])
+    with _reproducible(plan.seed):
+        net = _network(samples.origin.hidden)
+        weight = torch.tensor(_weights(counts)) if plan.weighted else None
+        criterion = torch.nn.CrossEntropyLoss(weight)
+        best, state = _epochs(net, criterion, (x[~held], y[~held]), (x[held], y[held]), plan, say)
+    tensors = dict(zip(shapes(samples.origin.hidden), state, strict=True))
+    tensors[WIDE] = widened(bfloat16(tensors[WIDE]))
+    tensors["b3"] = tensors["b3"] - np.log([plan.drop_cost, 1, plan.keep_cost]).astype(np.float32)
+    for name, values in tensors.items():
+        check_finite(f"training, tensor {name}", values)
+    return Classifier(path, samples.origin, tensors, counts, samples.data), best
+
+
+def require() -> Any:
+    """torch. Raises InvalidInputError where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        raise InvalidInputError("sbrt hrad train: expected torch installed, found none") from None
+    return torch
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """Random numbers from `seed` and one thread; both are put back afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _network(hidden: int) -> nn.Sequential:
+    from torch import nn
+
+    first, second, third = [shape for name, shape in shapes(hidden).items() if name[0] == "w"]
+    return nn.Sequential(
+        *(nn.Linear(first[1], WIDTHS[0]), nn.ReLU(), nn.Dropout(DROPOUT)),
+        *(nn.Linear(second[1], WIDTHS[1]), nn.ReLU(), nn.Dropout(DROPOUT)),
+        nn.Linear(third[1], WIDTHS[2]),
+    )
+
+
+def _weights(counts: tuple[int, int, int]) -> list[float]:
+    """Of the classes; one without samples weighs as if it had one."""
+    return [sum(counts) / (len(CLASSES) * max(1, count)) for count in counts]
+
+
+def _epochs(
+    net: nn.Sequential,
+    criterion: nn.Module,
+    part: tuple[Tensor, Tensor],
+    held: tuple[Tensor, Tensor],
+    plan: Plan,
+    say: Callable[[Epoch], None] | None,
+) -> tuple[Epoch, list[Any]]:
+    """The best epoch and its tensors, in the order of a file."""
+    import torch
+
+    optimizer = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=DECAY)
+    best: Epoch | None = None
+    state: list[Any] = []
+    for number in range(1, plan.epochs + 1):
+        loss = _epoch(net, criterion, optimizer, part)
+        epoch = Epoch(number, loss, *_judge(net, criterion, held))
+        if say:
+            say(epoch)
+        if best is None or epoch.held_out_loss < best.held_out_loss:
+            best, state = epoch, [p.detach().numpy().copy() for p in net.parameters()]
+    if best is None:
+        raise InvalidInputError("epochs: expected at least 1, got 0")
+    return best, state
+
+
+def _epoch(
+    net: nn.Sequential,
+    criterion: nn.Module,
+    optimizer: Any,
+    part: tuple[Tensor, Tensor],
+) -> float:
+    """One pass over the training samples in a random order; the mean loss of its batches."""
+    import torch
+
+    net.train()
+    x, y = part
+    losses = []
+    for rows in torch.randperm(len(x)).split(BATCH):
+        optimizer.zero_grad()
+        loss = criterion(net(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return sum(losses) / len(losses)
+
+
+def _judge(
+    net: nn.Sequential, criterion: nn.Module, held: tuple[Tensor, Tensor]
+) -> tuple[float, float]:
+    """Loss and accuracy on the samples that were held out."""
+    import torch
+
+    net.eval()
+    x, y = held
+    with torch.no_grad():
+        logits = net(x)
+    return criterion(logits, y).item(), (logits.argmax(1) == y).float().mean().item()

@@ -1,0 +1,333 @@
+"""Measures methods beside each other: the only code behind `sbrt compare` and `bench.decode`.
+
+Methods are interleaved prompt by prompt, `none` always runs, and every figure is over the
+generation with prefill left out (the definitions are at `Tally.line`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .. import check
+from .._core import Costs
+from ..config import EngineConfig
+from ..engine import Engine
+from ..errors import EngineError, InvalidInputError
+from ..methods import Method
+from ..outputs import RequestOutput, ratio
+from ..sampling import SamplingParams
+from ..serve.pair import Pair
+from ..trace.spans import Round, Span
+from .costs import SECOND, CostModel
+
+WARM_TOKENS = 16
+PLACEMENTS = ("shared", "split")
+
+Progress = Callable[[str, int, int, str], None]  # (phase, generations done, in all, the next one)
+
+
+@dataclass
+class Tally:
+    """What one mention of a method has done so far. `spans`, `rounds`: of its longest answer."""
+
+    method: Method
+    threads: int
+    draft_threads: int
+    prompts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    passes: int = 0
+    draft_tokens: int = 0
+    accepted: int = 0
+    rollback: int = 0
+    hits: int = 0
+    branch_rounds: int = 0
+    discarded: int = 0
+    draft_seconds: float = 0.0  # the draft's work
+    verify_seconds: float = 0.0  # the target's work
+    overlap_seconds: float = 0.0  # of it, with the draft at work too
+    is_identical: bool = True
+    outputs: list[RequestOutput] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    traced_tokens: int = 0  # of the answer that `spans` shows
+    sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figure
+    chosen: dict[str, int] = field(default_factory=dict)  # rounds of what `auto` chose
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of generation."""
+        return ratio(self.tokens, self.seconds)
+
+    def add(self, output: RequestOutput, plain: RequestOutput | None) -> None:
+        """Count one answer; `plain` is that of `none` to the same prompt."""
+        [answer] = output.outputs
+        if answer.finish_reason == "error":
+            raise EngineError(f"method {self.method.text}: {answer.stop_reason}")
+        self.prompts += 1
+        self.outputs.append(output)
+        spec, metrics = answer.spec_decode_metrics, output.metrics
+        if spec is None:  # max_tokens 0: nothing ran
+            return
+        self.tokens += len(answer.token_ids)
+        self.seconds += metrics.decode_seconds if metrics else 0.0
+        self.prefill_seconds += metrics.prefill_seconds if metrics else 0.0
+        self.passes += spec["num_spec_steps"]
+        self.draft_tokens += spec["num_draft_tokens"]
+        self.accepted += spec["num_accepted_draft_tokens"]
+        self.rollback += spec["num_rollback_tokens"]
+        self.hits += spec["num_branch_hits"]
+        self.branch_rounds += spec["num_branch_rounds"]
+        self.discarded += spec["num_discarded_branch_tokens"]
+        self.draft_seconds += spec["draft_time_s"]
+        self.verify_seconds += spec["verify_time_s"]
+        self.overlap_seconds += spec["overlap_time_s"]
+        for name, rounds in spec.get("auto", {}).get("rounds", {}).items():
+            self.chosen[name] = self.chosen.get(name, 0) + rounds
+        if plain is not None:
+            self.is_identical &= answer.token_ids == plain.outputs[0].token_ids
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option with its value.
+
+        `sweep`: the settings it was chosen from. `rounds`: of `auto`, by what it chose.
+        """
+        found: dict[str, Any] = dict(self.method.options)
+        found |= {"rounds": self.chosen} if self.chosen else {}
+        return found | {"sweep": self.sweep} if self.sweep else found
+
+    def line(
+        self, plain_rate: float, placement: str, dtypes: tuple[str, str], device: str
+    ) -> dict[str, Any]:
+        """The JSON object of this method; dtypes: of weights and of activations.
+
+        target_passes: rounds. tokens_per_pass: tokens / target_passes. draft_tokens: depth of the
+        verified chains, summed. acceptance_rate: accepted / draft_tokens. rollback_rate:
+        rollback_tokens / tokens. branch_rounds: rounds with a prepared branch in which the
+        sequence lived on; branch_hits: those whose outcome was prepared. seconds: from the end of
+        both prefills to the last token. A ratio of nothing is 0.0. Device sim: seconds are of
+        simulated time or, with c=N, draft forwards, and tokens_per_second are tokens per each.
+        """
+        return {
+            "method": self.method.text,
+            "prompts": self.prompts,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "prefill_seconds": self.prefill_seconds,
+            "tokens_per_second": self.rate,
+            "speedup": ratio(self.rate, plain_rate),
+            "target_passes": self.passes,
+            "tokens_per_pass": ratio(self.tokens, self.passes),
+            "draft_tokens": self.draft_tokens,
+            "acceptance_rate": ratio(self.accepted, self.draft_tokens),
+            "rollback_tokens": self.rollback,
+            "rollback_rate": ratio(self.rollback, self.tokens),
+            "branch_hits": self.hits,
+            "branch_rounds": self.branch_rounds,
+            "discarded_branch_tokens": self.discarded,
+            "identical_to_none": self.is_identical,
+            "threads": self.threads,
+            "draft_threads": self.draft_threads,
+            "placement": placement,
+            "dtype": dtypes[0],
+            "activation_dtype": dtypes[1],
+            "device": device,
+            "options": self.options,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named.
+
+    simulated: what gave the time, None for the clock. sampled: the temperature was above 0.
+    """
+
+    tallies: list[Tally]
+    plain: Tally
+    placement: str
+    dtype: str
+    skipped: int
+    simulated: CostModel | None = None
+    sampled: bool = False
+    device: str = "cpu"
+    activation_dtype: str = "float32"
+
+    @property
+    def wrong(self) -> list[Tally]:
+        """Those whose tokens are not plain decoding's and had to be."""
+        exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
+        return [t for t in self.tallies if not t.is_identical and t not in exempt]
+
+    @property
+    def unit(self) -> str:
+        """What every `seconds` is counted in: a second, or a draft forward."""
+        return self.simulated.unit if self.simulated else SECOND
+
+    def line(self, tally: Tally) -> dict[str, Any]:
+        """The JSON object of a tally."""
+        device = "sim" if self.simulated else self.device
+        dtypes = (self.dtype, self.activation_dtype)
+        return tally.line(self.plain.rate, self.placement, dtypes, device)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The JSON objects, one per mention of a method."""
+        return [self.line(tally) for tally in self.tallies]
+
+    def shown(self) -> list[Tally]:
+        """What a table shows: the baseline first if it was not mentioned."""
+        named = any(tally is self.plain for tally in self.tallies)
+        return self.tallies if named else [self.plain, *self.tallies]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Engines over one pair of models: `main` runs every method, `plain` runs `none`.
+
+    With placement `shared` they are one engine; with `split` `plain` has only the target's threads.
+    """
+
+    main: Engine
+    plain: Engine
+    placement: str
+
+    @classmethod
+    def open(
+        cls,
+        config: EngineConfig,
+        pair: Pair,
+        methods: Sequence[Method],
+        placement: str = "shared",
+        costs: Costs | None = None,
+    ) -> Bench:
+        """`costs`: of simulated time.
+
+        Raises InvalidInputError: an unknown placement, a method without its draft.
+        """
+        check.one_of("placement", placement, PLACEMENTS)
+        total, draft = config.threads()
+        if placement == "split" and total == draft:
+            raise InvalidInputError(f"placement split: expected at least 2 threads, got {total}")
+        if pair.draft is None and any(method.needs_draft for method in methods):
+            name = next(method.name for method in methods if method.needs_draft)
+            raise InvalidInputError(f"method {name}: expected a draft model, got none")
+        main = Engine(config, pair=pair, methods=methods, costs=costs)
+        if placement == "shared":
+            return cls(main, main, placement)
+        share = replace(config, num_threads=total - draft, draft_threads=None)
+        own = [method for method in methods if not method.drafts]
+        return cls(main, Engine(share, pair=pair, methods=own, costs=costs), placement)
+
+    def engine(self, method: Method) -> Engine:
+        """The one that runs `method`."""
+        return self.main if method.drafts else self.plain
+
+    def tally(self, method: Method) -> Tally:
+        """An empty one, with the threads that the method will have."""
+        engine = self.engine(method)
+        return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
+
+    def run(self, method: Method, prompt_ids: list[int], params: SamplingParams) -> RequestOutput:
+        """One generation."""
+        return self.engine(method).generate(prompt_ids, params, method=method)[0]
+
+    def close(self) -> None:
+        """Close the engines; the pair stays."""
+        self.main.close()
+        self.plain.close()
+
+
+def measure(
+    bench: Bench,
+    methods: Sequence[Method],
+    none: Method,
+    prompts: Sequence[str],
+    params: SamplingParams,
+    *,
+    progress: Progress | None = None,
+    keep_spans: bool = False,
+) -> Report:
+    """Run every method on every prompt. `none`: the plain method, runs even if not mentioned.
+
+    Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
+    """
+    tallies = [bench.tally(method) for method in methods]
+    named = [tally for tally in tallies if tally.method.name == "none"]
+    plain = named[0] if named else bench.tally(none)
+    order = [plain, *(tally for tally in tallies if tally is not plain)]
+    given = fitting(bench.main, prompts, params)
+    warm = replace(params, max_tokens=min(WARM_TOKENS, params.max_tokens or WARM_TOKENS))
+    say = progress or silent
+    for done, tally in enumerate(order):
+        say("warming up", done, len(order), tally.method.text)
+        bench.run(tally.method, given[0], warm)
+    for done, ids in enumerate(given):
+        outputs: list[RequestOutput] = []
+        turns = _rotated(order, done)
+        for at, tally in enumerate(turns, start=done * len(order)):
+            what = f"{tally.method.text}, prompt {done + 1} of {len(given)}"
+            say("generating", at, len(given) * len(order), what)
+            outputs.append(run_one(bench, tally, ids, params, keep_spans))
+        _count(turns, outputs, plain)
+    return Report(
+        tallies=tallies,
+        plain=plain,
+        placement=bench.placement,
+        dtype=bench.main.pair.dtype,
+        activation_dtype=bench.main.pair.activation_dtype,
+        skipped=len(prompts) - len(given),
+        sampled=not params.greedy,
+        device=bench.main.config.device if bench.main.config.on_cuda else "cpu",
+    )
+
+
+def run_one(
+    bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
+) -> RequestOutput:
+    """Answer one prompt; the tally takes the trace if it is its longest, and counts nothing."""
+    output = bench.run(tally.method, ids, params)
+    tokens = len(output.outputs[0].token_ids)
+    if keep_spans and tokens > tally.traced_tokens:
+        engine = bench.engine(tally.method)
+        tally.spans, tally.rounds, tally.traced_tokens = engine.trace(), engine.rounds(), tokens
+    return output
+
+
+def _count(order: Sequence[Tally], outputs: Sequence[RequestOutput], plain: Tally) -> None:
+    [reference] = [o for tally, o in zip(order, outputs, strict=True) if tally is plain]
+    for tally, output in zip(order, outputs, strict=True):
+        tally.add(output, reference)
+
+
+def silent(phase: str, done: int, total: int, what: str) -> None:
+    """Where nobody asked for progress."""
+
+
+def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
+    """Nobody is always first: what runs first finds the caches cold and the clock high."""
+    at = by % len(order)
+    return [*order[at:], *order[:at]]
+
+
+def fitting(
+    engine: Engine, prompts: Sequence[str] | Sequence[list[int]], params: SamplingParams
+) -> list[list[int]]:
+    """Ids of the prompts that leave room for max_tokens. Raises InvalidInputError if none does."""
+    room = engine.max_model_len - (params.max_tokens or 1)
+    found = []
+    for prompt in prompts:
+        try:
+            ids = engine.encode(prompt) if isinstance(prompt, str) else prompt
+        except InvalidInputError:
+            continue
+        if len(ids) <= room:
+            found.append(ids)
+    if not found:
+        raise InvalidInputError(
+            f"prompts: expected one of at most {room} tokens, got {len(prompts)} longer ones"
+        )
+    return found

@@ -1,0 +1,215 @@
+"""`sbrt plan`: what each method would bring with given costs, and which to choose.
+
+Real rounds in simulated time, every open gamma tried: on a pair and prompts or, with --acceptance,
+on a toy pair whose draft's first choice is right so often, and knows how sure it may be
+(csrc/model/toy.h). A toy's text does not repeat: look-ups find nothing there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import check, methods
+from .._core import Toy
+from ..config import EngineConfig
+from ..engine import Engine
+from ..errors import InvalidInputError
+from ..files import check_writable, write_file
+from ..methods import Method
+from ..outputs import ratio
+from ..sampling import SamplingParams
+from ..serve.pair import Pair
+from . import compare, flags, picture, table
+from .costs import CostModel, cost_model, read_costs
+from .measure import Report
+from .simulate import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SECONDS = 2.0  # that costs are measured for
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # of a measured cost file
+MORE_ROWS = (*ROWS, 128, 256, 512)  # of its draft
+TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
+MEASURED = "measured here"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The pair or acceptances, the costs, where the result goes."""
+    flags.add_pair_flags(parser)
+    add = parser.add_argument
+    add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
+    add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+    add("--costs", metavar="c=8|COSTS.json", help="costs of forwards (default: measured here)")
+    add(
+        "--acceptance",
+        metavar="A,B,...",
+        help="synthetic drafts that are right this often",
+    )
+    add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
+    add("--png", type=Path, metavar="F", help="draw speed-up over gamma")
+    add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
+    flags.add_json_flag(parser)
+    parser.set_defaults(
+        run=run, gamma=None, branches=None, prompt=None, prompt_file=None, trace=None
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """A table for each acceptance, or one for the pair; exit code 1 if tokens differ."""
+    _check(args)
+    names = methods.METHODS if args.methods is None else methods.parse_list(args.methods)
+    given = flags.read_methods(args, names)
+    if args.acceptance is None:
+        reports = {"": _of_pair(args, given)}
+    else:
+        model = read_costs(args.costs, "--costs")
+        reports = {
+            f"acceptance {each:g}": _of_toys(model, each, given)
+            for each in _acceptances(args.acceptance)
+        }
+    if args.png is not None:
+        _draw(args.png, reports)
+    compare.write_json(args.json, [line for report in reports.values() for line in report.lines()])
+    said = "\n\n".join(_said(name, report) for name, report in reports.items())
+    compare.show(args.json, said)
+    return max(map(compare.verdict, reports.values()))
+
+
+def measured_costs(
+    engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
+) -> dict[str, Any]:
+    """A cost file of this machine: us by rows, alone and beside the other lane; more of a round.
+
+    Without a draft t is T: what drafts is then as dear as the target.
+    """
+    found = engine.measure_costs(seconds, temperature)
+    has_draft = found.draft[0] > 0
+    drafts = (found.draft, found.draft_overlapped) if has_draft else (found.target,) * 2
+    alone, beside = _by_rows(found.target, ROWS), _by_rows(found.target_overlapped, ROWS)
+    t, t_beside = (_by_rows(column, MORE_ROWS) for column in drafts)
+    return {
+        "T": alone,
+        "t": t,
+        "T_overlapped": beside,
+        "t_overlapped": t_beside,
+        "round_us": found.round_ns / 1e3,
+        "turns_us": found.turns_ns / 1e3,
+        "side_by_side_us": found.side_by_side_ns / 1e3,
+        "devices": "shared",
+    }
+
+
+def _check(args: argparse.Namespace) -> None:
+    compare.check_outputs(args)
+    check_writable("--save-costs", args.save_costs)
+    if args.acceptance is not None and args.costs is None:
+        raise InvalidInputError("--acceptance: expected --costs with it, got none")
+    if args.acceptance is not None and args.prompts is not None:
+        raise InvalidInputError("--acceptance: expected no --prompts beside it, a toy reads none")
+    if args.save_costs is not None and args.costs is not None:
+        raise InvalidInputError("--save-costs: expected costs to be measured, got --costs")
+
+
+def _acceptances(text: str) -> list[float]:
+    found = []
+    for part in text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            raise InvalidInputError(
+                f"--acceptance: expected numbers, got {check.show(part)}"
+            ) from None
+        found.append(check.number("--acceptance", number, 0, 1))
+    return found
+
+
+def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> Report:
+    prompts, params = flags.prompts(args), flags.sampling(args)
+    config, pair = flags.load(args, given)
+    work = compare.Work(config, pair, given, prompts, params)
+    if args.costs is not None:
+        model = read_costs(args.costs, "--costs")
+        return work.simulated(model, Sweep(model.c))
+    with Engine(config, pair=pair, methods=given) as engine:
+        costs = measured_costs(engine, temperature=params.temperature)
+    if args.save_costs is not None:
+        write_file(args.save_costs, f"{json.dumps(costs, indent=1)}\n".encode())
+        print(f"wrote {args.save_costs}", file=sys.stderr)
+    model = cost_model(MEASURED, costs)
+    return work.simulated(model, Sweep(model.c))
+
+
+def _of_toys(model: CostModel, acceptance: float, given: Sequence[Method]) -> Report:
+    target, draft = _toys(acceptance)
+    pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
+    config = EngineConfig(
+        model="toy", num_threads=1, max_model_len=2 * TOY_TOKENS, skip_tokenizer_init=True
+    )
+    prompts = [[seed, seed + 1] for seed in range(TOY_PROMPTS)]
+    params = SamplingParams(temperature=0.0, max_tokens=TOY_TOKENS, ignore_eos=True)
+    work = compare.Work(config, pair, given, prompts, params)
+    return work.simulated(model, Sweep(model.c))
+
+
+def _toys(acceptance: float) -> tuple[Toy, Toy]:
+    return Toy(vocab=TOY_VOCAB, seed=1), Toy(vocab=TOY_VOCAB, seed=1, acceptance=acceptance)
+
+
+def _by_rows(ns: Sequence[int], rows: Sequence[int]) -> dict[str, float]:
+    return {str(n): ns[n - 1] / 1e3 for n in rows}
+
+
+def _said(name: str, report: Report) -> str:
+    drawn = table.render(report)
+    best = max(report.shown(), key=lambda tally: tally.rate)
+    others = {k: v for k, v in best.method.options.items() if k in ("gamma", "F", "on_miss")}
+    options = ",".join(f"{k}={v}" for k, v in others.items() if best.method.name != "auto")
+    choice = f"{best.method.name}{':' if options else ''}{options}"
+    times = ratio(best.rate, report.plain.rate)
+    head = f"{name}\n" if name else ""
+    return f"{head}{drawn}\nChoose {choice}: {times:.2f} times plain decoding is to be expected."
+
+
+def _draw(path: Path, reports: dict[str, Report]) -> None:
+    """Speed-up over gamma, a line a method, an axis a report."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5 * len(reports), 4.6))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(reports), squeeze=False, sharey=True)[0]
+    for axis, (name, report) in zip(axes, reports.items(), strict=True):
+        _curves(axis, report)
+        axis.set_title(name or (report.simulated.text if report.simulated else ""), fontsize=10)
+    axes[0].set_ylabel("times plain decoding")
+    axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    figure.tight_layout()
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120, format="png", bbox_inches="tight")
+    write_file(path, data.getvalue())
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _curves(axis: Axes, report: Report) -> None:
+    plain = report.plain.rate
+    axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
+    for i, tally in enumerate(t for t in report.tallies if t.method.name != "none"):
+        label, color = tally.method.text, f"C{i}"
+        best: dict[int, float] = {}
+        for setting in tally.sweep:
+            gamma = int(setting["gamma"])
+            best[gamma] = max(best.get(gamma, 0.0), ratio(setting["tokens_per_second"], plain))
+        if best:
+            gammas = sorted(best)
+            axis.plot(gammas, [best[g] for g in gammas], "o-", ms=3, color=color, label=label)
+        else:
+            axis.axhline(ratio(tally.rate, plain), color=color, linestyle="--", label=label)
+    axis.set_xlabel("gamma")
+    axis.spines[["top", "right"]].set_visible(False)

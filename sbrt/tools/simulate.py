@@ -1,0 +1,158 @@
+"""Measures methods in simulated time: real tokens of real models, time from a cost model.
+
+Simulated figures depend on no machine, so every setting runs once, without warm-up. A method whose
+gamma was left open is tried at every gamma, and reports the setting of most tokens per time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ..methods import AUTO, MAX_GAMMA, Method, Option
+from ..model import hrad
+from ..outputs import RequestOutput
+from ..sampling import SamplingParams
+from .costs import CostModel
+from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
+
+# Options that cost no rows, tried one after the other at the best gamma.
+SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
+    "adaedl": {"theta": (0.0, 0.2, 0.4, 0.6)},
+    "specbranch": {"epsilon": (0.0, 0.1, 0.3, 0.5)},
+    "hedge": {"F": (16, 32, 64), "on_miss": ("continue", "serial", "lookup")},
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which settings of a method are tried. `fixed`: options that flags have set for all methods.
+
+    A method whose gamma is set is not swept at all.
+    """
+
+    c: int
+    fixed: frozenset[str] = frozenset()
+
+    def is_open(self, method: Method) -> bool:
+        """Whether there is anything to try."""
+        given = "gamma" in self.fixed | method.named or method.name == AUTO
+        return "gamma" in method.options and not given
+
+    def gammas(self, method: Method) -> list[Method]:
+        """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone.
+
+        A classifier knows one gamma.
+        """
+        if not self.is_open(method) or hrad.is_on(method):
+            return [method]
+        most = self.c - 1 if method.overlaps else 2 * self.c
+        return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
+
+    def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
+        """Values to try of the options that are left open besides gamma."""
+        if not self.is_open(method):
+            return {}
+        taken = self.fixed | method.named
+        return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
+
+    def widest(self, methods: Sequence[Method]) -> list[Method]:
+        """What an engine must be built for."""
+        return [self._widest(method) for method in methods]
+
+    def _widest(self, method: Method) -> Method:
+        found = self.gammas(method)[-1]
+        most = self.others(method).get("F")
+        return found.having("F", most[-1]) if most else found
+
+    def count(self, method: Method) -> int:
+        """Settings at most."""
+        return len(self.gammas(method)) + sum(map(len, self.others(method).values()))
+
+
+@dataclass
+class Simulator:
+    """Runs every setting once over all prompts; `bench` is in virtual time (`Bench.open`)."""
+
+    bench: Bench
+    model: CostModel
+    sweep: Sweep
+    params: SamplingParams
+    progress: Progress = silent
+    keep_spans: bool = False
+    _tallies: dict[tuple[object, ...], Tally] = field(default_factory=dict)
+    _prompts: list[list[int]] = field(default_factory=list)
+    _plain: list[RequestOutput] = field(default_factory=list)  # to every prompt
+    _todo: int = 0  # settings
+
+    def report(
+        self,
+        methods: Sequence[Method],
+        none: Method,
+        prompts: Sequence[str] | Sequence[list[int]],
+    ) -> Report:
+        """One tally per mention of a method. `none` runs even if it is not mentioned.
+
+        Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
+        """
+        self._prompts = fitting(self.bench.main, prompts, self.params)
+        self._todo = (
+            len(self._tallies)
+            + 1
+            + sum(self.sweep.count(m) for m in methods if m.name != none.name)
+        )
+        plain = self._measured(none)
+        self._plain = plain.outputs
+        tallies = [plain if m.name == none.name else self._best(m) for m in methods]
+        return Report(
+            tallies=tallies,
+            plain=plain,
+            placement=self.bench.placement,
+            dtype=self.bench.main.pair.dtype,
+            activation_dtype=self.bench.main.pair.activation_dtype,
+            skipped=len(prompts) - len(self._prompts),
+            simulated=self.model,
+            sampled=not self.params.greedy,
+        )
+
+    def _best(self, method: Method) -> Tally:
+        tried = [self._measured(setting) for setting in self.sweep.gammas(method)]
+        best = max(tried, key=_rate)
+        for key, values in self.sweep.others(method).items():
+            settings = [best.method.having(key, v) for v in values if v != best.method.options[key]]
+            tried += map(self._measured, settings)
+            best = max(tried, key=_rate)
+        keys = ("gamma", *self.sweep.others(method)) if self.sweep.is_open(method) else ()
+        return replace(
+            best,
+            method=replace(best.method, text=method.text),
+            is_identical=all(tally.is_identical for tally in tried),
+            sweep=[_figure(tally, keys) for tally in tried] if keys else [],
+        )
+
+    def _measured(self, method: Method) -> Tally:
+        key = (method.name, *sorted(method.options.items()))
+        if key not in self._tallies:
+            self._tallies[key] = self._run(method)
+        return self._tallies[key]
+
+    def _run(self, method: Method) -> Tally:
+        tally = self.bench.tally(method)
+        for i, ids in enumerate(self._prompts):
+            done, total = (
+                len(self._tallies) * len(self._prompts) + i,
+                self._todo * len(self._prompts),
+            )
+            self.progress("simulating", done, total, f"{method.text}, gamma {method.gamma}")
+            output = run_one(self.bench, tally, ids, self.params, self.keep_spans)
+            tally.add(output, self._plain[i] if self._plain else output)
+        return tally
+
+
+def _figure(tally: Tally, keys: Sequence[str]) -> dict[str, object]:
+    """A setting that was tried and its figure."""
+    return {k: tally.method.options[k] for k in keys} | {"tokens_per_second": tally.rate}
+
+
+def _rate(tally: Tally) -> float:
+    return tally.rate

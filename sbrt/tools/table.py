@@ -1,0 +1,148 @@
+"""The table of `sbrt compare`: it explains itself."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from ..outputs import ratio
+from . import advice
+from .costs import SECOND
+from .measure import Report, Tally
+
+COLUMNS = (
+    *("method", "tokens/s", "speedup", "tokens/pass"),
+    *("accepted", "rollback", "hits", "overlap", "same"),
+)
+NEXT_TO = ("method", "speedup", "by the clock", "tokens/pass", "overlap")
+
+WIDTH = 100  # characters of a line
+NAME = 26  # characters of a method's name in a line; longer ones go on below
+
+SPEED = """\
+tokens/s     tokens returned per second, prefill left out
+speedup      tokens/s over that of none, plain decoding by the same engine
+"""
+SIMULATED = """\
+tokens/t     tokens returned per time of a one-row draft forward, the unit of simulated time
+speedup      tokens/t over that of none, plain decoding
+"""
+LEGEND = """\
+tokens/pass  tokens per forward of the target; plain decoding has 1
+accepted     share of the draft tokens that the target accepted
+rollback     draft tokens rolled back, per token returned
+hits         of the rounds with a prepared branch, the share whose outcome was prepared
+overlap      share of the target's working time in which the draft worked too
+same         yes if every token equals that of plain decoding"""
+
+
+def render(report: Report) -> str:
+    """Header, rows, legend, and what they say; at most 100 characters a line."""
+    shown = report.shown()
+    lines = [report.line(tally) for tally in shown]
+    columns, speed = COLUMNS, SPEED
+    if report.unit != SECOND:
+        columns, speed = ("method", "tokens/t", *COLUMNS[2:]), SIMULATED
+    rows = [columns]
+    for line, tally in zip(lines, shown, strict=True):
+        rows += _rows(_label(tally), _figures(line, tally))
+    said = textwrap.wrap(advice.conclusion(report), WIDTH)
+    return "\n".join([*_title(lines, report), "", *aligned(rows), "", speed + LEGEND, "", *said])
+
+
+def render_next_to(clock: Report, simulated: Report) -> str:
+    """A short table of the same methods in simulated time, and why it differs from the clock's.
+
+    Both reports have the same methods in the same order. At most 100 characters a line.
+    """
+    rows: list[tuple[str, ...]] = [NEXT_TO]
+    for tally, earlier in zip(simulated.shown(), clock.shown(), strict=True):
+        line = simulated.line(tally)
+        by_the_clock = f"{clock.line(earlier)['speedup']:.2f}x"
+        speedup, tokens_per_pass, overlap = (
+            _figures(line, tally)[COLUMNS.index(name) - 1]
+            for name in ("speedup", "tokens/pass", "overlap")
+        )
+        rows += _rows(_label(tally), (speedup, by_the_clock, tokens_per_pass, overlap))
+    title, said = advice.premise(simulated), advice.difference(clock, simulated)
+    return "\n".join(
+        [*textwrap.wrap(title, WIDTH), "", *aligned(rows), "", *textwrap.wrap(said, WIDTH)]
+    )
+
+
+def counted(n: int, thing: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def _title(lines: Sequence[dict[str, Any]], report: Report) -> list[str]:
+    how = f"simulated, {report.simulated.text}" if report.simulated else _threads(lines)
+    prompts, tokens = counted(lines[0]["prompts"], "prompt"), counted(lines[0]["tokens"], "token")
+    said = f"{prompts}, {tokens} per method, {report.dtype} weights, {how}"
+    return textwrap.wrap(said, WIDTH)
+
+
+def _threads(lines: Sequence[dict[str, Any]]) -> str:
+    widest = max(lines, key=lambda line: line["draft_threads"])
+    total, draft = widest["threads"], widest["draft_threads"]
+    threads = counted(total, "thread")
+    if draft and total > 1:
+        threads += f", {draft} the draft's while both models run"
+    return threads
+
+
+def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """One row, and further ones for the rest of a long name."""
+    first, *others = _pieces(label)
+    blank = ("",) * len(figures)
+    return [(first, *figures), *((f"  {other}", *blank) for other in others)]
+
+
+def _pieces(name: str) -> list[str]:
+    """A method's name in pieces of at most NAME characters where its commas allow."""
+    pieces = [""]
+    for part in re.findall("[^:,]*[:,]?", name):
+        if pieces[-1] and len(pieces[-1]) + len(part) > NAME:
+            pieces.append("")
+        pieces[-1] += part
+    return pieces
+
+
+def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
+    drafts = line["draft_tokens"] > 0
+    rounds = line["branch_rounds"]
+    rate = line["tokens_per_second"]
+    return (
+        f"{rate:.1f}" if rate >= 10 else f"{rate:.3f}",
+        f"{line['speedup']:.2f}x",
+        f"{line['tokens_per_pass']:.2f}",
+        f"{line['acceptance_rate']:.0%}" if drafts else "-",
+        f"{line['rollback_rate']:.2f}" if drafts else "-",
+        f"{line['branch_hits'] / rounds:.0%}" if rounds else "-",
+        f"{ratio(tally.overlap_seconds, tally.verify_seconds):.0%}" if tally.method.drafts else "-",
+        "yes" if line["identical_to_none"] else "no" if tally.method.rejection else "NO",
+    )
+
+
+def _label(tally: Tally) -> str:
+    """The preset and, after a sweep, the options that came out best."""
+    if not tally.sweep:
+        return tally.method.text
+    options = tally.method.options
+    best = [f"{key} {options[key]}" for key in tally.sweep[0] if key in options]
+    return f"{tally.method.text} ({', '.join(best)})"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its header: the first column to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *rest = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

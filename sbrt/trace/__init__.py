@@ -1,0 +1,1 @@
+"""What the lanes did and when: spans, rounds, Chrome traces, profiles."""

@@ -1,0 +1,68 @@
+"""What the lanes did and when, read from the engine's fixed ring of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..outputs import LaneTimes
+
+DRAFT, TARGET = "draft", "target"  # names of the lanes' streams
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stream ran `name` (or waited for it) from begin to end, ns of the steady clock."""
+
+    stream: str
+    name: str
+    begin_ns: int
+    end_ns: int
+    is_wait: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round decided.
+
+    number: counted since the engine was made. depth: of the verified chain, n: how far it stood.
+    branches: prepared in this round, 0 in a serial one. is_hit: the outcome was one of them and the
+    sequence lived on. tokens: n + 1, fewer in the round that ends the sequence.
+    """
+
+    number: int
+    depth: int
+    n: int
+    branches: int
+    is_hit: bool
+    tokens: int
+
+
+def lane_times(spans: Iterable[Span], prefix: str = "prefill") -> LaneTimes:
+    """Seconds of work per lane and of both at once; names that begin with `prefix` are left out."""
+    work: dict[str, list[tuple[int, int]]] = {DRAFT: [], TARGET: []}
+    for span in spans:
+        if not span.is_wait and span.stream in work and not span.name.startswith(prefix):
+            work[span.stream].append((span.begin_ns, span.end_ns))
+    return LaneTimes(
+        draft=_total(work[DRAFT]) / 1e9,
+        verify=_total(work[TARGET]) / 1e9,
+        overlap=_overlap(sorted(work[DRAFT]), sorted(work[TARGET])) / 1e9,
+    )
+
+
+def _total(intervals: Iterable[tuple[int, int]]) -> int:
+    return sum(end - begin for begin, end in intervals)
+
+
+def _overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> int:
+    """Length of the intersection of two sorted lists of intervals, each without overlaps."""
+    total = i = j = 0
+    while i < len(a) and j < len(b):
+        begin, end = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+        total += max(0, end - begin)
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return total

@@ -1,0 +1,77 @@
+"""Which span belongs to which round: the trace and the rounds of one request, put together."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from .spans import DRAFT, TARGET, Round, Span
+
+PREFILL = "prefill"  # names of spans that belong to no round begin with it
+
+
+@dataclass(frozen=True)
+class TimedRound:
+    """A round from the end of the last one to the end of its own `select`, ns.
+
+    first_token: index in the output of the first token it committed. burst: the draft's spans.
+    kept: nodes of the adopted tail that the next chain kept, None if there was no next round.
+    """
+
+    round: Round
+    begin_ns: int
+    end_ns: int
+    first_token: int
+    kept: int | None
+    select: Span
+    verify: Span | None
+    burst: list[Span] = field(default_factory=list)
+
+
+def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRound]:
+    """Rounds with their spans, oldest first; those whose spans the trace has lost are left out.
+
+    Every round has one `select`, so both lists are laid beside each other from their ends.
+    """
+    target, draft = lane_work(spans, TARGET), lane_work(spans, DRAFT)
+    selects = [span for span in target if span.name == "select"]
+    count = min(len(selects), len(rounds))
+    if count == 0:
+        return []
+    decided, selects = list(rounds[-count:]), selects[-count:]
+    firsts = [0, *accumulate(r.tokens for r in rounds)][-count - 1 : -1]
+    kept: list[int | None] = [*(r.depth for r in decided[1:]), None]
+    begins = [min(span.begin_ns for span in [*target, *draft]), *(s.end_ns for s in selects)]
+    found = []
+    for at, select in enumerate(selects):
+        begin, end = begins[at], select.end_ns
+        verify = [span for span in _between(target, begin, end) if span.name == "verify"]
+        found.append(
+            TimedRound(
+                round=decided[at],
+                begin_ns=begin,
+                end_ns=end,
+                first_token=firsts[at],
+                kept=kept[at],
+                select=select,
+                verify=verify[-1] if verify else None,
+                burst=_between(draft, begin, end),
+            )
+        )
+    return found
+
+
+def lane_work(spans: Iterable[Span], lane: str) -> list[Span]:
+    """What a lane worked in its rounds, in order of time: no waiting, no prefill."""
+    work = (s for s in spans if s.stream == lane and not s.is_wait)
+    found = [span for span in work if not span.name.startswith(PREFILL)]
+    return sorted(found, key=lambda span: span.begin_ns)
+
+
+def _between(spans: Sequence[Span], begin: int, end: int) -> list[Span]:
+    """Those of `spans`, which are sorted, that begin in [begin, end)."""
+    first = bisect_left(spans, begin, key=lambda span: span.begin_ns)
+    last = bisect_left(spans, end, key=lambda span: span.begin_ns)
+    return list(spans[first:last])
