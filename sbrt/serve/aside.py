@@ -23,6 +23,9 @@ from typing import Any, Generic, TypeVar
 
 Found = TypeVar("Found")
 
+# Seconds. A signal that comes just before a wait begins does not end it; its handler runs at the
+# next look.
+LOOK = 0.05
 _OTHERS = tuple(sorted(set(signal.valid_signals()) - {signal.SIGINT}))
 
 
@@ -80,7 +83,7 @@ class Job(Generic[Found]):
         """
         while not self._is_done:
             try:
-                self._ended.acquire()
+                self._ended.acquire(timeout=LOOK)
             except BaseException as error:
                 if self._take_claim():
                     raise

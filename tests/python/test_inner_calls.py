@@ -258,9 +258,11 @@ def test_what_a_handler_raises_in_a_step_drops_the_request_in_flight(error, alar
         assert ids_of(found[-1]) == fresh(PROMPT[:20])
 
 
-def test_what_a_handler_raises_ends_a_wait_for_another_thread_at_once(alarm) -> None:
+def test_what_a_handler_raises_ends_a_call_that_waits_for_another_thread(alarm) -> None:
+    """The handler runs while the other thread has its turn; the call is never made."""
     with toy_engine() as engine:
-        turns, held, go_on = engine._scheduler.turns, threading.Event(), threading.Event()
+        turns, held, raised = engine._scheduler.turns, threading.Event(), threading.Event()
+        seen: list[bool] = []
 
         def hold() -> None:
             with turns.lock:
@@ -268,9 +270,10 @@ def test_what_a_handler_raises_ends_a_wait_for_another_thread_at_once(alarm) -> 
                 while not turns.waiting:
                     time.sleep(0.001)
                 send()
-                go_on.wait(60)
+                seen.append(raised.wait(60))
 
         def handler() -> None:
+            raised.set()
             raise KeyError("of the handler")
 
         alarm(handler)
@@ -279,9 +282,9 @@ def test_what_a_handler_raises_ends_a_wait_for_another_thread_at_once(alarm) -> 
         held.wait()
         with pytest.raises(KeyError, match="of the handler"):
             answer(engine, PROMPT[:20])
-        assert not go_on.is_set()
-        go_on.set()
         other.join()
+        assert seen == [True]
+        assert not engine.has_unfinished_requests()
         assert answer(engine, PROMPT[:20]) == fresh(PROMPT[:20])
 
 

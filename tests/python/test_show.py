@@ -311,7 +311,7 @@ def test_work_that_says_nothing_is_shown_all_the_same(capsys, monkeypatch):
 
 
 SHOW = """
-from sbrt import progress
+from sbrt.tools import progress
 progress.QUIET = 0.0
 bar = progress.Progress("loading")
 bar.update(1, 4, "a" * 300)
