@@ -183,7 +183,7 @@ def test_an_abort_from_another_thread_comes_before_the_end() -> None:
         assert outputs[0].outputs[0].finish_reason == "abort"
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.exact)])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
     """The next request, queued all along, is as if the first had never been."""
