@@ -96,7 +96,10 @@ def read_state() -> tuple[dict[str, str], list[Struct]]:
 def inc_text(structs: list[Struct]) -> str:
     """What fields.inc says."""
     plain = [s for s in structs if s.name != "List"]  # a template has no offsets of its own
-    lines = ["// Made by tools/state_fields.py from the structs of this folder: do not edit."]
+    lines = [
+        "// Made by tools/state_fields.py from the structs of this folder: do not edit.",
+        "// clang-format off",
+    ]
     lists = {"SBRT_STRUCTS": [f"X({s.name})" for s in plain]}
     for s in plain:
         lists[f"SBRT_FIELDS_OF_{screaming(s.name)}"] = [f"X({s.name}, {f[0]})" for f in s.fields]
