@@ -135,7 +135,7 @@ def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, threads: int, la
     check_all_methods(engine_of, draft, threads, law, limit=ENOUGH)
 
 
-@pytest.mark.parametrize("limit", [3, pytest.param(24, marks=pytest.mark.exact)])
+@pytest.mark.parametrize("limit", [ENOUGH, pytest.param(24, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
 def test_the_shipped_classifiers_cut_chains_and_change_no_token(
