@@ -19,6 +19,7 @@ except ModuleNotFoundError as _error:
         f"{__name__}: expected its compiled core, found none: build it with `pip install -e .`, or "
         "`make`; from inside a checkout only an editable install is found"
     ) from None
+from ._moved import install as _install_old_names
 from .config import EngineConfig, SpeculativeConfig
 from .engine import Engine
 from .errors import EngineError, InvalidInputError
@@ -28,6 +29,7 @@ from .sampling import SamplingParams
 if TYPE_CHECKING:
     from .async_engine import AsyncEngine, RequestOutputKind
 
+_install_old_names()
 __version__ = str(build_info()["version"])
 
 __all__ = [

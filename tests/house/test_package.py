@@ -91,3 +91,27 @@ def test_the_version_has_one_place(tmp_path):
     assert python(code, tmp_path) == version
     for path in [ROOT / "CMakeLists.txt", *(ROOT / "sbrt").rglob("*.py")]:
         assert f'"{version}"' not in path.read_text(), f"{path} repeats the version"
+
+
+def test_modules_are_found_under_their_old_names():
+    """Every one of them, with a warning that names the new place; nothing of ours uses one."""
+    program = """
+import importlib, warnings
+from sbrt._moved import MOVED
+for old, new in MOVED.items():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = importlib.import_module(old)
+    assert [w.category for w in caught] == [DeprecationWarning], old
+    assert new in str(caught[0].message)
+    real = importlib.import_module(new)
+    names = [n for n in vars(real) if not n.startswith("__")]
+    assert names and all(getattr(found, n) is getattr(real, n) for n in names), old
+from sbrt.trace import Round, Span
+print(len(MOVED))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == 42

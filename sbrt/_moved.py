@@ -1,0 +1,55 @@
+"""Modules under the names that they had before they lay in rooms. Importing one warns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from warnings import warn
+
+_ROOMS = {
+    "model": """added_tokens checkpoint demo_pair detokenizer fingerprint generation_config gguf hrad
+        hub names quantization quantized quantized_folder rope safetensors_file stored tokenizer""",
+    "serve": "pair presets request scheduler shaping turn",
+    "trace": "chrome profile timeline",
+    "tools": """advice cli compare costs flags measure picture plan progress prompts simulate
+        table""",
+}
+MOVED = {f"sbrt.{name}": f"sbrt.{room}.{name}" for room in _ROOMS for name in _ROOMS[room].split()}
+MOVED |= {
+    f"sbrt.hrad_{name}": f"sbrt.tools.hrad.{name}" for name in ("cli", "data", "eval", "train")
+}
+MOVED["sbrt.model_config"] = "sbrt.model.config"
+
+
+class _Loader:
+    """Fills a module with what the one in the room has."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        found = vars(import_module(MOVED[module.__name__]))
+        vars(module).update((k, v) for k, v in found.items() if not k.startswith("__"))
+
+
+class Finder:
+    """For sys.meta_path, behind those that find real files."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module that has moved; None of any other."""
+        if name not in MOVED:
+            return None
+        warn(f"{name}: expected its new name, {MOVED[name]}", DeprecationWarning, stacklevel=2)
+        return ModuleSpec(name, _Loader())  # type: ignore[arg-type]
+
+
+def install() -> None:
+    """Let the old names be imported."""
+    if Finder not in sys.meta_path:
+        sys.meta_path.append(Finder)  # type: ignore[arg-type]
