@@ -10,8 +10,9 @@ from types import ModuleType
 from warnings import warn
 
 _ROOMS = {
-    "model": """added_tokens checkpoint demo_pair detokenizer fingerprint generation_config gguf hrad
-        hub names quantization quantized quantized_folder rope safetensors_file stored tokenizer""",
+    "model": """added_tokens checkpoint demo_pair detokenizer fingerprint generation_config gguf
+        hrad hub names quantization quantized quantized_folder rope safetensors_file stored
+        tokenizer""",
     "serve": "pair presets request scheduler shaping turn",
     "trace": "chrome profile timeline",
     "tools": """advice cli compare costs flags measure picture plan progress prompts simulate

@@ -114,4 +114,4 @@ print(len(MOVED))
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) == 42
+    assert int(done.stdout) == 43
