@@ -143,8 +143,8 @@ class Bench:
     def _times(
         self, launch: Launch, priority: int, beside: tuple[Launch, int] | None, seconds: float
     ) -> list[float]:
-        """Microseconds of launches; `beside`, so many of another graph, is at work on a stream of
-        the other priority from before the first to behind the last kernel.
+        """Microseconds of launches. `beside` launches another graph so many times, on a stream of
+        the other priority; that stream works from before the first kernel until after the last.
 
         The clock begins after an earlier launch of the same graph, so that the host's work for the
         launch is done before the device gets to it.

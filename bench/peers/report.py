@@ -65,7 +65,7 @@ class Question:
 
 RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# A forward of so many rows may take so many times that of one row.
+# The most that a forward of so many rows may cost, in forwards of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (

@@ -20,7 +20,7 @@ BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure. methods: ours beside `none`. threads: of every engine.
+    """What to measure. methods: those of ours to run, `none` apart. threads: what each engine gets.
 
     dtypes: only these; None: all.
     """

@@ -70,7 +70,7 @@ void penalise(const Sequence& c, ShapingScratch& scratch) {
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch) {
   int n = 0;
   const int root =
-      static_cast<int>(c.head - rows.head[row.seat]);  // its bit: a draft may be behind the trunk
+      static_cast<int>(c.head - rows.head[row.seat]);  // its bit: a draft may lag the trunk
   for (int bit = root + 1; bit < kSlots; ++bit) {
     if (!row.chain.has(bit)) continue;
     const int node = bit - root;

@@ -43,8 +43,8 @@ struct Logits {
   float operator[](int64_t id) const { return at[id]; }
 };
 
-// The row's logits [vocab] after all steps, in scratch.logits; -inf where `logits` has none. `row` is at
-// the root or behind it.
+// The row's logits [vocab] after all steps, in scratch.logits; -inf where `logits` has none. `row` is the
+// root or comes after it.
 Logits shape_row(Logits logits, int32_t vocab, const Sequence& c, const Batch& rows, const Row& row,
                  ShapingScratch& scratch);
 

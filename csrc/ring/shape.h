@@ -13,7 +13,7 @@ struct RingShape {
   int32_t branches = 0;    // tails
   int32_t tail_slots = 0;  // slots of one tail
   int32_t layers = 0, kv_heads = 0, head_dim = 0;
-  int32_t seats = 1;  // rings of their own, one behind the other
+  int32_t seats = 1;  // each has a ring of its own; they follow each other in memory
 
   SBRT_ANY int64_t slots() const { return seats * seat_slots(); }
   SBRT_ANY int64_t slot(int seat, int64_t position) const {

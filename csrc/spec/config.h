@@ -41,7 +41,7 @@ struct RuntimeConfig {
   bool is_on_device() const { return body == Body::cuda || body == Body::dry_cuda; }
   // Ops run in the order of the host's clock, a round at a time.
   bool in_virtual_order() const { return body == Body::sim || body == Body::dry; }
-  // Of the target, while the draft has its own.
+  // Threads of the target while the draft works too.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;
   }

@@ -47,7 +47,7 @@ class Engine {
   // Null without such a lane.
   const Trace* target_trace() const { return trace_of(resources_.target); }
   const Trace* draft_trace() const { return trace_of(resources_.draft); }
-  // Of a device, which keeps no times unless told to; waits for the last round. Exec's names.
+  // A device keeps times only while told to. Both wait for the last round, and are calls of exec.
   void keep_trace(bool is_on);
   void profile(bool is_on);
   // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops

@@ -47,11 +47,9 @@ PLAIN_LAWS, SHAPED_LAWS = list(LAWS)[:2], list(LAWS)[2:]
 
 @cache
 def human_eval(limit: int) -> list[str]:
-    """HumanEval where its file is at hand ($SBRT_PROMPTS), else the built-in prompts, repeated."""
-    beside = Path(__file__).parents[3] / "shared" / "prompts"
-    file = Path(os.environ.get("SBRT_PROMPTS", beside)) / "humaneval.jsonl"
-    if file.is_file():
-        return read_prompts(file, limit)
+    """HumanEval if $SBRT_PROMPTS is the folder with its file, else the built-in prompts."""
+    if folder := os.environ.get("SBRT_PROMPTS"):
+        return read_prompts(Path(folder) / "humaneval.jsonl", limit)
     return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
 
 

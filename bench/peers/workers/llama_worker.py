@@ -45,7 +45,7 @@ class Rows:
         return self.logits(all_logits)
 
     def fill(self, tokens, all_logits=False):
-        """Put tokens into the batch, behind those that are held."""
+        """Put tokens into the batch; they follow those that are held."""
         batch, head = self.batch, len(self.held)
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
@@ -85,7 +85,7 @@ class Vocabulary:
         self.vocab = llama_cpp.llama_model_get_vocab(model)
 
     def ids(self, text):
-        """Of a prompt, UTF-8: special tokens in it are recognised, and those around it added."""
+        """Encode a prompt, UTF-8. It may hold special tokens; those around it are added."""
         room = len(text) + 8
         found = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(self.vocab, text, len(text), found, room, True, True)
