@@ -37,7 +37,7 @@ class _Loader:
 
 
 class Finder:
-    """For sys.meta_path, behind those that find real files."""
+    """Finds them. It comes last in sys.meta_path, after those that find real files."""
 
     @staticmethod
     def find_spec(

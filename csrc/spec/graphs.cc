@@ -222,7 +222,7 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           fused(bursts_, shape.gamma)};
 }
 
-// Of the chains that the policy makes. Nothing moves in the KV of a path.
+// Whether the chains that the policy makes move KV. Those of a path do not.
 bool Graphs::settles() const {
   return !r_.config.is_on_device() || !makes_paths(r_.sequence->policy);
 }

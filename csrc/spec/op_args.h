@@ -30,7 +30,7 @@ struct LaneSeat {
   RowList* rows;       // its own, for the lane's next forward
   const Batch* batch;  // of the lane's last forward
   const Law* laws;  // [kMaxStepRows] the draft's, at the rows of the batch; null: the target's lane
-  KvRing* ring;     // null: the lane moves its KV itself, behind `settle`
+  KvRing* ring;     // null: the lane moves its KV itself, after `settle`
   const RingShape& shape;
   int32_t max_rows;  // of the lane's largest forward
 };
@@ -49,7 +49,7 @@ struct LaneArgs {
   }
 };
 
-// What `select` and what stands behind it do for one seat.
+// What `select`, and what follows it, reads and writes for one seat.
 struct SelectSeat {
   int seat;
   Sequence* sequence;
@@ -104,7 +104,7 @@ struct HradArgs {
   HradLayer layer[kHradLayers];
 };
 
-// Of the rows that stand in the lists of the seats, `gather` makes the batch of a lane.
+// `gather` makes the batch of a lane from the rows in the lists of the seats.
 struct GatherArgs {
   Seats seats;
   Batch* batch;

@@ -269,7 +269,7 @@ void Pump::bound_rows() {
   chain_nodes_ = most_nodes(r_.sequence->policy);
 }
 
-// Of the next round.
+// The shape of the next round.
 RoundShape Pump::shape() const {
   const Policy& p = r_.sequence->policy;
   RoundShape shape;

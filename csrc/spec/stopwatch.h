@@ -19,7 +19,7 @@ class Stopwatch {
       : engine_(engine), r_(resources), pump_(pump) {}
 
   void choose_widths();
-  // Of an engine without a sequence; leaves one behind. seconds: about how long it takes.
+  // The engine must have no sequence in flight; this leaves one in its seat. seconds: about how long it takes.
   Costs measure(double seconds, float temperature);
 
  private:

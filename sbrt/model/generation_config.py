@@ -44,7 +44,7 @@ class Defaults:
 
 
 def read_defaults(folder: Path) -> Defaults:
-    """Of a model folder. Raises InvalidInputError if its file is no JSON object."""
+    """The defaults of a model folder. Raises InvalidInputError if its file is no JSON object."""
     path = folder / "generation_config.json"
     if not check.is_file(path):
         return Defaults()

@@ -110,7 +110,7 @@ def read_rope_of_kind(
 def _read(
     path: Path, raw: Mapping[str, Any], key: str, given: Mapping[str, Any], max_positions: int
 ) -> tuple[float, Rope]:
-    """Of the object `given`, called `key`."""
+    """(theta, rope) that the object `given`, called `key`, says."""
     where = f"{path}, {key}"
     theta = given.get("rope_theta", raw.get("rope_theta"))
     theta = check.number(f"{path}, rope_theta", THETA if theta is None else theta, 1, 1e12)

@@ -44,7 +44,7 @@ class Pair:
 
     @property
     def defaults(self) -> SamplingParams:
-        """Of a request without SamplingParams. Raises InvalidInputError, naming file and field."""
+        """The parameters of a request that gives none. Raises InvalidInputError, naming file and field."""
         return self.generation.params()
 
 
@@ -140,7 +140,7 @@ def _tokenizer_file(model: Path) -> Path:
 
 
 def _defaults(target: Checkpoint) -> Defaults:
-    """Of a GGUF file or of a folder."""
+    """The sampling defaults of a GGUF file or of a folder."""
     if not is_gguf(target.folder):
         return read_defaults(target.folder)
     from ..model.gguf.tokenizer import sampling  # here, so that `import sbrt` stays fast
