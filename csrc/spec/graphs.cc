@@ -222,7 +222,7 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           fused(bursts_, shape.gamma)};
 }
 
-// Whether the chains that the policy makes move KV. Those of a path do not.
+// Whether `settle` is enqueued. A path moves no KV, which a device makes use of.
 bool Graphs::settles() const {
   return !r_.config.is_on_device() || !makes_paths(r_.sequence->policy);
 }

@@ -44,7 +44,7 @@ class Pair:
 
     @property
     def defaults(self) -> SamplingParams:
-        """The parameters of a request that gives none. Raises InvalidInputError, naming file and field."""
+        """The parameters of a request without any. Raises InvalidInputError, naming the field."""
         return self.generation.params()
 
 
