@@ -46,10 +46,10 @@ PLAIN_LAWS, SHAPED_LAWS = list(LAWS)[:2], list(LAWS)[2:]
 
 
 @cache
-def human_eval(limit: int) -> list[str]:
-    """HumanEval if $SBRT_PROMPTS is the folder with its file, else the built-in prompts."""
-    if folder := os.environ.get("SBRT_PROMPTS"):
-        return read_prompts(Path(folder) / "humaneval.jsonl", limit)
+def some_prompts(limit: int) -> list[str]:
+    """Those of the JSON lines that $SBRT_PROMPTS names, else the built-in ones, numbered."""
+    if file := os.environ.get("SBRT_PROMPTS"):
+        return read_prompts(Path(file), limit)
     return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
 
 
@@ -100,7 +100,7 @@ def answers(engine: Engine, method: str, prompts: list[str], law: str) -> list[A
 def check_all_methods(
     engine_of: MakeEngine, draft: str, threads: int, law: str, limit: int
 ) -> None:
-    prompts = human_eval(limit)
+    prompts = some_prompts(limit)
     engine = engine_of(draft, threads)
     plain = answers(engine, "none", prompts, law)
     if "stop" in LAWS[law]:
@@ -139,7 +139,7 @@ def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, threads: int, la
 def test_the_shipped_classifiers_cut_chains_and_change_no_token(
     draft: str, law: str, limit: int
 ) -> None:
-    prompts = human_eval(limit)
+    prompts = some_prompts(limit)
     config = EngineConfig(
         model=demo_folder("target"), num_threads=1, speculative={"model": demo_folder(draft)}
     )
@@ -160,7 +160,7 @@ def test_the_shipped_classifiers_cut_chains_and_change_no_token(
 
 @pytest.mark.parametrize(("dtype", "activations"), QUANTISED)
 def test_quantised_weights_equal_their_own_plain_decoding(dtype: str, activations: str) -> None:
-    prompts = human_eval(1)
+    prompts = some_prompts(1)
     kept = {"dtype": dtype, "activation_dtype": activations}
     with open_engine("draft", 2, **kept) as engine:
         plain = {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
@@ -187,14 +187,14 @@ def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
-    prompts = human_eval(3)
+    prompts = some_prompts(3)
     alone, team = (answers(engine_of("draft", n), "specbranch", prompts, law) for n in (1, 2))
     assert alone == team
 
 
 def test_seeds_differ(engine_of: MakeEngine) -> None:
     """The sampled comparison means something: another seed gives another text."""
-    engine, [prompt] = engine_of("draft", 1), human_eval(1)
+    engine, [prompt] = engine_of("draft", 1), some_prompts(1)
     texts = set()
     for seed in range(4):
         params = SamplingParams(temperature=0.8, seed=seed, max_tokens=64, ignore_eos=True)
