@@ -32,7 +32,7 @@ struct Candidate {
 int drawn_at(const Sequence& c, int node, Candidate* found) {
   int n = 0;
   for (int i = node + 1; c.chain.drawn && i <= c.chain.size; ++i)
-    if (c.chain.parent[i] == node) found[n++] = {c.chain.token[i], i};
+    if (c.chain.parent[i] == node && c.verified.has(i)) found[n++] = {c.chain.token[i], i};
   for (int b = 0; b < c.branch_count; ++b)
     if (c.branches[b].node == node) found[n++] = {c.branches[b].token[0], 0};
   return n;
@@ -51,14 +51,15 @@ Noise noise_behind(const Sequence& c, int node, Use use) {
 Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   Candidate drawn[kSlots + kMaxBranches];
   const int n = drawn_at(c, node, drawn);
-  if (n == 0) return {own, child(c.chain, node, own)};
+  const int next = child(c.chain, node, own);
+  if (n == 0) return {own, c.verified.has(next) ? next : 0};
   check(c.draft_nodes.has(node), "select: no law to have drawn from at node ", node);
   softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
   softmax(c.scores.chain + int64_t{node} * place.vocab, place.vocab, place.q);
   const Noise coins = noise_behind(c, node, kCoin);
   uint32_t tries = 0;
   // A looked-up chain is a path.
-  if (!c.chain.drawn && node < c.chain.size) {
+  if (!c.chain.drawn && node < c.chain.size && c.verified.has(node + 1)) {
     const Candidate known{c.chain.token[node + 1], node + 1};
     if (uniform(coins, tries++) < place.p[known.token]) return known;
     c.no_mass |= !reject_known(place, known.token);
@@ -120,10 +121,11 @@ Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place) {
   out.node = out.n = out.path[0] = 0;
   out.branch = -1;
   for (;;) {
-    out.error = choice[out.node].error;
+    const Choice& own = choice[verified_before(c, out.node)];
+    out.error = own.error;
     out.y = 0;
     if (out.error) return out;
-    const Candidate taken = decide(c, choice[out.node].token, out.node, place);
+    const Candidate taken = decide(c, own.token, out.node, place);
     out.y = taken.token;
     if (taken.node == 0) return out;
     out.node = taken.node;

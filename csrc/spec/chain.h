@@ -13,12 +13,13 @@ SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
   return 0;
 }
 
-// One more node of the chain; nodes come after their parents.
-SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token) {
+// One more node of the chain; nodes come after their parents. score: Chain::score.
+SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float score) {
   const int i = ++chain.size;
   chain.token[i] = token;
   chain.parent[i] = parent;
   chain.level[i] = chain.level[parent] + 1;
+  chain.score[i] = score;
   chain.mask[i] = chain.mask[parent].with(i);
   chain.depth = most(chain.depth, chain.level[i]);
   return i;
@@ -40,6 +41,11 @@ SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Law& law, in
 // Of the host, while lanes are at work: what note_rank() left there, or kUnknownRank.
 inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
+}
+
+// Whether this round's chain is drafted before the target's forward, if the round has a serial burst.
+SBRT_ANY inline bool awaits_burst(const Sequence& c) {
+  return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0;
 }
 
 // Whether `steps` draft steps behind the chain stay within what the draft can follow.

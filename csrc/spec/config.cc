@@ -14,6 +14,7 @@ void check_on_device(const RuntimeConfig& c) {
   };
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
+  refuse(c.max_num_seqs > 1, "more than one sequence at once");
 }
 
 }  // namespace
@@ -28,6 +29,8 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("num_speculative_tokens", 0, kMaxChain, c.max_gamma);
   check_within("num_branches", 1, kMaxBranches, c.max_branches);
   check_within("width", 1, kCandidates, c.max_width);
+  check_within("max_num_seqs", 1, kMaxSeats, c.max_num_seqs);
+  check_within("tokens of a piece", 1, kMaxRows, c.max_piece);
   check_within("vocab", 0, target.vocab(), c.vocab);
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.body == Body::sim || !c.costs,

@@ -26,6 +26,8 @@ struct RuntimeConfig {
   int32_t max_gamma = 4;
   int32_t max_branches = 8;
   int32_t max_width = 1;    // nodes that a branch grows in a step
+  int32_t max_num_seqs = 1;  // sequences at once
+  int32_t max_piece = kMaxRows;  // tokens of a prompt that go in between two rounds
   int64_t first_round = 1;  // counters are 64-bit: tests start them high
   Body body = Body::cpu;
   int32_t device = 0;                  // of the cuda body

@@ -22,14 +22,15 @@ Engine::Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model>
     : process_(getpid()),
       resources_(std::move(target), std::move(draft), config),
       graphs_(resources_),
-      pump_(resources_, graphs_, sequence_) {
+      pump_(resources_, graphs_) {
   Stopwatch(*this, resources_, pump_).choose_widths();
   const RuntimeConfig& c = resources_.config;
   if (c.tuned.empty()) return;
   for (const Policy& policy : c.tuned) check_policy(policy, c, resources_.has_draft());
   constexpr double kSeconds = 0.25;
   const Costs costs = c.costs ? *c.costs : measure(kSeconds);
-  tuner_ = std::make_unique<Tuner>(c.tuned, costs, c.max_model_len + kSlots);
+  for (int seat = 0; seat < seats(); ++seat)
+    tuners_.push_back(std::make_unique<Tuner>(c.tuned, costs, c.max_model_len + kSlots));
 }
 
 Engine::~Engine() { close(); }
@@ -52,14 +53,24 @@ void Engine::check_usable() const {
 void Engine::start_over() {
   end();
   pump_.start_over();
-  sequence_.reset();
+}
+
+void Engine::check_seat(int seat) const { check_within("seat", 0, seats() - 1, seat); }
+
+void Engine::release(int seat) {
+  at(seat).sequence.end();
+  at(seat).taken = false;
+}
+
+void Engine::end() {
+  for (int seat = 0; seat < seats(); ++seat) release(seat);
 }
 
 void Engine::prepare(const Policy& policy) {
   check_usable();
   check_policy(policy, resources_.config, resources_.has_draft());
   start_over();
-  Sequence& c = *resources_.sequence;
+  Sequence& c = resources_.at(0);
   c.policy = policy;
   for (const float top_p : {1.0f, 0.5f}) {
     c.sampling.temperature = 1;
@@ -68,29 +79,39 @@ void Engine::prepare(const Policy& policy) {
   }
 }
 
+int Engine::admit(const Request& request) {
+  check_usable();
+  check_request(request, resources_.config, resources_.models[0]->vocab(), resources_.has_draft());
+  resources_.shaping[0].check_request(request.shaping);
+  const int seat = pump_.free_seat();
+  check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
+  resources_.start_sequence(seat, request);
+  if (resources_.config.is_on_device()) {
+    pump_.idle(Exec::kForever);
+    if (request.max_tokens > 0) pump_.fuse();
+  }
+  pump_.begin(seat, request, request.tuned ? tuners_[seat].get() : nullptr);
+  return seat;
+}
+
 void Engine::begin(const Request& request) {
   check_usable();
   check_request(request, resources_.config, resources_.models[0]->vocab(), resources_.has_draft());
-  resources_.shaping.check_request(request.shaping);
   start_over();
-  resources_.start_sequence(request);
-  sequence_.begin(request, resources_.sequence->limit);
-  if (!sequence_.live()) return;
-  pump_.fuse();
-  pump_.begin(request.tuned ? tuner_.get() : nullptr);
+  admit(request);
 }
 
 void Engine::run(int64_t max_rounds, double seconds) {
   check_usable();
   check_within("max_rounds", int64_t{0}, int64_t{1} << 60, max_rounds);
   const int64_t until = end_of(Trace::now(), seconds);
-  if (!sequence_.live()) return;
   try {
     pump_.run(max_rounds, until);
   } catch (...) {
-    end();
-    sequence_
-        .drop_tokens();  // the caller gets the exception, and no token of this sequence any more
+    for (int seat = 0; seat < seats(); ++seat) {
+      at(seat).sequence.end();
+      at(seat).sequence.drop_tokens();  // the caller gets the exception, and no token any more
+    }
     pump_.settle_down();
     throw;
   }
@@ -125,13 +146,16 @@ Costs Engine::measure(double seconds, float temperature) {
   return costs;
 }
 
-std::vector<float> Engine::features() const {
+std::vector<float> Engine::features(int seat) const {
+  check_seat(seat);
   check<InvalidInput>(!pump_.has_round_in_flight(), "features: expected no round in flight");
   const Cells<float>& shown = resources_.hrad_memory.shown();
   if (shown.size() > 0) return {shown.host(), shown.host() + shown.size()};
   const Buffer<float>& kept = resources_.features;
   check<InvalidInput>(kept.size() > 0, "features: expected a runtime that keeps them");
-  return {kept.data(), kept.data() + Hrad::inputs(resources_.target.lane->feature_width())};
+  const int64_t width = resources_.target.lane->feature_width();
+  const float* mine = kept.data() + seat * Hrad::room(width);
+  return {mine, mine + Hrad::inputs(width)};
 }
 
 }  // namespace sbrt

@@ -6,12 +6,19 @@
 namespace sbrt {
 namespace {
 
+unsigned seats_of(const EndArgs&) { return 1; }
 template <class Args>
-void put(Graph& graph, const RoundStep<Args>& step, const Args& args) {
+unsigned seats_of(const Args& args) {
+  return static_cast<unsigned>(args.seats.count);
+}
+
+// `clock`: what says which round, or which piece of a prompt, it is of.
+template <class Args>
+void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
   Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
-  node.effects.reads.bits |= parts(Part::round).bits;
+  node.effects.reads.bits |= parts(clock).bits;
   const KernelShape shape = shape_of(step.kernel);
-  const unsigned seats = shape.each_seat ? kSeats : 1;
+  const unsigned seats = shape.each_seat ? seats_of(args) : 1;
   if (step.kernel != RoundOp::none)
     node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks * seats);
 }
@@ -26,9 +33,10 @@ struct LaneOps {
   GatherArgs rows;
   RoundStep<GatherArgs> gather;
   Effects forward, choose, moves;
+  Part clock = Part::round;
 
   // Rows of the seats become the batch, in which the next forward finds them.
-  void put_gather(Graph& graph) const { put(graph, gather, rows); }
+  void put_gather(Graph& graph) const { put(graph, gather, rows, clock); }
 
   void put_forward(Graph& graph, bool with_logits) const {
     const size_t first = graph.nodes().size();
@@ -56,17 +64,26 @@ struct LaneOps {
 
 namespace {
 
+// What differs between the lanes in a piece of a prompt.
+struct FeedSteps {
+  LaneStep rows;
+  RoundStep<EndArgs> end;
+  int64_t* fed;  // LaneUnit::fed, as ops reach it
+};
+
 // The pieces of a prompt. `expect` tells the lane of how many rows the next one is.
 template <class Expect>
-void record_feed(Feed& feed, const LaneStep& rows, LaneArgs args, const LaneOps& ops,
-                 const Expect& expect) {
-  feed.size(kMaxRows, ops.lane.prefill_rows(), args.shape.capacity);
+void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
+                 const LaneOps& ops, const Expect& expect) {
+  const int32_t most = ops.lane.prefill_rows();
+  feed.size(least, least < kMaxRows ? least : most, args.shape.capacity);
   for (size_t i = 0; i < feed.rows.size(); ++i) {
     args.max_rows = feed.rows[i];
-    put(feed.graphs[i], rows, args);
+    put(feed.graphs[i], steps.rows, args, ops.clock);
     ops.put_gather(feed.graphs[i]);
     expect(feed.rows[i]);
     ops.put_forward(feed.graphs[i], false);
+    put(feed.graphs[i], steps.end, EndArgs{steps.fed}, ops.clock);
   }
 }
 
@@ -81,7 +98,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
 
 // What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
 void Graphs::expect(Lane& lane, const int32_t& rows) const {
-  lane.expect({&rows, &r_.sequence->sampling, &r_.sequence->shaping});
+  lane.expect({&rows, &r_.at(0).sampling, &r_.at(0).shaping});
 }
 
 void Graphs::record_target() {
@@ -90,12 +107,18 @@ void Graphs::record_target() {
   Batch* batch = &mine->batch;
   LaneUnit& unit = r_.target;
   Lane& lane = *unit.lane;
-  LaneArgs args{r_.seats(), batch, nullptr, lane.ring(), lane.ring_shape(), unit.max_rows};
+  LaneArgs args{r_.seats(unit), batch, nullptr, lane.ring(), lane.ring_shape(), unit.max_rows};
   const ChooseArgs choice{
-      lane.logits(), lane.vocab(), r_.config.vocab,   batch, c, unit.scratch.data(),
-      mine->choice,  nullptr,      r_.shaping.dense()};
-  LaneOps ops{lane,          batch,          choice,        {r_.seats(), batch, false},
-              kGatherTarget, kForwardTarget, kChooseTarget, kMovesTarget};
+      lane.logits(), lane.vocab(), r_.config.vocab,      batch, c, unit.scratch.data(),
+      mine->choice,  nullptr,      r_.shaping[0].dense()};
+  LaneOps ops{lane,
+              batch,
+              choice,
+              {r_.seats(unit), batch, false, unit.max_rows},
+              kGatherTarget,
+              kForwardTarget,
+              kChooseTarget,
+              kMovesTarget};
   if (lane.ring()) put(settle_target_, kSettleTarget, args);
   ops.put_moves(settle_target_, c, Moves::path);
   put(verify_, kTargetRows, args);
@@ -104,8 +127,12 @@ void Graphs::record_target() {
   expect(lane, unit.most.verify);
   ops.put_forward(verify_, true);
   ops.put_choice(verify_);
-  args.seats = ops.rows.seats = r_.seats(kFed);
-  record_feed(unit.feed, kPrefillTargetRows, args, ops,
+  args.seats = ops.rows.seats = r_.fed_seats(unit);
+  ops.rows.most = 0;
+  ops.gather = kGatherPrompt;
+  ops.clock = Part::target_fed;
+  record_feed(unit.feed, r_.config.max_piece,
+              {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
@@ -114,7 +141,7 @@ void Graphs::record_target() {
 
 SelectArgs Graphs::select_args() const {
   const TargetScratch* scratch = r_.target_scratch.device();
-  return {r_.seats(),
+  return {r_.seats(r_.target),
           &scratch->batch,
           scratch->choice,
           r_.records.device(),
@@ -122,7 +149,7 @@ SelectArgs Graphs::select_args() const {
           r_.config.hrad.get(),
           r_.features.size() ? r_.features.data() : nullptr,
           r_.hrad_scratch.data(),
-          r_.accept.place()};
+          r_.accept.empty() ? Place{} : r_.accept[0].place()};
 }
 
 void Graphs::record_select() {
@@ -131,7 +158,7 @@ void Graphs::record_select() {
   if (chosen.features) put(select_, kClassify, chosen);
   if (r_.hrad_memory.is_there()) {
     const HradArgs read =
-        r_.hrad_memory.args(r_.seats(), chosen.batch, r_.target.lane->feature_memory());
+        r_.hrad_memory.args(chosen.seats, chosen.batch, r_.target.lane->feature_memory());
     put(select_, kHradFeatures, read);
     if (r_.config.hrad) put(select_, kHradInnerLayer, read);
     if (r_.config.hrad) put(select_, kHradCut, read);
@@ -146,16 +173,18 @@ void Graphs::record_draft() {
   Batch* batch = &mine->batch;
   LaneUnit& unit = r_.draft;
   Lane& lane = *unit.lane;
-  LaneArgs args{r_.seats(), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
+  LaneArgs args{r_.seats(unit), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
   const ChooseArgs laws{
-      lane.logits(), lane.vocab(), r_.config.vocab,   batch, c, unit.scratch.data(),
-      nullptr,       mine->law,    r_.shaping.dense()};
-  LaneOps ops{lane,         batch,         laws,         {r_.seats(), batch, true},
+      lane.logits(), lane.vocab(), r_.config.vocab,      batch, c, unit.scratch.data(),
+      nullptr,       mine->law,    r_.shaping[0].dense()};
+  LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   put(settle_draft_, kSettleDraft, args);
   ops.put_moves(settle_draft_, c, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
-  put(hang_burst_, kHangBurst, select_args());
+  SelectArgs bursts = select_args();
+  bursts.seats = args.seats;
+  put(hang_burst_, kHangBurst, bursts);
   put(hang_burst_, kBringBurst, args);
   ops.put_moves(hang_burst_, c, Moves::burst);
   expect(lane, unit.most.catch_up);
@@ -165,8 +194,10 @@ void Graphs::record_draft() {
   expect(lane, unit.most.step);
   ops.put_laws(step_, &unit.cost);
   put(step_, kExtend, args);
-  args.seats = ops.rows.seats = r_.seats(kFed);
-  record_feed(unit.feed, kPrefillDraftRows, args, ops,
+  args.seats = ops.rows.seats = r_.fed_seats(unit);
+  ops.clock = Part::draft_fed;
+  record_feed(unit.feed, r_.config.max_piece,
+              {kPrefillDraftRows, kEndDraftPiece, r_.ended.device() + 2}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
@@ -179,14 +210,17 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   expect(*r_.draft.lane, look_rows_);
   LaneArgs few = args;
   few.max_rows = look_rows_;
-  put(prefill_laws_, kPrefillDraftRows, few);
+  const EndArgs end{r_.ended.device() + 2};
+  put(prefill_laws_, kPrefillDraftRows, few, ops.clock);
   ops.put_gather(prefill_laws_);
   ops.put_forward(prefill_laws_, true);
   ops.put_choice(prefill_laws_);
-  put(prefill_laws_, kKeepLaws, args);
-  put(look_, kPrefillDraftRows, few);
+  put(prefill_laws_, kKeepLaws, args, ops.clock);
+  put(prefill_laws_, kEndDraftPiece, end, ops.clock);
+  put(look_, kPrefillDraftRows, few, ops.clock);
   ops.put_laws(look_, &r_.draft.cost);
-  put(look_, kKeepLaws, args);
+  put(look_, kKeepLaws, args, ops.clock);
+  put(look_, kEndDraftPiece, end, ops.clock);
 }
 
 // Every graph is made for its stream before the first launch.
@@ -224,11 +258,11 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
 
 // Whether `settle` is enqueued. A path moves no KV, which a device makes use of.
 bool Graphs::settles() const {
-  return !r_.config.is_on_device() || !makes_paths(r_.sequence->policy);
+  return !r_.config.is_on_device() || !makes_paths(r_.at(0).policy);
 }
 
 int Graphs::verification_at(bool after_burst) const {
-  return 2 * (settles() && !after_burst) + (r_.sequence->policy.gamma == 0);
+  return 2 * (settles() && !after_burst) + (r_.at(0).policy.gamma == 0);
 }
 
 // What a round launches on the target's stream: the forward, with `settle` before it unless the target
@@ -238,14 +272,14 @@ void Graphs::fuse_verification(bool after_burst) {
   if (whole.nodes().empty()) {
     if (settles() && !after_burst) whole.append(settle_target_);
     whole.append(verify_);
-    if (r_.sequence->policy.gamma == 0) whole.append(select_);
+    if (r_.at(0).policy.gamma == 0) whole.append(select_);
   }
   r_.target.stream->fuse(whole);
 }
 
 void Graphs::fuse() {
   if (!r_.config.is_on_device()) return;
-  const Policy& p = r_.sequence->policy;
+  const Policy& p = r_.at(0).policy;
   const bool bursts = p.on_miss == kBurst && p.burst > 0;
   if (bursts) fuse_verification(true);
   if (!bursts || p.gamma > 0) fuse_verification(false);

@@ -96,6 +96,7 @@ SBRT_ANY inline int hang_node(Branch& branch, int parent) {
 // How the branches of a step may grow.
 struct Step {
   bool serial;   // one branch, in place
+  bool is_over;  // it has had its steps; others go on
   bool is_last;  // what it hangs goes through the draft no more
   int width;     // nodes that a branch grows, on average; 1: paths
   int slots;     // of a branch
@@ -104,7 +105,8 @@ struct Step {
 SBRT_ANY inline Step step_of(const LaneSeat& args) {
   const Sequence& c = *args.sequence;
   const bool serial = c.branches[0].in_place;
-  return {serial, c.step == (serial ? c.policy.burst : c.policy.gamma),
+  const int steps = serial ? c.policy.burst : c.policy.gamma;
+  return {serial, c.step > steps, c.step == steps,
           serial ? c.policy.burst_width : c.policy.width,
           serial ? kSlots - static_cast<int>(c.head - args.rows->head)
                  : static_cast<int>(args.shape.tail_slots)};
@@ -204,6 +206,7 @@ SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   team.meet();
   if (c.branch_count == 0) return;
   const Step step = step_of(args);
+  if (step.is_over) return;
   if (step.width == 1) {
     extend_paths(args, step, scratch, team);
     return;

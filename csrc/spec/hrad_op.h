@@ -112,7 +112,7 @@ SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
   const int64_t hidden = args.target.hidden;
   return {&c,
           &c.cut,
-          args.batch->first[seat] + c.outcome.node,
+          args.batch->first[seat] + verified_before(c, c.outcome.node),
           args.target,
           args.x + seat * first_split(hidden).room(),
           args.shown ? args.shown + seat * hrad_inputs(hidden) : nullptr,

@@ -32,7 +32,7 @@ struct LaneSeat {
   const Law* laws;  // [kMaxStepRows] the draft's, at the rows of the batch; null: the target's lane
   KvRing* ring;     // null: the lane moves its KV itself, after `settle`
   const RingShape& shape;
-  int32_t max_rows;  // of the lane's largest forward
+  int32_t max_rows;  // that it may take in one forward
 };
 
 struct LaneArgs {
@@ -41,11 +41,14 @@ struct LaneArgs {
   const Law* laws;  // [kMaxStepRows] the draft's, at the rows of its batch; null: the target's lane
   KvRing* ring;
   RingShape shape;
-  int32_t max_rows;
+  int32_t max_rows;  // of the lane's largest forward
 
+  // The seats that take part share the rows of a forward evenly.
   SBRT_ANY LaneSeat of(int seat) const {
     Sequence& s = seats.at[seat];
-    return {seat, &s, laws ? &s.draft_rows : &s.target_rows, batch, laws, ring, shape, max_rows};
+    RowList* rows = laws ? &s.draft_rows : &s.target_rows;
+    const int share = most(1, max_rows / most(1, seats.members().count()));
+    return {seat, &s, rows, batch, laws, ring, shape, share};
   }
 };
 
@@ -109,9 +112,10 @@ struct GatherArgs {
   Seats seats;
   Batch* batch;
   int32_t is_draft;
+  int32_t most;  // rows of a verification, which leaves out the least likely nodes; 0: all go in
 };
 
-// The target's last op of a round.
+// The last op of a round, or of a piece of a prompt.
 struct EndArgs {
   int64_t* ended;
 };

@@ -71,22 +71,23 @@ SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   team.meet();
   for (int node = team.rank; node <= chain.size; node += team.size) {
     const Law& law = c.chain_law[node];
+    const int known = c.draft_nodes.has(node) ? law.n : 0;
     const uint32_t hanging = children(chain, node, law);
     for (int r = 0; r < kCandidates; ++r) {
       const int place = node * kCandidates + r;
-      const bool is_open = r < law.n && !(hanging >> r & 1);
+      const bool is_open = r < known && !(hanging >> r & 1);
       s.key[place] = is_open ? key_of(s.reach[node] + law.lp[r], static_cast<uint32_t>(place)) : 0;
     }
   }
   team.meet();
 }
 
-// Returns how many branches there are.
+// Returns how many branches there are, at most `room`.
 template <class Team>
-SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, Team team) {
+SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, int room, Team team) {
   likely_outcomes(c, s, team);
   const int n = (c.chain.size + 1) * kCandidates;
-  const int k = best_first(team, s.key, n, least(c.policy.branches, kMaxBranches), s.best);
+  const int k = best_first(team, s.key, n, least(c.policy.branches, room), s.best);
   for (int b = team.rank; b < k; b += team.size) {
     const int place = static_cast<int>(place_of(s.best[b]));
     const int node = place / kCandidates;
@@ -97,9 +98,10 @@ SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, Team team) {
 }
 
 template <class Team>
-SBRT_ANY int plan_at_the_end(Sequence& c, Team team) {
+SBRT_ANY int plan_at_the_end(Sequence& c, int room, Team team) {
+  if (!c.draft_nodes.has(c.chain.size)) return 0;
   const Law& law = c.chain_law[c.chain.size];
-  const int k = branches_wanted(c.policy, law);
+  const int k = least(branches_wanted(c.policy, law), room);
   for (int b = team.rank; b < k; b += team.size)
     start_branch(c.branches[b], {c.chain.size, law.token[b], 0}, false);
   return k;
@@ -110,11 +112,14 @@ template <class Team>
 SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
+  if (c.policy.gamma == 0) return;  // it shares the round of others whose branches grow
   // A branch must not reach past what the draft can follow.
   const bool idle = !burst_fits(c, c.policy.gamma);
+  const int room = least(kMaxBranches, args.max_rows);
   int k = 0;
   if (!idle)
-    k = c.policy.ranking == kLikely ? plan_likely(c, scratch, team) : plan_at_the_end(c, team);
+    k = c.policy.ranking == kLikely ? plan_likely(c, scratch, room, team)
+                                    : plan_at_the_end(c, room, team);
   if (team.rank == 0) {
     c.draft_idle = idle;
     c.step = 0;
@@ -126,19 +131,22 @@ SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
 }
 
 // A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
-// the first step, and the branch grows in place, in the in-flight slots.
+// the first step, and the branch grows in place, in the in-flight slots. A sequence that awaits no burst
+// is caught up by the first step.
 SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
-  c.step = 0;
+  RowList& rows = *args.rows;
+  c.step = c.branch_count = 0;
+  if (!awaits_burst(c)) return;
   c.draft_idle = !burst_fits(c, c.policy.burst);
-  c.branch_count = !c.draft_idle;
-  if (c.draft_idle) {
-    args.rows->n = 0;
-    return;
-  }
+  if (c.draft_idle) rows.n = 0;
+  int root = 0;
+  while (root < rows.n && rows.row[root].node != 0) ++root;
+  if (root == rows.n) return;  // it lacks more of the trunk than there are rows
+  rows.n = root + 1;           // what was looked up gives way to the burst
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
-  Row& root = args.rows->row[args.rows->n - 1];
-  root.branch = root.node = 0;
+  c.branch_count = 1;
+  rows.row[root].branch = 0;
 }
 
 }  // namespace sbrt

@@ -11,16 +11,27 @@ namespace sbrt {
 namespace {
 
 constexpr int64_t kPatience = 50'000'000;  // ns between two looks at interrupt()
+constexpr uint64_t bit(int seat) { return uint64_t{1} << seat; }
+
+// Calls f(seat) for the seats of a set, ascending.
+template <class F>
+void for_each(uint64_t seats, F f) {
+  for (; seats; seats &= seats - 1) f(__builtin_ctzll(seats));
+}
+
+bool is_one(uint64_t seats) { return seats && (seats & (seats - 1)) == 0; }
+
+int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.burst : 0; }
 
 }  // namespace
 
-Pump::Pump(Resources& resources, Graphs& graphs, HostSequence& sequence)
+Pump::Pump(Resources& resources, Graphs& graphs)
     : r_(resources),
       graphs_(graphs),
-      sequence_(sequence),
+      seats_(resources.count()),
       round_(resources.config.first_round - 1),
       committed_round_(round_) {
-  *r_.ended.host() = round_;
+  r_.ended.host()[0] = round_;
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -29,79 +40,188 @@ Pump::Pump(Resources& resources, Graphs& graphs, HostSequence& sequence)
 void Pump::settle_down() {
   idle(Exec::kForever);
   r_.exec->forget();
-  *r_.ended.host() = committed_round_ = round_;
+  r_.ended.host()[0] = committed_round_ = round_;
+  *r_.target.fed = r_.target.feed.pieces;
+  *r_.draft.fed = r_.draft.feed.pieces;
 }
 
 void Pump::start_over() {
   settle_down();
-  drafted_ = prefilling_ = false;
+  for (HostSeat& seat : seats_) {
+    seat.taken = seat.prefilling = seat.drafted = seat.tunes = false;
+    seat.sequence.reset();
+    seat.tuner = nullptr;
+    seat.fed[0] = seat.fed[1] = {};
+  }
   chain_nodes_ = 0;
-  r_.target.feed.fed = r_.draft.feed.fed = 0;
-  tuner_ = nullptr;
   interrupted_.store(false);
 }
 
-void Pump::begin(Tuner* tuner) {
-  const Sequence& c = *r_.sequence;
-  tuner_ = tuner;
-  const RoundShape first = shape();
-  const bool drafts = tuner ? tuner->drafts() : first.burst + first.gamma > 0;
-  drafts_ = drafts && c.head < c.draft_limit;
-  if (tuner) tuner->begin(c);
-  begun_ = now();
-  prefilling_ = true;
+bool Pump::has_free_seat() const {
+  return std::any_of(seats_.begin(), seats_.end(), [](const HostSeat& s) { return !s.taken; });
 }
 
-void Pump::run(int64_t max_rounds, int64_t until) {
-  if (prefilled(until)) run_rounds(max_rounds, until);
-  interrupted_.store(false, std::memory_order_relaxed);
+// The one that was left first: what it had in flight has most likely ended.
+int Pump::free_seat() {
+  int found = -1;
+  const auto left = [this](int i) {
+    const HostSeat& s = seats_[i];
+    return std::max(s.last_round - committed_round_, int64_t{0});
+  };
+  for (int i = 0; i < r_.count(); ++i)
+    if (!seats_[i].taken && (found < 0 || left(i) < left(found))) found = i;
+  if (found < 0) return found;
+  if (live() == 0) {
+    settle_down();
+    return found;
+  }
+  const HostSeat& seat = seats_[found];
+  const auto wait = [this](Event& event, int64_t value) {
+    while (!r_.exec->reach(event, value, Trace::now() + kPatience)) {
+    }
+  };
+  wait(r_.target.feed.fed, seat.fed[0].last_piece());
+  wait(r_.draft.feed.fed, seat.fed[1].last_piece());
+  wait(fences_.verify_done, seat.last_round);
+  return found;
+}
+
+void Pump::begin(int i, const Request& request, Tuner* tuner) {
+  HostSeat& seat = seats_[i];
+  const Sequence& c = r_.at(i);
+  seat.sequence.reset();
+  seat.sequence.begin(request, c.limit);
+  seat.taken = true;
+  seat.drafted = seat.tunes = seat.is_timed = false;
+  seat.fed[0] = seat.fed[1] = {};
+  seat.order = ++admitted_;
+  seat.first_round = round_ + 1;
+  seat.tuner = tuner;
+  const Policy& p = c.policy;
+  const bool drafts = tuner ? tuner->drafts() : p.gamma + burst_after_miss(p) > 0;
+  seat.drafts = drafts && c.head < c.draft_limit;
+  if (tuner) tuner->begin(c);
+  seat.begun = now();
+  seat.prefilling = seat.sequence.live();
+}
+
+// Seats whose sequence goes on.
+uint64_t Pump::live() const {
+  uint64_t found = 0;
+  for (int i = 0; i < r_.count(); ++i)
+    if (seats_[i].taken && seats_[i].sequence.live()) found |= bit(i);
+  return found;
+}
+
+// Those of them that take part in rounds.
+uint64_t Pump::decoding() const {
+  uint64_t found = live();
+  for_each(found, [&](int i) {
+    if (seats_[i].prefilling) found &= ~bit(i);
+  });
+  return found;
 }
 
 // The last round that a call enqueues may still run when the call returns, as long as its shape does
 // not depend on what the call read. A caller that takes a round at a time then never leaves the lanes idle.
-void Pump::run_rounds(int64_t max_rounds, int64_t until) {
+void Pump::run(int64_t max_rounds, int64_t until) {
+  const uint64_t all = live();
   const auto stops = [&](int64_t done) {
-    return !sequence_.live() || (max_rounds > 0 && done == max_rounds) ||
+    return live() != all || all == 0 || (max_rounds > 0 && done == max_rounds) ||
            (done > 0 && Trace::now() >= until) || interrupted_.load(std::memory_order_relaxed);
   };
   for (int64_t done = 0; !stops(done); ++done) {
+    if (!feed_prompts(until)) break;
     const bool ahead = has_round_in_flight();
     if (!ahead && !prepare_round(until)) break;
     if (!ahead) start_round();
     if (round_ == committed_round_ + 1 && may_run_ahead()) start_round();
     if (!read_round(until, ahead)) break;
   }
-  if (!sequence_.live())
-    r_.exec->spend(1);  // what comes next begins later than all of this, in traces too
+  if (live() == 0) r_.exec->spend(1);  // what comes next begins later than all of this, in traces too
+  interrupted_.store(false, std::memory_order_relaxed);
 }
 
-// With nothing in flight. False if the time is over.
+// With nothing in flight. False if the time is over. One sequence has its policy tuned; several run
+// plainly where they may choose.
 bool Pump::prepare_round(int64_t until) {
-  if (tuner_ && !tune(until)) return false;
-  bound_rows();
-  return true;
+  const uint64_t members = decoding();
+  const bool alone = is_one(members);
+  bool in_time = true;
+  for_each(members, [&](int i) {
+    HostSeat& seat = seats_[i];
+    if (!seat.tuner) return;
+    seat.tunes = alone;
+    if (alone) {
+      in_time = tune(i, until);
+    } else {
+      seat.tuner->rest(r_.at(i));
+    }
+  });
+  if (in_time) bound_rows();
+  return in_time;
+}
+
+// All that decode. Under `rejection` tokens depend on which candidates were tried: such a sequence is
+// left out of a round in which one of its rows might find no room.
+uint64_t Pump::members_of_round() const {
+  const uint64_t all = decoding();
+  uint64_t members = 0;
+  int64_t verified = __builtin_popcountll(all), drafted = 0;  // rows; drafted: of the neediest seat
+  for (int n = 0; n < r_.count(); ++n) {
+    const int i = static_cast<int>((round_ + n) % r_.count());  // each is the first in its turn
+    if (!(all & bit(i))) continue;
+    const Policy& p = r_.at(i).policy;
+    const int64_t chain = is_rejection(r_.at(i)) ? most_nodes(p) : 0;
+    const int64_t steps = chain > 0 ? std::max<int64_t>(chain + 2, p.branches * p.width) : 0;
+    const int64_t neediest = std::max(drafted, steps);
+    const bool fits = verified + chain <= kMaxRows &&
+                      (!r_.has_draft() ||
+                       (__builtin_popcountll(members) + 1) * neediest <= r_.draft.max_rows);
+    if (members && neediest > 0 && !fits) continue;
+    members |= bit(i);
+    verified += chain;
+    drafted = neediest;
+  }
+  return members;
 }
 
 void Pump::start_round() {
-  const RoundShape how = shape();
-  // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
-  drafted_ = how.burst + how.gamma > 0;
-  if (tuner_ && !drafted_ && !has_round_in_flight()) {  // never on a device
-    r_.sequence->draft_nodes = Mask::none();
-    r_.sequence->branch_count = r_.sequence->draft_idle = 0;
-  }
+  const uint64_t members = members_of_round();
+  const RoundShape how = shape(members);
+  const bool ahead = has_round_in_flight();
+  uint64_t drafting = 0;
+  for_each(members, [&](int i) {
+    if (starts_drafting(i, how)) drafting |= bit(i);
+    seats_[i].sequence.stats().rounds_ahead += ahead;
+    seats_[i].last_round = round_ + 1;
+  });
   price_lanes(how);  // one round is in flight at most in virtual time
   const NvtxRange range(r_.config.nvtx, "round", round_ + 1);
-  sequence_.stats().rounds_ahead += has_round_in_flight();
   enqueued_[++round_ % 2] = now();
-  r_.roll.host()->word[round_ % kRecords] = 1;  // the one seat
+  r_.target.roll->word[round_ % kRecords] = members;
+  r_.draft.roll->word[round_ % kRecords] = drafting;
   TargetLane target = graphs_.target(how);
-  if (!drafted_) {
+  if (!drafting) {
     enqueue_round(round_, how, target, nullptr, fences_);
     return;
   }
   DraftLane draft = graphs_.draft(how);
   enqueue_round(round_, how, target, &draft, fences_);
+}
+
+// Whether the draft takes part in the next round of this seat.
+bool Pump::starts_drafting(int i, const RoundShape& how) {
+  HostSeat& seat = seats_[i];
+  const Policy& p = r_.at(i).policy;
+  seat.drafted = p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
+  // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
+  if (seat.tuner && !seat.drafted && !has_round_in_flight()) {  // never on a device
+    Sequence& c = r_.at(i);
+    c.draft_nodes = Mask::none();
+    c.branch_count = c.draft_idle = 0;
+  }
+  return seat.drafted;
 }
 
 // Waits for the oldest round in flight and takes its tokens. `ahead`: it was in flight before this turn
@@ -111,18 +231,24 @@ bool Pump::read_round(int64_t until, bool ahead) {
   r_.exec->rethrow();
   if (r_.config.costs) r_.exec->spend(besides_);
   const int64_t round = ++committed_round_;
+  see_prefilled();
   r_.exec->note("read_record", {parts(Part::record), {}});
-  const int64_t tokens = sequence_.commit(r_.records.host()->of(round), round);
-  Stats& stats = sequence_.stats();
-  stats.decode_ns = now() - begun_ - stats.prefill_ns;
-  if (tuner_) tuner_->saw(brought(tokens, ahead));
+  const uint64_t members = r_.target.roll->word[round % kRecords];
+  for_each(members, [&](int i) {
+    HostSeat& seat = seats_[i];
+    if (!seat.taken || !seat.sequence.live() || round < seat.first_round) return;
+    const int64_t tokens = seat.sequence.commit(r_.records.host()[i].of(round), round);
+    Stats& stats = seat.sequence.stats();
+    stats.decode_ns = now() - seat.begun - stats.prefill_ns;
+    if (seat.tuner && seat.tunes && is_one(members)) seat.tuner->saw(brought(seat, tokens, ahead));
+  });
   return true;
 }
 
 // What the round that was just read brought, for the tuner. Of a round that ran ahead the host does not
 // know when it ended, since its caller may have been away: the lane's own clock says so.
-Brought Pump::brought(int64_t tokens, bool ahead) const {
-  const RoundEntry& last = sequence_.log().last();
+Brought Pump::brought(const HostSeat& seat, int64_t tokens, bool ahead) const {
+  const RoundEntry& last = seat.sequence.log().last();
   Brought found{tokens, 0, 1 + last.depth, r_.config.in_virtual_order(), last.hit};
   const int64_t enqueued = enqueued_[last.round % 2];
   if (!ahead) {
@@ -136,89 +262,146 @@ Brought Pump::brought(int64_t tokens, bool ahead) const {
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, its policy is the same, its rows stay within the bounds in force, and the
-// sequence cannot reach its limit before. A stop that the host finds leaves a round behind that nobody
-// reads.
+// not depend on that outcome, its policies are the same, and its rows stay within the bounds in force. A
+// stop that the host finds leaves a round behind that nobody reads.
 bool Pump::may_run_ahead() {
-  const Policy& p = r_.sequence->policy;
-  const int burst = p.on_miss == kBurst ? p.burst : 0;
-  if (burst > 0 && (p.gamma > 0 || !sequence_.missed())) return false;
   if (r_.config.in_virtual_order() || r_.config.keep_features) return false;
+  const uint64_t members = decoding();
+  bool may = members != 0;
+  for_each(members, [&](int i) { may = may && may_run_ahead(i, is_one(members)); });
+  return may;
+}
+
+bool Pump::may_run_ahead(int i, bool alone) {
+  const HostSeat& seat = seats_[i];
+  const Policy& p = r_.at(i).policy;
+  const int burst = burst_after_miss(p);
+  if (burst > 0 && (p.gamma > 0 || !seat.sequence.missed())) return false;
+  if (seat.tuner && seat.tunes != alone) return false;
+  if (!alone) return true;
   if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
-  if (2 * most > sequence_.left()) return false;
-  return !tuner_ || tuner_->stays(*r_.sequence, sequence_.head());
+  if (2 * most > seat.sequence.left()) return false;
+  return !seat.tuner || seat.tuner->stays(r_.at(i), seat.sequence.head());
 }
 
-void Pump::feed(LaneUnit& unit, int width, bool keeps_laws) {
-  const int64_t all = r_.sequence->head;
-  const size_t at = unit.feed.next(all);
-  const bool is_last = unit.feed.fed + unit.feed.rows[at] >= all;
-  unit.stream->launch(
-      keeps_laws && is_last && at == 0 ? graphs_.prefill_laws() : unit.feed.graphs[at], width);
-  unit.feed.took(at, unit.pieces, all);
-  unit.stream->record(unit.prefilled, ++unit.pieces);
+bool Pump::lacks(const LaneUnit& unit, int i) const {
+  if (&unit == &r_.draft && !seats_[i].drafts) return false;
+  return fed(unit, i) < r_.at(i).head;
 }
 
-// Feeds the prompt; false if the time is over first. Two pieces of a lane are in flight, so that none
-// is ever idle and no caller waits for more than that.
-bool Pump::prefilled(int64_t until) {
-  if (!prefilling_) return true;
+void Pump::feed(LaneUnit& unit, int i, int width, bool keeps_laws) {
+  const int64_t all = r_.at(i).head, from = fed(unit, i);
+  Feed& feed = unit.feed;
+  const size_t at = feed.next(from, all);
+  const int64_t end = std::min(all, from + feed.rows[at]);
+  const bool keeps = keeps_laws && end == all && at == 0;
+  unit.fed_roll->word[++feed.pieces % kRecords] = bit(i);
+  unit.stream->launch(keeps ? graphs_.prefill_laws() : feed.graphs[at], width);
+  fed_of(unit, i).took(feed.pieces, end);
+  unit.stream->record(feed.fed, feed.pieces);
+}
+
+// The seat whose prompt came first, -1 if all prompts are in.
+int Pump::next_to_feed() const {
+  int found = -1;
+  for_each(live() & ~decoding(), [&](int i) {
+    if (found < 0 || seats_[i].order < seats_[found].order) found = i;
+  });
+  return found;
+}
+
+// False if the time is over first. One sequence at least decodes after it.
+bool Pump::feed_prompts(int64_t until) {
+  const int i = next_to_feed();
+  if (i < 0) return true;
+  if (decoding() == 0) return feed_alone(i, until);
+  feed_beside(i);
+  return true;
+}
+
+// All of a prompt. Two pieces of a lane are in flight, so that none is ever idle and no caller waits for
+// more than that.
+bool Pump::feed_alone(int i, int64_t until) {
+  HostSeat& seat = seats_[i];
   LaneUnit &target = r_.target, &draft = r_.draft;
   const NvtxRange range(r_.config.nvtx, "prefill");
-  const RoundShape width = shape();
-  const auto lacks = [this](const LaneUnit& unit) { return unit.feed.fed < r_.sequence->head; };
+  const RoundShape width = shape(bit(i));
   for (;;) {
-    const bool drafts = drafts_ && lacks(draft), targets = lacks(target);
-    if (!reach(target.prefilled, target.pieces - targets, until) ||
-        !reach(draft.prefilled, draft.pieces - drafts, until))
+    const bool drafts = lacks(draft, i), targets = lacks(target, i);
+    if (!reach(target.feed.fed, target.feed.pieces - targets, until) ||
+        !reach(draft.feed.fed, draft.feed.pieces - drafts, until))
       return false;
     if (!drafts && !targets) break;
-    if (drafts) feed(draft, width.draft_width, tuner_ != nullptr);
-    if (targets) feed(target, width.target_width, false);
+    if (drafts) feed(draft, i, width.draft_width, seat.tuner != nullptr);
+    if (targets) feed(target, i, width.target_width, false);
   }
   r_.exec->rethrow();
-  prefilling_ = false;
-  sequence_.stats().prefill_ns = now() - begun_;
+  seat.prefilling = false;
+  see_prefilled();
   return true;
+}
+
+// A piece of it, between two rounds of others. It decodes as soon as all pieces are enqueued.
+void Pump::feed_beside(int i) {
+  const RoundShape width = shape(decoding() | bit(i));
+  const auto has_room = [](const Feed& feed) { return feed.pieces - feed.fed.reached() < 2; };
+  if (lacks(r_.draft, i) && has_room(r_.draft.feed))
+    feed(r_.draft, i, width.draft_width, seats_[i].tuner != nullptr);
+  if (lacks(r_.target, i) && has_room(r_.target.feed)) feed(r_.target, i, width.target_width, false);
+  seats_[i].prefilling = lacks(r_.target, i) || lacks(r_.draft, i);
+}
+
+// Notes when prompts were through.
+void Pump::see_prefilled() {
+  const int64_t target = r_.target.feed.fed.reached(), draft = r_.draft.feed.fed.reached();
+  for_each(decoding(), [&](int i) {
+    HostSeat& seat = seats_[i];
+    if (seat.is_timed || seat.fed[0].last_piece() > target || seat.fed[1].last_piece() > draft)
+      return;
+    seat.is_timed = true;
+    seat.sequence.stats().prefill_ns = now() - seat.begun;
+  });
 }
 
 // Between rounds, with nothing enqueued: chooses the next policy. False if the time is over.
-bool Pump::tune(int64_t until) {
+bool Pump::tune(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
-  if (!reach(draft.prefilled, draft.pieces, until)) return false;  // of an earlier call
-  Sequence& c = *r_.sequence;
+  HostSeat& seat = seats_[i];
+  if (!reach(draft.feed.fed, draft.feed.pieces, until)) return false;  // of an earlier call
+  Sequence& c = r_.at(i);
   const int64_t begin = now();
   // A draft that took part in the last round has yet to settle, and is never far behind.
-  if (drafts_ && !drafted_ && tuner_->wants_to_look(c, c.head)) {
-    if (!catch_draft_up(until)) return false;
-    tuner_->looked(now() - begin);
+  if (seat.drafts && !seat.drafted && seat.tuner->wants_to_look(c, c.head)) {
+    if (!catch_draft_up(i, until)) return false;
+    seat.tuner->looked(now() - begin);
   }
-  tuner_->next(c);
+  seat.tuner->next(c);
   constexpr int64_t kBehind = 8;  // what rides along in a burst
   const bool drafts = kind_of(c.policy) >= ArmKind::serial;
-  return !drafts || drafted_ || c.head - c.draft_have <= kBehind || catch_draft_up(until);
+  return !drafts || seat.drafted || c.head - c.draft_have <= kBehind || catch_draft_up(i, until);
 }
 
 // The draft reads what it has missed of the trunk, and leaves its laws' ranks.
-bool Pump::catch_draft_up(int64_t until) {
+bool Pump::catch_draft_up(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
+  Feed& feed = draft.feed;
   if (r_.config.costs) draft.cost = r_.config.costs->alone.draft.data();
-  while (r_.sequence->draft_have < r_.sequence->head) {
+  while (r_.at(i).draft_have < r_.at(i).head) {
+    draft.fed_roll->word[++feed.pieces % kRecords] = bit(i);
     draft.stream->launch(graphs_.look(), draft.width);
-    draft.stream->record(draft.prefilled, ++draft.pieces);
-    if (!reach(draft.prefilled, draft.pieces, until)) return false;
+    draft.stream->record(feed.fed, feed.pieces);
+    if (!reach(feed.fed, feed.pieces, until)) return false;
   }
   r_.exec->rethrow();
   return true;
 }
 
-int64_t Pump::prefilled_tokens() const {
-  if (!prefilling_) return std::max<int64_t>(0, sequence_.prompt() - 1);
-  const auto done = [](const LaneUnit& u) {
-    return u.feed.done(u.pieces, u.pieces - u.prefilled.reached());
-  };
-  return drafts_ ? std::min(done(r_.target), done(r_.draft)) : done(r_.target);
+int64_t Pump::prefilled_tokens(int i) const {
+  const HostSeat& seat = seats_[i];
+  if (!seat.prefilling) return std::max<int64_t>(0, seat.sequence.prompt() - 1);
+  const int64_t target = seat.fed[0].done(r_.target.feed.fed.reached());
+  return seat.drafts ? std::min(target, seat.fed[1].done(r_.draft.feed.fed.reached())) : target;
 }
 
 // False if the time is over or somebody interrupts.
@@ -229,8 +412,8 @@ bool Pump::reach(Event& event, int64_t value, int64_t until) {
 }
 
 bool Pump::idle(int64_t until) {
-  return r_.exec->reach(r_.target.prefilled, r_.target.pieces, until) &&
-         r_.exec->reach(r_.draft.prefilled, r_.draft.pieces, until) &&
+  return r_.exec->reach(r_.target.feed.fed, r_.target.feed.pieces, until) &&
+         r_.exec->reach(r_.draft.feed.fed, r_.draft.feed.pieces, until) &&
          r_.exec->reach(fences_.verify_done, round_, until);
 }
 
@@ -243,17 +426,18 @@ void Pump::price_lanes(const RoundShape& how) {
   besides_ = r_.config.costs->besides(how.burst > 0, how.gamma > 0);
 }
 
-// Most nodes of a chain, of this policy and of the one before.
-int32_t Pump::most_chain() const { return std::max(chain_nodes_, most_nodes(r_.sequence->policy)); }
+// Most nodes of a chain, of this policy and of the one before. Of the one seat.
+int32_t Pump::most_chain() const { return std::max(chain_nodes_, most_nodes(r_.at(0).policy)); }
 
 // How far the draft may be behind the trunk in the next `rounds` rounds; the host knows the head of the
 // first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
-// that sat out once is never fed again.
+// that sat out once is never fed again. Of several seats nobody asks: their bounds are a lane's.
 DraftLag Pump::lag_within(int rounds) const {
-  if (tuner_) return DraftLag::any;
-  if (r_.sequence->policy.gamma == 0) return DraftLag::none;
-  const int64_t nodes = most_chain(), head = sequence_.head() + (rounds - 1) * (nodes + 1);
-  return head + nodes < r_.sequence->draft_limit ? DraftLag::none : DraftLag::chain;
+  if (r_.count() > 1 || seats_[0].tuner) return DraftLag::any;
+  if (r_.at(0).policy.gamma == 0) return DraftLag::none;
+  const int64_t nodes = most_chain();
+  const int64_t head = seats_[0].sequence.head() + (rounds - 1) * (nodes + 1);
+  return head + nodes < r_.at(0).draft_limit ? DraftLag::none : DraftLag::chain;
 }
 
 void Pump::fuse() {
@@ -265,18 +449,26 @@ void Pump::fuse() {
 // Decides which graphs of the lanes the next round takes. Nothing is in flight.
 void Pump::bound_rows() {
   lag_ = lag_within(1);
-  r_.target.most = r_.draft.most = row_bounds(r_.sequence->policy, most_chain(), lag_);
-  chain_nodes_ = most_nodes(r_.sequence->policy);
+  if (r_.count() > 1) {
+    r_.target.most = r_.draft.most = {kMaxRows, r_.draft.max_rows, r_.draft.max_rows};
+    return;
+  }
+  const Policy& p = r_.at(0).policy;
+  r_.target.most = r_.draft.most = row_bounds(p, most_chain(), lag_);
+  chain_nodes_ = most_nodes(p);
 }
 
-// The shape of the next round.
-RoundShape Pump::shape() const {
-  const Policy& p = r_.sequence->policy;
-  RoundShape shape;
-  shape.gamma = p.gamma;
-  shape.burst = sequence_.missed() && p.on_miss == kBurst ? p.burst : 0;
-  shape.target_width = p.gamma > 0 ? r_.config.target_share() : r_.target.width;
-  shape.draft_width = p.gamma > 0 ? r_.config.draft_threads : r_.draft.width;
+// The shape of the next round: the longest bursts that any of its seats wants.
+RoundShape Pump::shape(uint64_t members) const {
+  RoundShape shape{};
+  for_each(members, [&](int i) {
+    const Policy& p = r_.at(i).policy;
+    shape.gamma = std::max(shape.gamma, p.gamma);
+    if (seats_[i].sequence.missed()) shape.burst = std::max(shape.burst, burst_after_miss(p));
+  });
+  const bool overlaps = shape.gamma > 0;
+  shape.target_width = overlaps ? r_.config.target_share() : r_.target.width;
+  shape.draft_width = overlaps ? r_.config.draft_threads : r_.draft.width;
   shape.burst_width = r_.draft.width;
   return shape;
 }

@@ -15,6 +15,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   LaneShape shape;
   shape.max_len = max_len;
   shape.max_rows = kMaxRows;
+  shape.seats = c.max_num_seqs;
   if (drafts) {
     // What is drafted last takes no slot: it does not go through the draft.
     const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
@@ -22,6 +23,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
     shape.branches = c.max_branches;
     shape.tail_slots = std::clamp(slots, 1, kMaxTail);
     shape.max_rows = std::clamp(c.max_branches * c.max_width, kMaxRows, kMaxStepRows);
+    if (c.max_num_seqs > 1) shape.max_rows = std::min(kMaxRows * c.max_num_seqs, kMaxStepRows);
   }
   shape.threads = c.num_threads;
   shape.debug = c.debug;
@@ -57,36 +59,47 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   bind_unit(target, *models[0], config, config.max_model_len, false);
   make_features();
   if (models[1]) {
-    sequence->draft_limit = std::min(config.max_model_len, models[1]->longest());
-    bind_unit(draft, *models[1], config, sequence->draft_limit, true);
-    sequence->draft_vocab = models[1]->vocab();
+    const int64_t limit = std::min(config.max_model_len, models[1]->longest());
+    bind_unit(draft, *models[1], config, limit, true);
+    for (int seat = 0; seat < count(); ++seat) {
+      at(seat).draft_limit = limit;
+      at(seat).draft_vocab = models[1]->vocab();
+    }
   }
   check_holes(config.holes, config.vocab);
-  shaping = ShapingStore(*exec, config.vocab, config.holes);
+  for (int seat = 0; seat < count(); ++seat)
+    shaping.emplace_back(*exec, config.vocab, config.holes);
   make_scores();
 }
 
 void Resources::make_memory() {
-  sequences = exec->cells<Sequence>(kSeats, Where::device);
-  roll = exec->cells<Roll>(1, Where::pinned);
-  ended = exec->cells<int64_t>(1, Where::device);
+  const auto seats = static_cast<size_t>(count());
+  sequences = exec->cells<Sequence>(seats, Where::device);
+  rolls = exec->cells<Roll>(4, Where::pinned);
+  ended = exec->cells<int64_t>(3, Where::device);
   target_scratch = exec->cells<TargetScratch>(1, Where::device);
   if (models[1]) draft_scratch = exec->cells<DraftScratch>(1, Where::device);
-  records = exec->cells<Records>(kSeats, Where::pinned);
-  trunk = exec->cells<int32_t>(config.max_model_len + kSlots, Where::device);
-  sequence = sequences.host();
-  sequence->trunk = trunk.device();
+  records = exec->cells<Records>(seats, Where::pinned);
+  trunks = exec->cells<int32_t>(seats * room(), Where::device);
+  if (!config.tuned.empty()) ranks = exec->cells<uint8_t>(seats * room(), Where::device);
+  for (int seat = 0; seat < count(); ++seat) {
+    at(seat).trunk = trunks.device() + seat * room();
+    if (ranks.size() > 0) at(seat).rank = ranks.device() + seat * room();
+    exec->watch(watched(sequences.device() + seat));
+  }
   target.batch = &target_scratch.host()->batch;
   target.scratch_block = &target_scratch.block();
   if (models[1]) {
     draft.batch = &draft_scratch.host()->batch;
     draft.scratch_block = &draft_scratch.block();
   }
-  if (!config.tuned.empty()) {
-    ranks = exec->cells<uint8_t>(config.max_model_len + kSlots, Where::device);
-    sequence->rank = ranks.device();
+  int lane = 0;
+  for (LaneUnit* unit : {&target, &draft}) {
+    unit->roll = &rolls.host()[lane];
+    unit->fed_roll = &rolls.host()[2 + lane];
+    unit->fed = &ended.host()[1 + lane];
+    ++lane;
   }
-  exec->watch(watched(sequences.device()));
   exec->watch(watched(target_scratch.device()));
   if (models[1]) exec->watch(watched(draft_scratch.device()));
 }
@@ -110,38 +123,46 @@ void Resources::make_features() {
     hrad_memory = HradMemory(*exec, config.hrad.get(), width, config.keep_features);
     return;
   }
-  features = Buffer<float>(kSeats * Hrad::room(width));
+  features = Buffer<float>(count() * Hrad::room(width));
   hrad_scratch = Buffer<float>(Hrad::kScratch);
 }
 
 void Resources::make_scores() {
   if (!config.rejection) return;
   const RingShape shape = has_draft() ? draft.lane->ring_shape() : RingShape{};
-  accept = AcceptMemory(config.vocab, has_draft() ? shape.branches : 0,
+  for (int seat = 0; seat < count(); ++seat) {
+    accept.emplace_back(config.vocab, has_draft() ? shape.branches : 0,
                         has_draft() ? shape.tail_slots : 0);
-  sequence->scores = accept.scores();
+    at(seat).scores = accept.back().scores();
+  }
 }
 
-Seats Resources::seats(int only) const {
-  return {sequences.device(), kSeats, only, roll.device(), ended.device()};
+Seats Resources::seats(const LaneUnit& unit) const {
+  return {sequences.device(), count(), rolls.device() + (&unit == &draft), ended.device()};
 }
 
-void Resources::send_sequence() {
-  exec->note("send_sequence", {{}, all_parts()});
-  exec->upload(sequences.block(), sizeof(Sequence));
-  exec->upload(ended.block(), sizeof(int64_t));
+Seats Resources::fed_seats(const LaneUnit& unit) const {
+  const int lane = &unit == &draft;
+  return {sequences.device(), count(), rolls.device() + 2 + lane, ended.device() + 1 + lane};
 }
 
-void Resources::start_sequence(const Request& r) {
-  Sequence& c = *sequence;
+void Resources::send_sequences() {
+  exec->note("send_sequences", {{}, all_parts()});
+  exec->upload(sequences.block(), count() * sizeof(Sequence));
+  exec->upload(ended.block(), ended.size() * sizeof(int64_t));
+}
+
+void Resources::start_sequence(int seat, const Request& r) {
+  Sequence& c = at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
-  std::copy(r.prompt.begin(), r.prompt.end(), trunk.host());
+  std::copy(r.prompt.begin(), r.prompt.end(), trunks.host() + seat * room());
   c.sampling = r.sampling;
-  shaping.start(r, c);
+  shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : r.policy;
   c.prices.known = 0;
   if (c.rank)  // as far as the last sequence came
-    std::fill_n(ranks.host(), std::min<int64_t>(ranks.size(), c.head + kSlots), kUnknownRank);
+    std::fill_n(ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),
+                kUnknownRank);
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
@@ -151,6 +172,7 @@ void Resources::start_sequence(const Request& r) {
   c.chain.token[0] = r.prompt.back();
   c.chain.parent[0] = -1;
   c.chain.level[0] = 0;
+  c.chain.score[0] = 0;
   c.chain.mask[0] = Mask::upto(1);
   c.outcome = {};
   c.cut = Cut::confident;
@@ -159,8 +181,8 @@ void Resources::start_sequence(const Request& r) {
   c.sharpness = r.sampling.temperature == 0 ? 2.5f : 1.0f;
   c.draft_nodes = Mask::none();
   c.target_have = c.draft_have = 0;
-  exec->upload(trunk.block(), r.prompt.size() * sizeof(int32_t));
-  send_sequence();
+  exec->upload(trunks.block(), (seat * room() + length) * sizeof(int32_t));
+  send_sequences();
 }
 
 void Resources::leave() {

@@ -17,9 +17,6 @@
 
 namespace sbrt {
 
-constexpr int kSeats = 1;  // sequences at once
-constexpr int kFed = 0;    // the seat that prompts are fed to
-
 // One model bound to one stream, one KV ring and its graphs.
 struct LaneUnit {
   std::unique_ptr<Lane> lane;
@@ -33,10 +30,11 @@ struct LaneUnit {
   int32_t timed_rows = 0;                // of timed_forward
   RowBounds most{};                      // of the round's forwards: Expected
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
-  Event prefilled{"prefilled"};
-  int64_t pieces = 0;  // of prompts, enqueued so far; `prefilled` counts those done
   Feed feed;
   Event timed{"timed"};
+  Roll* roll = nullptr;      // which seats take part in a round of it
+  Roll* fed_roll = nullptr;  // in a piece of a prompt
+  int64_t* fed = nullptr;    // pieces that ended, as its ops count them
 };
 
 struct Resources {
@@ -45,33 +43,36 @@ struct Resources {
             const RuntimeConfig& given);
 
   bool has_draft() const { return draft.lane != nullptr; }
-  // The sequences, for the ops. `only`: Seats::only.
-  Seats seats(int only = -1) const;
-  // Fills the seat for a checked request, and sends it. Nothing is in flight.
-  void start_sequence(const Request& request);
-  void send_sequence();  // what the host wrote, for all that is enqueued from here on
-  void close();          // joins every thread, then drops the models
-  void leave();          // in a fork: there is nobody to join, so nothing is freed
+  int count() const { return config.max_num_seqs; }  // of seats
+  Sequence& at(int seat) const { return sequences.host()[seat]; }
+  // The sequences, for the ops of a lane: those in a round of it, or in a piece of a prompt.
+  Seats seats(const LaneUnit& unit) const;
+  Seats fed_seats(const LaneUnit& unit) const;
+  // Fills a seat for a checked request, and sends it. No round or piece in flight has that seat.
+  void start_sequence(int seat, const Request& request);
+  void send_sequences();  // what the host wrote, for all that is enqueued from here on
+  void close();           // joins every thread, then drops the models
+  void leave();           // in a fork: there is nobody to join, so nothing is freed
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
   Cells<Sequence> sequences;
-  Cells<Roll> roll;
-  Cells<int64_t> ended;  // Seats::ended
+  Cells<Roll> rolls;     // of rounds and of pieces: the target's two, then the draft's
+  Cells<int64_t> ended;  // Seats::ended: of rounds, of the target's pieces, of the draft's
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
-  Cells<int32_t> trunk;
-  Cells<uint8_t> ranks;
+  Cells<int32_t> trunks;  // [seats, room()]
+  Cells<uint8_t> ranks;   // the same
   Buffer<float> features, hrad_scratch;  // of the host; a device has
   HradMemory hrad_memory;
-  ShapingStore shaping;
-  AcceptMemory accept;
-  Sequence* sequence = nullptr;  // the host's copy; on the cpu there is one only
+  std::vector<ShapingStore> shaping;  // of each seat
+  std::vector<AcceptMemory> accept;   // of each seat; none unless the engine was built for rejection
   LaneUnit target, draft;
 
  private:
+  int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
   void make_memory();
   void make_streams();
   void make_features();

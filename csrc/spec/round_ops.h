@@ -44,6 +44,12 @@ inline constexpr RoundStep<GatherArgs> kGatherTarget{
     "gather_target",
     gather,
     RoundOp::gather,
+    {parts(P::chain, P::target_rows), parts(P::target_batch)},
+    true};
+inline constexpr RoundStep<GatherArgs> kGatherPrompt{
+    "gather_prompt",
+    gather,
+    RoundOp::gather,
     {parts(P::target_rows), parts(P::target_batch)},
     true};
 inline constexpr RoundStep<GatherArgs> kGatherDraft{
@@ -125,6 +131,14 @@ inline constexpr SelectStep kHangBurst{
 
 inline constexpr RoundStep<EndArgs> kEndRound{
     "end_round", end_round, RoundOp::end_round, {parts(P::round), parts(P::round)}, true};
+inline constexpr RoundStep<EndArgs> kEndTargetPiece{
+    "end_piece",
+    end_round,
+    RoundOp::end_round,
+    {parts(P::target_fed), parts(P::target_fed)},
+    true};
+inline constexpr RoundStep<EndArgs> kEndDraftPiece{
+    "end_piece", end_round, RoundOp::end_round, {parts(P::draft_fed), parts(P::draft_fed)}, true};
 
 // What lanes append themselves: moves, forwards and choices.
 inline constexpr Effects kMovesTarget{parts(P::outcome, P::target_kv), parts(P::target_kv)};

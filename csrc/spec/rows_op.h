@@ -85,14 +85,14 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
   const bool follows =
-      c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit : burst_fits(c, c.policy.burst);
+      (c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit
+                          : burst_fits(c, c.policy.burst)) &&
+      (c.head - c.draft_have) + c.chain.size < kSlots;  // else it can never be fed again
   // Trunk positions are in flight too as long as they are being fed.
   const int64_t head = least(c.draft_have, c.head);
   const int behind = static_cast<int>(least<int64_t>(c.head - head, kSlots));
   const Mask missing = Mask::of(~c.draft_nodes.bits());
   if (follows) {
-    SBRT_CHECK_ANY(behind + c.chain.size < kSlots, "draft lane: ", behind,
-                   " tokens behind the trunk");
     for (int i = team.rank; i < behind; i += team.size)
       rows.row[i] = for_draft(c, trunk_row(args, head + i, i));
     for (int node = team.rank; node <= c.chain.size; node += team.size) {
@@ -105,22 +105,69 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   rows.n = 0;
   if (!follows) return;
   rows.head = head;
-  rows.n = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
+  const int all = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
+  rows.n = least(all, args.max_rows);  // ancestors come first: what is left out waits
+}
+
+// The node whose parent is in `verified`, itself not, that the walk most likely comes by; 0: none is left.
+SBRT_ANY inline int next_verified(const Sequence& c) {
+  int best = 0;
+  for (int i = 1; i <= c.chain.size; ++i)
+    if (!c.verified.has(i) && c.verified.has(c.chain.parent[i]) &&
+        (best == 0 || c.chain.score[i] > c.chain.score[best]))
+      best = i;
+  return best;
+}
+
+// Which nodes are verified, if all chains have more than args.most rows: every root, then the nodes that
+// a walk most likely comes by, whosever they are. A node that is left out was not drafted, as it were.
+// Under rejection a chain stays whole, since tokens depend on what is tried: the host sees to the room.
+SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
+  const Seats& seats = args.seats;
+  int all = 0, n = 0;
+  for (int seat = 0; seat < seats.count; ++seat)
+    if (members.has(seat)) all += seats.at[seat].chain.size + 1;
+  for (int seat = 0; seat < seats.count; ++seat) {
+    if (!members.has(seat)) continue;
+    Sequence& c = seats.at[seat];
+    const bool is_whole = all <= args.most || is_rejection(c);
+    c.verified = Mask::upto(is_whole ? c.chain.size + 1 : 1);
+    n += is_whole ? c.chain.size + 1 : 1;
+  }
+  for (; n < least(all, args.most); ++n) {
+    int chosen = -1, node = 0;
+    for (int seat = 0; seat < seats.count; ++seat) {
+      const Sequence& c = seats.at[seat];
+      const int next = members.has(seat) ? next_verified(c) : 0;
+      if (next == 0) continue;
+      if (chosen >= 0 && !(c.chain.score[next] > seats.at[chosen].chain.score[node])) continue;
+      chosen = seat;
+      node = next;
+    }
+    Sequence& c = seats.at[chosen];
+    c.verified = c.verified.with(node);
+  }
 }
 
 // The rows of all seats that take part, seat by seat, as the lane's next forward reads them.
 template <class Team>
 SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
   Batch& batch = *args.batch;
+  const Mask members = args.seats.members();
+  if (args.most > 0 && team.rank == 0) share_rows(args, members);
+  team.meet();
   int n = 0;
   for (int seat = 0; seat < args.seats.count; ++seat) {
     const Sequence& c = args.seats.at[seat];
     const RowList& rows = args.is_draft ? c.draft_rows : c.target_rows;
     if (team.rank == 0) batch.first[seat] = n;
-    if (!args.seats.takes_part(seat)) continue;
-    for (int i = team.rank; i < rows.n; i += team.size) batch.row[n + i] = rows.row[i];
+    if (!members.has(seat)) continue;
+    const bool is_whole = args.most == 0 || c.verified.count() == rows.n;
+    for (int i = team.rank; i < rows.n; i += team.size)
+      if (is_whole || c.verified.has(i))
+        batch.row[n + (is_whole ? i : verified_before(c, i))] = rows.row[i];
     if (team.rank == 0) batch.head[seat] = rows.head;
-    n += rows.n;
+    n += is_whole ? rows.n : c.verified.count();
   }
   if (team.rank != 0) return;
   batch.first[args.seats.count] = batch.n = n;

@@ -24,7 +24,7 @@ void classify_one(const SelectArgs& args, int seat) {
   Sequence& c = args.seats.at[seat];
   if (c.outcome.error) return;
   float* x = args.features + seat * Hrad::room(args.target->feature_width());
-  const int row = args.batch->first[seat] + c.outcome.node;
+  const int row = args.batch->first[seat] + verified_before(c, c.outcome.node);
   read_features(*args.target, row, c.outcome.y, adopted(c), x);
   if (args.hrad && c.policy.hrad) c.cut = args.hrad->classify(x, args.scratch);
 }

@@ -12,14 +12,15 @@
 
 namespace sbrt {
 
-// Greedy and coupled: a node stands if and only if it is the target's own token there.
-SBRT_ANY inline void walk(const Chain& chain, const Choice* choice, Outcome& out) {
+// Greedy and coupled: a node stands if and only if it is the target's own token there, and was verified.
+SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out) {
   out.node = out.n = out.path[0] = 0;
   for (;;) {
-    out.error = choice[out.node].error;
-    out.y = out.error ? 0 : choice[out.node].token;  // some token: a round ahead may read it
-    const int next = out.error ? 0 : child(chain, out.node, out.y);
-    if (next == 0) return;
+    const Choice& own = choice[verified_before(c, out.node)];
+    out.error = own.error;
+    out.y = out.error ? 0 : own.token;  // some token: a round ahead may read it
+    const int next = out.error ? 0 : child(c.chain, out.node, out.y);
+    if (next == 0 || !c.verified.has(next)) return;
     out.node = next;
     out.path[++out.n] = next;
   }
@@ -93,7 +94,7 @@ SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
   if (team.rank == 0) {
     c.no_mass = 0;
-    walk(c.chain, args.choice, c.outcome);
+    walk(c, args.choice, c.outcome);
     commit_outcome(c);
   }
   team.meet();
@@ -155,7 +156,8 @@ SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64
   const Mask kept = worth_verifying(c, *branch, cut, room, s);
   for (int j = 1; j <= branch->size; ++j) {
     if (!kept.has(j)) continue;
-    place[j] = hang_node(c.chain, place[branch->parent[j]], branch->token[j]);
+    const float score = branch->score[j] - branch->score[0];
+    place[j] = hang_node(c.chain, place[branch->parent[j]], branch->token[j], score);
     c.source[place[j]] = j;
   }
 }
@@ -171,7 +173,8 @@ SBRT_ANY inline void hang_found(Sequence& c, int64_t after) {
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
   read_on(c.trunk, c.head + 1, after, n, found);
-  for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i]);
+  constexpr float kFound = -0.5f;  // nobody knows how likely they are
+  for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
   c.chain.drawn = 0;
 }
 
@@ -215,8 +218,9 @@ SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team
   put_record(args, depth, lost);
 }
 
-// A serial burst becomes the chain.
+// A serial burst becomes the chain of those that it was for.
 SBRT_ANY inline void hang_burst_op(Sequence& c, SelectScratch& scratch) {
+  if (!awaits_burst(c)) return;
   const int drafted = c.branch_count > 0 ? c.branches[0].size : 0;
   hang_tail(c, c.branch_count > 0 ? &c.branches[0] : nullptr, Cut::confident, room_below(c),
             scratch);

@@ -60,13 +60,19 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
   missing_rows_op(args, team);
 }
 
-// The same after a serial burst.
+// The same after a serial burst, for those that it was for. A serial draft has nothing to do until the
+// next.
 template <class Team, class Kv>
 SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;
+  if (!awaits_burst(c)) return;
   if (!c.draft_idle) bring_tail(c, 0, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);
-  missing_rows_op(args, team);
+  if (c.policy.gamma > 0) {
+    missing_rows_op(args, team);
+  } else if (team.rank == 0) {
+    args.rows->n = 0;
+  }
 }
 
 }  // namespace sbrt

@@ -94,7 +94,8 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   Batch& rows = *unit.batch;
   rows.head[0] = head;
   rows.first[0] = 0;
-  rows.first[1] = rows.n = unit.timed_rows = n;
+  rows.n = unit.timed_rows = n;
+  for (int seat = 1; seat <= r_.count(); ++seat) rows.first[seat] = n;
   for (int i = 0; i < n; ++i) {
     const int at = i % kSlots;  // what is beyond the slots writes nothing
     const int64_t slot = i < kSlots ? ring.slot(0, head + at) : -1;
@@ -119,15 +120,15 @@ Request Stopwatch::short_request(float temperature) const {
 
 // Its trunk, in both lanes.
 void Stopwatch::make_trunk(float temperature) {
-  r_.start_sequence(short_request(temperature));
+  r_.start_sequence(0, short_request(temperature));
   const auto prefill = [this](LaneUnit& unit) {
-    while (unit.feed.fed < r_.sequence->head) {
-      pump_.feed(unit, unit.width, false);
-      r_.exec->wait(unit.prefilled, unit.pieces);
+    while (pump_.fed(unit, 0) < r_.at(0).head) {
+      pump_.feed(unit, 0, unit.width, false);
+      r_.exec->wait(unit.feed.fed, unit.feed.pieces);
     }
   };
   prefill(r_.target);
-  if (r_.has_draft() && r_.sequence->head < r_.sequence->draft_limit) prefill(r_.draft);
+  if (r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit) prefill(r_.draft);
 }
 
 // What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
@@ -177,7 +178,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
   };
   while (found.back().empty() || within(kLeast, kLate) || within(kMost, seconds)) {
     for (size_t i = 0; i < rows.size(); ++i) {
-      set_rows(unit, rows[i], r_.sequence->head);
+      set_rows(unit, rows[i], r_.at(0).head);
       const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
       const int forwards = forwards_of_burst(like.empty() ? kVeryLong : like.back());
       found[i].push_back(seconds_of(unit, unit.width, forwards));
@@ -193,8 +194,8 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
 double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                               int other_width) {
   constexpr int kTimes = 5;
-  set_rows(timed, rows, r_.sequence->head);
-  set_rows(other, other_rows, r_.sequence->head);
+  set_rows(timed, rows, r_.at(0).head);
+  set_rows(other, other_rows, r_.at(0).head);
   const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
   const int each = forwards_of_burst(mine), times = mine > kVeryLong ? 1 : kTimes;
   const double all = 1.5 * each * times * mine;
@@ -226,11 +227,11 @@ double Stopwatch::besides(const Policy& policy, const Costs& costs, float temper
   for (int time = 0; time < kTimes; ++time) {
     engine_.begin(request);  // anew: rounds grow longer with the trunk
     engine_.run(kRounds / 4, 0);
-    const size_t before = engine_.sequence().log().entries().size();
+    const size_t before = engine_.sequence(0).log().entries().size();
     const int64_t start = Trace::now();
     engine_.run(kRounds, 0);
     const int64_t took = Trace::now() - start;
-    std::vector<RoundEntry> rounds = engine_.sequence().log().entries();
+    std::vector<RoundEntry> rounds = engine_.sequence(0).log().entries();
     rounds.erase(rounds.begin(), rounds.begin() + static_cast<std::ptrdiff_t>(before));
     if (rounds.empty()) continue;
     const double more = static_cast<double>(took - forwards_of(rounds, policy, costs));
@@ -242,7 +243,7 @@ double Stopwatch::besides(const Policy& policy, const Costs& costs, float temper
 Costs Stopwatch::measure(double seconds, float temperature) {
   make_trunk(temperature);
   Costs costs;
-  const bool drafts = r_.has_draft() && r_.sequence->head < r_.sequence->draft_limit;
+  const bool drafts = r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit;
   measure_forwards(costs, drafts, seconds);
   measure_rounds(costs, drafts, temperature);
   return costs;

@@ -234,6 +234,14 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
+void Tuner::rest(Sequence& c) {
+  running_ = current_ = 0;
+  stay_ = 0;
+  trying_ = tries_ = leaves_ = false;
+  c.policy = arms_[0].policy;
+  c.prices.known = 0;
+}
+
 void Tuner::next(Sequence& c) {
   if (stay_-- <= 0) look_around(c, c.head);
   leaves_ = false;

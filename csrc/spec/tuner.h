@@ -78,6 +78,8 @@ class Tuner {
   // Whether any policy that could pay needs the draft.
   bool drafts() const { return drafts_; }
 
+  // Before a round with others: plain decoding, which next() may change again.
+  void rest(Sequence& c);
   // Before a round, with none in flight: the policy, and what its nodes are worth.
   void next(Sequence& c);
   // Instead, with a round in flight and the root before it at `head`: whether the round after that

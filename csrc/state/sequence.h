@@ -44,6 +44,7 @@ struct Chain {
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
+  float score[kSlots];    // logarithm of the confidence that the walk comes by; at most the parent's
   Mask mask[kSlots];      // the node, its ancestors and the root
 };
 
@@ -117,6 +118,8 @@ struct Sequence {
   Cut cut;          // what H-RAD says of the adopted tail
   SBRT_PART(target_rows)
   RowList target_rows;  // root and chain, or a piece of the prompt
+  SBRT_PART(target_batch)
+  Mask verified;  // nodes of the chain that have a row in the target's batch, the root among them
   SBRT_PART(target_have)
   int64_t target_have;  // positions before this have target KV; moved by prefill
   SBRT_PART(draft_rows)
@@ -143,6 +146,11 @@ struct Sequence {
 // Whether candidates stand by chance. What is greedy has no chance in it.
 SBRT_ANY inline bool is_rejection(const Sequence& s) {
   return s.policy.rejection && s.sampling.temperature > 0;
+}
+
+// The place of a node's row among the seat's rows of the batch.
+SBRT_ANY inline int verified_before(const Sequence& c, int node) {
+  return Mask::of(c.verified.bits() & Mask::upto(node).bits()).count();
 }
 
 }  // namespace sbrt

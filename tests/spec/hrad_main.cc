@@ -30,7 +30,7 @@ Hrad random_hrad(int64_t hidden) {
 }
 
 HradArgs args_of(const Hrad& hrad, Sequence* sequence, const Batch* batch, float* x, float* inner) {
-  HradArgs args{{sequence, 1, 0, nullptr, nullptr},
+  HradArgs args{{sequence, 1, nullptr, nullptr},
                 batch,
                 {nullptr, nullptr, hrad.hidden(), DType::f32},
                 x,

@@ -56,7 +56,7 @@ struct OpState {
 
 // What the ops of a state that lies at `place` are given, perhaps on a device: nothing of it is read.
 inline Seats seats_at(OpState* place) {
-  return {&place->sequence, 1, -1, &place->roll, &place->ended};
+  return {&place->sequence, 1, &place->roll, &place->ended};
 }
 inline LaneArgs lane_at(OpState* place, bool is_draft) {
   constexpr RingShape kShape{
@@ -69,7 +69,7 @@ inline LaneArgs lane_at(OpState* place, bool is_draft) {
           64};
 }
 inline GatherArgs gather_at(OpState* place) {  // of the draft
-  return {seats_at(place), &place->drafted.batch, true};
+  return {seats_at(place), &place->drafted.batch, true, 0};
 }
 inline SelectArgs select_at(OpState* place) {
   return {seats_at(place),
@@ -311,15 +311,21 @@ class OpScript {
     for (int i = 0; i < state_.drafted.batch.n; ++i) draw_law(state_.drafted.law[i]);
   }
 
-  // Mostly a child's token, or that of a branch that hangs there.
+  // Mostly a child's token, or that of a branch that hangs there. Now and then some of the nodes found
+  // no room in the batch.
   void choose_all() {
+    c_.verified = Mask::upto(c_.chain.size + 1);
+    const int crowded = chance(20) ? 30 : 0;
+    for (int i = 1; i <= c_.chain.size; ++i)
+      if (!c_.verified.has(c_.chain.parent[i]) || chance(crowded))
+        c_.verified = c_.verified.without(i);
     for (int i = 0; i <= c_.chain.size; ++i) {
       int32_t token = below(OpState::kVocab);
       for (int node = i + 1; node <= c_.chain.size; ++node)
         if (c_.chain.parent[node] == i && chance(70)) token = c_.chain.token[node];
       if (c_.draft_nodes.has(i) && c_.chain_law[i].n > 0 && chance(30))
         token = c_.chain_law[i].token[below(c_.chain_law[i].n)];
-      state_.target.choice[i] = {token, chance(1) && i > 0 ? kNanRow : kFine};
+      state_.target.choice[verified_before(c_, i)] = {token, chance(1) && i > 0 ? kNanRow : kFine};
     }
   }
 

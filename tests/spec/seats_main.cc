@@ -44,10 +44,8 @@ struct Table {
   Roll roll;
   int64_t ended;
 
-  Seats seats(int only) { return {seat.data(), kCount, only, &roll, &ended}; }
-  bool takes_part(int s, int only) const {
-    return only >= 0 ? s == only : roll.word[(ended + 1) % kRecords] >> s & 1;
-  }
+  Seats seats() { return {seat.data(), kCount, &roll, &ended}; }
+  bool takes_part(int s) const { return roll.word[(ended + 1) % kRecords] >> s & 1; }
 };
 
 // Runs a script until its draft has rows of a step; its state is as before the step's laws are kept.
@@ -67,22 +65,22 @@ void run_to_a_step(OpState& state, uint64_t seed) {
   }
 }
 
-bool has_rows_of(const Table& t, int s, int only) {
+bool has_rows_of(const Table& t, int s) {
   const RowList& rows = t.seat[s].draft_rows;
   const int first = t.batch.first[s], n = t.batch.first[s + 1] - first;
-  if (!t.takes_part(s, only)) return n == 0;
+  if (!t.takes_part(s)) return n == 0;
   return n == rows.n && t.batch.head[s] == rows.head &&
          std::memcmp(t.batch.row + first, rows.row, n * sizeof(Row)) == 0;
 }
 
 // A seat's laws, wherever they stand in the batch, change its sequence as they do alone.
-bool keeps_laws(Table& t, int s, int only) {
+bool keeps_laws(Table& t, int s) {
   OpState& alone = *t.alone[s];
   Sequence& c = t.seat[s];
   c = alone.sequence;
   std::copy_n(alone.drafted.law, c.draft_rows.n, t.law + t.batch.first[s]);
   const LaneArgs mine = lane_at(&alone, true);
-  const LaneArgs shared{t.seats(only), &t.batch, t.law, nullptr, mine.shape, mine.max_rows};
+  const LaneArgs shared{t.seats(), &t.batch, t.law, nullptr, mine.shape, mine.max_rows};
   keep_laws_op(shared.of(s), Alone{});
   const auto before = std::make_unique<OpState>(alone);
   keep_laws_op(mine.of(0), Alone{});
@@ -98,20 +96,19 @@ bool rolls(Table& t, uint64_t seed) {
     t.seat[s] = t.alone[s]->sequence;
   }
   bool fine = true;
-  for (uint64_t word = 0; word < 1 << kCount; ++word)
-    for (int only = -1; only < kCount; ++only) {
-      std::fill_n(t.roll.word, kRecords, ~word);  // every other round calls the others
-      t.ended = static_cast<int64_t>(seed * 31 + word);
-      t.roll.word[(t.ended + 1) % kRecords] = word;
-      gather_op(GatherArgs{t.seats(only), &t.batch, true}, Alone{});
-      for (int s = 0; s < kCount; ++s) {
-        fine = fine && expect(t.takes_part(s, only) == t.seats(only).takes_part(s), "roll");
-        fine = fine && expect(has_rows_of(t, s, only), "a batch has other rows than its seats");
-        if (t.takes_part(s, only))
-          fine = fine && expect(keeps_laws(t, s, only), "a seat keeps other laws than alone");
-      }
-      fine = fine && expect(t.batch.n == t.batch.first[kCount], "rows in use");
+  for (uint64_t word = 0; word < 1 << kCount; ++word) {
+    std::fill_n(t.roll.word, kRecords, ~word);  // every other round calls the others
+    t.ended = static_cast<int64_t>(seed * 31 + word);
+    t.roll.word[(t.ended + 1) % kRecords] = word;
+    gather_op(GatherArgs{t.seats(), &t.batch, true, 0}, Alone{});
+    for (int s = 0; s < kCount; ++s) {
+      fine = fine && expect(t.takes_part(s) == t.seats().takes_part(s), "roll");
+      fine = fine && expect(has_rows_of(t, s), "a batch has other rows than its seats");
+      if (t.takes_part(s))
+        fine = fine && expect(keeps_laws(t, s), "a seat keeps other laws than alone");
     }
+    fine = fine && expect(t.batch.n == t.batch.first[kCount], "rows in use");
+  }
   return fine;
 }
 

@@ -17,7 +17,7 @@ MUTANTS = {
     ),
     "a seat that is not called has rows": (
         "spec/rows_op.h",
-        "    if (!args.seats.takes_part(seat)) continue;\n",
+        "    if (!members.has(seat)) continue;\n",
         "",
     ),
     "the roll of the round before": (
