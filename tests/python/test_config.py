@@ -27,8 +27,8 @@ SAMPLING = {
 }  # fmt: skip
 ENGINE = {
     "tokenizer": None, "dtype": "auto", "activation_dtype": "auto", "device": "auto",
-    "max_model_len": None, "max_num_seqs": 1, "seed": 0, "num_threads": None,
-    "draft_threads": None, "attention_backend": "auto",
+    "max_model_len": None, "max_num_seqs": 8, "max_num_batched_tokens": None,
+    "seed": 0, "num_threads": None, "draft_threads": None, "attention_backend": "auto",
     "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "trace": False,
     "profile_dir": None, "speculative": None,
 }  # fmt: skip
@@ -132,11 +132,24 @@ def test_numbers_of_other_libraries_are_numbers():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("device", "tpu"), ("device", "cuda:x"), ("max_num_seqs", 2),
+        ("device", "tpu"), ("device", "cuda:x"),
     ],
 )  # fmt: skip
 def test_an_engine_field_that_is_not_built_raises(field, value):
     refused(EngineConfig, [field, "not built yet"], model="x", **{field: value})
+
+
+def test_a_device_takes_one_sequence_at_a_time():
+    assert EngineConfig("x", device="cuda").max_num_seqs == 1
+    refused(EngineConfig, ["max_num_seqs", "cuda", "not built yet"], model="x", device="cuda",
+            max_num_seqs=2)  # fmt: skip
+
+
+def test_pieces_of_a_prompt_leave_room_for_those_that_run():
+    assert EngineConfig("x").piece == 64
+    assert EngineConfig("x", max_num_seqs=4, max_num_batched_tokens=4).piece == 1
+    assert EngineConfig("x", max_num_seqs=4, max_num_batched_tokens=20).piece == 17
+    assert EngineConfig("x", max_num_seqs=4, max_num_batched_tokens=2048).piece == 64
 
 
 def test_only_a_device_has_graphs_to_go_without():
@@ -160,6 +173,7 @@ def test_activations_on_a_device_are_of_its_dtype(given):
         ("dtype", None), ("max_model_len", 0), ("max_model_len", True), ("seed", -1),
         ("num_threads", 0), ("num_threads", 1.0), ("draft_threads", 0),
         ("skip_tokenizer_init", 1), ("speculative", "specbranch"), ("max_num_seqs", 0),
+        ("max_num_seqs", 65), ("max_num_batched_tokens", 7), ("max_num_batched_tokens", True),
         ("nvtx", 1), ("trace", "yes"), ("profile_dir", ""), ("profile_dir", 3),
     ],
 )  # fmt: skip

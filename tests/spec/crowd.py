@@ -50,7 +50,9 @@ def most_rows(policy: dict) -> tuple[int, int]:
     """Rows of a verification and of a draft step of one sequence, at most."""
     gamma, nodes = policy["gamma"], policy.get("nodes", 63)
     burst = policy.get("burst", gamma)
-    chain = min(63, max(gamma * policy.get("width", 1), burst * policy.get("burst_width", 1), burst))
+    chain = min(
+        63, max(gamma * policy.get("width", 1), burst * policy.get("burst_width", 1), burst)
+    )
     chain = min(chain, nodes) if policy.get("width", 1) > 1 else chain
     return 1 + chain, max(1 + chain, policy.get("branches", 1) * policy.get("width", 1))
 
@@ -99,7 +101,9 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         while tasks and runtime.has_free_seat and (not running or fuzz.chance(rng, eager)):
             task, method = tasks.pop()
             dropped = rng.randrange(40) if fuzz.chance(rng, 0.15) else None
-            running.append(Running(task, method, runtime.admit(*request(task, method)), [], dropped))
+            running.append(
+                Running(task, method, runtime.admit(*request(task, method)), [], dropped)
+            )
             seen["sequences"] += 1
         seen["most_at_once"] = max(seen["most_at_once"], len(running))
         runtime.advance(rng.choice((0, 1, 1, 1, 2)))
