@@ -48,7 +48,7 @@ void Pump::settle_down() {
 void Pump::start_over() {
   settle_down();
   for (HostSeat& seat : seats_) {
-    seat.taken = seat.prefilling = seat.drafted = seat.tunes = false;
+    seat.taken = seat.prefilling = seat.drafted = false;
     seat.sequence.reset();
     seat.tuner = nullptr;
     seat.fed[0] = seat.fed[1] = {};
@@ -92,7 +92,7 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.sequence.reset();
   seat.sequence.begin(request, c.limit);
   seat.taken = true;
-  seat.drafted = seat.tunes = seat.is_timed = false;
+  seat.drafted = seat.is_timed = false;
   seat.fed[0] = seat.fed[1] = {};
   seat.order = ++admitted_;
   seat.first_round = round_ + 1;
@@ -142,24 +142,86 @@ void Pump::run(int64_t max_rounds, int64_t until) {
   interrupted_.store(false, std::memory_order_relaxed);
 }
 
-// With nothing in flight. False if the time is over. One sequence has its policy tuned; several run
-// plainly where they may choose.
+// With nothing in flight. False if the time is over.
 bool Pump::prepare_round(int64_t until) {
-  const uint64_t members = decoding();
-  const bool alone = is_one(members);
-  bool in_time = true;
-  for_each(members, [&](int i) {
-    HostSeat& seat = seats_[i];
-    if (!seat.tuner) return;
-    seat.tunes = alone;
-    if (alone) {
-      in_time = tune(i, until);
-    } else {
-      seat.tuner->rest(r_.at(i));
+  const uint64_t members = decoding(), tuned = tuned_of(members);
+  const int others = __builtin_popcountll(members & ~tuned);
+  if (tuned && is_one(members)) {
+    together_.seats = 0;
+    seats_[__builtin_ctzll(tuned)].tuner->share(1, 0);
+    if (!tune(__builtin_ctzll(tuned), until)) return false;
+  } else if (tuned && !tune_together(tuned, others, until)) {
+    return false;
+  }
+  bound_rows();
+  return true;
+}
+
+// Those whose policy is chosen here.
+uint64_t Pump::tuned_of(uint64_t members) const {
+  uint64_t tuned = 0;
+  for_each(members, [&](int i) { tuned |= seats_[i].tuner ? bit(i) : 0; });
+  return tuned;
+}
+
+// What all of them together may expect of each policy.
+void Pump::look_together(uint64_t tuned, int others) {
+  const int alike = __builtin_popcountll(tuned);
+  for_each(tuned, [&](int i) {
+    seats_[i].tuner->share(alike, others);
+    seats_[i].tuner->look(r_.at(i), seats_[i].sequence.head());
+  });
+}
+
+// The policy that promises most, for all of them: whoever drafts before the target's forward makes the
+// others wait.
+int Pump::best_together(uint64_t tuned) const {
+  constexpr double kMargin = 1.03;  // that another must be better by
+  std::vector<double> rate(r_.config.tuned.size());
+  std::vector<bool> may(rate.size(), true);
+  for_each(tuned, [&](int i) {
+    const Tuner& tuner = *seats_[i].tuner;
+    const Sequence& c = r_.at(i);
+    const bool in_reach = seats_[i].drafts && seats_[i].sequence.head() + kSlots < c.draft_limit;
+    for (size_t arm = 0; arm < rate.size(); ++arm) {
+      rate[arm] += tuner.arms()[arm].rate;
+      may[arm] = may[arm] && Tuner::may_run(tuner.arms()[arm], in_reach);
     }
   });
-  if (in_time) bound_rows();
+  int best = may[together_.arm] ? together_.arm : 0;
+  for (int arm = 0; arm < static_cast<int>(rate.size()); ++arm)
+    if (may[arm] && rate[arm] > rate[best] * (best == together_.arm ? kMargin : 1)) best = arm;
+  return best;
+}
+
+// Between rounds, with nothing enqueued: one policy for several sequences. False if the time is over.
+bool Pump::tune_together(uint64_t tuned, int others, int64_t until) {
+  constexpr int kStay = 16;  // rounds
+  constexpr int64_t kBehind = 8;
+  if (!reach(r_.draft.feed.fed, r_.draft.feed.pieces, until)) return false;  // of an earlier call
+  look_together(tuned, others);
+  together_.arm = best_together(tuned);
+  together_.seats = tuned;
+  together_.others = others;
+  together_.stay = kStay;
+  bool in_time = true;
+  for_each(tuned, [&](int i) {
+    HostSeat& seat = seats_[i];
+    Sequence& c = r_.at(i);
+    seat.tuner->follow(c, together_.arm);
+    const bool drafts = kind_of(c.policy) >= ArmKind::serial;
+    if (in_time && drafts && !seat.drafted && c.head - c.draft_have > kBehind)
+      in_time = catch_draft_up(i, until);
+  });
   return in_time;
+}
+
+// Whether the next round may follow under the same policy.
+bool Pump::stay_together(uint64_t tuned, int others) {
+  if (tuned != together_.seats || others != together_.others) return false;
+  if (together_.stay-- > 0) return true;
+  look_together(tuned, others);
+  return best_together(tuned) == together_.arm;
 }
 
 // All that decode. Under `rejection` tokens depend on which candidates were tried: such a sequence is
@@ -233,29 +295,45 @@ bool Pump::read_round(int64_t until, bool ahead) {
   const int64_t round = ++committed_round_;
   see_prefilled();
   r_.exec->note("read_record", {parts(Part::record), {}});
+  Brought brought = time_of(round, ahead);
+  brought.rows = 0;
   const uint64_t members = r_.target.roll->word[round % kRecords];
+  uint64_t committed = 0;
   for_each(members, [&](int i) {
-    HostSeat& seat = seats_[i];
-    if (!seat.taken || !seat.sequence.live() || round < seat.first_round) return;
-    const int64_t tokens = seat.sequence.commit(r_.records.host()[i].of(round), round);
-    Stats& stats = seat.sequence.stats();
-    stats.decode_ns = now() - seat.begun - stats.prefill_ns;
-    if (seat.tuner && seat.tunes && is_one(members)) seat.tuner->saw(brought(seat, tokens, ahead));
+    if (commit(i, round)) committed |= bit(i);
+    brought.rows += committed & bit(i) ? 1 + seats_[i].sequence.log().last().depth : 1;
+  });
+  brought.rows = std::min<int>(brought.rows, kMaxRows);
+  for_each(tuned_of(committed), [&](int i) {
+    const RoundEntry& last = seats_[i].sequence.log().last();
+    brought.tokens = last.tokens;
+    brought.hit = last.hit;
+    seats_[i].tuner->saw(brought);
   });
   return true;
 }
 
-// What the round that was just read brought, for the tuner. Of a round that ran ahead the host does not
+// Takes the tokens of a seat, if they are of the sequence that has it now.
+bool Pump::commit(int i, int64_t round) {
+  HostSeat& seat = seats_[i];
+  if (!seat.taken || !seat.sequence.live() || round < seat.first_round) return false;
+  seat.sequence.commit(r_.records.host()[i].of(round), round);
+  Stats& stats = seat.sequence.stats();
+  stats.decode_ns = now() - seat.begun - stats.prefill_ns;
+  return true;
+}
+
+// How long the round took that was just read, for the tuners. Of a round that ran ahead the host does not
 // know when it ended, since its caller may have been away: the lane's own clock says so.
-Brought Pump::brought(const HostSeat& seat, int64_t tokens, bool ahead) const {
-  const RoundEntry& last = seat.sequence.log().last();
-  Brought found{tokens, 0, 1 + last.depth, r_.config.in_virtual_order(), last.hit};
-  const int64_t enqueued = enqueued_[last.round % 2];
+Brought Pump::time_of(int64_t round, bool ahead) const {
+  Brought found;
+  found.steady = r_.config.in_virtual_order();
+  const int64_t enqueued = enqueued_[round % 2];
   if (!ahead) {
     found.ns = now() - enqueued;
   } else {
-    const int64_t before = fences_.verify_done.reached_at(last.round - 1);
-    found.ns = fences_.verify_done.reached_at(last.round) - std::max(before, enqueued);
+    const int64_t before = fences_.verify_done.reached_at(round - 1);
+    found.ns = fences_.verify_done.reached_at(round) - std::max(before, enqueued);
     found.steady = enqueued <= before;
   }
   return found;
@@ -266,10 +344,11 @@ Brought Pump::brought(const HostSeat& seat, int64_t tokens, bool ahead) const {
 // stop that the host finds leaves a round behind that nobody reads.
 bool Pump::may_run_ahead() {
   if (r_.config.in_virtual_order() || r_.config.keep_features) return false;
-  const uint64_t members = decoding();
+  const uint64_t members = decoding(), tuned = tuned_of(members);
   bool may = members != 0;
   for_each(members, [&](int i) { may = may && may_run_ahead(i, is_one(members)); });
-  return may;
+  if (!may || !tuned || is_one(members)) return may;
+  return stay_together(tuned, __builtin_popcountll(members & ~tuned));
 }
 
 bool Pump::may_run_ahead(int i, bool alone) {
@@ -277,8 +356,8 @@ bool Pump::may_run_ahead(int i, bool alone) {
   const Policy& p = r_.at(i).policy;
   const int burst = burst_after_miss(p);
   if (burst > 0 && (p.gamma > 0 || !seat.sequence.missed())) return false;
-  if (seat.tuner && seat.tunes != alone) return false;
   if (!alone) return true;
+  if (seat.tuner && together_.seats) return false;  // it had company
   if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
   if (2 * most > seat.sequence.left()) return false;

@@ -23,7 +23,6 @@ struct HostSeat {
   bool is_timed = false;    // prefill_ns says how long that took
   bool drafts = false;      // the draft is fed too
   bool drafted = false;     // the draft takes part in its last round
-  bool tunes = false;       // its tuner chose the policy in force
   Fed fed[2];               // of the target's lane, of the draft's
   int64_t order = 0;        // of its admission
   int64_t first_round = 0;  // that may have it
@@ -81,10 +80,16 @@ class Pump {
   void start_round();
   bool starts_drafting(int seat, const RoundShape& how);
   bool read_round(int64_t until, bool ahead);
-  Brought brought(const HostSeat& seat, int64_t tokens, bool ahead) const;
+  bool commit(int seat, int64_t round);
+  Brought time_of(int64_t round, bool ahead) const;
   bool may_run_ahead();
   bool may_run_ahead(int seat, bool alone);
+  uint64_t tuned_of(uint64_t members) const;
   bool tune(int seat, int64_t until);
+  bool tune_together(uint64_t tuned, int others, int64_t until);
+  int best_together(uint64_t tuned) const;
+  void look_together(uint64_t tuned, int others);
+  bool stay_together(uint64_t tuned, int others);
   bool catch_draft_up(int seat, int64_t until);
   bool reach(Event& event, int64_t value, int64_t until);
   RoundShape shape(uint64_t members) const;
@@ -108,6 +113,12 @@ class Pump {
   int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
   DraftLag lag_ = DraftLag::none;  // what the bounds in force allow for
+  struct Together {                // how sequences that share rounds have their policy tuned
+    uint64_t seats = 0;            // which
+    int others = 0;                // that share the rounds too
+    int arm = 0;                   // in force
+    int stay = 0;                  // rounds until the next look
+  } together_;
   std::atomic<bool> interrupted_{false};
 };
 

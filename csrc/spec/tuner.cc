@@ -49,9 +49,18 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
   allowance_ = kStart * plain_ns();
 }
 
+// Rows of a forward of which every sequence alike brings so many.
+int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
+
 // A round of the target alone.
 double Tuner::alone_ns(int rows) const {
-  return pace_.of(rows) * static_cast<double>(costs_.alone.target[rows] + costs_.round);
+  const int all = shared(rows, kMaxRows);
+  return pace_.of(all) * static_cast<double>(costs_.alone.target[all] + costs_.round);
+}
+
+// A step of the draft. The others have none.
+double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
+  return static_cast<double>(costs.draft[std::min(alike_ * rows, kCostRows)]);
 }
 
 void Tuner::begin(const Sequence& c) {
@@ -74,14 +83,14 @@ void Tuner::begin(const Sequence& c) {
 // The first step reads the last round's newest token or two, the others a row for each place that
 // grows.
 double Tuner::burst_ns(const Policy& p, int depth) const {
-  return static_cast<double>(costs_.alone.draft[2]) +
-         (depth - 1.0) * static_cast<double>(costs_.alone.draft[p.burst_width]);
+  return draft_ns(costs_.alone, 2) + (depth - 1.0) * draft_ns(costs_.alone, p.burst_width);
 }
 
 // A serial round that drafts a path of `depth` nodes, or a tree about as deep.
 Yield Tuner::serial_forecast(const Policy& p, int depth) const {
   const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
-  const auto target = static_cast<double>(costs_.alone.target[rows] + costs_.besides(true, false));
+  const auto target = static_cast<double>(costs_.alone.target[shared(rows, kMaxRows)] +
+                                          costs_.besides(true, false));
   return {path_.tokens(depth), pace_.now() * (burst_ns(p, depth) + target)};
 }
 
@@ -108,9 +117,9 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const int rows = 1 + std::min(p.nodes, depth * p.width);
   const int step = std::clamp(p.branches * p.width, 1, kCostRows);
   const double beside =
-      std::max(static_cast<double>(costs_.overlapped.target[rows]),
-               (p.gamma + 1.0) * static_cast<double>(costs_.overlapped.draft[step]));
-  const double before = burst * static_cast<double>(costs_.overlapped.draft[p.burst_width]);
+      std::max(static_cast<double>(costs_.overlapped.target[shared(rows, kMaxRows)]),
+               (p.gamma + 1.0) * draft_ns(costs_.overlapped, step));
+  const double before = burst * draft_ns(costs_.overlapped, p.burst_width);
   const double hit = 1 + (path_.tokens(depth) - 1) * wider;
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.besides(false, true));
@@ -161,10 +170,6 @@ double Tuner::catch_up_ns(int64_t behind) const {
   return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
-bool Tuner::may_run(const Arm& arm, bool in_reach) const {
-  return !arm.hopeless && (arm.kind < ArmKind::serial || in_reach);
-}
-
 // The forecast of the policy that ran is mended by what came.
 void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
@@ -189,7 +194,7 @@ int Tuner::best_of(bool in_reach) const {
   return best;
 }
 
-void Tuner::look_around(const Sequence& c, int64_t head) {
+void Tuner::look(const Sequence& c, int64_t head) {
   const bool idle = arms_[running_].kind < ArmKind::serial;
   if (has_news_ || !idle) path_.read(c.rank, head);
   has_news_ = false;
@@ -201,6 +206,10 @@ void Tuner::look_around(const Sequence& c, int64_t head) {
   constexpr double kRounds = 12;
   const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
+}
+
+void Tuner::look_around(const Sequence& c, int64_t head) {
+  look(c, head);
   const bool in_reach = head + kSlots < c.draft_limit;
   const int best = best_of(in_reach), trial = worth_trying(best, in_reach);
   tries_ = trial >= 0;
@@ -234,12 +243,24 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-void Tuner::rest(Sequence& c) {
-  running_ = current_ = 0;
+// What came of rounds shared by more or by fewer says nothing of these.
+void Tuner::share(int alike, int others) {
+  if (alike == alike_ && others == others_) return;
+  alike_ = alike;
+  others_ = others;
+  for (Arm& arm : arms_) {
+    arm.recent = {};
+    arm.weight = 0;
+  }
+  stay_ = 0;
+}
+
+void Tuner::follow(Sequence& c, int arm) {
+  running_ = current_ = arm;
   stay_ = 0;
   trying_ = tries_ = leaves_ = false;
-  c.policy = arms_[0].policy;
-  c.prices.known = 0;
+  c.policy = arms_[arm].policy;
+  price(c);
 }
 
 void Tuner::next(Sequence& c) {
@@ -275,16 +296,18 @@ void Tuner::price(Sequence& c) {
   double besides = static_cast<double>(costs_.besides(!overlaps, overlaps)), floor = 0;
   if (overlaps) {
     const int step = std::clamp(arm.policy.branches * arm.policy.width, 1, kCostRows);
-    floor = (arm.policy.gamma + 1.0) * static_cast<double>(costs_.overlapped.draft[step]);
+    floor = (arm.policy.gamma + 1.0) * draft_ns(costs_.overlapped, step);
   } else {
     besides += burst_ns(arm.policy, best_depth(arm.policy));
   }
   c.prices.round[0] = 0;
   for (int rows = 1; rows <= kMaxRows; ++rows)
     c.prices.round[rows] =
-        static_cast<float>(std::max(static_cast<double>(target[rows]), floor) + besides);
-  const double step = static_cast<double>(costs_.alone.draft[std::max(1, arm.policy.burst_width)]);
-  const double row = static_cast<double>(target[8] - target[1]) / 7;
+        static_cast<float>(
+            std::max(static_cast<double>(target[shared(rows, kMaxRows)]), floor) + besides);
+  const double step = draft_ns(costs_.alone, std::max(1, arm.policy.burst_width));
+  const int most = shared(8, kMaxRows), least_rows = shared(1, kMaxRows);
+  const double row = static_cast<double>(target[most] - target[least_rows]) / 7;
   const double least = std::clamp(arm.rate * pace_.now() * (step + row), 1e-4, 0.95);
   c.prices.least = static_cast<float>(std::log(least));
 }
@@ -299,7 +322,8 @@ void Tuner::saw(const Brought& round) {
   if (arm.kind >= ArmKind::serial) {
     pace_.saw_another();
   } else if (round.steady) {
-    pace_.saw(round.rows, took * pace_.of(round.rows) / alone_ns(round.rows));
+    pace_.saw(round.rows,
+              took / static_cast<double>(costs_.alone.target[round.rows] + costs_.round));
   }
   if (arm.kind == ArmKind::overlapped) ready_.saw(round.hit, foreseen(arm.policy));
   arm.recent.tokens = arm.recent.tokens * kFading + got;

@@ -27,7 +27,7 @@ ArmKind kind_of(const Policy& policy);
 struct Brought {
   int64_t tokens = 0;
   int64_t ns = 0;       // 0: not known
-  int rows = 1;         // of its verification
+  int rows = 1;         // of its verification, of all sequences
   bool steady = false;  // it was enqueued before the one before it had ended
   bool hit = false;     // its outcome had been prepared
 };
@@ -78,8 +78,12 @@ class Tuner {
   // Whether any policy that could pay needs the draft.
   bool drafts() const { return drafts_; }
 
-  // Before a round with others: plain decoding, which next() may change again.
-  void rest(Sequence& c);
+  // How many sequences share rounds from here on, this one among them: so many choose the same policy
+  // as it does, and the others bring a row each.
+  void share(int alike, int others);
+  // Of such rounds: what policies promise now, as Arm::rate; then which of them comes next, for all.
+  void look(const Sequence& c, int64_t head);
+  void follow(Sequence& c, int arm);
   // Before a round, with none in flight: the policy, and what its nodes are worth.
   void next(Sequence& c);
   // Instead, with a round in flight and the root before it at `head`: whether the round after that
@@ -93,10 +97,16 @@ class Tuner {
   void looked(int64_t ns);
 
   const std::vector<Arm>& arms() const { return arms_; }
+  // Whether it could ever pay. in_reach: the draft can follow for the next rounds.
+  static bool may_run(const Arm& arm, bool in_reach) {
+    return !arm.hopeless && (arm.kind < ArmKind::serial || in_reach);
+  }
 
  private:
   double plain_ns() const { return alone_ns(1); }
   double alone_ns(int rows) const;
+  int shared(int rows, int most) const;
+  double draft_ns(const LaneCosts& costs, int rows) const;
   Yield forecast(const Arm& arm) const;
   double burst_ns(const Policy& policy, int depth) const;
   Yield serial_forecast(const Policy& policy, int depth) const;
@@ -107,7 +117,6 @@ class Tuner {
   double expected_rate(const Arm& arm, double more_ns) const;
   double catch_up_ns(int64_t behind) const;
   bool is_hopeless(const Arm& arm) const;
-  bool may_run(const Arm& arm, bool in_reach) const;
   void learn();
   void look_around(const Sequence& c, int64_t head);
   int best_of(bool in_reach) const;
@@ -123,6 +132,7 @@ class Tuner {
   PathReplay path_;
   std::vector<LookupReplay> lookups_;  // one for each arm
   bool drafts_ = false;
+  int alike_ = 1, others_ = 0;  // share()
   int running_ = 0;         // what next() set last
   int current_ = 0;         // what it is to set
   int stay_ = 0;            // rounds until the next look around
