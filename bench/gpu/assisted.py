@@ -1,6 +1,6 @@
-"""`python -m bench.gpu_assisted`: transformers' plain and assisted generation, beside ours.
+"""`python -m bench.gpu.assisted`: transformers' plain and assisted generation, beside ours.
 
-python -m bench.gpu_assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
+python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
 
 Greedy, in bfloat16, on one device: transformers by itself, with `assistant_model`, and this engine
 by `none` and specbranch. Tokens/s of what was generated, prefill included for all of them.
@@ -22,8 +22,8 @@ from sbrt.errors import EngineError, InvalidInputError
 from sbrt.model.demo_pair import demo_folder
 from sbrt.tools import flags
 
-from . import gpu_models
-from .gpu_device import expect_cuda
+from ..models import pairs
+from .device import expect_cuda
 
 OURS = ("none", "specbranch")
 Answer = Callable[[list[int]], int]  # to a prompt's ids: how many tokens
@@ -31,17 +31,17 @@ Answer = Callable[[list[int]], int]  # to a prompt's ids: how many tokens
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
-    return flags.guarded("bench.gpu_assisted", lambda: _main(argv))
+    return flags.guarded("bench.gpu.assisted", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     if args.device.startswith("cuda"):
         expect_cuda()
-    config = gpu_models.engine_config(args.pair, args.device, OURS[1], dtype="bfloat16")
+    config = pairs.engine_config(args.pair, args.device, OURS[1], dtype="bfloat16")
     lines = []
     with Engine(config, methods=OURS[:1]) as engine:
-        text = gpu_models.prompts_of(args.pair)
+        text = pairs.prompts_of(args.pair)
         prompts = [engine.encode(str(text(i))) for i in range(args.prompts)]
         for method in OURS:
             lines.append(timed(f"sbrt {method}", prompts, _ours(engine, method, args)))
@@ -108,15 +108,15 @@ def _theirs(folder: Path, args: argparse.Namespace) -> list[tuple[str, Answer]]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = flags.Parser(prog="python -m bench.gpu_assisted", description=__doc__.splitlines()[0])
+    parser = flags.Parser(prog="python -m bench.gpu.assisted", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device", default="cuda", metavar="cuda|cpu")
-    add("--pair", default=gpu_models.INFLATED, metavar="demo|demo-1g")
+    add("--pair", default=pairs.INFLATED, metavar="demo|demo-1g")
     add("--prompts", type=int, default=4, metavar="N")
     add("--max-tokens", type=int, default=64, metavar="N")
     add("--json", metavar="OUT", help="also into this file")
     args = parser.parse_args(argv)
-    if args.pair in gpu_models.MODELS:
+    if args.pair in pairs.MODELS:
         raise InvalidInputError(f"--pair: expected demo or demo-1g, got {args.pair}")
     return args
 

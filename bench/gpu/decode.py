@@ -1,11 +1,11 @@
-"""`python -m bench.gpu_decode`: a short decode, for whoever looks at it from outside.
+"""`python -m bench.gpu.decode`: a short decode, for whoever looks at it from outside.
 
-python -m bench.gpu_decode [--device cuda] [--methods specbranch] [--max-tokens 32] [--nvtx]
+python -m bench.gpu.decode [--device cuda] [--methods specbranch] [--max-tokens 32] [--nvtx]
     [--profile] [--trace F.json]
 
 Plain decoding once, so that everything is compiled and warm; then each method, whose tokens must be
 the same. With --profile only the methods are captured (Engine.start_profile). compute-sanitizer,
-Nsight Systems and Nsight Compute run it (bench.gpu_sanitize, bench.nsight).
+Nsight Systems and Nsight Compute run it (tests.device.sanitize, bench.gpu.nsight).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sbrt.model.demo_pair import demo_folder
 from sbrt.tools import flags
 from sbrt.tools.prompts import BUILT_IN
 
-from .gpu_device import expect_cuda
+from .device import expect_cuda
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Decode; returns the exit code: 1 if a token differs."""
-    return flags.guarded("bench.gpu_decode", lambda: _main(argv))
+    return flags.guarded("bench.gpu.decode", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -58,7 +58,7 @@ def _tokens(engine: Engine, params: SamplingParams, method: str) -> tuple[int, .
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = flags.Parser(prog="python -m bench.gpu_decode", description=__doc__.splitlines()[0])
+    parser = flags.Parser(prog="python -m bench.gpu.decode", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device", default="cuda", metavar="cuda|cpu")
     add("--target", default=str(demo_folder("target")), metavar="DIR")

@@ -1,6 +1,6 @@
-"""`python -m bench.nsight nsys|ncu`: a short decode under NVIDIA's profilers.
+"""`python -m bench.gpu.nsight nsys|ncu`: a short decode under NVIDIA's profilers.
 
-python -m bench.nsight nsys [--print] [-- flags of bench.gpu_decode]
+python -m bench.gpu.nsight nsys [--print] [-- flags of bench.gpu.decode]
 
 nsys: both lanes over time, every node of every graph, under the ranges of the domain `sbrt`. ncu:
 our own kernels in the graphs of a round, each measured in full. The report is build/sbrt.nsys-rep,
@@ -16,13 +16,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sbrt.errors import EngineError
 from sbrt.tools import flags
 
-from .gpu_device import expect_cuda
-from .gpu_steps import ROOT
+from .device import expect_cuda
 
+ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "build" / "sbrt"
 FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Ours among those of a round: cuBLAS's are the library's own affair.
@@ -45,7 +46,7 @@ LAUNCHES = 64
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the profiler; returns its exit code."""
-    return flags.guarded("bench.nsight", lambda: _main(argv))
+    return flags.guarded("bench.gpu.nsight", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -67,9 +68,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = flags.Parser(
-        prog="python -m bench.nsight",
+        prog="python -m bench.gpu.nsight",
         description=__doc__.splitlines()[0],
-        epilog="Behind -- flags of bench.gpu_decode.",
+        epilog="Behind -- flags of bench.gpu.decode.",
     )
     parser.add_argument("tool", choices=tuple(FULL_NAMES))
     parser.add_argument("--print", action="store_true", help="the command line, and do not run it")
@@ -106,7 +107,7 @@ def kernel_filter() -> str:
 
 
 def _decode(flags_of: Sequence[str]) -> list[str]:
-    run = [sys.executable, "-m", "bench.gpu_decode", "--device", "cuda", "--nvtx", "--profile"]
+    run = [sys.executable, "-m", "bench.gpu.decode", "--device", "cuda", "--nvtx", "--profile"]
     return [*run, *flags_of]
 
 

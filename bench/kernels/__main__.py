@@ -1,7 +1,7 @@
 """`python -m bench.kernels`: every op of a forward, where it stands, beside the machine's roofs.
 
     python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8,int4 --rows 1,8 --threads 2
-    python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/choosing.py)
+    python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/kernels/choosing.py)
 
 Roofs are measured in the same run by the same team: reading memory (256 MB), reading as many bytes
 as the checkpoint's weights again and again, reading what lies in a core's cache, fma in registers,
@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import choosing
-from bench.sizes import SIZES, decoder_of
+from bench.kernels import choosing
+from bench.models.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError
 from sbrt._core import Decoder, KernelBench, Roofs
 from sbrt.cores import usable_cores
@@ -209,10 +209,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _on_gpu(rest: list[str]) -> int:
     try:
-        from bench import gpu_kernels
+        from bench.kernels import on_device
     except ImportError as error:
         raise InvalidInputError(f"--device: expected cpu, got cuda ({error})") from None
-    return gpu_kernels.main(rest)
+    return on_device.main(rest)
 
 
 def _parser() -> argparse.ArgumentParser:

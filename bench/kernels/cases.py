@@ -26,7 +26,7 @@ from sbrt.triton_kernels.rope import Rope, rope_kv_write
 from sbrt.triton_kernels.settle import Settle, ring_settle
 from sbrt.triton_kernels.visible import see
 
-from .gpu_timing import copies
+from ..gpu.timing import copies
 
 DTYPE = torch.bfloat16
 

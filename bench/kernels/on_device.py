@@ -15,8 +15,8 @@ from typing import Any
 from sbrt.errors import InvalidInputError
 from sbrt.tools import flags
 
-from .gpu_device import expect_cuda
-from .nsight import kernel_filter
+from ..gpu.device import expect_cuda
+from ..gpu.nsight import kernel_filter
 
 COLUMNS = "op | shape | us (spread) | GB/s | % of measured roof | expected us | x baseline"
 
@@ -58,12 +58,12 @@ def measured(only: str, seconds: float) -> dict[str, Any]:
     """The device, its read bandwidth, and a line a case."""
     import torch
 
-    from . import gpu_timing
-    from .gpu_cases import cases
+    from ..gpu import timing
+    from .cases import cases
 
     device = torch.device("cuda", torch.cuda.current_device())
     torch.manual_seed(0)
-    bandwidth = gpu_timing.read_bandwidth(device)
+    bandwidth = timing.read_bandwidth(device)
     lines = []
     for case in cases(device, only):
         lines.append(_line(case, bandwidth, seconds))
@@ -78,7 +78,7 @@ def measured(only: str, seconds: float) -> dict[str, Any]:
 
 def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
     """A case without figures if its result is wrong."""
-    from . import gpu_timing
+    from ..gpu import timing
 
     line: dict[str, Any] = {"op": case.op, "shape": case.shape, "right": True, "kept": True}
     if case.check is not None:
@@ -86,7 +86,7 @@ def _line(case: Any, bandwidth: float, seconds: float) -> dict[str, Any]:
         line |= {"difference": difference, "right": difference <= allowed}
         if not line["right"]:
             return line
-    timings = gpu_timing.measure({"ours": case.launch, **case.baselines}, case.launches, seconds)
+    timings = timing.measure({"ours": case.launch, **case.baselines}, case.launches, seconds)
     ours = timings.pop("ours")
     expected = None if case.limit is None else case.limit(bandwidth) * 1e6
     ratios = {name: t.us / ours.us for name, t in timings.items()}

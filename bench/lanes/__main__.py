@@ -24,23 +24,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbrt.errors import InvalidInputError
-from sbrt.model.config import ModelConfig
 from sbrt.tools import flags
 
-from .gpu_device import expect_cuda
-from .sizes import llama_of
+from ..gpu.device import expect_cuda
+from ..models.real import MODELS, POSITIONS, config_of, moved_bytes, prefill_flops
 
 if TYPE_CHECKING:
-    from .gpu_lanes import Bench
+    from .recorded import Bench
 
 COLUMNS = (
     "lane | rows | us (spread) | GB/s | % of measured read bandwidth | us overlapped, draft first "
     "| target first | nodes | a layer"
 )
-MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
 FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
 PRODUCTS = ("fused", "cublas")  # as sbrt.gpu.lane names them
-VOCAB, POSITIONS, MOST_POSITIONS = 128_256, 8192, 131_072
+MOST_POSITIONS = 131_072
 VERIFIED = ("1", "16", "32", "64")  # rows of a target's graphs
 
 
@@ -52,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     expect_cuda()
-    from .gpu_lanes import Bench
+    from .recorded import Bench
 
     target, draft = (replace(config_of(name), max_positions=args.positions) for name in args.models)
     bench = Bench(target, draft, args.context, args.products, args.rows)
@@ -92,31 +90,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not 0 < args.seconds <= 600:
         raise InvalidInputError(f"--seconds: expected a number up to 600, got {args.seconds}")
     return args
-
-
-def config_of(name: str) -> ModelConfig:
-    """Sizes of a model of MODELS."""
-    return llama_of(
-        MODELS[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=5e5, tied=name == "1b"
-    )
-
-
-def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
-    """Of a forward of few rows: weights without the embedding, keys, values; `size` an element."""
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    layer = config.hidden * (2 * queries + 2 * keys + 3 * config.inner) + 2 * keys * context
-    return size * (config.layers * layer + config.vocab * config.hidden)
-
-
-def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
-    """Of a piece of a prompt behind so many tokens: products and attention of all layers but what
-    the last one does behind its keys and values."""
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    taken_in = config.hidden * (queries + 2 * keys)
-    rest = config.hidden * (queries + 3 * config.inner)
-    seen = rows * context + rows * (rows + 1) // 2
-    products = config.layers * taken_in + (config.layers - 1) * rest
-    return 2 * rows * products + 4 * (config.layers - 1) * queries * seen
 
 
 def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sbrt.gpu.weights import random_weights
 from sbrt.model.config import ModelConfig
 from sbrt.triton_kernels import state
 
-from . import gpu_timing
+from ..gpu import timing
 
 VERIFIED = (1, *ROWS)  # rows of a target: `none` replays those of ROWS; 1 is what that costs it
 WARM, LEAST = 5, 10  # replays
@@ -55,8 +55,8 @@ class Bench:
         verified: Sequence[int] = VERIFIED,
     ) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
-        self.bandwidth = gpu_timing.read_bandwidth(self.device)
-        self.products = gpu_timing.product_rate(self.device)
+        self.bandwidth = timing.read_bandwidth(self.device)
+        self.products = timing.product_rate(self.device)
         ops = replace(TRITON, fused=products == "fused")
         self._configs = {"T": target, "t": draft}
         self._lanes: dict[str, list[GpuLane]] = {"T": [], "t": []}

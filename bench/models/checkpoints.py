@@ -1,8 +1,7 @@
 """Checkpoints that benches measure: Hugging Face folders that every engine can read, or any file.
 
-`m37` and `m2` are random (bench/sizes.py), `demo` is the demo pair, `demo-75m` and `demo-1g` the
-demo pair whose target is inflated (bench/inflate.py). What has to be written is kept under
-build/checkpoints.
+`m37` and `m2` are random (`sizes`). `demo` is the demo pair, `demo-75m` and `demo-1g` are the demo
+pair with an inflated target (`inflate`). What has to be written is kept under build/checkpoints.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.folders import write_folder
-from bench.inflate import inflate
-from bench.sizes import SIZES, config_of
+from bench.models.folders import write_folder
+from bench.models.inflate import inflate
+from bench.models.sizes import SIZES, config_of
 from sbrt import InvalidInputError
 from sbrt.model import demo_pair
 from sbrt.model.checkpoint import random_weights
@@ -24,7 +23,7 @@ from sbrt.model.fingerprint import fingerprint
 from sbrt.model.gguf import is_gguf
 from sbrt.model.safetensors_file import bfloat16
 
-BUILD = Path(__file__).parents[1] / "build"
+BUILD = Path(__file__).parents[2] / "build"
 DEMO, INFLATED = "demo", "demo-75m"
 INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)

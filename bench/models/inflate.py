@@ -1,4 +1,4 @@
-"""`python -m bench.inflate --to 75M OUT`: a checkpoint at a larger cost, its function unchanged.
+"""`python -m bench.models.inflate --to 75M OUT`: the same function at a larger cost.
 
 Wider MLPs and further layers whose output projections are zero; every other new weight is random.
 A zero column of down_proj ends each sum with products that are zeros, and a further layer adds a
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.folders import TOKENIZER, write_folder
+from bench.models.folders import TOKENIZER, write_folder
 from sbrt import InvalidInputError
 from sbrt.model import demo_pair
 from sbrt.model.checkpoint import Checkpoint, expected_shapes, open_checkpoint
@@ -110,11 +110,13 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig, seed: int) -> Iterator
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
-    return flags.guarded("bench.inflate", lambda: _main(argv))
+    return flags.guarded("bench.models.inflate", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = flags.Parser(prog="python -m bench.inflate", description=__doc__.splitlines()[0])
+    parser = flags.Parser(
+        prog="python -m bench.models.inflate", description=__doc__.splitlines()[0]
+    )
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder to write; must not exist")
     add("--to", required=True, metavar="75M", help="parameters, within 2 %%")

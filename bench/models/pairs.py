@@ -21,7 +21,7 @@ from sbrt.model.demo_pair import demo_folder
 from sbrt.serve.pair import Pair
 from sbrt.tools.prompts import BUILT_IN
 
-from .lanes import MODELS, config_of
+from .real import MODELS, config_of
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sbrt.gpu.weights import Weights
 
 DEMO = "demo"
-INFLATED = "demo-1g"  # of bench.checkpoints
+INFLATED = "demo-1g"  # of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
 DRAFT_LAYERS = 3  # of an 8B target: what a model of 1B reads
 DAMPED = 0.03  # so that three tokens in four or so are the draft's first choice

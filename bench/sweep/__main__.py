@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import sweep_plot, sweep_table
-from bench.sweep_runs import Place, Run, Runner, Store, digest, speedup
-from bench.sweep_space import ENTRIES, Entry, having, widest, with_classifier, written
+from bench.sweep import plot, table
+from bench.sweep.runs import Place, Run, Runner, Store, digest, speedup
+from bench.sweep.space import ENTRIES, Entry, having, widest, with_classifier, written
 from sbrt.check import show
 from sbrt.errors import InvalidInputError
 from sbrt.files import check_writable
@@ -120,9 +120,9 @@ def _main(argv: Sequence[str] | None) -> int:
             _finish(cell, entries[cell.draft], store)
     store.save()
     if args.png is not None:
-        for path in sweep_plot.draw(args.png, store.cells):
+        for path in plot.draw(args.png, store.cells):
             print(f"wrote {path}", file=sys.stderr)
-    print(sweep_table.render(store.cells))
+    print(table.render(store.cells))
     return _verdict(store)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.sweep_table import Cell, heading
+from bench.sweep.table import Cell, heading
 from sbrt.files import write_file
 from sbrt.tools import picture
 

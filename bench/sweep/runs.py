@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.sweep_space import written
+from bench.sweep.space import written
 from sbrt.check import show
 from sbrt.config import EngineConfig
 from sbrt.errors import InvalidInputError

@@ -1,9 +1,9 @@
-"""`python -m bench.gpu_check --part NAME`: what can be checked on a CUDA device alone, as one JSON.
+"""`python -m tests.device.check --part NAME`: all that only a CUDA device can show, as one JSON.
 
 first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
 compiles them for it), then their bench. products: those of `linear`, whose plans are many
 kernels. lanes: the cuda body, recorded forwards against the same ops by themselves, then
-bench.lanes. rounds: bench.gpu_rounds at the sizes of real models and of the
+bench.lanes. rounds: tests.device.rounds at the sizes of real models and of the
 inflated demo pair, and transformers beside it. exact: engines on the device, every method against
 plain decoding, with graphs and without. settings: filters, streams and rings of a default length.
 large: exact at the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within
@@ -24,13 +24,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.device import expect_cuda
 from sbrt import collect_env
 from sbrt.errors import InvalidInputError
 from sbrt.tools import flags
 
-from . import gpu_sanitize
-from .gpu_device import expect_cuda
-from .gpu_steps import (
+from . import sanitize
+from .steps import (
     ROOT,
     Record,
     Runner,
@@ -66,12 +66,12 @@ def _bench(name: str, seconds: float, module: str, *arguments: str, keeps: bool 
 
 
 def _ready(seconds: float = 60) -> Step:
-    command = (sys.executable, "-m", "bench.gpu_ready")
+    command = (sys.executable, "-m", "tests.device.ready")
     return Step("ready", command, seconds, succeeded, is_needed=True)
 
 
 def _decode(seconds: float) -> Step:
-    command = (sys.executable, "-m", "bench.gpu_decode", "--device", "cuda", "--methods",
+    command = (sys.executable, "-m", "bench.gpu.decode", "--device", "cuda", "--methods",
                OVERLAPPED)  # fmt: skip
     return Step("decode", command, seconds, succeeded)
 
@@ -81,7 +81,7 @@ def _first() -> tuple[Step, ...]:
         _ready(),
         _decode(140),
         _bench("first lanes", 120, "bench.lanes", "--seconds", "0.3"),
-        _bench("first rounds", 130, "bench.gpu_rounds", "--pair", "8b", "--methods", OVERLAPPED,
+        _bench("first rounds", 130, "tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED,
                "--prompts", "1", "--max-tokens", "64"),
     )  # fmt: skip
 
@@ -123,20 +123,20 @@ def _lanes() -> tuple[Step, ...]:
 
 
 def _rounds() -> tuple[Step, ...]:
-    module = "bench.gpu_rounds"
+    module = "tests.device.rounds"
     return (
         _ready(50),
         _bench("rounds of 8b", 140, module, "--pair", "8b", "--share", "0.7", "--idle", "20"),
         _bench("rounds of 1b", 90, module, "--pair", "1b", "--share", "0.48", "--idle", "20"),
         _bench("rounds of demo-1g", 120, module, "--pair", "demo-1g", "--idle", "20"),
-        _bench("transformers", 70, "bench.gpu_assisted", "--pair", "demo-1g"),
+        _bench("transformers", 70, "bench.gpu.assisted", "--pair", "demo-1g"),
     )
 
 
 def _same(name: str, seconds: float, *arguments: str) -> Step:
-    """bench.gpu_exact, which ends by itself before it is killed and then goes on."""
+    """tests.device.exact, which ends by itself before it is killed and then goes on."""
     turn = ("--seconds", str(seconds - 30))
-    return _bench(name, seconds, "bench.gpu_exact", *arguments, *turn, keeps=True)
+    return _bench(name, seconds, "tests.device.exact", *arguments, *turn, keeps=True)
 
 
 def _exact() -> tuple[Step, ...]:
@@ -164,7 +164,7 @@ def _large() -> tuple[Step, ...]:
 def _settings() -> tuple[Step, ...]:
     """What users set, or leave as it is: filters, streams, rings of a default length."""
     filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
-    rounds = ("bench.gpu_rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
+    rounds = ("tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
     return (
         _ready(50),
         _bench("filtered rounds", 110, *rounds, *filtered),
@@ -176,8 +176,8 @@ def _settings() -> tuple[Step, ...]:
 
 
 def _sanitize() -> tuple[Step, ...]:
-    tool = gpu_sanitize.find_tool() or gpu_sanitize.TOOL
-    return (_ready(50), _decode(70), *gpu_sanitize.steps(tool))
+    tool = sanitize.find_tool() or sanitize.TOOL
+    return (_ready(50), _decode(70), *sanitize.steps(tool))
 
 
 PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
@@ -195,7 +195,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks; returns 0 if all went right, 1 if not, 2 without a device."""
-    return flags.guarded("bench.gpu_check", lambda: _main(argv))
+    return flags.guarded("tests.device.check", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -209,7 +209,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = flags.Parser(prog="python -m bench.gpu_check", description=__doc__.splitlines()[0])
+    parser = flags.Parser(prog="python -m tests.device.check", description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="first", metavar="|".join(PARTS))
     parser.add_argument("--json", default="gpu-check.json", metavar="OUT")
     parser.add_argument("--fresh", action="store_true", help="keep nothing of an earlier run")
@@ -241,7 +241,7 @@ def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool
         record.forget(part)
     found = record.part(part)
     found |= {"right": False, "commit": commit(), "environment": collect_env.collect()}
-    why = gpu_sanitize.why_not(gpu_sanitize.find_tool()) if part == "sanitize" else ""
+    why = sanitize.why_not(sanitize.find_tool()) if part == "sanitize" else ""
     found["refused"] = why
     record.write()
     if why:

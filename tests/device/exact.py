@@ -1,6 +1,6 @@
-"""`python -m bench.gpu_exact`: every method answers like plain decoding on the same device.
+"""`python -m tests.device.exact`: every method answers like plain decoding on the same device.
 
-python -m bench.gpu_exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
+python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
     [--temperature 0] [--top-p 1] [--top-k 0] [--eager] [--seconds 400] [--json OUT]
 
 Prompt by prompt `none` and every method, token by token. What is done is kept in OUT, and a call
@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.device import expect_cuda
+from bench.models import pairs
 from sbrt import Engine
 from sbrt.errors import EngineError, InvalidInputError
 from sbrt.files import write_file
@@ -26,9 +28,7 @@ from sbrt.methods import parse_list
 from sbrt.outputs import CompletionOutput
 from sbrt.tools import flags
 
-from . import gpu_models
-from .gpu_device import expect_cuda
-from .gpu_steps import UNFINISHED, source_hash
+from .steps import UNFINISHED, source_hash
 
 METHODS = "draft_model,lookup,pearl,specbranch,specbranch:on_miss=serial,tree:nodes=15"
 SAVED_EVERY = 10.0  # seconds
@@ -55,7 +55,7 @@ class Found:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; returns 0, 1 if a token differs, 75 if the time was over first."""
-    return flags.guarded("bench.gpu_exact", lambda: _main(argv))
+    return flags.guarded("tests.device.exact", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -76,8 +76,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _engine(args: argparse.Namespace, names: Sequence[str]) -> Engine:
-    config = gpu_models.engine_config(args.pair, args.device, names[0], enforce_eager=args.eager)
-    return Engine(config, pair=gpu_models.pair_of(args.pair, config), methods=["none", *names[1:]])
+    config = pairs.engine_config(args.pair, args.device, names[0], enforce_eager=args.eager)
+    return Engine(config, pair=pairs.pair_of(args.pair, config), methods=["none", *names[1:]])
 
 
 def compare(
@@ -89,9 +89,9 @@ def compare(
     keep: Callable[[Found], None],
 ) -> None:
     """Go on with the prompts that are not done until `end`, a time of time.monotonic()."""
-    prompt, saved = gpu_models.prompts_of(args.pair), time.monotonic()
+    prompt, saved = pairs.prompts_of(args.pair), time.monotonic()
     while found.done < args.prompts and time.monotonic() < end:
-        params = gpu_models.sampling_of(args, found.done)
+        params = pairs.sampling_of(args, found.done)
         plain: list[int] = []
         for method in ("none", *names):
             [output] = engine.generate(prompt(found.done), params, method=method)
@@ -160,14 +160,14 @@ def tell(found: Found, names: Sequence[str], wanted: int) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = flags.Parser(prog="python -m bench.gpu_exact", description=__doc__.splitlines()[0])
+    parser = flags.Parser(prog="python -m tests.device.exact", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device", default="cuda", metavar="cuda|cpu")
-    add("--pair", default="demo", metavar="|".join(gpu_models.NAMES))
+    add("--pair", default="demo", metavar="|".join(pairs.NAMES))
     add("--methods", default=METHODS, metavar="A,B,...")
     add("--prompts", type=int, default=200, metavar="N")
     add("--max-tokens", type=int, default=128, metavar="N")
-    gpu_models.add_sampling(parser)
+    pairs.add_sampling(parser)
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
     add("--json", metavar="OUT", help="figures, and what is done")

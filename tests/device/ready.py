@@ -1,4 +1,4 @@
-"""`python -m bench.gpu_ready`: whether this build and this machine are fit for any of the checks.
+"""`python -m tests.device.ready`: whether this build and this machine are fit for a check.
 
 From the outside in, each a line: the core, its CUDA body, torch, Triton, a product of matrices as
 the lanes want it, a capture of both and its replay. The first that fails is said in one sentence;
@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from bench.gpu.device import expect_cuda
 from sbrt import _core, build_info
 from sbrt.errors import EngineError, InvalidInputError
 from sbrt.tools import flags
-
-from .gpu_device import expect_cuda
 
 T = TypeVar("T")
 NO_KERNEL = "expected ops with a kernel"  # of the toy lane, which a device that works refuses
@@ -24,11 +23,11 @@ NO_KERNEL = "expected ops with a kernel"  # of the toy lane, which a device that
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look; returns the exit code: 2 with a sentence."""
-    return flags.guarded("bench.gpu_ready", lambda: _main(argv))
+    return flags.guarded("tests.device.ready", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    flags.Parser(prog="python -m bench.gpu_ready", description=__doc__).parse_args(argv)
+    flags.Parser(prog="python -m tests.device.ready", description=__doc__).parse_args(argv)
     for look in (core, torch_there, triton_there, products, captures):
         begun = time.monotonic()
         print(f"{look()}, {time.monotonic() - begun:.1f} s", flush=True)

@@ -1,6 +1,6 @@
-"""`python -m bench.gpu_rounds`: rounds of an engine on a device, by the clock and by its trace.
+"""`python -m tests.device.rounds`: rounds of an engine on a device, by the clock and by its trace.
 
-python -m bench.gpu_rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
+python -m tests.device.rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
     [--streams] [--share 0.7] [--idle 20] [--json OUT]
 
 Tokens/s and us a round of `none` and of every method; `none`'s share of the measured read
@@ -23,6 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.gpu.device import expect_cuda
+from bench.models import pairs
+from bench.models.real import moved_bytes
 from sbrt import Engine
 from sbrt.methods import parse, parse_list
 from sbrt.outputs import RequestOutput
@@ -30,17 +33,13 @@ from sbrt.tools import flags
 from sbrt.trace.spans import TARGET, Span, lane_times
 from sbrt.trace.timeline import lane_work
 
-from . import gpu_models
-from .gpu_device import expect_cuda
-from .lanes import moved_bytes
-
 METHODS = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4,specbranch:gamma=4,on_miss=serial"
 PLAIN = "none"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
-    return flags.guarded("bench.gpu_rounds", lambda: _main(argv))
+    return flags.guarded("tests.device.rounds", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -49,8 +48,8 @@ def _main(argv: Sequence[str] | None) -> int:
         expect_cuda()
     names = parse_list(args.methods)
     report: dict[str, Any] = {"pair": args.pair, "tokens": args.max_tokens, "lines": []}
-    config = gpu_models.engine_config(args.pair, args.device, names[0])
-    pair = gpu_models.pair_of(args.pair, config)
+    config = pairs.engine_config(args.pair, args.device, names[0])
+    pair = pairs.pair_of(args.pair, config)
     for draft_first in (True, False):
         asked = [name for name in names if draft_first or parse(name).policy().gamma > 0]
         with Engine(
@@ -73,8 +72,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """A method's figures over the prompts: without a trace, then with one."""
-    prompt = gpu_models.prompts_of(args.pair)
-    params = gpu_models.sampling_of(args, 1)
+    prompt = pairs.prompts_of(args.pair)
+    params = pairs.sampling_of(args, 1)
 
     def answer(i: int) -> RequestOutput:
         if args.streams:
@@ -131,15 +130,15 @@ def idle_between(spans: Sequence[Span]) -> list[float]:
 
 def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
     """What `none` reads a second, of what the device reads; of a random pair on a device."""
-    if not (gpu_models.is_random(args.pair) and args.device.startswith("cuda")):
+    if not (pairs.is_random(args.pair) and args.device.startswith("cuda")):
         return {}
     import torch
 
-    from .gpu_timing import read_bandwidth
+    from bench.gpu.timing import read_bandwidth
 
     roof = read_bandwidth(torch.device("cuda", torch.cuda.current_device()))
     context = 100 + args.max_tokens // 2  # the prompts' mean, and half of the answer
-    moved = moved_bytes(gpu_models.shape_of(args.pair), context, 2)
+    moved = moved_bytes(pairs.shape_of(args.pair), context, 2)
     reads = moved / (plain["us_per_round"] / 1e6)
     print(f"none reads {reads / 1e9:.0f} of {roof / 1e9:.0f} GB/s: {100 * reads / roof:.0f} %")
     return {"bytes_of_none": moved, "read_bandwidth": roof, "share_of_none": reads / roof}
@@ -175,14 +174,14 @@ def render(line: dict[str, Any]) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = flags.Parser(prog="python -m bench.gpu_rounds", description=__doc__.splitlines()[0])
+    parser = flags.Parser(prog="python -m tests.device.rounds", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device", default="cuda", metavar="cuda|cpu")
-    add("--pair", default="demo", metavar="|".join(gpu_models.NAMES))
+    add("--pair", default="demo", metavar="|".join(pairs.NAMES))
     add("--methods", default=METHODS, metavar="A,B,...")
     add("--prompts", type=int, default=4, metavar="N")
     add("--max-tokens", type=int, default=128, metavar="N")
-    gpu_models.add_sampling(parser)
+    pairs.add_sampling(parser)
     add("--streams", action="store_true", help="stream the answers")
     add("--share", type=float, default=0.0, help="of the read bandwidth that none must reach")
     add("--idle", type=float, default=0.0, metavar="US", help="between rounds, at most")

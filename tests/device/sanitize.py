@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .gpu_steps import ROOT, Outcome, Step, succeeded
+from .steps import ROOT, Outcome, Step, succeeded
 
 TOOL = "compute-sanitizer"
 REPORTED = 66  # exit code of a run with a report
@@ -21,9 +21,9 @@ SAYS = {
     "racecheck": "Race reported",
     "synccheck": "Barrier error",
 }
-DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # of bench.gpu_decode
+DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # of bench.gpu.decode
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
-DECODE = ("-m", "bench.gpu_decode", "--device", "cuda", "--max-tokens")
+DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
 SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # of a decode
 TRIES = {"racecheck": 2}  # it may report a hazard in pipelines of cp.async that is none

@@ -23,7 +23,7 @@ from typing import Any
 
 from sbrt.files import write_file
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests")
 SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
 TAIL = 60  # lines of what a step said

@@ -10,8 +10,8 @@ from sbrt.model.checkpoint import open_checkpoint
 from sbrt.model.tokenizer import Tokenizer
 from sbrt.tools.prompts import BUILT_IN
 
-inflate = pytest.importorskip("bench.inflate", reason="benches run from the checkout")
-from bench import checkpoints, sizes  # noqa: E402
+inflate = pytest.importorskip("bench.models.inflate", reason="benches run from the checkout")
+from bench.models import checkpoints, sizes  # noqa: E402
 
 TARGET = demo_pair.demo_folder(demo_pair.TARGET)
 SMALL = 22_000_000  # enough for every layer and for wider MLPs, and quick

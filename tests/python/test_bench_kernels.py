@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-kernels = pytest.importorskip("bench.kernels", reason="benches run from the checkout")
+kernels = pytest.importorskip("bench.kernels.__main__", reason="benches run from the checkout")
 
 QUICK = ["--checkpoints", "m2", "--repeats", "1", "--threads", "2"]
 LAYERS = 4

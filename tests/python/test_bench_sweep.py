@@ -8,10 +8,10 @@ import pytest
 
 from sbrt.model import hrad
 
-sweep = pytest.importorskip("bench.sweep", reason="benches run from the checkout")
-from bench import sweep_plot, sweep_table  # noqa: E402
-from bench.sweep_runs import repeated  # noqa: E402
-from bench.sweep_space import ENTRIES, OVERLAPPED, Entry  # noqa: E402
+sweep = pytest.importorskip("bench.sweep.__main__", reason="benches run from the checkout")
+from bench.sweep import plot, table  # noqa: E402
+from bench.sweep.runs import repeated  # noqa: E402
+from bench.sweep.space import ENTRIES, OVERLAPPED, Entry  # noqa: E402
 
 TEXTS = ["def quick(items):", "class Stack:\n", "for i in range(10):\n", "für 日本"]
 FEW = tuple(e for e in ENTRIES if e.name in ("none", "draft_model", "pearl", "specbranch"))
@@ -58,7 +58,7 @@ def test_every_method_and_ablation_has_every_figure(run, tmp_path, capsys):
     assert lines["none"]["speedup"] == lines["none"]["tokens_per_pass"] == 1
     assert lines["pearl"]["tuned_on_even"]
     assert sum(lines["auto"]["chosen"].values()) * lines["auto"]["tokens_per_pass"] == 10
-    assert capsys.readouterr().out == sweep_table.render(found["cells"]) + "\n"
+    assert capsys.readouterr().out == table.render(found["cells"]) + "\n"
     for path in (tmp_path / "a.png", tmp_path / "a-rollback.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -159,8 +159,8 @@ def test_the_draft_is_done_before_the_target(c, gammas):
 
 
 def test_no_cell_no_picture(tmp_path):
-    assert sweep_plot.draw(tmp_path / "a.png", []) == []
-    assert sweep_table.render([]) == "No cell is complete yet."
+    assert plot.draw(tmp_path / "a.png", []) == []
+    assert table.render([]) == "No cell is complete yet."
 
 
 @pytest.mark.parametrize(

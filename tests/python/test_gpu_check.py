@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_check, gpu_steps
-from bench.gpu_steps import Outcome, Record, Step, run_steps, some_passed, succeeded
+from tests.device import check, steps
+from tests.device.steps import Outcome, Record, Step, run_steps, some_passed, succeeded
 
 ROOT = Path(__file__).parents[2]
 HERE = {"source": "a", "device": {"name": "one"}}
@@ -140,7 +140,7 @@ def test_a_step_that_wants_another_turn_keeps_what_it_has_done(path, tmp_path):
         before = json.loads(out.read_text())["done"] if out.exists() else 0
         turns.append(before)
         out.write_text(json.dumps({"done": before + 60}))
-        return Outcome(0 if before + 60 >= 100 else gpu_steps.UNFINISHED, "60 done", 1.0)
+        return Outcome(0 if before + 60 >= 100 else steps.UNFINISHED, "60 done", 1.0)
 
     step = (Step("long", ("long",), 5.0, succeeded, out, keeps=True),)
     assert not run(path, work, steps=step)
@@ -169,7 +169,7 @@ def test_a_step_that_wants_another_turn_keeps_what_it_has_done(path, tmp_path):
     ids=["nothing", "last", "ours", "pytest", "assertion", "compiler", "python", "wrong", "long"],
 )  # fmt: skip
 def test_the_cause_is_one_line_of_what_was_said(text, said):
-    assert gpu_steps.cause(text) == said
+    assert steps.cause(text) == said
 
 
 def test_what_ran_out_of_time_runs_again(path):
@@ -203,7 +203,7 @@ def test_a_file_that_cannot_be_read_is_begun_anew(path, text):
 def test_the_end_of_what_was_said_is_kept_alone(path):
     lines = [f"line {i}" for i in range(1000)]
     run(path, Fake(first=Outcome(0, "\n".join(lines), 1.0)))
-    assert kept(path)["first"]["end"] == lines[-gpu_steps.TAIL :]
+    assert kept(path)["first"]["end"] == lines[-steps.TAIL :]
 
 
 def test_figures_must_be_there_and_are_kept(path, tmp_path):
@@ -234,25 +234,25 @@ def test_of_tests_some_must_pass(text, code, why):
     assert some_passed(Outcome(code, text, 1.0)) == why
 
 
-@pytest.mark.parametrize("part", gpu_check.PARTS)
+@pytest.mark.parametrize("part", check.PARTS)
 def test_a_part_stays_below_eight_minutes(part):
-    steps = gpu_check.PARTS[part]()
-    assert sum(step.seconds for step in steps) < gpu_check.LIMIT
+    steps = check.PARTS[part]()
+    assert sum(step.seconds for step in steps) < check.LIMIT
     assert len({step.name for step in steps}) == len(steps)
     files = [step.figures for step in steps if step.figures]
     assert len(set(files)) == len(files)
 
 
 def test_a_warning_of_a_torch_that_nobody_tried_fails_no_test():
-    tests = [step.command for part in gpu_check.PARTS.values() for step in part()]
+    tests = [step.command for part in check.PARTS.values() for step in part()]
     tests = [command for command in tests if "pytest" in command]
     assert tests
     assert all(command[command.index("-W") + 1] == "default" for command in tests)
 
 
-@pytest.mark.parametrize("part", gpu_check.PARTS)
+@pytest.mark.parametrize("part", check.PARTS)
 def test_a_part_looks_first_whether_anything_can_run(part):
-    first, *others = gpu_check.PARTS[part]()
+    first, *others = check.PARTS[part]()
     assert first.name == "ready"
     assert first.is_needed
     assert not any(step.is_needed for step in others)
@@ -267,7 +267,7 @@ def test_every_test_that_needs_a_device_is_in_a_part():
     )
     tests = {line for line in done.stdout.splitlines() if "::" in line}
     assert len(tests) > 20, done.stdout + done.stderr
-    steps = [step.command for part in gpu_check.PARTS for step in gpu_check.PARTS[part]()]
+    steps = [step.command for part in check.PARTS for step in check.PARTS[part]()]
     found = [
         {test for test in tests if runs(command, test)}
         for command in steps
@@ -291,9 +291,9 @@ def runs(command, test):
 
 
 def test_the_steps_of_kernels_leave_no_test_and_no_op_out():
-    from bench.gpu_cases import MAKERS
+    from bench.kernels.cases import MAKERS
 
-    steps = [*gpu_check.PARTS["kernels"](), *gpu_check.PARTS["products"]()]
+    steps = [*check.PARTS["kernels"](), *check.PARTS["products"]()]
     words = [set(step.command) for step in steps]
     ignored = {w.removeprefix("--ignore=") for step in words for w in step if "--ignore=" in w}
     assert len(ignored) == 3
@@ -308,7 +308,7 @@ def test_the_steps_of_kernels_leave_no_test_and_no_op_out():
 
 def test_a_command_has_its_end_and_all_it_said():
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
-    outcome = gpu_steps.run_command((sys.executable, "-c", code), 60)
+    outcome = steps.run_command((sys.executable, "-c", code), 60)
     assert outcome.code == 3
     assert sorted(outcome.text.split()) == ["err", "out"]
 
@@ -320,7 +320,7 @@ def test_a_command_that_takes_too_long_ends_with_its_children(tmp_path):
         f"import subprocess, sys, time; print('begun', flush=True); "
         f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
     )
-    outcome = gpu_steps.run_command((sys.executable, "-c", code), 5)
+    outcome = steps.run_command((sys.executable, "-c", code), 5)
     assert (outcome.code, outcome.text) == (None, "begun\n")
     if pid.exists():  # a machine so slow that it never began
         assert _is_gone(int(pid.read_text()))
@@ -343,11 +343,11 @@ def test_the_source_is_what_the_files_say(tmp_path):
     (tmp_path / "csrc").mkdir()
     file = tmp_path / "csrc" / "a.cc"
     file.write_text("int a;")
-    before = gpu_steps.source_hash(tmp_path)
-    assert gpu_steps.source_hash(tmp_path) == before
+    before = steps.source_hash(tmp_path)
+    assert steps.source_hash(tmp_path) == before
     (tmp_path / "csrc" / "a.o").write_text("built")
-    assert gpu_steps.source_hash(tmp_path) == before
+    assert steps.source_hash(tmp_path) == before
     file.write_text("int b;")
-    changed = gpu_steps.source_hash(tmp_path)
+    changed = steps.source_hash(tmp_path)
     file.rename(file.with_name("b.cc"))
-    assert len({before, changed, gpu_steps.source_hash(tmp_path)}) == 3
+    assert len({before, changed, steps.source_hash(tmp_path)}) == 3

@@ -1,6 +1,6 @@
-"""Contract under test: the benches of engines on a device, on a CPU in its place. bench.gpu_exact
-finds a token that differs, says where, keeps what it has done and goes on; bench.gpu_rounds reads a
-trace right and says which bound is not kept."""
+"""Contract under test: the checks of engines on a device, run on a CPU. `exact` finds a token that
+differs, says where, keeps what it has done and goes on. `rounds` reads a trace right and names each
+bound that is not kept."""
 
 import json
 from types import SimpleNamespace
@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import gpu_exact, gpu_models, gpu_rounds
-from bench.gpu_steps import UNFINISHED
+from bench.models import pairs
 from sbrt.gpu import lane as lanes
 from sbrt.model.config import ModelConfig
 from sbrt.trace.spans import Span
+from tests.device import exact, rounds
+from tests.device.steps import UNFINISHED
 
 SHORT = ("--device", "cpu", "--max-tokens", "6", "--methods", "lookup,pearl")
 SMALL = ModelConfig(
@@ -24,9 +25,9 @@ SMALL = ModelConfig(
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
     """So that no engine measures how many are best."""
-    real = gpu_models.engine_config
+    real = pairs.engine_config
     monkeypatch.setattr(
-        gpu_models, "engine_config", lambda *args, **more: real(*args, **more | {"num_threads": 1})
+        pairs, "engine_config", lambda *args, **more: real(*args, **more | {"num_threads": 1})
     )
 
 
@@ -36,7 +37,7 @@ def out(tmp_path):
 
 
 def call(out, *more):
-    return gpu_exact.main([*SHORT, *more, "--json", str(out)])
+    return exact.main([*SHORT, *more, "--json", str(out)])
 
 
 def test_methods_that_agree_are_right(out, capsys):
@@ -56,12 +57,12 @@ def test_out_of_time_it_wants_another_turn_and_goes_on(out, monkeypatch):
     assert json.loads(out.read_text())["done"] == 0
     clock = iter([0.0, 0.0, 0.0, 0.0, 1e9, 1e9])
     with monkeypatch.context() as patch:
-        patch.setattr(gpu_exact, "time", SimpleNamespace(monotonic=lambda: next(clock, 1e9)))
+        patch.setattr(exact, "time", SimpleNamespace(monotonic=lambda: next(clock, 1e9)))
         assert call(out, "--prompts", "2") == UNFINISHED
     assert json.loads(out.read_text())["done"] == 1
     assert call(out, "--prompts", "2") == 0
     assert json.loads(out.read_text())["methods"]["none"]["tokens"] == 12
-    monkeypatch.setattr(gpu_exact, "_engine", None)  # all is done: none is made
+    monkeypatch.setattr(exact, "_engine", None)  # all is done: none is made
     assert call(out, "--prompts", "2") == 0
 
 
@@ -70,12 +71,12 @@ def test_of_other_flags_or_another_source_nothing_is_kept(out, more, monkeypatch
     assert call(out, "--prompts", "1") == 0
     assert call(out, "--prompts", "1", *more, "--seconds", "0") == UNFINISHED
     assert call(out, "--prompts", "1") == 0
-    monkeypatch.setattr(gpu_exact, "source_hash", lambda: "another")
+    monkeypatch.setattr(exact, "source_hash", lambda: "another")
     assert call(out, "--prompts", "1", "--seconds", "0") == UNFINISHED
 
 
 def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
-    real = gpu_exact._engine
+    real = exact._engine
 
     def spoilt(args, names):
         engine = real(args, names)
@@ -90,7 +91,7 @@ def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
         engine.generate = generate
         return engine
 
-    monkeypatch.setattr(gpu_exact, "_engine", spoilt)
+    monkeypatch.setattr(exact, "_engine", spoilt)
     assert call(out, "--prompts", "3") == 1
     [wrong] = json.loads(out.read_text())["wrong"]
     assert (wrong["method"], wrong["prompt"], wrong["at"]) == ("pearl", 1, 3)
@@ -103,7 +104,7 @@ def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
     ("got", "plain", "at"), [([1, 2], [1, 3], 1), ([1], [1, 2], 1), ([1, 2, 3], [1, 2], 2)]
 )
 def test_where_answers_part(got, plain, at):
-    assert gpu_exact.difference("m", 0, got, plain)["at"] == at
+    assert exact.difference("m", 0, got, plain)["at"] == at
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_where_answers_part(got, plain, at):
     ],
 )
 def test_bad_input_is_one_sentence(capsys, flags, said):
-    assert gpu_exact.main([*SHORT, *flags]) == 2
+    assert exact.main([*SHORT, *flags]) == 2
     assert capsys.readouterr().err.strip().endswith(said)
 
 
@@ -127,7 +128,7 @@ def test_rounds_of_an_engine(tmp_path, capsys):
     out = tmp_path / "rounds.json"
     flags = ("--device", "cpu", "--prompts", "1", "--max-tokens", "8", "--json", str(out))
     methods = "draft_model:gamma=2,pearl:gamma=2"
-    assert gpu_rounds.main([*flags, "--methods", methods]) == 0
+    assert rounds.main([*flags, "--methods", methods]) == 0
     report = json.loads(out.read_text())
     assert [(line["method"], line["draft_first"]) for line in report["lines"]] == [
         ("none", True), ("draft_model:gamma=2", True), ("pearl:gamma=2", True),
@@ -137,7 +138,7 @@ def test_rounds_of_an_engine(tmp_path, capsys):
     assert report["lines"][0]["tokens_per_round"] == 1
     assert report["lines"][2]["overlap_us"] <= report["lines"][2]["draft_us"]
     assert "pearl:gamma=2, target first" in capsys.readouterr().out
-    assert gpu_rounds.main([*flags, "--methods", methods, "--idle", "0.000001"]) == 1
+    assert rounds.main([*flags, "--methods", methods, "--idle", "0.000001"]) == 1
     assert "MISSED: none: expected less than 1e-06 us idle" in capsys.readouterr().out
 
 
@@ -156,7 +157,7 @@ def test_the_target_is_idle_from_its_select_to_what_comes_next():
         ("target", "verify", 12300, 15000, False),
         ("target", "select", 15000, 15100, False),
     )
-    assert gpu_rounds.idle_between(spans) == [3.0]
+    assert rounds.idle_between(spans) == [3.0]
 
 
 LINE = {"method": "none", "right": True, "idle_us": 5.0}
@@ -176,7 +177,7 @@ LINE = {"method": "none", "right": True, "idle_us": 5.0}
     ids=["kept", "no roof", "slow", "idle", "wrong"],
 )  # fmt: skip
 def test_a_bound_that_is_not_kept_is_said(report, said):
-    assert gpu_rounds.missed(SimpleNamespace(share=0.7, idle=20.0), report) == said
+    assert rounds.missed(SimpleNamespace(share=0.7, idle=20.0), report) == said
 
 
 # --- pairs ---
@@ -184,7 +185,7 @@ def test_a_bound_that_is_not_kept_is_said(report, said):
 
 def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch):
     """At sizes whose layers add about as much as those of an 8B: its agreement is its own."""
-    pair = gpu_models.random_pair(SMALL, torch.device("cpu"), draft_layers=2)
+    pair = pairs.random_pair(SMALL, torch.device("cpu"), draft_layers=2)
     bound = []
     real = lanes.GpuLane
 
@@ -195,7 +196,7 @@ def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch
     monkeypatch.setattr(lanes, "GpuLane", keep)
     from sbrt import Engine, SamplingParams
 
-    config = gpu_models.engine_config("8b", "cpu", "draft_model:gamma=3")
+    config = pairs.engine_config("8b", "cpu", "draft_model:gamma=3")
     with Engine(config, pair=pair) as engine:
         params = SamplingParams(temperature=0, max_tokens=16)
         found = [engine.generate([5, 6, 7], params, method=m)[0].outputs[0] for m in (None, "none")]
@@ -210,6 +211,6 @@ def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch
 
 def test_prompts_are_many():
     for name in ("demo", "8b"):
-        prompt = gpu_models.prompts_of(name)
+        prompt = pairs.prompts_of(name)
         assert len({str(prompt(i)) for i in range(200)}) == 200
-    assert all(0 <= token < 128_256 for token in gpu_models.prompts_of("8b")(3))
+    assert all(0 <= token < 128_256 for token in pairs.prompts_of("8b")(3))

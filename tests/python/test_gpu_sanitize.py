@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_check, gpu_sanitize
-from bench.gpu_steps import Outcome, Record
+from tests.device import check, sanitize
+from tests.device.steps import Outcome, Record
 
 ROOT = Path(__file__).parents[2]
 HERE = {"source": "a", "device": {"name": "one"}}
@@ -22,14 +22,14 @@ def path(tmp_path):
 
 
 def test_the_canary_comes_first_for_every_tool():
-    names = [step.name for step in gpu_sanitize.steps("tool")]
+    names = [step.name for step in sanitize.steps("tool")]
     assert names[0] == "build the canary"
-    for kind in gpu_sanitize.SAYS:
+    for kind in sanitize.SAYS:
         assert names.index(f"{kind}: canary") < names.index(f"{kind}: decode")
 
 
 def test_only_racecheck_has_a_second_try():
-    tries = {step.name: step.tries for step in gpu_sanitize.steps("tool")}
+    tries = {step.name: step.tries for step in sanitize.steps("tool")}
     assert {name for name, n in tries.items() if n > 1} == {"racecheck: decode"}
 
 
@@ -45,7 +45,7 @@ def test_only_racecheck_has_a_second_try():
     ids=["reported", "silent", "another report", "another code", "did not run"],
 )
 def test_a_canary_must_be_reported(outcome, right):
-    why = gpu_sanitize.must_report("Invalid __global__ write")(outcome)
+    why = sanitize.must_report("Invalid __global__ write")(outcome)
     assert (why == "") is right
     assert right or "expected a report of the canary" in why
 
@@ -75,15 +75,15 @@ def test_a_canary_must_be_reported(outcome, right):
     ],
 )
 def test_a_decode_must_be_clean(outcome, why):
-    found = gpu_sanitize.is_clean(outcome)
+    found = sanitize.is_clean(outcome)
     assert found.startswith(why)
     assert bool(found) is bool(why)
 
 
 def test_without_the_tool_the_part_says_so_and_fails(path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_sanitize, "find_tool", lambda: None)
+    monkeypatch.setattr(sanitize, "find_tool", lambda: None)
     ran = []
-    assert not gpu_check.check(path, HERE, "sanitize", lambda *asked: ran.append(asked))
+    assert not check.check(path, HERE, "sanitize", lambda *asked: ran.append(asked))
     assert ran == []
     found = json.loads(path.read_text())["parts"]["sanitize"]
     assert found["refused"].startswith("compute-sanitizer: expected it on PATH")
@@ -96,36 +96,36 @@ def test_a_tool_that_does_not_run_is_no_tool(tmp_path, monkeypatch):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    tool = gpu_sanitize.find_tool()
+    tool = sanitize.find_tool()
     assert tool == str(tmp_path / "compute-sanitizer")
-    assert "it ended with 9: nothing was sanitized" in gpu_sanitize.why_not(tool)
+    assert "it ended with 9: nothing was sanitized" in sanitize.why_not(tool)
     Path(tool).write_text("#!/bin/sh\nexit 0\n")
-    assert gpu_sanitize.why_not(tool) == ""
+    assert sanitize.why_not(tool) == ""
     (tmp_path / "nvcc").unlink()
-    assert "expected nvcc to compile its canary" in gpu_sanitize.why_not(tool)
+    assert "expected nvcc to compile its canary" in sanitize.why_not(tool)
 
 
 def test_a_part_is_all_right_or_it_is_not(path, monkeypatch):
-    monkeypatch.setattr(gpu_sanitize, "why_not", lambda tool: "")
+    monkeypatch.setattr(sanitize, "why_not", lambda tool: "")
     clean = Outcome(0, f"{RIGHT}========= ERROR SUMMARY: 0 errors", 1.0)
 
     def run(command, seconds):
-        if str(gpu_sanitize.CANARY) not in command:
+        if str(sanitize.CANARY) not in command:
             return clean
         kind = command[-1]
-        return Outcome(66, gpu_sanitize.SAYS[kind], 1.0) if kind in gpu_sanitize.SAYS else clean
+        return Outcome(66, sanitize.SAYS[kind], 1.0) if kind in sanitize.SAYS else clean
 
-    assert gpu_check.check(path, HERE, "sanitize", run)
+    assert check.check(path, HERE, "sanitize", run)
     blind = Record(path, HERE).part("sanitize")
     assert blind["right"]
     assert blind["seconds"] >= 0
-    assert not gpu_check.check(path, HERE, "sanitize", lambda *_: clean, fresh=True)
+    assert not check.check(path, HERE, "sanitize", lambda *_: clean, fresh=True)
     steps = Record(path, HERE).part("sanitize")["steps"]
     assert [name for name, step in steps.items() if not step["right"]] == [
-        f"{kind}: canary" for kind in gpu_sanitize.SAYS
+        f"{kind}: canary" for kind in sanitize.SAYS
     ]
 
 
 def test_the_canary_knows_every_tool():
     text = (ROOT / "tests" / "gpu" / "canary.cu").read_text()
-    assert set(re.findall(r'strcmp\(kind, "(\w+)"\)', text)) == set(gpu_sanitize.SAYS)
+    assert set(re.findall(r'strcmp\(kind, "(\w+)"\)', text)) == set(sanitize.SAYS)

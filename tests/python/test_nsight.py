@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import nsight
+from bench.gpu import nsight
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(module, *arguments, path=None):
     environment = os.environ | ({} if path is None else {"PATH": str(path)})
-    command = [sys.executable, "-m", f"bench.{module}", *map(str, arguments)]
+    command = [sys.executable, "-m", f"bench.gpu.{module}", *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -94,7 +94,7 @@ def test_without_the_tool_there_is_one_sentence(tool, name, tmp_path):
     done = run("nsight", tool, path=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"bench.nsight: error: {tool}: expected {name} on PATH, found no {tool}\n"
+        f"bench.gpu.nsight: error: {tool}: expected {name} on PATH, found no {tool}\n"
     )
 
 
@@ -111,7 +111,7 @@ def test_without_a_device_there_is_one_sentence(tool, tmp_path):
 def test_what_they_run_decodes_and_writes_its_trace(tmp_path):
     trace = tmp_path / "trace.json"
     done = run(
-        "gpu_decode", "--device", "cpu", "--max-tokens", 8, "--methods", "pearl,none",
+        "decode", "--device", "cpu", "--max-tokens", 8, "--methods", "pearl,none",
         "--trace", trace,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

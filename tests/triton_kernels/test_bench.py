@@ -20,7 +20,7 @@ def run(*arguments):
 
 
 def bench(code):
-    done = run_code(f"from bench import gpu_kernels as g\nprint({code})")
+    done = run_code(f"from bench.kernels import on_device as g\nprint({code})")
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -34,10 +34,10 @@ def run_code(code):
 COMMANDS = [
     ("bench.kernels", "--device", "cuda"),
     ("bench.lanes", "--device", "cuda"),
-    ("bench.gpu_exact",),
-    ("bench.gpu_rounds",),
-    ("bench.gpu_assisted",),
-    *(("bench.gpu_check", "--part", part) for part in PARTS),
+    ("tests.device.exact",),
+    ("tests.device.rounds",),
+    ("bench.gpu.assisted",),
+    *(("tests.device.check", "--part", part) for part in PARTS),
 ]
 # Programs one after the other, as `python -m` runs them, since each of them would import torch.
 DRIVER = """
@@ -78,7 +78,7 @@ def test_without_a_gpu_it_says_so_and_fails(ended, command):
 
 
 def test_a_part_that_does_not_exist():
-    done = run("bench.gpu_check", "--part", "rings")
+    done = run("tests.device.check", "--part", "rings")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"--part: expected one of {', '.join(PARTS)}, got rings" in done.stderr
 
