@@ -1,4 +1,4 @@
-"""What tests of this folder share: nvcc."""
+"""The CUDA compiler and a log of NVTX ranges, for the tests of the cuda body."""
 
 import re
 import shlex
@@ -29,7 +29,7 @@ class Nvcc:
     def build(self, program: Path, *flags: str, strict: bool = True) -> None:
         """exec_main.cu with the rooms it needs."""
         rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
-        sources = [Path(__file__).parent / "exec_main.cu", *rooms, CSRC / "spec/round_kernels.cu"]
+        sources = [ROOT / "tests/device/exec_main.cu", *rooms, CSRC / "spec/round_kernels.cu"]
         done = self.run(*flags, *sources, "-o", program, strict=strict)
         assert done.returncode == 0, done.stderr
 
@@ -45,7 +45,7 @@ class Nvcc:
 def nvtx_log(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment of a program whose NVTX ranges are to be written to stderr."""
     log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
-    source = Path(__file__).parent / "nvtx_log.cc"
+    source = ROOT / "tests/exec/cuda/nvtx_log.cc"
     done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)
     assert done.returncode == 0, done.stderr
     return {"NVTX_INJECTION64_PATH": str(log)}

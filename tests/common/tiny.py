@@ -4,9 +4,7 @@ import gc
 import json
 import signal
 import struct
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,8 +25,6 @@ from sbrt.methods import METHODS
 from sbrt.model import hrad
 from sbrt.serve import scheduler
 from sbrt.tools import progress
-
-sys.path.append(str(Path(__file__).parent))  # for toys.py
 
 END = "<|endoftext|>"
 TEXT = (
@@ -263,10 +259,12 @@ def interrupted_in(seconds):
         signal.signal(signal.SIGALRM, previous)
 
 
-@pytest.fixture(autouse=True)
-def _no_progress(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def _no_progress():
     """On a slow machine a command shows how far it is, and tests compare what is on stderr."""
-    monkeypatch.setattr(progress, "QUIET", 3600.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "QUIET", 3600.0)
+        yield
 
 
 @pytest.fixture

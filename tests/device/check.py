@@ -112,12 +112,12 @@ def _products() -> tuple[Step, ...]:
 
 
 def _lanes() -> tuple[Step, ...]:
-    body = "tests/gpu/test_cuda_exec.py"
+    body = "tests/device/test_exec.py"
     return (
         _ready(),
         _tests("cuda body", 130, "-m", "gpu", body),
         _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", f"--ignore={body}",
-               "tests/gpu"),
+               "tests/device"),
         _bench("bench of lanes", 150, "bench.lanes"),
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def _exact() -> tuple[Step, ...]:
         _same("demo, eager", 65, "--pair", "demo", "--eager", *short),
         _same("8b, eager", 65, "--pair", "8b", "--eager", *short, "--methods", "specbranch",
               *coupled),
-        _tests("engines", 120, "-m", "gpu", "-k", "method", "tests/gpu"),
+        _tests("engines", 120, "-m", "gpu", "-k", "method", "tests/device"),
     )  # fmt: skip
 
 

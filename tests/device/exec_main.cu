@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "exec/cuda/call.h"
+#include "exec/cuda/parts.h"
 #include "exec/exec.h"
-#include "parts.h"
 #include "spec/op_script.h"
 
 namespace sbrt {

@@ -60,7 +60,7 @@ def why_not(tool: str | None) -> str:
 
 def steps(tool: str) -> tuple[Step, ...]:
     """The canary and what must be reported of it, by tool; then decodes that must be clean."""
-    source = str(ROOT / "tests" / "gpu" / "canary.cu")
+    source = str(ROOT / "tests" / "device" / "canary.cu")
     nvcc = ("nvcc", "-std=c++17", "-arch=native", "-lineinfo", source, "-o", str(CANARY))
     found = [Step("build the canary", nvcc, BUILD_SECONDS, succeeded)]
     for kind, says in SAYS.items():

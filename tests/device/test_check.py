@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,18 @@ def test_a_warning_of_a_torch_that_nobody_tried_fails_no_test():
 
 
 @pytest.mark.parametrize("part", check.PARTS)
+def test_what_the_steps_of_a_part_run_is_there(part):
+    """Modules of `python -m`, and the tests that pytest is given."""
+    for step in check.PARTS[part]():
+        words = step.command
+        if "-m" in words:
+            assert find_spec(words[words.index("-m") + 1]), step.name
+        files = [word.removeprefix("--ignore=") for word in words]
+        files = [file for file in files if file.startswith("tests/") or file.endswith(".cu")]
+        assert [file for file in files if not (ROOT / file).exists()] == [], step.name
+
+
+@pytest.mark.parametrize("part", check.PARTS)
 def test_a_part_looks_first_whether_anything_can_run(part):
     first, *others = check.PARTS[part]()
     assert first.name == "ready"
@@ -263,7 +276,7 @@ def test_every_test_that_needs_a_device_is_in_a_part():
     kernels are chosen by file: test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
     collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
-        [sys.executable, *collect, "tests/gpu"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *collect, "tests/device"], cwd=ROOT, capture_output=True, text=True
     )
     tests = {line for line in done.stdout.splitlines() if "::" in line}
     assert len(tests) > 20, done.stdout + done.stderr
@@ -271,7 +284,7 @@ def test_every_test_that_needs_a_device_is_in_a_part():
     found = [
         {test for test in tests if runs(command, test)}
         for command in steps
-        if any(word.startswith("tests/gpu") for word in command)
+        if any(word.startswith("tests/device") for word in command)
     ]
     assert all(found)
     assert set.union(*found) == tests

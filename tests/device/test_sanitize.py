@@ -127,5 +127,5 @@ def test_a_part_is_all_right_or_it_is_not(path, monkeypatch):
 
 
 def test_the_canary_knows_every_tool():
-    text = (ROOT / "tests" / "gpu" / "canary.cu").read_text()
+    text = (ROOT / "tests" / "device" / "canary.cu").read_text()
     assert set(re.findall(r'strcmp\(kind, "(\w+)"\)', text)) == set(sanitize.SAYS)

@@ -11,7 +11,6 @@ import time
 from contextlib import aclosing
 
 import pytest
-from toys import PROMPT, answer, toy_engine
 
 from sbrt import (
     AsyncEngine,
@@ -21,6 +20,7 @@ from sbrt import (
     SamplingParams,
 )
 from sbrt.pump import Order
+from tests.common.toys import PROMPT, answer, toy_engine
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # aborted long before

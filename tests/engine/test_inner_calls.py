@@ -16,11 +16,11 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
 import sbrt
 from sbrt import Engine, EngineError, SamplingParams
 from sbrt.serve.scheduler import Scheduler
+from tests.common.toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
 LONG = SamplingParams(temperature=0, max_tokens=300)
 SHORT = SamplingParams(temperature=0, max_tokens=5)

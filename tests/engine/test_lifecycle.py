@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
 from sbrt import Engine, EngineError, SamplingParams
 from sbrt._core import Policy, Runtime, Sampling, Toy
 from sbrt.methods import DRAFTLESS, METHODS
+from tests.common.toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
 GATE = {"gate_at": 300}  # a forward of this position takes until the gate is opened
 
@@ -249,7 +249,7 @@ def test_an_engine_that_is_forgotten_joins_every_thread() -> None:
 
 
 LEFT_OPEN = """
-from toys import GREEDY, PROMPT, toy_engine
+from tests.common.toys import GREEDY, PROMPT, toy_engine
 
 engine = toy_engine()
 stream = engine.stream(PROMPT[:20], GREEDY)
@@ -264,7 +264,7 @@ def test_an_interpreter_ends_with_an_engine_open(more: str) -> None:
     code = LEFT_OPEN.format(more=more)
     ran = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,7 +1,7 @@
 """A CUDA device that is none: engines for `cuda` run on the dry_cuda body over recordings on the
 CPU, which have handles as captured graphs have. A device's memory faults where the host reads it.
 
-    python tests/gpu_lane/stand_in.py FOLDER run|block|arena    in a process of its own
+    python tests/gpu/stand_in.py FOLDER run|block|arena    in a process of its own
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Mutated model folders: `python tests/python/mutants.py headers FOLDER --count 20000`.
+"""Mutated model folders: `python tests/model/mutants.py headers FOLDER --count 20000`.
 
 FOLDER holds a good checkpoint; a file of it is replaced until the end. Each mutant must be refused
 with InvalidInputError, or load and generate; nothing may allocate what a size merely claims:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-CSRC = Path(__file__).parents[2] / "csrc"
+ROOT = Path(__file__).parents[3]
+CSRC = ROOT / "csrc"
 SOURCES = sorted(CSRC.rglob("*.cu"))
 ARCHITECTURES = ("80", "90", "100")
 
@@ -24,7 +25,8 @@ def test_compiles_for_every_architecture(nvcc, source, tmp_path):
 
 @pytest.mark.parametrize("source", ["canary.cu"])
 def test_a_program_of_the_gpu_check_compiles(nvcc, source, tmp_path):
-    done = nvcc.run("-arch=sm_90", "-c", Path(__file__).parent / source, "-o", tmp_path / "made.o")
+    path = ROOT / "tests" / "device" / source
+    done = nvcc.run("-arch=sm_90", "-c", path, "-o", tmp_path / "made.o")
     assert done.returncode == 0, done.stderr
 
 

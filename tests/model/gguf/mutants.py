@@ -1,8 +1,8 @@
-"""Mutated GGUF files: `python tests/gguf_files/mutants.py FILE --count 20000`.
+"""Mutated GGUF files: `python tests/model/gguf/mutants.py FILE --count 20000`.
 
 FILE is a good one, replaced until the end. Each mutant must be refused with InvalidInputError, or
 load and generate. Nothing may allocate what a count or a size merely claims: bounds and their
-measurement are those of tests/python/mutants.py. Mutant i of seed s is always the same. The last
+measurement are those of tests/model/mutants.py. Mutant i of seed s is always the same. The last
 line on stdout is a JSON summary.
 """
 
@@ -21,7 +21,7 @@ from sbrt import InvalidInputError
 from sbrt.model.gguf import header
 from sbrt.model.tokenizer import Tokenizer
 
-COMMON = Path(__file__).parents[1] / "python" / "mutants.py"
+COMMON = Path(__file__).parents[1] / "mutants.py"
 spec = importlib.util.spec_from_file_location("common_mutants", COMMON)
 common = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(common)
