@@ -281,6 +281,50 @@ struct Choice {
   Choice(const Choice&) = delete;
 };
 
+// The sentence of the error that waits for the host; "" if none does.
+std::string what_broke(Exec& exec) {
+  try {
+    exec.rethrow();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// A stream keeps at most kMost fused graphs. The oldest goes, and launching it is an error.
+void drop_the_oldest(Exec& exec, Stream& stream, const Graph& burst, int parts) {
+  std::vector<std::unique_ptr<Graph>> more;
+  for (size_t i = 0; i < FusedGraphs<int>::kMost; ++i) {
+    more.push_back(std::make_unique<Graph>("burst"));
+    more.back()->append(burst);
+    stream.fuse(*more.back());
+  }
+  check(!stream.is_fused(burst) && stream.is_fused(*more[0]), "fused: expected the oldest gone");
+  check_equal("fused: at most", parts + static_cast<int>(more.size()), fake::counts.graphs);
+  stream.launch(burst, 1);
+  const std::string said = what_broke(exec);
+  check(said == "graph burst: expected a prepared one", "fused: got '", said, "'");
+}
+
+struct Timed {
+  Exec& exec;
+  Stream& stream;
+  Event done{"done"};
+  int64_t turns = 0;
+
+  // (ns by the trace, launches) of a graph launched `times` times.
+  std::pair<int64_t, int> launch(const Graph& graph, int times) {
+    const fake::Counts before = fake::counts;
+    exec.keep_trace(true);
+    for (int i = 0; i < times; ++i) stream.launch(graph, 1);
+    stream.record(done, ++turns);
+    exec.wait(done, turns);
+    const std::vector<TraceEvent> found = stream.trace().events(0);
+    check_equal("fused: slices", static_cast<size_t>(times), found.size());
+    return {found.back().end - found.front().begin, fake::counts.launches - before.launches};
+  }
+};
+
 // A burst is one launch, of what its captured ops picked when it was made and pick now.
 void fuse() {
   static constexpr int64_t kShort = 200 * kUs, kLong = 700 * kUs;
@@ -289,65 +333,37 @@ void fuse() {
   step.add(nothing, 0).on_device(forward.captured);
   step.append(graph_of("extend", kSelect));
   burst.append(graph_of("plan", kStep)).append(step, kSteps);
-  Event done("done");
   const auto exec = make_cuda_exec(0);
   const auto stream = exec->stream(1);
-  int64_t turns = 0;
-  const auto lasts = [&](const Graph& graph, int times) {
-    const fake::Counts before = fake::counts;
-    exec->keep_trace(true);
-    for (int i = 0; i < times; ++i) stream->launch(graph, 1);
-    stream->record(done, ++turns);
-    exec->wait(done, turns);
-    const std::vector<TraceEvent> found = stream->trace().events(0);
-    check_equal("fused: slices", static_cast<size_t>(times), found.size());
-    return std::pair(found.back().end - found.front().begin,
-                     fake::counts.launches - before.launches);
-  };
+  Timed timed{*exec, *stream};
   const int none = fake::counts.graphs;
   stream->prepare(step);
   const int parts = fake::counts.graphs - none;
   check_equal("step: graphs", 3, parts);
   for (const int at : {0, 1, 0}) {
     forward.at = at;
-    const bool is_known = turns == 4;  // the first again
-    check(stream->is_fused(burst) == is_known, "fused: turn ", turns);
+    const bool is_known = timed.turns == 4;  // the first again
+    check(stream->is_fused(burst) == is_known, "fused: turn ", timed.turns);
     stream->fuse(burst);
     stream->fuse(burst);  // is there already
-    const auto [by_parts, launches] = lasts(step, kSteps);
+    const auto [by_parts, launches] = timed.launch(step, kSteps);
     check_equal("parts: launches", 2 * kSteps, launches);
-    const auto [whole, once] = lasts(burst, 1);
+    const auto [whole, once] = timed.launch(burst, 1);
     check_equal("fused: launches", 1, once);
     check_equal("fused: ns", kStep + by_parts, whole);
     check_equal("fused: ns of steps", kSteps * ((at ? kLong : kShort) + kSelect), by_parts);
   }
   check_equal("fused: graphs", none + parts + 2, fake::counts.graphs);
-  std::vector<std::unique_ptr<Graph>> more;
-  for (size_t i = 0; i < FusedGraphs<int>::kMost; ++i) {
-    more.push_back(std::make_unique<Graph>("burst"));
-    more.back()->append(burst);
-    stream->fuse(*more.back());
-  }
-  check(!stream->is_fused(burst) && stream->is_fused(*more[0]), "fused: expected the oldest gone");
-  check_equal("fused: at most", none + parts + static_cast<int>(more.size()), fake::counts.graphs);
-  stream->launch(burst, 1);
-  std::string said;
-  try {
-    exec->rethrow();
-  } catch (const Error& error) {
-    said = error.what();
-  }
-  check(said == "graph burst: expected a prepared one", "fused: got '", said, "'");
+  drop_the_oldest(*exec, *stream, burst, none + parts);
 }
 
-// Where no graphs are wanted, what enqueues the picked one is called, with the stream; nothing is fused.
-void play() {
-  struct Player {
-    int turns = 0;
-    void* stream = nullptr;
-  };
-  Player players[2];
-  int at = 0;
+struct Player {
+  int turns = 0;
+  void* stream = nullptr;
+};
+
+// A captured op that calls players[at]; the third call of one throws.
+Captured players_at(Player (&players)[2], const int& at) {
   Captured calls{{&players[0], &players[1]}};
   calls.pick = [](const void* asked) { return *static_cast<const int*>(asked); };
   calls.asked = &at;
@@ -356,6 +372,14 @@ void play() {
     check(++p.turns < 3, "lane: enough");
     p.stream = stream;
   };
+  return calls;
+}
+
+// Where no graphs are wanted, what enqueues the picked one is called, with the stream; nothing is fused.
+void play() {
+  Player players[2];
+  int at = 0;
+  const Captured calls = players_at(players, at);
   Graph step("step");
   step.add(nothing, 0).on_device(calls);
   step.append(graph_of("extend", kSelect));
@@ -377,12 +401,7 @@ void play() {
   check(players[1].stream == stream->handle(), "played: expected the lane's stream");
   at = 0;
   stream->launch(step, 1);
-  std::string said;
-  try {
-    exec->rethrow();
-  } catch (const Error& error) {
-    said = error.what();
-  }
+  const std::string said = what_broke(*exec);
   check(said == "lane: enough", "played: got '", said, "'");
 }
 
