@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ from sbrt import (
     RequestOutputKind,
     SamplingParams,
 )
-from sbrt.pump import Order
+from sbrt.pump import Order, Stream
 from tests.common.toys import PROMPT, answer, toy_engine
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
@@ -189,6 +190,21 @@ def test_a_loop_that_was_closed_under_a_request_loses_it(served, plain):
     loop.close()
     assert ids_of(asyncio.run(outputs_of(served))[-1]) == plain(5)
     assert asyncio.run(until_idle(served))
+
+
+@pytest.mark.parametrize("kind", RequestOutputKind)
+def test_a_loop_that_was_closed_before_it_took_an_output_is_noticed(kind):
+    async def make():
+        return Stream(None, "a", None, [1])
+
+    loop = asyncio.new_event_loop()
+    stream = loop.run_until_complete(make())
+    stream.kind = kind
+    output = replace(stream.aborted(), finished=False)
+    assert stream.put(output)
+    assert stream.put(output)  # the loop has not taken the first yet
+    loop.close()
+    assert not stream.put(output)
 
 
 @pytest.mark.parametrize(
