@@ -204,7 +204,11 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--limit", "0"], "--limit: expected at least 1, got 0"),
         (["--max-tokens", "1"], "--max-tokens: expected at least 2, got 1"),
-        (["--max-tokens", "5000", "--checkpoints", "m2"], "prompts: expected one of at most -"),
+        (
+            # int4 has no peer: none is opened for this.
+            ["--max-tokens", "5000", "--checkpoints", "m2", "--dtypes", "int4"],
+            "prompts: expected one of at most -",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(capsys, argv, said):

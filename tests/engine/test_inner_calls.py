@@ -27,6 +27,11 @@ SHORT = SamplingParams(temperature=0, max_tokens=5)
 ENDLESS = SamplingParams(temperature=0, max_tokens=None)
 
 
+def one_engine(**fields: object) -> Engine:
+    """An engine of one method: it measures no costs, which is most of making one."""
+    return toy_engine(methods=(), **fields)
+
+
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
     """alarm(call): the handler of SIGALRM calls it, whenever the signal comes."""
@@ -112,7 +117,7 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
     two = SamplingParams(temperature=0, max_tokens=2)  # some thousand moments: at little cost
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
-    with toy_engine() as engine:
+    with one_engine() as engine:
 
         def handler() -> None:
             found.append(answer(engine, PROMPT[:9], two, method="none"))
@@ -128,7 +133,7 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
 def test_a_handler_that_generates_while_the_engine_waits_for_a_round(how, alarm) -> None:
     """The signal comes inside the core: both answers are those of an engine that is alone."""
     want, inner = fresh(PROMPT[:20], LONG), fresh(PROMPT[:9], SHORT)
-    with toy_engine() as engine:
+    with one_engine() as engine:
         found: list[list[int]] = []
         alarm(lambda: found.append(answer(engine, PROMPT[:9], SHORT)))
         interrupt(engine, send)
@@ -142,7 +147,7 @@ def test_a_handler_that_generates_while_the_engine_waits_for_a_round(how, alarm)
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_while_a_call_is_half_done(how, method, alarm, during) -> None:
     want, inner = fresh(PROMPT[:20], LONG), fresh(PROMPT[:9], SHORT)
-    with toy_engine() as engine:
+    with one_engine() as engine:
         found: list[list[int]] = []
         begun = threading.Event()
 
@@ -177,7 +182,7 @@ CALLS = [
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during) -> None:
     """The other one is done first, then the handler's."""
-    with toy_engine() as engine:
+    with one_engine() as engine:
         done: list[object] = []
         alarm(lambda: done.append((call(engine), None)))
         during("_file_last", send)
@@ -187,7 +192,7 @@ def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during)
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_destructor_inside_another_is_refused(call, during) -> None:
-    with toy_engine() as engine:
+    with one_engine() as engine:
         during("_file_last", lambda: call(engine))
         with pytest.raises(EngineError, match="inside another call"):
             answer(engine, PROMPT[:20])
@@ -195,7 +200,7 @@ def test_every_call_by_a_destructor_inside_another_is_refused(call, during) -> N
 
 
 def test_a_handler_that_closes_the_engine_during_a_round(alarm) -> None:
-    with toy_engine(max_model_len=1 << 16) as engine:
+    with one_engine(max_model_len=1 << 16) as engine:
         alarm(engine.close)
         interrupt(engine, send)
         with pytest.raises(EngineError, match="closed"):
@@ -203,7 +208,7 @@ def test_a_handler_that_closes_the_engine_during_a_round(alarm) -> None:
 
 
 def test_a_handler_that_aborts_during_a_round(alarm) -> None:
-    with toy_engine(max_model_len=1 << 16) as engine:
+    with one_engine(max_model_len=1 << 16) as engine:
         alarm(lambda: engine.abort_request("generate-0"))
         interrupt(engine, send)
         [output] = engine.generate(PROMPT[:20], ENDLESS)
@@ -213,7 +218,7 @@ def test_a_handler_that_aborts_during_a_round(alarm) -> None:
 
 def test_what_a_handler_raises_ends_one_call_and_no_other(alarm) -> None:
     """The handler's own calls have begun another request."""
-    with toy_engine() as engine:
+    with one_engine() as engine:
 
         def handler() -> None:
             answer(engine, PROMPT[:9], SHORT)
@@ -234,7 +239,7 @@ def test_what_a_handler_raises_ends_one_call_and_no_other(alarm) -> None:
 @pytest.mark.parametrize("error", [KeyError, EngineError])
 def test_what_a_handler_raises_in_a_step_drops_the_request_in_flight(error, alarm) -> None:
     """As Ctrl-C does. Its last output says so, and other requests go on."""
-    with toy_engine() as engine:
+    with one_engine() as engine:
 
         def handler() -> None:
             raise error("of the handler")
@@ -260,7 +265,7 @@ def test_what_a_handler_raises_in_a_step_drops_the_request_in_flight(error, alar
 
 def test_what_a_handler_raises_ends_a_call_that_waits_for_another_thread(alarm) -> None:
     """The handler runs while the other thread has its turn; the call is never made."""
-    with toy_engine() as engine:
+    with one_engine() as engine:
         turns, held, raised = engine._scheduler.turns, threading.Event(), threading.Event()
         seen: list[bool] = []
 
@@ -292,7 +297,7 @@ def test_a_thread_aside_is_made_for_handlers_alone_and_ends_with_the_engine(alar
     def threads() -> int:
         return len(list(Path("/proc/self/task").iterdir()))
 
-    engine = toy_engine()
+    engine = one_engine()
     answer(engine, PROMPT[:20])
     before = threads()
     alarm(lambda: None)
@@ -309,7 +314,7 @@ def test_a_thread_aside_is_made_for_handlers_alone_and_ends_with_the_engine(alar
 
 
 def test_on_prefill_may_call_the_engine_and_is_not_called_inside_itself() -> None:
-    with toy_engine(target={"gate_at": 300}) as engine:
+    with one_engine(target={"gate_at": 300}) as engine:
         found: list[list[int]] = []
 
         def on_prefill(done: int, total: int) -> None:
@@ -323,7 +328,7 @@ def test_on_prefill_may_call_the_engine_and_is_not_called_inside_itself() -> Non
 
 @pytest.mark.parametrize("how", ["generate", "step"])
 def test_what_on_prefill_raises_drops_the_request(how) -> None:
-    with toy_engine(target={"gate_at": 300}) as engine:
+    with one_engine(target={"gate_at": 300}) as engine:
 
         def on_prefill(done: int, total: int) -> None:
             raise KeyError("of on_prefill")
@@ -347,7 +352,7 @@ def test_what_on_prefill_raises_drops_the_request(how) -> None:
 @pytest.mark.parametrize("method", ["_start", "_file_last", "_spans"])
 def test_a_stream_that_a_collection_drops_inside_another_call(method, during) -> None:
     """Its destructor cannot drop the request at once; the next call does."""
-    with toy_engine() as engine:
+    with one_engine() as engine:
         cycle: list[object] = [engine.stream(PROMPT[:30], GREEDY)]
         next(cycle[0])
         cycle.append(cycle)
@@ -361,7 +366,7 @@ def test_a_stream_that_a_collection_drops_inside_another_call(method, during) ->
 
 
 def test_a_call_inside_one_of_another_engine_is_no_inner_call(during) -> None:
-    with toy_engine() as engine, toy_engine() as other:
+    with one_engine() as engine, one_engine() as other:
         found: list[list[int]] = []
         during("_file_last", lambda: found.append(answer(other, PROMPT[:9])))
         assert answer(engine, PROMPT[:20]) == fresh(PROMPT[:20])
