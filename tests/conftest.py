@@ -16,6 +16,8 @@ from sbrt.config import usable_cores
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+pytest_plugins = ["tests.common.nvcc", "tests.common.tiny"]
+
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
@@ -37,16 +39,16 @@ elif platform.machine() in ("aarch64", "arm64"):
 
 # Files that take longest. They run first: one of them at the end would leave one process alone.
 LONG_FILES = (
-    "e2e/test_same_tokens.py",
+    "engine/test_same_tokens.py",
     "spec/test_same_as_reference.py",
     "triton_kernels/test_offline.py",
     "triton_kernels/test_choose.py",
-    "gpu_lane/test_fewer_tokens.py",
-    "gpu_lane/test_hrad_on_device.py",
-    "gpu_lane/test_interpreter.py",
+    "gpu/test_fewer_tokens.py",
+    "gpu/test_hrad_on_device.py",
+    "gpu/test_interpreter.py",
     "ops/test_integer_bits.py",
     "exec/test_exec.py",
-    "python/test_lifecycle.py",
+    "engine/test_lifecycle.py",
 )
 
 

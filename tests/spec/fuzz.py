@@ -136,44 +136,57 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
     return shaping
 
 
-def random_task(rng: Random, world: World) -> Task:
-    vocab = world.target["vocab"]
+def random_knobs(rng: Random, world: World, **fixed) -> dict:
+    """gamma, branches and epsilon of a policy; `fixed` wins."""
     most, k = world.runtime["max_gamma"], world.runtime["max_branches"]
+    epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
+    gamma = most if chance(rng, 0.2) else rng.randint(1, most)
+    branches = rng.randint(1, min(k, 16))
+    return {"gamma": gamma, "branches": branches, "epsilon": epsilon} | fixed
+
+
+def random_hedge(rng: Random, world: World) -> dict:
+    branches = rng.randint(1, world.runtime["max_branches"])
+    nodes = rng.choice((3, 16, 63))
+    drawn = random_knobs(rng, world, likely=True, branches=branches, nodes=nodes)
+    wide = rng.randint(1, world.runtime["max_width"])
+    if wide > 1 and not chance(rng, 0.02):  # all of a round's trees are drafted: they take long
+        tree = min(63, wide * drawn["gamma"])
+        drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
+    miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
+    return drawn | miss | {"width": wide, "burst_width": rng.choice((1, 4, 16))}
+
+
+def random_policies(rng: Random, world: World) -> dict[str, dict]:
+    most = world.runtime["max_gamma"]
+
+    def knobs(**fixed) -> dict:
+        return random_knobs(rng, world, **fixed)
+
+    return {
+        "none": {"gamma": 0},
+        "draft_model": knobs(serial=1, branches=1),
+        "pearl": knobs(branches=1, epsilon=0.0),
+        "specbranch": knobs(adaptive=bool(rng.randint(0, 1))),
+        "on_miss": knobs(adaptive=True, on_miss=rng.choice((1, 2)), burst=rng.randint(1, most)),
+        "lookup": {"gamma": 0, "on_miss": 2, "burst": rng.randint(1, 20)},
+        "adaedl": knobs(serial=True, lambda_=rng.uniform(0, 1), theta=rng.uniform(-1, 1)),
+        "tree": knobs(serial=True, width=rng.choice((2, 4, 16)), nodes=rng.choice((3, 16, 63))),
+        "hedge": random_hedge(rng, world),
+    }
+
+
+def random_task(rng: Random, world: World) -> Task:
+    vocab, most = world.target["vocab"], world.runtime["max_gamma"]
     longest = world.runtime["max_model_len"] - 1
     length = rng.randint(1, min(longest, 6 if chance(rng, 0.7) else 75))
-
-    def knobs(**fixed):
-        epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
-        gamma = most if chance(rng, 0.2) else rng.randint(1, most)
-        branches = rng.randint(1, min(k, 16))
-        return {"gamma": gamma, "branches": branches, "epsilon": epsilon} | fixed
-
-    def hedge():
-        drawn = knobs(likely=True, branches=rng.randint(1, k), nodes=rng.choice((3, 16, 63)))
-        wide = rng.randint(1, world.runtime["max_width"])
-        if wide > 1 and not chance(rng, 0.02):  # all of a round's trees are drafted: they take long
-            tree = min(63, wide * drawn["gamma"])
-            drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
-        miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
-        return drawn | miss | {"width": wide, "burst_width": rng.choice((1, 4, 16))}
-
     task = Task(
         prompt=[rng.randrange(vocab) for _ in range(length)],
         sampling=random_sampling(rng),
         stops=rng.sample(range(vocab), rng.choice((0, 0, 0, 0, 1, 2)) if vocab > 2 else 0),
         max_tokens=64 if chance(rng, 0.8) else rng.randint(0, 64 if most < 63 else 400),
         shaping=random_shaping(rng, vocab, longest),
-        policies={
-            "none": {"gamma": 0},
-            "draft_model": knobs(serial=1, branches=1),
-            "pearl": knobs(branches=1, epsilon=0.0),
-            "specbranch": knobs(adaptive=bool(rng.randint(0, 1))),
-            "on_miss": knobs(adaptive=True, on_miss=rng.choice((1, 2)), burst=rng.randint(1, most)),
-            "lookup": {"gamma": 0, "on_miss": 2, "burst": rng.randint(1, 20)},
-            "adaedl": knobs(serial=True, lambda_=rng.uniform(0, 1), theta=rng.uniform(-1, 1)),
-            "tree": knobs(serial=True, width=rng.choice((2, 4, 16)), nodes=rng.choice((3, 16, 63))),
-            "hedge": hedge(),
-        },
+        policies=random_policies(rng, world),
         slices=rng.choice((0, 0, 0, 1, 3)),
     )
     for policy in task.policies.values():

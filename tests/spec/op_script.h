@@ -108,25 +108,53 @@ union OpScratch {
   CutScratch cut;
 };
 
-// One op by one member of a team. `shared`: the team's.
+// What `select` does of an outcome, H-RAD between its parts.
 template <class Team>
-void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
-  Sequence& c = s.sequence;
-  const LaneArgs of_target = lane_at(&s, false), of_draft = lane_at(&s, true);
-  const LaneSeat target = of_target.of(0), draft = of_draft.of(0);
+void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const HradArgs of_hrad = hrad_at(&s, s.dtype);
   const HradSeat hrad = hrad_seat(of_hrad, 0);
   switch (op) {
-    case RoundOp::none:
+    case RoundOp::select:
+      select_op(select_at(&s).of(0), team);
       break;
+    case RoundOp::hrad_features:
+      hrad_features_op(hrad, shared.features, team);
+      break;
+    case RoundOp::hrad_inner:
+      for (int panel = 0; panel < kHradPanels; ++panel)
+        hrad_inner_op(hrad, panel, shared.inner, team);
+      break;
+    case RoundOp::hrad_cut:
+      hrad_cut_op(hrad, shared.cut, team);
+      break;
+    case RoundOp::hang_chain:
+      hang_chain_op(select_at(&s).of(0), shared.select, team);
+      break;
+    case RoundOp::hang_burst:
+      if (team.rank == 0) hang_burst_op(s.sequence, shared.select);
+      break;
+    case RoundOp::end_round:
+      if (team.rank == 0) ++s.ended;
+      break;
+    default:
+      break;
+  }
+}
+
+// One op by one member of a team. `shared`: the team's.
+template <class Team>
+void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
+  const LaneArgs of_target = lane_at(&s, false), of_draft = lane_at(&s, true);
+  const LaneSeat target = of_target.of(0), draft = of_draft.of(0);
+  switch (op) {
     case RoundOp::target_rows:
       target_rows_op(target, team);
       break;
     case RoundOp::prefill_target_rows:
-      prompt_rows_op(target, c.target_have, team);
+      prompt_rows_op(target, s.sequence.target_have, team);
       break;
     case RoundOp::prefill_draft_rows:
-      prompt_rows_op(draft, c.draft_have, team);
+      prompt_rows_op(draft, s.sequence.draft_have, team);
       break;
     case RoundOp::gather:
       gather_op(gather_at(&s), team);
@@ -149,28 +177,8 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
     case RoundOp::extend:
       extend_op(draft, shared.grow, team);
       break;
-    case RoundOp::select:
-      select_op(select_at(&s).of(0), team);
-      break;
-    case RoundOp::hrad_features:
-      hrad_features_op(hrad, shared.features, team);
-      break;
-    case RoundOp::hrad_inner:
-      for (int panel = 0; panel < kHradPanels; ++panel)
-        hrad_inner_op(hrad, panel, shared.inner, team);
-      break;
-    case RoundOp::hrad_cut:
-      hrad_cut_op(hrad, shared.cut, team);
-      break;
-    case RoundOp::hang_chain:
-      hang_chain_op(select_at(&s).of(0), shared.select, team);
-      break;
-    case RoundOp::hang_burst:
-      if (team.rank == 0) hang_burst_op(c, shared.select);
-      break;
-    case RoundOp::end_round:
-      if (team.rank == 0) ++s.ended;
-      break;
+    default:
+      run_outcome_op(op, s, shared, team);
   }
 }
 
