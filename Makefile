@@ -31,7 +31,7 @@ exact: $(VENV)/.built $(VENV)/.test-tools
 
 # ThreadSanitizer, AddressSanitizer and UBSan over the C++ and over generations in Python.
 sanitize: $(VENV)/.built $(VENV)/.test-tools
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/decode
 
 # What needs a CUDA device, into gpu-check.json: PART=first the shortest look at everything,
 # PART=kernels the kernels' tests and bench, PART=products those of `linear`, PART=lanes those of

@@ -229,7 +229,7 @@ class Policy:
     """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
     target, grown `width` nodes a step, none beside it. `on_miss`: 0 goes on with an empty chain, 1
     begins the round with a serial burst, 2 looks `burst` tokens up. `rejection`: candidates stand
-    by chance (csrc/spec/accept.h), else under the coupled rule."""
+    by chance (csrc/round/accept.h), else under the coupled rule."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class Policy:
         """Most nodes of a chain that it makes."""
 
 class Place:
-    """A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).
+    """A node's laws p and q [vocab] as rejection uses them up (csrc/round/accept.h).
 
     Raises InvalidInputError on laws of different sizes, or a token they do not have.
     """
@@ -287,7 +287,7 @@ class Place:
         """The token of p at u in [0, 1)."""
 
 class Hrad:
-    """The classifier of csrc/spec/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
+    """The classifier of csrc/round/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
     [64], w3 [3, 64], b3 [3]. Raises InvalidInputError on other sizes or a weight not finite."""
 
     def __init__(
@@ -345,7 +345,7 @@ class Costs:
         """More, of a round with a burst beside the target's forward."""
 
 class Stats:
-    """Counters of one sequence (csrc/spec/stats.h); times in ns.
+    """Counters of one sequence (csrc/decode/stats.h); times in ns.
 
     rounds: target forwards. rounds_ahead: enqueued before the record of the round before was
     read. draft_tokens: depth of the verified chains, summed; accepted: how far
@@ -401,7 +401,7 @@ class OrderBook:
         """
 
 class Seat:
-    """A place for a sequence, and how it goes there (csrc/spec/engine.h)."""
+    """A place for a sequence, and how it goes there (csrc/decode/engine.h)."""
 
     @property
     def number(self) -> int:
@@ -437,7 +437,7 @@ class Seat:
         """(round, depth, n, branches, hit, tokens), oldest first; of a long one the last 4096."""
 
 class Runtime:
-    """Two lanes and their sequences (csrc/spec/engine.h).
+    """Two lanes and their sequences (csrc/decode/engine.h).
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,
@@ -574,7 +574,7 @@ class Runtime:
     def tuned(self) -> list[tuple[int, float]]:
         """(rounds, expected tokens per second) of each policy to choose from, last sequence."""
     def features(self) -> NDArray[float32]:
-        """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h).
+        """What H-RAD reads of the last outcome, [5 hidden] (csrc/round/hrad.h).
 
         Raises InvalidInputError if features are not kept, and while a round is in flight.
         """

@@ -2,7 +2,7 @@
 #include "core/check.h"
 #include "core/memory.h"
 #include "model/lane.h"
-#include "spec/hrad_op.h"
+#include "round/hrad_op.h"
 
 #ifndef SBRT_VERSION
 #define SBRT_VERSION "unknown"

@@ -19,7 +19,7 @@
 #include "ops/choose.h"
 #include "ops/embed.h"
 #include "ops/rope.h"
-#include "spec/lanes.h"
+#include "round/ops.h"
 #include "state/fields.inc"
 
 namespace py = pybind11;

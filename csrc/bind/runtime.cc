@@ -1,4 +1,4 @@
-#include "spec/engine.h"
+#include "decode/engine.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -130,8 +130,8 @@ Request request_of(std::vector<int32_t> prompt, const Sampling& sampling, const 
 void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
            const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
            const ShapingRequest& shaping) {
-  const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
-                                     std::move(stop_tokens), shaping);
+  const Request request =
+      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
   const GilRelease free;
   runtime.begin(request);
 }
@@ -139,8 +139,8 @@ void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& samplin
 SeatView admit(const std::shared_ptr<Engine>& runtime, std::vector<int32_t> prompt,
                const Sampling& sampling, const Policy* policy, int64_t max_tokens,
                std::vector<int32_t> stop_tokens, const ShapingRequest& shaping) {
-  const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
-                                     std::move(stop_tokens), shaping);
+  const Request request =
+      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
   const GilRelease free;
   return {runtime, runtime->admit(request)};
 }
@@ -163,7 +163,7 @@ std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
 }
 
 void bind_stats(py::module_& m) {
-  py::class_<Stats>(m, "Stats", "Counters of one sequence (csrc/spec/stats.h).")
+  py::class_<Stats>(m, "Stats", "Counters of one sequence (csrc/decode/stats.h).")
       .def_readonly("rounds", &Stats::rounds)
       .def_readonly("rounds_ahead", &Stats::rounds_ahead)
       .def_readonly("draft_tokens", &Stats::draft_tokens)
@@ -202,15 +202,17 @@ void bind_seat(py::module_& m) {
       .def_property_readonly("stop_token", &stop_token)
       .def_property_readonly("error", &error_of)
       .def_property_readonly("stats", [](const SeatView& v) { return v.sequence().stats(); })
-      .def_property_readonly(
-          "prefilled_tokens", [](const SeatView& v) { return v.engine->prefilled_tokens(v.seat); })
+      .def_property_readonly("prefilled_tokens",
+                             [](const SeatView& v) { return v.engine->prefilled_tokens(v.seat); })
       .def_property_readonly("tuned", &tuned_of,
                              "[(rounds, tokens per second expected)] of each policy that may be "
                              "chosen, of the last sequence.")
-      .def("take", [](const SeatView& v) { return v.engine->take(v.seat); },
-           "The tokens committed since the last take().")
-      .def("release", [](const SeatView& v) { v.engine->release(v.seat); },
-           "Drops its sequence, and others may have the seat.")
+      .def(
+          "take", [](const SeatView& v) { return v.engine->take(v.seat); },
+          "The tokens committed since the last take().")
+      .def(
+          "release", [](const SeatView& v) { v.engine->release(v.seat); },
+          "Drops its sequence, and others may have the seat.")
       .def("features",
            [](const SeatView& v) {
              const std::vector<float> x = v.engine->features(v.seat);
@@ -253,8 +255,7 @@ void bind_sequences(RuntimeClass& runtime) {
 // The state of the first seat.
 void bind_state(RuntimeClass& runtime) {
   using Self = std::shared_ptr<Engine>;
-  runtime
-      .def_property_readonly("finished", [](const Engine& r) { return !r.sequence(0).live(); })
+  runtime.def_property_readonly("finished", [](const Engine& r) { return !r.sequence(0).live(); })
       .def_property_readonly("finish_reason", [](Self r) { return finish_reason({r, 0}); })
       .def_property_readonly("stop_token", [](Self r) { return stop_token({r, 0}); })
       .def_property_readonly("error", [](Self r) { return error_of({r, 0}); })
@@ -298,7 +299,7 @@ void bind_records(RuntimeClass& runtime) {
 void bind_runtime(py::module_& m) {
   bind_stats(m);
   bind_seat(m);
-  RuntimeClass runtime(m, "Runtime", "Two lanes and their sequences (csrc/spec/engine.h).");
+  RuntimeClass runtime(m, "Runtime", "Two lanes and their sequences (csrc/decode/engine.h).");
   runtime
       .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
            py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,

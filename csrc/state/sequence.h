@@ -44,8 +44,8 @@ struct Chain {
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
-  float score[kSlots];    // logarithm of the confidence that the walk comes by; at most the parent's
-  Mask mask[kSlots];      // the node, its ancestors and the root
+  float score[kSlots];  // logarithm of the confidence that the walk comes by; at most the parent's
+  Mask mask[kSlots];    // the node, its ancestors and the root
 };
 
 // A prepared continuation: "if the round ends with (node, token), go on like this". Node 0 of its tail
@@ -114,7 +114,7 @@ struct Sequence {
   SBRT_PART(chain)
   int32_t lost;  // nodes of this round's serial burst that did not enter the chain
   SBRT_PART(outcome)
-  int32_t no_mass;  // 1: a residual of this round was empty (spec/accept.h)
+  int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
   Cut cut;          // what H-RAD says of the adopted tail
   SBRT_PART(target_rows)
   RowList target_rows;  // root and chain, or a piece of the prompt

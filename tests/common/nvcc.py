@@ -29,7 +29,7 @@ class Nvcc:
     def build(self, program: Path, *flags: str, strict: bool = True) -> None:
         """exec_main.cu with the rooms it needs."""
         rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
-        sources = [ROOT / "tests/device/exec_main.cu", *rooms, CSRC / "spec/round_kernels.cu"]
+        sources = [ROOT / "tests/device/exec_main.cu", *rooms, CSRC / "round/kernels.cu"]
         done = self.run(*flags, *sources, "-o", program, strict=strict)
         assert done.returncode == 0, done.stderr
 

@@ -11,7 +11,7 @@
 #include "exec/cuda/call.h"
 #include "exec/cuda/parts.h"
 #include "exec/exec.h"
-#include "spec/op_script.h"
+#include "round/op_script.h"
 
 namespace sbrt {
 namespace {

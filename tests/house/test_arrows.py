@@ -1,5 +1,5 @@
-"""Contract under test: arrows between rooms point one way, bind -> spec -> model -> ops -> ring ->
-state -> exec -> core. sbrt and bench have one direction too. None of the three has a cycle.
+"""Contract under test: arrows between rooms point one way, bind -> decode -> round -> model ->
+ops -> ring -> state -> exec -> core. sbrt and bench have one direction too. None has a cycle.
 Every check is shown a wrong tree first."""
 
 import ast
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Each may use those to its right.
-ROOMS = ("bind", "spec", "model", "ops", "ring", "state", "exec", "core")
+ROOMS = ("bind", "decode", "round", "model", "ops", "ring", "state", "exec", "core")
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
@@ -34,10 +34,6 @@ PRIVATE = {"bench.peers"}  # a program of its own
 ALONE = {"bench.peers.workers"}  # run in environments that have no sbrt
 # Inside bench: each room may use those to its right. Modules that are no room's are commands.
 BENCH_ROOMS = ("commands", "peers", "sweep", "kernels", "lanes", "gpu", "models")
-# Units of csrc, a header with its sources, that know each other. Never one more.
-MUTUAL = {
-    ("spec/engine", "spec/stopwatch")
-}  # the engine starts it, and it times the engine's rounds
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
 HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # of the server
 
@@ -64,10 +60,7 @@ def include_graph(csrc):
         unit = str(path.relative_to(csrc).with_suffix(""))
         names = {str(Path(name).with_suffix("")) for name in INCLUDE.findall(path.read_text())}
         graph.setdefault(unit, set()).update(names - {unit})
-    return {
-        unit: {name for name in names if tuple(sorted((unit, name))) not in MUTUAL}
-        for unit, names in graph.items()
-    }
+    return graph
 
 
 def imported_modules(tree, module, is_package):
@@ -214,7 +207,7 @@ def reached_from(graph, start):
         ("ring/a.cc", '  #  include "model/b.h"'),
         ("ops/a_avx2.cc", '#include "bind/b.h"'),
         ("exec/cpu/a.cc", '#include "worker.h"'),
-        ("ops/a.inc", '#include "../spec/b.h"'),
+        ("ops/a.inc", '#include "../round/b.h"'),
         ("util/a.h", ""),
     ],
     ids=str,
@@ -232,13 +225,13 @@ def test_includes_point_one_way():
 
 
 def test_a_cycle_of_includes_is_found(tmp_path):
-    (tmp_path / "spec").mkdir()
+    (tmp_path / "round").mkdir()
     for name, other in (("a.cc", "a.h"), ("a.h", "b.h"), ("b.h", "c.h"), ("b.cc", "b.h")):
-        (tmp_path / "spec" / name).write_text(f'#include "spec/{other}"\n')
+        (tmp_path / "round" / name).write_text(f'#include "round/{other}"\n')
     assert first_cycle(include_graph(tmp_path)) is None
-    (tmp_path / "spec" / "c.cc").write_text('#include "spec/a.h"\n')
+    (tmp_path / "round" / "c.cc").write_text('#include "round/a.h"\n')
     found = first_cycle(include_graph(tmp_path))
-    assert found == ["spec/a", "spec/b", "spec/c", "spec/a"]
+    assert found == ["round/a", "round/b", "round/c", "round/a"]
 
 
 def test_includes_form_no_cycle():

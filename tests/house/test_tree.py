@@ -53,7 +53,7 @@ def test_files_that_run_first_are_there(request):
 # of the tests themselves and under sanitizers.
 APART = {"device", "common", "house", "faults", "sanitize"}
 # Rooms without a folder of tests, and the folder that has the tests of what is in them.
-ELSEWHERE = {"core": "model", "state": "spec", "bind": "engine", "reference": "spec"}
+ELSEWHERE = {"core": "model", "state": "round", "bind": "engine", "reference": "decode"}
 # Modules of sbrt that lie in no folder (tests/house/test_arrows.py says which is which).
 LOOSE = {"base", "engine"}
 
@@ -79,7 +79,8 @@ def misplaced(root):
 
 def test_what_is_misplaced_is_found(tmp_path):
     places = {*ELSEWHERE.values(), *LOOSE, "triton_kernels", "bench", "house", "serve"}
-    for name in [*(f"csrc/{room}" for room in ("core", "state", "bind", "model", "spec")),
+    csrc = ("core", "state", "bind", "model", "round", "decode")
+    for name in [*(f"csrc/{room}" for room in csrc),
                  *(f"sbrt/{room}" for room in ("reference", "serve")),
                  *(f"tests/{room}" for room in places)]:  # fmt: skip
         (tmp_path / name).mkdir(parents=True)
