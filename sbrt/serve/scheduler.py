@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from .._core import Costs, Runtime, Seat
 from ..errors import EngineError, InvalidInputError
 from ..outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
-from ..trace.chrome import Recording
-from ..trace.profile import Profile
 from ..trace.spans import Round, Span, lane_times
+from .recorder import Recorder, wait_until_idle
 from .request import Outputs, Request, Sink, first_of
 from .turn import Turns, in_turn
 
@@ -65,10 +64,7 @@ class Scheduler:
         self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
         self._newest: Seat | None = None  # of the request that began last
         self._begun_ns = runtime.now_ns  # what was measured is no request's
-        self._keeps_trace = keeps_trace
-        self._profile: Profile | None = None
-        if keeps_trace:
-            runtime.keep_trace(True)
+        self._recorder = Recorder(runtime, keeps_trace=keeps_trace)
         self._rounds = 0  # calls that brought tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
         self._prefill: Prefill | None = None  # what on_prefill is to be told
@@ -162,30 +158,25 @@ class Scheduler:
     @in_turn
     def trace(self) -> list[Span]:
         """What the lanes did since the last request began, oldest first per lane."""
-        return self._spans(self._begun_ns)
+        _ = self.runtime
+        return self._recorder.spans(self._begun_ns)
 
     @property
     def is_traced(self) -> bool:
         """Whether a device keeps times."""
-        return self._keeps_trace or self._profile is not None
+        return self._recorder.is_traced
 
     @in_turn
     def start_profile(self, path: Path | None) -> None:
         """Record requests into `path`. Raises EngineError while another profile is in progress."""
-        runtime = self.runtime
-        if self._profile is not None:
-            raise EngineError("start_profile: expected no profile in progress, got one")
-        self._wait_until_idle(runtime)
-        if not self._keeps_trace:
-            runtime.keep_trace(True)
-        self._profile = Profile(path, runtime.now_ns)
-        runtime.profile(True)
+        _ = self.runtime
+        self._recorder.start(path)
 
     @in_turn
     def stop_profile(self) -> Path | None:
         """Write what was recorded; where. Raises EngineError without a profile in progress."""
         _ = self.runtime
-        return self._stop_profile()
+        return self._recorder.stop(self._running.values())
 
     @in_turn
     def rounds(self) -> list[Round]:
@@ -203,7 +194,7 @@ class Scheduler:
         if self._live():
             raise EngineError("measure_costs: expected no unfinished request, got one")
         runtime = self.runtime
-        self._wait_until_idle(runtime)
+        wait_until_idle(runtime)
         costs = runtime.measure(seconds, temperature)
         self._begun_ns = runtime.now_ns
         return costs
@@ -260,11 +251,11 @@ class Scheduler:
         self._drop(list(self._running.values()))
         try:
             with suppress(EngineError):  # of a device that broke
-                if self._profile is not None:
-                    self._stop_profile()
+                if self._recorder.is_recording:
+                    self._recorder.stop(())
         finally:
             if self._runtime is not None:
-                self._wait_until_idle(self._runtime)
+                wait_until_idle(self._runtime)
                 self._runtime.close()  # an exception's traceback may hold it for long
             self._runtime = None
 
@@ -289,34 +280,8 @@ class Scheduler:
             count += is_queued or is_running
         return count
 
-    def _spans(self, since_ns: int) -> list[Span]:
-        self._wait_until_idle(self.runtime)
-        return [Span(*event) for event in self.runtime.trace(since_ns)]
-
     def _logged(self) -> list[Round]:
         return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
-
-    def _stop_profile(self) -> Path | None:
-        runtime = self.runtime
-        if self._profile is None:
-            raise EngineError("stop_profile: expected start_profile before it, got none")
-        for request in self._running.values():
-            self._record(request)
-        profile, self._profile = self._profile, None
-        runtime.profile(False)
-        if not self._keeps_trace:
-            runtime.keep_trace(False)
-        return profile.write()
-
-    def _record(self, request: Request) -> None:
-        """Put a request that has a seat, as far as it came, into the profile if there is one."""
-        if self._profile and request.seat and self._runtime:
-            spans = self._spans(max(request.begun_ns, self._profile.begun_ns))
-            title = f"{request.id}: {request.method.text}"
-            # Which spans are of a round of its own is known of one that ran alone.
-            logged = [] if request.had_company else request.seat.rounds()
-            rounds = [Round(*entry) for entry in logged]
-            self._profile.add(Recording(title, spans, rounds))
 
     def _advance(self) -> bool:
         """Give free seats to the next requests; run a round of all that have one, or a slice.
@@ -347,11 +312,6 @@ class Scheduler:
                 return True
             _file_abort(request)  # a signal handler of the caller here raised it; another may wait
             raise
-
-    def _wait_until_idle(self, runtime: Runtime) -> None:
-        """The last round of a dropped request may still run; it has nothing to say."""
-        while not runtime.idle(SLICE):
-            pass
 
     def _start(self, runtime: Runtime, request: Request) -> None:
         request.queue_seconds = time.monotonic() - request.queued_at
@@ -438,7 +398,7 @@ class Scheduler:
         )
         times = LaneTimes()
         if request.method.drafts and not request.had_company:  # else their time is not its own
-            times = lane_times(self._spans(request.begun_ns))
+            times = lane_times(self._recorder.spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
         if request.method.policy() is None:
@@ -448,7 +408,7 @@ class Scheduler:
 
     def _end(self, request: Request) -> None:
         try:
-            self._record(request)
+            self._recorder.add(request)
         finally:
             del self._running[request.key]
             if request.seat is not None:

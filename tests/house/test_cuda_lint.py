@@ -67,7 +67,7 @@ def faults(name, text):
 
 def test_there_are_sources():
     names = {p.name for p in SOURCES}
-    assert {"exec_cuda.cc", "publish.cu", "round_kernels.cu"} <= names
+    assert {"exec_cuda.cc", "publish.cu", "kernels.cu"} <= names
     assert set(WAITS) | TIMES | CAPTURED <= names
 
 

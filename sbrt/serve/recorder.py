@@ -1,0 +1,79 @@
+"""Profiles of requests: what the lanes did while each had its seat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .._core import Runtime
+from ..errors import EngineError
+from ..trace.chrome import Recording
+from ..trace.profile import Profile
+from ..trace.spans import Round, Span
+from .request import Request
+
+PATIENCE = 0.05  # seconds between two chances for Ctrl-C
+
+
+class Recorder:
+    """The trace of a runtime, and the profile in progress if there is one. Under the lock."""
+
+    def __init__(self, runtime: Runtime, *, keeps_trace: bool) -> None:
+        """keeps_trace: without a profile, on a device; the CPU always does."""
+        self._runtime, self._keeps_trace = runtime, keeps_trace
+        self._profile: Profile | None = None
+        if keeps_trace:
+            runtime.keep_trace(True)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether a device keeps times."""
+        return self._keeps_trace or self._profile is not None
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a profile is in progress."""
+        return self._profile is not None
+
+    def spans(self, since_ns: int) -> list[Span]:
+        """What the lanes did since then, oldest first per lane. Waits until they are idle."""
+        wait_until_idle(self._runtime)
+        return [Span(*event) for event in self._runtime.trace(since_ns)]
+
+    def start(self, path: Path | None) -> None:
+        """Record requests into `path`. Raises EngineError while another profile is in progress."""
+        if self._profile is not None:
+            raise EngineError("start_profile: expected no profile in progress, got one")
+        wait_until_idle(self._runtime)
+        if not self._keeps_trace:
+            self._runtime.keep_trace(True)
+        self._profile = Profile(path, self._runtime.now_ns)
+        self._runtime.profile(True)
+
+    def stop(self, running: Iterable[Request]) -> Path | None:
+        """Write what was recorded; where. Raises EngineError without a profile in progress."""
+        if self._profile is None:
+            raise EngineError("stop_profile: expected start_profile before it, got none")
+        for request in running:
+            self.add(request)
+        profile, self._profile = self._profile, None
+        self._runtime.profile(False)
+        if not self._keeps_trace:
+            self._runtime.keep_trace(False)
+        return profile.write()
+
+    def add(self, request: Request) -> None:
+        """Put a request that has a seat, as far as it came, into the profile if there is one."""
+        if self._profile is None or request.seat is None:
+            return
+        spans = self.spans(max(request.begun_ns, self._profile.begun_ns))
+        # Which spans are of a round of its own is known of one that ran alone.
+        logged = [] if request.had_company else request.seat.rounds()
+        rounds = [Round(*entry) for entry in logged]
+        self._profile.add(Recording(f"{request.id}: {request.method.text}", spans, rounds))
+
+
+def wait_until_idle(runtime: Runtime) -> None:
+    """The last round of a dropped request may still run; it has nothing to say."""
+    while not runtime.idle(PATIENCE):
+        pass
