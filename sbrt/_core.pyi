@@ -367,6 +367,7 @@ class Stats:
     discarded_branch_tokens: int
     draft_limit_rounds: int
     empty_residuals: int
+    reused: int  # tokens of the prompt whose KV was there
     prefill_ns: int
     decode_ns: int
     histogram: list[int]
@@ -446,6 +447,7 @@ class Runtime:
     device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.
     debug: poison what must not be read. rejection: make room for policies of that rule.
     max_num_seqs: sequences at once. max_piece: tokens of a prompt that go in between two rounds.
+    reuses_prefixes: a prompt takes the KV that a seat has of its beginning.
     first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
     decoding the first; what forwards cost is then measured here, for a quarter of a second. One
     thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
@@ -478,6 +480,7 @@ class Runtime:
         nvtx: bool = False,
         max_num_seqs: int = 1,
         max_piece: int = 64,
+        reuses_prefixes: bool = False,
     ) -> None: ...
     def prepare(self, policy: Policy) -> None:
         """Make beforehand what requests of such a policy launch on a device, each graph one launch.

@@ -113,6 +113,8 @@ class EngineConfig:
     only what was reached is used.
     max_num_batched_tokens: of a prompt and of running requests between two outputs, at least
     max_num_seqs (None: no limit); a prompt goes in by pieces of at most 64 anyway.
+    enable_prefix_caching: a prompt takes what a seat has of its beginning, from requests that came
+    before or run now, and feeds only the rest (None: yes on a CPU, where no token depends on it).
     device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
     arithmetic of the dtype, which may be float16 and not int8 or int4.
     attention_backend: of prompts on a CUDA device: torch (its flash attention), flash-attn (the
@@ -136,6 +138,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    enable_prefix_caching: bool | None = None
     seed: int = 0
     num_threads: int | None = None
     draft_threads: int | None = None
@@ -158,6 +161,9 @@ class EngineConfig:
         if self.max_num_seqs is None:
             object.__setattr__(self, "max_num_seqs", 1 if self.on_cuda else DEFAULT_SEATS)
         seats = check.integer("max_num_seqs", self.max_num_seqs, 1, MAX_SEATS)
+        if self.enable_prefix_caching is None:
+            object.__setattr__(self, "enable_prefix_caching", not self.on_cuda)
+        check.flag("enable_prefix_caching", self.enable_prefix_caching)
         if self.max_num_batched_tokens is not None:
             check.integer("max_num_batched_tokens", self.max_num_batched_tokens, seats)
         check.integer("seed", self.seed, 0, MAX_SEED)
@@ -245,6 +251,8 @@ class EngineConfig:
             raise not_built(f"device {check.show(self.device)}")
         if self.on_cuda and self.max_num_seqs != 1:
             raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} on {self.device}")
+        if self.on_cuda and self.enable_prefix_caching:
+            raise not_built(f"enable_prefix_caching on {self.device}")
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
         if not self.on_cuda and backend != "auto":
             raise InvalidInputError(f"attention_backend: expected auto on a CPU, got {backend}")

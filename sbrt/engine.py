@@ -350,6 +350,7 @@ class Engine:
             keep_features=self._keep_features,
             max_num_seqs=self.config.seats,
             max_piece=self.config.piece,
+            reuses_prefixes=bool(self.config.enable_prefix_caching),
             **self._presets.runtime_options(),
         )
         for policy in self._presets.policies():

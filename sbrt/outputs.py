@@ -78,6 +78,8 @@ class RequestOutput:
     """A request so far, cumulative; `delta` is the text added since its last output.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
+    num_cached_tokens: of the prompt, how many an earlier request had left behind; None before it
+    has a seat.
     """
 
     request_id: str
@@ -87,6 +89,7 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics | None = None
     delta: str = ""
+    num_cached_tokens: int | None = None
 
 
 def ratio(part: float, whole: float) -> float:

@@ -80,15 +80,13 @@ Body body_named(const std::string& name) {
   return Body::cuda;
 }
 
-std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
-                                     int64_t max_model_len, int32_t num_threads,
-                                     int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
-                                     int32_t max_width, const std::string& body, bool debug,
-                                     int32_t vocab, int64_t first_round, std::vector<int32_t> holes,
-                                     std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-                                     bool keep_features, bool rejection, std::vector<Policy> tuned,
-                                     int32_t device, bool draft_first, bool nvtx,
-                                     int32_t max_num_seqs, int32_t max_piece) {
+std::shared_ptr<Engine> make_runtime(
+    std::shared_ptr<Model> target, std::shared_ptr<Model> draft, int64_t max_model_len,
+    int32_t num_threads, int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
+    int32_t max_width, const std::string& body, bool debug, int32_t vocab, int64_t first_round,
+    std::vector<int32_t> holes, std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
+    bool keep_features, bool rejection, std::vector<Policy> tuned, int32_t device, bool draft_first,
+    bool nvtx, int32_t max_num_seqs, int32_t max_piece, bool reuses_prefixes) {
   RuntimeConfig c;
   c.body = body_named(body);
   c.max_model_len = max_model_len;
@@ -111,6 +109,7 @@ std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_
   c.nvtx = nvtx;
   c.max_num_seqs = max_num_seqs;
   c.max_piece = max_piece;
+  c.reuses_prefixes = reuses_prefixes;
   const GilRelease free;  // it times forwards
   return {new Engine(target, draft, c), &drop};
 }
@@ -175,6 +174,7 @@ void bind_stats(py::module_& m) {
       .def_readonly("discarded_branch_tokens", &Stats::discarded_branch_tokens)
       .def_readonly("draft_limit_rounds", &Stats::draft_limit_rounds)
       .def_readonly("empty_residuals", &Stats::empty_residuals)
+      .def_readonly("reused", &Stats::reused)
       .def_readonly("prefill_ns", &Stats::prefill_ns)
       .def_readonly("decode_ns", &Stats::decode_ns)
       .def_property_readonly("histogram", [](const Stats& s) {
@@ -310,7 +310,7 @@ void bind_runtime(py::module_& m) {
            py::arg("keep_features") = false, py::arg("rejection") = false,
            py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
            py::arg("draft_first") = true, py::arg("nvtx") = false, py::arg("max_num_seqs") = 1,
-           py::arg("max_piece") = kMaxRows)
+           py::arg("max_piece") = kMaxRows, py::arg("reuses_prefixes") = false)
       .def("prepare", &Engine::prepare, py::arg("policy"))
       .def_property_readonly("fused_graphs", &Engine::fused_graphs);
   bind_sequences(runtime);

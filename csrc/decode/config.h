@@ -27,6 +27,7 @@ struct RuntimeConfig {
   int32_t max_branches = 8;
   int32_t max_width = 1;         // nodes that a branch grows in a step
   int32_t max_num_seqs = 1;      // sequences at once
+  bool reuses_prefixes = false;  // a prompt takes the KV that a seat has of its beginning
   int32_t max_piece = kMaxRows;  // tokens of a prompt that go in between two rounds
   int64_t first_round = 1;       // counters are 64-bit: tests start them high
   Body body = Body::cpu;

@@ -83,9 +83,10 @@ int Engine::admit(const Request& request) {
   check_usable();
   check_request(request, resources_.config, resources_.models[0]->vocab(), resources_.has_draft());
   resources_.shaping[0].check_request(request.shaping);
-  const int seat = pump_.free_seat();
+  const int seat = pump_.free_seat(request.prompt);
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
-  resources_.start_sequence(seat, request);
+  const Kept kept = pump_.kept(seat, request.prompt);
+  resources_.start_sequence(seat, request, kept.target, kept.draft);
   if (resources_.config.is_on_device()) {
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse();
@@ -110,6 +111,7 @@ void Engine::run(int64_t max_rounds, double seconds) {
   } catch (...) {
     for (int seat = 0; seat < seats(); ++seat) {
       at(seat).sequence.end();
+      at(seat).keeps = false;
       at(seat).sequence.drop_tokens();  // the caller gets the exception, and no token any more
     }
     pump_.settle_down();

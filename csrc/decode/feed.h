@@ -40,7 +40,10 @@ struct Feed {
 
 // How far a lane has come with the prompt of one sequence.
 struct Fed {
-  int64_t tokens = 0;  // enqueued
+  Fed() = default;
+  explicit Fed(int64_t there) : tokens(there) {}
+
+  int64_t tokens = 0;  // there already, or enqueued
 
   // Takes the piece with that number, which ends before token `end`.
   void took(int64_t number, int64_t end) {

@@ -5,72 +5,152 @@
 #include "exec/nvtx.h"
 
 namespace sbrt {
+namespace {
+
+constexpr int64_t kWorthCopying = 8;  // positions
+
+}  // namespace
 
 bool Prompts::lacks(const LaneUnit& unit, int i) const {
   if (&unit == &r_.draft && !seats_[i].drafts) return false;
   return fed(unit, i) < r_.at(i).head;
 }
 
+int64_t Prompts::lacking(int i) const {
+  const int64_t all = r_.at(i).head;
+  return std::max(all - fed(r_.target, i), seats_[i].drafts ? all - fed(r_.draft, i) : 0);
+}
+
 void Prompts::feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws) {
   const int64_t all = r_.at(i).head, from = fed(unit, i);
+  const size_t at = unit.feed.next(from, all);
+  const int64_t end = std::min(all, from + unit.feed.rows[at]);
+  fed_of(unit, i).took(unit.feed.pieces + 1, end);
+  launch(unit, bit(i), at, width, keeps_laws && end == all);
+}
+
+// The seats of a piece, by the graph at that place.
+void Prompts::launch(LaneUnit& unit, SeatSet seats, size_t at, int width, bool keeps_laws) {
   Feed& feed = unit.feed;
-  const size_t at = feed.next(from, all);
-  const int64_t end = std::min(all, from + feed.rows[at]);
-  const bool keeps = keeps_laws && end == all && at == 0;
-  unit.fed_roll->word[++feed.pieces % kRecords] = bit(i);
-  unit.stream->launch(keeps ? graphs_.prefill_laws() : feed.graphs[at], width);
-  fed_of(unit, i).took(feed.pieces, end);
+  unit.fed_roll->word[++feed.pieces % kRecords] = seats;
+  unit.stream->launch(keeps_laws && at == 0 ? graphs_.prefill_laws() : feed.graphs[at], width);
   unit.stream->record(feed.fed, feed.pieces);
 }
 
-// The seat whose prompt came first, -1 if all prompts are in.
-int Prompts::next_to_feed() const {
-  int found = -1;
-  for_each(seats_.live() & ~seats_.decoding(), [&](int i) {
-    if (found < 0 || seats_[i].order < seats_[found].order) found = i;
+// Of several seats all that each lacks, which is its share of the rows at most.
+void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
+  if (is_one(seats)) {
+    const int i = __builtin_ctzll(seats);
+    if (lacks(unit, i)) feed_piece(unit, i, width, keeps_laws(unit, seats));
+    return;
+  }
+  SeatSet fed = 0;
+  for_each(seats, [&](int i) {
+    if (!lacks(unit, i)) return;
+    fed |= bit(i);
+    fed_of(unit, i).took(unit.feed.pieces + 1, r_.at(i).head);
   });
-  return found;
+  if (fed) launch(unit, fed, 0, width, keeps_laws(unit, fed));
+}
+
+// The seat whose prompt came first and, as long as a piece holds all that they lack, those behind it.
+SeatSet Prompts::next_to_feed() const {
+  const SeatSet waiting = seats_.live() & ~seats_.decoding();
+  SeatSet found = 0;
+  int64_t longest = 0;
+  for (;;) {
+    int next = -1;
+    for_each(waiting & ~found, [&](int i) {
+      if (next < 0 || seats_[i].order < seats_[next].order) next = i;
+    });
+    if (next < 0) return found;
+    longest = std::max(longest, lacking(next));
+    if (found && longest > r_.config.max_piece / (__builtin_popcountll(found) + 1)) return found;
+    found |= bit(next);
+  }
+}
+
+// A prompt that begins like one which another seat holds takes that one's KV, before its first piece.
+void Prompts::copy_prefix(int i) {
+  if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
+    return;
+  int from = -1;
+  Kept most;
+  for_each(seats_.live() & ~bit(i), [&](int other) {
+    const Kept kept = seats_.kept_prompt(other);
+    const int64_t same = r_.same_tokens(i, other, std::min(kept.target, r_.at(i).head));
+    if (same <= most.target) return;
+    from = other;
+    most = {same, std::min(same, kept.draft)};
+  });
+  if (most.target < fed(r_.target, i) + kWorthCopying) return;
+  Sequence& c = r_.at(i);
+  copy(r_.target, from, i, most.target);
+  c.target_have = std::max(c.target_have, most.target);
+  if (seats_[i].drafts) {
+    copy(r_.draft, from, i, most.draft);
+    c.draft_have = std::max(c.draft_have, most.draft);
+  }
+  start(i);
+}
+
+void Prompts::copy(LaneUnit& unit, int from, int to, int64_t positions) {
+  KvRing* ring = unit.lane->ring();
+  for (int64_t p = fed(unit, to); p < positions; ++p)
+    ring->move(ring->shape().slot(from, p), ring->shape().slot(to, p));
+}
+
+void Prompts::start(int i) {
+  HostSeat& seat = seats_[i];
+  const Sequence& c = r_.at(i);
+  seat.fed[0] = Fed{c.target_have};
+  seat.fed[1] = Fed{std::min(c.draft_have, c.head)};
+  seat.sequence.stats().reused = c.target_have;
 }
 
 bool Prompts::feed(int64_t until) {
-  const int i = next_to_feed();
-  if (i < 0) return true;
-  if (seats_.decoding() == 0) return feed_alone(i, until);
-  feed_beside(i);
+  SeatSet seats = next_to_feed();
+  if (!seats) return true;
+  for_each(seats, [&](int i) { copy_prefix(i); });
+  if (seats_.decoding() == 0) return feed_alone(seats, until);
+  feed_beside(seats);
   return true;
 }
 
-// All of a prompt. Two pieces of a lane are in flight, so that none is ever idle and no caller waits for
-// more than that.
-bool Prompts::feed_alone(int i, int64_t until) {
-  HostSeat& seat = seats_[i];
+// All of a prompt, or of several short ones. Two pieces of a lane are in flight, so that none is ever idle
+// and no caller waits for more than that.
+bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   LaneUnit &target = r_.target, &draft = r_.draft;
   const NvtxRange range(r_.config.nvtx, "prefill");
-  const RoundShape width = seats_.shape(bit(i));
+  const RoundShape width = seats_.shape(seats);
   for (;;) {
-    const bool drafts = lacks(draft, i), targets = lacks(target, i);
+    const bool drafts = lack(draft, seats), targets = lack(target, seats);
     if (!reach(target.feed.fed, target.feed.pieces - targets, until) ||
         !reach(draft.feed.fed, draft.feed.pieces - drafts, until))
       return false;
     if (!drafts && !targets) break;
-    if (drafts) feed_piece(draft, i, width.draft_width, seat.tuner != nullptr);
-    if (targets) feed_piece(target, i, width.target_width, false);
+    if (drafts) feed_piece(draft, seats, width.draft_width);
+    if (targets) feed_piece(target, seats, width.target_width);
   }
   r_.exec->rethrow();
-  seat.prefilling = false;
+  for_each(seats, [&](int i) { seats_[i].prefilling = false; });
   see();
   return true;
 }
 
-// A piece of it, between two rounds of others. It decodes as soon as all pieces are enqueued.
-void Prompts::feed_beside(int i) {
-  const RoundShape width = seats_.shape(seats_.decoding() | bit(i));
+// A piece of it, between two rounds of others. A sequence decodes as soon as all its pieces are enqueued.
+void Prompts::feed_beside(SeatSet seats) {
+  const RoundShape width = seats_.shape(seats_.decoding() | seats);
   const auto has_room = [](const Feed& feed) { return feed.pieces - feed.fed.reached() < 2; };
-  if (lacks(r_.draft, i) && has_room(r_.draft.feed))
-    feed_piece(r_.draft, i, width.draft_width, seats_[i].tuner != nullptr);
-  if (lacks(r_.target, i) && has_room(r_.target.feed))
-    feed_piece(r_.target, i, width.target_width, false);
-  seats_[i].prefilling = lacks(r_.target, i) || lacks(r_.draft, i);
+  if (r_.has_draft() && has_room(r_.draft.feed)) feed_piece(r_.draft, seats, width.draft_width);
+  if (has_room(r_.target.feed)) feed_piece(r_.target, seats, width.target_width);
+  for_each(seats, [&](int i) { seats_[i].prefilling = lacking(i) > 0; });
+}
+
+bool Prompts::lack(const LaneUnit& unit, SeatSet seats) const {
+  bool any = false;
+  for_each(seats, [&](int i) { any |= lacks(unit, i); });
+  return any;
 }
 
 void Prompts::see() {

@@ -21,6 +21,8 @@ class Prompts {
   void feed_piece(LaneUnit& unit, int seat, int width, bool keeps_laws);
   // Tokens of its prompt that were enqueued.
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
+  // Begins with what the seat's lanes have of its prompt.
+  void start(int seat);
   // Notes when prompts were through.
   void see();
   // The draft reads what it has missed of the trunk, and leaves its laws' ranks. False if the time is
@@ -31,9 +33,19 @@ class Prompts {
 
  private:
   bool lacks(const LaneUnit& unit, int seat) const;
-  int next_to_feed() const;
-  bool feed_alone(int seat, int64_t until);
-  void feed_beside(int seat);
+  bool lack(const LaneUnit& unit, SeatSet seats) const;
+  int64_t lacking(int seat) const;
+  void feed_piece(LaneUnit& unit, SeatSet seats, int width);
+  void launch(LaneUnit& unit, SeatSet seats, size_t at, int width, bool keeps_laws);
+  // Whether somebody wants to know the draft's laws.
+  bool keeps_laws(const LaneUnit& unit, SeatSet seats) const {
+    return &unit == &r_.draft && seats_.tuned_of(seats) != 0;
+  }
+  SeatSet next_to_feed() const;
+  void copy_prefix(int seat);
+  void copy(LaneUnit& unit, int from, int to, int64_t positions);
+  bool feed_alone(SeatSet seats, int64_t until);
+  void feed_beside(SeatSet seats);
   bool reach(Event& event, int64_t value, int64_t until) {
     return patience_.reach(event, value, until);
   }

@@ -38,6 +38,7 @@ void Pump::start_over() {
     seat.taken = seat.prefilling = seat.drafted = false;
     seat.sequence.reset();
     seat.tuner = nullptr;
+    seat.keeps = false;
     seat.fed[0] = seat.fed[1] = {};
   }
   chain_nodes_ = 0;
@@ -48,28 +49,43 @@ bool Pump::has_free_seat() const {
   return std::any_of(seats_.begin(), seats_.end(), [](const HostSeat& s) { return !s.taken; });
 }
 
-// The one that was left first: what it had in flight has most likely ended.
-int Pump::free_seat() {
+int Pump::free_seat(const std::vector<int32_t>& prompt) {
+  if (!has_free_seat()) return -1;
+  if (seats_.live() == 0) settle_down();
   int found = -1;
-  const auto left = [this](int i) {
-    const HostSeat& s = seats_[i];
-    return std::max(s.last_round - committed_round_, int64_t{0});
-  };
-  for (int i = 0; i < r_.count(); ++i)
-    if (!seats_[i].taken && (found < 0 || left(i) < left(found))) found = i;
-  if (found < 0) return found;
-  if (seats_.live() == 0) {
-    settle_down();
-    return found;
+  int64_t most = 0;
+  for (int i = 0; i < r_.count(); ++i) {
+    const HostSeat& seat = seats_[i];
+    if (seat.taken) continue;
+    const int64_t same = is_quiet(i) ? kept(i, prompt).target : 0;
+    const bool is_older = found < 0 || seat.order < seats_[found].order;
+    if (found < 0 || same > most || (same == most && is_older)) found = i, most = same;
   }
-  const HostSeat& seat = seats_[found];
   const auto wait = [this](Event& event, int64_t value) {
     r_.exec->reach(event, value, Exec::kForever);
   };
-  wait(r_.target.feed.fed, seat.fed[0].last_piece());
-  wait(r_.draft.feed.fed, seat.fed[1].last_piece());
-  wait(fences_.verify_done, seat.last_round);
+  wait(r_.target.feed.fed, seats_[found].fed[0].last_piece());
+  wait(r_.draft.feed.fed, seats_[found].fed[1].last_piece());
+  wait(fences_.verify_done, seats_[found].last_round);
   return found;
+}
+
+// Whether nothing in flight has the seat.
+bool Pump::is_quiet(int i) const {
+  const HostSeat& seat = seats_[i];
+  return seat.last_round <= fences_.verify_done.reached() &&
+         seat.fed[0].last_piece() <= r_.target.feed.fed.reached() &&
+         seat.fed[1].last_piece() <= r_.draft.feed.fed.reached();
+}
+
+// Little is not worth what else the seat holds.
+Kept Pump::kept(int i, const std::vector<int32_t>& prompt) const {
+  constexpr int64_t kWorthTaking = 8;  // positions
+  if (!r_.config.reuses_prefixes) return {};
+  const Kept kept = seats_.kept(i);
+  const auto fed = static_cast<int64_t>(prompt.size()) - 1;
+  const int64_t same = r_.same_tokens(i, prompt, std::min(kept.target, fed));
+  return same < kWorthTaking ? Kept{} : Kept{same, std::min(same, kept.draft)};
 }
 
 void Pump::begin(int i, const Request& request, Tuner* tuner) {
@@ -79,7 +95,8 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.sequence.begin(request, c.limit);
   seat.taken = true;
   seat.drafted = seat.is_timed = false;
-  seat.fed[0] = seat.fed[1] = {};
+  seat.keeps = true;
+  prompts_.start(i);
   seat.order = ++admitted_;
   seat.first_round = round_ + 1;
   seat.tuner = tuner;

@@ -20,8 +20,11 @@ class Pump {
   // Waits for what sequences left behind, and forgets how it went.
   void settle_down();
   void start_over();  // that, and nothing is left of any sequence
-  // A seat that nothing in flight has any more, or -1 if all are taken. It may wait for a round.
-  int free_seat();
+  // A seat that nothing in flight has any more, or -1 if all are taken: the one that has most of the
+  // prompt, else the one that was left first. It may wait for a round.
+  int free_seat(const std::vector<int32_t>& prompt);
+  // What a free seat has of a prompt, but for its last token.
+  Kept kept(int seat, const std::vector<int32_t>& prompt) const;
   // Whether free_seat() would not be -1.
   bool has_free_seat() const;
   // The sequence that the host has just put into its seat. `tuner`: if it chooses the policy; else null.
@@ -43,6 +46,7 @@ class Pump {
   const Prompts& prompts() const { return prompts_; }
 
  private:
+  bool is_quiet(int seat) const;
   void bound_rows();
   bool prepare_round(int64_t until);
   SeatSet members_of_round() const;

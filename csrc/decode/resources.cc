@@ -152,7 +152,18 @@ void Resources::send_sequences() {
   exec->upload(ended.block(), ended.size() * sizeof(int64_t));
 }
 
-void Resources::start_sequence(int seat, const Request& r) {
+int64_t Resources::same_tokens(int seat, int other, int64_t most) const {
+  const int32_t* mine = trunks.host() + seat * room();
+  return std::mismatch(mine, mine + most, trunks.host() + other * room()).first - mine;
+}
+
+int64_t Resources::same_tokens(int seat, const std::vector<int32_t>& tokens, int64_t most) const {
+  const int32_t* mine = trunks.host() + seat * room();
+  return std::mismatch(mine, mine + most, tokens.begin()).first - mine;
+}
+
+void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
+                               int64_t draft_have) {
   Sequence& c = at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), trunks.host() + seat * room());
@@ -180,7 +191,8 @@ void Resources::start_sequence(int seat, const Request& r) {
   c.branch_count = c.draft_idle = c.step = 0;
   c.sharpness = r.sampling.temperature == 0 ? 2.5f : 1.0f;
   c.draft_nodes = Mask::none();
-  c.target_have = c.draft_have = 0;
+  c.target_have = target_have;
+  c.draft_have = draft_have;
   exec->upload(trunks.block(), (seat * room() + length) * sizeof(int32_t));
   send_sequences();
 }

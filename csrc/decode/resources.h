@@ -49,7 +49,12 @@ struct Resources {
   Seats seats(const LaneUnit& unit) const;
   Seats fed_seats(const LaneUnit& unit) const;
   // Fills a seat for a checked request, and sends it. No round or piece in flight has that seat.
-  void start_sequence(int seat, const Request& request);
+  // target_have, draft_have: positions whose KV is there.
+  void start_sequence(int seat, const Request& request, int64_t target_have = 0,
+                      int64_t draft_have = 0);
+  // How many of the first `most` tokens of two trunks are the same.
+  int64_t same_tokens(int seat, int other, int64_t most) const;
+  int64_t same_tokens(int seat, const std::vector<int32_t>& tokens, int64_t most) const;
   void send_sequences();  // what the host wrote, for all that is enqueued from here on
   void close();           // joins every thread, then drops the models
   void leave();           // in a fork: there is nobody to join, so nothing is freed

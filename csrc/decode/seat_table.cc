@@ -25,6 +25,31 @@ SeatSet SeatTable::tuned_of(SeatSet members) const {
   return tuned;
 }
 
+// Of the last chain only the root is where its position is: the accepted path is brought there by the
+// next round. A ring that has wrapped, or is about to, has lost the first positions.
+Kept SeatTable::kept(int i) const {
+  const HostSeat& seat = seats_[i];
+  const Sequence& c = r_.at(i);
+  const auto has_wrapped = [&c](const LaneUnit& unit) {
+    return unit.lane && c.head + kSlots > unit.lane->ring_shape().capacity;
+  };
+  if (!seat.keeps || c.outcome.error || has_wrapped(r_.target) || has_wrapped(r_.draft)) return {};
+  const bool ran = seat.last_round >= seat.first_round;
+  return {ran ? c.head - c.outcome.n : c.target_have, std::min(c.draft_have, c.head)};
+}
+
+// What is committed grows behind it, and disturbs it only where the ring wraps.
+Kept SeatTable::kept_prompt(int i) const {
+  const HostSeat& seat = seats_[i];
+  const int64_t prompt = seat.sequence.prompt() - 1;
+  const int64_t longest = seat.sequence.head() + seat.sequence.left();
+  const auto is_safe = [longest](const LaneUnit& unit) {
+    return unit.lane && longest + kSlots <= unit.lane->ring_shape().capacity;
+  };
+  if (!seat.keeps || !seat.is_timed || !is_safe(r_.target)) return {};
+  return {prompt, seat.drafts && is_safe(r_.draft) ? prompt : 0};
+}
+
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
   for_each(members, [&](int i) {

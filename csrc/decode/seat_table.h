@@ -20,12 +20,18 @@ struct HostSeat {
   bool is_timed = false;    // prefill_ns says how long that took
   bool drafts = false;      // the draft is fed too
   bool drafted = false;     // the draft takes part in its last round
+  bool keeps = false;       // its rings hold the trunk that its Sequence has
   Fed fed[2];               // of the target's lane, of the draft's
   int64_t order = 0;        // of its admission
   int64_t first_round = 0;  // that may have it
   int64_t last_round = 0;   // enqueued with it
   int64_t begun = 0;        // when, Exec::now()
   Tuner* tuner = nullptr;   // if it chooses the policy
+};
+
+// The first positions of a trunk that the lanes have KV of.
+struct Kept {
+  int64_t target = 0, draft = 0;
 };
 
 // A set of seats, a bit for each.
@@ -55,6 +61,10 @@ class SeatTable {
   SeatSet live() const;                     // whose sequence goes on
   SeatSet decoding() const;                 // of those, whose prompt is in
   SeatSet tuned_of(SeatSet members) const;  // whose policy is chosen here
+  // What a seat has that nothing in flight has any more: after its last sequence, or of the prompt of
+  // the one that goes on.
+  Kept kept(int seat) const;
+  Kept kept_prompt(int seat) const;
   // The shape of a round of these: the longest bursts that any of them wants.
   RoundShape shape(SeatSet members) const;
 

@@ -18,6 +18,7 @@ struct Stats {
   int64_t discarded_branch_tokens = 0;  // drafted nodes that never entered a chain
   int64_t draft_limit_rounds = 0;       // rounds past the draft's context limit
   int64_t empty_residuals = 0;          // rounds in which a residual had no mass: rejection only
+  int64_t reused = 0;                   // tokens of the prompt whose KV was there
   int64_t prefill_ns = 0;
   int64_t decode_ns = 0;           // from there to the last round that was read
   int64_t histogram[kSlots] = {};  // rounds by accepted tokens n

@@ -1,5 +1,6 @@
 #include "decode/together.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace sbrt {
@@ -15,6 +16,11 @@ void Together::look(SeatSet tuned, int others) {
 
 // The policy that promises most, for all of them.
 int Together::best_of(SeatSet tuned) const {
+  const auto is_dear = [this](int arm,
+                              int other) {  // between two that draft nothing it is easy to change
+    return std::max(kind_of(r_.config.tuned[arm]), kind_of(r_.config.tuned[other])) >=
+           ArmKind::serial;
+  };
   constexpr double kMargin = 1.03;  // that another must be better by
   std::vector<double> rate(r_.config.tuned.size());
   std::vector<bool> may(rate.size(), true);
@@ -29,7 +35,8 @@ int Together::best_of(SeatSet tuned) const {
   });
   int best = may[arm_] ? arm_ : 0;
   for (int arm = 0; arm < static_cast<int>(rate.size()); ++arm)
-    if (may[arm] && rate[arm] > rate[best] * (best == arm_ ? kMargin : 1)) best = arm;
+    if (may[arm] && rate[arm] > rate[best] * (best == arm_ && is_dear(arm, best) ? kMargin : 1))
+      best = arm;
   return best;
 }
 

@@ -19,8 +19,6 @@ namespace sbrt {
 // Throws InvalidInput unless C >= W + S - 1 and all sizes are sane.
 void check_shape(const RingShape& shape);
 
-constexpr int kKeyPanel = 16;  // slots; the stride of a key's elements, in floats
-
 class KvRing {
  public:
   // `debug`: every slot carries (position, epoch) and dropped slots are poisoned with NaN.

@@ -7,6 +7,8 @@
 
 namespace sbrt {
 
+constexpr int kKeyPanel = 16;  // slots; the stride of a key's elements, in floats
+
 struct RingShape {
   int64_t capacity = 0;    // C positions
   int64_t window = 0;      // W: positions a row sees, itself included
@@ -24,7 +26,11 @@ struct RingShape {
   }
 
  private:
-  SBRT_ANY int64_t seat_slots() const { return capacity + int64_t{branches} * tail_slots; }
+  // Of several seats each has whole panels (ring/ring.h): who copies into one disturbs no other.
+  SBRT_ANY int64_t seat_slots() const {
+    const int64_t own = capacity + int64_t{branches} * tail_slots;
+    return seats == 1 ? own : (own + kKeyPanel - 1) / kKeyPanel * kKeyPanel;
+  }
 };
 
 }  // namespace sbrt

@@ -67,6 +67,7 @@ class Request:
     seat: Seat | None = None  # once it has one
     begun_ns: int = 0  # when it got that, by the runtime's clock
     had_company: bool = False  # others shared its rounds
+    cached: int | None = None  # tokens of its prompt that the seat had; none before it has one
 
     @property
     def key(self) -> tuple[bool, str]:
@@ -162,6 +163,7 @@ class Request:
             finished=self.finish_reason is not None,
             metrics=metrics,
             delta=delta,
+            num_cached_tokens=self.cached,
         )
 
     @property

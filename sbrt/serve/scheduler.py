@@ -380,6 +380,8 @@ class Scheduler:
         """What came of a request, which may have ended; whether its output is due now."""
         seat, is_first = _seat_of(request), not request.token_ids
         tokens = seat.take()
+        if tokens and is_first:
+            request.cached = seat.stats.reused
         request.accept(tokens)
         if request.finish_reason is None and seat.finished:
             reason = seat.finish_reason or "error"

@@ -28,7 +28,8 @@ SAMPLING = {
 ENGINE = {
     "tokenizer": None, "dtype": "auto", "activation_dtype": "auto", "device": "auto",
     "max_model_len": None, "max_num_seqs": 8, "max_num_batched_tokens": None,
-    "seed": 0, "num_threads": None, "draft_threads": None, "attention_backend": "auto",
+    "enable_prefix_caching": True, "seed": 0, "num_threads": None, "draft_threads": None,
+    "attention_backend": "auto",
     "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "trace": False,
     "profile_dir": None, "speculative": None,
 }  # fmt: skip

@@ -75,6 +75,7 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
     seen["finish_" + str(done.seat.finish_reason)] += 1
     seen["accepted"] += done.seat.stats.accepted
     seen["branch_hits"] += done.seat.stats.branch_hits
+    seen["reused"] += done.seat.stats.reused
     seen["shaped"] += bool(done.task.shaping)
     seen["by_chance"] += fuzz.is_by_chance(done.task, done.method)
     return [f"{done.method}: {different}\n    {world}\n    {done.task}"] if different else []
@@ -85,11 +86,16 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     world = fuzz.random_world(rng, a.cpu)
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
+    world.runtime["reuses_prefixes"] = fuzz.chance(rng, 0.6)
     if fuzz.chance(rng, 0.5):  # short chains: no round is short of rows
         world.runtime |= {"max_gamma": rng.randint(1, 5), "max_width": 1, "max_branches": 4}
-    tasks = []
+    tasks: list[tuple[fuzz.Task, str]] = []
+    longest = world.runtime["max_model_len"] - 1
+    common = [rng.randrange(world.target["vocab"]) for _ in range(100)]
     for _ in range(SEQUENCES):
         task = fuzz.random_task(rng, world)
+        if fuzz.chance(rng, 0.5):  # it begins as others do
+            task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
         tasks.append((task, rng.choice(list(task.policies))))
     roomy = is_roomy(world, tasks)
     seen["roomy"] += roomy

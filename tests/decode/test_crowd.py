@@ -36,6 +36,7 @@ def check_seen(seen, sequences):
     assert seen["accepted"] > seen["sequences"]
     assert seen["branch_hits"] > seen["sequences"]
     assert seen["roomy"] > 0
+    assert seen["reused"] > seen["sequences"]
     assert seen["most_at_once"] >= 16
 
 

@@ -213,14 +213,14 @@ FAULTS = (
         "csrc/round/accept.cc",
         "return u * place.q[token] < place.p[token];",
         "return u * place.q[token] <= place.p[token];",
-        ("round/test_accept.py",),
+        ("decode/test_accept.py",),
     ),
     Fault(
         "a rejected token may be drawn again from the draft",
         "csrc/round/accept.cc",
         "place.q[token] = 0;\n  normalise(place.q, place.vocab);\n  return left > 0;",
         "place.q[token] *= 1;\n  normalise(place.q, place.vocab);\n  return left > 0;",
-        ("round/test_accept.py",),
+        ("decode/test_accept.py",),
     ),
     Fault(
         "the rank of a token that is no candidate is that of the last candidate",
