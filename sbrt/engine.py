@@ -236,6 +236,11 @@ class Engine:
         """
         return self._scheduler.stop_profile()
 
+    @property
+    def method_names(self) -> list[str]:
+        """Methods that a request may name without options, in the order of METHODS."""
+        return self._presets.names()
+
     def rounds(self) -> list[Round]:
         """What each round of the last request decided; of a long one the last 4096."""
         return self._scheduler.rounds()

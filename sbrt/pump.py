@@ -17,6 +17,7 @@ from .errors import EngineError
 from .methods import Method
 from .outputs import CompletionOutput, RequestOutput
 from .sampling import SamplingParams
+from .trace.spans import Round, Span
 
 T = TypeVar("T")
 
@@ -31,11 +32,26 @@ class RequestOutputKind(Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """The arguments of `Engine.add_request` besides id and prompt."""
+    """The arguments of `Engine.add_request` besides id and prompt.
+
+    keeps_history: the stream of the answer has its rounds and spans when it ends.
+    """
 
     params: SamplingParams | None = None
     method: str | Method | None = None
     completion: int = 0
+    keeps_history: bool = False
+
+
+@dataclass(frozen=True)
+class History:
+    """What the rounds of an answer decided, and what the lanes did from its beginning to its end.
+
+    No rounds where the engine no longer has all of them, no spans where it keeps no trace.
+    """
+
+    rounds: list[Round]
+    spans: list[Span]
 
 
 class Stream:
@@ -50,6 +66,8 @@ class Stream:
         self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # the pump has handed over the last output, or an error
         self.times: list[float] = []  # of the pump's outputs in the last one taken, monotonic
+        self.keeps_history = False
+        self.history: History | None = None  # there with the last output, if it was asked for
         self._pump = pump  # alive until the request ends, whoever drops the AsyncEngine
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
@@ -208,6 +226,7 @@ class Pump:
             method=order.method,
             completion=order.completion,
         )
+        stream.keeps_history = order.keeps_history
         self._streams[stream.id] = stream
 
     def abort(self, ids: Iterable[str]) -> None:
@@ -257,10 +276,20 @@ class Pump:
                 continue
             if output.finished:
                 del self._streams[stream.id]
+                if stream.keeps_history:
+                    stream.history = self._history(output)
             if not stream.put(output):
                 self._drop(stream)
         if not (outputs or self._engine.has_unfinished_requests()):
             self.abort(list(self._streams))  # somebody aborted them at the engine itself
+
+    def _history(self, output: RequestOutput) -> History:
+        """Of the request that has just ended, before another begins."""
+        try:
+            spans = self._engine.trace()
+        except EngineError:  # a device that keeps no times
+            spans = []
+        return History(_cut(self._engine.rounds(), len(output.outputs[0].token_ids)), spans)
 
     def _refuse_the_rest(self) -> None:
         for stream in self._streams.values():
@@ -278,3 +307,16 @@ class Pump:
         if self.error is None:
             return EngineError("AsyncEngine: expected an open one, this one has been closed")
         return EngineError(f"AsyncEngine: expected a working engine, it failed: {self.error}")
+
+
+def _cut(rounds: Iterable[Round], tokens: int) -> list[Round]:
+    """The rounds of `tokens` tokens: a stop string may end an answer before its last round does.
+
+    [] where the first rounds are lost.
+    """
+    found = []
+    for r in rounds:
+        if tokens:
+            found.append(replace(r, tokens=min(r.tokens, tokens)))
+            tokens -= found[-1].tokens
+    return [] if tokens else found

@@ -65,6 +65,7 @@ class Ask:
     has_usage: bool
     is_continuous: bool
     has_token_ids: bool
+    has_trace: bool
     adds_special: bool
 
 
@@ -99,6 +100,7 @@ def _common(limits: Limits) -> dict[str, Check]:
         "n": integer(1, limits.n),
         "request_id": check.text,
         "return_token_ids": check.flag,
+        "return_trace": check.flag,
         "speculative": method,
         "stream": check.flag,
         "stream_options": mapping,
@@ -252,6 +254,7 @@ def _ask(given: Mapping[str, Any], params: SamplingParams, *, adds_special: bool
         has_usage=flags.get("include_usage", False),
         is_continuous=is_continuous,
         has_token_ids=given.get("return_token_ids", False),
+        has_trace=given.get("return_trace", False),
         adds_special=given.get("add_special_tokens", adds_special),
     )
 
