@@ -15,10 +15,9 @@ from .. import check, methods
 from ..engine import Engine
 from ..errors import InvalidInputError
 from ..methods import Method
-from ..server import expect_extra
+from ..server import KEY, expect_extra
 from . import flags
 
-KEY = "SBRT_API_KEY"
 MOST_WAITING = 256
 
 
