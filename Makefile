@@ -68,24 +68,27 @@ PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 
 # Clients of the server and what runs it elsewhere, each in an environment of its own (bench/clients
 # has what they install). One that cannot be set up does not keep the others from it.
-CLIENTS := ray
+CLIENTS := ray dynamo
 clients: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(CLIENTS:%=.venv-clients/%/.done)
 
 clients-test: clients
 	$(BIN)/python -m pytest -m clients tests/clients
 
+# Packages that are installed without what they ask for (bench/clients/dynamo.txt says why).
+ALONE_dynamo := ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
 CLIENT_PIP = .venv-clients/$*/bin/python -m pip --disable-pip-version-check install --quiet
 .venv-clients/%/.done: bench/clients/%.txt constraints.txt
 	@echo "setting up $*"
 	$(PYTHON) -m venv .venv-clients/$*
 	$(CLIENT_PIP) -r $<
+	$(if $(ALONE_$*),$(CLIENT_PIP) --no-deps $(ALONE_$*))
 	$(if $(filter $*,$(EMBEDDERS)),$(CLIENT_PIP) --force-reinstall --no-deps build/wheel/sbrt-*.whl)
 	@touch $@
 
 # Those that run the package themselves. They get it as a wheel: a second editable install would
 # share the build of the first.
-EMBEDDERS := ray
+EMBEDDERS := ray dynamo
 $(EMBEDDERS:%=.venv-clients/%/.done): build/wheel/.done
 build/wheel/.done: $(VENV)/.built $(shell find sbrt triton_kernels -type f -not -name '*.pyc')
 	rm -rf build/wheel

@@ -197,8 +197,15 @@ class Service:
 
     async def abort_all(self) -> None:
         """End every request; each stream gets its last output."""
+        await self._abort(list(self._live))
+
+    async def abort(self, name: str) -> None:
+        """End the answers of a request that `begin` was given under this name."""
+        await self._abort([c for c in self._live if c.stream.id.rpartition("/")[0] == name])
+
+    async def _abort(self, choices: Sequence[Choice]) -> None:
         if self._engine is not None and self._engine.is_running:
-            await self._engine.abort([choice.stream.id for choice in self._live])
+            await self._engine.abort([choice.stream.id for choice in choices])
 
     def close(self) -> None:
         """Close the engine."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,16 +28,10 @@ pytestmark = [
 ]
 
 
-def a_free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def url(tmp_path_factory, free_port):
     """The endpoint of two replicas."""
-    port = a_free_port()
+    port = free_port()
     script = [PYTHON, Path(__file__).with_name("ray_cluster.py"), str(port)]
     options = ["min_replicas=2", "max_replicas=2", "served_model_name=demo", "max_model_len=512"]
     with subprocess.Popen(
