@@ -199,6 +199,11 @@ class Engine:
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         self._scheduler.abort(wanted, self._inbox)
 
+    def unfinished_requests(self) -> list[str]:
+        """Ids of add_request that `step` has yet to run or to say something of."""
+        live = [r.id for r in self._scheduler.live() if r.sink is self._inbox]
+        return live + [o.request_id for o in list(self._inbox) if isinstance(o, RequestOutput)]
+
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has anything left to run or to return."""
         return self._scheduler.has_live() or bool(self._inbox)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ._core import Stats
@@ -75,7 +75,7 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request so far, cumulative; `delta` is the text added since its last output.
+    """A request so far, cumulative; `delta` and `delta_token_ids` are what its last output had not.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
     """
@@ -87,6 +87,7 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics | None = None
     delta: str = ""
+    delta_token_ids: list[int] = field(default_factory=list)
 
 
 def ratio(part: float, whole: float) -> float:

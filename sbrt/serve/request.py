@@ -58,6 +58,7 @@ class Request:
     text: str = ""
     visible: int = 0
     given: int = 0  # pieces that were in the last output
+    given_ids: int = 0  # token ids that were
     completion: int = 0  # number of this answer among several to one prompt and seed
     is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
     finish_reason: str | None = None
@@ -143,6 +144,8 @@ class Request:
         self.settle()
         delta = "".join(self.pieces[self.given :])
         self.given = len(self.pieces)
+        new_ids = self.token_ids[self.given_ids :]
+        self.given_ids += len(new_ids)
         completion = CompletionOutput.of(
             self.pieces,
             self.token_ids,
@@ -159,6 +162,7 @@ class Request:
             finished=self.finish_reason is not None,
             metrics=metrics,
             delta=delta,
+            delta_token_ids=new_ids,
         )
 
     @property

@@ -36,12 +36,14 @@ COMPLETION_TOKENS = 16  # of a completion that does not say how many, as everywh
 class Limits:
     """Bounds on a request.
 
-    body: bytes. body_seconds: from the first byte of a request to its last. prompts: of a request.
-    n: answers to each. stops: stop strings and bad words. waiting: requests that wait for a seat.
+    body: bytes. body_seconds: from the first byte of a request to its last. send_seconds: that a
+    client may read nothing of an answer; kept by `sbrt serve` alone. prompts: of a request. n:
+    answers to each. stops: stop strings and bad words. waiting: requests that wait for a seat.
     """
 
     body: int = 16 * 2**20
     body_seconds: float = 30.0
+    send_seconds: float = 60.0
     prompts: int = 256
     n: int = 64
     stops: int = 64

@@ -46,6 +46,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that running requests have after SIGTERM or Ctrl-C (default: %(default)s)",
     )
+    add(
+        "--send-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds that a client may read nothing of its answer (default: %(default)s)",
+    )
     add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
     add(
         "--trust-request-chat-template",
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     check.integer("--port", args.port, 0, 65535)
     check.integer("--max-waiting-requests", args.max_waiting_requests, 0)
     check.number("--shutdown-timeout", args.shutdown_timeout, 0, 1e6)
+    check.number("--send-timeout", args.send_timeout, 0.001, 1e6)
     key = args.api_key if args.api_key is not None else os.environ.get(KEY)
     if key is not None:
         check.text("--api-key", key)
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         names=names or (str(args.target),),
         root=str(flags.target_folder(args)),
         api_key=key,
-        limits=Limits(waiting=args.max_waiting_requests),
+        limits=Limits(waiting=args.max_waiting_requests, send_seconds=args.send_timeout),
         template=args.chat_template,
         trusts_templates=args.trust_request_chat_template,
     )
