@@ -18,7 +18,7 @@ from .errors import EngineError
 from .methods import Method
 from .outputs import CompletionOutput, RequestOutput
 from .sampling import SamplingParams
-from .trace.spans import Round, Span
+from .trace.history import History, rounds_of
 
 T = TypeVar("T")
 MOST_FAILURES = 3  # requests in a row that the engine fails before it counts as broken
@@ -43,17 +43,6 @@ class Order:
     method: str | Method | None = None
     completion: int = 0
     keeps_history: bool = False
-
-
-@dataclass(frozen=True)
-class History:
-    """What the rounds of an answer decided, and what the lanes did from its beginning to its end.
-
-    No rounds where the engine no longer has all of them, no spans where it keeps no trace.
-    """
-
-    rounds: list[Round]
-    spans: list[Span]
 
 
 class Stream:
@@ -326,7 +315,7 @@ class Pump:
             spans = []
         is_last = self._engine.config.max_num_seqs == 1 or stream is self._begun
         rounds = self._engine.rounds() if is_last else []
-        return History(_cut(rounds, len(output.outputs[0].token_ids)), spans)
+        return History(rounds_of(rounds, len(output.outputs[0].token_ids)), spans)
 
     def _refuse_the_rest(self) -> None:
         for stream in self._streams.values():
@@ -344,16 +333,3 @@ class Pump:
         if self.error is None:
             return EngineError("AsyncEngine: expected an open one, this one has been closed")
         return EngineError(f"AsyncEngine: expected a working engine, it failed: {self.error}")
-
-
-def _cut(rounds: Iterable[Round], tokens: int) -> list[Round]:
-    """The rounds of `tokens` tokens: a stop string may end an answer before its last round does.
-
-    [] where the first rounds are lost.
-    """
-    found = []
-    for r in rounds:
-        if tokens:
-            found.append(replace(r, tokens=min(r.tokens, tokens)))
-            tokens -= found[-1].tokens
-    return [] if tokens else found

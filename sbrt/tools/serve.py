@@ -32,6 +32,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8000, help="default: %(default)s; 0: any that is free")
     add("--served-model-name", nargs="+", metavar="NAME", help="what clients call the model")
     add("--api-key", metavar="KEY", help=f"what clients must know (default: ${KEY}, else nothing)")
+    add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
+    add(
+        "--trust-request-chat-template",
+        action="store_true",
+        help="render templates that requests bring; they run in a sandbox",
+    )
+    add("--profile-dir", type=Path, metavar="DIR", help="where /start_profile writes")
+    _add_limits(parser)
+    add("--no-access-log", action="store_true", help="do not log each request")
+    parser.set_defaults(run=run)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--max-waiting-requests",
         type=int,
@@ -53,15 +67,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that a client may read nothing of its answer (default: %(default)s)",
     )
-    add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
-    add(
-        "--trust-request-chat-template",
-        action="store_true",
-        help="render templates that requests bring; they run in a sandbox",
-    )
-    add("--profile-dir", type=Path, metavar="DIR", help="where /start_profile writes")
-    add("--no-access-log", action="store_true", help="do not log each request")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
