@@ -56,8 +56,9 @@ PEERS := llama openvino
 peers: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peers/%/.done)
 
-# What an install brings and must not stay (bench/peers/openvino.txt says why).
+# What an install brings and must not stay (bench/peers/openvino.txt, bench/clients/vllm.txt say why).
 UNWANTED_openvino := torchvision
+UNWANTED_vllm := torchvision torchaudio torchcodec
 PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 .venv-peers/%/.done: bench/peers/%.txt
 	@echo "setting up $*, a peer of the benches (llama compiles for about ten minutes)"
@@ -68,7 +69,7 @@ PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 
 # Clients of the server and what runs it elsewhere, each in an environment of its own (bench/clients
 # has what they install). One that cannot be set up does not keep the others from it.
-CLIENTS := ray dynamo
+CLIENTS := openai guidellm aiperf lm_eval vllm ray dynamo
 clients: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(CLIENTS:%=.venv-clients/%/.done)
 
@@ -83,6 +84,7 @@ CLIENT_PIP = .venv-clients/$*/bin/python -m pip --disable-pip-version-check inst
 	$(PYTHON) -m venv .venv-clients/$*
 	$(CLIENT_PIP) -r $<
 	$(if $(ALONE_$*),$(CLIENT_PIP) --no-deps $(ALONE_$*))
+	$(if $(UNWANTED_$*),.venv-clients/$*/bin/python -m pip uninstall --quiet --yes $(UNWANTED_$*))
 	$(if $(filter $*,$(EMBEDDERS)),$(CLIENT_PIP) --force-reinstall --no-deps build/wheel/sbrt-*.whl)
 	@touch $@
 
