@@ -5,6 +5,7 @@ Its arguments are the base address, the number of requests and the tokens of eac
 
 import json
 import sys
+from typing import Any
 
 import openai
 
@@ -12,6 +13,7 @@ GREEDY = {"model": "demo", "temperature": 0, "extra_body": {"ignore_eos": True}}
 
 
 def main() -> None:
+    """Ask, and print the totals."""
     base, requests, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     client = openai.OpenAI(base_url=f"{base}/v1", api_key="none")
     found = {"requests": 0, "prompt": 0, "completion": 0, "accepted": 0, "drafted": 0}
@@ -27,7 +29,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def ask(client, number, tokens):
+def ask(client: openai.OpenAI, number: int, tokens: int) -> Any:
     """The usage of one request: every kind in turn."""
     say = [{"role": "user", "content": f"def f{number}("}]
     text = f"def f{number}("
