@@ -31,7 +31,7 @@ exact: $(VENV)/.built $(VENV)/.test-tools
 
 # ThreadSanitizer, AddressSanitizer and UBSan over the C++ and over generations in Python.
 sanitize: $(VENV)/.built $(VENV)/.test-tools
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/spec
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/decode
 
 # What needs a CUDA device, into gpu-check.json: PART=first the shortest look at everything,
 # PART=kernels the kernels' tests and bench, PART=products those of `linear`, PART=lanes those of
@@ -43,12 +43,12 @@ PART ?= first
 GPU_PYTHON ?= $(BIN)/python
 GPU_BUILT = $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)
 gpu-check: $(GPU_BUILT)
-	$(GPU_PYTHON) -m bench.gpu_check --part $(PART) --json gpu-check.json $(if $(FRESH),--fresh)
+	$(GPU_PYTHON) -m tests.device.check --part $(PART) --json gpu-check.json $(if $(FRESH),--fresh)
 
 # A short decode under Nsight Systems or Nsight Compute (docs/profiling.md). DECODE="--methods pearl":
-# flags of bench.gpu_decode.
+# flags of bench.gpu.decode.
 nsys ncu: $(GPU_BUILT)
-	$(GPU_PYTHON) -m bench.nsight $@ -- $(DECODE)
+	$(GPU_PYTHON) -m bench.gpu.nsight $@ -- $(DECODE)
 
 # The engines that bench.peers measures beside ours, each in an environment of its own; transformers
 # is in .venv already. One that cannot be set up does not keep the others from it.

@@ -24,7 +24,7 @@ from sbrt import Engine, InvalidInputError, SamplingParams
 from sbrt.tools import compare, flags
 from sbrt.tools.prompts import BUILT_IN
 
-from .served import served
+from .models.served import served
 
 WAYS = ("engine", "whole", "stream")
 

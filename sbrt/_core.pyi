@@ -229,7 +229,7 @@ class Policy:
     """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
     target, grown `width` nodes a step, none beside it. `on_miss`: 0 goes on with an empty chain, 1
     begins the round with a serial burst, 2 looks `burst` tokens up. `rejection`: candidates stand
-    by chance (csrc/spec/accept.h), else under the coupled rule."""
+    by chance (csrc/round/accept.h), else under the coupled rule."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class Policy:
         """Most nodes of a chain that it makes."""
 
 class Place:
-    """A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).
+    """A node's laws p and q [vocab] as rejection uses them up (csrc/round/accept.h).
 
     Raises InvalidInputError on laws of different sizes, or a token they do not have.
     """
@@ -287,7 +287,7 @@ class Place:
         """The token of p at u in [0, 1)."""
 
 class Hrad:
-    """The classifier of csrc/spec/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
+    """The classifier of csrc/round/hrad.h: float32 w1 [256, 5 hidden], b1 [256], w2 [64, 256], b2
     [64], w3 [3, 64], b3 [3]. Raises InvalidInputError on other sizes or a weight not finite."""
 
     def __init__(
@@ -345,7 +345,7 @@ class Costs:
         """More, of a round with a burst beside the target's forward."""
 
 class Stats:
-    """Counters of one sequence (csrc/spec/stats.h); times in ns.
+    """Counters of one sequence (csrc/decode/stats.h); times in ns.
 
     rounds: target forwards. rounds_ahead: enqueued before the record of the round before was
     read. draft_tokens: depth of the verified chains, summed; accepted: how far
@@ -400,8 +400,44 @@ class OrderBook:
         without: no stream waits for events of these names. host: what it waits for counts.
         """
 
+class Seat:
+    """A place for a sequence, and how it goes there (csrc/decode/engine.h)."""
+
+    @property
+    def number(self) -> int:
+        """From 0 on."""
+    @property
+    def finished(self) -> bool:
+        """Whether the sequence has ended or was dropped."""
+    @property
+    def finish_reason(self) -> str | None:
+        """stop, length, error, or None while it runs and where it was dropped."""
+    @property
+    def stop_token(self) -> int | None:
+        """The token that ended it, if one did."""
+    @property
+    def error(self) -> str | None:
+        """A sentence, of a sequence that ended by error."""
+    @property
+    def stats(self) -> Stats:
+        """A copy."""
+    @property
+    def prefilled_tokens(self) -> int:
+        """Of the prompt, how many both lanes have behind them; its last token is never fed."""
+    @property
+    def tuned(self) -> list[tuple[int, float]]:
+        """(rounds, tokens per second expected) of each policy that may be chosen."""
+    def take(self) -> list[int]:
+        """The tokens committed since the last `take`."""
+    def release(self) -> None:
+        """Drop the sequence; others may have the seat. Does not wait."""
+    def features(self) -> NDArray[float32]:
+        """As Runtime.features, of this sequence."""
+    def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
+        """(round, depth, n, branches, hit, tokens), oldest first; of a long one the last 4096."""
+
 class Runtime:
-    """Two lanes and one sequence at a time (csrc/spec/engine.h).
+    """Two lanes and their sequences (csrc/decode/engine.h).
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,
@@ -409,6 +445,7 @@ class Runtime:
     that, in the place of a device whose memory the host cannot reach, or cuda.
     device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.
     debug: poison what must not be read. rejection: make room for policies of that rule.
+    max_num_seqs: sequences at once. max_piece: tokens of a prompt that go in between two rounds.
     first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
     decoding the first; what forwards cost is then measured here, for a quarter of a second. One
     thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
@@ -439,6 +476,8 @@ class Runtime:
         device: int = 0,
         draft_first: bool = True,
         nvtx: bool = False,
+        max_num_seqs: int = 1,
+        max_piece: int = 64,
     ) -> None: ...
     def prepare(self, policy: Policy) -> None:
         """Make beforehand what requests of such a policy launch on a device, each graph one launch.
@@ -459,15 +498,38 @@ class Runtime:
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
     ) -> None:
-        """Start a sequence and prefill both lanes; drops the one in flight.
+        """Start a sequence in the first seat and drop all that is in flight.
 
         policy None: before every round one of `tuned` is chosen. Raises InvalidInputError: an empty
         or too long prompt, a token or a value out of range.
         """
-    def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
-        """Run until the sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
+    def admit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        policy: Policy | None,
+        max_tokens: int,
+        stop_token_ids: Sequence[int] = ...,
+        shaping: Shaping = ...,
+    ) -> Seat:
+        """Start a sequence beside those in flight, as `begin` does; its seat, until it is released.
 
-        Returns the tokens committed since the last call. The GIL is released. Raises EngineError.
+        It may wait for the last round of the seat's former owner. Raises EngineError if no seat is
+        free.
+        """
+    @property
+    def has_free_seat(self) -> bool:
+        """Whether `admit` has a seat to give."""
+    @property
+    def seats(self) -> int:
+        """How many there are."""
+    def seat(self, seat: int) -> Seat:
+        """The seat of that number. Raises InvalidInputError if there is none."""
+    def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
+        """Run until a sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
+
+        Returns the tokens of the first seat since the last call. The GIL is released. Raises
+        EngineError: then all sequences have ended.
         The next round may already be in flight when this returns.
         """
     def advance(self, max_rounds: int = 0, seconds: float = 0.0) -> None:
@@ -512,7 +574,7 @@ class Runtime:
     def tuned(self) -> list[tuple[int, float]]:
         """(rounds, expected tokens per second) of each policy to choose from, last sequence."""
     def features(self) -> NDArray[float32]:
-        """What H-RAD reads of the last outcome, [5 hidden] (csrc/spec/hrad.h).
+        """What H-RAD reads of the last outcome, [5 hidden] (csrc/round/hrad.h).
 
         Raises InvalidInputError if features are not kept, and while a round is in flight.
         """
@@ -542,6 +604,7 @@ class Runtime:
 
 MAX_ROWS: int  # of the largest forward of either lane
 TARGET_ROWS: int  # of the target's
+MAX_SEATS: int  # sequences at once
 SLOTS: int  # in flight, the root's included
 MAX_CHAIN: int  # nodes after the root
 MAX_BRANCHES: int  # of a round

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from . import check, methods
-from ._core import SLOTS
+from ._core import MAX_SEATS, SLOTS, TARGET_ROWS
 from .cores import usable_cores
 from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
 
 MAX_THREADS = 1024
+DEFAULT_SEATS = 8  # on a CPU, where a forward of 8 rows costs little more than one of 1
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # of prompts, on a CUDA device
@@ -107,6 +108,11 @@ class EngineConfig:
     max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
     stretched by its rope; more only for a target whose every layer sees a sliding window, such as
     Mistral: it goes on for ever).
+    max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a CUDA device, which
+    takes no more). Each has a KV cache of max_model_len tokens in both lanes; of a CPU's memory
+    only what was reached is used.
+    max_num_batched_tokens: of a prompt and of running requests between two outputs, at least
+    max_num_seqs (None: no limit); a prompt goes in by pieces of at most 64 anyway.
     device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
     arithmetic of the dtype, which may be float16 and not int8 or int4.
     attention_backend: of prompts on a CUDA device: torch (its flash attention), flash-attn (the
@@ -128,7 +134,8 @@ class EngineConfig:
     activation_dtype: str = "auto"
     device: str = "auto"
     max_model_len: int | None = None
-    max_num_seqs: int = 1
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     seed: int = 0
     num_threads: int | None = None
     draft_threads: int | None = None
@@ -148,6 +155,11 @@ class EngineConfig:
         check.one_of("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
         if self.max_model_len is not None:
             check.integer("max_model_len", self.max_model_len, 1, MAX_POSITIONS)
+        if self.max_num_seqs is None:
+            object.__setattr__(self, "max_num_seqs", 1 if self.on_cuda else DEFAULT_SEATS)
+        seats = check.integer("max_num_seqs", self.max_num_seqs, 1, MAX_SEATS)
+        if self.max_num_batched_tokens is not None:
+            check.integer("max_num_batched_tokens", self.max_num_batched_tokens, seats)
         check.integer("seed", self.seed, 0, MAX_SEED)
         if self.num_threads is not None:
             check.integer("num_threads", self.num_threads, 1, MAX_THREADS)
@@ -192,6 +204,19 @@ class EngineConfig:
         """Number of the CUDA device; `cuda` is the first."""
         return int(self.device.partition(":")[2] or 0)
 
+    @property
+    def seats(self) -> int:
+        """Sequences that run at once."""
+        assert self.max_num_seqs is not None  # filled in
+        return self.max_num_seqs
+
+    @property
+    def piece(self) -> int:
+        """Tokens of a prompt that go in between two rounds, at most."""
+        if self.max_num_batched_tokens is None:
+            return TARGET_ROWS
+        return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
+
     def threads(self) -> tuple[int, int]:
         """(num_threads, draft_threads), defaults filled in."""
         total = int(self.num_threads or usable_cores())
@@ -218,8 +243,8 @@ class EngineConfig:
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"device {check.show(self.device)}")
-        if check.integer("max_num_seqs", self.max_num_seqs, 1) != 1:
-            raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} (continuous batching)")
+        if self.on_cuda and self.max_num_seqs != 1:
+            raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} on {self.device}")
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
         if not self.on_cuda and backend != "auto":
             raise InvalidInputError(f"attention_backend: expected auto on a CPU, got {backend}")

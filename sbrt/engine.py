@@ -128,7 +128,7 @@ class Engine:
         """Answer one prompt or many, in order; always a list.
 
         A str, a list of ids or {"prompt_token_ids": [...]} is one prompt, a list of these is many,
-        an empty list is none.
+        an empty list is none. Many run together, `max_num_seqs` of them at once.
         params: one for all, or one for each; None: SamplingParams() with what the target's
         generation_config.json says (temperature, top_p, top_k, min_p, repetition_penalty,
         max_new_tokens). method: another preset than the engine's own.
@@ -184,7 +184,7 @@ class Engine:
         self._scheduler.add([request])
 
     def step(self) -> list[RequestOutput]:
-        """Run one round of the first unfinished request; [] if there is nothing to do."""
+        """Run one round of all requests that have a seat; their outputs, [] if there are none."""
         while (found := self._scheduler.step(self._inbox)) is None:
             pass  # a long round: each turn is a chance for Ctrl-C
         return found
@@ -358,6 +358,8 @@ class Engine:
             device=self.config.device_index if self.config.on_cuda else 0,
             draft_first=self._draft_first,
             keep_features=self._keep_features,
+            max_num_seqs=self.config.seats,
+            max_piece=self.config.piece,
             **self._presets.runtime_options(),
         )
         for policy in self._presets.policies():

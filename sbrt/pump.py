@@ -126,9 +126,9 @@ class Stream:
         return replace(self._last, outputs=[answer], finished=True, delta="", delta_token_ids=[])
 
     def _tell(self) -> bool:
-        """Wake the loop, under the lock, unless it knows already."""
-        if self._is_told:
-            return True
+        """Wake the loop, under the lock, unless it knows already. False if it has been closed."""
+        if self._is_told:  # the loop may have been closed before it came to take the output
+            return not self._loop.is_closed()
         try:
             self._loop.call_soon_threadsafe(self._ready.set)
         except RuntimeError:  # the loop has been closed

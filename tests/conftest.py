@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,8 @@ from sbrt.config import usable_cores
 # Set before any test module can import triton, which reads it once, when it is imported.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+pytest_plugins = ["tests.common.nvcc", "tests.common.tiny"]
 
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
@@ -37,16 +40,16 @@ elif platform.machine() in ("aarch64", "arm64"):
 
 # Files that take longest. They run first: one of them at the end would leave one process alone.
 LONG_FILES = (
-    "e2e/test_same_tokens.py",
-    "spec/test_same_as_reference.py",
+    "engine/test_same_tokens.py",
+    "decode/test_same_as_reference.py",
     "triton_kernels/test_offline.py",
     "triton_kernels/test_choose.py",
-    "gpu_lane/test_fewer_tokens.py",
-    "gpu_lane/test_hrad_on_device.py",
-    "gpu_lane/test_interpreter.py",
+    "gpu/test_fewer_tokens.py",
+    "gpu/test_hrad_on_device.py",
+    "gpu/test_interpreter.py",
     "ops/test_integer_bits.py",
     "exec/test_exec.py",
-    "python/test_lifecycle.py",
+    "engine/test_lifecycle.py",
 )
 
 
@@ -256,3 +259,25 @@ def random_classifier():
         return found
 
     return call
+
+
+@pytest.fixture(scope="session")
+def build_with(programs, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """build_with(program, mutant): a program of headers alone, the ops of a round among them.
+
+    mutant: a header, a text that occurs once in it, and what stands there instead; or None.
+    """
+
+    def build(program: str, mutant: tuple[str, str, str] | None) -> Path:
+        flags = programs.plain
+        if mutant:
+            part, before, after = mutant
+            text = programs.text(part)
+            assert text.count(before) == 1
+            folder = tmp_path_factory.mktemp("mutant")
+            (folder / part).parent.mkdir()
+            (folder / part).write_text(text.replace(before, after))
+            flags = (*flags, f"-I{folder}")
+        return programs.build(program, [], flags)
+
+    return build

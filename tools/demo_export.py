@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,16 +46,10 @@ def agreement(target: Decoder, draft: Decoder, prompts: list[list[int]], steps: 
     return same / total
 
 
-def export_folder(work: Path, name: str, out: Path) -> Decoder:
-    """Write the model `name` as a Hugging Face folder in bfloat16; returns it as it was trained."""
-    from safetensors.torch import save_file
-
-    model, s = load_model(work, name), SHAPES[name]
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {f"model.{k}": v.to(torch.bfloat16) for k, v in model.state_dict().items()}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
-    config = {
+def config_of(name: str) -> dict[str, Any]:
+    """config.json of a model of SHAPES."""
+    s = SHAPES[name]
+    return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": VOCAB,
@@ -75,7 +70,18 @@ def export_folder(work: Path, name: str, out: Path) -> Decoder:
         "eos_token_id": 0,
         "torch_dtype": "bfloat16",
     }
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def export_folder(work: Path, name: str, out: Path) -> Decoder:
+    """Write the model `name` as a Hugging Face folder in bfloat16; returns it as it was trained."""
+    from safetensors.torch import save_file
+
+    model = load_model(work, name)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {f"model.{k}": v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
+    (out / "config.json").write_text(json.dumps(config_of(name), indent=2) + "\n")
     generation = {"bos_token_id": 0, "eos_token_id": 0}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     tokenizer = {
@@ -110,19 +116,10 @@ def export(args: argparse.Namespace, held: np.ndarray) -> None:
         "|---|---|---|---|---|---|",
     ]
     for name, model in models.items():
-        state = torch.load(args.work / f"{name}.pt", weights_only=True)
-        count = sum(p.numel() for p in model.parameters())
-        same = (
-            agreement(models["target"], model, prompts)
-            if prompts and name != "target"
-            else math.nan
-        )
-        shape = ", ".join(f"{k} {v}" for k, v in asdict(SHAPES[name]).items())
-        loss = held_out_loss(model, held)
-        agree = "-" if math.isnan(same) else f"{same:.1%}"
-        card.append(
-            f"| {name} | {shape} | {count:,} | {state['tokens']:,} | {loss:.3f} | {agree} |"
-        )
+        compared = prompts and name != "target"
+        same = agreement(models["target"], model, prompts) if compared else math.nan
+        tokens = torch.load(args.work / f"{name}.pt", weights_only=True)["tokens"]
+        card.append(_row(name, model, tokens, held_out_loss(model, held), same))
     card += [
         "",
         "Agreement: share of tokens of the target's own greedy output (64 tokens a prompt,",
@@ -132,3 +129,11 @@ def export(args: argparse.Namespace, held: np.ndarray) -> None:
     ]
     (args.out / "README.md").write_text("\n".join(card) + "\n")
     print("\n".join(card))
+
+
+def _row(name: str, model: Decoder, tokens: int, loss: float, same: float) -> str:
+    """A line of the card. same: agreement with the target, NaN where it was not measured."""
+    count = sum(p.numel() for p in model.parameters())
+    shape = ", ".join(f"{k} {v}" for k, v in asdict(SHAPES[name]).items())
+    agree = "-" if math.isnan(same) else f"{same:.1%}"
+    return f"| {name} | {shape} | {count:,} | {tokens:,} | {loss:.3f} | {agree} |"

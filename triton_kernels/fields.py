@@ -169,6 +169,7 @@ class Chain(Structure):
         ("token", c_int32 * SLOTS),
         ("parent", c_int32 * SLOTS),
         ("level", c_int32 * SLOTS),
+        ("score", c_float * SLOTS),
         ("mask", Mask * SLOTS),
     )
 
@@ -239,6 +240,7 @@ class Sequence(Structure):
         ("no_mass", c_int32),
         ("cut", c_int32),
         ("target_rows", RowList),
+        ("verified", Mask),
         ("target_have", c_int64),
         ("draft_rows", RowList),
         ("draft_have", c_int64),

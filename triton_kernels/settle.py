@@ -1,7 +1,7 @@
 """The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
 
 The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the sequence
-block as `settle` (csrc/spec/settle.cc) has left it: head, outcome, chain, source, the adopted
+block as `settle` (csrc/round/settle.cc) has left it: head, outcome, chain, source, the adopted
 branch; what may be poisoned it learns from draft_have and draft_nodes. On a path nothing moves.
 """
 

@@ -19,7 +19,7 @@ from sbrt import InvalidInputError
 from sbrt.model import names
 from sbrt.tools import compare, flags
 
-from ..served import served
+from ..models.served import served
 from .figures import Figures, between, scrape
 from .programs import PROGRAMS, Run, python_of
 

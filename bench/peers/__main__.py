@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench import checkpoints
+from bench.models import checkpoints
 from bench.peers import ours, report, run, settings
 from sbrt import InvalidInputError, methods
 from sbrt.cores import usable_cores

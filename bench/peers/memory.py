@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from bench.checkpoints import Given
+from bench.models.checkpoints import Given
 from bench.peers.lines import Unit
 from sbrt.model.gguf import is_gguf
 

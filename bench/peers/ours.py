@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.checkpoints import Given
+from bench.models.checkpoints import Given
 from bench.peers.lines import GGUF, OURS, Answer, Line, Unit
 from bench.peers.memory import GIB, needed
 from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__, methods

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.checkpoints import DEMO, INFLATED
+from bench.models.checkpoints import DEMO, INFLATED
 from bench.peers.lines import GGUF, OURS, PLAIN, ROWS, forward_key
 from sbrt.tools.table import aligned
 

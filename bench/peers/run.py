@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.checkpoints import Given
+from bench.models.checkpoints import Given
 from bench.peers import memory, ours
 from bench.peers.lines import FLOATS, PLAIN, ROWS, Line, Unit, set_references
 from bench.peers.settings import Peer

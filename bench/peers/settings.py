@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.checkpoints import BUILD, Given
+from bench.models.checkpoints import BUILD, Given
 from bench.peers.lines import GGUF, Line, PeerError, Unit
 from bench.peers.memory import GIB, needed
 from bench.peers.process import Worker

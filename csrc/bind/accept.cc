@@ -1,4 +1,4 @@
-#include "spec/accept.h"
+#include "round/accept.h"
 
 #include <pybind11/numpy.h>
 
@@ -42,7 +42,7 @@ class PlaceProbe {
 
 void bind_accept(py::module_& m) {
   py::class_<PlaceProbe>(
-      m, "Place", "A node's laws p and q [vocab] as rejection uses them up (csrc/spec/accept.h).")
+      m, "Place", "A node's laws p and q [vocab] as rejection uses them up (csrc/round/accept.h).")
       .def(py::init<const Doubles&, const Doubles&>(), py::arg("p"), py::arg("q"))
       .def_property_readonly("p", &PlaceProbe::p)
       .def_property_readonly("q", &PlaceProbe::q)

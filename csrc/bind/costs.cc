@@ -1,4 +1,4 @@
-#include "spec/costs.h"
+#include "decode/costs.h"
 
 #include <pybind11/stl.h>
 
@@ -46,7 +46,7 @@ Column column(const CostTable& table) { return {table.begin() + 1, table.end()};
 void bind_costs(py::module_& m) {
   m.attr("MAX_ROWS") = kCostRows;
   py::class_<Costs, std::shared_ptr<Costs>>(
-      m, "Costs", "Virtual ns of forwards of 1 .. MAX_ROWS rows (csrc/spec/costs.h).")
+      m, "Costs", "Virtual ns of forwards of 1 .. MAX_ROWS rows (csrc/decode/costs.h).")
       .def(py::init(&make_costs), py::kw_only(), py::arg("target"), py::arg("draft"),
            py::arg("target_overlapped"), py::arg("draft_overlapped"), py::arg("round_ns") = 0,
            py::arg("turns_ns") = 0, py::arg("side_by_side_ns") = 0)

@@ -1,4 +1,4 @@
-#include "spec/hrad.h"
+#include "round/hrad.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -46,7 +46,7 @@ std::array<float, 3> scores(const Hrad& hrad, const Floats& x) {
 }  // namespace
 
 void bind_hrad(py::module_& m) {
-  py::class_<Hrad, std::shared_ptr<Hrad>>(m, "Hrad", "The classifier of csrc/spec/hrad.h.")
+  py::class_<Hrad, std::shared_ptr<Hrad>>(m, "Hrad", "The classifier of csrc/round/hrad.h.")
       .def(py::init(&make_hrad), py::arg("hidden"), py::arg("w1"), py::arg("b1"), py::arg("w2"),
            py::arg("b2"), py::arg("w3"), py::arg("b3"))
       .def_property_readonly("hidden", &Hrad::hidden)

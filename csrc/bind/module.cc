@@ -2,7 +2,7 @@
 #include "core/check.h"
 #include "core/memory.h"
 #include "model/lane.h"
-#include "spec/hrad_op.h"
+#include "round/hrad_op.h"
 
 #ifndef SBRT_VERSION
 #define SBRT_VERSION "unknown"
@@ -50,6 +50,7 @@ py::dict build_info() {
 // Sizes that Python shares. MAX_ROWS is in costs.cc.
 void bind_sizes(py::module_& m) {
   m.attr("SLOTS") = kSlots;
+  m.attr("MAX_SEATS") = kMaxSeats;
   m.attr("MAX_CHAIN") = kMaxChain;
   m.attr("TARGET_ROWS") = kMaxRows;
   m.attr("MAX_BRANCHES") = kMaxBranches;

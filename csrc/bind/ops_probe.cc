@@ -19,7 +19,7 @@
 #include "ops/choose.h"
 #include "ops/embed.h"
 #include "ops/rope.h"
-#include "spec/lanes.h"
+#include "round/ops.h"
 #include "state/fields.inc"
 
 namespace py = pybind11;
@@ -147,7 +147,10 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   const auto sequence = from_bytes<Sequence>(block);
   const ProbeRing probe(sizes, k, v, debug);
   const auto scratch = std::make_unique<DraftScratch>();
-  const Seats seats{sequence.get(), 1, 0, nullptr, nullptr};
+  Roll roll{};
+  const int64_t ended = 0;
+  roll.word[1] = 1;
+  const Seats seats{sequence.get(), 1, &roll, &ended};
   const LaneArgs args{
       seats, &scratch->batch, scratch->law, probe.ring.get(), probe.ring->shape(), kMaxStepRows};
   check_within("probe: settle", 0, 2, what);

@@ -1,4 +1,4 @@
-#include "spec/engine.h"
+#include "decode/engine.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -32,15 +32,23 @@ std::vector<Entry> trace_of(Engine& runtime, int64_t since_ns) {
   return out;
 }
 
-std::vector<std::tuple<int64_t, int, int, int, bool, int>> rounds_of(const Engine& runtime) {
+// A sequence by its seat. It says what happens there, whoever has the seat.
+struct SeatView {
+  std::shared_ptr<Engine> engine;
+  int seat;
+
+  const HostSequence& sequence() const { return engine->sequence(seat); }
+};
+
+std::vector<std::tuple<int64_t, int, int, int, bool, int>> rounds_of(const SeatView& view) {
   std::vector<std::tuple<int64_t, int, int, int, bool, int>> out;
-  for (const RoundEntry& e : runtime.sequence().log().entries())
+  for (const RoundEntry& e : view.sequence().log().entries())
     out.emplace_back(e.round, e.depth, e.n, e.branches, e.hit, e.tokens);
   return out;
 }
 
-py::object finish_reason(const Engine& r) {
-  switch (r.sequence().finish()) {
+py::object finish_reason(const SeatView& view) {
+  switch (view.sequence().finish()) {
     case Finish::stop:
       return py::str("stop");
     case Finish::length:
@@ -79,7 +87,8 @@ std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_
                                      int32_t vocab, int64_t first_round, std::vector<int32_t> holes,
                                      std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
                                      bool keep_features, bool rejection, std::vector<Policy> tuned,
-                                     int32_t device, bool draft_first, bool nvtx) {
+                                     int32_t device, bool draft_first, bool nvtx,
+                                     int32_t max_num_seqs, int32_t max_piece) {
   RuntimeConfig c;
   c.body = body_named(body);
   c.max_model_len = max_model_len;
@@ -100,22 +109,40 @@ std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_
   c.device = device;
   c.draft_first = draft_first;
   c.nvtx = nvtx;
+  c.max_num_seqs = max_num_seqs;
+  c.max_piece = max_piece;
   const GilRelease free;  // it times forwards
   return {new Engine(target, draft, c), &drop};
+}
+
+Request request_of(std::vector<int32_t> prompt, const Sampling& sampling, const Policy* policy,
+                   int64_t max_tokens, std::vector<int32_t> stop_tokens,
+                   const ShapingRequest& shaping) {
+  return {std::move(prompt),
+          sampling,
+          policy ? *policy : Policy{},
+          max_tokens,
+          std::move(stop_tokens),
+          shaping,
+          policy == nullptr};
 }
 
 void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
            const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
            const ShapingRequest& shaping) {
-  const Request request{std::move(prompt),
-                        sampling,
-                        policy ? *policy : Policy{},
-                        max_tokens,
-                        std::move(stop_tokens),
-                        shaping,
-                        policy == nullptr};
+  const Request request =
+      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
   const GilRelease free;
   runtime.begin(request);
+}
+
+SeatView admit(const std::shared_ptr<Engine>& runtime, std::vector<int32_t> prompt,
+               const Sampling& sampling, const Policy* policy, int64_t max_tokens,
+               std::vector<int32_t> stop_tokens, const ShapingRequest& shaping) {
+  const Request request =
+      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
+  const GilRelease free;
+  return {runtime, runtime->admit(request)};
 }
 
 const std::vector<int32_t>& run(Engine& runtime, int64_t max_rounds, double seconds) {
@@ -123,19 +150,20 @@ const std::vector<int32_t>& run(Engine& runtime, int64_t max_rounds, double seco
     const GilRelease free;
     runtime.run(max_rounds, seconds);
   }
-  return runtime.take();
+  return runtime.take(0);
 }
 
-std::vector<std::pair<int64_t, double>> tuned_of(const Engine& runtime) {
+std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
   std::vector<std::pair<int64_t, double>> out;
-  if (!runtime.tuner()) return out;
-  for (const Tuner::Arm& arm : runtime.tuner()->arms())
+  const Tuner* tuner = view.engine->tuner(view.seat);
+  if (!tuner) return out;
+  for (const Tuner::Arm& arm : tuner->arms())
     out.emplace_back(arm.rounds, arm.hopeless ? 0.0 : arm.rate * 1e9);
   return out;
 }
 
 void bind_stats(py::module_& m) {
-  py::class_<Stats>(m, "Stats", "Counters of one sequence (csrc/spec/stats.h).")
+  py::class_<Stats>(m, "Stats", "Counters of one sequence (csrc/decode/stats.h).")
       .def_readonly("rounds", &Stats::rounds)
       .def_readonly("rounds_ahead", &Stats::rounds_ahead)
       .def_readonly("draft_tokens", &Stats::draft_tokens)
@@ -156,18 +184,67 @@ void bind_stats(py::module_& m) {
 
 using RuntimeClass = py::class_<Engine, std::shared_ptr<Engine>>;
 
-// A sequence, from its request to its last round.
-void bind_sequence(RuntimeClass& runtime) {
+py::object stop_token(const SeatView& view) {
+  const int32_t token = view.sequence().stop_token();
+  return token < 0 ? py::object(py::none()) : py::object(py::int_(token));
+}
+
+py::object error_of(const SeatView& view) {
+  const std::string& error = view.sequence().error();
+  return error.empty() ? py::object(py::none()) : py::object(py::str(error));
+}
+
+void bind_seat(py::module_& m) {
+  py::class_<SeatView>(m, "Seat", "A place for a sequence, and how it goes there.")
+      .def_readonly("number", &SeatView::seat)
+      .def_property_readonly("finished", [](const SeatView& v) { return !v.sequence().live(); })
+      .def_property_readonly("finish_reason", &finish_reason)
+      .def_property_readonly("stop_token", &stop_token)
+      .def_property_readonly("error", &error_of)
+      .def_property_readonly("stats", [](const SeatView& v) { return v.sequence().stats(); })
+      .def_property_readonly("prefilled_tokens",
+                             [](const SeatView& v) { return v.engine->prefilled_tokens(v.seat); })
+      .def_property_readonly("tuned", &tuned_of,
+                             "[(rounds, tokens per second expected)] of each policy that may be "
+                             "chosen, of the last sequence.")
+      .def(
+          "take", [](const SeatView& v) { return v.engine->take(v.seat); },
+          "The tokens committed since the last take().")
+      .def(
+          "release", [](const SeatView& v) { v.engine->release(v.seat); },
+          "Drops its sequence, and others may have the seat.")
+      .def("features",
+           [](const SeatView& v) {
+             const std::vector<float> x = v.engine->features(v.seat);
+             return py::array_t<float>(static_cast<py::ssize_t>(x.size()), x.data());
+           })
+      .def("rounds", &rounds_of,
+           "[(round, depth, n, branches, hit, tokens)] of the last sequence, oldest first; of a "
+           "long one the last 4096.");
+}
+
+// Sequences, from their requests to their last rounds.
+void bind_sequences(RuntimeClass& runtime) {
+  const auto shaping = ShapingRequest{};
+  const auto stops = std::vector<int32_t>{};
   runtime
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
-           py::arg("policy").none(true), py::arg("max_tokens"),
-           py::arg("stop_token_ids") = std::vector<int32_t>{},
-           py::arg("shaping") = ShapingRequest{})
+           py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
+           py::arg("shaping") = shaping)
+      .def("admit", &admit, py::arg("prompt_ids"), py::arg("sampling"),
+           py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
+           py::arg("shaping") = shaping, "Starts a sequence beside the others; returns its Seat.")
+      .def_property_readonly("has_free_seat", &Engine::has_free_seat)
+      .def_property_readonly("seats", &Engine::seats)
+      .def("seat",
+           [](const std::shared_ptr<Engine>& r, int seat) {
+             static_cast<void>(r->sequence(seat));
+             return SeatView{r, seat};
+           })
       .def("run", &run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0)
       .def("advance", &Engine::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<GilRelease>())
-      .def("take", &Engine::take)
-      .def_property_readonly("prefilled_tokens", &Engine::prefilled_tokens)
+      .def("take", [](Engine& r) { return r.take(0); })
       .def("idle", &Engine::idle, py::arg("seconds") = 0.0, py::call_guard<GilRelease>())
       .def("check_usable", &Engine::check_usable)
       .def("end", &Engine::end)
@@ -175,21 +252,18 @@ void bind_sequence(RuntimeClass& runtime) {
       .def("interrupt", &Engine::interrupt);
 }
 
-// The state of the current sequence.
+// The state of the first seat.
 void bind_state(RuntimeClass& runtime) {
-  runtime.def_property_readonly("finished", [](const Engine& r) { return !r.sequence().live(); })
-      .def_property_readonly("finish_reason", &finish_reason)
-      .def_property_readonly("stop_token",
-                             [](const Engine& r) -> py::object {
-                               if (r.sequence().stop_token() < 0) return py::none();
-                               return py::int_(r.sequence().stop_token());
-                             })
-      .def_property_readonly("error",
-                             [](const Engine& r) -> py::object {
-                               if (r.sequence().error().empty()) return py::none();
-                               return py::str(r.sequence().error());
-                             })
-      .def_property_readonly("stats", [](const Engine& r) { return r.sequence().stats(); });
+  using Self = std::shared_ptr<Engine>;
+  runtime.def_property_readonly("finished", [](const Engine& r) { return !r.sequence(0).live(); })
+      .def_property_readonly("finish_reason", [](Self r) { return finish_reason({r, 0}); })
+      .def_property_readonly("stop_token", [](Self r) { return stop_token({r, 0}); })
+      .def_property_readonly("error", [](Self r) { return error_of({r, 0}); })
+      .def_property_readonly("stats", [](const Engine& r) { return r.sequence(0).stats(); })
+      .def_property_readonly("prefilled_tokens",
+                             [](const Engine& r) { return r.prefilled_tokens(0); })
+      .def_property_readonly("tuned", [](Self r) { return tuned_of({r, 0}); })
+      .def("rounds", [](Self r) { return rounds_of({r, 0}); });
 }
 
 // What is measured, and what was enqueued.
@@ -201,12 +275,9 @@ void bind_records(RuntimeClass& runtime) {
             return std::make_shared<Costs>(r.measure(seconds, temperature));
           },
           py::arg("seconds"), py::arg("temperature") = 0.0f, py::call_guard<GilRelease>())
-      .def_property_readonly("tuned", &tuned_of,
-                             "[(rounds, tokens per second expected)] of each policy that may be "
-                             "chosen, of the last sequence.")
       .def("features",
            [](const Engine& r) {
-             const std::vector<float> x = r.features();
+             const std::vector<float> x = r.features(0);
              return py::array_t<float>(static_cast<py::ssize_t>(x.size()), x.data());
            })
       .def_property_readonly("now_ns", &Engine::now)
@@ -220,17 +291,15 @@ void bind_records(RuntimeClass& runtime) {
       .def("keep_trace", &Engine::keep_trace, py::arg("is_on"), py::call_guard<GilRelease>())
       .def("profile", &Engine::profile, py::arg("is_on"), py::call_guard<GilRelease>())
       .def("trace", &trace_of, py::arg("since_ns") = 0,
-           "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.")
-      .def("rounds", &rounds_of,
-           "[(round, depth, n, branches, hit, tokens)] of the last sequence, oldest first; of a "
-           "long one the last 4096.");
+           "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.");
 }
 
 }  // namespace
 
 void bind_runtime(py::module_& m) {
   bind_stats(m);
-  RuntimeClass runtime(m, "Runtime", "Two lanes and one sequence at a time (csrc/spec/engine.h).");
+  bind_seat(m);
+  RuntimeClass runtime(m, "Runtime", "Two lanes and their sequences (csrc/decode/engine.h).");
   runtime
       .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
            py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
@@ -240,10 +309,11 @@ void bind_runtime(py::module_& m) {
            py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
            py::arg("keep_features") = false, py::arg("rejection") = false,
            py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
-           py::arg("draft_first") = true, py::arg("nvtx") = false)
+           py::arg("draft_first") = true, py::arg("nvtx") = false, py::arg("max_num_seqs") = 1,
+           py::arg("max_piece") = kMaxRows)
       .def("prepare", &Engine::prepare, py::arg("policy"))
       .def_property_readonly("fused_graphs", &Engine::fused_graphs);
-  bind_sequence(runtime);
+  bind_sequences(runtime);
   bind_state(runtime);
   bind_records(runtime);
 }

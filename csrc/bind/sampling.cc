@@ -7,7 +7,7 @@
 #include "core/check.h"
 #include "ops/choose.h"
 #include "ops/philox.h"
-#include "spec/row_bounds.h"
+#include "decode/row_bounds.h"
 
 namespace py = pybind11;
 

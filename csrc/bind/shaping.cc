@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "bind/bind.h"
-#include "spec/request.h"
+#include "decode/request.h"
 
 namespace py = pybind11;
 

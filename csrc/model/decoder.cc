@@ -82,7 +82,8 @@ RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
           .tail_slots = s.tail_slots,
           .layers = static_cast<int32_t>(c.layers),
           .kv_heads = static_cast<int32_t>(c.kv_heads),
-          .head_dim = static_cast<int32_t>(c.head_dim)};
+          .head_dim = static_cast<int32_t>(c.head_dim),
+          .seats = s.seats};
 }
 
 }  // namespace

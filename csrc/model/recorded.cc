@@ -104,6 +104,7 @@ RecordedModel::RecordedModel(int vocab, int64_t max_positions, int64_t longest, 
 std::unique_ptr<Lane> RecordedModel::bind(const LaneShape& shape) const {
   check_within("lane: max_len", int64_t{1}, longest_, shape.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, shape.max_rows);
+  check_within("recorded model: seats", 1, 1, shape.seats);
   return std::make_unique<RecordedLane>(bind_(shape), shape);
 }
 

@@ -3,7 +3,7 @@
 //
 // On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with enforce_eager,
 // the calls again (exec/captured.h). Each piece is made for a fixed number of rows. The host picks one
-// before it launches (Expected): rows by the policy and by where the trunk is (spec/row_bounds.h), the
+// before it launches (Expected): rows by the policy and by where the trunk is (decode/row_bounds.h), the
 // kind by the request. It reads neither a sequence in flight nor a device's memory.
 #pragma once
 

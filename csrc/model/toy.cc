@@ -136,6 +136,7 @@ RingShape toy_ring(const LaneShape& s, int64_t window) {
   ring.capacity = ring.window + kSlots;
   ring.branches = s.branches;
   ring.tail_slots = s.tail_slots;
+  ring.seats = s.seats;
   ring.layers = 1;
   ring.kv_heads = 1;
   ring.head_dim = sizeof(Cell) / sizeof(float);

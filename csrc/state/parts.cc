@@ -53,10 +53,11 @@ Watched watched_at(const T* memory) {
 
 const char* name_of(int part) {
   constexpr const char* kNames[kParts] = {
-      "settings",    "outcome",       "chain",        "target_rows",   "target_batch", "choice",
-      "target_have", "draft_rows",    "draft_batch",  "row_law",       "draft_have",   "branches",
-      "chain_law",   "rank",          "round",        "record",        "features",     "target_kv",
-      "draft_kv",    "target_logits", "draft_logits", "target_scores", "draft_scores"};
+      "settings",   "outcome",       "chain",        "target_rows",   "target_batch",
+      "choice",     "target_have",   "draft_rows",   "draft_batch",   "row_law",
+      "draft_have", "branches",      "chain_law",    "rank",          "round",
+      "target_fed", "draft_fed",     "record",       "features",      "target_kv",
+      "draft_kv",   "target_logits", "draft_logits", "target_scores", "draft_scores"};
   return kNames[part];
 }
 

@@ -22,7 +22,9 @@ enum class Part : int32_t {
   branches,    // with their number, step and draft_idle
   chain_law,
   rank,
-  round,  // how many have ended
+  round,       // how many have ended
+  target_fed,  // pieces of prompts that have
+  draft_fed,
   record,
   features,
   target_kv,

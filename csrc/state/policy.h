@@ -75,7 +75,7 @@ struct Policy {
   int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
   int32_t hrad;         // 1: H-RAD says how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
-  int32_t rejection;    // 1: candidates are drawn and stand by chance (spec/accept.h); 0: coupled
+  int32_t rejection;    // 1: candidates are drawn and stand by chance (round/accept.h); 0: coupled
 };
 
 // What nodes cost, so that none is drafted or verified whose probability is not worth it.

@@ -11,22 +11,20 @@ namespace sbrt {
 struct Roll {
   uint64_t word[kRecords];
 
-  SBRT_ANY bool has(int64_t round, int seat) const { return word[round % kRecords] >> seat & 1; }
+  SBRT_ANY uint64_t of(int64_t round) const { return word[round % kRecords]; }
 };
 
-// The sequences of an engine, one for each seat.
+// The sequences of an engine, one for each seat, and which of them take part in what runs now: a round
+// of a lane, or a piece of a prompt.
 struct Seats {
   Sequence* at;
   int32_t count;
-  int32_t only;      // the one seat that takes part, whatever the roll says; -1: the roll decides
-  const Roll* roll;  // in pinned memory
-  const int64_t*
-      ended;  // the last round that ended: `end_round` counts it, the target's last op of a round
+  const Roll* roll;      // in pinned memory
+  const int64_t* ended;  // the last round, or piece, that ended: its last op counts it
 
   SBRT_ANY int64_t round() const { return *ended + 1; }
-  SBRT_ANY bool takes_part(int seat) const {
-    return only >= 0 ? seat == only : roll->has(round(), seat);
-  }
+  SBRT_ANY Mask members() const { return Mask::of(roll->of(round())); }
+  SBRT_ANY bool takes_part(int seat) const { return members().has(seat); }
 };
 
 }  // namespace sbrt

@@ -44,7 +44,8 @@ struct Chain {
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
-  Mask mask[kSlots];      // the node, its ancestors and the root
+  float score[kSlots];  // logarithm of the confidence that the walk comes by; at most the parent's
+  Mask mask[kSlots];    // the node, its ancestors and the root
 };
 
 // A prepared continuation: "if the round ends with (node, token), go on like this". Node 0 of its tail
@@ -113,10 +114,12 @@ struct Sequence {
   SBRT_PART(chain)
   int32_t lost;  // nodes of this round's serial burst that did not enter the chain
   SBRT_PART(outcome)
-  int32_t no_mass;  // 1: a residual of this round was empty (spec/accept.h)
+  int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
   Cut cut;          // what H-RAD says of the adopted tail
   SBRT_PART(target_rows)
   RowList target_rows;  // root and chain, or a piece of the prompt
+  SBRT_PART(target_batch)
+  Mask verified;  // nodes of the chain that have a row in the target's batch, the root among them
   SBRT_PART(target_have)
   int64_t target_have;  // positions before this have target KV; moved by prefill
   SBRT_PART(draft_rows)
@@ -143,6 +146,11 @@ struct Sequence {
 // Whether candidates stand by chance. What is greedy has no chance in it.
 SBRT_ANY inline bool is_rejection(const Sequence& s) {
   return s.policy.rejection && s.sampling.temperature > 0;
+}
+
+// The place of a node's row among the seat's rows of the batch.
+SBRT_ANY inline int verified_before(const Sequence& c, int node) {
+  return Mask::of(c.verified.bits() & Mask::upto(node).bits()).count();
 }
 
 }  // namespace sbrt

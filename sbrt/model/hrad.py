@@ -2,7 +2,7 @@
 
 A safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose
 metadata name the gamma and the models it was trained for; it is refused for any other. It reads
-5 hidden features of the target and the confidence of 16 nodes twice over (csrc/spec/hrad.h).
+5 hidden features of the target and the confidence of 16 nodes twice over (csrc/round/hrad.h).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rule `rejection`: csrc/spec/accept.cc once more."""
+"""The rule `rejection`: csrc/round/accept.cc once more."""
 
 from __future__ import annotations
 

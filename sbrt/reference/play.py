@@ -1,4 +1,4 @@
-"""The rounds of a sequence: csrc/spec/{round,select,settle,lookup}.cc and the host's counting once
+"""The rounds of a sequence: csrc/round/{round,select,settle}.cc and the host's counting once
 more."""
 
 from __future__ import annotations

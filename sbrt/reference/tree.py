@@ -1,4 +1,4 @@
-"""Chains and tails, and how the draft makes them: csrc/spec/{plan,grow}.cc once more.
+"""Chains and tails, and how the draft makes them: csrc/round/{plan,grow}.cc once more.
 
 One thing is lazy: a path is drafted when its branch is adopted, and only as far as it may be kept;
 of the others the length matters, and that is the number of steps unless the draft can stop.

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from .. import check
-from .._core import Sampling, Shaping
+from .._core import Sampling, Seat, Shaping
 from ..errors import InvalidInputError
 from ..methods import Method
 from ..model.tokenizer import Detokenizer
@@ -65,6 +65,8 @@ class Request:
     stop_reason: int | str | None = None
     queued_at: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
+    seat: Seat | None = None  # once it has one
+    begun_ns: int = 0  # when it got that, by the runtime's clock
 
     @property
     def key(self) -> tuple[bool, str]:

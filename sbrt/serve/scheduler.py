@@ -1,4 +1,4 @@
-"""The queue in front of the runtime: one sequence in flight, the others wait in order."""
+"""The queue in front of the runtime: requests get a seat in their order, the others wait."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .._core import Costs, Runtime
+from .._core import Costs, Runtime, Seat
 from ..errors import EngineError, InvalidInputError
 from ..outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
 from ..trace.chrome import Recording
@@ -22,6 +22,8 @@ from .turn import Turns, in_turn
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Found = TypeVar("Found")
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
 PACE = 0.004  # seconds; rounds of a stream that take less than half of it share an output
@@ -38,8 +40,9 @@ class Prefill(NamedTuple):
 class Scheduler:
     """Owns the runtime; every output goes to its request's sink.
 
-    Whoever waits for an output runs whatever is first in the queue, so several callers and threads
-    can wait at once. Every method may be called from any thread, and from signal handlers. Called
+    Whoever waits for an output runs the rounds of all requests that have a seat, so several callers
+    and threads can wait at once. Every method may be called from any thread, and from signal
+    handlers. Called
     by a destructor inside another call of the same thread it raises EngineError. `drop` never does:
     it then takes effect at the next call.
     """
@@ -59,7 +62,8 @@ class Scheduler:
         self.turns = Turns()
         self._late: deque[Request] = deque()  # to be dropped by whoever has the lock next
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
-        self._running: Request | None = None
+        self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
+        self._newest = runtime.seat(0)  # of the request that began last
         self._begun_ns = runtime.now_ns  # what was measured is no request's
         self._keeps_trace = keeps_trace
         self._profile: Profile | None = None
@@ -91,9 +95,8 @@ class Scheduler:
     def add(self, requests: Sequence[Request]) -> None:
         """Queue all of them or, if an id is in use, none."""
         _ = self.runtime
-        running = None if self._running is None else self._running.key
         for request in requests:
-            if request.key in self._queue or request.key == running:
+            if request.key in self._queue or request.key in self._running:
                 raise InvalidInputError(
                     f"request_id: expected one that is not in use, got {request.id!r}"
                 )
@@ -106,7 +109,7 @@ class Scheduler:
 
     @in_turn
     def live(self) -> list[Request]:
-        """Unfinished requests, the one in flight first."""
+        """Unfinished requests, those that have a seat first."""
         return self._live()
 
     def drop(self, requests: Sequence[Request]) -> None:
@@ -138,7 +141,7 @@ class Scheduler:
                 _file_abort(request)
 
     def next(self, sink: Sink) -> RequestOutput:
-        """The next output of `sink`, running what is first in the queue until there is one."""
+        """The next output of `sink`, running rounds until there is one."""
         while True:
             self.turns.give_way()
             if isinstance(found := self._take(sink), RequestOutput):
@@ -146,7 +149,7 @@ class Scheduler:
             self._tell(found)
 
     def step(self, sink: Sink) -> list[RequestOutput] | None:
-        """All outputs of `sink`; if there are none, start the next request or run a round first.
+        """All outputs of `sink`; if there are none, start what has a seat and run a round first.
 
         None if the prefill or the round takes longer than a slice: it goes on, call again.
         """
@@ -192,7 +195,8 @@ class Scheduler:
     @in_turn
     def features(self) -> NDArray[np.float32]:
         """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
-        return self.runtime.features()
+        _ = self.runtime
+        return self._newest.features()
 
     @in_turn
     def measure_costs(self, seconds: float, temperature: float) -> Costs:
@@ -254,7 +258,7 @@ class Scheduler:
     @in_turn
     def _close(self) -> None:
         self._queue.clear()
-        self._end()
+        self._drop(list(self._running.values()))
         try:
             with suppress(EngineError):  # of a device that broke
                 if self._profile is not None:
@@ -266,7 +270,7 @@ class Scheduler:
             self._runtime = None
 
     def _live(self) -> list[Request]:
-        return [*([self._running] if self._running else []), *self._queue.values()]
+        return [*self._running.values(), *self._queue.values()]
 
     def drop_late(self) -> None:
         """Drop what `drop` could not. Under the lock."""
@@ -280,9 +284,9 @@ class Scheduler:
             is_queued = self._queue.get(request.key) is request
             if is_queued:
                 del self._queue[request.key]
-            is_running = self._running is request
+            is_running = self._running.get(request.key) is request
             if is_running:
-                self._end()
+                self._end(request)
             count += is_queued or is_running
         return count
 
@@ -291,53 +295,56 @@ class Scheduler:
         return [Span(*event) for event in self.runtime.trace(since_ns)]
 
     def _logged(self) -> list[Round]:
-        return [Round(*entry) for entry in self.runtime.rounds()]
+        _ = self.runtime
+        return [Round(*entry) for entry in self._newest.rounds()]
 
     def _stop_profile(self) -> Path | None:
         runtime = self.runtime
         if self._profile is None:
             raise EngineError("stop_profile: expected start_profile before it, got none")
-        self._record()
+        for request in self._running.values():
+            self._record(request)
         profile, self._profile = self._profile, None
         runtime.profile(False)
         if not self._keeps_trace:
             runtime.keep_trace(False)
         return profile.write()
 
-    def _record(self) -> None:
-        """Put the request in flight, as far as it came, into the profile if there is one."""
-        if self._profile and self._running and self._runtime:
-            spans = self._spans(max(self._begun_ns, self._profile.begun_ns))
-            title = f"{self._running.id}: {self._running.method.text}"
-            self._profile.add(Recording(title, spans, self._logged()))
+    def _record(self, request: Request) -> None:
+        """Put a request that has a seat, as far as it came, into the profile if there is one."""
+        if self._profile and request.seat and self._runtime:
+            spans = self._spans(max(request.begun_ns, self._profile.begun_ns))
+            title = f"{request.id}: {request.method.text}"
+            rounds = [Round(*entry) for entry in request.seat.rounds()]
+            self._profile.add(Recording(title, spans, rounds))
 
     def _advance(self) -> bool:
-        """Start the next request if none is in flight; run a round of it, or a slice of time.
+        """Give free seats to the next requests; run a round of all that have one, or a slice.
 
-        False if the prefill or the round takes longer than the slice.
+        False if prefill or round take longer than the slice.
         """
         runtime, before = self.runtime, self._rounds
         self._prefill = None
-        if self._running is None and self._queue:
-            if not runtime.idle(SLICE):
-                return False  # the last round of a dropped request; it has nothing to say
+        if self._queue and not self._running and not runtime.idle(SLICE):
+            return False  # the last round of a dropped request; it has nothing to say
+        while self._queue and runtime.has_free_seat:
             self._guard(self._start, runtime, next(iter(self._queue.values())))
-        if self._running is not None:
-            self._guard(self._run, runtime, self._running)
-        return self._running is None or self._rounds > before
+        if self._running:
+            self._run(runtime)
+        return not self._running or self._rounds > before
 
     def _guard(
-        self, what: Callable[[Runtime, Request], None], runtime: Runtime, request: Request
-    ) -> None:
+        self, what: Callable[[Runtime, Request], Found], runtime: Runtime, request: Request
+    ) -> Found | bool:
         """Call `what`; if it fails the request is dropped, and whoever waits for it learns why."""
         try:
-            what(runtime, request)
-        except BaseException as error:  # Ctrl-C above all
+            return what(runtime, request)
+        except BaseException as error:
             if not self._drop([request]) or _is_filed(request):
                 raise  # nobody waits for it any more
             if isinstance(error, EngineError) and error is not self.turns.interruption:
                 request.sink.append(error)
-                return
+                return True
             _file_abort(request)  # a signal handler of the caller here raised it; another may wait
             raise
 
@@ -348,11 +355,11 @@ class Scheduler:
 
     def _start(self, runtime: Runtime, request: Request) -> None:
         request.queue_seconds = time.monotonic() - request.queued_at
-        self._begun_ns = runtime.now_ns
+        self._begun_ns = request.begun_ns = runtime.now_ns
         room = self._max_model_len - len(request.prompt_ids)
         wanted = request.params.max_tokens
         max_tokens = room if wanted is None else min(room, wanted)
-        runtime.begin(
+        seat = self._newest = runtime.admit(
             request.prompt_ids,
             request.sampling(),
             request.method.policy(),
@@ -361,65 +368,95 @@ class Scheduler:
             request.shaping,
         )
         if max_tokens == 0:
+            seat.release()
             request.finish("length")
             request.sink.append(request.output(RequestMetrics(request.queue_seconds), None))
         else:
-            self._running = request
+            request.seat = seat
+            self._running[request.key] = request
         del self._queue[request.key]  # last: what interrupts this leaves it somewhere to be found
 
-    def _run(self, runtime: Runtime, request: Request) -> None:
-        before = len(request.token_ids)
-        self._advance_request(runtime, request)
-        tokens = len(request.token_ids) - before
-        self._rounds += bool(tokens)
-        if request.finish_reason is not None:
-            self._file_last(runtime, request)
-        elif tokens and request.outputs is not Outputs.LAST:
-            request.sink.append(request.output(None, None))
-        elif self.on_prefill and not request.token_ids:
-            total = len(request.prompt_ids) - 1
-            self._prefill = Prefill(request, runtime.prefilled_tokens, total)
-
-    def _advance_request(self, runtime: Runtime, request: Request) -> None:
-        """Run a slice of a request, a round, or the rounds that share an output."""
-        begun, is_first = time.monotonic(), not request.token_ids
-        rounds, seconds = int(request.by_round), SLICE
-        while True:
-            runtime.advance(max_rounds=rounds, seconds=seconds)
-            if (error := self.turns.interruption) is not None:
-                raise error
-            tokens = runtime.take()
-            request.accept(tokens)
-            if request.finish_reason is None and runtime.finished:
-                reason = runtime.finish_reason or "error"
-                request.finish(reason, runtime.error if reason == "error" else None)
-            request.settle()
-            seconds = begun + PACE - time.monotonic()
-            is_due = is_first or request.outputs is not Outputs.PACED or seconds < PACE / 2
-            if is_due or request.finish_reason is not None or not tokens:
+    def _run(self, runtime: Runtime) -> None:
+        """Run a slice of all that have a seat, a round, or the rounds that share an output."""
+        running = list(self._running.values())
+        before = {request: len(request.token_ids) for request in running}
+        is_late, begun, seconds = False, time.monotonic(), SLICE
+        rounds = int(any(request.by_round for request in running))
+        while not is_late:
+            if not self._advance_all(runtime, rounds, seconds):
                 return
-            rounds = int(bool(request.stop))  # what a stop ends must not run on
+            seconds = begun + PACE - time.monotonic()
+            is_late = seconds < PACE / 2
+            for request in running:
+                is_late |= self._guard(self._take_tokens, runtime, request)
+            rounds = int(any(request.stop for request in running))  # it must not run on
+        for request in running:
+            has_more = len(request.token_ids) > before[request]
+            self._rounds += has_more
+            if request.key not in self._running:
+                continue
+            if has_more and request.outputs is not Outputs.LAST:
+                request.sink.append(request.output(None, None))
+            elif self.on_prefill and self._prefill is None and not request.token_ids:
+                total = len(request.prompt_ids) - 1
+                self._prefill = Prefill(request, _seat_of(request).prefilled_tokens, total)
 
-    def _file_last(self, runtime: Runtime, request: Request) -> None:
-        stats = runtime.stats
+    def _advance_all(self, runtime: Runtime, rounds: int, seconds: float) -> bool:
+        """Run rounds; False if the engine failed: then nothing runs, and all have learned why."""
+        try:
+            runtime.advance(max_rounds=rounds, seconds=seconds)
+        except EngineError as error:
+            for request in list(self._running.values()):
+                self._drop([request])
+                request.sink.append(error)
+            return False
+        if (interruption := self.turns.interruption) is not None:
+            raise interruption
+        return True
+
+    def _take_tokens(self, runtime: Runtime, request: Request) -> bool:
+        """What came of a request, which may have ended; whether its output is due now."""
+        seat, is_first = _seat_of(request), not request.token_ids
+        tokens = seat.take()
+        request.accept(tokens)
+        if request.finish_reason is None and seat.finished:
+            reason = seat.finish_reason or "error"
+            request.finish(reason, seat.error if reason == "error" else None)
+        request.settle()
+        if request.finish_reason is not None:
+            self._file_last(request)
+            return True
+        return not tokens or is_first or request.outputs is not Outputs.PACED
+
+    def _file_last(self, request: Request) -> None:
+        seat = _seat_of(request)
+        stats = seat.stats
         metrics = RequestMetrics(
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
-        times = lane_times(self._spans(self._begun_ns)) if request.method.drafts else LaneTimes()
+        is_alone = len(self._running) == 1  # else the lanes' time is not its own
+        times = LaneTimes()
+        if request.method.drafts and is_alone:
+            times = lane_times(self._spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
         if request.method.policy() is None:
-            spec["auto"] = auto_metrics(self._arms, runtime.tuned)
+            spec["auto"] = auto_metrics(self._arms, seat.tuned)
         request.sink.append(request.output(metrics, spec))
-        self._end()
+        self._end(request)
 
-    def _end(self) -> None:
+    def _end(self, request: Request) -> None:
         try:
-            self._record()
+            self._record(request)
         finally:
-            self._running = None
-            if self._runtime is not None:
-                self._runtime.end()
+            del self._running[request.key]
+            if request.seat is not None:
+                request.seat.release()
+
+
+def _seat_of(request: Request) -> Seat:
+    assert request.seat is not None
+    return request.seat
 
 
 def _file_abort(request: Request) -> None:

@@ -303,6 +303,16 @@ void sim_body() {
   exec->wait(done, 1);
 }
 
+void check_virtual_trace(const std::vector<TraceEvent>& events,
+                         const std::vector<TraceEvent>& later) {
+  check_equal("events of a stream", size_t{4}, events.size());
+  const TraceEvent& wait = events[2];
+  check(wait.wait && wait.begin == 25 && wait.end == 410, "the wait was from ", wait.begin, " to ",
+        wait.end);
+  check_equal("events behind the host's pause", size_t{1}, later.size());
+  check_equal("the launch behind it", int64_t{500}, later[0].begin);
+}
+
 // Virtual time: a launch costs its rows at the op it was told, lanes beside each other take the
 // longer of both, a lane that waits for another the sum, and nothing begins before it is enqueued.
 void virtual_time() {
@@ -338,13 +348,7 @@ void virtual_time() {
   two->record(right, 2);
   exec->wait(right, 2);
   check_equal("host at the end", int64_t{900}, exec->now());
-  const std::vector<TraceEvent> events = one->trace().events(0), later = two->trace().events(500);
-  check_equal("events of a stream", size_t{4}, events.size());
-  const TraceEvent& wait = events[2];
-  check(wait.wait && wait.begin == 25 && wait.end == 410, "the wait was from ", wait.begin, " to ",
-        wait.end);
-  check_equal("events behind the host's pause", size_t{1}, later.size());
-  check_equal("the launch behind it", int64_t{500}, later[0].begin);
+  check_virtual_trace(one->trace().events(0), two->trace().events(500));
 }
 
 void run(const char* name, const std::function<void()>& test) {

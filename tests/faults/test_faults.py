@@ -32,7 +32,7 @@ def load(name):
 
 FAULTS = load("faults").FAULTS
 ROOMS = {
-    *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/spec"),
+    *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/round", "csrc/decode"),
     *("triton_kernels", "sbrt", "bench"),
 }
 

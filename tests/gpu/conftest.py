@@ -1,59 +1,173 @@
-"""What tests of this folder share: nvcc."""
+"""Tiny random checkpoints of every family, and runtimes over recorded lanes on the CPU body."""
 
-import re
-import shlex
-import shutil
-import subprocess
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 
-ROOT = Path(__file__).parents[2]
-CSRC = ROOT / "csrc"
-FLAGS = ("-std=c++20", "-O2", "--fmad=false", "-DSBRT_WITH_CUDA=1", "-Xcompiler=-ffp-contract=off")
-STRICT = ("-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror")
+from sbrt import _core, methods
+from sbrt.gpu.lane import model_of
+from sbrt.model.checkpoint import expected_shapes, open_checkpoint
+from sbrt.model.config import read_config
+
+VOCAB, MAX_LEN, WINDOW = 67, 160, 24
+CONFIG = {
+    "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": True,
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": VOCAB,
+    "max_position_embeddings": MAX_LEN,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+FAMILIES = {
+    "Llama": {"rope_scaling": LLAMA3},
+    "Mistral": {"sliding_window": WINDOW, "tie_word_embeddings": False},
+    "Qwen2": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
+    "Qwen3": {"rope_scaling": YARN},
+}
+METHODS = (
+    "draft_model",
+    "lookup:gamma=6",
+    "pearl",
+    "specbranch:k_max=3",
+    "specbranch:k_max=3,on_miss=serial",
+    "hedge:gamma=3,F=4,tree=0,on_miss=continue",
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
+    "tree:gamma=3,width=4,nodes=12",
+)
+ROWS = 16  # of the verification graph: every method above has at most 15 nodes
 
 
-class Nvcc:
-    """Compiles CUDA sources as CMakeLists.txt does."""
+def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
+    """A random checkpoint, the same for the same sizes; with noise one that often agrees."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = CONFIG | FAMILIES[family] | {"architectures": [f"{family}ForCausalLM"]} | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    rng, other = np.random.default_rng(1), np.random.default_rng(2)
+    weights = {}
+    for name, shape in expected_shapes(read_config(folder)).items():
+        values = rng.standard_normal(shape, np.float32) * np.float32(0.3)
+        values += np.float32(noise) * other.standard_normal(shape, np.float32)
+        if "norm" in name:
+            values += 1
+        weights[name] = values.astype(dtype)
+    save_file(weights, folder / "model.safetensors")
+    return open_checkpoint(folder)
 
-    def __init__(self, path: str) -> None:
-        self.path = path
 
-    def run(self, *arguments: object, strict: bool = True) -> "subprocess.CompletedProcess[str]":
-        """nvcc with the build's flags. strict: warnings are errors."""
-        flags = [*FLAGS, *(STRICT if strict else ())]
-        command = [self.path, *flags, f"-I{CSRC}", f"-I{ROOT / 'tests'}", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True)
+def write_fewer(folder, checkpoint, vocab):
+    """The same model without the rows of its last ids."""
+    folder.mkdir()
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocab}))
+    weights = load_file(checkpoint.folder / "model.safetensors")
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & weights.keys():
+        weights[name] = weights[name][:vocab].copy()
+    save_file(weights, folder / "model.safetensors")
+    return open_checkpoint(folder)
 
-    def build(self, program: Path, *flags: str, strict: bool = True) -> None:
-        """exec_main.cu with the rooms it needs."""
-        rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
-        sources = [Path(__file__).parent / "exec_main.cu", *rooms, CSRC / "spec/round_kernels.cu"]
-        done = self.run(*flags, *sources, "-o", program, strict=strict)
-        assert done.returncode == 0, done.stderr
 
-    def includes(self) -> list[str]:
-        """Flags by which a C++ compiler finds CUDA's headers."""
-        said = self.run("--dryrun", "-c", __file__, "-x", "c++").stderr
-        found = re.search(r'INCLUDES="(.*?)"', said)
-        assert found, said
-        return shlex.split(found[1])
+class Play:
+    """A runtime that any of METHODS may run on."""
+
+    def __init__(self, target, draft, debug=True, **more):
+        chosen = [methods.parse(method) for method in METHODS]
+        self.runtime = _core.Runtime(
+            target, draft, max_model_len=MAX_LEN, debug=debug,
+            max_gamma=max(m.gamma for m in chosen),
+            max_branches=max(m.branches for m in chosen),
+            max_width=max(m.width for m in chosen), **more,
+        )  # fmt: skip
+
+    def begin(self, prompt, method="none", temperature=0.0, tokens=24, stop=()):
+        sampling = _core.Sampling(temperature=temperature, seed=11)
+        policy = methods.parse(method).policy()
+        self.runtime.begin(prompt, sampling, policy, tokens, list(stop))
+
+    def answer(self, *args, **kwargs):
+        """(tokens, reason) of one sequence, and its counters."""
+        self.begin(*args, **kwargs)
+        out = []
+        while not self.runtime.finished:
+            out += self.runtime.run()
+        return out, self.runtime.finish_reason
+
+    def steps(self, between):
+        """Tokens of the sequence that has begun; `between` is called between any two rounds.
+
+        A call may leave the next round in flight, so the lanes come to rest first.
+        """
+        out = []
+        while not self.runtime.finished:
+            self.runtime.idle()
+            between()
+            out += self.runtime.run(max_rounds=1)
+        return out
+
+    def counters(self):
+        s = self.runtime.stats
+        return s.rounds, s.draft_tokens, s.accepted, s.branch_rounds, s.branch_hits
+
+    def close(self):
+        self.runtime.close()
+
+
+def prompt_of(n, seed=0):
+    return np.random.default_rng(seed).integers(0, VOCAB, n).tolist()
+
+
+def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
+    """A model of recordings on the CPU; its lanes go to the list, or the call, when bound."""
+    show = lanes.append if lanes is not None else on_lane
+    return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Products of these sizes gain nothing from more; the tests share their cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
-def nvtx_log(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a program whose NVTX ranges are to be written to stderr."""
-    log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
-    source = Path(__file__).parent / "nvtx_log.cc"
-    done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)
-    assert done.returncode == 0, done.stderr
-    return {"NVTX_INJECTION64_PATH": str(log)}
+def checkpoints(tmp_path_factory):
+    """{family: (target, draft)}, written once; the draft is right about half of the time."""
+    base = tmp_path_factory.mktemp("families")
+    return {
+        family: (write(base / f"{family}-t", family), write(base / f"{family}-d", family, 0.03))
+        for family in FAMILIES
+    }
 
 
 @pytest.fixture(scope="session")
-def nvcc() -> Nvcc:
-    path = shutil.which("nvcc")
-    if not path:
-        pytest.skip("no CUDA compiler")
-    return Nvcc(path)
+def tools():
+    return SimpleNamespace(
+        write=write, write_fewer=write_fewer, Play=Play, prompt=prompt_of, recorded=recorded,
+        families=FAMILIES, methods=METHODS, rows=ROWS, vocab=VOCAB, max_len=MAX_LEN,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tool():
+    """stand_in.py, which is a program too."""
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    import stand_in
+
+    yield stand_in
+    sys.path.remove(folder)
+
+
+@pytest.fixture
+def stand_in(tool, monkeypatch):
+    return tool.StandIn(monkeypatch.setattr)

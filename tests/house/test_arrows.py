@@ -1,5 +1,5 @@
-"""Contract under test: arrows between rooms point one way, bind -> spec -> model -> ops -> ring ->
-state -> exec -> core. The Python side has one direction too, and no cycle, in bench as in sbrt.
+"""Contract under test: arrows between rooms point one way, bind -> decode -> round -> model ->
+ops -> ring -> state -> exec -> core. sbrt and bench have one direction too. None has a cycle.
 Every check is shown a wrong tree first."""
 
 import ast
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Each may use those to its right.
-ROOMS = ("bind", "spec", "model", "ops", "ring", "state", "exec", "core")
+ROOMS = ("bind", "decode", "round", "model", "ops", "ring", "state", "exec", "core")
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
@@ -32,6 +32,8 @@ OWN_RULES = {"reference", "triton_kernels"}
 # Inside a folder: packages that nobody else may import, and those that may import nothing of ours.
 PRIVATE = {"bench.peers", "bench.clients"}  # programs of their own
 ALONE = {"bench.peers.workers", "bench.clients.workers"}  # run in environments that have no sbrt
+# Inside bench: each room may use those to its right. Modules that are no room's are commands.
+BENCH_ROOMS = ("commands", "clients", "peers", "sweep", "kernels", "lanes", "gpu", "models")
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
 HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # of the server
 
@@ -49,6 +51,16 @@ def include_faults(csrc):
             if other not in ROOMS or ROOMS.index(other) < ROOMS.index(room):
                 faults.append(f'{path.relative_to(csrc)} includes "{name}"')
     return faults
+
+
+def include_graph(csrc):
+    """{unit: units that it includes}; a unit is a header with the sources of its name."""
+    graph = {}
+    for path in (p for p in csrc.rglob("*") if p.suffix in SUFFIXES):
+        unit = str(path.relative_to(csrc).with_suffix(""))
+        names = {str(Path(name).with_suffix("")) for name in INCLUDE.findall(path.read_text())}
+        graph.setdefault(unit, set()).update(names - {unit})
+    return graph
 
 
 def imported_modules(tree, module, is_package):
@@ -119,22 +131,24 @@ def python_faults(root):
 
 
 def room_of(module):
-    """Index in SBRT_ROOMS of a module of sbrt; None of one that has rules of its own."""
-    name = module.split(".")[1]
+    """Index of a module in the rooms of sbrt or of bench; None of one with rules of its own."""
+    folder, name = module.split(".")[:2]
+    if folder == "bench":
+        return BENCH_ROOMS.index(name if name in BENCH_ROOMS else "commands")
     if name in OWN_RULES:
         return None
     place = "entry" if name in ENTRY else "base" if name in BASE else name
     return SBRT_ROOMS.index(place if place in SBRT_ROOMS else "engine")
 
 
-def room_faults(root):
-    """Imports inside sbrt, in functions too, that point to a room further left."""
+def room_faults(root, folder="sbrt"):
+    """Imports inside a folder, in functions too, that point to a room further left."""
     faults = []
-    for module, names in import_graph(root, in_functions=True).items():
-        if module == "sbrt" or room_of(module) is None:
+    for module, names in import_graph(root, folder, in_functions=True).items():
+        if module == folder or room_of(module) is None:
             continue
         for name in names:
-            is_ruled = below(name, "sbrt") and name != "sbrt" and room_of(name) is not None
+            is_ruled = below(name, folder) and name != folder and room_of(name) is not None
             if is_ruled and room_of(name) < room_of(module):
                 faults.append(f"{module} imports {name}")
     return faults
@@ -151,7 +165,7 @@ def import_graph(root, folder="sbrt", in_functions=False):
 
 
 def first_cycle(graph):
-    """A cycle among the modules of `graph` as a list of names, or None.
+    """A cycle among the modules or units of `graph` as a list of names, or None.
 
     An edge to a package from inside it does not count: submodules import their package first."""
     state, path = {}, []
@@ -193,7 +207,7 @@ def reached_from(graph, start):
         ("ring/a.cc", '  #  include "model/b.h"'),
         ("ops/a_avx2.cc", '#include "bind/b.h"'),
         ("exec/cpu/a.cc", '#include "worker.h"'),
-        ("ops/a.inc", '#include "../spec/b.h"'),
+        ("ops/a.inc", '#include "../round/b.h"'),
         ("util/a.h", ""),
     ],
     ids=str,
@@ -208,6 +222,23 @@ def test_an_include_pointing_back_is_found(tmp_path, file, line):
 def test_includes_point_one_way():
     assert (ROOT / "csrc" / "core").is_dir()
     assert include_faults(ROOT / "csrc") == []
+
+
+def test_a_cycle_of_includes_is_found(tmp_path):
+    (tmp_path / "round").mkdir()
+    for name, other in (("a.cc", "a.h"), ("a.h", "b.h"), ("b.h", "c.h"), ("b.cc", "b.h")):
+        (tmp_path / "round" / name).write_text(f'#include "round/{other}"\n')
+    assert first_cycle(include_graph(tmp_path)) is None
+    (tmp_path / "round" / "c.cc").write_text('#include "round/a.h"\n')
+    found = first_cycle(include_graph(tmp_path))
+    assert found == ["round/a", "round/b", "round/c", "round/a"]
+
+
+def test_includes_form_no_cycle():
+    """Between a header and its sources taken together: a source hides a cycle from the compiler."""
+    graph = include_graph(ROOT / "csrc")
+    assert len(graph) > 50
+    assert first_cycle(graph) is None
 
 
 @pytest.mark.parametrize(
@@ -261,6 +292,31 @@ def test_the_rooms_of_sbrt_point_one_way():
     folders = {path.parent.name for path in (ROOT / "sbrt").glob("*/__init__.py")}
     assert folders <= {*SBRT_ROOMS, *OWN_RULES}
     assert room_faults(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("models/a.py", "from ..lanes.__main__ import main"),
+        ("gpu/a.py", "def f():\n    from bench import kernels"),
+        ("lanes/a.py", "import bench.decode"),
+        ("sweep/a.py", "from ..peers import lines"),
+    ],
+    ids=str,
+)
+def test_an_import_between_rooms_of_bench_that_points_back_is_found(tmp_path, module, line):
+    path = tmp_path / "bench" / module
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("from bench.models import sizes\n")
+    assert room_faults(tmp_path, "bench") == []
+    path.write_text(f"import numpy\n{line}\n")
+    assert room_faults(tmp_path, "bench")
+
+
+def test_the_rooms_of_bench_point_one_way():
+    folders = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
+    assert folders == {*BENCH_ROOMS} - {"commands"}
+    assert room_faults(ROOT, "bench") == []
 
 
 def test_a_cycle_is_found(tmp_path):

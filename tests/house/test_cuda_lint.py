@@ -12,7 +12,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 BODY = CSRC / "exec" / "cuda"
 OPS = {
     *CSRC.rglob("*_op.h"),
-    CSRC / "spec/team.h",
+    CSRC / "round/crew.h",
     CSRC / "state/record.h",
 }  # a device runs them too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})

@@ -83,7 +83,7 @@ def test_every_word_of_the_contract_has_a_common_name():
 COMMAND = re.compile(
     r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt ((?:generate|compare|serve|plan|hrad) .*)$", re.MULTILINE
 )
-BENCH = re.compile(r"^(?:\.venv/bin/)?python -m (bench\.\w+)(.*)$", re.MULTILINE)
+BENCH = re.compile(r"^(?:\.venv/bin/)?python3? -m ((?:bench|tests)\.[\w.]+)(.*)$", re.MULTILINE)
 
 
 def commands(pattern):
@@ -98,11 +98,18 @@ def test_there_are_commands_to_check():
     assert len(commands(BENCH)) >= 4
 
 
+def command_of(module):
+    """What `python -m` runs: of a package its __main__."""
+    found = importlib.import_module(module)
+    is_package = hasattr(found, "__path__")
+    return importlib.import_module(f"{module}.__main__") if is_package else found
+
+
 @pytest.mark.parametrize(("module", "flags"), commands(BENCH))
 def test_the_benches_of_a_page_have_the_flags_that_exist(module, flags, capsys):
     """A flag that does not exist is named before anything runs, and no other is named with it."""
     try:
-        code = importlib.import_module(module).main([*shlex.split(flags), "--wrong"])
+        code = command_of(module).main([*shlex.split(flags), "--wrong"])
     except SystemExit as end:
         code = end.code
     assert code == 2

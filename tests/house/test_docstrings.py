@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[2]
 STUB = ROOT / "sbrt" / "_core.pyi"
 FOLDERS = ("sbrt", "triton_kernels", "bench", "tools")
 FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), STUB]
+FILES += [  # the programs among the tests
+    path
+    for path in sorted((ROOT / "tests" / "device").glob("*.py"))
+    if not path.name.startswith(("test_", "conftest"))
+]
 UNTYPED = ROOT / "bench" / "peers" / "workers"  # programs around packages that have no types
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -65,7 +70,7 @@ def name_of(path):
 
 def test_every_folder_is_looked_into():
     there = {path.parent.relative_to(ROOT).as_posix() for path in FILES}
-    assert there >= {*FOLDERS, "sbrt/gpu", "sbrt/reference", "bench/peers"}
+    assert there >= {*FOLDERS, "sbrt/gpu", "sbrt/reference", "bench/peers", "tests/device"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -49,6 +49,59 @@ def test_files_that_run_first_are_there(request):
     assert found == sorted(found)
 
 
+# Folders of tests that are no room's: what a device shows, what tests share, and tests of the tree,
+# of the tests themselves and under sanitizers.
+APART = {"device", "common", "house", "faults", "sanitize"}
+# Rooms without a folder of tests, and the folder that has the tests of what is in them.
+ELSEWHERE = {"core": "model", "state": "round", "bind": "engine", "reference": "decode"}
+# Modules of sbrt that lie in no folder (tests/house/test_arrows.py says which is which).
+LOOSE = {"base", "engine"}
+
+
+def rooms(root):
+    """Folders of csrc and sbrt, LOOSE, and the folders of Python that are one room each."""
+    csrc = {path.name for path in (root / "csrc").iterdir() if path.is_dir()}
+    sbrt = {path.parent.name for path in (root / "sbrt").glob("*/__init__.py")}
+    return csrc | sbrt | LOOSE | {"triton_kernels", "bench"}
+
+
+def misplaced(root):
+    """Sentences about folders of tests that mirror no room, and rooms without tests."""
+    tests, there = root / "tests", rooms(root)
+    places = [path.relative_to(tests).parts for path in tests.rglob("test_*.py")]
+    tested = {parts[0] for parts in places if len(parts) > 1}
+    found = [f"{parts[0]}: expected it in a folder" for parts in places if len(parts) == 1]
+    found += [f"tests/{name}: no room" for name in sorted(tested - there - APART)]
+    found += [f"{name}: no tests" for name in sorted(there - tested - ELSEWHERE.keys())]
+    stale = [name for name in ELSEWHERE if name in tested or name not in there]
+    return found + [f"{name}: has tests, or is no room any more" for name in stale]
+
+
+def test_what_is_misplaced_is_found(tmp_path):
+    places = {*ELSEWHERE.values(), *LOOSE, "triton_kernels", "bench", "house", "serve"}
+    csrc = ("core", "state", "bind", "model", "round", "decode")
+    for name in [*(f"csrc/{room}" for room in csrc),
+                 *(f"sbrt/{room}" for room in ("reference", "serve")),
+                 *(f"tests/{room}" for room in places)]:  # fmt: skip
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "__init__.py").touch()
+        if name.startswith("tests/"):
+            (tmp_path / name / "test_it.py").touch()
+    assert misplaced(tmp_path) == []
+    (tmp_path / "tests" / "test_it.py").touch()
+    (tmp_path / "tests" / "serve").rename(tmp_path / "tests" / "python")
+    (tmp_path / "tests" / "bench" / "test_it.py").rename(tmp_path / "tests" / "bench" / "it.py")
+    (tmp_path / "csrc" / "state").rename(tmp_path / "csrc" / "ring")
+    assert misplaced(tmp_path) == [
+        "test_it.py: expected it in a folder", "tests/python: no room", "bench: no tests",
+        "ring: no tests", "serve: no tests", "state: has tests, or is no room any more",
+    ]  # fmt: skip
+
+
+def test_the_tests_mirror_the_rooms():
+    assert misplaced(ROOT) == []
+
+
 @pytest.fixture
 def ignored(tmp_path):
     """The names among those given that .gitignore covers."""

@@ -126,8 +126,8 @@ def test_a_fault_beside_a_generation_is_reported(
 @pytest.mark.parametrize(
     "tests",
     [
-        "spec/test_runtime.py",
-        "spec/test_auto.py::test_slices_and_bodies_change_nothing",  # it thinks beside the lanes
+        "decode/test_runtime.py",
+        "decode/test_auto.py::test_slices_and_bodies_change_nothing",  # it thinks beside the lanes
         "python/test_lifecycle.py",
         "python/test_engine_machine.py",
     ],

@@ -1,0 +1,117 @@
+"""`python -m bench.gpu.nsight nsys|ncu`: a short decode under NVIDIA's profilers.
+
+python -m bench.gpu.nsight nsys [--print] [-- flags of bench.gpu.decode]
+
+nsys: both lanes over time, every node of every graph, under the ranges of the domain `sbrt`. ncu:
+our own kernels in the graphs of a round, each measured in full. The report is build/sbrt.nsys-rep,
+or build/sbrt.ncu-rep. `make nsys` and `make ncu` call it; `bench.kernels --device cuda --ncu` has
+the kernels by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sbrt.errors import EngineError
+from sbrt.tools import flags
+
+from .device import expect_cuda
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "build" / "sbrt"
+FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
+# Ours among those of a round: cuBLAS's are the library's own affair.
+TRITON = (
+    "ban",
+    "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear",
+    "ring_settle", "rms_norm", "rope_kv_write", "see", "shape", "silu_mul",
+)  # fmt: skip
+ROUND = (
+    "target_rows", "prefill_target_rows", "prefill_draft_rows", "gather", "settle_draft",
+    "bring_burst", "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain",
+    "hang_burst", "end_round", "publish", "hrad_features", "hrad_inner", "hrad_cut",
+)  # fmt: skip
+GRAPHS = (
+    "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",
+    "serial_burst",
+)  # fmt: skip
+LAUNCHES = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the profiler; returns its exit code."""
+    return flags.guarded("bench.gpu.nsight", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    at = words.index("--") if "--" in words else len(words)
+    args = _parse(words[:at])
+    command = COMMANDS[args.tool](words[at + 1 :])
+    if args.print:
+        print(shlex.join(command))
+        return 0
+    if shutil.which(args.tool) is None:
+        raise EngineError(
+            f"{args.tool}: expected {FULL_NAMES[args.tool]} on PATH, found no {args.tool}"
+        )
+    expect_cuda()
+    REPORT.parent.mkdir(exist_ok=True)
+    return subprocess.run(command, cwd=ROOT).returncode
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = flags.Parser(
+        prog="python -m bench.gpu.nsight",
+        description=__doc__.splitlines()[0],
+        epilog="Behind -- flags of bench.gpu.decode.",
+    )
+    parser.add_argument("tool", choices=tuple(FULL_NAMES))
+    parser.add_argument("--print", action="store_true", help="the command line, and do not run it")
+    return parser.parse_args(argv)
+
+
+def nsys_command(decode: Sequence[str] = ()) -> list[str]:
+    """Nsight Systems from Engine.start_profile to stop_profile."""
+    return [
+        *("nsys", "profile", "--trace=cuda,nvtx", "--cuda-graph-trace=node", "--sample=none"),
+        *("--capture-range=cudaProfilerApi", "--capture-range-end=stop"),
+        *("--force-overwrite=true", f"--output={REPORT}"),
+        *_decode(decode),
+    ]
+
+
+def ncu_command(decode: Sequence[str] = ()) -> list[str]:
+    """Nsight Compute of our kernels, launched by the graphs of a round.
+
+    A range of the domain is on top of the stack (`]`) while its graph is launched.
+    """
+    ranges = [word for name in GRAPHS for word in ("--nvtx-include", f"sbrt@{name}]")]
+    return [
+        *("ncu", "--set", "full", "--graph-profiling", "node", "--profile-from-start", "off"),
+        *("--nvtx", *ranges, "--kernel-name", kernel_filter(), "--launch-count", str(LAUNCHES)),
+        *("--force-overwrite", "--export", str(REPORT)),
+        *_decode(decode),
+    ]
+
+
+def kernel_filter() -> str:
+    """ncu's pattern of our kernels' names."""
+    return f"regex:^(_({'|'.join(TRITON)})_kernel|{'|'.join(ROUND)})$"
+
+
+def _decode(flags_of: Sequence[str]) -> list[str]:
+    run = [sys.executable, "-m", "bench.gpu.decode", "--device", "cuda", "--nvtx", "--profile"]
+    return [*run, *flags_of]
+
+
+COMMANDS = {"nsys": nsys_command, "ncu": ncu_command}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`python -m bench.lanes`: forwards of recorded lanes on a CUDA device."""

@@ -1,0 +1,192 @@
+"""What bench.lanes measures with: two lanes of random weights on a device, alone and overlapped."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sbrt.gpu.lane import ROWS, GpuLane
+from sbrt.gpu.ops import TRITON
+from sbrt.gpu.prefill import flash_for
+from sbrt.gpu.recorder import CudaRecorder, Piece, driver
+from sbrt.gpu.store import LaneShape
+from sbrt.gpu.weights import random_weights
+from sbrt.model.config import ModelConfig
+from sbrt.triton_kernels import state
+
+from ..gpu import timing
+
+VERIFIED = (1, *ROWS)  # rows of a target: `none` replays those of ROWS; 1 is what that costs it
+WARM, LEAST = 5, 10  # replays
+URGENT = -1  # priority of a stream that goes first; others have 0
+BESIDE = {"T": 16, "t": 16}  # rows of the other lane while one is measured
+
+
+Launch = Callable[[torch.cuda.Stream], None]
+
+
+def launcher(piece: Piece) -> Launch:
+    """Launches a captured graph as the core does: torch's own replay has kernels of its own before
+    it."""
+    made = ctypes.c_void_p()
+    driver(
+        "cuGraphInstantiateWithFlags", ctypes.byref(made), ctypes.c_void_p(piece.graph),
+        ctypes.c_ulonglong(0),
+    )  # fmt: skip
+    return lambda stream: driver("cuGraphLaunch", made, ctypes.c_void_p(stream.cuda_stream))
+
+
+class Bench:
+    """A target and a draft, a row table each, and their recorded forwards."""
+
+    def __init__(
+        self,
+        target: ModelConfig,
+        draft: ModelConfig,
+        context: int,
+        products: str = "fused",
+        verified: Sequence[int] = VERIFIED,
+    ) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.bandwidth = timing.read_bandwidth(self.device)
+        self.products = timing.product_rate(self.device)
+        ops = replace(TRITON, fused=products == "fused")
+        self._configs = {"T": target, "t": draft}
+        self._lanes: dict[str, list[GpuLane]] = {"T": [], "t": []}
+        self._pieces: dict[tuple[str, int], Piece] = {}
+        self._launches: dict[tuple[str, int], Launch] = {}
+        self._feeds: dict[tuple[str, int], Launch] = {}
+        self._tables: list[torch.Tensor] = []
+        self._beside_us: dict[str, float] = {}
+        for name, config in self._configs.items():
+            weights = random_weights(config, torch.bfloat16, self.device)
+            flash = flash_for("auto", self.device, torch.bfloat16, config.head_dim)
+            for rows in verified if name == "T" else (64,):
+                shape = LaneShape(config.max_positions, 64, int(name == "t"), 1, False, False)
+                lane = GpuLane(weights, shape, ops, CudaRecorder(self.device), rows, None, flash)
+                self._lanes[name].append(lane)
+                self._record(name, lane, context)
+            self._record_feeds(name, self._lanes[name][-1], context)
+
+    def _record(self, name: str, lane: GpuLane, context: int) -> None:
+        for rows in lane.sizes if name == "t" else lane.sizes[:1]:
+            table = state.words(path_table(lane, rows, context), self.device)
+            self._tables.append(table)
+            piece = self._pieces[name, rows] = lane.record_forward(table, rows, True)
+            self._launches[name, rows] = launcher(piece)
+
+    def _record_feeds(self, name: str, lane: GpuLane, context: int) -> None:
+        for rows in lane.fed:
+            head = min(context, lane.capacity - rows)  # the ring has not wrapped
+            table = state.words(path_table(lane, rows, head), self.device)
+            self._tables.append(table)
+            few = rows <= state.MAX_ROWS
+            piece = lane.record_forward(table, rows, False) if few else None
+            self._feeds[name, rows] = launcher(piece or lane.record_prefill(table, rows))
+
+    def config(self, lane: str) -> ModelConfig:
+        """Of "T", the target, or "t", the draft."""
+        return self._configs[lane]
+
+    def graphs(self) -> Iterator[tuple[str, int]]:
+        """(lane, rows) of everything to measure."""
+        yield from sorted(self._pieces)
+
+    def feeds(self) -> Iterator[tuple[str, int]]:
+        """(lane, rows) of the pieces that take a prompt in."""
+        yield from sorted(self._feeds)
+
+    def feed_line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
+        """Microseconds of one piece of a prompt, behind the context."""
+        times = self._times(self._feeds[lane, rows], 0, None, seconds / 3)
+        us = statistics.median(times)
+        return {"lane": lane, "rows": rows, "us": us, "spread": [min(times), max(times)],
+                "tokens_per_s": rows / us * 1e6}  # fmt: skip
+
+    def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
+        """Microseconds of one graph, alone and beside the other lane: the draft's stream the urgent
+        one, as engines have it, then the target's."""
+        piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
+        name = "t" if lane == "T" else "T"
+        other = self._launches[name, BESIDE[name]]
+        alone = self._times(launch, 0, None, seconds / 3)
+        us = statistics.median(alone)
+        times = 2 + math.ceil(4 * us / self._alone(name, other))  # they outlast two of our launches
+        beside = [
+            statistics.median(self._times(launch, priority, (other, times), seconds / 3))
+            for priority in (URGENT * (lane == "t"), URGENT * (lane == "T"))
+        ]
+        return {
+            "lane": lane,
+            "rows": rows,
+            "us": us,
+            "spread": [min(alone), max(alone)],
+            "us_overlapped": beside[0],
+            "us_overlapped_target_first": beside[1],
+            "nodes": piece.nodes,
+            "nodes_per_layer": piece.nodes / self._configs[lane].layers,
+        }
+
+    def _alone(self, lane: str, launch: Launch) -> float:
+        """Microseconds of the graph that is kept at work beside others, measured once."""
+        if lane not in self._beside_us:
+            self._beside_us[lane] = statistics.median(self._times(launch, 0, None, 0))
+        return self._beside_us[lane]
+
+    def _times(
+        self, launch: Launch, priority: int, beside: tuple[Launch, int] | None, seconds: float
+    ) -> list[float]:
+        """Microseconds of launches. `beside` launches another graph so many times, on a stream of
+        the other priority; that stream works from before the first kernel until after the last.
+
+        The clock begins after an earlier launch of the same graph, so that the host's work for the
+        launch is done before the device gets to it.
+        """
+        mine = torch.cuda.Stream(self.device, priority)
+        its = torch.cuda.Stream(self.device, URGENT - priority)
+        found: list[float] = []
+        end = time.monotonic() + seconds
+        while len(found) < LEAST + WARM or time.monotonic() < end:
+            if beside is not None:
+                for _ in range(beside[1]):
+                    beside[0](its)
+            begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            launch(mine)
+            begun.record(mine)
+            launch(mine)
+            done.record(mine)
+            done.synchronize()
+            found.append(begun.elapsed_time(done) * 1e3)
+            its.synchronize()
+        return found[WARM:]
+
+    def describe(self) -> str:
+        """Memory of every lane."""
+        return "\n".join(lane.describe() for lanes in self._lanes.values() for lane in lanes)
+
+    def environment(self) -> dict[str, Any]:
+        """The device and what it reads a second."""
+        return {
+            "device": torch.cuda.get_device_name(self.device),
+            "torch": torch.__version__,
+            "read_bandwidth_gb_per_s": self.bandwidth / 1e9,
+            "products_tflop_per_s": self.products / 1e12,
+        }
+
+
+def path_table(lane: GpuLane, rows: int, head: int) -> state.Batch:
+    """`rows` rows of a path behind a trunk of `head` tokens."""
+    table = state.Batch(head=(head,), n=rows)
+    for i in range(rows):
+        row = table.row[i]
+        row.position, row.token, row.branch = head + i, i, -1
+        row.slot = (head + i) % lane.capacity
+        row.chain = state.mask_of((2 << min(i, state.SLOTS - 1)) - 1)
+    return table

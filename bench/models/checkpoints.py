@@ -1,0 +1,109 @@
+"""Checkpoints that benches measure: Hugging Face folders that every engine can read, or any file.
+
+`m37` and `m2` are random (`sizes`). `demo` is the demo pair, `demo-75m` and `demo-1g` are the demo
+pair with an inflated target (`inflate`). What has to be written is kept under build/checkpoints.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.models.folders import write_folder
+from bench.models.inflate import inflate
+from bench.models.sizes import SIZES, config_of
+from sbrt import InvalidInputError
+from sbrt.model import demo_pair
+from sbrt.model.checkpoint import random_weights
+from sbrt.model.config import ModelConfig
+from sbrt.model.fingerprint import fingerprint
+from sbrt.model.gguf import is_gguf
+from sbrt.model.safetensors_file import bfloat16
+
+BUILD = Path(__file__).parents[2] / "build"
+DEMO, INFLATED = "demo", "demo-75m"
+INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
+NAMES = (*SIZES, DEMO, *INFLATED_TO)
+USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # fit any machine
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint with the draft that goes with it; `key` tells its weights from any others'.
+
+    target, draft: Hugging Face folders or GGUF files.
+    """
+
+    name: str
+    target: Path
+    draft: Path | None
+    key: str
+
+
+def given(name: str, build: Path = BUILD) -> Given:
+    """The folders of a checkpoint, written if they are not there. Raises InvalidInputError."""
+    if name not in NAMES:
+        raise InvalidInputError(f"checkpoint: expected one of {', '.join(NAMES)}, got {name!r}")
+    if name in SIZES:
+        return _keyed(name, cached(build, name, lambda out: write_random(name, out)), None)
+    target = demo_pair.demo_folder(demo_pair.TARGET)
+    if name in INFLATED_TO:
+        source, small, size = target, fingerprint(target)[:8], INFLATED_TO[name]
+        target = cached(build, f"{name}-{small}", lambda out: inflate(source, size, out))
+    return _keyed(name, target, demo_pair.demo_folder(demo_pair.DRAFT))
+
+
+def of_models(target: Path, draft: Path | None) -> Given:
+    """A folder or file of the user's, under its own name. Raises InvalidInputError."""
+    return _keyed(target.stem if is_gguf(target) else target.name, target, draft)
+
+
+def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
+    """build/checkpoints/NAME, written whole or not at all."""
+    folder = build / "checkpoints" / name
+    if not folder.is_dir():
+        part = folder.with_name(f"{name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        write(part)
+        part.replace(folder)
+    return folder
+
+
+def write_random(name: str, folder: Path) -> None:
+    """A checkpoint of SIZES: what `sizes.decoder_of` holds in memory, rounded to bfloat16."""
+    config = config_of(name)
+    weights = ((key, bfloat16(values)) for key, values in random_weights(config, seed=0))
+    write_folder(folder, config_json(config), weights)
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+    """config.json of a Llama without biases, windows or stretched rope."""
+    return {
+        "architectures": [config.architecture],
+        "model_type": "llama",
+        "vocab_size": config.vocab,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.inner,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_eps,
+        "rope_theta": config.rope_theta,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def _keyed(name: str, target: Path, draft: Path | None) -> Given:
+    prints = [fingerprint(folder)[:8] for folder in (target, draft) if folder is not None]
+    return Given(name, target, draft, "-".join([name, *prints]))

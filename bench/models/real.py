@@ -1,0 +1,35 @@
+"""Sizes of real models that are measured on a device, and what their forwards move and compute."""
+
+from __future__ import annotations
+
+from sbrt.model.config import ModelConfig
+
+from .sizes import llama_of
+
+MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
+VOCAB, POSITIONS = 128_256, 8192
+
+
+def config_of(name: str) -> ModelConfig:
+    """Sizes of a model of MODELS."""
+    return llama_of(
+        MODELS[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=5e5, tied=name == "1b"
+    )
+
+
+def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
+    """Of a forward of few rows: weights without the embedding, keys, values; `size` an element."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    layer = config.hidden * (2 * queries + 2 * keys + 3 * config.inner) + 2 * keys * context
+    return size * (config.layers * layer + config.vocab * config.hidden)
+
+
+def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
+    """Of a piece of a prompt behind so many tokens: products and attention of all layers but what
+    the last one does behind its keys and values."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    taken_in = config.hidden * (queries + 2 * keys)
+    rest = config.hidden * (queries + 3 * config.inner)
+    seen = rows * context + rows * (rows + 1) // 2
+    products = config.layers * taken_in + (config.layers - 1) * rest
+    return 2 * rows * products + 4 * (config.layers - 1) * queries * seen

@@ -1,0 +1,1 @@
+"""`python -m bench.sweep`: every method and ablation, tuned, in simulated time."""

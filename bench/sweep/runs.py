@@ -1,0 +1,254 @@
+"""The runs of `bench.sweep`: each setting once over its prompts, kept in a JSON file as it ends.
+
+A round of T(rows) = c and forwards of t(rows) = 1 lasts c longer for each unit that c grows, as
+long as the draft is done before the target is: so a run at one c says what it costs at others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.sweep.space import written
+from sbrt.check import show
+from sbrt.config import EngineConfig
+from sbrt.errors import InvalidInputError
+from sbrt.files import write_file
+from sbrt.methods import AUTO, Method, parse
+from sbrt.outputs import ratio
+from sbrt.sampling import SamplingParams
+from sbrt.serve.pair import Pair
+from sbrt.tools.costs import read_costs
+from sbrt.tools.measure import Bench
+from sbrt.tools.progress import Phases
+from sbrt.tools.simulate import Simulator, Sweep
+
+GRAM = 4  # tokens of which a repeated one is the last
+FIGURES = (
+    *("answers", "tokens", "seconds", "target_passes", "draft_tokens", "acceptance_rate"),
+    *("rollback_tokens", "rollback_rate", "branch_hits", "branch_rounds"),
+    *("discarded_branch_tokens", "identical_to_none"),
+)
+Run = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Which prompts a setting runs on: the even ones of a file tune, the odd ones are reported."""
+
+    draft: str
+    prompts: str
+    temperature: float
+    half: str
+
+
+class Key(NamedTuple):
+    """One run: `setting` is a preset with every option, at this c."""
+
+    draft: str
+    prompts: str
+    temperature: float
+    half: str
+    c: int
+    setting: str
+
+
+def says(method: Method, at: int, c: int) -> bool:
+    """Whether a run at one c says what it costs at another: unless its draft outlasts either.
+
+    `auto` chooses by what forwards cost, so it runs at every c.
+    """
+    if method.name == AUTO:
+        return at == c
+    return at == c or not method.overlaps or method.gamma < min(at, c)
+
+
+def speedup(run: Run, c: int) -> float:
+    """Times plain decoding, which takes c a token; `run` is of a c that `says` allows."""
+    return ratio(run["tokens"] * c, run["seconds"] + run["target_passes"] * (c - run["c"]))
+
+
+def repeated(trunk: Sequence[int], begin: int) -> int:
+    """Tokens of `trunk` from `begin` on that end GRAM tokens which stood in it before."""
+    seen: set[tuple[int, ...]] = set()
+    found = 0
+    for end in range(GRAM, len(trunk) + 1):
+        gram = tuple(trunk[end - GRAM : end])
+        found += end > begin and gram in seen
+        seen.add(gram)
+    return found
+
+
+@dataclass
+class Store:
+    """Runs and shares of repeated text, by what they are of; `path` is written at every change."""
+
+    path: Path
+    setup: dict[str, Any]
+    runs: dict[Key, Run] = field(default_factory=dict)
+    texts: dict[tuple[str, float, str], float] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # of models and prompts, to their digest
+    cells: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path, setup: dict[str, Any]) -> Store:
+        """What a sweep of the same setup has left in `path`. Raises InvalidInputError."""
+        store = cls(path, setup)
+        if path.exists() and path.stat().st_size:
+            store._read(_object(path))
+        return store
+
+    def same(self, name: str, digest: str) -> None:
+        """Remember what a name stands for. Raises InvalidInputError if it was something else."""
+        if self.names.setdefault(name, digest) != digest:
+            raise InvalidInputError(f"--json {self.path}: expected the same {name}, got another")
+
+    def add(self, key: Key, run: Run) -> None:
+        """Keep a run."""
+        self.runs[key] = run
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, one run a line."""
+        texts = [
+            {"prompts": p, "temperature": t, "half": h, "repeated": share}
+            for (p, t, h), share in self.texts.items()
+        ]
+        parts = {
+            "setup": [self.setup],
+            "names": [self.names],
+            "texts": texts,
+            "cells": self.cells,
+            "runs": [key._asdict() | run for key, run in self.runs.items()],
+        }
+        body = ",\n".join(f'"{name}": [\n{_lines(part)}]' for name, part in parts.items())
+        write_file(self.path, f"{{{body}}}\n".encode())
+
+    def _read(self, found: dict[str, Any]) -> None:
+        try:
+            [setup], [self.names] = found["setup"], found["names"]
+            for run in found["runs"]:
+                self.runs[Key(*(run[name] for name in Key._fields))] = _checked(run)
+            for text in found["texts"]:
+                key = (text["prompts"], text["temperature"], text["half"])
+                self.texts[key] = text["repeated"]
+        except (KeyError, TypeError, ValueError):
+            raise InvalidInputError(
+                f"--json {self.path}: expected a file of bench.sweep or none, got another"
+            ) from None
+        for name, value in self.setup.items():
+            if setup.get(name) != value:
+                raise InvalidInputError(
+                    f"--json {self.path}: expected a sweep of {name} {show(value)}, "
+                    f"got one of {show(setup.get(name))}"
+                )
+
+
+@dataclass
+class Runner:
+    """Runs what the store lacks; opens models and engines when they are first needed.
+
+    load: EngineConfig and weights by the name of a draft. methods: what engines are built for, by
+    the same name. is_over: no further setting may begin.
+    """
+
+    store: Store
+    cs: Sequence[int]
+    params: dict[float, SamplingParams]
+    prompts: dict[tuple[str, str], list[str]]  # by file and half
+    load: Callable[[str], tuple[EngineConfig, Pair]]
+    methods: dict[str, list[Method]]
+    is_over: Callable[[], bool] = lambda: False
+    _simulators: dict[tuple[Place, int], Simulator] = field(default_factory=dict)
+    _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
+    _pairs: dict[str, tuple[EngineConfig, Pair]] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _bar: Phases = field(default_factory=Phases)
+
+    def close(self) -> None:
+        """Close every engine."""
+        self._bar.close()
+        self._stack.close()
+
+    def run(self, place: Place, method: Method, c: int) -> Run | None:
+        """Figures of a setting, from the store or measured now; None once it is over."""
+        known = {key.c for key in self.store.runs}
+        for at in sorted({*known, *self.cs}, reverse=True):
+            key = Key(*place, at, written(method))
+            if key in self.store.runs and says(method, at, c):
+                return self.store.runs[key]
+        if self.is_over():
+            return None
+        at = max(at for at in self.cs if says(method, at, c))
+        run = self._measure(place, method, at)
+        self.store.add(Key(*place, at, written(method)), run)
+        return run
+
+    def _measure(self, place: Place, method: Method, c: int) -> Run:
+        simulator = self._simulator(place, c)
+        given = self.prompts[place.prompts, place.half]
+        report = simulator.report([method], parse("none"), given)
+        self._count_repeated(place, simulator)
+        [line], [tally] = report.lines(), report.tallies
+        figures = line | {"answers": line["prompts"]}
+        run: Run = {"c": c} | {name: figures[name] for name in FIGURES}
+        return run | ({"chosen": tally.chosen} if tally.chosen else {})
+
+    def _count_repeated(self, place: Place, simulator: Simulator) -> None:
+        key = (place.prompts, place.temperature, place.half)
+        if key in self.store.texts:
+            return
+        plain = simulator.report([parse("none")], parse("none"), self.prompts[key[0], key[2]])
+        found = tokens = 0
+        for output in plain.plain.outputs:
+            prompt, answer = output.prompt_token_ids, output.outputs[0].token_ids
+            found += repeated([*prompt, *answer], len(prompt))
+            tokens += len(answer)
+        self.store.texts[key] = ratio(found, tokens)
+
+    def _simulator(self, place: Place, c: int) -> Simulator:
+        if (place, c) not in self._simulators:
+            model, params = read_costs(f"c={c}"), self.params[place.temperature]
+            self._simulators[place, c] = Simulator(
+                self._bench(place.draft, c), model, Sweep(c, frozenset({"gamma"})), params
+            )
+        return self._simulators[place, c]
+
+    def _bench(self, draft: str, c: int) -> Bench:
+        if (draft, c) not in self._benches:
+            if draft not in self._pairs:
+                self._pairs[draft] = self.load(draft)
+            costs = read_costs(f"c={c}").costs()
+            bench = Bench.open(*self._pairs[draft], self.methods[draft], "shared", costs)
+            self._benches[draft, c] = self._stack.enter_context(closing(bench))
+        return self._benches[draft, c]
+
+
+def digest(texts: Sequence[str]) -> str:
+    """What tells one list of prompts from another."""
+    return sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"--json {path}: expected a file of bench.sweep, got another")
+    return found
+
+
+def _checked(run: Run) -> Run:
+    """Its figures. Raises KeyError, TypeError, ValueError."""
+    if not all(isinstance(run[name], (int, float)) for name in ("c", *FIGURES)):
+        raise TypeError
+    return {name: run[name] for name in ("c", *FIGURES, "chosen") if name in run}
+
+
+def _lines(objects: Sequence[dict[str, Any]]) -> str:
+    return ",\n".join(json.dumps(one, ensure_ascii=False, allow_nan=False) for one in objects)

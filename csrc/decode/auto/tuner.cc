@@ -1,0 +1,357 @@
+#include "decode/auto/tuner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/check.h"
+
+namespace sbrt {
+namespace {
+
+constexpr double kShare = 0.01;         // of decoding time goes into trials
+constexpr double kStart = 16;           // allowance at first, and
+constexpr double kMost = 400;           // ever, in passes of plain decoding
+constexpr double kHope = 0.3;           // by how much better than expected an untried policy may be
+constexpr double kEnough = 12;          // rounds after which it has been tried
+constexpr double kMargin = 1.02;        // a change must promise more than this
+constexpr double kFading = 0.95;        // of a round's weight in `recent`, a round later
+constexpr double kForecastWeight = 12;  // rounds that a forecast counts for beside `recent`
+constexpr int kTrial = 6;               // rounds of a trial
+constexpr int kStay = 4;                // rounds between two looks around
+constexpr int kAloneStay = 12;          // the same while nothing is drafted
+constexpr int64_t kStale = 512;         // rounds after which the target's pace is looked at anew
+constexpr double kRepriced = 0.1;       // change of a rate that changes what is worth drafting
+constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
+
+}  // namespace
+
+ArmKind kind_of(const Policy& p) {
+  if (p.gamma > 0) return ArmKind::overlapped;
+  if (p.on_miss == kLookup) return ArmKind::lookup;
+  return p.on_miss == kBurst && p.burst > 0 ? ArmKind::serial : ArmKind::plain;
+}
+
+Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest)
+    : costs_(costs), index_(longest) {
+  check<InvalidInput>(!policies.empty() && kind_of(policies[0]) == ArmKind::plain,
+                      "tuner: expected policies, plain decoding the first");
+  for (const Policy& policy : policies) {
+    Arm arm;
+    arm.policy = policy;
+    arm.kind = kind_of(policy);
+    arm.hopeless = is_hopeless(arm);
+    const bool looks_up = policy.on_miss == kLookup;
+    lookups_.emplace_back(looks_up ? policy.burst : 0);
+    drafts_ |= !arm.hopeless && arm.kind >= ArmKind::serial;
+    arms_.push_back(arm);
+  }
+  allowance_ = kStart * plain_ns();
+}
+
+// Rows of a forward of which every sequence alike brings so many.
+int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
+
+// A round of the target alone.
+double Tuner::alone_ns(int rows) const {
+  const int all = shared(rows, kMaxRows);
+  return pace_.of(all) * static_cast<double>(costs_.alone.target[all] + costs_.round);
+}
+
+// A step of the draft. The others have none.
+double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
+  return static_cast<double>(costs.draft[std::min(alike_ * rows, kCostRows)]);
+}
+
+void Tuner::begin(const Sequence& c) {
+  path_.begin(c.head);
+  index_.clear();
+  index_.read(c.trunk, c.head + 1);
+  law_ = c.sampling.temperature > 0;
+  for (size_t i = 0; i < arms_.size(); ++i) {
+    arms_[i].recent = {};
+    arms_[i].weight = 0;
+    arms_[i].rounds = 0;
+    if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c.trunk, index_, c.head);
+  }
+  stay_ = 0;
+  trying_ = tries_ = leaves_ = false;
+  has_news_ = true;
+  look_after_ = std::max(kFirstLook, look_after_ / 2);
+}
+
+// The first step reads the last round's newest token or two, the others a row for each place that
+// grows.
+double Tuner::burst_ns(const Policy& p, int depth) const {
+  return draft_ns(costs_.alone, 2) + (depth - 1.0) * draft_ns(costs_.alone, p.burst_width);
+}
+
+// A serial round that drafts a path of `depth` nodes, or a tree about as deep.
+Yield Tuner::serial_forecast(const Policy& p, int depth) const {
+  const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
+  const auto target = static_cast<double>(costs_.alone.target[shared(rows, kMaxRows)] +
+                                          costs_.besides(true, false));
+  return {path_.tokens(depth), pace_.now() * (burst_ns(p, depth) + target)};
+}
+
+int Tuner::best_depth(const Policy& p) const {
+  int best = 1;
+  for (int depth = 2; depth <= std::min(p.burst, PathReplay::kDepth); ++depth)
+    if (serial_forecast(p, depth).rate() > serial_forecast(p, best).rate()) best = depth;
+  return best;
+}
+
+// Share of rounds whose outcome would be among the branches, if these were shared out evenly.
+double Tuner::foreseen(const Policy& p) const {
+  const int depth = std::min(p.gamma, PathReplay::kDepth);
+  return path_.coverage(1 + std::max(1, p.branches / (depth + 1)));
+}
+
+// A tree catches second choices too. A round after a miss has a short chain or none.
+Yield Tuner::overlapped_forecast(const Arm& arm) const {
+  const Policy& p = arm.policy;
+  const int depth = std::min(p.gamma, PathReplay::kDepth);
+  const double ready = std::min(1.0, ready_.fit() * foreseen(p));
+  const double wider = p.width > 1 ? path_.coverage(2) / std::max(0.05, path_.coverage(1)) : 1;
+  const int burst = p.on_miss == kBurst ? std::min(p.burst, PathReplay::kDepth) : 0;
+  const int rows = 1 + std::min(p.nodes, depth * p.width);
+  const int step = std::clamp(p.branches * p.width, 1, kCostRows);
+  const double beside =
+      std::max(static_cast<double>(costs_.overlapped.target[shared(rows, kMaxRows)]),
+               (p.gamma + 1.0) * draft_ns(costs_.overlapped, step));
+  const double before = burst * draft_ns(costs_.overlapped, p.burst_width);
+  const double hit = 1 + (path_.tokens(depth) - 1) * wider;
+  const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
+  const auto more = static_cast<double>(costs_.besides(false, true));
+  const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
+  return {ready * hit + (1 - ready) * after,
+          pace_.now() * (beside + more + (1 - ready) * (before + turns))};
+}
+
+Yield Tuner::forecast(const Arm& arm) const {
+  if (arm.kind == ArmKind::plain) return {1, plain_ns()};
+  if (arm.kind == ArmKind::lookup) {
+    const double share = played(arm).share();
+    const double ns = share * alone_ns(1 + arm.policy.burst) + (1 - share) * alone_ns(1);
+    return {played(arm).tokens(), ns};
+  }
+  if (arm.kind == ArmKind::overlapped) return overlapped_forecast(arm);
+  return serial_forecast(arm.policy, best_depth(arm.policy));
+}
+
+// Even if everything stood.
+bool Tuner::is_hopeless(const Arm& arm) const {
+  if (arm.kind < ArmKind::serial) return false;
+  const bool serial = arm.kind == ArmKind::serial;
+  const LaneCosts& costs = costs_.of(!serial);
+  const auto step = static_cast<double>(costs.draft[1]);
+  const auto round = static_cast<double>(costs_.besides(serial, !serial));
+  for (int depth = 1; depth <= (serial ? arm.policy.burst : arm.policy.gamma); ++depth) {
+    const double target = static_cast<double>(costs.target[std::min(depth + 1, kMaxRows)]);
+    const double ns = serial ? target + depth * step : std::max(target, (depth + 1) * step);
+    if ((ns + round) * kMargin < plain_ns() * (depth + 1)) return false;
+  }
+  return true;
+}
+
+// more_ns: of every round, besides. Of a policy that drafts nothing all rounds have been played, and
+// nothing is left to learn but the pace.
+double Tuner::expected_rate(const Arm& arm, double more_ns) const {
+  const Yield ahead = forecast(arm);
+  if (arm.kind < ArmKind::serial) return ahead.rate();
+  const double ns = ahead.ns / arm.fit[law_] + more_ns;
+  return (kForecastWeight * ahead.tokens + arm.recent.tokens) /
+         (kForecastWeight * ns + arm.recent.ns);
+}
+
+double Tuner::catch_up_ns(int64_t behind) const {
+  const double pieces = std::ceil(static_cast<double>(behind) / kMaxRows);
+  const auto rows = std::clamp<int64_t>(behind, 0, kMaxRows);
+  return pieces * static_cast<double>(costs_.alone.draft[rows]);
+}
+
+// The forecast of the policy that ran is mended by what came.
+void Tuner::learn() {
+  constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
+  Arm& arm = arms_[running_];
+  if (arm.weight < kWeight || arm.kind < ArmKind::serial) return;
+  double& fit = arm.fit[law_];
+  const double miss = arm.recent.rate() / (forecast(arm).rate() * fit);
+  const double rate = std::clamp(4 / (arm.known[law_] + 2), kSlow, kQuick);
+  fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
+}
+
+// Whoever is to be left must be beaten by a margin. Between plain decoding and a look-up there is
+// none: where nothing repeats, a look-up finds nothing, and is plain decoding.
+int Tuner::best_of(bool in_reach) const {
+  const auto claim = [this](int i) {
+    const bool dear = arms_[i].kind >= ArmKind::serial;
+    return arms_[i].rate * (i == current_ && !tries_ ? kMargin : 1) / (dear ? kMargin : 1);
+  };
+  int best = 0;
+  for (int i = 1; i < static_cast<int>(arms_.size()); ++i)
+    if (may_run(arms_[i], in_reach) && claim(i) > claim(best)) best = i;
+  return best;
+}
+
+void Tuner::look(const Sequence& c, int64_t head) {
+  const bool idle = arms_[running_].kind < ArmKind::serial;
+  if (has_news_ || !idle) path_.read(c.rank, head);
+  has_news_ = false;
+  index_.read(c.trunk, head + 1);
+  for (size_t i = 0; i < arms_.size(); ++i)
+    if (arms_[i].policy.on_miss == kLookup) lookups_[i].read(c.trunk, index_, head);
+  learn();
+  // What the draft has missed it must read first: that is spread over the rounds of a stay or two.
+  constexpr double kRounds = 12;
+  const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
+  for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
+}
+
+void Tuner::look_around(const Sequence& c, int64_t head) {
+  look(c, head);
+  const bool in_reach = head + kSlots < c.draft_limit;
+  const int best = best_of(in_reach), trial = worth_trying(best, in_reach);
+  tries_ = trial >= 0;
+  current_ = tries_ ? trial : best;
+  stay_ = tries_ ? kTrial : arms_[best].kind < ArmKind::serial ? kAloneStay : kStay;
+}
+
+int Tuner::best_alone() const {
+  int best = 0;
+  for (int i = 1; i < static_cast<int>(arms_.size()); ++i)
+    if (arms_[i].kind == ArmKind::lookup && arms_[i].rate > arms_[best].rate) best = i;
+  return best;
+}
+
+// A policy of which too little is known to say that it is not the best, or -1. The less is known of
+// one, the better it may be than expected.
+int Tuner::worth_trying(int best, bool in_reach) const {
+  const auto paid = [this](const Arm& arm) {
+    return kTrial * forecast(arm).ns * 0.5 <= allowance_;
+  };
+  if (pace_.age() > kStale && paid(arms_[best_alone()])) return best_alone();
+  int found = -1;
+  for (int i = 0; i < static_cast<int>(arms_.size()); ++i) {
+    const Arm& arm = arms_[i];
+    if (i == best || arm.kind < ArmKind::serial || arm.known[law_] >= kEnough) continue;
+    if (!may_run(arm, in_reach) || !paid(arm)) continue;
+    const double hope = 1 + kHope * (1 - arm.known[law_] / kEnough);
+    if (arm.rate * hope < arms_[best].rate) continue;
+    if (found < 0 || arm.rate > arms_[found].rate) found = i;
+  }
+  return found;
+}
+
+// What came of rounds shared by more or by fewer says nothing of these.
+void Tuner::share(int alike, int others) {
+  if (alike == alike_ && others == others_) return;
+  alike_ = alike;
+  others_ = others;
+  for (Arm& arm : arms_) {
+    arm.recent = {};
+    arm.weight = 0;
+  }
+  stay_ = 0;
+}
+
+void Tuner::follow(Sequence& c, int arm) {
+  running_ = current_ = arm;
+  stay_ = 0;
+  trying_ = tries_ = leaves_ = false;
+  c.policy = arms_[arm].policy;
+  price(c);
+}
+
+void Tuner::next(Sequence& c) {
+  if (stay_-- <= 0) look_around(c, c.head);
+  leaves_ = false;
+  running_ = current_;
+  trying_ = tries_;
+  if (arms_[running_].kind >= ArmKind::serial) look_after_ = kFirstLook;
+  c.policy = arms_[running_].policy;
+  price(c);
+}
+
+bool Tuner::stays(const Sequence& c, int64_t head) {
+  if (leaves_ || wants_to_look(c, head)) return false;
+  if (stay_-- > 0) return true;
+  look_around(c, head);
+  const Arm& arm = arms_[current_];
+  const bool reprices =
+      arm.kind >= ArmKind::serial && std::abs(arm.rate - priced_) > kRepriced * priced_;
+  leaves_ = reprices || current_ != running_;
+  return !leaves_;
+}
+
+// What nodes cost the policy in force: a round's length by its rows, and what a draft step with
+// another row must bring at the rate that is expected anyway.
+void Tuner::price(Sequence& c) {
+  const Arm& arm = arms_[running_];
+  priced_ = arm.rate;
+  c.prices.known = arm.kind >= ArmKind::serial;
+  if (!c.prices.known) return;
+  const bool overlaps = arm.kind == ArmKind::overlapped;
+  const CostTable& target = costs_.of(overlaps).target;
+  double besides = static_cast<double>(costs_.besides(!overlaps, overlaps)), floor = 0;
+  if (overlaps) {
+    const int step = std::clamp(arm.policy.branches * arm.policy.width, 1, kCostRows);
+    floor = (arm.policy.gamma + 1.0) * draft_ns(costs_.overlapped, step);
+  } else {
+    besides += burst_ns(arm.policy, best_depth(arm.policy));
+  }
+  c.prices.round[0] = 0;
+  for (int rows = 1; rows <= kMaxRows; ++rows)
+    c.prices.round[rows] = static_cast<float>(
+        std::max(static_cast<double>(target[shared(rows, kMaxRows)]), floor) + besides);
+  const double step = draft_ns(costs_.alone, std::max(1, arm.policy.burst_width));
+  const int most = shared(8, kMaxRows), least_rows = shared(1, kMaxRows);
+  const double row = static_cast<double>(target[most] - target[least_rows]) / 7;
+  const double least = std::clamp(arm.rate * pace_.now() * (step + row), 1e-4, 0.95);
+  c.prices.least = static_cast<float>(std::log(least));
+}
+
+void Tuner::saw(const Brought& round) {
+  constexpr double kFade = 1.0 / 8192;
+  Arm& arm = arms_[running_];
+  const bool was_trial = std::exchange(trying_, tries_);
+  ++arm.rounds;
+  if (round.ns <= 0) return;
+  const auto took = static_cast<double>(round.ns), got = static_cast<double>(round.tokens);
+  if (arm.kind >= ArmKind::serial) {
+    pace_.saw_another();
+  } else if (round.steady) {
+    pace_.saw(round.rows,
+              took / static_cast<double>(costs_.alone.target[round.rows] + costs_.round));
+  }
+  if (arm.kind == ArmKind::overlapped) ready_.saw(round.hit, foreseen(arm.policy));
+  arm.recent.tokens = arm.recent.tokens * kFading + got;
+  arm.recent.ns = arm.recent.ns * kFading + took;
+  arm.weight = arm.weight * kFading + 1;
+  // What was learned of the others grows old.
+  for (Arm& other : arms_) {
+    other.known[law_] *= 1 - kFade * got;
+    if (&other != &arm) other.fit[law_] = std::pow(other.fit[law_], 1 - kFade * got);
+  }
+  arm.known[law_] = std::min(arm.known[law_] + 1, 4 * kEnough);
+  double best = 0;
+  for (const Arm& other : arms_) best = std::max(best, other.rate);
+  const double lost = was_trial && best > 0 ? took - got / best : 0;
+  allowance_ = std::min(allowance_ + kShare * took - std::max(0.0, lost), kMost * plain_ns());
+}
+
+bool Tuner::wants_to_look(const Sequence& c, int64_t head) const {
+  if (!drafts_ || arms_[running_].kind >= ArmKind::serial) return false;
+  const int64_t behind = head - c.draft_have;
+  if (behind < look_after_ || head + kSlots >= c.draft_limit) return false;
+  return catch_up_ns(behind) < allowance_;
+}
+
+void Tuner::looked(int64_t ns) {
+  allowance_ -= static_cast<double>(ns);
+  look_after_ = std::min(2 * look_after_, kLastLook);
+  stay_ = 0;
+  has_news_ = true;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,99 @@
+// Two lanes and the sequences in their seats: admit, run, take what was committed, release.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "decode/graphs.h"
+#include "decode/sequence.h"
+#include "decode/pump.h"
+#include "decode/resources.h"
+#include "decode/auto/tuner.h"
+
+namespace sbrt {
+
+class Engine {
+ public:
+  // `draft` may be null. Throws InvalidInput for sizes that cannot be.
+  Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
+         const RuntimeConfig& config);
+  ~Engine();
+  Engine(const Engine&) = delete;
+
+  // Makes beforehand what requests of such a policy launch on a device; what a request shapes waits for
+  // the first that does. Drops the sequence in flight. Throws InvalidInput.
+  void prepare(const Policy& policy);
+  int fused_graphs() const { return graphs_.fused(); }  // made so far, as far as they are kept
+  // Whether a sequence can be admitted.
+  bool has_free_seat() const { return pump_.has_free_seat(); }
+  // Starts a sequence beside those in flight; returns its seat, which is taken until it is released.
+  // Throws InvalidInput; Error if no seat is free.
+  int admit(const Request& request);
+  // Drops what is in flight, then starts a sequence: waits for the last round. Throws InvalidInput.
+  void begin(const Request& request);
+  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done, `seconds` have passed
+  // (0: no limit) or interrupt() is called. If prefill or round take longer than that, they go on by
+  // themselves. The round after the last one that was read may be in flight when this returns; the
+  // next call reads it. If an op throws, all sequences end, and so does this.
+  void run(int64_t max_rounds, double seconds);
+  // The tokens committed since the last take() or admit(); valid until the next.
+  const std::vector<int32_t>& take(int seat) { return at(seat).sequence.take(); }
+  int64_t prefilled_tokens(int seat) const {
+    check_seat(seat);
+    return pump_.prompts().done(seat);
+  }
+  // Whether nothing runs any more, after at most `seconds` (0: no limit).
+  bool idle(double seconds);
+  void release(int seat);  // drops its sequence, and others may have the seat
+  void end();              // drops all sequences
+  void close();            // drops them and joins every thread; nothing runs any more
+  void interrupt() { pump_.interrupt(); }  // from any thread: run() returns soon
+
+  int seats() const { return resources_.count(); }
+  const HostSequence& sequence(int seat) const {
+    check_seat(seat);
+    return pump_.seat(seat).sequence;
+  }
+  void check_usable() const;  // throws Error once closed, and in a fork
+  bool is_forked() const;     // this process is a fork of the engine's
+  // Null without such a lane.
+  const Trace* target_trace() const { return trace_of(resources_.target); }
+  const Trace* draft_trace() const { return trace_of(resources_.draft); }
+  // A device keeps times only while told to. Both wait for the last round, and are calls of exec.
+  void keep_trace(bool is_on);
+  void profile(bool is_on);
+  // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
+  // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in
+  // virtual time.
+  Costs measure(double seconds, float temperature = 0);
+  // What `auto` knows of its policies; null if the engine was not built for it.
+  const Tuner* tuner(int seat) const {
+    check_seat(seat);
+    return tuners_.empty() ? nullptr : tuners_[seat].get();
+  }
+  // What H-RAD reads, of the last outcome of a seat: [Hrad::inputs(hidden)]. Throws InvalidInput if they
+  // are not kept, as H-RAD by itself does not on a device, and while a round is in flight.
+  std::vector<float> features(int seat) const;
+  int64_t now() const { return resources_.exec->now(); }  // ns of the clock of traces and stats
+  const OrderBook* order() const { return resources_.exec->order(); }  // of the dry body; else null
+
+ private:
+  static const Trace* trace_of(const LaneUnit& u) {
+    return u.stream ? &u.stream->trace() : nullptr;
+  }
+  void start_over();
+  void check_seat(int seat) const;
+  HostSeat& at(int seat) {
+    check_seat(seat);
+    return pump_.seat(seat);
+  }
+
+  int64_t process_;  // threads do not survive a fork
+  Resources resources_;
+  Graphs graphs_;
+  Pump pump_;
+  std::vector<std::unique_ptr<Tuner>> tuners_;  // of each seat, if the engine was built for it
+};
+
+}  // namespace sbrt

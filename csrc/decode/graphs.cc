@@ -1,0 +1,306 @@
+#include "decode/graphs.h"
+
+#include "round/table.h"
+#include "state/parts.h"
+
+namespace sbrt {
+namespace {
+
+unsigned seats_of(const EndArgs&) { return 1; }
+template <class Args>
+unsigned seats_of(const Args& args) {
+  return static_cast<unsigned>(args.seats.count);
+}
+
+// `clock`: what says which round, or which piece of a prompt, it is of.
+template <class Args>
+void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
+  Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
+  node.effects.reads.bits |= parts(clock).bits;
+  const KernelShape shape = shape_of(step.kernel);
+  const unsigned seats = shape.each_seat ? seats_of(args) : 1;
+  if (step.kernel != RoundOp::none)
+    node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks * seats);
+}
+
+}  // namespace
+
+// A lane's own ops, all of which do what `effects` says.
+struct LaneOps {
+  Lane& lane;
+  const Batch* batch;
+  ChooseArgs choice;
+  GatherArgs rows;
+  RoundStep<GatherArgs> gather;
+  Effects forward, choose, moves;
+  Part clock = Part::round;
+
+  // Rows of the seats become the batch, in which the next forward finds them.
+  void put_gather(Graph& graph) const { put(graph, gather, rows, clock); }
+
+  void put_forward(Graph& graph, bool with_logits) const {
+    const size_t first = graph.nodes().size();
+    lane.add_forward(graph, batch, with_logits);
+    graph.say(first, "forward", forward);
+  }
+  // A forward and its laws, which cost what the table at `cost` says.
+  void put_laws(Graph& graph, const int64_t* const* cost) const {
+    put_gather(graph);
+    graph.cost_by(&batch->n, cost);
+    put_forward(graph, true);
+    put_choice(graph);
+  }
+  void put_choice(Graph& graph) const {
+    const size_t first = graph.nodes().size();
+    lane.add_choose(graph, choice);
+    graph.say(first, "choose", choose);
+  }
+  void put_moves(Graph& graph, const Sequence* sequence, Moves which) const {
+    const size_t first = graph.nodes().size();
+    lane.add_moves(graph, sequence, which);
+    graph.say(first, "moves", moves);
+  }
+};
+
+namespace {
+
+// What differs between the lanes in a piece of a prompt.
+struct FeedSteps {
+  LaneStep rows;
+  RoundStep<EndArgs> end;
+  int64_t* fed;  // LaneUnit::fed, as ops reach it
+};
+
+// The pieces of a prompt. `expect` tells the lane of how many rows the next one is.
+template <class Expect>
+void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
+                 const LaneOps& ops, const Expect& expect) {
+  const int32_t most = ops.lane.prefill_rows();
+  feed.size(least, least < kMaxRows ? least : most, args.shape.capacity);
+  for (size_t i = 0; i < feed.rows.size(); ++i) {
+    args.max_rows = feed.rows[i];
+    put(feed.graphs[i], steps.rows, args, ops.clock);
+    ops.put_gather(feed.graphs[i]);
+    expect(feed.rows[i]);
+    ops.put_forward(feed.graphs[i], false);
+    put(feed.graphs[i], steps.end, EndArgs{steps.fed}, ops.clock);
+  }
+}
+
+}  // namespace
+
+Graphs::Graphs(Resources& resources) : r_(resources) {
+  record_target();
+  record_select();
+  if (r_.has_draft()) record_draft();
+  prepare();
+}
+
+// What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
+void Graphs::expect(Lane& lane, const int32_t& rows) const {
+  lane.expect({&rows, &r_.at(0).sampling, &r_.at(0).shaping});
+}
+
+void Graphs::record_target() {
+  Sequence* c = r_.sequences.device();
+  TargetScratch* mine = r_.target_scratch.device();
+  Batch* batch = &mine->batch;
+  LaneUnit& unit = r_.target;
+  Lane& lane = *unit.lane;
+  LaneArgs args{r_.seats(unit), batch, nullptr, lane.ring(), lane.ring_shape(), unit.max_rows};
+  const ChooseArgs choice{
+      lane.logits(), lane.vocab(), r_.config.vocab,      batch, c, unit.scratch.data(),
+      mine->choice,  nullptr,      r_.shaping[0].dense()};
+  LaneOps ops{
+      lane,          batch,          choice,        {r_.seats(unit), batch, false, unit.max_rows},
+      kGatherTarget, kForwardTarget, kChooseTarget, kMovesTarget};
+  if (lane.ring()) put(settle_target_, kSettleTarget, args);
+  ops.put_moves(settle_target_, c, Moves::path);
+  put(verify_, kTargetRows, args);
+  ops.put_gather(verify_);
+  verify_.cost_by(&batch->n, &unit.cost);
+  expect(lane, unit.most.verify);
+  ops.put_forward(verify_, true);
+  ops.put_choice(verify_);
+  args.seats = ops.rows.seats = r_.fed_seats(unit);
+  ops.rows.most = 0;
+  ops.gather = kGatherPrompt;
+  ops.clock = Part::target_fed;
+  record_feed(unit.feed, r_.config.max_piece,
+              {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
+              [&](const int32_t& rows) { expect(lane, rows); });
+  expect(lane, unit.timed_rows);
+  ops.put_forward(unit.timed_forward, true);
+  ops.put_choice(unit.timed_forward);
+}
+
+SelectArgs Graphs::select_args() const {
+  const TargetScratch* scratch = r_.target_scratch.device();
+  return {r_.seats(r_.target),
+          &scratch->batch,
+          scratch->choice,
+          r_.records.device(),
+          r_.target.lane.get(),
+          r_.config.hrad.get(),
+          r_.features.size() ? r_.features.data() : nullptr,
+          r_.hrad_scratch.data(),
+          r_.accept.empty() ? Place{} : r_.accept[0].place()};
+}
+
+void Graphs::record_select() {
+  const SelectArgs chosen = select_args();
+  put(select_, kSelect, chosen);
+  if (chosen.features) put(select_, kClassify, chosen);
+  if (r_.hrad_memory.is_there()) {
+    const HradArgs read =
+        r_.hrad_memory.args(chosen.seats, chosen.batch, r_.target.lane->feature_memory());
+    put(select_, kHradFeatures, read);
+    if (r_.config.hrad) put(select_, kHradInnerLayer, read);
+    if (r_.config.hrad) put(select_, kHradCut, read);
+  }
+  put(select_, kHangChain, chosen);
+  put(select_, kEndRound, EndArgs{r_.ended.device()});
+}
+
+void Graphs::record_draft() {
+  Sequence* c = r_.sequences.device();
+  DraftScratch* mine = r_.draft_scratch.device();
+  Batch* batch = &mine->batch;
+  LaneUnit& unit = r_.draft;
+  Lane& lane = *unit.lane;
+  LaneArgs args{r_.seats(unit), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
+  const ChooseArgs laws{
+      lane.logits(), lane.vocab(), r_.config.vocab,      batch, c, unit.scratch.data(),
+      nullptr,       mine->law,    r_.shaping[0].dense()};
+  LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
+              kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
+  put(settle_draft_, kSettleDraft, args);
+  ops.put_moves(settle_draft_, c, Moves::path_and_tail);
+  put(plan_certain_, kPlanCertain, args);
+  SelectArgs bursts = select_args();
+  bursts.seats = args.seats;
+  put(hang_burst_, kHangBurst, bursts);
+  put(hang_burst_, kBringBurst, args);
+  ops.put_moves(hang_burst_, c, Moves::burst);
+  expect(lane, unit.most.catch_up);
+  ops.put_laws(catch_up_, &unit.cost);
+  put(catch_up_, kKeepLaws, args);
+  put(plan_, kPlan, args);
+  expect(lane, unit.most.step);
+  ops.put_laws(step_, &unit.cost);
+  put(step_, kExtend, args);
+  args.seats = ops.rows.seats = r_.fed_seats(unit);
+  ops.clock = Part::draft_fed;
+  record_feed(unit.feed, r_.config.max_piece,
+              {kPrefillDraftRows, kEndDraftPiece, r_.ended.device() + 2}, args, ops,
+              [&](const int32_t& rows) { expect(lane, rows); });
+  expect(lane, unit.timed_rows);
+  ops.put_forward(unit.timed_forward, true);
+  ops.put_choice(unit.timed_forward);
+  if (!r_.config.tuned.empty()) record_looks(args, ops);
+}
+
+// Pieces of the prompt, or of what the draft has missed, that leave its laws.
+void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
+  expect(*r_.draft.lane, look_rows_);
+  LaneArgs few = args;
+  few.max_rows = look_rows_;
+  const EndArgs end{r_.ended.device() + 2};
+  put(prefill_laws_, kPrefillDraftRows, few, ops.clock);
+  ops.put_gather(prefill_laws_);
+  ops.put_forward(prefill_laws_, true);
+  ops.put_choice(prefill_laws_);
+  put(prefill_laws_, kKeepLaws, args, ops.clock);
+  put(prefill_laws_, kEndDraftPiece, end, ops.clock);
+  put(look_, kPrefillDraftRows, few, ops.clock);
+  ops.put_laws(look_, &r_.draft.cost);
+  put(look_, kKeepLaws, args, ops.clock);
+  put(look_, kEndDraftPiece, end, ops.clock);
+}
+
+// Every graph is made for its stream before the first launch.
+void Graphs::prepare() {
+  LaneUnit &target = r_.target, &draft = r_.draft;
+  for (Graph* graph : {&settle_target_, &verify_, &select_, &target.timed_forward})
+    target.stream->prepare(*graph);
+  for (const Graph& graph : target.feed.graphs) target.stream->prepare(graph);
+  if (!draft.stream) return;
+  for (const Graph& graph : draft.feed.graphs) draft.stream->prepare(graph);
+  for (Graph* graph : {&settle_draft_, &plan_certain_, &hang_burst_, &catch_up_, &plan_, &step_,
+                       &prefill_laws_, &look_, &draft.timed_forward})
+    draft.stream->prepare(*graph);
+}
+
+TargetLane Graphs::target(const RoundShape& shape) const {
+  TargetLane lane{*r_.target.stream, settle_target_, verify_, select_};
+  lane.settles = settles();
+  const Graph& whole = verifications_[verification_at(shape.burst > 0)];
+  if (r_.config.is_on_device() && r_.target.stream->is_fused(whole)) lane.fused = &whole;
+  return lane;
+}
+
+DraftLane Graphs::draft(const RoundShape& shape) const {
+  return {*r_.draft.stream,
+          settle_draft_,
+          plan_certain_,
+          hang_burst_,
+          catch_up_,
+          plan_,
+          step_,
+          fused(serial_bursts_, shape.burst),
+          fused(bursts_, shape.gamma)};
+}
+
+// Whether `settle` is enqueued. A path moves no KV, which a device makes use of.
+bool Graphs::settles() const { return !r_.config.is_on_device() || !makes_paths(r_.at(0).policy); }
+
+int Graphs::verification_at(bool after_burst) const {
+  return 2 * (settles() && !after_burst) + (r_.at(0).policy.gamma == 0);
+}
+
+// What a round launches on the target's stream: the forward, with `settle` before it unless the target
+// waits for a burst in between, and with `select` after it unless it waits for the draft.
+void Graphs::fuse_verification(bool after_burst) {
+  Graph& whole = verifications_[verification_at(after_burst)];
+  if (whole.nodes().empty()) {
+    if (settles() && !after_burst) whole.append(settle_target_);
+    whole.append(verify_);
+    if (r_.at(0).policy.gamma == 0) whole.append(select_);
+  }
+  r_.target.stream->fuse(whole);
+}
+
+void Graphs::fuse() {
+  if (!r_.config.is_on_device()) return;
+  const Policy& p = r_.at(0).policy;
+  const bool bursts = p.on_miss == kBurst && p.burst > 0;
+  if (bursts) fuse_verification(true);
+  if (!bursts || p.gamma > 0) fuse_verification(false);
+  if (!r_.draft.stream) return;
+  if (p.gamma > 0) {
+    Graph& whole = bursts_.try_emplace(p.gamma, "burst").first->second;
+    if (whole.nodes().empty()) whole.append(catch_up_).append(plan_).append(step_, p.gamma);
+    r_.draft.stream->fuse(whole);
+  }
+  if (bursts) {
+    Graph& whole = serial_bursts_.try_emplace(p.burst, "serial_burst").first->second;
+    if (whole.nodes().empty())
+      whole.append(plan_certain_).append(step_, p.burst).append(hang_burst_);
+    r_.draft.stream->fuse(whole);
+  }
+}
+
+int Graphs::fused() const {
+  int count = 0;
+  for (const LaneUnit* unit : {&r_.target, &r_.draft})
+    if (unit->stream) count += unit->stream->fused();
+  return count;
+}
+
+// Of so many steps, if it was fused for what the next round asks.
+const Graph* Graphs::fused(const std::map<int, Graph>& bursts, int steps) const {
+  const auto at = bursts.find(steps);
+  return at != bursts.end() && r_.draft.stream->is_fused(at->second) ? &at->second : nullptr;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,54 @@
+// The graphs of both lanes, made once. On a device whole rounds of them are made into one launch each.
+#pragma once
+
+#include <map>
+
+#include "decode/resources.h"
+#include "round/round.h"
+
+namespace sbrt {
+
+struct LaneOps;  // graphs.cc
+
+class Graphs {
+ public:
+  // Records and prepares all of them, those of the lanes too.
+  explicit Graphs(Resources& resources);
+  Graphs(const Graphs&) = delete;
+
+  // What the lanes launch in a round of this shape, under the policy of the sequence.
+  TargetLane target(const RoundShape& shape) const;
+  DraftLane draft(const RoundShape& shape) const;
+
+  const Graph& prefill_laws() const { return prefill_laws_; }
+  const Graph& look() const { return look_; }
+
+  // On a device: makes what rounds of the sequence launch, as its request asks for it, each one launch.
+  // The bounds of the rows are known, and nothing is in flight.
+  void fuse();
+  int fused() const;  // made so far, as far as they are kept
+
+ private:
+  void record_target();
+  void record_select();
+  void record_draft();
+  void record_looks(const LaneArgs& args, const LaneOps& ops);
+  SelectArgs select_args() const;
+  void expect(Lane& lane, const int32_t& rows) const;
+  void prepare();
+  bool settles() const;
+  int verification_at(bool after_burst) const;
+  void fuse_verification(bool after_burst);
+  const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
+
+  Resources& r_;
+  const int32_t look_rows_ = kMaxRows;
+  Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
+  Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
+  Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
+  Graph prefill_laws_{"prefill"}, look_{"look"};  // look_rows_ with laws; the latter between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
+  Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
+};
+
+}  // namespace sbrt

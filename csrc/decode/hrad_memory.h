@@ -1,0 +1,30 @@
+// The classifier where the ops of a device reach it: weights, what it reads, its first layer's outputs.
+#pragma once
+
+#include "exec/exec.h"
+#include "round/hrad.h"
+#include "round/op_args.h"
+
+namespace sbrt {
+
+class HradMemory {
+ public:
+  HradMemory() = default;
+  // `hrad` may be null: then there is only what it would read, which the host sees if it is `shown`.
+  HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown);
+
+  bool is_there() const { return x_.size() > 0; }
+  const Cells<float>& shown() const { return shown_; }
+  HradArgs args(const Seats& seats, const Batch* batch, const FeatureMemory& target) const;
+
+ private:
+  struct Layer {
+    Cells<uint32_t> panels;
+    Cells<float> bias;
+  };
+
+  Layer layers_[kHradLayers];
+  Cells<float> x_, inner_, shown_;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,78 @@
+// Keeps the lanes at work: feeds prompts, enqueues rounds, reads their records. Nobody else knows
+// fences and round numbers.
+#pragma once
+
+#include <cstdint>
+
+#include "decode/graphs.h"
+#include "decode/patience.h"
+#include "decode/prompts.h"
+#include "decode/seat_table.h"
+#include "decode/together.h"
+
+namespace sbrt {
+
+class Pump {
+ public:
+  Pump(Resources& resources, Graphs& graphs);
+  Pump(const Pump&) = delete;
+
+  // Waits for what sequences left behind, and forgets how it went.
+  void settle_down();
+  void start_over();  // that, and nothing is left of any sequence
+  // A seat that nothing in flight has any more, or -1 if all are taken. It may wait for a round.
+  int free_seat();
+  // Whether free_seat() would not be -1.
+  bool has_free_seat() const;
+  // The sequence that the host has just put into its seat. `tuner`: if it chooses the policy; else null.
+  void begin(int seat, const Request& request, Tuner* tuner);
+  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), it is
+  // `until` by Trace::now() or interrupt() is called.
+  void run(int64_t max_rounds, int64_t until);
+  void interrupt() { patience_.interrupt(); }  // from any thread
+
+  Prompts& prompts() { return prompts_; }
+  // On a device: makes what the rounds of the sequence launch, each one launch. Nothing is in flight.
+  void fuse();
+  // Whether nothing runs any more, by `until` at the latest.
+  bool idle(int64_t until);
+
+  HostSeat& seat(int i) { return seats_[i]; }
+  const HostSeat& seat(int i) const { return seats_[i]; }
+  bool has_round_in_flight() const { return round_ != committed_round_; }
+  const Prompts& prompts() const { return prompts_; }
+
+ private:
+  void bound_rows();
+  bool prepare_round(int64_t until);
+  SeatSet members_of_round() const;
+  void start_round();
+  bool starts_drafting(int seat, const RoundShape& how);
+  bool read_round(int64_t until, bool ahead);
+  bool commit(int seat, int64_t round);
+  Brought time_of(int64_t round, bool ahead) const;
+  bool may_run_ahead();
+  bool may_run_ahead(int seat, bool alone);
+  bool tune(int seat, int64_t until);
+  void price_lanes(const RoundShape& how);
+  int32_t most_chain() const;
+  DraftLag lag_within(int rounds) const;
+  int64_t now() const { return r_.exec->now(); }
+
+  Resources& r_;
+  Graphs& graphs_;
+  SeatTable seats_;
+  Patience patience_;
+  Prompts prompts_;
+  Together together_;
+  Fences fences_;
+  int64_t round_;                  // last round enqueued
+  int64_t committed_round_;        // last round whose record was read
+  int64_t admitted_ = 0;           // sequences so far
+  int64_t enqueued_[2] = {};       // when, of the last two rounds by number
+  int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
+  int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
+  DraftLag lag_ = DraftLag::none;  // what the bounds in force allow for
+};
+
+}  // namespace sbrt

@@ -1,0 +1,202 @@
+#include "decode/resources.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+#include "ops/philox.h"
+#include "state/parts.h"
+
+namespace sbrt {
+namespace {
+
+void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64_t max_len,
+               bool drafts) {
+  LaneShape shape;
+  shape.max_len = max_len;
+  shape.max_rows = kMaxRows;
+  shape.seats = c.max_num_seqs;
+  if (drafts) {
+    // What is drafted last takes no slot: it does not go through the draft.
+    const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
+    const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
+    shape.branches = c.max_branches;
+    shape.tail_slots = std::clamp(slots, 1, kMaxTail);
+    shape.max_rows = std::clamp(c.max_branches * c.max_width, kMaxRows, kMaxStepRows);
+    if (c.max_num_seqs > 1) shape.max_rows = std::min(kMaxRows * c.max_num_seqs, kMaxStepRows);
+  }
+  shape.threads = c.num_threads;
+  shape.debug = c.debug;
+  shape.features = !drafts && (c.hrad || c.keep_features);
+  shape.on_device = c.is_on_device();
+  shape.stream = unit.stream->handle();
+  unit.max_rows = shape.max_rows;
+  unit.lane = model.bind(shape);
+  for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
+    unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
+}
+
+std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
+  if (c.costs) return make_virtual_exec();
+  if (c.body == Body::cuda) return make_cuda_exec(c.device);
+  if (c.body == Body::dry_cuda) return make_dry_cuda_exec(&name_of);
+  if (c.body == Body::dry) return make_dry_exec(&name_of);
+  return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
+}
+
+}  // namespace
+
+Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<const Model> of_draft,
+                     const RuntimeConfig& given)
+    : config(given), models{std::move(of_target), std::move(of_draft)} {
+  check<InvalidInput>(models[0] != nullptr, "runtime: a target model is needed");
+  check_config(config, *models[0]);
+  if (config.vocab == 0) config.vocab = models[0]->vocab();
+  check_within("vocab", 2, models[0]->vocab(), config.vocab);
+  exec = make_exec(config);
+  make_memory();
+  make_streams();  // lanes on a device capture on theirs
+  bind_unit(target, *models[0], config, config.max_model_len, false);
+  make_features();
+  if (models[1]) {
+    const int64_t limit = std::min(config.max_model_len, models[1]->longest());
+    bind_unit(draft, *models[1], config, limit, true);
+    for (int seat = 0; seat < count(); ++seat) {
+      at(seat).draft_limit = limit;
+      at(seat).draft_vocab = models[1]->vocab();
+    }
+  }
+  check_holes(config.holes, config.vocab);
+  for (int seat = 0; seat < count(); ++seat)
+    shaping.emplace_back(*exec, config.vocab, config.holes);
+  make_scores();
+}
+
+void Resources::make_memory() {
+  const auto seats = static_cast<size_t>(count());
+  sequences = exec->cells<Sequence>(seats, Where::device);
+  rolls = exec->cells<Roll>(4, Where::pinned);
+  ended = exec->cells<int64_t>(3, Where::device);
+  target_scratch = exec->cells<TargetScratch>(1, Where::device);
+  if (models[1]) draft_scratch = exec->cells<DraftScratch>(1, Where::device);
+  records = exec->cells<Records>(seats, Where::pinned);
+  trunks = exec->cells<int32_t>(seats * room(), Where::device);
+  if (!config.tuned.empty()) ranks = exec->cells<uint8_t>(seats * room(), Where::device);
+  for (int seat = 0; seat < count(); ++seat) {
+    at(seat).trunk = trunks.device() + seat * room();
+    if (ranks.size() > 0) at(seat).rank = ranks.device() + seat * room();
+    exec->watch(watched(sequences.device() + seat));
+  }
+  target.batch = &target_scratch.host()->batch;
+  target.scratch_block = &target_scratch.block();
+  if (models[1]) {
+    draft.batch = &draft_scratch.host()->batch;
+    draft.scratch_block = &draft_scratch.block();
+  }
+  int lane = 0;
+  for (LaneUnit* unit : {&target, &draft}) {
+    unit->roll = &rolls.host()[lane];
+    unit->fed_roll = &rolls.host()[2 + lane];
+    unit->fed = &ended.host()[1 + lane];
+    ++lane;
+  }
+  exec->watch(watched(target_scratch.device()));
+  if (models[1]) exec->watch(watched(draft_scratch.device()));
+}
+
+void Resources::make_streams() {
+  const auto stream = [this](const char* name, bool urgent) {
+    return exec->stream(config.num_threads, {name, urgent, config.nvtx});
+  };
+  target.stream = stream("target", !config.draft_first);
+  if (models[1]) draft.stream = stream("draft", config.draft_first);
+}
+
+void Resources::make_features() {
+  if (!config.hrad && !config.keep_features) return;
+  const int64_t width = target.lane->feature_width();
+  check<InvalidInput>(width > 0, "hrad: expected a target that keeps features, this one has none");
+  if (config.hrad)
+    check<InvalidInput>(config.hrad->hidden() == width, "hrad: made for a target of hidden size ",
+                        config.hrad->hidden(), ", this one's is ", width);
+  if (config.is_on_device()) {
+    hrad_memory = HradMemory(*exec, config.hrad.get(), width, config.keep_features);
+    return;
+  }
+  features = Buffer<float>(count() * Hrad::room(width));
+  hrad_scratch = Buffer<float>(Hrad::kScratch);
+}
+
+void Resources::make_scores() {
+  if (!config.rejection) return;
+  const RingShape shape = has_draft() ? draft.lane->ring_shape() : RingShape{};
+  for (int seat = 0; seat < count(); ++seat) {
+    accept.emplace_back(config.vocab, has_draft() ? shape.branches : 0,
+                        has_draft() ? shape.tail_slots : 0);
+    at(seat).scores = accept.back().scores();
+  }
+}
+
+Seats Resources::seats(const LaneUnit& unit) const {
+  return {sequences.device(), count(), rolls.device() + (&unit == &draft), ended.device()};
+}
+
+Seats Resources::fed_seats(const LaneUnit& unit) const {
+  const int lane = &unit == &draft;
+  return {sequences.device(), count(), rolls.device() + 2 + lane, ended.device() + 1 + lane};
+}
+
+void Resources::send_sequences() {
+  exec->note("send_sequences", {{}, all_parts()});
+  exec->upload(sequences.block(), count() * sizeof(Sequence));
+  exec->upload(ended.block(), ended.size() * sizeof(int64_t));
+}
+
+void Resources::start_sequence(int seat, const Request& r) {
+  Sequence& c = at(seat);
+  const int64_t length = static_cast<int64_t>(r.prompt.size());
+  std::copy(r.prompt.begin(), r.prompt.end(), trunks.host() + seat * room());
+  c.sampling = r.sampling;
+  shaping[seat].start(r, c);
+  c.policy = r.tuned ? config.tuned[0] : r.policy;
+  c.prices.known = 0;
+  if (c.rank)  // as far as the last sequence came
+    std::fill_n(ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),
+                kUnknownRank);
+  c.trunk_hash = 0;
+  for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
+  c.limit = std::min(length + r.max_tokens, config.max_model_len);
+  c.head = length - 1;
+  c.chain.size = c.chain.depth = c.lost = c.no_mass = 0;
+  c.chain.drawn = 1;
+  c.chain.token[0] = r.prompt.back();
+  c.chain.parent[0] = -1;
+  c.chain.level[0] = 0;
+  c.chain.score[0] = 0;
+  c.chain.mask[0] = Mask::upto(1);
+  c.outcome = {};
+  c.cut = Cut::confident;
+  c.outcome.branch = -1;
+  c.branch_count = c.draft_idle = c.step = 0;
+  c.sharpness = r.sampling.temperature == 0 ? 2.5f : 1.0f;
+  c.draft_nodes = Mask::none();
+  c.target_have = c.draft_have = 0;
+  exec->upload(trunks.block(), (seat * room() + length) * sizeof(int32_t));
+  send_sequences();
+}
+
+void Resources::leave() {
+  // NOLINTBEGIN(bugprone-unused-return-value)
+  static_cast<void>(draft.stream.release());
+  static_cast<void>(target.stream.release());
+  static_cast<void>(exec.release());
+  // NOLINTEND(bugprone-unused-return-value)
+}
+
+void Resources::close() {
+  for (LaneUnit* unit : {&draft, &target}) unit->stream.reset();  // joins before anything goes
+  for (LaneUnit* unit : {&draft, &target}) unit->lane.reset();
+  for (auto& model : models) model.reset();
+}
+
+}  // namespace sbrt

@@ -1,0 +1,82 @@
+// What an engine owns: models, lanes with their streams, and the memory that ops reach.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/lane.h"
+#include "ops/choose.h"
+#include "round/accept.h"
+#include "decode/config.h"
+#include "decode/feed.h"
+#include "decode/hrad_memory.h"
+#include "decode/request.h"
+#include "decode/row_bounds.h"
+#include "state/record.h"
+#include "state/roll.h"
+
+namespace sbrt {
+
+// One model bound to one stream, one KV ring and its graphs.
+struct LaneUnit {
+  std::unique_ptr<Lane> lane;
+  std::vector<ChooseScratch> scratch;
+  std::unique_ptr<Stream> stream;
+  Batch* batch = nullptr;                // the host's copy
+  const Block* scratch_block = nullptr;  // where it lies, at the beginning
+  Graph timed_forward{"timed_forward"};  // of any rows, with its choice
+  int width = 1;                         // members of the team when the lane runs alone
+  int32_t max_rows = 0;                  // of its largest forward
+  int32_t timed_rows = 0;                // of timed_forward
+  RowBounds most{};                      // of the round's forwards: Expected
+  const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
+  Feed feed;
+  Event timed{"timed"};
+  Roll* roll = nullptr;      // which seats take part in a round of it
+  Roll* fed_roll = nullptr;  // in a piece of a prompt
+  int64_t* fed = nullptr;    // pieces that ended, as its ops count them
+};
+
+struct Resources {
+  // Throws InvalidInput for sizes that cannot be. `draft` may be null.
+  Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<const Model> of_draft,
+            const RuntimeConfig& given);
+
+  bool has_draft() const { return draft.lane != nullptr; }
+  int count() const { return config.max_num_seqs; }  // of seats
+  Sequence& at(int seat) const { return sequences.host()[seat]; }
+  // The sequences, for the ops of a lane: those in a round of it, or in a piece of a prompt.
+  Seats seats(const LaneUnit& unit) const;
+  Seats fed_seats(const LaneUnit& unit) const;
+  // Fills a seat for a checked request, and sends it. No round or piece in flight has that seat.
+  void start_sequence(int seat, const Request& request);
+  void send_sequences();  // what the host wrote, for all that is enqueued from here on
+  void close();           // joins every thread, then drops the models
+  void leave();           // in a fork: there is nobody to join, so nothing is freed
+
+  RuntimeConfig config;
+  std::shared_ptr<const Model> models[2];
+  std::unique_ptr<Exec> exec;
+  Cells<Sequence> sequences;
+  Cells<Roll> rolls;     // of rounds and of pieces: the target's two, then the draft's
+  Cells<int64_t> ended;  // Seats::ended: of rounds, of the target's pieces, of the draft's
+  Cells<TargetScratch> target_scratch;
+  Cells<DraftScratch> draft_scratch;
+  Cells<Records> records;
+  Cells<int32_t> trunks;                 // [seats, room()]
+  Cells<uint8_t> ranks;                  // the same
+  Buffer<float> features, hrad_scratch;  // of the host; a device has
+  HradMemory hrad_memory;
+  std::vector<ShapingStore> shaping;  // of each seat
+  std::vector<AcceptMemory> accept;  // of each seat; none unless the engine was built for rejection
+  LaneUnit target, draft;
+
+ private:
+  int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
+  void make_memory();
+  void make_streams();
+  void make_features();
+  void make_scores();
+};
+
+}  // namespace sbrt

@@ -1,0 +1,303 @@
+#include "decode/stopwatch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/check.h"
+#include "state/parts.h"
+
+namespace sbrt {
+namespace {
+
+constexpr int kShort = 2;           // draft steps of the rounds that are timed
+constexpr double kLong = 0.01;      // seconds: a forward that is long anyway takes all threads
+constexpr double kVeryLong = 0.05;  // seconds: one is measured as few times as can be
+
+double median(std::vector<double> values) {
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
+
+// Drafts nothing, as it is.
+Policy path_policy() {
+  Policy policy{};
+  policy.width = policy.burst_width = 1;
+  policy.nodes = kMaxChain;
+  return policy;
+}
+
+// Forwards of a burst, by the seconds that one takes: a lane that has slept is slow at first, so it is
+// kept at work for some milliseconds.
+int forwards_of_burst(double seconds) {
+  return static_cast<int>(std::clamp(0.003 / seconds, 1.0, 16.0));
+}
+
+std::vector<int> up_to(int most) {
+  std::vector<int> rows;
+  for (const int n : {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256, 512})
+    if (n <= most) rows.push_back(n);
+  return rows;
+}
+
+// Linear between what was measured, never falling; beyond it the line through the last two.
+CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
+  for (size_t i = seconds.size() - 1; i > 0; --i)
+    seconds[i - 1] = std::min(seconds[i - 1], seconds[i]);
+  CostTable table{};
+  for (int n = 1; n <= kCostRows; ++n) {
+    size_t high = 0;
+    while (high + 1 < rows.size() && rows[high] < n) ++high;
+    double cost = seconds[high];
+    if (high > 0)
+      cost = seconds[high - 1] + (seconds[high] - seconds[high - 1]) * (n - rows[high - 1]) /
+                                     (rows[high] - rows[high - 1]);
+    table[n] = std::llround(cost * 1e9);
+  }
+  return table;
+}
+
+// Nanoseconds of all forwards of rounds whose chains are paths.
+int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
+                    const Costs& costs) {
+  const LaneCosts& of = costs.of(policy.gamma > 0);
+  const int steps = std::max(policy.gamma, policy.burst);
+  int64_t sum = 0;
+  bool whole = true;  // the last chain stood: its last node is fed with what came behind it
+  for (const RoundEntry& round : rounds) {
+    const int64_t target = of.target[1 + round.depth];
+    const int64_t first = of.draft[whole ? 2 : 1], step = of.draft[1];
+    if (steps == 0)
+      sum += target;
+    else if (policy.gamma > 0)
+      sum += std::max(target, first + steps * step);
+    else
+      sum += target + first + (steps - 1) * step;
+    sum += costs.round;
+    whole = round.n == round.depth;
+  }
+  return sum;
+}
+
+}  // namespace
+
+void Stopwatch::choose_widths() {
+  choose_width(r_.target);
+  if (r_.has_draft()) choose_width(r_.draft);
+}
+
+// `n` rows of a path behind a trunk of `head` tokens.
+void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
+  const RingShape& ring = unit.lane->ring_shape();
+  Batch& rows = *unit.batch;
+  rows.head[0] = head;
+  rows.first[0] = 0;
+  rows.n = unit.timed_rows = n;
+  for (int seat = 1; seat <= r_.count(); ++seat) rows.first[seat] = n;
+  for (int i = 0; i < n; ++i) {
+    const int at = i % kSlots;  // what is beyond the slots writes nothing
+    const int64_t slot = i < kSlots ? ring.slot(0, head + at) : -1;
+    rows.row[i] = {head + at, 0, static_cast<int32_t>(slot), -1,
+                   0,         0, Mask::upto(at + 1),         Mask::none()};
+  }
+  r_.exec->note("set_rows", {{}, all_parts()});
+  r_.exec->upload(*unit.scratch_block, sizeof(Batch));
+}
+
+// A short prompt, for plain decoding.
+Request Stopwatch::short_request(float temperature) const {
+  constexpr int64_t kTokens = 128;  // and one that is never fed
+  Request request;
+  request.policy = path_policy();
+  request.sampling = {};
+  request.sampling.temperature = temperature;
+  request.sampling.top_p = 1;
+  request.prompt.assign(std::min(kTokens, (r_.config.max_model_len - 1) / 2) + 1, 0);
+  return request;
+}
+
+// Its trunk, in both lanes.
+void Stopwatch::make_trunk(float temperature) {
+  r_.start_sequence(0, short_request(temperature));
+  const auto prefill = [this](LaneUnit& unit) {
+    while (pump_.prompts().fed(unit, 0) < r_.at(0).head) {
+      pump_.prompts().feed_piece(unit, 0, unit.width, false);
+      r_.exec->wait(unit.feed.fed, unit.feed.pieces);
+    }
+  };
+  prefill(r_.target);
+  if (r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit) prefill(r_.draft);
+}
+
+void Stopwatch::begin(const Request& request) {
+  pump_.start_over();
+  r_.start_sequence(0, request);
+  pump_.fuse();
+  pump_.begin(0, request, nullptr);
+}
+
+// What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
+void Stopwatch::choose_width(LaneUnit& unit) {
+  constexpr int kBursts = 16, kSteps = 4;
+  unit.width = r_.config.num_threads;
+  if (r_.config.num_threads == 1 || r_.config.in_virtual_order() || r_.config.is_on_device())
+    return;
+  set_rows(unit, 1, 0);
+  seconds_of(unit, unit.width, 1);  // the first touches all memory
+  if (seconds_of(unit, unit.width, 1) > kVeryLong) return;
+  std::vector<double> best(r_.config.num_threads + 1, std::numeric_limits<double>::infinity());
+  for (int burst = 0; burst < kBursts; ++burst)
+    for (int width = r_.config.num_threads; width > 0; width /= 2) {
+      best[width] = std::min(best[width], seconds_of(unit, width, kSteps));
+      if (best[width] > kLong) return;
+    }
+  unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
+}
+
+// Seconds a forward, of a short burst: on a lane that is traced without the host's part in it. The
+// first forwards of a burst find the caches full of others and do not count.
+double Stopwatch::seconds_of(LaneUnit& unit, int width, int forwards) {
+  const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
+  const int launches = forwards > 1 ? forwards + forwards / 2 : 1;
+  for (int i = 0; i < launches; ++i) unit.stream->launch(unit.timed_forward, width);
+  unit.stream->record(unit.timed, value);
+  r_.exec->wait(unit.timed, value);
+  const int64_t end = Trace::now();
+  const std::vector<TraceEvent> events = unit.stream->trace().events(begin);
+  if (static_cast<int>(events.size()) != launches)
+    return static_cast<double>(end - begin) * 1e-9 / launches;
+  int64_t ns = 0;
+  for (int i = launches - forwards; i < launches; ++i) ns += events[i].end - events[i].begin;
+  return static_cast<double>(ns) * 1e-9 / forwards;
+}
+
+// The row counts in turn: what disturbs the machine disturbs all of them.
+std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>& rows,
+                                          double seconds) {
+  constexpr size_t kLeast = 4, kMost = 25;
+  std::vector<std::vector<double>> found(rows.size());
+  constexpr double kLate = 2;  // seconds: no further pass, minutes otherwise
+  const int64_t begin = Trace::now();
+  const auto within = [&](size_t passes, double time) {
+    return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
+  };
+  while (found.back().empty() || within(kLeast, kLate) || within(kMost, seconds)) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      set_rows(unit, rows[i], r_.at(0).head);
+      const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
+      const int forwards = forwards_of_burst(like.empty() ? kVeryLong : like.back());
+      found[i].push_back(seconds_of(unit, unit.width, forwards));
+    }
+  }
+  std::vector<double> costs;
+  costs.reserve(found.size());
+  for (auto& values : found) costs.push_back(median(std::move(values)));
+  return costs;
+}
+
+// Seconds of a forward of `timed` while the other lane is at work all the time.
+double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
+                              int other_width) {
+  constexpr int kTimes = 5;
+  set_rows(timed, rows, r_.at(0).head);
+  set_rows(other, other_rows, r_.at(0).head);
+  const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
+  const int each = forwards_of_burst(mine), times = mine > kVeryLong ? 1 : kTimes;
+  const double all = 1.5 * each * times * mine;
+  const int forwards = std::clamp(static_cast<int>(2.5 * all / its) + 1, 1, 400);
+  const int64_t value = other.timed.reached() + 1;
+  for (int i = 0; i < forwards; ++i) other.stream->launch(other.timed_forward, other_width);
+  other.stream->record(other.timed, value);
+  std::vector<double> found;
+  found.reserve(times);
+  for (int i = 0; i < times; ++i) {
+    const double seconds = seconds_of(timed, width, each);
+    if (i > 0 && other.timed.reached() >= value) break;  // it was alone for a part
+    found.push_back(seconds);
+  }
+  r_.exec->wait(other.timed, value);
+  return median(std::move(found));
+}
+
+// Seconds that a round lasts beyond the forwards in it: what the host does, and how long a lane takes
+// to see that the other is done.
+double Stopwatch::besides(const Policy& policy, const Costs& costs, float temperature) {
+  constexpr int kRounds = 16, kTimes = 12;
+  constexpr double kNothing = 0.002;  // seconds: beside such a forward it does not count
+  if (static_cast<double>(costs.alone.target[1]) > kNothing * 1e9) return 0;
+  Request request = short_request(temperature);
+  request.policy = policy;
+  request.max_tokens = r_.config.max_model_len;
+  std::vector<double> found;
+  for (int time = 0; time < kTimes; ++time) {
+    begin(request);  // anew: rounds grow longer with the trunk
+    pump_.run(kRounds / 4, Exec::kForever);
+    const size_t before = pump_.seat(0).sequence.log().entries().size();
+    const int64_t start = Trace::now();
+    pump_.run(kRounds, Exec::kForever);
+    const int64_t took = Trace::now() - start;
+    std::vector<RoundEntry> rounds = pump_.seat(0).sequence.log().entries();
+    rounds.erase(rounds.begin(), rounds.begin() + static_cast<std::ptrdiff_t>(before));
+    if (rounds.empty()) continue;
+    const double more = static_cast<double>(took - forwards_of(rounds, policy, costs));
+    found.push_back(more * 1e-9 / static_cast<double>(rounds.size()));
+  }
+  return found.empty() ? 0 : median(std::move(found));
+}
+
+Costs Stopwatch::measure(double seconds, float temperature) {
+  make_trunk(temperature);
+  Costs costs;
+  const bool drafts = r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit;
+  measure_forwards(costs, drafts, seconds);
+  measure_rounds(costs, drafts, temperature);
+  return costs;
+}
+
+void Stopwatch::measure_rounds(Costs& costs, bool drafts, float temperature) {
+  const auto beside = [&](const Policy& policy) {
+    return std::llround(std::max(0.0, besides(policy, costs, temperature)) * 1e9);
+  };
+  Policy policy = path_policy();
+  costs.round = beside(policy);
+  if (!drafts) return;
+  policy.on_miss = kBurst;
+  policy.burst = kShort;
+  costs.turns = beside(policy);
+  if (r_.config.max_gamma == 0) return;
+  policy = path_policy();
+  policy.gamma = std::min(kShort, r_.config.max_gamma);
+  policy.branches = 1;
+  costs.side_by_side = beside(policy);
+}
+
+void Stopwatch::measure_forwards(Costs& costs, bool drafts, double seconds) {
+  const std::vector<int> rows = up_to(kMaxRows);
+  const std::vector<double> target = time_alone(r_.target, rows, seconds / 2);
+  costs.alone.target = costs.overlapped.target = table_of(rows, target);
+  if (!drafts) return;
+  const std::vector<int> steps = up_to(r_.draft.max_rows);
+  const std::vector<double> draft = time_alone(r_.draft, steps, seconds / 4);
+  costs.alone.draft = costs.overlapped.draft = table_of(steps, draft);
+  const int share = r_.config.target_share();
+  const auto slower = [&](LaneUnit& unit, const std::vector<int>& at,
+                          const std::vector<double>& alone, int width, LaneUnit& other,
+                          int other_rows, int other_width) {
+    std::vector<double> found = alone;
+    double factor = 1;
+    for (size_t i = 0; i < at.size(); ++i) {
+      if (at[i] == 1 || at[i] == 8 || at[i] == 32)
+        factor = time_beside(unit, at[i], width, other, other_rows, other_width) / alone[i];
+      found[i] *= std::max(1.0, factor);
+    }
+    return table_of(at, found);
+  };
+  const int most = std::min(16, r_.draft.max_rows);
+  costs.overlapped.target =
+      slower(r_.target, rows, target, share, r_.draft, most, r_.config.draft_threads);
+  costs.overlapped.draft =
+      slower(r_.draft, steps, draft, r_.config.draft_threads, r_.target, 8, share);
+}
+
+}  // namespace sbrt

@@ -1,0 +1,40 @@
+// What is measured before the first sequence, and on demand: how many threads a lane is quickest with,
+// and what forwards cost. No result depends on it.
+#pragma once
+
+#include <vector>
+
+#include "decode/costs.h"
+#include "decode/pump.h"
+#include "decode/resources.h"
+#include "decode/round_log.h"
+
+namespace sbrt {
+
+class Stopwatch {
+ public:
+  Stopwatch(Resources& resources, Pump& pump) : r_(resources), pump_(pump) {}
+
+  void choose_widths();
+  // No sequence may be in flight; this leaves one in its seat. seconds: about how long it takes.
+  Costs measure(double seconds, float temperature);
+
+ private:
+  void choose_width(LaneUnit& unit);
+  void set_rows(LaneUnit& unit, int n, int64_t head);
+  Request short_request(float temperature) const;
+  void make_trunk(float temperature);
+  void begin(const Request& request);
+  double seconds_of(LaneUnit& unit, int width, int forwards);
+  std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
+  double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
+                     int other_width);
+  void measure_forwards(Costs& costs, bool drafts, double seconds);
+  double besides(const Policy& policy, const Costs& costs, float temperature);
+  void measure_rounds(Costs& costs, bool drafts, float temperature);
+
+  Resources& r_;
+  Pump& pump_;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,65 @@
+#include "decode/together.h"
+
+#include <vector>
+
+namespace sbrt {
+
+// What all of them together may expect of each policy.
+void Together::look(SeatSet tuned, int others) {
+  const int alike = __builtin_popcountll(tuned);
+  for_each(tuned, [&](int i) {
+    seats_[i].tuner->share(alike, others);
+    seats_[i].tuner->look(r_.at(i), seats_[i].sequence.head());
+  });
+}
+
+// The policy that promises most, for all of them.
+int Together::best_of(SeatSet tuned) const {
+  constexpr double kMargin = 1.03;  // that another must be better by
+  std::vector<double> rate(r_.config.tuned.size());
+  std::vector<bool> may(rate.size(), true);
+  for_each(tuned, [&](int i) {
+    const Tuner& tuner = *seats_[i].tuner;
+    const Sequence& c = r_.at(i);
+    const bool in_reach = seats_[i].drafts && seats_[i].sequence.head() + kSlots < c.draft_limit;
+    for (size_t arm = 0; arm < rate.size(); ++arm) {
+      rate[arm] += tuner.arms()[arm].rate;
+      may[arm] = may[arm] && Tuner::may_run(tuner.arms()[arm], in_reach);
+    }
+  });
+  int best = may[arm_] ? arm_ : 0;
+  for (int arm = 0; arm < static_cast<int>(rate.size()); ++arm)
+    if (may[arm] && rate[arm] > rate[best] * (best == arm_ ? kMargin : 1)) best = arm;
+  return best;
+}
+
+bool Together::next(SeatSet tuned, int others, int64_t until) {
+  constexpr int kStay = 16;  // rounds
+  constexpr int64_t kBehind = 8;
+  if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
+    return false;  // of an earlier call
+  look(tuned, others);
+  arm_ = best_of(tuned);
+  tuned_ = tuned;
+  others_ = others;
+  stay_ = kStay;
+  bool in_time = true;
+  for_each(tuned, [&](int i) {
+    HostSeat& seat = seats_[i];
+    Sequence& c = r_.at(i);
+    seat.tuner->follow(c, arm_);
+    const bool drafts = kind_of(c.policy) >= ArmKind::serial;
+    if (in_time && drafts && !seat.drafted && c.head - c.draft_have > kBehind)
+      in_time = prompts_.catch_draft_up(i, until);
+  });
+  return in_time;
+}
+
+bool Together::stays(SeatSet tuned, int others) {
+  if (tuned != tuned_ || others != others_) return false;
+  if (stay_-- > 0) return true;
+  look(tuned, others);
+  return best_of(tuned) == arm_;
+}
+
+}  // namespace sbrt

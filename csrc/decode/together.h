@@ -1,0 +1,39 @@
+// `auto` for sequences that share rounds: one policy for all whose policy is chosen, by what all of them
+// may expect of it. Whoever drafts before the target's forward makes the others wait, so they do it together.
+#pragma once
+
+#include <cstdint>
+
+#include "decode/prompts.h"
+#include "decode/seat_table.h"
+
+namespace sbrt {
+
+class Together {
+ public:
+  Together(Resources& resources, SeatTable& seats, Prompts& prompts, Patience& patience)
+      : r_(resources), seats_(seats), prompts_(prompts), patience_(patience) {}
+
+  bool is_in_force() const { return tuned_ != 0; }  // next() has set the policy that is
+  void end() { tuned_ = 0; }
+  // Between rounds, with nothing enqueued: the policy of these seats. Rounds are shared by `others` too.
+  // False if the time is over first.
+  bool next(SeatSet tuned, int others, int64_t until);
+  // Whether the next round may follow under the same policy, with one in flight.
+  bool stays(SeatSet tuned, int others);
+
+ private:
+  void look(SeatSet tuned, int others);
+  int best_of(SeatSet tuned) const;
+
+  Resources& r_;
+  SeatTable& seats_;
+  Prompts& prompts_;
+  Patience& patience_;
+  SeatSet tuned_ = 0;
+  int others_ = 0;
+  int arm_ = 0;   // in force
+  int stay_ = 0;  // rounds until the next look
+};
+
+}  // namespace sbrt

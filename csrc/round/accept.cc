@@ -1,0 +1,153 @@
+#include "round/accept.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+#include "ops/philox.h"
+#include "round/chain.h"
+
+namespace sbrt {
+namespace {
+
+constexpr int64_t kKept = kMaxRows + kSlots + kMaxTail;  // rows of scores besides the tails'
+
+// Divides by the sum, by ascending id; returns it.
+double normalise(double* law, int32_t vocab) {
+  double sum = 0;
+  for (int i = 0; i < vocab; ++i) sum += law[i];
+  if (sum > 0)
+    for (int i = 0; i < vocab; ++i) law[i] /= sum;
+  return sum;
+}
+
+double surplus(double p, double q) { return p > q ? p - q : 0; }
+
+// A candidate of a node: of the chain, or (node 0) of a branch.
+struct Candidate {
+  int32_t token, node;
+};
+
+// Those drawn at `node`, in the order they were drawn; returns their number.
+int drawn_at(const Sequence& c, int node, Candidate* found) {
+  int n = 0;
+  for (int i = node + 1; c.chain.drawn && i <= c.chain.size; ++i)
+    if (c.chain.parent[i] == node && c.verified.has(i)) found[n++] = {c.chain.token[i], i};
+  for (int b = 0; b < c.branch_count; ++b)
+    if (c.branches[b].node == node) found[n++] = {c.branches[b].token[0], 0};
+  return n;
+}
+
+// Noise of the token behind `node`.
+Noise noise_behind(const Sequence& c, int node, Use use) {
+  const int64_t position = c.head + c.chain.level[node] + 1;
+  return {.seed = c.sampling.seed,
+          .completion = c.sampling.completion,
+          .use = use,
+          .where = static_cast<uint64_t>(position)};
+}
+
+// The token after `node`, where the target would choose `own`, and the node of the chain that holds it.
+Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
+  Candidate drawn[kSlots + kMaxBranches];
+  const int n = drawn_at(c, node, drawn);
+  const int next = child(c.chain, node, own);
+  if (n == 0) return {own, c.verified.has(next) ? next : 0};
+  check(c.draft_nodes.has(node), "select: no law to have drawn from at node ", node);
+  softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
+  softmax(c.scores.chain + int64_t{node} * place.vocab, place.vocab, place.q);
+  const Noise coins = noise_behind(c, node, kCoin);
+  uint32_t tries = 0;
+  // A looked-up chain is a path.
+  if (!c.chain.drawn && node < c.chain.size && c.verified.has(node + 1)) {
+    const Candidate known{c.chain.token[node + 1], node + 1};
+    if (uniform(coins, tries++) < place.p[known.token]) return known;
+    c.no_mass |= !reject_known(place, known.token);
+  }
+  for (int i = 0; i < n && !c.no_mass; ++i) {
+    if (stands(place, drawn[i].token, uniform(coins, tries++))) return drawn[i];
+    c.no_mass |= !reject(place, drawn[i].token);
+  }
+  return {draw_from(place.p, place.vocab, uniform(noise_behind(c, node, kResidual), 0)), 0};
+}
+
+}  // namespace
+
+void softmax(const float* scores, int32_t vocab, double* law) {
+  const double most = *std::max_element(scores, scores + vocab);
+  for (int i = 0; i < vocab; ++i) law[i] = std::exp(scores[i] - most);
+  normalise(law, vocab);
+}
+
+bool stands(const Place& place, int32_t token, double u) {
+  return u * place.q[token] < place.p[token];
+}
+
+bool reject(const Place& place, int32_t token) {
+  double left = 0;
+  for (int i = 0; i < place.vocab; ++i) left += surplus(place.p[i], place.q[i]);
+  for (int i = 0; left > 0 && i < place.vocab; ++i)
+    place.p[i] = surplus(place.p[i], place.q[i]) / left;
+  place.q[token] = 0;
+  normalise(place.q, place.vocab);
+  return left > 0;
+}
+
+bool reject_known(const Place& place, int32_t token) {
+  const double had = place.p[token];
+  place.p[token] = 0;
+  place.q[token] = 0;
+  normalise(place.q, place.vocab);
+  if (normalise(place.p, place.vocab) > 0) return true;
+  place.p[token] = had;
+  return false;
+}
+
+int32_t draw_from(const double* law, int32_t vocab, double u) {
+  double whole = 0, sum = 0;
+  for (int i = 0; i < vocab; ++i) whole += law[i];
+  int32_t last = 0;
+  for (int i = 0; i < vocab; ++i) {
+    if (!(law[i] > 0)) continue;
+    sum += law[i];
+    last = i;
+    if (sum > u * whole) break;
+  }
+  return last;
+}
+
+Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place) {
+  Outcome out;
+  out.node = out.n = out.path[0] = 0;
+  out.branch = -1;
+  for (;;) {
+    const Choice& own = choice[verified_before(c, out.node)];
+    out.error = own.error;
+    out.y = 0;
+    if (out.error) return out;
+    const Candidate taken = decide(c, own.token, out.node, place);
+    out.y = taken.token;
+    if (taken.node == 0) return out;
+    out.node = taken.node;
+    out.path[++out.n] = taken.node;
+  }
+}
+
+AcceptMemory::AcceptMemory(int32_t vocab, int32_t branches, int32_t tail_slots)
+    : vocab_(vocab),
+      tail_slots_(tail_slots),
+      scores_(static_cast<size_t>(kKept + int64_t{branches} * tail_slots) * vocab),
+      laws_(2 * static_cast<size_t>(vocab)) {}
+
+Scores AcceptMemory::scores() const {
+  const int64_t v = vocab_;
+  float* at = scores_.data();
+  return {.vocab = vocab_,
+          .tail_slots = tail_slots_,
+          .target = at,
+          .chain = at + kMaxRows * v,
+          .in_place = at + (kMaxRows + kSlots) * v,
+          .tails = at + kKept * v};
+}
+
+}  // namespace sbrt

@@ -1,0 +1,56 @@
+// The chain as a tree: its children, one more node. On every device.
+#pragma once
+
+#include "core/any.h"
+#include "state/sequence.h"
+
+namespace sbrt {
+
+// The child of `node` that holds `token`, or 0.
+SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
+  for (int i = node + 1; i <= chain.size; ++i)
+    if (chain.parent[i] == node && chain.token[i] == token) return i;
+  return 0;
+}
+
+// One more node of the chain; nodes come after their parents. score: Chain::score.
+SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float score) {
+  const int i = ++chain.size;
+  chain.token[i] = token;
+  chain.parent[i] = parent;
+  chain.level[i] = chain.level[parent] + 1;
+  chain.score[i] = score;
+  chain.mask[i] = chain.mask[parent].with(i);
+  chain.depth = most(chain.depth, chain.level[i]);
+  return i;
+}
+
+// `token` came at `position`; `law` is the draft's there.
+SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Law& law, int32_t token) {
+  if (!c.rank) return;
+  const int at = first_of(law.token, law.n, token);
+  const auto rank = static_cast<uint8_t>(1 + (at < law.n ? at : kCandidates));
+#if defined(__CUDA_ARCH__)
+  c.rank[position] = rank;
+#else
+  // The host may be reading: rank_at().
+  __atomic_store_n(&c.rank[position], rank, __ATOMIC_RELAXED);
+#endif
+}
+
+// Of the host, while lanes are at work: what note_rank() left there, or kUnknownRank.
+inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
+  return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
+}
+
+// Whether this round's chain is drafted before the target's forward, if the round has a serial burst.
+SBRT_ANY inline bool awaits_burst(const Sequence& c) {
+  return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0;
+}
+
+// Whether `steps` draft steps behind the chain stay within what the draft can follow.
+SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
+  return c.head + c.chain.depth + 1 + steps < c.draft_limit;
+}
+
+}  // namespace sbrt

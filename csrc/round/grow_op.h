@@ -1,0 +1,216 @@
+// The burst: what a step's laws are kept for, and how every branch grows by it. On every device.
+#pragma once
+
+#include <cmath>
+
+#include "round/rows_op.h"
+
+namespace sbrt {
+
+// Where a branch grows next: below `parent` (-1: nowhere), for what gain.
+struct Growth {
+  int parent;
+  float score;
+};
+
+// Working memory of `extend`, which its team shares.
+struct GrowScratch {
+  Growth next[kMaxBranches];
+  int grown[kMaxBranches];  // nodes of a tree in this step
+  int node[kMaxBranches];   // that grew in a path, if it takes a row of the next step; else -1
+};
+
+// Laws are copied side by side; what counts them is rank 0's.
+SBRT_ANY inline void keep_law(Sequence& c, const Row& row, const Law& law) {
+  if (row.branch >= 0) {
+    Branch& branch = c.branches[row.branch];
+    branch.law[row.node] = law;
+    branch.has_law[row.node] = 1;
+  } else if (row.node >= 0) {
+    c.chain_law[row.node] = law;
+  }
+}
+
+SBRT_ANY inline void count_law(Sequence& c, const Row& row, const Law& law) {
+  if (row.branch >= 0) return;
+  if (row.node >= 0) {
+    c.draft_nodes = c.draft_nodes.with(row.node);
+  } else {
+    c.draft_have = most(c.draft_have, row.position + 1);
+    if (row.position < c.head) note_rank(c, row.position + 1, law, c.trunk[row.position + 1]);
+  }
+}
+
+// After a catch-up: its laws go to the chain's nodes.
+template <class Team>
+SBRT_ANY void keep_laws_op(const LaneSeat& args, Team team) {
+  Sequence& c = *args.sequence;
+  const RowList& rows = *args.rows;
+  const Law* laws = args.laws + args.batch->first[args.seat];
+  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], laws[i]);
+  if (team.rank == 0)
+    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], laws[i]);
+  team.meet();
+}
+
+// AdaEDL's bound on the acceptance of what would be drafted from this law (arXiv 2410.18351).
+SBRT_ANY inline bool is_doubtful(const Policy& policy, const Law& law) {
+  return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * law.entropy) < policy.theta;
+}
+
+// A path grows below its newest node, unless the draft is in doubt there. Returns that node or -1.
+SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
+  const int last = branch.size;
+  const bool grows = last + 1 < kMaxTail && branch.has_law[last] && branch.law[last].n > 0;
+  return grows && !is_doubtful(policy, branch.law[last]) ? last : -1;
+}
+
+// A tree grows where the next candidate is the most likely of all that were not tried, at whatever depth:
+// it is as good a place to go on from as any. Of equal ones the first. A team shares the nodes.
+template <class Team>
+SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
+  uint64_t key = 0;
+  const int nodes = branch.size + 1 < kMaxTail ? branch.size + 1 : 0;
+  for (int j = team.rank; j < nodes; j += team.size) {
+    if (!branch.has_law[j] || branch.tried[j] >= branch.law[j].n) continue;
+    const float score = branch.score[j] + branch.law[j].lp[branch.tried[j]];
+    key = most(key, key_of(score, static_cast<uint32_t>(j)));
+  }
+  key = team.best(key);
+  return key == 0 ? Growth{-1, 0} : Growth{static_cast<int>(place_of(key)), score_of(key)};
+}
+
+SBRT_ANY inline int hang_node(Branch& branch, int parent) {
+  const Law& law = branch.law[parent];
+  const int rank = branch.tried[parent]++;
+  const int j = ++branch.size;
+  branch.token[j] = law.token[rank];
+  branch.parent[j] = parent;
+  branch.level[j] = branch.level[parent] + 1;
+  branch.score[j] = branch.score[parent] + law.lp[rank];
+  branch.mask[j] = branch.mask[parent].with(j);
+  branch.tried[j] = branch.has_law[j] = 0;
+  return j;
+}
+
+// How the branches of a step may grow.
+struct Step {
+  bool serial;   // one branch, in place
+  bool is_over;  // it has had its steps; others go on
+  bool is_last;  // what it hangs goes through the draft no more
+  int width;     // nodes that a branch grows, on average; 1: paths
+  int slots;     // of a branch
+};
+
+SBRT_ANY inline Step step_of(const LaneSeat& args) {
+  const Sequence& c = *args.sequence;
+  const bool serial = c.branches[0].in_place;
+  const int steps = serial ? c.policy.burst : c.policy.gamma;
+  return {serial, c.step > steps, c.step == steps, serial ? c.policy.burst_width : c.policy.width,
+          serial ? kSlots - static_cast<int>(c.head - args.rows->head)
+                 : static_cast<int>(args.shape.tail_slots)};
+}
+
+// The new node of branch b, if it takes a row of the next step; else -1.
+SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
+  Branch& branch = c.branches[b];
+  const int j = hang_node(branch, parent);
+  const bool pays = !step.serial || !c.prices.known || branch.score[j] >= c.prices.least;
+  return !step.is_last && j < step.slots && pays ? j : -1;
+}
+
+// Nodes that a tree grows in a step, at most. Under rejection so few that no tree is ever full: what
+// is full stops a node because of what was drawn beside it.
+SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
+  const Policy& p = c.policy;
+  const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
+  if (!is_rejection(c)) return wanted;
+  const int steps = serial ? p.burst : p.gamma;
+  return least(least(wanted, (kMaxTail - 1) / steps), (slots - 1) / most(1, steps - 1));
+}
+
+template <class Team>
+SBRT_ANY void extend_paths(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  for (int b = team.rank; b < c.branch_count; b += team.size) {
+    const int parent = growing_end(c.policy, c.branches[b]);
+    s.node[b] = parent >= 0 ? grow(c, step, b, parent) : -1;
+  }
+  team.meet();
+  for (int b = team.rank; b < c.branch_count; b += team.size) {
+    if (s.node[b] < 0) continue;
+    int place = 0;
+    for (int before = 0; before < b; ++before) place += s.node[before] >= 0;
+    rows.row[place] = node_row(args, b, s.node[b]);
+  }
+  if (team.rank != 0) return;
+  int n = 0;
+  for (int b = 0; b < c.branch_count; ++b) n += s.node[b] >= 0;
+  rows.n = n;
+}
+
+// Where each tree grows first. One tree is searched by the whole team, more by a member each.
+template <class Team>
+SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
+  if (c.branch_count == 1) {
+    const Growth next = next_growth(c.branches[0], team);
+    if (team.rank == 0) s.next[0] = next;
+  } else {
+    for (int b = team.rank; b < c.branch_count; b += team.size)
+      s.next[b] = next_growth(c.branches[b], Alone{});
+  }
+  for (int b = team.rank; b < c.branch_count; b += team.size) s.grown[b] = 0;
+  team.meet();
+}
+
+// Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
+// but none grows so fast that it is full before it is deep.
+template <class Team>
+SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  const int wanted = step.serial ? step.width : step.width * c.policy.branches;
+  const int budget = least(args.max_rows, wanted), at_most = most_grown(c, step.serial, step.slots);
+  find_growths(c, s, team);
+  for (int i = 0; i < budget && at_most > 0; ++i) {
+    uint64_t key = 0;
+    for (int b = team.rank; b < c.branch_count; b += team.size)
+      if (s.next[b].parent >= 0) key = most(key, key_of(s.next[b].score, static_cast<uint32_t>(b)));
+    key = team.best(key);
+    if (key == 0) return;
+    const int best = static_cast<int>(place_of(key));
+    if (team.rank == 0) {
+      const int j = grow(c, step, best, s.next[best].parent);
+      if (j >= 0) rows.row[rows.n++] = node_row(args, best, j);
+      ++s.grown[best];
+    }
+    team.meet();
+    Growth next = next_growth(c.branches[best], team);
+    if (s.grown[best] >= at_most) next.parent = -1;
+    if (team.rank == 0) s.next[best] = next;
+    team.meet();
+  }
+}
+
+// After a step: every branch grows.
+template <class Team>
+SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
+  Sequence& c = *args.sequence;
+  keep_laws_op(args, team);
+  if (team.rank == 0) {
+    args.rows->n = 0;
+    ++c.step;
+  }
+  team.meet();
+  if (c.branch_count == 0) return;
+  const Step step = step_of(args);
+  if (step.is_over) return;
+  if (step.width == 1) {
+    extend_paths(args, step, scratch, team);
+    return;
+  }
+  extend_trees(args, step, scratch, team);
+}
+
+}  // namespace sbrt

@@ -1,0 +1,10 @@
+// A build without CUDA: no op has a kernel.
+#include "round/kernels.h"
+
+#if !defined(SBRT_WITH_CUDA) || !SBRT_WITH_CUDA
+namespace sbrt {
+
+const void* kernel_of(RoundOp) { return nullptr; }
+
+}  // namespace sbrt
+#endif

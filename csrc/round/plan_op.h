@@ -1,0 +1,152 @@
+// Which branches a round prepares: one for every outcome that is likely. On every device.
+#pragma once
+
+#include "round/rows_op.h"
+
+namespace sbrt {
+
+// Working memory of `plan`, which its team shares. Place of a candidate: node * kCandidates + rank.
+struct PlanScratch {
+  uint64_t key[kSlots * kCandidates];  // by the logarithm of the outcome's probability
+  uint64_t best[kMaxBranches];
+  float reach[kSlots];  // logarithm of the chance that the walk comes to the node
+};
+
+// k = max(1, floor(k_max (1 - q))) of the first choice's q, or k_max.
+SBRT_ANY inline int branches_wanted(const Policy& policy, const Law& law) {
+  if (law.n == 0) return 0;
+  int k = policy.branches;
+  if (policy.ranking == kAdaptive) {
+    const float open = static_cast<float>(policy.branches) * (1.0f - law.q);
+    k = most(1, static_cast<int>(open));
+  }
+  return least(least(k, law.n), kMaxBranches);
+}
+
+struct OutcomeGuess {
+  int32_t node, token;
+  float score;  // logarithm of its probability, by the draft's calibrated confidence
+};
+
+SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, bool in_place) {
+  branch.node = guess.node;
+  branch.size = 0;
+  branch.in_place = in_place;
+  branch.token[0] = guess.token;
+  branch.parent[0] = -1;
+  branch.level[0] = branch.tried[0] = branch.has_law[0] = 0;
+  branch.score[0] = guess.score;
+  branch.mask[0] = Mask::none().with(0);
+}
+
+// Which of a law's candidates hang below `node` already.
+SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) {
+  uint32_t found = 0;
+  for (int i = node + 1; i <= chain.size; ++i) {
+    if (chain.parent[i] != node) continue;
+    for (int r = 0; r < law.n; ++r) found |= uint32_t{law.token[r] == chain.token[i]} << r;
+  }
+  return found;
+}
+
+// In a token of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
+// likely than any of them. Under rejection it must not matter whether it was drawn by chance.
+SBRT_ANY inline float confidence(const Sequence& c, const Law& law, int32_t token) {
+  if (law.n == 0) return 0;
+  if (is_rejection(c) && !c.chain.drawn) return law.lp[0];
+  return law.lp[least(first_of(law.token, law.n, token), law.n - 1)];
+}
+
+// Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
+template <class Team>
+SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
+  const Chain& chain = c.chain;
+  for (int i = 1 + team.rank; i <= chain.size; i += team.size)
+    s.reach[i] = confidence(c, c.chain_law[chain.parent[i]], chain.token[i]);
+  team.meet();
+  if (team.rank == 0) {
+    s.reach[0] = 0;
+    for (int i = 1; i <= chain.size; ++i) s.reach[i] = s.reach[chain.parent[i]] + s.reach[i];
+  }
+  team.meet();
+  for (int node = team.rank; node <= chain.size; node += team.size) {
+    const Law& law = c.chain_law[node];
+    const int known = c.draft_nodes.has(node) ? law.n : 0;
+    const uint32_t hanging = children(chain, node, law);
+    for (int r = 0; r < kCandidates; ++r) {
+      const int place = node * kCandidates + r;
+      const bool is_open = r < known && !(hanging >> r & 1);
+      s.key[place] = is_open ? key_of(s.reach[node] + law.lp[r], static_cast<uint32_t>(place)) : 0;
+    }
+  }
+  team.meet();
+}
+
+// Returns how many branches there are, at most `room`.
+template <class Team>
+SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, int room, Team team) {
+  likely_outcomes(c, s, team);
+  const int n = (c.chain.size + 1) * kCandidates;
+  const int k = best_first(team, s.key, n, least(c.policy.branches, room), s.best);
+  for (int b = team.rank; b < k; b += team.size) {
+    const int place = static_cast<int>(place_of(s.best[b]));
+    const int node = place / kCandidates;
+    const int32_t token = c.chain_law[node].token[place % kCandidates];
+    start_branch(c.branches[b], {node, token, score_of(s.best[b])}, false);
+  }
+  return k;
+}
+
+template <class Team>
+SBRT_ANY int plan_at_the_end(Sequence& c, int room, Team team) {
+  if (!c.draft_nodes.has(c.chain.size)) return 0;
+  const Law& law = c.chain_law[c.chain.size];
+  const int k = least(branches_wanted(c.policy, law), room);
+  for (int b = team.rank; b < k; b += team.size)
+    start_branch(c.branches[b], {c.chain.size, law.token[b], 0}, false);
+  return k;
+}
+
+// The branch table and the rows of the first step.
+template <class Team>
+SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  if (c.policy.gamma == 0) return;  // it shares the round of others whose branches grow
+  // A branch must not reach past what the draft can follow.
+  const bool idle = !burst_fits(c, c.policy.gamma);
+  const int room = least(kMaxBranches, args.max_rows);
+  int k = 0;
+  if (!idle)
+    k = c.policy.ranking == kLikely ? plan_likely(c, scratch, room, team)
+                                    : plan_at_the_end(c, room, team);
+  if (team.rank == 0) {
+    c.draft_idle = idle;
+    c.step = 0;
+    c.branch_count = rows.n = k;
+    rows.head = c.head;
+  }
+  team.meet();
+  for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(args, b, 0);
+}
+
+// A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
+// the first step, and the branch grows in place, in the in-flight slots. A sequence that awaits no burst
+// is caught up by the first step.
+SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
+  Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  c.step = c.branch_count = 0;
+  if (!awaits_burst(c)) return;
+  c.draft_idle = !burst_fits(c, c.policy.burst);
+  if (c.draft_idle) rows.n = 0;
+  int root = 0;
+  while (root < rows.n && rows.row[root].node != 0) ++root;
+  if (root == rows.n) return;  // it lacks more of the trunk than there are rows
+  rows.n = root + 1;           // what was looked up gives way to the burst
+  start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
+  c.branch_count = 1;
+  rows.row[root].branch = 0;
+}
+
+}  // namespace sbrt

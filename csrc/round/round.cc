@@ -1,0 +1,42 @@
+#include "round/round.h"
+
+namespace sbrt {
+
+void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,
+                   Fences& fences) {
+  Stream& t = target.stream;
+  const bool whole = target.fused != nullptr;
+  if (target.settles && (shape.burst > 0 || !whole)) t.launch(target.settle, 1);
+  if (shape.burst > 0) t.wait(fences.chain_ready, r);
+  t.launch(whole ? *target.fused : target.forward, shape.target_width);
+  if (shape.gamma > 0) t.wait(fences.draft_ready, r);
+  if (shape.gamma > 0 || !whole) t.launch(target.select, 1);
+  t.record(fences.verify_done, r);
+
+  if (shape.burst + shape.gamma == 0) return;
+  Stream& d = draft->stream;
+  d.wait(fences.verify_done, r - 1);
+  d.launch(draft->settle, 1);
+  if (shape.burst > 0) {
+    if (draft->serial_burst) {
+      d.launch(*draft->serial_burst, shape.burst_width);
+    } else {
+      d.launch(draft->plan_certain, 1);
+      for (int step = 0; step < shape.burst; ++step) d.launch(draft->step, shape.burst_width);
+      d.launch(draft->hang_burst, 1);
+    }
+    d.record(fences.chain_ready, r);
+  }
+  if (shape.gamma > 0) {
+    if (draft->burst) {
+      d.launch(*draft->burst, shape.draft_width);
+    } else {
+      d.launch(draft->catch_up, shape.draft_width);
+      d.launch(draft->plan, 1);
+      for (int step = 0; step < shape.gamma; ++step) d.launch(draft->step, shape.draft_width);
+    }
+    d.record(fences.draft_ready, r);
+  }
+}
+
+}  // namespace sbrt

@@ -1,0 +1,176 @@
+// What the next forward computes: its rows. On every device.
+#pragma once
+
+#include "round/chain.h"
+#include "round/op_args.h"
+#include "round/crew.h"
+
+namespace sbrt {
+
+// A token of the trunk that is not in the lane yet, `i` places behind the table's head.
+SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
+  const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
+  const int32_t token = args.sequence->trunk[position];
+  const auto seat = static_cast<int16_t>(args.seat);
+  return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
+}
+
+// A node of the chain, in a table whose head is `behind` tokens behind the root.
+SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
+  const Sequence& c = *args.sequence;
+  return {c.head + c.chain.level[node],
+          c.chain.token[node],
+          static_cast<int32_t>(args.shape.slot(args.seat, c.head + node)),
+          -1,
+          static_cast<int16_t>(node),
+          static_cast<int16_t>(args.seat),
+          c.chain.mask[node].behind(behind),
+          Mask::none()};
+}
+
+// The same for the draft, which reads token 0 where it does not know the row's.
+SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
+  if (row.token >= c.draft_vocab) row.token = 0;
+  return row;
+}
+
+// The row that takes node `node` of a branch through the draft.
+SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
+  const Sequence& c = *args.sequence;
+  const Branch& b = c.branches[branch];
+  const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
+  const int behind = static_cast<int>(c.head - args.rows->head);
+  const int64_t slot = b.in_place ? args.shape.slot(args.seat, c.head + node)
+                                  : args.shape.tail(args.seat, branch, node);
+  return for_draft(c, {first + b.level[node], b.token[node], static_cast<int32_t>(slot), branch,
+                       static_cast<int16_t>(node), static_cast<int16_t>(args.seat),
+                       b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
+                       b.in_place ? Mask::none() : b.mask[node]});
+}
+
+// Up to max_rows prompt tokens from `have` on; the last prompt token is the root, not prefill. Masks
+// end with the slots in flight: who feeds more rows at once has no use for them.
+template <class Team>
+SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
+  const Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  const int64_t from = have;
+  const int n = static_cast<int>(least<int64_t>(args.max_rows, c.head - from));
+  const bool is_draft = args.laws != nullptr;
+  team.meet();
+  for (int i = team.rank; i < n; i += team.size) {
+    const Row row = trunk_row(args, from + i, i);
+    rows.row[i] = is_draft ? for_draft(c, row) : row;
+  }
+  if (team.rank != 0) return;
+  rows.head = from;
+  rows.n = n;
+  have = from + n;
+}
+
+template <class Team>
+SBRT_ANY void target_rows_op(const LaneSeat& args, Team team) {
+  const Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  for (int i = team.rank; i <= c.chain.size; i += team.size) rows.row[i] = chain_row(args, i, 0);
+  if (team.rank != 0) return;
+  rows.head = c.head;
+  rows.n = c.chain.size + 1;
+}
+
+// Trunk and chain not yet in the draft. A lane whose draft has no room left is not fed any more: a
+// serial one will never have it again, an overlapped one may, after a miss.
+template <class Team>
+SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
+  const Sequence& c = *args.sequence;
+  RowList& rows = *args.rows;
+  const bool follows =
+      (c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit
+                          : burst_fits(c, c.policy.burst)) &&
+      (c.head - c.draft_have) + c.chain.size < kSlots;  // else it can never be fed again
+  // Trunk positions are in flight too as long as they are being fed.
+  const int64_t head = least(c.draft_have, c.head);
+  const int behind = static_cast<int>(least<int64_t>(c.head - head, kSlots));
+  const Mask missing = Mask::of(~c.draft_nodes.bits());
+  if (follows) {
+    for (int i = team.rank; i < behind; i += team.size)
+      rows.row[i] = for_draft(c, trunk_row(args, head + i, i));
+    for (int node = team.rank; node <= c.chain.size; node += team.size) {
+      if (!missing.has(node)) continue;
+      const int before = Mask::of(missing.bits() & Mask::upto(node).bits()).count();
+      rows.row[behind + before] = for_draft(c, chain_row(args, node, behind));
+    }
+  }
+  if (team.rank != 0) return;
+  rows.n = 0;
+  if (!follows) return;
+  rows.head = head;
+  const int all = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
+  rows.n = least(all, args.max_rows);  // ancestors come first: what is left out waits
+}
+
+// The node whose parent is in `verified`, itself not, that the walk most likely comes by; 0: none is left.
+SBRT_ANY inline int next_verified(const Sequence& c) {
+  int best = 0;
+  for (int i = 1; i <= c.chain.size; ++i)
+    if (!c.verified.has(i) && c.verified.has(c.chain.parent[i]) &&
+        (best == 0 || c.chain.score[i] > c.chain.score[best]))
+      best = i;
+  return best;
+}
+
+// Which nodes are verified, if all chains have more than args.most rows: every root, then the nodes that
+// a walk most likely comes by, whosever they are. A node that is left out was not drafted, as it were.
+// Under rejection a chain stays whole, since tokens depend on what is tried: the host sees to the room.
+SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
+  const Seats& seats = args.seats;
+  int all = 0, n = 0;
+  for (int seat = 0; seat < seats.count; ++seat)
+    if (members.has(seat)) all += seats.at[seat].chain.size + 1;
+  for (int seat = 0; seat < seats.count; ++seat) {
+    if (!members.has(seat)) continue;
+    Sequence& c = seats.at[seat];
+    const bool is_whole = all <= args.most || is_rejection(c);
+    c.verified = Mask::upto(is_whole ? c.chain.size + 1 : 1);
+    n += is_whole ? c.chain.size + 1 : 1;
+  }
+  for (; n < least(all, args.most); ++n) {
+    int chosen = -1, node = 0;
+    for (int seat = 0; seat < seats.count; ++seat) {
+      const Sequence& c = seats.at[seat];
+      const int next = members.has(seat) ? next_verified(c) : 0;
+      if (next == 0) continue;
+      if (chosen >= 0 && !(c.chain.score[next] > seats.at[chosen].chain.score[node])) continue;
+      chosen = seat;
+      node = next;
+    }
+    Sequence& c = seats.at[chosen];
+    c.verified = c.verified.with(node);
+  }
+}
+
+// The rows of all seats that take part, seat by seat, as the lane's next forward reads them.
+template <class Team>
+SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
+  Batch& batch = *args.batch;
+  const Mask members = args.seats.members();
+  if (args.most > 0 && team.rank == 0) share_rows(args, members);
+  team.meet();
+  int n = 0;
+  for (int seat = 0; seat < args.seats.count; ++seat) {
+    const Sequence& c = args.seats.at[seat];
+    const RowList& rows = args.is_draft ? c.draft_rows : c.target_rows;
+    if (team.rank == 0) batch.first[seat] = n;
+    if (!members.has(seat)) continue;
+    const bool is_whole = args.most == 0 || c.verified.count() == rows.n;
+    for (int i = team.rank; i < rows.n; i += team.size)
+      if (is_whole || c.verified.has(i))
+        batch.row[n + (is_whole ? i : verified_before(c, i))] = rows.row[i];
+    if (team.rank == 0) batch.head[seat] = rows.head;
+    n += is_whole ? rows.n : c.verified.count();
+  }
+  if (team.rank != 0) return;
+  batch.first[args.seats.count] = batch.n = n;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,231 @@
+// The outcome of a round and the next chain: the only code that decides. On every device.
+#pragma once
+
+#include "ops/counts.h"
+#include "ops/exp.h"
+#include "ops/philox.h"
+#include "round/chain.h"
+#include "round/lookup_op.h"
+#include "round/op_args.h"
+#include "round/crew.h"
+#include "state/record.h"
+
+namespace sbrt {
+
+// Greedy and coupled: a node stands if and only if it is the target's own token there, and was verified.
+SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out) {
+  out.node = out.n = out.path[0] = 0;
+  for (;;) {
+    const Choice& own = choice[verified_before(c, out.node)];
+    out.error = own.error;
+    out.y = out.error ? 0 : own.token;  // some token: a round ahead may read it
+    const int next = out.error ? 0 : child(c.chain, out.node, out.y);
+    if (next == 0 || !c.verified.has(next)) return;
+    out.node = next;
+    out.path[++out.n] = next;
+  }
+}
+
+// The first branch for this outcome, or -1. Each branch is in memory that nobody has read lately, so a
+// team shares them.
+template <class Team>
+SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
+  uint64_t key = 0;
+  for (int b = team.rank; b < c.branch_count && !o.error; b += team.size)
+    if (c.branches[b].node == o.node && c.branches[b].token[0] == o.y)
+      key = most(key, key_of(0, static_cast<uint32_t>(b)));
+  key = team.best(key);
+  return key == 0 ? -1 : static_cast<int>(place_of(key));
+}
+
+// Fits the exponent that makes the draft's confidence come true: one step up the gradient of the
+// log-likelihood of the target's tokens, at every node of the accepted path.
+SBRT_ANY inline void sharpen(Sequence& c) {
+  constexpr float kRate = 0.05f, kLeast = 0.25f, kMost = 4.0f;
+  const Outcome& o = c.outcome;
+  for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
+    const int node = o.path[depth];
+    const Law& law = c.chain_law[node];
+    if (!c.draft_nodes.has(node)) continue;
+    const int32_t y = depth < o.n ? c.chain.token[o.path[depth + 1]] : o.y;
+    note_rank(c, c.head + depth + 1, law, y);
+    if (law.n < 2) continue;
+    const int rank = first_of(law.token, law.n - 1, y);
+    float mean = 0;
+    for (int r = 0; r < law.n; ++r) mean += exp32(law.lp[r]) * law.lp[r];
+    const float step = kRate * (law.lp[rank] - mean) / c.sharpness;
+    c.sharpness = within(c.sharpness + within(step, -0.1f, 0.1f), kLeast, kMost);
+  }
+}
+
+// The trunk's new tokens: the accepted ones and, unless its row failed, y.
+SBRT_ANY inline void count_committed(Sequence& c) {
+  if (!c.shaping.penalises) return;
+  const Outcome& o = c.outcome;
+  const int64_t first = c.head - o.n;
+  for (int i = 0; i < (o.error ? o.n : o.n + 1); ++i)
+    count_token(c.counts, c.trunk[first + i], true);
+}
+
+// After the walk: the trunk and the root.
+SBRT_ANY inline void commit_outcome(Sequence& c) {
+  const Outcome& o = c.outcome;
+  sharpen(c);
+  for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
+  c.trunk[c.head + o.n + 1] = o.y;
+  for (int i = 1; i <= o.n + 1; ++i) c.trunk_hash = extended(c.trunk_hash, c.trunk[c.head + i]);
+  c.head += o.n + 1;
+  c.chain.token[0] = o.y;
+  count_committed(c);
+  c.cut = Cut::confident;
+}
+
+// Then the branch that was hit.
+template <class Team>
+SBRT_ANY void adopt_branch(Sequence& c, Team team) {
+  const int branch = find_branch(c, c.outcome, team);
+  team.meet();
+  if (team.rank == 0) c.outcome.branch = branch;
+}
+
+// The rule `coupled`; `rejection` walks by chance.
+template <class Team>
+SBRT_ANY void select_op(const SelectSeat& args, Team team) {
+  Sequence& c = *args.sequence;
+  if (team.rank == 0) {
+    c.no_mass = 0;
+    walk(c, args.choice, c.outcome);
+    commit_outcome(c);
+  }
+  team.meet();
+  adopt_branch(c, team);
+}
+
+// How many of the nodes, most likely first, make most tokens per time of the round that verifies
+// them: (1 + sum of their probabilities) / length of the round.
+SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
+                                     const uint64_t* sorted, int n) {
+  float tokens = 1, best = tokens / prices.round[1];
+  const float given = branch.score[0];  // they are verified only if the walk came here
+  int worth = 0;
+  for (int i = 0; i < n; ++i) {
+    tokens += exp32(branch.score[place_of(sorted[i])] - given);
+    const float rate = tokens / prices.round[i + 2];
+    if (rate > best) best = rate, worth = i + 1;
+  }
+  return worth;
+}
+
+// Working memory of `hang_chain`.
+struct SelectScratch {
+  uint64_t key[kMaxTail], sorted[kMaxTail];
+  int drafted[kMaxBranches];  // nodes of each branch
+};
+
+// Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
+// be emitted and, of more than `policy.nodes`, the most likely; with prices those that pay. The law
+// at the cut is there already.
+SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
+                                     SelectScratch& s) {
+  int n = 0;
+  Mask mask = Mask::none().with(0);
+  if (cut == Cut::nothing) return mask;
+  for (int j = 1; j <= branch.size; ++j) {
+    const int parent = branch.parent[j];
+    if (!mask.has(parent) || branch.level[j] > room) continue;
+    if (cut == Cut::confident && !(branch.law[parent].q > c.policy.epsilon)) continue;
+    mask = mask.with(j);
+    s.key[n++] = key_of(branch.score[j], static_cast<uint32_t>(j));
+  }
+  if (n <= c.policy.nodes && !c.prices.known) return mask;
+  // A node is never likelier than its parent, which comes first among equals: what stays is a tree.
+  best_first(Alone{}, s.key, n, n, s.sorted);
+  int kept = least(n, c.policy.nodes);
+  if (c.prices.known) kept = worth_their_rows(c.prices, branch, s.sorted, kept);
+  for (int i = kept; i < n; ++i) mask = mask.without(static_cast<int>(place_of(s.sorted[i])));
+  return mask;
+}
+
+// The next chain below the root y: as much of the tail as is worth it, or nothing.
+SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
+                               SelectScratch& s) {
+  c.chain.size = c.chain.depth = c.source[0] = 0;
+  c.chain.drawn = 1;
+  if (!branch) return;
+  int32_t place[kMaxTail] = {};
+  const Mask kept = worth_verifying(c, *branch, cut, room, s);
+  for (int j = 1; j <= branch->size; ++j) {
+    if (!kept.has(j)) continue;
+    const float score = branch->score[j] - branch->score[0];
+    place[j] = hang_node(c.chain, place[branch->parent[j]], branch->token[j], score);
+    c.source[place[j]] = j;
+  }
+}
+
+// With every chain goes a token of the target's own.
+SBRT_ANY inline int64_t room_below(const Sequence& c) {
+  return most<int64_t>(0, c.limit - c.head - 2);
+}
+
+// The chain after a miss, without any draft: what followed the last time.
+SBRT_ANY inline void hang_found(Sequence& c, int64_t after) {
+  int32_t found[kMaxChain];
+  const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
+  const int n = after < 0 ? 0 : want;
+  read_on(c.trunk, c.head + 1, after, n, found);
+  constexpr float kFound = -0.5f;  // nobody knows how likely they are
+  for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
+  c.chain.drawn = 0;
+}
+
+// Drafted nodes that will not be verified or were no alternative on the way: of the burst, of the
+// branches but what was adopted, and rejected siblings.
+SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, int siblings,
+                                   int adopted) {
+  int drafted = c.lost + siblings;
+  for (int b = 0; b < c.branch_count; ++b) drafted += s.drafted[b];
+  return static_cast<uint32_t>(drafted - adopted);
+}
+
+SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost) {
+  const Sequence& c = *args.sequence;
+  const Outcome& o = c.outcome;
+  Record& record = *args.record;
+  record.put(0, args.round,
+             static_cast<uint32_t>(depth | o.n << 8 | c.branch_count << 16 | (o.branch >= 0) << 24 |
+                                   c.draft_idle << 25 | c.no_mass << 26 | o.error << 28));
+  record.put(1, args.round, lost);
+  for (int i = 0; i <= o.n; ++i)
+    record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
+}
+
+// Behind `select`, and behind what H-RAD says: the next chain, then the record.
+template <class Team>
+SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
+  Sequence& c = *args.sequence;
+  const int depth = c.chain.depth, siblings = c.chain.size - depth;
+  const bool hit = c.outcome.branch >= 0;
+  const bool looks_up = !hit && c.policy.on_miss == kLookup && !c.outcome.error;
+  const int64_t after = looks_up ? after_match(c.trunk, c.head + 1, team) : -1;
+  for (int b = team.rank; b < c.branch_count; b += team.size)
+    scratch.drafted[b] = c.branches[b].size;
+  team.meet();
+  if (team.rank != 0) return;
+  hang_tail(c, hit ? &c.branches[c.outcome.branch] : nullptr, c.cut, room_below(c), scratch);
+  const uint32_t lost = discarded(c, scratch, siblings, c.chain.size);
+  if (looks_up) hang_found(c, after);
+  c.lost = 0;
+  put_record(args, depth, lost);
+}
+
+// A serial burst becomes the chain of those that it was for.
+SBRT_ANY inline void hang_burst_op(Sequence& c, SelectScratch& scratch) {
+  if (!awaits_burst(c)) return;
+  const int drafted = c.branch_count > 0 ? c.branches[0].size : 0;
+  hang_tail(c, c.branch_count > 0 ? &c.branches[0] : nullptr, Cut::confident, room_below(c),
+            scratch);
+  c.lost = drafted - c.chain.size;
+  c.branch_count = 0;
+}
+
+}  // namespace sbrt

@@ -1,0 +1,71 @@
+#include "round/settle_op.h"
+
+#include <algorithm>
+
+#include "round/ops.h"
+
+namespace sbrt {
+namespace {
+
+// The KV of a lane whose ring the host moves; with it go the scores that rejection keeps.
+struct RingKv {
+  KvRing* ring;  // null: the lane's own ops move it
+  int seat;
+
+  // The accepted path slides to its positions, by ascending depth: a node's index is never below its
+  // depth, so no move overwrites what a later one reads. On a path nothing moves.
+  void compact(const Sequence& c) const {
+    if (!ring) return;
+    const int64_t old_head = c.head - c.outcome.n - 1;
+    for (int depth = 1; depth <= c.outcome.n; ++depth)
+      ring->move(slot(old_head + c.outcome.path[depth]), slot(old_head + depth));
+  }
+
+  // Node `j` of branch `b` becomes node `i` of the chain.
+  void bring(const Sequence& c, int b, int j, int i) const {
+    const bool in_place = c.branches[b].in_place;
+    if (ring)
+      ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
+    if (!is_rejection(c)) return;
+    const Scores& s = c.scores;
+    const int64_t size = s.vocab;
+    std::copy_n(in_place ? s.in_place + j * size : s.tail(b, j), size, s.chain + i * size);
+  }
+
+  // Debug: no in-flight slot is alive but those of nodes in `kept`. A lane that is behind the trunk
+  // has its in-flight slots from position `from` on.
+  void drop(const Sequence& c, int64_t from, Mask kept) const {
+    if (!ring || !ring->debug()) return;
+    for (int64_t p = std::min(from, c.head); p < std::min(from, c.head) + kSlots; ++p)
+      if (p < c.head || p - c.head >= kSlots || !kept.has(static_cast<int>(p - c.head)))
+        ring->poison(slot(p));
+  }
+
+  void drop_tails() const {
+    if (!ring || !ring->debug()) return;
+    const RingShape& shape = ring->shape();
+    for (int b = 0; b < shape.branches; ++b)
+      for (int j = 0; j < shape.tail_slots; ++j) ring->poison(shape.tail(seat, b, j));
+  }
+
+  int64_t slot(int64_t position) const { return ring->shape().slot(seat, position); }
+};
+
+}  // namespace
+
+void settle_target(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker,
+            [&](int seat) { settle_target_op(args.of(seat), RingKv{args.ring, seat}); });
+}
+
+void settle_draft(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker,
+            [&](int seat) { settle_draft_op(args.of(seat), Alone{}, RingKv{args.ring, seat}); });
+}
+
+void bring_burst(const LaneArgs& args, Worker worker) {
+  for_seats(args.seats, worker,
+            [&](int seat) { bring_burst_op(args.of(seat), Alone{}, RingKv{args.ring, seat}); });
+}
+
+}  // namespace sbrt

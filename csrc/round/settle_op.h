@@ -1,0 +1,78 @@
+// What `settle` does to a sequence: of the KV only `Kv` knows, which moves it or leaves that to
+// ops of the lane. On every device.
+#pragma once
+
+#include "round/rows_op.h"
+
+namespace sbrt {
+
+// The KV of a lane that moves it by ops of its own.
+struct NoKv {
+  SBRT_ANY void compact(const Sequence&) const {}
+  SBRT_ANY void bring(const Sequence&, int, int, int) const {}
+  SBRT_ANY void drop(const Sequence&, int64_t, Mask) const {}
+  SBRT_ANY void drop_tails() const {}
+};
+
+template <class Kv>
+SBRT_ANY void settle_target_op(const LaneSeat& args, const Kv& kv) {
+  kv.compact(*args.sequence);
+  kv.drop(*args.sequence, args.sequence->head, Mask::none());
+}
+
+// What the draft had of the accepted path is trunk now.
+SBRT_ANY inline void advance_trunk(Sequence& c) {
+  const Outcome& o = c.outcome;
+  if (c.draft_have == c.head - o.n - 1)
+    for (int depth = 0; depth <= o.n && c.draft_nodes.has(o.path[depth]); ++depth) ++c.draft_have;
+  c.draft_nodes = Mask::none();
+}
+
+// The adopted tail moves behind the head, its nodes to their places in the chain. The nodes drafted
+// last never went through the draft: they are missing still, unless the cut fell before them.
+template <class Team, class Kv>
+SBRT_ANY void bring_tail(Sequence& c, int b, Team team, const Kv& kv) {
+  const Branch& branch = c.branches[b];
+  for (int i = team.rank; i <= c.chain.size; i += team.size) {
+    const int j = c.source[i];
+    if (!branch.has_law[j]) continue;
+    kv.bring(c, b, j, i);
+    c.chain_law[i] = branch.law[j];
+  }
+  if (team.rank == 0)
+    for (int i = 0; i <= c.chain.size; ++i)
+      if (branch.has_law[c.source[i]]) c.draft_nodes = c.draft_nodes.with(i);
+  team.meet();
+}
+
+template <class Team, class Kv>
+SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
+  Sequence& c = *args.sequence;
+  if (team.rank == 0) {
+    c.draft_compacts = c.draft_nodes.count() > 0;
+    if (c.draft_compacts) kv.compact(c);
+    advance_trunk(c);
+  }
+  team.meet();
+  if (c.outcome.branch >= 0) bring_tail(c, c.outcome.branch, team, kv);
+  kv.drop(c, c.draft_have, c.draft_nodes);
+  kv.drop_tails();
+  missing_rows_op(args, team);
+}
+
+// The same after a serial burst, for those that it was for. A serial draft has nothing to do until the
+// next.
+template <class Team, class Kv>
+SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
+  Sequence& c = *args.sequence;
+  if (!awaits_burst(c)) return;
+  if (!c.draft_idle) bring_tail(c, 0, team, kv);
+  kv.drop(c, c.draft_have, c.draft_nodes);
+  if (c.policy.gamma > 0) {
+    missing_rows_op(args, team);
+  } else if (team.rank == 0) {
+    args.rows->n = 0;
+  }
+}
+
+}  // namespace sbrt

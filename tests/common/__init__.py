@@ -1,0 +1,1 @@
+"""What tests of several rooms share: fixtures (`tiny`, `nvcc`) and engines over toys (`toys`)."""

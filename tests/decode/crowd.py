@@ -1,0 +1,149 @@
+"""Many sequences against the reference: `python tests/decode/crowd.py --sequences 1000`.
+
+A world is a pair of toys and a runtime of some seats. Sequences of fuzz.py come and go at random,
+each by a method of its own, some are dropped on the way. Whoever it shares its rounds with, a
+sequence has the tokens and the finish reason that it has alone, and its counters too where no round
+has more rows than a forward holds. World w of seed s is always the same.
+The last line on stdout is a JSON summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import fuzz
+
+from sbrt import _core
+
+ROWS, STEP_ROWS = 64, 512  # of the target's largest forward, of the draft's
+SEQUENCES = 24  # of a world
+
+
+@dataclass
+class Running:
+    task: fuzz.Task
+    method: str
+    seat: Any  # _core.Seat
+    tokens: list[int] = field(default_factory=list)
+    ends_after: int | None = None  # tokens after which it is dropped
+
+
+def request(task: fuzz.Task, method: str) -> tuple:
+    return (
+        task.prompt,
+        _core.Sampling(**task.sampling),
+        _core.Policy(**task.policies[method]),
+        task.max_tokens,
+        task.stops,
+        _core.Shaping(**task.shaping),
+    )
+
+
+def most_rows(policy: dict) -> tuple[int, int]:
+    """Rows of a verification and of a draft step of one sequence, at most."""
+    gamma, nodes = policy["gamma"], policy.get("nodes", 63)
+    burst = policy.get("burst", gamma)
+    chain = min(
+        63, max(gamma * policy.get("width", 1), burst * policy.get("burst_width", 1), burst)
+    )
+    chain = min(chain, nodes) if policy.get("width", 1) > 1 else chain
+    return 1 + chain, max(1 + chain, policy.get("branches", 1) * policy.get("width", 1))
+
+
+def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
+    """Whether no round can have more rows than a forward holds."""
+    seats = world.runtime["max_num_seqs"]
+    rows = [most_rows(task.policies[method]) for task, method in tasks]
+    target, draft = (max(column) for column in zip(*rows, strict=True))
+    return seats == 1 or (seats * target <= ROWS and draft <= min(64 * seats, STEP_ROWS) // seats)
+
+
+def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> list[str]:
+    expected = fuzz.oracle(world, done.task, done.method)
+    different = fuzz.differences(done.seat, done.tokens, expected)
+    if not roomy:
+        different = {k: v for k, v in different.items() if k not in fuzz.COUNTERS}
+    seen["finished"] += 1
+    seen["tokens"] += len(done.tokens)
+    seen["finish_" + str(done.seat.finish_reason)] += 1
+    seen["accepted"] += done.seat.stats.accepted
+    seen["branch_hits"] += done.seat.stats.branch_hits
+    seen["shaped"] += bool(done.task.shaping)
+    seen["by_chance"] += fuzz.is_by_chance(done.task, done.method)
+    return [f"{done.method}: {different}\n    {world}\n    {done.task}"] if different else []
+
+
+def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
+    rng = Random(f"{a.seed}/{index}/crowd")
+    world = fuzz.random_world(rng, a.cpu)
+    world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
+    world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
+    if fuzz.chance(rng, 0.5):  # short chains: no round is short of rows
+        world.runtime |= {"max_gamma": rng.randint(1, 5), "max_width": 1, "max_branches": 4}
+    tasks = []
+    for _ in range(SEQUENCES):
+        task = fuzz.random_task(rng, world)
+        tasks.append((task, rng.choice(list(task.policies))))
+    roomy = is_roomy(world, tasks)
+    seen["roomy"] += roomy
+    runtime = fuzz.make_runtime(world)
+    running: list[Running] = []
+    wrong: list[str] = []
+    eager = rng.choice((0.1, 0.5, 1.0))  # how soon the next one comes
+    while tasks or running:
+        while tasks and runtime.has_free_seat and (not running or fuzz.chance(rng, eager)):
+            task, method = tasks.pop()
+            dropped = rng.randrange(40) if fuzz.chance(rng, 0.15) else None
+            running.append(
+                Running(task, method, runtime.admit(*request(task, method)), [], dropped)
+            )
+            seen["sequences"] += 1
+        seen["most_at_once"] = max(seen["most_at_once"], len(running))
+        runtime.advance(rng.choice((0, 1, 1, 1, 2)))
+        for one in list(running):
+            one.tokens += one.seat.take()
+            dropped = one.ends_after is not None and len(one.tokens) >= one.ends_after
+            if not one.seat.finished and not dropped:
+                continue
+            if one.seat.finished:
+                wrong += compare(world, one, roomy, seen)
+            seen["dropped"] += dropped and not one.seat.finished
+            one.seat.release()
+            running.remove(one)
+    return wrong
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sequences", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="first world")
+    parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
+    parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    parser.add_argument("--seats", type=int, default=8, help="of the list of numbers of seats")
+    a = parser.parse_args(argv)
+    seen: Counter = Counter()
+    begin, index = time.monotonic(), a.first
+    while seen["sequences"] < a.sequences and seen["mismatches"] < 5:
+        try:
+            wrong = run_world(index, a, seen)
+        except _core.EngineError as error:
+            wrong = [str(error)]
+        seen["mismatches"] += len(wrong)
+        for text in wrong:
+            where = f"--seed {a.seed} --first {index} --sequences {SEQUENCES} --cpu {a.cpu}"
+            print(f"MISMATCH {text}\n    {sys.argv[0]} {where}", flush=True)
+        index += a.step
+    print(json.dumps(seen | {"seconds": round(time.monotonic() - begin, 1)}))
+    return 1 if seen["mismatches"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

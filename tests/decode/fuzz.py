@@ -1,0 +1,347 @@
+"""Engine against reference, over random worlds: `python tests/decode/fuzz.py --sequences 1000`.
+
+A world is a pair of toys and a runtime; it answers a few sequences, each by every method. Tokens,
+finish reason and every counter must equal those of sbrt.reference, and the tokens of every method
+those of plain decoding unless they stand by chance. World w of seed s is always the same, so a
+failure is repeated by the command it prints. The last line on stdout is a JSON summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+
+from sbrt import _core, reference
+
+SEQUENCES = 8  # of a world
+PROGRESS = 10.0  # seconds
+HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # counters of rounds are 64-bit
+COUNTERS = (
+    "rounds",
+    "draft_tokens",
+    "accepted",
+    "rollback_tokens",
+    "branches",
+    "branch_rounds",
+    "branch_hits",
+    "discarded_branch_tokens",
+    "draft_limit_rounds",
+    "empty_residuals",
+    "histogram",
+)
+
+
+@dataclass
+class World:
+    target: dict  # keywords of a Toy
+    draft: dict
+    runtime: dict  # keywords of a Runtime
+
+
+@dataclass
+class Task:
+    prompt: list[int]
+    sampling: dict
+    stops: list[int]
+    max_tokens: int
+    shaping: dict  # keywords of a Shaping
+    policies: dict[str, dict]  # method: keywords of a Policy
+    slices: int  # rounds of one run(); 0: all
+
+
+def chance(rng: Random, p: float) -> bool:
+    return rng.random() < p
+
+
+def random_world(rng: Random, cpu: float) -> World:
+    vocab = rng.choice((2, 3, 5, 8, 16, 17, 32, 33, 64, rng.randint(2, 64)))
+    seed = rng.getrandbits(64)
+    target = {"vocab": vocab, "seed": seed}
+    noise = rng.choice((0, 1, 2, 4, 8, 16, 32, 64))
+    draft = {"vocab": vocab, "seed": seed, "noise16": noise}
+    most_gamma = 63 if chance(rng, 0.1) else 12
+    length = rng.randint(70, 10 * most_gamma) if chance(rng, 0.8) else rng.randint(2, 70)
+    if chance(rng, 0.05):
+        draft["seed"] = rng.getrandbits(64)  # knows nothing of the target
+    if chance(rng, 0.15):
+        draft["max_positions"] = rng.randint(1, length + 5)
+    if chance(rng, 0.05):  # one knows more tokens than the other
+        rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
+    for toy in (target, draft):
+        if chance(rng, 0.2):
+            toy["window"] = rng.randint(2, 80)  # the ring wraps
+        if chance(rng, 0.05):
+            toy["nan_at"] = rng.randrange(length)
+    on_cpu = chance(rng, cpu)
+    threads = rng.randint(1, 3) if on_cpu else 1
+    runtime = {
+        "max_model_len": length,
+        "max_gamma": most_gamma,
+        "max_branches": rng.choice((rng.randint(1, 16), rng.randint(1, 64))),
+        "max_width": rng.choice((1, 2, 4, 16)),
+        "body": "cpu" if on_cpu else "sim",
+        "num_threads": threads,
+        "draft_threads": rng.randint(1, threads),
+        "debug": chance(rng, 0.3),
+        "first_round": rng.choice(HIGH),
+        "rejection": True,
+    }
+    return World(target, draft, runtime)
+
+
+def random_sampling(rng: Random) -> dict:
+    if chance(rng, 0.35):
+        return {"temperature": 0.0, "seed": rng.getrandbits(64)}
+    law = {"temperature": rng.uniform(0.3, 2.0), "seed": rng.getrandbits(64)}
+    law["completion"] = rng.choice((0, 1, 2**32 - 1))
+    if chance(rng, 0.3):
+        law["top_k"] = rng.randint(1, 20)
+    if chance(rng, 0.3):
+        law["top_p"] = rng.choice((0.0, 0.5, 0.9, 0.99))
+    if chance(rng, 0.3):
+        law["min_p"] = rng.choice((0.01, 0.1, 0.5, 1.0))
+    return law
+
+
+def random_shaping(rng: Random, vocab: int, length: int) -> dict:
+    """Penalties, bias and masks; each rarely alone, all never in most sequences."""
+    if chance(rng, 0.5):
+        return {}
+    shaping: dict = {}
+    if chance(rng, 0.4):
+        shaping["repetition_penalty"] = rng.choice((0.01, 0.7, 1.1, 1.5, 100.0))
+    if chance(rng, 0.4):
+        shaping["presence_penalty"] = rng.uniform(-2, 2)
+    if chance(rng, 0.4):
+        shaping["frequency_penalty"] = rng.uniform(-2, 2)
+    if chance(rng, 0.3):
+        shaping["min_tokens"] = rng.choice((1, 2, 5, 20, 64, length))
+    if chance(rng, 0.3):
+        biased = rng.sample(range(vocab), rng.randint(1, vocab))
+        shaping["logit_bias"] = tuple((t, rng.choice((-100.0, -1.5, 0.3, 4.0))) for t in biased)
+    if chance(rng, 0.2):
+        allowed = rng.sample(range(vocab), max(1, vocab - rng.randrange(vocab)))
+        shaping["allowed_token_ids"] = tuple(allowed)
+    if chance(rng, 0.4):
+        few = range(min(vocab, rng.choice((3, vocab))))  # a small alphabet: words do come up
+        shaping["bad_words"] = tuple(
+            tuple(rng.choices(few, k=rng.choice((1, 2, 2, 3, 4))))
+            for _ in range(rng.randint(1, 12))
+        )
+    return shaping
+
+
+def random_knobs(rng: Random, world: World, **fixed) -> dict:
+    """gamma, branches and epsilon of a policy; `fixed` wins."""
+    most, k = world.runtime["max_gamma"], world.runtime["max_branches"]
+    epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
+    gamma = most if chance(rng, 0.2) else rng.randint(1, most)
+    branches = rng.randint(1, min(k, 16))
+    return {"gamma": gamma, "branches": branches, "epsilon": epsilon} | fixed
+
+
+def random_hedge(rng: Random, world: World) -> dict:
+    branches = rng.randint(1, world.runtime["max_branches"])
+    nodes = rng.choice((3, 16, 63))
+    drawn = random_knobs(rng, world, likely=True, branches=branches, nodes=nodes)
+    wide = rng.randint(1, world.runtime["max_width"])
+    if wide > 1 and not chance(rng, 0.02):  # all of a round's trees are drafted: they take long
+        tree = min(63, wide * drawn["gamma"])
+        drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
+    miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
+    return drawn | miss | {"width": wide, "burst_width": rng.choice((1, 4, 16))}
+
+
+def random_policies(rng: Random, world: World) -> dict[str, dict]:
+    most = world.runtime["max_gamma"]
+
+    def knobs(**fixed) -> dict:
+        return random_knobs(rng, world, **fixed)
+
+    return {
+        "none": {"gamma": 0},
+        "draft_model": knobs(serial=1, branches=1),
+        "pearl": knobs(branches=1, epsilon=0.0),
+        "specbranch": knobs(adaptive=bool(rng.randint(0, 1))),
+        "on_miss": knobs(adaptive=True, on_miss=rng.choice((1, 2)), burst=rng.randint(1, most)),
+        "lookup": {"gamma": 0, "on_miss": 2, "burst": rng.randint(1, 20)},
+        "adaedl": knobs(serial=True, lambda_=rng.uniform(0, 1), theta=rng.uniform(-1, 1)),
+        "tree": knobs(serial=True, width=rng.choice((2, 4, 16)), nodes=rng.choice((3, 16, 63))),
+        "hedge": random_hedge(rng, world),
+    }
+
+
+def random_task(rng: Random, world: World) -> Task:
+    vocab, most = world.target["vocab"], world.runtime["max_gamma"]
+    longest = world.runtime["max_model_len"] - 1
+    length = rng.randint(1, min(longest, 6 if chance(rng, 0.7) else 75))
+    task = Task(
+        prompt=[rng.randrange(vocab) for _ in range(length)],
+        sampling=random_sampling(rng),
+        stops=rng.sample(range(vocab), rng.choice((0, 0, 0, 0, 1, 2)) if vocab > 2 else 0),
+        max_tokens=64 if chance(rng, 0.8) else rng.randint(0, 64 if most < 63 else 400),
+        shaping=random_shaping(rng, vocab, longest),
+        policies=random_policies(rng, world),
+        slices=rng.choice((0, 0, 0, 1, 3)),
+    )
+    for policy in task.policies.values():
+        if chance(rng, 0.4):
+            policy["rejection"] = True
+    return task
+
+
+def make_runtime(world: World):
+    return _core.Runtime(_core.Toy(**world.target), _core.Toy(**world.draft), **world.runtime)
+
+
+def engine_tokens(runtime, task: Task, method: str) -> list[int]:
+    runtime.begin(
+        task.prompt,
+        _core.Sampling(**task.sampling),
+        _core.Policy(**task.policies[method]),
+        task.max_tokens,
+        task.stops,
+        _core.Shaping(**task.shaping),
+    )
+    tokens = runtime.run(task.slices)
+    while not runtime.finished:
+        tokens += runtime.run(task.slices)
+    return tokens
+
+
+def oracle(world: World, task: Task, method: str):
+    def toy(given):
+        return reference.Toy(**{k: v for k, v in given.items() if k != "window"})
+
+    return reference.generate(
+        toy(world.target),
+        toy(world.draft),
+        task.prompt,
+        reference.Sampling(**task.sampling),
+        reference.Policy(**task.policies[method]),
+        max_tokens=task.max_tokens,
+        max_model_len=world.runtime["max_model_len"],
+        stop_token_ids=task.stops,
+        shaping=reference.Shaping(**task.shaping) if task.shaping else None,
+        room=reference.room_of(
+            *(world.runtime[f"max_{x}"] for x in ("gamma", "branches", "width"))
+        ),
+    )
+
+
+def differences(runtime, tokens, expected) -> dict:
+    """What of a finished sequence is not as expected: name -> (engine, reference)."""
+    want_tokens, want_finish, want_stats = expected
+    pairs = {"tokens": (tokens, want_tokens), "finish": (runtime.finish_reason, want_finish)}
+    stop = want_tokens[-1] if want_finish == "stop" else None
+    pairs["stop_token"] = (runtime.stop_token, stop)
+    pairs["error"] = (runtime.error is not None, want_finish == "error")
+    stats = runtime.stats
+    for name in COUNTERS:
+        pairs[name] = (getattr(stats, name), getattr(want_stats, name))
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def is_by_chance(task: Task, method: str) -> bool:
+    """Whether drafted tokens stand by chance: then the law is that of plain decoding, no more."""
+    return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
+
+
+def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
+    plain = oracle(world, task, "none")
+    wrong = []
+    for method in task.policies:
+        try:
+            tokens = engine_tokens(runtime, task, method)
+        except _core.EngineError as error:
+            wrong.append(f"{method}: {error}\n    {world}\n    {task}")
+            continue
+        expected = plain if method == "none" else oracle(world, task, method)
+        different = differences(runtime, tokens, expected)
+        by_chance = is_by_chance(task, method)
+        if tokens != plain[0] and not by_chance:
+            different["plain"] = (tokens, plain[0])
+        if different:
+            wrong.append(f"{method}: {different}\n    {world}\n    {task}")
+        seen["generations"] += 1
+        seen["tokens"] += len(tokens)
+        for name in task.shaping:
+            seen[name] += 1
+        seen["on_" + world.runtime["body"]] += 1
+        seen["finish_" + str(runtime.finish_reason)] += 1
+        for name in COUNTERS[:-1]:
+            seen[name] += getattr(expected[2], name)
+        for name in ("accepted", "branch_hits"):
+            seen[f"{name}_{method}"] += getattr(expected[2], name)
+            seen[f"{name}_{method}_by_chance"] += by_chance * getattr(expected[2], name)
+    return wrong
+
+
+def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
+    rng, draw = Random(f"{a.seed}/{index}"), Random(f"{a.seed}/{index}/methods")
+    world = random_world(rng, a.cpu)
+    if chance(other := Random(f"{a.seed}/{index}/vocabulary"), a.small):
+        world.draft["vocab"] = other.randint(2, world.target["vocab"])
+    runtime = make_runtime(world)
+    wrong = []
+    for _ in range(SEQUENCES):
+        task = random_task(rng, world)
+        seen["sequences"] += 1
+        if chance(rng, 0.1):  # an abandoned sequence leaves nothing behind
+            engine_tokens(runtime, task, "none")
+            runtime.begin(task.prompt, *abandoned(task))
+            runtime.run(2)
+            runtime.end()
+            seen["abandoned"] += 1
+        drafting = draw.sample(list(task.policies)[1:], min(a.methods, len(task.policies) - 1))
+        task.policies = {name: task.policies[name] for name in ("none", *drafting)}
+        wrong += check_task(runtime, world, task, seen)
+    return wrong
+
+
+def abandoned(task: Task) -> tuple:
+    policy = _core.Policy(**task.policies["specbranch"])
+    law, shaping = _core.Sampling(**task.sampling), _core.Shaping(**task.shaping)
+    return law, policy, task.max_tokens, task.stops, shaping
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sequences", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="first world")
+    parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
+    parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    parser.add_argument("--small", type=float, default=0, help="share of drafts of fewer tokens")
+    parser.add_argument("--methods", type=int, default=99, help="drawn for a sequence, and none")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    a = arguments(argv)
+    seen: Counter = Counter()
+    begin = last = time.monotonic()
+    index = a.first
+    while seen["sequences"] < a.sequences and seen["mismatches"] < 5:
+        wrong = check_world(index, a, seen)
+        seen["mismatches"] += len(wrong)
+        for text in wrong:
+            where = f"--seed {a.seed} --first {index} --sequences {SEQUENCES}"
+            again = f"{where} --cpu {a.cpu} --methods {a.methods} --small {a.small}"
+            print(f"MISMATCH {text}\n    {sys.argv[0]} {again}", flush=True)
+        index += a.step
+        if time.monotonic() - last > PROGRESS:
+            last = time.monotonic()
+            done = f"{seen['sequences']} of {a.sequences} sequences, {seen['tokens']} tokens"
+            print(f"{done}, {last - begin:.0f} s", file=sys.stderr, flush=True)
+    print(json.dumps(seen | {"seconds": round(time.monotonic() - begin, 1)}))
+    return 1 if seen["mismatches"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

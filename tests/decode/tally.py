@@ -1,0 +1,168 @@
+"""Counts what engines say under rejection: `python tests/decode/tally.py --sequences 20000 0 5 7`.
+
+A setting is a pair of toys, a sampling law and a method. Many sequences begin with the same prompt,
+each with a seed of its own; their first tokens after it, together, are one cell of a table whose
+law is known: plain decoding's, multiplied out by sbrt.reference. The last line on stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+
+from sbrt import _core, reference
+from sbrt.reference.law import Lane, Shaper
+
+LEAST = 10.0  # expected in a cell; smaller ones are counted together
+SIZES = {"max_model_len": 64, "max_gamma": 4, "max_branches": 16, "max_width": 4}
+COUNTERS = (
+    "accepted", "branches", "branch_hits", "branch_rounds", "rollback_tokens", "empty_residuals"
+)  # fmt: skip
+
+
+def setting(policy, vocab=4, noise=16, cells=4, prompt=(1, 0, 1, 0, 1), **more):
+    """`more`: keywords of a Sampling; stops, shaping; `other`, a draft that knows nothing of the
+    target; `knows`, how many tokens the draft has (default: one more than the target)."""
+    policy = {"rejection": True} | policy
+    return {
+        "policy": policy,
+        "vocab": vocab,
+        "noise": noise,
+        "cells": cells,
+        "prompt": prompt,
+    } | more
+
+
+def serial(gamma, **more):
+    return {"gamma": gamma, "serial": True, **more}
+
+
+def hedge(gamma, branches, **more):
+    return {"gamma": gamma, "branches": branches, "likely": True, **more}
+
+
+PENALTIES = {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.3}
+BURST = {"on_miss": 1, "burst": 2, "burst_width": 4}
+# gamma and k, temperature, top_p, top_k, min_p, vocabulary and draft all vary.
+SETTINGS = (
+    setting(serial(1), temperature=1.0),
+    setting(serial(4), temperature=2.5),
+    setting(serial(3), vocab=8, cells=2, noise=64, temperature=3.0, top_p=0.9),
+    setting(serial(3), vocab=17, cells=1, temperature=4.0, top_k=9),
+    setting(serial(4, lambda_=0.5, theta=0.3), temperature=2.0, noise=32),
+    setting(serial(2, width=3, nodes=5), temperature=2.5, noise=32),
+    setting(serial(3, width=4, nodes=4), vocab=3, cells=5, temperature=2.0, other=True),
+    setting(serial(4, width=4), vocab=5, cells=3, temperature=3.0, top_p=0.95),
+    setting({"gamma": 1, "branches": 1}, temperature=1.5),
+    setting({"gamma": 3, "branches": 1}, temperature=2.5, noise=8),
+    setting({"gamma": 3, "branches": 1}, temperature=2.5, shaping=PENALTIES),
+    setting({"gamma": 2, "branches": 16, "adaptive": True}, temperature=2.0, noise=32),
+    setting({"gamma": 3, "branches": 16, "adaptive": True, "epsilon": 0.4}, temperature=2.0),
+    setting({"gamma": 3, "branches": 3, "epsilon": 0.5}, vocab=3, cells=5, temperature=3.0),
+    setting({"gamma": 2, "branches": 4, **BURST, "burst_width": 1}, temperature=2.0, min_p=0.05),
+    setting({"gamma": 3, "branches": 4, "on_miss": 2, "burst": 3}, temperature=3.0, noise=32),
+    setting({"gamma": 3, "branches": 4}, vocab=4, temperature=3.0, stops=(2,), cells=4),
+    setting(hedge(3, 6), temperature=2.5, noise=32),
+    setting(hedge(2, 4, on_miss=2, burst=4), vocab=3, cells=5, temperature=3.0),
+    setting(hedge(3, 4, width=2, nodes=6), temperature=2.5, noise=32),
+    setting(hedge(2, 8, width=4, nodes=4), vocab=5, cells=3, temperature=3.0, noise=48),
+    setting(hedge(3, 5, width=2, nodes=5, **BURST), temperature=2.5, other=True),
+    setting(hedge(3, 6, width=2, nodes=8, on_miss=2, burst=3), temperature=4.0, top_k=3),
+    setting(hedge(3, 16, width=2, **BURST), vocab=9, cells=2, temperature=3.0, shaping=PENALTIES),
+    setting(serial(3), vocab=5, cells=3, temperature=3.0, knows=3),
+    setting(hedge(2, 8, width=2, nodes=4), vocab=5, cells=3, temperature=3.0, noise=48, knows=4),
+)
+
+
+def toys(s):
+    """Keywords of target and draft."""
+    target = {"vocab": s["vocab"], "seed": 11}
+    draft = {"vocab": s.get("knows", s["vocab"] + 1), "seed": 12 if s.get("other") else 11}
+    return target, draft | {"noise16": s["noise"]}
+
+
+def law_of(s):
+    return {k: s[k] for k in ("temperature", "top_p", "top_k", "min_p") if k in s}
+
+
+def expected(s):
+    """The law [vocab + 1, ...] of the first `cells` tokens; behind a stop all are `vocab`."""
+    target, _ = toys(s)
+    stops, size = s.get("stops", ()), s["vocab"]
+    shaper = None
+    if "shaping" in s:
+        shaper = Shaper(reference.Shaping(**s["shaping"]), tuple(stops), len(s["prompt"]))
+    lane = Lane(reference.Toy(**target), reference.Sampling(**law_of(s)), size, shaper)
+    law = np.zeros((size + 1,) * s["cells"])
+
+    def go(prefix, tokens, weight):
+        if len(tokens) == s["cells"]:
+            law[tokens] += weight
+        elif tokens and (tokens[-1] in stops or tokens[-1] == size):
+            go(prefix, (*tokens, size), weight)
+        else:
+            for token, p in enumerate(lane.whole(prefix).tolist()):
+                if p > 0:
+                    go(prefix.then(token), (*tokens, token), weight * p)
+
+    go(lane.empty + s["prompt"], (), 1.0)
+    return law
+
+
+def counted(s, sequences, first=0):
+    """Counts of what `sequences` seeds from `first` on gave, and what happened on the way."""
+    runtime = _core.Runtime(
+        *(_core.Toy(**toy) for toy in toys(s)), body="sim", rejection=True, **SIZES
+    )
+    policy, shaping = _core.Policy(**s["policy"]), _core.Shaping(**s.get("shaping", {}))
+    prompt, stops, cells = list(s["prompt"]), list(s.get("stops", ())), s["cells"]
+    pad, found, seen = (s["vocab"],) * cells, Counter(), Counter()
+    for seed in range(first, first + sequences):
+        runtime.begin(prompt, _core.Sampling(seed=seed, **law_of(s)), policy, 16, stops, shaping)
+        tokens = []
+        while len(tokens) < cells and not runtime.finished:
+            tokens += runtime.run(max_rounds=1)
+        found[(*tokens, *pad)[:cells]] += 1
+        stats = runtime.stats
+        for name in COUNTERS:
+            seen[name] += getattr(stats, name)
+    counts = np.zeros((s["vocab"] + 1,) * cells, np.int64)
+    for cell, n in found.items():
+        counts[cell] = n
+    return counts, seen
+
+
+def distance(counts, law):
+    """How far counts are from what is expected, in standard deviations (Wilson and Hilferty's of
+    the chi-square); infinite if what cannot come did."""
+    counts, want = np.ravel(counts), np.ravel(law) * np.sum(counts)
+    if counts[want == 0].any():
+        return float("inf")
+    small = want < LEAST
+    counts = np.r_[counts[~small], counts[small].sum()]
+    want = np.r_[want[~small], want[small].sum()]
+    counts, want = counts[want > 0], want[want > 0]
+    x, k = ((counts - want) ** 2 / want).sum(), len(want) - 1
+    return float(((x / k) ** (1 / 3) - 1 + 2 / (9 * k)) / (2 / (9 * k)) ** 0.5)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sequences", type=int, default=20_000)
+    parser.add_argument("settings", type=int, nargs="*")
+    a = parser.parse_args(argv)
+    found = {}
+    for i in a.settings or range(len(SETTINGS)):
+        counts, seen = counted(SETTINGS[i], a.sequences)
+        found[i] = {"distance": distance(counts, expected(SETTINGS[i])), **seen}
+        print(i, json.dumps(found[i]), file=sys.stderr, flush=True)
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Contract under test: a sequence has the tokens, the finish reason and the counters that it has
+alone, whoever shares its rounds: 1 to 16 at once, of all methods, laws and shapings, that come and
+go at random (crowd.py). Counters are compared where no round has more rows than a forward holds."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+CROWD = Path(__file__).with_name("crowd.py")
+MANY = 64  # processes of a long run
+
+
+@pytest.fixture
+def run_crowd(run_all):
+    """Deals worlds to `shares` processes; returns the sum of what they saw."""
+
+    def run(sequences, seed, cpu, shares=2):
+        each = ["--sequences", -(-sequences // shares), "--seed", seed, "--cpu", cpu]
+        command = [sys.executable, CROWD, "--step", shares, *each]
+        outputs = run_all([*command, "--first", i] for i in range(shares))
+        return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
+
+    return run
+
+
+def check_seen(seen, sequences):
+    """What was drawn reached the places that matter."""
+    assert seen["sequences"] >= sequences
+    assert seen["mismatches"] == 0
+    assert seen["finished"] + seen["dropped"] == seen["sequences"]
+    for name in ("finish_stop", "finish_length", "finish_error", "dropped", "shaped", "by_chance"):
+        assert seen[name] > 0, name
+    assert seen["accepted"] > seen["sequences"]
+    assert seen["branch_hits"] > seen["sequences"]
+    assert seen["roomy"] > 0
+    assert seen["most_at_once"] >= 16
+
+
+def test_a_share_on_the_sim_body(run_crowd):
+    check_seen(run_crowd(700, seed=1, cpu=0.0), 700)
+
+
+def test_a_share_on_the_cpu_body(run_crowd):
+    check_seen(run_crowd(500, seed=2, cpu=1.0), 500)
+
+
+@pytest.mark.exact
+def test_twenty_thousand_sequences(run_crowd, capfd):
+    with capfd.disabled():
+        seen = run_crowd(20_000, seed=3, cpu=0.1, shares=MANY)
+        print(f"\n{dict(seen)}")
+    check_seen(seen, 20_000)

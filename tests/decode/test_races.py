@@ -1,0 +1,71 @@
+"""Contract under test: between the lanes there is no data race, and every wait is needed. Under
+ThreadSanitizer 50,000 rounds of every method are clean. With rounds enqueued ahead, where nothing
+but the waits of round.cc keeps order, each of them left out is reported; so it is in rounds of an
+engine, except for the one that the host keeps too."""
+
+import pytest
+
+ROUND = "round/round.cc"
+
+# Every wait of round.cc; an engine without it must be caught. The host enqueues a round before it
+# has read the last record, so that nobody else keeps the draft from going on too early.
+WAITS = (
+    "  if (shape.burst > 0) t.wait(fences.chain_ready, r);\n",
+    "  if (shape.gamma > 0) t.wait(fences.draft_ready, r);\n",
+    "  d.wait(fences.verify_done, r - 1);\n",
+)
+
+pytestmark = [pytest.mark.exact, pytest.mark.sanitize]
+each_wait = pytest.mark.parametrize(
+    "wait", WAITS, ids=lambda wait: wait.split("fences.")[1].split(",")[0]
+)
+
+
+@pytest.fixture(scope="module")
+def text(programs):
+    return programs.text(ROUND)
+
+
+@pytest.fixture
+def run(programs, tsan, text):
+    """run(without, *arguments): the program, without that line of round.cc."""
+
+    def run(without, *arguments):
+        replaced = {ROUND: text.replace(without, "")} if without else {}
+        program = programs.build("race_main", programs.rounds, tsan, replaced)
+        return programs.run(program, *arguments, **programs.reporting("tsan"))
+
+    return run
+
+
+def check_reported(done):
+    """Of different tokens, and of a row whose KV was not there yet, the program itself tells."""
+    assert done.returncode != 0, done.stdout
+    told = ("other tokens", "toy lane: the row at position")
+    assert "ThreadSanitizer: data race" in done.stderr or any(text in done.stdout for text in told)
+
+
+def test_every_wait_is_listed(text):
+    assert text.count(".wait(") == len(WAITS)
+    assert all(text.count(wait) == 1 for wait in WAITS)
+
+
+def test_fifty_thousand_rounds_are_clean(run):
+    done = run(None, 50_000)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) >= 50_000
+
+
+def test_rounds_ahead_are_clean(run):
+    done = run(None, 20_000, "ahead")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_wait
+def test_a_missing_wait_in_rounds_ahead(run, wait):
+    check_reported(run(wait, 2000, "ahead"))
+
+
+@each_wait
+def test_a_missing_wait_in_an_engine(run, wait):
+    check_reported(run(wait, 2000))

@@ -1,0 +1,11 @@
+"""Contract under test: the index of the trunk finds the place that a look-up finds by reading all
+of the trunk, at every length, whatever was read since (index_main.cc)."""
+
+
+def test_it_finds_what_reading_the_whole_trunk_finds(programs):
+    program = programs.build(
+        "index_main", ["decode/auto/trunk_index.cc", "core/memory.cc"], programs.plain
+    )
+    done = programs.run(program, 2000)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) > 100_000

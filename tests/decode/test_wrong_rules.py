@@ -1,0 +1,112 @@
+"""Contract under test: a core in which a rule of `rejection` is wrong, in one of the ways that look
+right, does not pass the chi-square that the right one passes (tally.py)."""
+
+import numpy as np
+import pytest
+
+from sbrt import _core
+
+pytestmark = pytest.mark.exact
+
+SEQUENCES = 400_000
+FLAGS = ("-O2",)  # a wrong rule may leave something unused
+FAR = 5.0  # standard deviations
+
+PATH = {"gamma": 3, "serial": True}
+TREE = {"gamma": 2, "serial": True, "width": 3, "nodes": 3}
+ENDS = {"gamma": 2, "branches": 3}  # branches at the chain's end
+LOOKUP = {"gamma": 2, "branches": 4, "likely": True, "on_miss": 2, "burst": 3}
+
+ACCEPT, CHOOSE, SELECT = "round/accept.cc", "ops/choose.cc", "round/select.cc"
+BEST = """  return *std::max_element(drawn, drawn + n, [&](const Candidate& a, const Candidate& b) {
+    return place.p[a.token] < place.p[b.token];
+  });
+"""
+SORT = """  std::sort(found, found + n, [&](const Candidate& a, const Candidate& b) {
+    const float* q = c.scores.chain + int64_t{node} * c.scores.vocab;
+    return q[a.token] > q[b.token];
+  });
+"""
+COINS = "  const Noise coins = noise_behind(c, node, kCoin);\n"
+OWN_Q = (
+    "  for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(a.logits[i * a.stride + law.token[r]]);\n"
+)
+RAW_Q = "  for (int t = 0; t < a.vocab; ++t) scores[t] = logits[t] / c.sampling.temperature;\n"
+# What is wrong: method, file, text, what stands there instead.
+WRONG = {
+    "ratio on a looked-up token": (LOOKUP, SELECT, "  c.chain.drawn = 0;\n", ""),
+    "the branch the target likes best": (ENDS, ACCEPT, COINS, COINS + BEST),
+    "sorted before verifying": (TREE, ACCEPT, "  return n;\n", SORT + "  return n;\n"),
+    "q not renormalised": (
+        ENDS,
+        ACCEPT,
+        "  place.q[token] = 0;\n  normalise(place.q, place.vocab);\n  return left > 0;\n",
+        "  place.q[token] = 0;\n  return left > 0;\n",
+    ),
+    "pruned by the drawn tokens' own q": (
+        TREE,
+        CHOOSE,
+        "  score_blindly(scores, a.vocab, law);\n",
+        OWN_Q,
+    ),
+    "raw q of a truncated draw": (
+        PATH,
+        CHOOSE,
+        "  keep_scores(logits, a.vocab, c.sampling, scratch, scores);\n",
+        RAW_Q,
+    ),
+    "resampled from p": (
+        PATH,
+        ACCEPT,
+        "    place.p[i] = surplus(place.p[i], place.q[i]) / left;\n",
+        "    break;\n",
+    ),
+    "one coin for all positions": (
+        PATH,
+        ACCEPT,
+        "c.head + c.chain.level[node] + 1;\n",
+        "c.head + 1;\n",
+    ),
+}
+
+
+@pytest.fixture
+def run(programs, tally):
+    """run(method, replaced): how far a core's tokens are from the law."""
+
+    def run(method, replaced):
+        law = (
+            {"temperature": 6.0, "top_k": 2} if method is PATH else {"temperature": 2.5, "top_k": 0}
+        )
+        setting = tally.setting(method, noise=48, cells=3, **law)
+        p = _core.Policy(**method)
+        knobs = [p.gamma, p.branches, p.ranking, p.width, p.nodes, p.epsilon]
+        knobs += [p.on_miss, p.burst, p.burst_width]
+        toys = [SEQUENCES, setting["cells"], setting["vocab"], setting["noise"], 0]
+        program = programs.build("law_main", programs.rounds, FLAGS, replaced)
+        done = programs.run(program, *toys, *law.values(), *knobs)
+        assert done.returncode == 0, done.stderr
+        counts = np.zeros((setting["vocab"] + 1,) * setting["cells"])
+        for line in done.stdout.splitlines():
+            cell, n = map(int, line.split())
+            counts[tuple(cell.to_bytes(setting["cells"], "big"))] = n
+        assert counts.sum() == SEQUENCES
+        return tally.distance(counts, tally.expected(setting))
+
+    return run
+
+
+@pytest.mark.parametrize("method", [PATH, TREE, ENDS, LOOKUP], ids=str)
+def test_the_right_rule_passes(run, method):
+    assert abs(run(method, {})) < FAR
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_rule_in_the_core_is_caught(run, programs, name, capfd):
+    method, part, right, wrong = WRONG[name]
+    text = programs.text(part)
+    assert text.count(right) == 1
+    far = run(method, {part: text.replace(right, wrong)})
+    with capfd.disabled():
+        print(f"\n{name}: {far:.0f} standard deviations")
+    assert far > FAR

@@ -1,0 +1,127 @@
+// Does Tuner::stays() go on saying no until next() was called? Of a trunk that begins to repeat itself
+// under plain decoding, where a look-up becomes the better policy. And is a round that is in flight
+// while the tuner decides on a trial, or that one is over, booked as what it is? Does a token that is
+// no candidate of the draft get a rank that no candidate has?
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "round/chain.h"
+#include "decode/auto/tuner.h"
+
+namespace sbrt {
+namespace {
+
+constexpr int64_t kTokens = 400, kPrompt = 50, kPeriod = 10;
+
+Policy policy_of(int32_t on_miss) {
+  Policy policy{};
+  policy.width = policy.burst_width = 1;
+  policy.nodes = kMaxChain;
+  policy.on_miss = on_miss;
+  policy.burst = on_miss == kLookup ? 4 : 0;
+  return policy;
+}
+
+int failed(const char* what) { return std::printf("FAILED: %s\n", what), 1; }
+
+int leaves_for_good() {
+  std::vector<int32_t> trunk(kTokens);
+  for (int64_t i = 0; i < kTokens; ++i)
+    trunk[i] = static_cast<int32_t>(i < kPrompt ? i : kPrompt + i % kPeriod);
+  Costs costs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.target[n] = 1000;
+  Tuner tuner({policy_of(kGoOn), policy_of(kLookup)}, costs, kTokens);
+  auto c = std::make_unique<Sequence>();
+  c->trunk = trunk.data();
+  c->head = kPrompt - 1;
+  tuner.begin(*c);
+  tuner.next(*c);
+  if (c->policy.on_miss != kGoOn) return failed("it looks up what never repeats");
+  while (++c->head < kTokens && tuner.stays(*c, c->head)) tuner.saw({1, 1000, 1, true});
+  if (c->head == kTokens) return failed("it never saw that the trunk repeats");
+  for (int i = 0; i < 100; ++i)
+    if (tuner.stays(*c, c->head)) return failed("it stays after all");
+  tuner.next(*c);
+  if (c->policy.on_miss != kLookup) return failed("it did not change");
+  if (!tuner.stays(*c, c->head)) return failed("it does not stay behind a change");
+  return 0;
+}
+
+// What trials may still lose, in steps of kStep ns: as much as the draft may cost that looks on. Only
+// under plain decoding.
+constexpr int64_t kStep = 300, kTargetNs = 1000;
+
+int64_t allowance(const Tuner& tuner, Sequence& c) {
+  const int64_t have = c.draft_have;
+  int64_t found = 0;
+  for (int64_t behind = 16; behind <= kMaxRows; ++behind) {
+    c.draft_have = c.head - behind;
+    if (tuner.wants_to_look(c, c.head)) found = kStep * behind;
+  }
+  c.draft_have = have;
+  return found;
+}
+
+// A draft whose first choices were wrong: not what is best, but worth a trial.
+int books_trials() {
+  std::vector<int32_t> trunk(kTokens);
+  std::vector<uint8_t> rank(kTokens, 2);
+  Costs costs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.target[n] = kTargetNs;
+  for (int n = 1; n <= kCostRows; ++n) costs.alone.draft[n] = n <= 2 ? 400 : kStep * n;
+  Policy serial = policy_of(kBurst);
+  serial.burst = 1;
+  Tuner tuner({policy_of(kGoOn), serial}, costs, kTokens);
+  auto c = std::make_unique<Sequence>();
+  c->trunk = trunk.data();
+  c->rank = rank.data();
+  c->head = c->draft_have = 100;
+  tuner.begin(*c);
+  tuner.next(*c);  // the draft is out of reach: no trial yet
+  const auto rounds = [&](int64_t ns, int64_t last_ns) {
+    for (; tuner.stays(*c, c->head); c->draft_have = ++c->head) tuner.saw({1, ns, 1, true});
+    tuner.saw({1, last_ns, 1, true});
+    c->draft_have = ++c->head;
+  };
+  c->draft_limit = kTokens;
+  const int64_t first = allowance(tuner, *c);
+  rounds(kTargetNs, 5 * kTargetNs);
+  const int64_t second = allowance(tuner, *c);
+  if (second < first) return failed("a slow round of plain decoding was booked as a trial's");
+  tuner.next(*c);
+  if (c->policy.on_miss != kBurst) return failed("it did not try the draft");
+  rounds(1800, 10 * kTargetNs);
+  tuner.next(*c);
+  if (c->policy.on_miss != kGoOn) return failed("it did not go back to plain decoding");
+  if (allowance(tuner, *c) > second - 9 * kTargetNs)
+    return failed("the last round of a trial was not booked");
+  return 0;
+}
+
+// Candidates have ranks from 0 up. Every other token has rank kCandidates, however many there are.
+int ranks_tokens() {
+  uint8_t rank[kCandidates + 3] = {};
+  auto c = std::make_unique<Sequence>();
+  note_rank(*c, 1, Law{}, 0);  // no room for ranks
+  c->rank = rank;
+  Law law{};
+  law.n = kCandidates;
+  for (int i = 0; i < kCandidates; ++i) law.token[i] = 100 + i;
+  for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, law, 100 + i);
+  note_rank(*c, kCandidates, law, 7);
+  law.n = 3;
+  note_rank(*c, kCandidates + 1, law, 103);  // a leftover beyond the candidates
+  for (int i = 0; i < kCandidates; ++i)
+    if (rank_at(rank, i) != 1 + i) return failed("a candidate has another's rank");
+  for (int i = kCandidates; i < kCandidates + 2; ++i)
+    if (rank_at(rank, i) != 1 + kCandidates) return failed("another token has a candidate's rank");
+  if (rank_at(rank, kCandidates + 2) != kUnknownRank) return failed("a rank nobody noted");
+  return 0;
+}
+
+}  // namespace
+}  // namespace sbrt
+
+int main() { return sbrt::leaves_for_good() + sbrt::books_trials() + sbrt::ranks_tokens(); }

@@ -1,0 +1,262 @@
+"""`python -m tests.device.check --part NAME`: all that only a CUDA device can show, as one JSON.
+
+first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
+compiles them for it), then their bench. products: those of `linear`, whose plans are many
+kernels. lanes: the cuda body, recorded forwards against the same ops by themselves, then
+bench.lanes. rounds: tests.device.rounds at the sizes of real models and of the
+inflated demo pair, and transformers beside it. exact: engines on the device, every method against
+plain decoding, with graphs and without. settings: filters, streams and rings of a default length.
+large: exact at the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within
+eight minutes, in steps: a part that was killed goes on where it stopped, as long as source and
+device are the same; --fresh starts it over. A step that went wrong keeps none of the others from
+running, but for the first: whether anything can run at all. `make gpu-check PART=kernels` calls it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.device import expect_cuda
+from sbrt import collect_env
+from sbrt.errors import InvalidInputError
+from sbrt.tools import flags
+
+from . import sanitize
+from .steps import (
+    ROOT,
+    Record,
+    Runner,
+    Step,
+    commit,
+    run_command,
+    run_steps,
+    some_passed,
+    source_hash,
+    succeeded,
+)
+
+LIMIT = 480  # seconds of a part, all its steps together
+ANYWHERE = "gpu or (not exact and not sanitize)"
+TRITON = "tests/triton_kernels"
+WORKERS = 8  # of pytest where pytest-xdist is: compiling kernels keeps a core busy
+OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
+
+
+def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step:
+    # A warning of a torch or a Triton that nobody tried yet is no fault of ours.
+    quiet = ("-q", "-p", "no:benchmark", "-W", "default")
+    command = [sys.executable, "-m", "pytest", *quiet, *arguments]
+    if workers and importlib.util.find_spec("xdist"):
+        command += ["-n", str(workers)]
+    return Step(name, tuple(command), seconds, some_passed)
+
+
+def _bench(name: str, seconds: float, module: str, *arguments: str, keeps: bool = False) -> Step:
+    out = ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
+    command = (sys.executable, "-m", module, "--device", "cuda", *arguments, "--json", str(out))
+    return Step(name, command, seconds, succeeded, out, keeps)
+
+
+def _ready(seconds: float = 60) -> Step:
+    command = (sys.executable, "-m", "tests.device.ready")
+    return Step("ready", command, seconds, succeeded, is_needed=True)
+
+
+def _decode(seconds: float) -> Step:
+    command = (sys.executable, "-m", "bench.gpu.decode", "--device", "cuda", "--methods",
+               OVERLAPPED)  # fmt: skip
+    return Step("decode", command, seconds, succeeded)
+
+
+def _first() -> tuple[Step, ...]:
+    return (
+        _ready(),
+        _decode(140),
+        _bench("first lanes", 120, "bench.lanes", "--seconds", "0.3"),
+        _bench("first rounds", 130, "tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED,
+               "--prompts", "1", "--max-tokens", "64"),
+    )  # fmt: skip
+
+
+def _kernels() -> tuple[Step, ...]:
+    big = [f"{TRITON}/test_{name}.py" for name in ("attention", "choose", "linear")]
+    rest = [f"--ignore={path}" for path in big]
+    return (
+        _ready(50),
+        _tests("attention", 90, "-m", ANYWHERE, big[0], workers=WORKERS),
+        _tests("choose", 80, "-m", ANYWHERE, big[1], workers=WORKERS),
+        _tests("other ops", 100, "-m", ANYWHERE, *rest, TRITON, workers=WORKERS),
+        _bench("bench of attention", 65, "bench.kernels", "--only", "attention"),
+        _bench("bench of choose", 45, "bench.kernels", "--only", "choose"),
+        *(
+            _bench(f"bench of {op}", 15, "bench.kernels", "--only", op)
+            for op in ("rms_norm", "rope", "settle")
+        ),
+    )
+
+
+def _products() -> tuple[Step, ...]:
+    return (
+        _ready(50),
+        _tests("products", 280, "-m", ANYWHERE, f"{TRITON}/test_linear.py", workers=WORKERS),
+        _bench("bench of products", 140, "bench.kernels", "--only", "linear"),
+    )
+
+
+def _lanes() -> tuple[Step, ...]:
+    body = "tests/device/test_exec.py"
+    return (
+        _ready(),
+        _tests("cuda body", 130, "-m", "gpu", body),
+        _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", f"--ignore={body}",
+               "tests/device"),
+        _bench("bench of lanes", 150, "bench.lanes"),
+    )  # fmt: skip
+
+
+def _rounds() -> tuple[Step, ...]:
+    module = "tests.device.rounds"
+    return (
+        _ready(50),
+        _bench("rounds of 8b", 140, module, "--pair", "8b", "--share", "0.7", "--idle", "20"),
+        _bench("rounds of 1b", 90, module, "--pair", "1b", "--share", "0.48", "--idle", "20"),
+        _bench("rounds of demo-1g", 120, module, "--pair", "demo-1g", "--idle", "20"),
+        _bench("transformers", 70, "bench.gpu.assisted", "--pair", "demo-1g"),
+    )
+
+
+def _same(name: str, seconds: float, *arguments: str) -> Step:
+    """tests.device.exact, which ends by itself before it is killed and then goes on."""
+    turn = ("--seconds", str(seconds - 30))
+    return _bench(name, seconds, "tests.device.exact", *arguments, *turn, keeps=True)
+
+
+def _exact() -> tuple[Step, ...]:
+    coupled, short = ("--temperature", "0.8"), ("--prompts", "20", "--max-tokens", "64")
+    return (
+        _ready(50),
+        _same("demo, greedy", 85, "--pair", "demo"),
+        _same("demo, coupled", 85, "--pair", "demo", *coupled),
+        _same("demo, eager", 65, "--pair", "demo", "--eager", *short),
+        _same("8b, eager", 65, "--pair", "8b", "--eager", *short, "--methods", "specbranch",
+              *coupled),
+        _tests("engines", 120, "-m", "gpu", "-k", "method", "tests/device"),
+    )  # fmt: skip
+
+
+def _large() -> tuple[Step, ...]:
+    one = ("--pair", "8b", "--methods", "specbranch")
+    return (
+        _ready(50),
+        _same("8b, greedy", 210, *one),
+        _same("8b, coupled", 210, *one, "--temperature", "0.8"),
+    )
+
+
+def _settings() -> tuple[Step, ...]:
+    """What users set, or leave as it is: filters, streams, rings of a default length."""
+    filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
+    rounds = ("tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
+    return (
+        _ready(50),
+        _bench("filtered rounds", 110, *rounds, *filtered),
+        _bench("streamed rounds", 110, *rounds, "--streams"),
+        _bench("lanes of long rings", 90, "bench.lanes", "--positions", "131072", "--rows", "16",
+               "--seconds", "0.3"),
+        _same("demo, filtered", 85, "--pair", "demo", *filtered),
+    )  # fmt: skip
+
+
+def _sanitize() -> tuple[Step, ...]:
+    tool = sanitize.find_tool() or sanitize.TOOL
+    return (_ready(50), _decode(70), *sanitize.steps(tool))
+
+
+PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
+    "first": _first,
+    "kernels": _kernels,
+    "products": _products,
+    "lanes": _lanes,
+    "rounds": _rounds,
+    "exact": _exact,
+    "settings": _settings,
+    "large": _large,
+    "sanitize": _sanitize,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the checks; returns 0 if all went right, 1 if not, 2 without a device."""
+    return flags.guarded("tests.device.check", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = _parse(argv)
+    expect_cuda()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # steps end with us
+    where = {"source": source_hash(), "device": device()}
+    right = check(Path(args.json), where, args.part, run_command, args.fresh)
+    print(f"{args.part}: {'all right' if right else 'NOT RIGHT'}, see {args.json}")
+    return 0 if right else 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = flags.Parser(prog="python -m tests.device.check", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", default="first", metavar="|".join(PARTS))
+    parser.add_argument("--json", default="gpu-check.json", metavar="OUT")
+    parser.add_argument("--fresh", action="store_true", help="keep nothing of an earlier run")
+    args = parser.parse_args(argv)
+    if args.part not in PARTS:
+        raise InvalidInputError(f"--part: expected one of {', '.join(PARTS)}, got {args.part}")
+    return args
+
+
+def device() -> dict[str, str]:
+    """The device, and what compiles for it."""
+    import torch
+
+    return {
+        "name": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+    }
+
+
+def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool = False) -> bool:
+    """Run one part into `path`, as far as it is not there; whether it is right.
+
+    where: of a file about another source or device nothing is kept.
+    """
+    begun = time.monotonic()
+    record = Record(path, where)
+    if fresh:
+        record.forget(part)
+    found = record.part(part)
+    found |= {"right": False, "commit": commit(), "environment": collect_env.collect()}
+    why = sanitize.why_not(sanitize.find_tool()) if part == "sanitize" else ""
+    found["refused"] = why
+    record.write()
+    if why:
+        print(why, file=sys.stderr)
+        return False
+    steps = PARTS[part]()
+    if fresh:
+        for step in steps:
+            if step.figures is not None:
+                step.figures.unlink(missing_ok=True)
+    right = run_steps(record, part, steps, run, lambda line: print(line, file=sys.stderr))
+    found["seconds"] = time.monotonic() - begun
+    record.write()
+    return right
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""`python -m tests.device.exact`: every method answers like plain decoding on the same device.
+
+python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
+    [--temperature 0] [--top-p 1] [--top-k 0] [--eager] [--seconds 400] [--json OUT]
+
+Prompt by prompt `none` and every method, token by token. What is done is kept in OUT, and a call
+that is out of time ends with 75: the next one goes on, for the same source, device and flags.
+Ends with 1 if a token differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.device import expect_cuda
+from bench.models import pairs
+from sbrt import Engine
+from sbrt.errors import EngineError, InvalidInputError
+from sbrt.files import write_file
+from sbrt.methods import parse_list
+from sbrt.outputs import CompletionOutput
+from sbrt.tools import flags
+
+from .steps import UNFINISHED, source_hash
+
+METHODS = "draft_model,lookup,pearl,specbranch,specbranch:on_miss=serial,tree:nodes=15"
+SAVED_EVERY = 10.0  # seconds
+SHOWN = 5  # wrong answers that are told of
+
+
+@dataclass
+class Found:
+    """What has been compared so far: prompts [0, done); of each method tokens, rounds, seconds."""
+
+    done: int = 0
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    methods: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def count(self, method: str, answer: CompletionOutput, seconds: float) -> None:
+        """One answer."""
+        spec = answer.spec_decode_metrics or {}
+        line = self.methods.setdefault(method, {"tokens": 0, "rounds": 0, "hits": 0, "seconds": 0})
+        line["tokens"] += len(answer.token_ids)
+        line["rounds"] += spec.get("num_spec_steps", 0)
+        line["hits"] += spec.get("num_branch_hits", 0)
+        line["seconds"] += seconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare; returns 0, 1 if a token differs, 75 if the time was over first."""
+    return flags.guarded("tests.device.exact", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = _parse(argv)
+    end = time.monotonic() + args.seconds
+    if args.device.startswith("cuda"):
+        expect_cuda()
+    names = parse_list(args.methods)
+    key = {name: value for name, value in vars(args).items() if name not in ("json", "seconds")}
+    key |= {"source": source_hash()}
+    out = Path(args.json) if args.json else None
+    found = earlier(out, key)
+    if found.done < args.prompts:
+        with _engine(args, names) as engine:
+            compare(engine, names, args, found, end, lambda f: save(out, key, f))
+    save(out, key, found)
+    return tell(found, names, args.prompts)
+
+
+def _engine(args: argparse.Namespace, names: Sequence[str]) -> Engine:
+    config = pairs.engine_config(args.pair, args.device, names[0], enforce_eager=args.eager)
+    return Engine(config, pair=pairs.pair_of(args.pair, config), methods=["none", *names[1:]])
+
+
+def compare(
+    engine: Engine,
+    names: Sequence[str],
+    args: argparse.Namespace,
+    found: Found,
+    end: float,
+    keep: Callable[[Found], None],
+) -> None:
+    """Go on with the prompts that are not done until `end`, a time of time.monotonic()."""
+    prompt, saved = pairs.prompts_of(args.pair), time.monotonic()
+    while found.done < args.prompts and time.monotonic() < end:
+        params = pairs.sampling_of(args, found.done)
+        plain: list[int] = []
+        for method in ("none", *names):
+            [output] = engine.generate(prompt(found.done), params, method=method)
+            [answer] = output.outputs
+            if answer.finish_reason == "error":
+                raise EngineError(f"method {method}: {answer.stop_reason}")
+            found.count(method, answer, output.metrics.decode_seconds if output.metrics else 0.0)
+            tokens = list(answer.token_ids)
+            plain = plain or tokens
+            if tokens != plain:
+                found.wrong.append(difference(method, found.done, tokens, plain))
+        found.done += 1
+        if time.monotonic() > saved + SAVED_EVERY:
+            keep(found)
+            saved = time.monotonic()
+
+
+def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
+    """Where an answer leaves plain decoding's."""
+    differs = (i for i, (a, b) in enumerate(zip(got, plain, strict=False)) if a != b)
+    shared = next(differs, min(len(got), len(plain)))
+    return {
+        "method": method,
+        "prompt": prompt,
+        "at": shared,
+        "got": got[shared : shared + 1],
+        "expected": plain[shared : shared + 1],
+    }
+
+
+def earlier(out: Path | None, key: dict[str, Any]) -> Found:
+    """What an earlier call with the same key has kept."""
+    try:
+        kept = json.loads(out.read_text()) if out else {}
+    except (OSError, ValueError):
+        kept = {}
+    if not isinstance(kept, dict) or kept.get("key") != key:
+        return Found()
+    return Found(kept["done"], kept["wrong"], kept["methods"])
+
+
+def save(out: Path | None, key: dict[str, Any], found: Found) -> None:
+    """A file that is whole at any time. Raises OSError."""
+    if out:
+        text = json.dumps({"key": key} | vars(found), indent=2)
+        write_file(out, f"{text}\n".encode())
+
+
+def tell(found: Found, names: Sequence[str], wanted: int) -> int:
+    """Print what was found; the exit code."""
+    for method, line in found.methods.items():
+        tokens, rounds = line["tokens"], max(1, line["rounds"])
+        print(
+            f"{method}: {tokens} tokens, {tokens / rounds:.2f} a round, {line['hits']} hits, "
+            f"{1e6 * line['seconds'] / rounds:.0f} us a round"
+        )
+    for wrong in found.wrong[:SHOWN]:
+        print(
+            f"WRONG: {wrong['method']}, prompt {wrong['prompt']}: token {wrong['at']} is "
+            f"{wrong['got']}, of none {wrong['expected']} ({len(found.wrong)} answers are wrong)"
+        )
+    print(f"{found.done} of {wanted} prompts by {', '.join(names)}")
+    if found.wrong:
+        return 1
+    return 0 if found.done >= wanted else UNFINISHED
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = flags.Parser(prog="python -m tests.device.exact", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--device", default="cuda", metavar="cuda|cpu")
+    add("--pair", default="demo", metavar="|".join(pairs.NAMES))
+    add("--methods", default=METHODS, metavar="A,B,...")
+    add("--prompts", type=int, default=200, metavar="N")
+    add("--max-tokens", type=int, default=128, metavar="N")
+    pairs.add_sampling(parser)
+    add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
+    add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
+    add("--json", metavar="OUT", help="figures, and what is done")
+    args = parser.parse_args(argv)
+    for name in ("prompts", "max_tokens"):
+        if getattr(args, name) < 1:
+            flag = name.replace("_", "-")
+            raise InvalidInputError(f"--{flag}: expected at least 1, got {getattr(args, name)}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

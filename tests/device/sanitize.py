@@ -1,0 +1,104 @@
+"""compute-sanitizer over a short decode, after it has shown that it reports what it should."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .steps import ROOT, Outcome, Step, succeeded
+
+TOOL = "compute-sanitizer"
+REPORTED = 66  # exit code of a run with a report
+CANARY = ROOT / "build" / "gpu-canary"
+# What each tool must say of the canary's fault.
+SAYS = {
+    "memcheck": "Invalid __global__ write",
+    "racecheck": "Race reported",
+    "synccheck": "Barrier error",
+}
+DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # of bench.gpu.decode
+SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
+DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
+TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
+SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # of a decode
+TRIES = {"racecheck": 2}  # it may report a hazard in pipelines of cp.async that is none
+BUILD_SECONDS, CANARY_SECONDS = 40, 15
+# Libraries probe for what a driver may not have, which is nobody's fault; ours are checked by us.
+PROBES = ("--report-api-errors", "no")
+
+
+def find_tool() -> str | None:
+    """compute-sanitizer: on PATH, or beside the CUDA compiler."""
+    beside = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"]
+    nvcc = shutil.which("nvcc")
+    if nvcc:
+        beside.append(Path(nvcc).resolve().parent)
+    return shutil.which(TOOL) or next(
+        (found for folder in beside if (found := shutil.which(TOOL, path=str(folder)))), None
+    )
+
+
+def why_not(tool: str | None) -> str:
+    """Why the tool does not run here, in a sentence; "" if it does."""
+    if tool is None:
+        return f"{TOOL}: expected it on PATH or beside nvcc, found none: nothing was sanitized"
+    if shutil.which("nvcc") is None:
+        return f"{TOOL}: expected nvcc to compile its canary, found none: nothing was sanitized"
+    try:
+        done = subprocess.run((tool, "--version"), capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{TOOL}: expected it to run, got {type(error).__name__}: nothing was sanitized"
+    if done.returncode:
+        return f"{TOOL}: expected it to run, it ended with {done.returncode}: nothing was sanitized"
+    return ""
+
+
+def steps(tool: str) -> tuple[Step, ...]:
+    """The canary and what must be reported of it, by tool; then decodes that must be clean."""
+    source = str(ROOT / "tests" / "device" / "canary.cu")
+    nvcc = ("nvcc", "-std=c++17", "-arch=native", "-lineinfo", source, "-o", str(CANARY))
+    found = [Step("build the canary", nvcc, BUILD_SECONDS, succeeded)]
+    for kind, says in SAYS.items():
+        command = (*_checked(tool, kind), str(CANARY), kind)
+        found.append(Step(f"{kind}: canary", command, CANARY_SECONDS, must_report(says)))
+    for kind in SAYS:
+        probes = PROBES if kind == "memcheck" else ()
+        command = (*_checked(tool, kind), *probes, sys.executable, *DECODE, TOKENS[kind])
+        tries = TRIES.get(kind, 1)
+        found.append(Step(f"{kind}: decode", command, SECONDS[kind], is_clean, tries=tries))
+    return tuple(found)
+
+
+def must_report(says: str) -> Callable[[Outcome], str]:
+    """A judge: a run without this report proves nothing of any other."""
+
+    def judge(outcome: Outcome) -> str:
+        if outcome.code == REPORTED and says in outcome.text:
+            return ""
+        return (
+            f"expected a report of the canary ({says!r}, exit code {REPORTED}), got exit code "
+            f"{outcome.code}: what this tool does not report means nothing here"
+        )
+
+    return judge
+
+
+def is_clean(outcome: Outcome) -> str:
+    """No report, and a decode that went right."""
+    if outcome.code == REPORTED:
+        return "the tool reported something, see the end of what it said"
+    if outcome.code != 0:
+        return succeeded(outcome)
+    if not DECODED.search(outcome.text):
+        return "expected a decode to say that its tokens are right, it said nothing"
+    return "" if SUMMARY.search(outcome.text) else "expected a summary without errors, got none"
+
+
+def _checked(tool: str, kind: str) -> tuple[str, ...]:
+    code = ("--error-exitcode", str(REPORTED))
+    return (tool, "--tool", kind, *code, "--target-processes", "all")

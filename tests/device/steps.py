@@ -1,0 +1,263 @@
+"""Steps of a check that may be killed: each with its own time limit, kept in a JSON file once it
+has ended, and not run again there for the same source on the same device.
+
+A step that ran out of time, or says that it needs another turn, has not ended: it runs again. One
+that went wrong has, and stays so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sbrt.files import write_file
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests")
+SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
+TAIL = 60  # lines of what a step said
+COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
+UNFINISHED = 75  # exit code of a command that keeps what it has done and wants another turn
+# What says best why a command failed, the first of these that it said: a sentence of ours, the
+# first failure of pytest, a compiler's error, the end of a traceback.
+CAUSES = (
+    re.compile(r"^\S+: error: .+", re.MULTILINE),
+    re.compile(r"^E   +(?!assert\b)\S.+", re.MULTILINE),
+    re.compile(r"^E   +\S.+", re.MULTILINE),
+    re.compile(r"^.*\b(?:fatal error|error): .+", re.MULTILINE),
+    re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE),
+    re.compile(r"^(?:FAILED|WRONG|MISSED)\b.*", re.MULTILINE),
+)
+LONGEST_CAUSE = 300  # characters
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A command's end. code: None if it ran out of time."""
+
+    code: int | None
+    text: str
+    seconds: float
+
+
+Runner = Callable[[Sequence[str], float], Outcome]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, the seconds it may take, and who judges its end.
+
+    judge: why an outcome is not right, "" if it is. figures: a JSON file that the command writes.
+    keeps: it goes on with the figures of an earlier turn. is_needed: if it goes wrong, no later
+    step can go right, and none is run. tries: how often it may run until it is right, within
+    `seconds` altogether.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    judge: Callable[[Outcome], str]
+    figures: Path | None = None
+    keeps: bool = False
+    is_needed: bool = False
+    tries: int = 1
+
+
+def some_passed(outcome: Outcome) -> str:
+    """Of pytest: some passed, none failed."""
+    found = counts(outcome.text)
+    if outcome.code != 0:
+        return f"pytest ended with {outcome.code}"
+    return "" if found.get("passed", 0) else "no test ran"
+
+
+def cause(text: str) -> str:
+    """One line of what a command said that tells most about why it failed; "" if it said none."""
+    for pattern in CAUSES:
+        found = pattern.search(text)
+        if found:
+            return " ".join(found.group().removeprefix("E ").split())[:LONGEST_CAUSE]
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:LONGEST_CAUSE] if lines else ""
+
+
+def counts(text: str) -> dict[str, int]:
+    """What pytest's last line counts."""
+    lines = text.splitlines()
+    return {kind: int(n) for n, kind in COUNTS.findall(lines[-1] if lines else "")}
+
+
+def succeeded(outcome: Outcome) -> str:
+    """A command that ends with 0."""
+    return "" if outcome.code == 0 else f"it ended with {outcome.code}"
+
+
+class Record:
+    """What is known of every part, in a file that is whole at any time."""
+
+    def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
+        """`where`: source and device; of another one nothing is kept."""
+        self._path = path
+        self._found: dict[str, Any] = {"where": dict(where), "parts": {}}
+        before = _read(path)
+        if before is not None and before.get("where") == self._found["where"]:
+            self._found["parts"] = before.get("parts", {})
+
+    def part(self, name: str) -> dict[str, Any]:
+        """Of one part: its steps by name, and what else is noted."""
+        found: dict[str, Any] = self._found["parts"].setdefault(name, {"steps": {}})
+        return found
+
+    def forget(self, name: str) -> None:
+        """Nothing of this part is kept."""
+        self._found["parts"].pop(name, None)
+
+    def write(self) -> None:
+        """Raises OSError."""
+        write_file(self._path, (json.dumps(self._found, indent=2) + "\n").encode())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def run_steps(
+    record: Record, part: str, steps: Sequence[Step], run: Runner, say: Callable[[str], None]
+) -> bool:
+    """Run the steps that have not ended, in order; whether all of them are right."""
+    kept = record.part(part)["steps"]
+    for stale in set(kept) - {step.name for step in steps}:
+        del kept[stale]
+    for step in steps:
+        how = " (kept from an earlier run, FRESH=1 runs it again)"
+        if not _has_ended(kept.get(step.name), step):
+            kept[step.name] = run_step(step, run)
+            record.write()
+            how = ""
+        found = kept[step.name]
+        verdict = "right" if found["right"] else f"NOT RIGHT: {found['why']}"
+        say(f"{part}: {step.name}: {verdict}, {found['seconds']:.0f} s{how}")
+        if step.is_needed and not found["right"]:
+            say(f"{part}: without {step.name} no other step can go right: none was run")
+            break
+    right = all(step.name in kept and kept[step.name]["right"] for step in steps)
+    record.part(part)["right"] = right
+    record.write()
+    return right
+
+
+def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
+    """Whether an earlier run of the very same command did; one that others need runs each time."""
+    if found is None or found["command"] != list(step.command):
+        return False
+    return found["code"] not in (None, UNFINISHED) and not (step.is_needed and not found["right"])
+
+
+def run_step(step: Step, run: Runner) -> dict[str, Any]:
+    """One step, as it stands in the file: the first try that is right, else the last. All tries
+    share the step's seconds."""
+    begun, left, found = 1, step.seconds, run_once(step, run, step.seconds)
+    while not found["right"] and begun < step.tries:
+        left -= found["seconds"]
+        if left <= 0:
+            break
+        begun, found = begun + 1, run_once(step, run, left)
+    return found | {"tries": begun}
+
+
+def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
+    """One try of a step, within `seconds`."""
+    if step.figures is not None:
+        step.figures.parent.mkdir(parents=True, exist_ok=True)
+        if not step.keeps:
+            step.figures.unlink(missing_ok=True)
+    outcome = run(step.command, seconds)
+    figures = _read(step.figures) if step.figures is not None else None
+    found = {
+        "command": list(step.command),
+        "limit_seconds": step.seconds,
+        "seconds": outcome.seconds,
+        "code": outcome.code,
+        "right": False,
+        "why": _why(step, outcome, figures),
+        "counts": counts(outcome.text),
+        "end": outcome.text.splitlines()[-TAIL:],
+    }
+    found["right"] = not found["why"]
+    return found if step.figures is None else found | {"figures": figures}
+
+
+def _why(step: Step, outcome: Outcome, figures: dict[str, Any] | None) -> str:
+    """Why a step is not right, in a sentence with what it said itself; "" if it is."""
+    if outcome.code is None:
+        why = f"it did not end within {step.seconds:g} s"
+    elif outcome.code == UNFINISHED:
+        why = "it has not ended, run this part again"
+    else:
+        why = step.judge(outcome)
+        if not why and step.figures is not None and figures is None:
+            return "it wrote no figures"
+    said = cause(outcome.text) if why else ""
+    return f"{why}: {said}" if said else why
+
+
+def run_command(command: Sequence[str], seconds: float) -> Outcome:
+    """Run it in a process group of its own, which does not outlive its time or ours."""
+    begun = time.monotonic()
+    with tempfile.TemporaryFile("w+b") as said:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        code: int | None
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end(process)
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    return Outcome(code, text, time.monotonic() - begun)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The process and whatever it began."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def source_hash(root: Path = ROOT) -> str:
+    """Of every source file: a change that is not committed is another source."""
+    found = sha256()
+    files = [p for folder in FOLDERS for p in (root / folder).rglob("*") if p.suffix in SUFFIXES]
+    for path in sorted(p for p in files if p.is_file()):
+        found.update(f"{path.relative_to(root)}\0".encode())
+        found.update(path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+def commit(root: Path = ROOT) -> str | None:
+    """Of the checkout, if it is one."""
+    try:
+        done = subprocess.run(
+            ("git", "rev-parse", "HEAD"), cwd=root, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

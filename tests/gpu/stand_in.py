@@ -1,0 +1,129 @@
+"""A CUDA device that is none: engines for `cuda` run on the dry_cuda body over recordings on the
+CPU, which have handles as captured graphs have. A device's memory faults where the host reads it.
+
+    python tests/gpu/stand_in.py FOLDER run|block|arena    in a process of its own
+"""
+
+import ctypes
+import itertools
+import mmap
+import sys
+from pathlib import Path
+
+import torch
+
+from sbrt import Engine, EngineConfig, SamplingParams, engine, methods
+from sbrt.gpu import lane as lanes
+from sbrt.gpu.recorder import Piece, Tape
+
+HANDLE = 0x1000  # of the first graph
+handles = itertools.count(HANDLE)
+
+
+class Capture:
+    """Keeps the tapes of one lane by the handles that it gives them."""
+
+    def __init__(self, lane, is_eager=False):
+        self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
+        self.shut = []  # tensors that nobody may reach for but a replay
+
+    def record(self, function, rows, scratch=0):
+        """See sbrt.gpu.recorder.Recorder."""
+        tape, handle = Tape(), next(handles)
+        played = {"play": lambda stream: None} if self.is_eager else {}
+        function(tape)
+        self.tapes[handle], self.rows[handle] = tape, rows
+
+        def replay():
+            protect(self.shut, mmap.PROT_READ | mmap.PROT_WRITE)
+            tape.replay()
+            protect(self.shut, 0)
+
+        return Piece(rows, len(tape.calls), replay, handle, **played)
+
+    def said(self, handle):
+        """("forward", "choose" or "moves", rows); of a choice also whether it filters, shapes."""
+        ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
+        if "choose_torch" in ops:
+            plan = ops["choose_torch"]["plan"]
+            return "choose", plan.rows, plan.filtered, plan.shaped
+        return "moves" if "ring_settle_torch" in ops else "forward", self.rows[handle]
+
+
+def protect(tensors, how):
+    """mprotect of the pages that lie wholly in each."""
+    change = ctypes.CDLL(None, use_errno=True).mprotect
+    for tensor in tensors:
+        memory = tensor.untyped_storage()
+        begin = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (memory.data_ptr() + memory.nbytes()) // mmap.PAGESIZE * mmap.PAGESIZE
+        assert end > begin
+        assert change(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), how) == 0
+
+
+class StandIn:
+    """Takes the device's place; `captures` are those of the lanes bound so far, target first."""
+
+    def __init__(self, set_attribute):
+        self.captures, self.runtimes, self.devices = [], [], []
+        model_of, runtime = lanes.model_of, engine.Runtime
+
+        def model(checkpoint, *, device, **more):
+            self.devices.append(device)
+
+            def bind(lane):
+                lane.recorder = Capture(lane, more["eager"])
+                self.captures.append(lane.recorder)
+
+            return model_of(checkpoint, device="cpu", on_bind=bind, **more)
+
+        def dry(*models, body, **more):
+            if body != "cuda":
+                return runtime(*models, body=body, **more)
+            self.runtimes.append((dict(more), runtime(*models, body="dry_cuda", **more)))
+            return self.runtimes[-1][1]
+
+        set_attribute(lanes, "model_of", model)
+        set_attribute(lanes, "expect_core", lambda device: None)
+        set_attribute(engine, "Runtime", dry)
+
+    def picks(self):
+        """[(stream, what was picked)] of every launch so far of the last engine."""
+        by_stream = dict(zip(("target", "draft"), self.captures[-2:], strict=False))
+        book = self.runtimes[-1][1].order
+        return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]
+
+
+def config_of(folders, device, method="specbranch", **more):
+    """Of an engine over two folders without a tokenizer."""
+    return EngineConfig(
+        folders[0], skip_tokenizer_init=True, num_threads=2, device=device, dtype="float32",
+        speculative={"model": folders[1], "method": method}, **more,
+    )  # fmt: skip
+
+
+def main(folder, what):
+    """Answers with all of the lanes' memory shut; or reaches for it, which nobody survives."""
+    stand_in = StandIn(setattr)
+    pair = [Path(folder) / name for name in "td"]
+    with Engine(config_of(pair, "cuda")) as made:
+        tensors = [c.lane.arena.memory for c in stand_in.captures]
+        tensors += [c.lane.weights.embed for c in stand_in.captures]
+        for capture in stand_in.captures:
+            capture.shut = tensors
+        protect(tensors, 0)
+        if what == "arena":
+            print(float(tensors[0][-1]), float(tensors[0][len(tensors[0]) // 2]))
+        if what == "block":
+            tape = stand_in.captures[0].tapes[HANDLE]
+            print(int(next(x for x in tape.calls[0][1] if x.dtype == torch.int32)[0]))
+        params = SamplingParams(temperature=0.8, seed=1, max_tokens=4, repetition_penalty=1.3)
+        for method in (None, methods.parse("none")):
+            [out] = made.generate([1, 2, 3] * 3, params, method=method)
+            assert len(out.outputs[0].token_ids) == 4
+        protect(tensors, mmap.PROT_READ | mmap.PROT_WRITE)
+    print("ended")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,56 @@
+"""Contract under test: a seat has its own slots. In a round that it takes part in its rows stand
+together in the batch, and what is chosen of them changes its sequence as it would alone
+(seats_main.cc). Whoever does not take part has no row. A slip in any of it is found."""
+
+import pytest
+
+MUTANTS = {
+    "all seats share a ring": (
+        "ring/shape.h",
+        "return seat * seat_slots() + position % capacity;",
+        "return 0 * seat + position % capacity;",
+    ),
+    "tails begin in the ring of the next seat": (
+        "ring/shape.h",
+        "return seat * seat_slots() + capacity + int64_t{branch} * tail_slots + j;",
+        "return seat * capacity + capacity + int64_t{branch} * tail_slots + j;",
+    ),
+    "a seat that is not called has rows": (
+        "round/rows_op.h",
+        "    if (!members.has(seat)) continue;\n",
+        "",
+    ),
+    "the roll of the round before": (
+        "state/roll.h",
+        "return *ended + 1;",
+        "return *ended;",
+    ),
+    "laws of the first rows of the batch": (
+        "round/grow_op.h",
+        "args.laws + args.batch->first[args.seat]",
+        "args.laws",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run(programs, build_with):
+    """run(seeds, mutant=None): seats_main, built with a header changed."""
+
+    def run(seeds, mutant=None):
+        return programs.run(build_with("seats_main", mutant and MUTANTS[mutant]), seeds)
+
+    return run
+
+
+def test_seats_are_apart(run):
+    done = run(20)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_found(run, mutant):
+    done = run(20, mutant)
+    assert done.returncode == 1, f"{mutant}: nothing was found"
+    assert "FAILED" in done.stdout
