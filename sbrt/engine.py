@@ -173,14 +173,17 @@ class Engine:
         *,
         method: str | Method | None = None,
         completion: int = 0,
+        keeps_history: bool = False,
     ) -> None:
         """Queue a request for `step`. Raises InvalidInputError on an id that is still in use.
 
         completion: number of this answer among several to one prompt and seed, below 2**32.
+        keeps_history: the last output has the rounds of the request and what the lanes did.
         """
         params = self.pair.defaults if params is None else params
         request = self._make(request_id, prompt, params, method, self._inbox, Outputs.ROUNDS)
         request.completion = check.integer("completion", completion, 0, 2**32 - 1)
+        request.keeps_history = check.flag("keeps_history", keeps_history)
         self._scheduler.add([request])
 
     def step(self) -> list[RequestOutput]:

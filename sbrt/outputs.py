@@ -78,6 +78,7 @@ class RequestOutput:
     """A request so far, cumulative; `delta` and `delta_token_ids` are what its last output had not.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
+    history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
     """
 
     request_id: str
@@ -88,6 +89,7 @@ class RequestOutput:
     metrics: RequestMetrics | None = None
     delta: str = ""
     delta_token_ids: list[int] = field(default_factory=list)
+    history: Any = None
 
 
 def ratio(part: float, whole: float) -> float:

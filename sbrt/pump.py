@@ -18,7 +18,6 @@ from .errors import EngineError
 from .methods import Method
 from .outputs import CompletionOutput, RequestOutput
 from .sampling import SamplingParams
-from .trace.history import History, rounds_of
 
 T = TypeVar("T")
 MOST_FAILURES = 3  # requests in a row that the engine fails before it counts as broken
@@ -34,10 +33,7 @@ class RequestOutputKind(Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """The arguments of `Engine.add_request` besides id and prompt.
-
-    keeps_history: the stream of the answer has its rounds and spans when it ends.
-    """
+    """The arguments of `Engine.add_request` besides id and prompt."""
 
     params: SamplingParams | None = None
     method: str | Method | None = None
@@ -58,8 +54,6 @@ class Stream:
         self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # the pump has handed over the last output, or an error
         self.times: list[float] = []  # of the pump's outputs in the last one taken, monotonic
-        self.keeps_history = False
-        self.history: History | None = None  # there with the last output, if it was asked for
         self._pump = pump  # alive until the request ends, whoever drops the AsyncEngine
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
@@ -154,7 +148,6 @@ class Pump:
         self._streams: dict[str, Stream] = {}  # unfinished, by request id; the pump's own
         self._lock = threading.Lock()  # keeps `post` and the end apart
         self._has_ended = False
-        self._begun: Stream | None = None  # the last one
         self._failures = 0  # since a request came to its end
         self.error: BaseException | None = None
         self._close_failure: Exception | None = None
@@ -220,9 +213,9 @@ class Pump:
             order.params,
             method=order.method,
             completion=order.completion,
+            keeps_history=order.keeps_history,
         )
-        stream.keeps_history = order.keeps_history
-        self._streams[stream.id] = self._begun = stream
+        self._streams[stream.id] = stream
 
     def abort(self, ids: Iterable[str]) -> None:
         """End requests with a last output."""
@@ -297,25 +290,10 @@ class Pump:
                 continue
             if output.finished:
                 del self._streams[stream.id]
-                if stream.keeps_history:
-                    stream.history = self._history(stream, output)
             if not stream.put(output):
                 self._drop(stream)
         if not (outputs or self._engine.has_unfinished_requests()):
             self.abort(list(self._streams))  # somebody aborted them at the engine itself
-
-    def _history(self, stream: Stream, output: RequestOutput) -> History:
-        """Of the request that has just ended.
-
-        The engine tells the rounds of the request that began last. With one seat it is this one.
-        """
-        try:
-            spans = self._engine.trace()
-        except EngineError:  # a device that keeps no times
-            spans = []
-        is_last = self._engine.config.max_num_seqs == 1 or stream is self._begun
-        rounds = self._engine.rounds() if is_last else []
-        return History(rounds_of(rounds, len(output.outputs[0].token_ids)), spans)
 
     def _refuse_the_rest(self) -> None:
         for stream in self._streams.values():

@@ -59,6 +59,7 @@ class Request:
     visible: int = 0
     given: int = 0  # pieces that were in the last output
     given_ids: int = 0  # token ids that were
+    keeps_history: bool = False  # its last output has rounds and spans
     completion: int = 0  # number of this answer among several to one prompt and seed
     is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
     finish_reason: str | None = None

@@ -23,7 +23,7 @@ def trace_of(
     the engine no longer has all of them. lanes: [name, begin, end] of each span of work, in ms
     from the first.
     """
-    history = choice.stream.history
+    history = None if choice.final is None else choice.final.history
     if history is None:
         return None
     rounds = [

@@ -268,9 +268,10 @@ def test_an_engine_that_fails_tells_everybody(served, monkeypatch):
     assert not served.is_running
 
 
-def failing_engine():
+def failing_engine(seats=1):
     """An engine whose forward of position 300 throws."""
-    return toy_engine(target={"throw_at": 300}, num_threads=1, max_model_len=2**20)
+    fields = {"num_threads": 1, "max_model_len": 2**20, "max_num_seqs": seats}
+    return toy_engine(target={"throw_at": 300}, **fields)
 
 
 def test_a_request_that_the_engine_fails_ends_alone(plain):
@@ -288,6 +289,21 @@ def test_a_request_that_the_engine_fails_ends_alone(plain):
     assert "position 300" in str(error)
     assert [ids_of(outputs[-1]) for outputs in (first, *others)] == [plain(n) for n in (1, 2, 3)]
     assert ids_of(last[-1]) == plain(5)
+
+
+def test_requests_that_share_the_round_that_fails_end_and_the_others_go_on(plain):
+    async def run(engine):
+        sharing = [outputs_of(engine, 290, request_id=name) for name in ("a", "b")]
+        queued = [outputs_of(engine, n) for n in (1, 2, 3)]
+        done = await asyncio.gather(*sharing, *queued, return_exceptions=True)
+        await engine.check_health()
+        return done
+
+    with AsyncEngine(failing_engine(seats=2)) as engine:
+        *shared, one, two, three = asyncio.run(run(engine))
+        assert not engine.engine.has_unfinished_requests()
+    assert all("position 300" in str(error) for error in shared)
+    assert [ids_of(outputs[-1]) for outputs in (one, two, three)] == [plain(n) for n in (1, 2, 3)]
 
 
 def test_an_engine_that_fails_request_after_request_is_broken():

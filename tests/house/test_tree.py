@@ -55,7 +55,7 @@ APART = {"device", "common", "house", "faults", "sanitize"}
 # Rooms without a folder of tests, and the folder that has the tests of what is in them.
 ELSEWHERE = {"core": "model", "state": "round", "bind": "engine", "reference": "decode"}
 # Modules of sbrt that lie in no folder (tests/house/test_arrows.py says which is which).
-LOOSE = {"base", "engine"}
+LOOSE = {"clients", "base", "engine"}
 
 
 def rooms(root):

@@ -45,7 +45,7 @@ def process():
 def test_serve_alone_serves_the_demo_pair_until_it_is_told_to_end(process):
     child, line = process
     found = re.search(
-        r"serving demo: bfloat16 weights on cpu, method auto, 1 seat, 1024 tokens at most, "
+        r"serving demo: bfloat16 weights on cpu, method auto, 8 seats, 1024 tokens at most, "
         r"at (http://127\.0\.0\.1:\d+)$",
         line.rstrip(),
     )
