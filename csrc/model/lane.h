@@ -20,12 +20,12 @@ struct LaneShape {
   int32_t max_rows = 0;    // rows of its largest forward
   int32_t branches = 0;    // tails
   int32_t tail_slots = 0;  // slots of one tail
-  int32_t seats = 1;       // sequences, each with a ring of its own
   int32_t threads = 1;     // largest team
   bool debug = false;
   bool features = false;   // keep what `read_features` gives
   bool on_device = false;  // all its memory, and what it is given, is a device's
   void* stream = nullptr;  // on a device: the cudaStream_t that it runs on
+  int32_t seats = 1;       // sequences, each with a ring of its own
 };
 
 // What the host knows of launches before they run, in memory of its own that it writes while nothing

@@ -68,6 +68,7 @@ class Request:
     queue_seconds: float = 0.0
     seat: Seat | None = None  # once it has one
     begun_ns: int = 0  # when it got that, by the runtime's clock
+    had_company: bool = False  # others shared its rounds
 
     @property
     def key(self) -> tuple[bool, str]:

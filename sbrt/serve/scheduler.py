@@ -65,7 +65,7 @@ class Scheduler:
         self._late: deque[Request] = deque()  # to be dropped by whoever has the lock next
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
-        self._newest = runtime.seat(0)  # of the request that began last
+        self._newest: Seat | None = None  # of the request that began last
         self._begun_ns = runtime.now_ns  # what was measured is no request's
         self._keeps_trace = keeps_trace
         self._profile: Profile | None = None
@@ -197,8 +197,7 @@ class Scheduler:
     @in_turn
     def features(self) -> NDArray[np.float32]:
         """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
-        _ = self.runtime
-        return self._newest.features()
+        return (self._newest or self.runtime.seat(0)).features()
 
     @in_turn
     def measure_costs(self, seconds: float, temperature: float) -> Costs:
@@ -297,8 +296,7 @@ class Scheduler:
         return [Span(*event) for event in self.runtime.trace(since_ns)]
 
     def _logged(self) -> list[Round]:
-        _ = self.runtime
-        return [Round(*entry) for entry in self._newest.rounds()]
+        return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
 
     def _stop_profile(self) -> Path | None:
         runtime = self.runtime
@@ -317,7 +315,9 @@ class Scheduler:
         if self._profile and request.seat and self._runtime:
             spans = self._spans(max(request.begun_ns, self._profile.begun_ns))
             title = f"{request.id}: {request.method.text}"
-            rounds = [Round(*entry) for entry in request.seat.rounds()]
+            # Which spans are of a round of its own is known of one that ran alone.
+            logged = [] if request.had_company else request.seat.rounds()
+            rounds = [Round(*entry) for entry in logged]
             self._profile.add(Recording(title, spans, rounds))
 
     def _advance(self) -> bool:
@@ -382,6 +382,8 @@ class Scheduler:
         """Run a slice of all that have a seat, a round, or the rounds that share an output."""
         running = list(self._running.values())
         before = {request: len(request.token_ids) for request in running}
+        for request in running:
+            request.had_company |= len(running) > 1
         is_late, begun, seconds = False, time.monotonic(), SLICE
         rounds = int(any(request.by_round for request in running))
         while not is_late:
@@ -436,9 +438,8 @@ class Scheduler:
         metrics = RequestMetrics(
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
-        is_alone = len(self._running) == 1  # else the lanes' time is not its own
         times = LaneTimes()
-        if request.method.drafts and is_alone:
+        if request.method.drafts and not request.had_company:  # else their time is not its own
             times = lane_times(self._spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)

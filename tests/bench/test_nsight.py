@@ -77,7 +77,7 @@ def test_another_s_kernel_is_not(name):
 
 
 def test_the_ranges_are_the_graphs_of_a_round():
-    spec = ROOT / "csrc" / "spec"
+    spec = ROOT / "csrc" / "decode"
     text = "".join((spec / name).read_text() for name in ("graphs.h", "resources.h"))
     assert 'Graph("prefill")' in (spec / "feed.h").read_text()
     graphs = set(re.findall(r"Graph.*?(?=;)", text))

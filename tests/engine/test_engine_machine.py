@@ -1,6 +1,6 @@
-"""Contract under test: whatever callers do to an engine, in any order, requests are answered in the
-order of the queue, every token is plain decoding's, a bad call changes nothing, and a closed engine
-says so. Over the toy pair, on the cpu body."""
+"""Contract under test: whatever callers do to an engine, in any order, requests get their seats in
+the order of the queue, every token is plain decoding's, a bad call changes nothing, and a closed
+engine says so. Over the toy pair, on the cpu body."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ BAD = (
 )
 
 
-def open_engine(tuned: bool = False) -> Engine:
+def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
     """With `auto` among the methods it measures for a quarter of a second."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,
         max_model_len=LIMIT,
+        max_num_seqs=seats,
         num_threads=2,
         speculative={"model": "toy", "method": "specbranch"},
     )
@@ -87,10 +88,12 @@ class Callers(RuleBasedStateMachine):
     `tuned`: an engine that has `auto`, every fourth; there that runs what asks for `none`, too.
     """
 
-    @initialize(tuned=st.sampled_from([False, False, False, True]))
-    def start(self, tuned):
-        self.tuned = tuned
-        self.engine: Engine | None = open_engine(tuned)
+    @initialize(
+        tuned=st.sampled_from([False, False, False, True]), seats=st.sampled_from([1, 2, 8])
+    )
+    def start(self, tuned, seats):
+        self.tuned, self.seats = tuned, seats
+        self.engine: Engine | None = open_engine(tuned, seats)
         self.ids = map(str, itertools.count())
         self.told: dict[str, tuple] = {}  # id: (prompt, law, budget)
         self.seen: dict[str, int] = {}  # id: tokens so far
@@ -120,7 +123,7 @@ class Callers(RuleBasedStateMachine):
             assert answer.token_ids == tokens[: len(answer.token_ids)]
             assert len(answer.token_ids) > before or output.finished
             self.seen[output.request_id] = len(answer.token_ids)
-            assert next(iter(self.told)) == output.request_id
+            assert list(self.told).index(output.request_id) < self.seats
             if output.finished:
                 assert (answer.token_ids, answer.finish_reason) == (tokens, finish)
                 self.forget(output.request_id)
@@ -230,7 +233,7 @@ class Callers(RuleBasedStateMachine):
     @precondition(lambda self: self.engine is None)
     @rule()
     def open_again(self):
-        self.start(self.tuned)
+        self.start(self.tuned, self.seats)
 
     @invariant()
     def there_is_work_as_long_as_somebody_waits(self):
