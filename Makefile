@@ -15,7 +15,7 @@ TIDY_DONE = $(TIDY_FILES:csrc/%.cc=build/tidy/%.done)
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact sanitize gpu-check nsys ncu peers real-model lint tidy format hook clean
+.PHONY: demo test exact sanitize gpu-check nsys ncu peers clients clients-test real-model lint tidy format hook clean
 
 demo: $(VENV)/.built
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
@@ -56,14 +56,46 @@ PEERS := llama openvino
 peers: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peers/%/.done)
 
-# What an install brings and must not stay (bench/peers/openvino.txt says why).
+# What an install brings and must not stay (bench/peers/openvino.txt, bench/clients/vllm.txt say why).
 UNWANTED_openvino := torchvision
+UNWANTED_vllm := torchvision torchaudio torchcodec
 PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 .venv-peers/%/.done: bench/peers/%.txt
 	@echo "setting up $*, a peer of the benches (llama compiles for about ten minutes)"
 	$(PYTHON) -m venv .venv-peers/$*
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" $(PEER_PIP) install --quiet -r $<
 	$(if $(UNWANTED_$*),$(PEER_PIP) uninstall --quiet --yes $(UNWANTED_$*))
+	@touch $@
+
+# Clients of the server and what runs it elsewhere, each in an environment of its own (bench/clients
+# has what they install). One that cannot be set up does not keep the others from it.
+CLIENTS := openai guidellm aiperf lm_eval vllm ray dynamo
+clients: $(VENV)/.built $(VENV)/.test-tools
+	@$(MAKE) --no-print-directory --keep-going $(CLIENTS:%=.venv-clients/%/.done)
+
+clients-test: clients
+	$(BIN)/python -m pytest -m clients tests/clients
+
+# Packages that are installed without what they ask for (bench/clients/dynamo.txt says why).
+ALONE_dynamo := ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
+CLIENT_PIP = .venv-clients/$*/bin/python -m pip --disable-pip-version-check install --quiet
+.venv-clients/%/.done: bench/clients/%.txt constraints.txt
+	@echo "setting up $*"
+	$(PYTHON) -m venv .venv-clients/$*
+	$(CLIENT_PIP) -r $<
+	$(if $(ALONE_$*),$(CLIENT_PIP) --no-deps $(ALONE_$*))
+	$(if $(UNWANTED_$*),.venv-clients/$*/bin/python -m pip uninstall --quiet --yes $(UNWANTED_$*))
+	$(if $(filter $*,$(EMBEDDERS)),$(CLIENT_PIP) --force-reinstall --no-deps build/wheel/sbrt-*.whl)
+	@touch $@
+
+# Those that run the package themselves. They get it as a wheel: a second editable install would
+# share the build of the first.
+EMBEDDERS := ray dynamo
+$(EMBEDDERS:%=.venv-clients/%/.done): build/wheel/.done
+build/wheel/.done: $(VENV)/.built $(shell find sbrt triton_kernels -type f -not -name '*.pyc')
+	rm -rf build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip --disable-pip-version-check wheel --quiet \
+	  --no-deps --no-build-isolation --wheel-dir build/wheel .
 	@touch $@
 
 # A real model of 98 MB for tests and benches, outside the checkout (tools/real_model.py).

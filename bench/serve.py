@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,8 @@ from typing import Any
 from sbrt import Engine, InvalidInputError, SamplingParams
 from sbrt.tools import compare, flags
 from sbrt.tools.prompts import BUILT_IN
+
+from .models.served import served
 
 WAYS = ("engine", "whole", "stream")
 
@@ -153,18 +153,8 @@ def _server(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
         "--activation-dtype": _unless_auto(args.activation_dtype),
     }  # fmt: skip
     words = [str(w) for name, value in given.items() if value is not None for w in (name, value)]
-    command = [sys.executable, "-m", "sbrt", "serve", "--port", "0", "--no-access-log", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        try:
-            assert child.stderr is not None
-            said = ""
-            for said in child.stderr:
-                if found := re.search(r"at http://([\d.]+):(\d+)$", said.rstrip()):
-                    yield found.group(1), int(found.group(2))
-                    return
-            raise InvalidInputError(f"sbrt serve: expected an address, got: {said.strip()}")
-        finally:
-            child.terminate()
+    with served(words) as address:
+        yield address
 
 
 def _unless_auto(value: str) -> str | None:

@@ -173,14 +173,17 @@ class Engine:
         *,
         method: str | Method | None = None,
         completion: int = 0,
+        keeps_history: bool = False,
     ) -> None:
         """Queue a request for `step`. Raises InvalidInputError on an id that is still in use.
 
         completion: number of this answer among several to one prompt and seed, below 2**32.
+        keeps_history: the last output has the rounds of the request and what the lanes did.
         """
         params = self.pair.defaults if params is None else params
         request = self._make(request_id, prompt, params, method, self._inbox, Outputs.ROUNDS)
         request.completion = check.integer("completion", completion, 0, 2**32 - 1)
+        request.keeps_history = check.flag("keeps_history", keeps_history)
         self._scheduler.add([request])
 
     def step(self) -> list[RequestOutput]:
@@ -198,6 +201,11 @@ class Engine:
         """
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         self._scheduler.abort(wanted, self._inbox)
+
+    def unfinished_requests(self) -> list[str]:
+        """Ids of add_request that `step` has yet to run or to say something of."""
+        live = [r.id for r in self._scheduler.live() if r.sink is self._inbox]
+        return live + [o.request_id for o in list(self._inbox) if isinstance(o, RequestOutput)]
 
     def has_unfinished_requests(self) -> bool:
         """Whether `step` has anything left to run or to return."""
@@ -235,6 +243,11 @@ class Engine:
         Raises EngineError without start_profile before it; OSError.
         """
         return self._scheduler.stop_profile()
+
+    @property
+    def method_names(self) -> list[str]:
+        """Methods that a request may name without options, in the order of METHODS."""
+        return self._presets.names()
 
     def rounds(self) -> list[Round]:
         """What each round of the last request decided; of a long one the last 4096."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ._core import Stats
@@ -75,11 +75,12 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request so far, cumulative; `delta` is the text added since its last output.
+    """A request so far, cumulative; `delta` and `delta_token_ids` are what its last output had not.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
     num_cached_tokens: of the prompt, how many an earlier request had left behind; None before it
     has a seat.
+    history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
     """
 
     request_id: str
@@ -90,6 +91,8 @@ class RequestOutput:
     metrics: RequestMetrics | None = None
     delta: str = ""
     num_cached_tokens: int | None = None
+    delta_token_ids: list[int] = field(default_factory=list)
+    history: Any = None
 
 
 def ratio(part: float, whole: float) -> float:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from queue import Empty, SimpleQueue
@@ -19,6 +20,7 @@ from .outputs import CompletionOutput, RequestOutput
 from .sampling import SamplingParams
 
 T = TypeVar("T")
+MOST_FAILURES = 3  # requests in a row that the engine fails before it counts as broken
 
 
 class RequestOutputKind(Enum):
@@ -36,13 +38,15 @@ class Order:
     params: SamplingParams | None = None
     method: str | Method | None = None
     completion: int = 0
+    keeps_history: bool = False
 
 
 class Stream:
     """The outputs of one request, handed from the pump to the event loop that made it.
 
     There is one slot. The next output replaces one that nobody has taken, and their deltas are
-    joined. So a slow reader costs no memory and holds up nobody.
+    joined. So a slow reader costs no memory and holds up nobody. A DELTA output is made of these
+    alone: its cost does not depend on how long the answer is.
     """
 
     def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
@@ -58,9 +62,9 @@ class Stream:
         self._latest: RequestOutput | None = None
         self._last: RequestOutput | None = None  # the pump's own
         self._deltas: list[str] = []
+        self._delta_ids: list[int] = []
         self._new_times: list[float] = []
         self._error: BaseException | None = None
-        self._given = 0  # token ids in the outputs so far
         self._has_ended = False  # the loop has taken the last output, or the error
 
     async def next(self) -> RequestOutput:
@@ -75,13 +79,14 @@ class Stream:
             self._ready.clear()
             self._is_told = False
             latest, error, delta = self._latest, self._error, "".join(self._deltas)
-            self._latest, self._deltas = None, []
+            ids = self._delta_ids
+            self._latest, self._deltas, self._delta_ids = None, [], []
             self.times, self._new_times = self._new_times, []
             self._has_ended = error is not None or (latest is not None and latest.finished)
         if error is not None:
             raise error
         assert latest is not None
-        return self._shaped(latest, delta)
+        return self._shaped(latest, delta, ids)
 
     def close(self) -> None:
         """Abort the request if it is unfinished. Does not wait."""
@@ -93,6 +98,7 @@ class Stream:
         with self._lock:
             self._latest = output
             self._deltas.append(output.delta)
+            self._delta_ids += output.delta_token_ids
             self._new_times.append(time.monotonic())
             is_wanted = self.kind is not RequestOutputKind.FINAL_ONLY or output.finished
             return self._tell() if is_wanted else not self._loop.is_closed()
@@ -111,7 +117,7 @@ class Stream:
             return RequestOutput(self.id, self.prompt, list(self.prompt_ids), [answer], True)
         [answer] = self._last.outputs
         answer = replace(answer, finish_reason="abort")
-        return replace(self._last, outputs=[answer], finished=True, delta="")
+        return replace(self._last, outputs=[answer], finished=True, delta="", delta_token_ids=[])
 
     def _tell(self) -> bool:
         """Wake the loop, under the lock, unless it knows already. False if it has been closed."""
@@ -124,14 +130,13 @@ class Stream:
         self._is_told = True
         return True
 
-    def _shaped(self, output: RequestOutput, delta: str) -> RequestOutput:
+    def _shaped(self, output: RequestOutput, delta: str, ids: list[int]) -> RequestOutput:
         outputs = output.outputs
         if self.kind is RequestOutputKind.DELTA:
-            [answer] = outputs
-            ids = answer.token_ids
-            outputs = [replace(answer, text=delta, token_ids=ids[self._given :])]
-            self._given = len(ids)
-        return replace(output, prompt=self.prompt, outputs=outputs, delta=delta)
+            outputs = [replace(outputs[0], text=delta, token_ids=ids)]
+        return replace(
+            output, prompt=self.prompt, outputs=outputs, delta=delta, delta_token_ids=ids
+        )
 
 
 class Pump:
@@ -143,6 +148,7 @@ class Pump:
         self._streams: dict[str, Stream] = {}  # unfinished, by request id; the pump's own
         self._lock = threading.Lock()  # keeps `post` and the end apart
         self._has_ended = False
+        self._failures = 0  # since a request came to its end
         self.error: BaseException | None = None
         self._close_failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sbrt pump", daemon=True)
@@ -207,6 +213,7 @@ class Pump:
             order.params,
             method=order.method,
             completion=order.completion,
+            keeps_history=order.keeps_history,
         )
         self._streams[stream.id] = stream
 
@@ -250,7 +257,33 @@ class Pump:
             call()
 
     def _round(self) -> None:
-        outputs = self._engine.step()
+        try:
+            outputs = self._engine.step()
+        except EngineError as error:
+            self._fail_lost(error)
+        else:
+            self._hand_over(outputs)
+
+    def _fail_lost(self, error: EngineError) -> None:
+        """Tell the error to those whose requests the engine has dropped; the others go on.
+
+        Raises it if there are none, or if request after request ends so: the engine is broken.
+        """
+        live = set(self._engine.unfinished_requests())
+        lost = [stream for stream in self._streams.values() if stream.id not in live]
+        self._failures += 1
+        if not lost or self._failures >= MOST_FAILURES:
+            raise error
+        for stream in lost:
+            del self._streams[stream.id]
+            stream.fail(error)
+        for _ in lost[1:]:  # each of them has left the error in the engine
+            with suppress(EngineError):
+                self._hand_over(self._engine.step())
+
+    def _hand_over(self, outputs: list[RequestOutput]) -> None:
+        if any(output.finished for output in outputs):
+            self._failures = 0
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:

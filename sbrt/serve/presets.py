@@ -52,6 +52,17 @@ class Presets:
         """What `auto` chooses from, as presets; none without it."""
         return [arm.text for arm in self._arms]
 
+    def names(self) -> list[str]:
+        """Methods that `resolve` takes by their name alone."""
+        return [name for name in methods.METHODS if self._is_built(name)]
+
+    def _is_built(self, name: str) -> bool:
+        try:
+            self.resolve(name)
+        except InvalidInputError:
+            return False
+        return True
+
     def resolve(self, given: str | Method | None) -> Method:
         """The method of a request, refused where the engine was not built for it."""
         if given is None:

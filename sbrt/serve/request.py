@@ -58,6 +58,8 @@ class Request:
     text: str = ""
     visible: int = 0
     given: int = 0  # pieces that were in the last output
+    given_ids: int = 0  # token ids that were
+    keeps_history: bool = False  # its last output has rounds and spans
     completion: int = 0  # number of this answer among several to one prompt and seed
     is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
     finish_reason: str | None = None
@@ -147,6 +149,8 @@ class Request:
         self.settle()
         delta = "".join(self.pieces[self.given :])
         self.given = len(self.pieces)
+        new_ids = self.token_ids[self.given_ids :]
+        self.given_ids += len(new_ids)
         completion = CompletionOutput.of(
             self.pieces,
             self.token_ids,
@@ -164,6 +168,7 @@ class Request:
             metrics=metrics,
             delta=delta,
             num_cached_tokens=self.cached,
+            delta_token_ids=new_ids,
         )
 
     @property

@@ -7,12 +7,14 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from .._core import Costs, Runtime, Seat
 from ..errors import EngineError, InvalidInputError
 from ..outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
+from ..trace.history import History, rounds_of
 from ..trace.spans import Round, Span, lane_times
 from .recorder import Recorder, wait_until_idle
 from .request import Outputs, Request, Sink, first_of
@@ -405,8 +407,18 @@ class Scheduler:
         spec = spec_decode_metrics(stats, times, tokens, gamma)
         if request.method.policy() is None:
             spec["auto"] = auto_metrics(self._arms, seat.tuned)
-        request.sink.append(request.output(metrics, spec))
+        output = request.output(metrics, spec)
+        if request.keeps_history:
+            output = replace(output, history=self._history(request))
+        request.sink.append(output)
         self._end(request)
+
+    def _history(self, request: Request) -> History:
+        """Of a request that has just ended; the lanes' work is that of all seats."""
+        rounds = (Round(*entry) for entry in _seat_of(request).rounds())
+        return History(
+            rounds_of(rounds, len(request.token_ids)), self._recorder.spans(request.begun_ns)
+        )
 
     def _end(self, request: Request) -> None:
         try:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInputError
 
+KEY = "SBRT_API_KEY"  # the variable of the environment that has the key
+
 if TYPE_CHECKING:
     from ..async_engine import AsyncEngine
     from ..engine import Engine

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..errors import EngineError
@@ -38,6 +38,12 @@ from .transport import (
 )
 
 OWNER = "sbrt"
+PAGE = Path(__file__).with_name("page.html")
+# Nothing of another origin is loaded, whatever a model writes.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def build(service: Service) -> Gate:
@@ -49,6 +55,7 @@ def build(service: Service) -> Gate:
         service.close()
 
     routes = [
+        Route("/", page),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", complete, methods=["POST"]),
         Route("/v1/models", models),
@@ -72,6 +79,11 @@ def build(service: Service) -> Gate:
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.state.service = service
     return Gate(app, service.settings.api_key)
+
+
+async def page(_: Request) -> Response:
+    """The page for people."""
+    return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": POLICY})
 
 
 async def chat(request: Request) -> Response:
@@ -204,8 +216,9 @@ async def _answer(
     service = _service(request)
     begins = "chatcmpl" if kind is ChatReply else "cmpl"
     name = f"{begins}-{ask.request_id or request.state.request_id}"
+    tokenizer = service.engine.engine.pair.tokenizer
     choices = await service.begin(ask, name, prompts)
-    reply = kind(name, ask.model or service.settings.names[0], ask, choices)
+    reply = kind(name, ask.model or service.settings.names[0], ask, choices, tokenizer)
     if ask.is_stream:
         return EventStream(events(service, reply), lambda: service.end(choices))
     try:
@@ -247,6 +260,11 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "owned_by": OWNER,
         "root": service.settings.root,
         "max_model_len": service.engine.engine.max_model_len,
+        "sbrt": {
+            "method": service.engine.engine.method.text,
+            "methods": service.engine.engine.method_names,
+            "has_chat_template": service.has_chat_template,
+        },
     }
 
 

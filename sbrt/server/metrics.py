@@ -46,14 +46,14 @@ class Metrics:
     """Counts finished answers of one model. Each server has a registry of its own."""
 
     def __init__(self, model: str) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._given = {"model_name": model, "engine": "0"}
         self._counters = {
-            name: Counter(name, text, LABELS, registry=self._registry).labels(**self._given)
+            name: Counter(name, text, LABELS, registry=self.registry).labels(**self._given)
             for name, text in COUNTERS.items()
         }
         self._histograms = {
-            name: Histogram(name, text, LABELS, buckets=buckets, registry=self._registry).labels(
+            name: Histogram(name, text, LABELS, buckets=buckets, registry=self.registry).labels(
                 **self._given
             )
             for name, (text, buckets) in HISTOGRAMS.items()
@@ -62,13 +62,13 @@ class Metrics:
             "vllm:request_success",
             "Finished requests",
             (*LABELS, "finished_reason"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self._accepted_at = Counter(
             "vllm:spec_decode_num_accepted_tokens_per_pos",
             "Draft tokens accepted, by their position in the chain",
             (*LABELS, "position"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self._length = self._gauge("sbrt:spec_accept_length", "Tokens per round of the last answer")
 
@@ -103,7 +103,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """The body of /metrics."""
-        return bytes(generate_latest(self._registry))
+        return bytes(generate_latest(self.registry))
 
     def _observe(self, name: str, seconds: float, choice: Choice) -> None:
         if choice.tokens:
@@ -120,4 +120,4 @@ class Metrics:
             self._length.set(spec["mean_acceptance_length"])
 
     def _gauge(self, name: str, text: str) -> Any:
-        return Gauge(name, text, LABELS, registry=self._registry).labels(**self._given)
+        return Gauge(name, text, LABELS, registry=self.registry).labels(**self._given)

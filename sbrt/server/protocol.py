@@ -36,12 +36,14 @@ COMPLETION_TOKENS = 16  # of a completion that does not say how many, as everywh
 class Limits:
     """Bounds on a request.
 
-    body: bytes. body_seconds: from the first byte of a request to its last. prompts: of a request.
-    n: answers to each. stops: stop strings and bad words. waiting: requests that wait for a seat.
+    body: bytes. body_seconds: from the first byte of a request to its last. send_seconds: that a
+    client may read nothing of an answer; kept by `sbrt serve` alone. prompts: of a request. n:
+    answers to each. stops: stop strings and bad words. waiting: requests that wait for a seat.
     """
 
     body: int = 16 * 2**20
     body_seconds: float = 30.0
+    send_seconds: float = 60.0
     prompts: int = 256
     n: int = 64
     stops: int = 64
@@ -65,6 +67,7 @@ class Ask:
     has_usage: bool
     is_continuous: bool
     has_token_ids: bool
+    has_trace: bool
     adds_special: bool
 
 
@@ -99,6 +102,7 @@ def _common(limits: Limits) -> dict[str, Check]:
         "n": integer(1, limits.n),
         "request_id": check.text,
         "return_token_ids": check.flag,
+        "return_trace": check.flag,
         "speculative": method,
         "stream": check.flag,
         "stream_options": mapping,
@@ -252,6 +256,7 @@ def _ask(given: Mapping[str, Any], params: SamplingParams, *, adds_special: bool
         has_usage=flags.get("include_usage", False),
         is_continuous=is_continuous,
         has_token_ids=given.get("return_token_ids", False),
+        has_trace=given.get("return_trace", False),
         adds_special=given.get("add_special_tokens", adds_special),
     )
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import EngineError
+from ..model.tokenizer import Tokenizer
 from ..outputs import RequestOutput
 from .answers import Choice, metrics, timings, usage
 from .errors import ApiError, of_engine
+from .history import trace_of
 from .protocol import Ask
 from .service import FIELDS, Service
 
@@ -35,12 +37,16 @@ def event(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a request. The two routes differ in their choices alone."""
+    """The answer to a request. The two routes differ in their choices alone.
+
+    tokenizer: for the texts of a trace.
+    """
 
     id: str
     model: str
     ask: Ask
     choices: Sequence[Choice]
+    tokenizer: Tokenizer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     kind = ""  # of the object, whole and in chunks
@@ -49,7 +55,7 @@ class Reply:
     def body(self) -> dict[str, Any]:
         """The whole answer."""
         found = self._envelope(self.kind)
-        found["choices"] = [self.whole(choice) | _end(choice) for choice in self.choices]
+        found["choices"] = [self.whole(choice) | self._end(choice) for choice in self.choices]
         return found | self._figures(usage(self.choices, self.ask.n))
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
@@ -67,7 +73,7 @@ class Reply:
 
     def closing(self, choice: Choice) -> dict[str, Any]:
         """The chunk that says why an answer ended; the last one of all has `timings`."""
-        found = self._chunk({"index": choice.index, **self.nothing(), **_end(choice)})
+        found = self._chunk({"index": choice.index, **self.nothing(), **self._end(choice)})
         if not self.ask.has_usage and all(c.final is not None for c in self.choices):
             found["timings"] = timings(self.choices, self.ask.n)
         return found
@@ -89,6 +95,16 @@ class Reply:
         """No new text."""
         return self.delta("")
 
+    def _end(self, choice: Choice) -> dict[str, Any]:
+        skips = self.ask.params.skip_special_tokens
+        trace = trace_of(choice, self.tokenizer, skips)
+        return {
+            "logprobs": None,
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+            **({} if trace is None else {"trace": trace}),
+        }
+
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         found = self._envelope(self.chunk_kind) | {"choices": [choice]}
         if self.ask.is_continuous:
@@ -109,14 +125,6 @@ class Reply:
 
 
 _OPEN = {"logprobs": None, "finish_reason": None}
-
-
-def _end(choice: Choice) -> dict[str, Any]:
-    return {
-        "logprobs": None,
-        "finish_reason": choice.finish_reason,
-        "stop_reason": choice.stop_reason,
-    }
 
 
 class ChatReply(Reply):

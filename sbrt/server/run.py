@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..async_engine import AsyncEngine
 from ..engine import Engine
 from .application import build
+from .protocol import Limits
 from .service import Service
 
 LOG = logging.getLogger("sbrt.server")
@@ -25,9 +26,13 @@ LAST_SECONDS = 5  # for streams to end once their requests were aborted
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that the head of a request may take."""
+    """HTTP/1.1 with limits on the time that the head of a request may take, and that a client reads
+    nothing of an answer: its connection is then cut, which aborts its request.
+    """
 
+    send_seconds = Limits.send_seconds
     _timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a head."""
@@ -43,9 +48,20 @@ class Protocol(H11Protocol):
             self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the limit."""
+        """Forget the limits."""
         self._stop()
+        self._stop_send()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        self._wait_send()
+
+    def resume_writing(self) -> None:
+        """It has read; there is room again."""
+        super().resume_writing()
+        self._stop_send()
 
     @property
     def _has_request(self) -> bool:
@@ -54,6 +70,23 @@ class Protocol(H11Protocol):
     def _wait(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _wait_send(self) -> None:
+        held = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(self.send_seconds, self._check_send, held)
+
+    def _check_send(self, held: int) -> None:
+        """Nothing is written meanwhile, so what is held shrinks if the client reads at all."""
+        if self.transport.get_write_buffer_size() < held:
+            self._wait_send()
+        else:
+            LOG.warning("a client has read nothing for %g s and is dropped", self.send_seconds)
+            self.transport.abort()
+
+    def _stop_send(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -89,6 +122,7 @@ class Server(uvicorn.Server):
 
 def make_server(service: Service, seconds: float) -> Server:
     """The HTTP server of a service. seconds: for running requests, once it ends."""
+    limits = {"send_seconds": service.settings.limits.send_seconds}
     config = uvicorn.Config(
         build(service),  # type: ignore[arg-type]
         log_config=None,
@@ -96,7 +130,7 @@ def make_server(service: Service, seconds: float) -> Server:
         access_log=False,
         lifespan="on",
         loop="asyncio",
-        http=Protocol,
+        http=type("Protocol", (Protocol,), limits),
         ws="none",
         server_header=False,
         proxy_headers=False,

@@ -98,6 +98,11 @@ class Service:
             raise ApiError(400, "prompt: expected token ids, this server has no tokenizer")
         return found
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be answered."""
+        return self._template.text is not None
+
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a model that is not served here."""
         if name is not None and name not in self.settings.names:
@@ -157,7 +162,7 @@ class Service:
 
         async def queue(index: int) -> None:
             text, ids = prompts[index // ask.n]
-            order = Order(ask.params, ask.method, index % ask.n)
+            order = Order(ask.params, ask.method, index % ask.n, ask.has_trace)
             unique = f"{name}/{next(self._count)}"
             stream = await engine.add_request(ids, order, unique, output_kind=kind)
             found[index] = Choice(index, text, ids, stream, begun_at)
@@ -192,8 +197,15 @@ class Service:
 
     async def abort_all(self) -> None:
         """End every request; each stream gets its last output."""
+        await self._abort(list(self._live))
+
+    async def abort(self, name: str) -> None:
+        """End the answers of a request that `begin` was given under this name."""
+        await self._abort([c for c in self._live if c.stream.id.rpartition("/")[0] == name])
+
+    async def _abort(self, choices: Sequence[Choice]) -> None:
         if self._engine is not None and self._engine.is_running:
-            await self._engine.abort([choice.stream.id for choice in self._live])
+            await self._engine.abort([choice.stream.id for choice in choices])
 
     def close(self) -> None:
         """Close the engine."""

@@ -21,7 +21,7 @@ from .replies import WRONG, as_json
 
 LOG = logging.getLogger("sbrt.server")
 ACCESS = logging.getLogger("sbrt.server.access")
-OPEN = ("/health", "/ping", "/version", "/metrics")  # without a key
+OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # without a key
 LONGEST_ID = 128
 
 T = TypeVar("T")

@@ -15,10 +15,9 @@ from .. import check, methods
 from ..engine import Engine
 from ..errors import InvalidInputError
 from ..methods import Method
-from ..server import expect_extra
+from ..server import KEY, expect_extra
 from . import flags
 
-KEY = "SBRT_API_KEY"
 MOST_WAITING = 256
 
 
@@ -33,6 +32,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8000, help="default: %(default)s; 0: any that is free")
     add("--served-model-name", nargs="+", metavar="NAME", help="what clients call the model")
     add("--api-key", metavar="KEY", help=f"what clients must know (default: ${KEY}, else nothing)")
+    add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
+    add(
+        "--trust-request-chat-template",
+        action="store_true",
+        help="render templates that requests bring; they run in a sandbox",
+    )
+    add("--profile-dir", type=Path, metavar="DIR", help="where /start_profile writes")
+    _add_limits(parser)
+    add("--no-access-log", action="store_true", help="do not log each request")
+    parser.set_defaults(run=run)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--max-waiting-requests",
         type=int,
@@ -47,15 +60,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that running requests have after SIGTERM or Ctrl-C (default: %(default)s)",
     )
-    add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
     add(
-        "--trust-request-chat-template",
-        action="store_true",
-        help="render templates that requests bring; they run in a sandbox",
+        "--send-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds that a client may read nothing of its answer (default: %(default)s)",
     )
-    add("--profile-dir", type=Path, metavar="DIR", help="where /start_profile writes")
-    add("--no-access-log", action="store_true", help="do not log each request")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     check.integer("--port", args.port, 0, 65535)
     check.integer("--max-waiting-requests", args.max_waiting_requests, 0)
     check.number("--shutdown-timeout", args.shutdown_timeout, 0, 1e6)
+    check.number("--send-timeout", args.send_timeout, 0.001, 1e6)
     key = args.api_key if args.api_key is not None else os.environ.get(KEY)
     if key is not None:
         check.text("--api-key", key)
@@ -76,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         names=names or (str(args.target),),
         root=str(flags.target_folder(args)),
         api_key=key,
-        limits=Limits(waiting=args.max_waiting_requests),
+        limits=Limits(waiting=args.max_waiting_requests, send_seconds=args.send_timeout),
         template=args.chat_template,
         trusts_templates=args.trust_request_chat_template,
     )

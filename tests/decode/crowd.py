@@ -81,8 +81,8 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
     return [f"{done.method}: {different}\n    {world}\n    {done.task}"] if different else []
 
 
-def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
-    rng = Random(f"{a.seed}/{index}/crowd")
+def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
+    """A world, and its tasks with the method of each."""
     world = fuzz.random_world(rng, a.cpu)
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
@@ -97,6 +97,12 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         if fuzz.chance(rng, 0.5):  # it begins as others do
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
         tasks.append((task, rng.choice(list(task.policies))))
+    return world, tasks
+
+
+def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
+    rng = Random(f"{a.seed}/{index}/crowd")
+    world, tasks = random_crowd(rng, a)
     roomy = is_roomy(world, tasks)
     seen["roomy"] += roomy
     runtime = fuzz.make_runtime(world)
@@ -106,24 +112,27 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     while tasks or running:
         while tasks and runtime.has_free_seat and (not running or fuzz.chance(rng, eager)):
             task, method = tasks.pop()
+            seat = runtime.admit(*request(task, method))
             dropped = rng.randrange(40) if fuzz.chance(rng, 0.15) else None
-            running.append(
-                Running(task, method, runtime.admit(*request(task, method)), [], dropped)
-            )
+            running.append(Running(task, method, seat, [], dropped))
             seen["sequences"] += 1
         seen["most_at_once"] = max(seen["most_at_once"], len(running))
         runtime.advance(rng.choice((0, 1, 1, 1, 2)))
         for one in list(running):
-            one.tokens += one.seat.take()
-            dropped = one.ends_after is not None and len(one.tokens) >= one.ends_after
-            if not one.seat.finished and not dropped:
+            if not is_over(one):
                 continue
             if one.seat.finished:
                 wrong += compare(world, one, roomy, seen)
-            seen["dropped"] += dropped and not one.seat.finished
+            seen["dropped"] += not one.seat.finished
             one.seat.release()
             running.remove(one)
     return wrong
+
+
+def is_over(one: Running) -> bool:
+    """Takes its tokens; whether it has ended, or is to be dropped now."""
+    one.tokens += one.seat.take()
+    return one.seat.finished or (one.ends_after is not None and len(one.tokens) >= one.ends_after)
 
 
 def main(argv: list[str] | None = None) -> int:

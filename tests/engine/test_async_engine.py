@@ -268,6 +268,107 @@ def test_an_engine_that_fails_tells_everybody(served, monkeypatch):
     assert not served.is_running
 
 
+def failing_engine(seats=1):
+    """An engine whose forward of position 300 throws."""
+    fields = {"num_threads": 1, "max_model_len": 2**20, "max_num_seqs": seats}
+    return toy_engine(target={"throw_at": 300}, **fields)
+
+
+def test_a_request_that_the_engine_fails_ends_alone(plain):
+    async def run(engine):
+        good = [outputs_of(engine, n) for n in (1, 2, 3)]
+        bad = outputs_of(engine, 290)
+        done = await asyncio.gather(good[0], bad, *good[1:], return_exceptions=True)
+        await engine.check_health()
+        return done, await outputs_of(engine)
+
+    with AsyncEngine(failing_engine()) as engine:
+        (first, error, *others), last = asyncio.run(run(engine))
+        assert not engine.errored
+    assert isinstance(error, EngineError)
+    assert "position 300" in str(error)
+    assert [ids_of(outputs[-1]) for outputs in (first, *others)] == [plain(n) for n in (1, 2, 3)]
+    assert ids_of(last[-1]) == plain(5)
+
+
+def test_requests_that_share_the_round_that_fails_end_and_the_others_go_on(plain):
+    async def run(engine):
+        sharing = [outputs_of(engine, 290, request_id=name) for name in ("a", "b")]
+        queued = [outputs_of(engine, n) for n in (1, 2, 3)]
+        done = await asyncio.gather(*sharing, *queued, return_exceptions=True)
+        await engine.check_health()
+        return done
+
+    with AsyncEngine(failing_engine(seats=2)) as engine:
+        *shared, one, two, three = asyncio.run(run(engine))
+        assert not engine.engine.has_unfinished_requests()
+    assert all("position 300" in str(error) for error in shared)
+    assert [ids_of(outputs[-1]) for outputs in (one, two, three)] == [plain(n) for n in (1, 2, 3)]
+
+
+def test_an_engine_that_fails_request_after_request_is_broken():
+    async def run(engine):
+        for _ in range(2):
+            with pytest.raises(EngineError, match="position 300"):
+                await outputs_of(engine, 290)
+        await outputs_of(engine)  # an answer in between: it works
+        for _ in range(3):
+            with pytest.raises(EngineError, match="position 300"):
+                await outputs_of(engine, 290)
+        with pytest.raises(EngineError, match="position 300"):
+            await engine.check_health()
+
+    with AsyncEngine(failing_engine()) as engine:
+        asyncio.run(run(engine))
+        assert engine.errored
+
+
+def test_an_error_that_ends_several_requests_ends_no_other(served, plain, monkeypatch):
+    """An engine that fails a round leaves an error for each request that had a seat."""
+    real, state = served.engine.step, {"errors": 0, "live": None}
+
+    def step():
+        if state["errors"]:
+            state["errors"] -= 1
+            raise EngineError("the round broke")
+        return real()
+
+    async def run():
+        lost = [asyncio.create_task(outputs_of(served, n, ENDLESS, f"lost-{n}")) for n in (1, 2)]
+        good = asyncio.create_task(outputs_of(served, 3, GREEDY, "good"))
+        await asyncio.sleep(0)
+
+        def break_two():
+            served.engine.abort_request(["lost-1", "lost-2"])
+            state["errors"] = 2
+
+        await served._ask(break_two)
+        return await asyncio.gather(*lost, return_exceptions=True), await good
+
+    monkeypatch.setattr(served.engine, "step", step)
+    lost, good = asyncio.run(run())
+    assert [str(error) for error in lost] == ["the round broke"] * 2
+    assert ids_of(good[-1]) == plain(3)
+    assert not served.errored
+
+
+def test_a_delta_costs_no_copy_of_the_answer(served, plain, monkeypatch):
+    """Of what the engine hands over nobody reads the whole text or all ids."""
+    handed, real = [], served.engine.step
+
+    def step():
+        outputs = real()
+        handed.extend(outputs)
+        return outputs
+
+    monkeypatch.setattr(served.engine, "step", step)
+    parts = asyncio.run(outputs_of(served, output_kind=DELTA))
+    assert [i for o in parts for i in ids_of(o)] == plain(5)
+    assert [i for o in parts for i in o.delta_token_ids] == plain(5)
+    assert len(handed) > 3
+    assert not any(vars(o.outputs[0]).keys() & {"token_ids", "text"} for o in handed)
+
+
 def test_close_fails_what_is_unfinished():
     engine = AsyncEngine(toy_engine(num_threads=1, max_model_len=2**20))
 

@@ -343,6 +343,35 @@ FAULTS = (
         'print(f"{name}: error: {sentence}", file=sys.stderr)\n            return 1',
         ("tools/test_cli.py",),
     ),
+    # ---- sbrt/pump.py, sbrt/server
+    Fault(
+        "an error of the engine ends requests that go on",
+        "sbrt/pump.py",
+        "if stream.id not in live]",
+        "if stream.id]",
+        ("engine/test_async_engine.py",),
+    ),
+    Fault(
+        "a router's temperature of 0 counts as not given",
+        "sbrt/server/tokens.py",
+        "type(value) is type(nothing) and value == nothing",
+        "value == nothing",
+        ("server/test_tokens.py",),
+    ),
+    Fault(
+        "the last round of an answer that a stop string cut has tokens that it has not",
+        "sbrt/trace/history.py",
+        "tokens=min(r.tokens, tokens)",
+        "tokens=r.tokens",
+        ("server/test_page.py",),
+    ),
+    Fault(
+        "a client that reads nothing is never dropped",
+        "sbrt/server/run.py",
+        "get_write_buffer_size() < held",
+        "get_write_buffer_size() <= held",
+        ("server/test_framing.py",),
+    ),
     # ---- bench
     Fault(
         "a peer that stops early is measured",

@@ -30,10 +30,10 @@ BASE |= {"sampling"}
 OWN_RULES = {"reference", "triton_kernels"}
 
 # Inside a folder: packages that nobody else may import, and those that may import nothing of ours.
-PRIVATE = {"bench.peers"}  # a program of its own
-ALONE = {"bench.peers.workers"}  # run in environments that have no sbrt
+PRIVATE = {"bench.peers", "bench.clients"}  # programs of their own
+ALONE = {"bench.peers.workers", "bench.clients.workers"}  # run in environments that have no sbrt
 # Inside bench: each room may use those to its right. Modules that are no room's are commands.
-BENCH_ROOMS = ("commands", "peers", "sweep", "kernels", "lanes", "gpu", "models")
+BENCH_ROOMS = ("commands", "clients", "peers", "sweep", "kernels", "lanes", "gpu", "models")
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
 HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # of the server
 

@@ -21,7 +21,7 @@ ALLOCATES = {"device_memory.cc"}  # when an engine is built; nowhere else
 # between sequences, for the device's clock.
 WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
 TIMES = {"timing.h", "timing.cc"}  # events that keep their time
-CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "round_kernels.cu"}
+CAPTURED = {"device_graph.cc", "device_graph.h", "publish.cu", "kernels.cu"}
 CAPTURED |= {path.name for path in OPS}
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)

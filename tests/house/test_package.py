@@ -40,6 +40,7 @@ def test_the_wheel_has_everything(wheel):
     for folder, place in (("sbrt", "sbrt"), ("triton_kernels", "sbrt/triton_kernels")):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{place}/{path.relative_to(ROOT / folder)}" in wheel
+    assert "sbrt/server/page.html" in wheel
     for path in (ROOT / "sbrt" / "demo").rglob("*"):
         if path.is_file() and path.suffix != ".pyc":
             assert f"sbrt/{path.relative_to(ROOT / 'sbrt')}" in wheel

@@ -49,9 +49,9 @@ def test_files_that_run_first_are_there(request):
     assert found == sorted(found)
 
 
-# Folders of tests that are no room's: what a device shows, what tests share, and tests of the tree,
-# of the tests themselves and under sanitizers.
-APART = {"device", "common", "house", "faults", "sanitize"}
+# Folders of tests that are no room's: what a device shows, what other people's programs show, what
+# tests share, and tests of the tree, of the tests themselves and under sanitizers.
+APART = {"device", "clients", "common", "house", "faults", "sanitize"}
 # Rooms without a folder of tests, and the folder that has the tests of what is in them.
 ELSEWHERE = {"core": "model", "state": "round", "bind": "engine", "reference": "decode"}
 # Modules of sbrt that lie in no folder (tests/house/test_arrows.py says which is which).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -33,12 +34,14 @@ def render(messages, adds_prompt=True):
 
 
 @contextmanager
-def listening(service, engine=None, seconds=10.0):
-    """A server in a thread; its address."""
+def listening(service, engine=None, seconds=10.0, sent=None):
+    """A server in a thread; its address. sent: bytes that the system takes ahead of a client."""
     server = make_server(service, seconds)
     if engine is not None:
         service.open(AsyncEngine(engine))
     with listen(("127.0.0.1", 0)) as listener:
+        if sent is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sent)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

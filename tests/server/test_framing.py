@@ -7,12 +7,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sbrt.errors import EngineError
+from sbrt.server.protocol import Limits
+from sbrt.server.service import Service, Settings
 
 PROMPT = "def area("
 SAY = [{"role": "user", "content": "def f(x):"}]
@@ -209,6 +212,36 @@ def test_a_client_that_reads_nothing_holds_up_nobody(client, engine, served, pla
         assert response.json()["choices"][0]["text"] == plain(PROMPT, **GREEDY).text
         tools.until(lambda: not engine.has_unfinished_requests())
     tools.until(lambda: not served.service._live)
+
+
+def test_a_client_that_reads_nothing_for_too_long_is_dropped(engine, tools):
+    """Its request is aborted. One that reads a little now and then is served on."""
+    service = Service(Settings(names=("demo",), limits=Limits(n=64, send_seconds=0.5)))
+    fields = {"n": 64, "stream": True, "return_token_ids": True}
+    body = json.dumps({"prompt": PROMPT * 200, **ENDLESS, "max_tokens": 80, **fields}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    with tools.listening(service, tools.demo_engine(), sent=4096) as found:
+        host, port = found.url.removeprefix("http://").split(":")
+
+        def connect():
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            connection.sendall(head.encode() + body)
+            return connection
+
+        with connect() as slow:
+            begin = time.monotonic()
+            while time.monotonic() < begin + 2:
+                assert slow.recv(4096)
+                time.sleep(0.1)
+            assert service._live
+        tools.until(lambda: not service._live)
+        with connect():
+            tools.until(lambda: service._live)
+            tools.until(lambda: not service._live)
+        assert ended(service, "abort") > 0
+        tools.until(lambda: not service.engine.engine.has_unfinished_requests())
 
 
 def test_many_streams_at_once_are_each_as_alone(served, plain):

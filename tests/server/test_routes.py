@@ -112,22 +112,23 @@ def test_an_engine_that_is_gone(tools, template):
     assert error_of(call("POST", "/v1/completions", json=PROMPT), 503)
 
 
-def test_a_full_queue(local, served):
-    call = local(limits=Limits(waiting=2))
+def test_a_full_queue(local, engine):
+    call, places = local(limits=Limits(waiting=2)), engine.config.max_num_seqs + 2
     for _ in range(2):
-        response = call("POST", "/v1/completions", json={**PROMPT, "n": 3})
-        assert len(response.json()["choices"]) == 3  # a seat and two places
-    error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": 4}), 400)
+        response = call("POST", "/v1/completions", json={**PROMPT, "n": places})
+        assert len(response.json()["choices"]) == places
+    error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": places + 1}), 400)
     assert error["param"] == "n"  # it would never find places enough
     more = [mock.Mock() for _ in range(2)]
     for choice in more:
         choice.stream.is_done = False
     call.service._live.update(more)
-    response = call("POST", "/v1/completions", json={**PROMPT, "n": 2})
+    response = call("POST", "/v1/completions", json={**PROMPT, "n": places - 1})
     assert error_of(response, 429)["code"] == "rate_limit_exceeded"
     assert response.headers["retry-after"] == "1"
     more[0].stream.is_done = True  # its client has not read all, but the engine is free
-    assert call("POST", "/v1/completions", json={**PROMPT, "n": 2}).status_code == 200
+    response = call("POST", "/v1/completions", json={**PROMPT, "n": places - 1})
+    assert response.status_code == 200
 
 
 def test_limits_of_a_body(local):
@@ -188,7 +189,7 @@ def families(client):
     }
 
 
-def test_metrics(client):
+def test_metrics(client, engine):
     def value(name, **labels):
         [found] = [
             sample.value
@@ -222,7 +223,7 @@ def test_metrics(client):
     assert value("vllm:num_requests_running", model_name="demo", engine="0") == 0
     assert value("vllm:num_requests_waiting") == 0
     assert value("vllm:kv_cache_usage_perc") == 0
-    assert value("sbrt:seats") == 1
+    assert value("sbrt:seats") == engine.config.max_num_seqs
     assert value("vllm:prefix_cache_queries_total") >= value("vllm:prefix_cache_hits_total") == 0
     assert "vllm:inter_token_latency_seconds" in families(client)
 

@@ -45,7 +45,7 @@ def process():
 def test_serve_alone_serves_the_demo_pair_until_it_is_told_to_end(process):
     child, line = process
     found = re.search(
-        r"serving demo: bfloat16 weights on cpu, method auto, 1 seat, 1024 tokens at most, "
+        r"serving demo: bfloat16 weights on cpu, method auto, 8 seats, 1024 tokens at most, "
         r"at (http://127\.0\.0\.1:\d+)$",
         line.rstrip(),
     )
@@ -76,6 +76,7 @@ def test_serve_alone_serves_the_demo_pair_until_it_is_told_to_end(process):
         (["--port", "99999"], "--port: expected an integer from 0 to 65535, got 99999"),
         (["--max-waiting-requests", "-1"], "--max-waiting-requests: expected an integer"),
         (["--shutdown-timeout", "nan"], "--shutdown-timeout: expected a finite number"),
+        (["--send-timeout", "0"], "--send-timeout: expected a finite number from 0.001"),
         (["--api-key", ""], "--api-key: expected a non-empty string"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 0: expected"),
         (["--target", "/nothing"], "expected a folder with config.json"),

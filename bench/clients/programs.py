@@ -1,0 +1,198 @@
+"""How each client is run, and what its report says. A report is the client's own file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sbrt import InvalidInputError
+
+from .figures import Figures
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = ROOT / ".venv-clients"
+SECONDS = 600  # for one run of a client
+SHOWN = 400  # characters of what a client that failed has said
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a client: the server, the size of the load, and a folder for what it writes.
+
+    tokenizer: the folder of the target. tokens: of a prompt, and of an answer.
+    """
+
+    base: str
+    folder: Path
+    tokenizer: Path
+    requests: int
+    tokens: int
+
+
+def python_of(client: str) -> Path:
+    """The interpreter of a client's environment. It need not be there."""
+    return ENVIRONMENTS / client / "bin" / "python"
+
+
+def call(client: str, words: Sequence[object], run: Run, **environment: str) -> str:
+    """What a program of a client's environment prints. Raises InvalidInputError if it fails."""
+    program, *rest = words
+    command = [str(python_of(client).with_name(str(program))), *map(str, rest)]
+    home = {"HOME": str(run.folder), "HF_HOME": str(run.folder / "hf")}
+    done = subprocess.run(
+        command,
+        cwd=run.folder,
+        env=os.environ | home | environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[-SHOWN:]
+        raise InvalidInputError(f"{client}: expected a run to its end, got: {said}")
+    return done.stdout
+
+
+def openai(run: Run) -> Figures:
+    """openai-python: every kind of request in turn."""
+    script = Path(__file__).with_name("workers") / "openai_chat.py"
+    found = json.loads(call("openai", ["python", script, run.base, run.requests, run.tokens], run))
+    return Figures(**found)
+
+
+def vllm(run: Run) -> Figures:
+    """`vllm bench serve`. It reads the speculative counters of /metrics itself."""
+    words = [
+        *("vllm", "bench", "serve", "--backend", "openai", "--base-url", run.base),
+        *("--model", "demo", "--tokenizer", run.tokenizer, "--dataset-name", "random"),
+        *("--random-input-len", run.tokens, "--random-output-len", run.tokens),
+        *("--num-prompts", run.requests, "--num-warmups", 0, "--ignore-eos", "--temperature", 0),
+        *("--save-result", "--result-dir", run.folder, "--result-filename", "report.json"),
+    ]
+    call("vllm", words, run, HF_HUB_OFFLINE="1")
+    found = _json(run.folder / "report.json")
+    return Figures(
+        requests=found["completed"],
+        prompt=found["total_input_tokens"],
+        completion=found["total_output_tokens"],
+        rounds=found["spec_decode_num_drafts"],
+        drafted=found["spec_decode_draft_tokens"],
+        accepted=found["spec_decode_accepted_tokens"],
+    )
+
+
+def guidellm(run: Run) -> Figures:
+    """guidellm, one request after the other. It has no speculative figures."""
+    words = [
+        *("guidellm", "run", "--profile", "kind=synchronous", "--disable-console"),
+        *("--backend", f"kind=openai_http,target={run.base},model=demo"),
+        *("--constraint", f"kind=max_requests,count={run.requests}"),
+        "--data",
+        f"kind=synthetic_text,prompt_tokens={run.tokens},output_tokens={run.tokens}",
+        *("--tokenizer", f"kind=hf_auto,model={run.tokenizer}"),
+        *("--output", f"kind=json,path={run.folder / 'report.json'}"),
+    ]
+    call("guidellm", words, run, HF_HUB_OFFLINE="1")
+    [found] = _json(run.folder / "report.json")["benchmarks"]
+    sums = found["metrics"]
+    return Figures(
+        requests=sums["request_totals"]["successful"],
+        prompt=int(sums["prompt_token_count"]["successful"]["total_sum"]),
+        completion=int(sums["output_token_count"]["successful"]["total_sum"]),
+    )
+
+
+def aiperf(run: Run) -> Figures:
+    """AIPerf, two requests at a time. It reads the figures of each answer."""
+    words = [
+        *("aiperf", "profile", "--model", "demo", "--url", run.base, "--streaming"),
+        *("--endpoint-type", "completions", "--tokenizer", run.tokenizer, "--concurrency", 2),
+        *("--request-count", run.requests, "--prompt-input-tokens-mean", run.tokens),
+        *("--prompt-output-tokens-mean", run.tokens, "--extra-inputs", "ignore_eos:true"),
+        *("--extra-inputs", "temperature:0", "--output-artifact-dir", run.folder / "report"),
+        *("--no-gpu-telemetry", "--use-server-token-count", "--random-seed", 1),
+    ]
+    call("aiperf", words, run)
+    found = _json(run.folder / "report" / "profile_export_aiperf.json")
+
+    def total(name: str) -> int:
+        return int(found[name]["avg"])
+
+    return Figures(
+        requests=total("request_count"),
+        prompt=total("total_usage_prompt_tokens"),
+        completion=total("total_usage_completion_tokens"),
+        rounds=total("total_spec_decode_steps"),
+        drafted=total("total_draft_tokens"),
+        accepted=total("total_accepted_draft_tokens"),
+    )
+
+
+TASK = """task: sbrt_lines
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {prompts}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["\\n\\n"], max_gen_toks: {tokens}, temperature: 0.0}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def lm_eval(run: Run) -> Figures:
+    """lm-eval's local-completions on a task of its generations, without and with speculation.
+
+    Tasks of log-likelihoods need log-probs, which the server does not have yet. Raises
+    InvalidInputError where an answer or the score differ.
+    """
+    prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
+    plain = _evaluated(run, prompts, "none")
+    for prompt, answer in list(zip(prompts, plain[1], strict=True))[::2]:
+        prompt["answer"] = answer  # so that the score is neither 0 nor 1
+    plain, fast = (_evaluated(run, prompts, m) for m in ("none", "draft_model"))
+    if plain != fast:
+        raise InvalidInputError(
+            f"lm_eval: expected one score by both methods, got {plain[0]} and {fast[0]}"
+        )
+    return Figures(requests=3 * run.requests)
+
+
+def _evaluated(run: Run, prompts: list[dict[str, str]], method: str) -> tuple[float, list[str]]:
+    """The score of a task, and the answers in order."""
+    folder = run.folder / f"{method}-{len(list(run.folder.iterdir()))}"
+    folder.mkdir()
+    lines = folder / "prompts.jsonl"
+    lines.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    (folder / "task.yaml").write_text(TASK.format(prompts=lines, tokens=run.tokens))
+    model = f"base_url={run.base}/v1/completions,model=demo,tokenizer_backend=None"
+    words = [
+        *("lm-eval", "run", "--model", "local-completions", "--model_args", model),
+        *("--tasks", "sbrt_lines", "--include_path", folder, "--log_samples"),
+        *("--gen_kwargs", f"speculative={method}", "--output_path", folder),
+    ]
+    call("lm_eval", words, run, HF_HUB_OFFLINE="1")
+    [results], [samples] = folder.rglob("results_*.json"), folder.rglob("samples_*.jsonl")
+    found = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda s: s["doc_id"])
+    score = _json(results)["results"]["sbrt_lines"]["exact_match,none"]
+    return score, [sample["resps"][0][0] for sample in found]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+PROGRAMS: dict[str, Callable[[Run], Figures]] = {
+    "openai": openai,
+    "vllm": vllm,
+    "guidellm": guidellm,
+    "aiperf": aiperf,
+    "lm_eval": lm_eval,
+}

@@ -1,0 +1,28 @@
+"""`sbrt serve` in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sbrt import InvalidInputError
+
+
+@contextmanager
+def served(words: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The address of a server with these flags. Raises InvalidInputError."""
+    command = [sys.executable, "-m", "sbrt", "serve", "--port", "0", "--no-access-log", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stderr is not None
+            said = ""
+            for said in child.stderr:
+                if found := re.search(r"at http://([\d.]+):(\d+)$", said.rstrip()):
+                    yield found.group(1), int(found.group(2))
+                    return
+            raise InvalidInputError(f"sbrt serve: expected an address, got: {said.strip()}")
+        finally:
+            child.terminate()

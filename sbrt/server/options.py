@@ -1,0 +1,78 @@
+"""The engine of an adapter as a few options, given as texts or values."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .. import check
+from ..async_engine import AsyncEngine
+from ..config import build
+from ..errors import InvalidInputError
+from ..model.names import DEMO, target_folder
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """target, draft, method, dtype, device, max_model_len, num_threads: as EngineConfig has them.
+
+    draft None: none, but the demo pair's own for the demo target. served_model_name: what clients
+    call the model, None: as the target is called.
+    """
+
+    target: str = DEMO
+    draft: str | None = None
+    method: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    num_threads: int | None = None
+    served_model_name: str | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Any:
+        """Options of texts or values. Raises InvalidInputError."""
+        numbers = {f.name for f in fields(cls) if "int" in str(f.type)}
+        return build(cls, {k: _number(k, v) if k in numbers else v for k, v in given.items()})
+
+    @classmethod
+    def add_flags(cls, parser: ArgumentParser) -> None:
+        """A flag for each option."""
+        for f in fields(cls):
+            parser.add_argument(f"--{f.name.replace('_', '-')}", default=f.default)
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.served_model_name or self.target
+
+    @property
+    def folder(self) -> str:
+        """The folder, file or hub name of the target."""
+        return str(target_folder(self.target))
+
+    def open(self) -> AsyncEngine:
+        """The engine. Raises InvalidInputError."""
+        draft = DEMO if self.draft is None and self.target == DEMO else self.draft
+        speculative = None if self.method is None else {"method": self.method}
+        return AsyncEngine.from_pretrained(
+            self.target,
+            draft,
+            speculative=speculative,
+            dtype=self.dtype,
+            device=self.device,
+            max_model_len=self.max_model_len,
+            num_threads=self.num_threads,
+        )
+
+
+def _number(name: str, value: Any) -> Any:
+    """A text as the integer that it spells; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise InvalidInputError(f"{name}: expected an integer, got {check.show(value)}") from None
