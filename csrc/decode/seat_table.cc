@@ -33,7 +33,8 @@ Kept SeatTable::kept(int i) const {
   const auto has_wrapped = [&c](const LaneUnit& unit) {
     return unit.lane && c.head + kSlots > unit.lane->ring_shape().capacity;
   };
-  if (!seat.keeps || c.outcome.error || has_wrapped(r_.target) || has_wrapped(r_.draft)) return {};
+  const bool failed = seat.sequence.finish() == Finish::error;
+  if (!seat.keeps || failed || has_wrapped(r_.target) || has_wrapped(r_.draft)) return {};
   const bool ran = seat.last_round >= seat.first_round;
   return {ran ? c.head - c.outcome.n : c.target_have, std::min(c.draft_have, c.head)};
 }

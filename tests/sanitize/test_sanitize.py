@@ -128,8 +128,10 @@ def test_a_fault_beside_a_generation_is_reported(
     [
         "decode/test_runtime.py",
         "decode/test_auto.py::test_slices_and_bodies_change_nothing",  # it thinks beside the lanes
-        "python/test_lifecycle.py",
-        "python/test_engine_machine.py",
+        "engine/test_lifecycle.py",
+        "engine/test_engine_machine.py",
+        "engine/test_batch.py::test_seats_come_back",
+        "decode/test_crowd.py::test_a_share_on_the_cpu_body",
     ],
 )
 def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> None:
