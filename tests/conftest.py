@@ -68,7 +68,7 @@ class Programs:
     reported = 66  # exit code of a run with a report (`reporting`)
     # What rounds on the toy lane are linked of.
     rounds = (
-        *("core", "exec", "state", "ring", "spec", "model/toy.cc"),
+        *("core", "exec", "state", "ring", "round", "decode", "model/toy.cc"),
         *("ops/choose.cc", "ops/filter.cc", "ops/shaping.cc", "ops/packed.cc"),
         *("ops/quantise.cc", "ops/format.cc"),
         *("ops/kernels.cc", "ops/kernels_portable.cc"),

@@ -268,8 +268,8 @@ FAULTS = (
     Fault(
         "a branch is prepared for a token that hangs in the chain already",
         "csrc/round/plan_op.h",
-        "const bool is_open = r < law.n && !(hanging >> r & 1);",
-        "const bool is_open = r < law.n && (hanging >> r | 1);",
+        "const bool is_open = r < known && !(hanging >> r & 1);",
+        "const bool is_open = r < known && (hanging >> r | 1);",
         ("decode/test_same_as_reference.py",),
     ),
     Fault(
