@@ -28,6 +28,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_size_flags(parser)
     add = parser.add_argument
     add("--max-model-len", type=int, metavar="N", help="most tokens of prompt and answer together")
+    add("--max-num-seqs", type=int, metavar="N", help="requests that share rounds (default: 8)")
+    add(
+        "--max-num-batched-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of a prompt and of running requests between two outputs (default: no limit)",
+    )
+    add(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="take what a seat has of a prompt's beginning (default: on a CPU)",
+    )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="default: %(default)s; 0: any that is free")
     add("--served-model-name", nargs="+", metavar="NAME", help="what clients call the model")
@@ -101,7 +114,14 @@ def _engine(args: argparse.Namespace) -> Engine:
     """The engine that the flags ask for. Requests may name every method that it can run."""
     [method] = flags.read_methods(args, [args.method or flags.default_method(args)])
     config, pair = flags.load(args, [method])
-    config = replace(config, max_model_len=args.max_model_len, profile_dir=args.profile_dir)
+    config = replace(
+        config,
+        max_model_len=args.max_model_len,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        enable_prefix_caching=args.enable_prefix_caching,
+        profile_dir=args.profile_dir,
+    )
     return Engine(config, pair=pair, methods=_further(args, method, pair.draft is not None))
 
 
