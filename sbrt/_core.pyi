@@ -1,7 +1,7 @@
 """Types of the binary module (csrc/bind has one file per class)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from numpy import float32, float64
 from numpy.typing import NDArray
@@ -437,8 +437,8 @@ class Seat:
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
         """(round, depth, n, branches, hit, tokens), oldest first; of a long one the last 4096."""
 
-class Runtime:
-    """Two lanes and their sequences (csrc/decode/engine.h).
+class RuntimeConfig:
+    """What a runtime is made with (csrc/decode/config.h); a field per keyword.
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
     the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,
@@ -449,39 +449,48 @@ class Runtime:
     max_num_seqs: sequences at once. max_piece: tokens of a prompt that go in between two rounds.
     reuses_prefixes: a prompt takes the KV that a seat has of its beginning.
     first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
-    decoding the first; what forwards cost is then measured here, for a quarter of a second. One
-    thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
+    decoding the first; what forwards cost is then measured as the runtime is made, for a quarter of
+    a second.
+    """
+
+    max_model_len: int
+    num_threads: int
+    draft_threads: int
+    max_gamma: int
+    max_branches: int
+    max_width: int
+    body: str
+    debug: bool
+    vocab: int
+    first_round: int
+    holes: Sequence[int]
+    costs: Costs | None
+    hrad: Hrad | None
+    keep_features: bool
+    rejection: bool
+    tuned: Sequence[Policy]
+    device: int
+    draft_first: bool
+    nvtx: bool
+    max_num_seqs: int
+    max_piece: int
+    reuses_prefixes: bool
+
+    def __init__(self, **fields: Any) -> None:
+        """Raises InvalidInputError: a field that is not there. TypeError: of another type."""
+
+class Runtime:
+    """Two lanes and their sequences (csrc/decode/engine.h).
+
+    One thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
     cannot be, and where cuda cannot be used.
     """
 
-    def __init__(
-        self,
-        target: Model,
-        draft: Model | None,
-        *,
-        max_model_len: int,
-        num_threads: int = 1,
-        draft_threads: int = 1,
-        max_gamma: int = 4,
-        max_branches: int = 8,
-        max_width: int = 1,
-        body: str = "cpu",
-        debug: bool = False,
-        vocab: int = 0,
-        first_round: int = 1,
-        holes: Sequence[int] = ...,
-        costs: Costs | None = None,
-        hrad: Hrad | None = None,
-        keep_features: bool = False,
-        rejection: bool = False,
-        tuned: Sequence[Policy] = ...,
-        device: int = 0,
-        draft_first: bool = True,
-        nvtx: bool = False,
-        max_num_seqs: int = 1,
-        max_piece: int = 64,
-        reuses_prefixes: bool = False,
-    ) -> None: ...
+    @overload
+    def __init__(self, target: Model, draft: Model | None, config: RuntimeConfig) -> None: ...
+    @overload
+    def __init__(self, target: Model, draft: Model | None, **fields: Any) -> None:
+        """`fields`: those of a RuntimeConfig."""
     def prepare(self, policy: Policy) -> None:
         """Make beforehand what requests of such a policy launch on a device, each graph one launch.
 

@@ -3,6 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "bind/bind.h"
@@ -70,48 +72,31 @@ void drop(Engine* runtime) {
   delete runtime;
 }
 
+constexpr const char* kBodies[] = {"cpu", "sim", "dry", "dry_cuda", "cuda"};  // as Body has them
+
 Body body_named(const std::string& name) {
-  if (name == "cpu") return Body::cpu;
-  if (name == "sim") return Body::sim;
-  if (name == "dry") return Body::dry;
-  if (name == "dry_cuda") return Body::dry_cuda;
-  check<InvalidInput>(name == "cuda", "body: expected cpu, sim, dry, dry_cuda or cuda but got ",
-                      name);
-  return Body::cuda;
+  const auto found = std::find(std::begin(kBodies), std::end(kBodies), name);
+  check<InvalidInput>(found != std::end(kBodies),
+                      "body: expected cpu, sim, dry, dry_cuda or cuda but got ", name);
+  return static_cast<Body>(found - std::begin(kBodies));
 }
 
-std::shared_ptr<Engine> make_runtime(
-    std::shared_ptr<Model> target, std::shared_ptr<Model> draft, int64_t max_model_len,
-    int32_t num_threads, int32_t draft_threads, int32_t max_gamma, int32_t max_branches,
-    int32_t max_width, const std::string& body, bool debug, int32_t vocab, int64_t first_round,
-    std::vector<int32_t> holes, std::shared_ptr<Costs> costs, std::shared_ptr<Hrad> hrad,
-    bool keep_features, bool rejection, std::vector<Policy> tuned, int32_t device, bool draft_first,
-    bool nvtx, int32_t max_num_seqs, int32_t max_piece, bool reuses_prefixes) {
-  RuntimeConfig c;
-  c.body = body_named(body);
-  c.max_model_len = max_model_len;
-  c.vocab = vocab;
-  c.holes = std::move(holes);
-  c.num_threads = num_threads;
-  c.draft_threads = draft_threads;
-  c.max_gamma = max_gamma;
-  c.max_branches = max_branches;
-  c.max_width = max_width;
-  c.first_round = first_round;
-  c.debug = debug;
-  c.costs = std::move(costs);
-  c.hrad = std::move(hrad);
-  c.keep_features = keep_features;
-  c.tuned = std::move(tuned);
-  c.rejection = rejection;
-  c.device = device;
-  c.draft_first = draft_first;
-  c.nvtx = nvtx;
-  c.max_num_seqs = max_num_seqs;
-  c.max_piece = max_piece;
-  c.reuses_prefixes = reuses_prefixes;
+// The fields of a config by their names.
+RuntimeConfig config_of(const py::kwargs& given) {
+  RuntimeConfig config;
+  const py::object fields = py::cast(&config, py::return_value_policy::reference);
+  for (const auto& [name, value] : given) {
+    check<InvalidInput>(py::hasattr(fields, name), "RuntimeConfig: unknown field ",
+                        py::cast<std::string>(name));
+    py::setattr(fields, name, value);
+  }
+  return config;
+}
+
+std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
+                                     const RuntimeConfig& config) {
   const GilRelease free;  // it times forwards
-  return {new Engine(target, draft, c), &drop};
+  return {new Engine(std::move(target), std::move(draft), config), &drop};
 }
 
 Request request_of(std::vector<int32_t> prompt, const Sampling& sampling, const Policy* policy,
@@ -294,23 +279,55 @@ void bind_records(RuntimeClass& runtime) {
            "[(stream, name, begin_ns, end_ns, is_wait)] begun since then, oldest first.");
 }
 
+void bind_config(py::module_& m) {
+  using C = RuntimeConfig;
+  py::class_<C>(m, "RuntimeConfig", "What a runtime is made with (csrc/decode/config.h).")
+      .def(py::init(&config_of))
+      .def_readwrite("max_model_len", &C::max_model_len)
+      .def_readwrite("vocab", &C::vocab)
+      .def_readwrite("holes", &C::holes)
+      .def_readwrite("num_threads", &C::num_threads)
+      .def_readwrite("draft_threads", &C::draft_threads)
+      .def_readwrite("max_gamma", &C::max_gamma)
+      .def_readwrite("max_branches", &C::max_branches)
+      .def_readwrite("max_width", &C::max_width)
+      .def_readwrite("max_num_seqs", &C::max_num_seqs)
+      .def_readwrite("max_piece", &C::max_piece)
+      .def_readwrite("reuses_prefixes", &C::reuses_prefixes)
+      .def_readwrite("first_round", &C::first_round)
+      .def_property(
+          "body", [](const C& c) { return kBodies[static_cast<int>(c.body)]; },
+          [](C& c, const std::string& name) { c.body = body_named(name); })
+      .def_readwrite("device", &C::device)
+      .def_readwrite("draft_first", &C::draft_first)
+      .def_readwrite("nvtx", &C::nvtx)
+      .def_readwrite("debug", &C::debug)
+      .def_property(
+          "costs", [](const C& c) { return std::const_pointer_cast<Costs>(c.costs); },
+          [](C& c, std::shared_ptr<Costs> costs) { c.costs = std::move(costs); })
+      .def_readwrite("tuned", &C::tuned)
+      .def_property(
+          "hrad", [](const C& c) { return std::const_pointer_cast<Hrad>(c.hrad); },
+          [](C& c, std::shared_ptr<Hrad> hrad) { c.hrad = std::move(hrad); })
+      .def_readwrite("keep_features", &C::keep_features)
+      .def_readwrite("rejection", &C::rejection);
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& m) {
   bind_stats(m);
+  bind_config(m);
   bind_seat(m);
   RuntimeClass runtime(m, "Runtime", "Two lanes and their sequences (csrc/decode/engine.h).");
   runtime
-      .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true), py::kw_only(),
-           py::arg("max_model_len"), py::arg("num_threads") = 1, py::arg("draft_threads") = 1,
-           py::arg("max_gamma") = 4, py::arg("max_branches") = 8, py::arg("max_width") = 1,
-           py::arg("body") = "cpu", py::arg("debug") = false, py::arg("vocab") = 0,
-           py::arg("first_round") = 1, py::arg("holes") = std::vector<int32_t>{},
-           py::arg("costs").none(true) = py::none(), py::arg("hrad").none(true) = py::none(),
-           py::arg("keep_features") = false, py::arg("rejection") = false,
-           py::arg("tuned") = std::vector<Policy>{}, py::arg("device") = 0,
-           py::arg("draft_first") = true, py::arg("nvtx") = false, py::arg("max_num_seqs") = 1,
-           py::arg("max_piece") = kMaxRows, py::arg("reuses_prefixes") = false)
+      .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true),
+           py::arg("config"))
+      .def(py::init([](std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
+                       const py::kwargs& fields) {
+             return make_runtime(std::move(target), std::move(draft), config_of(fields));
+           }),
+           py::arg("target"), py::arg("draft").none(true))
       .def("prepare", &Engine::prepare, py::arg("policy"))
       .def_property_readonly("fused_graphs", &Engine::fused_graphs);
   bind_sequences(runtime);
