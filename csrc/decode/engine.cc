@@ -91,8 +91,19 @@ int Engine::admit(const Request& request) {
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse();
   }
-  pump_.begin(seat, request, request.tuned ? tuners_[seat].get() : nullptr);
+  pump_.begin(seat, request, request.tuned ? free_tuner() : nullptr);
   return seat;
+}
+
+// The first that no sequence has: requests that come one by one all have the same, which knows most.
+Tuner* Engine::free_tuner() const {
+  for (const auto& tuner : tuners_) {
+    bool is_free = true;
+    for (int seat = 0; seat < seats(); ++seat)
+      is_free = is_free && !(pump_.seat(seat).taken && pump_.seat(seat).tuner == tuner.get());
+    if (is_free) return tuner.get();
+  }
+  return nullptr;
 }
 
 void Engine::begin(const Request& request) {

@@ -67,10 +67,11 @@ class Engine {
   // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in
   // virtual time.
   Costs measure(double seconds, float temperature = 0);
-  // What `auto` knows of its policies; null if the engine was not built for it.
+  // What `auto` knows of its policies, the tuner of a seat; null if the engine was not built for it.
   const Tuner* tuner(int seat) const {
     check_seat(seat);
-    return tuners_.empty() ? nullptr : tuners_[seat].get();
+    const Tuner* own = pump_.seat(seat).tuner;
+    return own || tuners_.empty() ? own : tuners_[0].get();
   }
   // What H-RAD reads, of the last outcome of a seat: [Hrad::inputs(hidden)]. Throws InvalidInput if they
   // are not kept, as H-RAD by itself does not on a device, and while a round is in flight.
@@ -83,6 +84,7 @@ class Engine {
     return u.stream ? &u.stream->trace() : nullptr;
   }
   void start_over();
+  Tuner* free_tuner() const;
   void check_seat(int seat) const;
   HostSeat& at(int seat) {
     check_seat(seat);
@@ -93,7 +95,8 @@ class Engine {
   Resources resources_;
   Graphs graphs_;
   Pump pump_;
-  std::vector<std::unique_ptr<Tuner>> tuners_;  // of each seat, if the engine was built for it
+  // As many as seats, if the engine was built for them. They learn from one sequence to the next.
+  std::vector<std::unique_ptr<Tuner>> tuners_;
 };
 
 }  // namespace sbrt

@@ -132,7 +132,7 @@ def test_a_caller_who_changes_the_prompt_s_ids_changes_no_token(engine, plain, p
 )
 def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, prompts, method):
     def ahead() -> tuple[int, int]:
-        stats = engine._scheduler.runtime.stats
+        stats = engine._scheduler._newest.stats
         return stats.rounds, stats.rounds_ahead
 
     stopping = dataclasses.replace(GREEDY, stop=NEVER)
