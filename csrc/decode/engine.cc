@@ -63,7 +63,10 @@ void Engine::release(int seat) {
 }
 
 void Engine::end() {
-  for (int seat = 0; seat < seats(); ++seat) release(seat);
+  for (int seat = 0; seat < seats(); ++seat) {
+    pump_.seat(seat).sequence.end();
+    pump_.seat(seat).taken = false;
+  }
 }
 
 void Engine::prepare(const Policy& policy) {

@@ -18,23 +18,23 @@ class Prompts {
   // it, if any lives.
   bool feed(int64_t until);
   // Enqueues the next piece of a seat's prompt. A last one of few rows may keep the draft's laws.
-  void feed_piece(LaneUnit& unit, int seat, int width, bool keeps_laws);
+  void feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws);
   // Tokens of its prompt that were enqueued.
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
   // Begins with what the seat's lanes have of its prompt.
-  void start(int seat);
+  void start(int i);
   // Notes when prompts were through.
   void see();
   // The draft reads what it has missed of the trunk, and leaves its laws' ranks. False if the time is
   // over first. Nothing is in flight.
-  bool catch_draft_up(int seat, int64_t until);
+  bool catch_draft_up(int i, int64_t until);
   // Of the prompt of a seat, what both lanes have behind them; its last token is never fed.
-  int64_t done(int seat) const;
+  int64_t done(int i) const;
 
  private:
-  bool lacks(const LaneUnit& unit, int seat) const;
+  bool lacks(const LaneUnit& unit, int i) const;
   bool lack(const LaneUnit& unit, SeatSet seats) const;
-  int64_t lacking(int seat) const;
+  int64_t lacking(int i) const;
   void feed_piece(LaneUnit& unit, SeatSet seats, int width);
   void launch(LaneUnit& unit, SeatSet seats, size_t at, int width, bool keeps_laws);
   // Whether somebody wants to know the draft's laws.
@@ -42,7 +42,7 @@ class Prompts {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;
   }
   SeatSet next_to_feed() const;
-  void copy_prefix(int seat);
+  void copy_prefix(int i);
   void copy(LaneUnit& unit, int from, int to, int64_t positions);
   bool feed_alone(SeatSet seats, int64_t until);
   void feed_beside(SeatSet seats);

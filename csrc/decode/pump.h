@@ -24,11 +24,11 @@ class Pump {
   // prompt, else the one that was left first. It may wait for a round.
   int free_seat(const std::vector<int32_t>& prompt);
   // What a free seat has of a prompt, but for its last token.
-  Kept kept(int seat, const std::vector<int32_t>& prompt) const;
+  Kept kept(int i, const std::vector<int32_t>& prompt) const;
   // Whether free_seat() would not be -1.
   bool has_free_seat() const;
   // The sequence that the host has just put into its seat. `tuner`: if it chooses the policy; else null.
-  void begin(int seat, const Request& request, Tuner* tuner);
+  void begin(int i, const Request& request, Tuner* tuner);
   // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), it is
   // `until` by Trace::now() or interrupt() is called.
   void run(int64_t max_rounds, int64_t until);
@@ -46,18 +46,18 @@ class Pump {
   const Prompts& prompts() const { return prompts_; }
 
  private:
-  bool is_quiet(int seat) const;
+  bool is_quiet(int i) const;
   void bound_rows();
   bool prepare_round(int64_t until);
   SeatSet members_of_round() const;
   void start_round();
-  bool starts_drafting(int seat, const RoundShape& how);
+  bool starts_drafting(int i, const RoundShape& how);
   bool read_round(int64_t until, bool ahead);
-  bool commit(int seat, int64_t round);
+  bool commit(int i, int64_t round);
   Brought time_of(int64_t round, bool ahead) const;
   bool may_run_ahead();
-  bool may_run_ahead(int seat, bool alone);
-  bool tune(int seat, int64_t until);
+  bool may_run_ahead(int i, bool alone);
+  bool tune(int i, int64_t until);
   void price_lanes(const RoundShape& how);
   int32_t most_chain() const;
   DraftLag lag_within(int rounds) const;

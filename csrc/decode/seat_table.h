@@ -63,8 +63,8 @@ class SeatTable {
   SeatSet tuned_of(SeatSet members) const;  // whose policy is chosen here
   // What a seat has that nothing in flight has any more: after its last sequence, or of the prompt of
   // the one that goes on.
-  Kept kept(int seat) const;
-  Kept kept_prompt(int seat) const;
+  Kept kept(int i) const;
+  Kept kept_prompt(int i) const;
   // The shape of a round of these: the longest bursts that any of them wants.
   RoundShape shape(SeatSet members) const;
 
