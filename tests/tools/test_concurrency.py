@@ -139,6 +139,7 @@ def test_the_table_has_a_column_for_each_number(capsys):
         ([*TOY, "--concurrency", "9" * 5000], "from 1 to 64"),
         ([*TOY, "--concurrency", "2", "--png", "x.png"], "--png"),
         (["compare", "--concurrency", "2"], "--simulate"),
+        (["compare", "--concurrency", "2", "--then-simulate", "c=4"], "--simulate"),
         (["compare", "--simulate", "c=4", "--concurrency", "1,2"], "expected one number, got 2"),
         (["compare", "--simulate", "c=4", "--concurrency", "2", "--trace", "x.json"], "--trace"),
     ],
