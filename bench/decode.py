@@ -53,7 +53,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _check_stream(args: argparse.Namespace) -> None:
     if args.stream < 1:
         raise InvalidInputError(f"--stream: expected at least 1, got {args.stream}")
-    for name in ("trace", "png", "simulate", "then_simulate"):
+    for name in ("trace", "png", "simulate", "then_simulate", "concurrency"):
         if getattr(args, name) is not None:
             raise InvalidInputError(f"--stream: expected no --{name.replace('_', '-')} next to it")
 

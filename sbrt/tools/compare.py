@@ -59,14 +59,21 @@ class Work:
                 keep_spans=self.keep_spans,
             )
 
-    def simulated(self, model: CostModel, sweep: Sweep) -> Report:
-        """Measure in the time of `model`. Raises EngineError if a generation fails."""
-        given, costs = sweep.widest(self.methods), model.costs()
+    def simulated(self, model: CostModel, sweep: Sweep, concurrency: int | None = None) -> Report:
+        """Measure in the time of `model`. Raises EngineError if a generation fails.
+
+        concurrency: sequences of a closed loop; None: one prompt after the other.
+        """
+        given, costs, config = sweep.widest(self.methods), model.costs(), self.config
+        if concurrency is not None:
+            config = replace(config, max_num_seqs=concurrency)
         with (
             closing(Phases()) as bar,
-            closing(Bench.open(self.config, self.pair, given, self.placement, costs)) as bench,
+            closing(Bench.open(config, self.pair, given, self.placement, costs)) as bench,
         ):
-            simulator = Simulator(bench, model, sweep, self.params, bar.update, self.keep_spans)
+            simulator = Simulator(
+                bench, model, sweep, self.params, bar.update, self.keep_spans, concurrency
+            )
             return simulator.report(self.methods, methods.parse("none"), self.prompts)
 
 
@@ -106,6 +113,7 @@ def measured(
     One report, or with --then-simulate two: the second is in simulated time, without a trace.
     """
     model, later, params = flags.costs(args), flags.later_costs(args), flags.sampling(args)
+    concurrency = flags.concurrency(args)
     config, pair = flags.load(args, given)
     keep_spans = args.trace is not None or getattr(args, "png", None) is not None
     work = Work(config, pair, given, prompts, params, placement, keep_spans)
@@ -113,7 +121,7 @@ def measured(
         reports = [work.by_the_clock()]
     else:
         fixed = frozenset() if args.gamma is None else GAMMA_STAYS
-        reports = [work.simulated(model, Sweep(model.c, fixed))]
+        reports = [work.simulated(model, Sweep(model.c, fixed), concurrency)]
     if args.trace is not None:
         shown = [Recording(t.method.text, t.spans, t.rounds) for t in reports[0].shown()]
         write_chrome(args.trace, shown)

@@ -16,6 +16,7 @@ from ..model import hrad, names
 from ..model.hub import located
 from ..sampling import SamplingParams
 from ..serve.pair import Pair, load_pair
+from . import closed_loop
 from .costs import CostModel, read_costs
 from .progress import Progress
 from .prompts import BUILT_IN, read_prompts
@@ -171,6 +172,11 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         metavar="c=8|COSTS.json",
         help="after the clock's table, the same methods and settings in simulated time",
     )
+    add(
+        "--concurrency",
+        metavar="N",
+        help="with --simulate: keep N sequences in flight (default: one prompt after the other)",
+    )
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
@@ -276,6 +282,22 @@ def later_costs(args: argparse.Namespace) -> CostModel | None:
     if args.device.startswith("cuda"):
         raise InvalidInputError(f"--then-simulate: expected --device cpu, got {args.device}")
     return read_costs(given, "--then-simulate")
+
+
+def concurrency(args: argparse.Namespace) -> int | None:
+    """What --concurrency of a comparison says, None without it. Raises InvalidInputError."""
+    given = getattr(args, "concurrency", None)
+    if given is None:
+        return None
+    found = closed_loop.counts("--concurrency", given)
+    if len(found) > 1:
+        raise InvalidInputError(f"--concurrency: expected one number, got {len(found)}")
+    if args.simulate is None:
+        raise InvalidInputError("--concurrency: expected --simulate next to it, got none")
+    for name in ("trace", "png"):
+        if getattr(args, name) is not None:
+            raise InvalidInputError(f"--concurrency: expected no --{name} next to it")
+    return found[0]
 
 
 def prompts(args: argparse.Namespace) -> list[str]:

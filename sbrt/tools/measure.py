@@ -20,6 +20,7 @@ from ..outputs import RequestOutput, ratio
 from ..sampling import SamplingParams
 from ..serve.pair import Pair
 from ..trace.spans import Round, Span
+from .closed_loop import Load
 from .costs import SECOND, CostModel
 
 WARM_TOKENS = 16
@@ -56,10 +57,13 @@ class Tally:
     traced_tokens: int = 0  # of the answer that `spans` shows
     sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figure
     chosen: dict[str, int] = field(default_factory=dict)  # rounds of what `auto` chose
+    load: Load | None = None  # of a closed loop, what its full rounds brought
 
     @property
     def rate(self) -> float:
-        """Tokens per second of generation."""
+        """Tokens per second of generation; of a closed loop, all its sequences together."""
+        if self.load is not None:
+            return ratio(self.load.tokens, self.load.seconds)
         return ratio(self.tokens, self.seconds)
 
     def add(self, output: RequestOutput, plain: RequestOutput | None) -> None:
@@ -145,6 +149,7 @@ class Report:
     """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named.
 
     simulated: what gave the time, None for the clock. sampled: the temperature was above 0.
+    concurrency: sequences of a closed loop, None where prompts ran one after the other.
     """
 
     tallies: list[Tally]
@@ -156,6 +161,7 @@ class Report:
     sampled: bool = False
     device: str = "cpu"
     activation_dtype: str = "float32"
+    concurrency: int | None = None
 
     @property
     def wrong(self) -> list[Tally]:
@@ -169,10 +175,21 @@ class Report:
         return self.simulated.unit if self.simulated else SECOND
 
     def line(self, tally: Tally) -> dict[str, Any]:
-        """The JSON object of a tally."""
+        """The JSON object of a tally.
+
+        Of a closed loop tokens_per_second is full_tokens / full_seconds: the tokens and the time of
+        the rounds in which all `concurrency` sequences decode. `seconds` adds up the answers'.
+        """
         device = "sim" if self.simulated else self.device
         dtypes = (self.dtype, self.activation_dtype)
-        return tally.line(self.plain.rate, self.placement, dtypes, device)
+        line = tally.line(self.plain.rate, self.placement, dtypes, device)
+        if self.concurrency is None or tally.load is None:
+            return line
+        return line | {
+            "concurrency": self.concurrency,
+            "full_tokens": tally.load.tokens,
+            "full_seconds": tally.load.seconds,
+        }
 
     def lines(self) -> list[dict[str, Any]]:
         """The JSON objects, one per mention of a method."""

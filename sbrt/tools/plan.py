@@ -3,6 +3,7 @@
 Real rounds in simulated time, every open gamma tried: on a pair and prompts or, with --acceptance,
 on a toy pair whose draft's first choice is right so often, and knows how sure it may be
 (csrc/model/toy.h). A toy's text does not repeat: look-ups find nothing there.
+With --concurrency each method runs once for every number of sequences in flight.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..methods import Method
 from ..outputs import ratio
 from ..sampling import SamplingParams
 from ..serve.pair import Pair
-from . import compare, flags, picture, table
+from . import closed_loop, compare, flags, picture, table
 from .costs import CostModel, cost_model, read_costs
 from .measure import Report
 from .simulate import Sweep
@@ -53,6 +54,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="synthetic drafts that are right this often",
     )
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
+    add(
+        "--concurrency",
+        metavar="A,B,...",
+        help="numbers of sequences in flight, for example 1,2,4,8,16 (default: one prompt after "
+        "the other)",
+    )
     add("--png", type=Path, metavar="F", help="draw speed-up over gamma")
     add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
     flags.add_json_flag(parser)
@@ -66,20 +73,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     names = methods.METHODS if args.methods is None else methods.parse_list(args.methods)
     given = flags.read_methods(args, names)
-    if args.acceptance is None:
-        reports = {"": _of_pair(args, given)}
-    else:
-        model = read_costs(args.costs, "--costs")
-        reports = {
-            f"acceptance {each:g}": _of_toys(model, each, given)
-            for each in _acceptances(args.acceptance)
-        }
+    reports = _of_pair(args, given) if args.acceptance is None else _of_toys(args, given)
     if args.png is not None:
-        _draw(args.png, reports)
-    compare.write_json(args.json, [line for report in reports.values() for line in report.lines()])
-    said = "\n\n".join(_said(name, report) for name, report in reports.items())
+        _draw(args.png, {name: report for name, [report] in reports.items()})
+    every = [report for many in reports.values() for report in many]
+    compare.write_json(args.json, [line for report in every for line in report.lines()])
+    said = "\n\n".join(_said(name, many) for name, many in reports.items())
     compare.show(args.json, said)
-    return max(map(compare.verdict, reports.values()))
+    return max(map(compare.verdict, every))
 
 
 def measured_costs(
@@ -113,6 +114,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidInputError("--acceptance: expected --costs with it, got none")
     if args.acceptance is not None and args.prompts is not None:
         raise InvalidInputError("--acceptance: expected no --prompts beside it, a toy reads none")
+    if args.concurrency is not None:
+        closed_loop.counts("--concurrency", args.concurrency)
+        if args.png is not None:
+            raise InvalidInputError("--concurrency: expected no --png next to it")
     if args.save_costs is not None and args.costs is not None:
         raise InvalidInputError("--save-costs: expected costs to be measured, got --costs")
 
@@ -130,23 +135,29 @@ def _acceptances(text: str) -> list[float]:
     return found
 
 
-def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> Report:
+def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, list[Report]]:
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     work = compare.Work(config, pair, given, prompts, params)
     if args.costs is not None:
-        model = read_costs(args.costs, "--costs")
-        return work.simulated(model, Sweep(model.c))
+        return {"": _simulated(args, work, read_costs(args.costs, "--costs"))}
     with Engine(config, pair=pair, methods=given) as engine:
         costs = measured_costs(engine, temperature=params.temperature)
     if args.save_costs is not None:
         write_file(args.save_costs, f"{json.dumps(costs, indent=1)}\n".encode())
         print(f"wrote {args.save_costs}", file=sys.stderr)
-    model = cost_model(MEASURED, costs)
-    return work.simulated(model, Sweep(model.c))
+    return {"": _simulated(args, work, cost_model(MEASURED, costs))}
 
 
-def _of_toys(model: CostModel, acceptance: float, given: Sequence[Method]) -> Report:
+def _of_toys(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, list[Report]]:
+    model = read_costs(args.costs, "--costs")
+    return {
+        f"acceptance {each:g}": _simulated(args, _toy_work(each, given), model)
+        for each in _acceptances(args.acceptance)
+    }
+
+
+def _toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
     target, draft = _toys(acceptance)
     pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
     config = EngineConfig(
@@ -154,8 +165,15 @@ def _of_toys(model: CostModel, acceptance: float, given: Sequence[Method]) -> Re
     )
     prompts = [[seed, seed + 1] for seed in range(TOY_PROMPTS)]
     params = SamplingParams(temperature=0.0, max_tokens=TOY_TOKENS, ignore_eos=True)
-    work = compare.Work(config, pair, given, prompts, params)
-    return work.simulated(model, Sweep(model.c))
+    return compare.Work(config, pair, given, prompts, params)
+
+
+def _simulated(args: argparse.Namespace, work: compare.Work, model: CostModel) -> list[Report]:
+    """One report for each number of sequences."""
+    numbers: list[int | None] = [None]
+    if args.concurrency is not None:
+        numbers = [*closed_loop.counts("--concurrency", args.concurrency)]
+    return [work.simulated(model, Sweep(model.c), number) for number in numbers]
 
 
 def _toys(acceptance: float) -> tuple[Toy, Toy]:
@@ -166,15 +184,25 @@ def _by_rows(ns: Sequence[int], rows: Sequence[int]) -> dict[str, float]:
     return {str(n): ns[n - 1] / 1e3 for n in rows}
 
 
-def _said(name: str, report: Report) -> str:
-    drawn = table.render(report)
+def _said(name: str, reports: Sequence[Report]) -> str:
+    head = f"{name}\n" if name else ""
+    if reports[0].concurrency is not None:
+        choices = "\n".join(
+            f"{table.counted(report.concurrency or 0, 'sequence')}: {_choice(report)}"
+            for report in reports
+        )
+        return f"{head}{table.render_many(reports)}\n\n{choices}"
+    [report] = reports
+    return f"{head}{table.render(report)}\n{_choice(report)}"
+
+
+def _choice(report: Report) -> str:
     best = max(report.shown(), key=lambda tally: tally.rate)
     others = {k: v for k, v in best.method.options.items() if k in ("gamma", "F", "on_miss")}
     options = ",".join(f"{k}={v}" for k, v in others.items() if best.method.name != "auto")
     choice = f"{best.method.name}{':' if options else ''}{options}"
     times = ratio(best.rate, report.plain.rate)
-    head = f"{name}\n" if name else ""
-    return f"{head}{drawn}\nChoose {choice}: {times:.2f} times plain decoding is to be expected."
+    return f"Choose {choice}: {times:.2f} times plain decoding is to be expected."
 
 
 def _draw(path: Path, reports: dict[str, Report]) -> None:

@@ -6,13 +6,15 @@ gamma was left open is tried at every gamma, and reports the setting of most tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..methods import AUTO, MAX_GAMMA, Method, Option
 from ..model import hrad
 from ..outputs import RequestOutput
 from ..sampling import SamplingParams
+from .closed_loop import ClosedLoop, count
 from .costs import CostModel
 from .measure import Bench, Progress, Report, Tally, fitting, run_one, silent
 
@@ -72,7 +74,10 @@ class Sweep:
 
 @dataclass
 class Simulator:
-    """Runs every setting once over all prompts; `bench` is in virtual time (`Bench.open`)."""
+    """Runs every setting once over all prompts; `bench` is in virtual time (`Bench.open`).
+
+    concurrency: sequences of a closed loop, with as many seats; None: one prompt after the other.
+    """
 
     bench: Bench
     model: CostModel
@@ -80,6 +85,7 @@ class Simulator:
     params: SamplingParams
     progress: Progress = silent
     keep_spans: bool = False
+    concurrency: int | None = None
     _tallies: dict[tuple[object, ...], Tally] = field(default_factory=dict)
     _prompts: list[list[int]] = field(default_factory=list)
     _plain: list[RequestOutput] = field(default_factory=list)  # to every prompt
@@ -113,6 +119,7 @@ class Simulator:
             skipped=len(prompts) - len(self._prompts),
             simulated=self.model,
             sampled=not self.params.greedy,
+            concurrency=self.concurrency,
         )
 
     def _best(self, method: Method) -> Tally:
@@ -138,15 +145,26 @@ class Simulator:
 
     def _run(self, method: Method) -> Tally:
         tally = self.bench.tally(method)
-        for i, ids in enumerate(self._prompts):
-            done, total = (
-                len(self._tallies) * len(self._prompts) + i,
-                self._todo * len(self._prompts),
-            )
-            self.progress("simulating", done, total, f"{method.text}, gamma {method.gamma}")
-            output = run_one(self.bench, tally, ids, self.params, self.keep_spans)
+        for i, output in enumerate(self._outputs(tally)):
             tally.add(output, self._plain[i] if self._plain else output)
         return tally
+
+    def _outputs(self, tally: Tally) -> Iterator[RequestOutput]:
+        """The answers, in the order of the prompts."""
+        if self.concurrency is not None:
+            say = partial(self._say, tally.method)
+            loop = ClosedLoop(self.bench.engine(tally.method), tally.method, self.concurrency, say)
+            tally.load = loop.run(self._prompts, self.params)
+            yield from tally.load.outputs
+            return
+        for i, ids in enumerate(self._prompts):
+            self._say(tally.method, i)
+            yield run_one(self.bench, tally, ids, self.params, self.keep_spans)
+
+    def _say(self, method: Method, answers: int) -> None:
+        each = count(len(self._prompts), self.concurrency or 1)
+        done, total = len(self._tallies) * each + answers, self._todo * each
+        self.progress("simulating", done, total, f"{method.text}, gamma {method.gamma}")
 
 
 def _figure(tally: Tally, keys: Sequence[str]) -> dict[str, object]:

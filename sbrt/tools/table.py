@@ -72,6 +72,36 @@ def render_next_to(clock: Report, simulated: Report) -> str:
     )
 
 
+def render_many(reports: Sequence[Report]) -> str:
+    """A row for each method, a column for each number of sequences; the methods are the same.
+
+    A cell has the tokens of all sequences per unit of time, and the speedup over `none` with as
+    many sequences. At most 100 characters a line for up to five numbers.
+    """
+    first = reports[0]
+    rows: list[tuple[str, ...]] = [("sequences", *(str(r.concurrency) for r in reports))]
+    for at, tally in enumerate(first.shown()):
+        cells = tuple(_many(report, report.shown()[at]) for report in reports)
+        rows += _rows(tally.method.text, cells)
+    text = first.simulated.text if first.simulated else ""
+    unit = "second" if first.unit == SECOND else "time of a one-row draft forward"
+    said = textwrap.wrap(
+        f"tokens of all sequences per {unit}, in rounds in which all of them decode; then the "
+        "speedup over none with as many sequences; NO: a token differs from plain decoding's",
+        WIDTH,
+    )
+    return "\n".join([f"closed loop, simulated, {text}", "", *aligned(rows), "", *said])
+
+
+def _many(report: Report, tally: Tally) -> str:
+    wrong = " NO" if tally in report.wrong else ""
+    return f"{_rate(tally.rate)} {ratio(tally.rate, report.plain.rate):.2f}x{wrong}"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.1f}" if rate >= 10 else f"{rate:.3f}"
+
+
 def counted(n: int, thing: str) -> str:
     """`1 token`, `2 tokens`."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
@@ -79,6 +109,8 @@ def counted(n: int, thing: str) -> str:
 
 def _title(lines: Sequence[dict[str, Any]], report: Report) -> list[str]:
     how = f"simulated, {report.simulated.text}" if report.simulated else _threads(lines)
+    if report.concurrency is not None:
+        how += f", {counted(report.concurrency, 'sequence')} in flight"
     prompts, tokens = counted(lines[0]["prompts"], "prompt"), counted(lines[0]["tokens"], "token")
     said = f"{prompts}, {tokens} per method, {report.dtype} weights, {how}"
     return textwrap.wrap(said, WIDTH)
@@ -113,15 +145,15 @@ def _pieces(name: str) -> list[str]:
 def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
-    rate = line["tokens_per_second"]
+    has_times = tally.method.drafts and tally.load is None  # in company they are nobody's own
     return (
-        f"{rate:.1f}" if rate >= 10 else f"{rate:.3f}",
+        _rate(line["tokens_per_second"]),
         f"{line['speedup']:.2f}x",
         f"{line['tokens_per_pass']:.2f}",
         f"{line['acceptance_rate']:.0%}" if drafts else "-",
         f"{line['rollback_rate']:.2f}" if drafts else "-",
         f"{line['branch_hits'] / rounds:.0%}" if rounds else "-",
-        f"{ratio(tally.overlap_seconds, tally.verify_seconds):.0%}" if tally.method.drafts else "-",
+        f"{ratio(tally.overlap_seconds, tally.verify_seconds):.0%}" if has_times else "-",
         "yes" if line["identical_to_none"] else "no" if tally.method.rejection else "NO",
     )
 

@@ -288,9 +288,10 @@ def test_bench_decode_compares_streams_with_generate(run, prompts, tmp_path):
         assert line["identical"] is True
         assert line["ratio"] > 0
         assert 0 < line["outputs_per_token"] <= 1
-    code, out, err = run("", *flags, "--simulate", "c=8", main=bench_decode)
-    assert (code, out) == (2, "")
-    assert err.rstrip().endswith("--stream: expected no --simulate next to it")
+    for other in (("--simulate", "c=8"), ("--concurrency", 2)):
+        code, out, err = run("", *flags, *other, main=bench_decode)
+        assert (code, out) == (2, "")
+        assert err.rstrip().endswith(f"--stream: expected no {other[0]} next to it")
     assert run("", "--stream", 0, main=bench_decode)[0] == 2
 
 

@@ -1,0 +1,92 @@
+"""Runs many sequences at once: as soon as one ends, the next prompt takes its place.
+
+Only full rounds count: rounds in which every one of the sequences decodes. Starting up, running
+out of prompts and waiting for a prompt to be read say nothing of a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .. import check
+from ..engine import Engine
+from ..errors import InvalidInputError
+from ..methods import Method
+from ..outputs import RequestOutput
+from ..sampling import SamplingParams
+
+MOST = 64  # sequences at once
+
+
+@dataclass
+class Load:
+    """What a closed loop brought. outputs: one per request, in the order of the requests.
+
+    tokens, seconds: of its full rounds.
+    """
+
+    outputs: list[RequestOutput]
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def count(prompts: int, concurrency: int) -> int:
+    """Requests of a closed loop. Prompts come again until N of them have had N - 1 neighbours."""
+    return max(prompts, 2 * concurrency - 1)
+
+
+def counts(flag: str, text: str) -> list[int]:
+    """Numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
+    found = []
+    for part in text.split(","):
+        if not (part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MOST):
+            raise InvalidInputError(
+                f"{flag}: expected numbers of sequences from 1 to {MOST}, got {check.show(part)}"
+            )
+        found.append(int(part))
+    return found
+
+
+@dataclass
+class ClosedLoop:
+    """Keeps `concurrency` sequences of `method` in flight on an engine in virtual time.
+
+    say: called with the number of answers so far.
+    """
+
+    engine: Engine
+    method: Method
+    concurrency: int
+    say: Callable[[int], None]
+    _begun: dict[str, bool] = field(default_factory=dict)  # live requests: has it a token?
+    _done: dict[str, RequestOutput] = field(default_factory=dict)
+
+    def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> Load:
+        """Answer prompts, given as ids, again and again until `count` requests have ended."""
+        total = count(len(prompts), self.concurrency)
+        waiting = [(str(i), prompts[i % len(prompts)]) for i in reversed(range(total))]
+        load = Load([])
+        while waiting or self._begun:
+            while waiting and len(self._begun) < self.concurrency:
+                name, ids = waiting.pop()
+                self.engine.add_request(name, ids, params, method=self.method)
+                self._begun[name] = False
+            self._step(load)
+            self.say(len(self._done))
+        load.outputs = [self._done[str(i)] for i in range(total)]
+        return load
+
+    def _step(self, load: Load) -> None:
+        before, members = self.engine.now_ns, set(self._begun)
+        outputs = self.engine.step()
+        for output in outputs:
+            self._begun[output.request_id] = True
+        is_full = len(members) == self.concurrency and all(self._begun[name] for name in members)
+        if is_full:
+            load.tokens += sum(len(output.delta_token_ids) for output in outputs)
+            load.seconds += (self.engine.now_ns - before) / 1e9
+        for output in outputs:
+            if output.finished:
+                del self._begun[output.request_id]
+                self._done[output.request_id] = output

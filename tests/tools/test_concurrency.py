@@ -1,0 +1,155 @@
+"""Contract under test: --concurrency. A closed loop keeps N sequences in flight in virtual time.
+Only rounds in which all N decode count. Answers are plain decoding's. One sequence in flight has
+the figures of a run without the flag."""
+
+import json
+
+import pytest
+
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, methods
+from sbrt.serve.pair import load_pair
+from sbrt.tools import cli, closed_loop, flags
+from sbrt.tools.closed_loop import ClosedLoop
+from sbrt.tools.costs import read_costs
+
+TOY = ("plan", "--costs", "c=4", "--acceptance", "0.7")
+METHODS = "none,draft_model:gamma=3,pearl:gamma=3,hedge:gamma=3,F=4"
+PROMPTS = [list(range(1, 3 + 40 * i)) for i in range(3)]  # the last takes two pieces
+
+
+@pytest.fixture
+def run(capsys):
+    """run(*words): the JSON lines of a command of `sbrt`."""
+
+    def call(*words):
+        code = cli.main([*map(str, words), "--json"])
+        out = capsys.readouterr().out
+        assert code == 0
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def loop(folders):
+    """loop(n, method, prompts, **params): what N sequences of the tiny pair bring at c=4."""
+
+    def call(n, method, prompts=PROMPTS, **params):
+        given = methods.parse(method)
+        config = EngineConfig(
+            model=folders[0], speculative={"model": folders[1], "method": method}, max_num_seqs=n
+        )
+        costs = read_costs("c=4").costs()
+        params = SamplingParams(**{"temperature": 0, "ignore_eos": True, "max_tokens": 24} | params)
+        said = []
+        with Engine(config, pair=load_pair(config), costs=costs) as engine:
+            load = ClosedLoop(engine, given, n, said.append).run(prompts, params)
+        assert said == sorted(said)
+        assert said[-1] == len(load.outputs)
+        return load
+
+    return call
+
+
+def test_one_sequence_in_flight_has_the_figures_of_a_run_without_the_flag(run):
+    for one, alone in zip(
+        run(*TOY, "--methods", METHODS, "--concurrency", 1),
+        run(*TOY, "--methods", METHODS),
+        strict=True,
+    ):
+        rate = one.pop("tokens_per_second")
+        assert rate == one.pop("full_tokens") / one.pop("full_seconds")
+        assert rate == pytest.approx(alone.pop("tokens_per_second"), rel=1e-9)
+        assert one.pop("speedup") == pytest.approx(alone.pop("speedup"), rel=1e-9)
+        assert one.pop("concurrency") == 1
+        assert one == alone
+
+
+def test_a_round_of_many_lasts_as_long_as_a_round_of_one(run):
+    """Under c=N 64 rows cost what one costs, so plain decoding gains a token for each sequence."""
+    lines = run(*TOY, "--methods", "none,pearl:gamma=3", "--concurrency", "1,4,16")
+    assert [line["concurrency"] for line in lines] == [1, 1, 4, 4, 16, 16]
+    plain, pearl = lines[::2], lines[1::2]
+    assert [line["tokens_per_second"] for line in plain] == pytest.approx([0.25, 1, 4])
+    assert all(line["identical_to_none"] for line in lines)
+    # gamma 3 = c - 1 fits beside the target: the speedup stays that of one sequence
+    assert [line["speedup"] for line in pearl] == pytest.approx([pearl[0]["speedup"]] * 3, rel=0.05)
+
+
+def test_only_rounds_of_all_sequences_count(loop):
+    """Of plain decoding every counted round brings N tokens in c = 4 draft forwards."""
+    for n in (1, 2, 3):
+        load = loop(n, "none")
+        assert [len(output.outputs[0].token_ids) for output in load.outputs] == [24] * max(
+            3, 2 * n - 1
+        )
+        assert load.tokens > 0
+        assert load.tokens % n == 0
+        assert load.seconds == pytest.approx(4 * load.tokens / n)
+
+
+def test_prompts_come_again_until_every_seat_has_had_company(loop):
+    load = loop(4, "pearl:gamma=3", PROMPTS[:2])
+    assert len(load.outputs) == closed_loop.count(2, 4) == 7
+    assert [output.prompt_token_ids for output in load.outputs] == [
+        PROMPTS[i % 2] for i in range(7)
+    ]
+    answers = [output.outputs[0].token_ids for output in load.outputs]
+    assert answers == [answers[i % 2] for i in range(7)]
+
+
+def test_answers_without_tokens_bring_none(loop):
+    load = loop(2, "none", max_tokens=0)
+    assert [output.finished for output in load.outputs] == [True] * 3
+    assert load.tokens == 0
+
+
+def test_a_comparison_of_one_number(run, folders):
+    pair = ("--target", folders[0], "--draft", folders[1], "--limit", 2, "--max-tokens", 12)
+    given = ("compare", *pair, "--methods", "pearl:gamma=2,none", "--simulate", "c=4")
+    lines = run(*given, "--concurrency", 2)
+    assert [line["concurrency"] for line in lines] == [2, 2]
+    assert lines[1]["tokens_per_second"] == pytest.approx(0.5)
+    assert all(line["device"] == "sim" and line["identical_to_none"] for line in lines)
+    assert "concurrency" not in run(*given)[0]
+
+
+def test_the_table_has_a_column_for_each_number(capsys):
+    assert cli.main([*TOY, "--methods", METHODS, "--concurrency", "1,2,4,8,16"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    header, _, plain, *_ = out.split("\n\n")[1].splitlines()
+    assert header.split() == ["sequences", "1", "2", "4", "8", "16"]
+    assert (
+        plain.split() == "none 0.250 1.00x 0.500 1.00x 1.000 1.00x 2.000 1.00x 4.000 1.00x".split()
+    )
+    assert [line.split(":")[0] for line in out.splitlines() if ": Choose " in line] == [
+        "1 sequence",
+        *(f"{n} sequences" for n in (2, 4, 8, 16)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([*TOY, "--concurrency", "0"], "from 1 to 64, got '0'"),
+        ([*TOY, "--concurrency", "1,65"], "'65'"),
+        ([*TOY, "--concurrency", "1,,2"], "''"),
+        ([*TOY, "--concurrency", "²"], "'²'"),
+        ([*TOY, "--concurrency", "9" * 5000], "from 1 to 64"),
+        ([*TOY, "--concurrency", "2", "--png", "x.png"], "--png"),
+        (["compare", "--concurrency", "2"], "--simulate"),
+        (["compare", "--concurrency", "2", "--then-simulate", "c=4"], "--simulate"),
+        (["compare", "--simulate", "c=4", "--concurrency", "1,2"], "expected one number, got 2"),
+        (["compare", "--simulate", "c=4", "--concurrency", "2", "--trace", "x.json"], "--trace"),
+    ],
+)
+def test_what_cannot_be_is_refused(capsys, monkeypatch, words, named):
+    def load(*_):
+        raise InvalidInputError("models were loaded")
+
+    monkeypatch.setattr(flags, "load", load)
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert named in err
