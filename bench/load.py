@@ -22,7 +22,7 @@ from sbrt.tools import compare, flags, table
 from sbrt.tools.measure import WARM_TOKENS, fitting
 from sbrt.tools.progress import Phases
 
-from .traffic import Load, Played, Work, play
+from .models.traffic import Load, Played, Work, play
 
 RUNS = 3
 COLUMNS = (

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import decode, traffic
+from bench import decode
+from bench.models import traffic
 from bench.models.texts import TEXTS
 from bench.peers.lines import first_difference
 from sbrt import Engine, SamplingParams, methods
@@ -95,6 +96,14 @@ def test_figures_of_a_run_are_those_of_its_requests():
     assert (played.between_outputs(0.5), played.between_outputs(0.99)) == (1.0, 2.0)
     assert traffic.percentile([], 0.5) == 0.0
     assert traffic.percentile(list(range(1, 101)), 0.99) == 99
+
+
+def test_the_time_that_all_share_is_that_between_the_last_first_token_and_the_first_last():
+    first = traffic.Answer(0, 0.0, times=[1.0, 3.0, 4.0, 6.0], counts=[1, 2, 3, 5])
+    other = traffic.Answer(1, 0.0, times=[2.0, 4.0, 5.0], counts=[1, 7, 4])
+    assert traffic.Played([first, other], 6.0).shared() == (2 + 3 + 7 + 4, 3.0)
+    late = traffic.Answer(2, 0.0, times=[5.0, 7.0], counts=[1, 1])
+    assert traffic.Played([first, other, late], 7.0).shared() == (0, 0.0)
 
 
 def test_an_answer_is_compared_as_far_as_it_came():

@@ -116,6 +116,18 @@ class Played:
         """Percentile of the seconds per token within a request."""
         return percentile([gap for a in self.counted for gap in a.token_gaps], share)
 
+    def shared(self) -> tuple[int, float]:
+        """Tokens that came while all requests were decoding, and these seconds; (0, 0.0) if never.
+
+        From the moment when all have their first token until one of them has its last.
+        """
+        begin = max(a.times[0] for a in self.counted)
+        end = min(a.times[-1] for a in self.counted)
+        if end <= begin:
+            return 0, 0.0
+        outputs = [o for a in self.counted for o in zip(a.times, a.counts, strict=True)]
+        return sum(count for at, count in outputs if begin < at <= end), end - begin
+
     def between_outputs(self, share: float) -> float:
         """Percentile of the seconds between two outputs of a request."""
         return percentile([gap for a in self.counted for gap in a.gaps], share)
