@@ -5,9 +5,11 @@
 
 Every peer runs in a process and an environment of its own (`make peers`). Greedy, max_tokens from
 every prompt whatever ends it, prefill and warm-up left out, engines interleaved prompt by prompt,
-medians over prompts. Engines that do not fit in memory together are measured one after another,
-and one that does not fit by itself is refused. Correctness first: what is not correct (Line.json)
-has no figures. A checkpoint without a draft (m37, m2) has no lines that need one.
+medians over prompts. --concurrency N also measures batches of N prompts: ours with N seats,
+llama.cpp with N sequences in one llama_batch. Engines that do not fit in memory together are
+measured one after another, and one that does not fit by itself is refused. Correctness first: what
+is not correct (Line.json) has no figures. A checkpoint without a draft (m37, m2) has no lines that
+need one.
 
 --target takes models of the user's. Of a GGUF file ours and llama.cpp read the same weights;
 engines that read no such files are left out.
@@ -23,7 +25,8 @@ from pathlib import Path
 
 from bench.models import checkpoints
 from bench.peers import ours, report, run, settings
-from sbrt import InvalidInputError, methods
+from sbrt import InvalidInputError, check, methods
+from sbrt._core import MAX_SEATS
 from sbrt.cores import usable_cores
 from sbrt.tools import compare, flags
 
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chatml", action="store_true", help="each prompt as a user's turn, as SmolLM2 has them")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
     add("--max-tokens", type=int, default=flags.MAX_TOKENS, metavar="N")
+    add("--concurrency", type=int, metavar="N", help="also decode N prompts at once")
     add("--threads", type=int, default=usable_cores(), metavar="N", help="of every engine")
     flags.add_json_flag(parser)
     parser.set_defaults(prompt=None, prompt_file=None, trace=None)
@@ -102,11 +106,13 @@ def _peers(args: argparse.Namespace, peers: Sequence[settings.Peer]) -> list[set
 def _case(args: argparse.Namespace, peers: Sequence[settings.Peer]) -> run.Case:
     if args.max_tokens < 2:
         raise InvalidInputError(f"--max-tokens: expected at least 2, got {args.max_tokens}")
+    if args.concurrency is not None:
+        check.integer("--concurrency", args.concurrency, 2, MAX_SEATS)
     theirs = (dtype for peer in peers for dtype in peer.plain)
     known = list(dict.fromkeys((*ours.DTYPES, *ours.FILE_DTYPES, *theirs)))
     dtypes = None if args.dtypes is None else _names("--dtypes", args.dtypes, known)
     given = [methods.parse(text).text for text in methods.parse_list(args.methods)]
-    return run.Case(peers, dtypes, given, args.threads, args.max_tokens)
+    return run.Case(peers, dtypes, given, args.threads, args.max_tokens, args.concurrency)
 
 
 if __name__ == "__main__":

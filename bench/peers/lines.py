@@ -37,11 +37,27 @@ class Answer:
     picking: float = 0.0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """ids of several prompts decoded at once. `total`: seconds, prefill included.
+
+    `timed` of the tokens took `seconds`: while all prompts were decoding, prefill left out.
+    """
+
+    ids: list[list[int]]
+    seconds: float
+    timed: int
+    total: float
+
+
 class Source(Protocol):
     """What answers: a worker (bench/peers/process.py) or ours (bench/peers/ours.py)."""
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
         """Decode greedily after `ids`."""
+
+    def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
+        """Decode greedily after all `prompts` at once; asked only of a line with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
         """How far the best logit after `ids` is above that of `token`, relative to the best."""
@@ -80,6 +96,10 @@ class Line:
     different: int = 0  # prompts whose ids differ from the reference's
     ties: int = 0  # of them, those that part at a near-tie of the peer's own logits
     short: int = 0  # prompts with another number of tokens than asked for
+    in_batches: bool = False  # whether it can decode several prompts at once
+    batches: list[Batch] = field(default_factory=list)
+    batch_different: int = 0  # as `different`, of prompts decoded at once
+    batch_ties: int = 0
 
     @property
     def name(self) -> str:
@@ -91,7 +111,8 @@ class Line:
         """It ran, gave as many tokens as asked for, and differs at ties only; see `json`."""
         judged = self.reference is None or self.reference.is_correct
         ran = self.error is None and bool(self.rates)
-        return judged and ran and not self.short and self.different == self.ties
+        differs = self.different != self.ties or self.batch_different != self.batch_ties
+        return judged and ran and not self.short and not differs
 
     def say(self, sentence: str) -> None:
         """To stderr, with the line's name."""
@@ -123,7 +144,18 @@ class Line:
         if answer.ids != wanted:
             self.different += 1
             self.parts[-1] = at = first_difference(answer.ids, wanted)
-            self.ties += at < len(wanted) and self._is_tie(prompt + wanted[:at], wanted[at])
+            self.ties += self._is_tie(prompt, wanted, at)
+
+    def add_batch(
+        self, prompts: list[list[int]], batch: Batch, wanted: list[list[int]], max_tokens: int
+    ) -> None:
+        """Count answers of one batch; `wanted`: the reference's ids of each, decoded alone."""
+        self.batches.append(batch)
+        for prompt, ids, alone in zip(prompts, batch.ids, wanted, strict=True):
+            self.short += len(ids) != max_tokens
+            if ids != alone:
+                self.batch_different += 1
+                self.batch_ties += self._is_tie(prompt, alone, first_difference(ids, alone))
 
     def add_forwards(self, rows: int, us: list[float] | str | None) -> None:
         """Times of forwards of so many rows, or why there are none: said once."""
@@ -133,11 +165,11 @@ class Line:
             self.us[rows] = []
             self.say(f"no forward of {rows} rows: {us}")
 
-    def _is_tie(self, ids: list[int], token: int) -> bool:
-        """Ours are exact: they have no ties."""
-        if self.peer == OURS:
+    def _is_tie(self, prompt: list[int], wanted: list[int], at: int) -> bool:
+        """Whether the wanted token at this index is nearly the best. Ours are exact: no ties."""
+        if self.peer == OURS or at >= len(wanted):
             return False
-        gap = self.ask("gap", ids, token)
+        gap = self.ask("gap", prompt + wanted[:at], wanted[at])
         return gap is not None and gap < TIES[self.dtype]
 
     def json(self, threads: int) -> dict[str, Any]:
@@ -152,6 +184,9 @@ class Line:
         a GGUF file all engines have the same weights, and must give our ids.
         parts_at: where each answer parts from the reference's, null: nowhere. picking_share: share
         of the seconds that Answer calls picking.
+        batch: prompts decoded at once, null where that was not measured. batch_tokens_per_second:
+        of all of them, median over batches, while all were decoding; _best_: of one batch; _total_:
+        prefill included. These answers are compared with the reference's of one prompt at a time.
         What is not correct has no figures.
         """
         shown = self.is_correct
@@ -175,8 +210,21 @@ class Line:
             "parts_at": self.parts,
             "prompts_that_differ": self.different,
             "of_them_at_ties": self.ties,
+            **self._batch_json(shown),
             "version": self.version,
             "error": self.error,
+        }
+
+    def _batch_json(self, shown: bool) -> dict[str, Any]:
+        rates = [ratio(batch.timed, batch.seconds) for batch in self.batches if shown]
+        totals = [ratio(sum(map(len, b.ids)), b.total) for b in self.batches if shown]
+        return {
+            "batch": len(self.batches[0].ids) if self.batches else None,
+            "batch_tokens_per_second": statistics.median(rates) if rates else None,
+            "batch_best_tokens_per_second": max(rates, default=None),
+            "batch_total_tokens_per_second": statistics.median(totals) if totals else None,
+            "batch_prompts_that_differ": self.batch_different,
+            "batch_of_them_at_ties": self.batch_ties,
         }
 
     def _forward(self, rows: int) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from bench.models.checkpoints import Given
-from bench.peers.lines import GGUF, OURS, Answer, Line, Unit
+from bench.models.traffic import Load, Work, play
+from bench.peers.lines import GGUF, OURS, Answer, Batch, Line, PeerError, Unit
 from bench.peers.memory import GIB, needed
 from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__, methods
 from sbrt._core import KernelBench
@@ -30,11 +32,22 @@ class Ours:
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
         """Greedy, max_tokens whatever ends it; the seconds begin after both prefills."""
-        params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-        output = self.engine.generate(ids, params, method=self.method)[0]
+        output = self.engine.generate(ids, _greedy(max_tokens), method=self.method)[0]
         tokens = output.outputs[0].token_ids
         seconds = output.metrics.decode_seconds if output.metrics else 0.0
         return Answer(tokens, seconds, timed=len(tokens))
+
+    def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
+        """Greedy, all requests at once. Raises PeerError if they never decode at the same time."""
+        work = Work(prompts, _greedy(max_tokens))
+        played = play(self.engine, methods.parse(self.method), Load(rate=math.inf), work)
+        timed, seconds = played.shared()
+        if not timed:
+            raise PeerError(
+                f"--max-tokens: expected enough for {len(prompts)} requests to decode at the same "
+                f"time, got {max_tokens}"
+            )
+        return Batch([answer.ids for answer in played.answers], seconds, timed, played.seconds)
 
     def gap(self, ids: list[int], token: int) -> float:
         """Never asked: ours are exact."""
@@ -56,6 +69,10 @@ class Ours:
         self.engine.close()
 
 
+def _greedy(max_tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+
+
 def is_part(op: str) -> bool:
     """A forward chooses tokens or laws: both are timed, the laws are not part of it."""
     return "law" not in op
@@ -67,7 +84,7 @@ def dtypes(given: Given) -> tuple[str, ...]:
 
 
 def units(
-    given: Given, dtypes: Sequence[str], names: Sequence[str], threads: int
+    given: Given, dtypes: Sequence[str], names: Sequence[str], threads: int, seats: int
 ) -> Iterator[Unit]:
     """One for each dtype: `none`, and every method that can do with the draft or without one."""
     usable = (m for m in names if given.draft or not methods.parse(m).needs_draft)
@@ -79,9 +96,14 @@ def units(
             dtype="auto" if storage == GGUF else storage,
             activation_dtype=activations or "auto",
             num_threads=threads,
+            max_num_seqs=seats,
+            enable_prefix_caching=False,  # prompts come again, and others feed them again
             speculative=SpeculativeConfig(model=given.draft) if given.draft else None,
         )
-        found = [Line(OURS, given.name, dtype, mode, version=__version__) for mode in modes]
+        found = [
+            Line(OURS, given.name, dtype, mode, version=__version__, in_batches=True)
+            for mode in modes
+        ]
         size = needed(given, dtype, given.draft is not None, COPIES, PROCESS)
         yield Unit(found, size, partial(_open, found, config, modes))
 

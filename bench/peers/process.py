@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.peers.lines import Answer, PeerError
+from bench.peers.lines import Answer, Batch, PeerError
 
 
 class Worker:
@@ -54,6 +54,11 @@ class Worker:
         """Greedy, max_tokens whatever ends it. Raises PeerError."""
         found = self.ask("generate", ids=ids, max_tokens=max_tokens)
         return Answer(found["ids"], found["seconds"], found["timed"], found.get("picking", 0.0))
+
+    def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
+        """The same after all prompts at once. Raises PeerError."""
+        found = self.ask("generate_batch", prompts=prompts, max_tokens=max_tokens)
+        return Batch(found["ids"], found["seconds"], found["timed"], found["total"])
 
     def gap(self, ids: list[int], token: int) -> float:
         """How much the best logit after `ids` exceeds the token's. Raises PeerError."""

@@ -15,6 +15,10 @@ COLUMNS = (
     *("peer", "dtype", "mode", "tokens/s", "spread"),
     *("us, 1 row", *(f"{n} rows" for n in ROWS[1:]), "ids differ", "at ties"),
 )
+TOGETHER = (
+    *("peer", "dtype", "mode", "at once", "tokens/s", "best", "with prefill", "x one"),
+    *("ids differ", "at ties"),
+)
 HALVES = ("float16", "bfloat16")
 LLAMA = "llama-cpp-python"
 
@@ -38,7 +42,7 @@ class Question:
 
     def sentence(self, lines: Sequence[Found]) -> str | None:
         """None if one of the two has no figure."""
-        is_rate = self.figure == "tokens_per_second"
+        is_rate = self.figure in RATES
         ours = self._best(lines, OURS, (self.dtype,), (self.mode,))
         theirs = self._best(lines, self.peer, self.dtypes, self.modes)
         if ours is None or theirs is None:
@@ -59,11 +63,13 @@ class Question:
             if (line["peer"], line["dtype"] in dtypes, line["mode"] in modes) == (peer, True, True)
             and line[self.figure]
         ]
-        sign = -1 if self.figure == "tokens_per_second" else 1
+        sign = -1 if self.figure in RATES else 1
         return min(found, key=lambda line: sign * line[self.figure], default=None)
 
 
 RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
+BATCH = "batch_tokens_per_second"
+RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
 # The most that a forward of so many rows may cost, in forwards of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
@@ -90,6 +96,8 @@ QUESTIONS = (
     Question((), GGUF, "lookup", LLAMA, (GGUF,), LOOKUPS, RATE, 2.5),
     Question((), GGUF, "none", LLAMA, (GGUF,), ("plain",), ONE, 1 / 0.42),
     Question((), GGUF, "none", LLAMA, (GGUF,), ("plain",), EIGHT, 1 / 0.18),
+    Question(("m37", *PAIRS), "bfloat16", "none", LLAMA, HALVES, ("plain",), BATCH, 3.0),
+    Question((), GGUF, "none", LLAMA, (GGUF,), ("plain",), BATCH, 3.0),
 )
 
 
@@ -101,6 +109,8 @@ def render(lines: Sequence[Found]) -> str:
         threads, prompts = mine[0]["threads"], max(line["prompts"] for line in mine)
         parts.append(f"{name}: {threads} threads, {prompts} prompts, medians")
         parts += aligned([COLUMNS, *map(_row, mine)])
+        if batches := [line for line in mine if line["batch"]]:
+            parts += ["", *aligned([TOGETHER, *map(_batch_row, batches)]), ""]
         parts += [f"{x['peer']} {x['dtype']} {x['mode']}: {x['error']}" for x in mine if x["error"]]
         parts += [*_answers(name, mine), ""]
     return "\n".join(parts[:-1])
@@ -149,6 +159,18 @@ def _row(line: Found) -> tuple[str, ...]:
         *(_shown(line[forward_key(n)], 0) for n in ROWS),
         str(line["prompts_that_differ"]),
         str(line["of_them_at_ties"]),
+    )
+
+
+def _batch_row(line: Found) -> tuple[str, ...]:
+    rate, alone = line[BATCH], line[RATE]
+    return (
+        *(line[key] for key in ("peer", "dtype", "mode")),
+        str(line["batch"]),
+        *(_shown(line[f"batch_{part}tokens_per_second"], 1) for part in ("", "best_", "total_")),
+        _shown(rate / alone if rate and alone else None, 2),
+        str(line["batch_prompts_that_differ"]),
+        str(line["batch_of_them_at_ties"]),
     )
 
 

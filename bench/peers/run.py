@@ -22,7 +22,7 @@ BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 class Case:
     """What to measure. methods: those of ours to run, `none` apart. threads: what each engine gets.
 
-    dtypes: only these; None: all.
+    dtypes: only these; None: all. concurrency: prompts to decode at once besides; None: none.
     """
 
     peers: Sequence[Peer]
@@ -30,6 +30,7 @@ class Case:
     methods: Sequence[str]
     threads: int
     max_tokens: int
+    concurrency: int | None = None
 
     def keeps(self, dtype: str) -> bool:
         """Whether lines of this dtype are measured."""
@@ -64,9 +65,11 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
     for group in groups:
         try:
             _open(given.name, group)
-            ids = ids or _fitting(lines[0], prompts, case.max_tokens)
+            ids = ids or _fitting(lines[0], prompts, case)
             opened = [line for unit in group for line in unit.lines]
             _generate(opened, ids, case.max_tokens)
+            if case.concurrency is not None:
+                _generate_batches(opened, ids, case.max_tokens, case.concurrency)
             _time_forwards(opened)
         finally:
             for unit in group:
@@ -76,7 +79,8 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
 
 def _units(given: Given, case: Case) -> list[Unit]:
     """Ours come first: every other line is compared with one of them, or with its own plain."""
-    found = list(ours.units(given, case.our_dtypes(given), case.methods, case.threads))
+    dtypes, seats = case.our_dtypes(given), case.concurrency or 1
+    found = list(ours.units(given, dtypes, case.methods, case.threads, seats))
     for peer in case.peers:
         if not peer.reads(given):
             print(f"{given.name}: {peer.name} reads no GGUF file: left out", file=sys.stderr)
@@ -97,9 +101,14 @@ def _open(name: str, group: Sequence[Unit]) -> None:
     bar.close()
 
 
-def _fitting(line: Line, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
+def _fitting(line: Line, prompts: Sequence[str], case: Case) -> list[list[int]]:
     assert isinstance(line.source, ours.Ours)
-    found = fitting(line.source.engine, prompts, SamplingParams(max_tokens=max_tokens))
+    found = fitting(line.source.engine, prompts, SamplingParams(max_tokens=case.max_tokens))
+    if len(found) < (case.concurrency or 1):
+        raise InvalidInputError(
+            f"--concurrency: expected at most one for each of {len(found)} prompts that fit, "
+            f"got {case.concurrency}"
+        )
     if len(found) < len(prompts):
         print(f"{len(prompts) - len(found)} prompts skipped: they do not fit", file=sys.stderr)
     return found
@@ -122,6 +131,28 @@ def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: i
                 line.add(ids, answer, wanted.ids, max_tokens)
             elif answer is not None and line.reference is not None:
                 line.fail(f"nothing to compare with: {line.reference.name} has no answer")
+    bar.close()
+
+
+def _generate_batches(
+    lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: int, size: int
+) -> None:
+    """Every line that can on every full batch of `size` prompts; who goes first changes."""
+    bar = Progress(f"{lines[0].checkpoint}: {size} at once")
+    able = [line for line in lines if line.in_batches]
+    for line in able:
+        line.ask("generate_batch", prompts[:size], max_tokens)  # warms up
+    starts = range(0, len(prompts) - size + 1, size)
+    for done, begin in enumerate(starts):
+        bar.update(done, len(starts))
+        given = list(prompts[begin : begin + size])
+        for at in range(len(able)):
+            line = able[(at + done) % len(able)]
+            alone = (line.reference or line).answers[begin : begin + size]
+            batch = line.ask("generate_batch", given, max_tokens)
+            if batch is not None and all(alone):
+                wanted = [answer.ids for answer in alone if answer is not None]
+                line.add_batch(given, batch, wanted, max_tokens)
     bar.close()
 
 

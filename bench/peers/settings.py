@@ -24,6 +24,7 @@ DRAFTING = ("assistant_model", "draft_model")  # modes that open the draft too
 class Peer:
     """plain: dtypes of plain decoding. speculative: (mode, dtypes), with a draft only.
 
+    in_batches: modes that can decode several prompts at once.
     file_modes: what it runs on a GGUF file in the dtype gguf; empty: it reads none.
     environment: a folder that `make peers` makes; None: the one that runs the bench.
     copies: how often it holds its weights at most, while it reads or converts them. process: bytes
@@ -36,6 +37,7 @@ class Peer:
     plain: tuple[str, ...]
     speculative: tuple[tuple[str, tuple[str, ...]], ...]
     file_modes: tuple[str, ...] = ()
+    in_batches: tuple[str, ...] = ()
     copies: float = 2.0
     process: float = 0.5 * GIB
 
@@ -59,13 +61,16 @@ class Peer:
         if is_gguf(given.target):
             for mode in self.file_modes:
                 if given.draft or mode not in DRAFTING:
-                    yield Line(self.name, given.name, GGUF, mode)
+                    yield self._line(given, GGUF, mode)
             return
         for dtype in self.plain:
-            yield Line(self.name, given.name, dtype, "plain")
+            yield self._line(given, dtype, "plain")
         for mode, dtypes in self.speculative if given.draft else ():
             for dtype in dtypes:
-                yield Line(self.name, given.name, dtype, mode)
+                yield self._line(given, dtype, mode)
+
+    def _line(self, given: Given, dtype: str, mode: str) -> Line:
+        return Line(self.name, given.name, dtype, mode, in_batches=mode in self.in_batches)
 
     def python(self) -> Path:
         """The interpreter of its environment. Raises PeerError, naming what is missing."""
@@ -109,6 +114,7 @@ LLAMA = Peer(
     ("float32", "float16", "bfloat16", "q8_0"),
     (("prompt_lookup", ("float16", "q8_0")), ("draft_model", ("float16", "q8_0"))),
     file_modes=("plain", "prompt_lookup", "prompt_lookup_bare", "draft_model"),
+    in_batches=("plain",),
 )
 PEERS = (
     Peer(

@@ -51,13 +51,22 @@ Kept SeatTable::kept_prompt(int i) const {
   return {prompt, seat.drafts && is_safe(r_.draft) ? prompt : 0};
 }
 
+// A burst before the target's forward makes all members wait. A member that hit loses by it more than
+// one that missed gains, so a missed one that can go on without waits until all have missed. Under
+// `rejection` tokens depend on what was drafted: there company decides nothing.
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
+  bool all_missed = true;
+  int32_t wanted = 0;  // by those that can go on without
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
     shape.gamma = std::max(shape.gamma, p.gamma);
-    if (seats_[i].sequence.missed()) shape.burst = std::max(shape.burst, burst_after_miss(p));
+    const bool missed = seats_[i].sequence.missed();
+    all_missed = all_missed && missed;
+    int32_t& burst = p.gamma > 0 && !is_rejection(r_.at(i)) ? wanted : shape.burst;
+    if (missed) burst = std::max(burst, burst_after_miss(p));
   });
+  if (all_missed) shape.burst = std::max(shape.burst, wanted);
   const bool overlaps = shape.gamma > 0;
   shape.target_width = overlaps ? r_.config.target_share() : r_.target.width;
   shape.draft_width = overlaps ? r_.config.draft_threads : r_.draft.width;

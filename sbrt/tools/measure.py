@@ -223,6 +223,7 @@ class Bench:
     ) -> Bench:
         """`costs`: of simulated time.
 
+        Without prefix reuse: every method feeds the whole prompt, not only the first one.
         Raises InvalidInputError: an unknown placement, a method without its draft.
         """
         check.one_of("placement", placement, PLACEMENTS)
@@ -232,6 +233,7 @@ class Bench:
         if pair.draft is None and any(method.needs_draft for method in methods):
             name = next(method.name for method in methods if method.needs_draft)
             raise InvalidInputError(f"method {name}: expected a draft model, got none")
+        config = replace(config, enable_prefix_caching=False)
         main = Engine(config, pair=pair, methods=methods, costs=costs)
         if placement == "shared":
             return cls(main, main, placement)

@@ -11,6 +11,7 @@ from sbrt import Engine, SamplingParams
 from sbrt.model import demo_pair
 
 main = pytest.importorskip("bench.peers.__main__", reason="benches run from the checkout").main
+from bench.models import traffic  # noqa: E402
 from bench.peers import lines, memory, report, settings  # noqa: E402
 
 KEYS = [
@@ -39,6 +40,11 @@ FAKE = """
             found = answers.get(f"{{self.dtype}} {{self.mode}}", answers["plain"])
             return {{"ids": found[:max_tokens], "seconds": 0.5, "timed": max_tokens - 1}}
 
+        def generate_batch(self, prompts, max_tokens):
+            answers = json.loads({answers!r})
+            found = [answers.get("batch", answers["plain"])[:max_tokens] for _ in prompts]
+            return {{"ids": found, "seconds": 0.25, "timed": 5, "total": 0.5}}
+
         def gap(self, ids, token):
             return {{"gap": {gap}}}
 
@@ -64,9 +70,9 @@ def bench(tmp_path, capsys, monkeypatch):
     """Runs the bench beside a fake peer; its exit code, its JSON lines by name, its stderr."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
 
-    def run(answers, gap=1.0, opens="opens", dies="", environment=None, argv=(), **kinds):
+    def run(answers, gap=1.0, opens="opens", dies="", environment=None, argv=(), copies=1, **kinds):
+        prompts.write_text(copies * (json.dumps({"prompt": PROMPT}) + "\n"))
         (tmp_path / "fake.py").write_text(
             textwrap.dedent(FAKE).format(
                 workers=str(settings.Path(settings.__file__).parent / "workers"),
@@ -132,6 +138,53 @@ def test_a_peer_may_part_at_a_near_tie_of_its_own(bench, ours):
     assert code == 0
     assert (line["correct"], line["prompts_that_differ"], line["of_them_at_ties"]) == (True, 1, 1)
     assert line["tokens_per_second"] > 0
+
+
+BATCHES = {"in_batches": ("plain",), "speculative": (("good", ("bfloat16",)),), "copies": 5}
+IN_BATCHES = ["--dtypes", "bfloat16", "--concurrency", "2"]
+
+
+def test_full_batches_are_measured_besides(bench, ours):
+    code, found, _ = bench({"plain": ours}, argv=IN_BATCHES, **BATCHES)
+    assert code == 0
+    fake = found["fake bfloat16 plain"]
+    assert (fake["batch"], fake["batch_tokens_per_second"]) == (2, 5 / 0.25)
+    assert fake["batch_best_tokens_per_second"] == 5 / 0.25
+    assert fake["batch_total_tokens_per_second"] == 2 * TOKENS / 0.5
+    for mode in ("none", "lookup"):
+        line = found[f"sbrt bfloat16 {mode}"]
+        assert (line["prompts"], line["batch"], line["batch_prompts_that_differ"]) == (5, 2, 0)
+        assert 0 < line["batch_tokens_per_second"] <= line["batch_best_tokens_per_second"]
+    good = found["fake bfloat16 good"]
+    assert (good["correct"], good["batch"], good["batch_tokens_per_second"]) == (True, None, None)
+
+
+@pytest.mark.parametrize("is_tie", [False, True])
+def test_what_lies_in_a_batch_alone_gets_no_figure(bench, ours, is_tie):
+    gap = lines.TIES["bfloat16"] / 2 if is_tie else 1.0
+    answers = {"plain": ours, "batch": wrong(ours, 3)}
+    code, found, _ = bench(answers, gap=gap, argv=IN_BATCHES, **BATCHES)
+    line = found["fake bfloat16 plain"]
+    assert (code, line["correct"]) == (0 if is_tie else 1, is_tie)
+    assert (line["batch_prompts_that_differ"], line["batch_of_them_at_ties"]) == (4, 4 * is_tie)
+    assert (line["prompts_that_differ"], line["batch"]) == (0, 2)
+    assert (line["tokens_per_second"] is None) == (not is_tie)
+    assert (line["batch_tokens_per_second"] is None) == (not is_tie)
+
+
+def test_ours_must_give_in_a_batch_what_it_gives_alone(bench, ours, monkeypatch):
+    leaked = property(lambda self: wrong(ours, 2), lambda *_: None)
+    monkeypatch.setattr(traffic.Answer, "ids", leaked, raising=False)
+    code, found, _ = bench({"plain": ours}, gap=0.0, argv=IN_BATCHES, **BATCHES)
+    line = found["sbrt bfloat16 none"]
+    assert (code, line["correct"], line["batch_prompts_that_differ"]) == (1, False, 4)
+    assert line["batch_of_them_at_ties"] == 0
+
+
+def test_a_batch_needs_as_many_prompts(bench, ours):
+    code, found, err = bench({"plain": ours}, argv=IN_BATCHES, in_batches=("plain",))
+    assert (code, found) == (2, {})
+    assert "--concurrency: expected at most one for each of 1 prompts that fit, got 2" in err
 
 
 def test_too_few_tokens_are_not_an_answer(bench, ours):
@@ -203,6 +256,7 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
         (["--methods", "magic"], "magic"),
         (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--limit", "0"], "--limit: expected at least 1, got 0"),
+        (["--concurrency", "1"], "--concurrency: expected"),
         (["--max-tokens", "1"], "--max-tokens: expected at least 2, got 1"),
         (
             # int4 has no peer: none is opened for this.
@@ -288,77 +342,6 @@ def test_the_usual_checkpoints_fit_any_machine(capsys):
     assert "of m37,m2,demo,demo-75m,demo-1g (default: m37,m2,demo,demo-75m)" in said
 
 
-def test_an_engine_needs_its_weights_and_more(tmp_path):
-    for name, size in (("t", 1000), ("d", 100)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(bytes(size))
-    given = settings.Given("x", tmp_path / "t", tmp_path / "d", "x")
-    assert memory.needed(given, "bfloat16", False, 1.0, 0.0) == 1000
-    assert memory.needed(given, "float32", True, 2.0, 7.0) == 2 * 2 * 1100 + 7
-    assert memory.needed(given, "q8_0", False, 1.0, 0.0) == 1000 * 34 / 64
-    assert memory.needed(given, "int4/float32", False, 1.0, 0.0) == 1000 * 20 / 64
-    (tmp_path / "x.gguf").write_bytes(bytes(500))
-    given = settings.Given("x", tmp_path / "x.gguf", None, "x")
-    assert memory.needed(given, "gguf/float32", False, 2.0, 3.0) == 2 * 500 + 3
-
-
-MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: {kib} kB\n"
-
-
-def machine(root, kib=None, cgroup="", files=()):
-    """A tree of the files that `memory.free` reads."""
-    texts = {"proc/self/cgroup": cgroup, **dict(files)}
-    if kib is not None:
-        texts["proc/meminfo"] = MEMINFO.format(kib=kib)
-    for name, text in texts.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "files", "left"),
-    [
-        ("", {}, 8000 * 1024),
-        ("0::/a/b", {f"{TWO}/a/memory.max": "max\n", f"{TWO}/a/memory.current": "5"}, 8000 * 1024),
-        ("0::/a/b", {f"{TWO}/a/b/memory.max": "900\n", f"{TWO}/a/b/memory.current": "500\n"}, 400),
-        # one around it is fuller
-        (
-            "0::/a/b",
-            {
-                f"{TWO}/a/b/memory.max": "900", f"{TWO}/a/b/memory.current": "500",
-                f"{TWO}/a/memory.max": "1000", f"{TWO}/a/memory.current": "990",
-                f"{TWO}/a/memory.stat": "anon 880\ninactive_file 100\n",
-            },
-            110,
-        ),
-        # a container sees its own at the top
-        ("0::/elsewhere", {f"{TWO}/memory.max": "70", f"{TWO}/memory.current": "90"}, 0),
-        (
-            "9:cpu:/x\n4:memory:/x\n0::/",
-            {
-                f"{ONE}/x/memory.limit_in_bytes": "5000", f"{ONE}/x/memory.usage_in_bytes": "4000",
-                f"{ONE}/x/memory.stat": "inactive_file 7\ntotal_inactive_file 500\n",
-            },
-            1500,
-        ),
-        ("4:cpu:/x", {f"{ONE}/x/memory.limit_in_bytes": "5"}, 8000 * 1024),
-    ],
-)  # fmt: skip
-def test_free_memory_is_what_the_machine_and_its_cgroups_leave(tmp_path, cgroup, files, left):
-    assert memory.free(machine(tmp_path, 8000, cgroup, files)) == left
-
-
-def test_where_nothing_tells_what_is_free_nothing_is_refused(tmp_path):
-    assert memory.free(machine(tmp_path)) is None
-    units = [lines.Unit([], 1e18, lambda: None)] * 2
-    assert memory.groups(units, None) == [units]
-    assert memory.shortage(units[0], None) is None
-
-
 def found(peer, dtype, mode, rate, us=10.0):
     line = lines.Line(peer, "m37", dtype, mode)
     return line.json(2) | {
@@ -378,3 +361,18 @@ def test_the_table_says_how_ours_stands_beside_the_best_of_theirs():
     assert "ours bfloat16 none is 1.50 times llama-cpp-python float16 plain" in text
     assert "forward_us_8: ours bfloat16 none is 2.50 times llama-cpp-python float16" in text
     assert "ours float32" not in text
+    assert "at once" not in text
+
+
+def test_batches_have_a_table_of_their_own():
+    batch = {"batch": 8, "batch_tokens_per_second": 900.0, "batch_best_tokens_per_second": 950.0}
+    text = report.render(
+        [
+            found("sbrt", "bfloat16", "none", 300.0) | batch,
+            found("llama-cpp-python", "float16", "plain", 200.0)
+            | batch | {"batch_tokens_per_second": 250.0},
+        ]
+    )  # fmt: skip
+    rows = [line.split() for line in text.splitlines()]
+    assert ["sbrt", "bfloat16", "none", "8", "900.0", "950.0", "-", "3.00", "0", "0"] in rows
+    assert "batch_tokens_per_second: ours bfloat16 none is 3.60 times llama-cpp-python" in text

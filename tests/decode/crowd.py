@@ -2,8 +2,9 @@
 
 A world is a pair of toys and a runtime of some seats. Sequences of fuzz.py come and go at random,
 each by a method of its own, some are dropped on the way. Whoever it shares its rounds with, a
-sequence has the tokens and the finish reason that it has alone, and its counters too where no round
-has more rows than a forward holds. World w of seed s is always the same.
+sequence has the tokens and the finish reason that it has alone. It has its counters too, unless a
+round has more rows than a forward holds, or company decides how a miss is answered. World w of
+seed s is always the same.
 The last line on stdout is a JSON summary.
 """
 
@@ -65,10 +66,17 @@ def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
     return seats == 1 or (seats * target <= ROWS and draft <= min(64 * seats, STEP_ROWS) // seats)
 
 
+def waits_for_company(world: fuzz.World, done: Running) -> bool:
+    """Whether company decides if a miss is answered by a burst. Never under `rejection`."""
+    policy = done.task.policies[done.method]
+    bursts = policy["gamma"] > 0 and policy.get("on_miss") == 1 and not policy.get("serial")
+    return bursts and world.runtime["max_num_seqs"] > 1 and not policy.get("rejection")
+
+
 def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> list[str]:
     expected = fuzz.oracle(world, done.task, done.method)
     different = fuzz.differences(done.seat, done.tokens, expected)
-    if not roomy:
+    if not roomy or waits_for_company(world, done):
         different = {k: v for k, v in different.items() if k not in fuzz.COUNTERS}
     seen["finished"] += 1
     seen["tokens"] += len(done.tokens)

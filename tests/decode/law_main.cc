@@ -58,7 +58,7 @@ int index(Engine& engine, const Request& request, int cells) {
   std::vector<int32_t> tokens;
   while (static_cast<int>(tokens.size()) < cells) {
     engine.run(1, 0);
-    for (const int32_t token : engine.take()) tokens.push_back(token);
+    for (const int32_t token : engine.take(0)) tokens.push_back(token);
   }
   int at = 0;
   for (int i = 0; i < cells; ++i) at = at * 256 + tokens[i];

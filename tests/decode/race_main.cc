@@ -39,7 +39,7 @@ Request request(uint64_t seed, const Policy& policy) {
 std::vector<int32_t> tokens(Engine& engine, uint64_t seed, const Policy& policy) {
   engine.begin(request(seed, policy));
   engine.run(0, 0);
-  return engine.take();
+  return engine.take(0);
 }
 
 Policy serial(int32_t steps, int32_t width) {
@@ -92,12 +92,12 @@ int64_t rounds(Threads threads, int64_t enough) {
         tokens(engine, seed, {.width = 1, .nodes = kMaxChain, .burst_width = 1});
     for (const Policy& policy : kPolicies) {
       check(tokens(engine, seed, policy) == plain, "seed ", seed, " gave other tokens");
-      done += engine.sequence().stats().rounds;
+      done += engine.sequence(0).stats().rounds;
       Policy by_chance = policy;
       by_chance.rejection = 1;
       check(tokens(engine, seed, by_chance) == tokens(calm, seed, by_chance), "seed ", seed,
             " gave other tokens under rejection");
-      done += engine.sequence().stats().rounds;
+      done += engine.sequence(0).stats().rounds;
     }
   }
   return done;

@@ -12,7 +12,7 @@ import pytest
 from sbrt import SamplingParams
 from sbrt.methods import METHODS
 from sbrt.model import demo_pair
-from sbrt.tools import cli
+from sbrt.tools import cli, measure
 from sbrt.tools.prompts import BUILT_IN, read_prompts
 
 KEYS = """method prompts tokens seconds prefill_seconds tokens_per_second speedup target_passes
@@ -93,6 +93,19 @@ def test_one_object_per_mention_and_none_always_runs(run):
     assert line["method"] == "pearl"
     assert line["speedup"] > 0
     assert line["identical_to_none"] is True
+
+
+def test_every_method_feeds_the_whole_prompt(run, monkeypatch):
+    """Else prefill_seconds would be those of the method that came first, and of nobody else."""
+    cached, add = [], measure.Tally.add
+
+    def noted(self, output, plain):
+        cached.append(output.num_cached_tokens)
+        add(self, output, plain)
+
+    monkeypatch.setattr(measure.Tally, "add", noted)
+    assert run("compare", "--methods", "none,pearl", "--limit", 2, "--max-tokens", 8)[0] == 0
+    assert cached == [0] * 4
 
 
 def test_all_that_exist_by_default(run):

@@ -3,6 +3,7 @@
 Plain decoding and forwards call llama_decode through the package's C interface, without the Python
 of Llama.generate, which a small model would mostly be waiting for. The speculative modes are
 Llama.generate with `draft_model`: its own prompt lookup, or a second Llama that guesses.
+generate_batch is plain decoding of several sequences, a row of each in one llama_batch.
 prompt_lookup_bare is the same prompt lookup without Llama.generate. vocabulary loads no weights.
 """
 
@@ -24,8 +25,8 @@ ROWS = 512  # of a batch
 class Rows:
     """A Llama's context, driven by rows: tokens at positions, logits back."""
 
-    def __init__(self, llama):
-        self.llama, self.context = llama, llama.ctx
+    def __init__(self, llama, context=None):
+        self.llama, self.context = llama, context or llama.ctx
         self.vocab = llama.n_vocab()
         self.memory = llama_cpp.llama_get_memory(self.context)
         self.batch = llama_cpp.llama_batch_init(ROWS, 0, 1)
@@ -46,15 +47,20 @@ class Rows:
 
     def fill(self, tokens, all_logits=False):
         """Put tokens into the batch; they follow those that are held."""
-        batch, head = self.batch, len(self.held)
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = head + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = all_logits or i == len(tokens) - 1
+        head, last = len(self.held), len(tokens) - 1
+        self.put([(0, head + i, token, all_logits or i == last) for i, token in enumerate(tokens)])
         self.held += tokens
+
+    def put(self, rows):
+        """Fill the batch: a sequence, a position, a token and if it wants logits, of each row."""
+        batch = self.batch
+        batch.n_tokens = len(rows)
+        for i, (sequence, position, token, wants) in enumerate(rows):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = wants
 
     def decode(self):
         """One llama_decode of the batch; the address of its logits says that it has ended."""
@@ -67,10 +73,66 @@ class Rows:
 
     def logits(self, all_logits=False):
         """As `feed` says; valid until the next `decode`."""
-        rows = self.batch.n_tokens if all_logits else 1
-        floats = ctypes.cast(self.pointer, ctypes.POINTER(ctypes.c_float))
-        found = np.ctypeslib.as_array(floats, (rows, self.vocab))
+        found = self.rows_of_logits(self.batch.n_tokens if all_logits else 1)
         return found if all_logits else found[0]
+
+    def rows_of_logits(self, count):
+        """The first `count` rows that wanted them, [count, vocab]; valid until `decode`."""
+        floats = ctypes.cast(self.pointer, ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(floats, (count, self.vocab))
+
+
+class Batch(Rows):
+    """Several sequences in a context of their own, each with room for `length` tokens."""
+
+    def __init__(self, llama, sequences, length):
+        params = type(llama.context_params).from_buffer_copy(llama.context_params)
+        params.n_seq_max = sequences
+        params.n_ctx = sequences * (-(-length // 256) * 256)  # as it rounds a sequence's share
+        context = llama_cpp.llama_init_from_model(llama.model, params)
+        if not context:
+            raise RuntimeError(f"llama_init_from_model: expected a context of {params.n_ctx} cells")
+        super().__init__(llama, context)
+        self.sequences, self.length = sequences, length
+
+    def holds(self, sequences, length):
+        """Whether it is as large as that."""
+        return self.sequences >= sequences and self.length >= length
+
+    def free(self):
+        """Give its memory back."""
+        llama_cpp.llama_batch_free(self.batch)
+        llama_cpp.llama_free(self.context)
+
+    def picks(self, rows):
+        """Feed rows as `put` has them; the best token of each that wants logits."""
+        found = []
+        for at in range(0, len(rows), ROWS):
+            part = rows[at : at + ROWS]
+            self.put(part)
+            self.decode()
+            if count := sum(wants for *_, wants in part):
+                found += self.rows_of_logits(count).argmax(axis=1).tolist()
+        return found
+
+    def generate(self, prompts, max_tokens):
+        """The answer of generate_batch: all prefilled, then a row of each in every llama_batch."""
+        llama_cpp.llama_memory_clear(self.memory, True)
+        begin = time.perf_counter()
+        rows = [
+            (sequence, i, token, i == len(ids) - 1)
+            for sequence, ids in enumerate(prompts)
+            for i, token in enumerate(ids)
+        ]
+        found = [[token] for token in self.picks(rows)]
+        prefilled = time.perf_counter()
+        for step in range(max_tokens - 1):
+            rows = [(s, len(prompts[s]) + step, ids[-1], True) for s, ids in enumerate(found)]
+            for ids, token in zip(found, self.picks(rows), strict=True):
+                ids.append(token)
+        end = time.perf_counter()
+        timed = len(prompts) * (max_tokens - 1)
+        return {"ids": found, "seconds": end - prefilled, "timed": timed, "total": end - begin}
 
 
 class Vocabulary:
@@ -132,7 +194,7 @@ class Peer:
                 **more,
             )
 
-        self.mode, self.speculative = mode, None
+        self.mode, self.speculative, self.batch = mode, None, None
         if mode == "prompt_lookup":
             self.speculative = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP)
         elif mode == "draft_model":
@@ -160,6 +222,15 @@ class Peer:
                 if len(clock.ids) == max_tokens:
                     break
         return clock.answer(max_tokens)
+
+    def generate_batch(self, prompts, max_tokens):
+        """Decode greedily after all prompts at once."""
+        size = len(prompts), max(map(len, prompts)) + max_tokens
+        if self.batch is None or not self.batch.holds(*size):
+            if self.batch is not None:
+                self.batch.free()
+            self.batch = Batch(self.llama, *size)
+        return self.batch.generate(prompts, max_tokens)
 
     def _plain(self, ids, max_tokens, clock):
         rest = self._first(ids, clock)

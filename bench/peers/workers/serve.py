@@ -5,6 +5,7 @@ A worker runs in its peer's environment, where nothing of sbrt is. Each line rea
 
     open      folder, draft (or null), dtype, mode, threads, build -> version
     generate  ids, max_tokens -> ids, seconds, timed; perhaps picking
+    generate_batch  prompts, max_tokens -> ids of each, seconds, timed, total (llama.cpp only)
     gap       ids, token -> gap
     forward   rows, context, times -> us, of each; or null with `why`
     logits    ids, path -> rows, vocab; writes float32 [rows, vocab] to path (llama.cpp only)
@@ -12,8 +13,8 @@ A worker runs in its peer's environment, where nothing of sbrt is. Each line rea
 
 `folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `timed` of the ids
 took `seconds`: from the first token, after prefill, to the last. `picking` of these seconds were
-spent by the worker's own loop. `gap`: how much larger the best logit after `ids` is than that of
-`token`, relative to the best (1 at least).
+spent by the worker's own loop. `total` seconds have prefill too. `gap`: how much larger
+the best logit after `ids` is than that of `token`, relative to the best (1 at least).
 """
 
 import json

@@ -124,8 +124,11 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.besides(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
-  return {ready * hit + (1 - ready) * after,
-          pace_.now() * (beside + more + (1 - ready) * (before + turns))};
+  // A burst is for a round in which all of them missed. Else whoever missed goes on with the root alone.
+  const double bursts = burst > 0 ? std::pow(1 - ready, alike_ - 1) : 1;
+  const double missed = bursts * after + (1 - bursts);
+  return {ready * hit + (1 - ready) * missed,
+          pace_.now() * (beside + more + (1 - ready) * bursts * (before + turns))};
 }
 
 Yield Tuner::forecast(const Arm& arm) const {

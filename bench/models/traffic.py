@@ -1,0 +1,220 @@
+"""Sends requests to an engine the way clients would, and notes when their tokens come."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sbrt.engine import Engine
+from sbrt.errors import EngineError
+from sbrt.methods import Method
+from sbrt.outputs import ratio
+from sbrt.sampling import SamplingParams
+
+
+@dataclass(frozen=True)
+class Load:
+    """How requests come: `concurrency` of them in flight at any time, or `rate` of them a second.
+
+    Exactly one of the two is set. Arrivals at a rate are a Poisson process.
+    """
+
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @property
+    def text(self) -> str:
+        """What tables and messages call it."""
+        return f"{self.rate:g}/s" if self.concurrency is None else f"{self.concurrency} at once"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Prompts as token ids, and the parameters of every request. seed: of the arrivals."""
+
+    prompts: Sequence[list[int]]
+    params: SamplingParams
+    seed: int = 0
+
+
+@dataclass
+class Answer:
+    """One request. prompt: its index. is_ballast: it only keeps the load up. Times: perf_counter().
+
+    times, counts: when each output came, and how many tokens it brought; only those with tokens.
+    """
+
+    prompt: int
+    arrived: float
+    is_ballast: bool = False
+    times: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    finished: bool = False
+
+    def add(self, ids: Sequence[int], now: float) -> None:
+        """Note the tokens of an output."""
+        if ids:
+            self.times.append(now)
+            self.counts.append(len(ids))
+            self.ids += ids
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between successive outputs."""
+        return [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
+
+    @property
+    def token_gaps(self) -> list[float]:
+        """Seconds per token after the first output; tokens of an output share its gap equally."""
+        pairs = zip(self.gaps, self.counts[1:], strict=True)
+        return [gap / count for gap, count in pairs for _ in range(count)]
+
+    def agrees(self, expected: Sequence[int]) -> bool:
+        """Whether these are the expected tokens: all of them, or the first ones if it was cut."""
+        return self.ids == list(expected if self.finished else expected[: len(self.ids)])
+
+
+@dataclass(frozen=True)
+class Played:
+    """One run of a load, of `seconds`."""
+
+    answers: Sequence[Answer]
+    seconds: float
+
+    @property
+    def counted(self) -> list[Answer]:
+        """Those whose latencies count."""
+        return [answer for answer in self.answers if not answer.is_ballast]
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers, as far as they came."""
+        return sum(len(answer.ids) for answer in self.answers)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of all requests together, prefill included."""
+        return ratio(self.tokens, self.seconds)
+
+    @property
+    def request_rate(self) -> float:
+        """Tokens per second of the median request, from its arrival to its last token."""
+        rates = [ratio(len(a.ids), a.times[-1] - a.arrived) for a in self.counted if a.times]
+        return statistics.median(rates) if rates else 0.0
+
+    def first(self, share: float) -> float:
+        """Percentile of the seconds from a request's arrival to its first token."""
+        return percentile([a.times[0] - a.arrived for a in self.counted if a.times], share)
+
+    def between_tokens(self, share: float) -> float:
+        """Percentile of the seconds per token within a request."""
+        return percentile([gap for a in self.counted for gap in a.token_gaps], share)
+
+    def shared(self) -> tuple[int, float]:
+        """Tokens that came while all requests were decoding, and these seconds; (0, 0.0) if never.
+
+        From the moment when all have their first token until one of them has its last.
+        """
+        begin = max(a.times[0] for a in self.counted)
+        end = min(a.times[-1] for a in self.counted)
+        if end <= begin:
+            return 0, 0.0
+        outputs = [o for a in self.counted for o in zip(a.times, a.counts, strict=True)]
+        return sum(count for at, count in outputs if begin < at <= end), end - begin
+
+    def between_outputs(self, share: float) -> float:
+        """Percentile of the seconds between two outputs of a request."""
+        return percentile([gap for a in self.counted for gap in a.gaps], share)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The least value that `share` of the values do not exceed; 0.0 of no values."""
+    if not values:
+        return 0.0
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+
+
+def arrivals(rate: float, count: int, seed: int) -> list[float]:
+    """Seconds at which `count` requests arrive: a Poisson process, the first one at 0."""
+    chance = random.Random(seed)
+    times = [0.0]
+    while len(times) < count:
+        times.append(times[-1] + chance.expovariate(rate))
+    return times
+
+
+def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
+    """Send every prompt once under this load; its latencies count.
+
+    A closed loop repeats the prompts until all that count have ended, so that the load stays the
+    same, and then aborts what still runs. Raises EngineError if a generation fails.
+    """
+    player = _Player(engine, method, work)
+    if load.concurrency is not None:
+        return player.closed(load.concurrency)
+    assert load.rate is not None
+    return player.open(load.rate)
+
+
+class _Player:
+    """The requests of one run; `live` by id."""
+
+    def __init__(self, engine: Engine, method: Method, work: Work) -> None:
+        self._engine, self._method, self._work = engine, method, work
+        self._live: dict[str, Answer] = {}
+        self._answers: list[Answer] = []
+        self._left = len(work.prompts)  # requests that count and have not ended
+
+    def closed(self, concurrency: int) -> Played:
+        begin = time.perf_counter()
+        while len(self._live) < concurrency:
+            self._send(time.perf_counter())
+        while self._left:
+            now = self._step()
+            while self._left and len(self._live) < concurrency:
+                self._send(now)
+        seconds = time.perf_counter() - begin
+        self._engine.abort_request(list(self._live))
+        return Played(self._answers, seconds)
+
+    def open(self, rate: float) -> Played:
+        due = deque(arrivals(rate, len(self._work.prompts), self._work.seed))
+        begin = time.perf_counter()
+        while self._left:
+            now = time.perf_counter() - begin
+            while due and due[0] <= now:
+                self._send(begin + due.popleft())
+            if self._live:
+                self._step()
+            else:
+                time.sleep(due[0] - now)
+        return Played(self._answers, time.perf_counter() - begin)
+
+    def _send(self, arrived: float) -> None:
+        index = len(self._answers)
+        is_ballast = index >= len(self._work.prompts)
+        answer = Answer(index % len(self._work.prompts), arrived, is_ballast)
+        ids, name = self._work.prompts[answer.prompt], f"traffic-{index}"
+        self._engine.add_request(name, ids, self._work.params, method=self._method)
+        self._answers.append(answer)
+        self._live[name] = answer
+
+    def _step(self) -> float:
+        """Run a round; the time at its end."""
+        outputs, now = self._engine.step(), time.perf_counter()
+        for output in outputs:
+            answer, [completion] = self._live[output.request_id], output.outputs
+            if completion.finish_reason == "error":
+                raise EngineError(f"method {self._method.text}: {completion.stop_reason}")
+            answer.add(output.delta_token_ids, now)
+            if output.finished:
+                answer.finished = True
+                del self._live[output.request_id]
+                self._left -= not answer.is_ballast
+        return now
