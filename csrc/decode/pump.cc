@@ -284,6 +284,7 @@ bool Pump::may_run_ahead(int i, bool alone) {
   if (2 * most > seat.sequence.left()) return false;
   return !seat.tuner || seat.tuner->stays(r_.at(i), seat.sequence.head());
 }
+
 // Between rounds, with nothing enqueued: chooses the next policy. False if the time is over.
 bool Pump::tune(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
@@ -303,6 +304,7 @@ bool Pump::tune(int i, int64_t until) {
   return !drafts || seat.drafted || c.head - c.draft_have <= kBehind ||
          prompts_.catch_draft_up(i, until);
 }
+
 bool Pump::idle(int64_t until) {
   return r_.exec->reach(r_.target.feed.fed, r_.target.feed.pieces, until) &&
          r_.exec->reach(r_.draft.feed.fed, r_.draft.feed.pieces, until) &&
