@@ -66,6 +66,8 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
       at(seat).draft_vocab = models[1]->vocab();
     }
   }
+  // A lane that moves its KV itself may have other bits by other pieces.
+  if (!target.lane->ring() || (draft.lane && !draft.lane->ring())) config.reuses_prefixes = false;
   check_holes(config.holes, config.vocab);
   for (int seat = 0; seat < count(); ++seat)
     shaping.emplace_back(*exec, config.vocab, config.holes);

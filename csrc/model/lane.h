@@ -91,6 +91,8 @@ class Model {
   virtual int64_t max_positions() const = 0;
   // The longest trunk it can follow; kEndless for a model that sees a window only.
   virtual int64_t longest() const { return max_positions(); }
+  // Sequences that a lane of it can take at once.
+  virtual int most_seats() const { return kMaxSeats; }
   virtual std::unique_ptr<Lane> bind(const LaneShape& shape) const = 0;
 };
 

@@ -92,6 +92,7 @@ class RecordedModel final : public Model {
   int vocab() const override { return vocab_; }
   int64_t max_positions() const override { return max_positions_; }
   int64_t longest() const override { return longest_; }
+  int most_seats() const override { return 1; }
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
 
  private:

@@ -142,7 +142,7 @@ def test_a_handler_that_generates_while_the_engine_waits_for_a_round(how, alarm)
 
 
 @pytest.mark.parametrize(
-    "method", ["drop_late", "_advance", "_start", "_run", "_file_last", "_spans", "_end"]
+    "method", ["drop_late", "_advance", "_start", "_run", "_file_last", "_take_tokens", "_end"]
 )
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_while_a_call_is_half_done(how, method, alarm, during) -> None:
@@ -347,7 +347,7 @@ def test_what_on_prefill_raises_drops_the_request(how) -> None:
         assert answer(engine, PROMPT[:20]) == fresh(PROMPT[:20])
 
 
-@pytest.mark.parametrize("method", ["_start", "_file_last", "_spans"])
+@pytest.mark.parametrize("method", ["_start", "_file_last", "_take_tokens"])
 def test_a_stream_that_a_collection_drops_inside_another_call(method, during) -> None:
     """Its destructor cannot drop the request at once; the next call does."""
     with one_engine() as engine:

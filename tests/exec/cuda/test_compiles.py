@@ -12,7 +12,7 @@ ARCHITECTURES = ("80", "90", "100")
 
 
 def test_there_are_sources():
-    assert {"round_kernels", "publish"} <= {source.stem for source in SOURCES}
+    assert {"kernels", "publish"} <= {source.stem for source in SOURCES}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
