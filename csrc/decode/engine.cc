@@ -82,10 +82,14 @@ void Engine::prepare(const Policy& policy) {
   }
 }
 
-int Engine::admit(const Request& request) {
+void Engine::check_admissible(const Request& request) const {
   check_usable();
   check_request(request, resources_.config, resources_.models[0]->vocab(), resources_.has_draft());
   resources_.shaping[0].check_request(request.shaping);
+}
+
+int Engine::admit(const Request& request) {
+  check_admissible(request);
   const int seat = pump_.free_seat(request.prompt);
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
   const Kept kept = pump_.kept(seat, request.prompt);
@@ -110,8 +114,7 @@ Tuner* Engine::free_tuner() const {
 }
 
 void Engine::begin(const Request& request) {
-  check_usable();
-  check_request(request, resources_.config, resources_.models[0]->vocab(), resources_.has_draft());
+  check_admissible(request);  // what cannot be admitted drops nothing
   start_over();
   admit(request);
 }
@@ -123,10 +126,11 @@ void Engine::run(int64_t max_rounds, double seconds) {
   try {
     pump_.run(max_rounds, until);
   } catch (...) {
-    for (int seat = 0; seat < seats(); ++seat) {
-      at(seat).sequence.end();
-      at(seat).keeps = false;
-      at(seat).sequence.drop_tokens();  // the caller gets the exception, and no token any more
+    for (int i = 0; i < seats(); ++i) {
+      HostSeat& seat = pump_.seat(i);
+      seat.keeps = false;
+      seat.sequence.end();
+      seat.sequence.drop_tokens();  // the caller gets the exception, and no token any more
     }
     pump_.settle_down();
     throw;

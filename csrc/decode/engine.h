@@ -84,6 +84,7 @@ class Engine {
     return u.stream ? &u.stream->trace() : nullptr;
   }
   void start_over();
+  void check_admissible(const Request& request) const;
   Tuner* free_tuner() const;
   void check_seat(int seat) const;
   HostSeat& at(int seat) {

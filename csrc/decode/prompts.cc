@@ -26,14 +26,15 @@ void Prompts::feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws) {
   const size_t at = unit.feed.next(from, all);
   const int64_t end = std::min(all, from + unit.feed.rows[at]);
   fed_of(unit, i).took(unit.feed.pieces + 1, end);
-  launch(unit, bit(i), at, width, keeps_laws && end == all);
+  const bool keeps = keeps_laws && end == all && at == 0;
+  launch(unit, bit(i), keeps ? graphs_.prefill_laws() : unit.feed.graphs[at], width);
 }
 
-// The seats of a piece, by the graph at that place.
-void Prompts::launch(LaneUnit& unit, SeatSet seats, size_t at, int width, bool keeps_laws) {
+// A piece of these seats.
+void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width) {
   Feed& feed = unit.feed;
   unit.fed_roll->word[++feed.pieces % kRecords] = seats;
-  unit.stream->launch(keeps_laws && at == 0 ? graphs_.prefill_laws() : feed.graphs[at], width);
+  unit.stream->launch(graph, width);
   unit.stream->record(feed.fed, feed.pieces);
 }
 
@@ -50,7 +51,8 @@ void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
     fed |= bit(i);
     fed_of(unit, i).took(unit.feed.pieces + 1, r_.at(i).head);
   });
-  if (fed) launch(unit, fed, 0, width, keeps_laws(unit, fed));
+  if (!fed) return;
+  launch(unit, fed, keeps_laws(unit, fed) ? graphs_.prefill_laws() : unit.feed.graphs[0], width);
 }
 
 // The seat whose prompt came first and, as long as a piece holds all that they lack, those behind it.
@@ -78,7 +80,7 @@ void Prompts::copy_prefix(int i) {
   Kept most;
   for_each(seats_.live() & ~bit(i), [&](int other) {
     const Kept kept = seats_.kept_prompt(other);
-    const int64_t same = r_.same_tokens(i, other, std::min(kept.target, r_.at(i).head));
+    const int64_t same = r_.same_tokens(i, r_.trunk(other), std::min(kept.target, r_.at(i).head));
     if (same <= most.target) return;
     from = other;
     most = {same, std::min(same, kept.draft)};
@@ -166,16 +168,20 @@ void Prompts::see() {
 
 bool Prompts::catch_draft_up(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
-  Feed& feed = draft.feed;
   if (r_.config.costs) draft.cost = r_.config.costs->alone.draft.data();
   while (r_.at(i).draft_have < r_.at(i).head) {
-    draft.fed_roll->word[++feed.pieces % kRecords] = bit(i);
-    draft.stream->launch(graphs_.look(), draft.width);
-    draft.stream->record(feed.fed, feed.pieces);
-    if (!reach(feed.fed, feed.pieces, until)) return false;
+    launch(draft, bit(i), graphs_.look(), draft.width);
+    if (!reach(draft.feed.fed, draft.feed.pieces, until)) return false;
   }
   r_.exec->rethrow();
   return true;
+}
+
+bool Prompts::prepare_draft(int i, int64_t until) {
+  constexpr int64_t kRidesAlong = 8;
+  const Sequence& c = r_.at(i);
+  const bool lacks_much = !seats_[i].drafted && c.head - c.draft_have > kRidesAlong;
+  return kind_of(c.policy) < ArmKind::serial || !lacks_much || catch_draft_up(i, until);
 }
 
 int64_t Prompts::done(int i) const {

@@ -28,6 +28,8 @@ class Prompts {
   // The draft reads what it has missed of the trunk, and leaves its laws' ranks. False if the time is
   // over first. Nothing is in flight.
   bool catch_draft_up(int i, int64_t until);
+  // The same for a policy that drafts, if that is more than what rides along in a burst.
+  bool prepare_draft(int i, int64_t until);
   // Of the prompt of a seat, what both lanes have behind them; its last token is never fed.
   int64_t done(int i) const;
 
@@ -36,7 +38,7 @@ class Prompts {
   bool lack(const LaneUnit& unit, SeatSet seats) const;
   int64_t lacking(int i) const;
   void feed_piece(LaneUnit& unit, SeatSet seats, int width);
-  void launch(LaneUnit& unit, SeatSet seats, size_t at, int width, bool keeps_laws);
+  void launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width);
   // Whether somebody wants to know the draft's laws.
   bool keeps_laws(const LaneUnit& unit, SeatSet seats) const {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;

@@ -84,7 +84,7 @@ Kept Pump::kept(int i, const std::vector<int32_t>& prompt) const {
   if (!r_.config.reuses_prefixes) return {};
   const Kept kept = seats_.kept(i);
   const auto fed = static_cast<int64_t>(prompt.size()) - 1;
-  const int64_t same = r_.same_tokens(i, prompt, std::min(kept.target, fed));
+  const int64_t same = r_.same_tokens(i, prompt.data(), std::min(kept.target, fed));
   return same < kWorthTaking ? Kept{} : Kept{same, std::min(same, kept.draft)};
 }
 
@@ -299,10 +299,7 @@ bool Pump::tune(int i, int64_t until) {
     seat.tuner->looked(now() - begin);
   }
   seat.tuner->next(c);
-  constexpr int64_t kBehind = 8;  // what rides along in a burst
-  const bool drafts = kind_of(c.policy) >= ArmKind::serial;
-  return !drafts || seat.drafted || c.head - c.draft_have <= kBehind ||
-         prompts_.catch_draft_up(i, until);
+  return prompts_.prepare_draft(i, until);
 }
 
 bool Pump::idle(int64_t until) {

@@ -154,21 +154,15 @@ void Resources::send_sequences() {
   exec->upload(ended.block(), ended.size() * sizeof(int64_t));
 }
 
-int64_t Resources::same_tokens(int seat, int other, int64_t most) const {
-  const int32_t* mine = trunks.host() + seat * room();
-  return std::mismatch(mine, mine + most, trunks.host() + other * room()).first - mine;
-}
-
-int64_t Resources::same_tokens(int seat, const std::vector<int32_t>& tokens, int64_t most) const {
-  const int32_t* mine = trunks.host() + seat * room();
-  return std::mismatch(mine, mine + most, tokens.begin()).first - mine;
+int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) const {
+  return std::mismatch(tokens, tokens + most, trunk(seat)).first - tokens;
 }
 
 void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
                                int64_t draft_have) {
   Sequence& c = at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
-  std::copy(r.prompt.begin(), r.prompt.end(), trunks.host() + seat * room());
+  std::copy(r.prompt.begin(), r.prompt.end(), trunk(seat));
   c.sampling = r.sampling;
   shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : r.policy;

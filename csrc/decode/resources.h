@@ -52,9 +52,9 @@ struct Resources {
   // target_have, draft_have: positions whose KV is there.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
-  // How many of the first `most` tokens of two trunks are the same.
-  int64_t same_tokens(int seat, int other, int64_t most) const;
-  int64_t same_tokens(int seat, const std::vector<int32_t>& tokens, int64_t most) const;
+  // How many of the first `most` tokens of a seat's trunk are these.
+  int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
+  int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
   void send_sequences();  // what the host wrote, for all that is enqueued from here on
   void close();           // joins every thread, then drops the models
   void leave();           // in a fork: there is nobody to join, so nothing is freed

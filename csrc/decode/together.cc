@@ -16,10 +16,9 @@ void Together::look(SeatSet tuned, int others) {
 
 // The policy that promises most, for all of them.
 int Together::best_of(SeatSet tuned) const {
-  const auto is_dear = [this](int arm,
-                              int other) {  // between two that draft nothing it is easy to change
-    return std::max(kind_of(r_.config.tuned[arm]), kind_of(r_.config.tuned[other])) >=
-           ArmKind::serial;
+  // Between two policies that draft nothing it costs nothing to change.
+  const auto is_dear = [&tuned = r_.config.tuned](int arm, int other) {
+    return std::max(kind_of(tuned[arm]), kind_of(tuned[other])) >= ArmKind::serial;
   };
   constexpr double kMargin = 1.03;  // that another must be better by
   std::vector<double> rate(r_.config.tuned.size());
@@ -42,7 +41,6 @@ int Together::best_of(SeatSet tuned) const {
 
 bool Together::next(SeatSet tuned, int others, int64_t until) {
   constexpr int kStay = 16;  // rounds
-  constexpr int64_t kBehind = 8;
   if (!patience_.reach(r_.draft.feed.fed, r_.draft.feed.pieces, until))
     return false;  // of an earlier call
   look(tuned, others);
@@ -52,12 +50,8 @@ bool Together::next(SeatSet tuned, int others, int64_t until) {
   stay_ = kStay;
   bool in_time = true;
   for_each(tuned, [&](int i) {
-    HostSeat& seat = seats_[i];
-    Sequence& c = r_.at(i);
-    seat.tuner->follow(c, arm_);
-    const bool drafts = kind_of(c.policy) >= ArmKind::serial;
-    if (in_time && drafts && !seat.drafted && c.head - c.draft_have > kBehind)
-      in_time = prompts_.catch_draft_up(i, until);
+    seats_[i].tuner->follow(r_.at(i), arm_);
+    in_time = in_time && prompts_.prepare_draft(i, until);
   });
   return in_time;
 }

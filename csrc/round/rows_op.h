@@ -84,10 +84,13 @@ template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  const bool follows =
-      (c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit
-                          : burst_fits(c, c.policy.burst)) &&
-      (c.head - c.draft_have) + c.chain.size < kSlots;  // else it can never be fed again
+  // Nobody feeds more than the slots in flight. A lane whose seats share fewer rows may come to that.
+  const bool is_near = c.head - c.draft_have + c.chain.size < kSlots;
+  const bool fits =
+      c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit : burst_fits(c, c.policy.burst);
+  SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots, "draft lane: ", c.head - c.draft_have,
+                 " tokens behind the trunk");
+  const bool follows = fits && is_near;
   // Trunk positions are in flight too as long as they are being fed.
   const int64_t head = least(c.draft_have, c.head);
   const int behind = static_cast<int>(least<int64_t>(c.head - head, kSlots));

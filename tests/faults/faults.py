@@ -183,7 +183,7 @@ FAULTS = (
     Fault(
         "a seat takes its former owner's KV for its own, whatever the prompts",
         "csrc/decode/pump.cc",
-        "const int64_t same = r_.same_tokens(i, prompt, std::min(kept.target, fed));",
+        "const int64_t same = r_.same_tokens(i, prompt.data(), std::min(kept.target, fed));",
         "const int64_t same = std::min(kept.target, fed);",
         ("decode/test_crowd.py",),
     ),
