@@ -71,9 +71,15 @@ def _main(argv: Sequence[str] | None) -> int:
 def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
+        "--concurrency",
+        metavar="A,B,...",
+        help="instead: with so many requests in flight, as one ends the next begins; "
+        "with --simulate one number, in simulated time",
+    )
+    add(
         "--rate",
         metavar="R,S,...",
-        help="instead, or besides: requests that arrive by chance (Poisson), so many per second",
+        help="instead, or as well: requests that arrive at random (Poisson), so many per second",
     )
     add("--runs", type=int, metavar="N", help=f"of each load and method (default: {load.RUNS})")
 

@@ -19,6 +19,7 @@ from sbrt.methods import Method
 from sbrt.outputs import ratio
 from sbrt.serve.pair import Pair
 from sbrt.tools import compare, flags, table
+from sbrt.tools.closed_loop import counts
 from sbrt.tools.measure import WARM_TOKENS, fitting
 from sbrt.tools.progress import Phases
 
@@ -55,7 +56,7 @@ class Cell:
         self.is_same &= all(answer.agrees(expected[answer.prompt]) for answer in played.answers)
 
     def median(self, figure: Callable[[Played], float]) -> float:
-        """Of the runs."""
+        """The median of a figure over the runs."""
         return statistics.median(map(figure, self.runs))
 
     def line(self, plain: Cell) -> dict[str, Any]:
@@ -89,9 +90,9 @@ class Cell:
 
 def loads(args: argparse.Namespace) -> list[Load]:
     """What --concurrency and --rate say, in order. Raises InvalidInputError."""
-    closed = [] if args.concurrency is None else args.concurrency.split(",")
+    closed = [] if args.concurrency is None else counts("--concurrency", args.concurrency)
     rates = [] if args.rate is None else args.rate.split(",")
-    return [*(Load(concurrency=_count(text)) for text in closed),
+    return [*(Load(concurrency=count) for count in closed),
             *(Load(rate=_rate(text)) for text in rates)]  # fmt: skip
 
 
@@ -184,12 +185,6 @@ def _of_engine(engine: Engine, method: Method) -> dict[str, Any]:
         "device": engine.config.device,
         "options": dict(method.options),
     }
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 64):
-        raise InvalidInputError(f"--concurrency: expected numbers from 1 to 64, got {text!r}")
-    return int(text)
 
 
 def _rate(text: str) -> float:

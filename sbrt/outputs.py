@@ -78,8 +78,8 @@ class RequestOutput:
     """A request so far, cumulative; `delta` and `delta_token_ids` are what its last output had not.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
-    num_cached_tokens: of the prompt, how many an earlier request had left behind; None before it
-    has a seat.
+    num_cached_tokens: tokens of the prompt that were not fed, since a seat had them from another
+    request; None before the first token.
     history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
     """
 

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu.assisted`: transformers' plain and assisted generation, beside ours.
+"""`python -m bench.gpu.assisted` compares transformers' plain and assisted generation with ours.
 
 python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
 

@@ -143,8 +143,10 @@ class Bench:
     def _times(
         self, launch: Launch, priority: int, beside: tuple[Launch, int] | None, seconds: float
     ) -> list[float]:
-        """Microseconds of launches. `beside` launches another graph so many times, on a stream of
-        the other priority; that stream works from before the first kernel until after the last.
+        """Microseconds that each launch took.
+
+        beside: another graph and how many times it is launched, on a stream of the other priority.
+        That stream works from before the first kernel until after the last.
 
         The clock begins after an earlier launch of the same graph, so that the host's work for the
         launch is done before the device gets to it.

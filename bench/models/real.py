@@ -18,15 +18,20 @@ def config_of(name: str) -> ModelConfig:
 
 
 def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
-    """Of a forward of few rows: weights without the embedding, keys, values; `size` an element."""
+    """Bytes that a forward of few rows reads: weights without the embedding, keys, values.
+
+    size: bytes of an element.
+    """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     layer = config.hidden * (2 * queries + 2 * keys + 3 * config.inner) + 2 * keys * context
     return size * (config.layers * layer + config.vocab * config.hidden)
 
 
 def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
-    """Of a piece of a prompt behind so many tokens: products and attention of all layers but what
-    the last one does behind its keys and values."""
+    """Operations of a piece of a prompt after `context` tokens: products and attention.
+
+    The last layer ends with its keys and values.
+    """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     taken_in = config.hidden * (queries + 2 * keys)
     rest = config.hidden * (queries + 3 * config.inner)

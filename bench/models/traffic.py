@@ -94,7 +94,7 @@ class Played:
 
     @property
     def tokens(self) -> int:
-        """Of all answers, as far as they came."""
+        """The number of tokens of all answers, as far as they came."""
         return sum(len(answer.ids) for answer in self.answers)
 
     @property

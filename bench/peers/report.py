@@ -71,7 +71,7 @@ RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 BATCH = "batch_tokens_per_second"
 RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# The most that a forward of so many rows may cost, in forwards of one row.
+# By rows: what a forward may cost at most, in forwards of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (

@@ -69,7 +69,7 @@ class Request:
     seat: Seat | None = None  # once it has one
     begun_ns: int = 0  # when it got that, by the runtime's clock
     had_company: bool = False  # others shared its rounds
-    cached: int | None = None  # tokens of its prompt that the seat had; none before it has one
+    cached: int | None = None  # tokens of its prompt that were not fed; None before its first
 
     @property
     def key(self) -> tuple[bool, str]:

@@ -414,7 +414,7 @@ class Scheduler:
         self._end(request)
 
     def _history(self, request: Request) -> History:
-        """Of a request that has just ended; the lanes' work is that of all seats."""
+        """The history of a request that has just ended; the lanes' work is that of all seats."""
         rounds = (Round(*entry) for entry in _seat_of(request).rounds())
         return History(
             rounds_of(rounds, len(request.token_ids)), self._recorder.spans(request.begun_ns)

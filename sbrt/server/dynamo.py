@@ -51,7 +51,7 @@ class Backend(LLMEngine):
             **given,
             model_name=options.folder,
             served_model_name=options.name,
-            enable_kv_routing=False,  # nothing is kept from one request to the next
+            enable_kv_routing=False,  # it does not say which prefixes it holds
         )
         return cls(options), config
 

@@ -16,7 +16,7 @@ from ..model.names import DEMO, target_folder
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """target, draft, method, dtype, device, max_model_len, num_threads: as EngineConfig has them.
+    """The engine's fields by EngineConfig's names, and what clients call the model.
 
     draft None: none, but the demo pair's own for the demo target. served_model_name: what clients
     call the model, None: as the target is called.
@@ -28,6 +28,7 @@ class EngineOptions:
     dtype: str = "auto"
     device: str = "auto"
     max_model_len: int | None = None
+    max_num_seqs: int | None = None
     num_threads: int | None = None
     served_model_name: str | None = None
 
@@ -64,6 +65,7 @@ class EngineOptions:
             dtype=self.dtype,
             device=self.device,
             max_model_len=self.max_model_len,
+            max_num_seqs=self.max_num_seqs,
             num_threads=self.num_threads,
         )
 

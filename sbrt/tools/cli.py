@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_model_flags(several)
     flags.add_method_flags(several)
     flags.add_view_flags(several)
+    flags.add_concurrency_flag(several)
     several.set_defaults(run=compare.run)
     serve.add_flags(commands.add_parser("serve", help="answer OpenAI's API over HTTP"))
     plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .. import check
+from .._core import MAX_SEATS
 from ..engine import Engine
 from ..errors import InvalidInputError
 from ..methods import Method
 from ..outputs import RequestOutput
 from ..sampling import SamplingParams
-
-MOST = 64  # sequences at once
 
 
 @dataclass
@@ -40,9 +39,9 @@ def counts(flag: str, text: str) -> list[int]:
     """Numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
     found = []
     for part in text.split(","):
-        if not (part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MOST):
+        if not (part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MAX_SEATS):
             raise InvalidInputError(
-                f"{flag}: expected numbers of sequences from 1 to {MOST}, got {check.show(part)}"
+                f"{flag}: expected numbers from 1 to {MAX_SEATS}, got {check.show(part)}"
             )
         found.append(int(part))
     return found

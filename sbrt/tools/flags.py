@@ -172,7 +172,11 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         metavar="c=8|COSTS.json",
         help="after the clock's table, the same methods and settings in simulated time",
     )
-    add(
+
+
+def add_concurrency_flag(parser: argparse.ArgumentParser) -> None:
+    """How many sequences a simulated comparison keeps in flight."""
+    parser.add_argument(
         "--concurrency",
         metavar="N",
         help="with --simulate: keep N sequences in flight (default: one prompt after the other)",

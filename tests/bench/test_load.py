@@ -212,7 +212,10 @@ def test_no_request_finds_its_prompt_in_the_cache(run, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--concurrency", "0"], "--concurrency: expected numbers from 1 to 64, got '0'"),
+        (
+            ["--concurrency", "0"],
+            "--concurrency: expected numbers from 1 to 64, got '0'",
+        ),
         (["--concurrency", "1,x"], "got 'x'"),
         (["--concurrency", "7"], "expected at most one for each of 6 prompts that fit, got 7"),
         (["--rate", "0"], "--rate: expected requests per second above 0, got '0'"),

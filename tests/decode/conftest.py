@@ -1,6 +1,10 @@
 """What tests of this folder share."""
 
 import importlib.util
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,3 +18,21 @@ def tally() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def deal(run_all) -> Callable[..., Counter]:
+    """deal(program, sequences, seed, cpu, *more, shares=2): the sum of what its processes saw.
+
+    Each runs every `shares`-th world of a program of this folder.
+    """
+
+    def deal(
+        program: str, sequences: int, seed: int, cpu: float, *more: object, shares: int = 2
+    ) -> Counter:
+        each = ["--sequences", -(-sequences // shares), "--seed", seed, "--cpu", cpu]
+        command = [sys.executable, Path(__file__).with_name(program), "--step", shares, *each]
+        outputs = run_all([*command, *more, "--first", i] for i in range(shares))
+        return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
+
+    return deal

@@ -144,12 +144,7 @@ def is_over(one: Running) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sequences", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="first world")
-    parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
-    parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    parser = fuzz.parser_of(__doc__)
     parser.add_argument("--seats", type=int, default=8, help="of the list of numbers of seats")
     a = parser.parse_args(argv)
     seen: Counter = Counter()

@@ -310,13 +310,19 @@ def abandoned(task: Task) -> tuple:
     return law, policy, task.max_tokens, task.stops, shaping
 
 
-def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The flags of a program that runs random worlds."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="first world")
     parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
     parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    return parser
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = parser_of(__doc__)
     parser.add_argument("--small", type=float, default=0, help="share of drafts of fewer tokens")
     parser.add_argument("--methods", type=int, default=99, help="drawn for a sequence, and none")
     return parser.parse_args(argv)

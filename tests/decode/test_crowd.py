@@ -2,28 +2,16 @@
 alone, whoever shares its rounds: 1 to 16 at once, of all methods, laws and shapings, that come and
 go at random (crowd.py). Counters are compared where no round has more rows than a forward holds."""
 
-import json
-import sys
-from collections import Counter
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-CROWD = Path(__file__).with_name("crowd.py")
 MANY = 64  # processes of a long run
 
 
 @pytest.fixture
-def run_crowd(run_all):
-    """Deals worlds to `shares` processes; returns the sum of what they saw."""
-
-    def run(sequences, seed, cpu, shares=2):
-        each = ["--sequences", -(-sequences // shares), "--seed", seed, "--cpu", cpu]
-        command = [sys.executable, CROWD, "--step", shares, *each]
-        outputs = run_all([*command, "--first", i] for i in range(shares))
-        return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
-
-    return run
+def run_crowd(deal):
+    return partial(deal, "crowd.py")
 
 
 def check_seen(seen, sequences):

@@ -3,16 +3,10 @@ every method on the tokens of plain decoding, unless they stand by chance; over 
 draft quality, laws, stops, penalties, masks and lengths, on both bodies. fuzz.py says what is
 drawn."""
 
-import json
-import sys
-from collections import Counter
-from pathlib import Path
-
 import pytest
 
 from sbrt import reference
 
-FUZZ = Path(__file__).with_name("fuzz.py")
 SHAPING = reference.Shaping._fields
 MANY = 64  # processes of a long run
 METHODS = ("--methods", "3")  # of a sequence: none, and three of the eight others
@@ -21,14 +15,9 @@ HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
 
 @pytest.fixture
-def run_fuzz(run_all):
-    """Deals worlds to `shares` processes; returns the sum of what they saw."""
-
+def run_fuzz(deal):
     def run(sequences, seed, cpu, *more, shares=2):
-        each = ["--sequences", -(-sequences // shares), "--seed", seed, "--cpu", cpu]
-        command = [sys.executable, FUZZ, "--step", shares, *each, *METHODS, *more]
-        outputs = run_all([*command, "--first", i] for i in range(shares))
-        return sum((Counter(json.loads(out.splitlines()[-1])) for out in outputs), Counter())
+        return deal("fuzz.py", sequences, seed, cpu, *METHODS, *more, shares=shares)
 
     return run
 

@@ -191,7 +191,7 @@ def answers(made, method, params, count, tokens):
 @on_device
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_answers_like_plain_decoding(kind):
-    """Of few prompts: tests.device.exact has two hundred."""
+    """A few prompts are answered here; tests.device.exact has two hundred."""
     with engine() as made:
         plain = answers(made, "none", KINDS[kind], 10, 64)
         assert any(plain)

@@ -33,7 +33,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def params_of(i: int, law: str) -> SamplingParams:
-    """Of different lengths, so that seats change hands at different times."""
+    """Lengths differ, so that seats change hands at different times."""
     return SamplingParams(seed=i, max_tokens=8 + 7 * i % 41, ignore_eos=i % 8 != 0, **LAWS[law])
 
 

@@ -77,7 +77,7 @@ def test_a_round_of_many_lasts_as_long_as_a_round_of_one(run):
 
 
 def test_only_rounds_of_all_sequences_count(loop):
-    """Of plain decoding every counted round brings N tokens in c = 4 draft forwards."""
+    """Every counted round of plain decoding brings N tokens in c = 4 draft forwards."""
     for n in (1, 2, 3):
         load = loop(n, "none")
         assert [len(output.outputs[0].token_ids) for output in load.outputs] == [24] * max(

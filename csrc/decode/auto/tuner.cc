@@ -49,7 +49,7 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
   allowance_ = kStart * plain_ns();
 }
 
-// Rows of a forward of which every sequence alike brings so many.
+// Rows of a forward to which every sequence of the same policy brings `rows`.
 int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
 
 // A round of the target alone.
