@@ -1,4 +1,4 @@
-// What code that runs on every device has instead of <algorithm> and of checks that throw.
+// Replacements for <algorithm> and for throwing checks, for code that runs on every device.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 #include "core/bits.h"
 #include "core/check.h"
 
-// A promise inside such code: the host throws a sentence; a device has nobody to tell, its kernel
-// traps, which is an error that every later call of the process's context reports.
+// A check inside such code. The host throws a sentence. A kernel cannot throw, so it traps, and
+// every later call in the process's context reports that error.
 #if defined(__CUDA_ARCH__)
 #define SBRT_CHECK_ANY(ok, ...) \
   do {                          \

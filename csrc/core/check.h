@@ -13,7 +13,7 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The caller gave something that cannot be; Python sees sbrt.InvalidInputError, a ValueError.
+// The caller gave an invalid value; Python sees sbrt.InvalidInputError, a ValueError.
 struct InvalidInput : Error {
   using Error::Error;
 };

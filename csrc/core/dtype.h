@@ -1,5 +1,5 @@
-// Element types of float tensors that are loaded (core/tensor.h has the views). How a matrix keeps its
-// weights is a Format (ops/format.h).
+// Element types of stored float tensors (core/tensor.h has the views). A Format (ops/format.h) says
+// how a matrix keeps its weights.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,7 @@ SBRT_ANY inline float from_f16(uint16_t h) {
   return value;
 }
 
-// Round to nearest, ties to even; NaN stays NaN, what is too large becomes infinite.
+// Round to nearest, ties to even; NaN stays NaN, a value that is too large becomes infinite.
 inline uint16_t to_f16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

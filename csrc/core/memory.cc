@@ -20,7 +20,7 @@ void* counted(size_t bytes, size_t align) {
 }
 }  // namespace
 
-// Replaced for this library only (hidden visibility), so that the count is ours.
+// Replaced for this library only (hidden visibility), so that only our own calls are counted.
 void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }

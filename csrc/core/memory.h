@@ -1,5 +1,5 @@
-// Where memory comes from: anonymous pages touched lazily, and the counter that proves that rounds
-// allocate nothing.
+// Sources of memory: anonymous pages that are committed lazily, and the counter that proves that
+// rounds allocate nothing.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,7 @@ class Pages {
   size_t bytes_ = 0;
 };
 
-// `count` elements of T in pages of their own, zeroed.
+// `count` zeroed elements of T in their own pages.
 template <class T>
 class Buffer {
  public:

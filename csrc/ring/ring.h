@@ -1,11 +1,12 @@
 // KV storage addressed by ever-growing positions: slot = position mod capacity.
 //
-// The in-flight slots ARE ring slots head .. head + 63; only branch tails have slots of their own,
-// behind the ring. Rollback and dropping move nothing: the head says what is alive. `move` is the
-// only code that moves KV bytes.
+// The in-flight slots ARE ring slots head .. head + 63. Only branch tails have their own slots,
+// after the ring. Rolling back and dropping move nothing: the head says which slots are live.
+// `move` is the only code that moves KV bytes.
 //
-// Storage, f32, slots = capacity + tails: V is [layers][kv_heads][slots][head_dim]; K lies in panels of
-// 16 slots, [layers][kv_heads][slots / 16][head_dim][16], so that a query meets 16 keys in one vector.
+// Storage is f32, slots = capacity + tails. V is [layers][kv_heads][slots][head_dim]. K lies in
+// panels of 16 slots, [layers][kv_heads][slots / 16][head_dim][16], so that one vector holds 16
+// keys for a query.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ class KvRing {
 
   const RingShape& shape() const { return shape_; }
   bool debug() const { return debug_; }
-  // The first element of a key; the next is kKeyPanel floats further.
+  // Pointer to the first element of a key. Consecutive elements are kKeyPanel floats apart.
   float* k(int layer, int kv_head, int64_t slot) const {
     const int64_t panel = head(layer, kv_head) * panels_ + slot / kKeyPanel;
     return k_.data() + panel * kKeyPanel * shape_.head_dim + slot % kKeyPanel;
@@ -39,13 +40,13 @@ class KvRing {
   void move(int64_t from, int64_t to);
   // Debug: fills a slot with NaN and clears its tag. Nothing otherwise.
   void poison(int64_t slot);
-  // Debug: says that `slot` now holds `position`; a later `expect` throws if it does not.
+  // Debug: records that `slot` now holds `position`; a later `expect` throws if it does not.
   void tag(int64_t slot, int64_t position);
   void expect(int64_t slot, int64_t position) const;
 
  private:
   struct Tag {
-    int64_t position_plus_1;  // 0: nothing lives here
+    int64_t position_plus_1;  // 0: the slot is empty
     int64_t epoch;            // how often this slot was written
   };
   int64_t head(int layer, int kv_head) const { return int64_t{layer} * shape_.kv_heads + kv_head; }

@@ -1,4 +1,4 @@
-// Sizes of a ring and where its slots are: what every device computes with.
+// Sizes of a ring and the slots of its positions. Every device computes with these.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct RingShape {
   int32_t branches = 0;    // tails
   int32_t tail_slots = 0;  // slots of one tail
   int32_t layers = 0, kv_heads = 0, head_dim = 0;
-  int32_t seats = 1;  // each has a ring of its own; they follow each other in memory
+  int32_t seats = 1;  // each has its own ring; they follow each other in memory
 
   SBRT_ANY int64_t slots() const { return seats * seat_slots(); }
   SBRT_ANY int64_t slot(int seat, int64_t position) const {
@@ -26,7 +26,7 @@ struct RingShape {
   }
 
  private:
-  // Of several seats each has whole panels (ring/ring.h): who copies into one disturbs no other.
+  // With several seats each has whole panels (ring/ring.h), so copying into one changes no other.
   SBRT_ANY int64_t seat_slots() const {
     const int64_t own = capacity + int64_t{branches} * tail_slots;
     return seats == 1 ? own : (own + kKeyPanel - 1) / kKeyPanel * kKeyPanel;
