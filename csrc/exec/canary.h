@@ -1,4 +1,5 @@
-// Faults on purpose, in sanitizer builds only: a run that does not report them would report nothing.
+// Deliberate faults, in sanitizer builds only. They prove that a sanitizer's run would report a
+// real one.
 #pragma once
 
 #if defined(SBRT_CANARY)
@@ -18,8 +19,9 @@ struct CanaryArgs {
 
 inline void canary_add(const CanaryArgs& a, Worker) { *a.cell += a.step; }
 
-// race: two streams without a fence. overflow: one cell past an allocation. undefined: a sum that no
-// int holds. leak: an allocation nobody knows any more. On workers of the cpu body, as all ops.
+// race: two streams without a fence. overflow: one cell past an allocation. undefined: a sum that
+// no int holds. leak: an allocation to which no pointer is left. Like all ops, they run on workers
+// of the cpu backend.
 inline void plant_canary(const std::string& name) {
   constexpr int kCells = 1000, kTurns = 1000;
   const auto exec = make_cpu_exec();

@@ -1,5 +1,6 @@
-// Memory that the ops of a body reach. The host writes it between sequences, in a copy of its own where
-// the device has memory of its own, and sends that over (Exec::upload); elsewhere both are one.
+// Memory that the ops of a backend can reach. The host writes it between sequences. If the device
+// has its own memory, the host writes a copy and uploads it (Exec::upload); elsewhere both are the
+// same memory.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,8 @@
 namespace sbrt {
 
 enum class Where {
-  device,  // of the device: the host has a copy to write, and never reads what ops wrote
-  pinned,  // of the host, in the device's reach: both see what the other writes
+  device,  // device memory: the host writes its copy, and never reads what ops wrote
+  pinned,  // host memory that the device can reach: each sees what the other writes
 };
 
 struct Block {
@@ -19,7 +20,7 @@ struct Block {
   size_t bytes = 0;
 };
 
-// `count` elements of T, zeroed. Host and device only differ on a body that is a device.
+// `count` elements of T, zeroed. host() and device() differ only if the backend is a device.
 template <class T>
 class Cells {
  public:
@@ -27,7 +28,7 @@ class Cells {
   explicit Cells(Block block) : block_(std::move(block)) {}
 
   T* host() const { return static_cast<T*>(block_.host); }
-  T* device() const { return static_cast<T*>(block_.device); }  // null without any
+  T* device() const { return static_cast<T*>(block_.device); }  // null if there is no memory
   size_t size() const { return block_.bytes / sizeof(T); }
   const Block& block() const { return block_; }
 

@@ -1,4 +1,5 @@
-// What a host thread enqueues on a stream, and what every body does alike with it.
+// The commands that a host thread enqueues on a stream, and the code for them that all backends
+// share.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ struct Command {
 
 constexpr size_t kTraceEvents = 1 << 15;
 
-// A stream to which everything is a command.
+// A stream that handles every call as a command.
 class CommandStream : public Stream {
  public:
   void launch(const Graph& graph, int width) final {
@@ -37,7 +38,8 @@ class CommandStream : public Stream {
   virtual void push(const Command& command) = 0;
 };
 
-// Commands, with what a body keeps of each, that stay on the host until they can go on, in order.
+// A queue of commands, with what a backend keeps of each. They stay on the host, in order, until
+// they can go on.
 template <class Kept = Command>
 class CommandQueue {
  public:
@@ -45,7 +47,7 @@ class CommandQueue {
 
   void push(Kept command) { commands_.push_back(std::move(command)); }
 
-  // As far as `execute` takes them; whether that was anything.
+  // Passes commands to `execute` until it refuses one. Returns true if it took any.
   template <class Execute>
   bool advance(const Execute& execute) {
     const size_t before = next_;

@@ -1,6 +1,6 @@
-// What an op reads and writes: sets of the parts of an engine's state. Which parts there are, whoever
-// records the ops decides. No body needs the sets to run; exec/order.h checks with them that what runs
-// at once is apart.
+// An op's effects: the sets of parts of an engine's state that it reads and writes. The code that
+// records the ops defines the parts. No backend needs the sets to run. exec/order.h uses them to
+// check that concurrent ops use separate parts.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +19,14 @@ struct Effects {
   Parts reads, writes;
 };
 
-// Bytes of some memory that belong to a part.
+// A range of bytes of some memory that belongs to a part.
 struct PartRange {
   int part;
   int64_t begin, end;
 };
 
-// Memory whose writes are watched: `count` ranges, by their place in it. What none covers is padding.
+// Memory whose writes are watched: `count` ranges, by offset. Bytes that no range covers are
+// padding.
 struct Watched {
   const void* memory;
   int64_t bytes;

@@ -4,7 +4,7 @@
 
 namespace sbrt {
 
-// Lazily touched pages, which all ops of this process reach.
+// Lazily committed pages that all ops of this process can reach.
 Block Exec::allocate(size_t bytes, Where) {
   const auto pages = std::make_shared<Pages>(bytes);
   return {pages, pages->as<void>(), pages->as<void>(), bytes};

@@ -1,10 +1,10 @@
-// One interface, several bodies: streams, events, graphs. Nothing outside this folder knows what
+// One interface, several backends: streams, events, graphs. Nothing outside this folder knows what
 // runs an op.
 //
 // A Graph is a flat list of (op, arguments by value) over fixed buffers. A Stream runs launched
 // graphs in order; inside a graph every op sees all that earlier ops wrote. An Event is a counter
-// that only grows: record(e, v) promises that all work before it on that stream is visible to
-// whoever waits for e >= v.
+// that only grows. record(e, v) promises that all work before it on that stream is visible to every
+// waiter for e >= v.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,7 @@ namespace sbrt {
 
 class OrderBook;
 
-// A member of the team that runs one op: rank of size.
+// A member of the team that runs one op, with its rank among `size` members.
 struct Worker {
   int rank = 0;
   int size = 1;
@@ -44,7 +44,7 @@ class Graph {
     void (*fn)() = nullptr;
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
-    // On a device: a kernel whose one parameter is the arguments, or a captured graph.
+    // On a device: a kernel whose only parameter is the arguments, or a captured graph.
     const void* kernel = nullptr;  // also null in a build without CUDA
     unsigned threads = 0, blocks = 1;
     const Captured* captured = nullptr;
@@ -57,7 +57,7 @@ class Graph {
       blocks = of_grid;
       return *this;
     }
-    // What somebody else captured does the same there; it outlives the launches.
+    // On a device these captured graphs do the same work; they outlive the launches.
     Node& on_device(const Captured& graphs) {
       captured = &graphs;
       return *this;
@@ -72,8 +72,8 @@ class Graph {
 
   explicit Graph(const char* name) : name_(name) {}
 
-  // Appends an op. `fn(args, worker)` is called by every member of the team (team ops) or by rank 0
-  // alone (`single`); the team meets after each op. Args is copied now: pointers and scalars.
+  // Appends an op. Every member of the team calls `fn(args, worker)`, or rank 0 alone if `single`.
+  // The team meets after each op. Args is copied now: pointers and scalars.
   template <class Args>
   Node& add(void (*fn)(const Args&, Worker), const Args& args, bool single = false) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= kBytes);
@@ -88,27 +88,28 @@ class Graph {
     return node;
   }
 
-  // All nodes of another one, so many times; what it costs in virtual time stays behind.
+  // Appends all nodes of another graph, `times` times, without its cost in virtual time.
   Graph& append(const Graph& other, int times = 1) {
     for (int i = 0; i < times; ++i)
       nodes_.insert(nodes_.end(), other.nodes_.begin(), other.nodes_.end());
     return *this;
   }
 
-  // What the nodes from `first` on do, that say nothing themselves.
+  // Sets name and effects of the nodes from `first` on that have none.
   void say(size_t first, const char* what, const Effects& what_they_do) {
     for (size_t i = first; i < nodes_.size(); ++i)
       if (!nodes_[i].name) nodes_[i].says(what, what_they_do);
   }
 
-  // What a launch costs in virtual time: (*ns)[*rows], read when the op at `at` is next.
+  // Cost of a launch in virtual time: (*ns)[*rows], read just before the op at `at` runs.
   struct Cost {
     size_t at = ~size_t{0};  // past every op: nothing
     const int32_t* rows = nullptr;
     const int64_t* const* ns = nullptr;  // the table in force
   };
 
-  // A forward over *rows rows comes next, and is all that this graph costs. Only the sim body asks.
+  // Called just before a forward over *rows rows is appended: that forward is all that this graph
+  // costs. Only the sim backend uses it.
   void cost_by(const int32_t* rows, const int64_t* const* ns) { cost_ = {nodes_.size(), rows, ns}; }
 
   const char* name() const { return name_; }
@@ -128,10 +129,11 @@ class Event {
   int64_t reached() const { return word_->load(std::memory_order_acquire); }
 
   std::atomic<int64_t>& counter() { return *word_; }
-  // Virtual ns of the last record, no earlier one is kept; only the sim body sets it.
+  // Virtual ns of the last record; no earlier one is kept. Only the sim backend sets it.
   int64_t time() const { return time_; }
   void set_time(int64_t ns) { time_ = ns; }
-  // ns of Trace::now() at which the last records were reached, by value. Only the cpu body stamps them.
+  // Time in ns of Trace::now() at which `value` was reached; the last few records are kept. Only
+  // the cpu backend stamps them.
   int64_t reached_at(int64_t value) const {
     return times_[value % kStamps].load(std::memory_order_relaxed);
   }
@@ -139,8 +141,8 @@ class Event {
     times_[value % kStamps].store(ns, std::memory_order_relaxed);
   }
 
-  // What a body keeps of an event, from its first wait or record on: on a device the word lies where
-  // the device writes it.
+  // What a backend keeps of an event, from the first wait or record on. On a device the word is
+  // where the device writes it.
   void* body() const { return body_.get(); }
   void keep(std::shared_ptr<void> body, std::atomic<int64_t>* word) {
     body_ = std::move(body);
@@ -166,27 +168,28 @@ class Stream {
   virtual void launch(const Graph& graph, int width) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
-  // What ran, and when; read while the stream is idle. A device keeps it if it is told to.
+  // What ran, and when. Read it while the stream is idle. A device keeps a trace only after
+  // keep_trace(true).
   virtual const Trace& trace() = 0;
-  // Before the first launch, so that none of them allocates. Throws InvalidInput if the body cannot
-  // run an op of it.
+  // Called before the first launch, so that no launch allocates. Throws InvalidInput if the backend
+  // cannot run one of the ops.
   virtual void prepare(const Graph&) {}
-  // Makes all of `graph` one launch of a device, for what its captured ops pick now. Nothing is in
-  // flight. No other body has a use for that: there nothing is fused.
+  // On a device, makes all of `graph` one launch, for what its captured ops pick now. Call it with
+  // nothing in flight. On other backends it does nothing.
   virtual void fuse(const Graph&) {}
-  // Whether that was done. Then it may be launched without having been prepared.
+  // True if `graph` is fused for what it picks now. Then it may be launched without prepare().
   virtual bool is_fused(const Graph&) const { return false; }
-  virtual int fused() const { return 0; }           // how many are kept
+  virtual int fused() const { return 0; }           // how many fused graphs are kept
   virtual void* handle() const { return nullptr; }  // cudaStream_t
 };
 
 struct StreamKind {
   const char* name = "stream";
-  bool urgent = false;  // goes first on a device that both are ready for
-  bool nvtx = false;    // a range around each graph, for profilers
+  bool urgent = false;  // has priority if the device could run both streams
+  bool nvtx = false;    // put an NVTX range around each graph, for profilers
 };
 
-// A body. One host thread enqueues.
+// A backend. One host thread enqueues.
 class Exec {
  public:
   virtual ~Exec() = default;
@@ -194,40 +197,43 @@ class Exec {
   std::unique_ptr<Stream> stream(int threads, const StreamKind& kind = {}) {
     return make_stream(threads, kind);
   }
-  // Blocks the host until event >= value: true; or until Trace::now() is at `until`: false. True as
-  // well where nothing will ever be reached any more: rethrow() says why.
+  // Blocks the host until event >= value and returns true, or until Trace::now() is at `until` and
+  // returns false. Also returns true if no event will be reached any more: rethrow() gives the
+  // reason.
   virtual bool reach(Event& event, int64_t value, int64_t until) = 0;
-  // Rethrows the first exception of any op, once all streams are idle: work enqueued after it was
+  // Rethrows the first exception of any op, once all streams are idle. Work enqueued after it was
   // skipped, but its events have fired.
   virtual void rethrow() = 0;
-  // Drops that exception; all streams are idle. What broke a device stays.
+  // Drops that exception; all streams are idle. An error that broke a device stays.
   virtual void forget() = 0;
   void wait(Event& event, int64_t value) {
     reach(event, value, kForever);
     rethrow();
   }
-  // ns of the clock that traces are in: the steady clock or, in virtual time, the host's own.
+  // The time in ns of the clock that traces use: the steady clock or, in virtual time, the host's
+  // own clock.
   virtual int64_t now() const { return Trace::now(); }
-  // The host is busy with something for `ns` of virtual time; the steady clock needs no telling.
+  // Advances virtual time by `ns` of work of the host. Without effect on the steady clock.
   virtual void spend(int64_t) {}
 
-  // A device times its streams' commands from here on, or no more; all streams are idle. The other
-  // bodies always do.
+  // A device times its streams' commands from now on, or stops; all streams are idle. The other
+  // backends always do.
   virtual void keep_trace(bool /*is_on*/) {}
-  // What a profiler of the device that waits for it records begins, or ends.
+  // Starts or stops the recording of a device profiler that waits for this call.
   virtual void profile(bool /*is_on*/) {}
 
-  // Ops run on a device of their own: what has no kernel there is refused.
+  // True if ops run on a separate device. An op without a kernel is refused there.
   virtual bool is_device() const { return false; }
   template <class T>
   Cells<T> cells(size_t count, Where where) {
     return Cells<T>(allocate(count * sizeof(T), where));
   }
-  // The first `bytes` as the host wrote them, with all streams idle; ops enqueued later see them.
+  // Copies the first `bytes` from the host's copy to the device, with all streams idle; ops
+  // enqueued later see them.
   virtual void upload(const Block&, size_t /*bytes*/) {}
 
-  // The dry bodies alone: the order that their commands kept. What the host itself reads and writes is
-  // noted; of memory that is watched no op may write what it does not say.
+  // Only on dry backends: the recorded order of commands. note() adds what the host itself reads
+  // and writes. In memory passed to watch(), an op may only write what its effects declare.
   virtual const OrderBook* order() const { return nullptr; }
   virtual void note(const char* /*what*/, const Effects&) {}
   virtual void watch(const Watched&) {}
@@ -239,17 +245,18 @@ class Exec {
   virtual Block allocate(size_t bytes, Where where);
 };
 
-std::unique_ptr<Exec> make_cpu_exec();  // a worker thread and a team of cores per stream
+std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
-std::unique_ptr<Exec> make_virtual_exec();  // the same in virtual time, with a trace
-// The same, and every command is kept for order(), whose sentences call parts by these names.
+std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
+// Like sim, and records every command for order(). Reports call parts by these names.
 std::unique_ptr<Exec> make_dry_exec(PartName name);
-// dry as well, and stands in for cuda: a device's memory is its own, which faults where the host
-// reaches for it, and an op without a form for a device is refused.
+// A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
+// op without a form for a device is refused.
 std::unique_ptr<Exec> make_dry_cuda_exec(PartName name);
 
-// Why this machine or this build cannot run the cuda body, in a sentence; empty if it can.
+// One sentence that says why this machine or this build cannot run the cuda backend; empty if it
+// can.
 std::string why_no_cuda();
-std::unique_ptr<Exec> make_cuda_exec(int device);  // throws InvalidInput, with that sentence
+std::unique_ptr<Exec> make_cuda_exec(int device);  // throws InvalidInput with that sentence
 
 }  // namespace sbrt

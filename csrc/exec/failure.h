@@ -1,4 +1,4 @@
-// The first exception of any op of a body: kept until the host asks.
+// The first exception of any op of a backend, kept until the host asks.
 #pragma once
 
 #include <atomic>
@@ -17,7 +17,7 @@ class Failure {
     if (!exception_) exception_ = std::move(e);
     raised_.store(true, std::memory_order_release);
   }
-  // Both only when every stream is idle.
+  // Call these only when every stream is idle.
   void rethrow() {
     if (const std::exception_ptr e = forget()) std::rethrow_exception(e);
   }

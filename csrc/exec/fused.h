@@ -1,5 +1,5 @@
-// Whole graphs that are one launch of a device, each for what its captured ops pick. The streams of a
-// device and of its stand-in keep them alike.
+// Whole graphs fused into one launch on a device, one for each combination of graphs that captured
+// ops pick. The streams of a device and of its stand-in both use this.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace sbrt {
 
-// Which graphs of its captured ops a launch takes, in order, by what the host knows now.
+// Indices of the captured graphs that a launch takes now, one for each captured op, in order.
 inline std::vector<int> picks_of(const Graph& graph) {
   std::vector<int> picked;
   for (const Graph::Node& node : graph.nodes())
@@ -18,7 +18,7 @@ inline std::vector<int> picks_of(const Graph& graph) {
   return picked;
 }
 
-// Whether it takes these; allocates nothing.
+// True if a launch takes exactly these now. Allocates nothing.
 inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   auto next = picked.begin();
   const auto& nodes = graph.nodes();
@@ -27,26 +27,26 @@ inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   });
 }
 
-// Whether a part of it is no graph, so that its parts are launched.
+// True if an op of it is played instead of launched as a graph. Such a graph is never fused.
 inline bool is_played(const Graph& graph) {
   const auto& nodes = graph.nodes();
   return std::any_of(nodes.begin(), nodes.end(),
                      [](const Graph::Node& node) { return node.captured && node.captured->play; });
 }
 
-// `Made`: what a body has of each.
+// `Made`: what a backend keeps of each fused graph.
 template <class Made>
 class FusedGraphs {
  public:
   static constexpr size_t kMost = 32;
 
-  // What `graph` is as it picks now; null: not made.
+  // The fused form of `graph` for its present picks, null if there is none.
   const Made* find(const Graph& graph) const {
     for (const Entry& e : entries_)
       if (e.graph == &graph && does_pick(graph, e.picked)) return &e.made;
     return nullptr;
   }
-  // What was put in longest ago goes where there are too many; nothing is in flight.
+  // If the store is full, the oldest entry is dropped. Call it with nothing in flight.
   void put(const Graph& graph, Made made) {
     if (entries_.size() == kMost) entries_.erase(entries_.begin());
     entries_.push_back({&graph, picks_of(graph), std::move(made)});

@@ -1,5 +1,5 @@
-// Ranges of the domain `sbrt` for profilers (NVTX), of engines that ask for them. A profiler that is not
-// there costs a test of a pointer.
+// Ranges of the domain `sbrt` for profilers (NVTX), for engines that ask for them. Without a
+// profiler a range costs one test of a pointer.
 #pragma once
 
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
@@ -23,7 +23,7 @@ class NvtxRange {
   NvtxRange(bool is_on, const char* name) : is_on_(is_on) {
     if (is_on_) begin(name);
   }
-  // "NAME NUMBER".
+  // The range is called "NAME NUMBER".
   NvtxRange(bool is_on, const char* name, int64_t number) : is_on_(is_on) {
     if (!is_on_) return;
     char text[64];
@@ -57,12 +57,12 @@ class NvtxRange {
 
 namespace sbrt {
 
-inline constexpr bool kHasNvtx = false;  // its headers come with a CUDA compiler
+inline constexpr bool kHasNvtx = false;  // the NVTX headers come with a CUDA compiler
 
 struct NvtxRange {
   NvtxRange(bool, const char*) {}
   NvtxRange(bool, const char*, int64_t) {}
-  ~NvtxRange() {}  // as above: a name for it is not unused
+  ~NvtxRange() {}  // not defaulted, so that a variable of this type is not reported as unused
 };
 
 }  // namespace sbrt

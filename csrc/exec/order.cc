@@ -11,13 +11,13 @@ namespace {
 
 constexpr size_t kMostConflicts = 64;  // sentences
 
-using Clock = std::vector<int64_t>;  // of each stream, how many of its ops are known to be over
+using Clock = std::vector<int64_t>;  // for each stream, how many of its ops are known to be over
 
 void join(Clock& into, const Clock& other) {
   for (size_t i = 0; i < into.size(); ++i) into[i] = std::max(into[i], other[i]);
 }
 
-// The last access of one part by one stream: its number there, and what it was.
+// The last access of one part by one stream: its number there, and its name.
 struct Access {
   int64_t at = 0;
   int32_t name = -1;
@@ -66,7 +66,7 @@ class Checker {
     Clock clock;
   };
 
-  // False: not yet.
+  // Returns false if the op cannot run yet.
   bool step(const OrderBook::Op& op) {
     Clock& clock = clocks_[op.stream];
     const bool is_host = op.stream == OrderBook::kHost;
@@ -113,7 +113,7 @@ class Checker {
   void report(const OrderBook::Op& op, int part, size_t stream, const Access& other) {
     if (found_.size() >= kMostConflicts) return;
     std::string one = said(op.stream, op.name), two = said(stream, other.name);
-    if (two < one) std::swap(one, two);  // whichever came first in this walk
+    if (two < one) std::swap(one, two);  // sorted, because the walk may meet either first
     found_.insert(sentence(order_.part_name(part), ": nothing orders ", one, " and ", two));
   }
 
@@ -136,7 +136,7 @@ class Checker {
   std::vector<size_t> next_;
   std::vector<std::vector<Recorded>> records_;  // by event, in order
   std::vector<bool> dropped_;
-  std::vector<Clock> of_host_;  // behind so many of its ops
+  std::vector<Clock> of_host_;  // the host's clock after each number of its ops
   std::vector<PartState> parts_;
   std::set<std::string> found_;
 };

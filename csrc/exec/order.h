@@ -1,9 +1,10 @@
-// What runs at once must be apart: a check of streams and events with vector clocks, on any list of
-// ops that say what they read and write. No body and no driver is needed.
+// Checks with vector clocks that concurrent ops use separate parts, for any list of ops that
+// declare what they read and write. It needs no backend and no driver.
 //
-// Two accesses of one part, one of them a write, are ordered if the second can only begin behind the
-// first: on one stream, through a wait for an event recorded behind it, or through the host, which
-// enqueues nothing before it has seen what it waited for.
+// Two accesses of one part, at least one of them a write, are ordered if the second can only begin
+// after the first has ended. Order comes from a common stream, from a wait for an event recorded
+// after the first, or from the host. The host enqueues nothing until it has seen the event it waits
+// for.
 #pragma once
 
 #include <cstdint>
@@ -18,34 +19,36 @@ class OrderBook {
  public:
   explicit OrderBook(PartName name) : part_name_(name) {}
 
-  static constexpr int kHost = 0;  // the stream of the thread that enqueues
+  static constexpr int kHost = 0;  // the stream number of the thread that enqueues
 
-  // A new stream, or event whose value is `initial`; returns its number. Names are kept.
+  // Adds a new stream, or an event whose value is `initial`, and returns its number. Names are
+  // kept.
   int stream(const std::string& name);
   int event(const std::string& name, int64_t initial);
 
-  // `graph`: of a captured op, which of its graphs was picked.
+  // `graph`: the picked graph of a captured op.
   void run(int stream, const char* name, const Effects& effects, const void* graph = nullptr);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
-  // The ops that come next were launched together; for whoever counts launches.
+  // The next ops were launched together. For callers that count launches.
   void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
-  // One sentence for each pair of ops, by name and part, that nothing orders; empty if all is well.
-  // `without`: no stream waits for events of these names. `host`: what the host waits for counts.
+  // One sentence for each pair of ops, by name and part, that nothing orders; empty if there is
+  // none. `without`: waits of streams for events of these names are ignored. `host`: waits of the
+  // host count.
   std::vector<std::string> conflicts(const std::vector<std::string>& without, bool host) const;
 
-  // Parts that ops on a stream may write, all together.
+  // All parts that ops on a stream may write.
   Parts written_by(int stream) const;
 
   enum class Kind : int8_t { run, wait, record };
   struct Op {
     Kind kind;
     int32_t stream;
-    int32_t name;   // of run
-    int32_t event;  // of wait and record
+    int32_t name;   // of a run
+    int32_t event;  // of a wait or record
     int64_t value;
-    int64_t issued;  // ops of the host before it
+    int64_t issued;  // number of the host's ops before this one
     Effects effects;
     const void* graph = nullptr;
   };

@@ -1,4 +1,5 @@
-// A fixed ring of what a stream ran and when. Written by the stream, read when it is idle.
+// A fixed ring of events: what a stream ran and when. The stream writes it; it is read when the
+// stream is idle.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +10,7 @@
 namespace sbrt {
 
 struct TraceEvent {
-  const char* name;    // a graph's, or the event waited for
+  const char* name;    // name of a graph, or of the event waited for
   int64_t begin, end;  // ns of the steady clock
   bool wait;
 };
@@ -26,7 +27,8 @@ class Trace {
   void put(const char* name, int64_t begin, int64_t end, bool wait) {
     ring_[count_++ % ring_.size()] = {name, begin, end, wait};
   }
-  // What began at `since` or later and is still there, oldest first; older events are overwritten.
+  // Events that began at `since` or later and are still in the ring, oldest first. Older events are
+  // overwritten.
   std::vector<TraceEvent> events(int64_t since) const {
     const uint64_t oldest = count_ - std::min<uint64_t>(count_, ring_.size());
     uint64_t first = count_;

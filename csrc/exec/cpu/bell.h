@@ -1,5 +1,5 @@
-// Where the host waits for events, for so long and no longer: an atomic cannot be waited on with a
-// time limit.
+// The bell wakes the host when an event is reached, or at a time limit. An atomic has no wait with
+// a time limit.
 #pragma once
 
 #include <atomic>
@@ -14,19 +14,20 @@ namespace sbrt {
 
 class Bell {
  public:
-  // Behind the store of an event. Both sides store, then look at what the other stores, sequentially
-  // consistent: one of them sees it.
+  // Called after the store of an event. Both sides store, then load what the other stores,
+  // sequentially consistent. So at least one of them sees the other's store.
   void ring(const Event& event) {
     if (awaited_.load(std::memory_order_seq_cst) != &event) return;
     {
       const std::lock_guard lock(mutex_);
-    }  // the host has looked and sleeps, or will look again
+    }  // now the host either sleeps, or will look again
     rung_.notify_all();
   }
 
-  // The one host thread: whether event >= value before Trace::now() is at `until`.
+  // Called by the one host thread. Returns true if event >= value before Trace::now() is at
+  // `until`.
   bool wait(Event& event, int64_t value, int64_t until) {
-    // A host that sleeps costs the lane that wakes it some ten microseconds of every round.
+    // Waking a sleeping host costs a lane some ten microseconds in every round.
     for (int spin = 0; spin < kSpins + kYields; ++spin) {
       if (event.reached() >= value) return true;
       if (spin < kSpins)

@@ -1,4 +1,4 @@
-// The cpu body: a stream is a worker thread with a team of cores, an event is a counter.
+// The cpu backend: a stream is a worker thread with a team of cores, an event is a counter.
 #include <array>
 #include <thread>
 
@@ -16,7 +16,7 @@ namespace {
 
 class CpuStream final : public CommandStream {
  public:
-  // The first stream fills the cores from the front, the others from the back.
+  // The first stream takes cores from the front of the list, the others from the back.
   CpuStream(int threads, bool first, bool has_ranges, Failure& failure, Bell& bell)
       : failure_(failure),
         bell_(bell),
@@ -86,7 +86,7 @@ class CpuStream final : public CommandStream {
   std::array<Command, kDepth> queue_;
   alignas(64) std::atomic<uint32_t> pushed_{0};
   alignas(64) std::atomic<uint32_t> done_{0};
-  std::thread thread_;  // last: it starts when everything else is there
+  std::thread thread_;  // last: it starts after all other members exist
 };
 
 class CpuExec final : public Exec {

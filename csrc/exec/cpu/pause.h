@@ -1,4 +1,5 @@
-// Waiting on an atomic: a short spin, because rounds are shorter than a wake-up, then the kernel.
+// Waiting on an atomic: a short spin first, because rounds are shorter than a wake-up, then a wait
+// in the kernel.
 #pragma once
 
 #include <atomic>
@@ -19,18 +20,19 @@ inline void cpu_relax() {
 }
 
 constexpr int kSpins = 400;    // some ten microseconds
-constexpr int kYields = 1000;  // some hundred more where nobody else wants the core
+constexpr int kYields = 1000;  // some hundred more if no other thread wants the core
 
-// Stores and wakes. Sequentially consistent: notify looks for waiters with a plain load, which must
-// not pass the store, or a waiter that has just seen the old value sleeps for ever.
+// Stores and wakes. The store is sequentially consistent, because notify looks for waiters with a
+// plain load. If that load passed the store, a waiter that has just read the old value would sleep
+// for ever.
 template <class T>
 void publish(std::atomic<T>& a, T value) {
   a.store(value, std::memory_order_seq_cst);
   a.notify_all();
 }
 
-// Returns once done(value) is true of the value just loaded (acquire). `yields`: how often to offer
-// the core to others before sleeping; worth it where the one waited for is known to be at work.
+// Returns once done(value) is true of the value just loaded (acquire). `yields`: how often to yield
+// the core before sleeping. This pays if the thread that will store is known to be working.
 template <class T, class Done>
 T wait_until(const std::atomic<T>& a, Done done, int yields = 0) {
   T value = a.load(std::memory_order_acquire);

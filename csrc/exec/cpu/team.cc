@@ -50,8 +50,8 @@ void Team::run(const Graph& graph, int width) {
   if (width > 1) {
     graph_ = &graph;
     take_along(width);
-    // Width travels in the word itself: only members look further, and the job cannot end without
-    // them, so nobody ever reads another job's fields.
+    // The width is part of the job word. Only members of the job read further, and the job cannot
+    // end without them. So nobody ever reads another job's fields.
     ++serial_;
     publish(job_, serial_ << kWidthBits | static_cast<uint32_t>(width));
   }
@@ -82,7 +82,7 @@ void Team::work(const Graph& graph, int rank, int width, uint32_t job) {
       }
     }
     meet(rank, width);
-    // An op that threw ends the graph for everybody at the same place. The second meeting keeps the
+    // An op that threw ends the graph for all members at the same op. The second meeting keeps the
     // mark until all have seen it.
     if (width > 1 && has_failed(job, i)) [[unlikely]] {
       meet(rank, width);
@@ -98,14 +98,15 @@ void Team::mark_failed(uint32_t job, int op) {
   }
 }
 
-// Whether `op` or one before it threw in this very job: a slow member may look when a later op, or
-// already the next job, has failed.
+// True if `op` or an earlier one threw in this job. A slow member may call this when a later op, or
+// an op of the next job, has already failed.
 bool Team::has_failed(uint32_t job, int op) const {
   const uint64_t at = failed_at_.load(std::memory_order_relaxed);
   return at >> 32 == job && static_cast<uint32_t>(at) <= static_cast<uint32_t>(op);
 }
 
-// Members that sat out some jobs get the count of the others. Nobody of the last job writes any more.
+// Gives members that sat out some jobs the count of the others. No member of the last job still
+// writes.
 void Team::take_along(int width) {
   const uint32_t met = members_[0].arrived.load(std::memory_order_relaxed);
   for (int rank = 1; rank < width; ++rank) {

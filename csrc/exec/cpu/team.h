@@ -12,19 +12,20 @@ namespace sbrt {
 
 class Team {
  public:
-  // Member `rank` goes to core first_core + rank * step of those the process may use, modulo their
-  // number.
+  // Member `rank` goes to core first_core + rank * step of the cores that the process may use,
+  // modulo their number.
   Team(int threads, int first_core, int step, Failure& failure);
   ~Team();
   Team(const Team&) = delete;
 
-  // Runs `graph` with `width` members; returns when all of them are done. Exceptions go to Failure.
+  // Runs `graph` with `width` members and returns when all of them are done. Exceptions go to
+  // Failure.
   void run(const Graph& graph, int width);
 
  private:
   static constexpr int kWidthBits = 12;
   static constexpr uint32_t kSerials = (1u << (32 - kWidthBits)) - 1;
-  static constexpr uint32_t kStop = 0xffffffffu;  // of no width that run() allows
+  static constexpr uint32_t kStop = 0xffffffffu;  // no width that run() allows gives this value
 
   void help(int rank);
   void work(const Graph& graph, int rank, int width, uint32_t job);
@@ -33,8 +34,8 @@ class Team {
   void take_along(int width);
   void meet(int rank, int width);
 
-  // How often a member has arrived at a meeting: on a cache line of its own, so that two members meet in
-  // the time of one line's way there and one's way back.
+  // Counts the arrivals of a member at meetings. It has its own cache line, so that two members
+  // meet in the time of two transfers of a line.
   struct alignas(64) Member {
     std::atomic<uint32_t> arrived{0};
   };
@@ -48,12 +49,13 @@ class Team {
   alignas(64) std::atomic<uint32_t> job_{0};
 };
 
-// Every thread that computes starts from the same floating-point state, whatever it inherited.
+// Gives the calling thread the floating-point state that every computing thread has, whatever it
+// inherited.
 void set_float_environment();
 
-// Moves the calling thread, one of a team of `threads`, to a core. It stays there if the team covers
-// all cores the process may use; otherwise the system may move it on. Woken on the core of whoever
-// woke it, a member would share that core for milliseconds while another lies idle.
+// Moves the calling thread, one of a team of `threads`, to a core. It is pinned there if the team
+// covers all cores that the process may use. Otherwise the system may move it on. Without the move,
+// a member would wake on its waker's core and share it for milliseconds while another core idles.
 void place_on_core(int core, int threads);
 
 }  // namespace sbrt

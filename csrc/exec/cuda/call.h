@@ -1,5 +1,6 @@
-// Every call of the CUDA runtime goes through `checked`: an error is a sentence with the call's name and
-// place. The device is chosen for as long as an entry lasts and then put back.
+// Every call of the CUDA runtime goes through `checked`: an error is a sentence with the call's
+// name and place. OnDevice selects the device for as long as an entry lasts and then restores the
+// previous one.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,11 +22,12 @@ inline void checked(cudaError_t error, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (error == cudaSuccess) [[likely]]
     return;
-  static_cast<void>(cudaGetLastError());  // what can be forgotten is: nobody else must find it
+  static_cast<void>(cudaGetLastError());  // clears it if possible: no other caller must find it
   throw Error(sentence(file_of(at), ":", at.line(), " ", call, ": ", cudaGetErrorString(error)));
 }
 
-// Of a query: whether it is done. "Not yet" is no error, and nobody else must find it as one.
+// True if a queried operation is done. "Not ready" is no error, and is cleared so that no other
+// caller finds it.
 inline bool is_done(cudaError_t state, const char* call,
                     const std::source_location& at = std::source_location::current()) {
   if (state == cudaErrorNotReady) {
@@ -42,7 +44,8 @@ class OnDevice {
     checked(cudaGetDevice(&before_), "cudaGetDevice");
     if (before_ != device_) checked(cudaSetDevice(device_), "cudaSetDevice");
   }
-  // For what frees: a process that ends, or a fork, has no context left; then there is nothing to free.
+  // For destructors. A process that ends, or a fork, has no context left, and then there is nothing
+  // to free.
   OnDevice(int device, std::nothrow_t)
       : device_(device),
         is_there_(cudaGetDevice(&before_) == cudaSuccess && cudaSetDevice(device) == cudaSuccess) {}

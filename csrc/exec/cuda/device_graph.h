@@ -1,5 +1,5 @@
-// The node list of a Graph on a device: cudaGraphs that are made once and launched in a row, again and
-// again. Kernels that follow each other share one; what was captured elsewhere has one for each choice.
+// The node list of a Graph on a device: cudaGraphs that are made once and launched in a row, any
+// number of times. Consecutive kernels share one. A captured node has one for each of its graphs.
 #pragma once
 
 #include <memory>
@@ -18,12 +18,12 @@ struct DestroyGraph {
 };
 using MadeGraph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
 
-// All of `graph` as one, with the captured graphs that it picks now.
+// Returns all of `graph` as one cudaGraph, with the captured graphs that it picks now.
 MadeGraph fused_graph(const Graph& graph, cudaStream_t stream);
 
 class DeviceGraph {
  public:
-  // Instantiates and uploads, on the current device. Throws InvalidInput for an op without a kernel.
+  // Instantiates and uploads on the current device. Throws InvalidInput for an op without a kernel.
   // With SBRT_GRAPH_DOT=FOLDER each cudaGraph is also written to FOLDER/NAME-NUMBER.dot.
   DeviceGraph(const Graph& graph, cudaStream_t stream);
 
@@ -31,7 +31,7 @@ class DeviceGraph {
 
  private:
   struct Part {
-    const Captured* captured = nullptr;  // null: `made` is one
+    const Captured* captured = nullptr;  // null: `made` has one graph, of kernels
     std::vector<MadeGraph> made;
   };
   void add_kernels(const Graph& graph, size_t first, size_t last, cudaStream_t stream);

@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-// Both may be null.
+// Both pointers may be null.
 struct Owned {
   int device = 0;
   void *host = nullptr, *there = nullptr;

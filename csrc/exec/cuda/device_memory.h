@@ -6,8 +6,9 @@
 
 namespace sbrt {
 
-// `stream`: where zeros are written; idle when these return.
-Block device_block(size_t bytes, int device, cudaStream_t stream);  // with the host's copy, pinned
-Block pinned_block(size_t bytes, int device);                       // one memory, one address each
+// A device block has a pinned copy for the host. `stream` writes its zeros and is idle on return.
+Block device_block(size_t bytes, int device, cudaStream_t stream);
+// A pinned block is one memory with a host address and a device address.
+Block pinned_block(size_t bytes, int device);
 
 }  // namespace sbrt

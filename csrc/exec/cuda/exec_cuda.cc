@@ -1,9 +1,9 @@
-// The cuda body: a stream is a cudaStream_t, an event a cudaEvent_t with a word of pinned memory that
-// the host looks at, a graph a cudaGraphExec_t.
+// The cuda backend: a stream is a cudaStream_t, an event a cudaEvent_t with a word of pinned memory
+// that the host reads, a graph a cudaGraphExec_t.
 //
-// CUDA lets nobody wait for what is not recorded yet, and a round's target waits for a burst that is
-// enqueued behind it. So each stream keeps a queue on the host: what stands behind such a wait is
-// handed over as soon as the record is.
+// In CUDA a stream cannot wait for an event that is not recorded yet. But a round's target waits
+// for a burst that is enqueued after it. So each stream keeps a queue on the host. Commands after
+// such a wait are handed over as soon as the record is.
 #include "core/check.h"
 #if defined(SBRT_WITH_CUDA) && SBRT_WITH_CUDA
 #include <cuda_profiler_api.h>
@@ -27,8 +27,8 @@ namespace {
 
 class CudaStream;
 
-// What the streams of an engine share. The first error is there for good: a device that failed once
-// runs nothing any more.
+// State that the streams of an engine share. The first error stays: a device that failed once runs
+// nothing more.
 struct World {
   int device;
   std::vector<CudaStream*> streams;
@@ -39,13 +39,13 @@ struct World {
   }
 };
 
-// What the body keeps of an Event.
+// What the backend keeps of an Event.
 struct EventBody {
   int device;
   cudaEvent_t event = nullptr;
   Block word;            // an int64, pinned
   int64_t enqueued = 0;  // the last value whose record was handed over
-  Patience patience;     // rounds and pieces of a prompt take different times
+  Patience patience;     // one per event: rounds and pieces of a prompt take different times
 
   explicit EventBody(int on) : device(on), word(pinned_block(sizeof(int64_t), on)) {
     checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
@@ -79,7 +79,7 @@ class CudaStream final : public CommandStream {
     world_.streams.push_back(this);
   }
 
-  // What was enqueued runs to its end; nothing is freed under it.
+  // Lets enqueued work run to its end before anything that it uses is freed.
   ~CudaStream() override {
     std::erase(world_.streams, this);
     const OnDevice here(world_.device, std::nothrow);
@@ -110,12 +110,12 @@ class CudaStream final : public CommandStream {
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
   int fused() const override { return fused_.size(); }
 
-  // Hands over what can be; whether that was anything.
+  // Hands over as many commands as possible. Returns true if there were any.
   bool advance() {
     return queue_.advance([this](const Command& command) { return hand_over(command); });
   }
 
-  // Null: no more. Nothing is in flight.
+  // Null: stops keeping times. The caller ensures that nothing is in flight.
   void keep_times(DeviceClock* clock) {
     collect();
     timings_.reset();
@@ -132,7 +132,7 @@ class CudaStream final : public CommandStream {
     }
   }
 
-  // Throws what broke the device.
+  // Throws the error that broke the device.
   void look() const { static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery")); }
 
  private:
@@ -160,7 +160,7 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // What is held back counts as waiting, from where the stream has come.
+  // Time in which the command is held back counts as waiting, from where the stream has come.
   bool wait_for(Event& event, int64_t value) {
     begin_slice();
     const EventBody& body = body_of(event, world_.device);
@@ -172,7 +172,7 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // Other streams first, then the host.
+  // Wakes other streams first, then the host.
   void put_record(Event& event, int64_t value) {
     EventBody& body = body_of(event, world_.device);
     checked(cudaEventRecord(body.event, stream_), "cudaEventRecord");
@@ -221,7 +221,7 @@ class CudaExec final : public Exec {
   ~CudaExec() override { static_cast<void>(cudaStreamDestroy(copies_)); }
 
   bool reach(Event& event, int64_t value, int64_t until) override {
-    collect();  // of earlier rounds, while this one is at work
+    collect();  // times of earlier rounds, while this round runs
     if (event.reached() >= value) return true;
     Patience& patience = patience_of(event);
     patience.begin(until);
@@ -246,7 +246,7 @@ class CudaExec final : public Exec {
             "cudaMemcpyAsync");
     checked(cudaStreamSynchronize(copies_), "cudaStreamSynchronize");
     collect();
-    if (clock_) clock_->set(copies_);  // two clocks drift apart
+    if (clock_) clock_->set(copies_);  // set again because the two clocks drift apart
   }
 
   void keep_trace(bool is_on) override {
@@ -306,7 +306,7 @@ class CudaExec final : public Exec {
   std::unique_ptr<DeviceClock> clock_;  // only while a trace is kept
 };
 
-// What stands in the way of `device`; null if nothing does. Only `closely` makes a context there.
+// The reason why `device` cannot be used, null if it can. Only `closely` creates a context there.
 const char* trouble_with(int device, bool closely) {
   int count = 0, before = 0;
   cudaError_t error = cudaGetDeviceCount(&count);

@@ -1,4 +1,4 @@
-// A build without the cuda body says so.
+// In a build without the cuda backend, these functions say so.
 #include "exec/exec.h"
 
 #if !defined(SBRT_WITH_CUDA) || !SBRT_WITH_CUDA

@@ -1,4 +1,4 @@
-// How the host waits for one event of a device.
+// The host's strategy for waiting for one event of a device.
 #pragma once
 
 #include <time.h>
@@ -16,8 +16,8 @@ inline void nap(int64_t ns) {
 }
 
 // The host sleeps through most of the shortest of its recent waits. Then it polls until such a wait
-// should be over, and after that it takes short naps. Only a wait for an event that is not reached yet
-// may begin: the first thing it does is sleep.
+// should be over, and after that it takes short naps. Call begin() only for an event that is not
+// reached yet, because it sleeps first.
 class Patience {
  public:
   void begin(int64_t until) {
@@ -26,7 +26,7 @@ class Patience {
     const int64_t sleep = std::min(least_ - least_ / 4, until - begun_);
     if (least_ > kShort && sleep > 0) nap(sleep);
   }
-  // Between two looks. Returns true now and then: time to check for errors.
+  // Called between two looks at the event. Returns true from time to time: check for errors then.
   bool wait() {
     if (Trace::now() - begun_ < least_ + least_ / 4 + kShort) return false;
     nap(kNap);

@@ -1,4 +1,4 @@
-// How a stream tells the host where it is: a kernel that writes one word of pinned memory.
+// A stream reports its progress to the host with a kernel that writes one word of pinned memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,10 +7,11 @@
 
 namespace sbrt {
 
-// Behind all that was enqueued: *word = value, seen by the host after everything that was written before.
+// Enqueues *word = value after all earlier work. The host sees the value only after everything that
+// was written before it.
 cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value);
 
-// Whether this binary has code for the current device.
+// Success if this binary has code for the current device, else the error.
 cudaError_t has_code();
 
 }  // namespace sbrt

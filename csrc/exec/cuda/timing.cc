@@ -9,16 +9,18 @@
 namespace sbrt {
 namespace {
 
-// Two rounds of the longest bursts are in flight at most. Where more is (a measurement of forwards),
-// what finds no place is not in the trace.
+// At most two rounds of the longest bursts are in flight. If more is in flight (a measurement of
+// forwards), slices without a place are left out of the trace.
 constexpr size_t kSlices = 512;
 
-// An elapsed time is a float of milliseconds: 61 ns at the second from which on it starts anew.
+// An elapsed time is a float of milliseconds. Its resolution is 61 ns after one second; from there
+// on read() moves the known event.
 constexpr float kFar = 1000;
 
 }  // namespace
 
-// The quickest try knows best: the device passed the event in the middle of it, give or take a half.
+// The fastest try is the most exact: the device passed the event in its middle, plus or minus half
+// of it.
 void DeviceClock::set(cudaStream_t idle) {
   constexpr int kTries = 5;
   int64_t least = std::numeric_limits<int64_t>::max();

@@ -1,5 +1,6 @@
-// When the commands of a stream ran on the device: timed events around each, all of them made when a
-// trace is asked for, read back by the host once the device is past them. Nobody waits for one.
+// When a stream's commands ran on the device: timed events around each. All events are created when
+// a trace is asked for. The host reads them after the device has passed them, so nothing waits for
+// one.
 #pragma once
 
 #include <cstdint>
@@ -31,12 +32,13 @@ class TimedEvent {
   cudaEvent_t event_ = nullptr;
 };
 
-// The device's clock in ns of Trace::now(): an event of which both times are known.
+// The device's clock in ns of Trace::now(): an event whose time is known in both clocks.
 class DeviceClock {
  public:
-  // By a stream with nothing enqueued, for which the host waits.
+  // Records on `idle`, a stream with nothing enqueued, and the host waits for it.
   void set(cudaStream_t idle);
-  // When the device passed `event`. It may be kept, and another one left in its place.
+  // Time at which the device passed `event`. The clock may keep `event` and leave another one in
+  // its place.
   int64_t read(TimedEvent& event);
 
  private:
@@ -48,10 +50,10 @@ class Timings {
  public:
   Timings(DeviceClock& clock, Trace& trace);
 
-  // Before and behind a command. A second begin() in a row is the first one's.
+  // Called before and after a command. A second begin() in a row has no effect.
   void begin(cudaStream_t stream);
   void end(cudaStream_t stream, const char* name, bool is_wait);
-  // Puts what is over into the trace, in order.
+  // Puts the finished slices into the trace, in order.
   void collect();
 
  private:

@@ -1,12 +1,12 @@
-// The sim body: everything runs on the host's thread, in an order that the events allow.
+// The sim backend: everything runs on the host's thread, in an order that the events allow.
 //
-// In virtual time every stream has a clock. A launch moves it on by its cost, a record stamps the
-// event with it, a wait moves it to the event's stamp, and nothing begins before the host enqueued
-// it. So lanes that run beside each other take the longer of both, and lanes that wait for each
-// other the sum, whatever it took to compute them here.
+// In virtual time every stream has a clock. A launch advances it by its cost, a record stamps the
+// event with it, a wait advances it to the event's stamp. Nothing begins before the host enqueued
+// it. So lanes that run in parallel take the longer time of both, and lanes that wait for each
+// other the sum. The time that the computation takes here does not matter.
 //
-// The dry body runs the same and keeps every command, for the check of exec/order.h. As a stand-in for
-// cuda it picks captured graphs as they are launched, and a device's memory is its own.
+// The dry backend runs in the same way and records every command, for the check of exec/order.h. As
+// a stand-in for cuda it picks captured graphs at launch and has separate device memory.
 
 #include <algorithm>
 
@@ -22,7 +22,7 @@
 namespace sbrt {
 namespace {
 
-// What the dry body keeps.
+// What the dry backend keeps.
 class Keeper {
  public:
   explicit Keeper(PartName name) : order(name) {}
@@ -35,7 +35,7 @@ class Keeper {
     events_.push_back(&event);
     return order.event(event.name(), event.reached());
   }
-  // `picked`: of the captured ops of a launch, in order.
+  // `picked`: the picks of a launch's captured ops, in order.
   void keep(int stream, const Command& c, const std::vector<int>& picked) {
     if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
     if (c.kind == Command::kRecord) order.record(stream, event(*c.event), c.value);
@@ -52,7 +52,7 @@ class Keeper {
   void watch(const Watched& watched) {
     watched_.push_back({watched, Buffer<std::byte>(watched.bytes)});
   }
-  // Runs an op, which may write of what is watched what it says.
+  // Runs an op. In watched memory it may only write what its effects declare.
   void call(const Graph::Node& node) {
     if (!node.name) {
       node.call(node, Worker{});
@@ -74,7 +74,7 @@ class Keeper {
     Buffer<std::byte> before;
   };
 
-  // The first part that is not what it was and is not among `allowed`; -1 if none.
+  // The first part that has changed and is not in `allowed`; -1 if none.
   static int changed_part(const Copy& copy, Parts allowed) {
     const auto* now = static_cast<const std::byte*>(copy.of.memory);
     for (const PartRange* r = copy.of.ranges; r < copy.of.ranges + copy.of.count; ++r)
@@ -88,11 +88,12 @@ class Keeper {
   std::vector<Copy> watched_;
 };
 
-// What the streams share. `host`: virtual ns up to which the host knows what happened.
+// State that the streams share. `host`: the time in virtual ns up to which the host knows what
+// happened.
 struct World {
   bool timed;
-  std::unique_ptr<Keeper> book;    // of the dry bodies
-  std::unique_ptr<OwnMemory> own;  // of the one that stands in for a device
+  std::unique_ptr<Keeper> book;    // only of the dry backends
+  std::unique_ptr<OwnMemory> own;  // only of the one that imitates a device
   int64_t host = 0;
   Failure failure;
 };
@@ -124,7 +125,7 @@ class SimStream final : public CommandStream {
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
   int fused() const override { return fused_.size(); }
 
-  // Runs as far as events allow; false if it could not even start.
+  // Runs as far as events allow; false if nothing could run.
   bool advance() {
     return queue_.advance([this](const Enqueued& e) { return execute(e); });
   }
@@ -132,8 +133,8 @@ class SimStream final : public CommandStream {
  private:
   struct Enqueued {
     Command command;
-    int64_t at;               // by the host's clock
-    std::vector<int> picked;  // on a device
+    int64_t at;               // when the host enqueued it, by its clock
+    std::vector<int> picked;  // only on a device
   };
 
   void push(const Command& command) override {
@@ -183,15 +184,15 @@ class SimStream final : public CommandStream {
 
   World& world_;
   Trace trace_;
-  int number_;  // in the book
+  int number_;  // in the order book
   CommandQueue<Enqueued> queue_;
-  FusedGraphs<bool> fused_;  // on a device
+  FusedGraphs<bool> fused_;  // only on a device
   int64_t clock_ = 0;
 };
 
 class SimExec final : public Exec {
  public:
-  // `name`: of a dry body.
+  // `name`: for a dry backend.
   explicit SimExec(bool timed, PartName name = nullptr, bool own = false)
       : world_{timed,
                name ? std::make_unique<Keeper>(name) : nullptr,
@@ -199,7 +200,7 @@ class SimExec final : public Exec {
                0,
                {}} {}
 
-  // Runs all there is to run, whatever the time.
+  // Runs everything that can run, whatever the time limit.
   bool reach(Event& event, int64_t value, int64_t) override {
     bool moved = true;
     while (moved) {

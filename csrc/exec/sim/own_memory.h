@@ -1,5 +1,5 @@
-// The memory of a device that is none: the host has a copy to write, and reaching for the device's own
-// is a fault, but for as long as an op runs.
+// Imitates the memory of a device: the host has a copy to write. An access to the device's memory
+// faults, except while an op runs.
 #pragma once
 
 #include <sys/mman.h>
@@ -22,7 +22,7 @@ class OwnMemory {
     return {both, both->host.as<void>(), both->device.as<void>(), both->host.bytes()};
   }
 
-  // Opens all of it to the host for as long as it lives.
+  // Opens all device memory to the host for the lifetime of this object.
   class Open {
    public:
     explicit Open(const OwnMemory* memory) : memory_(memory) { set(PROT_READ | PROT_WRITE); }
@@ -35,7 +35,7 @@ class OwnMemory {
       for (const auto& both : memory_->blocks_) protect(both->device, how);
     }
 
-    const OwnMemory* memory_;  // null: nothing is shut
+    const OwnMemory* memory_;  // null: there is no such memory
   };
 
  private:
@@ -48,7 +48,7 @@ class OwnMemory {
     static_cast<void>(mprotect(pages.as<void>(), pages.bytes(), how));
   }
 
-  std::vector<std::shared_ptr<Both>> blocks_;  // as long as the body
+  std::vector<std::shared_ptr<Both>> blocks_;  // they live as long as the backend
 };
 
 }  // namespace sbrt
