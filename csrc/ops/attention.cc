@@ -18,7 +18,8 @@ void append(Visible& out, int64_t slot, int64_t n) {
   out.keys += n;
 }
 
-// The slots of a mask's bits, ascending; `position` is the next key's and is moved on.
+// Appends the slots of a mask's bits, in ascending order. `position` is the position of the next
+// key and is advanced.
 template <class SlotOf>
 void append_mask(Visible& out, const Mask& mask, int64_t& position, SlotOf slot_of) {
   for (uint64_t bits = mask.bits(); bits; bits &= bits - 1)
@@ -55,7 +56,7 @@ int64_t score_stride(const RingShape& ring) {
   return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
-// Keys that rows i and k see in the same slots, the first ones of each.
+// Number of first keys that rows i and k see in the same slots.
 int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_t k) {
   const Visible &a = visible[i], &b = visible[k];
   if (i == k) return a.keys;
@@ -64,7 +65,7 @@ int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_
   return std::max<int64_t>(0, rows.head[seat] - a.first);
 }
 
-// Query heads of one KV head, row by row: number i is head i % group of row i / group.
+// Query heads of one KV head, row by row: query i is head i % group of row i / group.
 class HeadTask {
  public:
   HeadTask(const AttentionArgs& a, int64_t kv_head, float* scratch) : a_(a), kv_head_(kv_head) {
@@ -81,7 +82,7 @@ class HeadTask {
     task_.scale = a.scale;
   }
 
-  // Queries first .. last - 1, in tasks of as many as share keys.
+  // Computes queries first .. last - 1. A task takes as many as share keys.
   void run(int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i += task_.count) {
       task_.count = 0;
@@ -94,7 +95,7 @@ class HeadTask {
   }
 
  private:
-  // The results of the task that began with query `first`, as integers.
+  // Stores the results of the task that began with query `first` as integers.
   void round_results(int64_t first) const {
     const int64_t stride = row_stride(a_.rows->n);
     for (int64_t i = first; i < first + task_.count; ++i) {
@@ -133,7 +134,7 @@ int64_t attention_scratch(const RingShape& ring) {
   return attend_scratch(ring.head_dim, score_stride(ring));
 }
 
-// A member takes neighbouring queries of a KV head, so that its keys stay in cache.
+// A member takes adjacent queries of a KV head, so that the head's keys stay in cache.
 void attention(const AttentionArgs& a, Worker worker) {
   static_assert(kKeyPanel == kPanel);
   const RingShape& shape = a.ring->shape();

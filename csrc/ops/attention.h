@@ -1,8 +1,9 @@
 // Masked attention over ring spans.
 //
-// The keys a row sees are ordered by absolute position: the trunk, its ancestors in flight by
-// depth, its own tail. Every sum runs in that order and nothing else enters, so where the trunk
-// ends, where the ring wraps and what is a mask make no difference to one bit of the result.
+// The keys that a row sees are ordered by absolute position: the trunk, the row's ancestors in
+// flight by depth, its own tail. Every sum runs in that order, and nothing else enters it. So the
+// result is bitwise the same wherever the trunk ends, wherever the ring wraps, and whichever keys
+// come from a mask.
 #pragma once
 
 #include "exec/exec.h"
@@ -18,7 +19,7 @@ constexpr int kMaxSpans = 2 + kSlots + kMaxTail;
 struct Visible {
   Span span[kMaxSpans];
   int count;      // spans
-  int64_t first;  // position of the first key; the others follow one by one
+  int64_t first;  // position of the first key; the others have consecutive positions
   int64_t keys;
 };
 
@@ -29,7 +30,7 @@ struct SeeArgs {
   int64_t window;    // positions a row sees, itself included; at most the ring's
 };
 
-// What every row sees, once per forward.
+// Finds the keys that each row sees, once per forward.
 void see(const SeeArgs& args, Worker worker);
 
 // Floats of scratch that one member needs.
@@ -45,7 +46,8 @@ struct AttentionArgs {
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;
-  // If given: `out` as integers too, [groups of k][stride] (ops/integers.h); head_dim is a multiple of 32.
+  // If given, `out` is also stored as integers, [groups of k][stride] (ops/integers.h). Then
+  // head_dim is a multiple of 32.
   const Integers* integers = nullptr;
   RowGroup* made = nullptr;
 };

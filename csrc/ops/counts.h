@@ -1,11 +1,11 @@
-// The trunk's tokens, counted. On every device.
+// Counts of the trunk's tokens, for every device.
 #pragma once
 
 #include "state/sequence.h"
 
 namespace sbrt {
 
-// One more token of the trunk.
+// Adds one token of the trunk.
 SBRT_ANY inline void count_token(Counts& counts, int32_t token, bool is_output) {
   if (!counts.seen[token]) counts.token[counts.n++] = token;
   counts.seen[token] = 1;

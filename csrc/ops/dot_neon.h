@@ -34,7 +34,7 @@ inline B raw_bytes(const uint8_t* p) {
   return out;
 }
 
-// Bytes are levels + 128; here they are levels.
+// A stored byte is the level + 128; this returns levels.
 inline B bytes(const uint8_t* p) {
   B out = raw_bytes(p);
   for (int i = 0; i < kParts; ++i) out.a[i] = veorq_s8(out.a[i], vdupq_n_s8(-128));

@@ -33,7 +33,7 @@ inline B raw_bytes(const uint8_t* p) {
   return out;
 }
 
-// Bytes are levels + 128; here they are levels.
+// A stored byte is the level + 128; this returns levels.
 inline B bytes(const uint8_t* p) {
   B out;
   for (int i = 0; i < 64; ++i) out.a[i] = static_cast<int8_t>(p[i] - 128);
@@ -59,7 +59,7 @@ inline I end_nibbles(const N& sum, int32_t) { return sum; }
 inline V to_float(const I& x) {
   return each([&](int i) { return static_cast<float>(x.a[i]); });
 }
-// Rounded once, as everywhere: `fma` of simd_portable.h rounds twice.
+// Rounds once, as on other machines. `fma` of simd_portable.h rounds twice.
 inline V fused(const V& x, const V& y, const V& z) {
   return each([&](int i) { return __builtin_fmaf(x.a[i], y.a[i], z.a[i]); });
 }

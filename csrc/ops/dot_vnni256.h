@@ -24,7 +24,7 @@ inline I dot_unsigned(const I& sum, const B& w, const int8_t* q) {
   const __m256i x = _mm256_set1_epi32(word);
 #if defined(__AVXVNNI__)
   return {_mm256_dpbusd_avx_epi32(sum.a, w.a, x), _mm256_dpbusd_avx_epi32(sum.b, w.b, x)};
-#else  // the same of AVX-512: tests compile this file so
+#else  // AVX-512 has the same instructions: tests compile this file for it
   return {_mm256_dpbusd_epi32(sum.a, w.a, x), _mm256_dpbusd_epi32(sum.b, w.b, x)};
 #endif
 }
@@ -33,7 +33,7 @@ inline B raw_bytes(const uint8_t* p) {
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
 
-// Bytes are levels + 128, taken as unsigned: a sum starts 128 sums of q lower.
+// A stored byte is the level + 128, used as unsigned. So a sum starts at -128 times the sum of q.
 inline B bytes(const uint8_t* p) { return raw_bytes(p); }
 inline I start_bytes(int32_t less_128) { return repeat(less_128); }
 inline I dot_bytes(const I& sum, const B& w, const int8_t* q) { return dot_unsigned(sum, w, q); }

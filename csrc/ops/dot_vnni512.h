@@ -9,7 +9,7 @@ namespace {
 
 using I = __m512i;  // 16 sums
 using B = __m512i;  // 4 bytes of each of 16 outputs
-using N = __m512i;  // sums of nibbles on their way
+using N = __m512i;  // partial sums of int4 products
 constexpr int kTallestIntegers = 8;
 
 inline I quad(const int8_t* q) {
@@ -19,7 +19,7 @@ inline I quad(const int8_t* q) {
 }
 inline B raw_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 
-// Bytes are levels + 128, taken as unsigned: a sum starts 128 sums of q lower.
+// A stored byte is the level + 128, used as unsigned. So a sum starts at -128 times the sum of q.
 inline B bytes(const uint8_t* p) { return raw_bytes(p); }
 inline I start_bytes(int32_t less_128) { return _mm512_set1_epi32(less_128); }
 inline I dot_bytes(I sum, B w, const int8_t* q) { return _mm512_dpbusd_epi32(sum, w, quad(q)); }

@@ -1,4 +1,4 @@
-// The start of a forward: token embeddings and rope angles of every row.
+// The first ops of a forward: token embeddings and rope angles of every row.
 #pragma once
 
 #include "core/memory.h"
@@ -9,15 +9,14 @@
 
 namespace sbrt {
 
-// The embedding: rows of its own in f32 or bf16, or a packed matrix that somebody else owns.
+// The embedding: its own rows in f32 or bf16, or a packed matrix that another object owns.
 class EmbedTable {
  public:
   EmbedTable() = default;
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
   EmbedTable(const PackedMatrix* packed, int64_t vocab, int64_t hidden)
       : packed_(packed), vocab_(vocab), hidden_(hidden) {}
-  void fill(
-      const TensorView& w);  // [vocab, hidden], rounded to the storage type; not of a packed one
+  void fill(const TensorView& w);  // [vocab, hidden], rounded to the storage type; not if packed
   void read(int64_t token, float* out) const;  // [hidden]
   int64_t vocab() const { return vocab_; }
   int64_t hidden() const { return hidden_; }
@@ -34,7 +33,7 @@ struct EmbedArgs {
   const EmbedTable* table;
   const Batch* rows;
   float* x;      // [rows, hidden]
-  float factor;  // 1: x is the embedding itself
+  float factor;  // 1 leaves the embedding unchanged
 };
 
 // x = the row's embedding times factor. A padding row may carry any token.
@@ -43,14 +42,15 @@ void embed(const EmbedArgs& args, Worker worker);
 struct AngleArgs {
   const Batch* rows;
   const float* inv_freq;  // [half]
-  float scale;            // of cosines and sines
+  float scale;            // factor of the cosines and sines
   int64_t half;           // head_dim / 2
   float* cosines;         // [rows, half]
   float* sines;           // [rows, half]
 };
 
-// Cosines and sines of each row's rope angles, times scale. The angle is float32(position) * inv_freq
-// in float32 below 2^24, as in transformers, and their exact product in double beyond that.
+// Cosines and sines of each row's rope angles, times scale. Below 2^24 the angle is
+// float32(position) * inv_freq in float32, as in transformers. Beyond that it is their exact
+// product in double.
 void find_angles(const AngleArgs& args, Worker worker);
 
 }  // namespace sbrt

@@ -1,5 +1,5 @@
-// exp for softmax: one formula for every lane (no libm, no contraction), so that a vector, a scalar
-// and another implementation of the same six steps agree bitwise.
+// exp for softmax. One formula for every lane, without libm and without contraction. So a vector, a
+// scalar and another implementation of the same six steps agree bitwise.
 #pragma once
 
 #include <cstdint>

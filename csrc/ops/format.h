@@ -1,5 +1,5 @@
-// How a matrix keeps its weights. The kernels take this as data: a new format of a file is a new
-// value, not a new kernel.
+// Storage format of a matrix's weights. The kernels take it as data: a new format of a file is a
+// new value, not a new kernel.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 namespace sbrt {
 
 enum class Element : uint8_t { f32, bf16, int8, int4 };
-enum class Number : uint8_t { none, f16, f32 };  // how scales or minimums are kept
+enum class Number : uint8_t { none, f16, f32 };  // storage type of scales or minimums
 
 // weight = scale * (level - zero) (+ minimum), each step rounded to f32. The scale and the minimum
-// belong to `group` consecutive k of one output. Float elements have none of the rest.
+// belong to `group` consecutive k of one output. For float elements the other fields are unused.
 struct Format {
   Element element = Element::f32;
   int32_t group = 0;  // int8: 16, 32, 64 or 128; int4: 32, 64 or 128
@@ -28,14 +28,14 @@ struct Format {
 constexpr Format kFloat32{}, kBfloat16{Element::bf16};
 constexpr Format kInt8{Element::int8, 64, Number::f32};               // dtype="int8"
 constexpr Format kInt4{Element::int4, 32, Number::f16, Number::f16};  // dtype="int4"
-constexpr Format kInt8Head{Element::int8, 32, Number::f16};           // the head next to kInt4
+constexpr Format kInt8Head{Element::int8, 32, Number::f16};           // lm_head of a model in kInt4
 
 constexpr int64_t bytes_of(Number n) { return n == Number::none ? 0 : n == Number::f16 ? 2 : 4; }
 
-// Throws InvalidInput on a combination that no kernel has.
+// Throws InvalidInput on a combination without a kernel.
 void check_format(const Format& format);
 
-// What "float32", "bfloat16", "int8" or "int4" keeps. Throws InvalidInput.
+// The format of "float32", "bfloat16", "int8" or "int4". Throws InvalidInput.
 Format format_named(std::string_view name);
 
 // The smallest format that holds the weights of both exactly.

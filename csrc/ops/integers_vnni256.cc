@@ -1,4 +1,5 @@
-// Compiled with the flags of its name: nothing here may be reached before the machine was asked.
+// Compiled with the flags of its name. Code here may run only after the machine was asked for these
+// instructions.
 #if defined(__x86_64__)
 #define SBRT_INTEGERS kIntegersVnni256
 #define SBRT_INTEGERS_NAME "vnni256"

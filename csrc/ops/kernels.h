@@ -1,9 +1,9 @@
 // The inner loops, compiled once per instruction set and picked once at run time.
 //
-// The body is one text, kernels_body.inc, over a vector of 16 f32 lanes (simd_*.h). Packed weights
-// and results' order of additions do not depend on the number of rows, threads or neighbours. AVX2,
-// AVX-512 and NEON give the same bits. Portable rounds an fma twice, so there only passes over logits
-// give these bits. Nothing here checks: callers do.
+// All are compiled from one source, kernels_body.inc, over a vector of 16 f32 lanes (simd_*.h).
+// Neither the packing of weights nor the order of additions depends on the number of rows, threads
+// or neighbours. AVX2, AVX-512 and NEON give the same bits. Portable rounds an fma twice, so there
+// only passes over logits give these bits. Nothing here checks its arguments: callers do.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ constexpr int kPanel = 16;  // outputs of one packed panel
 
 struct RowGroup;  // ops/integers.h
 
-// y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels
-// first .. last - 1. Gated: even panels are gates, odd ones what they gate, and `gate` makes
-// y[r][j] of gate j and up j.
+// y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels first
+// .. last - 1. If gated, even panels are gates and odd panels the values that they gate (up). Then
+// `gate` makes y[r][j] of gate j and up j.
 struct MatmulTask {
   const void* panels;  // layout: ops/packed.h
   Format format;
@@ -29,36 +29,37 @@ struct MatmulTask {
   float* y;           // [rows][y_stride]
   int64_t y_stride;   // out, or the number of gates
   const float* bias;  // [out] or null
-  const float* add;   // as y, or null; may be y
+  const float* add;   // shape of y, or null; may be y
   int rows;
   int64_t first, last;  // even if gated
   float* both;          // [rows][kGatedWidth] scratch if gated, else null
-  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // of Kernels
+  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // from Kernels
 
-  // Of integer products (ops/integers.h): the rows instead of x, [groups of k][stride]. Gated, if
-  // `made` is given: y as integers there instead of y; `first` is then a multiple of 4.
+  // For integer products (ops/integers.h): the rows, used instead of x, [groups of k][stride]. If
+  // gated and `made` is given, y is stored there as integers and not in y. `first` is then a
+  // multiple of 4.
   const RowGroup* groups;
-  int64_t stride;  // of `made` too
+  int64_t stride;  // the same for `made`
   RowGroup* made;
 };
 
-constexpr int kGatedWidth = 8 * kPanel;  // most outputs of a group of panels
+constexpr int kGatedWidth = 8 * kPanel;  // most outputs in a group of panels
 
 // Consecutive storage slots.
 struct Span {
   int64_t slot, n;
 };
 
-// One query head of one row: what it sees, in order of position.
+// One query head of one row, and the keys that it sees by position.
 struct Query {
   const float* q;     // [head_dim]
   float* out;         // [head_dim]
-  const Span* spans;  // the same pointer for all query heads of a row
-  int64_t keys;       // of all spans
+  const Span* spans;  // all query heads of a row have the same pointer
+  int64_t keys;       // in all spans
 };
 
-constexpr int kMostQueries = 12;  // of one task
-constexpr int kScorePad = 32;     // floats around the keys that `attend` may write
+constexpr int kMostQueries = 12;  // in one task
+constexpr int kScorePad = 32;     // floats around the keys that `attend` may overwrite
 
 // Query heads of one KV head. The first `shared` keys are the same slots for all of them.
 struct AttendTask {
@@ -76,10 +77,11 @@ constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
   return kMostQueries * (2 * head_dim + kPanel + score_stride);
 }
 
-// A double from 0 to 1 plus this is rounded to units of 2^-40, which are its last bits.
+// Adding this to a double from 0 to 1 rounds it to units of 2^-40, which are the last bits of the
+// sum.
 constexpr double kToUnits = 0x1p12;
 
-// Noise of one row (ops/philox.h), and what divides the logits.
+// Noise of one row (ops/philox.h), and the divisor of the logits.
 struct NoiseBlock {
   uint64_t seed, where;
   uint32_t completion, use;
@@ -96,32 +98,37 @@ struct Kernels {
   void (*silu_gate)(const float* gate, const float* up, int64_t n, float* y);
   // y = gelu(gate) * up, gelu(x) = x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3))): the tanh form
   void (*gelu_gate)(const float* gate, const float* up, int64_t n, float* y);
-  // The greatest of n >= 1; *bad: whether one of them is NaN or +inf.
+  // Returns the greatest of n >= 1 values. *bad: one of them is NaN or +inf.
   float (*largest)(const float* x, int64_t n, bool* bad);
-  // The first i >= from with x[i] >= bar, else n. No x is NaN.
+  // Returns the first i >= from with x[i] >= bar, else n. No x is NaN.
   int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
-  // *sum of e = exp32(x - most), *moment of e (x - most), by i mod 16, then folded in halves.
+  // *sum = the sum of e = exp32(x - most), *moment = the sum of e (x - most). Both are summed by i
+  // mod 16, then folded in halves.
   void (*law)(const float* x, int64_t n, float most, float* sum, float* moment);
-  // Bit j: x[from + j] / temperature and the noise of token from + j may together reach bar; never 0
-  // for one that does. Up to 64 of n tokens; from is a multiple of 64.
+  // Sets bit j if x[from + j] / temperature plus the noise of token from + j may reach bar. A bit
+  // of a token that does reach it is always set. Looks at up to 64 of n tokens; from is a multiple
+  // of 64.
   uint64_t (*may_reach)(const float* x, int64_t from, int64_t n, const NoiseBlock& noise,
                         double bar);
-  // ids of x >= bar, ascending; returns their number. ids has room for n.
+  // Writes the ids of x >= bar, in ascending order, and returns their number. ids has room for n.
   int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
-  // out[16 p + j] = the greatest of column j of the p-th of `parts` parts of `length` x 16 floats.
+  // out[16 p + j] = the greatest of column j in part p. Each of `parts` parts is `length` x 16
+  // floats.
   void (*maxima)(const float* x, int64_t parts, int64_t length, float* out);
   // out[i] = exp32((x[i] - most) / temperature); out may be x, or null. Returns the sum of all out[i]
   // in units of 2^-40, each rounded to the nearest even unit: integers, so the order does not matter.
   int64_t (*weigh)(const float* x, int64_t n, float most, float temperature, float* out);
-  // The roofs of a bench: the sum of n floats, which is as fast as they can be read; and `steps` fma
-  // of many independent chains in registers, which returns the floating-point operations done.
+  // Roofs for a bench. read: the sum of n floats, as fast as they can be read. The other does
+  // `steps` fma of many independent chains in registers, and returns the number of floating-point
+  // operations.
   float (*read)(const float* x, int64_t n);
   double (*peak)(int64_t steps, float* out);
 };
 
-// Those this machine can run, best first.
+// The sets that this machine can run, best first.
 std::vector<const Kernels*> kernels_here();
-// By name: "avx512", "avx2", "neon", "portable", or "auto" for the best. Throws InvalidInput.
+// Returns a set by name: "avx512", "avx2", "neon", "portable", or "auto" for the best. Throws
+// InvalidInput.
 const Kernels& kernels_named(std::string_view name);
 
 }  // namespace sbrt

@@ -1,5 +1,5 @@
-// Compiled with AVX2 flags: nothing here may be reached before kernels_named() has asked the
-// machine, and nothing with external linkage may be shared with other files (kernels_body.inc).
+// Compiled with AVX2 flags. Code here may run only after kernels_named() has asked the machine.
+// Nothing with external linkage may be shared with other files (kernels_body.inc).
 #if defined(__x86_64__)
 #define SBRT_KERNELS kKernelsAvx2
 #define SBRT_KERNELS_NAME "avx2"

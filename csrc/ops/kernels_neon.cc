@@ -1,4 +1,4 @@
-// Every aarch64 has these instructions, so nobody is asked.
+// Every aarch64 machine has these instructions, so no check is needed.
 #if defined(__aarch64__)
 #define SBRT_KERNELS kKernelsNeon
 #define SBRT_KERNELS_NAME "neon"

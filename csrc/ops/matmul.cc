@@ -7,7 +7,7 @@ namespace {
 
 bool is_integer(const MatmulArgs& a) { return a.integers.kernels && a.weights->quantised(); }
 
-// The member's own normed copy of all rows.
+// The member's own copy of all rows, normed.
 const float* normed_input(const MatmulArgs& a, int rank) {
   if (!a.norm.weight) return a.x;
   const int64_t n = a.weights->in();
@@ -17,7 +17,7 @@ const float* normed_input(const MatmulArgs& a, int rank) {
   return out;
 }
 
-// The member's own copy of all rows, normed if asked for, as integers.
+// The member's own copy of all rows as integers, normed if the op asks for it.
 const RowGroup* integer_input(const MatmulArgs& a, int rank) {
   if (a.integers.made) return a.integers.made;
   const int64_t n = a.weights->in(), stride = row_stride(a.rows->n);
@@ -34,7 +34,7 @@ const RowGroup* integer_input(const MatmulArgs& a, int rank) {
   return out;
 }
 
-// A task of outputs first .. first + n, which begin a panel.
+// The task for one stretch of outputs; a stretch begins with a panel.
 MatmulTask task_of(const MatmulArgs& a, const PackedMatrix::Stretch& s) {
   const PackedMatrix& w = *a.weights;
   const int64_t first = s.panels.begin * kPanel, end = std::min(s.panels.end * kPanel, w.out());
@@ -76,7 +76,7 @@ void matmul_part(const MatmulArgs& a, int rank, Interval mine) {
 }
 
 void matmul(const MatmulArgs& a, Worker worker) {
-  // Two panels are a gate's; the integers of a group of 32 need two gates' panels.
+  // A gate takes two panels. A group of 32 integers takes the panels of two gates.
   const int64_t panels = !a.weights->gated() ? 1 : a.integers.make ? 4 : 2;
   matmul_part(a, worker.rank, worker.share(a.weights->out(), panels * kPanel));
 }

@@ -1,8 +1,9 @@
-// y = x W^T + bias with packed weights, behind one narrow interface.
+// y = x W^T + bias with packed weights, through one narrow interface.
 //
-// In f32 a sum runs over k from 0 up, one fma (portable: multiply, add) per step, whatever the number of
-// rows, threads and neighbours: a row's result is bitwise the same in every forward. With rows as
-// integers the same holds, and every instruction set gives the same bits (ops/integers.h).
+// In f32 a sum runs over k from 0 up, one fma (portable: multiply, add) per step. This does not
+// depend on the number of rows, threads and neighbours, so a row's result is bitwise the same in
+// every forward. The same holds for rows as integers, and there every instruction set gives the
+// same bits (ops/integers.h).
 #pragma once
 
 #include "exec/exec.h"
@@ -12,8 +13,8 @@
 
 namespace sbrt {
 
-// RMSNorm of the input: weight * (x / sqrt(mean(x^2) + eps)). Every member norms all rows for itself:
-// that takes less time than to meet over a shared copy.
+// RMSNorm of the input: weight * (x / sqrt(mean(x^2) + eps)). Every member norms all rows for
+// itself, which takes less time than to synchronise on a shared copy.
 struct InputNorm {
   const float* weight = nullptr;  // [in], or null: none
   float* scratch = nullptr;       // [threads, max_rows, in]
@@ -24,11 +25,11 @@ struct InputNorm {
 struct InputIntegers {
   const Integers* kernels = nullptr;  // null: the rows stay f32
   RowGroup* scratch = nullptr;        // [threads, row_groups_size(in, max_rows)]
-  const RowGroup* made = nullptr;  // the rows, if an earlier op has made them: then x is not read
-  RowGroup* make = nullptr;        // gated: where y goes as integers; then y is not written
+  const RowGroup* made = nullptr;     // the rows, if an earlier op made them: then x is not read
+  RowGroup* make = nullptr;           // gated: where y is stored as integers; then y is not written
 };
 
-// What a gated product does to its gates.
+// The activation of the gates in a gated product.
 enum class Gate { silu, gelu };
 
 struct MatmulArgs {
@@ -36,18 +37,18 @@ struct MatmulArgs {
   const PackedMatrix* weights;
   const Batch* rows;  // rows 0 .. n - 1 are computed
   const float* x;     // [rows, in]
-  float* y;           // [rows, out]; gated: [rows, gates], activation(gate) * what it gates
-  const float* bias;  // [out] as they lie, or null: added to the sum
+  float* y;           // [rows, out]; gated: [rows, gates], activation(gate) * up
+  const float* bias;  // [out] in packed order, or null: added to the sum
   const float* add;   // [rows, out] or null: added to the result; may be y
   InputNorm norm{};
   float* both = nullptr;  // [threads, max_rows, kGatedWidth] scratch if gated
-  int64_t max_rows = 0;   // of the scratch
+  int64_t max_rows = 0;   // rows that the scratch has room for
   InputIntegers integers{};
   Gate gate = Gate::silu;  // if gated
 };
 
 void matmul(const MatmulArgs& args, Worker worker);
-// A member's outputs `mine` of it, whole panels.
+// Computes the outputs `mine` of the product, whole panels, as member `rank`.
 void matmul_part(const MatmulArgs& args, int rank, Interval mine);
 
 }  // namespace sbrt

@@ -128,7 +128,7 @@ void pack_rounded(const Format& f, uint8_t* panel, int64_t lane, const TensorVie
   }
 }
 
-// A row in `from` as `to` has it, which is `from` itself or a join with it.
+// Packs a row in format `from` into `to`, which is `from` itself or a join with it.
 void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t lane,
                  const Levels& w, int64_t row) {
   Lane out(to, panel, lane);
@@ -144,7 +144,7 @@ void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t l
     out.put(k, (is_int4 ? levels[k] : static_cast<int8_t>(levels[k])) + shift);
 }
 
-// A row in `from` as floats: next to a part of floats.
+// Converts a row in format `from` to floats, for a matrix that also has a part of floats.
 void widen_levels(const Format& from, const Levels& w, int64_t row, float* out) {
   const int64_t groups = (w.columns + from.group - 1) / from.group;
   for (int64_t k = 0; k < w.columns; ++k) {
@@ -184,8 +184,8 @@ int64_t allowed_cores() {
   return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
-// Calls f(rows) for parts of all rows, each on a thread of its own while threads pay. No two rows
-// write the same byte. Waits for every part, then throws the first exception of any.
+// Calls f(rows) for parts of all rows, each on its own thread if that saves time. No two rows write
+// the same byte. Waits for every part, then throws the first exception of any.
 template <class F>
 void each_part(int64_t rows, int64_t columns, const F& f) {
   constexpr int64_t kWorth = 1 << 18;  // elements that are worth a thread
@@ -201,10 +201,10 @@ void each_part(int64_t rows, int64_t columns, const F& f) {
   };
   std::vector<std::thread> others;
   others.reserve(parts - 1);
-  int64_t mine = parts;  // the first part that has no thread
+  int64_t mine = parts;  // the first part without a thread
   try {
     for (int64_t part = 1; part < parts; ++part) others.emplace_back(work, part);
-  } catch (const std::exception&) {  // no thread to be had, or no memory for one
+  } catch (const std::exception&) {  // no thread is available, or no memory for one
     mine = static_cast<int64_t>(others.size()) + 1;
   }
   work(0);
@@ -282,7 +282,7 @@ void PackedMatrix::pack(int64_t first, const Levels& w, const Format& format) {
   check_within("packed matrix: rows", int64_t{0}, out_ - first, w.rows);
   check_levels(format, w);
   each_part(w.rows, in_, [&](Interval rows) {
-    std::vector<float> wide;  // of rows that are kept as floats
+    std::vector<float> wide;  // a row that is stored as floats
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int64_t place = place_of(first + row), panel = place / kPanel;
       const Stretch& to = stretch_of(panel);

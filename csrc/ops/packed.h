@@ -11,15 +11,16 @@
 
 namespace sbrt {
 
-// Consecutive outputs, or panels that alternate between gates and what they gate.
+// Order of outputs: as given, or with panels that alternate between gates and the values that they
+// gate.
 enum class Order { plain, gated };
 
-// Rows of weights that are quantised already. A row has `columns` levels, one a byte, and
-// ceil(columns / group) scales and minimums.
+// Rows of already quantised weights. A row has `columns` levels, one per byte, and ceil(columns /
+// group) scales and minimums.
 struct Levels {
   const uint8_t* levels = nullptr;  // [rows, columns]: signed bytes of int8, 0 .. 15 of int4
   const float* scales = nullptr;    // [rows, groups]
-  const float* minimums = nullptr;  // likewise, or null
+  const float* minimums = nullptr;  // [rows, groups], or null
   int64_t rows = 0, columns = 0;
 };
 
@@ -30,9 +31,8 @@ struct Levels {
 //   int8  groups of k: 16 scales, 16 minimums, then for every 4 k 64 bytes: 4 of each output. A byte
 //         is the level + 128
 //   int4  the same groups; 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the high ones
-//
-// Gated: the first half of the outputs are gates of the second half, and panels of both alternate, so
-// that whoever computes a gate has what it gates at hand.
+// Gated: the first half of the outputs are gates of the second half. The panels of both alternate,
+// so that a member that computes a gate also has the value that it gates.
 class PackedMatrix {
  public:
   // Consecutive outputs of one format.
@@ -44,25 +44,27 @@ class PackedMatrix {
   struct Stretch {
     Format format;
     Interval panels;
-    int64_t offset, panel_bytes;  // of its first panel, of each
+    int64_t offset, panel_bytes;  // offset of its first panel, bytes of each
   };
 
   PackedMatrix() = default;
   PackedMatrix(const Format& format, int64_t out, int64_t in, Order order = Order::plain);
-  // Parts that do not end with a panel, or are gated, share the format that holds them all.
+  // If a part does not end with a panel, or the order is gated, all parts get the format that holds
+  // them all.
   PackedMatrix(const std::vector<Part>& parts, int64_t in, Order order = Order::plain);
 
-  // Rows first .. first + rows of `w` [rows, in], rounded to the format.
+  // Packs `w` [rows, in] as rows first .. first + rows, rounded to the format.
   void pack(int64_t first, const TensorView& w);
-  // The same of rows that are quantised already in `format`, exactly. Throws InvalidInput on a level
-  // or a number that the format does not have; the rows are then undefined.
+  // Packs rows that are already quantised in `format`, exactly. Throws InvalidInput on a level or a
+  // number that the format does not have; the rows are then undefined.
   void pack(int64_t first, const Levels& w, const Format& format);
 
-  // Row `o` as the arithmetic has it, [in].
+  // Writes the values of row `o` that the arithmetic uses, [in].
   void read(int64_t o, float* out) const;
 
   const std::vector<Stretch>& stretches() const { return stretches_; }
-  // Outputs as they lie, with the padding of both halves if gated; and where output `o` lies.
+  // out(): number of packed outputs, with the padding of both halves if gated. place_of(): the
+  // packed place of output `o`.
   int64_t out() const { return order_ == Order::gated ? panels_ * kPanel : out_; }
   int64_t place_of(int64_t o) const;
   bool gated() const { return order_ == Order::gated; }

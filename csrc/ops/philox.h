@@ -28,17 +28,17 @@ SBRT_ANY inline Words4 philox(Words4 counter, uint32_t key0, uint32_t key1) {
   return {{c0, c1, c2, c3}};
 }
 
-// The hash of a prefix with one token more; that of no tokens is 0.
+// The hash of a prefix extended by one token; the empty prefix has hash 0.
 SBRT_ANY inline uint64_t extended(uint64_t hash, int32_t token) {
   return mix64(hash, static_cast<uint64_t>(token) + 1);
 }
 
-// What noise is for. Noise of two uses is independent: the use is part of the counter.
+// Purpose of the noise. It is part of the counter, so noise of two uses is independent.
 enum Use : uint32_t {
-  kTarget = 0,    // the target's own token, and under the coupled rule the draft's; by position
-  kDraft = 1,     // the draft's draws under rejection; by the hash of the prefix they follow
-  kCoin = 2,      // whether a drawn candidate stands, one for each try; by position
-  kResidual = 3,  // the token after the last one was rejected; by position
+  kTarget = 0,    // the target's token, and under the coupled rule the draft's; keyed by position
+  kDraft = 1,     // the draft's draws under rejection; keyed by the hash of the prefix they follow
+  kCoin = 2,      // acceptance of a drawn candidate, one for each try; keyed by position
+  kResidual = 3,  // the token after the last candidate was rejected; keyed by position
 };
 
 struct Noise {
@@ -61,8 +61,8 @@ SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
   return ((words.w[0] >> 5) * 0x1p26 + (words.w[1] >> 6)) * 0x1p-53;
 }
 
-// A token's word is word token % 4 of item token / 4.
-// g = -log(-log u), u = (word + 1/2) / 2^32: every u is inside (0, 1) and exact in a double.
+// The word of a token is word token % 4 of item token / 4. g = -log(-log u), u = (word + 1/2) /
+// 2^32: every u is inside (0, 1) and exact in a double.
 inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 
 // An upper bound of gumbel(word) without a logarithm: -log u >= 1 - u, and 1 - u > 2^-(e + 1)

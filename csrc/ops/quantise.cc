@@ -23,7 +23,7 @@ void quantise_signed(const Format& f, const float* x, int64_t n, QuantisedGroup&
 
 constexpr float kTop = 15;             // the greatest level of int4
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer, halves to even
-constexpr int64_t kLanes = 8;          // of a sum, so that it need not wait for itself
+constexpr int64_t kLanes = 8;  // partial sums, so that additions need not wait for each other
 
 struct Tried {
   float scale = 0, minimum = 0, error = std::numeric_limits<float>::infinity();
@@ -42,7 +42,7 @@ float sum_of(int64_t n, F f) {
   return lane[0];
 }
 
-// Levels of x for the scale and minimum at hand, and the squared error.
+// Rounds x to levels for the present scale and minimum, and computes the squared error.
 void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   const float scale = t.scale, minimum = t.minimum;
   const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
@@ -57,7 +57,7 @@ void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   });
 }
 
-// The scale and the minimum of least squared error for the levels at hand.
+// Sets the scale and the minimum of least squared error for the present levels.
 void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
   const float zero = static_cast<float>(f.zero), count = static_cast<float>(n);
   const float levels = sum_of(n, [&](int64_t i) { return t.level[i] - zero; });
@@ -72,12 +72,12 @@ void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
   if (f.minimums != Number::none) t.minimum = kept(f.minimums, (sum - t.scale * levels) / count);
 }
 
-// Starts from ranges a little narrower and wider than that of x; each is rounded, fitted by least
-// squares and rounded again. The best of all is kept.
+// Tries ranges a little narrower and wider than that of x. Each is rounded, fitted by least squares
+// and rounded again. The best result is kept.
 void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const bool shifts = f.minimums != Number::none;
-  // Without a minimum level 0 is `zero` scales below 0, so the greater magnitude gets it.
+  // Without a minimum, level 0 is `zero` scales below 0. So the greater magnitude gets that side.
   const float extreme = std::abs(*low) > std::abs(*high) ? *low : *high;
   const float range = shifts ? *high - *low : f.zero ? -2 * extreme : extreme;
   const float sum = sum_of(n, [&](int64_t i) { return x[i]; });
@@ -92,7 +92,7 @@ void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
       if (tried.error < best.error) best = tried;
     }
   }
-  // Weights beyond what the format's scales reach must not become zeros unseen.
+  // Weights too large for the format's scales must not silently become zeros.
   const bool is_found = best.error < std::numeric_limits<float>::infinity();
   out.scale = is_found ? best.scale : std::numeric_limits<float>::quiet_NaN();
   out.minimum = best.minimum;

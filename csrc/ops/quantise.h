@@ -10,14 +10,14 @@ namespace sbrt {
 constexpr int64_t kLargestGroup = 128;
 
 struct QuantisedGroup {
-  float scale = 0, minimum = 0;  // as the format keeps them
+  float scale = 0, minimum = 0;  // as the format stores them
   int level[kLargestGroup] = {};
 };
 
-// The group of n weights x, n <= format.group. int8: scale = greatest magnitude / 127, levels rounded to
-// nearest, halves away from zero. int4: scale and minimum that minimise the squared error, of those
-// that a search tries (quantise.cc). A weight that is not finite, or too large for
-// the scales of int4, makes the scale NaN, so no row hides it.
+// Rounds a group of n weights x, n <= format.group. int8: scale = greatest magnitude / 127, levels
+// rounded to nearest, halves away from zero. int4: of the scales and minimums that a search tries
+// (quantise.cc), those with the least squared error. A weight that is not finite, or too large for
+// the scales of int4, makes the scale NaN, so that every row shows it.
 void quantise_group(const Format& format, const float* x, int64_t n, QuantisedGroup& out);
 
 }  // namespace sbrt

@@ -1,4 +1,4 @@
-// Residual additions of models that norm the output of attention and MLP before they add it.
+// Residual additions of models that norm the outputs of attention and MLP before adding them.
 #pragma once
 
 #include "exec/exec.h"

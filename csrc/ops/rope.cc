@@ -6,7 +6,7 @@
 namespace sbrt {
 namespace {
 
-// out[0], out[step], ...; out may be x.
+// Writes out[0], out[step], ...; out may be x.
 void rotate(const float* x, const float* cosines, const float* sines, int64_t half, float* out,
             int64_t step = 1) {
   for (int64_t j = 0; j < half; ++j) {
@@ -20,7 +20,7 @@ void copy_to_ring(const float* v, const RopeArgs& a, int head, const Row& row) {
   std::copy_n(v, a.ring->shape().head_dim, a.ring->v(a.layer, head, row.slot));
 }
 
-// One head of one row: h counts those of q, then of k, then of v.
+// Finishes one head of one row. h counts the heads of q, then of k, then of v.
 void finish_head(const RopeArgs& a, int64_t i, int h) {
   const RingShape& shape = a.ring->shape();
   const int64_t d = shape.head_dim, half = d / 2;

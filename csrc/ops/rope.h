@@ -1,4 +1,5 @@
-// Queries, keys and values of a layer: projection, norm, rope, and the only writes of K/V by a forward.
+// Queries, keys and values of a layer: projection, norm, rope. This is the only op of a forward
+// that writes K/V.
 #pragma once
 
 #include "exec/exec.h"
@@ -27,7 +28,8 @@ struct RopeArgs {
   int32_t layer, heads;
 };
 
-// Heads of all rows: those of q, then of k, then of v. tags: one of the calls of a layer says so.
+// Finishes `heads` of all rows: those of q, then of k, then of v. tags: true for one call per
+// layer.
 void rope(const RopeArgs& args, Interval heads, bool tags);
 
 struct ProjectArgs {
@@ -35,9 +37,9 @@ struct ProjectArgs {
   RopeArgs rope;
 };
 
-// y = x W^T, then norms q and k, rotates the halves (not interleaved) of q in place and of k into the
-// ring, and writes v, at each row's slot. A padding row (slot -1) writes nothing to the ring. A member
-// computes whole heads, so that it need not meet anybody before it rotates them.
+// Computes y = x W^T, norms q and k, and rotates their halves (not interleaved): q in place, k into
+// the ring. Writes v to the ring, at each row's slot. A padding row (slot -1) writes nothing to the
+// ring. A member computes whole heads, so that it can rotate them without synchronising.
 void project(const ProjectArgs& args, Worker worker);
 
 }  // namespace sbrt

@@ -12,7 +12,7 @@ struct V {
   __m256 a, b;
 };
 constexpr int kAccumulators = 5;  // two registers each
-constexpr int kTallestBf16 = 5;   // rows of a block: with 6 no register is left for a mask
+constexpr int kTallestBf16 = 5;   // rows of a block: with 6, no register is left for a mask
 constexpr int kKeys = 4;
 
 inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -58,7 +58,7 @@ inline V high_half(const uint32_t* p) {
 inline __m256 halves8(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
   return {halves8(p), halves8(p + 8)};
 }
 inline __m256 power_of_two(__m256 t) {
@@ -113,7 +113,7 @@ inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);
 }
-// (2^32 - 1 - x) / 2^8, rounded down; and the bits of an f32 as a number.
+// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
 inline __m256 top_of_rest(__m256i x) {
   return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(x, _mm256_set1_epi32(-1)), 8));
 }
@@ -123,7 +123,7 @@ inline V bits_of(V x) {
           _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
 }
 
-// out[j] = the sum of x[j]'s lanes, by the same tree for every j.
+// out[j] = the sum of x[j]'s lanes, with the same tree for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(_mm256_add_ps(x[0].a, x[0].b), _mm256_add_ps(x[1].a, x[1].b));
   const __m256 cd = _mm256_hadd_ps(_mm256_add_ps(x[2].a, x[2].b), _mm256_add_ps(x[3].a, x[3].b));

@@ -14,8 +14,8 @@ namespace sbrt {
 namespace {
 
 using V = __m512;
-constexpr int kAccumulators = 24;  // registers a block of the matmul may fill with sums
-constexpr int kTallestBf16 = 6;    // its rows
+constexpr int kAccumulators = 24;  // registers that a block of the matmul may fill with sums
+constexpr int kTallestBf16 = 6;    // rows of a block
 constexpr int kKeys = 8;           // keys scored together
 
 inline V zero() { return _mm512_setzero_ps(); }
@@ -31,10 +31,10 @@ inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 inline V div(V a, V b) { return _mm512_div_ps(a, b); }
 inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // b where either is NaN
-inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // likewise
+inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // b if either is NaN
+inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b if either is NaN
 
-// 16 words of bf16 pairs: the low halves, the high halves, as f32.
+// Low halves, or high halves, of 16 words of bf16 pairs, as f32.
 inline V low_half(const uint32_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }
@@ -42,10 +42,10 @@ inline V high_half(const uint32_t* p) {
   return _mm512_castsi512_ps(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-// 2^n, where the low bits of `t` hold the integer n, -126 <= n <= 127.
+// 2^n; the low bits of `t` hold the integer n, -126 <= n <= 127.
 inline V power_of_two(V t) {
   const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
   return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(127 << 23)));
@@ -77,7 +77,7 @@ inline void multiply(U a, U m, U& high, U& low) {
   high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
   low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
 }
-// (2^32 - 1 - a) / 2^8, rounded down; and the bits of an f32 as a number.
+// top_of_rest: (2^32 - 1 - a) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
 inline V top_of_rest(U a) {
   return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_xor_si512(a, _mm512_set1_epi32(-1)), 8));
 }
@@ -89,7 +89,7 @@ inline V sum_halves(V a) {
 }
 inline __m256 low(V a) { return _mm512_castps512_ps256(sum_halves(a)); }
 
-// out[j] = the sum of a[j]'s lanes, by the same tree for every j.
+// out[j] = the sum of a[j]'s lanes, with the same tree for every j.
 inline void sum_each(const V (&a)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(low(a[0]), low(a[1])), cd = _mm256_hadd_ps(low(a[2]), low(a[3]));
   const __m256 ef = _mm256_hadd_ps(low(a[4]), low(a[5])), gh = _mm256_hadd_ps(low(a[6]), low(a[7]));

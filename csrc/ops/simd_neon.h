@@ -57,10 +57,10 @@ inline V div(const V& x, const V& y) {
 inline V fma(const V& x, const V& y, const V& z) {
   return each([&](int i) { return vfmaq_f32(z.a[i], x.a[i], y.a[i]); });
 }
-inline V min(const V& x, const V& y) {  // y where either is NaN, as on x86
+inline V min(const V& x, const V& y) {  // y if either is NaN, as on x86
   return each([&](int i) { return vbslq_f32(vcltq_f32(x.a[i], y.a[i]), x.a[i], y.a[i]); });
 }
-inline V max(const V& x, const V& y) {  // likewise
+inline V max(const V& x, const V& y) {  // y if either is NaN, as on x86
   return each([&](int i) { return vbslq_f32(vcgtq_f32(x.a[i], y.a[i]), x.a[i], y.a[i]); });
 }
 
@@ -72,7 +72,7 @@ inline V high_half(const uint32_t* p) {
     return vreinterpretq_f32_u32(vandq_u32(vld1q_u32(p + 4 * i), vdupq_n_u32(0xffff0000u)));
   });
 }
-inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
   return each([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
 }
 inline V power_of_two(const V& t) {
@@ -129,7 +129,7 @@ inline U exclusive_or(const U& x, const U& y) {
 }
 // The halves of the 64-bit products x m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
-  const U from = x;  // which may be one of the results
+  const U from = x;  // x may be one of the results
   for (int i = 0; i < kParts; ++i) {
     const uint64x2_t first = vmull_u32(vget_low_u32(from.a[i]), vget_low_u32(m.a[i]));
     const uint64x2_t last = vmull_u32(vget_high_u32(from.a[i]), vget_high_u32(m.a[i]));
@@ -137,7 +137,7 @@ inline void multiply(const U& x, const U& m, U& high, U& low) {
     low.a[i] = vcombine_u32(vmovn_u64(first), vmovn_u64(last));
   }
 }
-// (2^32 - 1 - x) / 2^8, rounded down; and the bits of an f32 as a number.
+// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return vcvtq_f32_u32(vshrq_n_u32(vmvnq_u32(x.a[i]), 8)); });
 }
@@ -145,7 +145,7 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return vcvtq_f32_u32(vreinterpretq_u32_f32(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes, by the same tree for every j, which is that of AVX2 and AVX-512.
+// out[j] = the sum of x[j]'s lanes, with the same tree for every j, the tree of AVX2 and AVX-512.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j)
     out[j] =

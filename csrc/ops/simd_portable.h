@@ -73,7 +73,7 @@ inline V low_half(const uint32_t* p) {
 inline V high_half(const uint32_t* p) {
   return each([=](int i) { return as_float(p[i] & 0xffff0000u); });
 }
-inline V load_halves(const uint16_t* p) {  // 16 numbers of float16
+inline V load_halves(const uint16_t* p) {  // 16 float16 numbers
   return each([=](int i) { return from_f16(p[i]); });
 }
 inline V power_of_two(const V& t) {
@@ -118,14 +118,14 @@ inline V field(const U& x, int shift, uint32_t mask) {
 }
 // The halves of the 64-bit products x m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
-  const U from = x;  // which may be one of the results
+  const U from = x;  // x may be one of the results
   for (int i = 0; i < 16; ++i) {
     const uint64_t product = uint64_t{from.a[i]} * m.a[i];
     high.a[i] = static_cast<uint32_t>(product >> 32);
     low.a[i] = static_cast<uint32_t>(product);
   }
 }
-// (2^32 - 1 - x) / 2^8, rounded down; and the bits of an f32 as a number.
+// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return static_cast<float>(~x.a[i] >> 8); });
 }
@@ -133,7 +133,7 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return static_cast<float>(as_bits(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes, by the same tree for every j.
+// out[j] = the sum of x[j]'s lanes, with the same tree for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j) {
     float t[16];
