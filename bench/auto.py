@@ -1,9 +1,10 @@
-"""`python -m bench.auto`: `auto` beside plain decoding and fixed methods, by the clock, many runs.
+"""`python -m bench.auto`: `auto` compared with plain decoding and fixed methods, over many runs.
 
     python -m bench.auto --draft demo-poor --prompts F --limit 8 --runs 9 --threads 2
 
-Runs are interleaved prompt by prompt, and a ratio is of figures of the same run. An interval leaves
-out the lowest and the highest run: of nine, it holds the median with 96 %.
+Runs are interleaved prompt by prompt, and a ratio compares figures of the same run. An interval
+leaves out the lowest and the highest run. With nine runs it contains the median with 96 %
+probability.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def _runs(args: argparse.Namespace, fixed: Sequence[Method]) -> list[Report]:
 
 
 def changing(prompts: Sequence[str]) -> list[str]:
-    """The second half of the prompts read several times over: a repetition is what follows."""
+    """Repeat each prompt of the second half several times, so that its continuation is a
+    repetition."""
     half = (len(prompts) + 1) // 2
     return [*prompts[:half], *(REPEATS * prompt for prompt in prompts[half:])]
 
@@ -85,8 +87,8 @@ def changing(prompts: Sequence[str]) -> list[str]:
 def judged(reports: Sequence[Report]) -> list[dict[str, Any]]:
     """{method, tokens_per_second, speedup, interval, of_best, of_best_interval} of each method.
 
-    speedup: median of the runs' ratios to `none`. of_best: the same to the fixed method, `none`
-    among them, of the largest median.
+    speedup: median of the runs' ratios to `none`. of_best: the same ratio to the fixed method with
+    the largest median, which may be `none`.
     """
     tallies = list(zip(*(report.tallies for report in reports), strict=True))
     rates = {runs[0].method.text: [tally.rate for tally in runs] for runs in tallies}

@@ -63,7 +63,7 @@ class Cell:
         """The JSON object; plain: `none` with one request at once, of the same runs.
 
         Every figure is the median of the runs: rates in tokens per second, percentiles over all
-        requests of a run. requests: that count, of one run. tokens, seconds: of all runs.
+        requests of a run. requests: number of requests of one run. tokens, seconds: of all runs.
         """
         pairs = zip(self.runs, plain.runs, strict=True)
         return {
@@ -89,7 +89,7 @@ class Cell:
 
 
 def loads(args: argparse.Namespace) -> list[Load]:
-    """What --concurrency and --rate say, in order. Raises InvalidInputError."""
+    """The loads of --concurrency and --rate, in order. Raises InvalidInputError."""
     closed = [] if args.concurrency is None else counts("--concurrency", args.concurrency)
     rates = [] if args.rate is None else args.rate.split(",")
     return [*(Load(concurrency=count) for count in closed),
@@ -124,9 +124,10 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, cells: Sequence[Cell], work: Work, expected: Sequence[Sequence[int]], runs: int
 ) -> Cell:
-    """Run every cell `runs` times, in turns; returns the baseline, one of them if it was asked for.
+    """Run every cell `runs` times, in turns, and return the baseline, which is one of them if it
+    was asked for.
 
-    Nobody is always first: what runs first finds the caches cold and the clock high.
+    The order changes, because the first to run finds the caches cold and the clock high.
     """
     named = [c for c in cells if c.load.concurrency == 1 and c.method.name == "none"]
     plain = named[0] if named else Cell(Load(concurrency=1), methods.parse("none"))
@@ -153,9 +154,10 @@ def _warm_up(engine: Engine, cells: Sequence[Cell], work: Work, bar: Phases) -> 
 
 
 def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
-    """A seat for each request of the largest closed loop; with a rate at least the usual ones.
+    """The config with a seat for each request of the largest closed loop, and with a rate at least
+    the usual number.
 
-    Without prefix reuse: all methods get the same prompts, and only the first would feed them.
+    Prefix reuse is off: all methods get the same prompts, and only the first would feed them.
     """
     closed = [load.concurrency for load in wanted if load.concurrency is not None]
     usual = [config.seats] if len(closed) < len(wanted) else []
@@ -165,7 +167,7 @@ def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
 def _alone(
     config: EngineConfig, pair: Pair, args: argparse.Namespace
 ) -> tuple[Work, list[list[int]]]:
-    """The prompts that fit, and what plain decoding answers to each alone."""
+    """The prompts that fit, and the answers of plain decoding to each alone."""
     params, prompts, none = flags.sampling(args), flags.prompts(args), methods.parse("none")
     with Engine(replace(config, max_num_seqs=1), pair=pair, methods=[none]) as engine:
         given = fitting(engine, prompts, params)
@@ -232,7 +234,7 @@ def _row(line: dict[str, Any], cell: Cell) -> tuple[str, ...]:
 
 
 def _verdict(cells: Sequence[Cell], sampled: bool) -> int:
-    """Exit code 0, or 1 with a line on stderr that names those whose tokens are wrong."""
+    """Exit code 0, or 1 with a line on stderr that names the cells whose tokens are wrong."""
     wrong = {
         f"{cell.method.text} ({cell.load.text})": None
         for cell in cells

@@ -1,9 +1,9 @@
-"""`python -m bench.predict`: what simulated time, fed with measured costs, says of wall-clock.
+"""`python -m bench.predict`: wall-clock figures as simulated time predicts them from costs.
 
     python -m bench.predict --draft demo --prompts F --limit 12 --methods pearl:gamma=3,tree:gamma=2
 
-Costs are measured between the runs that are timed; every method runs with its own settings, none of
-them swept, in each run by the clock and once in simulated time.
+Costs are measured between the timed runs. Every method keeps its own settings; none are swept. It
+runs by the clock in each run, and once in simulated time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, Report]:
-    """By the clock, the costs that were measured in between, and in simulated time."""
+    """Reports by the clock, the costs measured in between, and the report in simulated time."""
     prompts, params = flags.prompts(args), flags.sampling(args)
     config, pair = flags.load(args, given)
     none = methods.parse("none")
@@ -79,7 +79,7 @@ def _both(args: Any, given: Sequence[Method]) -> tuple[list[Report], CostModel, 
 
 
 def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of cost files with the same keys."""
+    """The mean of cost files with the same keys."""
     found: dict[str, Any] = {}
     for key, value in costs[0].items():
         values = [each[key] for each in costs]
@@ -93,7 +93,7 @@ def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def compared(runs: Sequence[Report], simulated: Report) -> list[dict[str, Any]]:
     """{method, speedup, predicted_speedup, tokens_per_second, predicted_tokens_per_second, error}.
 
-    error: of the predicted tokens per second, as a share of those measured, medians of the runs.
+    error: of the predicted tokens per second, as a share of the measured ones, medians of the runs.
     """
     found = []
     plain = statistics.median(run.plain.rate for run in runs)

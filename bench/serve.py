@@ -1,9 +1,9 @@
-"""`python -m bench.serve`: what the server costs, next to the same engine in process.
+"""`python -m bench.serve`: the cost of the server, compared with the same engine in process.
 
-python -m bench.serve --streams 1,8 --rounds 5 --json -
+    python -m bench.serve --streams 1,8 --rounds 5 --json -
 
-Each round runs the prompts in process, then through `sbrt serve` in a process of its own, whole and
-streamed. Medians over the rounds. Every text must be that of the engine.
+Each round runs the prompts in process, then through `sbrt serve` in a separate process, whole and
+streamed. Figures are medians over the rounds. Every text must equal the engine's.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ WAYS = ("engine", "whole", "stream")
 
 @dataclass(frozen=True)
 class Answer:
-    """A text, its tokens, and the seconds to its first part (of an answer that is not streamed: to
-    all of it).
-    """
+    """A text, its tokens, and the seconds to its first part. If it is not streamed, that is the
+    whole text."""
 
     text: str
     tokens: int

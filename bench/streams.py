@@ -1,4 +1,4 @@
-"""Compares `stream` with `generate`: the same answers, read as they come and whole."""
+"""Compares `stream` with `generate`: the same answers, read in parts and whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ same              yes if every stream returned the tokens of generate"""
 
 @dataclass
 class Pairs:
-    """What one method did: a pair is an answer read whole and the same one read as a stream.
+    """Figures of one method. A pair is an answer read whole and the same one read as a stream.
 
     whole, streamed: tokens/s, a list for each prompt.
     """
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     engine: Engine, given: Sequence[Method], prompts: Sequence[str], args: argparse.Namespace
 ) -> list[Pairs]:
-    """Methods in turn, prompt by prompt; of every pair the other half goes first."""
+    """Run methods in turn, prompt by prompt. The half of a pair that goes first alternates."""
     params = flags.sampling(args)
     found = [Pairs(method) for method in given]
     warm = SamplingParams(temperature=0, max_tokens=WARM_TOKENS)
@@ -111,7 +111,7 @@ def _add(pairs: Pairs, engine: Engine, ids: list[int], params: SamplingParams, t
     whole, streamed = (answers[key][-1].outputs[0].token_ids for key in (False, True))
     pairs.outputs += len(answers[True])
     pairs.tokens += len(streamed)
-    if not pairs.method.rejection:  # there the choices of auto change tokens
+    if not pairs.method.rejection:  # under rejection the choices of auto change tokens
         pairs.is_same &= whole == streamed
 
 

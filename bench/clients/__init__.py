@@ -1,1 +1,1 @@
-"""Clients that people point at a server, each unpatched and in an environment of its own."""
+"""Clients that people point at a server, each unmodified and in its own environment."""

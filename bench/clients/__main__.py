@@ -1,9 +1,9 @@
-"""`python -m bench.clients`: other people's clients against `sbrt serve`, each as it is.
+"""`python -m bench.clients`: other people's clients of `sbrt serve`, unmodified.
 
-python -m bench.clients --clients vllm,aiperf --requests 16 --tokens 32
+    python -m bench.clients --clients vllm,aiperf --requests 16 --tokens 32
 
-`make clients` sets up their environments. What a client reports must be what the server's own
-/metrics have counted meanwhile.
+`make clients` sets up their environments. The figures that a client reports must equal those that
+the server's own /metrics counted in the same time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _line(client: str, requests: int, tokens: int) -> dict[str, Any]:
-    """A client against a server of its own."""
+    """Run one client against a new server."""
     line: dict[str, Any] = {"client": client, "missing": not python_of(client).exists()}
     if line["missing"]:
         return line

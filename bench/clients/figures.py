@@ -1,4 +1,4 @@
-"""What a run of requests came to: as a client counts it, and as the server's /metrics do."""
+"""Figures of a run of requests: as a client counts them, and as the server's /metrics do."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Figures:
     accepted: int | None = None
 
     def differences(self, other: Figures) -> Mapping[str, tuple[int, int]]:
-        """By name the two values of what both count and do not agree on."""
+        """By name, the two values of every figure that both count and that differs."""
         mine, theirs = asdict(self), asdict(other)
         both = {k: (mine[k], theirs[k]) for k in mine if None not in (mine[k], theirs[k])}
         return {k: pair for k, pair in both.items() if pair[0] != pair[1]}
 
 
 def scrape(base: str) -> Figures:
-    """What a server has counted since it began."""
+    """The server's counts since it started."""
     with urlopen(f"{base}/metrics", timeout=60) as response:
         return parse(response.read().decode())
 
@@ -55,6 +55,6 @@ def parse(text: str) -> Figures:
 
 
 def between(before: Figures, after: Figures) -> Figures:
-    """What was counted between two scrapes."""
+    """The counts between two scrapes."""
     first, last = asdict(before), asdict(after)
     return Figures(**{name: last[name] - first[name] for name in last})

@@ -1,4 +1,4 @@
-"""How each client is run, and what its report says. A report is the client's own file."""
+"""How each client is run, and how its report is read. A report is the client's own file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .figures import Figures
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
 SECONDS = 600  # for one run of a client
-SHOWN = 400  # characters of what a client that failed has said
+SHOWN = 400  # characters to show of the output of a client that failed
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a client: the server, the size of the load, and a folder for what it writes.
+    """A run of a client: the server, the size of the load, and a folder for its output.
 
     tokenizer: the folder of the target. tokens: of a prompt, and of an answer.
     """
@@ -35,12 +35,12 @@ class Run:
 
 
 def python_of(client: str) -> Path:
-    """The interpreter of a client's environment. It need not be there."""
+    """The interpreter of a client's environment. It may not exist."""
     return ENVIRONMENTS / client / "bin" / "python"
 
 
 def call(client: str, words: Sequence[object], run: Run, **environment: str) -> str:
-    """What a program of a client's environment prints. Raises InvalidInputError if it fails."""
+    """The output of a program of a client's environment. Raises InvalidInputError if it fails."""
     program, *rest = words
     command = [str(python_of(client).with_name(str(program))), *map(str, rest)]
     home = {"HOME": str(run.folder), "HF_HOME": str(run.folder / "hf")}
@@ -151,7 +151,7 @@ def lm_eval(run: Run) -> Figures:
     """lm-eval's local-completions on a task of its generations, without and with speculation.
 
     Tasks of log-likelihoods need log-probs, which the server does not have yet. Raises
-    InvalidInputError where an answer or the score differ.
+    InvalidInputError if an answer or the score differs.
     """
     prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
     plain = _evaluated(run, prompts, "none")

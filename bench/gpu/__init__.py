@@ -1,1 +1,1 @@
-"""Tools around a CUDA device: a short decode, profilers, transformers on one, and timing."""
+"""Tools for a CUDA device: a short decode, profilers, transformers on the device, and timing."""

@@ -1,9 +1,10 @@
 """`python -m bench.gpu.assisted` compares transformers' plain and assisted generation with ours.
 
-python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
+    python -m bench.gpu.assisted [--pair demo-1g] [--prompts 4] [--max-tokens 64] [--json OUT]
 
-Greedy, in bfloat16, on one device: transformers by itself, with `assistant_model`, and this engine
-by `none` and specbranch. Tokens/s of what was generated, prefill included for all of them.
+Greedy, in bfloat16, on one device. Three are measured: transformers alone, transformers with
+`assistant_model`, and this engine by `none` and specbranch. Tokens/s of generated tokens, prefill
+included for all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..models import pairs
 from .device import expect_cuda
 
 OURS = ("none", "specbranch")
-Answer = Callable[[list[int]], int]  # to a prompt's ids: how many tokens
+Answer = Callable[[list[int]], int]  # prompt's ids -> number of tokens
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def timed(name: str, prompts: Sequence[list[int]], answer: Answer) -> dict[str, Any]:
-    """Tokens/s of each prompt: the median, and the ends. The first prompt warms up."""
+    """Tokens/s of each prompt: the median, the least and the greatest. The first prompt warms
+    up."""
     answer(prompts[0])
     rates = []
     for ids in prompts:
@@ -76,7 +78,7 @@ def _ours(engine: Engine, method: str, args: argparse.Namespace) -> Answer:
 
 
 def _theirs(folder: Path, args: argparse.Namespace) -> list[tuple[str, Answer]]:
-    """transformers without and with the draft. Raises EngineError where it is missing."""
+    """transformers without and with the draft. Raises EngineError if it is not installed."""
     try:
         import torch
         from transformers import AutoModelForCausalLM
@@ -87,7 +89,7 @@ def _theirs(folder: Path, args: argparse.Namespace) -> list[tuple[str, Answer]]:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
         )
-        model.generation_config.eos_token_id = None  # it goes on to max_tokens
+        model.generation_config.eos_token_id = None  # so that it continues to max_tokens
         return model.eval().to(args.device)
 
     target, draft = load(folder), load(demo_folder("draft"))

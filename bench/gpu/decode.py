@@ -1,11 +1,12 @@
-"""`python -m bench.gpu.decode`: a short decode, for whoever looks at it from outside.
+"""`python -m bench.gpu.decode`: a short decode for profilers and other outside observers.
 
-python -m bench.gpu.decode [--device cuda] [--methods specbranch] [--max-tokens 32] [--nvtx]
-    [--profile] [--trace F.json]
+    python -m bench.gpu.decode [--device cuda] [--methods specbranch] [--max-tokens 32] [--nvtx]
+        [--profile] [--trace F.json]
 
-Plain decoding once, so that everything is compiled and warm; then each method, whose tokens must be
-the same. With --profile only the methods are captured (Engine.start_profile). compute-sanitizer,
-Nsight Systems and Nsight Compute run it (tests.device.sanitize, bench.gpu.nsight).
+It decodes plainly once, so that everything is compiled and warm. Then it runs each method, whose
+tokens must be the same. With --profile only the methods are captured (Engine.start_profile).
+compute-sanitizer, Nsight Systems and Nsight Compute run it (tests.device.sanitize,
+bench.gpu.nsight).
 """
 
 from __future__ import annotations

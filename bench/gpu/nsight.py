@@ -1,11 +1,11 @@
 """`python -m bench.gpu.nsight nsys|ncu`: a short decode under NVIDIA's profilers.
 
-python -m bench.gpu.nsight nsys [--print] [-- flags of bench.gpu.decode]
+    python -m bench.gpu.nsight nsys [--print] [-- flags of bench.gpu.decode]
 
-nsys: both lanes over time, every node of every graph, under the ranges of the domain `sbrt`. ncu:
-our own kernels in the graphs of a round, each measured in full. The report is build/sbrt.nsys-rep,
-or build/sbrt.ncu-rep. `make nsys` and `make ncu` call it; `bench.kernels --device cuda --ncu` has
-the kernels by themselves.
+nsys shows both lanes over time, every node of every graph, under the ranges of the domain `sbrt`.
+ncu measures our own kernels in the graphs of a round, each in full. The report is
+build/sbrt.nsys-rep or build/sbrt.ncu-rep. `make nsys` and `make ncu` call this. `bench.kernels
+--device cuda --ncu` measures the kernels alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .device import expect_cuda
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "build" / "sbrt"
 FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
-# Ours among those of a round: cuBLAS's are the library's own affair.
+# Our kernels in a round. cuBLAS's kernels are not ours to measure.
 TRITON = (
     "ban",
     "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear",
@@ -78,7 +78,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def nsys_command(decode: Sequence[str] = ()) -> list[str]:
-    """Nsight Systems from Engine.start_profile to stop_profile."""
+    """The Nsight Systems command, from Engine.start_profile to stop_profile."""
     return [
         *("nsys", "profile", "--trace=cuda,nvtx", "--cuda-graph-trace=node", "--sample=none"),
         *("--capture-range=cudaProfilerApi", "--capture-range-end=stop"),
@@ -88,7 +88,7 @@ def nsys_command(decode: Sequence[str] = ()) -> list[str]:
 
 
 def ncu_command(decode: Sequence[str] = ()) -> list[str]:
-    """Nsight Compute of our kernels, launched by the graphs of a round.
+    """The Nsight Compute command for our kernels in the graphs of a round.
 
     A range of the domain is on top of the stack (`]`) while its graph is launched.
     """

@@ -1,8 +1,8 @@
-"""Time of captured graphs on a CUDA device: variants beside each other, medians, cold L2.
+"""Time of captured graphs on a CUDA device: variants compared, medians, cold L2.
 
-A variant is recorded as one graph of many launches over data that together exceed the L2 cache by
-four times, so that every launch reads memory. Variants are replayed in turn, after a second of
-warming up, and each keeps the median of its replays.
+A variant is recorded as one graph of many launches. Their data together exceed the L2 cache by four
+times, so that every launch reads memory. After a second of warming up, variants are replayed in
+turn. Each keeps the median of its replays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ L2_TIMES = 4  # data of a graph, in sizes of the L2 cache
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of one launch: the median replay, and the fastest and slowest."""
+    """Microseconds of one launch: the median, fastest and slowest replay."""
 
     us: float
     least: float
@@ -28,7 +28,7 @@ class Timing:
 
 
 def copies(bytes_of_one: int, device: torch.device) -> int:
-    """How many sets of data make the L2 cache cold: at least 8."""
+    """Number of data sets that keep the L2 cache cold: at least 8."""
     l2 = torch.cuda.get_device_properties(device).L2_cache_size
     return max(8, -(-L2_TIMES * l2 // max(1, bytes_of_one)))
 
@@ -63,7 +63,7 @@ def measure(
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes a second at which this device reads memory: the best of sums over 2 GiB."""
+    """Read bandwidth of this device in bytes per second: the best of sums over 2 GiB."""
     x = torch.ones(1 << 29, device=device)
     out = torch.empty((), device=device)
     best = min(_timed(lambda: torch.sum(x, dim=0, out=out)) for _ in range(20))
@@ -71,7 +71,7 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def product_rate(device: torch.device) -> float:
-    """FLOP a second of bfloat16 products here: the best of square ones of 8192."""
+    """FLOP per second of bfloat16 products here: the best of square products of size 8192."""
     n = 8192
     a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16)
     out = torch.empty_like(a)

@@ -1,14 +1,19 @@
-"""`python -m bench.kernels`: every op of a forward, where it stands, beside the machine's roofs.
+"""`python -m bench.kernels`: every op of a forward, in its place, and the roofs of the machine.
 
     python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8,int4 --rows 1,8 --threads 2
     python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/kernels/choosing.py)
 
-Roofs are measured in the same run by the same team: reading memory (256 MB), reading as many bytes
-as the checkpoint's weights again and again, reading what lies in a core's cache, fma in registers,
-dot products of integers in registers. The roof of an op is the longer of its bytes, at the second
-or third of these, and of its flops, which are integer operations where its products are integers.
-Everything is interleaved; times are medians over all forwards, each with the meeting of the team
-behind the op, and `best` is what nine of ten exceed. Weights are random, drawn from a seed.
+Roofs are measured in the same run by the same team:
+
+- reading memory (256 MB);
+- reading as many bytes as the checkpoint's weights, again and again;
+- reading data that lie in a core's cache;
+- fma in registers, and integer dot products in registers.
+
+The roof of an op is the longer of two times: its bytes at the second or third of these rates, and
+its operations. Operations are integer operations if its products are integers. Everything is
+interleaved. Times are medians over all forwards and include the team's synchronisation after the
+op. Nine of ten forwards exceed `best`. Weights are random, drawn from a seed.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from sbrt.tools import flags
 from sbrt.tools.progress import Progress
 from sbrt.tools.table import aligned
 
-MEMORY, CACHE = 256 << 20, 512 << 10  # bytes of the roofs; of the cache one's, a thread
+MEMORY, CACHE = 256 << 20, 512 << 10  # bytes read for the roofs; for the cache, per thread
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 BURST = 0.05  # seconds of forwards at a time
 COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
@@ -40,7 +45,7 @@ COLUMNS = ("op", "shape", "calls", "us", "best us", "GB/s", "GFLOP/s", "roof")
 
 @dataclass
 class Machine:
-    """The best that a team has shown so far: bytes/s of reads, operations/s of fma and integers."""
+    """The team's best figures so far: bytes/s of reads, operations/s of fma and integers."""
 
     roofs: Roofs
     threads: int
@@ -60,7 +65,7 @@ class Machine:
         self.integers = max(self.integers, self.roofs.integers(1 << 14, 10))
 
     def seconds(self, op: Op) -> float:
-        """What an op takes at its roof."""
+        """Seconds that an op takes at its roof."""
         read = op.weights / self.again + (op.bytes - op.weights) / self.cache
         return max(read, op.flops / (self.integers if op.is_integer else self.fma))
 
@@ -75,7 +80,8 @@ class Machine:
 
 @dataclass
 class Op:
-    """The same op of all layers. bytes, weights, flops: of one. ns: of each forward, all layers."""
+    """The same op of all layers. bytes, weights, flops: of one layer. ns: one entry per forward,
+    all layers."""
 
     name: str
     shape: str
@@ -93,7 +99,7 @@ class Op:
 
     @property
     def best_us(self) -> float:
-        """The tenth part of all forwards is quicker."""
+        """Time of one call that a tenth of all forwards is below."""
         return sorted(self.ns)[len(self.ns) // 10] / 1e3 / self.calls
 
     def line(self, roof: float) -> dict[str, Any]:
@@ -134,7 +140,8 @@ class Case:
         seconds = sum(op["ns"][0] for op in once) / 1e9
         times = max(2, min(500, int(BURST / seconds)))
         parts = self.bench.run(*run, times, self.temperature)
-        # A forward chooses tokens or laws: both are timed, the laws are not part of it.
+        # A forward computes tokens or distributions. Both are timed, but distributions are not part
+        # of it.
         self._add([part for part in parts if "law" not in part["op"]])
         self._gather(parts)
 

@@ -1,7 +1,7 @@
-"""The ops of sbrt.triton_kernels under load, each beside what people would use instead.
+"""The ops of sbrt.triton_kernels under load, each compared with its usual alternatives.
 
 A case has data for many launches (cold L2), our launch, baselines, the bytes that one launch must
-move, and a check: no figure of a case whose results are wrong.
+move, and a check. A case whose results are wrong has no figures.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ DTYPE = torch.bfloat16
 class Case:
     """One op at one shape. `launch` and each baseline take the number of the data to use.
 
-    check   largest difference to a baseline, relative to the larger of 1 and the value, and what is
-            allowed; None where the tests alone compare
-    limit   seconds that are expected of it, as a function of the read bandwidth (bytes a second)
+    check   returns the largest difference to a baseline, relative to the larger of 1 and the value,
+            and the allowed difference; None where only the tests compare
+    limit   expected seconds, as a function of the read bandwidth (bytes per second)
     ratio   how many times faster than each named baseline it is expected to be
     """
 
@@ -53,14 +53,14 @@ class Case:
 
 
 def cases(device: torch.device, only: str) -> Iterator[Case]:
-    """Every case whose op's name holds `only`, made when it is asked for."""
+    """Every case whose op's name contains `only`, built when it is needed."""
     for op, make in MAKERS.items():
         if only in op:
             yield from make(device)
 
 
 def path_table(head: int, rows: int, device: torch.device) -> torch.Tensor:
-    """Words of a table of a root and its chain."""
+    """A table of a root and its chain, as words."""
     table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]
@@ -119,7 +119,7 @@ def _attention(device: torch.device, rows: int, keys: int) -> Case:
 def _installed_attention(
     q: torch.Tensor, kv: torch.Tensor, keys: int
 ) -> dict[str, Callable[[int], None]]:
-    """flash_attn_with_kvcache and FlashInfer, where they are; both do a path only."""
+    """flash_attn_with_kvcache and FlashInfer if installed; both can do only a path."""
     found: dict[str, Callable[[int], None]] = {}
     if importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_with_kvcache
@@ -141,7 +141,8 @@ def _installed_attention(
 
 
 def choose_cases(device: torch.device) -> Iterator[Case]:
-    """16 and 1 rows of a vocabulary of 128k: greedy, sampled, filtered, and a draft's laws."""
+    """16 rows and 1 row of a vocabulary of 128k: greedy, sampled, filtered, and a draft's
+    distributions."""
     for rows, kind in (
         (16, "greedy"),
         (16, "sampled"),
@@ -257,7 +258,7 @@ def rope_cases(device: torch.device) -> Iterator[Case]:
 
 
 def linear_cases(device: torch.device) -> Iterator[Case]:
-    """16 rows by the weights of a layer of a 1B and an 8B model, and by the 1B's head."""
+    """16 rows times the weights of a layer of a 1B and an 8B model, and times the 1B's head."""
     for name, n, k, how in (
         ("1B qkv", 3072, 2048, "norm"),
         ("1B o", 2048, 2048, "residual"),
@@ -346,4 +347,4 @@ def _difference(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def _ignore(_: object) -> None:
-    """A launch returns nothing."""
+    """Discard a result: a launch returns nothing."""

@@ -1,8 +1,9 @@
-"""The sampling pass by itself, by vocabulary, rows and filters: `python -m bench.kernels --choose`.
+"""The sampling pass alone, by vocabulary, rows and filters: `python -m bench.kernels --choose`.
 
-Two kinds of logits, drawn from a seed: "wide", normal of deviation 3, whose nucleus is thousands
-of tokens, and "sharp", the same with twenty tokens far above, as a language model has them. The
-roof is reading the logits once, as fast as the team reads as many bytes again and again.
+There are two kinds of logits, drawn from a seed. "wide" is normal with deviation 3, and its nucleus
+is thousands of tokens. "sharp" is the same with twenty tokens far above the rest, like a language
+model's. The roof is reading the logits once, as fast as the team reads as many bytes again and
+again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ COLUMNS = ("vocabulary", "rows", "logits", "law", "us", "best us", "GB/s", "roof
 
 @dataclass
 class Choosing:
-    """One law over the same rows of logits. ns: of each choice, the team's meeting included."""
+    """One setting of the sampling pass over the same rows of logits. ns: time of each call, with
+    the team's synchronisation."""
 
     bench: ChooseBench
     shape: tuple[int, int]
@@ -81,7 +83,7 @@ def logits_of(kind: str, rows: int, vocab: int) -> NDArray[np.float32]:
 
 
 def measured(args: argparse.Namespace, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Every law at every shape, interleaved. Raises InvalidInputError."""
+    """Measure every setting at every shape, interleaved. Raises InvalidInputError."""
     cases = list(_cases(args, rows))
     roofs, read = Roofs(args.threads, args.isa), dict.fromkeys((c.shape for c in cases), 0.0)
     bar = Progress("measuring")
@@ -109,7 +111,7 @@ def _cases(args: argparse.Namespace, rows: Sequence[int]) -> Iterator[Choosing]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """For people."""
+    """The lines as a text table."""
     rows = [COLUMNS]
     for line in lines:
         names = (str(line[name]) for name in ("vocab", "rows", "logits", "law"))

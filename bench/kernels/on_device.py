@@ -1,4 +1,4 @@
-"""`python -m bench.kernels --device cuda`: each kernel against its roof and what people would use.
+"""`python -m bench.kernels --device cuda`: each kernel, its roof and its usual alternatives.
 
 python -m bench.kernels --device cuda [--only attention] [--seconds 1] [--json OUT] [--ncu]
 """
@@ -55,7 +55,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(only: str, seconds: float) -> dict[str, Any]:
-    """The device, its read bandwidth, and a line a case."""
+    """The device, its read bandwidth, and one line per case."""
     import torch
 
     from ..gpu import timing

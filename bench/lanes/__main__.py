@@ -1,16 +1,19 @@
 """`python -m bench.lanes --device cuda`: forwards of recorded lanes at the sizes of real models.
 
-python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--positions 8192]
-    [--rows 1,16,32,64] [--seconds 1] [--products fused|cublas] [--json OUT]
+    python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--positions 8192]
+        [--rows 1,16,32,64] [--seconds 1] [--products fused|cublas] [--json OUT]
 
-Llama-shaped, random weights, bfloat16. The first model is the target: T(rows) of its verification
-graphs, what a token of plain decoding costs too, and of one row; the second the draft: t(rows) of
-its steps. Each alone, and beside the other lane at work on a stream of its own. Bytes are those of
+Models are Llama-shaped, with random weights in bfloat16. The first is the target. Its T(rows) is
+the time of a verification graph, which is also the cost of a token of plain decoding, and of a
+graph of one row. The second is the draft. Its t(rows) is the time of a step.
+
+Each graph is measured alone, and while the other lane works on its own stream. Bytes are those of
 weights, without the embedding that is looked up, and of the keys and values of the context. Then
-the pieces that take a prompt in, behind the context, against products of large matrices.
---positions: of the rings; 131072 is what an engine takes of a Llama 3.x by default, with a ring of
-17 GB for each of the target's --rows.
---products: six nodes a layer by our `linear`, or nine around torch's products.
+come the prompt pieces that follow the context, compared with products of large matrices.
+
+--positions: capacity of the rings. An engine takes 131072 for a Llama 3.x by default. That is a
+ring of 17 GB for each of the target's --rows.
+--products: six nodes a layer with our `linear`, or nine around torch's products.
 """
 
 from __future__ import annotations
@@ -93,7 +96,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
-    """A line for every graph, and what they are compared with."""
+    """One line for every graph, and the figures that they are compared with."""
     print(bench.describe(), file=sys.stderr)
     print(COLUMNS)
     lines = []

@@ -1,4 +1,5 @@
-"""What bench.lanes measures with: two lanes of random weights on a device, alone and overlapped."""
+"""The lanes that bench.lanes measures: two, with random weights on a device, alone and
+overlapped."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ from sbrt.triton_kernels import state
 
 from ..gpu import timing
 
-VERIFIED = (1, *ROWS)  # rows of a target: `none` replays those of ROWS; 1 is what that costs it
+VERIFIED = (1, *ROWS)  # rows of a target's graphs: `none` replays those of ROWS, 1 is an extra
 WARM, LEAST = 5, 10  # replays
-URGENT = -1  # priority of a stream that goes first; others have 0
-BESIDE = {"T": 16, "t": 16}  # rows of the other lane while one is measured
+URGENT = -1  # priority of an urgent stream; others have 0
+BESIDE = {"T": 16, "t": 16}  # rows of the other lane while a lane is measured
 
 
 Launch = Callable[[torch.cuda.Stream], None]
 
 
 def launcher(piece: Piece) -> Launch:
-    """Launches a captured graph as the core does: torch's own replay has kernels of its own before
+    """Launch a captured graph as the core does, because torch's own replay adds kernels before
     it."""
     made = ctypes.c_void_p()
     driver(
@@ -84,7 +85,7 @@ class Bench:
 
     def _record_feeds(self, name: str, lane: GpuLane, context: int) -> None:
         for rows in lane.fed:
-            head = min(context, lane.capacity - rows)  # the ring has not wrapped
+            head = min(context, lane.capacity - rows)  # so that the ring has not wrapped
             table = state.words(path_table(lane, rows, head), self.device)
             self._tables.append(table)
             few = rows <= state.MAX_ROWS
@@ -92,7 +93,7 @@ class Bench:
             self._feeds[name, rows] = launcher(piece or lane.record_prefill(table, rows))
 
     def config(self, lane: str) -> ModelConfig:
-        """Of "T", the target, or "t", the draft."""
+        """The sizes of "T", the target, or "t", the draft."""
         return self._configs[lane]
 
     def graphs(self) -> Iterator[tuple[str, int]]:
@@ -100,25 +101,25 @@ class Bench:
         yield from sorted(self._pieces)
 
     def feeds(self) -> Iterator[tuple[str, int]]:
-        """(lane, rows) of the pieces that take a prompt in."""
+        """(lane, rows) of the prompt pieces."""
         yield from sorted(self._feeds)
 
     def feed_line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
-        """Microseconds of one piece of a prompt, behind the context."""
+        """Microseconds of one prompt piece that follows the context."""
         times = self._times(self._feeds[lane, rows], 0, None, seconds / 3)
         us = statistics.median(times)
         return {"lane": lane, "rows": rows, "us": us, "spread": [min(times), max(times)],
                 "tokens_per_s": rows / us * 1e6}  # fmt: skip
 
     def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
-        """Microseconds of one graph, alone and beside the other lane: the draft's stream the urgent
-        one, as engines have it, then the target's."""
+        """Microseconds of one graph: alone, and while the other lane works. The latter twice: first
+        the draft's stream is urgent, as in engines, then the target's."""
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"
         other = self._launches[name, BESIDE[name]]
         alone = self._times(launch, 0, None, seconds / 3)
         us = statistics.median(alone)
-        times = 2 + math.ceil(4 * us / self._alone(name, other))  # they outlast two of our launches
+        times = 2 + math.ceil(4 * us / self._alone(name, other))  # outlasts two of our launches
         beside = [
             statistics.median(self._times(launch, priority, (other, times), seconds / 3))
             for priority in (URGENT * (lane == "t"), URGENT * (lane == "T"))
@@ -135,7 +136,7 @@ class Bench:
         }
 
     def _alone(self, lane: str, launch: Launch) -> float:
-        """Microseconds of the graph that is kept at work beside others, measured once."""
+        """Microseconds of the other lane's graph when it runs alone, measured once."""
         if lane not in self._beside_us:
             self._beside_us[lane] = statistics.median(self._times(launch, 0, None, 0))
         return self._beside_us[lane]
@@ -143,13 +144,12 @@ class Bench:
     def _times(
         self, launch: Launch, priority: int, beside: tuple[Launch, int] | None, seconds: float
     ) -> list[float]:
-        """Microseconds that each launch took.
+        """Microseconds of each launch.
 
         beside: another graph and how many times it is launched, on a stream of the other priority.
         That stream works from before the first kernel until after the last.
-
-        The clock begins after an earlier launch of the same graph, so that the host's work for the
-        launch is done before the device gets to it.
+        The clock starts after an earlier launch of the same graph. So the host has finished its
+        work for the launch before the device gets to it.
         """
         mine = torch.cuda.Stream(self.device, priority)
         its = torch.cuda.Stream(self.device, URGENT - priority)
@@ -170,11 +170,11 @@ class Bench:
         return found[WARM:]
 
     def describe(self) -> str:
-        """Memory of every lane."""
+        """Sentences on the memory of every lane."""
         return "\n".join(lane.describe() for lanes in self._lanes.values() for lane in lanes)
 
     def environment(self) -> dict[str, Any]:
-        """The device and what it reads a second."""
+        """The device and its read bandwidth."""
         return {
             "device": torch.cuda.get_device_name(self.device),
             "torch": torch.__version__,
@@ -184,7 +184,7 @@ class Bench:
 
 
 def path_table(lane: GpuLane, rows: int, head: int) -> state.Batch:
-    """`rows` rows of a path behind a trunk of `head` tokens."""
+    """`rows` rows of a path that follows a trunk of `head` tokens."""
     table = state.Batch(head=(head,), n=rows)
     for i in range(rows):
         row = table.row[i]

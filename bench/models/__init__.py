@@ -1,1 +1,1 @@
-"""Models that exist to be measured: sizes, random and inflated checkpoints, pairs."""
+"""Models for benches: sizes, random and inflated checkpoints, pairs."""

@@ -1,7 +1,7 @@
 """Checkpoints that benches measure: Hugging Face folders that every engine can read, or any file.
 
 `m37` and `m2` are random (`sizes`). `demo` is the demo pair, `demo-75m` and `demo-1g` are the demo
-pair with an inflated target (`inflate`). What has to be written is kept under build/checkpoints.
+pair with an inflated target (`inflate`). Written checkpoints are kept under build/checkpoints.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ BUILD = Path(__file__).parents[2] / "build"
 DEMO, INFLATED = "demo", "demo-75m"
 INFLATED_TO = {INFLATED: 75_000_000, "demo-1g": 10**9}  # parameters
 NAMES = (*SIZES, DEMO, *INFLATED_TO)
-USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # fit any machine
+USUAL = tuple(name for name in NAMES if INFLATED_TO.get(name, 0) < 10**9)  # these fit any machine
 
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint with the draft that goes with it; `key` tells its weights from any others'.
+    """A checkpoint with its draft; `key` differs whenever the weights differ.
 
     target, draft: Hugging Face folders or GGUF files.
     """
@@ -44,7 +44,7 @@ class Given:
 
 
 def given(name: str, build: Path = BUILD) -> Given:
-    """The folders of a checkpoint, written if they are not there. Raises InvalidInputError."""
+    """The folders of a checkpoint, written if they do not exist. Raises InvalidInputError."""
     if name not in NAMES:
         raise InvalidInputError(f"checkpoint: expected one of {', '.join(NAMES)}, got {name!r}")
     if name in SIZES:
@@ -57,12 +57,12 @@ def given(name: str, build: Path = BUILD) -> Given:
 
 
 def of_models(target: Path, draft: Path | None) -> Given:
-    """A folder or file of the user's, under its own name. Raises InvalidInputError."""
+    """The user's own folder or file, under its own name. Raises InvalidInputError."""
     return _keyed(target.stem if is_gguf(target) else target.name, target, draft)
 
 
 def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
-    """build/checkpoints/NAME, written whole or not at all."""
+    """build/checkpoints/NAME, written as a whole or not at all."""
     folder = build / "checkpoints" / name
     if not folder.is_dir():
         part = folder.with_name(f"{name}.part")
@@ -73,7 +73,7 @@ def cached(build: Path, name: str, write: Callable[[Path], object]) -> Path:
 
 
 def write_random(name: str, folder: Path) -> None:
-    """A checkpoint of SIZES: what `sizes.decoder_of` holds in memory, rounded to bfloat16."""
+    """Write a checkpoint of SIZES: the weights of `sizes.decoder_of`, rounded to bfloat16."""
     config = config_of(name)
     weights = ((key, bfloat16(values)) for key, values in random_weights(config, seed=0))
     write_folder(folder, config_json(config), weights)

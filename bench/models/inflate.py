@@ -1,8 +1,8 @@
 """`python -m bench.models.inflate --to 75M OUT`: the same function at a larger cost.
 
-Wider MLPs and further layers whose output projections are zero; every other new weight is random.
-A zero column of down_proj ends each sum with products that are zeros, and a further layer adds a
-zero to what flows by: logits stay bitwise what they were in an engine that adds in order of k.
+It widens MLPs and adds layers whose output projections are zero. Every other new weight is random.
+A zero column of down_proj only appends products that are zero to each sum, and a new layer adds
+zero to the residual stream. So logits stay bitwise the same in an engine that adds in order of k.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint16]
 
 MOST_LAYERS = 24
-STEP = 64  # neurons are added so many at a time: whole groups of every quantised format
-CLOSE = 0.02  # of the parameters asked for
+STEP = 64  # neurons are added in this unit: whole groups of every quantised format
+CLOSE = 0.02  # share of the requested parameters
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
@@ -38,8 +38,8 @@ OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelConfig:
     """Write the checkpoint `source` at a cost of about `parameters`, within 2 %, to `out`.
 
-    Returns its sizes. Raises InvalidInputError: weights that are not bfloat16, a size below the
-    source's or one that no number of neurons gives.
+    Returns its sizes. Raises InvalidInputError for weights that are not bfloat16, for a size below
+    the source's, and for one that no number of neurons gives.
     """
     checkpoint = open_checkpoint(source)
     if checkpoint.storage("auto") != "bfloat16":
@@ -59,7 +59,7 @@ def inflate(source: Path, parameters: int, out: Path, seed: int = 0) -> ModelCon
 
 
 def larger(config: ModelConfig, parameters: int) -> ModelConfig:
-    """As many layers as fit, then as many neurons. Raises InvalidInputError."""
+    """Add as many layers as fit, then as many neurons. Raises InvalidInputError."""
     fitting = [
         n
         for n in range(config.layers, max(config.layers, MOST_LAYERS) + 1)
@@ -103,7 +103,7 @@ def _weights(checkpoint: Checkpoint, config: ModelConfig, seed: int) -> Iterator
             new = np.zeros(shape, np.uint16)
         else:
             new = bfloat16(generator.standard_normal(shape, np.float32) * np.float32(0.02))
-        if name in old:  # a matrix of an MLP that has become wider
+        if name in old:  # a matrix of an MLP that was widened
             new[tuple(slice(n) for n in old[name].shape)] = old[name]
         yield name, new
 

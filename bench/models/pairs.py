@@ -1,8 +1,9 @@
 """Pairs that are measured on a device: the demo pair, the same at a larger cost, and sizes of real
 models with weights drawn there.
 
-A random target's draft is its own first layers, and what its other layers add is damped: so the
-draft is often right, and often wrong, at the costs of real models. Both share one memory.
+The draft of a random target is the target's own first layers. The contributions of its other layers
+are damped. So the draft is often right and often wrong, at the costs of real models. Both share one
+memory.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ if TYPE_CHECKING:
     from sbrt.gpu.weights import Weights
 
 DEMO = "demo"
-INFLATED = "demo-1g"  # of bench.models.checkpoints
+INFLATED = "demo-1g"  # a name of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
-DRAFT_LAYERS = 3  # of an 8B target: what a model of 1B reads
-DAMPED = 0.03  # so that three tokens in four or so are the draft's first choice
-POSITIONS = 131_072  # of a random pair: what the configurations of Llama 3.x say, and engines take
+DRAFT_LAYERS = 3  # of an 8B target: a 1B reads as many bytes
+DAMPED = 0.03  # then about three tokens in four are the draft's first choice
+POSITIONS = 131_072  # of a random pair: the value in configurations of Llama 3.x, which engines use
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """What a request of these benches asks for, by default nothing but the largest logit."""
+    """Add flags for the sampling of these benches. Without them the largest logit is chosen."""
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
     parser.add_argument("--top-k", type=int, default=0, metavar="K")
 
 
 def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
-    """Read the flags of `add_sampling`, and --max-tokens. Raises InvalidInputError."""
+    """Sampling parameters from the flags of `add_sampling` and --max-tokens. Raises
+    InvalidInputError."""
     return SamplingParams(
         temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, seed=seed,
         max_tokens=args.max_tokens, ignore_eos=True,
@@ -52,12 +54,12 @@ def sampling_of(args: argparse.Namespace, seed: int) -> SamplingParams:
 
 
 def is_random(name: str) -> bool:
-    """Whether there is no checkpoint of it, nor a tokenizer."""
+    """True if the pair has neither a checkpoint nor a tokenizer."""
     return name in MODELS
 
 
 def engine_config(name: str, device: str, method: str, **more: object) -> EngineConfig:
-    """Of an engine for a pair of NAMES. Raises InvalidInputError on another name."""
+    """The config of an engine for a pair of NAMES. Raises InvalidInputError on another name."""
     if name not in NAMES:
         raise InvalidInputError(f"--pair: expected one of {', '.join(NAMES)}, got {name}")
     if is_random(name):
@@ -74,7 +76,7 @@ def engine_config(name: str, device: str, method: str, **more: object) -> Engine
 
 
 def pair_of(name: str, config: EngineConfig) -> Pair | None:
-    """Weights of a random pair, on the config's device; None: the engine reads a checkpoint.
+    """Weights of a random pair on the config's device; None if the engine reads a checkpoint.
 
     Raises InvalidInputError for a random pair on a CPU.
     """
@@ -99,7 +101,7 @@ def shape_of(name: str) -> ModelConfig:
 def random_pair(
     config: ModelConfig, device: torch.device, eager: bool = False, draft_layers: int = DRAFT_LAYERS
 ) -> Pair:
-    """A target of these sizes and, of its first layers, its draft."""
+    """A target of these sizes, and a draft made of its first layers."""
     import torch
 
     from sbrt.gpu.lane import model_with
@@ -117,20 +119,20 @@ def random_pair(
 
 
 def damp(weights: Weights, kept: int) -> None:
-    """What all but the first layers add to the residual stream becomes small."""
+    """Make small what all but the first layers add to the residual stream."""
     for layer in weights.layers[kept:]:
         for linear in (layer.o, layer.down):
             linear.weight.mul_(DAMPED)
 
 
 def first_layers(weights: Weights, layers: int) -> Weights:
-    """The same weights, fewer of them."""
+    """The same weights with fewer layers."""
     fewer = replace(weights.config, layers=layers)
     return replace(weights, config=fewer, layers=weights.layers[:layers])
 
 
 def prompts_of(name: str) -> Callable[[int], str | list[int]]:
-    """The i-th prompt of a pair: text, or ids where there is no tokenizer."""
+    """The i-th prompt of a pair: text, or ids if there is no tokenizer."""
     if not is_random(name):
         return lambda i: f"# {i}\n{BUILT_IN[i % len(BUILT_IN)]}"
     import random

@@ -1,4 +1,5 @@
-"""Sizes of real models that are measured on a device, and what their forwards move and compute."""
+"""Sizes of real models that are measured on a device, and the bytes and operations of their
+forwards."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from sbrt.model.config import ModelConfig
 
 from .sizes import llama_of
 
-MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # by sizes.NAMES
+MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # as sizes.NAMES
 VOCAB, POSITIONS = 128_256, 8192
 
 
@@ -28,7 +29,7 @@ def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
 
 
 def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:
-    """Operations of a piece of a prompt after `context` tokens: products and attention.
+    """Operations of a prompt piece that follows `context` tokens: products and attention.
 
     The last layer ends with its keys and values.
     """

@@ -1,4 +1,4 @@
-"""`sbrt serve` in a process of its own."""
+"""Runs `sbrt serve` in a separate process."""
 
 from __future__ import annotations
 

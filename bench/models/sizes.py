@@ -1,4 +1,4 @@
-"""Checkpoints that exist to be measured: sizes of real ones, weights drawn from a seed."""
+"""Checkpoints for benches: the sizes of real ones, weights drawn from a seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {
 
 
 def llama_of(sizes: tuple[int, ...], **more: Any) -> ModelConfig:
-    """A Llama of these sizes, by NAMES; more: the other fields but rms_eps."""
+    """A Llama of these sizes, in the order of NAMES; more: the other fields except rms_eps."""
     given = dict(zip(NAMES, sizes, strict=True))
     return ModelConfig(architecture="LlamaForCausalLM", rms_eps=1e-5, **given, **more)
 
@@ -31,5 +31,5 @@ def config_of(name: str) -> ModelConfig:
 
 
 def decoder_of(name: str, dtype: str, isa: str = "auto", activation_dtype: str = "auto") -> Decoder:
-    """A checkpoint of SIZES in memory, kept as `dtype`. Raises InvalidInputError."""
+    """A checkpoint of SIZES in memory, stored as `dtype`. Raises InvalidInputError."""
     return random_decoder(config_of(name), 0, dtype, isa, activation_dtype)

@@ -1,9 +1,9 @@
-"""Prompts of benches where the user gives none."""
+"""Prompts of benches, used if the user gives none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# 32 beginnings of Python programs, of several lines each. No two begin alike, so no prompt finds
-# the key-value cache of another of any use, and none answers itself by repetition.
+# 32 beginnings of Python programs, of several lines each. No two begin alike, so no prompt can
+# reuse the key-value cache of another. None is answered by its own repetition.
 TEXTS = Path(__file__).parent / "prompts.jsonl"

@@ -1,4 +1,4 @@
-"""Sends requests to an engine the way clients would, and notes when their tokens come."""
+"""Sends requests to an engine as clients would, and notes when their tokens arrive."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Load:
 
     @property
     def text(self) -> str:
-        """What tables and messages call it."""
+        """The name of the load in tables and messages."""
         return f"{self.rate:g}/s" if self.concurrency is None else f"{self.concurrency} at once"
 
 
 @dataclass(frozen=True)
 class Work:
-    """Prompts as token ids, and the parameters of every request. seed: of the arrivals."""
+    """Prompts as token ids, and the parameters of every request. seed: for the arrivals."""
 
     prompts: Sequence[list[int]]
     params: SamplingParams
@@ -46,7 +46,7 @@ class Work:
 class Answer:
     """One request. prompt: its index. is_ballast: it only keeps the load up. Times: perf_counter().
 
-    times, counts: when each output came, and how many tokens it brought; only those with tokens.
+    times, counts: when each output arrived, and its number of tokens; only outputs with tokens.
     """
 
     prompt: int
@@ -76,25 +76,26 @@ class Answer:
         return [gap / count for gap, count in pairs for _ in range(count)]
 
     def agrees(self, expected: Sequence[int]) -> bool:
-        """Whether these are the expected tokens: all of them, or the first ones if it was cut."""
+        """True if these are the expected tokens: all of them, or the first ones if the answer was
+        cut."""
         return self.ids == list(expected if self.finished else expected[: len(self.ids)])
 
 
 @dataclass(frozen=True)
 class Played:
-    """One run of a load, of `seconds`."""
+    """One run of a load; it took `seconds`."""
 
     answers: Sequence[Answer]
     seconds: float
 
     @property
     def counted(self) -> list[Answer]:
-        """Those whose latencies count."""
+        """The answers whose latencies count."""
         return [answer for answer in self.answers if not answer.is_ballast]
 
     @property
     def tokens(self) -> int:
-        """The number of tokens of all answers, as far as they came."""
+        """The number of tokens of all answers that arrived."""
         return sum(len(answer.ids) for answer in self.answers)
 
     @property
@@ -117,9 +118,10 @@ class Played:
         return percentile([gap for a in self.counted for gap in a.token_gaps], share)
 
     def shared(self) -> tuple[int, float]:
-        """Tokens that came while all requests were decoding, and these seconds; (0, 0.0) if never.
+        """Tokens that arrived while all requests were decoding, and these seconds; (0, 0.0) if
+        there were none.
 
-        From the moment when all have their first token until one of them has its last.
+        The time begins when all have their first token and ends when one of them has its last.
         """
         begin = max(a.times[0] for a in self.counted)
         end = min(a.times[-1] for a in self.counted)
@@ -134,7 +136,7 @@ class Played:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that `share` of the values do not exceed; 0.0 of no values."""
+    """The least value that `share` of the values do not exceed; 0.0 if there are none."""
     if not values:
         return 0.0
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
@@ -153,7 +155,7 @@ def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
     """Send every prompt once under this load; its latencies count.
 
     A closed loop repeats the prompts until all that count have ended, so that the load stays the
-    same, and then aborts what still runs. Raises EngineError if a generation fails.
+    same. Then it aborts the requests that still run. Raises EngineError if a generation fails.
     """
     player = _Player(engine, method, work)
     if load.concurrency is not None:
@@ -163,7 +165,7 @@ def play(engine: Engine, method: Method, load: Load, work: Work) -> Played:
 
 
 class _Player:
-    """The requests of one run; `live` by id."""
+    """The requests of one run. `live` holds them by id."""
 
     def __init__(self, engine: Engine, method: Method, work: Work) -> None:
         self._engine, self._method, self._work = engine, method, work
@@ -206,7 +208,7 @@ class _Player:
         self._live[name] = answer
 
     def _step(self) -> float:
-        """Run a round; the time at its end."""
+        """Run a round and return the time at its end."""
         outputs, now = self._engine.step(), time.perf_counter()
         for output in outputs:
             answer, [completion] = self._live[output.request_id], output.outputs

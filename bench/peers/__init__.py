@@ -1,6 +1,7 @@
-"""Decoding here beside other engines, in one run: `python -m bench.peers`.
+"""Decoding here compared with other engines, in one run: `python -m bench.peers`.
 
-`settings` says which lines there are, `lines` what a line is and when it is correct, `process`
-speaks to a peer in an environment of its own (`workers`), `ours` is sbrt, `run` measures, `report`
-is the table.
+- `settings` lists the peers and their lines.
+- `lines` defines a line and when it is correct.
+- `process` speaks to a peer in its own environment (`workers`); `ours` is sbrt.
+- `run` measures, `report` prints the table.
 """

@@ -1,18 +1,21 @@
-"""`python -m bench.peers`: decoding here beside other engines, same weights, prompts and threads.
+"""`python -m bench.peers`: decoding here and in other engines, same weights, prompts and threads.
 
     python -m bench.peers --checkpoints m37,demo --prompts F --limit 8 --max-tokens 128 --json OUT
     python -m bench.peers --target FILE.gguf --methods lookup,auto --chatml --prompts F
 
-Every peer runs in a process and an environment of its own (`make peers`). Greedy, max_tokens from
-every prompt whatever ends it, prefill and warm-up left out, engines interleaved prompt by prompt,
-medians over prompts. --concurrency N also measures batches of N prompts: ours with N seats,
-llama.cpp with N sequences in one llama_batch. Engines that do not fit in memory together are
-measured one after another, and one that does not fit by itself is refused. Correctness first: what
-is not correct (Line.json) has no figures. A checkpoint without a draft (m37, m2) has no lines that
-need one.
+Every peer runs in its own process and environment (`make peers`). Decoding is greedy and continues
+to max_tokens whatever token comes. Prefill and warm-up are left out. Engines are interleaved prompt
+by prompt; figures are medians over prompts.
 
---target takes models of the user's. Of a GGUF file ours and llama.cpp read the same weights;
-engines that read no such files are left out.
+--concurrency N also measures batches of N prompts: ours with N seats, llama.cpp with N sequences in
+one llama_batch. Engines that do not fit in memory together are measured one after another. An
+engine that does not fit alone is refused.
+
+An incorrect line (Line.json) has no figures. A checkpoint without a draft (m37, m2) has no lines
+that need one.
+
+--target takes the user's own models. We and llama.cpp read the same weights from a GGUF file.
+Engines that cannot read such files are left out.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def _names(flag: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def _models(args: argparse.Namespace) -> list[Callable[[], checkpoints.Given]]:
-    """What makes each checkpoint, in order. Raises InvalidInputError."""
+    """One function per checkpoint that makes it, in order. Raises InvalidInputError."""
     if args.target is None:
         if args.draft is not None:
             raise InvalidInputError("--draft: expected --target with it, got none")

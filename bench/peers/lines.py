@@ -1,4 +1,5 @@
-"""A line: one engine on one checkpoint, in one dtype and mode, and when it is correct."""
+"""A line is one engine on one checkpoint, in one dtype and mode. This module says when it is
+correct."""
 
 from __future__ import annotations
 
@@ -10,25 +11,26 @@ from typing import Any, Protocol
 
 from sbrt.outputs import ratio
 
-# Gap of a peer's best logit to that of our token, relative to the best, below which either is a
-# right answer: what rounding moves. Quantised weights are exact, but activations get 8 bits.
-GGUF = "gguf"  # the dtype of a line that reads a GGUF file: weights as the file has them
+# Limit of a near-tie: the gap between a peer's best logit and that of our token, relative to the
+# best. Below it either token is right, because rounding can move the logits that much. Quantised
+# weights are exact, but activations are rounded to 8 bits.
+GGUF = "gguf"  # the dtype of a line that reads a GGUF file: the file's own weights
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
-PLAIN = ("plain", "none")  # modes without drafts: theirs, ours
+PLAIN = ("plain", "none")  # modes without drafts, of peers and of ours
 ROWS = (1, 2, 4, 8, 16)  # of the forwards that are timed
 
 
 class PeerError(Exception):
-    """What a peer could not do: one sentence."""
+    """A peer failed. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """ids of one generation; `timed` of them took `seconds`, prefill left out.
 
-    picking: of the seconds, those in which a bench's own loop picked tokens and drafts.
+    picking: the part of the seconds in which a bench's own loop picked tokens and drafts.
     """
 
     ids: list[int]
@@ -41,7 +43,8 @@ class Answer:
 class Batch:
     """ids of several prompts decoded at once. `total`: seconds, prefill included.
 
-    `timed` of the tokens took `seconds`: while all prompts were decoding, prefill left out.
+    `timed` of the tokens took `seconds`: the time in which all prompts were decoding, prefill left
+    out.
     """
 
     ids: list[list[int]]
@@ -51,19 +54,19 @@ class Batch:
 
 
 class Source(Protocol):
-    """What answers: a worker (bench/peers/process.py) or ours (bench/peers/ours.py)."""
+    """Gives answers: a worker (bench/peers/process.py) or ours (bench/peers/ours.py)."""
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
         """Decode greedily after `ids`."""
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """Decode greedily after all `prompts` at once; asked only of a line with in_batches."""
+        """Decode greedily after all `prompts` at once; called only on a line with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
         """How far the best logit after `ids` is above that of `token`, relative to the best."""
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Microseconds of each of `times` forwards over `rows` rows, or why there are none."""
+        """Microseconds of each of `times` forwards over `rows` rows, or why they are missing."""
 
     def close(self) -> None:
         """End the process or the engine."""
@@ -74,8 +77,8 @@ class Line:
     """One engine. reference: the line whose ids it must give; None: itself.
 
     parts: for each prompt, the index of the first token that differs from the reference's, or None.
-    rates: tokens/s of each prompt. us: by rows, microseconds of forwards. error: why there is no
-    figure: it could not be set up, opened or run.
+    rates: tokens/s of each prompt. us: by rows, microseconds of forwards. error: why there are no
+    figures: it could not be set up, opened or run.
     """
 
     peer: str
@@ -86,40 +89,41 @@ class Line:
     reference: Line | None = None
     error: str | None = None
     version: str = ""
-    answers: list[Answer | None] = field(default_factory=list)  # of each prompt so far
+    answers: list[Answer | None] = field(default_factory=list)  # one per prompt so far
     tokens: int = 0
     seconds: float = 0.0
-    picking: float = 0.0  # of the seconds (Answer)
+    picking: float = 0.0  # the part of `seconds` that Answer calls picking
     parts: list[int | None] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     us: dict[int, list[float]] = field(default_factory=dict)
     different: int = 0  # prompts whose ids differ from the reference's
-    ties: int = 0  # of them, those that part at a near-tie of the peer's own logits
+    ties: int = 0  # those of `different` that part at a near-tie of the peer's own logits
     short: int = 0  # prompts with another number of tokens than asked for
-    in_batches: bool = False  # whether it can decode several prompts at once
+    in_batches: bool = False  # it can decode several prompts at once
     batches: list[Batch] = field(default_factory=list)
-    batch_different: int = 0  # as `different`, of prompts decoded at once
+    batch_different: int = 0  # like `different`, for prompts decoded at once
     batch_ties: int = 0
 
     @property
     def name(self) -> str:
-        """As it is written in messages."""
+        """The line's name in messages."""
         return f"{self.peer} {self.dtype} {self.mode}"
 
     @property
     def is_correct(self) -> bool:
-        """It ran, gave as many tokens as asked for, and differs at ties only; see `json`."""
+        """True if it ran, gave as many tokens as asked for, and differs only at ties; see
+        `json`."""
         judged = self.reference is None or self.reference.is_correct
         ran = self.error is None and bool(self.rates)
         differs = self.different != self.ties or self.batch_different != self.batch_ties
         return judged and ran and not self.short and not differs
 
     def say(self, sentence: str) -> None:
-        """To stderr, with the line's name."""
+        """Print a sentence to stderr with the line's name."""
         print(f"{self.checkpoint}, {self.name}: {sentence}", file=sys.stderr)
 
     def ask(self, op: str, *arguments: Any) -> Any:
-        """What the source answers; None, said once, if it cannot or there is none."""
+        """The source's answer; None if it has none or fails, which is said once."""
         if self.error is not None or self.source is None:
             return None
         try:
@@ -129,7 +133,7 @@ class Line:
             return None
 
     def fail(self, sentence: str) -> None:
-        """No figure, and why."""
+        """Drop the line's figures and say why."""
         self.error = sentence
         self.say(sentence)
 
@@ -158,7 +162,7 @@ class Line:
                 self.batch_ties += self._is_tie(prompt, alone, first_difference(ids, alone))
 
     def add_forwards(self, rows: int, us: list[float] | str | None) -> None:
-        """Times of forwards of so many rows, or why there are none: said once."""
+        """Add times of forwards of `rows` rows, or say once why they are missing."""
         if isinstance(us, list):
             self.us.setdefault(rows, []).extend(us)
         elif us is not None and rows not in self.us:
@@ -166,28 +170,28 @@ class Line:
             self.say(f"no forward of {rows} rows: {us}")
 
     def _is_tie(self, prompt: list[int], wanted: list[int], at: int) -> bool:
-        """Whether the wanted token at this index is nearly the best. Ours are exact: no ties."""
+        """True if the wanted token at this index is nearly the best. Ours are exact: no ties."""
         if self.peer == OURS or at >= len(wanted):
             return False
         gap = self.ask("gap", prompt + wanted[:at], wanted[at])
         return gap is not None and gap < TIES[self.dtype]
 
     def json(self, threads: int) -> dict[str, Any]:
-        """The issue's keys, then more.
+        """The line as JSON.
 
         tokens_per_second: median over prompts, from the first token after prefill to the last.
-        forward_us_N: median of a forward of N rows behind 64 tokens.
-        correct: every answer has as many tokens as asked for and the ids of our `none` at the same
-        weights, or parts from them where the peer's own logits of both tokens are nearly equal;
-        ours never part. Quantised lines have other weights than any other engine's: they must give
-        the ids of their own plain mode, and a quantised plain line is compared with nothing. But of
-        a GGUF file all engines have the same weights, and must give our ids.
-        parts_at: where each answer parts from the reference's, null: nowhere. picking_share: share
+        forward_us_N: median of a forward of N rows that follow 64 tokens.
+        correct: every answer has as many tokens as asked for, and the ids of our `none` at the same
+        weights. A peer may part from them where its own logits of both tokens are nearly equal;
+        ours may not. Quantised weights differ from engine to engine. So a quantised line must give
+        the ids of its own plain mode, and a quantised plain line is compared with nothing. On a
+        GGUF file all engines have the same weights, and must give our ids.
+        parts_at: where each answer parts from the reference's; null: nowhere. picking_share: share
         of the seconds that Answer calls picking.
-        batch: prompts decoded at once, null where that was not measured. batch_tokens_per_second:
-        of all of them, median over batches, while all were decoding; _best_: of one batch; _total_:
+        batch: prompts decoded at once, null if that was not measured. batch_tokens_per_second: of
+        all of them, median over batches, while all were decoding. _best_: of one batch. _total_:
         prefill included. These answers are compared with the reference's of one prompt at a time.
-        What is not correct has no figures.
+        An incorrect line has no figures.
         """
         shown = self.is_correct
         return {
@@ -235,7 +239,7 @@ class Line:
 class Unit:
     """Lines whose engine is opened and closed at once. needs: bytes of memory.
 
-    `open` gives every line its source, or the sentence why it has none.
+    `open` gives every line its source, or a sentence that says why it has none.
     """
 
     lines: list[Line]
@@ -250,8 +254,8 @@ class Unit:
 
 
 def set_references(lines: Sequence[Line]) -> None:
-    """Ours `none` for all, on a GGUF file the one that reads it as such; but a quantised line's own
-    plain one elsewhere. The first line is ours, `none`."""
+    """Set each line's reference: our `none`, or on a GGUF file our line that reads it as such. A
+    quantised line of any other checkpoint has its own plain line. The first line is our `none`."""
     plain = {(x.peer, x.dtype): x for x in reversed(lines) if x.mode in PLAIN}
     full = [x for x in lines if x.peer == OURS and x.mode == "none" and x.dtype in FLOATS]
     for line in lines:

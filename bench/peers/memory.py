@@ -1,4 +1,4 @@
-"""How much memory is free, how much engines need, and so which of them are open at once."""
+"""Free memory, the memory that engines need, and the engines that can be open at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bench.peers.lines import Unit
 from sbrt.model.gguf import is_gguf
 
 GIB = 2**30
-# Bytes of a parameter, by the storage of the weights.
+# Bytes per parameter, by storage type of the weights.
 SIZES = {
     "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "q8_0": 34 / 32, "int8": 34 / 32,
     "int4": 20 / 32,
 }  # fmt: skip
-STORED = 2.0  # bytes of a parameter in the folders of these benches: bfloat16
-# Names of a cgroup's files, version 2 and version 1: its limit, its use, a line of memory.stat.
+STORED = 2.0  # bytes per parameter in these benches' folders: bfloat16
+# Names of a cgroup's files in version 2 and version 1: its limit, its usage, a line of memory.stat.
 FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -26,16 +26,16 @@ FILES = (
 def free(root: Path = Path("/")) -> float | None:
     """Bytes that this process may still take: of the machine, or of its cgroups if that is less.
 
-    None where nothing tells. `root` holds proc and sys.
+    None if nothing tells. `root` holds proc and sys.
     """
     found = [*_of_the_machine(root), *_of_cgroups(root)]
     return min(found, default=None)
 
 
 def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
-    """Bytes of an engine: its weights `copies` times, and `process` for everything else.
+    """Bytes that an engine needs: its weights `copies` times, and `process` for everything else.
 
-    Weights of a GGUF file are kept as they are there.
+    Weights of a GGUF file keep their size.
     """
     models = [given.target, given.draft] if has_draft else [given.target]
     sizes = (_kept(model, dtype.split("/")[0]) for model in models if model is not None)
@@ -50,14 +50,14 @@ def _kept(model: Path, storage: str) -> float:
 
 
 def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:
-    """The units that are open at once: all where they fit together, else each by itself."""
+    """The units that are open at once: all if they fit together, else each alone."""
     if room is None or sum(unit.needs for unit in units) <= room:
         return [list(units)]
     return [[unit] for unit in units]
 
 
 def shortage(unit: Unit, room: float | None) -> str | None:
-    """Why a unit is not opened; None if it fits."""
+    """The reason why a unit is not opened; None if it fits."""
     if room is None or unit.needs <= room:
         return None
     return f"memory: expected {shown(unit.needs)} free, got {shown(room)}"
@@ -76,14 +76,14 @@ def _of_the_machine(root: Path) -> Iterator[float]:
 
 
 def _of_cgroups(root: Path) -> Iterator[float]:
-    """What each limit leaves, of the process's cgroup and of those around it."""
+    """The rest of each memory limit: of the process's cgroup and of its parents."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup"
         own = PurePosixPath(path.lstrip("/"))
-        for part in (own, *own.parents):  # in a container only the last may be there
+        for part in (own, *own.parents):  # in a container only the last may exist
             for folder in (top, top / "memory"):
                 yield from _left(folder / part)
 
@@ -92,9 +92,9 @@ def _left(folder: Path) -> Iterator[float]:
     for limit, used, cache in FILES:
         most = _text(folder / limit).strip()
         now = _text(folder / used).strip()
-        if not (most.isdecimal() and now.isdecimal()):  # "max", or not there
+        if not (most.isdecimal() and now.isdecimal()):  # "max", or the file does not exist
             continue
-        freed = 0.0  # pages of files go first
+        freed = 0.0  # file pages are freed first
         for line in _text(folder / "memory.stat").splitlines():
             name, _, value = line.partition(" ")
             freed = float(value) if name == cache else freed

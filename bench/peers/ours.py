@@ -1,4 +1,4 @@
-"""sbrt as a line beside its peers."""
+"""sbrt as a line that is compared with its peers."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from sbrt._core import KernelBench
 from sbrt.config import EngineConfig
 from sbrt.model.gguf import is_gguf
 
-# STORAGE or STORAGE/ACTIVATIONS. Activations are int8 next to quantised weights by default.
+# STORAGE or STORAGE/ACTIVATIONS. With quantised weights activations are int8 by default.
 DTYPES = ("float32", "bfloat16", "int8", "int8/float32", "int4", "int4/float32")
 FILE_DTYPES = (GGUF, f"{GGUF}/float32")
-COPIES, PROCESS = 1.5, 0.3 * GIB  # of the weights, while they are read; of all else
+COPIES, PROCESS = 1.5, 0.3 * GIB  # copies of the weights while read; bytes of all else
 
 
 @dataclass
 class Ours:
-    """An engine, which lines of one dtype share, and a method."""
+    """A method, on an engine that lines of one dtype share."""
 
     engine: Engine
     method: str
     bench: KernelBench | None = None
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
-        """Greedy, max_tokens whatever ends it; the seconds begin after both prefills."""
+        """Decode greedily to max_tokens whatever token comes; the seconds begin after both
+        prefills."""
         output = self.engine.generate(ids, _greedy(max_tokens), method=self.method)[0]
         tokens = output.outputs[0].token_ids
         seconds = output.metrics.decode_seconds if output.metrics else 0.0
         return Answer(tokens, seconds, timed=len(tokens))
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """Greedy, all requests at once. Raises PeerError if they never decode at the same time."""
+        """Decode greedily, all requests at once. Raises PeerError if they never decode at the same
+        time."""
         work = Work(prompts, _greedy(max_tokens))
         played = play(self.engine, methods.parse(self.method), Load(rate=math.inf), work)
         timed, seconds = played.shared()
@@ -50,11 +52,11 @@ class Ours:
         return Batch([answer.ids for answer in played.answers], seconds, timed, played.seconds)
 
     def gap(self, ids: list[int], token: int) -> float:
-        """Never asked: ours are exact."""
+        """Never called, because ours are exact."""
         raise NotImplementedError
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """The sum of a forward's ops where they stand, greedy choice included."""
+        """The sum of a forward's ops, each in its place, greedy choice included."""
         if self.method != "none":
             return "a forward is that of none"
         width = self.engine.num_threads
@@ -74,19 +76,20 @@ def _greedy(max_tokens: int) -> SamplingParams:
 
 
 def is_part(op: str) -> bool:
-    """A forward chooses tokens or laws: both are timed, the laws are not part of it."""
+    """True for an op of a forward. A forward computes tokens or distributions; both are timed, and
+    distributions are not part of it."""
     return "law" not in op
 
 
 def dtypes(given: Given) -> tuple[str, ...]:
-    """Those that our lines may have on a checkpoint."""
+    """The dtypes that our lines may have on a checkpoint."""
     return FILE_DTYPES if is_gguf(given.target) else DTYPES
 
 
 def units(
     given: Given, dtypes: Sequence[str], names: Sequence[str], threads: int, seats: int
 ) -> Iterator[Unit]:
-    """One for each dtype: `none`, and every method that can do with the draft or without one."""
+    """One for each dtype: `none`, and every method that works with this draft or without one."""
     usable = (m for m in names if given.draft or not methods.parse(m).needs_draft)
     modes = list(dict.fromkeys(["none", *usable]))
     for dtype in dtypes:
@@ -97,7 +100,7 @@ def units(
             activation_dtype=activations or "auto",
             num_threads=threads,
             max_num_seqs=seats,
-            enable_prefix_caching=False,  # prompts come again, and others feed them again
+            enable_prefix_caching=False,  # prompts come again, and other engines feed them again
             speculative=SpeculativeConfig(model=given.draft) if given.draft else None,
         )
         found = [

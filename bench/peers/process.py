@@ -1,4 +1,4 @@
-"""A peer in a process and an environment of its own; bench/peers/workers/serve.py has the words."""
+"""A peer in its own process and environment; bench/peers/workers/serve.py lists the requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.peers.lines import Answer, Batch, PeerError
 
 
 class Worker:
-    """Runs `script` with `python` and asks it; what it prints is kept for when it dies.
+    """Runs `script` with `python` and asks it. Its output is kept for the error message if it dies.
 
     Raises PeerError.
     """
@@ -35,7 +35,7 @@ class Worker:
             raise PeerError(f"{python}: expected to run, got {error.strerror}") from None
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """One request and its answer. Raises PeerError."""
+        """Send one request and return its answer. Raises PeerError."""
         into, out = self._process.stdin, self._process.stdout
         assert into is not None
         assert out is not None
@@ -51,12 +51,12 @@ class Worker:
         return answer
 
     def generate(self, ids: list[int], max_tokens: int) -> Answer:
-        """Greedy, max_tokens whatever ends it. Raises PeerError."""
+        """Decode greedily to max_tokens whatever token comes. Raises PeerError."""
         found = self.ask("generate", ids=ids, max_tokens=max_tokens)
         return Answer(found["ids"], found["seconds"], found["timed"], found.get("picking", 0.0))
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """The same after all prompts at once. Raises PeerError."""
+        """The same for all prompts at once. Raises PeerError."""
         found = self.ask("generate_batch", prompts=prompts, max_tokens=max_tokens)
         return Batch(found["ids"], found["seconds"], found["timed"], found["total"])
 
@@ -65,7 +65,7 @@ class Worker:
         return float(self.ask("gap", ids=ids, token=token)["gap"])
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
-        """Microseconds of each forward, or why there are none. Raises PeerError."""
+        """Microseconds of each forward, or why they are missing. Raises PeerError."""
         found = self.ask("forward", rows=rows, context=context, times=times)
         return found["us"] if found["us"] is not None else str(found["why"])
 

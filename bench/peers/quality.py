@@ -2,11 +2,11 @@
 
     python -m bench.peers.quality --target FILE.gguf --text F --positions 20000 --json OUT
 
-The reference is float32 arithmetic here on the same weights, which are exactly those of the file.
-Two engines are compared with it: ours with int8 activations, and llama.cpp on the same file (`make
-peers`). At each position of the text, in windows of 512 tokens, the bench takes KL(reference ||
-other) in nats, and whether both have the same best token. A text is any UTF-8 file; of JSON lines
-the bench takes each prompt.
+The reference is float32 arithmetic here on exactly the weights of the file. Two engines are
+compared with it: ours with int8 activations, and llama.cpp on the same file (`make peers`). At each
+position of the text, in windows of 512 tokens, the bench computes KL(reference || other) in nats,
+and notes if both have the same best token. A text is any UTF-8 file; from JSON lines the bench
+takes each prompt.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sbrt.tools.prompts import read_prompts
 from sbrt.tools.table import aligned
 
 WINDOW = 512  # tokens that see each other
-ROWS = 64  # of one forward of ours
+ROWS = 64  # rows of one of our forwards
 POSITIONS = 20_000
 COLUMNS = ("engine", "activations", "positions", "mean KL", "+-", "99 %", "same top 1", "s")
 
@@ -49,13 +49,13 @@ Read = Callable[[list[int]], Logits]  # ids -> [ids, vocab]
 
 @dataclass
 class Distance:
-    """An engine's distributions next to the reference's."""
+    """An engine's distributions compared with the reference's."""
 
     engine: str
     activations: str
     read: Read
     kl: list[NDArray[np.float64]] = field(default_factory=list)  # nats, by position
-    same: list[NDArray[np.bool_]] = field(default_factory=list)  # the best token, by position
+    same: list[NDArray[np.bool_]] = field(default_factory=list)  # same best token, by position
     seconds: float = 0.0
 
     def add(self, reference: Logits, ids: list[int]) -> None:
@@ -83,7 +83,7 @@ class Distance:
 
 
 def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
-    """Standard error of the mean, from how the means of windows differ; 0.0 of one window.
+    """Standard error of the mean, from the spread of the windows' means; 0.0 for one window.
 
     Positions of a window share keys and values, so their errors are not independent.
     """
@@ -92,7 +92,8 @@ def error_of(windows: Sequence[NDArray[np.float64]]) -> float:
 
 
 def compared(ours: Distance, theirs: Distance) -> str:
-    """How ours stands next to another engine, position by position, with standard errors."""
+    """A sentence that compares ours with another engine, position by position, with standard
+    errors."""
     kl = [a - b for a, b in zip(ours.kl, theirs.kl, strict=True)]
     same = [a * 1.0 - b for a, b in zip(ours.same, theirs.same, strict=True)]
     return (
@@ -111,14 +112,14 @@ def divergences(reference: Logits, other: Logits) -> NDArray[np.float64]:
 
 
 def log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
-    """In float64."""
+    """Logarithm of the softmax of a row, in float64."""
     x = row.astype(np.float64) - row.max()
     x -= np.log(np.exp(x).sum())
     return x
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, 1 where llama.cpp could not be asked, 2 for bad input."""
+    """Run the command; returns 0, 1 if llama.cpp could not be asked, 2 for bad input."""
     return flags.guarded("bench.peers.quality", lambda: _main(argv))
 
 
@@ -168,7 +169,7 @@ def _load(args: argparse.Namespace, target: Path, activations: str) -> Pair:
 
 
 def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
-    """Ids of the text in windows, as many as asked for. Raises InvalidInputError."""
+    """As many ids of the text as asked for, in windows. Raises InvalidInputError."""
     if path.suffix == ".jsonl":
         text = "\n\n".join(read_prompts(path))
     else:
@@ -182,12 +183,12 @@ def windows_of(path: Path, pair: Pair, positions: int) -> list[list[int]]:
 
 
 def window_of(model: Model) -> int:
-    """Tokens that see each other: WINDOW, or fewer where the context is shorter."""
+    """Tokens of a window: WINDOW, or fewer if the context is shorter."""
     return min(WINDOW, model.max_positions)
 
 
 def reader(model: Model, threads: int) -> Read:
-    """Ours: forwards of ROWS rows, each a path after what the ring holds."""
+    """Our reader: forwards of ROWS rows, each a path that follows the tokens in the ring."""
     lane = LaneProbe(model, window_of(model), ROWS, 0, 0, threads)
 
     def forward(head: int, ids: list[int]) -> Logits:
@@ -203,7 +204,7 @@ def reader(model: Model, threads: int) -> Read:
 
 
 def _llama(target: Path, args: argparse.Namespace) -> tuple[Worker | None, str | None]:
-    """Its worker, or why there is none."""
+    """llama.cpp's worker, or why there is none."""
     if not is_gguf(target):
         return None, f"expected a GGUF file, got {target}"
     worker = None
@@ -239,7 +240,7 @@ def _compare(reference: Read, others: Sequence[Distance], windows: list[list[int
 
 
 def render(found: Sequence[dict[str, Any]]) -> str:
-    """A table."""
+    """The distances as a text table."""
     rows: list[tuple[str, ...]] = [COLUMNS]
     for line in found:
         figures = (f"{line[key]:.3e}" for key in ("mean_kl", "kl_error", "kl_99"))

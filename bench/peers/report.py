@@ -1,4 +1,4 @@
-"""The table of the lines, and what the figures ask for: ours beside the best of theirs."""
+"""The table of the lines, and answers to questions about our figures and the best of the peers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LLAMA = "llama-cpp-python"
 
 @dataclass(frozen=True)
 class Question:
-    """Our line at `dtype`, `mode` against the best line of `peer` at `dtypes`, `modes`.
+    """Compares our line at `dtype`, `mode` with the best line of `peer` at `dtypes`, `modes`.
 
-    checkpoints: those it is asked of; empty: GGUF files, which alone have lines of that dtype.
-    figure: a key of the JSON; of a time, the ratio is how many times quicker ours is.
+    checkpoints: where it is asked; empty: GGUF files, which alone have lines of that dtype. figure:
+    a key of the JSON. For a time, the ratio says how many times faster ours is.
     """
 
     checkpoints: tuple[str, ...]
@@ -71,7 +71,7 @@ RATE, ONE, EIGHT = "tokens_per_second", forward_key(1), forward_key(8)
 BATCH = "batch_tokens_per_second"
 RATES = (RATE, BATCH)
 LOOKUPS = ("prompt_lookup", "prompt_lookup_bare")
-# By rows: what a forward may cost at most, in forwards of one row.
+# By rows, the most that a forward may cost, in forwards of one row.
 ROW_RATIOS = {8: 1.5, 16: 2.5}
 PAIRS = (DEMO, INFLATED)
 QUESTIONS = (
@@ -126,7 +126,7 @@ def _answers(name: str, lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
-    """What rows cost next to one row, of every plain line on a GGUF file."""
+    """The cost of rows in units of one row, for every plain line on a GGUF file."""
     for line in lines:
         if line["dtype"] != GGUF or line["mode"] not in PLAIN or not line[ONE]:
             continue
@@ -137,7 +137,7 @@ def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _parts(lines: Sequence[Found]) -> Iterator[str]:
-    """Where answers of other engines leave ours on the same GGUF file."""
+    """Where answers of other engines part from ours on the same GGUF file."""
     for line in lines:
         at = line["parts_at"]
         found = sorted(i for i in at if i is not None)

@@ -20,10 +20,8 @@ BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure. methods: those of ours to run, `none` apart. threads: what each engine gets.
-
-    dtypes: only these; None: all. concurrency: prompts to decode at once besides; None: none.
-    """
+    """What to measure. methods: ours to run, besides `none`. threads: of each engine. dtypes: only
+    these; None: all. concurrency: also decode this many prompts at once; None: none."""
 
     peers: Sequence[Peer]
     dtypes: Sequence[str] | None
@@ -33,11 +31,11 @@ class Case:
     concurrency: int | None = None
 
     def keeps(self, dtype: str) -> bool:
-        """Whether lines of this dtype are measured."""
+        """True if lines of this dtype are measured."""
         return self.dtypes is None or dtype in self.dtypes
 
     def our_dtypes(self, given: Given) -> list[str]:
-        """Ours among them, one that the others can be compared with always."""
+        """Our dtypes, always with one that the others can be compared with."""
         known = ours.dtypes(given)
         found = [dtype for dtype in known if self.keeps(dtype)]
         if known == ours.FILE_DTYPES:
@@ -46,7 +44,8 @@ class Case:
 
 
 def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
-    """Every line of a checkpoint. Raises InvalidInputError if no prompt or not even ours fits."""
+    """Every line of a checkpoint. Raises InvalidInputError if no prompt fits, or not even our
+    engine."""
     units = _units(given, case)
     lines = [line for unit in units for line in unit.lines]
     set_references(lines)
@@ -78,7 +77,8 @@ def measured(given: Given, case: Case, prompts: Sequence[str]) -> list[Line]:
 
 
 def _units(given: Given, case: Case) -> list[Unit]:
-    """Ours come first: every other line is compared with one of them, or with its own plain."""
+    """All units. Ours come first, because every other line is compared with one of them or with its
+    own plain line."""
     dtypes, seats = case.our_dtypes(given), case.concurrency or 1
     found = list(ours.units(given, dtypes, case.methods, case.threads, seats))
     for peer in case.peers:
@@ -115,7 +115,7 @@ def _fitting(line: Line, prompts: Sequence[str], case: Case) -> list[list[int]]:
 
 
 def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: int) -> None:
-    """Every line on every prompt; who goes first changes from prompt to prompt."""
+    """Run every line on every prompt; the order changes from prompt to prompt."""
     bar = Progress(f"{lines[0].checkpoint}: generating")
     for line in lines:
         line.ask("generate", prompts[0], min(WARM_TOKENS, max_tokens))
@@ -137,7 +137,7 @@ def _generate(lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: i
 def _generate_batches(
     lines: Sequence[Line], prompts: Sequence[list[int]], max_tokens: int, size: int
 ) -> None:
-    """Every line that can on every full batch of `size` prompts; who goes first changes."""
+    """Run every line that can on every full batch of `size` prompts; the order changes."""
     bar = Progress(f"{lines[0].checkpoint}: {size} at once")
     able = [line for line in lines if line.in_batches]
     for line in able:
@@ -162,6 +162,6 @@ def _time_forwards(lines: Sequence[Line]) -> None:
         bar.update(burst, BURSTS)
         for line in lines:
             for rows in ROWS if line.mode in PLAIN else ():
-                if line.us.get(rows) != []:  # refused once
+                if line.us.get(rows) != []:  # refused once already
                     line.add_forwards(rows, line.ask("forward", rows, CONTEXT, TIMES))
     bar.close()

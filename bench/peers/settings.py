@@ -1,4 +1,4 @@
-"""Which lines there are: peers, their environments, dtypes and modes."""
+"""The peers: their environments, dtypes and modes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DRAFTING = ("assistant_model", "draft_model")  # modes that open the draft too
 
 @dataclass(frozen=True)
 class Peer:
-    """plain: dtypes of plain decoding. speculative: (mode, dtypes), with a draft only.
+    """Another engine, and the lines that it has.
 
-    in_batches: modes that can decode several prompts at once.
-    file_modes: what it runs on a GGUF file in the dtype gguf; empty: it reads none.
-    environment: a folder that `make peers` makes; None: the one that runs the bench.
-    copies: how often it holds its weights at most, while it reads or converts them. process: bytes
-    of all else.
+    plain: dtypes of plain decoding. speculative: (mode, dtypes), only with a draft. in_batches:
+    modes that can decode several prompts at once. file_modes: modes on a GGUF file, with dtype
+    gguf; empty: it cannot read one. environment: a folder that `make peers` makes; None: the one
+    that runs the bench. copies: the most copies of its weights that it holds while it reads or
+    converts them. process: bytes of everything else.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Peer:
     process: float = 0.5 * GIB
 
     def units(self, given: Given, dtypes: Sequence[str], threads: int) -> Iterator[Unit]:
-        """One for each line of a checkpoint in these dtypes."""
+        """One unit for each line of a checkpoint in these dtypes."""
         for line in self._lines(given):
             if line.dtype in dtypes:
                 has_draft = line.mode in DRAFTING
@@ -50,11 +50,11 @@ class Peer:
                 yield Unit([line], size, partial(self.open, line, given, threads))
 
     def reads(self, given: Given) -> bool:
-        """Whether it can open this kind of checkpoint."""
+        """True if it can open this kind of checkpoint."""
         return bool(self.file_modes) or not is_gguf(given.target)
 
     def dtypes(self, given: Given) -> tuple[str, ...]:
-        """Those of its lines on a checkpoint."""
+        """The dtypes of its lines on a checkpoint."""
         return tuple(dict.fromkeys(line.dtype for line in self._lines(given)))
 
     def _lines(self, given: Given) -> Iterator[Line]:
@@ -73,7 +73,7 @@ class Peer:
         return Line(self.name, given.name, dtype, mode, in_batches=mode in self.in_batches)
 
     def python(self) -> Path:
-        """The interpreter of its environment. Raises PeerError, naming what is missing."""
+        """The interpreter of its environment. Raises PeerError, naming the missing part."""
         if self.environment is None:
             for module in ("torch", "transformers"):
                 if importlib.util.find_spec(module) is None:
@@ -87,7 +87,7 @@ class Peer:
         return folder / "bin" / "python"
 
     def open(self, line: Line, given: Given, threads: int) -> None:
-        """Give the line its source, or the sentence why it has none."""
+        """Give the line its source, or a sentence that says why it has none."""
         worker = None
         try:
             worker = Worker(self.python(), WORKERS / self.worker)
@@ -123,7 +123,7 @@ PEERS = (
         None,
         ("float32", "bfloat16"),
         (("assistant_model", ("float32", "bfloat16")),),
-        copies=1.5,  # a dtype that is not the file's is made of the file's
+        copies=1.5,  # a dtype that differs from the file's is converted from it
         process=0.8 * GIB,
     ),
     LLAMA,
@@ -134,7 +134,7 @@ PEERS = (
         ("float32", "bfloat16"),
         (("draft_model", ("float32", "bfloat16")),),
         file_modes=("plain", "prompt_lookup"),
-        copies=3.0,  # the model read, the compiled one, and that of its forwards
+        copies=3.0,  # the model as read, the compiled one, and the one for its forwards
         process=0.8 * GIB,
     ),
 )

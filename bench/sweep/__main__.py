@@ -4,8 +4,8 @@
         --temperature 0,0.8 --limit 24 --ignore-eos --json sweep.json --png sweep.png
 
 A cell is one c, draft, file of prompts and temperature. Each method's parameters are tuned for
-speed on the prompts of even number and reported on those of odd number. Every run is kept in the
-JSON file as it ends; the same command goes on where an earlier one stopped.
+speed on the prompts of even number and reported on those of odd number. Every run is written to the
+JSON file when it ends. The same command continues where an earlier one stopped.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Cell:
         return None if run is None else _line(entry, method, run, self.c) | {"tuned_on_even": tried}
 
     def where(self) -> dict[str, Any]:
-        """What this cell is."""
+        """The keys of this cell."""
         return {
             "c": self.c,
             "draft": self.draft,
@@ -127,7 +127,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _finish(cell: Cell, entries: Sequence[Entry], store: Store) -> None:
-    """Work through a cell; it counts as one once every entry has its figures."""
+    """Work through a cell. It counts only when every entry has its figures."""
     begun = time.monotonic()
     lines = [cell.line(entry) for entry in entries]
     if any(line is None for line in lines):
@@ -189,7 +189,7 @@ def _parser() -> flags.Parser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Words to values, and all that can be refused before any work."""
+    """Parse flags, and refuse bad ones before any work."""
     args.c = [_ratio(word) for word in _words("--c", args.c)]
     args.temperature = [_number(word) for word in _words("--temperature", args.temperature)]
     args.draft = _words("--draft", args.draft)
@@ -236,7 +236,7 @@ def _number(word: str) -> float:
 
 
 def _split(args: argparse.Namespace) -> dict[tuple[str, str], list[str]]:
-    """Prompts by file and half; the first of a file has the number 0."""
+    """Prompts by file and half; numbers of a file begin at 0."""
     found = {}
     for path in args.prompts:
         texts = read_prompts(path, args.limit)
@@ -269,7 +269,7 @@ def _entries(args: argparse.Namespace, at: int) -> tuple[Entry, ...]:
 
 
 def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
-    """The flags of a command that knows one draft."""
+    """The flags of a command that takes one draft."""
     return argparse.Namespace(
         target=args.target,
         draft=draft,

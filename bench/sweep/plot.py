@@ -20,10 +20,10 @@ Place = tuple[str, str, float]  # prompts, draft, temperature: a panel
 Panel = Callable[["Axes", Sequence[Cell]], None]
 
 DPI, COLUMNS = 80, 4
-CUTS = "specbranch, epsilon"  # how entries of one epsilon begin
+CUTS = "specbranch, epsilon"  # first words of the names of entries with one epsilon
 MARKERS = "osD^v"
 OF_C = (picture.STANDS, picture.VERIFY, picture.INK, picture.MISS, picture.HIT)  # by rank of c
-# Colour and marker by how a method's name begins: the first that fits.
+# Colour and marker by the first words of a method's name: the first match counts.
 STYLES = (
     ("draft_model", "#999999", "o"),
     ("adaedl", "#999999", "s"),
@@ -43,7 +43,8 @@ STYLES = (
 
 
 def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
-    """Write speed-ups to `path`, rollback beside it. No cell, no picture. Raises OSError."""
+    """Write speed-ups to `path`, rollback next to it. Without a cell, no picture. Raises
+    OSError."""
     if not cells:
         return []
     first = [cell for cell in cells if cell["c"] == cells[0]["c"]]
@@ -56,12 +57,12 @@ def draw(path: Path, cells: Sequence[Cell]) -> list[Path]:
 
 
 def beside(path: Path) -> Path:
-    """Where the second picture goes."""
+    """Path of the second picture."""
     return path.with_name(f"{path.stem}-rollback{path.suffix}")
 
 
 def speedups(cells: Sequence[Cell]) -> Figure:
-    """A panel for each draft, prompts and temperature; a row a method, a mark a c."""
+    """A panel for each draft, prompts and temperature; one row per method, one mark per c."""
     names = _names(cells)
     cs = sorted({cell["c"] for cell in cells})
 
@@ -87,7 +88,7 @@ def speedups(cells: Sequence[Cell]) -> Figure:
 
 
 def rollbacks(cells: Sequence[Cell]) -> Figure:
-    """The same panels at one c; the settings of specbranch that cut at epsilon are joined."""
+    """The same panels at one c. A line joins the settings of specbranch that cut at epsilon."""
 
     def panel(axis: Axes, shown: Sequence[Cell]) -> None:
         for cell in shown:
@@ -109,15 +110,15 @@ def rollbacks(cells: Sequence[Cell]) -> Figure:
 def _mark(axis: Axes, line: dict[str, Any]) -> None:
     name = line["method"]
     color, marker = _style(name)
-    # Without branches and cuts specbranch is PEARL: the smaller mark lies on the larger one.
+    # Without branches and cuts specbranch is PEARL, so the smaller mark lies on the larger one.
     size, above = (9.0 if "no branches" in name else 6.5), (3 + (name == "pearl"))
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-    label = "specbranch" if name.startswith(CUTS) else name  # one entry for all epsilons
+    label = "specbranch" if name.startswith(CUTS) else name  # all epsilons share an entry
     axis.plot(*_point(line), marker, color=color, label=label, ms=size, zorder=above, **edge)
 
 
 def _figure(cells: Sequence[Cell], panel: Panel, xlabel: str, shape: tuple[float, bool]) -> Figure:
-    """`shape`: height of a row of panels in inches, and whether they share their y axis."""
+    """`shape`: height of a row of panels in inches, and whether panels share their y axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -144,7 +145,7 @@ def _figure(cells: Sequence[Cell], panel: Panel, xlabel: str, shape: tuple[float
 
 
 def _legend(figure: Figure) -> None:
-    """One for all panels, each label once."""
+    """Draw one legend for all panels, each label once."""
     found: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):

@@ -1,7 +1,9 @@
-"""The runs of `bench.sweep`: each setting once over its prompts, kept in a JSON file as it ends.
+"""The runs of `bench.sweep`: each setting once over its prompts, written to a JSON file when it
+ends.
 
-A round of T(rows) = c and forwards of t(rows) = 1 lasts c longer for each unit that c grows, as
-long as the draft is done before the target is: so a run at one c says what it costs at others.
+A target forward costs T(rows) = c, a draft forward t(rows) = 1. As long as the draft ends before
+the target, a round takes one unit more for each unit that c grows. So a run at one c gives the cost
+at others.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from sbrt.tools.measure import Bench
 from sbrt.tools.progress import Phases
 from sbrt.tools.simulate import Simulator, Sweep
 
-GRAM = 4  # tokens of which a repeated one is the last
+GRAM = 4  # length of an n-gram whose last token counts as repeated
 FIGURES = (
     *("answers", "tokens", "seconds", "target_passes", "draft_tokens", "acceptance_rate"),
     *("rollback_tokens", "rollback_rate", "branch_hits", "branch_rounds"),
@@ -38,7 +40,8 @@ Run = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Which prompts a setting runs on: the even ones of a file tune, the odd ones are reported."""
+    """The prompts that a setting runs on: the even ones of a file tune, the odd ones are
+    reported."""
 
     draft: str
     prompts: str
@@ -58,9 +61,10 @@ class Key(NamedTuple):
 
 
 def says(method: Method, at: int, c: int) -> bool:
-    """Whether a run at one c says what it costs at another: unless its draft outlasts either.
+    """True if a run at one c gives the cost at another: at both the draft must end before the
+    target.
 
-    `auto` chooses by what forwards cost, so it runs at every c.
+    `auto` chooses by the cost of forwards, so it runs at every c.
     """
     if method.name == AUTO:
         return at == c
@@ -68,12 +72,13 @@ def says(method: Method, at: int, c: int) -> bool:
 
 
 def speedup(run: Run, c: int) -> float:
-    """Times plain decoding, which takes c a token; `run` is of a c that `says` allows."""
+    """Speed-up over plain decoding, which takes c per token; `run` is of a c that `says` allows."""
     return ratio(run["tokens"] * c, run["seconds"] + run["target_passes"] * (c - run["c"]))
 
 
 def repeated(trunk: Sequence[int], begin: int) -> int:
-    """Tokens of `trunk` from `begin` on that end GRAM tokens which stood in it before."""
+    """Number of tokens from `begin` on that complete GRAM tokens which `trunk` already
+    contained."""
     seen: set[tuple[int, ...]] = set()
     found = 0
     for end in range(GRAM, len(trunk) + 1):
@@ -85,25 +90,25 @@ def repeated(trunk: Sequence[int], begin: int) -> int:
 
 @dataclass
 class Store:
-    """Runs and shares of repeated text, by what they are of; `path` is written at every change."""
+    """Runs and shares of repeated text, by key; every change is written to `path`."""
 
     path: Path
     setup: dict[str, Any]
     runs: dict[Key, Run] = field(default_factory=dict)
     texts: dict[tuple[str, float, str], float] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)  # of models and prompts, to their digest
+    names: dict[str, str] = field(default_factory=dict)  # digests of models and prompts, by name
     cells: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: Path, setup: dict[str, Any]) -> Store:
-        """What a sweep of the same setup has left in `path`. Raises InvalidInputError."""
+        """The store that a sweep of the same setup left in `path`. Raises InvalidInputError."""
         store = cls(path, setup)
         if path.exists() and path.stat().st_size:
             store._read(_object(path))
         return store
 
     def same(self, name: str, digest: str) -> None:
-        """Remember what a name stands for. Raises InvalidInputError if it was something else."""
+        """Remember what a name refers to. Raises InvalidInputError if it was something else."""
         if self.names.setdefault(name, digest) != digest:
             raise InvalidInputError(f"--json {self.path}: expected the same {name}, got another")
 
@@ -150,10 +155,10 @@ class Store:
 
 @dataclass
 class Runner:
-    """Runs what the store lacks; opens models and engines when they are first needed.
+    """Runs the settings that the store lacks; opens models and engines when they are first needed.
 
-    load: EngineConfig and weights by the name of a draft. methods: what engines are built for, by
-    the same name. is_over: no further setting may begin.
+    load: EngineConfig and weights by the name of a draft. methods: those that engines are built
+    for, by the same name. is_over: no further setting may begin.
     """
 
     store: Store
@@ -175,7 +180,7 @@ class Runner:
         self._stack.close()
 
     def run(self, place: Place, method: Method, c: int) -> Run | None:
-        """Figures of a setting, from the store or measured now; None once it is over."""
+        """Figures of a setting, from the store or measured now; None once the time is over."""
         known = {key.c for key in self.store.runs}
         for at in sorted({*known, *self.cs}, reverse=True):
             key = Key(*place, at, written(method))
@@ -229,7 +234,7 @@ class Runner:
 
 
 def digest(texts: Sequence[str]) -> str:
-    """What tells one list of prompts from another."""
+    """A digest that differs for different lists of prompts."""
     return sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 
@@ -244,7 +249,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _checked(run: Run) -> Run:
-    """Its figures. Raises KeyError, TypeError, ValueError."""
+    """The run's figures. Raises KeyError, TypeError, ValueError."""
     if not all(isinstance(run[name], (int, float)) for name in ("c", *FIGURES)):
         raise TypeError
     return {name: run[name] for name in ("c", *FIGURES, "chosen") if name in run}

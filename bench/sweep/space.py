@@ -1,4 +1,5 @@
-"""What `bench.sweep` tries: methods and ablations, and the settings each is tuned over."""
+"""The search space of `bench.sweep`: methods and ablations, and the settings over which each is
+tuned."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from sbrt.model import hrad
 
 Group = tuple[Mapping[str, Option], ...]
 
-OVERLAPPED = (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, MAX_GAMMA)  # gammas; of them, c / 4 to c - 1
-SERIAL = (1, 2, 3, 4, 6, 8, 12, 16)  # gammas; of them, up to 2 c
+OVERLAPPED = (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, MAX_GAMMA)  # gammas, used from c / 4 to c - 1
+SERIAL = (1, 2, 3, 4, 6, 8, 12, 16)  # gammas, used up to 2 c
 CUTS: Group = tuple({"epsilon": epsilon} for epsilon in (0.0, 0.1, 0.3, 0.5))
-# 64 rows of a verification and 128 of a draft step cost what one costs, so both trees use them up.
+# A verification of 64 rows and a draft step of 128 cost as much as one row, so both trees use them
+# all.
 SHAPES: Group = ({"F": 64, "tree": 2}, {"F": 32, "tree": 4}, {"F": 16, "tree": 8})
 
 
@@ -23,10 +25,10 @@ SHAPES: Group = ({"F": 64, "tree": 2}, {"F": 32, "tree": 4}, {"F": 16, "tree": 8
 class Entry:
     """A method or an ablation: a preset, and what is left to tune.
 
-    gammas: to choose from, none where the preset or its classifier knows. last: of the overlapped
-    ones only the deepest so many (a tree is dear to simulate). others: groups of further options,
-    tried one group after the other on the best so far. follows: the entry that was tuned for it,
-    from which it differs in what its preset names.
+    gammas: values to choose from, none if the preset or its classifier sets gamma. last: try only
+    this many of the deepest overlapped gammas (a tree is slow to simulate). others: groups of
+    further options, tried one group after the other on the best so far. follows: the entry that was
+    tuned for it. It differs from that one in the options that its preset names.
     """
 
     name: str
@@ -37,15 +39,15 @@ class Entry:
     follows: str | None = None
 
     def method(self, draft: Path | None) -> Method:
-        """The preset before tuning; with a classifier it has the gamma of its file."""
+        """The preset before tuning; with a classifier it has the gamma of the classifier's file."""
         return hrad.fitted(methods.parse(self.preset), None, draft)
 
     def like(self, tuned: Method) -> Method:
-        """The setting of the entry that it follows, with its own options."""
+        """The tuned setting of the entry that it follows, with its own options."""
         return having(tuned, {k: self.method(None).options[k] for k in self.method(None).named})
 
     def settings(self, c: int, draft: Path | None) -> list[Method]:
-        """Where tuning begins: one for each gamma that makes sense at this c."""
+        """The settings where tuning begins: one for each gamma that makes sense at this c."""
         method = self.method(draft)
         if not self.gammas:
             return [method]
@@ -81,7 +83,8 @@ ENTRIES = (
 
 
 def with_classifier(file: str) -> tuple[Entry, ...]:
-    """Entries of an H-RAD file: with confidence in its middle class, without, without branches."""
+    """Entries of an H-RAD file: with confidence in its middle class, without, and without
+    branches."""
     preset = f"specbranch:hrad={file},epsilon=0"
     return (
         Entry("specbranch, H-RAD", preset, others=(CUTS,)),
@@ -91,20 +94,20 @@ def with_classifier(file: str) -> tuple[Entry, ...]:
 
 
 def having(method: Method, options: Mapping[str, Option]) -> Method:
-    """The same with these options set."""
+    """The same method with these options set."""
     for key, value in options.items():
         method = method.having(key, value)
     return method
 
 
 def written(method: Method) -> str:
-    """A setting as a preset with every option: what runs are known by."""
+    """A setting as a preset with every option: the key of its runs."""
     options = ",".join(f"{key}={value}" for key, value in method.options.items())
     return f"{method.name}:{options}" if options else method.name
 
 
 def widest(entries: Iterable[Entry], cs: Iterable[int], draft: Path | None) -> list[Method]:
-    """What an engine must be built for to run all of them."""
+    """The methods for which an engine must be built to run all of them."""
     return list(_widest(entries, max(cs), draft))
 
 

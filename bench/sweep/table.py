@@ -1,4 +1,4 @@
-"""What a sweep found, as the Markdown tables of docs/measured."""
+"""Figures of a sweep as the Markdown tables of docs/measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMPARED = (
 
 
 def render(cells: Sequence[Cell]) -> str:
-    """A table for each c and file of prompts, then methods against each other."""
+    """A table for each c and file of prompts, then comparisons between methods."""
     if not cells:
         return "No cell is complete yet."
     places = dict.fromkeys((cell["c"], cell["prompts"]) for cell in cells)
@@ -33,12 +33,12 @@ def render(cells: Sequence[Cell]) -> str:
 
 
 def heading(cell: Cell) -> str:
-    """The draft and the temperature, as a column is headed."""
+    """The heading of a column: the draft and the temperature."""
     return f"{cell['draft']}, {cell['temperature']:g}"
 
 
 def of(cell: Cell, name: str) -> dict[str, Any] | None:
-    """The line of a method; None if the sweep had no such."""
+    """The line of a method; None if the sweep had none."""
     return next((line for line in cell["methods"] if line["method"] == name), None)
 
 
@@ -52,7 +52,7 @@ def _table(c: int, prompts: str, cells: Sequence[Cell]) -> str:
 
 
 def _figures(line: dict[str, Any] | None) -> str:
-    """Speed-up; tokens a pass, rollback, hits; what was chosen."""
+    """Speed-up; tokens a pass, rollback, hits; the tuned options."""
     if line is None:
         return "-"
     hits = f" {line['hit_rate']:.0%}" if line["branch_rounds"] else ""
@@ -86,7 +86,8 @@ def _times(cell: Cell, name: str, other: str) -> str:
 
 
 def _of_trees(cell: Cell) -> str:
-    """The overlapped trees over the serial one: how much shorter rounds are x tokens a pass."""
+    """The overlapped trees compared with the serial one: how much shorter rounds are, times tokens
+    a pass."""
     trees, tree = of(cell, TREES), of(cell, SERIAL_TREE)
     if trees is None or tree is None:
         return "-"
@@ -96,7 +97,7 @@ def _of_trees(cell: Cell) -> str:
 
 
 def _rollback(cell: Cell) -> str:
-    """PEARL's, and the least of a specbranch at PEARL's speed or better."""
+    """PEARL's rollback, and the least of a specbranch at PEARL's speed or better."""
     pearl = of(cell, PEARL)
     if pearl is None:
         return "-"
@@ -110,6 +111,6 @@ def _rollback(cell: Cell) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a cell is as wide as what it says."""
+    """A Markdown table; cells are not padded."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,7 +1,7 @@
-"""Writes a Hugging Face Llama folder as GGUF, once for each dtype; numpy and `gguf` only.
+"""Writes a Hugging Face Llama folder as GGUF, once for each dtype; needs only numpy and `gguf`.
 
-llama.cpp rotates neighbouring pairs where Hugging Face rotates halves: rows of q and k are moved.
-The vocabulary is left out (kind "none"): prompts come as ids.
+llama.cpp rotates neighbouring pairs where Hugging Face rotates halves, so rows of q and k are
+moved. The vocabulary is left out (kind "none"): prompts come as ids.
 """
 
 import json
@@ -37,7 +37,7 @@ INSIDE = {
 
 
 def write_gguf(folder, build, dtype):
-    """Path of the file in the folder `build`, written if it is not there."""
+    """Path of the file in the folder `build`, written if it does not exist."""
     path = Path(build) / f"{Path(folder).name}-{dtype}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
@@ -86,7 +86,7 @@ def name_of(name):
 
 
 def for_rope(values, heads):
-    """Rows of each head from halves to neighbouring pairs."""
+    """Reorder the rows of each head from halves to neighbouring pairs."""
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, values.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 

@@ -1,9 +1,9 @@
 """llama-cpp-python on the CPU: plain greedy decoding, and its draft-model path.
 
-Plain decoding and forwards call llama_decode through the package's C interface, without the Python
-of Llama.generate, which a small model would mostly be waiting for. The speculative modes are
-Llama.generate with `draft_model`: its own prompt lookup, or a second Llama that guesses.
-generate_batch is plain decoding of several sequences, a row of each in one llama_batch.
+Plain decoding and forwards call llama_decode through the package's C interface. Llama.generate
+would be slower: a small model would mostly wait for its Python. The speculative modes are
+Llama.generate with `draft_model`: its own prompt lookup, or a second Llama as the draft.
+generate_batch is plain decoding of several sequences, with one row of each in one llama_batch.
 prompt_lookup_bare is the same prompt lookup without Llama.generate. vocabulary loads no weights.
 """
 
@@ -16,9 +16,9 @@ from gguf_file import write_gguf
 from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
 from serve import Clock, gap_of, serve, timed
 
-# Guessed at a time. Prompt lookup: what its documentation says for a CPU.
+# Tokens guessed at a time. Prompt lookup: the value that its documentation gives for a CPU.
 LOOKUP, DRAFTED = 2, 4
-KV = {"float32": llama_cpp.GGML_TYPE_F32}  # elsewhere its default, float16
+KV = {"float32": llama_cpp.GGML_TYPE_F32}  # other dtypes use its default, float16
 ROWS = 512  # of a batch
 
 
@@ -30,29 +30,31 @@ class Rows:
         self.vocab = llama.n_vocab()
         self.memory = llama_cpp.llama_get_memory(self.context)
         self.batch = llama_cpp.llama_batch_init(ROWS, 0, 1)
-        self.held = []  # tokens whose keys and values are there
+        self.held = []  # tokens whose keys and values are in the context
         self.seconds = 0.0  # in llama_decode so far
 
     def cut(self, length):
-        """Forget what is at `length` and behind."""
+        """Forget the tokens from `length` on."""
         llama_cpp.llama_memory_seq_rm(self.memory, 0, length, -1)
         del self.held[length:]
 
     def feed(self, tokens, all_logits=False):
-        """Logits of the last token, [vocab]; with `all_logits` of the last batch, [rows, vocab]."""
+        """Feed tokens and return the logits of the last, [vocab]; with `all_logits` those of the
+        last batch, [rows, vocab]."""
         for at in range(0, len(tokens), ROWS):
             self.fill(tokens[at : at + ROWS], all_logits)
             self.decode()
         return self.logits(all_logits)
 
     def fill(self, tokens, all_logits=False):
-        """Put tokens into the batch; they follow those that are held."""
+        """Put tokens into the batch; they follow the tokens in the context."""
         head, last = len(self.held), len(tokens) - 1
         self.put([(0, head + i, token, all_logits or i == last) for i, token in enumerate(tokens)])
         self.held += tokens
 
     def put(self, rows):
-        """Fill the batch: a sequence, a position, a token and if it wants logits, of each row."""
+        """Fill the batch: for each row a sequence, a position, a token, and whether it needs
+        logits."""
         batch = self.batch
         batch.n_tokens = len(rows)
         for i, (sequence, position, token, wants) in enumerate(rows):
@@ -63,7 +65,7 @@ class Rows:
             batch.logits[i] = wants
 
     def decode(self):
-        """One llama_decode of the batch; the address of its logits says that it has ended."""
+        """Run one llama_decode of the batch. llama_get_logits waits for its end."""
         begin = time.perf_counter()
         code = llama_cpp.llama_decode(self.context, self.batch)
         if code:
@@ -72,23 +74,23 @@ class Rows:
         self.seconds += time.perf_counter() - begin
 
     def logits(self, all_logits=False):
-        """As `feed` says; valid until the next `decode`."""
+        """Logits as `feed` returns them; valid until the next `decode`."""
         found = self.rows_of_logits(self.batch.n_tokens if all_logits else 1)
         return found if all_logits else found[0]
 
     def rows_of_logits(self, count):
-        """The first `count` rows that wanted them, [count, vocab]; valid until `decode`."""
+        """The first `count` rows that needed logits, [count, vocab]; valid until `decode`."""
         floats = ctypes.cast(self.pointer, ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(floats, (count, self.vocab))
 
 
 class Batch(Rows):
-    """Several sequences in a context of their own, each with room for `length` tokens."""
+    """Several sequences in a separate context, each with room for `length` tokens."""
 
     def __init__(self, llama, sequences, length):
         params = type(llama.context_params).from_buffer_copy(llama.context_params)
         params.n_seq_max = sequences
-        params.n_ctx = sequences * (-(-length // 256) * 256)  # as it rounds a sequence's share
+        params.n_ctx = sequences * (-(-length // 256) * 256)  # llama.cpp rounds the share so
         context = llama_cpp.llama_init_from_model(llama.model, params)
         if not context:
             raise RuntimeError(f"llama_init_from_model: expected a context of {params.n_ctx} cells")
@@ -96,7 +98,7 @@ class Batch(Rows):
         self.sequences, self.length = sequences, length
 
     def holds(self, sequences, length):
-        """Whether it is as large as that."""
+        """True if it has room for that many."""
         return self.sequences >= sequences and self.length >= length
 
     def free(self):
@@ -105,7 +107,7 @@ class Batch(Rows):
         llama_cpp.llama_free(self.context)
 
     def picks(self, rows):
-        """Feed rows as `put` has them; the best token of each that wants logits."""
+        """Feed rows in the format of `put`; returns the best token of each that needs logits."""
         found = []
         for at in range(0, len(rows), ROWS):
             part = rows[at : at + ROWS]
@@ -116,7 +118,8 @@ class Batch(Rows):
         return found
 
     def generate(self, prompts, max_tokens):
-        """The answer of generate_batch: all prefilled, then a row of each in every llama_batch."""
+        """The answer of generate_batch: prefill all, then decode one row of each in every
+        llama_batch."""
         llama_cpp.llama_memory_clear(self.memory, True)
         begin = time.perf_counter()
         rows = [
@@ -147,7 +150,8 @@ class Vocabulary:
         self.vocab = llama_cpp.llama_model_get_vocab(model)
 
     def ids(self, text):
-        """Encode a prompt, UTF-8. It may hold special tokens; those around it are added."""
+        """Encode a prompt, UTF-8. It may contain special tokens; those that surround a prompt are
+        added."""
         room = len(text) + 8
         found = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(self.vocab, text, len(text), found, room, True, True)
@@ -155,7 +159,7 @@ class Vocabulary:
 
 
 class SecondModel(LlamaDraftModel):
-    """Guesses with a Llama of its own, which keeps what it has read."""
+    """Guesses with a separate Llama, which keeps the tokens it has read."""
 
     def __init__(self, llama):
         self.rows = Rows(llama)
@@ -183,7 +187,7 @@ class Peer:
         def model(source, **more):
             return llama_cpp.Llama(
                 source if dtype == "gguf" else write_gguf(source, build, dtype),
-                n_ctx=0,  # as the model says
+                n_ctx=0,  # the model's own length
                 n_batch=ROWS,
                 n_ubatch=ROWS,
                 n_threads=threads,
@@ -241,7 +245,7 @@ class Peer:
         clock.engine = self.rows.seconds - begin
 
     def _looked_up(self, ids, max_tokens, clock):
-        """Its prompt lookup drafts, and one llama_decode checks what it drafted."""
+        """Its prompt lookup drafts, and one llama_decode verifies the drafts."""
         guess, known = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP), list(ids)
         known += self._first(ids, clock)
         begin = self.rows.seconds

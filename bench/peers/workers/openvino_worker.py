@@ -1,8 +1,8 @@
 """openvino-genai on the CPU: plain greedy decoding, or with its `draft_model`.
 
-optimum-intel makes its model of a Hugging Face folder, once; weights stay in the dtype asked for,
-as far as OpenVINO stores it (bfloat16 weights as float16), and arithmetic has its precision. A GGUF
-file is read by openvino-genai itself, which keeps its quantised weights.
+optimum-intel converts a Hugging Face folder once. Weights stay in the requested dtype if OpenVINO
+stores it (bfloat16 weights become float16), and arithmetic has that precision. openvino-genai
+itself reads a GGUF file and keeps its quantised weights.
 """
 
 import os
@@ -17,12 +17,12 @@ from serve import Clock, gap_of, serve, timed
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 WEIGHTS = {"float32": "fp32", "bfloat16": "fp16"}
-DRAFTED, NGRAM = 4, 3  # guessed at a time; longest run of tokens that is looked up
+DRAFTED, NGRAM = 4, 3  # tokens guessed at a time; longest n-gram that is looked up
 MODEL = "openvino_model.xml"
 
 
 class Arrivals(openvino_genai.StreamerBase):
-    """Tokens as they are decided."""
+    """Notes tokens as they are decided."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Arrivals(openvino_genai.StreamerBase):
         return openvino_genai.StreamingStatus.RUNNING
 
     def end(self):
-        """Nothing is held back."""
+        """Do nothing: no token is held back."""
 
 
 class Peer:
@@ -117,7 +117,7 @@ class Peer:
 
 
 def linked(file, build):
-    """A link to a GGUF file in a folder where OpenVINO may leave what it makes of it."""
+    """A link to a GGUF file in a folder in which OpenVINO may write its converted files."""
     file = Path(file).resolve()
     out = Path(build) / f"{file.stem}-openvino" / file.name
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def linked(file, build):
 
 
 def converted(folder, build, dtype):
-    """The folder of OpenVINO's model and tokenizer, made if it is not there."""
+    """The folder of OpenVINO's model and tokenizer, made if it does not exist."""
     out = Path(build) / f"{Path(folder).name}-openvino-{WEIGHTS[dtype]}"
     if not out.is_dir():
         from optimum.exporters.openvino import main_export
@@ -139,7 +139,7 @@ def converted(folder, build, dtype):
             part,
             task="text-generation-with-past",
             library_name="transformers",
-            convert_tokenizer=True,  # its draft_model compares words
+            convert_tokenizer=True,  # its draft_model compares vocabularies
             ov_config=OVConfig(dtype=WEIGHTS[dtype]),
         )
         part.replace(out)

@@ -1,7 +1,7 @@
-"""What the workers of all peers share: JSON lines on stdin and stdout, standard library only.
+"""Code that the workers of all peers share: JSON lines on stdin and stdout, standard library only.
 
-A worker runs in its peer's environment, where nothing of sbrt is. Each line read is a request
-{"op": ..., arguments}; each line written is its answer, or {"error": one sentence}:
+A worker runs in its peer's environment, which has no sbrt. Each line read is a request {"op": ...,
+arguments}; each line written is its answer, or {"error": one sentence}:
 
     open      folder, draft (or null), dtype, mode, threads, build -> version
     generate  ids, max_tokens -> ids, seconds, timed; perhaps picking
@@ -12,9 +12,9 @@ A worker runs in its peer's environment, where nothing of sbrt is. Each line rea
     tokenize  texts -> ids, of each (llama.cpp only)
 
 `folder` and `draft` are Hugging Face folders, or GGUF files for the dtype gguf. `timed` of the ids
-took `seconds`: from the first token, after prefill, to the last. `picking` of these seconds were
-spent by the worker's own loop. `total` seconds have prefill too. `gap`: how much larger
-the best logit after `ids` is than that of `token`, relative to the best (1 at least).
+took `seconds`: from the first token, after prefill, to the last. The worker's own loop spent
+`picking` of these seconds. `total` seconds include prefill. `gap`: how much larger the best logit
+after `ids` is than that of `token`, relative to the best (at least 1).
 """
 
 import json
@@ -24,7 +24,7 @@ import time
 
 
 def serve(peer):
-    """Answer until stdin ends. What the peer itself prints goes to stderr."""
+    """Answer requests until stdin ends. Output of the peer itself goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -37,21 +37,21 @@ def serve(peer):
 
 
 class Clock:
-    """When tokens arrived, some at a time; those of the first arrival end the prefill."""
+    """Notes when tokens arrive, one or several at a time. The first arrival ends the prefill."""
 
     def __init__(self):
         self.ids, self.times = [], []
         self.first = 0
-        self.engine = None  # seconds in the engine after prefill, where the worker's loop notes it
+        self.engine = None  # seconds in the engine after prefill, if the worker's loop counts them
 
     def add(self, ids):
-        """Note that `ids` are there now."""
+        """Note that `ids` have arrived."""
         self.times.append(time.perf_counter())
         self.ids += ids
         self.first = self.first or len(self.ids)
 
     def answer(self, max_tokens):
-        """Of a method that may overshoot, what was asked for."""
+        """The answer, cut to max_tokens for a method that may overshoot."""
         seconds = self.times[-1] - self.times[0] if self.times else 0.0
         timed = len(self.ids) - self.first
         answer = {"ids": self.ids[:max_tokens], "seconds": seconds, "timed": timed}
@@ -66,6 +66,6 @@ def timed(run):
 
 
 def gap_of(logits, token):
-    """`logits`: [vocab], anything that has max() and an index."""
+    """`logits`: [vocab], any object with max() and an index."""
     best = float(logits.max())
     return {"gap": (best - float(logits[token])) / max(abs(best), 1.0)}

@@ -9,20 +9,20 @@ from transformers.utils import logging
 
 
 class Arrivals(BaseStreamer):
-    """Tokens as they are decided; the first to arrive is the prompt."""
+    """Notes tokens as they are decided; the first to arrive is the prompt."""
 
     def __init__(self):
         self.clock, self.is_prompt = Clock(), True
 
     def put(self, value):
-        """Note the time of new tokens; the first call has the prompt."""
+        """Note the time of new tokens. The first call has the prompt."""
         if self.is_prompt:
             self.is_prompt = False
         else:
             self.clock.add(value.flatten().tolist())
 
     def end(self):
-        """Nothing is held back."""
+        """Do nothing: no token is held back."""
 
 
 class Peer:
@@ -68,12 +68,12 @@ class Peer:
         found = []
         for _ in range(times):
             found.append(timed(lambda: self.model(ids[:, context:], past_key_values=cache)))
-            cache.crop(-rows)  # tokens to remove, as a negative number
+            cache.crop(-rows)  # number of tokens to remove, negative
         return {"us": found}
 
 
 def load(folder, dtype):
-    """A model that goes on after an end-of-sequence token."""
+    """A model that continues after an end-of-sequence token."""
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
     ).eval()
