@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from sbrt.outputs import ratio
 
-# Limit of a near-tie: the gap between a peer's best logit and that of our token, relative to the
-# best. Below it either token is right, because rounding can move the logits that much. Quantised
-# weights are exact, but activations are rounded to 8 bits.
+# TIES are the limits of a near-tie: the gap between a peer's best logit and that of our token,
+# relative to the best. Below it either token is right, because rounding can move the logits that
+# much. Quantised weights are exact, but activations are rounded to 8 bits.
 GGUF = "gguf"  # the dtype of a line that reads a GGUF file: the file's own weights
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")

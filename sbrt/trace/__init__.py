@@ -1,4 +1,4 @@
-"""What the lanes did and when: spans, rounds, Chrome traces, profiles."""
+"""Times of the lanes' work: spans, rounds, Chrome traces, profiles."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Lanes and rounds as Chrome trace events, which ui.perfetto.dev and chrome://tracing open.
 
 Format: "Trace Event Format" (Google, 2016): X complete, M metadata, i instant, C counter, s and f
-the two ends of a flow. A flow end with bp "e" binds to the slice around it, so flows stand in the
-middle of their slices.
+the two ends of a flow. A flow end with bp "e" binds to the slice around it. So both ends of a flow
+are in the middle of their slices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIDS = {TARGET: 1, DRAFT: 2}
 
 @dataclass(frozen=True)
 class Recording:
-    """The trace of one request and what its rounds decided, under a title."""
+    """The trace of one request and the results of its rounds, under a title."""
 
     title: str
     spans: Sequence[Span]
@@ -32,7 +32,7 @@ class Recording:
 def write_chrome(path: Path, recordings: Iterable[Recording], start_ns: int | None = None) -> None:
     """Write recordings, one process each, times in microseconds. Raises OSError.
 
-    start_ns: time 0 of all of them (None: of each its own first span).
+    start_ns: time 0 of all recordings; None: each begins at its own first span.
     """
     events = [
         event
@@ -63,7 +63,7 @@ def chrome_events(item: Recording, pid: int, start_ns: int | None = None) -> lis
 
 
 def _threads(spans: Sequence[Span], pid: int) -> list[dict[str, Any]]:
-    """Names of the lanes there are; the target above the draft."""
+    """Names of the lanes that have spans; the target above the draft."""
     there = {span.stream for span in spans}
     events = []
     for name, tid in TIDS.items():

@@ -1,4 +1,4 @@
-"""The history of one answer: its rounds, and what the lanes did meanwhile."""
+"""The history of one answer: its rounds, and the lanes' work during them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .spans import Round, Span
 
 @dataclass(frozen=True)
 class History:
-    """What the rounds of an answer decided, and what the lanes did from its beginning to its end.
+    """The results of an answer's rounds, and the lanes' spans from its beginning to its end.
 
-    No rounds where the engine no longer has all of them, no spans where it keeps no trace.
+    There are no rounds if the engine no longer has all of them, and no spans if it keeps no trace.
     """
 
     rounds: list[Round]
@@ -20,9 +20,10 @@ class History:
 
 
 def rounds_of(rounds: Iterable[Round], tokens: int) -> list[Round]:
-    """The rounds of `tokens` tokens: a stop string may end an answer before its last round does.
+    """The rounds that committed the first `tokens` tokens. A stop string may end an answer before
+    its last round ends.
 
-    [] where the first rounds are lost.
+    [] if the first rounds are lost.
     """
     found = []
     for r in rounds:

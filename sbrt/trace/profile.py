@@ -11,11 +11,11 @@ from ..errors import InvalidInputError
 from ..files import check_writable
 from .chrome import Recording, write_chrome
 
-_NUMBERS = count(1)  # of files in a folder: two engines may share it
+_NUMBERS = count(1)  # numbers of files in a folder, which two engines may share
 
 
 class Profile:
-    """Requests recorded so far. path: of the file; None: only a profiler of the device looks."""
+    """Requests recorded so far. path: of the file; None: only a device profiler records."""
 
     def __init__(self, path: Path | None, begun_ns: int) -> None:
         self.path = path
@@ -23,21 +23,22 @@ class Profile:
         self._recordings: list[Recording] = []
 
     def add(self, recording: Recording) -> None:
-        """One more request, or what was seen of it; none without a file."""
+        """Add a request, or the recorded part of it. Does nothing without a file."""
         if self.path is not None and recording.spans:
             self._recordings.append(recording)
 
     def write(self) -> Path | None:
-        """Write the file, if there is one: a process a request. Returns where. Raises OSError."""
+        """Write the file, if there is one, with a process per request. Returns its path. Raises
+        OSError."""
         if self.path is not None:
             write_chrome(self.path, self._recordings, self.begun_ns)
         return self.path
 
 
 def profile_path(config: EngineConfig, given: Folder | None) -> Path | None:
-    """The file of a profile: the one given, or a new one in `profile_dir`.
+    """The file of a profile: the given one, or a new one in `profile_dir`. None on a device without
+    either.
 
-    None on a device without either.
     Raises InvalidInputError.
     """
     if given is None and config.profile_dir is None:

@@ -1,4 +1,4 @@
-"""What the lanes did and when, read from the engine's fixed ring of events."""
+"""Times of the lanes' work, read from the engine's fixed ring of events."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round decided.
+    """The result of one round.
 
-    number: counted since the engine was made. depth: of the verified chain, n: how far it stood.
+    number: counted since the engine was made. depth: of the verified chain. n: its accepted depth.
     branches: prepared in this round, 0 in a serial one. is_hit: the outcome was one of them and the
-    sequence lived on. tokens: n + 1, fewer in the round that ends the sequence.
+    sequence did not end. tokens: n + 1, fewer in the round that ends the sequence.
     """
 
     number: int

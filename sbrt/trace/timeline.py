@@ -1,4 +1,4 @@
-"""Which span belongs to which round: the trace and the rounds of one request, put together."""
+"""Assigns spans to rounds: the trace and the rounds of one request together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from itertools import accumulate
 
 from .spans import DRAFT, TARGET, Round, Span
 
-PREFILL = "prefill"  # names of spans that belong to no round begin with it
+PREFILL = "prefill"  # spans whose names begin with it belong to no round
 
 
 @dataclass(frozen=True)
 class TimedRound:
     """A round from the end of the last one to the end of its own `select`, ns.
 
-    first_token: index in the output of the first token it committed. burst: the draft's spans.
+    first_token: index in the output of the first token that it committed. burst: the draft's spans.
     kept: nodes of the adopted tail that the next chain kept, None if there was no next round.
     """
 
@@ -31,9 +31,9 @@ class TimedRound:
 
 
 def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRound]:
-    """Rounds with their spans, oldest first; those whose spans the trace has lost are left out.
+    """Rounds with their spans, oldest first. Rounds whose spans the trace has lost are left out.
 
-    Every round has one `select`, so both lists are laid beside each other from their ends.
+    Every round has one `select`, so both lists are matched from their ends.
     """
     target, draft = lane_work(spans, TARGET), lane_work(spans, DRAFT)
     selects = [span for span in target if span.name == "select"]
@@ -64,14 +64,14 @@ def timed_rounds(spans: Sequence[Span], rounds: Sequence[Round]) -> list[TimedRo
 
 
 def lane_work(spans: Iterable[Span], lane: str) -> list[Span]:
-    """What a lane worked in its rounds, in order of time: no waiting, no prefill."""
+    """A lane's work in its rounds, in order of time, without waiting and prefill."""
     work = (s for s in spans if s.stream == lane and not s.is_wait)
     found = [span for span in work if not span.name.startswith(PREFILL)]
     return sorted(found, key=lambda span: span.begin_ns)
 
 
 def _between(spans: Sequence[Span], begin: int, end: int) -> list[Span]:
-    """Those of `spans`, which are sorted, that begin in [begin, end)."""
+    """The part of `spans` that begins in [begin, end); `spans` is sorted."""
     first = bisect_left(spans, begin, key=lambda span: span.begin_ns)
     last = bisect_left(spans, end, key=lambda span: span.begin_ns)
     return list(spans[first:last])

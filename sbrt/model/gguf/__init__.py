@@ -8,5 +8,5 @@ from ... import check
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path that names a model means a GGUF file."""
+    """True if a path that names a model refers to a GGUF file."""
     return path.suffix == ".gguf" and not check.is_folder(path)

@@ -1,8 +1,8 @@
 """Block layouts of GGUF tensors: bytes to levels, scales and minimums.
 
 A block is a few bytes that hold `elements` consecutive weights of a row. Its numbers are little
-endian; its scales are float16, widened here. Products are rounded to float32 in the order of the
-format's definition, so that `Quantized.dense` gives the bits of `gguf.quants.dequantize`.
+endian. Its scales are float16 and are widened here. Products are rounded to float32 in the order of
+the format's definition, so that `Quantized.dense` gives the bits of `gguf.quants.dequantize`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]  # [blocks, size]
     Parts = tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32] | None]
 
-SUPER = 256  # weights of the formats whose scales are themselves quantised
+SUPER = 256  # weights per block in formats whose scales are themselves quantised
 NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -28,9 +28,9 @@ NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89
 class Block:
     """One type of tensor.
 
-    layout: what `unpack` gives; both are None where the elements are stored as numbers.
-    unpack: blocks [n, size] to (levels [n, elements], scales [n, elements / group], minimums the
-    same or None).
+    layout: of the result of `unpack`. Both are None if the elements are stored as numbers.
+    unpack: blocks [n, size] to (levels [n, elements], scales [n, elements / group], minimums of the
+    same shape or None).
     """
 
     name: str
@@ -73,7 +73,7 @@ def _bits(data: Bytes, count: int, width: int) -> Bytes:
 
 
 def _nibbles(data: Bytes, run: int) -> Bytes:
-    """[n, bytes] to [n, 2 bytes]: of each `run` bytes, all low nibbles, then all high ones."""
+    """[n, bytes] to [n, 2 bytes]: for each `run` bytes, all low nibbles, then all high ones."""
     pieces = data.reshape(-1, run)
     return _bits(pieces, 2, 4).reshape(len(data), -1)
 
@@ -93,7 +93,7 @@ def _signed(levels: Bytes, zero: int) -> NDArray[np.int8]:
     return found
 
 
-# --- blocks of 32 with a scale of their own ---
+# --- blocks of 32 with one scale each ---
 
 
 def _q8_0(data: Bytes) -> Parts:
@@ -125,7 +125,8 @@ def _iq4_nl(data: Bytes) -> Parts:
     return levels, _halves(data[:, :2]), None
 
 
-# --- super-blocks: small integers scale groups of 16 or 32, one or two float16 scale these ---
+# --- super-blocks: small integers scale groups of 16 or 32; one or two float16 scale the integers
+# ---
 
 
 def _q2_k(data: Bytes) -> Parts:
@@ -176,7 +177,7 @@ def _q6_k(data: Bytes) -> Parts:
 
 _HALF = {"scales": "float16"}
 _HALVES = {"scales": "float16", "minimums": "float16"}
-_PRODUCTS = {"minimums": "float32"}  # of a float16 and a small integer
+_PRODUCTS = {"minimums": "float32"}  # the product of a float16 and a small integer
 
 BLOCKS = {
     0: Block("F32", 1, 4),
@@ -193,5 +194,5 @@ BLOCKS = {
     13: Block("Q5_K", SUPER, 176, Layout("int8", 32, **_PRODUCTS), _q5_k),
     14: Block("Q6_K", SUPER, 210, Layout("int8", 16), _q6_k),
     20: Block("IQ4_NL", 32, 18, Layout("int8", 32, **_HALF), _iq4_nl),
-}  # by the number that files hold
+}  # keys: the type numbers of files
 NAMED = {block.name: block for block in BLOCKS.values()}

@@ -12,7 +12,7 @@ from ... import check
 
 @dataclass(frozen=True)
 class Fields:
-    """The entries of one architecture, each checked as it is read."""
+    """The entries of one architecture. Each is checked when it is read."""
 
     path: Path
     arch: str
@@ -27,13 +27,13 @@ class Fields:
         return self.metadata.get(f"{self.arch}.{key}")
 
     def size(self, key: str, default: int | None = None) -> int:
-        """An integer from 1 up. Raises InvalidInputError."""
+        """An integer of at least 1. Raises InvalidInputError."""
         value = self.get(key)
         if value is None and default is not None:
             return default
         return check.integer(self.where(key), value, 1)
 
     def number(self, key: str, default: float) -> float:
-        """A finite number from 0 up. Raises InvalidInputError."""
+        """A finite number of at least 0. Raises InvalidInputError."""
         value = self.get(key)
         return default if value is None else check.number(self.where(key), value, 0)

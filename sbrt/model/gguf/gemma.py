@@ -1,7 +1,7 @@
-"""What a GGUF file of Gemma 3 says, in the words of its config.json.
+"""A GGUF file of Gemma 3 as the fields of a config.json.
 
-Converters write neither the scale of scores nor the rope of local layers, and often no pattern.
-Readers imply them as llama.cpp does.
+Converters write neither the scale of scores nor the rope of local layers, and often no pattern. We
+derive them as llama.cpp does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .fields import Fields
 ARCHITECTURE = "gemma3"
 LARGEST = 62  # layers of the 27B, which scales scores by hidden / heads instead of head_dim
 LOCAL_BASE = 10000.0
-# Modules whose names differ from those of other families. Norms hold 1 + weight already.
+# Modules whose names differ from those of other families. Norms already contain 1 + weight.
 MODULES = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -24,7 +24,7 @@ MODULES = {
 
 
 def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
-    """What to add to the fields `raw` that all families have. Raises InvalidInputError."""
+    """Fields to add to `raw`, the fields that all families have. Raises InvalidInputError."""
     layers = raw["num_hidden_layers"]
     window = check.integer(
         fields.where("attention.sliding_window"), fields.get("attention.sliding_window") or 0, 0
@@ -44,7 +44,8 @@ def config_fields(fields: Fields, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer_types(fields: Fields, layers: int) -> list[str]:
-    """By a flag for each layer, or by the number of layers after which the pattern repeats."""
+    """Types from a flag for each layer, or from the number of layers after which the pattern
+    repeats."""
     key = "attention.sliding_window_pattern"
     given = fields.get(key)
     if hasattr(given, "tolist") and given.dtype.kind in "biu":

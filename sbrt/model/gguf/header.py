@@ -1,9 +1,9 @@
-"""A strict reader of GGUF headers: nothing is believed before it was compared with the file.
+"""A strict reader of GGUF headers: every count and offset is checked against the file before use.
 
 Layout, little endian: magic, u32 version, u64 tensors, u64 metadata entries; the entries (key, u32
 type, value); the tensors' descriptions (name, u32 dimensions, u64 sizes with the fastest first, u32
-type, u64 offset); padding; the data. A text is u64 bytes and UTF-8. The `gguf` package reads the
-same, and trusts counts and offsets: it allocates what a hostile header claims.
+type, u64 offset); padding; the data. A text is a u64 length and UTF-8. The `gguf` package reads the
+same, but it trusts counts and offsets, and allocates what a hostile header claims.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_HEADER = 64 * 2**20  # bytes before the data; a vocabulary of 262,144 takes some 16 MiB
 MAX_RANK = 4
-ALIGNMENT, MAX_ALIGNMENT = 32, 2**16  # bytes; the default, and the most that is believed
+ALIGNMENT, MAX_ALIGNMENT = 32, 2**16  # bytes; the default, and the largest accepted
 STRING, ARRAY = 8, 9
-# The codes of `struct`, which are numpy's too.
+# Type codes of `struct`, which are also numpy's.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
            12: "d"}  # fmt: skip
 
@@ -35,7 +35,8 @@ def open_gguf(path: Path) -> TensorFile:
     """Read and check the header of `path`. Raises InvalidInputError, naming file and part.
 
     Tensors are [n] or [rows, columns] under their GGUF names, their dtype a name of `BLOCKS`. An
-    array of the metadata is a list of str, or a numpy array. Metadata is hostile as ever.
+    array of the metadata is a list of str, or a numpy array. Metadata values are not checked: they
+    may be hostile.
     """
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a GGUF file, found none")
@@ -47,7 +48,7 @@ def open_gguf(path: Path) -> TensorFile:
 
 
 class _Cursor:
-    """Reads a mapped file from its beginning, and never beyond its end."""
+    """Reads a mapped file from its beginning, and never past its end."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.size = path, len(data)
@@ -56,7 +57,7 @@ class _Cursor:
         self._end = min(self.size, MAX_HEADER)
 
     def take(self, what: str, size: int) -> bytes:
-        """The next `size` bytes, which are part of `what`."""
+        """The next `size` bytes; messages name `what` they are a part of."""
         if size > self._end - self.at:
             raise InvalidInputError(
                 f"{self.path}, {what}: expected at most {self._end - self.at} bytes, got {size}"
@@ -70,11 +71,12 @@ class _Cursor:
         return struct.unpack(f"<{code}", self.take(what, size))[0]
 
     def text(self, what: str) -> str:
-        """A length N, then N bytes of UTF-8."""
+        """The next text: a length N, then N bytes of UTF-8."""
         return self.texts(what, 1)[0]
 
     def texts(self, what: str, count: int) -> list[str]:
-        """`count` texts; a vocabulary has hundreds of thousands, so nothing is called for each."""
+        """The next `count` texts. A vocabulary has hundreds of thousands, so no function is called
+        for each."""
         data, at, end, found = self._data, self.at, self._end, []
         length_at = struct.Struct("<Q").unpack_from
         try:
@@ -139,7 +141,7 @@ def _array(cursor: _Cursor, what: str) -> Any:
     if kind == ARRAY:
         raise InvalidInputError(f"{cursor.path}, {what}: expected no array of arrays, got one")
     code = _code(cursor, what, kind)
-    import numpy as np  # here, so that `import sbrt` stays fast
+    import numpy as np  # imported here so that `import sbrt` stays fast
 
     raw = cursor.take(what, count * struct.calcsize(f"<{code}"))
     return np.frombuffer(raw, np.dtype(code).newbyteorder("<"))
@@ -160,7 +162,7 @@ def _alignment(path: Path, metadata: dict[str, Any]) -> int:
 
 
 def _tensor(cursor: _Cursor, what: str, most: int) -> TensorEntry:
-    """The next description; its bytes are at most `most`, wherever they lie."""
+    """The next tensor description. Its bytes are at most `most`, wherever they are."""
     where = f"{cursor.path}, {what}"
     rank = cursor.number(what, "I")
     if not 1 <= rank <= MAX_RANK:
@@ -194,7 +196,8 @@ def _padded(at: int, alignment: int) -> int:
 
 
 def _check_coverage(path: Path, tensors: dict[str, TensorEntry], alignment: int, size: int) -> None:
-    """Tensors follow one another, each from the next aligned byte, and end with the file."""
+    """Check that tensors follow one another, each at the next aligned byte, and end with the
+    file."""
     at = end = 0
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:

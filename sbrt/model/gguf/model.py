@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model: sizes, and the weights under their Hugging Face names."""
+"""The model in a GGUF file: its sizes, and its weights under their Hugging Face names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What general.architecture stands for. Mistral's files say llama, with a window where it has one.
+# Families by general.architecture. Mistral's files say llama; some have a window.
 FAMILIES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -32,7 +32,7 @@ FAMILIES = {
     gemma.ARCHITECTURE: "Gemma3ForCausalLM",
 }
 WINDOWED = "MistralForCausalLM"
-INTERLEAVED = {"llama"}  # in their q and k a rotary pair is two neighbouring rows
+INTERLEAVED = {"llama"}  # their q and k have the two rows of a rotary pair next to each other
 EMBED, HEAD, DIVISORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 NAMES = {
     EMBED: "model.embed_tokens.weight",
@@ -53,7 +53,7 @@ SIZES = {
     "num_attention_heads": "attention.head_count",
     "max_position_embeddings": "context_length",
 }
-# Entries of arithmetic that none of the families has; with these values they change nothing.
+# Arithmetic entries that no family here supports. With these values they change nothing.
 NEUTRAL = {
     "expert_count": (0,), "logit_scale": (0, 1), "embedding_scale": (0, 1),
     "residual_scale": (0, 1), "attention.scale": (0,), "attention.clamp_kqv": (0,),
@@ -75,24 +75,24 @@ class GgufModel:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufWeight(Stored):
-    """A tensor of a GGUF file. order: the row of the file for each row of ours, None: the same."""
+    """A tensor of a GGUF file. order: the file's row for each row of ours; None: the same."""
 
     file: TensorFile
     name: str
     order: NDArray[np.int64] | None
 
     def numbers(self) -> tuple[str, NDArray[np.uint8]]:
-        """As Stored."""
+        """See Stored."""
         if self.layout is not None:
             return super().numbers()
         return self.dtype, self._bytes(0, self.shape[0]).reshape(-1)
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """As Stored."""
+        """See Stored."""
         return unpacked(NAMED[self.dtype], self._bytes(begin, end), self.shape[1])
 
     def _bytes(self, begin: int, end: int) -> NDArray[np.uint8]:
-        """Rows [begin, end), [rows, bytes]."""
+        """Rows [begin, end) as bytes, [rows, bytes]."""
         data = self.file.bytes_of(self.name).reshape(self.shape[0], -1)
         return data[begin:end] if self.order is None else data[self.order[begin:end]]
 
@@ -100,7 +100,7 @@ class GgufWeight(Stored):
 def read_model(path: Path) -> GgufModel:
     """Sizes and weights of a GGUF file, or of all parts of a split one.
 
-    Reads headers only. Raises InvalidInputError, naming the file and what is wrong in it.
+    Reads headers only. Raises InvalidInputError that names the file and the fault.
     """
     files = open_parts(path)
     metadata, found = files[0].metadata, _tensors(files)
@@ -113,7 +113,7 @@ def read_model(path: Path) -> GgufModel:
     weights = {
         _hf_name(arch, name): _weight(file, name, entry, _order(arch, name, config))
         for name, (file, entry) in found.items()
-        if name != DIVISORS or arch == gemma.ARCHITECTURE  # which has none
+        if name != DIVISORS or arch == gemma.ARCHITECTURE  # Gemma has no divisors
     }
     return GgufModel(config, files, weights)
 
@@ -133,7 +133,8 @@ def _tensors(files: list[TensorFile]) -> dict[str, tuple[TensorFile, TensorEntry
 
 
 def _hf_name(arch: str, name: str) -> str:
-    """The Hugging Face name; a name that no family has stays as it is, to be refused by it."""
+    """The Hugging Face name. An unknown name is returned as it is, and the family then refuses
+    it."""
     modules = MODULES | gemma.MODULES if arch == gemma.ARCHITECTURE else MODULES
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if match is not None and match[2] in modules:
@@ -142,11 +143,12 @@ def _hf_name(arch: str, name: str) -> str:
 
 
 def _order(arch: str, name: str, config: ModelConfig) -> NDArray[np.int64] | None:
-    """Of q and k whose pairs are neighbours: ours are a row and the one half a head further on."""
+    """Row order for q and k if pairs are neighbours in the file. Here a pair is a row and the row
+    half a head later."""
     match = re.fullmatch(r"blk\.\d+\.attn_(q|k)\.(weight|bias)", name)
     if match is None or arch not in INTERLEAVED:
         return None
-    import numpy as np  # here, so that `import sbrt` stays fast
+    import numpy as np  # imported here so that `import sbrt` stays fast
 
     heads = config.heads if match[1] == "q" else config.kv_heads
     rows = np.arange(heads * config.head_dim).reshape(heads, config.head_dim // 2, 2)
@@ -171,7 +173,7 @@ def _weight(
 def _config(
     path: Path, fields: Fields, found: Mapping[str, tuple[TensorFile, TensorEntry]]
 ) -> ModelConfig:
-    """By way of what a config.json would say, so that both are checked by the same rules."""
+    """The config, built from the fields of a config.json, so that the same rules check both."""
     for key, neutral in NEUTRAL.items():
         if fields.number(key, 0.0) not in neutral:
             raise InvalidInputError(f"{fields.where(key)}: expected none, got {fields.get(key)}")
@@ -203,14 +205,14 @@ def _config(
 
 
 def _window(fields: Fields) -> dict[str, Any]:
-    """A window makes a Mistral."""
+    """Fields of a window: a Llama with one is a Mistral."""
     where = fields.where("attention.sliding_window")
     window = check.integer(where, fields.get("attention.sliding_window") or 0, 0)
     return {"sliding_window": window, "architectures": [WINDOWED]} if window else {}
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
-    """Keys, values and rotated elements must be as many."""
+    """Elements of a head. Keys, values and rotated elements must have the same number."""
     dim = fields.size("attention.key_length", max(1, hidden // heads))
     for key in ("attention.value_length", "rope.dimension_count"):
         if fields.size(key, dim) != dim:
@@ -222,9 +224,9 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
 
 
 def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
-    """What config.json calls rope_scaling."""
+    """The field rope_scaling of config.json."""
     kind = fields.get("rope.scaling.type")
-    if kind is None and fields.get("rope.scale_linear") is not None:  # of the first files
+    if kind is None and fields.get("rope.scale_linear") is not None:  # in early files
         return {"rope_type": "linear", "factor": fields.number("rope.scale_linear", 1.0)}
     kind = "none" if kind is None else kind
     check.one_of(fields.where("rope.scaling.type"), kind, ("none", "linear", "yarn"))
@@ -246,7 +248,7 @@ def _rope_scaling(fields: Fields) -> dict[str, Any] | None:
 def _divisors(
     found: Mapping[str, tuple[TensorFile, TensorEntry]], head_dim: int
 ) -> tuple[float, ...]:
-    """What the frequency of each pair is divided by, in files of Llama 3.1 and later."""
+    """Divisors of each pair's frequency, in files of Llama 3.1 and later."""
     if DIVISORS not in found:
         return ()
     file, _ = found[DIVISORS]

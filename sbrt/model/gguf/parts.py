@@ -1,4 +1,4 @@
-"""The files of a split GGUF model: NAME-00001-of-0000N.gguf and its fellows."""
+"""The files of a split GGUF model: NAME-00001-of-0000N.gguf and so on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
 def open_parts(path: Path) -> list[TensorFile]:
-    """The headers of all files of the model whose first or only file is `path`, in order.
+    """The headers of all files of a model, in order; `path` is its first or only file.
 
     Raises InvalidInputError, naming the part.
     """

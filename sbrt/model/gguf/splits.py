@@ -1,6 +1,6 @@
-"""How byte-level BPE splits a text before it merges, by the names that GGUF files use.
+"""Patterns that split a text before byte-level BPE merges it, by the names that GGUF files use.
 
-Where llama.cpp and the tokenizer.json of a model disagree, these are the model's.
+Where llama.cpp and the tokenizer.json of a model disagree, the model's own patterns are used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ _GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S
 
 
 def _llama3(digits: str) -> str:
-    """Of Llama 3 and its kin, which differ in how many digits stay together."""
+    """The pattern of Llama 3 and related models, which differ in how many digits stay together."""
     return (
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -18,7 +18,7 @@ def _llama3(digits: str) -> str:
 
 
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
-# Letters of scripts with upper and lower case, as DeepSeek's own tokenizer.json lists them.
+# Letters of scripts with upper and lower case, as listed in DeepSeek's own tokenizer.json.
 _CASED = (
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af"
     "\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1"
@@ -44,7 +44,8 @@ _DEEPSEEK_3 = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )  # fmt: skip
 
-# Patterns that split a text, each what the ones before it have left; by tokenizer.ggml.pre.
+# Patterns that split a text, by tokenizer.ggml.pre. Each splits the parts that the ones before it
+# have left.
 SPLITS: dict[str, tuple[str, ...]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
     "gpt-2": (_GPT2,),
@@ -60,6 +61,6 @@ ALIKE = {
     "smaug-bpe": "llama-bpe", "deepseek-r1-qwen": "qwen2", "phi-2": "gpt-2", "olmo": "gpt-2",
     "starcoder": "smollm", "refact": "smollm", "command-r": "smollm",
 }  # fmt: skip
-# Of Llama 3 itself: a whole token needs no merge, and prompts begin with the begin token even where
-# the file does not say so.
+# Names of Llama 3 itself. There a whole token needs no merge, and prompts begin with the begin
+# token even if the file does not say so.
 LLAMA3 = {"llama-bpe", "llama3", "llama-v3", "falcon3"}

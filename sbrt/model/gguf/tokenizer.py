@@ -1,7 +1,7 @@
-"""The tokenizer that a GGUF file's metadata describes, as the text of a tokenizer.json.
+"""The tokenizer in a GGUF file's metadata, as the text of a tokenizer.json.
 
-`tokenizer.ggml.model` gpt2 is byte-level BPE; its `pre` names how text is split before merging.
-llama is what SentencePiece calls BPE: scores instead of merges, bytes where no token fits.
+`tokenizer.ggml.model` gpt2 is byte-level BPE; its `pre` names the split before merging. llama is
+SentencePiece's BPE: scores instead of merges, and bytes where no token fits.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..safetensors_file import TensorFile
 from .header import open_gguf
 from .splits import ALIKE, LLAMA3, SPLITS
 
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # of tokenizer.ggml.token_type
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type
 MAX_TOKENS = 2**24
-SPACE = "\u2581"  # stands for a space in tokens of SentencePiece
-# general.sampling.*, and what SamplingParams calls it; the other entries say nothing here.
+SPACE = "\u2581"  # a space in tokens of SentencePiece
+# general.sampling.* and the names in SamplingParams. Other entries have no counterpart.
 SAMPLING = {
     "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
     "penalty_repeat": "repetition_penalty",
@@ -39,10 +39,10 @@ TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 
 @dataclass(frozen=True)
 class Words:
-    """What a file says of its tokenizer, checked.
+    """The tokenizer of a file, checked.
 
     model: gpt2 or llama. pre: a key of SPLITS or ALIKE. kinds: type of each token. begin, end: ids
-    to put around a prompt, None: none.
+    to put around a prompt; None: none.
     """
 
     path: Path
@@ -66,8 +66,9 @@ def tokenizer_json(path: Path) -> bytes:
 
 
 def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
-    """Ids that end an answer, of a sequence, a turn or a message, all below `vocab`, and the entry
-    that names each. Without eot_token_id, control tokens of TURN_ENDS. Raises InvalidInputError.
+    """Ids below `vocab` that end a sequence, a turn or a message, and the entry that names each.
+
+    Without eot_token_id, control tokens of TURN_ENDS count. Raises InvalidInputError.
     """
     fields = _Fields(file.path, file.metadata)
     named = ((fields.token(key, vocab), fields.where(key)) for key in END_KEYS)
@@ -83,7 +84,7 @@ def end_ids(file: TensorFile, vocab: int) -> dict[int, str]:
 
 
 def sampling(file: TensorFile) -> dict[str, Any]:
-    """What the makers sample the model with, by our names. Values are read as a folder's are."""
+    """The makers' sampling parameters, under our names. Values are read like those of a folder."""
     entries = {ours: file.metadata.get(f"general.sampling.{key}") for key, ours in SAMPLING.items()}
     return {name: as_meant(name, value) for name, value in entries.items() if value is not None}
 
@@ -95,7 +96,8 @@ def chat_template(file: TensorFile) -> str | None:
 
 
 def special_tokens(file: TensorFile) -> dict[str, str]:
-    """Texts of the tokens that a chat template may name, by its names. Raises InvalidInputError."""
+    """Texts of the tokens that a chat template may name, by the template's names. Raises
+    InvalidInputError."""
     fields = _Fields(file.path, file.metadata)
     tokens = fields.texts("tokens")
     ids = {name: fields.token(key, len(tokens)) for name, key in NAMED_IDS.items()}
@@ -103,7 +105,7 @@ def special_tokens(file: TensorFile) -> dict[str, str]:
 
 
 def read_words(path: Path) -> Words:
-    """The tokenizer's part of the metadata. Raises InvalidInputError, naming the entry."""
+    """Read the tokenizer's part of the metadata. Raises InvalidInputError, naming the entry."""
     fields = _Fields(path, open_gguf(path).metadata)
     model = check.one_of(fields.where("model"), fields.get("model"), ("gpt2", "llama"))
     tokens = fields.texts("tokens")
@@ -134,7 +136,7 @@ def read_words(path: Path) -> Words:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Entries named tokenizer.ggml.*, each checked as it is read."""
+    """Entries named tokenizer.ggml.*. Each is checked when it is read."""
 
     path: Path
     metadata: Any
@@ -154,7 +156,7 @@ class _Fields:
         return found
 
     def numbers(self, key: str, count: int, kinds: str) -> list[Any]:
-        """`count` numbers of one of numpy's kinds; [] where there is no such entry."""
+        """`count` numbers of one of numpy's kinds; [] if the entry is missing."""
         found = self.get(key)
         if found is None:
             return []
@@ -175,7 +177,7 @@ class _Fields:
 
 
 def _pre(fields: _Fields) -> str:
-    """A key of SPLITS or ALIKE; a file without the entry is older than it."""
+    """A key of SPLITS or ALIKE. Files that are older than the entry get "default"."""
     given = fields.get("pre")
     given = "default" if given is None else given
     return check.one_of(fields.where("pre"), given, [*SPLITS, *ALIKE])
@@ -195,7 +197,7 @@ def _common(words: Words) -> dict[str, Any]:
 
 
 def _added(words: Words) -> Iterator[dict[str, Any]]:
-    """Tokens found in a text before it is split; answers leave out control tokens."""
+    """Tokens that are found in a text before it is split. Answers leave out control tokens."""
     for i, kind in enumerate(words.kinds):
         if kind in (CONTROL, USER_DEFINED) or (kind == UNKNOWN and words.model == "llama"):
             yield {
@@ -236,7 +238,8 @@ def _around(words: Words) -> dict[str, Any] | None:
 
 
 def _vocabulary(words: Words) -> dict[str, int]:
-    """Token to id. A token that appears twice would leave an id without one."""
+    """Token to id. Raises InvalidInputError if a token appears twice: one of its ids would have no
+    token."""
     found = {token: i for i, token in enumerate(words.tokens)}
     if len(found) < len(words.tokens):
         twice = next(token for i, token in enumerate(words.tokens) if found[token] != i)
@@ -282,7 +285,7 @@ def _byte_level(words: Words) -> dict[str, Any]:
 
 
 def _halves(words: Words, merge: str) -> list[str]:
-    """The two tokens of a merge, `left right`: the left one may begin with a space."""
+    """The two tokens of a merge, `left right`; the left one may begin with a space."""
     at = merge.find(" ", 1)
     if at < 0:
         raise InvalidInputError(
@@ -318,7 +321,8 @@ def _sentencepiece(words: Words) -> dict[str, Any]:
 
 
 def _merges_of_scores(words: Words) -> list[list[str]]:
-    """Every pair of tokens that makes a token, best token first, as SentencePiece merges them."""
+    """Every pair of tokens that makes a token, best token first: the order in which SentencePiece
+    merges."""
     if not words.scores:
         raise InvalidInputError(
             f"{words.path}, tokenizer.ggml.scores: expected an array of numbers, found none"
