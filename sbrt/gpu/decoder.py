@@ -1,7 +1,8 @@
 """The forward of all families, as calls of ops over fixed buffers.
 
 A layer is nine calls: norm (with the residual add), qkv, rope with the write to the ring,
-attention, o, norm, gate and up, silu, down. `LAYER_NODES` says so and a test counts.
+attention, o, norm, gate and up, silu, down. `LAYER_NODES` is that number, and a test counts the
+calls.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ LAYER_NODES = 9
 
 @dataclass(frozen=True)
 class Buffers:
-    """What a forward works in: of n rows, 64 or as many as the widest one of a prompt has.
+    """Buffers of a forward of n rows: 64, or the rows of the widest prompt forward.
 
     h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
     gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, vocab]; raw [64, vocab] in the
-    model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or None;
-    kv [2, layers, kv_heads, slots, head_dim].
+    model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or None; kv
+    [2, layers, kv_heads, slots, head_dim].
     """
 
     h: torch.Tensor
@@ -46,7 +47,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of which table a forward computes: `count` from `first` on."""
+    """The rows that a forward computes: `count` rows of a table, from `first` on."""
 
     table: torch.Tensor
     first: int
@@ -57,7 +58,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Rows of a prompt: the first `count` of a table, as far as it has them, by flash attention."""
+    """Rows of a prompt, for flash attention: the first `count` of a table, or all if it has
+    fewer."""
 
     table: torch.Tensor
     count: int
@@ -67,7 +69,7 @@ class PromptRows:
 
 
 class Views:
-    """The buffers cut to so many rows, and seen as each op wants them."""
+    """The buffers cut to the number of rows, in the shape that each op needs."""
 
     def __init__(self, buffers: Buffers, rows: Rows | PromptRows, heads: int) -> None:
         n = rows.count
@@ -85,7 +87,7 @@ class Views:
 
 
 class Decoder:
-    """Records forwards of one lane. Allocates nothing; computes nothing by itself."""
+    """Records forwards of one lane. It allocates nothing, and computes nothing itself."""
 
     def __init__(self, weights: Weights, ops: Ops, buffers: Buffers, rope: Rope) -> None:
         self.weights, self.ops, self.buffers = weights, ops, buffers
@@ -94,9 +96,9 @@ class Decoder:
         self.keys, self.values = buffers.kv[0].unbind(0), buffers.kv[1].unbind(0)
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record: K and V of every row to its slot and, `with_logits`, its logits.
+        """Record a forward: K and V of every row to its slot and, `with_logits`, its logits.
 
-        Without logits the last layer ends with its K and V: nobody reads further.
+        Without logits the last layer ends with its K and V, because nobody reads further.
         """
         v = Views(self.buffers, rows, self.config.heads)
         self.start(run, rows, v)
@@ -109,7 +111,8 @@ class Decoder:
         self.finish(run, v)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
-        """Record: K and V of a prompt's rows to their slots; nobody reads further."""
+        """Record a forward of a prompt: K and V of its rows to their slots. Nobody reads
+        further."""
         v = Views(self.buffers, rows, self.config.heads)
         v.features = None  # of rows that are verified only
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h)
@@ -126,12 +129,12 @@ class Decoder:
             self.mlp(run, v, i)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Embedding, and what every row sees."""
+        """Record the embedding and the mask of every row."""
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first)
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def attention(self, run: Run, rows: Rows | PromptRows, v: Views, i: int) -> None:
-        """Norm, q, k and v, and the write to the ring."""
+        """Record norm, q, k and v, and the write to the ring."""
         layer = self.weights.layers[i]
         self.norm(run, v, layer.attention_norm, i)
         self.linear(run, v.normed, layer.qkv, v.qkv)
@@ -141,7 +144,7 @@ class Decoder:
         )  # fmt: skip
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Attention, o, and the MLP."""
+        """Record attention, o, and the MLP."""
         run(
             self.ops.branch_attention, v.queries, self.keys[i], self.values[i],
             plan=rows.plan, work=rows.work, out=v.attended,
@@ -149,7 +152,8 @@ class Decoder:
         self.mlp(run, v, i)
 
     def mlp(self, run: Run, v: Views, i: int) -> None:
-        """o and the MLP, behind attention; what it adds to the residual stream waits in x."""
+        """Record o and the MLP, which follow attention. x then holds the MLP's output, not yet
+        added to the residual stream."""
         layer = self.weights.layers[i]
         self.linear(run, v.summed, layer.o, v.x)
         eps = self.config.rms_eps
@@ -159,7 +163,7 @@ class Decoder:
         self.linear(run, v.gated, layer.down, v.x)
 
     def finish(self, run: Run, v: Views) -> None:
-        """The last norm and the logits."""
+        """Record the last norm and the logits."""
         self.norm(run, v, self.weights.norm, len(self.weights.layers))
         if v.raw is not None:
             run(matmul, v.normed, self.weights.head, out=v.raw)
@@ -170,7 +174,7 @@ class Decoder:
             run(matmul_float32, v.normed, self.weights.head, out=v.logits)
 
     def norm(self, run: Run, v: Views, weight: torch.Tensor, i: int) -> None:
-        """normed = norm(h += x); before the first layer there is no x yet."""
+        """Record normed = norm(h += x). Before the first layer there is no x yet."""
         eps = self.config.rms_eps
         if i == 0:
             run(self.ops.rms_norm, v.h, weight, eps=eps, out=v.normed)
@@ -180,7 +184,7 @@ class Decoder:
             run(copy, v.h, out=v.features[:, block])
 
     def linear(self, run: Run, x: torch.Tensor, linear: Linear, out: torch.Tensor) -> None:
-        """out = x w^T + b."""
+        """Record out = x w^T + b."""
         if linear.bias is None:
             run(matmul, x, linear.weight, out=out)
         else:
@@ -188,8 +192,11 @@ class Decoder:
 
 
 def feature_blocks(layer: int, layers: int) -> range:
-    """Blocks of the features that hold the residual stream behind `layer`; of a model of fewer
-    layers than blocks the first layer's fill what is left. No layers: none are kept."""
+    """Blocks of the features that keep the residual stream after `layer`.
+
+    If the model has fewer layers than there are blocks, the first layer fills the rest. No layers:
+    none are kept.
+    """
     first = layers - FEATURE_LAYERS
     if layers == 0 or layer < first:
         return range(0)
@@ -204,7 +211,7 @@ def rope_of(rope: Rope, layer: Layer, eps: float) -> Rope:
 def attention_plan(
     config: ModelConfig, dtype: torch.dtype, rows: int, capacity: int, tail_slots: int, window: int
 ) -> AttentionPlan:
-    """Of a forward of `rows` rows. Raises ValueError on sizes that the kernel does not have."""
+    """The plan of a forward of `rows` rows. Raises ValueError on sizes without a kernel."""
     return AttentionPlan(
         rows=rows,
         heads=config.heads,

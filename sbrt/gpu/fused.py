@@ -1,8 +1,8 @@
-"""The forward of few rows in six calls a layer: norms, gate and residual stand in the products.
+"""The forward of few rows in six calls a layer: products include norms, gate and residual.
 
 A layer is norm and qkv; rope with the write to the ring; attention; o with the residual; norm, gate
-and up; down with the residual. Norms read sums of squares that whoever wrote the residual stream
-left: the embedding, o, down. `LAYER_NODES` says so and a test counts.
+and up; down with the residual. A norm reads sums of squares that the last writer of the residual
+stream left: the embedding, o or down. `LAYER_NODES` is that number, and a test counts the calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYER_NODES = 6
 
 @dataclass(frozen=True)
 class Products:
-    """Plans of the products of one forward, of so many rows."""
+    """Plans of the products of one forward of a fixed number of rows."""
 
     qkv: LinearPlan
     o: LinearPlan
@@ -37,7 +37,8 @@ class Products:
 
 
 def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int) -> Products:
-    """Of a model, by its sizes and by which weights have a bias, in every layer alike."""
+    """The plans for a model, by its sizes and by which weights have a bias, the same in every
+    layer."""
     c, queries = config, config.heads * config.head_dim
     keys = config.kv_heads * config.head_dim
 
@@ -55,14 +56,15 @@ def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int
 
 
 class FusedDecoder:
-    """Records forwards of up to 64 rows of one lane, beside a Decoder and over its buffers."""
+    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
 
     def __init__(self, plain: Decoder, products: dict[int, Products], work: LinearWork) -> None:
         self.plain, self.products, self.work = plain, products, work
         self.config, self.weights, self.ops = plain.config, plain.weights, plain.ops
 
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
-        """Record what Decoder.forward does: K and V of every row, and `with_logits` its logits."""
+        """Record the same as Decoder.forward: K and V of every row and, `with_logits`, its
+        logits."""
         v = Views(self.plain.buffers, rows, self.config.heads)
         self.start(run, rows, v)
         last = len(self.weights.layers) - 1
@@ -74,7 +76,7 @@ class FusedDecoder:
         self.finish(run, rows, v)
 
     def start(self, run: Run, rows: Rows, v: Views) -> None:
-        """Embedding with its sums of squares, and what every row sees."""
+        """Record the embedding with its sums of squares, and the mask of every row."""
         run(
             self.ops.embed, rows.table, self.weights.embed, out=v.h, first_row=rows.first,
             squares=self.work.squares,
@@ -82,7 +84,7 @@ class FusedDecoder:
         run(self.ops.see, rows.table, rows.plan, rows.work, first_row=rows.first)
 
     def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """q, k and v of the normalised rows, and the write to the ring."""
+        """Record q, k and v of the normalised rows, and the write to the ring."""
         layer, plain = self.weights.layers[i], self.plain
         run(
             self.ops.linear, v.h, layer.qkv.weight, plan=self.products[rows.count].qkv,
@@ -94,7 +96,7 @@ class FusedDecoder:
         )  # fmt: skip
 
     def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
-        """Attention, o, and the MLP, each added to h at once."""
+        """Record attention, o, and the MLP. Each product adds its result to h itself."""
         layer, plain, plans = self.weights.layers[i], self.plain, self.products[rows.count]
         run(
             self.ops.branch_attention, v.queries, plain.keys[i], plain.values[i],
@@ -116,7 +118,7 @@ class FusedDecoder:
             run(copy, v.h, out=v.features[:, block])
 
     def finish(self, run: Run, rows: Rows, v: Views) -> None:
-        """The last norm and the logits, in float32."""
+        """Record the last norm and the logits, in float32."""
         weights = self.weights
         run(
             self.ops.linear, v.h, weights.head, plan=self.products[rows.count].head,
@@ -124,5 +126,5 @@ class FusedDecoder:
         )  # fmt: skip
 
     def normed(self, norm: torch.Tensor, linear: Linear | None) -> Terms:
-        """Of a product whose rows are normalised first."""
+        """Terms of a product whose rows are normalised first."""
         return Terms(linear.bias if linear else None, norm, self.config.rms_eps)

@@ -1,9 +1,10 @@
-"""A checkpoint as a model whose lanes are recordings: what `_core.Runtime` takes for a Decoder.
+"""A checkpoint as a model whose lanes are recordings. `_core.Runtime` takes it in place of a
+Decoder.
 
     model = model_of(open_checkpoint(folder), device="cuda", rows=16)
 
-On the CPU the same recordings run as lists of calls (`ops="torch"` the twins, `ops="triton"` the
-kernels in Triton's interpreter): a way to test them, not to be fast.
+On the CPU the same recordings run as lists of calls: `ops="torch"` are the twins, `ops="triton"`
+the kernels in Triton's interpreter. That is for tests, not for speed.
 """
 
 from __future__ import annotations
@@ -58,14 +59,16 @@ def model_of(
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
 ) -> RecordedModel:
-    """Load weights to `device` and give a model that records its lanes when they are bound.
+    """Load weights to `device` and return a model that records its lanes when they are bound.
 
-    ops: "triton" or "torch" (default: kernels on a device, twins on a CPU). rows: of a target's
-    one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
-    that the weights, and each lane, may take (default: nine tenths of what is free). attention: of
-    prompts, see flash_for. products: "fused", six nodes a layer, or "cublas", nine around torch's.
-    on_bind: is shown every lane. eager: no graphs, ops one by one. Raises EngineError without the
-    device, InvalidInputError for anything that cannot be, each one sentence.
+    ops: "triton" or "torch" (default: kernels on a device, twins on a CPU).
+    rows: of a target's only verification graph, 16, 32 or 64. A larger verification replays it
+    again.
+    memory: bytes that the weights, and each lane, may take (default: nine tenths of free memory).
+    attention: for prompts, see flash_for.
+    products: "fused", six nodes a layer, or "cublas", nine around torch's products.
+    on_bind: called with every lane. eager: no graphs, ops one by one.
+    Raises EngineError without the device, InvalidInputError for bad arguments, each one sentence.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -99,7 +102,7 @@ def model_with(
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
 ) -> RecordedModel:
-    """The same of weights that are where they must be."""
+    """The same for weights that are already on their device."""
     config, place = weights.config, weights.embed.device
     flash = flash_for(attention, place, weights.dtype, config.head_dim)
 
@@ -128,14 +131,14 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
 
 
 def rows_for(method: Method) -> int:
-    """Rows of a verification graph that holds the root and any chain of a method."""
+    """Rows of the verification graph that holds the root and any chain of a method."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
     nodes = max(policy.most_nodes for policy in policies)
     return next(rows for rows in ROWS if nodes < rows)
 
 
 def expect_core(device: str) -> None:
-    """Raises EngineError unless there is such a device, and a core that can replay on it."""
+    """Raise EngineError unless there is such a device, and a core that can replay on it."""
     expect_device(torch.device(device))
     if not build_info()["cuda"]:
         raise EngineError(
@@ -145,7 +148,7 @@ def expect_core(device: str) -> None:
 
 
 def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
-    """Raises InvalidInputError on a model whose attention the kernels do not have."""
+    """Raise InvalidInputError for a model whose attention has no kernel."""
     try:
         attention_plan(config, dtype, 1, SLOTS, 0, 1)
     except ValueError as error:
@@ -155,8 +158,8 @@ def check_sizes(config: ModelConfig, dtype: torch.dtype) -> None:
 class GpuLane(LaneStore):
     """One lane's memory, and the recordings that work in it.
 
-    What csrc/bind/recorded.cc reads: sizes, addresses, and `forward`, `choose`, `moves`, each of
-    which gives pieces for more and more rows.
+    csrc/bind/recorded.cc reads sizes, addresses, and `forward`, `choose`, `moves`. Each of these
+    three returns pieces for increasing numbers of rows.
     """
 
     def __init__(
@@ -179,22 +182,22 @@ class GpuLane(LaneStore):
 
     @property
     def layers(self) -> int:
-        """Of the model."""
+        """Number of layers of the model."""
         return self.weights.config.layers
 
     @property
     def kv_heads(self) -> int:
-        """Of a layer."""
+        """Number of KV heads of a layer."""
         return self.weights.config.kv_heads
 
     @property
     def head_dim(self) -> int:
-        """Of a head."""
+        """Elements of a head."""
         return self.weights.config.head_dim
 
     @property
     def vocab(self) -> int:
-        """Logits of a row."""
+        """Number of logits of a row."""
         return self.weights.config.vocab
 
     @property
@@ -204,7 +207,7 @@ class GpuLane(LaneStore):
 
     @property
     def dtype(self) -> str:
-        """Of embedding and features."""
+        """Name of the dtype of embedding and features."""
         return next(n for n, d in loading.DTYPES.items() if d == self.weights.dtype)
 
     @property
@@ -214,7 +217,7 @@ class GpuLane(LaneStore):
 
     @property
     def features(self) -> int:
-        """Address of [max_rows, 4, hidden]; 0: not kept."""
+        """Address of [max_rows, 4, hidden]; 0 if no features are kept."""
         kept = self.buffers.features
         return 0 if kept is None else kept.data_ptr()
 
@@ -229,7 +232,7 @@ class GpuLane(LaneStore):
         return self.fed[-1]
 
     def forward(self, rows: int, with_logits: bool) -> list[Piece]:
-        """Forwards over the row table at address `rows`; recorded once for all who ask."""
+        """Forwards over the row table at address `rows`. Recorded once for the same arguments."""
 
         def made() -> list[Piece]:
             table = words_at(rows, size(Batch), self.device)
@@ -249,11 +252,12 @@ class GpuLane(LaneStore):
         filters: bool,
         shaping: tuple[int, int, int, int] | None = None,
     ) -> list[Piece]:
-        """Choices of the rows of the last forward: Choice words, or Law words with `laws`.
+        """Choices at the rows of the last forward: Choice words, or Law words with `laws`.
 
-        where: addresses of row table, sequence and result. filters: of requests with min_p,
-        top_k or top_p. shaping: of requests that shape, addresses of mask, bias, counts and seen.
-        Recorded once for all who ask.
+        where: addresses of row table, sequence and result.
+        filters: for requests with min_p, top_k or top_p.
+        shaping: for requests that shape, addresses of mask, bias, counts and seen.
+        Recorded once for the same arguments.
         """
 
         def made() -> list[Piece]:
@@ -294,7 +298,7 @@ class GpuLane(LaneStore):
         ))  # fmt: skip
 
     def moves(self, sequence: int, which: int) -> list[Piece]:
-        """The moves behind a `settle`; `which` counts as Moves of csrc/model/lane.h."""
+        """The moves that follow a `settle`; `which` is a value of Moves in csrc/model/lane.h."""
         block = words_at(sequence, size(Sequence), self.device)
         what, shape = Settle(which), self.shape
 
@@ -309,7 +313,7 @@ class GpuLane(LaneStore):
     # --- recordings ---
 
     def record_forward(self, table: torch.Tensor, count: int, with_logits: bool) -> Piece:
-        """One forward of up to `count` rows of a row table's words."""
+        """Record a forward of up to `count` rows of a row table's words."""
         chunk = self.chunk(count) if with_logits else count
         work = self.works[chunk]
         parts = [
@@ -325,7 +329,8 @@ class GpuLane(LaneStore):
         return self.recorder.record(forwards, count)
 
     def record_prefill(self, table: torch.Tensor, count: int) -> Piece:
-        """One forward of up to `count` rows of a prompt, more than a round has, without logits."""
+        """Record a forward without logits of up to `count` rows of a prompt, more than a round
+        has."""
         assert self.flash is not None
         rows = PromptRows(table, count, self.lengths(count), self.flash)
         config = self.weights.config
@@ -347,7 +352,7 @@ class GpuLane(LaneStore):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a choice reads and writes: logits, block, table, words of its result, lists."""
+    """Arguments of a choice: logits, block, table, words of its result, lists."""
 
     logits: torch.Tensor
     sequence: torch.Tensor
@@ -358,7 +363,7 @@ class Choice:
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:
-    """The model's, without the norms of its heads."""
+    """The model's rope, without the norms of its heads."""
     scaling = config.rope.core()
     found = inverse_frequencies(config.head_dim, config.rope_theta, scaling)
     inv_freq = torch.tensor(found, dtype=torch.float32, device=device)

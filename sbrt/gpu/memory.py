@@ -1,4 +1,5 @@
-"""One plan of a lane's memory, checked before a byte is taken; and the arena that follows it."""
+"""The plan of a lane's memory, checked before anything is allocated, and the arena that follows
+it."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 @dataclass(frozen=True)
 class Item:
-    """One buffer: its part of the whole, its name, shape and dtype; reserved: for somebody else to
-    allocate."""
+    """One buffer: its part of the whole, its name, shape and dtype. reserved: another allocator
+    provides it."""
 
     part: str
     name: str
@@ -28,24 +29,24 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        """As much as it takes, rounded up to where the next one may begin."""
+        """Bytes that it takes, rounded up to the alignment of the next buffer."""
         size = math.prod(self.shape) * self.dtype.itemsize
         return -(-size // ALIGNED) * ALIGNED
 
 
 @dataclass
 class MemoryPlan:
-    """What a model's weights, or a lane's buffers, will take. Nothing is allocated by it."""
+    """The memory that a model's weights or a lane's buffers will take. A plan allocates nothing."""
 
     owner: str
     items: list[Item] = field(default_factory=list)
 
     def add(self, part: str, name: str, shape: Iterable[int], dtype: torch.dtype) -> None:
-        """One more buffer; the name must be new."""
+        """Add a buffer; the name must be new."""
         self._put(Item(part, name, tuple(shape), dtype))
 
     def reserve(self, part: str, name: str, size: int) -> None:
-        """Bytes that a library allocates by itself."""
+        """Count bytes that a library allocates itself."""
         self._put(Item(part, name, (size,), torch.uint8, reserved=True))
 
     def _put(self, new: Item) -> None:
@@ -55,7 +56,7 @@ class MemoryPlan:
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """Bytes of the whole plan."""
         return sum(item.bytes for item in self.items)
 
     def parts(self) -> dict[str, int]:
@@ -71,7 +72,8 @@ class MemoryPlan:
         return f"{self.owner}: {', '.join([*each, f'in all {readable(self.bytes)}'])}"
 
     def check(self, budget: int | None) -> None:
-        """Raises InvalidInputError, one sentence, if it is more than `budget` bytes (None: all)."""
+        """Raise InvalidInputError, one sentence, if the plan takes more than `budget` bytes; None:
+        no limit."""
         if budget is not None and self.bytes > budget:
             raise InvalidInputError(
                 f"memory: expected at most {readable(budget)}, got {self.describe()}"
@@ -79,7 +81,8 @@ class MemoryPlan:
 
 
 class Arena:
-    """One allocation for what a plan does not reserve; buffers are views into it, zeroed once."""
+    """One allocation for the buffers that a plan does not reserve. They are views into it, zeroed
+    once."""
 
     def __init__(self, plan: MemoryPlan, device: torch.device, budget: int | None = None) -> None:
         plan.check(budget)
@@ -100,7 +103,7 @@ class Arena:
         return self.memory[begin : begin + size].view(item.dtype).view(item.shape)
 
     def names(self, part: str) -> list[str]:
-        """Of the buffers of one part."""
+        """Names of the buffers of one part."""
         return [item.name for item in self.plan.items if item.part == part]
 
 
@@ -113,7 +116,8 @@ def readable(size: int) -> str:
 
 
 def budget_of(device: torch.device, given: int | None) -> int | None:
-    """Bytes a plan may take: those given, else nine tenths of what is free on a CUDA device."""
+    """Bytes that a plan may take: the given number, else nine tenths of the free memory of a CUDA
+    device."""
     if given is not None or device.type != "cuda":
         return given
     free, _ = torch.cuda.mem_get_info(device)
@@ -121,7 +125,7 @@ def budget_of(device: torch.device, given: int | None) -> int | None:
 
 
 class _DeviceBytes:
-    """Memory of a CUDA device by its address, as torch takes it in."""
+    """Memory of a CUDA device by its address, in the form that torch accepts."""
 
     def __init__(self, address: int, size: int) -> None:
         self.__cuda_array_interface__ = {
@@ -133,12 +137,12 @@ class _DeviceBytes:
 
 
 def words_at(address: int, count: int, device: torch.device) -> torch.Tensor:
-    """int32 [count] over memory on `device` that somebody else owns, and keeps."""
+    """int32 [count] over memory on `device` that another object owns and keeps alive."""
     return values_at(address, count, torch.int32, device)
 
 
 def values_at(address: int, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[count] of another dtype."""
+    """[count] of another dtype, over such memory."""
     size = count * dtype.itemsize
     if device.type == "cuda":
         return torch.as_tensor(_DeviceBytes(address, size), device=device).view(dtype)

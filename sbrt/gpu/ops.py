@@ -1,6 +1,6 @@
 """The ops that a lane may record: our kernels, or their twins in plain torch.
 
-A recorded function calls nothing but `run(op, ...)`; every op writes into what it is given.
+A recorded function only calls `run(op, ...)`; every op writes into its given outputs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ Op = Callable[..., Any]
 
 
 class Run(Protocol):
-    """Takes one call of an op: runs it, keeps it, or both."""
+    """Takes one call of an op and runs it, keeps it, or both."""
 
     def __call__(self, op: Op, *args: Any, **kwargs: Any) -> None:
-        """op(*args, **kwargs), whose pointers and scalars are as they are now."""
+        """Take op(*args, **kwargs), with pointers and scalars as they are now."""
 
 
 @dataclass(frozen=True)
 class Ops:
-    """One set of them; the names are those of triton_kernels.
+    """One set of ops; the names are those of triton_kernels.
 
-    fused: a forward of up to 64 rows multiplies by `linear` (fused.py), not by torch (decoder.py).
+    fused: a forward of up to 64 rows multiplies with `linear` (fused.py), not with torch
+    (decoder.py).
     """
 
     name: str
@@ -72,7 +73,7 @@ ALL = {ops.name: ops for ops in (TRITON, TORCH)}
 
 
 def ops_named(name: str) -> Ops:
-    """Raises InvalidInputError on another name."""
+    """The ops of a name. Raises InvalidInputError on another name."""
     if name not in ALL:
         raise InvalidInputError(f"ops: expected one of {', '.join(ALL)}, got {name}")
     return ALL[name]
@@ -91,7 +92,8 @@ def matmul_bias(
 
 
 def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out float32: sums of products of half precision that are not rounded. CUDA only."""
+    """out float32: products of half precision, summed and stored without rounding to it. CUDA
+    only."""
     torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
 
 

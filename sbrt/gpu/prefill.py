@@ -1,8 +1,8 @@
 """Attention of a prompt's rows, many at once: flash attention over a ring that has not wrapped.
 
-Positions are then slots, so that the ring itself is what flash attention reads, and its causal mask
-is all there is to mask. How many rows and keys there are it reads on the device: one recording
-serves every piece of a prompt.
+Positions are then slots. So flash attention reads the ring itself, and needs only its causal mask.
+It reads the numbers of rows and keys on the device, so one recording serves every piece of a
+prompt.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Te
 
 @dataclass(frozen=True)
 class Lengths:
-    """What a recording knows of its lengths, and where it reads them.
+    """The lengths that a recording knows, and where it reads the others.
 
-    starts: int32 [4], 0 and the rows in use, 0 and the keys that the last of them sees. rows, keys:
+    starts: int32 [4]: 0 and the rows in use, 0 and the keys that the last of them sees. rows, keys:
     the most of each. window: positions that a row sees, None for all.
     """
 
@@ -44,22 +44,22 @@ class Lengths:
 
     @property
     def of_rows(self) -> torch.Tensor:
-        """Where the sequence's rows begin and end."""
+        """Begin and end of the sequence's rows."""
         return self.starts[:2]
 
     @property
     def of_keys(self) -> torch.Tensor:
-        """Where its keys begin and end."""
+        """Begin and end of the sequence's keys."""
         return self.starts[2:]
 
     @property
     def before(self) -> int:
-        """Positions before its own that a row sees; -1 for all."""
+        """Number of positions before its own that a row sees; -1 for all."""
         return -1 if self.window is None else self.window - 1
 
 
 def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
-    """Record: lengths of a row table's rows, the last of which is the latest position."""
+    """Record the read of the lengths from a row table. Its last row has the latest position."""
     at = TABLE_N.value
     used, head = table[at : at + 1], table[:1]  # of a position the low word: it is a ring's
     run(copy, used, out=lengths.starts[1:2])
@@ -77,8 +77,8 @@ def prefill_attention(
 ) -> None:
     """out[i] = softmax(q[i] k^T / sqrt(head_dim)) v over the keys up to the row's own, or a window.
 
-    q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Rows that
-    are not in use come out as anything.
+    q, out [rows, heads, head_dim]; k, v [kv_heads, slots, head_dim], one layer's storage. Results
+    of rows that are not in use are undefined.
     """
     out.copy_(flash(q, k.transpose(0, 1), v.transpose(0, 1), lengths))
 
@@ -86,8 +86,8 @@ def prefill_attention(
 def flash_torch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """By the flash attention in torch, which the public ways to it mask from the other corner where
-    rows and keys differ in number."""
+    """Flash attention of torch, called directly. If rows and keys differ in number, torch's public
+    functions align the causal mask to the other corner."""
     found = torch.ops.aten._flash_attention_forward(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
         *(0.0, True, False),  # no dropout; causal; no mask returned
@@ -98,7 +98,7 @@ def flash_torch(
 
 
 def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths) -> torch.Tensor:
-    """By the package flash-attn."""
+    """Flash attention of the package flash-attn."""
     attend: Any = import_module("flash_attn").flash_attn_varlen_func
     found: torch.Tensor = attend(
         *(q, k, v, lengths.of_rows, lengths.of_keys, lengths.rows, lengths.keys),
@@ -111,7 +111,7 @@ def flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengt
 def flash_plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
-    """The twin of both in plain torch; rows that are not in use stay as they are in `q`."""
+    """The twin of both in plain torch. Rows that are not in use stay as they are in `q`."""
     _, rows, _, keys = lengths.starts.tolist()
     group = q.shape[1] // k.shape[1]
     own = torch.arange(keys - rows, keys)[:, None]
@@ -128,10 +128,10 @@ def flash_plain(
 def flash_for(
     backend: str, device: torch.device, dtype: torch.dtype, head_dim: int
 ) -> Flash | None:
-    """What attends to the rows of a prompt; None: the kernel of the rounds does, 64 at a time.
+    """The attention for the rows of a prompt. None: the kernel of the rounds, 64 rows at a time.
 
-    backend: auto (torch's where it can, else None), torch, flash-attn or triton (None). Raises
-    InvalidInputError, one sentence, for one that is not there or cannot.
+    backend: auto (torch's if possible, else None), torch, flash-attn or triton (None). Raises
+    InvalidInputError, one sentence, for a backend that is missing or cannot run here.
     """
     if backend not in BACKENDS:
         raise InvalidInputError(
@@ -158,7 +158,7 @@ def flash_for(
 
 
 def expect_flash_attn() -> None:
-    """Raises InvalidInputError, one sentence, where the package is missing or does not load."""
+    """Raise InvalidInputError, one sentence, if the package is missing or does not load."""
     try:
         import_module("flash_attn").flash_attn_varlen_func  # noqa: B018
     except (ImportError, OSError, AttributeError) as error:
@@ -170,7 +170,7 @@ def expect_flash_attn() -> None:
 
 
 def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
-    """Rows of the forwards that take a prompt in: doubled as long as a ring has more."""
+    """Rows of the prompt forwards, doubled as long as a ring has more positions."""
     sizes = [MAX_ROWS]
     while flash and sizes[-1] < min(MAX_STEP_ROWS, capacity):
         sizes.append(2 * sizes[-1])
@@ -178,15 +178,15 @@ def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
 
 
 def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
-    """What one call of flash attention allocates: its result, a float32 a row and head, some words;
-    each of them rounded up."""
+    """Bytes that one call of flash attention allocates: its result, a float32 per row and head, and
+    some words. Each of them is rounded up."""
     row = config.heads * (config.head_dim * dtype.itemsize + 4)
     return rows * row + 8 * 512
 
 
 def reserved_bytes(config: ModelConfig, dtype: torch.dtype, rows: int, device: torch.device) -> int:
-    """What torch's allocator keeps for that: of a device in segments of 20 MiB or twos, for the
-    captures and once more for the runs before them."""
+    """Bytes that torch's allocator keeps for that. On a device it takes segments of 20 MiB or
+    multiples of 2, for the captures and once more for the runs before them."""
     size = scratch_bytes(config, dtype, rows)
     if device.type != "cuda":
         return size

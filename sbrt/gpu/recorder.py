@@ -1,8 +1,8 @@
-"""What records: a function's calls of ops, as a list on the CPU, as a CUDA graph on a device; there
-as a list too, for whoever wants no graphs.
+"""Recorders: a function's calls of ops become a list on the CPU and a CUDA graph on a device.
+Without graphs a device has a list too.
 
-A recording is made once and replayed as it is: every pointer and scalar by value. What changes
-between replays is read by the ops from the sequence and the row tables.
+A recording is made once and replayed unchanged: every pointer and scalar is kept by value. Ops read
+everything that changes between replays from the sequence and the row tables.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ WORKSPACES = (8_519_680, 33_554_432)  # bytes that torch gives cuBLAS on a strea
 
 @dataclass(frozen=True)
 class Piece:
-    """A recording, as csrc/model/recorded.h knows it.
+    """A recording, as csrc/model/recorded.h expects it.
 
-    rows: that it computes. nodes: calls, or nodes of the graph. replay: runs it here. graph: the
-    address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a cudaStream_t of a
-    device; None where they are captured, and on the CPU.
+    rows: the number that it computes. nodes: calls, or nodes of the graph. replay: runs it here.
+    graph: the address of a cudaGraph_t, 0 if there is none. play: enqueues the calls on a
+    cudaStream_t of a device; None if they are captured, and on the CPU.
     """
 
     rows: int
@@ -45,12 +45,12 @@ class Recorder(Protocol):
     """Makes pieces of one lane."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """The piece that `function` is when it is called now. Its calls together may allocate so
-        many bytes of scratch, which nobody reads behind the call that did."""
+        """Record the calls that `function` makes now. Together they may allocate `scratch` bytes,
+        which only the call that allocated them reads."""
 
 
 class Tape:
-    """A list of calls; tensors are kept as views of their own, so that no name can move them."""
+    """A list of calls. Tensors are kept as separate views, so that renaming cannot change them."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Op, tuple[Any, ...], dict[str, Any]]] = []
@@ -67,7 +67,7 @@ class Tape:
 
 
 class TapeRecorder:
-    """Records lists of calls, for the CPU body."""
+    """Records lists of calls, for the CPU backend."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
         """See Recorder. Nothing is computed."""
@@ -77,12 +77,13 @@ class TapeRecorder:
 
 
 class CudaRecorder:
-    """Captures CUDA graphs on its lane's stream and in a pool of the lane's own.
+    """Captures CUDA graphs on its lane's stream and in the lane's own pool.
 
     stream: the cudaStream_t that will replay them; 0: a stream of torch's, for a lane that no
-    engine runs. Two lanes that run at the same time share neither: the workspace of a matrix
-    product belongs to the stream that it was captured on. torch frees that workspace with any of
-    the graphs captured there, so all graphs of a lane are kept until the lane goes.
+    engine runs. Two lanes that run at the same time share neither stream nor pool, because the
+    workspace of a matrix product belongs to the stream on which it was captured. torch frees that
+    workspace with any of the graphs captured there. So all graphs of a lane are kept as long as the
+    lane.
     """
 
     def __init__(self, device: torch.device, stream: int = 0) -> None:
@@ -94,7 +95,8 @@ class CudaRecorder:
         self._kept: list[torch.cuda.CUDAGraph] = []
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder. Runs it once before, so that kernels are compiled and libraries ready."""
+        """See Recorder. Runs the calls once before, so that kernels are compiled and libraries
+        initialised."""
         tape = Tape()
         function(tape)
         graph = torch.cuda.CUDAGraph(keep_graph=True)
@@ -112,7 +114,7 @@ class CudaRecorder:
         return Piece(rows, nodes_of(made), graph.replay, made)
 
     def _capture(self, graph: torch.cuda.CUDAGraph, tape: Tape, scratch: int) -> None:
-        """On the current stream. Not torch.cuda.graph, which waits for the whole device."""
+        """Capture on the current stream. torch.cuda.graph would wait for the whole device."""
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
         before = self._allocations()  # not earlier: the first capture registers torch's generator
         try:
@@ -127,7 +129,7 @@ class CudaRecorder:
             raise EngineError(f"capture: expected at most {scratch} bytes allocated, got {made}")
 
     def _allocations(self) -> int:
-        """Bytes, ever."""
+        """Bytes allocated since the process began."""
         return int(torch.cuda.memory_stats(self.device)["allocated_bytes.all.allocated"])
 
 
@@ -139,7 +141,7 @@ class EagerRecorder:
         self.device = device
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder. Nothing is computed; what was just allocated is zeroed."""
+        """See Recorder. Nothing is computed. It waits until new allocations are zeroed."""
         tape = Tape()
         function(tape)
         torch.cuda.current_stream(self.device).synchronize()
@@ -153,23 +155,23 @@ class EagerRecorder:
 
 
 def nodes_of(graph: int) -> int:
-    """Nodes of a captured graph, as the driver counts them: a library may launch more than one
-    kernel for a call. Raises EngineError."""
+    """Number of nodes of a captured graph, counted by the driver, because a library may launch more
+    than one kernel for a call. Raises EngineError."""
     count = ctypes.c_size_t()
     driver("cuGraphGetNodes", ctypes.c_void_p(graph), None, ctypes.byref(count))
     return count.value
 
 
 def driver(call: str, *arguments: object) -> None:
-    """A call of the CUDA driver, whose handles are those of the runtime. Raises EngineError."""
+    """Call the CUDA driver, which shares its handles with the runtime. Raises EngineError."""
     error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
     if error:
         raise EngineError(f"driver: {call} gave error {error}")
 
 
 def is_scratch(made: int, planned: int) -> bool:
-    """Whether a capture that allocated `made` bytes took what was planned. Some releases of torch
-    allocate the workspace of cuBLAS inside every capture: that, exactly, may come on top."""
+    """True if a capture that allocated `made` bytes stayed within the plan. Some releases of torch
+    allocate the cuBLAS workspace inside every capture. Exactly that size may be added."""
     given = os.environ.get("CUBLAS_WORKSPACE_CONFIG", "")
     pairs = re.findall(r":(\d+):(\d+)", given)  # KiB, count
     asked = sum(int(size) * int(count) for size, count in pairs) * 1024
@@ -179,8 +181,8 @@ def is_scratch(made: int, planned: int) -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Without the cyclic collector. It may destroy an engine that nobody closed, and the calls that
-    free a device's memory break a capture of the same thread."""
+    """Switch the cyclic collector off. It may destroy an engine that nobody closed, and the calls
+    that free a device's memory break a capture of the same thread."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -192,7 +194,8 @@ def no_collection() -> Iterator[None]:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Matrix products without TF32 and without sums in half precision; restored afterwards."""
+    """Compute matrix products without TF32 and without sums in half precision; restored
+    afterwards."""
     product = torch.backends.cuda.matmul
     names = (
         "allow_tf32",
@@ -212,7 +215,7 @@ def exact_products() -> Iterator[None]:
 
 
 def expect_device(device: torch.device) -> None:
-    """Raises EngineError, one sentence, where torch has no such device."""
+    """Raise EngineError, one sentence, if torch has no such device."""
     if not torch.cuda.is_available():
         raise EngineError(
             "device: expected a CUDA device that torch can use, found none "

@@ -1,4 +1,4 @@
-"""What a lane keeps: its ring, the buffers of a forward, scratch of attention, products, choices.
+"""Buffers of a lane: its ring, those of a forward, scratch of attention, products and choices.
 
 All of it is one plan and one allocation; no forward adds to it.
 """
@@ -26,7 +26,7 @@ STEP_ROWS = (1, 4, 16, 64)  # of a draft's graphs, and then multiples of 64
 
 @dataclass(frozen=True)
 class LaneShape:
-    """What a lane must hold; the fields are those of csrc/model/lane.h."""
+    """Required sizes of a lane; the fields are those of csrc/model/lane.h."""
 
     max_len: int
     max_rows: int
@@ -39,16 +39,16 @@ class LaneShape:
 
     @property
     def is_draft(self) -> bool:
-        """Whether it keeps laws of its rows: a lane with tails."""
+        """True if the lane keeps distributions of its rows, as a lane with tails does."""
         return self.branches > 0
 
 
 class LaneStore:
-    """The memory of one lane, by the sizes of its model and its shape.
+    """The memory of one lane, from the sizes of its model and its shape.
 
-    sizes: rows that it has graphs for; fed: of those of a prompt. `rows` is that of a target's
-    smallest. flash: attends to more rows of a prompt than a round has. Raises InvalidInputError,
-    one sentence, if it takes more than `budget` bytes.
+    sizes: numbers of rows for which it has graphs. fed: the same for prompts. `rows`: of a target's
+    smallest graph. flash: attention for prompt forwards of more rows than a round has. Raises
+    InvalidInputError, one sentence, if the memory exceeds `budget` bytes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LaneStore:
         self.buffers = self._buffers()
 
     def describe(self) -> str:
-        """Weights, and every part of the lane's memory, one line each."""
+        """The weights and every part of the lane's memory, one line each."""
         return f"{self.weights.plan.describe()}\n{self.memory.describe()}"
 
     def choice_work(self, plan: ChoosePlan) -> ChooseWork:
@@ -89,11 +89,12 @@ class LaneStore:
         return ChooseWork(**cut)
 
     def _chunks(self) -> list[int]:
-        """Rows of the forwards that the sizes are made of, and of prefill."""
+        """Rows of the forwards that make up the sizes, and of prefill."""
         return sorted({MAX_ROWS, *(min(count, self.chunk(count)) for count in self.sizes)})
 
     def chunk(self, count: int) -> int:
-        """A target verifies with one graph; a draft takes its larger steps in parts of 64 rows."""
+        """Rows of one forward. A target verifies with one graph; a draft takes its larger steps in
+        parts of 64 rows."""
         return min(count, MAX_ROWS) if self.shape.is_draft else self.sizes[0]
 
     def _plan(self, count: int) -> AttentionPlan:
@@ -142,7 +143,7 @@ class LaneStore:
         return plan
 
     def lengths(self, rows: int) -> Lengths:
-        """Where a recording of so many rows of a prompt finds how many there are."""
+        """The lengths for a recording of at most `rows` rows of a prompt."""
         window = self.window if self.window < self.shape.max_len else None
         return Lengths(self.arena["lengths"], rows, self.capacity, window)
 
@@ -165,7 +166,7 @@ class LaneStore:
 
 
 def _sizes(shape: LaneShape, rows: int) -> list[int]:
-    """Rows that a lane has graphs for, ascending."""
+    """Numbers of rows for which a lane has graphs, ascending."""
     if not shape.is_draft:
         return list(range(rows, MAX_ROWS + 1, rows))
     most = min(MAX_STEP_ROWS, -(-shape.max_rows // MAX_ROWS) * MAX_ROWS)

@@ -1,4 +1,4 @@
-"""A checkpoint's weights as the lane multiplies them: q, k, v in one matrix, gate and up in one."""
+"""A checkpoint's weights as the lane uses them: q, k, v in one matrix, gate and up in one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """All of a model, in one allocation; `head` is `embed` again if they are tied."""
+    """All weights of a model in one allocation; `head` is `embed` itself if they are tied."""
 
     config: ModelConfig
     dtype: torch.dtype
@@ -63,7 +63,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a stored tensor goes: rows [begin, end) of a buffer."""
+    """Destination of a stored tensor: rows [begin, end) of a buffer."""
 
     buffer: str
     begin: int
@@ -71,7 +71,8 @@ class _Place:
 
 
 def storage_of(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
-    """The dtype of weights and activations. Raises InvalidInputError on one that no lane has."""
+    """The dtype of weights and activations. Raises InvalidInputError on one that no lane
+    supports."""
     name = checkpoint.storage(dtype)
     if name not in DTYPES:
         raise InvalidInputError(f"dtype: expected {', '.join(DTYPES)} or auto, got {name}")
@@ -118,7 +119,8 @@ def random_weights(
 
 
 def _places(config: ModelConfig) -> Iterator[tuple[str, _Place]]:
-    """Every tensor of a checkpoint; those that share a buffer one behind the other, as named."""
+    """Destinations of every tensor of a checkpoint. Tensors that share a buffer follow each other
+    in the order of `expected_shapes`."""
     filled: dict[str, int] = {}
     for name, shape in expected_shapes(config).items():
         buffer = _buffer(name)
@@ -128,7 +130,7 @@ def _places(config: ModelConfig) -> Iterator[tuple[str, _Place]]:
 
 
 def _buffer(name: str) -> str:
-    """`model.layers.3.self_attn.q_proj.bias` is a part of `3.qkv.bias`."""
+    """The buffer of a tensor: `model.layers.3.self_attn.q_proj.bias` is a part of `3.qkv.bias`."""
     if name in (EMBED, HEAD, "model.norm.weight"):
         return {EMBED: "embed", HEAD: "head"}.get(name, "norm")
     _, _, layer, *_, module, kind = name.split(".")
