@@ -1,20 +1,20 @@
 """Attention of one forward's rows over a KV ring: trunk, ancestors in flight, own tail.
 
-The public op is `branch_attention`, its plain-torch twin `branch_attention_torch`; both read what
-`see` (visible.py) wrote. A path, k branches and any tree are the same kernel.
+The public op is `branch_attention`, its plain-torch twin `branch_attention_torch`. Both read what
+`see` (visible.py) wrote. A path, k branches and any tree use the same kernel.
 
-Order. Positions are cut into splits, and splits into tiles, at multiples of their length, and a
-key is summed in the column of its absolute position, wherever its bytes are. There is one loop,
-with one body, for trunk and flight. So for one compiled kernel a row's bits depend on what it
-sees alone: a verified row has the bits that plain decoding gives it later, a tree's row too,
-because the keys in flight are gathered along each leader's own path.
+Order. Positions are cut into splits, and splits into tiles, at multiples of their length. A key is
+summed in the column of its absolute position, wherever its bytes are. One loop serves trunk and
+flight. So, for one compiled kernel, a row's bits depend only on the keys that it sees: a verified
+row has the bits that plain decoding gives it later. This holds for a tree's row too, because the
+keys in flight are gathered along each leader's own path.
 
-Work. A unit is a KV head and a tile of rows (with all their query heads); an item is a unit and one
-split or, of a long context, a block of FAN = 8 splits. About two programs a multiprocessor loop
-over the items. Pieces are merged by a tree over absolute positions: FAN splits, FAN blocks and so
-on, each in ascending order, and the last level's pieces into the result. A program that has a block
-folds its splits in registers in that order, so what a program takes changes no bit. The last
-program to finish a group of pieces merges it.
+Work. A unit is a KV head and a tile of rows (with all their query heads). An item is a unit and one
+split or, for a long context, a block of FAN = 8 splits. About two programs per multiprocessor loop
+over the items. A tree over absolute positions merges the pieces: FAN splits, FAN blocks and so on,
+each in ascending order, and the last level's pieces into the result. A program with a block folds
+its splits in registers in that order, so the size of an item changes no bit. The last program to
+finish a group of pieces merges it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .words import MAX_REGISTERS, arrived_last, interpreting
 
 @triton.jit
 def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
-    """Two pieces of a softmax as one; a piece without keys changes no bit of the other."""
+    """Merges two pieces of a softmax; a piece without keys changes no bit of the other."""
     m = tl.maximum(m_a, m_b)
     safe = tl.where(m == float("-inf"), 0.0, m)
     a = tl.exp2(m_a - safe)
@@ -39,7 +39,7 @@ def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
 
 @triton.jit
 def _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
-    """Keeps a piece of a softmax, columns o_d, until it is merged."""
+    """Stores a piece of a softmax, columns o_d, until it is merged."""
     tl.store(Law + at * (2 * BLOCK_M) + o_m, m)
     tl.store(Law + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
     p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
@@ -51,11 +51,12 @@ def _merged(
     Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
     HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Columns o_d of pieces first .. last - 1 as one. Other programs wrote them: read past L1."""
+    """Columns o_d of pieces first .. last - 1, merged. Other programs wrote them, so loads bypass
+    L1."""
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
     acc = tl.zeros((BLOCK_M, o_d.shape[0]), tl.float32)
-    for place in tl.range(first, last, loop_unroll_factor=UNROLL):  # loads of so many at once
+    for place in tl.range(first, last, loop_unroll_factor=UNROLL):  # this many loads at once
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
         m_b = tl.load(Law + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
@@ -67,7 +68,7 @@ def _merged(
 
 @triton.jit
 def _write(p_out, o_d, m_row, l, acc):  # noqa: E741
-    """Columns o_d of the result; 0 for a row that saw nothing."""
+    """Writes columns o_d of the result; 0 for a row that saw nothing."""
     o = tl.where((l > 0)[:, None], acc / tl.where(l > 0, l, 1.0)[:, None], 0.0)
     tl.store(p_out[:, None] + o_d[None, :], o.to(p_out.dtype.element_ty), mask=m_row[:, None])
 
@@ -86,7 +87,7 @@ def _branch_attention_kernel(
     Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees nothing
     out_row_stride,
     out_head_stride,
-    Slots,  # [64, 128] depth-to-slot table (visible.py), as the two below
+    Slots,  # [64, 128] depth-to-slot table (visible.py wrote this and the next two)
     Extent,  # [4 + 128]
     Meta,  # [4, 64]
     Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] scratch, level by level
@@ -96,7 +97,7 @@ def _branch_attention_kernel(
     rows,
     kv_heads,
     tiles,  # of rows
-    short,  # splits up to which a program takes one: pieces of level 0
+    short,  # a span of up to this many splits gives a program one: pieces of level 0
     blocks,  # pieces of level 1
     above,  # pieces of all levels but 0
     last_level,
@@ -109,11 +110,11 @@ def _branch_attention_kernel(
     SPLIT: tl.constexpr,  # a multiple of BLOCK_N
     FAN: tl.constexpr,
     PIECE: tl.constexpr,  # columns merged at once
-    UNROLL: tl.constexpr,  # pieces whose loads are on their way at once
+    UNROLL: tl.constexpr,  # pieces that are loaded at once
     UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
     STAGES: tl.constexpr,
 ):
-    """softmax(scale q K^T) V over what each row sees, in base 2 and float32.
+    """softmax(scale q K^T) V over the keys that each row sees, in base 2 and float32.
 
     bytes = kv_heads * keys * HEAD_DIM * size * 2 * tiles, + rows * heads * HEAD_DIM * size * 2
     flops = 4 * kv_heads * tiles * BLOCK_M * keys * HEAD_DIM
@@ -148,7 +149,7 @@ def _branch_attention_kernel(
         if UPCAST:
             q = q.to(tl.float32)
 
-        # Tiles of trunk alone, then tiles that reach into flight, these once a leader.
+        # Tiles of trunk alone, then tiles that reach into flight, the latter once per leader.
         start = piece_at * length
         row_from = tl.minimum(tl.maximum(row_first - start, 0), length).to(tl.int32)
         high = tl.minimum(start + length, head + tl.max(count, axis=0))
@@ -162,7 +163,7 @@ def _branch_attention_kernel(
         m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
         acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
-        m_all, l_all, acc_all = m, l, acc  # of the splits before
+        m_all, l_all, acc_all = m, l, acc  # of the splits before this one
         for step in tl.range(0, steps, num_stages=STAGES):
             behind = step - trunk_tiles
             in_flight = behind >= 0
@@ -181,7 +182,7 @@ def _branch_attention_kernel(
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
             led_first = tl.load(Extent + 4 + 64 + led_by, mask=in_flight, other=0)
 
-            # Slots of the columns: by position in the trunk, by the leader's table behind it.
+            # Slots of the columns: by position in the trunk, by the leader's table after it.
             depth = tl.minimum(tl.maximum(position - head, -BLOCK_N), 1 << 20).to(tl.int32) + o_n
             is_node = depth >= 0
             m_node = is_node & (depth < led_count)
@@ -221,7 +222,7 @@ def _branch_attention_kernel(
         if first == last:
             _write(p_out, o_d, m_row, l, acc)
         else:
-            lower = tl.where(taken == 1, 0, short).to(tl.int32)  # where pieces of this level begin
+            lower = tl.where(taken == 1, 0, short).to(tl.int32)  # offset of this level's pieces
             at_here = (lower + piece_at - first) * units + unit
             _put(Partial, Law, at_here, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
             _climb(
@@ -237,17 +238,17 @@ def _climb(
     last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
     PIECE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Merges, as long as this program is the last of a group: its group into a piece of the next
-    level, the pieces of the last level into the result. PIECE columns at once.
+    """Merges pieces as long as this program is the last of a group. A group becomes a piece of the
+    next level; pieces of the last level become the result. PIECE columns are merged at once.
 
-    A group that holds the whole span is the result: pieces of no keys would change no bit of it.
+    A group that holds the whole span is the result: pieces without keys would change no bit of it.
     """
     o_m = tl.arange(0, BLOCK_M)
     is_split = taken == 1
     level = tl.where(is_split, 0, 1)
-    lower = tl.where(is_split, 0, short)  # where pieces of this level begin, and of the next one
+    lower = tl.where(is_split, 0, short)  # offset of this level's pieces, then of the next one's
     upper = tl.where(is_split, short, short + blocks)
-    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # of the next one
+    pieces = tl.where(is_split, blocks, (blocks + FAN - 2) // FAN + 1)  # in the next level
     going = first < last
     while going:
         is_last = level == last_level
@@ -289,13 +290,13 @@ def branch_attention(
     work: Workspace,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """out = softmax(scale q k^T) v, each row over what it sees.
+    """out = softmax(scale q k^T) v, each row over the keys that it sees.
 
     q    [rows, heads, head_dim]       rotated; any strides but the last
     k,v  [kv_heads, slots, head_dim]   one layer's storage: the ring's slots, then the tails'; any
-                                       strides but the last, and what no row sees may be NaN
+                                       strides but the last. Values that no row sees may be NaN
     out  [rows, heads, head_dim]       written; 0 for a row that sees nothing and for padding
-    work what `see` wrote for these rows; its scratch is used, launches must not overlap on it
+    work as `see` wrote it for these rows. Its scratch is used, so launches must not overlap on it
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
@@ -319,7 +320,7 @@ def branch_attention(
 
 
 def constants(plan: AttentionPlan, upcast: bool) -> dict[str, object]:
-    """The kernel's compile-time arguments under a plan."""
+    """The kernel's compile-time arguments for a plan."""
     return {
         "GROUP": plan.group,
         "HEAD_DIM": plan.head_dim,

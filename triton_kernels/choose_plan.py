@@ -1,4 +1,4 @@
-"""The constants of a choice for one lane, and the memory that its kernels work in."""
+"""The constants of a choice for one lane, and the memory that its kernels use."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .cut import CUT_WORDS
 from .radix import CutWork, cut_work
 from .state import Choice, Law, size
 
-PICKS = {False: 4, True: 20}  # of a chunk: what is wanted, and spare ones for near-ties in float32
-STATS = 6  # of a chunk (ChooseWork.stat)
+PICKS = {False: 4, True: 20}  # per chunk: the wanted ones, and spare ones for near-ties in float32
+STATS = 6  # per chunk (ChooseWork.stat)
 
 
 @dataclass(frozen=True)
 class ChoosePlan:
-    """What a captured choice may not change.
+    """Constants of a captured choice.
 
     rows, vocab  of the logits; vocab at most 2^20
-    laws         what is written: Law words of the draft, else Choice words of the target
+    laws         write Law words of the draft; else Choice words of the target
     shaped       the request shapes its logits
-    filtered     the request has min_p, top_k or top_p. A token is chosen from exactly what they
-                 leave. A law only drops the candidates that the chunks' picks show to be filtered:
-                 it changes no token, so it gets no pass over the vocabulary
+    filtered     the request has min_p, top_k or top_p. A token is sampled from exactly the tokens
+                 that the filters leave. A law only drops the candidates that the chunks' picks
+                 show to be filtered. It changes no token, so it needs no pass over the vocabulary
     chunk        tokens of a program
     first_row    of the table: row 0 of the logits
     """
@@ -50,22 +50,22 @@ class ChoosePlan:
 
     @property
     def cuts(self) -> bool:
-        """Whether a choice needs `find_cut` first."""
+        """True if a choice needs `find_cut` first."""
         return self.filtered and not self.laws
 
     @property
     def splits(self) -> int:
-        """Programs of a row."""
+        """Number of programs per row."""
         return triton.cdiv(self.vocab, self.chunk)
 
     @property
     def keep(self) -> int:
-        """Room for a chunk's picks."""
+        """Number of picks that are kept per chunk."""
         return triton.next_power_of_2(PICKS[self.laws])
 
     @property
     def out_words(self) -> int:
-        """Of a row of the result."""
+        """Words of one row of the result."""
         return size(Law if self.laws else Choice)
 
 
@@ -75,10 +75,11 @@ class ChooseWork:
 
     score    float64 [rows, splits, keep]  of each chunk's picks
     token    int32 [rows, splits, keep]    their ids, -1: none
-    stat     float32 [rows, splits, 6]     largest raw logit, sum, moment; 1 where a NaN was; of
-                                           what is chosen from the largest and the sum of weights
+    stat     float32 [rows, splits, 6]     largest raw logit, sum, moment; 1 if there was a NaN; of
+                                           the tokens sampled from, the largest logit and the sum
+                                           of weights
     counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               find_cut; no rows of laws, as the next five
+    cut      int32 [rows, 4]               find_cut; no rows with laws, as for the next five
     cut_*                                  fields of its CutWork
     shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
     """
@@ -104,7 +105,7 @@ class ChooseWork:
 
 
 def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
-    """Memory for `plan` on `device`; launches that may overlap need one each."""
+    """Memory for `plan` on `device`. Launches that may overlap need separate memory."""
     picks = (plan.rows, plan.splits, plan.keep)
     cut_rows = 0 if plan.laws else plan.rows
     of_cut = cut_work(cut_rows, plan.splits, device)

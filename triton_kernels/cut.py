@@ -1,10 +1,10 @@
-"""Which tokens min-p, top-k and top-p leave of a row, as a cut: no sort, no list.
+"""Finds the tokens that min-p, top-k and top-p leave of a row, as a cut: no sort, no list.
 
 The public op is `find_cut`, its plain-torch twin `find_cut_torch`. In the order (logit descending,
 id ascending) the filters leave the tokens of min-p up to a last one, (logit, id). The kernels find
 it by radix: 32-bit keys in the order of the logits, three digits of 11, 11 and 10 bits (radix.py).
-For each digit every program adds its chunk to the row's histogram of tokens and of weights. The
-last program of a row to arrive finds the bin in which the sum reaches what is wanted. Order and
+For each digit every program adds its chunk to the row's histograms of tokens and of weights. The
+last program of a row to arrive finds the bin in which the sum reaches the wanted value. Order and
 formulas are those of csrc/ops/choose.h.
 """
 
@@ -47,15 +47,16 @@ from .radix import (
 from .state import Batch, Sampling, check_words, struct
 from .words import TABLE_N, arrived_last
 
-CUT_WORDS = 4  # of a row: largest logit, last logit (both float32 bits), last id, unused
-ALL_IDS = 2**31 - 1  # last id where every tie of the last logit is left
-# The digits that are looked for in turn. Of one filter the first three. Of two, top-p follows
-# top-k: it has the first digit's histogram, and needs a pass for each of the others.
+CUT_WORDS = 4  # per row: largest logit, last logit (both float32 bits), last id, unused
+ALL_IDS = 2**31 - 1  # last id if all ties of the last logit are left
+# The digits in the order of the passes. A single filter uses the first three. With two filters
+# top-p follows top-k. The first digit's histogram serves both, so top-p needs a pass only for each
+# of the other digits.
 DIGITS = (0, 1, 2, 1, 2)
 LAUNCHES = len(DIGITS) + 2
 
 _ALL_IDS = tl.constexpr(ALL_IDS)
-_GROUP = tl.constexpr(64)  # tokens of which the first pass looks at the largest alone
+_GROUP = tl.constexpr(64)  # the first pass looks only at the largest of this many tokens
 
 
 @triton.jit
@@ -75,10 +76,11 @@ def _begin_cut_kernel(
     SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr,  # to a power of two
 ):
-    """One program per row and chunk: the largest logit, and a bar that at least top_k tokens reach.
+    """One program per row and chunk: the largest logit, and a threshold that at least top_k tokens
+    reach.
 
-    The bar is the lower end of the first digit's bin in which the largest tokens of every GROUP
-    reach top_k.  bytes = rows * vocab * size
+    The threshold is the lower end of a bin of the first digit: the bin in which the largest tokens
+    of every GROUP reach top_k.  bytes = rows * vocab * size
     """
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -101,7 +103,7 @@ def _begin_cut_kernel(
         min_p = tl.load(Law + 1).to(tl.float32, bitcast=True)
         top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
         n = reaching(bins_of(p_tokens), top_k.to(tl.int64))
-        tl.debug_barrier()  # all threads have read what is cleared
+        tl.debug_barrier()  # all threads have read the words that are cleared
         clear(p_tokens)
         bar = tl.where((top_k > 0) & (n < ROW_BINS), bin_behind(n).to(tl.int64) << 21, 0)
         mode = tl.where(top_k > 0, TOP_K, tl.where(top_p < 1, TOP_P, DONE))
@@ -130,7 +132,7 @@ def _end_cut_kernel(
     Units,  # [rows, 2, 2048]
     Parts,  # [rows, SPLITS] scratch
     Counters,  # [rows] 0 before and after
-    Cut,  # [rows, 4] written: the last id, where not all ties of the last logit are left
+    Cut,  # [rows, 4] written: the last id, if not all ties of the last logit are left
     first_row,
     vocab,
     CHUNK: tl.constexpr,
@@ -139,7 +141,7 @@ def _end_cut_kernel(
 ):
     """One program per row and chunk: the id of the wanted-th tie.
 
-    All tokens of one logit have one weight, so min-p leaves all of them or none.
+    All tokens with one logit have one weight, so min-p leaves all of them or none.
     bytes = rows * vocab * size, 0 for rows whose last logit has no ties to cut
     """
     i_row = tl.program_id(0).to(tl.int64)
@@ -181,17 +183,17 @@ def find_cut(
     first_row: int = 0,
     chunk: int = 4096,
 ) -> torch.Tensor:
-    """Write of every row its largest logit and the last token that its filters leave.
+    """Write for every row its largest logit and the last token that its filters leave.
 
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
     sampling  int32 words of a Sampling, or of a Sequence, which begins with one
     table     int32 words of the Batch; rows from its n on are not written
-    work      of at least as many rows and chunks
-    out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id;
-              at temperature 0, and for a row with NaN or +inf, everything is left
+    work      for at least as many rows and chunks
+    out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id.
+              At temperature 0, and for a row with NaN or +inf, everything is left
 
-    Returns `out`. Allocates nothing: LAUNCHES launches, of which those that have nothing to look
-    for end at once. Raises ValueError on tensors that cannot be.
+    Returns `out`. Allocates nothing. It makes LAUNCHES launches; those with nothing to find end at
+    once. Raises ValueError on invalid tensors.
     """
     _check(logits, sampling, table, out)
     rows, vocab = logits.shape
@@ -220,7 +222,7 @@ def constants(chunk: int, splits: int) -> dict[str, object]:
 
 
 def num_warps(chunk: int) -> int:
-    """Of a program."""
+    """Warps of a program."""
     return min(8, max(1, chunk // 512))
 
 
@@ -250,7 +252,7 @@ def find_cut_torch(
 
 
 def _last(x: torch.Tensor, most: torch.Tensor, s: Sampling) -> tuple[torch.Tensor, int]:
-    """The last token (logit, id) that is left, the id ALL_IDS if all of its ties are left."""
+    """The last token (logit, id) that is left; the id is ALL_IDS if all of its ties are left."""
     weight = exp32_torch((x - most) / s.temperature)
     ids = torch.sort(x, descending=True, stable=True).indices
     ids = ids[(x[ids] > float("-inf")) & (weight[ids] >= s.min_p)]

@@ -1,7 +1,7 @@
 """The embedding of a forward's tokens.
 
-The public op is `embed`, its plain-torch twin `embed_torch`; both copy bits, and leave the sums of
-squares for a norm that follows.
+The public op is `embed`, its plain-torch twin `embed_torch`. Both copy bits, and store the sums of
+squares for a following norm.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def embed(
 ) -> torch.Tensor:
     """out[i] = weight[token of row first_row + i]; 0 where the table has no such row.
 
-    table    int32 words of a Batch; what stands behind its n is not read
+    table    int32 words of a Batch; rows from its n on are not read
     weight   [vocab, columns]  float16, bfloat16 or float32; contiguous columns
     out      [rows, columns]   same dtype, written
     squares  float32 [parts, at least rows]  written, if given: of PART columns each (norm.py)

@@ -1,7 +1,9 @@
-"""What is kept of a draft's law at a row: its first choices, how sure it was (csrc/ops/choose.cc).
+"""Writes a draft's distribution at a row: its first choices and its confidence
+(csrc/ops/choose.cc).
 
-Confidence is the softmax of the raw logits where the choice is greedy and nothing shapes it, else
-the softmax over the candidates of their scores; either way sharpened by what the outcomes taught.
+If the choice is greedy and nothing shapes it, confidence is the softmax of the raw logits. Else it
+is the softmax over the candidates' scores. Either is sharpened by the factor calibrated on
+outcomes.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ _CANDIDATES = tl.constexpr(CANDIDATES)
 
 @triton.jit
 def thinned(P, Block, token, p_stat, m_split, best, best_score):
-    """The candidates without those that the filters drop, as far as the chunks' picks show it.
+    """Removes candidates that the filters drop, as far as the chunks' picks show it.
 
-    Above a candidate are at least the picks that are: so many tokens, of so much weight. What this
-    drops the filters drop, too, up to the rounding of a sum of weights; the target decides exactly.
+    The picks above a candidate are a lower bound for the tokens above it and for their weight. So
+    the filters drop every candidate that this drops, up to the rounding of a sum of weights. The
+    target decides exactly.
     """
     temperature = tl.load(Block).to(tl.float32, bitcast=True)
     min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
@@ -60,7 +63,8 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 @triton.jit
 def write_law(P, Logits, Block, token, score, most, total, moment, IS_PLAIN: tl.constexpr):
-    """The words of a Law at P, from a row's first choices and the softmax of its raw logits."""
+    """Writes the words of a Law at P, from a row's first choices and the softmax of its raw
+    logits."""
     o = tl.arange(0, _CANDIDATES)
     n = tl.sum((token >= 0).to(tl.int32), axis=0)
     tl.store(P, n)
@@ -95,7 +99,7 @@ def write_law_torch(
     score: torch.Tensor | None,
     sharpness: float,
 ) -> None:
-    """The twin of `write_law`; score: None where confidence is the softmax of the raw logits."""
+    """The twin of `write_law`; score: None if confidence is the softmax of the raw logits."""
     out[0] = len(best)
     if not best:
         return

@@ -1,12 +1,12 @@
 """Products of the few rows of a forward with weights that are read once.
 
-The public op is `linear`, its plain-torch twin `linear_torch`: out = f(x) weight^T, with what
-stands around a layer's products. Both round where rms_norm, a product, silu_mul and a residual add
-do.
+The public op is `linear`, its plain-torch twin `linear_torch`: out = f(x) weight^T, with the ops
+before and after a layer's product. Both round where rms_norm, a product, silu_mul and a residual
+add round.
 
-Order. n and k are cut by the plan alone. A program sums its tiles of k in ascending order; splits
-of k are merged by the last program to arrive, in ascending order. A row's bits depend on its own x
-and on the weights, for one compiled kernel.
+Order. The plan alone fixes the cuts of n and k. A program sums its tiles of k in ascending order.
+The last program to arrive merges splits of k, in ascending order. For one compiled kernel, a row's
+bits depend only on its own x and on the weights.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .words import TWO_PROGRAMS, arrived_last, interpreting
 
 @dataclass(frozen=True)
 class Terms:
-    """What stands around a product; all of it of x's dtype.
+    """The ops around a product; all tensors have x's dtype.
 
     bias      [n], of a gate [2 n]
-    norm      [k] weight of the RMSNorm of x, whose sums of squares are in the work; eps: its
+    norm      [k] weight of the RMSNorm of x, whose sums of squares are in the work; eps: its own
     residual  [rows, n] to which the product is added; `out` may be it
     """
 
@@ -50,7 +50,7 @@ def _weights(p_w, m_k, EVEN: tl.constexpr):
 
 @triton.jit
 def _summed(p_partial, STEP: tl.constexpr, SPLITS: tl.constexpr):
-    """Splits as one, in ascending order. Other programs wrote them: read past L1."""
+    """Splits merged in ascending order. Other programs wrote them, so loads bypass L1."""
     acc = tl.load(p_partial, cache_modifier=".cg")
     for split in tl.static_range(1, SPLITS):
         acc += tl.load(p_partial + split * STEP, cache_modifier=".cg")
@@ -63,7 +63,7 @@ def _finish(
     HAS_BIAS: tl.constexpr, GATE: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Writes a tile of the result from its sums; `up` is read behind GATE alone."""
+    """Writes a tile of the result from its sums; `up` is read only with GATE."""
     tile = tile.to(tl.int64)
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -133,12 +133,12 @@ def _linear_kernel(
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_row = tl.minimum(o_n, n - 1)  # behind the last the last again: no mask, and no result
+    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row: no mask, and no result
     o_k = tl.arange(0, BLOCK_K)
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
     p_up = W + (n + w_row)[None, :] * w_stride + o_k[:, None]
-    LATE: tl.constexpr = BLOCK_M <= 32  # of more rows the registers do not hold it
+    LATE: tl.constexpr = BLOCK_M <= 32  # with more rows the registers cannot hold it
     scale = tl.zeros((BLOCK_M,), tl.float32)
     if NORM and not LATE:
         scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
@@ -146,7 +146,7 @@ def _linear_kernel(
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
 
     first = split * SPLIT_TILES
-    if NORM:  # a tile ahead: too narrow for the pipeline, and a wait for L2 in each turn otherwise
+    if NORM:  # loaded a tile ahead: too narrow for the pipeline, else each turn waits for L2
         g_next = tl.load(Norm + first * BLOCK_K + o_k, mask=o_k < k - first * BLOCK_K, other=0.0)
     last = tl.minimum(first + SPLIT_TILES, tl.cdiv(k, BLOCK_K))
     for at in tl.range(first, last, num_stages=STAGES):
@@ -159,7 +159,7 @@ def _linear_kernel(
         w = _weights(p_w + o_at, m_k, EVEN)
         if NORM:
             if LATE:  # noqa: SIM102 (the first is known when it is compiled)
-                if at == first:  # not before: the first tiles are on their way meanwhile
+                if at == first:  # not earlier: the first tiles load meanwhile
                     scale = row_scale(Squares, squares_stride, row, m_row, k, eps, PARTS, PARTS_UP)
             g = g_next.to(tl.float32)
             o_next = o_at + BLOCK_K + o_k
@@ -211,10 +211,9 @@ def linear(
     """out = f(x) weight^T + bias, its gate, or the residual + it; f: RMSNorm, or nothing.
 
     x       [rows, k]           of the plan's dtype; rows may be strided, columns may not
-    weight  [n, k] or [2 n, k]  same dtype; the same
-    out     [rows, n]           same dtype, or float32 where there is neither gate nor residual
-    work    its squares are read by a norm and written with a residual; launches on it follow one
-            another
+    weight  [n, k] or [2 n, k]  same dtype; same strides
+    out     [rows, n]           same dtype, or float32 if there is neither gate nor residual
+    work    a norm reads its squares, a residual writes them; launches on it must not overlap
     terms   those that the plan names
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
@@ -238,14 +237,17 @@ def linear(
 
 
 def max_registers(num_warps: int) -> int | None:
-    """Of a thread; None: the assembler's own choice, without spills. One program of eight warps
-    alone on a multiprocessor waits for its weights. For four warps and 16 rows the assembler's
-    choice is below 128 on sm_90; told a bound, it takes 150 and more."""
+    """Registers of a thread. None: the assembler's own choice, without spills.
+
+    With eight warps one program per multiprocessor is not enough: alone it waits for its weights.
+    With four warps and 16 rows the assembler's choice is below 128 on sm_90; given a bound, it
+    takes 150 and more.
+    """
     return TWO_PROGRAMS if num_warps == 8 else None
 
 
 def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:
-    """The kernel's compile-time arguments under a plan."""
+    """The kernel's compile-time arguments for a plan."""
     return {
         "HAS_BIAS": plan.bias,
         "NORM": plan.norm,
@@ -319,7 +321,7 @@ def _check(
 
 
 def _expected(plan: LinearPlan) -> dict[str, tuple[int, ...]]:
-    """Shapes of what a plan reads."""
+    """Shapes of the tensors that a plan reads."""
     wide = 2 * plan.n if plan.gate else plan.n
     found: dict[str, tuple[int, ...]] = {"x": (plan.rows, plan.k), "weight": (wide, plan.k)}
     if plan.bias:

@@ -1,7 +1,7 @@
-"""The tiles of a product of few rows with a matrix of weights, and the memory that it works in.
+"""The tiles of a product of few rows with a matrix of weights, and the memory that it uses.
 
-A plan holds what a captured graph may not change. Its cuts of n and k do not depend on the number
-of rows, nor on the device: one plan, one order of sums.
+A plan holds the constants of a captured graph. Its cuts of n and k depend neither on the number of
+rows nor on the device: one plan, one order of sums.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from .norm import PART
 from .plan import DTYPES
 from .state import MAX_ROWS
 
-# Of an H100 and H200; constants, because the cuts are bits. 4.8 TB/s take some 5 MB on their way,
-# and a program has 16 or 32 KiB: one and a half a multiprocessor are enough.
+# Multiprocessors of an H100 or H200. It is a constant because the cuts determine bits. 4.8 TB/s
+# need some 5 MB in flight, and a program has 16 or 32 KiB. So one and a half programs per
+# multiprocessor suffice.
 MULTIPROCESSORS = 132
 PROGRAMS = 192
-LEAST_TILES = 2  # of k in a split: below it a program is nothing but its beginning and its merge
+LEAST_TILES = 2  # tiles of k in a split: with fewer, a program would only begin and merge
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class LinearPlan:
     rows      1 to 64; padding included
     norm      x is normalised first (RMSNorm)
     gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
-    residual  the product is added to a residual stream, whose sums of squares are left for a norm
+    residual  the product is added to a residual stream, and sums of squares are stored for a norm
     bias      of every row of the weight
     splits    of k; None: chosen
     """
@@ -59,24 +60,25 @@ class LinearPlan:
 
     @property
     def is_half(self) -> bool:
-        """Whether its products are of tensor cores."""
+        """True if its products run on tensor cores."""
         return self.dtype.itemsize == 2
 
     @property
     def block_m(self) -> int:
-        """Rows of a tile: all of them, so that weights are read once; 16 are the least of a
-        tensor core."""
+        """Rows of a tile: all of them, so that weights are read once. A tensor core needs at least
+        16."""
         return max(16, triton.next_power_of_2(self.rows))
 
     @property
     def block_n(self) -> int:
-        """Columns of a tile of the result, a PART: 64 rows of weights, of both halves of a gate."""
+        """Columns of a tile of the result, one PART: 64 rows of weights, for a gate from both
+        halves."""
         return PART // 2 if self.gate else PART
 
     @property
     def block_k(self) -> int:
-        """Of a tile: 128, so that two lines of memory are read of a row of weights; else the
-        largest that cuts k in two or more without a rest, for loads without a mask."""
+        """k of a tile: 128, so that two memory lines are read of a row of weights. Otherwise the
+        largest that divides k into two or more equal parts, so that loads need no mask."""
         most = 128 if self.is_half else 32
         sizes = (128, 64, 32)
         fitting = [s for s in sizes if s <= most and self.k % s == 0 and self.k >= 2 * s]
@@ -84,34 +86,35 @@ class LinearPlan:
 
     @property
     def is_even(self) -> bool:
-        """Whether tiles fill k."""
+        """True if tiles fill k exactly."""
         return self.k % self.block_k == 0
 
     @property
     def tiles(self) -> int:
-        """Of n."""
+        """Number of tiles of n."""
         return triton.cdiv(self.n, self.block_n)
 
     @property
     def k_tiles(self) -> int:
-        """Of k."""
+        """Number of tiles of k."""
         return triton.cdiv(self.k, self.block_k)
 
     @property
     def split_tiles(self) -> int:
-        """Tiles of k of a split, the last one's maybe fewer: as few splits as fill the machine."""
+        """Tiles of k in a split; the last split may have fewer. As few splits as fill the
+        machine."""
         wanted = self.splits or triton.cdiv(PROGRAMS, self.tiles)
         least = 1 if self.splits else LEAST_TILES
         return min(self.k_tiles, max(least, triton.cdiv(self.k_tiles, wanted)))
 
     @property
     def cuts(self) -> int:
-        """Splits of k."""
+        """Number of splits of k."""
         return triton.cdiv(self.k_tiles, self.split_tiles)
 
     @property
     def parts(self) -> int:
-        """Sums of squares of a row: of x before a norm, of the result behind a residual."""
+        """Sums of squares per row: of x before a norm, of the result after a residual."""
         if self.norm or self.residual:
             return triton.cdiv(self.k if self.norm else self.n, PART)
         return 0
@@ -125,15 +128,18 @@ class LinearPlan:
 
     @property
     def num_warps(self) -> int:
-        """Of a program: as few as hold it without spills. Products that are not of tensor cores,
-        and a gate's rows beside both its tiles of weights, take more."""
+        """Warps of a program: as few as hold it without spills. Products without tensor cores need
+        more, and so do a gate's rows, which are held with both tiles of weights."""
         return 8 if not self.is_half or (self.gate and self.block_m > 16) else 4
 
     @property
     def stages(self) -> int:
-        """Of the pipeline over k. With 4, two tiles of weights are on their way and three
-        programs of 16 rows fit a multiprocessor of sm_90; with 3 one is, and four fit: where there
-        are more programs than three each, so that none waits for another's end."""
+        """Stages of the pipeline over k.
+
+        With 4, two tiles of weights are in flight and three programs of 16 rows fit a
+        multiprocessor of sm_90. With 3, one tile is in flight and four programs fit. 3 is used if
+        there are more than three programs per multiprocessor, so that none waits for another's end.
+        """
         programs = triton.cdiv(self.tiles * self.cuts, MULTIPROCESSORS)
         most = 4 if self.is_half and self.block_m <= 32 and programs <= 3 else 3
         return min(most, max(2, self.split_tiles))
@@ -145,8 +151,8 @@ class LinearWork:
 
     partial   float32 [most]      sums of splits that wait to be merged
     counters  int32 [most]        arrivals, by tile of n; 0 between launches
-    squares   float32 [parts, 64] of the rows of the residual stream: sums of squares of PART
-                                  columns each, left by `embed` or a residual, read by a norm
+    squares   float32 [parts, 64] sums of squares of the residual stream's rows, PART columns each.
+                                  `embed` or a residual writes them, a norm reads them
     """
 
     partial: torch.Tensor
@@ -155,7 +161,7 @@ class LinearWork:
 
 
 def linear_work(plans: Iterable[LinearPlan], device: str | torch.device) -> LinearWork:
-    """Memory for `plans` on `device`; launches that may overlap need one each."""
+    """Memory for `plans` on `device`. Launches that may overlap need separate memory."""
     known = list(plans)
     return LinearWork(
         partial=torch.empty(max((p.partial_size for p in known), default=0), device=device),

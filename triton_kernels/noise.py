@@ -2,8 +2,8 @@
 softmax.
 
 Key: the seed. Counter: (token / 4, position, completion); word token % 4 belongs to the token. The
-Gumbel noise of a word is g = -log(-log u), u = (word + 1/2) / 2^32: in float64 where it decides, in
-float32 where it only says which tokens are worth deciding between.
+Gumbel noise of a word is g = -log(-log u), u = (word + 1/2) / 2^32. It is computed in float64 where
+it decides. Where it only selects the tokens that can win, it is computed in float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def noise_words(seed, completion, position, group):
 
 @triton.jit
 def gumbel64(word):
-    """The noise itself."""
+    """The Gumbel noise of a word."""
     return -tl.log(-tl.log((word.to(tl.float64) + 0.5) * 2.3283064365386963e-10))
 
 
@@ -48,7 +48,7 @@ def gumbel32(word):
 
 @triton.jit
 def exp32(x):
-    """e^x for x <= 0 as csrc/ops/exp.h: bitwise, where products and sums are not fused."""
+    """e^x for x <= 0 as in csrc/ops/exp.h: bitwise equal if products and sums are not fused."""
     clamped = tl.where(x < -87.0, -87.0, x)
     n = (clamped * 1.44269504 + 12582912.0) - 12582912.0
     r = clamped - n * 0.693359375

@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-MAX_COLUMNS = 32768  # a row is held in registers by one program
+MAX_COLUMNS = 32768  # one program holds a row in registers
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-PART = 64  # columns of one sum of squares, where one op leaves them and another normalises
+PART = 64  # columns of one sum of squares, which one op stores for another's norm
 
 
 @triton.jit
@@ -30,11 +30,10 @@ def _rms_norm_kernel(
 ):
     """One program per row.  h = x + r;  r <- h;  out = cast(h / sqrt(mean(h^2) + eps)) * w.
 
-    All arithmetic is float32 on upcast values (bfloat16 arithmetic is garbage in the interpreter);
+    All arithmetic is float32 on upcast values (bfloat16 arithmetic is garbage in the interpreter).
     h and the normalised row are rounded to the dtype of X where a model in that dtype rounds them.
-    The sum is one tree over BLOCK lanes of one program, so a row's bits do not depend on the number
+    The sum is one tree over BLOCK lanes of one program. So a row's bits do not depend on the number
     of rows, on its neighbours or on the strides.
-
     bytes = rows * columns * size * (2, or 4 with a residual) + columns * size
     """
     row = tl.program_id(0).to(tl.int64)
@@ -58,7 +57,7 @@ def _rms_norm_kernel(
 def row_scale(
     Squares, squares_stride, row, m_row, columns, eps, PARTS: tl.constexpr, UP: tl.constexpr
 ):
-    """1 / sqrt(mean(x^2) + eps) of rows from PARTS sums of squares, by one tree of UP."""
+    """1 / sqrt(mean(x^2) + eps) of rows from PARTS sums of squares, added by one tree of UP."""
     part = tl.arange(0, UP).to(tl.int64)
     p_squares = Squares + part[:, None] * squares_stride + row[None, :]
     m = (part < PARTS)[:, None] & m_row[None, :]

@@ -1,7 +1,7 @@
-"""The constants of attention for one lane, and the memory that its kernels work in.
+"""The constants of attention for one lane, and the memory that its kernels use.
 
-A plan holds what a captured graph may not change: sizes, tiles, the split length. Everything else
-is read from device memory. The same plan gives a row the same bits whatever the other rows.
+A plan holds the constants of a captured graph: sizes, tiles, the split length. Everything else is
+read from device memory. The same plan gives a row the same bits whatever the other rows.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .state import MAX_ROWS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-FLIGHT = 2 * SLOTS  # slots in flight that a row can see: of the chain, then of its tail
-SPLIT = 64  # positions; of every model, because splits are bits
-FAN = 8  # pieces that are merged by one program into one of the next level
-MULTIPROCESSORS = 132  # of an H100 and H200: by which `short` is chosen
+FLIGHT = 2 * SLOTS  # slots in flight that a row can see: in the chain, then in its tail
+SPLIT = 64  # positions; the same for every model, because splits determine bits
+FAN = 8  # pieces that one program merges into one of the next level
+MULTIPROCESSORS = 132  # of an H100 or H200: `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
 
 
@@ -29,14 +29,14 @@ class AttentionPlan:
 
     rows         of the forward, 1 to 64; padding included
     heads, kv_heads, head_dim
-    capacity     positions of the ring, at least 64; behind them the tails, `tail_slots` a branch
+    capacity     positions of the ring, at least 64; after them the tails, `tail_slots` per branch
     window       positions a row sees, itself included; None: all
     scale        of the scores; None: 1 / sqrt(head_dim)
     split        positions of a split, cut at multiples of it; None: SPLIT
-    short        splits of a span up to which a program takes one of them, and FAN of more: changes
-                 no bit; None: chosen, so that FAN at a time keep every multiprocessor at work
+    short        in a span of up to this many splits a program takes one, in a longer span FAN. It
+                 changes no bit. None: chosen so that FAN at a time keep every multiprocessor busy
     programs     of the grid; None: two a multiprocessor
-    architecture of the device (architecture_of), by which its registers hold more queries or fewer
+    architecture of the device (architecture_of): its registers hold more queries or fewer
     """
 
     rows: int
@@ -80,9 +80,12 @@ class AttentionPlan:
 
     @property
     def block_m(self) -> int:
-        """Queries of a tile, heads and rows together: a KV head's keys are read once for them. As
-        many as the registers hold beside the splits before: half of them where a head is wide, or
-        its products are not of tensor cores, which on sm_90 read queries from shared memory."""
+        """Queries of a tile, heads and rows together; a KV head's keys are read once for them.
+
+        As many as the registers hold together with the earlier splits. Half as many if a head is
+        wide, or if its products do not run on tensor cores: those read queries from shared memory
+        on sm_90.
+        """
         widest = 128 if self.architecture // 10 == 9 else 64
         most = 64 if self.dtype.itemsize == 2 and self.head_dim <= widest else 32
         most = max(most, triton.next_power_of_2(self.group))
@@ -111,19 +114,21 @@ class AttentionPlan:
 
     @property
     def max_splits(self) -> int:
-        """Splits that a span of the longest reach, and what is in flight, can touch."""
+        """Most splits that a span can touch: the longest reach and the slots in flight."""
         return triton.cdiv(self.reach + FLIGHT, self.split_length) + 1
 
     @property
     def max_short(self) -> int:
-        """Splits up to which a program takes one: so many pieces of level 0 may wait."""
+        """Largest `short`: this many pieces of level 0 may wait."""
         chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.units)
         return min(self.max_splits, chosen if self.short is None else self.short)
 
     @property
     def levels(self) -> list[int]:
-        """Pieces of levels 1, 2, ... that a span can touch: groups of FAN of the level before. The
-        pieces of the last level, FAN at most, are merged into the result."""
+        """Pieces of levels 1, 2, ... that a span can touch: groups of FAN of the level before.
+
+        The pieces of the last level, FAN at most, are merged into the result.
+        """
         found = [self.next_level(self.max_splits)]
         while found[-1] > FAN:
             found.append(self.next_level(found[-1]))
@@ -131,28 +136,28 @@ class AttentionPlan:
 
     @staticmethod
     def next_level(pieces: int) -> int:
-        """Groups of FAN that so many pieces in a row can touch."""
+        """Groups of FAN that `pieces` consecutive pieces can touch."""
         return triton.cdiv(pieces - 1, FAN) + 1
 
     @property
     def units(self) -> int:
-        """What is merged by itself: a KV head and a tile of rows."""
+        """Number of independently merged units: a KV head and a tile of rows each."""
         return self.kv_heads * self.tiles
 
     @property
     def score_scale(self) -> float:
-        """What scores are multiplied by, for powers of two instead of e."""
+        """Factor of the scores, for powers of two instead of e."""
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         return scale * math.log2(math.e)
 
     @property
     def num_warps(self) -> int:
-        """Of a program: as few as hold it without spills. Where heads do not divide a tile evenly,
-        a row's numbers take registers of their own."""
+        """Warps of a program: as few as hold it without spills. If heads do not divide a tile
+        evenly, a row's numbers take additional registers."""
         is_half = self.dtype.itemsize == 2
         is_even = self.group & (self.group - 1) == 0
         if is_half and self.block_m * self.head_dim <= 16 * 64:
-            return 1  # nobody to wait for at a barrier
+            return 1  # no other thread to wait for at a barrier
         if self.block_m * self.head_dim <= 32 * 64 and (is_half or is_even):
             return 4
         few = self.head_dim <= 128 if is_even else self.head_dim <= 64
@@ -173,9 +178,9 @@ class Workspace:
     """Device memory of one lane's attention, allocated once. `see` fills the first three.
 
     slots     int32 [64, 128]  storage slot of the j-th position in flight that a row sees
-    extent    int64 [4 + 128]  head, first position seen, first split, splits; then of every row the
-                               first position it sees, and that of the rows it leads
-    meta      int32 [4, 64]    of every row: positions in flight it sees (-1: padding), its leader;
+    extent    int64 [4 + 128]  head, first position seen, first split, splits; then, for every row,
+                               the first position it sees, and that of the rows it leads
+    meta      int32 [4, 64]    for every row: positions in flight it sees (-1: padding), its leader;
                                then the leaders, tile by tile, and how many a tile has
     partial   float32 [pieces, units, block_m, head_dim]  sums that wait to be merged, by level
     law       float32 [pieces, units, 2, block_m]         their maxima and weights
@@ -191,7 +196,7 @@ class Workspace:
 
 
 def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
-    """Memory for `plan` on `device`; launches that may overlap need one each."""
+    """Memory for `plan` on `device`. Launches that may overlap need separate memory."""
     above = sum(plan.levels)
     merged = plan.max_short + above
     partial = (merged, plan.units, plan.block_m, plan.head_dim)
@@ -206,7 +211,7 @@ def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
 
 
 def architecture_of(device: torch.device) -> int:
-    """80, 90, 100, ... of a CUDA device; 90 for the interpreter."""
+    """80, 90, 100, ... for a CUDA device; 90 for the interpreter."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)

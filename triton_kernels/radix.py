@@ -1,4 +1,4 @@
-"""One digit of a cut's key: histograms of a row by many programs (cut.py).
+"""One digit of a cut's key: many programs build a row's histograms (cut.py).
 
 Keys are float32 logits as uint32 in the same order. Weights are summed in units of 2^-40 as int64,
 so that atomics may add them in any order.
@@ -22,29 +22,29 @@ SHIFTS = (21, 10, 0)  # of the three digits
 ROW_BINS = tl.constexpr(BINS)
 ROW_STATE = tl.constexpr(STATE_WORDS)
 # Words of a row's state.
-MODE = tl.constexpr(0)  # what the next pass looks for; of these:
+MODE = tl.constexpr(0)  # the aim of the next pass, one of these:
 DONE = tl.constexpr(0)
 TOP_K = tl.constexpr(1)
 TOP_P = tl.constexpr(2)
 TIES = tl.constexpr(3)
 PREFIX = tl.constexpr(1)  # the digits so far; with TIES the whole key
-WANTED = tl.constexpr(2)  # tokens or units that are still missing at keys of this prefix
+WANTED = tl.constexpr(2)  # tokens or units still missing at keys with this prefix
 ABOVE = tl.constexpr(3)  # units of keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
-BAR = tl.constexpr(5)  # keys below it are not left, or not among the first top_k
+BAR = tl.constexpr(5)  # keys below it are filtered, or not among the first top_k
 BAD_KEY = tl.constexpr(0xFFFFFFFF)  # of a NaN or +inf
 NO_KEY = tl.constexpr(0x007FFFFF)  # of -inf
 
 
 @dataclass(frozen=True)
 class CutWork:
-    """Device memory of `find_cut`, allocated once; launches that may overlap need one each.
+    """Device memory of `find_cut`, allocated once. Launches that may overlap need separate memory.
 
-    state     int64 [rows, 8]        what the passes hand on
+    state     int64 [rows, 8]        passed from launch to launch
     tokens    int32 [rows, 2, 2048]  histograms, of the first digit and of the current one; zero
                                      before and after
-    units     int64 [rows, 2, 2048]  the same of weights, in units of 2^-40
-    parts     int64 [rows, splits]   what each program of a row hands to the last one
+    units     int64 [rows, 2, 2048]  the same for weights, in units of 2^-40
+    parts     int64 [rows, splits]   passed from each program of a row to the last one
     counters  int32 [rows]           arrivals; zero before and after
     """
 
@@ -68,7 +68,8 @@ def cut_work(rows: int, splits: int, device: str | torch.device) -> CutWork:
 
 @triton.jit
 def key_of(x):
-    """A float32 as uint32 in the same order; both zeros alike; NaN and +inf above all."""
+    """A float32 as uint32 in the same order. Both zeros have one key; NaN and +inf are above
+    all."""
     bits = (x + 0.0).to(tl.uint32, bitcast=True)
     key = bits ^ tl.where(bits >= 0x80000000, 0xFFFFFFFF, 0x80000000).to(tl.uint32)
     return tl.where(x < float("inf"), key, BAD_KEY).to(tl.uint32)
@@ -83,14 +84,14 @@ def logit_of(key):
 
 @triton.jit
 def units_of(weight):
-    """A weight from 0 to 1 in units of 2^-40, rounded to the nearest even: the last bits of a
-    float64 at 2^12."""
+    """A weight from 0 to 1 in units of 2^-40, rounded to the nearest even. The units are the last
+    bits of a float64 at 2^12."""
     return (weight.to(tl.float64) + 4096.0).to(tl.int64, bitcast=True) - 0x40B0000000000000
 
 
 @triton.jit
 def weight_of(x, most, temperature):
-    """exp((x - most) / temperature), as the CPU rounds it."""
+    """exp((x - most) / temperature), rounded as on the CPU."""
     return exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))
 
 
@@ -110,20 +111,21 @@ def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
 
 @triton.jit
 def bin_behind(n):
-    """The bin that follows the highest n."""
-    return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would stay one in the interpreter
+    """The bin that follows the highest n bins."""
+    return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would remain one in the interpreter
 
 
 @triton.jit
 def bins_of(p_bins):
-    """A histogram as int64, from the highest bin down. Other programs wrote it: read past L1."""
+    """A histogram as int64, from the highest bin down. Other programs wrote it, so loads bypass
+    L1."""
     o = tl.arange(0, ROW_BINS)
     return tl.load(p_bins + ROW_BINS - 1 - o, cache_modifier=".cg").to(tl.int64)
 
 
 @triton.jit
 def reaching(bins, wanted):
-    """How many bins there are before the one in which the sum of `bins_of` reaches `wanted`."""
+    """Number of bins before the one in which the sum of `bins_of` reaches `wanted`."""
     return tl.sum((tl.cumsum(bins, axis=0) < wanted).to(tl.int32), axis=0)
 
 
@@ -135,8 +137,8 @@ def sum_before(bins, n):
 
 @triton.jit
 def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
-    """The least key down to SHIFT bits: of a bin its greatest key decides whether it is left, and
-    above the largest logit everything is."""
+    """The least key down to SHIFT bits. A bin is left if its greatest key is; keys above the
+    largest logit are always left."""
     top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
     top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
     most = logit_of(most_key.to(tl.uint32))
@@ -146,7 +148,8 @@ def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
 
 @triton.jit
 def least_key(most_key, temperature, min_p):
-    """The least key that weighs min_p > 0, as int64. A greater logit never weighs less."""
+    """The least key whose weight is at least min_p > 0, as int64. A greater logit never weighs
+    less."""
     low = _next_digit(tl.zeros((), tl.int64), most_key, temperature, min_p, 21)
     low = _next_digit(low, most_key, temperature, min_p, 10)
     return _next_digit(low, most_key, temperature, min_p, 0)
@@ -154,7 +157,7 @@ def least_key(most_key, temperature, min_p):
 
 @triton.jit
 def clear(p_bins):
-    """Sets a histogram back."""
+    """Sets a histogram to zero."""
     o = tl.arange(0, ROW_BINS)
     tl.store(p_bins + o, tl.zeros((ROW_BINS,), p_bins.dtype.element_ty))
 
@@ -181,7 +184,7 @@ def _digit_kernel(
 ):
     """One program per row and chunk: one digit of the last key.
 
-    bytes = rows * vocab * size, 0 for rows that have nothing to look for
+    bytes = rows * vocab * size, 0 for rows with nothing to find
     """
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -211,15 +214,16 @@ def _digit_kernel(
             most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
             weight = weight_of(x, most, temperature)
             units = tl.where(left, units_of(weight), 0)
-            # Of the first digit: what weighs less can never be needed, for all of it together is
-            # less than 1 - top_p. A weight of at most w is at most 2 w in units, hence a quarter.
+            # For the first digit. A token below this weight is never needed, because all of them
+            # together weigh less than 1 - top_p. A weight of at most w is at most 2 w in units,
+            # hence a quarter.
             least = tl.where(mode == TOP_P, 0.25 * (1.0 - top_p) / vocab, 0.0)
             if DIGIT == 0:
                 rest = tl.sum(tl.where(weight < least, units, 0), axis=0)
                 tl.store(Parts + i_row * SPLITS + split, rest)
             needed = (units > 0) & (weight >= least)
             tl.atomic_add(p_unit_bin, units.to(tl.int64), mask=needed, sem="relaxed")
-    # A bin of the last digit is one key: its tokens say what they weigh.
+    # A bin of the last digit is one key, so its tokens give its weight.
     if (mode == TOP_K) | (DIGIT == 2):
         tl.atomic_add(p_bin, 1, mask=left, sem="relaxed")
     if arrived_last(Counters + i_row, SPLITS):
@@ -245,7 +249,7 @@ def _end_digit(
     BITS: tl.constexpr = 10 if DIGIT == 2 else 11
     if DIGIT == 2:
         keys = (prefix << BITS) + bin_behind(tl.arange(0, ROW_BINS))
-        keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))  # of logits alone
+        keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))  # only keys of logits
         each = units_of(weight_of(logit_of(keys.to(tl.uint32)), most, temperature))
         units = tl.where(tokens > 0, tokens * each, 0)
     else:
@@ -281,7 +285,7 @@ def _end_digit(
                 wanted = (wanted + unit - 1) // unit
             mode = tl.where(wanted < ties, TIES, DONE).to(tl.int64)
             tl.store(p_cut + 1, logit.to(tl.int32, bitcast=True))
-    tl.debug_barrier()  # all threads have read what is written below
+    tl.debug_barrier()  # all threads have read the words that are written below
     if DIGIT > 0:
         clear(p_tokens)
     if DIGIT == 1:

@@ -1,6 +1,6 @@
 """Head norm, rope and the write of K and V to a row's slot, in one kernel.
 
-The public op is `rope_kv_write`, its plain-torch twin `rope_kv_write_torch`; both round at the same
+The public op is `rope_kv_write`, its plain-torch twin `rope_kv_write_torch`. Both round at the same
 places: after the norm, after its weight, and once after the rotation.
 """
 
@@ -16,15 +16,15 @@ from .plan import DTYPES
 from .state import Batch, check_words, struct
 from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
 
-EXACT_FLOAT = 2**24  # positions below are exact in float32
+EXACT_FLOAT = 2**24  # positions below it are exact in float32
 
 
 @dataclass(frozen=True)
 class Rope:
-    """How a model's heads are normed and turned.
+    """Norm and rotation of a model's heads.
 
     inv_freq   float32 [head_dim / 2]; pair i is elements i and i + head_dim / 2
-    amplitude  what cosines and sines are multiplied by (yarn's attention factor)
+    amplitude  factor of the cosines and sines (yarn's attention factor)
     q_weight, k_weight  [head_dim] of RMSNorm over the head before rope (Qwen3), or both None
     eps        of that norm
     """
@@ -49,7 +49,7 @@ def _rope_kv_write_kernel(
     v_slot_stride,
     Table,  # [words] Batch
     InvFreq,  # [HALF] float32
-    QWeight,  # [2 HALF], as below never touched without HAS_NORM
+    QWeight,  # [2 HALF]; this and the next are never touched without HAS_NORM
     KWeight,
     first_row,  # of the table: row 0 of QKV
     heads,
@@ -94,7 +94,7 @@ def _rope_kv_write_kernel(
             a = a.to(QKV.dtype.element_ty).to(tl.float32)
             b = b.to(QKV.dtype.element_ty).to(tl.float32)
         inv_freq = tl.load(InvFreq + o)
-        # As transformers does it where a float32 holds the position, in double beyond.
+        # As in transformers if a float32 holds the position, in double beyond.
         if position < 16777216:
             angle = position.to(tl.float32) * inv_freq
             cosines = tl.cos(angle) * amplitude
@@ -128,7 +128,8 @@ def rope_kv_write(
     *,
     first_row: int = 0,
 ) -> None:
-    """Norm and turn the queries in place; norm, turn and write keys, write values, to their slots.
+    """Norm and rotate the queries in place; norm, rotate and write keys, and write values, to their
+    slots.
 
     qkv    [rows, heads + 2 kv_heads, head_dim]  float16, bfloat16 or float32; heads contiguous
     k, v   [kv_heads, slots, head_dim]           same dtype; one layer's storage
@@ -157,7 +158,7 @@ def rope_kv_write(
 
 
 def num_warps(half: int) -> int:
-    """Of a program."""
+    """Warps of a program."""
     return 1 if half <= 64 else 2
 
 
@@ -193,7 +194,7 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
 
 
 def _turned(x: torch.Tensor, position: int, rope: Rope) -> torch.Tensor:
-    """Heads [n, head_dim] turned by a position's angles."""
+    """Heads [n, head_dim] rotated by a position's angles."""
     kind = torch.float32 if position < EXACT_FLOAT else torch.float64
     angle = torch.tensor(position, dtype=kind, device=x.device) * rope.inv_freq.to(kind)
     cosines, sines = (f(angle).float() * rope.amplitude for f in (torch.cos, torch.sin))
@@ -204,7 +205,7 @@ def _turned(x: torch.Tensor, position: int, rope: Rope) -> torch.Tensor:
 def _check(
     qkv: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, rope: Rope
 ) -> int:
-    """Query heads of qkv. Raises ValueError."""
+    """Number of query heads in qkv. Raises ValueError."""
     check_words("table", table, Batch)
     if qkv.dim() != 3 or k.dim() != 3:
         raise ValueError(f"qkv, k: expected 3 dimensions but got {qkv.dim()} and {k.dim()}")

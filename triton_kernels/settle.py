@@ -1,8 +1,8 @@
 """The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
 
 The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the sequence
-block as `settle` (csrc/round/settle.cc) has left it: head, outcome, chain, source, the adopted
-branch; what may be poisoned it learns from draft_have and draft_nodes. On a path nothing moves.
+block that `settle` (csrc/round/settle.cc) wrote: head, outcome, chain, source, the adopted branch.
+draft_have and draft_nodes say which slots may be poisoned. On a path nothing moves.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MOVES = 16  # slots moved at once
 
 
 class Settle(Enum):
-    """Which of a lane's moves."""
+    """The moves of a lane."""
 
     TARGET = 0  # the accepted path
     DRAFT = 1  # the accepted path, then the adopted branch's tail
-    BURST = 2  # the tail of branch 0, behind a serial burst
+    BURST = 2  # the tail of branch 0, after a serial burst
 
 
 _HEAD = tl.constexpr(offset(Sequence, "head"))
@@ -70,8 +70,8 @@ def _ring_settle_kernel(
 ):
     """One program per layer and KV head, of keys or of values.  Moves in ascending depth.
 
-    A node's index is never below its depth, so no move overwrites what a later one reads: MOVES of
-    them are read, then written, with a barrier between, and the next ones follow.
+    A node's index is never below its depth, so no move overwrites what a later one reads. MOVES
+    slots are read, then written, with a barrier between; then the next ones follow.
     bytes = layers * kv_heads * moved slots * head_dim * size * 4
     """
     i = tl.program_id(0)
@@ -86,7 +86,7 @@ def _ring_settle_kernel(
     last = tl.load(Block + _CHAIN_SIZE)
     if COMPACT:
         old_head = head - n - 1
-        deepest = n  # what no lane has of a path need not move
+        deepest = n  # nodes of a path that no lane has need no move
         if TAIL == 1:
             deepest = tl.where(tl.load(Block + _DRAFT_COMPACTS) != 0, n, 0)
         for start in range(0, deepest + 1, MOVES):
@@ -145,14 +145,14 @@ def ring_settle(
     what: Settle,
     poison: bool = False,
 ) -> None:
-    """Bring a lane's KV to the last outcome, in place: every layer and head in one launch.
+    """Update a lane's KV to the last outcome, in place: every layer and head in one launch.
 
     sequence     int32 words of the sequence, as `settle` left it
     kv          [2, layers, kv_heads, slots, head_dim]  keys and values; any strides but the last
-    capacity    positions of the ring; the slots behind it are tails, tail_slots a branch
+    capacity    positions of the ring; the slots after it are tails, tail_slots per branch
     poison      debug: fill the slots that were dropped with NaN
 
-    Allocates nothing. Raises ValueError on tensors that cannot be.
+    Allocates nothing. Raises ValueError on invalid tensors.
     """
     _check(sequence, kv, capacity)
     layers, kv_heads, slots, head_dim = kv.shape[1:]
@@ -209,7 +209,7 @@ def ring_settle_torch(
 
 
 def _poison(c: Sequence, kv: torch.Tensor, capacity: int, what: Settle) -> None:
-    """NaN into every slot in flight that is not alive, and into the tails."""
+    """NaN into every slot in flight that is not live, and into the tails."""
     is_target = what is Settle.TARGET
     lowest = c.head if is_target else min(c.draft_have, c.head)
     kept = 0 if is_target else mask_bits(c.draft_nodes)

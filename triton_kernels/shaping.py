@@ -1,8 +1,8 @@
-"""What a request does to a row of logits before its temperature: mask, bias, penalties.
+"""Shapes a row of logits for a request, before the temperature: mask, bias, penalties.
 
 The public op is `shape_logits`, its plain-torch twin `shape_logits_torch`. Order and formulas are
-those of csrc/ops/shaping.h; lists of tokens are dense here, a value a token. Bad words are masked
-last, by a launch of their own: nothing that comes after a mask brings a token back.
+those of csrc/ops/shaping.h. Lists of tokens are dense here, one value per token. A separate launch
+masks bad words last. That is safe, because nothing after a mask brings a token back.
 """
 
 from __future__ import annotations
@@ -61,13 +61,11 @@ class Shaping:
 
     mask    uint8    1: no token, or not among the allowed ones; 2: ends the sequence
     bias    float32  logit_bias
-    counts  int32    how often a token stands behind the prompt, in the trunk
+    counts  int32    how often a token occurs in the trunk after the prompt
     seen    uint8    1: somewhere in the trunk
-
     Not over the vocabulary, and None without bad words:
-
     words   int32 [words, tokens]  as `dense_words` makes them
-    trunk   int32 [positions]      the trunk's tokens, those up to the head are read
+    trunk   int32 [positions]      the trunk's tokens; those up to the head are read
     """
 
     mask: torch.Tensor
@@ -79,7 +77,8 @@ class Shaping:
 
 
 def dense_words(words: abc.Sequence[Sequence[int]], room: tuple[int, int]) -> torch.Tensor:
-    """Bad words as int32 of shape `room`, (words, tokens): each at the end of its row, behind -1.
+    """Bad words as int32 of shape `room`, (words, tokens): each at the end of its row, padded with
+    -1 in front.
 
     Raises ValueError if there are more, or longer ones, and on a word of no token.
     """
@@ -119,7 +118,8 @@ def _shape_kernel(
 ):
     """One program per row and CHUNK tokens.  x <- masked; + bias; repetition; frequency; presence.
 
-    A row's ancestors are counted on top of the trunk, from its masks: there is nothing to undo.
+    A row's ancestors, from its masks, are counted in addition to the trunk, so nothing has to be
+    undone.
     bytes = rows * vocab * (size + 4 + 10)
     """
     i_row = tl.program_id(0).to(tl.int64)
@@ -128,7 +128,7 @@ def _shape_kernel(
     o = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     m = o < vocab
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
-    position = load_int64(p_row, True) + 1  # of the token to be chosen
+    position = load_int64(p_row, True) + 1  # of the token to be sampled
     x = tl.load(Logits + i_row * logits_stride + o, mask=m, other=0.0).to(tl.float32)
     kinds = tl.load(TokenMask + o, mask=m, other=1)
     too_early = position < load_int64(Block + _ENDS_FROM, True)
@@ -138,7 +138,8 @@ def _shape_kernel(
         count = tl.load(Counts + o, mask=m, other=0)
         seen = tl.load(Seen + o, mask=m, other=0) != 0
         extra = tl.zeros((CHUNK,), tl.int32)
-        # The root's bit: a draft may be behind the trunk. Bits behind it are nodes.
+        # The root's bit. It need not be bit 0, because a draft's KV may lag the trunk. Later bits
+        # are nodes.
         root = (load_int64(Block + _HEAD, True) - load_int64(Table + TABLE_HEAD, True)).to(tl.int32)
         chain_low = load_unsigned(p_row + ROW_CHAIN, True)
         chain_high = load_unsigned(p_row + ROW_CHAIN + 1, True)
@@ -170,7 +171,8 @@ def _shape_kernel(
 
 @triton.jit
 def _still_like(match, Words, o_word, n_words, longest, back, token):
-    """Of words that may end a row: those whose `back`-th token before the last is `token`, too."""
+    """The words among `match` whose `back`-th token before the last is `token`, or that are
+    shorter."""
     inside = (o_word < n_words) & (back < longest)
     expected = tl.load(Words + o_word * longest + longest - 1 - back, mask=inside, other=-1)
     return match & ((expected < 0) | (expected == token))
@@ -182,7 +184,7 @@ def _ban_kernel(
     Table,  # [words] Batch
     Words,  # [n_words, longest] dense_words
     Trunk,  # [positions]
-    Out,  # [rows, vocab] float32: the last tokens of words that the rows begin become -inf
+    Out,  # [rows, vocab] float32: sets the last tokens of words that the rows have begun to -inf
     out_stride,
     first_row,
     n_words,
@@ -191,7 +193,7 @@ def _ban_kernel(
     WORDS: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
-    """One program per row and WORDS words, which walks from the row back to the trunk."""
+    """One program per row and WORDS words; it walks from the row back to the trunk."""
     i_row = tl.program_id(0).to(tl.int64)
     if first_row + i_row >= tl.load(Table + TABLE_N):
         return
@@ -241,9 +243,9 @@ def shape_logits(
 
     logits   [rows, vocab]  float16, bfloat16 or float32; row i is row first_row + i of the table
     sequence  int32 words of the sequence; table those of the Batch of this forward
-    out      [rows, vocab]  float32, written; rows from the table's n on are not
+    out      [rows, vocab]  float32, written, except rows from the table's n on
 
-    Returns `out`. Allocates nothing. Raises ValueError on tensors that cannot be.
+    Returns `out`. Allocates nothing. Raises ValueError on invalid tensors.
     """
     _check(logits, sequence, table, shaping, out)
     rows, vocab = logits.shape
@@ -294,7 +296,7 @@ def shape_logits_torch(
 
 
 def _banned(head: int, path: list[int], shaping: Shaping) -> list[int]:
-    """Last tokens of the bad words whose beginning the tokens so far end with."""
+    """Last tokens of the bad words that would be completed next."""
     if shaping.words is None or shaping.trunk is None:
         return []
     before = shaping.words.shape[1] - 1
@@ -308,7 +310,7 @@ def _banned(head: int, path: list[int], shaping: Shaping) -> list[int]:
 
 
 def _path(c: Sequence, table_head: int, row: Row) -> list[int]:
-    """Tokens behind the root that a row sees."""
+    """Tokens after the root that a row sees."""
     root, chain, tail = c.head - table_head, mask_bits(row.chain), mask_bits(row.tail)
     nodes = [bit - root for bit in range(root + 1, SLOTS) if chain >> bit & 1]
     hung, certain = c.chain.token, c.branches[0].token
@@ -319,7 +321,7 @@ def _path(c: Sequence, table_head: int, row: Row) -> list[int]:
 def _penalised(x: torch.Tensor, c: Sequence, path: list[int], shaping: Shaping) -> torch.Tensor:
     s, extra = c.shaping, torch.zeros_like(shaping.counts)
     for token in path:
-        if token < len(extra):  # a draft may know fewer tokens than a chain that was looked up
+        if token < len(extra):  # a looked-up chain may have tokens that a draft does not know
             extra[token] += 1
     count = shaping.counts + extra
     y = torch.where(x > 0, x / s.repetition, x * s.repetition) - s.frequency * count.float()

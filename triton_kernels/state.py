@@ -1,7 +1,7 @@
 """The state of an engine (csrc/state) as the kernels read it: 32-bit words in device memory.
 
-fields.py has the structs. An op takes the words of the struct that it reads: a view into the
-memory of an engine, or a struct of one's own.
+fields.py has the structs. An op takes the words of the struct that it reads: a view into an
+engine's memory, or a separate struct.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-# The structs and sizes are read under the name of this module.
+# Other modules read the structs and sizes from this module.
 from .fields import *  # noqa: F403
 from .fields import Mask
 
@@ -27,7 +27,7 @@ def words(block: Structure, device: str | torch.device = "cpu") -> torch.Tensor:
 
 
 def struct(kind: type[S], tensor: torch.Tensor) -> S:
-    """A copy of the words of a struct, read on the host: for twins and tests, never a round."""
+    """A copy of the words of a struct, read on the host. For twins and tests, never in a round."""
     return kind.from_buffer_copy(tensor.contiguous().cpu().numpy().tobytes())
 
 
@@ -62,7 +62,7 @@ def mask_of(bits: int) -> ctypes.Array[c_uint32]:
 
 
 def check_words(name: str, tensor: torch.Tensor, kind: type[Structure]) -> None:
-    """Raises ValueError unless `tensor` holds (at least) the words of a struct."""
+    """Raise ValueError unless `tensor` holds (at least) the words of a struct."""
     if tensor.dtype != torch.int32 or tensor.dim() != 1 or not tensor.is_contiguous():
         raise ValueError(
             f"{name}: expected contiguous int32 words but got {tensor.dtype}, "

@@ -1,10 +1,10 @@
-"""What the rows of a forward see, worked out once for all layers.
+"""The keys that the rows of a forward see, computed once for all layers.
 
 The public op is `see`, its plain-torch twin `see_torch`. A row's keys are ordered by absolute
 position: the trunk, its ancestors in flight, its own tail. For the positions in flight, from the
-head on, a depth-to-slot table is made of the row's masks. Rows whose table is the beginning of
-another's follow that row, the leader: a path has one leader, a tree one a leaf, and what
-attention reads of the slots in flight it reads once a leader and tile of rows.
+head on, a depth-to-slot table is made of the row's masks. If a row's table is the beginning of
+another's, it follows that row, its leader. A path has one leader, a tree one per leaf. Attention
+reads the slots in flight once per leader and tile of rows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _smear(word):
 
 @triton.jit
 def _is_beginning(low, high):
-    """[64, 64]: whether the set bits of row a (axis 0) are the lowest ones of row b (axis 1)."""
+    """[64, 64]: True if the set bits of row a (axis 0) are the lowest ones of row b (axis 1)."""
     upto_high = _smear(high)
     upto_low = tl.where(high != 0, tl.full(low.shape, 0xFFFFFFFF, tl.uint32), _smear(low))
     same_low = (low[None, :] & upto_low[:, None]) == low[:, None]
@@ -63,8 +63,8 @@ def _see_kernel(
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,  # 64
 ):
-    """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail); leader(a) = the longest
-    row that a is a beginning of, the lowest of equals, among the rows of its tile."""
+    """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail). leader(a) = the longest
+    row of a's tile whose beginning a is; of equals the lowest."""
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
@@ -92,7 +92,7 @@ def _see_kernel(
     depth = nodes[:, None] + tl.cumsum(in_tail, axis=1) - 1
     tl.store(p_slots + depth, own, mask=in_tail != 0)
 
-    # Who follows whom.
+    # Each row's leader.
     chain_same = (chain_low[:, None] == chain_low[None, :]) & (
         chain_high[:, None] == chain_high[None, :]
     )
@@ -114,13 +114,13 @@ def _see_kernel(
     tl.store(Meta + 2 * ROWS + o_row // TILE_ROWS * TILE_ROWS + rank, o_row, mask=leads != 0)
     tl.store(Meta + 3 * ROWS + o_row // TILE_ROWS, in_tile, mask=o_row % TILE_ROWS == 0)
 
-    # How far all of it reaches.
+    # The reach of all of it.
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
     led_first = tl.min(tl.where(led, first[None, :] + tl.zeros_like(depth), far), axis=1)
     low = tl.minimum(tl.min(tl.where(m_row, first, far), axis=0), head)
-    low = tl.maximum(low, head - reach)  # whatever a row says, the workspace holds no more
+    low = tl.maximum(low, head - reach)  # whatever a row says: the workspace holds no more
     high = tl.maximum(head, tl.max(tl.where(m_row, head + count, 0), axis=0))
     first_split = low // SPLIT
     splits = tl.maximum((high + SPLIT - 1) // SPLIT - first_split, 1)
@@ -135,13 +135,14 @@ def _see_kernel(
 def see(
     table: torch.Tensor, plan: AttentionPlan, work: Workspace, *, first_row: int = 0
 ) -> Workspace:
-    """Write into `work` what rows first_row .. first_row + plan.rows - 1 of a row table see.
+    """Write into `work` the keys that rows first_row .. first_row + plan.rows - 1 of a row table
+    see.
 
     table  int32 words of a Batch (csrc/state); rows from its n on are padding
     work   its slots, extent and meta are written; returned
 
-    Allocates nothing. A row's masks must not reach further than its window and the ring hold (the
-    capacity law of csrc/ring). Raises ValueError on tensors that cannot be.
+    Allocates nothing. A row's masks must not reach further than its window and the ring hold
+    (invariant 2 of csrc/README.md). Raises ValueError on invalid tensors.
     """
     check_words("table", table, Batch)
     _see_kernel[(1,)](
@@ -198,7 +199,7 @@ def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
 
 
 def _leaders(seen: list[list[int]], tile_rows: int) -> list[int]:
-    """Of every row the longest one of its tile that it is a beginning of, the lowest of equals."""
+    """For every row, the longest row of its tile whose beginning it is; of equals the lowest."""
     leaders = []
     for a, slots in enumerate(seen):
         tile = range(a // tile_rows * tile_rows, len(seen))[:tile_rows]
@@ -210,7 +211,7 @@ def _leaders(seen: list[list[int]], tile_rows: int) -> list[int]:
 def _meta(
     seen: list[list[int]], leaders: list[int], tile_rows: int, meta: torch.Tensor
 ) -> torch.Tensor:
-    """The words of Workspace.meta; where no leader stands, those that stood there."""
+    """The words of Workspace.meta; entries without a leader keep their old value."""
     out = meta.cpu().clone()
     out[0] = torch.tensor([len(slots) for slots in seen] + [-1] * (MAX_ROWS - len(seen)))
     out[1] = torch.tensor(leaders + [-1] * (MAX_ROWS - len(seen)))

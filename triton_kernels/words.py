@@ -1,4 +1,5 @@
-"""What the kernels share: words of the state, who arrives last, knowing the interpreter."""
+"""Helpers that the kernels share: words of the state, the last program to arrive, the
+interpreter."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import triton.language as tl
 
 from .state import Batch, Row, offset, size
 
-# The kernels are for one seat, the first.
+# The kernels serve one seat, the first.
 TABLE_HEAD = tl.constexpr(offset(Batch, "head"))
 TABLE_N = tl.constexpr(offset(Batch, "n"))
 TABLE_ROWS = tl.constexpr(offset(Batch, "row"))
@@ -18,19 +19,19 @@ ROW_BRANCH = tl.constexpr(offset(Row, "branch"))
 ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
 
-TWO_PROGRAMS = 128  # registers of a thread, of programs of eight warps: two fit a multiprocessor
-MAX_REGISTERS = 255  # of a thread: said, or the assembler spills to have more threads
+TWO_PROGRAMS = 128  # registers of a thread: then two programs of eight warps fit a multiprocessor
+MAX_REGISTERS = 255  # of a thread; without a bound the assembler spills to run more threads
 
 
 @triton.jit
 def load_unsigned(p_word, mask):
-    """A word as uint32; 0 where the mask says no."""
+    """A word as uint32; 0 where the mask is false."""
     return tl.load(p_word, mask=mask, other=0).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
 def load_int64(p_word, mask):
-    """Two words, the low one first, as int64; 0 where the mask says no."""
+    """Two words, the low one first, as int64; 0 where the mask is false."""
     low = load_unsigned(p_word, mask).to(tl.int64)
     return (tl.load(p_word + 1, mask=mask, other=0).to(tl.int64) << 32) | low
 
@@ -44,8 +45,8 @@ def has_bit(low, high, bit):
 
 @triton.jit
 def arrived_last(p_counter, expected):
-    """Counts this program in, after all it has written; whether it completes `expected`. The one
-    that does sets the counter back, for the next launch."""
+    """Counts this program in, after all that it has written. True if it completes `expected`; then
+    it resets the counter for the next launch."""
     tl.debug_barrier()  # every thread's stores come before the one atomic
     is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == expected - 1
     if is_last:
@@ -54,5 +55,5 @@ def arrived_last(p_counter, expected):
 
 
 def interpreting() -> bool:
-    """Whether kernels run in Triton's interpreter, whose bfloat16 arithmetic is not to be used."""
+    """True if kernels run in Triton's interpreter, whose bfloat16 arithmetic must not be used."""
     return bool(triton.knobs.runtime.interpret)
