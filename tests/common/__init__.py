@@ -1,1 +1,2 @@
-"""What tests of several rooms share: fixtures (`tiny`, `nvcc`) and engines over toys (`toys`)."""
+"""Helpers that tests of several rooms share: fixtures (`tiny`, `nvcc`) and engines over toys
+(`toys`)."""

@@ -1,4 +1,4 @@
-"""The CUDA compiler and a log of NVTX ranges, for the tests of the cuda body."""
+"""The CUDA compiler and a log of NVTX ranges, for tests of the cuda backend."""
 
 import re
 import shlex
@@ -21,20 +21,20 @@ class Nvcc:
         self.path = path
 
     def run(self, *arguments: object, strict: bool = True) -> "subprocess.CompletedProcess[str]":
-        """nvcc with the build's flags. strict: warnings are errors."""
+        """Run nvcc with the build's flags. strict: warnings are errors."""
         flags = [*FLAGS, *(STRICT if strict else ())]
         command = [self.path, *flags, f"-I{CSRC}", f"-I{ROOT / 'tests'}", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
 
     def build(self, program: Path, *flags: str, strict: bool = True) -> None:
-        """exec_main.cu with the rooms it needs."""
+        """Build exec_main.cu with the rooms that it needs."""
         rooms = [p for room in ("core", "exec") for p in sorted((CSRC / room).rglob("*.c[cu]"))]
         sources = [ROOT / "tests/device/exec_main.cu", *rooms, CSRC / "round/kernels.cu"]
         done = self.run(*flags, *sources, "-o", program, strict=strict)
         assert done.returncode == 0, done.stderr
 
     def includes(self) -> list[str]:
-        """Flags by which a C++ compiler finds CUDA's headers."""
+        """Flags that give a C++ compiler CUDA's headers."""
         said = self.run("--dryrun", "-c", __file__, "-x", "c++").stderr
         found = re.search(r'INCLUDES="(.*?)"', said)
         assert found, said
@@ -43,7 +43,7 @@ class Nvcc:
 
 @pytest.fixture(scope="session")
 def nvtx_log(nvcc: Nvcc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a program whose NVTX ranges are to be written to stderr."""
+    """Environment of a program that writes its NVTX ranges to stderr."""
     log = tmp_path_factory.mktemp("nvtx") / "nvtx_log.so"
     source = ROOT / "tests/exec/cuda/nvtx_log.cc"
     done = nvcc.run("-shared", "-cudart", "none", "-Xcompiler=-fPIC", source, "-o", log)

@@ -59,8 +59,8 @@ def write_tokenizer(folder, extra=()):
 
 
 def write_byte_fallback(folder, words=("the", "cat")):
-    """A tokenizer.json as Llama 2's and Mistral's: a space is a letter, and text begins with one;
-    what has no token is spelled in <0x00> to <0xFF>. Tokens 1 and 2 are <s> and </s>."""
+    """A tokenizer.json like Llama 2's and Mistral's. A space is a letter, and a text begins with
+    one. Bytes without a token are spelled <0x00> to <0xFF>. Tokens 1 and 2 are <s> and </s>."""
     special = ["<unk>", "<s>", "</s>"]
     letters = ["\u2581", *(chr(c) for c in range(33, 127))]
     names = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
@@ -135,7 +135,7 @@ def shapes_of(config):
 
 
 def random_weights(config, seed=0):
-    """{name: f32 array}; large enough that the model's choices vary."""
+    """{name: f32 array}, large enough that the model's choices vary."""
     rng = np.random.default_rng(seed)
     return {
         name: np.ones(shape, np.float32)
@@ -146,13 +146,13 @@ def random_weights(config, seed=0):
 
 
 def as_bytes(values, dtype):
-    if dtype == "BF16":  # truncated: exact for what is compared here
+    if dtype == "BF16":  # truncated: exact for the values compared here
         return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
 
 
 def write_file(path, header, data=b"", length=None):
-    """A safetensors file of any header, right or wrong."""
+    """A safetensors file with any header, right or wrong."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = len(raw) if length is None else length
     path.write_bytes(struct.pack("<Q", size) + raw + data)
@@ -169,7 +169,7 @@ def write_weights(path, weights, dtype="F32"):
 
 
 def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **changes):
-    """A model folder; returns it. `changes` go into config.json."""
+    """Write a model folder and return it. `changes` go into config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(**changes)
     (folder / "config.json").write_text(json.dumps(config))
@@ -189,7 +189,7 @@ def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **c
 
 
 def noisy(weights, share, seed):
-    """A draft that often agrees: the target's weights and some noise."""
+    """Weights of a draft that often agrees: the target's weights plus some noise."""
     rng = np.random.default_rng(seed)
     return {
         name: value + np.float32(share) * rng.standard_normal(value.shape, np.float32)
@@ -199,7 +199,7 @@ def noisy(weights, share, seed):
 
 @pytest.fixture(scope="session")
 def make(random_classifier):
-    """What writes checkpoints."""
+    """The functions that write checkpoints."""
     return SimpleNamespace(
         checkpoint=write_checkpoint,
         config=config_of,
@@ -248,7 +248,7 @@ def plain(engine, prompts):
 @contextmanager
 def interrupted_in(seconds):
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    gc.disable()  # hypothesis listens to it, and what is raised in a listener is lost
+    gc.disable()  # hypothesis runs code during collection, and exceptions raised there are lost
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         with pytest.raises(KeyboardInterrupt):
@@ -261,7 +261,7 @@ def interrupted_in(seconds):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_progress():
-    """On a slow machine a command shows how far it is, and tests compare what is on stderr."""
+    """Switch progress lines off: a slow machine would show them, and tests compare stderr."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "QUIET", 3600.0)
         yield
@@ -269,19 +269,20 @@ def _no_progress():
 
 @pytest.fixture
 def each_round(monkeypatch):
-    """No rounds share an output of a stream, however short they are."""
+    """Make every round give a separate output of a stream, however short rounds are."""
     monkeypatch.setattr(scheduler, "PACE", 0.0)
 
 
 @pytest.fixture(scope="session")
 def ctrl_c():
-    """`with ctrl_c(seconds)`: Ctrl-C after so long, which must be raised inside."""
+    """`with ctrl_c(seconds)`: sends Ctrl-C after that time. The block must raise it."""
     return interrupted_in
 
 
 @pytest.fixture(scope="session")
 def one_sentence():
-    """one_sentence(call, *words): it is refused in one that has these words; gives the sentence."""
+    """one_sentence(call, *words): the call is refused in one sentence with these words. Returns
+    it."""
 
     def check(call, *words):
         with pytest.raises(InvalidInputError) as caught:
@@ -297,13 +298,13 @@ def one_sentence():
 
 @pytest.fixture(scope="module")
 def hrad_origin(folders):
-    """Of the tiny pair, gamma 7."""
+    """Origin of a classifier for the tiny pair, gamma 7."""
     return hrad.origin_of(7, *folders)
 
 
 @pytest.fixture
 def hrad_file(tmp_path, hrad_origin, make):
-    """A classifier's file of the tiny pair, gamma 7."""
+    """A classifier file for the tiny pair, gamma 7."""
     classifier = make.classifier(tmp_path / "h.safetensors", hrad_origin)
     classifier.save()
     return classifier.path

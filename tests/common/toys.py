@@ -8,7 +8,7 @@ from sbrt.methods import METHODS
 from sbrt.serve.pair import Pair
 
 VOCAB = 32
-PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prefill
+PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prompt
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 
 
@@ -37,6 +37,6 @@ def answer(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY, *
 
 
 def fresh(prompt: list[int], params: SamplingParams = GREEDY) -> list[int]:
-    """Plain decoding of an engine that did nothing before, nor measured anything for `auto`."""
+    """Tokens of plain decoding by a new engine, which has measured nothing for `auto`."""
     with toy_engine(methods=()) as engine:
         return answer(engine, prompt, params, method="none")

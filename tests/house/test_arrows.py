@@ -1,6 +1,6 @@
-"""Contract under test: arrows between rooms point one way, bind -> decode -> round -> model ->
-ops -> ring -> state -> exec -> core. sbrt and bench have one direction too. None has a cycle.
-Every check is shown a wrong tree first."""
+"""Contract under test: arrows between rooms point one way, bind -> decode -> round -> model -> ops
+-> ring -> state -> exec -> core. sbrt and bench have one direction too, and no room has a cycle.
+Every check is tried on a wrong tree first."""
 
 import ast
 import re
@@ -9,33 +9,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Each may use those to its right.
+# Each room may use those to its right.
 ROOMS = ("bind", "decode", "round", "model", "ops", "ring", "state", "exec", "core")
 SUFFIXES = {".h", ".inc", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
-# What of ours the modules of a folder may import, by installed name. tests and tools are outermost.
+# Our packages that the modules of a folder may import, by installed name. tests and tools are
+# outermost.
 OURS = {"sbrt", "bench", "tests", "tools", "triton_kernels"}
 FOLDERS = {
     "triton_kernels": ("sbrt.triton_kernels", {"sbrt.triton_kernels"}),
     "sbrt": ("sbrt", {"sbrt"}),
     "bench": ("bench", {"sbrt", "bench"}),
 }
-# Inside sbrt: each room may use those to its right. Modules that are no room's lie in `engine`, but
-# for those of ENTRY and BASE.
+# Inside sbrt each room may use those to its right. Modules outside every room are in `engine`,
+# except those of ENTRY and BASE.
 SBRT_ROOMS = ("entry", "tools", "server", "engine", "serve", "gpu", "trace", "model", "base")
-ENTRY = {"__main__", "collect_env"}  # `python -m`
+ENTRY = {"__main__", "collect_env"}  # run by `python -m`
 BASE = {"_core", "check", "config", "console", "cores", "errors", "files", "methods", "outputs"}
 BASE |= {"sampling"}
 OWN_RULES = {"reference", "triton_kernels"}
 
-# Inside a folder: packages that nobody else may import, and those that may import nothing of ours.
-PRIVATE = {"bench.peers", "bench.clients"}  # programs of their own
+# Inside a folder: packages that no other package may import, and those that may import nothing of
+# ours.
+PRIVATE = {"bench.peers", "bench.clients"}  # separate programs
 ALONE = {"bench.peers.workers", "bench.clients.workers"}  # run in environments that have no sbrt
-# Inside bench: each room may use those to its right. Modules that are no room's are commands.
+# Inside bench each room may use those to its right. Modules outside every room are commands.
 BENCH_ROOMS = ("commands", "clients", "peers", "sweep", "kernels", "lanes", "gpu", "models")
 HEAVY = {"torch", "triton", "transformers", "matplotlib", "flash_attn"}
-HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # of the server
+HEAVY |= {"asyncio", "starlette", "uvicorn", "jinja2", "prometheus_client"}  # used by the server
 
 
 def include_faults(csrc):
@@ -64,7 +66,7 @@ def include_graph(csrc):
 
 
 def imported_modules(tree, module, is_package):
-    """Absolute names imported anywhere below `tree`; of `from a import b` both a and a.b."""
+    """Absolute names imported anywhere in `tree`. `from a import b` gives both a and a.b."""
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -103,7 +105,7 @@ def python_modules(root, folder):
 
 
 def below(name, package):
-    """Whether `name` is the package or something in it."""
+    """True if `name` is the package or is inside it."""
     return name == package or name.startswith(f"{package}.")
 
 
@@ -112,7 +114,7 @@ def allowed(name, roots):
 
 
 def allowed_inside(module, name):
-    """Whether `module` keeps to PRIVATE and ALONE by importing `name`."""
+    """True if `module` may import `name` under PRIVATE and ALONE."""
     for package in ALONE:
         if below(module, package) and name.split(".")[0] in OURS and not below(name, package):
             return False
@@ -120,7 +122,7 @@ def allowed_inside(module, name):
 
 
 def python_faults(root):
-    """Imports, in functions too, that leave what a module's folder may use."""
+    """Imports, in functions too, that a module's folder does not allow."""
     faults = []
     for folder, (_, roots) in FOLDERS.items():
         for module, path, is_package in python_modules(root, folder):
@@ -131,7 +133,7 @@ def python_faults(root):
 
 
 def room_of(module):
-    """Index of a module in the rooms of sbrt or of bench; None of one with rules of its own."""
+    """Index of a module in the rooms of sbrt or of bench; None for a module with its own rules."""
     folder, name = module.split(".")[:2]
     if folder == "bench":
         return BENCH_ROOMS.index(name if name in BENCH_ROOMS else "commands")
@@ -155,7 +157,8 @@ def room_faults(root, folder="sbrt"):
 
 
 def import_graph(root, folder="sbrt", in_functions=False):
-    """{module: names that importing it imports}, for a folder; `in_functions`: and running it."""
+    """{module: names that it imports} for a folder. `in_functions`: also the imports inside
+    functions."""
     graph = {}
     for module, path, is_package in python_modules(root, folder):
         tree = ast.parse(path.read_text())
@@ -167,7 +170,9 @@ def import_graph(root, folder="sbrt", in_functions=False):
 def first_cycle(graph):
     """A cycle among the modules or units of `graph` as a list of names, or None.
 
-    An edge to a package from inside it does not count: submodules import their package first."""
+    An edge to a package from inside it does not count, because submodules import their package
+    first.
+    """
     state, path = {}, []
 
     def visit(module):
@@ -235,7 +240,8 @@ def test_a_cycle_of_includes_is_found(tmp_path):
 
 
 def test_includes_form_no_cycle():
-    """Between a header and its sources taken together: a source hides a cycle from the compiler."""
+    """A header and its sources count as one unit, because the compiler does not see a cycle through
+    a source."""
     graph = include_graph(ROOT / "csrc")
     assert len(graph) > 50
     assert first_cycle(graph) is None
@@ -348,7 +354,7 @@ def test_a_cycle_through_a_function_is_found_in_bench(tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_modules_import_each_other_without_a_cycle(folder):
-    """Nor through an import in a function: that hides a cycle, it does not cut one."""
+    """Imports inside functions count too: they hide a cycle, but do not remove it."""
     graph = import_graph(ROOT, folder, in_functions=True)
     assert len(graph) > 5
     assert first_cycle(graph) is None
@@ -367,7 +373,7 @@ def test_import_sbrt_reaches_nothing_heavy():
 
 
 def test_only_the_command_knows_the_server():
-    """The server is an extra: what an embedder imports does without it."""
+    """The server is an extra, so an embedder's imports must not need it."""
     graph = import_graph(ROOT, in_functions=True)
     knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
     assert {m for m in knows if not below(m, "sbrt.server")} == {"sbrt.tools.serve"}

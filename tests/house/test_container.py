@@ -1,5 +1,5 @@
-"""Contract under test: the container recipe copies what is there, runs without rights, reports its
-health, and starts the command with flags that exist."""
+"""Contract under test: the container recipe copies existing files, runs without root's rights,
+reports its health, and starts the command with existing flags."""
 
 import json
 import re
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def instructions():
-    """(word, rest) of each instruction, lines joined, comments left out."""
+    """(word, rest) of each instruction; continued lines are joined, comments left out."""
     lines = [x for x in (ROOT / "Dockerfile").read_text().splitlines() if not x.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [tuple(line.split(" ", 1)) for line in joined.splitlines() if line]
@@ -37,7 +37,7 @@ def test_it_runs_as_a_user_without_rights():
 
 
 def test_what_runs_is_the_command_itself_and_gets_signals():
-    """A shell in between would keep SIGTERM to itself."""
+    """A shell around the command would not pass SIGTERM on."""
     [entry], [arguments] = of("ENTRYPOINT"), of("CMD")
     words = [*json.loads(entry), *json.loads(arguments)]
     assert words[0] == "sbrt"

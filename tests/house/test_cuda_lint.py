@@ -1,7 +1,7 @@
-"""Contract under test: what a machine without a GPU cannot see. CUDA sources never use the default
-stream, never wait for a whole device, allocate in one place only, and add floats in no order but
-their own. The host waits in named places, none of them in a round; times are taken beside what is
-captured, in one place."""
+"""Contract under test: faults that only a GPU would show. CUDA sources never use the default
+stream, never wait for a whole device, and allocate in one place only. They add floats only in a
+fixed order. The host waits in named places, none of them in a round. Timed events are recorded in
+one place, outside captured graphs."""
 
 import re
 from pathlib import Path
@@ -16,8 +16,8 @@ OPS = {
     CSRC / "state/record.h",
 }  # a device runs them too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
-ALLOCATES = {"device_memory.cc"}  # when an engine is built; nowhere else
-# How often the host waits for a stream or an event: where memory is made, at the end of a stream,
+ALLOCATES = {"device_memory.cc"}  # only when an engine is built
+# Number of waits of the host for a stream or an event: for new memory, at the end of a stream,
 # between sequences, for the device's clock.
 WAITS = {"device_memory.cc": 1, "exec_cuda.cc": 2, "timing.cc": 1}
 TIMES = {"timing.h", "timing.cc"}  # events that keep their time
@@ -47,7 +47,7 @@ PROFILER = re.compile(r"timing\.h|nvtx|[Pp]rofiler|\bcudaEvent|\bTimedEvent\b|\b
 
 
 def faults(name, text):
-    """What `text`, the file `name`, does that it must not."""
+    """Forbidden calls in `text`, the file `name`."""
     text = COMMENT.sub("", text)
     found = [rule for rule, pattern in RULES.items() if pattern.search(text)]
     for launch in LAUNCH.finditer(text):

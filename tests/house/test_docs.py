@@ -1,5 +1,5 @@
-"""Contract under test: what the documents show runs and is true. Python blocks are executed on the
-demo pair, links lead somewhere, the worked example obeys the rules it explains."""
+"""Contract under test: code in the documents runs, and what they say is true. Python blocks run on
+the demo pair, links have targets, and the worked example obeys the rules that it explains."""
 
 import importlib
 import re
@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)|`((?:docs|csrc|sbrt|tests|tools|b
 
 @pytest.fixture
 def models(tmp_path):
-    """A folder in which the paths that the documents name are the demo pair."""
+    """A folder with the demo pair at the paths that the documents name."""
     (tmp_path / "path" / "to").mkdir(parents=True)
     for name in ("target", "draft"):
         (tmp_path / "path" / "to" / name).symlink_to(demo_pair.demo_folder(name))
@@ -32,7 +32,7 @@ def models(tmp_path):
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page, models):
-    """In order and in one program; a warning is an error."""
+    """The blocks run in order and in one program; a warning is an error."""
     code = "\n".join(BLOCK.findall(page.read_text()))
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=models, capture_output=True, text=True, timeout=300)
@@ -68,7 +68,7 @@ def test_the_index_of_figures_names_every_entry():
 
 
 def words_of(page):
-    """The first column of the table under "word", the commas split."""
+    """The first column of the table whose heading is "word", split at commas."""
     table = page.read_text().split("| word |")[1].split("\n\n")[0]
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     return {word.strip() for row in rows for word in row.split(",")}
@@ -99,7 +99,7 @@ def test_there_are_commands_to_check():
 
 
 def command_of(module):
-    """What `python -m` runs: of a package its __main__."""
+    """The module that `python -m` runs: for a package its __main__."""
     found = importlib.import_module(module)
     is_package = hasattr(found, "__path__")
     return importlib.import_module(f"{module}.__main__") if is_package else found
@@ -107,7 +107,8 @@ def command_of(module):
 
 @pytest.mark.parametrize(("module", "flags"), commands(BENCH))
 def test_the_benches_of_a_page_have_the_flags_that_exist(module, flags, capsys):
-    """A flag that does not exist is named before anything runs, and no other is named with it."""
+    """A flag that does not exist is reported before anything runs, and no other flag is reported
+    with it."""
     try:
         code = command_of(module).main([*shlex.split(flags), "--wrong"])
     except SystemExit as end:
@@ -125,7 +126,7 @@ def test_the_commands_of_a_page_have_the_flags_that_exist(line):
 
 
 def test_the_worked_example_obeys_the_rules():
-    """n + 1 tokens a round, a hit brings the chain it says, a miss an empty one."""
+    """A round commits n + 1 tokens. A hit gives the chain that it says, a miss an empty one."""
     text = (ROOT / "docs" / "round.md").read_text()
     rows = re.findall(
         r"^\| (\d+) \| (\d+)[^|]*\| (\d+) \| ([^|]+)\| (\d+) \| ([^|]+)\| (\d+) \|$",

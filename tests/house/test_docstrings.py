@@ -1,5 +1,5 @@
-"""Contract under test: what others may call says what it is. Every public class, function and
-method has a docstring and types, in every folder of Python and in the stub of the binary module."""
+"""Contract under test: public names are documented. Every public class, function and method has a
+docstring and types, in every folder of Python and in the stub of the binary module."""
 
 import ast
 from pathlib import Path
@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2]
 STUB = ROOT / "sbrt" / "_core.pyi"
 FOLDERS = ("sbrt", "triton_kernels", "bench", "tools")
 FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), STUB]
-FILES += [  # the programs among the tests
+FILES += [  # programs among the tests
     path
     for path in sorted((ROOT / "tests" / "device").glob("*.py"))
     if not path.name.startswith(("test_", "conftest"))
 ]
-UNTYPED = ROOT / "bench" / "peers" / "workers"  # programs around packages that have no types
+UNTYPED = ROOT / "bench" / "peers" / "workers"  # programs that use packages without types
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -38,7 +38,7 @@ def undocumented(source):
 
 
 def untyped(source):
-    """Functions, private ones too, with a parameter or a result that has no type."""
+    """Functions, private ones too, with a parameter or a result without a type."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, FUNCTION) or is_kernel(node):
@@ -53,7 +53,7 @@ def untyped(source):
 
 
 def is_kernel(node):
-    """Triton takes its types from the call."""
+    """True for a Triton kernel, which takes its types from the call."""
     return any("jit" in ast.dump(decorator) for decorator in node.decorator_list)
 
 
@@ -89,7 +89,7 @@ def test_what_the_package_exports_is_documented_where_it_is_seen():
 
 
 def test_the_stub_and_the_binary_have_the_same_members():
-    """Nothing that the stub promises is missing, and no member of a class is kept quiet."""
+    """The binary has everything in the stub, and the stub has every member of a class."""
     for node in ast.parse(STUB.read_text()).body:
         if not isinstance(node, (ast.ClassDef, *FUNCTION)):
             continue

@@ -11,7 +11,8 @@ CXX = ("csrc", "tests")
 CXX_SUFFIXES = {".h", ".inc", ".cc", ".cu"}
 PYTHON = ("sbrt", "triton_kernels", "bench", "tests", "tools")
 
-# What is no part of a signature or a body: comments, literals, preprocessor lines, access labels.
+# Text that belongs to neither a signature nor a body: comments, literals, preprocessor lines,
+# access labels.
 SILENT = re.compile(
     r'//[^\n]*|/\*.*?\*/|R"\((?:.|\n)*?\)"|"(?:\\.|[^"\\\n])*"|(?<![0-9a-fA-F])\'(?:\\.|[^\'\\\n])+\''
     r"|^[ \t]*#(?:\\\n|[^\n])*|\b(?:public|private|protected):",
@@ -23,12 +24,12 @@ SPACE = re.compile(
 
 
 def blanked(match):
-    """Return as many lines, with nothing on them."""
+    """The same number of empty lines."""
     return re.sub(r"[^\n]", " ", match.group())
 
 
 def cxx_functions(source):
-    """(name, lines) of the functions of a C++ file; lambdas belong to theirs."""
+    """(name, lines) of the functions of a C++ file; lambdas count with their function."""
     text, found, scopes, begin = SILENT.sub(blanked, source), [], [], 0
     for at, sign in ((m.start(), m.group()) for m in re.finditer(r"[{};]", text)):
         head = text[begin:at]
@@ -46,7 +47,7 @@ def cxx_functions(source):
         elif sign == "}" and scopes:
             kind, head, first = scopes.pop()
             if kind == "function" and text[at + 1 :].lstrip()[:1] in (",", "{"):
-                begin = first  # a member's initialiser: the body is still to come
+                begin = first  # a member's initialiser: the body follows
                 continue
             if kind == "function":
                 found.append((name_in(head), text.count("\n", first, at) + 1))

@@ -1,4 +1,4 @@
-"""Contract under test: what is installed, under which names, and how light `import sbrt` is."""
+"""Contract under test: installed files and their names, and the weight of `import sbrt`."""
 
 import importlib.metadata
 import re
@@ -21,7 +21,7 @@ def python(code, cwd):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Names in a wheel built from the checkout (what the last build compiled is used again)."""
+    """Names in a wheel built from the checkout; compiled files of the last build are reused."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
     command += ["--no-build-isolation", "--quiet", "--wheel-dir", folder, ROOT]
@@ -69,8 +69,8 @@ def test_sbrt_and_its_kernels_can_be_imported_from_anywhere(tmp_path):
 
 
 def test_import_sbrt_is_light(tmp_path):
-    """Under 0.3 s of processor time, best of three because the machine may be busy; no torch, and
-    nothing of the server."""
+    """Under 0.3 s of processor time, best of three because the machine may be busy. Imports neither
+    torch nor the server."""
     code = """
 import sys, time
 begin = time.process_time()
@@ -95,7 +95,7 @@ def test_the_version_has_one_place(tmp_path):
 
 
 def test_modules_are_found_under_their_old_names():
-    """Every one of them, with a warning that names the new place; nothing of ours uses one."""
+    """Each old name gives a warning with the new place, and no module of ours uses an old name."""
     program = """
 import importlib, warnings
 from sbrt._moved import MOVED

@@ -1,5 +1,5 @@
-"""Contract under test: the structs of csrc/state are the one table of fields. What is made of them
-is what is in the tree, and a field that nothing can read is refused."""
+"""Contract under test: the structs of csrc/state are the only table of fields. Generated files
+equal those in the tree, and a field that nothing can read is refused."""
 
 import runpy
 from pathlib import Path

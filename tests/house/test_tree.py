@@ -1,4 +1,4 @@
-"""Contract under test: the tree itself. Nothing built is tracked, nothing grows too long."""
+"""Contract under test: the tree itself. No built file is tracked, no file grows too long."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ constraints.txt
 
 
 def test_files_that_run_first_are_there(request):
-    """A renamed file would go back to its place in the alphabet, without a word."""
+    """Without this test, a renamed file would silently go back to alphabetical order."""
     [conftest] = [
         plugin
         for plugin in request.config.pluginmanager.get_plugins()
@@ -49,24 +49,24 @@ def test_files_that_run_first_are_there(request):
     assert found == sorted(found)
 
 
-# Folders of tests that are no room's: what a device shows, what other people's programs show, what
-# tests share, and tests of the tree, of the tests themselves and under sanitizers.
+# Folders of tests that belong to no room: checks of a device, other people's programs, shared
+# helpers, and tests of the tree, of the tests themselves and under sanitizers.
 APART = {"device", "clients", "common", "house", "faults", "sanitize"}
-# Rooms without a folder of tests, and the folder that has the tests of what is in them.
+# Rooms without a folder of tests, and the folder that has their tests.
 ELSEWHERE = {"core": "model", "state": "round", "bind": "engine", "reference": "decode"}
-# Modules of sbrt that lie in no folder (tests/house/test_arrows.py says which is which).
+# Rooms of sbrt whose modules are in no folder (listed in tests/house/test_arrows.py).
 LOOSE = {"base", "engine"}
 
 
 def rooms(root):
-    """Folders of csrc and sbrt, LOOSE, and the folders of Python that are one room each."""
+    """Folders of csrc and sbrt, LOOSE, and the Python folders that are one room each."""
     csrc = {path.name for path in (root / "csrc").iterdir() if path.is_dir()}
     sbrt = {path.parent.name for path in (root / "sbrt").glob("*/__init__.py")}
     return csrc | sbrt | LOOSE | {"triton_kernels", "bench"}
 
 
 def misplaced(root):
-    """Sentences about folders of tests that mirror no room, and rooms without tests."""
+    """Sentences about folders of tests without a room, and rooms without tests."""
     tests, there = root / "tests", rooms(root)
     places = [path.relative_to(tests).parts for path in tests.rglob("test_*.py")]
     tested = {parts[0] for parts in places if len(parts) > 1}
@@ -104,7 +104,7 @@ def test_the_tests_mirror_the_rooms():
 
 @pytest.fixture
 def ignored(tmp_path):
-    """The names among those given that .gitignore covers."""
+    """The given names that .gitignore covers."""
     if shutil.which("git") is None:
         pytest.skip("git: expected on PATH to read .gitignore, found none")
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
@@ -144,7 +144,7 @@ def test_the_readme_stays_short():
 
 
 def test_the_loop_of_a_round_stays_short():
-    """At most 60 lines: one reads it to understand everything (design: the round)."""
+    """At most 60 lines, so that the whole round can be understood by reading it."""
     assert len((ROOT / "csrc" / "round" / "round.cc").read_text().splitlines()) <= 60
 
 
@@ -155,13 +155,13 @@ def test_the_ci_runs_what_the_readme_names():
 
 
 def pybind_guards(folder):
-    """Files that take or release the GIL by pybind11's guards."""
+    """Files that take or release the GIL with pybind11's guards."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
     return [path.name for path in files if "gil_scoped_" in path.read_text()]
 
 
 def test_the_gil_is_taken_by_our_guards_alone(tmp_path):
-    """pybind11's abort a program that ends while a daemon thread is inside."""
+    """pybind11's guards abort a program that ends while a daemon thread is inside."""
     (tmp_path / "wrong.cc").write_text("const py::gil_scoped_release free;\n")
     assert pybind_guards(tmp_path) == ["wrong.cc"]
     assert pybind_guards(ROOT / "csrc" / "bind") == []

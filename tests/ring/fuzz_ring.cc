@@ -1,11 +1,11 @@
 // Drives KvRing against a naive list cache: append, fork, adopt, drop, commit, rollback at random.
 //
 //   fuzz_ring fuzz OPERATIONS SEED     ends 0 if every visible slot was right bit for bit, else 1
-//   fuzz_ring short OPERATIONS SEED    the same one slot below the capacity law: must end 1
+//   fuzz_ring short OPERATIONS SEED    the same with one slot too few: must end 1
 //
 // Every token fed to a lane has a stamp, and its K/V is a hash of the stamp. The naive cache is a
 // list of stamps that only grows; a row of a forward sees its last W entries. The ring must hold
-// the same bits where the row would look for them.
+// the same bits at the slots that the row reads.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -25,7 +25,7 @@ namespace {
 using namespace sbrt;
 
 constexpr int64_t kBases[] = {0, (int64_t{1} << 31) - 10, (int64_t{1} << 32) - 10};
-constexpr int kWorldOps = 2000;  // operations of one world
+constexpr int kWorldOps = 2000;  // operations in one world
 constexpr int64_t kStop = int64_t{1} << 62;
 
 constexpr int kOperations = 0, kWorlds = 1, kFull = 2, kDebug = 3, kWraps = 4, kCells = 5,
@@ -41,12 +41,12 @@ struct Node {  // in flight: node j sits at slot head + j, its position is head 
   uint64_t stamp;
 };
 
-struct Tail {  // a branch that hangs on `node`; empty: none
+struct Tail {  // a branch on `node`; empty: none
   int node;
   std::vector<uint64_t> stamps;
 };
 
-uint32_t bits_of(uint64_t stamp, int index) {  // finite and never NaN
+uint32_t bits_of(uint64_t stamp, int index) {  // finite, never NaN
   const uint64_t z = (stamp + 1) * 0x9E3779B97F4A7C15ull + uint64_t(index) * 0xBF58476D1CE4E5B9ull;
   return static_cast<uint32_t>(z >> 32) & 0x3fffffffu;
 }
@@ -89,9 +89,9 @@ class World {
   int64_t head() const { return base_ + static_cast<int64_t>(trunk_.size()); }
   int64_t slot(int64_t position) const { return ring_.shape().slot(0, position); }
 
-  // Capacity exactly W + S - 1 in half of the worlds. One short: the ring itself is told a window
-  // one smaller, so its own check passes, and the rows go on looking W back. It is no debug ring:
-  // only the comparison may notice.
+  // Capacity is exactly W + S - 1 in half of the worlds. One short: the ring is told a window that
+  // is one smaller, so its own check passes, while rows still look W back. It is no debug ring, so
+  // only the comparison can notice.
   RingShape random_shape(bool one_short) {
     window_ = 1 + pick(pick(2) ? 8 : 120);
     full_ = !one_short && pick(4) == 0;
@@ -111,7 +111,7 @@ class World {
     return shape;
   }
 
-  // Every component of a slot's K/V: call(pointer, index).
+  // Calls call(pointer, index) for every component of a slot's K/V.
   template <class Call>
   void components(int64_t slot, Call call) {
     const RingShape& s = ring_.shape();
@@ -124,7 +124,7 @@ class World {
         }
   }
 
-  // What a lane does to process one token.
+  // Processes one token, as a lane does.
   void write(int64_t slot, int64_t position, uint64_t stamp) {
     components(slot, [stamp](float* to, int index) {
       const uint32_t bits = bits_of(stamp, index);
@@ -144,7 +144,7 @@ class World {
     });
   }
 
-  // A row at `position` looks at the trunk, its chain of ancestors and its own tail, W back.
+  // Reads a row at `position`: the trunk, its chain of ancestors and its own tail, W back.
   void read_row(int64_t position, int node, const Tail* tail, int tail_index) {
     ++counts_[kRows];
     const int64_t from = std::max(base_, position - window_ + 1);
@@ -177,7 +177,7 @@ class World {
   }
   bool room() const { return nodes_.size() < kSlots && head() + kSlots < base_ + end_; }
 
-  // A forward over new rows, a path or a tree: all are written, then each looks at what it sees.
+  // A forward over new rows, a path or a tree: all are written, then each reads the slots it sees.
   void append() {
     ++counts_[kAppend];
     const size_t first = nodes_.size();
@@ -192,7 +192,7 @@ class World {
     injective();
   }
 
-  // A branch starts on a node or grows by a row; its rows see its own tail and share the rest.
+  // A branch starts on a node or grows by a row. Its rows see their own tail and share the rest.
   void fork() {
     ++counts_[kFork];
     Tail& tail = tails_[pick(static_cast<int>(tails_.size()))];
@@ -214,7 +214,7 @@ class World {
     tails_[branch].stamps.clear();
   }
 
-  // Debug: a dropped slot is NaN all over and belongs to no position.
+  // Debug: a dropped slot is all NaN and belongs to no position.
   void dropped(int64_t slot, int64_t position) {
     ring_.poison(slot);
     if (!ring_.debug() || pick(16)) return;
@@ -232,8 +232,8 @@ class World {
     return false;
   }
 
-  // The chain stands down to a node: its path becomes trunk, in place and by ascending depth, and
-  // the tail of a branch on that node, if one is adopted, the next chain. All else is dropped.
+  // The chain is accepted down to a node. Its path becomes trunk, in place and by ascending depth.
+  // If a branch on that node is adopted, its tail becomes the next chain. All else is dropped.
   void commit() {
     const int node = pick(static_cast<int>(nodes_.size()));
     if (head() + nodes_[node].level + 1 + kSlots >= base_ + end_) return restart();
@@ -259,7 +259,7 @@ class World {
     for (size_t j = 0; j < nodes_.size(); ++j) read_node(static_cast<int>(j));
   }
 
-  // A branch on `node` with its tail, `node` now its index; or none.
+  // A branch on `node` with its tail, in which `node` is now the index; or none.
   Tail adopted(int node) {
     for (size_t b = 0; b < tails_.size(); ++b)
       if (tails_[b].node == node && !tails_[b].stamps.empty()) {
@@ -269,7 +269,7 @@ class World {
     return {-1, {}};
   }
 
-  // Drops whatever is in flight behind the nodes that there are, and all tails.
+  // Drops everything in flight after the existing nodes, and all tails.
   void leave_in_flight() {
     for (int64_t p = head() + static_cast<int64_t>(nodes_.size()); p < head() + kSlots; ++p)
       dropped(slot(p), p);
@@ -277,12 +277,12 @@ class World {
     for (size_t b = 0; b < tails_.size(); ++b) drop(static_cast<int>(b));
   }
 
-  // head = mark. Refused where the mark's window has been overwritten: debug rings notice.
+  // head = mark. Refused if the mark's window has been overwritten, which debug rings notice.
   void rollback() {
     if (trunk_.empty()) return;
     const int64_t most = std::min<int64_t>(head() - base_, 1 + pick(pick(2) ? 4 : 100));
     const int64_t mark = head() - 1 - pick(static_cast<int>(most));
-    const int64_t lost = touched_ - ring_.shape().capacity;  // this and older ones are gone
+    const int64_t lost = touched_ - ring_.shape().capacity;  // this and older positions are lost
     const int64_t from = std::max(base_, mark - window_ + 1);
     if (mark < base_ || from <= lost) {
       ++counts_[kRefused];
@@ -298,7 +298,7 @@ class World {
     read_node(0);
   }
 
-  // Full attention ends where the ring ends; the world starts again at the same base.
+  // Full attention ends at the end of the ring; the world then starts again at the same base.
   void restart() {
     trunk_.clear();
     nodes_.clear();
@@ -328,7 +328,7 @@ class World {
   bool full_ = false;
   KvRing ring_;
   int64_t base_ = 0;     // first position
-  int64_t end_ = kStop;  // positions there are
+  int64_t end_ = kStop;  // number of positions
   int64_t touched_ = 0;  // highest position whose slot was written or poisoned
   uint64_t stamp_ = 0;
   std::vector<uint64_t> trunk_;  // the naive cache

@@ -1,4 +1,4 @@
-// Prints what KvRing's constructor says to shapes that cannot be, one line a shape.
+// Prints the messages of KvRing's constructor for invalid shapes, one line per shape.
 #include <cstdio>
 
 #include "core/check.h"
@@ -8,7 +8,7 @@ namespace {
 
 using namespace sbrt;
 
-// One line a shape: what it is, then the error's kind and text.
+// One line per shape: its name, then the error's kind and text.
 void try_shape(const char* name, const RingShape& shape) {
   try {
     KvRing ring(shape, true);

@@ -1,6 +1,7 @@
 """Contract under test: after any sequence of append, fork, adopt, drop, commit and rollback the
-live K/V equals a naive list cache bit for bit, with capacity exactly W + S - 1 and positions
-past 2^31 and 2^32; one slot less fails; what is dropped is NaN; bad shapes are refused."""
+live K/V equals a naive list cache bit for bit. This holds with capacity exactly W + S - 1 and
+positions past 2^31 and 2^32. One slot less fails, dropped slots are NaN, and bad shapes are
+refused."""
 
 import json
 import subprocess
@@ -17,7 +18,8 @@ def build(programs):
 
 @pytest.fixture
 def run_fuzz(build, run_all):
-    """Deals operations to `shares` processes with seeds of their own; the sum of their counters."""
+    """Share operations among `shares` processes with different seeds; returns the sum of their
+    counters."""
 
     def run(operations, seed, shares=2):
         command = [build("fuzz_ring"), "fuzz", -(-operations // shares)]
@@ -28,7 +30,7 @@ def run_fuzz(build, run_all):
 
 
 def check_seen(seen, operations):
-    """What was drawn reached the places that matter."""
+    """The random operations reached every case that matters."""
     assert seen["operations"] >= operations
     for name in ("append", "fork", "adopt", "drop", "commit", "rollback", "refused", "moved"):
         assert seen[name] > operations // 1000, name

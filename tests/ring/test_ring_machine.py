@@ -1,6 +1,7 @@
 """Contract under test: whatever a lane does to its ring, in any order, a row finds the bytes that a
-naive list cache holds, with capacity exactly the law and heads past 2^31 and 2^32; a mark whose
-window was overwritten is refused. Hypothesis shrinks what fails; fuzz_ring.cc has the numbers."""
+naive list cache holds. The capacity is exactly W + S - 1, heads are past 2^31 and 2^32. A mark
+whose window was overwritten is refused. Hypothesis shrinks failures; fuzz_ring.cc runs larger
+numbers."""
 
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ SHAPES = st.fixed_dictionaries(
         "debug": st.booleans(),
     }
 )
-PICK = st.integers(0, 2**16)  # modulo however many there are
+PICK = st.integers(0, 2**16)  # used modulo the number of choices
 
 
 class Lane(RuleBasedStateMachine):
-    """A lane over one ring. Node j in flight sits at slot head + j, at position head + level."""
+    """A lane over one ring. Node j in flight is in slot head + j, at position head + level."""
 
     @initialize(shape=SHAPES, spare=st.just(0) | st.integers(0, 70), base=st.sampled_from(BASES))
     def start(self, shape, spare, base):
@@ -51,7 +52,7 @@ class Lane(RuleBasedStateMachine):
     def head(self) -> int:
         return self.base + len(self.trunk)
 
-    # --- what a lane does to slots ---
+    # --- a lane's operations on slots ---
 
     def content(self) -> bytes:
         self.stamp += 1
@@ -66,7 +67,7 @@ class Lane(RuleBasedStateMachine):
         self.touched = max(self.touched, position)
 
     def poison(self, slot: int, position: int) -> None:
-        """Drop a slot; a debug ring then refuses whoever looks for anything there."""
+        """Drop a slot. A debug ring then refuses any look for a position there."""
         self.ring.poison(slot)
         if self.debug:
             with pytest.raises(EngineError, match="ring: slot"):
@@ -84,7 +85,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(rows=st.integers(1, 6) | st.integers(1, S), seed=st.integers(-100, 100))
     def append(self, rows, seed):
-        """A path, or a tree with parents at random."""
+        """Append a path, or a tree with random parents."""
         parents = Random(seed) if seed > 0 else None
         for _ in range(min(rows, S - len(self.nodes))):
             last = len(self.nodes) - 1
@@ -92,7 +93,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(branch=PICK, node=PICK, grow=st.integers(1, 8))
     def fork(self, branch, node, grow):
-        """A tail starts on a node, or grows."""
+        """Start a tail on a node, or let one grow."""
         branch %= len(self.tails)
         on, tail = self.tails[branch]
         on = on if tail else node % len(self.nodes)
@@ -111,7 +112,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(node=PICK, adopt=st.booleans())
     def commit(self, node, adopt):
-        """The chain stands down to a node; a tail that hangs there may be the next chain."""
+        """Accept the chain down to a node; a tail on that node may become the next chain."""
         node %= len(self.nodes)
         path = [node]
         while self.nodes[path[0]][0] >= 0:
@@ -133,7 +134,7 @@ class Lane(RuleBasedStateMachine):
     @precondition(lambda self: self.trunk)
     @rule(back=st.integers(1, 5) | st.integers(1, 120))
     def rollback(self, back):
-        """head = mark, unless a slot that the mark's row must see has been written again."""
+        """head = mark, unless a slot that the mark's row must see has been overwritten."""
         mark = self.head - min(back, len(self.trunk))
         first = max(self.base, mark - self.window + 1)
         if first <= self.touched - self.capacity:
@@ -146,11 +147,12 @@ class Lane(RuleBasedStateMachine):
         self.leave_in_flight()
         self.put_in_flight(-1)
 
-    # --- what must hold after each ---
+    # --- invariants after each rule ---
 
     @invariant()
     def every_row_sees_its_window(self):
-        """The last node's row, and the last of each tail: between them they see all that lives."""
+        """The last node's row and the last row of each tail: together they see everything that is
+        live."""
         self.check_row(len(self.nodes) - 1, None)
         for branch, (on, tail) in enumerate(self.tails):
             if tail:
@@ -194,7 +196,7 @@ TestLane.settings = settings(
 
 
 class ShortLane(Lane):
-    """The same over a ring whose window is one smaller than what rows look back to."""
+    """The same over a ring whose window is one smaller than the one that rows look back."""
 
     @initialize(window=st.integers(1, 6), base=st.sampled_from(BASES))
     def start(self, window, base):
@@ -204,7 +206,7 @@ class ShortLane(Lane):
 
 
 def test_one_slot_below_the_law_is_found():
-    """The canary of the machine: it must notice."""
+    """The canary of the machine: it must notice one missing slot."""
     with pytest.raises(AssertionError):
         ShortLane.TestCase("runTest").runTest()
 
