@@ -1,4 +1,4 @@
-// What the streams of exec_test.cc run.
+// Ops for the streams of exec_test.cc.
 #pragma once
 
 #include <chrono>
@@ -31,7 +31,7 @@ inline void shift(const Shift& a, Worker worker) {
   *a.first += 1;
 }
 
-struct Fold {  // not commutative: a wrong order gives another number
+struct Fold {  // not commutative: a wrong order gives a different number
   uint64_t* value;
   uint64_t factor;
   uint64_t* round;
@@ -46,7 +46,7 @@ inline void nap(const Nap& a, Worker) {
 }
 
 struct Throw {
-  int rank;  // of the member that throws, -1 for all
+  int rank;  // rank of the member that throws, -1 for all
   int code;
 };
 inline void throw_code(const Throw& a, Worker worker) {

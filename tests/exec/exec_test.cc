@@ -1,11 +1,11 @@
-// Promises of csrc/exec, on the cpu body and, where they mean something, on the sim body.
+// Promises of csrc/exec, on the cpu backend and, where they apply, on the sim backend.
 //
 //   exec_test SCALE [canary]   runs everything; loops are SCALE per cent of their full length
 //   exec_test canary NAME      only the fault NAME of exec/canary.h, in a build that has it
 //
-// One line "ok NAME" a test; the first failure prints its sentence and ends 1. Nothing here is
-// atomic or locked: all order comes from graphs and events, so ThreadSanitizer sees a missing one.
-// The canary leaves one wait out, and the sanitizer must say so.
+// It prints one line "ok NAME" per test. The first failure prints its sentence and ends 1. Nothing
+// here is atomic or locked: all order comes from graphs and events, so ThreadSanitizer sees a
+// missing one. The canary leaves one wait out, and the sanitizer must report it.
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,13 +30,13 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kTimeLimit = 600;  // seconds; a hang must not hang the tests
+constexpr int kTimeLimit = 600;  // seconds, so that a hang cannot block the tests
 int scale = 100;                 // per cent
 bool canary = false;
 
 int times(int n) { return std::max(1, n * scale / 100); }
 
-// Every width gives the numbers of width 1: members share an op, and meet after each.
+// Every width gives the numbers of width 1: members share an op, and synchronise after each.
 void team_results() {
   for (const int64_t n : {1, 3, 64, 1000}) {
     std::vector<double> want;
@@ -61,7 +61,7 @@ void team_results() {
   }
 }
 
-// Widths change from one launch to the next, and may ask for more members than there are.
+// Widths change from launch to launch, and may exceed the number of members.
 void changing_widths() {
   Event done("done");
   uint64_t value = 1, round = 0;
@@ -91,8 +91,8 @@ bool raises(Exec& exec, Event& event, int64_t value, int code) {
   return false;
 }
 
-// Whoever of a team throws: the host gets the first exception, what was enqueued behind it is
-// skipped though its events fire, and the stream goes on afterwards.
+// Any member of a team may throw. The host gets the first exception. Work enqueued after it is
+// skipped, though its events fire, and the stream is usable afterwards.
 void exception_in_a_member() {
   for (int width = 1; width <= 4; ++width)
     for (int rank = -1; rank < width; ++rank) {
@@ -113,12 +113,12 @@ void exception_in_a_member() {
         check(raises(*exec, done, i, 7), "an exception of rank ", rank, " was lost");
         check(round == static_cast<uint64_t>(i), "what stands behind a failed op ran");
       }
-      exec->wait(done, times(50));  // told once
+      exec->wait(done, times(50));  // reported once
     }
 }
 
-// A failure belongs to its graph: a member that is still leaving the one before, asleep because
-// its last op took long, must not take it for its own.
+// A failure belongs to its graph. A member may still be leaving the graph before, asleep because
+// its last op took long. It must not take the failure for one of its own.
 void exception_right_behind_a_slow_op() {
   for (int next_width = 1; next_width <= 3; ++next_width) {
     Event done("done");
@@ -139,7 +139,7 @@ void exception_right_behind_a_slow_op() {
   }
 }
 
-// An exception in one stream reaches the host through an event of the other.
+// An exception in one stream reaches the host through an event of another.
 void exception_across_streams() {
   Event ready("ready"), done("done");
   uint64_t value = 0, round = 0;
@@ -159,7 +159,7 @@ void exception_across_streams() {
   check(round == 0, "an op ran that waited for one that failed");
 }
 
-// Two streams hand one value to and fro: record promises that all work before it is visible.
+// Two streams pass one value back and forth: record promises that all work before it is visible.
 void order_across_streams(const std::function<std::unique_ptr<Exec>()>& make) {
   Event ping("ping"), pong("pong");
   uint64_t value = 1, rounds[2] = {0, 0}, want = 1;
@@ -183,7 +183,7 @@ void order_across_streams(const std::function<std::unique_ptr<Exec>()>& make) {
   check(value == want, "two streams did not take turns");
 }
 
-// Far more commands than a queue holds: the host waits, nothing is lost or reordered.
+// Far more commands than a queue holds: the host waits, and nothing is lost or reordered.
 void back_pressure() {
   Event done("done");
   uint64_t value = 1, round = 0, want = 1;
@@ -219,7 +219,7 @@ void ten_thousand_tiny_graphs(const std::function<std::unique_ptr<Exec>()>& make
   check(value == want, "tiny graphs ran out of order");
 }
 
-// A stream that goes runs what was enqueued first.
+// A stream that is destroyed first runs its enqueued work.
 void destruction_drains() {
   for (int i = 0; i < times(50); ++i) {
     uint64_t value = 1, round = 0;
@@ -234,11 +234,11 @@ void destruction_drains() {
   }
 }
 
-// Every member computes in the same floating-point state, whatever the host's is.
+// Every member computes in the same floating-point state, whatever the host's state is.
 void float_environment() {
 #if defined(__x86_64__)
   const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040);  // flush denormals, as some libraries do to their callers
+  _mm_setcsr(before | 0x8040);  // flush denormals to zero, as some libraries do to their callers
   {
     Event done("done");
     const double tiny = 0x1p-1030;
@@ -256,7 +256,7 @@ void float_environment() {
 #endif
 }
 
-// Events of a stream, in order, with names, and waits marked as such.
+// Events of a stream, in order, with names; waits are marked.
 void trace() {
   Event ready("ready"), done("done");
   Graph graph("work");
@@ -282,7 +282,7 @@ void trace() {
   check(one->trace().events(Trace::now()).empty(), "trace: an event of the future");
 }
 
-// The sim body runs as far as events allow and says when nobody will fire one.
+// The sim backend runs as far as events allow, and says when an event will never fire.
 void sim_body() {
   Event ready("ready"), done("done");
   Graph fails("fails");
@@ -313,8 +313,8 @@ void check_virtual_trace(const std::vector<TraceEvent>& events,
   check_equal("the launch behind it", int64_t{500}, later[0].begin);
 }
 
-// Virtual time: a launch costs its rows at the op it was told, lanes beside each other take the
-// longer of both, a lane that waits for another the sum, and nothing begins before it is enqueued.
+// Virtual time: a launch costs its rows at the marked op. Parallel lanes take the longer time of
+// both; a lane that waits for another takes the sum. Nothing begins before it is enqueued.
 void virtual_time() {
   constexpr int64_t table[] = {0, 10, 25, 400};
   const int64_t* ns = table;
@@ -329,13 +329,13 @@ void virtual_time() {
   nothing.add(set_rows, SetRows{&rows, 1}, true);
   const auto exec = make_virtual_exec();
   const auto one = exec->stream(1), two = exec->stream(1);
-  one->launch(two_rows, 1);  // 0 to 25
+  one->launch(two_rows, 1);  // from 0 to 25
   one->launch(nothing, 1);
   one->record(left, 1);
-  two->launch(three_rows, 1);  // 0 to 10: its rows become 3 afterwards
-  two->launch(three_rows, 1);  // 10 to 410
+  two->launch(three_rows, 1);  // from 0 to 10: its rows become 3 afterwards
+  two->launch(three_rows, 1);  // from 10 to 410
   two->record(right, 1);
-  one->wait(right, 1);  // 25 to 410
+  one->wait(right, 1);  // from 25 to 410
   one->launch(two_rows, 1);
   one->record(done, 1);
   check_equal("host before", int64_t{0}, exec->now());

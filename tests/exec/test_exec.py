@@ -1,5 +1,5 @@
-"""Contract under test: teams, streams and events of csrc/exec (exec_test.cc has the promises).
-ThreadSanitizer has nothing to report, except a wait left out on purpose."""
+"""Contract under test: teams, streams and events of csrc/exec (exec_test.cc lists the promises).
+ThreadSanitizer reports nothing, except a wait left out on purpose."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def plain(programs):
 
 @pytest.fixture(scope="module")
 def checked(programs, tsan):
-    """The program with ThreadSanitizer."""
+    """The program, built with ThreadSanitizer."""
     return programs.build("exec_test", ["core", "exec"], tsan)
 
 

@@ -1,5 +1,5 @@
-"""Contract under test: the order checker (csrc/exec/order.h). It reports a pair of accesses, one of
-them a write, that neither a stream, nor an event, nor the host puts in order, and no other pair."""
+"""Contract under test: the order checker (csrc/exec/order.h). It reports exactly the pairs of
+accesses, at least one a write, that no stream, no event and no wait of the host puts in order."""
 
 import random
 
@@ -9,7 +9,7 @@ from sbrt import InvalidInputError, _core
 
 
 def book():
-    """A book, the numbers of two streams and of one event."""
+    """An order book, the numbers of two streams, and that of one event."""
     made = _core.OrderBook()
     return made, made.stream("one"), made.stream("two"), made.event("e")
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_refused(wrong):
 
 
 def rounds(order, streams, events, count, skip=None):
-    """Two streams that hand `chain` to and fro; the wait of turn `skip` is left out."""
+    """Two streams that pass `chain` back and forth; the wait of turn `skip` is left out."""
     for turn in range(1, count + 1):
         for side in (0, 1):
             if turn != skip or side != 1:

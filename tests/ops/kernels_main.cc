@@ -1,6 +1,6 @@
-// Prints the bits of every kernel, a line for each op and shape (test_kernel_bits.py). Lines that begin
-// with "every" are the same for all instruction sets; those with "fused", for all whose fma rounds once.
-// Exits with 1 where a row's bits depend on the rows next to it.
+// Prints the bits of every kernel, one line for each op and shape (test_kernel_bits.py). Lines that
+// begin with "every" are the same for all instruction sets; those with "fused", for all whose fma
+// rounds once. Exits with 1 if a row's bits depend on adjacent rows.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -21,7 +21,7 @@ uint32_t draw() {
   state = state * 6364136223846793005u + 1442695040888963407u;
   return static_cast<uint32_t>(state >> 33);
 }
-// Of -1 .. 1, in steps that float16 and most of bfloat16 hold.
+// From -1 to 1, in steps that float16 and most of bfloat16 hold.
 float number() { return static_cast<float>(static_cast<int>(draw() % 2049) - 1024) / 1024; }
 Floats numbers(int64_t n, float scale = 1) {
   Floats out(n);
@@ -100,7 +100,7 @@ void print_products(const Kernels& kernels, const Format& format, Order order) {
 
 // ---- attention
 
-// `rows` rows that share a trunk of `shared` keys and see one more key each than the row before.
+// `rows` rows that share a trunk of `shared` keys; each sees one more key than the row before.
 void print_attention(const Kernels& kernels, int rows, int head_dim, int64_t shared) {
   const int64_t slots = 512, d = head_dim, stride = 512 + kScorePad;
   const Floats k = numbers(slots * d), v = numbers(slots * d), q = numbers(rows * d, 2);
@@ -139,7 +139,7 @@ void print_row_ops(const Kernels& kernels, int64_t n) {
   print("fused", "gelu" + shape_of({n}), y);
 }
 
-// Logits as models give them: most far below the best.
+// Logits like a model's: most are far below the best.
 Floats logits_of(int64_t n) {
   Floats x = numbers(n, 12);
   for (int i = 0; i < 40; ++i) x[draw() % n] += 10 + number();
@@ -177,7 +177,7 @@ void print_passes(const Kernels& kernels, int64_t n) {
   print("every", "noise" + shape, masks);
 }
 
-// What is not a number, and infinities, in every place of a vector and of what is left of one.
+// NaN and infinities in every place of a vector, and of the shorter rest.
 void print_odd_values(const Kernels& kernels) {
   Floats found;
   for (const float odd : {NAN, INFINITY, -INFINITY})
@@ -193,7 +193,7 @@ void print_odd_values(const Kernels& kernels) {
   print("every", "odd values", found);
 }
 
-// ---- choices, by the kernels that are best here
+// ---- choices, with the best kernels of this machine
 
 void print_choices(int vocab) {
   ChooseScratch scratch(vocab);
@@ -231,7 +231,7 @@ void print_all(const Kernels& kernels) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument: the names. With one: the lines of that name.
+// Without an argument it prints the names, with one the lines of that name.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

@@ -1,5 +1,6 @@
-// Packs rows while something runs out: "rows", memory for the buffer of a part; "threads", threads.
-// Prints the exception that reached the caller, or how many weights are wrong (test_packed.py).
+// Packs rows while a resource runs out: "rows" means memory for the buffer of a part, "threads"
+// threads. Prints the exception that reached the caller, or the number of wrong weights
+// (test_packed.py).
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -16,7 +17,7 @@ std::atomic<bool> no_rows{false}, no_threads{false};
 
 }  // namespace
 
-// Called before every allocation and every thread (test_packed.py puts the calls in).
+// Called before every allocation and every thread; test_packed.py inserts the calls.
 void before_allocation(size_t bytes) {
   if (no_rows && bytes == kIn * sizeof(float)) throw std::bad_alloc();
 }

@@ -1,6 +1,6 @@
-"""Contract under test: the sampling pass. Philox gives its published vectors; choose gives the
-tokens of a plain float64 oracle, and exactly those of sbrt.reference over all tokens; filters and
-ties are as design.md section 3 orders them; the coupled draw follows the law."""
+"""Contract under test: the sampling pass. Philox gives its published vectors. choose gives the
+tokens of a plain float64 oracle, and exactly those of sbrt.reference over all tokens. Filters and
+ties have the documented order. The coupled draw follows the distribution."""
 
 import math
 
@@ -43,13 +43,13 @@ def random_law(rng):
 
 
 def random_logits(rng, vocab):
-    """Normal or, to have ties, of few values; some masked."""
+    """Normal logits, or logits of few values, which have ties; some are masked."""
     if rng.random() < 0.5:
         logits = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=vocab)
     else:
         logits = rng.integers(-6, 7, size=vocab) / 2
     logits[rng.random(vocab) < 0.1] = -np.inf
-    logits[rng.integers(vocab)] = 1.0  # never all of them
+    logits[rng.integers(vocab)] = 1.0  # never mask all of them
     return logits.astype(np.float32)
 
 
@@ -60,7 +60,7 @@ def test_philox_gives_its_published_vectors(counter, key, result):
 
 
 def plain_scores(logits, law, position):
-    """Scores [vocab] in float64, -inf where filtered; and how near to a boundary it was."""
+    """Scores [vocab] in float64, -inf where filtered, and the distance to the nearest boundary."""
     p = np.exp((logits.astype(np.float64) - logits.max()) / law["temperature"])
     order = sorted(np.flatnonzero(p > 0), key=lambda i: (-logits[i], i))
     near = np.abs(p[order] - law.get("min_p", 0)).min()
@@ -104,7 +104,8 @@ def test_choose_equals_the_reference_over_all_tokens():
 @pytest.mark.parametrize("vocab", [4096, 32_000])
 @pytest.mark.parametrize("order", ["random", "rising", "falling", "flat"])
 def test_tokens_that_are_passed_over_could_not_win(vocab, order):
-    """Most tokens are skipped on a bound of their noise: the result is that of brute force."""
+    """Most tokens are skipped because of a bound on their noise. The result must be that of brute
+    force."""
     rng = np.random.default_rng(vocab)
     for scale in (0.5, 3.0, 8.0):
         logits = rng.normal(scale=scale, size=vocab).astype(np.float32)
@@ -132,7 +133,7 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({}, {0, 1, 2, 3, 5, 6}),
         ({"top_k": 1}, {1}),
         ({"top_k": 2}, {1, 3}),
-        ({"top_k": 4}, {1, 2, 3, 5}),  # of the tie 2, 6 the lowest
+        ({"top_k": 4}, {1, 2, 3, 5}),  # the lower id of the tie 2, 6
         ({"top_k": 100}, {0, 1, 2, 3, 5, 6}),
         ({"top_p": 0.0}, {1}),
         ({"top_p": 0.25}, {1}),
@@ -165,7 +166,7 @@ def test_rows_without_an_answer():
 
 
 def chi_square_z(counts, expected):
-    """About standard normal (Wilson and Hilferty); cells of few are put together."""
+    """About standard normal (Wilson and Hilferty); cells with few counts are merged."""
     order = np.argsort(expected)
     counts, expected = counts[order], expected[order]
     few = expected < 10
@@ -186,7 +187,7 @@ def softmax(logits, temperature):
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 10}, {"top_p": 0.8}, {"min_p": 0.05}], ids=str)
 def test_the_coupled_draw_follows_the_law(filters):
-    """Over positions, over seeds and over completions."""
+    """Draws over positions, over seeds and over completions."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     law = {"temperature": 0.8, "seed": 11, **filters}
@@ -216,7 +217,8 @@ def test_draws_at_neighbouring_positions_are_independent():
 
 
 def test_a_wrong_law_is_noticed():
-    """The bound of the tests above is tight enough: a law two per cent off fails it."""
+    """The bound of the tests above is tight enough: a distribution that is two per cent off fails
+    it."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     n = 40_000

@@ -1,5 +1,5 @@
-"""Contract under test: integer products have one result, whatever computes them: every instruction
-set of this machine, AVX-VNNI in the coding that AVX-512 has for it, and NEON under an emulator."""
+"""Contract under test: integer products have one result on every instruction set: those of this
+machine, AVX-VNNI as AVX-512 encodes it, and NEON under an emulator."""
 
 import platform
 import shutil
@@ -38,7 +38,7 @@ def test_every_set_of_this_machine(programs, program, expected):
 
 
 def test_avx_vnni_by_the_instructions_of_avx512(programs, program, expected):
-    """Few machines have AVX-VNNI; its 256-bit products are in AVX-512 VNNI as well."""
+    """Few machines have AVX-VNNI, but AVX-512 VNNI has the same 256-bit products."""
     if "vnni512" not in programs.run(program).stdout.split():
         pytest.skip("this machine has no AVX-512 VNNI")
     text = programs.text("ops/integers_vnni256.cc")

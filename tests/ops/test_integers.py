@@ -8,7 +8,7 @@ from sbrt import _core
 SETS = _core.integer_sets()
 ISAS = _core.instruction_sets()
 F32 = np.float32
-GROUP = 32  # k of a row that share a scale
+GROUP = 32  # number of k of a row that share a scale
 FORMATS = {
     "Q8_0": ("int8", 32, "float16"),
     "int8": ("int8", 64, "float32"),
@@ -28,7 +28,7 @@ SHAPES = [(1, 1, 1), (1, 32, 16), (2, 33, 17), (3, 70, 5), (4, 128, 33), (5, 200
 
 
 def fma(a, b, c):
-    """a * b + c of float32, rounded once: the sum is rounded to odd in float64, then to float32."""
+    """a * b + c of float32, rounded once. The sum is rounded to odd in float64, then to float32."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)  # exact
     c = np.asarray(c, np.float64)
     total = product + c
@@ -56,7 +56,7 @@ def rounded(x):
 
 
 class Matrix:
-    """Random levels of a format, and what they mean."""
+    """Random levels of a format, and their values."""
 
     def __init__(self, name, outputs, inputs, seed=0):
         rng = np.random.default_rng([seed, outputs, inputs, *name.encode()])
@@ -89,7 +89,7 @@ class Matrix:
         return self.levels.shape[1]
 
     def weights(self):
-        """float32, every step rounded."""
+        """Values as float32, every step rounded."""
         wide = (self.levels - self.zero).astype(F32)
         out = by_group(wide, self.group) * self.scales[:, :, None]
         if self.has_minimums:
@@ -97,7 +97,8 @@ class Matrix:
         return out.reshape(len(out), -1)[:, : self.inputs]
 
     def product(self, x):
-        """Group by group: scale * (scale of the row) * sum, then minimum * moment of the row."""
+        """The product, group by group: scale * (scale of the row) * sum, then minimum * moment of
+        the row."""
         step = min(self.group, GROUP)
         q, x_scales = rounded(x)
         q = by_group(q.reshape(len(x), -1), step)
@@ -222,7 +223,7 @@ def test_a_row_is_bitwise_the_row_alone(name, format_name):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_rows_in_float32_see_the_weights_in_float32(isa, format_name):
-    """Bit for bit the product of the dequantised weights."""
+    """The result is, bit for bit, the product of the dequantised weights."""
     for n, inputs, outputs in SHAPES:
         matrix, x = Matrix(format_name, outputs, inputs), rows(n, inputs)
         expected = _core.matmul_probe(x, matrix.weights(), "float32", isa)
@@ -344,7 +345,7 @@ def test_a_weight_that_is_not_finite_is_not_hidden(format_name):
 
 @pytest.mark.parametrize("size", [1.0, 2.0**-14, 2.0**-22, 2.0**14])
 def test_scales_in_float16_round_to_nearest(size):
-    """Halves to even, magnitudes below the normal numbers of float16 included."""
+    """Halves round to even, magnitudes below the normal numbers of float16 included."""
     scales = np.arange(1, 4001, dtype=np.float64)[:, None] / 4096 * size
     scales[:3] = np.array([[1 + 2**-11], [1 + 3 * 2**-11], [1 + 2**-11 + 2**-20]]) * size
     w = np.zeros((4000, 32), F32)
@@ -356,7 +357,7 @@ def test_scales_in_float16_round_to_nearest(size):
     assert np.array_equal([probe.row(i)[0] for i in range(4000)], kept * top.astype(F32))
 
 
-# --- what is refused ---
+# --- refusals ---
 
 
 @pytest.mark.parametrize(

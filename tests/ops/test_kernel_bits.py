@@ -1,6 +1,6 @@
 """Contract under test: a kernel has the same bits on every instruction set whose fma rounds once:
-AVX2, AVX-512 and NEON, which runs under an emulator. Passes over logits use no fma, and have the
-same bits on all. A row's bits do not depend on the rows next to it, on any of them."""
+AVX2, AVX-512 and NEON, which runs under an emulator. Passes over logits use no fma, so they have
+the same bits on all sets. On any set, a row's bits do not depend on adjacent rows."""
 
 import shutil
 
@@ -8,7 +8,7 @@ import pytest
 
 CORE = ("core", "ops/format.cc", "ops/packed.cc", "ops/quantise.cc", "ops/choose.cc",
         "ops/filter.cc", "ops/shaping.cc", "ops/kernels.cc", "ops/kernels_portable.cc")  # fmt: skip
-SETS = ("avx2", "avx512", "neon")  # one that another processor has is empty
+SETS = ("avx2", "avx512", "neon")  # empty where the processor is of another kind
 PARTS = (*CORE, *(f"ops/kernels_{name}.cc" for name in SETS))
 EVERY, LINES = 27, 95  # lines that no set changes; all lines
 PORTABLE = "ops/kernels_portable.cc"
@@ -21,7 +21,7 @@ def lines_of(programs, program, name, *before):
 
 
 def fused_portable(programs):
-    """The portable kernels with an fma that rounds once, and with the others' sum of 16 lanes."""
+    """The portable kernels, with an fma that rounds once and the other sets' sum of 16 lanes."""
     text = programs.text("ops/simd_portable.h").replace("#pragma once", "")
     twice = "inline V fma(const V& x, const V& y, const V& z) { return add(mul(x, y), z); }"
     once = """inline V fma(const V& x, const V& y, const V& z) {
@@ -54,7 +54,7 @@ def portable(programs, program):
 
 @pytest.fixture(scope="module")
 def expected(programs):
-    """Of kernels without a vector instruction."""
+    """Lines of kernels without a vector instruction."""
     program = programs.build("kernels_main", PARTS, replaced=fused_portable(programs))
     return lines_of(programs, program, "portable")
 
@@ -73,7 +73,7 @@ def test_every_set_of_this_machine(programs, program, portable, expected):
 
 
 def test_two_roundings_are_seen(portable, expected):
-    """The lines tell one fma from another."""
+    """The lines differ between the two kinds of fma."""
     assert every(portable) == every(expected)
     assert portable != expected
 

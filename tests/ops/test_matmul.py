@@ -6,7 +6,7 @@ import pytest
 from sbrt import _core
 
 STORAGES = ["float32", "bfloat16", "int8"]
-GROUP = 64  # k that share a scale
+GROUP = 64  # number of k that share a scale
 ISAS = _core.instruction_sets()
 
 
@@ -18,7 +18,7 @@ def bf16(a):
 
 
 def quantised(w):
-    """Bytes and scales [outputs, groups] of int8 storage."""
+    """int8 storage: bytes and scales [outputs, groups]."""
     outputs, inputs = w.shape
     wide = np.zeros((outputs, -(-inputs // GROUP) * GROUP), np.float32)
     wide[:, :inputs] = w
@@ -31,7 +31,7 @@ def quantised(w):
 
 
 def stored(w, storage):
-    """What the packed matrix keeps of `w`, as float64."""
+    """The values of `w` in the packed matrix, as float64."""
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
@@ -79,7 +79,7 @@ def test_matmul_agrees_with_float64(isa, storage, rows, inputs, outputs):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("storage", STORAGES[:2])
 def test_every_sum_runs_over_k_from_zero_up(isa, storage):
-    """With 8-bit mantissas every product and every sum before rounding is exact in float64."""
+    """With 8-bit mantissas every product, and every sum before rounding, is exact in float64."""
     x, w = (bf16(a) for a in case(7, 77, 70))
     expected = np.zeros((7, 70), np.float32)
     for k in range(77):
@@ -91,7 +91,7 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
 def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
-    """Bit for bit the product of byte * scale, rounded to float32."""
+    """The result is, bit for bit, the product of byte * scale, rounded to float32."""
     x, w = case(5, inputs, 37)
     parts, scales = quantised(w)
     kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
@@ -101,7 +101,8 @@ def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_groups_without_a_scale(isa):
-    """All zero: zero. One that is no finite number: no row hides it, no other output sees it."""
+    """A group of zeros gives zero. In a group with a value that is not finite, every row shows it,
+    and no other output does."""
     x = np.ones((2, 70), np.float32)
     w = np.ones((3, 70), np.float32)
     w[0] = 0

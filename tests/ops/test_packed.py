@@ -1,5 +1,5 @@
-"""Contract under test: several threads pack a matrix. An exception in one reaches the caller. Where
-no thread can be had, the caller packs all rows."""
+"""Contract under test: several threads pack a matrix. An exception in one reaches the caller. If no
+thread is available, the caller packs all rows."""
 
 import pytest
 
@@ -12,7 +12,7 @@ HOOKS = [
 
 @pytest.fixture(scope="module")
 def packed(programs):
-    """packed(what): what the program prints when `what` runs out."""
+    """packed(what): the output of the program when `what` runs out."""
     replaced = {}
     for file, place, hook, takes in HOOKS:
         before, found, after = programs.text(file).partition(place)

@@ -24,7 +24,7 @@ bool broken = false;
 namespace {
 
 bool is_held = false;
-int naps_left = 0;  // until the device is let go; 0: nobody counts
+int naps_left = 0;  // naps until the device is released; 0: not counted
 std::deque<std::function<void()>> held;
 
 void enqueue(std::function<void()> work) {
@@ -79,7 +79,7 @@ cudaError_t made_stream(cudaStream_t* stream) {
 
 extern "C" {
 
-// In place of the C library's: it counts, and sleeps.
+// Replaces the C library's function: counts, and sleeps.
 int nanosleep(const timespec* span, timespec*) {
   ++fake::counts.naps;
   const int64_t ns = span->tv_sec * 1'000'000'000 + span->tv_nsec;

@@ -1,7 +1,7 @@
-// A CUDA runtime without a device, in virtual time, for the body in csrc/exec/cuda.
+// A CUDA runtime without a device, in virtual time, for the backend in csrc/exec/cuda.
 //
-// A kernel is the address of how many ns it takes. What is enqueued has run at once, unless the device is
-// held: then the host sees nothing of it until it is let go.
+// The address of a kernel is the number of ns that it takes. Enqueued work has run at once, unless
+// the device is held. Then the host sees nothing of it until the device is released.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +9,13 @@
 namespace fake {
 
 struct Counts {
-  int events = 0;           // made, and not destroyed
-  int records = 0;          // of events that keep their time
-  int waits = 0;            // of the host for a stream or an event
-  int captures = 0;         // profilers started, less those stopped
-  int launches = 0;         // of graphs
-  int graphs = 0;           // that can be launched, and were not destroyed
-  int naps = 0;             // of the host
+  int events = 0;           // created and not destroyed
+  int records = 0;          // number of records of events that keep their time
+  int waits = 0;            // waits of the host for a stream or an event
+  int captures = 0;         // profilers started minus profilers stopped
+  int launches = 0;         // launches of graphs
+  int graphs = 0;           // instantiated and not destroyed
+  int naps = 0;             // naps of the host
   int64_t longest_nap = 0;  // ns
 };
 
@@ -25,6 +25,6 @@ extern bool broken;  // every query fails
 
 void hold();
 void let_go();
-void let_go_after(int naps);  // of the host; until then held
+void let_go_after(int naps);  // held until the host has napped that often
 
 }  // namespace fake

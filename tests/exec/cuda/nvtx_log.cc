@@ -1,4 +1,4 @@
-// What a profiler is told: loaded by NVTX itself (NVTX_INJECTION64_PATH), writes ranges to stderr.
+// Plays a profiler: NVTX itself loads it (NVTX_INJECTION64_PATH), and it writes ranges to stderr.
 #include <nvtx3/nvToolsExt.h>
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-// A program of several tests: runs the one that it is told, by name.
+// A program of several tests: runs one of them, by name.
 #pragma once
 
 #include <cstdio>
@@ -9,7 +9,7 @@
 
 namespace sbrt {
 
-// What main() returns: 1 if the part threw, 2 if there is none of that name.
+// The exit code of main(): 1 if the part threw, 2 if there is none of that name.
 inline int run_part(const std::map<std::string, std::function<void()>>& parts, int argc,
                     char** argv) {
   const auto part = parts.find(argc > 1 ? argv[1] : "");

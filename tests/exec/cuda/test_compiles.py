@@ -1,5 +1,5 @@
-"""Contract under test: the CUDA sources compile for every architecture that is promised, with
-warnings as errors, wherever there is a compiler: no device is needed."""
+"""Contract under test: the CUDA sources compile for every promised architecture, with warnings as
+errors. This needs a compiler but no device."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 """Contract under test: an engine that was asked for NVTX ranges names rounds, graphs and prefill in
-the domain `sbrt`, one that was not says nothing, and a build without the headers refuses."""
+the domain `sbrt`. Any other engine makes no ranges, and a build without the headers refuses."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built witho
 
 @pytest.fixture(scope="module")
 def said(nvtx_log):
-    """What a profiler is told of a sequence."""
+    """The ranges that a profiler gets for a sequence."""
 
     def run(nvtx):
         command = [sys.executable, "-c", RUN.format(nvtx=nvtx)]
@@ -42,7 +42,7 @@ def test_ranges_name_rounds_graphs_and_prefill(said):
     assert {"prefill", "round 1", "round 2", "verify", "select", "settle", "step"} <= names
     rounds = [line for line in lines if line.startswith("range 0 round ")]
     assert rounds == [f"range 0 round {i + 1}" for i in range(len(rounds))]
-    assert {line.split(" ")[1] for line in lines[1:]} == {"0"}  # each was ended
+    assert {line.split(" ")[1] for line in lines[1:]} == {"0"}  # each range was ended
 
 
 @needs_headers

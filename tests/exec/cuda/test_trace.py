@@ -1,9 +1,13 @@
-"""Contract under test: the trace of the cuda body, over a CUDA runtime without a device. Slices and
-waits are where the events' times say, in the host's clock; only a stream that is traced records
-timed events, none is made in a round, the host waits for none, and hours do not blur them. The host
-looks before it sleeps: an event that is reached costs no nap, and each event has its own history. A
-fused graph is one launch, of what its captured ops picked when it was made and pick now; what is
-played instead of captured is no graph at all."""
+"""Contract under test: the trace of the cuda backend, over a CUDA runtime without a device.
+
+- Slices and waits are at the events' times, in the host's clock, and hours do not blur them.
+- Only a traced stream records timed events. None is created in a round, and the host waits for
+  none.
+- The host looks before it sleeps: a reached event costs no nap, and each event has its own history.
+- A fused graph is one launch, of the graphs that its captured ops picked when it was made and pick
+  now.
+- A graph with players is never fused.
+"""
 
 from pathlib import Path
 
@@ -17,7 +21,7 @@ PARTS = (
 
 @pytest.fixture(scope="module")
 def program(nvcc, programs):
-    """trace_main with the cuda body, over the runtime of fake_cuda.cc."""
+    """trace_main with the cuda backend, over the runtime of fake_cuda.cc."""
     sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
     sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
     flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
@@ -34,4 +38,4 @@ def test_the_trace(programs, program, part):
 def test_a_profiler_is_told_of_each_graph(programs, program, nvtx_log):
     done = programs.run(program, "slices", **nvtx_log)
     names = [line.split(" ", 2)[2] for line in done.stderr.splitlines()[1:]]
-    assert names == ["verify", "step", "step", "step", "select"] * 2  # as they are handed over
+    assert names == ["verify", "step", "step", "step", "select"] * 2  # in the order of the launches

@@ -1,4 +1,4 @@
-// The cuda body on a runtime without a device (fake_cuda.h): its trace, and what it launches.
+// The cuda backend on a runtime without a device (fake_cuda.h): its trace, and its launches.
 //
 //   trace_main slices | late | quiet | held | far | clock | broken | profile | naps | fused | played
 #include <cstdlib>
@@ -28,7 +28,7 @@ Graph graph_of(const char* name, const int64_t& ns) {
   return graph;
 }
 
-// Two lanes, and rounds whose target waits for a burst that is enqueued behind it.
+// Two lanes, and rounds whose target waits for a burst that is enqueued after it.
 struct Scene {
   std::unique_ptr<Exec> exec = make_cuda_exec(0);
   Graph verify = graph_of("verify", kVerify), select = graph_of("select", kSelect);
@@ -42,7 +42,7 @@ struct Scene {
     for (const Graph* graph : {&verify, &select}) target->prepare(*graph);
     draft->prepare(step);
   }
-  // `late`: ns from the target's part to the draft's.
+  // `late`: ns from the target's commands to the draft's.
   void enqueue(int64_t late = 0) {
     const int64_t r = ++rounds;
     target->launch(verify, 1);
@@ -55,7 +55,7 @@ struct Scene {
     draft->record(draft_ready, r);
   }
   void round(int64_t late = 0) {
-    fake::hold();  // no record is seen before all is enqueued
+    fake::hold();  // no record is seen before everything is enqueued
     enqueue(late);
     fake::let_go();
     exec->wait(verify_done, rounds);
@@ -98,12 +98,12 @@ void show_slices() {
   const int64_t known = origin - (fake::now - device);
   check(before <= known && known <= after, "trace: expected the host's clock");
   fake::now += 1'000'000 * kUs;
-  scene.round();  // idle between them
+  scene.round();  // idle between the two
   const int64_t off = scene.target->trace().events(0).at(3).begin - known - (fake::now - device);
   check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
 }
 
-// A wait that the host holds back lasts from where the stream has come.
+// A wait that the host holds back begins where the stream has come.
 void hold_wait() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -140,7 +140,7 @@ void stay_quiet() {
   check_equal("no more: slices", size_t{600}, scene.target->trace().events(0).size());
 }
 
-// Nobody waits for what is in flight; it is there once it is over.
+// Nobody waits for slices in flight; they are in the trace once they are over.
 void hold_back() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -154,7 +154,7 @@ void hold_back() {
   check_equal("let go: slices", size_t{6}, scene.target->trace().events(0).size());
   check_equal("let go: of the draft", size_t{8}, scene.draft->trace().events(0).size());
   fake::hold();
-  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more than there is room for
+  for (int i = 0; i < 1000; ++i) scene.enqueue();  // more than the trace has room for
   fake::let_go();
   const size_t room = scene.target->trace().events(0).size();
   check(room < 1000, "room: expected fewer slices than there were, got ", room);
@@ -176,7 +176,8 @@ void go_far() {
     scene.round();
   }
   const std::vector<TraceEvent> events = scene.target->trace().events(0);
-  // Half a unit of a float below 2048 ms is 61 ns: at each end of a slice, and at each step of the way.
+  // Half a unit of a float below 2048 ms is 61 ns. It counts at each end of a slice, and at each
+  // step in between.
   for (const TraceEvent& e : events) {
     const int64_t lasts =
         e.wait ? kSteps * kStep - kVerify : (std::string(e.name) == "verify" ? kVerify : kSelect);
@@ -186,7 +187,7 @@ void go_far() {
   check(std::abs(off) <= int64_t{62} * kRounds, "far: off by ", off, " ns");
 }
 
-// The clocks of host and device drift apart: each sequence begins with a new look at both.
+// The clocks of host and device drift apart, so each sequence begins with a new look at both.
 void set_clock() {
   Scene scene;
   const Cells<int64_t> cell = scene.exec->cells<int64_t>(1, Where::device);
@@ -224,7 +225,7 @@ void profile() {
   check_equal("profilers left", 0, fake::counts.captures);
 }
 
-// The host looks before it sleeps, and remembers how long it waited for each event by itself.
+// The host looks before it sleeps, and remembers its waiting time for each event separately.
 void nap_rarely() {
   Scene scene;
   const auto wait = [&](Event& event, int64_t value, int naps) {
@@ -256,7 +257,7 @@ void nap_rarely() {
   fake::let_go();
 }
 
-// Two captured graphs of one kernel each; `at` says which one fits.
+// Two captured graphs of one kernel each; `at` says which one is picked.
 struct Choice {
   Captured captured;
   int at = 0;
@@ -281,7 +282,7 @@ struct Choice {
   Choice(const Choice&) = delete;
 };
 
-// The sentence of the error that waits for the host; "" if none does.
+// The sentence of the error that waits for the host; "" if there is none.
 std::string what_broke(Exec& exec) {
   try {
     exec.rethrow();
@@ -291,7 +292,8 @@ std::string what_broke(Exec& exec) {
   return "";
 }
 
-// A stream keeps at most kMost fused graphs. The oldest goes, and launching it is an error.
+// A stream keeps at most kMost fused graphs. The oldest is dropped, and launching it is then an
+// error.
 void drop_the_oldest(Exec& exec, Stream& stream, const Graph& burst, int parts) {
   std::vector<std::unique_ptr<Graph>> more;
   for (size_t i = 0; i < FusedGraphs<int>::kMost; ++i) {
@@ -325,7 +327,7 @@ struct Timed {
   }
 };
 
-// A burst is one launch, of what its captured ops picked when it was made and pick now.
+// A burst is one launch, of the graphs that its captured ops picked when it was made and pick now.
 void fuse() {
   static constexpr int64_t kShort = 200 * kUs, kLong = 700 * kUs;
   Choice forward(kShort, kLong);
@@ -342,10 +344,10 @@ void fuse() {
   check_equal("step: graphs", 3, parts);
   for (const int at : {0, 1, 0}) {
     forward.at = at;
-    const bool is_known = timed.turns == 4;  // the first again
+    const bool is_known = timed.turns == 4;  // the first graph again
     check(stream->is_fused(burst) == is_known, "fused: turn ", timed.turns);
     stream->fuse(burst);
-    stream->fuse(burst);  // is there already
+    stream->fuse(burst);  // fused already
     const auto [by_parts, launches] = timed.launch(step, kSteps);
     check_equal("parts: launches", 2 * kSteps, launches);
     const auto [whole, once] = timed.launch(burst, 1);
@@ -375,7 +377,7 @@ Captured players_at(Player (&players)[2], const int& at) {
   return calls;
 }
 
-// Where no graphs are wanted, what enqueues the picked one is called, with the stream; nothing is fused.
+// Without graphs, the picked player is called with the stream, and nothing is fused.
 void play() {
   Player players[2];
   int at = 0;
