@@ -82,7 +82,7 @@ def _names(flag: str, text: str, known: Sequence[str]) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in known:
-            raise InvalidInputError(f"{flag}: expected of {', '.join(known)}, got {name!r}")
+            raise InvalidInputError(f"{flag}: expected one of {', '.join(known)}, got {name!r}")
     return list(dict.fromkeys(names))
 
 

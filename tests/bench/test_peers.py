@@ -244,12 +244,15 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--checkpoints", "m1"], "--checkpoints: expected of m37, m2, demo, demo-75m, demo-1g"),
+        (
+            ["--checkpoints", "m1"],
+            "--checkpoints: expected one of m37, m2, demo, demo-75m, demo-1g",
+        ),
         (
             ["--peers", "vllm"],
-            "--peers: expected of transformers, llama-cpp-python, openvino-genai",
+            "--peers: expected one of transformers, llama-cpp-python, openvino-genai",
         ),
-        (["--dtypes", "int2"], "--dtypes: expected of float32, bfloat16, int8"),
+        (["--dtypes", "int2"], "--dtypes: expected one of float32, bfloat16, int8"),
         (["--target", "nowhere.gguf"], "nowhere.gguf"),
         (["--target", "a.gguf", "--checkpoints", "m2"], "got both"),
         (["--draft", "a.gguf"], "--draft: expected --target with it, got none"),

@@ -64,7 +64,7 @@ class Keeper {
     for (const Copy& copy : watched_) {
       const int part = changed_part(copy, node.effects.writes);
       check(part < 0, "order: ", node.name, " wrote ", part < 0 ? "" : order.part_name(part),
-            ", which it does not say");
+            ", which it does not declare");
     }
   }
 
