@@ -38,7 +38,7 @@ class Pairs:
     whole: list[list[float]] = field(default_factory=list)
     streamed: list[list[float]] = field(default_factory=list)
     outputs: int = 0
-    tokens: int = 0  # of the streams
+    tokens: int = 0  # in the streams
     is_same: bool = True
 
     def line(self) -> dict[str, Any]:

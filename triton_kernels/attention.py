@@ -96,12 +96,12 @@ def _branch_attention_kernel(
     capacity,  # positions of the ring
     rows,
     kv_heads,
-    tiles,  # of rows
+    tiles,  # tiles of rows
     short,  # a span of up to this many splits gives a program one: pieces of level 0
     blocks,  # pieces of level 1
     above,  # pieces of all levels but 0
     last_level,
-    scale,  # of scores, times log2 e
+    scale,  # factor of scores, times log2 e
     GROUP: tl.constexpr,  # query heads of a KV head
     HEAD_DIM: tl.constexpr,
     TILE_ROWS: tl.constexpr,
@@ -163,7 +163,7 @@ def _branch_attention_kernel(
         m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
         acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
-        m_all, l_all, acc_all = m, l, acc  # of the splits before this one
+        m_all, l_all, acc_all = m, l, acc  # the splits before this one
         for step in tl.range(0, steps, num_stages=STAGES):
             behind = step - trunk_tiles
             in_flight = behind >= 0

@@ -27,7 +27,7 @@ def _embed_kernel(
     out_stride,
     Squares,  # [parts, rows] written with HAS_SQUARES
     squares_stride,
-    first_row,  # of the table: row 0 of Out
+    first_row,  # its table row is row 0 of Out
     columns,
     HAS_SQUARES: tl.constexpr,
     PART: tl.constexpr,

@@ -19,7 +19,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FLIGHT = 2 * SLOTS  # slots in flight that a row can see: in the chain, then in its tail
 SPLIT = 64  # positions; the same for every model, because splits determine bits
 FAN = 8  # pieces that one program merges into one of the next level
-MULTIPROCESSORS = 132  # of an H100 or H200: `short` is chosen for this number
+MULTIPROCESSORS = 132  # an H100 or H200: `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
 
 

@@ -15,9 +15,9 @@ import triton.language as tl
 from .noise import exp32
 from .words import TABLE_N, arrived_last
 
-BINS = 2048  # of a digit
+BINS = 2048  # bins per digit
 STATE_WORDS = 8
-SHIFTS = (21, 10, 0)  # of the three digits
+SHIFTS = (21, 10, 0)  # the three digits
 
 ROW_BINS = tl.constexpr(BINS)
 ROW_STATE = tl.constexpr(STATE_WORDS)
@@ -32,8 +32,8 @@ WANTED = tl.constexpr(2)  # tokens or units still missing at keys with this pref
 ABOVE = tl.constexpr(3)  # units of keys above the prefix
 MOST = tl.constexpr(4)  # key of the largest logit
 BAR = tl.constexpr(5)  # keys below it are filtered, or not among the first top_k
-BAD_KEY = tl.constexpr(0xFFFFFFFF)  # of a NaN or +inf
-NO_KEY = tl.constexpr(0x007FFFFF)  # of -inf
+BAD_KEY = tl.constexpr(0xFFFFFFFF)  # key of a NaN or +inf
+NO_KEY = tl.constexpr(0x007FFFFF)  # key of -inf
 
 
 @dataclass(frozen=True)

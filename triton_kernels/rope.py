@@ -51,7 +51,7 @@ def _rope_kv_write_kernel(
     InvFreq,  # [HALF] float32
     QWeight,  # [2 HALF]; this and the next are never touched without HAS_NORM
     KWeight,
-    first_row,  # of the table: row 0 of QKV
+    first_row,  # its table row is row 0 of QKV
     heads,
     kv_heads,
     amplitude,

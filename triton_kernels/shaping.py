@@ -2,7 +2,7 @@
 
 The public op is `shape_logits`, its plain-torch twin `shape_logits_torch`. Order and formulas are
 those of csrc/ops/shaping.h. Lists of tokens are dense here, one value per token. A separate launch
-masks bad words last. That is safe, because nothing after a mask brings a token back.
+masks bad words last. That is safe, because nothing after a mask restores a token.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _shape_kernel(
     o = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     m = o < vocab
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
-    position = load_int64(p_row, True) + 1  # of the token to be sampled
+    position = load_int64(p_row, True) + 1  # position of the token to be sampled
     x = tl.load(Logits + i_row * logits_stride + o, mask=m, other=0.0).to(tl.float32)
     kinds = tl.load(TokenMask + o, mask=m, other=1)
     too_early = position < load_int64(Block + _ENDS_FROM, True)

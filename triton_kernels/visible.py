@@ -54,11 +54,11 @@ def _see_kernel(
     Slots,  # [64, 128] written
     Extent,  # [4 + 128] written
     Meta,  # [4, 64] written
-    first_row,  # of the table: row 0 of the result
+    first_row,  # its table row is row 0 of the result
     capacity,  # positions of the ring
     reach,  # positions a row sees
-    tail_slots,  # of a branch
-    rows,  # of the forward
+    tail_slots,  # per branch
+    rows,  # rows of the forward
     TILE_ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
     ROWS: tl.constexpr,  # 64

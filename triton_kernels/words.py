@@ -20,7 +20,7 @@ ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
 
 TWO_PROGRAMS = 128  # registers of a thread: then two programs of eight warps fit a multiprocessor
-MAX_REGISTERS = 255  # of a thread; without a bound the assembler spills to run more threads
+MAX_REGISTERS = 255  # per thread; without a bound the assembler spills to run more threads
 
 
 @triton.jit

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 DEMO = "demo"
 INFLATED = "demo-1g"  # a name of bench.models.checkpoints
 NAMES = (DEMO, INFLATED, *MODELS)
-DRAFT_LAYERS = 3  # of an 8B target: a 1B reads as many bytes
+DRAFT_LAYERS = 3  # in an 8B target: a 1B reads as many bytes
 DAMPED = 0.03  # then about three tokens in four are the draft's first choice
-POSITIONS = 131_072  # of a random pair: the value in configurations of Llama 3.x, which engines use
+POSITIONS = 131_072  # in a random pair: the value in configurations of Llama 3.x, which engines use
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

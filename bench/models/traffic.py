@@ -19,7 +19,7 @@ from sbrt.sampling import SamplingParams
 
 @dataclass(frozen=True)
 class Load:
-    """How requests come: `concurrency` of them in flight at any time, or `rate` of them a second.
+    """Arrival of requests: `concurrency` of them in flight at any time, or `rate` of them a second.
 
     Exactly one of the two is set. Arrivals at a rate are a Poisson process.
     """

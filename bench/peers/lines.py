@@ -19,7 +19,7 @@ TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGU
 FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
 PLAIN = ("plain", "none")  # modes without drafts, of peers and of ours
-ROWS = (1, 2, 4, 8, 16)  # of the forwards that are timed
+ROWS = (1, 2, 4, 8, 16)  # in the timed forwards
 
 
 class PeerError(Exception):
@@ -63,7 +63,7 @@ class Source(Protocol):
         """Decode greedily after all `prompts` at once; called only on a line with in_batches."""
 
     def gap(self, ids: list[int], token: int) -> float:
-        """How far the best logit after `ids` is above that of `token`, relative to the best."""
+        """Distance of `token`'s logit after `ids` from the best one, relative to the best."""
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:
         """Microseconds of each of `times` forwards over `rows` rows, or why they are missing."""

@@ -61,7 +61,7 @@ class Worker:
         return Batch(found["ids"], found["seconds"], found["timed"], found["total"])
 
     def gap(self, ids: list[int], token: int) -> float:
-        """How much the best logit after `ids` exceeds the token's. Raises PeerError."""
+        """Distance of the token's logit after `ids` from the best one. Raises PeerError."""
         return float(self.ask("gap", ids=ids, token=token)["gap"])
 
     def forward(self, rows: int, context: int, times: int) -> list[float] | str:

@@ -137,7 +137,7 @@ def _rows_of_files(lines: Sequence[Found]) -> Iterator[str]:
 
 
 def _parts(lines: Sequence[Found]) -> Iterator[str]:
-    """Where answers of other engines part from ours on the same GGUF file."""
+    """Places where answers of other engines part from ours on the same GGUF file."""
     for line in lines:
         at = line["parts_at"]
         found = sorted(i for i in at if i is not None)

@@ -46,7 +46,7 @@ class Cell:
     draft: str
     prompts: str
     temperature: float
-    folder: Path | None  # of the draft
+    folder: Path | None  # the draft's
     chosen: dict[str, Method] = field(default_factory=dict)
 
     def line(self, entry: Entry) -> dict[str, Any] | None:

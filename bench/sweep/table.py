@@ -11,7 +11,7 @@ from sbrt.outputs import ratio
 Cell = dict[str, Any]
 
 PATHS, TREES, SERIAL_TREE, PEARL = "hedge, paths", "hedge, trees", "tree", "pearl"
-LETTERS = {"gamma": "g", "epsilon": "e", "theta": "t", "width": "w", "F": "F"}  # of tuned options
+LETTERS = {"gamma": "g", "epsilon": "e", "theta": "t", "width": "w", "F": "F"}  # tuned options
 COMPARED = (
     (PATHS, PEARL, "paths / pearl"),
     (TREES, PEARL, "trees / pearl"),

@@ -141,8 +141,8 @@ class Event {
     times_[value % kStamps].store(ns, std::memory_order_relaxed);
   }
 
-  // What a backend keeps of an event, from the first wait or record on. On a device the word is
-  // where the device writes it.
+  // State that a backend keeps for an event, from the first wait or record on. On a device the word
+  // is where the device writes it.
   void* body() const { return body_.get(); }
   void keep(std::shared_ptr<void> body, std::atomic<int64_t>* word) {
     body_ = std::move(body);
@@ -168,7 +168,7 @@ class Stream {
   virtual void launch(const Graph& graph, int width) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
-  // What ran, and when. Read it while the stream is idle. A device keeps a trace only after
+  // The stream's trace. Read it while the stream is idle. A device keeps a trace only after
   // keep_trace(true).
   virtual const Trace& trace() = 0;
   // Called before the first launch, so that no launch allocates. Throws InvalidInput if the backend

@@ -45,8 +45,8 @@ class OrderBook {
   struct Op {
     Kind kind;
     int32_t stream;
-    int32_t name;   // of a run
-    int32_t event;  // of a wait or record
+    int32_t name;   // for a run
+    int32_t event;  // for a wait or record
     int64_t value;
     int64_t issued;  // number of the host's ops before this one
     Effects effects;

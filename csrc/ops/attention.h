@@ -15,7 +15,7 @@ namespace sbrt {
 
 constexpr int kMaxSpans = 2 + kSlots + kMaxTail;
 
-// What one row sees, as storage slots in order of position.
+// The keys that one row sees, as storage slots in order of position.
 struct Visible {
   Span span[kMaxSpans];
   int count;      // spans

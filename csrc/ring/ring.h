@@ -52,7 +52,7 @@ class KvRing {
   int64_t head(int layer, int kv_head) const { return int64_t{layer} * shape_.kv_heads + kv_head; }
   RingShape shape_;
   bool debug_;
-  int64_t panels_;  // of one head
+  int64_t panels_;  // per head
   Buffer<float> k_, v_;
   Buffer<Tag> tags_;
 };

@@ -114,7 +114,7 @@ class Decoder:
         """Record a forward of a prompt: K and V of its rows to their slots. Nobody reads
         further."""
         v = Views(self.buffers, rows, self.config.heads)
-        v.features = None  # of rows that are verified only
+        v.features = None  # only verified rows have them
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h)
         read_lengths(run, rows.table, rows.lengths)
         last = len(self.weights.layers) - 1

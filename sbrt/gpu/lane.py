@@ -41,8 +41,8 @@ from .recorder import (
 from .store import LaneShape, LaneStore
 from .weights import Weights
 
-ROWS = (16, 32, 64)  # of a verification graph
-PRODUCTS = ("fused", "cublas")  # of a forward's layers: fused.py, or decoder.py
+ROWS = (16, 32, 64)  # in a verification graph
+PRODUCTS = ("fused", "cublas")  # for a forward's layers: fused.py, or decoder.py
 
 
 def model_of(

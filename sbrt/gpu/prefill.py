@@ -61,7 +61,7 @@ class Lengths:
 def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
     """Record the read of the lengths from a row table. Its last row has the latest position."""
     at = TABLE_N.value
-    used, head = table[at : at + 1], table[:1]  # of a position the low word: it is a ring's
+    used, head = table[at : at + 1], table[:1]  # a ring's positions fit the low word
     run(copy, used, out=lengths.starts[1:2])
     run(add, head, used, out=lengths.starts[3:4])
 

@@ -21,7 +21,7 @@ from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
-STEP_ROWS = (1, 4, 16, 64)  # of a draft's graphs, and then multiples of 64
+STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from serve import Clock, gap_of, serve, timed
 # Tokens guessed at a time. Prompt lookup: the value that its documentation gives for a CPU.
 LOOKUP, DRAFTED = 2, 4
 KV = {"float32": llama_cpp.GGML_TYPE_F32}  # other dtypes use its default, float16
-ROWS = 512  # of a batch
+ROWS = 512  # per batch
 
 
 class Rows:
@@ -266,7 +266,7 @@ class Peer:
         return first
 
     def gap(self, ids, token):
-        """How far the best logit after `ids` is above that of `token`."""
+        """Distance of `token`'s logit after `ids` from the best one."""
         self.rows.cut(0)
         return gap_of(self.rows.feed(ids), token)
 

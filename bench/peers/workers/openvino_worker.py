@@ -80,7 +80,7 @@ class Peer:
         return answer | {"ids": list(result.tokens[0])[:max_tokens]}
 
     def gap(self, ids, token):
-        """How far the best logit after `ids` is above that of `token`."""
+        """Distance of `token`'s logit after `ids` from the best one."""
         self._infer_from(ids, 0)
         return gap_of(self.request.get_tensor("logits").data[0, -1], token)
 

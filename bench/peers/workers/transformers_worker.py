@@ -56,7 +56,7 @@ class Peer:
 
     @torch.inference_mode()
     def gap(self, ids, token):
-        """How far the best logit after `ids` is above that of `token`."""
+        """Distance of `token`'s logit after `ids` from the best one."""
         return gap_of(self.model(torch.tensor([ids])).logits[0, -1].float(), token)
 
     @torch.inference_mode()

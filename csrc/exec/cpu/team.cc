@@ -51,7 +51,7 @@ void Team::run(const Graph& graph, int width) {
     graph_ = &graph;
     take_along(width);
     // The width is part of the job word. Only members of the job read further, and the job cannot
-    // end without them. So nobody ever reads another job's fields.
+    // end without them. So no member reads another job's fields.
     ++serial_;
     publish(job_, serial_ << kWidthBits | static_cast<uint32_t>(width));
   }

@@ -39,7 +39,7 @@ struct World {
   }
 };
 
-// What the backend keeps of an Event.
+// State that the backend keeps for an Event.
 struct EventBody {
   int device;
   cudaEvent_t event = nullptr;

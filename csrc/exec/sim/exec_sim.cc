@@ -22,7 +22,7 @@
 namespace sbrt {
 namespace {
 
-// What the dry backend keeps.
+// Records of the dry backend.
 class Keeper {
  public:
   explicit Keeper(PartName name) : order(name) {}
