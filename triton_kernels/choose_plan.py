@@ -23,8 +23,9 @@ class ChoosePlan:
     laws         write Law words of the draft; else Choice words of the target
     shaped       the request shapes its logits
     filtered     the request has min_p, top_k or top_p. A token is sampled from exactly the tokens
-                 that the filters leave. A law only drops the candidates that the chunks' picks
-                 show to be filtered. It changes no token, so it needs no pass over the vocabulary
+                 that the filters leave. With `laws` only those candidates are dropped that the
+                 chunks' picks show to be filtered. That changes no token, so it needs no pass
+                 over the vocabulary
     chunk        tokens of a program
     first_row    of the table: row 0 of the logits
     """

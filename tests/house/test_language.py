@@ -1,0 +1,164 @@
+"""Contract under test: comments, docstrings and pages are plain English. In the rooms and pages
+that are clean, none begins with "Of" and none has a retired word. Every check is tried on a wrong
+text first."""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Rooms whose comments are clean. Add a room when you have cleaned it.
+ROOMS = (
+    "csrc/core", "csrc/ring", "csrc/exec", "csrc/ops", "bench", "sbrt/trace", "sbrt/model/gguf",
+    "sbrt/gpu", "triton_kernels", "tests/house", "tests/common", "tests/exec", "tests/ring",
+    "tests/ops",
+)  # fmt: skip
+# Files of these rooms that are not clean yet. Remove an entry when you have cleaned it.
+LATER = (
+    "bench/decode.py", "csrc/ops/choose*", "csrc/ops/filter*", "csrc/ops/shaping*",
+    "triton_kernels/choose.py",
+)  # fmt: skip
+PAGES = (
+    "csrc/README.md", "triton_kernels/README.md", "CONTRIBUTING.md", "docs/glossary.md",
+    "docs/gpu-check.md", "docs/performance.md", "docs/profiling.md", "docs/round.md",
+    "docs/structure.md",
+)  # fmt: skip
+CXX_SUFFIXES = {".h", ".inc", ".cc", ".cu"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+# A retired word, and the words to use instead. Only words without another true use are listed.
+RETIRED = {
+    r"(?i:behind)": "after, following",
+    r"(?i:beside)": "next to, alongside, compared with",
+    r"(?i:bring|brings|brought)": "copy, move, give",
+    r"(?i:(cpu|cuda|dry|sim) (body|bodies))": "backend",
+    r"(?i:foretell|foretells|foretold)": "predict, forecast",
+    r"(?i:hangs|hung)": "is attached, is appended",
+    r"(?i:a|draft's|its|target's|the|whole) laws?": "distribution, probabilities",
+    r"(?i:so many)": "N, this number",
+    r"(?i:stands? down|chain (stands|falls)|node (stands|falls))": "is accepted, is rejected",
+    r"(?i:unseen)": "skipped",
+    r"(?i:whoever)": "the thread, op or caller that is meant",
+}
+CXX_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//(?P<comment>[^\n]*)')
+CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+
+
+def cxx_comments(source):
+    """(line, code before it, text) of the comments of a C++ file; `line` counts from 1."""
+    for match in CXX_COMMENT.finditer(source):
+        if match["comment"] is not None:
+            before = source[: match.start()]
+            yield before.count("\n") + 1, before.rpartition("\n")[2].strip(), match["comment"]
+
+
+def python_comments(source):
+    """(line, code before it, text) of the comments of a Python file."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.line[: token.start[1]].strip(), token.string[1:]
+
+
+def docstrings(source):
+    """(line, text) of the docstrings of a Python file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            yield node.body[0].lineno, ast.get_docstring(node)
+
+
+def blocks(comments):
+    """(line, text) of comments; those that fill successive lines are one text."""
+    found, last = [], None
+    for line, code, text in comments:
+        if last == line - 1 and not code:
+            found[-1] = (found[-1][0], f"{found[-1][1]} {text.strip()}")
+        else:
+            found.append((line, text.strip()))
+        last = None if code else line
+    return found
+
+
+def texts(name, source):
+    """(line, text) of everything in the file `name` that is written for people."""
+    if name.endswith(".md"):
+        return [(1, source)]
+    if name.endswith(".py"):
+        return [*blocks(python_comments(source)), *docstrings(source)]
+    return blocks(cxx_comments(source))
+
+
+def retired(text):
+    """Sentences about the retired words of a text; code in backquotes does not count."""
+    prose = " ".join(CODE.sub(" ", text).split())
+    for word, instead in RETIRED.items():
+        for match in re.finditer(rf"(?<![\w.:]){word}(?![\w(])", prose):
+            yield f"expected {instead}, got {match.group()!r}"
+
+
+def faults(name, source):
+    """One sentence for each breach in the file `name`."""
+    found = []
+    for line, text in texts(name, source):
+        begins = ["expected a subject or a verb first, got 'Of'"] if text.startswith("Of ") else []
+        found += [f"{name}:{line}: {fault}" for fault in (*begins, *retired(text))]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "reported"),
+    [
+        (
+            "a.h",
+            "int a;  // A.\nint b;  // Of it",
+            "a.h:2: expected a subject or a verb first, got 'Of'",
+        ),
+        ("a.cc", "\n// Adds so\n// many.", "a.cc:2: expected N, this number, got 'so many'"),
+        ("a.py", "def f():\n  'Of it.'", "a.py:2: expected a subject or a verb first, got 'Of'"),
+        ("a.py", "# The law.", "a.py:1: expected distribution, probabilities, got 'The law'"),
+        ("a.md", "Beside.", "a.md:1: expected next to, alongside, compared with, got 'Beside'"),
+    ],
+)
+def test_a_wrong_text_is_found(name, source, reported):
+    assert faults(name, source) == [reported]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("a.h", 'f("// so many");  // Counts\n// the rows\n// Of which x.behind(3) is one'),
+        ("a.py", "x = 'whoever'  # `behind` and Law: the Law words of a row, so much for many."),
+        ("a.md", "Write `beside`.\n```\nhangs\n```\nBesides, a function body stands here."),
+    ],
+)
+def test_code_and_true_uses_are_left_alone(name, source):
+    assert faults(name, source) == []
+
+
+def files_of(room):
+    later = {path for pattern in LATER for path in ROOT.glob(pattern)}
+    found = [path for path in sorted((ROOT / room).rglob("*")) if path not in later]
+    return [path for path in found if path.suffix in {".py", *CXX_SUFFIXES}]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_clean_room_stays_clean(room):
+    paths = files_of(room)
+    assert paths
+    assert [
+        fault
+        for path in paths
+        for fault in faults(path.relative_to(ROOT).as_posix(), path.read_text())
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_clean_page_stays_clean(page):
+    assert faults(page, (ROOT / page).read_text()) == []
+
+
+def test_every_file_that_waits_is_there():
+    assert [pattern for pattern in LATER if not list(ROOT.glob(pattern))] == []
