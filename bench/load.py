@@ -154,8 +154,8 @@ def _warm_up(engine: Engine, cells: Sequence[Cell], work: Work, bar: Phases) -> 
 
 
 def _fitted(config: EngineConfig, wanted: Sequence[Load]) -> EngineConfig:
-    """The config with a seat for each request of the largest closed loop, and with a rate at least
-    the usual number.
+    """The config with enough seats: one for each request of the largest closed loop, and at least
+    the usual number if requests arrive at a rate.
 
     Prefix reuse is off: all methods get the same prompts, and only the first would feed them.
     """

@@ -79,8 +79,8 @@ def _begin_cut_kernel(
     """One program per row and chunk: the largest logit, and a threshold that at least top_k tokens
     reach.
 
-    The threshold is the lower end of a bin of the first digit: the bin in which the largest tokens
-    of every GROUP reach top_k.  bytes = rows * vocab * size
+    The threshold is the lower end of a bin of the first digit. Counted from the top, the largest
+    tokens of all GROUPs reach top_k in that bin.  bytes = rows * vocab * size
     """
     i_row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)

@@ -133,7 +133,7 @@ def _linear_kernel(
     row = tl.arange(0, BLOCK_M).to(tl.int64)
     m_row = row < rows
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row: no mask, and no result
+    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
     o_k = tl.arange(0, BLOCK_K)
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]

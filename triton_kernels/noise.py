@@ -104,7 +104,7 @@ def exp32_torch(x: torch.Tensor) -> torch.Tensor:
 
 
 def _product(x: torch.Tensor, by: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low word of x * by, through 16-bit halves: int64 would overflow."""
+    """High and low word of x * by, computed in 16-bit halves because int64 would overflow."""
     low, high = x & 0xFFFF, x >> 16
     first, second = low * by, high * by
     total_low = first + ((second & 0xFFFF) << 16)

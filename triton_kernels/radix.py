@@ -137,8 +137,8 @@ def sum_before(bins, n):
 
 @triton.jit
 def _next_digit(low, most_key, temperature, min_p, SHIFT: tl.constexpr):
-    """The least key down to SHIFT bits. A bin is left if its greatest key is; keys above the
-    largest logit are always left."""
+    """The least remaining key, exact down to SHIFT bits. A bin remains if its greatest key does.
+    Keys above the largest logit always remain."""
     top = low + ((tl.arange(0, ROW_BINS).to(tl.int64) + 1) << SHIFT) - 1
     top = tl.minimum(tl.maximum(top, NO_KEY), most_key)
     most = logit_of(most_key.to(tl.uint32))

@@ -64,7 +64,7 @@ def _see_kernel(
     ROWS: tl.constexpr,  # 64
 ):
     """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail). leader(a) = the longest
-    row of a's tile whose beginning a is; of equals the lowest."""
+    row of a's tile whose slots begin with a's; the lowest of equals."""
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
@@ -114,7 +114,7 @@ def _see_kernel(
     tl.store(Meta + 2 * ROWS + o_row // TILE_ROWS * TILE_ROWS + rank, o_row, mask=leads != 0)
     tl.store(Meta + 3 * ROWS + o_row // TILE_ROWS, in_tile, mask=o_row % TILE_ROWS == 0)
 
-    # The reach of all of it.
+    # The extent of all rows' keys.
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
@@ -199,7 +199,8 @@ def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
 
 
 def _leaders(seen: list[list[int]], tile_rows: int) -> list[int]:
-    """For every row, the longest row of its tile whose beginning it is; of equals the lowest."""
+    """For every row, the longest row of its tile whose slots begin with this row's; the lowest of
+    equals."""
     leaders = []
     for a, slots in enumerate(seen):
         tile = range(a // tile_rows * tile_rows, len(seen))[:tile_rows]

@@ -99,7 +99,7 @@ class Op:
 
     @property
     def best_us(self) -> float:
-        """Time of one call that a tenth of all forwards is below."""
+        """Time per call that the fastest tenth of all forwards stays below."""
         return sorted(self.ns)[len(self.ns) // 10] / 1e3 / self.calls
 
     def line(self, roof: float) -> dict[str, Any]:

@@ -3,9 +3,10 @@
     python -m bench.lanes --device cuda [--models 8b,1b] [--context 1024] [--positions 8192]
         [--rows 1,16,32,64] [--seconds 1] [--products fused|cublas] [--json OUT]
 
-Models are Llama-shaped, with random weights in bfloat16. The first is the target. Its T(rows) is
-the time of a verification graph, which is also the cost of a token of plain decoding, and of a
-graph of one row. The second is the draft. Its t(rows) is the time of a step.
+Models are Llama-shaped, with random weights in bfloat16. The first is the target. T(rows) is the
+time of its verification graphs, and of a graph with one row. A verification graph's time is also
+the cost of a token of plain decoding. The second model is the draft. t(rows) is the time of its
+steps.
 
 Each graph is measured alone, and while the other lane works on its own stream. Bytes are those of
 weights, without the embedding that is looked up, and of the keys and values of the context. Then

@@ -119,7 +119,7 @@ def random_pair(
 
 
 def damp(weights: Weights, kept: int) -> None:
-    """Make small what all but the first layers add to the residual stream."""
+    """Scale down the contributions of all but the first `kept` layers to the residual stream."""
     for layer in weights.layers[kept:]:
         for linear in (layer.o, layer.down):
             linear.weight.mul_(DAMPED)

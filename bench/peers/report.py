@@ -27,8 +27,8 @@ LLAMA = "llama-cpp-python"
 class Question:
     """Compares our line at `dtype`, `mode` with the best line of `peer` at `dtypes`, `modes`.
 
-    checkpoints: where it is asked; empty: GGUF files, which alone have lines of that dtype. figure:
-    a key of the JSON. For a time, the ratio says how many times faster ours is.
+    checkpoints: those that it concerns; empty: GGUF files, which alone have lines of that dtype.
+    figure: a key of the JSON. For a time, the ratio says how many times faster ours is.
     """
 
     checkpoints: tuple[str, ...]

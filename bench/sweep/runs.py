@@ -77,8 +77,7 @@ def speedup(run: Run, c: int) -> float:
 
 
 def repeated(trunk: Sequence[int], begin: int) -> int:
-    """Number of tokens from `begin` on that complete GRAM tokens which `trunk` already
-    contained."""
+    """Number of tokens from `begin` on that end an n-gram of GRAM tokens which occurred before."""
     seen: set[tuple[int, ...]] = set()
     found = 0
     for end in range(GRAM, len(trunk) + 1):

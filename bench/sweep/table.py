@@ -86,8 +86,7 @@ def _times(cell: Cell, name: str, other: str) -> str:
 
 
 def _of_trees(cell: Cell) -> str:
-    """The overlapped trees compared with the serial one: how much shorter rounds are, times tokens
-    a pass."""
+    """Speed-up of the overlapped trees over the serial one, as shorter rounds x tokens a pass."""
     trees, tree = of(cell, TREES), of(cell, SERIAL_TREE)
     if trees is None or tree is None:
         return "-"

@@ -12,7 +12,7 @@ namespace sbrt {
 
 // The code that captured the graphs owns them; they outlive every launch.
 struct Captured {
-  std::vector<void*> graphs;  // cudaGraph_t, none of them null; players if they are played
+  std::vector<void*> graphs;  // cudaGraph_t, none of them null; players if `play` is given
   int (*pick)(const void* asked) = nullptr;  // index of one of them; null: the first
   const void* asked = nullptr;
   // For players: enqueues all work of one player on a cudaStream_t, from the host's thread. Throws

@@ -73,7 +73,7 @@ class Graph {
   explicit Graph(const char* name) : name_(name) {}
 
   // Appends an op. Every member of the team calls `fn(args, worker)`, or rank 0 alone if `single`.
-  // The team meets after each op. Args is copied now: pointers and scalars.
+  // The team synchronises after each op. Args is copied now: pointers and scalars.
   template <class Args>
   Node& add(void (*fn)(const Args&, Worker), const Args& args, bool single = false) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= kBytes);
@@ -108,7 +108,7 @@ class Graph {
     const int64_t* const* ns = nullptr;  // the table in force
   };
 
-  // Called just before a forward over *rows rows is appended: that forward is all that this graph
+  // Call this just before appending a forward over *rows rows. That forward is all that the graph
   // costs. Only the sim backend uses it.
   void cost_by(const int32_t* rows, const int64_t* const* ns) { cost_ = {nodes_.size(), rows, ns}; }
 
@@ -248,7 +248,7 @@ class Exec {
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
 std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
-// Like sim, and records every command for order(). Reports call parts by these names.
+// Like sim, and records every command for order(). Its reports name parts with `name`.
 std::unique_ptr<Exec> make_dry_exec(PartName name);
 // A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
 // op without a form for a device is refused.

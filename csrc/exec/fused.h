@@ -27,7 +27,8 @@ inline bool does_pick(const Graph& graph, const std::vector<int>& picked) {
   });
 }
 
-// True if an op of it is played instead of launched as a graph. Such a graph is never fused.
+// True if a captured op of `graph` has players instead of graphs to launch. Such a graph is never
+// fused.
 inline bool is_played(const Graph& graph) {
   const auto& nodes = graph.nodes();
   return std::any_of(nodes.begin(), nodes.end(),

@@ -136,7 +136,7 @@ class Checker {
   std::vector<size_t> next_;
   std::vector<std::vector<Recorded>> records_;  // by event, in order
   std::vector<bool> dropped_;
-  std::vector<Clock> of_host_;  // the host's clock after each number of its ops
+  std::vector<Clock> of_host_;  // the host's clock after each of its ops
   std::vector<PartState> parts_;
   std::set<std::string> found_;
 };

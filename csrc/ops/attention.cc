@@ -56,7 +56,7 @@ int64_t score_stride(const RingShape& ring) {
   return (ring.capacity + kSlots + kMaxTail + kScorePad + 15) / 16 * 16;
 }
 
-// Number of first keys that rows i and k see in the same slots.
+// The number of leading keys that rows i and k share, in the same slots.
 int64_t shared_keys(const Batch& rows, const Visible* visible, int64_t i, int64_t k) {
   const Visible &a = visible[i], &b = visible[k];
   if (i == k) return a.keys;

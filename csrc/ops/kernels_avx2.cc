@@ -1,5 +1,6 @@
-// Compiled with AVX2 flags. Code here may run only after kernels_named() has asked the machine.
-// Nothing with external linkage may be shared with other files (kernels_body.inc).
+// Compiled with AVX2 flags. Code here may run only after kernels_named() has checked that the
+// machine has AVX2. Nothing with external linkage may be shared with other files
+// (kernels_body.inc).
 #if defined(__x86_64__)
 #define SBRT_KERNELS kKernelsAvx2
 #define SBRT_KERNELS_NAME "avx2"

@@ -77,7 +77,8 @@ void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
 void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const bool shifts = f.minimums != Number::none;
-  // Without a minimum, level 0 is `zero` scales below 0. So the greater magnitude gets that side.
+  // Without a minimum, level 0 is `zero` scales below 0, which is the longer side. So the value of
+  // greater magnitude gets level 0.
   const float extreme = std::abs(*low) > std::abs(*high) ? *low : *high;
   const float range = shifts ? *high - *low : f.zero ? -2 * extreme : extreme;
   const float sum = sum_of(n, [&](int64_t i) { return x[i]; });

@@ -92,8 +92,7 @@ def matmul_bias(
 
 
 def matmul_float32(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out float32: products of half precision, summed and stored without rounding to it. CUDA
-    only."""
+    """out float32: products of half-precision inputs whose sums are not rounded. CUDA only."""
     torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
 
 

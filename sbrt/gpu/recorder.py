@@ -50,7 +50,8 @@ class Recorder(Protocol):
 
 
 class Tape:
-    """A list of calls. Tensors are kept as separate views, so that renaming cannot change them."""
+    """A list of calls. Tensors are kept as separate views, so that a later change of the caller's
+    tensor object cannot redirect them."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Op, tuple[Any, ...], dict[str, Any]]] = []

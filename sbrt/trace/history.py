@@ -20,8 +20,8 @@ class History:
 
 
 def rounds_of(rounds: Iterable[Round], tokens: int) -> list[Round]:
-    """The rounds that committed the first `tokens` tokens. A stop string may end an answer before
-    its last round ends.
+    """The rounds that committed `tokens` tokens. The last is cut if a stop string ended the answer
+    inside it.
 
     [] if the first rounds are lost.
     """

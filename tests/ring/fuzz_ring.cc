@@ -259,7 +259,7 @@ class World {
     for (size_t j = 0; j < nodes_.size(); ++j) read_node(static_cast<int>(j));
   }
 
-  // A branch on `node` with its tail, in which `node` is now the index; or none.
+  // A branch on `node` with its tail, or none. In the result `node` is the branch's index.
   Tail adopted(int node) {
     for (size_t b = 0; b < tails_.size(); ++b)
       if (tails_[b].node == node && !tails_[b].stamps.empty()) {

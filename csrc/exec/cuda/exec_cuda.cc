@@ -160,7 +160,7 @@ class CudaStream final : public CommandStream {
     return true;
   }
 
-  // Time in which the command is held back counts as waiting, from where the stream has come.
+  // A wait that the host holds back counts from the point that the stream has reached.
   bool wait_for(Event& event, int64_t value) {
     begin_slice();
     const EventBody& body = body_of(event, world_.device);

@@ -13,14 +13,14 @@ namespace {
 // forwards), slices without a place are left out of the trace.
 constexpr size_t kSlices = 512;
 
-// An elapsed time is a float of milliseconds. Its resolution is 61 ns after one second; from there
-// on read() moves the known event.
+// An elapsed time is a float of milliseconds. Its resolution is 61 ns after one second. Beyond
+// that, read() moves the known event forward.
 constexpr float kFar = 1000;
 
 }  // namespace
 
-// The fastest try is the most exact: the device passed the event in its middle, plus or minus half
-// of it.
+// The fastest try is the most exact. The device passed the event in the middle of it, plus or minus
+// half its duration.
 void DeviceClock::set(cudaStream_t idle) {
   constexpr int kTries = 5;
   int64_t least = std::numeric_limits<int64_t>::max();

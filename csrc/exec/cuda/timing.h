@@ -1,6 +1,6 @@
-// When a stream's commands ran on the device: timed events around each. All events are created when
-// a trace is asked for. The host reads them after the device has passed them, so nothing waits for
-// one.
+// Times at which a stream's commands ran on the device, from timed events around each. All events
+// are created when a trace is asked for. The host reads them after the device has passed them, so
+// nothing waits for one.
 #pragma once
 
 #include <cstdint>

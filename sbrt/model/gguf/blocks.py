@@ -28,7 +28,7 @@ NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89
 class Block:
     """One type of tensor.
 
-    layout: of the result of `unpack`. Both are None if the elements are stored as numbers.
+    layout: describes the result of `unpack`. Both are None if the elements are stored as numbers.
     unpack: blocks [n, size] to (levels [n, elements], scales [n, elements / group], minimums of the
     same shape or None).
     """

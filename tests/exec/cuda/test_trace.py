@@ -4,8 +4,8 @@
 - Only a traced stream records timed events. None is created in a round, and the host waits for
   none.
 - The host looks before it sleeps: a reached event costs no nap, and each event has its own history.
-- A fused graph is one launch, of the graphs that its captured ops picked when it was made and pick
-  now.
+- A fused graph is one launch, as long as its captured ops pick the graphs that they picked when it
+  was fused.
 - A graph with players is never fused.
 """
 

@@ -103,7 +103,7 @@ void show_slices() {
   check(std::abs(off) <= 62, "trace: the second round is off by ", off, " ns");
 }
 
-// A wait that the host holds back begins where the stream has come.
+// A wait that the host holds back begins at the point that the stream has reached.
 void hold_wait() {
   Scene scene;
   scene.exec->keep_trace(true);
@@ -327,7 +327,8 @@ struct Timed {
   }
 };
 
-// A burst is one launch, of the graphs that its captured ops picked when it was made and pick now.
+// A burst is one launch, as long as its captured ops pick the graphs that they picked when it was
+// fused.
 void fuse() {
   static constexpr int64_t kShort = 200 * kUs, kLong = 700 * kUs;
   Choice forward(kShort, kLong);
