@@ -146,8 +146,8 @@ class Bench:
     ) -> list[float]:
         """Microseconds of each launch.
 
-        `beside`: another graph and how many times it is launched, on a stream of the other priority.
-        That stream works from before the first kernel until after the last.
+        `beside`: another graph and how many times it is launched, on a stream of the other
+        priority. That stream works from before the first kernel until after the last.
         The clock starts after an earlier launch of the same graph. So the host has finished its
         work for the launch before the device gets to it.
         """
