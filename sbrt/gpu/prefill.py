@@ -54,7 +54,7 @@ class Lengths:
 
     @property
     def before(self) -> int:
-        """Number of positions before its own that a row sees; -1 for all."""
+        """Number of earlier positions that a row sees; -1 for all."""
         return -1 if self.window is None else self.window - 1
 
 
@@ -170,7 +170,7 @@ def expect_flash_attn() -> None:
 
 
 def prefill_sizes(flash: Flash | None, capacity: int) -> list[int]:
-    """Rows of the prompt forwards, doubled as long as a ring has more positions."""
+    """Rows of the prompt forwards: 64, then doubled as long as the ring has more positions."""
     sizes = [MAX_ROWS]
     while flash and sizes[-1] < min(MAX_STEP_ROWS, capacity):
         sizes.append(2 * sizes[-1])

@@ -81,10 +81,9 @@ class CudaRecorder:
     """Captures CUDA graphs on its lane's stream and in the lane's own pool.
 
     stream: the cudaStream_t that will replay them; 0: a stream of torch's, for a lane that no
-    engine runs. Two lanes that run at the same time share neither stream nor pool, because the
-    workspace of a matrix product belongs to the stream on which it was captured. torch frees that
-    workspace with any of the graphs captured there. So all graphs of a lane are kept as long as the
-    lane.
+    engine runs. Two lanes that run at the same time share neither stream nor pool. The workspace of
+    a matrix product belongs to the stream on which it was captured. torch frees that workspace with
+    any of the graphs captured there. So all graphs of a lane are kept as long as the lane.
     """
 
     def __init__(self, device: torch.device, stream: int = 0) -> None:

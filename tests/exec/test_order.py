@@ -1,5 +1,6 @@
 """Contract under test: the order checker (csrc/exec/order.h). It reports exactly the pairs of
-accesses, at least one a write, that no stream, no event and no wait of the host puts in order."""
+accesses, at least one a write, that nothing puts in order: no stream, no event, no wait of the
+host."""
 
 import random
 

@@ -1,5 +1,6 @@
 """Contract under test: min_p, top_k and top_p leave exactly the ids that the plain reference
-leaves, on every instruction set, wherever a row's logits lie relative to the thresholds."""
+leaves. This holds on every instruction set, wherever a row's logits lie relative to the
+thresholds."""
 
 import itertools
 from fractions import Fraction

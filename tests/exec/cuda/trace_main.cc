@@ -163,7 +163,7 @@ void hold_back() {
   check_equal("room: waits of the host", waits, fake::counts.waits);
 }
 
-// Hours in one sequence: an elapsed time is a float.
+// A sequence of hours: elapsed times are floats, whose resolution falls as they grow.
 void go_far() {
   Scene scene;
   scene.exec->keep_trace(true);
