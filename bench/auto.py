@@ -43,7 +43,7 @@ def _main(argv: Sequence[str] | None) -> int:
     flags.add_method_flags(parser)
     add = parser.add_argument
     add("--runs", type=int, default=RUNS, metavar="N", help="default: %(default)s")
-    add("--changing", action="store_true", help="from half-way on prompts repeat themselves")
+    add("--changing", action="store_true", help="repeat each prompt of the second half")
     args = parser.parse_args(argv)
     compare.check_outputs(args)
     check.integer("--runs", args.runs, 3, 1000)

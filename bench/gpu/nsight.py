@@ -73,7 +73,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog="Behind -- flags of bench.gpu.decode.",
     )
     parser.add_argument("tool", choices=tuple(FULL_NAMES))
-    parser.add_argument("--print", action="store_true", help="the command line, and do not run it")
+    parser.add_argument(
+        "--print", action="store_true", help="print the command line, and do not run it"
+    )
     return parser.parse_args(argv)
 
 

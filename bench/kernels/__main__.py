@@ -246,8 +246,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--isa", default="auto", help="instruction set (default: the best of this machine)")
     add("--repeats", type=int, default=7, metavar="N", help="bursts (default: %(default)s)")
-    add("--choose", action="store_true", help="the sampling pass by itself, by law")
-    add("--vocab", default=choosing.VOCABS, metavar="N,N", help="of --choose: %(default)s")
+    add("--choose", action="store_true", help="the sampling pass alone, by filters")
+    add(
+        "--vocab",
+        default=choosing.VOCABS,
+        metavar="N,N",
+        help="for --choose (default: %(default)s)",
+    )
     flags.add_json_flag(parser)
     return parser
 
@@ -306,7 +311,7 @@ def _table(case: Case) -> str:
     title = (
         f"{case.checkpoint} {case.dtype}, {case.activation_dtype} activations, "
         f"{case.decoder.isa}, {case.machine.threads} threads, "
-        f"{case.rows} rows behind {case.head} tokens; roofs: "
+        f"{case.rows} rows after {case.head} tokens; roofs: "
         + ", ".join(f"{name.split('_')[0]} {value:.0f}" for name, value in machine.items())
     )
     rows = [COLUMNS]

@@ -44,8 +44,10 @@ def _main(argv: Sequence[str] | None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = flags.Parser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda",), default="cuda")
-    parser.add_argument("--only", default="", metavar="NAME", help="ops whose name holds this")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per case (default: 1)")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="only ops whose name contains this"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per case (default: 1)")
     parser.add_argument("--json", metavar="OUT", help="also into this file")
     parser.add_argument("--ncu", action="store_true", help="print the command that profiles it")
     args = parser.parse_args(argv)

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--draft", type=Path, metavar="MODEL", help="the draft of every --target")
     add("--peers", metavar="A,B", help=f"default: all of {', '.join(settings.NAMES)}")
     add("--dtypes", metavar="A,B", help=f"only these (ours: {', '.join(ours.DTYPES)}, gguf, ...)")
-    add("--methods", default="auto", metavar="A,B", help="ours beside none (default: %(default)s)")
+    add(
+        "--methods", default="auto", metavar="A,B", help="ours, besides none (default: %(default)s)"
+    )
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--chatml", action="store_true", help="each prompt as a user's turn, as SmolLM2 has them")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")

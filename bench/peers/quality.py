@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="python -m bench.peers.quality", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--target", required=True, metavar="MODEL", help="a quantised GGUF file or a folder")
-    add("--dtype", choices=("auto", "int8", "int4"), default="auto", help="of a folder")
+    add("--dtype", choices=("auto", "int8", "int4"), default="auto", help="for a folder")
     add("--text", required=True, type=Path, metavar="F", help="UTF-8 text, or JSON lines")
     add("--positions", type=int, default=POSITIONS, metavar="N", help="default: %(default)s")
     add("--threads", type=int, default=usable_cores(), metavar="N")

@@ -177,14 +177,14 @@ def _parser() -> flags.Parser:
     add("--prompts", required=True, metavar="F,...", help="JSON lines: prompt, question or turns")
     add("--temperature", default="0,0.8", metavar="T,...", help="default: %(default)s")
     add("--limit", type=int, metavar="N", help="only the first N prompts of each file")
-    add("--tune-limit", type=int, metavar="N", help="of the even ones, only the first N")
+    add("--tune-limit", type=int, metavar="N", help="tune on only the first N even prompts")
     add("--max-tokens", type=int, default=64, metavar="N", help="default: %(default)s")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
     add("--hrad", metavar="H,...", help="a classifier for each draft: adds specbranch with it")
     add("--minutes", type=float, metavar="M", help="begin no further setting after M minutes")
     add("--json", type=Path, required=True, metavar="OUT", help="every run; read back on restart")
-    add("--png", type=Path, metavar="F", help="draw speed-ups, and rollback beside it")
+    add("--png", type=Path, metavar="F", help="draw speed-ups, and rollback next to it")
     return parser
 
 
