@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
     """Names in a wheel built from the checkout (what the last build compiled is used again)."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps"]
-    command += ["--no-build-isolation", "--quiet", "--wheel-dir", folder, ROOT]
+    command += ["--no-build-isolation", "--no-cache-dir", "--quiet", "--wheel-dir", folder, ROOT]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("sbrt-*.whl")
