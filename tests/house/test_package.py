@@ -46,6 +46,7 @@ def test_the_wheel_has_everything(wheel):
             assert f"sbrt/{path.relative_to(ROOT / 'sbrt')}" in wheel
     assert sum(bool(re.fullmatch(r"sbrt/_core\..*\.so", name)) for name in wheel) == 1
     assert not any(name.endswith((".cc", ".h", ".pyc")) for name in wheel)
+    assert not any("_probe" in name for name in wheel)
 
 
 def test_triton_kernels_is_mapped_and_is_a_namespace():
