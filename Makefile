@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 PACKAGE := $(INSTALL) --no-build-isolation --editable
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.inc' -o -name '*.cc' -o -name '*.cu')
 # Bindings are macros of pybind11, and one instruction set's file is the text of another's.
-TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -name '*_avx*' -not -name '*_vnni*')
+TIDY_FILES = $(shell find csrc -name '*.cc' -not -path '*/bind/*' -not -path '*/probe/*' -not -name '*_avx*' -not -name '*_vnni*')
 TIDY_DONE = $(TIDY_FILES:csrc/%.cc=build/tidy/%.done)
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2

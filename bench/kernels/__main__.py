@@ -30,7 +30,8 @@ from typing import Any
 from bench.kernels import choosing
 from bench.models.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError
-from sbrt._core import Decoder, KernelBench, Roofs
+from sbrt._core import Decoder
+from sbrt._probe import KernelBench, Roofs
 from sbrt.cores import usable_cores
 from sbrt.model.checkpoint import activations_of
 from sbrt.tools import flags

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbrt import InvalidInputError
-from sbrt._core import ChooseBench, Roofs, Sampling
+from sbrt._core import Sampling
+from sbrt._probe import ChooseBench, Roofs
 from sbrt.tools.progress import Progress
 from sbrt.tools.table import aligned
 

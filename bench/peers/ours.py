@@ -12,7 +12,7 @@ from bench.models.traffic import Load, Work, play
 from bench.peers.lines import GGUF, OURS, Answer, Batch, Line, PeerError, Unit
 from bench.peers.memory import GIB, needed
 from sbrt import Engine, SamplingParams, SpeculativeConfig, __version__, methods
-from sbrt._core import KernelBench
+from sbrt._probe import KernelBench
 from sbrt.config import EngineConfig
 from sbrt.model.gguf import is_gguf
 

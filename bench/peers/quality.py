@@ -27,7 +27,8 @@ from bench.peers.lines import GGUF, PeerError
 from bench.peers.process import Worker
 from bench.peers.settings import LLAMA, WORKERS
 from sbrt import InvalidInputError, check
-from sbrt._core import LaneProbe, Model
+from sbrt._core import Model
+from sbrt._probe import LaneProbe
 from sbrt.config import EngineConfig
 from sbrt.cores import usable_cores
 from sbrt.model.gguf import is_gguf

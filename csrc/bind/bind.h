@@ -17,12 +17,5 @@ void bind_costs(pybind11::module_& m);
 void bind_hrad(pybind11::module_& m);
 void bind_order(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
-void bind_accept(pybind11::module_& m);
-void bind_probe(pybind11::module_& m);
-void bind_matmul_probe(pybind11::module_& m);
-void bind_kernel_bench(pybind11::module_& m);
-void bind_ring_probe(pybind11::module_& m);
-void bind_ops_probe(pybind11::module_& m);
-void bind_canary(pybind11::module_& m);  // in sanitizer builds
 
 }  // namespace sbrt

@@ -1,7 +1,10 @@
+#include <pybind11/stl.h>
+
 #include "bind/bind.h"
 #include "core/check.h"
 #include "core/memory.h"
 #include "model/lane.h"
+#include "ops/kernels.h"
 #include "round/hrad_op.h"
 
 #ifndef SBRT_VERSION
@@ -48,6 +51,12 @@ py::dict build_info() {
   return info;
 }
 
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* k : kernels_here()) names.emplace_back(k->name);
+  return names;
+}
+
 // Sizes that Python shares. MAX_ROWS is in costs.cc.
 void bind_sizes(py::module_& m) {
   m.attr("SLOTS") = kSlots;
@@ -70,6 +79,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("build_info", &sbrt::build_info, "What this binary was built with.");
   m.def("allocation_count", &sbrt::allocation_count,
         "Calls of operator new by this library since it was loaded.");
+  m.def("instruction_sets", &sbrt::instruction_sets,
+        "Kernels that run on this machine, best first.");
   sbrt::bind_errors(m);
   sbrt::bind_sizes(m);
   sbrt::bind_model(m);
@@ -82,13 +93,4 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_hrad(m);
   sbrt::bind_order(m);
   sbrt::bind_runtime(m);
-  sbrt::bind_accept(m);
-  sbrt::bind_probe(m);
-  sbrt::bind_matmul_probe(m);
-  sbrt::bind_kernel_bench(m);
-  sbrt::bind_ring_probe(m);
-  sbrt::bind_ops_probe(m);
-#if defined(SBRT_CANARY)
-  sbrt::bind_canary(m);
-#endif
 }

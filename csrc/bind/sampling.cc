@@ -1,37 +1,13 @@
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-
 #include <tuple>
 
 #include "bind/bind.h"
-#include "core/check.h"
 #include "ops/choose.h"
-#include "ops/philox.h"
 #include "decode/row_bounds.h"
 
 namespace py = pybind11;
 
 namespace sbrt {
 namespace {
-
-using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
-
-// Top tokens of one row, as every lane chooses them.
-std::vector<int32_t> choose(const Logits& logits, const Sampling& s, int64_t position, int want) {
-  check_within("choose: want", 1, kCandidates, want);
-  check_within("choose: vocabulary", py::ssize_t{1}, py::ssize_t{1} << 30, logits.size());
-  const int vocab = static_cast<int>(logits.size());
-  ChooseScratch scratch(vocab);
-  std::vector<int32_t> tokens(want);
-  int32_t error;
-  tokens.resize(top_tokens(logits.data(), vocab, s, position, scratch, want, tokens.data(), error));
-  return tokens;
-}
-
-float softmax_at(const Logits& logits, int32_t token) {
-  check_within("softmax_at: token", py::ssize_t{0}, logits.size() - 1, token);
-  return raw_softmax(logits.data(), static_cast<int>(logits.size()), token);
-}
 
 // `serial`: the gamma steps are a burst before every forward of the target, none beside it.
 Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
@@ -92,16 +68,6 @@ void bind_sampling(py::module_& m) {
            py::arg("top_k") = 0, py::arg("min_p") = 0.0f, py::arg("seed") = 0,
            py::arg("completion") = 0);
   bind_policy(m);
-  m.def("choose", &choose, py::arg("logits"), py::arg("sampling"), py::arg("position"),
-        py::arg("want") = 1, "Top tokens of a row [vocab] f32, best first; none for a NaN row.");
-  m.def("softmax_at", &softmax_at, "Softmax of a row [vocab] f32 at one token, as confidence is.");
-  m.def(
-      "philox",
-      [](std::array<uint32_t, 4> c, uint32_t key0, uint32_t key1) {
-        const Words4 out = philox({{c[0], c[1], c[2], c[3]}}, key0, key1);
-        return std::array<uint32_t, 4>{out.w[0], out.w[1], out.w[2], out.w[3]};
-      },
-      "Philox4x32-10 of a counter [4] and a key [2].");
 }
 
 }  // namespace sbrt

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
-PACE = 0.004  # seconds; rounds of a stream that take less than half of it share an output
+SHORT = 0.002  # seconds; rounds of a stream that take less share an output
+PACE = 0.016  # seconds of rounds that share one: as often as a screen shows a new picture
 
 
 class Prefill(NamedTuple):
@@ -344,13 +345,14 @@ class Scheduler:
         before = {request: len(request.token_ids) for request in running}
         for request in running:
             request.had_company |= len(running) > 1
-        is_late, begun, seconds = False, time.monotonic(), SLICE
+        is_late, due, begun, seconds = False, SHORT, time.monotonic(), SLICE
         rounds = int(any(request.by_round for request in running))
         while not is_late:
             if not self._advance_all(runtime, rounds, seconds):
                 return
-            seconds = begun + PACE - time.monotonic()
-            is_late = seconds < PACE / 2
+            taken = time.monotonic() - begun
+            is_late = taken >= due
+            due, seconds = PACE, PACE - taken
             for request in running:
                 is_late |= self._guard(self._take_tokens, runtime, request)
             rounds = int(any(request.stop for request in running))  # it must not run on

@@ -12,7 +12,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ from .simulate import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    Curves = Callable[[Axes, Sequence[Report]], None]
 
 SECONDS = 2.0  # that costs are measured for
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # of a measured cost file
@@ -60,7 +62,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="numbers of sequences in flight, for example 1,2,4,8,16 (default: one prompt after "
         "the other)",
     )
-    add("--png", type=Path, metavar="F", help="draw speed-up over gamma")
+    add(
+        "--png",
+        type=Path,
+        metavar="F",
+        help="draw speed-up over gamma or, with --concurrency, over sequences",
+    )
     add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
     flags.add_json_flag(parser)
     parser.set_defaults(
@@ -75,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     given = flags.read_methods(args, names)
     reports = _of_pair(args, given) if args.acceptance is None else _of_toys(args, given)
     if args.png is not None:
-        _draw(args.png, {name: report for name, [report] in reports.items()})
+        _draw(args.png, reports, _curves if args.concurrency is None else _lines)
     every = [report for many in reports.values() for report in many]
     compare.write_json(args.json, [line for report in every for line in report.lines()])
     said = "\n\n".join(_said(name, many) for name, many in reports.items())
@@ -116,8 +123,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidInputError("--acceptance: expected no --prompts beside it, a toy reads none")
     if args.concurrency is not None:
         closed_loop.counts("--concurrency", args.concurrency)
-        if args.png is not None:
-            raise InvalidInputError("--concurrency: expected no --png next to it")
     if args.save_costs is not None and args.costs is not None:
         raise InvalidInputError("--save-costs: expected costs to be measured, got --costs")
 
@@ -205,17 +210,18 @@ def _choice(report: Report) -> str:
     return f"Choose {choice}: {times:.2f} times plain decoding is to be expected."
 
 
-def _draw(path: Path, reports: dict[str, Report]) -> None:
-    """Speed-up over gamma, a line a method, an axis a report."""
+def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
+    """Speed-ups, a line a method, an axis for each pair or acceptance."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5 * len(reports), 4.6))
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(reports), squeeze=False, sharey=True)[0]
-    for axis, (name, report) in zip(axes, reports.items(), strict=True):
-        _curves(axis, report)
-        axis.set_title(name or (report.simulated.text if report.simulated else ""), fontsize=10)
+    for axis, (name, many) in zip(axes, reports.items(), strict=True):
+        curves(axis, many)
+        axis.set_title(name or (many[0].simulated.text if many[0].simulated else ""), fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("times plain decoding")
     axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     figure.tight_layout()
@@ -225,7 +231,22 @@ def _draw(path: Path, reports: dict[str, Report]) -> None:
     print(f"wrote {path}", file=sys.stderr)
 
 
-def _curves(axis: Axes, report: Report) -> None:
+def _lines(axis: Axes, reports: Sequence[Report]) -> None:
+    """Each method's rate over the number of sequences; plain decoding of as many is 1."""
+    numbers = [report.concurrency or 0 for report in reports]
+    axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
+    for i, tallies in enumerate(zip(*(report.shown() for report in reports), strict=True)):
+        plain = (report.plain.rate for report in reports)
+        times = [ratio(tally.rate, rate) for tally, rate in zip(tallies, plain, strict=True)]
+        axis.plot(numbers, times, "o-", ms=3, color=f"C{i}", label=tallies[0].method.name)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(numbers, [str(n) for n in numbers])
+    axis.set_xlabel("sequences in flight")
+
+
+def _curves(axis: Axes, reports: Sequence[Report]) -> None:
+    """Each method's best rate over gamma."""
+    [report] = reports
     plain = report.plain.rate
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
     for i, tally in enumerate(t for t in report.tallies if t.method.name != "none"):
@@ -240,4 +261,3 @@ def _curves(axis: Axes, report: Report) -> None:
         else:
             axis.axhline(ratio(tally.rate, plain), color=color, linestyle="--", label=label)
     axis.set_xlabel("gamma")
-    axis.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,7 @@ weights of the one in memory, an inflated one costs more and computes bitwise th
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.model import demo_pair
 from sbrt.model.checkpoint import open_checkpoint
 from sbrt.model.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ class Probe:
     """Logits of a decoder, row by row behind what it has read."""
 
     def __init__(self, decoder):
-        self.lane = _core.LaneProbe(decoder, 512, 64, 0, 0, 1, debug=False)
+        self.lane = _probe.LaneProbe(decoder, 512, 64, 0, 0, 1, debug=False)
         self.head = 0
 
     def logits(self, tokens):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _probe
 
 CASES = 10_000
 RULES = {  # most draws of a node, most tokens that are known
@@ -71,7 +71,7 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
         yield Case(p, q, int(rng.integers(1, most + 1)), tuple(map(int, tried)))
 
 
-def chance(place: _core.Place, token: int) -> float:
+def chance(place: _probe.Place, token: int) -> float:
     """That a drawn candidate stands, as the engine's coin has it."""
     p, q = place.p[token], place.q[token]
     found = min(1.0, p / q)
@@ -93,7 +93,7 @@ def drawn(case: Case) -> np.ndarray:
 
 def _place(case: Case, known: tuple[int, ...], rejected: tuple[int, ...]) -> tuple:
     """The laws after these, and whether something of p was left each time."""
-    place, left = _core.Place(case.p, case.q), True
+    place, left = _probe.Place(case.p, case.q), True
     for token in known:
         left &= place.reject_known(token)
     for token in rejected:
@@ -335,7 +335,7 @@ def test_the_chi_square_catches_what_the_enumeration_does(tally):
 def test_draws_follow_the_sums_of_the_law():
     rng = np.random.default_rng(7)
     for case in random_cases(7, 2000):
-        place = _core.Place(case.p, case.q)
+        place = _probe.Place(case.p, case.q)
         sums = case.p.cumsum()
         for u in (0.0, 1 - 2**-53, *rng.random(20)):
             token = place.draw(u)
@@ -346,13 +346,13 @@ def test_draws_follow_the_sums_of_the_law():
 
 def test_what_is_empty_falls_back_to_the_target():
     law = np.array([0.25, 0.75])
-    place = _core.Place(law, law)
+    place = _probe.Place(law, law)
     assert not place.reject(1)
     assert place.p.tolist() == law.tolist()
     assert place.q.tolist() == [1.0, 0.0]
     assert place.reject(0)  # of what is left of q the first token is all
     assert place.p.tolist() == [0.0, 1.0]
-    alone = _core.Place([0.0, 1.0], law)
+    alone = _probe.Place([0.0, 1.0], law)
     assert not alone.reject_known(1)
     assert alone.p.tolist() == [0.0, 1.0]
 
@@ -360,6 +360,6 @@ def test_what_is_empty_falls_back_to_the_target():
 @pytest.mark.parametrize(("p", "q", "words"), [([], [], "from 1"), ([1.0], [0.5, 0.5], "tokens")])
 def test_laws_that_cannot_be_are_refused(p, q, words):
     with pytest.raises(ValueError, match=words):
-        _core.Place(p, q)
+        _probe.Place(p, q)
     with pytest.raises(ValueError, match="token"):
-        _core.Place([1.0], [1.0]).reject(1)
+        _probe.Place([1.0], [1.0]).reject(1)

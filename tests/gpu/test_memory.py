@@ -4,7 +4,7 @@ taken; what does not fit, and what a lane cannot be, is refused in one sentence.
 import pytest
 import torch
 
-from sbrt import InvalidInputError, _core
+from sbrt import InvalidInputError, _core, _probe
 from sbrt.gpu.lane import model_of
 from sbrt.gpu.memory import ALIGNED, Arena, MemoryPlan, readable, words_at
 
@@ -90,7 +90,7 @@ def test_what_a_lane_cannot_be_is_refused(tools, checkpoints, tmp_path):
     odd = tools.write(tmp_path, head_dim=24)
     refused(lambda: tools.recorded(odd), "LlamaForCausalLM", "head_dim", "24")
     model = tools.recorded(target)
-    refused(lambda: _core.LaneProbe(model, 10**6, 64, 0, 0, 1), "max_len")
+    refused(lambda: _probe.LaneProbe(model, 10**6, 64, 0, 0, 1), "max_len")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")

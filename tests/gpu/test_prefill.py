@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbrt import Engine, EngineConfig, SamplingParams, _core, methods
+from sbrt import Engine, EngineConfig, SamplingParams, _probe, methods
 from sbrt.errors import InvalidInputError
 from sbrt.gpu.memory import Arena, MemoryPlan
 from sbrt.gpu.prefill import Lengths, flash_for, flash_plain, flash_torch, prefill_sizes
@@ -90,7 +90,7 @@ def fed(lane, words, tokens, width):
 def test_wide_pieces_leave_what_narrow_ones_leave(tools, checkpoints, family):
     seen = []
     model = tools.recorded(checkpoints[family][0], seen)
-    probe = _core.LaneProbe(model, tools.max_len, 64, 0, 0, 1)
+    probe = _probe.LaneProbe(model, tools.max_len, 64, 0, 0, 1)
     [lane] = seen
     tokens = tools.prompt(min(150, lane.capacity - 1), seed=2)
     words = state.words(state.Batch())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbrt import EngineError, _core
+from sbrt import EngineError, _probe
 from sbrt.gpu import decoder, fused, ops
 from sbrt.gpu.recorder import Piece, Tape, TapeRecorder
 from sbrt.triton_kernels import state
@@ -85,7 +85,7 @@ def bits(tensor):
 
 def test_rows_of_padding_write_nothing(tools, checkpoints):
     seen = []
-    probe = _core.LaneProbe(
+    probe = _probe.LaneProbe(
         tools.recorded(checkpoints["Qwen3"][0], seen), tools.max_len, 64, 0, 0, 1
     )
     [lane] = seen
@@ -261,7 +261,7 @@ def test_nodes_of_a_layer(tools, tmp_path, capsys, products, expected):
     for layers in (2, 3):
         seen = []
         checkpoint = tools.write(tmp_path / str(layers), num_hidden_layers=layers)
-        _core.LaneProbe(tools.recorded(checkpoint, seen, products=products), 64, 64, 0, 0, 1)
+        _probe.LaneProbe(tools.recorded(checkpoint, seen, products=products), 64, 64, 0, 0, 1)
         rows = state.words(state.Batch())
         counts.append(seen[0].forward(rows.data_ptr(), True)[0].nodes)
     each = counts[1] - counts[0]

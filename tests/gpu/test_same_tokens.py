@@ -5,7 +5,7 @@ and in float32 those of the CPU engine, wherever its best two logits are not nea
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _probe
 
 GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
 TOLERANCE = 1e-5  # of the largest logit: the twins add in another order than the CPU's kernels
@@ -34,7 +34,7 @@ def plain(tools, plays):
 
 def cpu_logits(checkpoint, tokens, max_len):
     """[tokens, vocab] of the CPU engine."""
-    probe = _core.LaneProbe(checkpoint.decoder("float32"), max_len, 64, 0, 0, 1)
+    probe = _probe.LaneProbe(checkpoint.decoder("float32"), max_len, 64, 0, 0, 1)
     return logits_of(probe, tokens)
 
 
@@ -57,7 +57,7 @@ def test_logits_are_those_of_the_cpu_engine(tools, checkpoints, family, products
     tokens = tools.prompt(120, seed=3)
     want = cpu_logits(target, tokens, tools.max_len)
     model = tools.recorded(target, products=products)
-    got = logits_of(_core.LaneProbe(model, tools.max_len, 64, 0, 0, 1), tokens)
+    got = logits_of(_probe.LaneProbe(model, tools.max_len, 64, 0, 0, 1), tokens)
     error = np.abs(got - want) / np.abs(want).max()
     at = np.unravel_index(np.argmax(error), error.shape)
     assert error[at] < TOLERANCE, f"worst at {at}: {got[at]} for {want[at]}"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import sbrt
-from sbrt import _core
+from sbrt import _core, _probe
 
 ROOT = Path(__file__).parents[2]
-STUB = ROOT / "sbrt" / "_core.pyi"
+STUBS = {ROOT / "sbrt" / f"{module.__name__[5:]}.pyi": module for module in (_core, _probe)}
 FOLDERS = ("sbrt", "triton_kernels", "bench", "tools")
-FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), STUB]
+FILES = [*(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))), *STUBS]
 FILES += [  # programs among the tests
     path
     for path in sorted((ROOT / "tests" / "device").glob("*.py"))
@@ -88,12 +88,13 @@ def test_what_the_package_exports_is_documented_where_it_is_seen():
         assert getattr(sbrt, name).__doc__, name
 
 
-def test_the_stub_and_the_binary_have_the_same_members():
+@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.stem)
+def test_the_stub_and_the_binary_have_the_same_members(stub):
     """The binary has everything in the stub, and the stub has every member of a class."""
-    for node in ast.parse(STUB.read_text()).body:
+    for node in ast.parse(stub.read_text()).body:
         if not isinstance(node, (ast.ClassDef, *FUNCTION)):
             continue
-        real = getattr(_core, node.name)
+        real = getattr(STUBS[stub], node.name)
         assert real.__doc__, node.name
         if isinstance(node, ast.ClassDef) and not issubclass(real, Exception):
             named = {n.name for n in node.body if isinstance(n, FUNCTION)}
@@ -102,11 +103,18 @@ def test_the_stub_and_the_binary_have_the_same_members():
             assert there == {name for name in named if not name.startswith("_")}, node.name
 
 
-def test_the_stub_names_all_that_the_package_imports():
-    body = ast.parse(STUB.read_text()).body
-    stub = {getattr(node, "name", "") for node in body}
-    stub |= {ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)}
+@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.stem)
+def test_the_stub_names_all_that_is_imported(stub):
+    body = ast.parse(stub.read_text()).body
+    names = {getattr(node, "name", "") for node in body}
+    names |= {ast.unparse(node.target) for node in body if isinstance(node, ast.AnnAssign)}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module in ("_core", "sbrt._core"):
-                assert {alias.name for alias in node.names} <= stub, name_of(path)
+            if isinstance(node, ast.ImportFrom) and node.module in (stub.stem, f"sbrt.{stub.stem}"):
+                assert {alias.name for alias in node.names} <= names, name_of(path)
+
+
+def test_the_package_does_without_the_probe():
+    """A wheel has none."""
+    for path in (ROOT / "sbrt").rglob("*.py"):
+        assert "_probe" not in path.read_text(), name_of(path)

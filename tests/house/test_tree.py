@@ -53,7 +53,13 @@ def test_files_that_run_first_are_there(request):
 # helpers, and tests of the tree, of the tests themselves and under sanitizers.
 APART = {"device", "clients", "common", "house", "faults", "sanitize"}
 # Rooms without a folder of tests, and the folder that has their tests.
-ELSEWHERE = {"core": "model", "state": "round", "bind": "engine", "reference": "decode"}
+ELSEWHERE = {
+    "core": "model",
+    "state": "round",
+    "bind": "engine",
+    "probe": "ops",
+    "reference": "decode",
+}
 # Rooms of sbrt whose modules are in no folder (listed in tests/house/test_arrows.py).
 LOOSE = {"base", "engine"}
 
@@ -79,7 +85,7 @@ def misplaced(root):
 
 def test_what_is_misplaced_is_found(tmp_path):
     places = {*ELSEWHERE.values(), *LOOSE, "triton_kernels", "bench", "house", "serve"}
-    csrc = ("core", "state", "bind", "model", "round", "decode")
+    csrc = ("core", "state", "bind", "probe", "ops", "model", "round", "decode")
     for name in [*(f"csrc/{room}" for room in csrc),
                  *(f"sbrt/{room}" for room in ("reference", "serve")),
                  *(f"tests/{room}" for room in places)]:  # fmt: skip
@@ -164,4 +170,4 @@ def test_the_gil_is_taken_by_our_guards_alone(tmp_path):
     """pybind11's guards abort a program that ends while a daemon thread is inside."""
     (tmp_path / "wrong.cc").write_text("const py::gil_scoped_release free;\n")
     assert pybind_guards(tmp_path) == ["wrong.cc"]
-    assert pybind_guards(ROOT / "csrc" / "bind") == []
+    assert [pybind_guards(ROOT / "csrc" / room) for room in ("bind", "probe")] == [[], []]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 SIZES = {
     "hidden": 40, "inner": 72, "layers": 2, "heads": 6, "kv_heads": 2, "head_dim": 10, "vocab": 67,
@@ -63,7 +63,7 @@ class Sequence:
     """A lane, and the tokens its trunk holds; every method gives logits of its rows."""
 
     def __init__(self, decoder, max_len=96, threads=1, debug=False, branches=0, tail_slots=0):
-        self.probe = _core.LaneProbe(
+        self.probe = _probe.LaneProbe(
             decoder, max_len, 64, branches, tail_slots, threads, debug=debug
         )
         self.head = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 
 def data_of(shape):
@@ -100,7 +100,7 @@ def test_each_tensor_once_and_all_of_them(tools, decoder):
     with pytest.raises(_core.InvalidInputError, match=f"expected {names[-2][0]} but it is missing"):
         decoder.finish()
     with pytest.raises(_core.InvalidInputError, match="expected finished weights"):
-        _core.LaneProbe(decoder, 8, 1, 0, 0, 1)
+        _probe.LaneProbe(decoder, 8, 1, 0, 0, 1)
     for name, shape in names[-2:]:
         decoder.load(name, "F32", shape, data_of(shape))
     decoder.finish()
@@ -117,7 +117,7 @@ def test_each_tensor_once_and_all_of_them(tools, decoder):
 )  # fmt: skip
 def test_lane_sizes(tools, shape, match):
     with pytest.raises(_core.InvalidInputError, match=match):
-        _core.LaneProbe(tools.random_decoder(), *shape)
+        _probe.LaneProbe(tools.random_decoder(), *shape)
 
 
 def test_a_token_outside_the_vocabulary_is_an_error_and_the_lane_goes_on(tools):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sbrt import InvalidInputError, _core, reference
+from sbrt import InvalidInputError, _core, _probe, reference
 
 # Random123's known answers for philox4x32-10: counter, key, result.
 ONES = 0xFFFFFFFF
@@ -21,7 +21,7 @@ POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
 
 
 def choose(logits, law, position=0, want=1):
-    return _core.choose(np.asarray(logits, np.float32), _core.Sampling(**law), position, want)
+    return _probe.choose(np.asarray(logits, np.float32), _core.Sampling(**law), position, want)
 
 
 def by_reference(logits, law, position=0, want=1):
@@ -55,7 +55,7 @@ def random_logits(rng, vocab):
 
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
 def test_philox_gives_its_published_vectors(counter, key, result):
-    assert tuple(_core.philox(counter, *key)) == result
+    assert tuple(_probe.philox(counter, *key)) == result
     assert reference.philox(*counter, *key) == result
 
 
@@ -233,11 +233,11 @@ def test_softmax_at():
         logits = rng.normal(scale=4, size=vocab).astype(np.float32)
         exact = softmax(logits, 1.0)
         for token in rng.integers(vocab, size=3):
-            q = _core.softmax_at(logits, int(token))
+            q = _probe.softmax_at(logits, int(token))
             assert q == reference.raw_softmax(logits, int(token))
             assert q == pytest.approx(exact[token], rel=2e-6)
-    assert _core.softmax_at(np.array([0.0, -200.0, -np.inf], np.float32), 0) == 1.0
-    assert _core.softmax_at(np.array([0.0, -200.0, -np.inf], np.float32), 1) == 0.0
+    assert _probe.softmax_at(np.array([0.0, -200.0, -np.inf], np.float32), 0) == 1.0
+    assert _probe.softmax_at(np.array([0.0, -200.0, -np.inf], np.float32), 1) == 0.0
 
 
 @pytest.mark.parametrize("want", [0, 17, -1])
@@ -250,4 +250,4 @@ def test_logits_that_cannot_be():
     with pytest.raises(InvalidInputError, match="vocabulary"):
         choose([], {})
     with pytest.raises(InvalidInputError, match="token"):
-        _core.softmax_at(np.zeros(3, np.float32), 3)
+        _probe.softmax_at(np.zeros(3, np.float32), 3)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sbrt import _core, reference
+from sbrt import _core, _probe, reference
 from sbrt.reference.law import filtered
 from sbrt.reference.toy import exp32
 
@@ -76,7 +76,7 @@ ROWS = (*ROWS, neighbours)
 
 
 def left(logits, law, isa):
-    return _core.filter_probe(logits, _core.Sampling(**law), isa)
+    return _probe.filter_probe(logits, _core.Sampling(**law), isa)
 
 
 def by_reference(logits, law):
@@ -209,5 +209,5 @@ def test_a_long_run_of_random_laws():
 def test_a_row_that_is_no_law_is_an_error_whatever_the_filter(filters, bad):
     row = np.zeros(300, np.float32)
     row[299] = bad
-    assert _core.choose(row, _core.Sampling(**filters), 0, 1) == []
-    assert _core.choose(np.full(300, -np.inf, np.float32), _core.Sampling(**filters), 0, 1) == []
+    assert _probe.choose(row, _core.Sampling(**filters), 0, 1) == []
+    assert _probe.choose(np.full(300, -np.inf, np.float32), _core.Sampling(**filters), 0, 1) == []

@@ -4,7 +4,7 @@ of exp's argument on every instruction set. They hide no NaN."""
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 UNIT = 2.0**-23
 # exp has a relative error of 3e-9. Its argument may be as large as 88, with an error of one unit of
@@ -31,7 +31,7 @@ def test_a_gate(isa, name, n):
     gates = np.concatenate([np.linspace(-12, 12, 40 * n), rng.standard_normal(20 * n) * 0.01])
     gates = gates.astype(np.float32).reshape(-1, n)
     up = rng.standard_normal(gates.shape).astype(np.float32)
-    given = _core.gate_probe(np.concatenate([gates, up], axis=1), name, isa)
+    given = _probe.gate_probe(np.concatenate([gates, up], axis=1), name, isa)
     expected = GATES[name](gates.astype(np.float64)) * up
     # far to the left tanh itself cancels in double: allow an absolute error
     allowed = RELATIVE * np.abs(expected) + 1e-12
@@ -44,7 +44,7 @@ def test_a_gate(isa, name, n):
 def test_ends(isa, name):
     """Large gates pass or close, and none overflows. NaN and infinity stay."""
     gates = np.array([[0, -0.0, 1e4, -1e4, 3e38, -3e38, np.nan, np.inf]], np.float32)
-    given = _core.gate_probe(np.concatenate([gates, np.ones_like(gates)], axis=1), name, isa)[0]
+    given = _probe.gate_probe(np.concatenate([gates, np.ones_like(gates)], axis=1), name, isa)[0]
     assert (given[:2] == 0).all()
     assert given[2] == gates[0, 2]
     assert given[4] == gates[0, 4]

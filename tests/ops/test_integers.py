@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 
-SETS = _core.integer_sets()
+SETS = _probe.integer_sets()
 ISAS = _core.instruction_sets()
 F32 = np.float32
 GROUP = 32  # number of k of a row that share a scale
@@ -82,7 +82,7 @@ class Matrix:
         return probe
 
     def packed(self):
-        return self.pack(_core.MatmulProbe([(self.format, len(self.levels))], self.inputs))
+        return self.pack(_probe.MatmulProbe([(self.format, len(self.levels))], self.inputs))
 
     @property
     def inputs(self):
@@ -138,7 +138,7 @@ def test_rows_are_rounded_by_groups(name, inputs):
     x[2] = np.rint(x[2] * 8) / 2 * F32(2**-20)
     x[3] *= F32(1e30)
     x[3, 0] = F32(1e34)
-    found = groups_of(_core.quantise_probe(x, name), 5)
+    found = groups_of(_probe.quantise_probe(x, name), 5)
     q, scales = rounded(x)
     assert np.array_equal(found["q"], q)
     assert np.array_equal(found["scale"], scales)
@@ -155,7 +155,7 @@ def test_rows_are_rounded_by_groups(name, inputs):
 def test_halves_round_to_even(name):
     x = np.zeros((1, 32), F32)
     x[0, :6] = [127, 0.5, 1.5, 2.5, -0.5, -1.5]
-    found = groups_of(_core.quantise_probe(x, name), 1)
+    found = groups_of(_probe.quantise_probe(x, name), 1)
     assert found["q"][0, 0, :6].tolist() == [127, 0, 2, 2, 0, -2]
 
 
@@ -164,7 +164,7 @@ def test_magnitudes_that_no_scale_divides_count_as_zeros(name):
     least = F32(127) * np.finfo(F32).tiny
     for value, scale in [(least, least / F32(127)), (np.nextafter(least, F32(0)), 0), (1e-44, 0)]:
         x = np.full((1, 32), value, F32)
-        found = groups_of(_core.quantise_probe(x, name), 1)
+        found = groups_of(_probe.quantise_probe(x, name), 1)
         assert found["scale"][0, 0] == scale
         assert found["q"][0, 0].tolist() == [127 if scale else 0] * 32
 
@@ -226,7 +226,7 @@ def test_rows_in_float32_see_the_weights_in_float32(isa, format_name):
     """The result is, bit for bit, the product of the dequantised weights."""
     for n, inputs, outputs in SHAPES:
         matrix, x = Matrix(format_name, outputs, inputs), rows(n, inputs)
-        expected = _core.matmul_probe(x, matrix.weights(), "float32", isa)
+        expected = _probe.matmul_probe(x, matrix.weights(), "float32", isa)
         assert np.array_equal(matrix.packed().run(x, isa), expected), (n, inputs, outputs)
 
 
@@ -241,7 +241,7 @@ def test_a_row_of_the_matrix_is_the_dequantised_row(format_name):
 def test_a_gate_makes_its_result_as_integers(name):
     for inner in (16, 32, 40, 150):
         gate, up = (Matrix("Q4_1", inner, 70, seed) for seed in (1, 2))
-        probe = _core.MatmulProbe([(gate.format, inner), (up.format, inner)], 70, gated=True)
+        probe = _probe.MatmulProbe([(gate.format, inner), (up.format, inner)], 70, gated=True)
         gate.pack(probe)
         up.pack(probe, inner)
         for n in (1, 3, 8, 20):
@@ -251,7 +251,7 @@ def test_a_gate_makes_its_result_as_integers(name):
             plain = plain * gate.product(x) * up.product(x)
             assert np.allclose(y, plain, rtol=1e-5, atol=1e-5)
             for width in (1, 2, 3):
-                assert probe.made(x, integers=name, width=width) == _core.quantise_probe(y, name)
+                assert probe.made(x, integers=name, width=width) == _probe.quantise_probe(y, name)
 
 
 # --- matrices of several formats ---
@@ -260,7 +260,7 @@ def test_a_gate_makes_its_result_as_integers(name):
 @pytest.mark.parametrize("name", SETS)
 def test_parts_keep_their_formats(name):
     parts = [Matrix("Q4_K", 48, 96, 1), Matrix("Q4_K", 16, 96, 2), Matrix("Q6_K", 21, 96, 3)]
-    probe = _core.MatmulProbe([(p.format, len(p.levels)) for p in parts], 96)
+    probe = _probe.MatmulProbe([(p.format, len(p.levels)) for p in parts], 96)
     first = 0
     for part in parts:
         part.pack(probe, first)
@@ -275,7 +275,7 @@ def test_parts_keep_their_formats(name):
 @pytest.mark.parametrize("other", ["Q4_1", "Q4_0", "Q6_K", "Q8_0", "Q4_K", "int4 by 128"])
 def test_parts_that_share_a_panel_share_a_format_that_holds_both(other):
     first, second = Matrix("Q4_0", 21, 96, 1), Matrix(other, 13, 96, 2)
-    probe = _core.MatmulProbe([(first.format, 21), (second.format, 13)], 96)
+    probe = _probe.MatmulProbe([(first.format, 21), (second.format, 13)], 96)
     first.pack(probe)
     second.pack(probe, 21)
     weights = np.concatenate([first.weights(), second.weights()])
@@ -284,12 +284,12 @@ def test_parts_that_share_a_panel_share_a_format_that_holds_both(other):
 
 def test_a_part_of_floats_makes_floats_of_all():
     matrix, w = Matrix("Q6_K", 16, 40), rows(16, 40)
-    probe = _core.MatmulProbe([(matrix.format, 16), (_core.Format("float32"), 16)], 40)
+    probe = _probe.MatmulProbe([(matrix.format, 16), (_core.Format("float32"), 16)], 40)
     matrix.pack(probe)
     probe.pack(w, 16)
     assert np.array_equal([probe.row(i) for i in range(32)], [*matrix.weights(), *w])
     x = rows(3, 40)
-    expected = _core.matmul_probe(x, np.concatenate([matrix.weights(), w]))
+    expected = _probe.matmul_probe(x, np.concatenate([matrix.weights(), w]))
     assert np.array_equal(probe.run(x, integers="auto"), expected)
 
 
@@ -302,7 +302,7 @@ def test_a_part_of_floats_makes_floats_of_all():
 )
 def test_int4_has_less_squared_error_than_the_range_of_a_group(given, share):
     w = np.random.default_rng(0).standard_t(5, (64, 96)).astype(F32)
-    probe = _core.MatmulProbe([(_core.Format(*given), 64)], 96)
+    probe = _probe.MatmulProbe([(_core.Format(*given), 64)], 96)
     probe.pack(w)
     found = np.array([probe.row(i) for i in range(64)])
     groups = by_group(w, 32)
@@ -323,7 +323,7 @@ def test_int4_holds_what_it_can_hold():
     matrix.scales = np.exp2(np.rint(np.log2(matrix.scales)))
     matrix.minimums = np.rint(matrix.minimums * 64) / F32(64)
     matrix.levels[:, ::32], matrix.levels[:, 1::32] = 0, 15
-    probe = _core.MatmulProbe([(matrix.format, 40)], 96)
+    probe = _probe.MatmulProbe([(matrix.format, 40)], 96)
     probe.pack(matrix.weights())
     assert np.array_equal([probe.row(i) for i in range(40)], matrix.weights())
 
@@ -334,7 +334,7 @@ def test_a_weight_that_is_not_finite_is_not_hidden(format_name):
         w = rows(3, 70)
         w[0] = 0
         w[1, 69] = bad
-        probe = _core.MatmulProbe([(_core.Format(*FORMATS[format_name]), 3)], 70)
+        probe = _probe.MatmulProbe([(_core.Format(*FORMATS[format_name]), 3)], 70)
         probe.pack(w)
         for integers in ["", *SETS]:
             y = probe.run(np.ones((2, 70), F32), integers=integers)
@@ -350,7 +350,7 @@ def test_scales_in_float16_round_to_nearest(size):
     scales[:3] = np.array([[1 + 2**-11], [1 + 3 * 2**-11], [1 + 2**-11 + 2**-20]]) * size
     w = np.zeros((4000, 32), F32)
     w[:, :1] = scales * 127
-    probe = _core.MatmulProbe([(_core.Format("int8", 32, "float16"), 4000)], 32)
+    probe = _probe.MatmulProbe([(_core.Format("int8", 32, "float16"), 4000)], 32)
     probe.pack(w)
     kept = (w[:, 0] / F32(127)).astype(np.float16).astype(F32)
     top = np.where(kept > 0, np.rint(w[:, 0] / np.where(kept > 0, kept, 1)).clip(0, 127), 0)
@@ -395,4 +395,4 @@ def test_rows_that_the_format_does_not_hold_are_refused():
 
 def test_unknown_integer_products_are_named():
     with pytest.raises(_core.InvalidInputError, match=r"integer products: .*portable but got mmx"):
-        _core.quantise_probe(np.ones((1, 32), F32), "mmx")
+        _probe.quantise_probe(np.ones((1, 32), F32), "mmx")

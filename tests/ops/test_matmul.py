@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 STORAGES = ["float32", "bfloat16", "int8"]
 GROUP = 64  # number of k that share a scale
@@ -65,7 +65,7 @@ def test_matmul_agrees_with_float64(isa, storage, rows, inputs, outputs):
     add = np.random.default_rng(1).standard_normal((rows, outputs), np.float32)
     bias = np.random.default_rng(2).standard_normal(outputs, np.float32)
     for width, added, biased in [(1, None, None), (3, add, None), (2, None, bias), (1, add, bias)]:
-        y = _core.matmul_probe(x, w, storage, isa, width, added, biased)
+        y = _probe.matmul_probe(x, w, storage, isa, width, added, biased)
         wide = x.astype(np.float64) @ kept.T
         size = np.abs(x).astype(np.float64) @ np.abs(kept).T
         if added is not None:
@@ -85,7 +85,7 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
     for k in range(77):
         product = x[:, k, None].astype(np.float64) * w[None, :, k]
         expected = (expected.astype(np.float64) + product).astype(np.float32)
-    assert np.array_equal(_core.matmul_probe(x, w, storage, isa), expected)
+    assert np.array_equal(_probe.matmul_probe(x, w, storage, isa), expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -95,8 +95,8 @@ def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
     x, w = case(5, inputs, 37)
     parts, scales = quantised(w)
     kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
-    expected = _core.matmul_probe(x, kept, "float32", isa)
-    assert np.array_equal(_core.matmul_probe(x, w, "int8", isa), expected)
+    expected = _probe.matmul_probe(x, kept, "float32", isa)
+    assert np.array_equal(_probe.matmul_probe(x, w, "int8", isa), expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -107,7 +107,7 @@ def test_int8_groups_without_a_scale(isa):
     w = np.ones((3, 70), np.float32)
     w[0] = 0
     w[1, 69] = np.inf
-    y = _core.matmul_probe(x, w, "int8", isa)
+    y = _probe.matmul_probe(x, w, "int8", isa)
     assert np.array_equal(y[:, 0], [0, 0])
     assert np.isnan(y[:, 1]).all()
     assert np.allclose(y[:, 2], 70)
@@ -117,22 +117,22 @@ def test_int8_groups_without_a_scale(isa):
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_row_is_bitwise_the_row_alone(isa, storage):
     x, w = case(64, 45, 215)
-    alone = np.concatenate([_core.matmul_probe(x[i : i + 1], w, storage, isa) for i in range(64)])
+    alone = np.concatenate([_probe.matmul_probe(x[i : i + 1], w, storage, isa) for i in range(64)])
     for rows in range(1, 65):
         for width in (1, 2, 3):
-            y = _core.matmul_probe(x[:rows], w, storage, isa, width)
+            y = _probe.matmul_probe(x[:rows], w, storage, isa, width)
             assert np.array_equal(y, alone[:rows]), (rows, width)
 
 
 def test_a_panel_does_not_see_its_padding():
     x, w = case(2, 9, 5)
     x[0, 3] = np.inf
-    y = _core.matmul_probe(x, w)
-    assert np.array_equal(y[1], _core.matmul_probe(x[1:], w)[0])
+    y = _probe.matmul_probe(x, w)
+    assert np.array_equal(y[1], _probe.matmul_probe(x[1:], w)[0])
     assert np.all(np.isinf(y[0]))
 
 
 def test_unknown_instruction_set_is_named():
     x, w = case(1, 4, 4)
     with pytest.raises(_core.InvalidInputError, match=r"instruction set: .*portable but got mmx"):
-        _core.matmul_probe(x, w, "float32", "mmx")
+        _probe.matmul_probe(x, w, "float32", "mmx")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sbrt import EngineError, InvalidInputError, _core
+from sbrt import EngineError, InvalidInputError, _probe
 
 S = 64  # in-flight slots
 BASES = (0, 2**31 - 10, 2**32 - 10)
@@ -39,8 +39,8 @@ class Lane(RuleBasedStateMachine):
         self.window, self.debug = shape["window"], shape["debug"]
         self.capacity = self.window + S - 1 + spare
         with pytest.raises(InvalidInputError, match="C >= W"):
-            _core.RingProbe(capacity=self.window + S - 2, **shape)
-        self.ring = _core.RingProbe(capacity=self.capacity, **shape)
+            _probe.RingProbe(capacity=self.window + S - 2, **shape)
+        self.ring = _probe.RingProbe(capacity=self.capacity, **shape)
         self.base, self.touched, self.stamp = base, base - 1, 0
         self.trunk: list[bytes] = []  # the naive cache
         self.nodes: list[tuple[int, int, bytes]] = []  # parent, level, content

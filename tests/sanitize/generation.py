@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from sbrt import Engine, EngineConfig, EngineError, SamplingParams, _core
+from sbrt import Engine, EngineConfig, EngineError, SamplingParams, _core, _probe
 from sbrt.methods import METHODS
 from sbrt.model.demo_pair import demo_folder
 from sbrt.serve.pair import Pair
@@ -103,7 +103,7 @@ def demo() -> None:
 def main() -> None:
     if len(sys.argv) > 1:
         toys(2)
-        _core.canary(sys.argv[1])
+        _probe.canary(sys.argv[1])
         return
     for threads in (2, 3):
         toys(threads)

@@ -203,10 +203,10 @@ def texts(outputs):
 
 
 @pytest.mark.parametrize("stop", [None, NEVER])
-def test_a_round_as_long_as_half_the_pace_has_an_output_of_its_own(engine, prompts, ticks, stop):
+def test_a_round_that_is_not_short_has_an_output_of_its_own(engine, prompts, ticks, stop):
     params = dataclasses.replace(GREEDY, stop=stop)
     rounds = texts(rounds_of(engine, prompts[0], params, method="none"))
-    ticks(scheduler.PACE / 2 + 1e-4)
+    ticks(scheduler.SHORT + 1e-4)
     assert texts(engine.stream(prompts[0], params, method="none")) == rounds
 
 
@@ -215,22 +215,22 @@ def test_short_rounds_of_a_stream_share_an_output_but_the_first(engine, prompts,
     """With a stop string the scheduler looks at the tokens, and at the clock, after every round."""
     params = dataclasses.replace(GREEDY, stop=NEVER)
     rounds = list(rounds_of(engine, prompts[0], params, method=method))
-    ticks(scheduler.PACE / 7)  # the fourth look finds less than half of the pace left
+    ticks(scheduler.PACE / 8.5)  # a short round; the pace has passed after nine
     outputs = list(engine.stream(prompts[0], params, method=method))
-    read = [rounds[0], *rounds[4:-1:4], rounds[-1]]
+    read = [rounds[0], *rounds[9:-1:9], rounds[-1]]
     assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in read]
     assert [o.outputs[0].text for o in outputs] == [o.outputs[0].text for o in read]
     assert "".join(texts(outputs)) == read[-1].outputs[0].text
 
 
 def test_a_stream_without_stop_strings_leaves_short_rounds_to_the_core(engine, prompts, ticks):
-    asked = ticks(scheduler.PACE / 7)
+    asked = ticks(scheduler.PACE / 8.5)
     counts = [
         len(output.outputs[0].token_ids)
         for output in engine.stream(prompts[0], GREEDY, method="none")
     ]
-    assert counts == [1, *range(11, 200, 10), 200]
-    assert asked[:9] == [1, 1, 0, 0, 0, 1, 0, 0, 0]
+    assert counts == [1, *range(26, 200, 25), 200]
+    assert asked[:19] == [1, *[1, *[0] * 8] * 2]
 
 
 def test_a_stop_ends_the_rounds_that_share_an_output(engine, prompts):

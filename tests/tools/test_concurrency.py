@@ -8,7 +8,7 @@ import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, methods
 from sbrt.serve.pair import load_pair
-from sbrt.tools import cli, closed_loop, flags
+from sbrt.tools import cli, closed_loop, flags, plan
 from sbrt.tools.closed_loop import ClosedLoop
 from sbrt.tools.costs import read_costs
 
@@ -114,6 +114,26 @@ def test_a_comparison_of_one_number(run, folders):
     assert "concurrency" not in run(*given)[0]
 
 
+def test_the_plot_has_a_line_for_each_method(run, tmp_path, monkeypatch):
+    """Times plain decoding of as many sequences, over their number."""
+    axes, draw = [], plan._lines
+    monkeypatch.setattr(
+        plan, "_lines", lambda axis, reports: draw(axes.append(axis) or axis, reports)
+    )
+    path = tmp_path / "plot.png"
+    given = (*TOY, "--methods", "none,pearl:gamma=3", "--concurrency", "1,2,4")
+    lines = run(*given, "--png", path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    [axis] = axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()[1:]}
+    assert drawn == {
+        method: [
+            [line["concurrency"], line["speedup"]] for line in lines if line["method"] == label
+        ]
+        for method, label in (("none", "none"), ("pearl", "pearl:gamma=3"))
+    }
+
+
 def test_the_table_has_a_column_for_each_number(capsys):
     assert cli.main([*TOY, "--methods", METHODS, "--concurrency", "1,2,4,8,16"]) == 0
     out = capsys.readouterr().out
@@ -137,7 +157,6 @@ def test_the_table_has_a_column_for_each_number(capsys):
         ([*TOY, "--concurrency", "1,,2"], "''"),
         ([*TOY, "--concurrency", "²"], "'²'"),
         ([*TOY, "--concurrency", "9" * 5000], "from 1 to 64"),
-        ([*TOY, "--concurrency", "2", "--png", "x.png"], "--png"),
         (["compare", "--concurrency", "2"], "--simulate"),
         (["compare", "--concurrency", "2", "--then-simulate", "c=4"], "--simulate"),
         (["compare", "--simulate", "c=4", "--concurrency", "1,2"], "expected one number, got 2"),

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.attention import branch_attention, branch_attention_torch
 from sbrt.triton_kernels.plan import FAN, HEAD_DIMS, AttentionPlan, workspace
@@ -30,7 +30,7 @@ def by_cpu(s):
     q, k, v = (x.float().cpu().contiguous().numpy() for x in (s.q[: len(s.masks)], s.k, s.v))
     scale = s.plan.head_dim**-0.5
     table = s.table.cpu().numpy().tobytes()
-    return torch.from_numpy(_core.attend_probe(table, q, k[None], v[None], s.sizes(), scale))
+    return torch.from_numpy(_probe.attend_probe(table, q, k[None], v[None], s.sizes(), scale))
 
 
 def check(s, assert_close):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.choose import choose, choose_torch
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
@@ -162,7 +162,7 @@ class Case:
 
     def by_cpu(self, laws=False):
         block, table = bytes(self.block), bytes(self.table)
-        made = _core.choose_probe(block, table, self.logits, laws)
+        made = _probe.choose_probe(block, table, self.logits, laws)
         kind = state.Law if laws else state.Choice
         return list((kind * self.rows).from_buffer_copy(made))
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _core, _probe
 from sbrt.reference.toy import exp32
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.cut import ALL_IDS, find_cut, find_cut_torch
@@ -79,7 +79,8 @@ def left_by(words, row, law):
 def check(logits, law, device):
     got, twin = (by(op, logits, law, device) for op in (find_cut, find_cut_torch))
     for i, row in enumerate(logits):
-        expected = _core.filter_probe(row, _core.Sampling(**{"temperature": 1.0} | law), "portable")
+        sampling = _core.Sampling(**{"temperature": 1.0} | law)
+        expected = _probe.filter_probe(row, sampling, "portable")
         for words in (got[i], twin[i]):
             assert left_by(words, row, law).tolist() == expected, (i, law)
         assert got[i].tolist() == twin[i].tolist(), (i, law)

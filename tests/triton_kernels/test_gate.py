@@ -4,7 +4,7 @@ alone."""
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.triton_kernels.gate import silu_mul, silu_mul_torch
 
 DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_available() else ())
@@ -24,7 +24,7 @@ def test_equals_its_twin_and_the_cpu(device, assert_close, dtype, columns):
         assert_close(out[:, :columns], twin, 4 * torch.finfo(dtype).eps)
         assert (out[:, columns:] == 7).all()
         if dtype == torch.float32:
-            cpu = torch.from_numpy(_core.gate_probe(x.cpu().contiguous().numpy()))
+            cpu = torch.from_numpy(_probe.gate_probe(x.cpu().contiguous().numpy()))
             assert_close(twin.cpu(), cpu, 1e-5)
 
 

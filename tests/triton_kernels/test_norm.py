@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.triton_kernels.norm import MAX_COLUMNS, rms_norm, rms_norm_torch
 
 ROWS = (1, 3, 64)
@@ -71,7 +71,7 @@ def test_the_twin_equals_the_cpu(columns):
     _, x = strided(7, columns, torch.float32, "cpu")
     weight = torch.linspace(-2, 2, columns)
     twin = rms_norm_torch(x, weight, eps=EPS, out=torch.empty(7, columns))
-    cpu = torch.from_numpy(_core.norm_probe(x.contiguous().numpy(), weight.numpy(), EPS))
+    cpu = torch.from_numpy(_probe.norm_probe(x.contiguous().numpy(), weight.numpy(), EPS))
     torch.testing.assert_close(twin, cpu, rtol=1e-5, atol=1e-5)
 
 

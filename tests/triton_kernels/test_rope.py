@@ -4,7 +4,7 @@ slots of its rows alone."""
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.rope import Rope, rope_kv_write, rope_kv_write_torch
 
@@ -42,7 +42,7 @@ def by_cpu(table, qkv, kv, rope):
     storage = [x.float().cpu().contiguous().numpy()[None] for x in kv]
     return [
         torch.from_numpy(x)
-        for x in _core.rope_probe(
+        for x in _probe.rope_probe(
             table.cpu().numpy().tobytes(),
             *(qkv.float().cpu().contiguous().numpy(), *storage, (CAPACITY, 17, 0, 0)),
             *(rope.inv_freq.cpu().numpy(), rope.amplitude, norms, rope.eps),

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _probe
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.settle import Settle, ring_settle, ring_settle_torch
 
@@ -54,7 +54,7 @@ def check(c, what, poison, device, layers=2, kv_heads=2, head_dim=8):
         c.policy.on_miss, c.policy.burst, c.outcome.branch = 1, 4, -1
     given = storage(layers, kv_heads, head_dim, device)
     before = [x.cpu().contiguous().numpy() for x in given]
-    *cpu, after = _core.settle_probe(bytes(c), *before, SIZES, what.value, poison)
+    *cpu, after = _probe.settle_probe(bytes(c), *before, SIZES, what.value, poison)
     words = state.words(state.Sequence.from_buffer_copy(after), device)
     made = []
     for op in (ring_settle, ring_settle_torch):

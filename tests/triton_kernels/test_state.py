@@ -5,13 +5,13 @@ import ctypes
 import pytest
 import torch
 
-from sbrt import _core
+from sbrt import _core, _probe
 from sbrt.reference import tree
 from sbrt.triton_kernels import state
 
 
 def test_every_offset_and_size_is_the_cores():
-    for name, there in _core.state_layout().items():
+    for name, there in _probe.state_layout().items():
         struct, _, field = name.partition(".")
         kind = getattr(state, struct)
         field = {"lambda": "lambda_"}.get(field, field)  # a word of Python's
@@ -33,7 +33,7 @@ def test_every_size_is_the_cores():
 
 
 def test_every_struct_is_held_to_the_core():
-    assert {kind.__name__ for kind in state.STRUCTS} <= set(_core.state_layout())
+    assert {kind.__name__ for kind in state.STRUCTS} <= set(_probe.state_layout())
 
 
 def test_a_struct_goes_to_words_and_back():

@@ -2,10 +2,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include "bind/bind.h"
 #include "bind/gil.h"
-#include "bind/runner.h"
 #include "ops/matmul.h"
+#include "probe/probe.h"
+#include "probe/runner.h"
 
 namespace py = pybind11;
 

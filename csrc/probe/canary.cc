@@ -1,8 +1,8 @@
 #if defined(SBRT_CANARY)
 #include "exec/canary.h"
 
-#include "bind/bind.h"
 #include "bind/gil.h"
+#include "probe/probe.h"
 
 namespace sbrt {
 

@@ -5,15 +5,15 @@
 #include <algorithm>
 #include <array>
 
-#include "bind/bind.h"
 #include "bind/gil.h"
-#include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/attention.h"
 #include "ops/choose.h"
 #include "ops/matmul.h"
 #include "ops/residual.h"
 #include "ops/rope.h"
+#include "probe/probe.h"
+#include "probe/runner.h"
 
 namespace py = pybind11;
 

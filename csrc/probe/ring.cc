@@ -3,8 +3,8 @@
 #include <limits>
 #include <string>
 
-#include "bind/bind.h"
 #include "core/check.h"
+#include "probe/probe.h"
 #include "ring/ring.h"
 
 namespace py = pybind11;

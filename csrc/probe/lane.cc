@@ -1,4 +1,4 @@
-// Single parts of the engine by themselves, for tests and benches: one lane, one matmul.
+// One lane by itself, without an engine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -6,11 +6,11 @@
 #include <limits>
 #include <tuple>
 
-#include "bind/bind.h"
 #include "bind/gil.h"
-#include "bind/runner.h"
 #include "model/lane.h"
 #include "ops/matmul.h"
+#include "probe/probe.h"
+#include "probe/runner.h"
 
 namespace py = pybind11;
 
@@ -92,11 +92,7 @@ class LaneProbe {
   Runner runner_;  // last: its threads end before what they read
 };
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (const Kernels* k : kernels_here()) names.emplace_back(k->name);
-  return names;
-}
+}  // namespace
 
 void bind_lane_probe(py::module_& m) {
   py::class_<LaneProbe>(m, "LaneProbe",
@@ -130,13 +126,6 @@ void bind_lane_probe(py::module_& m) {
       .def("k", [](LaneProbe& p, int64_t slot) { return p.read(slot, true); })
       .def("v", [](LaneProbe& p, int64_t slot) { return p.read(slot, false); })
       .def_property_readonly("slots", [](LaneProbe& p) { return p.shape().slots(); });
-}
-
-}  // namespace
-
-void bind_probe(py::module_& m) {
-  bind_lane_probe(m);
-  m.def("instruction_sets", &instruction_sets, "Kernels that run on this machine, best first.");
 }
 
 }  // namespace sbrt

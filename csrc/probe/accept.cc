@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "bind/bind.h"
 #include "core/check.h"
+#include "probe/probe.h"
 
 namespace py = pybind11;
 

@@ -13,12 +13,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "bind/bind.h"
 #include "core/check.h"
 #include "ops/attention.h"
 #include "ops/choose.h"
 #include "ops/embed.h"
 #include "ops/rope.h"
+#include "probe/probe.h"
 #include "round/ops.h"
 #include "state/fields.inc"
 
