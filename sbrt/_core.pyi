@@ -404,6 +404,21 @@ class OrderBook:
         without: no stream waits for events of these names. host: what it waits for counts.
         """
 
+class Logprobs:
+    """The log-probs a request asks for.
+
+    output, prompt: how many of the most likely tokens at each position, beside the one that stands
+    there; -1: none at all.
+    """
+
+    def __init__(self, *, output: int = -1, prompt: int = -1) -> None: ...
+    @property
+    def output(self) -> int:
+        """At the answer's positions."""
+    @property
+    def prompt(self) -> int:
+        """At the prompt's."""
+
 class Seat:
     """A place for a sequence, and how it goes there (csrc/decode/engine.h)."""
 
@@ -433,6 +448,13 @@ class Seat:
         """(rounds, tokens per second expected) of each policy that may be chosen."""
     def take(self) -> list[int]:
         """The tokens committed since the last `take`."""
+    def take_logprobs(self) -> list[list[tuple[int, int, float]]]:
+        """(token, rank, log-prob) at each token committed since the last call, if asked for.
+
+        Of each the token itself comes first, then the most likely ones, best first.
+        """
+    def prompt_logprobs(self) -> list[list[tuple[int, int, float]]]:
+        """The same of the prompt's tokens but the first, once the sequence has a token."""
     def release(self) -> None:
         """Drop the sequence; others may have the seat. Does not wait."""
     def features(self) -> NDArray[float32]:
@@ -512,6 +534,7 @@ class Runtime:
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
+        logprobs: Logprobs = ...,
     ) -> None:
         """Start a sequence in the first seat and drop all that is in flight.
 
@@ -526,6 +549,7 @@ class Runtime:
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
+        logprobs: Logprobs = ...,
     ) -> Seat:
         """Start a sequence beside those in flight, as `begin` does; its seat, until it is released.
 

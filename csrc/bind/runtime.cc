@@ -101,30 +101,26 @@ std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_
 
 Request request_of(std::vector<int32_t> prompt, const Sampling& sampling, const Policy* policy,
                    int64_t max_tokens, std::vector<int32_t> stop_tokens,
-                   const ShapingRequest& shaping) {
-  return {std::move(prompt),
-          sampling,
-          policy ? *policy : Policy{},
-          max_tokens,
-          std::move(stop_tokens),
-          shaping,
-          policy == nullptr};
+                   const ShapingRequest& shaping, const LogprobRequest& logprobs) {
+  return {std::move(prompt),      sampling, policy ? *policy : Policy{}, max_tokens,
+          std::move(stop_tokens), shaping,  policy == nullptr,           logprobs};
 }
 
 void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
            const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
-           const ShapingRequest& shaping) {
-  const Request request =
-      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
+           const ShapingRequest& shaping, const LogprobRequest& logprobs) {
+  const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
+                                     std::move(stop_tokens), shaping, logprobs);
   const GilRelease free;
   runtime.begin(request);
 }
 
 SeatView admit(const std::shared_ptr<Engine>& runtime, std::vector<int32_t> prompt,
                const Sampling& sampling, const Policy* policy, int64_t max_tokens,
-               std::vector<int32_t> stop_tokens, const ShapingRequest& shaping) {
-  const Request request =
-      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
+               std::vector<int32_t> stop_tokens, const ShapingRequest& shaping,
+               const LogprobRequest& logprobs) {
+  const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
+                                     std::move(stop_tokens), shaping, logprobs);
   const GilRelease free;
   return {runtime, runtime->admit(request)};
 }
@@ -143,6 +139,33 @@ std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
   if (!tuner) return out;
   for (const Tuner::Arm& arm : tuner->arms())
     out.emplace_back(arm.rounds, arm.hopeless ? 0.0 : arm.rate * 1e9);
+  return out;
+}
+
+using Entries = std::vector<std::tuple<int32_t, int32_t, float>>;  // token, rank, log-prob
+
+Entries entries_of(const TokenLogprob* entries, int64_t count) {
+  Entries out;
+  for (int64_t i = 0; i < count; ++i)
+    if (entries[i].token >= 0)
+      out.emplace_back(entries[i].token, entries[i].rank, entries[i].logprob);
+  return out;
+}
+
+std::vector<Entries> take_logprobs(const SeatView& view) {
+  LogprobStore& store = view.engine->logprobs(view.seat);
+  const std::vector<TokenLogprob>& taken = store.take();
+  std::vector<Entries> out;
+  for (size_t at = 0; at < taken.size(); at += store.width())
+    out.push_back(entries_of(taken.data() + at, store.width()));
+  return out;
+}
+
+std::vector<Entries> prompt_logprobs_of(const SeatView& view) {
+  const LogprobList& list = view.engine->logprobs(view.seat).prompt();
+  std::vector<Entries> out;
+  for (int64_t position = 1; list.top >= 0 && position < list.kept; ++position)
+    out.push_back(entries_of(list.at(position), list.width()));
   return out;
 }
 
@@ -195,6 +218,11 @@ void bind_seat(py::module_& m) {
       .def(
           "take", [](const SeatView& v) { return v.engine->take(v.seat); },
           "The tokens committed since the last take().")
+      .def("take_logprobs", &take_logprobs,
+           "[(token, rank, log-prob)] of each token since the last take_logprobs(), if asked for: "
+           "itself, then the most likely.")
+      .def("prompt_logprobs", &prompt_logprobs_of,
+           "The same of the prompt's tokens but the first, after the sequence's first token.")
       .def(
           "release", [](const SeatView& v) { v.engine->release(v.seat); },
           "Drops its sequence, and others may have the seat.")
@@ -211,14 +239,16 @@ void bind_seat(py::module_& m) {
 // Sequences, from their requests to their last rounds.
 void bind_sequences(RuntimeClass& runtime) {
   const auto shaping = ShapingRequest{};
+  const auto logprobs = LogprobRequest{};
   const auto stops = std::vector<int32_t>{};
   runtime
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
-           py::arg("shaping") = shaping)
+           py::arg("shaping") = shaping, py::arg("logprobs") = logprobs)
       .def("admit", &admit, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
-           py::arg("shaping") = shaping, "Starts a sequence beside the others; returns its Seat.")
+           py::arg("shaping") = shaping, py::arg("logprobs") = logprobs,
+           "Starts a sequence beside the others; returns its Seat.")
       .def_property_readonly("has_free_seat", &Engine::has_free_seat)
       .def_property_readonly("seats", &Engine::seats)
       .def("seat",
