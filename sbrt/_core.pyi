@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from numpy import float32, float64
+from numpy import float32, float64, int32
 from numpy.typing import NDArray
 
 class EngineError(RuntimeError):
@@ -448,12 +448,13 @@ class Seat:
         """(rounds, tokens per second expected) of each policy that may be chosen."""
     def take(self) -> list[int]:
         """The tokens committed since the last `take`."""
-    def take_logprobs(self) -> list[list[tuple[int, int, float]]]:
-        """(token, rank, log-prob) at each token committed since the last call, if asked for.
+    def take_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
+        """(tokens, ranks, log-probs), each [tokens committed since the last call, 1 + top].
 
-        Of each the token itself comes first, then the most likely ones, best first.
+        At each position the token itself comes first, then the most likely ones, best first; -1
+        where there are fewer tokens. Empty for a sequence that does not ask.
         """
-    def prompt_logprobs(self) -> list[list[tuple[int, int, float]]]:
+    def prompt_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
         """The same of the prompt's tokens but the first, once the sequence has a token."""
     def release(self) -> None:
         """Drop the sequence; others may have the seat. Does not wait."""

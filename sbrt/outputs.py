@@ -118,7 +118,7 @@ class RequestOutput:
     num_cached_tokens: int | None = None
     delta_token_ids: list[int] = field(default_factory=list)
     delta_logprobs: list[dict[int, Logprob]] | None = None
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    prompt_logprobs: Sequence[dict[int, Logprob] | None] | None = None
     history: Any = None
 
 

@@ -142,31 +142,30 @@ std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
   return out;
 }
 
-using Entries = std::vector<std::tuple<int32_t, int32_t, float>>;  // token, rank, log-prob
-
-Entries entries_of(const TokenLogprob* entries, int64_t count) {
-  Entries out;
-  for (int64_t i = 0; i < count; ++i)
-    if (entries[i].token >= 0)
-      out.emplace_back(entries[i].token, entries[i].rank, entries[i].logprob);
-  return out;
+// Tokens, ranks and log-probs, each [positions, width].
+py::tuple arrays_of(const TokenLogprob* entries, int64_t positions, int64_t width) {
+  const py::array::ShapeContainer shape{positions, width};
+  py::array_t<int32_t> token(shape), rank(shape);
+  py::array_t<float> logprob(shape);
+  for (int64_t i = 0; i < positions * width; ++i) {
+    token.mutable_data()[i] = entries[i].token;
+    rank.mutable_data()[i] = entries[i].rank;
+    logprob.mutable_data()[i] = entries[i].logprob;
+  }
+  return py::make_tuple(token, rank, logprob);
 }
 
-std::vector<Entries> take_logprobs(const SeatView& view) {
+py::tuple take_logprobs(const SeatView& view) {
   LogprobStore& store = view.engine->logprobs(view.seat);
   const std::vector<TokenLogprob>& taken = store.take();
-  std::vector<Entries> out;
-  for (size_t at = 0; at < taken.size(); at += store.width())
-    out.push_back(entries_of(taken.data() + at, store.width()));
-  return out;
+  const int64_t width = store.width();
+  return arrays_of(taken.data(), width ? static_cast<int64_t>(taken.size()) / width : 0, width);
 }
 
-std::vector<Entries> prompt_logprobs_of(const SeatView& view) {
+py::tuple prompt_logprobs_of(const SeatView& view) {
   const LogprobList& list = view.engine->logprobs(view.seat).prompt();
-  std::vector<Entries> out;
-  for (int64_t position = 1; list.top >= 0 && position < list.kept; ++position)
-    out.push_back(entries_of(list.at(position), list.width()));
-  return out;
+  if (list.top < 0) return arrays_of(nullptr, 0, 0);
+  return arrays_of(list.entries + list.width(), list.kept - 1, list.width());
 }
 
 void bind_stats(py::module_& m) {
@@ -219,8 +218,8 @@ void bind_seat(py::module_& m) {
           "take", [](const SeatView& v) { return v.engine->take(v.seat); },
           "The tokens committed since the last take().")
       .def("take_logprobs", &take_logprobs,
-           "[(token, rank, log-prob)] of each token since the last take_logprobs(), if asked for: "
-           "itself, then the most likely.")
+           "(tokens, ranks, log-probs), each [tokens since the last take_logprobs(), 1 + top]: the "
+           "token that came, then the most likely; token -1 where there are fewer.")
       .def("prompt_logprobs", &prompt_logprobs_of,
            "The same of the prompt's tokens but the first, after the sequence's first token.")
       .def(

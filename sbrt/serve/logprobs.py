@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import check
 from .._core import Logprobs, Seat
@@ -12,7 +13,45 @@ from ..outputs import Logprob
 from ..sampling import SamplingParams
 from .pair import Pair
 
-Entry = tuple[int, int, float]  # token, rank, log-prob
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Tokens, ranks and log-probs, each [positions, 1 + top] (_core.Seat.take_logprobs).
+Rows = tuple["NDArray[np.int32]", "NDArray[np.int32]", "NDArray[np.float32]"]
+Position = dict[int, Logprob]
+
+
+class PromptLogprobs(Sequence["Position | None"]):
+    """The log-probs of a prompt, one item for each of its tokens; the first is None.
+
+    Items are made when they are read. A long prompt has very many: to make them between two rounds
+    would hold up all other requests. It compares, copies and pickles as the list it stands for.
+    """
+
+    def __init__(self, rows: Rows, item: Callable[[Rows, int], Position]) -> None:
+        self._rows, self._item = rows, item
+
+    def __len__(self) -> int:
+        return 1 + len(self._rows[0])
+
+    def __getitem__(self, at: Any) -> Any:
+        """The item, or a list of those of a slice."""
+        if isinstance(at, slice):
+            return [self[i] for i in range(len(self))[at]]
+        i = range(len(self))[at]
+        return self._item(self._rows, i - 1) if i else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
 
 
 class RequestLogprobs:
@@ -30,8 +69,8 @@ class RequestLogprobs:
             prompt=_count("prompt_logprobs", params.prompt_logprobs, pair.vocab, most),
         )
         self._tokenizer: Tokenizer | None = pair.tokenizer
-        self.prompt: list[dict[int, Logprob] | None] | None = None
-        self.output: list[dict[int, Logprob]] | None = [] if self.asked.output >= 0 else None
+        self.prompt: PromptLogprobs | None = None
+        self.output: list[Position] | None = [] if self.asked.output >= 0 else None
         self.cumulative = 0.0
 
     @property
@@ -42,19 +81,21 @@ class RequestLogprobs:
     def take(self, seat: Seat, tokens: int) -> None:
         """Read what came with the first `tokens` tokens of the answer; of later ones nothing."""
         if self.wants_prompt and self.prompt is None:
-            self.prompt = [None, *map(self._position, seat.prompt_logprobs())]
+            self.prompt = PromptLogprobs(seat.prompt_logprobs(), self._position)
         if self.output is None:
             return
-        for entries in seat.take_logprobs()[: tokens - len(self.output)]:
-            self.output.append(self._position(entries))
-            self.cumulative += entries[0][2]
+        rows = seat.take_logprobs()
+        for i in range(tokens - len(self.output)):
+            self.output.append(self._position(rows, i))
+            self.cumulative += float(rows[2][i, 0])
 
-    def _position(self, entries: Sequence[Entry]) -> dict[int, Logprob]:
+    def _position(self, rows: Rows, i: int) -> Position:
         """By token id: the token that stands there first, then the most likely, best first."""
         tokenizer = self._tokenizer
         return {
             token: Logprob(logprob, rank, tokenizer.text_of(token) if tokenizer else None)
-            for token, rank, logprob in entries
+            for token, rank, logprob in zip(*(column[i].tolist() for column in rows), strict=True)
+            if token >= 0
         }
 
 

@@ -22,7 +22,7 @@ from .protocol import Ask
 from .service import FIELDS, Service
 
 LOG = logging.getLogger("sbrt.server")
-PromptLogprobs = list[dict[int, Logprob] | None] | None
+PromptLogprobs = Sequence[dict[int, Logprob] | None] | None
 DONE = b"data: [DONE]\n\n"
 WRONG = "server: expected an answer, got a defect of the server; its log says more"
 

@@ -149,7 +149,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
 def is_over(one: Running) -> bool:
     """Takes its tokens; whether it has ended, or is to be dropped now."""
     one.tokens += one.seat.take()
-    one.logprobs += one.seat.take_logprobs()
+    one.logprobs += fuzz.rows_of(one.seat.take_logprobs())
     return one.seat.finished or (one.ends_after is not None and len(one.tokens) >= one.ends_after)
 
 

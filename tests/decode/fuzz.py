@@ -261,9 +261,18 @@ def differences(runtime, tokens, expected) -> dict:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def rows_of(columns) -> list:
+    """(token, rank, log-prob) of each entry, by position; the engine gives arrays of each."""
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [[e for e in zip(*row, strict=True) if e[0] >= 0] for row in rows]
+
+
 def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
     """What a finished sequence was told of its log-probs, by what was asked."""
-    found = {"output": seat.take_logprobs(), "prompt": seat.prompt_logprobs()}
+    found = {
+        "output": rows_of(seat.take_logprobs()),
+        "prompt": rows_of(seat.prompt_logprobs()),
+    }
     assert all(found[name] == [] for name in found if logprobs.get(name, -1) < 0)
     return {name: rows for name, rows in found.items() if logprobs.get(name, -1) >= 0}
 

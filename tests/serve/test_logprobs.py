@@ -149,6 +149,20 @@ def test_tokens_are_decoded_as_they_stand_in_text(demo):
     assert demo.pair.tokenizer.decode(ids).startswith(first)
 
 
+def test_those_of_a_prompt_are_a_list_that_is_made_when_it_is_read(demo):
+    [output] = demo.generate(PROMPT, ASKED)
+    found = output.prompt_logprobs
+    plain = list(found)
+    assert found == plain
+    assert found != plain[:-1]
+    assert found[-1] == plain[-1] == found[len(found) - 1]
+    assert (found[1:3], found[::-1], repr(found)) == (plain[1:3], plain[::-1], repr(plain))
+    with pytest.raises(IndexError):
+        found[len(found)]
+    again = pickle.loads(pickle.dumps(output))
+    assert (again.prompt_logprobs, again) == (plain, output)
+
+
 def test_a_prompt_alone(demo):
     """lm-eval's question: how likely is this text. No token of an answer is given."""
     [output] = demo.generate(PROMPT, dataclasses.replace(ASKED, max_tokens=0))
