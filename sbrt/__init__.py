@@ -23,7 +23,7 @@ from ._moved import install as _install_old_names
 from .config import EngineConfig, SpeculativeConfig
 from .engine import Engine
 from .errors import EngineError, InvalidInputError
-from .outputs import CompletionOutput, RequestMetrics, RequestOutput
+from .outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "EngineConfig",
     "EngineError",
     "InvalidInputError",
+    "Logprob",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from numpy import float32
+from numpy import float32, int32
 from numpy.typing import NDArray
 
 class EngineError(RuntimeError):
@@ -382,6 +382,21 @@ class OrderBook:
         without: no stream waits for events of these names. host: what it waits for counts.
         """
 
+class Logprobs:
+    """The log-probs a request asks for.
+
+    output, prompt: how many of the most likely tokens at each position, beside the one that stands
+    there; -1: none at all.
+    """
+
+    def __init__(self, *, output: int = -1, prompt: int = -1) -> None: ...
+    @property
+    def output(self) -> int:
+        """At the answer's positions."""
+    @property
+    def prompt(self) -> int:
+        """At the prompt's."""
+
 class Seat:
     """A place for a sequence, and how it goes there (csrc/decode/engine.h)."""
 
@@ -411,6 +426,14 @@ class Seat:
         """(rounds, tokens per second expected) of each policy that may be chosen."""
     def take(self) -> list[int]:
         """The tokens committed since the last `take`."""
+    def take_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
+        """(tokens, ranks, log-probs), each [tokens committed since the last call, 1 + top].
+
+        At each position the token itself comes first, then the most likely ones, best first; -1
+        where there are fewer tokens. Empty for a sequence that does not ask.
+        """
+    def prompt_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
+        """The same of the prompt's tokens but the first, once the sequence has a token."""
     def release(self) -> None:
         """Drop the sequence; others may have the seat. Does not wait."""
     def features(self) -> NDArray[float32]:
@@ -490,6 +513,7 @@ class Runtime:
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
+        logprobs: Logprobs = ...,
     ) -> None:
         """Start a sequence in the first seat and drop all that is in flight.
 
@@ -504,6 +528,7 @@ class Runtime:
         max_tokens: int,
         stop_token_ids: Sequence[int] = ...,
         shaping: Shaping = ...,
+        logprobs: Logprobs = ...,
     ) -> Seat:
         """Start a sequence beside those in flight, as `begin` does; its seat, until it is released.
 

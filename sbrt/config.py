@@ -122,6 +122,8 @@ class EngineConfig:
     triton where its flash attention cannot (float32, devices before sm_80).
     num_threads: the engine's total (None: the cores this process may use, by its affinity and by
     its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
+    max_logprobs: the most that a request may ask of SamplingParams.logprobs and prompt_logprobs
+    (-1: any number, and -1 for the whole vocabulary).
     enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
     graphs from one of the ops.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
@@ -144,6 +146,7 @@ class EngineConfig:
     draft_threads: int | None = None
     attention_backend: str = "auto"
     skip_tokenizer_init: bool = False
+    max_logprobs: int = 20
     enforce_eager: bool = False
     nvtx: bool = False
     trace: bool = False
@@ -171,6 +174,7 @@ class EngineConfig:
             check.integer("num_threads", self.num_threads, 1, MAX_THREADS)
         if self.draft_threads is not None:
             check.integer("draft_threads", self.draft_threads, 1, MAX_THREADS)
+        check.integer("max_logprobs", self.max_logprobs, -1, 2**30)
         for name in ("skip_tokenizer_init", "nvtx", "trace"):
             check.flag(name, getattr(self, name))
         if self.profile_dir is not None:

@@ -65,7 +65,7 @@ class Engine:
         self.num_threads, self.draft_threads = config.threads()
         self._presets.load(self.pair.draft is not None)
         self._keep_features = keep_features
-        self._maker = RequestMaker(self.pair, self.max_model_len, config.seed, config.on_cuda)
+        self._maker = RequestMaker(self.pair, self.max_model_len, config)
         self._inbox: Sink = deque()  # outputs that step() will return
         self._count = itertools.count()
         self._scheduler = Scheduler(

@@ -9,6 +9,20 @@ from typing import Any
 from ._core import Stats
 
 
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """The log-prob of a token at a position, and its place among all tokens there.
+
+    rank: 1 for the most likely; of equally likely tokens the lowest id comes first. decoded_token:
+    its text as it stands inside other text, with U+FFFD for bytes that are no whole character; None
+    without a tokenizer.
+    """
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
 @dataclass(frozen=True)
 class CompletionOutput:
     """One answer so far.
@@ -17,38 +31,47 @@ class CompletionOutput:
     stop string or stop token id, None for an end-of-sequence token; the sentence of an "error".
     token_ids include the token that completed a stop; the text ends before it.
     spec_decode_metrics are filled in when the request has finished.
-    An output is a snapshot: text and token_ids stay what they were, whatever comes after. Both are
-    made when they are first read, so that an output nobody reads costs the same at any length.
+    logprobs: for each of token_ids the log-probs there, by token id, with SamplingParams.logprobs;
+    the token itself comes first, then the most likely ones. cumulative_logprob: the sum of those of
+    token_ids.
+    An output is a snapshot: text, token_ids and logprobs stay what they were, whatever comes after.
+    They are made when first read, so that an output nobody reads costs the same at any length.
     """
 
     index: int
     text: str
     token_ids: list[int]
     cumulative_logprob: float | None = None
-    logprobs: None = None
+    # A default would be an attribute of the class, and hide that `of` left it to __getattr__.
+    logprobs: list[dict[int, Logprob]] | None = field(default_factory=lambda: None)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     spec_decode_metrics: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, pieces: list[str], token_ids: list[int], **fields: Any) -> CompletionOutput:
+    def of(
+        cls,
+        pieces: list[str],
+        token_ids: list[int],
+        logprobs: list[dict[int, Logprob]] | None,
+        **fields: Any,
+    ) -> CompletionOutput:
         """An output of lists that only grow: the text is what `pieces` hold now, joined."""
         made = cls(text="", token_ids=[], **fields)
         state = vars(made)
-        del state["text"], state["token_ids"]
-        state["_pieces"] = pieces, len(pieces)
-        state["_token_ids"] = token_ids, len(token_ids)
+        for name, grows in (("text", pieces), ("token_ids", token_ids), ("logprobs", logprobs)):
+            if grows is not None:
+                del state[name]
+                state[f"_{name}"] = grows, len(grows)
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """The text or token_ids of an output that was made of lists, when first read."""
+        """A field of an output that was made of a list, when first read."""
         state = vars(self)
-        if name == "text" and "_pieces" in state:
-            pieces, count = state["_pieces"]
-            return state.setdefault(name, "".join(pieces[:count]))
-        if name == "token_ids" and "_token_ids" in state:
-            ids, count = state["_token_ids"]
-            return state.setdefault(name, ids[:count])
+        if f"_{name}" in state:
+            grows, count = state[f"_{name}"]
+            found = grows[:count]
+            return state.setdefault(name, "".join(found) if name == "text" else found)
         raise AttributeError(f"{type(self).__name__}: expected a field of it, got {name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,11 +98,13 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request so far, cumulative; `delta` and `delta_token_ids` are what its last output had not.
+    """A request so far, cumulative; what its last output had not is in the fields called delta.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
     num_cached_tokens: tokens of the prompt that were not fed, since a seat had them from another
     request; None before the first token.
+    prompt_logprobs: for each of prompt_token_ids the log-probs there, as CompletionOutput has them,
+    with SamplingParams.prompt_logprobs and from the first token on; None for the first position.
     history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
     """
 
@@ -92,6 +117,8 @@ class RequestOutput:
     delta: str = ""
     num_cached_tokens: int | None = None
     delta_token_ids: list[int] = field(default_factory=list)
+    delta_logprobs: list[dict[int, Logprob]] | None = None
+    prompt_logprobs: Sequence[dict[int, Logprob] | None] | None = None
     history: Any = None
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from .engine import Engine
 from .errors import EngineError
 from .methods import Method
-from .outputs import CompletionOutput, RequestOutput
+from .outputs import CompletionOutput, Logprob, RequestOutput
 from .sampling import SamplingParams
 
 T = TypeVar("T")
@@ -63,6 +63,8 @@ class Stream:
         self._last: RequestOutput | None = None  # the pump's own
         self._deltas: list[str] = []
         self._delta_ids: list[int] = []
+        self._delta_logprobs: list[dict[int, Logprob]] | None = None
+        self._has_prompt_logprobs = False  # an output that the loop has taken had them
         self._new_times: list[float] = []
         self._error: BaseException | None = None
         self._has_ended = False  # the loop has taken the last output, or the error
@@ -79,14 +81,15 @@ class Stream:
             self._ready.clear()
             self._is_told = False
             latest, error, delta = self._latest, self._error, "".join(self._deltas)
-            ids = self._delta_ids
-            self._latest, self._deltas, self._delta_ids = None, [], []
+            ids, logprobs = self._delta_ids, self._delta_logprobs
+            self._latest, self._deltas, self._delta_ids, self._delta_logprobs = None, [], [], None
             self.times, self._new_times = self._new_times, []
             self._has_ended = error is not None or (latest is not None and latest.finished)
         if error is not None:
             raise error
         assert latest is not None
-        return self._shaped(latest, delta, ids)
+        latest = replace(latest, delta=delta, delta_token_ids=ids, delta_logprobs=logprobs)
+        return self._shaped(latest)
 
     def close(self) -> None:
         """Abort the request if it is unfinished. Does not wait."""
@@ -99,6 +102,8 @@ class Stream:
             self._latest = output
             self._deltas.append(output.delta)
             self._delta_ids += output.delta_token_ids
+            if output.delta_logprobs is not None:
+                self._delta_logprobs = (self._delta_logprobs or []) + output.delta_logprobs
             self._new_times.append(time.monotonic())
             is_wanted = self.kind is not RequestOutputKind.FINAL_ONLY or output.finished
             return self._tell() if is_wanted else not self._loop.is_closed()
@@ -117,7 +122,8 @@ class Stream:
             return RequestOutput(self.id, self.prompt, list(self.prompt_ids), [answer], True)
         [answer] = self._last.outputs
         answer = replace(answer, finish_reason="abort")
-        return replace(self._last, outputs=[answer], finished=True, delta="", delta_token_ids=[])
+        found = replace(self._last, outputs=[answer], finished=True, delta="", delta_token_ids=[])
+        return found if found.delta_logprobs is None else replace(found, delta_logprobs=[])
 
     def _tell(self) -> bool:
         """Wake the loop, under the lock, unless it knows already. False if it has been closed."""
@@ -130,13 +136,20 @@ class Stream:
         self._is_told = True
         return True
 
-    def _shaped(self, output: RequestOutput, delta: str, ids: list[int]) -> RequestOutput:
-        outputs = output.outputs
-        if self.kind is RequestOutputKind.DELTA:
-            outputs = [replace(outputs[0], text=delta, token_ids=ids)]
-        return replace(
-            output, prompt=self.prompt, outputs=outputs, delta=delta, delta_token_ids=ids
+    def _shaped(self, output: RequestOutput) -> RequestOutput:
+        """The output as the kind has it. A DELTA output has the prompt's log-probs once."""
+        output = replace(output, prompt=self.prompt)
+        if self.kind is not RequestOutputKind.DELTA:
+            return output
+        answer = replace(
+            output.outputs[0],
+            text=output.delta,
+            token_ids=output.delta_token_ids,
+            logprobs=output.delta_logprobs,
         )
+        prompt = None if self._has_prompt_logprobs else output.prompt_logprobs
+        self._has_prompt_logprobs |= prompt is not None
+        return replace(output, outputs=[answer], prompt_logprobs=prompt)
 
 
 class Pump:

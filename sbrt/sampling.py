@@ -18,7 +18,7 @@ PENALTY = 2.0  # presence and frequency, either way
 REPETITION = (0.01, 100.0)
 
 # Fields that exist for their names only: any value but the default raises.
-UNSUPPORTED = ("n", "logprobs")
+UNSUPPORTED = ("n",)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class SamplingParams:
     prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p.
     Before min_tokens no token ends the request: its end and stop tokens are masked, its stop
     strings are not looked for. bad_words are banned with and without a leading space, and where
-    the prompt ends inside one. Raises InvalidInputError, naming the field.
+    the prompt ends inside one.
+    logprobs: each token of the answer gets its log-prob, and so do this many of the most likely
+    tokens there, -1: all of them (see EngineConfig.max_logprobs). They are those of the model, the
+    log softmax of its logits before any of the steps above. prompt_logprobs: the same for the
+    prompt's tokens but the first. Raises InvalidInputError, naming the field.
     """
 
     n: int = 1
@@ -46,6 +50,7 @@ class SamplingParams:
     max_tokens: int | None = 16
     min_tokens: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -71,6 +76,9 @@ class SamplingParams:
         if self.max_tokens is not None:
             self._set("max_tokens", check.integer("max_tokens", self.max_tokens, 0, MAX_TOKENS))
         self._check_shaping()
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                self._set(name, check.integer(name, getattr(self, name), -1, 2**30))
         check.flag("skip_special_tokens", self.skip_special_tokens)
         check.flag("include_stop_str_in_output", self.include_stop_str_in_output)
 

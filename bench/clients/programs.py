@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sbrt import InvalidInputError
+from sbrt import Engine, InvalidInputError, SamplingParams
 
+from ..models.served import served
 from .figures import Figures
+
+Likelihood = tuple[float, bool]  # of an end of a text: its logarithm, whether it is greedy
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
@@ -147,12 +150,71 @@ metric_list:
 """
 
 
-def lm_eval(run: Run) -> Figures:
-    """lm-eval's local-completions on a task of its generations, without and with speculation.
+CHOICES = """task: sbrt_choices
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {prompts}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{label}}}}"
+target_delimiter: ""
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+ENDINGS = ("(self, other):\n", "(x, y):\n    return x", " and the other ones are", "]]))::\n", "(")
 
-    Tasks of log-likelihoods need log-probs, which the server does not have yet. Raises
-    InvalidInputError if an answer or the score differs.
+
+def lm_eval(run: Run) -> Figures:
+    """lm-eval's local-completions on a task of its generations and on one of log-likelihoods.
+
+    Each is scored without and with speculation. Raises InvalidInputError where an answer, a score
+    or a log-likelihood differs, or is not the one of an engine in this process.
     """
+    return Figures(requests=_generations(run) + _likelihoods(run))
+
+
+def _likelihoods(run: Run) -> int:
+    """Requests to the server for a task of choices; as many go to a server without speculation."""
+    docs = [
+        {"prompt": f"def f{i}", "choices": ENDINGS, "label": i % len(ENDINGS)}
+        for i in range(run.requests)
+    ]
+    with served(("--method", "none")) as (host, port):
+        plain = _chosen(replace(run, base=f"http://{host}:{port}"), docs)
+    fast = _chosen(run, docs)
+    with Engine.from_pretrained(run.tokenizer) as engine:
+        own = [[_likelihood(engine, str(doc["prompt"]), end) for end in ENDINGS] for doc in docs]
+    for name, found in (("with speculation", fast), ("in this process", (plain[0], own))):
+        if found != plain:
+            raise InvalidInputError(
+                f"lm_eval: expected the log-likelihoods of plain decoding {name}, got others"
+            )
+    return len(docs) * len(ENDINGS)
+
+
+def _chosen(run: Run, docs: Sequence[Mapping[str, Any]]) -> tuple[float, list[list[Likelihood]]]:
+    """The score of a task of choices, and what lm-eval was told of each choice."""
+    score, samples = _scored(run, CHOICES, docs, ())
+    return score, [
+        [(float(value), str(is_greedy) == "True") for [(value, is_greedy)] in sample["resps"]]
+        for sample in samples
+    ]
+
+
+def _likelihood(engine: Engine, prompt: str, end: str) -> Likelihood:
+    """The log-likelihood of the end of a text, and whether greedy decoding would give it."""
+    whole, before = engine.encode(prompt + end), len(engine.encode(prompt))
+    params = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    [output] = engine.generate([whole], params)
+    positions = (output.prompt_logprobs or [])[before:]
+    found = [position[i] for i, position in zip(whole[before:], positions, strict=True) if position]
+    return sum(f.logprob for f in found), all(f.rank == 1 for f in found)
+
+
+def _generations(run: Run) -> int:
+    """Requests to the server for a task of generations."""
     prompts = [{"prompt": f"def f{i}(", "answer": "x"} for i in range(run.requests)]
     plain = _evaluated(run, prompts, "none")
     for prompt, answer in list(zip(prompts, plain[1], strict=True))[::2]:
@@ -162,27 +224,40 @@ def lm_eval(run: Run) -> Figures:
         raise InvalidInputError(
             f"lm_eval: expected one score by both methods, got {plain[0]} and {fast[0]}"
         )
-    return Figures(requests=3 * run.requests)
+    return 3 * run.requests
 
 
 def _evaluated(run: Run, prompts: list[dict[str, str]], method: str) -> tuple[float, list[str]]:
-    """The score of a task, and the answers in order."""
-    folder = run.folder / f"{method}-{len(list(run.folder.iterdir()))}"
+    """The score of a task of generations, and the answers in order."""
+    more = ("--gen_kwargs", f"speculative={method}")
+    score, samples = _scored(run, TASK, prompts, more)
+    return score, [sample["resps"][0][0] for sample in samples]
+
+
+def _scored(
+    run: Run, task: str, docs: Sequence[Mapping[str, Any]], more: Sequence[object]
+) -> tuple[float, list[dict[str, Any]]]:
+    """The score of a task, and lm-eval's samples in order. more: words of the command.
+
+    lm-eval tokenises by the server's own routes.
+    """
+    folder = run.folder / f"lm-eval-{len(list(run.folder.iterdir()))}"
     folder.mkdir()
     lines = folder / "prompts.jsonl"
-    lines.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    (folder / "task.yaml").write_text(TASK.format(prompts=lines, tokens=run.tokens))
-    model = f"base_url={run.base}/v1/completions,model=demo,tokenizer_backend=None"
+    lines.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (folder / "task.yaml").write_text(task.format(prompts=lines, tokens=run.tokens))
+    name = task.split()[1]
+    model = f"base_url={run.base}/v1/completions,model=demo"
     words = [
         *("lm-eval", "run", "--model", "local-completions", "--model_args", model),
-        *("--tasks", "sbrt_lines", "--include_path", folder, "--log_samples"),
-        *("--gen_kwargs", f"speculative={method}", "--output_path", folder),
+        *("--tasks", name, "--include_path", folder, "--log_samples"),
+        *("--output_path", folder, *more),
     ]
     call("lm_eval", words, run, HF_HUB_OFFLINE="1")
     [results], [samples] = folder.rglob("results_*.json"), folder.rglob("samples_*.jsonl")
     found = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda s: s["doc_id"])
-    score = _json(results)["results"]["sbrt_lines"]["exact_match,none"]
-    return score, [sample["resps"][0][0] for sample in found]
+    scores = _json(results)["results"][name]
+    return next(scores[key] for key in ("exact_match,none", "acc,none") if key in scores), found
 
 
 def _json(path: Path) -> Any:

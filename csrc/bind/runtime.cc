@@ -101,30 +101,26 @@ std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_
 
 Request request_of(std::vector<int32_t> prompt, const Sampling& sampling, const Policy* policy,
                    int64_t max_tokens, std::vector<int32_t> stop_tokens,
-                   const ShapingRequest& shaping) {
-  return {std::move(prompt),
-          sampling,
-          policy ? *policy : Policy{},
-          max_tokens,
-          std::move(stop_tokens),
-          shaping,
-          policy == nullptr};
+                   const ShapingRequest& shaping, const LogprobRequest& logprobs) {
+  return {std::move(prompt),      sampling, policy ? *policy : Policy{}, max_tokens,
+          std::move(stop_tokens), shaping,  policy == nullptr,           logprobs};
 }
 
 void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
            const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
-           const ShapingRequest& shaping) {
-  const Request request =
-      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
+           const ShapingRequest& shaping, const LogprobRequest& logprobs) {
+  const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
+                                     std::move(stop_tokens), shaping, logprobs);
   const GilRelease free;
   runtime.begin(request);
 }
 
 SeatView admit(const std::shared_ptr<Engine>& runtime, std::vector<int32_t> prompt,
                const Sampling& sampling, const Policy* policy, int64_t max_tokens,
-               std::vector<int32_t> stop_tokens, const ShapingRequest& shaping) {
-  const Request request =
-      request_of(std::move(prompt), sampling, policy, max_tokens, std::move(stop_tokens), shaping);
+               std::vector<int32_t> stop_tokens, const ShapingRequest& shaping,
+               const LogprobRequest& logprobs) {
+  const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
+                                     std::move(stop_tokens), shaping, logprobs);
   const GilRelease free;
   return {runtime, runtime->admit(request)};
 }
@@ -144,6 +140,32 @@ std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
   for (const Tuner::Arm& arm : tuner->arms())
     out.emplace_back(arm.rounds, arm.hopeless ? 0.0 : arm.rate * 1e9);
   return out;
+}
+
+// Tokens, ranks and log-probs, each [positions, width].
+py::tuple arrays_of(const TokenLogprob* entries, int64_t positions, int64_t width) {
+  const py::array::ShapeContainer shape{positions, width};
+  py::array_t<int32_t> token(shape), rank(shape);
+  py::array_t<float> logprob(shape);
+  for (int64_t i = 0; i < positions * width; ++i) {
+    token.mutable_data()[i] = entries[i].token;
+    rank.mutable_data()[i] = entries[i].rank;
+    logprob.mutable_data()[i] = entries[i].logprob;
+  }
+  return py::make_tuple(token, rank, logprob);
+}
+
+py::tuple take_logprobs(const SeatView& view) {
+  LogprobStore& store = view.engine->logprobs(view.seat);
+  const std::vector<TokenLogprob>& taken = store.take();
+  const int64_t width = store.width();
+  return arrays_of(taken.data(), width ? static_cast<int64_t>(taken.size()) / width : 0, width);
+}
+
+py::tuple prompt_logprobs_of(const SeatView& view) {
+  const LogprobList& list = view.engine->logprobs(view.seat).prompt();
+  if (list.top < 0) return arrays_of(nullptr, 0, 0);
+  return arrays_of(list.entries + list.width(), list.kept - 1, list.width());
 }
 
 void bind_stats(py::module_& m) {
@@ -195,6 +217,11 @@ void bind_seat(py::module_& m) {
       .def(
           "take", [](const SeatView& v) { return v.engine->take(v.seat); },
           "The tokens committed since the last take().")
+      .def("take_logprobs", &take_logprobs,
+           "(tokens, ranks, log-probs), each [tokens since the last take_logprobs(), 1 + top]: the "
+           "token that came, then the most likely; token -1 where there are fewer.")
+      .def("prompt_logprobs", &prompt_logprobs_of,
+           "The same of the prompt's tokens but the first, after the sequence's first token.")
       .def(
           "release", [](const SeatView& v) { v.engine->release(v.seat); },
           "Drops its sequence, and others may have the seat.")
@@ -211,14 +238,16 @@ void bind_seat(py::module_& m) {
 // Sequences, from their requests to their last rounds.
 void bind_sequences(RuntimeClass& runtime) {
   const auto shaping = ShapingRequest{};
+  const auto logprobs = LogprobRequest{};
   const auto stops = std::vector<int32_t>{};
   runtime
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
-           py::arg("shaping") = shaping)
+           py::arg("shaping") = shaping, py::arg("logprobs") = logprobs)
       .def("admit", &admit, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
-           py::arg("shaping") = shaping, "Starts a sequence beside the others; returns its Seat.")
+           py::arg("shaping") = shaping, py::arg("logprobs") = logprobs,
+           "Starts a sequence beside the others; returns its Seat.")
       .def_property_readonly("has_free_seat", &Engine::has_free_seat)
       .def_property_readonly("seats", &Engine::seats)
       .def("seat",

@@ -37,6 +37,11 @@ void bind_shaping(py::module_& m) {
            py::arg("min_tokens") = 0, py::arg("logit_bias") = py::tuple(),
            py::arg("allowed_token_ids") = py::none(), py::arg("bad_words") = py::tuple())
       .def_property_readonly("active", &ShapingRequest::active);
+  py::class_<LogprobRequest>(m, "Logprobs", "Log-probs that a request asks for.")
+      .def(py::init([](int32_t output, int32_t prompt) { return LogprobRequest{output, prompt}; }),
+           py::kw_only(), py::arg("output") = -1, py::arg("prompt") = -1)
+      .def_readonly("output", &LogprobRequest::output)
+      .def_readonly("prompt", &LogprobRequest::prompt);
 }
 
 }  // namespace sbrt

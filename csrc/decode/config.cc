@@ -55,6 +55,11 @@ void check_request(const Request& r, const RuntimeConfig& c, int32_t target_voca
   check_within("min_p", 0.0f, 1.0f, r.sampling.min_p);
   check_within("top_k", 0, 1 << 30, r.sampling.top_k);
   check_shaping(r.shaping, c.vocab);
+  check_within("logprobs", -1, 1 << 30, r.logprobs.output);
+  check_within("prompt_logprobs", -1, 1 << 30, r.logprobs.prompt);
+  const bool has_logprobs = r.logprobs.output >= 0 || r.logprobs.prompt >= 0;
+  check<InvalidInput>(!has_logprobs || !c.is_on_device(), "logprobs: expected none on cuda, where",
+                      " they are not built yet");
 }
 
 void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {

@@ -92,7 +92,8 @@ int Engine::admit(const Request& request) {
   check_admissible(request);
   const int seat = pump_.free_seat(request.prompt);
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
-  const Kept kept = pump_.kept(seat, request.prompt);
+  const bool feeds_all = request.logprobs.prompt >= 0;
+  const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
   resources_.start_sequence(seat, request, kept.target, kept.draft);
   if (resources_.config.is_on_device()) {
     pump_.idle(Exec::kForever);

@@ -39,6 +39,11 @@ class Engine {
   void run(int64_t max_rounds, double seconds);
   // The tokens committed since the last take() or admit(); valid until the next.
   const std::vector<int32_t>& take(int seat) { return at(seat).sequence.take(); }
+  // Log-probs of what was asked of the sequence: those of the same tokens, and those of its prompt.
+  LogprobStore& logprobs(int seat) {
+    check_seat(seat);
+    return resources_.logprobs[seat];
+  }
   int64_t prefilled_tokens(int seat) const {
     check_seat(seat);
     return pump_.prompts().done(seat);

@@ -129,9 +129,23 @@ void Graphs::record_target() {
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
+  if (!r_.config.is_on_device()) record_logprobs(args, ops);
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
   ops.put_choice(unit.timed_forward);
+}
+
+// The smallest piece of a prompt again, with logits of all its rows.
+void Graphs::record_logprobs(LaneArgs args, const LaneOps& ops) {
+  Graph& graph = prefill_logprobs_;
+  const int32_t& rows = r_.target.feed.rows[0];
+  args.max_rows = rows;
+  put(graph, kPrefillTargetRows, args, ops.clock);
+  ops.put_gather(graph);
+  expect(*r_.target.lane, rows);
+  ops.put_forward(graph, true);
+  put(graph, kPromptLogprobs, logprob_args(args.seats), ops.clock);
+  put(graph, kEndTargetPiece, EndArgs{r_.ended.device() + 1}, ops.clock);
 }
 
 SelectArgs Graphs::select_args() const {
@@ -147,19 +161,38 @@ SelectArgs Graphs::select_args() const {
           r_.accept.empty() ? Place{} : r_.accept[0].place()};
 }
 
+LogprobArgs Graphs::logprob_args(const Seats& seats) const {
+  Lane& lane = *r_.target.lane;
+  return {seats,
+          &r_.target_scratch.device()->batch,
+          lane.logits(),
+          lane.vocab(),
+          r_.config.vocab,
+          r_.asked.data(),
+          r_.target.scratch.data()};
+}
+
 void Graphs::record_select() {
+  put_select(select_);
+  put(select_, kEndRound, EndArgs{r_.ended.device()});
+  if (r_.config.is_on_device()) return;
+  put_select(select_logprobs_);
+  put(select_logprobs_, kOutputLogprobs, logprob_args(r_.seats(r_.target)));
+  put(select_logprobs_, kEndRound, EndArgs{r_.ended.device()});
+}
+
+void Graphs::put_select(Graph& graph) const {
   const SelectArgs chosen = select_args();
-  put(select_, kSelect, chosen);
-  if (chosen.features) put(select_, kClassify, chosen);
+  put(graph, kSelect, chosen);
+  if (chosen.features) put(graph, kClassify, chosen);
   if (r_.hrad_memory.is_there()) {
     const HradArgs read =
         r_.hrad_memory.args(chosen.seats, chosen.batch, r_.target.lane->feature_memory());
-    put(select_, kHradFeatures, read);
-    if (r_.config.hrad) put(select_, kHradInnerLayer, read);
-    if (r_.config.hrad) put(select_, kHradCut, read);
+    put(graph, kHradFeatures, read);
+    if (r_.config.hrad) put(graph, kHradInnerLayer, read);
+    if (r_.config.hrad) put(graph, kHradCut, read);
   }
-  put(select_, kHangChain, chosen);
-  put(select_, kEndRound, EndArgs{r_.ended.device()});
+  put(graph, kHangChain, chosen);
 }
 
 void Graphs::record_draft() {
@@ -221,8 +254,9 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
 // Every graph is made for its stream before the first launch.
 void Graphs::prepare() {
   LaneUnit &target = r_.target, &draft = r_.draft;
-  for (Graph* graph : {&settle_target_, &verify_, &select_, &target.timed_forward})
-    target.stream->prepare(*graph);
+  for (Graph* graph : {&settle_target_, &verify_, &select_, &select_logprobs_, &prefill_logprobs_,
+                       &target.timed_forward})
+    if (!graph->nodes().empty()) target.stream->prepare(*graph);
   for (const Graph& graph : target.feed.graphs) target.stream->prepare(graph);
   if (!draft.stream) return;
   for (const Graph& graph : draft.feed.graphs) draft.stream->prepare(graph);
@@ -232,8 +266,10 @@ void Graphs::prepare() {
 }
 
 TargetLane Graphs::target(const RoundShape& shape) const {
-  TargetLane lane{*r_.target.stream, settle_target_, verify_, select_};
+  TargetLane lane{*r_.target.stream, settle_target_, verify_,
+                  shape.has_logprobs ? select_logprobs_ : select_};
   lane.settles = settles();
+  if (shape.has_logprobs) lane.select_width = shape.target_width;
   const Graph& whole = verifications_[verification_at(shape.burst > 0)];
   if (r_.config.is_on_device() && r_.target.stream->is_fused(whole)) lane.fused = &whole;
   return lane;

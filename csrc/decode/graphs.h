@@ -4,6 +4,7 @@
 #include <map>
 
 #include "decode/resources.h"
+#include "round/logprobs.h"
 #include "round/round.h"
 
 namespace sbrt {
@@ -21,6 +22,8 @@ class Graphs {
   DraftLane draft(const RoundShape& shape) const;
 
   const Graph& prefill_laws() const { return prefill_laws_; }
+  // A piece of a prompt, of as many rows as the smallest, that leaves its log-probs.
+  const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
   // On a device: makes what rounds of the sequence launch, as its request asks for it, each one launch.
@@ -31,9 +34,12 @@ class Graphs {
  private:
   void record_target();
   void record_select();
+  void put_select(Graph& graph) const;
+  void record_logprobs(LaneArgs args, const LaneOps& ops);
   void record_draft();
   void record_looks(const LaneArgs& args, const LaneOps& ops);
   SelectArgs select_args() const;
+  LogprobArgs logprob_args(const Seats& seats) const;
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare();
   bool settles() const;
@@ -46,6 +52,7 @@ class Graphs {
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
+  Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};  // not on a device
   Graph prefill_laws_{"prefill"}, look_{"look"};  // look_rows_ with laws; the latter between rounds
   std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
   Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};

@@ -23,11 +23,23 @@ int64_t Prompts::lacking(int i) const {
 
 void Prompts::feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws) {
   const int64_t all = r_.at(i).head, from = fed(unit, i);
-  const size_t at = unit.feed.next(from, all);
+  const size_t at = has_logprobs(unit, bit(i)) ? 0 : unit.feed.next(from, all);
   const int64_t end = std::min(all, from + unit.feed.rows[at]);
   fed_of(unit, i).took(unit.feed.pieces + 1, end);
   const bool keeps = keeps_laws && end == all && at == 0;
-  launch(unit, bit(i), keeps ? graphs_.prefill_laws() : unit.feed.graphs[at], width);
+  launch(unit, bit(i), graph_of(unit, bit(i), at, keeps), width);
+}
+
+bool Prompts::has_logprobs(const LaneUnit& unit, SeatSet seats) const {
+  bool any = false;
+  for_each(seats, [&](int i) { any |= r_.logprobs[i].has_prompt(); });
+  return any && &unit == &r_.target;
+}
+
+const Graph& Prompts::graph_of(const LaneUnit& unit, SeatSet seats, size_t at,
+                               bool keeps_laws) const {
+  if (has_logprobs(unit, seats)) return graphs_.prefill_logprobs();
+  return keeps_laws ? graphs_.prefill_laws() : unit.feed.graphs[at];
 }
 
 // A piece of these seats.
@@ -52,7 +64,7 @@ void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
     fed_of(unit, i).took(unit.feed.pieces + 1, r_.at(i).head);
   });
   if (!fed) return;
-  launch(unit, fed, keeps_laws(unit, fed) ? graphs_.prefill_laws() : unit.feed.graphs[0], width);
+  launch(unit, fed, graph_of(unit, fed, 0, keeps_laws(unit, fed)), width);
 }
 
 // The seat whose prompt came first and, as long as a piece holds all that they lack, those behind it.
@@ -76,6 +88,7 @@ SeatSet Prompts::next_to_feed() const {
 void Prompts::copy_prefix(int i) {
   if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
     return;
+  if (r_.logprobs[i].has_prompt()) return;  // all of it is fed
   int from = -1;
   Kept most;
   for_each(seats_.live() & ~bit(i), [&](int other) {

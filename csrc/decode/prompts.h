@@ -39,6 +39,9 @@ class Prompts {
   int64_t lacking(int i) const;
   void feed_piece(LaneUnit& unit, SeatSet seats, int width);
   void launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width);
+  // The graph of a piece; `at` of the feed's, unless somebody wants to know more of it.
+  const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_laws) const;
+  bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
   // Whether somebody wants to know the draft's laws.
   bool keeps_laws(const LaneUnit& unit, SeatSet seats) const {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;

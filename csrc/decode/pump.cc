@@ -238,7 +238,14 @@ bool Pump::read_round(int64_t until, bool ahead) {
 bool Pump::commit(int i, int64_t round) {
   HostSeat& seat = seats_[i];
   if (!seat.taken || !seat.sequence.live() || round < seat.first_round) return false;
-  seat.sequence.commit(r_.records.host()[i].of(round), round);
+  LogprobStore& logprobs = r_.logprobs[i];
+  if (seat.sequence.stats().rounds == 0 && logprobs.prompt_failed()) {
+    seat.sequence.fail(kNotANumber);
+    return false;
+  }
+  const int64_t first = seat.sequence.head() + 1;
+  const int64_t count = seat.sequence.commit(r_.records.host()[i].of(round), round);
+  if (logprobs.has_output()) logprobs.commit(first, count);
   Stats& stats = seat.sequence.stats();
   stats.decode_ns = now() - seat.begun - stats.prefill_ns;
   return true;

@@ -28,6 +28,13 @@ struct ShapingRequest {
   }
 };
 
+// How many of the most likely tokens to keep log-probs of at each position, beside the token that stands
+// there; -1: none at all, nor that token's.
+struct LogprobRequest {
+  int32_t output = -1;
+  int32_t prompt = -1;
+};
+
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
   Sampling sampling;
@@ -36,6 +43,7 @@ struct Request {
   std::vector<int32_t> stop_tokens;
   ShapingRequest shaping;
   bool tuned = false;  // the engine chooses the policy, round by round
+  LogprobRequest logprobs;
 };
 
 // Throws InvalidInput: a value out of range, a token that rows of `vocab` logits do not have.

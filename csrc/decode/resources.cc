@@ -72,6 +72,8 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   for (int seat = 0; seat < count(); ++seat)
     shaping.emplace_back(*exec, config.vocab, config.holes);
   make_scores();
+  logprobs.resize(count());
+  asked = Buffer<Logprobs>(count());
 }
 
 void Resources::make_memory() {
@@ -173,6 +175,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
+  logprobs[seat].start(r, c.limit, config.vocab, asked[seat]);
   c.head = length - 1;
   c.chain.size = c.chain.depth = c.lost = c.no_mass = 0;
   c.chain.drawn = 1;

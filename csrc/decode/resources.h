@@ -10,6 +10,7 @@
 #include "decode/config.h"
 #include "decode/feed.h"
 #include "decode/hrad_memory.h"
+#include "decode/logprobs.h"
 #include "decode/request.h"
 #include "decode/row_bounds.h"
 #include "state/record.h"
@@ -72,7 +73,9 @@ struct Resources {
   Cells<uint8_t> ranks;                  // the same
   Buffer<float> features, hrad_scratch;  // of the host; a device has
   HradMemory hrad_memory;
-  std::vector<ShapingStore> shaping;  // of each seat
+  std::vector<ShapingStore> shaping;   // of each seat
+  std::vector<LogprobStore> logprobs;  // of each seat
+  Buffer<Logprobs> asked;              // [seats] the same, for ops
   std::vector<AcceptMemory> accept;  // of each seat; none unless the engine was built for rejection
   LaneUnit target, draft;
 

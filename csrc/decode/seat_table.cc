@@ -61,6 +61,7 @@ RoundShape SeatTable::shape(SeatSet members) const {
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
     shape.gamma = std::max(shape.gamma, p.gamma);
+    shape.has_logprobs |= r_.logprobs[i].has_output();
     const bool missed = seats_[i].sequence.missed();
     all_missed = all_missed && missed;
     int32_t& burst = p.gamma > 0 && !is_rejection(r_.at(i)) ? wanted : shape.burst;

@@ -49,14 +49,16 @@ int64_t HostSequence::commit(const Record& record, int64_t round) {
   const int64_t before = emitted_;
   for (int i = 0; i < tokens && examine(static_cast<int32_t>(record.get(2 + i, round))); ++i) {
   }
-  if (error && live_) {
-    live_ = false;
-    finish_ = Finish::error;
-    error_ = error == kNanRow ? "the target's logits are not a number"
-                              : "the sampling parameters leave no token";
-  }
+  if (error && live_)
+    fail(error == kNanRow ? kNotANumber : "the sampling parameters leave no token");
   count(record, round, emitted_ - before);
   return emitted_ - before;
+}
+
+void HostSequence::fail(std::string_view error) {
+  live_ = false;
+  finish_ = Finish::error;
+  error_ = error;
 }
 
 // Takes one token into the output; false if it ends the sequence. A stop beats the length.

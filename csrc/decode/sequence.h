@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "decode/request.h"
@@ -15,6 +16,7 @@
 namespace sbrt {
 
 constexpr size_t kLoggedRounds = 4096;
+constexpr const char* kNotANumber = "the target's logits are not a number";
 
 enum class Finish { none, stop, length, error };
 
@@ -24,6 +26,7 @@ class HostSequence {
   // limit: longest trunk. It lives from here on, unless it may emit nothing.
   void begin(const Request& request, int64_t limit);
   void end() { live_ = false; }
+  void fail(std::string_view error);  // ends it
   // Takes the tokens of a round, until one ends the sequence; returns how many it took.
   int64_t commit(const Record& record, int64_t round);
   // The tokens committed since the last take() or begin(); valid until the next.

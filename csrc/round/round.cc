@@ -10,7 +10,7 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
   if (shape.burst > 0) t.wait(fences.chain_ready, r);
   t.launch(whole ? *target.fused : target.forward, shape.target_width);
   if (shape.gamma > 0) t.wait(fences.draft_ready, r);
-  if (shape.gamma > 0 || !whole) t.launch(target.select, 1);
+  if (shape.gamma > 0 || !whole) t.launch(target.select, target.select_width);
   t.record(fences.verify_done, r);
 
   if (shape.burst + shape.gamma == 0) return;

@@ -11,7 +11,8 @@ struct TargetLane {
   const Graph &settle, &forward, &select;
   // What a round launches of these as one, by what stands between them; null: it launches them.
   const Graph* fused = nullptr;
-  bool settles = true;  // false: no KV ever moves, so `settle` is left out
+  bool settles = true;   // false: no KV ever moves, so `settle` is left out
+  int select_width = 1;  // members of the team
 };
 
 struct DraftLane {
@@ -33,7 +34,8 @@ struct RoundShape {
   int gamma;         // draft steps beside it; 0 and 0: no draft
   int target_width;  // members of the target's team
   int draft_width;
-  int burst_width;  // of the draft's, while it runs alone
+  int burst_width;            // of the draft's, while it runs alone
+  bool has_logprobs = false;  // a member asks for those of its tokens
 };
 
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,

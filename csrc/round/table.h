@@ -4,6 +4,7 @@
 #include "exec/exec.h"
 #include "round/ops.h"
 #include "round/kernels.h"
+#include "round/logprobs.h"
 #include "state/parts.h"
 
 namespace sbrt {
@@ -123,6 +124,13 @@ inline constexpr SelectStep kHangChain{
     RoundOp::hang_chain,
     {parts(P::target_batch, P::settings, P::outcome, P::chain, P::branches),
      parts(P::chain, P::record)}};
+inline constexpr RoundStep<LogprobArgs> kOutputLogprobs{
+    "output_logprobs",
+    output_logprobs,
+    RoundOp::none,
+    {parts(P::settings, P::outcome, P::target_batch, P::target_logits), parts(P::record)}};
+inline constexpr RoundStep<LogprobArgs> kPromptLogprobs{"prompt_logprobs", prompt_logprobs,
+                                                        RoundOp::none, kOutputLogprobs.effects};
 inline constexpr SelectStep kHangBurst{
     "hang_burst",
     hang_burst,

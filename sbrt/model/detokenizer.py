@@ -52,6 +52,17 @@ class Pieces:
         string = self._string_of(token)
         return None if skip_special and string in self._special else string
 
+    def alone(self, token: int) -> bytes:
+        """What a token adds to the bytes of a text that it does not begin."""
+        string = self.string(token, skip_special=False)
+        if string is None:
+            return b""
+        data = self.bytes_of(string)
+        if data is not None:
+            return data
+        before = self.text([(string,)])
+        return self.text([(string,), (string,)])[len(before) :].encode("utf-8", "replace")
+
     def text(self, units: Sequence[Unit]) -> str:
         """What the library's decoder makes of them."""
         return self._decode([string for unit in units for string in unit])

@@ -53,6 +53,7 @@ class Tokenizer:
         self.size = max(self.tokens) + 1
         self._longest = max(map(len, strings))
         self.pieces = Pieces(self._library, file)
+        self._texts: dict[int, str] = {}  # text_of, as far as it was asked
 
     def holes(self, vocab: int) -> tuple[int, ...]:
         """Ids below `vocab` that no token has."""
@@ -75,6 +76,19 @@ class Tokenizer:
         """Ids of text as it stands inside other text: no special tokens around it."""
         with _library_errors(f"bad_words: expected text that {self.path} can encode"):
             return list(self._library.encode(word, add_special_tokens=False).ids)
+
+    def text_of(self, token: int) -> str:
+        """Text of one token as it stands inside other text; "" for an id that no token has.
+
+        Bytes that are no whole character become U+FFFD.
+        """
+        if (found := self._texts.get(token)) is None:
+            found = self._texts[token] = self.pieces.alone(token).decode("utf-8", "replace")
+        return found
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes of that text; of a part of a character these alone."""
+        return self.pieces.alone(token)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ids, special tokens left out unless `skip_special` is False."""

@@ -2,10 +2,12 @@
 
 Nothing here is shared with the engine. The arithmetic is done step by step in float32 and double,
 so that results compare with `==`. toy: the model, its noise, its exp. law: what a lane says after
-a prefix. tree: chains and tails. play: the rounds of a sequence.
+a prefix. tree: chains and tails. play: the rounds of a sequence. logprobs: how likely its tokens
+were.
 """
 
 from .law import Shaping, raw_softmax, top_tokens
+from .logprobs import logprobs
 from .play import Stats, generate
 from .toy import Sampling, Toy, gumbel_noise, philox
 from .tree import Policy, Room, room_of
@@ -19,6 +21,7 @@ __all__ = [
     "Toy",
     "generate",
     "gumbel_noise",
+    "logprobs",
     "philox",
     "raw_softmax",
     "room_of",

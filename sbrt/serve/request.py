@@ -12,12 +12,14 @@ from functools import cached_property
 from typing import Any
 
 from .. import check
-from .._core import Sampling, Seat, Shaping
+from .._core import Logprobs, Sampling, Seat, Shaping
+from ..config import EngineConfig
 from ..errors import InvalidInputError
 from ..methods import Method
 from ..model.tokenizer import Detokenizer
 from ..outputs import CompletionOutput, RequestMetrics, RequestOutput
 from ..sampling import SamplingParams
+from .logprobs import RequestLogprobs, logprobs_of
 from .pair import Pair
 from .shaping import shaping_of
 
@@ -53,6 +55,7 @@ class Request:
     eos: frozenset[int]  # end-of-sequence ids that end it; none with ignore_eos
     detokenizer: Detokenizer | None
     shaping: Shaping = field(default_factory=Shaping)
+    logprobs: RequestLogprobs | None = None
     token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     text: str = ""
@@ -108,6 +111,36 @@ class Request:
             completion=self.completion,
         )
 
+    @property
+    def asked(self) -> Logprobs:
+        """The log-probs that the core keeps for it."""
+        return Logprobs() if self.logprobs is None else self.logprobs.asked
+
+    def budget(self, room: int) -> int:
+        """Tokens that the core may generate of the `room` there is.
+
+        The log-probs of a prompt come with a first token, which `take` drops where none is wanted.
+        """
+        least = int(self.logprobs is not None and self.logprobs.wants_prompt)
+        wanted = self.params.max_tokens
+        return room if wanted is None else min(room, max(least, wanted))
+
+    def take(self) -> bool:
+        """Accept what its seat has committed, with the log-probs; whether there were tokens."""
+        assert self.seat is not None
+        tokens = self.seat.take()
+        if not tokens:
+            return False
+        if not self.token_ids:
+            self.cached = self.seat.stats.reused
+        if self.params.max_tokens == 0:
+            self.finish("length")
+        else:
+            self.accept(tokens)
+        if self.logprobs is not None:
+            self.logprobs.take(self.seat, len(self.token_ids))
+        return True
+
     def accept(self, tokens: Sequence[int]) -> None:
         """Examine committed tokens one by one; the first that completes a stop ends the request."""
         for token in tokens:
@@ -150,11 +183,16 @@ class Request:
         delta = "".join(self.pieces[self.given :])
         self.given = len(self.pieces)
         new_ids = self.token_ids[self.given_ids :]
+        asked = self.logprobs
+        logprobs = None if asked is None else asked.output
+        new_logprobs = None if logprobs is None else logprobs[self.given_ids :]
         self.given_ids += len(new_ids)
         completion = CompletionOutput.of(
             self.pieces,
             self.token_ids,
+            logprobs,
             index=0,
+            cumulative_logprob=None if asked is None or logprobs is None else asked.cumulative,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             spec_decode_metrics=spec,
@@ -169,6 +207,8 @@ class Request:
             delta=delta,
             num_cached_tokens=self.cached,
             delta_token_ids=new_ids,
+            delta_logprobs=new_logprobs,
+            prompt_logprobs=None if asked is None else asked.prompt,
         )
 
     @property
@@ -219,10 +259,10 @@ def first_of(sink: Sink) -> RequestOutput:
 class RequestMaker:
     """Turns what a caller gives into requests; everything that can be refused is refused here."""
 
-    def __init__(self, pair: Pair, max_model_len: int, seed: int, on_cuda: bool = False) -> None:
-        self._pair, self._on_cuda = pair, on_cuda
+    def __init__(self, pair: Pair, max_model_len: int, config: EngineConfig) -> None:
+        self._pair, self._on_cuda = pair, config.on_cuda
         self._max_model_len = max_model_len
-        self._seed = seed
+        self._seed, self._max_logprobs = config.seed, config.max_logprobs
 
     def make(
         self,
@@ -258,6 +298,7 @@ class RequestMaker:
             if tokenizer
             else None,
             shaping=shaping_of(params, tokenizer, self._pair.vocab, self._on_cuda),
+            logprobs=logprobs_of(params, self._pair, self._max_logprobs, self._on_cuda),
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:

@@ -320,8 +320,7 @@ class Scheduler:
         request.queue_seconds = time.monotonic() - request.queued_at
         self._begun_ns = request.begun_ns = runtime.now_ns
         room = self._max_model_len - len(request.prompt_ids)
-        wanted = request.params.max_tokens
-        max_tokens = room if wanted is None else min(room, wanted)
+        max_tokens = request.budget(room)
         seat = self._newest = runtime.admit(
             request.prompt_ids,
             request.sampling(),
@@ -329,6 +328,7 @@ class Scheduler:
             max_tokens,
             sorted(request.stop_ids),
             request.shaping,
+            request.asked,
         )
         if max_tokens == 0:
             seat.release()
@@ -383,10 +383,7 @@ class Scheduler:
     def _take_tokens(self, runtime: Runtime, request: Request) -> bool:
         """What came of a request, which may have ended; whether its output is due now."""
         seat, is_first = _seat_of(request), not request.token_ids
-        tokens = seat.take()
-        if tokens and is_first:
-            request.cached = seat.stats.reused
-        request.accept(tokens)
+        has_tokens = request.take()
         if request.finish_reason is None and seat.finished:
             reason = seat.finish_reason or "error"
             request.finish(reason, seat.error if reason == "error" else None)
@@ -394,7 +391,7 @@ class Scheduler:
         if request.finish_reason is not None:
             self._file_last(request)
             return True
-        return not tokens or is_first or request.outputs is not Outputs.PACED
+        return not has_tokens or is_first or request.outputs is not Outputs.PACED
 
     def _file_last(self, request: Request) -> None:
         seat = _seat_of(request)

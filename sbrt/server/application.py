@@ -62,6 +62,7 @@ def build(service: Service) -> Gate:
         Route("/v1/models/{name:path}", model),
         Route("/tokenize", tokenize, methods=["POST"]),
         Route("/detokenize", detokenize, methods=["POST"]),
+        Route("/tokenizer_info", tokenizer_info),
         Route("/start_profile", start_profile, methods=["POST"]),
         Route("/stop_profile", stop_profile, methods=["POST"]),
         Route("/health", health),
@@ -161,6 +162,11 @@ async def detokenize(request: Request) -> Response:
     return json_response({"prompt": text})
 
 
+async def tokenizer_info(request: Request) -> Response:
+    """Special tokens and the chat template, for clients that tokenise by these routes."""
+    return json_response(_service(request).tokenizer_info())
+
+
 async def start_profile(request: Request) -> Response:
     """Record every request from here on."""
     with _as_bad_request():
@@ -238,11 +244,13 @@ def _as_bad_request() -> Iterator[None]:
 
 @contextmanager
 def _messages_as_prompt() -> Iterator[None]:
-    """Name messages in errors about the prompt: it is made of them."""
+    """Name a chat's own fields in errors: the prompt is made of messages."""
     try:
         yield
     except ApiError as error:
-        error.param = "messages" if error.param == "prompt" else error.param
+        error.param = {"prompt": "messages", "logprobs": "top_logprobs"}.get(
+            error.param or "", error.param
+        )
         raise
 
 

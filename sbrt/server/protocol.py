@@ -55,7 +55,8 @@ class Ask:
     """A checked request, as far as both routes have it in common.
 
     n: answers to each prompt. method: the engine's, None: its own. is_continuous: usage in every
-    chunk, not only in one at the end (has_usage).
+    chunk, not only in one at the end (has_usage). has_prompt_logprobs: the field of that name was
+    given. names_by_id: log-probs name tokens by their ids.
     """
 
     model: str | None
@@ -69,6 +70,8 @@ class Ask:
     has_token_ids: bool
     has_trace: bool
     adds_special: bool
+    has_prompt_logprobs: bool = False
+    names_by_id: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,10 @@ def _common(limits: Limits) -> dict[str, Check]:
         "max_tokens": anything,
         "model": text,
         "n": integer(1, limits.n),
+        "prompt_logprobs": integer(-1),
         "request_id": check.text,
         "return_token_ids": check.flag,
+        "return_tokens_as_token_ids": check.flag,
         "return_trace": check.flag,
         "speculative": method,
         "stream": check.flag,
@@ -119,9 +124,10 @@ def chat_reader(limits: Limits) -> Reader:
             "chat_template": check.text,
             "chat_template_kwargs": mapping,
             "continue_final_message": check.flag,
-            "logprobs": only(False),
+            "logprobs": check.flag,
             "max_completion_tokens": anything,
             "messages": messages,
+            "top_logprobs": integer(-1),
         }
     )
 
@@ -133,7 +139,7 @@ def completion_reader(limits: Limits) -> Reader:
         | {
             "best_of": integer(1, limits.n),
             "echo": check.flag,
-            "logprobs": only(),
+            "logprobs": integer(-1),
             "prompt": prompts,
             "suffix": only(""),
         }
@@ -151,7 +157,7 @@ def chat_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits) -> Ch
         raise bad_field(
             "continue_final_message", "expected it without add_generation_prompt, got both"
         )
-    base = {"max_tokens": None, **defaults.given}
+    base = {"max_tokens": None, **defaults.given, **_chat_logprobs(given)}
     params = _params(given, base, {name: most} if most is not None else {}, limits)
     return ChatAsk(
         ask=_ask(given, params, adds_special=False),
@@ -172,14 +178,26 @@ def completion_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits)
         )
     if (best := given.get("best_of")) is not None and best != given.get("n", 1):
         raise bad_field("best_of", f"expected as many as n, got {best}")
+    top, echoes = given.get("logprobs"), given.get("echo", False)
+    of_prompt = given.get("prompt_logprobs", top if echoes else None)
     base = {"max_tokens": COMPLETION_TOKENS, **defaults.given}
+    base |= {"logprobs": top, "prompt_logprobs": of_prompt}
     most = {"max_tokens": given["max_tokens"]} if "max_tokens" in given else {}
     params = _params(given, base, most, limits)
     return CompletionAsk(
         ask=_ask(given, params, adds_special=True),
         prompts=given["prompt"],
-        echoes=given.get("echo", False),
+        echoes=echoes,
     )
+
+
+def _chat_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of the engine. Raises ApiError."""
+    top, wanted = given.get("top_logprobs", 0), given.get("logprobs", False)
+    if top and not wanted:
+        raise bad_field("top_logprobs", f"expected it with logprobs: true only, got {top}")
+    of_prompt = given.get("prompt_logprobs")
+    return {"logprobs": top if wanted else None, "prompt_logprobs": of_prompt}
 
 
 def messages(name: str, value: Any) -> list[dict[str, Any]]:
@@ -245,6 +263,8 @@ def _ask(given: Mapping[str, Any], params: SamplingParams, *, adds_special: bool
         for name in ("include_usage", "continuous_usage_stats")
         if (value := (options or {}).get(name)) is not None
     }
+    if is_stream and "prompt_logprobs" in given:
+        raise bad_field("prompt_logprobs", "expected it without stream")
     is_continuous = flags.get("continuous_usage_stats", False)
     return Ask(
         model=given.get("model"),
@@ -258,6 +278,8 @@ def _ask(given: Mapping[str, Any], params: SamplingParams, *, adds_special: bool
         has_token_ids=given.get("return_token_ids", False),
         has_trace=given.get("return_trace", False),
         adds_special=given.get("add_special_tokens", adds_special),
+        has_prompt_logprobs="prompt_logprobs" in given,
+        names_by_id=given.get("return_tokens_as_token_ids", False),
     )
 
 

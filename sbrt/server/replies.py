@@ -8,18 +8,21 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..errors import EngineError
 from ..model.tokenizer import Tokenizer
-from ..outputs import RequestOutput
+from ..outputs import CompletionOutput, Logprob, RequestOutput
 from .answers import Choice, metrics, timings, usage
 from .errors import ApiError, of_engine
 from .history import trace_of
+from .logprobs import Offsets, Spelling, chat_logprobs, completion_logprobs, prompt_logprobs
 from .protocol import Ask
 from .service import FIELDS, Service
 
 LOG = logging.getLogger("sbrt.server")
+PromptLogprobs = Sequence[dict[int, Logprob] | None] | None
 DONE = b"data: [DONE]\n\n"
 WRONG = "server: expected an answer, got a defect of the server; its log says more"
 
@@ -65,15 +68,22 @@ class Reply:
     def part(self, choice: Choice, output: RequestOutput) -> dict[str, Any] | None:
         """The chunk of one output; None if it says nothing."""
         [answer] = output.outputs
-        is_silent = not (self.ask.has_token_ids and answer.token_ids)
-        if not answer.text and is_silent:
+        begins = output.prompt_logprobs is not None and self.delays_opening
+        tells_tokens = self.ask.has_token_ids or self.has_logprobs
+        if not (answer.text or begins or (tells_tokens and answer.token_ids)):
             return None
-        more = {"token_ids": answer.token_ids} if self.ask.has_token_ids else {}
-        return self._chunk({"index": choice.index, **self.delta(answer.text), **_OPEN, **more})
+        text = (choice.prompt_text or "") + answer.text if begins else answer.text
+        more: dict[str, Any] = {"token_ids": answer.token_ids} if self.ask.has_token_ids else {}
+        if begins and self.ask.has_token_ids:
+            more["prompt_token_ids"] = choice.prompt_ids
+        if self.has_logprobs:
+            more["logprobs"] = self.logprobs(choice, answer, output.prompt_logprobs)
+        return self._chunk({"index": choice.index, **self.delta(text), **_OPEN, **more})
 
     def closing(self, choice: Choice) -> dict[str, Any]:
         """The chunk that says why an answer ended; the last one of all has `timings`."""
-        found = self._chunk({"index": choice.index, **self.nothing(), **self._end(choice)})
+        end = {**_OPEN, **self._end(choice)}
+        found = self._chunk({"index": choice.index, **self.nothing(), **end})
         if not self.ask.has_usage and all(c.final is not None for c in self.choices):
             found["timings"] = timings(self.choices, self.ask.n)
         return found
@@ -87,6 +97,27 @@ class Reply:
         """A choice of the whole answer."""
         raise NotImplementedError
 
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether the client wants those of the answer's tokens."""
+        return self.ask.params.logprobs is not None
+
+    @property
+    def delays_opening(self) -> bool:
+        """Whether the opening waits for the prompt's log-probs, which come with a first token."""
+        return False
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How log-probs name tokens."""
+        return Spelling(self.tokenizer, self.ask.names_by_id)
+
+    def logprobs(
+        self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
+    ) -> dict[str, Any]:
+        """The object `logprobs` of an output; of_prompt: of the prompt, if it is in the text."""
+        raise NotImplementedError
+
     def delta(self, text: str) -> dict[str, Any]:
         """New text, as a chunk has it."""
         raise NotImplementedError
@@ -95,11 +126,22 @@ class Reply:
         """No new text."""
         return self.delta("")
 
+    def _told(self, choice: Choice) -> dict[str, Any] | None:
+        """The log-probs of a whole answer."""
+        if not self.has_logprobs:
+            return None
+        assert choice.final is not None
+        return self.logprobs(choice, choice.final.outputs[0], choice.final.prompt_logprobs)
+
+    def _of_prompt(self, choice: Choice) -> list[dict[str, Any] | None]:
+        """The field `prompt_logprobs` of a whole answer."""
+        assert choice.final is not None
+        return prompt_logprobs(choice.final.prompt_logprobs or [])
+
     def _end(self, choice: Choice) -> dict[str, Any]:
         skips = self.ask.params.skip_special_tokens
         trace = trace_of(choice, self.tokenizer, skips)
         return {
-            "logprobs": None,
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             **({} if trace is None else {"trace": trace}),
@@ -143,15 +185,25 @@ class ChatReply(Reply):
     def body(self) -> dict[str, Any]:
         """The whole answer; the prompt is one for all choices."""
         found = super().body()
+        first = self.choices[0]
         if self.ask.has_token_ids:
-            found["prompt_token_ids"] = self.choices[0].prompt_ids
+            found["prompt_token_ids"] = first.prompt_ids
+        if self.ask.has_prompt_logprobs:
+            found["prompt_logprobs"] = self._of_prompt(first)
         return found
 
     def whole(self, choice: Choice) -> dict[str, Any]:
         """A message."""
         message = {"role": "assistant", "content": "".join(choice.text), "refusal": None}
         more = {"token_ids": choice.ids} if self.ask.has_token_ids else {}
-        return {"index": choice.index, "message": message, **more}
+        return {"index": choice.index, "message": message, "logprobs": self._told(choice), **more}
+
+    def logprobs(
+        self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
+    ) -> dict[str, Any]:
+        """An entry for each token."""
+        top = self.ask.params.logprobs or 0
+        return chat_logprobs(answer.token_ids, answer.logprobs or (), top, self.spelling)
 
     def delta(self, text: str) -> dict[str, Any]:
         """A part of its content."""
@@ -169,7 +221,7 @@ class CompletionReply(Reply):
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
         """The prompt, if the client wants it."""
-        if not (choice.prompt_text or self.ask.has_token_ids):
+        if self.delays_opening or not (choice.prompt_text or self.ask.has_token_ids):
             return []
         more = {"prompt_token_ids": choice.prompt_ids} if self.ask.has_token_ids else {}
         text = self.delta(choice.prompt_text or "")
@@ -178,8 +230,36 @@ class CompletionReply(Reply):
     def whole(self, choice: Choice) -> dict[str, Any]:
         """A text."""
         text = (choice.prompt_text or "") + "".join(choice.text)
-        more = {"prompt_token_ids": choice.prompt_ids, "token_ids": choice.ids}
-        return {"index": choice.index, "text": text, **(more if self.ask.has_token_ids else {})}
+        more: dict[str, Any] = {"logprobs": self._told(choice)}
+        if self.ask.has_token_ids:
+            more |= {"prompt_token_ids": choice.prompt_ids, "token_ids": choice.ids}
+        if self.ask.has_prompt_logprobs:
+            more["prompt_logprobs"] = self._of_prompt(choice)
+        return {"index": choice.index, "text": text, **more}
+
+    @property
+    def delays_opening(self) -> bool:
+        """With echo and log-probs."""
+        return self.has_logprobs and self.choices[0].prompt_text is not None
+
+    def logprobs(
+        self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
+    ) -> dict[str, Any]:
+        """Lists with an item for each token; the prompt's come first."""
+        tokens, positions = answer.token_ids, list[Any](answer.logprobs or ())
+        if self.delays_opening and of_prompt is not None:
+            tokens, positions = choice.prompt_ids + tokens, [*of_prompt, *positions]
+        if choice.index not in self._offsets:
+            before = () if self.delays_opening else choice.prompt_ids
+            skips = self.ask.params.skip_special_tokens
+            self._offsets[choice.index] = Offsets(self.tokenizer, before, skips)
+        offsets = self._offsets[choice.index].of(tokens)
+        return completion_logprobs(tokens, positions, offsets, self.spelling)
+
+    @cached_property
+    def _offsets(self) -> dict[int, Offsets]:
+        """How far the text of each choice is."""
+        return {}
 
     def delta(self, text: str) -> dict[str, Any]:
         """A part of the text."""

@@ -30,7 +30,8 @@ FIELDS = {
     "gamma": "speculative", "k_max": "speculative", "stop_token_ids": "stop_token_ids",
     "bad_words": "bad_words", "allowed_token_ids": "allowed_token_ids", "logit_bias": "logit_bias",
     "chat_template": "messages", "chat_template_kwargs": "chat_template_kwargs",
-    "continue_final_message": "continue_final_message",
+    "continue_final_message": "continue_final_message", "logprobs": "logprobs",
+    "prompt_logprobs": "prompt_logprobs",
 }  # fmt: skip
 
 
@@ -102,6 +103,20 @@ class Service:
     def has_chat_template(self) -> bool:
         """Whether conversations can be answered."""
         return self._template.text is not None
+
+    def tokenizer_info(self) -> dict[str, str | None]:
+        """Special tokens by their names in tokenizer_config.json, and the chat template.
+
+        Raises ApiError without a tokenizer.
+        """
+        ends = sorted(self.engine.engine.pair.eos)
+        first = self.tokenizer.tokens.get(ends[0]) if ends else None
+        return {
+            "eos_token": first,
+            "bos_token": None,
+            **self._template.tokens,
+            "chat_template": self._template.text,
+        }
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a model that is not served here."""

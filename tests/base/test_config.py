@@ -21,6 +21,7 @@ from sbrt.model import demo_pair
 SAMPLING = {
     "n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None, "stop": (),
     "stop_token_ids": (), "ignore_eos": False, "max_tokens": 16, "min_tokens": 0, "logprobs": None,
+    "prompt_logprobs": None,
     "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
     "logit_bias": None, "allowed_token_ids": None, "bad_words": None, "skip_special_tokens": True,
     "include_stop_str_in_output": False,
@@ -30,8 +31,8 @@ ENGINE = {
     "max_model_len": None, "max_num_seqs": 8, "max_num_batched_tokens": None,
     "enable_prefix_caching": True, "seed": 0, "num_threads": None, "draft_threads": None,
     "attention_backend": "auto",
-    "skip_tokenizer_init": False, "enforce_eager": False, "nvtx": False, "trace": False,
-    "profile_dir": None, "speculative": None,
+    "skip_tokenizer_init": False, "max_logprobs": 20, "enforce_eager": False, "nvtx": False,
+    "trace": False, "profile_dir": None, "speculative": None,
 }  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_speculative_defaults():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2), ("n", True), ("logprobs", 0), ("logprobs", 5),
+        ("n", 2), ("n", True),
     ],
 )  # fmt: skip
 def test_a_sampling_field_that_is_not_built_raises(field, value):
@@ -100,6 +101,8 @@ def test_a_sampling_field_that_is_not_built_raises(field, value):
         ("allowed_token_ids", []), ("allowed_token_ids", "1"), ("allowed_token_ids", [-1]),
         ("allowed_token_ids", [1.0]), ("bad_words", [""]), ("bad_words", [" "]), ("bad_words", [1]),
         ("bad_words", {"a": 1}), ("bad_words", ["\ud800"]), ("skip_special_tokens", 1),
+        ("logprobs", -2), ("logprobs", 1.0), ("logprobs", True), ("prompt_logprobs", -2),
+        ("prompt_logprobs", "1"),
         ("include_stop_str_in_output", 0), ("include_stop_str_in_output", None),
     ],
 )  # fmt: skip

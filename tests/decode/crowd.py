@@ -2,9 +2,9 @@
 
 A world is a pair of toys and a runtime of some seats. Sequences of fuzz.py come and go at random,
 each by a method of its own, some are dropped on the way. Whoever it shares its rounds with, a
-sequence has the tokens and the finish reason that it has alone. It has its counters too, unless a
-round has more rows than a forward holds, or company decides how a miss is answered. World w of
-seed s is always the same.
+sequence has the tokens, their log-probs and the finish reason that it has alone. It has its
+counters too, unless a round has more rows than a forward holds, or company decides how a miss is
+answered. World w of seed s is always the same.
 The last line on stdout is a JSON summary.
 """
 
@@ -33,6 +33,7 @@ class Running:
     method: str
     seat: Any  # _core.Seat
     tokens: list[int] = field(default_factory=list)
+    logprobs: list = field(default_factory=list)  # of the tokens
     ends_after: int | None = None  # tokens after which it is dropped
 
 
@@ -44,6 +45,7 @@ def request(task: fuzz.Task, method: str) -> tuple:
         task.max_tokens,
         task.stops,
         _core.Shaping(**task.shaping),
+        _core.Logprobs(**task.logprobs),
     )
 
 
@@ -78,6 +80,11 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
     different = fuzz.differences(done.seat, done.tokens, expected)
     if not roomy or waits_for_company(world, done):
         different = {k: v for k, v in different.items() if k not in fuzz.COUNTERS}
+    found = fuzz.logprobs_of(done.seat, done.task.logprobs)
+    if "output" in found:
+        found["output"] = done.logprobs + found["output"]
+    different |= fuzz.differing_logprobs(world, done.task, done.tokens, found)
+    seen["logprobs"] += sum(map(len, found.values()))
     seen["finished"] += 1
     seen["tokens"] += len(done.tokens)
     seen["finish_" + str(done.seat.finish_reason)] += 1
@@ -92,6 +99,7 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
 def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     """A world, and its tasks with the method of each."""
     world = fuzz.random_world(rng, a.cpu)
+    asking = Random(repr(world))
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
     world.runtime["reuses_prefixes"] = fuzz.chance(rng, 0.6)
@@ -104,6 +112,7 @@ def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
         task = fuzz.random_task(rng, world)
         if fuzz.chance(rng, 0.5):  # it begins as others do
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
+        task.logprobs = fuzz.random_logprobs(asking, world, task.prompt)
         tasks.append((task, rng.choice(list(task.policies))))
     return world, tasks
 
@@ -122,7 +131,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
             task, method = tasks.pop()
             seat = runtime.admit(*request(task, method))
             dropped = rng.randrange(40) if fuzz.chance(rng, 0.15) else None
-            running.append(Running(task, method, seat, [], dropped))
+            running.append(Running(task, method, seat, ends_after=dropped))
             seen["sequences"] += 1
         seen["most_at_once"] = max(seen["most_at_once"], len(running))
         runtime.advance(rng.choice((0, 1, 1, 1, 2)))
@@ -140,6 +149,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
 def is_over(one: Running) -> bool:
     """Takes its tokens; whether it has ended, or is to be dropped now."""
     one.tokens += one.seat.take()
+    one.logprobs += fuzz.rows_of(one.seat.take_logprobs())
     return one.seat.finished or (one.ends_after is not None and len(one.tokens) >= one.ends_after)
 
 

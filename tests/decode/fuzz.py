@@ -2,7 +2,8 @@
 
 A world is a pair of toys and a runtime; it answers a few sequences, each by every method. Tokens,
 finish reason and every counter must equal those of sbrt.reference, and the tokens of every method
-those of plain decoding unless they stand by chance. World w of seed s is always the same, so a
+those of plain decoding unless they stand by chance. So are log-probs, bit for bit, and those of
+the reference up to rounding. World w of seed s is always the same, so a
 failure is repeated by the command it prints. The last line on stdout is a JSON summary.
 """
 
@@ -13,7 +14,7 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from sbrt import _core, reference
@@ -52,6 +53,7 @@ class Task:
     shaping: dict  # keywords of a Shaping
     policies: dict[str, dict]  # method: keywords of a Policy
     slices: int  # rounds of one run(); 0: all
+    logprobs: dict = field(default_factory=dict)  # keywords of a Logprobs
 
 
 def chance(rng: Random, p: float) -> bool:
@@ -195,6 +197,17 @@ def random_task(rng: Random, world: World) -> Task:
     return task
 
 
+def random_logprobs(rng: Random, world: World, prompt: list[int]) -> dict:
+    """For half of the sequences. A prompt with a row that is not a number would end them."""
+    if chance(rng, 0.5):
+        return {}
+    most = world.target["vocab"] + 1
+    asked = {"output": rng.choice((-1, 0, 1, 5, most)), "prompt": rng.choice((-1, 0, 3, most))}
+    if world.target.get("nan_at", -1) in range(len(prompt) - 1):
+        asked["prompt"] = -1
+    return asked
+
+
 def make_runtime(world: World):
     return _core.Runtime(_core.Toy(**world.target), _core.Toy(**world.draft), **world.runtime)
 
@@ -207,6 +220,7 @@ def engine_tokens(runtime, task: Task, method: str) -> list[int]:
         task.max_tokens,
         task.stops,
         _core.Shaping(**task.shaping),
+        _core.Logprobs(**task.logprobs),
     )
     tokens = runtime.run(task.slices)
     while not runtime.finished:
@@ -247,6 +261,46 @@ def differences(runtime, tokens, expected) -> dict:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def rows_of(columns) -> list:
+    """(token, rank, log-prob) of each entry, by position; the engine gives arrays of each."""
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [[e for e in zip(*row, strict=True) if e[0] >= 0] for row in rows]
+
+
+def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
+    """What a finished sequence was told of its log-probs, by what was asked."""
+    found = {
+        "output": rows_of(seat.take_logprobs()),
+        "prompt": rows_of(seat.prompt_logprobs()),
+    }
+    assert all(found[name] == [] for name in found if logprobs.get(name, -1) < 0)
+    return {name: rows for name, rows in found.items() if logprobs.get(name, -1) >= 0}
+
+
+def differing_logprobs(world: World, task: Task, tokens: list[int], found: dict) -> dict:
+    """Where they are not the reference's: name -> (engine, reference)."""
+    toy = reference.Toy(**{k: v for k, v in world.target.items() if k != "window"})
+    trunks = {"output": (task.prompt + tokens, len(task.prompt)), "prompt": (task.prompt, 1)}
+    different = {}
+    for name, rows in found.items():
+        if name == "prompt" and not tokens:  # it ended before its first token
+            continue
+        trunk, first = trunks[name]
+        want = reference.logprobs(toy, trunk, first, task.logprobs[name])
+        if not are_near(rows, want):
+            different[f"{name} log-probs"] = rows, want
+    return different
+
+
+def are_near(rows: list, want: list) -> bool:
+    flat, wanted = ([entry for row in all_rows for entry in row] for all_rows in (rows, want))
+    if [len(row) for row in rows] != [len(row) for row in want]:
+        return False
+    return all(
+        a[:2] == b[:2] and abs(a[2] - b[2]) < 1e-5 for a, b in zip(flat, wanted, strict=True)
+    )
+
+
 def is_by_chance(task: Task, method: str) -> bool:
     """Whether drafted tokens stand by chance: then the law is that of plain decoding, no more."""
     return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
@@ -254,7 +308,7 @@ def is_by_chance(task: Task, method: str) -> bool:
 
 def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
     plain = oracle(world, task, "none")
-    wrong = []
+    wrong, plain_logprobs = [], {}
     for method in task.policies:
         try:
             tokens = engine_tokens(runtime, task, method)
@@ -266,6 +320,12 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
         by_chance = is_by_chance(task, method)
         if tokens != plain[0] and not by_chance:
             different["plain"] = (tokens, plain[0])
+        found = logprobs_of(runtime.seat(0), task.logprobs)
+        different |= differing_logprobs(world, task, tokens, found)
+        plain_logprobs = found if method == "none" else plain_logprobs
+        if found != plain_logprobs and not by_chance:
+            different["plain log-probs"] = (found, plain_logprobs)
+        seen["logprobs"] += sum(map(len, found.values()))
         if different:
             wrong.append(f"{method}: {different}\n    {world}\n    {task}")
         seen["generations"] += 1
@@ -289,8 +349,10 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         world.draft["vocab"] = other.randint(2, world.target["vocab"])
     runtime = make_runtime(world)
     wrong = []
+    asking = Random(f"{a.seed}/{index}/logprobs")
     for _ in range(SEQUENCES):
         task = random_task(rng, world)
+        task.logprobs = random_logprobs(asking, world, task.prompt)
         seen["sequences"] += 1
         if chance(rng, 0.1):  # an abandoned sequence leaves nothing behind
             engine_tokens(runtime, task, "none")

@@ -23,6 +23,7 @@ def check_seen(seen, sequences):
         assert seen[name] > 0, name
     assert seen["accepted"] > seen["sequences"]
     assert seen["branch_hits"] > seen["sequences"]
+    assert seen["logprobs"] > seen["sequences"]
     assert seen["roomy"] > 0
     assert seen["reused"] > seen["sequences"]
     assert seen["most_at_once"] >= 16

@@ -1,7 +1,7 @@
 """Contract under test: engine and reference agree on every token, finish reason and counter, and
 every method on the tokens of plain decoding, unless they stand by chance; over random gamma, k,
-draft quality, laws, stops, penalties, masks and lengths, on both bodies. fuzz.py says what is
-drawn."""
+draft quality, laws, stops, penalties, masks and lengths, on both bodies. So they do on log-probs.
+fuzz.py says what is drawn."""
 
 import pytest
 
@@ -27,6 +27,7 @@ def check_seen(seen, sequences):
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
+    assert seen["logprobs"] > seen["sequences"]
     for name in ("finish_stop", "finish_length", "finish_error", "abandoned", *SHAPING):
         assert seen[name] > 0, name
     for method in ACCEPTING:

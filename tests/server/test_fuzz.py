@@ -26,7 +26,8 @@ NAMES = (
     "repetition_penalty logit_bias allowed_token_ids bad_words skip_special_tokens stream logprobs "
     "include_stop_str_in_output stream_options speculative request_id return_token_ids tokens "
     "add_special_tokens add_generation_prompt continue_final_message chat_template_kwargs best_of "
-    "chat_template tools response_format priority return_token_strs unknown"
+    "chat_template tools response_format priority return_token_strs unknown top_logprobs "
+    "prompt_logprobs return_tokens_as_token_ids"
 ).split()
 PATHS = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]
 STATUSES = {200, 400, 404}

@@ -180,10 +180,12 @@ WRONG = [
     ("allowed_token_ids", []), ("allowed_token_ids", [99999]), ("bad_words", [""]),
     ("ignore_eos", 1), ("skip_special_tokens", "no"), ("include_stop_str_in_output", 0),
     ("stream", "yes"), ("stream", 1), ("stream_options", {"include_usage": True}),
-    ("stream_options", 5), ("echo", "x"), ("suffix", "x"), ("logprobs", 1), ("logprobs", 0),
+    ("stream_options", 5), ("echo", "x"), ("suffix", "x"), ("logprobs", -2), ("logprobs", True),
+    ("logprobs", 21), ("logprobs", -1), ("logprobs", 1.5), ("prompt_logprobs", 21),
     ("model", 5), ("speculative", 5), ("speculative", "magic"), ("speculative", "pearl:gamma=15"),
     ("speculative", "specbranch"), ("request_id", 5), ("priority", 3), ("use_beam_search", True),
-    ("return_token_ids", "x"), ("add_special_tokens", 3), ("prompt_logprobs", 1),
+    ("return_token_ids", "x"), ("add_special_tokens", 3), ("prompt_logprobs", -2),
+    ("return_tokens_as_token_ids", 1),
 ]  # fmt: skip
 
 
@@ -207,7 +209,8 @@ WRONG_CHAT = [
     ("messages", [{"role": "user", "content": [{"type": "image_url"}]}]),
     ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
     ("messages", [{"role": "user", "content": "x " * 3000}]),
-    ("logprobs", True), ("top_logprobs", 3), ("tools", [{"type": "function"}]),
+    ("logprobs", 1), ("top_logprobs", 3), ("top_logprobs", -2), ("prompt_logprobs", 21),
+    ("tools", [{"type": "function"}]),
     ("response_format", {"type": "json_object"}), ("max_completion_tokens", -1),
     ("chat_template", "x"), ("chat_template_kwargs", [1]), ("continue_final_message", 1),
     ("chat_template_kwargs", {"messages": []}), ("modalities", ["audio"]),

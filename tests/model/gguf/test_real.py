@@ -26,6 +26,7 @@ QUESTIONS = (
     "Was ist ein Fahrrad?",
 )
 GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
+NEAR = 1e-4  # of log-probs
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 
 
@@ -59,6 +60,25 @@ def test_answers_are_those_of_the_folder(answers, folder):
 
 def test_answers_are_those_of_transformers(answers, folder):
     near_ties(folder, answers)
+
+
+def test_log_probs_are_those_of_transformers(real, folder):
+    """Of prompts and of answers, in float32 arithmetic on the packed weights. transformers computes
+    in double: in float32 it rounds as we do, and both roundings would count."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
+    with Engine.from_pretrained(real, activation_dtype="float32") as engine:
+        prompts = [chat(question) for question in QUESTIONS]
+        for output, prompt in zip(engine.generate(prompts, params), prompts, strict=True):
+            [answer] = output.outputs
+            trunk = [*engine.encode(prompt), *answer.token_ids]
+            with torch.no_grad():
+                law = torch.log_softmax(model(torch.tensor([trunk])).logits[0], -1)
+            positions = [*output.prompt_logprobs[1:], *answer.logprobs]
+            assert len(positions) == len(trunk) - 1
+            for row, position in zip(law, positions, strict=False):
+                for token, found in position.items():
+                    assert abs(row[token].item() - found.logprob) < NEAR, (token, found)
 
 
 def near_ties(folder, answers):

@@ -1,0 +1,46 @@
+#include "round/logprobs.h"
+
+namespace sbrt {
+namespace {
+
+// Row `row` of the batch is the one before `position` of the seat's trunk.
+void keep(const LogprobArgs& a, int seat, int row, int64_t position, const LogprobList& list,
+          Worker worker) {
+  const Sequence& c = a.seats.at[seat];
+  const Logits logits{a.logits + row * a.stride, a.vocab};
+  find_logprobs(logits, c.shaping.holes, c.trunk[position], list.top, a.scratch[worker.rank],
+                list.at(position));
+}
+
+// Calls op(seat) for the seats that take part and whose list somebody asks for.
+template <class Op>
+void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const Op& op) {
+  for (int seat = 0; seat < a.seats.count; ++seat)
+    if (a.seats.takes_part(seat) && (a.asked[seat].*list).top >= 0) op(seat);
+}
+
+}  // namespace
+
+void output_logprobs(const LogprobArgs& a, Worker worker) {
+  int turn = 0;  // rows go round the team
+  for_asking(a, &Logprobs::output, [&](int seat) {
+    const Sequence& c = a.seats.at[seat];
+    const Outcome& o = c.outcome;
+    const int64_t first = c.head - o.n;
+    for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
+      if (turn++ % worker.size != worker.rank) continue;
+      const int row = a.batch->first[seat] + verified_before(c, o.path[depth]);
+      keep(a, seat, row, first + depth, a.asked[seat].output, worker);
+    }
+  });
+}
+
+void prompt_logprobs(const LogprobArgs& a, Worker worker) {
+  for_asking(a, &Logprobs::prompt, [&](int seat) {
+    const int32_t* first = a.batch->first + seat;
+    for (int row = first[0] + worker.rank; row < first[1]; row += worker.size)
+      keep(a, seat, row, a.batch->row[row].position + 1, a.asked[seat].prompt, worker);
+  });
+}
+
+}  // namespace sbrt

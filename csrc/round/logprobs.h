@@ -1,0 +1,25 @@
+// Ops that keep log-probs for the requests that ask; only the cpu and sim bodies run them.
+#pragma once
+
+#include "ops/logprobs.h"
+#include "state/roll.h"
+
+namespace sbrt {
+
+// `logits` is [max_rows, stride] f32 of the target's last forward; the first `vocab` of a row count.
+struct LogprobArgs {
+  Seats seats;
+  const Batch* batch;
+  const float* logits;
+  int64_t stride;
+  int32_t vocab;
+  const Logprobs* asked;   // by seat
+  ChooseScratch* scratch;  // [team]
+};
+
+// After `select`, of the tokens that the round committed: each row is the one that decided its token.
+void output_logprobs(const LogprobArgs& args, Worker worker);
+// After the forward of a piece, of the tokens that follow its rows.
+void prompt_logprobs(const LogprobArgs& args, Worker worker);
+
+}  // namespace sbrt

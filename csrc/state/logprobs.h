@@ -1,0 +1,34 @@
+// How likely the tokens of a sequence were, where a request asks for it.
+#pragma once
+
+#include <cstdint>
+
+#include "core/any.h"
+
+namespace sbrt {
+
+// rank: 1 for the most likely token; of equally likely ones the lowest id comes first. 0: the row was not a
+// number.
+struct TokenLogprob {
+  int32_t token;  // -1: there is none, because fewer tokens are possible than were asked for
+  int32_t rank;
+  float logprob;
+};
+
+// Entries of some positions. Each has 1 + top: the token that stands there, then the most likely ones.
+struct LogprobList {
+  int32_t top = -1;                 // -1: nobody asks
+  int64_t kept = 0;                 // position p lies at p mod kept
+  TokenLogprob* entries = nullptr;  // [kept, 1 + top]
+
+  SBRT_ANY int64_t width() const { return int64_t{1} + top; }
+  SBRT_ANY TokenLogprob* at(int64_t position) const { return entries + position % kept * width(); }
+};
+
+// Of one seat. The host writes it between sequences; ops write the entries.
+struct Logprobs {
+  LogprobList prompt;  // [prompt's tokens]; the first has no entry
+  LogprobList output;  // of the last rounds
+};
+
+}  // namespace sbrt

@@ -1,0 +1,33 @@
+"""Log-probs of a sequence on the toy lane: csrc/ops/logprobs.cc once more, in double."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from .toy import Toy, mix, state_after, toy_logits
+
+
+def logprobs(
+    toy: Toy, trunk: Sequence[int], first: int, top: int, holes: Collection[int] = ()
+) -> list[list[tuple[int, int, float]]]:
+    """(token, rank, log-prob) at each position of the trunk from `first` on, which is at least 1.
+
+    Of each the trunk's own token comes first, then the `top` most likely. holes: ids that are no
+    tokens.
+    """
+    begin = state_after(mix(toy.seed, 0), trunk[:first])
+    follow = accumulate(trunk[first:], lambda s, t: mix(s, t + 1), initial=begin)
+    states = list(follow)[:-1]
+    rows = toy_logits(toy, states, toy.vocab).astype(np.float64)
+    rows[:, list(holes)] = -np.inf
+    found = []
+    for row, token in zip(rows, trunk[first:], strict=True):
+        law = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        order = np.argsort(-row, kind="stable")  # ids ascend among equals
+        rank = np.argsort(order) + 1
+        best = [i for i in order[:top] if row[i] > -np.inf]
+        found.append([(int(i), int(rank[i]), float(law[i])) for i in (token, *best)])
+    return found

@@ -1,0 +1,120 @@
+"""Log-probs as the two routes and vLLM's field `prompt_logprobs` have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..model.tokenizer import Detokenizer, Tokenizer
+from ..outputs import Logprob
+
+LEAST = -9999.0  # stands for -inf, which JSON has not
+
+Position = dict[int, Logprob]  # by token id: the token that stands there first
+
+
+class Spelling:
+    """Names tokens. by_id: as `token_id:17`, so that no two have the same name."""
+
+    def __init__(self, tokenizer: Tokenizer | None, by_id: bool) -> None:
+        self._tokenizer, self._by_id = tokenizer, by_id
+
+    def name(self, token: int, found: Logprob) -> str:
+        """The text of a token."""
+        if self._by_id or found.decoded_token is None:
+            return f"token_id:{token}"
+        return found.decoded_token
+
+    def text_of(self, token: int) -> str | None:
+        """What Logprob.decoded_token would be."""
+        return None if self._tokenizer is None else self._tokenizer.text_of(token)
+
+    def entry(self, token: int, found: Logprob) -> dict[str, Any]:
+        """A token as chats have it. bytes: those of a part of a character are these alone."""
+        data = None if self._tokenizer is None else list(self._tokenizer.bytes_of(token))
+        return {"token": self.name(token, found), "logprob": value(found), "bytes": data}
+
+
+class Offsets:
+    """Where the text of each token begins in the text of an answer, in characters."""
+
+    def __init__(self, tokenizer: Tokenizer | None, before: Sequence[int], skips: bool) -> None:
+        """before: tokens in front of the text. skips: special tokens have no text."""
+        self._text = None
+        if tokenizer is not None:
+            self._text = Detokenizer(tokenizer, before, skip_special=skips)
+        self._length = 0
+
+    def of(self, tokens: Sequence[int]) -> list[int]:
+        """Those of the next tokens."""
+        found = []
+        for token in tokens:
+            found.append(self._length)
+            self._length += 0 if self._text is None else len(self._text.push(token))
+        return found
+
+
+def value(found: Logprob) -> float:
+    """The log-prob, a number of JSON."""
+    return max(found.logprob, LEAST)
+
+
+def chat_logprobs(
+    tokens: Sequence[int], positions: Sequence[Position], top: int, spelling: Spelling
+) -> dict[str, Any]:
+    """The object of a chat's choice. top: most likely tokens of each position, -1: all."""
+    content = []
+    for token, position in zip(tokens, positions, strict=True):
+        best = sorted(position.items(), key=lambda item: item[1].rank or 0)
+        most = len(best) if top == -1 else min(top, len(best))
+        entry = spelling.entry(token, position[token])
+        entry["top_logprobs"] = [spelling.entry(*item) for item in best[:most]]
+        content.append(entry)
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(
+    tokens: Sequence[int],
+    positions: Sequence[Position | None],
+    offsets: Sequence[int],
+    spelling: Spelling,
+) -> dict[str, Any]:
+    """The object of a completion's choice. The first token of a prompt has no log-prob."""
+    names, values, tops = [], [], []
+    for token, position in zip(tokens, positions, strict=True):
+        found = Logprob(0.0, None, spelling.text_of(token)) if position is None else position[token]
+        names.append(spelling.name(token, found))
+        values.append(None if position is None else value(found))
+        tops.append(None if position is None else by_name(position, spelling))
+    return {
+        "tokens": names,
+        "token_logprobs": values,
+        "top_logprobs": tops,
+        "text_offset": list(offsets),
+    }
+
+
+def by_name(position: Position, spelling: Spelling) -> dict[str, float]:
+    """The log-probs of a position by the names of tokens; of one name the greatest."""
+    found: dict[str, float] = {}
+    for token, logprob in position.items():
+        name = spelling.name(token, logprob)
+        found[name] = max(found.get(name, LEAST), value(logprob))
+    return found
+
+
+def prompt_logprobs(positions: Sequence[Position | None]) -> list[dict[str, Any] | None]:
+    """A prompt's, as vLLM's server has them."""
+    return [
+        None
+        if position is None
+        else {
+            str(token): {
+                "logprob": value(found),
+                "rank": found.rank,
+                "decoded_token": found.decoded_token,
+            }
+            for token, found in position.items()
+        }
+        for position in positions
+    ]

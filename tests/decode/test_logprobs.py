@@ -1,0 +1,185 @@
+"""Contract under test: log-probs are the model's own, of the row that decided a token, whatever the
+request does to that row and whoever is verified beside it. Who does not ask launches what it always
+did. (fuzz.py and crowd.py compare them with the reference in random worlds.)"""
+
+import pytest
+
+from sbrt import InvalidInputError, _core, reference
+
+POLICIES = {
+    "none": {"gamma": 0},
+    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
+    "lookup": {"gamma": 0, "on_miss": 2, "burst": 4},
+    "pearl": {"gamma": 4, "branches": 1},
+    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
+    "hedge": {"gamma": 4, "branches": 8, "likely": True, "width": 2},
+    "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
+}
+TOY = {"vocab": 32, "seed": 7}
+PROMPT = [1, 2, 3] * 30
+SAMPLED = {"temperature": 0.8, "seed": 5}
+SHAPING = {"repetition_penalty": 1.4, "logit_bias": [(3, 2.0)], "min_tokens": 5}
+NEAR = 1e-5
+
+every_method = pytest.mark.parametrize("method", POLICIES)
+
+
+def make(body="sim", target=None, **fields):
+    toys = _core.Toy(**(TOY | (target or {}))), _core.Toy(**TOY, noise16=6)
+    sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
+    return _core.Runtime(*toys, body=body, **(sizes | fields))
+
+
+def start(runtime, method, law=SAMPLED, tokens=60, shaping=None, **asked):
+    policy, shaping = _core.Policy(**POLICIES[method]), _core.Shaping(**(shaping or {}))
+    asked = _core.Logprobs(**asked)
+    return runtime.admit(PROMPT, _core.Sampling(**law), policy, tokens, [], shaping, asked)
+
+
+def told(seat):
+    """(tokens, their log-probs, those of the prompt), each log-prob as (token, rank, value)."""
+    found = []
+    for columns in (seat.take_logprobs(), seat.prompt_logprobs()):
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        found.append([[e for e in zip(*row, strict=True) if e[0] >= 0] for row in rows])
+    return seat.take(), *found
+
+
+def answer(runtime, method, **request):
+    seat = start(runtime, method, **request)
+    while not seat.finished:
+        runtime.advance()
+    found = told(seat)
+    seat.release()
+    return found
+
+
+def near(found, expected):
+    assert [[e[:2] for e in row] for row in found] == [[e[:2] for e in row] for row in expected]
+    for row, wanted in zip(found, expected, strict=True):
+        assert [e[2] for e in row] == pytest.approx([e[2] for e in wanted], rel=0, abs=NEAR)
+
+
+@every_method
+@pytest.mark.parametrize("shaping", [{}, SHAPING], ids=["bare", "shaped"])
+@pytest.mark.parametrize("law", [SAMPLED, {"temperature": 0.0}], ids=["sampled", "greedy"])
+def test_they_are_those_of_plain_decoding_and_of_the_reference(method, law, shaping):
+    given = {"law": law, "shaping": shaping, "output": 3, "prompt": 2}
+    tokens, rows, prompt = answer(make(), method, **given)
+    assert (tokens, rows, prompt) == answer(make(), "none", **given)
+    toy = reference.Toy(**TOY)
+    near(rows, reference.logprobs(toy, PROMPT + tokens, len(PROMPT), 3))
+    near(prompt, reference.logprobs(toy, PROMPT, 1, 2))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@every_method
+def test_no_thread_changes_a_bit(threads, method):
+    expected = answer(make(), "none", output=32, prompt=1)
+    runtime = make("cpu", num_threads=threads)
+    assert answer(runtime, method, output=32, prompt=1) == expected
+
+
+def test_holes_are_no_tokens():
+    holes = [0, 5, 31]
+    tokens, rows, _ = answer(make(holes=holes), "specbranch", output=40)
+    toy = reference.Toy(**TOY)
+    near(rows, reference.logprobs(toy, PROMPT + tokens, len(PROMPT), 40, holes))
+    assert {len(row) for row in rows} == {1 + TOY["vocab"] - len(holes)}
+
+
+def test_padding_at_the_end_of_the_vocabulary_is_no_token():
+    """The toy's logit of a token does not depend on how many there are."""
+    tokens, rows, prompt = answer(make(target={"vocab": 40}, vocab=32), "pearl", output=9, prompt=9)
+    assert (tokens, rows, prompt) == answer(make(), "none", output=9, prompt=9)
+
+
+@pytest.mark.parametrize("method", ["none", "specbranch"])
+def test_a_row_of_the_prompt_that_is_not_a_number(method):
+    """It ends a request that asks for the prompt's log-probs. Nobody else reads that row."""
+    runtime = make(target={"nan_at": 40})
+    expected = answer(make(), method, output=1)
+    assert answer(runtime, method, output=1) == expected
+    seat = start(runtime, method, prompt=0)
+    runtime.advance()
+    assert (seat.finish_reason, *told(seat)[:2]) == ("error", [], [])
+    assert "not a number" in seat.error
+    seat.release()
+    assert answer(runtime, method, output=1) == expected
+
+
+def test_a_prompt_whose_log_probs_are_asked_for_is_fed_anew():
+    runtime = make(reuses_prefixes=True)
+    expected = answer(make(), "pearl", output=1, prompt=1)
+    answer(runtime, "pearl")
+    assert answer(runtime, "pearl", output=1, prompt=1) == expected
+    assert runtime.stats.reused == 0
+    answer(runtime, "pearl", output=1)
+    assert runtime.stats.reused == len(PROMPT) - 1
+
+
+def test_a_prompt_is_not_copied_from_another_seat_either():
+    runtime = make(reuses_prefixes=True, max_num_seqs=2)
+    first = start(runtime, "none", tokens=100)
+    runtime.advance(5)
+    second = start(runtime, "none", output=0, prompt=3)
+    while not second.finished:
+        runtime.advance(1)
+    assert not first.finished
+    assert second.stats.reused == 0
+    assert told(second)[2] == answer(make(), "none", prompt=3)[2]
+
+
+def launched(**asked):
+    """(ops by name, parts that conflict) of a sequence on the dry body."""
+    runtime = make("dry")
+    answer(runtime, "specbranch", **asked)
+    order = runtime.order
+    return {op[1] for op in order.ops()}, order.conflicts(), order.conflicts(host=False)
+
+
+def test_who_does_not_ask_launches_no_op_for_it():
+    kept = {"output_logprobs", "prompt_logprobs"}
+    nothing = launched()
+    assert nothing[0] & kept == set()
+    for asked in ({"output": 3}, {"prompt": 0}, {"output": 0, "prompt": 2}):
+        ops, *conflicts = launched(**asked)
+        assert ops & kept == {f"{name}_logprobs" for name in asked}
+        assert ops - kept == nothing[0]
+        assert conflicts == [[], []]
+
+
+def test_a_neighbour_that_asks_changes_nothing():
+    """Six share their rounds. Each asks for another number of tokens, the first for none at all."""
+
+    def asked(i):
+        return {"law": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}
+
+    runtime = make("cpu", num_threads=2, max_num_seqs=6)
+    seats = [start(runtime, "hedge", **asked(i)) for i in range(6)]
+    while not all(seat.finished for seat in seats):
+        runtime.advance()
+    found = [told(seat) for seat in seats]
+    assert found == [answer(make(), "hedge", **asked(i)) for i in range(6)]
+    assert (found[0][1], found[5][2]) == ([], [])
+
+
+@pytest.mark.parametrize("body", ["sim", "cpu"])
+@every_method
+def test_rounds_allocate_nothing(body, method):
+    runtime = make(body)
+    counts = {}
+    for tokens in (90, 10, 90):  # the first is the warm-up
+        seat = start(runtime, method, tokens=tokens, output=20, prompt=20)
+        before = _core.allocation_count()
+        while not seat.finished:
+            runtime.advance()
+        counts[tokens] = _core.allocation_count() - before
+        seat.release()
+    assert counts == {90: 0, 10: 0}
+
+
+@pytest.mark.parametrize("asked", [{"output": -2}, {"prompt": 2**30 + 1}], ids=str)
+def test_numbers_that_cannot_be_are_refused(asked):
+    with pytest.raises(InvalidInputError, match="logprobs: expected"):
+        start(make(), "none", **asked)
