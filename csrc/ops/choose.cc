@@ -186,11 +186,12 @@ void calibrate(float sharpness, Law& law) {
 
 }  // namespace
 
-int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t position,
+int top_tokens(const float* logits, const Columns& columns, const Sampling& s, int64_t position,
                ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error) {
   Best best{.want = want, .score = {}, .at = tokens};
   const Noise noise = noise_at(s, kTarget, static_cast<uint64_t>(position));
-  find_best(logits, {.n = vocab}, s, noise, scratch, best, error);
+  find_best(logits, columns, s, noise, scratch, best, error);
+  for (int i = 0; i < best.count; ++i) tokens[i] = columns.id(tokens[i]);
   return best.count;
 }
 

@@ -35,11 +35,11 @@ struct ChooseScratch {
   ShapingScratch shaping;
 };
 
-// Top `want` tokens by score under `sampling` at `position` (of the token to be chosen), best
-// first. Returns how many there are; a NaN or +inf row gives 0 and `error` = kNanRow, a row with no
-// token left gives 0 and kNoToken.
-int top_tokens(const float* logits, int vocab, const Sampling& sampling, int64_t position,
-               ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error);
+// Top `want` tokens by score of a row [columns.n] under `sampling` at `position` (of the token to be
+// chosen), best first. Returns how many there are; a NaN or +inf row gives 0 and `error` = kNanRow, a
+// row with no token left gives 0 and kNoToken.
+int top_tokens(const float* logits, const Columns& columns, const Sampling& sampling,
+               int64_t position, ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error);
 
 // Softmax of raw logits (temperature 1) at one token.
 float raw_softmax(const float* logits, int vocab, int32_t token);

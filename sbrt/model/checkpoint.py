@@ -11,12 +11,13 @@ from .. import check
 from .._core import Decoder, Format, Model
 from ..errors import InvalidInputError
 from .config import ModelConfig, read_config, read_json
+from .folder import open_files, stored_in
 from .gemma import text_name
 from .gguf import is_gguf
 from .quantization import read_scheme
 from .quantized import Layout
-from .safetensors_file import TensorFile, open_file
-from .stored import Stored, StoredNumbers
+from .safetensors_file import TensorFile
+from .stored import Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,7 +186,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InvalidInputError(
             f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
         )
-    config, files = read_config(path), _open_files(path)
+    config, files = read_config(path), open_files(path)
     return Checkpoint(path, config, files, _weights(path, files))
 
 
@@ -273,7 +274,7 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
     """Those of a folder's text; of a quantised one each matrix is one weight."""
     path = folder / "config.json"
     raw = read_json(path)
-    scheme, stored = read_scheme(path, raw), _stored(files)
+    scheme, stored = read_scheme(path, raw), stored_in(files)
     if "text_config" in raw:
         named = ((text_name(name), weight) for name, weight in stored.items())
         stored = {name: weight for name, weight in named if name is not None}
@@ -282,65 +283,6 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
     from .quantized_folder import packed_weights  # here, so that `import sbrt` stays fast
 
     return packed_weights(path, scheme, stored)
-
-
-def _stored(files: list[TensorFile]) -> dict[str, Stored]:
-    return {
-        name: StoredNumbers(
-            where=f"{entry.file}, tensor {check.show(name)}",
-            dtype=entry.dtype,
-            shape=entry.shape,
-            size=entry.end - entry.begin,
-            file=file,
-            name=name,
-        )
-        for file in files
-        for name, entry in sorted(file.tensors.items(), key=lambda item: item[1].begin)
-    }
-
-
-def _open_files(folder: Path) -> list[TensorFile]:
-    """model.safetensors, or the shards that model.safetensors.index.json names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if check.is_file(single):
-        return [open_file(single)]
-    if not check.is_file(index):
-        raise InvalidInputError(
-            f"{folder}: expected model.safetensors or {index.name}, found neither"
-        )
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise InvalidInputError(
-            f"{index}, weight_map: expected names and files, got {check.show(names)}"
-        )
-    shards: dict[str, set[str]] = {}
-    for tensor, shard in names.items():
-        shards.setdefault(_shard_name(index, shard), set()).add(tensor)
-    return [_open_shard(folder / shard, tensors) for shard, tensors in sorted(shards.items())]
-
-
-def _shard_name(index: Path, shard: object) -> str:
-    """A plain file name: a shard never lies outside the folder."""
-    plain = isinstance(shard, str) and shard.endswith(".safetensors")
-    if not plain or any(c in str(shard) for c in "/\\:\0"):
-        raise InvalidInputError(
-            f"{index}: expected shard names NAME.safetensors inside the folder, "
-            f"got {check.show(shard)}"
-        )
-    return str(shard)
-
-
-def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
-    if not check.is_file(path):
-        raise InvalidInputError(f"{path}: expected a shard named by the index, found no such file")
-    file = open_file(path)
-    if tensors != file.tensors.keys():
-        name = min(tensors ^ file.tensors.keys())
-        where = "the index only" if name in tensors else "the shard only"
-        raise InvalidInputError(
-            f"{path}, tensor {check.show(name)}: expected in shard and index, is in {where}"
-        )
-    return file
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:

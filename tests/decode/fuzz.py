@@ -94,6 +94,13 @@ def random_world(rng: Random, cpu: float) -> World:
     return World(target, draft, runtime)
 
 
+def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
+    """Ids of a head, of those that the draft knows; the target has one of them at least."""
+    ids = {rng.randrange(min(known, vocab))}
+    ids.update(rng.sample(range(known), rng.randint(1, known)))
+    return tuple(sorted(ids))
+
+
 def random_sampling(rng: Random) -> dict:
     if chance(rng, 0.35):
         return {"temperature": 0.0, "seed": rng.getrandbits(64)}
@@ -289,10 +296,7 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     if chance(other, a.small):
         world.draft["vocab"] = other.randint(2, vocab)
     if chance(other, a.trimmed):
-        known = world.draft["vocab"]  # the target has one of them, too
-        ids = {other.randrange(min(known, vocab))}
-        ids.update(other.sample(range(known), other.randint(1, known)))
-        world.draft["head_ids"] = tuple(sorted(ids))
+        world.draft["head_ids"] = random_head(other, world.draft["vocab"], vocab)
     runtime = make_runtime(world)
     wrong = []
     for _ in range(SEQUENCES):

@@ -30,7 +30,7 @@ def load(name):
     return module
 
 
-FAULTS = load("faults").FAULTS
+FAULTS = (*load("faults").FAULTS, *load("draft_faults").FAULTS)
 ROOMS = {
     *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/round", "csrc/decode"),
     *("triton_kernels", "sbrt", "bench"),

@@ -206,7 +206,7 @@ void print_choices(int vocab) {
     for (const Sampling& s : {Sampling{0, 0, 1, 0, 7, 0}, Sampling{0.8f, 0, 1, 0, 7, 1},
                               Sampling{1, 0.02f, 1, 0, 7, 0}, Sampling{1.3f, 0, 0.9f, 30, 7, 2}}) {
       int32_t found[4] = {-1, -1, -1, -1}, error = 0;
-      top_tokens(x.data(), vocab, s, position, scratch, 4, found, error);
+      top_tokens(x.data(), {.n = vocab}, s, position, scratch, 4, found, error);
       tokens.insert(tokens.end(), found, found + 4);
       tokens.push_back(error);
     }
