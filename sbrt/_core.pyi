@@ -189,11 +189,20 @@ class Decoder(Model):
 class RecordedModel(Model):
     """A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).
 
-    bind(**shape): records the graphs of one lane. It is called once per lane.
+    bind(**shape): records the graphs of one lane. It is called once per lane. head_ids: tokens that
+    the lanes have logits of, ascending; none: all. weights: whoever makes it may keep them here.
     """
 
+    weights: Any
+
     def __init__(
-        self, *, vocab: int, max_positions: int, longest: int, bind: Callable[..., Any]
+        self,
+        *,
+        vocab: int,
+        max_positions: int,
+        longest: int,
+        bind: Callable[..., Any],
+        head_ids: Sequence[int] = ...,
     ) -> None: ...
 
 class Sampling:

@@ -160,16 +160,18 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   return {keys, values, to_bytes(sequence.get(), 1)};
 }
 
-// Bytes of a Choice or a Law of every row of `logits` [rows, columns]. ids: their tokens; none: all.
+// Bytes of a Choice or a Law of every row of `logits` [rows, columns]. ids: the columns' tokens, the
+// last of which is the vocabulary's last; none: all.
 py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
                        bool laws, const std::vector<int32_t>& ids) {
   const auto sequence = from_bytes<Sequence>(block);
   const auto rows = from_bytes<Batch>(table);
   check_within("probe: rows", int64_t{0}, int64_t{logits.shape(0)}, int64_t{rows->n});
   const int n = static_cast<int>(logits.shape(1));
-  const ColumnMap map(ids, ids.empty() ? n : *std::max_element(ids.begin(), ids.end()) + 1);
+  const int vocab = ids.empty() ? n : *std::max_element(ids.begin(), ids.end()) + 1;
+  const ColumnMap map(ids, vocab);
   check_equal("probe: logits of a row", map.columns().n, n);
-  ChooseScratch scratch(n);
+  ChooseScratch scratch(vocab);
   Buffer<Choice> choice(rows->n);
   Buffer<Law> law(rows->n);
   const ChooseArgs args{logits.data(),  n,        map.columns(), rows.get(),

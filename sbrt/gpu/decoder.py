@@ -26,9 +26,9 @@ class Buffers:
     """What a forward works in: of n rows, 64 or as many as the widest one of a prompt has.
 
     h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
-    gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, vocab]; raw [64, vocab] in the
-    model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or None;
-    kv [2, layers, kv_heads, slots, head_dim].
+    gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, columns]; raw [64, columns] in
+    the model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or
+    None; kv [2, layers, kv_heads, slots, head_dim].
     """
 
     h: torch.Tensor

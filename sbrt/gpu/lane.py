@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .._core import ENDLESS, RecordedModel, build_info, inverse_frequencies
+from .._core import ENDLESS, Model, RecordedModel, build_info, inverse_frequencies
 from ..errors import EngineError, InvalidInputError, not_built
 from ..methods import Method
 from ..model.checkpoint import Checkpoint, Progress
@@ -57,6 +57,7 @@ def model_of(
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
+    target: Model | None = None,
 ) -> RecordedModel:
     """Load weights to `device` and give a model that records its lanes when they are bound.
 
@@ -64,7 +65,8 @@ def model_of(
     one verification graph, 16, 32 or 64: whoever verifies more replays it again. memory: bytes
     that the weights, and each lane, may take (default: nine tenths of what is free). attention: of
     prompts, see flash_for. products: "fused", six nodes a layer, or "cublas", nine around torch's.
-    on_bind: is shown every lane. eager: no graphs, ops one by one. Raises EngineError without the
+    on_bind: is shown every lane. eager: no graphs, ops one by one. target: of a draft that shares
+    its embedding. Raises EngineError without the
     device, InvalidInputError for anything that cannot be, each one sentence.
     """
     place = torch.device(device)
@@ -79,15 +81,14 @@ def model_of(
     config = checkpoint.config
     if config.post_norms:
         raise not_built(f"{config.architecture} on device {device}")
-    if checkpoint.head_ids or checkpoint.shares_embedding:
-        raise not_built(
-            f"a draft with draft_vocab_size or the target's embedding on device {device}"
-        )
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read
     budget = budget_of(place, memory)
-    weights = loading.load(checkpoint, storage, place, budget=budget, progress=progress)
+    lender = getattr(target, "weights", None) if checkpoint.shares_embedding else None
+    weights = loading.load(
+        checkpoint, storage, place, budget=budget, progress=progress, lender=lender
+    )
     return model_with(
         weights, chosen, rows=rows, memory=memory, attention=attention, on_bind=on_bind, eager=eager
     )
@@ -117,12 +118,15 @@ def model_with(
             on_bind(lane)
         return lane
 
-    return RecordedModel(
+    model = RecordedModel(
         vocab=config.vocab,
         max_positions=config.max_positions,
         longest=ENDLESS if config.window else config.max_positions,
         bind=bind,
+        head_ids=weights.head_ids,
     )
+    model.weights = weights
+    return model
 
 
 def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
@@ -198,7 +202,7 @@ class GpuLane(LaneStore):
 
     @property
     def vocab(self) -> int:
-        """Logits of a row."""
+        """Ids that it can read."""
         return self.weights.config.vocab
 
     @property
@@ -213,7 +217,7 @@ class GpuLane(LaneStore):
 
     @property
     def logits(self) -> int:
-        """Address of [max_rows, vocab] float32."""
+        """Address of [max_rows, columns] float32."""
         return self.buffers.logits.data_ptr()
 
     @property
@@ -248,22 +252,22 @@ class GpuLane(LaneStore):
     def choose(
         self,
         where: tuple[int, int, int],
-        vocab: int,
+        columns: int,
         laws: bool,
         filters: bool,
         shaping: tuple[int, int, int, int] | None = None,
     ) -> list[Piece]:
         """Choices of the rows of the last forward: Choice words, or Law words with `laws`.
 
-        where: addresses of row table, sequence and result. filters: of requests with min_p,
-        top_k or top_p. shaping: of requests that shape, addresses of mask, bias, counts and seen.
-        Recorded once for all who ask.
+        where: addresses of row table, sequence and result. columns: of a row, those that count.
+        filters: of requests with min_p, top_k or top_p. shaping: of requests that shape, addresses
+        of mask, bias, counts and seen. Recorded once for all who ask.
         """
 
         def made() -> list[Piece]:
-            return self._choices(where, vocab, laws, filters, shaping)
+            return self._choices(where, columns, laws, filters, shaping)
 
-        return self._once(made, "choose", where, vocab, laws, filters, shaping)
+        return self._once(made, "choose", where, columns, laws, filters, shaping)
 
     def _once(self, make: Callable[[], list[Piece]], *asked: object) -> list[Piece]:
         if asked not in self._made:
@@ -273,7 +277,7 @@ class GpuLane(LaneStore):
     def _choices(
         self,
         where: tuple[int, int, int],
-        vocab: int,
+        columns: int,
         laws: bool,
         filters: bool,
         shaping: tuple[int, int, int, int] | None,
@@ -281,19 +285,24 @@ class GpuLane(LaneStore):
         rows, sequence, out = where
         table = words_at(rows, size(Batch), self.device)
         block = words_at(sequence, size(Sequence), self.device)
-        dense = None if shaping is None else self._dense(shaping, vocab)
+        ids = None if self.weights.ids is None else self.weights.ids[:columns]
+        tokens = columns if ids is None else self.weights.head_ids[columns - 1] + 1
+        dense = None if shaping is None else self._dense(shaping, tokens)
         pieces = []
         for count in self.sizes:
-            plan = ChoosePlan(count, vocab, laws=laws, filtered=filters, shaped=dense is not None)
+            plan = ChoosePlan(
+                count, columns, laws, dense is not None, filters, trimmed=ids is not None
+            )
             words = words_at(out, count * plan.out_words, self.device)
-            choice = Choice(self.buffers.logits[:count, :vocab], block, table, plan, words, dense)
+            logits = self.buffers.logits[:count, :columns]
+            choice = Choice(logits, block, table, plan, words, dense, ids)
             pieces.append(self._record_choice(choice))
         return pieces
 
-    def _dense(self, addresses: tuple[int, int, int, int], vocab: int) -> Shaping:
+    def _dense(self, addresses: tuple[int, int, int, int], tokens: int) -> Shaping:
         kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
         return Shaping(*(
-            values_at(address, vocab, kind, self.device)
+            values_at(address, tokens, kind, self.device)
             for address, kind in zip(addresses, kinds, strict=True)
         ))  # fmt: skip
 
@@ -343,7 +352,7 @@ class GpuLane(LaneStore):
         def choose(run: Run) -> None:
             run(
                 self.ops.choose, choice.logits, choice.sequence, choice.table,
-                plan=choice.plan, work=work, out=out, shaping=choice.shaping,
+                plan=choice.plan, work=work, out=out, shaping=choice.shaping, ids=choice.ids,
             )  # fmt: skip
 
         return self.recorder.record(choose, choice.plan.rows)
@@ -351,7 +360,7 @@ class GpuLane(LaneStore):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a choice reads and writes: logits, block, table, words of its result, lists."""
+    """What a choice reads and writes: logits, block, table, words of its result, lists, tokens."""
 
     logits: torch.Tensor
     sequence: torch.Tensor
@@ -359,6 +368,7 @@ class Choice:
     plan: ChoosePlan
     words: torch.Tensor
     shaping: Shaping | None
+    ids: torch.Tensor | None
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:

@@ -217,7 +217,7 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: Shapes = {EMBED: (config.vocab, hidden), "model.norm.weight": (hidden,)}
     if not config.tied:
-        shapes[HEAD] = (config.draft_vocab or config.vocab, hidden)
+        shapes[HEAD] = (config.columns, hidden)
     for i in range(config.layers):
         at = f"model.layers.{i}."
         norms = ["input_layernorm", "post_attention_layernorm"]

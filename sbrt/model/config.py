@@ -105,6 +105,11 @@ class ModelConfig:
     scaled_embedding: bool = False
     draft_vocab: int = 0
 
+    @property
+    def columns(self) -> int:
+        """Logits of a row: the rows of lm_head.weight, or of the embedding if tied."""
+        return self.draft_vocab or self.vocab
+
     def core(self) -> DecoderConfig:
         """The same for the binary module. Raises InvalidInputError on sizes that cannot be."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}

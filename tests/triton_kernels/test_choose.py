@@ -41,7 +41,7 @@ class Case:
         self.room = room
         self.rng = rng = np.random.default_rng(seed)
         self.rows, self.vocab, self.device = rows, vocab, device
-        self.filtered = kind == "filtered"
+        self.filtered, self.ids = kind == "filtered", ()
         self.kept = []  # arrays that the block points to
         self.block = state.Sequence()
         self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
@@ -162,25 +162,35 @@ class Case:
 
     def by_cpu(self, laws=False):
         block, table = bytes(self.block), bytes(self.table)
-        made = _core.choose_probe(block, table, self.logits, laws)
+        made = _core.choose_probe(block, table, self.logits, laws, self.ids)
         kind = state.Law if laws else state.Choice
         return list((kind * self.rows).from_buffer_copy(made))
 
     def by(self, op, laws=False, chunk=256):
         shaped = self.shaping is not None
-        plan = ChoosePlan(self.rows, self.vocab, laws, shaped, self.filtered, chunk)
+        columns, trimmed = self.logits.shape[1], len(self.ids) > 0
+        plan = ChoosePlan(self.rows, columns, laws, shaped, self.filtered, chunk, trimmed=trimmed)
         work = choose_work(plan, self.device)
         out = torch.full((self.rows, plan.out_words), 77, dtype=torch.int32, device=self.device)
-        wide = torch.full((self.rows, self.vocab + 5), float("nan"), device=self.device)
-        logits = wide[:, : self.vocab].copy_(torch.from_numpy(self.logits))
+        wide = torch.full((self.rows, columns + 5), float("nan"), device=self.device)
+        logits = wide[:, :columns].copy_(torch.from_numpy(self.logits))
+        ids = torch.tensor(self.ids, dtype=torch.int32, device=self.device) if trimmed else None
         words = (state.words(self.block, self.device), state.words(self.table, self.device))
         with np.errstate(over="ignore"):  # the interpreter's own, of keys that no logit has
-            op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping)
+            op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping, ids=ids)
         assert not work.counters.any(), "a counter was not set back"
         kind = state.Law if laws else state.Choice
         array = kind * self.rows
         assert ctypes.sizeof(array) == out.numel() * 4
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
+
+    def trim(self, share=0.4):
+        """Leaves the logits of some tokens only, the last among them."""
+        known = self.rng.random(self.vocab) < share
+        known[-1] = True
+        self.ids = np.flatnonzero(known).tolist()
+        self.logits = np.ascontiguousarray(self.logits[:, self.ids])
+        return self
 
     def gap(self, work, i):
         """Between the two best scores of a row."""
@@ -308,11 +318,21 @@ def close(a, b, allowed=1e-5):
     return abs(a - b) <= allowed * max(1, abs(b))
 
 
-@pytest.mark.parametrize(("kind", "shaped"), [k for k in KINDS if k[0] != "filtered"])
+LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
+
+
+@pytest.mark.parametrize("trims", [False, True], ids=["all tokens", "some tokens"])
+@pytest.mark.parametrize(("kind", "shaped"), LAW_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
-def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped):
+def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
+    """Of a trimmed head, too: noise, masks and penalties are those of the tokens."""
     for seed in range(1):
-        case = Case(40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device)
+        heads = [LONGEST_TRUNK] if trims else POSITIONS  # without bad words
+        case = Case(
+            40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device, heads=heads
+        )
+        if trims:
+            case.trim()
         got, _ = case.by(op, laws=True)
         for i, (here, there) in enumerate(zip(got, case.by_cpu(laws=True), strict=True)):
             n = there.n
@@ -324,6 +344,19 @@ def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped):
             assert close(here.entropy, there.entropy), (i, here.entropy, there.entropy)
             for a, b in zip(here.lp[:n], there.lp[:n], strict=True):
                 assert close(a, b, 2e-5), (i, list(here.lp[:n]), list(there.lp[:n]))
+
+
+@pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
+def test_a_filtered_law_of_some_tokens(device, op):
+    """As of a row of all tokens whose others are masked, in the columns' order."""
+    case = Case(60, 5, 300, kind="filtered", device=device)
+    some = Case(60, 5, 300, kind="filtered", device=device).trim()
+    absent = np.setdiff1d(np.arange(300), some.ids)
+    case.logits[:, absent] = -np.inf
+    whole, trimmed = (each.by(op, laws=True, chunk=512)[0] for each in (case, some))
+    for i, (want, got) in enumerate(zip(whole, trimmed, strict=True)):
+        assert got.token[: got.n] == want.token[: want.n], i
+    assert sum(law.n for law in trimmed) > 0
 
 
 FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.05}, {"min_p": 1.0}]
@@ -377,6 +410,9 @@ def test_half_precision_logits_choose_as_their_float32(device):
         assert out.tolist() == [[c.token, c.error] for c in case.by_cpu()]
 
 
+LAWS_OF_SOME = ChoosePlan(2, 40, laws=True, trimmed=True)
+
+
 def call(op, **changes):
     plan = changes.pop("plan", ChoosePlan(2, 40, chunk=32))
     given = {"logits": torch.zeros(2, 40), "out": torch.zeros(2, 2, dtype=torch.int32)}
@@ -388,6 +424,7 @@ def call(op, **changes):
         work=choose_work(plan, "cpu"),
         out=given["out"],
         shaping=given["shaping"],
+        ids=given.get("ids"),
     )
 
 
@@ -404,6 +441,15 @@ def call(op, **changes):
             f"sequence: expected {state.size(state.Sequence)} words but got 9",
         ),
         ({"plan": ChoosePlan(2, 40, shaped=True)}, "shaping: expected it with plan.shaped alone"),
+        ({"ids": torch.arange(40).int()}, "ids: expected them with plan.trimmed alone"),
+        (
+            {
+                "plan": LAWS_OF_SOME,
+                "out": torch.zeros(2, LAWS_OF_SOME.out_words, dtype=torch.int32),
+                "ids": torch.arange(39).int(),
+            },
+            r"ids: expected torch.int32 \(40,\)",
+        ),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
@@ -417,6 +463,8 @@ def test_bad_input_is_one_sentence(op, changes, sentence):
     [((0, 5), "plan: expected rows"), ((1, 2**20 + 1), "plan: expected rows and a vocabulary")],
 )
 def test_a_plan_that_cannot_be(sizes, sentence):
+    with pytest.raises(ValueError, match="trimmed: expected it of laws alone"):
+        ChoosePlan(2, 5, trimmed=True)
     with pytest.raises(ValueError, match=sentence):
         ChoosePlan(*sizes)
     with pytest.raises(
