@@ -190,10 +190,10 @@ class RecordedModel(Model):
     """A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).
 
     bind(**shape): records the graphs of one lane. It is called once per lane. head_ids: tokens that
-    the lanes have logits of, ascending; none: all. weights: whoever makes it may keep them here.
+    the lanes have logits of, ascending; none: all. _weights: sbrt.gpu keeps the model's here.
     """
 
-    weights: Any
+    _weights: Any
 
     def __init__(
         self,

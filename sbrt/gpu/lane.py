@@ -85,7 +85,7 @@ def model_of(
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read
     budget = budget_of(place, memory)
-    lender = getattr(target, "weights", None) if checkpoint.shares_embedding else None
+    lender = getattr(target, "_weights", None) if checkpoint.shares_embedding else None
     weights = loading.load(
         checkpoint, storage, place, budget=budget, progress=progress, lender=lender
     )
@@ -125,7 +125,7 @@ def model_with(
         bind=bind,
         head_ids=weights.head_ids,
     )
-    model.weights = weights
+    model._weights = weights
     return model
 
 
