@@ -5,6 +5,7 @@ import pytest
 
 from sbrt import Engine, EngineConfig, SamplingParams
 from sbrt.methods import METHODS
+from sbrt.model import hrad
 from tests.common.trimmed import EMBED, IDS, head_weights, write_trimmed
 
 PARAMS = [
@@ -78,12 +79,35 @@ def test_no_answer_changes(pair, prompts, want, kind):
             assert accepted > 0 or kind == "narrow" or method in MAY_REST, method
 
 
+SOME = ("specbranch", "hedge", "tree")
+
+
 @pytest.mark.parametrize("kind", ["shared", "whole"])
-@pytest.mark.parametrize("seats", [1, 4])
-def test_many_sequences_at_once(pair, prompts, want, kind, seats):
-    with engine_of(pair, kind, max_num_seqs=seats, num_threads=2) as engine:
-        for method in ("specbranch", "hedge", "tree"):
+def test_many_sequences_at_once(pair, prompts, want, kind):
+    """Seats keep what they have of a prompt, in both lanes."""
+    fields = {"max_num_seqs": 4, "num_threads": 2, "enable_prefix_caching": True}
+    with engine_of(pair, kind, methods=SOME, spec={"method": "tree"}, **fields) as engine:
+        for method in SOME:
             assert answers(engine, prompts, method)[0] == want, method
+        first, again, plain = (
+            engine.generate("".join(prompts) * 2, PARAMS[1], method=method)[0]
+            for method in ("tree", "hedge", "none")
+        )
+        assert again.num_cached_tokens > 0
+        assert first.outputs[0].token_ids == again.outputs[0].token_ids
+        assert first.outputs[0].token_ids == plain.outputs[0].token_ids
+
+
+def test_a_classifier_cuts_its_chains(pair, prompts, want, make, tmp_path):
+    """H-RAD takes the target's features, whatever the draft's embedding is."""
+    target, drafts = pair
+    origin = hrad.origin_of(3, target, drafts["shared"])
+    path = make.classifier(tmp_path / "h.safetensors", origin).path
+    method = f"specbranch:gamma=3,hrad={path}"
+    with engine_of(pair, "shared", methods=(), spec={"method": method}) as engine:
+        got, accepted = answers(engine, prompts, method)
+    assert got == want
+    assert accepted > 0
 
 
 def test_rejection_drafts_only_what_the_head_knows(pair, prompts):
