@@ -26,7 +26,7 @@ from .noise import (
     noise_words,
     noise_words_torch,
 )
-from .shaping import Shaping, shape_logits, shape_logits_torch
+from .shaping import Shaping, check_ids, shape_logits, shape_logits_torch
 from .state import CANDIDATES, Batch, Law, Sampling, Sequence, check_words, size, struct
 from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, TWO_PROGRAMS, arrived_last, load_int64
 
@@ -71,12 +71,21 @@ def _score_of(x, word, temperature):
 
 
 @triton.jit
+def _word_of(seed, completion, position, token):
+    """The word of each of these tokens."""
+    w0, w1, w2, w3 = noise_words(seed, completion, position, (token >> 2).to(tl.uint32))
+    lane = token & 3
+    return tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
+
+
+@triton.jit
 def _choose_kernel(
     Logits,  # [rows, vocab] raw
     logits_stride,
     Shaped,  # [rows, vocab] what is chosen from; Logits unless HAS_SHAPED
     shaped_stride,
     Cut,  # [rows, 4] of find_cut; never touched without HAS_CUT
+    Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Block,  # [words] the sequence
     Table,  # [words] Batch
     Score,  # [rows, splits, KEEP] float64 scratch
@@ -95,6 +104,7 @@ def _choose_kernel(
     HAS_SHAPED: tl.constexpr,
     HAS_CUT: tl.constexpr,
     THINS: tl.constexpr,  # a filtered law: see thinned
+    HAS_IDS: tl.constexpr,
 ):
     """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
 
@@ -121,9 +131,12 @@ def _choose_kernel(
     position = load_int64(p_row, True) + 1  # of the token to be chosen
     score = tl.where(fine, x, float("-inf"))
     if temperature > 0:
-        group = (split * (CHUNK // 4) + tl.arange(0, CHUNK // 4)).to(tl.uint32)
-        w0, w1, w2, w3 = noise_words(seed, completion, position, group)
-        word = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (CHUNK,))
+        if HAS_IDS:
+            word = _word_of(seed, completion, position, tl.load(Ids + o, mask=m, other=0))
+        else:
+            group = (split * (CHUNK // 4) + tl.arange(0, CHUNK // 4)).to(tl.uint32)
+            w0, w1, w2, w3 = noise_words(seed, completion, position, group)
+            word = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (CHUNK,))
         scaled = tl.div_rn(score, temperature + tl.zeros_like(score))
         top = tl.max(scaled, axis=0)
         top = tl.where(top == float("-inf"), 0.0, top)
@@ -159,9 +172,10 @@ def _choose_kernel(
     else:
         p_x = Logits + i_row * logits_stride
     picked_x = tl.load(p_x + picked, mask=is_pick, other=0.0).to(tl.float32)
-    w0, w1, w2, w3 = noise_words(seed, completion, position, (picked >> 2).to(tl.uint32))
-    lane = picked & 3
-    picked_word = tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
+    picked_id = picked
+    if HAS_IDS:
+        picked_id = tl.load(Ids + picked, mask=is_pick, other=0)
+    picked_word = _word_of(seed, completion, position, picked_id)
     exact = tl.where(is_pick, _score_of(picked_x, picked_word, temperature), float("-inf"))
 
     at = (i_row * SPLITS + split).to(tl.int64)
@@ -179,17 +193,17 @@ def _choose_kernel(
         tl.store(Stat + at * _STATS + 2, tl.sum(e * behind, axis=0))
     if arrived_last(Counters + i_row, SPLITS):
         _merge(
-            Logits + i_row * logits_stride, p_x, Block, Score + i_row * SPLITS * KEEP,
+            Logits + i_row * logits_stride, p_x, Ids, Block, Score + i_row * SPLITS * KEEP,
             Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * _STATS, Out, i_row,
-            SPLITS, SPLITS_UP, KEEP, LAWS, HAS_SHAPED, THINS,
+            SPLITS, SPLITS_UP, KEEP, LAWS, HAS_SHAPED, THINS, HAS_IDS,
         )  # fmt: skip
 
 
 @triton.jit
 def _merge(
-    P, P_shaped, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr,
+    P, P_shaped, Ids, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr,
     SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, LAWS: tl.constexpr, HAS_SHAPED: tl.constexpr,
-    THINS: tl.constexpr,
+    THINS: tl.constexpr, HAS_IDS: tl.constexpr,
 ):  # fmt: skip
     """One row's answer from its chunks'. Other programs wrote them: read past L1."""
     o = tl.arange(0, SPLITS_UP * KEEP)
@@ -221,7 +235,10 @@ def _merge(
         moment = tl.sum(shrink * (moment + behind * total), axis=0)
         total = tl.sum(shrink * total, axis=0)
         p_out = Out + i_row * _LAW_WORDS
-        write_law(p_out, P, Block, best, best_score, most, total, moment, HAS_SHAPED == False)  # noqa: E712
+        write_law(
+            p_out, P, Ids, Block, best, best_score, most, total, moment,
+            HAS_SHAPED == False, HAS_IDS,  # noqa: E712
+        )  # fmt: skip
     else:
         first = tl.max(best, axis=0)
         tl.store(Out + i_row * 2, first)
@@ -237,6 +254,7 @@ def choose(
     work: ChooseWork,
     out: torch.Tensor,
     shaping: Shaping | None = None,
+    ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Choose of every row its token (Choice words), or with plan.laws its law (Law words).
 
@@ -247,16 +265,18 @@ def choose(
     out      int32 [rows, plan.out_words], contiguous, written: a view of the block's `choice` or
              `row_law` will do
     shaping  dense lists, if plan.shaped; a captured choice reads these very tensors
+    ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
+             are those of the tokens, and so are the candidates of a law
 
     Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it has bad
     words, those of `find_cut` if it chooses tokens and filters.
     Raises ValueError on tensors that cannot be.
     """
-    _check(logits, sequence, table, plan, out, shaping)
+    _check(logits, sequence, table, plan, out, shaping, ids)
     shaped = logits
     if shaping is not None:
         shaped = shape_logits(
-            logits, sequence, table, shaping, out=work.shaped, first_row=plan.first_row
+            logits, sequence, table, shaping, out=work.shaped, first_row=plan.first_row, ids=ids
         )
     if plan.cuts:
         find_cut(
@@ -264,7 +284,8 @@ def choose(
             chunk=plan.chunk,
         )  # fmt: skip
     _choose_kernel[(plan.rows, plan.splits)](
-        *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut, sequence, table),
+        *(logits, logits.stride(0), shaped, shaped.stride(0), work.cut),
+        *(work.token if ids is None else ids, sequence, table),
         *(work.score, work.token, work.stat, work.counters, out),
         *(plan.first_row, plan.vocab),
         **constants(plan),
@@ -292,6 +313,7 @@ def constants(plan: ChoosePlan) -> dict[str, object]:
         "HAS_SHAPED": plan.shaped,
         "HAS_CUT": plan.cuts,
         "THINS": plan.filtered and plan.laws,
+        "HAS_IDS": plan.trimmed,
     }
 
 
@@ -304,14 +326,16 @@ def choose_torch(
     work: ChooseWork,
     out: torch.Tensor,
     shaping: Shaping | None = None,
+    ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The twin of `choose` in plain torch: same arguments, effects and errors, any device."""
-    _check(logits, sequence, table, plan, out, shaping)
+    _check(logits, sequence, table, plan, out, shaping, ids)
     first, shaped = plan.first_row, logits
     if shaping is not None:
         shaped = shape_logits_torch(
-            logits, sequence, table, shaping, out=work.shaped, first_row=first
+            logits, sequence, table, shaping, out=work.shaped, first_row=first, ids=ids
         )
+    tokens = torch.arange(plan.vocab, device=logits.device) if ids is None else ids.long()
     if plan.cuts:
         find_cut_torch(shaped, sequence, table, out=work.cut, first_row=first)
     law, given = struct(Sampling, sequence[: size(Sampling)]), struct(Batch, table)
@@ -319,7 +343,7 @@ def choose_torch(
         raw, x = logits[i].float(), shaped[i].float()
         is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
         cut = work.cut[i] if plan.cuts and law.temperature > 0 else None
-        score = _scores_torch(x, law, given.row[first + i].position + 1, cut)
+        score = _scores_torch(x, tokens, law, given.row[first + i].position + 1, cut)
         order = torch.sort(score, descending=True, stable=True).indices
         best = [] if is_bad else [t for t in order[:CANDIDATES].tolist() if score[t] > -torch.inf]
         if plan.laws:
@@ -327,7 +351,7 @@ def choose_torch(
                 best = thinned_torch(x, law, score, best, plan.chunk, PICKS[True])
             sharpness = float(sequence[SHARPNESS.value].view(torch.float32))
             is_plain = law.temperature == 0 and shaping is None
-            write_law_torch(out[i], raw, best, None if is_plain else score, sharpness)
+            write_law_torch(out[i], raw, best, None if is_plain else score, sharpness, tokens)
         else:
             error = 1 if is_bad else 2 if not best else 0
             out[i] = torch.tensor([best[0] if best else -1, error], dtype=torch.int32)
@@ -335,12 +359,11 @@ def choose_torch(
 
 
 def _scores_torch(
-    x: torch.Tensor, law: Sampling, position: int, cut: torch.Tensor | None
+    x: torch.Tensor, ids: torch.Tensor, law: Sampling, position: int, cut: torch.Tensor | None
 ) -> torch.Tensor:
     """Scores [vocab] float64 that decide; -inf for what is cut off."""
     if law.temperature == 0:
         return x.double()
-    ids = torch.arange(len(x), device=x.device)
     words = noise_words_torch(law.seed, law.completion, position, ids)
     score = (x / law.temperature).double() + gumbel_torch(words)
     if cut is None:
@@ -357,6 +380,7 @@ def _check(
     plan: ChoosePlan,
     out: torch.Tensor,
     shaping: Shaping | None,
+    ids: torch.Tensor | None,
 ) -> None:
     check_words("sequence", sequence, Sequence)
     check_words("table", table, Batch)
@@ -372,3 +396,6 @@ def _check(
         )
     if (shaping is not None) != plan.shaped:
         raise ValueError(f"shaping: expected it with plan.shaped alone, which is {plan.shaped}")
+    if (ids is not None) != plan.trimmed:
+        raise ValueError(f"ids: expected them with plan.trimmed alone, which is {plan.trimmed}")
+    check_ids(ids, plan.vocab)

@@ -28,6 +28,7 @@ class ChoosePlan:
                  over the vocabulary
     chunk        tokens of a program
     first_row    of the table: row 0 of the logits
+    trimmed      a draft's head knows some tokens only: `vocab` is how many, a column each
     """
 
     rows: int
@@ -37,8 +38,11 @@ class ChoosePlan:
     filtered: bool = False
     chunk: int = 4096
     first_row: int = 0
+    trimmed: bool = False
 
     def __post_init__(self) -> None:
+        if self.trimmed and not self.laws:
+            raise ValueError("trimmed: expected it of laws alone but got tokens")
         if self.rows < 1 or not 1 <= self.vocab <= 1 << 20:
             raise ValueError(
                 f"plan: expected rows and a vocabulary of 1 to 2^20 but got {self.rows}, "

@@ -62,9 +62,15 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 
 @triton.jit
-def write_law(P, Logits, Block, token, score, most, total, moment, IS_PLAIN: tl.constexpr):
+def write_law(
+    P, Logits, Ids, Block, token, score, most, total, moment, IS_PLAIN: tl.constexpr,
+    HAS_IDS: tl.constexpr,
+):  # fmt: skip
     """Writes the words of a Law at P, from a row's first choices and the softmax of its raw
-    logits."""
+    logits.
+
+    token: columns of the choices. With HAS_IDS the Law holds the tokens of these columns.
+    """
     o = tl.arange(0, _CANDIDATES)
     n = tl.sum((token >= 0).to(tl.int32), axis=0)
     tl.store(P, n)
@@ -88,7 +94,10 @@ def write_law(P, Logits, Block, token, score, most, total, moment, IS_PLAIN: tl.
             lp = tl.minimum(lp - tl.log(sharp + tl.maximum(0.0, 1.0 - given)), 0.0)
         tl.store(P + 1, q.to(tl.int32, bitcast=True))
         tl.store(P + 2, entropy.to(tl.int32, bitcast=True))
-        tl.store(P + _LAW_TOKEN + o, token, mask=token >= 0)
+        name = token
+        if HAS_IDS:
+            name = tl.load(Ids + token, mask=token >= 0, other=0)
+        tl.store(P + _LAW_TOKEN + o, name, mask=token >= 0)
         tl.store(P + _LAW_LP + o, lp.to(tl.int32, bitcast=True), mask=token >= 0)
 
 
@@ -98,8 +107,12 @@ def write_law_torch(
     best: list[int],
     score: torch.Tensor | None,
     sharpness: float,
+    ids: torch.Tensor,
 ) -> None:
-    """The twin of `write_law`; score: None if confidence is the softmax of the raw logits."""
+    """The twin of `write_law`; score: None if confidence is the softmax of the raw logits.
+
+    best: columns; `ids` are the tokens of all columns.
+    """
     out[0] = len(best)
     if not best:
         return
@@ -117,7 +130,7 @@ def write_law_torch(
         lp = (lp - (lp.exp().sum() + kept).log()).clamp(max=0)
     floats = torch.stack([e[best[0]] / total, total.log() - moment / total])
     out[1:3] = floats.view(torch.int32)
-    out[_LAW_TOKEN.value : _LAW_TOKEN.value + len(best)] = torch.tensor(best, dtype=torch.int32)
+    out[_LAW_TOKEN.value : _LAW_TOKEN.value + len(best)] = ids[best].int()
     out[_LAW_LP.value : _LAW_LP.value + len(best)] = lp.view(torch.int32)
 
 

@@ -109,12 +109,14 @@ def _shape_kernel(
     Bias,  # [vocab]
     Counts,  # [vocab]
     Seen,  # [vocab]
+    Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Out,  # [rows, vocab] float32, written
     out_stride,
     first_row,
     vocab,
     CHUNK: tl.constexpr,
     SLOTS: tl.constexpr,
+    HAS_IDS: tl.constexpr,  # else columns are tokens; the four above are over the tokens
 ):
     """One program per row and CHUNK tokens.  x <- masked; + bias; repetition; frequency; presence.
 
@@ -130,13 +132,16 @@ def _shape_kernel(
     p_row = Table + TABLE_ROWS + (first_row + i_row) * ROW_WORDS
     position = load_int64(p_row, True) + 1  # position of the token to be sampled
     x = tl.load(Logits + i_row * logits_stride + o, mask=m, other=0.0).to(tl.float32)
-    kinds = tl.load(TokenMask + o, mask=m, other=1)
+    o_token = o
+    if HAS_IDS:
+        o_token = tl.load(Ids + o, mask=m, other=0)
+    kinds = tl.load(TokenMask + o_token, mask=m, other=1)
     too_early = position < load_int64(Block + _ENDS_FROM, True)
     x = tl.where(((kinds & 1) != 0) | (((kinds & 2) != 0) & too_early), float("-inf"), x)
-    x += tl.load(Bias + o, mask=m, other=0.0)
+    x += tl.load(Bias + o_token, mask=m, other=0.0)
     if tl.load(Block + _PENALISES) != 0:
-        count = tl.load(Counts + o, mask=m, other=0)
-        seen = tl.load(Seen + o, mask=m, other=0) != 0
+        count = tl.load(Counts + o_token, mask=m, other=0)
+        seen = tl.load(Seen + o_token, mask=m, other=0) != 0
         extra = tl.zeros((CHUNK,), tl.int32)
         # The root's bit. It need not be bit 0, because a draft's KV may lag the trunk. Later bits
         # are nodes.
@@ -151,7 +156,7 @@ def _shape_kernel(
                 if has_bit(chain_low, chain_high, bit + tl.zeros((), tl.int32)) != 0:
                     node = bit - root
                     p_token = Block + tl.where(node <= hung, _CHAIN_TOKEN, _BRANCH_TOKEN) + node
-                    extra += (o == tl.load(p_token)).to(tl.int32)
+                    extra += (o_token == tl.load(p_token)).to(tl.int32)
         tail_low = load_unsigned(p_row + ROW_TAIL, True)
         tail_high = load_unsigned(p_row + ROW_TAIL + 1, True)
         if (tail_low | tail_high) != 0:
@@ -159,7 +164,7 @@ def _shape_kernel(
             in_tail = has_bit(tail_low, tail_high, o_bit) != 0
             for bit in range(0, tl.max(tl.where(in_tail, o_bit, 0), axis=0) + 1):
                 if has_bit(tail_low, tail_high, bit + tl.zeros((), tl.int32)) != 0:
-                    extra += (o == tl.load(p_tail + bit)).to(tl.int32)
+                    extra += (o_token == tl.load(p_tail + bit)).to(tl.int32)
         count += extra
         repetition = _float_word(Block + _REPETITION)
         y = tl.where(x > 0, tl.div_rn(x, repetition + tl.zeros_like(x)), x * repetition)
@@ -238,23 +243,27 @@ def shape_logits(
     *,
     out: torch.Tensor,
     first_row: int = 0,
+    ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """out = logits as the request wants them, each row with its own ancestors counted.
 
     logits   [rows, vocab]  float16, bfloat16 or float32; row i is row first_row + i of the table
     sequence  int32 words of the sequence; table those of the Batch of this forward
     out      [rows, vocab]  float32, written, except rows from the table's n on
+    ids      int32 [vocab]: the tokens of the columns; `shaping` is over tokens then, without words
 
     Returns `out`. Allocates nothing. Raises ValueError on invalid tensors.
     """
-    _check(logits, sequence, table, shaping, out)
+    _check(logits, sequence, table, shaping, out, ids)
     rows, vocab = logits.shape
     _shape_kernel[(rows, triton.cdiv(vocab, 1024))](
         *(logits, logits.stride(0), sequence, table),
         *(shaping.mask, shaping.bias, shaping.counts, shaping.seen),
+        *(shaping.counts if ids is None else ids,),
         *(out, out.stride(0), first_row, vocab),
         CHUNK=1024,
         SLOTS=SLOTS,
+        HAS_IDS=ids is not None,
         num_warps=4,
         enable_fp_fusion=False,
     )
@@ -279,18 +288,20 @@ def shape_logits_torch(
     *,
     out: torch.Tensor,
     first_row: int = 0,
+    ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The twin of `shape_logits` in plain torch: same arguments, effects and errors, any device."""
-    _check(logits, sequence, table, shaping, out)
+    _check(logits, sequence, table, shaping, out, ids)
     c, given = struct(Sequence, sequence), struct(Batch, table)
+    tokens = torch.arange(logits.shape[1], device=logits.device) if ids is None else ids.long()
     for i in range(min(logits.shape[0], given.n - first_row)):
         row = given.row[first_row + i]
         masked = (shaping.mask & NO_TOKEN).bool()
         if row.position + 1 < c.shaping.ends_from:
             masked |= (shaping.mask & ENDS).bool()
-        x = logits[i].float().masked_fill(masked, float("-inf")) + shaping.bias
+        x = logits[i].float().masked_fill(masked[tokens], float("-inf")) + shaping.bias[tokens]
         path = _path(c, given.head[0], row)
-        out[i] = _penalised(x, c, path, shaping) if c.shaping.penalises else x
+        out[i] = _penalised(x, tokens, c, path, shaping) if c.shaping.penalises else x
         out[i, _banned(c.head, path, shaping)] = float("-inf")
     return out
 
@@ -318,15 +329,26 @@ def _path(c: Sequence, table_head: int, row: Row) -> list[int]:
     return tokens + [c.branches[row.branch].token[j] for j in range(MAX_TAIL) if tail >> j & 1]
 
 
-def _penalised(x: torch.Tensor, c: Sequence, path: list[int], shaping: Shaping) -> torch.Tensor:
+def _penalised(
+    x: torch.Tensor, tokens: torch.Tensor, c: Sequence, path: list[int], shaping: Shaping
+) -> torch.Tensor:
     s, extra = c.shaping, torch.zeros_like(shaping.counts)
     for token in path:
         if token < len(extra):  # a looked-up chain may have tokens that a draft does not know
             extra[token] += 1
-    count = shaping.counts + extra
+    extra = extra[tokens]
+    count = shaping.counts[tokens] + extra
     y = torch.where(x > 0, x / s.repetition, x * s.repetition) - s.frequency * count.float()
     y = torch.where(count > 0, y - s.presence, y)
-    return torch.where(shaping.seen.bool() | (extra > 0), y, x)
+    return torch.where(shaping.seen[tokens].bool() | (extra > 0), y, x)
+
+
+def check_ids(ids: torch.Tensor | None, columns: int) -> None:
+    """Raises ValueError unless these, if any, may be the tokens of so many columns."""
+    if ids is not None and (ids.dtype != torch.int32 or tuple(ids.shape) != (columns,)):
+        raise ValueError(
+            f"ids: expected torch.int32 ({columns},) but got {ids.dtype} {tuple(ids.shape)}"
+        )
 
 
 def _check(
@@ -335,6 +357,7 @@ def _check(
     table: torch.Tensor,
     shaping: Shaping,
     out: torch.Tensor,
+    ids: torch.Tensor | None,
 ) -> None:
     check_words("sequence", sequence, Sequence)
     check_words("table", table, Batch)
@@ -344,14 +367,17 @@ def _check(
         raise ValueError(
             f"out: expected float32 {tuple(logits.shape)} but got {out.dtype} {tuple(out.shape)}"
         )
+    check_ids(ids, logits.shape[1])
+    tokens = logits.shape[1] if ids is None else len(shaping.mask)
     kinds = {"mask": torch.uint8, "bias": torch.float32, "counts": torch.int32, "seen": torch.uint8}
     for name, kind in kinds.items():
         given = getattr(shaping, name)
-        if given.dtype != kind or tuple(given.shape) != (logits.shape[1],):
+        if given.dtype != kind or tuple(given.shape) != (tokens,):
             raise ValueError(
-                f"{name}: expected {kind} ({logits.shape[1]},) but got {given.dtype} "
-                f"{tuple(given.shape)}"
+                f"{name}: expected {kind} ({tokens},) but got {given.dtype} {tuple(given.shape)}"
             )
+    if ids is not None and shaping.words is not None:
+        raise ValueError("words: expected none with ids")
     if (shaping.words is None) != (shaping.trunk is None):
         raise ValueError("words: expected them with the trunk, or neither")
     for name, dims in (("words", 2), ("trunk", 1)):

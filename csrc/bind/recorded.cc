@@ -115,7 +115,7 @@ class PyRecorder final : public Recorder {
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
                                number(a.dense.seen));
     const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
-    return all("choose", where, a.known(), a.law != nullptr, kind.filters, shaping);
+    return all("choose", where, a.columns.n, a.law != nullptr, kind.filters, shaping);
   }
   Pieces moves(const Sequence* sequence, Moves which) override {
     return all("moves", number(sequence), static_cast<int>(which));
@@ -160,9 +160,9 @@ std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
 }
 
 std::shared_ptr<RecordedModel> make_model(int vocab, int64_t max_positions, int64_t longest,
-                                          py::object bind) {
+                                          py::object bind, const std::vector<int32_t>& head_ids) {
   return std::make_shared<RecordedModel>(
-      vocab, max_positions, longest,
+      vocab, max_positions, longest, head_ids,
       [held = hold(std::move(bind))](const LaneShape& shape) { return bind_lane(held, shape); });
 }
 
@@ -171,9 +171,10 @@ std::shared_ptr<RecordedModel> make_model(int vocab, int64_t max_positions, int6
 void bind_recorded(py::module_& m) {
   py::module_::import("atexit").attr("register")(py::cpp_function(&end_replays));
   py::class_<RecordedModel, Model, std::shared_ptr<RecordedModel>>(
-      m, "RecordedModel", "A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).")
+      m, "RecordedModel", py::dynamic_attr(),
+      "A model whose lanes replay what Python recorded (sbrt/gpu/lane.py).")
       .def(py::init(&make_model), py::kw_only(), py::arg("vocab"), py::arg("max_positions"),
-           py::arg("longest"), py::arg("bind"));
+           py::arg("longest"), py::arg("bind"), py::arg("head_ids") = std::vector<int32_t>{});
   m.def(
       "inverse_frequencies",
       [](int64_t head_dim, double theta, const RopeScaling& scaling) {

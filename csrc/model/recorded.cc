@@ -94,22 +94,28 @@ int PieceSet::size() const {
                        *expected_.rows));
 }
 
-RecordedModel::RecordedModel(int vocab, int64_t max_positions, int64_t longest, Bind bind)
+RecordedModel::RecordedModel(int vocab, int64_t max_positions, int64_t longest,
+                             const std::vector<int32_t>& head_ids, Bind bind)
     : vocab_(vocab), max_positions_(max_positions), longest_(longest), bind_(std::move(bind)) {
   check_within("recorded model: vocab", 1, 1 << 24, vocab);
   check_within("recorded model: max_positions", int64_t{1}, kEndless, max_positions);
   check_within("recorded model: longest", int64_t{1}, kEndless, longest);
+  columns_ = std::make_shared<ColumnMap>(head_ids, vocab);
 }
 
 std::unique_ptr<Lane> RecordedModel::bind(const LaneShape& shape) const {
   check_within("lane: max_len", int64_t{1}, longest_, shape.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, shape.max_rows);
   check_within("recorded model: seats", 1, 1, shape.seats);
-  return std::make_unique<RecordedLane>(bind_(shape), shape);
+  return std::make_unique<RecordedLane>(bind_(shape), columns_, shape);
 }
 
-RecordedLane::RecordedLane(std::unique_ptr<Recorder> recorder, const LaneShape& shape)
-    : recorder_(std::move(recorder)), memory_(recorder_->memory()), max_rows_(shape.max_rows) {
+RecordedLane::RecordedLane(std::unique_ptr<Recorder> recorder,
+                           std::shared_ptr<const ColumnMap> columns, const LaneShape& shape)
+    : recorder_(std::move(recorder)),
+      memory_(recorder_->memory()),
+      columns_(std::move(columns)),
+      max_rows_(shape.max_rows) {
   check_shape(memory_.ring);
   check(memory_.logits != nullptr, "lane: expected logits, got none");
   check_within("lane: rows of prefill", kMaxRows, kMaxStepRows, memory_.prefill_rows);

@@ -64,11 +64,11 @@ class PieceSet {
 // Where a lane keeps what others read of it.
 struct LaneMemory {
   RingShape ring;
-  int32_t vocab = 0;
+  int32_t vocab = 0;  // ids that it can read
   int64_t hidden = 0;
   bool on_device = false;  // where all of this lies
   int32_t prefill_rows = kMaxRows;
-  float* logits = nullptr;         // [max_rows, vocab]
+  float* logits = nullptr;         // [max_rows, columns of the model]
   DType dtype = DType::f32;        // of the two below
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
   const void* embed = nullptr;     // [vocab, hidden]
@@ -88,7 +88,9 @@ class RecordedModel final : public Model {
  public:
   using Bind = std::function<std::unique_ptr<Recorder>(const LaneShape&)>;
 
-  RecordedModel(int vocab, int64_t max_positions, int64_t longest, Bind bind);
+  // head_ids: tokens that its lanes have logits of, ascending; none: all.
+  RecordedModel(int vocab, int64_t max_positions, int64_t longest,
+                const std::vector<int32_t>& head_ids, Bind bind);
   int vocab() const override { return vocab_; }
   int64_t max_positions() const override { return max_positions_; }
   int64_t longest() const override { return longest_; }
@@ -98,13 +100,15 @@ class RecordedModel final : public Model {
  private:
   int vocab_;
   int64_t max_positions_, longest_;
+  std::shared_ptr<const ColumnMap> columns_;  // shared with the lanes
   Bind bind_;
 };
 
 class RecordedLane final : public Lane {
  public:
-  RecordedLane(std::unique_ptr<Recorder> recorder, const LaneShape& shape);
-  int vocab() const override { return memory_.vocab; }
+  RecordedLane(std::unique_ptr<Recorder> recorder, std::shared_ptr<const ColumnMap> columns,
+               const LaneShape& shape);
+  Columns columns() const override { return columns_->columns(); }
   const RingShape& ring_shape() const override { return memory_.ring; }
   KvRing* ring() override { return nullptr; }
   float* logits() override { return memory_.logits; }
@@ -122,6 +126,7 @@ class RecordedLane final : public Lane {
 
   std::unique_ptr<Recorder> recorder_;
   LaneMemory memory_;
+  std::shared_ptr<const ColumnMap> columns_;
   int32_t max_rows_;
   Expected expected_;
   std::deque<PieceSet> pieces_;  // graphs point at them

@@ -105,11 +105,11 @@ struct Kernels {
   // *sum = the sum of e = exp32(x - most), *moment = the sum of e (x - most). Both are summed by i
   // mod 16, then folded in halves.
   void (*law)(const float* x, int64_t n, float most, float* sum, float* moment);
-  // Sets bit j if x[from + j] / temperature plus the noise of token from + j may reach bar. A bit
-  // of a token that does reach it is always set. Looks at up to 64 of n tokens; from is a multiple
-  // of 64.
-  uint64_t (*may_reach)(const float* x, int64_t from, int64_t n, const NoiseBlock& noise,
-                        double bar);
+  // Sets bit j if x[from + j] / temperature plus the noise of its token may reach bar. A bit of a
+  // token that does reach it is always set. The token is ids[from + j], or from + j if ids is null.
+  // Looks at up to 64 of n columns; from is a multiple of 64.
+  uint64_t (*may_reach)(const float* x, const int32_t* ids, int64_t from, int64_t n,
+                        const NoiseBlock& noise, double bar);
   // Writes the ids of x >= bar, in ascending order, and returns their number. ids has room for n.
   int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
   // out[16 p + j] = the greatest of column j in part p. Each of `parts` parts is `length` x 16

@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 
 #include "core/check.h"
@@ -17,14 +18,18 @@ namespace {
 using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 // The top tokens of one row, as every lane samples them.
-std::vector<int32_t> choose(const Logits& logits, const Sampling& s, int64_t position, int want) {
+std::vector<int32_t> choose(const Logits& logits, const Sampling& s, int64_t position, int want,
+                            const std::vector<int32_t>& ids) {
   check_within("choose: want", 1, kCandidates, want);
   check_within("choose: vocabulary", py::ssize_t{1}, py::ssize_t{1} << 30, logits.size());
-  const int vocab = static_cast<int>(logits.size());
-  ChooseScratch scratch(vocab);
+  const int n = static_cast<int>(logits.size());
+  const ColumnMap map(ids, ids.empty() ? n : *std::max_element(ids.begin(), ids.end()) + 1);
+  check_equal("choose: logits of a row", map.columns().n, n);
+  ChooseScratch scratch(n);
   std::vector<int32_t> tokens(want);
   int32_t error;
-  tokens.resize(top_tokens(logits.data(), vocab, s, position, scratch, want, tokens.data(), error));
+  tokens.resize(
+      top_tokens(logits.data(), map.columns(), s, position, scratch, want, tokens.data(), error));
   return tokens;
 }
 
@@ -37,7 +42,8 @@ float softmax_at(const Logits& logits, int32_t token) {
 
 void bind_choose(py::module_& m) {
   m.def("choose", &choose, py::arg("logits"), py::arg("sampling"), py::arg("position"),
-        py::arg("want") = 1, "Top tokens of a row [vocab] f32, best first; none for a NaN row.");
+        py::arg("want") = 1, py::arg("ids") = std::vector<int32_t>{},
+        "Top tokens of a row f32, best first; none for a NaN row. ids: the token of each column.");
   m.def("softmax_at", &softmax_at, "Softmax of a row [vocab] f32 at one token, as confidence is.");
   m.def(
       "philox",

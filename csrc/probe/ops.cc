@@ -160,17 +160,21 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   return {keys, values, to_bytes(sequence.get(), 1)};
 }
 
-// Bytes of a Choice or a Law of every row of `logits` [rows, vocab].
+// Bytes of a Choice or a Law of every row of `logits` [rows, columns]. ids: the columns' tokens, the
+// last of which is the vocabulary's last; none: all.
 py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
-                       bool laws) {
+                       bool laws, const std::vector<int32_t>& ids) {
   const auto sequence = from_bytes<Sequence>(block);
   const auto rows = from_bytes<Batch>(table);
   check_within("probe: rows", int64_t{0}, int64_t{logits.shape(0)}, int64_t{rows->n});
-  const int vocab = static_cast<int>(logits.shape(1));
+  const int n = static_cast<int>(logits.shape(1));
+  const int vocab = ids.empty() ? n : *std::max_element(ids.begin(), ids.end()) + 1;
+  const ColumnMap map(ids, vocab);
+  check_equal("probe: logits of a row", map.columns().n, n);
   ChooseScratch scratch(vocab);
   Buffer<Choice> choice(rows->n);
   Buffer<Law> law(rows->n);
-  const ChooseArgs args{logits.data(),  vocab,    vocab,         rows.get(),
+  const ChooseArgs args{logits.data(),  n,        map.columns(), rows.get(),
                         sequence.get(), &scratch, choice.data(), law.data()};
   (laws ? choose_laws : choose_rows)(args, Worker());
   return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);
@@ -232,7 +236,7 @@ void bind_ops_probe(py::module_& m) {
   m.def("settle_probe", &settle_probe, py::arg("sequence"), py::arg("k"), py::arg("v"),
         py::arg("sizes"), py::arg("what"), py::arg("debug"));
   m.def("choose_probe", &choose_probe, py::arg("sequence"), py::arg("table"), py::arg("logits"),
-        py::arg("laws"));
+        py::arg("laws"), py::arg("ids") = std::vector<int32_t>{});
   m.def("filter_probe", &filter_probe, py::arg("logits"), py::arg("sampling"), py::arg("isa"));
   m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));
   m.def("gate_probe", &gate_probe, py::arg("x"), py::arg("activation") = "silu",

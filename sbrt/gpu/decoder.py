@@ -27,9 +27,9 @@ class Buffers:
     """Buffers of a forward of n rows: 64, or the rows of the widest prompt forward.
 
     h, x, normed [n, hidden]; qkv [n, heads + 2 kv_heads, head_dim]; attended [n, heads, head_dim];
-    gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, vocab]; raw [64, vocab] in the
-    model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or None; kv
-    [2, layers, kv_heads, slots, head_dim].
+    gate_up [n, 2 inner]; gated [n, inner]; logits float32 [max_rows, columns]; raw [64, columns] in
+    the model's dtype, only where products cannot be float32; features [max_rows, 4, hidden] or
+    None; kv [2, layers, kv_heads, slots, head_dim].
     """
 
     h: torch.Tensor

@@ -51,7 +51,7 @@ def products_of(config: ModelConfig, layer: Layer, dtype: torch.dtype, rows: int
         o=plan(c.hidden, queries, layer.o, residual=True),
         gate_up=plan(c.inner, c.hidden, layer.gate_up, norm=True, gate=True),
         down=plan(c.hidden, c.inner, layer.down, residual=True),
-        head=plan(c.vocab, c.hidden, None, norm=True),
+        head=plan(c.columns, c.hidden, None, norm=True),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .._core import ENDLESS, RecordedModel, build_info, inverse_frequencies
+from .._core import ENDLESS, Model, RecordedModel, build_info, inverse_frequencies
 from ..errors import EngineError, InvalidInputError, not_built
 from ..methods import Method
 from ..model.checkpoint import Checkpoint, Progress
@@ -58,6 +58,7 @@ def model_of(
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
+    target: Model | None = None,
 ) -> RecordedModel:
     """Load weights to `device` and return a model that records its lanes when they are bound.
 
@@ -68,6 +69,7 @@ def model_of(
     attention: for prompts, see flash_for.
     products: "fused", six nodes a layer, or "cublas", nine around torch's products.
     on_bind: called with every lane. eager: no graphs, ops one by one.
+    target: the model whose embedding a draft shares.
     Raises EngineError without the device, InvalidInputError for bad arguments, each one sentence.
     """
     place = torch.device(device)
@@ -86,7 +88,10 @@ def model_of(
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read
     budget = budget_of(place, memory)
-    weights = loading.load(checkpoint, storage, place, budget=budget, progress=progress)
+    lender = getattr(target, "_weights", None) if checkpoint.shares_embedding else None
+    weights = loading.load(
+        checkpoint, storage, place, budget=budget, progress=progress, lender=lender
+    )
     return model_with(
         weights, chosen, rows=rows, memory=memory, attention=attention, on_bind=on_bind, eager=eager
     )
@@ -116,12 +121,15 @@ def model_with(
             on_bind(lane)
         return lane
 
-    return RecordedModel(
+    model = RecordedModel(
         vocab=config.vocab,
         max_positions=config.max_positions,
         longest=ENDLESS if config.window else config.max_positions,
         bind=bind,
+        head_ids=weights.head_ids,
     )
+    model._weights = weights
+    return model
 
 
 def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
@@ -197,7 +205,7 @@ class GpuLane(LaneStore):
 
     @property
     def vocab(self) -> int:
-        """Number of logits of a row."""
+        """Number of ids that it can read."""
         return self.weights.config.vocab
 
     @property
@@ -212,7 +220,7 @@ class GpuLane(LaneStore):
 
     @property
     def logits(self) -> int:
-        """Address of [max_rows, vocab] float32."""
+        """Address of [max_rows, columns] float32."""
         return self.buffers.logits.data_ptr()
 
     @property
@@ -247,23 +255,23 @@ class GpuLane(LaneStore):
     def choose(
         self,
         where: tuple[int, int, int],
-        vocab: int,
+        columns: int,
         laws: bool,
         filters: bool,
         shaping: tuple[int, int, int, int] | None = None,
     ) -> list[Piece]:
         """Choices at the rows of the last forward: Choice words, or Law words with `laws`.
 
-        where: addresses of row table, sequence and result.
+        where: addresses of row table, sequence and result. columns: logits of a row that count.
         filters: for requests with min_p, top_k or top_p.
         shaping: for requests that shape, addresses of mask, bias, counts and seen.
         Recorded once for the same arguments.
         """
 
         def made() -> list[Piece]:
-            return self._choices(where, vocab, laws, filters, shaping)
+            return self._choices(where, columns, laws, filters, shaping)
 
-        return self._once(made, "choose", where, vocab, laws, filters, shaping)
+        return self._once(made, "choose", where, columns, laws, filters, shaping)
 
     def _once(self, make: Callable[[], list[Piece]], *asked: object) -> list[Piece]:
         if asked not in self._made:
@@ -273,7 +281,7 @@ class GpuLane(LaneStore):
     def _choices(
         self,
         where: tuple[int, int, int],
-        vocab: int,
+        columns: int,
         laws: bool,
         filters: bool,
         shaping: tuple[int, int, int, int] | None,
@@ -281,19 +289,24 @@ class GpuLane(LaneStore):
         rows, sequence, out = where
         table = words_at(rows, size(Batch), self.device)
         block = words_at(sequence, size(Sequence), self.device)
-        dense = None if shaping is None else self._dense(shaping, vocab)
+        ids = None if self.weights.ids is None else self.weights.ids[:columns]
+        tokens = columns if ids is None else self.weights.head_ids[columns - 1] + 1
+        dense = None if shaping is None else self._dense(shaping, tokens)
         pieces = []
         for count in self.sizes:
-            plan = ChoosePlan(count, vocab, laws=laws, filtered=filters, shaped=dense is not None)
+            plan = ChoosePlan(
+                count, columns, laws, dense is not None, filters, trimmed=ids is not None
+            )
             words = words_at(out, count * plan.out_words, self.device)
-            choice = Choice(self.buffers.logits[:count, :vocab], block, table, plan, words, dense)
+            logits = self.buffers.logits[:count, :columns]
+            choice = Choice(logits, block, table, plan, words, dense, ids)
             pieces.append(self._record_choice(choice))
         return pieces
 
-    def _dense(self, addresses: tuple[int, int, int, int], vocab: int) -> Shaping:
+    def _dense(self, addresses: tuple[int, int, int, int], tokens: int) -> Shaping:
         kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
         return Shaping(*(
-            values_at(address, vocab, kind, self.device)
+            values_at(address, tokens, kind, self.device)
             for address, kind in zip(addresses, kinds, strict=True)
         ))  # fmt: skip
 
@@ -344,7 +357,7 @@ class GpuLane(LaneStore):
         def choose(run: Run) -> None:
             run(
                 self.ops.choose, choice.logits, choice.sequence, choice.table,
-                plan=choice.plan, work=work, out=out, shaping=choice.shaping,
+                plan=choice.plan, work=work, out=out, shaping=choice.shaping, ids=choice.ids,
             )  # fmt: skip
 
         return self.recorder.record(choose, choice.plan.rows)
@@ -352,7 +365,7 @@ class GpuLane(LaneStore):
 
 @dataclass(frozen=True)
 class Choice:
-    """Arguments of a choice: logits, block, table, words of its result, lists."""
+    """Arguments of a choice: logits, block, table, words of its result, lists, tokens."""
 
     logits: torch.Tensor
     sequence: torch.Tensor
@@ -360,6 +373,7 @@ class Choice:
     plan: ChoosePlan
     words: torch.Tensor
     shaping: Shaping | None
+    ids: torch.Tensor | None
 
 
 def _rope(config: ModelConfig, device: torch.device) -> Rope:

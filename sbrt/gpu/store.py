@@ -127,9 +127,9 @@ class LaneStore:
         }.items():
             plan.add("activations", name, (self.fed[-1], *sizes), dtype)
         most = self.sizes[-1]
-        plan.add("logits", "logits", (most, c.vocab), torch.float32)
+        plan.add("logits", "logits", (most, c.columns), torch.float32)
         if dtype != torch.float32 and self.device.type != "cuda":
-            plan.add("logits", "raw", (MAX_ROWS, c.vocab), dtype)
+            plan.add("logits", "raw", (MAX_ROWS, c.columns), dtype)
         if shape.features:
             plan.add("features", "features", (most, FEATURE_LAYERS, c.hidden), dtype)
         for count, each in self.plans.items():
@@ -138,7 +138,7 @@ class LaneStore:
             plan.add("prefill", "lengths", (4,), torch.int32)
             plan.reserve("prefill", "flash", reserved_bytes(c, dtype, self.fed[-1], self.device))
         _add_fields(plan, "products", "linear", self._linear_sizes())
-        choice = ChoosePlan(most, c.vocab, laws=shape.is_draft, shaped=self.shapes)
+        choice = ChoosePlan(most, c.columns, laws=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..errors import InvalidInputError
-from ..model.checkpoint import EMBED, HEAD, Checkpoint, Progress, expected_shapes
+from ..model.checkpoint import EMBED, HEAD, Checkpoint, Progress, Shapes, expected_shapes
 from ..model.config import ModelConfig
 from .memory import Arena, MemoryPlan
 
@@ -50,7 +50,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a model in one allocation; `head` is `embed` itself if they are tied."""
+    """All weights of a model in one allocation; `head` is `embed` itself if they are tied.
+
+    A draft's `embed`, and its tied `head`, may be its target's. head_ids and, on the device, `ids`
+    int32 [columns] are the target's ids that the head knows; () and None mean all.
+    """
 
     config: ModelConfig
     dtype: torch.dtype
@@ -59,6 +63,8 @@ class Weights:
     layers: list[Layer]
     norm: torch.Tensor
     head: torch.Tensor
+    head_ids: tuple[int, ...] = ()
+    ids: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,17 +92,37 @@ def load(
     *,
     budget: int | None = None,
     progress: Progress | None = None,
+    lender: Weights | None = None,
 ) -> Weights:
-    """Read the weights. Raises InvalidInputError, one sentence, if they do not fit in `budget`."""
-    places = dict(_places(checkpoint.config))
-    plan = _plan(checkpoint.config, places, dtype)
-    arena = Arena(plan, device, budget)
+    """Read the weights. lender: the target of a draft that shares its embedding.
+
+    Raises InvalidInputError, one sentence, if they do not fit in `budget`.
+    """
+    _check_lender(checkpoint, dtype, lender)
+    places = dict(_places(checkpoint.shapes))
+    arena = Arena(_plan(checkpoint.config, checkpoint.shapes, places, dtype), device, budget)
     for name in checkpoint.read(progress):
         place, weight = places[name], checkpoint.weights[name]
         stored, data = weight.numbers()
         values = torch.from_numpy(data.copy()).view(STORED[stored]).view(weight.shape)
         arena[place.buffer][place.begin : place.end].copy_(values)
-    return _weights(checkpoint.config, arena, dtype)
+    found = _weights(checkpoint.config, arena, dtype, lender)
+    if not checkpoint.head_ids:
+        return found
+    ids = torch.tensor(checkpoint.head_ids, dtype=torch.int32, device=device)
+    return replace(found, head_ids=checkpoint.head_ids, ids=ids)
+
+
+def _check_lender(checkpoint: Checkpoint, dtype: torch.dtype, lender: Weights | None) -> None:
+    """A lane reads embeddings of its own dtype."""
+    if not checkpoint.shares_embedding:
+        return
+    if lender is None or lender.dtype != dtype:
+        got = "none" if lender is None else str(lender.dtype).removeprefix("torch.")
+        raise InvalidInputError(
+            f"{checkpoint.folder}: expected a target that lends its embedding in "
+            f"{str(dtype).removeprefix('torch.')}, got {got}"
+        )
 
 
 def random_weights(
@@ -108,7 +134,8 @@ def random_weights(
     budget: int | None = None,
 ) -> Weights:
     """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1."""
-    arena = Arena(_plan(config, dict(_places(config)), dtype), device, budget)
+    shapes = expected_shapes(config)
+    arena = Arena(_plan(config, shapes, dict(_places(shapes)), dtype), device, budget)
     generator = torch.Generator(device).manual_seed(seed)
     for name in arena.names("weights"):
         if name.endswith("norm"):
@@ -118,11 +145,11 @@ def random_weights(
     return _weights(config, arena, dtype)
 
 
-def _places(config: ModelConfig) -> Iterator[tuple[str, _Place]]:
+def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
     """Destinations of every tensor of a checkpoint. Tensors that share a buffer follow each other
-    in the order of `expected_shapes`."""
+    in the order of `shapes`."""
     filled: dict[str, int] = {}
-    for name, shape in expected_shapes(config).items():
+    for name, shape in shapes.items():
         buffer = _buffer(name)
         begin = filled.get(buffer, 0)
         filled[buffer] = begin + shape[0]
@@ -137,10 +164,12 @@ def _buffer(name: str) -> str:
     return f"{layer}.{NORMS[module]}" if module in NORMS else f"{layer}.{FUSED[module]}.{kind}"
 
 
-def _plan(config: ModelConfig, places: dict[str, _Place], dtype: torch.dtype) -> MemoryPlan:
+def _plan(
+    config: ModelConfig, shapes: Shapes, places: dict[str, _Place], dtype: torch.dtype
+) -> MemoryPlan:
     rows: dict[str, int] = {}
     columns: dict[str, tuple[int, ...]] = {}
-    for name, shape in expected_shapes(config).items():
+    for name, shape in shapes.items():
         place = places[name]
         rows[place.buffer] = place.end
         columns[place.buffer] = shape[1:]
@@ -150,7 +179,9 @@ def _plan(config: ModelConfig, places: dict[str, _Place], dtype: torch.dtype) ->
     return plan
 
 
-def _weights(config: ModelConfig, arena: Arena, dtype: torch.dtype) -> Weights:
+def _weights(
+    config: ModelConfig, arena: Arena, dtype: torch.dtype, lender: Weights | None = None
+) -> Weights:
     known = set(arena.names("weights"))
 
     def some(name: str) -> torch.Tensor | None:
@@ -172,6 +203,7 @@ def _weights(config: ModelConfig, arena: Arena, dtype: torch.dtype) -> Weights:
         )
         for i in range(config.layers)
     ]
-    embed = arena["embed"]
-    head = embed if config.tied else arena["head"]
+    embed = arena["embed"] if lender is None else lender.embed
+    tied_head = embed if lender is None else lender.head
+    head = tied_head if config.tied else arena["head"]
     return Weights(config, dtype, arena.plan, embed, layers, arena["norm"], head)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import check
-from .._core import Decoder, Format
+from .._core import Decoder, Format, Model
 from ..errors import InvalidInputError
 from .config import ModelConfig, read_config, read_json
+from .folder import open_files, stored_in
 from .gemma import text_name
 from .gguf import is_gguf
 from .quantization import read_scheme
 from .quantized import Layout
-from .safetensors_file import TensorFile, open_file
-from .stored import Stored, StoredNumbers
+from .safetensors_file import TensorFile
+from .stored import Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,13 +37,24 @@ class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
     folder: the folder, or the GGUF file. weights: by name, in the order of the files; those of a
-    tied head and of derived constants among them.
+    tied head and of derived constants among them. Of a draft (draft.py): head_ids, the target's ids
+    that its head knows, ascending, () for all; shares_embedding, whether that is the target's.
     """
 
     folder: Path
     config: ModelConfig
     files: list[TensorFile]
     weights: dict[str, Stored]
+    head_ids: tuple[int, ...] = ()
+    shares_embedding: bool = False
+
+    @property
+    def shapes(self) -> Shapes:
+        """Name and shape of every tensor that its own files must hold."""
+        shapes = expected_shapes(self.config)
+        if self.shares_embedding:
+            del shapes[EMBED]
+        return shapes
 
     def storage(self, dtype: str) -> str:
         """How weights are kept that `formats` does not name.
@@ -63,7 +75,7 @@ class Checkpoint:
             return {}
         bfloat16 = Layout("bfloat16") if is_gguf(self.folder) else None
         found: dict[str, Layout] = {}
-        for name, shape in expected_shapes(self.config).items():
+        for name, shape in self.shapes.items():
             weight = self.weights[name]
             layout = bfloat16 if weight.dtype == "BF16" else weight.layout
             if layout is not None and len(shape) == 2:
@@ -89,15 +101,24 @@ class Checkpoint:
         return activations_of(kept, activation_dtype)
 
     def decoder(
-        self, dtype: str, progress: Progress | None = None, activation_dtype: str = "auto"
+        self,
+        dtype: str,
+        progress: Progress | None = None,
+        activation_dtype: str = "auto",
+        target: Model | None = None,
     ) -> Decoder:
-        """Read the weights. Raises InvalidInputError, naming the tensor."""
+        """Read the weights. Raises InvalidInputError, naming the tensor.
+
+        target: of a draft that shares its embedding.
+        """
         formats = self.formats(dtype)
         decoder = Decoder(
             self.config.core(),
             storage=self.storage(dtype),
             activations=self.activations(dtype, activation_dtype),
             formats={name: Format(**asdict(layout)) for name, layout in formats.items()},
+            head_ids=self.head_ids,
+            target=self._lender(target),
         )
         for name in self.read(progress):
             weight = self.weights[name]
@@ -109,12 +130,22 @@ class Checkpoint:
         decoder.finish()
         return decoder
 
+    def _lender(self, target: Model | None) -> Decoder | None:
+        """Who has the embedding of a draft without one."""
+        if not self.shares_embedding:
+            return None
+        if not isinstance(target, Decoder):
+            raise InvalidInputError(
+                f"{self.folder}: expected a target on the CPU that lends its embedding, got none"
+            )
+        return target
+
     def read(self, progress: Progress | None = None) -> Iterator[str]:
         """Names of the weights that the config asks for, in the order of the files.
 
         Tells `progress` as each has been used.
         """
-        expected = expected_shapes(self.config)
+        expected = self.shapes
         total = sum(weight.size for weight in self.weights.values())
         done = 0
         for name, weight in self.weights.items():
@@ -128,22 +159,35 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
 
-    Reads no weight. Raises InvalidInputError, naming the file and what is wrong in it.
+    Reads no weight. A draft that is not whole without its target is refused: open_draft takes it.
+    Raises InvalidInputError, naming the file and what is wrong in it.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.config.draft_vocab:
+        raise InvalidInputError(
+            f"{path / 'config.json'}, draft_vocab_size: expected none but in a draft's folder, "
+            f"got {checkpoint.config.draft_vocab}"
+        )
+    check_tensors(checkpoint)
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Sizes and headers of a model folder or a GGUF file, whatever tensors it has.
+
+    Raises InvalidInputError, naming the file.
     """
     if is_gguf(path):
         from .gguf.model import read_model  # here, so that `import sbrt` stays fast
 
         model = read_model(path)
-        checkpoint = Checkpoint(path, model.config, model.files, model.weights)
-    elif check.is_folder(path):
-        config, files = read_config(path), _open_files(path)
-        checkpoint = Checkpoint(path, config, files, _weights(path, files))
-    else:
+        return Checkpoint(path, model.config, model.files, model.weights)
+    if not check.is_folder(path):
         raise InvalidInputError(
             f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
         )
-    _check_tensors(checkpoint)
-    return checkpoint
+    config, files = read_config(path), open_files(path)
+    return Checkpoint(path, config, files, _weights(path, files))
 
 
 def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
@@ -173,7 +217,7 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: Shapes = {EMBED: (config.vocab, hidden), "model.norm.weight": (hidden,)}
     if not config.tied:
-        shapes[HEAD] = (config.vocab, hidden)
+        shapes[HEAD] = (config.columns, hidden)
     for i in range(config.layers):
         at = f"model.layers.{i}."
         norms = ["input_layernorm", "post_attention_layernorm"]
@@ -230,7 +274,7 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
     """Those of a folder's text; of a quantised one each matrix is one weight."""
     path = folder / "config.json"
     raw = read_json(path)
-    scheme, stored = read_scheme(path, raw), _stored(files)
+    scheme, stored = read_scheme(path, raw), stored_in(files)
     if "text_config" in raw:
         named = ((text_name(name), weight) for name, weight in stored.items())
         stored = {name: weight for name, weight in named if name is not None}
@@ -241,67 +285,9 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
     return packed_weights(path, scheme, stored)
 
 
-def _stored(files: list[TensorFile]) -> dict[str, Stored]:
-    return {
-        name: StoredNumbers(
-            where=f"{entry.file}, tensor {check.show(name)}",
-            dtype=entry.dtype,
-            shape=entry.shape,
-            size=entry.end - entry.begin,
-            file=file,
-            name=name,
-        )
-        for file in files
-        for name, entry in sorted(file.tensors.items(), key=lambda item: item[1].begin)
-    }
-
-
-def _open_files(folder: Path) -> list[TensorFile]:
-    """model.safetensors, or the shards that model.safetensors.index.json names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if check.is_file(single):
-        return [open_file(single)]
-    if not check.is_file(index):
-        raise InvalidInputError(
-            f"{folder}: expected model.safetensors or {index.name}, found neither"
-        )
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise InvalidInputError(
-            f"{index}, weight_map: expected names and files, got {check.show(names)}"
-        )
-    shards: dict[str, set[str]] = {}
-    for tensor, shard in names.items():
-        shards.setdefault(_shard_name(index, shard), set()).add(tensor)
-    return [_open_shard(folder / shard, tensors) for shard, tensors in sorted(shards.items())]
-
-
-def _shard_name(index: Path, shard: object) -> str:
-    """A plain file name: a shard never lies outside the folder."""
-    plain = isinstance(shard, str) and shard.endswith(".safetensors")
-    if not plain or any(c in str(shard) for c in "/\\:\0"):
-        raise InvalidInputError(
-            f"{index}: expected shard names NAME.safetensors inside the folder, "
-            f"got {check.show(shard)}"
-        )
-    return str(shard)
-
-
-def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
-    if not check.is_file(path):
-        raise InvalidInputError(f"{path}: expected a shard named by the index, found no such file")
-    file = open_file(path)
-    if tensors != file.tensors.keys():
-        name = min(tensors ^ file.tensors.keys())
-        where = "the index only" if name in tensors else "the shard only"
-        raise InvalidInputError(
-            f"{path}, tensor {check.show(name)}: expected in shard and index, is in {where}"
-        )
-    return file
-
-
-def _check_tensors(checkpoint: Checkpoint) -> None:
-    expected = expected_shapes(checkpoint.config)
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Raises InvalidInputError on a missing or unknown tensor, another shape or dtype."""
+    expected = checkpoint.shapes
     for name in expected:
         if name not in checkpoint.weights:
             raise InvalidInputError(f"{checkpoint.folder}: the tensor {name} is missing")

@@ -99,6 +99,9 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
 def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     """A world, and its tasks with the method of each."""
     world = fuzz.random_world(rng, a.cpu)
+    if fuzz.chance(heads := Random(f"{a.seed}/{world.draft['seed']}/heads"), a.trimmed):
+        known = world.draft["vocab"], world.target["vocab"]
+        world.draft["head_ids"] = fuzz.random_head(heads, *known)
     asking = Random(repr(world))
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
@@ -155,6 +158,7 @@ def is_over(one: Running) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     parser = fuzz.parser_of(__doc__)
+    parser.add_argument("--trimmed", type=float, default=0.25, help="share of drafts of some ids")
     parser.add_argument("--seats", type=int, default=8, help="of the list of numbers of seats")
     a = parser.parse_args(argv)
     seen: Counter = Counter()
@@ -167,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         seen["mismatches"] += len(wrong)
         for text in wrong:
             where = f"--seed {a.seed} --first {index} --sequences {SEQUENCES} --cpu {a.cpu}"
+            where += f" --trimmed {a.trimmed}"
             print(f"MISMATCH {text}\n    {sys.argv[0]} {where}", flush=True)
         index += a.step
     print(json.dumps(seen | {"seconds": round(time.monotonic() - begin, 1)}))

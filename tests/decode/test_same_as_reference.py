@@ -53,6 +53,16 @@ def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
     check_seen(run_fuzz(96, 44, 0.1, "--small", "1"), 96)
 
 
+def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
+    """Any of them, one at least. Half of the drafts know fewer tokens than the target besides."""
+    check_seen(run_fuzz(96, 45, 0.1, "--trimmed", "1", "--small", "0.5"), 96)
+
+
+@pytest.mark.exact
+def test_many_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
+    check_seen(run_fuzz(4000, 6, 0.1, "--trimmed", "1", "--small", "0.3", shares=MANY), 4000)
+
+
 @pytest.mark.exact
 def test_many_drafts_that_know_fewer_tokens(run_fuzz):
     check_seen(run_fuzz(4000, 5, 0.1, "--small", "1", shares=MANY), 4000)

@@ -22,8 +22,8 @@ FAULTS = (
     Fault(
         "a tie of the maximum goes to the highest id",
         "csrc/ops/choose.cc",
-        "s == score[at - 1] && token < id[at - 1]",
-        "s == score[at - 1] && token > id[at - 1]",
+        "s == score[place - 1] && column < at[place - 1]",
+        "s == score[place - 1] && column > at[place - 1]",
         ("ops/test_choose.py",),
     ),
     Fault(

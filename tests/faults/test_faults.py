@@ -31,8 +31,8 @@ def load(name):
     return module
 
 
-KNOWN = load("faults")
-FAULTS = (*KNOWN.FAULTS, *(KNOWN.Fault(*fault) for fault in load("logprobs").FAULTS))
+LISTS = ("faults", "draft_faults", "logprob_faults")
+FAULTS = tuple(fault for name in LISTS for fault in load(name).FAULTS)
 ROOMS = {
     *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/round", "csrc/decode"),
     *("triton_kernels", "sbrt", "bench"),

@@ -9,6 +9,7 @@ import pytest
 from sbrt import Engine, SamplingParams
 from sbrt.model import stored
 from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.draft import open_draft
 from sbrt.model.safetensors_file import bfloat16, encode, widened
 
 SIZES = {
@@ -162,10 +163,10 @@ def plain_folder(make, folder, expected):
     return folder
 
 
-def answer(folder, **fields):
+def answer(folder, method="none", **fields):
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     with Engine.from_pretrained(folder, num_threads=1, **fields) as engine:
-        return engine.generate("def quick(", params)[0].outputs[0].token_ids
+        return engine.generate("def quick(", params, method=method)[0].outputs[0].token_ids
 
 
 @pytest.mark.parametrize("scales", ["F16", "BF16"])
@@ -200,6 +201,31 @@ def test_arithmetic_has_these_weights(make, tmp_path, case):
             found = np.stack([decoder.row(name, i) for i in range(len(values))])
             assert np.array_equal(found, values), name
     assert len(answer(tmp_path / "m")) == 24
+
+
+def test_a_draft_of_some_ids(make, tmp_path):
+    """Its head is quantised as its other matrices; the ids are numbers as they are."""
+    ids = np.arange(3, 320, 5)
+    q, z, s = random_parts(np.random.default_rng(5), (len(ids), 64), 4, 32)
+
+    def trim(tensors):
+        del tensors["model.embed_tokens.weight"]
+        tensors.update(pack_quantized("lm_head", q, z, s, 4, 32))
+        tensors["d2t"] = ids - np.arange(len(ids))
+
+    target = make.checkpoint(tmp_path / "target", **SIZES)
+    write(make, tmp_path / "m", "pack-quantized", change=trim)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config |= {"tie_word_embeddings": False, "draft_vocab_size": len(ids)}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    draft = open_draft(tmp_path / "m", open_checkpoint(target))
+    assert draft.head_ids == tuple(ids)
+    decoder = draft.decoder("auto", target=open_checkpoint(target).decoder("auto"))
+    found = np.stack([decoder.row("lm_head.weight", i) for i in range(len(ids))])
+    assert np.array_equal(found, dense(q, z, s, 32))
+    for dtype in ("auto", "int4"):
+        given = {"dtype": dtype, "draft": tmp_path / "m"}
+        assert answer(target, method="pearl", **given) == answer(target, dtype=dtype)
 
 
 # --- what cannot be ---

@@ -185,11 +185,14 @@ def linear_cases():
 
 
 def shape_cases():
-    types = dict.fromkeys(("Block", "Table", "Counts"), "*i32")
+    types = dict.fromkeys(("Block", "Table", "Counts", "Ids"), "*i32")
     types |= {"TokenMask": "*u8", "Seen": "*u8", "Bias": "*fp32", "Out": "*fp32"}
     for dtype in DTYPES:
-        given, constants = types | {"Logits": dtype}, {"CHUNK": 1024, "SLOTS": 64}
-        yield Case(shaping._shape_kernel, "", dtype, given, constants, 4, False, True)
+        for trimmed in (False, True):
+            given = types | {"Logits": dtype}
+            constants = {"CHUNK": 1024, "SLOTS": 64, "HAS_IDS": trimmed}
+            name = "trimmed" if trimmed else ""
+            yield Case(shaping._shape_kernel, name, dtype, given, constants, 4, False, not trimmed)
 
 
 def ban_cases():
@@ -214,17 +217,21 @@ def cut_cases():
 
 
 def choose_cases():
-    types = dict.fromkeys(("Cut", "Block", "Table", "Token", "Counters", "Out"), "*i32")
+    types = dict.fromkeys(("Cut", "Ids", "Block", "Table", "Token", "Counters", "Out"), "*i32")
     types |= {"Score": "*fp64", "Stat": "*fp32"}
     for dtype in DTYPES:
-        for laws, shaped, filtered in ((0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)):
-            plan = ChoosePlan(16, 128_256, bool(laws), bool(shaped), bool(filtered))
+        for laws, shaped, filtered, trimmed in (
+            *((0, 0, 0, 0), (0, 1, 1, 0), (1, 0, 0, 0), (1, 1, 1, 0)),
+            *((1, 0, 0, 1), (1, 1, 1, 1)),
+        ):
+            flags = map(bool, (laws, shaped, filtered))
+            plan = ChoosePlan(16, 128_256, *flags, trimmed=bool(trimmed))
             given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
             name = ("laws" if laws else "tokens") + ", shaped" * shaped + ", filtered" * filtered
+            name += ", trimmed" * trimmed
             warps, constants = choose.num_warps(plan), choose.constants(plan)
-            yield Case(
-                choose._choose_kernel, name, dtype, given, constants, warps, False, not shaped
-            )
+            core = not shaped and (not trimmed or dtype == "*fp32")
+            yield Case(choose._choose_kernel, name, dtype, given, constants, warps, False, core)
 
 
 CASES = (

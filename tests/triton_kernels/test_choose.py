@@ -2,7 +2,6 @@
 sampled, shaped and filtered, and keeps of a draft's law what that keeps. A case whose first two
 scores differ by less than the logarithm's rounding is counted apart."""
 
-import ctypes
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -11,181 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from sbrt import _probe
 from sbrt.triton_kernels import state
 from sbrt.triton_kernels.choose import choose, choose_torch
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import (
-    ENDS,
-    NO_TOKEN,
-    Shaping,
     _path,
     dense_words,
     shape_logits,
     shape_logits_torch,
 )
+from tests.triton_kernels.choice import LONGEST_TRUNK, POSITIONS, ROOM, SMALL_ROOM, Case
 
-POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
-LONGEST_TRUNK = 1000  # of the rows that have bad words
-ROOM = (40, 9)  # bad words and their tokens: of two programs a row, and
-SMALL_ROOM = (16, 9)  # of one
 ROUNDING = 1e-13  # of two float64 logarithms, and of the sum they are added to
-
-
-class Case:
-    """Rows of logits under one request; its lists are there for the CPU and, dense, for us."""
-
-    def __init__(
-        self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS, room=ROOM
-    ):
-        self.room = room
-        self.rng = rng = np.random.default_rng(seed)
-        self.rows, self.vocab, self.device = rows, vocab, device
-        self.filtered = kind == "filtered"
-        self.kept = []  # arrays that the block points to
-        self.block = state.Sequence()
-        self.block.sharpness = float(rng.choice([1.0, 1.0, 2.5, 0.6]))
-        self._sample(kind)
-        self.logits = np.stack([self._row() for _ in range(rows)])
-        self.block.head = int(rng.choice(heads))
-        # A draft may be behind the trunk: bits before the root's.
-        self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
-        self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
-        self._hang()
-        self.shaping = self._shape() if shaped else None
-
-    def _sample(self, kind):
-        rng, s = self.rng, self.block.sampling
-        s.temperature = 0.0 if kind == "greedy" else float(rng.choice([0.1, 0.3, 0.8, 1.0, 2.0]))
-        s.seed, s.completion = int(rng.integers(2**64, dtype=np.uint64)), int(rng.integers(2**32))
-        s.top_p = 1.0
-        if kind == "filtered":
-            s.top_k = int(rng.choice([0, 1, 5, 40]))
-            s.top_p = float(rng.choice([1.0, 0.0, 0.3, 0.9, 0.999]))
-            s.min_p = float(rng.choice([0.0, 0.001, 0.05, 1.0]))
-
-    def _row(self):
-        """Normal or, to have ties, of few values; some masked; now and then no row at all."""
-        rng = self.rng
-        if rng.random() < 0.5:
-            x = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=self.vocab)
-        else:
-            x = rng.integers(-6, 7, size=self.vocab) / 2
-        x[rng.random(self.vocab) < 0.1] = -np.inf
-        x[rng.integers(self.vocab)] = 1.0
-        if rng.random() < 0.05:
-            x[:] = -np.inf
-        if rng.random() < 0.05:
-            x[rng.integers(self.vocab)] = rng.choice([np.nan, np.inf])
-        return x.astype(np.float32)
-
-    def _hang(self):
-        """A tree of nodes behind the root, and tails of branch 1."""
-        rng, c = self.rng, self.block
-        c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # behind it: of branch 0
-        for which in (c.chain.token, c.branches[0].token, c.branches[1].token):
-            which[:] = [int(t) for t in rng.integers(self.vocab, size=64)]
-        masks = [1]
-        for i in range(1, self.rows):
-            masks.append(masks[rng.integers(len(masks))] | 1 << min(i, 59))
-        for row, mask in zip(self.table.row, masks, strict=False):
-            row.chain, row.branch = state.mask_of(mask << self.lag | (1 << self.lag) - 1), -1
-            tail = (1 << int(rng.integers(0, 5))) - 1 if rng.random() < 0.3 else 0
-            row.tail, row.branch = state.mask_of(tail), 1
-            row.position = c.head + mask.bit_count() - 1 + tail.bit_count()
-
-    def _shape(self):
-        rng, vocab, s = self.rng, self.vocab, self.block.shaping
-        counts = rng.integers(0, 4, size=vocab).astype(np.int32) * (rng.random(vocab) < 0.3)
-        seen = ((counts > 0) | (rng.random(vocab) < 0.2)).astype(np.uint8)
-        bias = np.where(rng.random(vocab) < 0.2, rng.normal(size=vocab) * 3, 0).astype(np.float32)
-        ends = rng.choice(vocab, size=min(3, vocab), replace=False).astype(np.int32)
-        allowed = np.flatnonzero(rng.random(vocab) < 0.7).astype(np.int32)
-        holes = rng.choice(vocab, size=min(2, vocab), replace=False).astype(np.int32)
-        s.active, s.penalises = 1, int(rng.random() < 0.8)
-        s.restricts = int(rng.random() < 0.5)
-        s.repetition, s.presence, s.frequency = 1.3, 0.25, float(rng.choice([0.0, 0.5]))
-        s.ends_from = self.block.head + int(rng.integers(0, 4))
-        self._list(s.ends, ends)
-        self._list(s.holes, holes)
-        if s.restricts:
-            self._list(s.allowed, allowed)
-        pairs = np.zeros(np.count_nonzero(bias), dtype=[("token", np.int32), ("bias", np.float32)])
-        pairs["token"], pairs["bias"] = np.flatnonzero(bias), bias[bias != 0]
-        self._list(s.bias, pairs)
-        tokens = np.flatnonzero(seen).astype(np.int32)
-        output = counts.astype(np.int32)
-        self.kept += [tokens, output, seen]
-        self.block.counts.n = len(tokens)
-        for name, array in (("token", tokens), ("output", output), ("seen", seen)):
-            setattr(self.block.counts, name, array.ctypes.data)
-        mask = np.zeros(vocab, np.uint8)
-        if s.restricts:
-            mask[np.setdiff1d(np.arange(vocab), allowed)] |= NO_TOKEN
-        mask[holes] |= NO_TOKEN
-        mask[ends] |= ENDS
-        dense = (torch.from_numpy(x).to(self.device) for x in (mask, bias, output, seen))
-        return Shaping(*dense, *self._bad_words())
-
-    def _bad_words(self):
-        """Words that rows begin, some of them reaching into the trunk, and words that none does."""
-        if self.block.head >= LONGEST_TRUNK:
-            return None, None
-        rng, c = self.rng, self.block
-        trunk = rng.integers(self.vocab, size=c.head + 1).astype(np.int32)
-        self.kept.append(trunk)
-        c.trunk = trunk.ctypes.data
-        words = [[int(rng.integers(self.vocab))]]
-        for row in list(self.table.row)[: self.rows]:
-            tokens = [*trunk.tolist(), *_path(c, self.table.head[0], row)]
-            beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
-            if beginning and rng.random() < 0.3:
-                beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
-            # What would be chosen, most often: the best of what is left decides.
-            x = self.logits[len(words) - 1]
-            first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
-            words.append(
-                [*beginning, first if rng.random() < 0.7 else int(rng.integers(self.vocab))]
-            )
-        words.append(rng.integers(self.vocab, size=self.room[1]).tolist())
-        self.words = words
-        flat = np.array([x for word in words for x in (len(word), *word)], np.int32)
-        self._list(c.shaping.words, flat)
-        # Beyond the head nothing is read: it may be anything.
-        beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
-        found = dense_words(words, self.room), torch.from_numpy(beyond)
-        return tuple(tensor.to(self.device) for tensor in found)
-
-    def _list(self, to, array):
-        self.kept.append(array)
-        to.data, to.n = array.ctypes.data, len(array)
-
-    def by_cpu(self, laws=False):
-        block, table = bytes(self.block), bytes(self.table)
-        made = _probe.choose_probe(block, table, self.logits, laws)
-        kind = state.Law if laws else state.Choice
-        return list((kind * self.rows).from_buffer_copy(made))
-
-    def by(self, op, laws=False, chunk=256):
-        shaped = self.shaping is not None
-        plan = ChoosePlan(self.rows, self.vocab, laws, shaped, self.filtered, chunk)
-        work = choose_work(plan, self.device)
-        out = torch.full((self.rows, plan.out_words), 77, dtype=torch.int32, device=self.device)
-        wide = torch.full((self.rows, self.vocab + 5), float("nan"), device=self.device)
-        logits = wide[:, : self.vocab].copy_(torch.from_numpy(self.logits))
-        words = (state.words(self.block, self.device), state.words(self.table, self.device))
-        with np.errstate(over="ignore"):  # the interpreter's own, of keys that no logit has
-            op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping)
-        assert not work.counters.any(), "a counter was not set back"
-        kind = state.Law if laws else state.Choice
-        array = kind * self.rows
-        assert ctypes.sizeof(array) == out.numel() * 4
-        return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
-
-    def gap(self, work, i):
-        """Between the two best scores of a row."""
-        best = work.score[i].flatten().sort(descending=True).values[:2]
-        return float(best[0] - best[1]) if len(best) > 1 else float("inf")
 
 
 def compare(case, seen, op=choose, chunk=256):
@@ -308,11 +144,21 @@ def close(a, b, allowed=1e-5):
     return abs(a - b) <= allowed * max(1, abs(b))
 
 
-@pytest.mark.parametrize(("kind", "shaped"), [k for k in KINDS if k[0] != "filtered"])
+LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
+
+
+@pytest.mark.parametrize("trims", [False, True], ids=["all tokens", "some tokens"])
+@pytest.mark.parametrize(("kind", "shaped"), LAW_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
-def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped):
+def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
+    """Of a trimmed head, too: noise, masks and penalties are those of the tokens."""
     for seed in range(1):
-        case = Case(40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device)
+        heads = [LONGEST_TRUNK] if trims else POSITIONS  # without bad words
+        case = Case(
+            40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device, heads=heads
+        )
+        if trims:
+            case.trim()
         got, _ = case.by(op, laws=True)
         for i, (here, there) in enumerate(zip(got, case.by_cpu(laws=True), strict=True)):
             n = there.n
@@ -324,6 +170,19 @@ def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped):
             assert close(here.entropy, there.entropy), (i, here.entropy, there.entropy)
             for a, b in zip(here.lp[:n], there.lp[:n], strict=True):
                 assert close(a, b, 2e-5), (i, list(here.lp[:n]), list(there.lp[:n]))
+
+
+@pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
+def test_a_filtered_law_of_some_tokens(device, op):
+    """As of a row of all tokens whose others are masked, in the columns' order."""
+    case = Case(60, 5, 300, kind="filtered", device=device)
+    some = Case(60, 5, 300, kind="filtered", device=device).trim()
+    absent = np.setdiff1d(np.arange(300), some.ids)
+    case.logits[:, absent] = -np.inf
+    whole, trimmed = (each.by(op, laws=True, chunk=512)[0] for each in (case, some))
+    for i, (want, got) in enumerate(zip(whole, trimmed, strict=True)):
+        assert got.token[: got.n] == want.token[: want.n], i
+    assert sum(law.n for law in trimmed) > 0
 
 
 FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.05}, {"min_p": 1.0}]
@@ -377,6 +236,9 @@ def test_half_precision_logits_choose_as_their_float32(device):
         assert out.tolist() == [[c.token, c.error] for c in case.by_cpu()]
 
 
+LAWS_OF_SOME = ChoosePlan(2, 40, laws=True, trimmed=True)
+
+
 def call(op, **changes):
     plan = changes.pop("plan", ChoosePlan(2, 40, chunk=32))
     given = {"logits": torch.zeros(2, 40), "out": torch.zeros(2, 2, dtype=torch.int32)}
@@ -388,6 +250,7 @@ def call(op, **changes):
         work=choose_work(plan, "cpu"),
         out=given["out"],
         shaping=given["shaping"],
+        ids=given.get("ids"),
     )
 
 
@@ -404,6 +267,15 @@ def call(op, **changes):
             f"sequence: expected {state.size(state.Sequence)} words but got 9",
         ),
         ({"plan": ChoosePlan(2, 40, shaped=True)}, "shaping: expected it with plan.shaped alone"),
+        ({"ids": torch.arange(40).int()}, "ids: expected them with plan.trimmed alone"),
+        (
+            {
+                "plan": LAWS_OF_SOME,
+                "out": torch.zeros(2, LAWS_OF_SOME.out_words, dtype=torch.int32),
+                "ids": torch.arange(39).int(),
+            },
+            r"ids: expected torch.int32 \(40,\)",
+        ),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
@@ -417,6 +289,8 @@ def test_bad_input_is_one_sentence(op, changes, sentence):
     [((0, 5), "plan: expected rows"), ((1, 2**20 + 1), "plan: expected rows and a vocabulary")],
 )
 def test_a_plan_that_cannot_be(sizes, sentence):
+    with pytest.raises(ValueError, match="trimmed: expected it of laws alone"):
+        ChoosePlan(2, 5, trimmed=True)
     with pytest.raises(ValueError, match=sentence):
         ChoosePlan(*sizes)
     with pytest.raises(

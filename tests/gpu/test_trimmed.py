@@ -1,0 +1,113 @@
+"""Contract under test: a draft of recorded lanes whose head knows some ids only, or that has its
+target's embedding, changes no answer, on the CPU and on a stand-in for a device."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from sbrt import Engine, SamplingParams
+from sbrt.gpu.lane import model_of
+from sbrt.model.draft import open_draft
+from tests.common.trimmed import EMBED, HEAD, d2t
+
+IDS = (*range(1, 30), *range(33, 60, 3), 66)
+SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=8)
+PARAMS = (
+    replace(SAMPLED, temperature=0.0),
+    SAMPLED,
+    replace(SAMPLED, top_k=20, top_p=0.9, min_p=0.01),
+    replace(SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
+            logit_bias={7: 2.5, 60: 3.0, 66: 2.0}, min_tokens=6, stop_token_ids=[3, 55]),
+    replace(SAMPLED, allowed_token_ids=list(range(25, 50)), top_p=0.9),
+    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # none of the head's
+)  # fmt: skip
+METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
+SHARES = (False, True)
+
+
+def write(folder, checkpoint, *, shares, trims=True):
+    """The same model with a head of IDS, and without its embedding if it shares the target's."""
+    folder.mkdir()
+    config = json.loads((checkpoint.folder / "config.json").read_text())
+    weights = load_file(checkpoint.folder / "model.safetensors")
+    if trims:
+        config |= {"tie_word_embeddings": False, "draft_vocab_size": len(IDS)}
+        weights |= {HEAD: weights.get(HEAD, weights[EMBED])[list(IDS)].copy(), "d2t": d2t(IDS)}
+    if shares:
+        del weights[EMBED]
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "model.safetensors")
+    return open_draft(folder, checkpoint)
+
+
+@pytest.fixture(scope="module", params=SHARES, ids=["own embedding", "shared embedding"])
+def pair(request, checkpoints, tmp_path_factory):
+    """(target, draft)."""
+    [target, _] = checkpoints["Llama"]
+    folder = tmp_path_factory.mktemp("trimmed") / "d"
+    return target, write(folder, target, shares=request.param)
+
+
+def answers(engine, prompt, method):
+    outputs = engine.generate([prompt] * len(PARAMS), list(PARAMS), method=method)
+    found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
+    return found, sum(
+        o.outputs[0].spec_decode_metrics["num_accepted_draft_tokens"] for o in outputs
+    )
+
+
+def test_an_engine_on_a_device(tools, tool, stand_in, pair):
+    """Also with requests that shape their rows: masks, bias and counts are over all tokens."""
+    prompt = [*tools.prompt(12), 0, 66, 1, 64]
+    folders = [c.folder for c in pair]
+    with Engine(replace(tool.config_of(folders, "cuda"), speculative=None)) as engine:
+        want, _ = answers(engine, prompt, "none")
+    assert {token in IDS for tokens, _ in want for token in tokens} == {True, False}
+    with Engine(tool.config_of(folders, "cuda"), methods=METHODS) as engine:
+        for method in ("none", *METHODS):
+            got, accepted = answers(engine, prompt, method)
+            assert got == want, method
+            assert (accepted > 0) == (method != "none")
+
+
+def test_laws_on_the_cpu_and_recorded(tools, pair):
+    """Both kinds of lanes propose the same chains."""
+    target, draft = pair
+    found = []
+    for recorded in (False, True):
+        if recorded:
+            lender = tools.recorded(target)
+            models = lender, tools.recorded(draft, target=lender)
+        else:
+            lender = target.decoder("float32")
+            models = lender, draft.decoder("float32", target=lender)
+        play = tools.Play(*models)
+        for temperature in (0.0, 0.8):
+            answer = play.answer(tools.prompt(20), "specbranch:k_max=3", temperature, tokens=24)
+            found.append((answer, play.counters()))
+        play.close()
+    assert found[:2] == found[2:]
+    assert found[0][1][2] > 0  # accepted tokens
+
+
+def test_a_head_that_is_the_targets(tools, checkpoints, tmp_path):
+    [target, _] = checkpoints["Llama"]
+    draft = write(tmp_path / "d", target, shares=True, trims=False)
+    lender = tools.recorded(target)
+    play = tools.Play(lender, tools.recorded(draft, target=lender))
+    want = play.answer(tools.prompt(20), "none", 0.0)
+    assert play.answer(tools.prompt(20), "draft_model", 0.0) == want
+    rounds, drafted, accepted, *_ = play.counters()
+    assert accepted == drafted > rounds
+    play.close()
+
+
+def test_an_embedding_of_another_dtype_is_refused(checkpoints, tmp_path, one_sentence):
+    [target, _] = checkpoints["Llama"]
+    draft = write(tmp_path / "d", target, shares=True)
+    lender = model_of(target, device="cpu", dtype="bfloat16")
+    words = ("lends its embedding in float32", "got bfloat16")
+    one_sentence(lambda: model_of(draft, device="cpu", dtype="float32", target=lender), *words)
+    one_sentence(lambda: model_of(draft, device="cpu"), "lends its embedding", "got none")
