@@ -88,8 +88,9 @@ class Stream:
         if error is not None:
             raise error
         assert latest is not None
-        latest = replace(latest, delta=delta, delta_token_ids=ids, delta_logprobs=logprobs)
-        return self._shaped(latest)
+        return self._shaped(
+            latest, delta=delta, delta_token_ids=ids, delta_logprobs=logprobs, prompt=self.prompt
+        )
 
     def close(self) -> None:
         """Abort the request if it is unfinished. Does not wait."""
@@ -136,20 +137,22 @@ class Stream:
         self._is_told = True
         return True
 
-    def _shaped(self, output: RequestOutput) -> RequestOutput:
-        """The output as the kind has it. A DELTA output has the prompt's log-probs once."""
-        output = replace(output, prompt=self.prompt)
-        if self.kind is not RequestOutputKind.DELTA:
-            return output
-        answer = replace(
-            output.outputs[0],
-            text=output.delta,
-            token_ids=output.delta_token_ids,
-            logprobs=output.delta_logprobs,
-        )
-        prompt = None if self._has_prompt_logprobs else output.prompt_logprobs
-        self._has_prompt_logprobs |= prompt is not None
-        return replace(output, outputs=[answer], prompt_logprobs=prompt)
+    def _shaped(self, output: RequestOutput, **fields: Any) -> RequestOutput:
+        """The output as the kind has it, with these fields.
+
+        A DELTA output has the prompt's log-probs once.
+        """
+        if self.kind is RequestOutputKind.DELTA:
+            answer = replace(
+                output.outputs[0],
+                text=fields["delta"],
+                token_ids=fields["delta_token_ids"],
+                logprobs=fields["delta_logprobs"],
+            )
+            of_prompt = None if self._has_prompt_logprobs else output.prompt_logprobs
+            self._has_prompt_logprobs |= of_prompt is not None
+            fields |= {"outputs": [answer], "prompt_logprobs": of_prompt}
+        return replace(output, **fields)
 
 
 class Pump:

@@ -33,6 +33,7 @@ LAWS = (
     {"temperature": 0.8, "top_p": 0.9, "seed": 7},
     {"temperature": 1.0, "seed": 8, "presence_penalty": 0.7, "repetition_penalty": 1.2},
     {"temperature": 0.9, "seed": 9, "bad_words": None, "logit_bias": {4: 2.0}},
+    {"temperature": 0.7, "seed": 6, "logprobs": 2, "prompt_logprobs": 1},
 )
 UNTUNED = [method for method in METHODS if method != AUTO]
 PROMPTS = st.integers(1, LIMIT - 1).map(lambda n: tuple(7 * i * i % VOCAB for i in range(n)))
