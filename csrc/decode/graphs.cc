@@ -166,7 +166,7 @@ LogprobArgs Graphs::logprob_args(const Seats& seats) const {
   return {seats,
           &r_.target_scratch.device()->batch,
           lane.logits(),
-          lane.vocab(),
+          lane.columns().n,
           r_.config.vocab,
           r_.asked.data(),
           r_.target.scratch.data()};

@@ -7,14 +7,17 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "ops/choose.h"
 #include "state/logprobs.h"
 
 namespace sbrt {
 
+using LogitRow = std::span<const float>;  // [vocab] of the target
+
 // Fills out[0] with `token` and out[1 .. top] with the most likely tokens, best first.
-void find_logprobs(Logits logits, const List<int32_t>& holes, int32_t token, int32_t top,
+void find_logprobs(LogitRow logits, const List<int32_t>& holes, int32_t token, int32_t top,
                    ChooseScratch& scratch, TokenLogprob* out);
 
 }  // namespace sbrt

@@ -7,7 +7,7 @@ namespace {
 void keep(const LogprobArgs& a, int seat, int row, int64_t position, const LogprobList& list,
           Worker worker) {
   const Sequence& c = a.seats.at[seat];
-  const Logits logits{a.logits + row * a.stride, a.vocab};
+  const LogitRow logits(a.logits + row * a.stride, static_cast<size_t>(a.vocab));
   find_logprobs(logits, c.shaping.holes, c.trunk[position], list.top, a.scratch[worker.rank],
                 list.at(position));
 }

@@ -20,8 +20,8 @@ FAULTS = (
     Fault(
         "ids that no token has count among the probabilities",
         "csrc/ops/logprobs.cc",
-        "if (id < logits.n) copy[id] = kMasked;",
-        "if (id < logits.n) copy[id] = logits[id];",
+        "if (id < size_of(logits)) copy[id] = kMasked;",
+        "if (id < size_of(logits)) copy[id] = logits[id];",
         ("decode/test_logprobs.py::test_holes_are_no_tokens",),
     ),
     Fault(
