@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "ops/exp.h"
+#include "ops/philox.h"
 #include "round/chain.h"
 #include "round/crew.h"
 #include "round/lookup_op.h"
@@ -20,7 +21,7 @@
 namespace sbrt {
 
 constexpr int kSearches = 6;          // of one chain
-constexpr float kLeastReach = -2.3f;  // logarithm of the chance that a looked-up node must have
+constexpr float kLeastReach = -1.9f;  // logarithm of the chance that a looked-up node must have
 constexpr float kNoGain = -1e30f;
 
 // Working memory of a join, which its team shares.
@@ -51,13 +52,30 @@ SBRT_ANY inline float log_of(float p) {
   return static_cast<float>(log(static_cast<double>(most(p, 1e-30f))));
 }
 
-// Of a look-up by a match of so many tokens.
-SBRT_ANY inline float chance_of(const Hindsight& past, int length) {
+// Of a look-up by a match of so many tokens: how often such were right. Sampled text repeats less.
+SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // before any was seen, which
   constexpr float kWeight = 8;                                       // counts for so many
   const int kind = least(length, kMatches) - 1;
-  const float right = past.right[kind] + kWeight * kBefore[kind];
-  return within(right / (past.seen[kind] + kWeight), 0.02f, 0.98f);
+  const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
+  const float right = c.hindsight.right[kind] + kWeight * share * kBefore[kind];
+  return within(right / (c.hindsight.seen[kind] + kWeight), 0.02f, 0.98f);
+}
+
+// The chance that what was looked up after a node is right. Under the coupled rule a sampled token comes by
+// noise that is known before: of tokens of probability p, those win whose own wait is short against that of
+// all others, exp(-wait (1 - p) / p).
+SBRT_ANY inline float chance_at(const Sequence& c, int node) {
+  const float p = chance_of(c, c.chain.match[node]);
+  if (c.sampling.temperature == 0 || is_rejection(c)) return p;
+  const auto token = static_cast<uint32_t>(c.chain.next[node]);
+  const Noise noise{.seed = c.sampling.seed,
+                    .completion = c.sampling.completion,
+                    .use = kTarget,
+                    .where = static_cast<uint64_t>(c.head + c.chain.level[node] + 1)};
+  const uint32_t word = noise_words(noise, token / 4).w[token % 4];
+  const auto wait = static_cast<float>(-log((word + 0.5) * 0x1p-32));
+  return within(exp32(-(wait * (1.0f - p) / p)), 1e-6f, 0.98f);
 }
 
 // After a round: what look-ups said at the nodes of the accepted path, and what came.
@@ -150,7 +168,7 @@ SBRT_ANY inline float agreed(float look_up, float drafted) {
 // The chance of what a look-up found after a node, as a logarithm, next to the draft's first choice there.
 SBRT_ANY inline float promise(const Joining& join, int node) {
   const Chain& chain = join.c.chain;
-  const float p = chance_of(join.c.hindsight, chain.match[node]);
+  const float p = chance_at(join.c, node);
   const Law* law = join.law(node);
   if (!law) return log_of(p);
   if (law->token[0] == chain.next[node]) return agreed(p, law->lp[0]);
@@ -171,8 +189,7 @@ SBRT_ANY inline void rescore(const Joining& join, int node) {
   Chain& chain = join.c.chain;
   const int parent = chain.parent[node];
   float own = join.s.drafted[node] - join.s.drafted[parent];
-  if (chain.next[parent] == chain.token[node])
-    own = agreed(chance_of(join.c.hindsight, chain.match[parent]), own);
+  if (chain.next[parent] == chain.token[node]) own = agreed(chance_at(join.c, parent), own);
   chain.score[node] = chain.score[parent] + own;
 }
 
@@ -210,7 +227,7 @@ SBRT_ANY inline void join_line(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int at = 0; join.s.known < kMostFound; ++join.s.known) {
     if (chain.next[at] < 0 || chain.level[at] >= join.room) return;
-    const float score = chain.score[at] + log_of(chance_of(join.c.hindsight, chain.match[at]));
+    const float score = chain.score[at] + log_of(chance_at(join.c, at));
     if (score < kLeastReach) return;
     const int drafted = child(chain, at, chain.next[at]);
     if (drafted == 0) {
@@ -241,7 +258,7 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
   if (drafted > 0) chain.score[drafted] = chain.score[at] + own;
   const int otherwise = drafted > 0 ? drafted : -1;
   if (chain.next[at] < 0) return otherwise;
-  const float p = chance_of(c.hindsight, chain.match[at]), score = chain.score[at] + log_of(p);
+  const float p = chance_at(c, at), score = chain.score[at] + log_of(p);
   const bool agrees = drafted > 0 && chain.token[drafted] == chain.next[at];
   if (agrees && !is_rejection(c)) {
     chain.score[drafted] = chain.score[at] + agreed(p, own);

@@ -209,7 +209,7 @@ SBRT_ANY inline int is_filled(const Sequence& c) {
   constexpr int kGood = 2;        // tokens of a match
   constexpr float kSure = 0.65f;  // chance that its token is right
   if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
-  return chance_of(c.hindsight, c.chain.match[0]) >= kSure;
+  return chance_at(c, 0) >= kSure;
 }
 
 // Behind `select`, and behind what H-RAD says: the next chain, then the record.

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .toy import exp32, f32
+from .law import Lane
+from .toy import TARGET, exp32, f32, noise_word
 from .tree import NOUGHT, Draft, Node, Tree, clamp, hang, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # tokens of a match
 MOST, SEARCHES = 16, 6  # looked-up nodes of a chain, and searches
-LEAST, NO_GAIN = f32(-2.3), f32(-1e30)
+LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
 GOOD, SURE = 2, f32(0.65)  # of a match that is not answered by a burst
@@ -57,13 +58,14 @@ def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
 class Hindsight:
     """How often look-ups were right so far, by the kind of match: 1, 2, 3, more tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, greedy: bool) -> None:
+        self.weight = WEIGHT * (ONE if greedy else f32(0.5))  # sampled text repeats less
         self.right, self.seen = [NOUGHT] * 4, [NOUGHT] * 4
 
     def chance(self, match: Match) -> np.float32:
-        """That a look-up by this match is right."""
+        """How often look-ups by this match are right."""
         k = min(match.length, 4) - 1
-        right = self.right[k] + WEIGHT * BEFORE[k]
+        right = self.right[k] + self.weight * BEFORE[k]
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
@@ -74,12 +76,23 @@ class Hindsight:
                 self.right[k] = self.right[k] * FADING + f32(y == node.next)
                 self.seen[k] = self.seen[k] * FADING + ONE
 
-    def fills(self, chain: Tree) -> bool:
+    def at(self, lane: Lane, node: Node) -> np.float32:
+        """The chance that what was looked up after a node is right, given its noise."""
+        assert node.match is not None
+        assert node.next is not None
+        p = self.chance(node.match)
+        if lane.greedy or lane.draws:
+            return p
+        word = noise_word(lane.sampling, TARGET, len(node.prefix), node.next)
+        wait = f32(-math.log((word + 0.5) * 2.0**-32))
+        return clamp(exp_of(-(wait * (ONE - p) / p)), f32(1e-6), f32(0.98))
+
+    def fills(self, lane: Lane, chain: Tree) -> bool:
         """Whether a chain that was looked up after a miss needs no burst."""
         match = chain[0].match
         if len(chain) == 1 or not match or match.length < GOOD:
             return False
-        return bool(self.chance(match) >= SURE)
+        return bool(self.at(lane, chain[0]) >= SURE)
 
 
 def log_of(p: np.float32) -> np.float32:
@@ -171,14 +184,14 @@ class Join:
         above = self.chain[node.parent]
         own = self.before[i] - self.before[node.parent]
         if above.match and above.next == node.token:
-            own = agreed(self.hindsight.chance(above.match), own)
+            own = agreed(self.hindsight.at(self.lane, above), own)
         node.score = above.score + own
 
     def promise(self, node: Node) -> np.float32:
         """The chance of what was found after a node, next to the draft's first choice."""
         assert node.match is not None
         assert node.next is not None
-        p = self.hindsight.chance(node.match)
+        p = self.hindsight.at(self.lane, node)
         tokens = self.lane.law(node.prefix).tokens if node.drafted else []
         if not tokens:
             return log_of(p)
@@ -215,7 +228,7 @@ class Join:
             node = self.chain[at]
             if not node.match or node.level >= self.room:
                 return
-            lp = log_of(self.hindsight.chance(node.match))
+            lp = log_of(self.hindsight.at(self.lane, node))
             if node.score + lp < LEAST:
                 return
             self.known += 1
@@ -240,7 +253,7 @@ class Join:
         otherwise = drafted or None
         if not node.match:
             return otherwise
-        p = self.hindsight.chance(node.match)
+        p = self.hindsight.at(self.lane, node)
         lp = log_of(p)
         agrees = drafted and self.chain[drafted].token == node.next
         if agrees and not self.lane.draws:

@@ -69,7 +69,7 @@ class Play:
         self.behind = 0  # tokens before the root that did not go through the draft
         self.missed, self.idle = True, False
         self.filled = False  # the chain was looked up after a miss and awaits no burst
-        self.hindsight = Hindsight()
+        self.hindsight = Hindsight(draft.lane.greedy)
         self.stats = Stats()
 
     @property
@@ -110,7 +110,7 @@ class Play:
         drafted = self.drafted(branches)
         self.settle(path, new, adopted)
         kept = self.join()
-        self.filled = self.missed and p.lookup and self.hindsight.fills(self.chain)
+        self.filled = self.missed and p.lookup and self.hindsight.fills(self.draft.lane, self.chain)
         if self.missed and p.on_miss == LOOKUP and not p.lookup and not failed:
             for i, token in enumerate(looked_up(self.at.tokens, min(p.burst, self.room))):
                 hang(self.chain, i, token, f32(0))
