@@ -45,7 +45,8 @@ inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }
 
-// Whether this round's chain is drafted before the target's forward, if the round has a serial burst.
+// Whether this round's chain is drafted before the target's forward, if the round has a serial burst. A good
+// look-up after a miss needs none.
 SBRT_ANY inline bool awaits_burst(const Sequence& c) {
   return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0 && !c.filled;
 }

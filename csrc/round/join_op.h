@@ -122,8 +122,7 @@ SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }
 
-// The match of a node whose parent has one, or -1 for `next`. Searches are few: where the walk most likely
-// comes by.
+// The match of a node. Searches are few: they go where the walk most likely comes by.
 template <class Team>
 SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   const Chain& chain = join.c.chain;
