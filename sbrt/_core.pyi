@@ -267,6 +267,7 @@ class Policy:
         theta: float = 0.0,
         hrad: bool = False,
         rejection: bool = False,
+        lookup: bool = False,
     ) -> None: ...
 
     gamma: int
@@ -278,6 +279,7 @@ class Policy:
     on_miss: int
     burst: int
     burst_width: int
+    lookup: int
     @property
     def most_nodes(self) -> int:
         """Most nodes of a chain that it makes."""

@@ -3,6 +3,8 @@
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
 hrad: the file of an H-RAD classifier, `demo` for the one that ships with the demo pair, or `off`.
+lookup: 1 lets what followed the last tokens the time before join the draft's chains; with it
+on_miss=lookup is on_miss=continue.
 acceptance, of every method: `coupled`, whose tokens are those of plain decoding, or `rejection`,
 whose tokens have the same law (at temperature 0 they are the same tokens).
 """
@@ -34,10 +36,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "draft_model": ("gamma",),
     "lookup": ("gamma",),
     "adaedl": ("gamma", "lambda", "theta"),
-    "tree": ("gamma", "width", "nodes"),
+    "tree": ("gamma", "width", "nodes", "lookup"),
     "pearl": ("gamma",),
-    "specbranch": ("gamma", "k_max", "epsilon", "hrad", "on_miss"),
-    "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width"),
+    "specbranch": ("gamma", "k_max", "epsilon", "hrad", "on_miss", "lookup"),
+    "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width", "lookup"),
     "auto": ("gamma", "k_max"),
 }
 ON_MISS = ("continue", "serial", "lookup")  # in the order of OnMiss (csrc/state/policy.h)
@@ -47,8 +49,8 @@ Option = int | float | str
 
 @dataclass(frozen=True)
 class Method:
-    """A resolved preset: `text` as it was written, every option with its value; `acceptance` is one
-    of them only where it is not `coupled`.
+    """A resolved preset: `text` as it was written, every option with its value; `acceptance` and
+    `lookup` are among them only where they are not `coupled` and 0.
 
     gamma: draft steps of a burst (tokens of a look-up), 0 without either. branches: most branches
     of a round. width: most nodes that a branch grows in a step.
@@ -118,6 +120,7 @@ class Method:
             return None
         o = self.options
         rule = {"rejection": True} if self.rejection else {}
+        rule |= {"lookup": True} if o.get("lookup") else {}
         on_miss = ON_MISS.index(str(o.get("on_miss", "continue")))
         if self.name == "lookup":
             return Policy(0, on_miss=ON_MISS.index("lookup"), burst=self.gamma, **rule)
@@ -170,6 +173,7 @@ RANGES: dict[str, Range] = {
     "tree": Range(0, CANDIDATES),
     "burst": Range(1, MAX_GAMMA),
     "burst_width": Range(1, CANDIDATES),
+    "lookup": Range(0, 1),
     "acceptance": Range(words=ACCEPTANCE),
 }
 OWN_RANGES: dict[str, dict[str, Range]] = {"auto": {"k_max": Range(1, MAX_BRANCHES)}}
@@ -185,7 +189,9 @@ DEFAULTS: dict[str, Option] = {
     "tree": 2,
     "burst": 2,
     "burst_width": 16,
+    "lookup": 0,
 }
+UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # not shown by default
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
     "auto": {"gamma": MAX_AUTO_GAMMA, "k_max": MAX_BRANCHES},
@@ -225,8 +231,9 @@ def parse(
     options = {
         key: _option(name, key, given[key]) if key in given else defaults[key] for key in known
     }
-    if options["acceptance"] == ACCEPTANCE[0]:
-        del options["acceptance"]
+    for key, default in UNSEEN.items():
+        if options.get(key) == default:
+            del options[key]
     return Method(text=text, name=name, options=options)
 
 
@@ -242,6 +249,8 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         *(f"tree:gamma={g},width={width},nodes=48" for g, width in trees),
         *(f"hedge:gamma={g},F={f}" for g in overlapped for f in fans),
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
+        *(f"tree:gamma={trees[0][0]},width={width},nodes=48,lookup=1" for width in (1, 4)),
+        *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
         # With many sequences rows are short, and whoever missed has no burst of its own.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )

@@ -12,6 +12,9 @@ MAX_STEP_ROWS = 512
 MAX_BRANCHES = 64
 MAX_TAIL = 64
 CANDIDATES = 16
+MOST_FOUND = 16
+MOST_BEHIND = 8
+MATCHES = 4
 RECORDS = 8
 RECORD_WORDS = 2 + SLOTS
 
@@ -121,6 +124,7 @@ class Policy(Structure):
         ("lambda_", c_float),
         ("theta", c_float),
         ("rejection", c_int32),
+        ("lookup", c_int32),
     )
 
 
@@ -167,12 +171,23 @@ class Chain(Structure):
     _fields_ = (
         ("size", c_int32),
         ("depth", c_int32),
-        ("drawn", c_int32),
+        ("known", Mask),
         ("token", c_int32 * SLOTS),
         ("parent", c_int32 * SLOTS),
         ("level", c_int32 * SLOTS),
         ("score", c_float * SLOTS),
         ("mask", Mask * SLOTS),
+        ("next", c_int32 * SLOTS),
+        ("match", c_int32 * SLOTS),
+    )
+
+
+class Hindsight(Structure):
+    """As csrc/state has it."""
+
+    _fields_ = (
+        ("right", c_float * MATCHES),
+        ("seen", c_float * MATCHES),
     )
 
 
@@ -238,7 +253,9 @@ class Sequence(Structure):
         ("outcome", Outcome),
         ("source", c_int32 * SLOTS),
         ("sharpness", c_float),
+        ("hindsight", Hindsight),
         ("lost", c_int32),
+        ("filled", c_int32),
         ("no_mass", c_int32),
         ("cut", c_int32),
         ("target_rows", RowList),
@@ -296,6 +313,7 @@ STRUCTS: tuple[type[Structure], ...] = (
     Law,
     Scores,
     Chain,
+    Hindsight,
     Branch,
     Outcome,
     Counts,

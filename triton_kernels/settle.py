@@ -106,8 +106,8 @@ def _ring_settle_kernel(
         in_place = tl.load(p_branch + _IN_PLACE)
         for start in range(0, last + 1, MOVES):
             node = start + o
-            j = tl.load(Block + _SOURCE + node, mask=node <= last, other=0)
-            has_law = tl.load(p_branch + _HAS_LAW + j, mask=node <= last, other=0)
+            j = tl.load(Block + _SOURCE + node, mask=node <= last, other=-1)  # -1: not of the tail
+            has_law = tl.load(p_branch + _HAS_LAW + j, mask=j >= 0, other=0)
             own = capacity + branch * tail_slots + j + tl.zeros((MOVES,), tl.int64)
             source = tl.where(in_place != 0, _ring_slot(head, j, capacity), own)
             target = _ring_slot(head, node, capacity)
@@ -200,7 +200,7 @@ def ring_settle_torch(
         branch = c.branches[adopted]
         for i in range(c.chain.size + 1):
             j = c.source[i]
-            if branch.has_law[j]:
+            if j >= 0 and branch.has_law[j]:
                 own = capacity + adopted * tail_slots + j
                 source = (c.head + j) % capacity if branch.in_place else own
                 kv[..., (c.head + i) % capacity, :] = kv[..., source, :].clone()

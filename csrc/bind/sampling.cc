@@ -12,7 +12,8 @@ namespace {
 // `serial`: the gamma steps are a burst before every forward of the target, none beside it.
 Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
                    bool likely, int32_t width, int32_t nodes, int32_t on_miss, int32_t burst,
-                   int32_t burst_width, float lambda, float theta, bool hrad, bool rejection) {
+                   int32_t burst_width, float lambda, float theta, bool hrad, bool rejection,
+                   bool lookup) {
   Policy p{.gamma = gamma,
            .branches = branches,
            .ranking = likely     ? kLikely
@@ -27,7 +28,8 @@ Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon
            .hrad = hrad,
            .lambda = lambda,
            .theta = theta,
-           .rejection = rejection};
+           .rejection = rejection,
+           .lookup = lookup};
   if (!serial) return p;
   p.on_miss = kBurst;
   std::tie(p.gamma, p.branches, p.width) = std::tuple(0, 0, 1);
@@ -42,7 +44,7 @@ void bind_policy(py::module_& m) {
            py::kw_only(), py::arg("likely") = false, py::arg("width") = 1,
            py::arg("nodes") = kMaxChain, py::arg("on_miss") = 0, py::arg("burst") = 0,
            py::arg("burst_width") = 1, py::arg("lambda_") = 0.0f, py::arg("theta") = 0.0f,
-           py::arg("hrad") = false, py::arg("rejection") = false)
+           py::arg("hrad") = false, py::arg("rejection") = false, py::arg("lookup") = false)
       .def_readonly("gamma", &Policy::gamma)
       .def_readonly("branches", &Policy::branches)
       .def_readonly("ranking", &Policy::ranking)
@@ -52,6 +54,7 @@ void bind_policy(py::module_& m) {
       .def_readonly("on_miss", &Policy::on_miss)
       .def_readonly("burst", &Policy::burst)
       .def_readonly("burst_width", &Policy::burst_width)
+      .def_readonly("lookup", &Policy::lookup)
       .def_property_readonly("most_nodes", &most_nodes, "Most nodes of a chain that it makes.");
 }
 

@@ -80,6 +80,7 @@ void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {
   // A tree has no last node.
   check<InvalidInput>(makes_paths(p) || p.gamma == 0 || p.ranking == kLikely,
                       "method: branches at the chain's end need chains that are paths");
+  check_within("lookup", 0, 1, p.lookup);
   const bool drafts = p.gamma > 0 || (p.on_miss == kBurst && p.burst > 0);
   check<InvalidInput>(!drafts || has_draft,
                       "method: drafting needs a draft model and none was given");

@@ -287,7 +287,8 @@ bool Pump::may_run_ahead(int i, bool alone) {
   if (!alone) return true;
   if (seat.tuner && together_.is_in_force()) return false;  // it had company
   if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
-  const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) + 1;
+  const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) +
+                       (p.lookup ? kMostFound : 0) + 1;
   if (2 * most > seat.sequence.left()) return false;
   return !seat.tuner || seat.tuner->stays(r_.at(i), seat.sequence.head());
 }

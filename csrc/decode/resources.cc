@@ -182,8 +182,10 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
   logprobs[seat].start(r, c.limit, config.vocab, asked[seat]);
   c.head = length - 1;
-  c.chain.size = c.chain.depth = c.lost = c.no_mass = 0;
-  c.chain.drawn = 1;
+  c.chain.size = c.chain.depth = c.lost = c.no_mass = c.filled = 0;
+  c.chain.known = Mask::none();
+  c.chain.next[0] = -1;
+  c.hindsight = {};
   c.chain.token[0] = r.prompt.back();
   c.chain.parent[0] = -1;
   c.chain.level[0] = 0;

@@ -23,28 +23,26 @@ enum class DraftLag {
 
 // Most nodes of a chain that this policy makes.
 inline int32_t most_nodes(const Policy& p) {
-  const int32_t grown = p.gamma == 0 ? 0 : p.width > 1 ? p.nodes : p.gamma;
+  const int32_t nodes = most_drafted(p), found = p.lookup ? kMostFound : 0;
+  const int32_t grown = p.gamma == 0 ? 0 : p.width > 1 ? nodes : p.gamma;
   const bool is_tree = p.on_miss == kBurst && p.burst_width > 1;  // what is looked up is a path
-  const int32_t burst = p.on_miss == kGoOn ? 0 : is_tree ? p.nodes : p.burst;
-  return std::min<int32_t>(kMaxChain, std::max(grown, burst));
-}
-
-// Whether all its chains are paths.
-inline bool makes_paths(const Policy& p) {
-  return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
+  const int32_t burst = p.on_miss == kGoOn ? 0 : is_tree ? nodes : p.burst;
+  return std::min<int32_t>(kMaxChain, std::max(grown, burst) + found);
 }
 
 // Rows of a catch-up. Of a path the draft lacks the last node, or the root after a miss.
 inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
-  const bool is_drafted_path = makes_paths(p) && p.on_miss != kLookup;
+  const bool is_drafted_path = makes_paths(p) && p.on_miss != kLookup && !p.lookup;
   if (lag == DraftLag::any) return kMaxRows;
   if (lag == DraftLag::chain) return std::min<int32_t>(kMaxRows, 2 + nodes);
   return is_drafted_path ? 1 : 1 + nodes;
 }
 
-// Rows of the first step of a serial burst: the root, and the last node of an accepted path.
+// Rows of the first step of a serial burst: the root, and the last node of an accepted path. Rounds with
+// a looked-up chain may have gone by without the draft.
 inline int32_t most_at_first(const Policy& p, int32_t nodes, DraftLag lag) {
-  return lag == DraftLag::none ? 2 : most_missing(p, nodes, lag);
+  if (lag != DraftLag::none) return most_missing(p, nodes, lag);
+  return 2 + (p.lookup ? kMostBehind + kMostFound : 0);
 }
 
 // `nodes`: most nodes of the chain that is there, and of those that the policy makes.

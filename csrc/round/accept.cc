@@ -31,11 +31,19 @@ struct Candidate {
 // Those drawn at `node`, in the order they were drawn; returns their number.
 int drawn_at(const Sequence& c, int node, Candidate* found) {
   int n = 0;
-  for (int i = node + 1; c.chain.drawn && i <= c.chain.size; ++i)
-    if (c.chain.parent[i] == node && c.verified.has(i)) found[n++] = {c.chain.token[i], i};
+  for (int i = node + 1; i <= c.chain.size; ++i)
+    if (c.chain.parent[i] == node && !c.chain.known.has(i) && c.verified.has(i))
+      found[n++] = {c.chain.token[i], i};
   for (int b = 0; b < c.branch_count; ++b)
     if (c.branches[b].node == node) found[n++] = {c.branches[b].token[0], 0};
   return n;
+}
+
+// The child of `node` that was looked up and is verified, or 0. There is one at most.
+int known_child(const Sequence& c, int node) {
+  for (int i = node + 1; i <= c.chain.size; ++i)
+    if (c.chain.parent[i] == node && c.chain.known.has(i) && c.verified.has(i)) return i;
+  return 0;
 }
 
 // Noise of the token behind `node`.
@@ -59,9 +67,8 @@ Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   spread(c.scores.ids, c.scores.columns, place.vocab, place.q);
   const Noise coins = noise_behind(c, node, kCoin);
   uint32_t tries = 0;
-  // A looked-up chain is a path.
-  if (!c.chain.drawn && node < c.chain.size && c.verified.has(node + 1)) {
-    const Candidate known{c.chain.token[node + 1], node + 1};
+  if (const int found = known_child(c, node)) {
+    const Candidate known{c.chain.token[found], found};
     if (uniform(coins, tries++) < place.p[known.token]) return known;
     c.no_mass |= !reject_known(place, known.token);
   }

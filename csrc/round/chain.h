@@ -21,6 +21,8 @@ SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float sco
   chain.level[i] = chain.level[parent] + 1;
   chain.score[i] = score;
   chain.mask[i] = chain.mask[parent].with(i);
+  chain.known = chain.known.without(i);
+  chain.next[i] = -1;
   chain.depth = most(chain.depth, chain.level[i]);
   return i;
 }
@@ -43,14 +45,25 @@ inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }
 
-// Whether this round's chain is drafted before the target's forward, if the round has a serial burst.
+// Whether this round's chain is drafted before the target's forward, if the round has a serial burst. A good
+// look-up after a miss needs none.
 SBRT_ANY inline bool awaits_burst(const Sequence& c) {
-  return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0;
+  return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0 && !c.filled;
 }
 
 // Whether `steps` draft steps behind the chain stay within what the draft can follow.
 SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
   return c.head + c.chain.depth + 1 + steps < c.draft_limit;
+}
+
+// Whether the draft can read the chain. A serial one does not, for the chain gives way to a burst.
+SBRT_ANY inline bool chain_fits(const Sequence& c) {
+  return c.policy.gamma == 0 || c.head + c.chain.depth < c.draft_limit;
+}
+
+// The same as burst_fits() of a serial burst.
+SBRT_ANY inline bool serial_burst_fits(const Sequence& c) {
+  return c.head + 1 + c.policy.burst < c.draft_limit;
 }
 
 }  // namespace sbrt

@@ -106,7 +106,7 @@ __global__ void hang_chain(const SelectArgs args) {
 __global__ void hang_burst(const SelectArgs args) {
   __shared__ SelectScratch scratch;
   const int seat = my_seat();
-  if (leads() && args.seats.takes_part(seat)) hang_burst_op(args.seats.at[seat], scratch);
+  if (args.seats.takes_part(seat)) hang_burst_op(args.seats.at[seat], scratch, warp());
 }
 
 __global__ void end_round(const EndArgs args) {

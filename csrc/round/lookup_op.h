@@ -1,4 +1,4 @@
-// Where the trunk read before as it does at its end now. On every device.
+// Where the trunk read before as a text does at its end now. On every device.
 #pragma once
 
 #include "round/crew.h"
@@ -7,29 +7,57 @@ namespace sbrt {
 
 constexpr int kShortestMatch = 2, kLongestMatch = 16;  // tokens
 
-// How far the trunk's end reads like what ends at position `last`, up to kLongestMatch tokens.
-SBRT_ANY inline int matching(const int32_t* trunk, int64_t length, int64_t last) {
+// The last tokens of a text, the newest first.
+struct TextEnd {
+  int n;
+  int32_t token[kLongestMatch];
+};
+
+// A place of the trunk that reads like the end of a text.
+struct Match {
+  int64_t after;  // the position behind it
+  int length;     // tokens that are equal, up to kLongestMatch; 0: none
+};
+
+SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
+  TextEnd end;
+  end.n = static_cast<int>(least<int64_t>(kLongestMatch, length));
+  for (int i = 0; i < end.n; ++i) end.token[i] = trunk[length - 1 - i];
+  return end;
+}
+
+// How many tokens of the end stand in the trunk up to position `last`.
+SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t last) {
   int n = 0;
-  while (n < kLongestMatch && n <= last && trunk[last - n] == trunk[length - 1 - n]) ++n;
+  while (n < end.n && n <= last && trunk[last - n] == end.token[n]) ++n;
   return n;
 }
 
-// The position behind the best match: the longest counts, the latest of equal ones; -1 if there is none.
+// The best match of at least `shortest` tokens that ends at position `newest` or before: the longest
+// counts, the latest of equal ones.
 template <class Team>
-SBRT_ANY int64_t after_match(const int32_t* trunk, int64_t length, Team team) {
-  constexpr int kLengthBits = 56;  // of positions
+SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& end, int shortest,
+                          Team team) {
+  constexpr int kPositionBits = 56;
   uint64_t found = 0;
-  int longest = kShortestMatch - 1;
-  for (int64_t last = length - 2 - team.rank; last >= 0 && longest < kLongestMatch;
-       last -= team.size) {
-    if (trunk[last] != trunk[length - 1]) continue;
-    const int n = matching(trunk, length, last);
+  int longest = shortest - 1;
+  for (int64_t last = newest - team.rank; last >= 0 && longest < kLongestMatch; last -= team.size) {
+    if (trunk[last] != end.token[0]) continue;
+    const int n = matching(trunk, end, last);
     if (n <= longest) continue;
     longest = n;
-    found = static_cast<uint64_t>(n) << kLengthBits | static_cast<uint64_t>(last + 1);
+    found = static_cast<uint64_t>(n) << kPositionBits | static_cast<uint64_t>(last + 1);
   }
   found = team.best(found);
-  return found ? static_cast<int64_t>(found & ((uint64_t{1} << kLengthBits) - 1)) : -1;
+  return {static_cast<int64_t>(found & ((uint64_t{1} << kPositionBits) - 1)),
+          static_cast<int>(found >> kPositionBits)};
+}
+
+// The position behind the best match of the trunk's own end; -1 if there is none.
+template <class Team>
+SBRT_ANY int64_t after_match(const int32_t* trunk, int64_t length, Team team) {
+  const Match match = best_match(trunk, length - 2, end_of(trunk, length), kShortestMatch, team);
+  return match.length > 0 ? match.after : -1;
 }
 
 // What followed there, `want` tokens. What repeats up to the trunk's end goes on repeating.

@@ -37,7 +37,8 @@ void plan_certain(const LaneArgs& args, Worker);  // a serial burst: one branch,
 void keep_laws(const LaneArgs& args, Worker);  // after a catch-up: its laws go to the chain's nodes
 void extend(const LaneArgs& args, Worker);     // after a step: every branch grows
 
-// select.cc: the only writer of outcome and chain. The first three in this order.
+// select.cc: the only writer of outcome and chain. The first three in this order. Look-ups join a chain
+// in hang_chain and hang_burst (join_op.h).
 void select(const SelectArgs& args, Worker);      // the outcome
 void classify(const SelectArgs& args, Worker);    // what H-RAD says of it; where features are kept
 void hang_chain(const SelectArgs& args, Worker);  // the next chain, and the record

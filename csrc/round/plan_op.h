@@ -49,20 +49,25 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) 
   return found;
 }
 
-// In a token of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
+// In a node of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
 // likely than any of them. Under rejection it must not matter whether it was drawn by chance.
-SBRT_ANY inline float confidence(const Sequence& c, const Law& law, int32_t token) {
+SBRT_ANY inline float confidence(const Sequence& c, int node) {
+  const Chain& chain = c.chain;
+  const Law& law = c.chain_law[chain.parent[node]];
+  const bool is_blind = is_rejection(c) && chain.known.has(node);
+  const float own = chain.score[node] - chain.score[chain.parent[node]];
+  if (c.policy.lookup && (law.n == 0 || is_blind)) return own;
   if (law.n == 0) return 0;
-  if (is_rejection(c) && !c.chain.drawn) return law.lp[0];
-  return law.lp[least(first_of(law.token, law.n, token), law.n - 1)];
+  if (is_blind) return law.lp[0];
+  const float drafted = law.lp[least(first_of(law.token, law.n, chain.token[node]), law.n - 1)];
+  return c.policy.lookup ? most(own, drafted) : drafted;
 }
 
 // Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
 template <class Team>
 SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   const Chain& chain = c.chain;
-  for (int i = 1 + team.rank; i <= chain.size; i += team.size)
-    s.reach[i] = confidence(c, c.chain_law[chain.parent[i]], chain.token[i]);
+  for (int i = 1 + team.rank; i <= chain.size; i += team.size) s.reach[i] = confidence(c, i);
   team.meet();
   if (team.rank == 0) {
     s.reach[0] = 0;
@@ -130,6 +135,21 @@ SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(args, b, 0);
 }
 
+// The row of the root in a list of what the draft lacks, or the length of the list.
+SBRT_ANY inline int root_row(const RowList& rows) {
+  int root = 0;
+  while (root < rows.n && rows.row[root].node != 0) ++root;
+  return root;
+}
+
+// The target does not wait for a draft that only catches up: that is for the draft's own steps, or, where
+// it has none, for a later burst, unless it lacks much.
+SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
+  const bool waits = c.policy.gamma > 0 || c.head - c.draft_have <= kMostBehind;
+  rows.n = waits ? 0 : least(rows.n, root_row(rows) + 1);
+  if (c.policy.gamma == 0) c.draft_idle = 0;
+}
+
 // A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
 // the first step, and the branch grows in place, in the in-flight slots. A sequence that awaits no burst
 // is caught up by the first step.
@@ -137,13 +157,14 @@ SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
   c.step = c.branch_count = 0;
+  if (c.filled) hold_back(c, rows);
   if (!awaits_burst(c)) return;
-  c.draft_idle = !burst_fits(c, c.policy.burst);
+  c.draft_idle = !serial_burst_fits(c) || !chain_fits(c);
+  c.chain.size = c.chain.depth = 0;  // what was looked up gives way to the burst
   if (c.draft_idle) rows.n = 0;
-  int root = 0;
-  while (root < rows.n && rows.row[root].node != 0) ++root;
+  const int root = root_row(rows);
   if (root == rows.n) return;  // it lacks more of the trunk than there are rows
-  rows.n = root + 1;           // what was looked up gives way to the burst
+  rows.n = root + 1;
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
   c.branch_count = 1;
   rows.row[root].branch = 0;

@@ -84,12 +84,12 @@ template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  // Nobody feeds more than the slots in flight. A lane whose seats share fewer rows may come to that.
+  // Nobody feeds more than the slots in flight. A lane whose seats share fewer rows may come to that, and
+  // one that sat out a chain which look-ups made long.
   const bool is_near = c.head - c.draft_have + c.chain.size < kSlots;
-  const bool fits =
-      c.policy.gamma > 0 ? c.head + c.chain.depth < c.draft_limit : burst_fits(c, c.policy.burst);
-  SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots, "draft lane: ", c.head - c.draft_have,
-                 " tokens behind the trunk");
+  const bool fits = c.policy.gamma > 0 ? chain_fits(c) : serial_burst_fits(c);
+  SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots || c.policy.lookup,
+                 "draft lane: ", c.head - c.draft_have, " tokens behind the trunk");
   const bool follows = fits && is_near;
   // Trunk positions are in flight too as long as they are being fed.
   const int64_t head = least(c.draft_have, c.head);

@@ -72,7 +72,7 @@ void hang_chain(const SelectArgs& args, Worker worker) {
 void hang_burst(const SelectArgs& args, Worker worker) {
   for_seats(args.seats, worker, [&](int seat) {
     SelectScratch scratch;
-    hang_burst_op(args.seats.at[seat], scratch);
+    hang_burst_op(args.seats.at[seat], scratch, Alone{});
   });
 }
 

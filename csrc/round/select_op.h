@@ -5,7 +5,7 @@
 #include "ops/exp.h"
 #include "ops/philox.h"
 #include "round/chain.h"
-#include "round/lookup_op.h"
+#include "round/join_op.h"
 #include "round/op_args.h"
 #include "round/crew.h"
 #include "state/record.h"
@@ -71,6 +71,7 @@ SBRT_ANY inline void count_committed(Sequence& c) {
 SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
   sharpen(c);
+  recall(c);
   for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
   c.trunk[c.head + o.n + 1] = o.y;
   for (int i = 1; i <= o.n + 1; ++i) c.trunk_hash = extended(c.trunk_hash, c.trunk[c.head + i]);
@@ -120,10 +121,11 @@ SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
 struct SelectScratch {
   uint64_t key[kMaxTail], sorted[kMaxTail];
   int drafted[kMaxBranches];  // nodes of each branch
+  JoinScratch join;
 };
 
 // Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
-// be emitted and, of more than `policy.nodes`, the most likely; with prices those that pay. The law
+// be emitted and, of more than the policy has, the most likely; with prices those that pay. The law
 // at the cut is there already.
 SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
                                      SelectScratch& s) {
@@ -137,10 +139,11 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
     mask = mask.with(j);
     s.key[n++] = key_of(branch.score[j], static_cast<uint32_t>(j));
   }
-  if (n <= c.policy.nodes && !c.prices.known) return mask;
+  const int wanted = most_drafted(c.policy);
+  if (n <= wanted && !c.prices.known) return mask;
   // A node is never likelier than its parent, which comes first among equals: what stays is a tree.
   best_first(Alone{}, s.key, n, n, s.sorted);
-  int kept = least(n, c.policy.nodes);
+  int kept = least(n, wanted);
   if (c.prices.known) kept = worth_their_rows(c.prices, branch, s.sorted, kept);
   for (int i = kept; i < n; ++i) mask = mask.without(static_cast<int>(place_of(s.sorted[i])));
   return mask;
@@ -149,8 +152,10 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
 // The next chain below the root y: as much of the tail as is worth it, or nothing.
 SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
                                SelectScratch& s) {
-  c.chain.size = c.chain.depth = c.source[0] = 0;
-  c.chain.drawn = 1;
+  c.chain.size = c.chain.depth = 0;
+  c.source[0] = branch ? 0 : -1;
+  c.chain.known = Mask::none();
+  c.chain.next[0] = -1;
   if (!branch) return;
   int32_t place[kMaxTail] = {};
   const Mask kept = worth_verifying(c, *branch, cut, room, s);
@@ -175,7 +180,7 @@ SBRT_ANY inline void hang_found(Sequence& c, int64_t after) {
   read_on(c.trunk, c.head + 1, after, n, found);
   constexpr float kFound = -0.5f;  // nobody knows how likely they are
   for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
-  c.chain.drawn = 0;
+  c.chain.known = Mask::upto(n + 1).without(0);
 }
 
 // Drafted nodes that will not be verified or were no alternative on the way: of the burst, of the
@@ -199,32 +204,47 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
     record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
+// After a miss: whether what was looked up is good enough to verify without a serial burst.
+SBRT_ANY inline int is_filled(const Sequence& c) {
+  constexpr int kGood = 2;        // tokens of a match
+  constexpr float kSure = 0.65f;  // chance that its token is right
+  if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
+  return chance_at(c, 0) >= kSure;
+}
+
 // Behind `select`, and behind what H-RAD says: the next chain, then the record.
 template <class Team>
 SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   const int depth = c.chain.depth, siblings = c.chain.size - depth;
   const bool hit = c.outcome.branch >= 0;
-  const bool looks_up = !hit && c.policy.on_miss == kLookup && !c.outcome.error;
+  const bool looks_up = !hit && c.policy.on_miss == kLookup && !c.policy.lookup && !c.outcome.error;
   const int64_t after = looks_up ? after_match(c.trunk, c.head + 1, team) : -1;
   for (int b = team.rank; b < c.branch_count; b += team.size)
     scratch.drafted[b] = c.branches[b].size;
+  const Branch* branch = hit ? &c.branches[c.outcome.branch] : nullptr;
+  if (team.rank == 0) hang_tail(c, branch, c.cut, room_below(c), scratch);
   team.meet();
+  const int adopted = join_found(c, branch, room_below(c), scratch.join, team);
   if (team.rank != 0) return;
-  hang_tail(c, hit ? &c.branches[c.outcome.branch] : nullptr, c.cut, room_below(c), scratch);
-  const uint32_t lost = discarded(c, scratch, siblings, c.chain.size);
+  const uint32_t lost = discarded(c, scratch, siblings, adopted);
   if (looks_up) hang_found(c, after);
+  c.filled = !hit && is_filled(c);
   c.lost = 0;
   put_record(args, depth, lost);
 }
 
 // A serial burst becomes the chain of those that it was for.
-SBRT_ANY inline void hang_burst_op(Sequence& c, SelectScratch& scratch) {
+template <class Team>
+SBRT_ANY void hang_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
   if (!awaits_burst(c)) return;
-  const int drafted = c.branch_count > 0 ? c.branches[0].size : 0;
-  hang_tail(c, c.branch_count > 0 ? &c.branches[0] : nullptr, Cut::confident, room_below(c),
-            scratch);
-  c.lost = drafted - c.chain.size;
+  const Branch* branch = c.branch_count > 0 ? &c.branches[0] : nullptr;
+  const int drafted = branch ? branch->size : 0;
+  if (team.rank == 0) hang_tail(c, branch, Cut::confident, room_below(c), scratch);
+  team.meet();
+  const int adopted = join_found(c, branch, room_below(c), scratch.join, team);
+  if (team.rank != 0) return;
+  c.lost = drafted - adopted;
   c.branch_count = 0;
 }
 

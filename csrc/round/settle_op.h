@@ -35,13 +35,13 @@ SBRT_ANY void bring_tail(Sequence& c, int b, Team team, const Kv& kv) {
   const Branch& branch = c.branches[b];
   for (int i = team.rank; i <= c.chain.size; i += team.size) {
     const int j = c.source[i];
-    if (!branch.has_law[j]) continue;
+    if (j < 0 || !branch.has_law[j]) continue;
     kv.bring(c, b, j, i);
     c.chain_law[i] = branch.law[j];
   }
   if (team.rank == 0)
     for (int i = 0; i <= c.chain.size; ++i)
-      if (branch.has_law[c.source[i]]) c.draft_nodes = c.draft_nodes.with(i);
+      if (c.source[i] >= 0 && branch.has_law[c.source[i]]) c.draft_nodes = c.draft_nodes.with(i);
   team.meet();
 }
 
@@ -65,6 +65,7 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
 template <class Team, class Kv>
 SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;
+  if (c.filled && c.policy.gamma > 0) missing_rows_op(args, team);  // `plan_certain` held them back
   if (!awaits_burst(c)) return;
   if (!c.draft_idle) bring_tail(c, 0, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);

@@ -73,7 +73,8 @@ inline constexpr LaneStep kPlanCertain{
     "plan_certain",
     plan_certain,
     RoundOp::plan_certain,
-    {parts(P::settings, P::outcome, P::chain, P::draft_rows), parts(P::branches, P::draft_rows)}};
+    {parts(P::settings, P::outcome, P::chain, P::draft_have, P::draft_rows),
+     parts(P::chain, P::branches, P::draft_rows)}};
 inline constexpr LaneStep kKeepLaws{
     "keep_laws",
     keep_laws,
@@ -135,7 +136,7 @@ inline constexpr SelectStep kHangBurst{
     "hang_burst",
     hang_burst,
     RoundOp::hang_burst,
-    {parts(P::settings, P::outcome, P::branches), parts(P::chain, P::branches)}};
+    {parts(P::settings, P::outcome, P::chain, P::branches), parts(P::chain, P::branches)}};
 
 inline constexpr RoundStep<EndArgs> kEndRound{
     "end_round", end_round, RoundOp::end_round, {parts(P::round), parts(P::round)}, true};

@@ -9,8 +9,8 @@ namespace sbrt {
 
 enum class Part : int32_t {
   settings,      // the host's: sampling, shaping, policy, prices, limits
-  outcome,       // head, trunk and its counts, outcome, cut, sharpness
-  chain,         // with source and lost
+  outcome,       // head, trunk and its counts, outcome, cut, sharpness, hindsight
+  chain,         // with source, lost and filled
   target_rows,   // of the sequence
   target_batch,  // of the lane
   choice,

@@ -43,12 +43,20 @@ struct Scores {
 struct Chain {
   int32_t size;   // nodes after the root
   int32_t depth;  // of the deepest node
-  int32_t drawn;  // 1: from the draft's laws, siblings in the order they were drawn; 0: looked up
+  Mask known;     // nodes that were looked up; the others were drawn, siblings in that order
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
-  float score[kSlots];  // logarithm of the confidence that the walk comes by; at most the parent's
-  Mask mask[kSlots];    // the node, its ancestors and the root
+  float score[kSlots];   // logarithm of the confidence that the walk comes by; at most the parent's
+  Mask mask[kSlots];     // the node, its ancestors and the root
+  int32_t next[kSlots];  // the token that a look-up found after the node; -1: none
+  int32_t match[kSlots];  // by a match of this many tokens
+};
+
+// How often look-ups were right in this sequence, by the kind of match. Older ones count less.
+struct Hindsight {
+  float right[kMatches];
+  float seen[kMatches];
 };
 
 // A prepared continuation: "if the round ends with (node, token), go on like this". Node 0 of its tail
@@ -111,11 +119,13 @@ struct Sequence {
   SBRT_PART(outcome)
   Outcome outcome;
   SBRT_PART(chain)
-  int32_t source[kSlots];  // the node of the adopted tail that a chain node was
+  int32_t source[kSlots];  // the node of the adopted tail that a chain node was; -1: of none
   SBRT_PART(outcome)
   float sharpness;  // exponent that calibrates confidence, fitted to the outcomes
+  Hindsight hindsight;
   SBRT_PART(chain)
-  int32_t lost;  // nodes of this round's serial burst that did not enter the chain
+  int32_t lost;    // nodes of this round's serial burst that did not enter the chain
+  int32_t filled;  // 1: after a miss a look-up made the chain, which awaits no burst
   SBRT_PART(outcome)
   int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
   Cut cut;          // what H-RAD says of the adopted tail

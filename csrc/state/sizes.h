@@ -11,6 +11,9 @@ constexpr int kMaxStepRows = 512;  // rows of a draft step: all branches with al
 constexpr int kMaxBranches = 64;   // branches of one round
 constexpr int kMaxTail = 64;       // slots of one branch: its own token, then its nodes
 constexpr int kCandidates = 16;    // tokens kept of a draft's law
+constexpr int kMostFound = 16;     // nodes that look-ups add to a drafted chain
+constexpr int kMostBehind = 8;     // tokens that a draft may lack and still be left alone
+constexpr int kMatches = 4;        // kinds of match: of one token, of two, of three, of more
 constexpr int kRecords = 8;        // rounds whose records and roll are kept, a small ring
 constexpr int kRecordWords = 2 + kSlots;
 

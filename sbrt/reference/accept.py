@@ -51,12 +51,12 @@ class Place:
 
 
 def verified_by_chance(
-    target: Lane, at: Prefix, said: tuple[Lane, Tree, bool, Sequence[Branch]]
+    target: Lane, at: Prefix, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[list[int], list[int], bool]:
     """The path down the chain as far as it stands, from the root on; the tokens: one more than
     accepted, or as many if the last row failed; and whether a residual was empty.
 
-    said: the draft, the chain, whether it was drawn, and the branches.
+    said: the draft, the chain and the branches.
     """
     path, new = [0], list[int]()
     while target.choice(at) is not None:
@@ -70,12 +70,12 @@ def verified_by_chance(
 
 
 def decided(
-    target: Lane, at: Prefix, node: int, said: tuple[Lane, Tree, bool, Sequence[Branch]]
+    target: Lane, at: Prefix, node: int, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[int, int, bool]:
     """The token behind `node`, the node that holds it (0: none), whether a residual was empty."""
-    draft, chain, is_drawn, branches = said
+    draft, chain, branches = said
     below = [(child.token, i) for i, child in enumerate(chain) if child.parent == node]
-    drawn = below if is_drawn else []
+    drawn = [(token, i) for token, i in below if not chain[i].known]
     drawn = drawn + [(b.tail[0].token, 0) for b in branches if b.node == node]
     if not drawn:
         own = target.choice(at)
@@ -85,7 +85,7 @@ def decided(
     place = Place(target.whole(at), draft.whole(chain[node].prefix))
     coins = (uniform(s, COIN, position, i) for i in itertools.count())
     is_empty = False
-    for known, child in [] if is_drawn else below:
+    for known, child in ((token, i) for token, i in below if chain[i].known):
         if next(coins) < place.p[known]:
             return known, child, False
         is_empty = not place.reject_known(known)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from .accept import verified_by_chance
 from .law import Lane, Prefix, Shaper, Shaping, is_greedy, lane
+from .lookup import MOST, Hindsight, Join, looked_up
 from .toy import Sampling, Toy, f32
 from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, hang
 
-SHORTEST, LONGEST = 2, 16  # tokens of a match
+BEHIND = 8  # tokens that a draft may lack and still be left alone
 
 
 @dataclass
@@ -57,23 +58,6 @@ def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int]
     return new, None
 
 
-def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
-    """What followed the last place that reads like the trunk's end, and the longest such."""
-
-    def size(at: int) -> int:
-        n = SHORTEST
-        while n < min(LONGEST, at) and trunk[at - n - 1] == trunk[-n - 1]:
-            n += 1
-        return n
-
-    end = trunk[-SHORTEST:]
-    places = [at for at in range(SHORTEST, len(trunk)) if trunk[at - SHORTEST : at] == end]
-    if not places:
-        return []
-    again = trunk[max(places, key=lambda at: (size(at), at)) :]
-    return [again[i % len(again)] for i in range(want)]
-
-
 class Play:
     """One sequence between two rounds."""
 
@@ -82,9 +66,10 @@ class Play:
         self.limit, self.draft_limit = limits  # tokens of the trunk, at most; and with the draft
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
-        self.drawn = True  # the chain: it was not looked up
         self.behind = 0  # tokens before the root that did not go through the draft
         self.missed, self.idle = True, False
+        self.filled = False  # the chain was looked up after a miss and awaits no burst
+        self.hindsight = Hindsight(draft.lane.greedy)
         self.stats = Stats()
 
     @property
@@ -105,11 +90,13 @@ class Play:
         """One: what it puts out, and why the sequence ends with it."""
         p, s = self.policy, self.stats
         self.idle = False
-        lost = self.burst() if p.on_miss == BURST and self.missed and p.burst else 0
+        lost = 0
+        if p.on_miss == BURST and self.missed and p.burst:
+            lost = self.held_back() if self.filled else self.burst()
         branches = self.prepared() if p.gamma else []
         depth, siblings = self.depth, len(self.chain) - 1 - self.depth
         if self.draft.lane.draws:
-            place = self.draft.lane, self.chain, self.drawn, branches
+            place = self.draft.lane, self.chain, branches
             path, new, empty = verified_by_chance(self.target, self.at, place)
             s.empty_residuals += empty
         else:
@@ -122,12 +109,12 @@ class Play:
 
         drafted = self.drafted(branches)
         self.settle(path, new, adopted)
-        kept = 0 if self.missed else len(self.chain) - 1
-        self.drawn = True
-        if self.missed and p.on_miss == LOOKUP and not failed:
+        kept = self.join()
+        self.filled = self.missed and p.lookup and self.hindsight.fills(self.draft.lane, self.chain)
+        if self.missed and p.on_miss == LOOKUP and not p.lookup and not failed:
             for i, token in enumerate(looked_up(self.at.tokens, min(p.burst, self.room))):
                 hang(self.chain, i, token, f32(0))
-            self.drawn = False
+                self.chain[-1].known = True
 
         s.rounds += 1
         s.draft_tokens += depth
@@ -143,29 +130,56 @@ class Play:
     def burst(self) -> int:
         """The serial burst after a miss: the next chain. Returns nodes that did not enter it."""
         p, d = self.policy, self.draft
-        self.idle = not self.fits(p.burst)
-        if self.idle:
-            return 0
-        tail = [Node(self.chain[0].prefix)]
-        if p.burst_width == 1:
-            size = d.path_sizes([tail], p.burst)
-            d.grow_path(tail, p.burst, self.room)
+        self.idle = not self.may_burst
+        tail, size = [Node(self.chain[0].prefix)], 0
+        if self.idle or not self.near:
+            pass
+        elif p.burst_width == 1:
+            steps = min(p.burst, SLOTS - self.behind)
+            size = d.path_sizes([tail], steps)
+            d.grow_path(tail, steps, self.room)
         else:
             shape = Shape(p.burst_width, p.burst_width, SLOTS - self.behind)
             d.grow_trees([tail], p.burst, shape)
             size = len(tail) - 1
-        self.behind = 0
+        self.behind = 0 if self.near and not self.idle else self.behind
         self.chain = self.worth(tail)
-        return size - (len(self.chain) - 1)
+        return size - self.join()
+
+    def held_back(self) -> int:
+        """Instead of a burst that is not awaited: a serial draft reads what it lacks, if that is
+        much. Returns 0."""
+        if self.policy.gamma == 0 and self.behind > BEHIND and self.may_burst:
+            self.draft.feed(self.chain[:1])
+            self.behind = 0
+        return 0
+
+    @property
+    def near(self) -> bool:
+        """Whether what the draft lacks fits the slots in flight."""
+        return self.behind + len(self.chain) - 1 < SLOTS
+
+    @property
+    def may_burst(self) -> bool:
+        """Whether the draft can follow a serial burst."""
+        reads_chain = self.policy.gamma == 0 or len(self.at) + self.depth <= self.draft_limit
+        return reads_chain and len(self.at) + self.policy.burst < self.draft_limit
+
+    def join(self) -> int:
+        """Look-ups join the chain. Returns how many of its nodes were drafted."""
+        if not self.policy.lookup:
+            return len(self.chain) - 1
+        return Join(self.draft, self.hindsight, self.chain, len(self.at), self.room).run()
 
     def prepared(self) -> list[Branch]:
         """Branches behind the chain, and their tails unless these are paths."""
         p, d = self.policy, self.draft
-        if len(self.at) + self.depth <= self.draft_limit:
+        near = self.near
+        if near and len(self.at) + self.depth <= self.draft_limit:
             d.feed([node for node in self.chain if not node.drafted])
             self.behind = 0
         self.idle = not self.fits(p.gamma)
-        branches = [] if self.idle else d.branches(self.chain, self.drawn)
+        branches = d.branches(self.chain) if near and not self.idle else []
         if p.width > 1:
             budget = min(d.room.rows, p.width * p.branches)
             shape = Shape(budget, -(-p.nodes // p.gamma), d.room.slots)
@@ -191,6 +205,7 @@ class Play:
             self.draft.grow_path(adopted.tail, self.policy.gamma, self.room)
         if self.draft.ranks:
             self.draft.sharpen(self.chain, path, new)
+        self.hindsight.recall(self.chain, path, new)
         self.chain = self.worth(adopted.tail) if adopted else [root]
 
     def worth(self, tail: Tree) -> Tree:
@@ -203,7 +218,8 @@ class Play:
                 continue
             if law(tail[node.parent].prefix).q > f32(p.epsilon):
                 sure.add(j)
-        best = sorted(sure - {0}, key=lambda j: (-tail[j].score, j))[: p.nodes]
+        most = min(p.nodes, SLOTS - 1 - MOST) if p.lookup else p.nodes
+        best = sorted(sure - {0}, key=lambda j: (-tail[j].score, j))[:most]
         place, chain = {0: 0}, tail[:1]
         for j in sorted(best):
             place[j] = len(chain)

@@ -84,6 +84,12 @@ def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
     return noise.reshape(len(where), -1)[:, :vocab]
 
 
+def noise_word(s: Sampling, use: int, where: int, token: int) -> int:
+    """The 32 bits that a token's noise comes from."""
+    counter = (token // 4 | use << 30, where & HALF, where >> 32, s.completion)
+    return philox(*counter, s.seed & HALF, s.seed >> 32)[token % 4]
+
+
 def uniform(s: Sampling, use: int, where: int, item: int) -> float:
     """In [0, 1), of 53 bits."""
     counter = (item | use << 30, where & HALF, where >> 32, s.completion)

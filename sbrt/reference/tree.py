@@ -11,12 +11,15 @@ import math
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .law import Lane, Law, Prefix, calibrated, in_order
 from .toy import exp32, f32
+
+if TYPE_CHECKING:
+    from .lookup import Match
 
 SLOTS = 64  # nodes of a chain or a tail, the first included
 GO_ON, BURST, LOOKUP = 0, 1, 2  # after a miss
@@ -24,11 +27,16 @@ NOUGHT = f32(0)
 
 # The knobs of a round, named as the engine's; gamma 0 is plain decoding.
 _KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss burst burst_width
-    lambda_ theta rejection"""
-_DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0, False)
+    lambda_ theta rejection lookup"""
+_DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0, False, False)
 Policy = namedtuple("Policy", _KNOBS, defaults=_DEFAULTS)
 # Rows of a draft step, and slots of a tail.
 Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
+
+
+def makes_paths(policy: Policy) -> bool:
+    """Whether all its chains are paths."""
+    return policy.width == 1 and (policy.on_miss != BURST or policy.burst_width == 1)
 
 
 def room_of(gamma: int, branches: int, width: int) -> Room:
@@ -43,6 +51,7 @@ class Node:
 
     score: logarithm of the confidence that the walk comes by. drafted: it went through the draft.
     lp: confidence in what follows, as calibrated when it did (only where outcomes are ranked).
+    known: it was looked up. next: the token that a look-up found after it, by `match`.
     """
 
     prefix: Prefix
@@ -51,6 +60,9 @@ class Node:
     score: np.float32 = NOUGHT
     drafted: bool = False
     lp: np.ndarray | None = None
+    known: bool = False
+    next: int | None = None
+    match: Match | None = None
 
     @property
     def token(self) -> int:
@@ -74,6 +86,7 @@ class Draft:
     def __init__(self, lane: Lane, policy: Policy, room: Room) -> None:
         self.lane, self.policy, self.room = lane, policy, room
         self.ranks = policy.likely or policy.width > 1 or policy.burst_width > 1
+        self.ranks = self.ranks or policy.lookup
         self.sharpness = f32(2.5 if lane.greedy else 1)
 
     def feed(self, nodes: Sequence[Node]) -> None:
@@ -151,11 +164,11 @@ class Draft:
 
     # Which outcomes are prepared.
 
-    def branches(self, chain: Tree, drawn: bool) -> list[Branch]:
-        """The branches behind a chain. drawn: it is not a looked-up one."""
+    def branches(self, chain: Tree) -> list[Branch]:
+        """The branches behind a chain."""
         p = self.policy
         if p.likely:
-            best = sorted(self.outcomes(chain, drawn))[: p.branches]
+            best = sorted(self.outcomes(chain))[: p.branches]
             return [branch(chain, i, token, f32(-score)) for score, i, _, token in best]
         law = self.lane.law(chain[-1].prefix)
         k = p.branches
@@ -163,7 +176,7 @@ class Draft:
             k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
         return [branch(chain, len(chain) - 1, token, NOUGHT) for token in law.tokens[:k]]
 
-    def outcomes(self, chain: Tree, drawn: bool) -> list[tuple[float, int, int, int]]:
+    def outcomes(self, chain: Tree) -> list[tuple[float, int, int, int]]:
         """(-score, node, rank, token) of every outcome: P(the walk comes to the node) x P(token
         there), as logarithms, for tokens that no child of the node holds."""
         reach = [NOUGHT] * len(chain)
@@ -173,17 +186,27 @@ class Draft:
         found = []
         for i, (node, children) in enumerate(zip(chain, below, strict=True)):
             tokens = self.lane.law(node.prefix).tokens
-            for token, j in children.items():
-                # A looked-up token may be no candidate: less likely than any.
-                rank = tokens.index(token) if token in tokens else len(tokens) - 1
-                if self.lane.draws and not drawn:
-                    rank = 0  # whether it was drawn too must not matter
-                reach[j] = reach[i] + node.lp[rank] if tokens else reach[i]
+            for j in children.values():
+                reach[j] = reach[i] + self.confidence(node, chain[j], tokens)
             scores = (-(reach[i] + node.lp)).tolist()
             ranks = range(len(tokens))
             rest = zip(scores, ranks, tokens)  # noqa: B905
             found += [(s, i, r, t) for s, r, t in rest if t not in children]
         return found
+
+    def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
+        """In a node of the chain, below `above`."""
+        own = node.score - above.score
+        blind = self.lane.draws and node.known  # whether it was drawn too must not matter
+        if self.policy.lookup and (blind or not tokens):
+            return own
+        if not tokens:
+            return NOUGHT
+        if blind:
+            return above.lp[0]
+        # A looked-up token may be no candidate: less likely than any.
+        rank = tokens.index(node.token) if node.token in tokens else len(tokens) - 1
+        return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
         """One step up the gradient of the log-likelihood of the target's tokens, at each node."""

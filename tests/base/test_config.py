@@ -247,7 +247,18 @@ def test_presets_are_knobs_of_one_round():
     assert knobs("specbranch:on_miss=serial") == (4, 8, ADAPTIVE, 0.1, BURST, 4, 1)
     assert knobs("hedge:F=16,burst=3") == (4, 16, LIKELY, 0, BURST, 3, 16)
     assert parse("hedge:tree=0").policy().width == 1
+    assert parse("hedge:tree=0").policy().lookup == 0
     assert parse("hedge:tree=4").policy().width == 4
+
+
+@pytest.mark.parametrize("name", ["specbranch", "tree", "hedge"])
+def test_look_ups_in_the_round_are_an_option_shown_where_it_is_on(name):
+    plain, looking = parse(name), parse(f"{name}:lookup=1")
+    assert looking.policy().lookup == 1
+    assert looking.options == plain.options | {"lookup": 1}
+    assert parse(f"{name}:lookup=0").options == plain.options
+    assert min(63, plain.policy().most_nodes + 16) == looking.policy().most_nodes
+    refused(SpeculativeConfig, [name, "lookup", "0", "1", "2"], method=f"{name}:lookup=2")
 
 
 def test_acceptance_is_an_option_of_every_method_and_shown_where_it_is_not_the_default():

@@ -25,6 +25,7 @@ from sbrt import _core
 
 ROWS, STEP_ROWS = 64, 512  # of the target's largest forward, of the draft's
 SEQUENCES = 24  # of a world
+FOUND = 16  # nodes that look-ups add to a chain
 
 
 @dataclass
@@ -57,6 +58,7 @@ def most_rows(policy: dict) -> tuple[int, int]:
         63, max(gamma * policy.get("width", 1), burst * policy.get("burst_width", 1), burst)
     )
     chain = min(chain, nodes) if policy.get("width", 1) > 1 else chain
+    chain = min(63, chain + FOUND * policy.get("lookup", False))
     return 1 + chain, max(1 + chain, policy.get("branches", 1) * policy.get("width", 1))
 
 

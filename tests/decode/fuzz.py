@@ -21,6 +21,7 @@ from sbrt import _core, reference
 
 SEQUENCES = 8  # of a world
 PROGRESS = 10.0  # seconds
+LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
 HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # counters of rounds are 64-bit
 COUNTERS = (
     "rounds",
@@ -201,6 +202,7 @@ def random_task(rng: Random, world: World) -> Task:
     for policy in task.policies.values():
         if chance(rng, 0.4):
             policy["rejection"] = True
+    let_look_up(Random(f"{task.prompt}{task.sampling}"), task)
     return task
 
 
@@ -213,6 +215,16 @@ def random_logprobs(rng: Random, world: World, prompt: list[int]) -> dict:
     if world.target.get("nan_at", -1) in range(len(prompt) - 1):
         asked["prompt"] = -1
     return asked
+
+
+def let_look_up(rng: Random, task: Task) -> None:
+    """Some policies have look-ups. Prompts may repeat, as text of few tokens does."""
+    for name in LOOKING:
+        if chance(rng, 0.5):
+            task.policies[name]["lookup"] = True
+    if chance(rng, 0.5):
+        period = task.prompt[: rng.randint(1, 4)]
+        task.prompt = (period * len(task.prompt))[: len(task.prompt)]
 
 
 def make_runtime(world: World):

@@ -2,7 +2,7 @@
 // the core can be asked too.
 //
 //   law_main SEQUENCES CELLS VOCAB NOISE OTHER TEMPERATURE TOP_K GAMMA BRANCHES RANKING WIDTH NODES
-//            EPSILON ON_MISS BURST BURST_WIDTH
+//            EPSILON ON_MISS BURST BURST_WIDTH LOOKUP
 //
 // Writes a line for every cell that came: its tokens, as digits of base 256, and how often.
 #include <cstdio>
@@ -39,6 +39,7 @@ Policy policy(Words& words) {
   p.on_miss = words.integer();
   p.burst = words.integer();
   p.burst_width = words.integer();
+  p.lookup = words.integer();
   p.rejection = 1;
   return p;
 }
@@ -68,7 +69,7 @@ int index(Engine& engine, const Request& request, int cells) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 17) return 2;
+  if (argc != 18) return 2;
   Words words(argv);
   const int sequences = words.integer(), cells = words.integer(), vocab = words.integer();
   ToyConfig target{.vocab = vocab, .seed = 11}, draft{.vocab = vocab + 1, .seed = 11};

@@ -59,7 +59,12 @@ Policy overlapped(Ranking ranking, int32_t branches, OnMiss on_miss) {
           .burst_width = wide ? 6 : 1};
 }
 
-// draft_model, tree, lookup; pearl, specbranch, hedge with all they may do after a miss.
+Policy looking_up(Policy policy) {
+  policy.lookup = 1;
+  return policy;
+}
+
+// draft_model, tree, lookup; pearl, specbranch, hedge with all they may do after a miss; look-ups in them.
 const Policy kPolicies[] = {
     serial(4, 1),
     serial(3, 4),
@@ -69,7 +74,10 @@ const Policy kPolicies[] = {
     overlapped(kAdaptive, 8, kBurst),
     overlapped(kLikely, 16, kGoOn),
     overlapped(kLikely, 16, kBurst),
-    overlapped(kLikely, 16, kLookup)};
+    overlapped(kLikely, 16, kLookup),
+    looking_up(serial(3, 4)),
+    looking_up(overlapped(kAdaptive, 8, kGoOn)),
+    looking_up(overlapped(kLikely, 16, kBurst))};
 
 int64_t rounds(Threads threads, int64_t enough) {
   ToyConfig target{.vocab = 16, .seed = 5}, draft = target;

@@ -47,6 +47,7 @@ def hedge(gamma, branches, **more):
 
 PENALTIES = {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.3}
 BURST = {"on_miss": 1, "burst": 2, "burst_width": 4}
+LOOKS = {"vocab": 5, "cells": 3, "temperature": 3.0, "noise": 48}
 # gamma and k, temperature, top_p, top_k, min_p, vocabulary and draft all vary.
 SETTINGS = (
     setting(serial(1), temperature=1.0),
@@ -75,6 +76,12 @@ SETTINGS = (
     setting(hedge(3, 16, width=2, **BURST), vocab=9, cells=2, temperature=3.0, shaping=PENALTIES),
     setting(serial(3), vocab=5, cells=3, temperature=3.0, knows=3),
     setting(hedge(2, 8, width=2, nodes=4), vocab=5, cells=3, temperature=3.0, noise=48, knows=4),
+    setting(serial(3, lookup=True), temperature=2.5, noise=32),
+    setting({"gamma": 3, "branches": 4, "lookup": True}, vocab=3, cells=5, temperature=3.0),
+    setting({"gamma": 2, "branches": 8, "adaptive": True, "epsilon": 0.4, "lookup": True}, **LOOKS),
+    setting(serial(3, width=3, nodes=6, lookup=True), temperature=2.5, noise=32),
+    setting(hedge(2, 8, width=2, nodes=5, lookup=True), vocab=3, cells=5, temperature=3.0),
+    setting(hedge(3, 6, width=2, **BURST, lookup=True), shaping=PENALTIES, **LOOKS),
 )
 
 

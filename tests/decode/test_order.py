@@ -7,6 +7,7 @@ import pytest
 
 from sbrt import _core
 
+HEDGE = {"gamma": 4, "branches": 8, "likely": True, "width": 2}
 POLICIES = {
     "none": {"gamma": 0},
     "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
@@ -14,8 +15,10 @@ POLICIES = {
     "pearl": {"gamma": 4, "branches": 1},
     "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
     "serial after a miss": {"gamma": 4, "branches": 6, "on_miss": 1, "burst": 3},
-    "hedge": {"gamma": 4, "branches": 8, "likely": True, "width": 2},
+    "hedge": HEDGE,
     "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
+    "tree and look-up": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3, "lookup": True},
+    "hedge and look-up": HEDGE | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
 }
 FENCES = ("verify_done", "chain_ready", "draft_ready")
 # Which fences the streams wait for, by method.
@@ -28,6 +31,8 @@ WAITS = {
     "serial after a miss": set(FENCES),
     "hedge": {"verify_done", "draft_ready"},
     "tree": {"verify_done", "chain_ready"},
+    "tree and look-up": {"verify_done", "chain_ready"},
+    "hedge and look-up": set(FENCES),
 }
 # What goes from the draft's hands into the target's and back (csrc/README.md, "Who writes what").
 HANDED = {"chain", "rank"}

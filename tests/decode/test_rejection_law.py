@@ -1,5 +1,5 @@
 """Contract under test: under `rejection` the tokens of an engine have the joint law of plain
-decoding, over chain, branch and rollback: a chi-square over 26 settings of gamma, k, temperature,
+decoding, over chain, branch and rollback: a chi-square over 32 settings of gamma, k, temperature,
 top-p, top-k, vocabularies and penalties (tally.py has them); at temperature 0 they are plain
 decoding's tokens; the same seed and method give the same tokens on every body, whatever the
 threads."""
@@ -14,8 +14,8 @@ from sbrt import InvalidInputError, _core
 
 SCRIPT = Path(__file__).with_name("tally.py")
 FAR = 5.0  # standard deviations
-SETTINGS = range(26)
-BRANCHING = (*range(8, 24), 25)  # settings that prepare branches
+SETTINGS = range(32)
+BRANCHING = (*range(8, 24), 25, 27, 28, 30, 31)  # settings that prepare branches
 
 
 @pytest.fixture

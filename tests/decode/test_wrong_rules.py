@@ -17,7 +17,13 @@ TREE = {"gamma": 2, "serial": True, "width": 3, "nodes": 3}
 ENDS = {"gamma": 2, "branches": 3}  # branches at the chain's end
 LOOKUP = {"gamma": 2, "branches": 4, "likely": True, "on_miss": 2, "burst": 3}
 
-ACCEPT, CHOOSE, SELECT = "round/accept.cc", "ops/choose.cc", "round/select.cc"
+JOINED = {"gamma": 2, "serial": True, "width": 2, "nodes": 4, "lookup": True}
+
+JOIN, SELECT = "round/join_op.h", "round/select_op.h"
+ACCEPT, CHOOSE = "round/accept.cc", "ops/choose.cc"
+FOUND = "  c.chain.known = Mask::upto(n + 1).without(0);\n"
+HUNG = "  chain.known = chain.known.with(node);\n"
+MARKED = "    chain.known = chain.known.with(drafted);\n"
 BEST = """  return *std::max_element(drawn, drawn + n, [&](const Candidate& a, const Candidate& b) {
     return place.p[a.token] < place.p[b.token];
   });
@@ -34,7 +40,9 @@ OWN_Q = (
 RAW_Q = "  for (int t = 0; t < a.vocab; ++t) scores[t] = logits[t] / c.sampling.temperature;\n"
 # What is wrong: method, file, text, what stands there instead.
 WRONG = {
-    "ratio on a looked-up token": (LOOKUP, SELECT, "  c.chain.drawn = 0;\n", ""),
+    "ratio on a looked-up token": (LOOKUP, SELECT, FOUND, ""),
+    "ratio on a looked-up node of a tree": (JOINED, JOIN, HUNG, ""),
+    "a drawn token that was looked up too is tried in its turn": (JOINED, JOIN, MARKED, ""),
     "the branch the target likes best": (ENDS, ACCEPT, COINS, COINS + BEST),
     "sorted before verifying": (TREE, ACCEPT, "  return n;\n", SORT + "  return n;\n"),
     "q not renormalised": (
@@ -71,7 +79,7 @@ WRONG = {
 
 
 @pytest.fixture
-def run(programs, tally):
+def run(programs, tally, tmp_path_factory):
     """run(method, replaced): how far a core's tokens are from the law."""
 
     def run(method, replaced):
@@ -81,9 +89,15 @@ def run(programs, tally):
         setting = tally.setting(method, noise=48, cells=3, **law)
         p = _core.Policy(**method)
         knobs = [p.gamma, p.branches, p.ranking, p.width, p.nodes, p.epsilon]
-        knobs += [p.on_miss, p.burst, p.burst_width]
+        knobs += [p.on_miss, p.burst, p.burst_width, p.lookup]
         toys = [SEQUENCES, setting["cells"], setting["vocab"], setting["noise"], 0]
-        program = programs.build("law_main", programs.rounds, FLAGS, replaced)
+        flags = list(FLAGS)
+        for part in [part for part in replaced if part.endswith(".h")]:
+            folder = tmp_path_factory.mktemp("wrong")
+            (folder / part).parent.mkdir()
+            (folder / part).write_text(replaced.pop(part))
+            flags.append(f"-I{folder}")
+        program = programs.build("law_main", programs.rounds, tuple(flags), replaced)
         done = programs.run(program, *toys, *law.values(), *knobs)
         assert done.returncode == 0, done.stderr
         counts = np.zeros((setting["vocab"] + 1,) * setting["cells"])
@@ -96,7 +110,7 @@ def run(programs, tally):
     return run
 
 
-@pytest.mark.parametrize("method", [PATH, TREE, ENDS, LOOKUP], ids=str)
+@pytest.mark.parametrize("method", [PATH, TREE, ENDS, LOOKUP, JOINED], ids=str)
 def test_the_right_rule_passes(run, method):
     assert abs(run(method, {})) < FAR
 

@@ -20,6 +20,7 @@ from sbrt.tools.cli import main
 METHODS = (
     "none", "draft_model", "lookup:gamma=6", "adaedl", "pearl", "specbranch:k_max=3",
     "specbranch:k_max=3,on_miss=serial", "tree:gamma=3,width=4,nodes=12",
+    "tree:gamma=3,width=4,nodes=12,lookup=1", "specbranch:k_max=3,lookup=1",
     "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
 )  # fmt: skip
 WAITS = {
@@ -31,6 +32,8 @@ WAITS = {
     "specbranch:k_max=3": {"verify_done", "draft_ready"},
     "specbranch:k_max=3,on_miss=serial": {"verify_done", "chain_ready", "draft_ready"},
     "tree:gamma=3,width=4,nodes=12": {"verify_done", "chain_ready"},
+    "tree:gamma=3,width=4,nodes=12,lookup=1": {"verify_done", "chain_ready"},
+    "specbranch:k_max=3,lookup=1": {"verify_done", "draft_ready"},
     "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": {
         "verify_done", "chain_ready", "draft_ready",
     },
@@ -153,6 +156,8 @@ SIZES = {
     "specbranch:k_max=3": ({16}, {1, 4}),
     "specbranch:k_max=3,on_miss=serial": ({16}, {1, 4}),
     "tree:gamma=3,width=4,nodes=12": ({16}, {4}),
+    "tree:gamma=3,width=4,nodes=12,lookup=1": ({32}, {64}),
+    "specbranch:k_max=3,lookup=1": ({32}, {4, 64}),
     "hedge:gamma=3,F=4,tree=0,on_miss=continue": ({16}, {1, 4}),
     "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4": ({16}, {16}),
     "hedge:gamma=3,F=4,tree=2,nodes=15,burst_width=4": ({16}, {16}),

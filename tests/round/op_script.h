@@ -129,7 +129,7 @@ void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
       hang_chain_op(select_at(&s).of(0), shared.select, team);
       break;
     case RoundOp::hang_burst:
-      if (team.rank == 0) hang_burst_op(s.sequence, shared.select);
+      hang_burst_op(s.sequence, shared.select, team);
       break;
     case RoundOp::end_round:
       if (team.rank == 0) ++s.ended;
@@ -267,7 +267,8 @@ class OpScript {
     c_.draft_limit = chance(70) ? OpState::kLength : c_.limit - below(10);
     c_.draft_vocab = chance(70) ? OpState::kVocab : from(1, OpState::kVocab);
     behind_ = below(4);
-    c_.chain.drawn = 1;
+    c_.chain.next[0] = -1;
+    p.lookup = chance(50);
     c_.chain.token[0] = state_.trunk[length - 1];
     c_.chain.parent[0] = -1;
     c_.chain.mask[0] = Mask::upto(1);

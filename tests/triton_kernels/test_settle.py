@@ -28,8 +28,9 @@ def random_block(rng, head=None):
     c.outcome.path[: depth + 1] = path
     c.head = old_head + depth + 1
     nodes = sorted(rng.sample(range(1, TAIL_SLOTS), rng.randrange(TAIL_SLOTS)))
-    c.chain.size = len(nodes)
-    c.source[: len(nodes) + 1] = [0, *nodes]
+    looked_up = rng.randrange(5)
+    c.chain.size = len(nodes) + looked_up
+    c.source[: c.chain.size + 1] = [0, *nodes, *[-1] * looked_up]
     for branch in c.branches[:BRANCHES]:
         branch.in_place = rng.random() < 0.3
         branch.has_law[:] = [rng.random() < 0.8 for _ in range(state.MAX_TAIL)]

@@ -29,11 +29,12 @@ void TrunkIndex::read(const int32_t* trunk, int64_t length) {
 
 int64_t TrunkIndex::after_match(const int32_t* trunk, int64_t length) const {
   if (length <= kShortestMatch) return -1;
+  const TextEnd end = end_of(trunk, length);
   int longest = kShortestMatch - 1;
   int64_t after = -1;
   for (int64_t last = before_[length - 1]; last >= 0 && longest < kLongestMatch;
        last = before_[last]) {
-    const int n = matching(trunk, length, last);
+    const int n = matching(trunk, end, last);
     if (n <= longest) continue;
     longest = n;
     after = last + 1;

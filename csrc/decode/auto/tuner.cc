@@ -24,6 +24,12 @@ constexpr int64_t kStale = 512;         // rounds after which the target's pace 
 constexpr double kRepriced = 0.1;       // change of a rate that changes what is worth drafting
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
 
+// Tokens of a look-up of this policy; 0 without one.
+int looked_up(const Policy& p) {
+  if (p.on_miss == kLookup) return p.burst;
+  return p.lookup ? kMostFound / 2 : 0;
+}
+
 }  // namespace
 
 ArmKind kind_of(const Policy& p) {
@@ -41,8 +47,7 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
     arm.policy = policy;
     arm.kind = kind_of(policy);
     arm.hopeless = is_hopeless(arm);
-    const bool looks_up = policy.on_miss == kLookup;
-    lookups_.emplace_back(looks_up ? policy.burst : 0);
+    lookups_.emplace_back(looked_up(policy));
     drafts_ |= !arm.hopeless && arm.kind >= ArmKind::serial;
     arms_.push_back(arm);
   }
@@ -72,7 +77,7 @@ void Tuner::begin(const Sequence& c) {
     arms_[i].recent = {};
     arms_[i].weight = 0;
     arms_[i].rounds = 0;
-    if (arms_[i].policy.on_miss == kLookup) lookups_[i].begin(c.trunk, index_, c.head);
+    if (looked_up(arms_[i].policy) > 0) lookups_[i].begin(c.trunk, index_, c.head);
   }
   stay_ = 0;
   trying_ = tries_ = leaves_ = false;
@@ -138,8 +143,19 @@ Yield Tuner::forecast(const Arm& arm) const {
     const double ns = share * alone_ns(1 + arm.policy.burst) + (1 - share) * alone_ns(1);
     return {played(arm).tokens(), ns};
   }
-  if (arm.kind == ArmKind::overlapped) return overlapped_forecast(arm);
-  return serial_forecast(arm.policy, best_depth(arm.policy));
+  const Yield drafted = arm.kind == ArmKind::overlapped
+                            ? overlapped_forecast(arm)
+                            : serial_forecast(arm.policy, best_depth(arm.policy));
+  return arm.policy.lookup ? joined(arm, drafted) : drafted;
+}
+
+// Look-ups in a drafted chain bring about half of what they bring alone: the draft says the rest too.
+Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
+  constexpr double kOwn = 0.5;
+  constexpr int kRows = 4;  // of a chain that has look-ups
+  const LookupReplay& alone = played(arm);
+  return {drafted.tokens + kOwn * (alone.tokens() - 1),
+          drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};
 }
 
 // Even if everything stood.
@@ -203,7 +219,7 @@ void Tuner::look(const Sequence& c, int64_t head) {
   has_news_ = false;
   index_.read(c.trunk, head + 1);
   for (size_t i = 0; i < arms_.size(); ++i)
-    if (arms_[i].policy.on_miss == kLookup) lookups_[i].read(c.trunk, index_, head);
+    if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
   learn();
   // What the draft has missed it must read first: that is spread over the rounds of a stay or two.
   constexpr double kRounds = 12;

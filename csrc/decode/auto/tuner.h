@@ -113,6 +113,7 @@ class Tuner {
   int best_depth(const Policy& policy) const;
   double foreseen(const Policy& policy) const;
   Yield overlapped_forecast(const Arm& arm) const;
+  Yield joined(const Arm& arm, const Yield& drafted) const;
   const LookupReplay& played(const Arm& arm) const { return lookups_[&arm - arms_.data()]; }
   double expected_rate(const Arm& arm, double more_ns) const;
   double catch_up_ns(int64_t behind) const;

@@ -1,0 +1,271 @@
+"""What the text so far says of the next tokens: csrc/round/{lookup,join}_op.h once more."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from .law import Lane
+from .toy import TARGET, exp32, f32, noise_word
+from .tree import NOUGHT, Draft, Node, Tree, clamp, hang, makes_paths
+
+SHORTEST, LONGEST = 2, 16  # tokens of a match
+MOST, SEARCHES = 16, 6  # looked-up nodes of a chain, and searches
+LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
+BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
+FADING, ONE = f32(0.98), f32(1)
+GOOD, SURE = 2, f32(0.65)  # of a match that is not answered by a burst
+
+
+class Match(NamedTuple):
+    """A place that reads like the end of a text: the position behind it, tokens that are equal."""
+
+    after: int
+    length: int
+
+    @property
+    def going_on(self) -> Match:
+        """The same, one token later, if what it said was right."""
+        return Match(self.after + 1, min(self.length + 1, LONGEST))
+
+
+def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
+    """The longest that ends at position `newest` or before, the latest of equal ones."""
+    best, size = None, shortest - 1
+    for last in range(newest, -1, -1):
+        n = 0
+        most = min(LONGEST, last + 1, len(tokens))
+        while n < most and tokens[last - n] == tokens[-1 - n]:
+            n += 1
+        if n > size:
+            best, size = Match(last + 1, n), n
+        if size == LONGEST:
+            break
+    return best
+
+
+def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
+    """What followed the last place that reads like the trunk's end, and the longest such."""
+    match = best_match(trunk, len(trunk) - 2, SHORTEST)
+    if match is None:
+        return []
+    again = trunk[match.after :]
+    return [again[i % len(again)] for i in range(want)]
+
+
+class Hindsight:
+    """How often look-ups were right so far, by the kind of match: 1, 2, 3, more tokens."""
+
+    def __init__(self, greedy: bool) -> None:
+        self.weight = WEIGHT * (ONE if greedy else f32(0.5))  # sampled text repeats less
+        self.right, self.seen = [NOUGHT] * 4, [NOUGHT] * 4
+
+    def chance(self, match: Match) -> np.float32:
+        """How often look-ups by this match are right."""
+        k = min(match.length, 4) - 1
+        right = self.right[k] + self.weight * BEFORE[k]
+        return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
+
+    def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
+        """After a round: what look-ups said at the nodes of the path, and what came."""
+        for node, y in zip((chain[i] for i in path), new, strict=False):
+            if node.match:
+                k = min(node.match.length, 4) - 1
+                self.right[k] = self.right[k] * FADING + f32(y == node.next)
+                self.seen[k] = self.seen[k] * FADING + ONE
+
+    def at(self, lane: Lane, node: Node) -> np.float32:
+        """The chance that what was looked up after a node is right, given its noise."""
+        assert node.match is not None
+        assert node.next is not None
+        p = self.chance(node.match)
+        if lane.greedy or lane.draws:
+            return p
+        word = noise_word(lane.sampling, TARGET, len(node.prefix), node.next)
+        wait = f32(-math.log((word + 0.5) * 2.0**-32))
+        return clamp(exp_of(-(wait * (ONE - p) / p)), f32(1e-6), f32(0.98))
+
+    def fills(self, lane: Lane, chain: Tree) -> bool:
+        """Whether a chain that was looked up after a miss needs no burst."""
+        match = chain[0].match
+        if len(chain) == 1 or not match or match.length < GOOD:
+            return False
+        return bool(self.at(lane, chain[0]) >= SURE)
+
+
+def log_of(p: np.float32) -> np.float32:
+    """Logarithm, rounded to f32."""
+    return f32(math.log(max(p, f32(1e-30))))
+
+
+def exp_of(x: np.float32) -> np.float32:
+    """e^x of x <= 0."""
+    return exp32(np.array([x]))[0]
+
+
+def agreed(p: np.float32, drafted: np.float32) -> np.float32:
+    """The chance of what look-up and draft both say."""
+    return log_of(ONE - (ONE - p) * (ONE - exp_of(drafted)))
+
+
+class Join:
+    """Look-ups join the chain behind a trunk of `length` tokens, as deep as `room`."""
+
+    def __init__(
+        self, draft: Draft, hindsight: Hindsight, chain: Tree, length: int, room: int
+    ) -> None:
+        self.lane, self.policy, self.hindsight = draft.lane, draft.policy, hindsight
+        self.chain, self.length, self.room = chain, length, room
+        given = chain[0].score  # the walk has come by the root
+        for node in chain:
+            node.score = node.score - given
+        self.before = [node.score for node in chain]
+        self.left = len(chain) - 1  # drafted nodes
+        self.searches = self.known = 0
+
+    def run(self) -> int:
+        """Returns how many drafted nodes are left."""
+        if makes_paths(self.policy):
+            at: int | None = 0
+            while at is not None:
+                if at <= self.left:
+                    self.find(at)
+                at = self.next_on_path(at)
+        elif self.lane.draws:
+            self.find(0)
+            self.line()
+        else:
+            self.find(0)
+            for i in range(1, self.left + 1):
+                self.rescore(i)
+                self.find(i)
+            self.grow()
+        return self.left
+
+    def find(self, i: int) -> None:
+        """The match of a node."""
+        node = self.chain[i]
+        above = self.chain[node.parent] if i else None
+        match = None
+        if above and above.match and above.next == node.token:
+            match = above.match.going_on
+        elif self.searches < SEARCHES and node.score >= LEAST:
+            self.searches += 1
+            newest = self.length - 1 if i else self.length - 2
+            match = best_match(node.prefix.tokens, newest, 1)
+        self.say(node, match)
+
+    def say(self, node: Node, match: Match | None) -> None:
+        """Notes a match at a node."""
+        node.match = match
+        node.next = node.prefix.tokens[match.after] if match else None
+
+    def hang(self, parent: int, lp: np.float32) -> int:
+        """One more node, which nobody drew."""
+        above = self.chain[parent]
+        assert above.match is not None
+        assert above.next is not None
+        hang(self.chain, parent, above.next, lp)
+        self.chain[-1].known = True
+        self.say(self.chain[-1], above.match.going_on)
+        return len(self.chain) - 1
+
+    def child(self, i: int) -> int:
+        """The child of a node that holds what the look-up found, or 0."""
+        want = (i, self.chain[i].next)
+        found = (j for j, c in enumerate(self.chain) if j and (c.parent, c.token) == want)
+        return next(found, 0)
+
+    def rescore(self, i: int) -> None:
+        """The score of a drafted node, once its parent's is known."""
+        node = self.chain[i]
+        above = self.chain[node.parent]
+        own = self.before[i] - self.before[node.parent]
+        if above.match and above.next == node.token:
+            own = agreed(self.hindsight.at(self.lane, above), own)
+        node.score = above.score + own
+
+    def promise(self, node: Node) -> np.float32:
+        """The chance of what was found after a node, next to the draft's first choice."""
+        assert node.match is not None
+        assert node.next is not None
+        p = self.hindsight.at(self.lane, node)
+        tokens = self.lane.law(node.prefix).tokens if node.drafted else []
+        if not tokens:
+            return log_of(p)
+        if tokens[0] == node.next:
+            return agreed(p, node.lp[0])
+        q = exp_of(node.lp[0])
+        apart = p * (ONE - q) / (ONE - p * q)
+        there = exp_of(node.lp[tokens.index(node.next)]) if node.next in tokens else NOUGHT
+        return log_of(max(apart, there))
+
+    def gain(self, i: int) -> np.float32:
+        """The score of the node that would hold what was found after node i."""
+        node = self.chain[i]
+        if not node.match or node.level >= self.room or self.child(i):
+            return NO_GAIN
+        return node.score + self.promise(node)
+
+    def grow(self) -> None:
+        """Nodes go where they most likely are right."""
+        gains = [self.gain(i) for i in range(len(self.chain))]
+        while self.known < MOST and len(self.chain) < 64:
+            best = gains.index(max(gains))
+            if gains[best] < LEAST:
+                return
+            self.hang(best, self.promise(self.chain[best]))
+            gains[best] = NO_GAIN
+            gains.append(self.gain(len(self.chain) - 1))
+            self.known += 1
+
+    def line(self) -> None:
+        """What follows the trunk's own match."""
+        at = 0
+        while self.known < MOST:
+            node = self.chain[at]
+            if not node.match or node.level >= self.room:
+                return
+            lp = log_of(self.hindsight.at(self.lane, node))
+            if node.score + lp < LEAST:
+                return
+            self.known += 1
+            drafted = self.child(at)
+            at = self.take(at, drafted, lp) if drafted else self.hang(at, lp)
+
+    def take(self, at: int, drafted: int, lp: np.float32) -> int:
+        """A drafted node that is tried as a looked-up one."""
+        above, node = self.chain[at], self.chain[drafted]
+        assert above.match is not None
+        node.known, node.score = True, above.score + lp
+        self.say(node, above.match.going_on)
+        return drafted
+
+    def next_on_path(self, at: int) -> int | None:
+        """The draft's node, or the look-up's if that is surer."""
+        node = self.chain[at]
+        drafted = at + 1 if at < self.left else 0
+        own = self.before[drafted] - self.before[at] if drafted else NO_GAIN
+        if drafted:
+            self.chain[drafted].score = node.score + own
+        otherwise = drafted or None
+        if not node.match:
+            return otherwise
+        p = self.hindsight.at(self.lane, node)
+        lp = log_of(p)
+        agrees = drafted and self.chain[drafted].token == node.next
+        if agrees and not self.lane.draws:
+            self.chain[drafted].score = node.score + agreed(p, own)
+            return drafted
+        fits = node.score + lp >= LEAST and node.level < self.room
+        if not fits or self.known == MOST or at == 63 or own >= lp:
+            return otherwise
+        self.known += 1
+        if agrees:
+            return self.take(at, drafted, lp)
+        if drafted:
+            del self.chain[drafted:]
+            self.left = at
+        return self.hang(at, lp)

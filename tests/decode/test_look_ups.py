@@ -1,0 +1,69 @@
+"""Contract under test: with `lookup` what followed in the text before joins every chain. It says
+what the draft cannot, and stays within the rows of the policy; tokens stay those of plain decoding,
+and a sequence learns from itself alone."""
+
+import pytest
+
+from sbrt import _core
+
+POLICIES = {
+    "tree": {"gamma": 4, "serial": True, "width": 4, "nodes": 12},
+    "path": {"gamma": 4, "serial": True},
+    "specbranch": {"gamma": 3, "branches": 4, "adaptive": True},
+    "hedge": {"gamma": 3, "branches": 6, "likely": True, "width": 2, "nodes": 12},
+    "hedge, serial": {"gamma": 3, "branches": 6, "likely": True, "on_miss": 1, "burst": 2},
+}
+every_policy = pytest.mark.parametrize("name", POLICIES)
+PROMPT = [1, 2, 3, 7, 7, 7]
+ONLY = _core.Shaping(allowed_token_ids=(7,))  # the text goes on with one token
+TOKENS = 80
+
+
+def runtime(**more):
+    """The draft knows none of the tokens that come."""
+    toys = _core.Toy(vocab=8, seed=3), _core.Toy(vocab=4, seed=3)
+    sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 4}
+    return _core.Runtime(*toys, body="sim", rejection=True, **sizes, **more)
+
+
+def answer(engine, policy, shaping, **law):
+    engine.begin(PROMPT, _core.Sampling(**law), policy, TOKENS, [], shaping)
+    return engine.run(), engine.stats
+
+
+@every_policy
+@pytest.mark.parametrize("rejection", [False, True])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_the_draft_cannot_say_is_looked_up(name, rejection, temperature):
+    engine = runtime()
+    drafted = _core.Policy(**POLICIES[name], rejection=rejection)
+    looking = _core.Policy(**POLICIES[name], rejection=rejection, lookup=True)
+    without, slow = answer(engine, drafted, ONLY, temperature=temperature)
+    with_it, fast = answer(engine, looking, ONLY, temperature=temperature)
+    assert with_it == without == [7] * TOKENS
+    assert slow.rounds == TOKENS
+    assert fast.rounds < TOKENS / 4
+
+
+@every_policy
+def test_chains_stay_within_the_rows_of_the_policy(name):
+    engine = runtime()
+    policy = _core.Policy(**POLICIES[name], lookup=True)
+    _, stats = answer(engine, policy, ONLY, temperature=0.0)
+    deepest = max(n for n, rounds in enumerate(stats.histogram) if rounds)
+    assert 8 <= deepest <= policy.most_nodes < 64
+
+
+@every_policy
+def test_a_sequence_learns_from_itself_alone(name):
+    """After other texts a sequence has the counters that it had at first."""
+    policy = _core.Policy(**POLICIES[name], lookup=True)
+    law = {"temperature": 1.0, "seed": 5}
+    fresh = answer(runtime(), policy, _core.Shaping(), **law)
+    engine = runtime()
+    for shaping, seed in ((ONLY, 1), (_core.Shaping(), 2), (_core.Shaping(), 3)):
+        answer(engine, policy, shaping, temperature=1.0, seed=seed)
+    tokens, stats = answer(engine, policy, _core.Shaping(), **law)
+    assert tokens == fresh[0]
+    assert stats.histogram == fresh[1].histogram
+    assert stats.draft_tokens == fresh[1].draft_tokens
