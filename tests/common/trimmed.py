@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IDS = (*range(1, 60), *range(61, 160, 2), 200, 201, 255, 290, 298)  # of a head
+IDS = (*range(1, 60), *range(61, 160, 2), 200, 201, 255, 290, 298, 309)  # the last is no token
 
 
 def d2t(ids=IDS):

@@ -101,9 +101,6 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
 def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     """A world, and its tasks with the method of each."""
     world = fuzz.random_world(rng, a.cpu)
-    if fuzz.chance(heads := Random(f"{a.seed}/{world.draft['seed']}/heads"), a.trimmed):
-        known = world.draft["vocab"], world.target["vocab"]
-        world.draft["head_ids"] = fuzz.random_head(heads, *known)
     asking = Random(repr(world))
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
@@ -111,6 +108,9 @@ def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     if fuzz.chance(rng, 0.5):  # short chains: no round is short of rows
         world.runtime |= {"max_gamma": rng.randint(1, 5), "max_width": 1, "max_branches": 4}
     tasks: list[tuple[fuzz.Task, str]] = []
+    if fuzz.chance(heads := Random(f"{a.seed}/{world.draft['seed']}/heads"), a.trimmed):
+        known = world.draft["vocab"], world.target["vocab"]
+        world.draft["head_ids"] = fuzz.random_head(heads, *known)
     longest = world.runtime["max_model_len"] - 1
     common = [rng.randrange(world.target["vocab"]) for _ in range(100)]
     for _ in range(SEQUENCES):
