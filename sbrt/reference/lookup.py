@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from .law import Lane
 from .toy import TARGET, exp32, f32, noise_word
-from .tree import NOUGHT, Draft, Node, Tree, clamp, hang, makes_paths
+from .tree import NOUGHT, Draft, Match, Node, Tree, clamp, hang, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # tokens of a match
 MOST, SEARCHES = 16, 6  # looked-up nodes of a chain, and searches
@@ -19,16 +18,9 @@ FADING, ONE = f32(0.98), f32(1)
 GOOD, SURE = 2, f32(0.65)  # of a match that is not answered by a burst
 
 
-class Match(NamedTuple):
-    """A place that reads like the end of a text: the position behind it, tokens that are equal."""
-
-    after: int
-    length: int
-
-    @property
-    def going_on(self) -> Match:
-        """The same, one token later, if what it said was right."""
-        return Match(self.after + 1, min(self.length + 1, LONGEST))
+def going_on(match: Match) -> Match:
+    """The same place, one token later, if what it said was right."""
+    return Match(match.after + 1, min(match.length + 1, LONGEST))
 
 
 def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
@@ -150,7 +142,7 @@ class Join:
         above = self.chain[node.parent] if i else None
         match = None
         if above and above.match and above.next == node.token:
-            match = above.match.going_on
+            match = going_on(above.match)
         elif self.searches < SEARCHES and node.score >= LEAST:
             self.searches += 1
             newest = self.length - 1 if i else self.length - 2
@@ -169,7 +161,7 @@ class Join:
         assert above.next is not None
         hang(self.chain, parent, above.next, lp)
         self.chain[-1].known = True
-        self.say(self.chain[-1], above.match.going_on)
+        self.say(self.chain[-1], going_on(above.match))
         return len(self.chain) - 1
 
     def child(self, i: int) -> int:
@@ -240,7 +232,7 @@ class Join:
         above, node = self.chain[at], self.chain[drafted]
         assert above.match is not None
         node.known, node.score = True, above.score + lp
-        self.say(node, above.match.going_on)
+        self.say(node, going_on(above.match))
         return drafted
 
     def next_on_path(self, at: int) -> int | None:

@@ -11,15 +11,12 @@ import math
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .law import Lane, Law, Prefix, calibrated, in_order
 from .toy import exp32, f32
-
-if TYPE_CHECKING:
-    from .lookup import Match
 
 SLOTS = 64  # nodes of a chain or a tail, the first included
 GO_ON, BURST, LOOKUP = 0, 1, 2  # after a miss
@@ -43,6 +40,13 @@ def room_of(gamma: int, branches: int, width: int) -> Room:
     """What an engine of these maxima makes room for."""
     slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
     return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
+
+
+class Match(NamedTuple):
+    """A place that reads like the end of a text: the position behind it, tokens that are equal."""
+
+    after: int
+    length: int
 
 
 @dataclass(slots=True)
