@@ -54,7 +54,8 @@ class Toy(Model):
     """A model whose logits are a hash of the prefix; csrc/model/toy.h has the formula.
 
     acceptance: a calibrated draft of the toy with the same seed, whose first choice is right with
-    this chance; below 0: not in force. noise16: noise in sixteenths. Raises InvalidInputError.
+    this chance; below 0: not in force. noise16: noise in sixteenths. head_ids: the tokens that it
+    has logits of, ascending; none: all. Raises InvalidInputError.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Toy(Model):
         throw_at: int = -1,
         gate_at: int = -1,
         acceptance: float = -1.0,
+        head_ids: Sequence[int] = ...,
     ) -> None: ...
     @property
     def waiting(self) -> bool:
@@ -137,7 +139,9 @@ class Decoder(Model):
 
     storage: float32, bfloat16, int8 or int4, of all matrices that `formats` does not name. isa: a
     name of `instruction_sets()`, or auto for the best. activations: float32, or int8 for the
-    products of int8 and int4 matrices. formats: by Hugging Face names. Raises InvalidInputError.
+    products of int8 and int4 matrices. formats: by Hugging Face names. Of a draft: head_ids, the
+    target's ids that lm_head.weight has rows for, ascending, none for all; target, whose embedding
+    it has, in the same memory, and whose head if it is tied. Raises InvalidInputError.
     """
 
     def __init__(
@@ -147,6 +151,8 @@ class Decoder(Model):
         isa: str = "auto",
         activations: str = "float32",
         formats: Mapping[str, Format] = ...,
+        head_ids: Sequence[int] = ...,
+        target: Decoder | None = None,
     ) -> None: ...
     def load(self, name: str, dtype: str, shape: Sequence[int], data: Any) -> None:
         """Pack a copy of one tensor under its Hugging Face name. The GIL is released.

@@ -152,6 +152,8 @@ class Scores(Structure):
     _fields_ = (
         ("vocab", c_int32),
         ("tail_slots", c_int32),
+        ("columns", c_int32),
+        ("ids", c_void_p),
         ("target", c_void_p),
         ("chain", c_void_p),
         ("in_place", c_void_p),

@@ -89,12 +89,14 @@ Format make_format(const std::string& element, int32_t group, const std::string&
 
 std::shared_ptr<Decoder> make_decoder(const DecoderConfig& config, const std::string& storage,
                                       const std::string& isa, const std::string& activations,
-                                      const std::unordered_map<std::string, Format>& formats) {
+                                      const std::unordered_map<std::string, Format>& formats,
+                                      std::vector<int32_t> head_ids, const Decoder* target) {
   const bool is_int8 = activations == "int8";
   check<InvalidInput>(is_int8 || activations == "float32",
                       "activations: expected float32 or int8 but got ", activations);
-  return std::make_shared<Decoder>(config, WeightFormats{format_named(storage), formats}, isa,
-                                   is_int8);
+  return std::make_shared<Decoder>(
+      config, WeightFormats{format_named(storage), formats}, isa, is_int8,
+      DraftParts{std::move(head_ids), target ? target->shared_weights() : nullptr});
 }
 
 using Numbers = py::array_t<float, py::array::c_style>;
@@ -160,7 +162,8 @@ void bind_decoder(py::module_& m) {
                                                        "A Llama-shaped decoder on the CPU.")
       .def(py::init(&make_decoder), py::arg("config"), py::arg("storage") = "float32",
            py::arg("isa") = "auto", py::arg("activations") = "float32",
-           py::arg("formats") = std::unordered_map<std::string, Format>{})
+           py::arg("formats") = std::unordered_map<std::string, Format>{},
+           py::arg("head_ids") = std::vector<int32_t>{}, py::arg("target") = nullptr)
       .def("load", &load, py::arg("name"), py::arg("dtype"), py::arg("shape"), py::arg("data"),
            "Packs a copy of one tensor under its Hugging Face name. `data`: contiguous bytes.")
       .def("load_quantised", &load_quantised, py::arg("name"), py::arg("levels"), py::arg("scales"),

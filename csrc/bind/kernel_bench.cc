@@ -68,7 +68,7 @@ Cost cost_of(const ProjectArgs& a, double rows) {
 }
 
 Cost cost_of_choice(const char* name, const ChooseArgs& a, double rows) {
-  return {name, sentence(a.vocab), kFloat * rows * a.vocab, 0, rows * a.vocab};
+  return {name, sentence(a.columns.n), kFloat * rows * a.columns.n, 0, rows * a.columns.n};
 }
 
 Cost cost_of(const Graph::Node& node, double rows) {
@@ -115,7 +115,8 @@ class KernelBench {
     for (int i = 0; i < threads; ++i) scratch_.emplace_back(model_->vocab());
     rows_ = batch_.data();
     lane_->add_forward(plain_, rows_, true);
-    const ChooseArgs choose{lane_->logits(),  lane_->vocab(),  lane_->vocab(),  rows_,
+    const Columns columns = lane_->columns();
+    const ChooseArgs choose{lane_->logits(),  columns.n,       columns,         rows_,
                             sequence_.data(), scratch_.data(), choices_.data(), laws_.data()};
     plain_.add(choose_rows, choose);
     plain_.add(choose_laws, choose);
@@ -206,8 +207,14 @@ class ChooseBench {
     rows.n = static_cast<int32_t>(logits.shape(0));
     for (int i = 0; i < rows.n; ++i)
       rows.row[i] = {i, 0, -1, -1, static_cast<int16_t>(i), 0, Mask::upto(i + 1), Mask::none()};
-    choose_.add(choose_rows, ChooseArgs{logits_.data(), vocab, vocab, &rows, sequence_.data(),
-                                        scratch_.data(), choices_.data(), nullptr});
+    choose_.add(choose_rows, ChooseArgs{logits_.data(),
+                                        vocab,
+                                        {.n = vocab},
+                                        &rows,
+                                        sequence_.data(),
+                                        scratch_.data(),
+                                        choices_.data(),
+                                        nullptr});
     timed_.add(stamped, StampedArgs{choose_.nodes().data(), at_.data()});
     timed_.add(stamped, StampedArgs{nullptr, at_.data() + 1}, true);
     timed_.add(collect, CollectArgs{&at_, &ns_}, true);

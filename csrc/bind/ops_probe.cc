@@ -170,7 +170,7 @@ py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Flo
   ChooseScratch scratch(vocab);
   Buffer<Choice> choice(rows->n);
   Buffer<Law> law(rows->n);
-  const ChooseArgs args{logits.data(),  vocab,    vocab,         rows.get(),
+  const ChooseArgs args{logits.data(),  vocab,    {.n = vocab},  rows.get(),
                         sequence.get(), &scratch, choice.data(), law.data()};
   (laws ? choose_laws : choose_rows)(args, Worker());
   return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);

@@ -56,7 +56,7 @@ class LaneProbe {
   }
 
   py::array_t<float> logits() {
-    py::array_t<float> out({int64_t{table_.n}, int64_t{lane_->vocab()}});
+    py::array_t<float> out({int64_t{table_.n}, int64_t{lane_->columns().n}});
     std::copy_n(lane_->logits(), out.size(), out.mutable_data());
     return out;
   }

@@ -115,7 +115,7 @@ class PyRecorder final : public Recorder {
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
                                number(a.dense.seen));
     const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
-    return all("choose", where, a.known(), a.law != nullptr, kind.filters, shaping);
+    return all("choose", where, a.columns.n, a.law != nullptr, kind.filters, shaping);
   }
   Pieces moves(const Sequence* sequence, Moves which) override {
     return all("moves", number(sequence), static_cast<int>(which));

@@ -109,8 +109,8 @@ void Graphs::record_target() {
   Lane& lane = *unit.lane;
   LaneArgs args{r_.seats(unit), batch, nullptr, lane.ring(), lane.ring_shape(), unit.max_rows};
   const ChooseArgs choice{
-      lane.logits(), lane.vocab(), r_.config.vocab,      batch, c, unit.scratch.data(),
-      mine->choice,  nullptr,      r_.shaping[0].dense()};
+      lane.logits(), lane.columns().n, unit.columns,         batch, c, unit.scratch.data(),
+      mine->choice,  nullptr,          r_.shaping[0].dense()};
   LaneOps ops{
       lane,          batch,          choice,        {r_.seats(unit), batch, false, unit.max_rows},
       kGatherTarget, kForwardTarget, kChooseTarget, kMovesTarget};
@@ -170,8 +170,8 @@ void Graphs::record_draft() {
   Lane& lane = *unit.lane;
   LaneArgs args{r_.seats(unit), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
   const ChooseArgs laws{
-      lane.logits(), lane.vocab(), r_.config.vocab,      batch, c, unit.scratch.data(),
-      nullptr,       mine->law,    r_.shaping[0].dense()};
+      lane.logits(), lane.columns().n, unit.columns,         batch, c, unit.scratch.data(),
+      nullptr,       mine->law,        r_.shaping[0].dense()};
   LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   put(settle_draft_, kSettleDraft, args);

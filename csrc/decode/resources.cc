@@ -32,6 +32,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.stream = unit.stream->handle();
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
+  unit.columns = unit.lane->columns().below(c.vocab);
   for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
     unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
 }
@@ -57,10 +58,14 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   make_memory();
   make_streams();  // lanes on a device capture on theirs
   bind_unit(target, *models[0], config, config.max_model_len, false);
+  check<InvalidInput>(!target.columns.ids, "target: expected a head of all tokens but got one of ",
+                      target.columns.n);
   make_features();
   if (models[1]) {
     const int64_t limit = std::min(config.max_model_len, models[1]->longest());
     bind_unit(draft, *models[1], config, limit, true);
+    check<InvalidInput>(draft.columns.n > 0, "draft: expected a head with a token below ",
+                        config.vocab, " but got none");
     for (int seat = 0; seat < count(); ++seat) {
       at(seat).draft_limit = limit;
       at(seat).draft_vocab = models[1]->vocab();
@@ -133,7 +138,7 @@ void Resources::make_scores() {
   if (!config.rejection) return;
   const RingShape shape = has_draft() ? draft.lane->ring_shape() : RingShape{};
   for (int seat = 0; seat < count(); ++seat) {
-    accept.emplace_back(config.vocab, has_draft() ? shape.branches : 0,
+    accept.emplace_back(config.vocab, draft.columns, has_draft() ? shape.branches : 0,
                         has_draft() ? shape.tail_slots : 0);
     at(seat).scores = accept.back().scores();
   }

@@ -89,11 +89,11 @@ RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
 }  // namespace
 
 Decoder::Decoder(const DecoderConfig& config, const WeightFormats& formats, std::string_view isa,
-                 bool has_integer_rows)
+                 bool has_integer_rows, const DraftParts& parts)
     : config_(config),
       kernels_(kernels_named(isa)),
       integers_(has_integer_rows ? &integers_beside(kernels_.name) : nullptr),
-      weights_(std::make_shared<Weights>(config, formats)) {}
+      weights_(std::make_shared<Weights>(config, formats, parts)) {}
 
 int64_t Decoder::longest() const { return longest_of(config_); }
 
@@ -118,7 +118,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       attended_(s.max_rows * c.q_size()),
       gates_(int64_t{s.threads} * s.max_rows * kGatedWidth),
       gated_(s.max_rows * c.inner),
-      logits_(s.max_rows * c.vocab),
+      logits_(s.max_rows * weights_->columns().n),
       input_groups_(integers ? s.threads * row_groups_size(widest_input(c), s.max_rows) : 0),
       gated_groups_(integers ? row_groups_size(c.inner, s.max_rows) : 0),
       attended_groups_(integers ? row_groups_size(c.q_size(), s.max_rows) : 0),
@@ -135,13 +135,13 @@ void DecoderLane::add_forward(Graph& graph, const Batch* rows, bool with_logits)
     if (with_logits && features_.size()) add_keep(graph, rows, layer);
   }
   if (!with_logits) return;
-  graph.add(matmul, linear(rows, weights_->lm_head, x_, logits_, &weights_->norm));
+  graph.add(matmul, linear(rows, weights_->lm_head(), x_, logits_, &weights_->norm));
 }
 
 void DecoderLane::add_start(Graph& graph, const Batch* rows) {
   const double root = std::sqrt(static_cast<double>(config_.hidden));
   const float factor = config_.scaled_embedding ? static_cast<float>(root) : 1.0f;
-  StartArgs args{{&weights_->embed, rows, x_.data(), factor}, {}, 0};
+  StartArgs args{{&weights_->embed(), rows, x_.data(), factor}, {}, 0};
   for (const LayerKind& k : kinds_)
     args.kind[args.kinds++] = {{rows, k.inv_freq.data(), k.amplitude, config_.head_dim / 2,
                                 k.cosines.data(), k.sines.data()},
@@ -161,7 +161,7 @@ void DecoderLane::add_keep(Graph& graph, const Batch* rows, int layer) {
 void DecoderLane::read_features(int row, int32_t token, float* out) const {
   const int64_t kept = kFeatureLayers * config_.hidden;
   std::copy_n(features_.data() + row * kept, kept, out);
-  weights_->embed.read(token, out + kept);
+  weights_->embed().read(token, out + kept);
 }
 
 void DecoderLane::add_attention(Graph& graph, const Batch* rows, int layer, bool keys_only) {

@@ -17,9 +17,10 @@ class Decoder final : public Model {
   // isa: a name of ops/kernels.h, "auto" for the best of this machine. has_integer_rows: products of
   // quantised matrices take rows as integers. Throws InvalidInput.
   Decoder(const DecoderConfig& config, const WeightFormats& formats, std::string_view isa,
-          bool has_integer_rows);
+          bool has_integer_rows, const DraftParts& parts = {});
 
   Weights& weights() { return *weights_; }
+  std::shared_ptr<const Weights> shared_weights() const { return weights_; }
   void finish() { weights_->finish(); }
   int64_t parameters() const { return weights_->parameters(); }
   const char* isa() const { return kernels_.name; }
@@ -53,7 +54,7 @@ class DecoderLane final : public Lane {
  public:
   DecoderLane(const DecoderConfig& config, const Kernels& kernels, const Integers* integers,
               std::shared_ptr<const Weights> weights, const LaneShape& shape);
-  int vocab() const override { return static_cast<int>(config_.vocab); }
+  Columns columns() const override { return weights_->columns(); }
   const RingShape& ring_shape() const override { return ring_.shape(); }
   KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
@@ -89,7 +90,7 @@ class DecoderLane final : public Lane {
   Buffer<float> attended_;            // [max_rows, q]
   Buffer<float> gates_;               // [threads, max_rows, kGatedWidth]
   Buffer<float> gated_;               // [max_rows, inner]
-  Buffer<float> logits_;              // [max_rows, vocab]
+  Buffer<float> logits_;              // [max_rows, columns]
   Buffer<RowGroup> input_groups_;     // [threads, row_groups_size of the widest input]; see linear
   Buffer<RowGroup> gated_groups_;     // [row_groups_size(inner, max_rows)]
   Buffer<RowGroup> attended_groups_;  // [row_groups_size(q, max_rows)]

@@ -46,13 +46,13 @@ enum class Moves {
 class Lane {
  public:
   virtual ~Lane() = default;
-  virtual int vocab() const = 0;
+  virtual Columns columns() const = 0;  // of its logits
   virtual const RingShape& ring_shape() const = 0;
   // Its KV, which `settle` moves; null if only the lane's own ops reach it: see add_moves.
   virtual KvRing* ring() = 0;
   // Appends the moves of a lane without a ring() here, for behind the `settle` that decides them.
   virtual void add_moves(Graph& /*graph*/, const Sequence* /*sequence*/, Moves /*which*/) {}
-  // [max_rows, vocab] f32, row-major: what `add_forward` with logits fills for rows 0 .. n - 1.
+  // [max_rows, columns().n] f32, row-major: what `add_forward` with logits fills for rows 0 .. n - 1.
   virtual float* logits() = 0;
   // Appends the ops of one forward over `rows` (read at run time): writes K/V of every row to its
   // slot, and the logits of every row if `with_logits`. A row's results depend on its own token,
@@ -86,7 +86,7 @@ class Lane {
 class Model {
  public:
   virtual ~Model() = default;
-  virtual int vocab() const = 0;
+  virtual int vocab() const = 0;  // ids that it can read
   // Positions it was made for, as its config.json says.
   virtual int64_t max_positions() const = 0;
   // The longest trunk it can follow; kEndless for a model that sees a window only.

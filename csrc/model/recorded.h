@@ -104,7 +104,7 @@ class RecordedModel final : public Model {
 class RecordedLane final : public Lane {
  public:
   RecordedLane(std::unique_ptr<Recorder> recorder, const LaneShape& shape);
-  int vocab() const override { return memory_.vocab; }
+  Columns columns() const override { return {.n = memory_.vocab}; }
   const RingShape& ring_shape() const override { return memory_.ring; }
   KvRing* ring() override { return nullptr; }
   float* logits() override { return memory_.logits; }

@@ -19,7 +19,8 @@ struct ToyArgs {
   const Batch* rows;
   const int32_t* most;  // rows that the host expects at most, when the forward runs; null: any
   uint64_t* state;      // [max_rows] hash of the prefix that ends with the row
-  float* logits;        // [max_rows, vocab]
+  float* logits;        // [max_rows, columns.n]
+  Columns columns;
 };
 
 // The slot of the token before `row` among all that the row sees.
@@ -93,18 +94,18 @@ float chance(float acceptance, int r) {
 }
 
 // From the target's logits to those of a draft of this acceptance.
-void mislead(const ToyConfig& c, uint64_t state, float* logits) {
-  const int ranks = std::min(kRanks, c.vocab);
+void mislead(const ToyConfig& c, uint64_t state, float* logits, int32_t n) {
+  const int ranks = std::min(kRanks, n);
   int32_t best[kRanks];
   for (int r = 0; r < ranks; ++r) {
-    best[r] = static_cast<int32_t>(std::max_element(logits, logits + c.vocab) - logits);
+    best[r] = static_cast<int32_t>(std::max_element(logits, logits + n) - logits);
     logits[best[r]] = -1;
   }
   float u = static_cast<float>(mix64(state, 196608) >> 40) * 0x1p-24f;
   int at = 0;
   while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
   std::rotate(best, best + 1, best + at + 1);
-  std::fill_n(logits, c.vocab, -40.0f);
+  std::fill_n(logits, n, -40.0f);
   float last = 0;  // its first choice stays the first even where others are likelier
   for (int r = 0; r < ranks; ++r) {
     const float score = std::log(std::max(chance(c.acceptance, r), 1e-9f));
@@ -116,16 +117,17 @@ void toy_logits(const ToyArgs& a, Worker worker) {
   const ToyConfig& c = *a.config;
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
-    float* logits = a.logits + i * c.vocab;
-    for (int t = 0; t < c.vocab; ++t) {
-      const uint64_t h = mix64(a.state[i], 65536 + static_cast<uint64_t>(t));
-      logits[t] = static_cast<float>((h & 65535) + (h >> 16 & 65535)) / 8192.0f;
+    float* logits = a.logits + i * a.columns.n;
+    for (int j = 0; j < a.columns.n; ++j) {
+      const auto t = static_cast<uint64_t>(a.columns.id(j));
+      const uint64_t h = mix64(a.state[i], 65536 + t);
+      logits[j] = static_cast<float>((h & 65535) + (h >> 16 & 65535)) / 8192.0f;
       if (c.noise16 == 0) continue;
-      const uint64_t d = mix64(a.state[i], 131072 + static_cast<uint64_t>(t));
+      const uint64_t d = mix64(a.state[i], 131072 + t);
       const int32_t centred = static_cast<int32_t>(d & 65535) - 32768;
-      logits[t] += static_cast<float>(c.noise16 * centred) / 65536.0f;
+      logits[j] += static_cast<float>(c.noise16 * centred) / 65536.0f;
     }
-    if (c.acceptance >= 0) mislead(c, a.state[i], logits);
+    if (c.acceptance >= 0) mislead(c, a.state[i], logits, a.columns.n);
     if (a.rows->row[i].position == c.nan_at) logits[0] = std::numeric_limits<float>::quiet_NaN();
   }
 }
@@ -145,14 +147,16 @@ RingShape toy_ring(const LaneShape& s, int64_t window) {
 
 class ToyLane final : public Lane {
  public:
-  ToyLane(const ToyConfig& config, std::shared_ptr<ToyGate> gate, const LaneShape& shape)
+  ToyLane(const ToyConfig& config, std::shared_ptr<const ColumnMap> columns,
+          std::shared_ptr<ToyGate> gate, const LaneShape& shape)
       : config_(config),
+        columns_(std::move(columns)),
         gate_(std::move(gate)),
         ring_(toy_ring(shape, config.window), shape.debug),
         state_(shape.max_rows),
-        logits_(static_cast<size_t>(shape.max_rows) * config.vocab) {}
+        logits_(static_cast<size_t>(shape.max_rows) * columns_->columns().n) {}
 
-  int vocab() const override { return config_.vocab; }
+  Columns columns() const override { return columns_->columns(); }
   const RingShape& ring_shape() const override { return ring_.shape(); }
   KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
@@ -160,13 +164,15 @@ class ToyLane final : public Lane {
   void expect(const Expected& expected) override { most_ = expected.rows; }
 
   void add_forward(Graph& graph, const Batch* rows, bool with_logits) override {
-    const ToyArgs args{&config_, gate_.get(), &ring_, rows, most_, state_.data(), logits_.data()};
+    const ToyArgs args{&config_, gate_.get(),   &ring_,         rows,
+                       most_,    state_.data(), logits_.data(), columns()};
     graph.add(toy_states, args, true);
     if (with_logits) graph.add(toy_logits, args);
   }
 
  private:
   ToyConfig config_;
+  std::shared_ptr<const ColumnMap> columns_;
   std::shared_ptr<ToyGate> gate_;
   KvRing ring_;
   const int32_t* most_ = nullptr;
@@ -182,10 +188,11 @@ Toy::Toy(const ToyConfig& config) : config_(config) {
   check_within("toy model: max_positions", int64_t{1}, int64_t{1} << 40, config.max_positions);
   check_within("toy model: acceptance", -1.0f, 1.0f, config.acceptance);
   check_within("toy model: window", int64_t{0}, int64_t{1} << 30, config.window);
+  columns_ = std::make_shared<ColumnMap>(config.head_ids, config.vocab);
 }
 
 std::unique_ptr<Lane> Toy::bind(const LaneShape& shape) const {
-  return std::make_unique<ToyLane>(config_, gate_, shape);
+  return std::make_unique<ToyLane>(config_, columns_, gate_, shape);
 }
 
 }  // namespace sbrt

@@ -10,10 +10,14 @@
 // with chance (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7; its law is these chances,
 // as far as they fall with r.
 //
+// A toy of `head_ids` has logits of these tokens only.
+//
 // All values, but for those of such a draft, are multiples of 2^-16 below 2^5: exact in f32, in any order.
 #pragma once
 
 #include <atomic>
+#include <memory>
+#include <vector>
 
 #include "model/lane.h"
 
@@ -31,6 +35,7 @@ struct ToyConfig {
   // A calibrated draft of the toy without noise: its first choice is that one's with this chance, by
   // the prefix's hash, and so is its confidence; below 0: not in force.
   float acceptance = -1;
+  std::vector<int32_t> head_ids{};  // ascending; none: all
 };
 
 struct ToyGate {
@@ -49,6 +54,7 @@ class Toy final : public Model {
 
  private:
   ToyConfig config_;
+  std::shared_ptr<const ColumnMap> columns_;  // shared with the lanes
   std::shared_ptr<ToyGate> gate_ = std::make_shared<ToyGate>();
 };
 

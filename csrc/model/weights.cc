@@ -54,33 +54,55 @@ bool DecoderConfig::is_bounded() const {
 Linear::Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased, Order order)
     : matrix(parts, in, order), bias(biased ? matrix.out() : 0) {}
 
-Weights::Weights(const DecoderConfig& c, const WeightFormats& formats)
-    : formats_(formats), tied_(c.tied), norm_offset_(c.norm_offset ? 1.0f : 0.0f) {
+Weights::Weights(const DecoderConfig& c, const WeightFormats& formats, const DraftParts& parts)
+    : formats_(formats),
+      columns_(parts.head_ids, static_cast<int32_t>(c.vocab)),
+      target_(parts.target),
+      tied_(c.tied),
+      norm_offset_(c.norm_offset ? 1.0f : 0.0f) {
   check_config(c);
-  place_embedding(c);
+  check_parts(c);
+  const bool takes_embedding = c.tied && formats_.named.contains(kEmbedding);
+  const Format of_head = format_of(takes_embedding ? kEmbedding : kHead);
+  if (!shares_head()) lm_head_ = Linear({{of_head, columns().n}}, c.hidden, false);
+  if (!target_) place_embedding(c);
   layers.resize(c.layers);
   for (int64_t i = 0; i < c.layers; ++i) expect_layer(i, c);
   expect_norm("model.norm", norm, c.hidden);
-  Place head{.rows = c.vocab, .columns = c.hidden, .optional = c.tied, .format = format_of(kHead)};
-  if (!c.tied) head.matrix = &lm_head.matrix;
-  expect(kHead, head);
+  if (!shares_head()) expect_head(c);
   check_names();
 }
 
-// The embedding, and a head that may be the same matrix.
+void Weights::check_parts(const DecoderConfig& c) const {
+  check<InvalidInput>(!columns().ids || !c.tied,
+                      "head: expected all ids in a head that is tied to the embedding but got ",
+                      columns().n);
+  if (!target_) return;
+  check_equal("draft: hidden size, which is that of the target's embedding",
+              target_->embed().hidden(), c.hidden);
+  check_equal("draft: vocabulary, which is that of the target's embedding",
+              target_->embed().vocab(), c.vocab);
+}
+
+void Weights::expect_head(const DecoderConfig& c) {
+  Place head{
+      .rows = columns().n, .columns = c.hidden, .optional = c.tied, .format = format_of(kHead)};
+  if (!c.tied) head.matrix = &lm_head_.matrix;
+  expect(kHead, head);
+}
+
+// Rows of its own, or a packed matrix, which is the head's if tied.
 void Weights::place_embedding(const DecoderConfig& c) {
-  const bool is_named = formats_.named.contains(kEmbedding);
-  const bool is_packed = is_named || (c.tied && !format_of(kHead).quantised());
-  const Format format = format_of(is_named && c.tied ? kEmbedding : kHead);
-  lm_head = Linear({{format, c.vocab}}, c.hidden, false);
+  const bool is_packed =
+      formats_.named.contains(kEmbedding) || (c.tied && !format_of(kHead).quantised());
   Place place{.rows = c.vocab, .columns = c.hidden, .format = format_of(kEmbedding)};
   if (!is_packed) {
-    embed = EmbedTable(unpacked(formats_.others), c.vocab, c.hidden);
+    embed_ = EmbedTable(unpacked(formats_.others), c.vocab, c.hidden);
     place.embedding = true;
   } else {
     if (!c.tied) embedding_ = PackedMatrix(place.format, c.vocab, c.hidden);
-    place.matrix = c.tied ? &lm_head.matrix : &embedding_;
-    embed = EmbedTable(place.matrix, c.vocab, c.hidden);
+    place.matrix = c.tied ? &lm_head_.matrix : &embedding_;
+    embed_ = EmbedTable(place.matrix, c.vocab, c.hidden);
   }
   expect(kEmbedding, place);
 }
@@ -217,9 +239,9 @@ std::vector<float> Weights::row(const std::string& name, int64_t index) const {
   if (place.matrix) {
     place.matrix->read(place.first + index, out.data());
   } else if (place.embedding) {
-    embed.read(index, out.data());
+    embed_.read(index, out.data());
   } else {
-    lm_head.matrix.read(index, out.data());
+    lm_head_.matrix.read(index, out.data());
   }
   return out;
 }
@@ -231,12 +253,15 @@ void Weights::put(const Place& place, const TensorView& t) {
       (*place.vector)[place.order ? place.order->place_of(place.first + i) : i] =
           place.offset + rounded(t.at(i), formats_.others);
   if (place.embedding) {
-    embed.fill(t);
-    if (tied_) lm_head.matrix.pack(0, t);
+    embed_.fill(t);
+    if (tied_) lm_head_.matrix.pack(0, t);
   }
 }
 
 void Weights::finish() {
+  check<InvalidInput>(
+      !target_ || target_->finished(),
+      "weights: expected finished weights of the target, whose embedding this draft has");
   for (const std::string& name : order_) {
     const Place& place = places_.at(name);
     check<InvalidInput>(place.loaded || place.optional, "weights: expected ", name,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/rope_table.h"
+#include "ops/columns.h"
 #include "ops/embed.h"
 #include "ops/matmul.h"
 
@@ -54,6 +55,16 @@ struct WeightFormats {
   std::unordered_map<std::string, Format> named{};
 };
 
+class Weights;
+
+// What the weights of a draft have of its target.
+struct DraftParts {
+  std::vector<int32_t>
+      head_ids{};  // the target's ids that lm_head has rows for, ascending; none: all
+  // The embedding is the target's, and so is a tied head; neither is loaded. Null: the draft's own.
+  std::shared_ptr<const Weights> target{};
+};
+
 struct Linear {
   Linear() = default;
   Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased,
@@ -77,8 +88,8 @@ class Weights {
   // Reserves everything; pages are touched as tensors arrive. Throws InvalidInput on a format for what
   // is no matrix of this decoder. Next to int4 the head is kInt8Head, and next to int8 or int4 the
   // embedding bf16, where nothing else is named. A tied embedding is kept once if it is named or of
-  // floats.
-  Weights(const DecoderConfig& config, const WeightFormats& formats);
+  // floats. A draft whose embedding is its target's must have the target's width and vocabulary.
+  Weights(const DecoderConfig& config, const WeightFormats& formats, const DraftParts& parts = {});
   Weights(const Weights&) = delete;
 
   // Packs a copy of `tensor`, rounded to its format. A tied lm_head and derived constants
@@ -97,10 +108,14 @@ class Weights {
   bool finished() const { return finished_; }
   int64_t parameters() const { return parameters_; }
 
-  EmbedTable embed;  // [vocab, hidden]
+  const EmbedTable& embed() const {
+    return target_ ? target_->embed() : embed_;
+  }  // [vocab, hidden]
   std::vector<LayerWeights> layers;
   Buffer<float> norm;  // [hidden]
-  Linear lm_head;      // [vocab, hidden]; the embedding again if tied
+  // [columns().n, hidden]; the embedding again if tied
+  const Linear& lm_head() const { return shares_head() ? target_->lm_head() : lm_head_; }
+  const Columns& columns() const { return columns_.columns(); }
 
  private:
   // Where a tensor goes: rows of a packed matrix, part of a vector, or the embedding.
@@ -121,6 +136,9 @@ class Weights {
   void expect_linear(const std::string& name, Linear& to, int64_t first, int64_t rows);
   void expect_norm(const std::string& name, Buffer<float>& to, int64_t n);
   void put(const Place& place, const TensorView& tensor);
+  bool shares_head() const { return target_ && tied_; }
+  void check_parts(const DecoderConfig& config) const;
+  void expect_head(const DecoderConfig& config);
   void place_embedding(const DecoderConfig& config);
   Place& place_of(const std::string& name);
   const Place& matrix_at(const std::string& name) const;
@@ -128,6 +146,10 @@ class Weights {
   void check_names() const;
 
   WeightFormats formats_;
+  ColumnMap columns_;
+  std::shared_ptr<const Weights> target_;  // of a draft that has its embedding
+  EmbedTable embed_;
+  Linear lm_head_;
   PackedMatrix embedding_;  // of a named format, untied
   bool tied_, finished_ = false;
   float norm_offset_;  // added to each norm's weight as it is loaded

@@ -14,22 +14,23 @@ namespace {
 constexpr double kMostNoise = 22.8739;  // gumbel(0xffffffff), rounded up
 constexpr int kBlock = 64;              // tokens whose noise is bounded together
 
-struct Best {  // the `want` best (score, id) so far, best first
+struct Best {  // the `want` best (score, column) so far, best first
   int want, count = 0;
   double score[kCandidates];
-  int32_t* id;
+  int32_t* at;
 
   double bar() const {
     return count < want ? -std::numeric_limits<double>::infinity() : score[count - 1];
   }
-  // Tokens come in ascending id within equal scores only if offered so; `before` settles it.
-  void offer(double s, int32_t token) {
-    int at = count;
-    while (at > 0 && (s > score[at - 1] || (s == score[at - 1] && token < id[at - 1]))) --at;
-    if (at == want) return;
+  // In any order; of equal scores the lowest column, which has the lowest id, goes first.
+  void offer(double s, int32_t column) {
+    int place = count;
+    while (place > 0 && (s > score[place - 1] || (s == score[place - 1] && column < at[place - 1])))
+      --place;
+    if (place == want) return;
     count = std::min(count + 1, want);
-    for (int i = count - 1; i > at; --i) score[i] = score[i - 1], id[i] = id[i - 1];
-    score[at] = s, id[at] = token;
+    for (int i = count - 1; i > place; --i) score[i] = score[i - 1], at[i] = at[i - 1];
+    score[place] = s, at[place] = column;
   }
 };
 
@@ -41,37 +42,39 @@ const Kernels& vectors() {
   return best;
 }
 
-float largest(const float* logits, int vocab, int32_t& error) {
+float largest(const float* logits, int n, int32_t& error) {
   bool bad;
-  const float most = vectors().largest(logits, vocab, &bad);
+  const float most = vectors().largest(logits, n, &bad);
   error = bad ? kNanRow : most == -kInfinity ? kNoToken : kFine;
   return most;
 }
 
-bool is_filtered(const Sampling& s, int vocab) {
-  return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < vocab);
+bool is_filtered(const Sampling& s, int n) {
+  return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < n);
 }
 
-// Offers token `id` with its noise, unless even the bound of the noise cannot bring it in.
+// Offers a column with its token's noise, unless even the bound of the noise cannot bring it in.
 struct NoisyOffer {
   const float* logits;
+  const Columns& columns;
   const Sampling& s;
   const Noise& noise;
   Best& best;
   uint32_t group = std::numeric_limits<uint32_t>::max();
   Words4 words{};
 
-  void operator()(int32_t id) {
-    const double scaled = logits[id] / s.temperature;
+  void operator()(int32_t column) {
+    const double scaled = logits[column] / s.temperature;
     const double bar = best.bar();
     if (scaled + kMostNoise < bar) return;
-    if (group != static_cast<uint32_t>(id) >> 2) {
-      group = static_cast<uint32_t>(id) >> 2;
+    const auto id = static_cast<uint32_t>(columns.id(column));
+    if (group != id >> 2) {
+      group = id >> 2;
       words = noise_words(noise, group);
     }
     const uint32_t word = words.w[id & 3];
     if (scaled + gumbel_bound(word) < bar) return;
-    best.offer(scaled + gumbel(word), id);
+    best.offer(scaled + gumbel(word), column);
   }
 };
 
@@ -83,54 +86,56 @@ Noise noise_at(const Sampling& s, Use use, uint64_t where) {
   return {.seed = s.seed, .completion = s.completion, .use = use, .where = where};
 }
 
-void greedy_best(const float* logits, int vocab, float most, Best& best) {
+void greedy_best(const float* logits, int n, float most, Best& best) {
   if (best.want == 1)
-    return best.offer(most, static_cast<int32_t>(vectors().next_reaching(logits, 0, vocab, most)));
+    return best.offer(most, static_cast<int32_t>(vectors().next_reaching(logits, 0, n, most)));
   const auto next = [&](int64_t from) {
     const float bar = static_cast<float>(best.bar());
-    return vectors().next_reaching(logits, from, vocab, bar);
+    return vectors().next_reaching(logits, from, n, bar);
   };
-  for (int64_t i = next(0); i < vocab; i = next(i + 1))
+  for (int64_t i = next(0); i < n; i = next(i + 1))
     if (logits[i] > -kInfinity) best.offer(logits[i], static_cast<int32_t>(i));
 }
 
 // The first of the greatest logits goes first: the bar is high before the rest is looked at.
-void noisy_best(int vocab, float most, NoisyOffer& offer) {
+void noisy_best(float most, NoisyOffer& offer) {
   const Kernels& v = vectors();
+  const Columns& columns = offer.columns;
   const NoiseBlock noise{offer.noise.seed, offer.noise.where, offer.noise.completion,
                          offer.noise.use, offer.s.temperature};
-  const auto top = v.next_reaching(offer.logits, 0, vocab, most);
+  const auto top = v.next_reaching(offer.logits, 0, columns.n, most);
   offer(static_cast<int32_t>(top));
-  for (int64_t from = 0; from < vocab; from += kBlock)
-    for (uint64_t left = v.may_reach(offer.logits, from, vocab, noise, offer.best.bar()); left;
-         left &= left - 1) {
+  for (int64_t from = 0; from < columns.n; from += kBlock)
+    for (uint64_t left =
+             v.may_reach(offer.logits, columns.ids, from, columns.n, noise, offer.best.bar());
+         left; left &= left - 1) {
       const int64_t i = from + __builtin_ctzll(left);
       if (i != top && offer.logits[i] > -kInfinity) offer(static_cast<int32_t>(i));
     }
 }
 
-void find_best(const float* logits, int vocab, const Sampling& s, const Noise& noise,
+void find_best(const float* logits, const Columns& columns, const Sampling& s, const Noise& noise,
                ChooseScratch& scratch, Best& best, int32_t& error) {
-  const float most = largest(logits, vocab, error);
+  const float most = largest(logits, columns.n, error);
   if (error != kFine) return;
-  if (s.temperature == 0) return greedy_best(logits, vocab, most, best);
-  NoisyOffer offer{.logits = logits, .s = s, .noise = noise, .best = best};
+  if (s.temperature == 0) return greedy_best(logits, columns.n, most, best);
+  NoisyOffer offer{.logits = logits, .columns = columns, .s = s, .noise = noise, .best = best};
   scratch.kept = -1;
-  if (is_filtered(s, vocab))
-    scratch.kept = filter(vectors(), logits, vocab, most, s, scratch.filter);
-  if (scratch.kept < 0) return noisy_best(vocab, most, offer);
+  if (is_filtered(s, columns.n))
+    scratch.kept = filter(vectors(), logits, columns.n, most, s, scratch.filter);
+  if (scratch.kept < 0) return noisy_best(most, offer);
   for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
-// The scores [vocab] of a row that find_best has just seen.
-void keep_scores(Logits logits, int vocab, const Sampling& s, const ChooseScratch& scratch,
+// The scores [n] of a row [n] that find_best has just seen.
+void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
-  std::fill_n(scores, vocab, -kInfinity);
-  const auto keep = [&](int32_t id) { scores[id] = logits[id] / s.temperature; };
+  std::fill_n(scores, n, -kInfinity);
+  const auto keep = [&](int32_t i) { scores[i] = logits[i] / s.temperature; };
   if (scratch.kept >= 0) {
     std::for_each_n(scratch.filter.ids.data(), scratch.kept, keep);
   } else {
-    for (int i = 0; i < logits.n; ++i)
+    for (int i = 0; i < n; ++i)
       if (logits[i] > -kInfinity) keep(i);
   }
 }
@@ -145,11 +150,11 @@ struct RawLaw {
   float entropy() const { return static_cast<float>(std::log(double{sum})) - moment / sum; }
 };
 
-RawLaw raw_law(Logits logits) {
+RawLaw raw_law(const float* logits, int n) {
   bool bad;
   RawLaw law{};
-  law.most = vectors().largest(logits.at, logits.n, &bad);
-  vectors().law(logits.at, logits.n, law.most, &law.sum, &law.moment);
+  law.most = vectors().largest(logits, n, &bad);
+  vectors().law(logits, n, law.most, &law.sum, &law.moment);
   return law;
 }
 
@@ -183,14 +188,14 @@ void calibrate(float sharpness, Law& law) {
 
 int top_tokens(const float* logits, int vocab, const Sampling& s, int64_t position,
                ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error) {
-  Best best{.want = want, .score = {}, .id = tokens};
+  Best best{.want = want, .score = {}, .at = tokens};
   const Noise noise = noise_at(s, kTarget, static_cast<uint64_t>(position));
-  find_best(logits, vocab, s, noise, scratch, best, error);
+  find_best(logits, {.n = vocab}, s, noise, scratch, best, error);
   return best.count;
 }
 
 float raw_softmax(const float* logits, int vocab, int32_t token) {
-  return raw_law({logits, vocab}).q(logits[token]);
+  return raw_law(logits, vocab).q(logits[token]);
 }
 
 namespace {
@@ -203,35 +208,41 @@ uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, Shapi
   return hash;
 }
 
-// The first choices of row `i` under all that the request asks for. Returns the row they are of.
-Logits choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
-              Best& best, int32_t& error) {
+// The first choices of row `i`, as columns, under all that the request asks for. Returns the row they
+// are of.
+const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
+                    Best& best, int32_t& error) {
   const Sequence& c = a.of(i);
-  Logits logits = a.row(i);
+  const float* logits = a.row(i);
   if (c.shaping.active) {
-    largest(logits.at, logits.n, error);  // a NaN is an error even where it is masked
+    largest(logits, a.columns.n, error);  // a NaN is an error even where it is masked
     if (error != kFine) return logits;
-    logits = shape_row(logits, a.vocab, c, *a.rows, a.rows->row[i], scratch.shaping);
+    logits = shape_row(logits, a.columns, c, *a.rows, a.rows->row[i], scratch.shaping);
   }
-  find_best(logits.at, logits.n, c.sampling, noise, scratch, best, error);
+  find_best(logits, a.columns, c.sampling, noise, scratch, best, error);
   return logits;
+}
+
+// From the columns of a law to their tokens.
+void name_tokens(const Columns& columns, Law& law) {
+  for (int r = 0; r < law.n; ++r) law.token[r] = columns.id(law.token[r]);
 }
 
 // Where the scores of a draft's row belong; null: nobody draws from it.
 float* scores_of(const Sequence& c, const Row& row) {
   const Scores& s = c.scores;
   if (row.node < 0) return nullptr;
-  if (row.branch < 0) return s.chain + int64_t{row.node} * s.vocab;
-  if (c.branches[row.branch].in_place) return s.in_place + int64_t{row.node} * s.vocab;
+  if (row.branch < 0) return s.chain + int64_t{row.node} * s.columns;
+  if (c.branches[row.branch].in_place) return s.in_place + int64_t{row.node} * s.columns;
   return s.tail(row.branch, row.node);
 }
 
 // Confidence that does not look at what was drawn: the r-th draw's is the r-th largest of the law.
-void score_blindly(const float* scores, int vocab, Law& law) {
-  int32_t ids[kCandidates];
-  Best best{.want = law.n, .score = {}, .id = ids};
+void score_blindly(const float* scores, int n, Law& law) {
+  int32_t columns[kCandidates];
+  Best best{.want = law.n, .score = {}, .at = columns};
   bool bad;  // never: find_best has seen the row
-  greedy_best(scores, vocab, vectors().largest(scores, vocab, &bad), best);
+  greedy_best(scores, n, vectors().largest(scores, n, &bad), best);
   score_confidence(best, law);
 }
 
@@ -243,30 +254,31 @@ void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
   law.n = 0;
   if (!scores) return;
   const Noise noise = noise_at(c.sampling, kDraft, prefix_hash(c, *a.rows, row, scratch.shaping));
-  Best best{.want = kCandidates, .score = {}, .id = law.token};
+  Best best{.want = kCandidates, .score = {}, .at = law.token};
   int32_t error;
-  const Logits logits = choose(a, i, noise, scratch, best, error);
+  const float* logits = choose(a, i, noise, scratch, best, error);
   if (error != kFine) return;
   law.n = best.count;
-  keep_scores(logits, a.vocab, c.sampling, scratch, scores);
-  const RawLaw raw = raw_law(a.row(i));
+  keep_scores(logits, a.columns.n, c.sampling, scratch, scores);
+  const RawLaw raw = raw_law(a.row(i), a.columns.n);
   law.q = raw.q(raw.most);
   law.entropy = raw.entropy();
-  score_blindly(scores, a.vocab, law);
+  score_blindly(scores, a.columns.n, law);
   calibrate(c.sharpness, law);
+  name_tokens(a.columns, law);
 }
 
 // The draft's first choices at row `i`, with the target's noise.
 void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
   const Sequence& c = a.of(i);
   const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
-  Best best{.want = kCandidates, .score = {}, .id = law.token};
+  Best best{.want = kCandidates, .score = {}, .at = law.token};
   int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
   choose(a, i, noise_at(c.sampling, kTarget, position), scratch, best, error);
   law.n = best.count;
   if (law.n == 0) return;
-  const Logits logits = a.row(i);
-  const RawLaw raw = raw_law(logits);
+  const float* logits = a.row(i);
+  const RawLaw raw = raw_law(logits, a.columns.n);
   law.q = raw.q(logits[law.token[0]]);
   law.entropy = raw.entropy();
   if (c.sampling.temperature == 0 && !c.shaping.active) {
@@ -275,6 +287,7 @@ void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
     score_confidence(best, law);
   }
   calibrate(c.sharpness, law);
+  name_tokens(a.columns, law);
 }
 
 }  // namespace
@@ -287,13 +300,13 @@ void choose_rows(const ChooseArgs& a, Worker worker) {
     Choice& choice = a.choice[i];
     ChooseScratch& scratch = a.scratch[worker.rank];
     choice.token = -1;
-    Best best{.want = 1, .score = {}, .id = &choice.token};
+    Best best{.want = 1, .score = {}, .at = &choice.token};
     const auto position = static_cast<uint64_t>(row.position + 1);
     const Noise noise = noise_at(c.sampling, kTarget, position);
-    const Logits logits = choose(a, i, noise, scratch, best, choice.error);
+    const float* logits = choose(a, i, noise, scratch, best, choice.error);
     if (is_rejection(c) && choice.error == kFine)
-      keep_scores(logits, a.vocab, c.sampling, scratch,
-                  c.scores.target + int64_t{row.node} * a.vocab);
+      keep_scores(logits, a.columns.n, c.sampling, scratch,
+                  c.scores.target + int64_t{row.node} * c.scores.vocab);
   }
 }
 

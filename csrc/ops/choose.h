@@ -15,11 +15,11 @@
 // laws of both are kept (Scores), and nothing else of a Law depends on what was drawn.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "core/memory.h"
 #include "exec/exec.h"
+#include "ops/columns.h"
 #include "ops/filter.h"
 #include "ops/shaping.h"
 #include "state/lanes.h"
@@ -55,12 +55,13 @@ struct DenseShaping {
   const uint8_t* seen = nullptr;    // [vocab]
 };
 
-// Ops. `logits` is [max_rows, stride] f32; the first `vocab` of a row count. A draft of fewer logits than
-// the vocabulary never chooses the ids that it does not know.
+// Ops. `logits` is [max_rows, stride] f32; the first columns.n of a row count. A draft never chooses a
+// token that it has no column of: its distribution gives it no probability. Noise, masks and penalties
+// of a column are those of its token.
 struct ChooseArgs {
   const float* logits;
   int64_t stride;
-  int32_t vocab;
+  Columns columns;
   const Batch* rows;
   const Sequence* seats;   // sampling, shaping, and what the rows' ancestors are
   ChooseScratch* scratch;  // [team]
@@ -68,8 +69,7 @@ struct ChooseArgs {
   Law* law;                // [max_rows], choose_laws
   DenseShaping dense = {};
 
-  int32_t known() const { return static_cast<int32_t>(std::min<int64_t>(vocab, stride)); }
-  Logits row(int64_t i) const { return {logits + i * stride, known()}; }
+  const float* row(int64_t i) const { return logits + i * stride; }
   const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // of row i
 };
 void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row

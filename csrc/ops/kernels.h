@@ -102,10 +102,11 @@ struct Kernels {
   int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
   // *sum of e = exp32(x - most), *moment of e (x - most), by i mod 16, then folded in halves.
   void (*law)(const float* x, int64_t n, float most, float* sum, float* moment);
-  // Bit j: x[from + j] / temperature and the noise of token from + j may together reach bar; never 0
-  // for one that does. Up to 64 of n tokens; from is a multiple of 64.
-  uint64_t (*may_reach)(const float* x, int64_t from, int64_t n, const NoiseBlock& noise,
-                        double bar);
+  // Bit j: x[from + j] / temperature and the noise of its token may together reach bar; never 0 for
+  // one that does. The token is ids[from + j], without ids from + j. Up to 64 of n; from is a multiple
+  // of 64.
+  uint64_t (*may_reach)(const float* x, const int32_t* ids, int64_t from, int64_t n,
+                        const NoiseBlock& noise, double bar);
   // ids of x >= bar, ascending; returns their number. ids has room for n.
   int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
   // out[16 p + j] = the greatest of column j of the p-th of `parts` parts of `length` x 16 floats.

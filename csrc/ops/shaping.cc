@@ -23,22 +23,25 @@ bool ends_with(const Sequence& c, const ShapingScratch& scratch, const int32_t* 
   return true;
 }
 
-void mask(Logits logits, int32_t vocab, const Sequence& c, int64_t position,
+void mask(const float* logits, const Columns& columns, const Sequence& c, int64_t position,
           ShapingScratch& scratch) {
   const Shaping& s = c.shaping;
   float* out = scratch.logits.data();
+  const auto mask_token = [&](int32_t token) {
+    if (const int32_t at = columns.find(token); at >= 0) out[at] = kMasked;
+  };
   if (s.restricts) {
-    std::fill(out, out + vocab, kMasked);
+    std::fill_n(out, columns.n, kMasked);
     for (const int32_t token : s.allowed)
-      if (token < logits.n) out[token] = logits[token];
+      if (const int32_t at = columns.find(token); at >= 0) out[at] = logits[at];
   } else {
-    std::fill(std::copy_n(logits.at, logits.n, out), out + vocab, kMasked);
+    std::copy_n(logits, columns.n, out);
   }
-  for (const int32_t id : s.holes) out[id] = kMasked;
+  for (const int32_t id : s.holes) mask_token(id);
   for (const int32_t* word = s.words.begin(); word < s.words.end(); word += 1 + *word)
-    if (ends_with(c, scratch, word + 1, *word - 1)) out[word[*word]] = kMasked;
+    if (ends_with(c, scratch, word + 1, *word - 1)) mask_token(word[*word]);
   if (position < s.ends_from)
-    for (const int32_t token : s.ends) out[token] = kMasked;
+    for (const int32_t token : s.ends) mask_token(token);
 }
 
 float penalised(float x, const Shaping& s, int32_t count) {
@@ -47,19 +50,23 @@ float penalised(float x, const Shaping& s, int32_t count) {
   return count > 0 ? x - s.presence : x;
 }
 
-void penalise(const Sequence& c, ShapingScratch& scratch) {
+void penalise(const Sequence& c, const Columns& columns, ShapingScratch& scratch) {
   const Counts& counts = c.counts;
   float* out = scratch.logits.data();
   int32_t* extra = scratch.extra.data();
+  const auto penalise_token = [&](int32_t token, int32_t count) {
+    if (const int32_t at = columns.find(token); at >= 0)
+      out[at] = penalised(out[at], c.shaping, count);
+  };
   const int32_t *path = scratch.path, *end = path + scratch.path_size;
   for (const int32_t* token = path; token < end; ++token) ++extra[*token];
   for (int i = 0; i < counts.n; ++i) {
     const int32_t t = counts.token[i];
-    out[t] = penalised(out[t], c.shaping, counts.output[t] + extra[t]);
+    penalise_token(t, counts.output[t] + extra[t]);
   }
   for (const int32_t* token = path; token < end; ++token) {
     const int32_t t = *token;
-    if (extra[t] > 0 && !counts.seen[t]) out[t] = penalised(out[t], c.shaping, extra[t]);
+    if (extra[t] > 0 && !counts.seen[t]) penalise_token(t, extra[t]);
     extra[t] = 0;  // a token that stands there twice is penalised once
   }
 }
@@ -84,13 +91,14 @@ void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScra
         " tokens behind the root, expected ", expected);
 }
 
-Logits shape_row(Logits logits, int32_t vocab, const Sequence& c, const Batch& rows, const Row& row,
-                 ShapingScratch& scratch) {
+const float* shape_row(const float* logits, const Columns& columns, const Sequence& c,
+                       const Batch& rows, const Row& row, ShapingScratch& scratch) {
   find_path(c, rows, row, scratch);
-  mask(logits, vocab, c, row.position + 1, scratch);
-  for (const TokenBias& b : c.shaping.bias) scratch.logits[b.token] += b.bias;
-  if (c.shaping.penalises) penalise(c, scratch);
-  return {scratch.logits.data(), vocab};
+  mask(logits, columns, c, row.position + 1, scratch);
+  for (const TokenBias& b : c.shaping.bias)
+    if (const int32_t at = columns.find(b.token); at >= 0) scratch.logits[at] += b.bias;
+  if (c.shaping.penalises) penalise(c, columns, scratch);
+  return scratch.logits.data();
 }
 
 }  // namespace sbrt

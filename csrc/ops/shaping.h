@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "core/memory.h"
+#include "ops/columns.h"
 #include "ops/counts.h"
 #include "state/sequence.h"
 
@@ -25,7 +26,7 @@ namespace sbrt {
 // Working memory of one team member; its pages are touched by requests that shape only.
 struct ShapingScratch {
   explicit ShapingScratch(int vocab = 0) : logits(vocab), extra(vocab) {}
-  Buffer<float> logits;             // [vocab] the shaped row
+  Buffer<float> logits;             // [vocab] the shaped row, by columns
   Buffer<int32_t> extra;            // [vocab] how often the row's ancestors hold a token; else zero
   int32_t path[kSlots + kMaxTail];  // tokens behind the root down to the row, its own last
   int path_size = 0;
@@ -35,17 +36,9 @@ struct ShapingScratch {
 // or behind it, or of the trunk, which has none.
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch);
 
-// Logits of the ids below n. A draft may know fewer tokens than the target: the others have none.
-struct Logits {
-  const float* at;
-  int32_t n;
-
-  float operator[](int64_t id) const { return at[id]; }
-};
-
-// The row's logits [vocab] after all steps, in scratch.logits; -inf where `logits` has none. `row` is the
-// root or comes after it.
-Logits shape_row(Logits logits, int32_t vocab, const Sequence& c, const Batch& rows, const Row& row,
-                 ShapingScratch& scratch);
+// The row `logits` [columns.n] after all steps, in scratch.logits. What is said of a token without a
+// column has no effect. `row` is the root or comes after it.
+const float* shape_row(const float* logits, const Columns& columns, const Sequence& c,
+                       const Batch& rows, const Row& row, ShapingScratch& scratch);
 
 }  // namespace sbrt

@@ -10,7 +10,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kKept = kMaxRows + kSlots + kMaxTail;  // rows of scores besides the tails'
+constexpr int64_t kKept = kSlots + kMaxTail;  // rows of a draft's scores besides the tails'
 
 // Divides by the sum, by ascending id; returns it.
 double normalise(double* law, int32_t vocab) {
@@ -55,7 +55,8 @@ Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   if (n == 0) return {own, c.verified.has(next) ? next : 0};
   check(c.draft_nodes.has(node), "select: no law to have drawn from at node ", node);
   softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
-  softmax(c.scores.chain + int64_t{node} * place.vocab, place.vocab, place.q);
+  softmax(c.scores.chain + int64_t{node} * c.scores.columns, c.scores.columns, place.q);
+  spread(c.scores.ids, c.scores.columns, place.vocab, place.q);
   const Noise coins = noise_behind(c, node, kCoin);
   uint32_t tries = 0;
   // A looked-up chain is a path.
@@ -73,10 +74,23 @@ Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
 
 }  // namespace
 
-void softmax(const float* scores, int32_t vocab, double* law) {
-  const double most = *std::max_element(scores, scores + vocab);
-  for (int i = 0; i < vocab; ++i) law[i] = std::exp(scores[i] - most);
-  normalise(law, vocab);
+void softmax(const float* scores, int32_t n, double* law) {
+  const double most = *std::max_element(scores, scores + n);
+  for (int i = 0; i < n; ++i) law[i] = std::exp(scores[i] - most);
+  normalise(law, n);
+}
+
+// ids[i] >= i: from the last on, nothing is overwritten that is still to be read.
+void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law) {
+  int32_t end = vocab;
+  for (int32_t i = n - 1; i >= 0; --i) {
+    const int32_t id = ids ? ids[i] : i;
+    const double given = law[i];
+    std::fill(law + id + 1, law + end, 0.0);
+    law[id] = given;
+    end = id;
+  }
+  std::fill(law, law + end, 0.0);
 }
 
 bool stands(const Place& place, int32_t token, double u) {
@@ -133,21 +147,24 @@ Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place) {
   }
 }
 
-AcceptMemory::AcceptMemory(int32_t vocab, int32_t branches, int32_t tail_slots)
+AcceptMemory::AcceptMemory(int32_t vocab, const Columns& of_draft, int32_t branches,
+                           int32_t tail_slots)
     : vocab_(vocab),
       tail_slots_(tail_slots),
-      scores_(static_cast<size_t>(kKept + int64_t{branches} * tail_slots) * vocab),
+      columns_(of_draft),
+      scores_(int64_t{kMaxRows} * vocab + (kKept + int64_t{branches} * tail_slots) * of_draft.n),
       laws_(2 * static_cast<size_t>(vocab)) {}
 
 Scores AcceptMemory::scores() const {
-  const int64_t v = vocab_;
-  float* at = scores_.data();
+  float* chain = scores_.data() + int64_t{kMaxRows} * vocab_;
   return {.vocab = vocab_,
           .tail_slots = tail_slots_,
-          .target = at,
-          .chain = at + kMaxRows * v,
-          .in_place = at + (kMaxRows + kSlots) * v,
-          .tails = at + kKept * v};
+          .columns = columns_.n,
+          .ids = columns_.ids,
+          .target = scores_.data(),
+          .chain = chain,
+          .in_place = chain + int64_t{kSlots} * columns_.n,
+          .tails = chain + kKept * columns_.n};
 }
 
 }  // namespace sbrt

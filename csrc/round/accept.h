@@ -17,13 +17,17 @@
 #pragma once
 
 #include "core/memory.h"
+#include "ops/columns.h"
 #include "round/op_args.h"
 #include "state/sequence.h"
 
 namespace sbrt {
 
-// law <- softmax of scores, [vocab]; in double, summed by ascending id.
-void softmax(const float* scores, int32_t vocab, double* law);
+// law <- softmax of scores, [n]; in double, summed by ascending id.
+void softmax(const float* scores, int32_t n, double* law);
+// law [vocab] <- what law [n] gives the tokens ids[0 .. n - 1], and 0 of all others. ids ascend; null:
+// the first n.
+void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law);
 bool stands(const Place& place, int32_t token, double u);
 // After a candidate that does not stand. False: nothing is left of p - q (it was as good as 0
 // everywhere, and only rounding let the candidate fall); p stays as it was.
@@ -39,12 +43,13 @@ Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place);
 class AcceptMemory {
  public:
   AcceptMemory() = default;
-  AcceptMemory(int32_t vocab, int32_t branches, int32_t tail_slots);
+  AcceptMemory(int32_t vocab, const Columns& of_draft, int32_t branches, int32_t tail_slots);
   Scores scores() const;
   Place place() const { return {vocab_, laws_.data(), laws_.data() + vocab_}; }
 
  private:
   int32_t vocab_ = 0, tail_slots_ = 0;
+  Columns columns_;
   Buffer<float> scores_;
   Buffer<double> laws_;  // [2, vocab]
 };

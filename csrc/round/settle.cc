@@ -28,7 +28,7 @@ struct RingKv {
       ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
     if (!is_rejection(c)) return;
     const Scores& s = c.scores;
-    const int64_t size = s.vocab;
+    const int64_t size = s.columns;
     std::copy_n(in_place ? s.in_place + j * size : s.tail(b, j), size, s.chain + i * size);
   }
 

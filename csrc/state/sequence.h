@@ -23,16 +23,19 @@ struct Law {
 
 // Rows as the sampling parameters leave them: logit / temperature, -inf where a token is out; a law is
 // their softmax. Kept under rejection, for `select`, of every row that is verified or was drawn from.
+// A draft's rows have the columns of its logits (ops/columns.h): its other tokens have no probability.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
-  float* target;    // [kMaxRows, vocab] of the target at root and chain nodes
-  float* chain;     // [kSlots, vocab] of the draft at root and chain nodes
-  float* in_place;  // [kMaxTail, vocab] of the draft at the nodes of a certain branch
-  float* tails;     // [branches, tail_slots, vocab] of the draft at the nodes of the others
+  int32_t columns;     // of a draft's row
+  const int32_t* ids;  // [columns] the token of a column; null: column i is of token i
+  float* target;       // [kMaxRows, vocab] of the target at root and chain nodes
+  float* chain;        // [kSlots, columns] of the draft at root and chain nodes
+  float* in_place;     // [kMaxTail, columns] of the draft at the nodes of a certain branch
+  float* tails;        // [branches, tail_slots, columns] of the draft at the nodes of the others
 
   SBRT_ANY float* tail(int branch, int node) const {
-    return tails + (int64_t{branch} * tail_slots + node) * vocab;
+    return tails + (int64_t{branch} * tail_slots + node) * columns;
   }
 };
 
@@ -97,7 +100,7 @@ struct Sequence {
   Scores scores;        // where they are; what they say belongs to the lanes
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
-  int64_t draft_vocab;  // ids from here on the draft does not know
+  int64_t draft_vocab;  // ids from here on the draft cannot read; its head may know fewer
   SBRT_PART(outcome)
   int64_t head;         // position of the root
   int32_t* trunk;       // [max_model_len] committed tokens

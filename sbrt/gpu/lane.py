@@ -79,6 +79,10 @@ def model_of(
     config = checkpoint.config
     if config.post_norms:
         raise not_built(f"{config.architecture} on device {device}")
+    if checkpoint.head_ids or checkpoint.shares_embedding:
+        raise not_built(
+            f"a draft with draft_vocab_size or the target's embedding on device {device}"
+        )
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read

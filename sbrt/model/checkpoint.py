@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import check
-from .._core import Decoder, Format
+from .._core import Decoder, Format, Model
 from ..errors import InvalidInputError
 from .config import ModelConfig, read_config, read_json
 from .gemma import text_name
@@ -36,13 +36,24 @@ class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
     folder: the folder, or the GGUF file. weights: by name, in the order of the files; those of a
-    tied head and of derived constants among them.
+    tied head and of derived constants among them. Of a draft (draft.py): head_ids, the target's ids
+    that its head knows, ascending, () for all; shares_embedding, whether that is the target's.
     """
 
     folder: Path
     config: ModelConfig
     files: list[TensorFile]
     weights: dict[str, Stored]
+    head_ids: tuple[int, ...] = ()
+    shares_embedding: bool = False
+
+    @property
+    def shapes(self) -> Shapes:
+        """Name and shape of every tensor that its own files must hold."""
+        shapes = expected_shapes(self.config)
+        if self.shares_embedding:
+            del shapes[EMBED]
+        return shapes
 
     def storage(self, dtype: str) -> str:
         """How weights are kept that `formats` does not name.
@@ -63,7 +74,7 @@ class Checkpoint:
             return {}
         bfloat16 = Layout("bfloat16") if is_gguf(self.folder) else None
         found: dict[str, Layout] = {}
-        for name, shape in expected_shapes(self.config).items():
+        for name, shape in self.shapes.items():
             weight = self.weights[name]
             layout = bfloat16 if weight.dtype == "BF16" else weight.layout
             if layout is not None and len(shape) == 2:
@@ -89,15 +100,24 @@ class Checkpoint:
         return activations_of(kept, activation_dtype)
 
     def decoder(
-        self, dtype: str, progress: Progress | None = None, activation_dtype: str = "auto"
+        self,
+        dtype: str,
+        progress: Progress | None = None,
+        activation_dtype: str = "auto",
+        target: Model | None = None,
     ) -> Decoder:
-        """Read the weights. Raises InvalidInputError, naming the tensor."""
+        """Read the weights. Raises InvalidInputError, naming the tensor.
+
+        target: of a draft that shares its embedding.
+        """
         formats = self.formats(dtype)
         decoder = Decoder(
             self.config.core(),
             storage=self.storage(dtype),
             activations=self.activations(dtype, activation_dtype),
             formats={name: Format(**asdict(layout)) for name, layout in formats.items()},
+            head_ids=self.head_ids,
+            target=self._lender(target),
         )
         for name in self.read(progress):
             weight = self.weights[name]
@@ -109,12 +129,22 @@ class Checkpoint:
         decoder.finish()
         return decoder
 
+    def _lender(self, target: Model | None) -> Decoder | None:
+        """Who has the embedding of a draft without one."""
+        if not self.shares_embedding:
+            return None
+        if not isinstance(target, Decoder):
+            raise InvalidInputError(
+                f"{self.folder}: expected a target on the CPU that lends its embedding, got none"
+            )
+        return target
+
     def read(self, progress: Progress | None = None) -> Iterator[str]:
         """Names of the weights that the config asks for, in the order of the files.
 
         Tells `progress` as each has been used.
         """
-        expected = expected_shapes(self.config)
+        expected = self.shapes
         total = sum(weight.size for weight in self.weights.values())
         done = 0
         for name, weight in self.weights.items():
@@ -128,22 +158,35 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
 
-    Reads no weight. Raises InvalidInputError, naming the file and what is wrong in it.
+    Reads no weight. A draft that is not whole without its target is refused: open_draft takes it.
+    Raises InvalidInputError, naming the file and what is wrong in it.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.config.draft_vocab:
+        raise InvalidInputError(
+            f"{path / 'config.json'}, draft_vocab_size: expected none but in a draft's folder, "
+            f"got {checkpoint.config.draft_vocab}"
+        )
+    check_tensors(checkpoint)
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Sizes and headers of a model folder or a GGUF file, whatever tensors it has.
+
+    Raises InvalidInputError, naming the file.
     """
     if is_gguf(path):
         from .gguf.model import read_model  # here, so that `import sbrt` stays fast
 
         model = read_model(path)
-        checkpoint = Checkpoint(path, model.config, model.files, model.weights)
-    elif check.is_folder(path):
-        config, files = read_config(path), _open_files(path)
-        checkpoint = Checkpoint(path, config, files, _weights(path, files))
-    else:
+        return Checkpoint(path, model.config, model.files, model.weights)
+    if not check.is_folder(path):
         raise InvalidInputError(
             f"model: expected a folder with config.json or a .gguf file, got {str(path)!r}"
         )
-    _check_tensors(checkpoint)
-    return checkpoint
+    config, files = read_config(path), _open_files(path)
+    return Checkpoint(path, config, files, _weights(path, files))
 
 
 def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
@@ -173,7 +216,7 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: Shapes = {EMBED: (config.vocab, hidden), "model.norm.weight": (hidden,)}
     if not config.tied:
-        shapes[HEAD] = (config.vocab, hidden)
+        shapes[HEAD] = (config.draft_vocab or config.vocab, hidden)
     for i in range(config.layers):
         at = f"model.layers.{i}."
         norms = ["input_layernorm", "post_attention_layernorm"]
@@ -300,8 +343,9 @@ def _open_shard(path: Path, tensors: set[str]) -> TensorFile:
     return file
 
 
-def _check_tensors(checkpoint: Checkpoint) -> None:
-    expected = expected_shapes(checkpoint.config)
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Raises InvalidInputError on a missing or unknown tensor, another shape or dtype."""
+    expected = checkpoint.shapes
     for name in expected:
         if name not in checkpoint.weights:
             raise InvalidInputError(f"{checkpoint.folder}: the tensor {name} is missing")

@@ -74,6 +74,7 @@ class ModelConfig:
     query_scalar: scores are divided by its square root; 0: head_dim. gelu: the gate of the MLP, not
     silu. post_norms: norms of what attention and the MLP give. norm_offset: norms multiply by 1 and
     their weight. scaled_embedding: embeddings are multiplied by sqrt(hidden).
+    draft_vocab: of a draft, how many ids of the target's vocabulary its head knows; 0: all.
     """
 
     architecture: str
@@ -102,11 +103,12 @@ class ModelConfig:
     post_norms: bool = False
     norm_offset: bool = False
     scaled_embedding: bool = False
+    draft_vocab: int = 0
 
     def core(self) -> DecoderConfig:
         """The same for the binary module. Raises InvalidInputError on sizes that cannot be."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        del given["architecture"]
+        del given["architecture"], given["draft_vocab"]
         ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
         return DecoderConfig(**(given | ropes | {"local": list(self.local)}))
 
@@ -146,7 +148,13 @@ def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
         post_norms=family.is_gemma,
         norm_offset=family.is_gemma,
         scaled_embedding=family.is_gemma,
+        draft_vocab=_draft_vocab(path, raw, sizes["vocab"]),
     )
+
+
+def _draft_vocab(path: Path, raw: Mapping[str, Any], vocab: int) -> int:
+    size = raw.get("draft_vocab_size")
+    return 0 if size is None else check.integer(f"{path}, draft_vocab_size", size, 1, vocab)
 
 
 def _sight(

@@ -15,6 +15,7 @@ SAMPLES, SAMPLE = 64, 4096  # of a file's data, bytes each
 YOUNGER = {
     "local": (), "local_theta": 0.0, "local_rope": asdict(Rope()), "query_scalar": 0.0,
     "gelu": False, "post_norms": False, "norm_offset": False, "scaled_embedding": False,
+    "draft_vocab": 0,
 }  # fmt: skip
 
 

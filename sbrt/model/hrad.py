@@ -19,6 +19,7 @@ from ..files import write_file
 from ..methods import HRAD_OFF, MAX_GAMMA, Method
 from . import demo_pair
 from .checkpoint import open_checkpoint
+from .draft import open_draft
 from .fingerprint import fingerprint_of
 from .safetensors_file import TensorFile, bfloat16, encode, open_file, widened
 
@@ -178,7 +179,8 @@ def field(file: TensorFile, name: str) -> str:
 
 def origin_of(gamma: int, target: Path, draft: Path, temperature: float = 0.0) -> Origin:
     """Of a pair of folders. Raises InvalidInputError if one holds no model."""
-    model, guesser = open_checkpoint(target), open_checkpoint(draft)
+    model = open_checkpoint(target)
+    guesser = open_draft(draft, model)
     return Origin(
         gamma, model.config.hidden, fingerprint_of(model), fingerprint_of(guesser), temperature
     )

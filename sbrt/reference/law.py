@@ -73,11 +73,11 @@ class Shaper:
         x = np.where(output > 0, x - f32(s.presence_penalty), x)
         return np.where(output + prompt > 0, x, rows)
 
-    def may_leave_nothing(self, vocab: int) -> bool:
-        """Whether the masks could take every token of a row of `vocab` logits."""
+    def may_leave_nothing(self, known: Sequence[int]) -> bool:
+        """Whether the masks could take every token of a row of these ids."""
         s = self.shaping
-        allowed = range(vocab) if s.allowed_token_ids is None else s.allowed_token_ids
-        left = set(range(vocab)).intersection(allowed)
+        allowed = known if s.allowed_token_ids is None else s.allowed_token_ids
+        left = set(known).intersection(allowed)
         return left <= {word[-1] for word in s.bad_words} | set(self.ends if s.min_tokens else ())
 
 
@@ -245,13 +245,16 @@ class Lane:
     ) -> None:
         self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
         self.greedy, self.draws = is_greedy(sampling), draws
-        self.columns = min(toy.vocab, vocab)  # ids that the lane has a logit of
+        # Ids that the lane has a logit of, and all others.
+        known = [i for i in toy.head_ids or range(toy.vocab) if i < vocab]
+        self.columns = np.array(known, np.intp)
+        self.absent = np.delete(np.arange(vocab), self.columns)
         self.empty = Prefix(mix(toy.seed, 0), toy.vocab)
         self.choices: dict[int, int | None] = {}
         self.known: dict[int, Law] = {}
         self.noise: dict[int, np.ndarray] = {}
         # Whether a row may have no token.
-        self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(self.columns))
+        self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(known))
 
     def choice(self, prefix: Prefix) -> int | None:
         """The token that follows; None if the row fails."""
@@ -282,9 +285,9 @@ class Lane:
         count = np.minimum(count, CANDIDATES)
         if self.toy.nan_at >= 0:
             logits = np.nan_to_num(logits, nan=0)  # of such a row nothing counts
-        x, e, total, moment = softmax_of(logits[:, : self.columns])
-        if self.columns < self.vocab:
-            x, e = (np.pad(given, ((0, 0), (0, self.vocab - self.columns))) for given in (x, e))
+        x, e, total, moment = softmax_of(logits[:, self.columns])
+        if len(self.absent):
+            x, e = (self.widened(given) for given in (x, e))
         log = log32(total[:, 0])[:, None]
         entropy = (log - moment / total)[:, 0]
         row = np.arange(len(prefixes))
@@ -299,6 +302,12 @@ class Lane:
         tokens = [row[:n] for row, n in zip(tokens.tolist(), count.tolist(), strict=True)]
         return list(map(Law, tokens, q, entropy, padded))
 
+    def widened(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, vocab] of rows [n, columns], with 0 of the ids that the lane does not know."""
+        wide = np.zeros((len(rows), self.vocab), rows.dtype)
+        wide[:, self.columns] = rows
+        return wide
+
     def among_candidates(self, scores: np.ndarray, count: np.ndarray) -> np.ndarray:
         """Softmax over the candidates of their scores, as logarithms."""
         first = np.where(count > 0, scores[:, 0], 0.0)[:, None]
@@ -310,10 +319,10 @@ class Lane:
     def logits(self, prefixes: list[Prefix]) -> np.ndarray:
         """Raw logits [prefixes, vocab] f32, -inf of ids that the lane does not know."""
         logits = toy_logits(self.toy, [p.state for p in prefixes], self.vocab)
-        logits[:, self.columns :] = -np.inf
+        logits[:, self.absent] = -np.inf
         for i, prefix in enumerate(prefixes):
             if len(prefix) - 1 == self.toy.nan_at:
-                logits[i, 0] = np.nan
+                logits[i, self.columns[0]] = np.nan
         return logits
 
     def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:

@@ -233,8 +233,8 @@ def generate(
 ) -> tuple[list[int], str, Stats]:
     """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
 
-    The vocabulary is the target's; a draft of fewer tokens never drafts the others. `draft` may be
-    None if nothing is drafted.
+    The vocabulary is the target's; a draft that has fewer tokens, or logits of fewer, never drafts
+    the others. `draft` may be None if nothing is drafted.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

@@ -20,8 +20,10 @@ TAYLOR = [
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 ]
 
-# A model whose logits are a hash of the prefix; the row at position nan_at has a NaN.
-Toy = namedtuple("Toy", "vocab seed noise16 max_positions nan_at", defaults=(0, 0, 1 << 20, -1))
+# A model whose logits are a hash of the prefix; the row at position nan_at has a NaN. It has logits
+# of the tokens in head_ids, which ascend; of none: of all.
+_TOY = "vocab seed noise16 max_positions nan_at head_ids"
+Toy = namedtuple("Toy", _TOY, defaults=(0, 0, 1 << 20, -1, ()))
 _LAW = "temperature top_p top_k min_p seed completion"
 Sampling = namedtuple("Sampling", _LAW, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
 

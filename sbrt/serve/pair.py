@@ -12,6 +12,7 @@ from ..config import EngineConfig
 from ..errors import InvalidInputError
 from ..model.checkpoint import Checkpoint, open_checkpoint
 from ..model.config import read_eos
+from ..model.draft import open_draft
 from ..model.generation_config import Defaults, read_defaults
 from ..model.gguf import is_gguf
 from ..model.names import MakeDraft
@@ -26,8 +27,8 @@ class Pair:
     """Weights and words. May serve several engines at once; nothing in it changes.
 
     vocab: the target's rows of logits are cut to this many ids, as many as it and the tokenizer
-    both have. A draft may have fewer logits: it never drafts the others. holes: ids below vocab
-    that no token of the tokenizer has, masked in every row.
+    both have. A draft may have logits of fewer ids: it never drafts the others. holes: ids below
+    vocab that no token of the tokenizer has, masked in every row.
     dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
     CUDA device of its arithmetic. generation: what its makers sample it with.
     """
@@ -60,19 +61,20 @@ def load_pair(
     """
     target = open_checkpoint(Path(config.model))
     draft_folder = config.draft()
-    draft = open_checkpoint(Path(draft_folder)) if draft_folder is not None else None
-    tokenizer = _tokenizer(config, draft)
+    draft = open_draft(Path(draft_folder), target) if draft_folder is not None else None
+    tokenizer = _tokenizer(config, target, draft)
     generation = _defaults(target)
     eos = _eos(target, tokenizer)
     activation_dtype = _activations(config, target)
+    target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
         # int8 is of the target: a draft of float weights cannot have it, a quantised one has it.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
-        draft_model = _model(replace(config, activation_dtype=activations), draft, progress)
+        config_of_draft = replace(config, activation_dtype=activations)
+        draft_model = _model(config_of_draft, draft, progress, target_model)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
-    target_model = _model(config, target, progress)
     vocab = target_model.vocab
     if tokenizer is not None:  # ids from its size on are padding, not tokens
         vocab = min(vocab, tokenizer.size)
@@ -89,10 +91,15 @@ def load_pair(
     )
 
 
-def _model(config: EngineConfig, checkpoint: Checkpoint, progress: Progress | None) -> Model:
-    """The weights where the config wants them."""
+def _model(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    progress: Progress | None,
+    target: Model | None = None,
+) -> Model:
+    """The weights where the config wants them. target: of a draft, who may share its embedding."""
     if not config.on_cuda:
-        return checkpoint.decoder(config.dtype, progress, config.activation_dtype)
+        return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)
     try:
         from ..gpu.lane import expect_core, model_of, rows_for
     except ImportError as error:
@@ -122,7 +129,9 @@ def _activations(config: EngineConfig, target: Checkpoint) -> str:
     return target.activations(config.dtype, config.activation_dtype)
 
 
-def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | None:
+def _tokenizer(
+    config: EngineConfig, target: Checkpoint, draft: Checkpoint | None
+) -> Tokenizer | None:
     if config.skip_tokenizer_init:
         if config.tokenizer is not None:
             raise InvalidInputError("tokenizer: expected none with skip_tokenizer_init, got one")
@@ -130,8 +139,20 @@ def _tokenizer(config: EngineConfig, draft: Checkpoint | None) -> Tokenizer | No
     given = Path(config.tokenizer if config.tokenizer is not None else config.model)
     tokenizer = Tokenizer(_tokenizer_file(given))
     if draft is not None:
-        check_pair(tokenizer, Tokenizer(_tokenizer_file(draft.folder)))
+        _check_words(tokenizer, target, draft)
     return tokenizer
+
+
+def _check_words(tokenizer: Tokenizer, target: Checkpoint, draft: Checkpoint) -> None:
+    """A draft's folder without a tokenizer is of the target's, as far as its size can tell."""
+    file = _tokenizer_file(draft.folder)
+    if check.is_file(file):
+        check_pair(tokenizer, Tokenizer(file))
+    elif draft.config.vocab != target.config.vocab:
+        raise InvalidInputError(
+            f"{file}: expected a tokenizer.json, or none and the target's vocab_size "
+            f"{target.config.vocab}, found none and vocab_size {draft.config.vocab}"
+        )
 
 
 def _tokenizer_file(model: Path) -> Path:

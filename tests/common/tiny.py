@@ -145,7 +145,12 @@ def random_weights(config, seed=0):
     }
 
 
+WHOLE = {"int64": "I64", "bool": "BOOL"}  # of numbers that no dtype rounds
+
+
 def as_bytes(values, dtype):
+    if dtype in WHOLE.values():
+        return values.tobytes()
     if dtype == "BF16":  # truncated: exact for what is compared here
         return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
@@ -161,9 +166,10 @@ def write_file(path, header, data=b"", length=None):
 def write_weights(path, weights, dtype="F32"):
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, value in weights.items():
-        part = as_bytes(value, dtype)
+        kind = WHOLE.get(value.dtype.name, dtype)
+        part = as_bytes(value, kind)
         offsets = [len(data), len(data) + len(part)]
-        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": offsets}
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": offsets}
         data += part
     write_file(path, header, data)
 

@@ -285,8 +285,14 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
 def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     rng, draw = Random(f"{a.seed}/{index}"), Random(f"{a.seed}/{index}/methods")
     world = random_world(rng, a.cpu)
-    if chance(other := Random(f"{a.seed}/{index}/vocabulary"), a.small):
-        world.draft["vocab"] = other.randint(2, world.target["vocab"])
+    other, vocab = Random(f"{a.seed}/{index}/vocabulary"), world.target["vocab"]
+    if chance(other, a.small):
+        world.draft["vocab"] = other.randint(2, vocab)
+    if chance(other, a.trimmed):
+        known = world.draft["vocab"]  # the target has one of them, too
+        ids = {other.randrange(min(known, vocab))}
+        ids.update(other.sample(range(known), other.randint(1, known)))
+        world.draft["head_ids"] = tuple(sorted(ids))
     runtime = make_runtime(world)
     wrong = []
     for _ in range(SEQUENCES):
@@ -324,6 +330,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--small", type=float, default=0, help="share of drafts of fewer tokens")
+    parser.add_argument("--trimmed", type=float, default=0, help="share of drafts of some ids")
     parser.add_argument("--methods", type=int, default=99, help="drawn for a sequence, and none")
     return parser.parse_args(argv)
 
@@ -338,7 +345,8 @@ def main(argv: list[str] | None = None) -> int:
         seen["mismatches"] += len(wrong)
         for text in wrong:
             where = f"--seed {a.seed} --first {index} --sequences {SEQUENCES}"
-            again = f"{where} --cpu {a.cpu} --methods {a.methods} --small {a.small}"
+            again = f"{where} --cpu {a.cpu} --methods {a.methods}"
+            again += f" --small {a.small} --trimmed {a.trimmed}"
             print(f"MISMATCH {text}\n    {sys.argv[0]} {again}", flush=True)
         index += a.step
         if time.monotonic() - last > PROGRESS:

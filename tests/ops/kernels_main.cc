@@ -169,11 +169,14 @@ void print_passes(const Kernels& kernels, int64_t n) {
     places.push_back(i = kernels.next_reaching(x.data(), i, n, most - 9));
   print("every", "next" + shape, places);
   std::vector<uint64_t> masks;
+  std::vector<int32_t> tokens(n);
+  for (int64_t i = 0; i < n; ++i) tokens[i] = static_cast<int32_t>(i * 13 + i * i % 7);
   for (uint32_t use = 0; use < 4; ++use)
     for (int64_t from = 0; from < n; from += 64)
-      masks.push_back(kernels.may_reach(x.data(), from, n,
-                                        {1234567890123456789u, uint64_t{1} << 40, 3, use, 0.8f},
-                                        double{most} / 0.8));
+      for (const bool named : {false, true})
+        masks.push_back(kernels.may_reach(x.data(), named ? tokens.data() : nullptr, from, n,
+                                          {1234567890123456789u, uint64_t{1} << 40, 3, use, 0.8f},
+                                          double{most} / 0.8));
   print("every", "noise" + shape, masks);
 }
 

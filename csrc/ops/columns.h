@@ -1,0 +1,42 @@
+// Which tokens a row of logits has: all of a vocabulary, or those that a trimmed head knows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/memory.h"
+
+namespace sbrt {
+
+// The columns of a row of logits. Token ids ascend with the columns, so that the first of equal logits
+// has the lowest id.
+struct Columns {
+  int32_t n = 0;                 // of a row
+  const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is of token i
+  const int32_t* of =
+      nullptr;  // [tokens] the column of a token, at least n: it has none; null with ids
+  int32_t tokens = 0;
+
+  int32_t id(int64_t column) const { return ids ? ids[column] : static_cast<int32_t>(column); }
+  // -1: the row has no logit of this token.
+  int32_t find(int32_t token) const {
+    const int32_t column = !ids ? token : token < tokens ? of[token] : n;
+    return column < n ? column : -1;
+  }
+  // Those of tokens below `vocab`.
+  Columns below(int32_t vocab) const;
+};
+
+// Owns the ids of a head, and the way back.
+class ColumnMap {
+ public:
+  // ids: ascending, below `vocab`; none: a head of all tokens. Throws InvalidInput.
+  ColumnMap(const std::vector<int32_t>& ids, int32_t vocab);
+  const Columns& columns() const { return columns_; }
+
+ private:
+  Buffer<int32_t> ids_, of_;
+  Columns columns_;
+};
+
+}  // namespace sbrt

@@ -1,0 +1,96 @@
+"""Contract under test: a draft whose head knows some ids only, or that has its target's embedding,
+changes no answer. It drafts what its head knows, and nothing else."""
+
+import pytest
+
+from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt.methods import METHODS
+from tests.common.trimmed import EMBED, IDS, head_weights, write_trimmed
+
+PARAMS = [
+    SamplingParams(temperature=0, max_tokens=40),
+    SamplingParams(temperature=0.9, seed=3, max_tokens=40),
+    SamplingParams(
+        temperature=0.8, seed=4, max_tokens=40, top_p=0.9, top_k=40, min_p=0.01,
+        repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2, min_tokens=10,
+        logit_bias={5: -2.0, 250: 2.0, 201: 1.0}, bad_words=["self", "print", "return x"],
+    ),
+    SamplingParams(temperature=0.7, seed=5, max_tokens=12, allowed_token_ids=[7, 60, 201, 299]),
+    SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),  # none of the head's
+]  # fmt: skip
+KINDS = ("own", "shared", "whole", "narrow")
+MAY_REST = ("none", "auto", "adaedl")  # the last stops where a draft of all tokens is in doubt
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, make):
+    """The target's folder, and the drafts' by kind; most are nearly the target."""
+    base = tmp_path_factory.mktemp("trimmed")
+    weights = make.weights(make.config(), seed=1)
+    target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
+    near = make.noisy(weights, 0.01, seed=2)
+    narrow = make.weights(make.config(hidden_size=16), seed=3)
+    whole = make.checkpoint(base / "whole", weights={k: w for k, w in near.items() if k != EMBED})
+    (whole / "tokenizer.json").unlink()
+    drafts = {
+        "own": write_trimmed(make, base / "own", head_weights(near), tokenizer=True),
+        "shared": write_trimmed(make, base / "shared", head_weights(near, embedding=False)),
+        "whole": whole,
+        "narrow": write_trimmed(make, base / "narrow", head_weights(narrow), hidden_size=16),
+    }
+    return target, drafts
+
+
+def engine_of(pair, kind, methods=METHODS, **fields):
+    target, drafts = pair
+    given = {"num_threads": 1, "speculative": {"model": drafts[kind], **fields.pop("spec", {})}}
+    return Engine(EngineConfig(target, **(given | fields)), methods=methods)
+
+
+def answers(engine, prompts, method="none"):
+    """What every prompt gets under each of PARAMS, and how many drafted tokens were accepted."""
+    outputs = [o for params in PARAMS for o in engine.generate(prompts, params, method=method)]
+    completions = [o.outputs[0] for o in outputs]
+    found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]
+    accepted = sum(c.spec_decode_metrics["num_accepted_draft_tokens"] for c in completions)
+    return found, accepted
+
+
+@pytest.fixture(scope="module")
+def want(pair, prompts):
+    """Answers of the target alone."""
+    with Engine(EngineConfig(pair[0], num_threads=1)) as engine:
+        return answers(engine, prompts)[0]
+
+
+def test_the_target_says_what_the_head_does_not_know(want):
+    said = {token for tokens, *_ in want for token in tokens}
+    assert said - set(IDS)
+    assert said & set(IDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_answer_changes(pair, prompts, want, kind):
+    with engine_of(pair, kind) as engine:
+        for method in METHODS:
+            got, accepted = answers(engine, prompts, method)
+            assert got == want, method
+            assert accepted > 0 or kind == "narrow" or method in MAY_REST, method
+
+
+@pytest.mark.parametrize("kind", ["shared", "whole"])
+@pytest.mark.parametrize("seats", [1, 4])
+def test_many_sequences_at_once(pair, prompts, want, kind, seats):
+    with engine_of(pair, kind, max_num_seqs=seats, num_threads=2) as engine:
+        for method in ("specbranch", "hedge", "tree"):
+            assert answers(engine, prompts, method)[0] == want, method
+
+
+def test_rejection_drafts_only_what_the_head_knows(pair, prompts):
+    spec = {"method": "specbranch", "acceptance": "rejection"}
+    runs = []
+    for threads in (1, 2):
+        with engine_of(pair, "shared", methods=(), num_threads=threads, spec=spec) as engine:
+            runs.append(answers(engine, prompts, "specbranch:acceptance=rejection"))
+    assert runs[0] == runs[1]
+    assert runs[0][1] > 0
