@@ -18,7 +18,9 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 .PHONY: demo test exact sanitize gpu-check nsys ncu peers clients clients-test real-model lint tidy format hook clean
 
 demo: $(VENV)/.built
-	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
+	@if $(BIN)/sbrt fetch smollm2; then $(BIN)/sbrt demo --png compare.png; \
+	else echo "The small pair follows instead: it is part of the package."; \
+	$(BIN)/sbrt compare --png compare.png --then-simulate c=8; fi
 
 # Files of tests are shared out to TEST_JOBS processes, in the order that tests/conftest.py gives
 # them; most tests keep one core busy.

@@ -35,6 +35,16 @@ class Network:
         self.cos = (angles.cos() * amplitude).to(device)
         self.sin = (angles.sin() * amplitude).to(device)
 
+    @property
+    def head(self) -> Tensor:
+        """[draft vocabulary, hidden]."""
+        return self.weights[HEAD]
+
+    @head.setter
+    def head(self, weight: Tensor) -> None:
+        """Another one."""
+        self.weights[HEAD] = weight
+
     def hidden(self, tokens: Tensor) -> Tensor:
         """Token ids [batch, time], padded on the right, to [batch, time, hidden] after the norm."""
         x = self.weights[EMBED][tokens].float()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 GROUP = 32  # columns of a quantised matrix that share a scale
 
 
-def draft_config(target: ModelConfig, layers: int, width: int) -> ModelConfig:
-    """The target's family with `layers` layers of `width`; the head is not tied.
+def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> ModelConfig:
+    """The target's family with `layers` layers of `width` and a head of its own over `vocab` ids.
 
     Raises InvalidInputError: more layers than the target, or a width that does not fit its heads.
     """
@@ -35,18 +35,18 @@ def draft_config(target: ModelConfig, layers: int, width: int) -> ModelConfig:
         raise InvalidInputError(
             f"--width: expected {target.hidden} or a smaller multiple of {step}, got {width}"
         )
-    if target.post_norms:
+    if target.post_norms or target.local:
         raise InvalidInputError(
             f"target: expected a family of Llama's form, got {target.architecture}"
         )
+    rope = replace(target.rope, divisors=())  # config.json has no field for these
+    plain = replace(target, layers=layers, tied=False, draft_vocab=vocab, rope=rope)
     if width == target.hidden:
-        return replace(target, layers=layers, tied=False, local=target.local[:layers])
+        return plain
     heads = width // target.head_dim
     inner = max(1, round(target.inner * width / target.hidden / GROUP)) * GROUP
-    return replace(
-        target, layers=layers, tied=False, local=target.local[:layers], hidden=width, inner=inner,
-        heads=heads, kv_heads=math.gcd(heads, target.kv_heads),
-    )  # fmt: skip
+    kv_heads = math.gcd(heads, target.kv_heads)
+    return replace(plain, hidden=width, inner=inner, heads=heads, kv_heads=kv_heads)
 
 
 def read_weights(checkpoint: Checkpoint, names: Iterable[str]) -> Weights:

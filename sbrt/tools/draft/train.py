@@ -19,7 +19,7 @@ from torch import Tensor
 from ...model.checkpoint import EMBED
 from .batches import Batch, Examples
 from .labels import Answer, Reader
-from .network import HEAD, Network
+from .network import Network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def fit_head(
         tell(min(seen, REGRESSED), REGRESSED)
     gram += torch.eye(width, dtype=torch.float64, device=device) * gram.diagonal().mean() * RIDGE
     head = torch.linalg.solve(gram, cross.double()).T.float().contiguous()
-    network.weights[HEAD] = head
+    network.head = head
 
 
 class Trainer:
@@ -134,8 +134,9 @@ class Trainer:
         measured, saved, begun = self.spent, self.spent, time.monotonic()
         while self.spent < self.seconds:
             order = examples.epoch(self.epoch)
-            for self.at in range(min(self.at, len(order)), len(order)):
+            while self.at < len(order):
                 batch = examples.batch(order[self.at], device)
+                self.at += 1
                 loss = self._update(batch)
                 now = time.monotonic()
                 rate = len(batch.rows) / (now - begun)
@@ -169,7 +170,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         self.optimizer.step()
         self.step += 1
-        return float(loss)
+        return loss.item()
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
@@ -189,7 +190,7 @@ class Trainer:
                 self.network.weights[name].copy_(weight)
         self.optimizer.load_state_dict(state["optimizer"])
         self.spent, self.step = state["spent"], state["step"]
-        self.epoch, self.at = state["epoch"], state["at"] + 1
+        self.epoch, self.at = state["epoch"], state["at"]
 
 
 @torch.no_grad()
