@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from ... import methods
+from ... import check, methods
 from ...check import integer, number
 from ...cores import usable_cores
 from ...errors import InvalidInputError
@@ -23,6 +23,7 @@ from .labels import Answer, read_answers
 from .shape import draft_config
 
 MINUTES, VOCAB, COUNT = 60.0, 8192, 3000
+DEVICES = ("cpu", "cuda")
 SMALLEST_HEAD = 16  # ids
 MOST_MINUTES = 60 * 24 * 30
 AGREEING = 96  # held-out answers that agreement is measured on
@@ -90,6 +91,7 @@ def _make(args: argparse.Namespace) -> int:
         raise InvalidInputError(f"--minutes: expected more than 0, got {args.minutes:g}")
     integer("--count", args.count, 1, 10**7)
     integer("--threads", args.threads, 1)
+    check.one_of("--train-device", args.train_device, DEVICES)
     target = open_checkpoint(_target(args))
     most = target.config.vocab
     vocab = min(integer("--vocab", args.vocab, SMALLEST_HEAD), most)

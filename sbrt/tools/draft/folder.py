@@ -1,4 +1,7 @@
-"""Writes a draft's folder: config.json, 4-bit weights, the ids of its head."""
+"""Writes a draft's folder: config.json, 4-bit weights, the ids of its head.
+
+Matrices whose rows are not whole groups of 32 make it a folder of bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from ...model.checkpoint import EMBED
 from ...model.config import ModelConfig
 from ...model.draft import D2T
 from ...model.rope import Rope
-from ...model.safetensors_file import encode
-from .packing import pack, scheme
+from ...model.safetensors_file import bfloat16, encode
+from .packing import fits, pack, scheme
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,10 +57,10 @@ def write_draft(
     for name, values in weights.items():
         if name == EMBED and shares_embedding:
             continue
-        if values.ndim == 2:
+        if values.ndim == 2 and fits(config):
             tensors |= pack(name.removesuffix(".weight"), values)
         else:
-            tensors[name] = values.astype(np.float32)
+            tensors[name] = bfloat16(values) if values.ndim == 2 else values.astype(np.float32)
     tensors[D2T] = ids - np.arange(len(ids), dtype=np.int64)
     data = encode(tensors, {"format": "pt"})
     text = (json.dumps(config_json(config), indent=2) + "\n").encode()
@@ -83,8 +86,9 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "hidden_act": "silu",
         "tie_word_embeddings": config.tied,
-        "quantization_config": scheme(),
     }
+    if fits(config):
+        found["quantization_config"] = scheme()
     if config.rope.kind != "default":
         found["rope_scaling"] = _rope_json(config.rope)
     if config.window:

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import check
-from ..._core import LaneProbe, Model
+from ..._core import LaneProbe
 from ...errors import InvalidInputError
 from ...files import write_file
+from ...serve.pair import Pair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 32  # most likely tokens of a position
+NEVER = 30.0  # nats below all others
 DEEPEST = 12.0  # nats below the best: less likely tokens are not kept
 ROWS = 64  # of one forward
 BLOCK = 64  # answers in a file
@@ -74,11 +76,14 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 class Reader:
-    """Logits of the target along an answer, from the engine's forward."""
+    """Logits of the target along an answer, from the engine's forward.
 
-    def __init__(self, model: Model, longest: int, threads: int) -> None:
-        self._lane = LaneProbe(model, longest, ROWS, 0, 0, threads)
-        self._threads = threads
+    Ids that no token has are less likely than all others.
+    """
+
+    def __init__(self, pair: Pair, longest: int, threads: int) -> None:
+        self._lane = LaneProbe(pair.target, longest, ROWS, 0, 0, threads)
+        self._threads, self._vocab, self._holes = threads, pair.vocab, list(pair.holes)
 
     def read(self, answer: Answer) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first row, logits [rows, vocab]) of the answer's tokens, in pieces of ROWS at most."""
@@ -89,6 +94,8 @@ class Reader:
         for at in range(first, len(tokens), ROWS):
             found = self._forward(at, tokens[at : at + ROWS], True)
             assert found is not None
+            found = found[:, : self._vocab]
+            found[:, self._holes] = found.min() - NEVER
             yield at - first, found
 
     def _forward(self, head: int, ids: Sequence[int], logits: bool) -> NDArray[np.float32] | None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,15 +174,14 @@ def make_data(plan: Plan, pair: Pair) -> Data:
         held_labels = labelled(plan.work / "held-out-labels", held_out, reader, bar.update)
     path = plan.work / "ids.npy"
     if not path.is_file():
-        size, vocab = plan.config.draft_vocab, plan.config.vocab
-        ids = vocabulary(labels, size, vocab, sorted(pair.eos))
+        ids = vocabulary(labels, plan.config.draft_vocab, pair.vocab, sorted(pair.eos))
         _save(path, ids)
     return Data(answers, labels, held_out, held_labels, np.load(path, allow_pickle=False))
 
 
 def reader_of(plan: Plan, pair: Pair) -> Reader:
     """What reads the target's logits."""
-    return Reader(pair.target, min(LONGEST, plan.config.max_positions), plan.threads)
+    return Reader(pair, min(LONGEST, plan.config.max_positions), plan.threads)
 
 
 def train(plan: Plan, pair: Pair, data: Data) -> None:
@@ -195,9 +194,10 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    start = first_layers(plan.target, plan.config)
+    config = replace(plan.config, draft_vocab=len(data.ids))  # a tokenizer may have fewer
+    start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
-    network = Network(plan.config, weights, min(LONGEST, plan.config.max_positions))
+    network = Network(config, weights, min(LONGEST, plan.config.max_positions))
     head = plan.work / "head.npy"
     if not head.is_file():
         with closing(Progress("fitting the head")) as bar:
@@ -216,7 +216,7 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
     trainer.run(examples, held_out, plan.minutes * 60 / MEASURES, _Teller())
     found = {name: w.detach().float().cpu().numpy() for name, w in network.weights.items()}
     shares = plan.config.hidden == plan.target.config.hidden
-    size = write_draft(plan.out, plan.config, found, data.ids, shares_embedding=shares)
+    size = write_draft(plan.out, config, found, data.ids, shares_embedding=shares)
     say(f"wrote {plan.out}, {size / 1e6:.1f} MB")
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...model.config import ModelConfig
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -32,6 +34,12 @@ def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         f"{name}.weight_shape": np.array([rows, columns], np.int64),
         f"{name}.weight_zero_point": _zero_points(zero[:, :, 0].astype(np.uint32)),
     }
+
+
+def fits(config: ModelConfig) -> bool:
+    """Whether all matrices of a decoder have rows of whole groups."""
+    columns = (config.hidden, config.inner, config.heads * config.head_dim)
+    return all(count % GROUP == 0 for count in columns)
 
 
 def scheme() -> dict[str, Any]:

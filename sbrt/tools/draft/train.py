@@ -20,6 +20,7 @@ from ...model.checkpoint import EMBED
 from .batches import Batch, Examples
 from .labels import Answer, Reader
 from .network import Network
+from .packing import fits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +120,7 @@ class Trainer:
         others = [w for w in weights.values() if w.dim() != 2]
         groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, peak, (0.9, 0.95), weight_decay=0.05, fused=True)
+        self.rounds = fits(network.config)
         self.spent, self.step, self.epoch, self.at = 0.0, 0, 0, 0
         if path.is_file():
             self._load()
@@ -153,11 +155,11 @@ class Trainer:
                     break
             else:
                 self.epoch, self.at = self.epoch + 1, 0
-        self.network.quantised = True
+        self.network.quantised = self.rounds
         self.save()
 
     def _update(self, batch: Batch) -> float:
-        self.network.quantised = self.share >= ROUNDED_FROM
+        self.network.quantised = self.rounds and self.share >= ROUNDED_FROM
         warm = min(1.0, (self.step + 1) / WARM_UP)
         fall = LEAST + (1 - LEAST) * (1 + math.cos(math.pi * self.share)) / 2
         for group in self.optimizer.param_groups:

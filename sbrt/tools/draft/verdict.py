@@ -137,7 +137,7 @@ def agreement(
     """The draft's choices along the target's answers, by source, and all under `all`."""
     assert pair.draft is not None
     longest = max(len(a.prompt) + len(a.ids) for a in held_out)
-    head = _head_ids(config)
+    head = _head_ids(config, pair)
     hits: dict[str, list[NDArray[np.bool_]]] = {}
     lane = LaneProbe(pair.draft, longest, ROWS, 0, 0, threads)
     for done, answer in enumerate(held_out):
@@ -152,7 +152,7 @@ def agreement(
 
 
 def _hits(
-    lane: LaneProbe, answer: Answer, head: NDArray[np.int64] | None, threads: int
+    lane: LaneProbe, answer: Answer, head: NDArray[np.int64], threads: int
 ) -> NDArray[np.bool_]:
     """[tokens, TOP]: whether the draft's k-th choice is the answer's token."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
@@ -162,8 +162,8 @@ def _hits(
         rows = [(t, at + j, lane.slot(at + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
         logits = lane.forward(at, rows, threads, at + len(ids) > first)
         if logits is not None:
-            top = _first_choices(logits[max(0, first - at) :])
-            found.append(top if head is None else head[top])
+            logits = np.where(head < 0, -np.inf, logits[max(0, first - at) :])
+            found.append(head[_first_choices(logits)])
     return np.concatenate(found) == np.array(answer.ids)[:, None]
 
 
@@ -174,13 +174,14 @@ def _first_choices(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.take_along_axis(top, order, 1)
 
 
-def _head_ids(config: EngineConfig) -> NDArray[np.int64] | None:
-    """The target's ids of the draft's logits; None: the same ids."""
+def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
+    """The target's id of each of the draft's logits; -1 of what it never drafts."""
     folder = config.draft()
-    if folder is None:
-        return None
+    assert folder is not None
     draft = open_draft(Path(folder), open_checkpoint(Path(config.model)))
-    return np.array(draft.head_ids) if draft.head_ids else None
+    ids = np.array(draft.head_ids or range(draft.config.vocab))
+    is_token = (ids < pair.vocab) & ~np.isin(ids, pair.holes)
+    return np.where(is_token, ids, -1)
 
 
 def pair_of(

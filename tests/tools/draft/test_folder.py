@@ -20,7 +20,9 @@ ROPES = {
     "llama3": Rope(
         kind="llama3", factor=8.0, original_max=128.0, low_freq=1.0, high_freq=4.0
     ),
-    "yarn": Rope(kind="yarn", factor=2.0, original_max=256.0, attention_factor=1.07, truncate=False),
+    "yarn": Rope(
+        kind="yarn", factor=2.0, original_max=256.0, attention_factor=1.07, truncate=False
+    ),
 }  # fmt: skip
 
 
@@ -120,6 +122,16 @@ def test_a_narrow_draft_has_an_embedding_of_its_own(make, tmp_path):
     found = open_draft(tmp_path / "d", checkpoint)
     assert not found.shares_embedding
     assert found.config == config
+
+
+def test_rows_of_broken_groups_stay_bfloat16(make, tmp_path):
+    target = make.checkpoint(tmp_path / "t")  # 48 neurons
+    checkpoint = open_checkpoint(target)
+    config = draft_config(checkpoint.config, 1, 32, len(IDS))
+    write_draft(tmp_path / "d", config, dict(random_weights(config, 3)), IDS, shares_embedding=True)
+    found = open_draft(tmp_path / "d", checkpoint)
+    assert found.config == config
+    assert {w.dtype for w in found.weights.values() if len(w.shape) == 2} == {"BF16"}
 
 
 @pytest.mark.parametrize(
