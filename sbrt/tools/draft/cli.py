@@ -57,6 +57,8 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="prompts to invent (default: %(default)s)",
     )
+    add("--answers", type=Path, metavar="F", help="answers of the target that are there already")
+    add("--held-out", type=Path, metavar="F", help="next to --answers (default: every 8th of them)")
     add("--train-device", default="cpu", metavar="cpu|cuda", help="of torch (default: cpu)")
     parser.set_defaults(run=_make)
 
@@ -66,7 +68,10 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--draft", required=True, metavar="MODEL|smollm2|demo", help="the draft to judge")
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
-    add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
+    add(
+        "--limit", type=int, default=verdict.CLOCKED, metavar="N",
+        help="prompts that every method answers by the clock (default: %(default)s)",
+    )  # fmt: skip
     flags.add_json_flag(parser)
     parser.set_defaults(run=_eval)
 
@@ -95,6 +100,10 @@ def _make(args: argparse.Namespace) -> int:
     target = open_checkpoint(_target(args))
     most = target.config.vocab
     vocab = min(integer("--vocab", args.vocab, SMALLEST_HEAD), most)
+    if args.held_out is not None and args.answers is None:
+        raise InvalidInputError("--held-out: expected --answers next to it, got none")
+    if args.answers is not None and args.prompts is not None:
+        raise InvalidInputError("--answers: expected no --prompts next to it")
     prompts = None if args.prompts is None else read_prompts(args.prompts)
     sizes = outlook.candidates(target.config, args.layers, args.width)
     for layers, width in sizes:
@@ -107,7 +116,7 @@ def _make(args: argparse.Namespace) -> int:
     config = draft_config(target.config, found[0].layers, found[0].width, vocab)
     plan = make.Plan(
         target, args.out, config, args.minutes, prompts, args.count, args.threads,
-        args.train_device,
+        args.train_device, args.answers, args.held_out,
     )  # fmt: skip
     make.open_work(plan)
     make.make_answers(plan)
@@ -122,6 +131,7 @@ def _make(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> int:
     check_writable("--json", args.json)
     integer("--threads", args.threads, 1)
+    integer("--limit", args.limit, 1)
     given = verdict.usual_methods()
     if args.methods is not None:
         given = [methods.parse(text) for text in methods.parse_list(args.methods)]
@@ -132,19 +142,25 @@ def _eval(args: argparse.Namespace) -> int:
         raise InvalidInputError(f"--draft: expected a folder or file, got {args.draft}")
     draft = located(folder)
     target = _target(args)
-    judged = _judged(target, draft, _held_out(args, target, draft), given, args.threads)
+    held_out = _held_out(args, target, draft)
+    judged = _judged(target, draft, held_out, given, args.threads, args.limit)
     compare.write_json(args.json, [judged.json()])
     compare.show(args.json, judged.text())
     return compare.verdict(judged.clock)
 
 
 def _judged(
-    target: Path, draft: Path, held_out: list[Answer], given: list[methods.Method], threads: int
+    target: Path,
+    draft: Path,
+    held_out: list[Answer],
+    given: list[methods.Method],
+    threads: int,
+    clocked: int = verdict.CLOCKED,
 ) -> verdict.Verdict:
     config, pair = verdict.pair_of(target, draft, given, threads)
     step = max(1, len(held_out) // AGREEING)
     with closing(Progress("judging")) as bar:
-        return verdict.judge(config, pair, given, held_out[::step], bar.update)
+        return verdict.judge(config, pair, given, held_out[::step], bar.update, clocked)
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
@@ -152,7 +168,7 @@ def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answe
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file():
         return read_answers(kept)
-    texts = BUILT_IN if args.prompts is None else read_prompts(args.prompts, args.limit)
+    texts = BUILT_IN if args.prompts is None else read_prompts(args.prompts)
     jobs = [Job("prompts", i, text) for i, text in enumerate(texts)]
     return make.answers_to(jobs, target, args.threads)
 

@@ -28,7 +28,7 @@ from ...model.config import ModelConfig
 from ...model.fingerprint import fingerprint_of
 from ...serve.pair import Pair, load_pair
 from ..progress import Progress
-from .answers import ANSWER, HELD_ANSWER, Job, Writer, jobs_of
+from .answers import ANSWER, HELD_ANSWER, HELD_OUT, Job, Writer, jobs_of
 from .chat import Chat
 from .folder import write_draft
 from .labels import LONGEST_PROMPT, Answer, Labels, Reader, labelled, read_answers
@@ -44,12 +44,16 @@ LONGEST = 1024  # tokens of a prompt and its answer
 ANSWERING = 0.4  # of the minutes of training, at most, before it
 MEASURES = 12  # times that a training run is measured on held-out answers
 PAUSE = 30.0  # seconds between two lines of a training run
+MOST_BYTES = 2**32  # of a file of answers
 SPARE = 64  # answers that training needs at least
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to make. prompts: texts, None where the target invents `count` of them."""
+    """What to make. prompts: texts, None where the target invents `count` of them.
+
+    answers, held_out: files of answers that are there already, in place of prompts.
+    """
 
     target: Checkpoint
     out: Path
@@ -59,6 +63,8 @@ class Plan:
     count: int
     threads: int
     device: str = "cpu"
+    answers: Path | None = None
+    held_out: Path | None = None
 
     @property
     def work(self) -> Path:
@@ -109,13 +115,16 @@ def open_work(plan: Plan) -> None:
 
 def make_answers(plan: Plan) -> None:
     """Write answers.jsonl and held-out.jsonl; nothing is done where they are whole."""
+    finished = plan.work / "answers.done"
+    if plan.answers is not None:
+        take_answers(plan, plan.answers)
+        finished.touch()
+    if finished.is_file():
+        return
     chat = Chat(plan.target.folder)
     kept, held = jobs_of(plan.prompts, plan.count)
     if plan.prompts is None:
         _ = chat.opening  # raises without a template
-    finished = plan.work / "answers.done"
-    if finished.is_file():
-        return
     until = time.monotonic() + 60 * plan.minutes * ANSWERING
     with _engine(plan.target.folder, plan.threads) as engine:
         writer = Writer(engine, chat)
@@ -126,6 +135,19 @@ def make_answers(plan: Plan) -> None:
             with closing(Progress(f"the target writes {name}")) as bar:
                 writer.write(plan.work / f"{name}.jsonl", jobs, longest, until, bar.update)
     finished.touch()
+
+
+def take_answers(plan: Plan, path: Path) -> None:
+    """Copy answers that are there already. Without held-out ones every 8th is held out."""
+    lines = check.read_bytes(path, MOST_BYTES).splitlines(keepends=True)
+    if plan.held_out is None:
+        kept = [line for i, line in enumerate(lines) if i % HELD_OUT]
+        held = lines[::HELD_OUT]
+    else:
+        kept = lines
+        held = check.read_bytes(plan.held_out, MOST_BYTES).splitlines(keepends=True)
+    write_file(plan.work / "answers.jsonl", b"".join(kept))
+    write_file(plan.work / "held-out.jsonl", b"".join(held))
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:

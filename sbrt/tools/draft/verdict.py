@@ -35,6 +35,7 @@ TOP = 4  # first choices of the draft
 ROWS = 64  # of one forward
 CLEAR = 1.02  # times the best without a draft: a smaller gain is none
 TOKENS = 128
+SECONDS = 2.0  # that costs are measured for
 CLOCKED = 12  # held-out prompts that every method answers
 
 Tell = Callable[[int, int], None]
@@ -115,17 +116,21 @@ def judge(
     given: Sequence[Method],
     held_out: Sequence[Answer],
     tell: Tell,
+    clocked: int = CLOCKED,
 ) -> Verdict:
-    """Measure a pair on held-out answers. Raises InvalidInputError if there are none."""
+    """Measure a pair on held-out answers, by the clock on `clocked` of their prompts.
+
+    Raises InvalidInputError if there are none.
+    """
     if not held_out:
         raise InvalidInputError("draft: expected held-out answers, got none")
     threads, _ = config.threads()
     found = agreement(config, pair, held_out, threads, tell)
-    spread = [held_out[i] for i in np.linspace(0, len(held_out) - 1, CLOCKED).astype(int)]
+    spread = [held_out[i] for i in np.linspace(0, len(held_out) - 1, clocked).astype(int)]
     prompts = [answer.prompt for answer in {id(a): a for a in spread}.values()]
     params = SamplingParams(temperature=0.0, max_tokens=TOKENS)
     with Engine(config, pair=pair, methods=given) as engine:
-        model = cost_model(MEASURED, measured_costs(engine))
+        model = cost_model(MEASURED, measured_costs(engine, SECONDS))
     work = Work(config, pair, given, prompts, params)
     clock = work.by_the_clock()
     return Verdict(found, clock, work.simulated(model, Sweep(model.c, GAMMA_STAYS)))

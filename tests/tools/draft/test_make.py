@@ -8,7 +8,8 @@ import pytest
 from sbrt import Engine, SamplingParams, methods
 from sbrt.model.checkpoint import open_checkpoint
 from sbrt.tools import cli
-from sbrt.tools.draft import labels, make, train
+from sbrt.tools.draft import labels, train
+from sbrt.tools.draft import make as make_module
 
 torch = pytest.importorskip("torch")
 
@@ -19,12 +20,14 @@ ANSWERS, LENGTH = 12, 16
 def small(monkeypatch):
     """Everything short, and the shape given so that no size has to be measured."""
     for name, value in (("ANSWER", LENGTH), ("HELD_ANSWER", LENGTH), ("SPARE", ANSWERS)):
-        monkeypatch.setattr(make, name, value)
-    monkeypatch.setattr(make, "PAUSE", 0.0)
+        monkeypatch.setattr(make_module, name, value)
+    monkeypatch.setattr(make_module, "PAUSE", 0.0)
     monkeypatch.setattr(train, "REGRESSED", 200)
-    monkeypatch.setattr("sbrt.tools.draft.outlook.SECONDS", 0.02)
-    monkeypatch.setattr("sbrt.tools.draft.verdict.TOKENS", 12)
-    monkeypatch.setattr("sbrt.tools.draft.verdict.CLOCKED", 2)
+    for name, value in (
+        ("draft.outlook.SECONDS", 0.02), ("draft.verdict.SECONDS", 0.02), ("plan.TOY_TOKENS", 24),
+        ("draft.verdict.TOKENS", 12),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"sbrt.tools.{name}", value)
     few = [methods.parse(name) for name in ("none", "draft_model", "lookup")]
     monkeypatch.setattr("sbrt.tools.draft.verdict.usual_methods", lambda: few)
     monkeypatch.setattr("sbrt.tools.draft.outlook.METHODS", ("draft_model",))
@@ -40,6 +43,7 @@ def run(target, tmp_path, prompts_file, capsys):
         code = cli.main([str(word) for word in [*words, *shape, *flags]])
         return code, *capsys.readouterr()
 
+    call.target = target
     return call
 
 
@@ -90,6 +94,26 @@ def test_training_learns(small, run, tmp_path):
               if line.startswith("training:")]  # fmt: skip
     assert len(losses) > 3
     assert losses[-1] < losses[0]
+
+
+def test_answers_that_are_there_are_taken_over(small, run, tmp_path, prompts_file, monkeypatch):
+    assert run()[0] == 0
+    first = tmp_path / "out" / "work" / "answers.jsonl"
+    lines = first.read_bytes().splitlines()
+    monkeypatch.setattr(make_module, "_engine", None)  # nobody is asked
+    words = ["draft", "make", "--target", run.target, "--out", tmp_path / "again", "--layers", 1]
+    words += ["--width", 64, "--vocab", 200, "--threads", 1, "--minutes", 0.005, "--answers", first]
+    assert cli.main([*map(str, words)]) == 0
+    work = tmp_path / "again" / "work"
+    assert (work / "held-out.jsonl").read_bytes().splitlines() == lines[::8]
+    kept = (work / "answers.jsonl").read_bytes().splitlines()
+    assert kept == [line for i, line in enumerate(lines) if i % 8]
+    held_out = tmp_path / "out" / "work" / "held-out.jsonl"
+    words[words.index("--out") + 1] = tmp_path / "third"
+    assert cli.main([*map(str, words), "--held-out", str(held_out)]) == 0
+    work = tmp_path / "third" / "work"
+    assert (work / "answers.jsonl").read_bytes() == first.read_bytes()
+    assert (work / "held-out.jsonl").read_bytes() == held_out.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -147,6 +171,8 @@ def test_work_of_another_draft_is_left_alone(small, run, make, tmp_path, target)
         (("--prompts", "/no/such/file"), "prompts: expected a file of JSON lines"),
         (("--target", "/no/such/folder"), "model: expected a folder"),
         (("--train-device", "abacus"), "--train-device: expected"),
+        (("--held-out", "x"), "--held-out: expected --answers next to it, got none"),
+        (("--answers", "x"), "--answers: expected no --prompts next to it"),
     ],
 )
 def test_bad_input_is_one_sentence(small, run, flags, words):
@@ -183,7 +209,7 @@ def test_torch_is_asked_for(small, run, monkeypatch):
 def test_eval_gives_the_verdict_as_json(small, target, tmp_path, capsys, prompts_file, folders):
     draft = open_checkpoint(target).folder  # the target as its own draft is always right
     words = ["draft", "eval", "--target", target, "--draft", draft, "--prompts", prompts_file]
-    words += ["--limit", 4, "--methods", "none,draft_model,lookup", "--threads", 1, "--json"]
+    words += ["--limit", 2, "--methods", "none,draft_model,lookup", "--threads", 1, "--json"]
     code = cli.main([str(word) for word in words])
     out, err = capsys.readouterr()
     assert code == 0, err
