@@ -26,6 +26,11 @@ def target_folder(name: Folder) -> Folder:
     return demo_pair.demo_folder(demo_pair.TARGET) if name == DEMO else name
 
 
+def default_draft(target: Folder) -> str:
+    """The draft of a target that is given without one: a named pair's own, else `none`."""
+    return str(target) if target in PAIRS else NONE
+
+
 def draft_of(name: Folder | None) -> tuple[Folder | None, MakeDraft | None]:
     """(its folder, what makes it) of `demo`, `demo-poor`, `smollm2`, `random`, `none` or a folder.
 

@@ -199,7 +199,7 @@ def draft_name(args: argparse.Namespace) -> str:
     """What --draft stands for when it is not given."""
     if args.draft is not None:
         return str(args.draft)
-    return str(args.target) if args.target in names.PAIRS else names.NONE
+    return names.default_draft(args.target)
 
 
 def default_method(args: argparse.Namespace) -> str:

@@ -137,6 +137,19 @@ def test_a_name_without_its_file_says_how_to_get_it(cache, one_sentence):
     one_sentence(engine, "smollm2", f"expected {real_pair.SIZE} bytes", "got 4")
 
 
+def test_a_named_target_has_a_draft_of_its_own():
+    assert names.default_draft("smollm2") == "smollm2"
+    assert names.default_draft("demo") == "demo"
+    assert names.default_draft("some/folder") == "none"
+
+
+def test_the_shipped_draft_is_small():
+    folder = real_pair.draft_folder()
+    assert names.draft_of("smollm2") == (folder, None)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000
+    assert (folder / "README.md").is_file()
+
+
 def test_an_interrupted_download_leaves_nothing(pip, cache, ctrl_c, monkeypatch, tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text("import time; time.sleep(60)")

@@ -9,6 +9,7 @@ import pytest
 from sbrt.model.checkpoint import EMBED, open_checkpoint, random_weights
 from sbrt.model.config import config_of, read_config
 from sbrt.model.draft import open_draft
+from sbrt.model.fingerprint import fingerprint
 from sbrt.model.rope import Rope
 from sbrt.tools.draft.folder import config_json, write_draft
 from sbrt.tools.draft.shape import draft_config, first_layers
@@ -50,6 +51,15 @@ def test_a_folder_is_read_as_it_was_written(draft, target):
     assert found.shares_embedding
     assert set(found.weights) == set(weights) - {EMBED}
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_draft_has_a_fingerprint(draft, tmp_path):
+    config, weights, folder = draft
+    write_draft(tmp_path / "same", config, weights, IDS, shares_embedding=True)
+    other = weights | {"model.norm.weight": weights["model.norm.weight"] * 2}
+    write_draft(tmp_path / "other", config, other, IDS, shares_embedding=True)
+    assert fingerprint(folder) == fingerprint(tmp_path / "same")
+    assert fingerprint(folder) != fingerprint(tmp_path / "other")
 
 
 def test_training_rounds_as_the_folder_does(draft, target):
