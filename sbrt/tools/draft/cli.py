@@ -26,6 +26,7 @@ MINUTES, VOCAB, COUNT = 60.0, 8192, 3000
 DEVICES = ("cpu", "cuda")
 SMALLEST_HEAD = 16  # ids
 MOST_MINUTES = 60 * 24 * 30
+MOST_PROMPTS = 10**7  # to invent
 AGREEING = 96  # held-out answers that agreement is measured on
 
 
@@ -91,23 +92,16 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 def _make(args: argparse.Namespace) -> int:
     require_torch()
-    number("--minutes", args.minutes, 0, MOST_MINUTES)
-    if args.minutes <= 0:
-        raise InvalidInputError(f"--minutes: expected more than 0, got {args.minutes:g}")
-    integer("--count", args.count, 1, 10**7)
-    integer("--threads", args.threads, 1)
-    check.one_of("--train-device", args.train_device, DEVICES)
+    _check_make(args)
     target = open_checkpoint(_target(args))
-    most = target.config.vocab
-    vocab = min(integer("--vocab", args.vocab, SMALLEST_HEAD), most)
-    if args.held_out is not None and args.answers is None:
-        raise InvalidInputError("--held-out: expected --answers next to it, got none")
-    if args.answers is not None and args.prompts is not None:
-        raise InvalidInputError("--answers: expected no --prompts next to it")
+    vocab = min(args.vocab, target.config.vocab)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
-    sizes = outlook.candidates(target.config, args.layers, args.width)
-    for layers, width in sizes:
-        draft_config(target.config, layers, width, vocab)
+    layers, width = make.kept_shape(args.out)  # a size that was chosen stays
+    layers = layers if args.layers is None else args.layers
+    width = width if args.width is None else args.width
+    sizes = outlook.candidates(target.config, layers, width)
+    for size in sizes:
+        draft_config(target.config, *size, vocab)
     with closing(Progress("measuring")) as bar:
         found = outlook.outlooks(
             target.folder, target.config, sizes, vocab, args.threads, bar.update
@@ -126,6 +120,21 @@ def _make(args: argparse.Namespace) -> int:
     judged = _judged(target.folder, args.out, data.held_out, verdict.usual_methods(), args.threads)
     print(judged.text())
     return compare.verdict(judged.clock)
+
+
+def _check_make(args: argparse.Namespace) -> None:
+    """Raises InvalidInputError, naming the flag."""
+    number("--minutes", args.minutes, 0, MOST_MINUTES)
+    if args.minutes <= 0:
+        raise InvalidInputError(f"--minutes: expected more than 0, got {args.minutes:g}")
+    integer("--count", args.count, 1, MOST_PROMPTS)
+    integer("--threads", args.threads, 1)
+    integer("--vocab", args.vocab, SMALLEST_HEAD)
+    check.one_of("--train-device", args.train_device, DEVICES)
+    if args.held_out is not None and args.answers is None:
+        raise InvalidInputError("--held-out: expected --answers next to it, got none")
+    if args.answers is not None and args.prompts is not None:
+        raise InvalidInputError("--answers: expected no --prompts next to it")
 
 
 def _eval(args: argparse.Namespace) -> int:

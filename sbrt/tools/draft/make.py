@@ -24,7 +24,7 @@ from ...engine import Engine
 from ...errors import InvalidInputError
 from ...files import write_file
 from ...model.checkpoint import Checkpoint
-from ...model.config import ModelConfig
+from ...model.config import ModelConfig, read_json
 from ...model.fingerprint import fingerprint_of
 from ...serve.pair import Pair, load_pair
 from ..progress import Progress
@@ -96,7 +96,7 @@ def open_work(plan: Plan) -> None:
         "vocab": plan.config.draft_vocab,
     }
     if check.is_file(path):
-        theirs = json.loads(path.read_bytes())
+        theirs = read_json(path)
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise InvalidInputError(
@@ -111,6 +111,16 @@ def open_work(plan: Plan) -> None:
         )
     plan.work.mkdir(parents=True, exist_ok=True)
     write_file(path, (json.dumps(ours, indent=1) + "\n").encode())
+
+
+def kept_shape(out: Path) -> tuple[int | None, int | None]:
+    """(layers, width) of the draft whose work is in `out`; None of both without any."""
+    path = out / "work" / "plan.json"
+    if not check.is_file(path):
+        return None, None
+    kept = read_json(path)
+    layers = check.integer(f"{path}, layers", kept.get("layers"), 1)
+    return layers, check.integer(f"{path}, width", kept.get("width"), 1)
 
 
 def make_answers(plan: Plan) -> None:
