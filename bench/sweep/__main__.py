@@ -172,7 +172,7 @@ def _parser() -> flags.Parser:
     parser = flags.Parser(prog="python -m bench.sweep", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--c", default="8,4,16", metavar="C,...", help="cost ratios, first the most important")
-    add("--target", default="demo", metavar="DIR|demo", help="default: %(default)s")
+    add("--target", default="demo", metavar="DIR|demo|smollm2", help="default: %(default)s")
     add("--draft", default=",".join(DRAFTS), metavar="D,...", help="default: %(default)s")
     add("--prompts", required=True, metavar="F,...", help="JSON lines: prompt, question or turns")
     add("--temperature", default="0,0.8", metavar="T,...", help="default: %(default)s")

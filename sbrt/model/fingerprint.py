@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
 from .rope import Rope
 
 SAMPLES, SAMPLE = 64, 4096  # of a file's data, bytes each
@@ -24,7 +24,7 @@ def fingerprint(folder: Path) -> str:
 
     Raises InvalidInputError if the folder holds no model.
     """
-    return fingerprint_of(open_checkpoint(folder))
+    return fingerprint_of(read_checkpoint(folder))
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:

@@ -11,7 +11,7 @@ from .. import check
 from ..async_engine import AsyncEngine
 from ..config import build
 from ..errors import InvalidInputError
-from ..model.names import DEMO, target_folder
+from ..model.names import DEMO, default_draft, target_folder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EngineOptions:
 
     def open(self) -> AsyncEngine:
         """The engine. Raises InvalidInputError."""
-        draft = DEMO if self.draft is None and self.target == DEMO else self.draft
+        draft = default_draft(self.target) if self.draft is None else self.draft
         speculative = None if self.method is None else {"method": self.method}
         return AsyncEngine.from_pretrained(
             self.target,

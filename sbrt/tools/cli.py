@@ -1,4 +1,4 @@
-"""The command `sbrt`: generate, compare, serve, plan and hrad."""
+"""The command `sbrt`: generate, compare, serve, plan, draft, hrad, fetch and demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..engine import Engine
 from ..methods import Method
 from ..outputs import RequestOutput
 from ..trace.chrome import Recording, write_chrome
-from . import compare, flags, plan, serve
+from . import compare, demo, fetch, flags, plan, serve
+from .draft import cli as draft_cli
 from .hrad import cli as hrad_cli
 from .progress import Progress
 
@@ -31,7 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="sbrt",
         description="Speculative decoding: a draft works ahead of the target, no token changes.",
     )
-    commands = parser.add_subparsers(required=True, metavar="generate|compare|serve|plan|hrad")
+    names = "generate|compare|serve|plan|draft|hrad|fetch|demo"
+    commands = parser.add_subparsers(required=True, metavar=names)
     generate = commands.add_parser("generate", help="answer one prompt")
     flags.add_model_flags(generate)
     flags.add_trace_flag(generate)
@@ -45,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     several.set_defaults(run=compare.run)
     serve.add_flags(commands.add_parser("serve", help="answer OpenAI's API over HTTP"))
     plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))
+    draft_cli.add_commands(commands.add_parser("draft", help="make a draft, or judge one"))
     hrad_cli.add_commands(commands.add_parser("hrad", help="train the classifier that cuts chains"))
+    demo.add_flags(commands.add_parser("demo", help="the real pair, all methods"))
+    fetch.add_flags(commands.add_parser("fetch", help="download the real pair's target"))
     return parser
 
 

@@ -75,13 +75,13 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--target",
         default=names.DEMO,
-        metavar="MODEL|demo",
+        metavar="MODEL|demo|smollm2",
         help="Hugging Face folder, GGUF file, or ORG/NAME on the hub (default: demo)",
     )
     add(
         "--draft",
-        metavar="MODEL|demo|demo-poor|random|none",
-        help="the model that guesses (default: demo for the demo target, else none)",
+        metavar="MODEL|demo|demo-poor|smollm2|random|none",
+        help="the model that guesses (default: that of a named target, else none)",
     )
     add(
         "--threads",
@@ -199,7 +199,7 @@ def draft_name(args: argparse.Namespace) -> str:
     """What --draft stands for when it is not given."""
     if args.draft is not None:
         return str(args.draft)
-    return names.DEMO if args.target == names.DEMO else names.NONE
+    return names.default_draft(args.target)
 
 
 def default_method(args: argparse.Namespace) -> str:

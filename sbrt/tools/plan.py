@@ -157,12 +157,13 @@ def _of_pair(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, lis
 def _of_toys(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, list[Report]]:
     model = read_costs(args.costs, "--costs")
     return {
-        f"acceptance {each:g}": _simulated(args, _toy_work(each, given), model)
+        f"acceptance {each:g}": _simulated(args, toy_work(each, given), model)
         for each in _acceptances(args.acceptance)
     }
 
 
-def _toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
+def toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
+    """A toy pair whose draft's first choice is right at this rate, and prompts for it."""
     target, draft = _toys(acceptance)
     pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
     config = EngineConfig(

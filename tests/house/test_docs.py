@@ -81,7 +81,9 @@ def test_every_word_of_the_contract_has_a_common_name():
 
 
 COMMAND = re.compile(
-    r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt ((?:generate|compare|serve|plan|hrad) .*)$", re.MULTILINE
+    r"^\s*(?:\.venv/bin/|\$\(BIN\)/)?sbrt "
+    r"((?:generate|compare|serve|plan|draft|hrad|fetch|demo) .*)$",
+    re.MULTILINE,
 )
 BENCH = re.compile(r"^(?:\.venv/bin/)?python3? -m ((?:bench|tests)\.[\w.]+)(.*)$", re.MULTILINE)
 

@@ -1,9 +1,7 @@
 """Tiny random models written by the `gguf` package, and the same models as plain folders."""
 
 import json
-import os
 import random
-from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
@@ -14,6 +12,7 @@ from gguf import TokenType, quants
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sbrt import InvalidInputError
+from sbrt.model import real_pair
 from sbrt.model.safetensors_file import encode
 
 REAL = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -328,9 +327,8 @@ def files():
 
 @pytest.fixture(scope="session")
 def real():
-    """The path of a real model, where `make real-model` has put it (tools/real_model.py)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = Path(os.environ.get("SBRT_GGUF") or cache / "sbrt") / REAL
+    """The path of a real model, where `sbrt fetch smollm2` has put it."""
+    path = real_pair.cache_folder() / REAL
     if not path.is_file():
         pytest.skip(f"{path}: expected a model (make real-model), found none")
     return path

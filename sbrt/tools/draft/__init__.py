@@ -1,0 +1,1 @@
+"""`sbrt draft make | eval`: a small draft for any target, and whether it pays."""

@@ -1,0 +1,148 @@
+"""Lets the target answer prompts, many at once, and writes what it said; resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...engine import Engine
+from ...errors import InvalidInputError
+from ...sampling import SamplingParams
+from .chat import Chat
+from .labels import LONGEST_PROMPT
+
+HELD_OUT = 8  # every 8th prompt is kept from training
+ANSWER, HELD_ANSWER = 192, 128  # tokens at most
+SAMPLED = 0.7  # temperature of the second answer to a prompt
+INVENTED = 120  # tokens of an invented prompt, at most
+SHORTEST = 12  # characters of one that is used
+ROUND = 48  # prompts that are answered together
+
+Tell = Callable[[int, int], None]  # (prompts done, prompts in all)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An answer to make. text: the user's words; None: the target invents them."""
+
+    source: str
+    index: int
+    text: str | None
+    temperature: float = 0.0
+
+
+def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[Job]]:
+    """(to train on, held out): given prompts, each answered twice, or `count` invented ones.
+
+    Invented prompts are answered greedily only, as there is no end of them.
+    """
+    texts: Sequence[str | None] = [None] * count if prompts is None else prompts
+    name = "invented" if prompts is None else "prompts"
+    held = [Job(name, i, text) for i, text in enumerate(texts) if i % HELD_OUT == 0]
+    kept = [Job(name, i, text) for i, text in enumerate(texts) if i % HELD_OUT]
+    if prompts is not None:
+        kept += [Job(f"{name}-sampled", job.index, job.text, SAMPLED) for job in kept]
+    return kept, held
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Answers with an engine of the target alone."""
+
+    engine: Engine
+    chat: Chat
+
+    def write(
+        self, path: Path, jobs: Sequence[Job], longest: int, until: float, tell: Tell
+    ) -> None:
+        """Append answers of at most `longest` tokens to `path` until all are there.
+
+        Stops early after time.monotonic() `until`, between two rounds. Jobs that are there already
+        are left out. Prompts that are too long are skipped.
+        """
+        done = _done(path)
+        todo = [job for job in jobs if (job.source, job.index) not in done]
+        with path.open("ab") as file:
+            for first in range(0, len(todo), ROUND):
+                tell(len(jobs) - len(todo) + first, len(jobs))
+                if time.monotonic() > until and (first or done):
+                    return
+                for raw in self.answered(todo[first : first + ROUND], longest):
+                    file.write((json.dumps(raw) + "\n").encode())
+                file.flush()
+        tell(len(jobs), len(jobs))
+
+    def answered(self, jobs: Sequence[Job], longest: int) -> Iterator[dict[str, Any]]:
+        """Lines of an answers file, those of prompts that are too long left out."""
+        invented = self._invented(jobs)
+        asked = [(job, ids) for job in jobs if (ids := self._prompt(job, invented))]
+        params = [
+            SamplingParams(temperature=job.temperature, max_tokens=longest, seed=job.index)
+            for job, _ in asked
+        ]
+        if not asked:
+            return
+        found = self.engine.generate([ids for _, ids in asked], params)
+        for (job, ids), output in zip(asked, found, strict=True):
+            [answer] = output.outputs
+            yield {
+                "source": job.source, "index": job.index, "prompt_ids": ids,
+                "ids": list(answer.token_ids), "temperature": job.temperature,
+                "finish": answer.finish_reason,
+            }  # fmt: skip
+
+    def _invented(self, jobs: Sequence[Job]) -> dict[int, str]:
+        """What the target makes users say, by index; only what it ended itself."""
+        wanted = [job.index for job in jobs if job.text is None]
+        if not wanted:
+            return {}
+        params = [
+            SamplingParams(temperature=1.0, top_p=0.95, max_tokens=INVENTED, seed=index)
+            for index in wanted
+        ]
+        found = self.engine.generate([self._ids(self.chat.opening)] * len(wanted), params)
+        texts = {}
+        for index, output in zip(wanted, found, strict=True):
+            [answer] = output.outputs
+            if answer.finish_reason == "stop" and len(answer.text.strip()) >= SHORTEST:
+                texts[index] = answer.text.strip()
+        return texts
+
+    def _prompt(self, job: Job, invented: dict[int, str]) -> list[int]:
+        """Ids; [] of a prompt that is not used."""
+        text = invented.get(job.index) if job.text is None else job.text
+        if not text:
+            return []
+        try:
+            ids = self._ids(self.chat.ask(text))
+        except InvalidInputError:  # longer than the context
+            return []
+        return ids if len(ids) <= LONGEST_PROMPT else []
+
+    def _ids(self, text: str) -> list[int]:
+        tokenizer = self.engine.pair.tokenizer
+        assert tokenizer is not None
+        adds_special = not self.chat.has_template
+        return tokenizer.encode(text, self.engine.max_model_len, adds_special=adds_special)
+
+
+def _done(path: Path) -> set[tuple[str, int]]:
+    """Sources and indices of the answers in a file; a torn last line is cut off."""
+    if not path.is_file():
+        return set()
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        lines = [json.loads(line) for line in whole.splitlines()]
+        return {(line["source"], line["index"]) for line in lines}
+    except (ValueError, KeyError, TypeError):
+        raise InvalidInputError(
+            f"{path}: expected answers as JSON lines, got something else"
+        ) from None

@@ -1,0 +1,168 @@
+"""What the target says at every position of its answers: its most likely tokens, kept on disk.
+
+The engine's own arithmetic reads the answers, so a label is the distribution that drafts are
+checked against. Labels are made once; a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ... import check
+from ..._core import LaneProbe
+from ...errors import InvalidInputError
+from ...files import write_file
+from ...serve.pair import Pair
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KEPT = 32  # most likely tokens of a position
+NEVER = 30.0  # nats below all others
+DEEPEST = 12.0  # nats below the best: less likely tokens are not kept
+ROWS = 64  # of one forward
+BLOCK = 64  # answers in a file
+LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out
+
+Tell = Callable[[int, int], None]  # (answers done, answers in all)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt and what the target answered, as ids. source: the kind of prompt."""
+
+    source: str
+    index: int
+    prompt: list[int]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Of one answer of n tokens: ids [n, KEPT], most likely first, and log-probabilities.
+
+    Row j is the distribution that token j was taken from. Unused places have id -1.
+    """
+
+    ids: NDArray[np.int32]
+    logs: NDArray[np.float16]
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Answers of a JSON lines file, in order; a torn last line is left out.
+
+    Raises InvalidInputError, naming the line.
+    """
+    found = []
+    lines = check.read_bytes(path, 2**32).split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):  # a whole line ends with a newline
+        try:
+            raw = json.loads(line)
+            answer = Answer(raw["source"], raw["index"], raw["prompt_ids"], raw["ids"])
+        except (ValueError, KeyError, TypeError):
+            raise InvalidInputError(
+                f"{path}, line {number}: expected source, index, prompt_ids and ids"
+            ) from None
+        if answer.ids and len(answer.prompt) <= LONGEST_PROMPT:
+            found.append(answer)
+    return found
+
+
+class Reader:
+    """Logits of the target along an answer, from the engine's forward.
+
+    Ids that no token has are less likely than all others.
+    """
+
+    def __init__(self, pair: Pair, longest: int, threads: int) -> None:
+        self._lane = LaneProbe(pair.target, longest, ROWS, 0, 0, threads)
+        self._threads, self._vocab, self._holes = threads, pair.vocab, list(pair.holes)
+
+    def read(self, answer: Answer) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first row, logits [rows, vocab]) of the answer's tokens, in pieces of ROWS at most."""
+        tokens = answer.prompt + answer.ids[:-1]
+        first = len(answer.prompt) - 1
+        for at in range(0, first, ROWS):
+            self._forward(at, tokens[at : min(at + ROWS, first)], False)
+        for at in range(first, len(tokens), ROWS):
+            found = self._forward(at, tokens[at : at + ROWS], True)
+            assert found is not None
+            found = found[:, : self._vocab]
+            found[:, self._holes] = found.min() - NEVER
+            yield at - first, found
+
+    def _forward(self, head: int, ids: Sequence[int], logits: bool) -> NDArray[np.float32] | None:
+        slot = self._lane.slot
+        rows = [(t, head + j, slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
+        return self._lane.forward(head, rows, self._threads, logits)
+
+
+def label(reader: Reader, answer: Answer) -> Labels:
+    """The labels of one answer."""
+    ids = np.full((len(answer.ids), KEPT), -1, np.int32)
+    logs = np.full((len(answer.ids), KEPT), -np.inf, np.float16)
+    for first, logits in reader.read(answer):
+        for j, row in enumerate(logits, first):
+            best = row.max()
+            likely = np.flatnonzero(row > best - DEEPEST)
+            if len(likely) > KEPT:
+                likely = likely[np.argpartition(row[likely], -KEPT)[-KEPT:]]
+            likely = likely[np.argsort(-row[likely], kind="stable")]
+            total = best + np.log(np.exp(row - best).sum())
+            ids[j, : len(likely)] = likely
+            logs[j, : len(likely)] = row[likely] - total
+    return Labels(ids, logs)
+
+
+def labelled(
+    folder: Path, answers: Sequence[Answer], reader: Callable[[], Reader], tell: Tell
+) -> list[Labels]:
+    """Labels of all answers, from `folder` where they are there already.
+
+    A block is made again when it has grown. `reader` is called if anything has to be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Labels] = []
+    made: Reader | None = None
+    for first in range(0, len(answers), BLOCK):
+        block, path = answers[first : first + BLOCK], folder / f"{first // BLOCK:05d}.npz"
+        kept = _read_block(path, block)
+        if kept is None:
+            made = made or reader()
+            kept = [label(made, answer) for answer in block]
+            _write_block(path, kept)
+        found += kept
+        tell(min(first + BLOCK, len(answers)), len(answers))
+    return found
+
+
+def _read_block(path: Path, block: Sequence[Answer]) -> list[Labels] | None:
+    """None where it is missing, broken or of other answers."""
+    lengths = [len(answer.ids) for answer in block]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if file["lengths"].tolist() != lengths:
+                return None
+            ids, logs = file["ids"], file["logs"]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    ends = np.cumsum(lengths)
+    return [Labels(ids[e - n : e], logs[e - n : e]) for n, e in zip(lengths, ends, strict=True)]
+
+
+def _write_block(path: Path, labels: Sequence[Labels]) -> None:
+    data = io.BytesIO()
+    np.savez(
+        data,
+        lengths=np.array([len(one.ids) for one in labels]),
+        ids=np.concatenate([one.ids for one in labels]),
+        logs=np.concatenate([one.logs for one in labels]),
+    )
+    write_file(path, data.getvalue())

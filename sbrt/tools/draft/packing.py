@@ -1,0 +1,72 @@
+"""Matrices in 4 bits as compressed-tensors stores them: `pack-quantized`, groups of 32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GROUP, LEVELS = 32, 15
+
+
+def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """The tensors of one matrix [out, in], by the names of a checkpoint.
+
+    name: the matrix's, without `.weight`. w = scale (level - zero), with a float16 scale and a zero
+    point from 0 to 15 for each group, so that 0 is exact.
+    """
+    rows, columns = weight.shape
+    groups = weight.reshape(rows, -1, GROUP)
+    low = np.minimum(groups.min(2, keepdims=True), 0)
+    high = np.maximum(groups.max(2, keepdims=True), 0)
+    scale = ((high - low) / np.float32(LEVELS)).astype(np.float16).astype(np.float32)
+    scale = np.maximum(scale, np.float32(2.0**-24))
+    zero = np.clip(np.round(-low / scale), 0, LEVELS)
+    levels = np.clip(np.round(groups / scale) + zero, 0, LEVELS).astype(np.uint32)
+    return {
+        f"{name}.weight_packed": _fields(levels.reshape(rows, columns)),
+        f"{name}.weight_scale": scale[:, :, 0].astype(np.float16),
+        f"{name}.weight_shape": np.array([rows, columns], np.int64),
+        f"{name}.weight_zero_point": _zero_points(zero[:, :, 0].astype(np.uint32)),
+    }
+
+
+def fits(config: ModelConfig) -> bool:
+    """Whether all matrices of a decoder have rows of whole groups."""
+    columns = (config.hidden, config.inner, config.heads * config.head_dim)
+    return all(count % GROUP == 0 for count in columns)
+
+
+def scheme() -> dict[str, Any]:
+    """quantization_config of config.json."""
+    weights = {
+        "num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": GROUP,
+        "dynamic": False,
+    }  # fmt: skip
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": [],
+    }
+
+
+def _zero_points(zero: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """[rows, groups] to int32 [rows / 8, groups]: packed along the rows."""
+    missing = -len(zero) % 8
+    padded = np.concatenate([zero, np.zeros((missing, zero.shape[1]), np.uint32)])
+    return np.ascontiguousarray(_fields(np.ascontiguousarray(padded.T)).T)
+
+
+def _fields(levels: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """[..., 8 n] numbers below 16 to int32 [..., n], the first in the lowest bits."""
+    shifts = np.arange(0, 32, 4, dtype=np.uint32)
+    parts = levels.reshape(*levels.shape[:-1], -1, 8) << shifts
+    packed = np.bitwise_or.reduce(parts, -1)
+    return packed.view(np.int32)
