@@ -13,8 +13,8 @@ FAULTS = (
     Fault(
         "a bound of noise is that of another token",
         "csrc/ops/choose_body.inc",
-        "items[j] = tokens[j] >> 2;",
-        "items[j] = (tokens[j] >> 2) + 1;",
+        "static_cast<uint32_t>(tokens[j]) >> 2;",
+        "(static_cast<uint32_t>(tokens[j]) >> 2) + 1;",
         ("ops/test_columns.py",),
     ),
     Fault(
