@@ -1,6 +1,6 @@
 """Contract under test: a fault put into the product is caught by the tests of `make test`. Every
-fault of faults.py goes into a copy of the tree, one at a time (`make exact`); here, that each still
-has its place. `SBRT_TREE=FOLDER` takes the product and its tests from another checkout."""
+fault of faults.py and look_ups.py goes into a copy of the tree, one at a time (`make exact`); here,
+that each still has its place. `SBRT_TREE=FOLDER` takes product and tests from another checkout."""
 
 import importlib.util
 import os
@@ -30,7 +30,8 @@ def load(name):
     return module
 
 
-FAULTS = load("faults").FAULTS
+faults = load("faults")
+FAULTS = (*faults.FAULTS, *(faults.Fault(*fields) for fields in load("look_ups").FAULTS))
 ROOMS = {
     *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/round", "csrc/decode"),
     *("triton_kernels", "sbrt", "bench"),
