@@ -1,7 +1,6 @@
 """Contract under test: a fault put into the product is caught by the tests of `make test`. Every
-fault of faults.py and logprobs.py goes into a copy of the tree, one at a time (`make exact`); here,
-that each still has its place. `SBRT_TREE=FOLDER` takes the product and its tests from another
-checkout."""
+fault goes into a copy of the tree, one at a time (`make exact`); here, that each still has its
+place. `SBRT_TREE=FOLDER` takes the product and its tests from another checkout."""
 
 import importlib.util
 import os
@@ -31,7 +30,7 @@ def load(name):
     return module
 
 
-LISTS = ("faults", "draft_faults", "logprob_faults")
+LISTS = ("faults", "draft_faults", "logprob_faults", "look_up_faults")
 FAULTS = tuple(fault for name in LISTS for fault in load(name).FAULTS)
 ROOMS = {
     *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/round", "csrc/decode"),
