@@ -115,9 +115,11 @@ def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     common = [rng.randrange(world.target["vocab"]) for _ in range(100)]
     for _ in range(SEQUENCES):
         task = fuzz.random_task(rng, world)
-        if fuzz.chance(rng, 0.5):  # it begins as others do
+        is_alike = fuzz.chance(rng, 0.5)
+        if is_alike:  # it begins as others do
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
-        task.logprobs = fuzz.random_logprobs(asking, world, task.prompt)
+        few = 0.0 if is_alike else 0.75  # one that asks of its prompt takes nothing from others
+        task.logprobs = fuzz.random_logprobs(asking, world, task.prompt, few)
         tasks.append((task, rng.choice(list(task.policies))))
     return world, tasks
 

@@ -206,12 +206,17 @@ def random_task(rng: Random, world: World) -> Task:
     return task
 
 
-def random_logprobs(rng: Random, world: World, prompt: list[int]) -> dict:
-    """For half of the sequences. A prompt with a row that is not a number would end them."""
+def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0.75) -> dict:
+    """For half of the sequences, `few` of them for their prompts too.
+
+    A prompt with a row that is not a number would end them.
+    """
     if chance(rng, 0.5):
         return {}
     most = world.target["vocab"] + 1
-    asked = {"output": rng.choice((-1, 0, 1, 5, most)), "prompt": rng.choice((-1, 0, 3, most))}
+    asked = {"output": rng.choice((-1, 0, 1, 5, most)), "prompt": -1}
+    if chance(rng, few):
+        asked["prompt"] = rng.choice((0, 3, most))
     if world.target.get("nan_at", -1) in range(len(prompt) - 1):
         asked["prompt"] = -1
     return asked

@@ -48,8 +48,8 @@ FAULTS = (
     Fault(
         "a prompt takes what a seat has of it although its log-probs are asked for",
         "csrc/decode/engine.cc",
-        "feeds_all ? Kept{} : pump_.kept(seat, request.prompt)",
-        "pump_.kept(seat, request.prompt)",
+        "const bool feeds_all = request.logprobs.prompt >= 0;",
+        "const bool feeds_all = request.logprobs.prompt > 4096;",
         ("decode/test_logprobs.py",),
     ),
     Fault(
