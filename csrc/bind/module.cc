@@ -81,6 +81,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_costs(m);
   sbrt::bind_hrad(m);
   sbrt::bind_order(m);
+  sbrt::bind_reader(m);
   sbrt::bind_runtime(m);
   sbrt::bind_accept(m);
   sbrt::bind_probe(m);
