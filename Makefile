@@ -15,15 +15,18 @@ TIDY_DONE = $(TIDY_FILES:csrc/%.cc=build/tidy/%.done)
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 
-.PHONY: demo test exact sanitize gpu-check nsys ncu peers clients clients-test real-model lint tidy format hook clean
+.PHONY: demo demo-real demo-small test exact sanitize gpu-check nsys ncu peers clients clients-test real-model lint tidy format hook clean
 
 demo: $(VENV)/.built
-	@if $(BIN)/sbrt fetch smollm2; then \
-	  $(BIN)/sbrt demo --png compare.png; \
-	else \
-	  echo "The small pair, which is part of the package, follows instead."; \
-	  $(BIN)/sbrt compare --png compare.png --then-simulate c=8; \
-	fi
+	@if $(BIN)/sbrt fetch smollm2; then part=demo-real; else part=demo-small; fi; \
+	$(MAKE) --no-print-directory $$part
+
+demo-real:
+	$(BIN)/sbrt demo --png compare.png
+
+demo-small:
+	@echo "The small pair, which is part of the package, follows instead."
+	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
 # Files of tests are shared out to TEST_JOBS processes, in the order that tests/conftest.py gives
 # them; most tests keep one core busy.

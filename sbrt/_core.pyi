@@ -658,6 +658,21 @@ def build_info() -> dict[str, str | bool]:
     sentence, "" if it can.
     """
 
+class LogitReader:
+    """Reads a model's logits along a text, without an engine.
+
+    longest: tokens of a text at most.
+    """
+
+    def __init__(self, model: Model, longest: int, threads: int) -> None: ...
+    def forward(
+        self, head: int, tokens: Sequence[int], logits: bool = True
+    ) -> NDArray[float32] | None:
+        """Feed up to 64 tokens that follow the first `head` ones. The GIL is released.
+
+        Gives logits [tokens, vocab], or None without logits. Raises InvalidInputError.
+        """
+
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> list[float]:
     """[head_dim / 2] f32: how far each pair of a head turns from one position to the next."""
 

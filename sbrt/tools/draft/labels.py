@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import check
-from ..._core import LaneProbe
+from ..._core import LogitReader
 from ...errors import InvalidInputError
 from ...files import write_file
 from ...serve.pair import Pair
@@ -82,26 +82,21 @@ class Reader:
     """
 
     def __init__(self, pair: Pair, longest: int, threads: int) -> None:
-        self._lane = LaneProbe(pair.target, longest, ROWS, 0, 0, threads)
-        self._threads, self._vocab, self._holes = threads, pair.vocab, list(pair.holes)
+        self._lane = LogitReader(pair.target, longest, threads)
+        self._vocab, self._holes = pair.vocab, list(pair.holes)
 
     def read(self, answer: Answer) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first row, logits [rows, vocab]) of the answer's tokens, in pieces of ROWS at most."""
         tokens = answer.prompt + answer.ids[:-1]
         first = len(answer.prompt) - 1
         for at in range(0, first, ROWS):
-            self._forward(at, tokens[at : min(at + ROWS, first)], False)
+            self._lane.forward(at, tokens[at : min(at + ROWS, first)], False)
         for at in range(first, len(tokens), ROWS):
-            found = self._forward(at, tokens[at : at + ROWS], True)
+            found = self._lane.forward(at, tokens[at : at + ROWS])
             assert found is not None
             found = found[:, : self._vocab]
             found[:, self._holes] = found.min() - NEVER
             yield at - first, found
-
-    def _forward(self, head: int, ids: Sequence[int], logits: bool) -> NDArray[np.float32] | None:
-        slot = self._lane.slot
-        rows = [(t, head + j, slot(head + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
-        return self._lane.forward(head, rows, self._threads, logits)
 
 
 def label(reader: Reader, answer: Answer) -> Labels:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import methods
-from ..._core import LaneProbe
+from ..._core import LogitReader
 from ...config import EngineConfig, SpeculativeConfig
 from ...engine import Engine
 from ...errors import InvalidInputError
@@ -144,10 +144,10 @@ def agreement(
     longest = max(len(a.prompt) + len(a.ids) for a in held_out)
     head = _head_ids(config, pair)
     hits: dict[str, list[NDArray[np.bool_]]] = {}
-    lane = LaneProbe(pair.draft, longest, ROWS, 0, 0, threads)
+    lane = LogitReader(pair.draft, longest, threads)
     for done, answer in enumerate(held_out):
         tell(done, len(held_out))
-        hits.setdefault(answer.source, []).append(_hits(lane, answer, head, threads))
+        hits.setdefault(answer.source, []).append(_hits(lane, answer, head))
     by_source = {name: np.concatenate(parts) for name, parts in sorted(hits.items())}
     by_source["all"] = np.concatenate(list(by_source.values()))
     return {
@@ -156,16 +156,13 @@ def agreement(
     }
 
 
-def _hits(
-    lane: LaneProbe, answer: Answer, head: NDArray[np.int64], threads: int
-) -> NDArray[np.bool_]:
+def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray[np.bool_]:
     """[tokens, TOP]: whether the draft's k-th choice is the answer's token."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
     found = []
     for at in range(0, len(tokens), ROWS):
         ids = tokens[at : at + ROWS]
-        rows = [(t, at + j, lane.slot(at + j), -1, (2 << j) - 1, 0) for j, t in enumerate(ids)]
-        logits = lane.forward(at, rows, threads, at + len(ids) > first)
+        logits = lane.forward(at, ids, at + len(ids) > first)
         if logits is not None:
             logits = np.where(head < 0, -np.inf, logits[max(0, first - at) :])
             found.append(head[_first_choices(logits)])
