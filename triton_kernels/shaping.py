@@ -344,7 +344,7 @@ def _penalised(
 
 
 def check_ids(ids: torch.Tensor | None, columns: int) -> None:
-    """Raises ValueError unless these, if any, may be the tokens of so many columns."""
+    """Raises ValueError unless `ids` is None or has one int32 id for each column."""
     if ids is not None and (ids.dtype != torch.int32 or tuple(ids.shape) != (columns,)):
         raise ValueError(
             f"ids: expected torch.int32 ({columns},) but got {ids.dtype} {tuple(ids.shape)}"

@@ -220,12 +220,15 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   return median(std::move(found));
 }
 
-// Seconds that a round lasts beyond the forwards in it: what the host does, and how long a lane takes
-// to see that the other is done.
+// Seconds that a round lasts beyond the forwards in it: the host's part, the time until a lane sees
+// that the other is done, and what a draft waits for its weights, which the target's have driven out of
+// the cache.
 double Stopwatch::besides(const Policy& policy, const Costs& costs, float temperature) {
-  constexpr int kRounds = 16, kTimes = 12;
-  constexpr double kNothing = 0.002;  // seconds: beside such a forward it does not count
-  if (static_cast<double>(costs.alone.target[1]) > kNothing * 1e9) return 0;
+  constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of a target's forward
+  const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
+  const bool is_medium = forward > kMedium;  // few rounds then, and plain ones have nothing to add
+  if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
+  const int kRounds = is_medium ? 6 : 16, kTimes = is_medium ? 3 : 12;
   Request request = short_request(temperature);
   request.policy = policy;
   request.max_tokens = r_.config.max_model_len;

@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <typeinfo>
 #include <vector>
 
 #include "core/check.h"
@@ -42,6 +43,7 @@ class Graph {
   struct Node {
     void (*call)(const Node&, Worker) = nullptr;
     void (*fn)() = nullptr;
+    const std::type_info* kind = nullptr;  // type of the arguments
     bool single = false;
     alignas(16) std::byte args[kBytes] = {};
     // On a device: a kernel whose only parameter is the arguments, or a captured graph.
@@ -83,6 +85,7 @@ class Graph {
                                                             w);
     };
     node.fn = reinterpret_cast<void (*)()>(fn);
+    node.kind = &typeid(Args);
     node.single = single;
     std::memcpy(node.args, &args, sizeof args);
     return node;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <typeinfo>
 
 #include "bind/gil.h"
 #include "model/lane.h"
@@ -27,10 +28,10 @@ struct Cost {
   bool is_integer = false;                   // flops: operations on integers
 };
 
+// Ops of a model are those of `sbrt._core`, whose functions have other addresses than ours.
 template <class Args>
-const Args* args_of(const Graph::Node& node, void (*fn)(const Args&, Worker)) {
-  if (node.fn != reinterpret_cast<void (*)()>(fn)) return nullptr;
-  return reinterpret_cast<const Args*>(node.args);
+const Args* args_of(const Graph::Node& node) {
+  return *node.kind == typeid(Args) ? reinterpret_cast<const Args*>(node.args) : nullptr;
 }
 
 constexpr double kFloat = sizeof(float);
@@ -67,19 +68,20 @@ Cost cost_of(const ProjectArgs& a, double rows) {
   return cost;
 }
 
-Cost cost_of_choice(const char* name, const ChooseArgs& a, double rows) {
-  return {name, sentence(a.columns.n), kFloat * rows * a.columns.n, 0, rows * a.columns.n};
+Cost cost_of_choice(const Graph::Node& node, const ChooseArgs& a, double rows) {
+  const bool has_laws = node.fn == reinterpret_cast<void (*)()>(choose_laws);
+  return {has_laws ? "choose + law" : "choose", sentence(a.columns.n), kFloat * rows * a.columns.n,
+          0, rows * a.columns.n};
 }
 
 Cost cost_of(const Graph::Node& node, double rows) {
-  if (const auto* a = args_of(node, matmul)) return cost_of(*a, rows);
-  if (const auto* a = args_of(node, project)) return cost_of(*a, rows);
-  if (const auto* a = args_of(node, attention)) return cost_of(*a, rows);
-  if (const auto* a = args_of(node, add_normed))
+  if (const auto* a = args_of<MatmulArgs>(node)) return cost_of(*a, rows);
+  if (const auto* a = args_of<ProjectArgs>(node)) return cost_of(*a, rows);
+  if (const auto* a = args_of<AttentionArgs>(node)) return cost_of(*a, rows);
+  if (const auto* a = args_of<ResidualArgs>(node))
     return {"norm + add", sentence(a->n), 3 * kFloat * rows * static_cast<double>(a->n), 0,
             5 * rows * static_cast<double>(a->n)};
-  if (const auto* a = args_of(node, choose_rows)) return cost_of_choice("choose", *a, rows);
-  if (const auto* a = args_of(node, choose_laws)) return cost_of_choice("choose + law", *a, rows);
+  if (const auto* a = args_of<ChooseArgs>(node)) return cost_of_choice(node, *a, rows);
   return {"embed", "", 0, 0, 0};
 }
 

@@ -276,7 +276,7 @@ def _no_progress():
 @pytest.fixture
 def each_round(monkeypatch):
     """Make every round give a separate output of a stream, however short rounds are."""
-    monkeypatch.setattr(scheduler, "PACE", 0.0)
+    monkeypatch.setattr(scheduler, "SHORT", 0.0)
 
 
 @pytest.fixture(scope="session")
