@@ -28,10 +28,11 @@ Policy path_policy() {
   return policy;
 }
 
-// Forwards of a burst, by the seconds that one takes: a lane that has slept is slow at first, so it is
-// kept at work for some milliseconds.
-int forwards_of_burst(double seconds) {
-  return static_cast<int>(std::clamp(0.003 / seconds, 1.0, 16.0));
+// A burst for a forward that takes so many seconds. A lane that has slept is slow at first, so it is kept
+// at work for some milliseconds.
+Burst burst_of(double seconds) {
+  const int counted = static_cast<int>(std::clamp(0.003 / seconds, 1.0, 16.0));
+  return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
 }
 
 std::vector<int> up_to(int most) {
@@ -139,13 +140,14 @@ void Stopwatch::begin(const Request& request) {
 
 // What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
 void Stopwatch::choose_width(LaneUnit& unit) {
-  constexpr int kBursts = 16, kSteps = 4;
+  constexpr int kBursts = 16;
+  constexpr Burst kOne{0, 1}, kSteps{2, 4};
   unit.width = r_.config.num_threads;
   if (r_.config.num_threads == 1 || r_.config.in_virtual_order() || r_.config.is_on_device())
     return;
   set_rows(unit, 1, 0);
-  seconds_of(unit, unit.width, 1);  // the first touches all memory
-  if (seconds_of(unit, unit.width, 1) > kVeryLong) return;
+  seconds_of(unit, unit.width, kOne);  // the first touches all memory
+  if (seconds_of(unit, unit.width, kOne) > kVeryLong) return;
   std::vector<double> best(r_.config.num_threads + 1, std::numeric_limits<double>::infinity());
   for (int burst = 0; burst < kBursts; ++burst)
     for (int width = r_.config.num_threads; width > 0; width /= 2) {
@@ -157,9 +159,9 @@ void Stopwatch::choose_width(LaneUnit& unit) {
 
 // Seconds a forward, of a short burst: on a lane that is traced without the host's part in it. The
 // first forwards of a burst find the caches full of others and do not count.
-double Stopwatch::seconds_of(LaneUnit& unit, int width, int forwards) {
+double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
-  const int launches = forwards > 1 ? forwards + forwards / 2 : 1;
+  const int launches = burst.first + burst.counted;
   for (int i = 0; i < launches; ++i) unit.stream->launch(unit.timed_forward, width);
   unit.stream->record(unit.timed, value);
   r_.exec->wait(unit.timed, value);
@@ -168,8 +170,8 @@ double Stopwatch::seconds_of(LaneUnit& unit, int width, int forwards) {
   if (static_cast<int>(events.size()) != launches)
     return static_cast<double>(end - begin) * 1e-9 / launches;
   int64_t ns = 0;
-  for (int i = launches - forwards; i < launches; ++i) ns += events[i].end - events[i].begin;
-  return static_cast<double>(ns) * 1e-9 / forwards;
+  for (int i = burst.first; i < launches; ++i) ns += events[i].end - events[i].begin;
+  return static_cast<double>(ns) * 1e-9 / burst.counted;
 }
 
 // The row counts in turn: what disturbs the machine disturbs all of them.
@@ -186,8 +188,8 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
     for (size_t i = 0; i < rows.size(); ++i) {
       set_rows(unit, rows[i], r_.at(0).head);
       const std::vector<double>& like = found[found[i].empty() && i > 0 ? i - 1 : i];
-      const int forwards = forwards_of_burst(like.empty() ? kVeryLong : like.back());
-      found[i].push_back(seconds_of(unit, unit.width, forwards));
+      const Burst burst = burst_of(like.empty() ? kVeryLong : like.back());
+      found[i].push_back(seconds_of(unit, unit.width, burst));
     }
   }
   std::vector<double> costs;
@@ -202,9 +204,11 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   constexpr int kTimes = 5;
   set_rows(timed, rows, r_.at(0).head);
   set_rows(other, other_rows, r_.at(0).head);
-  const double mine = seconds_of(timed, width, 1), its = seconds_of(other, other_width, 1);
-  const int each = forwards_of_burst(mine), times = mine > kVeryLong ? 1 : kTimes;
-  const double all = 1.5 * each * times * mine;
+  const double mine = seconds_of(timed, width, {0, 1}),
+               its = seconds_of(other, other_width, {0, 1});
+  const Burst each = burst_of(mine);
+  const int times = mine > kVeryLong ? 1 : kTimes;
+  const double all = (each.first + each.counted) * times * mine;
   const int forwards = std::clamp(static_cast<int>(2.5 * all / its) + 1, 1, 400);
   const int64_t value = other.timed.reached() + 1;
   for (int i = 0; i < forwards; ++i) other.stream->launch(other.timed_forward, other_width);

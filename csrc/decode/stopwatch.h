@@ -11,6 +11,11 @@
 
 namespace sbrt {
 
+// Forwards that are timed together: `first` ones that do not count, then `counted`.
+struct Burst {
+  int first, counted;
+};
+
 class Stopwatch {
  public:
   Stopwatch(Resources& resources, Pump& pump) : r_(resources), pump_(pump) {}
@@ -25,7 +30,7 @@ class Stopwatch {
   Request short_request(float temperature) const;
   void make_trunk(float temperature);
   void begin(const Request& request);
-  double seconds_of(LaneUnit& unit, int width, int forwards);
+  double seconds_of(LaneUnit& unit, int width, const Burst& burst);
   std::vector<double> time_alone(LaneUnit& unit, const std::vector<int>& rows, double seconds);
   double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                      int other_width);
