@@ -37,7 +37,7 @@ FAULTS = (
         "under rejection a trimmed head's probabilities are those of other tokens",
         "csrc/round/accept.cc",
         "const int32_t id = ids ? ids[i] : i;",
-        "const int32_t id = i;",
+        "const int32_t id = ids ? i : i;",
         ("decode/test_same_as_reference.py::test_drafts_whose_head_has_some_of_their_tokens",),
     ),
     Fault(

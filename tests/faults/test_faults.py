@@ -85,7 +85,7 @@ class Tree:
             for path in kept:
                 self._copy(source / path, folder / path)
             for path in files_of(folder / top):
-                if path.relative_to(folder) not in kept and "_core" not in path.name:
+                if path.relative_to(folder) not in kept and path.suffix != ".so":
                     path.unlink()
         link = folder / "sbrt" / "triton_kernels"
         if not link.is_symlink():
@@ -97,7 +97,7 @@ class Tree:
         self.is_built = self.is_built and not file.startswith("csrc/")
 
     def build(self):
-        """Compile what changed, and put the module where `sbrt` of the copy finds it."""
+        """Compile what changed, and put the modules where `sbrt` of the copy finds them."""
         if self.is_built:
             return
         import pybind11
@@ -111,10 +111,12 @@ class Tree:
             subprocess.run([cmake, "-S", self.folder, "-B", made, *flags], check=True)
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2")
         subprocess.run([cmake, "--build", made, "-j", jobs], check=True)
-        (module,) = made.glob("_core*.so")
-        place = self.folder / "sbrt" / module.name
-        place.unlink(missing_ok=True)  # a process may have mapped it
-        shutil.copyfile(module, place)
+        modules = [*made.glob("_core*.so"), *made.glob("_probe*.so")]
+        assert len(modules) == 2
+        for module in modules:
+            place = self.folder / "sbrt" / module.name
+            place.unlink(missing_ok=True)  # a process may have mapped it
+            shutil.copyfile(module, place)
         self.is_built = True
 
     def fails(self, tests):
