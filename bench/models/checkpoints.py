@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.models.folders import write_folder
 from bench.models.inflate import inflate
@@ -18,7 +17,7 @@ from bench.models.sizes import SIZES, config_of
 from sbrt import InvalidInputError
 from sbrt.model import demo_pair
 from sbrt.model.checkpoint import random_weights
-from sbrt.model.config import ModelConfig
+from sbrt.model.config_json import config_json
 from sbrt.model.fingerprint import fingerprint
 from sbrt.model.gguf import is_gguf
 from sbrt.model.safetensors_file import bfloat16
@@ -76,32 +75,8 @@ def write_random(name: str, folder: Path) -> None:
     """Write a checkpoint of SIZES: the weights of `sizes.decoder_of`, rounded to bfloat16."""
     config = config_of(name)
     weights = ((key, bfloat16(values)) for key, values in random_weights(config, seed=0))
-    write_folder(folder, config_json(config), weights)
-
-
-def config_json(config: ModelConfig) -> dict[str, Any]:
-    """config.json of a Llama without biases, windows or stretched rope."""
-    return {
-        "architectures": [config.architecture],
-        "model_type": "llama",
-        "vocab_size": config.vocab,
-        "hidden_size": config.hidden,
-        "intermediate_size": config.inner,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_positions,
-        "rms_norm_eps": config.rms_eps,
-        "rope_theta": config.rope_theta,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tied,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "torch_dtype": "bfloat16",
-    }
+    named = {"model_type": "llama", "bos_token_id": 0, "eos_token_id": 0, "torch_dtype": "bfloat16"}
+    write_folder(folder, config_json(config) | named, weights)
 
 
 def _keyed(name: str, target: Path, draft: Path | None) -> Given:

@@ -9,6 +9,16 @@ from sbrt.serve.pair import Pair
 
 VOCAB = 32
 PROMPT = [i * 7 % VOCAB for i in range(640)]  # ten pieces of a prompt
+# Policies of the core, one for each form that a round has.
+POLICIES = {
+    "none": {"gamma": 0},
+    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
+    "lookup": {"gamma": 0, "on_miss": 2, "burst": 4},
+    "pearl": {"gamma": 4, "branches": 1},
+    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
+    "hedge": {"gamma": 4, "branches": 8, "likely": True, "width": 2},
+    "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
+}
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 
 

@@ -5,16 +5,8 @@ did. (fuzz.py and crowd.py compare them with the reference in random worlds.)"""
 import pytest
 
 from sbrt import InvalidInputError, _core, reference
+from tests.common.toys import POLICIES
 
-POLICIES = {
-    "none": {"gamma": 0},
-    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
-    "lookup": {"gamma": 0, "on_miss": 2, "burst": 4},
-    "pearl": {"gamma": 4, "branches": 1},
-    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
-    "hedge": {"gamma": 4, "branches": 8, "likely": True, "width": 2},
-    "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
-}
 TOY = {"vocab": 32, "seed": 7}
 PROMPT = [1, 2, 3] * 30
 SAMPLED = {"temperature": 0.8, "seed": 5}

@@ -6,19 +6,13 @@ state what it does not say, which the dry body checks op by op."""
 import pytest
 
 from sbrt import _core
+from tests.common import toys
 
-HEDGE = {"gamma": 4, "branches": 8, "likely": True, "width": 2}
-POLICIES = {
-    "none": {"gamma": 0},
-    "draft_model": {"gamma": 4, "branches": 1, "serial": 1},
-    "lookup": {"gamma": 0, "on_miss": 2, "burst": 4},
-    "pearl": {"gamma": 4, "branches": 1},
-    "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
+POLICIES = toys.POLICIES | {
     "serial after a miss": {"gamma": 4, "branches": 6, "on_miss": 1, "burst": 3},
-    "hedge": HEDGE,
-    "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
-    "tree and look-up": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3, "lookup": True},
-    "hedge and look-up": HEDGE | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
+    "tree and look-up": toys.POLICIES["tree"] | {"lookup": True},
+    "hedge and look-up": toys.POLICIES["hedge"]
+    | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
 }
 FENCES = ("verify_done", "chain_ready", "draft_ready")
 # Which fences the streams wait for, by method.

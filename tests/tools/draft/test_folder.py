@@ -8,10 +8,11 @@ import pytest
 
 from sbrt.model.checkpoint import EMBED, open_checkpoint, random_weights
 from sbrt.model.config import config_of, read_config
+from sbrt.model.config_json import config_json
 from sbrt.model.draft import open_draft
 from sbrt.model.fingerprint import fingerprint
 from sbrt.model.rope import Rope
-from sbrt.tools.draft.folder import config_json, write_draft
+from sbrt.tools.draft.folder import write_draft
 from sbrt.tools.draft.shape import draft_config, first_layers
 
 IDS = np.array([0, 1, 5, *range(20, 80), 290, 299])
