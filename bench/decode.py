@@ -73,13 +73,13 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--concurrency",
         metavar="A,B,...",
-        help="instead: with so many requests in flight, as one ends the next begins; "
+        help="instead: keep A, B, ... requests in flight, as one ends the next begins; "
         "with --simulate one number, in simulated time",
     )
     add(
         "--rate",
         metavar="R,S,...",
-        help="instead, or as well: requests that arrive at random (Poisson), so many per second",
+        help="instead, or as well: requests that arrive at random (Poisson), R, S, ... per second",
     )
     add("--runs", type=int, metavar="N", help=f"of each load and method (default: {load.RUNS})")
 

@@ -402,17 +402,17 @@ class OrderBook:
 class Logprobs:
     """The log-probs a request asks for.
 
-    output, prompt: how many of the most likely tokens at each position, beside the one that stands
-    there; -1: none at all.
+    output, prompt: number of the most likely tokens at each position, in addition to the position's
+    own token; -1: no log-probs.
     """
 
     def __init__(self, *, output: int = -1, prompt: int = -1) -> None: ...
     @property
     def output(self) -> int:
-        """At the answer's positions."""
+        """Number at the answer's positions."""
     @property
     def prompt(self) -> int:
-        """At the prompt's."""
+        """Number at the prompt's positions."""
 
 class Seat:
     """A place for a sequence, and how it goes there (csrc/decode/engine.h)."""
@@ -450,7 +450,7 @@ class Seat:
         where there are fewer tokens. Empty for a sequence that does not ask.
         """
     def prompt_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
-        """The same of the prompt's tokens but the first, once the sequence has a token."""
+        """The same for the prompt's tokens after the first, once the sequence has a token."""
     def release(self) -> None:
         """Drop the sequence; others may have the seat. Does not wait."""
     def features(self) -> NDArray[float32]:
@@ -670,7 +670,7 @@ class LogitReader:
     ) -> NDArray[float32] | None:
         """Feed up to 64 tokens that follow the first `head` ones. The GIL is released.
 
-        Gives logits [tokens, vocab], or None without logits. Raises InvalidInputError.
+        Gives logits [tokens, columns], or None without logits. Raises InvalidInputError.
         """
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> list[float]:

@@ -9,38 +9,38 @@ from numpy.typing import NDArray
 from ._core import Model, Sampling
 
 class Place:
-    """A node's laws p and q [vocab] as rejection uses them up (csrc/round/accept.h).
+    """A node's distributions p and q [vocab], which rejection updates (csrc/round/accept.h).
 
-    Raises InvalidInputError on laws of different sizes, or a token they do not have.
+    Raises InvalidInputError on distributions of different sizes, or an unknown token.
     """
 
     def __init__(self, p: NDArray[float64], q: NDArray[float64]) -> None: ...
     @property
     def p(self) -> NDArray[float64]:
-        """What the token must be drawn from, [vocab]; a copy."""
+        """The distribution of the token, [vocab]; a copy."""
     @property
     def q(self) -> NDArray[float64]:
-        """What the next candidate was drawn from, [vocab]; a copy."""
+        """The distribution that the next candidate was drawn from, [vocab]; a copy."""
     def stands(self, token: int, u: float) -> bool:
-        """Whether a drawn candidate does, given a coin u in [0, 1)."""
+        """True if a drawn candidate is accepted, given a coin u in [0, 1)."""
     def reject(self, token: int) -> bool:
-        """After a drawn candidate that does not stand; False if nothing of p is left."""
+        """Update p after a drawn candidate is rejected; False if nothing of p is left."""
     def reject_known(self, token: int) -> bool:
-        """After one that was not drawn."""
+        """Update p after a candidate that was not drawn is rejected."""
     def draw(self, u: float) -> int:
         """The token of p at u in [0, 1)."""
 
 class KernelBench:
-    """Times every op of a model's forward where it stands, choosing tokens included."""
+    """Times every op inside a model's forward, with the choice of tokens."""
 
     def __init__(self, model: Model, max_len: int, max_rows: int, threads: int) -> None: ...
     def run(
         self, head: int, rows: int, width: int, times: int, temperature: float = 0.0
     ) -> list[dict[str, Any]]:
-        """`rows` rows of one path behind `head` tokens, `times` forwards by `width` threads.
+        """`rows` rows of one path after `head` tokens, `times` forwards by `width` threads.
 
         Per op in order: op, shape, bytes (moved at least), weights (bytes of them), flops, ns (of
-        each forward, the meeting behind the op included). Raises InvalidInputError.
+        each forward, with the barrier after the op). Raises InvalidInputError.
         """
 
 class LaneProbe:
@@ -67,9 +67,9 @@ class LaneProbe:
         [rows, vocab], or None without logits."""
 
     def slot(self, position: int) -> int:
-        """Of a position in the ring."""
+        """Storage slot of a position in the ring."""
     def tail(self, branch: int, j: int) -> int:
-        """Of node `j` of a branch's tail."""
+        """Storage slot of node `j` of a branch's tail."""
     def move(self, source: int, target: int) -> None:
         """Copy the keys and values of a slot to another."""
     def poison(self, slot: int) -> None:
@@ -80,7 +80,7 @@ class LaneProbe:
         """Values of a slot, [layers, kv_heads, head_dim]."""
     @property
     def slots(self) -> int:
-        """Of the ring and of all tails."""
+        """Number of slots of the ring and of all tails."""
 
 class ChooseBench:
     """Times the choice of given rows of logits [rows, vocab] by itself."""
@@ -90,7 +90,7 @@ class ChooseBench:
         """Nanoseconds of each of `times` choices by `width` threads, and the rows' tokens."""
 
 class Roofs:
-    """What a team of this machine can read and compute at most, by an instruction set."""
+    """The most that a team of threads here can read and compute, by an instruction set."""
 
     def __init__(self, threads: int, isa: str = "auto") -> None: ...
     def read(self, bytes: int, times: int = 5) -> float:

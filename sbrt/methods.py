@@ -3,8 +3,8 @@
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
 hrad: the file of an H-RAD classifier, `demo` for the one that ships with the demo pair, or `off`.
-lookup: 1 lets what followed the last tokens the time before join the draft's chains; with it
-on_miss=lookup is on_miss=continue.
+lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. With it on_miss=lookup is
+the same as on_miss=continue.
 acceptance, of every method: `coupled`, whose tokens are those of plain decoding, or `rejection`,
 whose tokens have the same law (at temperature 0 they are the same tokens).
 """
@@ -191,7 +191,7 @@ DEFAULTS: dict[str, Option] = {
     "burst_width": 16,
     "lookup": 0,
 }
-UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # not shown by default
+UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # hidden if equal to these
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
     "auto": {"gamma": MAX_AUTO_GAMMA, "k_max": MAX_BRANCHES},

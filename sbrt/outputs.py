@@ -32,7 +32,7 @@ class CompletionOutput:
     token_ids include the token that completed a stop; the text ends before it.
     spec_decode_metrics are filled in when the request has finished.
     logprobs: for each of token_ids the log-probs there, by token id, with SamplingParams.logprobs;
-    the token itself comes first, then the most likely ones. cumulative_logprob: the sum of those of
+    the token itself comes first, then the most likely ones. cumulative_logprob: the sum over
     token_ids.
     An output is a snapshot: text, token_ids and logprobs stay what they were, whatever comes after.
     They are made when first read, so that an output nobody reads costs the same at any length.
@@ -42,7 +42,7 @@ class CompletionOutput:
     text: str
     token_ids: list[int]
     cumulative_logprob: float | None = None
-    # A default would be an attribute of the class, and hide that `of` left it to __getattr__.
+    # A plain default would be a class attribute, and __getattr__ would never be called.
     logprobs: list[dict[int, Logprob]] | None = field(default_factory=lambda: None)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
@@ -98,7 +98,7 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A request so far, cumulative; what its last output had not is in the fields called delta.
+    """A request so far, cumulative. The delta fields hold what is new since its last output.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
     num_cached_tokens: tokens of the prompt that were not fed, since a seat had them from another

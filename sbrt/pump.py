@@ -104,7 +104,9 @@ class Stream:
             self._deltas.append(output.delta)
             self._delta_ids += output.delta_token_ids
             if output.delta_logprobs is not None:
-                self._delta_logprobs = (self._delta_logprobs or []) + output.delta_logprobs
+                if self._delta_logprobs is None:
+                    self._delta_logprobs = []
+                self._delta_logprobs += output.delta_logprobs
             self._new_times.append(time.monotonic())
             is_wanted = self.kind is not RequestOutputKind.FINAL_ONLY or output.finished
             return self._tell() if is_wanted else not self._loop.is_closed()

@@ -20,7 +20,7 @@ BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure. methods: ours to run, besides `none`. threads: of each engine. dtypes: only
+    """The work of a run. methods: ours, besides `none`. threads: of each engine. dtypes: only
     these; None: all. concurrency: also decode this many prompts at once; None: none."""
 
     peers: Sequence[Peer]

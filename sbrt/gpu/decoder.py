@@ -98,7 +98,7 @@ class Decoder:
     def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
         """Record a forward: K and V of every row to its slot and, `with_logits`, its logits.
 
-        Without logits the last layer ends with its K and V, because nobody reads further.
+        Without logits the last layer ends with its K and V, because nothing reads further.
         """
         v = Views(self.buffers, rows, self.config.heads)
         self.start(run, rows, v)
@@ -111,8 +111,7 @@ class Decoder:
         self.finish(run, v)
 
     def prefill(self, run: Run, rows: PromptRows) -> None:
-        """Record a forward of a prompt: K and V of its rows to their slots. Nobody reads
-        further."""
+        """Record a forward of a prompt: K and V of its rows to their slots, no logits."""
         v = Views(self.buffers, rows, self.config.heads)
         v.features = None  # only verified rows have them
         run(self.ops.embed, rows.table, self.weights.embed, out=v.h)

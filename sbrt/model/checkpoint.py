@@ -131,7 +131,7 @@ class Checkpoint:
         return decoder
 
     def _lender(self, target: Model | None) -> Decoder | None:
-        """Who has the embedding of a draft without one."""
+        """The target's decoder if the draft shares its embedding, else None."""
         if not self.shares_embedding:
             return None
         if not isinstance(target, Decoder):
@@ -159,7 +159,7 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
 
-    Reads no weight. A draft that is not whole without its target is refused: open_draft takes it.
+    Reads no weight. Refuses a draft that needs its target: open_draft takes it.
     Raises InvalidInputError, naming the file and what is wrong in it.
     """
     checkpoint = read_checkpoint(path)

@@ -23,7 +23,7 @@ ROPE_FIELDS = {
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
-    """What `config_of` reads as `config`, for families of Llama's form."""
+    """The config.json that `config_of` reads as `config`, for families of Llama's form."""
     found = {
         "architectures": [config.architecture],
         "vocab_size": config.vocab,
@@ -54,7 +54,7 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _own_positions(config: ModelConfig) -> int:
-    """What config.json said before its rope stretched it."""
+    """Positions before a linear rope stretched them, as config.json has them."""
     is_stretched = config.rope.kind == "linear"
     return (
         round(config.max_positions / config.rope.factor) if is_stretched else config.max_positions

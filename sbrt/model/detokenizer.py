@@ -53,7 +53,7 @@ class Pieces:
         return None if skip_special and string in self._special else string
 
     def alone(self, token: int) -> bytes:
-        """What a token adds to the bytes of a text that it does not begin."""
+        """The bytes of a token inside a text, where it is not the first."""
         string = self.string(token, skip_special=False)
         if string is None:
             return b""

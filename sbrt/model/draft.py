@@ -1,4 +1,4 @@
-"""Drafts that are not whole without their target: a trimmed head, a shared embedding.
+"""Drafts that need their target: a trimmed head, a shared embedding.
 
 A head may know only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t, as EAGLE-3
 files have it, says which: row i of lm_head.weight is of the target's id i + d2t[i]. These ids

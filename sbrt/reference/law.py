@@ -74,7 +74,7 @@ class Shaper:
         return np.where(output + prompt > 0, x, rows)
 
     def may_leave_nothing(self, known: Sequence[int]) -> bool:
-        """Whether the masks could take every token of a row of these ids."""
+        """True if the masks could remove every token of a row of these ids."""
         s = self.shaping
         allowed = known if s.allowed_token_ids is None else s.allowed_token_ids
         left = set(known).intersection(allowed)

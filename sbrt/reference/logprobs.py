@@ -15,8 +15,8 @@ def logprobs(
 ) -> list[list[tuple[int, int, float]]]:
     """(token, rank, log-prob) at each position of the trunk from `first` on, which is at least 1.
 
-    Of each the trunk's own token comes first, then the `top` most likely. holes: ids that are no
-    tokens.
+    At each position the trunk's own token comes first, then the `top` most likely. holes: ids
+    without a token.
     """
     begin = state_after(mix(toy.seed, 0), trunk[:first])
     follow = accumulate(trunk[first:], lambda s, t: mix(s, t + 1), initial=begin)

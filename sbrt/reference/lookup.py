@@ -1,4 +1,4 @@
-"""What the text so far says of the next tokens: csrc/round/{lookup,join}_op.h once more."""
+"""Look-ups of the next tokens in the text so far: csrc/round/{lookup,join}_op.h once more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST, SEARCHES = 16, 6  # looked-up nodes of a chain, and searches
 LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
-GOOD, SURE = 2, f32(0.65)  # of a match that is not answered by a burst
+GOOD, SURE = 2, f32(0.65)  # least length and chance of a match that replaces a burst
 
 
 def going_on(match: Match) -> Match:
@@ -39,7 +39,7 @@ def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | N
 
 
 def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
-    """What followed the last place that reads like the trunk's end, and the longest such."""
+    """`want` tokens that followed the longest match of the trunk's end, or the latest such."""
     match = best_match(trunk, len(trunk) - 2, SHORTEST)
     if match is None:
         return []
@@ -61,7 +61,7 @@ class Hindsight:
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """After a round: what look-ups said at the nodes of the path, and what came."""
+        """Count, after a round, the look-ups along the path that were right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1
@@ -80,7 +80,7 @@ class Hindsight:
         return clamp(exp_of(-(wait * (ONE - p) / p)), f32(1e-6), f32(0.98))
 
     def fills(self, lane: Lane, chain: Tree) -> bool:
-        """Whether a chain that was looked up after a miss needs no burst."""
+        """True if a chain that was looked up after a miss needs no burst."""
         match = chain[0].match
         if len(chain) == 1 or not match or match.length < GOOD:
             return False
@@ -98,12 +98,12 @@ def exp_of(x: np.float32) -> np.float32:
 
 
 def agreed(p: np.float32, drafted: np.float32) -> np.float32:
-    """The chance of what look-up and draft both say."""
+    """The chance of a token on which look-up and draft agree."""
     return log_of(ONE - (ONE - p) * (ONE - exp_of(drafted)))
 
 
 class Join:
-    """Look-ups join the chain behind a trunk of `length` tokens, as deep as `room`."""
+    """Adds looked-up nodes to the chain after a trunk of `length` tokens, as deep as `room`."""
 
     def __init__(
         self, draft: Draft, hindsight: Hindsight, chain: Tree, length: int, room: int
@@ -150,12 +150,12 @@ class Join:
         self.say(node, match)
 
     def say(self, node: Node, match: Match | None) -> None:
-        """Notes a match at a node."""
+        """Store a match at a node."""
         node.match = match
         node.next = node.prefix.tokens[match.after] if match else None
 
     def hang(self, parent: int, lp: np.float32) -> int:
-        """One more node, which nobody drew."""
+        """Append a node that was not drawn."""
         above = self.chain[parent]
         assert above.match is not None
         assert above.next is not None
@@ -202,7 +202,7 @@ class Join:
         return node.score + self.promise(node)
 
     def grow(self) -> None:
-        """Nodes go where they most likely are right."""
+        """Append nodes where they are most likely right."""
         gains = [self.gain(i) for i in range(len(self.chain))]
         while self.known < MOST and len(self.chain) < 64:
             best = gains.index(max(gains))
@@ -214,7 +214,7 @@ class Join:
             self.known += 1
 
     def line(self) -> None:
-        """What follows the trunk's own match."""
+        """Append the tokens that follow the trunk's own match."""
         at = 0
         while self.known < MOST:
             node = self.chain[at]

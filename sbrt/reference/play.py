@@ -147,8 +147,8 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Instead of a burst that is not awaited: a serial draft reads what it lacks, if that is
-        much. Returns 0."""
+        """Without a burst, feed a serial draft the tokens that it lacks, if these are more than
+        BEHIND. Returns 0."""
         if self.policy.gamma == 0 and self.behind > BEHIND and self.may_burst:
             self.draft.feed(self.chain[:1])
             self.behind = 0
@@ -156,12 +156,12 @@ class Play:
 
     @property
     def near(self) -> bool:
-        """Whether what the draft lacks fits the slots in flight."""
+        """True if the tokens that the draft lacks fit the slots in flight."""
         return self.behind + len(self.chain) - 1 < SLOTS
 
     @property
     def may_burst(self) -> bool:
-        """Whether the draft can follow a serial burst."""
+        """True if the draft has room for a serial burst."""
         reads_chain = self.policy.gamma == 0 or len(self.at) + self.depth <= self.draft_limit
         return reads_chain and len(self.at) + self.policy.burst < self.draft_limit
 

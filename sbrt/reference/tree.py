@@ -32,7 +32,7 @@ Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
 
 
 def makes_paths(policy: Policy) -> bool:
-    """Whether all its chains are paths."""
+    """True if all its chains are paths."""
     return policy.width == 1 and (policy.on_miss != BURST or policy.burst_width == 1)
 
 
@@ -43,7 +43,7 @@ def room_of(gamma: int, branches: int, width: int) -> Room:
 
 
 class Match(NamedTuple):
-    """A place that reads like the end of a text: the position behind it, tokens that are equal."""
+    """A match of the end of a text: the position after it, and the number of equal tokens."""
 
     after: int
     length: int
@@ -169,7 +169,7 @@ class Draft:
     # Which outcomes are prepared.
 
     def branches(self, chain: Tree) -> list[Branch]:
-        """The branches behind a chain."""
+        """The branches after a chain."""
         p = self.policy
         if p.likely:
             best = sorted(self.outcomes(chain))[: p.branches]
@@ -199,7 +199,7 @@ class Draft:
         return found
 
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
-        """In a node of the chain, below `above`."""
+        """Confidence in a node of the chain, a child of `above`."""
         own = node.score - above.score
         blind = self.lane.draws and node.known  # whether it was drawn too must not matter
         if self.policy.lookup and (blind or not tokens):

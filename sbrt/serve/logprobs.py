@@ -1,4 +1,4 @@
-"""What a request learns of the log-probs of its tokens."""
+"""The log-probs of a request's tokens."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Position = dict[int, Logprob]
 class PromptLogprobs(Sequence["Position | None"]):
     """The log-probs of a prompt, one item for each of its tokens; the first is None.
 
-    Items are made when they are read. A long prompt has very many: to make them between two rounds
-    would hold up all other requests. It compares, copies and pickles as the list it stands for.
+    Items are made when they are read. A long prompt has so many that making them between two
+    rounds would delay all other requests. It compares, copies and pickles like a list.
     """
 
     def __init__(self, rows: Rows, item: Callable[[Rows, int], Position]) -> None:
@@ -57,7 +57,7 @@ class PromptLogprobs(Sequence["Position | None"]):
 class RequestLogprobs:
     """The log-probs of one request: those of its answer only grow, so outputs share them.
 
-    asked: what the binary module is to keep. prompt: None unless asked for, and before the first
+    asked: the log-probs that the core keeps. prompt: None unless asked for, and before the first
     token; its first position has none. output: one entry for each token of the answer; None unless
     asked for. cumulative: the sum of the answer's.
     """
@@ -75,11 +75,11 @@ class RequestLogprobs:
 
     @property
     def wants_prompt(self) -> bool:
-        """Whether the prompt's are asked for."""
+        """True if the prompt's log-probs are asked for."""
         return self.asked.prompt >= 0
 
     def take(self, seat: Seat, tokens: int) -> None:
-        """Read what came with the first `tokens` tokens of the answer; of later ones nothing."""
+        """Read the log-probs of the first `tokens` tokens of the answer, and no later ones."""
         if self.wants_prompt and self.prompt is None:
             self.prompt = PromptLogprobs(seat.prompt_logprobs(), self._position)
         if self.output is None:
@@ -90,7 +90,7 @@ class RequestLogprobs:
             self.cumulative += float(rows[2][i, 0])
 
     def _position(self, rows: Rows, i: int) -> Position:
-        """By token id: the token that stands there first, then the most likely, best first."""
+        """Log-probs by token id: the position's own token, then the most likely, best first."""
         tokenizer = self._tokenizer
         return {
             token: Logprob(logprob, rank, tokenizer.text_of(token) if tokenizer else None)
@@ -112,7 +112,7 @@ def logprobs_of(
 
 
 def _count(name: str, given: int | None, vocab: int, most: int) -> int:
-    """How many of the most likely tokens the core keeps; -1 of a request that does not ask."""
+    """Number of the most likely tokens that the core keeps; -1 if the request does not ask."""
     if given is None:
         return -1
     if most >= 0 and not 0 <= given <= most:

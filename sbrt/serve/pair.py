@@ -97,7 +97,7 @@ def _model(
     progress: Progress | None,
     target: Model | None = None,
 ) -> Model:
-    """The weights where the config wants them. target: of a draft, who may share its embedding."""
+    """The weights on the config's device. target: the model that may lend a draft its embedding."""
     if not config.on_cuda:
         return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)
     try:
@@ -145,7 +145,7 @@ def _tokenizer(
 
 
 def _check_words(tokenizer: Tokenizer, target: Checkpoint, draft: Checkpoint) -> None:
-    """A draft's folder without a tokenizer is of the target's, as far as its size can tell."""
+    """Check that the tokenizers agree. A draft without one must have the target's vocab_size."""
     file = _tokenizer_file(draft.folder)
     if check.is_file(file):
         check_pair(tokenizer, Tokenizer(file))

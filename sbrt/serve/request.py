@@ -117,7 +117,7 @@ class Request:
         return Logprobs() if self.logprobs is None else self.logprobs.asked
 
     def budget(self, room: int) -> int:
-        """Tokens that the core may generate of the `room` there is.
+        """Number of tokens that the core may generate, at most `room`.
 
         The log-probs of a prompt come with a first token, which `take` drops where none is wanted.
         """
@@ -126,7 +126,7 @@ class Request:
         return room if wanted is None else min(room, max(least, wanted))
 
     def take(self) -> bool:
-        """Accept what its seat has committed, with the log-probs; whether there were tokens."""
+        """Accept the tokens that its seat has committed, with log-probs; False without any."""
         assert self.seat is not None
         tokens = self.seat.take()
         if not tokens:

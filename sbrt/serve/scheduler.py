@@ -28,7 +28,7 @@ Found = TypeVar("Found")
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
 SHORT = 0.002  # seconds; rounds of a stream that take less share an output
-PACE = 0.016  # seconds of rounds that share one: as often as a screen shows a new picture
+PACE = 0.016  # seconds of rounds that share an output: one frame of a screen
 
 
 class Prefill(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any
 from ..model.tokenizer import Detokenizer, Tokenizer
 from ..outputs import Logprob
 
-LEAST = -9999.0  # stands for -inf, which JSON has not
+LEAST = -9999.0  # replaces -inf, which JSON does not have
 
-Position = dict[int, Logprob]  # by token id: the token that stands there first
+Position = dict[int, Logprob]  # by token id; the position's own token is first
 
 
 class Spelling:
@@ -26,27 +26,27 @@ class Spelling:
         return found.decoded_token
 
     def text_of(self, token: int) -> str | None:
-        """What Logprob.decoded_token would be."""
+        """The text that Logprob.decoded_token would have."""
         return None if self._tokenizer is None else self._tokenizer.text_of(token)
 
     def entry(self, token: int, found: Logprob) -> dict[str, Any]:
-        """A token as chats have it. bytes: those of a part of a character are these alone."""
+        """A token in the form of chats. bytes: the token's own, also for part of a character."""
         data = None if self._tokenizer is None else list(self._tokenizer.bytes_of(token))
         return {"token": self.name(token, found), "logprob": value(found), "bytes": data}
 
 
 class Offsets:
-    """Where the text of each token begins in the text of an answer, in characters."""
+    """Offsets, in characters, of each token's text in the text of an answer."""
 
     def __init__(self, tokenizer: Tokenizer | None, before: Sequence[int], skips: bool) -> None:
-        """before: tokens in front of the text. skips: special tokens have no text."""
+        """before: the tokens that precede the text. skips: special tokens have no text."""
         self._text = None
         if tokenizer is not None:
             self._text = Detokenizer(tokenizer, before, skip_special=skips)
         self._length = 0
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Those of the next tokens."""
+        """Offsets of the next tokens."""
         found = []
         for token in tokens:
             found.append(self._length)
@@ -95,7 +95,7 @@ def completion_logprobs(
 
 
 def by_name(position: Position, spelling: Spelling) -> dict[str, float]:
-    """The log-probs of a position by the names of tokens; of one name the greatest."""
+    """The log-probs of a position by token name; if two tokens share a name, the larger one."""
     found: dict[str, float] = {}
     for token, logprob in position.items():
         name = spelling.name(token, logprob)
@@ -104,7 +104,7 @@ def by_name(position: Position, spelling: Spelling) -> dict[str, float]:
 
 
 def prompt_logprobs(positions: Sequence[Position | None]) -> list[dict[str, Any] | None]:
-    """A prompt's, as vLLM's server has them."""
+    """A prompt's log-probs in the form of vLLM's server."""
     return [
         None
         if position is None

@@ -192,7 +192,7 @@ def completion_ask(given: Mapping[str, Any], defaults: Defaults, limits: Limits)
 
 
 def _chat_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of the engine. Raises ApiError."""
+    """The engine's log-prob parameters. Raises ApiError."""
     top, wanted = given.get("top_logprobs", 0), given.get("logprobs", False)
     if top and not wanted:
         raise bad_field("top_logprobs", f"expected it with logprobs: true only, got {top}")

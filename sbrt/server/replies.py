@@ -99,12 +99,12 @@ class Reply:
 
     @property
     def has_logprobs(self) -> bool:
-        """Whether the client wants those of the answer's tokens."""
+        """True if the client wants the log-probs of the answer."""
         return self.ask.params.logprobs is not None
 
     @property
     def delays_opening(self) -> bool:
-        """Whether the opening waits for the prompt's log-probs, which come with a first token."""
+        """True if the opening waits for the prompt's log-probs, which come with the first token."""
         return False
 
     @cached_property
@@ -239,7 +239,7 @@ class CompletionReply(Reply):
 
     @property
     def delays_opening(self) -> bool:
-        """With echo and log-probs."""
+        """True with echo and log-probs."""
         return self.has_logprobs and self.choices[0].prompt_text is not None
 
     def logprobs(
@@ -258,7 +258,7 @@ class CompletionReply(Reply):
 
     @cached_property
     def _offsets(self) -> dict[int, Offsets]:
-        """How far the text of each choice is."""
+        """The offsets of each choice, by its index."""
         return {}
 
     def delta(self, text: str) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def counts(flag: str, text: str) -> list[int]:
     """Numbers of sequences, for example "1,2,4". Raises InvalidInputError."""
     found = []
     for part in text.split(","):
-        if not (part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MAX_SEATS):
+        is_number = part.isascii() and part.isdigit() and len(part) < 10
+        if not (is_number and 1 <= int(part) <= MAX_SEATS):
             raise InvalidInputError(
                 f"{flag}: expected numbers from 1 to {MAX_SEATS}, got {check.show(part)}"
             )

@@ -19,11 +19,11 @@ from . import compare, flags, picture, table
 from .advice import NOTHING
 from .measure import Report, Tally
 
-STREAMED, LIMIT = 160, 96  # tokens at most: of the answer that is shown, of each one in the table
+STREAMED, LIMIT = 160, 96  # most tokens of the shown answer, and of each answer in the table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The picture, and how much of it all."""
+    """Add the flags: picture, methods, length, threads, JSON."""
     add = parser.add_argument
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
@@ -99,10 +99,13 @@ def _seconds(output: RequestOutput) -> float:
 
 
 def closing(report: Report) -> str:
-    """One sentence: how many times plain decoding, and by which method."""
+    """One sentence: the best speedup over plain decoding, and its method."""
     others = [tally for tally in report.tallies if tally.method.name != "none"]
-    if report.wrong or not others:
-        return "Nothing is claimed here: no method was compared with the same tokens."
+    if report.wrong:
+        names = ", ".join(tally.method.text for tally in report.wrong)
+        return f"Nothing is claimed here: tokens of {names} differ from plain decoding's."
+    if not others:
+        return "Nothing is claimed here: no method was compared with plain decoding."
     best = max(others, key=lambda tally: tally.rate)
     times = ratio(best.rate, report.plain.rate)
     if times <= 1 + NOTHING:

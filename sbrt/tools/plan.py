@@ -163,7 +163,7 @@ def _of_toys(args: argparse.Namespace, given: Sequence[Method]) -> dict[str, lis
 
 
 def toy_work(acceptance: float, given: Sequence[Method]) -> compare.Work:
-    """A toy pair whose draft's first choice is right at this rate, and prompts for it."""
+    """A toy pair whose draft's first choice is right at this rate, with prompts for it."""
     target, draft = _toys(acceptance)
     pair = Pair(target, draft, None, frozenset(), TOY_VOCAB, "toy")  # type: ignore[arg-type]
     config = EngineConfig(

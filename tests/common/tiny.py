@@ -145,7 +145,7 @@ def random_weights(config, seed=0):
     }
 
 
-WHOLE = {"int64": "I64", "bool": "BOOL"}  # of numbers that no dtype rounds
+WHOLE = {"int64": "I64", "bool": "BOOL"}  # numbers that no dtype rounds
 
 
 def as_bytes(values, dtype):

@@ -20,7 +20,7 @@ def t2d(ids=IDS, vocab=320):
 
 
 def head_weights(weights, ids=IDS, *, embedding=True):
-    """Those of a tied draft with a head of `ids`, and without its embedding unless it is wanted."""
+    """Weights of a tied draft with a head of `ids`; embedding: keep its embedding."""
     found = weights | {HEAD: weights[EMBED][list(ids)], "d2t": d2t(ids)}
     if not embedding:
         del found[EMBED]

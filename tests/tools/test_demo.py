@@ -78,8 +78,12 @@ def test_rates_are_of_the_prompts_of_a_kind():
     assert "tree" in demo.closing(report)
     slow = SimpleNamespace(plain=fast, tallies=[plain], wrong=[], shown=lambda: [fast, plain])
     assert (
-        demo.closing(slow)
-        == "Nothing is claimed here: no method was compared with the same tokens."
+        demo.closing(slow) == "Nothing is claimed here: no method was compared with plain decoding."
+    )
+    wrong = SimpleNamespace(plain=plain, tallies=[plain, fast], wrong=[fast])
+    assert (
+        demo.closing(wrong)
+        == "Nothing is claimed here: tokens of tree differ from plain decoding's."
     )
 
 

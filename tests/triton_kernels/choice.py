@@ -32,7 +32,7 @@ class Case:
         self._sample(kind)
         self.logits = np.stack([self._row() for _ in range(rows)])
         self.block.head = int(rng.choice(heads))
-        # A draft may be behind the trunk: bits before the root's.
+        # A draft may lag the trunk: it has bits before the root's.
         self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
         self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
         self._hang()
@@ -64,9 +64,9 @@ class Case:
         return x.astype(np.float32)
 
     def _hang(self):
-        """A tree of nodes behind the root, and tails of branch 1."""
+        """Append a tree of nodes after the root, and tails of branch 1."""
         rng, c = self.rng, self.block
-        c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # behind it: of branch 0
+        c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # later nodes: branch 0
         for which in (c.chain.token, c.branches[0].token, c.branches[1].token):
             which[:] = [int(t) for t in rng.integers(self.vocab, size=64)]
         masks = [1]
@@ -125,7 +125,7 @@ class Case:
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
-            # What would be chosen, most often: the best of what is left decides.
+            # Most often the token that would be chosen, so that the best of the rest decides.
             x = self.logits[len(words) - 1]
             first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
             words.append(

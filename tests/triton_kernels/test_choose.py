@@ -151,7 +151,7 @@ LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
 @pytest.mark.parametrize(("kind", "shaped"), LAW_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
-    """Of a trimmed head, too: noise, masks and penalties are those of the tokens."""
+    """A trimmed head does too: noise, masks and penalties are those of the tokens."""
     for seed in range(1):
         heads = [LONGEST_TRUNK] if trims else POSITIONS  # without bad words
         case = Case(
@@ -174,7 +174,7 @@ def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
 
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_a_filtered_law_of_some_tokens(device, op):
-    """As of a row of all tokens whose others are masked, in the columns' order."""
+    """It equals that of a row of all tokens whose others are masked, in the columns' order."""
     case = Case(60, 5, 300, kind="filtered", device=device)
     some = Case(60, 5, 300, kind="filtered", device=device).trim()
     absent = np.setdiff1d(np.arange(300), some.ids)

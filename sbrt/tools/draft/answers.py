@@ -1,4 +1,4 @@
-"""Lets the target answer prompts, many at once, and writes what it said; resumable."""
+"""Lets the target answer many prompts at once and writes the answers; a run can be resumed."""
 
 from __future__ import annotations
 
@@ -57,27 +57,34 @@ class Writer:
     chat: Chat
 
     def write(
-        self, path: Path, jobs: Sequence[Job], longest: int, until: float, tell: Tell
+        self,
+        path: Path,
+        jobs: Sequence[Job],
+        longest: int,
+        until: float,
+        tell: Tell,
+        least: int = 1,
     ) -> None:
         """Append answers of at most `longest` tokens to `path` until all are there.
 
-        Stops early after time.monotonic() `until`, between two rounds. Jobs that are there already
-        are left out. Prompts that are too long are skipped.
+        Stops early after time.monotonic() `until`, between two rounds, if `least` are there.
+        Jobs that are there already are left out. Prompts that are too long are skipped.
         """
         done = _done(path)
-        todo = [job for job in jobs if (job.source, job.index) not in done]
+        todo, written = [job for job in jobs if (job.source, job.index) not in done], len(done)
         with path.open("ab") as file:
             for first in range(0, len(todo), ROUND):
                 tell(len(jobs) - len(todo) + first, len(jobs))
-                if time.monotonic() > until and (first or done):
+                if time.monotonic() > until and written >= least:
                     return
                 for raw in self.answered(todo[first : first + ROUND], longest):
                     file.write((json.dumps(raw) + "\n").encode())
+                    written += 1
                 file.flush()
         tell(len(jobs), len(jobs))
 
     def answered(self, jobs: Sequence[Job], longest: int) -> Iterator[dict[str, Any]]:
-        """Lines of an answers file, those of prompts that are too long left out."""
+        """Lines of an answers file. Prompts that are too long are left out."""
         invented = self._invented(jobs)
         asked = [(job, ids) for job in jobs if (ids := self._prompt(job, invented))]
         params = [
@@ -96,7 +103,7 @@ class Writer:
             }  # fmt: skip
 
     def _invented(self, jobs: Sequence[Job]) -> dict[int, str]:
-        """What the target makes users say, by index; only what it ended itself."""
+        """Prompts that the target invents, by index. One that was cut at INVENTED is left out."""
         wanted = [job.index for job in jobs if job.text is None]
         if not wanted:
             return {}
@@ -113,7 +120,7 @@ class Writer:
         return texts
 
     def _prompt(self, job: Job, invented: dict[int, str]) -> list[int]:
-        """Ids; [] of a prompt that is not used."""
+        """Ids of a prompt; [] if it is not used."""
         text = invented.get(job.index) if job.text is None else job.text
         if not text:
             return []

@@ -32,7 +32,7 @@ class Batch:
 
 
 class Examples:
-    """Everything to learn from. to_draft: for each id of the target that of the draft, or -1."""
+    """The training examples. to_draft: the draft's id of each id of the target, or -1."""
 
     def __init__(
         self, answers: Sequence[Answer], labels: Sequence[Labels], to_draft: NDArray[np.int64]
@@ -76,7 +76,7 @@ class Examples:
         )
 
     def batches(self, seed: int, device: torch.device) -> Iterator[Batch]:
-        """All of an epoch."""
+        """All batches of an epoch."""
         for picked in self.epoch(seed):
             yield self.batch(picked, device)
 
@@ -84,9 +84,9 @@ class Examples:
 def vocabulary(
     labels: Sequence[Labels], size: int, vocab: int, needed: Sequence[int]
 ) -> NDArray[np.int64]:
-    """The `size` ids that the target says most, ascending: by the sum of their probabilities.
+    """The `size` ids with the largest sums of the target's probabilities, ascending.
 
-    needed: ids that are always among them. Ties go to the lowest id.
+    needed: ids that are always included. Ties go to the lowest id.
     """
     counts = np.zeros(vocab)
     for one in labels:

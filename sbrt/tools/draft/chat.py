@@ -1,4 +1,4 @@
-"""Prompts as a chat model reads them, and the place where a user begins to speak."""
+"""Prompts in the target's chat template, and the text before a user's first words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Chat:
 
     @property
     def opening(self) -> str:
-        """What comes before a user's first words. Raises InvalidInputError without a template."""
+        """The text before a user's first words. Raises InvalidInputError without a template."""
         if not self.has_template:
             raise InvalidInputError(
                 "--prompts: expected a file, as the target has no chat template to invent prompts "

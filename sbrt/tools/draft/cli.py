@@ -31,7 +31,7 @@ AGREEING = 96  # held-out answers that agreement is measured on
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """make and eval with their flags."""
+    """Add make and eval with their flags."""
     commands = parser.add_subparsers(required=True, metavar="make|eval")
     _add_make(commands.add_parser("make", help="train a draft for a target, with torch"))
     _add_eval(commands.add_parser("eval", help="say whether a draft pays"))
@@ -123,7 +123,7 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _check_make(args: argparse.Namespace) -> None:
-    """Raises InvalidInputError, naming the flag."""
+    """Raise InvalidInputError that names the bad flag."""
     number("--minutes", args.minutes, 0, MOST_MINUTES)
     if args.minutes <= 0:
         raise InvalidInputError(f"--minutes: expected more than 0, got {args.minutes:g}")
@@ -131,6 +131,8 @@ def _check_make(args: argparse.Namespace) -> None:
     integer("--threads", args.threads, 1)
     integer("--vocab", args.vocab, SMALLEST_HEAD)
     check.one_of("--train-device", args.train_device, DEVICES)
+    if args.train_device == "cuda":
+        check_cuda()
     if args.held_out is not None and args.answers is None:
         raise InvalidInputError("--held-out: expected --answers next to it, got none")
     if args.answers is not None and args.prompts is not None:
@@ -173,9 +175,9 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """The target's answers to --prompts; else those that `make` kept; else to built-in prompts."""
+    """Answers to --prompts, else the ones that `make` kept, else answers to built-in prompts."""
     kept = draft / "work" / "held-out.jsonl"
-    if args.prompts is None and kept.is_file():
+    if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)
     texts = BUILT_IN if args.prompts is None else read_prompts(args.prompts)
     jobs = [Job("prompts", i, text) for i, text in enumerate(texts)]
@@ -187,10 +189,18 @@ def _target(args: argparse.Namespace) -> Path:
 
 
 def require_torch() -> None:
-    """Raises InvalidInputError where torch is missing."""
+    """Raise InvalidInputError if torch is missing."""
     try:
         import torch  # noqa: F401
     except ImportError:
         raise InvalidInputError(
             "draft make: expected torch (pip install 'sbrt[draft]'), found none"
         ) from None
+
+
+def check_cuda() -> None:
+    """Raise InvalidInputError if torch finds no CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InvalidInputError("--train-device: expected a device that torch sees, found none")

@@ -1,7 +1,7 @@
-"""What the target says at every position of its answers: its most likely tokens, kept on disk.
+"""Labels: the target's most likely tokens at every position of its answers, kept on disk.
 
 The engine's own arithmetic reads the answers, so a label is the distribution that drafts are
-checked against. Labels are made once; a run that was stopped goes on where it was.
+checked against. Labels are made once; a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 KEPT = 32  # most likely tokens of a position
 NEVER = 30.0  # nats below all others
 DEEPEST = 12.0  # nats below the best: less likely tokens are not kept
-ROWS = 64  # of one forward
+ROWS = 64  # most rows of one forward
 BLOCK = 64  # answers in a file
 LONGEST_PROMPT = 400  # tokens; answers to longer prompts are left out
 
@@ -46,9 +48,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Labels:
-    """Of one answer of n tokens: ids [n, KEPT], most likely first, and log-probabilities.
+    """Labels of an answer of n tokens: ids [n, KEPT], most likely first, and log-probabilities.
 
-    Row j is the distribution that token j was taken from. Unused places have id -1.
+    Row j is the distribution that token j was taken from. Unused entries have id -1.
     """
 
     ids: NDArray[np.int32]
@@ -66,13 +68,20 @@ def read_answers(path: Path) -> list[Answer]:
         try:
             raw = json.loads(line)
             answer = Answer(raw["source"], raw["index"], raw["prompt_ids"], raw["ids"])
+            is_right = bool(answer.prompt) and _are_ids(answer.prompt) and _are_ids(answer.ids)
         except (ValueError, KeyError, TypeError):
+            is_right = False
+        if not is_right:
             raise InvalidInputError(
                 f"{path}, line {number}: expected source, index, prompt_ids and ids"
-            ) from None
+            )
         if answer.ids and len(answer.prompt) <= LONGEST_PROMPT:
             found.append(answer)
     return found
+
+
+def _are_ids(given: Any) -> bool:
+    return isinstance(given, list) and all(type(i) is int and i >= 0 for i in given)
 
 
 class Reader:
@@ -108,7 +117,7 @@ def label(reader: Reader, answer: Answer) -> Labels:
             best = row.max()
             likely = np.flatnonzero(row > best - DEEPEST)
             if len(likely) > KEPT:
-                likely = likely[np.argpartition(row[likely], -KEPT)[-KEPT:]]
+                likely = np.sort(likely[np.argpartition(row[likely], -KEPT)[-KEPT:]])
             likely = likely[np.argsort(-row[likely], kind="stable")]
             total = best + np.log(np.exp(row - best).sum())
             ids[j, : len(likely)] = likely
@@ -119,7 +128,7 @@ def label(reader: Reader, answer: Answer) -> Labels:
 def labelled(
     folder: Path, answers: Sequence[Answer], reader: Callable[[], Reader], tell: Tell
 ) -> list[Labels]:
-    """Labels of all answers, from `folder` where they are there already.
+    """Labels of all answers. Labels that are in `folder` already are read from there.
 
     A block is made again when it has grown. `reader` is called if anything has to be read.
     """
@@ -132,31 +141,35 @@ def labelled(
         if kept is None:
             made = made or reader()
             kept = [label(made, answer) for answer in block]
-            _write_block(path, kept)
+            _write_block(path, block, kept)
         found += kept
         tell(min(first + BLOCK, len(answers)), len(answers))
     return found
 
 
 def _read_block(path: Path, block: Sequence[Answer]) -> list[Labels] | None:
-    """None where it is missing, broken or of other answers."""
+    """Labels of a block; None if the file is missing, broken, or of other answers."""
     lengths = [len(answer.ids) for answer in block]
     try:
         with np.load(path, allow_pickle=False) as file:
-            if file["lengths"].tolist() != lengths:
+            if file["answers"].tobytes() != _digest(block):
                 return None
             ids, logs = file["ids"], file["logs"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     ends = np.cumsum(lengths)
     return [Labels(ids[e - n : e], logs[e - n : e]) for n, e in zip(lengths, ends, strict=True)]
 
 
-def _write_block(path: Path, labels: Sequence[Labels]) -> None:
+def _digest(block: Sequence[Answer]) -> bytes:
+    return sha256(json.dumps([(one.prompt, one.ids) for one in block]).encode()).digest()
+
+
+def _write_block(path: Path, block: Sequence[Answer], labels: Sequence[Labels]) -> None:
     data = io.BytesIO()
     np.savez(
         data,
-        lengths=np.array([len(one.ids) for one in labels]),
+        answers=np.frombuffer(_digest(block), np.uint8),
         ids=np.concatenate([one.ids for one in labels]),
         logs=np.concatenate([one.logs for one in labels]),
     )

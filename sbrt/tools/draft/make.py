@@ -1,4 +1,4 @@
-"""The stages of `sbrt draft make`. Each goes on where it was stopped.
+"""The stages of `sbrt draft make`. Each resumes after it was stopped.
 
 Everything that is not the draft lies in OUT/work: the answers, their labels, the state of the
 training.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,18 +42,18 @@ if TYPE_CHECKING:
 
 SEATS = 16  # answers that are made together
 LONGEST = 1024  # tokens of a prompt and its answer
-ANSWERING = 0.4  # of the minutes of training, at most, before it
+ANSWERING = 0.4  # most time for answers, as a share of the minutes of training
 MEASURES = 12  # times that a training run is measured on held-out answers
 PAUSE = 30.0  # seconds between two lines of a training run
-MOST_BYTES = 2**32  # of a file of answers
+MOST_BYTES = 2**32  # most bytes of a file of answers
 SPARE = 64  # answers that training needs at least
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to make. prompts: texts, None where the target invents `count` of them.
+    """The draft to make. prompts: texts, None if the target invents `count` of them.
 
-    answers, held_out: files of answers that are there already, in place of prompts.
+    answers, held_out: files of existing answers, in place of prompts.
     """
 
     target: Checkpoint
@@ -68,7 +69,7 @@ class Plan:
 
     @property
     def work(self) -> Path:
-        """Where the stages keep what they made."""
+        """The folder in which the stages keep their results."""
         return self.out / "work"
 
 
@@ -94,6 +95,7 @@ def open_work(plan: Plan) -> None:
         "layers": plan.config.layers,
         "width": plan.config.hidden,
         "vocab": plan.config.draft_vocab,
+        "prompts": _prompts_of(plan),
     }
     if check.is_file(path):
         theirs = read_json(path)
@@ -113,6 +115,15 @@ def open_work(plan: Plan) -> None:
     write_file(path, (json.dumps(ours, indent=1) + "\n").encode())
 
 
+def _prompts_of(plan: Plan) -> str:
+    """What the answers are to: existing ones, a digest of the prompts, or how many are invented."""
+    if plan.answers is not None:
+        return "of --answers"
+    if plan.prompts is None:
+        return f"{plan.count} invented"
+    return sha256("\0".join(plan.prompts).encode()).hexdigest()
+
+
 def kept_shape(out: Path) -> tuple[int | None, int | None]:
     """(layers, width) of the draft whose work is in `out`; None of both without any."""
     path = out / "work" / "plan.json"
@@ -121,6 +132,12 @@ def kept_shape(out: Path) -> tuple[int | None, int | None]:
     kept = read_json(path)
     layers = check.integer(f"{path}, layers", kept.get("layers"), 1)
     return layers, check.integer(f"{path}, width", kept.get("width"), 1)
+
+
+def is_work_of(out: Path, target: Checkpoint) -> bool:
+    """True if the work in `out` is that of a draft for this target."""
+    path = out / "work" / "plan.json"
+    return check.is_file(path) and read_json(path).get("target") == fingerprint_of(target)
 
 
 def make_answers(plan: Plan) -> None:
@@ -138,17 +155,17 @@ def make_answers(plan: Plan) -> None:
     until = time.monotonic() + 60 * plan.minutes * ANSWERING
     with _engine(plan.target.folder, plan.threads) as engine:
         writer = Writer(engine, chat)
-        for name, jobs, longest in (
-            ("held-out", held, HELD_ANSWER),
-            ("answers", kept, ANSWER),
+        for name, jobs, longest, least in (
+            ("held-out", held, HELD_ANSWER, 1),
+            ("answers", kept, ANSWER, SPARE),
         ):
             with closing(Progress(f"the target writes {name}")) as bar:
-                writer.write(plan.work / f"{name}.jsonl", jobs, longest, until, bar.update)
+                writer.write(plan.work / f"{name}.jsonl", jobs, longest, until, bar.update, least)
     finished.touch()
 
 
 def take_answers(plan: Plan, path: Path) -> None:
-    """Copy answers that are there already. Without held-out ones every 8th is held out."""
+    """Copy existing answers. Without a file of held-out ones every 8th is held out."""
     lines = check.read_bytes(path, MOST_BYTES).splitlines(keepends=True)
     if plan.held_out is None:
         kept = [line for i, line in enumerate(lines) if i % HELD_OUT]
@@ -161,7 +178,7 @@ def take_answers(plan: Plan, path: Path) -> None:
 
 
 def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
-    """The target's own answers. Raises InvalidInputError where no prompt fits."""
+    """The target's answers to these jobs. Raises InvalidInputError if no prompt fits."""
     chat = Chat(target)
     with _engine(target, threads) as engine, closing(Progress("the target answers")) as bar:
         writer, found = Writer(engine, chat), []
@@ -177,7 +194,7 @@ def answers_to(jobs: Sequence[Job], target: Path, threads: int) -> list[Answer]:
 
 
 def _engine(target: Path, threads: int) -> Engine:
-    """The target alone, many prompts at once."""
+    """An engine of the target alone, for many prompts at once."""
     pair = load_pair(EngineConfig(target, num_threads=threads))
     longest = min(LONGEST, pair.target.max_positions)
     config = EngineConfig(
@@ -212,7 +229,7 @@ def make_data(plan: Plan, pair: Pair) -> Data:
 
 
 def reader_of(plan: Plan, pair: Pair) -> Reader:
-    """What reads the target's logits."""
+    """The reader of the target's logits."""
     return Reader(pair, min(LONGEST, plan.config.max_positions), plan.threads)
 
 
@@ -258,7 +275,7 @@ def load_target(plan: Plan) -> Pair:
 
 
 def say(line: str) -> None:
-    """A line for people."""
+    """Print a line for people to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -269,7 +286,7 @@ def _save(path: Path, values: NDArray[np.generic]) -> None:
 
 
 class _Teller:
-    """A line now and then: loss since the last one, speed, agreement when it was measured."""
+    """Prints a line every PAUSE seconds: mean loss since the last line, speed, new agreement."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -1,4 +1,4 @@
-"""The draft's forward in torch, for training: Llama's form, with Hugging Face names."""
+"""The draft's forward in torch, for training: a Llama with Hugging Face names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Network:
 
     @head.setter
     def head(self, weight: Tensor) -> None:
-        """Another one."""
+        """Replace it."""
         self.weights[HEAD] = weight
 
     def hidden(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Before training: which size of draft would pay here, from measured costs."""
+"""Predicts before training which size of draft would pay here, from measured costs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from .folder import write_draft
 from .shape import draft_config
 
 METHODS = ("draft_model", "tree", "specbranch")
-SECONDS = 1.0  # that the costs of a size are measured for
+SECONDS = 1.0  # for the costs of one size
 LAYERS = (1, 2, 4)
 # First choice equal after an hour of training, by the share of the target's layers that a draft
-# has: measured on SmolLM2-135M with layers 0-3, 0-1, and four layers of half the width.
+# has. The middle three are of trials on SmolLM2-135M: four layers of half the width, layers 0-1,
+# layers 0-3. The first and the last are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
 PAYS = 1.02  # times plain decoding
 
@@ -36,8 +37,11 @@ Tell = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a size of draft promises. draft_ms, target_ms: of a forward of one row. speedup: of
-    `method` over plain decoding, where the draft's first choice is right at the assumed rate."""
+    """The prediction for a size of draft.
+
+    draft_ms, target_ms: one forward of one row. speedup: `method` over plain decoding, if the
+    draft's first choice is right at the rate `acceptance`.
+    """
 
     layers: int
     width: int
@@ -59,7 +63,7 @@ def candidates(target: ModelConfig, layers: int | None, width: int | None) -> li
 
 
 def assumed(target: ModelConfig, draft: ModelConfig) -> float:
-    """The rate of right first choices that training is trusted to reach."""
+    """The rate of right first choices that training is assumed to reach."""
     share = (
         draft.layers * draft.hidden * draft.inner / (target.layers * target.hidden * target.inner)
     )

@@ -37,13 +37,13 @@ def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
 
 
 def fits(config: ModelConfig) -> bool:
-    """Whether all matrices of a decoder have rows of whole groups."""
+    """True if the rows of all matrices of a decoder are whole groups."""
     columns = (config.hidden, config.inner, config.heads * config.head_dim)
     return all(count % GROUP == 0 for count in columns)
 
 
 def scheme() -> dict[str, Any]:
-    """quantization_config of config.json."""
+    """The field quantization_config of config.json."""
     weights = {
         "num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": GROUP,
         "dynamic": False,

@@ -76,7 +76,7 @@ def _floats(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Orthonormal [hidden, width]: where most of the embedding's variance lies."""
+    """Orthonormal [hidden, width]: the directions of the embedding's largest variance."""
     _, vectors = np.linalg.eigh(embed.T @ embed)
     found: NDArray[np.float32] = vectors[:, ::-1][:, :width].astype(np.float32)
     return found
@@ -85,7 +85,7 @@ def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float
 def _narrowed(
     name: str, values: NDArray[np.float32], shape: tuple[int, ...], basis: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Inputs and outputs of the residual stream in the basis; heads and neurons are cut."""
+    """The matrix with its residual side projected on the basis; heads and neurons are cut."""
     if len(shape) == 1:
         return np.ascontiguousarray(values[: shape[0]])
     if name.endswith(("o_proj.weight", "down_proj.weight")):

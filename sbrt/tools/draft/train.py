@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PEAK = 1e-3  # learning rate
-LEAST = 0.02  # of it, at the end
+LEAST = 0.02  # final learning rate, as a share of PEAK
 WARM_UP = 20  # steps
-ROUNDED_FROM = 0.6  # of the schedule: from then on the matrices act as their 4-bit versions
+ROUNDED_FROM = 0.6  # share of the schedule after which matrices act as their 4-bit versions
 SAVE_EVERY = 120.0  # seconds
 TOP = 4  # first choices of the draft that agreement looks at
-RIDGE = 1e-3  # of the mean variance of a hidden element
+RIDGE = 1e-3  # ridge, as a share of the mean variance of a hidden element
 REGRESSED = 20_000  # positions that the head is fitted on
 
 
@@ -47,8 +47,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Report:
-    """What a training run tells as it goes. share: of the schedule. held_out: by source, and all
-    under `all`; None between two measurements."""
+    """The progress of a training run.
+
+    share: the part of the schedule that is done. held_out: agreement by source, and over everything
+    under `all`; None between two measurements.
+    """
 
     share: float
     step: int
@@ -109,7 +112,7 @@ def fit_head(
 
 
 class Trainer:
-    """A schedule of fixed length that survives being stopped at any moment."""
+    """Trains for a fixed time. A run that is stopped at any moment can be resumed."""
 
     def __init__(self, network: Network, path: Path, seconds: float, peak: float = PEAK) -> None:
         self.network, self.path, self.seconds, self.peak = network, path, seconds, peak
@@ -127,7 +130,7 @@ class Trainer:
 
     @property
     def share(self) -> float:
-        """Of the schedule, so far."""
+        """The part of the schedule that is done."""
         return min(1.0, self.spent / self.seconds)
 
     def run(self, examples: Examples, held_out: Examples, every: float, tell: Tell) -> None:
@@ -186,7 +189,7 @@ class Trainer:
         os.replace(part, self.path)
 
     def _load(self) -> None:
-        state = torch.load(self.path, weights_only=True)
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for name, weight in state["weights"].items():
                 self.network.weights[name].copy_(weight)
@@ -197,7 +200,7 @@ class Trainer:
 
 @torch.no_grad()
 def agreement(network: Network, examples: Examples) -> dict[str, Agreement]:
-    """On held-out answers, by source, and over all of them under `all`."""
+    """Agreement on held-out answers, by source, and over all of them under `all`."""
     device = network.weights[EMBED].device
     first, among, losses, sources = [], [], [], []
     for batch in examples.batches(0, device):

@@ -1,4 +1,4 @@
-"""Whether a draft pays: how often it is right, what it would bring, and what it brings."""
+"""Judges a draft: how often it is right, its predicted speed, and its measured speed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .labels import Answer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOP = 4  # first choices of the draft
-ROWS = 64  # of one forward
-CLEAR = 1.02  # times the best without a draft: a smaller gain is none
+TOP = 4  # number of the draft's first choices that count
+ROWS = 64  # most rows of one forward
+CLEAR = 1.02  # times the best without a draft: a smaller gain counts as none
 TOKENS = 128
-SECONDS = 2.0  # that costs are measured for
+SECONDS = 2.0  # for measuring costs
 CLOCKED = 12  # held-out prompts that every method answers
 
 Tell = Callable[[int, int], None]
@@ -52,8 +52,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All figures of a pair. agreement: by source, over everything under `all`. clock, predicted:
-    the same methods by the clock, and from costs measured just before."""
+    """All figures of a pair.
+
+    agreement: by source, and over everything under `all`. clock: the methods, measured.
+    predicted: the same methods, from costs that were measured just before.
+    """
 
     agreement: dict[str, Agreement]
     clock: Report
@@ -78,7 +81,7 @@ class Verdict:
         )
 
     def text(self) -> str:
-        """Two tables between the sentence, which comes first and last."""
+        """The sentence, two tables, and the sentence again."""
         rows = [("held-out answers", "tokens", "first choice", f"among {TOP}")]
         for name, found in self.agreement.items():
             figures = (f"{found.first:.3f}", f"{found.among:.3f}")
@@ -139,7 +142,7 @@ def judge(
 def agreement(
     config: EngineConfig, pair: Pair, held_out: Sequence[Answer], threads: int, tell: Tell
 ) -> dict[str, Agreement]:
-    """The draft's choices along the target's answers, by source, and all under `all`."""
+    """Agreement along the target's answers, by source, and over everything under `all`."""
     assert pair.draft is not None
     longest = max(len(a.prompt) + len(a.ids) for a in held_out)
     head = _head_ids(config, pair)
@@ -157,7 +160,7 @@ def agreement(
 
 
 def _hits(lane: LogitReader, answer: Answer, head: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[tokens, TOP]: whether the draft's k-th choice is the answer's token."""
+    """bool [tokens, TOP]: True if the draft's k-th choice is the answer's token."""
     tokens, first = answer.prompt + answer.ids[:-1], len(answer.prompt) - 1
     found = []
     for at in range(0, len(tokens), ROWS):
@@ -177,7 +180,7 @@ def _first_choices(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _head_ids(config: EngineConfig, pair: Pair) -> NDArray[np.int64]:
-    """The target's id of each of the draft's logits; -1 of what it never drafts."""
+    """The target's id of each of the draft's logits; -1 for ids that it never drafts."""
     folder = config.draft()
     assert folder is not None
     draft = open_draft(Path(folder), open_checkpoint(Path(config.model)))
@@ -197,7 +200,7 @@ def pair_of(
 
 
 def usual_methods() -> list[Method]:
-    """All that there are."""
+    """All presets, with their defaults."""
     return [methods.parse(name) for name in methods.METHODS]
 
 

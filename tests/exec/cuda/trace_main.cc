@@ -140,7 +140,7 @@ void stay_quiet() {
   check_equal("no more: slices", size_t{600}, scene.target->trace().events(0).size());
 }
 
-// Nobody waits for slices in flight; they are in the trace once they are over.
+// No caller waits for slices in flight; they are in the trace once they are over.
 void hold_back() {
   Scene scene;
   scene.exec->keep_trace(true);

@@ -63,8 +63,8 @@ def test_answers_are_those_of_transformers(answers, folder):
 
 
 def test_log_probs_are_those_of_transformers(real, folder):
-    """Of prompts and of answers, in float32 arithmetic on the packed weights. transformers computes
-    in double: in float32 it rounds as we do, and both roundings would count."""
+    """Prompts and answers are compared, in float32 arithmetic on the packed weights. transformers
+    computes in double: in float32 it rounds as we do, and both roundings would count."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
     with Engine.from_pretrained(real, activation_dtype="float32") as engine:

@@ -2,6 +2,7 @@
 interruption is made again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,8 @@ def test_time_ends_the_answers_between_two_rounds(writer, tmp_path, monkeypatch)
     jobs = [Job("prompts", i, f"word {i}") for i in range(6)]
     writer.write(tmp_path / "a", jobs, 8, -np.inf, lambda *_: None)
     assert len(read_answers(tmp_path / "a")) == 2
+    writer.write(tmp_path / "a", jobs, 8, -np.inf, lambda *_: None, least=3)
+    assert len(read_answers(tmp_path / "a")) == 4
 
 
 def test_invented_prompts_are_what_the_target_says_a_user_says(writer):
@@ -120,7 +123,30 @@ def test_labels_are_made_once(answers, reader, tmp_path, monkeypatch):
         assert (one.logs == other.logs).all()
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"source": "x"}', "1"])
+def test_other_answers_of_the_same_lengths_are_labelled_anew(answers, reader, tmp_path):
+    labelled(tmp_path, answers[:1], lambda: reader, lambda *_: None)
+    [first] = answers[:1]
+    other = replace(first, ids=[*first.ids[:-1], first.ids[-1] ^ 1])
+    [found] = labelled(tmp_path, [other], lambda: reader, lambda *_: None)
+    [wanted] = labelled(tmp_path / "anew", [other], lambda: reader, lambda *_: None)
+    assert (found.ids == wanted.ids).all()
+    other = replace(first, ids=[first.ids[0] ^ 1, *first.ids[1:]])
+    [found] = labelled(tmp_path, [other], lambda: reader, lambda *_: None)
+    [wanted] = labelled(tmp_path / "anew", [other], lambda: reader, lambda *_: None)
+    assert (found.logs == wanted.logs).all()
+    assert (found.logs != label(reader, first).logs).any()
+
+
+NO_IDS = '{"source": "x", "index": 0, "prompt_ids": %s, "ids": %s}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "[]", '{"source": "x"}', "1", NO_IDS % ("5", "[2]"), NO_IDS % ("[]", "[2]")),
+        *(NO_IDS % ("[1]", '["x"]'), NO_IDS % ("[1]", "[-2]"), NO_IDS % ("[true]", "[2]")),
+    ],
+)
 def test_answers_that_are_none_are_refused(tmp_path, one_sentence, line):
     path = tmp_path / "answers.jsonl"
     good = {"source": "x", "index": 0, "prompt_ids": [1], "ids": [2]}

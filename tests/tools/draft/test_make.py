@@ -54,7 +54,7 @@ def run(target, tmp_path, prompts_file, capsys):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """stopped(module, name, after): Ctrl-C in the call of that function after so many."""
+    """stopped(module, name, after): Ctrl-C in that function, in the call after `after` calls."""
 
     def arm(module, name, after):
         real, calls = getattr(module, name), []
@@ -125,7 +125,7 @@ def test_answers_that_are_there_are_taken_over(small, run, tmp_path, prompts_fil
     assert run()[0] == 0
     first = tmp_path / "out" / "work" / "answers.jsonl"
     lines = first.read_bytes().splitlines()
-    monkeypatch.setattr(make_module, "_engine", None)  # nobody is asked
+    monkeypatch.setattr(make_module, "_engine", None)  # no engine is opened
     words = ["draft", "make", "--target", run.target, "--out", tmp_path / "again", "--layers", 1]
     words += ["--width", 64, "--vocab", 200, "--threads", 1, "--minutes", 0.05, "--answers", first]
     assert cli.main([*map(str, words)]) == 0
@@ -173,7 +173,9 @@ def test_work_of_another_draft_is_left_alone(small, run, make, tmp_path, target)
     assert run(out=out)[0] == 0
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     other = make.checkpoint(tmp_path / "other", seed=9, hidden_size=64, head_dim=16)
-    for flags in (("--layers", 2), ("--vocab", 100), ("--target", other)):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "another"}\n')
+    for flags in (("--layers", 2), ("--vocab", 100), ("--target", other), ("--prompts", prompts)):
         code, _, err = run(*flags, out=out)
         assert code == 2
         assert err.splitlines()[-1].startswith(
