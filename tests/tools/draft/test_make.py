@@ -173,7 +173,7 @@ def test_work_of_another_draft_is_left_alone(small, run, make, tmp_path, target)
     assert run(out=out)[0] == 0
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     other = make.checkpoint(tmp_path / "other", seed=9, hidden_size=64, head_dim=16)
-    prompts = tmp_path / "prompts.jsonl"
+    prompts = tmp_path / "others.jsonl"
     prompts.write_text('{"prompt": "another"}\n')
     for flags in (("--layers", 2), ("--vocab", 100), ("--target", other), ("--prompts", prompts)):
         code, _, err = run(*flags, out=out)
