@@ -9,8 +9,8 @@
 
 #include "bind/bind.h"
 #include "bind/gil.h"
+#include "bind/runner.h"
 #include "core/check.h"
-#include "exec/exec.h"
 #include "model/lane.h"
 
 namespace py = pybind11;
@@ -26,9 +26,8 @@ class LogitReader {
       : model_(std::move(model)),
         longest_(longest),
         lane_(model_->bind(LaneShape{longest, kRows, 0, 0, threads, false})),
-        exec_(make_cpu_exec()),
-        stream_(exec_->stream(threads)),
-        threads_(threads) {
+        threads_(threads),
+        runner_(threads) {
     lane_->add_forward(with_logits_, &table_, true);
     lane_->add_forward(keys_only_, &table_, false);
   }
@@ -36,7 +35,7 @@ class LogitReader {
   void forward(int64_t head, const std::vector<int32_t>& tokens, bool logits) {
     const auto n = static_cast<int64_t>(tokens.size());
     check_within("reader: tokens", int64_t{1}, int64_t{kRows}, n);
-    check_within("reader: head", int64_t{0}, longest_ - n, head);
+    check_within("reader: head", int64_t{0}, std::min(fed_, longest_ - n), head);
     table_.head[0] = head;
     table_.n = static_cast<int32_t>(n);
     for (int64_t j = 0; j < n; ++j) {
@@ -45,9 +44,8 @@ class LogitReader {
       const auto slot = static_cast<int32_t>(lane_->ring_shape().slot(0, head + j));
       table_.row[j] = {head + j, tokens[j], slot, -1, -1, 0, Mask::of(chain), Mask::of(0)};
     }
-    stream_->launch(logits ? with_logits_ : keys_only_, threads_);
-    stream_->record(done_, ++runs_);
-    exec_->wait(done_, runs_);
+    runner_.run(logits ? with_logits_ : keys_only_, threads_);
+    fed_ = head + n;
   }
 
   py::array_t<float> logits() {
@@ -58,15 +56,12 @@ class LogitReader {
 
  private:
   std::shared_ptr<Model> model_;
-  int64_t longest_;
+  int64_t longest_, fed_ = 0;  // tokens of a text at most, and those that were read
   std::unique_ptr<Lane> lane_;
   Batch table_{};
   Graph with_logits_{"reader.forward"}, keys_only_{"reader.keys"};
-  std::unique_ptr<Exec> exec_;
-  std::unique_ptr<Stream> stream_;  // its threads end before what they read
-  Event done_{"reader.done"};
   int32_t threads_;
-  int64_t runs_ = 0;
+  Runner runner_;  // last: its threads end before what they read
 };
 
 }  // namespace
@@ -74,7 +69,7 @@ class LogitReader {
 void bind_reader(py::module_& m) {
   py::class_<LogitReader>(m, "LogitReader",
                           "Reads a model's logits along a text, without an engine. longest: tokens "
-                          "of a text at most.")
+                          "of a text at most. One thread uses it at a time.")
       .def(py::init<std::shared_ptr<Model>, int64_t, int32_t>(), py::arg("model"),
            py::arg("longest"), py::arg("threads"))
       .def(
@@ -89,7 +84,7 @@ void bind_reader(py::module_& m) {
           },
           py::arg("head"), py::arg("tokens"), py::arg("logits") = true,
           "Feed up to 64 tokens that follow the first `head` ones. Gives f32 logits [tokens, "
-          "vocab], or None without logits. Raises InvalidInputError.");
+          "columns], or None without logits. Raises InvalidInputError.");
 }
 
 }  // namespace sbrt

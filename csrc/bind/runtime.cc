@@ -247,7 +247,7 @@ void bind_sequences(RuntimeClass& runtime) {
       .def("admit", &admit, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
            py::arg("shaping") = shaping, py::arg("logprobs") = logprobs,
-           "Starts a sequence beside the others; returns its Seat.")
+           "Starts a sequence next to the others; returns its Seat.")
       .def_property_readonly("has_free_seat", &Engine::has_free_seat)
       .def_property_readonly("seats", &Engine::seats)
       .def("seat",

@@ -94,6 +94,7 @@ int Engine::admit(const Request& request) {
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
   const bool feeds_all = request.logprobs.prompt >= 0;
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
+  pump_.seat(seat).keeps = false;  // if this throws, its trunk is no longer the one of its rings
   resources_.start_sequence(seat, request, kept.target, kept.draft);
   if (resources_.config.is_on_device()) {
     pump_.idle(Exec::kForever);
@@ -115,7 +116,7 @@ Tuner* Engine::free_tuner() const {
 }
 
 void Engine::begin(const Request& request) {
-  check_admissible(request);  // what cannot be admitted drops nothing
+  check_admissible(request);  // a refused request drops no sequence
   start_over();
   admit(request);
 }
@@ -132,6 +133,7 @@ void Engine::run(int64_t max_rounds, double seconds) {
       seat.keeps = false;
       seat.sequence.end();
       seat.sequence.drop_tokens();  // the caller gets the exception, and no token any more
+      resources_.logprobs[i].drop();
     }
     pump_.settle_down();
     throw;

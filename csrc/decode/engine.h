@@ -39,7 +39,7 @@ class Engine {
   void run(int64_t max_rounds, double seconds);
   // The tokens committed since the last take() or admit(); valid until the next.
   const std::vector<int32_t>& take(int seat) { return at(seat).sequence.take(); }
-  // Log-probs of what was asked of the sequence: those of the same tokens, and those of its prompt.
+  // Log-probs that the request asked for: of the tokens that take() gives, and of the prompt.
   LogprobStore& logprobs(int seat) {
     check_seat(seat);
     return resources_.logprobs[seat];

@@ -10,9 +10,13 @@ namespace {
 
 constexpr int64_t kUnread = 2 * kSlots;  // positions: of a round that was not read, and of the next
 constexpr int64_t kReserved = 1 << 22;   // entries between two take() without an allocation
+constexpr size_t kKept = 1 << 20;        // entries that a seat keeps for the next request
 
 LogprobList list_of(int32_t top, int32_t vocab, int64_t positions, Buffer<TokenLogprob>& entries) {
-  if (top < 0) return {};
+  if (top < 0) {
+    if (entries.size() > kKept) entries = {};
+    return {};
+  }
   LogprobList list{std::min(top, vocab), positions, nullptr};
   const auto size = static_cast<size_t>(positions * list.width());
   if (entries.size() < size) entries = Buffer<TokenLogprob>(size);

@@ -1,4 +1,4 @@
-// The host's half of log-probs: memory for what a request asks, and what was read of it.
+// The host's half of log-probs: their memory, and the entries of committed tokens.
 #pragma once
 
 #include <vector>
@@ -8,19 +8,22 @@
 
 namespace sbrt {
 
-// Of one seat. It has memory from the first request on that asks.
+// The log-probs of one seat. The first request that asks allocates the memory; much of it is freed by the
+// next request that does not ask.
 class LogprobStore {
  public:
-  // Between sequences: makes `asked` what the request asks, with memory for it. limit: longest trunk.
+  // Fills `asked` for a request, with memory for it. Call between sequences. limit: longest trunk.
   void start(const Request& request, int64_t limit, int32_t vocab, Logprobs& asked);
   bool has_prompt() const { return prompt_.top >= 0; }
   bool has_output() const { return output_.top >= 0; }
-  // Whether a row of the prompt was not a number. Its last piece has ended.
+  // Returns true if a row of the prompt was not a number. Call after its last piece.
   bool prompt_failed() const;
   // Takes the entries of `count` tokens that a round committed, from position `first` on.
   void commit(int64_t first, int64_t count);
   // [tokens committed since the last take(), width()]; valid until the next.
   const std::vector<TokenLogprob>& take();
+  // Forgets what take() would return.
+  void drop() { committed_.clear(); }
   int64_t width() const { return output_.width(); }
   const LogprobList& prompt() const { return prompt_; }
 

@@ -28,7 +28,7 @@ class Prompts {
   // The draft reads what it has missed of the trunk, and leaves its laws' ranks. False if the time is
   // over first. Nothing is in flight.
   bool catch_draft_up(int i, int64_t until);
-  // The same for a policy that drafts, if that is more than what rides along in a burst.
+  // Does the same for a policy that drafts, if the draft lacks more than a burst can take along.
   bool prepare_draft(int i, int64_t until);
   // Of the prompt of a seat, what both lanes have behind them; its last token is never fed.
   int64_t done(int i) const;
@@ -39,7 +39,8 @@ class Prompts {
   int64_t lacking(int i) const;
   void feed_piece(LaneUnit& unit, SeatSet seats, int width);
   void launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width);
-  // The graph of a piece; `at` of the feed's, unless somebody wants to know more of it.
+  // Returns the graph of a piece: graph `at` of the feed, unless log-probs or distributions are
+  // needed.
   const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_laws) const;
   bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
   // Whether somebody wants to know the draft's laws.

@@ -301,7 +301,7 @@ bool Pump::tune(int i, int64_t until) {
     return false;  // of an earlier call
   Sequence& c = r_.at(i);
   const int64_t begin = now();
-  // A draft that took part in the last round has yet to settle, and is never far behind.
+  // A draft that took part in the last round has yet to settle.
   if (seat.drafts && !seat.drafted && seat.tuner->wants_to_look(c, c.head)) {
     if (!prompts_.catch_draft_up(i, until)) return false;
     seat.tuner->looked(now() - begin);

@@ -28,8 +28,8 @@ struct ShapingRequest {
   }
 };
 
-// How many of the most likely tokens to keep log-probs of at each position, beside the token that stands
-// there; -1: none at all, nor that token's.
+// Number of most likely tokens whose log-probs are kept at each position, in addition to the token's
+// own. -1: none at all, not even the token's own.
 struct LogprobRequest {
   int32_t output = -1;
   int32_t prompt = -1;

@@ -21,7 +21,7 @@ namespace sbrt {
 // One model bound to one stream, one KV ring and its graphs.
 struct LaneUnit {
   std::unique_ptr<Lane> lane;
-  Columns columns;  // of its logits that are tokens of the engine
+  Columns columns;  // the columns of its logits that are tokens of the engine
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
   Batch* batch = nullptr;                // the host's copy

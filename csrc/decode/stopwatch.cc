@@ -28,8 +28,8 @@ Policy path_policy() {
   return policy;
 }
 
-// A burst for a forward that takes so many seconds. A lane that has slept is slow at first, so it is kept
-// at work for some milliseconds.
+// Returns a burst for a forward that takes `seconds`. A lane that has slept is slow at first, so the
+// burst keeps it busy for some milliseconds.
 Burst burst_of(double seconds) {
   const int counted = static_cast<int>(std::clamp(0.003 / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};

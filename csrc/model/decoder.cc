@@ -118,7 +118,7 @@ DecoderLane::DecoderLane(const DecoderConfig& c, const Kernels& kernels, const I
       attended_(s.max_rows * c.q_size()),
       gates_(int64_t{s.threads} * s.max_rows * kGatedWidth),
       gated_(s.max_rows * c.inner),
-      logits_(s.max_rows * weights_->columns().n),
+      logits_(int64_t{s.max_rows} * weights_->columns().n),
       input_groups_(integers ? s.threads * row_groups_size(widest_input(c), s.max_rows) : 0),
       gated_groups_(integers ? row_groups_size(c.inner, s.max_rows) : 0),
       attended_groups_(integers ? row_groups_size(c.q_size(), s.max_rows) : 0),

@@ -51,16 +51,25 @@ bool DecoderConfig::is_bounded() const {
   return window && std::find(local.begin(), local.end(), false) == local.end();
 }
 
+namespace {
+
+// The number of tokens of a config, all of whose fields are checked first.
+int32_t checked_vocab(const DecoderConfig& c) {
+  check_config(c);
+  return static_cast<int32_t>(c.vocab);
+}
+
+}  // namespace
+
 Linear::Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased, Order order)
     : matrix(parts, in, order), bias(biased ? matrix.out() : 0) {}
 
 Weights::Weights(const DecoderConfig& c, const WeightFormats& formats, const DraftParts& parts)
     : formats_(formats),
-      columns_(parts.head_ids, static_cast<int32_t>(c.vocab)),
+      columns_(parts.head_ids, checked_vocab(c)),
       target_(parts.target),
       tied_(c.tied),
       norm_offset_(c.norm_offset ? 1.0f : 0.0f) {
-  check_config(c);
   check_parts(c);
   const bool takes_embedding = c.tied && formats_.named.contains(kEmbedding);
   const Format of_head = format_of(takes_embedding ? kEmbedding : kHead);

@@ -57,7 +57,7 @@ struct WeightFormats {
 
 class Weights;
 
-// What the weights of a draft have of its target.
+// The parts of its target that a draft uses.
 struct DraftParts {
   std::vector<int32_t>
       head_ids{};  // the target's ids that lm_head has rows for, ascending; none: all

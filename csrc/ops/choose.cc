@@ -224,7 +224,7 @@ const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseSc
   return logits;
 }
 
-// From the columns of a law to their tokens.
+// Replaces the columns in a law by their tokens.
 void name_tokens(const Columns& columns, Law& law) {
   for (int r = 0; r < law.n; ++r) law.token[r] = columns.id(law.token[r]);
 }

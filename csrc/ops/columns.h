@@ -1,4 +1,4 @@
-// Which tokens a row of logits has: all of a vocabulary, or those that a trimmed head knows.
+// Maps the columns of a row of logits to tokens: a whole vocabulary, or the tokens of a trimmed head.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct Columns {
   Columns below(int32_t vocab) const;
 };
 
-// Owns the ids of a head, and the way back.
+// Owns the ids of a head and the inverse map.
 class ColumnMap {
  public:
   // ids: ascending, below `vocab`; none: a head of all tokens. Throws InvalidInput.

@@ -1,9 +1,9 @@
-// Log-probabilities of a row: its raw logits, before everything that a request does to them.
+// Computes log-probabilities from a row's raw logits, before a request shapes or filters them.
 //
 //   logprob(t) = x(t) - most - log(sum over tokens of e^(x - most))
 //
-// Ids that no token has are left out of the sum. It is counted in integers (Kernels::weigh), so that its
-// bits depend on the row alone: no order of additions, number of threads or neighbour changes them.
+// The sum leaves out ids without a token. It is counted in integers (Kernels::weigh). So its bits
+// depend only on the row, not on the order of additions, the threads or the neighbours.
 #pragma once
 
 #include <cstdint>

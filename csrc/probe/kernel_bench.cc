@@ -14,7 +14,7 @@
 #include "ops/residual.h"
 #include "ops/rope.h"
 #include "probe/probe.h"
-#include "probe/runner.h"
+#include "bind/runner.h"
 
 namespace py = pybind11;
 

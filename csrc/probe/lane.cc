@@ -10,7 +10,7 @@
 #include "model/lane.h"
 #include "ops/matmul.h"
 #include "probe/probe.h"
-#include "probe/runner.h"
+#include "bind/runner.h"
 
 namespace py = pybind11;
 

@@ -5,7 +5,7 @@
 #include "bind/gil.h"
 #include "ops/matmul.h"
 #include "probe/probe.h"
-#include "probe/runner.h"
+#include "bind/runner.h"
 
 namespace py = pybind11;
 

@@ -87,7 +87,7 @@ void softmax(const float* scores, int32_t n, double* law) {
   normalise(law, n);
 }
 
-// ids[i] >= i: from the last on, nothing is overwritten that is still to be read.
+// Goes from the last to the first: ids[i] >= i, so no unread entry is overwritten.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law) {
   int32_t end = vocab;
   for (int32_t i = n - 1; i >= 0; --i) {

@@ -25,8 +25,8 @@ namespace sbrt {
 
 // law <- softmax of scores, [n]; in double, summed by ascending id.
 void softmax(const float* scores, int32_t n, double* law);
-// law [vocab] <- what law [n] gives the tokens ids[0 .. n - 1], and 0 of all others. ids ascend; null:
-// the first n.
+// Spreads law [n] in place to law [vocab]: token ids[i] gets entry i, all others get 0. ids ascend;
+// null means the first n tokens.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law);
 bool stands(const Place& place, int32_t token, double u);
 // After a candidate that does not stand. False: nothing is left of p - q (it was as good as 0

@@ -45,8 +45,8 @@ inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }
 
-// Whether this round's chain is drafted before the target's forward, if the round has a serial burst. A good
-// look-up after a miss needs none.
+// Returns true if a serial burst of this round drafts the chain before the target's forward. A good
+// look-up after a miss needs no burst.
 SBRT_ANY inline bool awaits_burst(const Sequence& c) {
   return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0 && !c.filled;
 }
@@ -56,7 +56,8 @@ SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
   return c.head + c.chain.depth + 1 + steps < c.draft_limit;
 }
 
-// Whether the draft can read the chain. A serial one does not, for the chain gives way to a burst.
+// Returns true if the draft can read the chain. A serial draft need not, since a burst replaces the
+// chain.
 SBRT_ANY inline bool chain_fits(const Sequence& c) {
   return c.policy.gamma == 0 || c.head + c.chain.depth < c.draft_limit;
 }

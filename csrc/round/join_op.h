@@ -1,13 +1,15 @@
-// What the text so far says joins the drafted chain: a node's text is looked up in the trunk, and what
-// followed there becomes one more node, or many in a row. No lane has processed them; the draft reads
-// them in its next catch-up. On every device.
+// Adds looked-up tokens to the drafted chain. The text that ends at a node is looked up in the trunk,
+// and the tokens that followed there become new nodes. No lane has processed them; the draft reads
+// them in its next catch-up. Runs on every device.
 //
-// Nodes are ranked by the chance that the walk comes by. That of a look-up is how often look-ups of its
-// kind of match were right so far in this sequence, weighed against the draft's confidence.
+// Nodes are ranked by the probability that the walk reaches them. A look-up's probability is the share
+// of look-ups with its kind of match that were right in this sequence, weighed against the draft's
+// confidence.
 //
-// Under rejection a looked-up node is a candidate that nobody drew (round/accept.h). Whether it is tried
-// must not depend on what was drawn beside it or below it, so only laws and ancestors decide: a path asks
-// node by node whether look-up or draft is surer, a tree takes what follows the trunk's own match.
+// Under rejection a looked-up node is a candidate that was not drawn (round/accept.h). The decision to
+// try it must not depend on its siblings or descendants, so only distributions and ancestors decide. A
+// path takes the surer of look-up and draft at each node. A tree takes the tokens after the trunk's
+// own match.
 #pragma once
 
 #include <cmath>
@@ -20,25 +22,25 @@
 
 namespace sbrt {
 
-constexpr int kSearches = 6;          // of one chain
-constexpr float kLeastReach = -1.9f;  // logarithm of the chance that a looked-up node must have
+constexpr int kSearches = 6;          // per chain
+constexpr float kLeastReach = -1.9f;  // least log probability of a looked-up node
 constexpr float kNoGain = -1e30f;
 
 // Working memory of a join, which its team shares.
 struct JoinScratch {
-  Match match[kSlots];    // of the text that ends at the node
-  float drafted[kSlots];  // Chain::score, before look-ups said anything
-  float gain[kSlots];     // the same of the node that would hold what a look-up found, or kNoGain
+  Match match[kSlots];    // match of the text that ends at the node
+  float drafted[kSlots];  // Chain::score before any look-up
+  float gain[kSlots];     // score of the node that the look-up would add here, or kNoGain
   int searches;           // so far
-  int known;              // nodes that look-ups have said
+  int known;              // nodes that look-ups have added or confirmed
   int left;               // drafted nodes in the chain
-  int at;                 // where a path has come to; -1: it is over
+  int at;                 // newest node of a path; -1: the path has ended
 };
 
-// A chain and what its nodes are judged by.
+// A chain and the data that rates its nodes.
 struct Joining {
   Sequence& c;
-  const Branch* branch;  // whose tail it was, or null
+  const Branch* branch;  // the chain was its tail; null: of none
   int64_t room;          // levels that may be emitted
   JoinScratch& s;
 
@@ -52,19 +54,19 @@ SBRT_ANY inline float log_of(float p) {
   return static_cast<float>(log(static_cast<double>(most(p, 1e-30f))));
 }
 
-// Of a look-up by a match of so many tokens: how often such were right. Sampled text repeats less.
+// Probability that a look-up by a match of `length` tokens is right. Sampled text repeats less.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
-  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // before any was seen, which
-  constexpr float kWeight = 8;                                       // counts for so many
+  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // before any was seen
+  constexpr float kWeight = 8;  // look-ups that kBefore counts for: a guess, as is kFading
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
   const float right = c.hindsight.right[kind] + kWeight * share * kBefore[kind];
   return within(right / (c.hindsight.seen[kind] + kWeight), 0.02f, 0.98f);
 }
 
-// The chance that what was looked up after a node is right. Under the coupled rule a sampled token comes by
-// noise that is known before: of tokens of probability p, those win whose own wait is short against that of
-// all others, exp(-wait (1 - p) / p).
+// Probability that the token looked up after a node is right. Under the coupled rule the noise of a
+// sampled token is known in advance. A token of probability p wins with probability exp(-wait (1 - p)
+// / p), where `wait` is its own exponential noise.
 SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   const float p = chance_of(c, c.chain.match[node]);
   if (c.sampling.temperature == 0 || is_rejection(c)) return p;
@@ -78,7 +80,7 @@ SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   return within(exp32(-(wait * (1.0f - p) / p)), 1e-6f, 0.98f);
 }
 
-// After a round: what look-ups said at the nodes of the accepted path, and what came.
+// Compares, after a round, the look-ups along the accepted path with the tokens that were committed.
 SBRT_ANY inline void recall(Sequence& c) {
   constexpr float kFading = 0.98f;
   const Outcome& o = c.outcome;
@@ -103,7 +105,7 @@ SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   return end;
 }
 
-// The token at a position of that text, which may be an ancestor's.
+// Returns the token at a position of the text that ends at `node`; it may be an ancestor's.
 SBRT_ANY inline int32_t token_at(const Sequence& c, int node, int64_t position) {
   if (position <= c.head) return c.trunk[position];
   while (c.head + c.chain.level[node] > position) node = c.chain.parent[node];
@@ -117,12 +119,12 @@ SBRT_ANY inline void set_match(const Joining& join, int node, Match match) {
   c.chain.next[node] = match.length > 0 ? token_at(c, node, match.after) : -1;
 }
 
-// A look-up that was right goes on where it is.
+// Returns the match of the next token, if the look-up was right.
 SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }
 
-// The match of a node. Searches are few: they go where the walk most likely comes by.
+// Finds the match of a node. Searches are limited to the nodes that the walk most likely reaches.
 template <class Team>
 SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   const Chain& chain = join.c.chain;
@@ -139,7 +141,7 @@ SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   team.meet();
 }
 
-// One more node, which nobody drew.
+// Appends a looked-up node and returns it.
 SBRT_ANY inline int hang_known(const Joining& join, int parent, float score) {
   Chain& chain = join.c.chain;
   const int node = hang_node(chain, parent, chain.next[parent], score);
@@ -149,8 +151,9 @@ SBRT_ANY inline int hang_known(const Joining& join, int parent, float score) {
   return node;
 }
 
-// With prices: whether a row brings more, behind `size` nodes, than these bring in its time. Under
-// rejection nobody asks, for nodes beside and below have their part in it.
+// With prices, returns true if one more row after `size` nodes yields more tokens than those nodes
+// yield in the same time. Always true under rejection, because the answer depends on siblings and
+// descendants.
 SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   if (!c.prices.known || is_rejection(c)) return true;
   float tokens = 1;
@@ -159,12 +162,13 @@ SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   return exp32(score) * round[0] > tokens * (round[1] - round[0]);
 }
 
-// Two sources that say the same are right more often than either.
+// Combines two sources that agree: together they are right more often than either.
 SBRT_ANY inline float agreed(float look_up, float drafted) {
   return log_of(1.0f - (1.0f - look_up) * (1.0f - exp32(drafted)));
 }
 
-// The chance of what a look-up found after a node, as a logarithm, next to the draft's first choice there.
+// Returns the log probability of the token looked up after a node, given the draft's first choice
+// there.
 SBRT_ANY inline float promise(const Joining& join, int node) {
   const Chain& chain = join.c.chain;
   const float p = chance_at(join.c, node);
@@ -183,7 +187,7 @@ SBRT_ANY inline float gain_at(const Joining& join, int node) {
   return is_open ? chain.score[node] + promise(join, node) : kNoGain;
 }
 
-// The score of a drafted node, once its parent's is known.
+// Sets the score of a drafted node. Its parent's score is final.
 SBRT_ANY inline void rescore(const Joining& join, int node) {
   Chain& chain = join.c.chain;
   const int parent = chain.parent[node];
@@ -192,7 +196,7 @@ SBRT_ANY inline void rescore(const Joining& join, int node) {
   chain.score[node] = chain.score[parent] + own;
 }
 
-// Nodes go where they most likely are right, whatever they hang below.
+// Appends looked-up nodes in order of probability, below any parent.
 SBRT_ANY inline void grow_known(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int i = 0; i <= chain.size; ++i) join.s.gain[i] = gain_at(join, i);
@@ -209,7 +213,7 @@ SBRT_ANY inline void grow_known(const Joining& join) {
   }
 }
 
-// A tree holds both what was drafted and what was looked up.
+// Joins a tree, which keeps drafted and looked-up nodes.
 template <class Team>
 SBRT_ANY void join_tree(const Joining& join, Team team) {
   find_match(join, 0, team);
@@ -221,7 +225,7 @@ SBRT_ANY void join_tree(const Joining& join, Team team) {
   if (team.rank == 0) grow_known(join);
 }
 
-// Under rejection: what follows the trunk's own match.
+// Joins a tree under rejection: appends the tokens after the trunk's own match.
 SBRT_ANY inline void join_line(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int at = 0; join.s.known < kMostFound; ++join.s.known) {
@@ -240,14 +244,14 @@ SBRT_ANY inline void join_line(const Joining& join) {
   }
 }
 
-// What a path drafted behind `node` gives way.
+// Drops the drafted nodes of a path after `node`.
 SBRT_ANY inline void cut_behind(const Joining& join, int node) {
   join.c.chain.size = join.s.left = node;
   join.c.chain.depth = join.c.chain.level[node];
 }
 
-// The next node of a path that has come to `at`: the draft's, or the look-up's if that is surer; -1 if
-// there is none.
+// Returns the node after `at` on a path: the draft's, or the look-up's if that is surer; -1 if there
+// is none.
 SBRT_ANY inline int next_on_path(const Joining& join, int at) {
   Sequence& c = join.c;
   Chain& chain = c.chain;
@@ -289,7 +293,7 @@ SBRT_ANY void join_path(const Joining& join, Team team) {
   }
 }
 
-// After the chain of a branch (null: none) was hung. Returns how many of its nodes were drafted.
+// Joins look-ups to the chain made from `branch` (null: none). Returns the number of drafted nodes.
 template <class Team>
 SBRT_ANY int join_found(Sequence& c, const Branch* branch, int64_t room, JoinScratch& s,
                         Team team) {

@@ -3,7 +3,7 @@
 namespace sbrt {
 namespace {
 
-// Row `row` of the batch is the one before `position` of the seat's trunk.
+// Writes the entries of `position` of the seat's trunk. Row `row` of the batch decides that position.
 void keep(const LogprobArgs& a, int seat, int row, int64_t position, const LogprobList& list,
           Worker worker) {
   const Sequence& c = a.seats.at[seat];
@@ -12,7 +12,7 @@ void keep(const LogprobArgs& a, int seat, int row, int64_t position, const Logpr
                 list.at(position));
 }
 
-// Calls op(seat) for the seats that take part and whose list somebody asks for.
+// Calls op(seat) for the participating seats whose request asks for this list.
 template <class Op>
 void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const Op& op) {
   for (int seat = 0; seat < a.seats.count; ++seat)

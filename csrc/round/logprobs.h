@@ -1,4 +1,4 @@
-// Ops that keep log-probs for the requests that ask; only the cpu and sim bodies run them.
+// Ops that write log-probs for the requests that ask; only the cpu and sim backends run them.
 #pragma once
 
 #include "ops/logprobs.h"

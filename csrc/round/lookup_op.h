@@ -1,4 +1,4 @@
-// Where the trunk read before as a text does at its end now. On every device.
+// Finds earlier places in the trunk that match the end of a text. Runs on every device.
 #pragma once
 
 #include "round/crew.h"
@@ -13,9 +13,9 @@ struct TextEnd {
   int32_t token[kLongestMatch];
 };
 
-// A place of the trunk that reads like the end of a text.
+// A place in the trunk that matches the end of a text.
 struct Match {
-  int64_t after;  // the position behind it
+  int64_t after;  // the position after it
   int length;     // tokens that are equal, up to kLongestMatch; 0: none
 };
 
@@ -26,7 +26,7 @@ SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
   return end;
 }
 
-// How many tokens of the end stand in the trunk up to position `last`.
+// Counts the tokens of `end` that equal the trunk's up to position `last`.
 SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t last) {
   int n = 0;
   while (n < end.n && n <= last && trunk[last - n] == end.token[n]) ++n;
@@ -53,7 +53,7 @@ SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& e
           static_cast<int>(found >> kPositionBits)};
 }
 
-// The position behind the best match of the trunk's own end; -1 if there is none.
+// Returns the position after the best match of the trunk's own end; -1 if there is none.
 template <class Team>
 SBRT_ANY int64_t after_match(const int32_t* trunk, int64_t length, Team team) {
   const Match match = best_match(trunk, length - 2, end_of(trunk, length), kShortestMatch, team);

@@ -142,8 +142,8 @@ SBRT_ANY inline int root_row(const RowList& rows) {
   return root;
 }
 
-// The target does not wait for a draft that only catches up: that is for the draft's own steps, or, where
-// it has none, for a later burst, unless it lacks much.
+// Postpones the catch-up of a draft, so that the target does not wait for it. The overlapped steps
+// catch up, or a later burst if there are none. A draft that lacks much catches up now.
 SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
   const bool waits = c.policy.gamma > 0 || c.head - c.draft_have <= kMostBehind;
   rows.n = waits ? 0 : least(rows.n, root_row(rows) + 1);
@@ -160,7 +160,7 @@ SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   if (c.filled) hold_back(c, rows);
   if (!awaits_burst(c)) return;
   c.draft_idle = !serial_burst_fits(c) || !chain_fits(c);
-  c.chain.size = c.chain.depth = 0;  // what was looked up gives way to the burst
+  c.chain.size = c.chain.depth = 0;  // the burst replaces looked-up nodes
   if (c.draft_idle) rows.n = 0;
   const int root = root_row(rows);
   if (root == rows.n) return;  // it lacks more of the trunk than there are rows

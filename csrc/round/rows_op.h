@@ -84,8 +84,8 @@ template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  // Nobody feeds more than the slots in flight. A lane whose seats share fewer rows may come to that, and
-  // one that sat out a chain which look-ups made long.
+  // A draft can read at most as many tokens as there are slots in flight. A draft may lack more if
+  // seats share fewer rows, or if it sat out a chain that look-ups made long.
   const bool is_near = c.head - c.draft_have + c.chain.size < kSlots;
   const bool fits = c.policy.gamma > 0 ? chain_fits(c) : serial_burst_fits(c);
   SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots || c.policy.lookup,

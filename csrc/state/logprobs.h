@@ -1,4 +1,4 @@
-// How likely the tokens of a sequence were, where a request asks for it.
+// Log-probs of a sequence's tokens, for requests that ask.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ struct TokenLogprob {
   float logprob;
 };
 
-// Entries of some positions. Each has 1 + top: the token that stands there, then the most likely ones.
+// Entries of some positions. Each has 1 + top: the position's own token, then the most likely ones.
 struct LogprobList {
-  int32_t top = -1;                 // -1: nobody asks
+  int32_t top = -1;                 // -1: not asked for
   int64_t kept = 0;                 // position p lies at p mod kept
   TokenLogprob* entries = nullptr;  // [kept, 1 + top]
 
@@ -25,7 +25,7 @@ struct LogprobList {
   SBRT_ANY TokenLogprob* at(int64_t position) const { return entries + position % kept * width(); }
 };
 
-// Of one seat. The host writes it between sequences; ops write the entries.
+// The lists of one seat. The host writes them between sequences; ops write the entries.
 struct Logprobs {
   LogprobList prompt;  // [prompt's tokens]; the first has no entry
   LogprobList output;  // of the last rounds

@@ -77,15 +77,15 @@ struct Policy {
   int32_t hrad;         // 1: H-RAD says how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
   int32_t rejection;    // 1: candidates are drawn and stand by chance (round/accept.h); 0: coupled
-  int32_t lookup;       // 1: what the text so far says joins every chain (round/join_op.h)
+  int32_t lookup;       // 1: look-ups in the text so far join every chain (round/join_op.h)
 };
 
-// Whether all its chains are paths.
+// Returns true if all chains of the policy are paths.
 SBRT_ANY inline bool makes_paths(const Policy& p) {
   return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
 }
 
-// Most drafted nodes of a chain: look-ups always find room beside them.
+// Returns the most drafted nodes of a chain. It leaves room for look-ups.
 SBRT_ANY inline int32_t most_drafted(const Policy& p) {
   return p.lookup ? least(p.nodes, kMaxChain - kMostFound) : p.nodes;
 }

@@ -4,7 +4,7 @@ launches no op for it. (fuzz.py and crowd.py compare them with the reference in 
 
 import pytest
 
-from sbrt import InvalidInputError, _core, reference
+from sbrt import EngineError, InvalidInputError, _core, reference
 from tests.common.toys import POLICIES
 
 TOY = {"vocab": 32, "seed": 7}
@@ -175,3 +175,13 @@ def test_rounds_allocate_nothing(body, method):
 def test_numbers_that_cannot_be_are_refused(asked):
     with pytest.raises(InvalidInputError, match="logprobs: expected"):
         start(make(), "none", **asked)
+
+
+def test_an_exception_drops_them_with_the_tokens():
+    runtime = make(target={"throw_at": len(PROMPT) + 20})
+    seat = start(runtime, "draft_model", output=1)
+    with pytest.raises(EngineError, match="told to throw"):
+        while not seat.finished:
+            runtime.advance()
+    tokens, rows, _ = told(seat)
+    assert (tokens, rows) == ([], [])

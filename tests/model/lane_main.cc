@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "probe/runner.h"
+#include "bind/runner.h"
 #include "model/decoder.h"
 
 namespace sbrt {

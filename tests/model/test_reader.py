@@ -39,6 +39,7 @@ def test_a_prompt_needs_no_logits_and_another_text_begins_again(tools, whole):
         (0, TOKENS[:65], "tokens"),
         (100, TOKENS[:51], "head"),
         (-1, [1], "head"),
+        (1, [1], "head"),  # nothing was read before it
         (0, [67], "token"),
         (0, [-1], "token"),
     ],

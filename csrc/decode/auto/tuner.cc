@@ -24,7 +24,7 @@ constexpr int64_t kStale = 512;         // rounds after which the target's pace 
 constexpr double kRepriced = 0.1;       // change of a rate that changes what is worth drafting
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
 
-// Tokens of a look-up of this policy; 0 without one.
+// Returns the tokens per look-up under this policy; 0 without look-ups.
 int looked_up(const Policy& p) {
   if (p.on_miss == kLookup) return p.burst;
   return p.lookup ? kMostFound / 2 : 0;
@@ -149,10 +149,11 @@ Yield Tuner::forecast(const Arm& arm) const {
   return arm.policy.lookup ? joined(arm, drafted) : drafted;
 }
 
-// Look-ups in a drafted chain bring about half of what they bring alone: the draft says the rest too.
+// Look-ups in a drafted chain yield about half of what they yield alone: the draft predicts the rest
+// too.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
-  constexpr double kOwn = 0.5;
-  constexpr int kRows = 4;  // of a chain that has look-ups
+  constexpr double kOwn = 0.5;  // a guess, as is the next; rounds correct what follows from them
+  constexpr int kRows = 4;      // rows that look-ups add to a chain
   const LookupReplay& alone = played(arm);
   return {drafted.tokens + kOwn * (alone.tokens() - 1),
           drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};

@@ -1,4 +1,4 @@
-// Runs graphs one after the other on a team of the cpu body: for probes and benches.
+// Runs graphs one after the other on a team of the cpu backend, without an engine.
 #pragma once
 
 #include <memory>
@@ -9,8 +9,7 @@ namespace sbrt {
 
 class Runner {
  public:
-  explicit Runner(int threads)
-      : exec_(make_cpu_exec()), stream_(exec_->stream(threads)), done_("probe.done") {}
+  explicit Runner(int threads) : exec_(make_cpu_exec()), stream_(exec_->stream(threads)) {}
 
   // `times` times to its end; an op's exception is thrown here.
   void run(const Graph& graph, int width, int times = 1) {
@@ -20,9 +19,9 @@ class Runner {
   }
 
  private:
+  Event done_{"runner.done"};  // first: the stream's thread may ring it until it ends
   std::unique_ptr<Exec> exec_;
   std::unique_ptr<Stream> stream_;
-  Event done_;
   int64_t runs_ = 0;
 };
 
