@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Options(EngineOptions):
     """The arguments of `app`. From a command line they are texts.
 
-    num_threads: of an engine, and CPUs that Ray reserves for it. api_key: None: $SBRT_API_KEY, else
-    nothing. *_ongoing_requests: of a replica, those that wait for its engine included.
+    num_threads: of an engine; Ray reserves this number of CPUs for it. api_key: None means
+    $SBRT_API_KEY, or no key without it. *_ongoing_requests: of a replica, including those that wait
+    for its engine.
     """
 
     num_threads: int = 1
