@@ -80,7 +80,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _generate_json(args: argparse.Namespace, method: Method, prompt: str) -> int:
-    """The same object as compare's for one method, with the answer in it; `none` runs beside it."""
+    """The JSON object of `sbrt compare` for one method, with the answer; `none` is run, too."""
     [report] = compare.measured(args, [method], [prompt], "shared")
     [line], [tally] = report.lines(), report.tallies
     answer = tally.outputs[0].outputs[0]

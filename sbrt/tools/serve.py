@@ -126,7 +126,7 @@ def _engine(args: argparse.Namespace) -> Engine:
 
 
 def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str]:
-    """Presets that requests may name besides the engine's own."""
+    """Presets that requests may name in addition to the engine's own."""
     names = methods.METHODS if has_draft else methods.DRAFTLESS
     rule = ":acceptance=rejection" if own.rejection else ""
     texts = [name if name in methods.DRAFTLESS else name + rule for name in names]
@@ -134,7 +134,7 @@ def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str
 
 
 def _can_run(text: str, args: argparse.Namespace) -> bool:
-    """True if a preset takes the sizes and the device of the flags."""
+    """True if a preset fits the sizes and the device of the flags."""
     try:
         [method] = flags.read_methods(args, [text])
         if args.device.startswith("cuda"):

@@ -26,8 +26,8 @@ MINUTES, VOCAB, COUNT = 60.0, 8192, 3000
 DEVICES = ("cpu", "cuda")
 SMALLEST_HEAD = 16  # ids
 MOST_MINUTES = 60 * 24 * 30
-MOST_PROMPTS = 10**7  # to invent
-AGREEING = 96  # held-out answers that agreement is measured on
+MOST_PROMPTS = 10**7  # invented ones
+AGREEING = 96  # held-out answers on which agreement is measured
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def _make(args: argparse.Namespace) -> int:
     target = open_checkpoint(_target(args))
     vocab = min(args.vocab, target.config.vocab)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
-    layers, width = make.kept_shape(args.out)  # a size that was chosen stays
+    layers, width = make.kept_shape(args.out)  # keep the size of earlier work
     layers = layers if args.layers is None else args.layers
     width = width if args.width is None else args.width
     sizes = outlook.candidates(target.config, layers, width)
@@ -175,7 +175,7 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """Answers to --prompts, else the ones that `make` kept, else answers to built-in prompts."""
+    """Answers to --prompts; else those that `make` kept; else answers to built-in prompts."""
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)

@@ -30,7 +30,7 @@ KEEP_COST = "how much likelier than not it must be that all of it is accepted (d
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """collect, train and eval with their flags."""
+    """Add collect, train and eval with their flags."""
     commands = parser.add_subparsers(required=True, metavar="collect|train|eval")
     _add_collect(
         commands.add_parser("collect", help="run the pair without cutting chains, write samples")
