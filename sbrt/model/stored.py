@@ -1,4 +1,4 @@
-"""One weight of a model as its files hold it, whatever the format of the files."""
+"""One weight of a model as stored in its files, in any file format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
 
-PIECE = 2**20  # weights that are unpacked at a time
+PIECE = 2**20  # weights that are unpacked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredNumbers(Stored):
-    """A tensor of a safetensors file, its elements as they are."""
+    """A tensor of a safetensors file; its elements are plain numbers."""
 
     file: TensorFile
     name: str
