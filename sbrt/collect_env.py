@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = flags.Parser(
         prog="python -m sbrt.collect_env",
-        description="What a bug report should say about the machine; no paths, no names.",
+        description="Facts about the machine for a bug report; no paths, no names.",
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(argv)

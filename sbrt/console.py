@@ -90,7 +90,7 @@ class Shown:
                 self.failure = error
             except OSError as error:
                 self.failure = OSError(
-                    f"standard output: expected one that takes what is written, got {error}"
+                    f"standard output: expected one that accepts text, got {error}"
                 )
         if self.failure is not None and self._is_needed:
             raise self.failure from None

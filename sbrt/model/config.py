@@ -274,7 +274,7 @@ def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
         )
     if raw.get("use_sliding_window") is not None:
         raise InvalidInputError(
-            f"{path}, use_sliding_window: {architecture} expects none beside a sliding_window, "
+            f"{path}, use_sliding_window: {architecture} expects none next to a sliding_window, "
             f"got {check.show(raw['use_sliding_window'])}"
         )
     return check.integer(f"{path}, sliding_window", given, 1, MAX_POSITIONS)

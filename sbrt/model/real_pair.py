@@ -47,12 +47,12 @@ def target_file() -> Path:
     path = cache_folder() / FILE
     if not path.is_file():
         raise InvalidInputError(
-            f"{NAME}: expected {path}, found none; `sbrt fetch {NAME}` brings it (93 MB)"
+            f"{NAME}: expected {path}, found none; `sbrt fetch {NAME}` downloads it (93 MB)"
         )
     if path.stat().st_size != SIZE:
         raise InvalidInputError(
             f"{NAME}: expected {SIZE} bytes in {path}, got {path.stat().st_size}; "
-            f"`sbrt fetch {NAME}` brings it again"
+            f"`sbrt fetch {NAME}` downloads it again"
         )
     return path
 

@@ -126,7 +126,7 @@ def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
     if isinstance(model, dict) and "merges" in model and model.get("continuing_subword_prefix"):
         prefix = model["continuing_subword_prefix"]
         raise InvalidInputError(
-            f"{path}, continuing_subword_prefix: expected none beside merges, got {show(prefix)}"
+            f"{path}, continuing_subword_prefix: expected none next to merges, got {show(prefix)}"
         )
 
 

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_view_flags(several)
     flags.add_concurrency_flag(several)
     several.set_defaults(run=compare.run)
-    serve.add_flags(commands.add_parser("serve", help="answer OpenAI's API over HTTP"))
+    serve.add_flags(commands.add_parser("serve", help="serve OpenAI's API over HTTP"))
     plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))
     draft_cli.add_commands(commands.add_parser("draft", help="make a draft, or judge one"))
     hrad_cli.add_commands(commands.add_parser("hrad", help="train the classifier that cuts chains"))

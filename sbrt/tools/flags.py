@@ -66,7 +66,7 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
     add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
-    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+    add("--ignore-eos", action="store_true", help="continue after an end-of-sequence token")
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--draft",
         metavar="MODEL|demo|demo-poor|smollm2|random|none",
-        help="the model that guesses (default: that of a named target, else none)",
+        help="the model that drafts (default: that of a named target, else none)",
     )
     add(
         "--threads",
@@ -89,12 +89,12 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads in total (default: the cores this process may use)",
     )
-    add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
+    add("--draft-threads", type=int, metavar="N", help="threads of the draft while both models run")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8", "int4"),
         default="auto",
-        help="storage of the weights; float16 on cuda alone, int8 and int4 on cpu alone",
+        help="storage of the weights; float16 only on cuda, int8 and int4 only on cpu",
     )
     add(
         "--activation-dtype",
@@ -134,7 +134,7 @@ def add_method_flag(parser: argparse.ArgumentParser) -> None:
 def add_trace_flag(parser: argparse.ArgumentParser) -> None:
     """The flag for the trace's file."""
     parser.add_argument(
-        "--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace"
+        "--trace", type=Path, metavar="F.json", help="write the work of each lane as a Chrome trace"
     )
 
 
@@ -145,7 +145,7 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="-",
         metavar="OUT",
-        help="figures as JSON, to the file or, alone, to stdout",
+        help="figures as JSON, to a file or, without OUT, to stdout",
     )
 
 

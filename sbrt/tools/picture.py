@@ -309,7 +309,7 @@ def _captions(figure: Figure, strips: Sequence[Strip], tall: float) -> None:
     )
     y = 1 - 0.27 / tall
     style = {"va": "center", "color": INK}
-    figure.text(LEFT, y, "What the two lanes did", fontsize=14, fontweight="bold", **style)
+    figure.text(LEFT, y, "Both lanes over time", fontsize=14, fontweight="bold", **style)
     figure.text(LEFT + 0.185, y, said, fontsize=9.5, **style)
     figure.text(
         RIGHT + 0.01, y, "whole run, against\nplain decoding", fontsize=8, va="center", color=FAINT
@@ -331,7 +331,7 @@ def _legend(figure: Figure) -> None:
         "idle": Patch(facecolor="#f4f4f4", edgecolor="#c9c9c9", hatch="////"),
         "hit: a prepared branch goes on, +n drafted tokens": mark("^", HIT),
         "miss: all branches dropped": mark("X", MISS),
-        "token drafted, stands": Patch(color=STANDS),
+        "drafted token, accepted": Patch(color=STANDS),
         "token of the target itself": Patch(color=VERIFY),
         "token rolled back": Patch(facecolor="white", edgecolor=MISS),
     }

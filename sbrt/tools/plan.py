@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--acceptance",
         metavar="A,B,...",
-        help="synthetic drafts that are right this often",
+        help="synthetic drafts with these acceptance rates",
     )
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add(
@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="draw speed-up over gamma or, with --concurrency, over sequences",
     )
-    add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
+    add("--save-costs", type=Path, metavar="F", help="write the measured costs to a file")
     flags.add_json_flag(parser)
     parser.set_defaults(
         run=run, gamma=None, branches=None, prompt=None, prompt_file=None, trace=None
@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.acceptance is not None and args.costs is None:
         raise InvalidInputError("--acceptance: expected --costs with it, got none")
     if args.acceptance is not None and args.prompts is not None:
-        raise InvalidInputError("--acceptance: expected no --prompts beside it, a toy reads none")
+        raise InvalidInputError("--acceptance: expected no --prompts with it, a toy reads none")
     if args.concurrency is not None:
         closed_loop.counts("--concurrency", args.concurrency)
     if args.save_costs is not None and args.costs is not None:

@@ -39,17 +39,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--enable-prefix-caching",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="take what a seat has of a prompt's beginning (default: on a CPU)",
+        help="reuse the beginning of a prompt that a seat has (default: on a CPU)",
     )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="default: %(default)s; 0: any that is free")
-    add("--served-model-name", nargs="+", metavar="NAME", help="what clients call the model")
-    add("--api-key", metavar="KEY", help=f"what clients must know (default: ${KEY}, else nothing)")
+    add("--served-model-name", nargs="+", metavar="NAME", help="the model's names for clients")
+    add(
+        "--api-key",
+        metavar="KEY",
+        help=f"the key that clients must send (default: ${KEY}, else nothing)",
+    )
     add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
     add(
         "--trust-request-chat-template",
         action="store_true",
-        help="render templates that requests bring; they run in a sandbox",
+        help="render templates in requests, in a sandbox",
     )
     add("--profile-dir", type=Path, metavar="DIR", help="where /start_profile writes")
     _add_limits(parser)

@@ -88,7 +88,8 @@ def render_many(reports: Sequence[Report]) -> str:
     unit = "second" if first.unit == SECOND else "time of a one-row draft forward"
     said = textwrap.wrap(
         f"tokens of all sequences per {unit}, in rounds in which all of them decode; then the "
-        "speedup over none with as many sequences; NO: a token differs from plain decoding's",
+        "speedup over none with the same number of sequences; NO: a token differs from plain "
+        "decoding's",
         WIDTH,
     )
     return "\n".join([f"closed loop, simulated, {text}", "", *aligned(rows), "", *said])

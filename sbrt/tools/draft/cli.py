@@ -34,16 +34,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add make and eval with their flags."""
     commands = parser.add_subparsers(required=True, metavar="make|eval")
     _add_make(commands.add_parser("make", help="train a draft for a target, with torch"))
-    _add_eval(commands.add_parser("eval", help="say whether a draft pays"))
+    _add_eval(commands.add_parser("eval", help="measure if a draft pays"))
 
 
 def _add_make(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="D", help="the draft's folder, and its work")
-    add("--minutes", type=float, default=MINUTES, help="of training (default: %(default)g)")
-    add("--layers", type=int, metavar="N", help="of the draft (default: what promises most)")
-    add("--width", type=int, metavar="W", help="of the draft (default: what promises most)")
+    add("--minutes", type=float, default=MINUTES, help="minutes of training (default: %(default)g)")
+    add("--layers", type=int, metavar="N", help="of the draft (default: the best prediction)")
+    add("--width", type=int, metavar="W", help="of the draft (default: the best prediction)")
     add(
         "--vocab",
         type=int,
@@ -58,9 +58,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="prompts to invent (default: %(default)s)",
     )
-    add("--answers", type=Path, metavar="F", help="answers of the target that are there already")
-    add("--held-out", type=Path, metavar="F", help="next to --answers (default: every 8th of them)")
-    add("--train-device", default="cpu", metavar="cpu|cuda", help="of torch (default: cpu)")
+    add("--answers", type=Path, metavar="F", help="existing answers of the target")
+    add("--held-out", type=Path, metavar="F", help="with --answers (default: every 8th of them)")
+    add("--train-device", default="cpu", metavar="cpu|cuda", help="torch's device (default: cpu)")
     parser.set_defaults(run=_make)
 
 

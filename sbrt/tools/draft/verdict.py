@@ -78,7 +78,7 @@ class Verdict:
             return f"Recommended: {name} with this draft is {times:.2f} times plain decoding{rest}."
         return (
             f"Not recommended here: the best method with this draft, {name}, is {times:.2f} times "
-            f"plain decoding; {rival.method.text} without one is {other:.2f} times."
+            f"plain decoding; {rival.method.text} without a draft is {other:.2f} times."
         )
 
     def text(self) -> str:

@@ -62,7 +62,7 @@ class Judgement:
 
     def text(self) -> str:
         """The confusion matrix and both shares."""
-        rows: list[tuple[str, ...]] = [("stands \\ said", *CLASSES, "right")]
+        rows: list[tuple[str, ...]] = [("label \\ predicted", *CLASSES, "right")]
         for i, (name, counts) in enumerate(zip(CLASSES, self.confusion, strict=True)):
             rows.append((name, *map(str, counts), f"{ratio(counts[i], sum(counts)):.0%}"))
         which = "held out from training" if self.held_out else "none of them known to training"
