@@ -1,8 +1,4 @@
-// Rounds of every method on the cpu body, to be run under ThreadSanitizer.
-//
-//   race_main ROUNDS         an engine; ends 1 if a method's tokens are not those of plain decoding
-//   race_main ROUNDS ahead   rounds of every shape, enqueued with no look at any record: their ops
-//                            touch what the real ones do, and only the fences keep them in order
+// Rounds of every method on the cpu backend, to be run under ThreadSanitizer.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
