@@ -1,6 +1,6 @@
 // Tests of the tuner of `auto`:
-// - Tuner::stays() keeps saying no until next() is called. Before, the trunk has begun to repeat itself
-//   under plain decoding, and a look-up has become the better policy.
+// - Tuner::stays() keeps saying no until next() is called. Here the trunk begins to repeat itself
+//   under plain decoding, and a look-up becomes the better policy.
 // - A round in flight while the tuner starts or ends a trial is booked correctly.
 // - A token that is not a candidate of the draft gets a rank that no candidate has.
 #include <cstdint>
