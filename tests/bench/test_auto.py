@@ -1,5 +1,5 @@
-"""Contract under test: bench.auto sets `auto` beside fixed methods run by run; its ratios are of
-the same run; bad input gets one sentence."""
+"""Contract under test: bench.auto compares `auto` with fixed methods run by run. Ratios are within
+one run. Bad input gives one sentence."""
 
 import json
 from types import SimpleNamespace
