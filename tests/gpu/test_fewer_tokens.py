@@ -26,7 +26,7 @@ METHODS = (
 )  # fmt: skip
 
 
-FAMILIES = ("Llama", "Mistral")  # the second has an lm_head of its own, and a window
+FAMILIES = ("Llama", "Mistral")  # the second has a separate lm_head, and a window
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
