@@ -181,8 +181,11 @@ def is_scratch(made: int, planned: int) -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Switch the cyclic collector off. It may destroy an engine that nobody closed, and the calls
-    that free a device's memory break a capture of the same thread."""
+    """Switch the cyclic collector off.
+
+    It may destroy an engine that was never closed. The calls that free a device's memory would
+    break a capture of the same thread.
+    """
     before = gc.isenabled()
     gc.disable()
     try:

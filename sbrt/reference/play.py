@@ -149,7 +149,7 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Without a burst, feed a serial draft that lacks more than BEHIND tokens. Returns 0."""
+        """Without a burst, feed a serial draft that lacks more than `BEHIND` tokens. Returns 0."""
         if self.policy.gamma == 0 and self.behind > BEHIND and self.may_burst:
             self.draft.feed(self.chain[:1])
             self.behind = 0

@@ -25,8 +25,8 @@ Position = dict[int, Logprob]
 class PromptLogprobs(Sequence["Position | None"]):
     """The log-probs of a prompt, one item for each of its tokens; the first is None.
 
-    Items are made when they are read. A long prompt has so many that making them between two
-    rounds would delay all other requests. It compares, copies and pickles like a list.
+    Items are made when they are read. Making all items of a long prompt between two rounds would
+    delay the other requests. It compares, copies and pickles like a list.
     """
 
     def __init__(self, rows: Rows, item: Callable[[Rows, int], Position]) -> None:

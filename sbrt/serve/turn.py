@@ -122,8 +122,8 @@ def in_turn(
 ) -> Callable[Concatenate[Self, Given], Found]:
     """Run a method under the lock.
 
-    Raises EngineError at once in a forked child, inside another call of this thread, and where the
-    ending interpreter has stopped the thread that has the lock.
+    Raises EngineError at once in a forked child and inside another call of this thread. It does so,
+    too, if the ending interpreter has stopped the thread that has the lock.
     """
 
     def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:

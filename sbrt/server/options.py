@@ -46,7 +46,7 @@ class EngineOptions:
 
     @property
     def name(self) -> str:
-        """What clients call the model."""
+        """The model's name for clients."""
         return self.served_model_name or self.target
 
     @property

@@ -1,9 +1,10 @@
-"""The server on a Ray cluster: replicas behind one endpoint, one engine each.
+"""The server on a Ray cluster: replicas at one endpoint, with one engine each.
 
 serve run sbrt.server.ray:app target=org/model draft=org/small-model min_replicas=2
 
-Ray routes each request to a replica, replaces one that fails, and adds replicas while those that
-run have more than `target_ongoing_requests` each. Needs the extra `serve` and `ray[serve]`.
+Ray routes each request to a replica, and replaces one that fails. It adds replicas while the
+running ones have more than `target_ongoing_requests` each. Needs the extra `serve` and
+`ray[serve]`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Contract under test: without num_threads an engine takes as many threads as the process may use
-cores, by its affinity and by the CPU quotas of its control groups, rounded up."""
+cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up."""
 
 from __future__ import annotations
 

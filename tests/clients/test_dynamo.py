@@ -1,5 +1,5 @@
-"""Contract under test: a worker with NVIDIA Dynamo's frontend gives the engine's answers, refuses
-unsupported requests, frees the seat of a client that leaves, and ends on a signal."""
+"""Contract under test: a worker with NVIDIA Dynamo's frontend gives the engine's answers, and
+refuses unsupported requests. It frees the seat of a client that leaves, and ends on a signal."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ void read_records() {
   }
 }
 
-// A broken device reports the place of the error at every call, and nothing hangs.
+// A broken device reports the place of the error at every call, and no call blocks for ever.
 void stick() {
   const auto exec = make_cuda_exec(0);
   const auto stream = exec->stream(1);

@@ -1,5 +1,5 @@
-"""Contract under test: a draft of recorded lanes whose head knows only some ids, or that shares its
-target's embedding, changes no answer, on the CPU and on the stand-in for a device."""
+"""Contract under test: a draft of recorded lanes may have a head for some ids only, or share its
+target's embedding. It changes no answer, on the CPU and on the stand-in for a device."""
 
 import json
 from dataclasses import replace

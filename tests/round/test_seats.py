@@ -1,5 +1,5 @@
 """Contract under test: a seat has its own slots. In a round in which it takes part its rows are
-contiguous in the batch, and the results of these rows change its sequence as they would alone
+contiguous in the batch. The results of these rows change its sequence as they would alone
 (seats_main.cc). A seat that does not take part has no row. Faults in any of this are found."""
 
 import pytest

@@ -1,6 +1,6 @@
-"""Contract under test: the ops of a round leave the same bytes in the state, whether one thread
-runs them or a team of 32, like a warp of a device. Its members run in any order between two
-barriers (team_main.cc). A missing barrier is found."""
+"""Contract under test: the ops of a round leave the same bytes in the state for one thread and for
+a team of 32, like a warp of a device. Its members run in any order between two barriers
+(team_main.cc). A missing barrier is found."""
 
 import pytest
 

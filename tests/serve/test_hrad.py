@@ -1,5 +1,6 @@
-"""Contract under test: H-RAD in the core. The engine reads the file as plain Python does, keeps the
-features for training a classifier, cuts chains by its decision, and never changes a token."""
+"""Contract under test: H-RAD in the core. The engine reads the file as plain Python does, and
+keeps the features for training a classifier. It cuts chains by its decision, and never changes a
+token."""
 
 import json
 from contextlib import contextmanager

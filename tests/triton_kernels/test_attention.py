@@ -135,8 +135,8 @@ def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, s
 
 @pytest.mark.parametrize("capacity", [2112, 8256, 131_136])
 def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
-    """Of 264 programs, for an 8B with a context of 1k, 2k and 16k. Its default max_model_len is
-    131,072."""
+    """264 programs may work, for an 8B with a context of 1k, 2k and 16k. Its default max_model_len
+    is 131,072."""
     plan = AttentionPlan(rows=16, heads=32, kv_heads=8, head_dim=128, capacity=capacity)
     for context, items in ((1024, 128), (2048, 256), (16_384, 256)):
         if context < capacity:

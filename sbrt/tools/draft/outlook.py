@@ -26,9 +26,9 @@ from .shape import draft_config
 METHODS = ("draft_model", "tree", "specbranch")
 SECONDS = 1.0  # for measuring the costs of one size
 LAYERS = (1, 2, 4)
-# The rate at which the draft's first choice is right after an hour of training, by the share of the
-# target's layers that the draft has. The middle three were measured on SmolLM2-135M: four layers of
-# half the width, layers 0-1, layers 0-3. The first and the last are guesses.
+# How often the draft's first choice is right after an hour of training, by the share of the
+# target's layers that it has. The middle three were measured on SmolLM2-135M: four layers of half
+# the width, layers 0-1, layers 0-3. The first and the last are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
 PAYS = 1.02  # times plain decoding: a smaller speedup does not pay
 

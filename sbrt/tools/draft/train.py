@@ -86,8 +86,8 @@ def fit_head(
 ) -> None:
     """Set the head to the ridge regression from hidden states to the target's logits.
 
-    The target's logits are its last hidden state times its head, so the fit is one linear map
-    between hidden states followed by the target's own rows. ids: the draft's vocabulary.
+    The target's logits are its last hidden state times its head. So the fit is one linear map
+    between hidden states, followed by the target's own rows. ids: the draft's vocabulary.
     """
     device = network.weights[EMBED].device
     width = network.config.hidden

@@ -129,8 +129,9 @@ def digest_of(prompt: str) -> int:
 def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
     """(index of a round, class of the tail that it adopted) for a sequence of uncut chains.
 
-    A round gives one if it was a hit, the tail it adopted had all `gamma` nodes (the budget did not
-    shorten it), and the next round was not cut short by the end of the sequence.
+    A round gives one under three conditions. It was a hit. The tail it adopted had all `gamma`
+    nodes, so the budget did not shorten it. The end of the sequence did not cut the next round
+    short.
     """
     found = []
     for i, (round_, following) in enumerate(pairwise(rounds)):

@@ -312,7 +312,7 @@ def write_folder(folder, paths):
 
 @pytest.fixture(scope="session")
 def files():
-    """What writes models and reads them by the `gguf` package."""
+    """Functions that write models, and that read them with the `gguf` package."""
     return SimpleNamespace(
         write=write_gguf,
         folder=write_folder,
