@@ -1,5 +1,5 @@
-"""Contract under test: the ops of a round leave the same bytes in the state for one thread and for
-a team of 32, like a warp of a device. Its members run in any order between two barriers
+"""Contract under test: the ops of a round leave the same bytes for one thread as for a team of 32.
+The team is like a warp of a device: its members run in any order between two barriers
 (team_main.cc). A missing barrier is found."""
 
 import pytest
