@@ -70,7 +70,7 @@ void ShapingStore::check_request(const ShapingRequest& s) const {
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
-    if (token < vocab_) ends_.push_back(token);  // rows have no logit of the others
+    if (token < vocab_) ends_.push_back(token);  // rows have no logit of other ids
   allowed_ = r.shaping.allowed;
   bias_ = r.shaping.bias;
   words_.clear();
