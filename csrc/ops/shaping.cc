@@ -88,7 +88,7 @@ void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScra
   scratch.path_size = n;
   const int64_t expected = std::max<int64_t>(0, row.position - c.head);
   check(n == expected, "shaping: the row at position ", row.position, " has ", n,
-        " tokens behind the root, expected ", expected);
+        " tokens after the root, expected ", expected);
 }
 
 const float* shape_row(const float* logits, const Columns& columns, const Sequence& c,

@@ -62,7 +62,8 @@ Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   const int n = drawn_at(c, node, drawn);
   const int next = child(c.chain, node, own);
   if (n == 0) return {own, c.verified.has(next) ? next : 0};
-  check(c.draft_nodes.has(node), "select: no law to have drawn from at node ", node);
+  check(c.draft_nodes.has(node), "select: expected a draft distribution, found none at node ",
+        node);
   softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
   softmax(c.scores.chain + int64_t{node} * c.scores.columns, c.scores.columns, place.q);
   spread(c.scores.ids, c.scores.columns, place.vocab, place.q);

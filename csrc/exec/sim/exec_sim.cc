@@ -207,7 +207,7 @@ class SimExec final : public Exec {
       moved = false;
       for (SimStream* stream : streams_) moved |= stream->advance();
     }
-    check(event.reached() >= value, "exec: nobody will ever record ", event.name(), " = ", value);
+    check(event.reached() >= value, "exec: no command will record ", event.name(), " = ", value);
     if (world_.book) world_.book->order.wait(OrderBook::kHost, world_.book->event(event), value);
     world_.host = std::max(world_.host, event.time());
     return true;
