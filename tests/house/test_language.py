@@ -16,7 +16,7 @@ ROOMS = ("bench", "csrc", "sbrt", "tests", "tools", "triton_kernels")
 LATER = (
     "csrc/decode/config*", "csrc/decode/pump.cc", "csrc/decode/request.h", "csrc/model/lane.h",
     "csrc/model/recorded.h", "csrc/ops/choose.h", "csrc/round/ops.h", "csrc/round/round.h",
-    "csrc/round/table.h", "csrc/state/parts.h", "triton_kernels/choose.py",
+    "csrc/round/table.h", "csrc/state/parts.h", "sbrt/_core.pyi", "triton_kernels/choose.py",
 )  # fmt: skip
 PAGES = (
     "csrc/README.md", "triton_kernels/README.md", "CONTRIBUTING.md", "docs/glossary.md",
