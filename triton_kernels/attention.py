@@ -97,7 +97,7 @@ def _branch_attention_kernel(
     rows,
     kv_heads,
     tiles,  # tiles of rows
-    short,  # with up to this many splits a program takes one: pieces of level 0
+    short,  # up to this many splits a program takes one: pieces of level 0
     blocks,  # pieces of level 1
     above,  # pieces of all levels but 0
     last_level,

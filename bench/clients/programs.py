@@ -15,7 +15,7 @@ from sbrt import Engine, InvalidInputError, SamplingParams
 from ..models.served import served
 from .figures import Figures
 
-Likelihood = tuple[float, bool]  # of an end of a text: its logarithm, whether it is greedy
+Likelihood = tuple[float, bool]  # the logarithm of a text's end, and whether that end is greedy
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"

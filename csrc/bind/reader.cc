@@ -18,7 +18,7 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-constexpr int32_t kRows = 64;  // of one forward
+constexpr int32_t kRows = 64;  // rows of one forward
 
 class LogitReader {
  public:

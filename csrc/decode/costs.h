@@ -19,7 +19,7 @@ struct LaneCosts {
 struct Costs {
   LaneCosts alone;           // in rounds in which the lanes take turns, or the target is alone
   LaneCosts overlapped;      // in rounds whose lanes overlap, for each forward of both
-  int64_t round = 0;         // of the host, once a round
+  int64_t round = 0;         // time of the host in a round
   int64_t turns = 0;         // added if the target waits for a burst before its forward
   int64_t side_by_side = 0;  // added if a burst runs during it
 

@@ -12,9 +12,9 @@ namespace sbrt {
 
 // The graphs of a lane, and the number of pieces given to it.
 struct Feed {
-  std::vector<int32_t> rows;  // of the graphs, ascending; the graphs hold pointers to them
+  std::vector<int32_t> rows;  // rows of the graphs, ascending; the graphs hold pointers to them
   std::vector<Graph> graphs;
-  int64_t capacity = 0;    // of a seat's ring
+  int64_t capacity = 0;    // slots of a seat's ring
   int64_t pieces = 0;      // enqueued so far
   Event fed{"prefilled"};  // counts finished pieces
 

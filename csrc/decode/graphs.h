@@ -55,7 +55,7 @@ class Graphs {
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};  // not on a device
   Graph prefill_laws_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all steps in one launch, for a device
+  std::map<int, Graph> bursts_, serial_bursts_;   // by number of steps, for a device
   Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
 };
 

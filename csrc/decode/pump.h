@@ -77,7 +77,7 @@ class Pump {
   int64_t enqueued_[2] = {};       // times of the last two rounds, by number
   int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
-  DraftLag lag_ = DraftLag::none;  // what the bounds in force allow for
+  DraftLag lag_ = DraftLag::none;  // the rows in force allow for this
 };
 
 }  // namespace sbrt

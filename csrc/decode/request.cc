@@ -103,7 +103,7 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
 // The prompt's tokens, if they count; of a device's counts the host has those of the last prompt.
 void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
   Counts counts{sequence.counts.n, token_.host(), output_.host(), seen_.host()};
-  for (int i = 0; i < counts.n; ++i) {  // of the last sequence that kept them
+  for (int i = 0; i < counts.n; ++i) {  // counts of the last sequence that kept them
     counts.output[counts.token[i]] = 0;
     counts.seen[counts.token[i]] = 0;
   }

@@ -9,7 +9,7 @@ namespace sbrt {
 
 struct RoundEntry {
   int64_t round;
-  int32_t depth;     // of the verified chain
+  int32_t depth;     // depth of the verified chain
   int32_t n;         // accepted tokens
   int32_t branches;  // prepared, 0 in a serial round
   bool hit;          // the outcome was among them and the sequence went on

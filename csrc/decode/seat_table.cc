@@ -58,7 +58,7 @@ Kept SeatTable::kept_prompt(int i) const {
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
   bool all_missed = true;
-  int32_t wanted = 0;  // by members that can continue without
+  int32_t wanted = 0;  // longest burst of the members that can continue without one
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
     shape.gamma = std::max(shape.gamma, p.gamma);

@@ -97,7 +97,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   rows.n = unit.timed_rows = n;
   for (int seat = 1; seat <= r_.count(); ++seat) rows.first[seat] = n;
   for (int i = 0; i < n; ++i) {
-    const int at = i % kSlots;  // what is beyond the slots writes nothing
+    const int at = i % kSlots;  // rows beyond the slots write nothing
     const int64_t slot = i < kSlots ? ring.slot(0, head + at) : -1;
     rows.row[i] = {head + at, 0, static_cast<int32_t>(slot), -1,
                    0,         0, Mask::upto(at + 1),         Mask::none()};

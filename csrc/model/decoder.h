@@ -41,7 +41,7 @@ class Decoder final : public Model {
 // Properties in which local and global layers differ.
 struct LayerKind {
   int64_t window;                // positions a row sees, itself included
-  float amplitude;               // of cosines and sines
+  float amplitude;               // factor of cosines and sines
   Buffer<float> inv_freq;        // [head_dim / 2]
   Buffer<float> cosines, sines;  // [max_rows, head_dim / 2]
   Buffer<Visible> visible;       // [max_rows]

@@ -125,11 +125,11 @@ class Weights {
     int64_t rows = 0, columns = 0;  // columns 0: a vector
     PackedMatrix* matrix = nullptr;
     Buffer<float>* vector = nullptr;
-    const PackedMatrix* order = nullptr;  // of a bias: where its elements go
+    const PackedMatrix* order = nullptr;  // bias: the matrix that orders its elements
     int64_t first = 0;                    // row of the matrix, element of the bias
     float offset = 0;                     // added to each element of a norm
     bool embedding = false, loaded = false, optional = false;
-    Format format{};   // of a matrix
+    Format format{};   // matrix
     int64_t have = 0;  // rows that have been loaded, if pieces are loaded
   };
   void expect(std::string name, const Place& place);
@@ -149,15 +149,15 @@ class Weights {
 
   WeightFormats formats_;
   ColumnMap columns_;
-  std::shared_ptr<const Weights> target_;  // of a draft that shares its embedding
+  std::shared_ptr<const Weights> target_;  // null unless its embedding is shared
   EmbedTable embed_;
   Linear lm_head_;
-  PackedMatrix embedding_;  // of a named format, untied
+  PackedMatrix embedding_;  // if it is untied and has a named format
   bool tied_, finished_ = false;
   float norm_offset_;  // added to each norm's weight as it is loaded
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;
-  std::vector<std::string> order_;  // of names, for messages
+  std::vector<std::string> order_;  // names, for messages
 };
 
 }  // namespace sbrt

@@ -160,7 +160,7 @@ RawLaw raw_law(const float* logits, int n) {
   return law;
 }
 
-// Logarithms of the softmax of the candidates' scores, among the candidates alone.
+// Log softmax over the scores of the candidates only.
 void score_confidence(const Best& best, Law& law) {
   float sum = 0;
   for (int r = 0; r < law.n; ++r) {

@@ -98,7 +98,7 @@ void stamped(const StampedArgs& a, Worker worker) {
 
 struct CollectArgs {
   const Buffer<int64_t>* at;
-  std::vector<std::vector<int64_t>>* ns;  // by op
+  std::vector<std::vector<int64_t>>* ns;  // times of each op
 };
 
 void collect(const CollectArgs& a, Worker) {
@@ -193,7 +193,7 @@ class KernelBench {
   std::unique_ptr<Runner> runner_;  // last, because its threads end before the data that they read
 };
 
-// Times the sampling of given rows alone.
+// Times the sampling of given rows, without a forward.
 class ChooseBench {
  public:
   // logits [rows, vocab].

@@ -99,7 +99,7 @@ struct Step {
   bool is_over;  // its steps are done; those of others go on
   bool is_last;  // its new nodes are not processed by the draft
   int width;     // mean number of nodes that a branch grows; 1: paths
-  int slots;     // of a branch
+  int slots;     // slots of a branch
 };
 
 SBRT_ANY inline Step step_of(const LaneSeat& args) {

@@ -56,7 +56,7 @@ SBRT_ANY inline float log_of(float p) {
 
 // Probability that a look-up by a match of `length` tokens is right. Sampled text repeats less.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
-  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // before any was seen
+  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // at first
   constexpr float kWeight = 8;  // look-ups that kBefore counts for: a guess, as is kFading
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;

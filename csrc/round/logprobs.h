@@ -14,7 +14,7 @@ struct LogprobArgs {
   const float* logits;
   int64_t stride;
   int32_t vocab;
-  const Logprobs* asked;   // by seat
+  const Logprobs* asked;   // [seats]
   ChooseScratch* scratch;  // [team]
 };
 

@@ -28,7 +28,7 @@ struct LaneSeat {
   int seat;
   Sequence* sequence;
   RowList* rows;       // the seat's, for the lane's next forward
-  const Batch* batch;  // of the lane's last forward
+  const Batch* batch;  // rows of the lane's last forward
   const Law* laws;     // [kMaxStepRows] draft's, at rows of the batch; null: the target's lane
   KvRing* ring;        // null: the lane's own ops move its KV after `settle`
   const RingShape& shape;
@@ -37,11 +37,11 @@ struct LaneSeat {
 
 struct LaneArgs {
   Seats seats;
-  const Batch* batch;  // of the lane's last forward
+  const Batch* batch;  // rows of the lane's last forward
   const Law* laws;     // [kMaxStepRows] draft's, at rows of its batch; null: the target's lane
   KvRing* ring;
   RingShape shape;
-  int32_t max_rows;  // of the lane's largest forward
+  int32_t max_rows;  // rows of the lane's largest forward
 
   // Seats that take part share the rows of a forward evenly.
   SBRT_ANY LaneSeat of(int seat) const {
@@ -57,19 +57,19 @@ struct SelectSeat {
   int seat;
   Sequence* sequence;
   const Choice* choice;  // the target's tokens at root and chain
-  Record* record;        // of this round
+  Record* record;        // record of this round
   int64_t round;
 };
 
 struct SelectArgs {
   Seats seats;
-  const Batch* batch;    // of the target's last forward
+  const Batch* batch;    // rows of the target's last forward
   const Choice* choice;  // [kMaxRows] the target's tokens
-  Records* records;      // by seat
+  Records* records;      // [seats]
   const Lane* target;    // whose features are read
   const Hrad* hrad;      // null: not used
   float* features;       // [seats, Hrad::room(hidden)] of the last outcomes; null: not kept
-  float* scratch;        // of hrad
+  float* scratch;        // working memory of hrad
   Place place;           // working memory; empty in an engine that was not built for rejection
 
   SBRT_ANY SelectSeat of(int seat) const {
@@ -89,7 +89,7 @@ constexpr int kHradLayers = 3;
 // Arguments of H-RAD on a device for one seat.
 struct HradSeat {
   const Sequence* sequence;
-  Cut* cut;              // of the sequence
+  Cut* cut;              // the sequence's
   int row;               // row of the outcome in the target's forward
   FeatureMemory target;  // whose features are read
   float *x, *shown, *inner;
@@ -99,7 +99,7 @@ struct HradSeat {
 // For an engine on a device; the host's classifier is a Hrad.
 struct HradArgs {
   Seats seats;
-  const Batch* batch;    // of the target's last forward
+  const Batch* batch;    // rows of the target's last forward
   FeatureMemory target;  // whose features are read
   float* x;              // [seats, Hrad::room(hidden)] the classifier's inputs at the last outcomes
   float* shown;  // [seats, hrad_inputs(hidden)] for the host, of every outcome; null: not kept

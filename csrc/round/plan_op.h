@@ -7,7 +7,7 @@ namespace sbrt {
 
 // Working memory of `plan`, shared by its team. Place of a candidate: node * kCandidates + rank.
 struct PlanScratch {
-  uint64_t key[kSlots * kCandidates];  // by the logarithm of the outcome's probability
+  uint64_t key[kSlots * kCandidates];  // in the order of the outcomes' log probabilities
   uint64_t best[kMaxBranches];
   float reach[kSlots];  // log probability that the node is accepted
 };

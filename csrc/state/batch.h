@@ -15,7 +15,7 @@ struct Row {
   int32_t slot;    // storage slot for its K/V; -1 for padding
   int32_t branch;  // the branch of `tail` and of this node; -1 for none
   int16_t node;    // node of the branch, else of the chain; -1 for a token of the trunk
-  int16_t seat;    // of the row's sequence
+  int16_t seat;    // seat of the row's sequence
   Mask chain;      // in-flight slots that it sees: bit j is position head + j
   Mask tail;       // slots of its own tail that it sees
 };

@@ -28,7 +28,7 @@ struct LogprobList {
 // The lists of one seat. The host writes them between sequences; ops write the entries.
 struct Logprobs {
   LogprobList prompt;  // [prompt's tokens]; the first has no entry
-  LogprobList output;  // of the last rounds
+  LogprobList output;  // [kept] tokens of the last rounds
 };
 
 }  // namespace sbrt

@@ -15,7 +15,7 @@ struct Law {
   int32_t n;                   // number of candidates
   float q;                     // softmax of the raw logits at temperature 1, for the first choice;
                                // under rejection the largest one
-  float entropy;               // of that softmax, nats
+  float entropy;               // entropy of that softmax, nats
   int32_t token[kCandidates];  // first choices under the acceptance rule, best first
   // Logarithm of each candidate's confidence, at most 0. Greedy: of q. Sampled: of the softmax,
   // among the candidates, of their scores with noise. Under rejection: of the r-th largest
@@ -30,7 +30,7 @@ struct Law {
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
-  int32_t columns;     // of a draft's row
+  int32_t columns;     // columns of a draft's row
   const int32_t* ids;  // [columns] the token of a column; null: column i is token i
   float* target;       // [kMaxRows, vocab] target's, at root and chain nodes
   float* chain;        // [kSlots, columns] draft's, at root and chain nodes
@@ -45,7 +45,7 @@ struct Scores {
 // Nodes 1 .. size are below node 0, the root. parent[i] < i, so ancestors ascend by depth.
 struct Chain {
   int32_t size;   // nodes after the root
-  int32_t depth;  // of the deepest node
+  int32_t depth;  // depth of the deepest node
   Mask known;     // nodes that were looked up; the others were drawn, siblings in that order
   int32_t token[kSlots];
   int32_t parent[kSlots];
@@ -116,7 +116,7 @@ struct Sequence {
   SBRT_PART(outcome)
   int64_t head;         // position of the root
   int32_t* trunk;       // [max_model_len] committed tokens
-  uint64_t trunk_hash;  // of all of them
+  uint64_t trunk_hash;  // hash of all of them
   Counts counts;
   SBRT_PART(chain)
   Chain chain;

@@ -37,9 +37,9 @@ class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
     folder: the folder, or the GGUF file. weights: by name, in the order of the files, including
-    those of a tied head and of derived constants. For a draft (draft.py): head_ids are the target's
-    ids that its head knows, ascending, () for all; shares_embedding is True if the embedding is the
-    target's.
+    those of a tied head and of derived constants. head_ids: for a draft (draft.py), the target's
+    ids that its head knows, ascending; () means all. shares_embedding: True for a draft that uses
+    the target's embedding.
     """
 
     folder: Path

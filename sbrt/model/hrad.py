@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 FORMAT = "sbrt-hrad-2"
-BLOCKS = _core.FEATURE_LAYERS + 1  # of the input: layers and an embedding, `hidden` wide each
+BLOCKS = _core.FEATURE_LAYERS + 1  # parts of the input, each `hidden` wide: layers and an embedding
 TAIL = _core.HRAD_TAIL  # nodes of a tail whose confidence is read
 WIDTHS = _core.HRAD_WIDTHS
 WIDE = "w1"  # most bytes of a file; stored as bfloat16, read once a round

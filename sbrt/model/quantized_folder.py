@@ -54,7 +54,7 @@ class PackedMatrix(Stored):
     parts: Mapping[str, StoredNumbers]
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """See Stored."""
+        """Like Stored.rows."""
         import numpy as np  # here, so that `import sbrt` stays fast
 
         assert self.layout is not None

@@ -26,7 +26,8 @@ from .toy import (
 )
 
 NOTHING = np.zeros(())  # no noise
-CANDIDATES, LANES, BLOCK = 16, 16, 16  # of a Law; partial sums of a softmax; positions of a block
+# Candidates of a Law, partial sums of a softmax, positions of a block.
+CANDIDATES, LANES, BLOCK = 16, 16, 16
 
 # Changes to logits before the temperature: bias as (token, bias), words as tuples of tokens.
 _SHAPING = """repetition_penalty presence_penalty frequency_penalty min_tokens logit_bias
@@ -310,7 +311,7 @@ class Lane:
         return wide
 
     def among_candidates(self, scores: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Logarithms of the softmax of the candidates' scores, among the candidates alone."""
+        """Log softmax over the scores of the candidates only."""
         first = np.where(count > 0, scores[:, 0], 0.0)[:, None]
         mine = np.arange(scores.shape[1]) < count[:, None]
         lp = np.where(mine, scores - first, -np.inf).astype(f32)

@@ -11,7 +11,7 @@ from ..trace.spans import DRAFT, TARGET, Span
 from ..trace.timeline import lane_work
 from .answers import Choice
 
-MOST_SPANS = 4000  # of a lane; the last ones are kept
+MOST_SPANS = 4000  # most spans of a lane in an answer: its last ones
 
 
 def trace_of(

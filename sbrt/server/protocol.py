@@ -29,7 +29,7 @@ from .fields import (
     top_k,
 )
 
-COMPLETION_TOKENS = 16  # of a completion that does not say how many, as everywhere
+COMPLETION_TOKENS = 16  # if a completion does not say how many: the default of the API
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUNDS = 9  # rounds in the strip of the method with the longest rounds
-MOST_ROUNDS = 18  # of a drafting method: more would be illegible
+MOST_ROUNDS = 18  # rounds of a drafting method: more would be illegible
 WIDTH, STRIP, PLAIN_STRIP, MARGIN = 14.0, 1.30, 0.85, 1.75  # inches
-LEFT, RIGHT = 0.055, 0.885  # of the width: begin and end of the strips
+LEFT, RIGHT = 0.055, 0.885  # begin and end of the strips, as shares of the width
 DPI = 120
 
 # Colours that the colour-blind can tell apart (Okabe and Ito, 2008), also in grey.

@@ -1,6 +1,5 @@
-"""Contract under test: a command does its work and shows what is possible, or prints one sentence,
-with
-any standard streams: closed, full, without a reader, in an encoding that lacks characters."""
+"""Contract under test: a command does its work and shows what is possible, or prints one sentence.
+Standard streams may be closed, full, without a reader, or in an encoding that lacks characters."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ import fuzz
 
 from sbrt import _core
 
-ROWS, STEP_ROWS = 64, 512  # of the target's largest forward; of the draft's
-SEQUENCES = 24  # of a world
+ROWS, STEP_ROWS = 64, 512  # rows of the largest forward: the target's, the draft's
+SEQUENCES = 24  # sequences of a world
 FOUND = 16  # nodes that look-ups add to a chain
 
 

@@ -19,7 +19,7 @@ from random import Random
 
 from sbrt import _core, reference
 
-SEQUENCES = 8  # of a world
+SEQUENCES = 8  # sequences of a world
 PROGRESS = 10.0  # seconds
 LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
 HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # counters of rounds are 64-bit

@@ -11,7 +11,7 @@ from sbrt import reference
 
 SHAPING = reference.Shaping._fields
 MANY = 64  # processes of a long run
-METHODS = ("--methods", "3")  # of a sequence: none, and three of the eight others
+METHODS = ("--methods", "3")  # a sequence tries none, and three of the eight others
 ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl", "tree", "hedge")
 HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 

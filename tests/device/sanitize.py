@@ -1,4 +1,4 @@
-"""compute-sanitizer over a short decode, after it has reported a fault that it must report."""
+"""Runs compute-sanitizer over a short decode. Before that it must report a known fault."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SAYS = {
     "racecheck": "Race reported",
     "synccheck": "Barrier error",
 }
-DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # of bench.gpu.decode
+DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # a line of bench.gpu.decode
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
-SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # of a decode
+SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # time limits of a decode
 TRIES = {"racecheck": 2}  # it may report hazards in cp.async pipelines that do not exist
 BUILD_SECONDS, CANARY_SECONDS = 40, 15
 # Libraries call functions that a driver may lack, which is no fault; we check our own calls.

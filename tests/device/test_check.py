@@ -273,8 +273,7 @@ def test_a_part_looks_first_whether_anything_can_run(part):
 
 def test_every_test_that_needs_a_device_is_in_a_part():
     """No step names missing tests either: pytest would end with 5 after minutes. Tests of the
-    kernels are
-    chosen by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
+    kernels are chosen by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
     collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
         [sys.executable, *collect, "tests/device"], cwd=ROOT, capture_output=True, text=True

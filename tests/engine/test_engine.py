@@ -51,7 +51,7 @@ def test_rejection_repeats_and_is_plain_decoding_where_nothing_is_drawn(folders,
             assert found == [ids_of(o) for o in engine.generate(prompts, params, method=method)]
             if method in DRAFTLESS:
                 assert found == wanted
-            elif method != "adaedl":  # which may have been too uncertain to draft
+            elif method != "adaedl":  # adaedl may have been too uncertain to draft
                 assert found != wanted
             coupled = engine.generate(prompts, params, method=f"{method}:acceptance=coupled")
             assert [ids_of(o) for o in coupled] == wanted

@@ -1,6 +1,5 @@
 """Contract under test: tokens that only the files next to a tokenizer.json contain are the same as
-in
-transformers: the same ids, prompts and text."""
+in transformers: the same ids, prompts and text."""
 
 import json
 import random

@@ -20,7 +20,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def packed(values, bits, order=None):
-    """[..., n] to int32 [..., n / fields]: one field after the other, the first lowest."""
+    """[..., n] to int32 [..., n / fields]: the first field has the lowest bits."""
     fields = 32 // bits
     out = np.zeros((*values.shape[:-1], -(-values.shape[-1] // fields)), np.uint32)
     for at in range(values.shape[-1]):

@@ -7,7 +7,7 @@ from sbrt import _core
 
 ISAS = _core.instruction_sets()
 STORAGES = [("float32", "float32"), ("bfloat16", "float32"), ("int8", "float32"), ("int8", "int8"),
-            ("int4", "float32"), ("int4", "int8")]  # of weights, of activations  # fmt: skip
+            ("int4", "float32"), ("int4", "int8")]  # (weights, activations)  # fmt: skip
 FAMILIES = {
     "Mistral": {"window": 24},
     "Qwen2": {"qkv_bias": True},

@@ -37,7 +37,7 @@ struct OpState {
   static_assert(kInputs % 2 == 1 && (kSplit.count & (kSplit.count - 1)) != 0 &&
                 kSplit.room() > kInputs);
   DType dtype;
-  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // of any dtype
+  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // in any dtype
   uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
   float bias[kHradLayers][kHradInner], shown[kInputs];

@@ -1,6 +1,5 @@
 """Contract under test: the page at / is one file that loads nothing from elsewhere. Its data about
-an
-answer is consistent: a text for each token, the rounds, both lanes."""
+an answer is consistent: a text for each token, the rounds, both lanes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from sbrt.triton_kernels.shaping import (
 )
 from tests.triton_kernels.choice import LONGEST_TRUNK, POSITIONS, ROOM, SMALL_ROOM, Case
 
-ROUNDING = 1e-13  # of two float64 logarithms, and of the sum that they are part of
+ROUNDING = 1e-13  # rounding errors of two float64 logarithms, and of the sum that they enter
 
 
 def compare(case, seen, op=choose, chunk=256):
@@ -153,7 +153,7 @@ LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
 def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
     """The same for a trimmed head: noise, masks and penalties are those of the tokens."""
     for seed in range(1):
-        heads = [LONGEST_TRUNK] if trims else POSITIONS  # without bad words
+        heads = [LONGEST_TRUNK] if trims else POSITIONS  # a trunk without bad words
         case = Case(
             40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device, heads=heads
         )

@@ -16,7 +16,7 @@ class PathReplay {
   static constexpr int kWindow = 128;  // newest tokens whose rank is known
   static constexpr int kDepth = 16;    // deepest path
 
-  // Begins a sequence with its root at `head`, with the acceptance of the last one.
+  // Begins a sequence with its root at `head`. It starts with the acceptance of the last sequence.
   void begin(int64_t head) {
     first_ = acceptance_;
     first_output_ = head + 1;
@@ -48,7 +48,7 @@ class LookupReplay {
   // Replays all rounds that have ended at `head`.
   void read(const int32_t* trunk, const TrunkIndex& index, int64_t head);
   double tokens() const { return rounds_ > 0 ? tokens_ / rounds_ : 1; }  // per round
-  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }   // with a whole chain
+  double share() const { return rounds_ > 0 ? chains_ / rounds_ : 0; }   // of whole chains
 
  private:
   int gamma_;

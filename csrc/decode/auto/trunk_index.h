@@ -26,7 +26,7 @@ class TrunkIndex {
   static uint32_t place(int32_t first, int32_t second);
 
   std::array<int64_t, size_t{1} << kBits> last_{};  // position of the newest pair, -1: none
-  Buffer<int64_t> before_;  // by position: the position before it in its chain
+  Buffer<int64_t> before_;                          // [position] the previous position in its chain
   int64_t length_ = 0;
 };
 

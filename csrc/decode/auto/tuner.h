@@ -64,10 +64,10 @@ class Tuner {
     bool hopeless = false;     // it would not pay even if every token were accepted
     double fit[2] = {1, 1};    // measured rate over the forecast: greedy, sampled
     double known[2] = {0, 0};  // rounds that `fit` is based on; fades
-    Yield recent;              // of this sequence; the newest rounds have most weight
+    Yield recent;              // yield in this sequence; the newest rounds have most weight
     double weight = 0;         // rounds in `recent`
     double rate = 0;           // tokens per ns, expected at the last comparison
-    int64_t rounds = 0;        // of this sequence
+    int64_t rounds = 0;        // rounds of this sequence
   };
 
   // Policies: the first is plain decoding. costs: ns of forwards. Both never change. longest:
@@ -137,7 +137,7 @@ class Tuner {
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // share()
   int running_ = 0;             // set by the last next()
-  int current_ = 0;             // to be set by the next one
+  int current_ = 0;             // next() will set it
   int stay_ = 0;                // rounds until the next comparison
   double priced_ = 0;           // rate for which nodes were priced
   bool trying_ = false;         // the next round reported to saw() belongs to a trial

@@ -179,7 +179,7 @@ def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0,
     for name, shape in shapes_of(arch, vocab, tied, s).items():
         of = kind if isinstance(kind, str) else kind(name)
         if tensors is not None and name in tensors:
-            values = tensors[name]  # or (blocks, their type)
+            values = tensors[name]  # an array, or (blocks, their type)
             values, of = values if isinstance(values, tuple) else (values, None)
             writer.add_tensor(name, values, raw_dtype=of)
         elif len(shape) == 1:

@@ -54,7 +54,7 @@ MANY = 2**63 - 1
         (build(magic=b"ggjt"), ["b'GGUF'"]),
         (b"GGUF\x03", ["version"]),
         (build(version=1), ["version", "got 1"]),
-        (build(version=3 << 24), ["version"]),  # of the other byte order
+        (build(version=3 << 24), ["version"]),  # a file of the other byte order
         (build(counts=(0, MANY)), ["metadata"]),
         (build(counts=(MANY, 0)), ["tensor"]),
         (build([struct.pack("<Q", 2**64 - 1) + b"key"]), ["at most", 2**64 - 1]),

@@ -27,7 +27,7 @@ QUESTIONS = (
     "Was ist ein Fahrrad?",
 )
 GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
-NEAR = 1e-4  # of log-probs
+NEAR = 1e-4  # greatest difference of log-probs
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 
 
