@@ -273,7 +273,7 @@ class Engine:
     def measure_costs(self, seconds: float, temperature: float = 0.0) -> Costs:
         """Times of forwards on this machine, by number of rows, measured for about `seconds`.
 
-        temperature: for sampling at the end of a forward.
+        temperature: of the sampling at the end of a forward.
 
         Raises InvalidInputError in simulated time; EngineError while a request is unfinished.
         """

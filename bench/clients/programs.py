@@ -27,7 +27,7 @@ SHOWN = 400  # characters to show of the output of a client that failed
 class Run:
     """A run of a client: the server, the size of the load, and a folder for its output.
 
-    tokenizer: the folder of the target. tokens: of a prompt, and of an answer.
+    tokenizer: the folder of the target. tokens: length of a prompt and of an answer.
     """
 
     base: str

@@ -20,7 +20,7 @@ BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 
 @dataclass(frozen=True)
 class Case:
-    """The work of a run. methods: our methods in addition to `none`. threads: of each engine.
+    """The work of a run. methods: our methods in addition to `none`. threads: per engine.
     dtypes: only these; None: all. concurrency: also decode this many prompts at once; None:
     none."""
 

@@ -100,7 +100,8 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
   sequence.shaping.ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens;
 }
 
-// The prompt's tokens, if they count; of a device's counts the host has those of the last prompt.
+// Counts the prompt's tokens if a penalty needs them. With a device the host's counts are those of
+// the last prompt only.
 void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
   Counts counts{sequence.counts.n, token_.host(), output_.host(), seen_.host()};
   for (int i = 0; i < counts.n; ++i) {  // counts of the last sequence that kept them

@@ -23,7 +23,7 @@ class RoundLog {
   void clear() { count_ = 0; }
   const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }  // needs one
   void put(const RoundEntry& entry) { ring_[count_++ % ring_.size()] = entry; }
-  // Oldest first; of a long sequence only the last ones.
+  // Oldest first. A long sequence has only its last rounds here.
   std::vector<RoundEntry> entries() const {
     std::vector<RoundEntry> out;
     const uint64_t kept = std::min<uint64_t>(count_, ring_.size());

@@ -19,7 +19,7 @@ struct RopeScaling {
   double original_max = 1;               // llama3, yarn: positions of the pretraining
   double low_freq = 1, high_freq = 4;    // llama3: turns within original_max
   double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
-  double attention_factor = 1;           // yarn: of cosines and sines
+  double attention_factor = 1;           // yarn: factor of cosines and sines
   bool truncate = true;                  // yarn: round the ends of the ramp outwards
   std::vector<float> divisors;           // [head_dim / 2], one for every frequency; empty: ones
 };

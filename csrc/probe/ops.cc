@@ -139,8 +139,8 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   return {qkv, keys, values};
 }
 
-// K and V after a settle, and the sequence. 0: of the target lane, 1: of the draft lane, 2: after a
-// serial burst.
+// K and V after a settle, and the sequence. 0: the target lane's, 1: the draft lane's, 2: the draft
+// lane's after a serial burst.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {
@@ -212,7 +212,7 @@ Floats gate_probe(const Floats& x, const std::string& activation, const std::str
   return y;
 }
 
-// Bytes from the start of a struct to a field, by "Struct.field"; of a whole struct by its name.
+// "Struct.field": bytes from the start of the struct to the field. "Struct": bytes of the struct.
 std::map<std::string, size_t> state_layout() {
   std::map<std::string, size_t> out;
 #define SBRT_FIELD(type, field) out[#type "." #field] = offsetof(type, field);

@@ -58,7 +58,7 @@ struct FeatureScratch {
   float scale[kFeatureBlocks];
 };
 
-// Divides blocks of `width` by their root mean square. Part p of a sum is that of x[p], x[p + 32], ...
+// Divides blocks of `width` by their root mean square. Part p of a sum adds x[p], x[p + 32], ...
 template <class Team>
 SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team) {
   constexpr float kLeast = 1e-6f;  // added to the root mean square
@@ -209,7 +209,7 @@ struct CutScratch {
   float score[kHradCuts];
 };
 
-// The other two layers, and the cut: of equal scores the first.
+// The other two layers, and the cut. The first of equal scores wins.
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradSeat& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;

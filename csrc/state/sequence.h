@@ -17,9 +17,9 @@ struct Law {
                                // under rejection the largest one
   float entropy;               // entropy of that softmax, nats
   int32_t token[kCandidates];  // first choices under the acceptance rule, best first
-  // Logarithm of each candidate's confidence, at most 0. Greedy: of q. Sampled: of the softmax,
-  // among the candidates, of their scores with noise. Under rejection: of the r-th largest
-  // probability, independent of the draw.
+  // Logarithm of each candidate's confidence, at most 0. The confidence is greedy: the candidate's
+  // probability in that softmax; sampled: the softmax, among the candidates, of their scores with
+  // noise; under rejection: the r-th largest probability, independent of the draw.
   float lp[kCandidates];
 };
 

@@ -23,7 +23,7 @@ class Stored:
     """A weight in the shape that a model folder gives it.
 
     where: file and name, for messages. dtype: F32, F16, BF16, or the name of a quantised format.
-    size: bytes in the files. layout: of a quantised format.
+    size: bytes in the files. layout: None unless the format is quantised.
     """
 
     where: str

@@ -191,7 +191,8 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 class Law:
     """Candidates after a prefix, best first (none: the row failed), and the lane's confidence.
 
-    q: probability of the first in the softmax of the raw logits. entropy: of that softmax, nats.
+    q: probability of the first in the softmax of the raw logits.
+    entropy: entropy of that softmax, nats.
     lp: [CANDIDATES] f32, logarithms of the candidates' confidence, -inf after the last.
     """
 

@@ -54,9 +54,9 @@ class Limits:
 class Ask:
     """A checked request: the part that both routes share.
 
-    n: answers to each prompt. method: of the engine; None: its own. is_continuous: usage in every
-    chunk; otherwise only in the last (has_usage). has_prompt_logprobs: the field of that name was
-    given. names_by_id: log-probs name tokens by their ids.
+    n: answers to each prompt. method: a preset; None: the engine's own. is_continuous: usage in
+    every chunk; otherwise only in the last (has_usage). has_prompt_logprobs: the field of
+    that name was given. names_by_id: log-probs name tokens by their ids.
     """
 
     model: str | None

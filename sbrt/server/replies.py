@@ -115,7 +115,10 @@ class Reply:
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """The object `logprobs` of an output. of_prompt: of the prompt, if the text contains it."""
+        """The object `logprobs` of an output.
+
+        of_prompt: log-probs of the prompt, if the text contains it.
+        """
         raise NotImplementedError
 
     def delta(self, text: str) -> dict[str, Any]:

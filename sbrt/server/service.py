@@ -39,7 +39,7 @@ FIELDS = {
 class Settings:
     """The settings that a server starts with.
 
-    names: of the model, as clients call it; answers have the first. root: the model's path or hub
+    names: names of the model for clients; answers have the first. root: the model's path or hub
     name. template: a file that replaces the model's. trusts_templates: accept those of requests.
     """
 

@@ -132,7 +132,7 @@ def measured(
 
 
 def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
-    """Write a list, one object a line, to a file; to stdout for "-"; nowhere for None."""
+    """Write a list to a file, one object a line; "-" means stdout, None means nowhere."""
     if where is None:
         return
     text = _json_of(lines)

@@ -147,7 +147,8 @@ def test_the_command_line_names_the_device(stand_in, capsys):
 
 # --- graphs ---
 
-# Rows of the graphs that rounds use, by lane: of verification; of catch-up and steps.
+# Rows of the graphs that rounds use: the target's for verification, the draft's for catch-up and
+# steps.
 SIZES = {
     "none": ({16}, set()),
     "draft_model": ({16}, {4}),

@@ -33,7 +33,7 @@ class Case:
         self._sample(kind)
         self.logits = np.stack([self._row() for _ in range(rows)])
         self.block.head = int(rng.choice(heads))
-        # A draft may lag after the trunk: it has bits before the root's.
+        # A draft may lack the last tokens of the trunk. Then its rows begin before the root.
         self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
         self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
         self._hang()

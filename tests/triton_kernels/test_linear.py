@@ -224,7 +224,7 @@ def test_a_nan_row_stays_alone(device):
 # ---- plans
 
 
-LAYER = {  # name: n, k and further options, by hidden, inner and rows of qkv of a model
+LAYER = {  # (n, k, options) of a product, from a model's hidden, inner and qkv rows
     "qkv": lambda h, i, q: (q, h, {"norm": True}),
     "o": lambda h, i, q: (h, h, {"residual": True}),
     "gate_up": lambda h, i, q: (i, h, {"norm": True, "gate": True}),

@@ -33,7 +33,7 @@ def write_draft(
 ) -> int:
     """Write a folder that `open_draft` reads; returns its size in bytes.
 
-    weights: by Hugging Face name. ids: of the head's rows, ascending. shares_embedding: the
+    weights: by Hugging Face name. ids: tokens of the head's rows, ascending. shares_embedding: the
     embedding is the target's and is left out. Files appear whole, config.json last.
     """
     import numpy as np

@@ -66,7 +66,7 @@ class Samples:
 
 
 def is_held_out(prompt: Any) -> Any:
-    """True if a prompt, by its number, is kept from training; for an array, one bool per number."""
+    """True if the prompt of that number is kept from training. An array gives one bool each."""
     return prompt % HELD_OUT == HELD_OUT - 1
 
 
