@@ -28,7 +28,7 @@ SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
           Mask::none()};
 }
 
-// The same for the draft; a token that it does not know is read as 0.
+// A row as the draft gets it: a token that it does not know becomes 0.
 SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;

@@ -107,7 +107,7 @@ def model_with(
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
 ) -> RecordedModel:
-    """The same for weights that are already on their device."""
+    """Like model_of, for weights that are already on their device."""
     config, place = weights.config, weights.embed.device
     flash = flash_for(attention, place, weights.dtype, config.head_dim)
 

@@ -151,7 +151,7 @@ LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
 @pytest.mark.parametrize(("kind", "shaped"), LAW_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
-    """The same for a trimmed head: noise, masks and penalties are those of the tokens."""
+    """A trimmed head takes the noise, masks and penalties of its tokens."""
     for seed in range(1):
         heads = [LONGEST_TRUNK] if trims else POSITIONS  # a trunk without bad words
         case = Case(
@@ -228,7 +228,7 @@ def test_padding_is_not_written(device):
 
 
 def test_half_precision_logits_choose_as_their_float32(device):
-    """The same for bfloat16, which is upcast before any arithmetic."""
+    """Both half-precision types are upcast before any arithmetic."""
     case = Case(5, 6, 300, kind="plain", device=device)
     for dtype in (torch.float16, torch.bfloat16):
         rounded = torch.from_numpy(case.logits).to(dtype)

@@ -24,7 +24,7 @@ class Batch:
 
     rows: flat indices of the N positions whose next token is the answer's. ids [N, k]: the target's
     most likely tokens there as ids of the draft, -1 outside of its vocabulary. chances [N, k]:
-    their probabilities. sources: of each row.
+    their probabilities. sources: the source of each row.
     """
 
     tokens: Tensor
