@@ -2,7 +2,8 @@
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
-hrad: the file of an H-RAD classifier, `demo` for the one that ships with the demo pair, or `off`.
+hrad: the file of an H-RAD classifier, `off`, or the name of a pair that ships with one: `demo`,
+`smollm2`.
 lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. With it on_miss=lookup is
 the same as on_miss=continue.
 acceptance, of every method: `coupled`, whose tokens are those of plain decoding, or `rejection`,
