@@ -2,7 +2,7 @@
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
-hrad: the file of an H-RAD classifier, `demo` for the one that ships with the demo pair, or `off`.
+hrad: the file of an H-RAD classifier, `off`, or the name of a pair that has one: `demo`, `smollm2`.
 lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. on_miss=lookup then means
 the same as on_miss=continue.
 acceptance, of every method: with `coupled`, tokens equal those of plain decoding. With `rejection`

@@ -1,6 +1,7 @@
 """`python -m bench.kernels`: every op of a forward, in its place, and the roofs of the machine.
 
     python -m bench.kernels --checkpoints m37 --dtypes bfloat16,int8,int4 --rows 1,8 --threads 2
+    python -m bench.kernels --checkpoints smollm2 --dtypes auto --rows 1,8,16
     python -m bench.kernels --choose --vocab 128256 --rows 1,8     (bench/kernels/choosing.py)
 
 Roofs are measured in the same run by the same team:
@@ -13,7 +14,7 @@ Roofs are measured in the same run by the same team:
 The roof of an op is the longer of two times: its bytes at the second or third of these rates, and
 its operations. Operations are integer operations if its products are integers. Everything is
 interleaved. Times are medians over all forwards and include the team's synchronisation after the
-op. Nine of ten forwards exceed `best`. Weights are random, drawn from a seed.
+op. Nine of ten forwards exceed `best`. The weights of m37 and m2 are random, drawn from a seed.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.kernels import choosing
+from bench.models.checkpoints import NAMES, given
 from bench.models.sizes import SIZES, decoder_of
 from sbrt import InvalidInputError
 from sbrt._core import Decoder
 from sbrt._probe import KernelBench, Roofs
 from sbrt.cores import usable_cores
-from sbrt.model.checkpoint import activations_of
+from sbrt.model import names
+from sbrt.model.checkpoint import activations_of, open_checkpoint
 from sbrt.tools import flags
 from sbrt.tools.progress import Progress
 from sbrt.tools.table import aligned
@@ -227,8 +230,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--checkpoints", default=",".join(SIZES), metavar="A,B", help="default: %(default)s")
-    add("--dtypes", default="bfloat16", metavar="A,B", help=f"of {', '.join(DTYPES)}")
+    add(
+        "--checkpoints",
+        default=",".join(SIZES),
+        metavar="A,B",
+        help=f"of {', '.join(NAMES)}, smollm2, a folder or a GGUF file (default: %(default)s)",
+    )
+    add(
+        "--dtypes",
+        default="bfloat16",
+        metavar="A,B",
+        help=f"of {', '.join(DTYPES)}; auto: a file's own (default: %(default)s)",
+    )
     add(
         "--activation-dtype",
         choices=("float32", "int8"),
@@ -269,8 +282,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     cases = []
     for name in args.checkpoints.split(","):
         for dtype in args.dtypes.split(","):
-            activations = activations_of(dtype, args.activation_dtype)
-            decoder = decoder_of(name, dtype, args.isa, activations)
+            decoder, activations = _decoder(name, dtype, args)
             bench = KernelBench(decoder, args.context + max(rows), max(rows), args.threads)
             parts = bench.run(0, 1, args.threads, 1)
             weights = int(sum(part["weights"] for part in parts))
@@ -284,6 +296,24 @@ def _cases(args: argparse.Namespace) -> list[Case]:
                 for n in rows
             ]
     return cases
+
+
+def _decoder(name: str, dtype: str, args: argparse.Namespace) -> tuple[Decoder, str]:
+    """A checkpoint in memory, and the dtype of its activations. Raises InvalidInputError."""
+    if name in SIZES:
+        activations = activations_of(dtype, args.activation_dtype)
+        return decoder_of(name, dtype, args.isa, activations), activations
+    if args.isa != "auto":
+        raise InvalidInputError(f"--isa: expected auto for {name}, got {args.isa}")
+    path = given(name).target if name in NAMES else Path(names.target_folder(name))
+    if not path.exists():
+        known = ", ".join((*NAMES, names.SMOLLM2))
+        raise InvalidInputError(
+            f"checkpoint: expected one of {known}, or a folder or a file of a model, got {name!r}"
+        )
+    checkpoint = open_checkpoint(path)
+    decoder = checkpoint.decoder(dtype, None, args.activation_dtype)
+    return decoder, checkpoint.activations(dtype, args.activation_dtype)
 
 
 def _row_count(text: str) -> int:

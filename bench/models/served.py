@@ -14,6 +14,13 @@ from sbrt import InvalidInputError
 @contextmanager
 def served(words: Sequence[str]) -> Iterator[tuple[str, int]]:
     """The address of a server with these flags. Raises InvalidInputError."""
+    with serving(words) as (_, host, port):
+        yield host, port
+
+
+@contextmanager
+def serving(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+    """A server with these flags: its process, host and port. Raises InvalidInputError."""
     command = [sys.executable, "-m", "sbrt", "serve", "--port", "0", "--no-access-log", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         try:
@@ -21,7 +28,7 @@ def served(words: Sequence[str]) -> Iterator[tuple[str, int]]:
             said = ""
             for said in child.stderr:
                 if found := re.search(r"at http://([\d.]+):(\d+)$", said.rstrip()):
-                    yield found.group(1), int(found.group(2))
+                    yield child, found.group(1), int(found.group(2))
                     return
             raise InvalidInputError(f"sbrt serve: expected an address, got: {said.strip()}")
         finally:

@@ -38,7 +38,7 @@ namespace sbrt {
 
 int64_t allocation_count() { return allocations.load(std::memory_order_relaxed); }
 
-Pages::Pages(size_t bytes) : bytes_(bytes) {
+Pages::Pages(size_t bytes, [[maybe_unused]] PageSize size) : bytes_(bytes) {
   if (bytes == 0) return;
   allocations.fetch_add(1, std::memory_order_relaxed);
   data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -47,6 +47,9 @@ Pages::Pages(size_t bytes) : bytes_(bytes) {
     data_ = nullptr;
     throw Error(sentence("memory: cannot reserve ", bytes, " bytes"));
   }
+#if defined(MADV_HUGEPAGE)
+  if (size == PageSize::large) madvise(data_, bytes, MADV_HUGEPAGE);  // only a wish: it may fail
+#endif
 }
 
 Pages::~Pages() {

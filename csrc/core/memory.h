@@ -10,11 +10,16 @@ namespace sbrt {
 // Calls of operator new by this library since it was loaded.
 int64_t allocation_count();
 
+// Large pages (2 MiB) save most of the address look-ups of a pass over weights. The system uses them
+// where a whole one fits into adjacent memory of this kind, so all of it is reserved before any is
+// touched. A large page is committed whole, so do not use it for sparse memory.
+enum class PageSize { small, large };
+
 // Zeroed anonymous pages, 4096-aligned, committed by the system when first touched. Move-only.
 class Pages {
  public:
   Pages() = default;
-  explicit Pages(size_t bytes);
+  explicit Pages(size_t bytes, PageSize size = PageSize::small);
   ~Pages();
   Pages(Pages&& other) noexcept;
   Pages& operator=(Pages&& other) noexcept;
@@ -35,7 +40,8 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t count) : pages_(count * sizeof(T)), count_(count) {}
+  explicit Buffer(size_t count, PageSize size = PageSize::small)
+      : pages_(count * sizeof(T), size), count_(count) {}
   T* data() const { return pages_.as<T>(); }
   T& operator[](size_t i) const { return data()[i]; }
   size_t size() const { return count_; }

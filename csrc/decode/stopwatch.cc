@@ -31,7 +31,7 @@ Policy path_policy() {
 // A burst for a forward that takes `seconds`. A lane that has slept is slow at first, so a burst
 // keeps it busy for some milliseconds.
 Burst burst_of(double seconds) {
-  const int counted = static_cast<int>(std::clamp(0.003 / seconds, 1.0, 16.0));
+  const int counted = static_cast<int>(std::clamp(0.02 / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
 }
 

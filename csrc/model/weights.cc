@@ -62,7 +62,7 @@ int32_t checked_vocab(const DecoderConfig& c) {
 }  // namespace
 
 Linear::Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased, Order order)
-    : matrix(parts, in, order), bias(biased ? matrix.out() : 0) {}
+    : matrix(parts, in, order), bias(biased ? matrix.out() : 0, PageSize::large) {}
 
 Weights::Weights(const DecoderConfig& c, const WeightFormats& formats, const DraftParts& parts)
     : formats_(formats),
@@ -185,7 +185,7 @@ void Weights::expect_linear(const std::string& name, Linear& to, int64_t first, 
 }
 
 void Weights::expect_norm(const std::string& name, Buffer<float>& to, int64_t n) {
-  to = Buffer<float>(n);
+  to = Buffer<float>(n, PageSize::large);
   expect(name + ".weight", {.rows = n, .vector = &to, .offset = norm_offset_});
 }
 

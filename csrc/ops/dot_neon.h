@@ -2,6 +2,7 @@
 // file only; see integers_body.inc.
 #pragma once
 
+#include "ops/round_loops.h"
 #include "ops/simd_neon.h"
 
 namespace sbrt {

@@ -2,6 +2,7 @@
 // integers_body.inc.
 #pragma once
 
+#include "ops/round_loops.h"
 #include "ops/simd_portable.h"
 
 namespace sbrt {

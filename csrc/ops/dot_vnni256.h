@@ -2,6 +2,7 @@
 // see integers_body.inc.
 #pragma once
 
+#include "ops/round_loops.h"
 #include "ops/simd_avx2.h"
 
 namespace sbrt {

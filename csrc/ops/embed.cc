@@ -11,9 +11,9 @@ EmbedTable::EmbedTable(DType storage, int64_t vocab, int64_t hidden)
   const int64_t size = checked_mul(vocab, hidden);
   checked_mul(size, sizeof(float));
   if (storage == DType::f32) {
-    wide_ = Buffer<float>(size);
+    wide_ = Buffer<float>(size, PageSize::large);
   } else {
-    narrow_ = Buffer<uint16_t>(size);
+    narrow_ = Buffer<uint16_t>(size, PageSize::large);
   }
 }
 

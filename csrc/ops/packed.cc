@@ -246,7 +246,7 @@ PackedMatrix::PackedMatrix(const std::vector<Part>& parts, int64_t in, Order ord
     check<InvalidInput>(!__builtin_add_overflow(bytes, checked_mul(panels, each), &bytes),
                         "size overflows 64 bits: a matrix of ", out_, " x ", in);
   }
-  memory_ = Buffer<uint8_t>(bytes);
+  memory_ = Buffer<uint8_t>(bytes, PageSize::large);
 }
 
 int64_t PackedMatrix::place_of(int64_t o) const {

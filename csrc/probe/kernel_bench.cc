@@ -284,7 +284,7 @@ class Roofs {
   double read(int64_t bytes, int times) {
     const int64_t n = bytes / static_cast<int64_t>(sizeof(float));
     if (static_cast<int64_t>(data_.size()) < n) {
-      data_ = Buffer<float>(n);
+      data_ = Buffer<float>(n, PageSize::large);
       for (int64_t i = 0; i < n; ++i) data_[i] = 1;
     }
     const double seconds = measure(read_share, {kernels_, data_.data(), n, 0, &flops_}, times);

@@ -17,7 +17,7 @@ from .. import _core, check
 from ..errors import InvalidInputError
 from ..files import write_file
 from ..methods import HRAD_OFF, MAX_GAMMA, Method
-from . import demo_pair
+from . import demo_pair, real_pair
 from .checkpoint import open_checkpoint
 from .draft import open_draft
 from .fingerprint import fingerprint_of
@@ -194,12 +194,15 @@ def is_on(method: Method) -> bool:
 def locate(method: Method, draft: Path | None) -> Path:
     """The file of a method's option hrad. Raises InvalidInputError."""
     value = str(method.options["hrad"])
-    if value != DEMO:
+    known = {
+        DEMO: [demo_pair.FOLDER / name for name in (demo_pair.DRAFT, demo_pair.POOR)],
+        real_pair.NAME: [demo_pair.FOLDER / real_pair.NAME],
+    }
+    if value not in known:
         return Path(value)
-    known = [demo_pair.FOLDER / name for name in (demo_pair.DRAFT, demo_pair.POOR)]
-    if draft is None or draft.resolve() not in [folder.resolve() for folder in known]:
+    if draft is None or draft.resolve() not in [folder.resolve() for folder in known[value]]:
         raise InvalidInputError(
-            f"hrad=demo: expected a draft of the demo pair, got {check.show(str(draft))}"
+            f"hrad={value}: expected a draft of the {value} pair, got {check.show(str(draft))}"
         )
     return draft / FILE
 

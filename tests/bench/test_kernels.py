@@ -70,7 +70,7 @@ def test_the_choice_by_itself(capsys):
         (["--choose", "--vocab", "31"], "--vocab: expected numbers from 32 to 2^20, got '31'"),
         (["--choose", "--rows", "65"], "--rows: expected numbers from 1 to 64, got '65'"),
         (["--rows", "0"], "--rows: expected numbers from 1 to 64, got '0'"),
-        (["--checkpoints", "m1"], "checkpoint: expected one of m37, m2, got m1"),
+        (["--checkpoints", "m1"], "checkpoint: expected one of m37, m2, demo,"),
         (
             ["--dtypes", "int3"],
             "weight storage: expected float32, bfloat16, int8 or int4 but got int3",
@@ -84,3 +84,13 @@ def test_bad_input_is_one_sentence(capsys, flag, said):
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_checkpoint_with_weights_of_its_own(capsys):
+    given = ["--repeats", "1", "--threads", "1", "--rows", "2", "--json"]
+    assert kernels.main([*given, "--checkpoints", "demo", "--dtypes", "auto,int4"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    found = {(line["dtype"], line["activation_dtype"]) for line in lines}
+    assert found == {("auto", "float32"), ("int4", "int8")}
+    assert kernels.main([*given, "--checkpoints", "demo", "--isa", "portable"]) == 2
+    assert "--isa: expected auto for demo, got portable" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Contract under test: bad sizes, names and tensors are refused in one sentence, without loss."""
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +144,30 @@ def test_a_tied_embedding_is_kept_once(tools, storage, tables):
     decoder = _core.Decoder(_core.DecoderConfig(**sizes), storage)
     decoder.load("model.embed_tokens.weight", "F32", values.shape, values.view(np.uint8))
     assert resident() - before < (tables + 0.3) * values.nbytes
+
+
+ADVISED = """
+import re, sys
+from pathlib import Path
+from sbrt import _core
+
+def advised():
+    areas = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    sizes = [int(re.search(r"Size: *(\\d+) kB", area)[1]) for area in areas[:-1]]
+    return sum(size for size, rest in zip(sizes, areas[1:]) if " hg" in rest.splitlines()[0])
+
+before = advised()
+decoder = _core.Decoder(_core.DecoderConfig(
+    hidden=256, inner=1024, layers=4, heads=4, kv_heads=4, head_dim=64, vocab=4096,
+    max_positions=64, rms_eps=1e-5, rope_theta=1e4, tied=True), storage="bfloat16")
+print(advised() - before, decoder.parameters)
+"""
+
+
+def test_weights_ask_for_large_pages():
+    if not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
+        pytest.skip("this system has no large pages")
+    done = subprocess.run([sys.executable, "-c", ADVISED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    advised, parameters = map(int, done.stdout.split())
+    assert advised * 1024 >= 2 * parameters

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbrt import Engine, SamplingParams, methods
-from sbrt.model import demo_pair, hrad
+from sbrt.model import demo_pair, hrad, real_pair
 from sbrt.model.fingerprint import SAMPLE, SAMPLES, fingerprint, sample_offsets
 from sbrt.tools import cli
 from sbrt.tools.simulate import Sweep
@@ -91,6 +91,14 @@ def test_demo_is_the_file_beside_a_demo_draft(folders, one_sentence):
         assert hrad.locate(method, folder) == folder / "hrad.safetensors"
     one_sentence(lambda: hrad.locate(method, folders[1]), "hrad=demo", folders[1])
     one_sentence(lambda: hrad.locate(method, None), "hrad=demo")
+
+
+def test_smollm2_is_the_file_of_its_draft(one_sentence):
+    method, folder = methods.parse("specbranch:hrad=smollm2"), real_pair.draft_folder()
+    assert hrad.locate(method, folder) == folder / "hrad.safetensors"
+    assert (folder / "hrad.safetensors").is_file()
+    demo = demo_pair.FOLDER / demo_pair.DRAFT
+    one_sentence(lambda: hrad.locate(method, demo), "hrad=smollm2", demo)
 
 
 def test_gamma_is_the_file_s_where_none_is_given(hrad_file):

@@ -70,7 +70,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("samples", type=Path, nargs="+", metavar="X", help="samples that sbrt hrad collect wrote")
-    add("--hrad", required=True, metavar="H|demo", help="file that sbrt hrad train wrote")
+    add("--hrad", required=True, metavar="H|demo|smollm2", help="file that sbrt hrad train wrote")
     flags.add_pair_flags(parser)
     _add_prompts(parser, required=False)
     add(

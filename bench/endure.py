@@ -1,0 +1,311 @@
+"""`python -m bench.endure`: `sbrt serve` under clients that hang up, dawdle or send garbage.
+
+    python -m bench.endure --clients 64 --minutes 10 --json -
+
+Streaming clients ask without a pause. Of their requests 20 % hang up in the middle, 5 % are read
+slowly and 1 % are garbage. Then the same number of clients ask for a quarter of the time, all of
+them well-behaved. So the latencies of well-behaved clients can be compared. At the end SIGTERM is
+sent while streams run. Every finished answer is compared with the same request alone, in process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sbrt import Engine, InvalidInputError, SamplingParams, check
+from sbrt.tools import compare, flags
+from sbrt.tools.prompts import BUILT_IN
+
+from .models.served import serving
+
+HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests
+DAWDLE = 0.05  # seconds that a slow client waits after a line
+TOKENS = (8, 64)  # least and most of an answer
+SEEDS = 8
+METHODS = ("none", "lookup", "draft_model")
+LATE = 60.0  # seconds: an end that takes longer is a fault
+DONE = "data: [DONE]"
+
+Key = tuple[str, int, float, int]  # prompt, max_tokens, temperature, seed
+
+
+@dataclass
+class Seen:
+    """The clients' observations, under one lock."""
+
+    answers: list[tuple[Key, str]] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)  # seconds between lines of well-behaved clients
+    firsts: list[float] = field(default_factory=list)  # seconds to the first line
+    hung_up: int = 0
+    refused: int = 0  # garbage
+    faults: list[str] = field(default_factory=list)
+    unended: int = 0  # streams without an end
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class Storm:
+    """`clients` at once until `until`, in seconds of time.monotonic. rude: some do not behave."""
+
+    address: tuple[str, int]
+    clients: int
+    until: float
+    rude: bool
+    seed: int
+
+    def run(self, seen: Seen) -> None:
+        """Returns when every client has ended. Their observations are in `seen`."""
+        threads = [
+            threading.Thread(target=self._client, args=(number, seen))
+            for number in range(self.clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _client(self, number: int, seen: Seen) -> None:
+        draw = random.Random(self.seed * 1000 + number)
+        while time.monotonic() < self.until:
+            kind = draw.random() if self.rude else 1.0
+            try:
+                if kind < GARBAGE:
+                    self._garbage(draw, seen)
+                else:
+                    self._ask(draw, kind - GARBAGE, seen)
+            except (OSError, HTTPException, ValueError, KeyError) as error:
+                with seen.lock:
+                    seen.faults.append(f"{type(error).__name__}: {error}")
+                return
+
+    def _garbage(self, draw: random.Random, seen: Seen) -> None:
+        with closing(HTTPConnection(*self.address, timeout=LATE)) as connection:
+            connection.request("POST", "/v1/completions", draw.randbytes(60))
+            status = connection.getresponse().status
+        with seen.lock:
+            seen.refused += 1
+            if status != 400:
+                seen.faults.append(f"garbage: expected status 400, got {status}")
+
+    def _ask(self, draw: random.Random, kind: float, seen: Seen) -> None:
+        body = drawn(draw)
+        leaves = draw.randrange(1, 8) if kind < HANGS_UP else None
+        slow = not leaves and kind < HANGS_UP + SLOW
+        text, last, times = [], "", [time.perf_counter()]
+        with closing(HTTPConnection(*self.address, timeout=LATE)) as connection:
+            for line in lines_of(connection, body):
+                times.append(time.perf_counter())
+                last = line
+                if leaves is not None and len(times) > leaves:
+                    break
+                if slow:
+                    time.sleep(DAWDLE)
+                if line != DONE:
+                    choices = json.loads(line.removeprefix("data: "))["choices"]
+                    text += [choice["text"] for choice in choices]
+        with seen.lock:
+            if last == DONE:
+                seen.answers.append((key_of(body), "".join(text)))
+            elif leaves is not None:
+                seen.hung_up += 1
+            else:
+                seen.unended += 1
+            if leaves is None and not slow and len(times) > 1:
+                gaps = [b - a for a, b in pairwise(times)]
+                seen.firsts.append(gaps[0])
+                seen.gaps += gaps[1:]
+
+
+def drawn(draw: random.Random) -> dict[str, Any]:
+    """A streamed completion, greedy or with a seed, by one of the methods."""
+    sampled = draw.random() < 0.5
+    return {
+        "prompt": draw.choice(BUILT_IN), "max_tokens": draw.choice(TOKENS), "stream": True,
+        "ignore_eos": True, "speculative": draw.choice(METHODS),
+        "temperature": 1.0 if sampled else 0.0, "seed": draw.randrange(SEEDS) if sampled else 0,
+    }  # fmt: skip
+
+
+def key_of(body: dict[str, Any]) -> Key:
+    """The fields that an answer depends on."""
+    return body["prompt"], body["max_tokens"], body["temperature"], body["seed"]
+
+
+def lines_of(connection: HTTPConnection, body: dict[str, Any]) -> Iterator[str]:
+    """Lines of a stream that carry data. Raises ValueError if the request is refused."""
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    response = connection.getresponse()
+    if response.status != 200:
+        raise ValueError(f"expected status 200, got {response.status}: {response.read(200)!r}")
+    for line in response:
+        if line.startswith(b"data: "):
+            yield line.decode().rstrip()
+
+
+class Memory(threading.Thread):
+    """Notes the resident bytes of a process each second, until it is stopped."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._path, self._over = Path(f"/proc/{pid}/statm"), threading.Event()
+
+    def run(self) -> None:
+        """Called by the thread."""
+        while not self._over.wait(1.0):
+            self.sizes.append(int(self._path.read_text().split()[1]) * 4096)
+
+    def stop(self) -> None:
+        """Ends it; may be called once."""
+        self._over.set()
+        self.join()
+
+    def growth(self) -> float:
+        """Median of the last fifth over that of the second fifth. The first fifth warms up."""
+        n = len(self.sizes) // 5
+        if not n:
+            return 1.0
+        return statistics.median(self.sizes[-n:]) / statistics.median(self.sizes[n : 2 * n])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 after a defect, 2 for bad input."""
+    return flags.guarded("bench.endure", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = flags.Parser(prog="python -m bench.endure", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--target", default="demo", metavar="T", help="default: %(default)s")
+    add("--clients", type=int, default=64, metavar="N", help="default: %(default)s")
+    add("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
+    add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    flags.add_json_flag(parser)
+    args = parser.parse_args(argv)
+    if not 1 <= args.clients <= 512:
+        raise InvalidInputError(f"--clients: expected 1 to 512, got {args.clients}")
+    check.number("--minutes", args.minutes, 0.01, 1440)
+    found = measured(args)
+    if args.json is not None:
+        compare.write_json(args.json, [found])
+    else:
+        print("\n".join(f"{name:28} {value}" for name, value in found.items()))
+    return 0 if found["sound"] else 1
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """The storm, the calm and the end of a server; then every answer once more, alone."""
+    rude, calm, last = Seen(), Seen(), Seen()
+    seconds = 60 * args.minutes
+    with serving(["--target", args.target, "--shutdown-timeout", str(LATE)]) as (child, *address):
+        host, port = address
+        memory = Memory(child.pid)
+        memory.start()
+        for seen, share, is_rude in ((rude, 1.0, True), (calm, 0.25, False)):
+            until = time.monotonic() + share * seconds
+            Storm((host, port), args.clients, until, is_rude, args.seed).run(seen)
+            if seen is rude:
+                memory.stop()
+                left = unfinished(host, port)
+        child_ended = end_of(
+            child, Storm((host, port), args.clients, 0, False, args.seed + 1), last
+        )
+    wrong = differing(args.target, [*rude.answers, *calm.answers, *last.answers])
+    faults = [*rude.faults, *calm.faults]
+    found = {
+        "clients": args.clients, "minutes": args.minutes,
+        "answers": len(rude.answers), "hung_up": rude.hung_up, "garbage": rude.refused,
+        "differ": wrong, "unended": rude.unended + calm.unended + last.unended,
+        "unfinished_afterwards": left, "faults": len(faults), "first_fault": "".join(faults[:1]),
+        "memory_mib": round(memory.sizes[-1] / 2**20) if memory.sizes else 0,
+        "memory_growth": round(memory.growth(), 3),
+        **{f"gap_p99_ms{name}": p99(s.gaps) for name, s in (("", rude), ("_calm", calm))},
+        **{f"first_p99_ms{name}": p99(s.firsts) for name, s in (("", rude), ("_calm", calm))},
+        "streams_at_the_end": len(last.answers) + last.unended, "exit_code": child_ended,
+    }  # fmt: skip
+    bad = ("differ", "unended", "unfinished_afterwards", "faults", "exit_code")
+    return found | {"sound": not any(found[name] for name in bad)}
+
+
+def p99(seconds: Sequence[float]) -> float:
+    """99th percentile in milliseconds; 0 without any."""
+    ordered = sorted(seconds)
+    return round(1e3 * ordered[int(0.99 * (len(ordered) - 1))], 1) if ordered else 0.0
+
+
+def unfinished(host: str, port: int) -> float:
+    """Requests that the server still has after all clients have left. Waits up to LATE seconds."""
+    until, left = time.monotonic() + LATE, 1.0
+    while left and time.monotonic() < until:
+        with closing(HTTPConnection(host, port, timeout=LATE)) as connection:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+        left = sum(float(line.split()[-1]) for line in lines if line.startswith(names))
+        time.sleep(0.1)
+    return left
+
+
+def end_of(child: Any, storm: Storm, seen: Seen) -> int:
+    """Sends SIGTERM while each client reads a stream; the server's exit code."""
+    begun = threading.Barrier(storm.clients + 1)
+
+    def read(number: int) -> None:
+        body = drawn(random.Random(number)) | {"max_tokens": TOKENS[1]}
+        text, last = [], ""
+        with closing(HTTPConnection(*storm.address, timeout=LATE)) as connection:
+            try:
+                lines = lines_of(connection, body)
+                begun.wait(LATE)
+                for last in lines:
+                    if last != DONE:
+                        choices = json.loads(last.removeprefix("data: "))["choices"]
+                        text += [choice["text"] for choice in choices]
+            except (OSError, HTTPException, ValueError, threading.BrokenBarrierError):
+                last = ""
+        with seen.lock:
+            if last == DONE:
+                seen.answers.append((key_of(body), "".join(text)))
+            else:
+                seen.unended += 1
+
+    threads = [threading.Thread(target=read, args=(n,)) for n in range(storm.clients)]
+    for thread in threads:
+        thread.start()
+    begun.wait(LATE)
+    time.sleep(0.3)  # all of them are at work
+    child.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    return int(child.wait(LATE))
+
+
+def differing(target: str, answers: Sequence[tuple[Key, str]]) -> int:
+    """Answers that are not those of an engine of one seat that decodes plainly."""
+    alone: dict[Key, str] = {}
+    with Engine.from_pretrained(target=target, speculative=None, max_num_seqs=1) as engine:
+        for prompt, most, temperature, seed in dict.fromkeys(key for key, _ in answers):
+            params = SamplingParams(
+                max_tokens=most, temperature=temperature, seed=seed, ignore_eos=True
+            )
+            [output] = engine.generate(prompt, params)
+            alone[prompt, most, temperature, seed] = output.outputs[0].text
+    return sum(text != alone[key] for key, text in answers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+// A group of 32 values as integers, in plain loops. The result does not depend on the order, so the
+// compiler may use the vectors of the including file. Included by one source file only.
+#pragma once
+
+#include <cstdint>
+
+namespace sbrt {
+namespace {
+
+// The bits of the greatest of 32 magnitudes. NaN is greater than infinity.
+inline int32_t greatest_bits(const float* x) {
+  int32_t bits[32], most = 0;
+  __builtin_memcpy(bits, x, sizeof bits);
+  for (int i = 0; i < 32; ++i) {
+    const int32_t magnitude = bits[i] & 0x7fffffff;
+    most = magnitude > most ? magnitude : most;
+  }
+  return most;
+}
+
+// q = x / scale, rounded to nearest, halves to even; the sums of each half of q.
+inline void round_levels(const float* x, float scale, int8_t* q, int32_t (&sum)[2]) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer
+  int32_t level[32];
+  for (int i = 0; i < 32; ++i) level[i] = static_cast<int32_t>((x[i] / scale + kMagic) - kMagic);
+  for (int i = 0; i < 32; ++i) q[i] = static_cast<int8_t>(level[i]);
+  sum[0] = sum[1] = 0;
+  for (int i = 0; i < 16; ++i) sum[0] += level[i];
+  for (int i = 16; i < 32; ++i) sum[1] += level[i];
+}
+
+}  // namespace
+}  // namespace sbrt
