@@ -28,8 +28,8 @@ demo-small:
 	@echo "The small pair, which is part of the package, follows instead."
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
-# Files of tests are shared out to TEST_JOBS processes, in the order that tests/conftest.py gives
-# them; most tests keep one core busy.
+# The files of tests are distributed to TEST_JOBS processes, in the order that tests/conftest.py gives
+# them. Most tests keep one core busy.
 TEST_JOBS ?= 2
 test: $(VENV)/.built lint $(VENV)/.test-tools
 	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
@@ -41,12 +41,12 @@ exact: $(VENV)/.built $(VENV)/.test-tools
 sanitize: $(VENV)/.built $(VENV)/.test-tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m sanitize tests/sanitize tests/decode
 
-# What needs a CUDA device, into gpu-check.json: PART=first the shortest look at everything,
-# PART=kernels the kernels' tests and bench, PART=products those of `linear`, PART=lanes those of
-# recorded lanes, PART=rounds engines by the clock, PART=exact engines against plain decoding,
-# PART=settings what the other parts leave out, PART=large the exact ones at the size of an 8B,
-# PART=sanitize a decode under compute-sanitizer. Where there is no device it says so and fails. Steps that have ended are kept, FRESH=1 starts over.
-# GPU_PYTHON=python3 takes an environment of your own.
+# Checks that need a CUDA device; the results go to gpu-check.json. PART=first is the shortest look at
+# everything, PART=kernels the kernels' tests and bench, PART=products those of `linear`, PART=lanes
+# those of recorded lanes, PART=rounds engines by the clock, PART=exact engines against plain
+# decoding, PART=settings what the other parts leave out, PART=large the exact ones at the size of an
+# 8B, PART=sanitize a decode under compute-sanitizer. Without a device it says so and fails. Steps
+# that have ended are kept; FRESH=1 starts over. GPU_PYTHON=python3 takes an environment of your own.
 PART ?= first
 GPU_PYTHON ?= $(BIN)/python
 GPU_BUILT = $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.built $(VENV)/.test-tools)
@@ -58,13 +58,13 @@ gpu-check: $(GPU_BUILT)
 nsys ncu: $(GPU_BUILT)
 	$(GPU_PYTHON) -m bench.gpu.nsight $@ -- $(DECODE)
 
-# The engines that bench.peers measures beside ours, each in an environment of its own; transformers
-# is in .venv already. One that cannot be set up does not keep the others from it.
+# The other engines that bench.peers measures, each in an environment of its own; transformers is in
+# .venv already. If one cannot be set up, the others are still set up.
 PEERS := llama openvino
 peers: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peers/%/.done)
 
-# What an install brings and must not stay (bench/peers/openvino.txt, bench/clients/vllm.txt say why).
+# Packages that an install adds and that must not stay (bench/peers/openvino.txt, bench/clients/vllm.txt say why).
 UNWANTED_openvino := torchvision
 UNWANTED_vllm := torchvision torchaudio torchcodec
 PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
@@ -75,8 +75,8 @@ PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check
 	$(if $(UNWANTED_$*),$(PEER_PIP) uninstall --quiet --yes $(UNWANTED_$*))
 	@touch $@
 
-# Clients of the server and what runs it elsewhere, each in an environment of its own (bench/clients
-# has what they install). One that cannot be set up does not keep the others from it.
+# Clients of the server, and servers that run it in their own way, each in an environment of its own
+# (bench/clients lists their packages). If one cannot be set up, the others are still set up.
 CLIENTS := openai guidellm aiperf lm_eval vllm ray dynamo
 clients: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(CLIENTS:%=.venv-clients/%/.done)
@@ -84,7 +84,7 @@ clients: $(VENV)/.built $(VENV)/.test-tools
 clients-test: clients
 	$(BIN)/python -m pytest -m clients tests/clients
 
-# Packages that are installed without what they ask for (bench/clients/dynamo.txt says why).
+# Packages that are installed without their dependencies (bench/clients/dynamo.txt says why).
 ALONE_dynamo := ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
 CLIENT_PIP = .venv-clients/$*/bin/python -m pip --disable-pip-version-check install --quiet
 .venv-clients/%/.done: bench/clients/%.txt constraints.txt
@@ -96,8 +96,8 @@ CLIENT_PIP = .venv-clients/$*/bin/python -m pip --disable-pip-version-check inst
 	$(if $(filter $*,$(EMBEDDERS)),$(CLIENT_PIP) --force-reinstall --no-deps build/wheel/sbrt-*.whl)
 	@touch $@
 
-# Those that run the package themselves. They get it as a wheel: a second editable install would
-# share the build of the first.
+# Environments that run the package themselves. They get it as a wheel: a second editable install
+# would share the build of the first.
 EMBEDDERS := ray dynamo
 $(EMBEDDERS:%=.venv-clients/%/.done): build/wheel/.done
 build/wheel/.done: $(VENV)/.built $(shell find sbrt triton_kernels -type f -not -name '*.pyc')
@@ -119,7 +119,8 @@ lint: $(VENV)/.style-tools
 tidy: $(TIDY_DONE)
 	@:
 
-# A header may be anybody's, so all of them count; several files at once, and a stamp for each.
+# Any file may include a header, so each depends on all headers. Several files are checked at once,
+# and each has a stamp.
 build/tidy/%.done: csrc/%.cc $(filter %.h %.inc,$(CXX_FILES)) .clang-tidy $(VENV)/.style-tools
 	$(BIN)/clang-tidy --quiet $< -- -std=c++20 -Icsrc
 	@mkdir -p $(@D) && touch $@

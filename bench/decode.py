@@ -1,4 +1,4 @@
-"""`python -m bench.decode`: tokens/s of methods beside each other, as `sbrt compare` measures them.
+"""`python -m bench.decode`: compares the speed of methods in tokens/s, like `sbrt compare`.
 
     python -m bench.decode --target D --draft D --prompts F --methods none,pearl --limit 16 --json -
     python -m bench.decode --methods none,auto --concurrency 1,2,4,8,16 --rate 4

@@ -4,8 +4,8 @@
 
 Streaming clients ask without a pause. Of their requests 20 % hang up in the middle, 5 % are read
 slowly and 1 % are garbage. Then the same number of clients ask for a quarter of the time, all of
-them well-behaved, so that the latencies of those who behave can be compared. At the end SIGTERM
-meets running streams. Every finished answer is compared with the same request alone, in process.
+them well-behaved. So the latencies of well-behaved clients can be compared. At the end SIGTERM is
+sent while streams run. Every finished answer is compared with the same request alone, in process.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sbrt.tools.prompts import BUILT_IN
 from .models.served import serving
 
 HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests
-DAWDLE = 0.05  # seconds that a slow client takes over a line
+DAWDLE = 0.05  # seconds that a slow client waits after a line
 TOKENS = (8, 64)  # least and most of an answer
 SEEDS = 8
 METHODS = ("none", "lookup", "draft_model")
-LATE = 60.0  # seconds after which something that should have ended has not
+LATE = 60.0  # seconds: an end that takes longer is a fault
 DONE = "data: [DONE]"
 
 Key = tuple[str, int, float, int]  # prompt, max_tokens, temperature, seed
@@ -45,10 +45,10 @@ Key = tuple[str, int, float, int]  # prompt, max_tokens, temperature, seed
 
 @dataclass
 class Seen:
-    """What clients saw, under one lock."""
+    """The clients' observations, under one lock."""
 
     answers: list[tuple[Key, str]] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)  # seconds between lines, of those who behave
+    gaps: list[float] = field(default_factory=list)  # seconds between lines of well-behaved clients
     firsts: list[float] = field(default_factory=list)  # seconds to the first line
     hung_up: int = 0
     refused: int = 0  # garbage
@@ -68,7 +68,7 @@ class Storm:
     seed: int
 
     def run(self, seen: Seen) -> None:
-        """Returns when every client has ended. What they saw is in `seen`."""
+        """Returns when every client has ended. Their observations are in `seen`."""
         threads = [
             threading.Thread(target=self._client, args=(number, seen))
             for number in range(self.clients)
@@ -141,7 +141,7 @@ def drawn(draw: random.Random) -> dict[str, Any]:
 
 
 def key_of(body: dict[str, Any]) -> Key:
-    """What an answer depends on."""
+    """The fields that an answer depends on."""
     return body["prompt"], body["max_tokens"], body["temperature"], body["seed"]
 
 
@@ -175,7 +175,7 @@ class Memory(threading.Thread):
         self.join()
 
     def growth(self) -> float:
-        """Median of the last fifth over that of the second fifth; the first one warms up."""
+        """Median of the last fifth over that of the second fifth. The first fifth warms up."""
         n = len(self.sizes) // 5
         if not n:
             return 1.0
@@ -242,13 +242,13 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """In milliseconds; 0 without any."""
+    """99th percentile in milliseconds; 0 without any."""
     ordered = sorted(seconds)
     return round(1e3 * ordered[int(0.99 * (len(ordered) - 1))], 1) if ordered else 0.0
 
 
 def unfinished(host: str, port: int) -> float:
-    """Requests that the server still has, once no client is left; waited for up to LATE seconds."""
+    """Requests that the server still has after all clients have left. Waits up to LATE seconds."""
     until, left = time.monotonic() + LATE, 1.0
     while left and time.monotonic() < until:
         with closing(HTTPConnection(host, port, timeout=LATE)) as connection:

@@ -93,7 +93,8 @@ def mean_of(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def compared(runs: Sequence[Report], simulated: Report) -> list[dict[str, Any]]:
     """{method, speedup, predicted_speedup, tokens_per_second, predicted_tokens_per_second, error}.
 
-    error: of the predicted tokens per second, as a share of the measured ones, medians of the runs.
+    error: error of the predicted tokens per second, as a share of the measured ones. Measured
+    figures are medians of the runs.
     """
     found = []
     plain = statistics.median(run.plain.rate for run in runs)

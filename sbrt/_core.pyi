@@ -7,32 +7,32 @@ from numpy import float32, int32
 from numpy.typing import NDArray
 
 class EngineError(RuntimeError):
-    """What went wrong in the engine: one sentence."""
+    """An error of the engine: one sentence."""
 
 class InvalidInputError(EngineError, ValueError):
-    """What a caller gave: the thing, what was expected, what was given."""
+    """A bad argument: the thing, what was expected, what was given."""
 
 class Model:
     """Weights of a model. Lanes of several runtimes may share them; nothing in them changes."""
 
     @property
     def vocab(self) -> int:
-        """Logits of a row."""
+        """Logits per row."""
     @property
     def max_positions(self) -> int:
-        """Longest sequence that the model was made for, tokens."""
+        """Longest sequence that the model was trained for, tokens."""
     @property
     def longest(self) -> int:
-        """Longest sequence that it can follow: endless where every layer sees a window only."""
+        """Longest sequence that it can follow; ENDLESS if all its layers have a window."""
     @property
     def most_seats(self) -> int:
-        """Sequences that a lane of it can take at once."""
+        """Most sequences that a lane of it can hold at once."""
 
 class RopeScaling:
-    """How rope is stretched (csrc/model/rope_table.h has the formulas).
+    """The scaling of rope (csrc/model/rope_table.h has the formulas).
 
     kind: default, linear, llama3 or yarn. Raises InvalidInputError on another one.
-    divisors: of the frequencies, head_dim / 2 of them or none.
+    divisors: head_dim / 2 numbers that divide the frequencies, or none.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class RopeScaling:
 class Toy(Model):
     """A model whose logits are a hash of the prefix; csrc/model/toy.h has the formula.
 
-    acceptance: a calibrated draft of the toy with the same seed, whose first choice is right with
-    this chance; below 0: not in force. noise16: noise in sixteenths. head_ids: the tokens that it
-    has logits of, ascending; none: all. Raises InvalidInputError.
+    acceptance: makes it a calibrated draft of the toy with the same seed. With this probability its
+    first choice is right; below 0: unused. noise16: noise in sixteenths. head_ids: the tokens that
+    it has logits of, ascending; none: all. Raises InvalidInputError.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Toy(Model):
     ) -> None: ...
     @property
     def waiting(self) -> bool:
-        """Whether a forward waits at the gate."""
+        """True if a forward waits at the gate."""
     def open_gate(self) -> None:
-        """For good."""
+        """Open the gate for good."""
 
 class DecoderConfig:
     """Sizes and switches of a decoder of the Llama or Gemma 3 family.
 
     window: positions a row sees in a local layer, itself included, 0 for all. head_norms: RMSNorm
-    of q and k over head_dim, before rope. local: whether each layer is local; empty: all layers use
-    `rope`, and the window if there is one. local_theta, local_rope: rope of the local layers. The
-    others are those of sbrt.model.config.ModelConfig. Raises InvalidInputError naming the field and
-    its bounds.
+    of q and k over head_dim, before rope. local: one bool per layer, True if it is local; empty:
+    all layers use `rope`, and the window if there is one. local_theta, local_rope: rope of the
+    local layers. The others are those of sbrt.model.config.ModelConfig. Raises InvalidInputError
+    naming the field and its bounds.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class DecoderConfig:
     ) -> None: ...
 
 class Format:
-    """How a matrix keeps its weights: scale * (level - zero) (+ minimum), each step in float32.
+    """The storage of a matrix: scale * (level - zero) (+ minimum), each step in float32.
 
     element: float32, bfloat16, int8 (signed levels) or int4 (levels 0 to 15). group: weights of an
-    output that share a scale: 16 (int8 alone), 32, 64 or 128. scales: float16 or float32. minimums:
+    output that share a scale: 16 (only int8), 32, 64 or 128. scales: float16 or float32. minimums:
     none, float16 or float32. zero: 0, or 8 for int4 without minimums. Raises InvalidInputError.
     """
 
@@ -139,9 +139,10 @@ class Decoder(Model):
 
     storage: float32, bfloat16, int8 or int4, of all matrices that `formats` does not name. isa: a
     name of `instruction_sets()`, or auto for the best. activations: float32, or int8 for the
-    products of int8 and int4 matrices. formats: by Hugging Face names. Of a draft: head_ids, the
-    target's ids that lm_head.weight has rows for, ascending, none for all; target, whose embedding
-    it has, in the same memory, and whose head if it is tied. Raises InvalidInputError.
+    products of int8 and int4 matrices. formats: by Hugging Face names. For a draft, head_ids are
+    the target's ids that lm_head.weight has rows for, ascending, none for all. target: its
+    embedding is shared, in the same memory, and so is its head if it is tied. Raises
+    InvalidInputError.
     """
 
     def __init__(
@@ -171,17 +172,17 @@ class Decoder(Model):
         """Pack rows of a tensor that has a quantised format in `formats`. The GIL is released.
 
         levels: contiguous bytes [rows, columns], signed for int8, 0 to 15 for int4. scales and
-        minimums: [rows, groups]. first: the row of the tensor that they begin at; pieces come in
-        order. Raises InvalidInputError: a wrong name, shape, level, or a number that the format
-        does not hold.
+        minimums: [rows, groups]. first: the row of the tensor at which they begin; pieces come in
+        order. Raises InvalidInputError: a wrong name, shape or level, or a number that the format
+        does not have.
         """
     def row(self, name: str, index: int) -> NDArray[float32]:
-        """Row of a matrix as the arithmetic has it, [columns]."""
+        """Row of a matrix in the values that the arithmetic uses, [columns]."""
     def finish(self) -> None:
-        """Say that all is loaded. Raises InvalidInputError naming a tensor that is missing."""
+        """End loading. Raises InvalidInputError naming a missing tensor."""
     @property
     def parameters(self) -> int:
-        """How many, a tied embedding once."""
+        """Number of parameters; a tied embedding counts once."""
     @property
     def isa(self) -> str:
         """Instruction set in use."""
@@ -206,7 +207,7 @@ class RecordedModel(Model):
     ) -> None: ...
 
 class Sampling:
-    """The sampling law of one sequence; order and formulas are in csrc/ops/choose.h.
+    """The sampling parameters of one sequence; order and formulas are in csrc/ops/choose.h.
 
     temperature 0 is greedy. The noise is a function of (seed, completion, position, token).
     """
@@ -223,9 +224,9 @@ class Sampling:
     ) -> None: ...
 
 class Shaping:
-    """What a request does to a row of logits before its temperature (csrc/ops/shaping.h).
+    """A request's changes to a row of logits before its temperature (csrc/ops/shaping.h).
 
-    logit_bias: (token, bias) pairs. bad_words: each as its tokens. The defaults do nothing.
+    logit_bias: (token, bias) pairs. bad_words: each as its tokens. The defaults change nothing.
     """
 
     def __init__(
@@ -241,7 +242,7 @@ class Shaping:
     ) -> None: ...
     @property
     def active(self) -> bool:
-        """Whether it does anything at all."""
+        """True if it changes anything."""
 
 class Policy:
     """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
@@ -300,14 +301,14 @@ class Hrad:
     ) -> None: ...
     @property
     def hidden(self) -> int:
-        """Of the target."""
+        """Hidden size of the target."""
     def logits(self, x: NDArray[float32]) -> list[float]:
-        """Scores of "nothing stands", "some", "all" of features [5 hidden]."""
+        """Scores of "nothing is accepted", "some", "all" for features [5 hidden]."""
     def classify(self, x: NDArray[float32]) -> int:
-        """The largest of these."""
+        """The class with the largest score."""
 
 class Costs:
-    """Virtual time of forwards by rows, index = rows, ns; and what a round costs besides."""
+    """Virtual time of forwards by rows, index = rows, ns; and other costs of a round."""
 
     def __init__(
         self,
@@ -322,36 +323,36 @@ class Costs:
     ) -> None: ...
     @property
     def target(self) -> list[int]:
-        """Of a target forward of 1 .. MAX_ROWS rows, alone."""
+        """Cost of a target forward of 1 .. MAX_ROWS rows, alone."""
     @property
     def draft(self) -> list[int]:
-        """Of a draft forward, alone."""
+        """Cost of a draft forward, alone."""
     @property
     def target_overlapped(self) -> list[int]:
-        """Of a target forward beside the draft's."""
+        """Cost of a target forward while the draft works."""
     @property
     def draft_overlapped(self) -> list[int]:
-        """Of a draft forward beside the target's."""
+        """Cost of a draft forward while the target works."""
     @property
     def round_ns(self) -> int:
-        """The host's share, once a round."""
+        """The host's part, once a round."""
     @property
     def turns_ns(self) -> int:
-        """More, of a round whose target waits for a burst before its forward."""
+        """Added to a round whose target waits for a burst before its forward."""
     @property
     def side_by_side_ns(self) -> int:
-        """More, of a round with a burst beside the target's forward."""
+        """Added to a round with a burst during the target's forward."""
 
 class Stats:
     """Counters of one sequence (csrc/decode/stats.h); times in ns.
 
-    rounds: target forwards. rounds_ahead: enqueued before the record of the round before was
-    read. draft_tokens: depth of the verified chains, summed; accepted: how far
-    they stood; rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds
-    that had one and did not end the sequence; branch_hits: of these, with a hit.
+    rounds: target forwards. rounds_ahead: enqueued before the previous round's record was read.
+    draft_tokens: depth of the verified chains, summed. accepted: their accepted depth.
+    rollback_tokens: the difference. branches: prepared ones. branch_rounds: rounds that had one and
+    did not end the sequence. branch_hits: of these, with a hit.
     discarded_branch_tokens: drafted nodes that never entered a chain. draft_limit_rounds: past the
-    draft's context limit. empty_residuals: rounds in which nothing was left of the target's law
-    (rejection). histogram: [64] rounds by accepted tokens.
+    draft's context limit. empty_residuals: rounds with an empty residual of the target's
+    distribution (rejection). histogram: [64] rounds by accepted tokens.
     """
 
     rounds: int
@@ -365,7 +366,7 @@ class Stats:
     discarded_branch_tokens: int
     draft_limit_rounds: int
     empty_residuals: int
-    reused: int  # tokens of the prompt whose KV was there
+    reused: int  # tokens of the prompt whose KV was reused
     prefill_ns: int
     decode_ns: int
     histogram: list[int]
@@ -379,15 +380,15 @@ class OrderBook:
     def event(self, name: str, initial: int = 0) -> int:
         """The number of a new event, which has reached `initial`."""
     def run(self, stream: int, name: str, reads: Sequence[str], writes: Sequence[str]) -> None:
-        """An op. Raises InvalidInputError for a stream or a part that is none."""
+        """Record an op. Raises InvalidInputError for an unknown stream or part."""
     def wait(self, stream: int, event: int, value: int) -> None:
-        """What follows on `stream` begins when `event` is at `value`."""
+        """Later work on `stream` begins when `event` is at `value`."""
     def record(self, stream: int, event: int, value: int) -> None:
-        """`event` is at `value` when all before it on `stream` is done."""
+        """`event` is at `value` when all earlier work on `stream` is done."""
     def ops(self) -> list[tuple[object, ...]]:
         """(stream, what, reads, writes), or (stream, "wait" or "record", event, value)."""
     def picks(self) -> list[tuple[str, str, int]]:
-        """(stream, what, address) of the captured graphs that launches took, on dry_cuda."""
+        """(stream, what, address) of the captured graphs that launches used, on dry_cuda."""
     def launches(self) -> list[tuple[str, str]]:
         """(stream, graph) of every launch, in order."""
     def __len__(self) -> int: ...
@@ -396,11 +397,11 @@ class OrderBook:
     def conflicts(self, without: Sequence[str] = ..., host: bool = True) -> list[str]:
         """A sentence for each pair of ops that nothing orders.
 
-        without: no stream waits for events of these names. host: what it waits for counts.
+        without: no stream waits for events of these names. host: waits of the host count, too.
         """
 
 class Logprobs:
-    """The log-probs a request asks for.
+    """The log-probs that a request asks for.
 
     output, prompt: number of the most likely tokens at each position, in addition to the position's
     own token; -1: no log-probs.
@@ -415,63 +416,63 @@ class Logprobs:
         """Number at the prompt's positions."""
 
 class Seat:
-    """A place for a sequence, and how it goes there (csrc/decode/engine.h)."""
+    """A place for a sequence, and the sequence's state (csrc/decode/engine.h)."""
 
     @property
     def number(self) -> int:
-        """From 0 on."""
+        """Number of the seat, from 0 on."""
     @property
     def finished(self) -> bool:
-        """Whether the sequence has ended or was dropped."""
+        """True if the sequence has ended or was dropped."""
     @property
     def finish_reason(self) -> str | None:
-        """stop, length, error, or None while it runs and where it was dropped."""
+        """stop, length or error; None while it runs, or if it was dropped."""
     @property
     def stop_token(self) -> int | None:
-        """The token that ended it, if one did."""
+        """The token that ended it, if finish_reason is stop."""
     @property
     def error(self) -> str | None:
-        """A sentence, of a sequence that ended by error."""
+        """The sentence, if finish_reason is error."""
     @property
     def stats(self) -> Stats:
-        """A copy."""
+        """A copy of the counters."""
     @property
     def prefilled_tokens(self) -> int:
-        """Of the prompt, how many both lanes have behind them; its last token is never fed."""
+        """Tokens of the prompt that both lanes have read; its last token is never fed."""
     @property
     def tuned(self) -> list[tuple[int, float]]:
-        """(rounds, tokens per second expected) of each policy that may be chosen."""
+        """(rounds, expected tokens per second) of each candidate policy."""
     def take(self) -> list[int]:
         """The tokens committed since the last `take`."""
     def take_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
         """(tokens, ranks, log-probs), each [tokens committed since the last call, 1 + top].
 
-        At each position the token itself comes first, then the most likely ones, best first; -1
-        where there are fewer tokens. Empty for a sequence that does not ask.
+        At each position the token itself comes first, then the most likely ones, best first; -1 if
+        there are fewer tokens. Empty for a sequence that does not ask.
         """
     def prompt_logprobs(self) -> tuple[NDArray[int32], NDArray[int32], NDArray[float32]]:
         """The same for the prompt's tokens after the first, once the sequence has a token."""
     def release(self) -> None:
-        """Drop the sequence; others may have the seat. Does not wait."""
+        """Drop the sequence and free the seat. Does not wait."""
     def features(self) -> NDArray[float32]:
-        """As Runtime.features, of this sequence."""
+        """H-RAD's inputs, like Runtime.features, for this sequence."""
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
-        """(round, depth, n, branches, hit, tokens), oldest first; of a long one the last 4096."""
+        """(round, depth, n, branches, hit, tokens), oldest first; of a long sequence the last
+        4096."""
 
 class RuntimeConfig:
-    """What a runtime is made with (csrc/decode/config.h); a field per keyword.
+    """The configuration of a runtime (csrc/decode/config.h); a field per keyword.
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
-    the lanes overlap. vocab: the target's logits are cut to this, 0 for all of them. body: cpu,
-    sim for everything on the caller's thread, dry: the same with a book of it (`order`), dry_cuda:
-    that, in the place of a device whose memory the host cannot reach, or cuda.
-    device: number of the CUDA device; draft_first: the draft's stream is the more urgent one there.
-    debug: poison what must not be read. rejection: make room for policies of that rule.
-    max_num_seqs: sequences at once. max_piece: tokens of a prompt that go in between two rounds.
-    reuses_prefixes: a prompt takes the KV that a seat has of its beginning.
-    first_round: where the 64-bit counters start. tuned: policies that may be chosen from, plain
-    decoding the first; what forwards cost is then measured as the runtime is made, for a quarter of
-    a second.
+    the lanes overlap. vocab: number of the target's logits in use, 0 for all. body: the backend.
+    cpu; sim runs everything on the caller's thread; dry does the same and records it (`order`);
+    dry_cuda does so in place of a device whose memory the host cannot access; or cuda.
+    device: number of the CUDA device. draft_first: the draft's stream is the more urgent one there.
+    debug: poison memory that must not be read. rejection: memory for policies with that rule.
+    max_num_seqs: sequences at once. max_piece: most tokens of a prompt between two rounds.
+    reuses_prefixes: a prompt reuses KV that a seat has for its beginning.
+    first_round: start of the 64-bit counters. tuned: candidates of `auto`, plain decoding first.
+    With them the costs of forwards are measured for a quarter of a second when the runtime is made.
     """
 
     max_model_len: int
@@ -498,7 +499,7 @@ class RuntimeConfig:
     reuses_prefixes: bool
 
     def __init__(self, **fields: Any) -> None:
-        """Raises InvalidInputError: a field that is not there. TypeError: of another type."""
+        """Raises InvalidInputError for an unknown field, TypeError for a wrong type."""
 
 class Runtime:
     """Two lanes and their sequences (csrc/decode/engine.h).
@@ -651,17 +652,17 @@ HRAD_TAIL: int  # nodes of a tail whose confidence it reads
 HRAD_WIDTHS: tuple[int, int, int]  # outputs of its layers
 
 def build_info() -> dict[str, str | bool]:
-    """What this binary was built with.
+    """The build of this binary.
 
-    version, compiler; cuda: whether it has the CUDA body; cuda_version: of the compiler that was
-    there, "" for none; cuda_architectures; why_no_cuda: why it cannot be used on this machine, a
+    version, compiler; cuda: True if it has the CUDA backend; cuda_version: of the CUDA compiler, ""
+    for none; cuda_architectures; why_no_cuda: the reason why CUDA cannot be used on this machine, a
     sentence, "" if it can.
     """
 
 class LogitReader:
     """Reads a model's logits along a text, without an engine.
 
-    longest: tokens of a text at most.
+    longest: most tokens of a text.
     """
 
     def __init__(self, model: Model, longest: int, threads: int) -> None: ...
@@ -670,11 +671,11 @@ class LogitReader:
     ) -> NDArray[float32] | None:
         """Feed up to 64 tokens that follow the first `head` ones. The GIL is released.
 
-        Gives logits [tokens, columns], or None without logits. Raises InvalidInputError.
+        Returns logits [tokens, columns], or None without logits. Raises InvalidInputError.
         """
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> list[float]:
-    """[head_dim / 2] f32: how far each pair of a head turns from one position to the next."""
+    """[head_dim / 2] f32: rotation of each pair of a head from one position to the next."""
 
 def allocation_count() -> int:
     """Calls of operator new by this library since it was loaded; a round makes none."""

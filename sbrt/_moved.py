@@ -1,4 +1,5 @@
-"""Modules under the names that they had before they lay in rooms. Importing one warns."""
+"""Modules under their former names, from before they were sorted into rooms. Importing one
+warns."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ MOVED["sbrt.model_config"] = "sbrt.model.config"
 
 
 class _Loader:
-    """Fills a module with what the one in the room has."""
+    """Fills a module under a former name with the names of the module in its room."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -37,13 +38,13 @@ class _Loader:
 
 
 class Finder:
-    """Finds them. It comes last in sys.meta_path, after those that find real files."""
+    """Finds former names. It comes last in sys.meta_path, after the finders of real files."""
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a module that has moved; None of any other."""
+        """The spec of a module that has moved; None for any other."""
         if name not in MOVED:
             return None
         warn(f"{name}: expected its new name, {MOVED[name]}", DeprecationWarning, stacklevel=2)
@@ -51,6 +52,6 @@ class Finder:
 
 
 def install() -> None:
-    """Let the old names be imported."""
+    """Make the former names importable."""
     if Finder not in sys.meta_path:
         sys.meta_path.append(Finder)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Parts of the core by themselves, for the tests and benches of a checkout (csrc/probe)."""
+"""Single parts of the core, for the tests and benches of a checkout (csrc/probe)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +44,7 @@ class KernelBench:
         """
 
 class LaneProbe:
-    """One lane by itself. Slots are storage slots: `slot` and `tail` give them."""
+    """One lane alone. Slots are storage slots: `slot` and `tail` return them."""
 
     def __init__(
         self,
@@ -63,8 +63,10 @@ class LaneProbe:
         width: int = 1,
         logits: bool = True,
     ) -> NDArray[float32] | None:
-        """rows: (token, position, slot, branch, chain mask, tail mask) each; gives logits
-        [rows, vocab], or None without logits."""
+        """Run a forward. rows: (token, position, slot, branch, chain mask, tail mask) each.
+
+        Returns logits [rows, vocab], or None without logits.
+        """
 
     def slot(self, position: int) -> int:
         """Storage slot of a position in the ring."""
@@ -83,7 +85,7 @@ class LaneProbe:
         """Number of slots of the ring and of all tails."""
 
 class ChooseBench:
-    """Times the choice of given rows of logits [rows, vocab] by itself."""
+    """Times the sampling of given rows of logits [rows, vocab] alone."""
 
     def __init__(self, logits: NDArray[float32], threads: int) -> None: ...
     def run(self, sampling: Sampling, width: int, times: int) -> tuple[list[int], list[int]]:
@@ -94,7 +96,7 @@ class Roofs:
 
     def __init__(self, threads: int, isa: str = "auto") -> None: ...
     def read(self, bytes: int, times: int = 5) -> float:
-        """Bytes per second of reading `bytes` bytes again and again, the best of `times`."""
+        """Bytes per second of reading `bytes` bytes repeatedly, the best of `times`."""
     def peak(self, steps: int = ..., times: int = 5) -> float:
         """Floating-point operations per second of fma in registers, the best of `times`."""
     def integers(self, steps: int = ..., times: int = 5) -> float:

@@ -26,7 +26,7 @@ from .sampling import SamplingParams
 
 __all__ = ["AsyncEngine", "Order", "RequestOutputKind", "Stream"]
 
-SHORT = 2**14  # characters of a prompt that is encoded in the loop's own thread
+SHORT = 2**14  # characters; a longer prompt is not encoded in the loop's own thread
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ T = TypeVar("T")
 class AsyncEngine:
     """Answers requests of one or several event loops.
 
-    It takes over `engine`: nobody else may call its `step`, and `close` closes it. Every method
-    raises EngineError once the engine has failed or was closed, and in a fork.
+    It takes over `engine`: no other code may call the engine's `step`, and `close` closes it. Every
+    method raises EngineError in a fork, and once the engine has failed or was closed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -81,9 +81,9 @@ class AsyncEngine:
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yield outputs of one prompt; leaving early, or cancelling the task, aborts the request.
 
-        output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs what is new,
-        FINAL_ONLY is one output. A slow reader gets fewer, larger ones. completion: number of this
-        answer among several to one prompt and seed. request_id: None draws one.
+        output_kind: CUMULATIVE outputs hold everything so far, DELTA outputs hold what is new,
+        FINAL_ONLY gives one output. A slow reader gets fewer, larger outputs. completion: number of
+        this answer among several to one prompt and seed. request_id: None draws one.
         Raises InvalidInputError on a bad request.
         """
         order = Order(sampling_params, method, completion)
@@ -105,7 +105,8 @@ class AsyncEngine:
         *,
         output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
     ) -> Stream:
-        """Queue a request and return its outputs as soon as it is accepted; `close` them.
+        """Queue a request and return its outputs as soon as it is accepted. The caller must `close`
+        them.
 
         Raises InvalidInputError on a bad request.
         """
@@ -131,15 +132,15 @@ class AsyncEngine:
         await self._ask(partial(self._pump.abort, wanted))
 
     async def start_profile(self, path: Folder | None = None) -> None:
-        """Record every request from here on, as `Engine.start_profile`."""
+        """Record every request from here on, like `Engine.start_profile`."""
         await self._ask(partial(self.engine.start_profile, path))
 
     async def stop_profile(self) -> Path | None:
-        """End the profile and write its file; returns where, as `Engine.stop_profile`."""
+        """End the profile and write its file; returns its path, like `Engine.stop_profile`."""
         return await self._ask(self.engine.stop_profile)
 
     def close(self) -> None:
-        """Fail what is unfinished, end the pump and close the engine. May be called twice."""
+        """Fail unfinished requests, end the pump and close the engine. May be called twice."""
         if os.getpid() == self._process:
             self._pump.stop()
             self._pump.join()
@@ -157,7 +158,7 @@ class AsyncEngine:
 
     def _check(self) -> None:
         if os.getpid() != self._process:
-            self.engine.has_unfinished_requests()  # says why not
+            self.engine.has_unfinished_requests()  # raises with the reason
             raise EngineError("AsyncEngine: expected the process that made it, got a fork")
         self._pump.check()
 
@@ -167,7 +168,8 @@ class AsyncEngine:
         return await asyncio.wrap_future(self._pump.ask(call))
 
     async def _encoded(self, prompt: Any) -> tuple[str | None, Any]:
-        """(text if there is any, token ids or what the engine will refuse)."""
+        """(text, or None for a prompt of ids; token ids, or the value that the engine will
+        refuse)."""
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt_token_ids"}:
             return None, prompt["prompt_token_ids"]
         if isinstance(prompt, Mapping) and set(prompt) == {"prompt"}:

@@ -18,7 +18,7 @@ from .errors import InvalidInputError
 
 SHOWN = 80  # characters of a refused value that an error repeats
 
-_short = reprlib.Repr()  # looks at the beginning of a value only, however large or deep it is
+_short = reprlib.Repr()  # reads only the beginning of a value, however large or deep the value is
 _short.maxlevel = _short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = SHOWN // 4
 _short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN
 
@@ -33,12 +33,12 @@ def show(value: Any) -> str:
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """An integer from `low` to `high`, both included; `high` None: no upper end."""
+    """An integer from `low` to `high`, both included; `high` None: no upper limit."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}")
     try:
         number = operator.index(value)
-    except TypeError:  # an array, say, has the method and refuses
+    except TypeError:  # an array, for example, has the method and refuses
         raise InvalidInputError(f"{name}: expected an integer, got {show(value)}") from None
     if number < low or (high is not None and number > high):
         ends = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -61,14 +61,14 @@ def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, nothing that merely looks like it."""
+    """True or False. Other values that Python counts as true or false are refused."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name}: expected True or False, got {show(value)}")
     return value
 
 
 def text(name: str, value: Any) -> str:
-    """A non-empty str without surrogates (what UTF-8 cannot hold)."""
+    """A non-empty str without surrogates, which UTF-8 cannot encode."""
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f"{name}: expected a non-empty string, got {show(value)}")
     try:
@@ -88,25 +88,28 @@ def one_of(name: str, value: Any, known: Collection[str]) -> str:
 
 
 def items(name: str, value: Any, what: str) -> list[Any]:
-    """The items of a list, a tuple or an array, `what` says of what; no text, no mapping."""
+    """The items of a list, a tuple or an array. Text and mappings are refused.
+
+    what: the expected items, for the error."""
     if not isinstance(value, (str, bytes, bytearray, Mapping)):
         try:
             return list(value)
-        except TypeError:  # of one number, say an array without dimensions
+        except TypeError:  # a single number, for example an array without dimensions
             pass
     raise InvalidInputError(f"{name}: expected {what}, got {show(value)}")
 
 
 def is_file(path: Path) -> bool:
-    """Whether `path` is a file or leads to one; False for what the system refuses to look at."""
+    """True if `path` is a file or a link to one; False for a path that the system refuses to
+    read."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long, a loop of links
+    except (OSError, ValueError):  # a name that is too long, a loop of links
         return False
 
 
 def is_folder(path: Path) -> bool:
-    """As `is_file`, of a folder."""
+    """Like `is_file`, for a folder."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -123,7 +126,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """All of a file of at most `most` bytes. Raises InvalidInputError, naming the file."""
+    """The contents of a file of at most `most` bytes. Raises InvalidInputError, naming the file."""
     if not is_file(path):
         raise InvalidInputError(f"{path}: expected a file, found none")
     with open_binary(path) as file:

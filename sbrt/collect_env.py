@@ -1,4 +1,4 @@
-"""`python -m sbrt.collect_env [--json]`: what a bug report should say about the machine."""
+"""`python -m sbrt.collect_env [--json]`: the facts about the machine that a bug report needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = flags.Parser(
         prog="python -m sbrt.collect_env",
-        description="What a bug report should say about the machine; no paths, no names.",
+        description="Facts about the machine for a bug report; no paths, no names.",
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(argv)
@@ -41,7 +41,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Versions, the build and the machine; nothing that names a person or a path."""
+    """Versions, the build and the machine; nothing that identifies a person or a path."""
     return {
         "sbrt": __version__,
         "build": dict(build_info()),
@@ -58,7 +58,7 @@ def collect() -> dict[str, Any]:
 
 
 def render(found: dict[str, Any]) -> str:
-    """What `collect` found as lines `name: value`, to be pasted into a report."""
+    """The results of `collect` as lines `name: value`, to be pasted into a report."""
     build, sets = found["build"], found["instruction_sets"]
     cuda = "no"
     if build["cuda"]:
@@ -103,7 +103,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> float | None:
-    """Of the machine; a container may be allowed less."""
+    """Memory of the machine; a container may be allowed less."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (OSError, ValueError):

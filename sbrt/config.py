@@ -1,4 +1,4 @@
-"""EngineConfig and SpeculativeConfig, with vLLM's names. What is not supported raises."""
+"""EngineConfig and SpeculativeConfig, with vLLM's names. Unsupported values raise."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_THREADS = 1024
 DEFAULT_SEATS = 8  # on a CPU, where a forward of 8 rows costs little more than one of 1
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
-BACKENDS = ("auto", "torch", "flash-attn", "triton")  # of prompts, on a CUDA device
+BACKENDS = ("auto", "torch", "flash-attn", "triton")  # for prompts, on a CUDA device
 CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
-MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring holds the slots in flight besides
+MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also holds the slots in flight
 
 Folder = str | os.PathLike[str]
 
@@ -30,13 +30,17 @@ Folder = str | os.PathLike[str]
 class SpeculativeConfig:
     """The draft and the method that uses it.
 
-    method: a preset, `NAME[:key=value,...]` (None: auto, on a CUDA device specbranch). model: the
-    draft, as EngineConfig.model. num_speculative_tokens: gamma, draft steps per burst (None: 4; of
-    `auto` the most). num_branches: k_max. confidence_threshold: epsilon, an adopted tail is cut
-    before its first node with q <= epsilon.
-    acceptance: `coupled`, sampled tokens are those of plain decoding with the same seed, or
-    `rejection`, they have the same law. hrad: the file of a classifier that decides how much of a
-    tail to keep; without num_speculative_tokens gamma is the file's. Raises InvalidInputError.
+    method: a preset, `NAME[:key=value,...]` (None: auto; specbranch on a CUDA device).
+    model: the draft, in the forms of EngineConfig.model.
+    num_speculative_tokens: gamma, the draft steps per burst (None: 4). It is an upper limit for
+    auto.
+    num_branches: k_max.
+    confidence_threshold: epsilon. An adopted tail is cut before its first node with q <= epsilon.
+    acceptance: with `coupled`, sampled tokens equal those of plain decoding with the same seed.
+    With `rejection` they have the same distribution.
+    hrad: the file of a classifier that decides how much of a tail to keep. Without
+    num_speculative_tokens, gamma is the file's.
+    Raises InvalidInputError.
     """
 
     method: str | None = None
@@ -62,9 +66,9 @@ class SpeculativeConfig:
         self.resolve()
 
     def resolve(self, default: str = methods.DEFAULT) -> methods.Method:
-        """The method with every option set, `default` without one.
+        """The method with every option set; `default` if none is named.
 
-        Raises on a field that the method has no use for.
+        Raises InvalidInputError on a field that the method does not use.
         """
         gamma = self.num_speculative_tokens
         method = methods.parse(
@@ -93,42 +97,45 @@ class SpeculativeConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine is built from.
+    """The settings that an engine is built from.
 
-    model: the target, a Hugging Face folder, a GGUF file or a name on the hub (hub.py). tokenizer:
-    one of these or a tokenizer.json (None: the target's).
-    dtype: storage of the weights. auto: as the files have them. int8 and int4 are made of matrices
-    as they are loaded. int8: 64 weights of an output share a scale. int4: 32 weights share a scale
-    and a minimum, and the head is int8. A CUDA device gets the weights of quantised files
-    dequantised: auto is bfloat16 there where all their other tensors are, else float32.
-    activation_dtype: how the products of a CPU take their inputs. float32: in float32 arithmetic.
-    int8: rounded to 8 bits, 32 of a row share a scale, and products are sums of integers; it needs
-    a target of int8 or int4 weights, a draft of float weights stays at float32. auto: int8 next to
-    such weights, else float32. A CUDA device takes auto alone: inputs are of its dtype.
+    model: the target, a Hugging Face folder, a GGUF file or a name on the hub (hub.py).
+    tokenizer: one of these or a tokenizer.json (None: the target's).
+    dtype: storage of the weights. auto: as in the files. int8 and int4 are made from matrices at
+    loading. int8: 64 weights of an output share a scale. int4: 32 weights share a scale and a
+    minimum, and the head is int8. A CUDA device gets dequantised weights of quantised files. There
+    auto is bfloat16 if all other tensors of the file are, else float32.
+    activation_dtype: the inputs of matrix products on a CPU. float32: products in float32
+    arithmetic.
+    int8: inputs are rounded to 8 bits, 32 of a row share a scale, and products are sums of
+    integers. It needs a target of int8 or int4 weights; a draft of float weights stays at float32.
+    auto: int8 with such weights, else float32. A CUDA device takes only auto: inputs have the
+    dtype.
     max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
-    stretched by its rope; more only for a target whose every layer sees a sliding window, such as
-    Mistral: it goes on for ever).
-    max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a CUDA device, which
-    takes no more). Each has a KV cache of max_model_len tokens in both lanes; of a CPU's memory
-    only what was reached is used.
-    max_num_batched_tokens: of a prompt and of running requests between two outputs, at least
-    max_num_seqs (None: no limit); a prompt goes in by pieces of at most 64 anyway.
-    enable_prefix_caching: a prompt takes what a seat has of its beginning, from requests that came
-    before or run now, and feeds only the rest (None: yes on a CPU, where no token depends on it).
+    stretched by its rope). It may be larger only if every layer of the target has a sliding window,
+    as in Mistral: such a target has no end.
+    max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU; 1 on a CUDA device, which
+    takes no more). Each has a KV cache of max_model_len tokens in both lanes. On a CPU only the
+    part that was reached takes memory.
+    max_num_batched_tokens: tokens of a prompt and of running requests between two outputs, at least
+    max_num_seqs (None: no limit). A prompt is fed in pieces of at most 64 in any case.
+    enable_prefix_caching: a prompt reuses the longest beginning that a seat has, from an earlier or
+    running request, and feeds only the rest (None: yes on a CPU, where no token depends on it).
     device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
     arithmetic of the dtype, which may be float16 and not int8 or int4.
-    attention_backend: of prompts on a CUDA device: torch (its flash attention), flash-attn (the
-    package of that name), triton (the kernel of the rounds, 64 rows at a time), or auto: torch, and
-    triton where its flash attention cannot (float32, devices before sm_80).
+    attention_backend: for prompts on a CUDA device. torch: its flash attention. flash-attn: the
+    package of that name. triton: the kernel of the rounds, 64 rows at a time. auto: torch, or
+    triton where torch's flash attention does not work (float32, devices before sm_80).
     num_threads: the engine's total (None: the cores this process may use, by its affinity and by
-    its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
-    max_logprobs: the most that a request may ask of SamplingParams.logprobs and prompt_logprobs
-    (-1: any number, and -1 for the whole vocabulary).
-    enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
-    graphs from one of the ops.
-    nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
-    CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
-    profile_dir: where Engine.start_profile writes, if it is given no file.
+    its container's CPU quota). draft_threads of them are the draft's while the lanes overlap.
+    max_logprobs: the limit of SamplingParams.logprobs and prompt_logprobs. -1: no limit, and a
+    request may give -1 for the whole vocabulary.
+    enforce_eager: no CUDA graphs. The lanes' ops run one by one, far slower: this tells a fault of
+    the graphs from one of the ops.
+    nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill.
+    trace: a CUDA device times the work of its lanes, for Engine.trace and a request's times. The
+    CPU always does.
+    profile_dir: the folder in which Engine.start_profile writes if it is given no file.
     Raises InvalidInputError.
     """
 
@@ -192,26 +199,26 @@ class EngineConfig:
             self._check_on_cuda()
 
     def method(self) -> methods.Method:
-        """The method requests use by default: `none` without a draft."""
+        """The method of requests that name none: `none` without a draft."""
         if isinstance(self.speculative, SpeculativeConfig):
             default = methods.DEFAULT_ON_CUDA if self.on_cuda else methods.DEFAULT
             return self.speculative.resolve(default)
         return methods.parse("none")
 
     def draft(self) -> Folder | None:
-        """The draft's folder, if there is one."""
+        """The draft's folder; None without a draft."""
         if isinstance(self.speculative, SpeculativeConfig):
             return self.speculative.model
         return None
 
     @property
     def on_cuda(self) -> bool:
-        """Whether both lanes run on a CUDA device."""
+        """True if both lanes run on a CUDA device."""
         return _is_cuda(self.device)
 
     @property
     def device_index(self) -> int:
-        """Number of the CUDA device; `cuda` is the first."""
+        """Number of the CUDA device; `cuda` means the first."""
         return int(self.device.partition(":")[2] or 0)
 
     @property
@@ -222,16 +229,16 @@ class EngineConfig:
 
     @property
     def piece(self) -> int:
-        """Tokens of a prompt that go in between two rounds, at most."""
+        """Tokens of a prompt that may be fed between two rounds."""
         if self.max_num_batched_tokens is None:
             return TARGET_ROWS
         return min(TARGET_ROWS, self.max_num_batched_tokens - self.seats + 1)
 
     def threads(self) -> tuple[int, int]:
-        """(num_threads, draft_threads), defaults filled in."""
+        """(num_threads, draft_threads) with the defaults filled in."""
         total = int(self.num_threads or usable_cores())
         draft = int(self.draft_threads or max(1, total // 4))
-        # With one thread the lanes take turns; otherwise the target keeps at least one of its own.
+        # With one thread the lanes take turns. Otherwise the target keeps at least one thread.
         most = max(1, total - 1)
         if draft > most:
             raise InvalidInputError(
@@ -268,7 +275,7 @@ class EngineConfig:
 
 
 def folder(name: str, value: Any) -> Path:
-    """A path as a Path; says nothing about whether it exists."""
+    """A path as a Path; not checked for existence."""
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidInputError(f"{name}: expected a path, got {check.show(value)}")
@@ -284,7 +291,8 @@ def _is_cuda(value: Any) -> bool:
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:
-    """`kind(**given)`, with a sentence for a field it does not have."""
+    """`kind(**given)`. Raises InvalidInputError, naming the field, for one that `kind` does not
+    have."""
     known = [f.name for f in fields(kind)]
     for name in given:
         if name not in known:

@@ -1,8 +1,8 @@
-"""Standard streams as a command finds them: open or closed, full, in any encoding.
+"""Standard streams in any state: open or closed, full, in any encoding.
 
 Within `prepared` a command prints as always. Characters that the encoding lacks become escapes.
-What stderr cannot take is dropped, because messages must not end the work. What stdout cannot take
-raises OSError with one sentence.
+Text that stderr cannot take is dropped, because messages must not end the work. Text that stdout
+cannot take raises OSError with one sentence.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from .errors import InvalidInputError
 
 
 class Shown:
-    """A text stream that shows as much as the one under it can. None: it is closed."""
+    """A text stream over `stream` that never fails on a character. stream None: it is closed."""
 
     def __init__(self, stream: TextIO | None, *, is_needed: bool) -> None:
-        """is_needed: raise OSError where nothing can be written."""
+        """is_needed: raise OSError if nothing can be written."""
         self._stream = None if stream is None or getattr(stream, "closed", False) else stream
         self._is_needed = is_needed
         self.failure: OSError | None = None  # the first one; nothing is written after it
 
     @property
     def is_open(self) -> bool:
-        """Whether anything can be written."""
+        """True if the stream is open."""
         return self._stream is not None
 
     @property
     def closed(self) -> bool:
-        """As of a stream: a command may call another one."""
+        """Standard name of `not is_open`, because a command may call another one."""
         return not self.is_open
 
     @property
@@ -41,7 +41,7 @@ class Shown:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def can_show(self, text: str) -> bool:
-        """Whether its encoding has every character."""
+        """True if the stream's encoding has every character."""
         try:
             text.encode(self.encoding)
         except UnicodeEncodeError:
@@ -60,22 +60,23 @@ class Shown:
         return len(text)
 
     def flush(self) -> None:
-        """As of a stream. Raises OSError, also for what could not be written before."""
+        """Flush, as for any stream. Raises OSError, also for text that could not be written
+        before."""
         if self._stream is not None:
             self._try(self._stream.flush)
 
     def isatty(self) -> bool:
-        """As of a stream; False where it is closed."""
+        """As for any stream; False if it is closed."""
         return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        """As of a stream. Raises OSError where there is none."""
+        """As for any stream. Raises OSError if there is no descriptor."""
         if self._stream is None:
             raise OSError("standard stream: expected an open one, got a closed one")
         return self._stream.fileno()
 
     def give_up(self) -> None:
-        """Let what the stream still holds go nowhere: Python's exit would try to write it again."""
+        """Discard text that the stream still holds: Python would try to write it again at exit."""
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
@@ -89,7 +90,7 @@ class Shown:
                 self.failure = error
             except OSError as error:
                 self.failure = OSError(
-                    f"standard output: expected one that takes what is written, got {error}"
+                    f"standard output: expected one that accepts text, got {error}"
                 )
         if self.failure is not None and self._is_needed:
             raise self.failure from None
@@ -97,7 +98,8 @@ class Shown:
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Standard streams that a command may print to, whatever the caller has left open."""
+    """Give a command standard streams that it may print to, in whatever state the caller left
+    them."""
     _fill_descriptors()
     out, messages = Shown(sys.stdout, is_needed=True), Shown(sys.stderr, is_needed=False)
     with redirect_stdout(out), redirect_stderr(messages):  # type: ignore[type-var]
@@ -110,23 +112,23 @@ def prepared() -> Iterator[None]:
 
 
 def has_stdout() -> bool:
-    """Whether standard output is open."""
+    """True if standard output is open."""
     return sys.stdout.is_open if isinstance(sys.stdout, Shown) else sys.stdout is not None
 
 
 def check_stdout(name: str) -> None:
-    """Refuse before the work what could not be shown after it. Raises InvalidInputError."""
+    """Refuse before the work if standard output is closed. Raises InvalidInputError."""
     if not has_stdout():
         raise InvalidInputError(f"{name}: expected an open standard output, got a closed one")
 
 
 def has_every_character(text: str) -> bool:
-    """Whether standard output can show `text` as it is."""
+    """True if standard output can show `text` unchanged."""
     return sys.stdout.can_show(text) if isinstance(sys.stdout, Shown) else True
 
 
 def read_stdin(name: str) -> bytes:
-    """All of standard input. Raises InvalidInputError where it is closed; OSError."""
+    """All of standard input. Raises InvalidInputError if it is closed; OSError."""
     if sys.stdin is None or sys.stdin.closed:
         raise InvalidInputError(f"{name}: expected an open standard input, got a closed one")
     if sys.stdin.isatty():
@@ -135,7 +137,7 @@ def read_stdin(name: str) -> bytes:
 
 
 def _fill_descriptors() -> None:
-    """Open what the caller closed, or the next file would be taken for a standard stream."""
+    """Open descriptors that the caller closed, or the next file would become a standard stream."""
     for number in range(3):
         try:
             os.fstat(number)

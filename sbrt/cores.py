@@ -1,4 +1,5 @@
-"""How many cores this process may use: its affinity and the CPU quotas of its control groups."""
+"""The number of cores this process may use: its affinity and the CPU quotas of its control
+groups."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from pathlib import Path, PurePosixPath
 def usable_cores(root: Path = Path("/")) -> int:
     """Cores this process may use, at least 1.
 
-    A container's quota (docker --cpus, a limit of Kubernetes) is time, not a set of cores: a quota
-    of 1.5 cores counts as 2. root: where /proc and /sys/fs/cgroup are read from.
+    A container's quota (docker --cpus, a Kubernetes limit) is time, not a set of cores: a quota of
+    1.5 cores counts as 2. root: the folder that holds proc and sys/fs/cgroup.
     """
     cores = _allowed_cores()
     for quota in _quotas(root):
@@ -27,14 +28,15 @@ def _allowed_cores() -> int:
 
 
 def _quotas(root: Path) -> Iterator[tuple[int, int]]:
-    """(quota, period) in microseconds of every group that limits this process: a group's limit
-    holds for all groups below it."""
+    """(quota, period) in microseconds of every group that limits this process.
+
+    A group's limit holds for all groups below it."""
     groups = dict(_own_groups(root))
     for kind, mounted, at in _mounts(root):
         group = groups.get(kind)
         if group is None:
             continue
-        # In a container the mount shows a part of the tree, or the path begins at that part.
+        # In a container the mount may show a part of the tree, and the path may begin at that part.
         inside = group.relative_to(mounted) if group.is_relative_to(mounted) else group
         parts = inside.parts[1:] if inside.is_absolute() else inside.parts
         folder = root / at.relative_to("/")
@@ -49,7 +51,7 @@ def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if ".." in PurePosixPath(path).parts:  # outside of what this process can see
+        if ".." in PurePosixPath(path).parts:  # outside the part that this process can see
             path = "/"
         if number == "0" and not controllers:
             yield "v2", PurePosixPath(path)
@@ -58,7 +60,7 @@ def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
-    """("v1" or "v2", the group that is mounted, where) of trees that may limit the CPU."""
+    """("v1" or "v2", the mounted group, mount point) for trees that may limit the CPU."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, dash, after = line.partition(" - ")
         fields, kinds = before.split(" "), after.split(" ")

@@ -31,15 +31,14 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Generates text with a target and, if there is one, a draft that guesses ahead.
+    """Generates text with a target model and an optional draft model that runs ahead.
 
-    `methods`: further presets that requests may name; the engine is sized for the largest.
-    `pair`: weights already loaded. `costs`: compute on one thread and tell virtual time, what
-    these costs add up to (`sbrt.tools.costs`). `keep_features`: so that `features` has something to
-    say.
-    `draft_first`: on a CUDA device, where both lanes have work the draft's goes first.
-    Raises InvalidInputError; EngineError once closed.
-    Safe to use from several threads; their requests queue.
+    `methods`: further presets that requests may name; the engine is sized for the largest. `pair`:
+    weights already loaded. `costs`: compute on one thread and report virtual time, the sum of these
+    costs (`sbrt.tools.costs`). `keep_features`: keep the inputs that `features` returns.
+    `draft_first`: on a CUDA device the draft's work goes first when both lanes have work.
+    Raises InvalidInputError; EngineError once closed. Safe to use from several threads; their
+    requests queue.
     """
 
     def __init__(
@@ -77,16 +76,17 @@ class Engine:
 
     @property
     def on_prefill(self) -> Callable[[int, int], None] | None:
-        """Called during a long prefill, some times a second: prompt tokens fed so far, and in all.
+        """A function that is called several times a second during a long prefill.
 
-        None: nobody. It runs in the thread that waits for an output. It may call the engine, which
-        does not call it again meanwhile.
+        Its arguments are the prompt tokens fed so far and their total number. None: no function. It
+        runs in the thread that waits for an output. It may call the engine, which does not call it
+        again meanwhile.
         """
         return self._scheduler.on_prefill
 
     @on_prefill.setter
     def on_prefill(self, call: Callable[[int, int], None] | None) -> None:
-        """Another one, or None."""
+        """Set another function, or None."""
         self._scheduler.on_prefill = call
 
     @classmethod
@@ -98,13 +98,13 @@ class Engine:
         speculative: SpeculativeConfig | dict[str, Any] | None = None,
         **fields: Any,
     ) -> Engine:
-        """An engine of two models; `fields` are EngineConfig's.
+        """An engine for two models; `fields` are EngineConfig's.
 
         A model is a Hugging Face folder, a GGUF file, or a name on the hub: ORG/MODEL,
-        ORG/MODEL/FILE.gguf.
-        The names of the commands mean the same here: target `demo` or `smollm2`; draft `demo`,
-        `demo-poor`, `smollm2`, `random` or `none`. A folder of such a name: "./demo", or a Path.
-        With a draft the method is SpeculativeConfig's default unless `speculative` says otherwise.
+        ORG/MODEL/FILE.gguf. The commands' short names work here, too: target `demo` or `smollm2`;
+        draft `demo`, `demo-poor`, `smollm2`, `random` or `none`. For a folder that has such a name,
+        give "./demo" or a Path. With a draft the method is SpeculativeConfig's default unless
+        `speculative` names another.
         """
         if isinstance(speculative, SpeculativeConfig):
             speculative = dict(vars(speculative))
@@ -127,12 +127,12 @@ class Engine:
     ) -> list[RequestOutput]:
         """Answer one prompt or many, in order; always a list.
 
-        A str, a list of ids or {"prompt_token_ids": [...]} is one prompt, a list of these is many,
-        an empty list is none. Many run together, `max_num_seqs` of them at once.
-        params: one for all, or one for each; None: SamplingParams() with what the target's
-        generation_config.json says (temperature, top_p, top_k, min_p, repetition_penalty,
-        max_new_tokens). method: another preset than the engine's own.
-        On an exception, Ctrl-C included, every request of this call is dropped.
+        One prompt is a str, a list of ids or {"prompt_token_ids": [...]}. A list of these is many
+        prompts; an empty list is none. Up to `max_num_seqs` run together.
+        params: one for all prompts, or one for each. None: SamplingParams() with the values of the
+        target's generation_config.json (temperature, top_p, top_k, min_p, repetition_penalty,
+        max_new_tokens). method: a preset other than the engine's own. On an exception, Ctrl-C
+        included, every request of this call is dropped.
         """
         sink: Sink = deque()
         requests = self._make_all(prompts, params, method, sink)
@@ -157,7 +157,7 @@ class Engine:
         """Yield the cumulative output of one prompt after every round; closing it early aborts.
 
         Rounds of less than two milliseconds share an output, so that making outputs costs no speed:
-        after the first there are at most 500 a second. `step` gives one for each round.
+        after the first there are at most 500 a second. `step` gives one output per round.
         """
         if (count := len(split_prompts(prompt))) != 1:
             raise InvalidInputError(f"stream: expected one prompt, got a list of {count}")
@@ -187,28 +187,30 @@ class Engine:
         self._scheduler.add([request])
 
     def step(self) -> list[RequestOutput]:
-        """Run one round of all requests that have a seat; their outputs, [] if there are none."""
+        """Run one round of all requests that have a seat; returns their outputs, [] if there are
+        none."""
         while (found := self._scheduler.step(self._inbox)) is None:
             pass  # a long round: each turn is a chance for Ctrl-C
         return found
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
-        """Drop requests, running or queued; `step` says nothing more of them.
+        """Drop requests, running or queued; `step` returns no further output of them.
 
-        One that `generate` or `stream` waits for ends with finish_reason "abort". An id that has
-        finished is no error. An id of add_request that generate or stream also drew for itself
-        names the former.
+        A request that `generate` or `stream` waits for ends with finish_reason "abort". An id that
+        has finished is no error. If a request of `add_request` has the same id as one that the
+        engine drew, the id means the request of `add_request`.
         """
         wanted = {request_ids} if isinstance(request_ids, str) else set(request_ids)
         self._scheduler.abort(wanted, self._inbox)
 
     def unfinished_requests(self) -> list[str]:
-        """Ids of add_request that `step` has yet to run or to say something of."""
+        """Ids of `add_request` that are unfinished or have an output that `step` has not
+        returned."""
         live = [r.id for r in self._scheduler.live() if r.sink is self._inbox]
         return live + [o.request_id for o in list(self._inbox) if isinstance(o, RequestOutput)]
 
     def has_unfinished_requests(self) -> bool:
-        """Whether `step` has anything left to run or to return."""
+        """True if `step` has anything left to run or to return."""
         return self._scheduler.has_live() or bool(self._inbox)
 
     def encode(self, prompt: str) -> list[int]:
@@ -217,7 +219,7 @@ class Engine:
         return self._maker.prompt(prompt)[1]
 
     def trace(self) -> list[Span]:
-        """What the lanes did during the last request; a long one loses its beginning.
+        """The lanes' work during the last request; the trace of a long request lacks its beginning.
 
         Raises EngineError on a CUDA device that was not told to keep it (EngineConfig.trace).
         """
@@ -232,13 +234,14 @@ class Engine:
         """Record every request from here on, until stop_profile or close.
 
         path: the Chrome trace to write (None: a new file in EngineConfig.profile_dir). On a CUDA
-        device it also begins what a profiler captures (cudaProfilerStart), and needs no file.
+        device this also starts a profiler's capture (cudaProfilerStart), and no file is needed.
         Raises InvalidInputError; EngineError while another profile is in progress.
         """
         self._scheduler.start_profile(profile_path(self.config, path))
 
     def stop_profile(self) -> Path | None:
-        """End the profile and write its file, a process for each request; returns where.
+        """End the profile and write its file, with one process per request; returns the file's
+        path.
 
         Raises EngineError without start_profile before it; OSError.
         """
@@ -246,7 +249,7 @@ class Engine:
 
     @property
     def now_ns(self) -> int:
-        """The clock of every figure, in nanoseconds; with `costs` it is virtual time."""
+        """The clock of every measured time, in nanoseconds; virtual time with `costs`."""
         return self._scheduler.runtime.now_ns
 
     @property
@@ -255,28 +258,29 @@ class Engine:
         return self._presets.names()
 
     def rounds(self) -> list[Round]:
-        """What each round of the last request decided; of a long one the last 4096."""
+        """The decision of each round of the last request; at most its last 4096 rounds."""
         return self._scheduler.rounds()
 
     def features(self) -> NDArray[np.float32]:
-        """[hrad.inputs(hidden)]: what H-RAD sees at the last outcome; if kept, or with hrad.
+        """[hrad.inputs(hidden)]: H-RAD's inputs at the last outcome.
 
-        Raises InvalidInputError where nobody keeps it; on a device H-RAD alone does not. With hrad
-        alone only after an answer that ended by length: else the next round is in flight.
+        They exist with `keep_features`, or with hrad except on a device. With hrad alone they are
+        available only after an answer that ended by length: else the next round is in flight.
+        Raises InvalidInputError if they are not kept.
         """
         return self._scheduler.features()
 
     def measure_costs(self, seconds: float, temperature: float = 0.0) -> Costs:
-        """What forwards take on this machine, by rows, measured for about so many seconds.
+        """Times of forwards on this machine, by number of rows, measured for about `seconds`.
 
-        temperature: of the choice that ends a forward.
+        temperature: of the sampling at the end of a forward.
 
         Raises InvalidInputError in simulated time; EngineError while a request is unfinished.
         """
         return self._scheduler.measure_costs(seconds, temperature)
 
     def close(self) -> None:
-        """Drop everything, write a profile, free threads and memory. May be called twice."""
+        """Drop all requests, write the profile, free threads and memory. May be called twice."""
         self._scheduler.close()
         self._inbox.clear()
 
@@ -301,7 +305,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs = Outputs.LAST,
     ) -> list[Request]:
-        self._scheduler.check_open()  # a closed engine says so, of no prompts too
+        self._scheduler.check_open()  # a closed engine raises, even for no prompts
         many = split_prompts(prompts)
         if not many:
             return []
@@ -323,7 +327,7 @@ class Engine:
         sink: Sink,
         outputs: Outputs,
     ) -> Request:
-        self._scheduler.check_open()  # a closed engine says so first
+        self._scheduler.check_open()  # a closed engine raises first
         return self._maker.make(
             request_id,
             prompt,

@@ -1,4 +1,4 @@
-"""Files that a command writes: asked for before the work, whole or not at all after it."""
+"""Files that a command writes: checked before the work, written whole or not at all after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import InvalidInputError
 
 
 def check_writable(name: str, path: Path | str | None) -> None:
-    """Raises InvalidInputError if `path` cannot be written. None is fine, "-" is stdout."""
+    """Raises InvalidInputError if `path` cannot be written. None is accepted; "-" is stdout."""
     if path is None:
         return
     if str(path) == "-":
@@ -32,7 +32,7 @@ def check_writable(name: str, path: Path | str | None) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then put it in its place: nobody finds half a file."""
+    """Write `data` next to `path`, then rename the file: no reader ever finds half a file."""
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return

@@ -39,8 +39,8 @@ def generate(
     """Token ids [rows, prompt + new], prompts included, as `model.generate` returns them.
 
     input_ids: [rows, prompt], padded on the left where `attention_mask` is 0. draft: its folder
-    (None: plain decoding), or an Engine of your own. Short rows end in pad_token_id.
-    Greedy tokens are the model's own, up to near-ties that another order of additions decides.
+    (None: plain decoding), or an Engine. Short rows are padded with pad_token_id. Greedy tokens are
+    the model's own, except at near-ties, where another order of additions may decide otherwise.
     Raises InvalidInputError on a setting that the engine does not have.
     """
     import torch
@@ -48,7 +48,7 @@ def generate(
     _refuse(generation_config, more)
     engine = draft if isinstance(draft, Engine) else _engine_of(model, draft)
     rows = input_ids.tolist()
-    mask = more.get("attention_mask")  # in the signature it would be passed twice
+    mask = more.get("attention_mask")  # as a parameter it would be passed twice
     masks = None if mask is None else mask.tolist()
     prompts = [_unpadded(row, masks[i] if masks else None) for i, row in enumerate(rows)]
     params = [_params(generation_config, len(row)) for row in rows]
@@ -96,7 +96,7 @@ def _expect(name: str, kind: str, known: Sequence[str]) -> None:
 
 
 def _unpadded(row: list[int], mask: list[int] | None) -> list[int]:
-    """The tokens of a row that count: those after the padding on its left."""
+    """The tokens of a row after the padding on its left."""
     if mask is None or 0 not in mask:
         return row
     begin = mask.index(1) if 1 in mask else len(mask)
@@ -108,7 +108,7 @@ def _unpadded(row: list[int], mask: list[int] | None) -> list[int]:
 
 
 def _params(config: Any, prompt: int) -> SamplingParams:
-    """What a GenerationConfig says, for a row of `prompt` tokens with its padding."""
+    """The SamplingParams of a GenerationConfig, for a row of `prompt` tokens, padding included."""
     import torch
 
     end = config.eos_token_id
@@ -121,7 +121,7 @@ def _params(config: Any, prompt: int) -> SamplingParams:
         "ignore_eos": True,
         "temperature": 0.0,
     }
-    if config.do_sample:  # torch.manual_seed repeats it
+    if config.do_sample:  # torch.manual_seed makes it repeatable
         given |= {
             "temperature": 1.0 if config.temperature is None else config.temperature,
             "top_k": config.top_k or 0,

@@ -2,12 +2,11 @@
 
 none    draft_model:gamma=6    pearl    specbranch:k_max=1,epsilon=0,hrad=off
 
-hrad: the file of an H-RAD classifier, `off`, or the name of a pair that ships with one: `demo`,
-`smollm2`.
-lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. With it on_miss=lookup is
+hrad: the file of an H-RAD classifier, `off`, or the name of a pair that has one: `demo`, `smollm2`.
+lookup: 1 adds n-gram look-ups in the text so far to the draft's chains. on_miss=lookup then means
 the same as on_miss=continue.
-acceptance, of every method: `coupled`, whose tokens are those of plain decoding, or `rejection`,
-whose tokens have the same law (at temperature 0 they are the same tokens).
+acceptance, of every method: with `coupled`, tokens equal those of plain decoding. With `rejection`
+they have the same distribution, and at temperature 0 they are the same tokens.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ Option = int | float | str
 
 @dataclass(frozen=True)
 class Method:
-    """A resolved preset: `text` as it was written, every option with its value; `acceptance` and
-    `lookup` are among them only where they are not `coupled` and 0.
+    """A resolved preset: `text` as it was written, and the value of every option.
 
-    gamma: draft steps of a burst (tokens of a look-up), 0 without either. branches: most branches
+    `options` has `acceptance` only if it is not `coupled`, and `lookup` only if it is not 0.
+    gamma: draft steps of a burst, or tokens of a look-up; 0 without either. branches: most branches
     of a round. width: most nodes that a branch grows in a step.
     """
 
@@ -63,7 +62,7 @@ class Method:
 
     @property
     def gamma(self) -> int:
-        """Draft steps of a burst; 0 without a draft."""
+        """Draft steps of a burst, or tokens of a look-up; 0 without either."""
         return int(self.options.get("gamma", 0))
 
     @property
@@ -80,22 +79,23 @@ class Method:
 
     @property
     def drafts(self) -> bool:
-        """Whether the method uses a draft model; all that do but `auto` need one."""
+        """True if the method uses a draft model. All such methods but `auto` need one."""
         return self.name not in DRAFTLESS
 
     @property
     def needs_draft(self) -> bool:
-        """Whether it cannot do without."""
+        """True if the method requires a draft model."""
         return self.drafts and self.name != AUTO
 
     @property
     def overlaps(self) -> bool:
-        """Whether the draft works beside the target."""
+        """True if the draft works in parallel with the target."""
         return self.name not in SERIAL
 
     @property
     def rejection(self) -> bool:
-        """Whether drafted tokens stand by chance: the law is plain decoding's, not every token."""
+        """True if drafted tokens are accepted at random: the output then has plain decoding's
+        distribution, not its tokens."""
         return self.drafts and "acceptance" in self.options
 
     @property
@@ -105,18 +105,20 @@ class Method:
 
     @property
     def arms(self) -> tuple[Method, ...]:
-        """What may run under this name: of `auto` all that it chooses from, else the method."""
+        """The methods that may run under this name: all candidates of `auto`, else the method
+        itself."""
         if self.name != AUTO:
             return (self,)
         rule = str(self.options.get("acceptance", ACCEPTANCE[0]))
         return _arms(self.gamma, self.branches, rule)
 
     def having(self, key: str, value: Option) -> Method:
-        """The same with one option set, under the same text."""
+        """A copy with one option changed, under the same text."""
         return replace(self, options={**self.options, key: value})
 
     def policy(self) -> Policy | None:
-        """The knobs as the engine's round reads them (csrc/state/policy.h); None: it chooses."""
+        """The knobs as the engine's round reads them (csrc/state/policy.h); None: the engine
+        chooses."""
         if self.name == AUTO:
             return None
         o = self.options
@@ -192,7 +194,7 @@ DEFAULTS: dict[str, Option] = {
     "burst_width": 16,
     "lookup": 0,
 }
-UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # hidden if equal to these
+UNSEEN: dict[str, Option] = {"acceptance": ACCEPTANCE[0], "lookup": 0}  # omitted if equal to these
 OWN_DEFAULTS: dict[str, dict[str, Option]] = {
     "hedge": {"on_miss": "serial"},
     "auto": {"gamma": MAX_AUTO_GAMMA, "k_max": MAX_BRANCHES},
@@ -208,7 +210,7 @@ def parse(
     hrad: str = HRAD_OFF,
     acceptance: str = ACCEPTANCE[0],
 ) -> Method:
-    """Read a preset; the keywords are the values of options it does not name.
+    """Read a preset. The keywords are the values of options that the text does not name.
 
     gamma, k_max: None is the method's own default; for `auto` both are upper limits. Raises
     InvalidInputError on an unknown method or option, or a value out of range.
@@ -239,7 +241,7 @@ def parse(
 
 
 def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
-    """Presets within these limits, plain decoding the first; the engine measures which pays."""
+    """Presets within these limits, plain decoding first. The engine measures which is fastest."""
     paths = sorted({min(g, gamma) for g in (2, 4, 8)})
     trees = [(min(12, gamma), width) for width in (1, 4, 12)]
     overlapped = sorted({min(g, gamma) for g in (3, 7, MAX_AUTO_GAMMA)})
@@ -252,7 +254,7 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
         f"hedge:gamma={min(7, gamma)},F={fans[-1]},on_miss=lookup",
         *(f"tree:gamma={trees[0][0]},width={width},nodes=48,lookup=1" for width in (1, 4)),
         *(f"hedge:gamma={g},F={fans[-1]},lookup=1" for g in overlapped[:2]),
-        # With many sequences rows are short, and whoever missed has no burst of its own.
+        # With many sequences rows are few, and a sequence that missed has no burst of its own.
         *(f"hedge:gamma={g},F={fans[0]},on_miss=lookup" for g in overlapped[:2]),
     )
     return tuple(parse(text, acceptance=acceptance) for text in dict.fromkeys(texts))

@@ -1,4 +1,4 @@
-"""What a request gives back: vLLM's names, `delta` and a few figures of our own."""
+"""Outputs of a request: vLLM's names, `delta` and a few figures of our own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ._core import Stats
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """The log-prob of a token at a position, and its place among all tokens there.
+    """The log-prob of a token at a position, and its rank among all tokens there.
 
-    rank: 1 for the most likely; of equally likely tokens the lowest id comes first. decoded_token:
-    its text as it stands inside other text, with U+FFFD for bytes that are no whole character; None
-    without a tokenizer.
+    rank: 1 for the most likely; equally likely tokens rank by id, lowest first. decoded_token: its
+    text inside other text, with U+FFFD for bytes that are no whole character; None without a
+    tokenizer.
     """
 
     logprob: float
@@ -27,15 +27,14 @@ class Logprob:
 class CompletionOutput:
     """One answer so far.
 
-    finish_reason: "stop", "length", "abort", "error", or None while it goes on. stop_reason: the
-    stop string or stop token id, None for an end-of-sequence token; the sentence of an "error".
-    token_ids include the token that completed a stop; the text ends before it.
-    spec_decode_metrics are filled in when the request has finished.
-    logprobs: for each of token_ids the log-probs there, by token id, with SamplingParams.logprobs;
-    the token itself comes first, then the most likely ones. cumulative_logprob: the sum over
-    token_ids.
-    An output is a snapshot: text, token_ids and logprobs stay what they were, whatever comes after.
-    They are made when first read, so that an output nobody reads costs the same at any length.
+    finish_reason: "stop", "length", "abort", "error", or None while the answer is unfinished.
+    stop_reason: the stop string or stop token id, None for an end-of-sequence token; the sentence
+    of an "error". token_ids include the token that completed a stop; the text ends before it.
+    spec_decode_metrics are filled in when the request has finished. logprobs, with
+    SamplingParams.logprobs: one dict per token of token_ids, log-probs by token id. The token
+    itself comes first, then the most likely ones. cumulative_logprob: the sum over token_ids.
+    An output is a snapshot: text, token_ids and logprobs never change. They are made when first
+    read, so an unread output costs the same at any length.
     """
 
     index: int
@@ -56,7 +55,7 @@ class CompletionOutput:
         logprobs: list[dict[int, Logprob]] | None,
         **fields: Any,
     ) -> CompletionOutput:
-        """An output of lists that only grow: the text is what `pieces` hold now, joined."""
+        """An output over lists that only grow. Its text is the join of the present `pieces`."""
         made = cls(text="", token_ids=[], **fields)
         state = vars(made)
         for name, grows in (("text", pieces), ("token_ids", token_ids), ("logprobs", logprobs)):
@@ -66,7 +65,7 @@ class CompletionOutput:
         return made
 
     def __getattr__(self, name: str) -> Any:
-        """A field of an output that was made of a list, when first read."""
+        """A field that is made from a list, when it is first read."""
         state = vars(self)
         if f"_{name}" in state:
             grows, count = state[f"_{name}"]
@@ -81,7 +80,7 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestMetrics:
-    """Seconds a request waited in the queue, in both prefills, and from there to its last token.
+    """Seconds that a request waited in the queue, spent in both prefills, and spent decoding.
 
     decode_seconds includes the time that the reader of a stream took between its rounds.
     """
@@ -92,7 +91,7 @@ class RequestMetrics:
 
     @property
     def total_seconds(self) -> float:
-        """All three together."""
+        """The sum of all three."""
         return self.queue_seconds + self.prefill_seconds + self.decode_seconds
 
 
@@ -101,10 +100,10 @@ class RequestOutput:
     """A request so far, cumulative. The delta fields hold what is new since its last output.
 
     All outputs of a request share one prompt_token_ids list. The engine never reads it.
-    num_cached_tokens: tokens of the prompt that were not fed, since a seat had them from another
-    request; None before the first token.
-    prompt_logprobs: for each of prompt_token_ids the log-probs there, as CompletionOutput has them,
-    with SamplingParams.prompt_logprobs and from the first token on; None for the first position.
+    num_cached_tokens: tokens of the prompt that were not fed, because a seat had them from another
+    request; None before the first token. prompt_logprobs, with SamplingParams.prompt_logprobs and
+    from the first token on: one entry per token of prompt_token_ids, in the form of
+    CompletionOutput.logprobs; None for the first position.
     history: an `sbrt.trace.history.History` in the last output of a request that asked for it.
     """
 
@@ -128,11 +127,11 @@ def ratio(part: float, whole: float) -> float:
 
 
 def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int) -> dict[str, Any]:
-    """vLLM's keys, then ours. `tokens`: how many the request returned; times in seconds.
+    """vLLM's keys, then ours. `tokens`: the number that the request returned; times in seconds.
 
-    mean_acceptance_length counts the target's own token (the bonus); num_draft_tokens is the
-    depth of the verified chains, summed over rounds; acceptance_histogram counts rounds by
-    accepted tokens, from 0 to `gamma`.
+    mean_acceptance_length counts the target's own token (the bonus). num_draft_tokens is the depth
+    of the verified chains, summed over rounds. acceptance_histogram counts rounds by accepted
+    tokens, from 0 to `gamma`.
     """
     return {
         "mean_acceptance_length": ratio(stats.accepted + stats.rounds, stats.rounds),
@@ -156,10 +155,11 @@ def spec_decode_metrics(stats: Stats, times: LaneTimes, tokens: int, gamma: int)
 
 
 def auto_metrics(arms: Sequence[str], tuned: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """What `auto` chose and why.
+    """The methods that `auto` chose, and the reason.
 
-    rounds: by method, those that ran. expected_tokens_per_second: by method, at its last look; 0.0
-    for one that could not pay even if every drafted token stood. why: one sentence.
+    rounds: number of rounds by method. expected_tokens_per_second: the latest prediction by method.
+    It is 0.0 for a method that could not pay even if every drafted token were accepted.
+    why: one sentence.
     """
     rates = {name: rate for name, (_, rate) in zip(arms, tuned, strict=True)}
     rounds = {name: n for name, (n, _) in zip(arms, tuned, strict=True) if n}
@@ -178,9 +178,10 @@ def auto_metrics(arms: Sequence[str], tuned: Sequence[tuple[int, float]]) -> dic
 
 @dataclass(frozen=True)
 class LaneTimes:
-    """Seconds the draft lane worked, the target lane worked, and both at once.
+    """Seconds that the draft lane worked, that the target lane worked, and that both worked at
+    once.
 
-    Read from the trace: of a very long request they cover only what the ring still holds.
+    They are read from the trace: for a very long request they cover only what it still holds.
     """
 
     draft: float = 0.0

@@ -20,7 +20,7 @@ from .outputs import CompletionOutput, Logprob, RequestOutput
 from .sampling import SamplingParams
 
 T = TypeVar("T")
-MOST_FAILURES = 3  # requests in a row that the engine fails before it counts as broken
+MOST_FAILURES = 3  # consecutive requests that the engine fails before it counts as broken
 
 
 class RequestOutputKind(Enum):
@@ -33,7 +33,7 @@ class RequestOutputKind(Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """The arguments of `Engine.add_request` besides id and prompt."""
+    """The arguments of `Engine.add_request` other than id and prompt."""
 
     params: SamplingParams | None = None
     method: str | Method | None = None
@@ -44,23 +44,23 @@ class Order:
 class Stream:
     """The outputs of one request, handed from the pump to the event loop that made it.
 
-    There is one slot. The next output replaces one that nobody has taken, and their deltas are
-    joined. So a slow reader costs no memory and holds up nobody. A DELTA output is made of these
-    alone: its cost does not depend on how long the answer is.
+    There is one slot. A new output replaces one that the loop has not taken, and their deltas are
+    joined. So a slow reader costs no memory and delays no other request. A DELTA output is made of
+    the deltas alone: its cost does not depend on the length of the answer.
     """
 
     def __init__(self, pump: Pump, request_id: str, prompt: str | None, prompt_ids: Any) -> None:
         self.id, self.prompt, self.prompt_ids = request_id, prompt, prompt_ids
         self.kind = RequestOutputKind.CUMULATIVE
         self.is_done = False  # the pump has handed over the last output, or an error
-        self.times: list[float] = []  # of the pump's outputs in the last one taken, monotonic
-        self._pump = pump  # alive until the request ends, whoever drops the AsyncEngine
+        self.times: list[float] = []  # monotonic, of the outputs that the last taken one joins
+        self._pump = pump  # kept alive until the request ends, even if the AsyncEngine is dropped
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
-        self._is_told = False  # the loop knows that there is something to take
+        self._is_told = False  # the loop knows that an output is ready
         self._latest: RequestOutput | None = None
-        self._last: RequestOutput | None = None  # the pump's own
+        self._last: RequestOutput | None = None  # used by the pump only
         self._deltas: list[str] = []
         self._delta_ids: list[int] = []
         self._delta_logprobs: list[dict[int, Logprob]] | None = None
@@ -70,9 +70,9 @@ class Stream:
         self._has_ended = False  # the loop has taken the last output, or the error
 
     async def next(self) -> RequestOutput:
-        """The next output, as the kind has it. Raises what `fail` was given.
+        """The next output in the form of its kind. Raises the error that `fail` was given.
 
-        After the last one there is none: EngineError.
+        Raises EngineError after the last one.
         """
         if self._has_ended:
             raise EngineError(f"request {self.id}: expected a further output, it has ended")
@@ -97,7 +97,7 @@ class Stream:
         self._pump.forget(self)
 
     def put(self, output: RequestOutput) -> bool:
-        """Hand over an output, in the pump. False if the loop has been closed."""
+        """Hand over an output; called by the pump. False if the loop has been closed."""
         self._last, self.is_done = output, output.finished
         with self._lock:
             self._latest = output
@@ -119,7 +119,7 @@ class Stream:
             self._tell()
 
     def aborted(self) -> RequestOutput:
-        """The last output of a request that was aborted: the tokens it has."""
+        """The last output of an aborted request: the tokens that it has."""
         if self._last is None:
             answer = CompletionOutput(index=0, text="", token_ids=[], finish_reason="abort")
             return RequestOutput(self.id, self.prompt, list(self.prompt_ids), [answer], True)
@@ -129,7 +129,8 @@ class Stream:
         return found if found.delta_logprobs is None else replace(found, delta_logprobs=[])
 
     def _tell(self) -> bool:
-        """Wake the loop, under the lock, unless it knows already. False if it has been closed."""
+        """Wake the loop, unless it has been told already. Needs the lock. False if it has been
+        closed."""
         if self._is_told:  # the loop may have been closed before it came to take the output
             return not self._loop.is_closed()
         try:
@@ -140,7 +141,7 @@ class Stream:
         return True
 
     def _shaped(self, output: RequestOutput, **fields: Any) -> RequestOutput:
-        """The output as the kind has it, with these fields.
+        """The output in the form of its kind, with these fields.
 
         A DELTA output has the prompt's log-probs once.
         """
@@ -158,15 +159,16 @@ class Stream:
 
 
 class Pump:
-    """Runs rounds and, between them, calls. Sleeps on its queue when no request is unfinished."""
+    """Runs rounds and makes queued calls between them. Sleeps on its queue when no request is
+    unfinished."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._streams: dict[str, Stream] = {}  # unfinished, by request id; the pump's own
-        self._lock = threading.Lock()  # keeps `post` and the end apart
+        self._streams: dict[str, Stream] = {}  # unfinished, by request id; used by the pump only
+        self._lock = threading.Lock()  # orders `post` before or after the end
         self._has_ended = False
-        self._failures = 0  # since a request came to its end
+        self._failures = 0  # since the last request that finished
         self.error: BaseException | None = None
         self._close_failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="sbrt pump", daemon=True)
@@ -183,13 +185,14 @@ class Pump:
             raise self._reason()
 
     def post(self, call: Callable[[], None]) -> None:
-        """Have the pump make a call, which must not raise. Raises EngineError once ended."""
+        """Have the pump make a call, which must not raise. Raises EngineError once the pump has
+        ended."""
         with self._lock:
             self.check()
             self._calls.put(call)
 
     def ask(self, call: Callable[[], T]) -> Future[T]:
-        """The result that the pump's call will have."""
+        """Have the pump make a call; returns a future of its result."""
         future: Future[T] = Future()
 
         def answer() -> None:
@@ -209,7 +212,7 @@ class Pump:
         self._calls.put(None)
 
     def join(self) -> None:
-        """Wait until it has ended. Raises, once, what closing the engine raised."""
+        """Wait until it has ended. Raises, once, the error of closing the engine."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
             failure, self._close_failure = self._close_failure, None
@@ -260,11 +263,11 @@ class Pump:
         self._refuse_the_rest()
         try:
             self._engine.close()
-        except Exception as error:  # a profile, say, that could not be written
+        except Exception as error:  # for example, a profile that could not be written
             self._close_failure = error
 
     def _make_calls(self) -> bool:
-        """Make the calls that wait; without an unfinished request wait for one. False: stop."""
+        """Make the queued calls; without an unfinished request, wait for one. False: stop."""
         while True:
             try:
                 call = self._calls.get(block=not self._streams)
@@ -283,9 +286,10 @@ class Pump:
             self._hand_over(outputs)
 
     def _fail_lost(self, error: EngineError) -> None:
-        """Tell the error to those whose requests the engine has dropped; the others go on.
+        """Give the error to streams whose requests the engine has dropped; other requests go on.
 
-        Raises it if there are none, or if request after request ends so: the engine is broken.
+        Raises it if no request was dropped, or if MOST_FAILURES in a row were: the engine is
+        broken.
         """
         live = set(self._engine.unfinished_requests())
         lost = [stream for stream in self._streams.values() if stream.id not in live]
@@ -311,7 +315,7 @@ class Pump:
             if not stream.put(output):
                 self._drop(stream)
         if not (outputs or self._engine.has_unfinished_requests()):
-            self.abort(list(self._streams))  # somebody aborted them at the engine itself
+            self.abort(list(self._streams))  # aborted by a caller of the engine itself
 
     def _refuse_the_rest(self) -> None:
         for stream in self._streams.values():

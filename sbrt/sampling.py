@@ -1,4 +1,4 @@
-"""SamplingParams: vLLM's fields, names and defaults. What is not supported raises."""
+"""SamplingParams: vLLM's fields, names and defaults. Unsupported values raise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**40
 
 MAX_BIAS = 100.0
-PENALTY = 2.0  # presence and frequency, either way
+PENALTY = 2.0  # limit of presence and frequency, positive or negative
 REPETITION = (0.01, 100.0)
 
-# Fields that exist for their names only: any value but the default raises.
+# Fields that exist for their names only: any value other than the default raises.
 UNSUPPORTED = ("n",)
 
 
@@ -25,17 +25,17 @@ UNSUPPORTED = ("n",)
 class SamplingParams:
     """How one request is sampled and when it ends.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep every token; max_tokens None means
-    up to the engine's max_model_len; seed None draws one from (EngineConfig.seed, request id).
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 keep every token; max_tokens None means up
+    to the engine's max_model_len; seed None draws one from (EngineConfig.seed, request id).
     Order: masks (allowed_token_ids, bad_words, min_tokens), logit_bias, penalties (repetition over
     prompt and output; frequency, presence over the output), temperature, min_p, top_k, top_p.
-    Before min_tokens no token ends the request: its end and stop tokens are masked, its stop
-    strings are not looked for. bad_words are banned with and without a leading space, and where
-    the prompt ends inside one.
-    logprobs: each token of the answer gets its log-prob, and so do this many of the most likely
-    tokens there, -1: all of them (see EngineConfig.max_logprobs). They are those of the model, the
+    Before min_tokens no token ends the request: its end and stop tokens are masked, and its stop
+    strings are ignored. bad_words are banned with and without a leading space, also when the prompt
+    ends inside one.
+    logprobs: each token of the answer gets its log-prob, and so does this number of the most likely
+    tokens there. -1: all tokens (see EngineConfig.max_logprobs). A log-prob is the model's own: the
     log softmax of its logits before any of the steps above. prompt_logprobs: the same for the
-    prompt's tokens but the first. Raises InvalidInputError, naming the field.
+    prompt's tokens except the first. Raises InvalidInputError, naming the field.
     """
 
     n: int = 1
@@ -100,7 +100,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the temperature is so small (below 1e-5) that nothing is drawn."""
+        """True if the temperature is so small (below 1e-5) that the most likely token is always
+        taken."""
         return self.temperature < GREEDY_BELOW
 
     def _set(self, name: str, value: Any) -> None:

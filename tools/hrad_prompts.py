@@ -2,7 +2,7 @@
 
     python tools/hrad_prompts.py prompts.jsonl --count 3000
 
-From the files that the demo pair was trained on, so that no bench's prompts are among them.
+They come from the demo pair's training files, so no bench's prompts are among them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from demo_text import documented_functions, python_files
 
 
 def main() -> None:
-    """Write the prompts that were drawn."""
+    """Write a random choice of prompts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=3000)

@@ -1,7 +1,7 @@
-"""Does what `sbrt fetch smollm2` does, and more: `python tools/real_model.py`.
+"""Fetches the real model, like `sbrt fetch smollm2`: `python tools/real_model.py`.
 
-`--requantise Q8_0` also writes the same model in that type next to it, with the quantiser of
-llama.cpp (`make peers` sets it up). Prints the paths.
+`--requantise Q8_0` also writes the same model in that type next to it, with llama.cpp's quantiser
+(`make peers` sets it up). Prints the paths.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sbrt.model import real_pair
 
-TYPES = ("Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")  # what people publish, beside Q4_1
+TYPES = ("Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")  # types that people publish, other than Q4_1
 PEER = Path(__file__).parents[1] / ".venv-peers" / "llama"
 QUANTISE = """
 import ctypes, sys, llama_cpp
@@ -27,7 +27,7 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), out.encode(), ctypes.by
 def requantised(path: Path, kind: str) -> Path:
     """The model of `path` in another type, in the same folder, written unless it is there.
 
-    Raises SystemExit without llama.cpp, CalledProcessError where it fails.
+    Raises SystemExit without llama.cpp, CalledProcessError if it fails.
     """
     out = path.with_name(real_pair.FILE.replace("Q4_1", kind))
     if out.is_file():

@@ -1,8 +1,8 @@
-"""Writes what is made of the structs of csrc/state: `python tools/state_fields.py`.
+"""Generates files from the structs of csrc/state: `python tools/state_fields.py`.
 
-The structs are the one table of fields. From them come csrc/state/fields.inc (every field by name,
-and where a part of the state begins) and triton_kernels/fields.py (the same structs for ctypes).
-tests/house/test_state_fields.py fails if either is not what this writes.
+The structs are the one table of fields. The script writes csrc/state/fields.inc (every field by
+name, and the offset of each part of the state) and triton_kernels/fields.py (the same structs for
+ctypes). tests/house/test_state_fields.py fails if either file is out of date.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class Struct:
 
 
 def screaming(name: str) -> str:
-    """MaxRows as MAX_ROWS."""
+    """The name in capitals, for example MaxRows as MAX_ROWS."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
 
 
 def statements(body: str) -> list[str]:
-    """Declarations of a struct, without comments and without functions."""
+    """Declarations of a struct, without comments and functions."""
     body = re.sub(r"//[^\n]*", "", body)
-    body = re.sub(r"\{[^{};]*\}", "", body)  # of an expression
-    body = re.sub(r"\{[^{}]*\}", ";", body)  # of a function
+    body = re.sub(r"\{[^{};]*\}", "", body)  # the braces of an expression
+    body = re.sub(r"\{[^{}]*\}", ";", body)  # the body of a function
     declared = (" ".join(part.split()) for part in body.split(";"))
     return [text for text in declared if text and "(" not in PART.sub("", text)]
 
 
 def ctype(kind: str, pointer: str, known: set[str], enums: set[str]) -> str:
-    """The ctypes type of a declared one. Raises ValueError for what no kernel could read."""
+    """The ctypes type for a declared type. Raises ValueError for one that kernels cannot read."""
     if pointer:
         return "c_void_p"
     if kind in enums:
@@ -63,7 +63,8 @@ def ctype(kind: str, pointer: str, known: set[str], enums: set[str]) -> str:
 
 
 def read_struct(name: str, body: str, known: set[str], enums: set[str]) -> Struct:
-    """A struct from the text between its braces. Raises ValueError for what is no plain field."""
+    """A struct from the text between its braces. Raises ValueError for a field that is not
+    plain."""
     made = Struct(name)
     for text in statements(body):
         part = PART.match(text)
@@ -94,8 +95,8 @@ def read_state() -> tuple[dict[str, str], list[Struct]]:
 
 
 def inc_text(structs: list[Struct]) -> str:
-    """What fields.inc says."""
-    plain = [s for s in structs if s.name != "List"]  # a template has no offsets of its own
+    """The contents of fields.inc."""
+    plain = [s for s in structs if s.name != "List"]  # a template has no fixed offsets
     lines = [
         "// Made by tools/state_fields.py from the structs of this folder: do not edit.",
         "// clang-format off",
@@ -116,7 +117,7 @@ def inc_text(structs: list[Struct]) -> str:
 
 
 def python_text(sizes: dict[str, str], structs: list[Struct]) -> str:
-    """What fields.py says."""
+    """The contents of fields.py."""
     lines = [
         '"""The structs of csrc/state for ctypes. Made by tools/state_fields.py: do not edit."""',
         "",
@@ -142,7 +143,7 @@ def python_text(sizes: dict[str, str], structs: list[Struct]) -> str:
 
 
 def texts() -> dict[Path, str]:
-    """What each file should say."""
+    """The contents of each file, by path."""
     sizes, structs = read_state()
     return {INC: inc_text(structs), PYTHON: python_text(sizes, structs)}
 

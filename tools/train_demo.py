@@ -5,13 +5,12 @@
     python tools/train_demo.py --stage poor   --minutes 5
     python tools/train_demo.py --stage export
 
-Every stage resumes from `--work` (default `build/demo`) where it was stopped: `--minutes` is the
-length of the whole schedule, in minutes of work per thread, and the learning rate follows the share
-of it that has been spent.
-`export` writes three Hugging Face folders below `sbrt/demo`, measures losses and agreement, and
-writes the model card.
+Every stage resumes from `--work` (default `build/demo`) where it was stopped. `--minutes` is the
+length of the whole schedule, in minutes of work per thread. The learning rate depends on the share
+of the schedule that is done. `export` writes three Hugging Face folders below `sbrt/demo`, measures
+losses and agreement, and writes the model card.
 
-Text: the Python files of the standard library (tests left out) and of torch, read from this very
+Text: the Python files of the standard library (without tests) and of torch, read from the running
 interpreter.
 """
 
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 
 
 class Schedule:
-    """A stage of fixed length that survives being stopped: state, learning rate, progress."""
+    """A stage of fixed length that can be stopped and resumed: state, learning rate, progress."""
 
     def __init__(self, args: argparse.Namespace, model: Decoder, stage: str, peak: float) -> None:
         matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
@@ -60,7 +59,7 @@ class Schedule:
         return time.process_time() / torch.get_num_threads()
 
     def running(self) -> bool:
-        """Whether the stage has time left."""
+        """True if the stage has time left."""
         return self.spent < self.seconds
 
     def update(self, loss: Tensor, tokens: int, label: str) -> None:
@@ -92,7 +91,7 @@ class Schedule:
             self.saved = now
 
     def save(self) -> None:
-        """Write the state from which a stopped stage goes on."""
+        """Write the state from which a stopped stage resumes."""
         state = {
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -108,7 +107,7 @@ def train_target(args: argparse.Namespace, train: np.ndarray) -> None:
     """Train the target on the text for the length of the stage."""
     model = Decoder(SHAPES["target"])
     schedule = Schedule(args, model, "target", args.lr or 3e-3)
-    # Attention over short windows costs half; every fourth step keeps the whole context in view.
+    # Attention over short windows costs half; every fourth step uses the whole context.
     whole = Windows(train, CONTEXT, seed=schedule.step)
     halves = Windows(train, CONTEXT // 2, seed=schedule.step + 1)
     while schedule.running():
@@ -120,7 +119,7 @@ def train_target(args: argparse.Namespace, train: np.ndarray) -> None:
 
 
 def train_student(args: argparse.Namespace, train: np.ndarray, name: str) -> None:
-    """Distil: KL to the target's law on its own continuations, greedy and sampled, and on text."""
+    """Distil: KL to the target's distribution, on its own greedy and sampled texts, and on text."""
     teacher = load_model(args.work, "target")
     for p in teacher.parameters():
         p.requires_grad_(False)

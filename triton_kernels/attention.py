@@ -97,7 +97,7 @@ def _branch_attention_kernel(
     rows,
     kv_heads,
     tiles,  # tiles of rows
-    short,  # with up to this many splits a program takes one: pieces of level 0
+    short,  # up to this many splits a program takes one: pieces of level 0
     blocks,  # pieces of level 1
     above,  # pieces of all levels but 0
     last_level,
@@ -182,7 +182,7 @@ def _branch_attention_kernel(
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
             led_first = tl.load(Extent + 4 + 64 + led_by, mask=in_flight, other=0)
 
-            # Slots of the columns: by position in the trunk, by the leader's table after it.
+            # Slots of the columns: in the trunk by position, after it by the leader's table.
             depth = tl.minimum(tl.maximum(position - head, -BLOCK_N), 1 << 20).to(tl.int32) + o_n
             is_node = depth >= 0
             m_node = is_node & (depth < led_count)

@@ -1,11 +1,11 @@
-"""The sampling pass on the device: from a row of logits to its token, or to a draft's law.
+"""The sampling pass on the device: from a row of logits to its token, or to a draft's distribution.
 
-The public op is `choose`, its plain-torch twin `choose_torch`; order and formulas are those of
+The public op is `choose`, its plain-torch twin `choose_torch`. Order and formulas are those of
 csrc/ops/choose.h, and so are the random bits (noise.py). A row is one pass over its vocabulary in
-chunks: every chunk picks its few best by float32 scores and scores these in float64; the last
+chunks. Every chunk picks its few best by float32 scores and scores these in float64. The last
 program of a row to finish takes the best of all, ties to the lowest id. A request that shapes
-(shaping.py) costs a pass of its own, one that filters (cut.py) several for the target's tokens; the
-plan says which. A draft's law filters among the picks alone.
+(shaping.py) costs an additional pass. One that filters (cut.py) costs several for the target's
+tokens; the plan says which. A draft's distribution is filtered among the picks alone.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _choose_kernel(
     LAWS: tl.constexpr,
     HAS_SHAPED: tl.constexpr,
     HAS_CUT: tl.constexpr,
-    THINS: tl.constexpr,  # a filtered law: see thinned
+    THINS: tl.constexpr,  # a filtered Law: see thinned
     HAS_IDS: tl.constexpr,
 ):
     """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
@@ -256,21 +256,21 @@ def choose(
     shaping: Shaping | None = None,
     ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Choose of every row its token (Choice words), or with plan.laws its law (Law words).
+    """Sample a token from every row (Choice words), or with plan.laws write a Law (Law words).
 
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     sequence  int32 words of the sequence: sampling, shaping, the ancestors' tokens, sharpness
     table    int32 words of the Batch; rows from its n on are not written. The noise is that of
              the position behind a row's
-    out      int32 [rows, plan.out_words], contiguous, written: a view of the block's `choice` or
-             `row_law` will do
+    out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
+             `choice` or `row_law`
     shaping  dense lists, if plan.shaped; a captured choice reads these very tensors
     ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
-             are those of the tokens, and so are the candidates of a law
+             are those of the tokens, and so are the candidates of a Law
 
     Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it has bad
     words, those of `find_cut` if it chooses tokens and filters.
-    Raises ValueError on tensors that cannot be.
+    Raises ValueError on impossible tensors.
     """
     _check(logits, sequence, table, plan, out, shaping, ids)
     shaped = logits
@@ -297,7 +297,7 @@ def choose(
 
 
 def num_warps(plan: ChoosePlan) -> int:
-    """Of a program."""
+    """Warps of a program."""
     return min(8, max(1, plan.chunk // 512))
 
 

@@ -114,7 +114,7 @@ class LinearPlan:
 
     @property
     def parts(self) -> int:
-        """Sums of squares per row: of x before a norm, of the result after a residual."""
+        """Sums of squares per row: those of x before a norm, or of the result after a residual."""
         if self.norm or self.residual:
             return triton.cdiv(self.k if self.norm else self.n, PART)
         return 0

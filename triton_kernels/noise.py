@@ -34,7 +34,7 @@ def gumbel64(word):
 
 @triton.jit
 def gumbel32(word):
-    """The same within 4e-6: for u near 1, -log u by its series in 1 - u, which is exact there."""
+    """Like gumbel64 within 4e-6. For u near 1, -log u is a series in 1 - u, exact there."""
     is_low = word < 0x80000000
     u = (word.to(tl.float32) + 0.5) * 2.3283064365386963e-10
     v = ((0xFFFFFFFF - word).to(tl.float32) + 0.5) * 2.3283064365386963e-10

@@ -15,7 +15,7 @@ from sbrt import Engine, InvalidInputError, SamplingParams
 from ..models.served import served
 from .figures import Figures
 
-Likelihood = tuple[float, bool]  # of an end of a text: its logarithm, whether it is greedy
+Likelihood = tuple[float, bool]  # the logarithm of a text's end, and whether that end is greedy
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
@@ -27,7 +27,7 @@ SHOWN = 400  # characters to show of the output of a client that failed
 class Run:
     """A run of a client: the server, the size of the load, and a folder for its output.
 
-    tokenizer: the folder of the target. tokens: of a prompt, and of an answer.
+    tokenizer: the folder of the target. tokens: length of a prompt and of an answer.
     """
 
     base: str

@@ -70,7 +70,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = flags.Parser(
         prog="python -m bench.gpu.nsight",
         description=__doc__.splitlines()[0],
-        epilog="Behind -- flags of bench.gpu.decode.",
+        epilog="Flags of bench.gpu.decode follow --.",
     )
     parser.add_argument("tool", choices=tuple(FULL_NAMES))
     parser.add_argument(

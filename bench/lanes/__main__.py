@@ -41,7 +41,7 @@ COLUMNS = (
     "| target first | nodes | a layer"
 )
 FEEDS = "lane | rows of a prompt | us (spread) | tokens/s | TFLOP/s | % of measured products"
-PRODUCTS = ("fused", "cublas")  # as sbrt.gpu.lane names them
+PRODUCTS = ("fused", "cublas")  # names of sbrt.gpu.lane
 MOST_POSITIONS = 131_072
 VERIFIED = ("1", "16", "32", "64")  # rows of a target's graphs
 

@@ -7,7 +7,7 @@ from sbrt.model.config import ModelConfig
 
 from .sizes import llama_of
 
-MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # as sizes.NAMES
+MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # see sizes
 VOCAB, POSITIONS = 128_256, 8192
 
 

@@ -67,7 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--peers", metavar="A,B", help=f"default: all of {', '.join(settings.NAMES)}")
     add("--dtypes", metavar="A,B", help=f"only these (ours: {', '.join(ours.DTYPES)}, gguf, ...)")
     add(
-        "--methods", default="auto", metavar="A,B", help="ours, besides none (default: %(default)s)"
+        "--methods",
+        default="auto",
+        metavar="A,B",
+        help="our methods, in addition to none (default: %(default)s)",
     )
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--chatml", action="store_true", help="each prompt as a user's turn, as SmolLM2 has them")

@@ -18,7 +18,7 @@ GGUF = "gguf"  # the dtype of a line that reads a GGUF file: the file's own weig
 TIES = {"float32": 1e-4, "float16": 2**-6, "bfloat16": 2**-4, "q8_0": 2**-4, GGUF: 2**-4}
 FLOATS = ("float32", "float16", "bfloat16")
 OURS = "sbrt"
-PLAIN = ("plain", "none")  # modes without drafts, of peers and of ours
+PLAIN = ("plain", "none")  # modes that use no draft: those of the peers, ours
 ROWS = (1, 2, 4, 8, 16)  # in the timed forwards
 
 

@@ -24,7 +24,7 @@ FILES = (
 
 
 def free(root: Path = Path("/")) -> float | None:
-    """Bytes that this process may still take: of the machine, or of its cgroups if that is less.
+    """Bytes that this process may still take: the machine's, or its cgroups' if they are less.
 
     None if nothing tells. `root` holds proc and sys.
     """
@@ -76,7 +76,7 @@ def _of_the_machine(root: Path) -> Iterator[float]:
 
 
 def _of_cgroups(root: Path) -> Iterator[float]:
-    """The rest of each memory limit: of the process's cgroup and of its parents."""
+    """The rest of each memory limit of the process's cgroup and of its parents."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):

@@ -56,7 +56,7 @@ class Worker:
         return Answer(found["ids"], found["seconds"], found["timed"], found.get("picking", 0.0))
 
     def generate_batch(self, prompts: list[list[int]], max_tokens: int) -> Batch:
-        """The same for all prompts at once. Raises PeerError."""
+        """Decode all prompts at once, as `generate` does. Raises PeerError."""
         found = self.ask("generate_batch", prompts=prompts, max_tokens=max_tokens)
         return Batch(found["ids"], found["seconds"], found["timed"], found["total"])
 

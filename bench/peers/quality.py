@@ -3,10 +3,10 @@
     python -m bench.peers.quality --target FILE.gguf --text F --positions 20000 --json OUT
 
 The reference is float32 arithmetic here on exactly the weights of the file. Two engines are
-compared with it: ours with int8 activations, and llama.cpp on the same file (`make peers`). At each
-position of the text, in windows of 512 tokens, the bench computes KL(reference || other) in nats,
-and notes if both have the same best token. A text is any UTF-8 file; from JSON lines the bench
-takes each prompt.
+compared with it: ours with int8 activations, and llama.cpp on the same file (`make peers`). The
+text is read in windows of 512 tokens. At each position the bench computes KL(reference || other) in
+nats, and notes if both have the same best token. A text is any UTF-8 file; from JSON lines the
+bench takes each prompt.
 """
 
 from __future__ import annotations

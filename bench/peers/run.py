@@ -20,8 +20,9 @@ BURSTS, TIMES = 5, 8  # rounds over all lines, forwards of a line in each
 
 @dataclass(frozen=True)
 class Case:
-    """The work of a run. methods: ours, besides `none`. threads: of each engine. dtypes: only
-    these; None: all. concurrency: also decode this many prompts at once; None: none."""
+    """The work of a run. methods: our methods in addition to `none`. threads: per engine.
+    dtypes: only these; None: all. concurrency: also decode this many prompts at once; None:
+    none."""
 
     peers: Sequence[Peer]
     dtypes: Sequence[str] | None

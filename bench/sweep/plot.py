@@ -22,7 +22,7 @@ Panel = Callable[["Axes", Sequence[Cell]], None]
 DPI, COLUMNS = 80, 4
 CUTS = "specbranch, epsilon"  # first words of the names of entries with one epsilon
 MARKERS = "osD^v"
-OF_C = (picture.STANDS, picture.VERIFY, picture.INK, picture.MISS, picture.HIT)  # by rank of c
+OF_C = (picture.STANDS, picture.VERIFY, picture.INK, picture.MISS, picture.HIT)  # least c first
 # Colour and marker by the first words of a method's name: the first match counts.
 STYLES = (
     ("draft_model", "#999999", "o"),

@@ -171,7 +171,7 @@ void bind_decoder(py::module_& m) {
            "Packs rows `first` and on of a tensor that is quantised in the format given for it.")
       .def("row", &row_of, py::arg("name"), py::arg("index"),
            "Row of a matrix as the arithmetic has it, float32 [columns].")
-      .def("finish", &Decoder::finish, "Says that all is loaded; raises naming what is missing.")
+      .def("finish", &Decoder::finish, "Ends loading; raises an error that names a missing tensor.")
       .def_property_readonly("parameters", &Decoder::parameters)
       .def_property_readonly("isa", &Decoder::isa);
 }

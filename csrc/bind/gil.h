@@ -1,6 +1,6 @@
-// The interpreter's lock. pybind11's guards are not used in this folder: when a program ends, CPython
-// ends each daemon thread that asks for the lock, by unwinding its stack. Out of a destructor that is
-// std::terminate, and the program loses its exit code.
+// The interpreter's lock. pybind11's guards are not used in this folder. When a program ends,
+// CPython ends each daemon thread that asks for the lock, by unwinding its stack. In a destructor
+// that is std::terminate, and the program loses its exit code.
 #pragma once
 
 #include <Python.h>
@@ -14,7 +14,7 @@ template <class Ask>
 auto or_sleep(const Ask& ask) {
   try {
     return ask();
-  } catch (...) {  // the unwinding; it must not leave this handler
+  } catch (...) {  // the unwinding, which must not leave this handler
     for (;;) pause();
   }
 }

@@ -19,7 +19,7 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 std::vector<float> flat(const Floats& a) { return {a.data(), a.data() + a.size()}; }
 
-// A matrix [out, in] whose size is right may still be the other way round.
+// A matrix [out, in] of the right size may still be transposed.
 std::vector<float> matrix(const char* name, const Floats& w, const Floats& b) {
   check<InvalidInput>(w.ndim() == 2 && b.ndim() == 1 && w.shape(0) == b.shape(0), "hrad: ", name,
                       ": expected [out, in] with a bias [out]");

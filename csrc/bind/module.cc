@@ -26,10 +26,10 @@ namespace sbrt {
 
 void bind_errors(py::module_& m) {
   auto engine = py::register_exception<Error>(m, "EngineError", PyExc_RuntimeError);
-  engine.doc() = "What went wrong in the engine: one sentence.";
+  engine.doc() = "An error of the engine: one sentence.";
   auto input = py::register_exception<InvalidInput>(
       m, "InvalidInputError", py::make_tuple(engine, py::handle(PyExc_ValueError)).ptr());
-  input.doc() = "What a caller gave: the thing, what was expected, what was given.";
+  input.doc() = "A bad argument: the thing, what was expected, what was given.";
 }
 
 void bind_model(py::module_& m) {
@@ -76,7 +76,7 @@ void bind_sizes(py::module_& m) {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ core of sbrt: lanes, rings, rounds.";
-  m.def("build_info", &sbrt::build_info, "What this binary was built with.");
+  m.def("build_info", &sbrt::build_info, "The build of this binary.");
   m.def("allocation_count", &sbrt::allocation_count,
         "Calls of operator new by this library since it was loaded.");
   m.def("instruction_sets", &sbrt::instruction_sets,

@@ -59,7 +59,7 @@ py::list launches_of(const OrderBook& book) {
   return out;
 }
 
-// (stream, what, address of the graph that was picked) of every captured op.
+// (stream, op, address of the graph that was picked) of every captured op.
 py::list picks_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Op& op : book.ops())

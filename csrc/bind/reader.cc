@@ -1,4 +1,4 @@
-// The logits of a model along a text that is known, without an engine.
+// The logits of a model along a known text, without an engine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -18,7 +18,7 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-constexpr int32_t kRows = 64;  // of one forward
+constexpr int32_t kRows = 64;  // rows of one forward
 
 class LogitReader {
  public:
@@ -56,12 +56,12 @@ class LogitReader {
 
  private:
   std::shared_ptr<Model> model_;
-  int64_t longest_, fed_ = 0;  // tokens of a text at most, and those that were read
+  int64_t longest_, fed_ = 0;  // most tokens of a text; tokens read so far
   std::unique_ptr<Lane> lane_;
   Batch table_{};
   Graph with_logits_{"reader.forward"}, keys_only_{"reader.keys"};
   int32_t threads_;
-  Runner runner_;  // last: its threads end before what they read
+  Runner runner_;  // last, because its threads end before the data that they read
 };
 
 }  // namespace

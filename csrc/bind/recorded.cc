@@ -17,7 +17,7 @@ namespace {
 
 using Held = std::shared_ptr<PyObject>;
 
-// Dropped by whatever thread is the last; not at all when the interpreter has gone.
+// Dropped by the last thread that has it; kept if the interpreter has ended.
 Held hold(py::object object) {
   return {object.release().ptr(), [](PyObject* p) {
             if (!Py_IsInitialized()) return;
@@ -32,8 +32,8 @@ std::string said(const py::error_already_set& error) {
   return all.substr(0, all.find('\n'));
 }
 
-// The interpreter ends threads that ask for its lock while it ends itself, in the middle of whatever
-// they do: so it waits until no replay is at work, and none begins any more.
+// While the interpreter ends, it ends threads that ask for its lock, at any point of their work. So
+// it waits until no replay runs, and no new replay begins.
 std::atomic<int> replays{0};
 std::atomic<bool> ended{false};
 
@@ -49,7 +49,7 @@ void end_replays() {
   while (replays > 0) std::this_thread::yield();
 }
 
-// In a stream's worker thread, which never holds the interpreter's lock before.
+// Runs in a stream's worker thread, which never held the interpreter's lock before.
 void replay(void* recording) {
   const Replaying counted;
   check(!ended, "lane: the interpreter has ended");
@@ -61,7 +61,7 @@ void replay(void* recording) {
   }
 }
 
-// In the host's thread, which enqueues on the lane's own stream.
+// Runs in the host's thread, which enqueues on the lane's own stream.
 void play(void* player, void* stream) {
   const GilAcquire gil;
   try {
@@ -83,7 +83,7 @@ T* address(const Held& object, const char* name) {
 
 uintptr_t number(const void* p) { return reinterpret_cast<uintptr_t>(p); }
 
-// A lane of sbrt/gpu, asked with the interpreter's lock held.
+// A lane of sbrt/gpu, called with the interpreter's lock held.
 class PyRecorder final : public Recorder {
  public:
   PyRecorder(Held lane, const LaneShape& shape) : lane_(std::move(lane)) {
@@ -122,7 +122,7 @@ class PyRecorder final : public Recorder {
   }
 
  private:
-  // What a method of the lane records, kept as long as this.
+  // A recording of a method of the lane, which lives as long as this.
   template <class... Args>
   Pieces all(const char* method, Args... args) {
     const GilAcquire gil;

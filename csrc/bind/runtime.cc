@@ -23,7 +23,7 @@ std::vector<Entry> trace_of(Engine& runtime, int64_t since_ns) {
   std::vector<Entry> out;
   {
     const GilRelease free;
-    runtime.idle(0);  // a stream that runs writes its trace
+    runtime.idle(0);  // a running stream writes its trace
   }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
     for (const TraceEvent& e : trace.events(since_ns))
@@ -34,7 +34,7 @@ std::vector<Entry> trace_of(Engine& runtime, int64_t since_ns) {
   return out;
 }
 
-// A sequence by its seat. It says what happens there, whoever has the seat.
+// A sequence, known by its seat. It reports on the seat, for any request that has it.
 struct SeatView {
   std::shared_ptr<Engine> engine;
   int seat;
@@ -62,8 +62,8 @@ py::object finish_reason(const SeatView& view) {
   }
 }
 
-// Its threads may want the interpreter's lock before they end. A fork keeps what it has: at the fork a
-// thread that did not come along may have been changing any of it.
+// Its threads may want the interpreter's lock before they end. In a fork everything is kept: a
+// thread that exists only in the parent may have been changing any of it.
 void drop(Engine* runtime) {
   if (runtime->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();
@@ -95,7 +95,7 @@ RuntimeConfig config_of(const py::kwargs& given) {
 
 std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                                      const RuntimeConfig& config) {
-  const GilRelease free;  // it times forwards
+  const GilRelease free;  // forwards are timed
   return {new Engine(std::move(target), std::move(draft), config), &drop};
 }
 
@@ -280,7 +280,7 @@ void bind_state(RuntimeClass& runtime) {
       .def("rounds", [](Self r) { return rounds_of({r, 0}); });
 }
 
-// What is measured, and what was enqueued.
+// Measurements, and the record of enqueued work.
 void bind_records(RuntimeClass& runtime) {
   runtime
       .def(

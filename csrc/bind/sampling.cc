@@ -9,7 +9,7 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// `serial`: the gamma steps are a burst before every forward of the target, none beside it.
+// `serial`: the gamma steps are a burst before every forward of the target; none overlaps it.
 Policy make_policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
                    bool likely, int32_t width, int32_t nodes, int32_t on_miss, int32_t burst,
                    int32_t burst_width, float lambda, float theta, bool hrad, bool rejection,
@@ -61,7 +61,8 @@ void bind_policy(py::module_& m) {
 }  // namespace
 
 void bind_sampling(py::module_& m) {
-  py::class_<Sampling>(m, "Sampling", "The sampling law of one sequence (csrc/ops/choose.h).")
+  py::class_<Sampling>(m, "Sampling",
+                       "The sampling parameters of one sequence (csrc/ops/choose.h).")
       .def(py::init([](float temperature, float top_p, int32_t top_k, float min_p, uint64_t seed,
                        uint32_t completion) {
              const float t = temperature < 1e-5f ? 0.0f : temperature;

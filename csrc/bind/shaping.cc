@@ -31,7 +31,7 @@ ShapingRequest make_shaping(float repetition, float presence, float frequency, i
 
 void bind_shaping(py::module_& m) {
   py::class_<ShapingRequest>(
-      m, "Shaping", "What a request does to logits before their temperature (csrc/ops/shaping.h).")
+      m, "Shaping", "A request's changes to logits before their temperature (csrc/ops/shaping.h).")
       .def(py::init(&make_shaping), py::kw_only(), py::arg("repetition_penalty") = 1.0f,
            py::arg("presence_penalty") = 0.0f, py::arg("frequency_penalty") = 0.0f,
            py::arg("min_tokens") = 0, py::arg("logit_bias") = py::tuple(),

@@ -12,7 +12,7 @@ int64_t allocation_count();
 
 // Large pages (2 MiB) save most of the address look-ups of a pass over weights. The system uses them
 // where a whole one fits into adjacent memory of this kind, so all of it is reserved before any is
-// touched. A large page is committed whole: not for memory that is used sparsely.
+// touched. A large page is committed whole, so do not use it for sparse memory.
 enum class PageSize { small, large };
 
 // Zeroed anonymous pages, 4096-aligned, committed by the system when first touched. Move-only.

@@ -1,4 +1,4 @@
-// What forwards cost in virtual time, ns by rows in use, and what a round costs besides.
+// Costs in virtual time: ns of forwards by rows in use, and other costs of a round.
 #pragma once
 
 #include <array>
@@ -17,11 +17,11 @@ struct LaneCosts {
 };
 
 struct Costs {
-  LaneCosts alone;           // in rounds whose lanes take turns, or that the target is alone in
-  LaneCosts overlapped;      // in rounds whose lanes run beside each other, each forward of both
-  int64_t round = 0;         // of the host, once a round
-  int64_t turns = 0;         // more, where the target waits for a burst before its forward
-  int64_t side_by_side = 0;  // more, where a burst runs beside it
+  LaneCosts alone;           // in rounds in which the lanes take turns, or the target is alone
+  LaneCosts overlapped;      // in rounds whose lanes overlap, for each forward of both
+  int64_t round = 0;         // time of the host in a round
+  int64_t turns = 0;         // added if the target waits for a burst before its forward
+  int64_t side_by_side = 0;  // added if a burst runs during it
 
   const LaneCosts& of(bool overlaps) const { return overlaps ? overlapped : alone; }
   int64_t besides(bool serial_burst, bool overlaps) const {

@@ -94,7 +94,7 @@ int Engine::admit(const Request& request) {
   check(seat >= 0, "engine: expected a free seat, all ", seats(), " are taken");
   const bool feeds_all = request.logprobs.prompt >= 0;
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
-  pump_.seat(seat).keeps = false;  // if this throws, its trunk is no longer the one of its rings
+  pump_.seat(seat).keeps = false;  // if this throws, the seat's trunk and rings no longer match
   resources_.start_sequence(seat, request, kept.target, kept.draft);
   if (resources_.config.is_on_device()) {
     pump_.idle(Exec::kForever);
@@ -104,7 +104,7 @@ int Engine::admit(const Request& request) {
   return seat;
 }
 
-// The first that no sequence has: requests that come one by one all have the same, which knows most.
+// The first tuner that no sequence has. Requests one by one all have the same, which knows most.
 Tuner* Engine::free_tuner() const {
   for (const auto& tuner : tuners_) {
     bool is_free = true;
@@ -132,7 +132,7 @@ void Engine::run(int64_t max_rounds, double seconds) {
       HostSeat& seat = pump_.seat(i);
       seat.keeps = false;
       seat.sequence.end();
-      seat.sequence.drop_tokens();  // the caller gets the exception, and no token any more
+      seat.sequence.drop_tokens();  // the caller gets the exception, and no further token
       resources_.logprobs[i].drop();
     }
     pump_.settle_down();
@@ -165,7 +165,7 @@ Costs Engine::measure(double seconds, float temperature) {
   check_within("temperature", 0.0f, 1e6f, temperature);
   start_over();
   const Costs costs = Stopwatch(resources_, pump_).measure(seconds, temperature);
-  start_over();  // these rounds were nobody's
+  start_over();  // these rounds belonged to no request
   return costs;
 }
 

@@ -15,31 +15,33 @@ namespace sbrt {
 
 class Engine {
  public:
-  // `draft` may be null. Throws InvalidInput for sizes that cannot be.
+  // `draft` may be null. Throws InvalidInput for impossible sizes.
   Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model> draft,
          const RuntimeConfig& config);
   ~Engine();
   Engine(const Engine&) = delete;
 
-  // Makes beforehand what requests of such a policy launch on a device; what a request shapes waits for
-  // the first that does. Drops the sequence in flight. Throws InvalidInput.
+  // On a device: makes the launches of requests with such a policy in advance. Launches for
+  // requests that shape are made for the first of them. Drops the sequence in flight. Throws
+  // InvalidInput.
   void prepare(const Policy& policy);
-  int fused_graphs() const { return graphs_.fused(); }  // made so far, as far as they are kept
-  // Whether a sequence can be admitted.
+  int fused_graphs() const { return graphs_.fused(); }  // made so far and still kept
+  // True if a sequence can be admitted.
   bool has_free_seat() const { return pump_.has_free_seat(); }
-  // Starts a sequence beside those in flight; returns its seat, which is taken until it is released.
-  // Throws InvalidInput; Error if no seat is free.
+  // Starts a sequence next to those in flight; returns its seat, which is taken until it is
+  // released. Throws InvalidInput; Error if no seat is free.
   int admit(const Request& request);
-  // Drops what is in flight, then starts a sequence: waits for the last round. Throws InvalidInput.
+  // Drops everything in flight, then starts a sequence: waits for the last round. Throws
+  // InvalidInput.
   void begin(const Request& request);
-  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done, `seconds` have passed
-  // (0: no limit) or interrupt() is called. If prefill or round take longer than that, they go on by
-  // themselves. The round after the last one that was read may be in flight when this returns; the
-  // next call reads it. If an op throws, all sequences end, and so does this.
+  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done, `seconds` have
+  // passed (0: no limit) or interrupt() is called. A prefill or round that takes longer goes on by
+  // itself. The round after the last one read may be in flight when this returns; the next call
+  // reads it. If an op throws, all sequences end, and this throws, too.
   void run(int64_t max_rounds, double seconds);
-  // The tokens committed since the last take() or admit(); valid until the next.
+  // The tokens committed since the last take() or admit(); valid until the next call.
   const std::vector<int32_t>& take(int seat) { return at(seat).sequence.take(); }
-  // Log-probs that the request asked for: of the tokens that take() gives, and of the prompt.
+  // Log-probs that the request asked for: of the tokens of take(), and of the prompt.
   LogprobStore& logprobs(int seat) {
     check_seat(seat);
     return resources_.logprobs[seat];
@@ -48,11 +50,11 @@ class Engine {
     check_seat(seat);
     return pump_.prompts().done(seat);
   }
-  // Whether nothing runs any more, after at most `seconds` (0: no limit).
+  // True if nothing runs any more, after at most `seconds` (0: no limit).
   bool idle(double seconds);
-  void release(int seat);  // drops its sequence, and others may have the seat
-  void end();              // drops all sequences
-  void close();            // drops them and joins every thread; nothing runs any more
+  void release(int seat);                  // drops its sequence and frees the seat
+  void end();                              // drops all sequences
+  void close();                            // drops them and joins every thread
   void interrupt() { pump_.interrupt(); }  // from any thread: run() returns soon
 
   int seats() const { return resources_.count(); }
@@ -62,27 +64,27 @@ class Engine {
   }
   void check_usable() const;  // throws Error once closed, and in a fork
   bool is_forked() const;     // this process is a fork of the engine's
-  // Null without such a lane.
+  // Null if there is no such lane.
   const Trace* target_trace() const { return trace_of(resources_.target); }
   const Trace* draft_trace() const { return trace_of(resources_.draft); }
-  // A device keeps times only while told to. Both wait for the last round, and are calls of exec.
+  // A device keeps times only while told to. Both wait for the last round, and then call exec.
   void keep_trace(bool is_on);
   void profile(bool is_on);
-  // What forwards take on this machine, alone and beside the other lane, for about `seconds`; drops
-  // the sequence in flight. temperature: of the choice that ends a forward. Throws InvalidInput in
-  // virtual time.
+  // Times of forwards on this machine, alone and overlapped, measured for about `seconds`. Drops
+  // the sequence in flight. temperature: for sampling at the end of a forward. Throws InvalidInput
+  // in virtual time.
   Costs measure(double seconds, float temperature = 0);
-  // What `auto` knows of its policies, the tuner of a seat; null if the engine was not built for it.
+  // The tuner of a seat for `auto`; null if the engine was not built for it.
   const Tuner* tuner(int seat) const {
     check_seat(seat);
     const Tuner* own = pump_.seat(seat).tuner;
     return own || tuners_.empty() ? own : tuners_[0].get();
   }
-  // What H-RAD reads, of the last outcome of a seat: [Hrad::inputs(hidden)]. Throws InvalidInput if they
-  // are not kept, as H-RAD by itself does not on a device, and while a round is in flight.
+  // H-RAD's inputs at the last outcome of a seat: [Hrad::inputs(hidden)]. Throws InvalidInput while
+  // a round is in flight, and if they are not kept: H-RAD alone does not keep them on a device.
   std::vector<float> features(int seat) const;
-  int64_t now() const { return resources_.exec->now(); }  // ns of the clock of traces and stats
-  const OrderBook* order() const { return resources_.exec->order(); }  // of the dry body; else null
+  int64_t now() const { return resources_.exec->now(); }  // ns, of the clock of traces and stats
+  const OrderBook* order() const { return resources_.exec->order(); }  // dry backend; else null
 
  private:
   static const Trace* trace_of(const LaneUnit& u) {
@@ -101,7 +103,7 @@ class Engine {
   Resources resources_;
   Graphs graphs_;
   Pump pump_;
-  // As many as seats, if the engine was built for them. They learn from one sequence to the next.
+  // One per seat, if the engine was built for them. They learn from one sequence to the next.
   std::vector<std::unique_ptr<Tuner>> tuners_;
 };
 

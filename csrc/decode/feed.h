@@ -1,5 +1,5 @@
-// How a lane is fed prompts: in pieces, each by the graph of fewest rows that holds what is left. They
-// depend on the prompt alone, so that the same prompt leaves the same KV.
+// Feeds prompts to a lane in pieces; each uses the graph of fewest rows that holds the rest. The
+// pieces depend on the prompt alone, so that equal prompts leave equal KV.
 #pragma once
 
 #include <algorithm>
@@ -10,13 +10,13 @@
 
 namespace sbrt {
 
-// The graphs of a lane, and how many pieces it was given.
+// The graphs of a lane, and the number of pieces given to it.
 struct Feed {
-  std::vector<int32_t> rows;  // of the graphs, ascending; these point at them
+  std::vector<int32_t> rows;  // rows of the graphs, ascending; the graphs hold pointers to them
   std::vector<Graph> graphs;
-  int64_t capacity = 0;    // of a seat's ring
+  int64_t capacity = 0;    // slots of a seat's ring
   int64_t pieces = 0;      // enqueued so far
-  Event fed{"prefilled"};  // counts those done
+  Event fed{"prefilled"};  // counts finished pieces
 
   // Powers of two from `least` on, up to `most`.
   void size(int32_t least, int32_t most, int64_t positions) {
@@ -26,8 +26,8 @@ struct Feed {
     capacity = positions;
   }
 
-  // Which graph takes the next piece of a prompt of `all` tokens, of which it has `from`. All but the
-  // first read the trunk in one stretch: they end where the ring begins anew, at the latest.
+  // The graph for the next piece of a prompt of `all` tokens, of which `from` are fed. All graphs
+  // but the first read the trunk as one contiguous part: such pieces end before the ring wraps.
   size_t next(int64_t from, int64_t all) const {
     const int64_t left = all - from;
     size_t at = 0;
@@ -38,21 +38,21 @@ struct Feed {
   }
 };
 
-// How far a lane has come with the prompt of one sequence.
+// The progress of a lane with the prompt of one sequence.
 struct Fed {
   Fed() = default;
   explicit Fed(int64_t there) : tokens(there) {}
 
-  int64_t tokens = 0;  // there already, or enqueued
+  int64_t tokens = 0;  // fed or enqueued
 
-  // Takes the piece with that number, which ends before token `end`.
+  // Registers the piece with that number, which ends before token `end`.
   void took(int64_t number, int64_t end) {
     before_ = last_;
     last_ = {number, tokens};
     tokens = end;
   }
   int64_t last_piece() const { return last_.number; }  // 0: none yet
-  // Tokens behind a lane that has done `pieces` pieces, of whatever prompts; two are in flight at most.
+  // Tokens that a lane has fed after `pieces` pieces, of any prompts; at most two are in flight.
   int64_t done(int64_t pieces) const {
     if (last_.number <= pieces) return tokens;
     return before_.number <= pieces ? last_.begin : before_.begin;

@@ -12,7 +12,7 @@ unsigned seats_of(const Args& args) {
   return static_cast<unsigned>(args.seats.count);
 }
 
-// `clock`: what says which round, or which piece of a prompt, it is of.
+// `clock`: gives the number of the round, or of the piece of a prompt.
 template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
   Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
@@ -25,7 +25,7 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock
 
 }  // namespace
 
-// A lane's own ops, all of which do what `effects` says.
+// A lane's own ops, all with these `effects`.
 struct LaneOps {
   Lane& lane;
   const Batch* batch;
@@ -35,7 +35,7 @@ struct LaneOps {
   Effects forward, choose, moves;
   Part clock = Part::round;
 
-  // Rows of the seats become the batch, in which the next forward finds them.
+  // Gathers the rows of the seats into the batch of the next forward.
   void put_gather(Graph& graph) const { put(graph, gather, rows, clock); }
 
   void put_forward(Graph& graph, bool with_logits) const {
@@ -43,7 +43,7 @@ struct LaneOps {
     lane.add_forward(graph, batch, with_logits);
     graph.say(first, "forward", forward);
   }
-  // A forward and its laws, which cost what the table at `cost` says.
+  // A forward and its distributions; its cost is in the table at `cost`.
   void put_laws(Graph& graph, const int64_t* const* cost) const {
     put_gather(graph);
     graph.cost_by(&batch->n, cost);
@@ -64,14 +64,14 @@ struct LaneOps {
 
 namespace {
 
-// What differs between the lanes in a piece of a prompt.
+// Differences between the lanes in a piece of a prompt.
 struct FeedSteps {
   LaneStep rows;
   RoundStep<EndArgs> end;
-  int64_t* fed;  // LaneUnit::fed, as ops reach it
+  int64_t* fed;  // LaneUnit::fed in the ops' memory
 };
 
-// The pieces of a prompt. `expect` tells the lane of how many rows the next one is.
+// The pieces of a prompt. `expect` gives the lane the rows of the next one.
 template <class Expect>
 void record_feed(Feed& feed, int32_t least, const FeedSteps& steps, LaneArgs args,
                  const LaneOps& ops, const Expect& expect) {
@@ -96,7 +96,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
   prepare();
 }
 
-// What is added to the lane's graphs from now on has at most `rows` rows, whatever they are then.
+// Everything added to the lane's graphs from now on has at most `rows` rows at run time.
 void Graphs::expect(Lane& lane, const int32_t& rows) const {
   lane.expect({&rows, &r_.at(0).sampling, &r_.at(0).shaping});
 }
@@ -135,7 +135,7 @@ void Graphs::record_target() {
   ops.put_choice(unit.timed_forward);
 }
 
-// The smallest piece of a prompt again, with logits of all its rows.
+// The smallest piece of a prompt once more, with logits of all its rows.
 void Graphs::record_logprobs(LaneArgs args, const LaneOps& ops) {
   Graph& graph = prefill_logprobs_;
   const int32_t& rows = r_.target.feed.rows[0];
@@ -233,7 +233,7 @@ void Graphs::record_draft() {
   if (!r_.config.tuned.empty()) record_looks(args, ops);
 }
 
-// Pieces of the prompt, or of what the draft has missed, that leave its laws.
+// Pieces of a prompt, or of tokens that the draft lacks, that leave the draft's distributions.
 void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   expect(*r_.draft.lane, look_rows_);
   LaneArgs few = args;
@@ -251,7 +251,7 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   put(look_, kEndDraftPiece, end, ops.clock);
 }
 
-// Every graph is made for its stream before the first launch.
+// Every graph is prepared for its stream before the first launch.
 void Graphs::prepare() {
   LaneUnit &target = r_.target, &draft = r_.draft;
   for (Graph* graph : {&settle_target_, &verify_, &select_, &select_logprobs_, &prefill_logprobs_,
@@ -287,15 +287,15 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           fused(bursts_, shape.gamma)};
 }
 
-// Whether `settle` is enqueued. A path moves no KV, which a device makes use of.
+// True if `settle` is enqueued. A path moves no KV, so a device leaves it out.
 bool Graphs::settles() const { return !r_.config.is_on_device() || !makes_paths(r_.at(0).policy); }
 
 int Graphs::verification_at(bool after_burst) const {
   return 2 * (settles() && !after_burst) + (r_.at(0).policy.gamma == 0);
 }
 
-// What a round launches on the target's stream: the forward, with `settle` before it unless the target
-// waits for a burst in between, and with `select` after it unless it waits for the draft.
+// The launches of a round on the target's stream. `settle` is part of the forward's launch unless
+// the target waits for a burst between them. So is `select` unless the target waits for the draft.
 void Graphs::fuse_verification(bool after_burst) {
   Graph& whole = verifications_[verification_at(after_burst)];
   if (whole.nodes().empty()) {
@@ -333,7 +333,7 @@ int Graphs::fused() const {
   return count;
 }
 
-// Of so many steps, if it was fused for what the next round asks.
+// The graph of this number of steps, if it was fused for the next round's request.
 const Graph* Graphs::fused(const std::map<int, Graph>& bursts, int steps) const {
   const auto at = bursts.find(steps);
   return at != bursts.end() && r_.draft.stream->is_fused(at->second) ? &at->second : nullptr;

@@ -1,4 +1,5 @@
-// The graphs of both lanes, made once. On a device whole rounds of them are made into one launch each.
+// The graphs of both lanes, made once. On a device whole rounds of them are fused into one launch
+// each.
 #pragma once
 
 #include <map>
@@ -17,19 +18,19 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // What the lanes launch in a round of this shape, under the policy of the sequence.
+  // The launches of the lanes in a round of this shape, under the sequence's policy.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
   const Graph& prefill_laws() const { return prefill_laws_; }
-  // A piece of a prompt, of as many rows as the smallest, that leaves its log-probs.
+  // The smallest piece of a prompt, with log-probs.
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: makes what rounds of the sequence launch, as its request asks for it, each one launch.
-  // The bounds of the rows are known, and nothing is in flight.
+  // On a device: fuses the rounds of the sequence, for its request, into one launch each. The
+  // bounds of rows are known, and nothing is in flight.
   void fuse();
-  int fused() const;  // made so far, as far as they are kept
+  int fused() const;  // made so far and still kept
 
  private:
   void record_target();
@@ -53,8 +54,8 @@ class Graphs {
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};  // not on a device
-  Graph prefill_laws_{"prefill"}, look_{"look"};  // look_rows_ with laws; the latter between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;   // by steps: all of one, for a device
+  Graph prefill_laws_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;   // by number of steps, for a device
   Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
 };
 

@@ -1,4 +1,4 @@
-// The classifier where the ops of a device reach it: weights, what it reads, its first layer's outputs.
+// The classifier in memory of the ops' device: weights, inputs, outputs of the first layer.
 #pragma once
 
 #include "exec/exec.h"

@@ -8,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kUnread = 2 * kSlots;  // positions: of a round that was not read, and of the next
+constexpr int64_t kUnread = 2 * kSlots;  // positions of an unread round, and of the next one
 constexpr int64_t kReserved = 1 << 22;   // entries between two take() without an allocation
 constexpr size_t kKept = 1 << 20;        // entries that a seat keeps for the next request
 

@@ -1,4 +1,4 @@
-// The host's half of log-probs: their memory, and the entries of committed tokens.
+// The host's part of log-probs: their memory, and the entries of committed tokens.
 #pragma once
 
 #include <vector>
@@ -12,17 +12,18 @@ namespace sbrt {
 // next request that does not ask.
 class LogprobStore {
  public:
-  // Fills `asked` for a request, with memory for it. Call between sequences. limit: longest trunk.
+  // Fills `asked` for a request, with memory for it. Called between sequences. limit: longest
+  // trunk.
   void start(const Request& request, int64_t limit, int32_t vocab, Logprobs& asked);
   bool has_prompt() const { return prompt_.top >= 0; }
   bool has_output() const { return output_.top >= 0; }
-  // Returns true if a row of the prompt was not a number. Call after its last piece.
+  // True if a row of the prompt was not a number. Called after its last piece.
   bool prompt_failed() const;
   // Takes the entries of `count` tokens that a round committed, from position `first` on.
   void commit(int64_t first, int64_t count);
   // [tokens committed since the last take(), width()]; valid until the next.
   const std::vector<TokenLogprob>& take();
-  // Forgets what take() would return.
+  // Drops the entries that take() would return.
   void drop() { committed_.clear(); }
   int64_t width() const { return output_.width(); }
   const LogprobList& prompt() const { return prompt_; }

@@ -42,7 +42,7 @@ const Graph& Prompts::graph_of(const LaneUnit& unit, SeatSet seats, size_t at,
   return keeps_laws ? graphs_.prefill_laws() : unit.feed.graphs[at];
 }
 
-// A piece of these seats.
+// Enqueues a piece for these seats.
 void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width) {
   Feed& feed = unit.feed;
   unit.fed_roll->word[++feed.pieces % kRecords] = seats;
@@ -50,7 +50,8 @@ void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int widt
   unit.stream->record(feed.fed, feed.pieces);
 }
 
-// Of several seats all that each lacks, which is its share of the rows at most.
+// For several seats, a piece feeds all tokens that each lacks, which must fit its share of the
+// rows.
 void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   if (is_one(seats)) {
     const int i = __builtin_ctzll(seats);
@@ -67,7 +68,7 @@ void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   launch(unit, fed, graph_of(unit, fed, 0, keeps_laws(unit, fed)), width);
 }
 
-// The seat whose prompt came first and, as long as a piece holds all that they lack, those behind it.
+// The seat whose prompt came first, and the seats after it while a piece holds all that they lack.
 SeatSet Prompts::next_to_feed() const {
   const SeatSet waiting = seats_.live() & ~seats_.decoding();
   SeatSet found = 0;
@@ -84,11 +85,11 @@ SeatSet Prompts::next_to_feed() const {
   }
 }
 
-// A prompt that begins like one which another seat holds takes that one's KV, before its first piece.
+// If another seat holds the beginning of a prompt, copies its KV before the prompt's first piece.
 void Prompts::copy_prefix(int i) {
   if (!r_.config.reuses_prefixes || seats_[i].fed[0].last_piece() || seats_[i].fed[1].last_piece())
     return;
-  if (r_.logprobs[i].has_prompt()) return;  // all of it is fed
+  if (r_.logprobs[i].has_prompt()) return;  // all of its prompt is fed
   int from = -1;
   Kept most;
   for_each(seats_.live() & ~bit(i), [&](int other) {
@@ -132,8 +133,8 @@ bool Prompts::feed(int64_t until) {
   return true;
 }
 
-// All of a prompt, or of several short ones. Two pieces of a lane are in flight, so that none is ever idle
-// and no caller waits for more than that.
+// Feeds all of a prompt, or several short ones. Two pieces of a lane are in flight: so no lane is
+// idle, and no caller waits for more than these.
 bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   LaneUnit &target = r_.target, &draft = r_.draft;
   const NvtxRange range(r_.config.nvtx, "prefill");
@@ -153,7 +154,8 @@ bool Prompts::feed_alone(SeatSet seats, int64_t until) {
   return true;
 }
 
-// A piece of it, between two rounds of others. A sequence decodes as soon as all its pieces are enqueued.
+// Feeds a piece of it between two rounds of others. A sequence decodes once all its pieces are
+// enqueued.
 void Prompts::feed_beside(SeatSet seats) {
   const RoundShape width = seats_.shape(seats_.decoding() | seats);
   const auto has_room = [](const Feed& feed) { return feed.pieces - feed.fed.reached() < 2; };

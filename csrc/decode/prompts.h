@@ -1,4 +1,5 @@
-// Feeds prompts to the lanes: all of one where nobody decodes, else a piece between two rounds.
+// Feeds prompts to the lanes: the whole prompt if no sequence decodes, else a piece between two
+// rounds.
 #pragma once
 
 #include <cstdint>
@@ -14,23 +15,24 @@ class Prompts {
   Prompts(Resources& resources, Graphs& graphs, SeatTable& seats, Patience& patience)
       : r_(resources), graphs_(graphs), seats_(seats), patience_(patience) {}
 
-  // Feeds what is there to be fed. False if the time is over first. One sequence at least decodes after
-  // it, if any lives.
+  // Feeds waiting prompts. False if the time ends first. At least one sequence decodes after it, if
+  // any is alive.
   bool feed(int64_t until);
-  // Enqueues the next piece of a seat's prompt. A last one of few rows may keep the draft's laws.
+  // Enqueues the next piece of a seat's prompt. A last one of few rows may keep the draft's
+  // distributions.
   void feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws);
-  // Tokens of its prompt that were enqueued.
+  // Tokens of its prompt that are enqueued.
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
-  // Begins with what the seat's lanes have of its prompt.
+  // Begins with the part of the prompt that the seat's lanes have.
   void start(int i);
   // Notes when prompts were through.
   void see();
-  // The draft reads what it has missed of the trunk, and leaves its laws' ranks. False if the time is
-  // over first. Nothing is in flight.
+  // Lets the draft read the trunk tokens that it lacks, and store their ranks. False if the time
+  // ends first. Nothing may be in flight.
   bool catch_draft_up(int i, int64_t until);
-  // Does the same for a policy that drafts, if the draft lacks more than a burst can take along.
+  // Does the same for a policy that drafts, if the draft lacks more than a burst can read.
   bool prepare_draft(int i, int64_t until);
-  // Of the prompt of a seat, what both lanes have behind them; its last token is never fed.
+  // Tokens of a seat's prompt that both lanes have; its last token is never fed.
   int64_t done(int i) const;
 
  private:
@@ -43,7 +45,7 @@ class Prompts {
   // needed.
   const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_laws) const;
   bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
-  // Whether somebody wants to know the draft's laws.
+  // True if the draft's distributions are needed.
   bool keeps_laws(const LaneUnit& unit, SeatSet seats) const {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;
   }

@@ -1,4 +1,4 @@
-// A call that is out of time leaves what it enqueued to finish by itself; the next call takes the result.
+// A call whose time is over leaves its enqueued work running; the next call takes the result.
 #include "decode/pump.h"
 
 #include <algorithm>
@@ -78,7 +78,7 @@ bool Pump::is_quiet(int i) const {
          seat.fed[1].last_piece() <= r_.draft.feed.fed.reached();
 }
 
-// Little is not worth what else the seat holds.
+// A few tokens are not worth dropping a seat's other contents.
 Kept Pump::kept(int i, const std::vector<int32_t>& prompt) const {
   constexpr int64_t kWorthTaking = 8;  // positions
   if (!r_.config.reuses_prefixes) return {};
@@ -108,8 +108,9 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.prefilling = seat.sequence.live();
 }
 
-// The last round that a call enqueues may still run when the call returns, as long as its shape does
-// not depend on what the call read. A caller that takes a round at a time then never leaves the lanes idle.
+// The last round that a call enqueues may still run when the call returns. Its shape must not
+// depend on the record that the call read. So the lanes are busy even if a caller takes one round
+// at a time.
 void Pump::run(int64_t max_rounds, int64_t until) {
   const SeatSet all = seats_.live();
   const auto stops = [&](int64_t done) {
@@ -124,8 +125,7 @@ void Pump::run(int64_t max_rounds, int64_t until) {
     if (round_ == committed_round_ + 1 && may_run_ahead()) start_round();
     if (!read_round(until, ahead)) break;
   }
-  if (seats_.live() == 0)
-    r_.exec->spend(1);  // what comes next begins later than all of this, in traces too
+  if (seats_.live() == 0) r_.exec->spend(1);  // later work begins after all of this, in traces too
   patience_.forget();
 }
 
@@ -144,14 +144,14 @@ bool Pump::prepare_round(int64_t until) {
   return true;
 }
 
-// All that decode. Under `rejection` tokens depend on which candidates were tried: such a sequence is
-// left out of a round in which one of its rows might find no room.
+// All sequences that decode. Under `rejection` tokens depend on the candidates that are tried: such
+// a sequence skips a round in which one of its rows might not fit.
 SeatSet Pump::members_of_round() const {
   const SeatSet all = seats_.decoding();
   SeatSet members = 0;
-  int64_t verified = __builtin_popcountll(all), drafted = 0;  // rows; drafted: of the neediest seat
+  int64_t verified = __builtin_popcountll(all), drafted = 0;  // rows; drafted: most of one seat
   for (int n = 0; n < r_.count(); ++n) {
-    const int i = static_cast<int>((round_ + n) % r_.count());  // each is the first in its turn
+    const int i = static_cast<int>((round_ + n) % r_.count());  // the first seat rotates
     if (!(all & bit(i))) continue;
     const Policy& p = r_.at(i).policy;
     const int64_t chain = is_rejection(r_.at(i)) ? most_nodes(p) : 0;
@@ -192,13 +192,13 @@ void Pump::start_round() {
   enqueue_round(round_, how, target, &draft, fences_);
 }
 
-// Whether the draft takes part in the next round of this seat.
+// True if the draft takes part in the next round of this seat.
 bool Pump::starts_drafting(int i, const RoundShape& how) {
   HostSeat& seat = seats_[i];
   const Policy& p = r_.at(i).policy;
   seat.drafted =
       p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
-  // A draft that sits a round out has nothing of its chain, nor a branch of any later one.
+  // A draft that skips a round has nothing of its chain, and no branch of a later one.
   if (seat.tuner && !seat.drafted && !has_round_in_flight()) {  // never on a device
     Sequence& c = r_.at(i);
     c.draft_nodes = Mask::none();
@@ -207,8 +207,8 @@ bool Pump::starts_drafting(int i, const RoundShape& how) {
   return seat.drafted;
 }
 
-// Waits for the oldest round in flight and takes its tokens. `ahead`: it was in flight before this turn
-// of the loop. False if the time is over first.
+// Waits for the oldest round in flight and takes its tokens. `ahead`: it was in flight before this
+// turn of the loop. False if the time ends first.
 bool Pump::read_round(int64_t until, bool ahead) {
   if (!patience_.reach(fences_.verify_done, committed_round_ + 1, until)) return false;
   r_.exec->rethrow();
@@ -234,7 +234,7 @@ bool Pump::read_round(int64_t until, bool ahead) {
   return true;
 }
 
-// Takes the tokens of a seat, if they are of the sequence that has it now.
+// Takes the tokens of a seat, if they are of its present sequence.
 bool Pump::commit(int i, int64_t round) {
   HostSeat& seat = seats_[i];
   if (!seat.taken || !seat.sequence.live() || round < seat.first_round) return false;
@@ -251,8 +251,8 @@ bool Pump::commit(int i, int64_t round) {
   return true;
 }
 
-// How long the round took that was just read, for the tuners. Of a round that ran ahead the host does not
-// know when it ended, since its caller may have been away: the lane's own clock says so.
+// The time of the round that was just read, for the tuners. The host does not know when a round
+// that ran ahead ended, because its caller may have been away: the lane's clock tells.
 Brought Pump::time_of(int64_t round, bool ahead) const {
   Brought found;
   found.steady = r_.config.in_virtual_order();
@@ -293,7 +293,7 @@ bool Pump::may_run_ahead(int i, bool alone) {
   return !seat.tuner || seat.tuner->stays(r_.at(i), seat.sequence.head());
 }
 
-// Between rounds, with nothing enqueued: chooses the next policy. False if the time is over.
+// Between rounds, with nothing enqueued: chooses the next policy. False if the time ends first.
 bool Pump::tune(int i, int64_t until) {
   LaneUnit& draft = r_.draft;
   HostSeat& seat = seats_[i];
@@ -301,7 +301,7 @@ bool Pump::tune(int i, int64_t until) {
     return false;  // of an earlier call
   Sequence& c = r_.at(i);
   const int64_t begin = now();
-  // A draft that took part in the last round has yet to settle.
+  // A draft that took part in the last round has not settled yet.
   if (seat.drafts && !seat.drafted && seat.tuner->wants_to_look(c, c.head)) {
     if (!prompts_.catch_draft_up(i, until)) return false;
     seat.tuner->looked(now() - begin);
@@ -316,7 +316,7 @@ bool Pump::idle(int64_t until) {
          r_.exec->reach(fences_.verify_done, round_, until);
 }
 
-// What the forwards of the next round cost in virtual time.
+// Costs of the next round's forwards in virtual time.
 void Pump::price_lanes(const RoundShape& how) {
   if (!r_.config.costs) return;
   const LaneCosts& costs = r_.config.costs->of(how.gamma > 0);

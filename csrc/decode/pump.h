@@ -1,4 +1,4 @@
-// Keeps the lanes at work: feeds prompts, enqueues rounds, reads their records. Nobody else knows
+// Keeps the lanes busy: feeds prompts, enqueues rounds, reads their records. Only this class knows
 // fences and round numbers.
 #pragma once
 
@@ -17,27 +17,28 @@ class Pump {
   Pump(Resources& resources, Graphs& graphs);
   Pump(const Pump&) = delete;
 
-  // Waits for what sequences left behind, and forgets how it went.
+  // Waits for work that sequences left, and drops its errors.
   void settle_down();
-  void start_over();  // that, and nothing is left of any sequence
-  // A seat that nothing in flight has any more, or -1 if all are taken: the one that has most of the
+  void start_over();  // the same, and drops all state of sequences
+  // A seat that is not in use any more, or -1 if all are taken: the one that has most of the
   // prompt, else the one that was left first. It may wait for a round.
   int free_seat(const std::vector<int32_t>& prompt);
-  // What a free seat has of a prompt, but for its last token.
+  // The part of a prompt that a free seat has, without its last token.
   Kept kept(int i, const std::vector<int32_t>& prompt) const;
-  // Whether free_seat() would not be -1.
+  // True if free_seat() would not be -1.
   bool has_free_seat() const;
-  // The sequence that the host has just put into its seat. `tuner`: if it chooses the policy; else null.
+  // Starts a sequence that the host has just put into its seat. `tuner`: chooses the policy, or
+  // null.
   void begin(int i, const Request& request, Tuner* tuner);
-  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), it is
-  // `until` by Trace::now() or interrupt() is called.
+  // Feeds prompts and runs rounds until a sequence ends, `max_rounds` are done (0: any number), the
+  // time is `until` by Trace::now(), or interrupt() is called.
   void run(int64_t max_rounds, int64_t until);
   void interrupt() { patience_.interrupt(); }  // from any thread
 
   Prompts& prompts() { return prompts_; }
   // On a device: makes what the rounds of the sequence launch, each one launch. Nothing is in flight.
   void fuse();
-  // Whether nothing runs any more, by `until` at the latest.
+  // True if nothing runs any more, by `until` at the latest.
   bool idle(int64_t until);
 
   HostSeat& seat(int i) { return seats_[i]; }
@@ -72,11 +73,11 @@ class Pump {
   Fences fences_;
   int64_t round_;                  // last round enqueued
   int64_t committed_round_;        // last round whose record was read
-  int64_t admitted_ = 0;           // sequences so far
-  int64_t enqueued_[2] = {};       // when, of the last two rounds by number
+  int64_t admitted_ = 0;           // sequences admitted so far
+  int64_t enqueued_[2] = {};       // times of the last two rounds, by number
   int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
-  DraftLag lag_ = DraftLag::none;  // what the bounds in force allow for
+  DraftLag lag_ = DraftLag::none;  // the rows in force allow for this
 };
 
 }  // namespace sbrt

@@ -70,7 +70,7 @@ void ShapingStore::check_request(const ShapingRequest& s) const {
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
-    if (token < vocab_) ends_.push_back(token);  // rows have no logit of the others
+    if (token < vocab_) ends_.push_back(token);  // rows have no logit of other ids
   allowed_ = r.shaping.allowed;
   bias_ = r.shaping.bias;
   words_.clear();
@@ -100,10 +100,11 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
   sequence.shaping.ends_from = static_cast<int64_t>(r.prompt.size()) + s.min_tokens;
 }
 
-// The prompt's tokens, if they count; of a device's counts the host has those of the last prompt.
+// Counts the prompt's tokens if a penalty needs them. With a device the host's counts are those of
+// the last prompt only.
 void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
   Counts counts{sequence.counts.n, token_.host(), output_.host(), seen_.host()};
-  for (int i = 0; i < counts.n; ++i) {  // of the last sequence that kept them
+  for (int i = 0; i < counts.n; ++i) {  // counts of the last sequence that kept them
     counts.output[counts.token[i]] = 0;
     counts.seen[counts.token[i]] = 0;
   }

@@ -1,4 +1,4 @@
-// What a caller asks for, and what the sequence points at while the sequence is in flight.
+// A caller's request, and the memory that the sequence points to while it is in flight.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,14 @@
 
 namespace sbrt {
 
-// The host's form of Shaping; the defaults do nothing.
+// The host's form of Shaping; the defaults change nothing.
 struct ShapingRequest {
   float repetition = 1;
   float presence = 0;
   float frequency = 0;
   int64_t min_tokens = 0;
   bool restricts = false;
-  std::vector<int32_t> allowed;  // read if `restricts`
+  std::vector<int32_t> allowed;  // used if `restricts`
   std::vector<TokenBias> bias;
   std::vector<std::vector<int32_t>> words;  // each at least one token
 
@@ -42,14 +42,14 @@ struct Request {
   int64_t max_tokens = 16;
   std::vector<int32_t> stop_tokens;
   ShapingRequest shaping;
-  bool tuned = false;  // the engine chooses the policy, round by round
+  bool tuned = false;  // the engine chooses the policy before every round
   LogprobRequest logprobs;
 };
 
-// Throws InvalidInput: a value out of range, a token that rows of `vocab` logits do not have.
+// Throws InvalidInput: a value out of range, or a token without a logit.
 void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 
-// Throws InvalidInput unless they are ids of `vocab` logits and leave one.
+// Throws InvalidInput unless they are ids of `vocab` logits and leave at least one.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
 // Owns the memory behind Sequence::shaping and Sequence::counts. A device has the lists as arrays instead.

@@ -17,7 +17,7 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.max_rows = kMaxRows;
   shape.seats = c.max_num_seqs;
   if (drafts) {
-    // What is drafted last takes no slot: it does not go through the draft.
+    // The last drafted nodes take no slot: the draft does not process them.
     const int uneven = c.max_width > 1 ? 2 : 1;  // likely branches grow more than others
     const int slots = 1 + uneven * c.max_width * (c.max_gamma - 1);
     shape.branches = c.max_branches;
@@ -56,7 +56,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   check_within("vocab", 2, models[0]->vocab(), config.vocab);
   exec = make_exec(config);
   make_memory();
-  make_streams();  // lanes on a device capture on theirs
+  make_streams();  // lanes on a device capture on their streams
   bind_unit(target, *models[0], config, config.max_model_len, false);
   check<InvalidInput>(!target.columns.ids, "target: expected a head of all tokens but got one of ",
                       target.columns.n);
@@ -71,7 +71,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
       at(seat).draft_vocab = models[1]->vocab();
     }
   }
-  // A lane that moves its KV itself may have other bits by other pieces.
+  // A lane that moves its KV itself may have different bits if the pieces differ.
   if (!target.lane->ring() || (draft.lane && !draft.lane->ring())) config.reuses_prefixes = false;
   check_holes(config.holes, config.vocab);
   for (int seat = 0; seat < count(); ++seat)
@@ -174,7 +174,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : r.policy;
   c.prices.known = 0;
-  if (c.rank)  // as far as the last sequence came
+  if (c.rank)  // the length of the last sequence
     std::fill_n(ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),
                 kUnknownRank);
   c.trunk_hash = 0;
@@ -212,7 +212,7 @@ void Resources::leave() {
 }
 
 void Resources::close() {
-  for (LaneUnit* unit : {&draft, &target}) unit->stream.reset();  // joins before anything goes
+  for (LaneUnit* unit : {&draft, &target}) unit->stream.reset();  // joins the threads first
   for (LaneUnit* unit : {&draft, &target}) unit->lane.reset();
   for (auto& model : models) model.reset();
 }

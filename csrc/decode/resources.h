@@ -1,4 +1,4 @@
-// What an engine owns: models, lanes with their streams, and the memory that ops reach.
+// The resources of an engine: models, lanes with their streams, and the memory of the ops.
 #pragma once
 
 #include <memory>
@@ -21,63 +21,63 @@ namespace sbrt {
 // One model bound to one stream, one KV ring and its graphs.
 struct LaneUnit {
   std::unique_ptr<Lane> lane;
-  Columns columns;  // the columns of its logits that are tokens of the engine
+  Columns columns;  // columns of its logits that are tokens of the engine
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
   Batch* batch = nullptr;                // the host's copy
-  const Block* scratch_block = nullptr;  // where it lies, at the beginning
-  Graph timed_forward{"timed_forward"};  // of any rows, with its choice
+  const Block* scratch_block = nullptr;  // its location, at the beginning of the block
+  Graph timed_forward{"timed_forward"};  // for any number of rows, with its sampling
   int width = 1;                         // members of the team when the lane runs alone
-  int32_t max_rows = 0;                  // of its largest forward
-  int32_t timed_rows = 0;                // of timed_forward
-  RowBounds most{};                      // of the round's forwards: Expected
-  const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
+  int32_t max_rows = 0;                  // rows of its largest forward
+  int32_t timed_rows = 0;                // rows of timed_forward
+  RowBounds most{};                      // bounds of the round's forwards: Expected
+  const int64_t* cost = nullptr;         // virtual time of its forwards by rows: the current table
   Feed feed;
   Event timed{"timed"};
-  Roll* roll = nullptr;      // which seats take part in a round of it
-  Roll* fed_roll = nullptr;  // in a piece of a prompt
-  int64_t* fed = nullptr;    // pieces that ended, as its ops count them
+  Roll* roll = nullptr;      // seats that take part in a round of it
+  Roll* fed_roll = nullptr;  // seats of a piece of a prompt
+  int64_t* fed = nullptr;    // finished pieces, counted by its ops
 };
 
 struct Resources {
-  // Throws InvalidInput for sizes that cannot be. `draft` may be null.
+  // Throws InvalidInput for impossible sizes. `draft` may be null.
   Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<const Model> of_draft,
             const RuntimeConfig& given);
 
   bool has_draft() const { return draft.lane != nullptr; }
-  int count() const { return config.max_num_seqs; }  // of seats
+  int count() const { return config.max_num_seqs; }  // number of seats
   Sequence& at(int seat) const { return sequences.host()[seat]; }
-  // The sequences, for the ops of a lane: those in a round of it, or in a piece of a prompt.
+  // The sequences, for the ops of a lane: those in a round, or in a piece of a prompt.
   Seats seats(const LaneUnit& unit) const;
   Seats fed_seats(const LaneUnit& unit) const;
-  // Fills a seat for a checked request, and sends it. No round or piece in flight has that seat.
-  // target_have, draft_have: positions whose KV is there.
+  // Fills a seat for a checked request, and sends it. No round or piece in flight uses that seat.
+  // target_have, draft_have: positions whose KV exists.
   void start_sequence(int seat, const Request& request, int64_t target_have = 0,
                       int64_t draft_have = 0);
   // How many of the first `most` tokens of a seat's trunk are these.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
-  void send_sequences();  // what the host wrote, for all that is enqueued from here on
+  void send_sequences();  // sends what the host wrote, for all that is enqueued later
   void close();           // joins every thread, then drops the models
-  void leave();           // in a fork: there is nobody to join, so nothing is freed
+  void leave();           // in a fork: its threads do not exist, so nothing is freed
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
   Cells<Sequence> sequences;
-  Cells<Roll> rolls;     // of rounds and of pieces: the target's two, then the draft's
+  Cells<Roll> rolls;     // for rounds and for pieces: the target's two, then the draft's
   Cells<int64_t> ended;  // Seats::ended: of rounds, of the target's pieces, of the draft's
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
   Cells<int32_t> trunks;                 // [seats, room()]
   Cells<uint8_t> ranks;                  // the same
-  Buffer<float> features, hrad_scratch;  // of the host; a device has
+  Buffer<float> features, hrad_scratch;  // on the host; a device has
   HradMemory hrad_memory;
-  std::vector<ShapingStore> shaping;   // of each seat
-  std::vector<LogprobStore> logprobs;  // of each seat
+  std::vector<ShapingStore> shaping;   // [seats]
+  std::vector<LogprobStore> logprobs;  // [seats]
   Buffer<Logprobs> asked;              // [seats] the same, for ops
-  std::vector<AcceptMemory> accept;  // of each seat; none unless the engine was built for rejection
+  std::vector<AcceptMemory> accept;    // [seats]; none unless the engine was built for rejection
   LaneUnit target, draft;
 
  private:

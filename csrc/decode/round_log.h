@@ -1,4 +1,4 @@
-// What the last rounds decided: a fixed ring that the host fills as it reads records.
+// The decisions of the last rounds: a fixed ring that the host fills when it reads records.
 #pragma once
 
 #include <algorithm>
@@ -9,11 +9,11 @@ namespace sbrt {
 
 struct RoundEntry {
   int64_t round;
-  int32_t depth;     // of the verified chain
+  int32_t depth;     // depth of the verified chain
   int32_t n;         // accepted tokens
   int32_t branches;  // prepared, 0 in a serial round
-  bool hit;          // the outcome was among them and the sequence lived on
-  int32_t tokens;    // taken into the output: n + 1, fewer in the round that ends the sequence
+  bool hit;          // the outcome was among them and the sequence went on
+  int32_t tokens;    // added to the output: n + 1, fewer in the round that ends the sequence
 };
 
 class RoundLog {
@@ -21,9 +21,9 @@ class RoundLog {
   explicit RoundLog(size_t capacity) : ring_(capacity) {}
 
   void clear() { count_ = 0; }
-  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }  // of at least one
+  const RoundEntry& last() const { return ring_[(count_ - 1) % ring_.size()]; }  // needs one
   void put(const RoundEntry& entry) { ring_[count_++ % ring_.size()] = entry; }
-  // Oldest first; of a long sequence only the last ones are there.
+  // Oldest first. A long sequence has only its last rounds here.
   std::vector<RoundEntry> entries() const {
     std::vector<RoundEntry> out;
     const uint64_t kept = std::min<uint64_t>(count_, ring_.size());

@@ -1,5 +1,5 @@
-// How many rows the forwards of a round have at most. The host knows this before it knows the outcome of
-// the round before, so it can pick the smallest graph that holds the rows (model/lane.h, Expected).
+// Upper bounds of the rows of a round's forwards. They do not depend on the outcome of the previous
+// round, so the host can pick the smallest graph that holds the rows (model/lane.h, Expected).
 #pragma once
 
 #include <algorithm>
@@ -10,22 +10,22 @@ namespace sbrt {
 
 struct RowBounds {
   int32_t verify = kMaxRows;    // root and chain
-  int32_t catch_up = kMaxRows;  // what the draft lacks of trunk and chain
-  int32_t step = kMaxStepRows;  // nodes of all branches; of a serial burst, what it lacks too
+  int32_t catch_up = kMaxRows;  // the part of trunk and chain that the draft lacks
+  int32_t step = kMaxStepRows;  // nodes of all branches; in a serial burst, missing tokens, too
 };
 
-// How far the draft may be behind the trunk when a round begins.
+// The largest lag of the draft when a round begins.
 enum class DraftLag {
   none,   // it took part in every round
-  chain,  // it sat out rounds next to its context limit: it lacks no more than one chain
-  any,    // it may have sat out any number of rounds
+  chain,  // it skipped rounds near its context limit: it lacks at most one chain
+  any,    // it may have skipped any number of rounds
 };
 
-// Most nodes of a chain that this policy makes.
+// Most nodes of a chain under this policy.
 inline int32_t most_nodes(const Policy& p) {
   const int32_t nodes = most_drafted(p), found = p.lookup ? kMostFound : 0;
   const int32_t grown = p.gamma == 0 ? 0 : p.width > 1 ? nodes : p.gamma;
-  const bool is_tree = p.on_miss == kBurst && p.burst_width > 1;  // what is looked up is a path
+  const bool is_tree = p.on_miss == kBurst && p.burst_width > 1;  // a look-up gives a path
   const int32_t burst = p.on_miss == kGoOn ? 0 : is_tree ? nodes : p.burst;
   return std::min<int32_t>(kMaxChain, std::max(grown, burst) + found);
 }
@@ -38,14 +38,14 @@ inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
   return is_drafted_path ? 1 : 1 + nodes;
 }
 
-// Rows of the first step of a serial burst: the root, and the last node of an accepted path. Rounds with
-// a looked-up chain may have gone by without the draft.
+// Rows of the first step of a serial burst: the root, and the last node of an accepted path. The
+// draft may have skipped rounds with a looked-up chain.
 inline int32_t most_at_first(const Policy& p, int32_t nodes, DraftLag lag) {
   if (lag != DraftLag::none) return most_missing(p, nodes, lag);
   return 2 + (p.lookup ? kMostBehind + kMostFound : 0);
 }
 
-// `nodes`: most nodes of the chain that is there, and of those that the policy makes.
+// `nodes`: most nodes of the present chain, and of chains that the policy makes.
 inline RowBounds row_bounds(const Policy& p, int32_t nodes, DraftLag lag) {
   RowBounds most;
   most.verify = 1 + nodes;

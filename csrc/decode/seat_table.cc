@@ -25,8 +25,8 @@ SeatSet SeatTable::tuned_of(SeatSet members) const {
   return tuned;
 }
 
-// Of the last chain only the root is where its position is: the accepted path is brought there by the
-// next round. A ring that has wrapped, or is about to, has lost the first positions.
+// Only the root of the last chain is at its position: the next round moves the accepted path. A
+// ring that has wrapped, or is about to, has lost the first positions.
 Kept SeatTable::kept(int i) const {
   const HostSeat& seat = seats_[i];
   const Sequence& c = r_.at(i);
@@ -39,7 +39,7 @@ Kept SeatTable::kept(int i) const {
   return {ran ? c.head - c.outcome.n : c.target_have, std::min(c.draft_have, c.head)};
 }
 
-// What is committed grows behind it, and disturbs it only where the ring wraps.
+// New tokens follow the prompt, and overwrite it only if the ring wraps.
 Kept SeatTable::kept_prompt(int i) const {
   const HostSeat& seat = seats_[i];
   const int64_t prompt = seat.sequence.prompt() - 1;
@@ -51,13 +51,14 @@ Kept SeatTable::kept_prompt(int i) const {
   return {prompt, seat.drafts && is_safe(r_.draft) ? prompt : 0};
 }
 
-// A burst before the target's forward makes all members wait. A member that hit loses by it more than
-// one that missed gains, so a missed one that can go on without waits until all have missed. Under
-// `rejection` tokens depend on what was drafted: there company decides nothing.
+// A burst before the target's forward makes all members wait. A member that hit loses more by it
+// than one that missed gains. So a missed member that can continue without a burst waits until all
+// have missed. Under `rejection` tokens depend on the drafted ones, so other members must not
+// matter.
 RoundShape SeatTable::shape(SeatSet members) const {
   RoundShape shape{};
   bool all_missed = true;
-  int32_t wanted = 0;  // by those that can go on without
+  int32_t wanted = 0;  // longest burst of the members that can continue without one
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
     shape.gamma = std::max(shape.gamma, p.gamma);

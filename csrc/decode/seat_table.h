@@ -1,4 +1,4 @@
-// The host's half of the seats: who has them, and how far each sequence is.
+// The host's data of the seats: their requests, and the progress of each sequence.
 #pragma once
 
 #include <cstdint>
@@ -12,24 +12,24 @@
 
 namespace sbrt {
 
-// What the host keeps of a seat.
+// The host's data of one seat.
 struct HostSeat {
   HostSequence sequence;
-  bool taken = false;       // by a request that nobody has released
-  bool prefilling = false;  // its prompt is not enqueued yet, or not waited for
-  bool is_timed = false;    // prefill_ns says how long that took
+  bool taken = false;       // its request has not been released
+  bool prefilling = false;  // its prompt is not enqueued, or has not ended
+  bool is_timed = false;    // prefill_ns is set
   bool drafts = false;      // the draft is fed too
   bool drafted = false;     // the draft takes part in its last round
-  bool keeps = false;       // its rings hold the trunk that its Sequence has
-  Fed fed[2];               // of the target's lane, of the draft's
-  int64_t order = 0;        // of its admission
-  int64_t first_round = 0;  // that may have it
-  int64_t last_round = 0;   // enqueued with it
-  int64_t begun = 0;        // when, Exec::now()
-  Tuner* tuner = nullptr;   // if it chooses the policy
+  bool keeps = false;       // its rings match the trunk of its Sequence
+  Fed fed[2];               // for the target's lane, for the draft's
+  int64_t order = 0;        // number of its admission
+  int64_t first_round = 0;  // the first round that may include it
+  int64_t last_round = 0;   // the last one that was enqueued with it
+  int64_t begun = 0;        // time, Exec::now()
+  Tuner* tuner = nullptr;   // chooses the policy; null: none
 };
 
-// The first positions of a trunk that the lanes have KV of.
+// The number of first positions of a trunk whose KV the lanes have.
 struct Kept {
   int64_t target = 0, draft = 0;
 };
@@ -58,14 +58,13 @@ class SeatTable {
   auto begin() const { return seats_.begin(); }
   auto end() const { return seats_.end(); }
 
-  SeatSet live() const;                     // whose sequence goes on
-  SeatSet decoding() const;                 // of those, whose prompt is in
-  SeatSet tuned_of(SeatSet members) const;  // whose policy is chosen here
-  // What a seat has that nothing in flight has any more: after its last sequence, or of the prompt of
-  // the one that goes on.
+  SeatSet live() const;                     // seats whose sequence goes on
+  SeatSet decoding() const;                 // of those, seats whose prompt is fed
+  SeatSet tuned_of(SeatSet members) const;  // seats whose policy is chosen here
+  // The reusable part of a seat: after its last sequence, or the prompt of the one that goes on.
   Kept kept(int i) const;
   Kept kept_prompt(int i) const;
-  // The shape of a round of these: the longest bursts that any of them wants.
+  // The shape of a round of these seats: the longest bursts that any of them wants.
   RoundShape shape(SeatSet members) const;
 
  private:

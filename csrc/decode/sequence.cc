@@ -44,7 +44,7 @@ int64_t HostSequence::commit(const Record& record, int64_t round) {
   const uint32_t word = record.get(0, round);
   const uint32_t error = word >> 28;
   const int n = static_cast<int>(word >> 8 & 255);
-  // Tokens before a failed row were fine, the failed row's own was not.
+  // Tokens before a failed row are valid; that of the failed row is not.
   const int tokens = error ? n : n + 1;
   const int64_t before = emitted_;
   for (int i = 0; i < tokens && examine(static_cast<int32_t>(record.get(2 + i, round))); ++i) {
@@ -61,7 +61,8 @@ void HostSequence::fail(std::string_view error) {
   error_ = error;
 }
 
-// Takes one token into the output; false if it ends the sequence. A stop beats the length.
+// Adds one token to the output; false if it ends the sequence. A stop takes precedence over the
+// length.
 bool HostSequence::examine(int32_t token) {
   committed_.push_back(token);
   ++emitted_;

@@ -10,9 +10,9 @@
 namespace sbrt {
 namespace {
 
-constexpr int kShort = 2;           // draft steps of the rounds that are timed
-constexpr double kLong = 0.01;      // seconds: a forward that is long anyway takes all threads
-constexpr double kVeryLong = 0.05;  // seconds: one is measured as few times as can be
+constexpr int kShort = 2;           // draft steps of timed rounds
+constexpr double kLong = 0.01;      // seconds: a long forward takes all threads in any case
+constexpr double kVeryLong = 0.05;  // seconds: such a forward is measured as few times as possible
 
 double median(std::vector<double> values) {
   const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -20,7 +20,7 @@ double median(std::vector<double> values) {
   return *at;
 }
 
-// Drafts nothing, as it is.
+// A policy that drafts nothing.
 Policy path_policy() {
   Policy policy{};
   policy.width = policy.burst_width = 1;
@@ -28,8 +28,8 @@ Policy path_policy() {
   return policy;
 }
 
-// Returns a burst for a forward that takes `seconds`. A lane that has slept is slow at first, so the
-// burst keeps it busy for some milliseconds.
+// A burst for a forward that takes `seconds`. A lane that has slept is slow at first, so a burst
+// keeps it busy for some milliseconds.
 Burst burst_of(double seconds) {
   const int counted = static_cast<int>(std::clamp(0.02 / seconds, 1.0, 16.0));
   return {seconds < kLong ? std::max(1, counted / 2) : 0, counted};
@@ -42,7 +42,7 @@ std::vector<int> up_to(int most) {
   return rows;
 }
 
-// Linear between what was measured, never falling; beyond it the line through the last two.
+// Linear between measurements, never falling; beyond the last the line through the last two.
 CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   for (size_t i = seconds.size() - 1; i > 0; --i)
     seconds[i - 1] = std::min(seconds[i - 1], seconds[i]);
@@ -59,13 +59,13 @@ CostTable table_of(const std::vector<int>& rows, std::vector<double> seconds) {
   return table;
 }
 
-// Nanoseconds of all forwards of rounds whose chains are paths.
+// Nanoseconds of all forwards in rounds whose chains are paths.
 int64_t forwards_of(const std::vector<RoundEntry>& rounds, const Policy& policy,
                     const Costs& costs) {
   const LaneCosts& of = costs.of(policy.gamma > 0);
   const int steps = std::max(policy.gamma, policy.burst);
   int64_t sum = 0;
-  bool whole = true;  // the last chain stood: its last node is fed with what came behind it
+  bool whole = true;  // the last chain was accepted: its last node is fed with the tokens after it
   for (const RoundEntry& round : rounds) {
     const int64_t target = of.target[1 + round.depth];
     const int64_t first = of.draft[whole ? 2 : 1], step = of.draft[1];
@@ -88,7 +88,7 @@ void Stopwatch::choose_widths() {
   if (r_.has_draft()) choose_width(r_.draft);
 }
 
-// `n` rows of a path behind a trunk of `head` tokens.
+// Makes `n` rows of a path after a trunk of `head` tokens.
 void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   const RingShape& ring = unit.lane->ring_shape();
   Batch& rows = *unit.batch;
@@ -97,7 +97,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
   rows.n = unit.timed_rows = n;
   for (int seat = 1; seat <= r_.count(); ++seat) rows.first[seat] = n;
   for (int i = 0; i < n; ++i) {
-    const int at = i % kSlots;  // what is beyond the slots writes nothing
+    const int at = i % kSlots;  // rows beyond the slots write nothing
     const int64_t slot = i < kSlots ? ring.slot(0, head + at) : -1;
     rows.row[i] = {head + at, 0, static_cast<int32_t>(slot), -1,
                    0,         0, Mask::upto(at + 1),         Mask::none()};
@@ -108,7 +108,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
 
 // A short prompt, for plain decoding.
 Request Stopwatch::short_request(float temperature) const {
-  constexpr int64_t kTokens = 128;  // and one that is never fed
+  constexpr int64_t kTokens = 128;  // the trunk, and one token that is never fed
   Request request;
   request.policy = path_policy();
   request.sampling = {};
@@ -118,7 +118,7 @@ Request Stopwatch::short_request(float temperature) const {
   return request;
 }
 
-// Its trunk, in both lanes.
+// Makes its trunk in both lanes.
 void Stopwatch::make_trunk(float temperature) {
   r_.start_sequence(0, short_request(temperature));
   const auto prefill = [this](LaneUnit& unit) {
@@ -138,7 +138,7 @@ void Stopwatch::begin(const Request& request) {
   pump_.begin(0, request, nullptr);
 }
 
-// What the meetings of a team cost is not known beforehand, so the widths are timed in turn.
+// The cost of a team's barriers is not known in advance, so the widths are timed in turn.
 void Stopwatch::choose_width(LaneUnit& unit) {
   constexpr int kBursts = 16;
   constexpr Burst kOne{0, 1}, kSteps{2, 4};
@@ -157,8 +157,8 @@ void Stopwatch::choose_width(LaneUnit& unit) {
   unit.width = static_cast<int>(std::min_element(best.begin() + 1, best.end()) - best.begin());
 }
 
-// Seconds a forward, of a short burst: on a lane that is traced without the host's part in it. The
-// first forwards of a burst find the caches full of others and do not count.
+// Seconds per forward of a short burst; on a traced lane without the host's part. The first
+// forwards of a burst find the caches full of other data and do not count.
 double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   const int64_t begin = Trace::now(), value = unit.timed.reached() + 1;
   const int launches = burst.first + burst.counted;
@@ -174,12 +174,12 @@ double Stopwatch::seconds_of(LaneUnit& unit, int width, const Burst& burst) {
   return static_cast<double>(ns) * 1e-9 / burst.counted;
 }
 
-// The row counts in turn: what disturbs the machine disturbs all of them.
+// Measures the row counts in turn, so that a disturbance affects all of them.
 std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>& rows,
                                           double seconds) {
   constexpr size_t kLeast = 4, kMost = 25;
   std::vector<std::vector<double>> found(rows.size());
-  constexpr double kLate = 2;  // seconds: no further pass, minutes otherwise
+  constexpr double kLate = 2;  // seconds: after this time no further pass
   const int64_t begin = Trace::now();
   const auto within = [&](size_t passes, double time) {
     return found.back().size() < passes && static_cast<double>(Trace::now() - begin) * 1e-9 < time;
@@ -198,7 +198,7 @@ std::vector<double> Stopwatch::time_alone(LaneUnit& unit, const std::vector<int>
   return costs;
 }
 
-// Seconds of a forward of `timed` while the other lane is at work all the time.
+// Seconds per forward of `timed` while the other lane works all the time.
 double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                               int other_width) {
   constexpr int kTimes = 5;
@@ -224,13 +224,13 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
   return median(std::move(found));
 }
 
-// Seconds that a round lasts beyond the forwards in it: the host's part, the time until a lane sees
-// that the other is done, and what a draft waits for its weights, which the target's have driven out of
-// the cache.
+// Seconds of a round in addition to its forwards. They are the host's part, and the time until a
+// lane sees that the other is done. A draft also reloads its weights, which the target's displaced
+// from the cache.
 double Stopwatch::besides(const Policy& policy, const Costs& costs, float temperature) {
   constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of a target's forward
   const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
-  const bool is_medium = forward > kMedium;  // few rounds then, and plain ones have nothing to add
+  const bool is_medium = forward > kMedium;  // fewer rounds then; plain ones would add nothing
   if (forward > kMost || (is_medium && policy.gamma == 0 && policy.burst == 0)) return 0;
   const int kRounds = is_medium ? 6 : 16, kTimes = is_medium ? 3 : 12;
   Request request = short_request(temperature);
@@ -238,7 +238,7 @@ double Stopwatch::besides(const Policy& policy, const Costs& costs, float temper
   request.max_tokens = r_.config.max_model_len;
   std::vector<double> found;
   for (int time = 0; time < kTimes; ++time) {
-    begin(request);  // anew: rounds grow longer with the trunk
+    begin(request);  // again: rounds become slower as the trunk grows
     pump_.run(kRounds / 4, Exec::kForever);
     const size_t before = pump_.seat(0).sequence.log().entries().size();
     const int64_t start = Trace::now();

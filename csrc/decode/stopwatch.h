@@ -1,5 +1,5 @@
-// What is measured before the first sequence, and on demand: how many threads a lane is quickest with,
-// and what forwards cost. No result depends on it.
+// Measurements before the first sequence, and on demand: the best number of threads of a lane, and
+// the cost of forwards. No result depends on them.
 #pragma once
 
 #include <vector>
@@ -11,7 +11,7 @@
 
 namespace sbrt {
 
-// Forwards that are timed together: `first` ones that do not count, then `counted`.
+// Forwards that are timed together: first `first` that do not count, then `counted`.
 struct Burst {
   int first, counted;
 };
@@ -21,7 +21,7 @@ class Stopwatch {
   Stopwatch(Resources& resources, Pump& pump) : r_(resources), pump_(pump) {}
 
   void choose_widths();
-  // No sequence may be in flight; this leaves one in its seat. seconds: about how long it takes.
+  // No sequence may be in flight; this leaves one in its seat. seconds: approximate time.
   Costs measure(double seconds, float temperature);
 
  private:

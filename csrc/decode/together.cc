@@ -5,7 +5,7 @@
 
 namespace sbrt {
 
-// What all of them together may expect of each policy.
+// Adds up the expected results of each policy for all sequences.
 void Together::look(SeatSet tuned, int others) {
   const int alike = __builtin_popcountll(tuned);
   for_each(tuned, [&](int i) {
@@ -14,13 +14,13 @@ void Together::look(SeatSet tuned, int others) {
   });
 }
 
-// The policy that promises most, for all of them.
+// The policy with the best expectation for all of them.
 int Together::best_of(SeatSet tuned) const {
-  // Between two policies that draft nothing it costs nothing to change.
+  // A change between two policies that draft nothing is free.
   const auto is_dear = [&tuned = r_.config.tuned](int arm, int other) {
     return std::max(kind_of(tuned[arm]), kind_of(tuned[other])) >= ArmKind::serial;
   };
-  constexpr double kMargin = 1.03;  // that another must be better by
+  constexpr double kMargin = 1.03;  // factor by which another policy must be better
   std::vector<double> rate(r_.config.tuned.size());
   std::vector<bool> may(rate.size(), true);
   for_each(tuned, [&](int i) {

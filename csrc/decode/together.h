@@ -1,5 +1,5 @@
-// `auto` for sequences that share rounds: one policy for all whose policy is chosen, by what all of them
-// may expect of it. Whoever drafts before the target's forward makes the others wait, so they do it together.
+// `auto` for sequences that share rounds: one policy for all of them, by their summed expectations.
+// A burst before the target's forward makes all sequences wait, so they have it in the same rounds.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,12 @@ class Together {
   Together(Resources& resources, SeatTable& seats, Prompts& prompts, Patience& patience)
       : r_(resources), seats_(seats), prompts_(prompts), patience_(patience) {}
 
-  bool is_in_force() const { return tuned_ != 0; }  // next() has set the policy that is
+  bool is_in_force() const { return tuned_ != 0; }  // next() has set the current policy
   void end() { tuned_ = 0; }
-  // Between rounds, with nothing enqueued: the policy of these seats. Rounds are shared by `others` too.
-  // False if the time is over first.
+  // Between rounds, with nothing enqueued: sets the policy of these seats. Rounds are shared by
+  // `others`, too. False if the time ends first.
   bool next(SeatSet tuned, int others, int64_t until);
-  // Whether the next round may follow under the same policy, with one in flight.
+  // True if the next round may be enqueued under the same policy, with one in flight.
   bool stays(SeatSet tuned, int others);
 
  private:
@@ -32,8 +32,8 @@ class Together {
   Patience& patience_;
   SeatSet tuned_ = 0;
   int others_ = 0;
-  int arm_ = 0;   // in force
-  int stay_ = 0;  // rounds until the next look
+  int arm_ = 0;   // current policy
+  int stay_ = 0;  // rounds until the next comparison
 };
 
 }  // namespace sbrt

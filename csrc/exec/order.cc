@@ -24,7 +24,7 @@ struct Access {
 };
 
 struct PartState {
-  std::vector<Access> reads, writes;  // by stream
+  std::vector<Access> reads, writes;  // [streams]
 };
 
 class Checker {
@@ -134,7 +134,7 @@ class Checker {
   std::vector<Clock> clocks_;
   std::vector<std::vector<const OrderBook::Op*>> queues_;
   std::vector<size_t> next_;
-  std::vector<std::vector<Recorded>> records_;  // by event, in order
+  std::vector<std::vector<Recorded>> records_;  // [events] in order
   std::vector<bool> dropped_;
   std::vector<Clock> of_host_;  // the host's clock after each of its ops
   std::vector<PartState> parts_;

@@ -12,7 +12,7 @@
 namespace sbrt {
 namespace {
 
-// Where every layer has a window, the ring wraps and the lane goes on for ever.
+// If every layer has a window, the ring wraps and the lane has no end.
 int64_t longest_of(const DecoderConfig& c) { return c.is_bounded() ? kEndless : c.max_positions; }
 
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
@@ -20,9 +20,9 @@ int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_si
 struct KeepArgs {
   const Batch* rows;
   const float* x;  // [rows, hidden]
-  float* kept;     // [rows, kFeatureLayers, hidden], the first block that x goes to
+  float* kept;     // [rows, kFeatureLayers, hidden]; x is first copied to this block
   int64_t hidden;
-  int32_t blocks;  // that take a copy
+  int32_t blocks;  // number of blocks that get a copy
 };
 
 void keep(const KeepArgs& a, Worker worker) {
@@ -70,7 +70,7 @@ std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   return kinds;
 }
 
-// Checks what the lane is asked for, and gives its ring.
+// Checks the shape of the lane, and makes its ring.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
@@ -211,7 +211,7 @@ void DecoderLane::add_residual(Graph& graph, const MatmulArgs& product,
                            config_.hidden, static_cast<float>(config_.rms_eps)});
 }
 
-// y = W x, of normed x if there is a norm; y += W x where y is the residual stream.
+// y = W x, with x normed first if there is a norm; y += W x if y is the residual stream.
 MatmulArgs DecoderLane::linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                                const Buffer<float>& y, const Buffer<float>* norm) const {
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),

@@ -14,7 +14,7 @@ namespace sbrt {
 
 class Decoder final : public Model {
  public:
-  // isa: a name of ops/kernels.h, "auto" for the best of this machine. has_integer_rows: products of
+  // isa: a name of ops/kernels.h; "auto": the best of this machine. has_integer_rows: products of
   // quantised matrices take rows as integers. Throws InvalidInput.
   Decoder(const DecoderConfig& config, const WeightFormats& formats, std::string_view isa,
           bool has_integer_rows, const DraftParts& parts = {});
@@ -28,7 +28,7 @@ class Decoder final : public Model {
   int vocab() const override { return static_cast<int>(config_.vocab); }
   int64_t max_positions() const override { return config_.max_positions; }
   int64_t longest() const override;
-  // Throws InvalidInput before `finish`, or for sizes the model or the ring cannot have.
+  // Throws InvalidInput before `finish`, or for sizes that the model or the ring cannot have.
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
 
  private:
@@ -38,18 +38,18 @@ class Decoder final : public Model {
   std::shared_ptr<Weights> weights_;  // shared with the lanes
 };
 
-// What differs between local and global layers.
+// Properties in which local and global layers differ.
 struct LayerKind {
   int64_t window;                // positions a row sees, itself included
-  float amplitude;               // of cosines and sines
+  float amplitude;               // factor of cosines and sines
   Buffer<float> inv_freq;        // [head_dim / 2]
   Buffer<float> cosines, sines;  // [max_rows, head_dim / 2]
   Buffer<Visible> visible;       // [max_rows]
 };
 
-// Owns the KV ring and every buffer of a forward; its ops allocate nothing. The ring holds what a
-// row sees in any layer (the window, or max_len) and 64 in-flight slots; memory is touched as it is
-// reached. Global layers need every position, so a window that only some layers have saves no slots.
+// Owns the KV ring and every buffer of a forward; its ops allocate nothing. The ring holds all that
+// a row sees in any layer (the window, or max_len) and 64 in-flight slots. Memory is touched when
+// it is reached. Global layers need every position, so a window of some layers saves no slots.
 class DecoderLane final : public Lane {
  public:
   DecoderLane(const DecoderConfig& config, const Kernels& kernels, const Integers* integers,
@@ -58,7 +58,7 @@ class DecoderLane final : public Lane {
   const RingShape& ring_shape() const override { return ring_.shape(); }
   KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
-  // Without logits the last layer ends with its K/V: nobody reads further.
+  // Without logits the last layer ends with its K/V: the rest would not be read.
   void add_forward(Graph& graph, const Batch* rows, bool with_logits) override;
   int64_t feature_width() const override { return features_.size() ? config_.hidden : 0; }
   void read_features(int row, int32_t token, float* out) const override;
@@ -82,17 +82,17 @@ class DecoderLane final : public Lane {
   std::shared_ptr<const Weights> weights_;
   int64_t max_rows_;
   KvRing ring_;
-  std::vector<LayerKind> kinds_;      // one of all layers, or one of global and one of local layers
-  Buffer<float> x_;                   // [max_rows, hidden]
-  Buffer<float> given_;               // [max_rows, hidden]; no data without post_norms
-  Buffer<float> normed_;              // [threads, max_rows, hidden]
-  Buffer<float> qkv_;                 // [max_rows, q + k + v]
-  Buffer<float> attended_;            // [max_rows, q]
-  Buffer<float> gates_;               // [threads, max_rows, kGatedWidth]
-  Buffer<float> gated_;               // [max_rows, inner]
-  Buffer<float> logits_;              // [max_rows, columns]
-  Buffer<RowGroup> input_groups_;     // [threads, row_groups_size of the widest input]; see linear
-  Buffer<RowGroup> gated_groups_;     // [row_groups_size(inner, max_rows)]
+  std::vector<LayerKind> kinds_;   // one for all layers, or one for global and one for local layers
+  Buffer<float> x_;                // [max_rows, hidden]
+  Buffer<float> given_;            // [max_rows, hidden]; no data without post_norms
+  Buffer<float> normed_;           // [threads, max_rows, hidden]
+  Buffer<float> qkv_;              // [max_rows, q + k + v]
+  Buffer<float> attended_;         // [max_rows, q]
+  Buffer<float> gates_;            // [threads, max_rows, kGatedWidth]
+  Buffer<float> gated_;            // [max_rows, inner]
+  Buffer<float> logits_;           // [max_rows, columns]
+  Buffer<RowGroup> input_groups_;  // [threads, row_groups_size of the widest input]; see linear
+  Buffer<RowGroup> gated_groups_;  // [row_groups_size(inner, max_rows)]
   Buffer<RowGroup> attended_groups_;  // [row_groups_size(q, max_rows)]
   Buffer<float> features_;            // [max_rows, kFeatureLayers, hidden]; no data if not kept
   Buffer<float> scratch_;             // [threads, attention_scratch]

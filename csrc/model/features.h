@@ -1,20 +1,20 @@
-// Where a lane keeps what H-RAD reads of a row and of a token. On every device.
+// The location of H-RAD's inputs for a row and for a token. Runs on every device.
 #pragma once
 
 #include "core/dtype.h"
 
 namespace sbrt {
 
-constexpr int kFeatureLayers = 4;  // the last ones of a model
+constexpr int kFeatureLayers = 4;  // last layers of a model
 constexpr int kFeatureBlocks = kFeatureLayers + 1;
 
 struct FeatureMemory {
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
   const void* embed = nullptr;     // [vocab, hidden]
   int64_t hidden = 0;
-  DType dtype = DType::f32;  // of both
+  DType dtype = DType::f32;  // type of both
 
-  // Element `i` of the row's blocks, the last of which is the token's embedding.
+  // Element `i` of the row's blocks; the last block is the token's embedding.
   SBRT_ANY float at(int row, int32_t token, int64_t i) const {
     const int64_t kept = kFeatureLayers * hidden;
     return i < kept ? element(features, row * kept + i)

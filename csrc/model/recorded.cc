@@ -44,7 +44,7 @@ bool filters(const Sampling* s) {
   return s && s->temperature > 0 && (s->min_p > 0 || s->top_k > 0 || s->top_p < 1);
 }
 
-// Of pieces for more and more rows, the one that takes so many.
+// The piece for the fewest rows that holds this number.
 Pieces only_for(const Pieces& pieces, int32_t rows) {
   for (const Piece& piece : pieces)
     if (piece.rows >= rows) return {piece};
@@ -130,7 +130,7 @@ PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
 
 void RecordedLane::add_forward(Graph& graph, const Batch* rows, bool with_logits) {
   Pieces pieces = recorder_->forward(rows, with_logits);
-  // How many rows a piece of a prompt has is settled here: no launch takes another.
+  // The number of rows of a prompt's piece is fixed here: launches do not choose.
   if (!with_logits && expected_.rows) pieces = only_for(pieces, *expected_.rows);
   const PieceSet& set = keep(pieces, expected_);
   graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());

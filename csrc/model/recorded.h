@@ -17,17 +17,17 @@
 
 namespace sbrt {
 
-// Whoever made it owns it, and outlives every graph that it was appended to.
+// Its maker owns it, and keeps it alive longer than every graph that it was appended to.
 struct Piece {
   int32_t rows = 0;   // rows of its table that it computes, from the first on
   int32_t nodes = 0;  // calls, or kernels
-  void (*replay)(void* recording) = nullptr;  // CPU body; throws Error
+  void (*replay)(void* recording) = nullptr;  // CPU backend; throws Error
   void* recording = nullptr;
-  void* graph = nullptr;  // on a device: a cudaGraph_t, or what `play` plays; null on the CPU body
+  void* graph = nullptr;  // on a device: a cudaGraph_t, or `play`'s object; null on the CPU
   void (*play)(void* player, void* stream) = nullptr;  // Captured::play
 };
 
-// The same work for more and more rows.
+// The same work for different numbers of rows, ascending.
 using Pieces = std::vector<Piece>;
 
 // What a request asks of a choice: min_p, top_k or top_p; masks, bias or penalties.
@@ -35,13 +35,14 @@ struct ChoiceKind {
   bool filters = false, shapes = false;
 };
 
-// All pieces of one op and what says which of them a launch takes.
+// All pieces of one op, and the values that select one at launch.
 class PieceSet {
  public:
   explicit PieceSet(const Expected& expected) : expected_(expected) {}
   PieceSet(const PieceSet&) = delete;
 
-  // Of as many sizes as before, for one kind after the other: neither; filters; shapes; both.
+  // Adds pieces of one kind, with the same sizes as before. Kinds in order: neither, filters,
+  // shapes, both.
   void add(const Pieces& pieces);
   bool has_shapes() const { return kinds_ == 4; }
 
@@ -55,18 +56,18 @@ class PieceSet {
   int size() const;
   int kind() const;
 
-  Pieces pieces_;  // of each kind by ascending rows
+  Pieces pieces_;  // by kind, then by ascending rows
   int sizes_ = 0, kinds_ = 0;
   Expected expected_;
   Captured captured_{{}, &pick, this};
 };
 
-// Where a lane keeps what others read of it.
+// Locations of a lane's memory that others read.
 struct LaneMemory {
   RingShape ring;
   int32_t vocab = 0;  // ids that it can read
   int64_t hidden = 0;
-  bool on_device = false;  // where all of this lies
+  bool on_device = false;  // all of this is in device memory
   int32_t prefill_rows = kMaxRows;
   float* logits = nullptr;         // [max_rows, columns of the model]
   DType dtype = DType::f32;        // of the two below
@@ -88,7 +89,7 @@ class RecordedModel final : public Model {
  public:
   using Bind = std::function<std::unique_ptr<Recorder>(const LaneShape&)>;
 
-  // head_ids: tokens that its lanes have logits of, ascending; none: all.
+  // head_ids: tokens that its lanes have logits of, ascending; empty: all.
   RecordedModel(int vocab, int64_t max_positions, int64_t longest,
                 const std::vector<int32_t>& head_ids, Bind bind);
   int vocab() const override { return vocab_; }
@@ -129,7 +130,7 @@ class RecordedLane final : public Lane {
   std::shared_ptr<const ColumnMap> columns_;
   int32_t max_rows_;
   Expected expected_;
-  std::deque<PieceSet> pieces_;  // graphs point at them
+  std::deque<PieceSet> pieces_;  // graphs hold pointers to them
 };
 
 }  // namespace sbrt

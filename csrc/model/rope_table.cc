@@ -25,7 +25,7 @@ void scale_llama3(const RopeScaling& s, Buffer<float>& inv_freq) {
   }
 }
 
-// The dimension (of head_dim / 2, a real number) that turns `turns` times within original_max.
+// The dimension (of head_dim / 2, a real number) that makes `turns` turns within original_max.
 double yarn_dimension(const RopeScaling& s, double turns, double head_dim, double theta) {
   return head_dim * std::log(s.original_max / (turns * kTwoPi)) / (2 * std::log(theta));
 }

@@ -1,4 +1,5 @@
-// Inverse frequencies of rope and their scalings: how fast each pair of a head's elements turns.
+// Inverse frequencies of rope and their scalings: the rotation speed of each pair of a head's
+// elements.
 #pragma once
 
 #include <cstdint>
@@ -11,24 +12,24 @@ namespace sbrt {
 
 enum class RopeKind { none, linear, llama3, yarn };
 
-// A field that its kind does not read is checked all the same.
+// A field that its kind does not use is checked all the same.
 struct RopeScaling {
   RopeKind kind = RopeKind::none;
-  double factor = 1;                     // of the context
+  double factor = 1;                     // the context grows by this factor
   double original_max = 1;               // llama3, yarn: positions of the pretraining
   double low_freq = 1, high_freq = 4;    // llama3: turns within original_max
   double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
-  double attention_factor = 1;           // yarn: of cosines and sines
+  double attention_factor = 1;           // yarn: factor of cosines and sines
   bool truncate = true;                  // yarn: round the ends of the ramp outwards
-  std::vector<float> divisors;           // [head_dim / 2], of every frequency; empty: ones
+  std::vector<float> divisors;           // [head_dim / 2], one for every frequency; empty: ones
 };
 
 // "default", "linear", "llama3" or "yarn". Throws InvalidInput.
 RopeKind rope_kind(const std::string& name);
-// Throws InvalidInput naming the field, its bounds and what was given.
+// Throws InvalidInput naming the field, its bounds and the given value.
 void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 
-// [head_dim / 2], every step in f32 as transformers does. With f_i = theta^(-2i / head_dim):
+// [head_dim / 2], every step in f32 as in transformers. With f_i = theta^(-2i / head_dim):
 //   none    f_i
 //   linear  f_i / factor
 //   llama3  by wavelength w = 2 pi / f_i: f_i / factor above original_max / low_freq, f_i below
@@ -36,10 +37,10 @@ void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 //           (high_freq - low_freq), (1 - s) f_i / factor + s f_i
 //   yarn    f_i / factor r_i + f_i (1 - r_i), r_i a ramp from 0 to 1 between the dimensions that
 //           turn beta_fast and beta_slow times within original_max
-// The result is divided by `divisors`, where there are any.
+// The result is divided by `divisors`, if there are any.
 Buffer<float> inverse_frequencies(int64_t head_dim, double theta, const RopeScaling& scaling);
 
-// What cosines and sines are multiplied by.
+// The factor of cosines and sines.
 inline float rope_amplitude(const RopeScaling& s) {
   return s.kind == RopeKind::yarn ? static_cast<float>(s.attention_factor) : 1.0f;
 }

@@ -6,13 +6,14 @@
 //   h = mix64(state, 65536 + t)            logit(t) = ((h & 65535) + (h >> 16 & 65535)) / 8192
 //   d = mix64(state, 131072 + t)           a draft adds noise * ((d & 65535) - 32768) / 4096
 //
-// With `acceptance` a the draft ranks the target's first choice r-th, r = 0 with chance a, else r >= 1
-// with chance (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7; its law is these chances,
-// as far as they fall with r.
+// With `acceptance` a, the target's first choice has rank r in the draft: r = 0 with probability a,
+// else r >= 1 with probability (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7. The draft's distribution
+// has these probabilities, as far as they fall with r.
 //
-// A toy of `head_ids` has logits of these tokens only.
+// A toy with `head_ids` has logits of these tokens only.
 //
-// All values, but for those of such a draft, are multiples of 2^-16 below 2^5: exact in f32, in any order.
+// All values are multiples of 2^-16 below 2^5, so exact in f32 in any order, except those of a
+// draft with `acceptance`.
 #pragma once
 
 #include <atomic>
@@ -32,8 +33,8 @@ struct ToyConfig {
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
   int64_t gate_at = -1;   // fault injection: a forward of this position waits for open_gate()
-  // A calibrated draft of the toy without noise: its first choice is that one's with this chance, by
-  // the prefix's hash, and so is its confidence; below 0: not in force.
+  // A calibrated draft of the toy without noise. With this probability, by the prefix's hash, its
+  // first choice is the toy's; its confidence is accurate. Below 0: unused.
   float acceptance = -1;
   std::vector<int32_t> head_ids{};  // ascending; none: all
 };
@@ -49,7 +50,7 @@ class Toy final : public Model {
   int vocab() const override { return config_.vocab; }
   int64_t max_positions() const override { return config_.max_positions; }
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
-  bool waiting() const { return gate_->waiting > 0; }  // a forward, at the gate
+  bool waiting() const { return gate_->waiting > 0; }  // a forward waits at the gate
   void open_gate() { gate_->open = true; }             // for good
 
  private:

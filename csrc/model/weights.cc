@@ -16,7 +16,7 @@ float rounded(float value, const Format& storage) {
   return storage == kBfloat16 ? from_bf16(to_bf16(value)) : value;
 }
 
-// An embedding of floats is read a row at a time: fewer bits would save next to nothing.
+// An embedding of floats is read one row at a time: fewer bits would save almost nothing.
 DType unpacked(const Format& storage) { return storage == kFloat32 ? DType::f32 : DType::bf16; }
 
 }  // namespace
@@ -53,7 +53,7 @@ bool DecoderConfig::is_bounded() const {
 
 namespace {
 
-// The number of tokens of a config, all of whose fields are checked first.
+// The number of tokens of a config; checks all fields first.
 int32_t checked_vocab(const DecoderConfig& c) {
   check_config(c);
   return static_cast<int32_t>(c.vocab);
@@ -100,7 +100,7 @@ void Weights::expect_head(const DecoderConfig& c) {
   expect(kHead, head);
 }
 
-// Rows of its own, or a packed matrix, which is the head's if tied.
+// Separate rows, or a packed matrix, which is also the head's if tied.
 void Weights::place_embedding(const DecoderConfig& c) {
   const bool is_packed =
       formats_.named.contains(kEmbedding) || (c.tied && !format_of(kHead).quantised());

@@ -15,7 +15,7 @@
 
 namespace sbrt {
 
-// Every field is hostile until check_config has passed.
+// Every field is untrusted until check_config has passed.
 struct DecoderConfig {
   int64_t hidden = 0, inner = 0, layers = 0;
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -28,7 +28,7 @@ struct DecoderConfig {
   bool mlp_bias = false;    // gate_proj, up_proj, down_proj
   bool head_norms = false;  // q_norm, k_norm: RMSNorm over head_dim before rope
   RopeScaling rope;
-  // [layers], whether a layer is local. Empty: all layers use `rope`, and the window if there is one.
+  // [layers], true for local layers. Empty: all layers use `rope`, and the window if there is one.
   std::vector<bool> local{};
   double local_theta = 0;  // rope of the local layers
   RopeScaling local_rope{};
@@ -39,17 +39,17 @@ struct DecoderConfig {
   bool scaled_embedding = false;  // x = embedding * sqrt(hidden)
 
   bool is_local(int64_t layer) const { return window && (local.empty() || local[layer]); }
-  // No layer sees beyond the window, so the ring wraps and the lane goes on for ever.
+  // No layer sees beyond the window, so the ring wraps and the lane has no end.
   bool is_bounded() const;
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
 };
 
-// Throws InvalidInput naming the field, its bounds and what was given.
+// Throws InvalidInput naming the field, its bounds and the given value.
 void check_config(const DecoderConfig& config);
 
-// How matrices are kept: those named, under their Hugging Face names, and all others.
+// Storage formats: those of named matrices, by Hugging Face name, and that of all others.
 struct WeightFormats {
   Format others;
   std::unordered_map<std::string, Format> named{};
@@ -60,8 +60,9 @@ class Weights;
 // The parts of its target that a draft uses.
 struct DraftParts {
   std::vector<int32_t>
-      head_ids{};  // the target's ids that lm_head has rows for, ascending; none: all
-  // The embedding is the target's, and so is a tied head; neither is loaded. Null: the draft's own.
+      head_ids{};  // the target's ids that lm_head has rows for, ascending; empty: all
+  // The target's embedding is shared, and so is a tied head; neither is loaded. Null: the draft has
+  // its own.
   std::shared_ptr<const Weights> target{};
 };
 
@@ -70,7 +71,7 @@ struct Linear {
   Linear(const std::vector<PackedMatrix::Part>& parts, int64_t in, bool biased,
          Order order = Order::plain);
   PackedMatrix matrix;  // [out, in]
-  Buffer<float> bias;   // [out] as the matrix has them; no data without a bias
+  Buffer<float> bias;   // [out] in the matrix's order; no data without a bias
 };
 
 struct LayerWeights {
@@ -85,25 +86,26 @@ struct LayerWeights {
 
 class Weights {
  public:
-  // Reserves everything; pages are touched as tensors arrive. Throws InvalidInput on a format for what
-  // is no matrix of this decoder. Next to int4 the head is kInt8Head, and next to int8 or int4 the
-  // embedding bf16, where nothing else is named. A tied embedding is kept once if it is named or of
-  // floats. A draft whose embedding is its target's must have the target's width and vocabulary.
+  // Reserves all memory; pages are touched when tensors are loaded. Throws InvalidInput on a format
+  // for something that is no matrix of this decoder. With int4 the head is kInt8Head, and with int8
+  // or int4 the embedding is bf16, unless a format is named. A tied embedding is stored once if it
+  // is named or of floats. A draft that shares its target's embedding must have the target's width
+  // and vocabulary.
   Weights(const DecoderConfig& config, const WeightFormats& formats, const DraftParts& parts = {});
   Weights(const Weights&) = delete;
 
   // Packs a copy of `tensor`, rounded to its format. A tied lm_head and derived constants
-  // (rotary_emb.inv_freq) are checked for their name and left out. Throws InvalidInput on an
+  // (rotary_emb.inv_freq) are left out after a check of their name. Throws InvalidInput on an
   // unknown name, a second tensor of the same name, or a wrong shape; nothing is changed then.
   void load(const std::string& name, const TensorView& tensor);
-  // The same of rows first .. of a tensor that is quantised already, in the format named for it.
+  // The same for rows first .. of a tensor that is quantised already, in the format named for it.
   // Pieces come in order; the tensor is complete with its last row.
   void load(const std::string& name, const Levels& rows, int64_t first);
-  // Groups of a row of a matrix; 0 of a format without groups.
+  // Groups per row of a matrix; 0 for a format without groups.
   int64_t groups(const std::string& name) const;
-  // Row `index` of a matrix as the arithmetic has it, [columns].
+  // Row `index` of a matrix in the values that the arithmetic uses, [columns].
   std::vector<float> row(const std::string& name, int64_t index) const;
-  // Throws InvalidInput that names the first missing tensor; `load` is over after it.
+  // Ends loading. Throws InvalidInput that names the first missing tensor.
   void finish();
   bool finished() const { return finished_; }
   int64_t parameters() const { return parameters_; }
@@ -118,17 +120,17 @@ class Weights {
   const Columns& columns() const { return columns_.columns(); }
 
  private:
-  // Where a tensor goes: rows of a packed matrix, part of a vector, or the embedding.
+  // The destination of a tensor: rows of a packed matrix, part of a vector, or the embedding.
   struct Place {
     int64_t rows = 0, columns = 0;  // columns 0: a vector
     PackedMatrix* matrix = nullptr;
     Buffer<float>* vector = nullptr;
-    const PackedMatrix* order = nullptr;  // of a bias: where its elements go
+    const PackedMatrix* order = nullptr;  // bias: the matrix that orders its elements
     int64_t first = 0;                    // row of the matrix, element of the bias
     float offset = 0;                     // added to each element of a norm
     bool embedding = false, loaded = false, optional = false;
-    Format format{};   // of a matrix
-    int64_t have = 0;  // rows of it that have come, if they come in pieces
+    Format format{};   // matrix
+    int64_t have = 0;  // rows that have been loaded, if pieces are loaded
   };
   void expect(std::string name, const Place& place);
   void expect_layer(int64_t index, const DecoderConfig& config);
@@ -147,15 +149,15 @@ class Weights {
 
   WeightFormats formats_;
   ColumnMap columns_;
-  std::shared_ptr<const Weights> target_;  // of a draft that has its embedding
+  std::shared_ptr<const Weights> target_;  // null unless its embedding is shared
   EmbedTable embed_;
   Linear lm_head_;
-  PackedMatrix embedding_;  // of a named format, untied
+  PackedMatrix embedding_;  // if it is untied and has a named format
   bool tied_, finished_ = false;
   float norm_offset_;  // added to each norm's weight as it is loaded
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;
-  std::vector<std::string> order_;  // of names, for messages
+  std::vector<std::string> order_;  // names, for messages
 };
 
 }  // namespace sbrt

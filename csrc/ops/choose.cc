@@ -22,7 +22,8 @@ struct Best {  // the `want` best (score, column) so far, best first
   double bar() const {
     return count < want ? -std::numeric_limits<double>::infinity() : score[count - 1];
   }
-  // In any order; of equal scores the lowest column, which has the lowest id, goes first.
+  // Columns may come in any order. Of equal scores the lowest column, which has the lowest id,
+  // wins.
   void offer(double s, int32_t column) {
     int place = count;
     while (place > 0 && (s > score[place - 1] || (s == score[place - 1] && column < at[place - 1])))
@@ -36,7 +37,7 @@ struct Best {  // the `want` best (score, column) so far, best first
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Their passes over logits give the same bits on every instruction set.
+// The passes of all kernels over logits give the same bits.
 const Kernels& vectors() {
   static const Kernels& best = kernels_named("auto");
   return best;
@@ -53,7 +54,8 @@ bool is_filtered(const Sampling& s, int n) {
   return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < n);
 }
 
-// Offers a column with its token's noise, unless even the bound of the noise cannot bring it in.
+// Offers a column with its token's noise, unless its score would be too low even with the bound of
+// the noise.
 struct NoisyOffer {
   const float* logits;
   const Columns& columns;
@@ -97,7 +99,7 @@ void greedy_best(const float* logits, int n, float most, Best& best) {
     if (logits[i] > -kInfinity) best.offer(logits[i], static_cast<int32_t>(i));
 }
 
-// The first of the greatest logits goes first: the bar is high before the rest is looked at.
+// The largest logit is offered first, so that the threshold is high for the rest.
 void noisy_best(float most, NoisyOffer& offer) {
   const Kernels& v = vectors();
   const Columns& columns = offer.columns;
@@ -127,7 +129,7 @@ void find_best(const float* logits, const Columns& columns, const Sampling& s, c
   for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
-// The scores [n] of a row [n] that find_best has just seen.
+// The scores [n] of a row [n] that find_best has just processed.
 void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
   std::fill_n(scores, n, -kInfinity);
@@ -143,7 +145,7 @@ void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScra
 // The softmax of raw logits: exp(x - most) / sum.
 struct RawLaw {
   float most, sum;
-  float moment;  // of x - most under the law, times sum
+  float moment;  // mean of x - most under the softmax, times sum
 
   float q(float x) const { return exp32(x - most) / sum; }
   float lp(float x) const { return x - most - static_cast<float>(std::log(double{sum})); }
@@ -158,7 +160,7 @@ RawLaw raw_law(const float* logits, int n) {
   return law;
 }
 
-// Softmax over the candidates of their scores, as logarithms.
+// Log softmax over the scores of the candidates only.
 void score_confidence(const Best& best, Law& law) {
   float sum = 0;
   for (int r = 0; r < law.n; ++r) {
@@ -169,8 +171,9 @@ void score_confidence(const Best& best, Law& law) {
   for (int r = 0; r < law.n; ++r) law.lp[r] -= shift;
 }
 
-// p -> p^sharpness, what is left to other tokens kept as it is, and normalised. Rounding must not make
-// a probability of more than 1: a node would be likelier than its parent, and outlive it.
+// p -> p^sharpness, normalised; the probability of other tokens is kept. Rounding must not make a
+// probability larger than 1: a node would then be more likely than its parent, and could outlive
+// it.
 void calibrate(float sharpness, Law& law) {
   if (sharpness == 1) return;
   float given = 0, sum = 0;
@@ -201,7 +204,7 @@ float raw_softmax(const float* logits, int vocab, int32_t token) {
 
 namespace {
 
-// The hash of the tokens up to `row`, itself among them.
+// The hash of the tokens up to and including `row`'s.
 uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& s) {
   find_path(c, rows, row, s);
   uint64_t hash = c.trunk_hash;
@@ -209,8 +212,8 @@ uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, Shapi
   return hash;
 }
 
-// The first choices of row `i`, as columns, under all that the request asks for. Returns the row they
-// are of.
+// The first choices of row `i`, as columns, with the request's sampling and shaping. Returns the
+// row of logits that they are from.
 const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
                     Best& best, int32_t& error) {
   const Sequence& c = a.of(i);
@@ -224,12 +227,12 @@ const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseSc
   return logits;
 }
 
-// Replaces the columns in a law by their tokens.
+// Replaces the columns in a Law by their tokens.
 void name_tokens(const Columns& columns, Law& law) {
   for (int r = 0; r < law.n; ++r) law.token[r] = columns.id(law.token[r]);
 }
 
-// Where the scores of a draft's row belong; null: nobody draws from it.
+// Address for the scores of a draft's row; null if nothing is drawn from it.
 float* scores_of(const Sequence& c, const Row& row) {
   const Scores& s = c.scores;
   if (row.node < 0) return nullptr;
@@ -238,16 +241,16 @@ float* scores_of(const Sequence& c, const Row& row) {
   return s.tail(row.branch, row.node);
 }
 
-// Confidence that does not look at what was drawn: the r-th draw's is the r-th largest of the law.
+// Confidence that is independent of the draw: the r-th draw gets the r-th largest probability.
 void score_blindly(const float* scores, int n, Law& law) {
   int32_t columns[kCandidates];
   Best best{.want = law.n, .score = {}, .at = columns};
-  bool bad;  // never: find_best has seen the row
+  bool bad;  // never true: find_best has checked the row
   greedy_best(scores, n, vectors().largest(scores, n, &bad), best);
   score_confidence(best, law);
 }
 
-// Draws from the draft's law at row `i` without replacement.
+// Draws candidates from the draft's distribution at row `i` without replacement.
 void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
   const Sequence& c = a.of(i);
   const Row& row = a.rows->row[i];

@@ -1,18 +1,20 @@
-// The sampling pass: from a row of logits to its token, and to what is kept of a draft's law.
+// The sampling pass: from a row of logits to its token, or to a draft's distribution (Law).
 //
-// Order: f32 logits; masks, bias and penalties (ops/shaping.h); temperature; min_p; top_k; top_p;
-// then, at temperature > 0, the token of largest logit / temperature + g with the Gumbel noise g of
-// (seed, completion, position, token), else the largest logit. Ties go to the lowest id, everywhere.
-//   min_p keeps tokens with p >= min_p * max p; top_k keeps exactly k by (logit descending, id
-//   ascending); top_p keeps the shortest prefix in that order whose sum reaches top_p of what is
-//   left. The sum is of exp32((logit - max) / temperature), each weight rounded to the nearest even
-//   multiple of 2^-40: exact in 64 bits, so no order of additions changes it, on any device. The
-//   total times top_p is one product in double.
-// Target and draft go through the same pass; the draft's q is the softmax of its raw logits, and its
-// confidence (Law::lp) is sharpened by what the outcomes taught (Sequence::sharpness).
-// Under rejection the draft's noise is its own, keyed by the prefix: its candidates are draws from its
-// law without replacement, and what is drawn after one prefix tells nothing of any other. The whole
-// laws of both are kept (Scores), and nothing else of a Law depends on what was drawn.
+// Order: f32 logits; masks, bias and penalties (ops/shaping.h); temperature; min_p; top_k; top_p.
+// At temperature > 0 the token has the largest logit / temperature + g, with the Gumbel noise g of
+// (seed, completion, position, token); else the largest logit. Ties go to the lowest id,
+// everywhere.
+//   min_p keeps tokens with p >= min_p * max p. top_k keeps exactly k by (logit descending, id
+//   ascending). top_p keeps the shortest prefix in that order whose sum reaches top_p of the sum of
+//   all that are left. The sum is of exp32((logit - max) / temperature), each weight rounded to the
+//   nearest even multiple of 2^-40. It is exact in 64 bits, so no order of additions changes it, on
+//   any device. The total times top_p is one product in double.
+// Target and draft use the same pass. The draft's q is the softmax of its raw logits. Its
+// confidence (Law::lp) is sharpened by an exponent that is learnt from outcomes
+// (Sequence::sharpness). Under rejection the draft has its own noise, with the prefix as key. Its
+// candidates are draws from its distribution without replacement, and draws after different
+// prefixes are independent. All probabilities of both models are kept (Scores). The other fields of
+// a Law do not depend on a draw.
 #pragma once
 
 #include <cstdint>
@@ -30,22 +32,21 @@ namespace sbrt {
 struct ChooseScratch {
   explicit ChooseScratch(int vocab = 0) : filter(vocab), shaping(vocab) {}
   FilterScratch filter;
-  int kept =
-      -1;  // of its ids the first so many are what the filters left; -1: nothing was filtered
+  int kept = -1;  // number of its ids that the filters kept; -1: no filter
   ShapingScratch shaping;
 };
 
-// Top `want` tokens by score of a row [columns.n] under `sampling` at `position` (of the token to be
-// chosen), best first. Returns how many there are; a NaN or +inf row gives 0 and `error` = kNanRow, a
-// row with no token left gives 0 and kNoToken.
+// Top `want` tokens by score of a row [columns.n] under `sampling` at `position` (of the token to
+// be chosen), best first. Returns their number. A NaN or +inf row gives 0 and `error` = kNanRow; a
+// row without tokens gives 0 and kNoToken.
 int top_tokens(const float* logits, const Columns& columns, const Sampling& sampling,
                int64_t position, ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error);
 
 // Softmax of raw logits (temperature 1) at one token.
 float raw_softmax(const float* logits, int vocab, int32_t token);
 
-// The lists of a request's shaping as arrays over the vocabulary, for choices on a device: in its memory,
-// written by the host between sequences but for the counts, which are the trunk's (Counts).
+// The lists of a request's shaping as arrays over the vocabulary, in device memory, for choices on
+// a device. The host writes them between sequences, except the trunk's counts (Counts).
 struct DenseShaping {
   static constexpr uint8_t kNoToken = 1, kEnds = 2;  // of `mask`
 

@@ -11,7 +11,7 @@ namespace sbrt {
 // The columns of a row of logits. Token ids ascend with the columns, so that the first of equal logits
 // has the lowest id.
 struct Columns {
-  int32_t n = 0;                 // of a row
+  int32_t n = 0;                 // columns of a row
   const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is of token i
   const int32_t* of =
       nullptr;  // [tokens] the column of a token, at least n: it has none; null with ids

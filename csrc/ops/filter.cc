@@ -10,12 +10,12 @@
 namespace sbrt {
 namespace {
 
-constexpr float kLowest = std::numeric_limits<float>::lowest();  // what is below is no token
-constexpr int kFew = 256;                                        // tokens that are simply sorted
+constexpr float kLowest = std::numeric_limits<float>::lowest();  // anything lower is no token
+constexpr int kFew = 256;  // up to this number tokens are simply sorted
 constexpr int kBuckets = 1024;
 
-// A logit below which exp32 gives less than `weight` (0 < weight <= 1): its error, those of the
-// difference and the quotient, and this function's own are below what is taken off.
+// A logit below which exp32 gives less than `weight` (0 < weight <= 1). The margin covers the
+// errors of exp32, of the difference and the quotient, and of this function.
 float bar_of(double weight, float most, float temperature) {
   const double bar = most + temperature * (std::log(weight) - 1e-3);
   return std::nextafter(static_cast<float>(std::max<double>(bar, kLowest)), kLowest);
@@ -48,7 +48,7 @@ class Filter {
   }
 
  private:
-  bool before(int32_t a, int32_t b) const {  // places
+  bool before(int32_t a, int32_t b) const {  // places in `ids`
     const float x = logits_[ids_[a]], y = logits_[ids_[b]];
     return x > y || (x == y && a < b);
   }
@@ -64,7 +64,7 @@ class Filter {
     return kept;
   }
 
-  // Those that reach `bar` and have min_p.
+  // Keeps tokens that reach `bar` and have min_p.
   int reaching(float bar) {
     const int n = static_cast<int>(v_.gather(logits_, vocab_, bar, ids_));
     if (s_.min_p <= 0 && s_.top_p >= 1) return n;
@@ -87,7 +87,7 @@ class Filter {
     return std::max(weight_[k - 1], kLowest);
   }
 
-  // The first k of n.
+  // Keeps the first k of n.
   int top(int n, int k) {
     if (n <= k) return n;
     std::iota(order_, order_ + n, 0);
@@ -95,7 +95,7 @@ class Filter {
     return up_to(n, order_[k - 1]);
   }
 
-  // Those of n that are not behind the one at `last`.
+  // Keeps those of n up to and including the one at `last`.
   int up_to(int n, int32_t last) {
     const float x = logits_[ids_[last]];
     const int32_t id = ids_[last];
@@ -103,14 +103,14 @@ class Filter {
         n, [&](int i) { return logits_[ids_[i]] > x || (logits_[ids_[i]] == x && ids_[i] <= id); });
   }
 
-  // The nucleus of n tokens.
+  // Keeps the nucleus of n tokens.
   int nucleus(int n) {
     int64_t total = 0;
     for (int i = 0; i < n; ++i) total += units(weight_[i]);
     return cut(n, enough(total));
   }
 
-  // Tokens below the bar weigh too little to reach the last (1 - top_p) of the total. A weight of at
+  // Tokens below the threshold weigh less than the last (1 - top_p) of the total. A weight of at
   // most w is at most 2 w in units, hence a quarter.
   int nucleus_of_all() {
     const int64_t total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
@@ -119,13 +119,13 @@ class Filter {
     return cut(n, enough(total));
   }
 
-  // The least number of units that reaches top_p of a total; the first token always stays.
+  // The least number of units that reaches top_p of a total; the first token is always kept.
   int64_t enough(int64_t total) const {
     const double part = static_cast<double>(s_.top_p) * static_cast<double>(total);
     return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(part)));
   }
 
-  // The shortest prefix of n tokens whose sum is enough.
+  // Keeps the shortest prefix of n tokens whose sum suffices.
   int cut(int n, int64_t enough) {
     int64_t sum = 0;
     const int m = n <= kFew ? all(n) : crossing(n, enough, sum);
@@ -142,8 +142,8 @@ class Filter {
     return n;
   }
 
-  // Sorts n into buckets of logits; gives the places in the bucket in which the sum becomes enough,
-  // and the `sum` of those before.
+  // Sorts n into buckets of logits. Returns the places of the bucket in which the sum becomes
+  // sufficient, and the `sum` of the buckets before it.
   int crossing(int n, int64_t enough, int64_t& sum) {
     float lowest = most_;
     for (int i = 0; i < n; ++i) lowest = std::min(lowest, logits_[ids_[i]]);

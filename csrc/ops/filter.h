@@ -1,10 +1,10 @@
-// What min_p, top_k and top_p leave of a row; the rule: ops/choose.h.
+// Applies min_p, top_k and top_p to a row; ops/choose.h has the rules.
 //
-// Vectors read the vocabulary once or twice, for a bar that what is left must reach: of min_p its
-// logarithm (exp32 never falls, so that what it leaves is the first of the row); of top_k the k-th of
-// maxima of disjoint parts of the row; of top_p the weight below which even all tokens together are
-// less than it may leave out. Only what reaches the bar is looked at one by one. Sums of weights are
-// integers, so they may be added in any order.
+// Vectors read the vocabulary once or twice to find a threshold that all kept tokens reach. For
+// min_p it is a logarithm: exp32 is monotonic, so min_p keeps the first tokens of the row. For
+// top_k it is the k-th largest of the maxima of disjoint parts of the row. For top_p it is the
+// weight below which even all tokens together may be left out. Only tokens that reach the threshold
+// are examined one by one. Sums of weights are integers, so they may be added in any order.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct FilterScratch {
   Buffer<float> weight;   // [vocab] exp32((logit - most) / temperature) of `ids`
 };
 
-// The ids that are left, in scratch.ids; returns their number. `most` is the greatest logit, finite;
-// no logit is NaN, the temperature is above 0.
+// Finds the ids that are kept, in scratch.ids; returns their number. `most` is the largest logit,
+// finite; no logit is NaN, the temperature is above 0.
 int filter(const Kernels& kernels, const float* logits, int vocab, float most, const Sampling& s,
            FilterScratch& scratch);
 

@@ -33,7 +33,7 @@ struct MatmulTask {
   int rows;
   int64_t first, last;  // even if gated
   float* both;          // [rows][kGatedWidth] scratch if gated, else null
-  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // from Kernels
+  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // function of Kernels
 
   // For integer products (ops/integers.h): the rows, used instead of x, [groups of k][stride]. If
   // gated and `made` is given, y is stored there as integers and not in y. `first` is then a

@@ -24,8 +24,8 @@ struct Levels {
   int64_t rows = 0, columns = 0;
 };
 
-// W [out, in] in panels of 16 outputs; outputs beyond `out` are padding that nobody reads. Inside a
-// panel:
+// W [out, in] in panels of 16 outputs. Outputs beyond `out` are padding that is never read. Inside
+// a panel:
 //   f32   pairs of k: 16 words of k, then 16 of k + 1
 //   bf16  pairs of k: one word for each output holds k (low half) and k + 1 (high half)
 //   int8  groups of k: 16 scales, 16 minimums, then for every 4 k 64 bytes: 4 of each output. A byte

@@ -37,7 +37,7 @@ SBRT_ANY inline uint64_t extended(uint64_t hash, int32_t token) {
 enum Use : uint32_t {
   kTarget = 0,    // the target's token, and under the coupled rule the draft's; keyed by position
   kDraft = 1,     // the draft's draws under rejection; keyed by the hash of the prefix they follow
-  kCoin = 2,      // acceptance of a drawn candidate, one for each try; keyed by position
+  kCoin = 2,      // acceptance of a drawn candidate, one number for each try; keyed by position
   kResidual = 3,  // the token after the last candidate was rejected; keyed by position
 };
 

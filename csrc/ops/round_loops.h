@@ -1,5 +1,5 @@
 // A group of 32 values as integers, in plain loops. The result does not depend on the order, so the
-// compiler may use what vectors the including file has. Included by one source file only.
+// compiler may use the vectors of the including file. Included by one source file only.
 #pragma once
 
 #include <cstdint>

@@ -10,12 +10,12 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// Whether the row's last tokens are word[0 .. n - 1].
+// True if the row's last tokens are word[0 .. n - 1].
 bool ends_with(const Sequence& c, const ShapingScratch& scratch, const int32_t* word, int64_t n) {
   const int64_t trunk = c.head + 1;
   if (n > trunk + scratch.path_size) return false;
   for (int64_t back = 1; back <= n; ++back) {
-    const int64_t beyond = back - scratch.path_size;  // of the trunk, from its end
+    const int64_t beyond = back - scratch.path_size;  // counted from the end of the trunk
     const int32_t token =
         beyond <= 0 ? scratch.path[scratch.path_size - back] : c.trunk[trunk - beyond];
     if (token != word[n - back]) return false;
@@ -67,17 +67,17 @@ void penalise(const Sequence& c, const Columns& columns, ShapingScratch& scratch
   for (const int32_t* token = path; token < end; ++token) {
     const int32_t t = *token;
     if (extra[t] > 0 && !counts.seen[t]) penalise_token(t, extra[t]);
-    extra[t] = 0;  // a token that stands there twice is penalised once
+    extra[t] = 0;  // a token that occurs twice is penalised once
   }
 }
 
 }  // namespace
 
-// A node of the chain that is not hung yet is the certain branch's, which grows in the in-flight slots.
+// A node that is not in the chain yet is the certain branch's, which grows in the in-flight slots.
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch) {
   int n = 0;
   const int root =
-      static_cast<int>(c.head - rows.head[row.seat]);  // its bit: a draft may lag the trunk
+      static_cast<int>(c.head - rows.head[row.seat]);  // its bit, because a draft may lag the trunk
   for (int bit = root + 1; bit < kSlots; ++bit) {
     if (!row.chain.has(bit)) continue;
     const int node = bit - root;
@@ -88,7 +88,7 @@ void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScra
   scratch.path_size = n;
   const int64_t expected = std::max<int64_t>(0, row.position - c.head);
   check(n == expected, "shaping: the row at position ", row.position, " has ", n,
-        " tokens behind the root, expected ", expected);
+        " tokens after the root, expected ", expected);
 }
 
 const float* shape_row(const float* logits, const Columns& columns, const Sequence& c,

@@ -1,4 +1,4 @@
-// What a request does to a row of logits before its temperature: masks, bias, penalties.
+// A request's changes to a row of logits before its temperature: masks, bias, penalties.
 //
 // Order, each step in f32:
 //   1. ids that no token has are masked (-inf), and with allowed_token_ids every other token
@@ -9,9 +9,8 @@
 //   5. penalties, each token of prompt and output once: x = x > 0 ? x / repetition : x * repetition;
 //      then, c times in the output: x -= frequency * c, and x -= presence if c > 0
 //
-// A row sees the trunk and its own ancestors only. The trunk's counts are a side structure that moves
-// when `select` commits; a row adds its ancestors on top and takes them off again, so a rollback has
-// nothing to undo.
+// A row sees the trunk and its own ancestors only. The trunk's counts change when `select` commits.
+// A row adds its ancestors to them and subtracts them again, so a rollback has nothing to undo.
 #pragma once
 
 #include <cstdint>
@@ -23,21 +22,21 @@
 
 namespace sbrt {
 
-// Working memory of one team member; its pages are touched by requests that shape only.
+// Working memory of one team member; only requests that shape touch its pages.
 struct ShapingScratch {
   explicit ShapingScratch(int vocab = 0) : logits(vocab), extra(vocab) {}
-  Buffer<float> logits;             // [vocab] the shaped row, by columns
-  Buffer<int32_t> extra;            // [vocab] how often the row's ancestors hold a token; else zero
-  int32_t path[kSlots + kMaxTail];  // tokens behind the root down to the row, its own last
+  Buffer<float> logits;   // [vocab] the shaped row, by columns
+  Buffer<int32_t> extra;  // [vocab] number of times the row's ancestors hold a token; else zero
+  int32_t path[kSlots + kMaxTail];  // tokens after the root down to the row, its own last
   int path_size = 0;
 };
 
-// The tokens behind the root that `row` sees, down to its own, into scratch.path. `row` is at the root
-// or behind it, or of the trunk, which has none.
+// Stores the tokens after the root that `row` sees, including its own, in scratch.path. `row` is
+// the root, comes after it, or is in the trunk, which gives none.
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch);
 
-// The row `logits` [columns.n] after all steps, in scratch.logits. What is said of a token without a
-// column has no effect. `row` is the root or comes after it.
+// The row `logits` [columns.n] after all steps, in scratch.logits. Settings for a token without a
+// column have no effect. `row` is the root or comes after it.
 const float* shape_row(const float* logits, const Columns& columns, const Sequence& c,
                        const Batch& rows, const Row& row, ShapingScratch& scratch);
 

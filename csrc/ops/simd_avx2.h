@@ -108,7 +108,7 @@ inline void multiply(__m256i x, __m256i m, __m256i& high, __m256i& low) {
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
 }
-// The halves of the 64-bit products x m.
+// The halves of the 64-bit products x * m.
 inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);

@@ -71,7 +71,7 @@ inline V field(U a, int shift, uint32_t mask) {
   const __m512i shifted = _mm512_srl_epi32(a, _mm_cvtsi32_si128(shift));
   return _mm512_cvtepi32_ps(_mm512_and_si512(shifted, set_word(mask)));
 }
-// The halves of the 64-bit products a m.
+// The halves of the 64-bit products a * m.
 inline void multiply(U a, U m, U& high, U& low) {
   const U even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
   high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);

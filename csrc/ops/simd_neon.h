@@ -127,7 +127,7 @@ inline U count_from(uint32_t x) {
 inline U exclusive_or(const U& x, const U& y) {
   return each_word([&](int i) { return veorq_u32(x.a[i], y.a[i]); });
 }
-// The halves of the 64-bit products x m.
+// The halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // x may be one of the results
   for (int i = 0; i < kParts; ++i) {

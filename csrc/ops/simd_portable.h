@@ -116,7 +116,7 @@ inline void store_words(uint32_t* p, const U& x) { std::memcpy(p, x.a, sizeof x.
 inline V field(const U& x, int shift, uint32_t mask) {
   return each([&](int i) { return static_cast<float>(x.a[i] >> shift & mask); });
 }
-// The halves of the 64-bit products x m.
+// The halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // x may be one of the results
   for (int i = 0; i < 16; ++i) {

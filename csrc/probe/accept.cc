@@ -14,7 +14,7 @@ namespace {
 
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-// One node's laws, with memory of their own.
+// The distributions at one node, with their own memory.
 class PlaceProbe {
  public:
   PlaceProbe(const Doubles& p, const Doubles& q)
@@ -42,7 +42,8 @@ class PlaceProbe {
 
 void bind_accept(py::module_& m) {
   py::class_<PlaceProbe>(
-      m, "Place", "A node's laws p and q [vocab] as rejection uses them up (csrc/round/accept.h).")
+      m, "Place",
+      "Probabilities p and q [vocab] at a node, as rejection changes them (csrc/round/accept.h).")
       .def(py::init<const Doubles&, const Doubles&>(), py::arg("p"), py::arg("q"))
       .def_property_readonly("p", &PlaceProbe::p)
       .def_property_readonly("q", &PlaceProbe::q)

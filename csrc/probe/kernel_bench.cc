@@ -1,4 +1,4 @@
-// Times every op of a lane's forward where it stands, and the roofs of the machine it runs on.
+// Times every op of a lane's forward in its place, and measures the roofs of the machine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -21,7 +21,7 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// What an op of `rows` rows must move and compute at least.
+// The bytes and operations that an op of `rows` rows needs at least.
 struct Cost {
   std::string name, shape;
   double bytes = 0, weights = 0, flops = 0;  // weights: of the bytes
@@ -90,7 +90,7 @@ struct StampedArgs {
   int64_t* at;
 };
 
-// Rank 0 notes when it comes to the op; the op before has then ended, its meeting included.
+// Rank 0 notes the time when it reaches the op; the op before has then ended, with its barrier.
 void stamped(const StampedArgs& a, Worker worker) {
   if (worker.rank == 0) *a.at = Trace::now();
   if (a.node) a.node->call(*a.node, worker);
@@ -98,7 +98,7 @@ void stamped(const StampedArgs& a, Worker worker) {
 
 struct CollectArgs {
   const Buffer<int64_t>* at;
-  std::vector<std::vector<int64_t>>* ns;  // by op
+  std::vector<std::vector<int64_t>>* ns;  // times of each op
 };
 
 void collect(const CollectArgs& a, Worker) {
@@ -132,7 +132,7 @@ class KernelBench {
     runner_ = std::make_unique<Runner>(threads);
   }
 
-  // `n` rows of one path behind `head` tokens, `times` forwards; [{op, shape, bytes, flops, ns}].
+  // `n` rows of one path after `head` tokens, `times` forwards; [{op, shape, bytes, flops, ns}].
   py::list run(int64_t head, int n, int width, int times, float temperature) {
     const RingShape& ring = lane_->ring_shape();
     check_within("bench: rows", 1, kMaxRows, n);
@@ -190,10 +190,10 @@ class KernelBench {
   Graph plain_{"bench.plain"}, timed_{"bench.timed"};
   Buffer<int64_t> at_;
   std::vector<std::vector<int64_t>> ns_;
-  std::unique_ptr<Runner> runner_;  // last: its threads end before what they read
+  std::unique_ptr<Runner> runner_;  // last, because its threads end before the data that they read
 };
 
-// Times the choice of given rows by itself.
+// Times the sampling of given rows, without a forward.
 class ChooseBench {
  public:
   // logits [rows, vocab].
@@ -246,7 +246,7 @@ class ChooseBench {
   Graph choose_{"bench.choose"}, timed_{"bench.timed"};
   Buffer<int64_t> at_{2};
   std::vector<std::vector<int64_t>> ns_{1};
-  Runner runner_;  // last: its threads end before what they read
+  Runner runner_;  // last, because its threads end before the data that they read
 };
 
 struct RoofArgs {
@@ -272,7 +272,7 @@ void integer_share(const RoofArgs& a, Worker worker) {
   (*a.flops)[worker.rank] = integers_beside(a.kernels->name).peak(a.steps, out);
 }
 
-// What a team of this machine can do at most, by the vectors of one instruction set.
+// The limits of a team, by the vectors of one instruction set.
 class Roofs {
  public:
   Roofs(int threads, const std::string& isa)
@@ -280,7 +280,7 @@ class Roofs {
     check_within("bench: threads", 1, 64, threads);
   }
 
-  // Bytes per second of reading `bytes` again and again, all members a share each.
+  // Bytes per second of reading `bytes` repeatedly; each member reads a share.
   double read(int64_t bytes, int times) {
     const int64_t n = bytes / static_cast<int64_t>(sizeof(float));
     if (static_cast<int64_t>(data_.size()) < n) {
@@ -304,7 +304,7 @@ class Roofs {
     return operations / seconds;
   }
 
-  // Seconds of one, the least of `times`.
+  // Least seconds of one run among `times`.
   double measure(void (*fn)(const RoofArgs&, Worker), const RoofArgs& args, int times) {
     const GilRelease nogil;
     Graph work("bench.roof");
@@ -330,7 +330,7 @@ class Roofs {
 }  // namespace
 
 void bind_kernel_bench(py::module_& m) {
-  py::class_<KernelBench>(m, "KernelBench", "Times every op of a model's forward where it stands.")
+  py::class_<KernelBench>(m, "KernelBench", "Times every op of a model's forward in its place.")
       .def(py::init<std::shared_ptr<Model>, int64_t, int32_t, int32_t>(), py::arg("model"),
            py::arg("max_len"), py::arg("max_rows"), py::arg("threads"))
       .def("run", &KernelBench::run, py::arg("head"), py::arg("rows"), py::arg("width"),
@@ -340,7 +340,7 @@ void bind_kernel_bench(py::module_& m) {
           py::init<const py::array_t<float, py::array::c_style | py::array::forcecast>&, int32_t>(),
           py::arg("logits"), py::arg("threads"))
       .def("run", &ChooseBench::run, py::arg("sampling"), py::arg("width"), py::arg("times"));
-  py::class_<Roofs>(m, "Roofs", "What a team of this machine can read and compute at most.")
+  py::class_<Roofs>(m, "Roofs", "The limits of a team of this machine in reading and computing.")
       .def(py::init<int, const std::string&>(), py::arg("threads"), py::arg("isa") = "auto")
       .def("read", &Roofs::read, py::arg("bytes"), py::arg("times") = 5)
       .def("peak", &Roofs::peak, py::arg("steps") = 1 << 18, py::arg("times") = 5)

@@ -1,4 +1,4 @@
-// One lane by itself, without an engine.
+// One lane alone, without an engine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -89,7 +89,7 @@ class LaneProbe {
   std::unique_ptr<Lane> lane_;
   Batch table_{};
   Graph with_logits_{"probe.forward"}, keys_only_{"probe.keys"};
-  Runner runner_;  // last: its threads end before what they read
+  Runner runner_;  // last, because its threads end before the data that they read
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// One packed matrix by itself: what tests compare with their own products.
+// One packed matrix alone: tests compare it with their own products.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -15,7 +15,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bytes = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
 
-// How a product is computed; `integers` empty: rows stay f32.
+// The method of a product; `integers` empty: rows stay f32.
 struct Way {
   std::string isa, integers;
   int width;
@@ -175,7 +175,7 @@ void bind_matmul_probe(py::module_& m) {
         py::arg("bias") = py::none());
   m.def(
       "format_named", [](const std::string& name) { return format_named(name); }, py::arg("name"),
-      "The format that `dtype` stands for.");
+      "The format that `dtype` names.");
   m.def("quantise_probe", &quantise_probe, py::arg("x"), py::arg("integers") = "auto");
   m.def("integer_sets", &integer_sets, "Integer products that run on this machine, best first.");
 }

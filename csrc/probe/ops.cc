@@ -1,4 +1,4 @@
-// Single ops over a sequence's state given as bytes: what the GPU's kernels are compared with.
+// Single ops on a sequence's state, given as bytes: tests compare the GPU's kernels with them.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -30,7 +30,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Sizes = std::tuple<int64_t, int64_t, int32_t, int32_t>;  // capacity, window, branches, tail
 
-// A struct of csrc/state, as the bytes of it.
+// A struct of csrc/state from its bytes.
 template <class T>
 std::unique_ptr<T> from_bytes(const py::bytes& bytes) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -82,7 +82,7 @@ class ProbeRing {
   std::unique_ptr<KvRing> ring;
 
  private:
-  // Keys lie apart in panels, values together (ring/ring.h).
+  // Keys are in panels, values contiguous (ring/ring.h).
   template <class F>
   void each_key(F f) const {
     const RingShape& s = ring->shape();
@@ -93,7 +93,7 @@ class ProbeRing {
   }
 };
 
-// q [rows, heads, head_dim] over a ring of one layer; gives [rows in use, heads, head_dim].
+// q [rows, heads, head_dim] over a ring of one layer; returns [rows in use, heads, head_dim].
 Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, const Floats& v,
                     const Sizes& sizes, float scale) {
   const auto rows = from_bytes<Batch>(table);
@@ -114,7 +114,7 @@ Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, co
   return out;
 }
 
-// qkv [rows, heads + 2 kv_heads, head_dim]; gives it after rope, and K and V of the ring. Norm
+// qkv [rows, heads + 2 kv_heads, head_dim]; returns it after rope, and K and V of the ring. Norm
 // weights: [head_dim], or none for no norm.
 std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floats& given,
                                               const Floats& k, const Floats& v, const Sizes& sizes,
@@ -139,8 +139,8 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   return {qkv, keys, values};
 }
 
-// K and V after a settle (0: of the target lane, 1: of the draft lane, 2: after a serial burst), and
-// the sequence it left.
+// K and V after a settle, and the sequence. 0: the target lane's, 1: the draft lane's, 2: the draft
+// lane's after a serial burst.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {
@@ -160,8 +160,8 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   return {keys, values, to_bytes(sequence.get(), 1)};
 }
 
-// Bytes of a Choice or a Law of every row of `logits` [rows, columns]. ids: the columns' tokens, the
-// last of which is the vocabulary's last; none: all.
+// Bytes of a Choice or a Law of every row of `logits` [rows, columns]. ids: the columns' tokens;
+// the last one is the vocabulary's last; none: all.
 py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
                        bool laws, const std::vector<int32_t>& ids) {
   const auto sequence = from_bytes<Sequence>(block);
@@ -180,7 +180,7 @@ py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Flo
   return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);
 }
 
-// Ids that min_p, top_k and top_p leave of a row [vocab], ascending.
+// Ids that min_p, top_k and top_p keep of a row [vocab], ascending.
 std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& law,
                                   const std::string& isa) {
   const int vocab = static_cast<int>(logits.size());
@@ -212,7 +212,7 @@ Floats gate_probe(const Floats& x, const std::string& activation, const std::str
   return y;
 }
 
-// Bytes from the start of a struct to a field, by "Struct.field"; of a whole struct by its name.
+// "Struct.field": bytes from the start of the struct to the field. "Struct": bytes of the struct.
 std::map<std::string, size_t> state_layout() {
   std::map<std::string, size_t> out;
 #define SBRT_FIELD(type, field) out[#type "." #field] = offsetof(type, field);

@@ -1,4 +1,4 @@
-// A KV ring by itself, for tests: slots are written, moved and read as raw bytes.
+// A KV ring alone, for tests: slots are written, moved and read as raw bytes.
 #include <cstring>
 #include <limits>
 #include <string>
@@ -16,7 +16,7 @@ class RingProbe {
  public:
   RingProbe(const RingShape& shape, bool debug) : ring_(shape, debug) {}
 
-  // K then V of every layer and head: what a lane writes for the token at `position`.
+  // K, then V, of every layer and head: a lane's write for the token at `position`.
   void write(int64_t slot, int64_t position, const std::string& bytes) {
     check_equal("probe: bytes of a slot", slot_bytes(), bytes.size());
     const char* from = bytes.data();
@@ -27,7 +27,7 @@ class RingProbe {
     ring_.tag(slot, position);
   }
 
-  // What a row reads that looks for `position` there; a debug ring throws if it holds another.
+  // The data of a row that expects `position` there; a debug ring throws if it holds another.
   py::bytes read(int64_t slot, int64_t position) {
     ring_.expect(checked(slot), position);
     std::string out;

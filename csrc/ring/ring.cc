@@ -17,7 +17,7 @@ void check_shape(const RingShape& s) {
   check_within("ring: tail slots", 0, kMaxTail, s.tail_slots);
   check_within("ring: window", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.window);
   check<InvalidInput>(s.capacity >= s.window + kSlots - 1, "ring: capacity ", s.capacity,
-                      " breaks the law C >= W + S - 1 = ", s.window + kSlots - 1, " (window ",
+                      " breaks the bound C >= W + S - 1 = ", s.window + kSlots - 1, " (window ",
                       s.window, ", in-flight slots ", kSlots, ")");
   check_within("ring: capacity", int64_t{1}, std::numeric_limits<int32_t>::max() / 2, s.capacity);
   // A row stores its slot in 32 bits.

@@ -10,9 +10,9 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kKept = kSlots + kMaxTail;  // rows of a draft's scores besides the tails'
+constexpr int64_t kKept = kSlots + kMaxTail;  // rows of a draft's scores, without those of tails
 
-// Divides by the sum, by ascending id; returns it.
+// Divides by the sum, which is added by ascending id; returns the sum.
 double normalise(double* law, int32_t vocab) {
   double sum = 0;
   for (int i = 0; i < vocab; ++i) sum += law[i];
@@ -23,12 +23,12 @@ double normalise(double* law, int32_t vocab) {
 
 double surplus(double p, double q) { return p > q ? p - q : 0; }
 
-// A candidate of a node: of the chain, or (node 0) of a branch.
+// A candidate at a node: a node of the chain, or the first token of a branch (node 0).
 struct Candidate {
   int32_t token, node;
 };
 
-// Those drawn at `node`, in the order they were drawn; returns their number.
+// Lists the candidates drawn at `node`, in the order of their draws; returns their number.
 int drawn_at(const Sequence& c, int node, Candidate* found) {
   int n = 0;
   for (int i = node + 1; i <= c.chain.size; ++i)
@@ -39,14 +39,14 @@ int drawn_at(const Sequence& c, int node, Candidate* found) {
   return n;
 }
 
-// The child of `node` that was looked up and is verified, or 0. There is one at most.
+// The child of `node` that was looked up and is verified, or 0. There is at most one.
 int known_child(const Sequence& c, int node) {
   for (int i = node + 1; i <= c.chain.size; ++i)
     if (c.chain.parent[i] == node && c.chain.known.has(i) && c.verified.has(i)) return i;
   return 0;
 }
 
-// Noise of the token behind `node`.
+// Noise for the token after `node`.
 Noise noise_behind(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,
@@ -55,13 +55,15 @@ Noise noise_behind(const Sequence& c, int node, Use use) {
           .where = static_cast<uint64_t>(position)};
 }
 
-// The token after `node`, where the target would choose `own`, and the node of the chain that holds it.
+// Decides the token after `node`, and the node of the chain that holds it (0: none). `own`: the
+// target's own choice there.
 Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   Candidate drawn[kSlots + kMaxBranches];
   const int n = drawn_at(c, node, drawn);
   const int next = child(c.chain, node, own);
   if (n == 0) return {own, c.verified.has(next) ? next : 0};
-  check(c.draft_nodes.has(node), "select: no law to have drawn from at node ", node);
+  check(c.draft_nodes.has(node), "select: expected a draft distribution, found none at node ",
+        node);
   softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
   softmax(c.scores.chain + int64_t{node} * c.scores.columns, c.scores.columns, place.q);
   spread(c.scores.ids, c.scores.columns, place.vocab, place.q);
@@ -87,7 +89,7 @@ void softmax(const float* scores, int32_t n, double* law) {
   normalise(law, n);
 }
 
-// Goes from the last to the first: ids[i] >= i, so no unread entry is overwritten.
+// Runs from the last to the first: ids[i] >= i, so no unread entry is overwritten.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law) {
   int32_t end = vocab;
   for (int32_t i = n - 1; i >= 0; --i) {

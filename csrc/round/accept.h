@@ -1,19 +1,19 @@
-// The rule `rejection`: which candidates stand, by chance, so that every committed token has exactly
-// the target's law (Leviathan et al., arXiv 2211.17192; without replacement: Jeon et al., arXiv
-// 2402.14160).
+// The rule `rejection`: candidates are accepted at random, so that every committed token has
+// exactly the target's distribution (Leviathan et al., arXiv 2211.17192; without replacement: Jeon
+// et al., arXiv 2402.14160).
 //
-// At a node the target has the law p and its candidates x_1, x_2, ... were drawn from the draft's law q
-// without replacement. They are tried in the order they were drawn:
+// At a node the target has the distribution p. The candidates x_1, x_2, ... were drawn from the
+// draft's distribution q without replacement. They are tried in the order of the draws:
 //
-//   u q(x) < p(x), u uniform in [0, 1): x stands
-//   else p <- norm(max(p - q, 0)), q <- norm(q with q(x) := 0), and the next is tried
+//   u q(x) < p(x), u uniform in [0, 1): x is accepted
+//   else p <- norm(max(p - q, 0)), q <- norm(q with q(x) := 0), and the next one is tried
 //   none left: y is drawn from p
 //
-// That is exact if whether x_r is tried at all never depends on what x_r or a later one turned out to
-// be: what stops, cuts, ranks or prunes sees laws only, and every prefix has noise of its own, so that
-// other branches tell nothing either. A token that was not drawn but looked up is tried like one from a
-// law that knows nothing else; where nothing was drawn y is the target's own choice, and a looked-up
-// token stands if it is y.
+// This is exact if the decision to try x_r never depends on the value of x_r or of a later
+// candidate. So rules that stop, cut, rank or prune use distributions only. Every prefix has its
+// own noise, so other branches do not matter either. A looked-up token was not drawn: it is tried
+// as if drawn from a distribution with this token alone. If nothing was drawn, y is the target's
+// own choice, and a looked-up token is accepted if it is y.
 #pragma once
 
 #include "core/memory.h"
@@ -29,17 +29,17 @@ void softmax(const float* scores, int32_t n, double* law);
 // null means the first n tokens.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law);
 bool stands(const Place& place, int32_t token, double u);
-// After a candidate that does not stand. False: nothing is left of p - q (it was as good as 0
-// everywhere, and only rounding let the candidate fall); p stays as it was.
+// Updates p and q after a candidate was rejected. False: nothing is left of p - q, and p stays as
+// it is. Then p - q was almost 0 everywhere, and only rounding rejected the candidate.
 bool reject(const Place& place, int32_t token);
-bool reject_known(const Place& place, int32_t token);  // one that was not drawn
-// The first token at which the sums of the law pass u of its whole.
+bool reject_known(const Place& place, int32_t token);  // for one that was not drawn
+// The first token at which the cumulated sum exceeds u times the total.
 int32_t draw_from(const double* law, int32_t vocab, double u);
 
-// What stands of the chain, and y. Sets c.no_mass.
+// The accepted path of the chain, and y. Sets c.no_mass.
 Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place);
 
-// The memory of an engine that was built for rejection.
+// The memory of rejection, in an engine that was built for it.
 class AcceptMemory {
  public:
   AcceptMemory() = default;

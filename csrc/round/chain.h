@@ -1,4 +1,4 @@
-// The chain as a tree: its children, one more node. On every device.
+// The chain as a tree: children of a node, appending a node. Runs on every device.
 #pragma once
 
 #include "core/any.h"
@@ -13,7 +13,7 @@ SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
   return 0;
 }
 
-// One more node of the chain; nodes come after their parents. score: Chain::score.
+// Appends a node to the chain; nodes come after their parents. score: Chain::score.
 SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float score) {
   const int i = ++chain.size;
   chain.token[i] = token;
@@ -27,7 +27,7 @@ SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float sco
   return i;
 }
 
-// `token` came at `position`; `law` is the draft's there.
+// Stores the rank of `token`, which was committed at `position`; `law` is the draft's there.
 SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Law& law, int32_t token) {
   if (!c.rank) return;
   const int at = first_of(law.token, law.n, token);
@@ -40,7 +40,7 @@ SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Law& law, in
 #endif
 }
 
-// Of the host, while lanes are at work: what note_rank() left there, or kUnknownRank.
+// For the host, while lanes work: the value that note_rank() stored, or kUnknownRank.
 inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }
@@ -51,7 +51,7 @@ SBRT_ANY inline bool awaits_burst(const Sequence& c) {
   return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0 && !c.filled;
 }
 
-// Whether `steps` draft steps behind the chain stay within what the draft can follow.
+// True if the draft has positions for `steps` draft steps after the chain.
 SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
   return c.head + c.chain.depth + 1 + steps < c.draft_limit;
 }
@@ -62,7 +62,7 @@ SBRT_ANY inline bool chain_fits(const Sequence& c) {
   return c.policy.gamma == 0 || c.head + c.chain.depth < c.draft_limit;
 }
 
-// The same as burst_fits() of a serial burst.
+// Like burst_fits(), for a serial burst.
 SBRT_ANY inline bool serial_burst_fits(const Sequence& c) {
   return c.head + 1 + c.policy.burst < c.draft_limit;
 }

@@ -1,8 +1,8 @@
-// Who runs an op of a round: one thread of the host, or one warp (or block) of a device,
-// from the same source.
+// The team that runs an op of a round: one thread of the host, or one warp (or block) of a device.
+// The source is the same.
 //
-// What is not shared out belongs to rank 0. `meet` promises that everybody sees what anybody wrote
-// before it; `best` is the largest key that anybody brought.
+// Work that is not shared is done by rank 0. `meet` is a barrier: all members then see all earlier
+// writes. `best` is the largest key of all members.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct Warp {
     return key;
   }
 };
-// A whole block of threads, for ops that ask for no `best`.
+// A whole block of threads, for ops that do not use `best`.
 struct Crew {
   int rank, size;
 
@@ -38,8 +38,8 @@ struct Crew {
 };
 #endif
 
-// A candidate as one word: of two the better one is the larger, by score, then by the lower place. No
-// candidate is 0.
+// A candidate as one word. The better of two has the larger word: by score, then by the lower
+// place. No candidate is 0.
 SBRT_ANY inline uint64_t key_of(float score, uint32_t place) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 is 0
   const uint32_t rising = bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -53,8 +53,9 @@ SBRT_ANY inline float score_of(uint64_t key) {
   return __builtin_bit_cast(float, rising >> 31 ? rising & 0x7fffffffu : ~rising);
 }
 
-// The best `wanted` of n keys, best first, into `found`; returns how many there are. Keys of 0 do not
-// count. Everybody sorts a share in place, then the best of the shares' heads is taken, again and again.
+// Writes the best `wanted` of n keys, best first, to `found`; returns their number. Keys of 0 do
+// not count. Each member sorts a share in place; then the best head of the shares is taken
+// repeatedly.
 template <class Team>
 SBRT_ANY int best_first(const Team& team, uint64_t* keys, int n, int wanted, uint64_t* found) {
   int kept = 0;

@@ -1,4 +1,4 @@
-// The burst: what a step's laws are kept for, and how every branch grows by it. On every device.
+// The burst: it stores the distributions of a step, and grows every branch. Runs on every device.
 #pragma once
 
 #include <cmath>
@@ -7,20 +7,20 @@
 
 namespace sbrt {
 
-// Where a branch grows next: below `parent` (-1: nowhere), for what gain.
+// The next growth of a branch: a child of `parent` (-1: none), with its score.
 struct Growth {
   int parent;
   float score;
 };
 
-// Working memory of `extend`, which its team shares.
+// Working memory of `extend`, shared by its team.
 struct GrowScratch {
   Growth next[kMaxBranches];
   int grown[kMaxBranches];  // nodes of a tree in this step
-  int node[kMaxBranches];   // that grew in a path, if it takes a row of the next step; else -1
+  int node[kMaxBranches];   // node that a path grew, if it takes a row of the next step; else -1
 };
 
-// Laws are copied side by side; what counts them is rank 0's.
+// All members copy distributions; rank 0 counts them.
 SBRT_ANY inline void keep_law(Sequence& c, const Row& row, const Law& law) {
   if (row.branch >= 0) {
     Branch& branch = c.branches[row.branch];
@@ -41,7 +41,7 @@ SBRT_ANY inline void count_law(Sequence& c, const Row& row, const Law& law) {
   }
 }
 
-// After a catch-up: its laws go to the chain's nodes.
+// After a catch-up: stores its distributions at the chain's nodes.
 template <class Team>
 SBRT_ANY void keep_laws_op(const LaneSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -53,20 +53,20 @@ SBRT_ANY void keep_laws_op(const LaneSeat& args, Team team) {
   team.meet();
 }
 
-// AdaEDL's bound on the acceptance of what would be drafted from this law (arXiv 2410.18351).
+// AdaEDL's bound on the acceptance of a token drafted from this distribution (arXiv 2410.18351).
 SBRT_ANY inline bool is_doubtful(const Policy& policy, const Law& law) {
   return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * law.entropy) < policy.theta;
 }
 
-// A path grows below its newest node, unless the draft is in doubt there. Returns that node or -1.
+// The node below which a path grows: its newest, unless the draft is uncertain there; else -1.
 SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   const int last = branch.size;
   const bool grows = last + 1 < kMaxTail && branch.has_law[last] && branch.law[last].n > 0;
   return grows && !is_doubtful(policy, branch.law[last]) ? last : -1;
 }
 
-// A tree grows where the next candidate is the most likely of all that were not tried, at whatever depth:
-// it is as good a place to go on from as any. Of equal ones the first. A team shares the nodes.
+// A tree grows by the most likely of all candidates that were not tried, at any depth. Of equal
+// ones the first. A team shares the nodes.
 template <class Team>
 SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
   uint64_t key = 0;
@@ -93,13 +93,13 @@ SBRT_ANY inline int hang_node(Branch& branch, int parent) {
   return j;
 }
 
-// How the branches of a step may grow.
+// Limits of a step's growth.
 struct Step {
   bool serial;   // one branch, in place
-  bool is_over;  // it has had its steps; others go on
-  bool is_last;  // what it hangs goes through the draft no more
-  int width;     // nodes that a branch grows, on average; 1: paths
-  int slots;     // of a branch
+  bool is_over;  // its steps are done; those of others go on
+  bool is_last;  // its new nodes are not processed by the draft
+  int width;     // mean number of nodes that a branch grows; 1: paths
+  int slots;     // slots of a branch
 };
 
 SBRT_ANY inline Step step_of(const LaneSeat& args) {
@@ -119,8 +119,9 @@ SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   return !step.is_last && j < step.slots && pays ? j : -1;
 }
 
-// Nodes that a tree grows in a step, at most. Under rejection so few that no tree is ever full: what
-// is full stops a node because of what was drawn beside it.
+// Largest number of nodes that a tree grows in a step. Under rejection it is so small that no tree
+// is ever full: a full tree would drop a node because of its siblings' draws, which would bias the
+// result.
 SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
   const Policy& p = c.policy;
   const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
@@ -150,7 +151,8 @@ SBRT_ANY void extend_paths(const LaneSeat& args, const Step& step, GrowScratch& 
   rows.n = n;
 }
 
-// Where each tree grows first. One tree is searched by the whole team, more by a member each.
+// Finds the first growth of each tree. The whole team searches a single tree; else each member
+// searches some trees.
 template <class Team>
 SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   if (c.branch_count == 1) {
@@ -164,8 +166,8 @@ SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   team.meet();
 }
 
-// Trees share the rows of a step: they go where a token most likely comes by, whatever the branch;
-// but none grows so fast that it is full before it is deep.
+// Trees share the rows of a step: the most likely nodes get them, in any branch. But no tree grows
+// so fast that it is full before it is deep.
 template <class Team>
 SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
   Sequence& c = *args.sequence;
@@ -193,7 +195,7 @@ SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& 
   }
 }
 
-// After a step: every branch grows.
+// After a step: grows every branch.
 template <class Team>
 SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   Sequence& c = *args.sequence;

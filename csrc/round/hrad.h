@@ -1,9 +1,10 @@
-// H-RAD: a small classifier that says, from the target's newest features and the draft's confidence,
-// how much of an adopted tail will stand: nothing, some of it, all of it (SpecBranch, arXiv 2506.01979;
-// that the classifier itself reads the confidence is ours: which tail it is, the features do not know).
+// H-RAD: a small classifier that predicts how much of an adopted tail is accepted: nothing, some of
+// it, all of it (SpecBranch, arXiv 2506.01979). It reads the target's newest features and the
+// draft's confidence. The latter is ours: features do not tell which tail was adopted.
 //
-// x [5 hidden + 2 kHradTail]: blocks of `hidden` divided by their root mean square; then of the tail's
-// first nodes log q, and the logarithm of the calibrated confidence, no less than kLeastLog, 0 behind its end
+// x [5 hidden + 2 kHradTail]: blocks of `hidden` divided by their root mean square. Then for the
+// tail's first nodes: log q, and the logarithm of the calibrated confidence, at least kLeastLog, 0
+// after its end
 //   -> relu(W1 x + b1) [256] -> relu(W2 . + b2) [64] -> W3 . + b3 [3]
 #pragma once
 
@@ -17,13 +18,13 @@
 namespace sbrt {
 
 struct HradWeights {
-  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is kept as bf16
+  std::vector<float> w1, b1, w2, b2, w3, b3;  // row-major [out, in]; w1 is stored as bf16
 };
 
 class Hrad {
  public:
-  // Row o + 16 panels p of the matrix holds part p of output o: the weights of the part's k, and zeros
-  // beyond the last one. `panels`: of the outputs.
+  // Row o + 16 panels p of the matrix holds part p of output o: the weights for the part's k, and
+  // zeros after the last one. `panels`: of the outputs.
   struct Layer {
     HradSplit split;
     int panels;
@@ -31,7 +32,7 @@ class Hrad {
     std::vector<float> bias;
   };
 
-  // Throws InvalidInput unless the sizes are those above and every weight is finite.
+  // Throws InvalidInput unless the sizes are those above and all weights are finite.
   Hrad(int64_t hidden, const HradWeights& weights);
 
   int64_t hidden() const { return hidden_; }
@@ -39,8 +40,8 @@ class Hrad {
   // Floats of x: the inputs, followed by zeros.
   static int64_t room(int64_t hidden) { return first_split(hidden).room(); }
   static constexpr int kScratch = kHradParts * kHradInner + kHradNarrow;
-  // Scores of the three cuts. x: [room(hidden)]. `scratch`: [kScratch]; the outputs of the first layer come
-  // first in it, those of the second are its last.
+  // Scores of the three cuts. x: [room(hidden)]. `scratch`: [kScratch]; it begins with the outputs
+  // of the first layer and ends with those of the second.
   void scores(const float* x, float* scratch, float out[3]) const;
   Cut classify(const float* x, float* scratch) const;
   const Layer& layer(int i) const { return i == 0 ? first_ : i == 1 ? second_ : third_; }
@@ -55,8 +56,8 @@ class Hrad {
   Layer first_, second_, third_;
 };
 
-// What the classifier reads of an outcome: x [Hrad::room(hidden)], whose padding stays as it is. `tail`:
-// null after a miss.
+// Writes the classifier's inputs for an outcome to x [Hrad::room(hidden)]; its padding is left as
+// it is. `tail`: null after a miss.
 void read_features(const Lane& lane, int row, int32_t token, const Branch* tail, float* x);
 
 }  // namespace sbrt

@@ -1,8 +1,8 @@
-// H-RAD after `select`: what it reads of an outcome, its layers, and the cut. On every device.
+// H-RAD after `select`: its inputs for an outcome, its layers, and the cut. Runs on every device.
 //
-// Every sum is at most kHradParts partial sums, which one fixed tree adds. A partial sum of a layer is
-// one fma per k, in ascending order. The host computes its partial sums by the vectors of ops/matmul.h,
-// a device by a thread for each. Both give the same bits wherever the vectors have an fma.
+// Every sum is at most kHradParts partial sums, which one fixed tree adds. A partial sum of a layer
+// is one fma per k, in ascending order. The host computes its partial sums by the vectors of
+// ops/matmul.h, a device by a thread for each. Both give the same bits if the vectors have an fma.
 #pragma once
 
 #include <cmath>
@@ -16,26 +16,26 @@ namespace sbrt {
 constexpr int kHradInner = 256, kHradNarrow = 64, kHradCuts = 3;
 constexpr int kHradTail = 16;   // nodes of a tail whose confidence is read
 constexpr int kHradParts = 32;  // partial sums of a sum, a power of two
-constexpr int kHradWords = 16;  // words of a panel that a thread has on their way at once
+constexpr int kHradWords = 16;  // words of a panel that a thread loads at once
 constexpr float kLeastLog = -8.0f;
 
-// The same bits on every device, by way of doubles.
+// Computed in double, so that every device gives the same bits.
 struct AnyLog {
   SBRT_ANY float operator()(float x) const {
     return static_cast<float>(::log(static_cast<double>(x)));
   }
 };
 
-// How a layer's inputs are shared out among partial sums: `count` parts of `length` k, zero beyond the
+// Division of a layer's inputs among partial sums: `count` parts of `length` k, zeros after the
 // layer's last input.
 struct HradSplit {
   int64_t length;
   int count;
 
-  SBRT_ANY constexpr int64_t room() const { return length * count; }  // inputs with their padding
+  SBRT_ANY constexpr int64_t room() const { return length * count; }  // inputs with padding
 };
 
-// `per_word`: weights of a word of a panel, 2 in bf16 and 1 in f32.
+// `per_word`: weights per word of a panel, 2 in bf16 and 1 in f32.
 SBRT_ANY constexpr HradSplit hrad_split(int64_t in, int per_word) {
   const int64_t step = int64_t{kHradWords} * per_word;
   const int64_t length = step * ((in + step * kHradParts - 1) / (step * kHradParts));
@@ -58,7 +58,7 @@ struct FeatureScratch {
   float scale[kFeatureBlocks];
 };
 
-// Divides blocks of `width` by their root mean square. Part p of a sum is that of x[p], x[p + 32], ...
+// Divides blocks of `width` by their root mean square. Part p of a sum adds x[p], x[p + 32], ...
 template <class Team>
 SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team) {
   constexpr float kLeast = 1e-6f;  // added to the root mean square
@@ -79,8 +79,8 @@ SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team
     for (int64_t i = team.rank; i < width; i += team.size) x[b * width + i] *= s.scale[b];
 }
 
-// Of the nodes of a path in a row, those at whose parents the draft left a law. `tail`: null after a
-// miss.
+// Confidence in the consecutive nodes of a path, for nodes whose parents have the draft's
+// distribution. `tail`: null after a miss.
 template <class Team, class Log>
 SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_of) {
   for (int j = 1 + team.rank; j <= kHradTail; j += team.size) {
@@ -120,10 +120,10 @@ SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
           args.layer};
 }
 
-// Whether anybody will hear what it says of this outcome.
+// True if the classifier's decision on this outcome is used.
 SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
-// What the classifier reads, into args.x.
+// Writes the classifier's inputs to args.x.
 template <class Team>
 SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Team team) {
   const Sequence& c = *args.sequence;
@@ -139,9 +139,9 @@ SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
-// The partial sum of an output. `words`: of its first k, kPanel apart, bf16 of k and k + 1 or f32. Weights
-// and inputs are read kHradWords words at a time, so that a thread waits for the memory once for all of
-// them. `x` is aligned to 16 bytes.
+// The partial sum of an output. `words`: those of its first k, kPanel apart; bf16 of k and k + 1,
+// or f32. Weights and inputs are read kHradWords words at a time, so that a thread waits for memory
+// once for all of them. `x` is aligned to 16 bytes.
 template <int kPerWord>
 SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t length) {
   constexpr int kStep = kHradWords * kPerWord;
@@ -164,15 +164,15 @@ SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t le
   return sum;
 }
 
-// Panels `first` .. `first` + `count` - 1 of a layer of `panels`. Part p of output o is row
-// o + 16 panels p of the packed weights (round/hrad.h).
+// Panels `first` .. `first` + `count` - 1 of a layer of `panels`. Part p of output o is row o + 16
+// panels p of the packed weights (round/hrad.h).
 struct HradPanels {
   const uint32_t* words;
   HradSplit split;
   int panels, first, count;
 };
 
-// Their outputs without the bias, into sums[0 .. 16 count). sums: [split.count, 16 count].
+// Writes their outputs without the bias to sums[0 .. 16 count). sums: [split.count, 16 count].
 template <int kPerWord, class Team>
 SBRT_ANY void hrad_sums(const HradPanels& a, const float* x, float* sums, Team team) {
   const int width = a.count * kPanel;
@@ -191,7 +191,7 @@ struct InnerScratch {
   float sum[kHradParts * kPanel];
 };
 
-// The panel `panel` of the first layer, into args.inner: a device has a block for each.
+// Writes panel `panel` of the first layer to args.inner: a device has a block for each panel.
 template <class Team>
 SBRT_ANY void hrad_inner_op(const HradSeat& args, int panel, InnerScratch& s, Team team) {
   if (!is_asked(*args.sequence)) return;
@@ -209,7 +209,7 @@ struct CutScratch {
   float score[kHradCuts];
 };
 
-// The other two layers, and the cut: of equal scores the first.
+// The other two layers, and the cut. The first of equal scores wins.
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradSeat& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;

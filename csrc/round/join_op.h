@@ -26,7 +26,7 @@ constexpr int kSearches = 6;          // per chain
 constexpr float kLeastReach = -1.9f;  // least log probability of a looked-up node
 constexpr float kNoGain = -1e30f;
 
-// Working memory of a join, which its team shares.
+// Working memory of a join, shared by its team.
 struct JoinScratch {
   Match match[kSlots];    // match of the text that ends at the node
   float drafted[kSlots];  // Chain::score before any look-up
@@ -40,7 +40,7 @@ struct JoinScratch {
 // A chain and the data that rates its nodes.
 struct Joining {
   Sequence& c;
-  const Branch* branch;  // the chain was its tail; null: of none
+  const Branch* branch;  // the chain was its tail; null: no branch
   int64_t room;          // levels that may be emitted
   JoinScratch& s;
 
@@ -56,7 +56,7 @@ SBRT_ANY inline float log_of(float p) {
 
 // Probability that a look-up by a match of `length` tokens is right. Sampled text repeats less.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
-  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // before any was seen
+  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // at first
   constexpr float kWeight = 8;  // look-ups that kBefore counts for: a guess, as is kFading
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
@@ -196,7 +196,7 @@ SBRT_ANY inline void rescore(const Joining& join, int node) {
   chain.score[node] = chain.score[parent] + own;
 }
 
-// Appends looked-up nodes in order of probability, below any parent.
+// Appends looked-up nodes in order of probability, to any parent.
 SBRT_ANY inline void grow_known(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int i = 0; i <= chain.size; ++i) join.s.gain[i] = gain_at(join, i);
@@ -285,7 +285,7 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
 template <class Team>
 SBRT_ANY void join_path(const Joining& join, Team team) {
   for (int at = 0; at >= 0;) {
-    if (at <= join.s.left) find_match(join, at, team);  // hang_known() did the others
+    if (at <= join.s.left) find_match(join, at, team);  // hang_known() did it for the others
     if (team.rank == 0) join.s.at = next_on_path(join, at);
     team.meet();
     at = join.s.at;

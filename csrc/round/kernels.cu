@@ -1,5 +1,5 @@
-// One kernel for every op of a round: a block of one warp, which shares the op's working memory; of
-// H-RAD blocks of more.
+// One kernel for every op of a round: a block of one warp, with the op's working memory in shared
+// memory. The kernels of H-RAD have larger blocks.
 #include "round/kernels.h"
 
 #include "round/grow_op.h"
@@ -15,7 +15,7 @@ __device__ Warp warp() { return {static_cast<int>(threadIdx.x)}; }
 __device__ Crew crew() { return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}; }
 __device__ bool leads() { return threadIdx.x == 0; }
 
-// A block for each seat. One that does not take part has nothing to do.
+// A block for each seat; that of a seat that does not take part returns at once.
 __device__ int my_seat() { return static_cast<int>(blockIdx.x); }
 
 __global__ void target_rows(const LaneArgs args) {
@@ -81,7 +81,7 @@ __global__ void hrad_features(const HradArgs args) {
 }
 
 static_assert(shape_of(RoundOp::hrad_inner).blocks == kHradPanels);
-// One block a multiprocessor: registers for all loads of a thread to be on their way at once.
+// One block per multiprocessor: a thread has registers for all of its loads at once.
 __global__ void __launch_bounds__(shape_of(RoundOp::hrad_inner).threads, 1)
     hrad_inner(const HradArgs args) {
   __shared__ InnerScratch scratch;
@@ -100,7 +100,7 @@ __global__ void hang_chain(const SelectArgs args) {
   const int seat = my_seat();
   if (!args.seats.takes_part(seat)) return;
   hang_chain_op(args.of(seat), scratch, warp());
-  __threadfence_system();  // the host looks at the record
+  __threadfence_system();  // the host reads the record
 }
 
 __global__ void hang_burst(const SelectArgs args) {

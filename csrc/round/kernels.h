@@ -1,11 +1,11 @@
-// The ops of a round on a device, compiled from the *_op.h that the host runs: one warp each, but for
-// H-RAD.
+// The ops of a round on a device, compiled from the same *_op.h as the host's: one warp each,
+// except H-RAD.
 #pragma once
 
 namespace sbrt {
 
 enum class RoundOp {
-  none,  // the host's alone
+  none,  // only on the host
   target_rows,
   prefill_target_rows,
   prefill_draft_rows,
@@ -28,7 +28,7 @@ enum class RoundOp {
 // Blocks of an op's kernel for one seat, and threads of a block.
 struct KernelShape {
   unsigned threads = 32, blocks = 1;
-  bool each_seat = true;  // false: one grid for all of them
+  bool each_seat = true;  // false: one grid for all seats
 };
 
 constexpr KernelShape shape_of(RoundOp op) {
@@ -48,7 +48,7 @@ constexpr KernelShape shape_of(RoundOp op) {
   }
 }
 
-// The kernel of an op, whose one parameter is the op's arguments; null in a build without CUDA.
+// The kernel of an op, whose only parameter is the op's arguments; null in a build without CUDA.
 const void* kernel_of(RoundOp op);
 
 }  // namespace sbrt

@@ -22,7 +22,7 @@ void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const 
 }  // namespace
 
 void output_logprobs(const LogprobArgs& a, Worker worker) {
-  int turn = 0;  // rows go round the team
+  int turn = 0;  // rows are shared among the team in turn
   for_asking(a, &Logprobs::output, [&](int seat) {
     const Sequence& c = a.seats.at[seat];
     const Outcome& o = c.outcome;

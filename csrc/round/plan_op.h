@@ -1,18 +1,18 @@
-// Which branches a round prepares: one for every outcome that is likely. On every device.
+// The branches of a round: one for every likely outcome. Runs on every device.
 #pragma once
 
 #include "round/rows_op.h"
 
 namespace sbrt {
 
-// Working memory of `plan`, which its team shares. Place of a candidate: node * kCandidates + rank.
+// Working memory of `plan`, shared by its team. Place of a candidate: node * kCandidates + rank.
 struct PlanScratch {
-  uint64_t key[kSlots * kCandidates];  // by the logarithm of the outcome's probability
+  uint64_t key[kSlots * kCandidates];  // in the order of the outcomes' log probabilities
   uint64_t best[kMaxBranches];
-  float reach[kSlots];  // logarithm of the chance that the walk comes to the node
+  float reach[kSlots];  // log probability that the node is accepted
 };
 
-// k = max(1, floor(k_max (1 - q))) of the first choice's q, or k_max.
+// Number of branches: k = max(1, floor(k_max (1 - q))) with the first choice's q, or k_max.
 SBRT_ANY inline int branches_wanted(const Policy& policy, const Law& law) {
   if (law.n == 0) return 0;
   int k = policy.branches;
@@ -25,7 +25,7 @@ SBRT_ANY inline int branches_wanted(const Policy& policy, const Law& law) {
 
 struct OutcomeGuess {
   int32_t node, token;
-  float score;  // logarithm of its probability, by the draft's calibrated confidence
+  float score;  // log probability, by the draft's calibrated confidence
 };
 
 SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, bool in_place) {
@@ -39,7 +39,7 @@ SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, boo
   branch.mask[0] = Mask::none().with(0);
 }
 
-// Which of a law's candidates hang below `node` already.
+// Candidates of a distribution, as bits, that are children of `node` already.
 SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) {
   uint32_t found = 0;
   for (int i = node + 1; i <= chain.size; ++i) {
@@ -49,8 +49,9 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) 
   return found;
 }
 
-// In a node of the chain, the logarithm. A looked-up token may be none of the draft's candidates: less
-// likely than any of them. Under rejection it must not matter whether it was drawn by chance.
+// Log probability of a chain node, given its parent. A looked-up token may be no candidate of the
+// draft: then it counts as the least likely one. Under rejection the result must not depend on a
+// draw.
 SBRT_ANY inline float confidence(const Sequence& c, int node) {
   const Chain& chain = c.chain;
   const Law& law = c.chain_law[chain.parent[node]];
@@ -63,7 +64,7 @@ SBRT_ANY inline float confidence(const Sequence& c, int node) {
   return c.policy.lookup ? most(own, drafted) : drafted;
 }
 
-// Outcomes over all nodes: P(the walk comes to the node) x P(y = token there, and no child of it).
+// Rates outcomes at all nodes: P(the node is accepted) x P(y = token there, and no child has it).
 template <class Team>
 SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   const Chain& chain = c.chain;
@@ -87,7 +88,7 @@ SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   team.meet();
 }
 
-// Returns how many branches there are, at most `room`.
+// Returns the number of branches, at most `room`.
 template <class Team>
 SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, int room, Team team) {
   likely_outcomes(c, s, team);
@@ -112,13 +113,13 @@ SBRT_ANY int plan_at_the_end(Sequence& c, int room, Team team) {
   return k;
 }
 
-// The branch table and the rows of the first step.
+// Writes the branch table and the rows of the first step.
 template <class Team>
 SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  if (c.policy.gamma == 0) return;  // it shares the round of others whose branches grow
-  // A branch must not reach past what the draft can follow.
+  if (c.policy.gamma == 0) return;  // its round is shared with sequences whose branches grow
+  // A branch must not go beyond the positions that the draft has.
   const bool idle = !burst_fits(c, c.policy.gamma);
   const int room = least(kMaxBranches, args.max_rows);
   int k = 0;
@@ -135,7 +136,7 @@ SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(args, b, 0);
 }
 
-// The row of the root in a list of what the draft lacks, or the length of the list.
+// The index of the root in a list of rows that the draft lacks, or the length of the list.
 SBRT_ANY inline int root_row(const RowList& rows) {
   int root = 0;
   while (root < rows.n && rows.row[root].node != 0) ++root;
@@ -150,9 +151,9 @@ SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
   if (c.policy.gamma == 0) c.draft_idle = 0;
 }
 
-// A serial burst: the outcome is known, the root. What the draft has missed of the trunk rides along in
-// the first step, and the branch grows in place, in the in-flight slots. A sequence that awaits no burst
-// is caught up by the first step.
+// A serial burst: the outcome, the root, is known. The first step also reads the trunk tokens that
+// the draft lacks. The branch grows in place, in the in-flight slots. For a sequence that needs no
+// burst, the first step is its catch-up.
 SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
@@ -163,7 +164,7 @@ SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   c.chain.size = c.chain.depth = 0;  // the burst replaces looked-up nodes
   if (c.draft_idle) rows.n = 0;
   const int root = root_row(rows);
-  if (root == rows.n) return;  // it lacks more of the trunk than there are rows
+  if (root == rows.n) return;  // the draft lacks more of the trunk than there are rows
   rows.n = root + 1;
   start_branch(c.branches[0], {0, c.chain.token[0], 0}, true);
   c.branch_count = 1;

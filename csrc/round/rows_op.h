@@ -1,4 +1,4 @@
-// What the next forward computes: its rows. On every device.
+// The rows of the next forward. Runs on every device.
 #pragma once
 
 #include "round/chain.h"
@@ -7,7 +7,7 @@
 
 namespace sbrt {
 
-// A token of the trunk that is not in the lane yet, `i` places behind the table's head.
+// A token of the trunk that the lane lacks, `i` places after the table's head.
 SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
   const int32_t token = args.sequence->trunk[position];
@@ -15,7 +15,7 @@ SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
 }
 
-// A node of the chain, in a table whose head is `behind` tokens behind the root.
+// A node of the chain, in a table whose head is `behind` tokens before the root.
 SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
   const Sequence& c = *args.sequence;
   return {c.head + c.chain.level[node],
@@ -28,13 +28,13 @@ SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
           Mask::none()};
 }
 
-// The same for the draft, which reads token 0 where it does not know the row's.
+// A row as the draft gets it: a token that it does not know becomes 0.
 SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;
 }
 
-// The row that takes node `node` of a branch through the draft.
+// The row by which the draft processes node `node` of a branch.
 SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
   const Sequence& c = *args.sequence;
   const Branch& b = c.branches[branch];
@@ -48,8 +48,8 @@ SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
                        b.in_place ? Mask::none() : b.mask[node]});
 }
 
-// Up to max_rows prompt tokens from `have` on; the last prompt token is the root, not prefill. Masks
-// end with the slots in flight: who feeds more rows at once has no use for them.
+// Up to max_rows prompt tokens from `have` on. The last prompt token is the root, which is not part
+// of prefill. Masks cover only the slots in flight; a forward of more rows does not use them.
 template <class Team>
 SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
   const Sequence& c = *args.sequence;
@@ -78,20 +78,20 @@ SBRT_ANY void target_rows_op(const LaneSeat& args, Team team) {
   rows.n = c.chain.size + 1;
 }
 
-// Trunk and chain not yet in the draft. A lane whose draft has no room left is not fed any more: a
-// serial one will never have it again, an overlapped one may, after a miss.
+// The part of trunk and chain that the draft lacks. A draft without room is not fed any more: a
+// serial one never gets room again, an overlapped one may after a miss.
 template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  // A draft can read at most as many tokens as there are slots in flight. A draft may lack more if
-  // seats share fewer rows, or if it sat out a chain that look-ups made long.
+  // A draft can read at most as many tokens as there are slots in flight. It may lack more if seats
+  // share fewer rows, or if it did not read a chain that look-ups made long.
   const bool is_near = c.head - c.draft_have + c.chain.size < kSlots;
   const bool fits = c.policy.gamma > 0 ? chain_fits(c) : serial_burst_fits(c);
   SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots || c.policy.lookup,
                  "draft lane: ", c.head - c.draft_have, " tokens behind the trunk");
   const bool follows = fits && is_near;
-  // Trunk positions are in flight too as long as they are being fed.
+  // Trunk positions are in flight, too, while they are fed.
   const int64_t head = least(c.draft_have, c.head);
   const int behind = static_cast<int>(least<int64_t>(c.head - head, kSlots));
   const Mask missing = Mask::of(~c.draft_nodes.bits());
@@ -109,10 +109,10 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   if (!follows) return;
   rows.head = head;
   const int all = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
-  rows.n = least(all, args.max_rows);  // ancestors come first: what is left out waits
+  rows.n = least(all, args.max_rows);  // ancestors come first; the rest waits
 }
 
-// The node whose parent is in `verified`, itself not, that the walk most likely comes by; 0: none is left.
+// The most likely node that is not in `verified` but has its parent there; 0: none is left.
 SBRT_ANY inline int next_verified(const Sequence& c) {
   int best = 0;
   for (int i = 1; i <= c.chain.size; ++i)
@@ -122,9 +122,10 @@ SBRT_ANY inline int next_verified(const Sequence& c) {
   return best;
 }
 
-// Which nodes are verified, if all chains have more than args.most rows: every root, then the nodes that
-// a walk most likely comes by, whosever they are. A node that is left out was not drafted, as it were.
-// Under rejection a chain stays whole, since tokens depend on what is tried: the host sees to the room.
+// Selects the nodes to verify, if all chains have more than args.most rows. Every root is verified,
+// then the most likely nodes of all sequences. The others count as not drafted. Under rejection a
+// chain stays whole, because tokens depend on the nodes that are tried: the host makes sure that it
+// fits.
 SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   const Seats& seats = args.seats;
   int all = 0, n = 0;
@@ -152,7 +153,7 @@ SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   }
 }
 
-// The rows of all seats that take part, seat by seat, as the lane's next forward reads them.
+// The rows of all seats that take part, seat by seat, for the lane's next forward.
 template <class Team>
 SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
   Batch& batch = *args.batch;

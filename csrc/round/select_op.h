@@ -1,4 +1,4 @@
-// The outcome of a round and the next chain: the only code that decides. On every device.
+// The outcome of a round and the next chain: only this code decides. Runs on every device.
 #pragma once
 
 #include "ops/counts.h"
@@ -12,13 +12,13 @@
 
 namespace sbrt {
 
-// Greedy and coupled: a node stands if and only if it is the target's own token there, and was verified.
+// Greedy and coupled: a node is accepted if it is the target's own token there, and was verified.
 SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out) {
   out.node = out.n = out.path[0] = 0;
   for (;;) {
     const Choice& own = choice[verified_before(c, out.node)];
     out.error = own.error;
-    out.y = out.error ? 0 : own.token;  // some token: a round ahead may read it
+    out.y = out.error ? 0 : own.token;  // any valid token: a round ahead may read it
     const int next = out.error ? 0 : child(c.chain, out.node, out.y);
     if (next == 0 || !c.verified.has(next)) return;
     out.node = next;
@@ -26,8 +26,8 @@ SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out)
   }
 }
 
-// The first branch for this outcome, or -1. Each branch is in memory that nobody has read lately, so a
-// team shares them.
+// The first branch for this outcome, or -1. A team shares the branches, because their memory is not
+// in a cache.
 template <class Team>
 SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   uint64_t key = 0;
@@ -38,8 +38,8 @@ SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   return key == 0 ? -1 : static_cast<int>(place_of(key));
 }
 
-// Fits the exponent that makes the draft's confidence come true: one step up the gradient of the
-// log-likelihood of the target's tokens, at every node of the accepted path.
+// Fits the exponent of the draft's confidence: one step up the gradient of the log-likelihood of
+// the target's tokens, at every node of the accepted path.
 SBRT_ANY inline void sharpen(Sequence& c) {
   constexpr float kRate = 0.05f, kLeast = 0.25f, kMost = 4.0f;
   const Outcome& o = c.outcome;
@@ -58,7 +58,7 @@ SBRT_ANY inline void sharpen(Sequence& c) {
   }
 }
 
-// The trunk's new tokens: the accepted ones and, unless its row failed, y.
+// Appends the new tokens to the trunk: the accepted ones and, unless its row failed, y.
 SBRT_ANY inline void count_committed(Sequence& c) {
   if (!c.shaping.penalises) return;
   const Outcome& o = c.outcome;
@@ -67,7 +67,7 @@ SBRT_ANY inline void count_committed(Sequence& c) {
     count_token(c.counts, c.trunk[first + i], true);
 }
 
-// After the walk: the trunk and the root.
+// After the walk: updates the trunk and the root.
 SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
   sharpen(c);
@@ -81,7 +81,7 @@ SBRT_ANY inline void commit_outcome(Sequence& c) {
   c.cut = Cut::confident;
 }
 
-// Then the branch that was hit.
+// Then finds the branch that was hit.
 template <class Team>
 SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   const int branch = find_branch(c, c.outcome, team);
@@ -89,7 +89,7 @@ SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   if (team.rank == 0) c.outcome.branch = branch;
 }
 
-// The rule `coupled`; `rejection` walks by chance.
+// The rule `coupled`; `rejection` walks at random.
 template <class Team>
 SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -102,8 +102,8 @@ SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   adopt_branch(c, team);
 }
 
-// How many of the nodes, most likely first, make most tokens per time of the round that verifies
-// them: (1 + sum of their probabilities) / length of the round.
+// The number of nodes, most likely first, that gives most tokens per time of the round that
+// verifies them: (1 + sum of their probabilities) / time of the round.
 SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
                                      const uint64_t* sorted, int n) {
   float tokens = 1, best = tokens / prices.round[1];
@@ -124,9 +124,9 @@ struct SelectScratch {
   JoinScratch join;
 };
 
-// Which nodes of a tail are worth verifying: those before which the draft was sure, that may still
-// be emitted and, of more than the policy has, the most likely; with prices those that pay. The law
-// at the cut is there already.
+// Selects the nodes of a tail that are worth verifying. The draft must have been sure of their
+// parents, and they must fit the budget. If they are more than the policy allows, the most likely
+// are kept; with prices, those that pay. The distribution at the cut exists already.
 SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
                                      SelectScratch& s) {
   int n = 0;
@@ -141,7 +141,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   }
   const int wanted = most_drafted(c.policy);
   if (n <= wanted && !c.prices.known) return mask;
-  // A node is never likelier than its parent, which comes first among equals: what stays is a tree.
+  // A node is never more likely than its parent, which comes first among equals: the rest is a
+  // tree.
   best_first(Alone{}, s.key, n, n, s.sorted);
   int kept = least(n, wanted);
   if (c.prices.known) kept = worth_their_rows(c.prices, branch, s.sorted, kept);
@@ -149,7 +150,7 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   return mask;
 }
 
-// The next chain below the root y: as much of the tail as is worth it, or nothing.
+// Makes the next chain below the root y: the part of the tail that is worth it, or nothing.
 SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
                                SelectScratch& s) {
   c.chain.size = c.chain.depth = 0;
@@ -167,24 +168,24 @@ SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64
   }
 }
 
-// With every chain goes a token of the target's own.
+// Most levels of the next chain. A chain of depth d commits up to d + 1 tokens.
 SBRT_ANY inline int64_t room_below(const Sequence& c) {
   return most<int64_t>(0, c.limit - c.head - 2);
 }
 
-// The chain after a miss, without any draft: what followed the last time.
+// Makes the chain after a miss without a draft: the tokens that followed the last time.
 SBRT_ANY inline void hang_found(Sequence& c, int64_t after) {
   int32_t found[kMaxChain];
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
   read_on(c.trunk, c.head + 1, after, n, found);
-  constexpr float kFound = -0.5f;  // nobody knows how likely they are
+  constexpr float kFound = -0.5f;  // their probability is unknown
   for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
   c.chain.known = Mask::upto(n + 1).without(0);
 }
 
-// Drafted nodes that will not be verified or were no alternative on the way: of the burst, of the
-// branches but what was adopted, and rejected siblings.
+// Drafted nodes that will not be verified, or were not on the path: those of the burst, of branches
+// that were not adopted, and rejected siblings.
 SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, int siblings,
                                    int adopted) {
   int drafted = c.lost + siblings;
@@ -204,15 +205,15 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
     record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
-// After a miss: whether what was looked up is good enough to verify without a serial burst.
+// After a miss: 1 if the looked-up tokens are good enough to be verified without a serial burst.
 SBRT_ANY inline int is_filled(const Sequence& c) {
   constexpr int kGood = 2;        // tokens of a match
-  constexpr float kSure = 0.65f;  // chance that its token is right
+  constexpr float kSure = 0.65f;  // probability that its token is right
   if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
   return chance_at(c, 0) >= kSure;
 }
 
-// Behind `select`, and behind what H-RAD says: the next chain, then the record.
+// After `select` and H-RAD: makes the next chain, then the record.
 template <class Team>
 SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
@@ -234,7 +235,7 @@ SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team
   put_record(args, depth, lost);
 }
 
-// A serial burst becomes the chain of those that it was for.
+// Makes the serial burst the chain of the sequences that needed one.
 template <class Team>
 SBRT_ANY void hang_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
   if (!awaits_burst(c)) return;

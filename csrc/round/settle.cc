@@ -7,13 +7,13 @@
 namespace sbrt {
 namespace {
 
-// The KV of a lane whose ring the host moves; with it go the scores that rejection keeps.
+// The KV of a lane whose ring the host moves. The scores that rejection keeps move with it.
 struct RingKv {
   KvRing* ring;  // null: the lane's own ops move it
   int seat;
 
-  // The accepted path slides to its positions, by ascending depth: a node's index is never below its
-  // depth, so no move overwrites what a later one reads. On a path nothing moves.
+  // Moves the accepted path to its positions, by ascending depth. A node's index is never below its
+  // depth, so no move overwrites a slot that a later one reads. On a path nothing moves.
   void compact(const Sequence& c) const {
     if (!ring) return;
     const int64_t old_head = c.head - c.outcome.n - 1;
@@ -21,7 +21,7 @@ struct RingKv {
       ring->move(slot(old_head + c.outcome.path[depth]), slot(old_head + depth));
   }
 
-  // Node `j` of branch `b` becomes node `i` of the chain.
+  // Makes node `j` of branch `b` node `i` of the chain.
   void bring(const Sequence& c, int b, int j, int i) const {
     const bool in_place = c.branches[b].in_place;
     if (ring)
@@ -32,8 +32,8 @@ struct RingKv {
     std::copy_n(in_place ? s.in_place + j * size : s.tail(b, j), size, s.chain + i * size);
   }
 
-  // Debug: no in-flight slot is alive but those of nodes in `kept`. A lane that is behind the trunk
-  // has its in-flight slots from position `from` on.
+  // Debug: poisons in-flight slots except those of nodes in `kept`. A lane that lags the trunk has
+  // its in-flight slots from position `from` on.
   void drop(const Sequence& c, int64_t from, Mask kept) const {
     if (!ring || !ring->debug()) return;
     for (int64_t p = std::min(from, c.head); p < std::min(from, c.head) + kSlots; ++p)

@@ -1,12 +1,12 @@
-// What `settle` does to a sequence: of the KV only `Kv` knows, which moves it or leaves that to
-// ops of the lane. On every device.
+// The changes of `settle` to a sequence. Only `Kv` accesses KV: it moves it, or leaves that to ops
+// of the lane. Runs on every device.
 #pragma once
 
 #include "round/rows_op.h"
 
 namespace sbrt {
 
-// The KV of a lane that moves it by ops of its own.
+// The KV of a lane that moves it by its own ops.
 struct NoKv {
   SBRT_ANY void compact(const Sequence&) const {}
   SBRT_ANY void bring(const Sequence&, int, int, int) const {}
@@ -20,7 +20,7 @@ SBRT_ANY void settle_target_op(const LaneSeat& args, const Kv& kv) {
   kv.drop(*args.sequence, args.sequence->head, Mask::none());
 }
 
-// What the draft had of the accepted path is trunk now.
+// Advances the draft's trunk by the part of the accepted path that the draft has processed.
 SBRT_ANY inline void advance_trunk(Sequence& c) {
   const Outcome& o = c.outcome;
   if (c.draft_have == c.head - o.n - 1)
@@ -28,8 +28,8 @@ SBRT_ANY inline void advance_trunk(Sequence& c) {
   c.draft_nodes = Mask::none();
 }
 
-// The adopted tail moves behind the head, its nodes to their places in the chain. The nodes drafted
-// last never went through the draft: they are missing still, unless the cut fell before them.
+// Moves the adopted tail to follow the head, each node to its place in the chain. The draft has not
+// processed the nodes drafted last: they are still missing, unless the cut dropped them.
 template <class Team, class Kv>
 SBRT_ANY void bring_tail(Sequence& c, int b, Team team, const Kv& kv) {
   const Branch& branch = c.branches[b];
@@ -60,12 +60,12 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
   missing_rows_op(args, team);
 }
 
-// The same after a serial burst, for those that it was for. A serial draft has nothing to do until the
-// next.
+// The same after a serial burst, for the sequences that had one. A serial draft then has no work
+// until the next.
 template <class Team, class Kv>
 SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;
-  if (c.filled && c.policy.gamma > 0) missing_rows_op(args, team);  // `plan_certain` held them back
+  if (c.filled && c.policy.gamma > 0) missing_rows_op(args, team);  // `plan_certain` postponed them
   if (!awaits_burst(c)) return;
   if (!c.draft_idle) bring_tail(c, 0, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);

@@ -1,4 +1,4 @@
-// What one forward of a lane reads: its rows.
+// The rows of one forward of a lane.
 #pragma once
 
 #include <cstdint>
@@ -8,29 +8,29 @@
 
 namespace sbrt {
 
-// One row of a forward. Both masks include the row itself where it stands.
+// One row of a forward. Its masks include its own slot.
 struct Row {
-  int64_t position;  // absolute; the rope angle
+  int64_t position;  // absolute; gives the rope angle
   int32_t token;
-  int32_t slot;    // storage slot its K/V is written to; -1 for padding
-  int32_t branch;  // whose tail slots `tail` speaks of, and whose node this is; -1 for none
-  int16_t node;    // of the branch, else of the chain; -1 for a token of the trunk
-  int16_t seat;    // whose sequence it is of
-  Mask chain;      // in-flight slots it sees: bit j is position head + j
-  Mask tail;       // own tail slots it sees
+  int32_t slot;    // storage slot for its K/V; -1 for padding
+  int32_t branch;  // the branch of `tail` and of this node; -1 for none
+  int16_t node;    // node of the branch, else of the chain; -1 for a token of the trunk
+  int16_t seat;    // seat of the row's sequence
+  Mask chain;      // in-flight slots that it sees: bit j is position head + j
+  Mask tail;       // slots of its own tail that it sees
 };
 
 // The rows of one sequence, for the next forward of a lane.
 struct RowList {
-  int64_t head;  // first in-flight position; every position before it is trunk, seen by all rows
+  int64_t head;  // first in-flight position; all earlier positions are trunk, which all rows see
   int32_t n;     // rows in use
   Row row[kMaxStepRows];
 };
 
-// The rows of all sequences that take part, seat by seat: those of seat s are row[first[s]] ..
+// The rows of all sequences that take part, seat by seat. Rows of seat s are row[first[s]] to
 // row[first[s + 1] - 1].
 struct Batch {
-  int64_t head[kMaxSeats];  // as RowList has it, by seat
+  int64_t head[kMaxSeats];  // RowList::head by seat
   int32_t n;                // rows in use
   int32_t first[kMaxSeats + 1];
   Row row[kMaxStepRows];

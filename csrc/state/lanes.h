@@ -1,5 +1,5 @@
-// What a lane works in: the batch of its next forward, and what was chosen of its rows. The next forward
-// overwrites it.
+// Scratch memory of a lane: the batch of its next forward, and the tokens sampled from its rows.
+// The next forward overwrites it.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct DraftScratch {
   SBRT_PART(draft_batch)
   Batch batch;
   SBRT_PART(row_law)
-  Law law[kMaxStepRows];  // the draft's law at each row
+  Law law[kMaxStepRows];  // the draft's distribution at each row
 };
 
 }  // namespace sbrt

@@ -1,4 +1,4 @@
-// What a request asks for: its sampling, its shaping, the policy of its rounds.
+// Parameters of a request: its sampling, its shaping, the policy of its rounds.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace sbrt {
 
-// The target's sampling law, one sequence. Order of its steps: ops/choose.h.
+// The sampling parameters of the target, for one sequence. ops/choose.h has the order of its steps.
 struct Sampling {
   float temperature;  // 0 is greedy
   float min_p;
@@ -18,7 +18,7 @@ struct Sampling {
   uint32_t completion;
 };
 
-// A list that the host keeps while a sequence is in flight.
+// A list that the host keeps alive while a sequence is in flight.
 template <class T>
 struct List {
   const T* data;
@@ -33,14 +33,14 @@ struct TokenBias {
   float bias;
 };
 
-// What a request does to a row of logits before its temperature (ops/shaping.h).
+// A request's changes to a row of logits before its temperature (ops/shaping.h).
 struct Shaping {
-  int32_t active;       // 0: nothing at all, and no row pays for it
+  int32_t active;       // 0: no change, and no row pays for it
   int32_t penalises;    // 1: the trunk's counts are kept
   int32_t restricts;    // 1: only tokens in `allowed` stay
-  float repetition;     // 1 does nothing
-  float presence;       // 0 does nothing
-  float frequency;      // 0 does nothing
+  float repetition;     // 1: no effect
+  float presence;       // 0: no effect
+  float frequency;      // 0: no effect
   int64_t ends_from;    // position of the first token that may be one of `ends`
   List<int32_t> holes;  // ids that no token has
   List<int32_t> ends;   // tokens that end the sequence
@@ -49,35 +49,35 @@ struct Shaping {
   List<int32_t> words;  // bad words, each as its length and then its tokens
 };
 
-// Which outcomes get a branch.
+// The outcomes that get a branch.
 enum Ranking : int32_t {
-  kFirst = 0,     // at the chain's end, the draft's first choices, k of them
+  kFirst = 0,     // at the chain's end, the draft's k first choices
   kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q)))
   kLikely = 2,    // the most likely of all (node, token)
 };
 
-// How much of an adopted tail becomes the chain.
+// The part of an adopted tail that becomes the chain.
 enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
 
-// What a round does whose outcome before was not prepared.
+// The start of a round after an outcome that was not prepared.
 enum OnMiss : int32_t { kGoOn = 0, kBurst = 1, kLookup = 2 };
 
-// The knobs of a round; a method is a preset of these. A serial method prepares no branches, so that
-// all its rounds come after a miss.
+// The knobs of a round; a method is a preset of these. A serial method prepares no branches, so all
+// its rounds come after a miss.
 struct Policy {
-  int32_t gamma;        // draft steps beside the target's forward; 0: none
+  int32_t gamma;        // draft steps during the target's forward; 0: none
   int32_t branches;     // k_max
   int32_t ranking;      // Ranking
-  int32_t width;        // nodes that branches grow in a step, on average; 1: paths
+  int32_t width;        // mean number of nodes that a branch grows in a step; 1: paths
   int32_t nodes;        // most nodes of a chain: a larger tail keeps its most likely ones
-  float epsilon;        // a tail is cut behind the first node with q <= epsilon; 0 keeps all
+  float epsilon;        // a tail is cut after the first node with q <= epsilon; 0 keeps all
   int32_t on_miss;      // OnMiss
   int32_t burst;        // kBurst: draft steps before the target's forward
   int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
-  int32_t hrad;         // 1: H-RAD says how much of an adopted tail is verified
+  int32_t hrad;         // 1: H-RAD decides how much of an adopted tail is verified
   float lambda, theta;  // a path stops where 1 - sqrt(lambda entropy) < theta; lambda 0: never
-  int32_t rejection;    // 1: candidates are drawn and stand by chance (round/accept.h); 0: coupled
-  int32_t lookup;       // 1: look-ups in the text so far join every chain (round/join_op.h)
+  int32_t rejection;  // 1: candidates are drawn and accepted at random (round/accept.h); 0: coupled
+  int32_t lookup;     // 1: look-ups in the text so far are added to every chain (round/join_op.h)
 };
 
 // Returns true if all chains of the policy are paths.
@@ -85,16 +85,16 @@ SBRT_ANY inline bool makes_paths(const Policy& p) {
   return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
 }
 
-// Returns the most drafted nodes of a chain. It leaves room for look-ups.
+// Returns the largest number of drafted nodes in a chain. It leaves room for look-ups.
 SBRT_ANY inline int32_t most_drafted(const Policy& p) {
   return p.lookup ? least(p.nodes, kMaxChain - kMostFound) : p.nodes;
 }
 
-// What nodes cost, so that none is drafted or verified whose probability is not worth it.
+// The cost of nodes: nodes whose probability does not justify it are neither drafted nor verified.
 struct Prices {
-  int32_t known;              // 0: all that the policy allows
-  float least;                // logarithm of the probability that a node drafted on must have
-  float round[kMaxRows + 1];  // length of a round by the rows of its verification, any unit
+  int32_t known;              // 0: costs are unknown, and the policy alone decides
+  float least;                // least log probability of a node that is drafted on
+  float round[kMaxRows + 1];  // time of a round by the rows of its verification, any unit
 };
 
 }  // namespace sbrt

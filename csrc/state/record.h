@@ -1,5 +1,5 @@
-// What the host learns of a round: words that carry the round they belong to, so that each word
-// validates itself wherever the memory lives.
+// The host's information about a round. Each word contains the number of its round, so that it
+// validates itself in any memory.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace sbrt {
 struct Record {
   uint64_t word[kRecordWords];
 
-  // Into memory that the host may be looking at, from whatever device: a word goes as a whole.
+  // Writes into memory that the host may be reading, from any device: a word is written as a whole.
   SBRT_ANY void put(int i, int64_t round, uint32_t value) {
     const uint64_t w = static_cast<uint64_t>(round) << 32 | value;
 #if defined(__CUDA_ARCH__)

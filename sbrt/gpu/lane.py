@@ -63,7 +63,7 @@ def model_of(
     """Load weights to `device` and return a model that records its lanes when they are bound.
 
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU).
-    rows: of a target's only verification graph, 16, 32 or 64. A larger verification replays it
+    rows: size of a target's only verification graph, 16, 32 or 64. A larger verification replays it
     again.
     memory: bytes that the weights, and each lane, may take (default: nine tenths of free memory).
     attention: for prompts, see flash_for.
@@ -107,7 +107,7 @@ def model_with(
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
 ) -> RecordedModel:
-    """The same for weights that are already on their device."""
+    """Like model_of, for weights that are already on their device."""
     config, place = weights.config, weights.embed.device
     flash = flash_for(attention, place, weights.dtype, config.head_dim)
 

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import InvalidInputError
 
-ALIGNED = 256  # bytes; what a kernel's vector loads may count on
+ALIGNED = 256  # bytes; vector loads of the kernels need it
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 

@@ -87,7 +87,7 @@ def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:
 def matmul_bias(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor
 ) -> None:
-    """The same, + bias [n]."""
+    """Like matmul, plus bias [n]."""
     torch.addmm(bias, x, weight.t(), out=out)
 
 

@@ -185,8 +185,8 @@ def scratch_bytes(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
 
 
 def reserved_bytes(config: ModelConfig, dtype: torch.dtype, rows: int, device: torch.device) -> int:
-    """Bytes that torch's allocator keeps for that. On a device it takes segments of 20 MiB or
-    multiples of 2 MiB, for the captures and once more for the runs before them."""
+    """Bytes that torch's allocator keeps for `scratch_bytes`. On a device it takes segments of 20
+    MiB or multiples of 2 MiB: one set for the captures, one for the runs before them."""
     size = scratch_bytes(config, dtype, rows)
     if device.type != "cuda":
         return size

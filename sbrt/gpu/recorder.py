@@ -71,7 +71,7 @@ class TapeRecorder:
     """Records lists of calls, for the CPU backend."""
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder. Nothing is computed."""
+        """Like Recorder.record. Nothing is computed."""
         tape = Tape()
         function(tape)
         return Piece(rows, len(tape.calls), tape.replay)
@@ -95,8 +95,8 @@ class CudaRecorder:
         self._kept: list[torch.cuda.CUDAGraph] = []
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder. Runs the calls once before, so that kernels are compiled and libraries
-        initialised."""
+        """Like Recorder.record. It runs the calls once before it records them, so that kernels are
+        compiled and libraries initialised."""
         tape = Tape()
         function(tape)
         graph = torch.cuda.CUDAGraph(keep_graph=True)
@@ -121,7 +121,7 @@ class CudaRecorder:
             tape.replay()
             made = self._allocations() - before
         except BaseException:
-            with suppress(RuntimeError):  # what went wrong says more
+            with suppress(RuntimeError):  # the first error says more
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -141,7 +141,7 @@ class EagerRecorder:
         self.device = device
 
     def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
-        """See Recorder. Nothing is computed. It waits until new allocations are zeroed."""
+        """Like Recorder.record. Nothing is computed. It waits until new allocations are zeroed."""
         tape = Tape()
         function(tape)
         torch.cuda.current_stream(self.device).synchronize()
@@ -181,8 +181,11 @@ def is_scratch(made: int, planned: int) -> bool:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Switch the cyclic collector off. It may destroy an engine that nobody closed, and the calls
-    that free a device's memory break a capture of the same thread."""
+    """Switch the cyclic collector off.
+
+    It may destroy an engine that was never closed. The calls that free a device's memory would
+    break a capture of the same thread.
+    """
     before = gc.isenabled()
     gc.disable()
     try:

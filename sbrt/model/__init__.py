@@ -1,1 +1,1 @@
-"""Models as people have them: folders, GGUF files and hub names, their tokenizers and weights."""
+"""Models in folders, GGUF files and on the hub, with their tokenizers and weights."""

@@ -1,10 +1,10 @@
 """Tokens that a folder adds to its tokenizer.json, read as transformers reads them.
 
 Fine-tunes often add tokens in a file next to an older tokenizer.json. transformers takes them from
-tokenizer_config.json: its `added_tokens_decoder`, then the special tokens that it names. Where it
-has no `added_tokens_decoder` two older files count as well, special_tokens_map.json and
-added_tokens.json. As there, an id in these files only says in which order tokens are added: a
-token that the vocabulary lacks gets the next free id.
+tokenizer_config.json: from its `added_tokens_decoder`, then from the special tokens that it names.
+Without `added_tokens_decoder` two older files count as well, special_tokens_map.json and
+added_tokens.json. As there, an id in these files only determines the order in which tokens are
+added: a token that the vocabulary lacks gets the next free id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAMED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
-EXTRA = "extra_special_tokens"  # a list of further ones, or an object of ones with names
+EXTRA = "extra_special_tokens"  # a list of further tokens, or an object of named ones
 ADDITIONAL = "additional_special_tokens"  # its older name
 DECODER = "added_tokens_decoder"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -32,9 +32,9 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 def added_tokens(
     folder: Path, file: Mapping[str, Any], library: tokenizers.Tokenizer
 ) -> list[tokenizers.AddedToken]:
-    """What to add to `library`, made of the tokenizer.json `file`, in order; often nothing.
+    """The tokens to add to `library`, made from the tokenizer.json `file`, in order; often none.
 
-    A token that is there already is listed where its flags differ: adding it again changes them.
+    A token that `library` has is listed if its flags differ: adding it again changes them.
     Raises InvalidInputError, naming file and field.
     """
     config = _read(folder / "tokenizer_config.json")
@@ -52,11 +52,11 @@ def added_tokens(
         token.special = token.special or token.content in {other.content for other in named}
     listed = {token.content: token for token in by_id.values()}
     new = [listed.get(t.content, t) for t in [*named, *names.others()] if t.content not in have]
-    return found + list({_key(token): token for token in new}.values())  # of two flags the last
+    return found + list({_key(token): token for token in new}.values())  # the last of equal keys
 
 
 class _Names:
-    """The special tokens of tokenizer_config.json, as given: by usual names, by others, without."""
+    """The special tokens of tokenizer_config.json: with usual, other and no names."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._given = {key: config[key] for key in (EXTRA, ADDITIONAL) if key in config}
@@ -69,7 +69,7 @@ class _Names:
         self._take_object()
 
     def update(self, older: dict[str, Any]) -> None:
-        """special_tokens_map.json has the last word on usual names, not on those of its own."""
+        """Apply special_tokens_map.json: it overrides usual names, not the folder's own names."""
         given = self._given
         if isinstance(older.get(EXTRA), list) and isinstance(given.get(EXTRA), list):
             older = older | {EXTRA: [*given[EXTRA], *older[EXTRA]]}
@@ -78,24 +78,26 @@ class _Names:
         self._take_object()
 
     def _take_object(self) -> None:
-        """Further tokens may be an object: names and tokens."""
+        """If the further tokens are an object of names and tokens, treat them as named ones."""
         if isinstance(self._given.get(EXTRA), Mapping):
             self._own |= self._given.pop(EXTRA)
 
     def named(self) -> list[tokenizers.AddedToken]:
-        """Those with a name, the usual ones first."""
+        """Tokens with a name, the usual names first."""
         others = [k for k in self._given if k.endswith("_token") and k not in NAMED]
         given = {key: self._given.get(key) for key in (*NAMED, *others)} | self._own
         return _special_tokens(given.values())
 
     def others(self) -> list[tokenizers.AddedToken]:
-        """Those without."""
+        """Tokens without a name."""
         given = self._given.get(EXTRA) if EXTRA in self._given else self._given.get(ADDITIONAL)
         return _special_tokens(given if isinstance(given, list) else ())
 
     def usual(self) -> set[str]:
-        """Those that make a token of added_tokens.json a special one. transformers looks for them
-        before it reads the objects of tokenizer_config.json."""
+        """Texts that make a token of added_tokens.json a special one.
+
+        transformers compares them before it reads the objects of tokenizer_config.json.
+        """
         extra = self._given.get(EXTRA)
         given = [self._given.get(key) for key in NAMED if key not in self._objects]
         given += extra if isinstance(extra, list) else []
@@ -107,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _key(token: tokenizers.AddedToken) -> tuple[Any, ...]:
-    """What makes two of them the same."""
+    """Content and flags: tokens that are equal in these count as one."""
     return (token.content, *(getattr(token, flag) for flag in FLAGS))
 
 
@@ -118,7 +120,7 @@ def _token(content: str, **flags: bool) -> tokenizers.AddedToken:
 
 
 def _decoder(path: Path, given: Any) -> dict[int, tokenizers.AddedToken]:
-    """added_tokens_decoder: id to a token with its flags."""
+    """Read added_tokens_decoder: ids to tokens with their flags."""
     where = f"{path}, {DECODER}"
     if not isinstance(given, Mapping):
         raise InvalidInputError(f"{where}: expected an object, got {check.show(given)}")
@@ -137,7 +139,7 @@ def _decoder(path: Path, given: Any) -> dict[int, tokenizers.AddedToken]:
 def _older(
     path: Path, special: set[str], file: Mapping[str, Any]
 ) -> dict[int, tokenizers.AddedToken]:
-    """added_tokens.json: token to id. Of an id that tokenizer.json uses, too, it says nothing."""
+    """Read added_tokens.json: tokens to ids. An id that tokenizer.json uses is skipped."""
     taken = {entry.get("id") for entry in file.get("added_tokens") or ()}
     found = {}
     for content, i in _read(path).items():
@@ -155,7 +157,7 @@ def _special_tokens(given: Iterable[Any]) -> list[tokenizers.AddedToken]:
 
 
 def _special_token(given: Any) -> tokenizers.AddedToken | None:
-    """A special token as text, or as an object with flags; None of anything else."""
+    """A special token, given as text or as an object with flags; None for anything else."""
     flags = {}
     if isinstance(given, Mapping):
         flags = {key: given[key] for key in FLAGS if isinstance(given.get(key), bool)}

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`: shapes first."""
+"""Loads a Hugging Face model folder or a GGUF file into a `_core.Decoder`; checks shapes first."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 class Checkpoint:
     """A model whose names and shapes have been checked; no weight has been read.
 
-    folder: the folder, or the GGUF file. weights: by name, in the order of the files; those of a
-    tied head and of derived constants among them. Of a draft (draft.py): head_ids, the target's ids
-    that its head knows, ascending, () for all; shares_embedding, whether that is the target's.
+    folder: the folder, or the GGUF file. weights: by name, in the order of the files, including
+    those of a tied head and of derived constants. head_ids: for a draft (draft.py), the target's
+    ids that its head knows, ascending; () means all. shares_embedding: True for a draft that uses
+    the target's embedding.
     """
 
     folder: Path
@@ -57,9 +58,9 @@ class Checkpoint:
         return shapes
 
     def storage(self, dtype: str) -> str:
-        """How weights are kept that `formats` does not name.
+        """The storage of weights that `formats` does not name.
 
-        `auto` is bfloat16 where every tensor is, else float32.
+        `auto` is bfloat16 if every tensor is, else float32.
         """
         if dtype != "auto":
             return dtype
@@ -67,9 +68,9 @@ class Checkpoint:
         return "bfloat16" if stored == {"BF16"} else "float32"
 
     def formats(self, dtype: str) -> dict[str, Layout]:
-        """Matrices that `auto` keeps as their files have them, by name.
+        """Matrices that `auto` stores as their files do, by name.
 
-        Those that are quantised, and those of bfloat16 in a GGUF file, whose norms are float32.
+        These are quantised ones, and bfloat16 ones of a GGUF file, whose norms are float32.
         """
         if dtype != "auto":
             return {}
@@ -83,7 +84,7 @@ class Checkpoint:
         return found
 
     def dtype_name(self, dtype: str) -> str:
-        """What most bytes of the weights are kept as, for people."""
+        """The dtype of most bytes of the weights, for people."""
         if dtype != "auto" or not self.formats(dtype):
             return self.storage(dtype)
         sizes: dict[str, int] = {}
@@ -92,9 +93,9 @@ class Checkpoint:
         return max(sizes, key=lambda name: sizes[name])
 
     def activations(self, dtype: str, activation_dtype: str = "auto") -> str:
-        """How products take their rows: `auto` is int8 where the weights are quantised.
+        """The dtype of a product's inputs: `auto` is int8 if the weights are quantised.
 
-        Raises InvalidInputError for int8 next to float weights.
+        Raises InvalidInputError for int8 with float weights.
         """
         elements = {layout.element for layout in self.formats(dtype).values()}
         kept = next((name for name in QUANTISED if name in elements), self.storage(dtype))
@@ -109,7 +110,7 @@ class Checkpoint:
     ) -> Decoder:
         """Read the weights. Raises InvalidInputError, naming the tensor.
 
-        target: of a draft that shares its embedding.
+        target: needed by a draft that shares its embedding.
         """
         formats = self.formats(dtype)
         decoder = Decoder(
@@ -141,9 +142,9 @@ class Checkpoint:
         return target
 
     def read(self, progress: Progress | None = None) -> Iterator[str]:
-        """Names of the weights that the config asks for, in the order of the files.
+        """Names of the weights that the config needs, in the order of the files.
 
-        Tells `progress` as each has been used.
+        Calls `progress` after each has been used.
         """
         expected = self.shapes
         total = sum(weight.size for weight in self.weights.values())
@@ -159,8 +160,8 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check a model folder or a GGUF file: sizes, headers, names, shapes, dtypes.
 
-    Reads no weight. Refuses a draft that needs its target: open_draft takes it.
-    Raises InvalidInputError, naming the file and what is wrong in it.
+    Reads no weight. Refuses a draft that needs its target; open_draft accepts it.
+    Raises InvalidInputError, naming the file and the fault.
     """
     checkpoint = read_checkpoint(path)
     if checkpoint.config.draft_vocab:
@@ -191,7 +192,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
-    """Piece by piece, so that no second copy of a matrix is ever whole."""
+    """Load piece by piece, so that there is never a second copy of a whole matrix."""
     import numpy as np  # here, so that `import sbrt` stays fast
 
     for first, piece in weight.pieces():
@@ -201,7 +202,7 @@ def _load_quantised(decoder: Decoder, name: str, weight: Stored) -> None:
 
 
 def activations_of(storage: str, activation_dtype: str = "auto") -> str:
-    """float32 or int8: what `activation_dtype` asks for next to weights kept as `storage`."""
+    """float32 or int8: the meaning of `activation_dtype` for weights stored as `storage`."""
     if activation_dtype == "auto":
         return "int8" if storage in QUANTISED else "float32"
     if activation_dtype == "int8" and storage not in QUANTISED:
@@ -212,7 +213,7 @@ def activations_of(storage: str, activation_dtype: str = "auto") -> str:
 
 
 def expected_shapes(config: ModelConfig) -> Shapes:
-    """Name and shape of every tensor a checkpoint of this config must hold."""
+    """Name and shape of every tensor that a checkpoint of this config must hold."""
     hidden, inner = config.hidden, config.inner
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: Shapes = {EMBED: (config.vocab, hidden), "model.norm.weight": (hidden,)}
@@ -243,7 +244,7 @@ def expected_shapes(config: ModelConfig) -> Shapes:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(name, values) of every tensor: normal with deviation 0.02, norms that multiply by 1."""
+    """(name, values) of every tensor: normal with deviation 0.02; norms are neutral."""
     import numpy as np  # here, so that `import sbrt` stays fast
 
     generator = np.random.default_rng(seed)
@@ -271,7 +272,7 @@ def random_decoder(
 
 
 def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
-    """Those of a folder's text; of a quantised one each matrix is one weight."""
+    """Weights of a text model in a folder; each quantised matrix is one weight."""
     path = folder / "config.json"
     raw = read_json(path)
     scheme, stored = read_scheme(path, raw), stored_in(files)
@@ -286,7 +287,7 @@ def _weights(folder: Path, files: list[TensorFile]) -> dict[str, Stored]:
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:
-    """Raises InvalidInputError on a missing or unknown tensor, another shape or dtype."""
+    """Raises InvalidInputError on a missing or unknown tensor, or a wrong shape or dtype."""
     expected = checkpoint.shapes
     for name in expected:
         if name not in checkpoint.weights:
@@ -307,7 +308,7 @@ def check_tensors(checkpoint: Checkpoint) -> None:
 
 
 def _check_spare(checkpoint: Checkpoint, name: str) -> None:
-    """A tensor that is not loaded must say nothing new: a derived table, or the tied head."""
+    """Check that a tensor that is not loaded is redundant: a derived table, or the tied head."""
     if name.endswith(".rotary_emb.inv_freq"):
         return
     config, weight = checkpoint.config, checkpoint.weights[name]
@@ -325,5 +326,5 @@ def _check_spare(checkpoint: Checkpoint, name: str) -> None:
 
 
 def _bytes(weight: Stored) -> memoryview:
-    """The numbers of a weight, mapped."""
+    """The bytes of a weight, mapped."""
     return memoryview(weight.numbers()[1])

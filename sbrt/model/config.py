@@ -1,4 +1,4 @@
-"""Reads a model folder's JSON files. Every size is hostile, and checked before it is used."""
+"""Reads a model folder's JSON files. Every size is untrusted, and checked before it is used."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with 
 
 @dataclass(frozen=True)
 class Family:
-    """What an architecture adds to Llama, as transformers reads its config.json.
+    """The differences of an architecture from Llama, as transformers reads its config.json.
 
-    switches: fields of True or False that it reads; another family's must not be True.
-    window: it reads sliding_window, and this is what it has where the field is missing.
-    head_dim: what it has where the field is missing (None: hidden / heads).
-    activation: the field of the gate's activation, and the one value that is read.
-    defaults: what else a missing field means. is_gemma: its arithmetic is that of Gemma 3.
-    is_nested: its fields are those of the text part of a model for images and text.
+    switches: boolean fields that it reads; those of other families must not be True.
+    window: the default of sliding_window; None: the field is not read.
+    head_dim: the default of head_dim (None: hidden / heads).
+    activation: the field of the gate's activation, and its one accepted value.
+    defaults: values of other missing fields. is_gemma: the arithmetic is that of Gemma 3.
+    is_nested: the fields are in the text part of a config for images and text.
     """
 
     switches: tuple[str, ...] = ()
@@ -67,14 +67,15 @@ SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 class ModelConfig:
     """Sizes and switches of a decoder. head_dim is even; heads is a multiple of kv_heads.
 
-    window: positions a row sees in a local layer, itself included; 0: all of them. local: whether
-    each layer is local; (): all of them are, if there is a window, and `rope` is theirs.
+    window: positions a row sees in a local layer, itself included; 0: all. local: one bool per
+    layer, True if the layer is local. (): all layers are local if there is a window, and use
+    `rope`.
     local_theta, local_rope: rope of the layers that `local` names.
-    max_positions: those of config.json, stretched by its rope (rope.context_length).
-    query_scalar: scores are divided by its square root; 0: head_dim. gelu: the gate of the MLP, not
-    silu. post_norms: norms of what attention and the MLP give. norm_offset: norms multiply by 1 and
-    their weight. scaled_embedding: embeddings are multiplied by sqrt(hidden).
-    draft_vocab: of a draft, how many ids of the target's vocabulary its head knows; 0: all.
+    max_positions: config.json's, stretched by its rope (rope.context_length).
+    query_scalar: scores are divided by its square root; 0: head_dim. gelu: activation of the MLP's
+    gate, not silu. post_norms: norms after attention and after the MLP. norm_offset: norms multiply
+    by 1 + their weight. scaled_embedding: embeddings are multiplied by sqrt(hidden).
+    draft_vocab: of a draft, the number of the target's ids that its head knows; 0: all.
     """
 
     architecture: str
@@ -107,11 +108,11 @@ class ModelConfig:
 
     @property
     def columns(self) -> int:
-        """Logits of a row: the rows of lm_head.weight, or of the embedding if tied."""
+        """Logits per row: the rows of lm_head.weight, or of the embedding if tied."""
         return self.draft_vocab or self.vocab
 
     def core(self) -> DecoderConfig:
-        """The same for the binary module. Raises InvalidInputError on sizes that cannot be."""
+        """The config for the binary module. Raises InvalidInputError on impossible sizes."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         del given["architecture"], given["draft_vocab"]
         ropes = {"rope": self.rope.core(), "local_rope": self.local_rope.core()}
@@ -124,13 +125,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """config.json of a model folder. Raises InvalidInputError, naming the field."""
+    """The config.json of a model folder. Raises InvalidInputError, naming the field."""
     path = folder / "config.json"
     return config_of(path, read_json(path))
 
 
 def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
-    """What the fields `raw` of config.json say; `path` is for messages.
+    """The config for the fields `raw` of config.json; `path` is for messages.
 
     Raises InvalidInputError, naming the field.
     """
@@ -165,9 +166,9 @@ def _draft_vocab(path: Path, raw: Mapping[str, Any], vocab: int) -> int:
 def _sight(
     path: Path, raw: Mapping[str, Any], architecture: str, sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What rows see and how they are rotated, by the names of a ModelConfig."""
+    """Windows and rope, by the names of a ModelConfig."""
     layers, positions = sizes["layers"], sizes["max_positions"]
-    if FAMILIES[architecture].is_gemma:  # its config.json counts what a rope has stretched
+    if FAMILIES[architecture].is_gemma:  # its config.json contains the stretched length
         kinds = read_kinds(path, raw, layers, positions)
         return {f.name: getattr(kinds, f.name) for f in fields(kinds)} | {
             "max_positions": positions
@@ -182,7 +183,7 @@ def _sight(
 def read_eos(folder: Path, vocab: int) -> tuple[Path, set[int]]:
     """End-of-sequence ids, all below `vocab`, and the file that names them.
 
-    They are those of generation_config.json. Where it names none they are config.json's, as in
+    They are those of generation_config.json. If it names none, they are config.json's, as in
     transformers; a config.json that contradicts it is often older. Raises InvalidInputError.
     """
     for name in ("generation_config.json", "config.json"):
@@ -248,7 +249,7 @@ def _sizes(path: Path, raw: Mapping[str, Any], family: Family) -> dict[str, int]
 
 
 def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str, bool]:
-    """Every switch of any family; one that this family does not read is refused if it is on."""
+    """Every switch of any family. One that is on and that this family does not read is refused."""
     found = {}
     for key in SWITCHES:
         value = raw.get(key)
@@ -261,7 +262,7 @@ def _switches(path: Path, raw: Mapping[str, Any], architecture: str) -> dict[str
 
 
 def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
-    """Positions a row sees; 0: all. With use_sliding_window false the size next to it is idle."""
+    """Positions a row sees; 0: all. With use_sliding_window false the window's size is ignored."""
     family, given = FAMILIES[architecture], raw.get("sliding_window")
     if "use_sliding_window" in family.switches or (given is None and "sliding_window" in raw):
         return 0
@@ -273,14 +274,14 @@ def _window(path: Path, raw: Mapping[str, Any], architecture: str) -> int:
         )
     if raw.get("use_sliding_window") is not None:
         raise InvalidInputError(
-            f"{path}, use_sliding_window: {architecture} expects none beside a sliding_window, "
+            f"{path}, use_sliding_window: {architecture} expects none next to a sliding_window, "
             f"got {check.show(raw['use_sliding_window'])}"
         )
     return check.integer(f"{path}, sliding_window", given, 1, MAX_POSITIONS)
 
 
 def _check_layer_types(path: Path, raw: Mapping[str, Any], layers: int, window: int) -> None:
-    """All layers see alike: a model that mixes windows and none is refused."""
+    """Check that all layers have a window or none has; a mix is refused."""
     types = raw.get("layer_types")
     if types is None:
         return

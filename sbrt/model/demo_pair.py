@@ -26,7 +26,7 @@ def demo_folder(name: str) -> Path:
 
 
 def random_draft(target: ModelConfig) -> Decoder:
-    """A draft that knows nothing: the worst case, and exactness must not care."""
+    """A draft of random weights, which is almost never right. Tests and benches use it."""
     shape = replace(
         target,
         hidden=HIDDEN,

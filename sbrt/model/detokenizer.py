@@ -1,9 +1,9 @@
-"""Text of tokens as they come: whole characters, each once, at a bounded cost per token.
+"""Text of tokens as they arrive: whole characters, each once, at a bounded cost per token.
 
 Two kinds of tokenizers spell characters in bytes. In a byte-level one every letter of a token is a
 byte. One with byte fallback has a token `<0x0A>` for each byte. A character may end in a later
-token than it begins, so bytes are collected here until they are one. What is handed to the
-library's decoder is whole: characters, or bytes that will never be part of one.
+token than it begins, so bytes are collected here until it is complete. The library's decoder gets
+only whole units: characters, or bytes that will never be part of one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import tokenizers
 
-REPLACEMENT = "\ufffd"  # stands in text for bytes that are no character
+REPLACEMENT = "\ufffd"  # replaces bytes that are no character
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-STRAY = re.compile("[\udc80-\udcff]")  # how "surrogateescape" decodes a byte of no character
+STRAY = re.compile("[\udc80-\udcff]")  # "surrogateescape" decodes a byte of no character to these
 
 Unit = tuple[str, ...]  # token strings that are decoded together: of one character, or one token
 BytesOf = Callable[[str], "bytes | None"]  # None: the string is text
@@ -29,8 +29,8 @@ UnitsOf = Callable[[bytes], "list[Unit]"]
 class Pieces:
     """The strings of a tokenizer's tokens, and the text that they make.
 
-    bytes_of: a token's bytes, None for a token of text. units_of: the token strings of bytes that
-    are whole characters or none at all.
+    bytes_of: a token's bytes, None for a token of text. units_of: the units of token strings for
+    bytes, which are whole characters or no characters.
     """
 
     def __init__(self, library: tokenizers.Tokenizer, file: Mapping[str, Any]) -> None:
@@ -48,12 +48,12 @@ class Pieces:
             self.bytes_of, self.units_of = _byte_of_token, _units_of_byte_tokens
 
     def string(self, token: int, *, skip_special: bool) -> str | None:
-        """The string of a token; None: it has none, or is special and left out."""
+        """The string of a token; None if it has none, or is special and left out."""
         string = self._string_of(token)
         return None if skip_special and string in self._special else string
 
     def alone(self, token: int) -> bytes:
-        """The bytes of a token inside a text, where it is not the first."""
+        """The bytes of a token inside a text, after other tokens."""
         string = self.string(token, skip_special=False)
         if string is None:
             return b""
@@ -64,12 +64,12 @@ class Pieces:
         return self.text([(string,), (string,)])[len(before) :].encode("utf-8", "replace")
 
     def text(self, units: Sequence[Unit]) -> str:
-        """What the library's decoder makes of them."""
+        """The text that the library's decoder makes of units."""
         return self._decode([string for unit in units for string in unit])
 
 
 class HasPieces(Protocol):
-    """What a Detokenizer needs of a tokenizer."""
+    """The part of a tokenizer that a Detokenizer needs."""
 
     pieces: Pieces
 
@@ -78,11 +78,11 @@ class Detokenizer:
     """Gives the text that each token adds to the text of all tokens before it.
 
     A decoder may treat the beginning of a text, or the last token, in a special way. So new units
-    are decoded behind the last ones that have text of their own, whose length is then cut off.
+    are decoded after the last units that have text, and the length of the latter's text is cut off.
     """
 
-    FIRST = 8  # tokens of a prompt's end that are looked at first
-    SILENT = 32  # units without text that are kept for what follows
+    FIRST = 8  # tokens of a prompt's end that are examined first
+    SILENT = 32  # units without text that are kept as context
 
     def __init__(
         self, tokenizer: HasPieces, prompt_ids: Sequence[int], *, skip_special: bool = True
@@ -104,12 +104,12 @@ class Detokenizer:
         return self._give()
 
     def flush(self) -> str:
-        """The text of what is held back, when no token follows: bytes that are no character."""
+        """The text of the held bytes when no token follows: they are no character."""
         self._new += self._lost()
         return self._give()
 
     def _read_prompt(self, ids: Sequence[int]) -> None:
-        """Keep what the first new token needs: units that have text, a character's beginning."""
+        """Keep the first new token's context: units with text, the beginning of a character."""
         strings = self._strings_backwards(ids)
         tail: list[str] = []
         want, is_all = self.FIRST, False
@@ -143,7 +143,7 @@ class Detokenizer:
         self._new += self._pieces.units_of(data[:used])
 
     def _lost(self) -> list[Unit]:
-        """The units of what is held back and will not become a character."""
+        """Units of the held bytes, which will not become a character."""
         held, self._held = self._held, b""
         return self._pieces.units_of(held)
 
@@ -162,7 +162,7 @@ class Detokenizer:
         return new
 
     def _keep_context(self, units: list[Unit]) -> None:
-        """Keep the last few of them that have text of their own, or all where there is none yet."""
+        """Keep the last few units that have text, or all units if none has text yet."""
         count = 1
         while count < 2 * len(units):
             last = units[-count:]
@@ -174,7 +174,7 @@ class Detokenizer:
 
 
 def _decoder_types(decoder: Any) -> Iterator[str]:
-    """The types of a tokenizer.json's decoder and of those inside it."""
+    """The types of a tokenizer.json's decoder and of its inner decoders."""
     if isinstance(decoder, Mapping):
         yield str(decoder.get("type"))
         for inner in decoder.get("decoders") or ():
@@ -182,7 +182,7 @@ def _decoder_types(decoder: Any) -> Iterator[str]:
 
 
 def _letters() -> dict[int, str]:
-    """Letter of each byte in byte-level tokens: itself if it can be seen, else one from U+0100."""
+    """The letter of each byte in byte-level tokens: itself if visible, else one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(0x100) if b not in visible]
     return {b: chr(b) for b in visible} | {b: chr(0x100 + i) for i, b in enumerate(hidden)}
@@ -195,7 +195,7 @@ _BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 def _bytes_of_letters(string: str) -> bytes | None:
     try:
         return bytes(_BYTE_OF[letter] for letter in string)
-    except KeyError:  # an added token of other letters is text
+    except KeyError:  # an added token with other letters is text
         return None
 
 
@@ -209,8 +209,8 @@ def _byte_of_token(string: str) -> bytes | None:
 
 
 def _units_of_byte_tokens(data: bytes) -> list[Unit]:
-    """A unit for each character. The library loses a whole run of bytes over a single stray one, so
-    a stray one becomes the bytes of the replacement character."""
+    """A unit for each character. A stray byte becomes the bytes of the replacement character,
+    because the library drops the whole run of bytes around it."""
     text = STRAY.sub(REPLACEMENT, data.decode("utf-8", "surrogateescape"))
     return [tuple(f"<0x{byte:02X}>" for byte in letter.encode()) for letter in text]
 

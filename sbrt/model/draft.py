@@ -1,11 +1,11 @@
 """Drafts that need their target: a trimmed head, a shared embedding.
 
-A head may know only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t, as EAGLE-3
-files have it, says which: row i of lm_head.weight is of the target's id i + d2t[i]. These ids
-ascend. t2d, if there, is true of the same ids.
+A head may know only `draft_vocab_size` ids of the target's vocabulary. The tensor d2t, in the form
+of EAGLE-3's files, lists them: row i of lm_head.weight belongs to the target's id i + d2t[i]. These
+ids ascend. t2d, if there, must be true for the same ids.
 
-Without model.embed_tokens.weight a draft takes the target's embedding, in the same memory, and with
-tie_word_embeddings the target's head, too.
+Without model.embed_tokens.weight a draft shares the target's embedding, in the same memory; with
+tie_word_embeddings it shares the target's head, too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ D2T, T2D = "d2t", "t2d"
 
 
 def open_draft(path: Path, target: Checkpoint) -> Checkpoint:
-    """Check a draft's folder or GGUF file as open_checkpoint does, and that it fits its target.
+    """Check a draft's folder or GGUF file like open_checkpoint, and that it fits its target.
 
-    Reads no weight but the ids of the head. Raises InvalidInputError, naming the file and what is
-    wrong in it.
+    Reads no weight except the ids of the head. Raises InvalidInputError, naming the file and the
+    fault.
     """
     draft = read_checkpoint(path)
     weights = {name: w for name, w in draft.weights.items() if name not in (D2T, T2D)}
@@ -117,7 +117,7 @@ def _check_inverse(t2d: Stored, ids: NDArray[np.int64], vocab: int) -> None:
 
 
 def _values(weight: Stored, dtype: str, size: int) -> NDArray[np.uint8]:
-    """The bytes of a vector. Raises InvalidInputError on another dtype or shape."""
+    """The bytes of a vector. Raises InvalidInputError on a wrong dtype or shape."""
     if weight.dtype != dtype or weight.shape != (size,):
         raise InvalidInputError(
             f"{weight.where}: expected {dtype} of shape [{size}], got {weight.dtype} of "

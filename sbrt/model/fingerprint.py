@@ -1,4 +1,4 @@
-"""Tells one model folder from another without reading gigabytes."""
+"""Identifies a model folder without reading gigabytes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from .checkpoint import Checkpoint, read_checkpoint
 from .rope import Rope
 
-SAMPLES, SAMPLE = 64, 4096  # of a file's data, bytes each
-# Fields of a ModelConfig that fingerprints are older than, with the values that change nothing.
+SAMPLES, SAMPLE = 64, 4096  # samples of a file's data, bytes of each
+# Fields of a ModelConfig that are younger than fingerprints, with their neutral values.
 YOUNGER = {
     "local": (), "local_theta": 0.0, "local_rope": asdict(Rope()), "query_scalar": 0.0,
     "gelu": False, "post_norms": False, "norm_offset": False, "scaled_embedding": False,
@@ -20,7 +20,7 @@ YOUNGER = {
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256, hex, of what config.json means and of each weights file's size, header and samples.
+    """sha256, hex, of the config, and of each weights file's size, header and samples.
 
     Raises InvalidInputError if the folder holds no model.
     """
@@ -28,9 +28,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
-    """The same of a folder that is open already."""
+    """The fingerprint of a folder that is open already."""
     sizes = asdict(checkpoint.config)
-    if not sizes["rope"]["divisors"]:  # younger, too
+    if not sizes["rope"]["divisors"]:  # younger than fingerprints
         del sizes["rope"]["divisors"]
     for name, idle in YOUNGER.items():
         if sizes[name] == idle:
@@ -48,9 +48,9 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
 
 
 def sample_offsets(begin: int, size: int) -> list[int]:
-    """Where the samples of a file's data begin: evenly spaced, the first and last bytes among them.
+    """Offsets of the samples of a file's data: evenly spaced, including the first and last bytes.
 
-    All of it where the samples would cover it.
+    Samples cover all data of a small file.
     """
     if size - begin <= SAMPLES * SAMPLE:
         return list(range(begin, size, SAMPLE))

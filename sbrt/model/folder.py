@@ -35,7 +35,7 @@ def open_files(folder: Path) -> list[TensorFile]:
 
 
 def _shard_name(index: Path, shard: object) -> str:
-    """A plain file name: a shard never lies outside the folder."""
+    """Check for a plain file name: no shard lies outside the folder."""
     plain = isinstance(shard, str) and shard.endswith(".safetensors")
     if not plain or any(c in str(shard) for c in "/\\:\0"):
         raise InvalidInputError(

@@ -1,7 +1,7 @@
-"""What Gemma 3 adds to a config.json and to the names of weights.
+"""The additions of Gemma 3 to a config.json and to the names of weights.
 
-Local layers see a window and have a rope of their own; global layers see everything. A folder of a
-model for images and text holds the text part under names of its own.
+Local layers have a window and a rope of their own; global layers see everything. A folder of a
+model for images and text has the text part under different names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .rope import Rope, read_rope_of_kind
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 PERIOD = 6  # every sixth layer is global
-# What transformers takes where a field is missing; real files miss some of them.
+# The values that transformers uses for missing fields; real files lack some of them.
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
     "max_position_embeddings": 131_072, "sliding_window": 4096, "tie_word_embeddings": True,
@@ -36,7 +36,7 @@ IMAGES = ("vision_tower.", "multi_modal_projector.")
 
 @dataclass(frozen=True)
 class Kinds:
-    """Fields of a ModelConfig, by its names. local: () where no layer is."""
+    """Fields of a ModelConfig, by its names. local: () if no layer is local."""
 
     local: tuple[bool, ...]
     window: int
@@ -48,7 +48,7 @@ class Kinds:
 
 
 def text_config(path: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of the text part. Raises InvalidInputError where there are none."""
+    """The fields of the text part. Raises InvalidInputError if there are none."""
     given = raw.get("text_config")
     if not isinstance(given, dict):
         raise InvalidInputError(f"{path}, text_config: expected an object, got {check.show(given)}")
@@ -56,7 +56,7 @@ def text_config(path: Path, raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def text_name(name: str) -> str | None:
-    """The name that the same weight has in a model for text alone; None: it is of the images."""
+    """The name of the same weight in a text model; None for a weight of the image part."""
     for theirs, ours in TEXT:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
@@ -64,7 +64,7 @@ def text_name(name: str) -> str | None:
 
 
 def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: int) -> Kinds:
-    """What the fields `raw`, with DEFAULTS, say. Raises InvalidInputError, naming the field."""
+    """Read the fields `raw`, with DEFAULTS. Raises InvalidInputError, naming the field."""
     for key in UNREAD:
         given = raw.get(key)
         if given is not None and given is not False:
@@ -79,7 +79,7 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
     for key in ("rope_theta", "rope_local_base_freq"):
         check.number(f"{path}, {key}", raw.get(key), 1, 1e12)
     theta, rope = read_rope_of_kind(path, raw, GLOBAL, max_positions)
-    alone = {"rope_parameters": raw.get("rope_parameters")}  # rope_scaling is of global layers
+    alone = {"rope_parameters": raw.get("rope_parameters")}  # rope_scaling is for global layers
     alone |= {"rope_theta": raw["rope_local_base_freq"]}
     local_theta, local_rope = read_rope_of_kind(path, alone, LOCAL, max_positions)
     return Kinds(
@@ -94,7 +94,7 @@ def read_kinds(path: Path, raw: Mapping[str, Any], layers: int, max_positions: i
 
 
 def _local(path: Path, raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    """Whether each layer is local: by layer_types, else by sliding_window_pattern."""
+    """One bool per layer, True if it is local: by layer_types, else by sliding_window_pattern."""
     types = raw.get("layer_types")
     if types is None:
         where = f"{path}, sliding_window_pattern"

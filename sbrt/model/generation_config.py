@@ -1,4 +1,4 @@
-"""generation_config.json: what a model's makers sample it with."""
+"""generation_config.json: the sampling parameters that a model's makers recommend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InvalidInputError
 from ..sampling import SamplingParams
 from .config import read_json
 
-# Their name: ours. The same keys as vLLM reads; all others (do_sample among them) say nothing.
+# Names in the file: our names. vLLM reads the same keys; others (do_sample too) are ignored.
 KEYS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -26,16 +26,16 @@ INTEGERS = ("top_k", "max_new_tokens")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What generation_config.json at `path` says of sampling, by our names, as it stands there."""
+    """The sampling fields of generation_config.json at `path`, unchanged, by our names."""
 
     path: Path | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def params(self) -> SamplingParams:
-        """Parameters of a request that gives none: SamplingParams() where the file is silent.
+        """Parameters of a request that gives none: SamplingParams() where the file has no value.
 
-        A value that cannot be concerns nobody who gives parameters, so it is refused here: raises
-        InvalidInputError, naming file and field.
+        A bad value does not affect requests with parameters of their own, so it is refused only
+        here: raises InvalidInputError, naming file and field.
         """
         try:
             return SamplingParams(**self.given)
@@ -56,7 +56,7 @@ def read_defaults(folder: Path) -> Defaults:
 
 
 def as_meant(key: str, value: Any) -> Any:
-    """50.0 for an integer is 50, and a top_k of -1 keeps every token."""
+    """The intended value: 50.0 for an integer is 50; a top_k of -1 keeps every token."""
     if key in INTEGERS and isinstance(value, float) and value.is_integer():
         value = int(value)
     return 0 if key == "top_k" and value == -1 else value

@@ -1,8 +1,8 @@
-"""The H-RAD classifier's file: three layers that say how much of an adopted tail will stand.
+"""The H-RAD classifier's file: three layers that predict how much of an adopted tail is accepted.
 
-A safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32) whose
-metadata name the gamma and the models it was trained for; it is refused for any other. It reads
-5 hidden features of the target and the confidence of 16 nodes twice over (csrc/round/hrad.h).
+It is a safetensors file of w1 [256, inputs] (bf16), b1, w2 [64, 256], b2, w3 [3, 64], b3 (f32). Its
+metadata name the gamma and the models that it was trained for; others are refused. Its inputs are 5
+hidden features of the target and, twice, the confidence of 16 nodes (csrc/round/hrad.h).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 FORMAT = "sbrt-hrad-2"
-BLOCKS = _core.FEATURE_LAYERS + 1  # of the input: layers and an embedding, each `hidden` wide
+BLOCKS = _core.FEATURE_LAYERS + 1  # parts of the input, each `hidden` wide: layers and an embedding
 TAIL = _core.HRAD_TAIL  # nodes of a tail whose confidence is read
 WIDTHS = _core.HRAD_WIDTHS
-WIDE = "w1"  # nearly all of a file: kept as bfloat16, read once a round
-CLASSES = ("nothing", "some", "all")  # of the coming chain stands
-DEMO = "demo"  # instead of a path: the file that ships with a draft of the demo pair
+WIDE = "w1"  # most bytes of a file; stored as bfloat16, read once a round
+CLASSES = ("nothing", "some", "all")  # the accepted part of the coming chain
+DEMO = "demo"  # means the file that ships with a draft of the demo pair
 FILE = "hrad.safetensors"
 MOST_HIDDEN = 2**20
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What features were taken from: draft steps of a burst, the models, the temperature."""
+    """The source of features: draft steps of a burst, the models, the temperature."""
 
     gamma: int
     hidden: int
@@ -51,11 +51,11 @@ class Origin:
     temperature: float = 0.0
 
     def metadata(self) -> dict[str, str]:
-        """As a file's metadata has it."""
+        """In the form of a file's metadata."""
         return {name: str(value) for name, value in vars(self).items()}
 
     def check_same(self, name: str, other: Origin) -> None:
-        """Raises InvalidInputError, naming what differs; the temperature may."""
+        """Raises InvalidInputError, naming the difference; the temperature may differ."""
         for what in ("gamma", "hidden", "target", "draft"):
             mine, given = getattr(self, what), getattr(other, what)
             if mine != given:
@@ -66,13 +66,13 @@ class Origin:
 
 
 def short(value: object) -> str:
-    """A fingerprint by its first characters."""
+    """The first characters of a fingerprint."""
     return value[:12] if isinstance(value, str) else str(value)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A file's contents, f32 (w1 as bf16 can say it).
+    """The contents of a file, as f32; w1 has values of bf16.
 
     `counts`: training samples by class; `data`: sha256 of their file.
     """
@@ -85,11 +85,11 @@ class Classifier:
 
     @cached_property
     def core(self) -> Any:
-        """The same as the engine's round reads it (`_core.Hrad`)."""
+        """In the form that the engine's round reads (`_core.Hrad`)."""
         return _core.Hrad(self.origin.hidden, *self.tensors.values())
 
     def logits(self, features: Array) -> Array:
-        """[n, 3] of features [n, inputs], f32: the plain form of what the engine does."""
+        """[n, 3] for features [n, inputs], f32: a plain version of the engine's computation."""
         import numpy as np
 
         t = self.tensors
@@ -99,7 +99,7 @@ class Classifier:
         return found
 
     def encode(self) -> bytes:
-        """The bytes of its file: the same for the same contents."""
+        """The bytes of the file; equal contents give equal bytes."""
         counts = " ".join(map(str, self.counts))
         kept = self.tensors | {WIDE: bfloat16(self.tensors[WIDE])}
         more = {"format": FORMAT, "counts": counts, "data": self.data}
@@ -128,14 +128,14 @@ def load(path: Path) -> Classifier:
 
 
 def open_existing(path: Path) -> TensorFile:
-    """`open_file`, which would wait for the writer of a pipe. Raises InvalidInputError."""
+    """Open a file, but no pipe, which would wait for a writer. Raises InvalidInputError."""
     if not check.is_file(path):
         raise InvalidInputError(f"{path}: expected a safetensors file, found none")
     return open_file(path)
 
 
 def inputs(hidden: int) -> int:
-    """Numbers that a classifier reads, for a target of that hidden size."""
+    """Number of inputs of a classifier, for a target of that hidden size."""
     return BLOCKS * hidden + 2 * TAIL
 
 
@@ -158,7 +158,7 @@ def check_finite(name: str, values: NDArray[Any]) -> None:
 
 
 def read_origin(file: TensorFile, expected: str) -> Origin:
-    """What a file's metadata say. Raises InvalidInputError on another format."""
+    """Read the origin in a file's metadata. Raises InvalidInputError on another format."""
     given = file.metadata.get("format")
     if given != expected:
         raise InvalidInputError(f"{file.path}: expected format {expected}, got {check.show(given)}")
@@ -172,13 +172,13 @@ def read_origin(file: TensorFile, expected: str) -> Origin:
 
 
 def field(file: TensorFile, name: str) -> str:
-    """One string of the metadata. Raises InvalidInputError."""
+    """One text of the metadata. Raises InvalidInputError."""
     value = file.metadata.get(name)
     return check.text(f"{file.path}, metadata {name}", value)
 
 
 def origin_of(gamma: int, target: Path, draft: Path, temperature: float = 0.0) -> Origin:
-    """Of a pair of folders. Raises InvalidInputError if one holds no model."""
+    """The origin for a pair of folders. Raises InvalidInputError if one holds no model."""
     model = open_checkpoint(target)
     guesser = open_draft(draft, model)
     return Origin(
@@ -187,12 +187,12 @@ def origin_of(gamma: int, target: Path, draft: Path, temperature: float = 0.0) -
 
 
 def is_on(method: Method) -> bool:
-    """Whether a method cuts by a classifier."""
+    """True if a method uses a classifier."""
     return method.options.get("hrad", HRAD_OFF) != HRAD_OFF
 
 
 def locate(method: Method, draft: Path | None) -> Path:
-    """The file that a method's option hrad names. Raises InvalidInputError."""
+    """The file of a method's option hrad. Raises InvalidInputError."""
     value = str(method.options["hrad"])
     known = {
         DEMO: [demo_pair.FOLDER / name for name in (demo_pair.DRAFT, demo_pair.POOR)],
@@ -208,7 +208,7 @@ def locate(method: Method, draft: Path | None) -> Path:
 
 
 def fitted(method: Method, gamma: int | None, draft: Path | None) -> Method:
-    """The method; with a classifier and no gamma of its own or given, at the classifier's."""
+    """The method, with its classifier's gamma if it has a classifier and no gamma is given."""
     if not is_on(method) or gamma is not None or "gamma" in method.named:
         return method
     origin = read_origin(open_existing(locate(method, draft)), FORMAT)
@@ -241,7 +241,7 @@ def load_for(
 
 
 def check_request(built: Classifier | None, method: Method, draft: Path | None) -> None:
-    """A method may cut by the classifier that its engine was built with, and by no other.
+    """Check that a method uses the classifier of its engine, or none.
 
     Raises InvalidInputError.
     """
@@ -295,7 +295,7 @@ def _counts(path: Path, text: str) -> tuple[int, int, int]:
 
 
 def counted(labels: Sequence[int] | NDArray[Any]) -> tuple[int, int, int]:
-    """How many samples each class has."""
+    """Number of samples of each class."""
     found = [0, 0, 0]
     for label in labels:
         found[int(label)] += 1

@@ -1,7 +1,7 @@
 """Names of models on the Hugging Face hub, turned into local paths by `huggingface_hub`.
 
-That library is optional. Its cache, its offline mode and its token are honoured, and only files
-that are read here are fetched.
+That library is optional. Its cache, its offline mode and its token are used, and only files that
+are read here are fetched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..config import EngineConfig, Folder, SpeculativeConfig, folder
 from ..errors import InvalidInputError
 from .config import read_json
 
-# ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may lie in folders of its repository.
+# ORG/MODEL, or ORG/MODEL/FILE.gguf, where the file may be in a folder of its repository.
 NAME = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:/(?P<file>.+\.gguf))?", re.ASCII)
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
@@ -30,11 +30,11 @@ Download = Callable[..., Any]
 
 
 def located(name: Folder, *, tokenizer: bool = False) -> Path:
-    """A path that exists as it is, or the local copy of what a hub name means.
+    """A path that exists, unchanged, or the local copy of a model that a hub name means.
 
-    Any other path comes back unchanged. tokenizer: of a folder fetch only what a tokenizer is made
-    of; a GGUF file comes whole. Raises InvalidInputError where the library is missing or finds
-    nothing.
+    Any other path is returned unchanged. tokenizer: from a model folder, fetch only the files of
+    its tokenizer; a GGUF file is fetched whole. Raises InvalidInputError if the library is missing
+    or finds nothing.
     """
     path = folder("model", name)
     match = NAME.fullmatch(os.fspath(name))
@@ -47,7 +47,7 @@ def located(name: Folder, *, tokenizer: bool = False) -> Path:
 
 
 def with_local_paths(config: EngineConfig) -> EngineConfig:
-    """The config with local paths in the place of hub names. Raises InvalidInputError."""
+    """The config with local paths in place of hub names. Raises InvalidInputError."""
     changes: dict[str, Any] = {"model": located(config.model)}
     if config.tokenizer is not None:
         changes["tokenizer"] = located(config.tokenizer, tokenizer=True)
@@ -58,12 +58,12 @@ def with_local_paths(config: EngineConfig) -> EngineConfig:
 
 
 def _folder(repo: str) -> Path:
-    """A model folder: its JSON files first, for the index names the weights."""
+    """A model folder: its JSON files first, because the index names the weights."""
     first = _snapshot(repo, [*SMALL, INDEX])
     index = first / INDEX
     shards = read_json(index).get("weight_map") if check.is_file(index) else None
     names = [WEIGHTS]
-    if isinstance(shards, dict):  # what is wrong with it, the reader of the folder says
+    if isinstance(shards, dict):  # the reader of the folder reports a wrong index
         names = sorted({str(shard) for shard in shards.values()})
     return _snapshot(repo, names, revision=first.name)
 
@@ -80,11 +80,11 @@ def _file(repo: str, name: str) -> Path:
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **more: Any) -> Path:
-    """The local folder of a repository that has the files of these names that it holds."""
+    """The local folder of a repository with all files that match these names."""
     download = _library(repo)
     try:
         return Path(download(repo, allow_patterns=list(patterns), **more))
-    except Exception as error:  # the library's own, and those of what it uses for the network
+    except Exception as error:  # errors of the library, and of its network code
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidInputError(
             f"model: expected a folder, a .gguf file or a name on the Hugging Face hub, "

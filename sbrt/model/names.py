@@ -1,6 +1,6 @@
-"""Names of models that ship with the package or are made up, for commands, benches and Engine.
+"""Names of models that ship with the package or are made here, for commands, benches and Engine.
 
-A str that is a name never means a folder of that name: write ./demo, or pass a Path.
+A str that is such a name never means a folder: write ./demo, or pass a Path.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .config import ModelConfig
 
 DEMO, POOR, RANDOM, NONE = "demo", "demo-poor", "random", "none"
 SMOLLM2 = real_pair.NAME
-PAIRS = (DEMO, SMOLLM2)  # names of a target and of its draft
+PAIRS = (DEMO, SMOLLM2)  # names of a target together with its draft
 
-MakeDraft = Callable[[ModelConfig], Model]  # a draft made for a target
+MakeDraft = Callable[[ModelConfig], Model]  # makes a draft for a target
 
 
 def target_folder(name: Folder) -> Folder:
@@ -27,14 +27,14 @@ def target_folder(name: Folder) -> Folder:
 
 
 def default_draft(target: Folder) -> str:
-    """The draft of a target that is given without one: a named pair's own, else `none`."""
+    """The draft of a target if none is given: the draft of a named pair, else `none`."""
     return str(target) if target in PAIRS else NONE
 
 
 def draft_of(name: Folder | None) -> tuple[Folder | None, MakeDraft | None]:
-    """(its folder, what makes it) of `demo`, `demo-poor`, `smollm2`, `random`, `none` or a folder.
+    """(folder, maker) of `demo`, `demo-poor`, `smollm2`, `random`, `none` or a folder.
 
-    At most one of the two. Raises InvalidInputError.
+    At most one of the two is not None. Raises InvalidInputError.
     """
     if name is None or name == NONE:
         return None, None

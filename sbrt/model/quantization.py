@@ -1,4 +1,4 @@
-"""quantization_config of a config.json: how the matrices of a folder are quantised."""
+"""The quantization_config of a config.json: the format of a folder's quantised matrices."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .. import check
 from ..errors import InvalidInputError
 
 METHODS = ("gptq", "awq", "compressed-tensors")
-FORMATS = ("pack-quantized", "int-quantized")  # of compressed-tensors
+FORMATS = ("pack-quantized", "int-quantized")  # in compressed-tensors
 MAX_GROUP = 2**20
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way of quantising, for every quantised matrix of a folder.
+    """A way of quantising, the same for every quantised matrix of a folder.
 
     layout: gptq, awq, or the format of compressed-tensors. group: columns that share a scale; 0:
-    all of a row. symmetric: there are no zero points. zero_offset: what a stored zero point lacks.
+    whole rows. symmetric: there are no zero points. zero_offset: added to a stored zero point.
     """
 
     layout: str
@@ -36,9 +36,9 @@ class Scheme:
 
 
 def read_scheme(path: Path, raw: Mapping[str, Any]) -> Scheme | None:
-    """The scheme that the fields `raw` of config.json name; None: weights are plain numbers.
+    """The scheme of the fields `raw` of config.json; None: weights are plain numbers.
 
-    Raises InvalidInputError, naming the field and what is not supported.
+    Raises InvalidInputError, naming the field and the unsupported value.
     """
     given = raw.get("quantization_config")
     if given is None:
@@ -57,11 +57,11 @@ class _Fields:
         return f"{self.where}.{key}"
 
     def get(self, *keys: str) -> Any:
-        """The first that is there."""
+        """The first of the names that exists."""
         return next((self.given[key] for key in keys if self.given.get(key) is not None), None)
 
     def expect(self, key: str, value: Any, *known: Any) -> Any:
-        """`value`, the field's, which must be one of `known` and of its type."""
+        """Return `value`, the field's. It must be one of `known` and of its type."""
         if not any(type(value) is type(one) and value == one for one in known):
             options = ", ".join(map(str, known))
             raise InvalidInputError(
@@ -70,7 +70,7 @@ class _Fields:
         return value
 
     def group(self, value: Any) -> int:
-        """-1 and None mean a whole row."""
+        """Columns of a group; -1 and None mean a whole row."""
         if value is None or value == -1:
             return 0
         return check.integer(self.name("group_size"), value, 1, MAX_GROUP)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor is quantised; the fields are those of `_core.Format`.
+    """The quantisation of a tensor; the fields are those of `_core.Format`.
 
     element: int8 (levels -128 to 127), int4 (0 to 15), or a float type alone. group: columns that
-    share a scale. scales, minimums: the type that holds them exactly. zero: the level of int4 that
-    stands for 0.
+    share a scale. scales, minimums: a type that holds them exactly. zero: the level of int4 that
+    means 0.
     """
 
     element: str

@@ -1,16 +1,16 @@
-"""Hugging Face folders whose matrices are quantised: gptq, awq (gemm) and compressed-tensors.
+"""Hugging Face folders with quantised matrices: gptq, awq (gemm) and compressed-tensors.
 
-Each keeps a matrix [out, in] as several tensors. With q the unsigned levels, z the zero points and
+Each stores a matrix [out, in] as several tensors. With q the unsigned levels, z the zero points and
 s the scales, w = s (q - z). Fields of an int32 are counted from its lowest bits.
 
-gptq   qweight [in / f, out], f levels of consecutive inputs in an int32; qzeros [groups, out / f],
-       z - 1; scales [groups, out]; g_idx [in], the group of each input, ascending
-awq    qweight [in, out / 8], qzeros [groups, out / 8], scales [groups, out]; field i of an int32
-       is output ORDER[i] of eight
-compressed-tensors
-       pack-quantized: weight_packed [out, in / f], weight_scale [out, groups], weight_shape,
-       weight_zero_point [out / f, groups]; int-quantized: weight [out, in] int8, weight_scale,
-       weight_zero_point int8. Without zero points z is the middle level.
+ gptq   qweight [in / f, out], f levels of consecutive inputs in an int32; qzeros [groups, out / f],
+        z - 1; scales [groups, out]; g_idx [in], the group of each input, ascending
+ awq    qweight [in, out / 8], qzeros [groups, out / 8], scales [groups, out]; field i of an int32
+        is output ORDER[i] of eight
+ compressed-tensors
+        pack-quantized: weight_packed [out, in / f], weight_scale [out, groups], weight_shape,
+        weight_zero_point [out / f, groups]; int-quantized: weight [out, in] int8, weight_scale,
+        weight_zero_point int8. Without zero points z is the middle level.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Unpacked = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32] | None]
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-GROUPS = (128, 64, 32)  # of columns that arithmetic takes at a time; larger ones are cut
+GROUPS = (128, 64, 32)  # columns of a group in the arithmetic; larger groups are divided
 SCALES = {"F16": "float16", "BF16": "float32"}
 FIELD_BITS = 32
 SUFFIXES = {
@@ -47,14 +47,14 @@ SUFFIXES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PackedMatrix(Stored):
-    """A matrix kept as several tensors. parts: by their suffix. group: columns of a scale."""
+    """A matrix stored as several tensors. parts: by suffix. group: columns of a scale."""
 
     scheme: Scheme
     group: int
     parts: Mapping[str, StoredNumbers]
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """As Stored."""
+        """Like Stored.rows."""
         import numpy as np  # here, so that `import sbrt` stays fast
 
         assert self.layout is not None
@@ -80,7 +80,7 @@ class PackedMatrix(Stored):
 
 
 def packed_weights(path: Path, scheme: Scheme, weights: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The weights of a folder, each quantised matrix as one. `path`: its config.json.
+    """The weights of a folder; each quantised matrix is one. `path`: its config.json.
 
     Raises InvalidInputError, naming the tensor.
     """
@@ -105,7 +105,7 @@ def packed_weights(path: Path, scheme: Scheme, weights: Mapping[str, Stored]) ->
 
 
 def _is_packed(prefix: str, suffixes: tuple[str, ...], weights: Mapping[str, Stored]) -> bool:
-    """A plain matrix is named `weight` too."""
+    """True if the tensor belongs to a quantised matrix; a plain matrix is named `weight`, too."""
     return suffixes[0] != "weight" or f"{prefix}.{suffixes[1]}" in weights
 
 
@@ -119,7 +119,7 @@ def _parts(
 
 
 def _matrix(scheme: Scheme, prefix: str, parts: Parts) -> PackedMatrix:
-    """Checks that the parts fit each other."""
+    """Check that the parts fit each other, and make the matrix."""
     first = next(iter(parts.values()))
     shape = _shape(scheme, first)
     group = scheme.group or shape[1]
@@ -153,7 +153,7 @@ def _matrix(scheme: Scheme, prefix: str, parts: Parts) -> PackedMatrix:
 
 
 def _shape(scheme: Scheme, first: StoredNumbers) -> tuple[int, int]:
-    """[out, in], by the tensor of levels."""
+    """[out, in], from the tensor of levels."""
     if len(first.shape) != 2 or not all(first.shape):
         raise InvalidInputError(f"{first.where}: expected a matrix, got {list(first.shape)}")
     fields = FIELD_BITS // scheme.bits
@@ -169,7 +169,7 @@ def _shape(scheme: Scheme, first: StoredNumbers) -> tuple[int, int]:
 def _expected(
     scheme: Scheme, shape: tuple[int, int], groups: int
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """(dtypes, shape) of every part; a zero point of compressed-tensors may be missing."""
+    """(dtypes, shape) of every part. A zero point of compressed-tensors may be missing."""
     out, columns = shape
     fields = FIELD_BITS // scheme.bits
     exact = tuple(SCALES)
@@ -214,7 +214,7 @@ def _check_part(
 
 
 def _array(part: StoredNumbers) -> NDArray[Any]:
-    """A tensor as numbers; BF16 widened."""
+    """The numbers of a tensor; BF16 is widened."""
     import numpy as np
 
     from .safetensors_file import NUMPY, widened
@@ -225,7 +225,7 @@ def _array(part: StoredNumbers) -> NDArray[Any]:
 
 
 def _fields(packed: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """int32 [...] to its fields [..., 32 / bits]."""
+    """Unpack int32 [...] to its fields [..., 32 / bits]."""
     import numpy as np
 
     shifts = np.arange(0, FIELD_BITS, bits, dtype=np.uint32)
@@ -266,7 +266,7 @@ def _awq(matrix: PackedMatrix, begin: int, end: int) -> Unpacked:
     inside = slice(begin - 8 * low, end - 8 * low)
 
     def outputs(packed: NDArray[Any]) -> NDArray[np.uint8]:
-        """[n, outputs / 8] to [outputs, n]."""
+        """Unpack [n, outputs / 8] to [outputs, n]."""
         fields = _fields(np.ascontiguousarray(packed[:, low:high]), 4)
         ordered = np.empty_like(fields)
         ordered[..., list(ORDER)] = fields

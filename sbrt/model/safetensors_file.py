@@ -1,5 +1,5 @@
-"""A strict reader of safetensors files: the header is hostile until every byte is accounted for.
-And a writer, for the same tensors give the same bytes, which the library does not promise.
+"""A strict reader of safetensors files: the header is untrusted until every byte is accounted for.
+The writer gives the same bytes for the same tensors, which the library does not promise.
 
 Layout: u64 little endian header length, the header (JSON), the data. Nothing is ever unpickled.
 """
@@ -31,7 +31,7 @@ BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
-# What `encode` and `array` know; numpy has bfloat16 only as its bits.
+# The dtypes of `encode` and `array`; numpy has bfloat16 only as its bits.
 NUMPY = {
     "F16": "<f2", "BF16": "<u2", "F32": "<f4", "I64": "<i8", "U8": "<u1", "I32": "<i4", "I8": "<i1",
 }  # fmt: skip
@@ -55,7 +55,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header has been checked; `metadata` is as hostile as ever."""
+    """A safetensors file whose header has been checked; `metadata` is still untrusted."""
 
     path: Path
     data_begin: int
@@ -63,7 +63,7 @@ class TensorFile:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
-        """A copy of one tensor; a size of None is any. Raises InvalidInputError, naming it."""
+        """A copy of one tensor; None in `shape` is any size. Raises InvalidInputError."""
         where = f"{self.path}, tensor {name}"
         entry = self.tensors.get(name)
         if entry is None:
@@ -81,12 +81,12 @@ class TensorFile:
         return self.bytes_of(name).view(NUMPY[dtype]).reshape(entry.shape).copy()
 
     def bytes_of(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of one tensor, mapped read-only; the map ends with the array."""
+        """The bytes of one tensor, mapped read-only; the map is closed with the array."""
         import numpy as np  # here, so that `import sbrt` stays fast
 
         entry = self.tensors[name]
         begin, size = self.data_begin + entry.begin, entry.end - entry.begin
-        if not size:  # nothing can be mapped
+        if not size:  # an empty map is not possible
             return np.empty(0, np.uint8)
         return np.memmap(self.path, np.uint8, mode="r", offset=begin, shape=(size,))
 
@@ -119,7 +119,7 @@ def open_file(path: Path) -> TensorFile:
 
 
 def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file of these tensors, in their order. dtypes: those of NUMPY."""
+    """The bytes of a file with these tensors, in their order. dtypes: those of NUMPY."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts: list[bytes] = []
     at = 0
@@ -129,7 +129,7 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
         header[name] = {"dtype": _dtype_of(value), "shape": shape, "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8
     return struct.pack("<Q", len(text)) + text + b"".join(parts)
 
 
@@ -142,7 +142,7 @@ def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The numbers of those bits."""
+    """The numbers of these bits."""
 
     found: NDArray[np.float32] = (bits.astype("<u4") << 16).view("<f4")
     return found
@@ -153,7 +153,7 @@ def _dtype_of(value: NDArray[Any]) -> str:
 
 
 def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
-    """A JSON object with no key twice and no NaN. Raises InvalidInputError, naming the file."""
+    """A JSON object without duplicate keys or NaN. Raises InvalidInputError, naming the file."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -210,7 +210,7 @@ def _entry(path: Path, name: str, entry: Any) -> TensorEntry:
 
 
 def _check_coverage(path: Path, tensors: dict[str, TensorEntry], size: int) -> None:
-    """Tensors follow one another from 0 to `size` with no overlap and no hole."""
+    """Check that tensors follow one another from 0 to `size` without overlap or gap."""
     at = 0
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:

@@ -1,4 +1,4 @@
-"""One weight of a model as its files hold it, whatever the format of the files."""
+"""One weight of a model as stored in its files, in any file format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
 
-PIECE = 2**20  # weights that are unpacked at a time
+PIECE = 2**20  # weights that are unpacked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Stored:
     """A weight in the shape that a model folder gives it.
 
     where: file and name, for messages. dtype: F32, F16, BF16, or the name of a quantised format.
-    size: bytes in the files. layout: of a quantised format.
+    size: bytes in the files. layout: None unless the format is quantised.
     """
 
     where: str
@@ -54,7 +54,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredNumbers(Stored):
-    """A tensor of a safetensors file, its elements as they are."""
+    """A tensor of a safetensors file; its elements are plain numbers."""
 
     file: TensorFile
     name: str

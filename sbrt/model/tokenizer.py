@@ -26,8 +26,7 @@ MAX_TOKENIZER = 256 * 2**20  # bytes
 class Tokenizer:
     """A tokenizer.json, with the tokens that the files next to it add (added_tokens.py).
 
-    Or the tokenizer of a GGUF file, which needs no files next to it.
-
+    It may also be the tokenizer of a GGUF file, which needs no files next to it.
     size: largest id + 1. tokens: id to token string.
     """
 
@@ -53,17 +52,17 @@ class Tokenizer:
         self.size = max(self.tokens) + 1
         self._longest = max(map(len, strings))
         self.pieces = Pieces(self._library, file)
-        self._texts: dict[int, str] = {}  # text_of, as far as it was asked
+        self._texts: dict[int, str] = {}  # results of text_of
 
     def holes(self, vocab: int) -> tuple[int, ...]:
         """Ids below `vocab` that no token has."""
         return tuple(i for i in range(vocab) if i not in self.tokens)
 
     def encode(self, text: str, most: int, *, adds_special: bool = True) -> list[int]:
-        """Ids of a raw prompt, special tokens as the file's post-processor adds them.
+        """Ids of a raw prompt, with the special tokens that the file's post-processor adds.
 
         adds_special: False for text that has its special tokens, such as a rendered conversation.
-        Text that cannot fit `most` tokens is refused before any work is done on it.
+        Text that cannot fit `most` tokens is refused before it is tokenised.
         """
         if len(text) > (most + 64) * self._longest:
             raise InvalidInputError(
@@ -73,12 +72,12 @@ class Tokenizer:
             return list(self._library.encode(text, add_special_tokens=adds_special).ids)
 
     def word_ids(self, word: str) -> list[int]:
-        """Ids of text as it stands inside other text: no special tokens around it."""
+        """Ids of text inside other text: no special tokens around it."""
         with _library_errors(f"bad_words: expected text that {self.path} can encode"):
             return list(self._library.encode(word, add_special_tokens=False).ids)
 
     def text_of(self, token: int) -> str:
-        """Text of one token as it stands inside other text; "" for an id that no token has.
+        """Text of one token inside other text; "" for an id that no token has.
 
         Bytes that are no whole character become U+FFFD.
         """
@@ -87,18 +86,18 @@ class Tokenizer:
         return found
 
     def bytes_of(self, token: int) -> bytes:
-        """The bytes of that text; of a part of a character these alone."""
+        """The bytes of that text; for a part of a character, only these bytes."""
         return self.pieces.alone(token)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of ids, special tokens left out unless `skip_special` is False."""
+        """Text of ids, without special tokens unless `skip_special` is False."""
         return str(self._library.decode(list(ids), skip_special_tokens=skip_special))
 
 
 def check_pair(target: Tokenizer, draft: Tokenizer) -> None:
-    """Every token of the draft must be the target's, of which it may lack some.
+    """Check that every token of the draft is the target's; it may lack some of the target's.
 
-    Raises InvalidInputError, naming the first that is not.
+    Raises InvalidInputError, naming the first token that is not.
     """
     for i in sorted(draft.tokens):
         ours, theirs = target.tokens.get(i), draft.tokens.get(i)
@@ -122,18 +121,18 @@ def _gguf_json(path: Path) -> bytes:
 
 
 def _refuse_prefix(path: Path, raw: Mapping[str, Any]) -> None:
-    """The library aborts the process over merges shorter than the prefix; no family has one."""
+    """Refuse a prefix: the library aborts the process if merges are shorter than it."""
     model = raw.get("model")
     if isinstance(model, dict) and "merges" in model and model.get("continuing_subword_prefix"):
         prefix = model["continuing_subword_prefix"]
         raise InvalidInputError(
-            f"{path}, continuing_subword_prefix: expected none beside merges, got {show(prefix)}"
+            f"{path}, continuing_subword_prefix: expected none next to merges, got {show(prefix)}"
         )
 
 
 @contextmanager
 def _library_errors(expected: str) -> Iterator[None]:
-    """Turns what the library raises (Exception itself, panics from beyond it) into a sentence."""
+    """Turn the library's errors into a sentence: Exception itself, and panics."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

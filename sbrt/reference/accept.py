@@ -1,4 +1,4 @@
-"""The rule `rejection`: csrc/round/accept.cc once more."""
+"""The rule `rejection`, as in csrc/round/accept.cc."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .tree import Branch, Tree
 
 
 class Place:
-    """The laws p and q [vocab] at one node, as far as the candidates tried have used them up."""
+    """The probabilities p and q [vocab] at one node, after the candidates tried so far."""
 
     def __init__(self, p: np.ndarray, q: np.ndarray) -> None:
         self.p, self.q = p.copy(), q.copy()
 
     def stands(self, token: int, u: float) -> bool:
-        """Whether a drawn candidate does."""
+        """True if a candidate that was drawn is accepted; u is uniform in [0, 1)."""
         return bool(u * self.q[token] < self.p[token])
 
     def reject(self, token: int) -> bool:
-        """After a drawn one that does not stand; False if nothing of p is left."""
+        """Reject a candidate that was drawn: update p and q. False if nothing of p is left."""
         surplus = np.where(self.p > self.q, self.p - self.q, 0.0)
         left = surplus.cumsum()[-1]
         if left > 0:
@@ -33,7 +33,7 @@ class Place:
         return bool(left > 0)
 
     def reject_known(self, token: int) -> bool:
-        """After one that was not drawn."""
+        """Reject a candidate that was not drawn. False if nothing of p is left."""
         self.q[token] = 0.0
         self.q = normalised(self.q)
         rest = self.p.copy()
@@ -44,7 +44,7 @@ class Place:
         return True
 
     def draw(self, u: float) -> int:
-        """A token of p."""
+        """A token sampled from p; u is uniform in [0, 1)."""
         sums = self.p.cumsum()
         found = np.flatnonzero((self.p > 0) & (sums > u * sums[-1]))
         return int(found[0] if len(found) else np.flatnonzero(self.p > 0)[-1])
@@ -53,10 +53,10 @@ class Place:
 def verified_by_chance(
     target: Lane, at: Prefix, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[list[int], list[int], bool]:
-    """The path down the chain as far as it stands, from the root on; the tokens: one more than
-    accepted, or as many if the last row failed; and whether a residual was empty.
+    """(path, tokens, empty): the accepted nodes from the root on, and the committed tokens.
 
-    said: the draft, the chain and the branches.
+    There is one token more than accepted nodes below the root; the last one is missing if its row
+    failed. empty: a residual was empty. said: the draft, the chain and the branches.
     """
     path, new = [0], list[int]()
     while target.choice(at) is not None:
@@ -72,7 +72,7 @@ def verified_by_chance(
 def decided(
     target: Lane, at: Prefix, node: int, said: tuple[Lane, Tree, Sequence[Branch]]
 ) -> tuple[int, int, bool]:
-    """The token behind `node`, the node that holds it (0: none), whether a residual was empty."""
+    """(token after `node`, the node that holds it or 0, True if a residual was empty)."""
     draft, chain, branches = said
     below = [(child.token, i) for i, child in enumerate(chain) if child.parent == node]
     drawn = [(token, i) for token, i in below if not chain[i].known]

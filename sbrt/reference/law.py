@@ -1,5 +1,5 @@
-"""What a lane says after a prefix: the sampling pass and confidence, csrc/ops/{shaping,choose}.cc
-once more. Functions of rows take many at once: a step of trees has hundreds."""
+"""The distribution of a lane after a prefix: sampling pass and confidence, as in
+csrc/ops/{shaping,choose}.cc. Functions of rows take many at once: a step of trees has hundreds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from .toy import (
 )
 
 NOTHING = np.zeros(())  # no noise
-CANDIDATES, LANES, BLOCK = 16, 16, 16  # of a law; of a softmax's sum; positions of noise at once
+# Candidates of a Law, partial sums of a softmax, positions of a block.
+CANDIDATES, LANES, BLOCK = 16, 16, 16
 
-# What happens to logits before the temperature: bias as (token, bias), words as tuples of tokens.
+# Changes to logits before the temperature: bias as (token, bias), words as tuples of tokens.
 _SHAPING = """repetition_penalty presence_penalty frequency_penalty min_tokens logit_bias
     allowed_token_ids bad_words"""
 Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, ()))
@@ -36,14 +37,14 @@ Shaping = namedtuple("Shaping", _SHAPING, defaults=(1.0, 0.0, 0.0, 0, (), None, 
 
 @dataclass(frozen=True)
 class Shaper:
-    """Shaping of one sequence: `ends` are its stop tokens, `prompt` is how long its prompt is."""
+    """Shaping of one sequence. ends: its stop tokens. prompt: the length of its prompt."""
 
     shaping: Shaping
     ends: tuple[int, ...]
     prompt: int
 
     def shaped(self, logits: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """The rows [prefixes, vocab] f32 that follow these, after masks, bias and penalties."""
+        """Rows [prefixes, vocab] f32 after masks, bias and penalties; row i follows prefix i."""
         s, rows = self.shaping, logits.copy()
         if s.allowed_token_ids is not None:
             rows = np.full_like(logits, -np.inf)
@@ -61,7 +62,7 @@ class Shaper:
         return rows if s[:3] == Shaping()[:3] else self.penalised(rows, prefixes)
 
     def penalised(self, rows: np.ndarray, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """The rows after the penalties for what stands in their prefixes."""
+        """The rows after the penalties for the tokens of their prefixes."""
         s, vocab = self.shaping, rows.shape[1]
         prompt = np.bincount(prefixes[0].tokens[: self.prompt], minlength=vocab)
         new = [np.bincount([*p.tokens[self.prompt :]] or [0], minlength=vocab) for p in prefixes]
@@ -74,7 +75,7 @@ class Shaper:
         return np.where(output + prompt > 0, x, rows)
 
     def may_leave_nothing(self, known: Sequence[int]) -> bool:
-        """True if the masks could remove every token of a row of these ids."""
+        """True if the masks could remove every token of a row with these ids."""
         s = self.shaping
         allowed = known if s.allowed_token_ids is None else s.allowed_token_ids
         left = set(known).intersection(allowed)
@@ -85,12 +86,12 @@ class Shaper:
 
 
 def is_greedy(s: Sampling) -> bool:
-    """Whether nothing is drawn."""
+    """True if the most likely token is always taken."""
     return f32(s.temperature) < f32(1e-5)
 
 
 def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
-    """Which tokens [rows, vocab] min_p, top_k and top_p leave."""
+    """True for the tokens [rows, vocab] that min_p, top_k and top_p keep."""
     keep = rows > -np.inf
     if s.min_p == 0 and s.top_k == 0 and s.top_p >= 1:
         return keep
@@ -110,10 +111,10 @@ def filtered(rows: np.ndarray, s: Sampling) -> np.ndarray:
 
 
 def ranked(rows: np.ndarray, s: Sampling, noise: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """Of rows [n, vocab] f32: tokens [n, vocab], best first, their scores, and how many count: none
-    of a row with NaN or +inf, or all -inf.
+    """(tokens [n, vocab], best first; their scores [n, vocab]; number of valid tokens [n]).
 
-    noise: [n, vocab], of the position of the token to be chosen; None when greedy.
+    rows: [n, vocab] f32. A row with NaN or +inf, or all -inf, has no valid token. noise: [n,
+    vocab], for the position of the token to be chosen; None when greedy.
     """
     fine = rows.max(axis=1, keepdims=True) < np.inf
     rows = np.where(fine, rows, f32(-np.inf))
@@ -149,8 +150,7 @@ def lane_sum(x: np.ndarray) -> np.ndarray:
 
 
 def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of raw logits [rows, vocab] at temperature 1: x - most, e to that, the sum of these, and of
-    both multiplied."""
+    """(y, e^y, its sum, sum of y e^y) with y = x - max, for rows x of raw logits."""
     x = logits - logits.max(axis=1, keepdims=True)
     e = exp32(x)
     total, moment = np.split(lane_sum(np.concatenate([e, e * x])), 2)
@@ -158,25 +158,27 @@ def softmax_of(logits: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def raw_softmax(logits: np.ndarray, token: int) -> np.float32:
-    """Softmax of one row of raw logits at one token."""
+    """Probability of one token in the softmax of a row of raw logits."""
     _, e, total, _ = softmax_of(logits[None])
     return e[0, token] / total[0, 0]
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
-    """x [vocab] in double, divided by its sum from left to right if that is not 0."""
+    """x [vocab] in double, divided by its sum, added from left to right, unless that is 0."""
     total = x.cumsum()[-1]
     return x / total if total > 0 else x
 
 
 def in_order(x: np.ndarray) -> np.ndarray:
-    """Sums [rows] of rows, from left to right."""
+    """Sums [rows] of rows, added from left to right."""
     return x.cumsum(axis=1)[:, -1]
 
 
 def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
-    """Confidence [rows, candidates] as logarithms, p -> p^sharpness: what is left to other tokens
-    stays as it is."""
+    """Confidence [rows, candidates] as logarithms, after p -> p^sharpness.
+
+    The probability that is left for other tokens stays as it is.
+    """
     if sharpness == 1:
         return lp
     given = in_order(exp32(lp))
@@ -187,10 +189,11 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 
 @dataclass(slots=True)
 class Law:
-    """Candidates after a prefix, best first (none: the row failed), and how sure the lane is.
+    """Candidates after a prefix, best first (none: the row failed), and the lane's confidence.
 
-    q: softmax of the raw logits at the first. entropy: of that softmax, nats. lp: [CANDIDATES] f32,
-    logarithms of the candidates' confidence, -inf behind the last.
+    q: probability of the first in the softmax of the raw logits.
+    entropy: entropy of that softmax, nats.
+    lp: [CANDIDATES] f32, logarithms of the candidates' confidence, -inf after the last.
     """
 
     tokens: list[int]
@@ -203,7 +206,7 @@ class Law:
 class Prefix:
     """Tokens so far, the state of a lane after them, and their hash.
 
-    known: the lane reads 0 for a token that is not below it.
+    known: the lane reads a token that is not below it as 0.
     """
 
     state: int
@@ -216,12 +219,12 @@ class Prefix:
         return Prefix(state, self.known, (*self.tokens, *tokens), state_after(self.hash, tokens))
 
     def then(self, token: int) -> Prefix:
-        """One token more."""
+        """The prefix and one more token."""
         state = mix(self.state, self.read(token) + 1)
         return Prefix(state, self.known, (*self.tokens, token), mix(self.hash, token + 1))
 
     def read(self, token: int) -> int:
-        """What the lane reads for a token."""
+        """The token as the lane reads it."""
         return token if token < self.known else 0
 
     def __len__(self) -> int:
@@ -229,10 +232,10 @@ class Prefix:
 
 
 class Lane:
-    """One toy under one sampling law: what it says after a prefix. Remembers what it said.
+    """One toy under one set of sampling parameters. Its results are cached.
 
-    draws: candidates are drawn without replacement, with noise of every prefix's own, and nothing
-    else of a law depends on them.
+    draws: candidates are drawn without replacement, with noise of its own for every prefix. The
+    other fields of a Law do not depend on the draw.
     """
 
     def __init__(
@@ -245,7 +248,7 @@ class Lane:
     ) -> None:
         self.toy, self.sampling, self.vocab, self.shaper = toy, sampling, vocab, shaper
         self.greedy, self.draws = is_greedy(sampling), draws
-        # Ids that the lane has a logit of, and all others.
+        # Ids that the lane has a logit for, and all others.
         known = [i for i in toy.head_ids or range(toy.vocab) if i < vocab]
         self.columns = np.array(known, np.intp)
         self.absent = np.delete(np.arange(vocab), self.columns)
@@ -253,29 +256,29 @@ class Lane:
         self.choices: dict[int, int | None] = {}
         self.known: dict[int, Law] = {}
         self.noise: dict[int, np.ndarray] = {}
-        # Whether a row may have no token.
+        # True if a row may have no token.
         self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(known))
 
     def choice(self, prefix: Prefix) -> int | None:
-        """The token that follows; None if the row fails."""
+        """The sampled next token; None if the row fails."""
         if prefix.hash not in self.choices:
             tokens, _, count = self.ranked(self.shaped([prefix]), [prefix])
             self.choices[prefix.hash] = int(tokens[0, 0]) if count[0] else None
         return self.choices[prefix.hash]
 
     def law(self, prefix: Prefix) -> Law:
-        """The law of the token that follows."""
+        """The distribution of the next token."""
         return self.known.get(prefix.hash) or self.laws([prefix])[0]
 
     def laws(self, prefixes: Sequence[Prefix]) -> list[Law]:
-        """The laws of the tokens that follow these."""
+        """The distributions of the next tokens after these prefixes."""
         new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))
         return [self.known[p.hash] for p in prefixes]
 
     def compute(self, prefixes: list[Prefix]) -> list[Law]:
-        """The distribution after each prefix, in order, computed anew."""
+        """The distribution after each prefix, in order; not cached."""
         logits = self.logits(prefixes)
         shaped = self.shaped(prefixes, logits)
         tokens, scores, count = self.ranked(shaped, prefixes)
@@ -284,7 +287,7 @@ class Lane:
         tokens, scores = tokens[:, :CANDIDATES], scores[:, :CANDIDATES]
         count = np.minimum(count, CANDIDATES)
         if self.toy.nan_at >= 0:
-            logits = np.nan_to_num(logits, nan=0)  # of such a row nothing counts
+            logits = np.nan_to_num(logits, nan=0)  # such a row counts for nothing
         x, e, total, moment = softmax_of(logits[:, self.columns])
         if len(self.absent):
             x, e = (self.widened(given) for given in (x, e))
@@ -303,13 +306,13 @@ class Lane:
         return list(map(Law, tokens, q, entropy, padded))
 
     def widened(self, rows: np.ndarray) -> np.ndarray:
-        """Rows [n, vocab] of rows [n, columns], with 0 of the ids that the lane does not know."""
+        """Rows [n, vocab] from rows [n, columns], with 0 for ids that the lane does not know."""
         wide = np.zeros((len(rows), self.vocab), rows.dtype)
         wide[:, self.columns] = rows
         return wide
 
     def among_candidates(self, scores: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """Softmax over the candidates of their scores, as logarithms."""
+        """Log softmax over the scores of the candidates only."""
         first = np.where(count > 0, scores[:, 0], 0.0)[:, None]
         mine = np.arange(scores.shape[1]) < count[:, None]
         lp = np.where(mine, scores - first, -np.inf).astype(f32)
@@ -317,7 +320,7 @@ class Lane:
         return lp - log32(np.where(count > 0, total, f32(1)))[:, None]
 
     def logits(self, prefixes: list[Prefix]) -> np.ndarray:
-        """Raw logits [prefixes, vocab] f32, -inf of ids that the lane does not know."""
+        """Raw logits [prefixes, vocab] f32, -inf for ids that the lane does not know."""
         logits = toy_logits(self.toy, [p.state for p in prefixes], self.vocab)
         logits[:, self.absent] = -np.inf
         for i, prefix in enumerate(prefixes):
@@ -326,15 +329,15 @@ class Lane:
         return logits
 
     def shaped(self, prefixes: list[Prefix], logits: np.ndarray | None = None) -> np.ndarray:
-        """The same after all that comes before the temperature."""
+        """Logits after everything that precedes the temperature."""
         logits = self.logits(prefixes) if logits is None else logits
-        if self.shaper:  # a NaN is an error even where masked
+        if self.shaper:  # a NaN is an error even where it is masked
             fine = logits.max(axis=1, keepdims=True) < np.inf
             logits = np.where(fine, self.shaper.shaped(logits, prefixes), logits)
         return logits
 
     def whole(self, prefix: Prefix) -> np.ndarray:
-        """The law [vocab] of the token that follows, in double."""
+        """The probabilities [vocab] of the next token, in double."""
         rows = self.shaped([prefix])
         scores = np.where(filtered(rows, self.sampling), rows, f32(-np.inf))
         scores = (scores[0] / f32(self.sampling.temperature)).tolist()
@@ -342,7 +345,7 @@ class Lane:
         return normalised(np.array([math.exp(x - most) for x in scores]))
 
     def ranked(self, rows: np.ndarray, prefixes: list[Prefix]) -> tuple[np.ndarray, ...]:
-        """The tokens that may follow, as `ranked` says it, given what `shaped` gives."""
+        """The result of the function `ranked` for shaped rows, with this lane's noise."""
         noise = None
         if self.draws:
             where = np.array([prefix.hash for prefix in prefixes], np.uint64)
@@ -352,7 +355,7 @@ class Lane:
         return ranked(rows, self.sampling, noise)
 
     def noise_at(self, position: int) -> np.ndarray:
-        """Gumbel noise [vocab] of a position, kept by blocks."""
+        """Gumbel noise [vocab] of a position, cached by blocks."""
         block, row = divmod(position, BLOCK)
         if block not in self.noise:
             self.noise[block] = gumbel_noise(self.sampling, block * BLOCK, BLOCK, self.vocab)

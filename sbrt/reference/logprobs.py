@@ -1,4 +1,4 @@
-"""Log-probs of a sequence on the toy lane: csrc/ops/logprobs.cc once more, in double."""
+"""Log-probs of a sequence on the toy lane, as in csrc/ops/logprobs.cc, in double."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def logprobs(
 ) -> list[list[tuple[int, int, float]]]:
     """(token, rank, log-prob) at each position of the trunk from `first` on, which is at least 1.
 
-    At each position the trunk's own token comes first, then the `top` most likely. holes: ids
-    without a token.
+    At each position the trunk's own token comes first, then the `top` most likely tokens. holes:
+    ids without a token.
     """
     begin = state_after(mix(toy.seed, 0), trunk[:first])
     follow = accumulate(trunk[first:], lambda s, t: mix(s, t + 1), initial=begin)

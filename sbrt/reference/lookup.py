@@ -1,4 +1,4 @@
-"""Look-ups of the next tokens in the text so far: csrc/round/{lookup,join}_op.h once more."""
+"""Look-ups of the next tokens in the text so far, as in csrc/round/{lookup,join}_op.h."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .toy import TARGET, exp32, f32, noise_word
 from .tree import NOUGHT, Draft, Match, Node, Tree, clamp, hang, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # tokens of a match
-MOST, SEARCHES = 16, 6  # looked-up nodes of a chain, and searches
+MOST, SEARCHES = 16, 6  # looked-up nodes of a chain; searches in a round
 LEAST, NO_GAIN = f32(-1.9), f32(-1e30)
 BEFORE, WEIGHT = [f32(p) for p in (0.59, 0.72, 0.77, 0.80)], f32(8)
 FADING, ONE = f32(0.98), f32(1)
-GOOD, SURE = 2, f32(0.65)  # least length and chance of a match that replaces a burst
+GOOD, SURE = 2, f32(0.65)  # least length and probability of a match that replaces a burst
 
 
 def going_on(match: Match) -> Match:
-    """The same place, one token later, if what it said was right."""
+    """The match one token later, if the looked-up token was right."""
     return Match(match.after + 1, min(match.length + 1, LONGEST))
 
 
 def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | None:
-    """The longest that ends at position `newest` or before, the latest of equal ones."""
+    """The longest match that ends at position `newest` or before; of equal ones the latest."""
     best, size = None, shortest - 1
     for last in range(newest, -1, -1):
         n = 0
@@ -39,7 +39,7 @@ def best_match(tokens: tuple[int, ...], newest: int, shortest: int) -> Match | N
 
 
 def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
-    """`want` tokens that followed the longest match of the trunk's end, or the latest such."""
+    """`want` tokens after the longest match of the trunk's end; of equal matches the latest."""
     match = best_match(trunk, len(trunk) - 2, SHORTEST)
     if match is None:
         return []
@@ -48,20 +48,20 @@ def looked_up(trunk: tuple[int, ...], want: int) -> list[int]:
 
 
 class Hindsight:
-    """How often look-ups were right so far, by the kind of match: 1, 2, 3, more tokens."""
+    """The share of look-ups that were right so far, by length of match: 1, 2, 3, more."""
 
     def __init__(self, greedy: bool) -> None:
         self.weight = WEIGHT * (ONE if greedy else f32(0.5))  # sampled text repeats less
         self.right, self.seen = [NOUGHT] * 4, [NOUGHT] * 4
 
     def chance(self, match: Match) -> np.float32:
-        """How often look-ups by this match are right."""
+        """The probability that a look-up by this match is right."""
         k = min(match.length, 4) - 1
         right = self.right[k] + self.weight * BEFORE[k]
         return clamp(right / (self.seen[k] + WEIGHT), f32(0.02), f32(0.98))
 
     def recall(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """Count, after a round, the look-ups along the path that were right."""
+        """After a round, count the look-ups along its path, and those that were right."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             if node.match:
                 k = min(node.match.length, 4) - 1
@@ -69,7 +69,7 @@ class Hindsight:
                 self.seen[k] = self.seen[k] * FADING + ONE
 
     def at(self, lane: Lane, node: Node) -> np.float32:
-        """The chance that what was looked up after a node is right, given its noise."""
+        """The probability that the token looked up after a node is right, given its noise."""
         assert node.match is not None
         assert node.next is not None
         p = self.chance(node.match)
@@ -98,19 +98,19 @@ def exp_of(x: np.float32) -> np.float32:
 
 
 def agreed(p: np.float32, drafted: np.float32) -> np.float32:
-    """The chance of a token on which look-up and draft agree."""
+    """Log probability of a token on which look-up and draft agree."""
     return log_of(ONE - (ONE - p) * (ONE - exp_of(drafted)))
 
 
 class Join:
-    """Adds looked-up nodes to the chain after a trunk of `length` tokens, as deep as `room`."""
+    """Adds looked-up nodes to a chain. `length`: tokens of the trunk. `room`: greatest depth."""
 
     def __init__(
         self, draft: Draft, hindsight: Hindsight, chain: Tree, length: int, room: int
     ) -> None:
         self.lane, self.policy, self.hindsight = draft.lane, draft.policy, hindsight
         self.chain, self.length, self.room = chain, length, room
-        given = chain[0].score  # the walk has come by the root
+        given = chain[0].score  # the root is certain
         for node in chain:
             node.score = node.score - given
         self.before = [node.score for node in chain]
@@ -118,7 +118,7 @@ class Join:
         self.searches = self.known = 0
 
     def run(self) -> int:
-        """Returns how many drafted nodes are left."""
+        """Add the nodes. Returns the number of drafted nodes that are left."""
         if makes_paths(self.policy):
             at: int | None = 0
             while at is not None:
@@ -137,7 +137,7 @@ class Join:
         return self.left
 
     def find(self, i: int) -> None:
-        """The match of a node."""
+        """Find and store the match of a node."""
         node = self.chain[i]
         above = self.chain[node.parent] if i else None
         match = None
@@ -150,12 +150,12 @@ class Join:
         self.say(node, match)
 
     def say(self, node: Node, match: Match | None) -> None:
-        """Store a match at a node."""
+        """Store a match, or None, at a node."""
         node.match = match
         node.next = node.prefix.tokens[match.after] if match else None
 
     def hang(self, parent: int, lp: np.float32) -> int:
-        """Append a node that was not drawn."""
+        """Append a node that was not drafted, under `parent`; returns its number."""
         above = self.chain[parent]
         assert above.match is not None
         assert above.next is not None
@@ -165,13 +165,13 @@ class Join:
         return len(self.chain) - 1
 
     def child(self, i: int) -> int:
-        """The child of a node that holds what the look-up found, or 0."""
+        """The child of node i that has the looked-up token, or 0."""
         want = (i, self.chain[i].next)
         found = (j for j, c in enumerate(self.chain) if j and (c.parent, c.token) == want)
         return next(found, 0)
 
     def rescore(self, i: int) -> None:
-        """The score of a drafted node, once its parent's is known."""
+        """Set the score of a drafted node; its parent's score is set already."""
         node = self.chain[i]
         above = self.chain[node.parent]
         own = self.before[i] - self.before[node.parent]
@@ -180,7 +180,7 @@ class Join:
         node.score = above.score + own
 
     def promise(self, node: Node) -> np.float32:
-        """The chance of what was found after a node, next to the draft's first choice."""
+        """Log probability of the token looked up after a node, given the draft's candidates."""
         assert node.match is not None
         assert node.next is not None
         p = self.hindsight.at(self.lane, node)
@@ -195,14 +195,14 @@ class Join:
         return log_of(max(apart, there))
 
     def gain(self, i: int) -> np.float32:
-        """The score of the node that would hold what was found after node i."""
+        """The score of the looked-up node that would follow node i; NO_GAIN if there is none."""
         node = self.chain[i]
         if not node.match or node.level >= self.room or self.child(i):
             return NO_GAIN
         return node.score + self.promise(node)
 
     def grow(self) -> None:
-        """Append nodes where they are most likely right."""
+        """Append the looked-up nodes with the best scores."""
         gains = [self.gain(i) for i in range(len(self.chain))]
         while self.known < MOST and len(self.chain) < 64:
             best = gains.index(max(gains))
@@ -228,7 +228,7 @@ class Join:
             at = self.take(at, drafted, lp) if drafted else self.hang(at, lp)
 
     def take(self, at: int, drafted: int, lp: np.float32) -> int:
-        """A drafted node that is tried as a looked-up one."""
+        """Mark a drafted node as a looked-up one: it has the looked-up token. Returns it."""
         above, node = self.chain[at], self.chain[drafted]
         assert above.match is not None
         node.known, node.score = True, above.score + lp
@@ -236,7 +236,7 @@ class Join:
         return drafted
 
     def next_on_path(self, at: int) -> int | None:
-        """The draft's node, or the look-up's if that is surer."""
+        """The next node on the path: the draft's, or the looked-up one if that is more likely."""
         node = self.chain[at]
         drafted = at + 1 if at < self.left else 0
         own = self.before[drafted] - self.before[at] if drafted else NO_GAIN

@@ -1,5 +1,4 @@
-"""The rounds of a sequence: csrc/round/{round,select,settle}.cc and the host's counting once
-more."""
+"""The rounds of a sequence, as in csrc/round/{round,select,settle}.cc, and the host's counters."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from .lookup import MOST, Hindsight, Join, looked_up
 from .toy import Sampling, Toy, f32
 from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, hang
 
-BEHIND = 8  # tokens that a draft may lack and still be left alone
+BEHIND = 8  # tokens that a draft may lack before it must be fed
 
 
 @dataclass
@@ -21,24 +20,27 @@ class Stats:
 
     rounds: int = 0
     draft_tokens: int = 0  # sum of the chains' depths
-    accepted: int = 0  # sum of n
+    accepted: int = 0  # sum of accepted nodes
     branches: int = 0
-    branch_rounds: int = 0  # with a prepared branch, and the sequence did not end
+    branch_rounds: int = 0  # rounds with a prepared branch in which the sequence did not end
     branch_hits: int = 0
-    discarded_branch_tokens: int = 0  # drafted nodes that no walk can have come by
-    empty_residuals: int = 0  # rounds in which what was left of the target's law had no mass
-    draft_limit_rounds: int = 0  # in which the draft had no room to plan anything
-    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by n
+    discarded_branch_tokens: int = 0  # drafted nodes that can never be verified
+    empty_residuals: int = 0  # rounds in which the residual of the target's distribution was empty
+    draft_limit_rounds: int = 0  # rounds in which the draft had no room to plan anything
+    histogram: list[int] = field(default_factory=lambda: [0] * SLOTS)  # rounds by accepted nodes
 
     @property
     def rollback_tokens(self) -> int:
-        """Drafted tokens that were verified and did not stand."""
+        """Drafted tokens that were verified and rejected."""
         return self.draft_tokens - self.accepted
 
 
 def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int]]:
-    """The path down the chain as far as the target says the same, from the root on, and the
-    target's tokens: one more than accepted, or as many if the last row failed."""
+    """(path, tokens): the accepted nodes from the root on, and the target's tokens.
+
+    There is one token more than accepted nodes below the root; the last one is missing if its row
+    failed.
+    """
     child = {(node.parent, node.token): i for i, node in enumerate(chain)}
     path, new = [0], list[int]()
     while (y := target.choice(at)) is not None:
@@ -51,7 +53,7 @@ def verified(target: Lane, at: Prefix, chain: Tree) -> tuple[list[int], list[int
 
 
 def examined(new: list[int], stops: Sequence[int], room: int) -> tuple[list[int], str | None]:
-    """New tokens one by one: what is put out, and why the sequence ends with it."""
+    """The new tokens up to the end of the sequence, and the finish reason if it ends."""
     for i, token in enumerate(new, 1):
         if token in stops or i == room:
             return new[:i], "stop" if token in stops else "length"
@@ -63,31 +65,31 @@ class Play:
 
     def __init__(self, target: Lane, draft: Draft, prompt: Sequence[int], limits: tuple) -> None:
         self.target, self.draft, self.policy = target, draft, draft.policy
-        self.limit, self.draft_limit = limits  # tokens of the trunk, at most; and with the draft
+        self.limit, self.draft_limit = limits  # most tokens of the trunk; the same with the draft
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
-        self.behind = 0  # tokens before the root that did not go through the draft
+        self.behind = 0  # tokens before the root that the draft has not processed
         self.missed, self.idle = True, False
-        self.filled = False  # the chain was looked up after a miss and awaits no burst
+        self.filled = False  # the chain was looked up after a miss and needs no burst
         self.hindsight = Hindsight(draft.lane.greedy)
         self.stats = Stats()
 
     @property
     def room(self) -> int:
-        """How deep a chain may be: with it goes a token of the target's own."""
+        """The greatest depth of a chain: it commits one token of the target's own in addition."""
         return max(0, self.limit - len(self.at) - 1)
 
     def fits(self, steps: int) -> bool:
-        """Whether the draft can follow the chain and so many steps behind it."""
+        """True if the draft has positions for the chain and `steps` more."""
         return len(self.at) + self.depth + steps < self.draft_limit
 
     @property
     def depth(self) -> int:
-        """Of the chain's deepest node."""
+        """Depth of the chain's deepest node."""
         return max(node.level for node in self.chain)
 
     def round(self, stops: Sequence[int]) -> tuple[list[int], str | None]:
-        """One: what it puts out, and why the sequence ends with it."""
+        """Run one round. Returns its tokens, and the finish reason if the sequence ends."""
         p, s = self.policy, self.stats
         self.idle = False
         lost = 0
@@ -128,7 +130,7 @@ class Play:
         return out, finish
 
     def burst(self) -> int:
-        """The serial burst after a miss: the next chain. Returns nodes that did not enter it."""
+        """The serial burst after a miss makes the next chain. Returns drafted nodes not in it."""
         p, d = self.policy, self.draft
         self.idle = not self.may_burst
         tail, size = [Node(self.chain[0].prefix)], 0
@@ -147,8 +149,7 @@ class Play:
         return size - self.join()
 
     def held_back(self) -> int:
-        """Without a burst, feed a serial draft the tokens that it lacks, if these are more than
-        BEHIND. Returns 0."""
+        """Without a burst, feed a serial draft that lacks more than `BEHIND` tokens. Returns 0."""
         if self.policy.gamma == 0 and self.behind > BEHIND and self.may_burst:
             self.draft.feed(self.chain[:1])
             self.behind = 0
@@ -166,13 +167,13 @@ class Play:
         return reads_chain and len(self.at) + self.policy.burst < self.draft_limit
 
     def join(self) -> int:
-        """Look-ups join the chain. Returns how many of its nodes were drafted."""
+        """Add looked-up nodes to the chain. Returns the number of its drafted nodes."""
         if not self.policy.lookup:
             return len(self.chain) - 1
         return Join(self.draft, self.hindsight, self.chain, len(self.at), self.room).run()
 
     def prepared(self) -> list[Branch]:
-        """Branches behind the chain, and their tails unless these are paths."""
+        """The branches after the chain. Tails that are trees are grown; paths are not."""
         p, d = self.policy, self.draft
         near = self.near
         if near and len(self.at) + self.depth <= self.draft_limit:
@@ -187,14 +188,14 @@ class Play:
         return branches
 
     def drafted(self, branches: list[Branch]) -> int:
-        """Nodes of all tails."""
+        """Number of drafted nodes in all tails."""
         tails = [b.tail for b in branches]
         if self.policy.width > 1:
             return sum(len(tail) - 1 for tail in tails)
         return self.draft.path_sizes(tails, self.policy.gamma)
 
     def settle(self, path: list[int], new: list[int], adopted: Branch | None) -> None:
-        """The trunk moves on, and behind it hangs what is worth it of the adopted tail."""
+        """Commit the new tokens, and make the next chain of the adopted tail."""
         drafted = 0
         while drafted < len(path) and self.chain[path[drafted]].drafted:
             drafted += 1
@@ -209,8 +210,10 @@ class Play:
         self.chain = self.worth(adopted.tail) if adopted else [root]
 
     def worth(self, tail: Tree) -> Tree:
-        """The chain that a tail becomes: nodes before which the draft was sure, that may still be
-        emitted and, of more than `nodes`, the most likely."""
+        """The chain made of a tail: at most `nodes` nodes, the most likely ones.
+
+        A node is kept only if the draft was sure of its parent's token and it may still be emitted.
+        """
         p, law = self.policy, self.draft.lane.law
         sure = {0}
         for j, node in enumerate(tail[1:], 1):
@@ -229,7 +232,7 @@ class Play:
 
 
 def find(branches: list[Branch], node: int, token: int) -> Branch | None:
-    """The branch of an outcome."""
+    """The branch of an outcome; None if it was not prepared."""
     same = (b for b in branches if (b.node, b.tail[0].token) == (node, token))
     return next(same, None)
 
@@ -249,8 +252,8 @@ def generate(
 ) -> tuple[list[int], str, Stats]:
     """One sequence: its tokens, its finish reason ("stop", "length", "error") and its counters.
 
-    The vocabulary is the target's; a draft that has fewer tokens, or logits of fewer, never drafts
-    the others. `draft` may be None if nothing is drafted.
+    The vocabulary is the target's; a draft with fewer tokens, or logits of fewer, never drafts the
+    others. `draft` may be None if nothing is drafted.
     """
     if policy.serial:
         burst = {"burst": policy.gamma, "burst_width": policy.width}

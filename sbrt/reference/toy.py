@@ -1,4 +1,4 @@
-"""The toy model, its noise and its exp: csrc/model/toy.h, csrc/ops/philox.h and exp.h once more."""
+"""The toy model, its noise and its exp, as in csrc/model/toy.h, csrc/ops/philox.h and exp.h."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 f32 = np.float32
 WORD, HALF = (1 << 64) - 1, (1 << 32) - 1
 
-TARGET, DRAFT, COIN, RESIDUAL = range(4)  # what noise is for
+TARGET, DRAFT, COIN, RESIDUAL = range(4)  # uses of noise
 
 LEAST, MAGIC = f32(-87), f32(12582912)  # of exp32
 TAYLOR = [
@@ -20,8 +20,8 @@ TAYLOR = [
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 ]
 
-# A model whose logits are a hash of the prefix; the row at position nan_at has a NaN. It has logits
-# of the tokens in head_ids, which ascend; of none: of all.
+# A model whose logits are a hash of the prefix. The row at position nan_at has a NaN. head_ids,
+# ascending, are the tokens that have logits; empty: all.
 _TOY = "vocab seed noise16 max_positions nan_at head_ids"
 Toy = namedtuple("Toy", _TOY, defaults=(0, 0, 1 << 20, -1, ()))
 _LAW = "temperature top_p top_k min_p seed completion"
@@ -68,7 +68,7 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, key0: int, key1: int) -> tuple[An
 
 
 def gumbel_noise(s: Sampling, first: int, count: int, vocab: int) -> np.ndarray:
-    """Noise [count, vocab] in double of the positions from `first` on."""
+    """Noise [count, vocab] in double for `count` positions from `first` on."""
     return gumbels(s, TARGET, np.arange(first, first + count, dtype=np.uint64), vocab)
 
 
@@ -85,13 +85,13 @@ def gumbels(s: Sampling, use: int, where: np.ndarray, vocab: int) -> np.ndarray:
 
 
 def noise_word(s: Sampling, use: int, where: int, token: int) -> int:
-    """The 32 bits that a token's noise comes from."""
+    """The 32 bits that a token's noise is made from."""
     counter = (token // 4 | use << 30, where & HALF, where >> 32, s.completion)
     return philox(*counter, s.seed & HALF, s.seed >> 32)[token % 4]
 
 
 def uniform(s: Sampling, use: int, where: int, item: int) -> float:
-    """In [0, 1), of 53 bits."""
+    """A number in [0, 1) of 53 bits."""
     counter = (item | use << 30, where & HALF, where >> 32, s.completion)
     first, second, _, _ = philox(*counter, s.seed & HALF, s.seed >> 32)
     return ((first >> 5) * 2.0**26 + (second >> 6)) * 2.0**-53

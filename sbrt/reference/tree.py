@@ -1,7 +1,8 @@
-"""Chains and tails, and how the draft makes them: csrc/round/{plan,grow}.cc once more.
+"""Chains and tails, and how the draft makes them, as in csrc/round/{plan,grow}.cc.
 
-One thing is lazy: a path is drafted when its branch is adopted, and only as far as it may be kept;
-of the others the length matters, and that is the number of steps unless the draft can stop.
+Paths are lazy: a path is drafted when its branch is adopted, and only as far as it may be kept. For
+other branches only the length of the path counts. It is the number of steps, unless the draft can
+stop.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from .law import Lane, Law, Prefix, calibrated, in_order
 from .toy import exp32, f32
 
 SLOTS = 64  # nodes of a chain or a tail, the first included
-GO_ON, BURST, LOOKUP = 0, 1, 2  # after a miss
+GO_ON, BURST, LOOKUP = 0, 1, 2  # values of on_miss
 NOUGHT = f32(0)
 
-# The knobs of a round, named as the engine's; gamma 0 is plain decoding.
+# The knobs of a round, named as in the engine; gamma 0 is plain decoding.
 _KNOBS = """gamma branches adaptive epsilon serial likely width nodes on_miss burst burst_width
     lambda_ theta rejection lookup"""
 _DEFAULTS = (0, 0, False, 0.0, False, False, 1, 63, GO_ON, 0, 1, 0.0, 0.0, False, False)
@@ -32,18 +33,18 @@ Room = namedtuple("Room", "rows slots", defaults=(512, SLOTS))
 
 
 def makes_paths(policy: Policy) -> bool:
-    """True if all its chains are paths."""
+    """True if all chains of the policy are paths."""
     return policy.width == 1 and (policy.on_miss != BURST or policy.burst_width == 1)
 
 
 def room_of(gamma: int, branches: int, width: int) -> Room:
-    """What an engine of these maxima makes room for."""
+    """The room of an engine that is built for these maxima."""
     slots = 1 + width * (gamma - 1) * (2 if width > 1 else 1)
     return Room(min(max(branches * width, 64), 512), min(max(slots, 1), SLOTS))
 
 
 class Match(NamedTuple):
-    """A match of the end of a text: the position after it, and the number of equal tokens."""
+    """A match of the text's end: the position after it, and the number of equal tokens."""
 
     after: int
     length: int
@@ -51,11 +52,12 @@ class Match(NamedTuple):
 
 @dataclass(slots=True)
 class Node:
-    """Of a chain, whose node 0 is the root, or of a tail, whose node 0 is the outcome's token.
+    """A node of a chain, whose node 0 is the root, or of a tail, whose node 0 is the outcome's
+    token.
 
-    score: logarithm of the confidence that the walk comes by. drafted: it went through the draft.
-    lp: confidence in what follows, as calibrated when it did (only where outcomes are ranked).
-    known: it was looked up. next: the token that a look-up found after it, by `match`.
+    score: log probability, in the draft's view, that the node is accepted. drafted: the draft has
+    processed it. lp: calibrated log-probs of the next candidates, set when it was processed, only
+    if outcomes are ranked. known: it was looked up. next: the token looked up after it, by `match`.
     """
 
     prefix: Prefix
@@ -70,7 +72,7 @@ class Node:
 
     @property
     def token(self) -> int:
-        """The newest of the prefix."""
+        """The last token of the prefix."""
         return self.prefix.tokens[-1]
 
 
@@ -78,7 +80,7 @@ Tree = list[Node]  # parents come first
 
 
 class Branch(NamedTuple):
-    """What is prepared for the outcome (node, tail[0].token)."""
+    """The prepared continuation for the outcome (node, tail[0].token)."""
 
     node: int
     tail: Tree
@@ -94,7 +96,7 @@ class Draft:
         self.sharpness = f32(2.5 if lane.greedy else 1)
 
     def feed(self, nodes: Sequence[Node]) -> None:
-        """Takes nodes through the draft."""
+        """Process nodes with the draft."""
         for node in nodes:
             node.drafted = True
         if self.ranks and nodes:
@@ -104,14 +106,14 @@ class Draft:
                 node.lp = lp
 
     def goes_on(self, law: Law) -> bool:
-        """Whether a path grows behind a node of this law: AdaEDL's bound."""
+        """True if a path continues after a node with this distribution: AdaEDL's bound."""
         p = self.policy
         if p.lambda_ and law.tokens:
             return not f32(1) - np.sqrt(f32(p.lambda_) * law.entropy) < f32(p.theta)
         return bool(law.tokens)
 
     def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
-        """Nodes that paths have after so many steps, all together."""
+        """Total number of nodes of the paths after `steps` steps."""
         if not self.lane.can_fail and not self.policy.lambda_:
             return steps * len(tails)
         ends, total = [tail[0].prefix for tail in tails], 0
@@ -122,7 +124,7 @@ class Draft:
         return total
 
     def grow_path(self, tail: Tree, steps: int, deepest: int) -> None:
-        """Grows a path up to `deepest`, or to the first doubtful node."""
+        """Grow a path down to level `deepest`, or to the first uncertain node."""
         while len(tail) <= steps:
             end = tail[-1]
             self.feed([end])
@@ -134,9 +136,9 @@ class Draft:
             hang(tail, len(tail) - 1, law.tokens[0], end.lp[0] if self.ranks else NOUGHT)
 
     def grow_trees(self, tails: Sequence[Tree], steps: int, shape: Shape) -> None:
-        """Grows trees where a token most likely comes by, whatever the tree."""
+        """Grow trees; each step adds the nodes that are most likely over all trees."""
         most = shape.most
-        if self.lane.draws:  # no tree is ever full
+        if self.lane.draws:  # so that no tree is ever full
             most = min(most, (SLOTS - 1) // steps, (shape.slots - 1) // max(1, steps - 1))
         tries: list[list[tuple[float, int, int]]] = [[] for _ in tails]  # (-score, node, rank)
 
@@ -145,7 +147,7 @@ class Draft:
             if rank < len(self.lane.law(node.prefix).tokens):
                 heapq.heappush(tries[b], (-float(node.score + node.lp[rank]), j, rank))
 
-        fresh = [(b, 0) for b in range(len(tails))]  # what the next step takes through the draft
+        fresh = [(b, 0) for b in range(len(tails))]  # nodes that the next step processes
         for step in range(1, steps + 1):
             self.feed([tails[b][j] for b, j in fresh])
             for b, j in fresh:
@@ -166,7 +168,7 @@ class Draft:
                 if grown + 1 < most and can_grow(tails[b], tries[b]):
                     heapq.heappush(best, (tries[b][0][0], b, grown + 1))
 
-    # Which outcomes are prepared.
+    # --- the outcomes to prepare ---
 
     def branches(self, chain: Tree) -> list[Branch]:
         """The branches after a chain."""
@@ -181,8 +183,10 @@ class Draft:
         return [branch(chain, len(chain) - 1, token, NOUGHT) for token in law.tokens[:k]]
 
     def outcomes(self, chain: Tree) -> list[tuple[float, int, int, int]]:
-        """(-score, node, rank, token) of every outcome: P(the walk comes to the node) x P(token
-        there), as logarithms, for tokens that no child of the node holds."""
+        """(-score, node, rank, token) for every outcome whose token no child of the node holds.
+
+        score: log of P(the node is accepted) x P(the token follows).
+        """
         reach = [NOUGHT] * len(chain)
         below: list[dict[int, int]] = [{} for _ in chain]
         for j, child in enumerate(chain[1:], 1):
@@ -199,21 +203,21 @@ class Draft:
         return found
 
     def confidence(self, above: Node, node: Node, tokens: list[int]) -> np.float32:
-        """Confidence in a node of the chain, a child of `above`."""
+        """Log probability of a node of the chain, given that its parent `above` is accepted."""
         own = node.score - above.score
-        blind = self.lane.draws and node.known  # whether it was drawn too must not matter
+        blind = self.lane.draws and node.known  # must not depend on whether it was drawn, too
         if self.policy.lookup and (blind or not tokens):
             return own
         if not tokens:
             return NOUGHT
         if blind:
             return above.lp[0]
-        # A looked-up token may be no candidate: less likely than any.
+        # A looked-up token may be no candidate: then it counts as the least likely one.
         rank = tokens.index(node.token) if node.token in tokens else len(tokens) - 1
         return max(own, above.lp[rank]) if self.policy.lookup else above.lp[rank]
 
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
-        """One step up the gradient of the log-likelihood of the target's tokens, at each node."""
+        """At each node of the path, move `sharpness` up the likelihood of the target's token."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
             tokens = self.lane.law(node.prefix).tokens if node.drafted else []
             if len(tokens) < 2:
@@ -223,7 +227,7 @@ class Draft:
 
 
 def sharpened(sharpness: np.float32, lp: np.ndarray, rank: int) -> np.float32:
-    """The exponent after one more outcome: candidate `rank` was right, the last if none."""
+    """The exponent after an outcome. rank: the candidate that was right, or the last one."""
     mean = in_order((exp32(lp) * lp)[None])[0]
     step = f32(0.05) * (lp[rank] - mean) / sharpness
     return clamp(sharpness + clamp(step, f32(-0.1), f32(0.1)), f32(0.25), f32(4))
@@ -235,7 +239,7 @@ def clamp(x: np.float32, low: np.float32, high: np.float32) -> np.float32:
 
 
 class Shape(NamedTuple):
-    """How fast trees grow: nodes of a step, of one tree in a step, and slots of a tree."""
+    """Limits of growth: nodes of a step, nodes of one tree in a step, and slots of a tree."""
 
     budget: int
     most: int
@@ -243,16 +247,16 @@ class Shape(NamedTuple):
 
 
 def can_grow(tail: Tree, tries: list) -> bool:
-    """Whether there is anything to hang, and a place for it."""
+    """True if the tree has a candidate to append, and a free slot."""
     return bool(tries) and len(tail) < SLOTS
 
 
 def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:
-    """One for this outcome."""
+    """A branch for this outcome."""
     return Branch(node, [Node(chain[node].prefix.then(token), score=score)])
 
 
 def hang(tree: Tree, parent: int, token: int, lp: np.float32) -> None:
-    """One node more."""
+    """Append one node to a tree."""
     above = tree[parent]
     tree.append(Node(above.prefix.then(token), parent, above.level + 1, above.score + lp))

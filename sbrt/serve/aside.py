@@ -1,17 +1,17 @@
-"""A thread that runs calls for the main thread, because no signal handler runs in it.
+"""A thread that makes calls for the main thread, because no signal handler runs in it.
 
-Python runs a signal handler in the main thread, between any two bytecodes. A call that is half done
-there could not let the handler's own call of the engine in. Elsewhere a call is always done whole,
-and the handler's call waits for it as that of any other thread does.
+Python runs a signal handler in the main thread, between any two bytecodes. If that thread were
+inside a call of the engine, the handler's own call could not be let in. In the thread aside every
+call runs to its end, and the handler's call waits for it, as any other thread's call does.
 
-A handler may interrupt every line here that the main thread runs, and come back to the same line.
-So nothing here takes a lock that the thread aside needs too: `queue.SimpleQueue`, lists and
-`_thread` are C code, which a handler cannot interrupt half way.
+A handler may interrupt every line here that the main thread runs, and run the same line itself. So
+nothing here takes a lock that the thread aside needs, too. `queue.SimpleQueue`, lists and `_thread`
+are C code, which a handler cannot interrupt.
 """
 
 from __future__ import annotations
 
-import _signal  # signal.getsignal makes an enumeration of each answer: ten times slower
+import _signal  # signal.getsignal builds an enum member for each answer: ten times slower
 import _thread
 import signal
 import sys
@@ -23,16 +23,16 @@ from typing import Any, Generic, TypeVar
 
 Found = TypeVar("Found")
 
-# Seconds. A signal that comes just before a wait begins does not end it; its handler runs at the
-# next look.
+# Seconds. A signal that arrives just before a wait begins does not end it. Its handler runs when
+# this time is over.
 LOOK = 0.05
 _OTHERS = tuple(sorted(set(signal.valid_signals()) - {signal.SIGINT}))
 
 
 def may_be_interrupted() -> bool:
-    """Whether a signal handler of the program's own may run in this thread.
+    """True if one of the program's own signal handlers may run in this thread.
 
-    Python's for SIGINT does no harm: it raises KeyboardInterrupt and calls nobody.
+    Python's handler of SIGINT does no harm: it raises KeyboardInterrupt and makes no call.
     """
     if _thread.get_ident() != threading.main_thread().ident or sys.is_finalizing():
         return False
@@ -47,14 +47,14 @@ class _Forgotten(Exception):
 
 
 class Job(Generic[Found]):
-    """A call that the thread aside makes, and the main thread waits for.
+    """A call that the thread aside makes while the main thread waits for its result.
 
-    interruption: what a signal handler raised in the main thread meanwhile; the call may look.
+    interruption: what a signal handler raised in the main thread meanwhile; the call may read it.
     """
 
     def __init__(self, call: Callable[[Job[Found]], Found]) -> None:
         self._call = call
-        self._claims = [True]  # whoever takes it decides whether the call is made
+        self._claims = [True]  # the thread that takes it decides whether the call is made
         self._ended = _thread.allocate_lock()
         self._ended.acquire()
         self._results: list[Found] = []
@@ -63,12 +63,12 @@ class Job(Generic[Found]):
         self.interruption: BaseException | None = None
 
     def claim(self) -> None:
-        """The call begins, unless the main thread has taken it back: then this ends it."""
+        """Begin the call. Raises _Forgotten if the main thread has taken it back."""
         if not self._take_claim():
             raise _Forgotten
 
     def run(self) -> None:
-        """In the thread aside: make the call, keep what it gives or raises."""
+        """Make the call and store its result or error. Runs in the thread aside."""
         try:
             self._results.append(self._call(self))
         except BaseException as error:
@@ -77,9 +77,9 @@ class Job(Generic[Found]):
         self._ended.release()
 
     def wait(self) -> Found:
-        """In the main thread: what the call gives or raises, or what a signal handler raises.
+        """Return the result of the call, or raise its error or that of a signal handler.
 
-        A call that has begun is waited for all the same.
+        Runs in the main thread. Once the call has begun, an error of a handler waits for its end.
         """
         while not self._is_done:
             try:
@@ -104,17 +104,17 @@ class Job(Generic[Found]):
 
 
 class Aside:
-    """The thread; it ends some time after this object."""
+    """The thread aside. It ends some time after this object is dropped."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        # Thread.start takes a lock of `threading`, which an interrupted start would keep.
+        # Thread.start takes a lock of `threading`, which an interrupted start would never release.
         _thread.start_new_thread(_work, (self._jobs,))
         ends = weakref.finalize(self, self._jobs.put, None)
         ends.atexit = False  # functions registered with atexit may still call the engine
 
     def run(self, call: Callable[[Job[Found]], Found]) -> Found:
-        """Make the call there; what it gives or raises, or what a signal handler raises here."""
+        """Make the call in the thread aside; returns its result, or raises as `Job.wait` does."""
         job = Job(call)
         self._jobs.put(job)
         return job.wait()
@@ -123,4 +123,4 @@ class Aside:
 def _work(jobs: SimpleQueue[Job[Any] | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
-        del job  # it holds the engine
+        del job  # it holds a reference to the engine

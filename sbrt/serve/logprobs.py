@@ -25,8 +25,8 @@ Position = dict[int, Logprob]
 class PromptLogprobs(Sequence["Position | None"]):
     """The log-probs of a prompt, one item for each of its tokens; the first is None.
 
-    Items are made when they are read. A long prompt has so many that making them between two
-    rounds would delay all other requests. It compares, copies and pickles like a list.
+    Items are made when they are read. Making all items of a long prompt between two rounds would
+    delay the other requests. It compares, copies and pickles like a list.
     """
 
     def __init__(self, rows: Rows, item: Callable[[Rows, int], Position]) -> None:
@@ -36,7 +36,7 @@ class PromptLogprobs(Sequence["Position | None"]):
         return 1 + len(self._rows[0])
 
     def __getitem__(self, at: Any) -> Any:
-        """The item, or a list of those of a slice."""
+        """One item, or the list of a slice."""
         if isinstance(at, slice):
             return [self[i] for i in range(len(self))[at]]
         i = range(len(self))[at]
@@ -55,11 +55,11 @@ class PromptLogprobs(Sequence["Position | None"]):
 
 
 class RequestLogprobs:
-    """The log-probs of one request: those of its answer only grow, so outputs share them.
+    """The log-probs of one request. Those of its answer only grow, so outputs share them.
 
     asked: the log-probs that the core keeps. prompt: None unless asked for, and before the first
     token; its first position has none. output: one entry for each token of the answer; None unless
-    asked for. cumulative: the sum of the answer's.
+    asked for. cumulative: the sum over the answer's tokens.
     """
 
     def __init__(self, params: SamplingParams, pair: Pair, most: int) -> None:
@@ -102,7 +102,7 @@ class RequestLogprobs:
 def logprobs_of(
     params: SamplingParams, pair: Pair, most: int, on_cuda: bool
 ) -> RequestLogprobs | None:
-    """None for a request that asks for none. Raises InvalidInputError."""
+    """A request's log-probs; None if it asks for none. Raises InvalidInputError."""
     if params.logprobs is None and params.prompt_logprobs is None:
         return None
     if on_cuda:

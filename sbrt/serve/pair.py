@@ -1,4 +1,5 @@
-"""Loads what an engine runs: a target, perhaps a draft, their tokenizer, the ids that end."""
+"""Loads what an engine runs: a target, an optional draft, their tokenizer, the end-of-sequence
+ids."""
 
 from __future__ import annotations
 
@@ -24,13 +25,14 @@ Progress = Callable[[int, int], None]  # (bytes loaded, bytes in all)
 
 @dataclass(frozen=True)
 class Pair:
-    """Weights and words. May serve several engines at once; nothing in it changes.
+    """A target and an optional draft, loaded. Several engines may share it; nothing in it changes.
 
-    vocab: the target's rows of logits are cut to this many ids, as many as it and the tokenizer
-    both have. A draft may have logits of fewer ids: it never drafts the others. holes: ids below
+    vocab: the target's rows of logits are cut to this number of ids, the smaller of its own and the
+    tokenizer's. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
     vocab that no token of the tokenizer has, masked in every row.
-    dtype: storage of the target's weights. activation_dtype: of the inputs of its products, on a
-    CUDA device of its arithmetic. generation: what its makers sample it with.
+    dtype: storage of the target's weights. activation_dtype: dtype of the inputs of its matrix
+    products; on a CUDA device, of its arithmetic. generation: sampling defaults of the model's
+    files.
     """
 
     target: Model
@@ -45,7 +47,8 @@ class Pair:
 
     @property
     def defaults(self) -> SamplingParams:
-        """The parameters of a request without any. Raises InvalidInputError, naming the field."""
+        """The parameters of a request that gives none. Raises InvalidInputError, naming the
+        field."""
         return self.generation.params()
 
 
@@ -55,7 +58,8 @@ def load_pair(
     progress: Progress | None = None,
     make_draft: MakeDraft | None = None,
 ) -> Pair:
-    """Check both folders, then load them; `make_draft` makes the draft instead of a folder.
+    """Check both folders, then load them. If given, `make_draft` makes the draft instead of a
+    folder.
 
     Raises InvalidInputError before any weight is read if the folders do not fit each other.
     """
@@ -69,7 +73,7 @@ def load_pair(
     target_model = _model(config, target, progress)
     draft_model: Model | None = None
     if draft is not None:
-        # int8 is of the target: a draft of float weights cannot have it, a quantised one has it.
+        # int8 is the target's: a draft of float weights cannot have it, a quantised draft does.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
         config_of_draft = replace(config, activation_dtype=activations)
         draft_model = _model(config_of_draft, draft, progress, target_model)
@@ -97,7 +101,7 @@ def _model(
     progress: Progress | None,
     target: Model | None = None,
 ) -> Model:
-    """The weights on the config's device. target: the model that may lend a draft its embedding."""
+    """The weights on the config's device. target: the model whose embedding a draft may share."""
     if not config.on_cuda:
         return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)
     try:
@@ -120,7 +124,7 @@ def _model(
 
 
 def _dtype(config: EngineConfig, target: Checkpoint) -> str:
-    """On a CUDA device nothing stays as a quantised file has it."""
+    """A dtype for the weights. On a CUDA device weights of quantised files are dequantised."""
     return (target.storage if config.on_cuda else target.dtype_name)(config.dtype)
 
 
@@ -157,7 +161,8 @@ def _check_words(tokenizer: Tokenizer, target: Checkpoint, draft: Checkpoint) ->
 
 
 def _tokenizer_file(model: Path) -> Path:
-    """Where the tokenizer of a folder or of a GGUF file is; any other path is one itself."""
+    """The path of the tokenizer of a folder or a GGUF file; any other path is a tokenizer
+    itself."""
     return model / "tokenizer.json" if check.is_folder(model) else model
 
 
@@ -171,8 +176,9 @@ def _defaults(target: Checkpoint) -> Defaults:
 
 
 def _eos(target: Checkpoint, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Those that the folder or the file names by id. A tokenizer's eos_token says what a text ends
-    with; as in transformers it ends no answer."""
+    """End-of-sequence ids: those that the folder or the file gives as ids.
+
+    A tokenizer's eos_token only says how a text ends. As in transformers, it ends no answer."""
     if is_gguf(target.folder):
         from ..model.gguf.tokenizer import end_ids  # here, so that `import sbrt` stays fast
 

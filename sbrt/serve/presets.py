@@ -1,4 +1,4 @@
-"""The methods of one engine: its own, those that requests may name, and what they need of it."""
+"""The methods of one engine: its own, those that requests may name, and the resources they need."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..model import hrad
 
 
 class Presets:
-    """Reads presets as the engine's configuration means them, and refuses what it cannot run.
+    """Reads presets with the defaults of the engine's configuration. Refuses those it cannot run.
 
-    own: the method of a request that names none. Raises InvalidInputError, as every method here.
+    own: the method of a request that names none. Every method here raises InvalidInputError.
     """
 
     def __init__(self, config: EngineConfig, further: Sequence[str | Method]) -> None:
-        """further: presets that requests may name besides."""
+        """further: more presets that requests may name."""
         self._config = config
         given = config.speculative
         self._given = given if isinstance(given, SpeculativeConfig) else None
@@ -35,12 +35,13 @@ class Presets:
         self._classifier: hrad.Classifier | None = None
 
     def check_on_cuda(self) -> None:
-        """Refuse what a CUDA device has no ops for."""
+        """Refuse methods that need an op which a CUDA device does not have."""
         for method in self._allowed:
             methods.check_on_cuda(method)
 
     def load(self, has_draft: bool) -> None:
-        """With the weights at hand: settle what `auto` chooses from, and read the classifier."""
+        """After the weights are loaded: determine the candidates of `auto`, and read the
+        classifier."""
         self._has_draft = has_draft
         self._check_draft(self.own)
         self._arms = self._chosen_from()
@@ -49,7 +50,7 @@ class Presets:
 
     @property
     def arms(self) -> list[str]:
-        """What `auto` chooses from, as presets; none without it."""
+        """The candidates of `auto`, as presets; empty without `auto`."""
         return [arm.text for arm in self._arms]
 
     def names(self) -> list[str]:
@@ -64,7 +65,7 @@ class Presets:
         return True
 
     def resolve(self, given: str | Method | None) -> Method:
-        """The method of a request, refused where the engine was not built for it."""
+        """The method of a request. Raises InvalidInputError if the engine was not built for it."""
         if given is None:
             return self.own
         method = self._parse(given)
@@ -92,7 +93,8 @@ class Presets:
         return method
 
     def runtime_options(self) -> dict[str, Any]:
-        """Arguments of Runtime: sizes for the largest of them, and what only some of them need."""
+        """Arguments of Runtime: sizes for the largest allowed method, and options that some methods
+        need."""
         options: dict[str, Any] = {
             "max_gamma": max(method.gamma for method in self._allowed),
             "max_branches": max(1, *(method.branches for method in self._allowed)),
@@ -107,12 +109,12 @@ class Presets:
         return options
 
     def policies(self) -> list[Policy]:
-        """Of all that may be asked for and are not chosen anew as they go."""
+        """The policies of all allowed methods that have a fixed one, so not of `auto`."""
         found = [m.policy() for m in self._allowed if self._has_draft or not m.needs_draft]
         return [policy for policy in found if policy is not None]
 
     def _parse(self, method: str | Method) -> Method:
-        """A preset whose unnamed options are this engine's own."""
+        """Parse a preset. Options that it does not name have the engine's values."""
         if isinstance(method, Method):
             return method
         given = self._given
@@ -129,7 +131,8 @@ class Presets:
         return self._fitted(found)
 
     def _fitted(self, method: Method) -> Method:
-        """The method, at its classifier's gamma where it has one and none was asked for."""
+        """The method with its classifier's gamma, if it has a classifier and no gamma was asked
+        for."""
         gamma = None if self._given is None else self._given.num_speculative_tokens
         return hrad.fitted(method, gamma, self._draft_folder)
 
@@ -138,7 +141,7 @@ class Presets:
             raise InvalidInputError(f"method {method.name}: expected a draft model, got none")
 
     def _chosen_from(self) -> list[Method]:
-        """What `auto` chooses from: what the draft that there is allows, none without `auto`."""
+        """The candidates of `auto` that the draft allows; empty without `auto`."""
         found = [method for method in self._allowed if method.policy() is None]
         if len({method.rejection for method in found}) > 1:
             raise InvalidInputError(

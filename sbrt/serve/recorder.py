@@ -1,4 +1,4 @@
-"""Profiles of requests: what the lanes did while each had its seat."""
+"""Profiles of requests: the work of the lanes while each request had its seat."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ PATIENCE = 0.05  # seconds between two chances for Ctrl-C
 
 
 class Recorder:
-    """The trace of a runtime, and the profile in progress if there is one. Under the lock."""
+    """The trace of a runtime, and the profile in progress if there is one. Needs the engine's
+    lock."""
 
     def __init__(self, runtime: Runtime, *, keeps_trace: bool) -> None:
-        """keeps_trace: without a profile, on a device; the CPU always does."""
+        """keeps_trace: a device keeps its trace without a profile, too. The CPU always does."""
         self._runtime, self._keeps_trace = runtime, keeps_trace
         self._profile: Profile | None = None
         if keeps_trace:
@@ -27,16 +28,16 @@ class Recorder:
 
     @property
     def is_traced(self) -> bool:
-        """Whether a device keeps times."""
+        """True if a device keeps times."""
         return self._keeps_trace or self._profile is not None
 
     @property
     def is_recording(self) -> bool:
-        """Whether a profile is in progress."""
+        """True if a profile is in progress."""
         return self._profile is not None
 
     def spans(self, since_ns: int) -> list[Span]:
-        """What the lanes did since then, oldest first per lane. Waits until they are idle."""
+        """The work of the lanes since then, oldest first per lane. Waits until they are idle."""
         wait_until_idle(self._runtime)
         return [Span(*event) for event in self._runtime.trace(since_ns)]
 
@@ -51,7 +52,8 @@ class Recorder:
         self._runtime.profile(True)
 
     def stop(self, running: Iterable[Request]) -> Path | None:
-        """Write what was recorded; where. Raises EngineError without a profile in progress."""
+        """Write what was recorded; returns the path. Raises EngineError without a profile in
+        progress."""
         if self._profile is None:
             raise EngineError("stop_profile: expected start_profile before it, got none")
         for request in running:
@@ -63,17 +65,17 @@ class Recorder:
         return profile.write()
 
     def add(self, request: Request) -> None:
-        """Put a request that has a seat, as far as it came, into the profile if there is one."""
+        """Add a request that has a seat, as far as it has run, to the profile if there is one."""
         if self._profile is None or request.seat is None:
             return
         spans = self.spans(max(request.begun_ns, self._profile.begun_ns))
-        # Which spans are of a round of its own is known of one that ran alone.
+        # Spans can be assigned to rounds only for a request that ran alone.
         logged = [] if request.had_company else request.seat.rounds()
         rounds = [Round(*entry) for entry in logged]
         self._profile.add(Recording(f"{request.id}: {request.method.text}", spans, rounds))
 
 
 def wait_until_idle(runtime: Runtime) -> None:
-    """The last round of a dropped request may still run; it has nothing to say."""
+    """Wait for a round that may still run for a dropped request; its result is ignored."""
     while not runtime.idle(PATIENCE):
         pass

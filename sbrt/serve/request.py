@@ -1,4 +1,4 @@
-"""One request: the checked prompt, what it has produced, where its text ends."""
+"""One request: its checked prompt, its output so far, the place where its text ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Sink = deque["RequestOutput | BaseException"]  # where a request's outputs go
 
 
 class Outputs(Enum):
-    """When a request gives an output."""
+    """The times at which a request gives an output."""
 
     LAST = "at its end"
     ROUNDS = "after every round"
@@ -39,9 +39,10 @@ class Outputs(Enum):
 class Request:
     """A queued or running request, equal to itself only.
 
-    Its text is `pieces`, which no stop string can cut any more, and `text`, which one may still
-    cut. Pieces and token ids only grow: outputs share them. The first `visible` characters of
-    `text` are in the pieces already; they stay because a stop string may have begun there.
+    Its text is `pieces`, which no stop string can cut any more, followed by `text`, which a stop
+    string may still cut. Pieces and token ids only grow, so outputs share them. The first `visible`
+    characters of `text` are in the pieces already; they stay because a stop string may have begun
+    there.
     """
 
     id: str
@@ -60,8 +61,8 @@ class Request:
     pieces: list[str] = field(default_factory=list)
     text: str = ""
     visible: int = 0
-    given: int = 0  # pieces that were in the last output
-    given_ids: int = 0  # token ids that were
+    given: int = 0  # number of pieces in the last output
+    given_ids: int = 0  # number of token ids in the last output
     keeps_history: bool = False  # its last output has rounds and spans
     completion: int = 0  # number of this answer among several to one prompt and seed
     is_drawn: bool = False  # its id was drawn by the engine, not given by the caller
@@ -69,38 +70,38 @@ class Request:
     stop_reason: int | str | None = None
     queued_at: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
-    seat: Seat | None = None  # once it has one
-    begun_ns: int = 0  # when it got that, by the runtime's clock
+    seat: Seat | None = None  # None until it is admitted
+    begun_ns: int = 0  # when it was admitted, by the runtime's clock
     had_company: bool = False  # others shared its rounds
     cached: int | None = None  # tokens of its prompt that were not fed; None before its first
 
     @property
     def key(self) -> tuple[bool, str]:
-        """Its name in the queue: drawn ids and callers' ids never collide."""
+        """Its key in the queue. Ids drawn by the engine never collide with callers' ids."""
         return self.is_drawn, self.id
 
     @cached_property
     def shown_prompt_ids(self) -> list[int]:
-        """The prompt's ids for callers, one list for all outputs. The engine reads its own."""
+        """The prompt's ids for callers, one list for all outputs. The engine reads its own copy."""
         return list(self.prompt_ids)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end it: end-of-sequence and stop_token_ids."""
+        """Ids that end the request: end-of-sequence ids and stop_token_ids."""
         return self.eos.union(self.params.stop_token_ids or ())
 
     @cached_property
     def stop(self) -> tuple[str, ...]:
-        """Its stop strings."""
+        """The request's stop strings."""
         return tuple(self.params.stop or ())
 
     @property
     def by_round(self) -> bool:
-        """Whether the engine must look at the tokens after every round."""
+        """True if the engine must examine the tokens after every round."""
         return self.outputs is not Outputs.LAST or bool(self.stop)
 
     def sampling(self) -> Sampling:
-        """Its law for the binary module; a temperature below 1e-5 becomes 0."""
+        """Its sampling parameters for the binary module; a temperature below 1e-5 becomes 0."""
         params = self.params
         return Sampling(
             temperature=0.0 if params.greedy else params.temperature,
@@ -119,14 +120,15 @@ class Request:
     def budget(self, room: int) -> int:
         """Number of tokens that the core may generate, at most `room`.
 
-        The log-probs of a prompt come with a first token, which `take` drops where none is wanted.
+        A prompt's log-probs arrive with a first token. `take` drops that token if none is wanted.
         """
         least = int(self.logprobs is not None and self.logprobs.wants_prompt)
         wanted = self.params.max_tokens
         return room if wanted is None else min(room, max(least, wanted))
 
     def take(self) -> bool:
-        """Accept the tokens that its seat has committed, with log-probs; False without any."""
+        """Accept the tokens that the seat has committed, with log-probs; False if there are
+        none."""
         assert self.seat is not None
         tokens = self.seat.take()
         if not tokens:
@@ -165,7 +167,8 @@ class Request:
         self.finish_reason, self.stop_reason = reason, why
 
     def settle(self) -> None:
-        """Move text that no stop string can cut to the pieces, so that `text` stays short."""
+        """Move text that no stop string can cut any more to the pieces, so that `text` stays
+        short."""
         end = len(self.text) - (0 if self.finish_reason is not None else self._held())
         if end > self.visible:
             self.pieces.append(self.text[self.visible : end])
@@ -175,9 +178,10 @@ class Request:
         self.text, self.visible = self.text[end - kept :], kept
 
     def output(self, metrics: RequestMetrics | None, spec: dict[str, Any] | None) -> RequestOutput:
-        """The request so far; what could still become a stop string is held back until it ends.
+        """The request so far. Text that may become a stop string is held back until the request
+        ends.
 
-        What it costs does not depend on how long prompt and answer are.
+        The cost does not depend on the lengths of prompt and answer.
         """
         self.settle()
         delta = "".join(self.pieces[self.given :])
@@ -217,7 +221,7 @@ class Request:
 
     @property
     def _is_late(self) -> bool:
-        """Whether the last token may end it."""
+        """True if the last token may end the request, by min_tokens."""
         return len(self.token_ids) > self.params.min_tokens
 
     @cached_property
@@ -225,7 +229,7 @@ class Request:
         return max(map(len, self.stop), default=1)
 
     def _cut_at_stop(self, searched: int) -> bool:
-        """End the text at a stop string that ends in what follows `searched` characters."""
+        """End the text at a stop string that ends after the first `searched` characters."""
         if not (self.stop and self._is_late):
             return False
         begins = ((s, max(0, searched - len(s) + 1)) for s in self.stop)
@@ -239,7 +243,7 @@ class Request:
         return True
 
     def _held(self) -> int:
-        """Length of the longest end of the text that begins a stop string and may yet be cut."""
+        """Length of the longest end of the text that is the beginning of a stop string."""
         if self._includes_stop:
             return 0
         for n in range(min(self._longest_stop - 1, len(self.text)), 0, -1):
@@ -249,7 +253,7 @@ class Request:
 
 
 def first_of(sink: Sink) -> RequestOutput:
-    """Take the first item of a sink that has one. Raises it if it is an exception."""
+    """Take the first item of a sink that is not empty. Raises it if it is an exception."""
     item = sink.popleft()
     if isinstance(item, BaseException):
         raise item
@@ -257,7 +261,7 @@ def first_of(sink: Sink) -> RequestOutput:
 
 
 class RequestMaker:
-    """Turns what a caller gives into requests; everything that can be refused is refused here."""
+    """Turns a caller's arguments into requests. Everything that can be refused is refused here."""
 
     def __init__(self, pair: Pair, max_model_len: int, config: EngineConfig) -> None:
         self._pair, self._on_cuda = pair, config.on_cuda
@@ -274,7 +278,8 @@ class RequestMaker:
         sink: Sink,
         outputs: Outputs,
     ) -> Request:
-        """Raises InvalidInputError: empty or too long a prompt, ids or stops that cannot be."""
+        """Raises InvalidInputError: an empty prompt, one that is too long, impossible ids or
+        stops."""
         check.text("request_id", request_id)
         if not isinstance(params, SamplingParams):
             raise InvalidInputError(f"params: expected SamplingParams, got {check.show(params)}")
@@ -302,7 +307,7 @@ class RequestMaker:
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:
-        """(text if there was any, checked ids) of one prompt. Raises InvalidInputError."""
+        """(text, if it was given; checked ids) for one prompt. Raises InvalidInputError."""
         text: str | None = None
         if isinstance(prompt, Mapping):
             prompt = _of_mapping(prompt)
@@ -328,7 +333,8 @@ class RequestMaker:
 
 
 def split_prompts(prompts: Any) -> list[Any]:
-    """A str, a list of ids or a mapping is one prompt; a list of these is many, [] is none."""
+    """The prompts as a list. A str, a list of ids or a mapping is one prompt; a list of these is
+    many."""
     if isinstance(prompts, (str, bytes, bytearray, Mapping)):
         return [prompts]
     many = check.items("prompts", prompts, "text or token ids")
@@ -343,7 +349,7 @@ def split_prompts(prompts: Any) -> list[Any]:
 def split_params(
     params: SamplingParams | Sequence[SamplingParams], count: int
 ) -> list[SamplingParams]:
-    """One for each of `count` prompts. Raises InvalidInputError."""
+    """One SamplingParams for each of `count` prompts. Raises InvalidInputError."""
     if isinstance(params, SamplingParams):
         return [params] * count
     if isinstance(params, (list, tuple)) and len(params) == count:

@@ -1,4 +1,4 @@
-"""The queue in front of the runtime: requests get a seat in their order, the others wait."""
+"""The queue in front of the runtime: requests get a seat in order of arrival, the others wait."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 SLICE = 0.05  # seconds of a generation between two chances for Ctrl-C and for other threads
-SHORT = 0.002  # seconds; rounds of a stream that take less share an output
+SHORT = 0.002  # seconds; rounds of a stream that take less than this share an output
 PACE = 0.016  # seconds of rounds that share an output: one frame of a screen
 
 
 class Prefill(NamedTuple):
-    """How far the prompt of a request is: tokens fed so far, and in all."""
+    """Progress of a request's prompt: tokens fed so far, and their total number."""
 
     request: Request
     done: int
@@ -42,11 +42,10 @@ class Prefill(NamedTuple):
 class Scheduler:
     """Owns the runtime; every output goes to its request's sink.
 
-    Whoever waits for an output runs the rounds of all requests that have a seat, so several callers
-    and threads can wait at once. Every method may be called from any thread, and from signal
-    handlers. Called
-    by a destructor inside another call of the same thread it raises EngineError. `drop` never does:
-    it then takes effect at the next call.
+    A caller that waits for an output runs the rounds of all requests that have a seat, so several
+    threads can wait at once. Every method may be called from any thread, and from signal handlers.
+    In a destructor that runs inside another call of the same thread it raises EngineError, except
+    `drop`, which then takes effect at the next call.
     """
 
     def __init__(
@@ -57,20 +56,21 @@ class Scheduler:
         *,
         keeps_trace: bool = True,
     ) -> None:
-        """`arms`: what the runtime may choose from. keeps_trace: without a profile, on a device."""
+        """`arms`: candidates of `auto`. keeps_trace: a device keeps its trace without a profile,
+        too."""
         self._runtime: Runtime | None = runtime
         self._arms = arms
         self._max_model_len = max_model_len
         self.turns = Turns()
-        self._late: deque[Request] = deque()  # to be dropped by whoever has the lock next
+        self._late: deque[Request] = deque()  # dropped by the next thread that has the lock
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
-        self._newest: Seat | None = None  # of the request that began last
-        self._begun_ns = runtime.now_ns  # what was measured is no request's
+        self._newest: Seat | None = None  # of the request that was admitted last
+        self._begun_ns = runtime.now_ns  # spans of measurements belong to no request
         self._recorder = Recorder(runtime, keeps_trace=keeps_trace)
-        self._rounds = 0  # calls that brought tokens
+        self._rounds = 0  # calls that gave tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
-        self._prefill: Prefill | None = None  # what on_prefill is to be told
+        self._prefill: Prefill | None = None  # for the next call of on_prefill
         self._telling: set[int] = set()  # threads inside on_prefill
 
     @property
@@ -92,7 +92,7 @@ class Scheduler:
 
     @in_turn
     def add(self, requests: Sequence[Request]) -> None:
-        """Queue all of them or, if an id is in use, none."""
+        """Queue all requests or, if an id is in use, none."""
         _ = self.runtime
         for request in requests:
             if request.key in self._queue or request.key in self._running:
@@ -103,28 +103,28 @@ class Scheduler:
 
     @in_turn
     def has_live(self) -> bool:
-        """Whether a request is unfinished."""
+        """True if a request is unfinished."""
         return bool(self._running or self._queue)
 
     @in_turn
     def live(self) -> list[Request]:
-        """Unfinished requests, those that have a seat first."""
+        """Unfinished requests; those that have a seat come first."""
         return self._live()
 
     def drop(self, requests: Sequence[Request]) -> None:
-        """Forget those of `requests` that are unfinished. Nothing in a fork."""
+        """Drop those of `requests` that are unfinished. Does nothing in a fork."""
         if self.turns.is_fork:
             return
-        if self.turns.is_inside or self.turns.is_lost:  # the destructor of a stream
+        if self.turns.is_inside or self.turns.is_lost:  # called by the destructor of a stream
             self._late.extend(requests)
         else:
             self._drop_now(requests)
 
     @in_turn
     def abort(self, ids: Iterable[str], inbox: Sink) -> None:
-        """Drop unfinished requests. `inbox` forgets their outputs, other sinks get a last one.
+        """Drop unfinished requests. `inbox` forgets their outputs; other sinks get a last output.
 
-        An id names a caller's request. Where there is none it names one whose id was drawn.
+        An id means a caller's request. If there is none, it means one whose id was drawn.
         """
         _ = self.runtime
         wanted, live = set(ids), self._live()
@@ -140,7 +140,7 @@ class Scheduler:
                 _file_abort(request)
 
     def next(self, sink: Sink) -> RequestOutput:
-        """The next output of `sink`, running rounds until there is one."""
+        """The next output of `sink`. Runs rounds until there is one."""
         while True:
             self.turns.give_way()
             if isinstance(found := self._take(sink), RequestOutput):
@@ -148,7 +148,7 @@ class Scheduler:
             self._tell(found)
 
     def step(self, sink: Sink) -> list[RequestOutput] | None:
-        """All outputs of `sink`; if there are none, start what has a seat and run a round first.
+        """All outputs of `sink`; if there are none, admit requests and run a round first.
 
         None if the prefill or the round takes longer than a slice: it goes on, call again.
         """
@@ -160,13 +160,13 @@ class Scheduler:
 
     @in_turn
     def trace(self) -> list[Span]:
-        """What the lanes did since the last request began, oldest first per lane."""
+        """The work of the lanes since the last request began, oldest first per lane."""
         _ = self.runtime
         return self._recorder.spans(self._begun_ns)
 
     @property
     def is_traced(self) -> bool:
-        """Whether a device keeps times."""
+        """True if a device keeps times."""
         return self._recorder.is_traced
 
     @in_turn
@@ -177,23 +177,24 @@ class Scheduler:
 
     @in_turn
     def stop_profile(self) -> Path | None:
-        """Write what was recorded; where. Raises EngineError without a profile in progress."""
+        """Write what was recorded; returns the path. Raises EngineError without a profile in
+        progress."""
         _ = self.runtime
         return self._recorder.stop(self._running.values())
 
     @in_turn
     def rounds(self) -> list[Round]:
-        """What the rounds of the last request decided, oldest first."""
+        """The decisions of the last request's rounds, oldest first."""
         return self._logged()
 
     @in_turn
     def features(self) -> NDArray[np.float32]:
-        """[hrad.inputs(hidden)]: what H-RAD sees at the last round's outcome."""
+        """[hrad.inputs(hidden)]: H-RAD's inputs at the last round's outcome."""
         return (self._newest or self.runtime.seat(0)).features()
 
     @in_turn
     def measure_costs(self, seconds: float, temperature: float) -> Costs:
-        """Of forwards; raises EngineError while a request is in flight."""
+        """Times of forwards. Raises EngineError while a request is in flight."""
         if self._live():
             raise EngineError("measure_costs: expected no unfinished request, got one")
         runtime = self.runtime
@@ -203,7 +204,7 @@ class Scheduler:
         return costs
 
     def close(self) -> None:
-        """Forget everything; threads and memory go with the runtime. Nothing in a fork."""
+        """Drop all requests; free the runtime's threads and memory. Does nothing in a fork."""
         if not self.turns.is_fork and not self.turns.is_lost:
             self._close()
 
@@ -211,7 +212,7 @@ class Scheduler:
 
     @in_turn
     def _take(self, sink: Sink) -> RequestOutput | Prefill | None:
-        _ = self.runtime  # a closed engine says so, whatever still waits to be read
+        _ = self.runtime  # a closed engine raises, even with unread outputs
         if not sink:
             self._advance()
         return first_of(sink) if sink else self._prefill
@@ -253,25 +254,25 @@ class Scheduler:
         self._queue.clear()
         self._drop(list(self._running.values()))
         try:
-            with suppress(EngineError):  # of a device that broke
+            with suppress(EngineError):  # a broken device raises
                 if self._recorder.is_recording:
                     self._recorder.stop(())
         finally:
             if self._runtime is not None:
                 wait_until_idle(self._runtime)
-                self._runtime.close()  # an exception's traceback may hold it for long
+                self._runtime.close()  # now: a traceback may hold a reference for long
             self._runtime = None
 
     def _live(self) -> list[Request]:
         return [*self._running.values(), *self._queue.values()]
 
     def drop_late(self) -> None:
-        """Drop what `drop` could not. Under the lock."""
+        """Drop the requests that `drop` could not. Needs the lock."""
         while self._late:
             self._drop([self._late.popleft()])
 
     def _drop(self, requests: Iterable[Request]) -> int:
-        """Forget those of `requests` that are unfinished; how many."""
+        """Drop those of `requests` that are unfinished; returns their number."""
         count = 0
         for request in requests:
             is_queued = self._queue.get(request.key) is request
@@ -287,14 +288,14 @@ class Scheduler:
         return [Round(*entry) for entry in self._newest.rounds()] if self._newest else []
 
     def _advance(self) -> bool:
-        """Give free seats to the next requests; run a round of all that have one, or a slice.
+        """Admit requests to free seats; run a round of all that have one, or a slice of a round.
 
-        False if prefill or round take longer than the slice.
+        False if the prefill or the round takes longer than the slice.
         """
         runtime, before = self.runtime, self._rounds
         self._prefill = None
         if self._queue and not self._running and not runtime.idle(SLICE):
-            return False  # the last round of a dropped request; it has nothing to say
+            return False  # the last round of a dropped request is running
         while self._queue and runtime.has_free_seat:
             self._guard(self._start, runtime, next(iter(self._queue.values())))
         if self._running:
@@ -304,16 +305,16 @@ class Scheduler:
     def _guard(
         self, what: Callable[[Runtime, Request], Found], runtime: Runtime, request: Request
     ) -> Found | bool:
-        """Call `what`; if it fails the request is dropped, and whoever waits for it learns why."""
+        """Call `what`. If it fails, the request is dropped and its caller gets the error."""
         try:
             return what(runtime, request)
         except BaseException as error:
             if not self._drop([request]) or _is_filed(request):
-                raise  # nobody waits for it any more
+                raise  # no caller waits for it any more
             if isinstance(error, EngineError) and error is not self.turns.interruption:
                 request.sink.append(error)
                 return True
-            _file_abort(request)  # a signal handler of the caller here raised it; another may wait
+            _file_abort(request)  # this caller's signal handler raised it; another caller may wait
             raise
 
     def _start(self, runtime: Runtime, request: Request) -> None:
@@ -337,10 +338,11 @@ class Scheduler:
         else:
             request.seat = seat
             self._running[request.key] = request
-        del self._queue[request.key]  # last: what interrupts this leaves it somewhere to be found
+        del self._queue[request.key]  # last: if interrupted, the request is still in the queue
 
     def _run(self, runtime: Runtime) -> None:
-        """Run a slice of all that have a seat, a round, or the rounds that share an output."""
+        """Run, for all that have a seat, one slice, one round, or the rounds that share an
+        output."""
         running = list(self._running.values())
         before = {request: len(request.token_ids) for request in running}
         for request in running:
@@ -355,7 +357,7 @@ class Scheduler:
             due, seconds = PACE, PACE - taken
             for request in running:
                 is_late |= self._guard(self._take_tokens, runtime, request)
-            rounds = int(any(request.stop for request in running))  # it must not run on
+            rounds = int(any(request.stop for request in running))  # stop strings are tested here
         for request in running:
             has_more = len(request.token_ids) > before[request]
             self._rounds += has_more
@@ -368,7 +370,8 @@ class Scheduler:
                 self._prefill = Prefill(request, _seat_of(request).prefilled_tokens, total)
 
     def _advance_all(self, runtime: Runtime, rounds: int, seconds: float) -> bool:
-        """Run rounds; False if the engine failed: then nothing runs, and all have learned why."""
+        """Run rounds. If the engine fails, drop all requests, give each the error, and return
+        False."""
         try:
             runtime.advance(max_rounds=rounds, seconds=seconds)
         except EngineError as error:
@@ -381,7 +384,7 @@ class Scheduler:
         return True
 
     def _take_tokens(self, runtime: Runtime, request: Request) -> bool:
-        """What came of a request, which may have ended; whether its output is due now."""
+        """Take a request's tokens, which may end it. Returns True if its output is due now."""
         seat, is_first = _seat_of(request), not request.token_ids
         has_tokens = request.take()
         if request.finish_reason is None and seat.finished:
@@ -400,7 +403,7 @@ class Scheduler:
             request.queue_seconds, stats.prefill_ns / 1e9, stats.decode_ns / 1e9
         )
         times = LaneTimes()
-        if request.method.drafts and not request.had_company:  # else their time is not its own
+        if request.method.drafts and not request.had_company:  # else the spans are not its own
             times = lane_times(self._recorder.spans(request.begun_ns))
         tokens, gamma = len(request.token_ids), request.method.gamma
         spec = spec_decode_metrics(stats, times, tokens, gamma)
@@ -413,7 +416,8 @@ class Scheduler:
         self._end(request)
 
     def _history(self, request: Request) -> History:
-        """The history of a request that has just ended; the lanes' work is that of all seats."""
+        """The history of a request that has just ended. The lanes' spans include other seats'
+        work."""
         rounds = (Round(*entry) for entry in _seat_of(request).rounds())
         return History(
             rounds_of(rounds, len(request.token_ids)), self._recorder.spans(request.begun_ns)
@@ -434,12 +438,12 @@ def _seat_of(request: Request) -> Seat:
 
 
 def _file_abort(request: Request) -> None:
-    """Its last output, for whoever waits for it."""
+    """Append the last output of an aborted request to its sink, for a caller that waits."""
     request.finish("abort")
     request.sink.append(request.output(None, None))
 
 
 def _is_filed(request: Request) -> bool:
-    """Whether its last output has just gone into its sink."""
+    """True if its last output has just been appended to its sink."""
     last = request.sink[-1] if request.sink else None
     return isinstance(last, RequestOutput) and last.finished and last.request_id == request.id

@@ -1,4 +1,4 @@
-"""Turns the parameters that bend a row of logits into what the core reads."""
+"""Converts the parameters that change logits into the form that the core reads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..sampling import SamplingParams
 def shaping_of(
     params: SamplingParams, tokenizer: Tokenizer | None, vocab: int, on_cuda: bool = False
 ) -> Shaping:
-    """Raises InvalidInputError: a token id outside the vocabulary, words without a tokenizer.
+    """The shaping of a request. Raises InvalidInputError: ids outside the vocabulary, no tokenizer.
 
-    `on_cuda`: words of several tokens are refused, a device has no op for them yet.
+    on_cuda: words of several tokens are refused, because a device has no op for them yet.
     """
     for name in ("logit_bias", "allowed_token_ids"):
         for token in getattr(params, name) or ():
@@ -35,7 +35,7 @@ def shaping_of(
 
 
 def banned(words: tuple[str, ...], tokenizer: Tokenizer | None, vocab: int) -> list[list[int]]:
-    """Token sequences of each word, as it begins a text and as it follows a space."""
+    """The token sequences of each word, at the beginning of a text and after a space."""
     if not words:
         return []
     if tokenizer is None:

@@ -1,4 +1,5 @@
-"""One call at a time: the lock of an engine, who must not wait for it, and which thread runs it."""
+"""One call at a time: the lock of an engine, the threads that must not wait for it, the calls'
+thread."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ class InnerCallError(EngineError):
 
 
 class Turns:
-    """The lock, and the threads that want it.
+    """The lock, and the threads that wait for it.
 
-    A lock that a thread may take twice keeps nothing apart within that thread, so a thread that has
-    the lock is refused. A signal handler never runs in such a thread: where one may run, the calls
-    of the main thread go to a thread of their own (aside.py). That leaves destructors.
+    A lock that one thread may take twice would exclude nothing within that thread. So a thread that
+    has the lock is refused. A signal handler never runs in such a thread: the main thread's calls
+    go to a thread of their own if a handler may run (aside.py). Only destructors remain.
     """
 
     def __init__(self) -> None:
@@ -31,21 +32,21 @@ class Turns:
         self.waiting: set[int] = set()
         self._process = os.getpid()
         self._aside: Aside | None = None
-        self._job: Job | None = None  # of the owner of the lock, if it is the thread aside
+        self._job: Job | None = None  # the job that has the lock, if the thread aside runs it
 
     @property
     def is_fork(self) -> bool:
-        """Whether this process is a fork of the one that made the engine."""
+        """True if this process is a fork of the one that made the engine."""
         return os.getpid() != self._process
 
     @property
     def is_inside(self) -> bool:
-        """Whether this thread has the lock. The lock itself knows, at every moment."""
+        """True if this thread has the lock. The lock itself knows, at every moment."""
         return bool(self.lock._is_owned())  # type: ignore[attr-defined]
 
     @property
     def is_lost(self) -> bool:
-        """Whether the lock belongs to a thread that the ending interpreter has stopped for good."""
+        """True if the lock belongs to a thread that the ending interpreter has stopped."""
         if not sys.is_finalizing() or self.is_inside:
             return False
         if not self.lock.acquire(blocking=False):
@@ -54,12 +55,13 @@ class Turns:
         return False
 
     def give_way(self) -> None:
-        """Let a waiting thread have the lock; taken again at once, it would never get it."""
+        """Let a waiting thread have the lock. If it were taken again at once, that thread would
+        starve."""
         if self.waiting:
             time.sleep(0.001)
 
     def check(self) -> None:
-        """Raises EngineError where this thread must not wait for the lock."""
+        """Raises EngineError if this thread must not wait for the lock."""
         if self.is_inside:
             raise InnerCallError(
                 "engine: expected a call from outside, got one inside another call of this thread "
@@ -73,12 +75,13 @@ class Turns:
         if not may_be_interrupted():
             return self._locked(call)
         if self._aside is None:
-            self._aside = Aside()  # a handler that comes here makes another, which does no harm
+            self._aside = Aside()  # a handler that runs here makes another one, which does no harm
         return self._aside.run(lambda job: self._locked(call, job))
 
     @property
     def interruption(self) -> BaseException | None:
-        """What a signal handler raised in the thread that waits for the call under the lock."""
+        """The error that a signal handler raised in the thread waiting for the call under the
+        lock."""
         return self._job.interruption if self._job is not None else None
 
     def _locked(self, call: Callable[[], Found], job: Job[Found] | None = None) -> Found:
@@ -93,7 +96,7 @@ class Turns:
                         job.claim()
                     return call()
                 finally:
-                    self._job = None  # it holds the engine
+                    self._job = None  # it holds a reference to the engine
         finally:
             self.waiting.discard(thread)
 
@@ -104,10 +107,10 @@ class TakesTurns(Protocol):
     turns: Turns
 
     def check_process(self) -> None:
-        """Raises EngineError in a fork, where the lock may belong to a thread that is not there."""
+        """Raises EngineError in a fork, where the thread that has the lock may not exist."""
 
     def drop_late(self) -> None:
-        """Do first what could not be done while the lock was taken."""
+        """Do what had to wait because the lock was taken."""
 
 
 Self = TypeVar("Self", bound=TakesTurns)
@@ -119,8 +122,8 @@ def in_turn(
 ) -> Callable[Concatenate[Self, Given], Found]:
     """Run a method under the lock.
 
-    Raises EngineError at once in a forked child, inside another call of this thread, and where the
-    ending interpreter has stopped the thread that has the lock.
+    Raises EngineError at once in a forked child and inside another call of this thread. It does so,
+    too, if the ending interpreter has stopped the thread that has the lock.
     """
 
     def under_lock(self: Self, *args: Given.args, **kwargs: Given.kwargs) -> Found:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidInputError
 
-KEY = "SBRT_API_KEY"  # the variable of the environment that has the key
+KEY = "SBRT_API_KEY"  # the environment variable that holds the key
 
 if TYPE_CHECKING:
     from ..async_engine import AsyncEngine
@@ -29,12 +29,12 @@ def app(
     chat_template: Path | None = None,
     trust_request_chat_template: bool = False,
 ) -> Gate:
-    """The ASGI application that serves `engine`, which it closes when the application ends.
+    """The ASGI application that serves `engine`. It closes the engine when it ends.
 
-    names: what clients call the model (None: its folder). api_key: what they must know.
+    names: what clients call the model (None: its folder). api_key: what they must send.
     chat_template: a file in place of the model's own. trust_request_chat_template: a request may
-    bring one of its own.
-    Raises InvalidInputError where the extra `serve` is missing.
+    contain a template.
+    Raises InvalidInputError if the extra `serve` is missing.
     """
     expect_extra()
     from ..async_engine import AsyncEngine

@@ -1,4 +1,4 @@
-"""Answers in flight and the bodies that tell of them: choices, usage, metrics, timings."""
+"""Answers in flight, and the parts of bodies that describe them: usage, metrics, timings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..pump import Stream
 
 @dataclass(eq=False)
 class Choice:
-    """One answer in flight: what has come of it, and when, in seconds of the monotonic clock."""
+    """One answer in flight: its tokens so far, with times in seconds of the monotonic clock."""
 
     index: int
     prompt_text: str | None
@@ -44,7 +44,7 @@ class Choice:
 
     @property
     def finish_reason(self) -> str | None:
-        """As the engine says; None while it goes on."""
+        """The engine's finish_reason; None while the answer is unfinished."""
         return None if self.final is None else self.final.outputs[0].finish_reason
 
     @property
@@ -98,7 +98,7 @@ def metrics(choices: Sequence[Choice]) -> dict[str, Any]:
 
 
 def timings(choices: Sequence[Choice], n: int) -> dict[str, Any]:
-    """The same as llama.cpp's server calls it."""
+    """The same figures in the form of llama.cpp's server."""
     prompts, tokens = (sum(len(c.prompt_ids) for c in choices[::n]), sum(c.tokens for c in choices))
     prefill = sum(_seconds(choice, "prefill_seconds") for choice in choices)
     decode = _decode_seconds(choices)

@@ -39,7 +39,7 @@ from .transport import (
 
 OWNER = "sbrt"
 PAGE = Path(__file__).with_name("page.html")
-# Nothing of another origin is loaded, whatever a model writes.
+# The page loads nothing from another origin, whatever a model writes.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -83,7 +83,7 @@ def build(service: Service) -> Gate:
 
 
 async def page(_: Request) -> Response:
-    """The page for people."""
+    """The page for a browser."""
     return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": POLICY})
 
 
@@ -175,7 +175,7 @@ async def start_profile(request: Request) -> Response:
 
 
 async def stop_profile(request: Request) -> Response:
-    """Write the profile; answer where."""
+    """Write the profile; the answer has its path."""
     with _as_bad_request():
         path: Path | None = await _service(request).engine.stop_profile()
     return json_response({"path": None if path is None else str(path)})
@@ -244,7 +244,7 @@ def _as_bad_request() -> Iterator[None]:
 
 @contextmanager
 def _messages_as_prompt() -> Iterator[None]:
-    """Name a chat's own fields in errors: the prompt is made of messages."""
+    """Name a chat's own fields in errors of the prompt, because it is made of messages."""
     try:
         yield
     except ApiError as error:
@@ -287,12 +287,12 @@ async def _engine_error(_: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, error: Exception) -> Response:
-    """Give the access log a status. Nobody reads the answer."""
+    """Give the access log a status; no client reads the answer."""
     return Response(status_code=499)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """Answer a path or a method that is not there."""
+    """Answer a path or a method that does not exist."""
     assert isinstance(error, HTTPException)
     found = error_response(ApiError(error.status_code, f"request: {error.detail}"))
     found.headers.update(error.headers or {})

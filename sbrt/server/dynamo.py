@@ -1,4 +1,4 @@
-"""An engine as a worker of NVIDIA Dynamo, which brings frontend, router and planner.
+"""An engine as a worker of NVIDIA Dynamo, which provides frontend, router and planner.
 
 python -m sbrt.server.dynamo --target org/model --draft org/small-model --discovery-backend etcd
 
@@ -33,7 +33,7 @@ class Backend(LLMEngine):
 
     @classmethod
     async def from_args(cls, argv: Sequence[str] | None = None) -> tuple[Backend, WorkerConfig]:
-        """The engine, not started, and where the worker registers it."""
+        """(the engine, not started; the configuration that registers the worker)."""
         parser = argparse.ArgumentParser(prog="python -m sbrt.server.dynamo")
         EngineOptions.add_flags(parser)
         parser.add_argument("--namespace", default="dynamo")
@@ -77,7 +77,7 @@ class Backend(LLMEngine):
             raise _of(error) from None
 
     async def abort(self, context: Any) -> None:
-        """End a request of a client that has gone."""
+        """Abort the request of a client that has gone."""
         await self._service.abort(context.id())
 
     async def cleanup(self) -> None:
@@ -94,7 +94,7 @@ class Backend(LLMEngine):
 
 
 def _of(error: ApiError) -> DynamoException:
-    """The error as Dynamo's frontend reads it."""
+    """The error in the form that Dynamo's frontend reads."""
     kinds = {400: InvalidArgument, 503: EngineShutdown}
     return kinds.get(error.status, Unknown)(error.message)
 

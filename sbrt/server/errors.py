@@ -51,9 +51,9 @@ def bad_field(name: str, message: str) -> ApiError:
 
 
 def of_engine(error: EngineError, fields: dict[str, str]) -> ApiError:
-    """An error of the engine as a client reads it.
+    """The answer to an error of the engine.
 
-    fields: by the engine's name for a thing the client's field. A refusal begins with that name.
+    fields: the client's names of fields, by the engine's names. A refusal begins with the latter.
     """
     if not isinstance(error, InvalidInputError):
         return ApiError(503, str(error))

@@ -132,7 +132,7 @@ def integer(low: int, high: int | None = None) -> Check:
 
 
 def only(*allowed: Any) -> Check:
-    """Accept some values only. Others ask for a feature that is not built."""
+    """Accept these values only. Any other asks for a feature that is not built."""
 
     def rule(name: str, value: Any) -> Any:
         if not any(type(value) is type(a) and value == a for a in allowed):
@@ -143,7 +143,7 @@ def only(*allowed: Any) -> Check:
 
 
 def prompts(name: str, value: Any) -> Sequence[str | list[int]]:
-    """A str, a list of these, a list of token ids, or a list of these."""
+    """A str, a list of str, a list of token ids, or a list of such lists."""
     if isinstance(value, str):
         return [value]
     many = check.items(name, value, "text, token ids, or a list of these")
@@ -166,7 +166,7 @@ def token_ids(name: str, value: Any) -> list[int]:
 
 
 def biases(name: str, value: Any) -> dict[int, Any]:
-    """Read logit_bias, whose integer keys JSON keeps as text."""
+    """Read logit_bias. JSON stores its integer keys as text."""
     found = {}
     for key, bias in mapping(name, value).items():
         if not (key.isascii() and key.isdigit() and len(key) < 20):

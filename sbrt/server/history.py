@@ -11,17 +11,17 @@ from ..trace.spans import DRAFT, TARGET, Span
 from ..trace.timeline import lane_work
 from .answers import Choice
 
-MOST_SPANS = 4000  # of a lane, the last ones
+MOST_SPANS = 4000  # most spans of a lane in an answer: its last ones
 
 
 def trace_of(
     choice: Choice, tokenizer: Tokenizer | None, skip_special: bool
 ) -> dict[str, Any] | None:
-    """The trace of a finished answer; None if none was asked for.
+    """The trace of a finished answer; None if it was not requested.
 
-    tokens: a text for each token, together the text of the answer. rounds: in order; empty where
-    the engine no longer has all of them. lanes: [name, begin, end] of each span of work, in ms
-    from the first.
+    tokens: a text for each token, together the text of the answer. rounds: in order; empty if the
+    engine no longer has all of them. lanes: [name, begin, end] of each span of work, in ms after
+    the first.
     """
     history = None if choice.final is None else choice.final.history
     if history is None:

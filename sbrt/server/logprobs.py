@@ -1,4 +1,4 @@
-"""Log-probs as the two routes and vLLM's field `prompt_logprobs` have them."""
+"""Log-probs in the forms of the two routes and of vLLM's field `prompt_logprobs`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Position = dict[int, Logprob]  # by token id; the position's own token is first
 
 
 class Spelling:
-    """Names tokens. by_id: as `token_id:17`, so that no two have the same name."""
+    """Names of tokens. by_id: in the form `token_id:17`, so that no two share a name."""
 
     def __init__(self, tokenizer: Tokenizer | None, by_id: bool) -> None:
         self._tokenizer, self._by_id = tokenizer, by_id
@@ -55,7 +55,7 @@ class Offsets:
 
 
 def value(found: Logprob) -> float:
-    """The log-prob, a number of JSON."""
+    """The log-prob as a number that JSON has."""
     return max(found.logprob, LEAST)
 
 

@@ -1,4 +1,4 @@
-"""The engine of an adapter as a few options, given as texts or values."""
+"""Options that define an adapter's engine, given as texts or as values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..model.names import DEMO, default_draft, target_folder
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The engine's fields by EngineConfig's names, and what clients call the model.
+    """The engine's fields by EngineConfig's names, and the name of the model.
 
-    draft None: none, but the demo pair's own for the demo target. served_model_name: what clients
-    call the model, None: as the target is called.
+    draft None: no draft, except that the demo target gets the demo draft. served_model_name: what
+    clients call the model; None: the text of `target`.
     """
 
     target: str = DEMO
@@ -46,7 +46,7 @@ class EngineOptions:
 
     @property
     def name(self) -> str:
-        """What clients call the model."""
+        """The model's name for clients."""
         return self.served_model_name or self.target
 
     @property

@@ -29,16 +29,16 @@ from .fields import (
     top_k,
 )
 
-COMPLETION_TOKENS = 16  # of a completion that does not say how many, as everywhere
+COMPLETION_TOKENS = 16  # if a completion does not say how many: the default of the API
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a request.
+    """Limits of a request.
 
-    body: bytes. body_seconds: from the first byte of a request to its last. send_seconds: that a
-    client may read nothing of an answer; kept by `sbrt serve` alone. prompts: of a request. n:
-    answers to each. stops: stop strings and bad words. waiting: requests that wait for a seat.
+    body: its bytes. body_seconds: time from its first byte to its last. send_seconds: time in which
+    the client must read some of an answer; only `sbrt serve` enforces it. prompts: their number.
+    n: answers to each prompt. stops: stop strings and bad words. waiting: requests in the queue.
     """
 
     body: int = 16 * 2**20
@@ -52,11 +52,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ask:
-    """A checked request, as far as both routes have it in common.
+    """A checked request: the part that both routes share.
 
-    n: answers to each prompt. method: the engine's, None: its own. is_continuous: usage in every
-    chunk, not only in one at the end (has_usage). has_prompt_logprobs: the field of that name was
-    given. names_by_id: log-probs name tokens by their ids.
+    n: answers to each prompt. method: a preset; None: the engine's own. is_continuous: usage in
+    every chunk; otherwise only in the last (has_usage). has_prompt_logprobs: the field of
+    that name was given. names_by_id: log-probs name tokens by their ids.
     """
 
     model: str | None
@@ -76,7 +76,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class ChatAsk:
-    """A conversation, and how to render it; `template` is the client's own, if it gave one."""
+    """A conversation and its rendering; `template` is the client's own, or None."""
 
     ask: Ask
     messages: Sequence[Mapping[str, Any]]
@@ -88,7 +88,7 @@ class ChatAsk:
 
 @dataclass(frozen=True)
 class CompletionAsk:
-    """Prompts, each text or token ids; echoes: an answer begins with its prompt."""
+    """Prompts, each as text or token ids. echoes: an answer begins with its prompt."""
 
     ask: Ask
     prompts: Sequence[str | list[int]]
@@ -201,7 +201,7 @@ def _chat_logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def messages(name: str, value: Any) -> list[dict[str, Any]]:
-    """Messages as templates take them: nulls left out, text parts joined."""
+    """Messages in the form that templates read: nulls left out, text parts joined."""
     many = check.items(name, value, "messages")
     if not many:
         raise InvalidInputError(f"{name}: expected at least one message, got []")
@@ -237,7 +237,7 @@ def _expect(given: Mapping[str, Any], name: str) -> None:
 def _params(
     given: Mapping[str, Any], base: Mapping[str, Any], most: Mapping[str, Any], limits: Limits
 ) -> SamplingParams:
-    """base: for what is not given. most: the answer's length, by the client's name for it."""
+    """base: values of fields not given. most: {the client's name of max_tokens: its value}."""
     for name in ("stop", "bad_words"):
         count = len(given[name]) if isinstance(given.get(name), list) else 0
         if count > limits.stops:

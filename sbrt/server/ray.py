@@ -1,9 +1,10 @@
-"""The server on a Ray cluster: replicas behind one endpoint, one engine each.
+"""The server on a Ray cluster: replicas at one endpoint, with one engine each.
 
 serve run sbrt.server.ray:app target=org/model draft=org/small-model min_replicas=2
 
-Ray routes each request to a replica, replaces one that fails, and adds replicas while those that
-run have more than `target_ongoing_requests` each. Needs the extra `serve` and `ray[serve]`.
+Ray routes each request to a replica, and replaces one that fails. It adds replicas while the
+running ones have more than `target_ongoing_requests` each. Needs the extra `serve` and
+`ray[serve]`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 class Options(EngineOptions):
     """The arguments of `app`. From a command line they are texts.
 
-    num_threads: of an engine, and CPUs that Ray reserves for it. api_key: None: $SBRT_API_KEY, else
-    nothing. *_ongoing_requests: of a replica, those that wait for its engine included.
+    num_threads: of an engine; Ray reserves this number of CPUs for it. api_key: None means
+    $SBRT_API_KEY, or no key without it. *_ongoing_requests: of a replica, including those that wait
+    for its engine.
     """
 
     num_threads: int = 1

@@ -1,4 +1,4 @@
-"""Bodies of answers, whole or as the chunks of a stream, for both routes."""
+"""Bodies of answers, whole or as chunks of a stream, for both routes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WRONG = "server: expected an answer, got a defect of the server; its log says mo
 
 
 def as_json(value: Any) -> bytes:
-    """JSON as clients get it. What UTF-8 cannot hold becomes a question mark."""
+    """JSON for clients. Text that UTF-8 cannot encode becomes a question mark."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 
@@ -42,7 +42,7 @@ def event(value: Any) -> bytes:
 class Reply:
     """The answer to a request. The two routes differ in their choices alone.
 
-    tokenizer: for the texts of a trace.
+    tokenizer: gives the token texts of a trace.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Reply:
     tokenizer: Tokenizer | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    kind = ""  # of the object, whole and in chunks
+    kind = ""  # the object's type, whole and in chunks
     chunk_kind = ""
 
     def body(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Reply:
         return []
 
     def part(self, choice: Choice, output: RequestOutput) -> dict[str, Any] | None:
-        """The chunk of one output; None if it says nothing."""
+        """The chunk of one output; None if it has no content."""
         [answer] = output.outputs
         begins = output.prompt_logprobs is not None and self.delays_opening
         tells_tokens = self.ask.has_token_ids or self.has_logprobs
@@ -81,7 +81,7 @@ class Reply:
         return self._chunk({"index": choice.index, **self.delta(text), **_OPEN, **more})
 
     def closing(self, choice: Choice) -> dict[str, Any]:
-        """The chunk that says why an answer ended; the last one of all has `timings`."""
+        """The chunk with an answer's finish_reason; the last one of all has `timings`."""
         end = {**_OPEN, **self._end(choice)}
         found = self._chunk({"index": choice.index, **self.nothing(), **end})
         if not self.ask.has_usage and all(c.final is not None for c in self.choices):
@@ -94,7 +94,7 @@ class Reply:
         return found | {"choices": []} | self._figures(usage(self.choices, self.ask.n))
 
     def whole(self, choice: Choice) -> dict[str, Any]:
-        """A choice of the whole answer."""
+        """A choice in a whole answer."""
         raise NotImplementedError
 
     @property
@@ -115,15 +115,18 @@ class Reply:
     def logprobs(
         self, choice: Choice, answer: CompletionOutput, of_prompt: PromptLogprobs
     ) -> dict[str, Any]:
-        """The object `logprobs` of an output; of_prompt: of the prompt, if it is in the text."""
+        """The object `logprobs` of an output.
+
+        of_prompt: log-probs of the prompt, if the text contains it.
+        """
         raise NotImplementedError
 
     def delta(self, text: str) -> dict[str, Any]:
-        """New text, as a chunk has it."""
+        """New text, in the form of a chunk."""
         raise NotImplementedError
 
     def nothing(self) -> dict[str, Any]:
-        """No new text."""
+        """A chunk's part without new text."""
         return self.delta("")
 
     def _told(self, choice: Choice) -> dict[str, Any] | None:
@@ -183,7 +186,7 @@ class ChatReply(Reply):
         return [found]
 
     def body(self) -> dict[str, Any]:
-        """The whole answer; the prompt is one for all choices."""
+        """The whole answer; all choices share one prompt."""
         found = super().body()
         first = self.choices[0]
         if self.ask.has_token_ids:
@@ -308,7 +311,7 @@ async def _chunks(service: Service, reply: Reply) -> AsyncGenerator[dict[str, An
 
 
 def check_end(choice: Choice) -> None:
-    """Raises ApiError for an answer that did not come to its end."""
+    """Raises ApiError for an answer that ended early."""
     if choice.finish_reason == "error":
         why = str(choice.stop_reason)
         raise ApiError(400 if "sampling parameters" in why else 500, why)

@@ -1,4 +1,4 @@
-"""Runs the server in this process: loads the engine while it listens, ends without cutting off."""
+"""Runs the server: it listens while the engine loads, and lets running requests end."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ LAST_SECONDS = 5  # for streams to end once their requests were aborted
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 with limits on the time that the head of a request may take, and that a client reads
-    nothing of an answer: its connection is then cut, which aborts its request.
+    """HTTP/1.1 with time limits for the head of a request, and for a client that reads nothing.
+
+    Such a client's connection is cut, which aborts its request.
     """
 
     send_seconds = Limits.send_seconds
@@ -40,7 +41,7 @@ class Protocol(H11Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Read; a head that is complete has no limit any more."""
+        """Read. A complete head ends its time limit."""
         if not self._has_request:
             self._wait()
         super().data_received(data)
@@ -48,7 +49,7 @@ class Protocol(H11Protocol):
             self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the limits."""
+        """Stop the timers."""
         self._stop()
         self._stop_send()
         super().connection_lost(exc)
@@ -59,7 +60,7 @@ class Protocol(H11Protocol):
         self._wait_send()
 
     def resume_writing(self) -> None:
-        """It has read; there is room again."""
+        """Stop the timer: the client has read, and there is room again."""
         super().resume_writing()
         self._stop_send()
 
@@ -76,7 +77,7 @@ class Protocol(H11Protocol):
         self._send_timer = self.loop.call_later(self.send_seconds, self._check_send, held)
 
     def _check_send(self, held: int) -> None:
-        """Nothing is written meanwhile, so what is held shrinks if the client reads at all."""
+        """Cut the connection if the client has read nothing. Nothing was written meanwhile."""
         if self.transport.get_write_buffer_size() < held:
             self._wait_send()
         else:
@@ -95,14 +96,14 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends on a signal: no new requests, running ones have `seconds`, then they are aborted."""
+    """On a signal it accepts no new requests, and aborts running ones after `seconds`."""
 
     def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)
         self._service, self._seconds = service, seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second signal does not wait for anything."""
+        """Begin to end; a second signal ends at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -121,7 +122,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(service: Service, seconds: float) -> Server:
-    """The HTTP server of a service. seconds: for running requests, once it ends."""
+    """The HTTP server of a service. seconds: time for running requests after a signal."""
     limits = {"send_seconds": service.settings.limits.send_seconds}
     config = uvicorn.Config(
         build(service),  # type: ignore[arg-type]
@@ -143,9 +144,9 @@ def make_server(service: Service, seconds: float) -> Server:
 def serve(
     service: Service, load: Callable[[], Engine], address: tuple[str, int], seconds: float
 ) -> int:
-    """Listen, load, serve until a signal. seconds: for running requests then.
+    """Listen, load, serve until a signal. seconds: time for running requests after it.
 
-    Returns the exit code. Raises OSError, and what `load` raises.
+    Returns the exit code. Raises OSError, and the errors of `load`.
     """
     listener = listen(address)
     server = make_server(service, seconds)

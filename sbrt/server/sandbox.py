@@ -1,4 +1,4 @@
-"""Where chat templates run: jinja2's immutable sandbox, with bounds on steps and on lengths."""
+"""The sandbox of chat templates: jinja2's immutable one, with limits on steps and on lengths."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import jinja2.ext
 import jinja2.sandbox
 from jinja2 import nodes
 
-MOST_STEPS = 200_000  # turns of loops and calls of macros, of one rendering
-MOST_TEXT = 4 * 2**20  # characters of a rendering, items or characters of any value on the way
+MOST_STEPS = 200_000  # turns of loops and calls of macros in one rendering
+MOST_TEXT = 4 * 2**20  # characters of a rendering; items or characters of any intermediate value
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks what a model wrote, for training. Here it is its contents."""
+    """`{% generation %}` marks a model's text for training. Here only its contents count."""
 
     tags = frozenset({"generation"})
 
@@ -88,7 +88,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 def _replace(tree: nodes.Node, calling: Any) -> None:
-    """Put a call of `joined` in place of every `~`."""
+    """Replace every `~` by a call of `joined`."""
     for node in list(_below(tree)):
         for name, value in list(node.iter_fields()):
             if isinstance(value, nodes.Concat):
@@ -102,7 +102,7 @@ def _replace(tree: nodes.Node, calling: Any) -> None:
 
 
 def _below(node: nodes.Node) -> Iterator[nodes.Node]:
-    """Every node, children first: what a `~` holds is replaced before it is."""
+    """Every node, children first: operands of a `~` are replaced before it is."""
     for child in node.iter_child_nodes():
         yield from _below(child)
     yield node

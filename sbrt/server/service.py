@@ -24,7 +24,7 @@ from .templates import ChatTemplate, Conversation, read_file, read_template
 
 LOG = logging.getLogger("sbrt.server")
 
-# By the engine's name for a thing the client's field. SamplingParams are checked before.
+# The client's names of fields, by the engine's names. SamplingParams are checked before.
 FIELDS = {
     "prompt": "prompt", "method": "speculative", "acceptance": "speculative", "stop": "stop",
     "gamma": "speculative", "k_max": "speculative", "stop_token_ids": "stop_token_ids",
@@ -39,8 +39,8 @@ FIELDS = {
 class Settings:
     """The settings that a server starts with.
 
-    names: of the model, as clients call it; answers carry the first. root: where it comes from.
-    template: a file that replaces the model's. trusts_templates: take those of requests.
+    names: names of the model for clients; answers have the first. root: the model's path or hub
+    name. template: a file that replaces the model's. trusts_templates: accept those of requests.
     """
 
     names: Sequence[str] = ("demo",)
@@ -68,7 +68,7 @@ class Service:
         self._seats = 1
 
     def open(self, engine: AsyncEngine) -> None:
-        """Accept requests from here on. Raises InvalidInputError on a template that cannot be."""
+        """Accept requests from here on. Raises InvalidInputError on a bad template."""
         tokenizer = engine.engine.pair.tokenizer
         if tokenizer is not None:
             self._template = read_template(tokenizer.path)
@@ -80,7 +80,8 @@ class Service:
 
     @property
     def engine(self) -> AsyncEngine:
-        """Raises ApiError while it loads, once it has failed, and while the server ends."""
+        """The engine. Raises ApiError while it loads, after a failure, and while the server
+        ends."""
         if self._engine is None:
             raise ApiError(503, "engine: expected one that is ready, this one is loading")
         if self.is_draining:
@@ -93,7 +94,7 @@ class Service:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises ApiError where there is none."""
+        """The tokenizer. Raises ApiError if there is none."""
         found = self.engine.engine.pair.tokenizer
         if found is None:
             raise ApiError(400, "prompt: expected token ids, this server has no tokenizer")
@@ -101,7 +102,7 @@ class Service:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether conversations can be answered."""
+        """True if conversations can be answered."""
         return self._template.text is not None
 
     def tokenizer_info(self) -> dict[str, str | None]:
@@ -143,7 +144,7 @@ class Service:
             raise of_engine(error, FIELDS) from None
 
     async def chat_ids(self, chat: ChatAsk) -> list[int]:
-        """Token ids of a conversation: the template's special tokens, and none twice."""
+        """Token ids of a conversation. Only the template adds special tokens: none comes twice."""
         template = self._template
         if chat.template is not None:
             if not self.settings.trusts_templates:
@@ -154,7 +155,7 @@ class Service:
                 )
             template = template.having(chat.template, "the request")
         given = Conversation(chat.messages, chat.adds_prompt, chat.continues, chat.more)
-        try:  # a template is a stranger's program: it must not hold up the loop
+        try:  # a template is untrusted code: it must not block the event loop
             text = await asyncio.to_thread(template.render, given)
             ids = await self.ids_of(text, chat.ask.adds_special)
         except InvalidInputError as error:
@@ -194,7 +195,7 @@ class Service:
         return [found[index] for index in sorted(found)]
 
     def end(self, choices: Sequence[Choice]) -> None:
-        """Abort what is unfinished, free the places in the queue."""
+        """Abort unfinished answers, and free their places in the queue."""
         for choice in choices:
             if choice in self._live and not choice.stream.is_done:
                 self.metrics.aborted()
@@ -204,7 +205,7 @@ class Service:
     async def outputs(
         self, choices: Sequence[Choice]
     ) -> AsyncGenerator[tuple[Choice, RequestOutput], None]:
-        """Outputs of all choices as they come, counted. Raises EngineError."""
+        """Outputs of all choices as they arrive, counted in the metrics. Raises EngineError."""
         async with aclosing(_merged(choices)) as outputs:
             async for choice, output in outputs:
                 self._count_output(choice, output)
@@ -215,7 +216,7 @@ class Service:
         await self._abort(list(self._live))
 
     async def abort(self, name: str) -> None:
-        """End the answers of a request that `begin` was given under this name."""
+        """Abort the answers of the request that has this name in `begin`."""
         await self._abort([c for c in self._live if c.stream.id.rpartition("/")[0] == name])
 
     async def _abort(self, choices: Sequence[Choice]) -> None:
@@ -230,11 +231,11 @@ class Service:
 
     @property
     def _unfinished(self) -> int:
-        """Answers that the engine still works for; a client may yet be slow to read others."""
+        """Answers that the engine still generates, not those that a slow client has not read."""
         return sum(not choice.stream.is_done for choice in self._live)
 
     def _check_queue(self, n: int, prompts: int) -> None:
-        """Raises ApiError where so many answers find no place, now or ever."""
+        """Raises ApiError if the queue has no room for the answers, now or ever."""
         places = self._seats + self.settings.limits.waiting
         if n * prompts > places:
             raise bad_field(

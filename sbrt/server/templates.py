@@ -1,8 +1,8 @@
-"""Chat templates: a conversation as the text that a model was trained on.
+"""Chat templates: they turn a conversation into the form of text that a model was trained on.
 
-A template comes with the model, so it is a stranger's program. It runs in jinja2's sandbox, where
-it can change nothing and reaches no attribute of Python, and within a number of steps. Its helpers
-are those that transformers gives it, so the text is the same.
+A template comes with the model, so it is untrusted code. It runs in jinja2's sandbox, where it can
+change nothing and read no attribute of Python, and has a limited number of steps. Its helpers are
+those that transformers provides, so the text is the same.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .sandbox import Environment
 
 LONGEST = 2**20  # characters of a template
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
-REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one thing
-MARK = "\ue000sbrt ends here\ue001"  # stands where a message goes on
-SPACE = " "  # follows it, to see whether the template trims messages
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of the same field
+MARK = "\ue000sbrt ends here\ue001"  # marks the place where a message goes on
+SPACE = " "  # follows the mark, to find out if the template trims messages
 
 
 @dataclass(frozen=True)
 class Conversation:
     """Messages to render, without nulls and with their text parts joined.
 
-    adds_prompt: what begins an answer follows. continues: the last message is not closed. more:
-    further variables.
+    adds_prompt: the beginning of an answer is added. continues: the last message is not closed.
+    more: further variables.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -48,9 +48,9 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's template and the special tokens it may name.
+    """A model's template and the special tokens that it may name.
 
-    text: None where the model has none. where: the file, for messages.
+    text: None if the model has none. where: the file, for messages.
     """
 
     text: str | None = None
@@ -84,7 +84,7 @@ class ChatTemplate:
 def read_template(tokenizer: Path) -> ChatTemplate:
     """Read the template next to a tokenizer.json, or in a GGUF file.
 
-    chat_template.jinja goes before tokenizer_config.json. Raises InvalidInputError.
+    chat_template.jinja is preferred to tokenizer_config.json. Raises InvalidInputError.
     """
     if is_gguf(tokenizer):
         from ..model.gguf.header import open_gguf
@@ -125,7 +125,7 @@ def _content(token: Any) -> str | None:
 
 
 def _listed(where: str, given: Any) -> str | None:
-    """A template, or of several with names the one called default."""
+    """A template; of several named ones, the one called default."""
     if given is None or isinstance(given, str):
         return given
     named = {
@@ -142,7 +142,7 @@ def _listed(where: str, given: Any) -> str | None:
 
 
 def _aliased(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Give reasoning all its names: templates read one or the other."""
+    """Give reasoning all its names, because templates read different ones."""
     found = dict(message)
     given = next((found[name] for name in REASONING if found.get(name) is not None), None)
     if given is not None:
@@ -158,7 +158,7 @@ def _marked(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any
 
 
 def _cut(text: str, content: str) -> str:
-    """The text up to the mark, without final space if the template trims messages."""
+    """The text before the mark, without trailing space if the template trims messages."""
     at = text.rfind(MARK)
     if at < 0 or content.strip() not in text:
         raise InvalidInputError(
@@ -169,14 +169,14 @@ def _cut(text: str, content: str) -> str:
 
 
 def _run(template: str, given: Mapping[str, Any]) -> str:
-    """Render. Raises InvalidInputError with one sentence, whatever the template raises."""
+    """Render. Raises InvalidInputError with one sentence for any error of the template."""
     try:
         return _compiled(template).text(given)
     except jinja2.TemplateError as error:
         why = str(error)
     except (MemoryError, RecursionError) as error:
         why = type(error).__name__
-    except Exception as error:  # what the expressions of a template may raise has no end
+    except Exception as error:  # an expression of a template may raise any error
         why = f"{type(error).__name__}: {error}"
     raise InvalidInputError(
         f"chat_template: expected one that takes these messages, got: {' '.join(why.split())[:300]}"

@@ -1,7 +1,7 @@
-"""Requests of a router that tokenises itself: token ids in, chunks of token ids out.
+"""Requests of a router that tokenises: token ids in, chunks of token ids out.
 
 The shapes are those of NVIDIA Dynamo's LLMEngine. The router has the chat template, turns tokens
-into text, and looks for stop strings.
+into text, and searches for stop strings.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .protocol import Ask
 from .replies import check_end
 from .service import Service
 
-# What the router does itself, or what changes no token.
+# Fields that the router handles itself, or that change no token.
 ROUTERS = ("best_of", "length_penalty", "use_beam_search", "stop", "skip_special_tokens")
-NOTHING = (None, False, {}, [])  # each of them by its type too: 0 is a temperature
+NOTHING = (None, False, {}, [])  # compared with their types, because 0 is a temperature
 
 
 def ask_of(request: Mapping[str, Any], defaults: Defaults) -> Ask:

@@ -1,4 +1,4 @@
-"""Between ASGI and the routes: bodies within limits, clients that go away, keys, the access log."""
+"""Between ASGI and the routes: limited bodies, clients that disconnect, keys, the access log."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .replies import WRONG, as_json
 
 LOG = logging.getLogger("sbrt.server")
 ACCESS = logging.getLogger("sbrt.server.access")
-OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # without a key
+OPEN = ("/", "/health", "/ping", "/version", "/metrics")  # no key needed
 LONGEST_ID = 128
 
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """No client waits for the answer any more."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -76,7 +76,7 @@ async def until_gone(receive: Receive) -> None:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client goes away: raises ClientGone."""
+    """The result of `work`. If the client goes away, `work` is cancelled: raises ClientGone."""
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(until_gone(receive))
     try:
@@ -91,7 +91,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """A stream of server-sent events. `on_end` is called once, whatever happens."""
+    """A stream of server-sent events. `on_end` is called exactly once."""
 
     def __init__(self, events: AsyncGenerator[bytes, None], on_end: Callable[[], None]) -> None:
         super().__init__(media_type="text/event-stream")
@@ -118,14 +118,14 @@ class EventStream(Response):
 
 
 class Gate:
-    """The outermost layer: gives each request an id, asks for the key, logs, answers defects."""
+    """The outermost layer: gives each request an id, checks the key, logs, answers defects."""
 
     def __init__(self, app: ASGIApp, api_key: str | None) -> None:
         self._app = app
         self._key = None if api_key is None else f"Bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; anything else goes through."""
+        """Handle one request; everything that is not HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -167,7 +167,7 @@ class Gate:
 
 
 def request_id(given: bytes) -> str:
-    """The client's name for a request if it is a short one of plain letters, else a new one."""
+    """The client's request id if it is short and of plain letters, else a new one."""
     text = given.decode("ascii", "replace")
     is_plain = text and len(text) <= LONGEST_ID and all(c.isalnum() or c in "-_.:" for c in text)
     return text if is_plain and text.isascii() else uuid.uuid4().hex

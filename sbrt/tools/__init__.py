@@ -1,1 +1,1 @@
-"""The commands of `sbrt`, and what they measure, predict, print and draw."""
+"""The commands of `sbrt`: they measure, predict, print and draw."""

@@ -1,5 +1,5 @@
-"""What a comparison says in words: which method was fastest, or why none beat plain decoding, and
-why simulated time says something else."""
+"""Sentences about a comparison: the fastest method, or why none beat plain decoding, and why
+simulated time differs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..outputs import ratio
 from .costs import SECOND, TARGET_ROWS
 from .measure import Report, Tally
 
-NOTHING = 0.02  # a smaller difference is called none
-BUSY = 0.25  # share of a round in which no lane works that is worth a word
+NOTHING = 0.02  # smaller relative differences count as none
+BUSY = 0.25  # share of a round in which no lane works; a larger one is reported
 
 
 def conclusion(report: Report) -> str:
-    """One to three sentences; the figures in them are of this run and this machine alone."""
+    """One to three sentences; their figures hold for this run on this machine."""
     others = [tally for tally in report.tallies if tally.method.name != "none" and tally.rate]
     if not others or not report.plain.rate:
         return "Nothing to compare: no method but plain decoding generated anything."
@@ -31,7 +31,7 @@ def conclusion(report: Report) -> str:
 
 
 def premise(simulated: Report) -> str:
-    """One sentence: what the costs of simulated time stand for."""
+    """One sentence: the meaning of the costs of simulated time."""
     model = simulated.simulated
     said = f"The same prompts and settings in simulated time, {model.text if model else ''}: "
     if model is None or simulated.unit == SECOND:
@@ -41,7 +41,7 @@ def premise(simulated: Report) -> str:
 
 
 def difference(clock: Report, simulated: Report) -> str:
-    """Two to four sentences: why the speedups in simulated time are not those of the clock.
+    """Two to four sentences: why the speedups in simulated time differ from those of the clock.
 
     Both reports have the same methods in the same order.
     """
@@ -64,7 +64,7 @@ def difference(clock: Report, simulated: Report) -> str:
 
 
 def _tokens(tally: Tally) -> float:
-    """Tokens that a round commits."""
+    """Tokens committed per round."""
     return ratio(tally.tokens, tally.passes)
 
 
@@ -74,7 +74,7 @@ def _length(tally: Tally, plain: Tally) -> float:
 
 
 def _reason(clock: Tally, simulated: Report) -> str:
-    """What the costs leave out of what this machine does."""
+    """One sentence: costs of this machine that the cost model leaves out."""
     model = simulated.simulated
     if model is None or simulated.unit == SECOND:
         return "The clock measures this machine; simulated time counts only the costs of that file."
@@ -87,7 +87,7 @@ def _reason(clock: Tally, simulated: Report) -> str:
 
 
 def _why(best: Tally, plain: Tally) -> str:
-    """What a round brings, what it costs, and which part of it costs most."""
+    """Tokens of a round, its time, and the parts of that time."""
     one, length = ratio(plain.seconds, plain.passes), _length(best, plain)
     said = (
         f"Why: its round commits {_tokens(best):.1f} tokens but lasts "

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_view_flags(several)
     flags.add_concurrency_flag(several)
     several.set_defaults(run=compare.run)
-    serve.add_flags(commands.add_parser("serve", help="answer OpenAI's API over HTTP"))
+    serve.add_flags(commands.add_parser("serve", help="serve OpenAI's API over HTTP"))
     plan.add_flags(commands.add_parser("plan", help="predict each method's speed from costs"))
     draft_cli.add_commands(commands.add_parser("draft", help="make a draft, or judge one"))
     hrad_cli.add_commands(commands.add_parser("hrad", help="train the classifier that cuts chains"))
@@ -80,7 +80,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _generate_json(args: argparse.Namespace, method: Method, prompt: str) -> int:
-    """The same object as compare's for one method, with the answer in it; `none` runs beside it."""
+    """The JSON object of `sbrt compare` for one method, with the answer; `none` is run, too."""
     [report] = compare.measured(args, [method], [prompt], "shared")
     [line], [tally] = report.lines(), report.tallies
     answer = tally.outputs[0].outputs[0]

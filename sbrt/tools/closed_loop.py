@@ -1,7 +1,7 @@
 """Runs many sequences at once: as soon as one ends, the next prompt takes its place.
 
-Only full rounds count: rounds in which every one of the sequences decodes. Starting up, running
-out of prompts and waiting for a prompt to be read say nothing of a method.
+Only full rounds count, in which all sequences decode. The start, the end and the reading of prompts
+say nothing about a method.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..sampling import SamplingParams
 
 @dataclass
 class Load:
-    """What a closed loop brought. outputs: one per request, in the order of the requests.
+    """Results of a closed loop. outputs: one per request, in the order of the requests.
 
     tokens, seconds: of its full rounds.
     """
@@ -31,7 +31,7 @@ class Load:
 
 
 def count(prompts: int, concurrency: int) -> int:
-    """Requests of a closed loop. Prompts come again until N of them have had N - 1 neighbours."""
+    """Requests of a closed loop: at least 2 N - 1, so that N run with N - 1 others."""
     return max(prompts, 2 * concurrency - 1)
 
 

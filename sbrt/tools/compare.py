@@ -25,14 +25,14 @@ from .measure import Bench, Report, measure
 from .progress import Phases
 from .simulate import Simulator, Sweep
 
-GAMMA_STAYS = frozenset({"gamma"})  # a sweep of nothing: every method runs as it was given
+GAMMA_STAYS = frozenset({"gamma"})  # nothing is swept: every method runs as given
 
 
 @dataclass(frozen=True)
 class Work:
     """Methods to measure on one pair of models; the prompts are text or token ids.
 
-    `keep_spans`: whether the report keeps the trace of each method's longest answer.
+    `keep_spans`: the report keeps the trace of each method's longest answer.
     """
 
     config: EngineConfig
@@ -78,7 +78,7 @@ class Work:
 
 
 def run(args: argparse.Namespace, placement: str = "shared") -> int:
-    """Exit code 0, or 1 if a method's tokens differ from plain decoding's: that is a defect."""
+    """Exit code: 0, or 1 if a method's tokens differ from plain decoding's, which is a defect."""
     check_outputs(args)
     given = flags.read_methods(args, method_names(args))
     prompts = flags.prompts(args)
@@ -90,15 +90,15 @@ def run(args: argparse.Namespace, placement: str = "shared") -> int:
     if args.png is not None:
         picture.draw(args.png, reports[0])
         print(f"wrote {args.png}", file=sys.stderr)
-    # stdout comes last: its reader may have gone
+    # stdout comes last: its reader may have disconnected
     write_json(args.json, [line for report in reports for line in report.lines()])
     show(args.json, "\n\n".join([table.render(reports[0]), *_compared(reports)]))
     return max(map(verdict, reports))
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse before the work what could not be written after it. Raises InvalidInputError."""
-    for name in ("png", "json", "trace"):  # a command may lack any of the flags
+    """Check before the work that the outputs can be written. Raises InvalidInputError."""
+    for name in ("png", "json", "trace"):  # some commands lack some of the flags
         given = getattr(args, name, None)
         if name == "png" and given is not None:
             picture.require()
@@ -110,7 +110,7 @@ def measured(
 ) -> list[Report]:
     """Load, run, and write the trace if one was asked for.
 
-    One report, or with --then-simulate two: the second is in simulated time, without a trace.
+    One report, or two with --then-simulate: the second is in simulated time, without a trace.
     """
     model, later, params = flags.costs(args), flags.later_costs(args), flags.sampling(args)
     concurrency = flags.concurrency(args)
@@ -132,7 +132,7 @@ def measured(
 
 
 def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
-    """A list, one object a line: to a file, to stdout for "-", nowhere for None."""
+    """Write a list to a file, one object a line; "-" means stdout, None means nowhere."""
     if where is None:
         return
     text = _json_of(lines)
@@ -145,7 +145,7 @@ def write_json(where: str | None, lines: list[dict[str, Any]]) -> None:
 
 
 def show(where: str | None, text: str) -> None:
-    """Print what people read, if the figures go elsewhere and stdout is open or is all there is."""
+    """Print text for people, unless stdout has the figures or, with a file, is closed."""
     if where is None or (where != "-" and console.has_stdout()):
         print(text)
 
@@ -156,7 +156,7 @@ def _json_of(lines: list[dict[str, Any]], ensure_ascii: bool = False) -> str:
 
 
 def verdict(report: Report) -> int:
-    """Exit code 0, or 1 with a line on stderr that names the methods whose tokens differ."""
+    """Exit code: 0, or 1 with a line on stderr that names the methods whose tokens differ."""
     wrong = [tally.method.text for tally in report.wrong]
     if wrong:
         print(f"tokens differ from plain decoding: {', '.join(wrong)}", file=sys.stderr)
@@ -169,10 +169,10 @@ def _compared(reports: Sequence[Report]) -> list[str]:
 
 
 def method_names(args: argparse.Namespace) -> list[str]:
-    """The methods that --methods names; all that can run without it."""
+    """The methods of --methods; without the flag, all that can run."""
     if args.methods is not None:
         return methods.parse_list(args.methods)
     if flags.draft_name(args) == names.NONE:
         return ["none"]
-    left_out = methods.AUTO if args.device.startswith("cuda") else None  # not there yet
+    left_out = methods.AUTO if args.device.startswith("cuda") else None  # auto is not there yet
     return [name for name in methods.METHODS if name != left_out]

@@ -1,6 +1,6 @@
-"""What forwards cost in simulated time: `c=8`, or a file of measured costs.
+"""Costs of forwards in simulated time: `c=8`, or a file of measured costs.
 
-A target forward over `rows` rows costs T(rows), a draft forward t(rows), everything else nothing.
+A target forward of `rows` rows costs T(rows), a draft forward t(rows), everything else nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .. import check
 from .._core import MAX_ROWS, Costs
 from ..errors import InvalidInputError
 
-UNIT, SECOND = "draft forward", "second"  # what simulated time is counted in
+UNIT, SECOND = "draft forward", "second"  # units of simulated time
 TARGET_ROWS, DRAFT_ROWS = 64, 128  # rows that cost one forward under c=N
 MOST_C = 1000
-MOST_US = 1e9  # of one forward: a quarter of an hour
+MOST_US = 1e9  # of one forward: 1,000 seconds
 
 TABLES = ("T", "t", "T_overlapped", "t_overlapped")
 ROUNDS = ("round_us", "turns_us", "side_by_side_us")
@@ -31,10 +31,10 @@ Cost = Callable[[int], float]  # rows -> units of simulated time
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs by rows, in `unit`s; `text` is what was given, `round_cost` the host's once a round,
-    `turns_cost` and `side_by_side_cost` more where the lanes take turns or run at the same time.
+    """Costs by rows, in `unit`s. text: as given. round_cost: the host's, once a round.
 
-    In methods whose lanes overlap every forward costs its overlapped value, else the plain one.
+    turns_cost: added to a round in which the lanes take turns. side_by_side_cost: added to a round
+    in which they overlap. In methods whose lanes overlap, every forward costs its overlapped value.
     """
 
     text: str
@@ -49,11 +49,11 @@ class CostModel:
 
     @property
     def c(self) -> int:
-        """Time of a target forward over that of a draft forward, one row each; at least 1."""
+        """Time of a target forward divided by that of a draft forward, one row each; at least 1."""
         return max(1, round(self.target(1) / self.draft(1)))
 
     def costs(self) -> Costs:
-        """As the engine reads them: a unit is a second of virtual time, in nanoseconds."""
+        """In the engine's form: a unit is a second of virtual time, in nanoseconds."""
         return Costs(
             target=_column(self.target),
             draft=_column(self.draft),
@@ -66,7 +66,7 @@ class CostModel:
 
 
 def read_costs(text: str, flag: str = "--simulate") -> CostModel:
-    """`c=N`, or the path of a cost file; `flag` opens an error of the former.
+    """Read `c=N` or the path of a cost file. `flag` begins an error about the former.
 
     Raises InvalidInputError, OSError.
     """
@@ -80,13 +80,13 @@ def read_costs(text: str, flag: str = "--simulate") -> CostModel:
 
 
 def cost_model(name: str, given: Any) -> CostModel:
-    """The model of a cost file's object; `name` opens every error.
+    """The model of a cost file's object; `name` begins every error.
 
-    T, t: {rows: us}, linear between the rows given, constant below the first, beyond the last the
-    line through the last two (never below 0). T_overlapped, t_overlapped: the same while the other
-    lane works (default: T, t); devices "separate": they do not hold. round_us: host, once a round;
-    turns_us: more, where the target waits for a burst before its forward; side_by_side_us: more,
-    where a burst runs beside it (both 0 unless given).
+    T, t: {rows: us}, linear between the given rows, constant below the first. Beyond the last they
+    follow the line through the last two, never below 0. T_overlapped, t_overlapped: the same while
+    the other lane works (default: T, t). devices: "separate" means that overlapped costs are not
+    used. round_us: host, once a round. turns_us: added where the target waits for a burst before
+    its forward. side_by_side_us: added where a burst runs in parallel (all three 0 unless given).
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")

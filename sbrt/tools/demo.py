@@ -99,7 +99,7 @@ def _seconds(output: RequestOutput) -> float:
 
 
 def closing(report: Report) -> str:
-    """One sentence: the best speedup over plain decoding, and its method."""
+    """One sentence: the largest speedup over plain decoding, and its method."""
     others = [tally for tally in report.tallies if tally.method.name != "none"]
     if report.wrong:
         names = ", ".join(tally.method.text for tally in report.wrong)

@@ -1,4 +1,4 @@
-"""Flags that `sbrt` and the benches share, and what they are turned into."""
+"""Flags that `sbrt` and the benches share, and the values that they give."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ MAX_TOKENS = 128
 
 
 class Parser(argparse.ArgumentParser):
-    """Says one sentence where argparse would print the usage too."""
+    """An argparse parser whose errors are one sentence, without the usage."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raises InvalidInputError instead of leaving the process."""
+        """Raises InvalidInputError instead of ending the process."""
         raise InvalidInputError(message)
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
-    """Run a command; bad input and failures are one sentence on stderr and exit code 2."""
+    """Run a command. Bad input and failures give one sentence on stderr and exit code 2."""
     with console.prepared():
         try:
             try:
@@ -46,7 +46,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
                 raise
             sys.stdout.flush()
             return code
-        except BrokenPipeError:  # the reader of our output has gone
+        except BrokenPipeError:  # the reader of our output has disconnected
             return 1
         except (EngineError, InvalidInputError, MemoryError, OSError, UnicodeError) as error:
             sentence = " ".join(str(error).split()) or "out of memory"
@@ -58,7 +58,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 
 def add_pair_flags(parser: argparse.ArgumentParser) -> None:
-    """Models, threads, sampling: what every command takes that answers prompts."""
+    """Models, threads, sampling: the flags of every command that answers prompts."""
     add_engine_flags(parser)
     add = parser.add_argument
     add("--max-tokens", type=int, default=MAX_TOKENS, metavar="N", help="default: %(default)s")
@@ -66,11 +66,11 @@ def add_pair_flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--top-p", type=float, default=1.0, metavar="P", help="default: 1, no limit")
     add("--top-k", type=int, default=0, metavar="K", help="default: 0, no limit")
-    add("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+    add("--ignore-eos", action="store_true", help="continue after an end-of-sequence token")
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Models and threads: what an engine is made of."""
+    """Models and threads: the flags that define an engine."""
     add = parser.add_argument
     add(
         "--target",
@@ -81,7 +81,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--draft",
         metavar="MODEL|demo|demo-poor|smollm2|random|none",
-        help="the model that guesses (default: that of a named target, else none)",
+        help="the model that drafts (default: that of a named target, else none)",
     )
     add(
         "--threads",
@@ -89,12 +89,12 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads in total (default: the cores this process may use)",
     )
-    add("--draft-threads", type=int, metavar="N", help="of them, the draft's while both models run")
+    add("--draft-threads", type=int, metavar="N", help="threads of the draft while both models run")
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8", "int4"),
         default="auto",
-        help="storage of the weights; float16 on cuda alone, int8 and int4 on cpu alone",
+        help="storage of the weights; float16 only on cuda, int8 and int4 only on cpu",
     )
     add(
         "--activation-dtype",
@@ -106,7 +106,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The pair, a prompt, what methods have in common, where figures go."""
+    """The pair, a prompt, options of methods, output of figures."""
     add_pair_flags(parser)
     add = parser.add_argument
     add("--prompt", metavar="TEXT", help="the prompt, used raw")
@@ -116,14 +116,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size_flags(parser: argparse.ArgumentParser) -> None:
-    """How far methods look ahead."""
+    """How far methods draft ahead."""
     add = parser.add_argument
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
     add("--branches", type=int, metavar="K", help="most branches per round")
 
 
 def add_method_flag(parser: argparse.ArgumentParser) -> None:
-    """The one method of a command."""
+    """The flag for the one method of a command."""
     parser.add_argument(
         "--method",
         metavar="NAME[:key=value,...]",
@@ -132,25 +132,25 @@ def add_method_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trace_flag(parser: argparse.ArgumentParser) -> None:
-    """Where the trace goes."""
+    """The flag for the trace's file."""
     parser.add_argument(
-        "--trace", type=Path, metavar="F.json", help="write what each lane did as a Chrome trace"
+        "--trace", type=Path, metavar="F.json", help="write the work of each lane as a Chrome trace"
     )
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """Where figures go as JSON."""
+    """The flag for figures as JSON."""
     parser.add_argument(
         "--json",
         nargs="?",
         const="-",
         metavar="OUT",
-        help="figures as JSON, to the file or, alone, to stdout",
+        help="figures as JSON, to a file or, without OUT, to stdout",
     )
 
 
 def add_method_flags(parser: argparse.ArgumentParser) -> None:
-    """The methods, and many prompts to run them on."""
+    """The methods, and the prompts to run them on."""
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
@@ -158,7 +158,7 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_view_flags(parser: argparse.ArgumentParser) -> None:
-    """What a comparison draws, and what gives its time."""
+    """Pictures of a comparison, and simulated time."""
     add_trace_flag(parser)
     add = parser.add_argument
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
@@ -175,7 +175,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_concurrency_flag(parser: argparse.ArgumentParser) -> None:
-    """How many sequences a simulated comparison keeps in flight."""
+    """The number of sequences that a simulated comparison keeps in flight."""
     parser.add_argument(
         "--concurrency",
         metavar="N",
@@ -184,7 +184,7 @@ def add_concurrency_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
-    """What the sampling flags say. Raises InvalidInputError."""
+    """The parameters of the sampling flags. Raises InvalidInputError."""
     return SamplingParams(
         temperature=args.temperature,
         top_p=args.top_p,
@@ -196,14 +196,14 @@ def sampling(args: argparse.Namespace) -> SamplingParams:
 
 
 def draft_name(args: argparse.Namespace) -> str:
-    """What --draft stands for when it is not given."""
+    """The draft's name if --draft is not given."""
     if args.draft is not None:
         return str(args.draft)
     return names.default_draft(args.target)
 
 
 def default_method(args: argparse.Namespace) -> str:
-    """The preset of a command that names none."""
+    """The preset of a command that names no method."""
     if draft_name(args) == names.NONE:
         return "none"
     return methods.DEFAULT_ON_CUDA if args.device.startswith("cuda") else methods.DEFAULT
@@ -233,7 +233,7 @@ def read_methods(args: argparse.Namespace, texts: Sequence[str]) -> list[Method]
 
 
 def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfig, Pair]:
-    """Load what the flags name; the draft only if a method uses one."""
+    """Load the models that the flags name; the draft only if a method uses one."""
     target = target_folder(args)
     folder, make_draft = names.draft_of(draft_name(args))
     folder = None if folder is None else located(folder)
@@ -243,7 +243,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         raise InvalidInputError(
             f"method {needing[0].name}: expected a draft model, got --draft none"
         )
-    # The engine's own method: one that has a use for every flag given, if any has.
+    # The engine's own method: one that uses every given flag, if there is one.
     own = max(given, key=lambda method: len(method.options)).text if given else "none"
     config = EngineConfig(
         model=target,
@@ -271,13 +271,13 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
 
 
 def costs(args: argparse.Namespace) -> CostModel | None:
-    """What --simulate names, None without it. Raises InvalidInputError, OSError."""
+    """The costs of --simulate, None without it. Raises InvalidInputError, OSError."""
     given = getattr(args, "simulate", None)
     return None if given is None else read_costs(given)
 
 
 def later_costs(args: argparse.Namespace) -> CostModel | None:
-    """What --then-simulate names, None without it. Raises InvalidInputError, OSError."""
+    """The costs of --then-simulate, None without it. Raises InvalidInputError, OSError."""
     given = getattr(args, "then_simulate", None)
     if given is None:
         return None
@@ -289,7 +289,7 @@ def later_costs(args: argparse.Namespace) -> CostModel | None:
 
 
 def concurrency(args: argparse.Namespace) -> int | None:
-    """What --concurrency of a comparison says, None without it. Raises InvalidInputError."""
+    """The number of --concurrency in a comparison, None without it. Raises InvalidInputError."""
     given = getattr(args, "concurrency", None)
     if given is None:
         return None
@@ -305,7 +305,7 @@ def concurrency(args: argparse.Namespace) -> int | None:
 
 
 def prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts of compare and bench: the one given, the file's, or the built-in ones."""
+    """The prompts of compare and bench: the given one, the file's, or the built-in ones."""
     given = [args.prompt is not None, args.prompt_file is not None, args.prompts is not None]
     if sum(given) > 1:
         raise InvalidInputError("prompts: expected one of --prompt, --prompt-file, --prompts")

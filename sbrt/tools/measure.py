@@ -1,7 +1,7 @@
-"""Measures methods beside each other: the only code behind `sbrt compare` and `bench.decode`.
+"""Measures methods next to each other: the only code of `sbrt compare` and `bench.decode`.
 
-Methods are interleaved prompt by prompt, `none` always runs, and every figure is over the
-generation with prefill left out (the definitions are at `Tally.line`).
+Methods are interleaved prompt by prompt. `none` always runs. Every figure covers the generation
+without prefill (`Tally.line` has the definitions).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int, str], None]  # (phase, generations done, in 
 
 @dataclass
 class Tally:
-    """What one mention of a method has done so far. `spans`, `rounds`: of its longest answer."""
+    """Sums over the answers by one method. `spans`, `rounds`: of its longest answer."""
 
     method: Method
     threads: int
@@ -49,25 +49,25 @@ class Tally:
     discarded: int = 0
     draft_seconds: float = 0.0  # the draft's work
     verify_seconds: float = 0.0  # the target's work
-    overlap_seconds: float = 0.0  # of it, with the draft at work too
+    overlap_seconds: float = 0.0  # the target's work while the draft works, too
     is_identical: bool = True
     outputs: list[RequestOutput] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
-    traced_tokens: int = 0  # of the answer that `spans` shows
-    sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figure
-    chosen: dict[str, int] = field(default_factory=dict)  # rounds of what `auto` chose
-    load: Load | None = None  # of a closed loop, what its full rounds brought
+    traced_tokens: int = 0  # tokens of the answer that `spans` shows
+    sweep: list[dict[str, Any]] = field(default_factory=list)  # settings tried, with their figures
+    chosen: dict[str, int] = field(default_factory=dict)  # rounds of each method that `auto` chose
+    load: Load | None = None  # the full rounds of a closed loop
 
     @property
     def rate(self) -> float:
-        """Tokens per second of generation; of a closed loop, all its sequences together."""
+        """Tokens per second of generation; in a closed loop, over all its sequences."""
         if self.load is not None:
             return ratio(self.load.tokens, self.load.seconds)
         return ratio(self.tokens, self.seconds)
 
     def add(self, output: RequestOutput, plain: RequestOutput | None) -> None:
-        """Count one answer; `plain` is that of `none` to the same prompt."""
+        """Count one answer. `plain`: the answer of `none` to the same prompt."""
         [answer] = output.outputs
         if answer.finish_reason == "error":
             raise EngineError(f"method {self.method.text}: {answer.stop_reason}")
@@ -98,7 +98,7 @@ class Tally:
     def options(self) -> dict[str, Any]:
         """Every option with its value.
 
-        `sweep`: the settings it was chosen from. `rounds`: of `auto`, by what it chose.
+        `sweep`: the settings that were tried. `rounds`: of `auto`, by method that it chose.
         """
         found: dict[str, Any] = dict(self.method.options)
         found |= {"rounds": self.chosen} if self.chosen else {}
@@ -111,10 +111,11 @@ class Tally:
 
         target_passes: rounds. tokens_per_pass: tokens / target_passes. draft_tokens: depth of the
         verified chains, summed. acceptance_rate: accepted / draft_tokens. rollback_rate:
-        rollback_tokens / tokens. branch_rounds: rounds with a prepared branch in which the
-        sequence lived on; branch_hits: those whose outcome was prepared. seconds: from the end of
-        both prefills to the last token. A ratio of nothing is 0.0. Device sim: seconds are of
-        simulated time or, with c=N, draft forwards, and tokens_per_second are tokens per each.
+        rollback_tokens / tokens. branch_rounds: rounds with a prepared branch after which the
+        sequence went on. branch_hits: those whose outcome was prepared. seconds: from the end of
+        both prefills to the last token. A ratio with denominator 0 is 0.0. Device sim: seconds are
+        of simulated time or, with c=N, draft forwards, and tokens_per_second are tokens per such
+        unit.
         """
         return {
             "method": self.method.text,
@@ -146,10 +147,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """`tallies`: one per mention, in order; `plain`: the baseline, one of them if it was named.
+    """`tallies`: one per mention, in order. `plain`: the baseline, one of them if it was named.
 
-    simulated: what gave the time, None for the clock. sampled: the temperature was above 0.
-    concurrency: sequences of a closed loop, None where prompts ran one after the other.
+    simulated: the cost model, None for the clock. sampled: the temperature was above 0.
+    concurrency: sequences of a closed loop, None if prompts ran one after the other.
     """
 
     tallies: list[Tally]
@@ -165,20 +166,20 @@ class Report:
 
     @property
     def wrong(self) -> list[Tally]:
-        """Those whose tokens are not plain decoding's and had to be."""
+        """Tallies whose tokens differ from plain decoding's although they must not."""
         exempt = [t for t in self.tallies if self.sampled and t.method.rejection]
         return [t for t in self.tallies if not t.is_identical and t not in exempt]
 
     @property
     def unit(self) -> str:
-        """What every `seconds` is counted in: a second, or a draft forward."""
+        """The unit of every `seconds`: a second, or a draft forward."""
         return self.simulated.unit if self.simulated else SECOND
 
     def line(self, tally: Tally) -> dict[str, Any]:
         """The JSON object of a tally.
 
-        Of a closed loop tokens_per_second is full_tokens / full_seconds: the tokens and the time of
-        the rounds in which all `concurrency` sequences decode. `seconds` adds up the answers'.
+        In a closed loop tokens_per_second is full_tokens / full_seconds: tokens and time of the
+        rounds in which all `concurrency` sequences decode. `seconds` is the sum over the answers.
         """
         device = "sim" if self.simulated else self.device
         dtypes = (self.dtype, self.activation_dtype)
@@ -196,16 +197,16 @@ class Report:
         return [self.line(tally) for tally in self.tallies]
 
     def shown(self) -> list[Tally]:
-        """What a table shows: the baseline first if it was not mentioned."""
+        """The rows of a table: the baseline comes first if it was not mentioned."""
         named = any(tally is self.plain for tally in self.tallies)
         return self.tallies if named else [self.plain, *self.tallies]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Engines over one pair of models: `main` runs every method, `plain` runs `none`.
+    """Engines over one pair of models: `main` runs methods that draft, `plain` those that do not.
 
-    With placement `shared` they are one engine; with `split` `plain` has only the target's threads.
+    With placement `shared` they are one engine. With `split` `plain` has only the target's threads.
     """
 
     main: Engine
@@ -221,9 +222,9 @@ class Bench:
         placement: str = "shared",
         costs: Costs | None = None,
     ) -> Bench:
-        """`costs`: of simulated time.
+        """Open the engines. `costs`: for simulated time.
 
-        Without prefix reuse: every method feeds the whole prompt, not only the first one.
+        There is no prefix reuse: every method feeds the whole prompt.
         Raises InvalidInputError: an unknown placement, a method without its draft.
         """
         check.one_of("placement", placement, PLACEMENTS)
@@ -242,16 +243,16 @@ class Bench:
         return cls(main, Engine(share, pair=pair, methods=own, costs=costs), placement)
 
     def engine(self, method: Method) -> Engine:
-        """The one that runs `method`."""
+        """The engine that runs `method`."""
         return self.main if method.drafts else self.plain
 
     def tally(self, method: Method) -> Tally:
-        """An empty one, with the threads that the method will have."""
+        """An empty tally, with the threads that the method will have."""
         engine = self.engine(method)
         return Tally(method, engine.num_threads, engine.draft_threads if method.drafts else 0)
 
     def run(self, method: Method, prompt_ids: list[int], params: SamplingParams) -> RequestOutput:
-        """One generation."""
+        """Run one generation."""
         return self.engine(method).generate(prompt_ids, params, method=method)[0]
 
     def close(self) -> None:
@@ -270,7 +271,7 @@ def measure(
     progress: Progress | None = None,
     keep_spans: bool = False,
 ) -> Report:
-    """Run every method on every prompt. `none`: the plain method, runs even if not mentioned.
+    """Run every method on every prompt. `none`: the plain method, which always runs.
 
     Raises EngineError if a generation fails; prompts that do not fit are skipped and counted.
     """
@@ -307,7 +308,7 @@ def measure(
 def run_one(
     bench: Bench, tally: Tally, ids: list[int], params: SamplingParams, keep_spans: bool
 ) -> RequestOutput:
-    """Answer one prompt; the tally takes the trace if it is its longest, and counts nothing."""
+    """Answer one prompt. The tally keeps the trace of its longest answer, no counts."""
     output = bench.run(tally.method, ids, params)
     tokens = len(output.outputs[0].token_ids)
     if keep_spans and tokens > tally.traced_tokens:
@@ -323,11 +324,11 @@ def _count(order: Sequence[Tally], outputs: Sequence[RequestOutput], plain: Tall
 
 
 def silent(phase: str, done: int, total: int, what: str) -> None:
-    """Where nobody asked for progress."""
+    """Ignore progress."""
 
 
 def _rotated(order: Sequence[Tally], by: int) -> list[Tally]:
-    """Nobody is always first: what runs first finds the caches cold and the clock high."""
+    """The order rotated, because the first method finds the caches cold and the clock high."""
     at = by % len(order)
     return [*order[at:], *order[:at]]
 

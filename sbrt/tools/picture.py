@@ -1,7 +1,7 @@
 """A picture of both lanes over time, one strip per method. Needs matplotlib (extra `plot`).
 
-All strips begin at the same token of the same answer and are equally long in time, so a method
-that is further at the right edge is faster.
+All strips begin at the same token of the same answer and cover the same time. So a method that has
+more tokens at the right edge is faster.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROUNDS = 9  # rounds that the strip of the method with the longest ones shows
-MOST_ROUNDS = 18  # of a drafting method: more cannot be read
+ROUNDS = 9  # rounds in the strip of the method with the longest rounds
+MOST_ROUNDS = 18  # rounds of a drafting method: more would be illegible
 WIDTH, STRIP, PLAIN_STRIP, MARGIN = 14.0, 1.30, 0.85, 1.75  # inches
-LEFT, RIGHT = 0.055, 0.885  # of the width: where the strips begin and end
+LEFT, RIGHT = 0.055, 0.885  # begin and end of the strips, as shares of the width
 DPI = 120
 
-# Colours that stay apart for the colour-blind (Okabe and Ito, 2008), and in grey.
+# Colours that the colour-blind can tell apart (Okabe and Ito, 2008), also in grey.
 VERIFY, STEP, CATCH_UP = "#0072B2", "#E69F00", "#8C510A"
 HIT, MISS, STANDS, INK, FAINT = "#009E73", "#D55E00", "#56B4E9", "#222222", "#767676"
 COLORS = {
     "verify": VERIFY, "step": STEP, "catch_up": CATCH_UP,
-    "burst": STEP, "serial_burst": STEP,  # a device's: all steps in one
+    "burst": STEP, "serial_burst": STEP,  # a device's spans: all steps in one
 }  # fmt: skip
 LANES = {TARGET: 1.0, DRAFT: 2.0}  # y of a lane's middle; tokens are written above, around 0.2
-NARROW = 0.004  # of the strip's width: shorter than this has neither edge nor line
+NARROW = 0.004  # of the strip's width: narrower spans have neither edge nor line
 HALF = 0.36  # half the height of a lane
-TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of one, of the strip's width
+TOKENS_Y, CELL = 0.22, 0.0062  # y of a round's tokens; width of a token, as a share of the strip's
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The stretch of one method's longest answer that is drawn; times in ms from its beginning."""
+    """The part of one method's longest answer that is drawn; times in ms from its beginning."""
 
     tally: Tally
     rounds: list[TimedRound]
@@ -65,12 +65,12 @@ class Strip:
         ]
 
     def has(self, ms: float) -> bool:
-        """Whether a time lies within the strip."""
+        """True if a time lies within the strip."""
         return 0 <= ms <= self.length_ms
 
 
 def require() -> None:
-    """Raises InvalidInputError if matplotlib is missing: better before a run than after it."""
+    """Raises InvalidInputError if matplotlib is missing. Called before a run, not after it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -104,7 +104,7 @@ def figure_of(report: Report) -> Figure:
         _strip(axis, strip, report)
     axes[-1].tick_params(axis="x", labelbottom=True, length=3, colors=INK)
     name = "milliseconds"
-    if report.unit != SECOND:  # virtual time has a unit of its own, which the trace calls a second
+    if report.unit != SECOND:  # virtual time has its own unit, which the trace calls a second
         name = f"{report.unit}s"
         axes[-1].xaxis.set_major_formatter(lambda ms, _: f"{ms / 1e3:g}")
     axes[-1].set_xlabel(name, fontsize=9, color=INK)
@@ -113,7 +113,7 @@ def figure_of(report: Report) -> Figure:
 
 
 def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
-    """Strips of equal length that begin at the same token, or at the next round's first one."""
+    """Strips of equal length that begin at the same token, or at the next round."""
     timed = [timed_rounds(tally.spans, tally.rounds) for tally in tallies]
     there = [rounds for rounds in timed if rounds]
     length = window_ms(there)
@@ -125,7 +125,7 @@ def strips_of(tallies: Sequence[Tally]) -> list[Strip]:
 
 
 def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
-    """Length of a strip: ROUNDS rounds of the method whose rounds take longest, or all."""
+    """Length of a strip: ROUNDS rounds of the method with the longest ones, or the whole answer."""
     typical = [_typical_ns(rounds) for rounds in methods] or [1e6]
     drafting = [_typical_ns(rounds) for rounds in methods if any(r.burst for r in rounds)]
     wanted = min(max(typical) * ROUNDS, min(drafting or typical) * MOST_ROUNDS)
@@ -134,9 +134,9 @@ def window_ms(methods: Sequence[Sequence[TimedRound]]) -> float:
 
 
 def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> int:
-    """Where strips begin: where the machine's other work disturbs the methods least.
+    """The token at which strips begin, where other work of the machine disturbs the methods least.
 
-    That is where most of the rounds fit in, each method's weighed by their typical length.
+    There most rounds fit into the strips; a round counts with its method's typical length.
     """
     best, most = 0, 0.0
     starts = {r.first_token for rounds in methods for r in rounds}
@@ -153,12 +153,12 @@ def first_token(methods: Sequence[Sequence[TimedRound]], length_ms: float) -> in
 
 
 def _first_round(rounds: Sequence[TimedRound], token: int) -> int:
-    """Index of the first round that begins at `token` or later; else of the last."""
+    """Index of the first round that begins at `token` or later; without one, the last index."""
     return min(bisect_left(rounds, token, key=lambda r: r.first_token), len(rounds) - 1)
 
 
 def _typical_ns(rounds: Sequence[TimedRound]) -> float:
-    """The quicker quarter of its rounds takes at most this: the rest may have been disturbed."""
+    """The lower quartile of the rounds' times: longer ones may have been disturbed."""
     lengths = sorted(r.end_ns - r.begin_ns for r in rounds)
     return max(1.0, lengths[len(lengths) // 4])
 
@@ -184,7 +184,7 @@ def _strip(axis: Axes, strip: Strip, report: Report) -> None:
 
 
 def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
-    """The whole lane hatched; what it worked is drawn over it."""
+    """Hatch the whole lane; its work is drawn over it."""
     last = strip.ms(strip.rounds[-1].end_ns) if strip.rounds else 0.0
     end = min(strip.length_ms, last)
     for name in lanes:
@@ -202,7 +202,7 @@ def _idle(axis: Axes, strip: Strip, lanes: Iterable[str]) -> None:
 
 
 def _work(axis: Axes, strip: Strip, spans: Sequence[Span], y: float) -> None:
-    """Bars of a lane's work; what is too short to have an edge of its own has none."""
+    """Bars of a lane's work. Very short ones have no edge."""
     for span in spans:
         left = max(0.0, strip.ms(span.begin_ns))
         right = min(strip.length_ms, strip.ms(span.end_ns))
@@ -218,7 +218,7 @@ def _work(axis: Axes, strip: Strip, spans: Sequence[Span], y: float) -> None:
 
 
 def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
-    """Its end, and its tokens above the lanes."""
+    """A round's end, and its tokens above the lanes."""
     left, right = strip.ms(one.begin_ns), strip.ms(one.end_ns)
     if right - left > NARROW * strip.length_ms:
         ends = [-0.1, last + HALF]
@@ -227,7 +227,7 @@ def _round(axis: Axes, strip: Strip, one: TimedRound, last: float) -> None:
 
 
 def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> None:
-    """Hit or miss, between the lanes; how much of the adopted tail was kept, if there is room."""
+    """Hit or miss, between the lanes; the kept part of the adopted tail, if there is room."""
     if not one.round.branches or one.kept is None:
         return
     x = strip.ms(one.end_ns)
@@ -248,7 +248,7 @@ def _outcome(axis: Axes, strip: Strip, one: TimedRound, following: float) -> Non
 
 
 def _tokens(axis: Axes, strip: Strip, one: TimedRound, left: float, right: float) -> None:
-    """A square per token: what stood, the target's own, what was rolled back; else numbers."""
+    """A square per token: accepted, the target's own, rolled back. Without room, numbers."""
     r = one.round
     size = CELL * strip.length_ms
     cells = ["stands"] * r.n + ["back"] * (r.depth - r.n)
@@ -281,7 +281,7 @@ def _cell(axis: Axes, x: float, size: float, kind: str) -> None:
 
 
 def _margin(axis: Axes, strip: Strip, report: Report) -> None:
-    """Heading of a strip, and beside it what the whole run gave."""
+    """Heading of a strip, and the figures of the whole run on its right."""
     tally, shown = strip.tally, strip.shown()
     speedup, unit = ratio(tally.rate, report.plain.rate), "s"
     if report.unit != SECOND:
@@ -301,7 +301,7 @@ def _margin(axis: Axes, strip: Strip, report: Report) -> None:
 
 
 def _captions(figure: Figure, strips: Sequence[Strip], tall: float) -> None:
-    """Heading, what the right margin says, and the legend."""
+    """Heading, note and legend of the picture."""
     begin = next((s.shown()[0].first_token for s in strips if s.shown()), 0)
     said = (
         f"the same answer from token {begin} on, the same stretch of time for every method; "
@@ -309,7 +309,7 @@ def _captions(figure: Figure, strips: Sequence[Strip], tall: float) -> None:
     )
     y = 1 - 0.27 / tall
     style = {"va": "center", "color": INK}
-    figure.text(LEFT, y, "What the two lanes did", fontsize=14, fontweight="bold", **style)
+    figure.text(LEFT, y, "Both lanes over time", fontsize=14, fontweight="bold", **style)
     figure.text(LEFT + 0.185, y, said, fontsize=9.5, **style)
     figure.text(
         RIGHT + 0.01, y, "whole run, against\nplain decoding", fontsize=8, va="center", color=FAINT
@@ -331,7 +331,7 @@ def _legend(figure: Figure) -> None:
         "idle": Patch(facecolor="#f4f4f4", edgecolor="#c9c9c9", hatch="////"),
         "hit: a prepared branch goes on, +n drafted tokens": mark("^", HIT),
         "miss: all branches dropped": mark("X", MISS),
-        "token drafted, stands": Patch(color=STANDS),
+        "drafted token, accepted": Patch(color=STANDS),
         "token of the target itself": Patch(color=VERIFY),
         "token rolled back": Patch(facecolor="white", edgecolor=MISS),
     }

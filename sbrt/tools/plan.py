@@ -1,9 +1,9 @@
-"""`sbrt plan`: what each method would bring with given costs, and which to choose.
+"""`sbrt plan`: predicts each method's speed for given costs, and recommends one.
 
-Real rounds in simulated time, every open gamma tried: on a pair and prompts or, with --acceptance,
-on a toy pair whose draft's first choice is right so often, and knows how sure it may be
-(csrc/model/toy.h). A toy's text does not repeat: look-ups find nothing there.
-With --concurrency each method runs once for every number of sequences in flight.
+It runs real rounds in simulated time and tries every gamma that is not given. The models are a pair
+with prompts or, with --acceptance, a toy pair: its draft's first choice is right at the given rate,
+and its confidence is accurate (csrc/model/toy.h). A toy's text does not repeat, so look-ups find
+nothing there. With --concurrency each method runs once for every number of sequences in flight.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
     Curves = Callable[[Axes, Sequence[Report]], None]
 
-SECONDS = 2.0  # that costs are measured for
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # of a measured cost file
-MORE_ROWS = (*ROWS, 128, 256, 512)  # of its draft
+SECONDS = 2.0  # for measuring costs
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64)  # rows of a measured cost file
+MORE_ROWS = (*ROWS, 128, 256, 512)  # rows of its draft
 TOY_VOCAB, TOY_TOKENS, TOY_PROMPTS = 512, 400, 4
 MEASURED = "measured here"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The pair or acceptances, the costs, where the result goes."""
+    """Add the flags: the pair or acceptances, the costs, the outputs."""
     flags.add_pair_flags(parser)
     add = parser.add_argument
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--acceptance",
         metavar="A,B,...",
-        help="synthetic drafts that are right this often",
+        help="synthetic drafts with these acceptance rates",
     )
     add("--methods", metavar="A,B,...", help=f"default: {','.join(methods.METHODS)}")
     add(
@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="draw speed-up over gamma or, with --concurrency, over sequences",
     )
-    add("--save-costs", type=Path, metavar="F", help="write what was measured as a cost file")
+    add("--save-costs", type=Path, metavar="F", help="write the measured costs to a file")
     flags.add_json_flag(parser)
     parser.set_defaults(
         run=run, gamma=None, branches=None, prompt=None, prompt_file=None, trace=None
@@ -93,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
 def measured_costs(
     engine: Engine, seconds: float = SECONDS, temperature: float = 0.0
 ) -> dict[str, Any]:
-    """A cost file of this machine: us by rows, alone and beside the other lane; more of a round.
+    """A cost file of this machine: us by rows, alone and overlapped; further costs of a round.
 
-    Without a draft t is T: what drafts is then as dear as the target.
+    Without a draft t is T: a draft would then be as slow as the target.
     """
     found = engine.measure_costs(seconds, temperature)
     has_draft = found.draft[0] > 0
@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.acceptance is not None and args.costs is None:
         raise InvalidInputError("--acceptance: expected --costs with it, got none")
     if args.acceptance is not None and args.prompts is not None:
-        raise InvalidInputError("--acceptance: expected no --prompts beside it, a toy reads none")
+        raise InvalidInputError("--acceptance: expected no --prompts with it, a toy reads none")
     if args.concurrency is not None:
         closed_loop.counts("--concurrency", args.concurrency)
     if args.save_costs is not None and args.costs is not None:
@@ -212,7 +212,7 @@ def _choice(report: Report) -> str:
 
 
 def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
-    """Speed-ups, a line a method, an axis for each pair or acceptance."""
+    """Plot speed-ups: a line for each method, axes for each pair or acceptance."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -233,7 +233,7 @@ def _draw(path: Path, reports: dict[str, list[Report]], curves: Curves) -> None:
 
 
 def _lines(axis: Axes, reports: Sequence[Report]) -> None:
-    """Each method's rate over the number of sequences; plain decoding of as many is 1."""
+    """Plot rates over the number of sequences, relative to plain decoding of as many."""
     numbers = [report.concurrency or 0 for report in reports]
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)
     for i, tallies in enumerate(zip(*(report.shown() for report in reports), strict=True)):
@@ -246,7 +246,7 @@ def _lines(axis: Axes, reports: Sequence[Report]) -> None:
 
 
 def _curves(axis: Axes, reports: Sequence[Report]) -> None:
-    """Each method's best rate over gamma."""
+    """Plot each method's best rate over gamma."""
     [report] = reports
     plain = report.plain.rate
     axis.axhline(1.0, color=picture.FAINT, linewidth=0.8)

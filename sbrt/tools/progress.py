@@ -1,4 +1,4 @@
-"""A progress bar on stderr for what takes more than two seconds."""
+"""A progress bar on stderr for work of more than two seconds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ WIDTH = 24  # of the bar, in characters
 
 
 class Progress:
-    """`update(done, total)` as often as you like, then `close()`. Silent for short work.
+    """Call `update(done, total)` at any rate, then `close()`. Short work shows nothing.
 
-    On a terminal one line is drawn again and again; elsewhere (a file, TERM=dumb) there is a line
-    every ten seconds. No colours. Work that says nothing for two seconds is shown by a timer, once.
+    On a terminal one line is redrawn; elsewhere (a file, TERM=dumb) there is a line every ten
+    seconds. No colours. If there is no update for two seconds, a timer shows the bar once.
     """
 
     def __init__(self, label: str) -> None:
@@ -30,7 +30,7 @@ class Progress:
         self._timer: threading.Timer | None = None
 
     def update(self, done: int, total: int, what: str = "") -> None:
-        """`done` of `total` are over, in any unit; `what` is going on now."""
+        """Report progress: `done` of `total`, in any unit; `what` names the current step."""
         with self._lock:
             self._now = (done, total, what)
             if time.monotonic() >= self._next:
@@ -41,7 +41,7 @@ class Progress:
                 self._timer.start()
 
     def close(self) -> None:
-        """Leave nothing behind on a terminal."""
+        """Remove the bar from a terminal."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -81,7 +81,7 @@ class Phases:
         self._bar: Progress | None = None
 
     def update(self, phase: str, done: int, total: int, what: str = "") -> None:
-        """As `Progress.update`; another `phase` than the last one begins another bar."""
+        """Like `Progress.update`; a new `phase` begins a new bar."""
         if self._bar is None or phase != self._label:
             self.close()
             self._label, self._bar = phase, Progress(phase)
@@ -95,7 +95,7 @@ class Phases:
 
 
 def _columns() -> int:
-    """Of the terminal behind stderr; 80 where it will not say."""
+    """Columns of stderr's terminal; 80 if they are unknown."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):

@@ -39,17 +39,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--enable-prefix-caching",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="take what a seat has of a prompt's beginning (default: on a CPU)",
+        help="reuse the beginning of a prompt that a seat has (default: on a CPU)",
     )
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8000, help="default: %(default)s; 0: any that is free")
-    add("--served-model-name", nargs="+", metavar="NAME", help="what clients call the model")
-    add("--api-key", metavar="KEY", help=f"what clients must know (default: ${KEY}, else nothing)")
+    add("--served-model-name", nargs="+", metavar="NAME", help="the model's names for clients")
+    add(
+        "--api-key",
+        metavar="KEY",
+        help=f"the key that clients must send (default: ${KEY}, else nothing)",
+    )
     add("--chat-template", type=Path, metavar="F", help="a Jinja file in place of the model's own")
     add(
         "--trust-request-chat-template",
         action="store_true",
-        help="render templates that requests bring; they run in a sandbox",
+        help="render templates in requests, in a sandbox",
     )
     add("--profile-dir", type=Path, metavar="DIR", help="where /start_profile writes")
     _add_limits(parser)
@@ -126,7 +130,7 @@ def _engine(args: argparse.Namespace) -> Engine:
 
 
 def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str]:
-    """Presets that requests may name besides the engine's own."""
+    """Presets that requests may name in addition to the engine's own."""
     names = methods.METHODS if has_draft else methods.DRAFTLESS
     rule = ":acceptance=rejection" if own.rejection else ""
     texts = [name if name in methods.DRAFTLESS else name + rule for name in names]
@@ -134,7 +138,7 @@ def _further(args: argparse.Namespace, own: Method, has_draft: bool) -> list[str
 
 
 def _can_run(text: str, args: argparse.Namespace) -> bool:
-    """True if a preset takes the sizes and the device of the flags."""
+    """True if a preset fits the sizes and the device of the flags."""
     try:
         [method] = flags.read_methods(args, [text])
         if args.device.startswith("cuda"):

@@ -1,7 +1,7 @@
 """Measures methods in simulated time: real tokens of real models, time from a cost model.
 
-Simulated figures depend on no machine, so every setting runs once, without warm-up. A method whose
-gamma was left open is tried at every gamma, and reports the setting of most tokens per time.
+Simulated figures do not depend on the machine, so every setting runs once, without warm-up. A
+method without a given gamma is tried at every gamma; its report is that of the fastest setting.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ SWEPT: dict[str, dict[str, tuple[Option, ...]]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which settings of a method are tried. `fixed`: options that flags have set for all methods.
+    """The settings of a method that are tried. `fixed`: options that flags have set for all
+    methods.
 
     A method whose gamma is set is not swept at all.
     """
@@ -37,14 +38,14 @@ class Sweep:
     fixed: frozenset[str] = frozenset()
 
     def is_open(self, method: Method) -> bool:
-        """Whether there is anything to try."""
+        """True if there is more than one setting to try."""
         given = "gamma" in self.fixed | method.named or method.name == AUTO
         return "gamma" in method.options and not given
 
     def gammas(self, method: Method) -> list[Method]:
-        """Overlapped methods from 1 to c - 1, serial ones to 2 c; else the method alone.
+        """The method at each gamma to try: to c - 1 with overlapping lanes, to 2 c for serial ones.
 
-        A classifier knows one gamma.
+        A method with a classifier has one gamma, and one that is not swept keeps its own.
         """
         if not self.is_open(method) or hrad.is_on(method):
             return [method]
@@ -52,14 +53,14 @@ class Sweep:
         return [method.having("gamma", g) for g in range(1, min(max(most, 1), MAX_GAMMA) + 1)]
 
     def others(self, method: Method) -> dict[str, tuple[Option, ...]]:
-        """Values to try of the options that are left open besides gamma."""
+        """Values to try for the open options other than gamma."""
         if not self.is_open(method):
             return {}
         taken = self.fixed | method.named
         return {k: values for k, values in SWEPT.get(method.name, {}).items() if k not in taken}
 
     def widest(self, methods: Sequence[Method]) -> list[Method]:
-        """What an engine must be built for."""
+        """The methods that an engine must be built for."""
         return [self._widest(method) for method in methods]
 
     def _widest(self, method: Method) -> Method:
@@ -68,7 +69,7 @@ class Sweep:
         return found.having("F", most[-1]) if most else found
 
     def count(self, method: Method) -> int:
-        """Settings at most."""
+        """Greatest number of settings."""
         return len(self.gammas(method)) + sum(map(len, self.others(method).values()))
 
 
@@ -88,8 +89,8 @@ class Simulator:
     concurrency: int | None = None
     _tallies: dict[tuple[object, ...], Tally] = field(default_factory=dict)
     _prompts: list[list[int]] = field(default_factory=list)
-    _plain: list[RequestOutput] = field(default_factory=list)  # to every prompt
-    _todo: int = 0  # settings
+    _plain: list[RequestOutput] = field(default_factory=list)  # answers of `none` to every prompt
+    _todo: int = 0  # settings to run
 
     def report(
         self,
@@ -168,7 +169,7 @@ class Simulator:
 
 
 def _figure(tally: Tally, keys: Sequence[str]) -> dict[str, object]:
-    """A setting that was tried and its figure."""
+    """The options of a setting that was tried, and its figure."""
     return {k: tally.method.options[k] for k in keys} | {"tokens_per_second": tally.rate}
 
 

@@ -1,4 +1,4 @@
-"""The table of `sbrt compare`: it explains itself."""
+"""The table of `sbrt compare`, with its own explanation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = (
 NEXT_TO = ("method", "speedup", "by the clock", "tokens/pass", "overlap")
 
 WIDTH = 100  # characters of a line
-NAME = 26  # characters of a method's name in a line; longer ones go on below
+NAME = 26  # characters of a method's name in a line; longer names continue below
 
 SPEED = """\
 tokens/s     tokens returned per second, prefill left out
@@ -39,7 +39,7 @@ same         yes if every token equals that of plain decoding"""
 
 
 def render(report: Report) -> str:
-    """Header, rows, legend, and what they say; at most 100 characters a line."""
+    """Header, rows, legend and conclusion; at most 100 characters a line."""
     shown = report.shown()
     lines = [report.line(tally) for tally in shown]
     columns, speed = COLUMNS, SPEED
@@ -73,7 +73,8 @@ def render_next_to(clock: Report, simulated: Report) -> str:
 
 
 def render_many(reports: Sequence[Report]) -> str:
-    """A row for each method, a column for each number of sequences; the methods are the same.
+    """A row for each method, a column for each number of sequences. All reports have the same
+    methods.
 
     A cell has the tokens of all sequences per unit of time, and the speedup over `none` with as
     many sequences. At most 100 characters a line for up to five numbers.
@@ -87,7 +88,8 @@ def render_many(reports: Sequence[Report]) -> str:
     unit = "second" if first.unit == SECOND else "time of a one-row draft forward"
     said = textwrap.wrap(
         f"tokens of all sequences per {unit}, in rounds in which all of them decode; then the "
-        "speedup over none with as many sequences; NO: a token differs from plain decoding's",
+        "speedup over none with the same number of sequences; NO: a token differs from plain "
+        "decoding's",
         WIDTH,
     )
     return "\n".join([f"closed loop, simulated, {text}", "", *aligned(rows), "", *said])
@@ -133,7 +135,7 @@ def _rows(label: str, figures: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _pieces(name: str) -> list[str]:
-    """A method's name in pieces of at most NAME characters where its commas allow."""
+    """A method's name in pieces of at most NAME characters, broken at its commas."""
     pieces = [""]
     for part in re.findall("[^:,]*[:,]?", name):
         if pieces[-1] and len(pieces[-1]) + len(part) > NAME:
@@ -145,7 +147,7 @@ def _pieces(name: str) -> list[str]:
 def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
     drafts = line["draft_tokens"] > 0
     rounds = line["branch_rounds"]
-    has_times = tally.method.drafts and tally.load is None  # in company they are nobody's own
+    has_times = tally.method.drafts and tally.load is None  # else times are shared with others
     return (
         _rate(line["tokens_per_second"]),
         f"{line['speedup']:.2f}x",
@@ -159,7 +161,7 @@ def _figures(line: dict[str, Any], tally: Tally) -> tuple[str, ...]:
 
 
 def _label(tally: Tally) -> str:
-    """The preset and, after a sweep, the options that came out best."""
+    """The preset and, after a sweep, the best options."""
     if not tally.sweep:
         return tally.method.text
     options = tally.method.options
@@ -168,7 +170,7 @@ def _label(tally: Tally) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first row is its header: the first column to the left."""
+    """Lines of a table whose first row is its header. The first column is aligned to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

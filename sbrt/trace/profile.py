@@ -15,7 +15,7 @@ _NUMBERS = count(1)  # numbers of files in a folder, which two engines may share
 
 
 class Profile:
-    """Requests recorded so far. path: of the file; None: only a device profiler records."""
+    """Requests recorded so far. path: the file; None: only a device profiler records."""
 
     def __init__(self, path: Path | None, begun_ns: int) -> None:
         self.path = path

@@ -25,9 +25,10 @@ class Span:
 class Round:
     """The result of one round.
 
-    number: counted since the engine was made. depth: of the verified chain. n: its accepted depth.
-    branches: prepared in this round, 0 in a serial one. is_hit: the outcome was one of them and the
-    sequence did not end. tokens: n + 1, fewer in the round that ends the sequence.
+    number: counted since the engine was made. depth: depth of the verified chain.
+    n: its accepted depth. branches: prepared in this round, 0 in a serial one.
+    is_hit: the outcome was one of them and the sequence did not end.
+    tokens: n + 1, fewer in the round that ends the sequence.
     """
 
     number: int

@@ -1,5 +1,5 @@
-"""Contract under test: names and defaults are vLLM's; whatever is not supported raises a sentence
-that names it; nothing is ignored in silence."""
+"""Contract under test: names and defaults are vLLM's. Unsupported values raise a sentence that
+names them, and nothing is ignored without a message."""
 
 import dataclasses
 import math
@@ -267,7 +267,7 @@ def test_acceptance_is_an_option_of_every_method_and_shown_where_it_is_not_the_d
         assert not parse(f"{name}:acceptance=coupled", acceptance="rejection").rejection
         method = parse(f"{name}:acceptance=rejection")
         assert method.options == parse(name).options | {"acceptance": "rejection"}
-        assert method.rejection == method.drafts  # else there is nothing to reject
+        assert method.rejection == method.drafts  # else nothing can be rejected
         assert parse(name, acceptance="rejection").rejection == method.drafts
     assert SpeculativeConfig(acceptance="rejection").resolve().rejection
     known = ["coupled", "rejection", "exact"]
@@ -333,7 +333,7 @@ def test_an_engine_knows_the_names_of_the_commands(tmp_path, monkeypatch):
     with Engine.from_pretrained(demo_pair.demo_folder("target"), num_threads=1) as engine:
         want = engine.generate("def area(", params)[0].outputs[0].token_ids
     (tmp_path / "demo").mkdir()
-    monkeypatch.chdir(tmp_path)  # a folder of that name is not meant
+    monkeypatch.chdir(tmp_path)  # a folder of that name is ignored
     for draft in ("demo", "demo-poor", "random", "none", None):
         with Engine.from_pretrained(target="demo", draft=draft, num_threads=1) as engine:
             assert engine.method.name == ("none" if draft in ("none", None) else "auto")

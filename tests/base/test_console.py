@@ -1,6 +1,5 @@
-"""Contract under test: a command does its work and shows what it can, or says one sentence,
-whatever standard streams it is given: closed, full, without a reader, in an encoding that lacks
-characters."""
+"""Contract under test: a command does its work and shows what is possible, or prints one sentence.
+Standard streams may be closed, full, without a reader, or in an encoding that lacks characters."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ SHOWS = ["generate", "compare", "collect_env"]
 
 @pytest.fixture
 def shell(folders, tmp_path):
-    """shell(command, redirections, *flags): the command in a shell of its own."""
+    """shell(command, redirections, *flags): run the command in a new shell."""
     prompt = tmp_path / "prompt.txt"
     prompt.write_text(PROMPT, encoding="utf-8")
 
@@ -52,7 +51,7 @@ def shell(folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def shown():
-    """shown(shell, command, *flags): what the command shows if nothing is wrong, run once."""
+    """shown(shell, command, *flags): the command's output on good streams, run once."""
     found = {}
 
     def call(shell, *words):
@@ -78,7 +77,7 @@ def one_sentence(ran: subprocess.CompletedProcess[bytes], *words: str) -> None:
 def test_without_a_place_for_messages_the_work_is_shown(shell, shown, command, how):
     want, ran = shown(shell, command), shell(command, how)
     assert ran.returncode == 0
-    end = 40 if command == "compare" else None  # figures of the clock follow
+    end = 40 if command == "compare" else None  # measured times follow
     assert ran.stdout[:end] == want.stdout[:end]
 
 
@@ -153,7 +152,7 @@ def test_a_program_that_has_no_such_stream_may_call_main(folders, monkeypatch, c
 
 
 def test_messages_never_reach_stdout(monkeypatch, capsys):
-    """print(file=None) would take them there."""
+    """print(file=None) would print them there."""
     monkeypatch.setattr(sys, "stderr", None)
     with console.prepared():
         print("a message", file=sys.stderr)

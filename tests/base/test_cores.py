@@ -1,5 +1,5 @@
 """Contract under test: without num_threads an engine takes as many threads as the process may use
-cores, by its affinity and by the CPU quotas of its control groups, rounded up."""
+cores. Cores are limited by affinity and by the CPU quotas of control groups, rounded up."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_least_of_nested_groups_of_v1_counts(tree):
 
 
 def test_a_container_that_sees_its_own_group_as_the_whole_tree(tree):
-    """docker without a namespace of groups: the path begins where the mount does."""
+    """docker without a cgroup namespace: the path begins at the mounted group."""
     files = {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}
     assert cores.usable_cores(tree(*v1("/docker/12ab", root="/docker/12ab"), files)) == 2
 

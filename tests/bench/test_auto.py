@@ -1,5 +1,5 @@
-"""Contract under test: bench.auto sets `auto` beside fixed methods run by run; its ratios are of
-the same run; bad input gets one sentence."""
+"""Contract under test: bench.auto compares `auto` with fixed methods run by run. Ratios are within
+one run. Bad input gives one sentence."""
 
 import json
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def test_ratios_are_of_the_same_run_and_intervals_leave_out_the_extremes():
     ]
     none, found, pearl = auto.judged(reports)
     assert none["speedup"] == 1
-    assert found["speedup"] == 2.0  # of 2, 3, 2, 2.1, 1
+    assert found["speedup"] == 2.0  # the median of 2, 3, 2, 2.1, 1
     assert found["interval"] == (2.0, 2.1)
     assert found["best"] == "pearl"  # median 90, that of none 50
     assert found["of_best"] == pytest.approx(100 / 90)

@@ -1,5 +1,5 @@
-"""Contract under test: bench.clients reads the server's counters, compares them with what a client
-says, and fails where they differ. tests/clients/test_clients.py runs the clients."""
+"""Contract under test: bench.clients reads the server's counters, compares them with a client's
+report, and fails if they differ. tests/clients/test_clients.py runs the clients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_only_what_both_count_is_compared():
 
 @pytest.fixture
 def fake(monkeypatch):
-    """A client that makes one request, and says what `told` makes of it."""
+    """A client that makes one request, and reports `told` of its figures."""
     state = {"told": lambda tokens: tokens}
 
     def client(run):

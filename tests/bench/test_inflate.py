@@ -1,5 +1,5 @@
-"""Contract under test: checkpoints that benches write are what they say: a random one holds the
-weights of the one in memory, an inflated one costs more and computes bitwise the same."""
+"""Contract under test: checkpoints of benches. A random one has the same weights as the one in
+memory. An inflated one costs more and computes the same bits."""
 
 import numpy as np
 import pytest
@@ -14,19 +14,19 @@ inflate = pytest.importorskip("bench.models.inflate", reason="benches run from t
 from bench.models import checkpoints, sizes  # noqa: E402
 
 TARGET = demo_pair.demo_folder(demo_pair.TARGET)
-SMALL = 22_000_000  # enough for every layer and for wider MLPs, and quick
+SMALL = 22_000_000  # enough for more layers and for wider MLPs, and fast
 TOKENS = 24
 
 
 class Probe:
-    """Logits of a decoder, row by row behind what it has read."""
+    """Logits of a decoder, row by row, after the tokens that it has read."""
 
     def __init__(self, decoder):
         self.lane = _probe.LaneProbe(decoder, 512, 64, 0, 0, 1, debug=False)
         self.head = 0
 
     def logits(self, tokens):
-        """[tokens, vocab], a path of rows; at most 64."""
+        """[tokens, vocab] for a path of at most 64 rows."""
         rows = [
             (token, self.head + j, self.lane.slot(self.head + j), -1, (2 << j) - 1, 0)
             for j, token in enumerate(tokens)
@@ -36,7 +36,7 @@ class Probe:
 
 
 def greedy(decoder, prompt):
-    """Logits of the prompt, of TOKENS tokens after it, and those tokens."""
+    """(logits of the prompt and of TOKENS tokens after it, those tokens)."""
     probe = Probe(decoder)
     found = [probe.logits(prompt[at : at + 64]) for at in range(0, len(prompt), 64)]
     tokens = []

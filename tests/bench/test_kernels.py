@@ -27,7 +27,7 @@ def test_every_op_of_a_forward(capsys):
     flops = gate["gflop_per_second"] * gate["us"] * 1e3
     assert flops == pytest.approx(2 * 3 * 192 * 1024)
     moved = gate["gb_per_second"] * gate["us"] * 1e3
-    assert moved == pytest.approx(192 * 1024 * 2 + 4 * 3 * (192 + 512))  # bf16; x and what is left
+    assert moved == pytest.approx(192 * 1024 * 2 + 4 * 3 * (192 + 512))  # bf16; x and result
     assert all(line["best_us"] <= line["us"] for line in lines)
     assert all(line["share_of_roof"] >= 0 for line in lines)
 

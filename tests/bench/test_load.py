@@ -1,4 +1,4 @@
-"""Contract under test: bench.decode --concurrency and --rate keep the load they say, time every
+"""Contract under test: bench.decode --concurrency and --rate keep the requested load, time every
 output, and compare every answer with plain decoding of its prompt alone."""
 
 import json
@@ -33,7 +33,7 @@ def work(folders):
 
 
 class Watched:
-    """An engine that notes how many requests it has when a round begins."""
+    """An engine that records the number of its requests at the beginning of a round."""
 
     def __init__(self, engine):
         self.engine, self.sizes = engine, []
@@ -67,7 +67,7 @@ def test_at_a_rate_every_prompt_comes_once(work, rate):
     wanted = traffic.arrivals(rate, 7, given.seed)
     begin = played.answers[0].arrived
     assert [a.arrived - begin for a in played.answers] == pytest.approx(wanted, abs=1e-9)
-    # nothing comes before it was asked for, and queueing is part of the wait
+    # no output precedes its request, and queueing is part of the latency
     assert all(answer.times[0] > answer.arrived for answer in played.answers)
 
 
@@ -77,7 +77,7 @@ def test_arrivals_are_a_poisson_process_of_the_seed():
     mean = sum(gaps) / len(gaps)
     assert times[0] == 0
     assert times == traffic.arrivals(4.0, 4001, seed=3) != traffic.arrivals(4.0, 4001, seed=4)
-    # exponential: mean 1/4 and as large a deviation; the bounds are four standard errors
+    # exponential: mean 1/4 and an equal deviation; the bounds are four standard errors
     assert mean == pytest.approx(0.25, abs=4 * 0.25 / 4000**0.5)
     squares = sum(gap**2 for gap in gaps) / len(gaps)
     assert squares == pytest.approx(2 / 16, abs=4 * (20 / 16**2 / 4000) ** 0.5)
@@ -89,7 +89,7 @@ def test_figures_of_a_run_are_those_of_its_requests():
     extra = traffic.Answer(0, 14.0, is_ballast=True, times=[20.0], counts=[1], ids=[1])
     played = traffic.Played([first, other, extra], seconds=3.0)
     assert (played.tokens, played.rate) == (9, 3.0)
-    assert played.request_rate == 1.0  # of 6 tokens in 4 s and 2 in 4
+    assert played.request_rate == 1.0  # the mean of 6 tokens in 4 s and 2 in 4
     assert (played.first(0.5), played.first(0.99)) == (1.0, 4.0)
     assert first.token_gaps == [0.5, 0.5, 0.5, 0.5, 1.0]
     assert (played.between_tokens(0.5), played.between_tokens(0.99)) == (0.5, 1.0)
@@ -179,7 +179,7 @@ def test_the_baseline_runs_even_if_it_was_not_asked_for(run):
 
 @pytest.mark.parametrize("extra", [[], ["--temperature", 0.9, "--seed", 5]])
 def test_a_wrong_token_is_a_defect(run, monkeypatch, extra):
-    """Sampled tokens are compared too: they are those of plain decoding with the same seed."""
+    """Sampled tokens are compared, too: they equal plain decoding's with the same seed."""
     flags = ["--methods", "none,lookup", "--concurrency", "2", "--runs", 1, *extra]
     assert run(*flags)[0] == 0
     before = traffic.Answer.add

@@ -1,4 +1,4 @@
-"""Contract under test: bench.peers knows what an engine needs and what the machine leaves free."""
+"""Contract under test: bench.peers knows the memory that an engine needs, and the free memory."""
 
 import pytest
 
@@ -43,7 +43,7 @@ TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
         ("", {}, 8000 * 1024),
         ("0::/a/b", {f"{TWO}/a/memory.max": "max\n", f"{TWO}/a/memory.current": "5"}, 8000 * 1024),
         ("0::/a/b", {f"{TWO}/a/b/memory.max": "900\n", f"{TWO}/a/b/memory.current": "500\n"}, 400),
-        # one around it is fuller
+        # a parent group is fuller
         (
             "0::/a/b",
             {
@@ -53,7 +53,7 @@ TWO, ONE = "sys/fs/cgroup", "sys/fs/cgroup/memory"
             },
             110,
         ),
-        # a container sees its own at the top
+        # a container sees its own group at the top
         ("0::/elsewhere", {f"{TWO}/memory.max": "70", f"{TWO}/memory.current": "90"}, 0),
         (
             "9:cpu:/x\n4:memory:/x\n0::/",

@@ -1,5 +1,5 @@
-"""Contract under test: the profilers' command lines capture what start_profile begins, node by
-node, and name every kernel of ours; without tool or device there is one sentence; what they run
+"""Contract under test: the profilers' command lines capture from start_profile on, node by node,
+and name all of our kernels. Without tool or device there is one sentence. The profiled command
 decodes."""
 
 import json

@@ -1,5 +1,5 @@
-"""Contract under test: without a GPU the benches of one say so in one sentence and fail; what they
-print of a case is right, and a wrong result has no figures."""
+"""Contract under test: without a GPU its benches say so in one sentence and fail. Their report of a
+case is right, and a wrong result has no figures."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ COMMANDS = [
     ("bench.gpu.assisted",),
     *(("tests.device.check", "--part", part) for part in PARTS),
 ]
-# Programs one after the other, as `python -m` runs them, since each of them would import torch.
+# Programs run in one process, like `python -m`, because each process would import torch.
 DRIVER = """
 import contextlib, io, json, runpy, sys
 found = []

@@ -1,5 +1,6 @@
-"""Contract under test: bench.peers compares before it measures, leaves no peer out in silence, and
-its JSON is the issue's list. Peers here are fakes, real processes that speak the workers' words."""
+"""Contract under test: bench.peers compares tokens before it measures, leaves no peer out without a
+message, and its JSON has the promised keys. The peers here are fakes: processes that speak the
+workers' protocol."""
 
 import json
 import sys
@@ -67,7 +68,7 @@ def ours():
 
 @pytest.fixture
 def bench(tmp_path, capsys, monkeypatch):
-    """Runs the bench beside a fake peer; its exit code, its JSON lines by name, its stderr."""
+    """Run the bench with a fake peer: (exit code, JSON lines by name, stderr)."""
     monkeypatch.setattr(settings, "WORKERS", tmp_path)
     prompts = tmp_path / "prompts.jsonl"
 
@@ -86,7 +87,7 @@ def bench(tmp_path, capsys, monkeypatch):
         peer = settings.Peer("fake", "fake.py", environment, **kinds)
         monkeypatch.setattr(settings.Peer, "python", python_of(settings.Peer.python))
         given = ["--checkpoints", "demo", "--prompts", str(prompts), "--threads", "1", "--json"]
-        given += ["--methods", "lookup"]  # auto would measure what forwards cost
+        given += ["--methods", "lookup"]  # auto would measure costs
         code = main([*given, "--max-tokens", str(TOKENS), *argv], peers=[peer])
         out, err = capsys.readouterr()
         found = json.loads(out) if out else []
@@ -96,7 +97,7 @@ def bench(tmp_path, capsys, monkeypatch):
 
 
 def python_of(real):
-    """A fake that needs no environment needs no torch either."""
+    """A fake that needs no environment does not need torch, either."""
     return lambda peer: real(peer) if peer.environment else settings.Path(sys.executable)
 
 
@@ -262,7 +263,7 @@ def test_a_peer_that_cannot_run_is_named(bench, ours, how, said):
         (["--concurrency", "1"], "--concurrency: expected"),
         (["--max-tokens", "1"], "--max-tokens: expected at least 2, got 1"),
         (
-            # int4 has no peer: none is opened for this.
+            # int4 has no peer, so none is opened.
             ["--max-tokens", "5000", "--checkpoints", "m2", "--dtypes", "int4"],
             "prompts: expected one of at most -",
         ),
@@ -280,7 +281,7 @@ def test_bad_input_is_one_sentence(capsys, argv, said):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Notes in order what opens and what closes."""
+    """Records in order what is opened and closed."""
     noted = []
 
     def note(kind, word):
@@ -300,7 +301,7 @@ def opened(monkeypatch):
 def test_engines_that_do_not_fit_together_are_open_one_after_another(
     bench, ours, opened, monkeypatch
 ):
-    """The answers are the same, and a line is compared with one that is closed by then."""
+    """The answers are the same; a line is compared with one that is closed by then."""
     kinds = {"speculative": (("good", ("bfloat16",)), ("bad", ("bfloat16",)))}
     answers = {"plain": ours, "bfloat16 bad": wrong(ours, 2)}
     found = []
@@ -338,7 +339,7 @@ def test_without_room_for_ours_nothing_is_measured(bench, monkeypatch):
 
 
 def test_the_usual_checkpoints_fit_any_machine(capsys):
-    assert main(["--methods", "magic"]) == 2  # refused behind the parser, before anything is made
+    assert main(["--methods", "magic"]) == 2  # refused after parsing, before anything is made
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())

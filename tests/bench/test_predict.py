@@ -1,4 +1,4 @@
-"""Contract under test: bench.predict sets what costs foretell beside what the clock said, method by
+"""Contract under test: bench.predict compares predictions from costs with the clock, method by
 method, and refuses bad input in one sentence."""
 
 import json

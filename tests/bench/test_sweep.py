@@ -1,6 +1,6 @@
-"""Contract under test: bench.sweep. Tuned on even prompts and reported on odd ones; what a run at
-one c says of another c is what a run there finds; finished runs are kept and read back; the JSON
-has every figure of every method; bad input is one sentence."""
+"""Contract under test: bench.sweep. Settings are tuned on even prompts and reported on odd ones. A
+run at one c predicts the results at another c exactly. Finished runs are stored and read back. The
+JSON has every figure of every method. Bad input is one sentence."""
 
 import json
 
@@ -77,7 +77,7 @@ def test_a_run_at_one_c_says_what_it_costs_at_others(run):
 
 @pytest.mark.usefixtures("few")
 def test_even_prompts_tune_and_odd_ones_are_reported(run):
-    """Other odd prompts leave the choice as it is, other even ones the figures of a setting."""
+    """Other odd prompts leave the choice as it is, other even ones a setting's figures."""
     found = run("--c", "4", "--temperature", "0")
     [cell] = found["cells"]
     tuned = [r["setting"] for r in found["runs"] if r["half"] == "even"]
@@ -112,7 +112,7 @@ def test_finished_runs_are_kept(run, monkeypatch):
 
 
 def _instead(name, found):
-    """A Path.read_text that finds another object in the file of this name, once."""
+    """A Path.read_text that returns another object for the file of this name, once."""
     left, plain = [json.dumps(found)], type(sweep.Path()).read_text
 
     def read(path, *given):
@@ -123,7 +123,7 @@ def _instead(name, found):
 
 @pytest.mark.usefixtures("few")
 def test_a_classifier_adds_specbranch_at_its_gamma(run, make, folders, tmp_path):
-    """Its gamma is too deep for the price of another c at c = 2, and fits at 8."""
+    """Its gamma is too deep to predict another c at c = 2, and fits at 8."""
     path = tmp_path / "h.safetensors"
     make.classifier(path, hrad.origin_of(3, *folders))
     found = run("--c", "8,2", "--temperature", "0", "--hrad", path)

@@ -1,4 +1,4 @@
-"""What the tests of clients share."""
+"""Fixtures for the tests of clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def free_port():
-    """free_port(): a port that nobody listens on, below 32768: Dynamo reads one into 16 bits."""
+    """free_port(): a free port below 32768, because Dynamo stores one in 16 bits."""
 
     def find():
         while True:

@@ -1,7 +1,7 @@
-"""A local Ray cluster that serves the demo pair at a port; run by an environment that has Ray.
+"""A local Ray cluster that serves the demo pair at a port; run in an environment that has Ray.
 
-Its arguments are the port, then the options of `sbrt.server.ray:app` as KEY=VALUE. It says "ready"
-and ends when its input does.
+Its arguments are the port, then the options of `sbrt.server.ray:app` as KEY=VALUE. It prints
+"ready" and ends when its input ends.
 """
 
 import sys

@@ -86,7 +86,7 @@ def stream(client, prompt):
 
 
 def served_by(url, count=40):
-    """How many replicas answer."""
+    """Number of replicas that answer."""
     with httpx2.Client(base_url=url, timeout=60) as client:
         texts = [client.get("/metrics").text for _ in range(count)]
     lines = [line for text in texts for line in text.splitlines()]
@@ -129,6 +129,6 @@ def test_a_replica_killed_under_load_loses_no_answer_of_who_retries(url, wanted)
         os.kill(victim, signal.SIGKILL)
         texts = [found.result() for found in answers]
     assert texts == [wanted(prompt) for prompt in prompts]
-    assert failures  # of the streams that were cut
+    assert failures  # from the streams that were cut
     assert victim not in replicas()
     assert other in replicas()

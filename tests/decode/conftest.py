@@ -1,4 +1,4 @@
-"""What tests of this folder share."""
+"""Fixtures for the tests of this folder."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tally() -> ModuleType:
-    """tally.py, which is a program too."""
+    """The module tally.py, which is also a program."""
     spec = importlib.util.spec_from_file_location("tally", Path(__file__).with_name("tally.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,9 +22,10 @@ def tally() -> ModuleType:
 
 @pytest.fixture
 def deal(run_all) -> Callable[..., Counter]:
-    """deal(program, sequences, seed, cpu, *more, shares=2): the sum of what its processes saw.
+    """deal(program, sequences, seed, cpu, *more, shares=2): the summed JSON results of its
+    processes.
 
-    Each runs every `shares`-th world of a program of this folder.
+    Each process runs every `shares`-th world of a program of this folder.
     """
 
     def deal(

@@ -1,11 +1,10 @@
 """Many sequences against the reference: `python tests/decode/crowd.py --sequences 1000`.
 
-A world is a pair of toys and a runtime of some seats. Sequences of fuzz.py come and go at random,
-each by a method of its own, some are dropped on the way. Whoever it shares its rounds with, a
-sequence has the tokens, their log-probs and the finish reason that it has alone. It has its
-counters too, unless a round has more rows than a forward holds, or company decides how a miss is
-answered. World w of seed s is always the same.
-The last line on stdout is a JSON summary.
+A world is a pair of toys and a runtime with some seats. Sequences of fuzz.py come and go at random,
+each with its own method, and some are dropped before their end. In every company a sequence must
+have the tokens, log-probs and finish reason that it has alone. It must have the same counters,
+unless a round has more rows than a forward holds, or company decides how a miss is answered. World
+w of seed s is always the same. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import fuzz
 
 from sbrt import _core
 
-ROWS, STEP_ROWS = 64, 512  # of the target's largest forward, of the draft's
-SEQUENCES = 24  # of a world
+ROWS, STEP_ROWS = 64, 512  # rows of the largest forward: the target's, the draft's
+SEQUENCES = 24  # sequences of a world
 FOUND = 16  # nodes that look-ups add to a chain
 
 
@@ -51,7 +50,7 @@ def request(task: fuzz.Task, method: str) -> tuple:
 
 
 def most_rows(policy: dict) -> tuple[int, int]:
-    """Rows of a verification and of a draft step of one sequence, at most."""
+    """Largest number of rows of a verification, and of a draft step, for one sequence."""
     gamma, nodes = policy["gamma"], policy.get("nodes", 63)
     burst = policy.get("burst", gamma)
     chain = min(
@@ -63,7 +62,7 @@ def most_rows(policy: dict) -> tuple[int, int]:
 
 
 def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
-    """Whether no round can have more rows than a forward holds."""
+    """True if no round can have more rows than a forward holds."""
     seats = world.runtime["max_num_seqs"]
     rows = [most_rows(task.policies[method]) for task, method in tasks]
     target, draft = (max(column) for column in zip(*rows, strict=True))
@@ -71,7 +70,7 @@ def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
 
 
 def waits_for_company(world: fuzz.World, done: Running) -> bool:
-    """Whether company decides if a miss is answered by a burst. Never under `rejection`."""
+    """True if company decides whether a miss is answered by a burst; never under `rejection`."""
     policy = done.task.policies[done.method]
     bursts = policy["gamma"] > 0 and policy.get("on_miss") == 1 and not policy.get("serial")
     return bursts and world.runtime["max_num_seqs"] > 1 and not policy.get("rejection")
@@ -99,7 +98,7 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
 
 
 def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
-    """A world, and its tasks with the method of each."""
+    """A world, and its tasks with a method for each."""
     world = fuzz.random_world(rng, a.cpu)
     asking = Random(repr(world))
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
@@ -116,9 +115,9 @@ def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     for _ in range(SEQUENCES):
         task = fuzz.random_task(rng, world)
         is_alike = fuzz.chance(rng, 0.5)
-        if is_alike:  # it begins as others do
+        if is_alike:  # begins like the others
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
-        few = 0.0 if is_alike else 0.75  # one that asks of its prompt takes nothing from others
+        few = 0.0 if is_alike else 0.75  # a request for prompt log-probs reuses no prefix
         task.logprobs = fuzz.random_logprobs(asking, world, task.prompt, few)
         tasks.append((task, rng.choice(list(task.policies))))
     return world, tasks
@@ -132,7 +131,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     runtime = fuzz.make_runtime(world)
     running: list[Running] = []
     wrong: list[str] = []
-    eager = rng.choice((0.1, 0.5, 1.0))  # how soon the next one comes
+    eager = rng.choice((0.1, 0.5, 1.0))  # probability that the next one comes
     while tasks or running:
         while tasks and runtime.has_free_seat and (not running or fuzz.chance(rng, eager)):
             task, method = tasks.pop()
@@ -154,7 +153,7 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
 
 
 def is_over(one: Running) -> bool:
-    """Takes its tokens; whether it has ended, or is to be dropped now."""
+    """Take the sequence's tokens. True if it has ended or is to be dropped now."""
     one.tokens += one.seat.take()
     one.logprobs += fuzz.rows_of(one.seat.take_logprobs())
     return one.seat.finished or (one.ends_after is not None and len(one.tokens) >= one.ends_after)

@@ -1,10 +1,10 @@
 """Engine against reference, over random worlds: `python tests/decode/fuzz.py --sequences 1000`.
 
-A world is a pair of toys and a runtime; it answers a few sequences, each by every method. Tokens,
-finish reason and every counter must equal those of sbrt.reference, and the tokens of every method
-those of plain decoding unless they stand by chance. So are log-probs, bit for bit, and those of
-the reference up to rounding. World w of seed s is always the same, so a
-failure is repeated by the command it prints. The last line on stdout is a JSON summary.
+A world is a pair of toys and a runtime. It answers a few sequences, each by every method. Tokens,
+finish reason and every counter must equal those of sbrt.reference. Tokens of every method must
+equal those of plain decoding, unless they are accepted at random. So must log-probs, bit for bit;
+those of the reference are equal up to rounding. World w of seed s is always the same: the printed
+command repeats a failure. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from random import Random
 
 from sbrt import _core, reference
 
-SEQUENCES = 8  # of a world
+SEQUENCES = 8  # sequences of a world
 PROGRESS = 10.0  # seconds
 LOOKING = ("draft_model", "pearl", "specbranch", "on_miss", "tree", "hedge")
 HIGH = (1, 1, 1, 2**31 - 10, 2**32 - 10)  # counters of rounds are 64-bit
@@ -73,7 +73,7 @@ def random_world(rng: Random, cpu: float) -> World:
         draft["seed"] = rng.getrandbits(64)  # knows nothing of the target
     if chance(rng, 0.15):
         draft["max_positions"] = rng.randint(1, length + 5)
-    if chance(rng, 0.05):  # one knows more tokens than the other
+    if chance(rng, 0.05):  # one of them knows more tokens
         rng.choice((target, draft))["vocab"] += rng.randint(1, 8)
     for toy in (target, draft):
         if chance(rng, 0.2):
@@ -98,7 +98,7 @@ def random_world(rng: Random, cpu: float) -> World:
 
 
 def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
-    """Ids of a head, of those that the draft knows; the target has one of them at least."""
+    """Ids of a head among those that the draft knows; the target has at least one of them."""
     ids = {rng.randrange(min(known, vocab))}
     ids.update(rng.sample(range(known), rng.randint(1, known)))
     return tuple(sorted(ids))
@@ -119,7 +119,7 @@ def random_sampling(rng: Random) -> dict:
 
 
 def random_shaping(rng: Random, vocab: int, length: int) -> dict:
-    """Penalties, bias and masks; each rarely alone, all never in most sequences."""
+    """Penalties, bias and masks. Most sequences have none, the others often have several."""
     if chance(rng, 0.5):
         return {}
     shaping: dict = {}
@@ -138,7 +138,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
         allowed = rng.sample(range(vocab), max(1, vocab - rng.randrange(vocab)))
         shaping["allowed_token_ids"] = tuple(allowed)
     if chance(rng, 0.4):
-        few = range(min(vocab, rng.choice((3, vocab))))  # a small alphabet: words do come up
+        few = range(min(vocab, rng.choice((3, vocab))))  # a small alphabet, so that words do occur
         shaping["bad_words"] = tuple(
             tuple(rng.choices(few, k=rng.choice((1, 2, 2, 3, 4))))
             for _ in range(rng.randint(1, 12))
@@ -147,7 +147,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
 
 
 def random_knobs(rng: Random, world: World, **fixed) -> dict:
-    """gamma, branches and epsilon of a policy; `fixed` wins."""
+    """gamma, branches and epsilon of a policy; `fixed` overrides them."""
     most, k = world.runtime["max_gamma"], world.runtime["max_branches"]
     epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
     gamma = most if chance(rng, 0.2) else rng.randint(1, most)
@@ -160,7 +160,7 @@ def random_hedge(rng: Random, world: World) -> dict:
     nodes = rng.choice((3, 16, 63))
     drawn = random_knobs(rng, world, likely=True, branches=branches, nodes=nodes)
     wide = rng.randint(1, world.runtime["max_width"])
-    if wide > 1 and not chance(rng, 0.02):  # all of a round's trees are drafted: they take long
+    if wide > 1 and not chance(rng, 0.02):  # all trees of a round are drafted, which is slow
         tree = min(63, wide * drawn["gamma"])
         drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
     miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
@@ -207,7 +207,7 @@ def random_task(rng: Random, world: World) -> Task:
 
 
 def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0.75) -> dict:
-    """For half of the sequences, `few` of them for their prompts too.
+    """Log-probs for half of the sequences; `few` of them ask for those of the prompt, too.
 
     A prompt with a row that is not a number would end them.
     """
@@ -223,7 +223,7 @@ def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0
 
 
 def let_look_up(rng: Random, task: Task) -> None:
-    """Some policies have look-ups. Prompts may repeat, as text of few tokens does."""
+    """Give some policies look-ups. Prompts may repeat, as text of few tokens does."""
     for name in LOOKING:
         if chance(rng, 0.5):
             task.policies[name]["lookup"] = True
@@ -273,7 +273,7 @@ def oracle(world: World, task: Task, method: str):
 
 
 def differences(runtime, tokens, expected) -> dict:
-    """What of a finished sequence is not as expected: name -> (engine, reference)."""
+    """Unexpected results of a finished sequence: name -> (engine, reference)."""
     want_tokens, want_finish, want_stats = expected
     pairs = {"tokens": (tokens, want_tokens), "finish": (runtime.finish_reason, want_finish)}
     stop = want_tokens[-1] if want_finish == "stop" else None
@@ -286,13 +286,13 @@ def differences(runtime, tokens, expected) -> dict:
 
 
 def rows_of(columns) -> list:
-    """(token, rank, log-prob) of each entry, by position; the engine gives arrays of each."""
+    """(token, rank, log-prob) of each entry, by position. The engine gives one array for each."""
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [[e for e in zip(*row, strict=True) if e[0] >= 0] for row in rows]
 
 
 def logprobs_of(seat, logprobs: dict) -> dict[str, list]:
-    """The log-probs that a finished sequence got, by the name of the request."""
+    """The log-probs of a finished sequence, by the name of the request."""
     found = {
         "output": rows_of(seat.take_logprobs()),
         "prompt": rows_of(seat.prompt_logprobs()),
@@ -326,7 +326,7 @@ def are_near(rows: list, want: list) -> bool:
 
 
 def is_by_chance(task: Task, method: str) -> bool:
-    """Whether drafted tokens stand by chance: then the law is that of plain decoding, no more."""
+    """True if drafted tokens are accepted at random: only the distribution is plain decoding's."""
     return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
 
 
@@ -381,7 +381,7 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         task = random_task(rng, world)
         task.logprobs = random_logprobs(asking, world, task.prompt)
         seen["sequences"] += 1
-        if chance(rng, 0.1):  # an abandoned sequence leaves nothing behind
+        if chance(rng, 0.1):  # an abandoned sequence leaves no trace
             engine_tokens(runtime, task, "none")
             runtime.begin(task.prompt, *abandoned(task))
             runtime.run(2)
@@ -400,7 +400,7 @@ def abandoned(task: Task) -> tuple:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The flags of a program that runs random worlds."""
+    """A parser with the flags of a program that runs random worlds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

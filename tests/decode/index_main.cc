@@ -1,5 +1,5 @@
-// Does TrunkIndex find what after_match() finds by reading the whole trunk? Of every prefix of random
-// trunks over few and many tokens, with repeats put in.
+// Checks that TrunkIndex finds the same matches as after_match(), which reads the whole trunk. It
+// compares them for every prefix of random trunks, of few and many tokens, with repeats.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -28,7 +28,8 @@ std::vector<int32_t> make_trunk(std::mt19937_64& random) {
   return trunk;
 }
 
-// Matches found, or -1 if one differs. The trunk is read in pieces, and asked about what lies behind.
+// Returns the number of matches found, or -1 if one differs. The trunk is read in pieces, and asked
+// about the tokens after them.
 int64_t compare(uint64_t seed, TrunkIndex& index) {
   std::mt19937_64 random(seed);
   const std::vector<int32_t> trunk = make_trunk(random);

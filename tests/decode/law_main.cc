@@ -1,10 +1,5 @@
-// Counts the first tokens of many sequences under rejection, as tally.py does, so that a changed copy of
-// the core can be asked too.
-//
-//   law_main SEQUENCES CELLS VOCAB NOISE OTHER TEMPERATURE TOP_K GAMMA BRANCHES RANKING WIDTH NODES
-//            EPSILON ON_MISS BURST BURST_WIDTH LOOKUP
-//
-// Writes a line for every cell that came: its tokens, as digits of base 256, and how often.
+// Counts the first tokens of many sequences under rejection, like tally.py. Tests compile it with a
+// changed copy of the core.
 #include <cstdio>
 #include <cstdlib>
 #include <map>

@@ -1,8 +1,4 @@
-// Rounds of every method on the cpu body, to be run under ThreadSanitizer.
-//
-//   race_main ROUNDS         an engine; ends 1 if a method's tokens are not those of plain decoding
-//   race_main ROUNDS ahead   rounds of every shape, enqueued with no look at any record: their ops
-//                            touch what the real ones do, and only the fences keep them in order
+// Rounds of every method on the cpu backend, to be run under ThreadSanitizer.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -111,7 +107,7 @@ int64_t rounds(Threads threads, int64_t enough) {
   return done;
 }
 
-// What one lane writes and the other reads.
+// Values that one lane writes and the other reads.
 struct Shared {
   int64_t outcome = 1, chain = 1, branches = 1, choice = 1;
 };
@@ -127,13 +123,13 @@ void fold(const Fold& a, Worker) {
 }
 
 RoundShape shape_of(int64_t round) {
-  // draft burst before, steps beside: overlapped, serial, both, neither
+  // (burst before the target, steps during the target): overlapped, serial, both, neither
   constexpr int kShapes[][2] = {{0, 2}, {2, 0}, {2, 2}, {0, 0}};
   const auto& [burst, gamma] = kShapes[mix64(1, static_cast<uint64_t>(round)) % 4];
   return {burst, gamma, 1, 1, 1};
 }
 
-// csrc/README.md, "Who writes what", as ops that are nothing else.
+// The accesses in "Who writes what" of csrc/README.md, by ops that do nothing else.
 Shared rounds_ahead(const std::unique_ptr<Exec>& exec, int64_t count) {
   Shared s;
   int64_t target_kv = 1, draft_kv = 1;

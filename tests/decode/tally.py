@@ -1,8 +1,9 @@
-"""Counts what engines say under rejection: `python tests/decode/tally.py --sequences 20000 0 5 7`.
+"""Counts tokens of engines under rejection: `python tests/decode/tally.py --sequences 20000 0 5 7`.
 
-A setting is a pair of toys, a sampling law and a method. Many sequences begin with the same prompt,
-each with a seed of its own; their first tokens after it, together, are one cell of a table whose
-law is known: plain decoding's, multiplied out by sbrt.reference. The last line on stdout is JSON.
+A setting is a pair of toys, sampling parameters and a method. Many sequences begin with the same
+prompt, each with its own seed. The first tokens after it, together, are one cell of a table. The
+table's distribution is known: it is plain decoding's, computed by sbrt.reference. The last line on
+stdout is JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from sbrt import _core, reference
 from sbrt.reference.law import Lane, Shaper
 
-LEAST = 10.0  # expected in a cell; smaller ones are counted together
+LEAST = 10.0  # expected in a cell; smaller cells are merged
 SIZES = {"max_model_len": 64, "max_gamma": 4, "max_branches": 16, "max_width": 4}
 COUNTERS = (
     "accepted", "branches", "branch_hits", "branch_rounds", "rollback_tokens", "empty_residuals"
@@ -25,8 +26,8 @@ COUNTERS = (
 
 
 def setting(policy, vocab=4, noise=16, cells=4, prompt=(1, 0, 1, 0, 1), **more):
-    """`more`: keywords of a Sampling; stops, shaping; `other`, a draft that knows nothing of the
-    target; `knows`, how many tokens the draft has (default: one more than the target)."""
+    """`more`: keywords of a Sampling; stops, shaping. `other`: the draft does not resemble the
+    target. `knows`: number of tokens of the draft (default: one more than the target)."""
     policy = {"rejection": True} | policy
     return {
         "policy": policy,
@@ -48,7 +49,7 @@ def hedge(gamma, branches, **more):
 PENALTIES = {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.3}
 BURST = {"on_miss": 1, "burst": 2, "burst_width": 4}
 LOOKS = {"vocab": 5, "cells": 3, "temperature": 3.0, "noise": 48}
-# gamma and k, temperature, top_p, top_k, min_p, vocabulary and draft all vary.
+# gamma, k, temperature, top_p, top_k, min_p, vocabulary and draft vary.
 SETTINGS = (
     setting(serial(1), temperature=1.0),
     setting(serial(4), temperature=2.5),
@@ -86,7 +87,7 @@ SETTINGS = (
 
 
 def toys(s):
-    """Keywords of target and draft."""
+    """The keywords of target and draft."""
     target = {"vocab": s["vocab"], "seed": 11}
     draft = {"vocab": s.get("knows", s["vocab"] + 1), "seed": 12 if s.get("other") else 11}
     return target, draft | {"noise16": s["noise"]}
@@ -97,7 +98,7 @@ def law_of(s):
 
 
 def expected(s):
-    """The law [vocab + 1, ...] of the first `cells` tokens; behind a stop all are `vocab`."""
+    """Probabilities [vocab + 1, ...] of the first `cells` tokens; after a stop all are `vocab`."""
     target, _ = toys(s)
     stops, size = s.get("stops", ()), s["vocab"]
     shaper = None
@@ -121,7 +122,7 @@ def expected(s):
 
 
 def counted(s, sequences, first=0):
-    """Counts of what `sequences` seeds from `first` on gave, and what happened on the way."""
+    """Counts by cell for `sequences` seeds from `first` on, and the engine's counters."""
     runtime = _core.Runtime(
         *(_core.Toy(**toy) for toy in toys(s)), body="sim", rejection=True, **SIZES
     )
@@ -144,8 +145,10 @@ def counted(s, sequences, first=0):
 
 
 def distance(counts, law):
-    """How far counts are from what is expected, in standard deviations (Wilson and Hilferty's of
-    the chi-square); infinite if what cannot come did."""
+    """Distance of counts from the expected ones, in standard deviations.
+
+    It is Wilson and Hilferty's for the chi-square; infinite if an impossible cell was counted.
+    """
     counts, want = np.ravel(counts), np.ravel(law) * np.sum(counts)
     if counts[want == 0].any():
         return float("inf")

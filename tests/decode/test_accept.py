@@ -1,7 +1,9 @@
-"""Contract under test: the rules of `rejection` give the target's law exactly. By enumeration of
-every draw and coin, in 10,000 random cases per rule, degenerate ones among them, the total
-variation stays below 1e-12; rules that look right and are not are caught by the same tests, and by
-the chi-square that the engine's own tokens go through (test_rejection_law.py)."""
+"""Contract under test: the rules of `rejection` give the target's distribution exactly.
+
+Every draw and coin is enumerated, in 10,000 random cases per rule, degenerate ones included: the
+total variation stays below 1e-12. The same tests catch rules that are wrong although they look
+right, and so does the chi-square that the engine's own tokens go through (test_rejection_law.py).
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,18 @@ import pytest
 from sbrt import _probe
 
 CASES = 10_000
-RULES = {  # most draws of a node, most tokens that are known
+RULES = {  # most draws of a node; most known tokens
     "2: one draw": (1, 0),
     "3: known tokens": (0, 3),
     "3 and 4: known tokens, then draws": (3, 2),
     "4: draws without replacement": (4, 0),
 }
-EDGE = 1e-9  # how near to its chance a coin is asked
+EDGE = 1e-9  # distance of a tested coin from the probability
 
 
 @dataclass(frozen=True)
 class Case:
-    """Laws p and q [vocab]; k: candidates drawn; known: tokens tried that nobody drew."""
+    """Probabilities p and q [vocab]. k: number of drawn candidates. known: candidates not drawn."""
 
     p: np.ndarray
     q: np.ndarray
@@ -34,7 +36,7 @@ class Case:
 
 
 def random_law(rng: np.random.Generator, vocab: int) -> np.ndarray:
-    """Smooth, sharp, with zeros, of one point, flat, or of few values."""
+    """Random probabilities: smooth, sharp, with zeros, of one point, flat, or of few values."""
     kind = rng.integers(6)
     law = rng.dirichlet(np.full(vocab, (1.0, 0.1, 1.0, 1.0, 1.0, 1.0)[kind]))
     if kind == 2:
@@ -51,7 +53,7 @@ def random_law(rng: np.random.Generator, vocab: int) -> np.ndarray:
 
 
 def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterator[Case]:
-    """Cases of up to `most` draws, with all that can degenerate."""
+    """Cases of up to `most` draws, including all degenerate ones."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         vocab = int(rng.integers(1, 6))
@@ -72,7 +74,7 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
 
 
 def chance(place: _probe.Place, token: int) -> float:
-    """That a drawn candidate stands, as the engine's coin has it."""
+    """Probability that a drawn candidate is accepted, checked against the engine's coin."""
     p, q = place.p[token], place.q[token]
     found = min(1.0, p / q)
     assert place.stands(token, 0.0) == (p > 0)
@@ -81,18 +83,18 @@ def chance(place: _probe.Place, token: int) -> float:
     return found
 
 
-# --- what the engine does ---
+# --- the engine's rules ---
 
 
 def drawn(case: Case) -> np.ndarray:
-    """Rule 4, and with k = 1 rule 2; after rule 3 for what is known."""
+    """Rule 4, which is rule 2 for k = 1, after rule 3 for known tokens."""
     out = np.zeros(len(case.p))
     _known(case, (), 1.0, out)
     return out
 
 
 def _place(case: Case, known: tuple[int, ...], rejected: tuple[int, ...]) -> tuple:
-    """The laws after these, and whether something of p was left each time."""
+    """The probabilities after these rejections, and True if some of p was left each time."""
     place, left = _probe.Place(case.p, case.q), True
     for token in known:
         left &= place.reject_known(token)
@@ -115,7 +117,7 @@ def _known(case: Case, tried: tuple[int, ...], weight: float, out: np.ndarray) -
 
 def _drawn(case: Case, rejected: tuple[int, ...], weight: float, out: np.ndarray) -> None:
     place, left = _place(case, case.known, rejected)
-    true = case.q.copy()  # the law of the next draw, whatever the rule makes of it
+    true = case.q.copy()  # the distribution of the next draw, independent of the rule
     true[[*case.known, *rejected]] = 0
     if len(rejected) == case.k or not true.sum() > 0 or not left:
         out += weight * place.p
@@ -129,11 +131,11 @@ def _drawn(case: Case, rejected: tuple[int, ...], weight: float, out: np.ndarray
 
 
 def two_in_a_row(first: Case, then: list[Case]) -> np.ndarray:
-    """The law [vocab, vocab] of two tokens of a chain, each with a coin of its own."""
+    """Probabilities [vocab, vocab] of two tokens of a chain, each with its own coin."""
     return drawn(first)[:, None] * np.stack([drawn(case) for case in then])
 
 
-# --- what it must not do ---
+# --- wrong rules ---
 
 
 def part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -143,7 +145,7 @@ def part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def ratio(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """min(1, p / q), 1 where q is 0."""
+    """min(1, p / q), or 1 if q is 0."""
     return np.minimum(1, np.divide(p, q, out=np.ones_like(p), where=q > 0))
 
 
@@ -153,20 +155,20 @@ def top(q: np.ndarray, k: int) -> list[int]:
 
 
 def ratio_on_a_deterministic_candidate(case: Case) -> np.ndarray:
-    """The draft's likeliest token, accepted as if it had been drawn."""
+    """The draft's most likely token, accepted as if it had been drawn."""
     [best] = top(case.q, 1)
     stands = ratio(case.p, case.q)[best]
     return stands * np.eye(len(case.p))[best] + (1 - stands) * part(case.p, case.q)
 
 
 def the_branch_the_target_likes_best(case: Case) -> np.ndarray:
-    """Of the draft's k likeliest tokens that of largest p, always."""
+    """Always the token of largest p among the draft's k most likely ones."""
     best = max(top(case.q, case.k), key=lambda token: case.p[token])
     return np.eye(len(case.p))[best]
 
 
 def _sequences(q: np.ndarray, k: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Draws without replacement and their probability."""
+    """(draws without replacement, their probability)."""
 
     def go(taken: tuple[int, ...], weight: float) -> Iterator[tuple[tuple[int, ...], float]]:
         rest = q.copy()
@@ -196,12 +198,12 @@ def _verified(case: Case, order, renormalises: bool) -> np.ndarray:
 
 
 def sorted_before_verifying(case: Case) -> np.ndarray:
-    """Drawn candidates tried by q, not in the order they were drawn."""
+    """Drawn candidates are tried in order of q, not of their draws."""
     return _verified(case, lambda s: sorted(s, key=lambda token: -case.q[token]), True)
 
 
 def q_not_renormalised(case: Case) -> np.ndarray:
-    """After a draw q is what is left, and not a law."""
+    """After a draw the rest of q is not normalised."""
     return _verified(case, lambda s: s, False)
 
 
@@ -214,7 +216,7 @@ def dropped_by_its_own_q(case: Case) -> np.ndarray:
 
 
 def raw_q_of_a_truncated_draw(case: Case) -> np.ndarray:
-    """Drawn from the top of q, verified as if from all of it."""
+    """Drawn from the top of q, verified with the whole q."""
     kept = np.zeros(len(case.q))
     best = top(case.q, max(1, len(case.q) // 2))
     kept[best] = case.q[best]
@@ -224,7 +226,7 @@ def raw_q_of_a_truncated_draw(case: Case) -> np.ndarray:
 
 
 def resampled_from_p(case: Case) -> np.ndarray:
-    """After a rejection the token comes from p, not from what is left of it."""
+    """After a rejection the token is sampled from p, not from the residual."""
     stands = ratio(case.p, case.q)
     return case.q * stands + (case.q * (1 - stands)).sum() * case.p
 
@@ -250,11 +252,11 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
     a = ratio(first.p, first.q)
     for x, case in enumerate(then):
         b = ratio(case.p, case.q)
-        both = np.minimum(a[x], b)  # the coin is below both chances
+        both = np.minimum(a[x], b)  # the coin is below both probabilities
         out[x] += first.q[x] * case.q * both
-        fell = (case.q * (a[x] - both)).sum()  # below the first's only
+        fell = (case.q * (a[x] - both)).sum()  # below the first only
         out[x] += first.q[x] * fell * part(case.p, case.q)
-        # After a rejection the next token is decided in a round of its own.
+        # After a rejection the next token is decided in its own round.
         out[x] += (first.q * (1 - a)).sum() * part(first.p, first.q)[x] * case.p
     return out
 
@@ -296,7 +298,7 @@ def test_a_wrong_rule_is_caught(name):
 
 
 def chains(count):
-    """Laws of two tokens in a row."""
+    """(first case, next case after each token, joint distribution) of two tokens in a row."""
     rng = np.random.default_rng(3)
     for _ in range(count):
         vocab = int(rng.integers(1, 5))
@@ -311,14 +313,14 @@ def test_two_tokens_have_the_joint_law():
 
 
 def test_one_coin_for_two_tokens_is_caught():
-    """Each token has its law even so: only the joint law shows it."""
+    """Each token alone has its distribution: only the joint distribution shows the fault."""
     off = [variation(one_coin_for_two(f, t), joint) for f, t, joint in chains(2000)]
     assert np.mean(off) > 0.005
     assert max(off) > 1e-3
 
 
 def test_the_chi_square_catches_what_the_enumeration_does(tally):
-    """A million draws of every wrong law, through the test of the engine's own tokens."""
+    """A million draws by every wrong rule, through the test of the engine's own tokens."""
     rng = np.random.default_rng(5)
     p, q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
     assert abs(tally.distance(rng.multinomial(1_000_000, p), p)) < 5
@@ -350,7 +352,7 @@ def test_what_is_empty_falls_back_to_the_target():
     assert not place.reject(1)
     assert place.p.tolist() == law.tolist()
     assert place.q.tolist() == [1.0, 0.0]
-    assert place.reject(0)  # of what is left of q the first token is all
+    assert place.reject(0)  # the first token is all that is left of q
     assert place.p.tolist() == [0.0, 1.0]
     alone = _probe.Place([0.0, 1.0], law)
     assert not alone.reject_known(1)

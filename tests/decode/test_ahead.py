@@ -1,5 +1,5 @@
 """Contract under test: a caller that takes one round at a time keeps the lanes as busy as one that
-takes them all: the next round is enqueued before the record of the last one is read."""
+takes all rounds. The next round is enqueued before the record of the last one is read."""
 
 from __future__ import annotations
 

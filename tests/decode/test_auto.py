@@ -1,6 +1,6 @@
-"""Contract under test: `auto`. Tokens are plain decoding's whatever it chooses and whenever it
-changes its mind; in virtual time, where costs are known, it is about as fast as the best of what it
-chooses from and never slower than plain decoding; the draft is left alone where it cannot pay."""
+"""Contract under test: `auto`. Its tokens are plain decoding's, whatever it chooses and whenever it
+changes its method. In virtual time, where costs are known, it is about as fast as its best
+candidate, and never slower than plain decoding. It does not run a draft that cannot pay."""
 
 import resource
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PROMPTS = [[1, 2, 3], list(range(40))]
 
 
 def costs(c=8, step=100, shared=1.0):
-    """T(rows) = c steps plus a little a row; `shared`: how much slower beside others."""
+    """T(rows) = c steps plus a little per row; `shared`: slowdown while the lanes overlap."""
     target = [step * c + 3 * rows for rows in ROWS]
     draft = [step + rows // 8 for rows in ROWS]
     slow = {"target_overlapped": [round(shared * t) for t in target]}
@@ -45,7 +45,7 @@ class Sum:
 
 
 def play(runtime, policy, temperature=0.0, max_tokens=250, repeat=3):
-    """Tokens of every prompt, and what all but the first sequences took."""
+    """The tokens of every prompt, and the time of all sequences but the first ones."""
     found, total = [], Sum()
     for again in range(repeat):
         for i, prompt in enumerate(PROMPTS):
@@ -65,7 +65,7 @@ def play(runtime, policy, temperature=0.0, max_tokens=250, repeat=3):
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("draft", [SOMETIMES, NEVER], ids=["sometimes", "never"])
 def test_about_as_fast_as_the_best_and_never_slower_than_none(draft, temperature, c, shared):
-    # Costs that the engine believes are those that virtual time charges.
+    # Virtual time charges the costs that the engine assumes.
     runtime = make(draft, costs=costs(c, shared=shared))
     tokens, rate = play(runtime, None, temperature)
     fixed = {}
@@ -90,7 +90,7 @@ def test_a_prompt_that_repeats_itself_misleads_it_for_a_few_rounds_only():
 
 @pytest.mark.parametrize("shared", [1.0, 2.5], ids=["own devices", "one device"])
 def test_it_finds_out_that_a_draft_is_good_after_a_prompt_that_misled_it(shared):
-    """The toy's prompt says nothing of what follows, neither to the draft nor to a look-up."""
+    """The toy's prompt is unrelated to the text after it, for the draft and for look-ups."""
     runtime = make(AGREES, costs=costs(8, shared=shared))
     rate = play(runtime, None)[1]
     assert rate >= 1.9 * play(runtime, POLICIES[0])[1]

@@ -1,6 +1,6 @@
 """Contract under test: virtual time. A forward costs what its rows in use cost, everything else
-nothing; a round whose lanes overlap lasts as long as the longer of them, a serial one as long as
-both; the host's share comes once a round; tokens are those of any other clock."""
+nothing. A round whose lanes overlap lasts as long as the longer lane, a serial one as long as both.
+The host's cost is added once a round. Tokens are those of any other clock."""
 
 from itertools import pairwise
 
@@ -53,7 +53,7 @@ def total(runtime, name, max_tokens):
 
 
 def rounds_of(runtime, since):
-    """Per round: (its length, work of the target lane, of the draft lane), ns, from the trace."""
+    """(length, work of the target lane, work of the draft lane), ns, of the traced rounds."""
     found, begin, spans = [], since, runtime.trace(since)
     ends = [end for lane, name, _, end, _ in spans if (lane, name) == ("target", "select")]
     for end in ends:
@@ -66,8 +66,8 @@ def rounds_of(runtime, since):
     return found
 
 
-# By hand. The first chain is empty; a chain of 3 that stands gives 4 tokens; the prompt without its
-# last token is prefilled by both lanes.
+# Computed by hand. The first chain is empty. A chain of 3 that is accepted gives 4 tokens. Both
+# lanes prefill the prompt without its last token.
 
 
 def test_plain_decoding_costs_its_forwards():
@@ -83,7 +83,7 @@ def test_overlapped_rounds_that_hit(slow):
 
 
 def test_overlapped_rounds_that_miss():
-    """The chain stays empty and the root is caught up with in every round."""
+    """The chain stays empty, and every round has a catch-up for the root."""
     assert total(make(NEVER), "one branch", 6) == (6, 0, 6 * max(T(1), 4 * t(1)))
     assert total(make(NEVER, **SLOW), "one branch", 6) == (6, 0, 6 * 40 * 4 * t(1))
 
@@ -94,12 +94,12 @@ def test_a_step_counts_the_rows_of_all_branches():
 
 
 def test_a_forward_without_rows_costs_nothing():
-    """After a cut the root's KV is there already: no catch-up, from the second round on."""
+    """After a cut the root's KV exists already: no catch-up from the second round on."""
     assert total(make(**SLOW), "cut", 5) == (5, 4, 40 * (4 * t(1) + 4 * 3 * t(1)))
 
 
 def test_serial_rounds_that_stand():
-    """The node that no step processed rides in the next round's first step, beside the root."""
+    """The node that no step processed joins the next round's first step, together with the root."""
     wanted = (3 * t(1) + T(4)) + 2 * (t(2) + 2 * t(1) + T(4))
     assert total(make(), "serial", 12) == (3, 0, wanted)
 
@@ -148,7 +148,7 @@ def test_prefill_costs_nothing():
     assert (runtime.stats.prefill_ns, runtime.stats.decode_ns) == (0, max(T(1), 4 * t(1)))
 
 
-# From the trace, whatever the rounds.
+# From the trace, for any rounds.
 
 
 @pytest.mark.parametrize("name", OVERLAPPED)

@@ -1,6 +1,8 @@
-"""Contract under test: a sequence has the tokens, the finish reason and the counters that it has
-alone, whoever shares its rounds: 1 to 16 at once, of all methods, laws and shapings, that come and
-go at random (crowd.py). Counters are compared where no round has more rows than a forward holds."""
+"""Contract under test: a sequence has the tokens, finish reason and counters that it has alone.
+
+1 to 16 sequences run at once, with all methods, sampling parameters and shapings, and come and go
+at random (crowd.py). Counters are compared if no round has more rows than a forward holds.
+"""
 
 from functools import partial
 
@@ -15,7 +17,7 @@ def run_crowd(deal):
 
 
 def check_seen(seen, sequences):
-    """What was drawn reached the places that matter."""
+    """Check that the random draws reached the places that matter."""
     assert seen["sequences"] >= sequences
     assert seen["mismatches"] == 0
     assert seen["finished"] + seen["dropped"] == seen["sequences"]

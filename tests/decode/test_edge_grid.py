@@ -1,6 +1,7 @@
 """Contract under test: at every edge of prompt, budget, stop and abort a sequence has the exact
-length, tokens and finish reason, counted from plain decoding without limits; more than 10,000
-combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and 2^32 - 10, in turn."""
+length, tokens and finish reason. They are computed from plain decoding without limits, for more
+than 10,000 combinations on the toy lane. Rounds are counted from 1, 2^31 - 10 and 2^32 - 10, in
+turn."""
 
 import itertools
 from collections import Counter
@@ -33,7 +34,7 @@ ran: Counter = Counter()  # combinations by test
 
 
 class Grid:
-    """Runtimes over one pair, one of each first round, used in turn."""
+    """Runtimes over one pair, one for each first round number, used in turn."""
 
     def __init__(self, name, gamma, *, noise=4, window=0, **sizes):
         self.name, self.gamma = name, gamma
@@ -62,7 +63,7 @@ class Grid:
         return runtime
 
     def answer(self, *request):
-        """(tokens, reason, stop token) of one sequence; twice finished is once finished."""
+        """(tokens, reason, stop token) of one sequence. To finish it twice changes nothing."""
         runtime = self.begin(*request)
         tokens = runtime.run()
         assert runtime.finished
@@ -84,7 +85,7 @@ def prompt_of(length):
 
 
 def expected(whole, budget, stops=()):
-    """The first stop inside the budget ends it, else the length."""
+    """The first stop within the budget ends it, else the length."""
     for i, token in enumerate(whole[:budget]):
         if token in stops:
             return whole[: i + 1], "stop", token
@@ -107,7 +108,7 @@ def test_prompts_and_budgets(grid):
 
 
 def test_an_end_at_every_offset_of_a_chain(grid):
-    """Each token of the output as the stop, with budgets that end before, at and behind it."""
+    """Each token of the output as the stop, with budgets that end before, at and after it."""
     offsets = {method: set() for method in METHODS}
     for case, length in itertools.product(CASES, (1, 2, 5, 40)):
         prompt = prompt_of(length)
@@ -130,7 +131,7 @@ def test_an_end_at_every_offset_of_a_chain(grid):
 
 
 def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
-    """Stops that the target never says, before a draft that knows little of the target."""
+    """Stops that the target never samples, with a draft that knows little of the target."""
     grid = Grid(grid.name, grid.gamma, noise=256)
     prompt = prompt_of(3)
     for case in CASES:
@@ -140,7 +141,7 @@ def test_a_drafted_end_that_is_rejected_ends_nothing(grid):
 
 
 def test_an_abort_at_every_round(grid):
-    """After end() at any round the next sequence is as if nothing had been."""
+    """After end() at any round the next sequence is not affected."""
     for case, length in itertools.product(CASES, (1, 2, grid.gamma, 40)):
         prompt, other = prompt_of(length), prompt_of(length + 1)
         whole, then = grid.whole(case, prompt), grid.whole(case, other)
@@ -162,7 +163,7 @@ def test_an_abort_at_every_round(grid):
 
 @pytest.mark.parametrize("window", [1, 2, 5, 64])
 def test_rings_that_wrap_end_with_the_context(grid, window):
-    """A small window's ring wraps again and again; max_model_len ends it to the token."""
+    """A small window's ring wraps many times; the sequence ends exactly at max_model_len."""
     longest = 2 * CAPACITY
     grid = Grid(grid.name, grid.gamma, window=window, max_model_len=longest)
     ring = window + 64
@@ -186,7 +187,7 @@ def test_prompts_that_cannot_be_are_refused(grid):
 
 
 def test_no_end_before_min_tokens(grid):
-    """Three stops that come early; masked, what follows them is another text."""
+    """Three early stops; when they are masked, other text follows."""
     prompt = prompt_of(3)
     for method, law in itertools.product(METHODS, LAWS):
         stops = grid.whole((method, law, "bare"), prompt)[:3]
@@ -204,7 +205,7 @@ def test_no_end_before_min_tokens(grid):
 
 
 def test_the_grid_is_as_large_as_promised(request):
-    """What the tests above went through; says nothing if some of them did not run."""
+    """The tests above ran enough combinations; passes if some of them did not run."""
     names = {n for n in vars(request.module) if n.startswith("test_")} - {request.node.name}
     if set(ran) != names:
         pytest.skip("only part of the grid ran")

@@ -1,5 +1,5 @@
-"""Contract under test: ids that no token has are masked in every row, so that they never come, in
-any method; apart from that nothing changes."""
+"""Contract under test: ids that no token has are masked in every row, so that no method samples
+them. Nothing else changes."""
 
 import random
 import re
@@ -44,7 +44,7 @@ def tokens(method, law, shaping, holes=(), seed=1):
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: f"T={law['temperature']}")
 @pytest.mark.parametrize("method", METHODS)
 def test_holes_are_what_is_not_allowed(method, law):
-    """The other way to say it, and one that the reference is compared with."""
+    """Allowing all other ids is equivalent, and is compared with the reference."""
     rng = random.Random(0)
     changed = 0
     for seed in range(6):

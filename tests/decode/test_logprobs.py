@@ -1,6 +1,6 @@
-"""Contract under test: log-probs are the model's own, of the row that decided a token, whatever the
-request does to that row and whichever requests share the round. A request that does not ask
-launches no op for it. (fuzz.py and crowd.py compare them with the reference in random worlds.)"""
+"""Contract under test: log-probs are the model's own, for the row that decided a token. They depend
+neither on the request's shaping nor on other requests of the round. A request that does not ask for
+them launches no op for them. (fuzz.py and crowd.py compare them with the reference.)"""
 
 import pytest
 
@@ -81,14 +81,14 @@ def test_holes_are_no_tokens():
 
 
 def test_padding_at_the_end_of_the_vocabulary_is_no_token():
-    """The toy's logit of a token does not depend on how many there are."""
+    """The toy's logit of a token does not depend on the size of the vocabulary."""
     tokens, rows, prompt = answer(make(target={"vocab": 40}, vocab=32), "pearl", output=9, prompt=9)
     assert (tokens, rows, prompt) == answer(make(), "none", output=9, prompt=9)
 
 
 @pytest.mark.parametrize("method", ["none", "specbranch"])
 def test_a_row_of_the_prompt_that_is_not_a_number(method):
-    """It ends a request that asks for the prompt's log-probs. No other request reads that row."""
+    """It ends a request for the prompt's log-probs. No other request reads that row."""
     runtime = make(target={"nan_at": 40})
     expected = answer(make(), method, output=1)
     assert answer(runtime, method, output=1) == expected
@@ -142,7 +142,7 @@ def test_who_does_not_ask_launches_no_op_for_it():
 
 
 def test_a_neighbour_that_asks_changes_nothing():
-    """Six share their rounds. Each asks for another number of tokens, the first for none at all."""
+    """Six requests share rounds. Each asks for a different number of tokens, the first for none."""
 
     def asked(i):
         return {"law": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}

@@ -1,6 +1,6 @@
-"""Contract under test: with `lookup` what followed in the text before joins every chain. It says
-what the draft cannot, and stays within the rows of the policy; tokens stay those of plain decoding,
-and a sequence learns from itself alone."""
+"""Contract under test: with `lookup`, every chain gets tokens that followed earlier in the text.
+They are tokens that the draft cannot predict, and they stay within the policy's rows. The output
+stays that of plain decoding, and a sequence learns only from its own text."""
 
 import pytest
 
@@ -15,7 +15,7 @@ POLICIES = {
 }
 every_policy = pytest.mark.parametrize("name", POLICIES)
 PROMPT = [1, 2, 3, 7, 7, 7]
-ONLY = _core.Shaping(allowed_token_ids=(7,))  # the text goes on with one token
+ONLY = _core.Shaping(allowed_token_ids=(7,))  # the text continues with one token
 TOKENS = 80
 
 
@@ -56,7 +56,7 @@ def test_chains_stay_within_the_rows_of_the_policy(name):
 
 @every_policy
 def test_a_sequence_learns_from_itself_alone(name):
-    """After other texts a sequence has the counters that it had at first."""
+    """After other texts a sequence has the same counters as at first."""
     policy = _core.Policy(**POLICIES[name], lookup=True)
     law = {"temperature": 1.0, "seed": 5}
     fresh = answer(runtime(), policy, _core.Shaping(), **law)

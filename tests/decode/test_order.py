@@ -1,7 +1,7 @@
-"""Contract under test: the rounds of every method, as the dry body keeps them, leave nothing
-unordered. Each wait of round.cc is needed, or what it promises is kept by the host as well. The
-lanes write apart, but for what csrc/README.md hands from one to the other. No op writes of the
-state what it does not say, which the dry body checks op by op."""
+"""Contract under test: rounds of every method, recorded by the dry backend, leave no access
+unordered. Each wait of round.cc is needed, or the host ensures what it promises. The lanes write
+different parts of the state, except those that csrc/README.md lists. No op writes a part that it
+does not declare; the dry backend checks this for each op."""
 
 import pytest
 
@@ -15,7 +15,7 @@ POLICIES = toys.POLICIES | {
     | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
 }
 FENCES = ("verify_done", "chain_ready", "draft_ready")
-# Which fences the streams wait for, by method.
+# The fences that the streams wait for, by method.
 WAITS = {
     "none": set(),
     "draft_model": {"verify_done", "chain_ready"},
@@ -28,13 +28,13 @@ WAITS = {
     "tree and look-up": {"verify_done", "chain_ready"},
     "hedge and look-up": set(FENCES),
 }
-# What goes from the draft's hands into the target's and back (csrc/README.md, "Who writes what").
+# Parts that both draft and target lane write (csrc/README.md, "Who writes what").
 HANDED = {"chain", "rank"}
 SHAPING = {"repetition_penalty": 1.2, "min_tokens": 5}
 
 
 def kept(name, shaped=False, rejection=False, sequences=3):
-    """The book of some sequences on the dry body."""
+    """The record of some sequences on the dry backend."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     runtime = _core.Runtime(
         *pair,
@@ -72,7 +72,7 @@ def test_shaped_rows_and_rejection_are_in_order_too(name):
 
 @every_method
 def test_nothing_is_unordered_if_the_host_runs_ahead(name):
-    """Without the host's own waits, only the fences are left, as if rounds were enqueued ahead."""
+    """Without the host's waits only the fences remain, as if rounds were enqueued ahead."""
     assert kept(name, sequences=1).conflicts(host=False) == []
 
 
@@ -86,7 +86,7 @@ def test_every_wait_is_needed(name):
 
 @every_method
 def test_what_the_host_keeps_as_well(name):
-    """It reads record r before it enqueues round r + 1: the draft's wait for the last outcome."""
+    """The host reads record r before it enqueues round r + 1, so the draft's wait is redundant."""
     order = kept(name)
     assert order.conflicts(without=["verify_done"]) == []
     for fence in WAITS[name] - {"verify_done"}:

@@ -1,14 +1,14 @@
-"""Contract under test: between the lanes there is no data race, and every wait is needed. Under
-ThreadSanitizer 50,000 rounds of every method are clean. With rounds enqueued ahead, where nothing
-but the waits of round.cc keeps order, each of them left out is reported; so it is in rounds of an
-engine, except for the one that the host keeps too."""
+"""Contract under test: there is no data race between the lanes, and every wait is needed. Under
+ThreadSanitizer 50,000 rounds of every method are clean. With rounds enqueued ahead, only the waits
+of round.cc keep order: each wait that is left out is reported. The same holds for an engine's
+rounds, except for the one wait that the host ensures, too."""
 
 import pytest
 
 ROUND = "round/round.cc"
 
-# Every wait of round.cc; an engine without it must be caught. The host enqueues a round before it
-# has read the last record, so that nobody else keeps the draft from going on too early.
+# The waits of round.cc. An engine without one must be caught. The host enqueues a round before it
+# has read the last record, so nothing else keeps the draft from running too early.
 WAITS = (
     "  if (shape.burst > 0) t.wait(fences.chain_ready, r);\n",
     "  if (shape.gamma > 0) t.wait(fences.draft_ready, r);\n",
@@ -28,7 +28,7 @@ def text(programs):
 
 @pytest.fixture
 def run(programs, tsan, text):
-    """run(without, *arguments): the program, without that line of round.cc."""
+    """run(without, *arguments): the program, compiled without that line of round.cc."""
 
     def run(without, *arguments):
         replaced = {ROUND: text.replace(without, "")} if without else {}
@@ -39,7 +39,7 @@ def run(programs, tsan, text):
 
 
 def check_reported(done):
-    """Of different tokens, and of a row whose KV was not there yet, the program itself tells."""
+    """The program itself reports different tokens, and a row whose KV did not exist yet."""
     assert done.returncode != 0, done.stdout
     told = ("other tokens", "toy lane: the row at position")
     assert "ThreadSanitizer: data race" in done.stderr or any(text in done.stdout for text in told)

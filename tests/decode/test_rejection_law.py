@@ -1,8 +1,7 @@
-"""Contract under test: under `rejection` the tokens of an engine have the joint law of plain
-decoding, over chain, branch and rollback: a chi-square over 32 settings of gamma, k, temperature,
-top-p, top-k, vocabularies and penalties (tally.py has them); at temperature 0 they are plain
-decoding's tokens; the same seed and method give the same tokens on every body, whatever the
-threads."""
+"""Contract under test: under `rejection` an engine's tokens have the joint distribution of plain
+decoding, over chain, branch and rollback. A chi-square tests 32 settings of gamma, k, temperature,
+top-p, top-k, vocabularies and penalties (tally.py). At temperature 0 they are plain decoding's
+tokens. The same seed and method give the same tokens on every backend, with any threads."""
 
 import json
 import sys
@@ -20,7 +19,7 @@ BRANCHING = (*range(8, 24), 25, 27, 28, 30, 31)  # settings that prepare branche
 
 @pytest.fixture
 def run_tally(run_all):
-    """Deals settings to `shares` processes; what each setting saw."""
+    """Divide settings among `shares` processes; returns the results of each setting."""
 
     def run(settings, sequences, shares=2):
         command = [sys.executable, SCRIPT, "--sequences", sequences]
@@ -35,8 +34,8 @@ def check_law(found, sequences):
     assert sorted(found) == list(SETTINGS)
     for i, seen in found.items():
         assert abs(seen["distance"]) < FAR, (i, seen)
-        assert seen["accepted"] > sequences / 100, (i, seen)  # chains stood
-        assert seen["rollback_tokens"] > sequences / 100, (i, seen)  # and fell
+        assert seen["accepted"] > sequences / 100, (i, seen)  # some were accepted
+        assert seen["rollback_tokens"] > sequences / 100, (i, seen)  # and some rejected
         if i in BRANCHING:
             assert sequences / 100 < seen["branch_hits"] < seen["branch_rounds"], (i, seen)
     assert sum(seen["branches"] > 1.3 * seen["branch_rounds"] for seen in found.values()) > 10

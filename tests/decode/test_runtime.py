@@ -1,6 +1,6 @@
-"""Contract under test: what a runtime does besides the right tokens. A worker's exception reaches
-the caller and the engine goes on; a NaN row ends a sequence with "error" and no token of its own;
-rounds allocate nothing; the GIL is free; bad arguments are refused by one sentence."""
+"""Contract under test: a runtime does more than give the right tokens. A worker's exception reaches
+the caller, and the engine goes on. A NaN row ends a sequence with "error" and without a token.
+Rounds allocate nothing. The GIL is free. Bad arguments are refused with one sentence."""
 
 import math
 import re
@@ -81,7 +81,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(body, threads, method, lane
             runtime.run()
         assert runtime.finished
         assert runtime.run() == []
-        short = answer(runtime, method, max_tokens=20)  # the engine goes on
+        short = answer(runtime, method, max_tokens=20)  # the engine still works
         assert (short.tokens, short.finish) == expected(method, max_tokens=20)[:2]
 
 
@@ -106,7 +106,7 @@ def test_a_nan_row_ends_with_error_and_keeps_what_came_before(body, threads, met
     assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
     assert got.tokens == expected(method, target=failing).tokens
     stop = got.tokens[-1]
-    got = answer(runtime, method, stops=[stop])  # a stop before the failed row comes first
+    got = answer(runtime, method, stops=[stop])  # a stop before the failed row ends it first
     assert got.tokens == expected(method, stops=[stop]).tokens
     assert (got.finish, runtime.stop_token, runtime.error) == ("stop", stop, None)
 
@@ -151,7 +151,7 @@ def test_the_gil_is_free_during_a_generation(body, threads):
     done.set()
     thread.join()
     inside = sum(begin < when < end for when in counted)
-    assert inside > 10  # of some hundred; held, it would be none
+    assert inside > 10  # of several hundred; with the GIL held it would be none
 
 
 def test_a_nan_is_an_error_even_where_it_is_masked():
@@ -174,7 +174,7 @@ def test_a_shaped_sequence_leaves_nothing_to_the_next():
 
 @pytest.mark.parametrize("limit", [129, 130, 131, 194])
 def test_a_serial_draft_that_stays_behind_at_its_limit(limit):
-    """All of gamma 63 stands until the draft has no room for more; the target goes on alone."""
+    """gamma 63: all is accepted until the draft has no room. The target continues alone."""
     runtime = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
     for length in (1, 2, 3, 4, 66, 67):
         policy = _core.Policy(gamma=63, branches=1, serial=1)
@@ -350,7 +350,7 @@ def test_a_request_that_cannot_be(wrong):
     budget, stops = request["max_tokens"], request["stops"]
     refused(lambda: runtime.begin(request["prompt"], sampling, policy, budget, stops, shaping))
     good = GOOD_REQUEST["prompt"], _core.Sampling(), _core.Policy(4, 8), 5
-    runtime.begin(*good)  # and nothing is lost
+    runtime.begin(*good)  # nothing is lost
     assert len(runtime.run()) == 5
 
 
@@ -379,7 +379,7 @@ def test_drafting_without_a_draft():
 
 
 def refused(make_it):
-    """By an InvalidInputError of one sentence that shows the value it was given."""
+    """Check for an InvalidInputError of one sentence that shows the given value."""
     with pytest.raises(InvalidInputError) as raised:
         make_it()
     text = str(raised.value)

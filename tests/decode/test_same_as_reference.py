@@ -1,7 +1,9 @@
-"""Contract under test: engine and reference agree on every token, finish reason and counter, and
-every method on the tokens of plain decoding, unless they stand by chance; over random gamma, k,
-draft quality, laws, stops, penalties, masks and lengths, on both bodies. So they do on log-probs.
-fuzz.py says what is drawn."""
+"""Contract under test: engine and reference have the same tokens, finish reason, counters and
+log-probs. Every method has the tokens of plain decoding, unless they are accepted at random.
+
+Gamma, k, draft quality, sampling parameters, stops, penalties, masks and lengths are random, on
+both backends (fuzz.py).
+"""
 
 import pytest
 
@@ -9,7 +11,7 @@ from sbrt import reference
 
 SHAPING = reference.Shaping._fields
 MANY = 64  # processes of a long run
-METHODS = ("--methods", "3")  # of a sequence: none, and three of the eight others
+METHODS = ("--methods", "3")  # a sequence tries none, and three of the eight others
 ACCEPTING = ("draft_model", "pearl", "specbranch", "on_miss", "lookup", "adaedl", "tree", "hedge")
 HITTING = ("pearl", "specbranch", "on_miss", "hedge")
 
@@ -23,7 +25,7 @@ def run_fuzz(deal):
 
 
 def check_seen(seen, sequences):
-    """What was drawn reached the places that matter."""
+    """Check that the random draws reached the places that matter."""
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
@@ -49,12 +51,12 @@ def test_a_share_on_the_cpu_body(run_fuzz):
 
 
 def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
-    """Some know two of sixty: the target says the others, and the draft goes on behind them."""
+    """Some know two of sixty tokens: the draft continues after tokens that it does not know."""
     check_seen(run_fuzz(96, 44, 0.1, "--small", "1"), 96)
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
-    """A head has any of them, at least one. Half of the drafts also lack tokens of the target."""
+    """A head has at least one of the draft's ids. Half of the drafts also lack target tokens."""
     check_seen(run_fuzz(96, 45, 0.1, "--trimmed", "1", "--small", "0.5"), 96)
 
 

@@ -1,7 +1,7 @@
-"""Contract under test: `auto` leaves a policy for good once it said that it will, however often it
-is asked before the change, as by a caller whose slices are shorter than a round; what a trial loses
-is what its own rounds lost, the last one too, and no round before it. A token that the draft does
-not list among its candidates gets a rank after all of them (tuner_main.cc)."""
+"""Contract under test: once `auto` has said that it will leave a policy, it does so, however often
+it is asked before. A caller with slices shorter than a round asks often. A trial is charged the
+loss of its own rounds, the last one included, and of no earlier round. A token that is not among
+the draft's candidates gets a rank after all of them (tuner_main.cc)."""
 
 
 def test_policies_trials_and_ranks(programs):

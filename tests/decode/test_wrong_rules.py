@@ -1,5 +1,5 @@
-"""Contract under test: a core in which a rule of `rejection` is wrong, in one of the ways that look
-right, does not pass the chi-square that the right one passes (tally.py)."""
+"""Contract under test: the chi-square that the right rules of `rejection` pass (tally.py) fails for
+a core with a wrong rule. Each wrong rule looks right."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ OWN_Q = (
     "  for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(a.logits[i * a.stride + law.token[r]]);\n"
 )
 RAW_Q = "  for (int t = 0; t < a.vocab; ++t) scores[t] = logits[t] / c.sampling.temperature;\n"
-# What is wrong: method, file, text, what stands there instead.
+# A wrong rule: method, file, text, replacement.
 WRONG = {
     "ratio on a looked-up token": (LOOKUP, SELECT, FOUND, ""),
     "ratio on a looked-up node of a tree": (JOINED, JOIN, HUNG, ""),
@@ -80,7 +80,7 @@ WRONG = {
 
 @pytest.fixture
 def run(programs, tally, tmp_path_factory):
-    """run(method, replaced): how far a core's tokens are from the law."""
+    """run(method, replaced): distance of a core's tokens from the distribution."""
 
     def run(method, replaced):
         law = (

@@ -1,7 +1,8 @@
-// Does Tuner::stays() go on saying no until next() was called? Of a trunk that begins to repeat itself
-// under plain decoding, where a look-up becomes the better policy. And is a round that is in flight
-// while the tuner decides on a trial, or that one is over, booked as what it is? Does a token that is
-// no candidate of the draft get a rank that no candidate has?
+// Tests of the tuner of `auto`:
+// - Tuner::stays() keeps saying no until next() is called. Here the trunk begins to repeat itself
+//   under plain decoding, and a look-up becomes the better policy.
+// - A round in flight while the tuner starts or ends a trial is booked correctly.
+// - A token that is not a candidate of the draft gets a rank that no candidate has.
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -49,8 +50,8 @@ int leaves_for_good() {
   return 0;
 }
 
-// What trials may still lose, in steps of kStep ns: as much as the draft may cost that looks on. Only
-// under plain decoding.
+// The loss that trials may still cause, in steps of kStep ns: the tuner lets the draft look on if
+// its cost is not larger. Only under plain decoding.
 constexpr int64_t kStep = 300, kTargetNs = 1000;
 
 int64_t allowance(const Tuner& tuner, Sequence& c) {
@@ -64,7 +65,7 @@ int64_t allowance(const Tuner& tuner, Sequence& c) {
   return found;
 }
 
-// A draft whose first choices were wrong: not what is best, but worth a trial.
+// A draft whose first choices were wrong: not the best policy, but worth a trial.
 int books_trials() {
   std::vector<int32_t> trunk(kTokens);
   std::vector<uint8_t> rank(kTokens, 2);
@@ -100,7 +101,7 @@ int books_trials() {
   return 0;
 }
 
-// Candidates have ranks from 0 up. Every other token has rank kCandidates, however many there are.
+// Candidates have ranks from 0 up. Every other token has rank kCandidates.
 int ranks_tokens() {
   uint8_t rank[kCandidates + 3] = {};
   auto c = std::make_unique<Sequence>();

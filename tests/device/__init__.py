@@ -1,1 +1,1 @@
-"""What can be checked on a CUDA device alone; `check` runs it (docs/gpu-check.md)."""
+"""Checks that need a CUDA device; `check` runs them (docs/gpu-check.md)."""

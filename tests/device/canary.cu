@@ -1,4 +1,5 @@
-// What compute-sanitizer must report, one fault a tool: canary memcheck | racecheck | synccheck
+// Faults that compute-sanitizer must report, one for each tool: canary memcheck | racecheck |
+// synccheck
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -6,17 +7,17 @@
 
 constexpr int kThreads = 64;
 
-// One element behind the end.
+// Reads one element after the end.
 __global__ void write_outside(int* out, int n) { out[n] = 1; }
 
-// A neighbour's element, written in the same step.
+// Reads a neighbour's element that is written in the same step.
 __global__ void race(int* out) {
   __shared__ int cell[kThreads];
   cell[threadIdx.x] = threadIdx.x;
   out[threadIdx.x] = cell[(threadIdx.x + 33) % kThreads];
 }
 
-// Half of the threads never come.
+// Half of the threads never reach the barrier.
 __global__ void meet_alone(int* out) {
   if (threadIdx.x < kThreads / 4) __syncthreads();
   out[threadIdx.x] = 1;
@@ -24,7 +25,7 @@ __global__ void meet_alone(int* out) {
 
 int main(int argc, char** argv) {
   const char* kind = argc > 1 ? argv[1] : "";
-  constexpr int kCount = 256;  // fills its allocation, so that what is behind belongs to nobody
+  constexpr int kCount = 256;  // fills its allocation, so that nothing valid follows it
   int* out = nullptr;
   cudaStream_t stream = nullptr;
   if (cudaMalloc(&out, kCount * sizeof(int)) != cudaSuccess) return 3;

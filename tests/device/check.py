@@ -1,15 +1,19 @@
-"""`python -m tests.device.check --part NAME`: all that only a CUDA device can show, as one JSON.
+"""`python -m tests.device.check --part NAME`: everything that only a CUDA device can show, as one
+JSON.
 
-first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
-compiles them for it), then their bench. products: those of `linear`, whose plans are many
-kernels. lanes: the cuda body, recorded forwards against the same ops by themselves, then
-bench.lanes. rounds: tests.device.rounds at the sizes of real models and of the
-inflated demo pair, and transformers beside it. exact: engines on the device, every method against
-plain decoding, with graphs and without. settings: filters, streams and rings of a default length.
-large: exact at the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within
-eight minutes, in steps: a part that was killed goes on where it stopped, as long as source and
-device are the same; --fresh starts it over. A step that went wrong keeps none of the others from
-running, but for the first: whether anything can run at all. `make gpu-check PART=kernels` calls it.
+first: a short check of everything. kernels: the tests of the kernels on the device (Triton compiles
+them for it), then their bench. products: the tests of `linear`, whose plans are many kernels.
+lanes: the cuda backend, recorded forwards against the same ops by themselves, then bench.lanes.
+rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
+transformers for comparison. exact: engines on the device, every method against plain decoding, with
+graphs and without. settings: filters, streams and rings of a default length. large: exact at the
+size of an 8B.
+sanitize: compute-sanitizer over a short decode.
+
+Each part takes at most eight minutes, in steps. A part that was killed resumes where it stopped, as
+long as source and device are the same; --fresh starts over. After a failed step the others still
+run, except after the first step, which checks if anything can run. `make gpu-check PART=kernels`
+calls this.
 """
 
 from __future__ import annotations
@@ -43,15 +47,15 @@ from .steps import (
     succeeded,
 )
 
-LIMIT = 480  # seconds of a part, all its steps together
+LIMIT = 480  # seconds of a part, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
-WORKERS = 8  # of pytest where pytest-xdist is: compiling kernels keeps a core busy
+WORKERS = 8  # of pytest if pytest-xdist is installed: compiling a kernel uses a core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 
 def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step:
-    # A warning of a torch or a Triton that nobody tried yet is no fault of ours.
+    # A warning of an untested version of torch or Triton is not our fault.
     quiet = ("-q", "-p", "no:benchmark", "-W", "default")
     command = [sys.executable, "-m", "pytest", *quiet, *arguments]
     if workers and importlib.util.find_spec("xdist"):
@@ -134,7 +138,7 @@ def _rounds() -> tuple[Step, ...]:
 
 
 def _same(name: str, seconds: float, *arguments: str) -> Step:
-    """tests.device.exact, which ends by itself before it is killed and then goes on."""
+    """Run tests.device.exact, which ends before its limit and then resumes."""
     turn = ("--seconds", str(seconds - 30))
     return _bench(name, seconds, "tests.device.exact", *arguments, *turn, keeps=True)
 
@@ -162,7 +166,7 @@ def _large() -> tuple[Step, ...]:
 
 
 def _settings() -> tuple[Step, ...]:
-    """What users set, or leave as it is: filters, streams, rings of a default length."""
+    """Settings of users, and defaults: filters, streams, rings of a default length."""
     filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
     rounds = ("tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
     return (
@@ -194,14 +198,14 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; returns 0 if all went right, 1 if not, 2 without a device."""
+    """Run the checks; returns 0 if all are right, 1 if not, 2 without a device."""
     return flags.guarded("tests.device.check", lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     expect_cuda()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # steps end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that steps end with us
     where = {"source": source_hash(), "device": device()}
     right = check(Path(args.json), where, args.part, run_command, args.fresh)
     print(f"{args.part}: {'all right' if right else 'NOT RIGHT'}, see {args.json}")
@@ -220,7 +224,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def device() -> dict[str, str]:
-    """The device, and what compiles for it."""
+    """The device, and the versions of the compilers."""
     import torch
 
     return {
@@ -231,9 +235,9 @@ def device() -> dict[str, str]:
 
 
 def check(path: Path, where: dict[str, Any], part: str, run: Runner, fresh: bool = False) -> bool:
-    """Run one part into `path`, as far as it is not there; whether it is right.
+    """Run the steps of one part that `path` lacks; True if all are right.
 
-    where: of a file about another source or device nothing is kept.
+    where: source and device. A file for another source or device is discarded.
     """
     begun = time.monotonic()
     record = Record(path, where)

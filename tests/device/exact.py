@@ -3,9 +3,9 @@
 python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
     [--temperature 0] [--top-p 1] [--top-k 0] [--eager] [--seconds 400] [--json OUT]
 
-Prompt by prompt `none` and every method, token by token. What is done is kept in OUT, and a call
-that is out of time ends with 75: the next one goes on, for the same source, device and flags.
-Ends with 1 if a token differs.
+It runs `none` and every method on prompt after prompt, and compares token by token. Results are
+stored in OUT. A call that runs out of time ends with 75; the next one resumes, for the same source,
+device and flags. Ends with 1 if a token differs.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from .steps import UNFINISHED, source_hash
 
 METHODS = "draft_model,lookup,pearl,specbranch,specbranch:on_miss=serial,tree:nodes=15"
 SAVED_EVERY = 10.0  # seconds
-SHOWN = 5  # wrong answers that are told of
+SHOWN = 5  # wrong answers that are reported
 
 
 @dataclass
 class Found:
-    """What has been compared so far: prompts [0, done); of each method tokens, rounds, seconds."""
+    """Comparisons so far: prompts [0, done); tokens, rounds and seconds of each method."""
 
     done: int = 0
     wrong: list[dict[str, Any]] = field(default_factory=list)
     methods: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def count(self, method: str, answer: CompletionOutput, seconds: float) -> None:
-        """One answer."""
+        """Count one answer."""
         spec = answer.spec_decode_metrics or {}
         line = self.methods.setdefault(method, {"tokens": 0, "rounds": 0, "hits": 0, "seconds": 0})
         line["tokens"] += len(answer.token_ids)
@@ -54,7 +54,7 @@ class Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; returns 0, 1 if a token differs, 75 if the time was over first."""
+    """Compare; returns 0, 1 if a token differs, 75 if the time ran out first."""
     return flags.guarded("tests.device.exact", lambda: _main(argv))
 
 
@@ -88,7 +88,7 @@ def compare(
     end: float,
     keep: Callable[[Found], None],
 ) -> None:
-    """Go on with the prompts that are not done until `end`, a time of time.monotonic()."""
+    """Compare the remaining prompts until `end`, a time of time.monotonic()."""
     prompt, saved = pairs.prompts_of(args.pair), time.monotonic()
     while found.done < args.prompts and time.monotonic() < end:
         params = pairs.sampling_of(args, found.done)
@@ -110,7 +110,7 @@ def compare(
 
 
 def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
-    """Where an answer leaves plain decoding's."""
+    """The first difference between an answer and plain decoding's."""
     differs = (i for i, (a, b) in enumerate(zip(got, plain, strict=False)) if a != b)
     shared = next(differs, min(len(got), len(plain)))
     return {
@@ -123,7 +123,7 @@ def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> di
 
 
 def earlier(out: Path | None, key: dict[str, Any]) -> Found:
-    """What an earlier call with the same key has kept."""
+    """The results that an earlier call with the same key stored."""
     try:
         kept = json.loads(out.read_text()) if out else {}
     except (OSError, ValueError):
@@ -134,14 +134,14 @@ def earlier(out: Path | None, key: dict[str, Any]) -> Found:
 
 
 def save(out: Path | None, key: dict[str, Any], found: Found) -> None:
-    """A file that is whole at any time. Raises OSError."""
+    """Write a file that is whole at any time. Raises OSError."""
     if out:
         text = json.dumps({"key": key} | vars(found), indent=2)
         write_file(out, f"{text}\n".encode())
 
 
 def tell(found: Found, names: Sequence[str], wanted: int) -> int:
-    """Print what was found; the exit code."""
+    """Print the results; returns the exit code."""
     for method, line in found.methods.items():
         tokens, rounds = line["tokens"], max(1, line["rounds"])
         print(

@@ -1,6 +1,5 @@
-// The cuda body on a device: streams and events, ops of a round against the host's, records, errors.
-//
-//   exec_main order | fused | ops | record | never | sticky
+// The cuda backend on a device: streams and events, ops of a round against the host's, records,
+// errors.
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -24,7 +23,7 @@ struct CellArgs {
   int64_t spins;
 };
 
-// *to = *from + 1, after a while.
+// *to = *from + 1, after some time.
 __global__ void follow(const CellArgs args) {
   const int64_t begin = clock64();
   while (clock64() - begin < args.spins) {
@@ -54,7 +53,7 @@ T fetched(const T* there) {
   return here;
 }
 
-// Two streams hand a number to and fro; each turn waits for the other's before it is recorded.
+// Two streams pass a number to and fro. Each waits for the other's event before it is recorded.
 void keep_order() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);
@@ -65,7 +64,7 @@ void keep_order() {
   one->prepare(slow), two->prepare(quick);
   Event first("first"), second("second");
   for (int64_t turn = 1; turn <= kTurns; ++turn) {
-    two->wait(first, turn);  // before anybody records it
+    two->wait(first, turn);  // before it is recorded
     two->launch(quick, 1);
     two->record(second, turn);
     one->wait(second, turn - 1);
@@ -76,7 +75,7 @@ void keep_order() {
   check(fetched(a + 1) == 2 * kTurns, "order: expected ", 2 * kTurns, ", got ", fetched(a + 1));
 }
 
-// A graph of kernels and of captured graphs is the same work by its parts and as one launch.
+// A graph of kernels and captured graphs does the same work in parts and as one launch.
 void fuse() {
   const auto exec = make_cuda_exec(0);
   const auto cells = exec->cells<int64_t>(2, Where::device);
@@ -122,7 +121,7 @@ class DeviceOps {
         state_(exec_->cells<OpState>(1, Where::device)),
         stream_(exec_->stream(1)) {}
 
-  // `s` goes over, the op runs there, what came of it comes back.
+  // Copies `s` to the device, runs the op there, and copies the result back.
   void run(RoundOp op, OpState& s) {
     s.aim(state_.device());
     std::memcpy(state_.host(), &s, sizeof s);
@@ -166,7 +165,7 @@ class DeviceOps {
   std::map<std::pair<RoundOp, DType>, std::unique_ptr<Graph>> graphs_;
   Event done_{"done"};
   int64_t runs_ = 0;
-  std::unique_ptr<Stream> stream_;  // first to go
+  std::unique_ptr<Stream> stream_;  // destroyed first
 };
 
 void compare_ops() {
@@ -194,7 +193,7 @@ void compare_ops() {
   std::printf("%ld ops\n", static_cast<long>(ops));
 }
 
-// Every word of a record is there when its event is.
+// Every word of a record is visible when its event is.
 void read_records() {
   const auto exec = make_cuda_exec(0);
   const auto state = exec->cells<OpState>(1, Where::device);
@@ -224,7 +223,7 @@ void read_records() {
   }
 }
 
-// A broken device says where, again and again, and nothing hangs.
+// A broken device reports the place of the error at every call, and no call blocks for ever.
 void stick() {
   const auto exec = make_cuda_exec(0);
   const auto stream = exec->stream(1);
@@ -247,7 +246,7 @@ void stick() {
   }
 }
 
-// The host's wait has an end in time, and one for what nobody records.
+// The host's wait has a time limit, also for an event that is never recorded.
 void give_up() {
   const auto exec = make_cuda_exec(0);
   const auto one = exec->stream(1), two = exec->stream(1);

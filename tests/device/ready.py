@@ -1,8 +1,8 @@
-"""`python -m tests.device.ready`: whether this build and this machine are fit for a check.
+"""`python -m tests.device.ready`: checks that build and machine are ready for a check.
 
-From the outside in, each a line: the core, its CUDA body, torch, Triton, a product of matrices as
-the lanes want it, a capture of both and its replay. The first that fails is said in one sentence;
-what comes behind it could not have gone right.
+It prints one line for each of: the core, its CUDA backend, torch, Triton, a matrix product in the
+lanes' form, a capture of both and its replay. It stops at the first failure, with one sentence: the
+later ones depend on it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sbrt.errors import EngineError, InvalidInputError
 from sbrt.tools import flags
 
 T = TypeVar("T")
-NO_KERNEL = "expected ops with a kernel"  # of the toy lane, which a device that works refuses
+NO_KERNEL = "expected ops with a kernel"  # the toy lane's refusal on a working device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look; returns the exit code: 2 with a sentence."""
+    """Check; returns the exit code, 2 with a sentence."""
     return flags.guarded("tests.device.ready", lambda: _main(argv))
 
 
@@ -35,7 +35,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def core() -> str:
-    """The core was built with CUDA, for this device, and the driver takes it."""
+    """The core was built with CUDA for this device, and the driver accepts it."""
     info = build_info()
     if not info["cuda"]:
         raise EngineError("core: expected one built with CUDA (SBRT_CUDA=ON says why), got none")
@@ -60,7 +60,7 @@ def torch_there() -> str:
 
 
 def triton_there() -> str:
-    """Triton compiles a kernel, and it computes what its twin does."""
+    """Triton compiles a kernel, whose result equals its twin's."""
     import torch
     import triton
 
@@ -78,7 +78,7 @@ def triton_there() -> str:
 
 
 def products() -> str:
-    """Products of half precision with float32 results, into memory that is there."""
+    """Products of half precision with float32 results, into existing memory."""
     import torch
 
     from sbrt.gpu.ops import matmul_float32
@@ -95,7 +95,7 @@ def products() -> str:
 
 
 def captures() -> str:
-    """A captured graph gives what its calls give, and counts its nodes."""
+    """A captured graph gives the results of its calls, and its nodes are counted."""
     import torch
 
     from sbrt.gpu.ops import Run, matmul

@@ -3,12 +3,12 @@
 python -m tests.device.rounds [--pair 8b] [--methods A,B] [--temperature 0] [--top-p 1] [--top-k 0]
     [--streams] [--share 0.7] [--idle 20] [--json OUT]
 
-Tokens/s and us a round of `none` and of every method; `none`'s share of the measured read
-bandwidth, counting weights and the context's keys and values; then the same by a trace: how long
-each lane was at work, how long both, and how long the target lay idle between two rounds.
-Overlapped methods run a second time with the target's stream the urgent one. --streams: answers
-are streamed, token by token. Ends with 1 if a token differs, or if `none` is below --share or idle
-for --idle us and more, at the median.
+It prints tokens/s and us per round of `none` and of every method. For `none` it prints the share of
+the measured read bandwidth, counting weights and the context's keys and values. From a trace it
+prints the work of each lane, of both at once, and the target's idle time between two rounds.
+Overlapped methods run a second time with the target's stream as the urgent one. --streams: answers
+are streamed, token by token. Ends with 1 if a token differs, or if `none` is below --share or the
+median idle time is --idle us or more.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str,
             return list(engine.stream(prompt(i), params, method=method))[-1]
         return engine.generate(prompt(i), params, method=method)[0]
 
-    answer(0)  # warm
+    answer(0)  # warm-up
     answers = [answer(i) for i in range(args.prompts)]
     with tempfile.TemporaryDirectory() as folder:
         engine.start_profile(Path(folder) / "trace.json")
@@ -96,7 +96,7 @@ def measured(engine: Engine, method: str, args: argparse.Namespace) -> dict[str,
 
 
 def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
-    """Of all answers, prefill excluded."""
+    """Figures over all answers, prefill excluded."""
     seconds = sum(answer.metrics.decode_seconds for answer in answers if answer.metrics)
     tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
     each = [answer.outputs[0].spec_decode_metrics or {} for answer in answers]
@@ -109,7 +109,7 @@ def by_the_clock(answers: Sequence[RequestOutput]) -> dict[str, float]:
 
 
 def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, float]:
-    """us a round: each lane at work, both at once; the target idle between rounds."""
+    """us per round: work of each lane, of both at once; idle time of the target between rounds."""
     spec = answer.outputs[0].spec_decode_metrics or {}
     rounds = max(1, spec.get("num_spec_steps", 0))
     times, idle = lane_times(spans), idle_between(spans)
@@ -123,13 +123,13 @@ def by_the_trace(answer: RequestOutput, spans: Sequence[Span]) -> dict[str, floa
 
 
 def idle_between(spans: Sequence[Span]) -> list[float]:
-    """us from the end of each round of the target, its `select`, to the next thing that it does."""
+    """us from the end of each round of the target, its `select`, to its next work."""
     work = lane_work(spans, TARGET)
     return [(b.begin_ns - a.end_ns) / 1e3 for a, b in pairwise(work) if a.name == "select"]
 
 
 def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
-    """What `none` reads a second, of what the device reads; of a random pair on a device."""
+    """Share of the read bandwidth that `none` uses; only for a random pair on a device."""
     if not (pairs.is_random(args.pair) and args.device.startswith("cuda")):
         return {}
     import torch
@@ -145,7 +145,7 @@ def shares(args: argparse.Namespace, plain: dict[str, Any]) -> dict[str, float]:
 
 
 def missed(args: argparse.Namespace, report: dict[str, Any]) -> list[str]:
-    """A sentence for each wrong answer and each bound that is not kept."""
+    """A sentence for each wrong answer and each bound that is missed."""
     plain = report["lines"][0]
     found = [f"{line['method']}: wrong tokens" for line in report["lines"] if not line["right"]]
     share = report.get("share_of_none")

@@ -1,4 +1,4 @@
-"""compute-sanitizer over a short decode, after it has shown that it reports what it should."""
+"""Runs compute-sanitizer over a short decode. Before that it must report a known fault."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .steps import ROOT, Outcome, Step, succeeded
 TOOL = "compute-sanitizer"
 REPORTED = 66  # exit code of a run with a report
 CANARY = ROOT / "build" / "gpu-canary"
-# What each tool must say of the canary's fault.
+# The report of each tool on the canary's fault.
 SAYS = {
     "memcheck": "Invalid __global__ write",
     "racecheck": "Race reported",
     "synccheck": "Barrier error",
 }
-DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # of bench.gpu.decode
+DECODED = re.compile(r"^\d+ tokens by .*: right", re.MULTILINE)  # a line of bench.gpu.decode
 SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: 0 (errors|hazards)")
 DECODE = ("-m", "bench.gpu.decode", "--device", "cuda", "--max-tokens")
 TOKENS = {"memcheck": "16", "racecheck": "4", "synccheck": "4"}
-SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # of a decode
-TRIES = {"racecheck": 2}  # it may report a hazard in pipelines of cp.async that is none
+SECONDS = {"memcheck": 140, "racecheck": 70, "synccheck": 50}  # time limits of a decode
+TRIES = {"racecheck": 2}  # it may report hazards in cp.async pipelines that do not exist
 BUILD_SECONDS, CANARY_SECONDS = 40, 15
-# Libraries probe for what a driver may not have, which is nobody's fault; ours are checked by us.
+# Libraries call functions that a driver may lack, which is no fault; we check our own calls.
 PROBES = ("--report-api-errors", "no")
 
 
 def find_tool() -> str | None:
-    """compute-sanitizer: on PATH, or beside the CUDA compiler."""
+    """compute-sanitizer: on PATH, or next to the CUDA compiler."""
     beside = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"]
     nvcc = shutil.which("nvcc")
     if nvcc:
@@ -44,7 +44,7 @@ def find_tool() -> str | None:
 
 
 def why_not(tool: str | None) -> str:
-    """Why the tool does not run here, in a sentence; "" if it does."""
+    """The reason why the tool does not run here, in a sentence; "" if it does."""
     if tool is None:
         return f"{TOOL}: expected it on PATH or beside nvcc, found none: nothing was sanitized"
     if shutil.which("nvcc") is None:
@@ -59,7 +59,7 @@ def why_not(tool: str | None) -> str:
 
 
 def steps(tool: str) -> tuple[Step, ...]:
-    """The canary and what must be reported of it, by tool; then decodes that must be clean."""
+    """The canary and its expected report, by tool; then decodes that must be clean."""
     source = str(ROOT / "tests" / "device" / "canary.cu")
     nvcc = ("nvcc", "-std=c++17", "-arch=native", "-lineinfo", source, "-o", str(CANARY))
     found = [Step("build the canary", nvcc, BUILD_SECONDS, succeeded)]
@@ -75,7 +75,7 @@ def steps(tool: str) -> tuple[Step, ...]:
 
 
 def must_report(says: str) -> Callable[[Outcome], str]:
-    """A judge: a run without this report proves nothing of any other."""
+    """A judge that expects this report: a run without it proves nothing about other runs."""
 
     def judge(outcome: Outcome) -> str:
         if outcome.code == REPORTED and says in outcome.text:
@@ -89,7 +89,7 @@ def must_report(says: str) -> Callable[[Outcome], str]:
 
 
 def is_clean(outcome: Outcome) -> str:
-    """No report, and a decode that went right."""
+    """A judge that expects no report, and a correct decode."""
     if outcome.code == REPORTED:
         return "the tool reported something, see the end of what it said"
     if outcome.code != 0:

@@ -1,8 +1,8 @@
-"""Steps of a check that may be killed: each with its own time limit, kept in a JSON file once it
-has ended, and not run again there for the same source on the same device.
+"""Steps of a check that may be killed. Each has its own time limit. A step that has ended is stored
+in a JSON file, and not run again for the same source on the same device.
 
-A step that ran out of time, or says that it needs another turn, has not ended: it runs again. One
-that went wrong has, and stays so.
+A step that ran out of time, or asks for another turn, has not ended: it runs again. A step that
+failed has ended, and stays so.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sbrt.files import write_file
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests")
 SUFFIXES = {".py", ".cc", ".cu", ".h", ".inc"}
-TAIL = 60  # lines of what a step said
+TAIL = 60  # lines of a step's output that are kept
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
-UNFINISHED = 75  # exit code of a command that keeps what it has done and wants another turn
-# What says best why a command failed, the first of these that it said: a sentence of ours, the
-# first failure of pytest, a compiler's error, the end of a traceback.
+UNFINISHED = 75  # exit code of a command that stores its results and asks for another turn
+# Patterns for the cause of a failure; the first that matches the output wins. They are: a sentence
+# of ours, the first failure of pytest, a compiler's error, the end of a traceback.
 CAUSES = (
     re.compile(r"^\S+: error: .+", re.MULTILINE),
     re.compile(r"^E   +(?!assert\b)\S.+", re.MULTILINE),
@@ -56,12 +56,12 @@ Runner = Callable[[Sequence[str], float], Outcome]
 
 @dataclass(frozen=True)
 class Step:
-    """A command, the seconds it may take, and who judges its end.
+    """A command, its time limit in seconds, and the judge of its end.
 
-    judge: why an outcome is not right, "" if it is. figures: a JSON file that the command writes.
-    keeps: it goes on with the figures of an earlier turn. is_needed: if it goes wrong, no later
-    step can go right, and none is run. tries: how often it may run until it is right, within
-    `seconds` altogether.
+    judge: the reason why an outcome is not right, "" if it is. figures: a JSON file that the
+    command writes. keeps: it resumes with the figures of an earlier turn. is_needed: if it fails,
+    no later step can be right, and none is run. tries: most runs until it is right, within
+    `seconds` in all.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Step:
 
 
 def some_passed(outcome: Outcome) -> str:
-    """Of pytest: some passed, none failed."""
+    """A judge of pytest: some tests passed, none failed."""
     found = counts(outcome.text)
     if outcome.code != 0:
         return f"pytest ended with {outcome.code}"
@@ -83,7 +83,7 @@ def some_passed(outcome: Outcome) -> str:
 
 
 def cause(text: str) -> str:
-    """One line of what a command said that tells most about why it failed; "" if it said none."""
+    """The line of a command's output that best explains a failure; "" without output."""
     for pattern in CAUSES:
         found = pattern.search(text)
         if found:
@@ -93,21 +93,21 @@ def cause(text: str) -> str:
 
 
 def counts(text: str) -> dict[str, int]:
-    """What pytest's last line counts."""
+    """The counts in pytest's last line."""
     lines = text.splitlines()
     return {kind: int(n) for n, kind in COUNTS.findall(lines[-1] if lines else "")}
 
 
 def succeeded(outcome: Outcome) -> str:
-    """A command that ends with 0."""
+    """A judge of a command that must end with 0."""
     return "" if outcome.code == 0 else f"it ended with {outcome.code}"
 
 
 class Record:
-    """What is known of every part, in a file that is whole at any time."""
+    """The results of every part, in a file that is whole at any time."""
 
     def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
-        """`where`: source and device; of another one nothing is kept."""
+        """`where`: source and device. Results for another one are discarded."""
         self._path = path
         self._found: dict[str, Any] = {"where": dict(where), "parts": {}}
         before = _read(path)
@@ -115,16 +115,16 @@ class Record:
             self._found["parts"] = before.get("parts", {})
 
     def part(self, name: str) -> dict[str, Any]:
-        """Of one part: its steps by name, and what else is noted."""
+        """One part: its steps by name, and notes."""
         found: dict[str, Any] = self._found["parts"].setdefault(name, {"steps": {}})
         return found
 
     def forget(self, name: str) -> None:
-        """Nothing of this part is kept."""
+        """Discard the results of this part."""
         self._found["parts"].pop(name, None)
 
     def write(self) -> None:
-        """Raises OSError."""
+        """Write the file. Raises OSError."""
         write_file(self._path, (json.dumps(self._found, indent=2) + "\n").encode())
 
 
@@ -139,7 +139,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def run_steps(
     record: Record, part: str, steps: Sequence[Step], run: Runner, say: Callable[[str], None]
 ) -> bool:
-    """Run the steps that have not ended, in order; whether all of them are right."""
+    """Run the steps that have not ended, in order; True if all are right."""
     kept = record.part(part)["steps"]
     for stale in set(kept) - {step.name for step in steps}:
         del kept[stale]
@@ -162,14 +162,14 @@ def run_steps(
 
 
 def _has_ended(found: Mapping[str, Any] | None, step: Step) -> bool:
-    """Whether an earlier run of the very same command did; one that others need runs each time."""
+    """True if an earlier run of the same command ended. A step that others need runs each time."""
     if found is None or found["command"] != list(step.command):
         return False
     return found["code"] not in (None, UNFINISHED) and not (step.is_needed and not found["right"])
 
 
 def run_step(step: Step, run: Runner) -> dict[str, Any]:
-    """One step, as it stands in the file: the first try that is right, else the last. All tries
+    """The result of a step for the file: the first try that is right, else the last. All tries
     share the step's seconds."""
     begun, left, found = 1, step.seconds, run_once(step, run, step.seconds)
     while not found["right"] and begun < step.tries:
@@ -203,7 +203,7 @@ def run_once(step: Step, run: Runner, seconds: float) -> dict[str, Any]:
 
 
 def _why(step: Step, outcome: Outcome, figures: dict[str, Any] | None) -> str:
-    """Why a step is not right, in a sentence with what it said itself; "" if it is."""
+    """The reason why a step is not right, with the cause from its output; "" if it is right."""
     if outcome.code is None:
         why = f"it did not end within {step.seconds:g} s"
     elif outcome.code == UNFINISHED:
@@ -217,7 +217,7 @@ def _why(step: Step, outcome: Outcome, figures: dict[str, Any] | None) -> str:
 
 
 def run_command(command: Sequence[str], seconds: float) -> Outcome:
-    """Run it in a process group of its own, which does not outlive its time or ours."""
+    """Run a command in its own process group, which ends with its time limit or with us."""
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+b") as said:
         process = subprocess.Popen(
@@ -236,14 +236,14 @@ def run_command(command: Sequence[str], seconds: float) -> Outcome:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and whatever it began."""
+    """Kill the process and its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def source_hash(root: Path = ROOT) -> str:
-    """Of every source file: a change that is not committed is another source."""
+    """Hash of every source file, including uncommitted changes."""
     found = sha256()
     files = [p for folder in FOLDERS for p in (root / folder).rglob("*") if p.suffix in SUFFIXES]
     for path in sorted(p for p in files if p.is_file()):
@@ -253,7 +253,7 @@ def source_hash(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """Of the checkout, if it is one."""
+    """The commit of the checkout, if it is one."""
     try:
         done = subprocess.run(
             ("git", "rev-parse", "HEAD"), cwd=root, capture_output=True, text=True, timeout=10

@@ -1,7 +1,7 @@
-"""Contract under test: a part of the GPU check that was killed goes on where it stopped; what has
-ended is kept for the same source and device, and for no other; a step has a limit of its own, and a
-part eight minutes. What goes wrong says why in a sentence, and keeps nothing else from running
-unless nothing else could."""
+"""Contract under test: a part of the GPU check that was killed resumes where it stopped. Results
+are kept for the same source and device only. A step has its own limit, and a part has eight
+minutes. A failure gives its reason in a sentence. The other steps still run, unless none of them
+could."""
 
 import json
 import re
@@ -22,7 +22,7 @@ STEPS = tuple(Step(name, (name,), 10.0, succeeded) for name in ("first", "second
 
 
 class Fake:
-    """A runner that counts, with an answer for each command."""
+    """A runner that counts its calls, and has an answer for each command."""
 
     def __init__(self, **answers):
         self.answers, self.ran = answers, []
@@ -92,14 +92,14 @@ def test_what_went_wrong_stays_wrong(path):
     assert not run(path, again, said=said)
     assert again.names == []
     assert "NOT RIGHT: it ended with 3: second said" in said[1]
-    assert kept(path)["third"]["right"]  # the next ones run all the same
+    assert kept(path)["third"]["right"]  # the next ones still run
 
 
 @pytest.mark.parametrize(
     ("ends", "right", "tries"), [((0,), True, 1), ((66, 0), True, 2), ((66, 66), False, 2)]
 )
 def test_a_step_may_have_another_try(path, ends, right, tries):
-    """Of a tool that reports what is not there; the tries share the step's time."""
+    """For a tool that may report nonexistent faults. Tries share the step's time."""
     left, limits = list(ends), []
 
     def answer(command, seconds):
@@ -129,7 +129,7 @@ def test_without_what_is_needed_nothing_else_runs(path):
     assert said[-1] == "part: without first no other step can go right: none was run"
     again = Fake()
     assert run(path, again, steps=NEEDED)
-    assert again.names == ["first", "second", "third"]  # it is not known to be wrong for good
+    assert again.names == ["first", "second", "third"]  # running out of time is not a failure
     assert run(path, Fake(), steps=NEEDED)
 
 
@@ -253,7 +253,7 @@ def test_a_warning_of_a_torch_that_nobody_tried_fails_no_test():
 
 @pytest.mark.parametrize("part", check.PARTS)
 def test_what_the_steps_of_a_part_run_is_there(part):
-    """Modules of `python -m`, and the tests that pytest is given."""
+    """Modules of `python -m`, and the test files given to pytest, exist."""
     for step in check.PARTS[part]():
         words = step.command
         if "-m" in words:
@@ -272,8 +272,8 @@ def test_a_part_looks_first_whether_anything_can_run(part):
 
 
 def test_every_test_that_needs_a_device_is_in_a_part():
-    """And no step names tests that are not there: it would end with 5, after minutes. Those of the
-    kernels are chosen by file: test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
+    """No step names missing tests either: pytest would end with 5 after minutes. Tests of the
+    kernels are chosen by file: see test_the_steps_of_kernels_leave_no_test_and_no_op_out."""
     collect = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider")
     done = subprocess.run(
         [sys.executable, *collect, "tests/device"], cwd=ROOT, capture_output=True, text=True
@@ -291,7 +291,7 @@ def test_every_test_that_needs_a_device_is_in_a_part():
 
 
 def runs(command, test):
-    """Whether a pytest command of a step chooses a test: by its files, and by one word of -k."""
+    """True if a pytest command of a step selects a test: by its files, and by one word of -k."""
     ignored = [word.removeprefix("--ignore=") for word in command if word.startswith("--ignore=")]
     files = [word for word in command if word.startswith("tests/")]
     chosen = any(test.startswith(file) for file in files)
@@ -335,12 +335,12 @@ def test_a_command_that_takes_too_long_ends_with_its_children(tmp_path):
     )
     outcome = steps.run_command((sys.executable, "-c", code), 5)
     assert (outcome.code, outcome.text) == (None, "begun\n")
-    if pid.exists():  # a machine so slow that it never began
+    if pid.exists():  # false only on a machine so slow that it never began
         assert _is_gone(int(pid.read_text()))
 
 
 def _is_gone(pid):
-    """Or a zombie that nobody has asked for yet."""
+    """True if it has ended, or is a zombie."""
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

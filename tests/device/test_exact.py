@@ -1,6 +1,6 @@
-"""Contract under test: the checks of engines on a device, run on a CPU. `exact` finds a token that
-differs, says where, keeps what it has done and goes on. `rounds` reads a trace right and names each
-bound that is not kept."""
+"""Contract under test: the checks of engines on a device, run on a CPU. `exact` finds a differing
+token, says where, stores its results and resumes. `rounds` reads a trace correctly and names each
+bound that is missed."""
 
 import json
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ SMALL = ModelConfig(
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
-    """So that no engine measures how many are best."""
+    """One thread, so that no engine measures the best number."""
     real = pairs.engine_config
     monkeypatch.setattr(
         pairs, "engine_config", lambda *args, **more: real(*args, **more | {"num_threads": 1})
@@ -62,7 +62,7 @@ def test_out_of_time_it_wants_another_turn_and_goes_on(out, monkeypatch):
     assert json.loads(out.read_text())["done"] == 1
     assert call(out, "--prompts", "2") == 0
     assert json.loads(out.read_text())["methods"]["none"]["tokens"] == 12
-    monkeypatch.setattr(exact, "_engine", None)  # all is done: none is made
+    monkeypatch.setattr(exact, "_engine", None)  # nothing is left to do, so no engine is made
     assert call(out, "--prompts", "2") == 0
 
 
@@ -97,7 +97,7 @@ def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
     assert (wrong["method"], wrong["prompt"], wrong["at"]) == ("pearl", 1, 3)
     assert wrong["got"] == [wrong["expected"][0] + 1]
     assert "WRONG: pearl, prompt 1: token 3 is" in capsys.readouterr().out
-    assert call(out, "--prompts", "3") == 1  # it stays so
+    assert call(out, "--prompts", "3") == 1  # the failure is kept
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ LINE = {"method": "none", "right": True, "idle_us": 5.0}
     ("report", "said"),
     [
         ({"lines": [LINE], "share_of_none": 0.71}, []),
-        ({"lines": [LINE]}, []),  # no roof is known
+        ({"lines": [LINE]}, []),  # the bandwidth is unknown
         ({"lines": [LINE], "share_of_none": 0.69},
          ["none: expected 70 % of the read bandwidth, got 69"]),
         ({"lines": [{**LINE, "idle_us": 20.0}]},
@@ -184,7 +184,7 @@ def test_a_bound_that_is_not_kept_is_said(report, said):
 
 
 def test_a_random_draft_is_its_target_s_first_layers_and_often_right(monkeypatch):
-    """At sizes whose layers add about as much as those of an 8B: its agreement is its own."""
+    """Sizes whose layers contribute as much as an 8B's, so that the agreement is realistic."""
     pair = pairs.random_pair(SMALL, torch.device("cpu"), draft_layers=2)
     bound = []
     real = lanes.GpuLane

@@ -1,7 +1,7 @@
-"""Contract under test: the cuda body on a device. Streams keep the order of events, a fused graph
-does what its parts do, ops of a round leave the very block that the host's leave, records are whole
-when their event is, the host's wait ends, and a device that broke says where and goes on saying it
-(exec_main.cu)."""
+"""Contract under test: the cuda backend on a device (exec_main.cu). Streams keep the order of
+events. A fused graph does what its parts do. Ops of a round leave the same bytes as the host's.
+Records are whole when their event is recorded. The host's wait ends. A broken device reports the
+place of its error at every call."""
 
 import pytest
 
@@ -10,9 +10,9 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def program(programs, nvcc, tmp_path_factory):
-    """exec_main, for the device that is here."""
+    """exec_main, compiled for this device."""
     made = tmp_path_factory.mktemp("gpu") / "exec_main"
-    nvcc.build(made, "-arch=native", strict=False)  # whatever a newer compiler warns of
+    nvcc.build(made, "-arch=native", strict=False)  # a newer compiler may warn
     return made
 
 

@@ -1,7 +1,6 @@
-"""Contract under test, on a CUDA device: a captured forward gives the bits of its ops run by
-themselves, for any later row table; a row's bits do not depend on its index or its neighbours;
-engines answer every method like plain decoding, whatever the request asks for and whichever stream
-goes first."""
+"""Contract under test, on a CUDA device: a captured forward gives the same bits as its ops run one
+by one, for any later row table. A row's bits do not depend on its index or its neighbours. Engines
+answer every method like plain decoding, for any request and any order of priority."""
 
 from dataclasses import replace
 
@@ -41,7 +40,7 @@ METHODS = (
 
 
 class Scene:
-    """A target lane with a random ring, and a row table that may be set anew."""
+    """A target lane with a random ring, and a row table that can be changed."""
 
     def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON):
         self.config = SIZES[size]
@@ -57,7 +56,7 @@ class Scene:
         self.piece = self.lane.forward(self.table.data_ptr(), True)[0]
 
     def set(self, tokens, head=HEAD):
-        """Every row the root's child alone: it sees the trunk and itself."""
+        """Make every row a child of the root: it sees the trunk and itself."""
         table = state.Batch(head=(head,), n=len(tokens))
         for i, token in enumerate(tokens):
             row = table.row[i]
@@ -67,7 +66,7 @@ class Scene:
         self.lane.buffers.kv.copy_(self.kv)
 
     def replayed(self):
-        """Logits of the rows, by the graph."""
+        """Logits of the rows by the graph."""
         self.lane.buffers.logits.fill_(float("nan"))
         torch.cuda.synchronize()
         with torch.cuda.stream(self.recorder.stream):
@@ -76,7 +75,7 @@ class Scene:
         return self.lane.buffers.logits[: self.rows].clone()
 
     def eager(self):
-        """The same by its ops one by one."""
+        """Logits of the rows by its ops, one by one."""
         tape = Tape()
         count = self.rows
         rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
@@ -132,7 +131,7 @@ def test_a_row_does_not_depend_on_its_index_or_neighbours(size, rows):
 @pytest.mark.parametrize("rows", [16, 64])
 @pytest.mark.parametrize("size", ["1b", "8b"])
 def test_a_layer_has_at_most_ten_nodes_in_the_graph_itself(size, rows, capsys):
-    """Counted by the driver: a product of matrices may be more than one kernel."""
+    """Counted by the driver, because a matrix product may be more than one kernel."""
     scene = Scene(size, rows)
     layers = scene.config.layers
     fewer = replace(scene.lane.weights.config, layers=layers - 1)
@@ -172,7 +171,7 @@ KINDS = {
 
 
 def engine(eager=False, **more):
-    """Of the demo pair, for every method of METHODS."""
+    """An engine on the demo pair for every method of METHODS."""
     config = EngineConfig(
         demo_folder("target"), device="cuda", enforce_eager=eager,
         speculative={"model": demo_folder("draft"), "method": "specbranch"},
@@ -181,7 +180,7 @@ def engine(eager=False, **more):
 
 
 def answers(made, method, params, count, tokens):
-    """Ids of `count` answers, each with a seed of its own."""
+    """Ids of `count` answers, each with a different seed."""
     prompts = [f"# {i}\n{text}" for i in range(count) for text in BUILT_IN][:count]
     each = [replace(params, seed=i, max_tokens=tokens) for i in range(count)]
     outputs = made.generate(prompts, each, method=method)

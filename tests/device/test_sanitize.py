@@ -1,5 +1,5 @@
-"""Contract under test: the part of the GPU check that sanitizes. A tool counts only once it has
-reported the canary's fault, and without the tool the part says so and fails."""
+"""Contract under test: the part of the GPU check with compute-sanitizer. A tool counts only after
+it has reported the canary's fault. Without the tool the part fails with a sentence."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def test_only_racecheck_has_a_second_try():
     ("outcome", "right"),
     [
         (Outcome(66, REPORT, 1.0), True),
-        (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # it saw nothing
+        (Outcome(0, "========= ERROR SUMMARY: 0 errors", 1.0), False),  # it found nothing
         (Outcome(66, "========= ERROR SUMMARY: 1 error", 1.0), False),  # something else
         (Outcome(1, REPORT, 1.0), False),
         (Outcome(255, "could not attach", 1.0), False),

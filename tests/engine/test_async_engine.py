@@ -1,6 +1,6 @@
-"""Contract under test: AsyncEngine gives every request the answer that Engine gives, to any number
-of loops at once; who leaves frees the seat, who reads slowly gets larger outputs and holds up
-nobody, and an engine that fails says so to everybody who waits."""
+"""Contract under test: AsyncEngine gives every request the answer that Engine gives, in any number
+of event loops at once. A caller that leaves frees its seat. A slow reader gets larger outputs and
+delays no other. An engine that fails tells every caller that waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sbrt.pump import Order, Stream
 from tests.common.toys import PROMPT, answer, toy_engine
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
-ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # aborted long before
+ENDLESS = SamplingParams(temperature=0, max_tokens=10**6)  # always aborted
 DELTA, FINAL = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
 METHOD = "pearl"
 
@@ -52,7 +52,7 @@ def ids_of(output):
 
 
 async def until_idle(engine):
-    """Wait until the pump has handled what was posted before this."""
+    """Wait until the pump has handled all calls posted before this."""
     await engine.abort("nobody")
     return not engine.engine.has_unfinished_requests()
 
@@ -124,7 +124,7 @@ def test_a_closed_generator_frees_the_engine(served, plain):
 def test_a_cancelled_task_frees_the_engine(served, plain):
     async def run():
         tasks = [asyncio.create_task(outputs_of(served, n, ENDLESS)) for n in (3, 4)]
-        await asyncio.sleep(0)  # one is running, one may not even have begun
+        await asyncio.sleep(0)  # one runs; another may not have begun
         for task in tasks:
             task.cancel()
         done = await asyncio.gather(*tasks, return_exceptions=True)
@@ -165,7 +165,7 @@ def test_a_slow_reader_gets_larger_parts_and_holds_up_nobody(served, plain):
 
     parts, others = asyncio.run(run())
     assert others == [plain(2), plain(3)]
-    assert len(parts) <= 2  # the first, and all that came while nobody looked
+    assert len(parts) <= 2  # the first, and one that joins all later ones
     assert [i for ids in parts for i in ids] == plain(5)
 
 
@@ -324,7 +324,7 @@ def test_an_engine_that_fails_request_after_request_is_broken():
 
 
 def test_an_error_that_ends_several_requests_ends_no_other(served, plain, monkeypatch):
-    """An engine that fails a round leaves an error for each request that had a seat."""
+    """An engine that fails in a round leaves one error for each request that had a seat."""
     real, state = served.engine.step, {"errors": 0, "live": None}
 
     def step():
@@ -415,7 +415,7 @@ def test_close_raises_once_what_the_engine_s_close_raised(monkeypatch):
 
 
 def test_the_pump_sleeps_while_there_is_nothing_to_do(served):
-    """No polling: a second of idleness costs the pump's thread no time at all."""
+    """No polling: in a second of idleness the pump's thread uses no processor time."""
     asyncio.run(outputs_of(served))
     clock = time.pthread_getcpuclockid(served._pump._thread.ident)
     begin = time.clock_gettime_ns(clock)

@@ -1,5 +1,5 @@
-"""Contract under test: whatever a caller or a model folder gives, the answer is InvalidInputError
-with one sentence that names the thing, from the command line exit code 2 and no traceback."""
+"""Contract under test: for every bad argument or model folder the answer is InvalidInputError with
+one sentence that names the thing. The command line ends with exit code 2 and no traceback."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ FIELDS = [
 
 
 def refusal(kind, given):
-    """What `kind` says to it, nothing if it takes it; any other error escapes."""
+    """The sentence by which `kind` refuses; "" if it accepts. Any other error escapes."""
     try:
         kind(**given)
     except InvalidInputError as error:
@@ -88,7 +88,7 @@ def test_a_prompt_of_another_kind_is_refused(engine, prompt):
     assert not engine.has_unfinished_requests()
 
 
-# --- files that are none, or lead elsewhere ---
+# --- paths that are no files, or links ---
 
 
 def put_folder(path):
@@ -113,7 +113,7 @@ def put_device(path):
 )  # fmt: skip
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_no_file_is_not_opened(make, tmp_path, name, put):
-    """A FIFO would wait for ever, a device would never end."""
+    """A FIFO would wait for ever, and a device would never end."""
     folder = make.checkpoint(tmp_path / "m")
     (folder / name).unlink()
     put(folder / name)
@@ -142,7 +142,7 @@ def test_a_folder_that_no_system_has_is_refused(tmp_path, name):
 
 
 class Creates:
-    """Its pickle makes a file when it is read."""
+    """Unpickling it makes a file."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -176,7 +176,7 @@ def test_a_pickle_in_the_folder_is_never_opened(make, tmp_path):
     assert "config.json" in done.stdout
     assert not any(name in done.stdout for name in (*names, "index"))
     assert not made.exists()
-    pickle.loads(pickle.dumps(Creates(made))).close()  # the trap does work
+    pickle.loads(pickle.dumps(Creates(made))).close()  # the trap works
     assert made.exists()
 
 
@@ -231,7 +231,7 @@ def test_a_key_that_appears_twice_among_many_is_found(tmp_path):
 
 
 def test_lists_of_any_depth_are_refused(make, tmp_path):
-    """Around the interpreter's own limit, where reading succeeds and printing may not."""
+    """Depths around the interpreter's own limit, where reading succeeds and printing may fail."""
     text = json.dumps(make.config())
     for depth in (10, 100, *range(850, 1010, 5)):
         nested = "[" * depth + "]" * depth
@@ -246,7 +246,7 @@ def test_lists_of_any_depth_are_refused(make, tmp_path):
 def test_a_json_file_is_read_up_to_its_bound(tmp_path):
     path = tmp_path / "config.json"
     with path.open("wb") as file:
-        file.truncate(2**40)  # sparse: a terabyte that takes no room on the disk
+        file.truncate(2**40)  # sparse: a terabyte that takes no disk space
     refused(lambda: read_config(tmp_path), "at most 16777216 bytes")
 
 

@@ -1,6 +1,6 @@
-"""Contract under test: requests that run together have the answers that each has alone. Every
-method, greedy, sampled and shaped, on 1 and 2 threads, in any order of arrival, with others aborted
-beside them; `generate` of a list, `step` and streams of several threads."""
+"""Contract under test: requests that run together have the answers that each has alone. The tests
+use every method, greedy, sampled and shaped, 1 and 2 threads, any order of arrival, and aborts of
+other requests. They use `generate` of a list, `step`, and streams of several threads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def summary(output) -> tuple:
 
 
 def run_together(engine: Engine, law: str, seed: int) -> dict[str, tuple]:
-    """The answers of requests that arrive at random, each by another method, some aborted."""
+    """The answers of requests that arrive at random, by several methods, some aborted."""
     rng, found = Random(seed), {}
     prompts = some_prompts(COUNT)
     waiting = [(f"{i}", prompts[i], params_of(i, law), METHODS[i % len(METHODS)])
@@ -52,7 +52,7 @@ def run_together(engine: Engine, law: str, seed: int) -> dict[str, tuple]:
         if waiting and rng.random() < 0.5:
             name, prompt, params, method = waiting.pop()
             engine.add_request(name, prompt, params, method=method)
-            if rng.random() < 0.3:  # somebody who leaves
+            if rng.random() < 0.3:  # a request to be aborted
                 engine.add_request(f"late {name}", prompt[::-1], params, method=method)
         for output in engine.step():
             if output.finished:
@@ -100,7 +100,7 @@ def test_rounds_are_shared() -> None:
 
 
 def test_a_long_prompt_holds_the_others_up_by_pieces() -> None:
-    """While it goes in, every step brings the others a token."""
+    """While it is fed, every step gives the other requests a token."""
     with toy_engine(max_num_seqs=2) as engine:
         params = SamplingParams(temperature=0, max_tokens=200)
         engine.add_request("short", [1], params, method="none")

@@ -1,6 +1,6 @@
-"""Contract under test: whatever callers do to an engine, in any order, requests get their seats in
+"""Contract under test: callers may do anything to an engine, in any order. Requests get seats in
 the order of the queue, every token is plain decoding's, a bad call changes nothing, and a closed
-engine says so. Over the toy pair, on the cpu body."""
+engine raises. Uses the toy pair on the cpu backend."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BAD = (
 
 
 def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
-    """With `auto` among the methods it measures for a quarter of a second."""
+    """An engine. With `auto` among the methods it measures costs for a quarter of a second."""
     config = EngineConfig(
         model="toy",
         skip_tokenizer_init=True,
@@ -78,15 +78,15 @@ def alone() -> Engine:
 
 @cache
 def plain(prompt: tuple[int, ...], law: int, budget: int) -> tuple[list[int], str]:
-    """(tokens, finish reason) of an engine that does nothing else."""
+    """(tokens, finish reason) by an engine that does nothing else."""
     [output] = alone().generate(list(prompt), params_of(law, budget), method="none")
     return output.outputs[0].token_ids, output.outputs[0].finish_reason
 
 
 class Callers(RuleBasedStateMachine):
-    """`told`: requests of `step` that have not said their last word, in order of the queue.
+    """`told`: requests of `step` that are unfinished, in the order of the queue.
 
-    `tuned`: an engine that has `auto`, every fourth; there that runs what asks for `none`, too.
+    `tuned`: every fourth engine has `auto`; there `auto` replaces `none`.
     """
 
     @initialize(
@@ -115,7 +115,7 @@ class Callers(RuleBasedStateMachine):
         return "hedge" if method == AUTO else method
 
     def check(self, outputs):
-        """Outputs of `step`: of live requests only, prefixes of plain decoding, in order."""
+        """Outputs of `step` must be for live requests, in order, and prefixes of plain decoding."""
         for output in outputs:
             assert output.request_id in self.told
             tokens, finish = plain(*self.told[output.request_id])
@@ -258,7 +258,7 @@ def examples(count):
 
 
 TestCallers = Callers.TestCase
-TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "60")))  # of a sanitizer: fewer
+TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "60")))  # sanitizer: fewer
 
 
 @pytest.mark.exact

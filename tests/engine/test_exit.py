@@ -74,7 +74,7 @@ ENDS = {
 }
 
 
-# Most ends show the code 3, which only the program itself can have asked for.
+# Most programs end with code 3, which only the program itself can have asked for.
 CASES = [("generate", 0), *((end, 3) for end in ENDS)]
 MORE_CASES = [(end, 0) for end in ENDS if end != "generate"]
 
@@ -92,7 +92,7 @@ def test_the_exit_code_is_the_program_s_own(end: str, code: int) -> None:
 
 
 def test_an_exit_handler_that_closes_ends_the_work_first() -> None:
-    """The daemon thread still runs until the handlers are over: it learns of the close."""
+    """The daemon thread outlives the exit handlers, so it gets a closed engine's error."""
     script = (
         f"{BEGIN}from sbrt import EngineError\ne = open_engine()\n"
         "def work():\n    try:\n        e.generate('abc', PARAMS)\n    except EngineError:\n"
@@ -106,7 +106,7 @@ def test_an_exit_handler_that_closes_ends_the_work_first() -> None:
 
 
 def test_an_exit_handler_may_call_an_engine_of_a_program_with_a_signal_handler() -> None:
-    """The thread that makes the main thread's calls is there until such handlers are over."""
+    """The thread that makes the main thread's calls exists until exit handlers are over."""
     script = (
         f"{BEGIN}import signal\ne = open_engine()\n"
         "atexit.register(lambda: print(len(e.generate('abc', PARAMS)), flush=True))\n"

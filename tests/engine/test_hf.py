@@ -32,13 +32,13 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def engine():
-    """One for all tests, on one thread, with the demo draft."""
+    """One engine for all tests, on one thread, with the demo draft."""
     with Engine.from_pretrained("demo", "demo", dtype="float32", num_threads=1) as found:
         yield found
 
 
 def same(model, ours, theirs):
-    """Equal, or equal up to a token that the model itself is undecided about."""
+    """True if equal, or equal up to a token at a near-tie of the model."""
     import torch
 
     if ours.shape == theirs.shape and bool((ours == theirs).all()):

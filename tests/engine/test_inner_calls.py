@@ -1,6 +1,6 @@
-"""Contract under test: a signal handler may call the engine at every moment of another call: both
-answers are right. on_prefill may call it too. A call by a destructor inside another call of the
-same thread raises EngineError."""
+"""Contract under test: a signal handler may call the engine at every moment of another call, and
+both answers are right. on_prefill may call it, too. A call by a destructor inside another call of
+the same thread raises EngineError."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ENDLESS = SamplingParams(temperature=0, max_tokens=None)
 
 
 def one_engine(**fields: object) -> Engine:
-    """An engine of one method: it measures no costs, which is most of making one."""
+    """An engine of one method: it measures no costs, which take most of the time of opening one."""
     return toy_engine(methods=(), **fields)
 
 
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """alarm(call): the handler of SIGALRM calls it, whenever the signal comes."""
+    """alarm(call): the handler of SIGALRM calls it whenever the signal arrives."""
     before = signal.getsignal(signal.SIGALRM)
     yield lambda call: signal.signal(signal.SIGALRM, lambda *_: call())
     signal.signal(signal.SIGALRM, before)
@@ -46,7 +46,7 @@ def send() -> None:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
-    """during(method, call): `call` once, from inside that method of the scheduler."""
+    """during(method, call): make `call` once inside that method of the scheduler."""
 
     def plant(method: str, call: Callable[[], object]) -> None:
         inner, calls = getattr(Scheduler, method), [call]
@@ -62,7 +62,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], objec
 
 
 def interrupt(engine: Engine, call: Callable[[], object]) -> None:
-    """`call` once, as a wait for a round returns."""
+    """Make `call` once, when a wait for a round returns."""
     real, calls = engine._scheduler._runtime, [call]
 
     class Interrupted:
@@ -91,7 +91,7 @@ def outer(engine: Engine, how: str, params: SamplingParams = LONG) -> list[int]:
 
 @contextmanager
 def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]:
-    """`call` between any two bytecodes of the package that this thread runs; how often so far."""
+    """Make `call` between any two bytecodes of sbrt in this thread. Yields their count."""
     here, count = str(Path(sbrt.__file__).parent), itertools.count()
 
     def trace(frame: FrameType, event: str, arg: object) -> object:
@@ -113,8 +113,8 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
 
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
-    """Where the thread that calls is; the next tests are about where the call itself is."""
-    two = SamplingParams(temperature=0, max_tokens=2)  # some thousand moments: at little cost
+    """Moments of the calling thread. The next tests are about moments of the call itself."""
+    two = SamplingParams(temperature=0, max_tokens=2)  # for some thousand moments
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
     with one_engine() as engine:
@@ -122,7 +122,7 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
         def handler() -> None:
             found.append(answer(engine, PROMPT[:9], two, method="none"))
 
-        alarm(lambda: None)  # a program with a handler; the bytecodes bring the signals
+        alarm(lambda: None)  # a program with a handler; the trace replaces the signals
         with at_every_bytecode(handler) as moments:
             assert outer(engine, how, SHORT) == want
         assert moments() == len(found) > 500
@@ -131,7 +131,7 @@ def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
 
 @pytest.mark.parametrize("how", ["generate", "stream", "step"])
 def test_a_handler_that_generates_while_the_engine_waits_for_a_round(how, alarm) -> None:
-    """The signal comes inside the core: both answers are those of an engine that is alone."""
+    """The signal arrives inside the core: both answers are those of an unshared engine."""
     want, inner = fresh(PROMPT[:20], LONG), fresh(PROMPT[:9], SHORT)
     with one_engine() as engine:
         found: list[list[int]] = []
@@ -158,7 +158,7 @@ def test_a_handler_that_generates_while_a_call_is_half_done(how, method, alarm, 
         def half_done() -> None:
             assert threading.current_thread() is not threading.main_thread()
             send()
-            assert begun.wait(60)  # the handler is at work, and this call still half done
+            assert begun.wait(60)  # the handler is running, and this call is not done
 
         alarm(handler)
         during(method, half_done)
@@ -181,7 +181,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_by_a_handler_while_another_is_half_done(call, alarm, during) -> None:
-    """The other one is done first, then the handler's."""
+    """The other call ends first, then the handler's."""
     with one_engine() as engine:
         done: list[object] = []
         alarm(lambda: done.append((call(engine), None)))
@@ -238,7 +238,7 @@ def test_what_a_handler_raises_ends_one_call_and_no_other(alarm) -> None:
 
 @pytest.mark.parametrize("error", [KeyError, EngineError])
 def test_what_a_handler_raises_in_a_step_ends_the_step_and_no_request(error, alarm) -> None:
-    """As Ctrl-C does: nothing of a round that ran is lost."""
+    """As with Ctrl-C, the results of a round that ran are kept."""
     with one_engine() as engine:
 
         def handler() -> None:
@@ -262,7 +262,7 @@ def test_what_a_handler_raises_in_a_step_ends_the_step_and_no_request(error, ala
 
 
 def test_what_a_handler_raises_ends_a_call_that_waits_for_another_thread(alarm) -> None:
-    """The handler runs while the other thread has its turn; the call is never made."""
+    """The handler runs during the other thread's turn; the waiting call is never made."""
     with one_engine() as engine:
         turns, held, raised = engine._scheduler.turns, threading.Event(), threading.Event()
         seen: list[bool] = []
@@ -349,7 +349,7 @@ def test_what_on_prefill_raises_drops_the_request(how) -> None:
 
 @pytest.mark.parametrize("method", ["_start", "_file_last", "_take_tokens"])
 def test_a_stream_that_a_collection_drops_inside_another_call(method, during) -> None:
-    """Its destructor cannot drop the request at once; the next call does."""
+    """The destructor cannot drop the request at once; the next call drops it."""
     with one_engine() as engine:
         cycle: list[object] = [engine.stream(PROMPT[:30], GREEDY)]
         next(cycle[0])

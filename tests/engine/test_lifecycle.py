@@ -1,5 +1,6 @@
-"""Contract under test: Ctrl-C and abort end a generation at any moment, inside a prefill or a round
-too, and leave the engine as new; other Python threads run meanwhile; closing joins every thread."""
+"""Contract under test: Ctrl-C and abort end a generation at any moment, also inside a prefill or
+a round, and leave the engine as new. Other Python threads run meanwhile. Closing joins every
+thread."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ GATE = {"gate_at": 300}  # a forward of this position takes until the gate is op
 
 @pytest.fixture(autouse=True)
 def sigint() -> Iterator[None]:
-    """As in a terminal: what a shell runs in the background ignores Ctrl-C."""
+    """Send SIGINT as a terminal does; background jobs of a shell ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -33,7 +34,7 @@ def sigint() -> Iterator[None]:
 
 @contextmanager
 def gated_engine(lane: str = "target", **fault: int) -> Iterator[tuple[Engine, Toy]]:
-    """An engine, and its toy with the gate; closed with the gate open."""
+    """An engine, and its toy with the gate. It is closed with the gate open."""
     engine = toy_engine(**{lane: GATE | fault})
     toy = getattr(engine.pair, lane)
     try:
@@ -44,7 +45,7 @@ def gated_engine(lane: str = "target", **fault: int) -> Iterator[tuple[Engine, T
 
 
 def test_a_long_prefill_tells_how_far_it_is() -> None:
-    """Held up in the fifth of ten pieces, it says four until it may go on."""
+    """While it waits in the fifth of ten pieces, it reports four."""
     with gated_engine() as (engine, toy):
         told: list[tuple[int, int]] = []
 
@@ -65,14 +66,15 @@ def test_a_long_prefill_tells_how_far_it_is() -> None:
 
 @contextmanager
 def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
-    """SIGINT while a forward waits at the gate; what it interrupts must be left with it waiting."""
+    """SIGINT while a forward waits at the gate. The caller must leave the interrupted call with the
+    forward still waiting."""
 
     def send() -> None:
         while not (toy.waiting and engine.has_unfinished_requests()):
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    sender = threading.Thread(target=send, daemon=True)  # a test that fails must still end
+    sender = threading.Thread(target=send, daemon=True)  # a failing test must still end
     sender.start()
     with pytest.raises(KeyboardInterrupt):
         yield
@@ -92,7 +94,7 @@ def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
     ],
 )
 def test_ctrl_c_inside_one_long_call(lane: str, method: str, length: int) -> None:
-    """It is raised while a forward still runs; what that leaves behind touches nothing."""
+    """Ctrl-C is raised while a forward still runs; the rest of that forward touches nothing."""
     with gated_engine(lane) as (engine, toy):
         with ctrl_c_at_the_gate(engine, toy):
             engine.generate(PROMPT[:length], GREEDY, method=method)
@@ -111,7 +113,7 @@ def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
             engine.add_request("a", PROMPT[:290], GREEDY)
             while engine.has_unfinished_requests():
                 engine.step()
-        engine.abort_request("a")  # between two slices Ctrl-C leaves it as it is
+        engine.abort_request("a")  # Ctrl-C between two slices leaves the request as it is
         assert not engine.has_unfinished_requests()
         toy.open_gate()
         assert answer(engine, PROMPT[:290]) == fresh(PROMPT[:290])
@@ -119,7 +121,7 @@ def test_ctrl_c_inside_a_long_round_of_a_stream(start: str) -> None:
 
 def test_ctrl_c_while_waiting_for_a_round_that_was_dropped() -> None:
     with gated_engine() as (engine, toy):
-        for _ in range(2):  # the second time nothing of its own has begun
+        for _ in range(2):  # the second time the request has not begun
             with ctrl_c_at_the_gate(engine, toy):
                 engine.generate(PROMPT[:290], GREEDY)
         toy.open_gate()
@@ -157,7 +159,7 @@ print(after.token_ids == new.token_ids and len(new.token_ids) == 60)
 
 
 def test_ctrl_c_in_a_program() -> None:
-    """SIGINT, as the terminal sends it, in a generation that would take an hour."""
+    """SIGINT in a generation that would take an hour, sent as a terminal does."""
     program = [sys.executable, "-c", INTERRUPTED]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "begun\n"
@@ -170,7 +172,7 @@ def test_ctrl_c_in_a_program() -> None:
 
 
 def test_an_abort_from_another_thread_comes_before_the_end() -> None:
-    """The thread that generates lets the other have the lock: this takes seconds by itself."""
+    """The generating thread lets the other have the lock; generation alone takes seconds."""
     with toy_engine(max_model_len=1 << 20) as engine:
         outputs = []
         params = SamplingParams(temperature=0, max_tokens=None)
@@ -186,7 +188,7 @@ def test_an_abort_from_another_thread_comes_before_the_end() -> None:
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
-    """The next request, queued all along, is as if the first had never been."""
+    """The next request, queued all along, is not affected."""
     with toy_engine() as engine:
         first, then = fresh(PROMPT[:70]), fresh(PROMPT[:9])
         for steps in range(0, 45, 1 if method == "none" else stride):
@@ -201,7 +203,7 @@ def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
             assert ids_of(last["b"]) == then, steps
             if "a" in last:
                 assert ids_of(last["a"]) == first[: len(ids_of(last["a"]))]
-        assert last["a"].outputs[0].finish_reason == "length"  # it came to its end
+        assert last["a"].outputs[0].finish_reason == "length"  # it ended normally
 
 
 # --- threads ---
@@ -225,7 +227,7 @@ def test_closing_joins_every_thread(how: str) -> None:
         elif how == "failed":
             with pytest.raises(EngineError, match="position 200") as caught:
                 engine.generate(PROMPT[:190], GREEDY)
-            assert caught.tb  # whose frames know the runtime
+            assert caught.tb  # its frames refer to the runtime
         elif how == "stream":
             stream = engine.stream(PROMPT[:20], GREEDY)
             next(stream)
@@ -274,7 +276,7 @@ def test_an_interpreter_ends_with_an_engine_open(more: str) -> None:
 
 @pytest.mark.parametrize("length", [640, 290], ids=["prefill", "round"])
 def test_a_python_thread_runs_during_one_long_call(length: int) -> None:
-    """With the GIL held in begin() or run(), nobody could open the gate."""
+    """If begin() or run() held the GIL, nothing could open the gate."""
     toy = Toy(**GATE)
     runtime = Runtime(toy, None, max_model_len=4096)
 

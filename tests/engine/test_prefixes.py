@@ -1,6 +1,6 @@
-"""Contract under test: a prompt takes the KV that a seat has of its beginning and feeds only the
-rest, in both lanes, and no token of any method depends on it: turns of a chat, answers to one
-prompt, prompts that begin alike at the same time, aborts, rings that have wrapped."""
+"""Contract under test: a prompt reuses the KV of a beginning that a seat has, in both lanes, and
+feeds only the rest. No token of any method depends on it. Tested: turns of a chat, answers to one
+prompt, prompts with a common beginning at the same time, aborts, rings that have wrapped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def demo_engine(**fields) -> Engine:
 
 
 def chat(engine: Engine, law: dict, method: str) -> list[tuple]:
-    """(tokens, tokens that were there, length of the prompt) of each turn."""
+    """(tokens, reused tokens, length of the prompt) of each turn."""
     ids, turns = engine.encode("def read(path):\n"), []
     for turn in range(TURNS):
         ids = ids + engine.encode(f"# {turn}: and then\n")
@@ -56,7 +56,7 @@ def test_a_chat_feeds_what_is_new(law: dict, names: tuple[str, ...]) -> None:
         assert [tokens for tokens, *_ in turns] == [tokens for tokens, *_ in fresh], method
         before = 0
         for tokens, cached, length in turns:
-            # The last chain's path is where its positions are only a round later.
+            # The KV of the last chain's path is moved to its positions a round later.
             assert before == 0 or before - 20 <= cached <= length - 1, (method, cached, before)
             before = length + len(tokens)
 

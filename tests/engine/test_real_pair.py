@@ -1,4 +1,5 @@
-"""Contract under test: the real pair by name decodes as its target alone does, token for token."""
+"""Contract under test: the real pair, opened by name, decodes like its target alone, token for
+token."""
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_no_token_changes(engine, temperature):
 
 
 def test_the_draft_is_often_right(engine):
-    """Far from what a draft of random weights has, on prompts that it never saw."""
+    """A draft of random weights is far from this, on prompts that the draft was not trained on."""
     prompts = [text for _, text in read_prompts()]
     params = SamplingParams(temperature=0, max_tokens=32)
     found = engine.generate(prompts, params, method="draft_model")

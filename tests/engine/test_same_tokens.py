@@ -22,12 +22,13 @@ METHODS = (
     "hedge:F=8,tree=0,on_miss=lookup",
 )
 MAX_TOKENS = 64
-DRAFTS = ("draft", "poor", "random")  # every round of the last one misses
+DRAFTS = ("draft", "poor", "random")  # the last one misses in every round
 THREADS = (1, 2)
 SOME = (("draft", 1, 2), ("draft", 2, 2), ("poor", 2, 2), ("random", 1, 1))  # the last: prompts
-ENOUGH = 6  # prompts of which some reach a stop string, and some are cut
+ENOUGH = 6  # prompts, so that some reach a stop string and some are cut
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
-# Everything that bends a row's law, and stop strings that span tokens: each ends some answers.
+# Everything that changes a row's distribution, and stop strings of several tokens. Each ends some
+# answers.
 SHAPING = {
     "repetition_penalty": 1.15,
     "presence_penalty": 0.2,
@@ -47,7 +48,7 @@ PLAIN_LAWS, SHAPED_LAWS = list(LAWS)[:2], list(LAWS)[2:]
 
 @cache
 def some_prompts(limit: int) -> list[str]:
-    """Those of the JSON lines that $SBRT_PROMPTS names, else the built-in ones, numbered."""
+    """Prompts of the JSON lines that $SBRT_PROMPTS names, else the built-in ones, numbered."""
     if file := os.environ.get("SBRT_PROMPTS"):
         return read_prompts(Path(file), limit)
     return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
@@ -90,7 +91,7 @@ Answer = tuple[list[int], str, str | None, int | str | None]
 def answers(engine: Engine, method: str, prompts: list[str], law: str) -> list[Answer]:
     found: list[Answer] = []
     for i, prompt in enumerate(prompts):
-        # Every eighth answer may end by itself; the others run their whole length.
+        # Every eighth answer may end by itself; the others have their full length.
         params = SamplingParams(seed=i, max_tokens=MAX_TOKENS, ignore_eos=i % 8 != 0, **LAWS[law])
         [answer] = engine.generate(prompt, params, method=method)[0].outputs
         found.append((answer.token_ids, answer.text, answer.finish_reason, answer.stop_reason))
@@ -193,7 +194,7 @@ def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
 
 
 def test_seeds_differ(engine_of: MakeEngine) -> None:
-    """The sampled comparison means something: another seed gives another text."""
+    """The sampled comparison is meaningful: another seed gives another text."""
     engine, [prompt] = engine_of("draft", 1), some_prompts(1)
     texts = set()
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""More of faults.py: drafts whose head knows some ids, or that have their target's embedding."""
+"""More of faults.py: drafts whose head knows some ids, or that share their target's embedding."""
 
 from tests.faults.faults import Fault
 

@@ -1,5 +1,5 @@
-"""Faults of the product: each replaces a text that occurs once in its file, and names tests of
-`make test` that must fail then."""
+"""Faults of the product. Each replaces a text that occurs once in its file, and names tests of
+`make test` that must then fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """name: what goes wrong. tests: files below tests/, or tests of one as pytest names them."""
+    """name: the fault. tests: files below tests/, or tests of one in pytest's notation."""
 
     name: str
     file: str

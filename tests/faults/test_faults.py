@@ -1,6 +1,6 @@
-"""Contract under test: a fault put into the product is caught by the tests of `make test`. Every
-fault goes into a copy of the tree, one at a time (`make exact`); here, that each still has its
-place. `SBRT_TREE=FOLDER` takes the product and its tests from another checkout."""
+"""Contract under test: the tests of `make test` catch every fault put into the product. `make
+exact` puts each into a copy of the tree, one at a time. The default tests check that each text
+still exists. `SBRT_TREE=FOLDER` takes the product and its tests from another checkout."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCE = Path(os.environ.get("SBRT_TREE", ROOT))
-COPY = ROOT / "build" / "faults"  # kept: the next fault compiles what changed
+COPY = ROOT / "build" / "faults"  # kept: the next fault compiles only changes
 TOP = ("CMakeLists.txt", "pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md")
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
 LONGEST = 1800  # seconds: a fault may hang
@@ -74,7 +74,7 @@ def test_an_interrupted_run_is_no_verdict(tmp_path):
 
 
 class Tree:
-    """A copy of the tree with a build of its own, in which files may be changed."""
+    """A copy of the tree with its own build, in which files may be changed."""
 
     def __init__(self, source, folder):
         self.folder, self.is_built = folder, False
@@ -97,7 +97,7 @@ class Tree:
         self.is_built = self.is_built and not file.startswith("csrc/")
 
     def build(self):
-        """Compile what changed, and put the modules where `sbrt` of the copy finds them."""
+        """Compile the changes, and copy the modules to where the copy's `sbrt` finds them."""
         if self.is_built:
             return
         import pybind11
@@ -120,7 +120,7 @@ class Tree:
         self.is_built = True
 
     def fails(self, tests):
-        """Whether some of `tests` fail; what pytest said. Raises when it could not run them."""
+        """(True if some of `tests` fail, pytest's output). Raises if pytest could not run them."""
         self.build()
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
         done = subprocess.run(
@@ -129,7 +129,7 @@ class Tree:
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(self.folder)]),
-                "PYTHONDONTWRITEBYTECODE": "1",  # a changed file may have the old one's time
+                "PYTHONDONTWRITEBYTECODE": "1",  # a changed file may have the old file's time
             },
             capture_output=True,
             text=True,
@@ -147,12 +147,12 @@ class Tree:
 
 
 def is_verdict(code, said):
-    """Whether pytest ran the tests, or a module could not be imported. Code 2 also means Ctrl-C."""
+    """True if pytest ran the tests, or could not import a module. Code 2 also means Ctrl-C."""
     return code in (0, 1) or (code == 2 and COLLECTION.search(said) is not None)
 
 
 def files_of(folder):
-    """Files below a folder that are no products of a build."""
+    """Files below a folder that no build made."""
     for path in folder.rglob("*"):
         parts = path.relative_to(folder.parent).parts
         if (
@@ -170,7 +170,7 @@ def tree():
 
 @pytest.fixture(scope="session")
 def expect_green(tree):
-    """expect_green(tests): they pass without a fault."""
+    """expect_green(tests): check that they pass without a fault."""
     found = {}
 
     def check(tests):

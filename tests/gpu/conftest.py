@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, and runtimes over recorded lanes on the CPU body."""
+"""Tiny random checkpoints of every family, and runtimes over recorded lanes on the CPU backend."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ ROWS = 16  # of the verification graph: every method above has at most 15 nodes
 
 
 def write(folder, family="Llama", noise=0.0, dtype=np.float32, **changes):
-    """A random checkpoint, the same for the same sizes; with noise one that often agrees."""
+    """A random checkpoint, the same for the same sizes. One with noise often agrees with it."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | FAMILIES[family] | {"architectures": [f"{family}ForCausalLM"]} | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -76,7 +76,7 @@ def write_fewer(folder, checkpoint, vocab):
 
 
 class Play:
-    """A runtime that any of METHODS may run on."""
+    """A runtime that can run every method of METHODS."""
 
     def __init__(self, target, draft, debug=True, **more):
         chosen = [methods.parse(method) for method in METHODS]
@@ -103,7 +103,7 @@ class Play:
     def steps(self, between):
         """Tokens of the sequence that has begun; `between` is called between any two rounds.
 
-        A call may leave the next round in flight, so the lanes come to rest first.
+        A call may leave the next round in flight, so the lanes must come to rest first.
         """
         out = []
         while not self.runtime.finished:
@@ -125,14 +125,14 @@ def prompt_of(n, seed=0):
 
 
 def recorded(checkpoint, lanes=None, rows=ROWS, on_lane=None, **more):
-    """A model of recordings on the CPU; its lanes go to the list, or the call, when bound."""
+    """A model of recordings on the CPU. Bound lanes are added to the list or the callable."""
     show = lanes.append if lanes is not None else on_lane
     return model_of(checkpoint, device="cpu", rows=rows, on_bind=show, **more)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """Products of these sizes gain nothing from more; the tests share their cores."""
+    """Products of these sizes gain nothing from more threads, and tests share the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -159,7 +159,7 @@ def tools():
 
 @pytest.fixture(scope="session")
 def tool():
-    """stand_in.py, which is a program too."""
+    """The module stand_in.py, which is also a program."""
     folder = str(Path(__file__).parent)
     sys.path.insert(0, folder)
     import stand_in

@@ -1,5 +1,5 @@
-"""A CUDA device that is none: engines for `cuda` run on the dry_cuda body over recordings on the
-CPU, which have handles as captured graphs have. A device's memory faults where the host reads it.
+"""A stand-in for a CUDA device: engines for `cuda` run on the dry_cuda backend with recordings on
+the CPU, which have handles like captured graphs. Device memory faults when the host accesses it.
 
     python tests/gpu/stand_in.py FOLDER run|block|arena    in a process of its own
 """
@@ -21,11 +21,11 @@ handles = itertools.count(HANDLE)
 
 
 class Capture:
-    """Keeps the tapes of one lane by the handles that it gives them."""
+    """Keeps the tapes of one lane by the handles that it assigns."""
 
     def __init__(self, lane, is_eager=False):
         self.lane, self.is_eager, self.tapes, self.rows = lane, is_eager, {}, {}
-        self.shut = []  # tensors that nobody may reach for but a replay
+        self.shut = []  # tensors that only a replay may access
 
     def record(self, function, rows, scratch=0):
         """See sbrt.gpu.recorder.Recorder."""
@@ -42,7 +42,7 @@ class Capture:
         return Piece(rows, len(tape.calls), replay, handle, **played)
 
     def said(self, handle):
-        """("forward", "choose" or "moves", rows); of a choice also whether it filters, shapes."""
+        """("forward", "choose" or "moves", rows); a choice also has (it filters, it shapes)."""
         ops = {op.__name__: given for op, _, given in self.tapes[handle].calls}
         if "choose_torch" in ops:
             plan = ops["choose_torch"]["plan"]
@@ -51,7 +51,7 @@ class Capture:
 
 
 def protect(tensors, how):
-    """mprotect of the pages that lie wholly in each."""
+    """Call mprotect on the pages that lie wholly in each."""
     change = ctypes.CDLL(None, use_errno=True).mprotect
     for tensor in tensors:
         memory = tensor.untyped_storage()
@@ -62,7 +62,7 @@ def protect(tensors, how):
 
 
 class StandIn:
-    """Takes the device's place; `captures` are those of the lanes bound so far, target first."""
+    """Replaces the device. `captures`: those of the lanes bound so far, target first."""
 
     def __init__(self, set_attribute):
         self.captures, self.runtimes, self.devices = [], [], []
@@ -88,14 +88,14 @@ class StandIn:
         set_attribute(engine, "Runtime", dry)
 
     def picks(self):
-        """[(stream, what was picked)] of every launch so far of the last engine."""
+        """[(stream, graphs picked)] for every launch of the last engine so far."""
         by_stream = dict(zip(("target", "draft"), self.captures[-2:], strict=False))
         book = self.runtimes[-1][1].order
         return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]
 
 
 def config_of(folders, device, method="specbranch", **more):
-    """Of an engine over two folders without a tokenizer."""
+    """The config of an engine over two folders without a tokenizer."""
     return EngineConfig(
         folders[0], skip_tokenizer_init=True, num_threads=2, device=device, dtype="float32",
         speculative={"model": folders[1], "method": method}, **more,
@@ -103,7 +103,7 @@ def config_of(folders, device, method="specbranch", **more):
 
 
 def main(folder, what):
-    """Answers with all of the lanes' memory shut; or reaches for it, which nobody survives."""
+    """Answer while all of the lanes' memory is protected; or access it, which kills the process."""
     stand_in = StandIn(setattr)
     pair = [Path(folder) / name for name in "td"]
     with Engine(config_of(pair, "cuda")) as made:

@@ -1,6 +1,6 @@
-"""Contract under test: on a device a draft's burst is one launch, and so is what the target does
-between two waits: the same work in the same order as the parts, whatever the length and whatever
-the request asks for; the same tokens too. The target settles KV only where chains are trees."""
+"""Contract under test: on a device a draft's burst is one launch, and so is the target's work
+between two waits. It is the same work in the same order as the parts, for any length and request,
+with the same tokens. The target settles KV only if chains are trees."""
 
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +18,7 @@ PARAMS = {
     "filtered": replace(SAMPLED, top_p=0.8),
     "both": replace(SAMPLED, top_p=0.8, repetition_penalty=1.2, min_tokens=4),
 }
-BURSTS = {  # of the draft's stream: what its rounds launch, besides settle
+BURSTS = {  # launches of rounds on the draft's stream, without settle
     "none": set(),
     "draft_model": {"serial_burst"},
     "lookup:gamma=6": set(),
@@ -30,7 +30,7 @@ BURSTS = {  # of the draft's stream: what its rounds launch, besides settle
     HEDGE: {"serial_burst", "burst"},
 }
 TREES = ("tree:gamma=3,width=4,nodes=12", HEDGE)
-VERIFIED = {  # of the target's stream: what rounds launch in turn, each kind of round
+VERIFIED = {  # launches of rounds on the target's stream, in order, for each kind of round
     "none": {("verify",)},
     "draft_model": {("verify",)},
     "lookup:gamma=6": {("verify",)},
@@ -55,7 +55,7 @@ def pair_of(checkpoints):
 
 
 def of_stream(order, kind, stream):
-    """The book's ops or launches of a stream."""
+    """The recorded ops or launches of a stream."""
     return [tuple(said[1:]) for said in getattr(order, kind)() if said[0] == stream]
 
 
@@ -64,7 +64,7 @@ def of_draft(order, kind):
 
 
 def rounds_of(order):
-    """What each round launched on the target's stream."""
+    """The launches of each round on the target's stream."""
     rounds = [[]]
     for (name,) in of_stream(order, "launches", "target"):
         if name != "prefill" and name in rounds[-1]:
@@ -90,10 +90,10 @@ def check_bursts(order, method, kind):
 
 @pytest.mark.parametrize("method", [*BURSTS, *GAMMAS])
 def test_a_burst_is_one_launch_and_so_is_a_verification(tools, tool, stand_in, checkpoints, method):
-    """Launches without and with filters are made with the engine; others wait for the first."""
+    """Launches without and with filters are made with the engine; others at their first use."""
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
-    tokens = 12 if kinds > 2 else 6  # of both kinds of rounds, where there are two
+    tokens = 12 if kinds > 2 else 6  # enough for both kinds of rounds
     with Engine(config) as engine:
         runtime = stand_in.runtimes[-1][1]
         made = runtime.fused_graphs
@@ -112,7 +112,7 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(tools, tool, stand_in, c
 
 @pytest.mark.parametrize("method", VERIFIED)
 def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """On the dry body, where nothing is fused, and the KV of paths is settled, too."""
+    """On the dry backend, where nothing is fused and the KV of paths is settled, too."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -135,7 +135,7 @@ def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoi
 
 @pytest.mark.parametrize("method", [HEDGE, *GAMMAS])
 def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, method):
-    """On the dry body, where nothing is fused."""
+    """On the dry backend, where nothing is fused."""
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
@@ -153,7 +153,7 @@ def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, me
 
 
 def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, checkpoints):
-    """In turns, so that what was made for one request must not serve the next."""
+    """In turns, so that the launch made for one request would be wrong for the next."""
     pair = pair_of(checkpoints)
     config = tool.config_of(pair, "cuda", "specbranch:gamma=7", max_model_len=tools.max_len)
     found = set()

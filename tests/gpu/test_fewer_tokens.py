@@ -1,5 +1,5 @@
-"""Contract under test: a draft of recorded lanes that knows fewer tokens than its target changes
-none of its answers, on the CPU and on a stand-in for a device."""
+"""Contract under test: a draft of recorded lanes may know fewer tokens than its target. It changes
+none of the answers, on the CPU and on a stand-in for a device."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ METHODS = (
 )  # fmt: skip
 
 
-FAMILIES = ("Llama", "Mistral")  # the second has an lm_head of its own, and a window
+FAMILIES = ("Llama", "Mistral")  # the second has a separate lm_head, and a window
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -1,6 +1,6 @@
-"""Contract under test: H-RAD in an engine for a CUDA device, on the stand-in for one. Its weights
-and what it reads are a device's memory, which faults where the host reaches for it; it cuts every
-chain as the CPU's engine over the same recordings does, and changes no token."""
+"""Contract under test: H-RAD in an engine for a CUDA device, on the stand-in. Its weights and
+inputs are in device memory, which faults when the host accesses it. It cuts every chain like the
+CPU's engine over the same recordings, and changes no token."""
 
 from dataclasses import replace
 from functools import cache
@@ -23,7 +23,7 @@ REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))  # (promp
 
 @pytest.fixture(scope="module")
 def method_of(checkpoints, random_classifier, tmp_path_factory):
-    """method_of(family, favourite): specbranch with a classifier of that answer, or of any."""
+    """method_of(family, favourite): specbranch; its classifier gives this answer, or any."""
     folder = tmp_path_factory.mktemp("hrad")
 
     def call(family, favourite=None):
@@ -41,7 +41,7 @@ def config_of(tool, tools, checkpoints, family, device, method):
 
 
 def shown(engine, tools, method=None):
-    """Of every request: its tokens, and what each round decided."""
+    """The tokens and the decisions of rounds of every request."""
     found = []
     for seed, params in REQUESTS:
         [out] = engine.generate(tools.prompt(9, seed=seed), PARAMS[params], method=method)
@@ -51,8 +51,10 @@ def shown(engine, tools, method=None):
 
 
 def decided(found):
-    """Without the rounds of requests with top_p: a device's draft filters by its picks alone, so
-    its chains are its own. The tokens are not."""
+    """Results without the rounds of requests with top_p.
+
+    A device's draft filters among its candidates alone, so its chains differ. Its tokens do not.
+    """
     filtered = [PARAMS[params].top_p < 1 for _, params in REQUESTS]
     return [
         (tokens, () if is_filtered else rounds)
@@ -62,7 +64,7 @@ def decided(found):
 
 @pytest.fixture(scope="module")
 def plain_of(tools, tool, checkpoints, method_of):
-    """plain_of(family, dtype, method=None): requests without a classifier, behind one with it."""
+    """plain_of(family, dtype, method=None): requests without a classifier, after one with it."""
 
     @cache
     def call(family, dtype, method=None):
@@ -77,7 +79,7 @@ def plain_of(tools, tool, checkpoints, method_of):
 
 
 def check_cuts(cut, plain, favourite):
-    """Tokens are those without it; chains are cut as the classifier always, or sometimes, says."""
+    """Check that tokens are those without the classifier, and that it decides the cuts."""
     assert [tokens for tokens, _ in cut] == [tokens for tokens, _ in plain]
     depths = {r[0] for _, rounds in cut for r in rounds}
     assert depths == {0} if favourite == 0 else GAMMA in depths
@@ -98,12 +100,12 @@ def test_it_cuts_like_the_engine_on_the_cpu(
         assert decided(cut) == decided(shown(engine, tools))
     plain = plain_of(family, "float32")
     check_cuts(cut, plain, favourite)
-    assert cut != plain  # it does cut elsewhere than confidence alone
+    assert cut != plain  # its cuts differ from those by confidence alone
 
 
 @pytest.mark.parametrize("favourite", [0, 2])
 def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, plain_of, favourite):
-    """A target in bfloat16, whose features and embedding are."""
+    """A target in bfloat16, with features and embedding in bfloat16."""
     method = method_of("Llama", favourite)
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
     with Engine(replace(config, dtype="bfloat16")) as engine:
@@ -132,7 +134,7 @@ def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of
 
 @pytest.mark.parametrize("with_hrad", [False, True])
 def test_features_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, method_of, with_hrad):
-    """Of every round, whether a classifier reads them too or not."""
+    """Features of every round, with and without a classifier that reads them."""
     method = method_of("Llama", 2) if with_hrad else "specbranch:gamma=3,k_max=3"
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
 

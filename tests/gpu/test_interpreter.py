@@ -1,6 +1,6 @@
-"""Contract under test: the kernels themselves, in Triton's interpreter, give the tokens of their
-twins: a short answer for each family, with a chain and branches; for one of them a prefill. The
-interpreter knows one thread only, so that both lanes run on the host's."""
+"""Contract under test: the kernels, in Triton's interpreter, give the tokens of their twins: a
+short answer for each family, with a chain and branches, and a prefill for one of them. The
+interpreter supports one thread only, so both lanes run on the host's thread."""
 
 import pytest
 

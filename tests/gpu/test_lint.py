@@ -1,5 +1,5 @@
-"""Contract under test: what a decoder records calls nothing but ops, each of which writes into what
-it is given: no allocation, no look at a value, no wait, no stream of another's."""
+"""Contract under test: recorded code calls only ops that write into given memory. It does not
+allocate, read a value, wait, or use another stream."""
 
 import ast
 from pathlib import Path
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 GPU = Path(__file__).parents[2] / "sbrt" / "gpu"
-# Ops write to `out`, or to arguments of theirs.
+# Ops write to `out`, or to these arguments.
 IN_PLACE = {"see", "rope_kv_write", "ring_settle"}
 WITH_OUT = {
     *("embed", "linear", "rms_norm", "branch_attention", "silu_mul", "choose"),
     *("matmul", "matmul_bias", "matmul_float32", "copy", "add", "prefill_attention"),
 }
-# What else may be called while a list of ops is made: it only looks at sizes.
+# Other functions that may be called while a list of ops is made: they only read sizes.
 HARMLESS = {"run", "range", "len", "Views", "feature_blocks", "Terms", "normed"}
-# Of an op's own source, beside the recorded functions.
+# Functions in an op's own source, in addition to recorded ones.
 FORBIDDEN = {
     *("item", "cpu", "tolist", "numpy", "synchronize", "current_stream", "default_stream"),
     *("empty", "zeros", "ones", "full", "cat", "stack", "contiguous", "clone", "to", "tensor"),
@@ -24,14 +24,14 @@ FORBIDDEN = {
 
 
 def recorded_functions(tree):
-    """Functions that take a `run`, wherever they stand."""
+    """Functions with a parameter `run`, in any module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and "run" in {a.arg for a in node.args.args}:
             yield node
 
 
 def op_of(call):
-    """Name of the op of run(op, ...)."""
+    """Name of the op in run(op, ...)."""
     first = call.args[0] if call.args else None
     return ast.unparse(first).split(".")[-1] if first is not None else ""
 
@@ -60,7 +60,7 @@ def call_faults(call, own):
 
 
 def wrapper_faults(source):
-    """Of the ops that are written here: each a call with out=."""
+    """Faults of the ops written here: each must be a call with out=."""
     for function in ast.parse(source).body:
         if not (isinstance(function, ast.FunctionDef) and "out" in ast.unparse(function.args)):
             continue

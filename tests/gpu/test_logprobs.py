@@ -1,5 +1,5 @@
-"""Contract under test: lanes of recordings on the CPU give log-probs, those of plain decoding in
-every method. An engine for a CUDA device refuses to, in a sentence that names the field."""
+"""Contract under test: lanes of recordings on the CPU give log-probs, and every method gives those
+of plain decoding. An engine for a CUDA device refuses them, in a sentence that names the field."""
 
 from dataclasses import replace
 

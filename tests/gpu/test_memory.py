@@ -1,5 +1,5 @@
-"""Contract under test: the plan of a lane's memory counts every byte and is checked before one is
-taken; what does not fit, and what a lane cannot be, is refused in one sentence."""
+"""Contract under test: the plan of a lane's memory counts every byte and is checked before any is
+allocated. A plan that does not fit, and an impossible lane, are refused in one sentence."""
 
 import pytest
 import torch

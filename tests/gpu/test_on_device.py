@@ -1,8 +1,8 @@
-"""Contract under test: an engine for a CUDA device, with a stand-in for the device. It answers like
-the CPU's engine over the same recordings, request by request; every launch takes the smallest graph
-that holds the method's rows, of the kind that the request asks for; nothing is unordered, and every
-wait of the streams is needed; the host reaches for nothing in the device's memory; what a device
-cannot do is refused in one sentence before a weight is read."""
+"""Contract under test: an engine for a CUDA device, on the stand-in. It answers every request like
+the CPU's engine over the same recordings. Every launch uses the smallest graph that holds the
+method's rows, of the kind that the request needs. Nothing is unordered, and every wait is needed.
+The host never accesses device memory. Unsupported settings are refused in one sentence before a
+weight is read."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def folders(checkpoints, family):
 
 
 def answers(engine, prompts, asked, params=None):
-    """{(method, kind of request): tokens and reason}; `params` instead of the kind's."""
+    """{(method, kind of request): (tokens, reason)}; `params` replaces the kind's."""
     found = {}
     for method, kind in asked:
         [out] = engine.generate(prompts[kind], params or PARAMS[kind], method=method)
@@ -147,7 +147,8 @@ def test_the_command_line_names_the_device(stand_in, capsys):
 
 # --- graphs ---
 
-# Rows of the graphs that rounds take, by lane: of verification; of catch-up and steps.
+# Rows of the graphs that rounds use: the target's for verification, the draft's for catch-up and
+# steps.
 SIZES = {
     "none": ({16}, set()),
     "draft_model": ({16}, {4}),
@@ -166,14 +167,14 @@ SIZES = {
     "lookup:gamma=20": ({32}, set()),
 }
 KINDS = ("forward", "choose")
-ASKED = {  # whether it filters, whether it shapes
+ASKED = {  # (it filters, it shapes)
     "greedy": (False, False), "sampled": (False, False), "filtered": (True, False),
     "shaped": (False, True), "both": (True, True),
 }  # fmt: skip
 
 
 def picked(stand_in, engine, *asked):
-    """Graphs that the launches of one answer took, in order."""
+    """Graphs in the launches of one answer, in order."""
     seen = len(stand_in.picks())
     engine.generate(*asked)
     return stand_in.picks()[seen:]
@@ -189,7 +190,7 @@ def sizes_taken(picks):
 
 @pytest.mark.parametrize("method", SIZES)
 def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
-    """Also by default: a context of the checkpoint's length, which the answer may fill."""
+    """Also with the default context, the checkpoint's length, which the answer may fill."""
     pair = folders(checkpoints, "Llama")
     for length in (tools.max_len, None):
         with Engine(tool.config_of(pair, "cuda", method, max_model_len=length)) as engine:
@@ -203,7 +204,7 @@ def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, chec
             assert sizes_taken(picks) == SIZES[method]
 
 
-# Beyond the draft's limit it may lack a whole chain: rows of its graphs in answers to the end.
+# Beyond its limit the draft may lack a whole chain: rows of its graphs in such answers.
 AT_THE_END = {
     "draft_model": {4},
     "pearl": {1, 16},
@@ -254,7 +255,7 @@ def test_every_size_is_recorded_once_for_every_kind(tool, stand_in, checkpoints)
 # --- order ---
 
 
-# The host reads record r beside the writer of record r + 1: they lie in a ring of eight.
+# The host reads record r while record r + 1 is written: they are in a ring of eight.
 RECORDS = "record: nothing orders host's read_record and target's hang_chain"
 
 
@@ -278,7 +279,7 @@ def test_nothing_is_unordered_and_every_wait_is_needed(tools, tool, stand_in, ch
 
 
 def rounds_ahead(order):
-    """Most rounds that were enqueued before the host had seen the end of those before them."""
+    """Most rounds that were enqueued before the host had seen the end of earlier ones."""
     recorded = seen = most = 0
     for op in order.ops():
         if op[1:3] == ("record", "verify_done"):
@@ -317,7 +318,7 @@ def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in
     ("what", "code"), [("run", 0), ("block", -11), ("arena", -11)], ids=["run", "block", "arena"]
 )
 def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code):
-    """`block` and `arena` do, to see that nobody survives it."""
+    """`block` and `arena` do, which shows that such an access kills the process."""
     small = {"hidden_size": 64, "num_hidden_layers": 1}  # whole pages of everything
     for name, noise in (("t", 0.0), ("d", 0.03)):
         tools.write(tmp_path / name, noise=noise, **small)

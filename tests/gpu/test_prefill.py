@@ -1,6 +1,6 @@
-"""Contract under test: a prompt goes into a recorded lane in wide pieces that depend on it alone;
-they leave the keys and values that narrow ones leave, write nothing else, and give the tokens of
-the CPU engine. What attends to them is what was asked for, or a sentence says why not."""
+"""Contract under test: a prompt is fed to a recorded lane in wide pieces that depend on the prompt
+alone. They leave the same keys and values as narrow ones, write nothing else, and give the tokens
+of the CPU engine. The requested attention is used, or refused with a sentence."""
 
 import inspect
 import sys
@@ -21,7 +21,7 @@ from sbrt.triton_kernels import state
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 CPU = torch.device("cpu")
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
-# Positions of the ring: 160 + 64; of Mistral, which sees 24, 24 + 64.
+# Positions of the ring: 160 + 64; for Mistral, whose window is 24, 24 + 64.
 PIECES = {
     "Llama": {2: [64], 65: [64], 66: [128], 129: [128], 130: [256], 152: [256]},
     "Mistral": {2: [64], 65: [64], 66: [128], 89: [128], 90: [64, 64], 152: [64, 64, 64]},
@@ -35,11 +35,11 @@ def config_of(checkpoints, family, **more):
     )  # fmt: skip
 
 
-# --- what is attended to ---
+# --- attention ---
 
 
 def naive(q, k, v, rows, keys, window):
-    """Row by row; k and v [slots, kv_heads, d]."""
+    """Attention row by row; k and v [slots, kv_heads, d]."""
     out = torch.zeros(rows, *q.shape[1:], dtype=torch.float64)
     for i in range(rows):
         last = keys - rows + i
@@ -64,7 +64,7 @@ def test_rows_see_what_is_before_them(rows, keys, window):
 
 
 def table_of(tokens, first, capacity):
-    """Row table of a piece of a prompt."""
+    """The row table of a piece of a prompt."""
     table = state.Batch(head=(first,), n=len(tokens))
     for i, token in enumerate(tokens):
         row = table.row[i]
@@ -74,7 +74,7 @@ def table_of(tokens, first, capacity):
 
 
 def fed(lane, words, tokens, width):
-    """The KV that pieces of `width` rows leave, over NaN."""
+    """The KV that pieces of `width` rows leave in a ring of NaN."""
     lane.buffers.kv.fill_(float("nan"))
     pieces = {p.rows: p for p in lane.forward(words.data_ptr(), False)}
     for first in range(0, len(tokens), width):
@@ -112,7 +112,7 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
     prompt = tools.prompt(length, seed=length)
     cpu = tools.Play(target.decoder("float32"), draft.decoder("float32"))
     ours = tools.Play(*map(tools.recorded, (target, draft)))
-    tokens = 30 if length == 66 else 6  # of Mistral the ring wraps behind its wide piece
+    tokens = 30 if length == 66 else 6  # Mistral's ring wraps after its wide piece
     want = cpu.answer(prompt, "none", 0.0, tokens)
     for method in ("none", "pearl", "specbranch:k_max=3"):
         assert ours.answer(prompt, method, 0.0, tokens) == want
@@ -121,7 +121,7 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
     ours.close()
 
 
-# --- which pieces ---
+# --- pieces ---
 
 
 def forwards(stand_in, engine, lane, prompt, method=None):
@@ -130,7 +130,7 @@ def forwards(stand_in, engine, lane, prompt, method=None):
     engine.generate(prompt, GREEDY, method=method)
     picks = [said for name, said in stand_in.picks()[seen:] if name == lane]
     chooses = [i for i, said in enumerate(picks) if said[0] == "choose"]
-    before = picks[: chooses[0] - 1] if chooses else picks  # a choice is behind its own forward
+    before = picks[: chooses[0] - 1] if chooses else picks  # a choice follows its forward
     return [said[1] for said in before if said[0] == "forward"]
 
 
@@ -174,7 +174,7 @@ def test_progress_is_told_in_tokens(tools, checkpoints):
     play.close()
 
 
-# --- who attends ---
+# --- attention backends ---
 
 
 def test_what_cannot_attend_is_a_sentence(monkeypatch):
@@ -204,7 +204,7 @@ def test_an_engine_says_that_the_package_is_missing(stand_in, checkpoints):
 
 
 def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
-    """Its signature, and what it computes, by a stand-in."""
+    """A stand-in for the package checks the arguments, and computes the result."""
     asked = []
 
     def attend(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0,
@@ -227,7 +227,7 @@ def test_the_package_is_called_as_it_wants_to_be(monkeypatch):
 
 
 def test_torch_has_the_op_as_it_is_called():
-    """Nobody can run it without a device: its schema binds what flash_torch passes."""
+    """It cannot run without a device: its schema binds the arguments of flash_torch."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     names = [a.name for a in schema.arguments]
     assert names[:10] == [
@@ -256,7 +256,7 @@ def test_what_is_reserved_counts_and_is_not_taken():
 
 
 def test_features_are_of_verified_rows_alone(tools, checkpoints, monkeypatch):
-    """A lane that keeps them has room for those of a round, not of a prompt."""
+    """A lane that keeps features has room for those of a round, not of a prompt."""
     seen, goes_on, replay = [], threading.Event(), Tape.replay
     monkeypatch.setattr(Tape, "replay", lambda tape: (goes_on.wait(), replay(tape)))
     goes_on.set()

@@ -1,7 +1,7 @@
-"""Contract under test: what records on a device, without one. A capture that allocates is refused;
-what torch itself allocates as a capture begins is not the capture's, and the workspace of cuBLAS
-may come on top. A capture is on the lane's own stream, and no garbage is collected during it. Where
-no graphs are wanted, the calls are made when they are played, on the stream that is given."""
+"""Contract under test: the recorder for a device, tested without one. A capture that allocates is
+refused. Memory that torch itself allocates when a capture begins does not count; cuBLAS's workspace
+may be added. A capture is on the lane's own stream, and no garbage is collected during it. Without
+graphs, calls are made when they are played, on the given stream."""
 
 import gc
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from sbrt.gpu.recorder import CudaRecorder, EagerRecorder, Tape
 
 
 class Graph:
-    """A capture that begins with two bytes of torch's own, as the first of a process does."""
+    """A capture that begins with two bytes of torch's own, like the first one of a process."""
 
     def __init__(self, count):
         self.count, self.said = count, []
@@ -160,7 +160,7 @@ def test_without_graphs_calls_are_made_when_they_are_played(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, fake)
     made = EagerRecorder(torch.device("cuda", 0))
     piece = made.record(lambda run: [run(said.append, i) for i in range(3)], 16)
-    assert said == ["wait"]  # for what is being zeroed
+    assert said == ["wait"]  # it waited until memory was zeroed
     assert (piece.rows, piece.nodes, piece.graph) == (16, 3, 0)
     piece.play(0x5EA)
     piece.play(0x5EB)

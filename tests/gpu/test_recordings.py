@@ -1,6 +1,6 @@
-"""Contract under test: a recording is frozen. Between replays all that Python knows of a lane may
-change, and every activation may be NaN, and no token does. Rows of padding write nothing, what the
-two lanes write is disjoint, and a method takes no larger graph than it needs."""
+"""Contract under test: a recording is frozen. Between replays all Python state of a lane may
+change, and every activation may be NaN, without changing a token. Padding rows write nothing. The
+two lanes write disjoint memory. A method uses no larger graph than it needs."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from sbrt.triton_kernels import state
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-# Written anew by every forward, or choice, before it is read.
+# Every forward, or choice, writes these before it reads them.
 SCRATCH = ("activations", "logits", "features", "attention", "products", "choice")
 
 
@@ -36,12 +36,12 @@ def play(tools, checkpoints, lanes):
 
 @pytest.fixture
 def table():
-    """A row table of one's own, and a lane over the CPU's memory may be given its address."""
+    """A row table of the test, at an address that a lane over the CPU's memory may be given."""
     return state.Batch()
 
 
 def poison(lane):
-    """NaN wherever the lane keeps numbers that are no KV and no weights."""
+    """Write NaN to all of the lane's numbers except KV and weights."""
     for part in SCRATCH:
         for name in lane.arena.names(part):
             if lane.arena[name].dtype in (*FLOATS, torch.float64):
@@ -74,7 +74,7 @@ def test_a_tape_keeps_what_it_was_given():
     x, kept = torch.ones(3), []
     tape = Tape()
     tape(lambda tensor, scale: kept.append(float(tensor.sum() * scale)), x, scale=2)
-    x.resize_(0)  # the name, not the memory behind it
+    x.resize_(0)  # the Python object, not its memory
     tape.replay()
     assert kept == [6.0]
 
@@ -118,9 +118,9 @@ def test_choices_of_padding_are_not_written(play, lanes, table):
     assert set(out[4:].tolist()) == {-7}
 
 
-# --- what is written ---
+# --- memory that is written ---
 
-WRITTEN = {  # by op: the places of its arguments, or their names, that it writes
+WRITTEN = {  # by op: indices or names of the arguments that it writes
     "embed_torch": ("out", "squares"),
     "linear_torch": ("out", "work"),
     "see_torch": (2,),
@@ -140,13 +140,13 @@ def tensors(value):
 
 
 def span(tensor):
-    """Bytes that a view reaches, [begin, end)."""
+    """Bytes that a view covers, [begin, end)."""
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.dtype.itemsize
 
 
 class Spy(TapeRecorder):
-    """Keeps the tapes that it makes."""
+    """A recorder that keeps its tapes."""
 
     def __init__(self):
         self.tapes = []
@@ -166,11 +166,11 @@ def result_of(lane, scratch):
 
 
 def spans_written(lane, sequence, scratch):
-    """Of all that a lane records over a sequence."""
+    """Memory that a lane's recordings write during a sequence."""
     lane.recorder = Spy()
     is_draft = lane.shape.is_draft
     address = sequence.data_ptr()
-    rows = scratch.data_ptr()  # the batch comes first
+    rows = scratch.data_ptr()  # the batch is at its beginning
     out = result_of(lane, scratch).data_ptr()
     lane.forward(rows, True)
     lane.forward(rows, False)
@@ -280,7 +280,7 @@ def test_six_nodes_are_the_default():
 
 
 class Failing(TapeRecorder):
-    """Raises in its n-th replay."""
+    """Raises an error in its n-th replay."""
 
     def __init__(self):
         self.left = -1
@@ -316,7 +316,7 @@ def test_an_exception_reaches_the_caller(tools, checkpoints, at, lane):
 
 
 def test_more_rows_than_the_graph_has_are_refused(tools, checkpoints):
-    """16 rows hold chains of 15 nodes; a larger one takes the next graph, and 64 is the end."""
+    """16 rows hold chains of 15 nodes. A larger chain uses the next graph; 64 is the limit."""
     play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
     want = play.answer(tools.prompt(20), "none", 0.0, 8)
     assert play.answer(tools.prompt(20), "lookup:gamma=8", 0.0, 8) == want

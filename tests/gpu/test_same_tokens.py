@@ -1,6 +1,7 @@
-"""Contract under test: recorded lanes give the tokens of plain decoding by the same recordings, by
-every method, for every family, whether sampled or not, over wraps of the ring and to a stop token;
-and in float32 those of the CPU engine, wherever its best two logits are not nearly tied."""
+"""Contract under test: recorded lanes give the tokens of plain decoding by the same recordings.
+This holds for every method and family, sampled or not, over wraps of the ring and up to a stop
+token. In float32 they are the CPU engine's tokens, except where its best two logits are nearly
+tied."""
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ import pytest
 from sbrt import _probe
 
 GAP = 1e-4  # greedy choices may differ where the CPU engine's best two are closer
-TOLERANCE = 1e-5  # of the largest logit: the twins add in another order than the CPU's kernels
+TOLERANCE = 1e-5  # of the largest logit: the twins add in a different order from the CPU's kernels
 TOKENS, MANY = 8, 24
-LONG = 34  # behind a prompt of 60 the ring of Mistral, 88 positions, wraps
+LONG = 34  # after a prompt of 60 Mistral's ring of 88 positions wraps
 
 
 @pytest.fixture(scope="module")
 def plays(tools, checkpoints):
-    """{family: Play}, one of recordings each."""
+    """{family: Play}, with one set of recordings each."""
     found = {family: tools.Play(*map(tools.recorded, pair)) for family, pair in checkpoints.items()}
     yield found
     for play in found.values():
@@ -33,13 +34,13 @@ def plain(tools, plays):
 
 
 def cpu_logits(checkpoint, tokens, max_len):
-    """[tokens, vocab] of the CPU engine."""
+    """[tokens, vocab] by the CPU engine."""
     probe = _probe.LaneProbe(checkpoint.decoder("float32"), max_len, 64, 0, 0, 1)
     return logits_of(probe, tokens)
 
 
 def logits_of(probe, tokens):
-    """Every token a row of a path, 16 rows a forward."""
+    """Logits of tokens as rows of a path, 16 rows per forward."""
     found = []
     for head in range(0, len(tokens), 16):
         part = tokens[head : head + 16]
@@ -76,7 +77,7 @@ def test_greedy_tokens_are_those_of_the_cpu_engine(tools, checkpoints, plays, fa
         assert high - low < GAP, f"token {different[0]}: gap {high - low:.2e}"
 
 
-# Every family is decoded by every method once, and two of the families each way.
+# Every family is decoded by every method once: two greedily, two sampled.
 CASES = [("Llama", 0.8), ("Mistral", 0.0), ("Qwen2", 0.8), ("Qwen3", 0.0)]
 MORE_CASES = [("Llama", 0.0), ("Mistral", 0.8), ("Qwen2", 0.0), ("Qwen3", 0.8)]
 

@@ -1,5 +1,5 @@
-"""Contract under test: a draft of recorded lanes whose head knows some ids only, or that has its
-target's embedding, changes no answer, on the CPU and on a stand-in for a device."""
+"""Contract under test: a draft of recorded lanes may have a head for some ids only, or share its
+target's embedding. It changes no answer, on the CPU and on the stand-in for a device."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ PARAMS = (
     replace(SAMPLED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3,
             logit_bias={7: 2.5, 60: 3.0, 66: 2.0}, min_tokens=6, stop_token_ids=[3, 55]),
     replace(SAMPLED, allowed_token_ids=list(range(25, 50)), top_p=0.9),
-    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # none of the head's
+    replace(SAMPLED, allowed_token_ids=[0, 64], temperature=0.0),  # none is in the head
 )  # fmt: skip
 METHODS = ("draft_model", "specbranch:k_max=3", "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4")
 SHARES = (False, True)
@@ -59,7 +59,7 @@ def answers(engine, prompt, method):
 
 
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
-    """Also with requests that shape their rows: masks, bias and counts are over all tokens."""
+    """Also for requests with masks, bias and penalties, which cover all tokens."""
     prompt = [*tools.prompt(12), 0, 66, 1, 64]
     folders = [c.folder for c in pair]
     with Engine(replace(tool.config_of(folders, "cuda"), speculative=None)) as engine:

@@ -60,7 +60,7 @@ def random_decoder(
 
 
 class Sequence:
-    """A lane, and the tokens its trunk holds; every method gives logits of its rows."""
+    """A lane and its trunk's tokens. Every method returns the logits of its rows."""
 
     def __init__(self, decoder, max_len=96, threads=1, debug=False, branches=0, tail_slots=0):
         self.probe = _probe.LaneProbe(
@@ -69,7 +69,7 @@ class Sequence:
         self.head = 0
 
     def chunk(self, tokens, width=1, logits=True):
-        """All tokens as one path of rows; they become trunk."""
+        """Feed all tokens as one path of rows; they become part of the trunk."""
         rows = [self.row(t, j, (2 << j) - 1) for j, t in enumerate(tokens)]
         out = self.probe.forward(self.head, rows, width, logits)
         self.head += len(tokens)

@@ -1,5 +1,5 @@
-// Prints the bits of a small decoder's logits on one instruction set, a line for each storage and kind
-// of rows (test_lane_bits.py). Exits with 1 where rows alone, or two threads, give other bits.
+// Prints the bits of a small decoder's logits on one instruction set, a line for each storage and
+// kind of rows (test_lane_bits.py). Exits with 1 if single rows, or two threads, give other bits.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -112,7 +112,7 @@ bool print_logits(const char* storage, const char* isa, bool integers) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument: the names. With one: the lines of that name.
+// Without an argument prints the names; with a name prints its lines.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

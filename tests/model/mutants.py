@@ -1,10 +1,11 @@
 """Mutated model folders: `python tests/model/mutants.py headers FOLDER --count 20000`.
 
-FOLDER holds a good checkpoint; a file of it is replaced until the end. Each mutant must be refused
-with InvalidInputError, or load and generate; nothing may allocate what a size merely claims:
+FOLDER holds a valid checkpoint; the program overwrites one of its files and restores it at the end.
+Each mutant must be refused with InvalidInputError, or load and generate. Nothing may be allocated
+because a size claims it. The limits are:
   address space while a mutant is read: HEADROOM more than before, else malloc fails (MemoryError)
   Python's own memory while it is read: BASE and PER_BYTE times its JSON (every SAMPLED-th mutant)
-  resident memory, the C++ side and generations included: RESIDENT more than after the first load
+  resident memory, with the C++ side and generations: RESIDENT more than after the first load
 Mutant i of seed s is always the same. The last line on stdout is a JSON summary.
 """
 
@@ -32,7 +33,7 @@ from sbrt.model.config import read_config
 MIB = 2**20
 HEADROOM, RESIDENT = 64 * MIB, 32 * MIB
 BASE, PER_BYTE, SAMPLED = 256 * 2**10, 64, 16
-ESCAPES = 5  # shown
+ESCAPES = 5  # number of escapes that are shown
 EDGES = tuple(
     sign * (2**bits + near) for bits in (7, 15, 16, 24, 31, 32, 62, 63, 64) for near in (-1, 0, 1)
     for sign in (1, -1)
@@ -51,7 +52,7 @@ def nested(rng: random.Random) -> bytes:
 
 
 def damaged(rng: random.Random, raw: bytes) -> bytes:
-    """Bits, bytes, ends and whole pieces of a text."""
+    """A text with changed bits or bytes, cut ends, or moved pieces."""
     out, at = bytearray(raw), rng.randrange(len(raw))
     kind = rng.randrange(7)
     if kind == 0:
@@ -109,7 +110,7 @@ def mutated_config(rng: random.Random, good: dict[str, Any]) -> bytes:
             part[rng.choice(list(part))] = copy.deepcopy(rng.choice(WHATEVER))
         elif kind == 3:
             part.pop(rng.choice(list(part)))
-        elif kind == 4:  # in step, so that what is checked between them still fits
+        elif kind == 4:  # by the same factor, so that checks between them pass
             factor = rng.choice((2, 2**10, 2**31, 2**62))
             for key in rng.sample(SIZES, rng.choice((1, 2, 4))):
                 if isinstance(config.get(key), int):
@@ -139,7 +140,7 @@ def mutated_entry(rng: random.Random, entry: dict[str, Any]) -> None:
     elif kind == 4:
         by = rng.choice((-4, 4, 2**40, 2**62))
         entry["data_offsets"] = [at + by for at in entry["data_offsets"]]
-    elif kind == 5:  # shape and offsets agree with each other, and not with the file
+    elif kind == 5:  # shape and offsets agree with each other, but not with the file
         more = rng.choice((2, 2**20, 2**31, 2**58))
         begin, end = entry["data_offsets"]
         entry["shape"][0] *= more
@@ -154,7 +155,7 @@ def mutated_tensors(rng: random.Random, header: dict[str, Any]) -> dict[str, Any
     kind = rng.randrange(-4, 9)
     if kind < 3:
         mutated_entry(rng, header[one])
-    elif kind == 3:  # tensors of one size: the file is good and the model another
+    elif kind == 3:  # tensors of the same size: the file is valid, the model differs
         header[one]["data_offsets"], header[two]["data_offsets"] = (
             header[two]["data_offsets"],
             header[one]["data_offsets"],
@@ -179,7 +180,7 @@ def mutated_file(rng: random.Random, good: bytes) -> bytes:
         try:
             raw = json.dumps(mutated_tensors(rng, json.loads(raw))).encode()
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            break  # a second mutation of what the first one broke
+            break  # the first mutation broke it, a second one is not possible
     if rng.random() < 0.3:
         raw = damaged(rng, raw)
     if rng.random() < 0.1:
@@ -192,7 +193,7 @@ def mutated_file(rng: random.Random, good: bytes) -> bytes:
     return struct.pack("<Q", length % 2**64) + raw + data
 
 
-# --- what each of them may cost ---
+# --- limits of memory ---
 
 
 def resident_peak() -> int:
@@ -201,7 +202,7 @@ def resident_peak() -> int:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Address space of HEADROOM more than is in use."""
+    """Limit address space to HEADROOM more than is in use."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + HEADROOM, hard))
@@ -222,7 +223,7 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
         open_traced(folder, peaks)
     finally:
         bound = BASE + PER_BYTE * size
-        if peaks[0] > bound:  # a table of the interpreter's own may have grown: it does so once
+        if peaks[0] > bound:  # a table of the interpreter may have grown, which happens once
             with suppress(Exception):
                 open_traced(folder, peaks)
         seen["measured"] += 1
@@ -231,7 +232,7 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
 
 
 def open_traced(folder: Path, peaks: list[int]) -> None:
-    """Open a folder within the bounds; the peak of Python's memory is added to `peaks`."""
+    """Open a folder within the bounds; appends the peak of Python's memory to `peaks`."""
     tracemalloc.start()
     try:
         with bounded():
@@ -249,7 +250,7 @@ def answer(folder: Path) -> None:
 
 
 def overwrite(path: Path, raw: bytes) -> None:
-    """In place: cutting a file to nothing first makes file systems write it out, a millisecond."""
+    """Overwrite in place: truncating first makes file systems write, which takes a millisecond."""
     with path.open("r+b") as file:
         file.write(raw)
         file.truncate()
@@ -260,7 +261,7 @@ def file_of(kind: str, folder: Path) -> Path:
 
 
 def folder_mutants(kind: str, folder: Path) -> Callable[[random.Random, bool, Counter], None]:
-    """What makes, reads and runs one mutant of `folder`."""
+    """Returns a function that makes, reads and runs one mutant of `folder`."""
     path = file_of(kind, folder)
     good, other = path.read_bytes(), (folder / "config.json").stat().st_size
     config = json.loads(good) if kind == "configs" else {}
@@ -279,7 +280,7 @@ def folder_mutants(kind: str, folder: Path) -> Callable[[random.Random, bool, Co
 
 
 def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]:
-    """DecoderConfig and Decoder refuse by themselves: people embed them without the reader."""
+    """DecoderConfig and Decoder check by themselves: callers may use them without the reader."""
     good = {
         name: getattr(read_config(folder), name)
         for name in ("hidden inner layers heads kv_heads head_dim vocab max_positions rms_eps "
@@ -292,7 +293,7 @@ def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]
             given[name] = rng.choice((*NUMBERS, *WHATEVER, 2**20, 2**10, 2**12, 2**30))
         try:
             config = _core.DecoderConfig(**given)
-        except TypeError:  # what the binding says of no integer or one beyond 64 bits
+        except TypeError:  # the binding's error for a value that is no integer or beyond 64 bits
             raise InvalidInputError("no integer of 64 bits") from None
         with bounded_unless_reserved():
             decoder = _core.Decoder(config)
@@ -304,7 +305,7 @@ def core_mutants(folder: Path) -> Callable[[random.Random, bool, Counter], None]
 
 @contextmanager
 def bounded_unless_reserved() -> Iterator[None]:
-    """Weights reserve address space and touch none: only resident memory is bounded."""
+    """Weights reserve address space and touch none of it, so only resident memory is bounded."""
     try:
         yield
     except _core.EngineError as error:
@@ -314,7 +315,7 @@ def bounded_unless_reserved() -> Iterator[None]:
 
 
 def believing_loader(path: Path, tensors: dict[str, Any], size: int) -> None:
-    """The canary: a loader that believes a header before it has looked at the file."""
+    """The canary: a loader that trusts a header before it has checked it against the file."""
     bytearray(max((entry.end for entry in tensors.values()), default=0))
 
 

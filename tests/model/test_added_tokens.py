@@ -1,5 +1,5 @@
-"""Contract under test: tokens that only the files next to a tokenizer.json know are those that
-transformers reads there: the same ids, prompts and text."""
+"""Contract under test: tokens that only the files next to a tokenizer.json contain are the same as
+in transformers: the same ids, prompts and text."""
 
 import json
 import random
@@ -117,7 +117,7 @@ def folder_of(make, folder, vocab, **generation):
 
 
 def test_an_added_token_is_said_and_ends_an_answer(make, tmp_path):
-    """Of a model with 320 rows: the last 19 have no token, and are never said."""
+    """The model has 320 rows. The last 19 have no token, and are never sampled."""
     folder = folder_of(make, tmp_path / "m", 320, eos_token_id=300)
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         assert (engine.pair.vocab, engine.pair.eos) == (301, {300})

@@ -1,5 +1,5 @@
-"""Contract under test: a tokenizer.json is hostile: whatever is wrong with it is one sentence, the
-library that reads it stops neither a call with an error of its own nor the process."""
+"""Contract under test: a tokenizer.json is untrusted. Every fault gives one sentence. The library
+that reads it ends neither a call with its own error nor the process."""
 
 import json
 
@@ -37,7 +37,7 @@ def changed_tokenizer(make, folder, change):
         (lambda raw: raw["model"].update(vocab={"a": 2**32}, merges=[]), []),
         (lambda raw: raw["model"].update(merges=["no such"]), []),
         (lambda raw: raw["model"].update(vocab={"\ud800": 0}, merges=[]), []),
-        # these two stop the whole process inside the library
+        # these two would end the process inside the library
         (lambda raw: raw["model"].update(continuing_subword_prefix="too long"),
          ["continuing_subword_prefix", "too long"]),
         (lambda raw: raw["model"].update(continuing_subword_prefix=5), ["prefix"]),
@@ -58,7 +58,7 @@ def test_a_prompt_that_the_tokenizer_fails_on_is_refused(make, tmp_path):
 
 
 def test_huge_ids_cost_no_more_than_small_ones(make, tmp_path):
-    """Tokens are compared one by one, not the four thousand million ids between them."""
+    """Tokens are compared one by one, not the four billion ids between them."""
 
     def tokens(name, **words):
         (tmp_path / name).mkdir()
@@ -76,7 +76,7 @@ def test_huge_ids_cost_no_more_than_small_ones(make, tmp_path):
      {"content": "<|endoftext|>"}, {"content": "<|endoftext|>", "lstrip": 1}],
 )  # fmt: skip
 def test_the_tokenizers_end_token_ends_nothing(make, tmp_path, token):
-    """Which ids end an answer is for the model's files to say, as in transformers."""
+    """The model's files determine which ids end an answer, as in transformers."""
     folder = make.checkpoint(tmp_path / "m", eos_token_id=None)
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
     with Engine.from_pretrained(folder, num_threads=1) as engine:

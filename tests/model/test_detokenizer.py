@@ -1,5 +1,6 @@
-"""Contract under test: wherever a prompt ends, its text and what each token adds after it are the
-text of all tokens. A token costs the same however long the text is."""
+"""Contract under test: the text of a prompt, and the text that each token adds after it, join to
+the text of all tokens, wherever the prompt ends. The cost of a token does not depend on the text's
+length."""
 
 import json
 import re
@@ -21,7 +22,7 @@ TEXTS = ["🙂\n\nthe cat", "a\ufffd\ufffd b", "你龘你龘", "the the  the", "
 
 
 class Words:
-    """A tokenizer under test and, of the same file, what the library makes of it."""
+    """A tokenizer under test, and the library's tokenizer for the same file."""
 
     def __init__(self, folder):
         self.path = folder / "tokenizer.json"
@@ -44,8 +45,11 @@ class Words:
         return self.library.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids, skip):
-        """The library's text but for one thing: there a stray byte makes U+FFFD of all bytes around
-        it that have tokens of their own, whole characters too."""
+        """The library's text with one exception.
+
+        For a stray byte the library gives U+FFFD for all neighbouring bytes that have tokens of
+        their own, also those of whole characters.
+        """
         if "<0x00>" not in self.ids:
             return self.library.decode(ids, skip_special_tokens=skip)
         strings = [self.library.id_to_token(i) for i in ids]
@@ -60,7 +64,7 @@ class Words:
         return string.replace("\u2581", " ").encode()
 
     def answer(self, ids, prompt=(), skip=True):
-        """What each token adds, and the end."""
+        """The text that each token adds, and the final text."""
         detokenizer = Detokenizer(self.ours, prompt, skip_special=skip)
         return [*(detokenizer.push(i) for i in ids), detokenizer.flush()]
 
@@ -93,7 +97,7 @@ def check_cuts(words, ids, skip):
         assert before + after == whole, cut
         alone = words.decode(ids[:cut], skip)
         assert alone.startswith(before)
-        assert set(alone[len(before) :]) <= {REPLACEMENT, " "}  # of one unfinished character
+        assert set(alone[len(before) :]) <= {REPLACEMENT, " "}  # part of one unfinished character
         assert len(alone) - len(before) <= 3
 
 
@@ -108,7 +112,7 @@ PIECES = st.one_of(
 
 
 def ids_of(words, pieces):
-    """Of raw ids, texts as the tokenizer spells them, and bytes."""
+    """Ids of raw ids, of texts as the tokenizer spells them, and of bytes."""
     ids = []
     for piece in pieces:
         if isinstance(piece, list):
@@ -189,7 +193,7 @@ def test_decoders_that_look_at_neighbours(tmp_path_factory, decoder, ids, cut):
 
 
 class Counted(Pieces):
-    """Pieces that count the units they decode."""
+    """Pieces that count the units that they decode."""
 
     def __init__(self, words):
         super().__init__(words.library, json.loads(words.path.read_text()))
@@ -241,7 +245,7 @@ def request_of(words, prompt=(), **params):
 
 
 def play(words, ids, prompt=(), **params):
-    """(text, deltas joined, finish reason, stop reason) of an answer, as the engine hands it on."""
+    """(text, deltas joined, finish reason, stop reason) of an answer, as the engine returns it."""
     request, outputs = request_of(words, prompt, **params), []
     for token in ids:
         request.accept([token])
@@ -265,7 +269,7 @@ def test_an_answer_that_ends_inside_a_character_shows_it(words, reason):
     output = request.output(None, None)
     assert set(output.delta) == {REPLACEMENT}
     assert output.outputs[0].text == "a" + output.delta
-    request.finish("abort")  # once more adds nothing
+    request.finish("abort")  # a second time adds nothing
     assert request.output(None, None).delta == ""
 
 
@@ -280,7 +284,7 @@ def test_stop_strings_in_bytes(words):
     assert play(words, ids, stop=["🙂"]) == ("x\n\n\ny", "stop", "🙂")
     whole = play(words, ids, stop=["\n\n\n"], include_stop_str_in_output=True)
     assert whole == ("x\n\n\n", "stop", "\n\n\n")
-    # Before min_tokens stop strings are not looked for: the second blank line is.
+    # Before min_tokens stop strings are ignored, so the second blank line ends it.
     assert play(words, ids, stop=["\n\n"], min_tokens=3) == ("x\n", "stop", "\n\n")
     assert play(words, ids, stop=["\n\n"], min_tokens=4)[1] == "length"
 

@@ -1,5 +1,5 @@
-"""Contract under test: what a draft's folder may leave to its target, and what it must say of a
-head that knows some ids. Everything else is refused in one sentence."""
+"""Contract under test: the parts that a draft's folder may share with its target, and the fields of
+a head that knows some ids. Everything else is refused in one sentence."""
 
 import json
 
@@ -24,7 +24,7 @@ def target(make, tmp_path_factory, weights):
 
 @pytest.fixture
 def draft_of(make, tmp_path, target, weights):
-    """draft_of(changes of the weights, **of the config): the draft, opened. None leaves one out."""
+    """draft_of(changes of the weights, **of the config): an opened draft. None removes a weight."""
 
     def opened(changes=None, base=None, **fields):
         given = head_weights(weights, embedding=False) if base is None else base
@@ -43,7 +43,7 @@ def test_a_trimmed_head(draft_of):
     assert draft.config.vocab == 320
     assert draft.shapes[HEAD] == (len(IDS), 32)
     assert not {EMBED, "d2t", "t2d"} & draft.shapes.keys()
-    assert draft.storage("auto") == "float32"  # integers have no say in it
+    assert draft.storage("auto") == "float32"  # integers do not count
 
 
 def test_an_embedding_of_its_own(draft_of, weights):
@@ -59,7 +59,7 @@ def test_a_head_that_is_the_targets(draft_of, weights):
 
 
 def moved(row, by):
-    """d2t with another value in one row."""
+    """d2t with one row changed."""
     values = d2t()
     values[row] += by
     return values
@@ -150,7 +150,7 @@ def test_the_core_needs_the_target(draft_of):
 
 
 def test_the_embedding_is_the_targets_memory(draft_of, target):
-    """The draft counts no parameter of it, and has what the target has."""
+    """The draft counts none of its parameters, and has the target's memory."""
     draft, whole = draft_of(), open_checkpoint(target)
     lender = whole.decoder("float32")
     borrower = draft.decoder("float32", target=lender)
@@ -161,7 +161,7 @@ def test_the_embedding_is_the_targets_memory(draft_of, target):
 
 
 def test_a_draft_keeps_the_weights_of_its_target(draft_of, target, tools):
-    """They live on after the target's model has gone."""
+    """They stay alive after the target's model is dropped."""
     draft, whole = draft_of(), open_checkpoint(target)
     expected = tools.Sequence(draft.decoder("float32", target=whole.decoder("float32"))).chunk([3])
     again = whole.decoder("float32")
@@ -171,7 +171,7 @@ def test_a_draft_keeps_the_weights_of_its_target(draft_of, target, tools):
 
 
 def test_a_head_of_some_rows_gives_their_logits(draft_of, target, tools, weights):
-    """Bit for bit those of the same model with all rows."""
+    """Bit for bit equal to those of the same model with all rows."""
     lender = open_checkpoint(target).decoder("float32")
     trimmed = draft_of().decoder("float32", target=lender)
     tokens = [5, 319, 60, 2]
@@ -186,7 +186,7 @@ STORED = ("float32", "bfloat16", "int8", "int4")
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_storage(make, tmp_path, weights, dtype, tied):
-    """The target's embedding is packed or not, with the head or without."""
+    """The target's embedding is packed or not; the head is shared or not."""
     whole = weights if tied else weights | {HEAD: weights[EMBED][::-1].copy()}
     lender = make.checkpoint(tmp_path / "t", weights=whole, tie_word_embeddings=tied)
     bare = {name: w for name, w in make.noisy(weights, 0.01, 3).items() if name != EMBED}

@@ -28,7 +28,7 @@ FAMILIES = {
     },
 }  # fmt: skip
 LOCAL = {"rope_type": "default", "rope_theta": 500.0}  # of the layers of Gemma 3 with a window
-# original_max_position_embeddings 64: pairs of a head lie on both sides of every boundary
+# original_max_position_embeddings 64: each boundary has pairs on both sides
 ROPES = {
     "default": {"rope_theta": 5e5},
     "linear": {"rope_theta": 1e4, "factor": 2.5},
@@ -106,7 +106,7 @@ def compare_logits(tools, folder, model):
 
 
 def compare_greedy(folder, model):
-    """Each token is transformers' first choice after those before it, so the text is its text."""
+    """Each token must be transformers' first choice, so that the texts are equal."""
     prompt = tokens_of(40, seed=2)
     params = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
     with Engine.from_pretrained(
@@ -145,7 +145,7 @@ def test_a_setting(tools, tmp_path, case):
 
 @pytest.mark.parametrize("family", ["Qwen3", "Gemma3"])
 def test_bfloat16_weights_with_biases_and_norms(tools, tmp_path, family):
-    """Biases and norms are rounded as the matrices are; what they are added to is not."""
+    """Biases and norms are rounded like the matrices; the values that they are added to are not."""
     model = write(tmp_path, family, {"attention_bias": True}, {"rope_type": "default"})
     model.to(torch.bfloat16).save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path, dtype=torch.float32).eval()

@@ -1,6 +1,5 @@
-"""Contract under test: config.json of Gemma 3 means what it means to transformers, whichever way it
-is written; a window that only some layers have bounds neither ring nor text; every method answers
-like plain decoding."""
+"""Contract under test: config.json of Gemma 3, in every form, means what it means to transformers.
+A window of some layers limits neither ring nor text. Every method answers like plain decoding."""
 
 import json
 
@@ -54,7 +53,7 @@ def test_which_layers_have_a_window(make, tmp_path, changes, local, window):
 
 
 def test_what_a_missing_field_means(make, tmp_path):
-    """As transformers has it; the sizes are those of the 4B's text."""
+    """The defaults of transformers; the sizes are those of the 4B's text part."""
     missing = dict.fromkeys(
         ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_theta",
          "max_position_embeddings", "tie_word_embeddings", "query_pre_attn_scalar"), "absent",
@@ -70,7 +69,7 @@ def test_both_ways_to_write_ropes(make, tmp_path):
     old = read(make, tmp_path, rope_theta=5e5, rope_local_base_freq=300.0, rope_scaling=linear)
     assert (old.rope_theta, old.rope) == (5e5, Rope("linear", 8.0))
     assert (old.local_theta, old.local_rope) == (300.0, Rope())
-    assert old.max_positions == 512  # it counts the stretched ones already
+    assert old.max_positions == 512  # it contains the stretched positions already
     kinds = {GLOBAL: linear | {"rope_theta": 5e5}, LOCAL: {"rope_theta": 300.0}}
     assert read(make, tmp_path, rope_theta="absent", rope_parameters=kinds) == old
     kinds = {GLOBAL: linear, LOCAL: None}
@@ -149,7 +148,7 @@ def pair(make, folder, **changes):
 
 
 def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
-    """Every method gives the tokens of `none`, greedy and sampled; the draft was of some use."""
+    """Every method gives the tokens of `none`, greedy and sampled; the draft is of use."""
     target, draft = folders
     config = EngineConfig(
         target, num_threads=2, max_model_len=512, speculative={"model": draft}, **fields
@@ -216,7 +215,7 @@ def test_a_random_draft(make, tmp_path):
 
 
 def test_nothing_outside_a_layers_window_is_read(make, tmp_path):
-    """A debug ring: every slot is checked for the position it holds, dropped ones are NaN."""
+    """A debug ring: every slot's position is checked, and dropped slots are NaN."""
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in pair(make, tmp_path))
     answers = []
     for debug in (False, True):

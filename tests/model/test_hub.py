@@ -1,5 +1,5 @@
-"""Contract under test: a name on the Hugging Face hub is its files, and only those that are read.
-Where the library is missing or finds nothing it is one sentence."""
+"""Contract under test: a name on the Hugging Face hub gives local files; only files that are read
+are fetched. If the library is missing or finds nothing, the error is one sentence."""
 
 import fnmatch
 import json
@@ -18,7 +18,7 @@ REVISION = "0" * 40
 
 
 class FakeHub:
-    """A hub in a folder: `snapshot_download` copies what the patterns allow, and notes it."""
+    """A hub in a folder: `snapshot_download` copies and records the files that match."""
 
     def __init__(self, remote, cache):
         self.remote, self.cache, self.fetched, self.calls = remote, cache, [], []
@@ -143,7 +143,7 @@ def command(tmp_path, *words):
 
 @pytest.fixture
 def cached(make, tmp_path):
-    """org/model in a cache as the library lays it out: links into a folder of blobs."""
+    """org/model in a cache with the library's layout: links to a folder of blobs."""
     pytest.importorskip("huggingface_hub")
     folder = make.checkpoint(tmp_path / "source")
     cache = tmp_path / "home" / "hub" / "models--org--model"

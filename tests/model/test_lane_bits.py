@@ -1,5 +1,5 @@
 """Contract under test: a forward has the same bits on every instruction set whose fma rounds once,
-NEON under an emulator among them. On each, a row's bits depend on no rows and threads."""
+including NEON in an emulator. On each, a row's bits do not depend on other rows or threads."""
 
 import shutil
 

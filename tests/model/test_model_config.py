@@ -1,5 +1,5 @@
-"""Contract under test: config.json of every family means what it means to transformers, and what
-this version cannot do is refused by name; every method answers like plain decoding."""
+"""Contract under test: config.json of every family means what it means to transformers. Features
+that this version lacks are refused by name. Every method answers like plain decoding."""
 
 import json
 
@@ -150,7 +150,7 @@ def test_both_ways_to_write_rope(make, tmp_path, given, expected):
     ],
 )
 def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
-    """max_position_embeddings is 256 here; vLLM's default max_model_len of the same config."""
+    """max_position_embeddings is 256 here; the expected values are vLLM's default max_model_len."""
     if positions is None:
         refused(lambda: read(make, tmp_path, rope_scaling=given), "rope factor", "positions")
         return
@@ -158,7 +158,7 @@ def test_the_context_that_a_rope_is_for(make, tmp_path, given, positions):
 
 
 def test_a_stretched_context_is_used_to_its_end(make, tmp_path):
-    """64 positions in config.json, 256 by yarn: each method the same up to the last."""
+    """64 positions in config.json, 256 by yarn: all methods agree up to the last one."""
     folders = pair(make, tmp_path, LLAMA, rope_scaling=YARN, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
         assert engine.max_model_len == 256
@@ -235,9 +235,9 @@ def pair(make, folder, name, **changes):
 
 
 def check_methods(folders, prompt, tokens, least_accepted=20, **fields):
-    """Every method gives the tokens of `none`, and the draft was right often enough to matter.
+    """Every method gives the tokens of `none`, and the draft is right often enough to matter.
 
-    Returns how many rounds were past the draft's limit.
+    Returns the number of rounds beyond the draft's limit.
     """
     speculative = {"method": "specbranch", "num_speculative_tokens": 7}
     with Engine.from_pretrained(
@@ -283,10 +283,10 @@ def test_windows_of_target_and_draft_may_differ(make, tmp_path, windows):
 
 @pytest.mark.parametrize("window", [24, 100])
 def test_a_window_goes_on_past_the_positions_of_the_config(make, tmp_path, window):
-    """64 positions in config.json, a ring of window + 64: 350 positions, each method the same."""
+    """64 positions in config.json, a ring of window + 64, 350 positions: all methods agree."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=window, max_position_embeddings=64)
     with Engine.from_pretrained(*folders) as engine:
-        assert engine.max_model_len == 64  # by default as far as it was made for
+        assert engine.max_model_len == 64  # the default is config.json's length
     assert check_methods(folders, [i * 7 % 300 for i in range(50)], 300, max_model_len=400) == 0
 
 
@@ -298,7 +298,7 @@ def test_full_attention_ends_where_its_positions_end(make, tmp_path):
 
 @pytest.mark.parametrize("endless", ["target", "draft", "both"])
 def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path, endless):
-    """A window has no limit, full attention has its own: of target and draft each for itself."""
+    """A window has no limit, full attention has one; target and draft may differ."""
     window = {"sliding_window": 24, "max_position_embeddings": 64}
     full = {"sliding_window": None, "max_position_embeddings": 64}
     long = full | {"max_position_embeddings": 256}
@@ -310,7 +310,7 @@ def test_past_the_limit_of_a_draft_the_chain_is_empty_and_counted(make, tmp_path
 
 
 def test_nothing_outside_the_window_is_read(make, tmp_path):
-    """A debug ring: every slot is checked for the position it holds, dropped ones are NaN."""
+    """A debug ring: every slot's position is checked, and dropped slots are NaN."""
     folders = pair(make, tmp_path, MISTRAL, sliding_window=24, max_position_embeddings=512)
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in folders)
     sampling = _core.Sampling(temperature=0.0)

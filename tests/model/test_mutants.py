@@ -1,6 +1,7 @@
 """Contract under test: mutated config.json, safetensors headers and DecoderConfig are refused with
-InvalidInputError, or load and generate. No loader allocates what a size merely claims (bounds:
-mutants.py), and one that does is noticed. `make exact` runs five times as many headers."""
+InvalidInputError, or load and generate. No loader allocates memory because a size claims it
+(limits: mutants.py), and a loader that does is caught. `make exact` runs five times as many
+headers."""
 
 import json
 import subprocess
@@ -26,7 +27,7 @@ SIZES = {
 
 
 def run(make, folder, family, *words):
-    """A child process, so that its limits and its peak are its own: (exit code, figures, text)."""
+    """Run a child process with its own limits and peak: (exit code, figures, text)."""
     sizes = SIZES | (KINDS if family == GEMMA else {})
     make.checkpoint(folder, architectures=[family], **sizes)
     command = [sys.executable, SCRIPT, words[0], folder, *words[1:]]
@@ -57,7 +58,7 @@ def test_mutated_headers(make, tmp_path, family, count):
 def test_mutated_sizes_of_the_core_alone(make, tmp_path):
     code, seen, said = run(make, tmp_path, FAMILIES[0], "core", "--count", 5000)
     assert code == 0, said
-    assert seen["refused"] == 5000  # a decoder that was built misses its tensors
+    assert seen["refused"] == 5000  # a decoder that was built lacks its tensors
 
 
 def test_a_loader_that_allocates_what_a_header_claims_is_noticed(make, tmp_path):

@@ -104,7 +104,7 @@ def test_saturated_softmax_and_gate(tools, tmp_path):
 
 
 def test_a_window_that_slides_past_the_wrap(tools, tmp_path):
-    """Mistral is Llama with a window; ours of 32 positions lies in a ring of 96."""
+    """Mistral is Llama with a window; ours has 32 positions in a ring of 96."""
     config = MistralConfig(**SIZES, sliding_window=32, tie_word_embeddings=False)
     config._attn_implementation = "eager"
     model = write_random(tmp_path, MistralForCausalLM, config, torch.float32, "1GB")
@@ -119,7 +119,7 @@ def test_a_window_that_slides_past_the_wrap(tools, tmp_path):
 
 
 def test_rope_angles_of_far_positions(tools, tmp_path):
-    """Below 2^24 as transformers; K of the first layer, whose input is the embedding alone."""
+    """Below 2^24 as in transformers: K of the first layer, whose input is the embedding alone."""
     config = LlamaConfig(**SIZES, tie_word_embeddings=False)
     model = write_random(tmp_path, LlamaForCausalLM, config, torch.float32, "1GB")
     decoder, _ = decoder_of(tmp_path, config, "float32")
@@ -138,5 +138,6 @@ def test_rope_angles_of_far_positions(tools, tmp_path):
         expected = torch.cat([k[:, 0] * cos - k[:, 1] * sin, k[:, 1] * cos + k[:, 0] * sin], -1)
         given = lane.probe.k(lane.probe.slot(position))[0]
         error = np.abs(given - expected.numpy()).max() / np.abs(expected.numpy()).max()
-        # one last place of an angle is angle * 2^-24: torch's powf and ours may differ by one
+        # one unit in the last place of an angle is angle * 2^-24: torch's powf may differ from ours
+        # by it
         assert error < 1e-6 + (0 if position < 2000 else angle.max().item() * 2.0**-24), position

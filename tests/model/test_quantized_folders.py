@@ -1,5 +1,5 @@
-"""Contract under test: folders of gptq, awq and compressed-tensors hold the weights that the plain
-formulas of these layouts give, w = s (q - z). Everything else they may say is refused by name."""
+"""Contract under test: folders of gptq, awq and compressed-tensors hold the weights that the
+formula of these layouts gives, w = s (q - z). Everything else in them is refused by name."""
 
 import json
 
@@ -20,7 +20,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def packed(values, bits, order=None):
-    """[..., n] to int32 [..., n / fields]: one field after the other, the first lowest."""
+    """[..., n] to int32 [..., n / fields]: the first field has the lowest bits."""
     fields = 32 // bits
     out = np.zeros((*values.shape[:-1], -(-values.shape[-1] // fields)), np.uint32)
     for at in range(values.shape[-1]):
@@ -79,7 +79,7 @@ def int_quantized(name, q, z, s, bits, group):
 
 
 def without_zeros(pack):
-    """Symmetric: every zero point is the middle, and none is stored."""
+    """Symmetric: every zero point is the middle level, and none is stored."""
 
     def symmetric(name, q, z, s, bits, group):
         z[:] = 1 << bits - 1
@@ -132,7 +132,7 @@ CASES = {
 
 
 def write(make, folder, case, *, scales="F16", change=None, **more):
-    """A folder whose projections are quantised; returns its weights as they are meant."""
+    """A folder with quantised projections; returns the weights that it represents."""
     pack, bits, group, config = CASES[case]
     rng = np.random.default_rng(4)
     tensors, expected = {}, {}
@@ -193,7 +193,7 @@ def test_answers_are_those_of_the_plain_folder(make, tmp_path, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_arithmetic_has_these_weights(make, tmp_path, case):
-    """Nothing is quantised a second time: rows of the packed matrices have the same bits."""
+    """Nothing is quantised again: rows of the packed matrices have the same bits."""
     expected = write(make, tmp_path / "m", case)
     decoder = open_checkpoint(tmp_path / "m").decoder("auto")
     for name, values in expected.items():
@@ -204,7 +204,7 @@ def test_arithmetic_has_these_weights(make, tmp_path, case):
 
 
 def test_a_draft_of_some_ids(make, tmp_path):
-    """Its head is quantised as its other matrices; the ids are numbers as they are."""
+    """Its head is quantised like its other matrices; the ids are plain numbers."""
     ids = np.arange(3, 320, 5)
     q, z, s = random_parts(np.random.default_rng(5), (len(ids), 64), 4, 32)
 
@@ -228,7 +228,7 @@ def test_a_draft_of_some_ids(make, tmp_path):
         assert answer(target, method="pearl", **given) == answer(target, dtype=dtype)
 
 
-# --- what cannot be ---
+# --- unsupported folders ---
 
 
 @pytest.mark.parametrize(

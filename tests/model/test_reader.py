@@ -1,4 +1,4 @@
-"""Contract under test: `LogitReader` gives the logits that a lane gives, in pieces of any size."""
+"""Contract under test: `LogitReader` gives the same logits as a lane, in pieces of any size."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_a_prompt_needs_no_logits_and_another_text_begins_again(tools, whole):
         (0, TOKENS[:65], "tokens"),
         (100, TOKENS[:51], "head"),
         (-1, [1], "head"),
-        (1, [1], "head"),  # nothing was read before it
+        (1, [1], "head"),  # nothing was read before
         (0, [67], "token"),
         (0, [-1], "token"),
     ],

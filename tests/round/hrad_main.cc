@@ -1,6 +1,4 @@
-// The classifier by the host's vectors and by the text that a device runs: every output, bit for bit.
-//
-//   hrad_main
+// Compares the classifier's outputs bit for bit: by the host's vectors, and by the device's source.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -43,7 +41,7 @@ HradArgs args_of(const Hrad& hrad, Sequence* sequence, const Batch* batch, float
   return args;
 }
 
-// How many values differ. `seen`: how often each cut was said.
+// Number of values that differ. `seen`: how often each cut was predicted.
 int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
   const auto sequence = std::make_unique<Sequence>();

@@ -1,5 +1,5 @@
-// Rounds of ops alone, without a model: laws and choices are random, everything else is what the ops make
-// of it. One state drives the script; whoever runs it may repeat each op elsewhere and compare.
+// Rounds of ops without a model: distributions and sampled tokens are random, and the ops compute
+// everything else. One state drives the script. A caller may repeat each op elsewhere and compare.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,7 @@
 
 namespace sbrt {
 
-// All that the ops of an engine reach, in one piece, so that a copy anywhere is a copy of everything.
+// All memory that the ops of an engine use, in one struct, so that a copy is complete.
 struct OpState {
   static constexpr int kVocab = 24, kLength = 512;
 
@@ -31,20 +31,20 @@ struct OpState {
   int32_t distinct[kVocab], output[kVocab];
   uint8_t seen[kVocab];
 
-  // H-RAD: the parts are no power of two, and the last one is not full.
+  // H-RAD: the number of parts is no power of two, and the last part is not full.
   static constexpr int kHidden = 107, kInputs = kFeatureBlocks * kHidden + 2 * kHradTail;
   static constexpr HradSplit kSplit = hrad_split(kInputs, 2);
   static_assert(kInputs % 2 == 1 && (kSplit.count & (kSplit.count - 1)) != 0 &&
                 kSplit.room() > kInputs);
   DType dtype;
-  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // of any dtype
+  uint32_t features[kSlots * kFeatureLayers * kHidden], embed[kVocab * kHidden];  // in any dtype
   uint32_t first[kHradInner * kSplit.room() / 2], second[kHradNarrow * kHradInner];
   uint32_t third[kPanel * kHradNarrow];
   float bias[kHradLayers][kHradInner], shown[kInputs];
   alignas(16) float x[kSplit.room()];
   alignas(16) float inner[kHradInner];
 
-  // Its pointers are those of a copy that lies at `place`.
+  // Makes its pointers those of a copy at address `place`.
   void aim(OpState* place) {
     sequence.trunk = place->trunk;
     sequence.rank = place->rank;
@@ -54,7 +54,7 @@ struct OpState {
   }
 };
 
-// What the ops of a state that lies at `place` are given, perhaps on a device: nothing of it is read.
+// Arguments of the ops for a state at `place`, perhaps on a device. Nothing of the state is read.
 inline Seats seats_at(OpState* place) { return {&place->sequence, 1, &place->roll, &place->ended}; }
 inline LaneArgs lane_at(OpState* place, bool is_draft) {
   constexpr RingShape kShape{
@@ -66,7 +66,7 @@ inline LaneArgs lane_at(OpState* place, bool is_draft) {
           kShape,
           64};
 }
-inline GatherArgs gather_at(OpState* place) {  // of the draft
+inline GatherArgs gather_at(OpState* place) {  // the draft's
   return {seats_at(place), &place->drafted.batch, true, 0};
 }
 inline SelectArgs select_at(OpState* place) {
@@ -106,7 +106,7 @@ union OpScratch {
   CutScratch cut;
 };
 
-// What `select` does of an outcome, H-RAD between its parts.
+// The ops of an outcome: `select`, H-RAD, and the rest.
 template <class Team>
 void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const HradArgs of_hrad = hrad_at(&s, s.dtype);
@@ -139,7 +139,7 @@ void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   }
 }
 
-// One op by one member of a team. `shared`: the team's.
+// Runs one op as one member of a team. `shared`: the team's memory.
 template <class Team>
 void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const LaneArgs of_target = lane_at(&s, false), of_draft = lane_at(&s, true);
@@ -189,14 +189,14 @@ class OpScript {
     begin();
   }
 
-  // `run(op)` runs it on the state.
+  // Runs one round; `run(op)` runs an op on the state.
   template <class Run>
   void prefill(const Run& run) {
     while (c_.target_have < c_.head) run(RoundOp::prefill_target_rows);
     while (c_.draft_have < c_.head - behind_) run(RoundOp::prefill_draft_rows);
   }
 
-  // False: the trunk is as long as it may be.
+  // False: the trunk has no room left.
   template <class Run>
   bool round(const Run& run) {
     const bool serial = missed_ && c_.policy.on_miss == kBurst && c_.policy.burst > 0;
@@ -236,7 +236,7 @@ class OpScript {
   bool chance(int percent) { return below(100) < percent; }
   float unit() { return static_cast<float>(below(1 << 20)) * 0x1p-20f; }
 
-  // A policy as check_policy allows it, and a prompt.
+  // Draws a policy that check_policy accepts, and a prompt.
   void begin() {
     Policy& p = c_.policy;
     p.gamma = from(0, 5);
@@ -295,13 +295,13 @@ class OpScript {
     for (float& b : state_.bias[2]) b = 0.1f * unit();
     for (uint32_t& e : state_.embed) e = feature();
   }
-  // Of the row that is read.
+  // Draws the features of the row that is read.
   void draw_features() {
     const int words = kFeatureLayers * OpState::kHidden;
     for (int i = 0; i < words; ++i) state_.features[c_.outcome.node * words + i] = feature();
   }
 
-  // Candidates apart from each other; their confidence falls, now and then to a tie.
+  // Draws different candidates with falling confidence; a few are tied.
   void draw_law(Law& law) {
     law.n = chance(5) ? 0 : from(1, kCandidates);
     law.q = unit();
@@ -318,8 +318,8 @@ class OpScript {
     for (int i = 0; i < state_.drafted.batch.n; ++i) draw_law(state_.drafted.law[i]);
   }
 
-  // Mostly a child's token, or that of a branch that hangs there. Now and then some of the nodes found
-  // no room in the batch.
+  // Chooses tokens: mostly a child's, or that of a branch at the node. Sometimes the batch had no
+  // room for some nodes.
   void choose_all() {
     c_.verified = Mask::upto(c_.chain.size + 1);
     const int crowded = chance(20) ? 30 : 0;
@@ -348,7 +348,7 @@ class OpScript {
   std::mt19937_64 random_;
   OpState& state_;
   Sequence& c_;
-  int behind_ = 0;  // tokens of the prompt that the draft has to catch up with
+  int behind_ = 0;  // tokens of the prompt that the draft lacks
   bool missed_ = true;
 };
 

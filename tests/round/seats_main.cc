@@ -1,6 +1,4 @@
-// Seats: whose slots are whose, whose rows a batch has, and whose laws come back.
-//
-//   seats_main SEEDS
+// Seats: the slots of each seat, the rows of a batch, and the distributions that go back to a seat.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -30,7 +28,7 @@ bool slots_are_apart() {
     for (int b = 0; b < ring.branches; ++b)
       for (int j = 0; j < ring.tail_slots; ++j, ++named) slots.insert(ring.tail(seat, b, j));
   }
-  // A seat has whole panels, so that some of its slots may have no name.
+  // A seat has whole panels, so some of its slots may be unused.
   const int64_t own = named / ring.seats, panels = (own + kKeyPanel - 1) / kKeyPanel;
   return expect(static_cast<int64_t>(slots.size()) == named && *slots.begin() == 0 &&
                     ring.slots() == ring.seats * panels * kKeyPanel &&
@@ -38,7 +36,7 @@ bool slots_are_apart() {
                 "slots of seats and tails are not apart");
 }
 
-// Sequences in the middle of a burst, one a seat, and what an engine has besides.
+// Sequences in the middle of a burst, one per seat, and the rest of an engine's state.
 struct Table {
   std::array<Sequence, kCount> seat;
   std::array<std::unique_ptr<OpState>, kCount> alone;
@@ -51,7 +49,8 @@ struct Table {
   bool takes_part(int s) const { return roll.word[(ended + 1) % kRecords] >> s & 1; }
 };
 
-// Runs a script until its draft has rows of a step; its state is as before the step's laws are kept.
+// Runs a script until its draft has the rows of a step. The step's distributions are not stored
+// yet.
 void run_to_a_step(OpState& state, uint64_t seed) {
   for (;; seed += 1000) {
     OpScript script(seed, state);
@@ -76,7 +75,8 @@ bool has_rows_of(const Table& t, int s) {
          std::memcmp(t.batch.row + first, rows.row, n * sizeof(Row)) == 0;
 }
 
-// A seat's laws, wherever they stand in the batch, change its sequence as they do alone.
+// True if a seat's distributions change its sequence as they do alone, wherever they are in the
+// batch.
 bool keeps_laws(Table& t, int s) {
   OpState& alone = *t.alone[s];
   Sequence& c = t.seat[s];
@@ -100,7 +100,7 @@ bool rolls(Table& t, uint64_t seed) {
   }
   bool fine = true;
   for (uint64_t word = 0; word < 1 << kCount; ++word) {
-    std::fill_n(t.roll.word, kRecords, ~word);  // every other round calls the others
+    std::fill_n(t.roll.word, kRecords, ~word);  // every other round has the other seats
     t.ended = static_cast<int64_t>(seed * 31 + word);
     t.roll.word[(t.ended + 1) % kRecords] = word;
     gather_op(GatherArgs{t.seats(), &t.batch, true, 0}, Alone{});

@@ -1,6 +1,5 @@
-// Ops of a round by one thread and by a team, whose members run in any order between two meetings.
-//
-//   team_main ROUNDS
+// Compares ops of a round by one thread with ops by a team. The team's members run in any order
+// between two barriers.
 #include <ucontext.h>
 
 #include <algorithm>
@@ -14,7 +13,7 @@
 namespace sbrt {
 namespace {
 
-// A team whose members are run in turn, each from one meeting to the next.
+// A team whose members run in turn, each from one barrier to the next.
 class Crew {
  public:
   static constexpr int kSize = 32;
@@ -86,7 +85,7 @@ class Crew {
   }
 };
 
-// Rounds of one sequence, every op of them by both; -1 after a difference.
+// Rounds of one sequence with every op run by both; -1 after a difference.
 int64_t compare(uint64_t seed, int64_t rounds) {
   const auto alone = std::make_unique<OpState>(), team = std::make_unique<OpState>();
   Crew crew(seed);

@@ -1,6 +1,6 @@
-"""Contract under test: a seat has its own slots. In a round that it takes part in its rows stand
-together in the batch, and what is chosen of them changes its sequence as it would alone
-(seats_main.cc). Whoever does not take part has no row. A slip in any of it is found."""
+"""Contract under test: a seat has its own slots. In a round in which it takes part its rows are
+contiguous in the batch. The results of these rows change its sequence as they would alone
+(seats_main.cc). A seat that does not take part has no row. Faults in any of this are found."""
 
 import pytest
 
@@ -35,7 +35,7 @@ MUTANTS = {
 
 @pytest.fixture(scope="module")
 def run(programs, build_with):
-    """run(seeds, mutant=None): seats_main, built with a header changed."""
+    """run(seeds, mutant=None): seats_main, built with a changed header."""
 
     def run(seeds, mutant=None):
         return programs.run(build_with("seats_main", mutant and MUTANTS[mutant]), seeds)

@@ -1,10 +1,10 @@
-"""Contract under test: the ops of a round leave the same block, byte for byte, whether one thread
-runs them or a team of 32 whose members go in any order between two meetings (team_main.cc): what a
-warp of a device does. A meeting left out is found."""
+"""Contract under test: the ops of a round leave the same bytes for one thread as for a team of 32.
+The team is like a warp of a device: its members run in any order between two barriers
+(team_main.cc). A missing barrier is found."""
 
 import pytest
 
-# What is taken away from a header, or put in its place.
+# Text that is removed from a header, or replaced.
 MUTANTS = {
     "reach before it is there": (
         "round/plan_op.h",
@@ -66,7 +66,7 @@ MUTANTS = {
 
 @pytest.fixture(scope="module")
 def run(programs, build_with):
-    """run(sequences, mutant=None): team_main, built with a header changed."""
+    """run(sequences, mutant=None): team_main, built with a changed header."""
 
     def run(sequences, mutant=None):
         program = build_with("team_main", mutant and MUTANTS[mutant])

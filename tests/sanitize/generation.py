@@ -1,7 +1,7 @@
-"""Short generations on the cpu body, to be run under a sanitizer: `generation.py [CANARY]`.
+"""Short generations on the cpu backend, to be run under a sanitizer: `generation.py [CANARY]`.
 
 Every method, greedy and sampled; hits, misses and aborts; an exception in a worker; two engines at
-once; the demo pair. Ends with "fine". With CANARY: a few of them, then that fault of
+once; the demo pair. Ends with "fine". With CANARY it runs a few of them, then that fault of
 csrc/exec/canary.h.
 """
 
@@ -31,7 +31,7 @@ LAWS = (
 )
 
 
-# Measures costs when it is made: no forward may be told to fail then.
+# It measures costs when it is made: no forward may fail then.
 FIXED = tuple(method for method in PRESETS if method != "auto")
 
 

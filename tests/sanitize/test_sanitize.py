@@ -1,5 +1,5 @@
-"""Contract under test: ThreadSanitizer, AddressSanitizer and UBSan have nothing to report, in the
-C++ programs and in generations of Python; what they must report, they do (the canaries)."""
+"""Contract under test: ThreadSanitizer, AddressSanitizer and UBSan report nothing in the C++
+programs and in generations of Python, and do report the canaries' faults."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ pytestmark = pytest.mark.sanitize
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-BUILDS = ROOT / "build" / "sanitize"  # kept: a second run compiles what changed
+BUILDS = ROOT / "build" / "sanitize"  # kept: a second run compiles only changes
 KINDS = {"tsan": "thread", "asan": "address,undefined"}
 RUNTIMES = {"tsan": ("libtsan.so",), "asan": ("libasan.so", "libubsan.so")}
-# (kind, fault of csrc/exec/canary.h, what the report says)
+# (kind, fault of csrc/exec/canary.h, text of the report)
 CANARIES = [
     ("tsan", "race", "ThreadSanitizer: data race"),
     ("asan", "overflow", "AddressSanitizer: heap-buffer-overflow"),
     ("asan", "undefined", "runtime error: signed integer overflow"),
 ]
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
-# Program, parts of csrc, arguments: fewer rounds than without a sanitizer, TSan is 20 times slower.
+# Program, parts of csrc, arguments. Rounds are fewer than without a sanitizer: TSan is 20 times
+# slower.
 PROGRAMS = {
     "exec_test": (["core", "exec"], [20]),
     "fuzz_ring": (["core", "ring"], ["fuzz", 20_000, 1]),
     "refuse_ring": (["core", "ring"], []),
-    "race_main": (None, [2000]),  # what Programs says that rounds need
+    "race_main": (None, [2000]),  # the sources that Programs lists for rounds
 }
 
 
@@ -73,7 +74,7 @@ def test_a_fault_in_a_program_is_reported(programs, kind: str, fault: str, text:
 
 @cache
 def core(kind: str) -> Path:
-    """The extension built for a sanitizer, beside the one that is installed."""
+    """The extension built for a sanitizer, next to the installed one."""
     folder = BUILDS / kind / "core"
     cmake = [shutil.which("cmake"), "-S", ROOT, "-B", folder, f"-DSBRT_SANITIZE={KINDS[kind]}"]
     cmake += ["-DSBRT_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Sanitize", "-DCMAKE_CXX_FLAGS_SANITIZE=-O1"]
@@ -92,17 +93,17 @@ def pybind11_folder() -> str:
 
 
 def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python arguments` with the sanitizer's runtime loaded first, and its build of the module."""
+    """`python arguments` with the sanitizer's runtime preloaded, and its build of the module."""
     found = [
         programs.run(programs.compiler, f"-print-file-name={name}").stdout.strip()
         for name in RUNTIMES[kind]
     ]
     environment = programs.reporting(kind, leaks=False) | {
         "LD_PRELOAD": " ".join(found),
-        "PYTHONMALLOC": "malloc",  # python's own pools would hide an overflow
+        "PYTHONMALLOC": "malloc",  # Python's own pools would hide an overflow
         "PYTHONPATH": str(HERE / "site"),
         "SBRT_CORE": str(core(kind)),
-        "SBRT_EXAMPLES": "40",  # of a state machine
+        "SBRT_EXAMPLES": "40",  # for a state machine
     }
     return programs.run(sys.executable, *arguments, **environment)
 
@@ -127,7 +128,7 @@ def test_a_fault_beside_a_generation_is_reported(
     "tests",
     [
         "decode/test_runtime.py",
-        "decode/test_auto.py::test_slices_and_bodies_change_nothing",  # it thinks beside the lanes
+        "decode/test_auto.py::test_slices_and_bodies_change_nothing",  # it runs next to the lanes
         "engine/test_lifecycle.py",
         "engine/test_engine_machine.py",
         "engine/test_batch.py::test_seats_come_back",
@@ -135,7 +136,7 @@ def test_a_fault_beside_a_generation_is_reported(
     ],
 )
 def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> None:
-    """What goes wrong on purpose: exceptions, interrupts, aborts, forgotten engines."""
+    """These contain deliberate errors: exceptions, interrupts, aborts, forgotten engines."""
     done = python(
         programs, kind, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / tests
     )

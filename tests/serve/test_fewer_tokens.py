@@ -1,5 +1,5 @@
 """Contract under test: the vocabulary is the target's. A draft that knows fewer tokens changes no
-answer: its own distribution is narrower, nothing else."""
+answer; only its own distribution is narrower."""
 
 import json
 
@@ -28,7 +28,7 @@ def without_last_rows(weights, rows):
 
 @pytest.fixture(scope="module")
 def pair_of(tmp_path_factory, make):
-    """pair_of(rows): (target, draft), the draft nearly the target with so many rows."""
+    """pair_of(rows): (target, draft). The draft is a changed target with `rows` rows."""
     base = tmp_path_factory.mktemp("fewer")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
@@ -44,7 +44,7 @@ def pair_of(tmp_path_factory, make):
 
 
 def answers(engine, prompts, method="none"):
-    """What every prompt gets under each of PARAMS, and how many drafted tokens were accepted."""
+    """The answers to every prompt under each of PARAMS, and the number of accepted draft tokens."""
     outputs = [o for params in PARAMS for o in engine.generate(prompts, params, method=method)]
     completions = [o.outputs[0] for o in outputs]
     metrics = [c.spec_decode_metrics for c in completions]
@@ -63,7 +63,7 @@ def want(pair_of, prompts):
 def test_no_answer_changes(pair_of, prompts, want):
     target, draft = pair_of(KNOWN)
     said = {token for tokens, *_ in want for token in tokens}
-    assert min(said) < KNOWN <= max(said)  # the target says what the draft does not know
+    assert min(said) < KNOWN <= max(said)  # the target samples tokens that the draft does not know
     config = EngineConfig(target, num_threads=2, speculative={"model": draft})
     with Engine(config, methods=METHODS) as engine:
         assert any(max(engine.encode(prompt)) >= KNOWN for prompt in prompts)
@@ -82,7 +82,7 @@ def test_drafts_of_other_sizes(pair_of, prompts, want, rows):
 
 
 def test_without_a_tokenizer_too(pair_of, prompts):
-    """There every row of the target is a token, those that pad it as well."""
+    """Then every row of the target is a token, padding rows, too."""
     target, draft = pair_of(KNOWN)
     params = SamplingParams(temperature=1.0, seed=1, max_tokens=30)
     found = []

@@ -1,5 +1,6 @@
-"""Contract under test: H-RAD in the core. The engine reads the file as plain Python does, keeps the
-features a classifier is trained on, cuts by its decision, and never changes a token."""
+"""Contract under test: H-RAD in the core. The engine reads the file as plain Python does, and
+keeps the features for training a classifier. It cuts chains by its decision, and never changes a
+token."""
 
 import json
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def test_nothing_keeps_no_node(opened, prompts):
 
 
 def test_all_keeps_every_node(opened, prompts):
-    """Class 2 is deaf to confidence: rounds are those of uncut chains."""
+    """Class 2 ignores confidence: rounds are those of uncut chains."""
     with opened(2, epsilon=1.0) as (engine, method):
         for prompt in prompts:
             rounds = rounds_with(engine, prompt, method)
@@ -134,7 +135,7 @@ def test_features_are_five_blocks_of_unit_mean_square(folders, make):
 
 
 def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
-    """As many logarithms of probabilities as the tail has nodes; none after a miss."""
+    """There is one log probability for each node of the adopted tail, and none after a miss."""
     given = SpeculativeConfig(method=f"specbranch:gamma={GAMMA},epsilon=0", model=folders[1])
     config = EngineConfig(folders[0], speculative=given, num_threads=1)
     seen = {True: 0, False: 0}
@@ -157,7 +158,7 @@ def test_behind_them_stands_how_sure_the_draft_was_of_the_adopted_tail(folders):
 
 
 def test_features_do_not_depend_on_the_method(opened, prompts):
-    """The row of the standing node is the row of plain decoding, bit for bit."""
+    """The row of the accepted node has the same bits as in plain decoding."""
     with opened(keep_features=True) as (engine, method):
         kept = []
         for name in (method, f"specbranch:gamma={GAMMA},k_max=1,epsilon=0.5,hrad=off"):
@@ -166,7 +167,7 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
             while engine.has_unfinished_requests():
                 [output] = engine.step()
                 if not output.finished:
-                    # How sure the draft was is the method's own.
+                    # The draft's confidence depends on the method.
                     target = engine.features()[: 5 * HIDDEN]
                     found[len(output.outputs[0].token_ids)] = target
             kept.append(found)
@@ -178,7 +179,7 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
 
 @pytest.mark.usefixtures("each_round")
 def test_with_hrad_alone_features_are_there_when_no_round_is_in_flight(opened, prompts):
-    """A stream's next round runs while the caller looks; it would overwrite them."""
+    """A stream's next round runs while the caller reads; it would overwrite the features."""
     with opened() as (engine, method):
         stream = engine.stream(prompts[0], GREEDY, method=method)
         next(stream)

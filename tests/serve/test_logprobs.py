@@ -1,6 +1,6 @@
 """Contract under test: SamplingParams.logprobs and prompt_logprobs mean what they mean in vLLM.
-They are of the model's own distribution: transformers' for the demo target. Every method, every
-number of seats and of threads, streams and steps give the same bits."""
+They are of the model's own distribution: those of transformers, for the demo target. Every method,
+any number of seats and threads, streams and steps give the same bits."""
 
 import asyncio
 import dataclasses
@@ -42,7 +42,7 @@ def model():
 
 
 def told(output):
-    """The log-probs of an output, after its tokens."""
+    """(token ids, their log-probs, the sum, the prompt's log-probs) of an output."""
     [answer] = output.outputs
     return answer.token_ids, answer.logprobs, answer.cumulative_logprob, output.prompt_logprobs
 
@@ -164,7 +164,7 @@ def test_those_of_a_prompt_are_a_list_that_is_made_when_it_is_read(demo):
 
 
 def test_a_prompt_alone(demo):
-    """lm-eval's question: how likely is this text. No token of an answer is given."""
+    """The question of lm-eval: the likelihood of this text. No token of an answer is given."""
     [output] = demo.generate(PROMPT, dataclasses.replace(ASKED, max_tokens=0))
     assert told(output)[0] == []
     assert output.outputs[0].finish_reason == "length"
@@ -219,7 +219,7 @@ def test_steps_are_cumulative_and_their_deltas_add_up(demo, method):
         snapshots.append((answer, len(answer.token_ids)))
         assert output.prompt_logprobs == expected[3]
     assert seen == expected[1]
-    for answer, n in snapshots:  # read late: still what they were
+    for answer, n in snapshots:  # reading late does not change them
         assert answer.logprobs == expected[1][:n]
         assert pickle.loads(pickle.dumps(answer)) == answer
     assert told(outputs[-1]) == expected

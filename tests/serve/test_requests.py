@@ -1,5 +1,5 @@
-"""Contract under test: requests queue in order, streams are cumulative, and after an abort, Ctrl-C,
-a failed request or a wrong argument the engine goes on."""
+"""Contract under test: requests queue in order, and streams are cumulative. The engine goes on
+after an abort, Ctrl-C, a failed request or a wrong argument."""
 
 import threading
 import time
@@ -109,7 +109,7 @@ def test_ids_of_callers_and_drawn_ids_never_collide(folders, plain, prompts):
         assert ids_of(engine.generate(prompts[1], GREEDY)[0]) == plain[prompts[1]]  # generate-0
         stream = engine.stream(prompts[2], GREEDY)  # generate-1
         outputs = [next(stream)]
-        engine.abort_request(drawn)  # the caller's own
+        engine.abort_request(drawn)  # the request of add_request
         outputs += stream
         assert ids_of(outputs[-1]) == plain[prompts[2]]
         assert {output.request_id for output in outputs} == {"generate-1"}
@@ -121,7 +121,7 @@ def test_ids_of_callers_and_drawn_ids_never_collide(folders, plain, prompts):
         with pytest.raises(InvalidInputError, match="'generate-2'"):
             engine.add_request("generate-2", prompts[0], GREEDY)
         engine.abort_request("generate-2")
-        engine.abort_request("generate-2")  # now there is no caller's request of that name
+        engine.abort_request("generate-2")  # no request of add_request has this id now
         assert list(stream)[-1].outputs[0].finish_reason == "abort"
 
 

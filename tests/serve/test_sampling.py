@@ -1,4 +1,4 @@
-"""Contract under test: penalties, bias, masks, stops and defaults reach the tokens and the text;
+"""Contract under test: penalties, bias, masks, stops and defaults affect the tokens and the text;
 every method's answer equals plain decoding's."""
 
 import json
@@ -56,7 +56,7 @@ def test_a_strong_presence_penalty_and_bias_do_what_they_say(engine, prompts):
     ids = one(engine, prompts[0], **LAW, allowed_token_ids=[7, 9]).token_ids
     assert set(ids) == {7, 9}
     often = one(engine, prompts[0], **LAW, frequency_penalty=2, repetition_penalty=5).token_ids
-    assert len(set(often)) == 40  # never the same twice
+    assert len(set(often)) == 40  # no repetition
 
 
 @pytest.mark.parametrize("method", ["none", "specbranch"])
@@ -75,7 +75,7 @@ def test_bad_words_never_come(engine, prompts, plain, method):
 
 
 def test_a_word_is_banned_where_the_prompt_ends_inside_it(engine, prompts, plain):
-    """The first token completes a word whose beginning is the prompt's end."""
+    """The first token would complete a word that begins at the prompt's end."""
     prompt_ids, first = engine.encode(prompts[0]), plain[prompts[0]][0]
     tokenizer = engine.pair.tokenizer
     word = tokenizer.decode([prompt_ids[-1], first])
@@ -121,7 +121,7 @@ def test_stop_strings_are_not_looked_for_before_min_tokens(engine, prompts, plai
     for stop in {a + b for a, b in pairwise(whole.text)}:
         for least in (0, 5, 20):
             answer = one(engine, prompts[0], **given, stop=stop, min_tokens=least)
-            # The first place where it ends behind the text of `least` tokens.
+            # The first stop string that ends after the text of `least` tokens.
             before = ends.get(least, 0)
             at = whole.text.find(stop, max(0, before - len(stop) + 1))
             assert answer.finish_reason == ("stop" if at >= 0 else "length")
@@ -223,7 +223,7 @@ def test_generation_config_gives_the_defaults(make, tmp_path, prompts):
         by_default = engine.generate(prompts[0])[0].outputs[0].token_ids
     with Engine.from_pretrained(tmp_path / "t", seed=5) as engine:
         assert engine.generate(prompts[0], wanted)[0].outputs[0].token_ids == by_default
-        # Parameters that are given are taken as they are.
+        # Given parameters replace the defaults as a whole.
         plain = engine.generate(prompts[0], SamplingParams(ignore_eos=True))[0].outputs[0]
         assert len(plain.token_ids) == 16
         streamed = list(engine.stream(prompts[0]))[-1]

@@ -1,6 +1,6 @@
 """Contract under test: an output of a stream is a snapshot, and making one costs the same at the
-end of a long answer as at its beginning; short rounds share one; streams, step and stop strings run
-as far ahead as generate."""
+end of a long answer as at its beginning. Short rounds share an output. Streams, step and stop
+strings run as far ahead as generate."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ NEVER = "a stop string that never comes"
 
 @pytest.fixture(scope="module")
 def long_engine(make, tmp_path_factory):
-    """One that answers with 2,000 tokens."""
+    """An engine that can answer with 2,000 tokens."""
     folder = make.checkpoint(tmp_path_factory.mktemp("long"), max_position_embeddings=4096)
     with Engine.from_pretrained(folder, num_threads=1) as engine:
         yield engine
 
 
 def rounds_of(engine, prompt, params, **more):
-    """An output after each round of one request."""
+    """The outputs of one request, one after each round."""
     engine.add_request("rounds", prompt, params, **more)
     while engine.has_unfinished_requests():
         yield from engine.step()
 
 
 def bytes_by_round(outputs):
-    """Bytes that Python had at most, in each round, beyond what it had before that round."""
+    """Peak of Python's memory in each round, in bytes above its level before that round."""
     spent = []
     tracemalloc.start()
     gc.disable()
@@ -61,11 +61,11 @@ def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop
     spent = bytes_by_round(rounds_of(long_engine, [7] * prompt, params))
     assert len(spent) == 2000
     first, last = statistics.median(spent[50:250]), statistics.median(spent[-250:-50])
-    assert last <= first + 128  # the integers of a longer answer are no longer small ones
+    assert last <= first + 128  # token ids of a longer answer are no cached small integers
 
 
 def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkeypatch):
-    """Nobody reads outputs before the last one; what no stop can cut is not searched again."""
+    """Only the last output is read. Text that no stop string can cut is not searched again."""
     lengths = []
     settle = Request.settle
 
@@ -89,7 +89,7 @@ def test_outputs_are_snapshots(engine, plain, prompts):
         early.append((output.outputs[0].token_ids, output.outputs[0].text))
     assert late == early
     assert all(type(ids) is list and type(text) is str for ids, text in late)
-    late[-1][0].clear()  # a caller's own list
+    late[-1][0].clear()  # the caller's own list
     assert outputs[-2].outputs[0].token_ids == early[-2][0]
 
 
@@ -155,7 +155,7 @@ def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, pro
 
 
 class Clock:
-    """Time as the scheduler sees it: every look at it is `tick` seconds after the last."""
+    """A clock for the scheduler: every reading is `tick` seconds after the last."""
 
     def __init__(self, tick):
         self.now, self.tick = 0.0, tick
@@ -169,7 +169,7 @@ class Clock:
 
 
 class Unhurried:
-    """A runtime that no clock hurries. Asked for what the time allows it runs three rounds."""
+    """A runtime that ignores the clock: a call limited by time alone runs three rounds."""
 
     def __init__(self, real):
         self.real, self.asked = real, []
@@ -184,9 +184,9 @@ class Unhurried:
 
 @pytest.fixture
 def ticks(engine, monkeypatch):
-    """ticks(seconds): between two looks of the scheduler at the clock, and the only clock.
+    """ticks(seconds): replaces the scheduler's clock by one that advances by this at each reading.
 
-    Returns the list of the rounds that the core will be asked for.
+    Returns the list that records the rounds asked of the core.
     """
 
     def tick(seconds):
@@ -215,7 +215,7 @@ def test_short_rounds_of_a_stream_share_an_output_but_the_first(engine, prompts,
     """With a stop string the scheduler looks at the tokens, and at the clock, after every round."""
     params = dataclasses.replace(GREEDY, stop=NEVER)
     rounds = list(rounds_of(engine, prompts[0], params, method=method))
-    ticks(scheduler.PACE / 8.5)  # a short round; the pace has passed after nine
+    ticks(scheduler.PACE / 8.5)  # a short round; the pace is over after nine
     outputs = list(engine.stream(prompts[0], params, method=method))
     read = [rounds[0], *rounds[9:-1:9], rounds[-1]]
     assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in read]
@@ -234,7 +234,7 @@ def test_a_stream_without_stop_strings_leaves_short_rounds_to_the_core(engine, p
 
 
 def test_a_stop_ends_the_rounds_that_share_an_output(engine, prompts):
-    """What a stop ends does not run on for the rest of the pace."""
+    """After a stop the remaining rounds of the pace are not run."""
     [whole] = engine.generate(prompts[0], GREEDY, method="none")
     stop = whole.outputs[0].text[40:44]
     params = dataclasses.replace(GREEDY, stop=stop)

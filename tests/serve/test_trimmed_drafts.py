@@ -1,5 +1,5 @@
-"""Contract under test: a draft whose head knows some ids only, or that has its target's embedding,
-changes no answer. It drafts what its head knows, and nothing else."""
+"""Contract under test: a draft whose head knows only some ids, or that shares its target's
+embedding, changes no answer. It drafts only tokens that its head knows."""
 
 import pytest
 
@@ -17,15 +17,15 @@ PARAMS = [
         logit_bias={5: -2.0, 250: 2.0, 201: 1.0}, bad_words=["self", "print", "return x"],
     ),
     SamplingParams(temperature=0.7, seed=5, max_tokens=12, allowed_token_ids=[7, 60, 201, 299]),
-    SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),  # none of the head's
+    SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),  # none is in the head
 ]  # fmt: skip
 KINDS = ("own", "shared", "whole", "narrow")
-MAY_REST = ("none", "auto", "adaedl")  # the last stops where a draft of all tokens is in doubt
+MAY_REST = ("none", "auto", "adaedl")  # the last one stops where a draft of all tokens is uncertain
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, make):
-    """The target's folder, and the drafts' by kind; most are nearly the target."""
+    """The target's folder, and the drafts' folders by kind; most are slightly changed targets."""
     base = tmp_path_factory.mktemp("trimmed")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
@@ -84,7 +84,7 @@ SOME = ("specbranch", "hedge", "tree")
 
 @pytest.mark.parametrize("kind", ["shared", "whole"])
 def test_many_sequences_at_once(pair, prompts, want, kind):
-    """Seats keep what they have of a prompt, in both lanes."""
+    """Seats reuse beginnings of prompts in both lanes."""
     fields = {"max_num_seqs": 4, "num_threads": 2, "enable_prefix_caching": True}
     with engine_of(pair, kind, methods=SOME, spec={"method": "tree"}, **fields) as engine:
         for method in SOME:
@@ -99,7 +99,7 @@ def test_many_sequences_at_once(pair, prompts, want, kind):
 
 
 def test_a_classifier_cuts_its_chains(pair, prompts, want, make, tmp_path):
-    """H-RAD takes the target's features, whatever the draft's embedding is."""
+    """H-RAD reads the target's features; the draft's embedding does not matter."""
     target, drafts = pair
     origin = hrad.origin_of(3, target, drafts["shared"])
     path = make.classifier(tmp_path / "h.safetensors", origin).path

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to in its DevTools protocol over two pipes."""
+"""A headless Chromium, controlled by its DevTools protocol over two pipes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import subprocess
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 120.0  # for an answer of the browser
+SECONDS = 120.0  # limit for an answer of the browser
 
 
 def found():
-    """The program, or None."""
+    """The program's path, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Page:
-    """One page of a browser of its own, with a new profile in `folder`."""
+    """One page of a new browser, with a new profile in `folder`."""
 
     def __init__(self, folder):
         give, ours_in = os.pipe()
@@ -52,7 +52,7 @@ class Page:
         os.close(self._out)
 
     def call(self, method, **params):
-        """The result of a command. What else the browser says goes into `events`."""
+        """The result of a command. Other messages of the browser go into `events`."""
         number = next(self._count)
         message = {"id": number, "method": method, "params": params}
         if self._session:
@@ -64,13 +64,13 @@ class Page:
         return answer["result"]
 
     def value(self, expression):
-        """What an expression of JavaScript is."""
+        """The value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def until(self, expression):
-        """Wait until an expression is true; its value."""
+        """Wait until an expression is true; returns its value."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             if value := self.value(expression):
@@ -79,7 +79,7 @@ class Page:
         raise AssertionError(f"{expression} did not come")
 
     def type(self, text, key=None):
-        """Type into what has the focus, then press a key."""
+        """Type into the focused element, then press a key."""
         self.call("Input.insertText", text=text)
         if key:
             codes = {"key": key, "code": key, "windowsVirtualKeyCode": 13, "text": "\r"}

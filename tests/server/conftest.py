@@ -1,4 +1,4 @@
-"""A server on the demo pair, on a port of its own, and applications without a socket."""
+"""A server on the demo pair, on its own port, and applications without a socket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TEMPLATE = (
 
 
 def render(messages, adds_prompt=True):
-    """What TEMPLATE makes of messages."""
+    """The text that TEMPLATE makes of messages."""
     text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
     return text + ("assistant: " if adds_prompt else "")
 
 
 @contextmanager
 def listening(service, engine=None, seconds=10.0, sent=None):
-    """A server in a thread; its address. sent: bytes that the system takes ahead of a client."""
+    """A server in a thread; its address. sent: bytes that the system buffers for a client."""
     server = make_server(service, seconds)
     if engine is not None:
         service.open(AsyncEngine(engine))
@@ -71,13 +71,13 @@ def demo_engine():
 
 @pytest.fixture(scope="session")
 def engine():
-    """The engine of `served`; its answers are what the server's must equal."""
+    """The engine of `served`; the server's answers must equal its answers."""
     return demo_engine()
 
 
 @pytest.fixture(scope="session")
 def served(engine, template):
-    """(url, service) of a server that everybody uses and nobody changes."""
+    """(url, service) of a server that all tests share and none changes."""
     settings = Settings(names=("demo", "alias"), root="demo", template=template)
     service = Service(settings)
     with listening(service, engine) as found:
@@ -102,7 +102,7 @@ def plain(engine):
 
 
 def events_of(response):
-    """The events of a stream, each checked to be framed as it must; without the last one."""
+    """The events of a stream without the last one; checks the framing of each."""
     *lines, end = response.text.split("\n\n")
     assert end == ""
     assert all(line.startswith("data: ") and "\n" not in line for line in lines)
@@ -112,7 +112,7 @@ def events_of(response):
 
 
 def until(condition):
-    """Wait for something that must come."""
+    """Wait until a condition is true; fails after a while."""
     for _ in range(6000):
         if condition():
             return

@@ -1,5 +1,5 @@
-"""Contract under test: a person types into the page, sees tokens stream and where they came from,
-switches the method and sees the same text. Runs where there is a Chromium."""
+"""Contract under test: a person types into the page, sees tokens stream and their origin, switches
+the method and sees the same text. Runs if Chromium is installed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def visit(page, url):
 
 
 def ask(page, text):
-    """Type a prompt and send it; how many parts of the answer were seen before its end."""
+    """Type a prompt and send it; returns the number of parts seen before the end of the answer."""
     count = page.value("document.querySelectorAll('.answer').length")
     page.value("document.querySelector('#prompt').focus()")
     page.value(WATCH)
@@ -59,7 +59,7 @@ def choose(page, method):
 
 
 def requested(page):
-    """Addresses that the page has asked for, and whatever went wrong in it."""
+    """Addresses that the page has requested, and its errors."""
     events = [(e["method"], e["params"]) for e in page.events if "method" in e]
     urls = [p["request"]["url"] for name, p in events if name == "Network.requestWillBeSent"]
     wrong = [p for name, p in events if name == "Runtime.exceptionThrown"]
@@ -69,7 +69,7 @@ def requested(page):
 
 
 def test_a_conversation(served, page, tools, plain, engine):
-    """Streams, colours, figures, lanes; the same text by another method."""
+    """Streaming, colours, figures, lanes; the same text by another method."""
     visit(page, served.url)
     methods = page.value("[...document.querySelector('#method').options].map(o => o.value)")
     assert methods == ["", *engine.method_names]
@@ -112,7 +112,7 @@ def test_a_second_message_goes_on_with_the_conversation(served, page, tools, pla
 
 
 def test_what_a_model_writes_is_text(served, page):
-    """Markup in a prompt, as in an answer, makes no element."""
+    """Markup in a prompt or an answer makes no element."""
     visit(page, served.url)
     ask(page, "<img id=bad src=x><script id=worse></script>")
     assert page.value("document.querySelectorAll('#bad, #worse').length") == 0

@@ -1,5 +1,5 @@
-"""Contract under test: whatever a client sends, it gets an answer or one sentence, and the engine
-answers rightly afterwards."""
+"""Contract under test: for any request the client gets an answer or one sentence, and the engine's
+later answers are right."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUSES = {200, 400, 404}
 
 
 def mutated(draw):
-    """(path, body): a valid request with some fields replaced, now and then bytes too."""
+    """(path, body): a valid request with some fields replaced, and sometimes bytes."""
     body = {"max_tokens": draw.choice([1, 2, 4]), "seed": draw.randrange(9)}
     path = draw.choice(PATHS)
     if path == "/v1/chat/completions":
@@ -55,7 +55,7 @@ def mutated(draw):
 
 
 def check(path, raw, response):
-    """The answer is one that a client can read."""
+    """Check that a client can read the answer."""
     asked = f"{path} {raw!r} {response.status_code} {response.text[:400]}"
     assert response.status_code in STATUSES, asked
     assert "Traceback" not in response.text, asked

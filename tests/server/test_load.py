@@ -1,5 +1,5 @@
-"""Contract under test: many clients at once, some of whom hang up, read slowly or send garbage,
-each get what they would get alone, and leave nothing behind."""
+"""Contract under test: many clients at once, some of which disconnect, read slowly or send garbage.
+Each gets the answer that it would get alone, and nothing of them remains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def body_of(draw):
 
 
 async def converse(client, draw, done):
-    """One request as a client of some kind makes it; a finished answer goes into `done`."""
+    """One request by a client of some kind; a finished answer goes into `done`."""
     kind = draw.random()
     if kind < 0.03:
         garbage = await client.post("/v1/completions", content=draw.randbytes(60))
@@ -38,7 +38,7 @@ async def converse(client, draw, done):
         last = ""
         async for line in response.aiter_lines():
             if kind > 0.8:
-                return  # hangs up
+                return  # disconnects
             if kind > 0.75:
                 await asyncio.sleep(0.01)  # reads slowly
             if line.startswith("data: {"):

@@ -1,5 +1,5 @@
 """Contract under test: log-probs of both routes are those of the engine, in OpenAI's shapes, whole
-and in chunks. With echo the prompt's are in front, as lm-eval reads them."""
+and in chunks. With echo the prompt's come first, as lm-eval reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAW = {"temperature": 0.8, "seed": 6, "max_tokens": 12}
 
 @pytest.fixture(scope="module")
 def told(engine):
-    """told(prompt, ...): the engine's output, by plain decoding."""
+    """told(prompt, ...): the engine's output by plain decoding."""
 
     def answer(prompt, **params):
         [output] = engine.generate(prompt, SamplingParams(**(LAW | params)), method="none")
@@ -93,7 +93,8 @@ def test_echo_has_the_prompts(client, told, engine, prompt, tokens):
     all_ids = ids[1:] + answer.token_ids
     expected = columns(all_ids, want.prompt_logprobs[1:] + answer.logprobs)
     assert (names[1:], values[1:]) == expected[:2]
-    # Two parts of characters may have one name: lm-eval takes the greatest for the model's choice.
+    # Two parts of characters may share a name: lm-eval takes the largest value as the model's
+    # choice.
     positions = want.prompt_logprobs[1:] + answer.logprobs
     assert [max(top.values()) for top in tops[1:]] == [
         max(f.logprob for f in position.values()) for position in positions
@@ -189,7 +190,7 @@ def test_a_conversation(client, told, tools, engine, top):
 
 
 def test_bytes_of_parts_of_characters_join(engine):
-    """OpenAI's remedy for tokens that are no text: the bytes of all make the text."""
+    """Tokens may be parts of characters: as OpenAI suggests, their joined bytes are the text."""
     spelling = Spelling(engine.pair.tokenizer, by_id=False)
     ids = engine.encode(ODD)
     output = engine.generate(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))[0]
@@ -253,7 +254,7 @@ def test_openai_python_reads_them(served, told, tools):
 
 
 def test_what_json_cannot_hold(engine):
-    """-inf is a number that stands for it; of tokens of one name the likelier one counts."""
+    """A number replaces -inf. If tokens share a name, the more likely one counts."""
     tokenizer = engine.pair.tokenizer
     output = engine.generate(ODD, SamplingParams(max_tokens=1, logprobs=20))[0].outputs[0]
     [position] = output.logprobs
@@ -266,7 +267,7 @@ def test_what_json_cannot_hold(engine):
 
 
 def test_a_client_that_tokenises_by_routes_finds_them(client, engine):
-    """lm-eval asks for these two before it takes the server's tokenizer for its own."""
+    """lm-eval requests these two before it uses the server's tokenizer."""
     info = client.get("/tokenizer_info").json()
     assert "chat_template" in info
     assert engine.pair.eos >= set(engine.encode(info["eos_token"]))

@@ -1,5 +1,5 @@
-"""Contract under test: the page at / is one file that loads nothing from elsewhere, and what it is
-told of an answer adds up: a text for each token, the rounds, both lanes."""
+"""Contract under test: the page at / is one file that loads nothing from elsewhere. Its data about
+an answer is consistent: a text for each token, the rounds, both lanes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_page_learns_which_methods_there_are(client, engine):
 
 
 def check_trace(choice, count):
-    """A trace is about these tokens and this text. Its rounds."""
+    """Check that a trace matches these tokens and this text; returns its rounds."""
     trace, rounds = choice["trace"], choice["trace"]["rounds"]
     assert "".join(trace["tokens"]) == choice["text"]
     assert len(trace["tokens"]) == sum(r["tokens"] for r in rounds) == count

@@ -1,5 +1,5 @@
-"""Contract under test: every field of a body does what it says, a null is not given, a wrong one is
-named in `param`, and an unknown one is ignored and logged once."""
+"""Contract under test: every field of a body has its effect, and null means not given. A wrong
+field is named in `param`, and an unknown one is ignored and logged once."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_several_answers_are_those_of_the_seed_s_completions(client, plain, engi
     assert texts[3] == plain("x = ", **params).text
     assert len(set(texts[:3])) == 3
     lengths = [len(engine.encode(prompt)) for prompt in (PROMPT, "x = ")]
-    assert body["usage"]["prompt_tokens"] == sum(lengths)  # once, not once per answer
+    assert body["usage"]["prompt_tokens"] == sum(lengths)  # each prompt counts once
     assert [c["text"] for c in complete(client, n=3, **params).json()["choices"]] == texts[:3]
 
 
@@ -138,7 +138,7 @@ def test_both_spellings_of_the_answer_s_length(client):
     for fields in ({"max_tokens": 3}, {"max_completion_tokens": 3, "max_tokens": None}):
         body = client.post("/v1/chat/completions", json={"messages": SAY, **fields}).json()
         assert body["usage"]["completion_tokens"] == 3
-    body = chat(client, max_completion_tokens=2).json()  # next to max_tokens it decides
+    body = chat(client, max_completion_tokens=2).json()  # overrides max_tokens
     assert body["usage"]["completion_tokens"] == 2
 
 
@@ -191,7 +191,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: json.dumps(v)[:24])
 def test_a_wrong_field_is_named(client, name, value):
-    # Encoded by hand: a lone surrogate must reach the server.
+    # Encoded here, because a lone surrogate must reach the server.
     body = json.dumps({"prompt": PROMPT, **GREEDY, name: value})
     response = client.post("/v1/completions", content=body)
     assert response.status_code == 400, response.text
@@ -245,7 +245,7 @@ NO_OBJECT = [
 
 
 def test_parameters_that_leave_no_token_are_the_client_s(client):
-    """The only token allowed may not come before min_tokens."""
+    """The only allowed token may not appear before min_tokens."""
     impossible = {"allowed_token_ids": [288], "stop_token_ids": [288], "min_tokens": 2}
     response = complete(client, **impossible)
     assert response.status_code == 400, response.text

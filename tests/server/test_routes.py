@@ -1,5 +1,5 @@
-"""Contract under test: the routes beside those that generate, the key, the limits, and what a
-server says while it loads, when it is full and when its engine is gone."""
+"""Contract under test: the routes that generate nothing, the key, the limits, and the answers of a
+server that loads, is full, or has lost its engine."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_full_queue(local, engine):
         response = call("POST", "/v1/completions", json={**PROMPT, "n": places})
         assert len(response.json()["choices"]) == places
     error = error_of(call("POST", "/v1/completions", json={**PROMPT, "n": places + 1}), 400)
-    assert error["param"] == "n"  # it would never find places enough
+    assert error["param"] == "n"  # there would never be enough places
     more = [mock.Mock() for _ in range(2)]
     for choice in more:
         choice.stream.is_done = False
@@ -126,7 +126,7 @@ def test_a_full_queue(local, engine):
     response = call("POST", "/v1/completions", json={**PROMPT, "n": places - 1})
     assert error_of(response, 429)["code"] == "rate_limit_exceeded"
     assert response.headers["retry-after"] == "1"
-    more[0].stream.is_done = True  # its client has not read all, but the engine is free
+    more[0].stream.is_done = True  # its client has not read everything, but the engine is free
     response = call("POST", "/v1/completions", json={**PROMPT, "n": places - 1})
     assert response.status_code == 200
 

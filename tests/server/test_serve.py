@@ -1,5 +1,5 @@
 """Contract under test: `sbrt serve` listens at once, says what it serves, and ends on a signal
-without cutting anybody off."""
+after running requests have ended."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Contract under test: a conversation becomes the text that transformers makes of it, wherever the
-template comes from; a hostile template reaches nothing and ends in one sentence."""
+template comes from. A hostile template reaches nothing and ends in one sentence."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_hostile_template_is_refused_in_a_sentence(template):
         text = ours(template, chat)
     except InvalidInputError as error:
         text, said = "", str(error)
-    assert text == ""  # undefined: the sandbox gives nothing
+    assert text == ""  # undefined: the sandbox returns nothing
     assert said.startswith("chat_template: expected one that takes these messages, got: ")
     assert len(said) < 400
     assert "\n" not in said
@@ -213,7 +213,7 @@ def test_the_template_of_a_gguf_file(tmp_path):
 
 @pytest.mark.parametrize("template", ["{{ bos_token }}a b", "a b"])
 def test_a_begin_token_is_never_there_twice(tmp_path, template):
-    """Neither the template's nor the tokenizer's is lost, and not both are there."""
+    """The begin token of template or tokenizer appears exactly once."""
     words = {"<unk>": 0, "<s>": 1, "a": 2, "b": 3}
     library = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,5 +1,5 @@
-"""Contract under test: a router that tokenises itself gets the engine's token ids, and what it asks
-for that is not built is refused. tests/clients/test_dynamo.py runs Dynamo itself."""
+"""Contract under test: a router that tokenises gets the engine's token ids, and requests for
+features that are not built are refused. tests/clients/test_dynamo.py runs Dynamo itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrt.server.errors import ApiError
 from sbrt.server.options import EngineOptions
 from sbrt.server.tokens import ask_of, chunks
 
-# As the frontend sends them.
+# In the form that the frontend sends.
 NULLS = {
     "sampling_options": dict.fromkeys(
         ("n", "best_of", "temperature", "top_p", "top_k", "seed", "guided_decoding", "min_p")

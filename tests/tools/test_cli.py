@@ -1,5 +1,5 @@
-"""Contract under test: the JSON of the commands to the letter and alone on stdout; bad input is one
-sentence and exit code 2."""
+"""Contract under test: the JSON of the commands, exactly, with nothing else on stdout. Bad input is
+one sentence and exit code 2."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def bench_decode(argv):
 
 
 def check_line(line):
-    """What must hold between the figures of one object."""
+    """Relations between the figures of one object."""
     assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"])
     assert line["tokens_per_pass"] == pytest.approx(line["tokens"] / line["target_passes"])
     assert line["rollback_rate"] == pytest.approx(line["rollback_tokens"] / line["tokens"])
@@ -96,7 +96,7 @@ def test_one_object_per_mention_and_none_always_runs(run):
 
 
 def test_every_method_feeds_the_whole_prompt(run, monkeypatch):
-    """Else prefill_seconds would be those of the method that came first, and of nobody else."""
+    """Otherwise prefill_seconds would be those of the first method."""
     cached, add = [], measure.Tally.add
 
     def noted(self, output, plain):
@@ -252,7 +252,7 @@ def test_bad_input_is_one_sentence(run, folders, words, sentence):
 
 
 def parsers(parser, name="sbrt"):
-    """(name, parser) of a command and of those below it."""
+    """(name, parser) of a command and its subcommands."""
     yield name, parser
     for action in parser._actions:
         for word, inner in (action.choices or {}).items() if action.nargs == "A..." else ():
@@ -320,7 +320,7 @@ def test_bench_decode_is_compare(run, prompts, tmp_path):
     assert alone == {"none", "lookup"}  # without a draft, only the target's share
     for line in lines:
         check_line(line)
-    longer = ("--methods", "lookup:gamma=7,pearl")  # than the engine's own method would have it
+    longer = ("--methods", "lookup:gamma=7,pearl")  # longer than by the engine's own method
     assert run("", *flags, "--placement", "split", *longer, main=bench_decode)[0] == 0
     code, _, err = run("", *flags, "--placement", "split", "--threads", 1, main=bench_decode)
     assert code == 2
@@ -366,7 +366,7 @@ def test_as_a_module_with_a_broken_pipe_and_bad_input(folders):
 
 
 def test_import_is_fast_and_light():
-    """Seconds of the processor: by the clock a busy machine would fail."""
+    """Processor seconds, because a busy machine would fail by the clock."""
     script = (
         "import time, sys; t = time.process_time(); import sbrt; print(time.process_time() - t);"
         "print([m for m in ('torch', 'numpy', 'tokenizers', 'matplotlib') if m in sys.modules])"

@@ -1,6 +1,6 @@
-"""Contract under test: the H-RAD files. What is written is read back, the same contents are the
-same bytes; a file that is not what it says is refused by one sentence; a label says what became of
-the full burst; training is reproducible and learns."""
+"""Contract under test: H-RAD's files. A written file is read back, equal contents give equal bytes,
+and a wrong file is refused in one sentence. A label describes the full burst. Training is
+reproducible and learns."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from sbrt.tools.hrad.train import Plan, train
 from sbrt.tools.measure import Tally
 from sbrt.trace.spans import Round
 
-HIDDEN = 32  # of the tiny pair
+HIDDEN = 32  # hidden size of the tiny pair
 
 
 def samples_of(labels_from, prompts=20, each=50, hidden=4):
@@ -140,7 +140,7 @@ def test_what_is_no_file_is_refused(tmp_path, kind, one_sentence):
 def test_joined_samples_hold_out_the_same_prompts_of_every_file():
     warm = samples_of(lambda x: x[:, 0] > 0, prompts=7)
     warm = replace(warm, origin=replace(warm.origin, temperature=0.8))
-    cold = samples_of(lambda x: x[:, 0] > 0, prompts=12)  # the first 7 are the same ones
+    cold = samples_of(lambda x: x[:, 0] > 0, prompts=12)  # its first 7 prompts are the same
     both = hrad_data.joined([cold, warm])
     assert both.origin == warm.origin
     assert len(both.labels) == len(cold.labels) + len(warm.labels)
@@ -213,7 +213,7 @@ def rounds_of(*entries):
     ("rounds", "labels"),
     [
         ([], []),
-        ([(0, 0, 1)], []),  # nothing is known of what it adopted
+        ([(0, 0, 1)], []),  # the fate of the adopted tail is unknown
         ([(0, 0, 1), (4, 0, 0)], [(0, 0)]),
         ([(0, 0, 1), (4, 1, 0)], [(0, 1)]),
         ([(0, 0, 1), (4, 3, 0)], [(0, 1)]),
@@ -239,7 +239,7 @@ def test_labels_are_collected_with_uncut_chains():
 
 
 class Fake:
-    """An engine of given rounds, whose features after round i are all i + 1."""
+    """An engine with given rounds; all features after round i are i + 1."""
 
     max_model_len = 100
 
@@ -292,7 +292,7 @@ def test_of_a_long_answer_the_last_rounds_are_known():
 
 
 def largest(x):
-    """Which of the first three features is the largest."""
+    """Index of the largest of the first three features."""
     return x[:, :3].argmax(1)
 
 

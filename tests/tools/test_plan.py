@@ -1,5 +1,6 @@
-"""Contract under test: `sbrt plan`. Real rounds on the pair or on a toy draft whose first choice is
-right as often as asked; a table, JSON and a choice; what cannot be is refused in one sentence."""
+"""Contract under test: `sbrt plan`. It runs real rounds on the pair or on a toy draft whose first
+choice is right at the given rate. It prints a table, JSON and a choice. Bad input is refused in one
+sentence."""
 
 import json
 
@@ -39,7 +40,7 @@ def test_acceptances_and_costs_are_enough(plan):
     assert [line["method"] for line in lines] == methods.split(",") * 2
     assert all(line["identical_to_none"] and line["device"] == "sim" for line in lines)
     worse, better = lines[:3], lines[3:]
-    # gamma 3 = c - 1, all of it right: four tokens in the time of one target forward, but at first
+    # gamma 3 = c - 1, always right: four tokens per target forward, except at first
     assert better[2]["speedup"] == pytest.approx(4, rel=0.02)
     assert all(b["speedup"] > w["speedup"] for w, b in zip(worse[1:], better[1:], strict=True))
 

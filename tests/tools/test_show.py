@@ -1,5 +1,6 @@
-"""Contract under test: what people see of a run. Progress on stderr only, a table of at most 100
-columns that says which method won, files refused before the work, an environment without names."""
+"""Contract under test: a run's output for people. Progress goes to stderr only; a table has at most
+100 columns and names the best method; bad output files are refused before the work; the environment
+has no names."""
 
 import getpass
 import json
@@ -42,7 +43,7 @@ def run(capsys, pair):
 
 
 def tally(name, rate, **figures):
-    """A method that generated a thousand tokens."""
+    """The tally of a method that generated a thousand tokens."""
     return Tally(methods.parse(name), 2, 1, prompts=1, tokens=1000, seconds=1000 / rate, **figures)
 
 
@@ -100,7 +101,7 @@ def test_the_conclusion_of_nothing_and_of_a_defect():
 
 
 def simulated_of(model, *others):
-    """As report_of, in the time of a cost model: plain decoding has 0.125 tokens per draft step."""
+    """Like report_of, in simulated time: plain decoding has 0.125 tokens per draft step."""
     plain = tally("none", 0.125, passes=1000)
     return Report([plain, *others], plain, "shared", "float32", 0, simulated=model)
 
@@ -238,7 +239,7 @@ def test_ctrl_c_ends_a_comparison_with_one_line(pair, tmp_path):
     prompts.write_text('{"prompt": "def"}\n' * 5000)
     words = ["compare", *pair, "--prompts", prompts, "--max-tokens", 200, "--ignore-eos"]
     command = [sys.executable, "-m", "sbrt", *map(str, words), "--json", tmp_path / "x.json"]
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     try:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
@@ -372,7 +373,7 @@ def test_collect_env_says_what_is_missing(monkeypatch):
 def test_collect_env_names_no_path_and_no_person():
     text = json.dumps(collect_env.collect()) + collect_env.render(collect_env.collect())
     forbidden = [str(Path.home()), os.getcwd(), sys.prefix, platform.node(), "/home", "/tmp"]
-    if getpass.getuser() != "root":  # a word of its own elsewhere
+    if getpass.getuser() != "root":  # a word of its own on other machines
         forbidden.append(getpass.getuser())
     assert [word for word in forbidden if len(word) > 2 and word in text] == []
 

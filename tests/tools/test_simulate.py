@@ -1,6 +1,6 @@
-"""Contract under test: --simulate. Real tokens, and times that a cost model alone decides: each
-figure of the JSON follows from the counters; every open gamma is tried and the best one reported;
-a cost file that cannot be is refused by one sentence."""
+"""Contract under test: --simulate. Tokens are real, and times depend on the cost model alone: each
+figure of the JSON follows from the counters. Every open gamma is tried and the best is reported. A
+bad cost file is refused in one sentence."""
 
 import json
 from contextlib import closing
@@ -15,7 +15,7 @@ from sbrt.tools.measure import Bench
 from sbrt.tools.simulate import SWEPT, Simulator, Sweep
 
 PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}]
-LONG = "specbranch:k_max=1,epsilon=0"  # more than a line of the table
+LONG = "specbranch:k_max=1,epsilon=0"  # longer than a line of the table
 GOOD = {"T": {"1": 80, "5": 120}, "t": {"1": 10}}
 
 
@@ -45,7 +45,7 @@ def simulate(decode):
 
 @pytest.fixture
 def refused(capsys, folders):
-    """refused(words): the one sentence of a command that bad input ends."""
+    """refused(words): the one sentence of a command that fails on bad input."""
 
     def call(*words):
         pair = ["--target", str(folders[0]), "--draft", str(folders[1])]
@@ -61,7 +61,7 @@ def refused(capsys, folders):
 
 
 def test_the_unit_is_a_draft_forward(simulate):
-    """c = 8 and gamma 7: whatever comes out, a round takes as long as its forwards add up to."""
+    """c = 8 and gamma 7: whatever is accepted, a round takes the sum of its forwards."""
     given = "none,draft_model:gamma=3,pearl:gamma=7,specbranch:gamma=2,epsilon=0"
     plain, serial, pearl, branches = simulate("c=8", "--methods", given)
     for line in (plain, serial, pearl, branches):
@@ -72,7 +72,7 @@ def test_the_unit_is_a_draft_forward(simulate):
         assert "sweep" not in line["options"]
     assert plain["seconds"] == 8 * 48
     assert serial["seconds"] == (8 + 3) * serial["target_passes"]
-    assert pearl["seconds"] == 8 * pearl["target_passes"]  # catch-up and 7 steps just fit
+    assert pearl["seconds"] == 8 * pearl["target_passes"]  # catch-up and 7 steps take exactly this
     assert branches["seconds"] == 8 * branches["target_passes"]
 
 
@@ -114,7 +114,7 @@ def test_a_gamma_that_was_named_is_not_swept(simulate):
 
 
 def test_then_simulate_repeats_the_methods_in_simulated_time(decode):
-    """Each setting as it ran by the clock, and the figures that --simulate gives for it."""
+    """Each setting is that of the clock's run, and has the figures that --simulate gives for it."""
     given = ["--methods", "draft_model,none,pearl:gamma=7,draft_model,specbranch:epsilon=0"]
     lines = decode("--then-simulate", "c=8", *given)
     clock, simulated = lines[:5], lines[5:]
@@ -187,7 +187,8 @@ def test_a_cost_file_end_to_end(simulate, tmp_path):
         path.write_text(json.dumps(file | {"devices": devices}))
         plain, serial, pearl, swept = simulate(path, "--methods", names)
         assert plain["seconds"] == pytest.approx(48 * 85e-6)
-        # All chains are full but those that the end cuts short: T grows by 10 us a row up to 5.
+        # All chains are full except those that the end cuts short: T grows by 10 us per row up to
+        # 5.
         rounds = serial["target_passes"]
         wanted = rounds * (80 + 20 + 5) + 10 * serial["draft_tokens"]
         assert serial["seconds"] == pytest.approx(wanted / 1e6)
@@ -211,13 +212,13 @@ def test_the_table_picture_and_trace(capsys, folders, tmp_path):
         assert word in table
     assert png.read_bytes().startswith(b"\x89PNG")
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
-    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is a second
-    # auto leaves out what does not pay: a step of no rows takes no time
+    assert {e["dur"] for e in events if e["name"] == "verify"} == {4e6}  # a unit is one second
+    # auto skips a draft that does not pay: a step without rows takes no time
     assert {e["dur"] for e in events if e["name"] == "step"} == {0.0, 1e6}
 
 
 def test_a_setting_that_differs_from_none_is_told(folders):
-    """Whatever setting comes out best."""
+    """Any differing setting is reported, not only the best one."""
     config = EngineConfig(model=folders[0], speculative=SpeculativeConfig(model=folders[1]))
     model, sweep = read_costs("c=4"), Sweep(4)
     pearl, none = methods.parse("pearl"), methods.parse("none")

@@ -1,5 +1,5 @@
-"""Contract under test: between start_profile and stop_profile every request goes into one Chrome
-trace, a process each, on one clock; misuse is one sentence; a device times lanes while asked."""
+"""Contract under test: between start_profile and stop_profile every request becomes a process in
+one Chrome trace, on one clock. Misuse is one sentence. A device times its lanes only meanwhile."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PARAMS = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
 def opened(**fields):
-    """Whose own method is not `auto`, for which every one of them would measure."""
+    """An engine whose method is not `auto`, because `auto` would measure costs each time."""
     return Engine.from_pretrained(
         *(demo_folder("target"), demo_folder("draft")),
         speculative={"method": "specbranch"},
@@ -57,11 +57,11 @@ def test_every_request_is_a_process_on_one_clock(engine, tmp_path):
         assert {"prefill", "settle", "verify", "select"} <= {s["name"] for s in slices}, name
         begins.append(min(s["ts"] for s in slices))
         ends.append(max(s["ts"] + s["dur"] for s in slices))
-    assert begins[1] < ends[0]  # these two shared their rounds
+    assert begins[1] < ends[0]  # these two shared rounds
     assert begins[2] >= max(ends[:2])
     shared, _, alone = (slices for _, slices in found.values())
     assert all("round" in s["args"] for s in alone if s["name"] == "select")
-    assert not any("args" in s for s in shared)  # whose round it was nobody can say
+    assert not any("args" in s for s in shared)  # shared rounds belong to no single request
 
 
 def test_a_request_may_outlast_the_profile(engine, tmp_path):
@@ -75,7 +75,7 @@ def test_a_request_may_outlast_the_profile(engine, tmp_path):
     assert len(last[0].outputs[0].token_ids) == PARAMS.max_tokens
     [(name, slices)] = processes(tmp_path / "part.json").values()
     assert name.startswith("long: ")
-    assert [s["name"] for s in slices].count("select") in (1, 2)  # one may have run ahead
+    assert [s["name"] for s in slices].count("select") in (1, 2)  # one round may have run ahead
 
 
 def test_a_dropped_request_is_in_it(engine, tmp_path):
@@ -145,7 +145,7 @@ def test_a_device_needs_no_file(tmp_path):
 
 
 class Told:
-    """A runtime that only keeps what it is told."""
+    """A runtime that only records its calls."""
 
     now_ns = 7
 

@@ -1,5 +1,5 @@
-"""Contract under test: rounds and spans are laid beside each other rightly, whatever the trace has
-lost; the Chrome trace keeps its format; the picture is legible with one method and with eight."""
+"""Contract under test: rounds and spans are matched, whatever the trace has lost. The Chrome trace
+keeps its format. The picture is legible with one method and with eight."""
 
 import itertools
 import json
@@ -124,7 +124,7 @@ def phase(events, ph):
 
 
 def around(events, flow):
-    """The slice that a flow's end binds to: the one around it, as trace viewers look for it."""
+    """The slice to which a flow's end binds: the enclosing one, as in trace viewers."""
     found = [
         e
         for e in phase(events, "X")
@@ -171,7 +171,7 @@ def test_the_chrome_trace_says_what_rounds_decided():
     assert phase(events, "C")[-1]["args"] == {"tokens": total}
     adopted = [
         a.number for a, b in itertools.pairwise(rounds) if a.is_hit and b.depth
-    ]  # not the last: nothing verifies what it adopted
+    ]  # not the last one: no round verifies its adopted tail
     starts, ends = phase(events, "s"), phase(events, "f")
     assert len(starts) == len(ends) == len(adopted) > 0
     for start, end in zip(starts, ends, strict=True):
@@ -233,7 +233,7 @@ def test_strips_begin_at_the_same_token_and_are_equally_long():
 def test_the_stretch_shown_is_one_that_was_not_disturbed():
     report = report_of(("none", "none"))
 
-    def later(ns):  # another process takes the core in the middle of the fourth round
+    def later(ns):  # another process uses the core in the fourth round
         return ns + 8 * LENGTH * (ns > 3.5 * LENGTH)
 
     for tally in report.tallies:

@@ -11,13 +11,14 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
 from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path, dense_words
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
-LONGEST_TRUNK = 1000  # of the rows that have bad words
-ROOM = (40, 9)  # bad words and their tokens: of two programs a row, and
-SMALL_ROOM = (16, 9)  # of one
+LONGEST_TRUNK = 1000  # for rows with bad words
+ROOM = (40, 9)  # (bad words, their tokens), handled by two programs a row
+SMALL_ROOM = (16, 9)  # the same for one program
 
 
 class Case:
-    """Rows of logits under one request; its lists are there for the CPU and, dense, for us."""
+    """Rows of logits under one request. Its lists are in the form of the CPU and, dense, in that of
+    kernels."""
 
     def __init__(
         self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS, room=ROOM
@@ -32,7 +33,7 @@ class Case:
         self._sample(kind)
         self.logits = np.stack([self._row() for _ in range(rows)])
         self.block.head = int(rng.choice(heads))
-        # A draft may lag the trunk: it has bits before the root's.
+        # A draft may lack the last tokens of the trunk. Then its rows begin before the root.
         self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
         self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
         self._hang()
@@ -49,7 +50,8 @@ class Case:
             s.min_p = float(rng.choice([0.0, 0.001, 0.05, 1.0]))
 
     def _row(self):
-        """Normal or, to have ties, of few values; some masked; now and then no row at all."""
+        """A row: normal or of few values, so that there are ties; some masked; sometimes without
+        any token."""
         rng = self.rng
         if rng.random() < 0.5:
             x = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=self.vocab)
@@ -112,7 +114,7 @@ class Case:
         return Shaping(*dense, *self._bad_words())
 
     def _bad_words(self):
-        """Words that rows begin, some of them reaching into the trunk, and words that none does."""
+        """Words that rows begin, some of which start in the trunk, and words that no row begins."""
         if self.block.head >= LONGEST_TRUNK:
             return None, None
         rng, c = self.rng, self.block
@@ -125,7 +127,7 @@ class Case:
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
-            # Most often the token that would be chosen, so that the best of the rest decides.
+            # Mostly the token that would be chosen, so that the second best decides.
             x = self.logits[len(words) - 1]
             first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
             words.append(
@@ -135,7 +137,7 @@ class Case:
         self.words = words
         flat = np.array([x for word in words for x in (len(word), *word)], np.int32)
         self._list(c.shaping.words, flat)
-        # Beyond the head nothing is read: it may be anything.
+        # Entries beyond the head are never read, so they are arbitrary.
         beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
         found = dense_words(words, self.room), torch.from_numpy(beyond)
         return tuple(tensor.to(self.device) for tensor in found)
@@ -160,7 +162,7 @@ class Case:
         logits = wide[:, :columns].copy_(torch.from_numpy(self.logits))
         ids = torch.tensor(self.ids, dtype=torch.int32, device=self.device) if trimmed else None
         words = (state.words(self.block, self.device), state.words(self.table, self.device))
-        with np.errstate(over="ignore"):  # the interpreter's own, of keys that no logit has
+        with np.errstate(over="ignore"):  # in the interpreter, for keys that no logit has
             op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping, ids=ids)
         assert not work.counters.any(), "a counter was not set back"
         kind = state.Law if laws else state.Choice
@@ -169,7 +171,7 @@ class Case:
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work
 
     def trim(self, share=0.4):
-        """Leaves the logits of some tokens only, the last among them."""
+        """Keep the logits of some tokens only, including the last one."""
         known = self.rng.random(self.vocab) < share
         known[-1] = True
         self.ids = np.flatnonzero(known).tolist()
@@ -177,6 +179,6 @@ class Case:
         return self
 
     def gap(self, work, i):
-        """Between the two best scores of a row."""
+        """Difference between the two best scores of a row."""
         best = work.score[i].flatten().sort(descending=True).values[:2]
         return float(best[0] - best[1]) if len(best) > 1 else float("inf")

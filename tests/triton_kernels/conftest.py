@@ -26,12 +26,12 @@ def path(n):
 
 
 def star(n):
-    """A root and leaves that hang on it."""
+    """A root and leaves that are its children."""
     return [(1 | 1 << i, 0, -1) for i in range(n)]
 
 
 def tree(n, seed):
-    """Every node hangs on a random earlier one."""
+    """Each node is a child of a random earlier one."""
     rng = random.Random(seed)
     chains = [1]
     for i in range(1, n):
@@ -40,7 +40,7 @@ def tree(n, seed):
 
 
 def tails(n, seed, branches=4, tail_slots=8):
-    """Rows of a burst: every branch hangs on a node of a path, its tail a tree."""
+    """Rows of a burst: every branch is attached to a node of a path, and its tail is a tree."""
     rng = random.Random(seed)
     rows, grown = [], [[] for _ in range(branches)]
     at = [rng.randrange(1, 5) for _ in range(branches)]
@@ -58,14 +58,15 @@ SHAPES = {"path": path, "star": star, "tree": lambda n: tree(n, n), "tails": lam
 
 
 class Scene:
-    """A row table over a ring whose every slot that no row sees is NaN."""
+    """A row table over a ring. Slots that no row may see are NaN."""
 
     def __init__(self, plan, head, masks, device="cpu", seed=0, pad=3):
         self.plan, self.head, self.masks = plan, head, masks
         self.generator = torch.Generator().manual_seed(seed)
         self.table = self._table(head, masks, device)
         slots = plan.capacity + 4 * plan.tail_slots
-        # Storage slot-major and wider than a head: no stride is the contiguous one.
+        # The storage is slot-major and wider than a head, so no stride is that of a contiguous
+        # tensor.
         shape = (2, slots, plan.kv_heads, plan.head_dim + pad)
         values = torch.randn(shape, generator=self.generator)
         seen = torch.zeros(slots, dtype=torch.bool)
@@ -86,7 +87,7 @@ class Scene:
         return self.head + chain.bit_count() + tail.bit_count() - 1
 
     def slots_of(self, i):
-        """Storage slots of a row's keys by position, worked out by hand."""
+        """Storage slots of a row's keys by position, computed independently."""
         chain, tail, branch = self.masks[i]
         plan, first = self.plan, max(0, self.position(i) - self.plan.reach + 1)
         keys = [p % plan.capacity for p in range(first, self.head)]
@@ -107,7 +108,7 @@ class Scene:
         return state.words(table, device)
 
     def sizes(self):
-        """As the probes of the CPU engine take them."""
+        """Sizes in the form that probes of the CPU engine take."""
         return (self.plan.capacity, self.plan.reach, 4, self.plan.tail_slots)
 
     def with_plan(self, **changes):

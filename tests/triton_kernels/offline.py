@@ -1,9 +1,9 @@
-"""Compile every kernel of triton_kernels/ for real GPUs, with no GPU at hand.
+"""Compile every kernel of triton_kernels/ for real GPUs, on a machine without one.
 
 `python tests/triton_kernels/offline.py [--all|--core] [--dtype bf16] [--table]`, in a process
-without TRITON_INTERPRET, prints one JSON object per cubin, or the table in docs/measured.
---core: every kernel once an architecture, and what is watched on sm_90; otherwise its usual
-configurations in every dtype, or, --all, all.
+without TRITON_INTERPRET, prints one JSON object per cubin, or the table in docs/measured. --core:
+every kernel once per architecture, and the watched ones on sm_90. Otherwise the usual
+configurations in every dtype; with --all, all configurations.
 """
 
 import argparse
@@ -44,8 +44,8 @@ ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
 
-# A kernel as it is launched. types: of arguments that are no stride; constants, and warps of a
-# program, or what gives them for an architecture.
+# A kernel as it is launched. types: of all arguments except strides. constants and warps of a
+# program, or functions that compute them for an architecture.
 Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 
@@ -69,7 +69,8 @@ def see_cases():
 
 
 def attention_plans(dtype):
-    """(name, plan, whether the default tests compile it): one row, and 16 of 4 heads a KV head."""
+    """(name, plan, True if the default tests compile it): one row, and 16 of 4 heads per KV
+    head."""
     for head_dim in (64, 128, 256):
         for rows, heads, kv_heads in ((1, 32, 8), (16, 32, 8), (64, 32, 8), (7, 7, 1)):
             sizes = {"rows": rows, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
@@ -79,7 +80,7 @@ def attention_plans(dtype):
 
 
 def ones(sizes):
-    """Those that are 1: a launch compiles them in."""
+    """The sizes that are 1: a launch compiles them in."""
     return {name: value for name, value in sizes.items() if value == 1}
 
 
@@ -90,7 +91,7 @@ def attention_cases():
         types |= {"Extent": "*i64", "Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
-            # By the architecture: how many queries its registers hold.
+            # They depend on the architecture: its registers limit the queries of a program.
             constants, warps = partial(attention_constants, plan), partial(attention_warps, plan)
             yield Case(kernel, name, dtype, types, constants, warps, False, core)
 
@@ -150,14 +151,15 @@ MODELS = {
 
 
 def is_wanted(model, rows, dtype):
-    """The 8B in both halves and the demo pair in float32; the others in bfloat16, fewer rows."""
+    """True for the 8B in both halves, the demo pair in float32, and the others in bfloat16 with few
+    rows."""
     if dtype == torch.float32:
         return "demo" in model
     return model == "8B" or (dtype == torch.bfloat16 and rows in (16, 64))
 
 
 def products(rows, dtype):
-    """(name, plan) of every product of the models that are wanted."""
+    """(name, plan) of every product of the wanted models."""
     for model, (hidden, inner, q, qkv, vocab) in MODELS.items():
         if not is_wanted(model, rows, dtype):
             continue
@@ -202,7 +204,7 @@ def ban_cases():
 
 
 def cut_cases():
-    """The passes of a row of 128,256 logits."""
+    """The kernels that filter a row of 128,256 logits."""
     words = dict.fromkeys(("Law", "Table", "Tokens", "Counters", "Cut"), "*i32")
     words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
     sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
@@ -242,7 +244,8 @@ CASES = (
 
 
 def source_of(case):
-    """What a launch compiles: pointers and strides are multiples of 16, as torch gives them."""
+    """The source that a launch compiles: pointers and strides are multiples of 16, as torch gives
+    them."""
     signature, aligned = {}, {}
     for i, name in enumerate(case.kernel.arg_names):
         if name in case.constants:
@@ -255,10 +258,10 @@ def source_of(case):
 
 
 def issue_slots(case, warps, cubin):
-    """Issue slots for each KiB that a kernel streams; None of one that is not watched.
+    """Issue slots per KiB that a kernel streams; None for one that is not watched.
 
-    Of a product: of a turn of its loop, a KiB of weights. Of a pass over logits: of what every
-    program does, up to its arrival.
+    For a product: those of one turn of its loop, per KiB of weights. For a pass over logits: those
+    of every program, up to its arrival.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)
     sizes = case.constants
@@ -310,7 +313,7 @@ def compiled(case, architecture):
     }
 
 
-TASKS = []  # (case, architecture): of all_of(), for the processes that it forks
+TASKS = []  # (case, architecture) for the processes that all_of() forks
 
 
 def compiled_task(i):
@@ -318,7 +321,8 @@ def compiled_task(i):
 
 
 def all_of(tasks):
-    """What becomes of all tasks, in order; some at a time, since a compilation has one thread."""
+    """The results of all tasks, in order; several run at once, because a compilation has one
+    thread."""
     TASKS[:] = tasks
     jobs = int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2"))
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
@@ -326,7 +330,7 @@ def all_of(tasks):
 
 
 def table(cubins):
-    """Lines of Markdown: warps / registers / shared KiB of each architecture, and local memory."""
+    """Lines of Markdown: warps / registers / shared KiB for each architecture, and local memory."""
     rows = {}
     for c in cubins:
         key = (c["kernel"].strip("_"), c["configuration"], c["dtype"][1:])
@@ -341,7 +345,7 @@ def table(cubins):
 
 
 def is_watched(case):
-    """Whether the default tests look at its programs and issue slots on sm_90, too."""
+    """True if the default tests check its programs and issue slots on sm_90."""
     name = (case.kernel, case.configuration, case.dtype)
     if case.kernel in PASSES:
         return case.dtype == "*fp32"

@@ -1,4 +1,4 @@
-"""What a cubin takes of a multiprocessor: registers, programs that fit, instructions."""
+"""Resources of a cubin on a multiprocessor: registers, programs that fit, instructions."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import triton
 
-# Shared memory of a multiprocessor, bytes, of which the system takes 1 KiB a program.
+# Shared memory of a multiprocessor, in bytes. The system uses 1 KiB of it per program.
 SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
 REGISTERS, WARPS = 65536, 64  # of a multiprocessor
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -15,7 +15,7 @@ CUOBJDUMP, NVDISASM = TOOLS / "cuobjdump", TOOLS / "nvdisasm"
 
 
 def resources(cubin):
-    """Registers a thread and bytes of local memory (spills), as cuobjdump reads them."""
+    """Registers per thread and bytes of local memory (spills), from cuobjdump."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -27,7 +27,8 @@ def resources(cubin):
 
 
 def fitting(warps, registers, shared, architecture):
-    """Programs that a multiprocessor holds at once; a warp has registers in eights a thread."""
+    """Programs that a multiprocessor holds at once. Registers of a thread are allocated in
+    eights."""
     by_registers = REGISTERS // (32 * warps * -(-registers // 8) * 8)
     return min(by_registers, SHARED[architecture] // (shared + 1024), WARPS // warps)
 
@@ -37,7 +38,7 @@ SASS_LABEL = re.compile(r"^(\.L_x_\d+):")
 
 
 def instructions(cubin):
-    """[(opcode, operands)] of a cubin, and {label: index of the instruction behind it}."""
+    """([(opcode, operands)] of a cubin, {label: index of the instruction after it})."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -53,7 +54,7 @@ def instructions(cubin):
 
 
 def instructions_of_loop(found, labels):
-    """Those of the shortest loop that holds a product of tensor cores."""
+    """Instructions of the shortest loop that contains a tensor-core product."""
     sizes = []
     for i, (opcode, operands) in enumerate(found):
         to = re.search(r"\.L_x_\d+", operands) if opcode.startswith("BRA") else None

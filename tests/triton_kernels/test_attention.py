@@ -1,5 +1,6 @@
-"""Contract under test: branch_attention equals its twin, the twin the CPU engine's attention; what
-no row sees is never read; a row of a path or a tree has the bits that plain decoding gives it."""
+"""Contract under test: branch_attention equals its twin, and the twin the CPU engine's attention.
+Slots that no row sees are never read. A row of a path or a tree has the same bits as in plain
+decoding."""
 
 import itertools
 
@@ -14,7 +15,8 @@ from sbrt.triton_kernels.visible import see, see_torch
 
 SMALL = {"heads": 4, "kv_heads": 2, "head_dim": 16, "capacity": 192, "dtype": torch.float32}
 SMALL |= {"window": 128, "tail_slots": 8, "split": 64, "programs": 3}
-# Against the twin: roundings of a sum of a few hundred terms; of float16, the weights' own.
+# Tolerances against the twin: roundings of a sum of a few hundred terms; for float16, those of the
+# weights.
 ALLOWED = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
@@ -26,7 +28,7 @@ def attend(s, op=branch_attention, look=see):
 
 
 def by_cpu(s):
-    """The CPU engine's rows; NaN stays where no row of it may look."""
+    """The CPU engine's rows; NaN remains in slots that no row may see."""
     q, k, v = (x.float().cpu().contiguous().numpy() for x in (s.q[: len(s.masks)], s.k, s.v))
     scale = s.plan.head_dim**-0.5
     table = s.table.cpu().numpy().tobytes()
@@ -123,7 +125,7 @@ def test_positions_beyond_32_bits(scene, shapes, assert_close, device):
 
 @pytest.mark.parametrize(("short", "head"), [(1, 2**40 + 70), (1000, 4000)])
 def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, short, head):
-    """Of 70 splits, by blocks of eight and groups of blocks; beginning with blocks, and splits."""
+    """70 splits, by blocks of eight and groups of blocks; the first is a block or a split."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 2304, "window": 2112, "split": 32}
     plan = AttentionPlan(rows=1, **sizes | {"programs": 2, "short": short})
     assert plan.levels == [10, 3]
@@ -133,7 +135,8 @@ def test_many_splits_are_merged_by_a_tree(scene, shapes, assert_close, device, s
 
 @pytest.mark.parametrize("capacity", [2112, 8256, 131_136])
 def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
-    """Of 264, at 1k, 2k and 16k of context of an 8B: a default max_model_len is 131,072."""
+    """264 programs may work, for an 8B with a context of 1k, 2k and 16k. Its default max_model_len
+    is 131,072."""
     plan = AttentionPlan(rows=16, heads=32, kv_heads=8, head_dim=128, capacity=capacity)
     for context, items in ((1024, 128), (2048, 256), (16_384, 256)):
         if context < capacity:
@@ -142,11 +145,12 @@ def test_programs_at_work_do_not_depend_on_the_capacity(capacity):
             assert plan.units * splits // taken == items
 
 
-# ---- one row's bits
+# ---- bits of a row
 
 
 class Story:
-    """Keys and queries by the tokens before them, so that a path's are those of plain decoding."""
+    """Keys and queries that depend on the prefix of a token, so that a path has those of plain
+    decoding."""
 
     def __init__(self, scene, plan, device):
         self.scene, self.plan, self.device = scene, plan, device
@@ -164,7 +168,7 @@ class Story:
         return self.kept[prefix]
 
     def rows(self, trunk, masks, first_row=0):
-        """Outputs of the rows of a chain behind `trunk` (tokens); node i's token is 100 + i."""
+        """Outputs of the rows of a chain after `trunk` (tokens); node i's token is 100 + i."""
         s = self.scene(self.plan, len(trunk), masks, self.device)
         s.k.fill_(float("nan"))
         s.v.fill_(float("nan"))
@@ -181,7 +185,7 @@ class Story:
         s.k[:, slot], s.v[:, slot] = k.to(self.device), v.to(self.device)
 
     def plain(self, trunk, chain):
-        """The last row of plain decoding over the same tokens: alone behind a longer trunk."""
+        """The last row of plain decoding over the same tokens: one row after a longer trunk."""
         path = tuple(100 + b for b in range(64) if chain >> b & 1)
         whole = trunk + path
         s = self.scene(self.plan, len(whole) - 1, [(1, 0, -1)], self.device)
@@ -209,7 +213,8 @@ def test_a_row_has_the_bits_of_plain_decoding(scene, shapes, device, shape):
 
 @pytest.mark.parametrize("window", [None, 300])
 def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
-    """A split, or a block of eight; across the ends of splits, blocks and groups of blocks."""
+    """A program takes a split or a block of eight. Rows cross the ends of splits, blocks and
+    groups."""
     sizes = SMALL | {"heads": 2, "kv_heads": 1, "capacity": 700, "window": window, "split": 32}
     for head in (250, 530):
         s = scene(AttentionPlan(rows=5, **sizes), head, shapes["tree"](5), device)
@@ -219,7 +224,7 @@ def test_what_a_program_takes_changes_no_bit(scene, shapes, device, window):
 
 
 def test_a_row_of_a_block_has_the_bits_of_plain_decoding(scene, shapes, device):
-    """Where the forward takes blocks and plain decoding, over less, takes splits."""
+    """The forward uses blocks; plain decoding, over fewer keys, uses splits."""
     sizes = {"heads": 2, "kv_heads": 1, "capacity": 400, "window": None, "split": 32, "short": 8}
     same_bits(scene, shapes, device, torch.float32, (253,), "path", rows=4, **sizes)
 
@@ -238,7 +243,7 @@ def test_on_a_gpu_every_row_has_the_bits_of_plain_decoding(scene, shapes, dtype,
     same_bits(scene, shapes, "cuda", dtype, range(0, 140, 3), shape, rows=16)
 
 
-# ---- what `see` writes
+# ---- the output of `see`
 
 
 @pytest.mark.parametrize("shape", ["path", "star", "tree", "tails"])
@@ -272,7 +277,7 @@ def test_a_position_that_cannot_be_takes_no_more_than_the_workspace_holds(scene,
     branch_attention(s.q, s.k, s.v, plan=plan, work=made[0], out=s.out)
 
 
-# ---- what cannot be
+# ---- bad arguments
 
 
 def call(op, **changes):

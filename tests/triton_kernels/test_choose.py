@@ -1,5 +1,5 @@
-"""Contract under test: choose takes the tokens that the CPU's sampling pass takes, greedy and
-sampled, shaped and filtered, and keeps of a draft's law what that keeps. A case whose first two
+"""Contract under test: choose samples the same tokens as the CPU's sampling pass, greedy and
+sampled, shaped and filtered, and stores the same distribution of a draft. A case whose best two
 scores differ by less than the logarithm's rounding is counted apart."""
 
 from collections import Counter
@@ -21,7 +21,7 @@ from sbrt.triton_kernels.shaping import (
 )
 from tests.triton_kernels.choice import LONGEST_TRUNK, POSITIONS, ROOM, SMALL_ROOM, Case
 
-ROUNDING = 1e-13  # of two float64 logarithms, and of the sum they are added to
+ROUNDING = 1e-13  # rounding errors of two float64 logarithms, and of the sum that they enter
 
 
 def compare(case, seen, op=choose, chunk=256):
@@ -56,7 +56,7 @@ def test_takes_what_the_cpu_takes(device, kind, shaped):
 @pytest.mark.parametrize("rows", [5, pytest.param(12, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("op", [shape_logits, shape_logits_torch], ids=["kernel", "twin"])
 def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
-    """Row by row, against the tokens themselves; in the trunk alone, in the flight, across both."""
+    """Compared row by row with the tokens: in the trunk alone, in flight, and across both."""
     banned = 0
     for seed, head in enumerate((0, 1, 3, 77)):
         room = SMALL_ROOM if seed else ROOM
@@ -92,7 +92,7 @@ MORE_WORD_CASES = sorted(set(product(("greedy", "plain", "filtered"), (0, 2, 77)
     [*WORD_CASES, *(pytest.param(*case, marks=pytest.mark.exact) for case in MORE_WORD_CASES)],
 )
 def test_bad_words_of_the_cpu(device, kind, head):
-    """The CPU is given them as a list."""
+    """The CPU has them as a list."""
     seen, room = Counter(), SMALL_ROOM if head else ROOM
     case = Case(70 + head, 4, 200, kind=kind, shaped=True, device=device, heads=[head], room=room)
     compare(case, seen)
@@ -114,7 +114,7 @@ def test_words_that_have_no_room(words, said):
         dense_words(words, (2, 3))
 
 
-# Cases of 34 rows: 10,200 rows in all, fewer where a row takes the interpreter long.
+# Cases of 34 rows: 10,200 rows in all, fewer if the interpreter is slow for a row.
 CASES = [100, 100, 40, 20, 20, 20]
 
 
@@ -128,7 +128,7 @@ def test_takes_what_the_cpu_takes_ten_thousand_times(device, kind, shaped, cases
         vocab = int(np.random.default_rng(seed).integers(2, 600))
         case = Case(seed, 34, vocab, kind=kind, shaped=shaped, device=device)
         compare(case, seen)
-    print(kind, shaped, dict(seen))  # pytest -s shows how many were near-ties
+    print(kind, shaped, dict(seen))  # pytest -s shows the number of near-ties
     assert seen["rows"] == 34 * cases
 
 
@@ -151,9 +151,9 @@ LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
 @pytest.mark.parametrize(("kind", "shaped"), LAW_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
-    """A trimmed head does too: noise, masks and penalties are those of the tokens."""
+    """A trimmed head takes the noise, masks and penalties of its tokens."""
     for seed in range(1):
-        heads = [LONGEST_TRUNK] if trims else POSITIONS  # without bad words
+        heads = [LONGEST_TRUNK] if trims else POSITIONS  # a trunk without bad words
         case = Case(
             40 + seed, 5, 300 + seed * 13, kind=kind, shaped=shaped, device=device, heads=heads
         )
@@ -174,7 +174,8 @@ def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
 
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
 def test_a_filtered_law_of_some_tokens(device, op):
-    """It equals that of a row of all tokens whose others are masked, in the columns' order."""
+    """It equals the distribution of a row of all tokens with the others masked, in the columns'
+    order."""
     case = Case(60, 5, 300, kind="filtered", device=device)
     some = Case(60, 5, 300, kind="filtered", device=device).trim()
     absent = np.setdiff1d(np.arange(300), some.ids)
@@ -191,8 +192,11 @@ FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @pytest.mark.parametrize("shaped", [False, True], ids=["plain", "shaped"])
 def test_a_filtered_law_loses_nothing_that_the_filters_leave(device, shaped, filters):
-    """Of a draft's first candidates without a filter, in their order, it keeps all that the CPU
-    keeps. It drops some that the CPU drops, and the kernel those that its twin drops."""
+    """The CPU's distribution with filters is contained in the kernel's, in the order without
+    filters.
+
+    The kernel drops only tokens that the CPU drops, perhaps fewer, and the same ones as its twin.
+    """
     case = Case(60, 5, 300, kind="filtered", shaped=shaped, device=device)
     sampling = case.block.sampling
     sampling.temperature = 1.0
@@ -224,7 +228,7 @@ def test_padding_is_not_written(device):
 
 
 def test_half_precision_logits_choose_as_their_float32(device):
-    """bfloat16 too: it is upcast before anything is done with it."""
+    """Both half-precision types are upcast before any arithmetic."""
     case = Case(5, 6, 300, kind="plain", device=device)
     for dtype in (torch.float16, torch.bfloat16):
         rounded = torch.from_numpy(case.logits).to(dtype)

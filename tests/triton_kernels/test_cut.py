@@ -1,5 +1,5 @@
-"""Contract under test: find_cut leaves exactly the tokens that the CPU's filters leave, and writes
-the words of its twin, however a row lies to a digit, a tie or the sum that is wanted."""
+"""Contract under test: find_cut keeps exactly the tokens that the CPU's filters keep, and writes
+the words of its twin. The rows are hard cases for a digit, a tie or the wanted sum."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sbrt.triton_kernels import state
 from sbrt.triton_kernels.cut import ALL_IDS, find_cut, find_cut_torch
 from sbrt.triton_kernels.radix import cut_work
 
-VOCAB, CHUNK = 300, 256  # two programs a row
+VOCAB, CHUNK = 300, 256  # so that a row has two programs
 ALMOST_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
@@ -20,7 +20,7 @@ def made(fill):
 
 
 def rows(rng):
-    """Rows of VOCAB logits that a digit, a tie, a mask or a sum makes hard."""
+    """Rows of VOCAB logits that are hard because of a digit, a tie, a mask or a sum."""
     masked = np.where(rng.random(VOCAB) < 0.9, -np.inf, rng.normal(size=VOCAB))
     lonely = np.full(VOCAB, -np.inf)
     lonely[[17, 290]] = [-3e38, -2e38]
@@ -54,13 +54,13 @@ def sampling_words(law, device):
 
 
 def by(op, logits, law, device, n=None):
-    """Words that an op writes for rows of a table of n."""
+    """The words that an op writes for the rows of a table of n."""
     table = state.words(state.Batch(n=len(logits) if n is None else n), device)
     work = cut_work(len(logits), -(-logits.shape[1] // CHUNK), device)
     out = torch.full((len(logits), 4), 77, dtype=torch.int32, device=device)
     wide = torch.full((len(logits), logits.shape[1] + 3), float("nan"), device=device)
     given = wide[:, : logits.shape[1]].copy_(torch.from_numpy(logits))
-    with np.errstate(over="ignore"):  # the interpreter's own, of logits that are far apart
+    with np.errstate(over="ignore"):  # in the interpreter, for logits that are far apart
         op(given, sampling_words(law, device), table, work=work, out=out, chunk=CHUNK)
     for name in ("tokens", "units", "counters"):
         assert not getattr(work, name).any(), f"{name}: not set back"
@@ -68,7 +68,7 @@ def by(op, logits, law, device, n=None):
 
 
 def left_by(words, row, law):
-    """Ids that a cut leaves, as `choose` reads it."""
+    """Ids that a cut keeps, as `choose` reads it."""
     most, last = words[:2].view(torch.float32).numpy()
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         weight = exp32((row - most) / np.float32(law.get("temperature", 1.0)))
@@ -92,7 +92,7 @@ def test_leaves_what_the_cpu_leaves(device, law):
 
 
 def test_a_sum_that_is_just_enough(device):
-    """All weights are 1: at p = i / n the prefix of i reaches it to the last unit."""
+    """All weights are 1: at p = i / n a prefix of i tokens reaches p in the last unit."""
     row = np.full((1, 256), 2.5, np.float32)
     for i in (1, 64, 255):
         for p in (i / 256, float(np.nextafter(np.float32(i / 256), np.float32(2)))):
@@ -100,10 +100,10 @@ def test_a_sum_that_is_just_enough(device):
 
 
 def test_no_place_in_the_row_changes_what_is_left(device):
-    """A sum of many small weights that decides by its last unit, in any order."""
+    """A sum of many small weights decides by its last unit, in any order."""
     rng = np.random.default_rng(8)
     x = np.append(rng.uniform(-25, -6, size=200).astype(np.float32), 0)
-    # Half of the total, to a unit: p of the largest alone.
+    # The probability of the largest alone, exact to a unit.
     units = np.rint(exp32(x).astype(np.float64) * 2**40).astype(np.int64)
     p = np.float32(2**40 / units.sum())
     kept = set()
@@ -118,7 +118,7 @@ def test_no_place_in_the_row_changes_what_is_left(device):
 
 @pytest.mark.parametrize("op", [find_cut, find_cut_torch], ids=["kernel", "twin"])
 def test_rows_that_are_no_law_lose_nothing(device, op):
-    """`choose` calls them an error; and at temperature 0 nothing filters."""
+    """`choose` reports them as errors; at temperature 0 nothing filters."""
     logits = rows(np.random.default_rng(4))[:4]
     logits[0, 200], logits[1, 3], logits[2] = np.nan, np.inf, -np.inf
     nothing = [int(np.float32(-np.inf).view(np.int32)), ALL_IDS]

@@ -1,5 +1,5 @@
 """Contract under test: the interpreter's `tl.dot` (`fixed_sums` in tests/conftest.py) adds a row's
-products in ascending k, so that its bits are the same on every processor and with every BLAS."""
+products in ascending k. So its bits are the same on every processor and with every BLAS."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""Contract under test: embedding copies the bits of each row's token, and gives zero for padding,
-whatever stands behind the rows in use; asked for them, it leaves the sums of squares of what it
-wrote; so do the kernel and its twin."""
+"""Contract under test: embedding copies the bits of each row's token, and writes zero for padding
+rows, whatever follows the rows in use. If asked, it writes the sums of squares of its output.
+Kernel and twin do the same."""
 
 import pytest
 import torch

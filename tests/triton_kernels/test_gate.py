@@ -1,5 +1,5 @@
-"""Contract under test: silu_mul equals its twin and the CPU engine's gate, and writes its columns
-alone."""
+"""Contract under test: silu_mul equals its twin and the CPU engine's gate, and writes only its
+columns."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Contract under test: every op can be captured in a CUDA graph once and replayed for any later
-state: it reads what changes from device memory, allocates nothing, and a replay equals the op run
-by itself."""
+state. It reads all state from device memory and allocates nothing. A replay equals the op by
+itself."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ ROWS, HEADS, KV_HEADS, D, CAPACITY, VOCAB = 8, 8, 2, 128, 1088, 5000
 
 
 class Step:
-    """All ops of a forward over buffers of its own."""
+    """All ops of a forward over separate buffers."""
 
     def __init__(self, filtered):
         self.plan = AttentionPlan(
@@ -52,7 +52,7 @@ class Step:
         self.choice = torch.zeros(ROWS, 2, dtype=torch.int32, device="cuda")
 
     def set(self, head, chain):
-        """A state as the host, or `select`, would leave it."""
+        """Set a state as the host, or `select`, would."""
         block = state.Sequence(head=head)
         block.sampling.temperature, block.sampling.top_p, block.sampling.seed = 0.7, 0.8, head
         block.outcome.n, block.outcome.branch = min(3, head - 1), -1

@@ -1,6 +1,6 @@
-"""Contract under test: linear equals its twin, and the twin the ops that it stands for (rms_norm, a
-product, silu_mul, a residual add); what no row reads is never read; a row has the same bits
-whatever its neighbours, its index and how many they are; splits of k are merged in one order."""
+"""Contract under test: linear equals its twin, and the twin the ops that it replaces (rms_norm, a
+product, silu_mul, a residual add). Memory that no row needs is never read. A row has the same bits
+whatever its neighbours, its index and the number of rows. Splits of k are merged in one order."""
 
 import itertools
 from dataclasses import replace
@@ -15,8 +15,8 @@ from sbrt.triton_kernels.norm import rms_norm_torch, squares_torch
 
 EPS = 1e-5
 PAD = 3  # poisoned columns between rows
-# Of the largest result, against the twin: float32 adds in another order; halves round the product,
-# and a rounding of what was normalised, or of a product before the gate, may turn out otherwise.
+# Tolerances against the twin, relative to the largest result. float32 adds in a different order.
+# Halves round the product; a rounding after the norm, or before the gate, may differ.
 ALLOWED = {torch.float32: 2e-6, torch.float16: 2e-3}
 KINDS = {
     "plain": {},
@@ -37,7 +37,7 @@ def padded(values, device):
 
 
 class Product:
-    """Tensors of a plan, drawn from a seed; out and work are NaN where nothing was written."""
+    """Tensors of a plan, drawn from a seed; out and work are NaN until they are written."""
 
     def __init__(self, plan, device, seed=0):
         self.plan, self.device = plan, device
@@ -62,7 +62,7 @@ class Product:
         return work
 
     def run(self, op=linear, out_dtype=None, in_place=False):
-        """(out, sums of squares that it leaves)."""
+        """(out, the sums of squares that it writes)."""
         plan, work = self.plan, self.work()
         dtype = out_dtype or plan.dtype
         out = padded(torch.full((plan.rows, plan.n), float("nan"), dtype=dtype), self.device)
@@ -78,8 +78,10 @@ class Product:
 
 
 def close(got, want, plan, exact=None):
-    """Within what is allowed of the largest; NaN nowhere. The interpreter truncates where it casts
-    to bfloat16: a step for each of the roundings of a plan."""
+    """Check the largest error, and that no value is NaN.
+
+    The interpreter truncates when it casts to bfloat16: one step is allowed per rounding of a plan.
+    """
     steps = 1 + 2 * plan.norm + 2 * plan.gate + plan.residual
     allowed = ALLOWED.get(exact or plan.dtype, steps * torch.finfo(torch.bfloat16).eps)
     error = (got.float() - want.float()).abs().max() / want.float().abs().max().clamp(min=1)
@@ -140,7 +142,7 @@ def test_logits_of_halves_are_not_rounded(device, dtype):
 
 
 def by_ops(p):
-    """What a plan stands for, as today's ops compute it."""
+    """The result of a plan by separate ops."""
     plan, x = p.plan, p.x
     if plan.norm:
         x = rms_norm_torch(x, p.norm, eps=EPS, out=torch.empty_like(x))
@@ -158,7 +160,8 @@ def by_ops(p):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
-    """Sums of squares are added in another order: a rounding of float32, seldom one of a half."""
+    """Sums of squares are added in a different order: a rounding of float32, seldom one of a
+    half."""
     for rows, n, k in ((1, 48, 32), (16, 67, 200)):
         product = Product(LinearPlan(rows, n, k, dtype, **KINDS[kind]), device)
         got, want = product.run(linear_torch)[0], by_ops(product)
@@ -168,10 +171,10 @@ def test_the_twin_rounds_where_the_ops_do(device, kind, dtype):
             assert torch.equal(got, want)
 
 
-# ---- a row's bits
+# ---- bits of a row
 
 
-ORDER = (9, 2, 15, 0, 7)  # rows of 16 that are looked at by themselves
+ORDER = (9, 2, 15, 0, 7)  # rows of 16 that are compared alone
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -181,7 +184,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
     plan = LinearPlan(16, 67, 400, dtype, splits=splits, **KINDS[kind])
     full = Product(plan, device)
     want, left = full.run()
-    fewer = Product(plan, device)  # the same numbers: padding is NaN, the rows elsewhere
+    fewer = Product(plan, device)  # the same numbers: padding is NaN, rows are elsewhere
     for name in ("x", "residual"):
         tensor = getattr(fewer, name)
         if tensor is not None:
@@ -197,7 +200,7 @@ def test_a_row_has_the_same_bits_whatever_the_others(device, dtype, kind, splits
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", ["plain", "gate", "residual"])
 def test_a_row_has_the_same_bits_however_many_they_are(device, kind, splits):
-    """Of plans with the same tiles: one compiled kernel, but for the number of rows."""
+    """Plans with the same tiles share a compiled kernel, except for the number of rows."""
     wide = Product(LinearPlan(16, 67, 160, torch.float32, splits=splits, **KINDS[kind]), device)
     want, _ = wide.run()
     for rows in (1, 3, 15):
@@ -221,7 +224,7 @@ def test_a_nan_row_stays_alone(device):
 # ---- plans
 
 
-LAYER = {  # name: n, k and what stands around it, of a model's hidden, inner and rows of qkv
+LAYER = {  # (n, k, options) of a product, from a model's hidden, inner and qkv rows
     "qkv": lambda h, i, q: (q, h, {"norm": True}),
     "o": lambda h, i, q: (h, h, {"residual": True}),
     "gate_up": lambda h, i, q: (i, h, {"norm": True, "gate": True}),
@@ -232,7 +235,7 @@ MODELS = {"1b": (2048, 8192, 3072), "8b": (4096, 14336, 6144)}
 
 @pytest.mark.parametrize(("model", "name"), list(itertools.product(MODELS, LAYER)))
 def test_a_plan_fills_the_machine(model, name):
-    """Between one and four programs a multiprocessor of 132, and not by how many rows."""
+    """One to four programs for each of 132 multiprocessors, for any number of rows."""
     n, k, options = LAYER[name](*MODELS[model])
     plans = [LinearPlan(rows, n, k, **options) for rows in (1, 4, 16, 64)]
     assert len({(p.cuts, p.split_tiles, p.block_n, p.block_k) for p in plans}) == 1

@@ -1,7 +1,7 @@
-"""Contract under test: what no test on a CPU can see. Every product of matrices says that float32
-is not to be rounded to TF32 (the GPU's default, which the interpreter hides), every masked load
-what it gives instead, no sum depends on which program came first, and no offset overflows 32
-bits."""
+"""Contract under test: properties that no test on a CPU can see. Every matrix product says that
+float32 must not be rounded to TF32 (the GPU's default, which the interpreter hides). Every masked
+load has a value for masked elements. No sum depends on the order of programs. No offset overflows
+32 bits."""
 
 import ast
 import re
@@ -11,10 +11,11 @@ import pytest
 
 KERNELS = sorted((Path(__file__).parents[2] / "triton_kernels").glob("*.py"))
 ATOMICS = {"atomic_add", "atomic_max", "atomic_min", "atomic_xchg", "atomic_cas"}
-# What integers are added to is named so (docs of every kernel say the rest).
+# Names of memory to which integers are added (docstrings of kernels describe it).
 COUNTER = re.compile(r"counter|_bin$", re.IGNORECASE)
 STRIDE = re.compile(r"stride")
-# What makes a 64-bit value: a cast, a load of one, or a tensor of zeros that is added.
+# Expressions that make a value 64 bits wide: a cast, a load of such values, or zeros that are
+# added.
 WIDE = re.compile(r"tl\.int64")
 
 
@@ -51,7 +52,7 @@ def loads_garbage(function):
 
 
 def is_integer(node):
-    """Whether a value says that it is one: sums of integers do not depend on their order."""
+    """True if a value is marked as an integer: sums of integers do not depend on their order."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, int)
     return ast.unparse(node).endswith((".to(tl.int32)", ".to(tl.int64)"))

@@ -1,5 +1,5 @@
-"""Contract under test: the random bits of the kernels are the CPU's, and so are the noise and the
-exponential made of them."""
+"""Contract under test: the random bits of the kernels equal the CPU's, and so do noise and
+exponential."""
 
 import numpy as np
 import pytest

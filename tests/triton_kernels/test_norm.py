@@ -1,5 +1,5 @@
-"""Contract under test: rms_norm equals its twin within its dtype's own error, the twin the CPU
-engine's norm, touches nothing outside its rows, and gives a row the same bits whatever its
+"""Contract under test: rms_norm equals its twin within its dtype's own error, and the twin the
+CPU engine's norm. It touches nothing outside its rows. A row has the same bits whatever its
 neighbours."""
 
 import itertools
@@ -14,7 +14,7 @@ ROWS = (1, 3, 64)
 COLUMNS = (1, 2, 7, 64, 257, 1000)
 PAD = 5  # poisoned columns between rows
 EPS = 1e-6
-# The interpreter truncates where it casts to bfloat16, so there it is held to a looser bound below.
+# The interpreter truncates when it casts to bfloat16, so its bound there is looser, see below.
 DTYPES = (torch.float32, torch.float16) + ((torch.bfloat16,) if torch.cuda.is_available() else ())
 
 
@@ -28,8 +28,10 @@ def strided(rows, columns, dtype, device, scale=1.0, seed=0):
 
 
 def assert_close(got, want, exact, dtype):
-    """Worst element with its coordinates; allowed: four roundings of the dtype, and its smallest
-    step where the value itself is next to nothing."""
+    """Compare, and report the worst element with its coordinates.
+
+    Allowed: four roundings of the dtype, plus its smallest step for values near zero.
+    """
     info = torch.finfo(dtype)
     error = (got.double() - exact).abs()
     allowed = 4 * info.eps * exact.abs() + 4 * info.tiny * info.eps

@@ -1,7 +1,7 @@
-"""Contract under test: every kernel compiles for sm_80, sm_90 and sm_100, which catches what the
-interpreter forgives, and fits them: shared memory, and registers where it matters. On sm_90 enough
-programs fit a multiprocessor, and issue slots do not hold back what is streamed. A kernel that
-offline.py does not know fails here."""
+"""Contract under test: every kernel compiles for sm_80, sm_90 and sm_100, which shows errors that
+the interpreter ignores. Shared memory suffices, and registers do where that matters. On sm_90
+enough programs fit a multiprocessor, and issue slots do not limit streaming. A kernel that
+offline.py does not list fails here."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "triton_kernels"
-KEPT = HERE.parents[1] / "build" / "triton"  # keyed by content: a second run compiles what changed
+KEPT = HERE.parents[1] / "build" / "triton"  # keyed by content: a second run compiles only changes
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -42,7 +42,7 @@ def compiled(*flags):
 
 @pytest.fixture(scope="module")
 def cubins():
-    """Every kernel once, as the default tests can afford it."""
+    """Every kernel once, so that the default tests can afford it."""
     return compiled("--core")
 
 
@@ -56,28 +56,28 @@ def check_fit(cubins):
 
 
 def is_bounded(c):
-    """Attention holds all it works with in registers, in every dtype and at every head_dim; so do
-    products, of every shape that matters."""
+    """True for kernels that must not spill: attention in every dtype and head_dim, and products of
+    every shape that matters."""
     return "attention" in c["kernel"] or "linear" in c["kernel"]
 
 
 def products_on_sm90(cubins):
-    """(name and rows, cubin) of products in bfloat16, of models that fill it."""
+    """(name and rows, cubin) of products in bfloat16, for models that fill sm_90."""
     for c in cubins:
         is_half = "linear" in c["kernel"] and c["dtype"] == "*bf16"
         if is_half and "demo" not in c["configuration"] and c["architecture"] == 90:
             yield c["configuration"], c
 
 
-# Issue slots of a multiprocessor while a KiB of its share of 4.8 TB/s arrives: about 223 at the
-# lowest clock. What takes as many is bound by them.
+# Issue slots of a multiprocessor in the time that a KiB of its share of 4.8 TB/s takes: about 223
+# at the lowest clock. A kernel that needs as many is limited by them.
 SLOTS_OF_PRODUCTS = 200
-# Of all passes of a request that filters, a KiB of logits: by 32 programs a row.
+# For all passes of a request that filters, per KiB of logits, with 32 programs a row.
 SLOTS_OF_FILTERS = 4500
 
 
 def check_work(cubins):
-    """Programs that fit, and issue slots for what they stream, on sm_90."""
+    """Check the programs that fit, and the issue slots per KiB, on sm_90."""
     for c in cubins:
         name = (c["kernel"], c["configuration"], c["dtype"], c["warps"])
         if c["architecture"] != 90 or c["dtype"] == "*fp32":

@@ -1,4 +1,4 @@
-"""Contract under test: the state that the kernels read is that of the C++, word for word."""
+"""Contract under test: the state that the kernels read equals that of C++, word for word."""
 
 import ctypes
 
@@ -14,7 +14,7 @@ def test_every_offset_and_size_is_the_cores():
     for name, there in _probe.state_layout().items():
         struct, _, field = name.partition(".")
         kind = getattr(state, struct)
-        field = {"lambda": "lambda_"}.get(field, field)  # a word of Python's
+        field = {"lambda": "lambda_"}.get(field, field)  # `lambda` is a keyword of Python
         here = getattr(kind, field).offset if field else ctypes.sizeof(kind)
         assert here == there, name
 
@@ -29,7 +29,7 @@ def test_every_size_is_the_cores():
         "CANDIDATES": _core.CANDIDATES,
     }
     assert {name: getattr(state, name) for name in there} == there
-    assert tree.SLOTS == _core.SLOTS == _core.MAX_CHAIN + 1  # the reference has its own
+    assert tree.SLOTS == _core.SLOTS == _core.MAX_CHAIN + 1  # the reference has its own constant
 
 
 def test_every_struct_is_held_to_the_core():

@@ -11,7 +11,7 @@ void TrunkIndex::clear() {
 }
 
 uint32_t TrunkIndex::place(int32_t first, int32_t second) {
-  constexpr uint64_t kOdd = 0x9E3779B97F4A7C15;  // 2^64 over the golden ratio
+  constexpr uint64_t kOdd = 0x9E3779B97F4A7C15;  // 2^64 divided by the golden ratio
   const uint64_t pair =
       static_cast<uint64_t>(static_cast<uint32_t>(first)) << 32 | static_cast<uint32_t>(second);
   return static_cast<uint32_t>(pair * kOdd >> (64 - kBits));

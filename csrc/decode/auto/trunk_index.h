@@ -1,5 +1,6 @@
-// Where the trunk read before as it does at some position: what after_match() finds by reading all of
-// it, found by a chain of earlier places that end in the same two tokens. Of the host.
+// Finds an earlier place in the trunk that matches a position. It gives the same result as
+// after_match(), which reads the whole trunk, by a chain of earlier places with the same two
+// tokens. Host code.
 #pragma once
 
 #include <array>
@@ -15,9 +16,9 @@ class TrunkIndex {
   explicit TrunkIndex(int64_t capacity) : before_(capacity) { clear(); }
 
   void clear();
-  // Takes in what is new of a trunk of `length` tokens; what was there stays as it was.
+  // Reads the new tokens of a trunk of `length` tokens; earlier ones must not have changed.
   void read(const int32_t* trunk, int64_t length);
-  // As after_match() of the first `length` tokens, all of which have been read.
+  // Like after_match() for the first `length` tokens, all of which have been read.
   int64_t after_match(const int32_t* trunk, int64_t length) const;
 
  private:
@@ -25,7 +26,7 @@ class TrunkIndex {
   static uint32_t place(int32_t first, int32_t second);
 
   std::array<int64_t, size_t{1} << kBits> last_{};  // position of the newest pair, -1: none
-  Buffer<int64_t> before_;  // by position: of the one before it in its chain
+  Buffer<int64_t> before_;                          // [position] the previous position in its chain
   int64_t length_ = 0;
 };
 

@@ -9,19 +9,19 @@
 namespace sbrt {
 namespace {
 
-constexpr double kShare = 0.01;         // of decoding time goes into trials
-constexpr double kStart = 16;           // allowance at first, and
-constexpr double kMost = 400;           // ever, in passes of plain decoding
-constexpr double kHope = 0.3;           // by how much better than expected an untried policy may be
-constexpr double kEnough = 12;          // rounds after which it has been tried
-constexpr double kMargin = 1.02;        // a change must promise more than this
-constexpr double kFading = 0.95;        // of a round's weight in `recent`, a round later
-constexpr double kForecastWeight = 12;  // rounds that a forecast counts for beside `recent`
+constexpr double kShare = 0.01;  // share of decoding time for trials
+constexpr double kStart = 16;    // allowance at first, and
+constexpr double kMost = 400;    // at most, in passes of plain decoding
+constexpr double kHope = 0.3;   // hope: an untried policy may be better than expected by this share
+constexpr double kEnough = 12;  // rounds after which a policy counts as tried
+constexpr double kMargin = 1.02;        // a change must promise more than this factor
+constexpr double kFading = 0.95;        // factor of a round's weight in `recent` per later round
+constexpr double kForecastWeight = 12;  // rounds that a forecast counts for, next to `recent`
 constexpr int kTrial = 6;               // rounds of a trial
-constexpr int kStay = 4;                // rounds between two looks around
+constexpr int kStay = 4;                // rounds between two comparisons
 constexpr int kAloneStay = 12;          // the same while nothing is drafted
-constexpr int64_t kStale = 512;         // rounds after which the target's pace is looked at anew
-constexpr double kRepriced = 0.1;       // change of a rate that changes what is worth drafting
+constexpr int64_t kStale = 512;         // rounds after which the target's pace is measured again
+constexpr double kRepriced = 0.1;       // change of a rate after which nodes are priced again
 constexpr int64_t kFirstLook = 16, kLastLook = 4096;  // tokens
 
 // Returns the tokens per look-up under this policy; 0 without look-ups.
@@ -54,16 +54,16 @@ Tuner::Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t lo
   allowance_ = kStart * plain_ns();
 }
 
-// Rows of a forward to which every sequence of the same policy brings `rows`.
+// Rows of a forward if every sequence with the same policy has `rows` rows.
 int Tuner::shared(int rows, int most) const { return std::min(alike_ * rows + others_, most); }
 
-// A round of the target alone.
+// Time of a round of the target alone.
 double Tuner::alone_ns(int rows) const {
   const int all = shared(rows, kMaxRows);
   return pace_.of(all) * static_cast<double>(costs_.alone.target[all] + costs_.round);
 }
 
-// A step of the draft. The others have none.
+// Time of a draft step. Sequences with other policies have no rows in it.
 double Tuner::draft_ns(const LaneCosts& costs, int rows) const {
   return static_cast<double>(costs.draft[std::min(alike_ * rows, kCostRows)]);
 }
@@ -85,13 +85,13 @@ void Tuner::begin(const Sequence& c) {
   look_after_ = std::max(kFirstLook, look_after_ / 2);
 }
 
-// The first step reads the last round's newest token or two, the others a row for each place that
-// grows.
+// The first step reads one or two new tokens of the last round; the others have a row for each
+// place that grows.
 double Tuner::burst_ns(const Policy& p, int depth) const {
   return draft_ns(costs_.alone, 2) + (depth - 1.0) * draft_ns(costs_.alone, p.burst_width);
 }
 
-// A serial round that drafts a path of `depth` nodes, or a tree about as deep.
+// A serial round that drafts a path of `depth` nodes, or a tree of about that depth.
 Yield Tuner::serial_forecast(const Policy& p, int depth) const {
   const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
   const auto target = static_cast<double>(costs_.alone.target[shared(rows, kMaxRows)] +
@@ -106,13 +106,13 @@ int Tuner::best_depth(const Policy& p) const {
   return best;
 }
 
-// Share of rounds whose outcome would be among the branches, if these were shared out evenly.
+// Share of rounds whose outcome is among the branches, if these are spread evenly over nodes.
 double Tuner::foreseen(const Policy& p) const {
   const int depth = std::min(p.gamma, PathReplay::kDepth);
   return path_.coverage(1 + std::max(1, p.branches / (depth + 1)));
 }
 
-// A tree catches second choices too. A round after a miss has a short chain or none.
+// A tree also has second choices. A round after a miss has a short chain or none.
 Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const Policy& p = arm.policy;
   const int depth = std::min(p.gamma, PathReplay::kDepth);
@@ -129,7 +129,8 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
   const auto more = static_cast<double>(costs_.besides(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
-  // A burst is for a round in which all of them missed. Else whoever missed goes on with the root alone.
+  // Only a round in which all sequences missed has a burst. Otherwise one that missed has only its
+  // root.
   const double bursts = burst > 0 ? std::pow(1 - ready, alike_ - 1) : 1;
   const double missed = bursts * after + (1 - bursts);
   return {ready * hit + (1 - ready) * missed,
@@ -149,17 +150,17 @@ Yield Tuner::forecast(const Arm& arm) const {
   return arm.policy.lookup ? joined(arm, drafted) : drafted;
 }
 
-// Look-ups in a drafted chain yield about half of what they yield alone: the draft predicts the rest
-// too.
+// Look-ups in a drafted chain yield about half of what they yield alone, because the draft predicts
+// the rest, too.
 Yield Tuner::joined(const Arm& arm, const Yield& drafted) const {
-  constexpr double kOwn = 0.5;  // a guess, as is the next; rounds correct what follows from them
+  constexpr double kOwn = 0.5;  // a guess, as is the next; rounds correct the forecasts
   constexpr int kRows = 4;      // rows that look-ups add to a chain
   const LookupReplay& alone = played(arm);
   return {drafted.tokens + kOwn * (alone.tokens() - 1),
           drafted.ns + alone.share() * (alone_ns(1 + kRows) - alone_ns(1))};
 }
 
-// Even if everything stood.
+// True if it could not pay even if every token were accepted.
 bool Tuner::is_hopeless(const Arm& arm) const {
   if (arm.kind < ArmKind::serial) return false;
   const bool serial = arm.kind == ArmKind::serial;
@@ -174,8 +175,8 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   return true;
 }
 
-// more_ns: of every round, besides. Of a policy that drafts nothing all rounds have been played, and
-// nothing is left to learn but the pace.
+// more_ns: added to every round. For a policy that drafts nothing, all rounds have been replayed:
+// only the pace remains to be learnt.
 double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
   if (arm.kind < ArmKind::serial) return ahead.rate();
@@ -190,7 +191,7 @@ double Tuner::catch_up_ns(int64_t behind) const {
   return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
-// The forecast of the policy that ran is mended by what came.
+// Corrects the forecast of the policy that ran by its measured rounds.
 void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
   Arm& arm = arms_[running_];
@@ -201,8 +202,8 @@ void Tuner::learn() {
   fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
 }
 
-// Whoever is to be left must be beaten by a margin. Between plain decoding and a look-up there is
-// none: where nothing repeats, a look-up finds nothing, and is plain decoding.
+// The running policy is only replaced by one that is better by a margin. Between plain decoding and
+// look-ups there is no margin: without repetition a look-up finds nothing, and is plain decoding.
 int Tuner::best_of(bool in_reach) const {
   const auto claim = [this](int i) {
     const bool dear = arms_[i].kind >= ArmKind::serial;
@@ -222,7 +223,7 @@ void Tuner::look(const Sequence& c, int64_t head) {
   for (size_t i = 0; i < arms_.size(); ++i)
     if (looked_up(arms_[i].policy) > 0) lookups_[i].read(c.trunk, index_, head);
   learn();
-  // What the draft has missed it must read first: that is spread over the rounds of a stay or two.
+  // A draft must first read the tokens that it lacks: that cost is spread over the next rounds.
   constexpr double kRounds = 12;
   const double missed = idle ? catch_up_ns(head - c.draft_have) / kRounds : 0;
   for (Arm& arm : arms_) arm.rate = expected_rate(arm, arm.kind < ArmKind::serial ? 0 : missed);
@@ -244,8 +245,8 @@ int Tuner::best_alone() const {
   return best;
 }
 
-// A policy of which too little is known to say that it is not the best, or -1. The less is known of
-// one, the better it may be than expected.
+// A policy that might be the best but is not known well enough, or -1. The less is known of a
+// policy, the more it may be better than expected.
 int Tuner::worth_trying(int best, bool in_reach) const {
   const auto paid = [this](const Arm& arm) {
     return kTrial * forecast(arm).ns * 0.5 <= allowance_;
@@ -263,7 +264,7 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   return found;
 }
 
-// What came of rounds shared by more or by fewer says nothing of these.
+// Results of rounds shared by more or fewer sequences do not apply to these.
 void Tuner::share(int alike, int others) {
   if (alike == alike_ && others == others_) return;
   alike_ = alike;
@@ -304,8 +305,8 @@ bool Tuner::stays(const Sequence& c, int64_t head) {
   return !leaves_;
 }
 
-// What nodes cost the policy in force: a round's length by its rows, and what a draft step with
-// another row must bring at the rate that is expected anyway.
+// Sets the cost of nodes for the current policy: the time of a round by its rows, and the least
+// probability of a worthwhile node. Another row in a draft step must pay at the expected rate.
 void Tuner::price(Sequence& c) {
   const Arm& arm = arms_[running_];
   priced_ = arm.rate;
@@ -348,7 +349,7 @@ void Tuner::saw(const Brought& round) {
   arm.recent.tokens = arm.recent.tokens * kFading + got;
   arm.recent.ns = arm.recent.ns * kFading + took;
   arm.weight = arm.weight * kFading + 1;
-  // What was learned of the others grows old.
+  // Observations of other policies age.
   for (Arm& other : arms_) {
     other.known[law_] *= 1 - kFade * got;
     if (&other != &arm) other.fit[law_] = std::pow(other.fit[law_], 1 - kFade * got);

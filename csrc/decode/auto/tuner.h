@@ -1,11 +1,12 @@
-// `auto`: which policy the next rounds run, by expected tokens per time.
+// `auto`: chooses the policy of the next rounds by expected tokens per time.
 //
-// A policy's tokens per round are foretold from the recent past: what a path of the draft's first
-// choices, or a look-up, would have got right of the tokens that came (replay.h). Its time comes from
-// the measured cost of forwards and the pace that the machine keeps now (pace.h). Of policies that
-// draft both forecasts are corrected by what their rounds brought, and one that might be the best is
-// tried for a few rounds, paid from an allowance: a fixed share of all decoding time. Nothing here
-// touches a token; host code. It thinks while a round is in flight, and changes policies between two.
+// It predicts a policy's tokens per round from the recent past: how many of the committed tokens a
+// path of the draft's first choices, or a look-up, would have got right (backtest.h). It predicts
+// the time from the measured cost of forwards and the machine's present pace (pace.h). For policies
+// that draft, both forecasts are corrected by measured rounds. A policy that might be the best is
+// tried for a few rounds; an allowance, a fixed share of all decoding time, pays for trials.
+// Nothing here changes a token. This is host code: it computes while a round is in flight, and
+// changes policies between two.
 #pragma once
 
 #include <cstdint>
@@ -18,18 +19,18 @@
 
 namespace sbrt {
 
-// What a policy makes of a round.
+// The kind of rounds that a policy has.
 enum class ArmKind { plain, lookup, serial, overlapped };
 
 ArmKind kind_of(const Policy& policy);
 
-// What a round brought.
+// Results of a round.
 struct Brought {
   int64_t tokens = 0;
-  int64_t ns = 0;       // 0: not known
-  int rows = 1;         // of its verification, of all sequences
-  bool steady = false;  // it was enqueued before the one before it had ended
-  bool hit = false;     // its outcome had been prepared
+  int64_t ns = 0;       // 0: unknown
+  int rows = 1;         // rows of its verification, over all sequences
+  bool steady = false;  // it was enqueued before the previous round had ended
+  bool hit = false;     // its outcome was prepared
 };
 
 // Tokens and time of a round, expected or summed.
@@ -38,7 +39,7 @@ struct Yield {
   double rate() const { return ns > 0 ? tokens / ns : 0; }
 };
 
-// How often outcomes were prepared, over how often it was foreseen.
+// The number of prepared outcomes, relative to the predicted number.
 class Readiness {
  public:
   double fit() const { return (hits_ + kPrior * kWeight) / (foreseen_ + kWeight); }
@@ -49,8 +50,8 @@ class Readiness {
   }
 
  private:
-  static constexpr double kPrior = 0.8;  // before any was seen, which counts for
-  static constexpr double kWeight = 12;  // so many rounds
+  static constexpr double kPrior = 0.8;  // used at first, with the weight of
+  static constexpr double kWeight = 12;  // this number of rounds
 
   double hits_ = 0, foreseen_ = 0;
 };
@@ -60,44 +61,45 @@ class Tuner {
   struct Arm {
     Policy policy;
     ArmKind kind = ArmKind::plain;
-    bool hopeless = false;     // it would not pay even if every token stood
-    double fit[2] = {1, 1};    // rate that came, over the forecast: greedy, sampled
-    double known[2] = {0, 0};  // rounds that `fit` rests on; fades
-    Yield recent;              // of this sequence, the newest rounds counting most
+    bool hopeless = false;     // it would not pay even if every token were accepted
+    double fit[2] = {1, 1};    // measured rate over the forecast: greedy, sampled
+    double known[2] = {0, 0};  // rounds that `fit` is based on; fades
+    Yield recent;              // yield in this sequence; the newest rounds have most weight
     double weight = 0;         // rounds in `recent`
-    double rate = 0;           // tokens per ns, expected at the last look
-    int64_t rounds = 0;        // of this sequence
+    double rate = 0;           // tokens per ns, expected at the last comparison
+    int64_t rounds = 0;        // rounds of this sequence
   };
 
-  // Policies: the first is plain decoding. costs: ns of forwards; both stay as they are.
-  // longest: tokens of the longest trunk.
+  // Policies: the first is plain decoding. costs: ns of forwards. Both never change. longest:
+  // tokens of the longest trunk.
   Tuner(const std::vector<Policy>& policies, const Costs& costs, int64_t longest);
 
-  // A new sequence, its prompt in the trunk.
+  // Begins a sequence whose prompt is in the trunk.
   void begin(const Sequence& c);
-  // Whether any policy that could pay needs the draft.
+  // True if a policy that could pay needs the draft.
   bool drafts() const { return drafts_; }
 
-  // How many sequences share rounds from here on, this one among them: so many choose the same policy
-  // as it does, and the others bring a row each.
+  // Sets the number of sequences that share rounds from here on: `alike` choose the same policy as
+  // this one, itself included, and `others` have one row each.
   void share(int alike, int others);
-  // Of such rounds: what policies promise now, as Arm::rate; then which of them comes next, for all.
+  // For shared rounds. look() predicts each policy's rate, as Arm::rate; follow() sets the next
+  // policy.
   void look(const Sequence& c, int64_t head);
   void follow(Sequence& c, int arm);
-  // Before a round, with none in flight: the policy, and what its nodes are worth.
+  // Before a round, with none in flight: sets the policy and the prices of its nodes.
   void next(Sequence& c);
-  // Instead, with a round in flight and the root before it at `head`: whether the round after that
-  // one may follow under the same policy; then that is that. Else next() is to be called, and until it
-  // is the answer stays no.
+  // Instead, with a round in flight and the root before it at `head`: true if the round after it
+  // may be enqueued under the same policy. If false, the caller must call next(), and the answer
+  // stays false until then.
   bool stays(const Sequence& c, int64_t head);
-  // After a round, of the policy that next() set last.
+  // After a round of the policy that next() set last.
   void saw(const Brought& round);
-  // Whether the draft should read what it has missed up to `head`, to see how it would have done.
+  // True if the draft should read the tokens that it lacks up to `head`, so that it can be rated.
   bool wants_to_look(const Sequence& c, int64_t head) const;
   void looked(int64_t ns);
 
   const std::vector<Arm>& arms() const { return arms_; }
-  // Whether it could ever pay. in_reach: the draft can follow for the next rounds.
+  // True if the policy may run. in_reach: the draft has positions for the next rounds.
   static bool may_run(const Arm& arm, bool in_reach) {
     return !arm.hopeless && (arm.kind < ArmKind::serial || in_reach);
   }
@@ -134,18 +136,18 @@ class Tuner {
   std::vector<LookupReplay> lookups_;  // one for each arm
   bool drafts_ = false;
   int alike_ = 1, others_ = 0;  // share()
-  int running_ = 0;             // what next() set last
-  int current_ = 0;             // what it is to set
-  int stay_ = 0;                // rounds until the next look around
-  double priced_ = 0;           // rate that the nodes' worth was reckoned from
-  bool trying_ = false;         // the round that saw() hears of next is of a trial
-  bool tries_ = false;          // so are those behind it
-  bool leaves_ = false;         // stays() has said no
-  bool has_news_ = true;        // of the draft's laws
+  int running_ = 0;             // set by the last next()
+  int current_ = 0;             // next() will set it
+  int stay_ = 0;                // rounds until the next comparison
+  double priced_ = 0;           // rate for which nodes were priced
+  bool trying_ = false;         // the next round reported to saw() belongs to a trial
+  bool tries_ = false;          // so do the rounds after it
+  bool leaves_ = false;         // stays() has returned false
+  bool has_news_ = true;        // the draft has new distributions
   int law_ = 0;                 // 0: greedy, 1: sampled, which takes longer
-  double allowance_ = 0;        // ns that trials may still lose
-  int64_t look_after_ = 0;  // tokens that the draft may be behind before it looks again: longer the
-                            // more often it was in vain
+  double allowance_ = 0;        // ns that trials may still cost
+  int64_t look_after_ = 0;  // tokens that the draft may lack before it is rated again: longer the
+                            // more often that was in vain
 };
 
 }  // namespace sbrt

@@ -294,7 +294,7 @@ class CudaExec final : public Exec {
     try {
       const OnDevice here(world_.device);
       for (const CudaStream* stream : world_.streams) stream->look();
-      check(body_of(event, world_.device).enqueued >= value, "exec: nobody will ever record ",
+      check(body_of(event, world_.device).enqueued >= value, "exec: no command will record ",
             event.name(), " = ", value);
     } catch (...) {
       world_.fail();

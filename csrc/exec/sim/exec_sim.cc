@@ -133,7 +133,7 @@ class SimStream final : public CommandStream {
  private:
   struct Enqueued {
     Command command;
-    int64_t at;               // when the host enqueued it, by its clock
+    int64_t at;               // time of the host's clock when it was enqueued
     std::vector<int> picked;  // only on a device
   };
 
@@ -192,7 +192,7 @@ class SimStream final : public CommandStream {
 
 class SimExec final : public Exec {
  public:
-  // `name`: for a dry backend.
+  // Only a dry backend has a `name`.
   explicit SimExec(bool timed, PartName name = nullptr, bool own = false)
       : world_{timed,
                name ? std::make_unique<Keeper>(name) : nullptr,
@@ -207,7 +207,7 @@ class SimExec final : public Exec {
       moved = false;
       for (SimStream* stream : streams_) moved |= stream->advance();
     }
-    check(event.reached() >= value, "exec: nobody will ever record ", event.name(), " = ", value);
+    check(event.reached() >= value, "exec: no command will record ", event.name(), " = ", value);
     if (world_.book) world_.book->order.wait(OrderBook::kHost, world_.book->event(event), value);
     world_.host = std::max(world_.host, event.time());
     return true;

@@ -82,13 +82,13 @@ class GgufWeight(Stored):
     order: NDArray[np.int64] | None
 
     def numbers(self) -> tuple[str, NDArray[np.uint8]]:
-        """See Stored."""
+        """Like Stored.numbers."""
         if self.layout is not None:
             return super().numbers()
         return self.dtype, self._bytes(0, self.shape[0]).reshape(-1)
 
     def rows(self, begin: int, end: int) -> Quantized:
-        """See Stored."""
+        """Like Stored.rows."""
         return unpacked(NAMED[self.dtype], self._bytes(begin, end), self.shape[1])
 
     def _bytes(self, begin: int, end: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Lets the target answer many prompts at once and writes the answers; a run can be resumed."""
+"""Lets the target answer many prompts at once and writes the answers. A run can be resumed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .chat import Chat
 from .labels import LONGEST_PROMPT
 
 HELD_OUT = 8  # every 8th prompt is kept from training
-ANSWER, HELD_ANSWER = 192, 128  # tokens at most
+ANSWER, HELD_ANSWER = 192, 128  # most tokens
 SAMPLED = 0.7  # temperature of the second answer to a prompt
-INVENTED = 120  # tokens of an invented prompt, at most
-SHORTEST = 12  # characters of one that is used
+INVENTED = 120  # most tokens of an invented prompt
+SHORTEST = 12  # least characters of an invented prompt
 ROUND = 48  # prompts that are answered together
 
 Tell = Callable[[int, int], None]  # (prompts done, prompts in all)
@@ -38,7 +38,7 @@ class Job:
 def jobs_of(prompts: Sequence[str] | None, count: int) -> tuple[list[Job], list[Job]]:
     """(to train on, held out): given prompts, each answered twice, or `count` invented ones.
 
-    Invented prompts are answered greedily only, as there is no end of them.
+    Invented prompts are answered only greedily, because there is no limit to their number.
     """
     texts: Sequence[str | None] = [None] * count if prompts is None else prompts
     name = "invented" if prompts is None else "prompts"
@@ -67,8 +67,8 @@ class Writer:
     ) -> None:
         """Append answers of at most `longest` tokens to `path` until all are there.
 
-        Stops early after time.monotonic() `until`, between two rounds, if `least` are there.
-        Jobs that are there already are left out. Prompts that are too long are skipped.
+        Stops early, between two rounds, at time.monotonic() `until` if there are `least` answers.
+        Jobs whose answer is there are skipped, and so are prompts that are too long.
         """
         done = _done(path)
         todo, written = [job for job in jobs if (job.source, job.index) not in done], len(done)
@@ -103,7 +103,7 @@ class Writer:
             }  # fmt: skip
 
     def _invented(self, jobs: Sequence[Job]) -> dict[int, str]:
-        """Prompts that the target invents, by index. One that was cut at INVENTED is left out."""
+        """Prompts that the target invents, by index, without those that were cut at INVENTED."""
         wanted = [job.index for job in jobs if job.text is None]
         if not wanted:
             return {}

@@ -20,9 +20,12 @@ TOKENS = 2048  # of a batch, padding included
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens [batch, time], padded with 0 on the right. rows: flat indices of the N positions
-    whose next token is the answer's. ids [N, k], -1 outside of the draft's vocabulary, and
-    chances [N, k]: the target's most likely tokens as ids of the draft. sources: of each row."""
+    """tokens [batch, time], padded with 0 on the right.
+
+    rows: flat indices of the N positions whose next token is the answer's. ids [N, k]: the target's
+    most likely tokens there as ids of the draft, -1 outside of its vocabulary. chances [N, k]:
+    their probabilities. sources: the source of each row.
+    """
 
     tokens: Tensor
     rows: Tensor
@@ -32,7 +35,7 @@ class Batch:
 
 
 class Examples:
-    """The training examples. to_draft: the draft's id of each id of the target, or -1."""
+    """The training examples. to_draft: the draft's id for each id of the target, or -1."""
 
     def __init__(
         self, answers: Sequence[Answer], labels: Sequence[Labels], to_draft: NDArray[np.int64]

@@ -11,9 +11,9 @@ MARK = "\ue000a user speaks\ue001"
 
 
 class Chat:
-    """The chat template of a target. `has_template`: without one, prompts are used raw.
+    """The chat template of a target. `has_template`: if False, prompts are used raw.
 
-    Raises InvalidInputError where the library of templates is missing.
+    Raises InvalidInputError if the library of templates is missing.
     """
 
     def __init__(self, target: Path) -> None:

@@ -26,24 +26,24 @@ MINUTES, VOCAB, COUNT = 60.0, 8192, 3000
 DEVICES = ("cpu", "cuda")
 SMALLEST_HEAD = 16  # ids
 MOST_MINUTES = 60 * 24 * 30
-MOST_PROMPTS = 10**7  # to invent
-AGREEING = 96  # held-out answers that agreement is measured on
+MOST_PROMPTS = 10**7  # invented ones
+AGREEING = 96  # held-out answers on which agreement is measured
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add make and eval with their flags."""
     commands = parser.add_subparsers(required=True, metavar="make|eval")
     _add_make(commands.add_parser("make", help="train a draft for a target, with torch"))
-    _add_eval(commands.add_parser("eval", help="say whether a draft pays"))
+    _add_eval(commands.add_parser("eval", help="measure if a draft pays"))
 
 
 def _add_make(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="D", help="the draft's folder, and its work")
-    add("--minutes", type=float, default=MINUTES, help="of training (default: %(default)g)")
-    add("--layers", type=int, metavar="N", help="of the draft (default: what promises most)")
-    add("--width", type=int, metavar="W", help="of the draft (default: what promises most)")
+    add("--minutes", type=float, default=MINUTES, help="minutes of training (default: %(default)g)")
+    add("--layers", type=int, metavar="N", help="of the draft (default: the best prediction)")
+    add("--width", type=int, metavar="W", help="of the draft (default: the best prediction)")
     add(
         "--vocab",
         type=int,
@@ -58,9 +58,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="prompts to invent (default: %(default)s)",
     )
-    add("--answers", type=Path, metavar="F", help="answers of the target that are there already")
-    add("--held-out", type=Path, metavar="F", help="next to --answers (default: every 8th of them)")
-    add("--train-device", default="cpu", metavar="cpu|cuda", help="of torch (default: cpu)")
+    add("--answers", type=Path, metavar="F", help="existing answers of the target")
+    add("--held-out", type=Path, metavar="F", help="with --answers (default: every 8th of them)")
+    add("--train-device", default="cpu", metavar="cpu|cuda", help="torch's device (default: cpu)")
     parser.set_defaults(run=_make)
 
 
@@ -96,7 +96,7 @@ def _make(args: argparse.Namespace) -> int:
     target = open_checkpoint(_target(args))
     vocab = min(args.vocab, target.config.vocab)
     prompts = None if args.prompts is None else read_prompts(args.prompts)
-    layers, width = make.kept_shape(args.out)  # a size that was chosen stays
+    layers, width = make.kept_shape(args.out)  # keep the size of earlier work
     layers = layers if args.layers is None else args.layers
     width = width if args.width is None else args.width
     sizes = outlook.candidates(target.config, layers, width)
@@ -175,7 +175,7 @@ def _judged(
 
 
 def _held_out(args: argparse.Namespace, target: Path, draft: Path) -> list[Answer]:
-    """Answers to --prompts, else the ones that `make` kept, else answers to built-in prompts."""
+    """Answers to --prompts; else those that `make` kept; else answers to built-in prompts."""
     kept = draft / "work" / "held-out.jsonl"
     if args.prompts is None and kept.is_file() and make.is_work_of(draft, open_checkpoint(target)):
         return read_answers(kept)

@@ -1,6 +1,6 @@
 """Writes a draft's folder: config.json, 4-bit weights, the ids of its head.
 
-Matrices whose rows are not whole groups of 32 make it a folder of bfloat16.
+If the rows of some matrix are not whole groups of 32, the folder is in bfloat16.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def write_draft(
     *,
     shares_embedding: bool,
 ) -> int:
-    """Write a folder that `open_draft` reads; returns its bytes.
+    """Write a folder that `open_draft` reads; returns its size in bytes.
 
-    weights: by Hugging Face name. ids: of the head's rows, ascending. shares_embedding: the
+    weights: by Hugging Face name. ids: tokens of the head's rows, ascending. shares_embedding: the
     embedding is the target's and is left out. Files appear whole, config.json last.
     """
     import numpy as np

@@ -1,7 +1,7 @@
 """Labels: the target's most likely tokens at every position of its answers, kept on disk.
 
-The engine's own arithmetic reads the answers, so a label is the distribution that drafts are
-checked against. Labels are made once; a stopped run resumes.
+The engine's own arithmetic computes them, so a label is the distribution that drafts are verified
+against. Labels are made once; a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Tell = Callable[[int, int], None]  # (answers done, answers in all)
 
 @dataclass(frozen=True)
 class Answer:
-    """A prompt and what the target answered, as ids. source: the kind of prompt."""
+    """A prompt and the target's answer, as ids. source: the kind of prompt."""
 
     source: str
     index: int
@@ -50,7 +50,7 @@ class Answer:
 class Labels:
     """Labels of an answer of n tokens: ids [n, KEPT], most likely first, and log-probabilities.
 
-    Row j is the distribution that token j was taken from. Unused entries have id -1.
+    Row j is the distribution from which token j was sampled. Unused entries have id -1.
     """
 
     ids: NDArray[np.int32]
@@ -87,7 +87,7 @@ def _are_ids(given: Any) -> bool:
 class Reader:
     """Logits of the target along an answer, from the engine's forward.
 
-    Ids that no token has are less likely than all others.
+    Ids that no token has get a logit below all others.
     """
 
     def __init__(self, pair: Pair, longest: int, threads: int) -> None:
@@ -130,7 +130,7 @@ def labelled(
 ) -> list[Labels]:
     """Labels of all answers. Labels that are in `folder` already are read from there.
 
-    A block is made again when it has grown. `reader` is called if anything has to be read.
+    A block that has grown is made again. `reader` is called only if logits are needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Labels] = []
@@ -148,7 +148,7 @@ def labelled(
 
 
 def _read_block(path: Path, block: Sequence[Answer]) -> list[Labels] | None:
-    """Labels of a block; None if the file is missing, broken, or of other answers."""
+    """Labels of a block; None if the file is missing, broken, or for other answers."""
     lengths = [len(answer.ids) for answer in block]
     try:
         with np.load(path, allow_pickle=False) as file:

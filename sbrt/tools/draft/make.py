@@ -1,7 +1,6 @@
 """The stages of `sbrt draft make`. Each resumes after it was stopped.
 
-Everything that is not the draft lies in OUT/work: the answers, their labels, the state of the
-training.
+OUT/work holds everything except the draft: the answers, their labels, the state of the training.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ if TYPE_CHECKING:
 
     from .train import Report
 
-SEATS = 16  # answers that are made together
-LONGEST = 1024  # tokens of a prompt and its answer
+SEATS = 16  # answers that are generated together
+LONGEST = 1024  # most tokens of a prompt and its answer
 ANSWERING = 0.4  # most time for answers, as a share of the minutes of training
-MEASURES = 12  # times that a training run is measured on held-out answers
+MEASURES = 12  # measurements on held-out answers in a training run
 PAUSE = 30.0  # seconds between two lines of a training run
 MOST_BYTES = 2**32  # most bytes of a file of answers
-SPARE = 64  # answers that training needs at least
+SPARE = 64  # least answers for training
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Data:
 
 
 def open_work(plan: Plan) -> None:
-    """Make OUT/work, or check that what is there belongs to the same draft.
+    """Make OUT/work, or check that the work there belongs to the same draft.
 
     Raises InvalidInputError, naming what differs.
     """
@@ -116,7 +115,7 @@ def open_work(plan: Plan) -> None:
 
 
 def _prompts_of(plan: Plan) -> str:
-    """What the answers are to: existing ones, a digest of the prompts, or how many are invented."""
+    """The source of the prompts: existing answers, a digest of texts, or the number invented."""
     if plan.answers is not None:
         return "of --answers"
     if plan.prompts is None:
@@ -125,7 +124,7 @@ def _prompts_of(plan: Plan) -> str:
 
 
 def kept_shape(out: Path) -> tuple[int | None, int | None]:
-    """(layers, width) of the draft whose work is in `out`; None of both without any."""
+    """(layers, width) of the draft whose work is in `out`; (None, None) without any."""
     path = out / "work" / "plan.json"
     if not check.is_file(path):
         return None, None
@@ -135,13 +134,13 @@ def kept_shape(out: Path) -> tuple[int | None, int | None]:
 
 
 def is_work_of(out: Path, target: Checkpoint) -> bool:
-    """True if the work in `out` is that of a draft for this target."""
+    """True if the work in `out` is for a draft of this target."""
     path = out / "work" / "plan.json"
     return check.is_file(path) and read_json(path).get("target") == fingerprint_of(target)
 
 
 def make_answers(plan: Plan) -> None:
-    """Write answers.jsonl and held-out.jsonl; nothing is done where they are whole."""
+    """Write answers.jsonl and held-out.jsonl; files that are whole are left as they are."""
     finished = plan.work / "answers.done"
     if plan.answers is not None:
         take_answers(plan, plan.answers)
@@ -165,7 +164,7 @@ def make_answers(plan: Plan) -> None:
 
 
 def take_answers(plan: Plan, path: Path) -> None:
-    """Copy existing answers. Without a file of held-out ones every 8th is held out."""
+    """Copy existing answers. Without a file of held-out ones, every 8th is held out."""
     lines = check.read_bytes(path, MOST_BYTES).splitlines(keepends=True)
     if plan.held_out is None:
         kept = [line for i, line in enumerate(lines) if i % HELD_OUT]
@@ -243,7 +242,7 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
     torch.set_num_threads(plan.threads)
     device = torch.device(plan.device)
-    config = replace(plan.config, draft_vocab=len(data.ids))  # a tokenizer may have fewer
+    config = replace(plan.config, draft_vocab=len(data.ids))  # a tokenizer may have fewer ids
     start = first_layers(plan.target, config)
     weights = {name: torch.from_numpy(values).to(device) for name, values in start.items()}
     network = Network(config, weights, min(LONGEST, plan.config.max_positions))
@@ -270,7 +269,7 @@ def train(plan: Plan, pair: Pair, data: Data) -> None:
 
 
 def load_target(plan: Plan) -> Pair:
-    """The target alone."""
+    """Load the target alone."""
     return load_pair(EngineConfig(plan.target.folder, num_threads=plan.threads))
 
 

@@ -22,7 +22,7 @@ NORM, HEAD = "model.norm.weight", "lm_head.weight"
 class Network:
     """Weights by Hugging Face name and their forward.
 
-    quantised: matrices act as their 4-bit version does, and gradients pass through the rounding.
+    quantised: matrices are rounded to 4 bits in the forward; gradients pass through the rounding.
     """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], positions: int) -> None:
@@ -42,18 +42,18 @@ class Network:
 
     @head.setter
     def head(self, weight: Tensor) -> None:
-        """Replace it."""
+        """Set it."""
         self.weights[HEAD] = weight
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Token ids [batch, time], padded on the right, to [batch, time, hidden] after the norm."""
+        """Map ids [batch, time], padded on the right, to [batch, time, hidden] after the norm."""
         x = self.weights[EMBED][tokens].float()
         for i in range(self.config.layers):
             x = self._layer(f"model.layers.{i}.", x)
         return self._norm(x, NORM)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, hidden] to float32 [rows, draft vocabulary]."""
+        """Map [rows, hidden] to float32 [rows, draft vocabulary]."""
         return F.linear(hidden, self._matrix(HEAD)).float()
 
     def _layer(self, at: str, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Network:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
 
     def _rotated(self, x: Tensor) -> Tensor:
-        """[batch, heads, time, head_dim]: halves rotated against each other."""
+        """Rotate [batch, heads, time, head_dim]; the halves of a head form the pairs."""
         time, half = x.shape[2], x.shape[3] // 2
         cos, sin = self.cos[:time], self.sin[:time]
         turned = torch.cat([-x[..., half:], x[..., :half]], -1)
@@ -101,7 +101,7 @@ class Network:
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """A matrix after its 4-bit storage: the same numbers as `packing.pack` gives."""
+    """A matrix rounded to 4 bits: the same numbers as `packing.pack` stores."""
     groups = weight.reshape(weight.shape[0], -1, GROUP)
     low = groups.amin(2, keepdim=True).clamp(max=0)
     high = groups.amax(2, keepdim=True).clamp(min=0)

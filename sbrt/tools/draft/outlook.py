@@ -24,13 +24,13 @@ from .folder import write_draft
 from .shape import draft_config
 
 METHODS = ("draft_model", "tree", "specbranch")
-SECONDS = 1.0  # for the costs of one size
+SECONDS = 1.0  # for measuring the costs of one size
 LAYERS = (1, 2, 4)
-# First choice equal after an hour of training, by the share of the target's layers that a draft
-# has. The middle three are of trials on SmolLM2-135M: four layers of half the width, layers 0-1,
-# layers 0-3. The first and the last are guesses.
+# How often the draft's first choice is right after an hour of training, by the share of the
+# target's layers that it has. The middle three were measured on SmolLM2-135M: four layers of half
+# the width, layers 0-1, layers 0-3. The first and the last are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
-PAYS = 1.02  # times plain decoding
+PAYS = 1.02  # times plain decoding: a smaller speedup does not pay
 
 Tell = Callable[[int, int], None]
 
@@ -63,7 +63,7 @@ def candidates(target: ModelConfig, layers: int | None, width: int | None) -> li
 
 
 def assumed(target: ModelConfig, draft: ModelConfig) -> float:
-    """The rate of right first choices that training is assumed to reach."""
+    """The rate at which the draft's first choice is assumed to be right after training."""
     share = (
         draft.layers * draft.hidden * draft.inner / (target.layers * target.hidden * target.inner)
     )
@@ -75,7 +75,7 @@ def outlooks(
     target: Path, config: ModelConfig, sizes: Sequence[tuple[int, int]], vocab: int,
     threads: int | None, tell: Tell,
 ) -> list[Outlook]:  # fmt: skip
-    """One for each size, best first; drafts of random weights are measured."""
+    """One for each size, best first. Costs are measured on drafts of random weights."""
     found = []
     for done, (layers, width) in enumerate(sizes):
         tell(done, len(sizes))

@@ -1,4 +1,4 @@
-"""Matrices in 4 bits as compressed-tensors stores them: `pack-quantized`, groups of 32."""
+"""Matrices in 4 bits in the form of compressed-tensors: `pack-quantized`, groups of 32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUP, LEVELS = 32, 15
 
 
 def pack(name: str, weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """The tensors of one matrix [out, in], by the names of a checkpoint.
+    """The tensors of one matrix [out, in], by their names in a checkpoint.
 
     name: the matrix's, without `.weight`. w = scale (level - zero), with a float16 scale and a zero
     point from 0 to 15 for each group, so that 0 is exact.
@@ -43,7 +43,7 @@ def fits(config: ModelConfig) -> bool:
 
 
 def scheme() -> dict[str, Any]:
-    """The field quantization_config of config.json."""
+    """The field quantization_config for config.json."""
     weights = {
         "num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": GROUP,
         "dynamic": False,

@@ -22,7 +22,8 @@ GROUP = 32  # columns of a quantised matrix that share a scale
 
 
 def draft_config(target: ModelConfig, layers: int, width: int, vocab: int) -> ModelConfig:
-    """The target's family with `layers` layers of `width` and a head of its own over `vocab` ids.
+    """A config of the target's family: `layers` layers of `width`, and an own head over `vocab`
+    ids.
 
     Raises InvalidInputError: more layers than the target, or a width that does not fit its heads.
     """
@@ -55,7 +56,7 @@ def read_weights(checkpoint: Checkpoint, names: Iterable[str]) -> Weights:
 
 
 def first_layers(checkpoint: Checkpoint, config: ModelConfig) -> Weights:
-    """Embedding, final norm and the first layers of the target, cut to the sizes of `config`."""
+    """Embedding, final norm and first layers of the target, reduced to `config`'s sizes."""
     names = [n for n in expected_shapes(replace(config, tied=True)) if n in checkpoint.weights]
     found = read_weights(checkpoint, names)
     if config.hidden == checkpoint.config.hidden:
@@ -76,7 +77,7 @@ def _floats(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Orthonormal [hidden, width]: the directions of the embedding's largest variance."""
+    """Orthonormal [hidden, width]: the directions in which the embedding varies most."""
     _, vectors = np.linalg.eigh(embed.T @ embed)
     found: NDArray[np.float32] = vectors[:, ::-1][:, :width].astype(np.float32)
     return found
@@ -85,7 +86,7 @@ def _main_directions(embed: NDArray[np.float32], width: int) -> NDArray[np.float
 def _narrowed(
     name: str, values: NDArray[np.float32], shape: tuple[int, ...], basis: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The matrix with its residual side projected on the basis; heads and neurons are cut."""
+    """The matrix with its residual side projected on the basis, without extra heads."""
     if len(shape) == 1:
         return np.ascontiguousarray(values[: shape[0]])
     if name.endswith(("o_proj.weight", "down_proj.weight")):

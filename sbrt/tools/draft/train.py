@@ -1,4 +1,4 @@
-"""Distils a target into a draft: the head by regression first, then everything by gradients."""
+"""Distils a target into a draft: first the head by regression, then everything by gradients."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 PEAK = 1e-3  # learning rate
 LEAST = 0.02  # final learning rate, as a share of PEAK
 WARM_UP = 20  # steps
-ROUNDED_FROM = 0.6  # share of the schedule after which matrices act as their 4-bit versions
+ROUNDED_FROM = 0.6  # share of the schedule after which matrices are rounded to 4 bits
 SAVE_EVERY = 120.0  # seconds
-TOP = 4  # first choices of the draft that agreement looks at
+TOP = 4  # first choices of the draft that count for agreement
 RIDGE = 1e-3  # ridge, as a share of the mean variance of a hidden element
 REGRESSED = 20_000  # positions that the head is fitted on
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often the target's first choice is the draft's first one, and among its first TOP."""
+    """Shares of positions whose target token is the draft's first choice, or among TOP."""
 
     first: float
     among: float
@@ -49,8 +49,8 @@ class Agreement:
 class Report:
     """The progress of a training run.
 
-    share: the part of the schedule that is done. held_out: agreement by source, and over everything
-    under `all`; None between two measurements.
+    share: the part of the schedule that is done. held_out: agreement by source, and over all
+    answers under `all`; None between two measurements.
     """
 
     share: float
@@ -69,7 +69,7 @@ def half(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def loss_of(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross entropy with the target's most likely tokens, a mean over positions; the logits."""
+    """(loss, logits). The loss is the mean cross entropy with the target's likely tokens."""
     hidden = network.hidden(batch.tokens)
     logits = network.logits(hidden.flatten(0, 1)[batch.rows])
     logs = F.log_softmax(logits, -1)
@@ -86,8 +86,8 @@ def fit_head(
 ) -> None:
     """Set the head to the ridge regression from hidden states to the target's logits.
 
-    The target's logits are its last hidden state times its head, so the fit is one linear map
-    between hidden states followed by the target's own rows. ids: the draft's vocabulary.
+    The target's logits are its last hidden state times its head. So the fit is one linear map
+    between hidden states, followed by the target's own rows. ids: the draft's vocabulary.
     """
     device = network.weights[EMBED].device
     width = network.config.hidden

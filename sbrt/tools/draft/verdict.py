@@ -31,9 +31,9 @@ from .labels import Answer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOP = 4  # number of the draft's first choices that count
+TOP = 4  # first choices of the draft that count
 ROWS = 64  # most rows of one forward
-CLEAR = 1.02  # times the best without a draft: a smaller gain counts as none
+CLEAR = 1.02  # times the best speed without a draft: a smaller gain counts as none
 TOKENS = 128
 SECONDS = 2.0  # for measuring costs
 CLOCKED = 12  # held-out prompts that every method answers
@@ -54,7 +54,8 @@ class Agreement:
 class Verdict:
     """All figures of a pair.
 
-    agreement: by source, and over everything under `all`. clock: the methods, measured.
+    agreement: by source, and over all answers under `all`. clock: the methods, measured by the
+    clock.
     predicted: the same methods, from costs that were measured just before.
     """
 
@@ -77,7 +78,7 @@ class Verdict:
             return f"Recommended: {name} with this draft is {times:.2f} times plain decoding{rest}."
         return (
             f"Not recommended here: the best method with this draft, {name}, is {times:.2f} times "
-            f"plain decoding; {rival.method.text} without one is {other:.2f} times."
+            f"plain decoding; {rival.method.text} without a draft is {other:.2f} times."
         )
 
     def text(self) -> str:
@@ -121,9 +122,10 @@ def judge(
     tell: Tell,
     clocked: int = CLOCKED,
 ) -> Verdict:
-    """Measure a pair on held-out answers, by the clock on `clocked` of their prompts.
+    """Measure a pair on held-out answers, and its methods by the clock on `clocked` of their
+    prompts.
 
-    Raises InvalidInputError if there are none.
+    Raises InvalidInputError if there are no answers.
     """
     if not held_out:
         raise InvalidInputError("draft: expected held-out answers, got none")
@@ -142,7 +144,7 @@ def judge(
 def agreement(
     config: EngineConfig, pair: Pair, held_out: Sequence[Answer], threads: int, tell: Tell
 ) -> dict[str, Agreement]:
-    """Agreement along the target's answers, by source, and over everything under `all`."""
+    """Agreement along the target's answers, by source, and over all of them under `all`."""
     assert pair.draft is not None
     longest = max(len(a.prompt) + len(a.ids) for a in held_out)
     head = _head_ids(config, pair)

@@ -1,1 +1,1 @@
-"""H-RAD from samples to a verdict: collect, train, eval."""
+"""H-RAD from samples to results: collect, train, eval."""

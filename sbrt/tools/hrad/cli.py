@@ -25,18 +25,18 @@ from . import eval as hrad_eval
 from . import train as hrad_train
 
 OWN_GAMMA = "c=gamma+1"
-DROP_COST = "how much likelier than not it must be that nothing is accepted (default: 1)"
-KEEP_COST = "how much likelier than not it must be that all of it is accepted (default: 1)"
+DROP_COST = "odds above which 'nothing is accepted' is predicted (default: 1)"
+KEEP_COST = "odds above which 'all is accepted' is predicted (default: 1)"
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """collect, train and eval with their flags."""
+    """Add collect, train and eval with their flags."""
     commands = parser.add_subparsers(required=True, metavar="collect|train|eval")
     _add_collect(
         commands.add_parser("collect", help="run the pair without cutting chains, write samples")
     )
     _add_train(commands.add_parser("train", help="train a classifier on samples, with torch"))
-    _add_eval(commands.add_parser("eval", help="measure what a classifier is worth"))
+    _add_eval(commands.add_parser("eval", help="measure a classifier's accuracy and speed"))
 
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     _add_prompts(parser, required=True)
     add = parser.add_argument
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
-    add("--out", type=Path, required=True, metavar="X", help="where the samples go")
+    add("--out", type=Path, required=True, metavar="X", help="file for the samples")
     parser.set_defaults(run=_collect, branches=methods.K_MAX)
 
 
@@ -57,11 +57,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="samples of one pair (sbrt hrad collect)",
     )
-    add("--out", type=Path, required=True, metavar="H", help="where the classifier goes")
+    add("--out", type=Path, required=True, metavar="H", help="file for the classifier")
     add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     add("--epochs", type=int, default=hrad_train.EPOCHS, metavar="N", help="default: %(default)s")
     add("--rate", type=float, default=hrad_train.RATE, help="learning rate (default: %(default)s)")
-    add("--class-weights", action="store_true", help="weigh every class alike, however rare")
+    add("--class-weights", action="store_true", help="give every class the same weight")
     add("--drop-cost", type=float, default=1.0, metavar="X", help=DROP_COST)
     add("--keep-cost", type=float, default=1.0, metavar="X", help=KEEP_COST)
     parser.set_defaults(run=_train)
@@ -78,8 +78,8 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=OWN_GAMMA,
         metavar="c=8|COSTS.json",
-        help="rollback and speed in simulated time, on prompts that training never saw "
-        "(alone: c is gamma + 1)",
+        help="rollback and speed in simulated time, on prompts kept from training "
+        "(without a value: c is gamma + 1)",
     )
     flags.add_json_flag(parser)
     parser.set_defaults(run=_eval, gamma=None, branches=methods.K_MAX)

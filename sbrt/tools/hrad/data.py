@@ -1,6 +1,5 @@
-"""What H-RAD learns from: features at the end of a round, and how far the adopted tail stood.
-
-Collected with uncut chains, so that a label says what would have become of the full burst.
+"""Training samples of H-RAD: features at the end of a round, and how much of the adopted tail was
+accepted. They are collected with uncut chains, so a label describes the full burst.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ Progress = Callable[[int, int, str], None]  # (prompts done, in all, the next on
 
 @dataclass(frozen=True)
 class Samples:
-    """features [n, inputs] f16, labels [n] u8, prompts [n] i64: the prompt of each, by number.
+    """features [n, inputs] f16, labels [n] u8, prompts [n] i64: the number of each sample's prompt.
 
-    digests: [prompts] i64, one for each prompt's text. data: sha256 of the whole.
+    digests: [prompts] i64, one for each prompt's text. data: sha256 of all samples.
     """
 
     origin: Origin
@@ -46,11 +45,11 @@ class Samples:
     digests: NDArray[np.int64]
 
     def held_out(self) -> NDArray[np.bool_]:
-        """[n]: whether a sample's prompt is kept from training."""
+        """[n]: True if a sample's prompt is kept from training."""
         return is_held_out(self.prompts)
 
     def encode(self) -> bytes:
-        """The bytes of its file."""
+        """The bytes of the samples' file."""
         tensors = {
             name: getattr(self, name) for name in ("features", "labels", "prompts", "digests")
         }
@@ -67,7 +66,7 @@ class Samples:
 
 
 def is_held_out(prompt: Any) -> Any:
-    """Whether a prompt, by its number, is kept from training; or of each number of an array."""
+    """True if the prompt of that number is kept from training. An array gives one bool each."""
     return prompt % HELD_OUT == HELD_OUT - 1
 
 
@@ -96,9 +95,9 @@ def load_samples(path: Path) -> Samples:
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """All samples of one pair and gamma, at whatever temperatures; a prompt counts once.
+    """All samples of one pair and gamma, at any temperatures; a prompt counts once.
 
-    The origin's temperature is the highest. Raises InvalidInputError where the pairs differ.
+    The origin's temperature is the highest. Raises InvalidInputError if the pairs differ.
     """
     import numpy as np
 
@@ -123,15 +122,16 @@ def joined(parts: Sequence[Samples]) -> Samples:
 
 
 def digest_of(prompt: str) -> int:
-    """63 bits that tell a prompt from another."""
+    """63 bits that identify a prompt's text."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "little") >> 1
 
 
 def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
-    """(index of a round, class of what it adopted) for a sequence of uncut chains.
+    """(index of a round, class of the tail that it adopted) for a sequence of uncut chains.
 
-    A round gives one if it was a hit, the tail it adopted had all `gamma` nodes (the budget did not
-    shorten it), and the next round was not cut short by the end of the sequence.
+    A round gives one under three conditions. It was a hit. The tail it adopted had all `gamma`
+    nodes, so the budget did not shorten it. The end of the sequence did not cut the next round
+    short.
     """
     found = []
     for i, (round_, following) in enumerate(pairwise(rounds)):
@@ -142,7 +142,7 @@ def labels_of(rounds: Sequence[Round], gamma: int) -> list[tuple[int, int]]:
 
 
 def label(n: int, gamma: int) -> int:
-    """Class of a burst of `gamma` nodes of which `n` stood."""
+    """Class of a burst of `gamma` nodes of which `n` were accepted."""
     if n == 0:
         return 0
     return 2 if n == gamma else 1
@@ -160,9 +160,10 @@ def collect(
     origin: Origin,
     progress: Progress | None = None,
 ) -> tuple[Samples, int]:
-    """Samples of an engine that keeps features, and how many prompts did not fit and were skipped.
+    """(samples of an engine that keeps features, number of prompts skipped because they do not
+    fit).
 
-    Prompt i draws with seed `params.seed + i`. Raises InvalidInputError, EngineError.
+    Prompt i is sampled with seed `params.seed + i`. Raises InvalidInputError, EngineError.
     """
     import numpy as np
 
@@ -201,7 +202,7 @@ def collect(
 def _run(
     engine: Engine, ids: list[int], params: SamplingParams, method: Method
 ) -> tuple[list[NDArray[np.float16]], list[Round]]:
-    """Features [inputs] after each round of one answer but the last, and its rounds."""
+    """(features [inputs] after each round but the last, rounds) of one answer."""
     import numpy as np
 
     engine.add_request("collect", ids, params, method=method)
@@ -214,7 +215,7 @@ def _run(
             if answer.finish_reason == "error":
                 raise EngineError(f"method {method.text}: {answer.stop_reason}")
     rounds = engine.rounds()
-    return kept[len(kept) - len(rounds) + 1 :], rounds  # of a long answer the last ones are known
+    return kept[len(kept) - len(rounds) + 1 :], rounds  # only the last rounds are known
 
 
 def _fitting(engine: Engine, prompt: str, params: SamplingParams) -> list[int] | None:

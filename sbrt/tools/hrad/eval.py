@@ -1,4 +1,4 @@
-"""What an H-RAD classifier is worth: on samples, and in simulated time on prompts it never saw."""
+"""Measures an H-RAD classifier on samples, and in simulated time on prompts kept from training."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EPSILONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of confidence, alone and beside the classifier
-HALVINGS = 6  # of the interval in which the threshold of equal rollback lies
+EPSILONS = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds of confidence, used alone and with the classifier
+HALVINGS = 6  # halvings of the interval that holds the threshold of equal rollback
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """confusion: [3][3] samples by (their class, the class they were given).
+    """confusion: [3][3] samples by (true class, predicted class).
 
-    held_out: the samples are those of training's own file that were kept from it.
+    held_out: the samples are the held-out part of the training file.
     """
 
     confusion: list[list[int]]
@@ -36,21 +36,21 @@ class Judgement:
 
     @property
     def count(self) -> int:
-        """Samples."""
+        """Number of samples."""
         return sum(map(sum, self.confusion))
 
     @property
     def accuracy(self) -> float:
-        """Share of samples told right."""
+        """Share of samples classified correctly."""
         return ratio(sum(self.confusion[i][i] for i in range(len(CLASSES))), self.count)
 
     @property
     def majority(self) -> float:
-        """Share of the largest class: what always saying the same would get right."""
+        """Share of the largest class: the accuracy of always predicting it."""
         return ratio(max(map(sum, self.confusion)), self.count)
 
     def line(self) -> dict[str, Any]:
-        """As JSON."""
+        """The JSON object."""
         return {
             "samples": self.count,
             "held_out": self.held_out,
@@ -62,7 +62,7 @@ class Judgement:
 
     def text(self) -> str:
         """The confusion matrix and both shares."""
-        rows: list[tuple[str, ...]] = [("stands \\ said", *CLASSES, "right")]
+        rows: list[tuple[str, ...]] = [("label \\ predicted", *CLASSES, "right")]
         for i, (name, counts) in enumerate(zip(CLASSES, self.confusion, strict=True)):
             rows.append((name, *map(str, counts), f"{ratio(counts[i], sum(counts)):.0%}"))
         which = "held out from training" if self.held_out else "none of them known to training"
@@ -78,7 +78,7 @@ class Judgement:
 
 
 def judge(classifier: Classifier, samples: Samples) -> Judgement:
-    """Of the held-out samples if the classifier was trained on this file, else of all.
+    """Judge the held-out samples if the classifier was trained on this file, else all samples.
 
     Raises InvalidInputError if the samples are of another gamma or other models.
     """
@@ -92,7 +92,7 @@ def judge(classifier: Classifier, samples: Samples) -> Judgement:
 
 
 def confusion_of(labels: NDArray[Any], said: NDArray[Any]) -> list[list[int]]:
-    """[3][3] counts by (label, what was said)."""
+    """[3][3] counts by (label, prediction)."""
     import numpy as np
 
     found: NDArray[np.int64] = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
@@ -118,7 +118,7 @@ def unseen(prompts: Sequence[str], classifier: Classifier, samples: Samples) -> 
 
 @dataclass(frozen=True)
 class Worth:
-    """Rollback and speed of settings beside each other, in simulated time.
+    """Rollback and speed of several settings in simulated time.
 
     equal: confidence alone at the rollback rate of `best`, the fastest setting with the classifier.
     """
@@ -128,11 +128,11 @@ class Worth:
     equal: Tally
 
     def lines(self) -> list[dict[str, Any]]:
-        """As JSON, the last one that of `equal`."""
+        """JSON objects; the last one is for `equal`."""
         return [self.report.line(tally) for tally in [*self.report.tallies, self.equal]]
 
     def text(self) -> str:
-        """The table and what it says."""
+        """A table, and its conclusion in a sentence."""
         rows: list[tuple[str, ...]] = [("method", "speedup", "tokens/pass", "rollback", "same")]
         for tally in [*self.report.tallies, self.equal]:
             line = self.report.line(tally)
@@ -159,18 +159,18 @@ def settings(classifier: Classifier) -> list[Method]:
     alone = [confidence(gamma, epsilon) for epsilon in (0.0, *EPSILONS)]
     both = [
         replace(m.having("hrad", path), text=f"{m.text},hrad=H")
-        for m in alone  # epsilon 0: class 1 keeps all, too
+        for m in alone  # also epsilon 0, where class 1 keeps all
     ]
     return [methods.parse(f"pearl:gamma={gamma}"), *alone, *both]
 
 
 def confidence(gamma: int, epsilon: float) -> Method:
-    """specbranch without a classifier."""
+    """The method specbranch without a classifier."""
     return methods.parse(f"specbranch:gamma={gamma},epsilon={epsilon:g}")
 
 
 def weigh(simulator: Simulator, classifier: Classifier, prompts: Sequence[str]) -> Worth:
-    """Run every setting, then look for the threshold of confidence that rolls back as much."""
+    """Run every setting, then find the confidence threshold with the same rollback rate."""
     none = methods.parse("none")
     report = simulator.report(settings(classifier), none, prompts)
     on = [t for t in report.tallies if t.method.options.get("hrad", "off") != "off"]
@@ -199,5 +199,5 @@ def of_equal_rollback(alone: Any, wanted: float) -> Tally:
 
 
 def rollback(tally: Tally) -> float:
-    """Tokens taken back for each one returned."""
+    """Tokens rolled back for each token returned."""
     return ratio(tally.rollback, tally.tokens)

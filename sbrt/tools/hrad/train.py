@@ -1,5 +1,8 @@
-"""Trains an H-RAD classifier with torch: minutes on two cores, and the same samples and seed give
-the same bytes (one thread, for the number of threads is part of the order of additions)."""
+"""Trains an H-RAD classifier with torch, in minutes on two cores.
+
+The same samples and seed give the same bytes: it uses one thread, because the number of threads
+changes the order of additions.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ DROPOUT, RATE, DECAY = 0.2, 3e-4, 0.01
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean cross-entropy on both parts, and the share of held-out samples that were told right."""
+    """Mean cross-entropy on both parts, and the accuracy on held-out samples."""
 
     number: int
     loss: float
@@ -35,9 +38,9 @@ class Epoch:
 class Plan:
     """How to train. weighted: a rare class weighs as much as a common one.
 
-    drop_cost: how many times likelier than not "nothing" must be to be said: a tail that is dropped
-    and would have stood costs time, one that is kept and falls costs rollbacks. keep_cost: "all"
-    likewise. Both go into the last layer's biases, by their logarithms.
+    drop_cost: "nothing" is predicted only if it is this number of times likelier than not. A tail
+    that is dropped wrongly costs time; one that is kept wrongly costs rollbacks. keep_cost: the
+    same for "all". Both are added, as logarithms, to the last layer's biases.
     """
 
     seed: int = 0
@@ -51,7 +54,7 @@ class Plan:
 def train(
     samples: Samples, path: Path, plan: Plan, say: Callable[[Epoch], None] | None = None
 ) -> tuple[Classifier, Epoch]:
-    """The classifier of the epoch with the least held-out loss, and that epoch; writes nothing.
+    """The classifier of the epoch with the least held-out loss, and that epoch. Writes nothing.
 
     Raises InvalidInputError: no torch, or too few prompts to hold some out.
     """
@@ -81,7 +84,7 @@ def train(
 
 
 def require() -> Any:
-    """torch. Raises InvalidInputError where it is not installed."""
+    """The module torch. Raises InvalidInputError if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -91,7 +94,7 @@ def require() -> Any:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """Random numbers from `seed` and one thread; both are put back afterwards."""
+    """Random numbers from `seed`, and one thread; both are restored afterwards."""
     import torch
 
     threads = torch.get_num_threads()
@@ -116,7 +119,7 @@ def _network(hidden: int) -> nn.Sequential:
 
 
 def _weights(counts: tuple[int, int, int]) -> list[float]:
-    """Of the classes; one without samples weighs as if it had one."""
+    """Weights of the classes; a class without samples weighs as if it had one."""
     return [sum(counts) / (len(CLASSES) * max(1, count)) for count in counts]
 
 
@@ -128,7 +131,7 @@ def _epochs(
     plan: Plan,
     say: Callable[[Epoch], None] | None,
 ) -> tuple[Epoch, list[Any]]:
-    """The best epoch and its tensors, in the order of a file."""
+    """The best epoch, and its tensors in the order of a file."""
     import torch
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=DECAY)

@@ -179,7 +179,7 @@ def write_gguf(path, *, arch="llama", kind="F32", words=None, tied=True, seed=0,
     for name, shape in shapes_of(arch, vocab, tied, s).items():
         of = kind if isinstance(kind, str) else kind(name)
         if tensors is not None and name in tensors:
-            values = tensors[name]  # or (blocks, their type)
+            values = tensors[name]  # an array, or (blocks, their type)
             values, of = values if isinstance(values, tuple) else (values, None)
             writer.add_tensor(name, values, raw_dtype=of)
         elif len(shape) == 1:
@@ -312,7 +312,7 @@ def write_folder(folder, paths):
 
 @pytest.fixture(scope="session")
 def files():
-    """What writes models and reads them by the `gguf` package."""
+    """Functions that write models, and that read them with the `gguf` package."""
     return SimpleNamespace(
         write=write_gguf,
         folder=write_folder,

@@ -1,9 +1,9 @@
 """Mutated GGUF files: `python tests/model/gguf/mutants.py FILE --count 20000`.
 
-FILE is a good one, replaced until the end. Each mutant must be refused with InvalidInputError, or
-load and generate. Nothing may allocate what a count or a size merely claims: bounds and their
-measurement are those of tests/model/mutants.py. Mutant i of seed s is always the same. The last
-line on stdout is a JSON summary.
+FILE is a valid file; the program overwrites it and restores it at the end. Each mutant must be
+refused with InvalidInputError, or load and generate. No reader may allocate memory because a count
+or a size claims it: bounds and measurement are those of tests/model/mutants.py. Mutant i of seed s
+is always the same. The last line on stdout is a JSON summary.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REALS = (0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"))
 
 
 def mutated(rng: random.Random, good: bytes, end: int) -> bytes:
-    """The header ends at byte `end`: most mutations are there."""
+    """A mutant. Most mutations are in the header, which ends at byte `end`."""
     out = bytearray(good)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         at = rng.randrange(min(end, len(out)))
@@ -61,7 +61,7 @@ def mutated(rng: random.Random, good: bytes, end: int) -> bytes:
 
 
 def replace(rng: random.Random, out: bytearray, end: int, code: str, value: float) -> None:
-    """A number in the place of one that is there: most counts and sizes are below 256."""
+    """Replace a number that is there; most counts and sizes are below 256."""
     size = struct.calcsize(code)
     small = [at for at in range(min(end, len(out) - size)) if out[at + 1 : at + 4] == b"\0\0\0"]
     at = rng.choice(small) if small else 0
@@ -96,7 +96,7 @@ def run(path: Path, count: int, seed: int) -> Counter:
 
 
 def believing_texts(cursor: header._Cursor, what: str, count: int) -> list[str]:
-    """The canary: a reader that makes room for what a length claims."""
+    """The canary: a reader that allocates the length that a text claims."""
     found = []
     for _ in range(count):
         size = cursor.number(what, "Q")

@@ -1,5 +1,5 @@
-"""Contract under test: bench.peers and bench.peers.quality on a GGUF file, next to a fake peer.
-Lines are compared with ours on the same file, and no engine is left out in silence."""
+"""Contract under test: bench.peers and bench.peers.quality on a GGUF file, with a fake peer. Lines
+are compared with ours on the same file, and no engine is left out without a message."""
 
 import json
 import math
@@ -76,7 +76,7 @@ def fake(path, ours, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bench(path, tmp_path, capsys):
-    """Runs the bench; its exit code, its JSON lines by name, its stderr."""
+    """Run the bench: (exit code, JSON lines by name, stderr)."""
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
 
@@ -131,7 +131,7 @@ def test_divergences_are_those_of_the_definition():
 
 
 def test_the_error_is_that_of_windows():
-    """Two windows whose positions say the same thing again and again are two values."""
+    """Two windows, each with equal values at all positions, count as two values."""
     assert quality.error_of([np.full(512, 1.0), np.full(512, 3.0)]) == 1.0
     assert quality.error_of([np.arange(5.0)]) == 0.0
 
@@ -144,7 +144,7 @@ def text(tmp_path):
 
 
 def test_quality_of_ours_and_of_a_peer(path, fake, ours, text, monkeypatch, capsys):
-    """A peer that finds all tokens alike is as far away as the entropy of ours says."""
+    """A peer with equal logits for all tokens is as far away as the entropy of ours."""
     monkeypatch.setattr(quality, "LLAMA", fake(ours[0]))
     argv = ["--target", str(path), "--text", str(text), "--positions", "70", "--threads", "1"]
     assert quality.main([*argv, "--json"]) == 0
@@ -161,7 +161,7 @@ def test_quality_of_ours_and_of_a_peer(path, fake, ours, text, monkeypatch, caps
 
 
 def test_windows_begin_anew(path, text, monkeypatch):
-    """Logits after 64 rows and after many windows are those of forwards of one row."""
+    """Logits after 64 rows and after many windows equal those of forwards of one row."""
     pair = quality.load_pair(quality.EngineConfig(model=path))
     [ids] = quality.windows_of(text, pair, 80)
     rows = quality.reader(pair.target, 1)(ids)

@@ -1,5 +1,5 @@
-"""Contract under test: a draft's folder takes embedding and head of a GGUF file, as the file has
-them: rows of quantised blocks. Nothing of them is stored twice, and no answer changes."""
+"""Contract under test: a draft's folder shares embedding and head of a GGUF file in the file's
+format, rows of quantised blocks. None of them is stored twice, and no answer changes."""
 
 import json
 
@@ -21,7 +21,7 @@ LAWS = (
 
 
 def write_draft(files, folder, target, *, trims):
-    """The target's layers in float32, less what the target lends. Trims: with a head of IDS."""
+    """The target's layers in float32, without the shared weights. Trims: with a head of IDS."""
     files.folder(folder, [target])
     weights = files.dequantised([target])
     head = weights.get(HEAD, weights[EMBED])
@@ -43,7 +43,7 @@ def engine_of(target, draft, **fields):
 
 
 def answers(engine, method):
-    """The answers, and how many drafted tokens were accepted."""
+    """The answers, and the number of accepted draft tokens."""
     found = [engine.generate(["def f(", "x ="], law, method=method) for law in LAWS]
     completions = [o.outputs[0] for outputs in found for o in outputs]
     accepted = sum(c.spec_decode_metrics["num_accepted_draft_tokens"] for c in completions)
@@ -64,7 +64,7 @@ def test_a_draft_of_a_file(files, tmp_path, kind, tied, trims):
 
 
 def test_the_head_is_the_files(files, tmp_path):
-    """Without a head of its own a draft of the same layers says what the target says, always."""
+    """A draft with all of the target's layers and its head always agrees with the target."""
     target = files.write(tmp_path / "m.gguf", kind="Q8_0")
     draft = write_draft(files, tmp_path / "d", target, trims=False)
     lender = open_checkpoint(target)

@@ -1,5 +1,5 @@
-"""Contract under test: a GGUF header is hostile. Whatever is wrong is one sentence; nothing is
-allocated that a count or a size merely claims, and nothing outside the file is read."""
+"""Contract under test: a GGUF header is untrusted. Every fault gives one sentence. Nothing is
+allocated because a count or a size claims it, and nothing outside the file is read."""
 
 import json
 import struct
@@ -34,7 +34,7 @@ def tensor(name, sizes=(4,), kind=0, offset=0, rank=None):
 
 
 def build(entries=(), tensors=(), data=b"", magic=b"GGUF", version=3, counts=None):
-    """A file of these parts, right or wrong; the data begins at a multiple of 32."""
+    """A file of these parts, valid or not; the data begins at a multiple of 32."""
     tensor_count, entry_count = counts or (len(tensors), len(entries))
     head = magic + struct.pack("<IQQ", version, tensor_count, entry_count)
     head += b"".join(entries) + b"".join(tensors)
@@ -54,7 +54,7 @@ MANY = 2**63 - 1
         (build(magic=b"ggjt"), ["b'GGUF'"]),
         (b"GGUF\x03", ["version"]),
         (build(version=1), ["version", "got 1"]),
-        (build(version=3 << 24), ["version"]),  # of the other byte order
+        (build(version=3 << 24), ["version"]),  # a file of the other byte order
         (build(counts=(0, MANY)), ["metadata"]),
         (build(counts=(MANY, 0)), ["tensor"]),
         (build([struct.pack("<Q", 2**64 - 1) + b"key"]), ["at most", 2**64 - 1]),
@@ -105,7 +105,7 @@ def test_a_wrong_header_is_refused(tmp_path, refused, raw, words):
 
 
 def test_a_header_of_more_than_64_megabytes_is_refused(tmp_path, refused):
-    """The file is sparse: it has the bytes that its one string claims."""
+    """The file is sparse, and has as many bytes as its one string claims."""
     path = tmp_path / "m.gguf"
     with path.open("wb") as file:
         file.write(build([entry("a", TEXT, struct.pack("<Q", 2**31))]))
@@ -167,7 +167,7 @@ def parts(files, tmp_path):
 
 
 def change(path, key, kind, value):
-    """Another value of a number in a file's metadata."""
+    """Change a number in a file's metadata."""
     raw = path.read_bytes()
     name = text(key) + struct.pack("<I", kind)
     at = raw.index(name) + len(name)
@@ -198,7 +198,7 @@ def test_parts_that_do_not_agree_are_refused(parts, refused, which, key, kind, v
 
 
 def test_a_part_in_the_place_of_another_is_refused(parts, refused):
-    """A circle of parts would need this: names come from the first part's alone."""
+    """A circle of parts would need this, because names come from the first part's name alone."""
     parts[1].write_bytes(parts[2].read_bytes())
     refused(lambda: open_checkpoint(parts[0]), parts[1].name, "split.no")
     parts[1].write_bytes(parts[0].read_bytes())
@@ -217,7 +217,7 @@ def test_a_tensor_in_two_parts_is_refused(parts, refused):
 
 
 def run(files, folder, *words):
-    """A child process, so that its limits and its peak are its own: (exit code, figures, text)."""
+    """Run a child process with its own limits and peak: (exit code, figures, text)."""
     path = files.write(
         folder / "m.gguf", layers=1, hidden=32, inner=32, heads=2, kv_heads=1, head_dim=16,
         kind=lambda name: "Q4_1" if "attn" in name else "Q8_0",

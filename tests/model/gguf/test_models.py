@@ -1,5 +1,5 @@
-"""Contract under test: a model of a GGUF file answers as the folder of its dequantised weights,
-here and in transformers. What it cannot be is refused by name."""
+"""Contract under test: a model in a GGUF file answers like the folder of its dequantised weights,
+here and in transformers. Unsupported models are refused by name."""
 
 import itertools
 import subprocess
@@ -34,7 +34,7 @@ def answer(target, draft=None, method=None, **fields):
 
 
 def compare_with_transformers(folder, answer, prompt=PROMPT, gap=GAP):
-    """Each token is transformers' first choice after those before it."""
+    """Each token must be transformers' first choice after those before it."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         rows = model(torch.tensor([[*prompt, *answer]])).logits[0].numpy()
@@ -42,7 +42,7 @@ def compare_with_transformers(folder, answer, prompt=PROMPT, gap=GAP):
     for i in np.flatnonzero(rows.argmax(1) != answer):
         low, high = np.sort(rows[i])[-2:]
         assert high - low < gap, f"token {i}: gap {high - low:.2e}"
-        break  # after it the two follow different texts
+        break  # after a near-tie the two texts differ
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_family(files, tmp_path, arch, kind):
 
 
 def mixed(name):
-    """As quantisers write files: types by role."""
+    """Types by role, as quantisers write files."""
     types = {"token_embd": "Q6_K", "attn_v": "Q5_K", "ffn_down": "Q3_K", "attn_q": "Q5_0"}
     return next((kind for part, kind in types.items() if part in name), "Q4_K")
 
@@ -80,7 +80,7 @@ def test_drafts_of_other_formats_change_no_token(files, tmp_path):
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 def test_every_type_at_once(files, tmp_path, activations):
-    """q, k and v, gate and up, the embedding: each in a type of its own."""
+    """Different types for q, k and v, gate and up, and the embedding."""
     types = itertools.cycle(BLOCK_TYPES)
     path = files.write(tmp_path / "m.gguf", kind=lambda name: next(types), layers=4)
     found = answer(path, activation_dtype=activations)
@@ -92,7 +92,7 @@ def test_every_type_at_once(files, tmp_path, activations):
 
 @pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
 def test_int8_activations_are_the_targets(files, tmp_path, refused, kind):
-    """A draft takes them where its weights are quantised; a target must be."""
+    """A draft has int8 activations if its weights are quantised; a target needs such weights."""
     target = files.write(tmp_path / "t.gguf", kind="Q4_1")
     draft = files.write(tmp_path / "d.gguf", kind=kind, layers=1, seed=3)
     fields = {"activation_dtype": "int8", "speculative": {"method": "draft_model"}}
@@ -134,7 +134,7 @@ print(resident("VmHWM") - before)
 
 
 def test_loading_takes_no_second_copy(files, tmp_path):
-    """At most 1.15 times the file and its largest tensor, whole, as bytes."""
+    """At most 1.15 times the file plus its largest tensor, in bytes."""
     if not Path("/proc/self/status").exists():
         pytest.skip("/proc/self/status: expected it to measure memory, found none")
     path = files.write(
@@ -148,7 +148,7 @@ def test_loading_takes_no_second_copy(files, tmp_path):
 
 
 def test_a_tokenizer_of_one_file_and_a_draft_of_another(files, tmp_path, refused):
-    """Tokens are compared whatever they come from, and the end id is the file's."""
+    """Tokens are compared from any source, and the end id is the file's."""
     target = files.write(tmp_path / "t.gguf")
     draft = files.write(tmp_path / "d.gguf", kind="Q8_0", layers=1, seed=3)
     other = files.write(tmp_path / "o.gguf", words="scores")
@@ -168,7 +168,7 @@ def test_a_split_file_is_the_whole_one(files, tmp_path):
     assert answer(parts[0]) == answer(whole)
 
 
-# --- what the metadata says ---
+# --- the meaning of the metadata ---
 
 
 def with_entries(**entries):
@@ -217,7 +217,7 @@ def test_ropes(files, tmp_path):
 
 
 def test_frequencies_that_are_divided_are_those_of_llama3(files, tmp_path):
-    """The converter writes llama3's scaling as divisors, worked out in double."""
+    """The converter writes llama3's scaling as divisors, computed in double."""
     dim, base, factor, low, high, original = 64, 10000.0, 8.0, 1.0, 4.0, 64
     frequencies = base ** -(np.arange(0, dim, 2) / dim)
     wavelengths = 2 * np.pi / frequencies

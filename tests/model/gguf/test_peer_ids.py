@@ -33,7 +33,7 @@ def theirs():
 
 
 def different(path, read, texts):
-    """Texts whose ids are not llama.cpp's."""
+    """Texts whose ids differ from llama.cpp's."""
     ours, found = Tokenizer(path), []
     for at in range(0, len(texts), BATCH):
         batch = texts[at : at + BATCH]
@@ -51,6 +51,6 @@ def test_the_real_file(real, files, theirs):
 def test_every_kind(files, theirs, tmp_path, pre):
     path = files.write(tmp_path / "m.gguf", words=pre)
     texts = files.mixed_lines(LINES_OF_A_KIND)
-    if pre == "deepseek-llm":  # spaces before it: DeepSeek's tokenizer.json splits them, as we do
+    if pre == "deepseek-llm":  # spaces before it: we split them, as DeepSeek's tokenizer.json does
         texts = [text for text in texts if "  \u3000" not in text]
     assert different(path, theirs(path), texts) == []

@@ -1,7 +1,8 @@
-"""Contract under test: SmolLM2-135M-Instruct in Q4_1 answers as its dequantised weights do, here
-and in transformers. The file is not in the repository (CONTRIBUTING.md).
+"""Contract under test: SmolLM2-135M-Instruct in Q4_1 answers like its dequantised weights, here and
+in transformers. The file is not in the repository (CONTRIBUTING.md).
 
-The long runs take their prompts from the JSON lines that SBRT_PROMPTS names."""
+The long runs take their prompts from the JSON lines that SBRT_PROMPTS names.
+"""
 
 import os
 from pathlib import Path
@@ -26,7 +27,7 @@ QUESTIONS = (
     "Was ist ein Fahrrad?",
 )
 GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
-NEAR = 1e-4  # of log-probs
+NEAR = 1e-4  # greatest difference of log-probs
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 
 
@@ -82,7 +83,7 @@ def test_log_probs_are_those_of_transformers(real, folder):
 
 
 def near_ties(folder, answers):
-    """Answers that leave those of transformers, all of them where its best two are close."""
+    """Answers that differ from transformers'. Each must differ at a near-tie."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     parted = 0
     for prompt, found in answers:
@@ -101,7 +102,7 @@ def test_an_answer_makes_sense(real, answers):
 
 
 def test_ids_are_those_of_its_kind(real):
-    """Digits, then GPT-2's pattern: what the tokenizer.json of SmolLM2 says."""
+    """Digits, then GPT-2's pattern, as in the tokenizer.json of SmolLM2."""
     ours = Tokenizer(real)
     theirs = Library.from_str(ours._library.to_str())
     theirs.pre_tokenizer = pre_tokenizers.Sequence(
@@ -149,7 +150,7 @@ def test_many_answers_are_those_of_the_folder_and_of_transformers(real, folder, 
 
 @pytest.fixture(scope="module")
 def draft(files, real, tmp_path_factory):
-    """The first layers of the model: a draft that is sometimes right."""
+    """A draft of the model's first layers, which is sometimes right."""
     return files.first_layers(real, tmp_path_factory.mktemp("draft") / "draft.gguf", DRAFT_LAYERS)
 
 

@@ -1,5 +1,5 @@
-"""Contract under test: Gemma 3 270M in Q4_K_M answers as its dequantised weights do in
-transformers, and by every method as by plain decoding. tools/gemma_model.py fetches the file."""
+"""Contract under test: Gemma 3 270M in Q4_K_M answers like its dequantised weights in transformers,
+with every method as with plain decoding. tools/gemma_model.py fetches the file."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ QUESTIONS = (
     "List three prime numbers.", "Translate 'good morning' into Spanish.", "Who wrote Hamlet?",
     "What is 17 times 23?", "Tell me a short story about a cat.", "日本の首都はどこですか?",
 )  # fmt: skip
-TEXT = "The cat sat on the mat. It saw a dog, and the dog saw it.\n" * 34  # beyond the window
+TEXT = "The cat sat on the mat. It saw a dog, and the dog saw it.\n" * 34  # longer than the window
 GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
 LENGTH = 1024
 
@@ -46,7 +46,7 @@ def test_what_it_is(gemma):
 
 
 def test_every_method_equals_plain_decoding_beyond_the_window(gemma):
-    """By look-up, the chains are right most of the time; a random draft never is."""
+    """Chains by look-up are right most of the time; a random draft never is."""
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     methods = ("none", "lookup", "specbranch")
     with Engine.from_pretrained(gemma, "random", max_model_len=LENGTH) as engine:

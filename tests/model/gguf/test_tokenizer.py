@@ -1,5 +1,5 @@
-"""Contract under test: the tokenizer of a GGUF file gives the ids of the one it was made from. The
-oracle is transformers where it knows the kind, else a tokenizer put together here."""
+"""Contract under test: the tokenizer of a GGUF file gives the ids of the tokenizer that it was made
+from. The oracle is transformers for the kinds that it knows, else a tokenizer made here."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_byte_level_kind_that_transformers_knows(files, tmp_path, pre):
 
 
 def library_of(files, *before):
-    """Byte-level BPE of the same tokens, behind other pre-tokenizers."""
+    """Byte-level BPE of the same tokens, with other pre-tokenizers."""
     tokens, merges, _ = files.byte_level_words()
     vocab = {token: i for i, token in enumerate(tokens)}
     library = Library(models.BPE(vocab, [tuple(merge.split(" ")) for merge in merges]))
@@ -57,7 +57,7 @@ def library_of(files, *before):
 
 @pytest.mark.parametrize("pre", ["smollm", "starcoder", "refact", "command-r"])
 def test_digits_alone(files, tmp_path, pre):
-    """The tokenizer.json of these models: Digits, then ByteLevel with the pattern of GPT-2."""
+    """The tokenizer.json of these models has Digits, then ByteLevel with GPT-2's pattern."""
     path = files.write(tmp_path / "m.gguf", words=pre)
     same_ids(
         path, library_of(files, pre_tokenizers.Digits(individual_digits=True)), files.mixed_lines()
@@ -67,7 +67,7 @@ def test_digits_alone(files, tmp_path, pre):
 def test_scores(files, tmp_path):
     path = files.write(tmp_path / "m.gguf", words="scores")
     theirs = transformers_ids(path)
-    # Its Metaspace takes a space at the beginning for the one that it would add.
+    # Its Metaspace treats a space at the beginning as the one that it would add.
     texts = [text for text in files.mixed_lines() if not text.startswith((" ", "\u2581"))]
     same_ids(path, theirs, [text for text in texts if text and "<" not in text])
 
@@ -97,7 +97,7 @@ def test_every_name_means_a_split():
     assert not ALIKE.keys() & SPLITS.keys()
 
 
-# --- tokens around, special tokens, what ends ---
+# --- tokens around a prompt, special tokens, end tokens ---
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_its_makers_sample_it_with(files, tmp_path, refused):
         refused(lambda: engine.generate("x"), "n.gguf", "temperature")
 
 
-# --- what cannot be ---
+# --- invalid metadata ---
 
 
 @pytest.mark.parametrize("key", ["eos_token_id", "eot_token_id", "eom_token_id"])
@@ -201,7 +201,7 @@ def test_an_end_id_is_a_token_of_the_tokenizer(files, tmp_path, refused):
 
 
 def edited(files, tmp_path, change):
-    """The file of a writer whose metadata `change` has edited."""
+    """A writer's file after `change` has edited its metadata."""
     path = tmp_path / "m.gguf"
     files.write(path, more=lambda writer: change(writer.kv_data[0]))
     return path
@@ -267,7 +267,7 @@ def test_a_model_without_a_tokenizer_runs_on_ids(files, tmp_path, refused):
 
 
 def test_a_tokenizer_json_beside_a_file_is_not_asked(files, tmp_path):
-    """Files of other models lie in the same folder."""
+    """Files of other models may be in the same folder."""
     path = files.write(tmp_path / "m.gguf")
     for name in ("tokenizer_config.json", "added_tokens.json", "generation_config.json"):
         (tmp_path / name).write_text(json.dumps({"eos_token": "x", "eos_token_id": 1}))

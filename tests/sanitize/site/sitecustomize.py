@@ -1,4 +1,4 @@
-"""Python imports this at its start if it finds it: the file SBRT_CORE becomes sbrt._core, in child
+"""Python imports this at its start if it finds it. The file SBRT_CORE becomes sbrt._core, in child
 processes too."""
 
 import os

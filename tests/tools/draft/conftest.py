@@ -19,7 +19,7 @@ def target(tmp_path_factory, make):
 
 @pytest.fixture
 def prompts_file(tmp_path):
-    """Enough prompts for training and for what is held out."""
+    """Enough prompts for training and for the held-out set."""
     path = tmp_path / "prompts.jsonl"
     texts = [f"def f{i}(x):\n    return x + {i}" for i in range(48)]
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))

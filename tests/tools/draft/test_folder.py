@@ -1,5 +1,4 @@
-"""Contract under test: a draft's folder says what its shape was, and holds the very numbers that
-training saw."""
+"""Contract under test: a draft's folder has its shape, and the same numbers as in training."""
 
 from dataclasses import replace
 
@@ -70,7 +69,7 @@ def test_training_rounds_as_the_folder_does(draft, target):
     _, weights, folder = draft
     found = open_draft(folder, open_checkpoint(target))
     matrices = [name for name, weight in found.weights.items() if len(weight.shape) == 2]
-    assert len(matrices) == 8  # seven of a layer and the head
+    assert len(matrices) == 8  # seven of a layer, and the head
     for name in matrices:
         expected = rounded(torch.from_numpy(weights[name])).numpy()
         assert (numbers(found.weights[name]) == expected).all()

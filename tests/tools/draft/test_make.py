@@ -1,5 +1,5 @@
 """Contract under test: `sbrt draft make` gives a draft that an engine loads and that changes no
-token; a run that is stopped at any moment goes on; bad input is one sentence."""
+token. A run that was stopped at any moment resumes. Bad input is one sentence."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ ANSWERS, LENGTH = 12, 16
 
 @pytest.fixture
 def small(monkeypatch):
-    """Everything short, and the shape given so that no size has to be measured."""
+    """Short runs; the shape is given, so that no size is measured."""
     for name, value in (("ANSWER", LENGTH), ("HELD_ANSWER", LENGTH), ("SPARE", ANSWERS)):
         monkeypatch.setattr(make_module, name, value)
     monkeypatch.setattr(make_module, "PAUSE", 0.0)
@@ -31,7 +31,7 @@ def small(monkeypatch):
         ("draft.verdict.TOKENS", 12),
     ):  # fmt: skip
         monkeypatch.setattr(f"sbrt.tools.{name}", value)
-    seconds = itertools.count()  # a step of the training is a second long
+    seconds = itertools.count()  # a training step lasts a second
     monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     few = [methods.parse(name) for name in ("none", "draft_model", "lookup")]
     monkeypatch.setattr("sbrt.tools.draft.verdict.usual_methods", lambda: few)
@@ -54,7 +54,7 @@ def run(target, tmp_path, prompts_file, capsys):
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """stopped(module, name, after): Ctrl-C in that function, in the call after `after` calls."""
+    """stopped(module, name, after): Ctrl-C in that function after `after` calls."""
 
     def arm(module, name, after):
         real, calls = getattr(module, name), []
@@ -92,7 +92,7 @@ def test_a_draft_is_made_judged_and_changes_no_token(small, run, target, tmp_pat
 
 
 def test_training_learns(small, run, tmp_path):
-    """The loss falls below what the fitted head had."""
+    """The loss falls below that of the fitted head."""
     code, _, err = run("--minutes", 1)
     assert code == 0
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in err.splitlines()
@@ -102,7 +102,7 @@ def test_training_learns(small, run, tmp_path):
 
 
 def test_a_size_that_was_chosen_stays(small, run, tmp_path, target, monkeypatch):
-    """The first run takes the better of two sizes; the second one would take the other."""
+    """The first run takes the better of two sizes; the second would choose the other."""
     monkeypatch.setattr("sbrt.tools.draft.outlook.LAYERS", (1, 2))
     favoured = [2]
     real = outlook.outlooks
