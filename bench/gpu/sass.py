@@ -1,4 +1,6 @@
-"""What a cubin takes of a multiprocessor: registers, programs that fit, instructions."""
+"""A cubin read without a device: registers, programs that fit a multiprocessor, instructions."""
+
+from __future__ import annotations
 
 import re
 import subprocess
@@ -13,20 +15,19 @@ REGISTERS, WARPS = 65536, 64  # of a multiprocessor
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 CUOBJDUMP, NVDISASM = TOOLS / "cuobjdump", TOOLS / "nvdisasm"
 
+Instructions = list[tuple[str, str]]  # opcode and operands, in the order of addresses
+Labels = dict[str, int]  # name -> index of the instruction that follows it
 
-def resources(cubin):
+
+def resources(cubin: bytes) -> tuple[int, int]:
     """Registers a thread and bytes of local memory (spills), as cuobjdump reads them."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = _dump(cubin, str(CUOBJDUMP), "--dump-resource-usage")
     line = next(line for line in text.splitlines() if "REG:" in line)
     found = dict(part.split(":", 1) for part in line.split() if ":" in part)
     return int(found["REG"]), max(int(found["STACK"]), int(found["LOCAL"]))
 
 
-def fitting(warps, registers, shared, architecture):
+def fitting(warps: int, registers: int, shared: int, architecture: int) -> int:
     """Programs that a multiprocessor holds at once; a warp has registers in eights a thread."""
     by_registers = REGISTERS // (32 * warps * -(-registers // 8) * 8)
     return min(by_registers, SHARED[architecture] // (shared + 1024), WARPS // warps)
@@ -36,14 +37,11 @@ SASS_LINE = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+
 SASS_LABEL = re.compile(r"^(\.L_x_\d+):")
 
 
-def instructions(cubin):
-    """[(opcode, operands)] of a cubin, and {label: index of the instruction behind it}."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(NVDISASM), "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found, labels = [], {}
+def instructions(cubin: bytes) -> tuple[Instructions, Labels]:
+    """The instructions of a cubin, and its labels."""
+    text = _dump(cubin, str(NVDISASM), "-c")
+    found: Instructions = []
+    labels: Labels = {}
     for line in text.splitlines():
         if label := SASS_LABEL.match(line):
             labels[label[1]] = len(found)
@@ -52,12 +50,31 @@ def instructions(cubin):
     return found, labels
 
 
-def instructions_of_loop(found, labels):
-    """Those of the shortest loop that holds a product of tensor cores."""
-    sizes = []
+def loops(found: Instructions, labels: Labels) -> list[range]:
+    """Indices of each loop: from the target of a branch back to the branch, by address of its end.
+
+    An instruction that branches to itself ends a program and is no loop.
+    """
+    made = []
     for i, (opcode, operands) in enumerate(found):
         to = re.search(r"\.L_x_\d+", operands) if opcode.startswith("BRA") else None
-        begin = labels[to[0]] if to else i + 1
-        if begin <= i and any("MMA" in name for name, _ in found[begin : i + 1]):
-            sizes.append(i + 1 - begin)
-    return min(sizes)
+        begin = labels[to[0]] if to else i
+        if begin < i:
+            made.append(range(begin, i + 1))
+    return made
+
+
+def product_loop(found: Instructions, labels: Labels) -> range:
+    """The shortest loop that holds a product of tensor cores."""
+    return min(
+        (loop for loop in loops(found, labels) if any("MMA" in found[i][0] for i in loop)),
+        key=len,
+    )
+
+
+def _dump(cubin: bytes, *command: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([*command, file.name], capture_output=True, text=True, check=True)
+    return done.stdout
