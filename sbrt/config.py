@@ -126,6 +126,8 @@ class EngineConfig:
     (-1: any number, and -1 for the whole vocabulary).
     enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
     graphs from one of the ops.
+    programmatic_launch: on a CUDA device from sm_90 on, kernels start before the one before them
+    has ended, and prefetch weights. No token depends on it. Not measured yet, so it is off.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
     CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
     profile_dir: where Engine.start_profile writes, if it is given no file.
@@ -148,6 +150,7 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     max_logprobs: int = 20
     enforce_eager: bool = False
+    programmatic_launch: bool = False
     nvtx: bool = False
     trace: bool = False
     profile_dir: Folder | None = None
@@ -264,6 +267,11 @@ class EngineConfig:
             raise InvalidInputError(
                 "enforce_eager: expected it with a CUDA device, got device "
                 f"{self.device}, which has no graphs"
+            )
+        if check.flag("programmatic_launch", self.programmatic_launch) and not self.on_cuda:
+            raise InvalidInputError(
+                "programmatic_launch: expected it with a CUDA device, got device "
+                f"{self.device}, which launches no kernels"
             )
 
 
