@@ -1,1 +1,2 @@
-"""Tools for a CUDA device: a short decode, profilers, transformers on the device, timing, and estimated costs."""
+"""Tools for a CUDA device: a short decode, profilers, transformers on the device, timing, estimated
+costs."""

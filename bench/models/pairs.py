@@ -116,7 +116,7 @@ def random_pair(
     weights = random_weights(config, torch.bfloat16, device)
     damp(weights, draft_layers)
     ops = sets.TRITON if device.type == "cuda" else sets.TORCH
-    ops = sets.early(ops) if early else ops
+    ops = sets.early(ops, early)
     target, draft = (
         model_with(each, ops, rows=16, eager=eager)
         for each in (weights, first_layers(weights, draft_layers))

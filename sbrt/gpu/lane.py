@@ -82,9 +82,7 @@ def model_of(
     if products not in PRODUCTS:
         raise InvalidInputError(f"products: expected one of {', '.join(PRODUCTS)}, got {products}")
     chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
-    chosen = replace(chosen, fused=products == "fused")
-    if programmatic_launch:
-        chosen = early(chosen)
+    chosen = early(replace(chosen, fused=products == "fused"), programmatic_launch)
     config = checkpoint.config
     if config.post_norms:
         raise not_built(f"{config.architecture} on device {device}")

@@ -80,9 +80,9 @@ def ops_named(name: str) -> Ops:
     return ALL[name]
 
 
-def early(ops: Ops) -> Ops:
-    """The same ops, those launched early that can be (triton_kernels/early.py)."""
-    if ops.name != TRITON.name:
+def early(ops: Ops, asked: bool = True) -> Ops:
+    """The same ops, if asked those launched early that can be (triton_kernels/early.py)."""
+    if not asked or ops.name != TRITON.name:
         return ops
     return replace(
         ops,

@@ -176,6 +176,7 @@ def test_the_flag_changes_nothing_where_it_cannot():
     assert not is_early(True, torch.device("cpu"))  # the interpreter
     assert not is_early(False, torch.device("meta"))
     assert ops.early(ops.TORCH) is ops.TORCH
+    assert ops.early(ops.TRITON, False) is ops.TRITON
     early = ops.early(ops.TRITON)
     assert early.linear.keywords == early.rope_kv_write.keywords == {"early": True}
     assert early.see is ops.TRITON.see
