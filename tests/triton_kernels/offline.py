@@ -111,7 +111,7 @@ def rope_cases():
         for half, norm_too in ((64, False), (64, True), (32, False), (128, True)):
             types = dict.fromkeys(("QKV", "K", "V", "QWeight", "KWeight"), dtype) | floats
             types |= {"Table": "*i32", "InvFreq": "*fp32"}
-            constants = {"HALF": half, "HAS_NORM": norm_too}
+            constants = {"HALF": half, "HAS_NORM": norm_too, "EARLY": False}
             name = f"head_dim {2 * half}" + ", head norm" * norm_too
             kernel, warps = rope._rope_kv_write_kernel, rope.num_warps(half)
             yield Case(kernel, name, dtype, types, constants, warps, False, half == 64)
