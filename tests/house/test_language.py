@@ -24,8 +24,8 @@ LATER = (
 )  # fmt: skip
 PAGES = (
     "csrc/README.md", "triton_kernels/README.md", "CONTRIBUTING.md", "docs/glossary.md",
-    "docs/gpu-check.md", "docs/performance.md", "docs/profiling.md", "docs/round.md",
-    "docs/structure.md",
+    "docs/gpu-check.md", "docs/gpu-costs.md", "docs/performance.md", "docs/profiling.md",
+    "docs/round.md", "docs/structure.md",
 )  # fmt: skip
 CXX_SUFFIXES = {".h", ".inc", ".cc", ".cu"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
