@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sbrt.gpu import ops
+from sbrt import EngineConfig
+from sbrt.gpu import lane, ops
+from sbrt.model.checkpoint import open_checkpoint
+from sbrt.model.demo_pair import demo_folder
+from sbrt.serve import pair
 from sbrt.triton_kernels.early import is_early
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +55,7 @@ def faults(function):
     if not (is_call(block.body[0], "start_next") and is_call(block.body[-1], "wait_for_previous")):
         yield "expected start_next first and wait_for_previous last"
     before = [*function.body[: blocks[0]], *block.body[1:-1]]
-    for name, call in (pair for node in before for pair in called(node)):
+    for name, call in (each for node in before for each in called(node)):
         if name == PREFETCH and ast.unparse(call.args[0]) in WEIGHTS:
             continue
         if name not in PURE:
@@ -180,3 +184,20 @@ def test_the_flag_changes_nothing_where_it_cannot():
     early = ops.early(ops.TRITON)
     assert early.linear.keywords == early.rope_kv_write.keywords == {"early": True}
     assert early.see is ops.TRITON.see
+
+
+def test_the_flag_of_an_engine_reaches_its_ops(monkeypatch):
+    """EngineConfig.programmatic_launch, from the config to the ops that a lane records."""
+    checkpoint, given = open_checkpoint(demo_folder("draft")), []
+    monkeypatch.setattr(lane, "expect_core", lambda device: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(lane, "model_of", lambda checkpoint, **more: given.append(more))
+        for asked in (False, True):
+            config = EngineConfig("x", device="cuda", programmatic_launch=asked)
+            pair._model(config, checkpoint, None)
+    assert [more["programmatic_launch"] for more in given] == [False, True]
+    made = []
+    monkeypatch.setattr(lane, "model_with", lambda weights, ops, **more: made.append(ops))
+    for asked in (False, True):
+        lane.model_of(checkpoint, device="cpu", ops="triton", programmatic_launch=asked)
+        assert getattr(made[-1].linear, "keywords", {}) == ({"early": True} if asked else {})
