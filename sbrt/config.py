@@ -127,15 +127,16 @@ class EngineConfig:
     package of that name. triton: the kernel of the rounds, 64 rows at a time. auto: torch, or
     triton where torch's flash attention does not work (float32, devices before sm_80).
     num_threads: the engine's total (None: the cores this process may use, by its affinity and by
-    its container's CPU quota). draft_threads of them are the draft's while the lanes overlap.
-    max_logprobs: the limit of SamplingParams.logprobs and prompt_logprobs. -1: no limit, and a
-    request may give -1 for the whole vocabulary.
-    enforce_eager: no CUDA graphs. The lanes' ops run one by one, far slower: this tells a fault of
-    the graphs from one of the ops.
-    nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill.
-    trace: a CUDA device times the work of its lanes, for Engine.trace and a request's times. The
-    CPU always does.
-    profile_dir: the folder in which Engine.start_profile writes if it is given no file.
+    its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
+    max_logprobs: the most that a request may ask of SamplingParams.logprobs and prompt_logprobs
+    (-1: any number, and -1 for the whole vocabulary).
+    enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
+    graphs from one of the ops.
+    programmatic_launch: on a CUDA device from sm_90 on, kernels start before the one before them
+    has ended, and prefetch weights. No token depends on it. Not measured yet, so it is off.
+    nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
+    CUDA devices time what lanes do, for Engine.trace and a request's times; the CPU always does.
+    profile_dir: where Engine.start_profile writes, if it is given no file.
     Raises InvalidInputError.
     """
 
@@ -155,6 +156,7 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     max_logprobs: int = 20
     enforce_eager: bool = False
+    programmatic_launch: bool = False
     nvtx: bool = False
     trace: bool = False
     profile_dir: Folder | None = None
@@ -271,6 +273,11 @@ class EngineConfig:
             raise InvalidInputError(
                 "enforce_eager: expected it with a CUDA device, got device "
                 f"{self.device}, which has no graphs"
+            )
+        if check.flag("programmatic_launch", self.programmatic_launch) and not self.on_cuda:
+            raise InvalidInputError(
+                "programmatic_launch: expected it with a CUDA device, got device "
+                f"{self.device}, which launches no kernels"
             )
 
 

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import LINE, is_early, prefetch, start_next, wait_for_previous
 from .gate import silu, silu_torch
 from .linear_plan import LinearPlan, LinearWork
 from .norm import row_scale, squares_torch
@@ -46,6 +47,14 @@ def _weights(p_w, m_k, EVEN: tl.constexpr):
     else:
         w = tl.load(p_w, mask=m_k[:, None], other=0.0)
     return w
+
+
+@triton.jit
+def _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K: tl.constexpr):
+    """Asks L2 for the first two tiles of k of these rows of weights."""
+    LINE_K: tl.constexpr = LINE // (W.dtype.element_ty.primitive_bitwidth // 8)
+    o_k = tl.minimum(o_first + LINE_K * tl.arange(0, 2 * BLOCK_K // LINE_K), k - 1)
+    prefetch(W + w_row[None, :] * w_stride + o_k[:, None])
 
 
 @triton.jit
@@ -121,6 +130,7 @@ def _linear_kernel(
     EVEN: tl.constexpr,  # BLOCK_K divides k
     UPCAST: tl.constexpr,  # to float32 before products: the interpreter has no bfloat16
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per tile of n and split of k.
 
@@ -134,6 +144,13 @@ def _linear_kernel(
     m_row = row < rows
     o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
+    if EARLY:
+        start_next()
+        o_first = split * (SPLIT_TILES * BLOCK_K)
+        _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K)
+        if GATE:
+            _prefetch_weights(W, w_stride, n + w_row, o_first, k, BLOCK_K)
+        wait_for_previous()
     o_k = tl.arange(0, BLOCK_K)
     p_x = X + row[:, None] * x_stride + o_k[None, :]
     p_w = W + w_row[None, :] * w_stride + o_k[:, None]
@@ -207,6 +224,7 @@ def linear(
     work: LinearWork,
     out: torch.Tensor,
     terms: Terms = Terms(),
+    early: bool = False,
 ) -> torch.Tensor:
     """out = f(x) weight^T + bias, its gate, or the residual + it; f: RMSNorm, or nothing.
 
@@ -215,12 +233,14 @@ def linear(
     out     [rows, n]           same dtype, or float32 if there is neither gate nor residual
     work    a norm reads its squares, a residual writes them; launches on it must not overlap
     terms   those that the plan names
+    early   launch it early (early.py). It changes no bit
 
     Returns `out`. Allocates nothing and reads nothing on the host, so it can be captured. Raises
     ValueError on any other shape, dtype or stride.
     """
     _check(x, weight, plan, work, out, terms)
     residual = x if terms.residual is None else terms.residual
+    early = is_early(early, x.device)
     _linear_kernel[(plan.tiles * plan.cuts,)](
         *(x, x.stride(0), weight, weight.stride(0)),
         x if terms.bias is None else terms.bias,
@@ -228,10 +248,11 @@ def linear(
         *(residual, residual.stride(0), out, out.stride(0)),
         *(work.squares, work.squares.stride(0), work.partial, work.counters),
         *(plan.rows, plan.n, plan.k, terms.eps),
-        **constants(plan, interpreting()),
+        **constants(plan, interpreting(), early),
         num_warps=plan.num_warps,
         enable_fp_fusion=False,
         maxnreg=max_registers(plan.num_warps),
+        launch_pdl=early,
     )
     return out
 
@@ -246,7 +267,7 @@ def max_registers(num_warps: int) -> int | None:
     return TWO_PROGRAMS if num_warps == 8 else None
 
 
-def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:
+def constants(plan: LinearPlan, upcast: bool, early: bool = False) -> dict[str, object]:
     """The kernel's compile-time arguments for a plan."""
     return {
         "HAS_BIAS": plan.bias,
@@ -263,6 +284,7 @@ def constants(plan: LinearPlan, upcast: bool) -> dict[str, object]:
         "EVEN": plan.is_even,
         "UPCAST": upcast and plan.dtype == torch.bfloat16,
         "STAGES": plan.stages,
+        "EARLY": early,
     }
 
 

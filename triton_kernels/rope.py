@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import is_early, start_next, wait_for_previous
 from .plan import DTYPES
 from .state import Batch, check_words, struct
 from .words import ROW_SLOT, ROW_WORDS, TABLE_N, TABLE_ROWS, load_int64
@@ -58,11 +59,15 @@ def _rope_kv_write_kernel(
     eps,
     HALF: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    EARLY: tl.constexpr,  # launched early (early.py)
 ):
     """One program per row and head.  q, k <- rotate(norm(x)); v <- x.
 
     bytes = rows * (2 heads + 4 kv_heads) * head_dim * size
     """
+    if EARLY:
+        start_next()
+        wait_for_previous()
     i_row = tl.program_id(0).to(tl.int64)
     i_head = tl.program_id(1)
     o = tl.arange(0, HALF)
@@ -127,6 +132,7 @@ def rope_kv_write(
     rope: Rope,
     *,
     first_row: int = 0,
+    early: bool = False,
 ) -> None:
     """Norm and rotate the queries in place; norm, rotate and write keys, and write values, to their
     slots.
@@ -135,6 +141,7 @@ def rope_kv_write(
     k, v   [kv_heads, slots, head_dim]           same dtype; one layer's storage
     table  int32 words of a Batch; row i of qkv is its row first_row + i. Slot -1 writes nothing
            to the ring; rows from its n on are not touched at all
+    early  launch it early (early.py). It changes no bit
 
     Allocates nothing. Raises ValueError on any other shape, dtype or stride.
     """
@@ -143,6 +150,7 @@ def rope_kv_write(
         return
     half = qkv.shape[2] // 2
     weights = (rope.q_weight, rope.k_weight)
+    early = is_early(early, qkv.device)
     _rope_kv_write_kernel[(qkv.shape[0], qkv.shape[1])](
         *(qkv, qkv.stride(0), qkv.stride(1)),
         *(k, k.stride(0), k.stride(1)),
@@ -152,8 +160,10 @@ def rope_kv_write(
         *(first_row, heads, k.shape[0], rope.amplitude, rope.eps),
         HALF=half,
         HAS_NORM=rope.q_weight is not None,
+        EARLY=early,
         num_warps=num_warps(half),
         enable_fp_fusion=False,
+        launch_pdl=early,
     )
 
 

@@ -1,1 +1,2 @@
-"""Tools for a CUDA device: a short decode, profilers, transformers on the device, and timing."""
+"""Tools for a CUDA device: a short decode, profilers, transformers on the device, timing, estimated
+costs."""

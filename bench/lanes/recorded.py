@@ -23,6 +23,7 @@ from sbrt.model.config import ModelConfig
 from sbrt.triton_kernels import state
 
 from ..gpu import timing
+from ..gpu.choice import record_choice
 
 VERIFIED = (1, *ROWS)  # rows of a target's graphs: `none` replays those of ROWS, 1 is an extra
 WARM, LEAST = 5, 10  # replays
@@ -63,6 +64,7 @@ class Bench:
         self._lanes: dict[str, list[GpuLane]] = {"T": [], "t": []}
         self._pieces: dict[tuple[str, int], Piece] = {}
         self._launches: dict[tuple[str, int], Launch] = {}
+        self._choices: dict[tuple[str, int], Launch] = {}
         self._feeds: dict[tuple[str, int], Launch] = {}
         self._tables: list[torch.Tensor] = []
         self._beside_us: dict[str, float] = {}
@@ -82,6 +84,9 @@ class Bench:
             self._tables.append(table)
             piece = self._pieces[name, rows] = lane.record_forward(table, rows, True)
             self._launches[name, rows] = launcher(piece)
+            choice, kept = record_choice(lane, table, rows)
+            self._choices[name, rows] = launcher(choice)
+            self._tables += kept
 
     def _record_feeds(self, name: str, lane: GpuLane, context: int) -> None:
         for rows in lane.fed:
@@ -113,12 +118,14 @@ class Bench:
 
     def line(self, lane: str, rows: int, seconds: float) -> dict[str, Any]:
         """Microseconds of one graph: alone, and while the other lane works. The latter twice: first
-        the draft's stream is urgent, as in engines, then the target's."""
+        the draft's stream is urgent, as in engines, then the target's. us_choice: of the choice
+        that follows the forward, alone."""
         piece, launch = self._pieces[lane, rows], self._launches[lane, rows]
         name = "t" if lane == "T" else "T"
         other = self._launches[name, BESIDE[name]]
         alone = self._times(launch, 0, None, seconds / 3)
         us = statistics.median(alone)
+        choice = statistics.median(self._times(self._choices[lane, rows], 0, None, 0))
         times = 2 + math.ceil(4 * us / self._alone(name, other))  # outlasts two of our launches
         beside = [
             statistics.median(self._times(launch, priority, (other, times), seconds / 3))
@@ -131,6 +138,7 @@ class Bench:
             "spread": [min(alone), max(alone)],
             "us_overlapped": beside[0],
             "us_overlapped_target_first": beside[1],
+            "us_choice": choice,
             "nodes": piece.nodes,
             "nodes_per_layer": piece.nodes / self._configs[lane].layers,
         }

@@ -89,8 +89,9 @@ def pair_of(name: str, config: EngineConfig) -> Pair | None:
     import torch
 
     return random_pair(
-        shape_of(name), torch.device("cuda", config.device_index), config.enforce_eager
-    )
+        shape_of(name), torch.device("cuda", config.device_index), config.enforce_eager,
+        early=config.programmatic_launch,
+    )  # fmt: skip
 
 
 def shape_of(name: str) -> ModelConfig:
@@ -99,18 +100,23 @@ def shape_of(name: str) -> ModelConfig:
 
 
 def random_pair(
-    config: ModelConfig, device: torch.device, eager: bool = False, draft_layers: int = DRAFT_LAYERS
+    config: ModelConfig,
+    device: torch.device,
+    eager: bool = False,
+    draft_layers: int = DRAFT_LAYERS,
+    early: bool = False,
 ) -> Pair:
-    """A target of these sizes, and a draft made of its first layers."""
+    """A target of these sizes, and a draft made of its first layers. The same weights each time."""
     import torch
 
+    from sbrt.gpu import ops as sets
     from sbrt.gpu.lane import model_with
-    from sbrt.gpu.ops import TORCH, TRITON
     from sbrt.gpu.weights import random_weights
 
     weights = random_weights(config, torch.bfloat16, device)
     damp(weights, draft_layers)
-    ops = TRITON if device.type == "cuda" else TORCH
+    ops = sets.TRITON if device.type == "cuda" else sets.TORCH
+    ops = sets.early(ops, early)
     target, draft = (
         model_with(each, ops, rows=16, eager=eager)
         for each in (weights, first_layers(weights, draft_layers))

@@ -8,13 +8,14 @@ from sbrt.model.config import ModelConfig
 from .sizes import llama_of
 
 MODELS = {"8b": (4096, 32, 14336, 32, 8, 128), "1b": (2048, 16, 8192, 32, 8, 64)}  # see sizes
+SIZES = MODELS | {"70b": (8192, 80, 28672, 64, 8, 128)}  # too large to be measured with a draft
 VOCAB, POSITIONS = 128_256, 8192
 
 
 def config_of(name: str) -> ModelConfig:
-    """Sizes of a model of MODELS."""
+    """Sizes of a model of SIZES."""
     return llama_of(
-        MODELS[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=5e5, tied=name == "1b"
+        SIZES[name], vocab=VOCAB, max_positions=POSITIONS, rope_theta=5e5, tied=name == "1b"
     )
 
 

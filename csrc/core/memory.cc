@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -15,12 +16,14 @@ std::atomic<int64_t> allocations{0};
 void* counted(size_t bytes, size_t align) {
   allocations.fetch_add(1, std::memory_order_relaxed);
   void* p = nullptr;
+  align = std::max(align, sizeof(void*));  // posix_memalign takes no less
   if (posix_memalign(&p, align, bytes ? bytes : 1) != 0) throw std::bad_alloc();
   return p;
 }
 }  // namespace
 
-// Replaced for this library only (hidden visibility), so that only our own calls are counted.
+// Replaced for this library only (exports.map hides them), so that only our own calls are counted.
+// <new> declares them with default visibility, which -fvisibility=hidden does not change.
 void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }

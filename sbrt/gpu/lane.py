@@ -28,7 +28,7 @@ from . import weights as loading
 from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .fused import FusedDecoder
 from .memory import budget_of, values_at, words_at
-from .ops import Ops, Run, ops_named
+from .ops import Ops, Run, early, ops_named
 from .prefill import Flash, flash_for, scratch_bytes
 from .recorder import (
     CudaRecorder,
@@ -58,6 +58,7 @@ def model_of(
     progress: Progress | None = None,
     on_bind: Callable[[GpuLane], None] | None = None,
     eager: bool = False,
+    programmatic_launch: bool = False,
     target: Model | None = None,
 ) -> RecordedModel:
     """Load weights to `device` and return a model that records its lanes when they are bound.
@@ -69,6 +70,7 @@ def model_of(
     attention: for prompts, see flash_for.
     products: "fused", six nodes a layer, or "cublas", nine around torch's products.
     on_bind: called with every lane. eager: no graphs, ops one by one.
+    programmatic_launch: kernels start before the kernel before them has ended.
     target: the model whose embedding a draft shares.
     Raises EngineError without the device, InvalidInputError for bad arguments, each one sentence.
     """
@@ -80,7 +82,7 @@ def model_of(
     if products not in PRODUCTS:
         raise InvalidInputError(f"products: expected one of {', '.join(PRODUCTS)}, got {products}")
     chosen = ops_named(ops or ("triton" if place.type == "cuda" else "torch"))
-    chosen = replace(chosen, fused=products == "fused")
+    chosen = early(replace(chosen, fused=products == "fused"), programmatic_launch)
     config = checkpoint.config
     if config.post_norms:
         raise not_built(f"{config.architecture} on device {device}")

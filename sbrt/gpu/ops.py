@@ -6,7 +6,8 @@ A recorded function only calls `run(op, ...)`; every op writes into its given ou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -77,6 +78,17 @@ def ops_named(name: str) -> Ops:
     if name not in ALL:
         raise InvalidInputError(f"ops: expected one of {', '.join(ALL)}, got {name}")
     return ALL[name]
+
+
+def early(ops: Ops, asked: bool = True) -> Ops:
+    """The same ops, if asked those launched early that can be (triton_kernels/early.py)."""
+    if not asked or ops.name != TRITON.name:
+        return ops
+    return replace(
+        ops,
+        linear=partial(ops.linear, early=True),
+        rope_kv_write=partial(ops.rope_kv_write, early=True),
+    )
 
 
 def matmul(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor) -> None:

@@ -134,8 +134,7 @@ def random_weights(
     budget: int | None = None,
 ) -> Weights:
     """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1."""
-    shapes = expected_shapes(config)
-    arena = Arena(_plan(config, shapes, dict(_places(shapes)), dtype), device, budget)
+    arena = _arena(config, dtype, device, budget)
     generator = torch.Generator(device).manual_seed(seed)
     for name in arena.names("weights"):
         if name.endswith("norm"):
@@ -143,6 +142,19 @@ def random_weights(
         else:
             arena[name].normal_(0, 0.02, generator=generator)
     return _weights(config, arena, dtype)
+
+
+def empty_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Weights:
+    """Weights of zeros. On the device `meta` they have sizes and no memory."""
+    return _weights(config, _arena(config, dtype, device, None), dtype)
+
+
+def _arena(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, budget: int | None
+) -> Arena:
+    """Memory for the weights of a model without a checkpoint."""
+    shapes = expected_shapes(config)
+    return Arena(_plan(config, shapes, dict(_places(shapes)), dtype), device, budget)
 
 
 def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:

@@ -119,6 +119,7 @@ def _model(
         attention=config.attention_backend,
         progress=progress,
         eager=config.enforce_eager,
+        programmatic_launch=config.programmatic_launch,
         target=target,
     )
 

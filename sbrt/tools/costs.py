@@ -1,4 +1,4 @@
-"""Costs of forwards in simulated time: `c=8`, or a file of measured costs.
+"""What forwards cost in simulated time: `c=8`, a cost file, or the name of one that is shipped.
 
 A target forward of `rows` rows costs T(rows), a draft forward t(rows), everything else nothing.
 """
@@ -23,8 +23,10 @@ MOST_US = 1e9  # of one forward: 1,000 seconds
 
 TABLES = ("T", "t", "T_overlapped", "t_overlapped")
 ROUNDS = ("round_us", "turns_us", "side_by_side_us")
-KEYS = (*TABLES, *ROUNDS, "devices")
+KEYS = ("about", *TABLES, *ROUNDS, "devices")
 DEVICES = ("shared", "separate")
+SHIPPED = Path(__file__).parent / "device_costs"  # NAME.json: estimates (docs/gpu-costs.md)
+MOST_BYTES = 1 << 20  # of a cost file
 
 Cost = Callable[[int], float]  # rows -> units of simulated time
 
@@ -66,17 +68,29 @@ class CostModel:
 
 
 def read_costs(text: str, flag: str = "--simulate") -> CostModel:
-    """Read `c=N` or the path of a cost file. `flag` begins an error about the former.
+    """`c=N`, a name of `shipped`, or the path of a cost file; `flag` opens an error of the first.
 
     Raises InvalidInputError, OSError.
     """
     if text.startswith("c="):
         return _ratio(text, flag)
+    names = shipped()
+    path = SHIPPED / f"{text}.json" if text in names else Path(text)
+    if not check.is_file(path):
+        raise InvalidInputError(
+            f"{flag}: expected c=N, a cost file or one of {', '.join(names)}, got "
+            f"{check.show(text)}"
+        )
     try:
-        given = json.loads(Path(text).read_text("utf-8"))
+        given = json.loads(check.read_bytes(path, MOST_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{text}: expected JSON, got {error}") from None
     return cost_model(text, given)
+
+
+def shipped() -> list[str]:
+    """Names of the cost files that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
 def cost_model(name: str, given: Any) -> CostModel:
@@ -86,7 +100,7 @@ def cost_model(name: str, given: Any) -> CostModel:
     follow the line through the last two, never below 0. T_overlapped, t_overlapped: the same while
     the other lane works (default: T, t). devices: "separate" means that overlapped costs are not
     used. round_us: host, once a round. turns_us: added where the target waits for a burst before
-    its forward. side_by_side_us: added where a burst runs in parallel (all three 0 unless given).
+    where a burst runs beside it (both 0 unless given). about: text that says where costs are from.
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")
@@ -95,6 +109,8 @@ def cost_model(name: str, given: Any) -> CostModel:
             raise InvalidInputError(
                 f"{name}: expected keys of {', '.join(KEYS)}, got {check.show(key)}"
             )
+    if "about" in given:
+        check.text(f"{name}: about", given["about"])
     for key in ("T", "t"):
         if key not in given:
             raise InvalidInputError(f"{name}: expected costs {key}, got none")

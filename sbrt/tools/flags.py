@@ -164,12 +164,12 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     add("--png", type=Path, metavar="F", help="draw both lanes over time")
     add(
         "--simulate",
-        metavar="c=8|COSTS.json",
+        metavar="c=8|NAME|COSTS.json",
         help="real tokens, simulated time: a target forward costs c draft forwards, or a cost file",
     )
     add(
         "--then-simulate",
-        metavar="c=8|COSTS.json",
+        metavar="c=8|NAME|COSTS.json",
         help="after the clock's table, the same methods and settings in simulated time",
     )
 

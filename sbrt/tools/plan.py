@@ -49,7 +49,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prompts", type=Path, metavar="F", help="JSON lines: prompt, question or turns")
     add("--limit", type=int, metavar="N", help="only the first N prompts of the file")
-    add("--costs", metavar="c=8|COSTS.json", help="costs of forwards (default: measured here)")
+    add(
+        "--costs",
+        metavar="c=8|NAME|COSTS.json",
+        help="costs of forwards, NAME: of a device (default: measured here)",
+    )
     add(
         "--acceptance",
         metavar="A,B,...",

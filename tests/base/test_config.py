@@ -31,8 +31,9 @@ ENGINE = {
     "max_model_len": None, "max_num_seqs": 8, "max_num_batched_tokens": None,
     "enable_prefix_caching": True, "seed": 0, "num_threads": None, "draft_threads": None,
     "attention_backend": "auto",
-    "skip_tokenizer_init": False, "max_logprobs": 20, "enforce_eager": False, "nvtx": False,
-    "trace": False, "profile_dir": None, "speculative": None,
+    "skip_tokenizer_init": False, "max_logprobs": 20, "enforce_eager": False,
+    "programmatic_launch": False, "nvtx": False, "trace": False,
+    "profile_dir": None, "speculative": None,
 }  # fmt: skip
 
 
@@ -160,6 +161,14 @@ def test_only_a_device_has_graphs_to_go_without():
     refused(EngineConfig, ["enforce_eager", "CUDA device", "cpu"], model="x", device="cpu",
             enforce_eager=True)  # fmt: skip
     assert EngineConfig("x", device="cuda", enforce_eager=True).enforce_eager
+
+
+def test_only_a_device_launches_kernels():
+    refused(EngineConfig, ["programmatic_launch", "CUDA device", "cpu"], model="x", device="cpu",
+            programmatic_launch=True)  # fmt: skip
+    refused(EngineConfig, ["programmatic_launch", "True or False", "1"], model="x", device="cuda",
+            programmatic_launch=1)  # fmt: skip
+    assert EngineConfig("x", device="cuda", programmatic_launch=True).programmatic_launch
 
 
 @pytest.mark.parametrize("given", ["float32", "int8"])

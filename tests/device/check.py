@@ -1,19 +1,17 @@
 """`python -m tests.device.check --part NAME`: everything that only a CUDA device can show, as one
 JSON.
 
-first: a short check of everything. kernels: the tests of the kernels on the device (Triton compiles
-them for it), then their bench. products: the tests of `linear`, whose plans are many kernels.
-lanes: the cuda backend, recorded forwards against the same ops by themselves, then bench.lanes.
-rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
-transformers for comparison. exact: engines on the device, every method against plain decoding, with
-graphs and without. settings: filters, streams and rings of a default length. large: exact at the
-size of an 8B.
-sanitize: compute-sanitizer over a short decode.
-
-Each part takes at most eight minutes, in steps. A part that was killed resumes where it stopped, as
-long as source and device are the same; --fresh starts over. After a failed step the others still
-run, except after the first step, which checks if anything can run. `make gpu-check PART=kernels`
-calls this.
+first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
+compiles them for it), then their bench. products: those of `linear`, whose plans are many
+kernels. lanes: the cuda body, recorded forwards against the same ops by themselves, then
+bench.lanes. rounds: tests.device.rounds at the sizes of real models and of the
+inflated demo pair, and transformers beside it. exact: engines on the device, every method against
+plain decoding, with graphs and without. settings: filters, streams and rings of a default length.
+launches: kernels that start before the one before them has ended. large: exact at the size of an
+8B. sanitize: compute-sanitizer over a short decode. Each within eight minutes, in steps: a part
+that was killed goes on where it stopped, as long as source and device are the same; --fresh starts
+it over. A step that went wrong keeps none of the others from running, but for the first: whether
+anything can run at all. `make gpu-check PART=kernels` calls it.
 """
 
 from __future__ import annotations
@@ -63,8 +61,13 @@ def _tests(name: str, seconds: float, *arguments: str, workers: int = 0) -> Step
     return Step(name, tuple(command), seconds, some_passed)
 
 
+def figures_of(name: str) -> Path:
+    """Where a step writes its figures."""
+    return ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
+
+
 def _bench(name: str, seconds: float, module: str, *arguments: str, keeps: bool = False) -> Step:
-    out = ROOT / "build" / f"gpu-{re.sub(r'[^a-z0-9_]+', '-', name)}.json"
+    out = figures_of(name)
     command = (sys.executable, "-m", module, "--device", "cuda", *arguments, "--json", str(out))
     return Step(name, command, seconds, succeeded, out, keeps)
 
@@ -122,8 +125,17 @@ def _lanes() -> tuple[Step, ...]:
         _tests("cuda body", 130, "-m", "gpu", body),
         _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", f"--ignore={body}",
                "tests/device"),
-        _bench("bench of lanes", 150, "bench.lanes"),
+        _bench("bench of lanes", 145, "bench.lanes"),
+        _cost_file("bench of lanes", "h200-8b-1b", 10),
     )  # fmt: skip
+
+
+def _cost_file(lanes: str, name: str, seconds: float) -> Step:
+    """Replaces the estimates of a shipped cost file by the figures of an earlier step."""
+    out = figures_of(f"costs {name}")
+    command = (sys.executable, "-m", "bench.gpu.costs", name, "--lanes", str(figures_of(lanes)),
+               "--out", str(out))  # fmt: skip
+    return Step("cost file", command, seconds, succeeded, out)
 
 
 def _rounds() -> tuple[Step, ...]:
@@ -179,6 +191,17 @@ def _settings() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _launches() -> tuple[Step, ...]:
+    """Kernels that start before the one before them has ended: the same tokens, and times."""
+    module = "tests.device.early"
+    return (
+        _ready(50),
+        _bench("early launches, demo", 110, module, "--pair", "demo"),
+        _bench("early launches, 8b", 170, module, "--pair", "8b", "--max-tokens", "64"),
+        _bench("early launches, sampled", 90, module, "--pair", "demo", "--temperature", "0.8"),
+    )
+
+
 def _sanitize() -> tuple[Step, ...]:
     tool = sanitize.find_tool() or sanitize.TOOL
     return (_ready(50), _decode(70), *sanitize.steps(tool))
@@ -192,6 +215,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "rounds": _rounds,
     "exact": _exact,
     "settings": _settings,
+    "launches": _launches,
     "large": _large,
     "sanitize": _sanitize,
 }

@@ -10,7 +10,7 @@ import pytest
 from sbrt import EngineConfig, InvalidInputError, SamplingParams, SpeculativeConfig, methods
 from sbrt.serve.pair import load_pair
 from sbrt.tools import cli, compare, flags
-from sbrt.tools.costs import SECOND, UNIT, cost_model, read_costs
+from sbrt.tools.costs import MOST_BYTES, SECOND, UNIT, cost_model, read_costs, shipped
 from sbrt.tools.measure import Bench
 from sbrt.tools.simulate import SWEPT, Simulator, Sweep
 
@@ -287,6 +287,8 @@ def test_which_overlapped_costs_hold():
         (GOOD | {"round_us": "fast"}, "round_us"),
         (GOOD | {"devices": "two"}, "devices"),
         (GOOD | {"devices": 2}, "devices"),
+        (GOOD | {"about": 3}, "about"),
+        (GOOD | {"about": ""}, "about"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-",
 )
@@ -303,11 +305,34 @@ def test_what_simulate_cannot_be(refused, given):
     assert given[:70] in refused("--simulate", given)
 
 
+def test_a_name_that_is_not_shipped_tells_those_that_are(refused):
+    said = refused("--simulate", "h200")
+    assert f"expected c=N, a cost file or one of {', '.join(shipped())}, got 'h200'" in said
+
+
+def test_a_cost_file_is_a_small_file(refused, tmp_path):
+    large = tmp_path / "costs.json"
+    large.write_text(json.dumps(GOOD | {"about": "x" * MOST_BYTES}))
+    assert f"expected at most {MOST_BYTES} bytes" in refused("--simulate", str(large))
+    assert "a cost file" in refused("--simulate", str(tmp_path))
+
+
 @pytest.mark.parametrize("text", ["{", "\x00", "[" * 100_000, '"\ud800"'], ids=range(4))
 def test_a_file_that_is_not_json(refused, tmp_path, text):
     path = tmp_path / "costs.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     assert "costs.json" in refused("--simulate", str(path))
+
+
+def test_a_shipped_file_is_known_by_its_name(simulate):
+    """The draft forward of an 8B and a 1B is dear: a round of pearl is bound by its burst."""
+    methods = "none,draft_model:gamma=2,pearl:gamma=4"
+    model = read_costs("h200-8b-1b")
+    plain, serial, pearl = simulate("h200-8b-1b", "--methods", methods)
+    assert plain["seconds"] == pytest.approx(48 * (model.target(1) + model.round_cost))
+    assert serial["seconds"] > serial["target_passes"] * model.target(1)
+    burst = 4 * model.draft_overlapped(1)
+    assert pearl["seconds"] > pearl["target_passes"] * burst
 
 
 def test_costs_that_grow_out_of_bounds():

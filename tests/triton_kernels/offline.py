@@ -1,6 +1,6 @@
 """Compile every kernel of triton_kernels/ for real GPUs, on a machine without one.
 
-`python tests/triton_kernels/offline.py [--all|--core] [--dtype bf16] [--table]`, in a process
+`python -m tests.triton_kernels.offline [--all|--core] [--dtype bf16] [--table]`, in a process
 without TRITON_INTERPRET, prints one JSON object per cubin, or the table in docs/measured. --core:
 every kernel once per architecture, and the watched ones on sm_90. Otherwise the usual
 configurations in every dtype; with --all, all configurations.
@@ -16,10 +16,10 @@ from functools import partial
 
 import torch
 import triton
-from sass import NVDISASM, fitting, instructions, instructions_of_loop, resources
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from bench.gpu.sass import NVDISASM, fitting, instructions, product_loop, resources
 from sbrt.triton_kernels import (
     attention,
     choose,
@@ -112,7 +112,7 @@ def rope_cases():
         for half, norm_too in ((64, False), (64, True), (32, False), (128, True)):
             types = dict.fromkeys(("QKV", "K", "V", "QWeight", "KWeight"), dtype) | floats
             types |= {"Table": "*i32", "InvFreq": "*fp32"}
-            constants = {"HALF": half, "HAS_NORM": norm_too}
+            constants = {"HALF": half, "HAS_NORM": norm_too, "EARLY": False}
             name = f"head_dim {2 * half}" + ", head norm" * norm_too
             kernel, warps = rope._rope_kv_write_kernel, rope.num_warps(half)
             yield Case(kernel, name, dtype, types, constants, warps, False, half == 64)
@@ -267,7 +267,7 @@ def issue_slots(case, warps, cubin):
     sizes = case.constants
     if case.kernel is linear._linear_kernel and size == 2:
         streamed = sizes["BLOCK_K"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1) * size
-        return instructions_of_loop(*instructions(cubin)) * warps / (streamed / 1024)
+        return len(product_loop(*instructions(cubin))) * warps / (streamed / 1024)
     if case.kernel in PASSES:
         found, _ = instructions(cubin)
         arrival = next(i for i, (name, _) in enumerate(found) if name.startswith("ATOMG"))

@@ -16,9 +16,9 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.cut import DIGITS, LAUNCHES
 from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
 
-HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "triton_kernels"
-KEPT = HERE.parents[1] / "build" / "triton"  # keyed by content: a second run compiles only changes
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "triton_kernels"
+KEPT = ROOT / "build" / "triton"  # keyed by content: a second run compiles what changed
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -34,8 +34,8 @@ def jitted_functions():
 def compiled(*flags):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(KEPT)
-    command = [sys.executable, HERE / "offline.py", *flags]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.triton_kernels.offline", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -77,7 +77,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         "--simulate",
         nargs="?",
         const=OWN_GAMMA,
-        metavar="c=8|COSTS.json",
+        metavar="c=8|NAME|COSTS.json",
         help="rollback and speed in simulated time, on prompts kept from training "
         "(without a value: c is gamma + 1)",
     )

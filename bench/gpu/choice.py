@@ -1,0 +1,31 @@
+"""The choice that follows a forward, recorded for a lane that no engine runs."""
+
+from __future__ import annotations
+
+import torch
+
+from sbrt.gpu.lane import GpuLane
+from sbrt.gpu.ops import Run
+from sbrt.gpu.recorder import Piece
+from sbrt.triton_kernels import state
+from sbrt.triton_kernels.choose_plan import ChoosePlan
+
+
+def record_choice(
+    lane: GpuLane, table: torch.Tensor, rows: int
+) -> tuple[Piece, tuple[torch.Tensor, ...]]:
+    """Record the choice of a token for each of `rows` rows; in a draft's lane, its distribution.
+
+    table: int32 words of a Batch. Greedy, unfiltered, over the lane's logits. Returns the piece and
+    the tensors that must live as long as it does.
+    """
+    columns, device = lane.vocab, table.device
+    plan = ChoosePlan(rows, columns, lane.shape.is_draft)
+    sequence = torch.zeros(state.size(state.Sequence), dtype=torch.int32, device=device)
+    out = torch.zeros((rows, plan.out_words), dtype=torch.int32, device=device)
+    logits, work = lane.buffers.logits[:rows, :columns], lane.choice_work(plan)
+
+    def choose(run: Run) -> None:
+        run(lane.ops.choose, logits, sequence, table, plan=plan, work=work, out=out)
+
+    return lane.recorder.record(choose, rows), (sequence, out)

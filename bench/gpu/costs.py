@@ -1,0 +1,220 @@
+"""`python -m bench.gpu.costs`: cost files of devices, from compiled kernels or from bench.lanes.
+
+    python -m bench.gpu.costs [NAME ...] [--write [DIR]]
+    python -m bench.gpu.costs h200-8b-1b --graph T16
+    python -m bench.gpu.costs h200-8b-1b --lanes LANES.json --out COSTS.json
+
+The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
+the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
+forward instead: T or t and its rows. --lanes takes the times of forwards from the figures of
+bench.lanes on a device instead of estimating them, and writes a cost file of the same form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sbrt import check
+from sbrt.errors import InvalidInputError
+from sbrt.files import write_file
+from sbrt.model.config import ModelConfig, read_config
+from sbrt.model.demo_pair import demo_folder
+from sbrt.tools import flags
+from sbrt.tools.costs import SHIPPED, cost_model
+
+from ..models.real import SIZES, config_of
+from .cost_file import TARGET_ROWS, Forward, Lanes, cost_file, forward_of, measured
+
+if TYPE_CHECKING:
+    from .nodes import Node
+
+CONTEXT = 1024  # tokens of one sequence, whose keys and values every forward reads
+GAMMA = 4  # of the rounds that are printed
+MOST_BYTES = 1 << 24  # of a file of bench.lanes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a draft, sizes of bench.models.real or the demo pair, and how many devices they
+    are on."""
+
+    target: str
+    draft: str
+    devices: int = 1
+
+
+PAIRS = {
+    "h200-8b-1b": Pair("8b", "1b"),
+    "h200-70b-8b": Pair("70b", "8b"),
+    "2xh200-8b-1b": Pair("8b", "1b", 2),
+    "2xh200-70b-8b": Pair("70b", "8b", 2),
+    "h200-demo": Pair("target", "draft"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print or write; returns the exit code."""
+    return flags.guarded("bench.gpu.costs", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = _parse(argv)
+    if args.graph is not None:
+        _print_graph(args.names[0], *args.graph)
+        return 0
+    if args.lanes is not None:
+        name = args.names[0]
+        file = cost_file(
+            measured(_read(args.lanes)), PAIRS[name].devices, f"bench.lanes: {args.lanes}"
+        )
+        cost_model(str(args.out), file)  # refuses figures that are none
+        write_file(args.out, _text(file))
+        return 0
+    known: dict[tuple[str, str], Lanes] = {}
+    print("pair | us of T(16) | t(4) | nodes | GB | serial round | overlapped | its bytes alone")
+    for name in args.names:
+        pair = PAIRS[name]
+        key = (pair.target, pair.draft)
+        if key not in known:
+            known[key] = estimated(pair)
+        print(summary(name, pair, known[key]), flush=True)
+        if args.write is not None:
+            file = cost_file(known[key], pair.devices, ABOUT)
+            write_file(args.write / f"{name}.json", _text(file))
+    return 0
+
+
+ABOUT = (
+    "Estimated by python -m bench.gpu.costs from compiled kernels; nothing here was measured. "
+    f"bfloat16, {CONTEXT} tokens of context or half of what the model takes."
+)
+
+
+def estimated(pair: Pair) -> Lanes:
+    """Estimates for every graph of both lanes."""
+    return Lanes(
+        [_forward(pair.target, False, rows) for rows in TARGET_ROWS],
+        [_forward(pair.draft, True, rows) for rows in _draft_rows(pair.draft)],
+    )
+
+
+def _draft_rows(model: str) -> list[int]:
+    from .launches import OfflineLane
+    from .nodes import H200
+
+    return OfflineLane(_config(model), True, TARGET_ROWS[0], H200.multiprocessors).sizes
+
+
+def _config(model: str) -> ModelConfig:
+    return config_of(model) if model in SIZES else read_config(demo_folder(model))
+
+
+def nodes(config: ModelConfig, is_draft: bool, rows: int) -> list[Node]:
+    """The nodes of one forward and its choice, on an H200."""
+    from .launches import OfflineLane
+    from .nodes import H200, node_of
+
+    lane = OfflineLane(config, is_draft, TARGET_ROWS[0] if is_draft else rows, H200.multiprocessors)
+    context = min(CONTEXT, config.max_positions // 2)
+    return [node_of(launch, H200, context) for launch in lane.launches(rows)]
+
+
+def _forward(model: str, is_draft: bool, rows: int) -> Forward:
+    from .nodes import H200
+
+    found = nodes(_config(model), is_draft, rows)
+    us, memory = sum(node.us for node in found), sum(node.memory for node in found)
+    return Forward(rows, us, 1e6 * memory / H200.memory / us, memory, len(found))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(check.read_bytes(path, MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path}: expected JSON, got {error}") from None
+
+
+def _text(file: dict[str, Any]) -> bytes:
+    return f"{json.dumps(file, indent=1)}\n".encode()
+
+
+def summary(name: str, pair: Pair, lanes: Lanes) -> str:
+    """One line: a forward of each lane, and a round of GAMMA steps in ms, serial and overlapped.
+
+    The last figure is what the bytes of an overlapped round take alone: no schedule is faster.
+    """
+    from .nodes import H200
+
+    model = cost_model(name, cost_file(lanes, pair.devices, ABOUT))
+    target, step = forward_of(lanes.target, 16), forward_of(lanes.draft, 4)
+    serial = model.target(16) + GAMMA * model.draft(1) + model.round_cost + model.turns_cost
+    both = (model.target_overlapped(16), (GAMMA + 1) * model.draft_overlapped(4))
+    overlapped = max(both) + model.round_cost + model.side_by_side_cost
+    shared = target.memory + (GAMMA + 1) * step.memory if pair.devices == 1 else target.memory
+    return (
+        f"{name} | {target.us:.0f} | {step.us:.0f} | {target.nodes}, {step.nodes} | "
+        f"{target.memory / 1e9:.2f}, {step.memory / 1e9:.2f} | {1e3 * serial:.2f} ms | "
+        f"{1e3 * overlapped:.2f} | {1e3 * shared / H200.memory:.2f}"
+    )
+
+
+def _print_graph(name: str, lane: str, rows: int) -> None:
+    pair = PAIRS[name]
+    model = pair.target if lane == "T" else pair.draft
+    found = nodes(_config(model), lane == "t", rows)
+    print("kernel | times | us | us of its bytes | us of its issue slots | programs | fit")
+    for line in graph_lines(found):
+        print(line)
+
+
+def graph_lines(found: Sequence[Node]) -> Iterator[str]:
+    """A line for every different node, in order, then the sum."""
+    from .nodes import H200, SCHEDULERS
+
+    rate = H200.multiprocessors * SCHEDULERS * H200.clock / 1e6
+    for node in dict.fromkeys(found):
+        yield (
+            f"{node.kernel} | {found.count(node)} | {node.us:.1f} | "
+            f"{1e6 * node.memory / H200.memory:.1f} | {node.slots / rate:.1f} | "
+            f"{node.programs} | {node.fit}"
+        )
+    yield f"{len(found)} nodes | | {sum(node.us for node in found):.1f}"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = flags.Parser(prog="python -m bench.gpu.costs", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"of {', '.join(PAIRS)} (default: all)")
+    add("--write", type=Path, nargs="?", const=SHIPPED, metavar="DIR",
+        help="write the cost files, into the package unless a folder is given")  # fmt: skip
+    add("--graph", metavar="T16", help="the nodes of one forward: lane and rows")
+    add("--lanes", type=Path, metavar="F.json", help="figures of bench.lanes")
+    add("--out", type=Path, metavar="F.json", help="cost file of --lanes")
+    args = parser.parse_args(argv)
+    for name in args.names:
+        check.one_of("NAME", name, PAIRS)
+    args.names = args.names or list(PAIRS)
+    if args.graph is not None:
+        args.graph = _graph(args.graph)
+    if (args.lanes is None) != (args.out is None):
+        raise InvalidInputError("--lanes: expected it with --out, got one of them")
+    return args
+
+
+def _graph(text: str) -> tuple[str, int]:
+    lane, rows = text[:1], text[1:]
+    if lane not in ("T", "t") or not (rows.isascii() and rows.isdigit() and len(rows) < 5):
+        raise InvalidInputError(
+            f"--graph: expected T or t and rows, for example T16, got {check.show(text)}"
+        )
+    return lane, check.integer("--graph", int(rows), 1, 512)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

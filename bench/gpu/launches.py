@@ -1,0 +1,177 @@
+"""The kernels that a recorded lane launches, compiled for a device that is not here.
+
+The lane itself makes the launches, over tensors of the device `meta`, which have no memory. So
+nodes, grids and arguments are those of a capture on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from sbrt.errors import EngineError
+from sbrt.gpu.lane import GpuLane
+from sbrt.gpu.ops import TRITON, Ops
+from sbrt.gpu.recorder import Piece, Recorded
+from sbrt.gpu.store import LaneShape
+from sbrt.gpu.weights import empty_weights
+from sbrt.model.config import ModelConfig
+from sbrt.triton_kernels import state
+from sbrt.triton_kernels.plan import PROGRAMS_PER_MULTIPROCESSOR
+
+from . import sass
+from .choice import record_choice
+
+ARCHITECTURE = 90
+META = torch.device("meta")
+TAILS = 64  # slots of a branch's tail in a draft's ring
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """A compiled kernel.
+
+    warps  of a program
+    fit    programs that a multiprocessor holds at once
+    local  bytes of a thread's local memory: spills
+    found  instructions; labels: as sass.instructions gives them
+    """
+
+    warps: int
+    fit: int
+    local: int
+    found: sass.Instructions
+    labels: sass.Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One node of a graph: the kernel's name without underscores, its grid and its arguments."""
+
+    kernel: str
+    programs: int
+    arguments: Mapping[str, Any]
+    binary: Binary
+
+
+@dataclass(frozen=True)
+class _NoDevice:
+    """Triton's driver of a device that only compiles."""
+
+    architecture: int
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+
+class Compiler:
+    """Compiles launches instead of running them, and keeps them in order. A process has one
+    architecture: kernels keep what they were first compiled for."""
+
+    def __init__(self, architecture: int) -> None:
+        self._driver = _NoDevice(architecture)
+        if triton.knobs.runtime.interpret:
+            raise EngineError("costs: expected Triton's compiler, got TRITON_INTERPRET=1")
+        self.launches: list[Launch] = []
+        self._binaries: dict[int, tuple[Any, Binary]] = {}  # by identity of the compiled kernel
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, a launch of a kernel is compiled and kept."""
+        run = JITFunction.run
+
+        def compiled(function: Any, *args: Any, grid: Any, warmup: bool, **given: Any) -> Any:
+            kernel = run(function, *args, grid=grid, warmup=True, **given)
+            arguments = dict(zip(function.arg_names, args, strict=False)) | given
+            self._keep(function.fn.__name__, grid, arguments, kernel)
+            return kernel
+
+        driver.set_active(self._driver)  # stays so: without a device there is none to go back to
+        JITFunction.run = compiled
+        try:
+            yield
+        finally:
+            JITFunction.run = run
+
+    def record(self, function: Recorded, rows: int, scratch: int = 0) -> Piece:
+        """See sbrt.gpu.recorder.Recorder."""
+        before = len(self.launches)
+        with self.active():
+            function(_call)
+        return Piece(rows, len(self.launches) - before, lambda: None)
+
+    def _keep(self, name: str, grid: Any, arguments: dict[str, Any], kernel: Any) -> None:
+        programs = 1
+        for size in grid:
+            programs *= size
+        if id(kernel) not in self._binaries:
+            self._binaries[id(kernel)] = (kernel, _binary(kernel))
+        name = name.strip("_").removesuffix("_kernel")
+        self.launches.append(Launch(name, programs, arguments, self._binaries[id(kernel)][1]))
+
+
+def _call(op: Any, *args: Any, **given: Any) -> None:
+    op(*args, **given)
+
+
+def _binary(kernel: Any) -> Binary:
+    cubin, warps = kernel.asm["cubin"], kernel.metadata.num_warps
+    registers, local = sass.resources(cubin)
+    architecture = kernel.metadata.target.arch
+    fit = sass.fitting(warps, registers, kernel.metadata.shared, architecture)
+    return Binary(warps, fit, local, *sass.instructions(cubin))
+
+
+class OfflineLane:
+    """A lane of a model's sizes in bfloat16, without memory.
+
+    multiprocessors: of the device, which decide the grid of attention. rows: of a target's
+    verification graph.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        is_draft: bool,
+        rows: int,
+        multiprocessors: int,
+        ops: Ops = TRITON,
+        architecture: int = ARCHITECTURE,
+    ) -> None:
+        self._compiler = Compiler(architecture)
+        shape = LaneShape(
+            config.max_positions, state.MAX_STEP_ROWS, int(is_draft), TAILS, False, False
+        )
+        weights = empty_weights(config, torch.bfloat16, META)
+        self._lane = GpuLane(weights, shape, ops, self._compiler, rows, None)
+        programs = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors
+        for count, plan in self._lane.plans.items():
+            self._lane.plans[count] = replace(plan, programs=programs)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of the graphs that it captures."""
+        return self._lane.sizes
+
+    def launches(self, rows: int) -> list[Launch]:
+        """The nodes of a forward of `rows` rows and of the choice that follows it: a token each or,
+        in a draft, its distribution. Greedy, unfiltered."""
+        self._compiler.launches.clear()
+        table = torch.zeros(state.size(state.Batch), dtype=torch.int32, device=META)
+        self._lane.record_forward(table, rows, True)
+        record_choice(self._lane, table, rows)
+        return list(self._compiler.launches)
