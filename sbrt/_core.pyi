@@ -24,9 +24,6 @@ class Model:
     @property
     def longest(self) -> int:
         """Longest sequence that it can follow: endless where every layer sees a window only."""
-    @property
-    def most_seats(self) -> int:
-        """Sequences that a lane of it can take at once."""
 
 class RopeScaling:
     """How rope is stretched (csrc/model/rope_table.h has the formulas).

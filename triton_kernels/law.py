@@ -16,6 +16,7 @@ from .noise import exp32, exp32_torch
 from .state import CANDIDATES, Law, Sampling, Sequence, offset
 
 SHARPNESS = tl.constexpr(offset(Sequence, "sharpness"))
+SHAPES = tl.constexpr(offset(Sequence, "shaping", "active"))
 _LAW_TOKEN = tl.constexpr(offset(Law, "token"))
 _LAW_LP = tl.constexpr(offset(Law, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)
@@ -62,10 +63,7 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 
 @triton.jit
-def write_law(
-    P, Logits, Ids, Block, token, score, most, total, moment, IS_PLAIN: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-):  # fmt: skip
+def write_law(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS: tl.constexpr):
     """Writes the words of a Law at P, from a row's first choices and the softmax of its raw
     logits.
 
@@ -84,7 +82,7 @@ def write_law(
         best = tl.max(score, axis=0)
         lp = tl.where(token >= 0, score - best, 0.0).to(tl.float32)
         lp -= tl.log(tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0))
-        if IS_PLAIN and temperature == 0:
+        if (temperature == 0) & (tl.load(Block + SHAPES) == 0):
             lp = raw - most - log_total
         sharpness = tl.load(Block + SHARPNESS).to(tl.float32, bitcast=True)
         if sharpness != 1.0:

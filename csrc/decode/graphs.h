@@ -17,7 +17,7 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // What the lanes launch in a round of this shape, under the policy of the sequence.
+  // What the lanes launch in a round of this shape.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
@@ -26,10 +26,11 @@ class Graphs {
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: makes what rounds of the sequence launch, as its request asks for it, each one launch.
-  // The bounds of the rows are known, and nothing is in flight.
-  void fuse();
-  int fused() const;  // made so far, as far as they are kept
+  // On a device: makes what a round of this shape launches, by the launches in force, each one launch. No
+  // round is in flight. A full store drops its oldest.
+  void fuse(const RoundShape& shape);
+  bool may_fuse() const;  // whether nothing is dropped for it
+  int fused() const;      // made so far, as far as they are kept
 
  private:
   void record_target();
@@ -42,9 +43,8 @@ class Graphs {
   LogprobArgs logprob_args(const Seats& seats) const;
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare();
-  bool settles() const;
-  int verification_at(bool after_burst) const;
-  void fuse_verification(bool after_burst);
+  int verification_at(const RoundShape& shape) const;
+  const Graph& verification(const RoundShape& shape);
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;

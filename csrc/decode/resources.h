@@ -12,7 +12,7 @@
 #include "decode/hrad_memory.h"
 #include "decode/logprobs.h"
 #include "decode/request.h"
-#include "decode/row_bounds.h"
+#include "decode/launches.h"
 #include "state/record.h"
 #include "state/roll.h"
 
@@ -30,7 +30,6 @@ struct LaneUnit {
   int width = 1;                         // members of the team when the lane runs alone
   int32_t max_rows = 0;                  // of its largest forward
   int32_t timed_rows = 0;                // of timed_forward
-  RowBounds most{};                      // of the round's forwards: Expected
   const int64_t* cost = nullptr;  // of its forwards by rows, in virtual time: the table in force
   Feed feed;
   Event timed{"timed"};
@@ -57,9 +56,9 @@ struct Resources {
   // How many of the first `most` tokens of a seat's trunk are these.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
-  void send_sequences();  // what the host wrote, for all that is enqueued from here on
-  void close();           // joins every thread, then drops the models
-  void leave();           // in a fork: there is nobody to join, so nothing is freed
+  void send_ended();  // what the host wrote there, with nothing in flight
+  void close();       // joins every thread, then drops the models
+  void leave();       // in a fork: there is nobody to join, so nothing is freed
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
@@ -74,11 +73,13 @@ struct Resources {
   Cells<uint8_t> ranks;                  // the same
   Buffer<float> features, hrad_scratch;  // of the host; a device has
   HradMemory hrad_memory;
+  ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;   // of each seat
   std::vector<LogprobStore> logprobs;  // of each seat
   Buffer<Logprobs> asked;              // [seats] the same, for ops
   std::vector<AcceptMemory> accept;  // of each seat; none unless the engine was built for rejection
   LaneUnit target, draft;
+  Launches launches;  // in force: Expected
 
  private:
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
