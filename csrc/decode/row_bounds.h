@@ -70,9 +70,11 @@ inline RowBounds with_rows_of(const RowBounds& all, const Policy& p, const RowBo
   const auto fed = [&](int32_t rows) { return rows <= draft_share ? rows : kMaxRows; };
   RowBounds found = all;
   found.verify = joined(all.verify, own.verify, kMaxRows);
-  if (p.gamma > 0) found.catch_up = joined(all.catch_up, fed(own.catch_up), draft_rows);
+  // In the first step of others' serial burst a seat that awaits none catches up.
+  const int32_t behind = p.gamma > 0 ? fed(own.catch_up) : 0;
+  found.catch_up = joined(all.catch_up, behind, draft_rows);
   if (p.gamma > 0 || p.on_miss == kBurst)
-    found.step = joined(all.step, std::max(own.step, fed(own.catch_up)), draft_rows);
+    found.step = joined(all.step, std::max(own.step, behind), draft_rows);
   return found;
 }
 
