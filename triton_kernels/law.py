@@ -34,7 +34,7 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
     min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
     top_p = tl.load(Block + 2).to(tl.float32, bitcast=True)
     top_k = tl.load(Block + 3)
-    draws = temperature > 0  # else nothing is filtered
+    draws = temperature > 0  # else nothing is filtered, and no chunk has left its weights
     temperature = tl.where(draws, temperature, 1.0)
     min_p = tl.where(draws, min_p, 0.0)
     most_tokens = tl.where(draws & (top_k > 0), top_k, 2147483647)
@@ -53,8 +53,9 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
     above = is_pick[None, :] & ((x[None, :] > best_x[:, None]) | equal)
     tokens_above = tl.sum(above.to(tl.int32), axis=1)
     weight_above = tl.sum(tl.where(above, weight[None, :], 0.0), axis=1)
-    left = (best >= 0) & (best_weight >= min_p) & (tokens_above < most_tokens)
+    left = (best_weight >= min_p) & (tokens_above < most_tokens)
     left = left & (weight_above <= total * most_weight)
+    left = (best >= 0) & (left | (draws == 0))
     o = tl.arange(0, _CANDIDATES)
     place = tl.cumsum(left.to(tl.int32), axis=0) - 1
     goes = left[:, None] & (place[:, None] == o[None, :])
