@@ -24,9 +24,6 @@ class Model:
     @property
     def longest(self) -> int:
         """Longest sequence that it can follow; ENDLESS if all its layers have a window."""
-    @property
-    def most_seats(self) -> int:
-        """Most sequences that a lane of it can hold at once."""
 
 class RopeScaling:
     """The scaling of rope (csrc/model/rope_table.h has the formulas).

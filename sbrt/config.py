@@ -114,9 +114,9 @@ class EngineConfig:
     max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
     stretched by its rope). It may be larger only if every layer of the target has a sliding window,
     as in Mistral: such a target has no end.
-    max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU; 1 on a CUDA device, which
-    takes no more). Each has a KV cache of max_model_len tokens in both lanes. On a CPU only the
-    part that was reached takes memory.
+    max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a CUDA device). Each
+    has a KV cache of max_model_len tokens in both lanes; of a CPU's memory only what was reached is
+    used, of a device's all of it.
     max_num_batched_tokens: tokens of a prompt and of running requests between two outputs, at least
     max_num_seqs (None: no limit). A prompt is fed in pieces of at most 64 in any case.
     enable_prefix_caching: a prompt reuses the longest beginning that a seat has, from an earlier or
@@ -262,8 +262,6 @@ class EngineConfig:
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"device {check.show(self.device)}")
-        if self.on_cuda and self.max_num_seqs != 1:
-            raise not_built(f"max_num_seqs {check.show(self.max_num_seqs)} on {self.device}")
         if self.on_cuda and self.enable_prefix_caching:
             raise not_built(f"enable_prefix_caching on {self.device}")
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)

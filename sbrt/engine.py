@@ -370,10 +370,7 @@ class Engine:
             device=self.config.device_index if self.config.on_cuda else 0,
             draft_first=self._draft_first,
             keep_features=self._keep_features,
-            max_num_seqs=min(  # a recorded lane takes one sequence
-                self.config.seats,
-                *(m.most_seats for m in (self.pair.target, self.pair.draft) if m is not None),
-            ),
+            max_num_seqs=self.config.seats,
             max_piece=self.config.piece,
             reuses_prefixes=bool(self.config.enable_prefix_caching),
             **self._presets.runtime_options(),

@@ -9,6 +9,9 @@ flight. So, for one compiled kernel, a row's bits depend only on the keys that i
 row has the bits that plain decoding gives it later. This holds for a tree's row too, because the
 keys in flight are gathered along each leader's own path.
 
+Sequences. Rows of several sequences are several members, in tiles of their own: no tile has rows of
+two, so a row's bits do not depend on the other sequences, nor on the seat of its own.
+
 Work. A unit is a KV head and a tile of rows (with all their query heads). An item is a unit and one
 split or, for a long context, a block of FAN = 8 splits. About two programs per multiprocessor loop
 over the items. A tree over absolute positions merges the pieces: FAN splits, FAN blocks and so on,
@@ -87,16 +90,17 @@ def _branch_attention_kernel(
     Out,  # [rows, heads, HEAD_DIM] written; 0 for a row that sees nothing
     out_row_stride,
     out_head_stride,
-    Slots,  # [64, 128] depth-to-slot table (visible.py wrote this and the next two)
-    Extent,  # [4 + 128]
+    Slots,  # [64, 128] depth-to-slot table (visible.py wrote this and the next four)
+    Firsts,  # [2, 64]
     Meta,  # [4, 64]
+    Members,  # [9, 64]
+    Items,  # [64]
     Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] scratch, level by level
     Law,  # [pieces, units, 2, BLOCK_M] scratch
     Counters,  # [units, 1 + above] 0 before and after
     capacity,  # positions of the ring
-    rows,
     kv_heads,
-    tiles,  # tiles of rows
+    units,  # most of them: KV heads, each with all tiles of rows
     short,  # up to this many splits a program takes one: pieces of level 0
     blocks,  # pieces of level 1
     above,  # pieces of all levels but 0
@@ -122,28 +126,36 @@ def _branch_attention_kernel(
     o_m = tl.arange(0, BLOCK_M)
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, HEAD_DIM)
-    head = tl.load(Extent)
-    low = tl.load(Extent + 1)
-    first_split = tl.load(Extent + 2)
-    splits = tl.load(Extent + 3)
-    units = kv_heads * tiles
-    taken = tl.where(splits <= short, 1, FAN).to(tl.int64)  # splits of a program
-    length = taken * SPLIT
-    first = first_split // taken
-    last = (first_split + splits - 1) // taken
-    items = units * (last - first + 1).to(tl.int32)
+    until = tl.load(Items + tl.arange(0, 64))
 
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        unit = item % units
-        tile = unit % tiles
-        kv_head = (unit // tiles).to(tl.int64)
-        piece_at = first + item // units
-        row = tile * TILE_ROWS + o_m // GROUP
-        m_row = (o_m < TILE_ROWS * GROUP) & (row < rows)
+    for item in range(tl.program_id(0), tl.max(until, axis=0), tl.num_programs(0)):
+        is_over = until <= item
+        p_member = Members + tl.sum(is_over.to(tl.int32), axis=0)
+        of_member = item - tl.max(tl.where(is_over, until, 0), axis=0)
+        head = tl.load(p_member)
+        low = tl.load(p_member + 64)
+        first_split = tl.load(p_member + 2 * 64)
+        splits = tl.load(p_member + 3 * 64)
+        taken = tl.load(p_member + 4 * 64)  # splits of a program
+        storage = tl.load(p_member + 5 * 64).to(tl.int32)
+        its_first = tl.load(p_member + 6 * 64).to(tl.int32)
+        its_end = tl.load(p_member + 7 * 64).to(tl.int32)
+        length = taken * SPLIT
+        first = first_split // taken
+        last = (first_split + splits - 1) // taken
+        tiles = (its_end - its_first + TILE_ROWS - 1) // TILE_ROWS
+        place = of_member % (kv_heads * tiles)
+        kv_head = (place // tiles).to(tl.int64)
+        piece_at = first + of_member // (kv_heads * tiles)
+        unit = (tl.load(p_member + 8 * 64).to(tl.int32) + place % tiles) * kv_heads
+        unit += kv_head.to(tl.int32)
+        tile_row = its_first + place % tiles * TILE_ROWS
+        row = tile_row + o_m // GROUP
+        m_row = (o_m < TILE_ROWS * GROUP) & (row < its_end)
         q_head = kv_head * GROUP + o_m % GROUP
         count = tl.load(Meta + row, mask=m_row, other=-1)
         leader = tl.load(Meta + 64 + row, mask=m_row, other=-1)
-        row_first = tl.load(Extent + 4 + row, mask=m_row, other=0)
+        row_first = tl.load(Firsts + row, mask=m_row, other=0)
         p_q = Q + row.to(tl.int64) * q_row_stride + q_head * q_head_stride
         q = tl.load(p_q[:, None] + o_d[None, :], mask=(m_row & (count >= 0))[:, None], other=0.0)
         if UPCAST:
@@ -156,7 +168,7 @@ def _branch_attention_kernel(
         begin = tl.maximum(low - start, 0) // BLOCK_N
         end = (tl.maximum(high - start, 0) + BLOCK_N - 1) // BLOCK_N
         flight = tl.minimum(tl.maximum(tl.maximum(head - start, 0) // BLOCK_N, begin), end)
-        leaders = tl.load(Meta + 3 * 64 + tile)
+        leaders = tl.load(Meta + 3 * 64 + tile_row)
         trunk_tiles = (flight - begin).to(tl.int32)
         steps = trunk_tiles + (end - flight).to(tl.int32) * leaders
 
@@ -177,10 +189,10 @@ def _branch_attention_kernel(
                 l = tl.zeros((BLOCK_M,), tl.float32)  # noqa: E741
                 acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
             position = start + at * BLOCK_N
-            p_leader = Meta + 2 * 64 + tile * TILE_ROWS + turn
+            p_leader = Meta + 2 * 64 + tile_row + turn
             led_by = tl.load(p_leader, mask=in_flight, other=0)
             led_count = tl.load(Meta + led_by, mask=in_flight, other=0)
-            led_first = tl.load(Extent + 4 + 64 + led_by, mask=in_flight, other=0)
+            led_first = tl.load(Firsts + 64 + led_by, mask=in_flight, other=0)
 
             # Slots of the columns: in the trunk by position, after it by the leader's table.
             depth = tl.minimum(tl.maximum(position - head, -BLOCK_N), 1 << 20).to(tl.int32) + o_n
@@ -189,7 +201,7 @@ def _branch_attention_kernel(
             node_slot = tl.load(Slots + led_by * 128 + depth, mask=m_node, other=0)
             ring = (position % capacity).to(tl.int32) + o_n
             ring = tl.where(ring >= capacity, ring - capacity, ring)
-            slot = tl.where(is_node, node_slot, ring).to(tl.int64)
+            slot = tl.where(is_node, node_slot, storage + ring).to(tl.int64)
             from_here = tl.maximum(low, led_first)
             seen_from = tl.minimum(tl.maximum(from_here - position, 0), BLOCK_N).to(tl.int32)
             m_column = (o_n >= seen_from) & (m_node | (depth < 0))
@@ -307,9 +319,9 @@ def branch_attention(
         *(k, k.stride(0), k.stride(1)),
         *(v, v.stride(0), v.stride(1)),
         *(out, out.stride(0), out.stride(1)),
-        *(work.slots, work.extent, work.meta),
+        *(work.slots, work.firsts, work.meta, work.members, work.items),
         *(work.partial, work.law, work.counters),
-        *(plan.capacity, plan.rows, plan.kv_heads, plan.tiles),
+        *(plan.capacity, plan.kv_heads, plan.units),
         *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
@@ -347,10 +359,11 @@ def branch_attention_torch(
 ) -> torch.Tensor:
     """The twin of `branch_attention` in plain torch: same arguments, effects and errors."""
     _check(q, k, v, plan, out)
-    head = int(work.extent[0])
+    members = work.members.t().tolist()
     for i in range(plan.rows):
-        count, first = int(work.meta[0, i]), int(work.extent[4 + i])
-        trunk = torch.arange(min(first, head), head, device=q.device) % plan.capacity
+        head, _, _, _, _, storage, *_ = next(m for m in members if m[6] <= i < m[7])
+        count, first = int(work.meta[0, i]), int(work.firsts[0, i])
+        trunk = storage + torch.arange(min(first, head), head, device=q.device) % plan.capacity
         flight = work.slots[i, max(0, first - head) : max(count, 0)].long()
         slots = torch.cat([trunk, flight])
         if count < 0 or slots.numel() == 0:
@@ -383,5 +396,6 @@ def _check(
             raise ValueError(
                 f"{name}: expected a contiguous head but got stride {tensor.stride(-1)}"
             )
-    if slots < plan.capacity:
-        raise ValueError(f"k: expected at least {plan.capacity} slots but got {slots}")
+    least = plan.capacity + (plan.seats - 1) * plan.seat_slots
+    if slots < least:
+        raise ValueError(f"k: expected at least {least} slots but got {slots}")

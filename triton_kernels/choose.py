@@ -16,7 +16,7 @@ import triton.language as tl
 
 from .choose_plan import PICKS, STATS, ChoosePlan, ChooseWork
 from .cut import find_cut, find_cut_torch
-from .law import SHARPNESS, thinned, thinned_torch, write_law, write_law_torch
+from .law import SHAPES, SHARPNESS, thinned, thinned_torch, write_law, write_law_torch
 from .noise import (
     exp32,
     exp32_torch,
@@ -27,8 +27,26 @@ from .noise import (
     noise_words_torch,
 )
 from .shaping import Shaping, check_ids, shape_logits, shape_logits_torch
-from .state import CANDIDATES, Batch, Law, Sampling, Sequence, check_words, size, struct
-from .words import ROW_WORDS, TABLE_N, TABLE_ROWS, TWO_PROGRAMS, arrived_last, load_int64
+from .state import (
+    CANDIDATES,
+    Batch,
+    Law,
+    Sampling,
+    Sequence,
+    check_words,
+    of_seat,
+    size,
+    struct,
+)
+from .words import (
+    ROW_WORDS,
+    TABLE_N,
+    TABLE_ROWS,
+    TWO_PROGRAMS,
+    arrived_last,
+    load_int64,
+    sequence_of,
+)
 
 _LAW_WORDS = tl.constexpr(size(Law))
 _CANDIDATES = tl.constexpr(CANDIDATES)
@@ -86,7 +104,7 @@ def _choose_kernel(
     shaped_stride,
     Cut,  # [rows, 4] of find_cut; never touched without HAS_CUT
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
-    Block,  # [words] the sequence
+    Block,  # [seats, words] the sequences
     Table,  # [words] Batch
     Score,  # [rows, splits, KEEP] float64 scratch
     Token,  # [rows, splits, KEEP] scratch
@@ -124,6 +142,7 @@ def _choose_kernel(
     bad = tl.max((fine == 0).to(tl.int32), axis=0)
 
     # Scores in float32, close enough to say which few tokens can win.
+    Block = sequence_of(Block, Table, first_row + i_row)
     temperature = tl.load(Block).to(tl.float32, bitcast=True)
     seed = load_int64(Block + 4, True)
     completion = tl.load(Block + 6).to(tl.uint32, bitcast=True)
@@ -195,15 +214,15 @@ def _choose_kernel(
         _merge(
             Logits + i_row * logits_stride, p_x, Ids, Block, Score + i_row * SPLITS * KEEP,
             Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * _STATS, Out, i_row,
-            SPLITS, SPLITS_UP, KEEP, LAWS, HAS_SHAPED, THINS, HAS_IDS,
+            SPLITS, SPLITS_UP, KEEP, LAWS, THINS, HAS_IDS,
         )  # fmt: skip
 
 
 @triton.jit
 def _merge(
     P, P_shaped, Ids, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr,
-    SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, LAWS: tl.constexpr, HAS_SHAPED: tl.constexpr,
-    THINS: tl.constexpr, HAS_IDS: tl.constexpr,
+    SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, LAWS: tl.constexpr, THINS: tl.constexpr,
+    HAS_IDS: tl.constexpr,
 ):  # fmt: skip
     """One row's answer from its chunks'. Other programs wrote them: read past L1."""
     o = tl.arange(0, SPLITS_UP * KEEP)
@@ -235,10 +254,7 @@ def _merge(
         moment = tl.sum(shrink * (moment + behind * total), axis=0)
         total = tl.sum(shrink * total, axis=0)
         p_out = Out + i_row * _LAW_WORDS
-        write_law(
-            p_out, P, Ids, Block, best, best_score, most, total, moment,
-            HAS_SHAPED == False, HAS_IDS,  # noqa: E712
-        )  # fmt: skip
+        write_law(p_out, P, Ids, Block, best, best_score, most, total, moment, HAS_IDS)
     else:
         first = tl.max(best, axis=0)
         tl.store(Out + i_row * 2, first)
@@ -259,12 +275,14 @@ def choose(
     """Sample a token from every row (Choice words), or with plan.laws write a Law (Law words).
 
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
-    sequence  int32 words of the sequence: sampling, shaping, the ancestors' tokens, sharpness
-    table    int32 words of the Batch; rows from its n on are not written. The noise is that of
-             the position behind a row's
+    sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
+             tokens, sharpness
+    table    int32 words of the Batch; rows from its n on are not written. A row is sampled as the
+             sequence of its seat asks; the noise is that of the position behind a row's
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_law`
-    shaping  dense lists, if plan.shaped; a captured choice reads these very tensors
+    shaping  dense lists of every seat, if plan.shaped; a captured choice reads these very tensors.
+             They are not read for rows whose sequence does not shape
     ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
              are those of the tokens, and so are the candidates of a Law
 
@@ -338,9 +356,10 @@ def choose_torch(
     tokens = torch.arange(plan.vocab, device=logits.device) if ids is None else ids.long()
     if plan.cuts:
         find_cut_torch(shaped, sequence, table, out=work.cut, first_row=first)
-    law, given = struct(Sampling, sequence[: size(Sampling)]), struct(Batch, table)
+    given = struct(Batch, table)
     for i in range(min(plan.rows, given.n - first)):
-        raw, x = logits[i].float(), shaped[i].float()
+        own = of_seat(sequence, given.row[first + i].seat)
+        law, raw, x = struct(Sampling, own[:8]), logits[i].float(), shaped[i].float()
         is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
         cut = work.cut[i] if plan.cuts and law.temperature > 0 else None
         score = _scores_torch(x, tokens, law, given.row[first + i].position + 1, cut)
@@ -349,8 +368,8 @@ def choose_torch(
         if plan.laws:
             if plan.filtered and law.temperature > 0 and best:
                 best = thinned_torch(x, law, score, best, plan.chunk, PICKS[True])
-            sharpness = float(sequence[SHARPNESS.value].view(torch.float32))
-            is_plain = law.temperature == 0 and shaping is None
+            is_plain = law.temperature == 0 and own[SHAPES.value] == 0
+            sharpness = float(own[SHARPNESS.value].view(torch.float32))
             write_law_torch(out[i], raw, best, None if is_plain else score, sharpness, tokens)
         else:
             error = 1 if is_bad else 2 if not best else 0

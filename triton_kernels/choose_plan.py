@@ -21,8 +21,8 @@ class ChoosePlan:
 
     rows, vocab  of the logits; vocab at most 2^20
     laws         write Law words of the draft; else Choice words of the target
-    shaped       the request shapes its logits
-    filtered     the request has min_p, top_k or top_p. A token is sampled from exactly the tokens
+    shaped       some request shapes its logits
+    filtered     some request has min_p, top_k or top_p. A token is sampled from exactly the tokens
                  that the filters leave. With `laws` only those candidates are dropped that the
                  chunks' picks show to be filtered. That changes no token, so it needs no pass
                  over the vocabulary

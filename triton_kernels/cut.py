@@ -44,8 +44,8 @@ from .radix import (
     logit_of,
     reaching,
 )
-from .state import Batch, Sampling, check_words, struct
-from .words import TABLE_N, arrived_last
+from .state import Batch, Sampling, check_words, of_seat, size, struct
+from .words import TABLE_N, arrived_last, sequence_of
 
 CUT_WORDS = 4  # per row: largest logit, last logit (both float32 bits), last id, unused
 ALL_IDS = 2**31 - 1  # last id if all ties of the last logit are left
@@ -63,7 +63,7 @@ _GROUP = tl.constexpr(64)  # the first pass looks only at the largest of this ma
 def _begin_cut_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Law,  # [words] Sampling
+    Law,  # [words] Sampling, or [seats, words] the sequences
     Table,  # [words] Batch
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
@@ -86,6 +86,7 @@ def _begin_cut_kernel(
     split = tl.program_id(1)
     if first_row + i_row >= tl.load(Table + TABLE_N):
         return
+    Law = sequence_of(Law, Table, first_row + i_row)
     key = key_of(chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK))
     top_k = tl.load(Law + 3)
     p_tokens = Tokens + (i_row * 2 + 1) * ROW_BINS
@@ -186,7 +187,8 @@ def find_cut(
     """Write for every row its largest logit and the last token that its filters leave.
 
     logits    [rows, vocab]  float16, bfloat16 or float32, after shaping
-    sampling  int32 words of a Sampling, or of a Sequence, which begins with one
+    sampling  int32 words of the sequences, one for each seat, each of which begins with a Sampling;
+              that alone is enough for rows of the first seat
     table     int32 words of the Batch; rows from its n on are not written
     work      for at least as many rows and chunks
     out       [rows, 4] int32, written: float32 bits of the largest and of the last logit, last id.
@@ -239,8 +241,9 @@ def find_cut_torch(
     """The twin of `find_cut` in plain torch, by sorting: same effects and errors, any device. Needs
     no work."""
     _check(logits, sampling, table, out)
-    s = struct(Sampling, sampling[:8])
-    for i in range(min(logits.shape[0], struct(Batch, table).n - first_row)):
+    given = struct(Batch, table)
+    for i in range(min(logits.shape[0], given.n - first_row)):
+        s = struct(Sampling, of_seat(sampling, given.row[first_row + i].seat)[: size(Sampling)])
         x = logits[i].float()
         most, last, last_id = x.max(), torch.tensor(float("-inf")), ALL_IDS
         if s.temperature > 0 and most.isfinite() and bool((x < float("inf")).all()):

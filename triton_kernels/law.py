@@ -16,6 +16,7 @@ from .noise import exp32, exp32_torch
 from .state import CANDIDATES, Law, Sampling, Sequence, offset
 
 SHARPNESS = tl.constexpr(offset(Sequence, "sharpness"))
+SHAPES = tl.constexpr(offset(Sequence, "shaping", "active"))
 _LAW_TOKEN = tl.constexpr(offset(Law, "token"))
 _LAW_LP = tl.constexpr(offset(Law, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)
@@ -33,7 +34,7 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
     min_p = tl.load(Block + 1).to(tl.float32, bitcast=True)
     top_p = tl.load(Block + 2).to(tl.float32, bitcast=True)
     top_k = tl.load(Block + 3)
-    draws = temperature > 0  # else nothing is filtered
+    draws = temperature > 0  # else nothing is filtered, and no chunk has left its weights
     temperature = tl.where(draws, temperature, 1.0)
     min_p = tl.where(draws, min_p, 0.0)
     most_tokens = tl.where(draws & (top_k > 0), top_k, 2147483647)
@@ -52,8 +53,9 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
     above = is_pick[None, :] & ((x[None, :] > best_x[:, None]) | equal)
     tokens_above = tl.sum(above.to(tl.int32), axis=1)
     weight_above = tl.sum(tl.where(above, weight[None, :], 0.0), axis=1)
-    left = (best >= 0) & (best_weight >= min_p) & (tokens_above < most_tokens)
+    left = (best_weight >= min_p) & (tokens_above < most_tokens)
     left = left & (weight_above <= total * most_weight)
+    left = (best >= 0) & (left | (draws == 0))
     o = tl.arange(0, _CANDIDATES)
     place = tl.cumsum(left.to(tl.int32), axis=0) - 1
     goes = left[:, None] & (place[:, None] == o[None, :])
@@ -62,10 +64,7 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 
 @triton.jit
-def write_law(
-    P, Logits, Ids, Block, token, score, most, total, moment, IS_PLAIN: tl.constexpr,
-    HAS_IDS: tl.constexpr,
-):  # fmt: skip
+def write_law(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS: tl.constexpr):
     """Writes the words of a Law at P, from a row's first choices and the softmax of its raw
     logits.
 
@@ -84,7 +83,7 @@ def write_law(
         best = tl.max(score, axis=0)
         lp = tl.where(token >= 0, score - best, 0.0).to(tl.float32)
         lp -= tl.log(tl.sum(tl.where(token >= 0, exp32(lp), 0.0), axis=0))
-        if IS_PLAIN and temperature == 0:
+        if (temperature == 0) & (tl.load(Block + SHAPES) == 0):
             lp = raw - most - log_total
         sharpness = tl.load(Block + SHARPNESS).to(tl.float32, bitcast=True)
         if sharpness != 1.0:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from .state import MAX_ROWS, SLOTS
+from .state import MAX_ROWS, MAX_SEATS, SLOTS
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -21,6 +21,8 @@ SPLIT = 64  # positions; the same for every model, because splits determine bits
 FAN = 8  # pieces that one program merges into one of the next level
 MULTIPROCESSORS = 132  # an H100 or H200: `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
+# What Workspace.members has of each, in order.
+MEMBER = ("head", "low", "first_split", "splits", "taken", "storage", "row", "end", "tile")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,13 @@ class AttentionPlan:
     heads, kv_heads, head_dim
     capacity     positions of the ring, at least 64; after them the tails, `tail_slots` per branch
     window       positions a row sees, itself included; None: all
+    seats        most sequences that have rows in a forward; `seat_slots`: slots from the storage of
+                 one to that of the next
     scale        of the scores; None: 1 / sqrt(head_dim)
     split        positions of a split, cut at multiples of it; None: SPLIT
-    short        in a span of up to this many splits a program takes one, in a longer span FAN. It
-                 changes no bit. None: chosen so that FAN at a time keep every multiprocessor busy
+    short        in a span of up to this many splits a program takes one, in a longer span FAN;
+                 members of a forward share the number. It changes no bit. None: chosen so that
+                 FAN at a time keep every multiprocessor busy
     programs     of the grid; None: two a multiprocessor
     architecture of the device (architecture_of): its registers hold more queries or fewer
     """
@@ -47,6 +52,8 @@ class AttentionPlan:
     dtype: torch.dtype = torch.bfloat16
     window: int | None = None
     tail_slots: int = 0
+    seats: int = 1
+    seat_slots: int = 0
     scale: float | None = None
     split: int | None = None
     short: int | None = None
@@ -57,6 +64,9 @@ class AttentionPlan:
         _check_within("rows", self.rows, 1, MAX_ROWS)
         _check_within("capacity", self.capacity, SLOTS, 2**30)
         _check_within("tail_slots", self.tail_slots, 0, SLOTS)
+        _check_within("seats", self.seats, 1, MAX_SEATS)
+        if self.seats > 1:
+            _check_within("seat_slots", self.seat_slots, self.capacity, 2**31 // self.seats)
         if self.head_dim not in HEAD_DIMS:
             raise ValueError(f"head_dim: expected one of {HEAD_DIMS} but got {self.head_dim}")
         if self.dtype not in DTYPES:
@@ -98,8 +108,14 @@ class AttentionPlan:
 
     @property
     def tiles(self) -> int:
-        """Tiles that hold all rows."""
+        """Tiles that hold all rows of one sequence."""
         return triton.cdiv(self.rows, self.tile_rows)
+
+    @property
+    def most_tiles(self) -> int:
+        """Tiles that hold the rows of all sequences; no tile has rows of two."""
+        shared = min(self.seats, self.rows)
+        return (self.rows + shared * (self.tile_rows - 1)) // self.tile_rows
 
     @property
     def block_n(self) -> int:
@@ -120,7 +136,7 @@ class AttentionPlan:
     @property
     def max_short(self) -> int:
         """Largest `short`: this many pieces of level 0 may wait."""
-        chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.units)
+        chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.kv_heads * self.tiles)
         return min(self.max_splits, chosen if self.short is None else self.short)
 
     @property
@@ -141,8 +157,8 @@ class AttentionPlan:
 
     @property
     def units(self) -> int:
-        """Number of independently merged units: a KV head and a tile of rows each."""
-        return self.kv_heads * self.tiles
+        """Most independently merged units: a KV head and a tile of rows each."""
+        return self.kv_heads * self.most_tiles
 
     @property
     def score_scale(self) -> float:
@@ -175,21 +191,31 @@ class AttentionPlan:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Device memory of one lane's attention, allocated once. `see` fills the first three.
+    """Device memory of one lane's attention, allocated once. `see` fills the first five.
+
+    A member is a sequence that has rows in the forward; padding after them is one more. Its tiles
+    begin with its first row.
 
     slots     int32 [64, 128]  storage slot of the j-th position in flight that a row sees
-    extent    int64 [4 + 128]  head, first position seen, first split, splits; then, for every row,
-                               the first position it sees, and that of the rows it leads
+    firsts    int64 [2, 64]    for every row the first position it sees, and that of the rows it
+                               leads
     meta      int32 [4, 64]    for every row: positions in flight it sees (-1: padding), its leader;
-                               then the leaders, tile by tile, and how many a tile has
+                               then the leaders, tile by tile, and how many a tile has: both from
+                               the tile's first row on
+    members   int64 [9, 64]    for every member: head, first position seen, first split, splits,
+                               splits of a program, first slot of its storage, first row, the row
+                               after its last, tiles of the members before it
+    items     int32 [64]       items of work of all members up to each; the rest have the total
     partial   float32 [pieces, units, block_m, head_dim]  sums that wait to be merged, by level
     law       float32 [pieces, units, 2, block_m]         their maxima and weights
     counters  int32 [units, 1 + pieces above level 0]     arrivals; 0 between launches
     """
 
     slots: torch.Tensor
-    extent: torch.Tensor
+    firsts: torch.Tensor
     meta: torch.Tensor
+    members: torch.Tensor
+    items: torch.Tensor
     partial: torch.Tensor
     law: torch.Tensor
     counters: torch.Tensor
@@ -202,8 +228,10 @@ def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
     partial = (merged, plan.units, plan.block_m, plan.head_dim)
     return Workspace(
         slots=torch.zeros((MAX_ROWS, FLIGHT), dtype=torch.int32, device=device),
-        extent=torch.zeros(4 + 2 * MAX_ROWS, dtype=torch.int64, device=device),
+        firsts=torch.zeros((2, MAX_ROWS), dtype=torch.int64, device=device),
         meta=torch.zeros((4, MAX_ROWS), dtype=torch.int32, device=device),
+        members=torch.zeros((len(MEMBER), MAX_ROWS), dtype=torch.int64, device=device),
+        items=torch.zeros(MAX_ROWS, dtype=torch.int32, device=device),
         partial=torch.empty(partial, dtype=torch.float32, device=device),
         law=torch.empty((merged, plan.units, 2, plan.block_m), device=device),
         counters=torch.zeros((plan.units, 1 + above), dtype=torch.int32, device=device),

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .noise import exp32
-from .words import TABLE_N, arrived_last
+from .words import TABLE_N, arrived_last, sequence_of
 
 BINS = 2048  # bins per digit
 STATE_WORDS = 8
@@ -166,7 +166,7 @@ def clear(p_bins):
 def _digit_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Law,  # [words] Sampling
+    Law,  # [words] Sampling, or [seats, words] the sequences
     Table,  # [words] Batch
     State,  # [rows, 8] read and written
     Tokens,  # [rows, 2, 2048] histograms
@@ -194,6 +194,7 @@ def _digit_kernel(
     mode = tl.load(p_state + MODE)
     if (mode == DONE) | (mode == TIES):
         return
+    Law = sequence_of(Law, Table, first_row + i_row)
     x = chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK)
     key = key_of(x)
     top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)

@@ -1,20 +1,33 @@
 """The only kernel that moves KV bytes: an accepted path and an adopted tail, in place, all layers.
 
-The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the sequence
-block that `settle` (csrc/round/settle.cc) wrote: head, outcome, chain, source, the adopted branch.
-draft_have and draft_nodes say which slots may be poisoned. On a path nothing moves.
+The public op is `ring_settle`, its plain-torch twin `ring_settle_torch`. It reads the sequences
+that `settle` (csrc/round/settle.cc) wrote: head, outcome, chain, source, the adopted branch.
+draft_have and draft_nodes say which slots may be poisoned. On a path nothing moves. Nothing moves
+either for a seat that takes no part in the round or, after a serial burst, awaited none.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
 import triton
 import triton.language as tl
 
-from .state import SLOTS, Branch, Sequence, check_words, mask_bits, offset, size, struct
-from .words import has_bit, load_int64, load_unsigned
+from .state import (
+    RECORDS,
+    SLOTS,
+    Branch,
+    Sequence,
+    check_words,
+    mask_bits,
+    of_seat,
+    offset,
+    size,
+    struct,
+)
+from .words import SEQUENCE_WORDS, has_bit, load_int64, load_unsigned
 
 MOVES = 16  # slots moved at once
 
@@ -27,6 +40,27 @@ class Settle(Enum):
     BURST = 2  # the tail of branch 0, after a serial burst
 
 
+@dataclass(frozen=True)
+class Seats:
+    """The seats of an engine, and which of them take part in what runs now (csrc/state/roll.h).
+
+    count  of seats; `slots`: from the storage of one to that of the next
+    roll   int32 [16]: a bit for each seat, in eight words of 64 bits by round
+    ended  int32 [2]: the last round that ended, 64 bits
+    """
+
+    count: int
+    slots: int
+    roll: torch.Tensor
+    ended: torch.Tensor
+
+    def members(self) -> list[int]:
+        """Those that take part. Read on the host, for the twin."""
+        ended = int(self.ended.view(torch.int64))
+        word = int(self.roll.view(torch.int64)[(ended + 1) % RECORDS])
+        return [seat for seat in range(self.count) if word >> seat & 1]
+
+
 _HEAD = tl.constexpr(offset(Sequence, "head"))
 _CHAIN_SIZE = tl.constexpr(offset(Sequence, "chain", "size"))
 _OUTCOME_N = tl.constexpr(offset(Sequence, "outcome", "n"))
@@ -36,6 +70,12 @@ _SOURCE = tl.constexpr(offset(Sequence, "source"))
 _DRAFT_COMPACTS = tl.constexpr(offset(Sequence, "draft_compacts"))
 _DRAFT_HAVE = tl.constexpr(offset(Sequence, "draft_have"))
 _DRAFT_NODES = tl.constexpr(offset(Sequence, "draft_nodes"))
+_DRAFT_IDLE = tl.constexpr(offset(Sequence, "draft_idle"))
+_FILLED = tl.constexpr(offset(Sequence, "filled"))
+_ON_MISS = tl.constexpr(offset(Sequence, "policy", "on_miss"))
+_STEPS = tl.constexpr(offset(Sequence, "policy", "burst"))
+_BURSTS = tl.constexpr(1)  # kBurst of OnMiss
+_ROUNDS = tl.constexpr(RECORDS)
 _BRANCHES = tl.constexpr(offset(Sequence, "branches"))
 _BRANCH_WORDS = tl.constexpr(size(Branch))
 _IN_PLACE = tl.constexpr(offset(Branch, "in_place"))
@@ -50,31 +90,58 @@ def _ring_slot(base, o, capacity):
 
 
 @triton.jit
+def _takes_part(Roll, Ended, seat):
+    """True if a seat is in the roll of the round after the last one that ended."""
+    p_word = Roll + 2 * ((load_int64(Ended, True) + 1) % _ROUNDS).to(tl.int32)
+    return has_bit(load_unsigned(p_word, True), load_unsigned(p_word + 1, True), seat) != 0
+
+
+@triton.jit
+def _awaited_burst(Block):
+    """True if a serial burst of this round drafted the chain (csrc/round/chain.h)."""
+    bursts = (tl.load(Block + _ON_MISS) == _BURSTS) & (tl.load(Block + _STEPS) > 0)
+    return bursts & (tl.load(Block + _OUTCOME_BRANCH) < 0) & (tl.load(Block + _FILLED) == 0)
+
+
+@triton.jit
 def _ring_settle_kernel(
-    Block,  # [words] the sequence
+    Block,  # [seats, words] the sequences
+    Roll,  # [16]; this and the next are never touched without HAS_ROLL
+    Ended,  # [2]
     KV,  # [layers, kv_heads, slots, head_dim] keys; their values are v_offset elements on
     v_offset,
     layer_stride,
     head_stride,
     slot_stride,
     kv_heads,
-    slots,
+    slots,  # of a seat
     capacity,
     tail_slots,
+    seat_slots,  # from the storage of one seat to that of the next
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     COMPACT: tl.constexpr,
     TAIL: tl.constexpr,  # 0: none, 1: the adopted branch's, 2: branch 0's
     POISON: tl.constexpr,
     MOVES: tl.constexpr,
+    HAS_ROLL: tl.constexpr,  # else the only seat takes part
 ):
-    """One program per layer and KV head, of keys or of values.  Moves in ascending depth.
+    """One program per layer and KV head, of keys or of values, and seat.  Moves in ascending depth.
 
     A node's index is never below its depth, so no move overwrites what a later one reads. MOVES
     slots are read, then written, with a barrier between; then the next ones follow.
     bytes = layers * kv_heads * moved slots * head_dim * size * 4
     """
     i = tl.program_id(0)
+    seat = tl.program_id(2)
+    Block += seat.to(tl.int64) * SEQUENCE_WORDS
+    KV += seat.to(tl.int64) * seat_slots * slot_stride
+    if HAS_ROLL:  # noqa: SIM102 (the first is known when it is compiled)
+        if not _takes_part(Roll, Ended, seat):
+            return
+    if TAIL == 2:  # noqa: SIM102
+        if not _awaited_burst(Block):
+            return
     layer = (i // kv_heads).to(tl.int64)
     p_slots = KV + layer * layer_stride + (i % kv_heads).to(tl.int64) * head_stride
     p_slots += tl.program_id(1).to(tl.int64) * v_offset
@@ -100,7 +167,9 @@ def _ring_settle_kernel(
             tl.debug_barrier()
             tl.store(p_slots + target[:, None] * slot_stride + o_d[None, :], x, mask=m)
             tl.debug_barrier()
-    branch = tl.load(Block + _OUTCOME_BRANCH) if TAIL == 1 else 0
+    branch = tl.load(Block + _OUTCOME_BRANCH)
+    if TAIL == 2:
+        branch = -tl.load(Block + _DRAFT_IDLE)  # branch 0, unless nothing was drafted
     if TAIL > 0 and branch >= 0:
         p_branch = Block + _BRANCHES + branch * _BRANCH_WORDS
         in_place = tl.load(p_branch + _IN_PLACE)
@@ -144,29 +213,34 @@ def ring_settle(
     tail_slots: int,
     what: Settle,
     poison: bool = False,
+    seats: Seats | None = None,
 ) -> None:
     """Update a lane's KV to the last outcome, in place: every layer and head in one launch.
 
-    sequence     int32 words of the sequence, as `settle` left it
+    sequence    int32 words of the sequences, one for each seat, as `settle` left them
     kv          [2, layers, kv_heads, slots, head_dim]  keys and values; any strides but the last
-    capacity    positions of the ring; the slots after it are tails, tail_slots per branch
+    capacity    positions of a ring; the slots after it are tails, tail_slots per branch
     poison      debug: fill the slots that were dropped with NaN
+    seats       None: there is one, which takes part
 
     Allocates nothing. Raises ValueError on invalid tensors.
     """
     _check(sequence, kv, capacity)
     layers, kv_heads, slots, head_dim = kv.shape[1:]
-    _ring_settle_kernel[(layers * kv_heads, 2)](
+    count, each = (1, slots) if seats is None else (seats.count, seats.slots)
+    roll = (sequence, sequence) if seats is None else (seats.roll, seats.ended)
+    _ring_settle_kernel[(layers * kv_heads, 2, count)](
         sequence,
+        *roll,
         kv,
         *kv.stride()[:4],
-        *(kv_heads, slots, capacity, tail_slots),
-        **constants(head_dim, what, poison),
+        *(kv_heads, each, capacity, tail_slots, each),
+        **constants(head_dim, what, poison, seats is not None),
         num_warps=4,
     )
 
 
-def constants(head_dim: int, what: Settle, poison: bool) -> dict[str, object]:
+def constants(head_dim: int, what: Settle, poison: bool, has_roll: bool) -> dict[str, object]:
     """The kernel's compile-time arguments."""
     return {
         "HEAD_DIM": head_dim,
@@ -175,6 +249,7 @@ def constants(head_dim: int, what: Settle, poison: bool) -> dict[str, object]:
         "TAIL": what.value,
         "POISON": poison,
         "MOVES": MOVES,
+        "HAS_ROLL": has_roll,
     }
 
 
@@ -186,16 +261,35 @@ def ring_settle_torch(
     tail_slots: int,
     what: Settle,
     poison: bool = False,
+    seats: Seats | None = None,
 ) -> None:
     """The twin of `ring_settle` in plain torch: one move after the other, as settle.cc does."""
     _check(sequence, kv, capacity)
-    c = struct(Sequence, sequence)
+    for seat in [0] if seats is None else seats.members():
+        c = struct(Sequence, of_seat(sequence, seat)[: size(Sequence)])
+        each = kv.shape[3] if seats is None else seats.slots
+        own = kv[..., seat * each : (seat + 1) * each, :]
+        if what is not Settle.BURST or _awaited_burst_torch(c):
+            _settle_seat(c, own, (capacity, tail_slots), what)
+            if poison:
+                _poison(c, own, capacity, what)
+
+
+def _awaited_burst_torch(c: Sequence) -> bool:
+    bursts = c.policy.on_miss == _BURSTS.value and c.policy.burst > 0
+    return bursts and c.outcome.branch < 0 and not c.filled
+
+
+def _settle_seat(c: Sequence, kv: torch.Tensor, sizes: tuple[int, int], what: Settle) -> None:
+    """The moves of one seat, over its own slots; sizes: capacity, tail_slots."""
+    capacity, tail_slots = sizes
     old_head = c.head - c.outcome.n - 1
     if what is Settle.TARGET or (what is Settle.DRAFT and c.draft_compacts):
         for depth in range(1, c.outcome.n + 1):
             source = (old_head + c.outcome.path[depth]) % capacity
             kv[..., (old_head + depth) % capacity, :] = kv[..., source, :].clone()
-    adopted = {Settle.TARGET: -1, Settle.DRAFT: c.outcome.branch, Settle.BURST: 0}[what]
+    of_burst = -1 if c.draft_idle else 0
+    adopted = {Settle.TARGET: -1, Settle.DRAFT: c.outcome.branch, Settle.BURST: of_burst}[what]
     if adopted >= 0:
         branch = c.branches[adopted]
         for i in range(c.chain.size + 1):
@@ -204,8 +298,6 @@ def ring_settle_torch(
                 own = capacity + adopted * tail_slots + j
                 source = (c.head + j) % capacity if branch.in_place else own
                 kv[..., (c.head + i) % capacity, :] = kv[..., source, :].clone()
-    if poison:
-        _poison(c, kv, capacity, what)
 
 
 def _poison(c: Sequence, kv: torch.Tensor, capacity: int, what: Settle) -> None:

@@ -14,7 +14,7 @@ import torch
 
 # Other modules read the structs and sizes from this module.
 from .fields import *  # noqa: F403
-from .fields import Mask
+from .fields import Mask, Sequence
 
 WORD = 4  # bytes
 
@@ -49,6 +49,11 @@ def view(words: torch.Tensor, kind: type[Structure], field: str) -> torch.Tensor
     """The words of one field of a struct, shared with it."""
     start = offset(kind, field)
     return words[start : start + ctypes.sizeof(dict(kind._fields_)[field]) // WORD]
+
+
+def of_seat(words: torch.Tensor, seat: int) -> torch.Tensor:
+    """The words of one seat's Sequence, and of those after it."""
+    return words[seat * size(Sequence) :]
 
 
 def mask_bits(mask: ctypes.Array[c_uint32]) -> int:

@@ -4,7 +4,9 @@ The public op is `see`, its plain-torch twin `see_torch`. A row's keys are order
 position: the trunk, its ancestors in flight, its own tail. For the positions in flight, from the
 head on, a depth-to-slot table is made of the row's masks. If a row's table is the beginning of
 another's, it follows that row, its leader. A path has one leader, a tree one per leaf. Attention
-reads the slots in flight once per leader and tile of rows.
+reads the slots in flight once per leader and tile of rows. Rows of several sequences are cut into
+members (Workspace), each with an extent of its own, and the schedule says how many items of work
+each has.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ import torch
 import triton
 import triton.language as tl
 
-from .plan import FLIGHT, AttentionPlan, Workspace
+from .plan import FAN, FLIGHT, MEMBER, AttentionPlan, Workspace
 from .state import MAX_ROWS, SLOTS, Batch, Row, check_words, mask_bits, struct
 from .words import (
     ROW_BRANCH,
     ROW_CHAIN,
     ROW_TAIL,
     ROW_WORDS,
-    TABLE_HEAD,
     TABLE_N,
     TABLE_ROWS,
     has_bit,
+    head_of,
     load_int64,
     load_unsigned,
+    seat_of,
 )
 
 
@@ -49,18 +52,31 @@ def _is_beginning(low, high):
 
 
 @triton.jit
+def _most(is_mine, x):
+    """[64]: for every member the largest x of its rows; is_mine [members, rows]."""
+    least = tl.full((), -1 << 62, tl.int64)
+    return tl.max(tl.where(is_mine, x.to(tl.int64)[None, :], least), axis=1)
+
+
+@triton.jit
 def _see_kernel(
     Table,  # [words] Batch
-    Slots,  # [64, 128] written
-    Extent,  # [4 + 128] written
-    Meta,  # [4, 64] written
+    Slots,  # [64, 128] written, and all that follow
+    Firsts,  # [2, 64]
+    Meta,  # [4, 64]
+    Members,  # [9, 64]
+    Items,  # [64]
     first_row,  # its table row is row 0 of the result
     capacity,  # positions of the ring
     reach,  # positions a row sees
     tail_slots,  # per branch
+    seat_slots,  # from the storage of one seat to that of the next
     rows,  # rows of the forward
+    kv_heads,
+    short,  # splits of a span of which a program takes one, for all seats together
     TILE_ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
+    FAN: tl.constexpr,
     ROWS: tl.constexpr,  # 64
 ):
     """One program.  slot[r][j] = slot of the j-th set bit of (chain, tail). leader(a) = the longest
@@ -68,9 +84,11 @@ def _see_kernel(
     o_row = tl.arange(0, ROWS)
     o_bit = tl.arange(0, ROWS)
     always = o_row >= 0
-    head = load_int64(Table + TABLE_HEAD, True)
     m_row = (first_row + o_row < tl.load(Table + TABLE_N)) & (o_row < rows)
     p_row = Table + TABLE_ROWS + (first_row + o_row).to(tl.int64) * ROW_WORDS
+    seat = seat_of(p_row, m_row)
+    head = head_of(Table, seat, m_row)
+    storage = seat.to(tl.int64) * seat_slots
     position = load_int64(p_row, m_row)
     chain_low = load_unsigned(p_row + ROW_CHAIN, m_row)
     chain_high = load_unsigned(p_row + ROW_CHAIN + 1, m_row)
@@ -83,14 +101,25 @@ def _see_kernel(
     in_tail = has_bit(tail_low[:, None], tail_high[:, None], o_bit[None, :])
     nodes = tl.sum(in_chain, axis=1)
     count = nodes + tl.sum(in_tail, axis=1)
-    ring = head % capacity + o_bit
-    ring = tl.where(ring >= capacity, ring - capacity, ring).to(tl.int32)
+    ring = (head % capacity).to(tl.int32)[:, None] + o_bit[None, :]
+    ring = tl.where(ring >= capacity, ring - capacity, ring)
     own = capacity + branch[:, None] * tail_slots + o_bit[None, :]
     p_slots = Slots + o_row[:, None] * (2 * ROWS)
+    first_slot = storage.to(tl.int32)[:, None]
     depth = tl.cumsum(in_chain, axis=1) - 1
-    tl.store(p_slots + depth, ring[None, :] + tl.zeros_like(depth), mask=in_chain != 0)
+    tl.store(p_slots + depth, first_slot + ring, mask=in_chain != 0)
     depth = nodes[:, None] + tl.cumsum(in_tail, axis=1) - 1
-    tl.store(p_slots + depth, own, mask=in_tail != 0)
+    tl.store(p_slots + depth, first_slot + own, mask=in_tail != 0)
+
+    # The members, and the first rows of every row's member and tile.
+    m_before = m_row & (o_row > 0)
+    before = tl.where(m_before, seat_of(p_row - ROW_WORDS, m_before), -1)
+    is_after = (first_row + o_row == tl.load(Table + TABLE_N)) & (o_row < rows)  # first of padding
+    starts = ((m_row & (seat != before)) | is_after | (o_row == 0)).to(tl.int32)
+    member = tl.where(o_row < rows, tl.cumsum(starts, axis=0) - 1, ROWS)
+    begins = (starts[None, :] != 0) & (o_row[None, :] <= o_row[:, None])
+    its_first = tl.max(tl.where(begins, o_row[None, :], 0), axis=1)
+    tile = its_first + (o_row - its_first) // TILE_ROWS * TILE_ROWS
 
     # Each row's leader.
     chain_same = (chain_low[:, None] == chain_low[None, :]) & (
@@ -101,35 +130,55 @@ def _see_kernel(
     )
     no_tail = (tail_low | tail_high) == 0
     follows = tl.where(no_tail[:, None], _is_beginning(chain_low, chain_high), tail_follows)
-    same_tile = (o_row // TILE_ROWS)[:, None] == (o_row // TILE_ROWS)[None, :]
+    same_tile = tile[:, None] == tile[None, :]
     follows = follows & same_tile & m_row[:, None] & m_row[None, :]
     longest = tl.max(tl.where(follows, (count * ROWS + ROWS - 1 - o_row)[None, :], -1), axis=1)
     leader = tl.where(m_row, ROWS - 1 - (longest & (ROWS - 1)), -1)
     leads = (leader == o_row).to(tl.int32)
-    before = same_tile & (o_row[None, :] < o_row[:, None])
-    rank = tl.sum(tl.where(before, leads[None, :] + tl.zeros_like(depth), 0), axis=1)
+    earlier = same_tile & (o_row[None, :] < o_row[:, None])
+    rank = tl.sum(tl.where(earlier, leads[None, :] + tl.zeros_like(depth), 0), axis=1)
     in_tile = tl.sum(tl.where(same_tile, leads[None, :] + tl.zeros_like(depth), 0), axis=1)
     tl.store(Meta + o_row, tl.where(m_row, count, -1))
     tl.store(Meta + ROWS + o_row, leader)
-    tl.store(Meta + 2 * ROWS + o_row // TILE_ROWS * TILE_ROWS + rank, o_row, mask=leads != 0)
-    tl.store(Meta + 3 * ROWS + o_row // TILE_ROWS, in_tile, mask=o_row % TILE_ROWS == 0)
+    tl.store(Meta + 2 * ROWS + tile + rank, o_row, mask=leads != 0)
+    tl.store(Meta + 3 * ROWS + o_row, in_tile, mask=(o_row == tile) & (o_row < rows))
 
-    # The extent of all rows' keys.
+    # The extent of every member's keys.
     first = tl.maximum(position - reach + 1, 0)
     far = head + 2 * ROWS
     led = (leader[None, :] == o_row[:, None]) & m_row[None, :]
-    led_first = tl.min(tl.where(led, first[None, :] + tl.zeros_like(depth), far), axis=1)
-    low = tl.minimum(tl.min(tl.where(m_row, first, far), axis=0), head)
+    led_first = tl.min(tl.where(led, first[None, :] + tl.zeros_like(depth), far[:, None]), axis=1)
+    tl.store(Firsts + o_row, first, mask=always)
+    tl.store(Firsts + ROWS + o_row, led_first, mask=always)
+    high = tl.where(m_row, head + count, head)
+    low = tl.minimum(tl.where(m_row, first, head), head)
     low = tl.maximum(low, head - reach)  # whatever a row says: the workspace holds no more
-    high = tl.maximum(head, tl.max(tl.where(m_row, head + count, 0), axis=0))
-    first_split = low // SPLIT
-    splits = tl.maximum((high + SPLIT - 1) // SPLIT - first_split, 1)
-    tl.store(Extent, head)
-    tl.store(Extent + 1, low)
-    tl.store(Extent + 2, first_split)
-    tl.store(Extent + 3, splits)
-    tl.store(Extent + 4 + o_row, first, mask=always)
-    tl.store(Extent + 4 + ROWS + o_row, led_first, mask=always)
+    is_mine = member[None, :] == o_row[:, None]
+    its_head = _most(is_mine, head)
+    its_low = -_most(is_mine, -low)
+    its_storage = _most(is_mine, storage)
+    its_row = ROWS - _most(is_mine, ROWS - o_row)
+    its_rows = tl.sum(is_mine.to(tl.int32), axis=1)
+    first_split = its_low // SPLIT
+    splits = tl.maximum((_most(is_mine, high) + SPLIT - 1) // SPLIT - first_split, 1)
+    seats = tl.max(tl.where(m_row, member + 1, 1), axis=0)
+    taken = tl.where(splits <= tl.maximum(short // seats, 1), 1, FAN).to(tl.int64)
+    is_there = its_rows > 0
+    tiles = (its_rows + TILE_ROWS - 1) // TILE_ROWS
+    pieces = (first_split + splits - 1) // taken - first_split // taken + 1
+    items = tl.where(is_there, kv_heads * tiles * pieces.to(tl.int32), 0)
+    tl.store(Members + o_row, its_head, mask=is_there)
+    tl.store(Members + ROWS + o_row, its_low, mask=is_there)
+    tl.store(Members + 2 * ROWS + o_row, first_split, mask=is_there)
+    tl.store(Members + 3 * ROWS + o_row, splits, mask=is_there)
+    tl.store(Members + 4 * ROWS + o_row, taken, mask=is_there)
+    tl.store(Members + 5 * ROWS + o_row, its_storage, mask=is_there)
+    tl.store(Members + 6 * ROWS + o_row, its_row.to(tl.int64), mask=is_there)
+    tl.store(Members + 7 * ROWS + o_row, (its_row + its_rows).to(tl.int64), mask=is_there)
+    tl.store(
+        Members + 8 * ROWS + o_row, (tl.cumsum(tiles, axis=0) - tiles).to(tl.int64), mask=is_there
+    )
+    tl.store(Items + o_row, tl.cumsum(items, axis=0))
 
 
 def see(
@@ -138,25 +187,21 @@ def see(
     """Write into `work` the keys that rows first_row .. first_row + plan.rows - 1 of a row table
     see.
 
-    table  int32 words of a Batch (csrc/state); rows from its n on are padding
-    work   its slots, extent and meta are written; returned
+    table  int32 words of a Batch (csrc/state); rows from its n on are padding. Rows of a sequence
+           follow each other
+    work   its first five tensors are written; returned
 
     Allocates nothing. A row's masks must not reach further than its window and the ring hold
     (invariant 2 of csrc/README.md). Raises ValueError on invalid tensors.
     """
     check_words("table", table, Batch)
     _see_kernel[(1,)](
-        table,
-        work.slots,
-        work.extent,
-        work.meta,
-        first_row,
-        plan.capacity,
-        plan.reach,
-        plan.tail_slots,
-        plan.rows,
+        *(table, work.slots, work.firsts, work.meta, work.members, work.items),
+        *(first_row, plan.capacity, plan.reach, plan.tail_slots, plan.seat_slots),
+        *(plan.rows, plan.kv_heads, plan.max_short),
         TILE_ROWS=plan.tile_rows,
         SPLIT=plan.split_length,
+        FAN=FAN,
         ROWS=MAX_ROWS,
         num_warps=16,
     )
@@ -169,55 +214,103 @@ def see_torch(
     """The twin of `see` in plain torch: same arguments, effects and errors, any device."""
     check_words("table", table, Batch)
     given = struct(Batch, table)
-    head = given.head[0]
     rows = list(given.row[first_row : min(given.n, first_row + plan.rows)])
-    seen = [_slots_of(row, head, plan) for row in rows]
+    heads = [given.head[row.seat] for row in rows]
+    members = _members(rows, plan.rows)
+    tiles = [
+        start + (i - start) // plan.tile_rows * plan.tile_rows
+        for start, end in members
+        for i in range(start, end)
+    ]
+    seen = [_slots_of(row, head, plan) for row, head in zip(rows, heads, strict=True)]
     for i, slots in enumerate(seen):
         work.slots[i, : len(slots)] = torch.tensor(slots, dtype=torch.int32)
-    leaders = _leaders(seen, plan.tile_rows)
+    leaders = _leaders(seen, tiles)
+    work.meta.copy_(_meta(seen, leaders, tiles, work.meta))
     firsts = [max(0, row.position - plan.reach + 1) for row in rows]
-    work.meta.copy_(_meta(seen, leaders, plan.tile_rows, work.meta))
-    low = max(min([head, *firsts]), head - plan.reach)
-    high = max([head, *(head + len(slots) for slots in seen)])
+    pairs = list(zip(firsts, leaders, strict=True))
+    fars = [head + FLIGHT for head in heads] + [FLIGHT] * (MAX_ROWS - len(heads))
+    led = [min([f for f, b in pairs if b == i] or [far]) for i, far in enumerate(fars)]
+    padding = [max(0, 1 - plan.reach)] * (MAX_ROWS - len(firsts))
+    work.firsts.copy_(torch.tensor([[*firsts, *padding], led], dtype=torch.int64))
+    short = max(1, plan.max_short // max(1, len({row.seat for row in rows})))
+    found, first_tile = [], 0
+    for start, end in members:
+        mine = [(rows[i], firsts[i], len(seen[i])) for i in range(start, min(end, len(rows)))]
+        member = _extent(mine, heads[start] if mine else 0, short, plan)
+        member |= {"row": start, "end": end, "tile": first_tile}
+        first_tile += triton.cdiv(end - start, plan.tile_rows)
+        found.append([member[name] for name in MEMBER])
+    _put_members(found, plan, work)
+    return work
+
+
+def _members(rows: list[Row], count: int) -> list[tuple[int, int]]:
+    """First row of every member, and the row after its last."""
+    seats = [row.seat for row in rows] + [-1] * (count - len(rows))
+    starts = [i for i in range(count) if i == 0 or seats[i] != seats[i - 1]]
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def _extent(
+    mine: list[tuple[Row, int, int]], head: int, short: int, plan: AttentionPlan
+) -> dict[str, int]:
+    """The keys of a member, from (row, first position, slots in flight) of each of its rows."""
+    low = max(min([head, *(first for _, first, _ in mine)]), head - plan.reach)
+    high = max([head, *(head + seen for _, _, seen in mine)])
     first_split = low // plan.split_length
     splits = max(1, -(-high // plan.split_length) - first_split)
-    far = head + FLIGHT
-    pairs = list(zip(firsts, leaders, strict=True))
-    led = [min([f for f, b in pairs if b == i] or [far]) for i in range(MAX_ROWS)]
-    padding = [max(0, 1 - plan.reach)] * (MAX_ROWS - len(firsts))
-    extent = [head, low, first_split, splits, *firsts, *padding, *led]
-    work.extent.copy_(torch.tensor(extent, dtype=torch.int64))
-    return work
+    return {
+        "head": head,
+        "low": low,
+        "first_split": first_split,
+        "splits": splits,
+        "taken": 1 if splits <= short else FAN,
+        "storage": mine[0][0].seat * plan.seat_slots if mine else 0,
+    }
+
+
+def _put_members(found: list[list[int]], plan: AttentionPlan, work: Workspace) -> None:
+    """Writes members and items; members that are not there are left alone."""
+    total, items = 0, []
+    for _, _, first, splits, taken, _, row, end, _ in found:
+        pieces = (first + splits - 1) // taken - first // taken + 1
+        total += plan.kv_heads * triton.cdiv(end - row, plan.tile_rows) * pieces
+        items.append(total)
+    work.members[:, : len(found)] = torch.tensor(found, dtype=torch.int64).t()
+    items += [total] * (MAX_ROWS - len(items))
+    work.items.copy_(torch.tensor(items, dtype=torch.int32))
 
 
 def _slots_of(row: Row, head: int, plan: AttentionPlan) -> list[int]:
     """Slots in flight that a row sees, by depth."""
-    chain, tail = mask_bits(row.chain), mask_bits(row.tail)
+    chain, tail, storage = mask_bits(row.chain), mask_bits(row.tail), row.seat * plan.seat_slots
     nodes = [(head + bit) % plan.capacity for bit in range(SLOTS) if chain >> bit & 1]
     own = plan.capacity + row.branch * plan.tail_slots
-    return nodes + [own + bit for bit in range(SLOTS) if tail >> bit & 1]
+    nodes += [own + bit for bit in range(SLOTS) if tail >> bit & 1]
+    return [storage + slot for slot in nodes]
 
 
-def _leaders(seen: list[list[int]], tile_rows: int) -> list[int]:
+def _leaders(seen: list[list[int]], tiles: list[int]) -> list[int]:
     """For every row, the longest row of its tile whose slots begin with this row's; the lowest of
     equals."""
     leaders = []
     for a, slots in enumerate(seen):
-        tile = range(a // tile_rows * tile_rows, len(seen))[:tile_rows]
+        tile = [b for b in range(len(seen)) if tiles[b] == tiles[a]]
         after = [b for b in tile if seen[b][: len(slots)] == slots]
         leaders.append(max(after, key=lambda b: (len(seen[b]), -b)))
     return leaders
 
 
 def _meta(
-    seen: list[list[int]], leaders: list[int], tile_rows: int, meta: torch.Tensor
+    seen: list[list[int]], leaders: list[int], tiles: list[int], meta: torch.Tensor
 ) -> torch.Tensor:
     """The words of Workspace.meta; entries without a leader keep their old value."""
     out = meta.cpu().clone()
     out[0] = torch.tensor([len(slots) for slots in seen] + [-1] * (MAX_ROWS - len(seen)))
     out[1] = torch.tensor(leaders + [-1] * (MAX_ROWS - len(seen)))
-    for tile, start in enumerate(range(0, MAX_ROWS, tile_rows)):
-        mine = [a for a in range(start, min(start + tile_rows, len(seen))) if leaders[a] == a]
+    for start in sorted(set(tiles)):
+        mine = [a for a in range(len(seen)) if tiles[a] == start and leaders[a] == a]
         out[2, start : start + len(mine)] = torch.tensor(mine, dtype=torch.int32)
-        out[3, tile] = len(mine)
+        out[3, start] = len(mine)
     return out

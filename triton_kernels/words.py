@@ -6,9 +6,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .state import Batch, Row, offset, size
+from .state import Batch, Row, Sequence, offset, size
 
-# The kernels serve one seat, the first.
 TABLE_HEAD = tl.constexpr(offset(Batch, "head"))
 TABLE_N = tl.constexpr(offset(Batch, "n"))
 TABLE_ROWS = tl.constexpr(offset(Batch, "row"))
@@ -16,8 +15,10 @@ ROW_WORDS = tl.constexpr(size(Row))
 ROW_TOKEN = tl.constexpr(offset(Row, "token"))
 ROW_SLOT = tl.constexpr(offset(Row, "slot"))
 ROW_BRANCH = tl.constexpr(offset(Row, "branch"))
+ROW_SEAT = tl.constexpr(offset(Row, "seat"))  # the upper half of the word; `node` is the other
 ROW_CHAIN = tl.constexpr(offset(Row, "chain"))
 ROW_TAIL = tl.constexpr(offset(Row, "tail"))
+SEQUENCE_WORDS = tl.constexpr(size(Sequence))  # from one seat to the next
 
 TWO_PROGRAMS = 128  # registers of a thread: then two programs of eight warps fit a multiprocessor
 MAX_REGISTERS = 255  # per thread; without a bound the assembler spills to run more threads
@@ -34,6 +35,25 @@ def load_int64(p_word, mask):
     """Two words, the low one first, as int64; 0 where the mask is false."""
     low = load_unsigned(p_word, mask).to(tl.int64)
     return (tl.load(p_word + 1, mask=mask, other=0).to(tl.int64) << 32) | low
+
+
+@triton.jit
+def seat_of(p_row, mask):
+    """The seats of rows; 0 where the mask is false."""
+    return tl.load(p_row + ROW_SEAT, mask=mask, other=0) >> 16
+
+
+@triton.jit
+def head_of(Table, seat, mask):
+    """The first positions in flight of seats; 0 where the mask is false."""
+    return load_int64(Table + TABLE_HEAD + 2 * seat, mask)
+
+
+@triton.jit
+def sequence_of(Block, Table, row):
+    """The words of the sequence that a table's row belongs to."""
+    seat = seat_of(Table + TABLE_ROWS + row.to(tl.int64) * ROW_WORDS, True)
+    return Block + seat.to(tl.int64) * SEQUENCE_WORDS
 
 
 @triton.jit

@@ -36,8 +36,7 @@ void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", "Weights of a model, shared by lanes.")
       .def_property_readonly("vocab", &Model::vocab)
       .def_property_readonly("max_positions", &Model::max_positions)
-      .def_property_readonly("longest", &Model::longest)
-      .def_property_readonly("most_seats", &Model::most_seats);
+      .def_property_readonly("longest", &Model::longest);
 }
 
 py::dict build_info() {

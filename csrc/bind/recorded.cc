@@ -93,7 +93,9 @@ class PyRecorder final : public Recorder {
                     .tail_slots = shape.tail_slots,
                     .layers = get<int32_t>(lane_, "layers"),
                     .kv_heads = get<int32_t>(lane_, "kv_heads"),
-                    .head_dim = get<int32_t>(lane_, "head_dim")};
+                    .head_dim = get<int32_t>(lane_, "head_dim"),
+                    .seats = shape.seats};
+    check_equal("lane: slots", memory_.ring.slots(), get<int64_t>(lane_, "slots"));
     memory_.vocab = get<int32_t>(lane_, "vocab");
     memory_.hidden = get<int64_t>(lane_, "hidden");
     memory_.prefill_rows = get<int32_t>(lane_, "prefill_rows");
@@ -113,12 +115,15 @@ class PyRecorder final : public Recorder {
     py::object shaping = py::none();
     if (kind.shapes)
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
-                               number(a.dense.seen));
+                               number(a.dense.seen), a.dense.vocab);
     const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
     return all("choose", where, a.columns.n, a.law != nullptr, kind.filters, shaping);
   }
-  Pieces moves(const Sequence* sequence, Moves which) override {
-    return all("moves", number(sequence), static_cast<int>(which));
+  Pieces moves(const Seats& seats, Moves which) override {
+    const GilAcquire gil;
+    const py::object where =
+        py::make_tuple(number(seats.at), number(seats.roll), number(seats.ended));
+    return all("moves", where, static_cast<int>(which));
   }
 
  private:
@@ -151,11 +156,12 @@ class PyRecorder final : public Recorder {
 
 std::unique_ptr<Recorder> bind_lane(const Held& bind, const LaneShape& s) {
   const GilAcquire gil;
-  py::object lane = py::handle(bind.get())(
-      py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
-      py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
-      py::arg("debug") = s.debug, py::arg("features") = s.features,
-      py::arg("on_device") = s.on_device, py::arg("stream") = number(s.stream));
+  py::object lane =
+      py::handle(bind.get())(py::arg("max_len") = s.max_len, py::arg("max_rows") = s.max_rows,
+                             py::arg("branches") = s.branches, py::arg("tail_slots") = s.tail_slots,
+                             py::arg("debug") = s.debug, py::arg("features") = s.features,
+                             py::arg("on_device") = s.on_device,
+                             py::arg("stream") = number(s.stream), py::arg("seats") = s.seats);
   return std::make_unique<PyRecorder>(hold(std::move(lane)), s);
 }
 

@@ -14,7 +14,6 @@ void check_on_device(const RuntimeConfig& c) {
   };
   refuse(c.rejection, "acceptance rejection");
   refuse(!c.tuned.empty(), "the method auto");
-  refuse(c.max_num_seqs > 1, "more than one sequence at once");
   refuse(c.reuses_prefixes, "prefix reuse");
 }
 

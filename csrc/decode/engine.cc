@@ -73,12 +73,16 @@ void Engine::prepare(const Policy& policy) {
   check_usable();
   check_policy(policy, resources_.config, resources_.has_draft());
   start_over();
-  Sequence& c = resources_.at(0);
-  c.policy = policy;
+  SeatSet all = 0;
+  for (int seat = 0; seat < seats(); ++seat) all |= bit(seat);
   for (const float top_p : {1.0f, 0.5f}) {
-    c.sampling.temperature = 1;
-    c.sampling.top_p = top_p;
-    pump_.fuse();
+    for_each(all, [&](int seat) {
+      Sequence& c = resources_.at(seat);
+      c.policy = policy;
+      c.sampling.temperature = 1;
+      c.sampling.top_p = top_p;
+    });
+    for (const SeatSet members : {bit(0), all}) pump_.fuse(members);
   }
 }
 
@@ -96,9 +100,9 @@ int Engine::admit(const Request& request) {
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
   pump_.seat(seat).keeps = false;  // if this throws, the seat's trunk and rings no longer match
   resources_.start_sequence(seat, request, kept.target, kept.draft);
-  if (resources_.config.is_on_device()) {
+  if (resources_.config.is_on_device() && seats() == 1) {  // else rounds of others may be in flight
     pump_.idle(Exec::kForever);
-    if (request.max_tokens > 0) pump_.fuse();
+    if (request.max_tokens > 0) pump_.fuse(bit(seat));
   }
   pump_.begin(seat, request, request.tuned ? free_tuner() : nullptr);
   return seat;
@@ -173,7 +177,10 @@ std::vector<float> Engine::features(int seat) const {
   check_seat(seat);
   check<InvalidInput>(!pump_.has_round_in_flight(), "features: expected no round in flight");
   const Cells<float>& shown = resources_.hrad_memory.shown();
-  if (shown.size() > 0) return {shown.host(), shown.host() + shown.size()};
+  if (shown.size() > 0) {
+    const auto each = static_cast<int64_t>(shown.size()) / seats();
+    return {shown.host() + seat * each, shown.host() + (seat + 1) * each};
+  }
   const Buffer<float>& kept = resources_.features;
   check<InvalidInput>(kept.size() > 0, "features: expected a runtime that keeps them");
   const int64_t width = resources_.target.lane->feature_width();

@@ -55,9 +55,9 @@ struct LaneOps {
     lane.add_choose(graph, choice);
     graph.say(first, "choose", choose);
   }
-  void put_moves(Graph& graph, const Sequence* sequence, Moves which) const {
+  void put_moves(Graph& graph, Moves which) const {
     const size_t first = graph.nodes().size();
-    lane.add_moves(graph, sequence, which);
+    lane.add_moves(graph, rows.seats, which);
     graph.say(first, "moves", moves);
   }
 };
@@ -98,7 +98,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
 
 // Everything added to the lane's graphs from now on has at most `rows` rows at run time.
 void Graphs::expect(Lane& lane, const int32_t& rows) const {
-  lane.expect({&rows, &r_.at(0).sampling, &r_.at(0).shaping});
+  lane.expect({&rows, &r_.launches.kind});
 }
 
 void Graphs::record_target() {
@@ -108,18 +108,24 @@ void Graphs::record_target() {
   LaneUnit& unit = r_.target;
   Lane& lane = *unit.lane;
   LaneArgs args{r_.seats(unit), batch, nullptr, lane.ring(), lane.ring_shape(), unit.max_rows};
-  const ChooseArgs choice{
-      lane.logits(), lane.columns().n, unit.columns,         batch, c, unit.scratch.data(),
-      mine->choice,  nullptr,          r_.shaping[0].dense()};
+  const ChooseArgs choice{lane.logits(),
+                          lane.columns().n,
+                          unit.columns,
+                          batch,
+                          c,
+                          unit.scratch.data(),
+                          mine->choice,
+                          nullptr,
+                          r_.dense_shaping.dense()};
   LaneOps ops{
       lane,          batch,          choice,        {r_.seats(unit), batch, false, unit.max_rows},
       kGatherTarget, kForwardTarget, kChooseTarget, kMovesTarget};
   if (lane.ring()) put(settle_target_, kSettleTarget, args);
-  ops.put_moves(settle_target_, c, Moves::path);
+  ops.put_moves(settle_target_, Moves::path);
   put(verify_, kTargetRows, args);
   ops.put_gather(verify_);
   verify_.cost_by(&batch->n, &unit.cost);
-  expect(lane, unit.most.verify);
+  expect(lane, r_.launches.most.verify);
   ops.put_forward(verify_, true);
   ops.put_choice(verify_);
   args.seats = ops.rows.seats = r_.fed_seats(unit);
@@ -203,23 +209,23 @@ void Graphs::record_draft() {
   Lane& lane = *unit.lane;
   LaneArgs args{r_.seats(unit), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
   const ChooseArgs laws{
-      lane.logits(), lane.columns().n, unit.columns,         batch, c, unit.scratch.data(),
-      nullptr,       mine->law,        r_.shaping[0].dense()};
+      lane.logits(), lane.columns().n,        unit.columns, batch, c, unit.scratch.data(), nullptr,
+      mine->law,     r_.dense_shaping.dense()};
   LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   put(settle_draft_, kSettleDraft, args);
-  ops.put_moves(settle_draft_, c, Moves::path_and_tail);
+  ops.put_moves(settle_draft_, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
   SelectArgs bursts = select_args();
   bursts.seats = args.seats;
   put(hang_burst_, kHangBurst, bursts);
   put(hang_burst_, kBringBurst, args);
-  ops.put_moves(hang_burst_, c, Moves::burst);
-  expect(lane, unit.most.catch_up);
+  ops.put_moves(hang_burst_, Moves::burst);
+  expect(lane, r_.launches.most.catch_up);
   ops.put_laws(catch_up_, &unit.cost);
   put(catch_up_, kKeepLaws, args);
   put(plan_, kPlan, args);
-  expect(lane, unit.most.step);
+  expect(lane, r_.launches.most.step);
   ops.put_laws(step_, &unit.cost);
   put(step_, kExtend, args);
   args.seats = ops.rows.seats = r_.fed_seats(unit);
@@ -268,9 +274,9 @@ void Graphs::prepare() {
 TargetLane Graphs::target(const RoundShape& shape) const {
   TargetLane lane{*r_.target.stream, settle_target_, verify_,
                   shape.has_logprobs ? select_logprobs_ : select_};
-  lane.settles = settles();
+  lane.settles = r_.launches.moves_kv;
   if (shape.has_logprobs) lane.select_width = shape.target_width;
-  const Graph& whole = verifications_[verification_at(shape.burst > 0)];
+  const Graph& whole = verifications_[verification_at(shape)];
   if (r_.config.is_on_device() && r_.target.stream->is_fused(whole)) lane.fused = &whole;
   return lane;
 }
@@ -287,43 +293,45 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           fused(bursts_, shape.gamma)};
 }
 
-// True if `settle` is enqueued. A path moves no KV, so a device leaves it out.
-bool Graphs::settles() const { return !r_.config.is_on_device() || !makes_paths(r_.at(0).policy); }
-
-int Graphs::verification_at(bool after_burst) const {
-  return 2 * (settles() && !after_burst) + (r_.at(0).policy.gamma == 0);
+// Of a round of this shape: whether `settle` is in it, whether `select` is.
+int Graphs::verification_at(const RoundShape& shape) const {
+  return 2 * (r_.launches.moves_kv && shape.burst == 0) + (shape.gamma == 0);
 }
 
 // The launches of a round on the target's stream. `settle` is part of the forward's launch unless
 // the target waits for a burst between them. So is `select` unless the target waits for the draft.
-void Graphs::fuse_verification(bool after_burst) {
-  Graph& whole = verifications_[verification_at(after_burst)];
+const Graph& Graphs::verification(const RoundShape& shape) {
+  Graph& whole = verifications_[verification_at(shape)];
   if (whole.nodes().empty()) {
-    if (settles() && !after_burst) whole.append(settle_target_);
+    if (r_.launches.moves_kv && shape.burst == 0) whole.append(settle_target_);
     whole.append(verify_);
-    if (r_.at(0).policy.gamma == 0) whole.append(select_);
+    if (shape.gamma == 0) whole.append(select_);
   }
-  r_.target.stream->fuse(whole);
+  return whole;
 }
 
-void Graphs::fuse() {
+void Graphs::fuse(const RoundShape& shape) {
   if (!r_.config.is_on_device()) return;
-  const Policy& p = r_.at(0).policy;
-  const bool bursts = p.on_miss == kBurst && p.burst > 0;
-  if (bursts) fuse_verification(true);
-  if (!bursts || p.gamma > 0) fuse_verification(false);
+  r_.target.stream->fuse(verification(shape));
   if (!r_.draft.stream) return;
-  if (p.gamma > 0) {
-    Graph& whole = bursts_.try_emplace(p.gamma, "burst").first->second;
-    if (whole.nodes().empty()) whole.append(catch_up_).append(plan_).append(step_, p.gamma);
+  if (shape.gamma > 0) {
+    Graph& whole = bursts_.try_emplace(shape.gamma, "burst").first->second;
+    if (whole.nodes().empty()) whole.append(catch_up_).append(plan_).append(step_, shape.gamma);
     r_.draft.stream->fuse(whole);
   }
-  if (bursts) {
-    Graph& whole = serial_bursts_.try_emplace(p.burst, "serial_burst").first->second;
+  if (shape.burst > 0) {
+    Graph& whole = serial_bursts_.try_emplace(shape.burst, "serial_burst").first->second;
     if (whole.nodes().empty())
-      whole.append(plan_certain_).append(step_, p.burst).append(hang_burst_);
+      whole.append(plan_certain_).append(step_, shape.burst).append(hang_burst_);
     r_.draft.stream->fuse(whole);
   }
+}
+
+bool Graphs::may_fuse() const {
+  const auto has_room = [](const LaneUnit& unit) {
+    return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;  // two in a round at most
+  };
+  return has_room(r_.target) && has_room(r_.draft);
 }
 
 int Graphs::fused() const {

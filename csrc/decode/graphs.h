@@ -18,7 +18,7 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // The launches of the lanes in a round of this shape, under the sequence's policy.
+  // What the lanes launch in a round of this shape.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
@@ -27,10 +27,11 @@ class Graphs {
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: fuses the rounds of the sequence, for its request, into one launch each. The
-  // bounds of rows are known, and nothing is in flight.
-  void fuse();
-  int fused() const;  // made so far and still kept
+  // On a device: makes what a round of this shape launches, by the launches in force, each one launch. No
+  // round is in flight. A full store drops its oldest.
+  void fuse(const RoundShape& shape);
+  bool may_fuse() const;  // whether nothing is dropped for it
+  int fused() const;      // made so far, as far as they are kept
 
  private:
   void record_target();
@@ -43,9 +44,8 @@ class Graphs {
   LogprobArgs logprob_args(const Seats& seats) const;
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare();
-  bool settles() const;
-  int verification_at(bool after_burst) const;
-  void fuse_verification(bool after_burst);
+  int verification_at(const RoundShape& shape) const;
+  const Graph& verification(const RoundShape& shape);
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;

@@ -9,15 +9,15 @@ template <class T>
 Cells<T> sent(Exec& exec, const void* data, size_t bytes) {
   auto cells = exec.cells<T>(bytes / sizeof(T), Where::device);
   std::memcpy(cells.host(), data, bytes);
-  exec.upload(cells.block(), bytes);
+  exec.upload(cells, 0, cells.size());
   return cells;
 }
 
 }  // namespace
 
-HradMemory::HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown) {
-  const auto inputs = static_cast<size_t>(hrad_inputs(hidden));
-  x_ = exec.cells<float>(static_cast<size_t>(Hrad::room(hidden)), Where::device);
+HradMemory::HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, size_t seats, bool shown) {
+  const auto inputs = seats * static_cast<size_t>(hrad_inputs(hidden));
+  x_ = exec.cells<float>(seats * static_cast<size_t>(Hrad::room(hidden)), Where::device);
   if (shown) shown_ = exec.cells<float>(inputs, Where::pinned);
   for (int i = 0; hrad && i < kHradLayers; ++i) {
     const Hrad::Layer& layer = hrad->layer(i);
@@ -25,7 +25,7 @@ HradMemory::HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown)
     layers_[i] = {sent<uint32_t>(exec, layer.matrix.panels(), bytes),
                   sent<float>(exec, layer.bias.data(), layer.bias.size() * sizeof(float))};
   }
-  if (hrad) inner_ = exec.cells<float>(kHradInner, Where::device);
+  if (hrad) inner_ = exec.cells<float>(seats * kHradInner, Where::device);
 }
 
 HradArgs HradMemory::args(const Seats& seats, const Batch* batch,

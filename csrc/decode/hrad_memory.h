@@ -11,7 +11,7 @@ class HradMemory {
  public:
   HradMemory() = default;
   // `hrad` may be null: then there is only what it would read, which the host sees if it is `shown`.
-  HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, bool shown);
+  HradMemory(Exec& exec, const Hrad* hrad, int64_t hidden, size_t seats, bool shown);
 
   bool is_there() const { return x_.size() > 0; }
   const Cells<float>& shown() const { return shown_; }

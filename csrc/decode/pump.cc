@@ -19,6 +19,7 @@ Pump::Pump(Resources& resources, Graphs& graphs)
       round_(resources.config.first_round - 1),
       committed_round_(round_) {
   r_.ended.host()[0] = round_;
+  r_.send_ended();
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -30,6 +31,7 @@ void Pump::settle_down() {
   r_.ended.host()[0] = committed_round_ = round_;
   *r_.target.fed = r_.target.feed.pieces;
   *r_.draft.fed = r_.draft.feed.pieces;
+  r_.send_ended();
 }
 
 void Pump::start_over() {
@@ -42,6 +44,7 @@ void Pump::start_over() {
     seat.fed[0] = seat.fed[1] = {};
   }
   chain_nodes_ = 0;
+  r_.launches.kind = {};
   patience_.forget();
 }
 
@@ -140,7 +143,8 @@ bool Pump::prepare_round(int64_t until) {
   } else if (tuned && !together_.next(tuned, others, until)) {
     return false;
   }
-  bound_rows();
+  pick_launches(r_.count() > 1 ? members : bit(0));
+  if (r_.count() > 1 && graphs_.may_fuse()) graphs_.fuse(seats_.shape(members));
   return true;
 }
 
@@ -268,13 +272,14 @@ Brought Pump::time_of(int64_t round, bool ahead) const {
 }
 
 // Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, its policies are the same, and its rows stay within the bounds in force. A
-// stop that the host finds leaves a round behind that nobody reads.
+// not depend on that outcome, its policies are the same, and its launches take the graphs in force. A stop
+// that the host finds leaves a round behind that nobody reads.
 bool Pump::may_run_ahead() {
   if (r_.config.in_virtual_order() || r_.config.keep_features) return false;
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
   bool may = members != 0;
   for_each(members, [&](int i) { may = may && may_run_ahead(i, is_one(members)); });
+  if (r_.count() > 1 && may) may = launches_of(members, 2) == r_.launches;
   if (!may || !tuned || is_one(members)) return may;
   return together_.stays(tuned, __builtin_popcountll(members & ~tuned));
 }
@@ -286,7 +291,7 @@ bool Pump::may_run_ahead(int i, bool alone) {
   if (burst > 0 && (p.gamma > 0 || !seat.sequence.missed())) return false;
   if (!alone) return true;
   if (seat.tuner && together_.is_in_force()) return false;  // it had company
-  if (lag_ == DraftLag::none && lag_within(2) != DraftLag::none) return false;
+  if (lag_ == DraftLag::none && lag_within(0, 2) != DraftLag::none) return false;
   const int64_t most = std::max({p.gamma, burst, p.on_miss == kLookup ? p.burst : 0}) +
                        (p.lookup ? kMostFound : 0) + 1;
   if (2 * most > seat.sequence.left()) return false;
@@ -325,36 +330,62 @@ void Pump::price_lanes(const RoundShape& how) {
   besides_ = r_.config.costs->besides(how.burst > 0, how.gamma > 0);
 }
 
-// Most nodes of a chain, of this policy and of the one before. Of the one seat.
-int32_t Pump::most_chain() const { return std::max(chain_nodes_, most_nodes(r_.at(0).policy)); }
+// Most nodes of a chain, of the seat's policy and, if there is one seat, of the one before.
+int32_t Pump::most_chain(int i) const {
+  const int32_t nodes = most_nodes(r_.at(i).policy);
+  return r_.count() > 1 ? nodes : std::max(chain_nodes_, nodes);
+}
 
 // How far the draft may be behind the trunk in the next `rounds` rounds; the host knows the head of the
 // first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
-// that sat out once is never fed again. Of several seats nobody asks: their bounds are a lane's.
-DraftLag Pump::lag_within(int rounds) const {
-  if (r_.count() > 1 || seats_[0].tuner) return DraftLag::any;
-  if (r_.at(0).policy.gamma == 0) return DraftLag::none;
-  const int64_t nodes = most_chain();
-  const int64_t head = seats_[0].sequence.head() + (rounds - 1) * (nodes + 1);
-  return head + nodes < r_.at(0).draft_limit ? DraftLag::none : DraftLag::chain;
+// that sat out once is never fed again.
+DraftLag Pump::lag_within(int i, int rounds) const {
+  if (seats_[i].tuner) return DraftLag::any;
+  if (r_.at(i).policy.gamma == 0) return DraftLag::none;
+  const int64_t nodes = most_chain(i);
+  const int64_t head = seats_[i].sequence.head() + (rounds - 1) * (nodes + 1);
+  return head + nodes < r_.at(i).draft_limit ? DraftLag::none : DraftLag::chain;
 }
 
-void Pump::fuse() {
+// Of the next `rounds` rounds of these seats.
+Launches Pump::launches_of(SeatSet members, int rounds) const {
+  Launches found{
+      {0, 0, 0}, {}, !r_.config.is_on_device()};  // a device leaves the KV of paths alone
+  bool is_tuned = false;
+  for_each(members, [&](int i) {
+    const Policy& p = r_.at(i).policy;
+    const RowBounds own = row_bounds(p, most_chain(i), lag_within(i, rounds));
+    found.most = r_.count() == 1 ? own
+                                 : with_rows_of(found.most, p, own, r_.draft.max_rows,
+                                                r_.draft.max_rows / r_.count());
+    found.kind.filters |= filters(r_.at(i).sampling);
+    found.kind.shapes |= r_.at(i).shaping.active != 0;
+    found.moves_kv |= !makes_paths(p);
+    is_tuned |= seats_[i].tuner != nullptr;
+  });
+  if (is_tuned && r_.count() > 1) found.most = {kMaxRows, r_.draft.max_rows, r_.draft.max_rows};
+  return found;
+}
+
+void Pump::fuse(SeatSet members) {
   if (!r_.config.is_on_device()) return;
-  bound_rows();
-  graphs_.fuse();
+  pick_launches(members);
+  RoundShape shape{};
+  int32_t burst = 0;
+  for_each(members, [&](int i) {
+    shape.gamma = std::max(shape.gamma, r_.at(i).policy.gamma);
+    burst = std::max(burst, burst_after_miss(r_.at(i).policy));
+  });
+  if (burst == 0 || shape.gamma > 0) graphs_.fuse(shape);
+  shape.burst = burst;
+  if (burst > 0) graphs_.fuse(shape);
 }
 
-// Decides which graphs of the lanes the next round takes. Nothing is in flight.
-void Pump::bound_rows() {
-  lag_ = lag_within(1);
-  if (r_.count() > 1) {
-    r_.target.most = r_.draft.most = {kMaxRows, r_.draft.max_rows, r_.draft.max_rows};
-    return;
-  }
-  const Policy& p = r_.at(0).policy;
-  r_.target.most = r_.draft.most = row_bounds(p, most_chain(), lag_);
-  chain_nodes_ = most_nodes(p);
+// Decides which graphs of the lanes the next round of these seats takes. No round is in flight.
+void Pump::pick_launches(SeatSet members) {
+  lag_ = r_.count() > 1 ? DraftLag::any : lag_within(0, 1);
+  r_.launches = launches_of(members, 1);
+  chain_nodes_ = most_nodes(r_.at(0).policy);
 }
 
 }  // namespace sbrt

@@ -36,8 +36,9 @@ class Pump {
   void interrupt() { patience_.interrupt(); }  // from any thread
 
   Prompts& prompts() { return prompts_; }
-  // On a device: makes what the rounds of the sequence launch, each one launch. Nothing is in flight.
-  void fuse();
+  // On a device: makes what rounds of these seats launch, whose sequences are there, each one launch.
+  // Nothing is in flight.
+  void fuse(SeatSet members);
   // True if nothing runs any more, by `until` at the latest.
   bool idle(int64_t until);
 
@@ -48,7 +49,7 @@ class Pump {
 
  private:
   bool is_quiet(int i) const;
-  void bound_rows();
+  void pick_launches(SeatSet members);
   bool prepare_round(int64_t until);
   SeatSet members_of_round() const;
   void start_round();
@@ -60,8 +61,9 @@ class Pump {
   bool may_run_ahead(int i, bool alone);
   bool tune(int i, int64_t until);
   void price_lanes(const RoundShape& how);
-  int32_t most_chain() const;
-  DraftLag lag_within(int rounds) const;
+  int32_t most_chain(int i) const;
+  DraftLag lag_within(int i, int rounds) const;
+  Launches launches_of(SeatSet members, int rounds) const;
   int64_t now() const { return r_.exec->now(); }
 
   Resources& r_;

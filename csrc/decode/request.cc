@@ -43,25 +43,27 @@ void check_holes(const std::vector<int32_t>& holes, int32_t vocab) {
                       "vocabulary: expected a token below ", vocab, " but got holes only");
 }
 
-ShapingStore::ShapingStore(Exec& exec, int32_t vocab, std::vector<int32_t> holes)
-    : exec_(&exec),
-      vocab_(vocab),
-      token_(exec.cells<int32_t>(vocab, Where::device)),
-      output_(exec.cells<int32_t>(vocab, Where::device)),
-      seen_(exec.cells<uint8_t>(vocab, Where::device)),
-      holes_(std::move(holes)) {
+ShapingMemory::ShapingMemory(Exec& exec, int32_t vocab, int32_t seats) : vocab(vocab) {
+  const size_t count = static_cast<size_t>(vocab) * seats;
+  token = exec.cells<int32_t>(count, Where::device);
+  output = exec.cells<int32_t>(count, Where::device);
+  seen = exec.cells<uint8_t>(count, Where::device);
   if (!exec.is_device()) return;
-  mask_ = exec.cells<uint8_t>(vocab, Where::device);
-  dense_bias_ = exec.cells<float>(vocab, Where::device);
+  mask = exec.cells<uint8_t>(count, Where::device);
+  bias = exec.cells<float>(count, Where::device);
 }
 
-DenseShaping ShapingStore::dense() const {
-  if (!mask_.device()) return {};
-  return {mask_.device(), dense_bias_.device(), output_.device(), seen_.device()};
+DenseShaping ShapingMemory::dense() const {
+  if (!mask.device()) return {};
+  return {mask.device(), bias.device(), output.device(), seen.device(), vocab};
 }
+
+ShapingStore::ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat,
+                           std::vector<int32_t> holes)
+    : exec_(&exec), memory_(&memory), seat_(seat), holes_(std::move(holes)) {}
 
 void ShapingStore::check_request(const ShapingRequest& s) const {
-  if (!mask_.device()) return;
+  if (!is_on_device()) return;
   for (const std::vector<int32_t>& word : s.words)
     check<InvalidInput>(word.size() == 1, "bad_words: expected words of one token on cuda, got ",
                         word.size());
@@ -70,7 +72,7 @@ void ShapingStore::check_request(const ShapingRequest& s) const {
 void ShapingStore::copy(const Request& r) {
   ends_.clear();
   for (const int32_t token : r.stop_tokens)
-    if (token < vocab_) ends_.push_back(token);  // rows have no logit of other ids
+    if (token < memory_->vocab) ends_.push_back(token);  // rows have no logit of the others
   allowed_ = r.shaping.allowed;
   bias_ = r.shaping.bias;
   words_.clear();
@@ -86,7 +88,7 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
   sequence.shaping = {};
   if (!s.active() && holes_.empty()) return;
   copy(r);
-  if (mask_.device()) {
+  if (is_on_device()) {
     send_dense(s);
   } else {
     sequence.shaping = lists();
@@ -103,7 +105,8 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
 // Counts the prompt's tokens if a penalty needs them. With a device the host's counts are those of
 // the last prompt only.
 void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
-  Counts counts{sequence.counts.n, token_.host(), output_.host(), seen_.host()};
+  const ShapingMemory& m = *memory_;
+  Counts counts{sequence.counts.n, mine(m.token), mine(m.output), mine(m.seen)};
   for (int i = 0; i < counts.n; ++i) {  // counts of the last sequence that kept them
     counts.output[counts.token[i]] = 0;
     counts.seen[counts.token[i]] = 0;
@@ -111,11 +114,11 @@ void ShapingStore::start_counts(const Request& r, Sequence& sequence) {
   counts.n = 0;
   if (r.shaping.penalises()) {
     for (const int32_t token : r.prompt) count_token(counts, token, false);
-    exec_->upload(token_.block(), counts.n * sizeof(int32_t));
-    exec_->upload(output_.block(), vocab_ * sizeof(int32_t));
-    exec_->upload(seen_.block(), vocab_);
+    send(m.token, counts.n);
+    send(m.output, m.vocab);
+    send(m.seen, m.vocab);
   }
-  sequence.counts = {counts.n, token_.device(), output_.device(), seen_.device()};
+  sequence.counts = {counts.n, there(m.token), there(m.output), there(m.seen)};
 }
 
 Shaping ShapingStore::lists() const {
@@ -129,17 +132,19 @@ Shaping ShapingStore::lists() const {
 }
 
 void ShapingStore::send_dense(const ShapingRequest& s) {
-  uint8_t* mask = mask_.host();
-  std::fill_n(mask, vocab_, s.restricts ? DenseShaping::kNoToken : uint8_t{0});
+  const ShapingMemory& m = *memory_;
+  uint8_t* mask = mine(m.mask);
+  std::fill_n(mask, m.vocab, s.restricts ? DenseShaping::kNoToken : uint8_t{0});
   for (const int32_t token : allowed_)
     if (s.restricts) mask[token] = 0;
   for (const int32_t id : holes_) mask[id] |= DenseShaping::kNoToken;
   for (const std::vector<int32_t>& word : s.words) mask[word[0]] |= DenseShaping::kNoToken;
   for (const int32_t token : ends_) mask[token] |= DenseShaping::kEnds;
-  std::fill_n(dense_bias_.host(), vocab_, 0.0f);
-  for (const TokenBias& b : bias_) dense_bias_.host()[b.token] += b.bias;
-  exec_->upload(mask_.block(), vocab_);
-  exec_->upload(dense_bias_.block(), vocab_ * sizeof(float));
+  float* bias = mine(m.bias);
+  std::fill_n(bias, m.vocab, 0.0f);
+  for (const TokenBias& b : bias_) bias[b.token] += b.bias;
+  send(m.mask, m.vocab);
+  send(m.bias, m.vocab);
 }
 
 }  // namespace sbrt

@@ -52,19 +52,30 @@ void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 // Throws InvalidInput unless they are ids of `vocab` logits and leave at least one.
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
-// Owns the memory behind Sequence::shaping and Sequence::counts. A device has the lists as arrays instead.
+// Arrays over the vocabulary, [seats, vocab] each: the counts of Sequence::counts and, on a device, the
+// lists of Sequence::shaping.
+struct ShapingMemory {
+  ShapingMemory() = default;
+  ShapingMemory(Exec& exec, int32_t vocab, int32_t seats);
+  // For the device's ops; null pointers on the other bodies.
+  DenseShaping dense() const;
+
+  int32_t vocab = 0;
+  Cells<int32_t> token, output;
+  Cells<uint8_t> seen, mask;  // mask and bias: on a device alone
+  Cells<float> bias;
+};
+
+// What one seat's Sequence::shaping and Sequence::counts point at.
 class ShapingStore {
  public:
-  ShapingStore() = default;
-  // holes: ids below `vocab` that no token has; every sequence masks them.
-  ShapingStore(Exec& exec, int32_t vocab, std::vector<int32_t> holes);
+  // holes: ids below the vocabulary that no token has; every sequence masks them. `memory` outlives this.
+  ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat, std::vector<int32_t> holes);
 
   // Throws InvalidInput for what a device has no op for.
   void check_request(const ShapingRequest& shaping) const;
   // Between sequences: fills both for a checked request; `sequence` is the host's copy.
   void start(const Request& request, Sequence& sequence);
-  // For the device's ops; null pointers on the other bodies.
-  DenseShaping dense() const;
 
  private:
   void copy(const Request& request);
@@ -72,11 +83,23 @@ class ShapingStore {
   Shaping lists() const;
   void send_dense(const ShapingRequest& shaping);
 
-  Exec* exec_ = nullptr;
-  int32_t vocab_ = 0;
-  Cells<int32_t> token_, output_;
-  Cells<uint8_t> seen_, mask_;  // mask_ and dense_bias_: on a device alone
-  Cells<float> dense_bias_;
+  bool is_on_device() const { return memory_->mask.device() != nullptr; }
+  template <class T>
+  T* mine(const Cells<T>& cells) const {
+    return cells.host() + seat_ * int64_t{memory_->vocab};
+  }
+  template <class T>
+  T* there(const Cells<T>& cells) const {
+    return cells.device() + seat_ * int64_t{memory_->vocab};
+  }
+  template <class T>
+  void send(const Cells<T>& cells, size_t count) const {
+    exec_->upload(cells, static_cast<size_t>(seat_) * memory_->vocab, count);
+  }
+
+  Exec* exec_;
+  const ShapingMemory* memory_;
+  int32_t seat_;
   std::vector<int32_t> holes_, ends_, allowed_, words_;
   std::vector<TokenBias> bias_;
 };

@@ -74,8 +74,9 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   // A lane that moves its KV itself may have different bits if the pieces differ.
   if (!target.lane->ring() || (draft.lane && !draft.lane->ring())) config.reuses_prefixes = false;
   check_holes(config.holes, config.vocab);
+  dense_shaping = ShapingMemory(*exec, config.vocab, count());
   for (int seat = 0; seat < count(); ++seat)
-    shaping.emplace_back(*exec, config.vocab, config.holes);
+    shaping.emplace_back(*exec, dense_shaping, seat, config.holes);
   make_scores();
   logprobs.resize(count());
   asked = Buffer<Logprobs>(count());
@@ -129,7 +130,7 @@ void Resources::make_features() {
     check<InvalidInput>(config.hrad->hidden() == width, "hrad: made for a target of hidden size ",
                         config.hrad->hidden(), ", this one's is ", width);
   if (config.is_on_device()) {
-    hrad_memory = HradMemory(*exec, config.hrad.get(), width, config.keep_features);
+    hrad_memory = HradMemory(*exec, config.hrad.get(), width, count(), config.keep_features);
     return;
   }
   features = Buffer<float>(count() * Hrad::room(width));
@@ -155,11 +156,7 @@ Seats Resources::fed_seats(const LaneUnit& unit) const {
   return {sequences.device(), count(), rolls.device() + 2 + lane, ended.device() + 1 + lane};
 }
 
-void Resources::send_sequences() {
-  exec->note("send_sequences", {{}, all_parts()});
-  exec->upload(sequences.block(), count() * sizeof(Sequence));
-  exec->upload(ended.block(), ended.size() * sizeof(int64_t));
-}
+void Resources::send_ended() { exec->upload(ended, 0, ended.size()); }
 
 int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) const {
   return std::mismatch(tokens, tokens + most, trunk(seat)).first - tokens;
@@ -199,8 +196,9 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.draft_nodes = Mask::none();
   c.target_have = target_have;
   c.draft_have = draft_have;
-  exec->upload(trunks.block(), (seat * room() + length) * sizeof(int32_t));
-  send_sequences();
+  exec->note("send_sequence", {{}, all_parts()});
+  exec->upload(trunks, seat * room(), length);
+  exec->upload(sequences, seat, 1);
 }
 
 void Resources::leave() {

@@ -12,7 +12,7 @@
 #include "decode/hrad_memory.h"
 #include "decode/logprobs.h"
 #include "decode/request.h"
-#include "decode/row_bounds.h"
+#include "decode/launches.h"
 #include "state/record.h"
 #include "state/roll.h"
 
@@ -30,7 +30,6 @@ struct LaneUnit {
   int width = 1;                         // members of the team when the lane runs alone
   int32_t max_rows = 0;                  // rows of its largest forward
   int32_t timed_rows = 0;                // rows of timed_forward
-  RowBounds most{};                      // bounds of the round's forwards: Expected
   const int64_t* cost = nullptr;         // virtual time of its forwards by rows: the current table
   Feed feed;
   Event timed{"timed"};
@@ -57,9 +56,9 @@ struct Resources {
   // How many of the first `most` tokens of a seat's trunk are these.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
-  void send_sequences();  // sends what the host wrote, for all that is enqueued later
-  void close();           // joins every thread, then drops the models
-  void leave();           // in a fork: its threads do not exist, so nothing is freed
+  void send_ended();  // what the host wrote there, with nothing in flight
+  void close();       // joins every thread, then drops the models
+  void leave();       // in a fork: there is nobody to join, so nothing is freed
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
@@ -74,11 +73,13 @@ struct Resources {
   Cells<uint8_t> ranks;                  // the same
   Buffer<float> features, hrad_scratch;  // on the host; a device has
   HradMemory hrad_memory;
+  ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;   // [seats]
   std::vector<LogprobStore> logprobs;  // [seats]
   Buffer<Logprobs> asked;              // [seats] the same, for ops
   std::vector<AcceptMemory> accept;    // [seats]; none unless the engine was built for rejection
   LaneUnit target, draft;
+  Launches launches;  // in force: Expected
 
  private:
   int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk

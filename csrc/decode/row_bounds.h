@@ -12,6 +12,8 @@ struct RowBounds {
   int32_t verify = kMaxRows;    // root and chain
   int32_t catch_up = kMaxRows;  // the part of trunk and chain that the draft lacks
   int32_t step = kMaxStepRows;  // nodes of all branches; in a serial burst, missing tokens, too
+
+  bool operator==(const RowBounds&) const = default;
 };
 
 // The largest lag of the draft when a round begins.
@@ -55,6 +57,25 @@ inline RowBounds row_bounds(const Policy& p, int32_t nodes, DraftLag lag) {
     most.step = std::max(
         {most.step, most_at_first(p, nodes, lag), std::min<int32_t>(p.burst_width, kMaxRows)});
   return most;
+}
+
+// `own`: of one of the seats of an engine. All of their rows share the forwards of the lanes. draft_rows:
+// of the draft's largest forward, of which each seat may take its share, draft_share at least.
+inline RowBounds with_rows_of(const RowBounds& all, const Policy& p, const RowBounds& own,
+                              int32_t draft_rows, int32_t draft_share) {
+  const auto joined = [](int32_t rows, int32_t more, int32_t most) {
+    return std::min(rows + more, most);
+  };
+  // What is more than its share waits, and more may come to it.
+  const auto fed = [&](int32_t rows) { return rows <= draft_share ? rows : kMaxRows; };
+  RowBounds found = all;
+  found.verify = joined(all.verify, own.verify, kMaxRows);
+  // In the first step of others' serial burst a seat that awaits none catches up.
+  const int32_t behind = p.gamma > 0 ? fed(own.catch_up) : 0;
+  found.catch_up = joined(all.catch_up, behind, draft_rows);
+  if (p.gamma > 0 || p.on_miss == kBurst)
+    found.step = joined(all.step, std::max(own.step, behind), draft_rows);
+  return found;
 }
 
 }  // namespace sbrt

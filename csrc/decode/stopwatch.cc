@@ -103,7 +103,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
                    0,         0, Mask::upto(at + 1),         Mask::none()};
   }
   r_.exec->note("set_rows", {{}, all_parts()});
-  r_.exec->upload(*unit.scratch_block, sizeof(Batch));
+  r_.exec->copy_over(*unit.scratch_block, 0, sizeof(Batch));
 }
 
 // A short prompt, for plain decoding.
@@ -134,7 +134,7 @@ void Stopwatch::make_trunk(float temperature) {
 void Stopwatch::begin(const Request& request) {
   pump_.start_over();
   r_.start_sequence(0, request);
-  pump_.fuse();
+  pump_.fuse(bit(0));
   pump_.begin(0, request, nullptr);
 }
 

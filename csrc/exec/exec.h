@@ -166,6 +166,8 @@ class Event {
 
 class Stream {
  public:
+  static constexpr int kMostFused = 32;  // graphs that a stream keeps fused
+
   virtual ~Stream() = default;
   // Runs `graph` with `width` members of the team. Both must outlive the launch.
   virtual void launch(const Graph& graph, int width) = 0;
@@ -231,9 +233,14 @@ class Exec {
   Cells<T> cells(size_t count, Where where) {
     return Cells<T>(allocate(count * sizeof(T), where));
   }
-  // Copies the first `bytes` from the host's copy to the device, with all streams idle; ops
-  // enqueued later see them.
-  virtual void upload(const Block&, size_t /*bytes*/) {}
+  // Copies `count` elements, from `first` on, from the host's copy to the device. No op in flight
+  // may use them; ops enqueued later see them.
+  template <class T>
+  void upload(const Cells<T>& cells, size_t first, size_t count) {
+    copy_over(cells.block(), first * sizeof(T), count * sizeof(T));
+  }
+  // Copies `bytes` of a block in the same way, from byte `begin` on.
+  virtual void copy_over(const Block&, size_t /*begin*/, size_t /*bytes*/) {}
 
   // Only on dry backends: the recorded order of commands. note() adds what the host itself reads
   // and writes. In memory passed to watch(), an op may only write what its effects declare.

@@ -39,8 +39,6 @@ inline bool is_played(const Graph& graph) {
 template <class Made>
 class FusedGraphs {
  public:
-  static constexpr size_t kMost = 32;
-
   // The fused form of `graph` for its present picks, null if there is none.
   const Made* find(const Graph& graph) const {
     for (const Entry& e : entries_)
@@ -49,7 +47,7 @@ class FusedGraphs {
   }
   // If the store is full, the oldest entry is dropped. Call it with nothing in flight.
   void put(const Graph& graph, Made made) {
-    if (entries_.size() == kMost) entries_.erase(entries_.begin());
+    if (size() == Stream::kMostFused) entries_.erase(entries_.begin());
     entries_.push_back({&graph, picks_of(graph), std::move(made)});
   }
   int size() const { return static_cast<int>(entries_.size()); }

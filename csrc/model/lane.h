@@ -10,6 +10,7 @@
 #include "model/features.h"
 #include "ops/choose.h"
 #include "ring/ring.h"
+#include "state/roll.h"
 
 namespace sbrt {
 
@@ -28,15 +29,21 @@ struct LaneShape {
   int32_t seats = 1;       // sequences, each with its own ring
 };
 
+// What the requests of a choice ask for, any of them: min_p, top_k or top_p; masks, bias or penalties.
+struct ChoiceKind {
+  bool filters = false, shapes = false;
+
+  bool operator==(const ChoiceKind&) const = default;
+};
+
 // The host's knowledge of launches before they run. It is in host memory, which the host writes
 // while nothing is in flight.
 struct Expected {
-  const int32_t* rows = nullptr;       // a launch has at most *rows rows; null: max_rows
-  const Sampling* sampling = nullptr;  // of the sequence
-  const Shaping* shaping = nullptr;
+  const int32_t* rows = nullptr;  // a launch has at most *rows rows; null: max_rows
+  const ChoiceKind* kind = nullptr;
 };
 
-// Which KV goes to new slots once `settle` has brought the sequence to the last outcome.
+// Which KV goes to new slots once `settle` has brought the sequences that take part to the last outcome.
 enum class Moves {
   path,           // the accepted path
   path_and_tail,  // that, then the adopted branch's tail
@@ -52,7 +59,7 @@ class Lane {
   virtual KvRing* ring() = 0;
   // Appends the moves of a lane that has no ring() here; they follow the `settle` that decides
   // them.
-  virtual void add_moves(Graph& /*graph*/, const Sequence* /*sequence*/, Moves /*which*/) {}
+  virtual void add_moves(Graph& /*graph*/, const Seats& /*seats*/, Moves /*which*/) {}
   // [max_rows, columns().n] f32, row-major: `add_forward` with logits writes rows 0 .. n - 1.
   virtual float* logits() = 0;
   // Appends the ops of one forward over `rows` (read at run time). It writes K/V of every row to
@@ -92,8 +99,6 @@ class Model {
   virtual int64_t max_positions() const = 0;
   // The longest trunk it can follow; kEndless for a model whose layers all have a window.
   virtual int64_t longest() const { return max_positions(); }
-  // Sequences that a lane of it can take at once.
-  virtual int most_seats() const { return kMaxSeats; }
   virtual std::unique_ptr<Lane> bind(const LaneShape& shape) const = 0;
 };
 

@@ -25,10 +25,19 @@ void replay(const Piece& piece, const Batch& rows) {
 
 void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
-// Where no piece shapes rows, or keeps them for a rule of chance, the CPU's own ops do.
+// Returns true if no piece does what a row's sequence asks for: pieces for the CPU shape no rows, and
+// none keeps rows for a rule of chance.
+bool is_beyond_pieces(const RecordedChoice& a) {
+  for (int32_t i = 0; i < a.args.rows->n; ++i) {
+    const Sequence& c = a.args.of(i);
+    if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) return true;
+  }
+  return false;
+}
+
+// The CPU's own ops do what no piece does.
 void replay_choice(const RecordedChoice& a, Worker worker) {
-  const Sequence& c = a.args.seats[0];  // recorded for one seat
-  if ((c.shaping.active && !a.pieces->has_shapes()) || is_rejection(c)) {
+  if (is_beyond_pieces(a)) {
     (a.args.law ? choose_laws : choose_rows)(a.args, worker);
   } else if (worker.rank == 0) {
     replay(a.pieces->picked(), *a.args.rows);
@@ -38,10 +47,6 @@ void replay_choice(const RecordedChoice& a, Worker worker) {
 void replay_moves(const RecordedMoves& a, Worker) {
   const Piece& piece = a.pieces->picked();
   piece.replay(piece.recording);
-}
-
-bool filters(const Sampling* s) {
-  return s && s->temperature > 0 && (s->min_p > 0 || s->top_k > 0 || s->top_p < 1);
 }
 
 // The piece for the fewest rows that holds this number.
@@ -81,9 +86,8 @@ int PieceSet::pick(const void* set) {
 }
 
 int PieceSet::kind() const {
-  if (kinds_ == 1) return 0;
-  const bool shapes = has_shapes() && expected_.shaping && expected_.shaping->active;
-  return filters(expected_.sampling) + 2 * shapes;
+  if (kinds_ == 1 || !expected_.kind) return 0;
+  return expected_.kind->filters + 2 * (has_shapes() && expected_.kind->shapes);
 }
 
 int PieceSet::size() const {
@@ -106,7 +110,6 @@ RecordedModel::RecordedModel(int vocab, int64_t max_positions, int64_t longest,
 std::unique_ptr<Lane> RecordedModel::bind(const LaneShape& shape) const {
   check_within("lane: max_len", int64_t{1}, longest_, shape.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, shape.max_rows);
-  check_within("recorded model: seats", 1, 1, shape.seats);
   return std::make_unique<RecordedLane>(bind_(shape), columns_, shape);
 }
 
@@ -151,8 +154,8 @@ void RecordedLane::add_choose(Graph& graph, const ChooseArgs& args) {
   graph.add(replay_choice, RecordedChoice{&set, args}).on_device(set.captured());
 }
 
-void RecordedLane::add_moves(Graph& graph, const Sequence* sequence, Moves which) {
-  const PieceSet& set = keep(recorder_->moves(sequence, which), {});
+void RecordedLane::add_moves(Graph& graph, const Seats& seats, Moves which) {
+  const PieceSet& set = keep(recorder_->moves(seats, which), {});
   graph.add(replay_moves, RecordedMoves{&set}, true).on_device(set.captured());
 }
 

@@ -3,8 +3,8 @@
 //
 // On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with enforce_eager,
 // the calls again (exec/captured.h). Each piece is made for a fixed number of rows. The host picks one
-// before it launches (Expected): rows by the policy and by where the trunk is (decode/row_bounds.h), the
-// kind by the request. It reads neither a sequence in flight nor a device's memory.
+// before it launches (Expected): rows by the policies and by where the trunks are (decode/row_bounds.h),
+// the kind by the requests. It reads neither a sequence in flight nor a device's memory.
 #pragma once
 
 #include <deque>
@@ -30,11 +30,6 @@ struct Piece {
 // The same work for different numbers of rows, ascending.
 using Pieces = std::vector<Piece>;
 
-// What a request asks of a choice: min_p, top_k or top_p; masks, bias or penalties.
-struct ChoiceKind {
-  bool filters = false, shapes = false;
-};
-
 // All pieces of one op, and the values that select one at launch.
 class PieceSet {
  public:
@@ -46,7 +41,7 @@ class PieceSet {
   void add(const Pieces& pieces);
   bool has_shapes() const { return kinds_ == 4; }
 
-  // The first that holds the rows expected, of the kind that the request asks for. Throws Error if
+  // The first that holds the rows expected, of the kind that the requests ask for. Throws Error if
   // none does.
   const Piece& picked() const { return pieces_[captured_.picked()]; }
   const Captured& captured() const { return captured_; }
@@ -82,7 +77,7 @@ class Recorder {
   virtual const LaneMemory& memory() const = 0;
   virtual Pieces forward(const Batch* rows, bool with_logits) = 0;
   virtual Pieces choose(const ChooseArgs& args, ChoiceKind kind) = 0;
-  virtual Pieces moves(const Sequence* sequence, Moves which) = 0;  // of one size
+  virtual Pieces moves(const Seats& seats, Moves which) = 0;  // of one size
 };
 
 class RecordedModel final : public Model {
@@ -95,7 +90,6 @@ class RecordedModel final : public Model {
   int vocab() const override { return vocab_; }
   int64_t max_positions() const override { return max_positions_; }
   int64_t longest() const override { return longest_; }
-  int most_seats() const override { return 1; }
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
 
  private:
@@ -117,7 +111,7 @@ class RecordedLane final : public Lane {
   void expect(const Expected& expected) override { expected_ = expected; }
   void add_forward(Graph& graph, const Batch* rows, bool with_logits) override;
   void add_choose(Graph& graph, const ChooseArgs& args) override;
-  void add_moves(Graph& graph, const Sequence* sequence, Moves which) override;
+  void add_moves(Graph& graph, const Seats& seats, Moves which) override;
   int64_t feature_width() const override { return memory_.features ? memory_.hidden : 0; }
   void read_features(int row, int32_t token, float* out) const override;
   FeatureMemory feature_memory() const override;

@@ -50,10 +50,11 @@ float raw_softmax(const float* logits, int vocab, int32_t token);
 struct DenseShaping {
   static constexpr uint8_t kNoToken = 1, kEnds = 2;  // of `mask`
 
-  const uint8_t* mask = nullptr;    // [vocab]; null: there are none
-  const float* bias = nullptr;      // [vocab]
-  const int32_t* output = nullptr;  // [vocab] how often a token stands behind the prompt
-  const uint8_t* seen = nullptr;    // [vocab]
+  const uint8_t* mask = nullptr;    // [seats, vocab]; null: there are none
+  const float* bias = nullptr;      // [seats, vocab]
+  const int32_t* output = nullptr;  // [seats, vocab] how often a token stands behind the prompt
+  const uint8_t* seen = nullptr;    // [seats, vocab]
+  int64_t vocab = 0;                // from one seat to the next
 };
 
 // Ops. `logits` is [max_rows, stride] f32; the first columns.n of a row count. A draft never chooses a

@@ -18,6 +18,11 @@ struct Sampling {
   uint32_t completion;
 };
 
+// Returns true if tokens are left out of a row by their probability.
+SBRT_ANY inline bool filters(const Sampling& s) {
+  return s.temperature > 0 && (s.min_p > 0 || s.top_k > 0 || s.top_p < 1);
+}
+
 // A list that the host keeps alive while a sequence is in flight.
 template <class T>
 struct List {

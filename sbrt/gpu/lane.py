@@ -21,9 +21,9 @@ from ..model.checkpoint import Checkpoint, Progress
 from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan
 from ..triton_kernels.rope import Rope
-from ..triton_kernels.settle import Settle
+from ..triton_kernels.settle import Seats, Settle
 from ..triton_kernels.shaping import Shaping
-from ..triton_kernels.state import MAX_ROWS, SLOTS, Batch, Sequence, size
+from ..triton_kernels.state import MAX_ROWS, RECORDS, SLOTS, Batch, Sequence, size
 from . import weights as loading
 from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .fused import FusedDecoder
@@ -140,11 +140,11 @@ def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
     return EagerRecorder(place) if eager else CudaRecorder(place, stream)
 
 
-def rows_for(method: Method) -> int:
-    """Rows of the verification graph that holds the root and any chain of a method."""
+def rows_for(method: Method, seats: int = 1) -> int:
+    """Rows of the verification graph that holds the roots and any chains of as many seats."""
     policies = [policy for arm in method.arms if (policy := arm.policy())]
-    nodes = max(policy.most_nodes for policy in policies)
-    return next(rows for rows in ROWS if nodes < rows)
+    needed = seats * (1 + max(policy.most_nodes for policy in policies))
+    return next((rows for rows in ROWS if needed <= rows), ROWS[-1])
 
 
 def expect_core(device: str) -> None:
@@ -260,13 +260,14 @@ class GpuLane(LaneStore):
         columns: int,
         laws: bool,
         filters: bool,
-        shaping: tuple[int, int, int, int] | None = None,
+        shaping: tuple[int, int, int, int, int] | None = None,
     ) -> list[Piece]:
         """Choices at the rows of the last forward: Choice words, or Law words with `laws`.
 
-        where: addresses of row table, sequence and result. columns: logits of a row that count.
+        where: addresses of row table, sequences and result. columns: logits of a row that count.
         filters: for requests with min_p, top_k or top_p.
-        shaping: for requests that shape, addresses of mask, bias, counts and seen.
+        shaping: for requests that shape, addresses of mask, bias, counts and seen, [seats, vocab]
+        each, and vocab.
         Recorded once for the same arguments.
         """
 
@@ -286,11 +287,11 @@ class GpuLane(LaneStore):
         columns: int,
         laws: bool,
         filters: bool,
-        shaping: tuple[int, int, int, int] | None,
+        shaping: tuple[int, int, int, int, int] | None,
     ) -> list[Piece]:
-        rows, sequence, out = where
+        rows, sequences, out = where
         table = words_at(rows, size(Batch), self.device)
-        block = words_at(sequence, size(Sequence), self.device)
+        block = self._sequences(sequences)
         ids = None if self.weights.ids is None else self.weights.ids[:columns]
         tokens = columns if ids is None else self.weights.head_ids[columns - 1] + 1
         dense = None if shaping is None else self._dense(shaping, tokens)
@@ -305,22 +306,36 @@ class GpuLane(LaneStore):
             pieces.append(self._record_choice(choice))
         return pieces
 
-    def _dense(self, addresses: tuple[int, int, int, int], tokens: int) -> Shaping:
+    def _sequences(self, address: int) -> torch.Tensor:
+        return words_at(address, self.shape.seats * size(Sequence), self.device)
+
+    def _dense(self, given: tuple[int, int, int, int, int], tokens: int) -> Shaping:
+        *addresses, vocab = given
         kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
+        seats = self.shape.seats
         return Shaping(*(
-            values_at(address, tokens, kind, self.device)
+            values_at(address, seats * vocab, kind, self.device).view(seats, vocab)[:, :tokens]
             for address, kind in zip(addresses, kinds, strict=True)
         ))  # fmt: skip
 
-    def moves(self, sequence: int, which: int) -> list[Piece]:
-        """The moves that follow a `settle`; `which` is a value of Moves in csrc/model/lane.h."""
-        block = words_at(sequence, size(Sequence), self.device)
+    def moves(self, where: tuple[int, int, int], which: int) -> list[Piece]:
+        """The moves that follow a `settle`.
+
+        where: addresses of the sequences, of the roll, and of the number of rounds that ended.
+        which: a value of Moves in csrc/model/lane.h.
+        """
+        sequences, roll, ended = where
+        block = self._sequences(sequences)
         what, shape = Settle(which), self.shape
+        seats = Seats(
+            shape.seats, self.seat_slots,
+            words_at(roll, 2 * RECORDS, self.device), words_at(ended, 2, self.device),
+        )  # fmt: skip
 
         def settle(run: Run) -> None:
             run(
                 self.ops.ring_settle, block, self.buffers.kv, capacity=self.capacity,
-                tail_slots=shape.tail_slots, what=what, poison=shape.debug,
+                tail_slots=shape.tail_slots, what=what, poison=shape.debug, seats=seats,
             )  # fmt: skip
 
         return [self.recorder.record(settle, MAX_ROWS)]
@@ -367,7 +382,7 @@ class GpuLane(LaneStore):
 
 @dataclass(frozen=True)
 class Choice:
-    """Arguments of a choice: logits, block, table, words of its result, lists, tokens."""
+    """Arguments of a choice: logits, sequences, table, words of its result, lists, tokens."""
 
     logits: torch.Tensor
     sequence: torch.Tensor

@@ -116,3 +116,8 @@ def copy(x: torch.Tensor, *, out: torch.Tensor) -> None:
 def add(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
     """out = a + b."""
     torch.add(a, b, out=out)
+
+
+def subtract(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
+    """out = a - b."""
+    torch.sub(a, b, out=out)

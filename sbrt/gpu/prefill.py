@@ -1,8 +1,8 @@
 """Attention of a prompt's rows, many at once: flash attention over a ring that has not wrapped.
 
-Positions are then slots. So flash attention reads the ring itself, and needs only its causal mask.
-It reads the numbers of rows and keys on the device, so one recording serves every piece of a
-prompt.
+Positions are then slots, from the first slot of the seat on. So flash attention reads the ring
+itself, and needs only its causal mask. It reads the numbers of rows, and where the keys begin and
+end, on the device: one recording serves every piece of a prompt, of any seat.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..errors import InvalidInputError
 from ..model.config import ModelConfig
 from ..triton_kernels.plan import architecture_of
 from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS
-from ..triton_kernels.words import TABLE_N
-from .ops import Run, add, copy
+from ..triton_kernels.words import ROW_SLOT, TABLE_N, TABLE_ROWS
+from .ops import Run, add, copy, subtract
 
 HALF = (torch.float16, torch.bfloat16)
 OLDEST = 80  # sm_80: the first that flash attention was written for
@@ -33,8 +33,9 @@ Flash = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Lengths"], torch.Te
 class Lengths:
     """The lengths that a recording knows, and where it reads the others.
 
-    starts: int32 [4]: 0 and the rows in use, 0 and the keys that the last of them sees. rows, keys:
-    the most of each. window: positions that a row sees, None for all.
+    starts: int32 [4]: 0 and the rows in use; the first slot of the keys that the last of them sees,
+    and the slot after them. rows, keys: the most of each. window: positions that a row sees, None
+    for all.
     """
 
     starts: torch.Tensor
@@ -59,11 +60,13 @@ class Lengths:
 
 
 def read_lengths(run: Run, table: torch.Tensor, lengths: Lengths) -> None:
-    """Record the read of the lengths from a row table. Its last row has the latest position."""
-    at = TABLE_N.value
-    used, head = table[at : at + 1], table[:1]  # a ring's positions fit the low word
+    """Record the read of the lengths from a row table, whose rows follow each other."""
+    first = TABLE_ROWS.value
+    words = (TABLE_N.value, first, first + ROW_SLOT.value)
+    used, position, slot = (table[at : at + 1] for at in words)  # the position's low word
     run(copy, used, out=lengths.starts[1:2])
-    run(add, head, used, out=lengths.starts[3:4])
+    run(subtract, slot, position, out=lengths.starts[2:3])
+    run(add, slot, used, out=lengths.starts[3:4])
 
 
 def prefill_attention(
@@ -112,12 +115,13 @@ def flash_plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
     """The twin of both in plain torch. Rows that are not in use stay as they are in `q`."""
-    _, rows, _, keys = lengths.starts.tolist()
+    _, rows, begin, end = lengths.starts.tolist()
+    keys = end - begin
     group = q.shape[1] // k.shape[1]
     own = torch.arange(keys - rows, keys)[:, None]
     column = torch.arange(keys)[None, :]
     sees = (column <= own) & (column >= own - (lengths.window or keys) + 1)
-    wide = [x[:keys].float().transpose(0, 1).repeat_interleave(group, 0) for x in (k, v)]
+    wide = [x[begin:end].float().transpose(0, 1).repeat_interleave(group, 0) for x in (k, v)]
     queries = q[:rows].float().transpose(0, 1)
     found = torch.nn.functional.scaled_dot_product_attention(queries, *wide, attn_mask=sees)
     out = q.clone()

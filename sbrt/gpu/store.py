@@ -22,6 +22,7 @@ from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
 STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
+KEY_PANEL = 16  # each of several seats has a multiple of this many slots (csrc/ring/shape.h)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class LaneShape:
     features: bool
     on_device: bool = False
     stream: int = 0  # on a device: the cudaStream_t that the lane runs on
+    seats: int = 1
 
     @property
     def is_draft(self) -> bool:
@@ -65,7 +67,9 @@ class LaneStore:
         self.shapes = shape.on_device  # elsewhere the CPU's own ops shape rows
         self.window = min(config.window or shape.max_len, shape.max_len)
         self.capacity = self.window + SLOTS
-        self.slots = self.capacity + shape.branches * shape.tail_slots
+        own = self.capacity + shape.branches * shape.tail_slots
+        self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
+        self.slots = shape.seats * self.seat_slots
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
@@ -102,7 +106,12 @@ class LaneStore:
         tails = self.shape.tail_slots
         dtype = self.weights.dtype
         plan = attention_plan(config, dtype, count, self.capacity, tails, self.window)
-        return replace(plan, architecture=architecture_of(self.device))
+        return replace(
+            plan,
+            seats=self.shape.seats,
+            seat_slots=self.seat_slots,
+            architecture=architecture_of(self.device),
+        )
 
     def _products(self, count: int) -> Products:
         weights = self.weights

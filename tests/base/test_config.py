@@ -144,10 +144,16 @@ def test_an_engine_field_that_is_not_built_raises(field, value):
     refused(EngineConfig, [field, "not built yet"], model="x", **{field: value})
 
 
-def test_a_device_takes_one_sequence_at_a_time():
+def test_a_device_takes_one_sequence_at_a_time_unless_asked_for_more():
     assert EngineConfig("x", device="cuda").max_num_seqs == 1
-    refused(EngineConfig, ["max_num_seqs", "cuda", "not built yet"], model="x", device="cuda",
-            max_num_seqs=2)  # fmt: skip
+    assert EngineConfig("x", device="cuda", max_num_seqs=64).seats == 64
+    refused(EngineConfig, ["max_num_seqs", "65"], model="x", device="cuda", max_num_seqs=65)
+
+
+def test_a_device_reuses_no_prefix():
+    assert EngineConfig("x", device="cuda").enable_prefix_caching is False
+    refused(EngineConfig, ["enable_prefix_caching", "cuda", "not built yet"], model="x",
+            device="cuda", enable_prefix_caching=True)  # fmt: skip
 
 
 def test_pieces_of_a_prompt_leave_room_for_those_that_run():

@@ -7,11 +7,12 @@ kernels. lanes: the cuda body, recorded forwards against the same ops by themsel
 bench.lanes. rounds: tests.device.rounds at the sizes of real models and of the
 inflated demo pair, and transformers beside it. exact: engines on the device, every method against
 plain decoding, with graphs and without. settings: filters, streams and rings of a default length.
-launches: kernels that start before the one before them has ended. large: exact at the size of an
-8B. sanitize: compute-sanitizer over a short decode. Each within eight minutes, in steps: a part
-that was killed goes on where it stopped, as long as source and device are the same; --fresh starts
-it over. A step that went wrong keeps none of the others from running, but for the first: whether
-anything can run at all. `make gpu-check PART=kernels` calls it.
+launches: kernels that start before the one before them has ended. seats: eight prompts at once,
+compared with one by one. large: exact at the size of an 8B. sanitize: compute-sanitizer over a
+short decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped,
+as long as source and device are the same; --fresh starts it over. A step that went wrong keeps none
+of the others from running, but for the first: whether anything can run at all. `make gpu-check
+PART=kernels` calls it.
 """
 
 from __future__ import annotations
@@ -202,6 +203,20 @@ def _launches() -> tuple[Step, ...]:
     )
 
 
+def _seats() -> tuple[Step, ...]:
+    """Many sequences in the same rounds."""
+    eight = ("--together", "8", "--max-tokens", "64")
+    return (
+        _ready(50),
+        _tests("rows of many seats", 60, "-m", ANYWHERE, f"{TRITON}/test_seats.py"),
+        _same("demo, 8 at once", 110, "--pair", "demo", *eight),
+        _same("demo, 8 at once, coupled", 110, "--pair", "demo", *eight, "--temperature", "0.8",
+              "--top-p", "0.9"),
+        _same("8b, 8 at once", 140, "--pair", "8b", *eight, "--prompts", "32", "--methods",
+              "specbranch"),
+    )  # fmt: skip
+
+
 def _sanitize() -> tuple[Step, ...]:
     tool = sanitize.find_tool() or sanitize.TOOL
     return (_ready(50), _decode(70), *sanitize.steps(tool))
@@ -216,6 +231,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "exact": _exact,
     "settings": _settings,
     "launches": _launches,
+    "seats": _seats,
     "large": _large,
     "sanitize": _sanitize,
 }

@@ -1,11 +1,13 @@
 """`python -m tests.device.exact`: every method answers like plain decoding on the same device.
 
 python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
-    [--temperature 0] [--top-p 1] [--top-k 0] [--eager] [--seconds 400] [--json OUT]
+    [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--eager] [--seconds 400]
+    [--json OUT]
 
-It runs `none` and every method on prompt after prompt, and compares token by token. Results are
-stored in OUT. A call that runs out of time ends with 75; the next one resumes, for the same source,
-device and flags. Ends with 1 if a token differs.
+Prompt by prompt `none` and every method, token by token. --together N: N prompts share the rounds
+of each method, and are compared with `none` alone. What is done is kept in OUT, and a call that is
+out of time ends with 75: the next one goes on, for the same source, device and flags. Ends with 1
+if a token differs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 
 from bench.gpu.device import expect_cuda
 from bench.models import pairs
-from sbrt import Engine
+from sbrt import Engine, SamplingParams
 from sbrt.errors import EngineError, InvalidInputError
 from sbrt.files import write_file
 from sbrt.methods import parse_list
@@ -76,7 +78,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _engine(args: argparse.Namespace, names: Sequence[str]) -> Engine:
-    config = pairs.engine_config(args.pair, args.device, names[0], enforce_eager=args.eager)
+    config = pairs.engine_config(
+        args.pair, args.device, names[0], enforce_eager=args.eager, max_num_seqs=args.together
+    )
     return Engine(config, pair=pairs.pair_of(args.pair, config), methods=["none", *names[1:]])
 
 
@@ -89,24 +93,51 @@ def compare(
     keep: Callable[[Found], None],
 ) -> None:
     """Compare the remaining prompts until `end`, a time of time.monotonic()."""
-    prompt, saved = pairs.prompts_of(args.pair), time.monotonic()
+    saved = time.monotonic()
     while found.done < args.prompts and time.monotonic() < end:
-        params = pairs.sampling_of(args, found.done)
-        plain: list[int] = []
-        for method in ("none", *names):
-            [output] = engine.generate(prompt(found.done), params, method=method)
-            [answer] = output.outputs
-            if answer.finish_reason == "error":
-                raise EngineError(f"method {method}: {answer.stop_reason}")
-            found.count(method, answer, output.metrics.decode_seconds if output.metrics else 0.0)
-            tokens = list(answer.token_ids)
-            plain = plain or tokens
-            if tokens != plain:
-                found.wrong.append(difference(method, found.done, tokens, plain))
-        found.done += 1
+        last = min(args.prompts, found.done + args.together)
+        compare_some(engine, names, args, found, range(found.done, last))
+        found.done = last
         if time.monotonic() > saved + SAVED_EVERY:
             keep(found)
             saved = time.monotonic()
+
+
+def compare_some(
+    engine: Engine, names: Sequence[str], args: argparse.Namespace, found: Found, some: range
+) -> None:
+    """Compare prompts that share rounds."""
+    prompt = pairs.prompts_of(args.pair)
+    given = [(prompt(i), pairs.sampling_of(args, i)) for i in some]
+    plain: list[list[int]] = []
+    if args.together > 1:
+        plain = [list(answer.token_ids) for one in given for answer, _ in ask(engine, [one])]
+    for method in ("none", *names):
+        answers = ask(engine, given, method)
+        plain = plain or [list(answer.token_ids) for answer, _ in answers]
+        for i, (answer, seconds), expected in zip(some, answers, plain, strict=True):
+            found.count(method, answer, seconds)
+            tokens = list(answer.token_ids)
+            if tokens != expected:
+                found.wrong.append(difference(method, i, tokens, expected))
+
+
+def ask(
+    engine: Engine, given: Sequence[tuple[Any, SamplingParams]], method: str = "none"
+) -> list[tuple[CompletionOutput, float]]:
+    """Answers to (prompt, params), all at once, and the seconds that each was decoded."""
+    prompts, params = ([one[i] for one in given] for i in range(2))
+    if len(given) == 1:
+        outputs = engine.generate(prompts[0], params[0], method=method)
+    else:
+        outputs = engine.generate(prompts, params, method=method)
+    found = []
+    for output in outputs:
+        [answer] = output.outputs
+        if answer.finish_reason == "error":
+            raise EngineError(f"method {method}: {answer.stop_reason}")
+        found.append((answer, output.metrics.decode_seconds if output.metrics else 0.0))
+    return found
 
 
 def difference(method: str, prompt: int, got: list[int], plain: list[int]) -> dict[str, Any]:
@@ -168,11 +199,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--prompts", type=int, default=200, metavar="N")
     add("--max-tokens", type=int, default=128, metavar="N")
     pairs.add_sampling(parser)
+    add("--together", type=int, default=1, metavar="N", help="prompts that share rounds")
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
     add("--json", metavar="OUT", help="figures, and what is done")
     args = parser.parse_args(argv)
-    for name in ("prompts", "max_tokens"):
+    for name in ("prompts", "max_tokens", "together"):
         if getattr(args, name) < 1:
             flag = name.replace("_", "-")
             raise InvalidInputError(f"--{flag}: expected at least 1, got {getattr(args, name)}")

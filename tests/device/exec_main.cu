@@ -125,7 +125,7 @@ class DeviceOps {
   void run(RoundOp op, OpState& s) {
     s.aim(state_.device());
     std::memcpy(state_.host(), &s, sizeof s);
-    exec_->upload(state_.block(), sizeof s);
+    exec_->upload(state_, 0, 1);
     stream_->launch(graph_of(op, s.dtype), 1);
     stream_->record(done_, ++runs_);
     exec_->wait(done_, runs_);
@@ -202,7 +202,7 @@ void read_records() {
   state.host()->sequence.limit = 1 << 20;
   state.host()->sequence.chain.size = 0;
   state.host()->aim(state.device());
-  exec->upload(state.block(), sizeof(OpState));
+  exec->upload(state, 0, 1);
   Graph graph("select");
   const SelectArgs args = select_at(state.device());
   for (const RoundOp op : {RoundOp::select, RoundOp::hang_chain})

@@ -100,6 +100,29 @@ def test_a_token_that_differs_is_found(out, capsys, monkeypatch):
     assert call(out, "--prompts", "3") == 1  # the failure is kept
 
 
+def test_prompts_that_share_rounds_are_compared_with_plain_decoding_alone(out, monkeypatch):
+    asked, real = [], exact._engine
+
+    def watched(args, names):
+        engine = real(args, names)
+        answer = engine.generate
+
+        def generate(prompts, params, *, method):
+            asked.append((method, len(params) if isinstance(params, list) else 1))
+            return answer(prompts, params, method=method)
+
+        engine.generate = generate
+        return engine
+
+    monkeypatch.setattr(exact, "_engine", watched)
+    assert call(out, "--prompts", "3", "--together", "2") == 0
+    pairs_of = [("none", 2), ("lookup", 2), ("pearl", 2)]
+    assert asked[:5] == [("none", 1)] * 2 + pairs_of
+    assert asked[5:] == [("none", 1), ("none", 1), ("lookup", 1), ("pearl", 1)]
+    kept = json.loads(out.read_text())
+    assert (kept["done"], kept["wrong"]) == (3, [])
+
+
 @pytest.mark.parametrize(
     ("got", "plain", "at"), [([1, 2], [1, 3], 1), ([1], [1, 2], 1), ([1, 2, 3], [1, 2], 2)]
 )
@@ -112,6 +135,7 @@ def test_where_answers_part(got, plain, at):
     [
         (("--prompts", "0"), "--prompts: expected at least 1, got 0"),
         (("--max-tokens", "0"), "--max-tokens: expected at least 1, got 0"),
+        (("--together", "0"), "--together: expected at least 1, got 0"),
         (("--pair", "70b"), "--pair: expected one of demo, demo-1g, 8b, 1b, got 70b"),
         (("--pair", "8b"), "--pair: expected a demo pair on device cpu, got 8b"),
     ],

@@ -30,7 +30,14 @@ def load(name):
     return module
 
 
-LISTS = ("faults", "device_faults", "draft_faults", "logprob_faults", "look_up_faults")
+LISTS = (
+    "faults",
+    "device_faults",
+    "draft_faults",
+    "logprob_faults",
+    "look_up_faults",
+    "seat_faults",
+)
 FAULTS = tuple(fault for name in LISTS for fault in load(name).FAULTS)
 ROOMS = {
     *("csrc/core", "csrc/exec", "csrc/ring", "csrc/ops", "csrc/model", "csrc/round", "csrc/decode"),

@@ -42,6 +42,11 @@ def test_without_a_device_there_is_one_sentence(device):
         Engine.from_pretrained(demo_folder("target"), device=device)
 
 
+def test_verification_holds_the_chains_of_all_seats():
+    assert [rows_for(parse("none"), seats) for seats in (8, 16, 17, 64)] == [16, 16, 32, 64]
+    assert [rows_for(parse("pearl:gamma=4"), seats) for seats in (3, 6, 8, 64)] == [16, 32, 64, 64]
+
+
 def test_every_method_has_rows_that_hold_its_chains():
     assert [rows_for(parse(name)) for name in ("none", "pearl", "specbranch")] == [16, 16, 16]
     assert rows_for(parse("tree")) == 32

@@ -103,6 +103,27 @@ def test_it_cuts_like_the_engine_on_the_cpu(
     assert cut != plain  # its cuts differ from those by confidence alone
 
 
+@pytest.mark.parametrize("favourite", [None, 2])
+def test_in_company_it_cuts_as_it_does_alone(
+    tools, tool, stand_in, checkpoints, method_of, favourite
+):
+    """Four requests on three seats; each has a classifier's memory of its own."""
+    method = method_of("Llama", favourite)
+    prompts = [tools.prompt(9, seed=seed) for seed, _ in REQUESTS]
+    found = []
+    for seats in (1, 3):
+        config = config_of(tool, tools, checkpoints, "Llama", "cuda", method)
+        with Engine(replace(config, max_num_seqs=seats)) as engine:
+            outputs = engine.generate(prompts, [PARAMS[params] for _, params in REQUESTS])
+        answers = [output.outputs[0] for output in outputs]
+        found.append([(answer.token_ids, answer.spec_decode_metrics) for answer in answers])
+    alone, together = found
+    assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
+    for (_, own), (_, shared) in zip(alone, together, strict=True):
+        for name in ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens"):
+            assert shared[name] == own[name], name
+
+
 @pytest.mark.parametrize("favourite", [0, 2])
 def test_halves_are_read_too(tools, tool, stand_in, checkpoints, method_of, plain_of, favourite):
     """A target in bfloat16, with features and embedding in bfloat16."""

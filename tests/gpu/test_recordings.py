@@ -130,7 +130,9 @@ WRITTEN = {  # by op: indices or names of the arguments that it writes
     "silu_mul_torch": ("out",),
     "choose_torch": ("out", "work"),
     "ring_settle_torch": (1,),
-    **dict.fromkeys(("matmul", "matmul_bias", "matmul_float32", "copy", "add"), ("out",)),
+    **dict.fromkeys(
+        ("matmul", "matmul_bias", "matmul_float32", "copy", "add", "subtract"), ("out",)
+    ),
     "prefill_attention": ("out",),
 }
 
@@ -177,7 +179,7 @@ def spans_written(lane, sequence, scratch):
     for filters in (False, True):
         lane.choose((rows, address, out), lane.vocab, is_draft, filters)
     for which in range(3):
-        lane.moves(address, which)
+        lane.moves((address, address, address), which)
     found = set()
     for op, args, kwargs in (call for tape in lane.recorder.tapes for call in tape.calls):
         for place in WRITTEN[op.__name__]:

@@ -110,7 +110,7 @@ class Case:
             mask[np.setdiff1d(np.arange(vocab), allowed)] |= NO_TOKEN
         mask[holes] |= NO_TOKEN
         mask[ends] |= ENDS
-        dense = (torch.from_numpy(x).to(self.device) for x in (mask, bias, output, seen))
+        dense = (torch.from_numpy(x)[None].to(self.device) for x in (mask, bias, output, seen))
         return Shaping(*dense, *self._bad_words())
 
     def _bad_words(self):
@@ -140,7 +140,7 @@ class Case:
         # Entries beyond the head are never read, so they are arbitrary.
         beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
         found = dense_words(words, self.room), torch.from_numpy(beyond)
-        return tuple(tensor.to(self.device) for tensor in found)
+        return tuple(tensor[None].to(self.device) for tensor in found)
 
     def _list(self, to, array):
         self.kept.append(array)

@@ -37,7 +37,7 @@ from sbrt.triton_kernels import (
 )
 from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.linear_plan import LinearPlan
-from sbrt.triton_kernels.plan import AttentionPlan
+from sbrt.triton_kernels.plan import FAN, AttentionPlan
 
 ARCHITECTURES = (80, 90, 100)
 # Largest shared memory of one program, bytes (CUDA programming guide, compute capabilities).
@@ -63,8 +63,9 @@ def norm_cases():
 
 
 def see_cases():
-    types = dict.fromkeys(("Table", "Slots", "Meta"), "*i32") | {"Extent": "*i64"}
-    constants = {"TILE_ROWS": 16, "SPLIT": 256, "ROWS": 64}
+    types = dict.fromkeys(("Table", "Slots", "Meta", "Items"), "*i32")
+    types |= dict.fromkeys(("Firsts", "Members"), "*i64")
+    constants = {"TILE_ROWS": 16, "SPLIT": 256, "FAN": FAN, "ROWS": 64}
     yield Case(visible._see_kernel, "", "*i32", types, constants, 16, True, True)
 
 
@@ -85,10 +86,11 @@ def ones(sizes):
 
 
 def attention_cases():
-    pointers = ("Slots", "Meta", "Counters")
+    pointers = ("Slots", "Meta", "Items", "Counters")
     for dtype, torch_dtype in DTYPES.items():
         types = dict.fromkeys(("Q", "K", "V", "Out"), dtype) | dict.fromkeys(pointers, "*i32")
-        types |= {"Extent": "*i64", "Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
+        types |= {"Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
+        types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
             # They depend on the architecture: its registers limit the queries of a program.
@@ -98,7 +100,7 @@ def attention_cases():
 
 def attention_constants(plan, architecture):
     plan = replace(plan, architecture=architecture)
-    sizes = {"rows": plan.rows, "kv_heads": plan.kv_heads, "tiles": plan.tiles}
+    sizes = {"kv_heads": plan.kv_heads, "units": plan.units}
     return attention.constants(plan, False) | ones(sizes)
 
 
@@ -121,8 +123,9 @@ def rope_cases():
 def settle_cases():
     for dtype in DTYPES:
         for what, poison in ((w, p) for w in settle.Settle for p in (False, True)):
-            types = {"Block": "*i32", "KV": dtype, "v_offset": "i64"}
-            constants = settle.constants(128, what, poison)
+            types = dict.fromkeys(("Block", "Roll", "Ended"), "*i32")
+            types |= {"KV": dtype, "v_offset": "i64"}
+            constants = settle.constants(128, what, poison, True)
             name = what.name.lower() + ", poison" * poison
             core = what is settle.Settle.DRAFT
             yield Case(settle._ring_settle_kernel, name, dtype, types, constants, 4, True, core)

@@ -254,7 +254,7 @@ def test_see_writes_what_its_twin_writes(scene, shapes, device, shape):
         made = [workspace(plan, device), workspace(plan, device)]
         see(s.table, plan, made[0], first_row=first_row)
         see_torch(s.table, plan, made[1], first_row=first_row)
-        for name in ("slots", "extent", "meta"):
+        for name in ("slots", "firsts", "meta", "members", "items"):
             got, want = getattr(made[0], name), getattr(made[1], name)
             assert torch.equal(got, want), f"{name}: {(got != want).nonzero()[:5].tolist()}"
 
@@ -272,8 +272,8 @@ def test_a_position_that_cannot_be_takes_no_more_than_the_workspace_holds(scene,
     s = scene(plan, 10_000, shapes["path"](3), device)
     s.table[state.offset(state.Batch, "row")] = 5
     made = [look(s.table, plan, workspace(plan, device)) for look in (see, see_torch)]
-    assert torch.equal(made[0].extent, made[1].extent)
-    assert made[0].extent[3] <= plan.max_splits
+    assert torch.equal(made[0].members, made[1].members)
+    assert made[0].members[3, 0] <= plan.max_splits
     branch_attention(s.q, s.k, s.v, plan=plan, work=made[0], out=s.out)
 
 

@@ -71,7 +71,7 @@ def test_bad_words_are_masked_where_their_beginning_stands(device, op, rows):
             for shaping in (without, case.shaping)
         )
         for i, row in enumerate(list(case.table.row)[:rows]):
-            trunk = case.shaping.trunk[: head + 1].tolist()
+            trunk = case.shaping.trunk[0, : head + 1].tolist()
             tokens = [*trunk, *_path(case.block, case.table.head[0], row)]
             last = {
                 w[-1] for w in case.words if tokens[max(0, len(tokens) - len(w) + 1) :] == w[:-1]

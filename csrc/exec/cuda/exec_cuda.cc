@@ -240,9 +240,11 @@ class CudaExec final : public Exec {
   void forget() override {}  // a device does not recover
 
   bool is_device() const override { return true; }
-  void upload(const Block& block, size_t bytes) override {
+  void copy_over(const Block& block, size_t begin, size_t bytes) override {
     const OnDevice here(world_.device);
-    checked(cudaMemcpyAsync(block.device, block.host, bytes, cudaMemcpyHostToDevice, copies_),
+    checked(cudaMemcpyAsync(static_cast<std::byte*>(block.device) + begin,
+                            static_cast<std::byte*>(block.host) + begin, bytes,
+                            cudaMemcpyHostToDevice, copies_),
             "cudaMemcpyAsync");
     checked(cudaStreamSynchronize(copies_), "cudaStreamSynchronize");
     collect();

@@ -227,10 +227,11 @@ class SimExec final : public Exec {
   }
 
   bool is_device() const override { return world_.own != nullptr; }
-  void upload(const Block& block, size_t bytes) override {
+  void copy_over(const Block& block, size_t begin, size_t bytes) override {
     if (!world_.own) return;
     const OwnMemory::Open open(world_.own.get());
-    std::memcpy(block.device, block.host, bytes);
+    std::memcpy(static_cast<std::byte*>(block.device) + begin,
+                static_cast<std::byte*>(block.host) + begin, bytes);
   }
 
  protected:

@@ -195,7 +195,7 @@ void set_clock() {
   scene.round();
   fake::now += 100'000'000 * kUs;
   const int64_t before = Trace::now();
-  scene.exec->upload(cell.block(), sizeof(int64_t));
+  scene.exec->upload(cell, 0, 1);
   const int64_t after = Trace::now();
   scene.round();
   const int64_t begin = scene.target->trace().events(0).at(3).begin;
@@ -292,11 +292,11 @@ std::string what_broke(Exec& exec) {
   return "";
 }
 
-// A stream keeps at most kMost fused graphs. The oldest is dropped, and launching it is then an
+// A stream keeps at most kMostFused fused graphs. The oldest is dropped, and launching it is then an
 // error.
 void drop_the_oldest(Exec& exec, Stream& stream, const Graph& burst, int parts) {
   std::vector<std::unique_ptr<Graph>> more;
-  for (size_t i = 0; i < FusedGraphs<int>::kMost; ++i) {
+  for (int i = 0; i < Stream::kMostFused; ++i) {
     more.push_back(std::make_unique<Graph>("burst"));
     more.back()->append(burst);
     stream.fuse(*more.back());

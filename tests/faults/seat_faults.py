@@ -1,0 +1,63 @@
+"""More of faults.py: many seats in the kernels of a device."""
+
+from tests.faults.faults import Fault
+
+SEATS = ("triton_kernels/test_seats.py",)
+FAULTS = (
+    Fault(
+        "a row is sampled as the request of the first seat asks",
+        "triton_kernels/words.py",
+        "return Block + seat.to(tl.int64) * SEQUENCE_WORDS",
+        "return Block + seat.to(tl.int64) * 0",
+        SEATS,
+    ),
+    Fault(
+        "a row reads the trunk of the first seat",
+        "triton_kernels/attention.py",
+        "node_slot, storage + ring)",
+        "node_slot, ring)",
+        SEATS,
+    ),
+    Fault(
+        "a tile has rows of two seats",
+        "triton_kernels/visible.py",
+        "tile = its_first + (o_row - its_first) // TILE_ROWS * TILE_ROWS",
+        "tile = o_row // TILE_ROWS * TILE_ROWS",
+        SEATS,
+    ),
+    Fault(
+        "a seat that takes no part is settled again",
+        "triton_kernels/settle.py",
+        "load_unsigned(p_word + 1, True), seat) != 0",
+        "load_unsigned(p_word + 1, True), seat) >= 0",
+        SEATS,
+    ),
+    Fault(
+        "a seat that awaited no burst gets a tail that was another's",
+        "triton_kernels/settle.py",
+        "if not _awaited_burst(Block):",
+        "if False:",
+        SEATS,
+    ),
+    Fault(
+        "the graph of a launch has room for the rows of one seat only",
+        "csrc/decode/row_bounds.h",
+        "return std::min(rows + more, most);",
+        "return std::max(rows, more);",
+        ("gpu/test_seats.py", "decode/test_crowd.py"),
+    ),
+    Fault(
+        "a request overwrites what runs in the other seats",
+        "csrc/decode/resources.cc",
+        "exec->upload(sequences, seat, 1);",
+        "exec->upload(sequences, 0, count());",
+        ("gpu/test_seats.py",),
+    ),
+    Fault(
+        "a round runs ahead by graphs that were picked before a seat joined",
+        "csrc/decode/pump.cc",
+        "may = launches_of(members, 2) == r_.launches;",
+        "may = true;",
+        ("gpu/test_seats.py",),
+    ),
+)
