@@ -44,6 +44,8 @@ struct RuntimeConfig {
   bool is_on_device() const { return body == Body::cuda || body == Body::dry_cuda; }
   // Ops run in the order of the host's clock, a round at a time.
   bool in_virtual_order() const { return body == Body::sim || body == Body::dry; }
+  // A round may be enqueued before the record of the last one is read.
+  bool runs_ahead() const { return body != Body::sim; }
   // Threads of the target while the draft works too.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;

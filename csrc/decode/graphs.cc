@@ -125,6 +125,7 @@ void Graphs::record_target() {
   args.seats = ops.rows.seats = r_.fed_seats(unit);
   ops.rows.most = 0;
   ops.gather = kGatherPrompt;
+  ops.forward = kFeedTarget;
   ops.clock = Part::target_fed;
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
@@ -223,6 +224,7 @@ void Graphs::record_draft() {
   ops.put_laws(step_, &unit.cost);
   put(step_, kExtend, args);
   args.seats = ops.rows.seats = r_.fed_seats(unit);
+  ops.forward = kFeedDraft;
   ops.clock = Part::draft_fed;
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillDraftRows, kEndDraftPiece, r_.ended.device() + 2}, args, ops,

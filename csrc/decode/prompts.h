@@ -25,6 +25,8 @@ class Prompts {
   void start(int i);
   // Notes when prompts were through.
   void see();
+  // Returns true if all enqueued pieces of a seat have ended.
+  bool has_fed(int i) const;
   // The draft reads what it has missed of the trunk, and leaves its laws' ranks. False if the time is
   // over first. Nothing is in flight.
   bool catch_draft_up(int i, int64_t until);

@@ -40,8 +40,8 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
 std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
   if (c.costs) return make_virtual_exec();
   if (c.body == Body::cuda) return make_cuda_exec(c.device);
-  if (c.body == Body::dry_cuda) return make_dry_cuda_exec(&name_of);
-  if (c.body == Body::dry) return make_dry_exec(&name_of);
+  if (c.body == Body::dry_cuda) return make_dry_cuda_exec(part_table());
+  if (c.body == Body::dry) return make_dry_exec(part_table());
   return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
 }
 
@@ -94,7 +94,7 @@ void Resources::make_memory() {
   for (int seat = 0; seat < count(); ++seat) {
     at(seat).trunk = trunks.device() + seat * room();
     if (ranks.size() > 0) at(seat).rank = ranks.device() + seat * room();
-    exec->watch(watched(sequences.device() + seat));
+    exec->watch(watched(sequences.device() + seat, seat));
   }
   target.batch = &target_scratch.host()->batch;
   target.scratch_block = &target_scratch.block();
@@ -156,7 +156,6 @@ Seats Resources::fed_seats(const LaneUnit& unit) const {
 }
 
 void Resources::send_sequences() {
-  exec->note("send_sequences", {{}, all_parts()});
   exec->upload(sequences.block(), count() * sizeof(Sequence));
   exec->upload(ended.block(), ended.size() * sizeof(int64_t));
 }
@@ -167,6 +166,7 @@ int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) co
 
 void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
                                int64_t draft_have) {
+  exec->note("start_sequence", {{}, parts_of_seats()}, SeatSet{1} << seat);
   Sequence& c = at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), trunk(seat));

@@ -149,10 +149,14 @@ inline constexpr RoundStep<EndArgs> kEndDraftPiece{
 inline constexpr Effects kMovesTarget{parts(P::outcome, P::target_kv), parts(P::target_kv)};
 inline constexpr Effects kMovesDraft{
     parts(P::outcome, P::chain, P::branches, P::draft_have, P::draft_kv), parts(P::draft_kv)};
-inline constexpr Effects kForwardTarget{parts(P::target_batch, P::target_kv),
+inline constexpr Effects kForwardTarget{parts(P::target_batch, P::target_kv, P::target_prompt_kv),
                                         parts(P::target_kv, P::target_logits)};
-inline constexpr Effects kForwardDraft{parts(P::draft_batch, P::draft_kv),
+inline constexpr Effects kForwardDraft{parts(P::draft_batch, P::draft_kv, P::draft_prompt_kv),
                                        parts(P::draft_kv, P::draft_logits)};
+inline constexpr Effects kFeedTarget{kForwardTarget.reads,
+                                     parts(P::target_kv, P::target_prompt_kv, P::target_logits)};
+inline constexpr Effects kFeedDraft{kForwardDraft.reads,
+                                    parts(P::draft_kv, P::draft_prompt_kv, P::draft_logits)};
 inline constexpr Effects kChooseTarget{
     parts(P::settings, P::outcome, P::chain, P::target_batch, P::target_logits),
     parts(P::choice, P::target_scores)};
