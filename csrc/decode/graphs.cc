@@ -17,10 +17,9 @@ template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
   Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
   node.effects.reads.bits |= parts(clock).bits;
-  const KernelShape shape = shape_of(step.kernel);
+  const KernelShape shape = shape_of(step.op);
   const unsigned seats = shape.each_seat ? seats_of(args) : 1;
-  if (step.kernel != RoundOp::none)
-    node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks * seats);
+  if (shape.is_there()) node.on_device(kernel_of(step.op), shape.threads, shape.blocks * seats);
 }
 
 }  // namespace
@@ -130,7 +129,7 @@ void Graphs::record_target() {
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
-  if (!r_.config.is_on_device()) record_logprobs(args, ops);
+  if (r_.config.can().has_logprobs) record_logprobs(args, ops);
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
   ops.put_choice(unit.timed_forward);
@@ -176,7 +175,7 @@ LogprobArgs Graphs::logprob_args(const Seats& seats) const {
 void Graphs::record_select() {
   put_select(select_);
   put(select_, kEndRound, EndArgs{r_.ended.device()});
-  if (r_.config.is_on_device()) return;
+  if (!r_.config.can().has_logprobs) return;
   put_select(select_logprobs_);
   put(select_logprobs_, kOutputLogprobs, logprob_args(r_.seats(r_.target)));
   put(select_logprobs_, kEndRound, EndArgs{r_.ended.device()});
@@ -190,7 +189,7 @@ void Graphs::put_select(Graph& graph) const {
     const HradArgs read =
         r_.hrad_memory.args(chosen.seats, chosen.batch, r_.target.lane->feature_memory());
     put(graph, kHradFeatures, read);
-    if (r_.config.hrad) put(graph, kHradInnerLayer, read);
+    if (r_.config.hrad) put(graph, kHradInnerSums, read);
     if (r_.config.hrad) put(graph, kHradCut, read);
   }
   put(graph, kHangChain, chosen);
@@ -273,7 +272,7 @@ TargetLane Graphs::target(const RoundShape& shape) const {
   lane.settles = settles();
   if (shape.has_logprobs) lane.select_width = shape.target_width;
   const Graph& whole = verifications_[verification_at(shape.burst > 0)];
-  if (r_.config.is_on_device() && r_.target.stream->is_fused(whole)) lane.fused = &whole;
+  if (r_.config.can().captures && r_.target.stream->is_fused(whole)) lane.fused = &whole;
   return lane;
 }
 
@@ -290,7 +289,7 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
 }
 
 // Whether `settle` is enqueued. A path moves no KV, which a device makes use of.
-bool Graphs::settles() const { return !r_.config.is_on_device() || !makes_paths(r_.at(0).policy); }
+bool Graphs::settles() const { return !r_.config.can().captures || !makes_paths(r_.at(0).policy); }
 
 int Graphs::verification_at(bool after_burst) const {
   return 2 * (settles() && !after_burst) + (r_.at(0).policy.gamma == 0);
@@ -309,7 +308,7 @@ void Graphs::fuse_verification(bool after_burst) {
 }
 
 void Graphs::fuse() {
-  if (!r_.config.is_on_device()) return;
+  if (!r_.config.can().captures) return;
   const Policy& p = r_.at(0).policy;
   const bool bursts = p.on_miss == kBurst && p.burst > 0;
   if (bursts) fuse_verification(true);

@@ -256,7 +256,7 @@ bool Pump::commit(int i, int64_t round) {
 // know when it ended, since its caller may have been away: the lane's own clock says so.
 Brought Pump::time_of(int64_t round, bool ahead) const {
   Brought found;
-  found.steady = r_.config.in_virtual_order();
+  found.steady = !r_.config.can().can_be_timed;
   const int64_t enqueued = enqueued_[round % 2];
   if (!ahead) {
     found.ns = now() - enqueued;
@@ -272,7 +272,7 @@ Brought Pump::time_of(int64_t round, bool ahead) const {
 // not depend on that outcome, its policies are the same, and its rows stay within the bounds in force. A
 // stop that the host finds leaves a round behind that nobody reads.
 bool Pump::may_run_ahead() {
-  if (!r_.config.runs_ahead() || r_.config.keep_features) return false;
+  if (!r_.config.can().runs_ahead || r_.config.keep_features) return false;
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
   bool may = members != 0;
   for_each(members, [&](int i) { may = may && may_run_ahead(i, is_one(members)); });
@@ -342,7 +342,7 @@ DraftLag Pump::lag_within(int rounds) const {
 }
 
 void Pump::fuse() {
-  if (!r_.config.is_on_device()) return;
+  if (!r_.config.can().captures) return;
   bound_rows();
   graphs_.fuse();
 }

@@ -50,7 +50,7 @@ ShapingStore::ShapingStore(Exec& exec, int32_t vocab, std::vector<int32_t> holes
       output_(exec.cells<int32_t>(vocab, Where::device)),
       seen_(exec.cells<uint8_t>(vocab, Where::device)),
       holes_(std::move(holes)) {
-  if (!exec.is_device()) return;
+  if (exec.can().has_host_memory) return;
   mask_ = exec.cells<uint8_t>(vocab, Where::device);
   dense_bias_ = exec.cells<float>(vocab, Where::device);
 }

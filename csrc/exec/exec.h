@@ -20,6 +20,7 @@
 
 #include "core/check.h"
 #include "core/interval.h"
+#include "exec/backends.h"
 #include "exec/captured.h"
 #include "exec/cells.h"
 #include "exec/effects.h"
@@ -228,8 +229,7 @@ class Exec {
   // Starts or stops the recording of a device profiler that waits for this call.
   virtual void profile(bool /*is_on*/) {}
 
-  // True if ops run on a separate device. An op without a kernel is refused there.
-  virtual bool is_device() const { return false; }
+  virtual Capabilities can() const = 0;
   template <class T>
   Cells<T> cells(size_t count, Where where) {
     return Cells<T>(allocate(count * sizeof(T), where));
@@ -251,6 +251,13 @@ class Exec {
   virtual std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) = 0;
   virtual Block allocate(size_t bytes, Where where);
 };
+
+struct ExecOptions {
+  int device = 0;           // of cuda
+  bool is_virtual = false;  // sim in virtual time
+  PartTable parts{};        // of the dry backends
+};
+std::unique_ptr<Exec> make_exec(Body body, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence

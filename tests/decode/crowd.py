@@ -21,7 +21,7 @@ from typing import Any
 
 import fuzz
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 ROWS, STEP_ROWS = 64, 512  # of the target's largest forward, of the draft's
 SEQUENCES = 24  # of a world
@@ -42,7 +42,7 @@ def request(task: fuzz.Task, method: str) -> tuple:
     return (
         task.prompt,
         _core.Sampling(**task.sampling),
-        _core.Policy(**task.policies[method]),
+        _probe.policy(**task.policies[method]),
         task.max_tokens,
         task.stops,
         _core.Shaping(**task.shaping),

@@ -53,7 +53,7 @@ each_wait = pytest.mark.parametrize("wait", WAITS)
 
 @pytest.fixture
 def run(programs):
-    """run(file, before, after, *arguments, flags=...): the program with one text of csrc replaced."""
+    """run(file, before, after, *arguments, flags=...): the program, one text of csrc replaced."""
 
     def run(file, before, after, *arguments, flags=programs.plain, **environment):
         text = programs.text(file)

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 from tests.common import toys
 
 POLICIES = toys.POLICIES | {
@@ -50,7 +50,7 @@ def kept(name, shaped=False, rejection=False, sequences=3):
         max_width=2,
         rejection=rejection,
     )
-    how = _core.Policy(**POLICIES[name], rejection=rejection)
+    how = _probe.policy(**POLICIES[name], rejection=rejection)
     for seed in range(sequences):
         sampling = _core.Sampling(temperature=0.8, seed=seed)
         shaping = _core.Shaping(**(SHAPING if shaped else {}))
@@ -76,7 +76,7 @@ def crowded(names, seats=5, sequences=30):
     rng, running = random.Random(1), []
     while sequences or running:
         while sequences and runtime.has_free_seat:
-            policy = _core.Policy(**POLICIES[rng.choice(names)])
+            policy = _probe.policy(**POLICIES[rng.choice(names)])
             prompt, sampling = [1, 2, 3] * rng.randint(1, 40), _core.Sampling(seed=sequences)
             running.append(runtime.admit(prompt, sampling, policy, rng.randint(1, 40)))
             sequences -= 1

@@ -252,7 +252,9 @@ class SimExec final : public Exec {
     if (world_.book) world_.book->watch(watched);
   }
 
-  bool is_device() const override { return world_.own != nullptr; }
+  Capabilities can() const override {
+    return capabilities_of(world_.own ? Body::dry_cuda : world_.book ? Body::dry : Body::sim);
+  }
   void upload(const Block& block, size_t bytes) override {
     if (!world_.own) return;
     const OwnMemory::Open open(world_.own.get());
