@@ -108,7 +108,7 @@ def test_a_wrong_seat_is_reported(run_dry, where):
 @pytest.mark.sanitize
 def test_admissions_race_with_nothing(run_tsan):
     line = WAITS["rounds"]
-    done = run_tsan(line, line, 20_000)
+    done = run_tsan(line, line, 2000)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -116,6 +116,6 @@ def test_admissions_race_with_nothing(run_tsan):
 @pytest.mark.sanitize
 @each_wait
 def test_a_missing_wait_is_a_race(run_tsan, wait):
-    done = run_tsan(WAITS[wait], "", 20_000)
+    done = run_tsan(WAITS[wait], "", 2000)
     assert done.returncode != 0, done.stdout
     assert "ThreadSanitizer: data race" in done.stderr or "FAILED" in done.stdout

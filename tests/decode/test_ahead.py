@@ -23,9 +23,9 @@ def begin(runtime, method, stops=()):
     runtime.begin([1, 2, 3], sampling, parse(method).policy(), TOKENS, list(stops))
 
 
-def by_rounds(runtime, rounds):
-    tokens = []
-    while not runtime.seat(0).finished:
+def by_rounds(runtime, rounds, seat=None):
+    seat, tokens = seat or runtime.seat(0), []
+    while not seat.finished:
         tokens += runtime.run(max_rounds=rounds)
     return tokens
 
@@ -89,10 +89,11 @@ def test_what_is_not_taken_stays():
 @pytest.mark.parametrize("method", ["none", "draft_model", "pearl", "specbranch"])
 def test_a_call_allocates_nothing(body, threads, method):
     runtime = make(body, threads)
+    seat = runtime.seat(0)
     for _ in range(2):  # the first is the warm-up
         begin(runtime, method)
         before = _core.allocation_count()
-        by_rounds(runtime, 1)
+        by_rounds(runtime, 1, seat)
         spent = _core.allocation_count() - before
     assert spent == 0
 

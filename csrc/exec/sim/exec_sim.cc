@@ -44,7 +44,9 @@ class Keeper {
   }
   // Every other time the host looks too early, as it may elsewhere.
   bool looks_too_early(Event& of, int64_t value) {
-    return seen_[event(of)] < value && (is_early_ = !is_early_);
+    if (seen_[event(of)] >= value) return false;
+    is_early_ = !is_early_;
+    return is_early_;
   }
 
   // `picked`: the picks of a launch's captured ops, in order.
