@@ -206,19 +206,19 @@ class RecordedModel(Model):
 class Sampling:
     """The sampling parameters of one sequence; order and formulas are in csrc/ops/choose.h.
 
-    temperature 0 is greedy. The noise is a function of (seed, completion, position, token).
+    temperature 0 is greedy. The noise is a function of (seed, completion, position, token). Without
+    any field it samples the model's own distribution, with seed 0.
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        min_p: float = 0.0,
-        seed: int = 0,
-        completion: int = 0,
-    ) -> None: ...
+    def __init__(self, **fields: float) -> None:
+        """Raises InvalidInputError: a field that is not there. TypeError: of another type."""
+
+    temperature: float
+    min_p: float
+    top_p: float
+    top_k: int
+    seed: int
+    completion: int
 
 class Shaping:
     """A request's changes to a row of logits before its temperature (csrc/ops/shaping.h).
@@ -242,31 +242,15 @@ class Shaping:
         """True if it changes anything."""
 
 class Policy:
-    """The knobs of a round. `serial`: the gamma steps are a burst before every forward of the
-    target, grown `width` nodes a step, none beside it. `on_miss`: 0 goes on with an empty chain, 1
-    begins the round with a serial burst, 2 looks `burst` tokens up. `rejection`: candidates stand
-    by chance (csrc/round/accept.h), else under the coupled rule."""
+    """The knobs of a round: the fields of csrc/state/policy.h, a keyword for each.
 
-    def __init__(
-        self,
-        gamma: int,
-        branches: int = 0,
-        adaptive: bool = False,
-        epsilon: float = 0.0,
-        serial: bool = False,
-        *,
-        likely: bool = False,
-        width: int = 1,
-        nodes: int = 63,
-        on_miss: int = 0,
-        burst: int = 0,
-        burst_width: int = 1,
-        lambda_: float = 0.0,
-        theta: float = 0.0,
-        hrad: bool = False,
-        rejection: bool = False,
-        lookup: bool = False,
-    ) -> None: ...
+    Without any it is plain decoding. ranking: RANK_FIRST, RANK_ADAPTIVE or RANK_LIKELY. on_miss:
+    GO_ON with an empty chain, begin the round with a serial BURST, or LOOKUP `burst` tokens. A
+    serial method has no gamma, and a burst after every miss.
+    """
+
+    def __init__(self, **fields: float) -> None:
+        """Raises InvalidInputError: a field that is not there. TypeError: of another type."""
 
     gamma: int
     branches: int
@@ -277,6 +261,10 @@ class Policy:
     on_miss: int
     burst: int
     burst_width: int
+    hrad: int
+    lambda_: float
+    theta: float
+    rejection: int
     lookup: int
     @property
     def most_nodes(self) -> int:
@@ -368,6 +356,37 @@ class Stats:
     decode_ns: int
     histogram: list[int]
 
+class Capabilities:
+    """What a backend can do (csrc/exec/backends.h)."""
+
+    @property
+    def name(self) -> str:
+        """As messages call it; an imitation has the name of what it imitates."""
+    @property
+    def captures(self) -> bool:
+        """Its ops are captured graphs and kernels, and it launches several as one."""
+    @property
+    def grows_lazily(self) -> bool:
+        """Memory of a seat is committed when a sequence reaches it."""
+    @property
+    def reuses_prefixes(self) -> bool:
+        """The host copies KV between seats."""
+    @property
+    def rejects(self) -> bool:
+        """Acceptance rejection."""
+    @property
+    def tunes(self) -> bool:
+        """The method `auto`."""
+    @property
+    def has_logprobs(self) -> bool:
+        """Log-probs of a request's tokens."""
+    @property
+    def bans_long_words(self) -> bool:
+        """Bad words of several tokens."""
+
+def capabilities(body: str) -> Capabilities:
+    """Those of a backend: cpu, sim, dry, dry_cuda or cuda, whether it is built or not."""
+
 class OrderBook:
     """Ops of streams and the events between them (csrc/exec/order.h); stream 0 is the host."""
 
@@ -376,14 +395,25 @@ class OrderBook:
         """The number of a new stream."""
     def event(self, name: str, initial: int = 0) -> int:
         """The number of a new event, which has reached `initial`."""
-    def run(self, stream: int, name: str, reads: Sequence[str], writes: Sequence[str]) -> None:
-        """Record an op. Raises InvalidInputError for an unknown stream or part."""
+    def run(
+        self,
+        stream: int,
+        name: str,
+        reads: Sequence[str],
+        writes: Sequence[str],
+        seat: int | None = None,
+    ) -> None:
+        """Record an op of one seat, or of every seat. Raises InvalidInputError for an unknown
+        stream, part or seat."""
     def wait(self, stream: int, event: int, value: int) -> None:
         """Later work on `stream` begins when `event` is at `value`."""
     def record(self, stream: int, event: int, value: int) -> None:
         """`event` is at `value` when all earlier work on `stream` is done."""
     def ops(self) -> list[tuple[object, ...]]:
-        """(stream, what, reads, writes), or (stream, "wait" or "record", event, value)."""
+        """(stream, what, reads, writes, seats), or (stream, "wait" or "record", event, value).
+
+        seats: a bit for each.
+        """
     def picks(self) -> list[tuple[str, str, int]]:
         """(stream, what, address) of the captured graphs that launches used, on dry_cuda."""
     def launches(self) -> list[tuple[str, str]]:
@@ -452,7 +482,10 @@ class Seat:
     def release(self) -> None:
         """Drop the sequence and free the seat. Does not wait."""
     def features(self) -> NDArray[float32]:
-        """H-RAD's inputs, like Runtime.features, for this sequence."""
+        """H-RAD's inputs of the last outcome, [5 hidden] (csrc/round/hrad.h).
+
+        Raises InvalidInputError if features are not kept, and while a round is in flight.
+        """
     def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
         """(round, depth, n, branches, hit, tokens), oldest first; of a long sequence the last
         4096."""
@@ -566,14 +599,9 @@ class Runtime:
         The next round may already be in flight when this returns.
         """
     def advance(self, max_rounds: int = 0, seconds: float = 0.0) -> None:
-        """As `run`, but the tokens stay for `take`: what interrupts the caller loses none."""
-    def take(self) -> list[int]:
-        """The tokens committed since the last `take`, `run` or `begin`."""
+        """As `run`, but the tokens stay for `Seat.take`: what interrupts the caller loses none."""
     def check_usable(self) -> None:
         """Raises EngineError once closed, and in a fork."""
-    @property
-    def prefilled_tokens(self) -> int:
-        """Of the prompt in flight, what both lanes have read; its last token is never fed."""
     def idle(self, seconds: float = 0.0) -> bool:
         """Wait until the lanes do nothing (0: no limit); False if the time is over first."""
     def end(self) -> None:
@@ -604,42 +632,20 @@ class Runtime:
         Raises InvalidInputError in virtual time.
         """
     @property
-    def tuned(self) -> list[tuple[int, float]]:
-        """(rounds, expected tokens per second) of each policy to choose from, last sequence."""
-    def features(self) -> NDArray[float32]:
-        """What H-RAD reads of the last outcome, [5 hidden] (csrc/round/hrad.h).
-
-        Raises InvalidInputError if features are not kept, and while a round is in flight.
-        """
-    def rounds(self) -> list[tuple[int, int, int, int, bool, int]]:
-        """(round, depth, n, branches, hit, tokens) of the last sequence, oldest first.
-
-        Of a long one the last 4096 are kept.
-        """
-    @property
     def now_ns(self) -> int:
         """The clock that `trace` speaks of: steady, or virtual where there are costs."""
-    @property
-    def finished(self) -> bool:
-        """Whether no sequence is in flight."""
-    @property
-    def finish_reason(self) -> str | None:
-        """stop, length or error; None before that."""
-    @property
-    def stop_token(self) -> int | None:
-        """The token that ended it, if finish_reason is stop."""
-    @property
-    def error(self) -> str | None:
-        """The sentence, if finish_reason is error."""
-    @property
-    def stats(self) -> Stats:
-        """A copy of the counters of the sequence so far."""
 
 MAX_ROWS: int  # of the largest forward of either lane
 TARGET_ROWS: int  # of the target's
 MAX_SEATS: int  # sequences at once
 SLOTS: int  # in flight, the root's included
 MAX_CHAIN: int  # nodes after the root
+RANK_FIRST: int  # Policy.ranking: the draft's first choices at the chain's end
+RANK_ADAPTIVE: int  # as many of these as the draft is unsure
+RANK_LIKELY: int  # the most likely of all outcomes
+GO_ON: int  # Policy.on_miss: with an empty chain
+BURST: int  # with a serial burst
+LOOKUP: int  # with tokens that are looked up
 MAX_BRANCHES: int  # of a round
 MAX_TAIL: int  # slots of a branch
 CANDIDATES: int  # tokens kept of a draft's distribution

@@ -6,7 +6,7 @@ from typing import Any
 from numpy import float32, float64
 from numpy.typing import NDArray
 
-from ._core import Model, Sampling
+from ._core import Model, Policy, Sampling
 
 class Place:
     """A node's distributions p and q [vocab], which rejection updates (csrc/round/accept.h).
@@ -101,3 +101,15 @@ class Roofs:
         """Floating-point operations per second of fma in registers, the best of `times`."""
     def integers(self, steps: int = ..., times: int = 5) -> float:
         """Integer operations per second of dot products in registers, the best of `times`."""
+
+def policy(
+    gamma: int = 0,
+    branches: int = 0,
+    adaptive: bool = False,
+    epsilon: float = 0.0,
+    serial: bool = False,
+    likely: bool = False,
+    **fields: float,
+) -> Policy:
+    """A Policy by few words. serial: the gamma steps are a burst before every forward of the
+    target, grown `width` nodes a step. adaptive, likely: the ranking."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import check, methods
-from ._core import MAX_SEATS, SLOTS, TARGET_ROWS
+from ._core import MAX_SEATS, SLOTS, TARGET_ROWS, Capabilities, capabilities
 from .cores import usable_cores
 from .errors import InvalidInputError, not_built
 from .sampling import MAX_SEED
@@ -171,10 +171,10 @@ class EngineConfig:
         if self.max_model_len is not None:
             check.integer("max_model_len", self.max_model_len, 1, MAX_POSITIONS)
         if self.max_num_seqs is None:
-            object.__setattr__(self, "max_num_seqs", 1 if self.on_cuda else DEFAULT_SEATS)
+            object.__setattr__(self, "max_num_seqs", DEFAULT_SEATS if self.can.grows_lazily else 1)
         seats = check.integer("max_num_seqs", self.max_num_seqs, 1, MAX_SEATS)
         if self.enable_prefix_caching is None:
-            object.__setattr__(self, "enable_prefix_caching", not self.on_cuda)
+            object.__setattr__(self, "enable_prefix_caching", self.can.reuses_prefixes)
         check.flag("enable_prefix_caching", self.enable_prefix_caching)
         if self.max_num_batched_tokens is not None:
             check.integer("max_num_batched_tokens", self.max_num_batched_tokens, seats)
@@ -217,6 +217,11 @@ class EngineConfig:
     def on_cuda(self) -> bool:
         """True if both lanes run on a CUDA device."""
         return _is_cuda(self.device)
+
+    @property
+    def can(self) -> Capabilities:
+        """What the lanes' backend can do."""
+        return capabilities("cuda" if self.on_cuda else "cpu")
 
     @property
     def device_index(self) -> int:
@@ -262,7 +267,7 @@ class EngineConfig:
     def _refuse_unsupported(self) -> None:
         if not (_is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"device {check.show(self.device)}")
-        if self.on_cuda and self.enable_prefix_caching:
+        if not self.can.reuses_prefixes and self.enable_prefix_caching:
             raise not_built(f"enable_prefix_caching on {self.device}")
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
         if not self.on_cuda and backend != "auto":

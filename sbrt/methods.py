@@ -15,7 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from . import check
-from ._core import CANDIDATES, MAX_BRANCHES, MAX_CHAIN, Policy
+from ._core import (
+    BURST,
+    CANDIDATES,
+    LOOKUP,
+    MAX_BRANCHES,
+    MAX_CHAIN,
+    RANK_ADAPTIVE,
+    RANK_LIKELY,
+    Policy,
+    capabilities,
+)
 from .errors import InvalidInputError
 
 MAX_GAMMA = MAX_CHAIN
@@ -42,6 +52,26 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "hedge": ("gamma", "F", "tree", "nodes", "on_miss", "burst", "burst_width", "lookup"),
     "auto": ("gamma", "k_max"),
 }
+# Fields of Policy that make a method, next to its options.
+FORMS: dict[str, dict[str, int]] = {
+    "none": {},
+    "draft_model": {"on_miss": BURST},
+    "lookup": {"on_miss": LOOKUP},
+    "adaedl": {"on_miss": BURST},
+    "tree": {"on_miss": BURST},
+    "pearl": {"branches": 1},
+    "specbranch": {"ranking": RANK_ADAPTIVE},
+    "hedge": {"ranking": RANK_LIKELY},
+}
+# Options whose field has another name; in a serial method gamma and width are those of its burst.
+FIELDS = {
+    "k_max": "branches",
+    "F": "branches",
+    "tree": "width",
+    "lambda": "lambda_",
+    "acceptance": "rejection",
+}
+FIELDS_OF_BURSTS = {"gamma": "burst", "width": "burst_width"}
 ON_MISS = ("continue", "serial", "lookup")  # in the order of OnMiss (csrc/state/policy.h)
 
 Option = int | float | str
@@ -121,36 +151,15 @@ class Method:
         chooses."""
         if self.name == AUTO:
             return None
-        o = self.options
-        rule = {"rejection": True} if self.rejection else {}
-        rule |= {"lookup": True} if o.get("lookup") else {}
-        on_miss = ON_MISS.index(str(o.get("on_miss", "continue")))
-        if self.name == "lookup":
-            return Policy(0, on_miss=ON_MISS.index("lookup"), burst=self.gamma, **rule)
-        if self.name in ("draft_model", "adaedl", "tree"):
-            return Policy(
-                self.gamma,
-                serial=True,
-                width=int(o.get("width", 1)),
-                nodes=int(o.get("nodes", MAX_GAMMA)),
-                lambda_=float(o.get("lambda", 0.0)),
-                theta=float(o.get("theta", 0.0)),
-                **rule,
-            )
-        return Policy(
-            self.gamma,
-            self.branches,
-            adaptive=self.name == "specbranch",
-            epsilon=float(o.get("epsilon", 0.0)),
-            likely=self.name == "hedge",
-            width=self.width,
-            nodes=int(o.get("nodes", MAX_GAMMA)),
-            on_miss=on_miss,
-            burst=int(o.get("burst", self.gamma)) if on_miss == 1 else self.gamma,
-            burst_width=int(o.get("burst_width", 1)),
-            **({"hrad": True} if o.get("hrad", HRAD_OFF) != HRAD_OFF else {}),
-            **rule,
-        )
+        renamed = FIELDS | (FIELDS_OF_BURSTS if self.name in SERIAL else {})
+        fields: dict[str, float] = {"burst": self.gamma, **FORMS[self.name]}
+        for key, value in self.options.items():
+            fields[renamed.get(key, key)] = _in_policy(key, value)
+        if fields.get("on_miss") != BURST:
+            fields["burst"] = self.gamma
+        if not self.drafts:
+            fields.pop("rejection", None)
+        return Policy(**fields)
 
 
 @dataclass(frozen=True)
@@ -262,9 +271,10 @@ def _arms(gamma: int, branches: int, acceptance: str) -> tuple[Method, ...]:
 
 def check_on_cuda(method: Method) -> None:
     """Raises InvalidInputError for what a CUDA device has no ops for yet."""
+    can = capabilities("cuda")
     missing = {
-        "one of the presets that it chooses from": method.name == AUTO,
-        "acceptance coupled": method.rejection,
+        "one of the presets that it chooses from": method.name == AUTO and not can.tunes,
+        "acceptance coupled": method.rejection and not can.rejects,
     }
     for expected, is_missing in missing.items():
         if is_missing:
@@ -304,6 +314,18 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
             raise InvalidInputError(f"method {name}: option {key} is given twice")
         given[key] = value
     return name, given
+
+
+def _in_policy(key: str, value: Option) -> float:
+    """An option's value as Policy has it: a number, or the place of a word."""
+    if key == "hrad":
+        return int(value != HRAD_OFF)
+    if key == "tree":  # 0: paths
+        return max(1, int(value))
+    span = RANGES[key]
+    if span.words:
+        return span.words.index(str(value))
+    return float(value) if span.is_float else int(value)
 
 
 def _range(name: str, key: str) -> Range:

@@ -69,7 +69,7 @@ class Programs:
     # Sources that rounds on the toy lane link.
     rounds = (
         *("core", "exec", "state", "ring", "round", "decode", "model/toy.cc"),
-        *("ops/choose.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
+        *("ops/choose.cc", "ops/columns.cc", "ops/filter.cc", "ops/logprobs.cc", "ops/shaping.cc"),
         *("ops/packed.cc", "ops/quantise.cc", "ops/format.cc"),
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
         *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere

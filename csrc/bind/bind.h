@@ -7,6 +7,7 @@ namespace sbrt {
 
 void bind_errors(pybind11::module_& m);
 void bind_sizes(pybind11::module_& m);
+void bind_capabilities(pybind11::module_& m);
 void bind_model(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);
 void bind_toy(pybind11::module_& m);

@@ -3,6 +3,7 @@
 #include "bind/bind.h"
 #include "core/check.h"
 #include "core/memory.h"
+#include "exec/backends.h"
 #include "model/lane.h"
 #include "ops/kernels.h"
 #include "round/hrad_op.h"
@@ -37,6 +38,22 @@ void bind_model(py::module_& m) {
       .def_property_readonly("vocab", &Model::vocab)
       .def_property_readonly("max_positions", &Model::max_positions)
       .def_property_readonly("longest", &Model::longest);
+}
+
+void bind_capabilities(py::module_& m) {
+  using C = Capabilities;
+  py::class_<C>(m, "Capabilities", "What a backend can do (csrc/exec/backends.h).")
+      .def_readonly("name", &C::name)
+      .def_readonly("captures", &C::captures)
+      .def_readonly("grows_lazily", &C::grows_lazily)
+      .def_readonly("reuses_prefixes", &C::reuses_prefixes)
+      .def_readonly("rejects", &C::rejects)
+      .def_readonly("tunes", &C::tunes)
+      .def_readonly("has_logprobs", &C::has_logprobs)
+      .def_readonly("bans_long_words", &C::bans_long_words);
+  m.def(
+      "capabilities", [](const std::string& body) { return capabilities_of(body_named(body)); },
+      py::arg("body"));
 }
 
 py::dict build_info() {
@@ -82,6 +99,7 @@ PYBIND11_MODULE(_core, m) {
         "Kernels that run on this machine, best first.");
   sbrt::bind_errors(m);
   sbrt::bind_sizes(m);
+  sbrt::bind_capabilities(m);
   sbrt::bind_model(m);
   sbrt::bind_decoder(m);
   sbrt::bind_toy(m);

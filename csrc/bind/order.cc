@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 
 #include "bind/bind.h"
 #include "bind/gil.h"
@@ -34,14 +35,14 @@ Names names_of(const Parts& parts) {
   return names;
 }
 
-// (stream, what, reads, writes) of an op; (stream, "wait" | "record", event, value) of the others.
+// (stream, what, reads, writes, bits of the seats) of an op; (stream, "wait" | "record", event, value) of the others.
 py::list ops_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Op& op : book.ops()) {
     const std::string& stream = book.streams()[op.stream];
     if (op.kind == OrderBook::Kind::run) {
       out.append(py::make_tuple(stream, book.names()[op.name], names_of(op.effects.reads),
-                                names_of(op.effects.writes)));
+                                names_of(op.effects.writes), op.seats));
     } else {
       const bool waits = op.kind == OrderBook::Kind::wait;
       out.append(py::make_tuple(stream, waits ? "wait" : "record", book.events()[op.event].name,
@@ -74,16 +75,19 @@ py::list picks_of(const OrderBook& book) {
 void bind_order(py::module_& m) {
   py::class_<OrderBook, std::shared_ptr<OrderBook>>(
       m, "OrderBook", "Ops of streams and the events between them (csrc/exec/order.h).")
-      .def(py::init([] { return std::make_shared<OrderBook>(&name_of); }))
+      .def(py::init([] { return std::make_shared<OrderBook>(part_table()); }))
       .def("stream", &OrderBook::stream, py::arg("name"), "A new stream's number; 0 is the host.")
       .def("event", &OrderBook::event, py::arg("name"), py::arg("initial") = 0)
       .def(
           "run",
           [](OrderBook& book, int stream, const std::string& name, const Names& reads,
-             const Names& writes) {
-            book.run(stream, name.c_str(), {parts_of(reads), parts_of(writes)});
+             const Names& writes, std::optional<int> seat) {
+            if (seat) check_within("seat", 0, kMostSeats - 1, *seat);
+            book.run(stream, name.c_str(), {parts_of(reads), parts_of(writes)},
+                     seat ? SeatSet{1} << *seat : kEverySeat);
           },
-          py::arg("stream"), py::arg("name"), py::arg("reads"), py::arg("writes"))
+          py::arg("stream"), py::arg("name"), py::arg("reads"), py::arg("writes"),
+          py::arg("seat") = py::none(), "An op of one seat, or of every seat.")
       .def("wait", &OrderBook::wait, py::arg("stream"), py::arg("event"), py::arg("value"))
       .def("record", &OrderBook::record, py::arg("stream"), py::arg("event"), py::arg("value"))
       .def("ops", &ops_of)

@@ -3,11 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <iterator>
 #include <optional>
 
 #include "bind/bind.h"
+#include "bind/fields.h"
 #include "bind/gil.h"
 #include "core/check.h"
 #include "exec/order.h"
@@ -72,25 +71,8 @@ void drop(Engine* runtime) {
   delete runtime;
 }
 
-constexpr const char* kBodies[] = {"cpu", "sim", "dry", "dry_cuda", "cuda"};  // as Body has them
-
-Body body_named(const std::string& name) {
-  const auto found = std::find(std::begin(kBodies), std::end(kBodies), name);
-  check<InvalidInput>(found != std::end(kBodies),
-                      "body: expected cpu, sim, dry, dry_cuda or cuda but got ", name);
-  return static_cast<Body>(found - std::begin(kBodies));
-}
-
-// The fields of a config by their names.
 RuntimeConfig config_of(const py::kwargs& given) {
-  RuntimeConfig config;
-  const py::object fields = py::cast(&config, py::return_value_policy::reference);
-  for (const auto& [name, value] : given) {
-    check<InvalidInput>(py::hasattr(fields, name), "RuntimeConfig: unknown field ",
-                        py::cast<std::string>(name));
-    py::setattr(fields, name, value);
-  }
-  return config;
+  return with_fields(RuntimeConfig{}, "RuntimeConfig", given);
 }
 
 std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
@@ -258,26 +240,11 @@ void bind_sequences(RuntimeClass& runtime) {
       .def("run", &run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0)
       .def("advance", &Engine::run, py::arg("max_rounds") = 0, py::arg("seconds") = 0.0,
            py::call_guard<GilRelease>())
-      .def("take", [](Engine& r) { return r.take(0); })
       .def("idle", &Engine::idle, py::arg("seconds") = 0.0, py::call_guard<GilRelease>())
       .def("check_usable", &Engine::check_usable)
       .def("end", &Engine::end)
       .def("close", &Engine::close, py::call_guard<GilRelease>())
       .def("interrupt", &Engine::interrupt);
-}
-
-// The state of the first seat.
-void bind_state(RuntimeClass& runtime) {
-  using Self = std::shared_ptr<Engine>;
-  runtime.def_property_readonly("finished", [](const Engine& r) { return !r.sequence(0).live(); })
-      .def_property_readonly("finish_reason", [](Self r) { return finish_reason({r, 0}); })
-      .def_property_readonly("stop_token", [](Self r) { return stop_token({r, 0}); })
-      .def_property_readonly("error", [](Self r) { return error_of({r, 0}); })
-      .def_property_readonly("stats", [](const Engine& r) { return r.sequence(0).stats(); })
-      .def_property_readonly("prefilled_tokens",
-                             [](const Engine& r) { return r.prefilled_tokens(0); })
-      .def_property_readonly("tuned", [](Self r) { return tuned_of({r, 0}); })
-      .def("rounds", [](Self r) { return rounds_of({r, 0}); });
 }
 
 // Measurements, and the record of enqueued work.
@@ -289,11 +256,6 @@ void bind_records(RuntimeClass& runtime) {
             return std::make_shared<Costs>(r.measure(seconds, temperature));
           },
           py::arg("seconds"), py::arg("temperature") = 0.0f, py::call_guard<GilRelease>())
-      .def("features",
-           [](const Engine& r) {
-             const std::vector<float> x = r.features(0);
-             return py::array_t<float>(static_cast<py::ssize_t>(x.size()), x.data());
-           })
       .def_property_readonly("now_ns", &Engine::now)
       .def_property_readonly(
           "order",
@@ -325,7 +287,7 @@ void bind_config(py::module_& m) {
       .def_readwrite("reuses_prefixes", &C::reuses_prefixes)
       .def_readwrite("first_round", &C::first_round)
       .def_property(
-          "body", [](const C& c) { return kBodies[static_cast<int>(c.body)]; },
+          "body", [](const C& c) { return name_of(c.body); },
           [](C& c, const std::string& name) { c.body = body_named(name); })
       .def_readwrite("device", &C::device)
       .def_readwrite("draft_first", &C::draft_first)
@@ -360,7 +322,6 @@ void bind_runtime(py::module_& m) {
       .def("prepare", &Engine::prepare, py::arg("policy"))
       .def_property_readonly("fused_graphs", &Engine::fused_graphs);
   bind_sequences(runtime);
-  bind_state(runtime);
   bind_records(runtime);
 }
 

@@ -7,14 +7,15 @@
 namespace sbrt {
 namespace {
 
-// What the ops of a device do not do yet.
-void check_on_device(const RuntimeConfig& c) {
-  const auto refuse = [](bool asked, const char* what) {
-    check<InvalidInput>(!asked, "device: ", what, " is not on cuda yet");
+// Refuses what the backend cannot do yet.
+void check_capabilities(const RuntimeConfig& c) {
+  const Capabilities can = c.can();
+  const auto refuse = [&can](bool asked, bool is_there, const char* what) {
+    check<InvalidInput>(!asked || is_there, "device: ", what, " is not on ", can.name, " yet");
   };
-  refuse(c.rejection, "acceptance rejection");
-  refuse(!c.tuned.empty(), "the method auto");
-  refuse(c.reuses_prefixes, "prefix reuse");
+  refuse(c.rejection, can.rejects, "acceptance rejection");
+  refuse(!c.tuned.empty(), can.tunes, "the method auto");
+  refuse(c.reuses_prefixes, can.reuses_prefixes, "prefix reuse");
 }
 
 }  // namespace
@@ -35,7 +36,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
   check<InvalidInput>(c.body == Body::sim || !c.costs,
                       "costs: expected the sim body but got another");
-  if (c.is_on_device()) check_on_device(c);
+  check_capabilities(c);
 }
 
 void check_request(const Request& r, const RuntimeConfig& c, int32_t target_vocab, bool has_draft) {
@@ -57,8 +58,8 @@ void check_request(const Request& r, const RuntimeConfig& c, int32_t target_voca
   check_within("logprobs", -1, 1 << 30, r.logprobs.output);
   check_within("prompt_logprobs", -1, 1 << 30, r.logprobs.prompt);
   const bool has_logprobs = r.logprobs.output >= 0 || r.logprobs.prompt >= 0;
-  check<InvalidInput>(!has_logprobs || !c.is_on_device(), "logprobs: expected none on cuda, where",
-                      " they are not built yet");
+  check<InvalidInput>(!has_logprobs || c.can().has_logprobs, "logprobs: expected none on ",
+                      c.can().name, ", where they are not built yet");
 }
 
 void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "exec/backends.h"
 #include "model/lane.h"
 #include "decode/costs.h"
 #include "round/hrad.h"
@@ -12,10 +13,6 @@
 #include "state/policy.h"
 
 namespace sbrt {
-
-// What runs the ops. `dry` is sim with a book of all that was enqueued; `dry_cuda` is that, standing in
-// for cuda.
-enum class Body { cpu, sim, dry, dry_cuda, cuda };
 
 struct RuntimeConfig {
   int64_t max_model_len = 0;  // longest trunk, tokens
@@ -41,9 +38,7 @@ struct RuntimeConfig {
   bool keep_features = false;          // for features(); implied by hrad
   bool rejection = false;              // memory for policies with that rule
 
-  bool is_on_device() const { return body == Body::cuda || body == Body::dry_cuda; }
-  // Ops run in the order of the host's clock, a round at a time.
-  bool in_virtual_order() const { return body == Body::sim || body == Body::dry; }
+  Capabilities can() const { return capabilities_of(body); }
   // Threads of the target while the draft works too.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;

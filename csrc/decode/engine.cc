@@ -78,7 +78,7 @@ void Engine::prepare(const Policy& policy) {
   for (const float top_p : {1.0f, 0.5f}) {
     for_each(all, [&](int seat) {
       Sequence& c = resources_.at(seat);
-      c.policy = policy;
+      c.policy = normalised(policy);
       c.sampling.temperature = 1;
       c.sampling.top_p = top_p;
     });
@@ -100,7 +100,7 @@ int Engine::admit(const Request& request) {
   const Kept kept = feeds_all ? Kept{} : pump_.kept(seat, request.prompt);
   pump_.seat(seat).keeps = false;  // if this throws, the seat's trunk and rings no longer match
   resources_.start_sequence(seat, request, kept.target, kept.draft);
-  if (resources_.config.is_on_device() && seats() == 1) {  // else rounds of others may be in flight
+  if (resources_.config.can().captures && seats() == 1) {  // else rounds of others may be in flight
     pump_.idle(Exec::kForever);
     if (request.max_tokens > 0) pump_.fuse(bit(seat));
   }
@@ -164,7 +164,7 @@ void Engine::profile(bool is_on) {
 
 Costs Engine::measure(double seconds, float temperature) {
   check_usable();
-  check<InvalidInput>(!resources_.config.in_virtual_order(), "costs: virtual time has its own");
+  check<InvalidInput>(resources_.config.can().can_be_timed, "costs: virtual time has its own");
   check_within("seconds", 0.0, 1e6, seconds);
   check_within("temperature", 0.0f, 1e6f, temperature);
   start_over();

@@ -17,10 +17,9 @@ template <class Args>
 void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock = Part::round) {
   Graph::Node& node = graph.add(step.call, args, step.once).says(step.name, step.effects);
   node.effects.reads.bits |= parts(clock).bits;
-  const KernelShape shape = shape_of(step.kernel);
+  const KernelShape shape = shape_of(step.op);
   const unsigned seats = shape.each_seat ? seats_of(args) : 1;
-  if (step.kernel != RoundOp::none)
-    node.on_device(kernel_of(step.kernel), shape.threads, shape.blocks * seats);
+  if (shape.is_there()) node.on_device(kernel_of(step.op), shape.threads, shape.blocks * seats);
 }
 
 }  // namespace
@@ -131,11 +130,12 @@ void Graphs::record_target() {
   args.seats = ops.rows.seats = r_.fed_seats(unit);
   ops.rows.most = 0;
   ops.gather = kGatherPrompt;
+  ops.forward = kFeedTarget;
   ops.clock = Part::target_fed;
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
-  if (!r_.config.is_on_device()) record_logprobs(args, ops);
+  if (r_.config.can().has_logprobs) record_logprobs(args, ops);
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
   ops.put_choice(unit.timed_forward);
@@ -181,7 +181,7 @@ LogprobArgs Graphs::logprob_args(const Seats& seats) const {
 void Graphs::record_select() {
   put_select(select_);
   put(select_, kEndRound, EndArgs{r_.ended.device()});
-  if (r_.config.is_on_device()) return;
+  if (!r_.config.can().has_logprobs) return;
   put_select(select_logprobs_);
   put(select_logprobs_, kOutputLogprobs, logprob_args(r_.seats(r_.target)));
   put(select_logprobs_, kEndRound, EndArgs{r_.ended.device()});
@@ -195,7 +195,7 @@ void Graphs::put_select(Graph& graph) const {
     const HradArgs read =
         r_.hrad_memory.args(chosen.seats, chosen.batch, r_.target.lane->feature_memory());
     put(graph, kHradFeatures, read);
-    if (r_.config.hrad) put(graph, kHradInnerLayer, read);
+    if (r_.config.hrad) put(graph, kHradInnerSums, read);
     if (r_.config.hrad) put(graph, kHradCut, read);
   }
   put(graph, kHangChain, chosen);
@@ -229,6 +229,7 @@ void Graphs::record_draft() {
   ops.put_laws(step_, &unit.cost);
   put(step_, kExtend, args);
   args.seats = ops.rows.seats = r_.fed_seats(unit);
+  ops.forward = kFeedDraft;
   ops.clock = Part::draft_fed;
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillDraftRows, kEndDraftPiece, r_.ended.device() + 2}, args, ops,
@@ -277,7 +278,7 @@ TargetLane Graphs::target(const RoundShape& shape) const {
   lane.settles = r_.launches.moves_kv;
   if (shape.has_logprobs) lane.select_width = shape.target_width;
   const Graph& whole = verifications_[verification_at(shape)];
-  if (r_.config.is_on_device() && r_.target.stream->is_fused(whole)) lane.fused = &whole;
+  if (r_.config.can().captures && r_.target.stream->is_fused(whole)) lane.fused = &whole;
   return lane;
 }
 
@@ -311,7 +312,7 @@ const Graph& Graphs::verification(const RoundShape& shape) {
 }
 
 void Graphs::fuse(const RoundShape& shape) {
-  if (!r_.config.is_on_device()) return;
+  if (!r_.config.can().captures) return;
   r_.target.stream->fuse(verification(shape));
   if (!r_.draft.stream) return;
   if (shape.gamma > 0) {

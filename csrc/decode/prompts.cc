@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "exec/nvtx.h"
+#include "state/parts.h"
 
 namespace sbrt {
 namespace {
@@ -46,7 +47,7 @@ const Graph& Prompts::graph_of(const LaneUnit& unit, SeatSet seats, size_t at,
 void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width) {
   Feed& feed = unit.feed;
   unit.fed_roll->word[++feed.pieces % kRecords] = seats;
-  unit.stream->launch(graph, width);
+  unit.stream->launch(graph, width, seats);
   unit.stream->record(feed.fed, feed.pieces);
 }
 
@@ -101,6 +102,9 @@ void Prompts::copy_prefix(int i) {
   });
   if (most.target < fed(r_.target, i) + kWorthCopying) return;
   Sequence& c = r_.at(i);
+  const Parts kv = parts(Part::target_prompt_kv, Part::draft_prompt_kv);
+  r_.exec->note("copy_prefix", {kv, {}}, bit(from));
+  r_.exec->note("copy_prefix", {{}, kv}, bit(i));
   copy(r_.target, from, i, most.target);
   c.target_have = std::max(c.target_have, most.target);
   if (seats_[i].drafts) {
@@ -170,12 +174,16 @@ bool Prompts::lack(const LaneUnit& unit, SeatSet seats) const {
   return any;
 }
 
+bool Prompts::has_fed(int i) const {
+  const Fed* fed = seats_[i].fed;
+  return r_.exec->has_reached(r_.target.feed.fed, fed[0].last_piece()) &&
+         r_.exec->has_reached(r_.draft.feed.fed, fed[1].last_piece());
+}
+
 void Prompts::see() {
-  const int64_t target = r_.target.feed.fed.reached(), draft = r_.draft.feed.fed.reached();
   for_each(seats_.decoding(), [&](int i) {
     HostSeat& seat = seats_[i];
-    if (seat.is_timed || seat.fed[0].last_piece() > target || seat.fed[1].last_piece() > draft)
-      return;
+    if (seat.is_timed || !has_fed(i)) return;
     seat.is_timed = true;
     seat.sequence.stats().prefill_ns = now() - seat.begun;
   });

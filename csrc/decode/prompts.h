@@ -27,6 +27,8 @@ class Prompts {
   void start(int i);
   // Notes when prompts were through.
   void see();
+  // Returns true if all enqueued pieces of a seat have ended.
+  bool has_fed(int i) const;
   // Lets the draft read the trunk tokens that it lacks, and store their ranks. False if the time
   // ends first. Nothing may be in flight.
   bool catch_draft_up(int i, int64_t until);

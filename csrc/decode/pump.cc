@@ -74,11 +74,8 @@ int Pump::free_seat(const std::vector<int32_t>& prompt) {
 }
 
 // Whether nothing in flight has the seat.
-bool Pump::is_quiet(int i) const {
-  const HostSeat& seat = seats_[i];
-  return seat.last_round <= fences_.verify_done.reached() &&
-         seat.fed[0].last_piece() <= r_.target.feed.fed.reached() &&
-         seat.fed[1].last_piece() <= r_.draft.feed.fed.reached();
+bool Pump::is_quiet(int i) {
+  return r_.exec->has_reached(fences_.verify_done, seats_[i].last_round) && prompts_.has_fed(i);
 }
 
 // A few tokens are not worth dropping a seat's other contents.
@@ -188,11 +185,13 @@ void Pump::start_round() {
   r_.target.roll->word[round_ % kRecords] = members;
   r_.draft.roll->word[round_ % kRecords] = drafting;
   TargetLane target = graphs_.target(how);
+  target.seats = members;
   if (!drafting) {
     enqueue_round(round_, how, target, nullptr, fences_);
     return;
   }
   DraftLane draft = graphs_.draft(how);
+  draft.seats = drafting;
   enqueue_round(round_, how, target, &draft, fences_);
 }
 
@@ -205,6 +204,7 @@ bool Pump::starts_drafting(int i, const RoundShape& how) {
   // A draft that skips a round has nothing of its chain, and no branch of a later one.
   if (seat.tuner && !seat.drafted && !has_round_in_flight()) {  // never on a device
     Sequence& c = r_.at(i);
+    r_.exec->note("sit_out", {{}, parts(Part::draft_have, Part::branches)}, bit(i));
     c.draft_nodes = Mask::none();
     c.branch_count = c.draft_idle = 0;
   }
@@ -219,10 +219,11 @@ bool Pump::read_round(int64_t until, bool ahead) {
   if (r_.config.costs) r_.exec->spend(besides_);
   const int64_t round = ++committed_round_;
   prompts_.see();
-  r_.exec->note("read_record", {parts(Part::record), {}});
   Brought brought = time_of(round, ahead);
   brought.rows = 0;
   const SeatSet members = r_.target.roll->word[round % kRecords];
+  if (!has_round_in_flight())  // one in flight writes another entry of the ring
+    r_.exec->note("read_record", {parts(Part::record), {}}, members);
   SeatSet committed = 0;
   for_each(members, [&](int i) {
     if (commit(i, round)) committed |= bit(i);
@@ -259,7 +260,7 @@ bool Pump::commit(int i, int64_t round) {
 // that ran ahead ended, because its caller may have been away: the lane's clock tells.
 Brought Pump::time_of(int64_t round, bool ahead) const {
   Brought found;
-  found.steady = r_.config.in_virtual_order();
+  found.steady = !r_.config.can().can_be_timed;
   const int64_t enqueued = enqueued_[round % 2];
   if (!ahead) {
     found.ns = now() - enqueued;
@@ -275,7 +276,7 @@ Brought Pump::time_of(int64_t round, bool ahead) const {
 // not depend on that outcome, its policies are the same, and its launches take the graphs in force. A stop
 // that the host finds leaves a round behind that nobody reads.
 bool Pump::may_run_ahead() {
-  if (r_.config.in_virtual_order() || r_.config.keep_features) return false;
+  if (!r_.config.can().runs_ahead || r_.config.keep_features) return false;
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
   bool may = members != 0;
   for_each(members, [&](int i) { may = may && may_run_ahead(i, is_one(members)); });
@@ -311,6 +312,7 @@ bool Pump::tune(int i, int64_t until) {
     if (!prompts_.catch_draft_up(i, until)) return false;
     seat.tuner->looked(now() - begin);
   }
+  r_.exec->note("tune", kTunes, bit(i));
   seat.tuner->next(c);
   return prompts_.prepare_draft(i, until);
 }
@@ -350,7 +352,7 @@ DraftLag Pump::lag_within(int i, int rounds) const {
 // Of the next `rounds` rounds of these seats.
 Launches Pump::launches_of(SeatSet members, int rounds) const {
   Launches found{
-      {0, 0, 0}, {}, !r_.config.is_on_device()};  // a device leaves the KV of paths alone
+      {0, 0, 0}, {}, !r_.config.can().captures};  // a device leaves the KV of paths alone
   bool is_tuned = false;
   for_each(members, [&](int i) {
     const Policy& p = r_.at(i).policy;
@@ -368,7 +370,7 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
 }
 
 void Pump::fuse(SeatSet members) {
-  if (!r_.config.is_on_device()) return;
+  if (!r_.config.can().captures) return;
   pick_launches(members);
   RoundShape shape{};
   int32_t burst = 0;

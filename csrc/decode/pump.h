@@ -48,7 +48,7 @@ class Pump {
   const Prompts& prompts() const { return prompts_; }
 
  private:
-  bool is_quiet(int i) const;
+  bool is_quiet(int i);
   void pick_launches(SeatSet members);
   bool prepare_round(int64_t until);
   SeatSet members_of_round() const;

@@ -48,7 +48,7 @@ ShapingMemory::ShapingMemory(Exec& exec, int32_t vocab, int32_t seats) : vocab(v
   token = exec.cells<int32_t>(count, Where::device);
   output = exec.cells<int32_t>(count, Where::device);
   seen = exec.cells<uint8_t>(count, Where::device);
-  if (!exec.is_device()) return;
+  if (exec.can().has_host_memory) return;
   mask = exec.cells<uint8_t>(count, Where::device);
   bias = exec.cells<float>(count, Where::device);
 }
@@ -63,7 +63,7 @@ ShapingStore::ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat
     : exec_(&exec), memory_(&memory), seat_(seat), holes_(std::move(holes)) {}
 
 void ShapingStore::check_request(const ShapingRequest& s) const {
-  if (!is_on_device()) return;
+  if (!is_dense()) return;
   for (const std::vector<int32_t>& word : s.words)
     check<InvalidInput>(word.size() == 1, "bad_words: expected words of one token on cuda, got ",
                         word.size());
@@ -88,7 +88,7 @@ void ShapingStore::start(const Request& r, Sequence& sequence) {
   sequence.shaping = {};
   if (!s.active() && holes_.empty()) return;
   copy(r);
-  if (is_on_device()) {
+  if (is_dense()) {
     send_dense(s);
   } else {
     sequence.shaping = lists();

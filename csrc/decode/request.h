@@ -83,7 +83,7 @@ class ShapingStore {
   Shaping lists() const;
   void send_dense(const ShapingRequest& shaping);
 
-  bool is_on_device() const { return memory_->mask.device() != nullptr; }
+  bool is_dense() const { return memory_->mask.device() != nullptr; }
   template <class T>
   T* mine(const Cells<T>& cells) const {
     return cells.host() + seat_ * int64_t{memory_->vocab};

@@ -28,21 +28,13 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
   shape.threads = c.num_threads;
   shape.debug = c.debug;
   shape.features = !drafts && (c.hrad || c.keep_features);
-  shape.on_device = c.is_on_device();
+  shape.on_device = !c.can().has_host_memory;
   shape.stream = unit.stream->handle();
   unit.max_rows = shape.max_rows;
   unit.lane = model.bind(shape);
   unit.columns = unit.lane->columns().below(c.vocab);
   for (int i = 0; i < c.num_threads && !shape.on_device; ++i)
     unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
-}
-
-std::unique_ptr<Exec> make_exec(const RuntimeConfig& c) {
-  if (c.costs) return make_virtual_exec();
-  if (c.body == Body::cuda) return make_cuda_exec(c.device);
-  if (c.body == Body::dry_cuda) return make_dry_cuda_exec(&name_of);
-  if (c.body == Body::dry) return make_dry_exec(&name_of);
-  return c.body == Body::sim ? make_sim_exec() : make_cpu_exec();
 }
 
 }  // namespace
@@ -52,9 +44,10 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
     : config(given), models{std::move(of_target), std::move(of_draft)} {
   check<InvalidInput>(models[0] != nullptr, "runtime: a target model is needed");
   check_config(config, *models[0]);
+  for (Policy& policy : config.tuned) policy = normalised(policy);
   if (config.vocab == 0) config.vocab = models[0]->vocab();
   check_within("vocab", 2, models[0]->vocab(), config.vocab);
-  exec = make_exec(config);
+  exec = make_exec(config.body, {config.device, config.costs != nullptr, part_table()});
   make_memory();
   make_streams();  // lanes on a device capture on their streams
   bind_unit(target, *models[0], config, config.max_model_len, false);
@@ -95,7 +88,7 @@ void Resources::make_memory() {
   for (int seat = 0; seat < count(); ++seat) {
     at(seat).trunk = trunks.device() + seat * room();
     if (ranks.size() > 0) at(seat).rank = ranks.device() + seat * room();
-    exec->watch(watched(sequences.device() + seat));
+    exec->watch(watched(sequences.device() + seat, seat));
   }
   target.batch = &target_scratch.host()->batch;
   target.scratch_block = &target_scratch.block();
@@ -129,7 +122,7 @@ void Resources::make_features() {
   if (config.hrad)
     check<InvalidInput>(config.hrad->hidden() == width, "hrad: made for a target of hidden size ",
                         config.hrad->hidden(), ", this one's is ", width);
-  if (config.is_on_device()) {
+  if (!config.can().has_host_memory) {
     hrad_memory = HradMemory(*exec, config.hrad.get(), width, count(), config.keep_features);
     return;
   }
@@ -164,12 +157,13 @@ int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) co
 
 void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
                                int64_t draft_have) {
+  exec->note("start_sequence", {{}, parts_of_seats()}, SeatSet{1} << seat);
   Sequence& c = at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), trunk(seat));
   c.sampling = r.sampling;
   shaping[seat].start(r, c);
-  c.policy = r.tuned ? config.tuned[0] : r.policy;
+  c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
   if (c.rank)  // the length of the last sequence
     std::fill_n(ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),

@@ -9,6 +9,7 @@
 #include "decode/resources.h"
 #include "decode/sequence.h"
 #include "round/round.h"
+#include "state/parts.h"
 
 namespace sbrt {
 
@@ -34,8 +35,6 @@ struct Kept {
   int64_t target = 0, draft = 0;
 };
 
-// A set of seats, a bit for each.
-using SeatSet = uint64_t;
 constexpr SeatSet bit(int seat) { return SeatSet{1} << seat; }
 constexpr bool is_one(SeatSet seats) { return seats && (seats & (seats - 1)) == 0; }
 
@@ -46,6 +45,9 @@ void for_each(SeatSet seats, F f) {
 }
 
 inline int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.burst : 0; }
+
+// What choosing a policy reads and writes of a seat, next to what csrc/README.md says of the tuner.
+inline constexpr Effects kTunes{parts(Part::outcome, Part::draft_have), parts(Part::settings)};
 
 class SeatTable {
  public:

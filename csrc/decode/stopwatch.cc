@@ -20,14 +20,6 @@ double median(std::vector<double> values) {
   return *at;
 }
 
-// A policy that drafts nothing.
-Policy path_policy() {
-  Policy policy{};
-  policy.width = policy.burst_width = 1;
-  policy.nodes = kMaxChain;
-  return policy;
-}
-
 // A burst for a forward that takes `seconds`. A lane that has slept is slow at first, so a burst
 // keeps it busy for some milliseconds.
 Burst burst_of(double seconds) {
@@ -110,7 +102,7 @@ void Stopwatch::set_rows(LaneUnit& unit, int n, int64_t head) {
 Request Stopwatch::short_request(float temperature) const {
   constexpr int64_t kTokens = 128;  // the trunk, and one token that is never fed
   Request request;
-  request.policy = path_policy();
+  request.policy = plain_policy();
   request.sampling = {};
   request.sampling.temperature = temperature;
   request.sampling.top_p = 1;
@@ -143,8 +135,7 @@ void Stopwatch::choose_width(LaneUnit& unit) {
   constexpr int kBursts = 16;
   constexpr Burst kOne{0, 1}, kSteps{2, 4};
   unit.width = r_.config.num_threads;
-  if (r_.config.num_threads == 1 || r_.config.in_virtual_order() || r_.config.is_on_device())
-    return;
+  if (r_.config.num_threads == 1 || !r_.config.can().has_teams) return;
   set_rows(unit, 1, 0);
   seconds_of(unit, unit.width, kOne);  // the first touches all memory
   if (seconds_of(unit, unit.width, kOne) > kVeryLong) return;
@@ -266,14 +257,14 @@ void Stopwatch::measure_rounds(Costs& costs, bool drafts, float temperature) {
   const auto beside = [&](const Policy& policy) {
     return std::llround(std::max(0.0, besides(policy, costs, temperature)) * 1e9);
   };
-  Policy policy = path_policy();
+  Policy policy = plain_policy();
   costs.round = beside(policy);
   if (!drafts) return;
   policy.on_miss = kBurst;
   policy.burst = kShort;
   costs.turns = beside(policy);
   if (r_.config.max_gamma == 0) return;
-  policy = path_policy();
+  policy = plain_policy();
   policy.gamma = std::min(kShort, r_.config.max_gamma);
   policy.branches = 1;
   costs.side_by_side = beside(policy);

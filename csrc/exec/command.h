@@ -17,6 +17,7 @@ struct Command {
   const Graph* graph = nullptr;
   Event* event = nullptr;
   int64_t value = 0;
+  SeatSet seats = kEverySeat;  // of a launch
 };
 
 constexpr size_t kTraceEvents = 1 << 15;
@@ -24,8 +25,8 @@ constexpr size_t kTraceEvents = 1 << 15;
 // A stream that handles every call as a command.
 class CommandStream : public Stream {
  public:
-  void launch(const Graph& graph, int width) final {
-    push({Command::kLaunch, width, &graph, nullptr, 0});
+  void launch(const Graph& graph, int width, SeatSet seats) final {
+    push({Command::kLaunch, width, &graph, nullptr, 0, seats});
   }
   void wait(Event& event, int64_t value) final {
     push({Command::kWait, 1, nullptr, &event, value});

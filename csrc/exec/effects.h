@@ -1,6 +1,7 @@
 // An op's effects: the sets of parts of an engine's state that it reads and writes. The code that
 // records the ops defines the parts. No backend needs the sets to run. exec/order.h uses them to
-// check that concurrent ops use separate parts.
+// check that concurrent ops use separate parts. Of some parts every seat has its own, so an op also
+// says which seats it is for.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,11 @@ struct Effects {
   Parts reads, writes;
 };
 
+// A set of seats, a bit for each.
+using SeatSet = uint64_t;
+constexpr SeatSet kEverySeat = ~SeatSet{0};
+constexpr int kMostSeats = 64;
+
 // A range of bytes of some memory that belongs to a part.
 struct PartRange {
   int part;
@@ -26,14 +32,19 @@ struct PartRange {
 };
 
 // Memory whose writes are watched: `count` ranges, by offset. Bytes that no range covers are
-// padding.
+// padding. `seat`: whose memory it is; -1 if all seats share it.
 struct Watched {
   const void* memory;
   int64_t bytes;
   const PartRange* ranges;
   int count;
+  int seat = -1;
 };
 
-using PartName = const char* (*)(int part);
+// The meaning of the bits of Parts.
+struct PartTable {
+  const char* (*name)(int part);
+  Parts of_seats;  // every seat has its own
+};
 
 }  // namespace sbrt

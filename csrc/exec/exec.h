@@ -20,6 +20,7 @@
 
 #include "core/check.h"
 #include "core/interval.h"
+#include "exec/backends.h"
 #include "exec/captured.h"
 #include "exec/cells.h"
 #include "exec/effects.h"
@@ -135,8 +136,8 @@ class Event {
   // Virtual ns of the last record; no earlier one is kept. Only the sim backend sets it.
   int64_t time() const { return time_; }
   void set_time(int64_t ns) { time_ = ns; }
-  // Time in ns of Trace::now() at which `value` was reached; the last few records are kept. Only
-  // the cpu backend stamps them.
+  // Time in ns of Trace::now() at which `value` was reached; the last few records are kept. A device
+  // does not stamp them.
   int64_t reached_at(int64_t value) const {
     return times_[value % kStamps].load(std::memory_order_relaxed);
   }
@@ -169,8 +170,9 @@ class Stream {
   static constexpr int kMostFused = 32;  // graphs that a stream keeps fused
 
   virtual ~Stream() = default;
-  // Runs `graph` with `width` members of the team. Both must outlive the launch.
-  virtual void launch(const Graph& graph, int width) = 0;
+  // Runs `graph` with `width` members of the team. Both must outlive the launch. `seats`: whose
+  // state its ops touch.
+  virtual void launch(const Graph& graph, int width, SeatSet seats = kEverySeat) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
   // The stream's trace. Read it while the stream is idle. A device keeps a trace only after
@@ -206,6 +208,8 @@ class Exec {
   // returns false. Also returns true if no event will be reached any more: rethrow() gives the
   // reason.
   virtual bool reach(Event& event, int64_t value, int64_t until) = 0;
+  // Returns true if event >= value. Then the host sees what the event promises.
+  virtual bool has_reached(Event& event, int64_t value) { return event.reached() >= value; }
   // Rethrows the first exception of any op, once all streams are idle. Work enqueued after it was
   // skipped, but its events have fired.
   virtual void rethrow() = 0;
@@ -227,8 +231,7 @@ class Exec {
   // Starts or stops the recording of a device profiler that waits for this call.
   virtual void profile(bool /*is_on*/) {}
 
-  // True if ops run on a separate device. An op without a kernel is refused there.
-  virtual bool is_device() const { return false; }
+  virtual Capabilities can() const = 0;
   template <class T>
   Cells<T> cells(size_t count, Where where) {
     return Cells<T>(allocate(count * sizeof(T), where));
@@ -243,9 +246,10 @@ class Exec {
   virtual void copy_over(const Block&, size_t /*begin*/, size_t /*bytes*/) {}
 
   // Only on dry backends: the recorded order of commands. note() adds what the host itself reads
-  // and writes. In memory passed to watch(), an op may only write what its effects declare.
+  // and writes of some seats. In memory passed to watch(), an op may only write what its effects
+  // declare, of the seats of its launch.
   virtual const OrderBook* order() const { return nullptr; }
-  virtual void note(const char* /*what*/, const Effects&) {}
+  virtual void note(const char* /*what*/, const Effects&, SeatSet /*seats*/ = kEverySeat) {}
   virtual void watch(const Watched&) {}
 
   static constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
@@ -255,14 +259,21 @@ class Exec {
   virtual Block allocate(size_t bytes, Where where);
 };
 
+struct ExecOptions {
+  int device = 0;           // of cuda
+  bool is_virtual = false;  // sim in virtual time
+  PartTable parts{};        // of the dry backends
+};
+std::unique_ptr<Exec> make_exec(Body body, const ExecOptions& options);
+
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
 std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
-// Like sim, and records every command for order(). Its reports name parts with `name`.
-std::unique_ptr<Exec> make_dry_exec(PartName name);
+// Like sim, and records every command for order().
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts);
 // A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
 // op without a form for a device is refused.
-std::unique_ptr<Exec> make_dry_cuda_exec(PartName name);
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts);
 
 // One sentence that says why this machine or this build cannot run the cuda backend; empty if it
 // can.

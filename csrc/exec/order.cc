@@ -21,10 +21,12 @@ void join(Clock& into, const Clock& other) {
 struct Access {
   int64_t at = 0;
   int32_t name = -1;
+  bool of_every_seat = false;
 };
 
-struct PartState {
-  std::vector<Access> reads, writes;  // [streams]
+// What the streams did last with one part, of one seat if every seat has its own.
+struct LastAccess {
+  Access read, write;
 };
 
 class Checker {
@@ -39,7 +41,7 @@ class Checker {
     queues_.resize(streams_);
     next_.assign(streams_, 0);
     of_host_.push_back(zero);
-    parts_.assign(kMostParts, {std::vector<Access>(streams_), std::vector<Access>(streams_)});
+    last_.resize(kMostParts * kMostSeats * streams_);
     for (const auto& event : order.events())
       dropped_.push_back(std::count(without.begin(), without.end(), event.name) > 0);
     for (const OrderBook::Op& op : order.ops())
@@ -98,23 +100,34 @@ class Checker {
     const Effects& e = op.effects;
     for (uint64_t left = e.reads.bits | e.writes.bits; left; left &= left - 1) {
       const int part = std::countr_zero(left);
-      const bool reads = e.reads.has(part), writes = e.writes.has(part);
-      PartState& state = parts_[part];
-      for (size_t s = 0; s < streams_; ++s) {
-        if (state.writes[s].at > clock[s]) report(op, part, s, state.writes[s]);
-        if (writes && state.reads[s].at > clock[s]) report(op, part, s, state.reads[s]);
-      }
-      const Access mine{clock[op.stream], op.name};
-      if (reads) state.reads[op.stream] = mine;
-      if (writes) state.writes[op.stream] = mine;
+      const bool is_shared = !order_.parts().of_seats.has(part);
+      for (SeatSet seats = is_shared ? 1 : op.seats; seats; seats &= seats - 1)
+        access(op, clock, part, is_shared ? -1 : std::countr_zero(seats));
     }
   }
 
-  void report(const OrderBook::Op& op, int part, size_t stream, const Access& other) {
+  // `seat`: -1 for a part that all seats share.
+  void access(const OrderBook::Op& op, const Clock& clock, int part, int seat) {
+    const Effects& e = op.effects;
+    const bool reads = e.reads.has(part), writes = e.writes.has(part);
+    LastAccess* last = &last_[(part * kMostSeats + std::max(seat, 0)) * streams_];
+    for (size_t s = 0; s < streams_; ++s) {
+      if (last[s].write.at > clock[s]) report(op, part, seat, s, last[s].write);
+      if (writes && last[s].read.at > clock[s]) report(op, part, seat, s, last[s].read);
+    }
+    const Access mine{clock[op.stream], op.name, op.seats == kEverySeat};
+    if (reads) last[op.stream].read = mine;
+    if (writes) last[op.stream].write = mine;
+  }
+
+  void report(const OrderBook::Op& op, int part, int seat, size_t stream, const Access& other) {
     if (found_.size() >= kMostConflicts) return;
     std::string one = said(op.stream, op.name), two = said(stream, other.name);
     if (two < one) std::swap(one, two);  // sorted, because the walk may meet either first
-    found_.insert(sentence(order_.part_name(part), ": nothing orders ", one, " and ", two));
+    const bool is_of_all = seat < 0 || (op.seats == kEverySeat && other.of_every_seat);
+    const std::string whose = is_of_all ? "" : sentence(" of seat ", seat);
+    found_.insert(
+        sentence(order_.parts().name(part), whose, ": nothing orders ", one, " and ", two));
   }
 
   std::string said(size_t stream, int32_t name) const {
@@ -136,8 +149,8 @@ class Checker {
   std::vector<size_t> next_;
   std::vector<std::vector<Recorded>> records_;  // [events] in order
   std::vector<bool> dropped_;
-  std::vector<Clock> of_host_;  // the host's clock after each of its ops
-  std::vector<PartState> parts_;
+  std::vector<Clock> of_host_;    // the host's clock after each of its ops
+  std::vector<LastAccess> last_;  // [part, seat, stream]
   std::set<std::string> found_;
 };
 
@@ -169,8 +182,9 @@ void OrderBook::push(Op op) {
   ops_.push_back(op);
 }
 
-void OrderBook::run(int stream, const char* name, const Effects& effects, const void* graph) {
-  push({Kind::run, stream, this->name(name), -1, 0, 0, effects, graph});
+void OrderBook::run(int stream, const char* name, const Effects& effects, SeatSet seats,
+                    const void* graph) {
+  push({Kind::run, stream, this->name(name), -1, 0, 0, effects, seats, graph});
 }
 
 void OrderBook::wait(int stream, int event, int64_t value) {

@@ -1,8 +1,8 @@
 // Checks with vector clocks that concurrent ops use separate parts, for any list of ops that
 // declare what they read and write. It needs no backend and no driver.
 //
-// Two accesses of one part, at least one of them a write, are ordered if the second can only begin
-// after the first has ended. Order comes from a common stream, from a wait for an event recorded
+// Two accesses of one part of one seat, at least one of them a write, are ordered if the second can
+// only begin after the first has ended. Order comes from a common stream, from a wait for an event recorded
 // after the first, or from the host. The host enqueues nothing until it has seen the event it waits
 // for.
 #pragma once
@@ -17,7 +17,7 @@ namespace sbrt {
 
 class OrderBook {
  public:
-  explicit OrderBook(PartName name) : part_name_(name) {}
+  explicit OrderBook(const PartTable& parts) : parts_(parts) {}
 
   static constexpr int kHost = 0;  // the stream number of the thread that enqueues
 
@@ -26,15 +26,16 @@ class OrderBook {
   int stream(const std::string& name);
   int event(const std::string& name, int64_t initial);
 
-  // `graph`: the picked graph of a captured op.
-  void run(int stream, const char* name, const Effects& effects, const void* graph = nullptr);
+  // `seats`: whose parts the op accesses. `graph`: the picked graph of a captured op.
+  void run(int stream, const char* name, const Effects& effects, SeatSet seats = kEverySeat,
+           const void* graph = nullptr);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
   // The next ops were launched together. For callers that count launches.
   void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
-  // One sentence for each pair of ops, by name and part, that nothing orders; empty if there is
-  // none. `without`: waits of streams for events of these names are ignored. `host`: waits of the
+  // One sentence for each pair of ops, by name, part and seat, that nothing orders; empty if there
+  // is none. `without`: waits of streams for events of these names are ignored. `host`: waits of the
   // host count.
   std::vector<std::string> conflicts(const std::vector<std::string>& without, bool host) const;
 
@@ -50,6 +51,7 @@ class OrderBook {
     int64_t value;
     int64_t issued;  // number of the host's ops before this one
     Effects effects;
+    SeatSet seats = kEverySeat;
     const void* graph = nullptr;
   };
   struct Named {
@@ -64,13 +66,13 @@ class OrderBook {
   const std::vector<std::string>& streams() const { return streams_; }
   const std::vector<Named>& events() const { return events_; }
   const std::vector<std::string>& names() const { return names_; }
-  const char* part_name(int part) const { return part_name_(part); }
+  const PartTable& parts() const { return parts_; }
 
  private:
   void push(Op op);
   int name(const char* name);
 
-  PartName part_name_;
+  PartTable parts_;
   std::vector<Op> ops_;
   std::vector<Launch> launches_;
   std::vector<std::string> streams_{"host"}, names_;

@@ -14,7 +14,7 @@
 #include "ops/residual.h"
 #include "ops/rope.h"
 #include "probe/probe.h"
-#include "bind/runner.h"
+#include "exec/runner.h"
 
 namespace py = pybind11;
 

@@ -10,7 +10,7 @@
 #include "model/lane.h"
 #include "ops/matmul.h"
 #include "probe/probe.h"
-#include "bind/runner.h"
+#include "exec/runner.h"
 
 namespace py = pybind11;
 

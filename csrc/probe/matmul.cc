@@ -5,7 +5,7 @@
 #include "bind/gil.h"
 #include "ops/matmul.h"
 #include "probe/probe.h"
-#include "bind/runner.h"
+#include "exec/runner.h"
 
 namespace py = pybind11;
 

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_probe, m) {
   sbrt::bind_kernel_bench(m);
   sbrt::bind_ring_probe(m);
   sbrt::bind_ops_probe(m);
+  sbrt::bind_policy_probe(m);
 #if defined(SBRT_CANARY)
   sbrt::bind_canary(m);
 #endif

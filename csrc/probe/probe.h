@@ -13,6 +13,7 @@ void bind_matmul_probe(pybind11::module_& m);
 void bind_kernel_bench(pybind11::module_& m);
 void bind_ring_probe(pybind11::module_& m);
 void bind_ops_probe(pybind11::module_& m);
+void bind_policy_probe(pybind11::module_& m);
 void bind_canary(pybind11::module_& m);  // in sanitizer builds
 
 }  // namespace sbrt

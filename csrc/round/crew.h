@@ -38,6 +38,13 @@ struct Crew {
 };
 #endif
 
+// On a device: the host sees what this thread wrote into its memory.
+SBRT_ANY inline void show_host() {
+#if defined(__CUDA_ARCH__)
+  __threadfence_system();
+#endif
+}
+
 // A candidate as one word. The better of two has the larger word: by score, then by the lower
 // place. No candidate is 0.
 SBRT_ANY inline uint64_t key_of(float score, uint32_t place) {

@@ -1,117 +1,50 @@
-// One kernel for every op of a round: a block of one warp, with the op's working memory in shared
-// memory. The kernels of H-RAD have larger blocks.
+// A kernel for every op of op_table.inc that has one: a block of one warp for each seat, which shares the
+// op's working memory; H-RAD's have more threads.
 #include "round/kernels.h"
 
-#include "round/grow_op.h"
-#include "round/hrad_op.h"
-#include "round/plan_op.h"
-#include "round/select_op.h"
-#include "round/settle_op.h"
+#include "round/seat_ops.h"
 
 namespace sbrt {
 namespace {
 
 __device__ Warp warp() { return {static_cast<int>(threadIdx.x)}; }
 __device__ Crew crew() { return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)}; }
-__device__ bool leads() { return threadIdx.x == 0; }
 
-// A block for each seat; that of a seat that does not take part returns at once.
-__device__ int my_seat() { return static_cast<int>(blockIdx.x); }
-
-__global__ void target_rows(const LaneArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) target_rows_op(args.of(seat), warp());
+// A seat that does not take part has nothing to do.
+template <class Op, class Args, class Team>
+__device__ void run_seat(const Args& args, int blocks, Team team) {
+  __shared__ typename Op::Memory memory;
+  const int block = static_cast<int>(blockIdx.x);
+  const At at{block / blocks, block % blocks};
+  if (args.seats.takes_part(at.seat)) Op::run(args, at, memory, team);
 }
 
-__global__ void prefill_target_rows(const LaneArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat))
-    prompt_rows_op(args.of(seat), args.seats.at[seat].target_have, warp());
+template <class Op, class Args>
+__device__ void run_all(const Args& args) {
+  typename Op::Memory memory;
+  Op::run(args, At{}, memory, warp());
 }
 
-__global__ void prefill_draft_rows(const LaneArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat))
-    prompt_rows_op(args.of(seat), args.seats.at[seat].draft_have, warp());
-}
+static_assert(kPanels.blocks == kHradPanels);
 
-__global__ void gather(const GatherArgs args) { gather_op(args, warp()); }
-
-__global__ void settle_draft(const LaneArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) settle_draft_op(args.of(seat), warp(), NoKv{});
-}
-
-__global__ void bring_burst(const LaneArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) bring_burst_op(args.of(seat), warp(), NoKv{});
-}
-
-__global__ void plan(const LaneArgs args) {
-  __shared__ PlanScratch scratch;
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) plan_op(args.of(seat), scratch, warp());
-}
-
-__global__ void plan_certain(const LaneArgs args) {
-  const int seat = my_seat();
-  if (leads() && args.seats.takes_part(seat)) plan_certain_op(args.of(seat));
-}
-
-__global__ void keep_laws(const LaneArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) keep_laws_op(args.of(seat), warp());
-}
-
-__global__ void extend(const LaneArgs args) {
-  __shared__ GrowScratch scratch;
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) extend_op(args.of(seat), scratch, warp());
-}
-
-__global__ void select(const SelectArgs args) {
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) select_op(args.of(seat), warp());
-}
-
-__global__ void hrad_features(const HradArgs args) {
-  __shared__ FeatureScratch scratch;
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) hrad_features_op(hrad_seat(args, seat), scratch, crew());
-}
-
-static_assert(shape_of(RoundOp::hrad_inner).blocks == kHradPanels);
+#define SBRT_KERNEL_kNone(Struct, name, Args)
+#define SBRT_KERNEL_kWarp(Struct, name, Args) \
+  __global__ void name(const Args args) { run_seat<Struct>(args, 1, warp()); }
+#define SBRT_KERNEL_kSharedWarp(Struct, name, Args) \
+  __global__ void name(const Args args) { run_all<Struct>(args); }
+#define SBRT_KERNEL_kOneThread SBRT_KERNEL_kSharedWarp
+#define SBRT_KERNEL_kBlock(Struct, name, Args) \
+  __global__ void name(const Args args) { run_seat<Struct>(args, 1, crew()); }
+#define SBRT_KERNEL_kBigBlock SBRT_KERNEL_kBlock
 // One block per multiprocessor: a thread has registers for all of its loads at once.
-__global__ void __launch_bounds__(shape_of(RoundOp::hrad_inner).threads, 1)
-    hrad_inner(const HradArgs args) {
-  __shared__ InnerScratch scratch;
-  const int seat = my_seat() / kHradPanels, panel = my_seat() % kHradPanels;
-  if (args.seats.takes_part(seat)) hrad_inner_op(hrad_seat(args, seat), panel, scratch, crew());
-}
-
-__global__ void hrad_cut(const HradArgs args) {
-  __shared__ CutScratch scratch;
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) hrad_cut_op(hrad_seat(args, seat), scratch, crew());
-}
-
-__global__ void hang_chain(const SelectArgs args) {
-  __shared__ SelectScratch scratch;
-  const int seat = my_seat();
-  if (!args.seats.takes_part(seat)) return;
-  hang_chain_op(args.of(seat), scratch, warp());
-  __threadfence_system();  // the host reads the record
-}
-
-__global__ void hang_burst(const SelectArgs args) {
-  __shared__ SelectScratch scratch;
-  const int seat = my_seat();
-  if (args.seats.takes_part(seat)) hang_burst_op(args.seats.at[seat], scratch, warp());
-}
-
-__global__ void end_round(const EndArgs args) {
-  if (leads()) ++*args.ended;
-}
+#define SBRT_KERNEL_kPanels(Struct, name, Args)                                 \
+  __global__ void __launch_bounds__(kPanels.threads, 1) name(const Args args) { \
+    run_seat<Struct>(args, kPanels.blocks, crew());                             \
+  }
+#define SBRT_OP(Struct, name, Args, host, device, reads, writes) \
+  SBRT_KERNEL_##device(Struct, name, Args)
+#include "round/op_table.inc"
+#undef SBRT_OP
 
 template <class Kernel>
 const void* address(Kernel* kernel) {
@@ -120,28 +53,23 @@ const void* address(Kernel* kernel) {
 
 }  // namespace
 
+#define SBRT_ADDRESS_kNone(name) nullptr
+#define SBRT_ADDRESS_kWarp(name) address(name)
+#define SBRT_ADDRESS_kSharedWarp SBRT_ADDRESS_kWarp
+#define SBRT_ADDRESS_kOneThread SBRT_ADDRESS_kWarp
+#define SBRT_ADDRESS_kBlock SBRT_ADDRESS_kWarp
+#define SBRT_ADDRESS_kBigBlock SBRT_ADDRESS_kWarp
+#define SBRT_ADDRESS_kPanels SBRT_ADDRESS_kWarp
+
 const void* kernel_of(RoundOp op) {
-  // In the order of RoundOp.
-  static const void* const kKernels[] = {nullptr,
-                                         address(target_rows),
-                                         address(prefill_target_rows),
-                                         address(prefill_draft_rows),
-                                         address(gather),
-                                         address(settle_draft),
-                                         address(bring_burst),
-                                         address(plan),
-                                         address(plan_certain),
-                                         address(keep_laws),
-                                         address(extend),
-                                         address(select),
-                                         address(hrad_features),
-                                         address(hrad_inner),
-                                         address(hrad_cut),
-                                         address(hang_chain),
-                                         address(hang_burst),
-                                         address(end_round)};
-  static_assert(sizeof(kKernels) / sizeof(*kKernels) == static_cast<int>(RoundOp::end_round) + 1);
-  return kKernels[static_cast<int>(op)];
+  switch (op) {
+#define SBRT_OP(Struct, name, Args, host, device, reads, writes) \
+  case RoundOp::name:                                            \
+    return SBRT_ADDRESS_##device(name);
+#include "round/op_table.inc"
+#undef SBRT_OP
+  }
+  return nullptr;
 }
 
 }  // namespace sbrt

@@ -5,47 +5,35 @@
 namespace sbrt {
 
 enum class RoundOp {
-  none,  // only on the host
-  target_rows,
-  prefill_target_rows,
-  prefill_draft_rows,
-  gather,
-  settle_draft,
-  bring_burst,
-  plan,
-  plan_certain,
-  keep_laws,
-  extend,
-  select,
-  hrad_features,
-  hrad_inner,
-  hrad_cut,
-  hang_chain,
-  hang_burst,
-  end_round,
+#define SBRT_OP(Struct, name, Args, host, device, reads, writes) name,
+#include "round/op_table.inc"
+#undef SBRT_OP
 };
 
 // Blocks of an op's kernel for one seat, and threads of a block.
 struct KernelShape {
-  unsigned threads = 32, blocks = 1;
+  unsigned threads, blocks;
   bool each_seat = true;  // false: one grid for all seats
+
+  constexpr bool is_there() const { return threads > 0; }
 };
+inline constexpr KernelShape kNone{0, 1};  // ops that only the host has
+inline constexpr KernelShape kWarp{32, 1};
+inline constexpr KernelShape kSharedWarp{32, 1, false};
+inline constexpr KernelShape kOneThread{1, 1, false};
+inline constexpr KernelShape kBlock{512, 1};
+inline constexpr KernelShape kBigBlock{1024, 1};
+inline constexpr KernelShape kPanels{512, 16};  // a block for each panel of a layer
 
 constexpr KernelShape shape_of(RoundOp op) {
   switch (op) {
-    case RoundOp::hrad_features:
-      return {1024, 1};
-    case RoundOp::hrad_inner:
-      return {512, 16};  // a block for each panel, a thread for each partial sum
-    case RoundOp::hrad_cut:
-      return {512, 1};
-    case RoundOp::gather:
-      return {32, 1, false};
-    case RoundOp::end_round:
-      return {1, 1, false};
-    default:
-      return {};
+#define SBRT_OP(Struct, name, Args, host, device, reads, writes) \
+  case RoundOp::name:                                            \
+    return device;
+#include "round/op_table.inc"
+#undef SBRT_OP
   }
+  return kNone;
 }
 
 // The kernel of an op, whose only parameter is the op's arguments; null in a build without CUDA.

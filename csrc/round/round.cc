@@ -6,34 +6,36 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
                    Fences& fences) {
   Stream& t = target.stream;
   const bool whole = target.fused != nullptr;
-  if (target.settles && (shape.burst > 0 || !whole)) t.launch(target.settle, 1);
+  if (target.settles && (shape.burst > 0 || !whole)) t.launch(target.settle, 1, target.seats);
   if (shape.burst > 0) t.wait(fences.chain_ready, r);
-  t.launch(whole ? *target.fused : target.forward, shape.target_width);
+  t.launch(whole ? *target.fused : target.forward, shape.target_width, target.seats);
   if (shape.gamma > 0) t.wait(fences.draft_ready, r);
-  if (shape.gamma > 0 || !whole) t.launch(target.select, target.select_width);
+  if (shape.gamma > 0 || !whole) t.launch(target.select, target.select_width, target.seats);
   t.record(fences.verify_done, r);
 
   if (shape.burst + shape.gamma == 0) return;
   Stream& d = draft->stream;
   d.wait(fences.verify_done, r - 1);
-  d.launch(draft->settle, 1);
+  d.launch(draft->settle, 1, draft->seats);
   if (shape.burst > 0) {
     if (draft->serial_burst) {
-      d.launch(*draft->serial_burst, shape.burst_width);
+      d.launch(*draft->serial_burst, shape.burst_width, draft->seats);
     } else {
-      d.launch(draft->plan_certain, 1);
-      for (int step = 0; step < shape.burst; ++step) d.launch(draft->step, shape.burst_width);
-      d.launch(draft->hang_burst, 1);
+      d.launch(draft->plan_certain, 1, draft->seats);
+      for (int step = 0; step < shape.burst; ++step)
+        d.launch(draft->step, shape.burst_width, draft->seats);
+      d.launch(draft->hang_burst, 1, draft->seats);
     }
     d.record(fences.chain_ready, r);
   }
   if (shape.gamma > 0) {
     if (draft->burst) {
-      d.launch(*draft->burst, shape.draft_width);
+      d.launch(*draft->burst, shape.draft_width, draft->seats);
     } else {
-      d.launch(draft->catch_up, shape.draft_width);
-      d.launch(draft->plan, 1);
-      for (int step = 0; step < shape.gamma; ++step) d.launch(draft->step, shape.draft_width);
+      d.launch(draft->catch_up, shape.draft_width, draft->seats);
+      d.launch(draft->plan, 1, draft->seats);
+      for (int step = 0; step < shape.gamma; ++step)
+        d.launch(draft->step, shape.draft_width, draft->seats);
     }
     d.record(fences.draft_ready, r);
   }

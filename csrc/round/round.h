@@ -11,8 +11,9 @@ struct TargetLane {
   const Graph &settle, &forward, &select;
   // What a round launches of these as one, by what stands between them; null: it launches them.
   const Graph* fused = nullptr;
-  bool settles = true;   // false: no KV ever moves, so `settle` is left out
-  int select_width = 1;  // members of the team
+  bool settles = true;         // false: no KV ever moves, so `settle` is left out
+  int select_width = 1;        // members of the team
+  SeatSet seats = kEverySeat;  // which take part
 };
 
 struct DraftLane {
@@ -21,6 +22,7 @@ struct DraftLane {
   // What such a burst of the round's steps launches, as one; null: its parts are.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;
+  SeatSet seats = kEverySeat;  // which take part
 };
 
 struct Fences {

@@ -40,42 +40,4 @@ void classify(const SelectArgs& args, Worker worker) {
   if (worker.rank == 0) for_seats(args.seats, {}, [&](int seat) { classify_one(args, seat); });
 }
 
-void hrad_features(const HradArgs& args, Worker worker) {
-  for_seats(args.seats, worker, [&](int seat) {
-    FeatureScratch scratch;
-    hrad_features_op(hrad_seat(args, seat), scratch, Alone{});
-  });
-}
-
-void hrad_inner(const HradArgs& args, Worker worker) {
-  for_seats(args.seats, worker, [&](int seat) {
-    InnerScratch scratch;
-    for (int panel = 0; panel < kHradPanels; ++panel)
-      hrad_inner_op(hrad_seat(args, seat), panel, scratch, Alone{});
-  });
-}
-
-void hrad_cut(const HradArgs& args, Worker worker) {
-  for_seats(args.seats, worker, [&](int seat) {
-    CutScratch scratch;
-    hrad_cut_op(hrad_seat(args, seat), scratch, Alone{});
-  });
-}
-
-void hang_chain(const SelectArgs& args, Worker worker) {
-  for_seats(args.seats, worker, [&](int seat) {
-    SelectScratch scratch;
-    hang_chain_op(args.of(seat), scratch, Alone{});
-  });
-}
-
-void hang_burst(const SelectArgs& args, Worker worker) {
-  for_seats(args.seats, worker, [&](int seat) {
-    SelectScratch scratch;
-    hang_burst_op(args.seats.at[seat], scratch, Alone{});
-  });
-}
-
-void end_round(const EndArgs& args, Worker) { ++*args.ended; }
-
 }  // namespace sbrt

@@ -29,6 +29,8 @@ enum class Part : int32_t {
   features,
   target_kv,
   draft_kv,
+  target_prompt_kv,  // rounds read it: they write behind it, or the ring wraps and no seat copies it
+  draft_prompt_kv,
   target_logits,
   draft_logits,
   target_scores,
@@ -39,6 +41,24 @@ static_assert(kParts <= kMostParts);
 
 const char* name_of(int part);  // below kParts
 
+// Returns true if every seat has its own; all seats share the others.
+constexpr bool is_of_seat(Part part) {
+  switch (part) {
+    case Part::target_batch:
+    case Part::choice:
+    case Part::draft_batch:
+    case Part::row_law:
+    case Part::round:
+    case Part::target_fed:
+    case Part::draft_fed:
+    case Part::target_logits:
+    case Part::draft_logits:
+      return false;
+    default:
+      return true;
+  }
+}
+
 template <class... Some>
 constexpr Parts parts(Some... some) {
   Parts set;
@@ -46,13 +66,20 @@ constexpr Parts parts(Some... some) {
   return set;
 }
 constexpr Parts all_parts() { return {(uint64_t{1} << kParts) - 1}; }
+constexpr Parts parts_of_seats() {
+  Parts set;
+  for (int part = 0; part < kParts; ++part)
+    if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
+  return set;
+}
+constexpr PartTable part_table() { return {&name_of, parts_of_seats()}; }
 
 struct DraftScratch;
 struct Sequence;
 struct TargetScratch;
 
 // For Exec::watch: where in its memory each part lies.
-Watched watched(const Sequence* sequence);
+Watched watched(const Sequence* sequence, int seat);
 Watched watched(const TargetScratch* scratch);
 Watched watched(const DraftScratch* scratch);
 

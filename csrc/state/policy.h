@@ -85,6 +85,20 @@ struct Policy {
   int32_t lookup;     // 1: look-ups in the text so far are added to every chain (round/join_op.h)
 };
 
+// Plain decoding: it drafts nothing.
+inline Policy plain_policy() {
+  Policy p{};
+  p.width = p.burst_width = 1;
+  p.nodes = kMaxChain;
+  return p;
+}
+
+// Look-ups that join every chain leave none to be made after a miss.
+inline Policy normalised(Policy p) {
+  if (p.lookup && p.on_miss == kLookup) p.on_miss = kGoOn;
+  return p;
+}
+
 // Returns true if all chains of the policy are paths.
 SBRT_ANY inline bool makes_paths(const Policy& p) {
   return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import check
-from .._core import Logprobs, Seat
+from .._core import Capabilities, Logprobs, Seat
 from ..errors import InvalidInputError
 from ..model.tokenizer import Tokenizer
 from ..outputs import Logprob
@@ -100,14 +100,16 @@ class RequestLogprobs:
 
 
 def logprobs_of(
-    params: SamplingParams, pair: Pair, most: int, on_cuda: bool
+    params: SamplingParams, pair: Pair, most: int, can: Capabilities
 ) -> RequestLogprobs | None:
     """A request's log-probs; None if it asks for none. Raises InvalidInputError."""
     if params.logprobs is None and params.prompt_logprobs is None:
         return None
-    if on_cuda:
+    if not can.has_logprobs:
         name = "logprobs" if params.logprobs is not None else "prompt_logprobs"
-        raise InvalidInputError(f"{name}: expected none on cuda, where they are not built yet")
+        raise InvalidInputError(
+            f"{name}: expected none on {can.name}, where they are not built yet"
+        )
     return RequestLogprobs(params, pair, most)
 
 

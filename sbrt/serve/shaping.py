@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from .. import check
-from .._core import Shaping
+from .._core import Capabilities, Shaping
 from ..errors import InvalidInputError
 from ..model.tokenizer import Tokenizer
 from ..sampling import SamplingParams
 
 
 def shaping_of(
-    params: SamplingParams, tokenizer: Tokenizer | None, vocab: int, on_cuda: bool = False
+    params: SamplingParams, tokenizer: Tokenizer | None, vocab: int, can: Capabilities
 ) -> Shaping:
     """The shaping of a request. Raises InvalidInputError: ids outside the vocabulary, no tokenizer.
 
-    on_cuda: words of several tokens are refused, because a device has no op for them yet.
+    can: the backend's capabilities. Without an op for bad words of several tokens they are refused.
     """
     for name in ("logit_bias", "allowed_token_ids"):
         for token in getattr(params, name) or ():
             check.integer(f"{name}, token id", token, 0, vocab - 1)
     words = banned(params.bad_words or (), tokenizer, vocab)
-    if on_cuda and any(len(word) > 1 for word in words):
+    if not can.bans_long_words and any(len(word) > 1 for word in words):
         longest = max(map(len, words))
-        raise InvalidInputError(f"bad_words: expected words of one token on cuda, got {longest}")
+        raise InvalidInputError(
+            f"bad_words: expected words of one token on {can.name}, got {longest}"
+        )
     return Shaping(
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,

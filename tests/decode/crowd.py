@@ -20,7 +20,7 @@ from typing import Any
 
 import fuzz
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 ROWS, STEP_ROWS = 64, 512  # rows of the largest forward: the target's, the draft's
 SEQUENCES = 24  # sequences of a world
@@ -41,7 +41,7 @@ def request(task: fuzz.Task, method: str) -> tuple:
     return (
         task.prompt,
         _core.Sampling(**task.sampling),
-        _core.Policy(**task.policies[method]),
+        _probe.policy(**task.policies[method]),
         task.max_tokens,
         task.stops,
         _core.Shaping(**task.shaping),

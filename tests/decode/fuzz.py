@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from sbrt import _core, reference
+from sbrt import _core, _probe, reference
 
 SEQUENCES = 8  # sequences of a world
 PROGRESS = 10.0  # seconds
@@ -240,14 +240,14 @@ def engine_tokens(runtime, task: Task, method: str) -> list[int]:
     runtime.begin(
         task.prompt,
         _core.Sampling(**task.sampling),
-        _core.Policy(**task.policies[method]),
+        _probe.policy(**task.policies[method]),
         task.max_tokens,
         task.stops,
         _core.Shaping(**task.shaping),
         _core.Logprobs(**task.logprobs),
     )
     tokens = runtime.run(task.slices)
-    while not runtime.finished:
+    while not runtime.seat(0).finished:
         tokens += runtime.run(task.slices)
     return tokens
 
@@ -275,11 +275,14 @@ def oracle(world: World, task: Task, method: str):
 def differences(runtime, tokens, expected) -> dict:
     """Unexpected results of a finished sequence: name -> (engine, reference)."""
     want_tokens, want_finish, want_stats = expected
-    pairs = {"tokens": (tokens, want_tokens), "finish": (runtime.finish_reason, want_finish)}
+    pairs = {
+        "tokens": (tokens, want_tokens),
+        "finish": (runtime.seat(0).finish_reason, want_finish),
+    }
     stop = want_tokens[-1] if want_finish == "stop" else None
-    pairs["stop_token"] = (runtime.stop_token, stop)
-    pairs["error"] = (runtime.error is not None, want_finish == "error")
-    stats = runtime.stats
+    pairs["stop_token"] = (runtime.seat(0).stop_token, stop)
+    pairs["error"] = (runtime.seat(0).error is not None, want_finish == "error")
+    stats = runtime.seat(0).stats
     for name in COUNTERS:
         pairs[name] = (getattr(stats, name), getattr(want_stats, name))
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -357,7 +360,7 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
         for name in task.shaping:
             seen[name] += 1
         seen["on_" + world.runtime["body"]] += 1
-        seen["finish_" + str(runtime.finish_reason)] += 1
+        seen["finish_" + str(runtime.seat(0).finish_reason)] += 1
         for name in COUNTERS[:-1]:
             seen[name] += getattr(expected[2], name)
         for name in ("accepted", "branch_hits"):
@@ -394,7 +397,7 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
 
 
 def abandoned(task: Task) -> tuple:
-    policy = _core.Policy(**task.policies["specbranch"])
+    policy = _probe.policy(**task.policies["specbranch"])
     law, shaping = _core.Sampling(**task.sampling), _core.Shaping(**task.shaping)
     return law, policy, task.max_tokens, task.stops, shaping
 

@@ -15,7 +15,7 @@ from collections import Counter
 
 import numpy as np
 
-from sbrt import _core, reference
+from sbrt import _core, _probe, reference
 from sbrt.reference.law import Lane, Shaper
 
 LEAST = 10.0  # expected in a cell; smaller cells are merged
@@ -126,16 +126,16 @@ def counted(s, sequences, first=0):
     runtime = _core.Runtime(
         *(_core.Toy(**toy) for toy in toys(s)), body="sim", rejection=True, **SIZES
     )
-    policy, shaping = _core.Policy(**s["policy"]), _core.Shaping(**s.get("shaping", {}))
+    policy, shaping = _probe.policy(**s["policy"]), _core.Shaping(**s.get("shaping", {}))
     prompt, stops, cells = list(s["prompt"]), list(s.get("stops", ())), s["cells"]
     pad, found, seen = (s["vocab"],) * cells, Counter(), Counter()
     for seed in range(first, first + sequences):
         runtime.begin(prompt, _core.Sampling(seed=seed, **law_of(s)), policy, 16, stops, shaping)
         tokens = []
-        while len(tokens) < cells and not runtime.finished:
+        while len(tokens) < cells and not runtime.seat(0).finished:
             tokens += runtime.run(max_rounds=1)
         found[(*tokens, *pad)[:cells]] += 1
-        stats = runtime.stats
+        stats = runtime.seat(0).stats
         for name in COUNTERS:
             seen[name] += getattr(stats, name)
     counts = np.zeros((s["vocab"] + 1,) * cells, np.int64)

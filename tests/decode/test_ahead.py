@@ -23,9 +23,9 @@ def begin(runtime, method, stops=()):
     runtime.begin([1, 2, 3], sampling, parse(method).policy(), TOKENS, list(stops))
 
 
-def by_rounds(runtime, rounds):
-    tokens = []
-    while not runtime.finished:
+def by_rounds(runtime, rounds, seat=None):
+    seat, tokens = seat or runtime.seat(0), []
+    while not seat.finished:
         tokens += runtime.run(max_rounds=rounds)
     return tokens
 
@@ -38,11 +38,11 @@ def test_a_round_at_a_time_runs_as_far_ahead_as_all_at_once(threads, method, end
     begin(runtime, method)
     stops = runtime.run()[150:151] if ends else ()
     begin(runtime, method, stops)
-    whole, want = runtime.run(), runtime.stats
+    whole, want = runtime.run(), runtime.seat(0).stats
     for rounds in (1, 2, 3):
         begin(runtime, method, stops)
         assert by_rounds(runtime, rounds) == whole
-        stats = runtime.stats
+        stats = runtime.seat(0).stats
         assert (stats.rounds, stats.rounds_ahead) == (want.rounds, want.rounds_ahead)
     if not ends:
         assert want.rounds_ahead > 0.6 * want.rounds
@@ -53,7 +53,7 @@ def test_in_virtual_order_nothing_runs_ahead(method):
     runtime = make("sim", 1)
     begin(runtime, method)
     by_rounds(runtime, 1)
-    assert runtime.stats.rounds_ahead == 0
+    assert runtime.seat(0).stats.rounds_ahead == 0
 
 
 def test_a_round_that_nobody_reads_touches_no_later_sequence():
@@ -64,8 +64,8 @@ def test_a_round_that_nobody_reads_touches_no_later_sequence():
         begin(runtime, "specbranch")
         tokens = runtime.run(max_rounds=rounds)
         assert tokens == want[: len(tokens)]
-        assert runtime.stats.rounds == rounds
-        assert len(runtime.rounds()) == rounds
+        assert runtime.seat(0).stats.rounds == rounds
+        assert len(runtime.seat(0).rounds()) == rounds
         runtime.end()
         begin(runtime, "pearl")
         assert runtime.run() == want
@@ -78,21 +78,22 @@ def test_what_is_not_taken_stays():
     begin(runtime, "pearl")
     for _ in range(3):
         runtime.advance(max_rounds=2)
-    tokens = runtime.take()
-    assert runtime.take() == []
+    tokens = runtime.seat(0).take()
+    assert runtime.seat(0).take() == []
     assert tokens == want[: len(tokens)]
     runtime.advance()
-    assert tokens + runtime.take() == want
+    assert tokens + runtime.seat(0).take() == want
 
 
 @pytest.mark.parametrize(("body", "threads"), [("sim", 1), ("cpu", 1), ("cpu", 2)])
 @pytest.mark.parametrize("method", ["none", "draft_model", "pearl", "specbranch"])
 def test_a_call_allocates_nothing(body, threads, method):
     runtime = make(body, threads)
+    seat = runtime.seat(0)
     for _ in range(2):  # the first is the warm-up
         begin(runtime, method)
         before = _core.allocation_count()
-        by_rounds(runtime, 1)
+        by_rounds(runtime, 1, seat)
         spent = _core.allocation_count() - before
     assert spent == 0
 
@@ -105,8 +106,10 @@ def test_auto_counts_every_round_of_a_caller_that_takes_one_at_a_time():
     runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 3000)
     tokens = by_rounds(runtime, 1)
     assert len(tokens) == 3000
-    log = runtime.rounds()
-    assert sum(count for count, _ in runtime.tuned) == runtime.stats.rounds == len(log)
+    log = runtime.seat(0).rounds()
+    assert (
+        sum(count for count, _ in runtime.seat(0).tuned) == runtime.seat(0).stats.rounds == len(log)
+    )
     assert sum(entry[-1] for entry in log) == len(tokens)
 
 
@@ -114,9 +117,9 @@ def test_decode_time_ends_with_the_last_round_that_was_read():
     runtime = make("cpu", 1)
     begin(runtime, "none")
     runtime.run(max_rounds=1)
-    before = runtime.stats.decode_ns
+    before = runtime.seat(0).stats.decode_ns
     runtime.interrupt()
     assert runtime.run() == []
-    assert runtime.stats.decode_ns == before > 0
+    assert runtime.seat(0).stats.decode_ns == before > 0
     runtime.run(max_rounds=1)
-    assert runtime.stats.decode_ns > before
+    assert runtime.seat(0).stats.decode_ns > before

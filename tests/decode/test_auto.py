@@ -56,7 +56,7 @@ def play(runtime, policy, temperature=0.0, max_tokens=250, repeat=3):
             found.append(tokens)
             if again:
                 total.tokens += len(tokens)
-                total.ns += runtime.stats.decode_ns
+                total.ns += runtime.seat(0).stats.decode_ns
     return found, total.tokens / total.ns
 
 
@@ -84,7 +84,7 @@ def test_a_prompt_that_repeats_itself_misleads_it_for_a_few_rounds_only():
     for policy in (POLICIES[0], None):
         runtime.begin([9, 7] * 20, law, policy, 400)
         runtime.run()
-        took[policy is None] = runtime.stats.decode_ns
+        took[policy is None] = runtime.seat(0).stats.decode_ns
     assert took[True] <= 1.05 * took[False]
 
 
@@ -108,7 +108,7 @@ def test_a_draft_that_could_never_pay_is_left_alone():
     runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 200)
     runtime.run()
     assert [span for span in runtime.trace() if span[0] == "draft"] == []
-    for arm, (rounds, rate) in zip(ARMS, runtime.tuned, strict=True):
+    for arm, (rounds, rate) in zip(ARMS, runtime.seat(0).tuned, strict=True):
         assert (rounds, rate) == (0, 0.0) if arm.drafts else rate > 0
 
 
@@ -116,8 +116,10 @@ def test_it_says_what_it_chose():
     runtime = make(costs=costs())
     runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 300)
     runtime.run()
-    rounds = dict(zip([arm.text for arm in ARMS], [n for n, _ in runtime.tuned], strict=True))
-    assert sum(rounds.values()) == runtime.stats.rounds
+    rounds = dict(
+        zip([arm.text for arm in ARMS], [n for n, _ in runtime.seat(0).tuned], strict=True)
+    )
+    assert sum(rounds.values()) == runtime.seat(0).stats.rounds
     assert sum(n for text, n in rounds.items() if text.startswith("hedge")) > 0.7 * sum(
         rounds.values()
     )
@@ -135,7 +137,7 @@ def test_slices_and_bodies_change_nothing(body, threads, draft):
         found = []
         for turn in range(10_000):
             found += runtime.run(max_rounds=turn % 3, seconds=1e-5 if turn % 5 else 0.0)
-            if runtime.finished:
+            if runtime.seat(0).finished:
                 break
         assert found == plain
 
@@ -193,10 +195,10 @@ def test_short_contexts_are_measured_and_generate_to_their_end(length, draft):
 def test_what_was_measured_leaves_nothing_behind(target):
     runtime = make(SOMETIMES, target, body="cpu")
     for _ in range(2):
-        assert runtime.rounds() == []
-        assert (runtime.stats.rounds, runtime.stats.decode_ns) == (0, 0)
-        assert runtime.prefilled_tokens == 0
-        assert (runtime.finish_reason, runtime.error) == (None, None)
+        assert runtime.seat(0).rounds() == []
+        assert (runtime.seat(0).stats.rounds, runtime.seat(0).stats.decode_ns) == (0, 0)
+        assert runtime.seat(0).prefilled_tokens == 0
+        assert (runtime.seat(0).finish_reason, runtime.seat(0).error) == (None, None)
         law = _core.Sampling(temperature=0)
         runtime.begin([1, 2, 3], law, None, 100)
         assert len(runtime.run()) == 100

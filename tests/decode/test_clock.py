@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from sbrt import InvalidInputError, _core
+from sbrt import InvalidInputError, _core, _probe
 
 ROWS = range(1, _core.MAX_ROWS + 1)
 TARGET = [1000 + 7 * rows for rows in ROWS]
@@ -41,7 +41,7 @@ def make(toy=AGREES, body="sim", sizes=None, **costs):
 
 
 def start(runtime, name, max_tokens, prompt=(1, 2, 3)):
-    policy = _core.Policy(**POLICIES[name])
+    policy = _probe.policy(**POLICIES[name])
     runtime.begin(list(prompt), _core.Sampling(temperature=0), policy, max_tokens)
 
 
@@ -49,7 +49,11 @@ def total(runtime, name, max_tokens):
     """(rounds, hits, virtual ns) of one sequence."""
     start(runtime, name, max_tokens)
     assert len(runtime.run()) == max_tokens
-    return runtime.stats.rounds, runtime.stats.branch_hits, runtime.stats.decode_ns
+    return (
+        runtime.seat(0).stats.rounds,
+        runtime.seat(0).stats.branch_hits,
+        runtime.seat(0).stats.decode_ns,
+    )
 
 
 def rounds_of(runtime, since):
@@ -114,10 +118,10 @@ def test_past_the_drafts_limit_only_the_target_costs():
     runtime = make({"max_positions": 8})
     start(runtime, "serial", 30)
     runtime.run(max_rounds=4)
-    before = runtime.stats
+    before = runtime.seat(0).stats
     assert before.draft_limit_rounds > 0
     runtime.run(max_rounds=5)
-    assert runtime.stats.decode_ns - before.decode_ns == 5 * T(1)
+    assert runtime.seat(0).stats.decode_ns - before.decode_ns == 5 * T(1)
 
 
 @pytest.mark.parametrize("name", ["none", "serial"])
@@ -126,10 +130,10 @@ def test_a_sequence_taken_round_by_round_lasts_as_long(name):
     want = total(runtime, name, 60)
     start(runtime, name, 60)
     tokens = 0
-    while not runtime.finished:
+    while not runtime.seat(0).finished:
         tokens += len(runtime.run(max_rounds=1))
     assert tokens == 60
-    stats = runtime.stats
+    stats = runtime.seat(0).stats
     assert (stats.rounds, stats.branch_hits, stats.decode_ns) == want
 
 
@@ -145,7 +149,10 @@ def test_prefill_costs_nothing():
     runtime = make()
     start(runtime, "one branch", 1, prompt=[1] * 300)
     runtime.run()
-    assert (runtime.stats.prefill_ns, runtime.stats.decode_ns) == (0, max(T(1), 4 * t(1)))
+    assert (runtime.seat(0).stats.prefill_ns, runtime.seat(0).stats.decode_ns) == (
+        0,
+        max(T(1), 4 * t(1)),
+    )
 
 
 # From the trace, for any rounds.
@@ -196,7 +203,7 @@ def test_no_clock_changes_a_token_and_no_machine_a_clock():
     for costs in ({}, {}, SLOW):
         runtime = make({"noise16": 8}, **costs)
         start(runtime, "adaptive", 200)
-        answers.append((runtime.run(), runtime.trace(), runtime.stats.decode_ns))
+        answers.append((runtime.run(), runtime.trace(), runtime.seat(0).stats.decode_ns))
     assert answers[0] == answers[1]
     assert answers[0][0] == answers[2][0]
     assert answers[0][2] < answers[2][2]
@@ -208,9 +215,9 @@ def test_no_clock_changes_a_token_and_no_machine_a_clock():
 def test_slices_of_a_run_add_up():
     runtime, whole = make({"noise16": 8}), make({"noise16": 8})
     start(runtime, "adaptive", 100)
-    while not runtime.finished:
+    while not runtime.seat(0).finished:
         runtime.run(max_rounds=1)
-    assert runtime.stats.decode_ns == total(whole, "adaptive", 100)[2]
+    assert runtime.seat(0).stats.decode_ns == total(whole, "adaptive", 100)[2]
 
 
 def test_the_clock_goes_on_after_a_failure():

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from sbrt import InvalidInputError, _core
+from sbrt import InvalidInputError, _core, _probe
 
 GAMMAS = (1, 4, 7)
 LIMIT = 72  # max_model_len
@@ -46,11 +46,11 @@ class Grid:
             for first in COUNTERS
         )
         self.policies = {
-            "none": _core.Policy(0),
-            "draft_model": _core.Policy(gamma, 1, 0, 0.0, 1),
-            "pearl": _core.Policy(gamma, 1),
-            "specbranch": _core.Policy(gamma, 8, 1, 0.05),
-            "uncut": _core.Policy(gamma, 8, 0, 0.0),
+            "none": _probe.policy(0),
+            "draft_model": _probe.policy(gamma, 1, 0, 0.0, 1),
+            "pearl": _probe.policy(gamma, 1),
+            "specbranch": _probe.policy(gamma, 8, 1, 0.05),
+            "uncut": _probe.policy(gamma, 8, 0, 0.0),
         }
         self.plain = {}
 
@@ -66,9 +66,9 @@ class Grid:
         """(tokens, reason, stop token) of one sequence. To finish it twice changes nothing."""
         runtime = self.begin(*request)
         tokens = runtime.run()
-        assert runtime.finished
+        assert runtime.seat(0).finished
         assert runtime.run() == []
-        return tokens, runtime.finish_reason, runtime.stop_token
+        return tokens, runtime.seat(0).finish_reason, runtime.seat(0).stop_token
 
     def whole(self, case, prompt):
         """All tokens of plain decoding, up to the context's end."""
@@ -119,10 +119,10 @@ def test_an_end_at_every_offset_of_a_chain(grid):
             for budget in (max(0, at - 1), at, at + 1, at + 2, LIMIT):
                 for stops in ([stop], [whole[at + 1], stop]):
                     runtime, tokens, last = grid.begin(case, prompt, budget, stops), [], []
-                    while not runtime.finished:
+                    while not runtime.seat(0).finished:
                         last = runtime.run(max_rounds=1)
                         tokens += last
-                    got = tokens, runtime.finish_reason, runtime.stop_token
+                    got = tokens, runtime.seat(0).finish_reason, runtime.seat(0).stop_token
                     assert got == expected(whole, budget, stops), (case, length, at, budget)
                     if got[1] == "stop":
                         offsets[case[0]].add(len(last) - 1)
@@ -149,10 +149,10 @@ def test_an_abort_at_every_round(grid):
             runtime = grid.begin(case, prompt, 24)
             tokens = runtime.run(max_rounds=rounds) if rounds else []
             assert tokens == whole[: len(tokens)]
-            aborted = not runtime.finished
+            aborted = not runtime.seat(0).finished
             runtime.end()
-            assert runtime.finished
-            assert runtime.finish_reason == (None if aborted else "length")
+            assert runtime.seat(0).finished
+            assert runtime.seat(0).finish_reason == (None if aborted else "length")
             assert runtime.run() == []
             grid.begin(case, other, 9, (), runtime)
             assert runtime.run() == then[:9], (case, length, rounds)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sbrt import InvalidInputError, _core
+from sbrt import InvalidInputError, _core, _probe
 
 VOCAB = 48
 METHODS = {
@@ -34,11 +34,11 @@ def tokens(method, law, shaping, holes=(), seed=1):
         for vocab, noise in zip(sizes, (0, 8), strict=True)
     ]
     runtime = _core.Runtime(*toys, max_model_len=128, body="sim", vocab=VOCAB, holes=list(holes))
-    law, policy = _core.Sampling(**law), _core.Policy(**METHODS[method])
+    law, policy = _core.Sampling(**law), _probe.policy(**METHODS[method])
     runtime.begin([1, 2], law, policy, 80, [7, 11], _core.Shaping(**shaping))
     found = runtime.run()
-    assert runtime.error is None
-    return found, runtime.stats.discarded_branch_tokens
+    assert runtime.seat(0).error is None
+    return found, runtime.seat(0).stats.discarded_branch_tokens
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: f"T={law['temperature']}")

@@ -4,7 +4,7 @@ them launches no op for them. (fuzz.py and crowd.py compare them with the refere
 
 import pytest
 
-from sbrt import EngineError, InvalidInputError, _core, reference
+from sbrt import EngineError, InvalidInputError, _core, _probe, reference
 from tests.common.toys import POLICIES
 
 TOY = {"vocab": 32, "seed": 7}
@@ -23,7 +23,7 @@ def make(body="sim", target=None, **fields):
 
 
 def start(runtime, method, law=SAMPLED, tokens=60, shaping=None, **asked):
-    policy, shaping = _core.Policy(**POLICIES[method]), _core.Shaping(**(shaping or {}))
+    policy, shaping = _probe.policy(**POLICIES[method]), _core.Shaping(**(shaping or {}))
     asked = _core.Logprobs(**asked)
     return runtime.admit(PROMPT, _core.Sampling(**law), policy, tokens, [], shaping, asked)
 
@@ -105,9 +105,9 @@ def test_a_prompt_whose_log_probs_are_asked_for_is_fed_anew():
     expected = answer(make(), "pearl", output=1, prompt=1)
     answer(runtime, "pearl")
     assert answer(runtime, "pearl", output=1, prompt=1) == expected
-    assert runtime.stats.reused == 0
+    assert runtime.seat(0).stats.reused == 0
     answer(runtime, "pearl", output=1)
-    assert runtime.stats.reused == len(PROMPT) - 1
+    assert runtime.seat(0).stats.reused == len(PROMPT) - 1
 
 
 def test_a_prompt_is_not_copied_from_another_seat_either():

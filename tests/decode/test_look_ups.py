@@ -4,7 +4,7 @@ stays that of plain decoding, and a sequence learns only from its own text."""
 
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 
 POLICIES = {
     "tree": {"gamma": 4, "serial": True, "width": 4, "nodes": 12},
@@ -28,7 +28,7 @@ def runtime(**more):
 
 def answer(engine, policy, shaping, **law):
     engine.begin(PROMPT, _core.Sampling(**law), policy, TOKENS, [], shaping)
-    return engine.run(), engine.stats
+    return engine.run(), engine.seat(0).stats
 
 
 @every_policy
@@ -36,8 +36,8 @@ def answer(engine, policy, shaping, **law):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_what_the_draft_cannot_say_is_looked_up(name, rejection, temperature):
     engine = runtime()
-    drafted = _core.Policy(**POLICIES[name], rejection=rejection)
-    looking = _core.Policy(**POLICIES[name], rejection=rejection, lookup=True)
+    drafted = _probe.policy(**POLICIES[name], rejection=rejection)
+    looking = _probe.policy(**POLICIES[name], rejection=rejection, lookup=True)
     without, slow = answer(engine, drafted, ONLY, temperature=temperature)
     with_it, fast = answer(engine, looking, ONLY, temperature=temperature)
     assert with_it == without == [7] * TOKENS
@@ -48,7 +48,7 @@ def test_what_the_draft_cannot_say_is_looked_up(name, rejection, temperature):
 @every_policy
 def test_chains_stay_within_the_rows_of_the_policy(name):
     engine = runtime()
-    policy = _core.Policy(**POLICIES[name], lookup=True)
+    policy = _probe.policy(**POLICIES[name], lookup=True)
     _, stats = answer(engine, policy, ONLY, temperature=0.0)
     deepest = max(n for n, rounds in enumerate(stats.histogram) if rounds)
     assert 8 <= deepest <= policy.most_nodes < 64
@@ -57,7 +57,7 @@ def test_chains_stay_within_the_rows_of_the_policy(name):
 @every_policy
 def test_a_sequence_learns_from_itself_alone(name):
     """After other texts a sequence has the same counters as at first."""
-    policy = _core.Policy(**POLICIES[name], lookup=True)
+    policy = _probe.policy(**POLICIES[name], lookup=True)
     law = {"temperature": 1.0, "seed": 5}
     fresh = answer(runtime(), policy, _core.Shaping(), **law)
     engine = runtime()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sbrt import InvalidInputError, _core
+from sbrt import InvalidInputError, _core, _probe
 
 SCRIPT = Path(__file__).with_name("tally.py")
 FAR = 5.0  # standard deviations
@@ -67,7 +67,7 @@ def tokens(runtime, setting, policy, temperature, seed):
 @pytest.mark.parametrize("i", SETTINGS)
 def test_greedy_is_greedy_and_seeds_repeat(tally, i):
     setting = tally.SETTINGS[i]
-    policy, plain = _core.Policy(**setting["policy"]), _core.Policy(0)
+    policy, plain = _probe.policy(**setting["policy"]), _probe.policy(0)
     runtime = engine(tally, setting)
     others = [engine(tally, setting, body="cpu", num_threads=n) for n in (1, 3)]
     for seed in range(3):
@@ -81,7 +81,7 @@ def test_greedy_is_greedy_and_seeds_repeat(tally, i):
 
 def test_rounds_allocate_nothing(tally):
     setting = tally.SETTINGS[23]
-    runtime, policy = engine(tally, setting), _core.Policy(**setting["policy"])
+    runtime, policy = engine(tally, setting), _probe.policy(**setting["policy"])
     tokens(runtime, setting, policy, 2.0, 0)
     runtime.begin([1, 2], _core.Sampling(temperature=2.0, seed=1), policy, 50)
     before = _core.allocation_count()
@@ -92,7 +92,7 @@ def test_rounds_allocate_nothing(tally):
 def test_an_engine_built_without_it_refuses(tally):
     runtime = engine(tally, tally.SETTINGS[0], rejection=False)
     with pytest.raises(InvalidInputError, match="built for, got rejection"):
-        tokens(runtime, tally.SETTINGS[0], _core.Policy(0, rejection=True), 1.0, 0)
+        tokens(runtime, tally.SETTINGS[0], _probe.policy(0, rejection=True), 1.0, 0)
 
 
 @pytest.mark.parametrize("i", [1, 9, 13, 17, 21])
@@ -101,26 +101,26 @@ def test_a_failed_row_is_an_error(tally, i):
     target, draft = tally.toys(setting)
     toys = _core.Toy(**target, nan_at=12), _core.Toy(**draft)
     runtime = _core.Runtime(*toys, body="sim", rejection=True, **tally.SIZES)
-    policy = _core.Policy(**setting["policy"])
+    policy = _probe.policy(**setting["policy"])
     for seed in range(20):
         found = tokens(runtime, setting, policy, 2.0, seed)
-        assert runtime.finish_reason == "error"
-        assert "not a number" in runtime.error
+        assert runtime.seat(0).finish_reason == "error"
+        assert "not a number" in runtime.seat(0).error
         assert len(found) == 12 + 1 - len(setting["prompt"])
 
 
 @pytest.mark.parametrize("i", SETTINGS)
 def test_the_length_is_exact_and_only_committed_stops_end(tally, i):
     setting = tally.SETTINGS[i]
-    runtime, policy = engine(tally, setting), _core.Policy(**setting["policy"])
+    runtime, policy = engine(tally, setting), _probe.policy(**setting["policy"])
     prompt, law = list(setting["prompt"]), {"temperature": 3.0}
     for seed in range(10):
         runtime.begin(prompt, _core.Sampling(**law, seed=seed), policy, 20)
         whole = runtime.run()
-        assert (len(whole), runtime.finish_reason) == (20, "length")
+        assert (len(whole), runtime.seat(0).finish_reason) == (20, "length")
         runtime.begin(prompt, _core.Sampling(**law, seed=seed), policy, 20, [0])
         cut = runtime.run()
-        if runtime.finish_reason == "stop":
+        if runtime.seat(0).finish_reason == "stop":
             assert cut.index(0) == len(cut) - 1
         else:
             assert (len(cut), 0 in cut) == (20, False)

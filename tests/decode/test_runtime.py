@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import pytest
 
-from sbrt import EngineError, InvalidInputError, _core, reference
+from sbrt import EngineError, InvalidInputError, _core, _probe, reference
 
 METHODS = {
     "none": {"gamma": 0},
@@ -43,13 +43,13 @@ def make(body="sim", threads=1, target=None, draft=None, **sizes):
 
 def start(runtime, method, prompt=(1, 2, 3), max_tokens=60, stops=(), shaping=None, **law):
     sampling = _core.Sampling(**({"temperature": 0.8, "seed": 5} | law))
-    policy, shaping = _core.Policy(**METHODS[method]), _core.Shaping(**(shaping or {}))
+    policy, shaping = _probe.policy(**METHODS[method]), _core.Shaping(**(shaping or {}))
     runtime.begin(list(prompt), sampling, policy, max_tokens, list(stops), shaping)
 
 
 def answer(runtime, method, **request):
     start(runtime, method, **request)
-    return Answer(runtime.run(), runtime.finish_reason, runtime.stats)
+    return Answer(runtime.run(), runtime.seat(0).finish_reason, runtime.seat(0).stats)
 
 
 def expected(method, prompt=(1, 2, 3), max_tokens=60, stops=(), target=None, **law):
@@ -79,7 +79,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(body, threads, method, lane
             continue
         with pytest.raises(EngineError, match="told to throw at position 30"):
             runtime.run()
-        assert runtime.finished
+        assert runtime.seat(0).finished
         assert runtime.run() == []
         short = answer(runtime, method, max_tokens=20)  # the engine still works
         assert (short.tokens, short.finish) == expected(method, max_tokens=20)[:2]
@@ -91,7 +91,7 @@ def test_an_exception_in_prefill_reaches_the_caller(body, threads):
     start(runtime, "specbranch", prompt=[1] * 150)
     with pytest.raises(EngineError, match="told to throw at position 70"):
         runtime.run()
-    assert runtime.finished
+    assert runtime.seat(0).finished
     assert answer(runtime, "specbranch").tokens == expected("specbranch").tokens
 
 
@@ -102,13 +102,13 @@ def test_a_nan_row_ends_with_error_and_keeps_what_came_before(body, threads, met
     runtime = make(body, threads, target=failing)
     got = answer(runtime, method)
     assert got.finish == "error"
-    assert "not a number" in runtime.error
+    assert "not a number" in runtime.seat(0).error
     assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
     assert got.tokens == expected(method, target=failing).tokens
     stop = got.tokens[-1]
     got = answer(runtime, method, stops=[stop])  # a stop before the failed row ends it first
     assert got.tokens == expected(method, stops=[stop]).tokens
-    assert (got.finish, runtime.stop_token, runtime.error) == ("stop", stop, None)
+    assert (got.finish, runtime.seat(0).stop_token, runtime.seat(0).error) == ("stop", stop, None)
 
 
 def test_a_failing_draft_costs_no_token():
@@ -158,7 +158,7 @@ def test_a_nan_is_an_error_even_where_it_is_masked():
     runtime = make(target={"nan_at": 40})  # its logit 0 is not a number
     got = answer(runtime, "specbranch", shaping={"allowed_token_ids": list(range(1, 32))})
     assert (got.finish, len(got.tokens)) == ("error", 40 + 1 - 3)
-    assert "not a number" in runtime.error
+    assert "not a number" in runtime.seat(0).error
 
 
 def test_a_shaped_sequence_leaves_nothing_to_the_next():
@@ -177,11 +177,11 @@ def test_a_serial_draft_that_stays_behind_at_its_limit(limit):
     """gamma 63: all is accepted until the draft has no room. The target continues alone."""
     runtime = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
     for length in (1, 2, 3, 4, 66, 67):
-        policy = _core.Policy(gamma=63, branches=1, serial=1)
+        policy = _probe.policy(gamma=63, branches=1, serial=1)
         runtime.begin([1] * length, _core.Sampling(temperature=0), policy, 400)
         tokens = runtime.run()
-        assert runtime.finish_reason == "length"
-        runtime.begin([1] * length, _core.Sampling(temperature=0), _core.Policy(0), 400)
+        assert runtime.seat(0).finish_reason == "length"
+        runtime.begin([1] * length, _core.Sampling(temperature=0), _probe.policy(0), 400)
         assert tokens == runtime.run()
 
 
@@ -193,8 +193,8 @@ def test_interrupt_from_another_thread():
     tokens = runtime.run()
     timer.join()
     assert 0 < len(tokens) < 99_000
-    assert not runtime.finished
-    assert runtime.finish_reason is None
+    assert not runtime.seat(0).finished
+    assert runtime.seat(0).finish_reason is None
     tokens += runtime.run(max_rounds=5)
     assert tokens == answer(runtime, "none", max_tokens=len(tokens)).tokens
 
@@ -203,13 +203,13 @@ def test_limits_of_a_run():
     runtime = make()
     start(runtime, "pearl")
     tokens = runtime.run(max_rounds=3)
-    assert runtime.stats.rounds == 3
+    assert runtime.seat(0).stats.rounds == 3
     tokens += runtime.run(seconds=1e-9)  # at least one round
-    assert runtime.stats.rounds == 4
+    assert runtime.seat(0).stats.rounds == 4
     tokens += runtime.run()
     assert tokens == expected("pearl").tokens
-    assert runtime.stats.decode_ns > 0
-    assert runtime.stats.prefill_ns > 0
+    assert runtime.seat(0).stats.decode_ns > 0
+    assert runtime.seat(0).stats.prefill_ns > 0
 
 
 @every_method
@@ -237,7 +237,7 @@ def test_two_runtimes_share_models():
     for runtime in both:
         start(runtime, "specbranch")
     tokens = [[], []]
-    while not all(runtime.finished for runtime in both):
+    while not all(runtime.seat(0).finished for runtime in both):
         for runtime, out in zip(both, tokens, strict=True):
             out += runtime.run(max_rounds=1)
     assert tokens == [expected("none").tokens] * 2
@@ -247,7 +247,7 @@ def test_the_lanes_overlap_on_the_cpu_body():
     """In an overlapped round the draft works during the verification."""
     big = {"vocab": 1 << 16, "noise16": 0}  # rounds much longer than a wake-up on a busy machine
     runtime = make("cpu", 2, target=big, draft=big, debug=False, max_gamma=20)
-    policy = _core.Policy(gamma=20, branches=1)
+    policy = _probe.policy(gamma=20, branches=1)
     runtime.begin([1, 2, 3], _core.Sampling(temperature=0), policy, 150)
     runtime.run()
     spans = {"target": [], "draft": []}
@@ -345,11 +345,11 @@ def test_a_request_that_cannot_be(wrong):
     request = GOOD_REQUEST | wrong
     runtime = _core.Runtime(_core.Toy(), _core.Toy(), **GOOD_RUNTIME)
     sampling = _core.Sampling(**request["sampling"])
-    policy = _core.Policy(**({"gamma": 0} | request["policy"]))
+    policy = _probe.policy(**({"gamma": 0} | request["policy"]))
     shaping = _core.Shaping(**request["shaping"])
     budget, stops = request["max_tokens"], request["stops"]
     refused(lambda: runtime.begin(request["prompt"], sampling, policy, budget, stops, shaping))
-    good = GOOD_REQUEST["prompt"], _core.Sampling(), _core.Policy(4, 8), 5
+    good = GOOD_REQUEST["prompt"], _core.Sampling(), _probe.policy(4, 8), 5
     runtime.begin(*good)  # nothing is lost
     assert len(runtime.run()) == 5
 
@@ -373,8 +373,8 @@ def test_other_arguments_that_cannot_be(make_it):
 
 def test_drafting_without_a_draft():
     runtime = _core.Runtime(_core.Toy(), None, **GOOD_RUNTIME)
-    refused(lambda: runtime.begin([1], _core.Sampling(), _core.Policy(4, 1), 5))
-    runtime.begin([1], _core.Sampling(), _core.Policy(0), 5)
+    refused(lambda: runtime.begin([1], _core.Sampling(), _probe.policy(4, 1), 5))
+    runtime.begin([1], _core.Sampling(), _probe.policy(0), 5)
     assert len(runtime.run()) == 5
 
 

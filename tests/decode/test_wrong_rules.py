@@ -4,7 +4,7 @@ a core with a wrong rule. Each wrong rule looks right."""
 import numpy as np
 import pytest
 
-from sbrt import _core
+from sbrt import _probe
 
 pytestmark = pytest.mark.exact
 
@@ -87,7 +87,7 @@ def run(programs, tally, tmp_path_factory):
             {"temperature": 6.0, "top_k": 2} if method is PATH else {"temperature": 2.5, "top_k": 0}
         )
         setting = tally.setting(method, noise=48, cells=3, **law)
-        p = _core.Policy(**method)
+        p = _probe.policy(**method)
         knobs = [p.gamma, p.branches, p.ranking, p.width, p.nodes, p.epsilon]
         knobs += [p.on_miss, p.burst, p.burst_width, p.lookup]
         toys = [SEQUENCES, setting["cells"], setting["vocab"], setting["noise"], 0]

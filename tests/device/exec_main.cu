@@ -147,7 +147,7 @@ class DeviceOps {
         op == RoundOp::hrad_features || op == RoundOp::hrad_inner || op == RoundOp::hrad_cut;
     Graph::Node& node = classifies                 ? put(*graph, hrad_at(there, dtype))
                         : selects                  ? put(*graph, select)
-                        : op == RoundOp::gather    ? put(*graph, gather_at(there))
+                        : op == RoundOp::gather_draft    ? put(*graph, gather_at(there))
                         : op == RoundOp::end_round ? put(*graph, EndArgs{&there->ended})
                                                    : put(*graph, lane);
     node.on_device(kernel_of(op), shape_of(op).threads, shape_of(op).blocks);

@@ -12,15 +12,16 @@ import pytest
 RUNTIME = """
 import os, sys
 from sbrt import EngineError
-from sbrt._core import Policy, Runtime, Sampling, Toy
+from sbrt._core import Runtime, Sampling, Toy
+from sbrt._probe import policy
 
 toy = Toy(vocab=32, seed=1)
 runtime = Runtime(toy, toy, max_model_len=200, num_threads=2)
-runtime.begin([1, 2], Sampling(temperature=0), Policy(4, 2), 100)
+runtime.begin([1, 2], Sampling(temperature=0), policy(4, 2), 100)
 runtime.run(max_rounds=2)
 child = os.fork()
 if child == 0:
-    for call in (runtime.run, lambda: runtime.begin([1], Sampling(), Policy(0), 4)):
+    for call in (runtime.run, lambda: runtime.begin([1], Sampling(), policy(0), 4)):
         try:
             call()
         except EngineError as error:
@@ -28,14 +29,14 @@ if child == 0:
         else:
             os._exit(1)
     own = Runtime(toy, None, max_model_len=200)
-    own.begin([1, 2], Sampling(temperature=0), Policy(0), 100)
+    own.begin([1, 2], Sampling(temperature=0), policy(0), 100)
     assert len(own.run()) == 100
     runtime.close()
     del runtime, own
     sys.exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 runtime.run()
-assert runtime.finish_reason == "length"
+assert runtime.seat(0).finish_reason == "length"
 print("fine")
 """
 

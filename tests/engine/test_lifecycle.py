@@ -281,7 +281,7 @@ def test_a_python_thread_runs_during_one_long_call(length: int) -> None:
     runtime = Runtime(toy, None, max_model_len=4096)
 
     def one_long_call() -> list[int]:
-        runtime.begin(PROMPT[:length], Sampling(), Policy(0), 40)
+        runtime.begin(PROMPT[:length], Sampling(), Policy(), 40)
         return runtime.run()
 
     with ThreadPoolExecutor(1) as pool:

@@ -1,6 +1,6 @@
 """Contract under test: the order checker (csrc/exec/order.h). It reports exactly the pairs of
 accesses, at least one a write, that nothing puts in order: no stream, no event, no wait of the
-host."""
+host. Every seat has a part of its own, except of parts that all seats share."""
 
 import random
 
@@ -39,6 +39,37 @@ def test_two_streams_are_not(first, second, reported):
     order.run(two, "b", *second)
     said = ["chain: nothing orders one's a and two's b"] if reported else []
     assert order.conflicts() == said
+
+
+@pytest.mark.parametrize(
+    ("part", "seats", "reported"),
+    [
+        ("chain", (3, 3), "chain of seat 3"),
+        ("chain", (3, 4), None),
+        ("chain", (3, None), "chain of seat 3"),
+        ("chain", (None, 3), "chain of seat 3"),
+        ("choice", (3, 4), "choice"),
+    ],
+    ids=["one seat", "two seats", "then every seat", "first every seat", "a shared part"],
+)
+def test_a_part_of_another_seat_is_another_part(part, seats, reported):
+    order, one, two, _ = book()
+    order.run(one, "a", [], [part], seat=seats[0])
+    order.run(two, "b", [part], [], seat=seats[1])
+    said = [f"{reported}: nothing orders one's a and two's b"] if reported else []
+    assert order.conflicts() == said
+
+
+def test_an_event_of_one_seat_does_not_order_another():
+    """Two streams pass the chain of seat 0 on; nothing guards that of seat 1."""
+    order, one, two, event = book()
+    order.run(one, "a", [], ["chain"], seat=0)
+    order.record(one, event, 1)
+    order.run(one, "a", [], ["chain"], seat=1)
+    order.wait(two, event, 1)
+    for seat in (0, 1):
+        order.run(two, "b", ["chain"], [], seat=seat)
+    assert order.conflicts() == ["chain of seat 1: nothing orders one's a and two's b"]
 
 
 @pytest.mark.parametrize("wait_first", [False, True], ids=["record first", "wait first"])
@@ -119,8 +150,9 @@ def test_what_an_event_had_before_needs_no_record():
         lambda order: order.run(9, "op", [], []),
         lambda order: order.wait(0, 9, 1),
         lambda order: order.run(0, "op", ["no part"], []),
+        lambda order: order.run(0, "op", [], [], seat=64),
     ],
-    ids=["stream", "event", "part"],
+    ids=["stream", "event", "part", "seat"],
 )
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(InvalidInputError):

@@ -146,8 +146,8 @@ FAULTS = (
     Fault(
         "the order checker forgets reads that a write must follow",
         "csrc/exec/order.cc",
-        "if (writes && state.reads[s].at > clock[s])",
-        "if (writes && reads && state.reads[s].at > clock[s])",
+        "if (writes && last[s].read.at > clock[s])",
+        "if (writes && reads && last[s].read.at > clock[s])",
         ("exec/test_order.py", "decode/test_order.py"),
     ),
     # ---- csrc/model

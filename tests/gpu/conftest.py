@@ -96,9 +96,9 @@ class Play:
         """(tokens, reason) of one sequence, and its counters."""
         self.begin(*args, **kwargs)
         out = []
-        while not self.runtime.finished:
+        while not self.runtime.seat(0).finished:
             out += self.runtime.run()
-        return out, self.runtime.finish_reason
+        return out, self.runtime.seat(0).finish_reason
 
     def steps(self, between):
         """Tokens of the sequence that has begun; `between` is called between any two rounds.
@@ -106,14 +106,14 @@ class Play:
         A call may leave the next round in flight, so the lanes must come to rest first.
         """
         out = []
-        while not self.runtime.finished:
+        while not self.runtime.seat(0).finished:
             self.runtime.idle()
             between()
             out += self.runtime.run(max_rounds=1)
         return out
 
     def counters(self):
-        s = self.runtime.stats
+        s = self.runtime.seat(0).stats
         return s.rounds, s.draft_tokens, s.accepted, s.branch_rounds, s.branch_hits
 
     def close(self):

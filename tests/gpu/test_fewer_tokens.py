@@ -67,7 +67,7 @@ def test_recordings_on_the_cpu(tools, pair, temperature):
     want = alone.answer(prompt, "none", temperature)
     for method in ("none", *METHODS):
         assert play.answer(prompt, method, temperature) == want
-    assert play.runtime.stats.accepted > 0
+    assert play.runtime.seat(0).stats.accepted > 0
     play.close()
     alone.close()
 

@@ -54,7 +54,7 @@ def test_nan_in_every_buffer_changes_no_token(tools, play, lanes, method):
     want = play.answer(prompt, method, 0.8, 8)
     play.begin(prompt, method, 0.8, 8)
     given = play.steps(lambda: [poison(lane) for lane in lanes])
-    assert (given, play.runtime.finish_reason) == want
+    assert (given, play.runtime.seat(0).finish_reason) == want
 
 
 def test_nothing_of_a_lane_in_python_is_asked_again(tools, checkpoints):
@@ -361,7 +361,7 @@ def test_features_are_those_of_the_cpu_engine(tools, tmp_path):
         for model in (checkpoint.decoder("float32"), tools.recorded(checkpoint)):
             play = tools.Play(model, None, keep_features=True)
             answer = play.answer(tools.prompt(30), "none", 0.0, 4)
-            found.append((answer, np.array(play.runtime.features())))
+            found.append((answer, np.array(play.runtime.seat(0).features())))
             play.close()
         (want, rows), (given, mine) = found
         assert given == want

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "bind/runner.h"
 #include "model/decoder.h"
+#include "exec/runner.h"
 
 namespace sbrt {
 namespace {

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sbrt import Engine, EngineConfig, SamplingParams, _core
+from sbrt import Engine, EngineConfig, SamplingParams, _core, _probe
 from sbrt.methods import METHODS
 from sbrt.model.checkpoint import open_checkpoint
 from sbrt.model.config import read_config
@@ -221,9 +221,9 @@ def test_nothing_outside_a_layers_window_is_read(make, tmp_path):
     for debug in (False, True):
         runtime = _core.Runtime(target, draft, max_model_len=400, num_threads=1, debug=debug)
         runtime.begin(
-            list(range(100)), _core.Sampling(temperature=0.0), _core.Policy(4, 8, adaptive=1), 250
+            list(range(100)), _core.Sampling(temperature=0.0), _probe.policy(4, 8, adaptive=1), 250
         )
         answers.append(runtime.run())
-        assert runtime.error is None
+        assert runtime.seat(0).error is None
     assert len(answers[0]) == 250
     assert answers[0] == answers[1]

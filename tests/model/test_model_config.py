@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sbrt import Engine, InvalidInputError, SamplingParams, _core
+from sbrt import Engine, InvalidInputError, SamplingParams, _core, _probe
 from sbrt.model.checkpoint import expected_shapes, open_checkpoint
 from sbrt.model.config import read_config
 from sbrt.model.rope import Rope
@@ -317,13 +317,13 @@ def test_nothing_outside_the_window_is_read(make, tmp_path):
     answers = []
     for debug in (False, True):
         for policy in (
-            _core.Policy(0),
-            _core.Policy(4, 8, adaptive=1),
-            _core.Policy(4, 1, serial=1),
+            _probe.policy(0),
+            _probe.policy(4, 8, adaptive=1),
+            _probe.policy(4, 1, serial=1),
         ):
             runtime = _core.Runtime(target, draft, max_model_len=400, num_threads=1, debug=debug)
             runtime.begin(list(range(100)), sampling, policy, 250)
             answers.append(runtime.run())
-            assert runtime.error is None
+            assert runtime.seat(0).error is None
     assert len(answers[0]) == 250
     assert all(answer == answers[0] for answer in answers)

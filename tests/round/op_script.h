@@ -154,7 +154,7 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
     case RoundOp::prefill_draft_rows:
       prompt_rows_op(draft, s.sequence.draft_have, team);
       break;
-    case RoundOp::gather:
+    case RoundOp::gather_draft:
       gather_op(gather_at(&s), team);
       break;
     case RoundOp::settle_draft:
@@ -211,7 +211,7 @@ class OpScript {
     run(RoundOp::target_rows);
     choose_all();
     if (c_.policy.gamma > 0) {
-      run(RoundOp::gather);
+      run(RoundOp::gather_draft);
       draw_laws();
       run(RoundOp::keep_laws);
       run(RoundOp::plan);
@@ -339,7 +339,7 @@ class OpScript {
   template <class Run>
   void burst(const Run& run, int steps) {
     for (int step = 0; step < steps; ++step) {
-      run(RoundOp::gather);
+      run(RoundOp::gather_draft);
       draw_laws();
       run(RoundOp::extend);
     }

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sbrt import _core
+from sbrt import _core, _probe
 from sbrt.tools import cli
 
 
@@ -26,9 +26,9 @@ def test_a_toy_draft_is_right_as_often_as_asked(acceptance):
     toys = [_core.Toy(vocab=512, seed=1, acceptance=a) for a in (-1.0, acceptance)]
     runtime = _core.Runtime(*toys, max_model_len=9000, max_gamma=1, body="sim")
     greedy = _core.Sampling(temperature=0)
-    runtime.begin([1, 2], greedy, _core.Policy(1, serial=True), 8000)
+    runtime.begin([1, 2], greedy, _probe.policy(1, serial=True), 8000)
     runtime.run()
-    found = runtime.stats.accepted / runtime.stats.draft_tokens
+    found = runtime.seat(0).stats.accepted / runtime.seat(0).stats.draft_tokens
     assert found == pytest.approx(acceptance, abs=0.03)
 
 

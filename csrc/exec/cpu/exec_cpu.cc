@@ -101,6 +101,7 @@ class CpuExec final : public Exec {
     failure_.rethrow();
   }
   void forget() override { failure_.forget(); }
+  Capabilities can() const override { return capabilities_of(Body::cpu); }
 
  protected:
   std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) override {

@@ -239,7 +239,7 @@ class CudaExec final : public Exec {
   }
   void forget() override {}  // a device does not recover
 
-  bool is_device() const override { return true; }
+  Capabilities can() const override { return capabilities_of(Body::cuda); }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
     const OnDevice here(world_.device);
     checked(cudaMemcpyAsync(static_cast<std::byte*>(block.device) + begin,

@@ -25,7 +25,7 @@ namespace {
 // Records of the dry backend.
 class Keeper {
  public:
-  explicit Keeper(PartName name) : order(name) {}
+  explicit Keeper(const PartTable& parts) : order(parts) {}
 
   OrderBook order;
 
@@ -33,8 +33,22 @@ class Keeper {
     const auto at = std::find(events_.begin(), events_.end(), &event);
     if (at != events_.end()) return static_cast<int>(at - events_.begin());
     events_.push_back(&event);
+    seen_.push_back(event.reached());
     return order.event(event.name(), event.reached());
   }
+  // The host waited for an event, or saw that it was reached.
+  void see(Event& of, int64_t value) {
+    const int number = event(of);
+    order.wait(OrderBook::kHost, number, value);
+    seen_[number] = std::max(seen_[number], value);
+  }
+  // Every other time the host looks too early, as it may elsewhere.
+  bool looks_too_early(Event& of, int64_t value) {
+    if (seen_[event(of)] >= value) return false;
+    is_early_ = !is_early_;
+    return is_early_;
+  }
+
   // `picked`: the picks of a launch's captured ops, in order.
   void keep(int stream, const Command& c, const std::vector<int>& picked) {
     if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
@@ -44,7 +58,7 @@ class Keeper {
     auto next = picked.begin();
     for (const Graph::Node& node : c.graph->nodes()) {
       const bool picks = node.captured && next != picked.end();
-      order.run(stream, node.name ? node.name : c.graph->name(), node.effects,
+      order.run(stream, node.name ? node.name : c.graph->name(), node.effects, c.seats,
                 picks ? node.captured->graphs[*next++] : nullptr);
     }
   }
@@ -52,8 +66,8 @@ class Keeper {
   void watch(const Watched& watched) {
     watched_.push_back({watched, Buffer<std::byte>(watched.bytes)});
   }
-  // Runs an op. In watched memory it may only write what its effects declare.
-  void call(const Graph::Node& node) {
+  // Runs an op of these seats. In watched memory it may only write what its effects declare.
+  void call(const Graph::Node& node, SeatSet seats) {
     if (!node.name) {
       node.call(node, Worker{});
       return;
@@ -62,9 +76,13 @@ class Keeper {
       std::memcpy(copy.before.data(), copy.of.memory, copy.of.bytes);
     node.call(node, Worker{});
     for (const Copy& copy : watched_) {
-      const int part = changed_part(copy, node.effects.writes);
-      check(part < 0, "order: ", node.name, " wrote ", part < 0 ? "" : order.part_name(part),
-            ", which it does not declare");
+      const int seat = copy.of.seat;
+      const bool is_its_seat = seat < 0 || (seats >> seat & 1);
+      const int part = changed_part(copy, is_its_seat ? node.effects.writes : Parts{});
+      if (part < 0) continue;
+      const std::string whose = seat < 0 ? "" : sentence(" of seat ", seat);
+      check(false, "order: ", node.name, " wrote ", order.parts().name(part), whose,
+            is_its_seat ? ", which it does not declare" : ", which is not in its launch");
     }
   }
 
@@ -85,6 +103,8 @@ class Keeper {
   }
 
   std::vector<const Event*> events_;
+  std::vector<int64_t> seen_;  // by the host, of each event
+  bool is_early_ = false;
   std::vector<Copy> watched_;
 };
 
@@ -151,17 +171,18 @@ class SimStream final : public CommandStream {
     if (c.kind == Command::kRecord) {
       c.event->counter().store(c.value, std::memory_order_release);
       c.event->set_time(clock_);
+      c.event->stamp(c.value, Trace::now());
     } else if (c.kind == Command::kWait) {
       clock_ = std::max(clock_, c.event->time());
       if (world_.timed) trace_.put(c.event->name(), begin, clock_, true);
     } else if (!world_.failure.raised()) {
-      run(*c.graph, e.picked);
+      run(*c.graph, e.picked, c.seats);
       if (world_.timed) trace_.put(c.graph->name(), begin, clock_, false);
     }
     return true;
   }
 
-  void run(const Graph& graph, const std::vector<int>& picked) {
+  void run(const Graph& graph, const std::vector<int>& picked, SeatSet seats) {
     const std::vector<Graph::Node>& nodes = graph.nodes();
     try {
       check(!world_.own || picks_of(graph) == picked, "graph ", graph.name(),
@@ -170,7 +191,7 @@ class SimStream final : public CommandStream {
       for (size_t i = 0; i < nodes.size(); ++i) {
         if (world_.timed && i == graph.cost().at) clock_ += price(graph.cost());
         if (world_.book) {
-          world_.book->call(nodes[i]);
+          world_.book->call(nodes[i], seats);
         } else {
           nodes[i].call(nodes[i], Worker{});
         }
@@ -192,10 +213,10 @@ class SimStream final : public CommandStream {
 
 class SimExec final : public Exec {
  public:
-  // Only a dry backend has a `name`.
-  explicit SimExec(bool timed, PartName name = nullptr, bool own = false)
+  // Only a dry backend has `parts`.
+  explicit SimExec(bool timed, const PartTable* parts = nullptr, bool own = false)
       : world_{timed,
-               name ? std::make_unique<Keeper>(name) : nullptr,
+               parts ? std::make_unique<Keeper>(*parts) : nullptr,
                own ? std::make_unique<OwnMemory>() : nullptr,
                0,
                {}} {}
@@ -208,8 +229,15 @@ class SimExec final : public Exec {
       for (SimStream* stream : streams_) moved |= stream->advance();
     }
     check(event.reached() >= value, "exec: no command will record ", event.name(), " = ", value);
-    if (world_.book) world_.book->order.wait(OrderBook::kHost, world_.book->event(event), value);
+    if (world_.book) world_.book->see(event, value);
     world_.host = std::max(world_.host, event.time());
+    return true;
+  }
+  bool has_reached(Event& event, int64_t value) override {
+    if (event.reached() < value) return false;
+    if (!world_.book) return true;
+    if (world_.book->looks_too_early(event, value)) return false;
+    world_.book->see(event, value);
     return true;
   }
 
@@ -219,14 +247,16 @@ class SimExec final : public Exec {
   void spend(int64_t ns) override { world_.host += ns; }
 
   const OrderBook* order() const override { return world_.book ? &world_.book->order : nullptr; }
-  void note(const char* what, const Effects& effects) override {
-    if (world_.book) world_.book->order.run(OrderBook::kHost, what, effects);
+  void note(const char* what, const Effects& effects, SeatSet seats) override {
+    if (world_.book) world_.book->order.run(OrderBook::kHost, what, effects, seats);
   }
   void watch(const Watched& watched) override {
     if (world_.book) world_.book->watch(watched);
   }
 
-  bool is_device() const override { return world_.own != nullptr; }
+  Capabilities can() const override {
+    return capabilities_of(world_.own ? Body::dry_cuda : world_.book ? Body::dry : Body::sim);
+  }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
     if (!world_.own) return;
     const OwnMemory::Open open(world_.own.get());
@@ -254,11 +284,11 @@ class SimExec final : public Exec {
 
 std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
 std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
-std::unique_ptr<Exec> make_dry_exec(PartName name) {
-  return std::make_unique<SimExec>(false, name);
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts) {
+  return std::make_unique<SimExec>(false, &parts);
 }
-std::unique_ptr<Exec> make_dry_cuda_exec(PartName name) {
-  return std::make_unique<SimExec>(false, name, true);
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts) {
+  return std::make_unique<SimExec>(false, &parts, true);
 }
 
 }  // namespace sbrt

@@ -14,7 +14,7 @@ from sbrt import _core
 toys = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
 runtime = _core.Runtime(*toys, max_model_len=200, num_threads=2, nvtx={nvtx})
 runtime.begin([1, 2, 3] * 30, _core.Sampling(), _core.Policy(gamma=4, branches=1), 20)
-while runtime.finish_reason is None:
+while runtime.seat(0).finish_reason is None:
     runtime.run()
 """
 needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built without NVTX")

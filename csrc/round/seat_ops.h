@@ -1,0 +1,165 @@
+// What each op of op_table.inc that has a kernel does, in one form for the host and for devices.
+//
+// `Memory`: working memory that the members of a team share. `run(args, at, memory, team)` does the
+// op for one seat (or one block of it), as one member of the team; an op for all seats at once
+// leaves `at` unread.
+#pragma once
+
+#include "round/crew.h"
+#include "round/grow_op.h"
+#include "round/hrad_op.h"
+#include "round/plan_op.h"
+#include "round/select_op.h"
+#include "round/settle_op.h"
+
+namespace sbrt {
+
+// Where a team works: a seat, and which of the blocks that a seat has.
+struct At {
+  int seat = 0, block = 0;
+};
+
+struct NoMemory {};
+
+struct SettleDraft {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    settle_draft_op(args.of(at.seat), team, NoKv{});
+  }
+};
+
+struct BringBurst {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    bring_burst_op(args.of(at.seat), team, NoKv{});
+  }
+};
+
+struct TargetRows {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    target_rows_op(args.of(at.seat), team);
+  }
+};
+
+struct PrefillTargetRows {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    prompt_rows_op(args.of(at.seat), args.seats.at[at.seat].target_have, team);
+  }
+};
+
+struct PrefillDraftRows {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    prompt_rows_op(args.of(at.seat), args.seats.at[at.seat].draft_have, team);
+  }
+};
+
+struct GatherTarget {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const GatherArgs& args, At, Memory&, Team team) {
+    gather_op(args, team);
+  }
+};
+using GatherPrompt = GatherTarget;
+using GatherDraft = GatherTarget;
+
+struct Plan {
+  using Memory = PlanScratch;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory& memory, Team team) {
+    plan_op(args.of(at.seat), memory, team);
+  }
+};
+
+struct PlanCertain {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    if (team.rank == 0) plan_certain_op(args.of(at.seat));
+  }
+};
+
+struct KeepLaws {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    keep_laws_op(args.of(at.seat), team);
+  }
+};
+
+struct Extend {
+  using Memory = GrowScratch;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory& memory, Team team) {
+    extend_op(args.of(at.seat), memory, team);
+  }
+};
+
+struct Select {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const SelectArgs& args, At at, Memory&, Team team) {
+    select_op(args.of(at.seat), team);
+  }
+};
+
+struct HradFeatures {
+  using Memory = FeatureScratch;
+  template <class Team>
+  SBRT_ANY static void run(const HradArgs& args, At at, Memory& memory, Team team) {
+    hrad_features_op(hrad_seat(args, at.seat), memory, team);
+  }
+};
+
+struct HradInnerSums {
+  using Memory = InnerScratch;
+  template <class Team>
+  SBRT_ANY static void run(const HradArgs& args, At at, Memory& memory, Team team) {
+    hrad_inner_op(hrad_seat(args, at.seat), at.block, memory, team);
+  }
+};
+
+struct HradCut {
+  using Memory = CutScratch;
+  template <class Team>
+  SBRT_ANY static void run(const HradArgs& args, At at, Memory& memory, Team team) {
+    hrad_cut_op(hrad_seat(args, at.seat), memory, team);
+  }
+};
+
+struct HangChain {
+  using Memory = SelectScratch;
+  template <class Team>
+  SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
+    hang_chain_op(args.of(at.seat), memory, team);
+    show_host();  // it looks at the record
+  }
+};
+
+struct HangBurst {
+  using Memory = SelectScratch;
+  template <class Team>
+  SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
+    hang_burst_op(args.seats.at[at.seat], memory, team);
+  }
+};
+
+struct EndRound {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const EndArgs& args, At, Memory&, Team team) {
+    if (team.rank == 0) ++*args.ended;
+  }
+};
+using EndTargetPiece = EndRound;
+using EndDraftPiece = EndRound;
+
+}  // namespace sbrt

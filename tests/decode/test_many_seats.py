@@ -1,0 +1,59 @@
+"""Contract under test: after warm-up, no call that runs rounds of sixteen sequences allocates.
+Meanwhile prompts go in by pieces, and sequences come and go. Every sequence has the tokens that it
+has alone."""
+
+import pytest
+
+from sbrt import _core, _probe
+from tests.common.toys import POLICIES
+
+SEATS = 16
+LENGTHS = [3 + 11 * i % 90 for i in range(2 * SEATS)]  # tokens of the prompts
+
+
+def make(body, threads, seats):
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
+    sizes = {"max_gamma": 4, "max_branches": 8, "max_width": 2, "max_piece": 16}
+    return _core.Runtime(
+        *pair, body=body, num_threads=threads, max_model_len=200, max_num_seqs=seats, **sizes
+    )
+
+
+def request(i):
+    """Arguments of `admit`: methods, temperatures and penalties take turns."""
+    prompt = [i % 32] + [1, 2, 3] * (LENGTHS[i] // 3)
+    policy = _probe.policy(**list(POLICIES.values())[i % len(POLICIES)])
+    sampling = _core.Sampling(temperature=0.8 * (i % 3 > 0), seed=i)
+    shaping = _core.Shaping(**({"presence_penalty": 0.5} if i % 4 == 0 else {}))
+    return prompt, sampling, policy, 20 + i, [], shaping
+
+
+def run_all(runtime):
+    """(tokens of each request, allocations of the calls that ran them)."""
+    tokens, running, waiting, spent = {}, {}, list(range(2 * SEATS)), 0
+    while waiting or running:
+        while waiting and runtime.has_free_seat:
+            running[waiting[0]] = runtime.admit(*request(waiting[0]))
+            tokens[waiting.pop(0)] = []
+        before = _core.allocation_count()
+        runtime.advance(1)
+        spent += _core.allocation_count() - before
+        for i, seat in list(running.items()):
+            tokens[i] += seat.take()
+            if seat.finished:
+                seat.release()
+                del running[i]
+    return tokens, spent
+
+
+@pytest.mark.parametrize(("body", "threads"), [("sim", 1), ("cpu", 1), ("cpu", 2)])
+def test_rounds_of_sixteen_sequences_allocate_nothing(body, threads):
+    runtime = make(body, threads, SEATS)
+    assert runtime.seats == SEATS
+    run_all(runtime)  # the warm-up
+    tokens, spent = run_all(runtime)
+    assert spent == 0
+    alone = make("sim", 1, 1)
+    for i, found in tokens.items():
+        alone.begin(*request(i))
+        assert found == alone.run(), i
