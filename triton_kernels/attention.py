@@ -347,9 +347,9 @@ def branch_attention_torch(
 ) -> torch.Tensor:
     """The twin of `branch_attention` in plain torch: same arguments, effects and errors."""
     _check(q, k, v, plan, out)
-    head = int(work.extent[0])
-    for i in range(plan.rows):
-        count, first = int(work.meta[0, i]), int(work.extent[4 + i])
+    head, firsts = int(work.extent[0]), work.extent[4 : 4 + plan.rows].tolist()
+    counts = work.meta[0, : plan.rows].tolist()
+    for i, (count, first) in enumerate(zip(counts, firsts, strict=True)):
         trunk = torch.arange(min(first, head), head, device=q.device) % plan.capacity
         flight = work.slots[i, max(0, first - head) : max(count, 0)].long()
         slots = torch.cat([trunk, flight])
