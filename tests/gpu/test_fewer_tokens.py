@@ -60,7 +60,16 @@ def test_an_engine_on_a_device(tools, tool, stand_in, pair):
             assert (drafted > 0) == (method != "none")
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("pair", "temperature"),
+    [
+        ("Llama", 0.9),
+        ("Mistral", 0.0),
+        pytest.param("Llama", 0.0, marks=pytest.mark.exact),
+        pytest.param("Mistral", 0.9, marks=pytest.mark.exact),
+    ],
+    indirect=["pair"],
+)
 def test_recordings_on_the_cpu(tools, pair, temperature):
     prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
     play, alone = tools.Play(*map(tools.recorded, pair)), tools.Play(tools.recorded(pair[0]), None)
