@@ -18,7 +18,7 @@ from sbrt.config import usable_cores
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-pytest_plugins = ["tests.common.nvcc", "tests.common.tiny"]
+pytest_plugins = ["tests.common.nvcc", "tests.common.processor_time", "tests.common.tiny"]
 
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
