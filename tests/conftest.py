@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -22,7 +23,10 @@ pytest_plugins = ["tests.common.nvcc", "tests.common.processor_time", "tests.com
 
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
-KEPT = TESTS.parent / "build" / "programs"  # a second run compiles what changed
+BUILD = TESTS.parent / "build"
+KEPT = BUILD / "programs"  # a second run compiles what changed
+# Objects of the product, which this Python's build compiled.
+SHIPPED = "cp{0}{1}-cp{0}{1}-*/CMakeFiles/sbrt_objects.dir/csrc"
 
 # Where HOME cannot be written matplotlib says so on stderr, and looks for fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
@@ -96,10 +100,10 @@ class Programs:
         command = [self.compiler, *flags, self.folder / "empty.cc", "-o", self.folder / "empty"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
-    def build(self, name, parts, flags=plain, replaced=None) -> Path:
+    def build(self, name, parts, flags=plain, replaced=None, extra=()) -> Path:
         """The program NAME with `parts` of csrc, rooms ("ring") or files ("model/toy.cc").
 
-        replaced: texts instead of files of csrc, by the file's name there.
+        replaced: texts instead of files of csrc, by the file's name there; `extra`: their flags.
         """
         (main,) = TESTS.rglob(f"{name}.cc")
         replaced = {
@@ -110,7 +114,10 @@ class Programs:
         folder = self.folder / "".join(flags).replace("/", "")
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(int(os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2"))) as pool:
-            objects = list(pool.map(lambda source: self._object(folder, source, flags), sources))
+            more = {source: extra for source in replaced.values()}
+            objects = list(
+                pool.map(lambda s: self._object(folder, s, flags, more.get(s, ())), sources)
+            )
         program = folder / _named(name, *sources)
         if _is_older(program, max(p.stat().st_mtime for p in objects)):
             self._compile(program, *flags, "-pthread", *objects)
@@ -167,12 +174,26 @@ class Programs:
             path.write_text(text)
         return path
 
-    def _object(self, folder: Path, source: Path, flags: tuple[str, ...]) -> Path:
-        path = folder / f"{_named(source.stem, source)}.o"
+    def _object(self, folder: Path, source: Path, flags: tuple[str, ...], extra=()) -> Path:
+        if flags == self.plain and (path := self._shipped(source)):
+            return path
+        path = folder / f"{_named(source.stem, source, *extra)}.o"
         if _is_older(path, max(self.newest_header, source.stat().st_mtime)):
             isa = next((ISA_FLAGS[part] for part in ISA_FLAGS if source.stem.endswith(part)), ())
-            self._compile(path, *flags, *isa, f"-I{CSRC}", "-c", source)
+            self._compile(path, *flags, *isa, *extra, f"-I{CSRC}", "-c", source)
         return path
+
+    def _shipped(self, source: Path) -> Path | None:
+        """The product's object of a file, if it is newer than that and all headers.
+
+        What a build with CUDA compiles in another way is left out: exec/cuda and ranges of NVTX.
+        """
+        part = source.relative_to(CSRC) if source.is_relative_to(CSRC) else None
+        if part is None or part.is_relative_to("exec/cuda") or "nvtx.h" in source.read_text():
+            return None
+        newest = max(self.newest_header, source.stat().st_mtime)
+        found = BUILD.glob(f"{SHIPPED.format(*sys.version_info)}/{part}.o")
+        return next((path for path in found if not _is_older(path, newest)), None)
 
     def _compile(self, path: Path, *arguments: object) -> None:
         made = path.with_name(f"{path.name}.{os.getpid()}")  # others may be at the same

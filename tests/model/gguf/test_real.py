@@ -27,7 +27,7 @@ QUESTIONS = (
 )
 GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
 NEAR = 1e-4  # of log-probs
-GREEDY = SamplingParams(temperature=0, max_tokens=64)
+GREEDY = SamplingParams(temperature=0, max_tokens=32)
 
 
 def chat(question):
