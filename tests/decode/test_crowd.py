@@ -30,11 +30,11 @@ def check_seen(seen, sequences):
 
 
 def test_a_share_on_the_sim_body(run_crowd):
-    check_seen(run_crowd(350, seed=1, cpu=0.0), 350)
+    check_seen(run_crowd(700, seed=1, cpu=0.0), 700)
 
 
 def test_a_share_on_the_cpu_body(run_crowd):
-    check_seen(run_crowd(250, seed=2, cpu=1.0), 250)
+    check_seen(run_crowd(500, seed=2, cpu=1.0), 500)
 
 
 @pytest.mark.exact
