@@ -45,16 +45,18 @@ elif platform.machine() in ("aarch64", "arm64"):
 
 # Files that take longest. They run first: one of them at the end would leave one process alone.
 LONG_FILES = (
-    "engine/test_same_tokens.py",
     "decode/test_same_as_reference.py",
-    "triton_kernels/test_offline.py",
+    "engine/test_same_tokens.py",
+    "decode/test_crowd.py",
+    "model/gguf/test_real.py",
     "triton_kernels/test_choose.py",
-    "gpu/test_fewer_tokens.py",
+    "gpu/test_on_device.py",
     "gpu/test_hrad_on_device.py",
-    "gpu/test_interpreter.py",
-    "ops/test_integer_bits.py",
+    "gpu/test_fewer_tokens.py",
+    "tools/draft/test_make.py",
+    "decode/test_auto.py",
     "exec/test_exec.py",
-    "engine/test_lifecycle.py",
+    "exec/cuda/test_compiles.py",
 )
 
 
