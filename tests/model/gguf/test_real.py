@@ -4,6 +4,7 @@ and in transformers. The file is not in the repository (CONTRIBUTING.md).
 The long runs take their prompts from the JSON lines that SBRT_PROMPTS names."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from sbrt.model.gguf.tokenizer import chat_template
 from sbrt.model.tokenizer import Tokenizer
 from sbrt.tools.prompts import read_prompts
 
+BUILD = Path(__file__).parents[3] / "build"
 QUESTIONS = (
     "What is the capital of France?",
     "Write a Python function that sorts a list.",
@@ -47,8 +49,11 @@ def answers(real, request):
 
 
 @pytest.fixture(scope="module")
-def folder(files, real, tmp_path_factory):
-    return files.folder(tmp_path_factory.mktemp("real") / "folder", [real])
+def folder(files, real):
+    """540 MB, in the checkout: temporary folders may lie on a small file system."""
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as made:
+        yield files.folder(Path(made) / "folder", [real])
 
 
 @pytest.mark.parametrize("answers", SETTINGS[:1], indirect=True)
