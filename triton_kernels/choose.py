@@ -363,8 +363,7 @@ def choose_torch(
         is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
         cut = work.cut[i] if plan.cuts and law.temperature > 0 else None
         score = _scores_torch(x, tokens, law, given.row[first + i].position + 1, cut)
-        order = torch.sort(score, descending=True, stable=True).indices
-        best = [] if is_bad else [t for t in order[:CANDIDATES].tolist() if score[t] > -torch.inf]
+        best = [] if is_bad else _best_torch(score)
         if plan.laws:
             if plan.filtered and law.temperature > 0 and best:
                 best = thinned_torch(x, law, score, best, plan.chunk, PICKS[True])
@@ -375,6 +374,13 @@ def choose_torch(
             error = 1 if is_bad else 2 if not best else 0
             out[i] = torch.tensor([best[0] if best else -1, error], dtype=torch.int32)
     return out
+
+
+def _best_torch(score: torch.Tensor) -> list[int]:
+    """The first candidates by score, without those that are cut off."""
+    found = torch.sort(score, descending=True, stable=True)
+    values, order = found.values[:CANDIDATES].tolist(), found.indices[:CANDIDATES].tolist()
+    return [t for s, t in zip(values, order, strict=True) if s > -torch.inf]
 
 
 def _scores_torch(

@@ -144,13 +144,15 @@ def thinned_torch(
     """The twin of `thinned`, from the scores of a row and the size of its chunks."""
     picks: list[int] = []
     for start in range(0, len(x), chunk):
-        scores = score[start : start + chunk]
-        order = torch.sort(scores, descending=True, stable=True).indices[:n_picks]
-        picks += [start + t for t in order.tolist() if scores[t] > -torch.inf]
+        found = torch.sort(score[start : start + chunk], descending=True, stable=True)
+        pairs = zip(found.values[:n_picks].tolist(), found.indices[:n_picks].tolist(), strict=True)
+        picks += [start + t for s, t in pairs if s > -torch.inf]
     weight = exp32_torch((x - x.max()) / law.temperature)
     total, left = float(weight.sum()), []
+    known = [*picks, *best]
+    place = {t: (-value, t) for t, value in zip(known, x[known].tolist(), strict=True)}
     for t in best:
-        above = [j for j in picks if (-float(x[j]), j) < (-float(x[t]), t)]
+        above = [j for j in picks if place[j] < place[t]]
         if 0 < law.top_k <= len(above) or weight[t] < law.min_p:
             continue
         if law.top_p < 1 and float(weight[above].sum()) > total * (law.top_p + 1e-4):

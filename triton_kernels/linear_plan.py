@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import triton
@@ -119,7 +120,7 @@ class LinearPlan:
             return triton.cdiv(self.k if self.norm else self.n, PART)
         return 0
 
-    @property
+    @cached_property  # every call of a product asks for it
     def partial_size(self) -> int:
         """Numbers that wait to be merged."""
         halves = 2 if self.gate else 1

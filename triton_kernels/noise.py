@@ -104,8 +104,6 @@ def exp32_torch(x: torch.Tensor) -> torch.Tensor:
 
 
 def _product(x: torch.Tensor, by: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low word of x * by, computed in 16-bit halves because int64 would overflow."""
-    low, high = x & 0xFFFF, x >> 16
-    first, second = low * by, high * by
-    total_low = first + ((second & 0xFFFF) << 16)
-    return ((second >> 16) + (total_low >> 32)) & 0xFFFFFFFF, total_low & 0xFFFFFFFF
+    """High and low word of x * by. int64 wraps to a negative product, whose bits are the same."""
+    product = x * by
+    return (product >> 32) & 0xFFFFFFFF, product & 0xFFFFFFFF

@@ -186,11 +186,12 @@ def rope_kv_write_torch(
     given, kv_heads = struct(Batch, table), k.shape[0]
     for i in range(min(qkv.shape[0], given.n - first_row)):
         row = given.row[first_row + i]
-        q = _turned(_normed(qkv[i, :heads], rope.q_weight, rope.eps), row.position, rope)
+        turn = _turn(row.position, rope)
+        q = _turned(_normed(qkv[i, :heads], rope.q_weight, rope.eps), turn)
         key = _normed(qkv[i, heads : heads + kv_heads], rope.k_weight, rope.eps)
         qkv[i, :heads] = q
         if row.slot >= 0:
-            k[:, row.slot] = _turned(key, row.position, rope)
+            k[:, row.slot] = _turned(key, turn)
             v[:, row.slot] = qkv[i, heads + kv_heads :]
 
 
@@ -203,11 +204,16 @@ def _normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.T
     return (y.float() * weight.float()).to(x.dtype)
 
 
-def _turned(x: torch.Tensor, position: int, rope: Rope) -> torch.Tensor:
-    """Heads [n, head_dim] rotated by a position's angles."""
+def _turn(position: int, rope: Rope) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines [head_dim / 2] of a position's angles."""
     kind = torch.float32 if position < EXACT_FLOAT else torch.float64
-    angle = torch.tensor(position, dtype=kind, device=x.device) * rope.inv_freq.to(kind)
-    cosines, sines = (f(angle).float() * rope.amplitude for f in (torch.cos, torch.sin))
+    angle = torch.tensor(position, dtype=kind, device=rope.inv_freq.device) * rope.inv_freq.to(kind)
+    return torch.cos(angle).float() * rope.amplitude, torch.sin(angle).float() * rope.amplitude
+
+
+def _turned(x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Heads [n, head_dim] rotated by the cosines and sines of a position."""
+    cosines, sines = turn
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cosines - b * sines, b * cosines + a * sines], -1).to(x.dtype)
 

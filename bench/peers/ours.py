@@ -101,7 +101,8 @@ def units(
             num_threads=threads,
             max_num_seqs=seats,
             enable_prefix_caching=False,  # prompts come again, and other engines feed them again
-            speculative=SpeculativeConfig(model=given.draft) if given.draft else None,
+            # One of the lines': `auto`, the default, would measure for seconds before it is there.
+            speculative=SpeculativeConfig(modes[-1], given.draft) if given.draft else None,
         )
         found = [
             Line(OURS, given.name, dtype, mode, version=__version__, in_batches=True)

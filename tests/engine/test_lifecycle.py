@@ -33,9 +33,11 @@ def sigint() -> Iterator[None]:
 
 
 @contextmanager
-def gated_engine(lane: str = "target", **fault: int) -> Iterator[tuple[Engine, Toy]]:
+def gated_engine(
+    lane: str = "target", methods: tuple[str, ...] = (), **fault: int
+) -> Iterator[tuple[Engine, Toy]]:
     """An engine, and its toy with the gate. It is closed with the gate open."""
-    engine = toy_engine(**{lane: GATE | fault})
+    engine = toy_engine(**{lane: GATE | fault}, methods=methods)
     toy = getattr(engine.pair, lane)
     try:
         yield engine, toy
@@ -95,7 +97,7 @@ def ctrl_c_at_the_gate(engine: Engine, toy: Toy) -> Iterator[None]:
 )
 def test_ctrl_c_inside_one_long_call(lane: str, method: str, length: int) -> None:
     """Ctrl-C is raised while a forward still runs; the rest of that forward touches nothing."""
-    with gated_engine(lane) as (engine, toy):
+    with gated_engine(lane, methods=(method,)) as (engine, toy):
         with ctrl_c_at_the_gate(engine, toy):
             engine.generate(PROMPT[:length], GREEDY, method=method)
         assert not engine.has_unfinished_requests()
@@ -144,7 +146,9 @@ from sbrt import Engine, SamplingParams
 from sbrt.model.demo_pair import demo_folder
 
 def engine():
-    return Engine.from_pretrained(demo_folder("target"), demo_folder("draft"), num_threads=2)
+    return Engine.from_pretrained(
+        demo_folder("target"), demo_folder("draft"), num_threads=2,
+        speculative={"method": "specbranch"})
 
 params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
 used = engine()
@@ -189,7 +193,7 @@ def test_an_abort_from_another_thread_comes_before_the_end() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_an_abort_after_any_number_of_steps(method: str, stride: int) -> None:
     """The next request, queued all along, is not affected."""
-    with toy_engine() as engine:
+    with toy_engine(methods=("none", method)) as engine:
         first, then = fresh(PROMPT[:70]), fresh(PROMPT[:9])
         for steps in range(0, 45, 1 if method == "none" else stride):
             engine.add_request("a", PROMPT[:70], GREEDY, method=method)

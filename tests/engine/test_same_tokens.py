@@ -21,11 +21,19 @@ METHODS = (
     "specbranch:epsilon=0,k_max=4,gamma=7,on_miss=serial",
     "hedge:F=8,tree=0,on_miss=lookup",
 )
+UNTUNED = tuple(method for method in METHODS if method != "auto")
 MAX_TOKENS = 64
 DRAFTS = ("draft", "poor", "random")  # the last one misses in every round
 THREADS = (1, 2)
-SOME = (("draft", 1, 2), ("draft", 2, 2), ("poor", 2, 2), ("random", 1, 1))  # the last: prompts
-ENOUGH = 6  # prompts, so that some reach a stop string and some are cut
+# Draft, threads, prompts, methods. `auto` measures for seconds when an engine opens: once for each
+# number of threads here.
+SOME = (
+    ("draft", 1, 2, UNTUNED),
+    ("draft", 2, 2, METHODS),
+    ("poor", 2, 2, UNTUNED),
+    ("random", 1, 1, METHODS),
+)
+ENOUGH = 4  # prompts of which some reach a stop string, and some are cut
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
 # Everything that changes a row's distribution, and stop strings of several tokens. Each ends some
 # answers.
@@ -54,35 +62,36 @@ def some_prompts(limit: int) -> list[str]:
     return [f"# {i}\n{text}" for i in range(limit) for text in BUILT_IN][:limit]
 
 
-MakeEngine = Callable[[str, int], Engine]
+MakeEngine = Callable[[str, int, tuple[str, ...]], Engine]
 
 
 @pytest.fixture(scope="module")
 def engine_of() -> Iterator[MakeEngine]:
-    """Engines by (draft, threads), opened once for a module's tests."""
-    opened: dict[tuple[str, int], Engine] = {}
+    """Engines by draft, threads and methods, opened once for a module's tests."""
+    opened: dict[tuple[str, int, bool], Engine] = {}
 
-    def make(draft: str, threads: int) -> Engine:
-        if (draft, threads) not in opened:
-            opened[draft, threads] = open_engine(draft, threads)
-        return opened[draft, threads]
+    def make(draft: str, threads: int, methods: tuple[str, ...]) -> Engine:
+        key = (draft, threads, "auto" in methods)
+        if key not in opened:
+            opened[key] = open_engine(draft, threads, methods)
+        return opened[key]
 
     yield make
     for engine in opened.values():
         engine.close()
 
 
-def open_engine(draft: str, threads: int, **kept: str) -> Engine:
+def open_engine(draft: str, threads: int, methods: tuple[str, ...], **kept: str) -> Engine:
     """The demo target with `draft`: "draft", "poor" or "random". kept: dtypes of the weights."""
     target = demo_folder("target")
     if draft == "random":
         config = EngineConfig(model=target, num_threads=threads)
         pair = load_pair(config, make_draft=random_draft)
     else:
-        speculative = {"model": demo_folder(draft)}
+        speculative = {"model": demo_folder(draft), "method": methods[0]}
         config = EngineConfig(model=target, num_threads=threads, speculative=speculative, **kept)
         pair = load_pair(config)
-    return Engine(config, pair=pair, methods=METHODS)
+    return Engine(config, pair=pair, methods=("none", *methods))
 
 
 Answer = tuple[list[int], str, str | None, int | str | None]
@@ -99,26 +108,25 @@ def answers(engine: Engine, method: str, prompts: list[str], law: str) -> list[A
 
 
 def check_all_methods(
-    engine_of: MakeEngine, draft: str, threads: int, law: str, limit: int
+    engine: Engine, law: str, limit: int, methods: tuple[str, ...] = METHODS
 ) -> None:
     prompts = some_prompts(limit)
-    engine = engine_of(draft, threads)
     plain = answers(engine, "none", prompts, law)
     if "stop" in LAWS[law]:
         stopped = {reason for _, _, finish, reason in plain if finish == "stop"}
         assert stopped & set(SHAPING["stop"]), "no answer reached a stop string"
     else:
         assert sum(len(answer[0]) for answer in plain) >= limit * 7 // 8 * MAX_TOKENS
-    for method in METHODS:
+    for method in methods:
         assert answers(engine, method, prompts, law) == plain, method
 
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
-@pytest.mark.parametrize(("draft", "threads", "limit"), SOME)
+@pytest.mark.parametrize(("draft", "threads", "limit", "methods"), SOME)
 def test_some_prompts(
-    engine_of: MakeEngine, draft: str, threads: int, limit: int, law: str
+    engine_of: MakeEngine, draft: str, threads: int, limit: int, methods: tuple[str, ...], law: str
 ) -> None:
-    check_all_methods(engine_of, draft, threads, law, limit)
+    check_all_methods(engine_of(draft, threads, methods), law, limit, methods)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,7 @@ def test_some_prompts(
     ],
 )
 def test_some_prompts_shaped(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
-    check_all_methods(engine_of, draft, threads, law, limit=ENOUGH)
+    check_all_methods(engine_of(draft, threads, UNTUNED), law, ENOUGH, UNTUNED)
 
 
 @pytest.mark.parametrize("limit", [ENOUGH, pytest.param(24, marks=pytest.mark.exact)])
@@ -141,11 +149,8 @@ def test_the_shipped_classifiers_cut_chains_and_change_no_token(
     draft: str, law: str, limit: int
 ) -> None:
     prompts = some_prompts(limit)
-    config = EngineConfig(
-        model=demo_folder("target"), num_threads=1, speculative={"model": demo_folder(draft)}
-    )
     methods = ("specbranch:gamma=7,epsilon=0,hrad=demo", "specbranch:gamma=7,epsilon=0")
-    with Engine(config, methods=methods) as engine:
+    with open_engine(draft, 1, methods) as engine:
         plain = answers(engine, "none", prompts, law)
         rolled_back = []
         for method in methods:
@@ -163,11 +168,11 @@ def test_the_shipped_classifiers_cut_chains_and_change_no_token(
 def test_quantised_weights_equal_their_own_plain_decoding(dtype: str, activations: str) -> None:
     prompts = some_prompts(1)
     kept = {"dtype": dtype, "activation_dtype": activations}
-    with open_engine("draft", 2, **kept) as engine:
+    with open_engine("draft", 2, UNTUNED, **kept) as engine:
         plain = {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
-        for method, law in product(METHODS, PLAIN_LAWS):
+        for method, law in product(UNTUNED, PLAIN_LAWS):
             assert answers(engine, method, prompts, law) == plain[law], (method, law)
-    with open_engine("draft", 1, **kept) as engine:
+    with open_engine("draft", 1, ("none",), **kept) as engine:
         assert plain == {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
 
 
@@ -176,26 +181,29 @@ def test_quantised_weights_equal_their_own_plain_decoding(dtype: str, activation
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("draft", DRAFTS)
 def test_all_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
-    check_all_methods(engine_of, draft, threads, law, limit=164)
+    check_all_methods(engine_of(draft, threads, METHODS), law, limit=164)
 
 
 @pytest.mark.exact
 @pytest.mark.parametrize("law", SHAPED_LAWS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
 def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
-    check_all_methods(engine_of, draft, 1, law, limit=164)
+    check_all_methods(engine_of(draft, 1, METHODS), law, limit=164)
 
 
 @pytest.mark.parametrize("law", PLAIN_LAWS)
 def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
     prompts = some_prompts(3)
-    alone, team = (answers(engine_of("draft", n), "specbranch", prompts, law) for n in (1, 2))
+    alone, team = (
+        answers(engine_of("draft", threads, methods), "specbranch", prompts, law)
+        for threads, methods in ((1, UNTUNED), (2, METHODS))
+    )
     assert alone == team
 
 
 def test_seeds_differ(engine_of: MakeEngine) -> None:
     """The sampled comparison is meaningful: another seed gives another text."""
-    engine, [prompt] = engine_of("draft", 1), some_prompts(1)
+    engine, [prompt] = engine_of("draft", 1, UNTUNED), some_prompts(1)
     texts = set()
     for seed in range(4):
         params = SamplingParams(temperature=0.8, seed=seed, max_tokens=64, ignore_eos=True)

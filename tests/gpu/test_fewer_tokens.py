@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sbrt import Engine, SamplingParams
+from tests.common.trimmed import answers
 
 KNOWN = 50  # tokens of the draft; the target has 67
 SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=8)
@@ -37,12 +38,6 @@ def pair(request, tools, checkpoints, tmp_path_factory):
     return target, tools.write_fewer(folder, target, KNOWN)
 
 
-def answers(engine, prompt, method):
-    outputs = engine.generate([prompt] * len(PARAMS), list(PARAMS), method=method)
-    found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
-    return found, sum(o.outputs[0].spec_decode_metrics["num_draft_tokens"] for o in outputs)
-
-
 @pytest.mark.parametrize(
     "pair", ["Llama", pytest.param("Mistral", marks=pytest.mark.exact)], indirect=True
 )
@@ -51,16 +46,25 @@ def test_an_engine_on_a_device(tools, tool, stand_in, pair):
     prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
     alone = replace(tool.config_of([c.folder for c in pair], "cuda"), speculative=None)
     with Engine(alone) as engine:
-        want, _ = answers(engine, prompt, "none")
-    assert {token >= KNOWN for tokens, _ in want for token in tokens} == {True, False}
+        want, *_ = answers(engine, [prompt], PARAMS)
+    assert {token >= KNOWN for tokens, *_ in want for token in tokens} == {True, False}
     with Engine(tool.config_of([c.folder for c in pair], "cuda"), methods=METHODS) as engine:
         for method in ("none", *METHODS):
-            got, drafted = answers(engine, prompt, method)
+            got, drafted, _ = answers(engine, [prompt], PARAMS, method)
             assert got == want, method
             assert (drafted > 0) == (method != "none")
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("pair", "temperature"),
+    [
+        ("Llama", 0.9),
+        ("Mistral", 0.0),
+        pytest.param("Llama", 0.0, marks=pytest.mark.exact),
+        pytest.param("Mistral", 0.9, marks=pytest.mark.exact),
+    ],
+    indirect=["pair"],
+)
 def test_recordings_on_the_cpu(tools, pair, temperature):
     prompt = [*tools.prompt(12), KNOWN, 66, 1, 66]
     play, alone = tools.Play(*map(tools.recorded, pair)), tools.Play(tools.recorded(pair[0]), None)

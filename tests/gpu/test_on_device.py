@@ -190,18 +190,17 @@ def sizes_taken(picks):
 
 @pytest.mark.parametrize("method", SIZES)
 def test_a_launch_takes_the_smallest_graph_that_fits(tools, tool, stand_in, checkpoints, method):
-    """Also with the default context, the checkpoint's length, which the answer may fill."""
-    pair = folders(checkpoints, "Llama")
-    for length in (tools.max_len, None):
-        with Engine(tool.config_of(pair, "cuda", method, max_model_len=length)) as engine:
-            engine.add_request("endless", tools.prompt(9), replace(SHORT, max_tokens=None))
-            for _ in range(3):
-                engine.step()
-            engine.abort_request("endless")
+    """By default: the context has the checkpoint's length, which the answer may fill."""
+    with Engine(tool.config_of(folders(checkpoints, "Llama"), "cuda", method)) as engine:
+        assert engine.max_model_len == tools.max_len
+        engine.add_request("endless", tools.prompt(9), replace(SHORT, max_tokens=None))
+        for _ in range(3):
             engine.step()
-            assert sizes_taken(stand_in.picks()) == SIZES[method]
-            picks = picked(stand_in, engine, tools.prompt(9), SHORT)
-            assert sizes_taken(picks) == SIZES[method]
+        engine.abort_request("endless")
+        engine.step()
+        assert sizes_taken(stand_in.picks()) == SIZES[method]
+        picks = picked(stand_in, engine, tools.prompt(9), SHORT)
+        assert sizes_taken(picks) == SIZES[method]
 
 
 # Beyond its limit the draft may lack a whole chain: rows of its graphs in such answers.

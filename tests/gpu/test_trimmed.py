@@ -5,12 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from sbrt import Engine, SamplingParams
 from sbrt.gpu.lane import model_of
 from sbrt.model.draft import open_draft
-from tests.common.trimmed import EMBED, HEAD, d2t
+from tests.common.trimmed import answers, head_fields, head_weights, write_draft
 
 IDS = (*range(1, 30), *range(33, 60, 3), 66)
 SAMPLED = SamplingParams(temperature=0.9, seed=5, max_tokens=8)
@@ -29,17 +29,10 @@ SHARES = (False, True)
 
 def write(folder, checkpoint, *, shares, trims=True):
     """The same model with a head of IDS, and without its embedding if it shares the target's."""
-    folder.mkdir()
     config = json.loads((checkpoint.folder / "config.json").read_text())
-    weights = load_file(checkpoint.folder / "model.safetensors")
-    if trims:
-        config |= {"tie_word_embeddings": False, "draft_vocab_size": len(IDS)}
-        weights |= {HEAD: weights.get(HEAD, weights[EMBED])[list(IDS)].copy(), "d2t": d2t(IDS)}
-    if shares:
-        del weights[EMBED]
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(weights, folder / "model.safetensors")
-    return open_draft(folder, checkpoint)
+    weights, ids = load_file(checkpoint.folder / "model.safetensors"), IDS if trims else None
+    kept = head_weights(weights, ids, embedding=not shares)
+    return open_draft(write_draft(folder, config | head_fields(ids), kept), checkpoint)
 
 
 @pytest.fixture(scope="module", params=SHARES, ids=["own embedding", "shared embedding"])
@@ -50,24 +43,16 @@ def pair(request, checkpoints, tmp_path_factory):
     return target, write(folder, target, shares=request.param)
 
 
-def answers(engine, prompt, method):
-    outputs = engine.generate([prompt] * len(PARAMS), list(PARAMS), method=method)
-    found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
-    return found, sum(
-        o.outputs[0].spec_decode_metrics["num_accepted_draft_tokens"] for o in outputs
-    )
-
-
 def test_an_engine_on_a_device(tools, tool, stand_in, pair):
     """Also for requests with masks, bias and penalties, which cover all tokens."""
     prompt = [*tools.prompt(12), 0, 66, 1, 64]
     folders = [c.folder for c in pair]
     with Engine(replace(tool.config_of(folders, "cuda"), speculative=None)) as engine:
-        want, _ = answers(engine, prompt, "none")
-    assert {token in IDS for tokens, _ in want for token in tokens} == {True, False}
+        want, *_ = answers(engine, [prompt], PARAMS)
+    assert {token in IDS for tokens, *_ in want for token in tokens} == {True, False}
     with Engine(tool.config_of(folders, "cuda"), methods=METHODS) as engine:
         for method in ("none", *METHODS):
-            got, accepted = answers(engine, prompt, method)
+            got, _, accepted = answers(engine, [prompt], PARAMS, method)
             assert got == want, method
             assert (accepted > 0) == (method != "none")
 

@@ -9,7 +9,17 @@ import pytest
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from sbrt.model.checkpoint import open_checkpoint
 from sbrt.model.draft import open_draft
-from tests.common.trimmed import EMBED, HEAD, IDS, d2t, head_weights, t2d, write_trimmed
+from tests.common.tiny import config_of
+from tests.common.trimmed import (
+    EMBED,
+    HEAD,
+    IDS,
+    d2t,
+    head_fields,
+    head_weights,
+    t2d,
+    write_draft,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +39,8 @@ def draft_of(make, tmp_path, target, weights):
     def opened(changes=None, base=None, **fields):
         given = head_weights(weights, embedding=False) if base is None else base
         given = {k: w for k, w in (given | (changes or {})).items() if w is not None}
-        folder = write_trimmed(make, tmp_path / "draft", given, **fields)
+        config = config_of(**(head_fields() | fields))
+        folder = write_draft(tmp_path / "draft", config, given)
         return open_draft(folder, open_checkpoint(target))
 
     return opened
@@ -139,7 +150,8 @@ def test_a_folder_without_a_tokenizer_has_the_targets_size(
     make, tmp_path, target, weights, one_sentence
 ):
     few = head_weights(weights) | {EMBED: weights[EMBED][:310]}
-    draft = write_trimmed(make, tmp_path / "d", few, vocab_size=310)
+    config = config_of(vocab_size=310, **head_fields())
+    draft = write_draft(tmp_path / "d", config, few)
     config = EngineConfig(target, num_threads=1, speculative={"model": draft})
     one_sentence(lambda: Engine(config), "tokenizer.json", "vocab_size 320", "vocab_size 310")
 
@@ -192,7 +204,8 @@ def test_every_storage(make, tmp_path, weights, dtype, tied):
     bare = {name: w for name, w in make.noisy(weights, 0.01, 3).items() if name != EMBED}
     borrower = make.checkpoint(tmp_path / "whole", weights=bare)
     near = make.noisy(weights, 0.01, 3)
-    trimmed = write_trimmed(make, tmp_path / "d", head_weights(near, embedding=False))
+    given = head_weights(near, embedding=False)
+    trimmed = write_draft(tmp_path / "d", config_of(**head_fields()), given)
     params = SamplingParams(temperature=0.8, seed=3, max_tokens=24, ignore_eos=True)
     found = []
     for draft in (None, trimmed, borrower):

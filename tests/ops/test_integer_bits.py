@@ -48,8 +48,7 @@ def test_avx_vnni_by_the_instructions_of_avx512(programs, program, expected):
     text = programs.text("ops/integers.cc")
     assert own in text
     replaced["ops/integers.cc"] = text.replace(own, "static_cast<void>(has_avx_vnni);")
-    flags = (*programs.plain, "-mf16c")
-    made = programs.build("integers_main", parts, flags, replaced)
+    made = programs.build("integers_main", parts, programs.plain, replaced, ("-mf16c",))
     assert "vnni256" in programs.run(made).stdout.split()
     assert lines_of(programs, made, "vnni256") == expected
 

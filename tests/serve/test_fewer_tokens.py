@@ -7,6 +7,7 @@ import pytest
 
 from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core
 from sbrt.methods import METHODS
+from tests.common.trimmed import answers
 
 KNOWN = 200  # tokens of the draft; the target has 320 rows and 300 tokens
 PARAMS = [
@@ -43,21 +44,12 @@ def pair_of(tmp_path_factory, make):
     return made
 
 
-def answers(engine, prompts, method="none"):
-    """The answers to every prompt under each of PARAMS, and the number of accepted draft tokens."""
-    outputs = [o for params in PARAMS for o in engine.generate(prompts, params, method=method)]
-    completions = [o.outputs[0] for o in outputs]
-    metrics = [c.spec_decode_metrics for c in completions]
-    found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]
-    return found, sum(m["num_accepted_draft_tokens"] for m in metrics)
-
-
 @pytest.fixture(scope="module")
 def want(pair_of, prompts):
     """Answers of the target alone."""
     with Engine(EngineConfig(pair_of(KNOWN)[0], num_threads=1)) as engine:
         assert engine.pair.vocab == 300
-        return answers(engine, prompts)[0]
+        return answers(engine, prompts, PARAMS)[0]
 
 
 def test_no_answer_changes(pair_of, prompts, want):
@@ -68,7 +60,7 @@ def test_no_answer_changes(pair_of, prompts, want):
     with Engine(config, methods=METHODS) as engine:
         assert any(max(engine.encode(prompt)) >= KNOWN for prompt in prompts)
         for method in METHODS:
-            got, accepted = answers(engine, prompts, method)
+            got, _, accepted = answers(engine, prompts, PARAMS, method)
             assert got == want, method
             assert accepted > 0 or method in ("none", "auto"), method
 
@@ -78,7 +70,7 @@ def test_drafts_of_other_sizes(pair_of, prompts, want, rows):
     target, draft = pair_of(rows)
     config = EngineConfig(target, num_threads=1, speculative={"model": draft, "method": "pearl"})
     with Engine(config) as engine:
-        assert answers(engine, prompts, "pearl")[0] == want
+        assert answers(engine, prompts, PARAMS, "pearl")[0] == want
 
 
 def test_without_a_tokenizer_too(pair_of, prompts):
@@ -109,7 +101,7 @@ def test_a_draft_whose_tokenizer_lacks_tokens(pair_of, prompts, want, tmp_path, 
     (draft / "tokenizer.json").write_text(json.dumps(raw))
     config = EngineConfig(target, num_threads=1, speculative={"model": draft, "method": "pearl"})
     with Engine(config) as engine:
-        assert answers(engine, prompts, "pearl")[0] == want
+        assert answers(engine, prompts, PARAMS, "pearl")[0] == want
 
 
 def test_rejection_repeats_and_never_drafts_what_is_unknown(pair_of, prompts):
@@ -119,7 +111,7 @@ def test_rejection_repeats_and_never_drafts_what_is_unknown(pair_of, prompts):
     for threads in (1, 2):
         config = EngineConfig(target, num_threads=threads, speculative=spec)
         with Engine(config) as engine:
-            runs.append(answers(engine, prompts, "specbranch:acceptance=rejection"))
+            runs.append(answers(engine, prompts, PARAMS, "specbranch:acceptance=rejection"))
     assert runs[0] == runs[1]
     assert runs[0][1] > 0
 

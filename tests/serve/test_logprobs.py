@@ -23,15 +23,16 @@ ASKED = SamplingParams(temperature=0.7, seed=4, max_tokens=24, logprobs=3, promp
 SHAPED = {"repetition_penalty": 1.3, "top_k": 5, "top_p": 0.8, "logit_bias": {11: 3.0}}
 
 
-def demo_engine(**fields):
+def demo_engine(methods=("specbranch",), **fields):
     target, (draft, _) = names.target_folder("demo"), names.draft_of("demo")
-    config = EngineConfig(model=target, speculative={"model": draft}, **fields)
-    return Engine(config, methods=METHODS)
+    speculative = {"model": draft, "method": methods[-1]}
+    config = EngineConfig(model=target, speculative=speculative, **fields)
+    return Engine(config, methods=methods)
 
 
 @pytest.fixture(scope="module")
 def demo():
-    with demo_engine(num_threads=1) as engine:
+    with demo_engine(METHODS, num_threads=1) as engine:
         yield engine
 
 

@@ -6,7 +6,8 @@ import pytest
 from sbrt import Engine, EngineConfig, SamplingParams
 from sbrt.methods import METHODS
 from sbrt.model import hrad
-from tests.common.trimmed import EMBED, IDS, head_weights, write_trimmed
+from tests.common.tiny import config_of
+from tests.common.trimmed import IDS, answers, head_fields, head_weights, write_draft
 
 PARAMS = [
     SamplingParams(temperature=0, max_tokens=40),
@@ -30,14 +31,15 @@ def pair(tmp_path_factory, make):
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
     near = make.noisy(weights, 0.01, seed=2)
-    narrow = make.weights(make.config(hidden_size=16), seed=3)
-    whole = make.checkpoint(base / "whole", weights={k: w for k, w in near.items() if k != EMBED})
-    (whole / "tokenizer.json").unlink()
+    thin = config_of(hidden_size=16, **head_fields())
+    narrow = head_weights(make.weights(config_of(hidden_size=16), seed=3))
+    config, shared = config_of(**head_fields()), head_weights(near, embedding=False)
+    whole = head_weights(near, None, embedding=False)
     drafts = {
-        "own": write_trimmed(make, base / "own", head_weights(near), tokenizer=True),
-        "shared": write_trimmed(make, base / "shared", head_weights(near, embedding=False)),
-        "whole": whole,
-        "narrow": write_trimmed(make, base / "narrow", head_weights(narrow), hidden_size=16),
+        "own": write_draft(base / "own", config, head_weights(near), tokenizer=True),
+        "shared": write_draft(base / "shared", config, shared),
+        "whole": write_draft(base / "whole", config_of(**head_fields(None)), whole),
+        "narrow": write_draft(base / "narrow", thin, narrow),
     }
     return target, drafts
 
@@ -48,20 +50,11 @@ def engine_of(pair, kind, methods=METHODS, **fields):
     return Engine(EngineConfig(target, **(given | fields)), methods=methods)
 
 
-def answers(engine, prompts, method="none"):
-    """The answers to every prompt under each of PARAMS, and the number of accepted draft tokens."""
-    outputs = [o for params in PARAMS for o in engine.generate(prompts, params, method=method)]
-    completions = [o.outputs[0] for o in outputs]
-    found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]
-    accepted = sum(c.spec_decode_metrics["num_accepted_draft_tokens"] for c in completions)
-    return found, accepted
-
-
 @pytest.fixture(scope="module")
 def want(pair, prompts):
     """Answers of the target alone."""
     with Engine(EngineConfig(pair[0], num_threads=1)) as engine:
-        return answers(engine, prompts)[0]
+        return answers(engine, prompts, PARAMS)[0]
 
 
 def test_the_target_says_what_the_head_does_not_know(want):
@@ -74,7 +67,7 @@ def test_the_target_says_what_the_head_does_not_know(want):
 def test_no_answer_changes(pair, prompts, want, kind):
     with engine_of(pair, kind) as engine:
         for method in METHODS:
-            got, accepted = answers(engine, prompts, method)
+            got, _, accepted = answers(engine, prompts, PARAMS, method)
             assert got == want, method
             assert accepted > 0 or kind == "narrow" or method in MAY_REST, method
 
@@ -88,7 +81,7 @@ def test_many_sequences_at_once(pair, prompts, want, kind):
     fields = {"max_num_seqs": 4, "num_threads": 2, "enable_prefix_caching": True}
     with engine_of(pair, kind, methods=SOME, spec={"method": "tree"}, **fields) as engine:
         for method in SOME:
-            assert answers(engine, prompts, method)[0] == want, method
+            assert answers(engine, prompts, PARAMS, method)[0] == want, method
         first, again, plain = (
             engine.generate("".join(prompts) * 2, PARAMS[1], method=method)[0]
             for method in ("tree", "hedge", "none")
@@ -105,7 +98,7 @@ def test_a_classifier_cuts_its_chains(pair, prompts, want, make, tmp_path):
     path = make.classifier(tmp_path / "h.safetensors", origin).path
     method = f"specbranch:gamma=3,hrad={path}"
     with engine_of(pair, "shared", methods=(), spec={"method": method}) as engine:
-        got, accepted = answers(engine, prompts, method)
+        got, _, accepted = answers(engine, prompts, PARAMS, method)
     assert got == want
     assert accepted > 0
 
@@ -115,6 +108,6 @@ def test_rejection_drafts_only_what_the_head_knows(pair, prompts):
     runs = []
     for threads in (1, 2):
         with engine_of(pair, "shared", methods=(), num_threads=threads, spec=spec) as engine:
-            runs.append(answers(engine, prompts, "specbranch:acceptance=rejection"))
+            runs.append(answers(engine, prompts, PARAMS, "specbranch:acceptance=rejection"))
     assert runs[0] == runs[1]
     assert runs[0][1] > 0

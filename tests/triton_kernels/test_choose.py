@@ -44,12 +44,10 @@ KINDS += [("greedy", True), ("plain", True), ("filtered", True)]
 @pytest.mark.parametrize(("kind", "shaped"), KINDS)
 def test_takes_what_the_cpu_takes(device, kind, shaped):
     seen = Counter()
-    for seed in range(2):
-        case = Case(seed, 6, int(np.random.default_rng(seed).integers(2, 700)), kind=kind,
-                    shaped=shaped, device=device)  # fmt: skip
-        compare(case, seen)
-        compare(case, Counter(), choose_torch)
-    assert seen["rows"] == 12
+    case = Case(0, 7, 595, kind=kind, shaped=shaped, device=device)
+    compare(case, seen)
+    compare(case, Counter(), choose_torch)
+    assert seen["rows"] == 7
     assert seen["near-ties"] == 0, seen
 
 
