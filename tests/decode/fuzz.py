@@ -272,17 +272,17 @@ def oracle(world: World, task: Task, method: str):
     )
 
 
-def differences(runtime, tokens, expected) -> dict:
+def differences(seat, tokens, expected) -> dict:
     """Unexpected results of a finished sequence: name -> (engine, reference)."""
     want_tokens, want_finish, want_stats = expected
     pairs = {
         "tokens": (tokens, want_tokens),
-        "finish": (runtime.seat(0).finish_reason, want_finish),
+        "finish": (seat.finish_reason, want_finish),
     }
     stop = want_tokens[-1] if want_finish == "stop" else None
-    pairs["stop_token"] = (runtime.seat(0).stop_token, stop)
-    pairs["error"] = (runtime.seat(0).error is not None, want_finish == "error")
-    stats = runtime.seat(0).stats
+    pairs["stop_token"] = (seat.stop_token, stop)
+    pairs["error"] = (seat.error is not None, want_finish == "error")
+    stats = seat.stats
     for name in COUNTERS:
         pairs[name] = (getattr(stats, name), getattr(want_stats, name))
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -343,7 +343,7 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
             wrong.append(f"{method}: {error}\n    {world}\n    {task}")
             continue
         expected = plain if method == "none" else oracle(world, task, method)
-        different = differences(runtime, tokens, expected)
+        different = differences(runtime.seat(0), tokens, expected)
         by_chance = is_by_chance(task, method)
         if tokens != plain[0] and not by_chance:
             different["plain"] = (tokens, plain[0])
