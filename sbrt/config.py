@@ -220,7 +220,7 @@ class EngineConfig:
 
     @property
     def can(self) -> Capabilities:
-        """What the lanes' backend can do."""
+        """The capabilities of the lanes' backend."""
         return capabilities("cuda" if self.on_cuda else "cpu")
 
     @property

@@ -21,7 +21,7 @@ SPLIT = 64  # positions; the same for every model, because splits determine bits
 FAN = 8  # pieces that one program merges into one of the next level
 MULTIPROCESSORS = 132  # an H100 or H200: `short` is chosen for this number
 PROGRAMS_PER_MULTIPROCESSOR = 2
-# What Workspace.members has of each, in order.
+# The fields of a member in Workspace.members, in order.
 MEMBER = ("head", "low", "first_split", "splits", "taken", "storage", "row", "end", "tile")
 
 

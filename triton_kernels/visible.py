@@ -5,8 +5,8 @@ position: the trunk, its ancestors in flight, its own tail. For the positions in
 head on, a depth-to-slot table is made of the row's masks. If a row's table is the beginning of
 another's, it follows that row, its leader. A path has one leader, a tree one per leaf. Attention
 reads the slots in flight once per leader and tile of rows. Rows of several sequences are cut into
-members (Workspace), each with an extent of its own, and the schedule says how many items of work
-each has.
+members (Workspace). Each has an extent of its own, and the schedule says how many items of work it
+has.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
 the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
-forward instead: T or t and its rows. --lanes takes the times of forwards from the figures of
-bench.lanes on a device instead of estimating them, and writes a cost file of the same form.
+forward instead: T or t and its rows. --lanes estimates nothing: it takes
+the times of forwards from the figures of bench.lanes on a device. The file has the same form.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ BARRIER = 30  # cycles
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel needs after the gap.
+    """The work of one kernel after the gap.
 
     memory, l2  bytes
     chain       s of accesses that wait for one another, in one program

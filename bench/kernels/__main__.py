@@ -226,6 +226,25 @@ def _on_gpu(rest: list[str]) -> int:
     return on_device.main(rest)
 
 
+def _add_form_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for the form of a forward: activations, rows, threads."""
+    add = parser.add_argument
+    add(
+        "--activation-dtype",
+        choices=("float32", "int8"),
+        default="auto",
+        help="default: int8 next to int8 and int4 weights",
+    )
+    add("--rows", default="1,8,16", metavar="N,N", help="rows of a forward (default: %(default)s)")
+    add(
+        "--threads",
+        type=int,
+        default=usable_cores(),
+        metavar="N",
+        help="default: the cores this process may use",
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = flags.Parser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -242,20 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"of {', '.join(DTYPES)}; auto: a file's own (default: %(default)s)",
     )
-    add(
-        "--activation-dtype",
-        choices=("float32", "int8"),
-        default="auto",
-        help="default: int8 next to int8 and int4 weights",
-    )
-    add("--rows", default="1,8,16", metavar="N,N", help="rows of a forward (default: %(default)s)")
-    add(
-        "--threads",
-        type=int,
-        default=usable_cores(),
-        metavar="N",
-        help="default: the cores this process may use",
-    )
+    _add_form_flags(parser)
     add("--context", type=int, default=200, metavar="N", help="trunk (default: %(default)s)")
     add("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     add("--isa", default="auto", help="instruction set (default: the best of this machine)")

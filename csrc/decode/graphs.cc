@@ -22,6 +22,14 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock
   if (shape.is_there()) node.on_device(kernel_of(step.op), shape.threads, shape.blocks * seats);
 }
 
+// The arguments of a lane's choice: tokens, or distributions of a draft.
+ChooseArgs choose_args(Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice, Law* law) {
+  Lane& lane = *unit.lane;
+  return {lane.logits(),          lane.columns().n,    unit.columns, batch,
+          r.sequences.device(),   unit.scratch.data(), choice,       law,
+          r.dense_shaping.dense()};
+}
+
 }  // namespace
 
 // A lane's own ops, all with these `effects`.
@@ -101,21 +109,12 @@ void Graphs::expect(Lane& lane, const int32_t& rows) const {
 }
 
 void Graphs::record_target() {
-  Sequence* c = r_.sequences.device();
   TargetScratch* mine = r_.target_scratch.device();
   Batch* batch = &mine->batch;
   LaneUnit& unit = r_.target;
   Lane& lane = *unit.lane;
   LaneArgs args{r_.seats(unit), batch, nullptr, lane.ring(), lane.ring_shape(), unit.max_rows};
-  const ChooseArgs choice{lane.logits(),
-                          lane.columns().n,
-                          unit.columns,
-                          batch,
-                          c,
-                          unit.scratch.data(),
-                          mine->choice,
-                          nullptr,
-                          r_.dense_shaping.dense()};
+  const ChooseArgs choice = choose_args(r_, unit, batch, mine->choice, nullptr);
   LaneOps ops{
       lane,          batch,          choice,        {r_.seats(unit), batch, false, unit.max_rows},
       kGatherTarget, kForwardTarget, kChooseTarget, kMovesTarget};
@@ -202,15 +201,12 @@ void Graphs::put_select(Graph& graph) const {
 }
 
 void Graphs::record_draft() {
-  Sequence* c = r_.sequences.device();
   DraftScratch* mine = r_.draft_scratch.device();
   Batch* batch = &mine->batch;
   LaneUnit& unit = r_.draft;
   Lane& lane = *unit.lane;
   LaneArgs args{r_.seats(unit), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
-  const ChooseArgs laws{
-      lane.logits(), lane.columns().n,        unit.columns, batch, c, unit.scratch.data(), nullptr,
-      mine->law,     r_.dense_shaping.dense()};
+  const ChooseArgs laws = choose_args(r_, unit, batch, nullptr, mine->law);
   LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   put(settle_draft_, kSettleDraft, args);
@@ -294,7 +290,7 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           fused(bursts_, shape.gamma)};
 }
 
-// Of a round of this shape: whether `settle` is in it, whether `select` is.
+// The place of a round of this shape; it depends on whether `settle` and `select` are in it.
 int Graphs::verification_at(const RoundShape& shape) const {
   return 2 * (r_.launches.moves_kv && shape.burst == 0) + (shape.gamma == 0);
 }

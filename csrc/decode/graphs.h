@@ -18,7 +18,7 @@ class Graphs {
   explicit Graphs(Resources& resources);
   Graphs(const Graphs&) = delete;
 
-  // What the lanes launch in a round of this shape.
+  // The launches of both lanes in a round of this shape.
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 

@@ -1,5 +1,5 @@
-// What says which captured graphs the launches of a lane take. The host changes it while no round is in
-// flight, so that all rounds in flight are of one kind.
+// It says which captured graphs the launches of a lane take. The host changes it while no round is
+// in flight, so that all rounds in flight are of one kind.
 #pragma once
 
 #include "decode/row_bounds.h"

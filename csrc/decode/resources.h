@@ -58,7 +58,7 @@ struct Resources {
   int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
   void send_ended();  // what the host wrote there, with nothing in flight
   void close();       // joins every thread, then drops the models
-  void leave();       // in a fork: there is nobody to join, so nothing is freed
+  void leave();       // in a fork: there is no thread to join, so nothing is freed
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];

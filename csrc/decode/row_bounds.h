@@ -66,7 +66,7 @@ inline RowBounds with_rows_of(const RowBounds& all, const Policy& p, const RowBo
   const auto joined = [](int32_t rows, int32_t more, int32_t most) {
     return std::min(rows + more, most);
   };
-  // What is more than its share waits, and more may come to it.
+  // Rows beyond the seat's share wait, and more may join them.
   const auto fed = [&](int32_t rows) { return rows <= draft_share ? rows : kMaxRows; };
   RowBounds found = all;
   found.verify = joined(all.verify, own.verify, kMaxRows);

@@ -46,7 +46,8 @@ void for_each(SeatSet seats, F f) {
 
 inline int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.burst : 0; }
 
-// What choosing a policy reads and writes of a seat, next to what csrc/README.md says of the tuner.
+// Choosing a policy reads and writes these parts of a seat. csrc/README.md names what the tuner reads
+// besides.
 inline constexpr Effects kTunes{parts(Part::outcome, Part::draft_have), parts(Part::settings)};
 
 class SeatTable {

@@ -24,7 +24,7 @@ struct Access {
   bool of_every_seat = false;
 };
 
-// What the streams did last with one part, of one seat if every seat has its own.
+// The last accesses of the streams to one part, of one seat if every seat has its own.
 struct LastAccess {
   Access read, write;
 };

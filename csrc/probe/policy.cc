@@ -8,7 +8,7 @@ namespace sbrt {
 namespace {
 
 // A policy in the words of tests. `serial`: the gamma steps are a burst before every forward of the
-// target, none beside it. `adaptive`, `likely`: the ranking.
+// target; none overlaps it. `adaptive`, `likely`: the ranking.
 Policy policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
               bool likely, const py::kwargs& fields) {
   py::object made = py::cast(plain_policy());

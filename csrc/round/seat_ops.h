@@ -1,4 +1,4 @@
-// What each op of op_table.inc that has a kernel does, in one form for the host and for devices.
+// Each op of op_table.inc that has a kernel, in one form for the host and for devices.
 //
 // `Memory`: working memory that the members of a team share. `run(args, at, memory, team)` does the
 // op for one seat (or one block of it), as one member of the team; an op for all seats at once

@@ -1,4 +1,4 @@
-"""What forwards cost in simulated time: `c=8`, a cost file, or the name of one that is shipped.
+"""The costs of forwards in simulated time: `c=8`, a cost file, or the name of one that is shipped.
 
 A target forward of `rows` rows costs T(rows), a draft forward t(rows), everything else nothing.
 """
@@ -100,7 +100,7 @@ def cost_model(name: str, given: Any) -> CostModel:
     follow the line through the last two, never below 0. T_overlapped, t_overlapped: the same while
     the other lane works (default: T, t). devices: "separate" means that overlapped costs are not
     used. round_us: host, once a round. turns_us: added where the target waits for a burst before
-    where a burst runs beside it (both 0 unless given). about: text that says where costs are from.
+    where a burst overlaps it (both 0 unless given). about: text that says where costs are from.
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")

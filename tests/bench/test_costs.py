@@ -1,6 +1,6 @@
-"""Contract under test: estimates for a device come from compiled kernels, one command makes the
-cost files that are shipped, and figures of bench.lanes make a file of the same form. Bad figures
-are refused in one sentence."""
+"""Contract under test: estimates for a device come from compiled kernels. One command makes the
+cost files that are shipped. Figures of bench.lanes make a file of the same form; bad figures are
+refused in one sentence."""
 
 import json
 import os

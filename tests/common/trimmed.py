@@ -31,7 +31,7 @@ def head_weights(weights, ids=IDS, *, embedding=True):
 
 
 def head_fields(ids=IDS):
-    """What config.json says of that head."""
+    """The fields of config.json about that head."""
     if ids is None:
         return {"tie_word_embeddings": True}
     return {"tie_word_embeddings": False, "draft_vocab_size": len(ids)}
@@ -48,8 +48,8 @@ def write_draft(folder, config, weights, *, tokenizer=False) -> Path:
 
 
 def answers(engine, prompts, laws, method="none"):
-    """What every prompt gets under each of `laws`, and the numbers of tokens that were drafted and
-    accepted."""
+    """The answers to every prompt under each of `laws`, and the numbers of drafted and accepted
+    tokens."""
     outputs = [o for law in laws for o in engine.generate(prompts, law, method=method)]
     completions = [o.outputs[0] for o in outputs]
     found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]

@@ -67,7 +67,7 @@ WORLDS = list(product(DRAFTS.items(), (0.0, 0.8), (1, 8), DEVICES.items()))
 
 
 def world_of(place):
-    """Of four settings of two values each: every three of them meet outside of `make exact`."""
+    """Four settings of two values each: every three of them meet outside of `make exact`."""
     (name, draft), temperature, c, (devices, shared) = WORLDS[place]
     marks = pytest.mark.exact if place.bit_count() % 2 else ()
     return pytest.param(

@@ -1,5 +1,5 @@
-"""Contract under test: the core refuses in one sentence what a backend cannot do, by what
-csrc/exec/backends.h says of it, and no other room asks which backend it has."""
+"""Contract under test: the core refuses in one sentence what a backend cannot do, according to
+csrc/exec/backends.h. No other room asks which backend it has."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ NEEDED_BY = {
     "tunes": {"tuned": [_core.Policy()]},
     "reuses_prefixes": {"reuses_prefixes": True},
 }
-UNTIMED = {("tunes", "sim"), ("tunes", "dry")}  # without costs nobody can measure them there
+UNTIMED = {("tunes", "sim"), ("tunes", "dry")}  # without costs they cannot be measured there
 BODIES = ("cpu", "sim", "dry", "dry_cuda", "cuda")
 
 

@@ -91,7 +91,7 @@ def test_attention_of_many_seats_equals_its_twin(crowd, assert_close):
 
 @pytest.mark.parametrize("short", [None, 1])
 def test_a_row_has_the_bits_that_it_has_alone(crowd, short):
-    """In any seat, beside any others; by splits, and where they are many by blocks of them."""
+    """In any seat, with any neighbours; by splits, and by blocks of splits if there are many."""
     plan = replace(PLAN, short=short)
     given = crowd(SEATED, plan).attend()
     for name in SEATED.values():
