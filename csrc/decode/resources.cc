@@ -190,7 +190,6 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.draft_nodes = Mask::none();
   c.target_have = target_have;
   c.draft_have = draft_have;
-  exec->note("send_sequence", {{}, all_parts()});
   exec->upload(trunks, seat * room(), length);
   exec->upload(sequences, seat, 1);
 }
