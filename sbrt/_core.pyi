@@ -357,7 +357,7 @@ class Stats:
     histogram: list[int]
 
 class Capabilities:
-    """What a backend can do (csrc/exec/backends.h)."""
+    """The capabilities of a backend (csrc/exec/backends.h)."""
 
     @property
     def name(self) -> str:
@@ -578,21 +578,22 @@ class Runtime:
         shaping: Shaping = ...,
         logprobs: Logprobs = ...,
     ) -> Seat:
-        """Start a sequence beside those in flight, as `begin` does; its seat, until it is released.
+        """Start a sequence as `begin` does, next to those in flight; the seat that it has until
+        released.
 
         It may wait for the last round of the seat's former owner. Raises EngineError if no seat is
         free.
         """
     @property
     def has_free_seat(self) -> bool:
-        """Whether `admit` has a seat to give."""
+        """True if `admit` has a free seat."""
     @property
     def seats(self) -> int:
         """How many there are."""
     def seat(self, seat: int) -> Seat:
         """The seat of that number. Raises InvalidInputError if there is none."""
     def run(self, max_rounds: int = 0, seconds: float = 0.0) -> list[int]:
-        """Run until a sequence ends, or so many rounds or seconds (0: no limit), or `interrupt`.
+        """Run until a sequence ends, or N rounds or seconds (0: no limit), or `interrupt`.
 
         Returns the tokens of the first seat since the last call. The GIL is released. Raises
         EngineError: then all sequences have ended.
@@ -607,12 +608,12 @@ class Runtime:
     def end(self) -> None:
         """Drop the sequence in flight, if there is one."""
     def close(self) -> None:
-        """Join every thread, whoever still holds the runtime; it cannot run any more."""
+        """Join every thread, whatever still refers to the runtime; it cannot run any more."""
     def interrupt(self) -> None:
         """From any thread: `run` returns after the round it is in."""
     @property
     def order(self) -> OrderBook:
-        """All that the dry body was given so far, a copy; InvalidInputError on another body."""
+        """A copy of the dry backend's commands; InvalidInputError on another backend."""
     def trace(self, since_ns: int = 0) -> list[tuple[str, str, int, int, bool]]:
         """(stream, name, begin_ns, end_ns, is_wait) begun since then, oldest first per stream.
 
@@ -627,7 +628,7 @@ class Runtime:
     def profile(self, is_on: bool) -> None:
         """cudaProfilerStart, or Stop, on a device; nothing elsewhere."""
     def measure(self, seconds: float, temperature: float = 0.0) -> Costs:
-        """What forwards take on this machine, measured for about so long; drops the sequence.
+        """The times of forwards on this machine, measured for about that long; drops the sequence.
 
         Raises InvalidInputError in virtual time.
         """

@@ -278,7 +278,7 @@ def choose(
     sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
              tokens, sharpness
     table    int32 words of the Batch; rows from its n on are not written. A row is sampled as the
-             sequence of its seat asks; the noise is that of the position behind a row's
+             sequence of its seat asks; the noise is that of the position after a row's
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
              `choice` or `row_law`
     shaping  dense lists of every seat, if plan.shaped; a captured choice reads these very tensors.

@@ -54,7 +54,7 @@ def _prefetch_weights(W, w_stride, w_row, o_first, k, BLOCK_K: tl.constexpr):
     """Asks L2 for the first two tiles of k of these rows of weights."""
     LINE_K: tl.constexpr = LINE // (W.dtype.element_ty.primitive_bitwidth // 8)
     o_k = tl.minimum(o_first + LINE_K * tl.arange(0, 2 * BLOCK_K // LINE_K), k - 1)
-    prefetch(W + w_row[None, :] * w_stride + o_k[:, None])
+    prefetch(W + w_row.to(tl.int64)[None, :] * w_stride + o_k[:, None])
 
 
 @triton.jit

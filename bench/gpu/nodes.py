@@ -145,7 +145,7 @@ def _attention(launch: Launch, context: int) -> Work:
     given = launch.arguments
     splits = context // given["SPLIT"] + 1
     taken = 1 if splits <= given["short"] else given["FAN"]
-    units = given["kv_heads"] * given["tiles"]
+    units = given["units"]
     pieces = math.ceil(splits / taken)
     turns = math.ceil(units * pieces / launch.programs)
     levels = 0 if pieces == 1 else max(1, math.ceil(math.log(pieces, given["FAN"])))
@@ -153,10 +153,11 @@ def _attention(launch: Launch, context: int) -> Work:
     read = units * context * one
     loop = sass.product_loop(launch.binary.found, launch.binary.labels)
     tiles = turns * taken * given["SPLIT"] // given["BLOCK_N"]
-    # The extent; rows and leaders; the leader's count; its slots; the end. Then the first keys.
-    chain = 5 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
+    # The schedule; the member; rows and leaders; the leader's count; its slots; the end. Then the
+    # first keys.
+    chain = 6 * L2_ACCESS + turns * MEMORY_ACCESS + levels * ARRIVAL
     merged = min(pieces, given["FAN"])
-    return Work(read / given["tiles"], read, chain, [(loop, tiles)], merged)
+    return Work(read * given["kv_heads"] / units, read, chain, [(loop, tiles)], merged)
 
 
 def _choose(launch: Launch, context: int) -> Work:

@@ -11,6 +11,7 @@ build/sbrt.nsys-rep or build/sbrt.ncu-rep. `make nsys` and `make ncu` call this.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -32,11 +33,10 @@ TRITON = (
     "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear",
     "ring_settle", "rms_norm", "rope_kv_write", "see", "shape", "silu_mul",
 )  # fmt: skip
-ROUND = (
-    "target_rows", "prefill_target_rows", "prefill_draft_rows", "gather", "settle_draft",
-    "bring_burst", "plan", "plan_certain", "keep_laws", "extend", "select", "hang_chain",
-    "hang_burst", "end_round", "publish", "hrad_features", "hrad_inner", "hrad_cut",
-)  # fmt: skip
+# Lines of the table of a round's ops: the op's name and the shape of its kernel.
+OP = re.compile(r"^SBRT_OP\(\w+, (\w+), \w+, \w+, (k\w+)", re.MULTILINE)
+TABLE = ROOT / "csrc" / "round" / "op_table.inc"
+ROUND = ("publish", *(name for name, shape in OP.findall(TABLE.read_text()) if shape != "kNone"))
 GRAPHS = (
     "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",
     "serial_burst",

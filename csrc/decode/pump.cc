@@ -73,7 +73,7 @@ int Pump::free_seat(const std::vector<int32_t>& prompt) {
   return found;
 }
 
-// Whether nothing in flight has the seat.
+// True if nothing in flight uses the seat.
 bool Pump::is_quiet(int i) {
   return r_.exec->has_reached(fences_.verify_done, seats_[i].last_round) && prompts_.has_fed(i);
 }
@@ -272,9 +272,9 @@ Brought Pump::time_of(int64_t round, bool ahead) const {
   return found;
 }
 
-// Whether the next round may be enqueued before the record of the last one is read: its shape does
-// not depend on that outcome, its policies are the same, and its launches take the graphs in force. A stop
-// that the host finds leaves a round behind that nobody reads.
+// True if the next round may be enqueued before the record of the last one is read. Then its shape does
+// not depend on that outcome, its policies are the same, and its launches take the graphs in force. After
+// a stop that the host finds, one round remains unread.
 bool Pump::may_run_ahead() {
   if (!r_.config.can().runs_ahead || r_.config.keep_features) return false;
   const SeatSet members = seats_.decoding(), tuned = seats_.tuned_of(members);
@@ -338,8 +338,8 @@ int32_t Pump::most_chain(int i) const {
   return r_.count() > 1 ? nodes : std::max(chain_nodes_, nodes);
 }
 
-// How far the draft may be behind the trunk in the next `rounds` rounds; the host knows the head of the
-// first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
+// The tokens of the trunk that the draft may lack in the next `rounds` rounds. The host knows the head of
+// the first. A round whose chain ends at the draft's limit is one that the draft sits out. A serial draft
 // that sat out once is never fed again.
 DraftLag Pump::lag_within(int i, int rounds) const {
   if (seats_[i].tuner) return DraftLag::any;
@@ -349,7 +349,7 @@ DraftLag Pump::lag_within(int i, int rounds) const {
   return head + nodes < r_.at(i).draft_limit ? DraftLag::none : DraftLag::chain;
 }
 
-// Of the next `rounds` rounds of these seats.
+// The launches of the next `rounds` rounds of these seats.
 Launches Pump::launches_of(SeatSet members, int rounds) const {
   Launches found{
       {0, 0, 0}, {}, !r_.config.can().captures};  // a device leaves the KV of paths alone

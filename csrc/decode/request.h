@@ -66,7 +66,7 @@ struct ShapingMemory {
   Cells<float> bias;
 };
 
-// What one seat's Sequence::shaping and Sequence::counts point at.
+// The memory that one seat's Sequence::shaping and Sequence::counts point at.
 class ShapingStore {
  public:
   // holes: ids below the vocabulary that no token has; every sequence masks them. `memory` outlives this.

@@ -29,7 +29,7 @@ struct LaneShape {
   int32_t seats = 1;       // sequences, each with its own ring
 };
 
-// What the requests of a choice ask for, any of them: min_p, top_k or top_p; masks, bias or penalties.
+// True if any request of a choice filters (min_p, top_k, top_p) or shapes (masks, bias, penalties).
 struct ChoiceKind {
   bool filters = false, shapes = false;
 
@@ -43,7 +43,7 @@ struct Expected {
   const ChoiceKind* kind = nullptr;
 };
 
-// Which KV goes to new slots once `settle` has brought the sequences that take part to the last outcome.
+// The KV that goes to new slots after `settle` has moved the sequences that take part to the last outcome.
 enum class Moves {
   path,           // the accepted path
   path_and_tail,  // that, then the adopted branch's tail

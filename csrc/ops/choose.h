@@ -52,7 +52,7 @@ struct DenseShaping {
 
   const uint8_t* mask = nullptr;    // [seats, vocab]; null: there are none
   const float* bias = nullptr;      // [seats, vocab]
-  const int32_t* output = nullptr;  // [seats, vocab] how often a token stands behind the prompt
+  const int32_t* output = nullptr;  // [seats, vocab] how often a token occurs after the prompt
   const uint8_t* seen = nullptr;    // [seats, vocab]
   int64_t vocab = 0;                // from one seat to the next
 };

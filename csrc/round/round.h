@@ -9,7 +9,7 @@ namespace sbrt {
 struct TargetLane {
   Stream& stream;
   const Graph &settle, &forward, &select;
-  // What a round launches of these as one, by what stands between them; null: it launches them.
+  // One graph for those that follow each other in a round; null: the round launches each.
   const Graph* fused = nullptr;
   bool settles = true;         // false: no KV ever moves, so `settle` is left out
   int select_width = 1;        // members of the team
@@ -19,7 +19,7 @@ struct TargetLane {
 struct DraftLane {
   Stream& stream;
   const Graph &settle, &plan_certain, &hang_burst, &catch_up, &plan, &step;
-  // What such a burst of the round's steps launches, as one; null: its parts are.
+  // One graph for such a burst of the round's steps; null: its parts are launched.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;
   SeatSet seats = kEverySeat;  // which take part
@@ -33,7 +33,7 @@ struct Fences {
 
 struct RoundShape {
   int burst;         // draft steps before the target's forward, which waits for them
-  int gamma;         // draft steps beside it; 0 and 0: no draft
+  int gamma;         // draft steps that overlap it; 0 and 0: no draft
   int target_width;  // members of the target's team
   int draft_width;
   int burst_width;            // of the draft's, while it runs alone

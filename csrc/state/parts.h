@@ -29,7 +29,7 @@ enum class Part : int32_t {
   features,
   target_kv,
   draft_kv,
-  target_prompt_kv,  // rounds read it: they write behind it, or the ring wraps and no seat copies it
+  target_prompt_kv,  // rounds read it: they write after it, or the ring wraps and no seat copies it
   draft_prompt_kv,
   target_logits,
   draft_logits,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("first", "kernels", "products", "lanes", "rounds", "exact", "settings", "large")
-PARTS = (*PARTS, "sanitize")
+PARTS = ("first", "kernels", "products", "lanes", "rounds", "exact", "settings")
+PARTS = (*PARTS, "launches", "seats", "large", "sanitize")
 
 
 def run(*arguments):

@@ -11,7 +11,7 @@ GPU = Path(__file__).parents[2] / "sbrt" / "gpu"
 IN_PLACE = {"see", "rope_kv_write", "ring_settle"}
 WITH_OUT = {
     *("embed", "linear", "rms_norm", "branch_attention", "silu_mul", "choose"),
-    *("matmul", "matmul_bias", "matmul_float32", "copy", "add", "prefill_attention"),
+    *("matmul", "matmul_bias", "matmul_float32", "copy", "add", "subtract", "prefill_attention"),
 }
 # Other functions that may be called while a list of ops is made: they only read sizes.
 HARMLESS = {"run", "range", "len", "Views", "feature_blocks", "Terms", "normed"}

@@ -12,12 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("bench", "csrc", "sbrt", "tests", "tools", "triton_kernels")
-# Files of these rooms that are not clean yet. Remove an entry when you have cleaned it.
-LATER = (
-    "csrc/decode/config*", "csrc/decode/pump.cc", "csrc/decode/request.h", "csrc/model/lane.h",
-    "csrc/model/recorded.h", "csrc/ops/choose.h", "csrc/round/ops.h", "csrc/round/round.h",
-    "csrc/round/table.h", "csrc/state/parts.h", "sbrt/_core.pyi", "triton_kernels/choose.py",
-)  # fmt: skip
 PAGES = (
     "csrc/README.md", "triton_kernels/README.md", "CONTRIBUTING.md", "docs/glossary.md",
     "docs/gpu-check.md", "docs/gpu-costs.md", "docs/performance.md", "docs/profiling.md",
@@ -161,8 +155,7 @@ def test_code_and_true_uses_are_left_alone(name, source):
 
 
 def files_of(room):
-    later = {path for pattern in LATER for path in ROOT.glob(pattern)}
-    found = [path for path in sorted((ROOT / room).rglob("*")) if path not in later]
+    found = sorted((ROOT / room).rglob("*"))
     return [path for path in found if path.suffix in {".py", ".pyi", *CXX_SUFFIXES}]
 
 
@@ -180,7 +173,3 @@ def test_a_clean_room_stays_clean(room):
 @pytest.mark.parametrize("page", PAGES)
 def test_a_clean_page_stays_clean(page):
     assert faults(page, (ROOT / page).read_text()) == []
-
-
-def test_every_file_that_waits_is_there():
-    assert [pattern for pattern in LATER if not list(ROOT.glob(pattern))] == []
