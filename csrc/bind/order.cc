@@ -100,7 +100,7 @@ void bind_order(py::module_& m) {
           py::arg("stream"))
       .def("conflicts", &OrderBook::conflicts, py::arg("without") = Names{}, py::arg("host") = true,
            py::call_guard<GilRelease>(),
-           "A sentence for each pair that nothing orders; `without`: events nobody waits for; "
+           "A sentence for each pair that nothing orders; `without`: events not waited for; "
            "`host`: what the host waits for counts.");
 }
 

@@ -38,18 +38,16 @@ HANDED = {"chain", "rank"}
 SHAPING = {"repetition_penalty": 1.2, "min_tokens": 5}
 
 
+def dry_engine(**fields):
+    """An engine of two toys on the dry backend."""
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
+    sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
+    return _core.Runtime(*pair, body="dry", **sizes, **fields)
+
+
 def kept(name, shaped=False, rejection=False, sequences=3):
     """The record of some sequences on the dry backend."""
-    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
-    runtime = _core.Runtime(
-        *pair,
-        body="dry",
-        max_model_len=200,
-        max_gamma=4,
-        max_branches=8,
-        max_width=2,
-        rejection=rejection,
-    )
+    runtime = dry_engine(rejection=rejection)
     how = _probe.policy(**POLICIES[name], rejection=rejection)
     for seed in range(sequences):
         sampling = _core.Sampling(temperature=0.8, seed=seed)
@@ -61,18 +59,7 @@ def kept(name, shaped=False, rejection=False, sequences=3):
 
 def crowded(names, seats=5, sequences=30):
     """The book of sequences on the dry backend that take turns in some seats, and the engine."""
-    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
-    runtime = _core.Runtime(
-        *pair,
-        body="dry",
-        max_model_len=200,
-        max_gamma=4,
-        max_branches=8,
-        max_width=2,
-        max_num_seqs=seats,
-        max_piece=8,
-        reuses_prefixes=True,
-    )
+    runtime = dry_engine(max_num_seqs=seats, max_piece=8, reuses_prefixes=True)
     rng, running = random.Random(1), []
     while sequences or running:
         while sequences and runtime.has_free_seat:
