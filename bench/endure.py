@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -107,16 +107,14 @@ class Storm:
         slow = not leaves and kind < HANGS_UP + SLOW
         text, last, times = [], "", [time.perf_counter()]
         with closing(HTTPConnection(*self.address, timeout=LATE)) as connection:
-            for line in lines_of(connection, body):
+            for line in lines_of(opened(connection, body)):
                 times.append(time.perf_counter())
                 last = line
                 if leaves is not None and len(times) > leaves:
                     break
                 if slow:
                     time.sleep(DAWDLE)
-                if line != DONE:
-                    choices = json.loads(line.removeprefix("data: "))["choices"]
-                    text += [choice["text"] for choice in choices]
+                text.append(text_of(line))
         with seen.lock:
             if last == DONE:
                 seen.answers.append((key_of(body), "".join(text)))
@@ -145,15 +143,27 @@ def key_of(body: dict[str, Any]) -> Key:
     return body["prompt"], body["max_tokens"], body["temperature"], body["seed"]
 
 
-def lines_of(connection: HTTPConnection, body: dict[str, Any]) -> Iterator[str]:
-    """Lines of a stream that carry data. Raises ValueError if the request is refused."""
+def opened(connection: HTTPConnection, body: dict[str, Any]) -> HTTPResponse:
+    """The response to an accepted request. Raises ValueError if the server refuses it."""
     connection.request("POST", "/v1/completions", json.dumps(body))
     response = connection.getresponse()
     if response.status != 200:
         raise ValueError(f"expected status 200, got {response.status}: {response.read(200)!r}")
+    return response
+
+
+def lines_of(response: HTTPResponse) -> Iterator[str]:
+    """Lines of a stream that carry data."""
     for line in response:
         if line.startswith(b"data: "):
             yield line.decode().rstrip()
+
+
+def text_of(line: str) -> str:
+    """The text of one line; empty at the end."""
+    if line == DONE:
+        return ""
+    return "".join(choice["text"] for choice in json.loads(line.removeprefix("data: "))["choices"])
 
 
 class Memory(threading.Thread):
@@ -221,9 +231,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             if seen is rude:
                 memory.stop()
                 left = unfinished(host, port)
-        child_ended = end_of(
-            child, Storm((host, port), args.clients, 0, False, args.seed + 1), last
-        )
+        exit_code = end_of(child, Storm((host, port), args.clients, 0, False, args.seed + 1), last)
     wrong = differing(args.target, [*rude.answers, *calm.answers, *last.answers])
     faults = [*rude.faults, *calm.faults]
     found = {
@@ -235,7 +243,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "memory_growth": round(memory.growth(), 3),
         **{f"gap_p99_ms{name}": p99(s.gaps) for name, s in (("", rude), ("_calm", calm))},
         **{f"first_p99_ms{name}": p99(s.firsts) for name, s in (("", rude), ("_calm", calm))},
-        "streams_at_the_end": len(last.answers) + last.unended, "exit_code": child_ended,
+        "streams_at_the_end": len(last.answers) + last.unended, "exit_code": exit_code,
     }  # fmt: skip
     bad = ("differ", "unended", "unfinished_afterwards", "faults", "exit_code")
     return found | {"sound": not any(found[name] for name in bad)}
@@ -269,12 +277,10 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
         text, last = [], ""
         with closing(HTTPConnection(*storm.address, timeout=LATE)) as connection:
             try:
-                lines = lines_of(connection, body)
-                begun.wait(LATE)
-                for last in lines:
-                    if last != DONE:
-                        choices = json.loads(last.removeprefix("data: "))["choices"]
-                        text += [choice["text"] for choice in choices]
+                response = opened(connection, body)
+                begun.wait(LATE)  # every request is accepted
+                for last in lines_of(response):
+                    text.append(text_of(last))
             except (OSError, HTTPException, ValueError, threading.BrokenBarrierError):
                 last = ""
         with seen.lock:
@@ -287,7 +293,6 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
     for thread in threads:
         thread.start()
     begun.wait(LATE)
-    time.sleep(0.3)  # all of them are at work
     child.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
