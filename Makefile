@@ -28,8 +28,8 @@ demo-small:
 	@echo "The small pair, which is part of the package, follows instead."
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
-# The files of tests are distributed to TEST_JOBS processes, in the order that tests/conftest.py gives
-# them. Most tests keep one core busy.
+# TEST_JOBS processes share the files of tests, in the order that tests/conftest.py gives them.
+# Most tests keep one core busy.
 TEST_JOBS ?= 2
 test: $(VENV)/.built lint $(VENV)/.test-tools
 	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
@@ -64,7 +64,8 @@ PEERS := llama openvino
 peers: $(VENV)/.built $(VENV)/.test-tools
 	@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv-peers/%/.done)
 
-# Packages that an install adds and that must not stay (bench/peers/openvino.txt, bench/clients/vllm.txt say why).
+# Packages that an install adds and that must not stay. bench/peers/openvino.txt and
+# bench/clients/vllm.txt say why.
 UNWANTED_openvino := torchvision
 UNWANTED_vllm := torchvision torchaudio torchcodec
 PEER_PIP = .venv-peers/$*/bin/python -m pip --disable-pip-version-check

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import random
 import signal
 import statistics
@@ -37,6 +39,7 @@ DAWDLE = 0.05  # seconds that a slow client waits after a line
 TOKENS = (8, 64)  # least and most of an answer
 SEEDS = 8
 METHODS = ("none", "lookup", "draft_model")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 LATE = 60.0  # seconds: an end that takes longer is a fault
 DONE = "data: [DONE]"
 
@@ -118,7 +121,7 @@ class Storm:
         with seen.lock:
             if last == DONE:
                 seen.answers.append((key_of(body), "".join(text)))
-            elif leaves is not None:
+            elif leaves is not None and len(times) > leaves:
                 seen.hung_up += 1
             else:
                 seen.unended += 1
@@ -170,14 +173,14 @@ class Memory(threading.Thread):
     """Notes the resident bytes of a process each second, until it is stopped."""
 
     def __init__(self, pid: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.sizes: list[int] = []
         self._path, self._over = Path(f"/proc/{pid}/statm"), threading.Event()
 
     def run(self) -> None:
         """Called by the thread."""
         while not self._over.wait(1.0):
-            self.sizes.append(int(self._path.read_text().split()[1]) * 4096)
+            self.sizes.append(int(self._path.read_text().split()[1]) * PAGE)
 
     def stop(self) -> None:
         """Ends it; may be called once."""
@@ -245,6 +248,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         **{f"first_p99_ms{name}": p99(s.firsts) for name, s in (("", rude), ("_calm", calm))},
         "streams_at_the_end": len(last.answers) + last.unended, "exit_code": exit_code,
     }  # fmt: skip
+    # Memory is reported, not judged: a short run has too few samples.
     bad = ("differ", "unended", "unfinished_afterwards", "faults", "exit_code")
     return found | {"sound": not any(found[name] for name in bad)}
 
@@ -263,7 +267,8 @@ def unfinished(host: str, port: int) -> float:
             connection.request("GET", "/metrics")
             lines = connection.getresponse().read().decode().splitlines()
         names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-        left = sum(float(line.split()[-1]) for line in lines if line.startswith(names))
+        found = [float(line.split()[-1]) for line in lines if line.startswith(names)]
+        left = sum(found) if len(found) == len(names) else math.inf
         time.sleep(0.1)
     return left
 
@@ -281,7 +286,7 @@ def end_of(child: Any, storm: Storm, seen: Seen) -> int:
                 begun.wait(LATE)  # every request is accepted
                 for last in lines_of(response):
                     text.append(text_of(last))
-            except (OSError, HTTPException, ValueError, threading.BrokenBarrierError):
+            except (OSError, HTTPException, ValueError, KeyError, threading.BrokenBarrierError):
                 last = ""
         with seen.lock:
             if last == DONE:

@@ -72,7 +72,7 @@ class Toy(Model):
     def waiting(self) -> bool:
         """True if a forward waits at the gate."""
     def open_gate(self) -> None:
-        """Open the gate for good."""
+        """Open the gate permanently."""
 
 class DecoderConfig:
     """Sizes and switches of a decoder of the Llama or Gemma 3 family.
@@ -361,7 +361,7 @@ class Capabilities:
 
     @property
     def name(self) -> str:
-        """As messages call it; an imitation has the name of what it imitates."""
+        """Name in messages: dry_cuda has the name cuda, dry the name sim."""
     @property
     def captures(self) -> bool:
         """Its ops are captured graphs and kernels, and it launches several as one."""
@@ -385,7 +385,7 @@ class Capabilities:
         """Bad words of several tokens."""
 
 def capabilities(body: str) -> Capabilities:
-    """Those of a backend: cpu, sim, dry, dry_cuda or cuda, whether it is built or not."""
+    """Capabilities of a backend (cpu, sim, dry, dry_cuda or cuda), even if it is not built."""
 
 class OrderBook:
     """Ops of streams and the events between them (csrc/exec/order.h); stream 0 is the host."""

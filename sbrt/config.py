@@ -115,8 +115,8 @@ class EngineConfig:
     stretched by its rope). It may be larger only if every layer of the target has a sliding window,
     as in Mistral: such a target has no end.
     max_num_seqs: sequences that share rounds, 1 to 64 (None: 8 on a CPU, 1 on a CUDA device). Each
-    has a KV cache of max_model_len tokens in both lanes; of a CPU's memory only what was reached is
-    used, of a device's all of it.
+    has a KV cache of max_model_len tokens in both lanes. A CPU commits only the memory that was
+    reached, a device all of it.
     max_num_batched_tokens: tokens of a prompt and of running requests between two outputs, at least
     max_num_seqs (None: no limit). A prompt is fed in pieces of at most 64 in any case.
     enable_prefix_caching: a prompt reuses the longest beginning that a seat has, from an earlier or

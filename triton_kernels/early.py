@@ -49,5 +49,5 @@ def wait_for_previous():
 
 
 def is_early(asked: bool, device: torch.device) -> bool:
-    """True if a launch on `device` can be early, and is to be."""
+    """True if an early launch is asked for and `device` supports it."""
     return asked and not interpreting() and architecture_of(device) >= 90

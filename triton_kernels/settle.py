@@ -44,7 +44,8 @@ class Settle(Enum):
 class Seats:
     """The seats of an engine, and which of them take part in what runs now (csrc/state/roll.h).
 
-    count  of seats; `slots`: from the storage of one to that of the next
+    count  number of seats
+    slots  from the storage of one seat to that of the next
     roll   int32 [16]: a bit for each seat, in eight words of 64 bits by round
     ended  int32 [2]: the last round that ended, 64 bits
     """
@@ -55,7 +56,7 @@ class Seats:
     ended: torch.Tensor
 
     def members(self) -> list[int]:
-        """Those that take part. Read on the host, for the twin."""
+        """Seats that take part. The twin reads them on the host."""
         ended = int(self.ended.view(torch.int64))
         word = int(self.roll.view(torch.int64)[(ended + 1) % RECORDS])
         return [seat for seat in range(self.count) if word >> seat & 1]
@@ -114,7 +115,7 @@ def _ring_settle_kernel(
     head_stride,
     slot_stride,
     kv_heads,
-    slots,  # of a seat
+    slots,  # slots of a seat
     capacity,
     tail_slots,
     seat_slots,  # from the storage of one seat to that of the next

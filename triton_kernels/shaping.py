@@ -129,7 +129,7 @@ def _shape_kernel(
     Ids,  # [vocab] the token of a column; never touched without HAS_IDS
     Out,  # [rows, vocab] float32, written
     out_stride,
-    seat_stride,  # of the four above
+    seat_stride,  # stride of the four lists above
     first_row,
     vocab,
     CHUNK: tl.constexpr,

@@ -10,12 +10,12 @@ from typing import Any
 from sbrt import check
 from sbrt.errors import InvalidInputError
 
-TARGET_ROWS = (16, 32, 64)  # of a target's graph: the smallest that holds a method's chain
+TARGET_ROWS = (16, 32, 64)  # rows of a target's graph: the smallest that holds a chain
 
-LEAST_US = 0.1  # of a forward: no figure below it was measured
+LEAST_US = 0.1  # a shorter forward is no measurement
 
-# us that a round costs besides forwards and choices. The ops of a round have one warp for each
-# seat: estimates from their loops and their compiled code.
+# us that a round costs in addition to forwards and choices. The ops of a round have one warp for
+# each seat: these are estimates from their loops and their compiled code.
 TARGET_OPS = 20.0  # rows, gather, select, attach the chain, with a fence to the host's memory
 LAUNCHES = 12.0  # settle, verify and select are three graphs: three beginnings of 4 us
 DRAFT_OPS = 12.0  # settle, plan and the distributions of the chain, before a burst

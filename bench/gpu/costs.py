@@ -6,8 +6,8 @@
 
 The first form estimates forwards and rounds of the pairs in PAIRS. --write puts the cost files into
 the package, where `--costs NAME` and `--simulate NAME` find them. --graph prints the nodes of one
-forward instead: T or t and its rows. --lanes estimates nothing: it takes
-the times of forwards from the figures of bench.lanes on a device. The file has the same form.
+forward instead: T or t and its rows. --lanes estimates nothing: it takes the times of forwards from
+the figures of bench.lanes on a device. The file has the same form.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .nodes import Node
 
 CONTEXT = 1024  # tokens of one sequence, whose keys and values every forward reads
-GAMMA = 4  # of the rounds that are printed
-MOST_BYTES = 1 << 24  # of a file of bench.lanes
+GAMMA = 4  # draft steps of the printed rounds
+MOST_BYTES = 1 << 24  # largest file of bench.lanes
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _main(argv: Sequence[str] | None) -> int:
         file = cost_file(
             measured(_read(args.lanes)), PAIRS[name].devices, f"bench.lanes: {args.lanes}"
         )
-        cost_model(str(args.out), file)  # refuses figures that are none
+        cost_model(str(args.out), file)  # raises on invalid figures
         write_file(args.out, _text(file))
         return 0
     known: dict[tuple[str, str], Lanes] = {}

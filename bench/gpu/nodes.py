@@ -46,7 +46,7 @@ class Device:
 # others measured in graphs on an H200.
 H200 = Device("h200", 132, 0.885 * 4.8e12, 5.75e12, 1.755e9, 1.3e-6)
 
-SCHEDULERS = 4  # of a multiprocessor: each issues an instruction of a warp in a cycle
+SCHEDULERS = 4  # per multiprocessor: each issues an instruction of a warp in a cycle
 
 # Assumptions about latency. An access to L2 takes some 270 cycles on an idle H100, one to memory
 # 480; both take about twice as long on a busy one.
@@ -108,7 +108,7 @@ def node_of(launch: Launch, device: Device, context: int) -> Node:
 
 
 def _times(binary: Binary, work: Work) -> list[int]:
-    """How often a program runs each instruction, at most."""
+    """The most times that a program runs each instruction."""
     count = [1] * len(binary.found)
     for loop, times in work.loops:
         for i in loop:

@@ -11,7 +11,7 @@ import triton
 
 # Shared memory of a multiprocessor, in bytes. The system uses 1 KiB of it per program.
 SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
-REGISTERS, WARPS = 65536, 64  # of a multiprocessor
+REGISTERS, WARPS = 65536, 64  # per multiprocessor
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 CUOBJDUMP, NVDISASM = TOOLS / "cuobjdump", TOOLS / "nvdisasm"
 

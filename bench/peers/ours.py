@@ -101,7 +101,7 @@ def units(
             num_threads=threads,
             max_num_seqs=seats,
             enable_prefix_caching=False,  # prompts come again, and other engines feed them again
-            # One of the lines': `auto`, the default, would measure for seconds before it is there.
+            # A method of the lines. The default, `auto`, would measure for seconds at the start.
             speculative=SpeculativeConfig(modes[-1], given.draft) if given.draft else None,
         )
         found = [

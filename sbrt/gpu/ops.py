@@ -81,7 +81,7 @@ def ops_named(name: str) -> Ops:
 
 
 def early(ops: Ops, asked: bool = True) -> Ops:
-    """The same ops, if asked those launched early that can be (triton_kernels/early.py)."""
+    """`ops`; if asked, linear and rope_kv_write are launched early (triton_kernels/early.py)."""
     if not asked or ops.name != TRITON.name:
         return ops
     return replace(

@@ -65,7 +65,7 @@ class Scheduler:
         self._late: deque[Request] = deque()  # dropped by the next thread that has the lock
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
-        self._newest: Seat | None = None  # of the request that was admitted last
+        self._newest: Seat | None = None  # seat of the request that was admitted last
         self._begun_ns = runtime.now_ns  # spans of measurements belong to no request
         self._recorder = Recorder(runtime, keeps_trace=keeps_trace)
         self._rounds = 0  # calls that gave tokens

@@ -19,14 +19,14 @@ from ..errors import InvalidInputError
 UNIT, SECOND = "draft forward", "second"  # units of simulated time
 TARGET_ROWS, DRAFT_ROWS = 64, 128  # rows that cost one forward under c=N
 MOST_C = 1000
-MOST_US = 1e9  # of one forward: 1,000 seconds
+MOST_US = 1e9  # limit for one forward: 1,000 seconds
 
 TABLES = ("T", "t", "T_overlapped", "t_overlapped")
 ROUNDS = ("round_us", "turns_us", "side_by_side_us")
 KEYS = ("about", *TABLES, *ROUNDS, "devices")
 DEVICES = ("shared", "separate")
 SHIPPED = Path(__file__).parent / "device_costs"  # NAME.json: estimates (docs/gpu-costs.md)
-MOST_BYTES = 1 << 20  # of a cost file
+MOST_BYTES = 1 << 20  # largest cost file
 
 Cost = Callable[[int], float]  # rows -> units of simulated time
 
@@ -99,8 +99,9 @@ def cost_model(name: str, given: Any) -> CostModel:
     T, t: {rows: us}, linear between the given rows, constant below the first. Beyond the last they
     follow the line through the last two, never below 0. T_overlapped, t_overlapped: the same while
     the other lane works (default: T, t). devices: "separate" means that overlapped costs are not
-    used. round_us: host, once a round. turns_us: added where the target waits for a burst before
-    where a burst overlaps it (both 0 unless given). about: text that says where costs are from.
+    used. round_us: host, once a round. turns_us: added to a round whose target waits for a burst.
+    side_by_side_us: added to a round with a burst during the target's forward. All three are 0
+    unless given. about: text that names the source of the costs.
     """
     if not isinstance(given, dict):
         raise InvalidInputError(f"{name}: expected an object, got {check.show(given)}")

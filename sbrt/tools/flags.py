@@ -116,7 +116,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size_flags(parser: argparse.ArgumentParser) -> None:
-    """How far methods draft ahead."""
+    """Number of tokens that methods draft ahead."""
     add = parser.add_argument
     add("--gamma", type=int, metavar="G", help=f"draft steps per burst (default: {methods.GAMMA})")
     add("--branches", type=int, metavar="K", help="most branches per round")

@@ -26,7 +26,7 @@ from .shape import draft_config
 METHODS = ("draft_model", "tree", "specbranch")
 SECONDS = 1.0  # for measuring the costs of one size
 LAYERS = (1, 2, 4)
-# How often the draft's first choice is right after an hour of training, by the share of the
+# Rate at which the draft's first choice is right after an hour of training, by the share of the
 # target's layers that it has. The middle three were measured on SmolLM2-135M: four layers of half
 # the width, layers 0-1, layers 0-3. The first and the last are guesses.
 ASSUMED = ((0.015, 0.30), (0.033, 0.37), (0.067, 0.43), (0.133, 0.55), (0.3, 0.65))
