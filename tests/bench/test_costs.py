@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def ran(*words):
-    """stdout of the command where kernels are compiled; what was compiled before is kept."""
+    """stdout of the command in a process that compiles kernels. Earlier binaries are kept."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(ROOT / "build" / "triton")
     command = [sys.executable, "-m", "bench.gpu.costs", *map(str, words)]

@@ -28,7 +28,7 @@ def toy_engine(
 ) -> Engine:
     """An engine over the toy pair; ids in, ids out.
 
-    With `auto` among the methods it measures for 0.2 s before it is there.
+    If `auto` is among the methods, opening it takes 0.2 s of measurements.
     """
     target_toy = Toy(**({"vocab": VOCAB, "seed": 3} | (target or {})))
     draft_toy = Toy(**({"vocab": VOCAB, "seed": 3, "noise16": 8} | (draft or {})))

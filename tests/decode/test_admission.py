@@ -12,7 +12,7 @@ WAITS = {
     "draft's pieces": "  wait(r_.draft.feed.fed, seats_[found].fed[1].last_piece());\n",
     "rounds": "  wait(fences_.verify_done, seats_[found].last_round);\n",
 }
-# (file of csrc, its text, what stands there instead, what is reported)
+# (file of csrc, its text, the replacement, the report)
 WRONG_SEATS = {
     "of the target's launch": (
         ADMISSION,

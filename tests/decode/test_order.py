@@ -129,7 +129,7 @@ def test_nothing_is_unordered_if_every_seat_has_its_own_method():
 
 
 def test_ops_are_of_the_seats_that_take_part():
-    """Only what the host does to all seats at once is of every seat."""
+    """Only ops of the host on all seats at once name every seat."""
     every = 2**64 - 1
     ops = [op for op in crowded(list(POLICIES)).ops() if op[1] not in ("wait", "record")]
     assert {op[0] for op in ops if op[4] == every} <= {"host"}

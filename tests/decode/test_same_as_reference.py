@@ -25,8 +25,8 @@ def run_fuzz(deal):
 
 
 def check_seen(seen, sequences, each_by_chance=True):
-    """Check that the random draws reached the places that matter: those of rejection with every
-    method, or with some."""
+    """Check that the random draws reached the places that matter. Under rejection
+    every method must reach them, or some method if not `each_by_chance`."""
     assert seen["sequences"] >= sequences
     assert seen["generations"] == 4 * seen["sequences"]
     assert seen["mismatches"] == 0

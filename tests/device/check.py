@@ -1,5 +1,6 @@
-"""`python -m tests.device.check --part NAME`: everything that only a CUDA device can show, as one
-JSON.
+"""`python -m tests.device.check --part NAME`: run all checks that need a CUDA device.
+
+The results are one JSON file.
 
 first: the shortest look at everything. kernels: the tests of the kernels on the device (Triton
 compiles them for it), then their bench. products: those of `linear`, whose plans are many kernels.
@@ -11,8 +12,8 @@ launches: kernels that start before the one before them has ended. seats: eight 
 compared with one by one. large: exact at the size of an 8B. sanitize: compute-sanitizer over a
 short decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped,
 as long as source and device are the same; --fresh starts it over. A step that went wrong keeps
-none of the others from running, but for the first: whether anything can run at all. `make gpu-
-check PART=kernels` calls it.
+none of the others from running, but for the first: whether anything can run at all.
+`make gpu-check PART=kernels` calls it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def _engine(args: argparse.Namespace, names: Sequence[str], early: bool) -> Engi
 
 
 def compared(usual: Engine, early: Engine, method: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A method's us a round in both engines, medians over the prompts, and whether all tokens are
+    """A method's us a round in both engines, medians over the prompts, and True if all tokens are
     the same. The first prompt warms up."""
     prompt, params = pairs.prompts_of(args.pair), pairs.sampling_of(args, 1)
     times: tuple[list[float], list[float]] = ([], [])

@@ -1,5 +1,5 @@
 """Contract under test: our modules change nothing in libraries that are loaded later. If the core
-is imported first, its C++ runtime is everybody's: its operator new must still be the runtime's
+is imported first, every library uses its C++ runtime: operator new must still be the runtime's
 own."""
 
 import ctypes
@@ -10,7 +10,7 @@ import pytest
 
 RUNTIME = "libstdc++.so.6"
 NEW = "_Znwm"
-ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # what LLVM allocates by
+ALIGNED_NEW = "_ZnwmSt11align_val_tRKSt9nothrow_t"  # LLVM allocates by it
 
 LOOK = f"""
 import ctypes, importlib, sys

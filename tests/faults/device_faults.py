@@ -1,4 +1,4 @@
-"""More of faults.py: what a device would meet."""
+"""More of faults.py: faults that a device would show."""
 
 from tests.faults.faults import Fault
 

@@ -114,7 +114,7 @@ def test_without_graphs_it_answers_alike(tools, stand_in, engines):
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.exact) for i in range(9))])
 def test_requests_come_and_go_at_random(tools, stand_in, engines, seed):
-    """On three seats. Some are aborted; what they left in their seats changes no other answer."""
+    """Three seats serve them. Some are aborted, which changes no other answer."""
     rng = random.Random(seed)
     requests = crowd(tools, rng.sample(METHODS, 5), 14)
     waiting, found, dropped = list(requests.items()), {}, set()

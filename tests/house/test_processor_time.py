@@ -1,5 +1,5 @@
-"""Contract under test: `--processor-time` shows what took most, child processes included, also
-where several processes share the tests."""
+"""Contract under test: `--processor-time` shows the most expensive tests, child processes
+included. It also works if several processes share the tests."""
 
 import subprocess
 import sys

@@ -159,7 +159,7 @@ def choices(cases, laws, op, device):
     )
     plan = ChoosePlan(rows, vocab, laws, shaped, filtered, 256)
     kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
-    lists = [  # of a request that shapes nothing: whatever the last one left
+    lists = [  # a request without shaping has values that an earlier one left
         case.shaping or Shaping(*(torch.full((1, vocab), 3, dtype=kind) for kind in kinds))
         for case in cases
     ]
