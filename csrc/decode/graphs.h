@@ -27,11 +27,11 @@ class Graphs {
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
 
-  // On a device: makes what a round of this shape launches, by the launches in force, each one launch. No
-  // round is in flight. A full store drops its oldest.
+  // On a device: fuses the graphs of a round of this shape, by the launches in force. No round may be
+  // in flight. A full store drops its oldest graph.
   void fuse(const RoundShape& shape);
-  bool may_fuse() const;  // whether nothing is dropped for it
-  int fused() const;      // made so far, as far as they are kept
+  bool may_fuse() const;  // true if fuse() would drop no graph
+  int fused() const;      // number of fused graphs that are kept
 
  private:
   void record_target();

@@ -1,5 +1,5 @@
-// It says which captured graphs the launches of a lane take. The host changes it while no round is
-// in flight, so that all rounds in flight are of one kind.
+// Selects the captured graphs that the launches of a lane take. The host changes it while no round
+// is in flight. So all rounds in flight take the same graphs.
 #pragma once
 
 #include "decode/row_bounds.h"
@@ -9,7 +9,7 @@ namespace sbrt {
 
 struct Launches {
   RowBounds most;
-  ChoiceKind kind;       // what any of the requests asks of a choice
+  ChoiceKind kind;       // the choice that covers all requests
   bool moves_kv = true;  // chains may be trees, whose accepted path the target's KV is moved to
 
   bool operator==(const Launches&) const = default;

@@ -8,8 +8,8 @@
 
 namespace sbrt {
 
-// The log-probs of one seat. The first request that asks allocates the memory; much of it is freed by the
-// next request that does not ask.
+// The log-probs of one seat. The first request that asks allocates the lists. The next request that
+// does not ask frees large lists.
 class LogprobStore {
  public:
   // Fills `asked` for a request, with memory for it. Called between sequences. limit: longest

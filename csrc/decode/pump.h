@@ -36,8 +36,8 @@ class Pump {
   void interrupt() { patience_.interrupt(); }  // from any thread
 
   Prompts& prompts() { return prompts_; }
-  // On a device: makes what rounds of these seats launch, whose sequences are there, each one launch.
-  // Nothing is in flight.
+  // On a device: fuses the graphs of rounds of these seats, which hold their sequences already.
+  // Nothing may be in flight.
   void fuse(SeatSet members);
   // True if nothing runs any more, by `until` at the latest.
   bool idle(int64_t until);
@@ -79,7 +79,7 @@ class Pump {
   int64_t enqueued_[2] = {};       // times of the last two rounds, by number
   int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
-  DraftLag lag_ = DraftLag::none;  // the rows in force allow for this
+  DraftLag lag_ = DraftLag::none;  // the lag that the launches in force allow
 };
 
 }  // namespace sbrt

@@ -57,12 +57,12 @@ void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 struct ShapingMemory {
   ShapingMemory() = default;
   ShapingMemory(Exec& exec, int32_t vocab, int32_t seats);
-  // For the device's ops; null pointers on the other bodies.
+  // For a device's ops; null pointers on other backends.
   DenseShaping dense() const;
 
   int32_t vocab = 0;
   Cells<int32_t> token, output;
-  Cells<uint8_t> seen, mask;  // mask and bias: on a device alone
+  Cells<uint8_t> seen, mask;  // mask and bias: only on a device
   Cells<float> bias;
 };
 

@@ -56,7 +56,7 @@ struct Resources {
   // How many of the first `most` tokens of a seat's trunk are these.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
-  void send_ended();  // what the host wrote there, with nothing in flight
+  void send_ended();  // uploads the counters; nothing may be in flight
   void close();       // joins every thread, then drops the models
   void leave();       // in a fork: there is no thread to join, so nothing is freed
 

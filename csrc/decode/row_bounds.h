@@ -59,8 +59,8 @@ inline RowBounds row_bounds(const Policy& p, int32_t nodes, DraftLag lag) {
   return most;
 }
 
-// `own`: of one of the seats of an engine. All of their rows share the forwards of the lanes. draft_rows:
-// of the draft's largest forward, of which each seat may take its share, draft_share at least.
+// Adds the rows of one seat, `own`, to those of other seats. All seats share the lanes' forwards.
+// draft_rows: rows of the draft's largest forward. draft_share: least rows of it that a seat gets.
 inline RowBounds with_rows_of(const RowBounds& all, const Policy& p, const RowBounds& own,
                               int32_t draft_rows, int32_t draft_share) {
   const auto joined = [](int32_t rows, int32_t more, int32_t most) {

@@ -46,8 +46,8 @@ void for_each(SeatSet seats, F f) {
 
 inline int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.burst : 0; }
 
-// Choosing a policy reads and writes these parts of a seat. csrc/README.md names what the tuner reads
-// besides.
+// Choosing a policy reads and writes these parts of a seat. csrc/README.md names the other parts
+// that the tuner reads.
 inline constexpr Effects kTunes{parts(Part::outcome, Part::draft_have), parts(Part::settings)};
 
 class SeatTable {
@@ -62,7 +62,7 @@ class SeatTable {
   auto end() const { return seats_.end(); }
 
   SeatSet live() const;                     // seats whose sequence goes on
-  SeatSet decoding() const;                 // of those, seats whose prompt is fed
+  SeatSet decoding() const;                 // live seats whose prompt is fed
   SeatSet tuned_of(SeatSet members) const;  // seats whose policy is chosen here
   // The reusable part of a seat: after its last sequence, or the prompt of the one that goes on.
   Kept kept(int i) const;

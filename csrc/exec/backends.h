@@ -15,7 +15,7 @@ struct Capabilities {
   bool has_teams;        // several members of a team run an op
   bool captures;         // ops are captured graphs and kernels, and it launches several as one
   bool runs_ahead;       // a round may be enqueued before the record of the last one is read
-  bool can_be_timed;     // time on the clock is what its work takes
+  bool can_be_timed;     // its clock measures the time of real work
   bool grows_lazily;     // memory of a seat is committed when a sequence reaches it
   bool reuses_prefixes;  // the host copies KV between seats
   bool rejects;          // acceptance rejection

@@ -1,7 +1,7 @@
 // An op's effects: the sets of parts of an engine's state that it reads and writes. The code that
 // records the ops defines the parts. No backend needs the sets to run. exec/order.h uses them to
-// check that concurrent ops use separate parts. Of some parts every seat has its own, so an op also
-// says which seats it is for.
+// check that concurrent ops use separate parts. Every seat has its own copy of
+// some parts, so an op also names its seats.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct PartRange {
 };
 
 // Memory whose writes are watched: `count` ranges, by offset. Bytes that no range covers are
-// padding. `seat`: whose memory it is; -1 if all seats share it.
+// padding. `seat`: the seat that owns the memory; -1 if all seats share it.
 struct Watched {
   const void* memory;
   int64_t bytes;

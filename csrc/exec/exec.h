@@ -170,8 +170,8 @@ class Stream {
   static constexpr int kMostFused = 32;  // graphs that a stream keeps fused
 
   virtual ~Stream() = default;
-  // Runs `graph` with `width` members of the team. Both must outlive the launch. `seats`: whose
-  // state its ops touch.
+  // Runs `graph` with `width` members of the team. The graph must outlive the launch. `seats`: the
+  // seats that its ops read and write.
   virtual void launch(const Graph& graph, int width, SeatSet seats = kEverySeat) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;

@@ -1,5 +1,5 @@
-// A kernel for every op of op_table.inc that has one: a block of one warp for each seat, which shares the
-// op's working memory; H-RAD's have more threads.
+// The kernels of the ops in op_table.inc. Each has a block of one warp for each seat, which shares the
+// op's working memory. H-RAD's blocks have more threads.
 #include "round/kernels.h"
 
 #include "round/seat_ops.h"

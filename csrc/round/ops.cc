@@ -1,4 +1,4 @@
-// The ops that do on the host what seat_ops.h says.
+// Host functions of the ops in seat_ops.h.
 #include "round/ops.h"
 
 #include "round/kernels.h"

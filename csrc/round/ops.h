@@ -1,5 +1,4 @@
-// The ops of a round, as the host runs them. What they do to a sequence stands in *_op.h, one source
-// for every device.
+// The ops of a round, as the host runs them. *_op.h hold their code, one source for every device.
 #pragma once
 
 #include "exec/exec.h"

@@ -14,7 +14,7 @@
 
 namespace sbrt {
 
-// Where a team works: a seat, and which of the blocks that a seat has.
+// The place of a team: a seat, and one of the seat's blocks.
 struct At {
   int seat = 0, block = 0;
 };
@@ -140,7 +140,7 @@ struct HangChain {
   template <class Team>
   SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
     hang_chain_op(args.of(at.seat), memory, team);
-    show_host();  // it looks at the record
+    show_host();  // the host reads the record
   }
 };
 

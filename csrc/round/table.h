@@ -1,5 +1,4 @@
-// The ops of a round as steps of graphs: what runs each on the host and on a device, and what it reads
-// and writes.
+// The ops of a round as steps of graphs: each with its host function, its kernel and its effects.
 #pragma once
 
 #include <string_view>

@@ -1,4 +1,5 @@
-// The parts of an engine's state, as csrc/README.md gives them to owners: what ops say they read and write.
+// The parts of an engine's state. Ops declare the parts that they read and write. csrc/README.md
+// names their owners.
 #pragma once
 
 #include <cstdint>

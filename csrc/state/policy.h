@@ -40,7 +40,7 @@ struct TokenBias {
 
 // A request's changes to a row of logits before its temperature (ops/shaping.h).
 struct Shaping {
-  int32_t active;       // 0: no change, and no row pays for it
+  int32_t active;       // 0: no change, at no cost per row
   int32_t penalises;    // 1: the trunk's counts are kept
   int32_t restricts;    // 1: only tokens in `allowed` stay
   float repetition;     // 1: no effect

@@ -42,7 +42,7 @@ class Keeper {
     order.wait(OrderBook::kHost, number, value);
     seen_[number] = std::max(seen_[number], value);
   }
-  // Every other time the host looks too early, as it may elsewhere.
+  // Returns true every other time: on other backends, too, the host may look too early.
   bool looks_too_early(Event& of, int64_t value) {
     if (seen_[event(of)] >= value) return false;
     is_early_ = !is_early_;
