@@ -13,13 +13,13 @@ constexpr int64_t kWorthCopying = 8;  // positions
 }  // namespace
 
 bool Prompts::lacks(const LaneUnit& unit, int i) const {
-  if (&unit == &r_.draft && !seats_[i].drafts) return false;
+  if (&unit == &r_.draft && !seats_[i].feeds_draft) return false;
   return fed(unit, i) < r_.at(i).head;
 }
 
 int64_t Prompts::lacking(int i) const {
   const int64_t all = r_.at(i).head;
-  return std::max(all - fed(r_.target, i), seats_[i].drafts ? all - fed(r_.draft, i) : 0);
+  return std::max(all - fed(r_.target, i), seats_[i].feeds_draft ? all - fed(r_.draft, i) : 0);
 }
 
 void Prompts::feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws) {
@@ -211,7 +211,8 @@ int64_t Prompts::done(int i) const {
   const HostSeat& seat = seats_[i];
   if (!seat.prefilling) return std::max<int64_t>(0, seat.sequence.prompt() - 1);
   const int64_t target = seat.fed[0].done(r_.target.feed.fed.reached());
-  return seat.drafts ? std::min(target, seat.fed[1].done(r_.draft.feed.fed.reached())) : target;
+  return seat.feeds_draft ? std::min(target, seat.fed[1].done(r_.draft.feed.fed.reached()))
+                          : target;
 }
 
 }  // namespace sbrt

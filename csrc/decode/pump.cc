@@ -103,6 +103,9 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   const Policy& p = c.policy;
   const bool drafts = tuner ? tuner->drafts() : p.gamma + burst_after_miss(p) > 0;
   seat.drafts = drafts && c.head < c.draft_limit;
+  // In company, a draft that is idle under `auto` reads a prompt only once its policy drafts.
+  const bool is_alone = is_one(seats_.live() | bit(i));
+  seat.feeds_draft = seat.drafts && (!tuner || is_alone || together_.drafts());
   if (tuner) tuner->begin(c);
   seat.begun = now();
   seat.prefilling = seat.sequence.live();

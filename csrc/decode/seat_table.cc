@@ -48,7 +48,7 @@ Kept SeatTable::kept_prompt(int i) const {
     return unit.lane && longest + kSlots <= unit.lane->ring_shape().capacity;
   };
   if (!seat.keeps || !seat.is_timed || !is_safe(r_.target)) return {};
-  return {prompt, seat.drafts && is_safe(r_.draft) ? prompt : 0};
+  return {prompt, is_safe(r_.draft) ? std::min(prompt, seat.fed[1].tokens) : 0};
 }
 
 // A burst before the target's forward makes all members wait. A member that hit loses more by it

@@ -16,18 +16,19 @@ namespace sbrt {
 // The host's data of one seat.
 struct HostSeat {
   HostSequence sequence;
-  bool taken = false;       // its request has not been released
-  bool prefilling = false;  // its prompt is not enqueued, or has not ended
-  bool is_timed = false;    // prefill_ns is set
-  bool drafts = false;      // the draft is fed too
-  bool drafted = false;     // the draft takes part in its last round
-  bool keeps = false;       // its rings match the trunk of its Sequence
-  Fed fed[2];               // for the target's lane, for the draft's
-  int64_t order = 0;        // number of its admission
-  int64_t first_round = 0;  // the first round that may include it
-  int64_t last_round = 0;   // the last one that was enqueued with it
-  int64_t begun = 0;        // time, Exec::now()
-  Tuner* tuner = nullptr;   // chooses the policy; null: none
+  bool taken = false;        // its request has not been released
+  bool prefilling = false;   // its prompt is not enqueued, or has not ended
+  bool is_timed = false;     // prefill_ns is set
+  bool drafts = false;       // it may draft
+  bool feeds_draft = false;  // its prompt is fed to the draft, too
+  bool drafted = false;      // the draft takes part in its last round
+  bool keeps = false;        // its rings match the trunk of its Sequence
+  Fed fed[2];                // for the target's lane, for the draft's
+  int64_t order = 0;         // number of its admission
+  int64_t first_round = 0;   // the first round that may include it
+  int64_t last_round = 0;    // the last one that was enqueued with it
+  int64_t begun = 0;         // time, Exec::now()
+  Tuner* tuner = nullptr;    // chooses the policy; null: none
 };
 
 // The number of first positions of a trunk whose KV the lanes have.

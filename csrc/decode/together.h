@@ -16,6 +16,8 @@ class Together {
 
   bool is_in_force() const { return tuned_ != 0; }  // next() has set the current policy
   void end() { tuned_ = 0; }
+  // True if the policy that it set last drafts.
+  bool drafts() const { return kind_of(r_.config.tuned[arm_]) >= ArmKind::serial; }
   // Between rounds, with nothing enqueued: sets the policy of these seats. Rounds are shared by
   // `others`, too. False if the time ends first.
   bool next(SeatSet tuned, int others, int64_t until);
