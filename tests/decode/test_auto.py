@@ -126,6 +126,22 @@ def test_a_draft_that_could_never_pay_is_left_alone():
         assert (rounds, rate) == (0, 0.0) if arm.drafts else rate > 0
 
 
+@pytest.mark.parametrize(("c", "idle"), [(1, True), (8, False)], ids=["dear", "cheap"])
+def test_in_company_only_a_draft_that_drafts_reads_prompts(c, idle):
+    """A dear draft could pay if every token were accepted, so it reads a prompt that is alone."""
+    target, draft = costs(c).target, [int(0.8 * ns) for ns in costs(1).target]
+    lanes = {"target": target, "draft": draft, "target_overlapped": target}
+    runtime = make(costs=_core.Costs(**lanes, draft_overlapped=draft), max_num_seqs=3)
+    law = _core.Sampling(temperature=0)
+    seats = [runtime.admit(list(range(i, 40 + i)), law, None, 100) for i in range(3)]
+    runtime.run(max_rounds=60)
+    work = [span for span in runtime.trace() if span[0] == "draft"]
+    assert (len(work) == 1) == idle
+    for seat in seats:
+        drafted = [n for arm, (n, _) in zip(ARMS, seat.tuned, strict=True) if arm.drafts]
+        assert (sum(drafted) == 0) == idle
+
+
 def test_it_says_what_it_chose():
     runtime = make(costs=costs())
     runtime.begin([1, 2, 3], _core.Sampling(temperature=0), None, 300)
