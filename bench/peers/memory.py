@@ -35,7 +35,7 @@ def free(root: Path = Path("/")) -> float | None:
 def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
     """Bytes that an engine needs: its weights `copies` times, and `process` for everything else.
 
-    Weights of a GGUF file keep their size.
+    Weights of a GGUF file keep their size, and so does a draft beside one.
     """
     models = [given.target, given.draft] if has_draft else [given.target]
     sizes = (_kept(model, dtype.split("/")[0]) for model in models if model is not None)
@@ -46,7 +46,8 @@ def _kept(model: Path, storage: str) -> float:
     """Bytes of a model's weights in memory."""
     if is_gguf(model):
         return float(model.stat().st_size)
-    return SIZES[storage] * (model / "model.safetensors").stat().st_size / STORED
+    stored = float(sum(file.stat().st_size for file in model.glob("*.safetensors")))
+    return SIZES[storage] * stored / STORED if storage in SIZES else stored
 
 
 def groups(units: Sequence[Unit], room: float | None) -> list[list[Unit]]:

@@ -18,6 +18,8 @@ def test_an_engine_needs_its_weights_and_more(tmp_path):
     (tmp_path / "x.gguf").write_bytes(bytes(500))
     given = settings.Given("x", tmp_path / "x.gguf", None, "x")
     assert memory.needed(given, "gguf/float32", False, 2.0, 3.0) == 2 * 500 + 3
+    given = settings.Given("x", tmp_path / "x.gguf", tmp_path / "d", "x")
+    assert memory.needed(given, "gguf", True, 1.0, 0.0) == 500 + 100
 
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: {kib} kB\n"
