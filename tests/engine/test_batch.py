@@ -4,6 +4,7 @@ other requests. They use `generate` of a list, `step`, and streams of several th
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -19,6 +20,7 @@ from tests.engine.test_same_tokens import LAWS, METHODS, some_prompts
 
 SEATS = 6
 COUNT = 14  # requests
+METHODS_OF_SEATS = ("none", "draft_model", "specbranch")
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -140,23 +142,30 @@ def test_streams_of_several_threads_run_together() -> None:
         assert found == {i: fresh([i + 1] * 3) for i in range(10)}
 
 
-def test_seats_come_back() -> None:
-    """Hundreds of requests through three seats, one in three aborted; then one alone."""
-    rng = Random(5)
-    with toy_engine(max_num_seqs=3) as engine:
+@pytest.mark.parametrize(
+    ("count", "seats"), [(300, 3), pytest.param(10_000, 8, marks=pytest.mark.exact)]
+)
+def test_seats_come_back(count: int, seats: int) -> None:
+    """Requests of three methods, one in three aborted; then one alone. Memory does not grow."""
+    rng, peak = Random(5), 0.0
+    with toy_engine(max_num_seqs=seats, methods=METHODS_OF_SEATS) as engine:
         params = SamplingParams(temperature=0, max_tokens=12)
         wanted = {k: fresh([k] * 3, params) for k in range(1, 9)}
-        names = [f"{i}" for i in range(300)]
+        names = [f"{i}" for i in range(count)]
         while names or engine.has_unfinished_requests():
             if names and rng.random() < 0.7:
                 name = names.pop()
-                engine.add_request(name, [1 + int(name) % 8] * 3, params)
+                method = METHODS_OF_SEATS[int(name) % len(METHODS_OF_SEATS)]
+                engine.add_request(name, [1 + int(name) % 8] * 3, params, method=method)
+                if len(names) == count // 2:
+                    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for output in engine.step():
                 if output.finished:
                     assert ids_of(output) == wanted[1 + int(output.request_id) % 8]
                 elif rng.random() < 0.1:
                     engine.abort_request(output.request_id)
         assert answer(engine, [5] * 3, params) == wanted[5]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss <= 1.01 * peak
 
 
 def test_a_sequence_that_fails_does_not_end_the_others() -> None:
