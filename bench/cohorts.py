@@ -1,0 +1,106 @@
+"""`python -m bench.cohorts`: would two cohorts, which take turns on both lanes, be faster?
+
+    python -m bench.cohorts --costs c=8,2xh200-70b-8b --acceptance 0.8
+
+Two cohorts are halves of the running sequences: while the target verifies one half, the draft works
+for the other. A round accepts the same tokens with and without cohorts, so only its time differs.
+With N sequences that each have g drafted tokens, T(rows) a target forward and t(rows) a draft
+forward, a serial round takes T(N (1 + g)) + g t(N). Two cohorts of N / 2 take
+2 max(T(N / 2 (1 + g)), g t(N / 2)) for both, at the costs of lanes that overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sbrt import InvalidInputError, check
+from sbrt.tools import compare, flags, table
+from sbrt.tools.costs import TARGET_ROWS, CostModel, read_costs
+
+SEQUENCES = (2, 4, 8, 16)
+LONGEST = 12  # drafted tokens
+COSTS = "c=8,c=4,2xh200-8b-1b,2xh200-70b-8b,h200-8b-1b,h200-70b-8b"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("python -m bench.cohorts", description=__doc__)
+    made.add_argument("--costs", default=COSTS, metavar="A,B", help="c=N, names or cost files")
+    made.add_argument("--acceptance", type=float, default=0.8, help="of a drafted token")
+    flags.add_json_flag(made)
+    return made
+
+
+def tokens(acceptance: float, gamma: int) -> float:
+    """Expected tokens of a round: 1 + a + ... + a^gamma."""
+    return sum(acceptance**depth for depth in range(gamma + 1))
+
+
+def serial(model: CostModel, sequences: int, gamma: int) -> float:
+    """Time of a serial round of all sequences."""
+    drafts = gamma * model.draft(sequences)
+    return model.target(sequences * (1 + gamma)) + drafts + model.round_cost + model.turns_cost
+
+
+def in_cohorts(model: CostModel, sequences: int, gamma: int) -> float:
+    """Time of a round of both cohorts."""
+    half = sequences // 2
+    lanes = model.target_overlapped(half * (1 + gamma)), gamma * model.draft_overlapped(half)
+    return 2 * (max(lanes) + model.round_cost + model.side_by_side_cost)
+
+
+def best(model: CostModel, time: Any, sequences: int, share: int, acceptance: float) -> Any:
+    """(tokens of all sequences per unit, gamma) of the best gamma whose rows fit one forward.
+
+    share: sequences that one forward verifies.
+    """
+    fit = [g for g in range(1, LONGEST + 1) if share * (1 + g) <= TARGET_ROWS]
+    rates = [(sequences * tokens(acceptance, g) / time(model, sequences, g), g) for g in fit]
+    return max(rates)
+
+
+def line(model: CostModel, sequences: int, acceptance: float) -> dict[str, Any]:
+    """The JSON object. Rates in tokens of all sequences per unit of the costs."""
+    rate, gamma = best(model, serial, sequences, sequences, acceptance)
+    turns, theirs = best(model, in_cohorts, sequences, sequences // 2, acceptance)
+    return {
+        "costs": model.text,
+        "unit": model.unit,
+        "sequences": sequences,
+        "serial": rate,
+        "serial_gamma": gamma,
+        "cohorts": turns,
+        "cohorts_gamma": theirs,
+        "ratio": turns / rate,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    return flags.guarded("bench.cohorts", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    if not 0 < args.acceptance < 1:
+        shown = check.show(args.acceptance)
+        raise InvalidInputError(f"--acceptance: expected more than 0 and less than 1, got {shown}")
+    compare.check_outputs(args)
+    models = [read_costs(text, "--costs") for text in args.costs.split(",")]
+    lines = [line(model, n, args.acceptance) for model in models for n in SEQUENCES]
+    compare.write_json(args.json, lines)
+    rows = [("costs", "sequences", "serial", "gamma", "cohorts", "gamma", "ratio")]
+    for found in lines:
+        rates = [f"{found[key]:.4g}" for key in ("serial", "cohorts")]
+        gammas = [str(found[f"{key}_gamma"]) for key in ("serial", "cohorts")]
+        ends = (rates[0], gammas[0], rates[1], gammas[1], f"{found['ratio']:.2f}")
+        rows.append((found["costs"], str(found["sequences"]), *ends))
+    compare.show(args.json, "\n".join(table.aligned(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
