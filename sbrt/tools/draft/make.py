@@ -89,6 +89,11 @@ def open_work(plan: Plan) -> None:
     Raises InvalidInputError, naming what differs.
     """
     path = plan.work / "plan.json"
+    for file in (plan.answers, plan.held_out):
+        if file is not None and plan.work.resolve() in file.resolve().parents:
+            raise InvalidInputError(
+                f"--answers, --held-out: expected files outside {plan.work}, got {file}"
+            )
     ours = {
         "target": fingerprint_of(plan.target),
         "layers": plan.config.layers,
@@ -115,9 +120,11 @@ def open_work(plan: Plan) -> None:
 
 
 def _prompts_of(plan: Plan) -> str:
-    """The source of the prompts: existing answers, a digest of texts, or the number invented."""
+    """The source of the prompts: digests of files or texts, or the number invented."""
     if plan.answers is not None:
-        return "of --answers"
+        files = [file for file in (plan.answers, plan.held_out) if file is not None]
+        digests = [sha256(check.read_bytes(file, MOST_BYTES)).hexdigest()[:32] for file in files]
+        return f"answers {' '.join(digests)}"
     if plan.prompts is None:
         return f"{plan.count} invented"
     return sha256("\0".join(plan.prompts).encode()).hexdigest()
@@ -142,10 +149,11 @@ def is_work_of(out: Path, target: Checkpoint) -> bool:
 def make_answers(plan: Plan) -> None:
     """Write answers.jsonl and held-out.jsonl; files that are whole are left as they are."""
     finished = plan.work / "answers.done"
+    if finished.is_file():
+        return
     if plan.answers is not None:
         take_answers(plan, plan.answers)
         finished.touch()
-    if finished.is_file():
         return
     chat = Chat(plan.target.folder)
     kept, held = jobs_of(plan.prompts, plan.count)

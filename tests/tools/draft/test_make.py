@@ -121,7 +121,9 @@ def test_a_size_that_was_chosen_stays(small, run, tmp_path, target, monkeypatch)
     assert read_config(tmp_path / "out").layers == 2
 
 
-def test_answers_that_are_there_are_taken_over(small, run, tmp_path, prompts_file, monkeypatch):
+def test_answers_that_are_there_are_taken_over(
+    small, run, tmp_path, prompts_file, monkeypatch, capsys
+):
     assert run()[0] == 0
     first = tmp_path / "out" / "work" / "answers.jsonl"
     lines = first.read_bytes().splitlines()
@@ -139,6 +141,15 @@ def test_answers_that_are_there_are_taken_over(small, run, tmp_path, prompts_fil
     work = tmp_path / "third" / "work"
     assert (work / "answers.jsonl").read_bytes() == first.read_bytes()
     assert (work / "held-out.jsonl").read_bytes() == held_out.read_bytes()
+    # Other answers are those of another draft, and the work is no source of itself.
+    for answers, said in (
+        (held_out, "--out: expected the work of this draft"),
+        (work / "answers.jsonl", "--answers, --held-out: expected files outside"),
+    ):
+        words[words.index("--answers") + 1] = answers
+        capsys.readouterr()
+        assert cli.main([*map(str, words)]) == 2
+        assert f"sbrt: error: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
