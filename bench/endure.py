@@ -33,6 +33,7 @@ from sbrt.tools import compare, flags
 from sbrt.tools.prompts import BUILT_IN
 
 from .models.served import serving
+from .models.traffic import percentile
 
 HANGS_UP, SLOW, GARBAGE = 0.20, 0.05, 0.01  # shares of requests
 DAWDLE = 0.05  # seconds that a slow client waits after a line
@@ -255,8 +256,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def p99(seconds: Sequence[float]) -> float:
     """99th percentile in milliseconds; 0 without any."""
-    ordered = sorted(seconds)
-    return round(1e3 * ordered[int(0.99 * (len(ordered) - 1))], 1) if ordered else 0.0
+    return round(1e3 * percentile(seconds, 0.99), 1)
 
 
 def unfinished(host: str, port: int) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 from sbrt import InvalidInputError
 
@@ -28,8 +30,16 @@ def serving(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], str, 
             said = ""
             for said in child.stderr:
                 if found := re.search(r"at http://([\d.]+):(\d+)$", said.rstrip()):
+                    # A full pipe would stop the server.
+                    threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True).start()
                     yield child, found.group(1), int(found.group(2))
                     return
             raise InvalidInputError(f"sbrt serve: expected an address, got: {said.strip()}")
         finally:
             child.terminate()
+
+
+def _pass_on(lines: IO[str]) -> None:
+    """Copy what the server says to this process's standard error."""
+    for line in lines:
+        sys.stderr.write(line)
