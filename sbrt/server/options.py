@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from .. import check
 from ..async_engine import AsyncEngine
@@ -35,7 +35,8 @@ class EngineOptions:
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Any:
         """Options of texts or values. Raises InvalidInputError."""
-        numbers = {f.name for f in fields(cls) if "int" in str(f.type)}
+        types = get_type_hints(cls)
+        numbers = {name for name, kind in types.items() if int in (kind, *get_args(kind))}
         return build(cls, {k: _number(k, v) if k in numbers else v for k, v in given.items()})
 
     @classmethod
