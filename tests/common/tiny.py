@@ -58,7 +58,7 @@ def trained(extra):
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    return tokenizer.to_str()
+    return tokenizer.to_str(pretty=True)
 
 
 def write_tokenizer(folder, extra=()):
