@@ -64,7 +64,7 @@ def tokens(runtime, setting, policy, temperature, seed):
     return runtime.run()
 
 
-@pytest.mark.parametrize("seeds", [1, pytest.param(8, marks=pytest.mark.exact)])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("i", SETTINGS)
 def test_greedy_is_greedy_and_seeds_repeat(tally, i, seeds):
     setting = tally.SETTINGS[i]

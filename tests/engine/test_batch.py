@@ -64,7 +64,7 @@ def run_together(engine: Engine, law: str, seed: int, count: int) -> dict[str, t
 
 
 @cache
-def answers_alone(engine: Engine, law: str, count: int = COUNT) -> list[tuple]:
+def answers_alone(engine: Engine, law: str, count: int) -> list[tuple]:
     return [
         summary(engine.generate(prompt, params_of(i, law), method="none")[0])
         for i, prompt in enumerate(some_prompts(count))
@@ -83,7 +83,7 @@ def test_a_list_is_answered_in_order_by_rounds_that_are_shared(engine: Engine, m
     prompts = some_prompts(COUNT)
     params = [params_of(i, "greedy") for i in range(COUNT)]
     found = [summary(o) for o in engine.generate(prompts, params, method=method)]
-    assert found == answers_alone(engine, "greedy")
+    assert found == answers_alone(engine, "greedy", COUNT)
 
 
 def test_rounds_are_shared() -> None:
