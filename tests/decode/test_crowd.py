@@ -42,7 +42,7 @@ def test_a_share_on_the_sim_body(run_crowd):
 
 
 def test_a_share_on_the_cpu_body(run_crowd):
-    """Fewer than on the sim body: what this body adds are threads, not places."""
+    """Fewer than in simulated time: the CPU adds threads, not places."""
     check_seen(run_crowd(240, seed=2, cpu=1.0), 240, reused=0.5, at_once=8)
 
 
