@@ -29,10 +29,10 @@ demo-small:
 	$(BIN)/sbrt compare --png compare.png --then-simulate c=8
 
 # TEST_JOBS processes share the files of tests, in the order that tests/conftest.py gives them.
-# Most tests keep one core busy.
+# Most tests keep one core busy. Many start Python again, which must not compile every module anew.
 TEST_JOBS ?= 2
 test: $(VENV)/.built lint $(VENV)/.test-tools
-	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 exact: $(VENV)/.built $(VENV)/.test-tools
 	$(BIN)/python -m pytest -m "exact and not gpu"

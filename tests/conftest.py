@@ -25,8 +25,10 @@ TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 BUILD = TESTS.parent / "build"
 KEPT = BUILD / "programs"  # a second run compiles what changed
-# Objects of the product, which this Python's build compiled.
-SHIPPED = "cp{0}{1}-cp{0}{1}-*/CMakeFiles/sbrt_objects.dir/csrc"
+# Objects of the product, which this Python's build compiled. Its last step writes INSTALLED: if
+# CMakeLists.txt is newer, flags may have changed.
+SHIPPED, INSTALLED = "cp{0}{1}-cp{0}{1}-*", "install_manifest.txt"
+OBJECTS = Path("CMakeFiles/sbrt_objects.dir/csrc")
 
 # If HOME is not writable, matplotlib prints to stderr, and searches fonts in every process.
 os.environ.setdefault("MPLCONFIGDIR", str(TESTS.parent / "build" / "matplotlib"))
@@ -46,17 +48,21 @@ elif platform.machine() in ("aarch64", "arm64"):
 # The slowest files run first: at the end one of them would leave only one process busy.
 LONG_FILES = (
     "decode/test_same_as_reference.py",
-    "engine/test_same_tokens.py",
     "decode/test_crowd.py",
-    "model/gguf/test_real.py",
-    "triton_kernels/test_choose.py",
-    "gpu/test_on_device.py",
-    "gpu/test_hrad_on_device.py",
-    "gpu/test_fewer_tokens.py",
     "tools/draft/test_make.py",
+    "triton_kernels/test_choose.py",
+    "triton_kernels/test_attention.py",
+    "engine/test_same_tokens.py",
+    "model/gguf/test_real.py",
+    "gpu/test_on_device.py",
+    "triton_kernels/test_seats.py",
     "decode/test_auto.py",
+    "triton_kernels/test_offline.py",
     "exec/test_exec.py",
-    "exec/cuda/test_compiles.py",
+    "gpu/test_seats.py",
+    "model/test_checkpoint.py",
+    "server/test_serve.py",
+    "decode/test_order.py",
 )
 
 
@@ -179,14 +185,15 @@ class Programs:
     def _object(self, folder: Path, source: Path, flags: tuple[str, ...], extra=()) -> Path:
         if flags == self.plain and (path := self._shipped(source)):
             return path
-        path = folder / f"{_named(source.stem, source, *extra)}.o"
+        isa = next((ISA_FLAGS[part] for part in ISA_FLAGS if source.stem.endswith(part)), ())
+        path = folder / f"{_named(source.stem, source, *self.common, *isa, *extra)}.o"
         if _is_older(path, max(self.newest_header, source.stat().st_mtime)):
-            isa = next((ISA_FLAGS[part] for part in ISA_FLAGS if source.stem.endswith(part)), ())
             self._compile(path, *flags, *isa, *extra, f"-I{CSRC}", "-c", source)
         return path
 
     def _shipped(self, source: Path) -> Path | None:
-        """The product's object of a file, if it is newer than that and all headers.
+        """The product's object of a file, if it is newer than that and all headers, and its build
+        is newer than CMakeLists.txt.
 
         What a build with CUDA compiles in another way is left out: exec/cuda and ranges of NVTX.
         """
@@ -194,7 +201,10 @@ class Programs:
         if part is None or part.is_relative_to("exec/cuda") or "nvtx.h" in source.read_text():
             return None
         newest = max(self.newest_header, source.stat().st_mtime)
-        found = BUILD.glob(f"{SHIPPED.format(*sys.version_info)}/{part}.o")
+        flags = (TESTS.parent / "CMakeLists.txt").stat().st_mtime
+        builds = BUILD.glob(SHIPPED.format(*sys.version_info))
+        builds = [build for build in builds if not _is_older(build / INSTALLED, flags)]
+        found = [build / OBJECTS / f"{part}.o" for build in builds]
         return next((path for path in found if not _is_older(path, newest)), None)
 
     def _compile(self, path: Path, *arguments: object) -> None:

@@ -359,14 +359,18 @@ def branch_attention_torch(
 ) -> torch.Tensor:
     """The twin of `branch_attention` in plain torch: same arguments, effects and errors."""
     _check(q, k, v, plan, out)
-    members = work.members.t().tolist()
-    for i in range(plan.rows):
+    members, firsts = work.members.t().tolist(), work.firsts[0].tolist()
+    counts = work.meta[0, : plan.rows].tolist()
+    for i, count in enumerate(counts):
+        if count < 0:  # padding
+            out[i] = 0
+            continue
         head, _, _, _, _, storage, *_ = next(m for m in members if m[6] <= i < m[7])
-        count, first = int(work.meta[0, i]), int(work.firsts[0, i])
+        first = firsts[i]
         trunk = storage + torch.arange(min(first, head), head, device=q.device) % plan.capacity
-        flight = work.slots[i, max(0, first - head) : max(count, 0)].long()
+        flight = work.slots[i, max(0, first - head) : count].long()
         slots = torch.cat([trunk, flight])
-        if count < 0 or slots.numel() == 0:
+        if slots.numel() == 0:
             out[i] = 0
             continue
         keys = k[:, slots].float().repeat_interleave(plan.group, 0)

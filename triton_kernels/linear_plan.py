@@ -1,7 +1,8 @@
 """The tiles of a product of few rows with a matrix of weights, and the memory that it uses.
 
 A plan holds the constants of a captured graph. Its cuts of n and k depend neither on the number of
-rows nor on the device: one plan, one order of sums.
+rows nor on the device: one plan, one order of sums. Sizes are computed once: every launch asks for
+them.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class LinearPlan:
         """True if its products run on tensor cores."""
         return self.dtype.itemsize == 2
 
-    @property
+    @cached_property
     def block_m(self) -> int:
         """Rows of a tile: all of them, so that weights are read once. A tensor core needs at least
         16."""
@@ -76,7 +77,7 @@ class LinearPlan:
         halves."""
         return PART // 2 if self.gate else PART
 
-    @property
+    @cached_property
     def block_k(self) -> int:
         """k of a tile: 128, so that two memory lines are read of a row of weights. Otherwise the
         largest that divides k into two or more equal parts, so that loads need no mask."""
@@ -90,17 +91,17 @@ class LinearPlan:
         """True if tiles fill k exactly."""
         return self.k % self.block_k == 0
 
-    @property
+    @cached_property
     def tiles(self) -> int:
         """Number of tiles of n."""
         return triton.cdiv(self.n, self.block_n)
 
-    @property
+    @cached_property
     def k_tiles(self) -> int:
         """Number of tiles of k."""
         return triton.cdiv(self.k, self.block_k)
 
-    @property
+    @cached_property
     def split_tiles(self) -> int:
         """Tiles of k in a split; the last split may have fewer. As few splits as fill the
         machine."""
@@ -108,19 +109,19 @@ class LinearPlan:
         least = 1 if self.splits else LEAST_TILES
         return min(self.k_tiles, max(least, triton.cdiv(self.k_tiles, wanted)))
 
-    @property
+    @cached_property
     def cuts(self) -> int:
         """Number of splits of k."""
         return triton.cdiv(self.k_tiles, self.split_tiles)
 
-    @property
+    @cached_property
     def parts(self) -> int:
         """Sums of squares per row: those of x before a norm, or of the result after a residual."""
         if self.norm or self.residual:
             return triton.cdiv(self.k if self.norm else self.n, PART)
         return 0
 
-    @cached_property  # every call of a product asks for it
+    @cached_property
     def partial_size(self) -> int:
         """Numbers that wait to be merged."""
         halves = 2 if self.gate else 1
@@ -133,7 +134,7 @@ class LinearPlan:
         more, and so do a gate's rows, which are held with both tiles of weights."""
         return 8 if not self.is_half or (self.gate and self.block_m > 16) else 4
 
-    @property
+    @cached_property
     def stages(self) -> int:
         """Stages of the pipeline over k.
 

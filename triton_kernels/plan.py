@@ -1,13 +1,15 @@
 """The constants of attention for one lane, and the memory that its kernels use.
 
 A plan holds the constants of a captured graph: sizes, tiles, the split length. Everything else is
-read from device memory. The same plan gives a row the same bits whatever the other rows.
+read from device memory. The same plan gives a row the same bits whatever the other rows. Sizes are
+computed once: every launch asks for them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import triton
@@ -88,7 +90,7 @@ class AttentionPlan:
         """Positions that a row can see."""
         return self.capacity if self.window is None else self.window
 
-    @property
+    @cached_property
     def block_m(self) -> int:
         """Queries of a tile, heads and rows together; a KV head's keys are read once for them.
 
@@ -106,7 +108,7 @@ class AttentionPlan:
         """Rows of a tile."""
         return self.block_m // self.group
 
-    @property
+    @cached_property
     def tiles(self) -> int:
         """Tiles that hold all rows of one sequence."""
         return triton.cdiv(self.rows, self.tile_rows)
@@ -128,18 +130,18 @@ class AttentionPlan:
         """Positions of a split."""
         return SPLIT if self.split is None else self.split
 
-    @property
+    @cached_property
     def max_splits(self) -> int:
         """Most splits that a span can touch: the longest reach and the slots in flight."""
         return triton.cdiv(self.reach + FLIGHT, self.split_length) + 1
 
-    @property
+    @cached_property
     def max_short(self) -> int:
         """Largest `short`: this many pieces of level 0 may wait."""
         chosen = FAN * triton.cdiv(MULTIPROCESSORS, self.kv_heads * self.tiles)
         return min(self.max_splits, chosen if self.short is None else self.short)
 
-    @property
+    @cached_property
     def levels(self) -> list[int]:
         """Pieces of levels 1, 2, ... that a span can touch: groups of FAN of the level before.
 

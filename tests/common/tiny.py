@@ -5,6 +5,7 @@ import json
 import signal
 import struct
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,7 +45,9 @@ SIZES = {
 }
 
 
-def write_tokenizer(folder, extra=()):
+@cache
+def trained(extra):
+    """The text of a tokenizer.json with these special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -55,7 +58,11 @@ def write_tokenizer(folder, extra=()):
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.to_str(pretty=True)
+
+
+def write_tokenizer(folder, extra=()):
+    (folder / "tokenizer.json").write_text(trained(tuple(extra)), encoding="utf-8")
 
 
 def write_byte_fallback(folder, words=("the", "cat")):

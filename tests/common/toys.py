@@ -19,7 +19,14 @@ POLICIES = {
     "hedge": {"gamma": 4, "branches": 8, "likely": True, "width": 2},
     "tree": {"gamma": 0, "on_miss": 1, "burst": 4, "burst_width": 3},
 }
-UNTUNED = tuple(method for method in METHODS if method != AUTO)
+
+
+def untuned(methods):
+    """The methods without `auto`, which measures when an engine opens."""
+    return tuple(method for method in methods if method != AUTO)
+
+
+UNTUNED = untuned(METHODS)
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 
 

@@ -97,15 +97,27 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
     return [f"{done.method}: {different}\n    {world}\n    {done.task}"] if different else []
 
 
-def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
+def cut_trees(task: fuzz.Task, world: fuzz.World) -> None:
+    """Give trees so few nodes that all seats have room in one forward."""
+    room = max(2, ROWS // world.runtime["max_num_seqs"] - 1)
+    for name in ("tree", "hedge"):
+        policy = task.policies[name]
+        policy["nodes"] = min(policy["nodes"], room)
+        if "burst_width" in policy:
+            policy["burst_width"] = min(policy["burst_width"], policy["width"])
+
+
+def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     """A world, and its tasks with a method for each."""
     world = fuzz.random_world(rng, a.cpu)
     asking = Random(repr(world))
     world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
     world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
     world.runtime["reuses_prefixes"] = fuzz.chance(rng, 0.6)
-    if fuzz.chance(rng, 0.5):  # short chains: no round is short of rows
-        world.runtime |= {"max_gamma": rng.randint(1, 5), "max_width": 1, "max_branches": 4}
+    is_short = fuzz.chance(rng, 0.5)
+    if is_short:  # short chains: no round is short of rows
+        wide = Random(f"{a.seed}/{index}/trees").choice((1, 1, 3))
+        world.runtime |= {"max_gamma": rng.randint(1, 5), "max_width": wide, "max_branches": 4}
     tasks: list[tuple[fuzz.Task, str]] = []
     if fuzz.chance(heads := Random(f"{a.seed}/{world.draft['seed']}/heads"), a.trimmed):
         known = world.draft["vocab"], world.target["vocab"]
@@ -114,6 +126,8 @@ def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
     common = [rng.randrange(world.target["vocab"]) for _ in range(100)]
     for _ in range(SEQUENCES):
         task = fuzz.random_task(rng, world)
+        if is_short:
+            cut_trees(task, world)
         is_alike = fuzz.chance(rng, 0.5)
         if is_alike:  # begins like the others
             task.prompt = (common[: rng.randint(1, len(common))] + task.prompt)[:longest]
@@ -125,9 +139,14 @@ def random_crowd(rng: Random, a: argparse.Namespace) -> tuple[fuzz.World, list]:
 
 def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     rng = Random(f"{a.seed}/{index}/crowd")
-    world, tasks = random_crowd(rng, a)
+    world, tasks = random_crowd(rng, index, a)
     roomy = is_roomy(world, tasks)
     seen["roomy"] += roomy
+    seen["roomy_trees"] += (
+        roomy
+        and world.runtime["max_num_seqs"] > 1
+        and any(task.policies[method].get("width", 1) > 1 for task, method in tasks)
+    )
     runtime = fuzz.make_runtime(world)
     running: list[Running] = []
     wrong: list[str] = []

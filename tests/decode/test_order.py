@@ -5,6 +5,7 @@ to the other. An op writes only the parts that it declares, of the seats of its 
 backend checks each op."""
 
 import random
+from functools import cache
 
 import pytest
 
@@ -45,6 +46,7 @@ def dry_engine(**fields):
     return _core.Runtime(*pair, body="dry", **sizes, **fields)
 
 
+@cache
 def kept(name, shaped=False, rejection=False, sequences=3):
     """The record of some sequences on the dry backend."""
     runtime = dry_engine(rejection=rejection)

@@ -19,7 +19,7 @@ from tests.common.toys import GREEDY, answer, fresh, ids_of, toy_engine
 from tests.engine.test_same_tokens import LAWS, METHODS, some_prompts
 
 SEATS = 6
-COUNT = 14  # requests
+COUNT, MANY = 14, 40  # requests
 METHODS_OF_SEATS = ("none", "draft_model", "specbranch")
 
 
@@ -45,12 +45,12 @@ def summary(output) -> tuple:
     return answer.token_ids, answer.text, answer.finish_reason, answer.stop_reason
 
 
-def run_together(engine: Engine, law: str, seed: int) -> dict[str, tuple]:
+def run_together(engine: Engine, law: str, seed: int, count: int) -> dict[str, tuple]:
     """The answers of requests that arrive at random, by several methods, some aborted."""
     rng, found = Random(seed), {}
-    prompts = some_prompts(COUNT)
+    prompts = some_prompts(count)
     waiting = [(f"{i}", prompts[i], params_of(i, law), METHODS[i % len(METHODS)])
-               for i in rng.sample(range(COUNT), COUNT)]  # fmt: skip
+               for i in rng.sample(range(count), count)]  # fmt: skip
     while waiting or engine.has_unfinished_requests():
         if waiting and rng.random() < 0.5:
             name, prompt, params, method = waiting.pop()
@@ -66,17 +66,18 @@ def run_together(engine: Engine, law: str, seed: int) -> dict[str, tuple]:
 
 
 @cache
-def answers_alone(engine: Engine, law: str) -> list[tuple]:
+def answers_alone(engine: Engine, law: str, count: int) -> list[tuple]:
     return [
         summary(engine.generate(prompt, params_of(i, law), method="none")[0])
-        for i, prompt in enumerate(some_prompts(COUNT))
+        for i, prompt in enumerate(some_prompts(count))
     ]
 
 
+@pytest.mark.parametrize("count", [COUNT, pytest.param(MANY, marks=pytest.mark.exact)])
 @pytest.mark.parametrize("law", LAWS)
-def test_answers_do_not_depend_on_company(engine: Engine, law: str) -> None:
-    found = run_together(engine, law, seed=len(law))
-    assert [found[f"{i}"] for i in range(COUNT)] == answers_alone(engine, law)
+def test_answers_do_not_depend_on_company(engine: Engine, law: str, count: int) -> None:
+    found = run_together(engine, law, len(law), count)
+    assert [found[f"{i}"] for i in range(count)] == answers_alone(engine, law, count)
 
 
 @pytest.mark.parametrize("method", ["none", "specbranch", "auto"])
@@ -84,7 +85,7 @@ def test_a_list_is_answered_in_order_by_rounds_that_are_shared(engine: Engine, m
     prompts = some_prompts(COUNT)
     params = [params_of(i, "greedy") for i in range(COUNT)]
     found = [summary(o) for o in engine.generate(prompts, params, method=method)]
-    assert found == answers_alone(engine, "greedy")
+    assert found == answers_alone(engine, "greedy", COUNT)
 
 
 def test_rounds_are_shared() -> None:

@@ -24,6 +24,7 @@ from sbrt import Engine, EngineConfig, EngineError, InvalidInputError, SamplingP
 from sbrt._core import Toy
 from sbrt.methods import AUTO, METHODS
 from sbrt.serve.pair import Pair
+from tests.common.toys import UNTUNED
 
 VOCAB, LIMIT = 24, 96  # tokens, max_model_len
 PAIR = Pair(Toy(VOCAB, 5), Toy(VOCAB, 5, noise16=6), None, frozenset(), VOCAB, "float32")
@@ -35,7 +36,6 @@ LAWS = (
     {"temperature": 0.9, "seed": 9, "bad_words": None, "logit_bias": {4: 2.0}},
     {"temperature": 0.7, "seed": 6, "logprobs": 2, "prompt_logprobs": 1},
 )
-UNTUNED = [method for method in METHODS if method != AUTO]
 PROMPTS = st.integers(1, LIMIT - 1).map(lambda n: tuple(7 * i * i % VOCAB for i in range(n)))
 REQUESTS = st.tuples(
     PROMPTS, st.sampled_from(range(len(LAWS))), st.integers(0, 14), st.sampled_from(METHODS)

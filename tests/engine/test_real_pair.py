@@ -26,7 +26,7 @@ def engine():
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_no_token_changes(engine, temperature):
-    prompts = [text for _, text in read_prompts()][::3]
+    prompts = [text for _, text in read_prompts()][::6]
     params = SamplingParams(temperature=temperature, seed=3, max_tokens=24)
     plain = engine.generate(prompts, params, method="none")
     texts = [output.outputs[0].text for output in plain]
@@ -39,7 +39,7 @@ def test_no_token_changes(engine, temperature):
 
 def test_the_draft_is_often_right(engine):
     """A draft of random weights is far from this, on prompts that the draft was not trained on."""
-    prompts = [text for _, text in read_prompts()]
+    prompts = [text for _, text in read_prompts()][::2]
     params = SamplingParams(temperature=0, max_tokens=32)
     found = engine.generate(prompts, params, method="draft_model")
     spec = [output.outputs[0].spec_decode_metrics for output in found]

@@ -23,7 +23,7 @@ def check_kept(done):
 
 
 def test_promises_are_kept(programs, plain):
-    check_kept(programs.run(plain, 20))
+    check_kept(programs.run(plain, 8))
 
 
 @pytest.mark.exact
@@ -31,8 +31,9 @@ def test_promises_are_kept_for_long(programs, plain):
     check_kept(programs.run(plain, 400))
 
 
-def test_thread_sanitizer_has_nothing_to_say(programs, checked):
-    check_kept(programs.run(checked, 30, **programs.reporting("tsan")))
+@pytest.mark.parametrize("scale", [10, pytest.param(60, marks=pytest.mark.exact)])
+def test_thread_sanitizer_has_nothing_to_say(programs, checked, scale):
+    check_kept(programs.run(checked, scale, **programs.reporting("tsan")))
 
 
 def test_thread_sanitizer_reports_a_missing_wait(programs, checked):

@@ -88,8 +88,16 @@ def check_bursts(order, method, kind):
         assert launched["burst"] == rounds >= launched["serial_burst"] > 0, kind
 
 
-@pytest.mark.parametrize("method", [*BURSTS, *GAMMAS])
-def test_a_burst_is_one_launch_and_so_is_a_verification(tools, tool, stand_in, checkpoints, method):
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [
+        *((method, ("greedy", "both")) for method in (*BURSTS, *GAMMAS)),
+        *(pytest.param(m, tuple(PARAMS), marks=pytest.mark.exact) for m in BURSTS),
+    ],
+)
+def test_a_burst_is_one_launch_and_so_is_a_verification(
+    tools, tool, stand_in, checkpoints, method, asked
+):
     """Launches without and with filters are made with the engine; others at their first use."""
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
@@ -97,7 +105,7 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(tools, tool, stand_in, c
     with Engine(config) as engine:
         runtime = stand_in.runtimes[-1][1]
         made = runtime.fused_graphs
-        for kind in PARAMS if method in BURSTS else ("greedy", "both"):
+        for kind in asked:
             params = PARAMS[kind]
             assert runtime.fused_graphs == made, kind
             times = 2 if kind == "both" else 1

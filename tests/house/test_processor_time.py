@@ -1,6 +1,7 @@
 """Contract under test: `--processor-time` shows the most expensive tests, child processes
 included. It also works if several processes share the tests."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ def test_the_most_expensive_test_is_shown_first(tmp_path, jobs):
     (tmp_path / "test_it.py").write_text(TESTS)
     plugin = ("-p", "tests.common.processor_time", "--processor-time", "1")
     command = [sys.executable, "-m", "pytest", "-q", *plugin, *jobs, str(tmp_path)]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    own = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}  # not those of this run
+    said = subprocess.run(
+        command, cwd=ROOT, env=own, capture_output=True, text=True, check=True
+    ).stdout
     [_, file, test, *_] = said[said.index("seconds of processor time") :].splitlines()
     assert float(file.split()[0]) >= 0.3
     assert file.endswith("test_it.py")

@@ -351,7 +351,7 @@ def test_loading_needs_no_second_copy(make, tmp_path, dtype, bytes_of_a_weight):
     """At most 1.15 times the packed size, plus the largest tensor, plus 4 MiB for a heap."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not tell a process its peak of memory")
-    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10}
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 5}
     weights = {
         name: np.resize(np.float32([0.5, -0.25, 1, 0.75]), shape)
         for name, shape in make.shapes(make.config(**sizes)).items()
@@ -400,7 +400,8 @@ def test_a_padded_vocabulary_is_cut_to_the_tokenizer(make, tmp_path, target, dra
     """Cut to the tokenizer's 300 ids. Without a tokenizer the vocabulary is the target's."""
     sizes = {"target": target, "draft": draft}
     pair = [make.checkpoint(tmp_path / name, vocab_size=n) for name, n in sizes.items()]
-    with Engine.from_pretrained(*pair, num_threads=2, skip_tokenizer_init=plain) as engine:
+    given = {"num_threads": 1, "speculative": {"method": "specbranch"}}
+    with Engine.from_pretrained(*pair, **given, skip_tokenizer_init=plain) as engine:
         most = target if plain else 300
         assert engine.pair.vocab == most
         params = SamplingParams(max_tokens=60, temperature=50.0, seed=1, ignore_eos=True)
@@ -424,7 +425,8 @@ def test_ids_that_no_token_has_never_come(make, tmp_path, method):
         holes = {words.pop(word) for word in gone}
         path.write_text(json.dumps(raw))
     assert len(holes) == 100
-    with Engine.from_pretrained(*folders, num_threads=2) as engine:
+    given = {"num_threads": 1, "speculative": {"method": "specbranch"}}
+    with Engine.from_pretrained(*folders, **given) as engine:
         assert set(engine.pair.holes) == holes
         assert engine.pair.vocab == 300  # largest id + 1, although some ids have no token
         params = SamplingParams(max_tokens=200, temperature=50.0, seed=1, ignore_eos=True)

@@ -78,7 +78,10 @@ def test_serve_alone_serves_the_demo_pair_until_it_is_told_to_end(process):
         (["--shutdown-timeout", "nan"], "--shutdown-timeout: expected a finite number"),
         (["--send-timeout", "0"], "--send-timeout: expected a finite number from 0.001"),
         (["--api-key", ""], "--api-key: expected a non-empty string"),
-        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 0: expected"),
+        (
+            ["--host", "no.such.host.invalid", "--method", "pearl"],
+            "--host no.such.host.invalid --port 0: expected",
+        ),
         (["--target", "/nothing"], "expected a folder with config.json"),
         (["--chat-template", "/nothing", "--draft", "none"], "/nothing: expected a file"),
         (["--method", "magic"], "method: expected one of"),
@@ -95,8 +98,9 @@ def test_what_cannot_be_served_is_one_sentence(flags, message, capsys):
 
 @pytest.mark.parametrize(
     "given",
-    [["--method", "auto:acceptance=rejection"], ["--gamma", "14"], ["--draft", "none"],
-     ["--method", "lookup", "--gamma", "6"], ["--max-model-len", "64"]],
+    [["--method", "auto:acceptance=rejection"], ["--method", "pearl", "--gamma", "14"],
+     ["--draft", "none"], ["--method", "lookup", "--gamma", "6"],
+     ["--method", "pearl", "--max-model-len", "64"]],
     ids=lambda given: given[-1],
 )  # fmt: skip
 def test_whatever_the_flags_are_requests_may_name_other_methods(given):

@@ -24,8 +24,8 @@ PROMPTS = [{"prompt": "def quick(items):"}, {"question": "für"}, {"turns": ["cl
 
 @pytest.fixture
 def run(capsys, folders):
-    """Run a command on the tiny pair: (exit code, stdout, stderr)."""
-    pair = ["--target", str(folders[0]), "--draft", str(folders[1])]
+    """Run a command on the tiny pair, with one thread: (exit code, stdout, stderr)."""
+    pair = ["--target", str(folders[0]), "--draft", str(folders[1]), "--threads", "1"]
 
     def call(command, *flags, models=pair, main=cli.main):
         words = [command] if command else []
@@ -174,7 +174,8 @@ def test_pictures_and_traces(run, tmp_path):
 
 
 def test_generate_writes_the_text_alone(run, engine):
-    code, out, err = run("generate", "--prompt", "def quick(", "--max-tokens", 20)
+    flags = ["--prompt", "def quick(", "--max-tokens", 20, "--method", "pearl"]
+    code, out, err = run("generate", *flags)
     params = SamplingParams(temperature=0, seed=0, max_tokens=20)
     assert code == 0
     assert out == engine.generate("def quick(", params)[0].outputs[0].text + "\n"
@@ -204,11 +205,12 @@ def test_generate_json(run):
 def test_the_prompt_from_a_file_or_standard_input(run, tmp_path, monkeypatch):
     path = tmp_path / "p.txt"
     path.write_text("def quick(\n")
-    wanted = run("generate", "--prompt", "def quick(\n", "--max-tokens", 8)[1]
-    assert run("generate", "--prompt-file", path, "--max-tokens", 8)[1] == wanted
+    flags = ["--max-tokens", 8, "--method", "pearl"]
+    wanted = run("generate", "--prompt", "def quick(\n", *flags)[1]
+    assert run("generate", "--prompt-file", path, *flags)[1] == wanted
     stdin = io.TextIOWrapper(io.BytesIO(b"def quick(\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
-    assert run("generate", "--max-tokens", 8)[1] == wanted
+    assert run("generate", *flags)[1] == wanted
 
 
 @pytest.mark.parametrize(

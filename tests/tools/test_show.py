@@ -27,7 +27,7 @@ LONG = "specbranch:k_max=1,epsilon=0,hrad=off"
 
 @pytest.fixture
 def pair(folders):
-    return ["--target", str(folders[0]), "--draft", str(folders[1])]
+    return ["--target", str(folders[0]), "--draft", str(folders[1]), "--threads", "1"]
 
 
 @pytest.fixture

@@ -47,7 +47,8 @@ def check(s, assert_close):
     ("rows", "shape"),
     [
         *itertools.product((1, 2, 7), ("path", "star", "tree", "tails")),
-        *itertools.product((33, 64), ("path", "tree")),
+        *((33, "path"), (64, "tree")),
+        *(pytest.param(*case, marks=pytest.mark.exact) for case in ((33, "tree"), (64, "path"))),
     ],
 )
 def test_equals_its_twin_and_the_cpu(scene, shapes, assert_close, device, rows, shape):
@@ -64,7 +65,10 @@ def test_every_shape_equals_its_twin(scene, shapes, assert_close, device, rows, 
         check(scene(plan, head, shapes[shape](rows), device), assert_close)
 
 
-@pytest.mark.parametrize("head", [0, 1, 63, 64, 65, 127])
+MORE_HEADS = (pytest.param(head, marks=pytest.mark.exact) for head in (1, 65))
+
+
+@pytest.mark.parametrize("head", [0, 63, 64, 127, *MORE_HEADS])
 def test_short_trunks(scene, shapes, assert_close, device, head):
     for shape in ("path", "tree"):
         check(scene(AttentionPlan(rows=7, **SMALL), head, shapes[shape](7), device), assert_close)
@@ -109,7 +113,7 @@ def wraps(scene, shapes, assert_close, device, heads):
 
 
 def test_wraps(scene, shapes, assert_close, device):
-    wraps(scene, shapes, assert_close, device, range(60, 210, 23))
+    wraps(scene, shapes, assert_close, device, range(60, 210, 37))
 
 
 @pytest.mark.exact

@@ -1,7 +1,7 @@
-"""Contract under test: every kernel compiles for sm_80, sm_90 and sm_100, which shows errors that
-the interpreter ignores. Shared memory suffices, and registers do where that matters. On sm_90
-enough programs fit a multiprocessor, and issue slots do not limit streaming. A kernel that
-offline.py does not list fails here."""
+"""Contract under test: every kernel compiles for sm_90, in `make exact` for sm_80 and sm_100 too.
+That shows errors which the interpreter ignores. Shared memory suffices, and registers do where that
+matters. On sm_90 enough programs fit a multiprocessor, and issue slots do not limit streaming. A
+kernel that offline.py does not list fails here."""
 
 import json
 import os
@@ -103,9 +103,11 @@ def check_work(cubins):
     assert ChoosePlan(16, 128_256, filtered=True).splits >= 32
 
 
-def test_every_kernel_compiles_for_every_architecture(cubins):
+def test_every_kernel_compiles(cubins):
+    """On sm_90 all of them, and a product on the other architectures."""
     found = {(c["kernel"], c["architecture"]) for c in cubins}
-    assert found == {(name, a) for name in jitted_functions() for a in ARCHITECTURES}
+    products = {("_linear_kernel", a) for a in ARCHITECTURES}
+    assert found == {(name, 90) for name in jitted_functions()} | products
 
 
 def test_all_of_them_fit(cubins):
@@ -119,6 +121,8 @@ def test_all_of_them_fit(cubins):
 @pytest.mark.exact
 def test_every_configuration_fits():
     every = compiled("--all")
+    found = {(c["kernel"], c["architecture"]) for c in every}
+    assert found == {(name, a) for name in jitted_functions() for a in ARCHITECTURES}
     check_fit(every)
     check_work(every)
     of_16 = {name: c for name, c in products_on_sm90(every) if ", 16 rows" in name}

@@ -30,7 +30,7 @@ QUESTIONS = (
 )
 GAP = 1e-3  # greedy choices may differ where transformers' best two are closer
 NEAR = 1e-4  # greatest difference of log-probs
-GREEDY = SamplingParams(temperature=0, max_tokens=32)
+GREEDY = SamplingParams(temperature=0, max_tokens=16)
 
 
 def chat(question):
