@@ -378,9 +378,6 @@ class Capabilities:
     def tunes(self) -> bool:
         """The method `auto`."""
     @property
-    def has_logprobs(self) -> bool:
-        """Log-probs of a request's tokens."""
-    @property
     def bans_long_words(self) -> bool:
         """Bad words of several tokens."""
 

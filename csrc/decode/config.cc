@@ -57,9 +57,6 @@ void check_request(const Request& r, const RuntimeConfig& c, int32_t target_voca
   check_shaping(r.shaping, c.vocab);
   check_within("logprobs", -1, 1 << 30, r.logprobs.output);
   check_within("prompt_logprobs", -1, 1 << 30, r.logprobs.prompt);
-  const bool has_logprobs = r.logprobs.output >= 0 || r.logprobs.prompt >= 0;
-  check<InvalidInput>(!has_logprobs || c.can().has_logprobs, "logprobs: expected none on ",
-                      c.can().name, ", where they are not built yet");
 }
 
 void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {

@@ -79,6 +79,8 @@ void Engine::prepare(const Policy& policy) {
     for_each(all, [&](int seat) {
       Sequence& c = resources_.at(seat);
       c.policy = normalised(policy);
+      c.shaping = {};  // that of a request which shapes nothing
+      c.shaping.active = !resources_.config.holes.empty();
       c.sampling.temperature = 1;
       c.sampling.top_p = top_p;
     });

@@ -5,8 +5,9 @@
 #include <map>
 
 #include "decode/resources.h"
-#include "round/logprobs.h"
+#include "round/op_args.h"
 #include "round/round.h"
+#include "round/table.h"
 
 namespace sbrt {
 
@@ -38,6 +39,8 @@ class Graphs {
   void record_select();
   void put_select(Graph& graph) const;
   void record_logprobs(LaneArgs args, const LaneOps& ops);
+  void put_logprobs(Graph& graph, const Seats& seats, const RoundStep<LogprobArgs>& on_host,
+                    const RoundStep<LogprobArgs>& on_device, Part clock) const;
   void record_draft();
   void record_looks(const LaneArgs& args, const LaneOps& ops);
   SelectArgs select_args() const;
@@ -53,10 +56,10 @@ class Graphs {
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
-  Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};  // not on a device
+  Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
   Graph prefill_laws_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
   std::map<int, Graph> bursts_, serial_bursts_;   // by number of steps, for a device
-  Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
+  std::map<int, Graph> verifications_;            // by verification_at(), for a device
 };
 
 }  // namespace sbrt

@@ -371,12 +371,14 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
 
 void Pump::fuse(SeatSet members) {
   if (!r_.config.can().captures) return;
+  chain_nodes_ = 0;  // of an earlier request
   pick_launches(members);
   RoundShape shape{};
   int32_t burst = 0;
   for_each(members, [&](int i) {
     shape.gamma = std::max(shape.gamma, r_.at(i).policy.gamma);
     burst = std::max(burst, burst_after_miss(r_.at(i).policy));
+    shape.has_logprobs |= r_.logprobs[i].has_output();
   });
   if (burst == 0 || shape.gamma > 0) graphs_.fuse(shape);
   shape.burst = burst;

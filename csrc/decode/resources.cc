@@ -71,8 +71,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   for (int seat = 0; seat < count(); ++seat)
     shaping.emplace_back(*exec, dense_shaping, seat, config.holes);
   make_scores();
-  logprobs.resize(count());
-  asked = Buffer<Logprobs>(count());
+  make_logprobs();
 }
 
 void Resources::make_memory() {
@@ -140,6 +139,16 @@ void Resources::make_scores() {
   }
 }
 
+void Resources::make_logprobs() {
+  logprobs.resize(count());
+  asked = exec->cells<Logprobs>(count(), Where::pinned);
+  for (int seat = 0; seat < count(); ++seat) asked.host()[seat] = {};
+  if (config.holes.empty()) return;
+  hole = exec->cells<uint8_t>(config.vocab, Where::device);
+  for (const int32_t id : config.holes) hole.host()[id] = 1;
+  exec->upload(hole, 0, hole.size());
+}
+
 Seats Resources::seats(const LaneUnit& unit) const {
   return {sequences.device(), count(), rolls.device() + (&unit == &draft), ended.device()};
 }
@@ -171,7 +180,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
-  logprobs[seat].start(r, c.limit, config.vocab, asked[seat]);
+  asked.host()[seat] = logprobs[seat].start(*exec, r, c.limit, config.vocab);
   c.head = length - 1;
   c.chain.size = c.chain.depth = c.lost = c.no_mass = c.filled = 0;
   c.chain.known = Mask::none();

@@ -76,7 +76,8 @@ struct Resources {
   ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;   // [seats]
   std::vector<LogprobStore> logprobs;  // [seats]
-  Buffer<Logprobs> asked;              // [seats] the same, for ops
+  Cells<Logprobs> asked;               // [seats] the same, for ops
+  Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; none without such ids
   std::vector<AcceptMemory> accept;    // [seats]; none unless the engine was built for rejection
   LaneUnit target, draft;
   Launches launches;  // in force: Expected
@@ -87,6 +88,7 @@ struct Resources {
   void make_streams();
   void make_features();
   void make_scores();
+  void make_logprobs();
 };
 
 }  // namespace sbrt

@@ -20,7 +20,6 @@ struct Capabilities {
   bool reuses_prefixes;  // the host copies KV between seats
   bool rejects;          // acceptance rejection
   bool tunes;            // the method `auto`
-  bool has_logprobs;     // log-probs of a request's tokens
   bool bans_long_words;  // bad words of several tokens
 };
 
@@ -38,7 +37,6 @@ constexpr Capabilities capabilities_of(Body body) {
           .reuses_prefixes = on_host,
           .rejects = on_host,
           .tunes = on_host,
-          .has_logprobs = on_host,
           .bans_long_words = on_host};
 }
 

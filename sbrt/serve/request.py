@@ -303,7 +303,7 @@ class RequestMaker:
             if tokenizer
             else None,
             shaping=shaping_of(params, tokenizer, self._pair.vocab, self._can),
-            logprobs=logprobs_of(params, self._pair, self._max_logprobs, self._can),
+            logprobs=logprobs_of(params, self._pair, self._max_logprobs),
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:
