@@ -28,7 +28,7 @@ Engine::Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model>
   if (c.tuned.empty()) return;
   for (const Policy& policy : c.tuned) check_policy(policy, c, resources_.has_draft());
   constexpr double kSeconds = 0.25;
-  const Costs costs = c.costs ? *c.costs : measure(kSeconds);
+  const Costs costs = c.costs ? *c.costs : c.tuning ? *c.tuning : measure(kSeconds);
   for (int seat = 0; seat < seats(); ++seat)
     tuners_.push_back(std::make_unique<Tuner>(c.tuned, costs, c.max_model_len + kSlots));
 }

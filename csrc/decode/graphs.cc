@@ -24,9 +24,11 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock
 // The arguments of a lane's choice: tokens, or distributions of a draft.
 ChooseArgs choose_args(Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice, Law* law) {
   Lane& lane = *unit.lane;
-  return {lane.logits(),          lane.columns().n,    unit.columns, batch,
-          r.sequences.device(),   unit.scratch.data(), choice,       law,
-          r.dense_shaping.dense()};
+  DenseShaping dense = r.dense_shaping.dense();
+  dense.trunk = r.trunks.device();
+  dense.trunk_room = r.room();
+  return {lane.logits(),       lane.columns().n, unit.columns, batch, r.sequences.device(),
+          unit.scratch.data(), choice,           law,          dense};
 }
 
 }  // namespace
@@ -333,11 +335,12 @@ void Graphs::fuse(const RoundShape& shape) {
   }
 }
 
-bool Graphs::may_fuse() const {
+bool Graphs::may_fuse() {
+  constexpr int64_t kPatience = 64;  // calls
   const auto has_room = [](const LaneUnit& unit) {
     return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;  // two in a round at most
   };
-  return has_room(r_.target) && has_room(r_.draft);
+  return (has_room(r_.target) && has_room(r_.draft)) || ++refused_ % kPatience == 0;
 }
 
 int Graphs::fused() const {

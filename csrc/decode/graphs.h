@@ -31,8 +31,9 @@ class Graphs {
   // On a device: fuses the graphs of a round of this shape, by the launches in force. No round may be
   // in flight. A full store drops its oldest graph.
   void fuse(const RoundShape& shape);
-  bool may_fuse() const;  // true if fuse() would drop no graph
-  int fused() const;      // number of fused graphs that are kept
+  // True if fuse() would drop no graph, and now and then if it would.
+  bool may_fuse();
+  int fused() const;  // number of fused graphs that are kept
 
  private:
   void record_target();
@@ -52,6 +53,7 @@ class Graphs {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
+  int64_t refused_ = 0;  // calls of may_fuse() that found a full store
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};

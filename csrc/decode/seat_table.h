@@ -21,6 +21,8 @@ struct HostSeat {
   bool is_timed = false;    // prefill_ns is set
   bool drafts = false;      // the draft is fed too
   bool drafted = false;     // the draft takes part in its last round
+  bool sat_out = false;     // Resources::sit_out was called since
+  int trees = 0;            // rounds from the next one on that may settle the path of a tree
   bool keeps = false;       // its rings match the trunk of its Sequence
   Fed fed[2];               // for the target's lane, for the draft's
   int64_t order = 0;        // number of its admission

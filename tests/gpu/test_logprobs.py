@@ -1,6 +1,6 @@
-"""Contract under test: recorded lanes give log-probs, on the CPU by the host's vectors, on a device by
-a block of threads for each row. Both give the same bits, in every method and for many sequences at
-once. A request that does not ask launches no op for them."""
+"""Contract under test: recorded lanes give log-probs. The CPU's vectors and a device's blocks of
+threads find the same bits, in every method and for many sequences at once. A request that does not
+ask launches no op for them."""
 
 from dataclasses import replace
 
