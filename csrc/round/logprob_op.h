@@ -123,7 +123,7 @@ SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, in
   find_logprobs_op(logits, c.trunk[position], list.top, s, list.at(position), team);
 }
 
-// Of the tokens that a round committed; each has the row that decided it.
+// Writes those of the tokens that a round committed; each has the row that decided it.
 template <class Team>
 SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {
@@ -138,7 +138,7 @@ SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, Logp
   }
 }
 
-// Of the tokens that follow the rows of a piece of a prompt.
+// Writes those of the tokens that follow the rows of a piece of a prompt.
 template <class Team>
 SBRT_ANY void prompt_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {

@@ -8,16 +8,12 @@
 #include "round/crew.h"
 #include "round/grow_op.h"
 #include "round/hrad_op.h"
-#include "round/kernels.h"
 #include "round/logprob_op.h"
 #include "round/plan_op.h"
 #include "round/select_op.h"
 #include "round/settle_op.h"
 
 namespace sbrt {
-
-static_assert(kPanels.blocks == kHradPanels);
-static_assert(kRows.blocks == kLogprobBlocks && kRows.threads == kLogprobTeam);
 
 // The place of a team: a seat, and one of the seat's blocks.
 struct At {

@@ -221,7 +221,7 @@ def _seats() -> tuple[Step, ...]:
 
 
 def _requests() -> tuple[Step, ...]:
-    """What requests may ask for besides sampling, and `auto` by the costs that it measures."""
+    """Run requests that ask for more than sampling, and `auto` by the costs that it measures."""
     short, coupled = ("--prompts", "40", "--max-tokens", "64"), ("--temperature", "0.8")
     eight = ("--together", "8", *short)
     return (

@@ -124,7 +124,7 @@ def compare_some(
 
 
 def params_of(args: argparse.Namespace, i: int) -> SamplingParams:
-    """What prompt `i` asks for."""
+    """The parameters of prompt `i`."""
     return replace(
         pairs.sampling_of(args, i),
         logprobs=args.logprobs,

@@ -7,8 +7,8 @@ It prints tokens/s and us per round of `none` and of every method. For `none` it
 the measured read bandwidth, counting weights and the context's keys and values. From a trace it
 prints the work of each lane, of both at once, and the target's idle time between two rounds.
 Overlapped methods run a second time with the target's stream as the urgent one. --streams: answers
-are streamed, token by token. Ends with 1 if a token differs (not in --mode fast, where near ties
-may), or if `none` is below --share or the median idle time is --idle us or more.
+are streamed, token by token. Ends with 1 if a token differs, or if `none` is below --share or the
+median idle time is --idle us or more. In --mode fast tokens may differ.
 """
 
 from __future__ import annotations
