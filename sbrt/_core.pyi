@@ -374,15 +374,6 @@ class Capabilities:
     @property
     def rejects(self) -> bool:
         """Acceptance rejection."""
-    @property
-    def tunes(self) -> bool:
-        """The method `auto`."""
-    @property
-    def has_logprobs(self) -> bool:
-        """Log-probs of a request's tokens."""
-    @property
-    def bans_long_words(self) -> bool:
-        """Bad words of several tokens."""
 
 def capabilities(body: str) -> Capabilities:
     """Capabilities of a backend (cpu, sim, dry, dry_cuda or cuda), even if it is not built."""
@@ -502,7 +493,8 @@ class RuntimeConfig:
     max_num_seqs: sequences at once. max_piece: most tokens of a prompt between two rounds.
     reuses_prefixes: a prompt reuses KV that a seat has for its beginning.
     first_round: start of the 64-bit counters. tuned: candidates of `auto`, plain decoding first.
-    With them the costs of forwards are measured for a quarter of a second when the runtime is made.
+    With them the costs of forwards are measured for a quarter of a second when the runtime is made,
+    unless `costs` or `tuning` has them.
     """
 
     max_model_len: int
@@ -521,6 +513,7 @@ class RuntimeConfig:
     keep_features: bool
     rejection: bool
     tuned: Sequence[Policy]
+    tuning: Costs | None
     device: int
     draft_first: bool
     nvtx: bool

@@ -20,6 +20,7 @@ DEFAULT_SEATS = 8  # on a CPU, where a forward of 8 rows costs little more than 
 CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # for prompts, on a CUDA device
+MODES = ("exact", "fast")
 CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also holds the slots in flight
 
@@ -132,6 +133,9 @@ class EngineConfig:
     (-1: any number, and -1 for the whole vocabulary).
     enforce_eager: no CUDA graphs: the lanes' ops one by one, slower by far, to tell a fault of the
     graphs from one of the ops.
+    mode: of a CUDA device. exact: every verification replays one graph, so no token depends on the
+    method. fast: a verification takes the smallest of five graphs that holds its rows. Then an
+    answer may differ from another method's where the target's best two logits are nearly tied.
     programmatic_launch: on a CUDA device from sm_90 on, kernels start before the one before them
     has ended, and prefetch weights. No token depends on it. Not measured yet, so it is off.
     nvtx: ranges for profilers, in the domain `sbrt`: a round, each graph in it, prefill. trace:
@@ -156,6 +160,7 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     max_logprobs: int = 20
     enforce_eager: bool = False
+    mode: str = "exact"
     programmatic_launch: bool = False
     nvtx: bool = False
     trace: bool = False
@@ -272,6 +277,8 @@ class EngineConfig:
         backend = check.one_of("attention_backend", self.attention_backend, BACKENDS)
         if not self.on_cuda and backend != "auto":
             raise InvalidInputError(f"attention_backend: expected auto on a CPU, got {backend}")
+        if check.one_of("mode", self.mode, MODES) != "exact" and not self.on_cuda:
+            raise InvalidInputError(f"mode: expected exact on a CPU, got {self.mode}")
         if check.flag("enforce_eager", self.enforce_eager) and not self.on_cuda:
             raise InvalidInputError(
                 "enforce_eager: expected it with a CUDA device, got device "

@@ -35,7 +35,8 @@ class Engine:
 
     `methods`: further presets that requests may name; the engine is sized for the largest. `pair`:
     weights already loaded. `costs`: compute on one thread and report virtual time, the sum of these
-    costs (`sbrt.tools.costs`). `keep_features`: keep the inputs that `features` returns.
+    costs (`sbrt.tools.costs`). `tuning`: costs by which `auto` chooses; None: they are measured.
+    `keep_features`: keep the inputs that `features` returns.
     `draft_first`: on a CUDA device the draft's work goes first when both lanes have work.
     Raises InvalidInputError; EngineError once closed. Safe to use from several threads; their
     requests queue.
@@ -48,13 +49,14 @@ class Engine:
         pair: Pair | None = None,
         methods: Sequence[str | Method] = (),
         costs: Costs | None = None,
+        tuning: Costs | None = None,
         keep_features: bool = False,
         draft_first: bool = True,
     ) -> None:
         if pair is None:
             config = with_local_paths(config)
         self.config = config
-        self._costs, self._draft_first = costs, draft_first
+        self._costs, self._tuning, self._draft_first = costs, tuning, draft_first
         self._presets = Presets(config, methods)
         self.method = self._presets.own
         if config.on_cuda:
@@ -367,6 +369,7 @@ class Engine:
             body="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
             nvtx=self.config.nvtx,
             costs=self._costs,
+            tuning=self._tuning,
             device=self.config.device_index if self.config.on_cuda else 0,
             draft_first=self._draft_first,
             keep_features=self._keep_features,

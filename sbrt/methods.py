@@ -273,7 +273,6 @@ def check_on_cuda(method: Method) -> None:
     """Raises InvalidInputError for what a CUDA device has no ops for yet."""
     can = capabilities("cuda")
     missing = {
-        "one of the presets that it chooses from": method.name == AUTO and not can.tunes,
         "acceptance coupled": method.rejection and not can.rejects,
     }
     for expected, is_missing in missing.items():

@@ -90,7 +90,7 @@ def pair_of(name: str, config: EngineConfig) -> Pair | None:
 
     return random_pair(
         shape_of(name), torch.device("cuda", config.device_index), config.enforce_eager,
-        early=config.programmatic_launch,
+        early=config.programmatic_launch, rows=16 if config.mode == "exact" else None,
     )  # fmt: skip
 
 
@@ -105,8 +105,12 @@ def random_pair(
     eager: bool = False,
     draft_layers: int = DRAFT_LAYERS,
     early: bool = False,
+    rows: int | None = 16,
 ) -> Pair:
-    """A target of these sizes, and a draft made of its first layers. The same weights each time."""
+    """A target of these sizes, and a draft made of its first layers. The same weights each time.
+
+    rows: of the verification graph; None: of several sizes.
+    """
     import torch
 
     from sbrt.gpu import ops as sets
@@ -118,7 +122,7 @@ def random_pair(
     ops = sets.TRITON if device.type == "cuda" else sets.TORCH
     ops = sets.early(ops, early)
     target, draft = (
-        model_with(each, ops, rows=16, eager=eager)
+        model_with(each, ops, rows=rows, eager=eager)
         for each in (weights, first_layers(weights, draft_layers))
     )
     return Pair(target, draft, None, frozenset(), config.vocab, "bfloat16")

@@ -47,10 +47,7 @@ void bind_capabilities(py::module_& m) {
       .def_readonly("captures", &C::captures)
       .def_readonly("grows_lazily", &C::grows_lazily)
       .def_readonly("reuses_prefixes", &C::reuses_prefixes)
-      .def_readonly("rejects", &C::rejects)
-      .def_readonly("tunes", &C::tunes)
-      .def_readonly("has_logprobs", &C::has_logprobs)
-      .def_readonly("bans_long_words", &C::bans_long_words);
+      .def_readonly("rejects", &C::rejects);
   m.def(
       "capabilities", [](const std::string& body) { return capabilities_of(body_named(body)); },
       py::arg("body"));

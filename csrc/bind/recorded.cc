@@ -115,7 +115,8 @@ class PyRecorder final : public Recorder {
     py::object shaping = py::none();
     if (kind.shapes)
       shaping = py::make_tuple(number(a.dense.mask), number(a.dense.bias), number(a.dense.output),
-                               number(a.dense.seen), a.dense.vocab);
+                               number(a.dense.seen), a.dense.vocab, number(a.dense.words),
+                               a.dense.words_room, number(a.dense.trunk), a.dense.trunk_room);
     const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
     return all("choose", where, a.columns.n, a.law != nullptr, kind.filters, shaping);
   }

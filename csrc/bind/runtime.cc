@@ -296,6 +296,9 @@ void bind_config(py::module_& m) {
       .def_property(
           "costs", [](const C& c) { return std::const_pointer_cast<Costs>(c.costs); },
           [](C& c, std::shared_ptr<Costs> costs) { c.costs = std::move(costs); })
+      .def_property(
+          "tuning", [](const C& c) { return std::const_pointer_cast<Costs>(c.tuning); },
+          [](C& c, std::shared_ptr<Costs> costs) { c.tuning = std::move(costs); })
       .def_readwrite("tuned", &C::tuned)
       .def_property(
           "hrad", [](const C& c) { return std::const_pointer_cast<Hrad>(c.hrad); },

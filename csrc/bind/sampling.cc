@@ -1,5 +1,6 @@
 #include "bind/bind.h"
 #include "bind/fields.h"
+#include "decode/request.h"
 #include "decode/row_bounds.h"
 #include "state/fields.inc"
 
@@ -37,9 +38,7 @@ void bind_sampling(py::module_& m) {
   bound.def(py::init([](const py::kwargs& given) {
     Sampling s{};
     s.temperature = s.top_p = 1;
-    s = with_fields(s, "Sampling", given);
-    if (s.temperature < 1e-5f) s.temperature = 0;
-    return s;
+    return normalised(with_fields(s, "Sampling", given));
   }));
   SBRT_FIELDS_OF_SAMPLING(SBRT_BIND_FIELD)
   bind_policy(m);

@@ -14,7 +14,6 @@ void check_capabilities(const RuntimeConfig& c) {
     check<InvalidInput>(!asked || is_there, "device: ", what, " is not on ", can.name, " yet");
   };
   refuse(c.rejection, can.rejects, "acceptance rejection");
-  refuse(!c.tuned.empty(), can.tunes, "the method auto");
   refuse(c.reuses_prefixes, can.reuses_prefixes, "prefix reuse");
 }
 
@@ -57,9 +56,6 @@ void check_request(const Request& r, const RuntimeConfig& c, int32_t target_voca
   check_shaping(r.shaping, c.vocab);
   check_within("logprobs", -1, 1 << 30, r.logprobs.output);
   check_within("prompt_logprobs", -1, 1 << 30, r.logprobs.prompt);
-  const bool has_logprobs = r.logprobs.output >= 0 || r.logprobs.prompt >= 0;
-  check<InvalidInput>(!has_logprobs || c.can().has_logprobs, "logprobs: expected none on ",
-                      c.can().name, ", where they are not built yet");
 }
 
 void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {
@@ -72,6 +68,8 @@ void check_policy(const Policy& p, const RuntimeConfig& c, bool has_draft) {
   check_within("on_miss", int32_t{kGoOn}, int32_t{kLookup}, p.on_miss);
   check_within("burst", 0, kMaxChain, p.burst);
   check_within("burst_width", 1, kCandidates, p.burst_width);
+  check_within("hrad", 0, 1, p.hrad);
+  check_within("rejection", 0, 1, p.rejection);
   check<InvalidInput>(!p.hrad || c.hrad, "method: H-RAD needs a classifier, none was given");
   check_within("lambda", 0.0f, 100.0f, p.lambda);
   check_within("theta", -100.0f, 1.0f, p.theta);

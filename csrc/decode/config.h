@@ -32,11 +32,12 @@ struct RuntimeConfig {
   bool draft_first = true;  // on a device: the draft's stream is the more urgent one
   bool nvtx = false;        // ranges of rounds, graphs and prefill, for profilers
   bool debug = false;       // poison memory that must not be read, check every slot's position
-  std::shared_ptr<const Costs> costs;  // virtual time, only on the sim backend
-  std::vector<Policy> tuned;           // candidates of `auto`, plain decoding first
-  std::shared_ptr<const Hrad> hrad;    // for policies that use it
-  bool keep_features = false;          // for features(); implied by hrad
-  bool rejection = false;              // memory for policies with that rule
+  std::shared_ptr<const Costs> costs;   // virtual time, only on the sim backend
+  std::vector<Policy> tuned;            // candidates of `auto`, plain decoding first
+  std::shared_ptr<const Costs> tuning;  // costs by which `auto` chooses; null: they are measured
+  std::shared_ptr<const Hrad> hrad;     // for policies that use it
+  bool keep_features = false;           // for features(); implied by hrad
+  bool rejection = false;               // memory for policies with that rule
 
   Capabilities can() const { return capabilities_of(body); }
   // Threads of the target while the draft works too.

@@ -28,7 +28,7 @@ Engine::Engine(std::shared_ptr<const Model> target, std::shared_ptr<const Model>
   if (c.tuned.empty()) return;
   for (const Policy& policy : c.tuned) check_policy(policy, c, resources_.has_draft());
   constexpr double kSeconds = 0.25;
-  const Costs costs = c.costs ? *c.costs : measure(kSeconds);
+  const Costs costs = c.costs ? *c.costs : c.tuning ? *c.tuning : measure(kSeconds);
   for (int seat = 0; seat < seats(); ++seat)
     tuners_.push_back(std::make_unique<Tuner>(c.tuned, costs, c.max_model_len + kSlots));
 }
@@ -79,6 +79,8 @@ void Engine::prepare(const Policy& policy) {
     for_each(all, [&](int seat) {
       Sequence& c = resources_.at(seat);
       c.policy = normalised(policy);
+      c.shaping = {};  // that of a request which shapes nothing
+      c.shaping.active = !resources_.config.holes.empty();
       c.sampling.temperature = 1;
       c.sampling.top_p = top_p;
     });

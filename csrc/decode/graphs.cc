@@ -1,6 +1,5 @@
 #include "decode/graphs.h"
 
-#include "round/table.h"
 #include "state/parts.h"
 
 namespace sbrt {
@@ -25,9 +24,11 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock
 // The arguments of a lane's choice: tokens, or distributions of a draft.
 ChooseArgs choose_args(Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice, Law* law) {
   Lane& lane = *unit.lane;
-  return {lane.logits(),          lane.columns().n,    unit.columns, batch,
-          r.sequences.device(),   unit.scratch.data(), choice,       law,
-          r.dense_shaping.dense()};
+  DenseShaping dense = r.dense_shaping.dense();
+  dense.trunk = r.trunks.device();
+  dense.trunk_room = r.room();
+  return {lane.logits(),       lane.columns().n, unit.columns, batch, r.sequences.device(),
+          unit.scratch.data(), choice,           law,          dense};
 }
 
 }  // namespace
@@ -134,7 +135,7 @@ void Graphs::record_target() {
   record_feed(unit.feed, r_.config.max_piece,
               {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
-  if (r_.config.can().has_logprobs) record_logprobs(args, ops);
+  record_logprobs(args, ops);
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
   ops.put_choice(unit.timed_forward);
@@ -149,7 +150,7 @@ void Graphs::record_logprobs(LaneArgs args, const LaneOps& ops) {
   ops.put_gather(graph);
   expect(*r_.target.lane, rows);
   ops.put_forward(graph, true);
-  put(graph, kPromptLogprobs, logprob_args(args.seats), ops.clock);
+  put_logprobs(graph, args.seats, kPromptLogprobs, kPromptLogprobRows, ops.clock);
   put(graph, kEndTargetPiece, EndArgs{r_.ended.device() + 1}, ops.clock);
 }
 
@@ -173,16 +174,22 @@ LogprobArgs Graphs::logprob_args(const Seats& seats) const {
           lane.logits(),
           lane.columns().n,
           r_.config.vocab,
-          r_.asked.data(),
+          r_.asked.device(),
+          r_.hole.device(),
           r_.target.scratch.data()};
+}
+
+void Graphs::put_logprobs(Graph& graph, const Seats& seats, const RoundStep<LogprobArgs>& on_host,
+                          const RoundStep<LogprobArgs>& on_device, Part clock) const {
+  put(graph, r_.config.can().has_host_memory ? on_host : on_device, logprob_args(seats), clock);
 }
 
 void Graphs::record_select() {
   put_select(select_);
   put(select_, kEndRound, EndArgs{r_.ended.device()});
-  if (!r_.config.can().has_logprobs) return;
   put_select(select_logprobs_);
-  put(select_logprobs_, kOutputLogprobs, logprob_args(r_.seats(r_.target)));
+  put_logprobs(select_logprobs_, r_.seats(r_.target), kOutputLogprobs, kOutputLogprobRows,
+               Part::round);
   put(select_logprobs_, kEndRound, EndArgs{r_.ended.device()});
 }
 
@@ -259,7 +266,7 @@ void Graphs::prepare() {
   LaneUnit &target = r_.target, &draft = r_.draft;
   for (Graph* graph : {&settle_target_, &verify_, &select_, &select_logprobs_, &prefill_logprobs_,
                        &target.timed_forward})
-    if (!graph->nodes().empty()) target.stream->prepare(*graph);
+    target.stream->prepare(*graph);
   for (const Graph& graph : target.feed.graphs) target.stream->prepare(graph);
   if (!draft.stream) return;
   for (const Graph& graph : draft.feed.graphs) draft.stream->prepare(graph);
@@ -273,8 +280,9 @@ TargetLane Graphs::target(const RoundShape& shape) const {
                   shape.has_logprobs ? select_logprobs_ : select_};
   lane.settles = r_.launches.moves_kv;
   if (shape.has_logprobs) lane.select_width = shape.target_width;
-  const Graph& whole = verifications_[verification_at(shape)];
-  if (r_.config.can().captures && r_.target.stream->is_fused(whole)) lane.fused = &whole;
+  const auto whole = verifications_.find(verification_at(shape));
+  if (whole != verifications_.end() && r_.target.stream->is_fused(whole->second))
+    lane.fused = &whole->second;
   return lane;
 }
 
@@ -290,19 +298,22 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           fused(bursts_, shape.gamma)};
 }
 
-// The place of a round of this shape; it depends on whether `settle` and `select` are in it.
+// The place of a round of this shape; it depends on whether `settle` and `select` are in it, and on
+// which `select`.
 int Graphs::verification_at(const RoundShape& shape) const {
-  return 2 * (r_.launches.moves_kv && shape.burst == 0) + (shape.gamma == 0);
+  const bool selects = shape.gamma == 0;
+  return 4 * (selects && shape.has_logprobs) + 2 * (r_.launches.moves_kv && shape.burst == 0) +
+         selects;
 }
 
 // The launches of a round on the target's stream. `settle` is part of the forward's launch unless
 // the target waits for a burst between them. So is `select` unless the target waits for the draft.
 const Graph& Graphs::verification(const RoundShape& shape) {
-  Graph& whole = verifications_[verification_at(shape)];
+  Graph& whole = verifications_.try_emplace(verification_at(shape), "verify").first->second;
   if (whole.nodes().empty()) {
     if (r_.launches.moves_kv && shape.burst == 0) whole.append(settle_target_);
     whole.append(verify_);
-    if (shape.gamma == 0) whole.append(select_);
+    if (shape.gamma == 0) whole.append(shape.has_logprobs ? select_logprobs_ : select_);
   }
   return whole;
 }
@@ -324,11 +335,12 @@ void Graphs::fuse(const RoundShape& shape) {
   }
 }
 
-bool Graphs::may_fuse() const {
+bool Graphs::may_fuse() {
+  constexpr int64_t kPatience = 64;  // calls
   const auto has_room = [](const LaneUnit& unit) {
     return !unit.stream || unit.stream->fused() + 1 < Stream::kMostFused;  // two in a round at most
   };
-  return has_room(r_.target) && has_room(r_.draft);
+  return (has_room(r_.target) && has_room(r_.draft)) || ++refused_ % kPatience == 0;
 }
 
 int Graphs::fused() const {

@@ -5,8 +5,9 @@
 #include <map>
 
 #include "decode/resources.h"
-#include "round/logprobs.h"
+#include "round/op_args.h"
 #include "round/round.h"
+#include "round/table.h"
 
 namespace sbrt {
 
@@ -30,14 +31,17 @@ class Graphs {
   // On a device: fuses the graphs of a round of this shape, by the launches in force. No round may be
   // in flight. A full store drops its oldest graph.
   void fuse(const RoundShape& shape);
-  bool may_fuse() const;  // true if fuse() would drop no graph
-  int fused() const;      // number of fused graphs that are kept
+  // True if fuse() would drop no graph, and now and then if it would.
+  bool may_fuse();
+  int fused() const;  // number of fused graphs that are kept
 
  private:
   void record_target();
   void record_select();
   void put_select(Graph& graph) const;
   void record_logprobs(LaneArgs args, const LaneOps& ops);
+  void put_logprobs(Graph& graph, const Seats& seats, const RoundStep<LogprobArgs>& on_host,
+                    const RoundStep<LogprobArgs>& on_device, Part clock) const;
   void record_draft();
   void record_looks(const LaneArgs& args, const LaneOps& ops);
   SelectArgs select_args() const;
@@ -49,14 +53,15 @@ class Graphs {
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
+  int64_t refused_ = 0;  // calls of may_fuse() that found a full store
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
   Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
-  Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};  // not on a device
+  Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
   Graph prefill_laws_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
   std::map<int, Graph> bursts_, serial_bursts_;   // by number of steps, for a device
-  Graph verifications_[4] = {Graph("verify"), Graph("verify"), Graph("verify"), Graph("verify")};
+  std::map<int, Graph> verifications_;            // by verification_at(), for a device
 };
 
 }  // namespace sbrt

@@ -12,31 +12,46 @@ constexpr int64_t kUnread = 2 * kSlots;  // positions of an unread round, and of
 constexpr int64_t kReserved = 1 << 22;   // entries between two take() without an allocation
 constexpr size_t kKept = 1 << 20;        // entries that a seat keeps for the next request
 
-LogprobList list_of(int32_t top, int32_t vocab, int64_t positions, Buffer<TokenLogprob>& entries) {
+// The host's list, with memory for it.
+LogprobList list_of(Exec& exec, int32_t top, int64_t positions, Cells<TokenLogprob>& entries) {
   if (top < 0) {
     if (entries.size() > kKept) entries = {};
     return {};
   }
-  LogprobList list{std::min(top, vocab), positions, nullptr};
+  LogprobList list{top, positions, nullptr};
   const auto size = static_cast<size_t>(positions * list.width());
-  if (entries.size() < size) entries = Buffer<TokenLogprob>(size);
-  list.entries = entries.data();
+  if (entries.size() < size) entries = exec.cells<TokenLogprob>(size, Where::pinned);
+  list.entries = entries.host();
   return list;
+}
+
+// The same list as ops reach it.
+LogprobList for_ops(LogprobList list, const Cells<TokenLogprob>& entries) {
+  if (list.top >= 0) list.entries = entries.device();
+  return list;
+}
+
+// Drops the entries, and most memory of a large list.
+void empty(std::vector<TokenLogprob>& entries) {
+  entries.clear();
+  if (entries.capacity() > kKept) entries = {};
 }
 
 }  // namespace
 
-void LogprobStore::start(const Request& r, int64_t limit, int32_t vocab, Logprobs& asked) {
+Logprobs LogprobStore::start(Exec& exec, const Request& r, int64_t limit, int32_t vocab) {
   const auto length = static_cast<int64_t>(r.prompt.size());
-  prompt_ = list_of(r.logprobs.prompt, vocab, length, prompt_entries_);
-  output_ = list_of(r.logprobs.output, vocab, kUnread, ring_);
-  asked = {prompt_, output_};
-  committed_.clear();
-  taken_.clear();
-  if (!has_output()) return;
-  const int64_t most = std::min((limit - length + 1) * width(), kReserved);
-  committed_.reserve(most);
-  taken_.reserve(most);
+  const LogprobRequest& wanted = r.logprobs;
+  prompt_ = list_of(exec, std::min(wanted.prompt, vocab), length, prompt_entries_);
+  output_ = list_of(exec, std::min(wanted.output, vocab), kUnread, ring_);
+  empty(committed_);
+  empty(taken_);
+  if (has_output()) {
+    const int64_t most = std::min((limit - length + 1) * width(), kReserved);
+    committed_.reserve(most);
+    taken_.reserve(most);
+  }
+  return {for_ops(prompt_, prompt_entries_), for_ops(output_, ring_)};
 }
 
 bool LogprobStore::prompt_failed() const {

@@ -9,12 +9,12 @@
 namespace sbrt {
 
 // The log-probs of one seat. The first request that asks allocates the lists. The next request that
-// does not ask frees large lists.
+// does not ask frees large lists. Ops write entries into memory that the host reads.
 class LogprobStore {
  public:
-  // Fills `asked` for a request, with memory for it. Called between sequences. limit: longest
-  // trunk.
-  void start(const Request& request, int64_t limit, int32_t vocab, Logprobs& asked);
+  // Returns the lists of a request for ops, with memory for them. Called between sequences. limit:
+  // longest trunk.
+  Logprobs start(Exec& exec, const Request& request, int64_t limit, int32_t vocab);
   bool has_prompt() const { return prompt_.top >= 0; }
   bool has_output() const { return output_.top >= 0; }
   // True if a row of the prompt was not a number. Called after its last piece.
@@ -29,8 +29,8 @@ class LogprobStore {
   const LogprobList& prompt() const { return prompt_; }
 
  private:
-  LogprobList prompt_, output_;
-  Buffer<TokenLogprob> prompt_entries_, ring_;
+  LogprobList prompt_, output_;  // with the host's addresses
+  Cells<TokenLogprob> prompt_entries_, ring_;
   std::vector<TokenLogprob> committed_, taken_;
 };
 

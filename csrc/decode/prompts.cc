@@ -153,7 +153,7 @@ bool Prompts::feed_alone(SeatSet seats, int64_t until) {
     if (targets) feed_piece(target, seats, width.target_width);
   }
   r_.exec->rethrow();
-  for_each(seats, [&](int i) { seats_[i].prefilling = false; });
+  for_each(seats, [&](int i) { end_prompt(i); });
   see();
   return true;
 }
@@ -165,7 +165,15 @@ void Prompts::feed_beside(SeatSet seats) {
   const auto has_room = [](const Feed& feed) { return feed.pieces - feed.fed.reached() < 2; };
   if (r_.has_draft() && has_room(r_.draft.feed)) feed_piece(r_.draft, seats, width.draft_width);
   if (has_room(r_.target.feed)) feed_piece(r_.target, seats, width.target_width);
-  for_each(seats, [&](int i) { seats_[i].prefilling = lacking(i) > 0; });
+  for_each(seats, [&](int i) {
+    if (lacking(i) == 0) end_prompt(i);
+  });
+}
+
+// All pieces of a prompt are enqueued.
+void Prompts::end_prompt(int i) {
+  seats_[i].prefilling = false;
+  if (seats_[i].feeds_draft) r_.took_draft_to(i, r_.at(i).head);
 }
 
 bool Prompts::lack(const LaneUnit& unit, SeatSet seats) const {
@@ -194,6 +202,7 @@ bool Prompts::catch_draft_up(int i, int64_t until) {
   if (r_.config.costs) draft.cost = r_.config.costs->alone.draft.data();
   while (r_.at(i).draft_have < r_.at(i).head) {
     launch(draft, bit(i), graphs_.look(), draft.width);
+    r_.took_draft_to(i, r_.at(i).draft_have + kMaxRows);
     if (!reach(draft.feed.fed, draft.feed.pieces, until)) return false;
   }
   r_.exec->rethrow();

@@ -54,6 +54,7 @@ class Prompts {
   SeatSet next_to_feed() const;
   void copy_prefix(int i);
   void copy(LaneUnit& unit, int from, int to, int64_t positions);
+  void end_prompt(int i);
   bool feed_alone(SeatSet seats, int64_t until);
   void feed_beside(SeatSet seats);
   bool reach(Event& event, int64_t value, int64_t until) {

@@ -9,6 +9,14 @@
 
 namespace sbrt {
 
+namespace {
+
+// HostSeat::trees after a round of a policy. The next round verifies a tree that this one leaves, and
+// the round after it moves the accepted path, under whatever policy.
+int trees_after(const Policy& p, int trees) { return makes_paths(p) ? std::max(0, trees - 1) : 2; }
+
+}  // namespace
+
 Pump::Pump(Resources& resources, Graphs& graphs)
     : r_(resources),
       graphs_(graphs),
@@ -94,7 +102,8 @@ void Pump::begin(int i, const Request& request, Tuner* tuner) {
   seat.sequence.reset();
   seat.sequence.begin(request, c.limit);
   seat.taken = true;
-  seat.drafted = seat.is_timed = false;
+  seat.drafted = seat.is_timed = seat.sat_out = false;
+  seat.trees = 0;
   seat.keeps = true;
   prompts_.start(i);
   seat.order = ++admitted_;
@@ -144,7 +153,7 @@ bool Pump::prepare_round(int64_t until) {
     return false;
   }
   pick_launches(r_.count() > 1 ? members : bit(0));
-  if (r_.count() > 1 && graphs_.may_fuse()) graphs_.fuse(seats_.shape(members));
+  if ((r_.count() > 1 || tuned) && graphs_.may_fuse()) graphs_.fuse(seats_.shape(members));
   return true;
 }
 
@@ -181,6 +190,7 @@ void Pump::start_round() {
     if (starts_drafting(i, how)) drafting |= bit(i);
     seats_[i].sequence.stats().rounds_ahead += ahead;
     seats_[i].last_round = round_ + 1;
+    seats_[i].trees = trees_after(r_.at(i).policy, seats_[i].trees);
   });
   price_lanes(how);  // one round is in flight at most in virtual time
   const NvtxRange range(r_.config.nvtx, "round", round_ + 1);
@@ -204,21 +214,19 @@ bool Pump::starts_drafting(int i, const RoundShape& how) {
   const Policy& p = r_.at(i).policy;
   seat.drafted =
       p.gamma > 0 || (how.burst > 0 && seat.sequence.missed() && burst_after_miss(p) > 0);
-  // A draft that skips a round has nothing of its chain, and no branch of a later one.
-  if (seat.tuner && !seat.drafted && !has_round_in_flight()) {  // never on a device
-    Sequence& c = r_.at(i);
-    r_.exec->note("sit_out", {{}, parts(Part::draft_have, Part::branches)}, bit(i));
-    c.draft_nodes = Mask::none();
-    c.branch_count = c.draft_idle = 0;
-  }
+  const bool may_change = !has_round_in_flight();  // else it is as in the round before
+  if (seat.tuner && !seat.drafted && !seat.sat_out && may_change) r_.sit_out(i);
+  seat.sat_out = seat.tuner && !seat.drafted && (seat.sat_out || may_change);
   return seat.drafted;
 }
 
 // Waits for the oldest round in flight and takes its tokens. `ahead`: it was in flight before this
 // turn of the loop. False if the time ends first.
 bool Pump::read_round(int64_t until, bool ahead) {
+  const bool waits = fences_.verify_done.reached() <= committed_round_;
   if (!patience_.reach(fences_.verify_done, committed_round_ + 1, until)) return false;
   r_.exec->rethrow();
+  seen_[(committed_round_ + 1) % 2] = waits ? now() : 0;
   if (r_.config.costs) r_.exec->spend(besides_);
   const int64_t round = ++committed_round_;
   prompts_.see();
@@ -252,7 +260,9 @@ bool Pump::commit(int i, int64_t round) {
     return false;
   }
   const int64_t first = seat.sequence.head() + 1;
-  const int64_t count = seat.sequence.commit(r_.records.host()[i].of(round), round);
+  const Record& record = r_.records.host()[i].of(round);
+  const int64_t count = seat.sequence.commit(record, round);
+  r_.take_in(i, record, round);
   if (logprobs.has_output()) logprobs.commit(first, count);
   Stats& stats = seat.sequence.stats();
   stats.decode_ns = now() - seat.begun - stats.prefill_ns;
@@ -268,11 +278,18 @@ Brought Pump::time_of(int64_t round, bool ahead) const {
   if (!ahead) {
     found.ns = now() - enqueued;
   } else {
-    const int64_t before = fences_.verify_done.reached_at(round - 1);
-    found.ns = fences_.verify_done.reached_at(round) - std::max(before, enqueued);
+    const int64_t before = ended_at(round - 1), end = ended_at(round);
+    if (before == 0 || end == 0) return found;
+    found.ns = end - std::max(before, enqueued);
     found.steady = enqueued <= before;
   }
   return found;
+}
+
+// 0: unknown. A device stamps no event; the host saw the end of a round only if it was waiting.
+int64_t Pump::ended_at(int64_t round) const {
+  const int64_t stamped = fences_.verify_done.reached_at(round);
+  return stamped ? stamped : seen_[round % 2];
 }
 
 // True if the next round may be enqueued before the record of the last one is read. Then its shape does
@@ -316,7 +333,7 @@ bool Pump::tune(int i, int64_t until) {
     seat.tuner->looked(now() - begin);
   }
   r_.exec->note("tune", kTunes, bit(i));
-  seat.tuner->next(c);
+  r_.change_policy(i, [&](Sequence& mine) { seat.tuner->next(mine); });
   return prompts_.prepare_draft(i, until);
 }
 
@@ -365,7 +382,7 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
                                                 r_.draft.max_rows / r_.count());
     found.kind.filters |= filters(r_.at(i).sampling);
     found.kind.shapes |= r_.at(i).shaping.active != 0;
-    found.moves_kv |= !makes_paths(p);
+    found.moves_kv |= !makes_paths(p) || seats_[i].trees > 0;
     is_tuned |= seats_[i].tuner != nullptr;
   });
   if (is_tuned && r_.count() > 1) found.most = {kMaxRows, r_.draft.max_rows, r_.draft.max_rows};
@@ -374,12 +391,14 @@ Launches Pump::launches_of(SeatSet members, int rounds) const {
 
 void Pump::fuse(SeatSet members) {
   if (!r_.config.can().captures) return;
+  chain_nodes_ = 0;  // of an earlier request
   pick_launches(members);
   RoundShape shape{};
   int32_t burst = 0;
   for_each(members, [&](int i) {
     shape.gamma = std::max(shape.gamma, r_.at(i).policy.gamma);
     burst = std::max(burst, burst_after_miss(r_.at(i).policy));
+    shape.has_logprobs |= r_.logprobs[i].has_output();
   });
   if (burst == 0 || shape.gamma > 0) graphs_.fuse(shape);
   shape.burst = burst;

@@ -57,6 +57,7 @@ class Pump {
   bool read_round(int64_t until, bool ahead);
   bool commit(int i, int64_t round);
   Brought time_of(int64_t round, bool ahead) const;
+  int64_t ended_at(int64_t round) const;
   bool may_run_ahead();
   bool may_run_ahead(int i, bool alone);
   bool tune(int i, int64_t until);
@@ -77,6 +78,7 @@ class Pump {
   int64_t committed_round_;        // last round whose record was read
   int64_t admitted_ = 0;           // sequences admitted so far
   int64_t enqueued_[2] = {};       // times of the last two rounds, by number
+  int64_t seen_[2] = {};           // when the host saw the last two end, by number; 0: it was away
   int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
   DraftLag lag_ = DraftLag::none;  // the lag that the launches in force allow

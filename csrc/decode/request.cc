@@ -51,11 +51,18 @@ ShapingMemory::ShapingMemory(Exec& exec, int32_t vocab, int32_t seats) : vocab(v
   if (exec.can().has_host_memory) return;
   mask = exec.cells<uint8_t>(count, Where::device);
   bias = exec.cells<float>(count, Where::device);
+  words = exec.cells<int32_t>(kWordsRoom * seats, Where::device);
 }
 
 DenseShaping ShapingMemory::dense() const {
   if (!mask.device()) return {};
-  return {mask.device(), bias.device(), output.device(), seen.device(), vocab};
+  return {.mask = mask.device(),
+          .bias = bias.device(),
+          .output = output.device(),
+          .seen = seen.device(),
+          .vocab = vocab,
+          .words = words.device(),
+          .words_room = kWordsRoom};
 }
 
 ShapingStore::ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat,
@@ -64,9 +71,12 @@ ShapingStore::ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat
 
 void ShapingStore::check_request(const ShapingRequest& s) const {
   if (!is_dense()) return;
+  int64_t room = 3;
   for (const std::vector<int32_t>& word : s.words)
-    check<InvalidInput>(word.size() == 1, "bad_words: expected words of one token on cuda, got ",
-                        word.size());
+    if (word.size() > 1) room += 1 + static_cast<int64_t>(word.size());
+  check<InvalidInput>(room <= ShapingMemory::kWordsRoom, "bad_words: expected at most ",
+                      ShapingMemory::kWordsRoom - 3, " words and tokens on ", exec_->can().name,
+                      ", got ", room - 3);
 }
 
 void ShapingStore::copy(const Request& r) {
@@ -138,13 +148,33 @@ void ShapingStore::send_dense(const ShapingRequest& s) {
   for (const int32_t token : allowed_)
     if (s.restricts) mask[token] = 0;
   for (const int32_t id : holes_) mask[id] |= DenseShaping::kNoToken;
-  for (const std::vector<int32_t>& word : s.words) mask[word[0]] |= DenseShaping::kNoToken;
+  for (const std::vector<int32_t>& word : s.words)
+    if (word.size() == 1) mask[word[0]] |= DenseShaping::kNoToken;
   for (const int32_t token : ends_) mask[token] |= DenseShaping::kEnds;
   float* bias = mine(m.bias);
   std::fill_n(bias, m.vocab, 0.0f);
   for (const TokenBias& b : bias_) bias[b.token] += b.bias;
   send(m.mask, m.vocab);
   send(m.bias, m.vocab);
+  send_words(s);
+}
+
+// Those of several tokens, in the form of DenseShaping::words. The others are in the mask.
+void ShapingStore::send_words(const ShapingRequest& s) {
+  const int64_t first = seat_ * ShapingMemory::kWordsRoom;
+  int32_t* list = memory_->words.host() + first;
+  std::vector<int32_t> begins{0}, tokens;
+  int32_t longest = 0;
+  for (const std::vector<int32_t>& word : s.words) {
+    if (word.size() == 1) continue;
+    tokens.insert(tokens.end(), word.begin(), word.end());
+    begins.push_back(static_cast<int32_t>(tokens.size()));
+    longest = std::max(longest, static_cast<int32_t>(word.size()));
+  }
+  list[0] = static_cast<int32_t>(begins.size()) - 1;
+  list[1] = longest;
+  std::copy(tokens.begin(), tokens.end(), std::copy(begins.begin(), begins.end(), list + 2));
+  exec_->upload(memory_->words, first, 2 + begins.size() + tokens.size());
 }
 
 }  // namespace sbrt

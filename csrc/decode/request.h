@@ -35,6 +35,12 @@ struct LogprobRequest {
   int32_t prompt = -1;
 };
 
+// A temperature below 1e-5 is greedy.
+inline Sampling normalised(Sampling s) {
+  if (s.temperature < 1e-5f) s.temperature = 0;
+  return s;
+}
+
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
   Sampling sampling;
@@ -53,8 +59,10 @@ void check_shaping(const ShapingRequest& shaping, int32_t vocab);
 void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 
 // Arrays over the vocabulary, [seats, vocab] each: the counts of Sequence::counts and, on a device, the
-// lists of Sequence::shaping.
+// lists of Sequence::shaping; bad words of several tokens are a list there, too (DenseShaping::words).
 struct ShapingMemory {
+  static constexpr int64_t kWordsRoom = 1 << 15;
+
   ShapingMemory() = default;
   ShapingMemory(Exec& exec, int32_t vocab, int32_t seats);
   // For a device's ops; null pointers on other backends.
@@ -64,6 +72,7 @@ struct ShapingMemory {
   Cells<int32_t> token, output;
   Cells<uint8_t> seen, mask;  // mask and bias: only on a device
   Cells<float> bias;
+  Cells<int32_t> words;
 };
 
 // The memory that one seat's Sequence::shaping and Sequence::counts point at.
@@ -72,7 +81,7 @@ class ShapingStore {
   // holes: ids below the vocabulary that no token has; every sequence masks them. `memory` outlives this.
   ShapingStore(Exec& exec, const ShapingMemory& memory, int32_t seat, std::vector<int32_t> holes);
 
-  // Throws InvalidInput for what a device has no op for.
+  // Throws InvalidInput for what a device has no room for.
   void check_request(const ShapingRequest& shaping) const;
   // Between sequences: fills both for a checked request; `sequence` is the host's copy.
   void start(const Request& request, Sequence& sequence);
@@ -82,6 +91,7 @@ class ShapingStore {
   void start_counts(const Request& request, Sequence& sequence);
   Shaping lists() const;
   void send_dense(const ShapingRequest& shaping);
+  void send_words(const ShapingRequest& shaping);
 
   bool is_dense() const { return memory_->mask.device() != nullptr; }
   template <class T>

@@ -71,8 +71,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   for (int seat = 0; seat < count(); ++seat)
     shaping.emplace_back(*exec, dense_shaping, seat, config.holes);
   make_scores();
-  logprobs.resize(count());
-  asked = Buffer<Logprobs>(count());
+  make_logprobs();
 }
 
 void Resources::make_memory() {
@@ -84,7 +83,7 @@ void Resources::make_memory() {
   if (models[1]) draft_scratch = exec->cells<DraftScratch>(1, Where::device);
   records = exec->cells<Records>(seats, Where::pinned);
   trunks = exec->cells<int32_t>(seats * room(), Where::device);
-  if (!config.tuned.empty()) ranks = exec->cells<uint8_t>(seats * room(), Where::device);
+  if (!config.tuned.empty()) ranks = exec->cells<uint8_t>(seats * room(), Where::pinned);
   for (int seat = 0; seat < count(); ++seat) {
     at(seat).trunk = trunks.device() + seat * room();
     if (ranks.size() > 0) at(seat).rank = ranks.device() + seat * room();
@@ -140,6 +139,16 @@ void Resources::make_scores() {
   }
 }
 
+void Resources::make_logprobs() {
+  logprobs.resize(count());
+  asked = exec->cells<Logprobs>(count(), Where::pinned);
+  for (int seat = 0; seat < count(); ++seat) asked.host()[seat] = {};
+  if (config.holes.empty()) return;
+  hole = exec->cells<uint8_t>(config.vocab, Where::device);
+  for (const int32_t id : config.holes) hole.host()[id] = 1;
+  exec->upload(hole, 0, hole.size());
+}
+
 Seats Resources::seats(const LaneUnit& unit) const {
   return {sequences.device(), count(), rolls.device() + (&unit == &draft), ended.device()};
 }
@@ -161,7 +170,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   Sequence& c = at(seat);
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), trunk(seat));
-  c.sampling = r.sampling;
+  c.sampling = normalised(r.sampling);
   shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
@@ -171,7 +180,7 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
-  logprobs[seat].start(r, c.limit, config.vocab, asked[seat]);
+  asked.host()[seat] = logprobs[seat].start(*exec, r, c.limit, config.vocab);
   c.head = length - 1;
   c.chain.size = c.chain.depth = c.lost = c.no_mass = c.filled = 0;
   c.chain.known = Mask::none();
@@ -186,12 +195,50 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.cut = Cut::confident;
   c.outcome.branch = -1;
   c.branch_count = c.draft_idle = c.step = 0;
-  c.sharpness = r.sampling.temperature == 0 ? 2.5f : 1.0f;
+  c.sharpness = c.sampling.temperature == 0 ? 2.5f : 1.0f;
   c.draft_nodes = Mask::none();
   c.target_have = target_have;
   c.draft_have = draft_have;
   exec->upload(trunks, seat * room(), length);
+  send_sequence(seat);
+}
+
+// The host's copy has the host's addresses except while it is sent: the tuner reads it.
+void Resources::send_sequence(int seat) {
+  Sequence& c = at(seat);
+  const bool ranks_it = ranks.size() > 0;
+  c.trunk = trunks.device() + seat * room();
+  c.rank = ranks_it ? ranks.device() + seat * room() : nullptr;
   exec->upload(sequences, seat, 1);
+  c.trunk = trunk(seat);
+  c.rank = ranks_it ? ranks.host() + seat * room() : nullptr;
+}
+
+// Sends a part of the host's copy, from one of its addresses to another.
+void Resources::send_fields(int seat, const void* begin, const void* end) {
+  const auto* first = reinterpret_cast<const std::byte*>(&at(seat));
+  const auto from = static_cast<size_t>(static_cast<const std::byte*>(begin) - first);
+  const auto bytes = static_cast<size_t>(static_cast<const std::byte*>(end) -
+                                         static_cast<const std::byte*>(begin));
+  exec->copy_over(sequences.block(), seat * sizeof(Sequence) + from, bytes);
+}
+
+void Resources::sit_out(int seat) {
+  Sequence& c = at(seat);
+  exec->note("sit_out", {{}, parts(Part::draft_have, Part::branches)}, SeatSet{1} << seat);
+  c.draft_nodes = Mask::none();
+  c.branch_count = c.draft_idle = 0;
+  send_fields(seat, &c.draft_nodes, &c.draft_nodes + 1);
+  send_fields(seat, &c.branch_count, &c.draft_idle + 1);
+}
+
+void Resources::take_in(int seat, const Record& record, int64_t round) {
+  if (config.can().has_host_memory || config.tuned.empty()) return;
+  Sequence& c = at(seat);
+  const int n = static_cast<int>(record.get(0, round) >> 8 & 255);
+  for (int i = 0; i <= n; ++i) c.trunk[++c.head] = static_cast<int32_t>(record.get(2 + i, round));
+  const uint32_t lacking = record.get(1, round) >> kDiscardedBits;
+  if (lacking < kMostLacking) c.draft_have = c.head - lacking;  // else it sits out for long
 }
 
 void Resources::leave() {

@@ -1,6 +1,8 @@
 // The resources of an engine: models, lanes with their streams, and the memory of the ops.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -57,8 +59,34 @@ struct Resources {
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
   int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
   void send_ended();  // uploads the counters; nothing may be in flight
-  void close();       // joins every thread, then drops the models
-  void leave();       // in a fork: there is no thread to join, so nothing is freed
+
+  // For `auto`. Between rounds: `change` sets policy and prices of a seat in the host's copy, which
+  // are then sent.
+  template <class Change>
+  void change_policy(int seat, const Change& change) {
+    Sequence& c = at(seat);
+    const Policy policy = c.policy;
+    const Prices prices = c.prices;
+    change(c);
+    // Equal values of other bits are sent, too, which does no harm.
+    // NOLINTBEGIN(bugprone-suspicious-memory-comparison)
+    if (std::memcmp(&policy, &c.policy, sizeof policy) != 0 ||
+        std::memcmp(&prices, &c.prices, sizeof prices) != 0)
+      send_fields(seat, &c.policy, &c.prices + 1);
+    // NOLINTEND(bugprone-suspicious-memory-comparison)
+  }
+  // Between rounds: the draft of a seat sits out the next one, so it has nothing of its chain, and no
+  // branch of a later one.
+  void sit_out(int seat);
+  // Adds a round's tokens to the host's copy of a sequence, where ops do not write that copy.
+  void take_in(int seat, const Record& record, int64_t round);
+  // The same for positions that the draft was fed.
+  void took_draft_to(int seat, int64_t have) {
+    if (!config.can().has_host_memory) at(seat).draft_have = std::min(have, at(seat).head);
+  }
+
+  void close();  // joins every thread, then drops the models
+  void leave();  // in a fork: there is no thread to join, so nothing is freed
 
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
@@ -76,17 +104,21 @@ struct Resources {
   ShapingMemory dense_shaping;
   std::vector<ShapingStore> shaping;   // [seats]
   std::vector<LogprobStore> logprobs;  // [seats]
-  Buffer<Logprobs> asked;              // [seats] the same, for ops
+  Cells<Logprobs> asked;               // [seats] the same, for ops
+  Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; none without such ids
   std::vector<AcceptMemory> accept;    // [seats]; none unless the engine was built for rejection
   LaneUnit target, draft;
-  Launches launches;  // in force: Expected
+  Launches launches;                                              // in force: Expected
+  int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
 
  private:
-  int64_t room() const { return config.max_model_len + kSlots; }  // tokens of a trunk
   void make_memory();
+  void send_sequence(int seat);
+  void send_fields(int seat, const void* begin, const void* end);
   void make_streams();
   void make_features();
   void make_scores();
+  void make_logprobs();
 };
 
 }  // namespace sbrt

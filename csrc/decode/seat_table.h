@@ -22,6 +22,8 @@ struct HostSeat {
   bool drafts = false;       // it may draft
   bool feeds_draft = false;  // its prompt is fed to the draft, too
   bool drafted = false;      // the draft takes part in its last round
+  bool sat_out = false;      // Resources::sit_out was called since
+  int trees = 0;             // rounds from the next one on that may settle the path of a tree
   bool keeps = false;        // its rings match the trunk of its Sequence
   Fed fed[2];                // for the target's lane, for the draft's
   int64_t order = 0;         // number of its admission

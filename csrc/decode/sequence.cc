@@ -87,7 +87,7 @@ void HostSequence::count(const Record& record, int64_t round, int64_t tokens) {
   stats_.draft_tokens += depth;
   stats_.accepted += n;
   stats_.branches += branches;
-  stats_.discarded_branch_tokens += record.get(1, round);
+  stats_.discarded_branch_tokens += record.get(1, round) & ((1u << kDiscardedBits) - 1);
   const bool hit = live_ && !missed_;
   stats_.branch_rounds += branches > 0 && live_;
   stats_.branch_hits += hit;

@@ -51,7 +51,7 @@ bool Together::next(SeatSet tuned, int others, int64_t until) {
   bool in_time = true;
   for_each(tuned, [&](int i) {
     r_.exec->note("tune", kTunes, bit(i));
-    seats_[i].tuner->follow(r_.at(i), arm_);
+    r_.change_policy(i, [&](Sequence& c) { seats_[i].tuner->follow(c, arm_); });
     in_time = in_time && prompts_.prepare_draft(i, until);
   });
   return in_time;

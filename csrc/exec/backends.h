@@ -19,9 +19,6 @@ struct Capabilities {
   bool grows_lazily;     // memory of a seat is committed when a sequence reaches it
   bool reuses_prefixes;  // the host copies KV between seats
   bool rejects;          // acceptance rejection
-  bool tunes;            // the method `auto`
-  bool has_logprobs;     // log-probs of a request's tokens
-  bool bans_long_words;  // bad words of several tokens
 };
 
 constexpr Capabilities capabilities_of(Body body) {
@@ -36,10 +33,7 @@ constexpr Capabilities capabilities_of(Body body) {
           .can_be_timed = body != Body::sim && body != Body::dry,
           .grows_lazily = on_host,
           .reuses_prefixes = on_host,
-          .rejects = on_host,
-          .tunes = on_host,
-          .has_logprobs = on_host,
-          .bans_long_words = on_host};
+          .rejects = on_host};
 }
 
 const char* name_of(Body body);

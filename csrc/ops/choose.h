@@ -55,6 +55,12 @@ struct DenseShaping {
   const int32_t* output = nullptr;  // [seats, vocab] how often a token occurs after the prompt
   const uint8_t* seen = nullptr;    // [seats, vocab]
   int64_t vocab = 0;                // from one seat to the next
+  // [seats, words_room] bad words of several tokens: their number n, the longest's length, n + 1
+  // offsets where they begin in the tokens, and all their tokens
+  const int32_t* words = nullptr;
+  int64_t words_room = 0;
+  const int32_t* trunk = nullptr;  // [seats, trunk_room]
+  int64_t trunk_room = 0;
 };
 
 // Ops. `logits` is [max_rows, stride] f32; the first columns.n of a row count. A draft never chooses a

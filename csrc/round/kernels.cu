@@ -1,5 +1,5 @@
 // The kernels of the ops in op_table.inc. Each has a block of one warp for each seat, which shares the
-// op's working memory. H-RAD's blocks have more threads.
+// op's working memory. Blocks of H-RAD and of log-probs have more threads.
 #include "round/kernels.h"
 
 #include "round/seat_ops.h"
@@ -25,8 +25,6 @@ __device__ void run_all(const Args& args) {
   Op::run(args, At{}, memory, warp());
 }
 
-static_assert(kPanels.blocks == kHradPanels);
-
 #define SBRT_KERNEL_kNone(Struct, name, Args)
 #define SBRT_KERNEL_kWarp(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, 1, warp()); }
@@ -36,6 +34,8 @@ static_assert(kPanels.blocks == kHradPanels);
 #define SBRT_KERNEL_kBlock(Struct, name, Args) \
   __global__ void name(const Args args) { run_seat<Struct>(args, 1, crew()); }
 #define SBRT_KERNEL_kBigBlock SBRT_KERNEL_kBlock
+#define SBRT_KERNEL_kRows(Struct, name, Args) \
+  __global__ void name(const Args args) { run_seat<Struct>(args, kRows.blocks, crew()); }
 // One block per multiprocessor: a thread has registers for all of its loads at once.
 #define SBRT_KERNEL_kPanels(Struct, name, Args)                                 \
   __global__ void __launch_bounds__(kPanels.threads, 1) name(const Args args) { \
@@ -60,6 +60,7 @@ const void* address(Kernel* kernel) {
 #define SBRT_ADDRESS_kBlock SBRT_ADDRESS_kWarp
 #define SBRT_ADDRESS_kBigBlock SBRT_ADDRESS_kWarp
 #define SBRT_ADDRESS_kPanels SBRT_ADDRESS_kWarp
+#define SBRT_ADDRESS_kRows SBRT_ADDRESS_kWarp
 
 const void* kernel_of(RoundOp op) {
   switch (op) {

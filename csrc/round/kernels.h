@@ -1,5 +1,5 @@
 // The ops of a round on a device, compiled from the same *_op.h as the host's: one warp each,
-// except H-RAD.
+// except H-RAD and log-probs.
 #pragma once
 
 namespace sbrt {
@@ -24,6 +24,7 @@ inline constexpr KernelShape kOneThread{1, 1, false};
 inline constexpr KernelShape kBlock{512, 1};
 inline constexpr KernelShape kBigBlock{1024, 1};
 inline constexpr KernelShape kPanels{512, 16};  // a block for each panel of a layer
+inline constexpr KernelShape kRows{512, 16};    // blocks that share the rows of a seat
 
 constexpr KernelShape shape_of(RoundOp op) {
   switch (op) {

@@ -1,4 +1,7 @@
-#include "round/logprobs.h"
+// Log-probs on the host, whose team shares the rows.
+#include "ops/logprobs.h"
+
+#include "round/ops.h"
 
 namespace sbrt {
 namespace {

@@ -6,6 +6,7 @@
 #include "model/features.h"
 #include "ring/shape.h"
 #include "state/lanes.h"
+#include "state/logprobs.h"
 #include "state/record.h"
 #include "state/roll.h"
 
@@ -14,6 +15,7 @@ namespace sbrt {
 class Hrad;
 class KvRing;
 class Lane;
+struct ChooseScratch;
 
 // The distributions at one node that remain after the candidates tried so far (round/accept.h).
 // Both sum to 1, or q to 0 when all its tokens were tried.
@@ -105,6 +107,19 @@ struct HradArgs {
   float* shown;  // [seats, hrad_inputs(hidden)] for the host, of every outcome; null: not kept
   float* inner;  // [seats, kHradInner] outputs of the first layer
   HradLayer layer[kHradLayers];
+};
+
+// Log-probs of the tokens that a round committed, or of a prompt. `logits` is [max_rows, stride] f32
+// of the target's last forward; the first `vocab` of a row count.
+struct LogprobArgs {
+  Seats seats;
+  const Batch* batch;
+  const float* logits;
+  int64_t stride;
+  int32_t vocab;
+  const Logprobs* asked;   // [seats]
+  const uint8_t* hole;     // [vocab] 1: no token has this id; null: there are none. For a device
+  ChooseScratch* scratch;  // [team]; not on a device
 };
 
 // `gather` makes a lane's batch from the seats' lists of rows.

@@ -5,6 +5,10 @@
 #include "round/seat_ops.h"
 
 namespace sbrt {
+
+static_assert(kPanels.blocks == kHradPanels);
+static_assert(kRows.blocks == kLogprobBlocks && kRows.threads == kLogprobTeam);
+
 namespace {
 
 template <class Op, class Args>

@@ -6,7 +6,6 @@
 #include "ring/ring.h"
 #include "round/accept.h"
 #include "round/hrad.h"
-#include "round/logprobs.h"
 #include "round/op_args.h"
 
 namespace sbrt {

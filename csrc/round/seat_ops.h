@@ -8,6 +8,7 @@
 #include "round/crew.h"
 #include "round/grow_op.h"
 #include "round/hrad_op.h"
+#include "round/logprob_op.h"
 #include "round/plan_op.h"
 #include "round/select_op.h"
 #include "round/settle_op.h"
@@ -149,6 +150,24 @@ struct HangBurst {
   template <class Team>
   SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
     hang_burst_op(args.seats.at[at.seat], memory, team);
+  }
+};
+
+struct OutputLogprobRows {
+  using Memory = LogprobScratch;
+  template <class Team>
+  SBRT_ANY static void run(const LogprobArgs& args, At at, Memory& memory, Team team) {
+    output_logprobs_op(args, at.seat, at.block, memory, team);
+    show_host();  // the host reads the entries
+  }
+};
+
+struct PromptLogprobRows {
+  using Memory = LogprobScratch;
+  template <class Team>
+  SBRT_ANY static void run(const LogprobArgs& args, At at, Memory& memory, Team team) {
+    prompt_logprobs_op(args, at.seat, at.block, memory, team);
+    show_host();
   }
 };
 

@@ -200,7 +200,8 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
   record.put(0, args.round,
              static_cast<uint32_t>(depth | o.n << 8 | c.branch_count << 16 | (o.branch >= 0) << 24 |
                                    c.draft_idle << 25 | c.no_mass << 26 | o.error << 28));
-  record.put(1, args.round, lost);
+  const auto lacking = within<int64_t>(c.head - c.draft_have, 0, kMostLacking);
+  record.put(1, args.round, lost | static_cast<uint32_t>(lacking) << kDiscardedBits);
   for (int i = 0; i <= o.n; ++i)
     record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }

@@ -6,8 +6,12 @@
 
 #include "state/fields.inc"
 #include "state/lanes.h"
+#include "state/sizes.h"
 
 namespace sbrt {
+
+static_assert(kMaxSeats <= kMostSeats, "a set of seats is one word");
+
 namespace {
 
 // Where a field begins; what lies from there to the next one is the part's.

@@ -9,8 +9,11 @@
 
 namespace sbrt {
 
-// Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | no_mass << 26 | error << 28. Word 1: discarded tokens.
+// Word 0: depth | n << 8 | branches << 16 | hit << 24 | idle << 25 | no_mass << 26 | error << 28.
+// Word 1: discarded tokens | tokens of the trunk before the root that the draft lacks << 13.
 // Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
+constexpr uint32_t kDiscardedBits = 13;
+constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;  // or more
 struct Record {
   uint64_t word[kRecordWords];
 

@@ -51,7 +51,7 @@ def model_of(
     device: str = "cuda",
     ops: str | None = None,
     dtype: str = "auto",
-    rows: int = MAX_ROWS,
+    rows: int | None = MAX_ROWS,
     memory: int | None = None,
     attention: str = "auto",
     products: str = "fused",
@@ -65,7 +65,7 @@ def model_of(
 
     ops: "triton" or "torch" (default: kernels on a device, twins on a CPU).
     rows: size of a target's only verification graph, 16, 32 or 64. A larger verification replays it
-    again.
+    again. None: graphs of several sizes, each computed at once (EngineConfig.mode fast).
     memory: bytes that the weights, and each lane, may take (default: nine tenths of free memory).
     attention: for prompts, see flash_for.
     products: "fused", six nodes a layer, or "cublas", nine around torch's products.
@@ -77,7 +77,7 @@ def model_of(
     place = torch.device(device)
     if place.type == "cuda":
         expect_device(place)
-    if rows not in ROWS:
+    if rows is not None and rows not in ROWS:
         raise InvalidInputError(f"rows: expected one of {', '.join(map(str, ROWS))}, got {rows}")
     if products not in PRODUCTS:
         raise InvalidInputError(f"products: expected one of {', '.join(PRODUCTS)}, got {products}")
@@ -103,7 +103,7 @@ def model_with(
     weights: Weights,
     ops: Ops,
     *,
-    rows: int = MAX_ROWS,
+    rows: int | None = MAX_ROWS,
     memory: int | None = None,
     attention: str = "auto",
     on_bind: Callable[[GpuLane], None] | None = None,
@@ -178,7 +178,7 @@ class GpuLane(LaneStore):
         shape: LaneShape,
         ops: Ops,
         recorder: Recorder,
-        rows: int,
+        rows: int | None,
         budget: int | None,
         flash: Flash | None = None,
     ) -> None:
@@ -260,14 +260,14 @@ class GpuLane(LaneStore):
         columns: int,
         laws: bool,
         filters: bool,
-        shaping: tuple[int, int, int, int, int] | None = None,
+        shaping: tuple[int, ...] | None = None,
     ) -> list[Piece]:
         """Choices at the rows of the last forward: Choice words, or Law words with `laws`.
 
         where: addresses of row table, sequences and result. columns: logits of a row that count.
         filters: for requests with min_p, top_k or top_p.
         shaping: for requests that shape, addresses of mask, bias, counts and seen, [seats, vocab]
-        each, and vocab.
+        each, and vocab; then, with addresses first, bad words and their room, trunks and theirs.
         Recorded once for the same arguments.
         """
 
@@ -287,7 +287,7 @@ class GpuLane(LaneStore):
         columns: int,
         laws: bool,
         filters: bool,
-        shaping: tuple[int, int, int, int, int] | None,
+        shaping: tuple[int, ...] | None,
     ) -> list[Piece]:
         rows, sequences, out = where
         table = words_at(rows, size(Batch), self.device)
@@ -309,14 +309,19 @@ class GpuLane(LaneStore):
     def _sequences(self, address: int) -> torch.Tensor:
         return words_at(address, self.shape.seats * size(Sequence), self.device)
 
-    def _dense(self, given: tuple[int, int, int, int, int], tokens: int) -> Shaping:
-        *addresses, vocab = given
+    def _dense(self, given: tuple[int, ...], tokens: int) -> Shaping:
+        *addresses, vocab, words, words_room, trunk, trunk_room = given
         kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
-        seats = self.shape.seats
-        return Shaping(*(
-            values_at(address, seats * vocab, kind, self.device).view(seats, vocab)[:, :tokens]
-            for address, kind in zip(addresses, kinds, strict=True)
-        ))  # fmt: skip
+
+        def rows(address: int, count: int, kind: torch.dtype) -> torch.Tensor:
+            seats = self.shape.seats
+            return values_at(address, seats * count, kind, self.device).view(seats, count)
+
+        return Shaping(
+            *(rows(a, vocab, k)[:, :tokens] for a, k in zip(addresses, kinds, strict=True)),
+            words=rows(words, words_room, torch.int32),
+            trunk=rows(trunk, trunk_room, torch.int32),
+        )
 
     def moves(self, where: tuple[int, int, int], which: int) -> list[Piece]:
         """The moves that follow a `settle`.

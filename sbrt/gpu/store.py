@@ -22,6 +22,7 @@ from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
 
 STEP_ROWS = (1, 4, 16, 64)  # in a draft's graphs, then multiples of 64
+FAST_ROWS = (1, 4, 16, 32, 64)  # in a target's graphs, if it may have several sizes
 KEY_PANEL = 16  # each of several seats has a multiple of this many slots (csrc/ring/shape.h)
 
 
@@ -49,15 +50,16 @@ class LaneStore:
     """The memory of one lane, from the sizes of its model and its shape.
 
     sizes: numbers of rows for which it has graphs. fed: the same for prompts. `rows`: of a target's
-    smallest graph. flash: attention for prompt forwards of more rows than a round has. Raises
-    InvalidInputError, one sentence, if the memory exceeds `budget` bytes.
+    smallest graph, whose multiples replay it; None: it has FAST_ROWS. flash: attention for prompt
+    forwards of more rows than a round has. Raises InvalidInputError, one sentence, if the memory
+    exceeds `budget` bytes.
     """
 
     def __init__(
         self,
         weights: Weights,
         shape: LaneShape,
-        rows: int,
+        rows: int | None,
         budget: int | None,
         flash: Flash | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class LaneStore:
         own = self.capacity + shape.branches * shape.tail_slots
         self.seat_slots = own if shape.seats == 1 else -(-own // KEY_PANEL) * KEY_PANEL
         self.slots = shape.seats * self.seat_slots
+        self.is_whole = shape.is_draft or rows is None  # a forward is one graph, up to 64 rows
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
@@ -97,9 +100,9 @@ class LaneStore:
         return sorted({MAX_ROWS, *(min(count, self.chunk(count)) for count in self.sizes)})
 
     def chunk(self, count: int) -> int:
-        """Rows of one forward. A target verifies with one graph; a draft takes its larger steps in
-        parts of 64 rows."""
-        return min(count, MAX_ROWS) if self.shape.is_draft else self.sizes[0]
+        """Rows of one forward. An exact target verifies with one graph; a draft takes its larger
+        steps in parts of 64 rows."""
+        return min(count, MAX_ROWS) if self.is_whole else self.sizes[0]
 
     def _plan(self, count: int) -> AttentionPlan:
         config = self.weights.config
@@ -174,9 +177,12 @@ class LaneStore:
         )
 
 
-def _sizes(shape: LaneShape, rows: int) -> list[int]:
+def _sizes(shape: LaneShape, rows: int | None) -> list[int]:
     """Numbers of rows for which a lane has graphs, ascending."""
+    if not shape.is_draft and rows is None:
+        return list(FAST_ROWS)
     if not shape.is_draft:
+        assert rows is not None
         return list(range(rows, MAX_ROWS + 1, rows))
     most = min(MAX_STEP_ROWS, -(-shape.max_rows // MAX_ROWS) * MAX_ROWS)
     doubled = [MAX_ROWS << i for i in range(1, 4) if MAX_ROWS << i < 2 * most]

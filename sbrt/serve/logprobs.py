@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import check
-from .._core import Capabilities, Logprobs, Seat
+from .._core import Logprobs, Seat
 from ..errors import InvalidInputError
 from ..model.tokenizer import Tokenizer
 from ..outputs import Logprob
@@ -99,17 +99,10 @@ class RequestLogprobs:
         }
 
 
-def logprobs_of(
-    params: SamplingParams, pair: Pair, most: int, can: Capabilities
-) -> RequestLogprobs | None:
+def logprobs_of(params: SamplingParams, pair: Pair, most: int) -> RequestLogprobs | None:
     """A request's log-probs; None if it asks for none. Raises InvalidInputError."""
     if params.logprobs is None and params.prompt_logprobs is None:
         return None
-    if not can.has_logprobs:
-        name = "logprobs" if params.logprobs is not None else "prompt_logprobs"
-        raise InvalidInputError(
-            f"{name}: expected none on {can.name}, where they are not built yet"
-        )
     return RequestLogprobs(params, pair, most)
 
 

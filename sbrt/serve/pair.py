@@ -115,7 +115,7 @@ def _model(
         checkpoint,
         device=f"cuda:{config.device_index}",
         dtype=config.dtype,
-        rows=rows_for(config.method(), config.seats),
+        rows=rows_for(config.method(), config.seats) if config.mode == "exact" else None,
         attention=config.attention_backend,
         progress=progress,
         eager=config.enforce_eager,

@@ -264,7 +264,7 @@ class RequestMaker:
     """Turns a caller's arguments into requests. Everything that can be refused is refused here."""
 
     def __init__(self, pair: Pair, max_model_len: int, config: EngineConfig) -> None:
-        self._pair, self._can = pair, config.can
+        self._pair = pair
         self._max_model_len = max_model_len
         self._seed, self._max_logprobs = config.seed, config.max_logprobs
 
@@ -302,8 +302,8 @@ class RequestMaker:
             detokenizer=Detokenizer(tokenizer, ids, skip_special=params.skip_special_tokens)
             if tokenizer
             else None,
-            shaping=shaping_of(params, tokenizer, self._pair.vocab, self._can),
-            logprobs=logprobs_of(params, self._pair, self._max_logprobs, self._can),
+            shaping=shaping_of(params, tokenizer, self._pair.vocab),
+            logprobs=logprobs_of(params, self._pair, self._max_logprobs),
         )
 
     def prompt(self, prompt: Any) -> tuple[str | None, list[int]]:

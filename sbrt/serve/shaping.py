@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from .. import check
-from .._core import Capabilities, Shaping
+from .._core import Shaping
 from ..errors import InvalidInputError
 from ..model.tokenizer import Tokenizer
 from ..sampling import SamplingParams
 
 
-def shaping_of(
-    params: SamplingParams, tokenizer: Tokenizer | None, vocab: int, can: Capabilities
-) -> Shaping:
-    """The shaping of a request. Raises InvalidInputError: ids outside the vocabulary, no tokenizer.
-
-    can: the backend's capabilities. Without an op for bad words of several tokens they are refused.
-    """
+def shaping_of(params: SamplingParams, tokenizer: Tokenizer | None, vocab: int) -> Shaping:
+    """The shaping of a request. Raises InvalidInputError: ids outside the vocabulary, no
+    tokenizer."""
     for name in ("logit_bias", "allowed_token_ids"):
         for token in getattr(params, name) or ():
             check.integer(f"{name}, token id", token, 0, vocab - 1)
     words = banned(params.bad_words or (), tokenizer, vocab)
-    if not can.bans_long_words and any(len(word) > 1 for word in words):
-        longest = max(map(len, words))
-        raise InvalidInputError(
-            f"bad_words: expected words of one token on {can.name}, got {longest}"
-        )
     return Shaping(
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,

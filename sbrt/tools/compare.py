@@ -174,5 +174,4 @@ def method_names(args: argparse.Namespace) -> list[str]:
         return methods.parse_list(args.methods)
     if flags.draft_name(args) == names.NONE:
         return ["none"]
-    left_out = methods.AUTO if args.device.startswith("cuda") else None  # auto is not there yet
-    return [name for name in methods.METHODS if name != left_out]
+    return list(methods.METHODS)

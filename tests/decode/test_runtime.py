@@ -371,6 +371,19 @@ def test_other_arguments_that_cannot_be(make_it):
     refused(make_it)
 
 
+@pytest.mark.parametrize("name", ["most_nodes", "nonsense", "__init__"])
+def test_what_cannot_be_set_is_no_field(name):
+    with pytest.raises(InvalidInputError, match=rf"^Policy: unknown field {name}$"):
+        _core.Policy(**{name: 3})
+
+
+@pytest.mark.parametrize("name", ["hrad", "rejection"])
+def test_a_switch_is_0_or_1(name):
+    runtime = _core.Runtime(_core.Toy(), None, **GOOD_RUNTIME)
+    with pytest.raises(InvalidInputError, match=rf"^{name}: expected .* 2$"):
+        runtime.begin([1], _core.Sampling(), _core.Policy(**{name: 2}), 5)
+
+
 def test_drafting_without_a_draft():
     runtime = _core.Runtime(_core.Toy(), None, **GOOD_RUNTIME)
     refused(lambda: runtime.begin([1], _core.Sampling(), _probe.policy(4, 1), 5))

@@ -9,10 +9,11 @@ rounds: tests.device.rounds at the sizes of real models and of the inflated demo
 transformers on the same prompts. exact: engines on the device, every method against plain
 decoding, with graphs and without. settings: filters, streams and rings of a default length.
 launches: kernels that start before the one before them has ended. seats: eight prompts at once,
-compared with one by one. large: exact at the size of an 8B. sanitize: compute-sanitizer over a
-short decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped,
-as long as source and device are the same; --fresh starts it over. A step that went wrong keeps
-none of the others from running, but for the first: whether anything can run at all.
+compared with one by one. requests: log-probs, bad words of several tokens, `auto`. large: exact at
+the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within eight minutes, in
+steps: a part that was killed goes on where it stopped, as long as source and device are the same;
+--fresh starts it over. A step that went wrong keeps none of the others from running, but for the
+first: whether anything can run at all.
 `make gpu-check PART=kernels` calls it.
 """
 
@@ -180,14 +181,15 @@ def _large() -> tuple[Step, ...]:
 
 
 def _settings() -> tuple[Step, ...]:
-    """Settings of users, and defaults: filters, streams, rings of a default length."""
+    """Settings of users, and defaults: filters, streams, mode fast, rings of a default length."""
     filtered = ("--temperature", "0.8", "--top-p", "0.9", "--top-k", "40")
     rounds = ("tests.device.rounds", "--pair", "8b", "--methods", OVERLAPPED, "--prompts", "2")
     return (
         _ready(50),
-        _bench("filtered rounds", 110, *rounds, *filtered),
-        _bench("streamed rounds", 110, *rounds, "--streams"),
-        _bench("lanes of long rings", 90, "bench.lanes", "--positions", "131072", "--rows", "16",
+        _bench("filtered rounds", 85, *rounds, *filtered),
+        _bench("streamed rounds", 85, *rounds, "--streams"),
+        _bench("fast rounds", 85, *rounds, "--mode", "fast"),
+        _bench("lanes of long rings", 80, "bench.lanes", "--positions", "131072", "--rows", "16",
                "--seconds", "0.3"),
         _same("demo, filtered", 85, "--pair", "demo", *filtered),
     )  # fmt: skip
@@ -218,6 +220,21 @@ def _seats() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _requests() -> tuple[Step, ...]:
+    """Run requests that ask for more than sampling, and `auto` by the costs that it measures."""
+    short, coupled = ("--prompts", "40", "--max-tokens", "64"), ("--temperature", "0.8")
+    eight = ("--together", "8", *short)
+    return (
+        _ready(50),
+        _same("log-probs", 90, "--pair", "demo", *coupled, "--logprobs", "5", *short),
+        _same("log-probs, 8 at once", 70, "--pair", "demo", "--logprobs", "0", *eight),
+        _same("bad words", 80, "--pair", "demo", "--bad-words", "return self,if not,for i in",
+              *short),
+        _same("auto", 80, "--pair", "demo", "--methods", "auto", *coupled, *short),
+        _same("auto, 8 at once", 80, "--pair", "demo", "--methods", "auto", *eight),
+    )  # fmt: skip
+
+
 def _sanitize() -> tuple[Step, ...]:
     tool = sanitize.find_tool() or sanitize.TOOL
     return (_ready(50), _decode(70), *sanitize.steps(tool))
@@ -233,6 +250,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "settings": _settings,
     "launches": _launches,
     "seats": _seats,
+    "requests": _requests,
     "large": _large,
     "sanitize": _sanitize,
 }

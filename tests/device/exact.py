@@ -2,10 +2,11 @@
 
 python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
     [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--eager] [--seconds 400]
-    [--json OUT]
+    [--logprobs N] [--bad-words A,B] [--json OUT]
 
 Prompt by prompt `none` and every method, token by token. --together N: N prompts share the rounds
-of each method, and are compared with `none` alone. What is done is kept in OUT, and a call that is
+of each method, and are compared with `none` alone. --logprobs: log-probs of answer and prompt must
+be the same, too. What is done is kept in OUT, and a call that is
 out of time ends with 75: the next one goes on, for the same source, device and flags. Ends with 1
 if a token differs.
 """
@@ -17,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +109,35 @@ def compare_some(
 ) -> None:
     """Compare prompts that share rounds."""
     prompt = pairs.prompts_of(args.pair)
-    given = [(prompt(i), pairs.sampling_of(args, i)) for i in some]
-    plain: list[list[int]] = []
+    given = [(prompt(i), params_of(args, i)) for i in some]
+    plain: list[tuple[CompletionOutput, Any, float]] = []
     if args.together > 1:
-        plain = [list(answer.token_ids) for one in given for answer, _ in ask(engine, [one])]
+        plain = [answer for one in given for answer in ask(engine, [one])]
     for method in ("none", *names):
         answers = ask(engine, given, method)
-        plain = plain or [list(answer.token_ids) for answer, _ in answers]
-        for i, (answer, seconds), expected in zip(some, answers, plain, strict=True):
+        plain = plain or answers
+        for i, (answer, of_prompt, seconds), want in zip(some, answers, plain, strict=True):
             found.count(method, answer, seconds)
-            tokens = list(answer.token_ids)
-            if tokens != expected:
+            tokens, expected = list(answer.token_ids), list(want[0].token_ids)
+            if tokens != expected or (answer.logprobs, of_prompt) != (want[0].logprobs, want[1]):
                 found.wrong.append(difference(method, i, tokens, expected))
+
+
+def params_of(args: argparse.Namespace, i: int) -> SamplingParams:
+    """The parameters of prompt `i`."""
+    return replace(
+        pairs.sampling_of(args, i),
+        logprobs=args.logprobs,
+        prompt_logprobs=args.logprobs,
+        bad_words=args.bad_words.split(",") if args.bad_words else None,
+    )
 
 
 def ask(
     engine: Engine, given: Sequence[tuple[Any, SamplingParams]], method: str = "none"
-) -> list[tuple[CompletionOutput, float]]:
-    """Answers to (prompt, params), all at once, and the seconds that each was decoded."""
+) -> list[tuple[CompletionOutput, Any, float]]:
+    """Answers to (prompt, params), all at once; log-probs of the prompts; the seconds that each was
+    decoded."""
     prompts, params = ([one[i] for one in given] for i in range(2))
     if len(given) == 1:
         outputs = engine.generate(prompts[0], params[0], method=method)
@@ -136,7 +148,9 @@ def ask(
         [answer] = output.outputs
         if answer.finish_reason == "error":
             raise EngineError(f"method {method}: {answer.stop_reason}")
-        found.append((answer, output.metrics.decode_seconds if output.metrics else 0.0))
+        of_prompt = output.prompt_logprobs and list(output.prompt_logprobs)
+        seconds = output.metrics.decode_seconds if output.metrics else 0.0
+        found.append((answer, of_prompt, seconds))
     return found
 
 
@@ -200,6 +214,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-tokens", type=int, default=128, metavar="N")
     pairs.add_sampling(parser)
     add("--together", type=int, default=1, metavar="N", help="prompts that share rounds")
+    add("--logprobs", type=int, metavar="N", help="log-probs of answers and prompts, compared too")
+    add("--bad-words", metavar="A,B,...", help="words that no answer may have")
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
     add("--json", metavar="OUT", help="figures, and what is done")

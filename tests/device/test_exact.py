@@ -201,7 +201,7 @@ LINE = {"method": "none", "right": True, "idle_us": 5.0}
     ids=["kept", "no roof", "slow", "idle", "wrong"],
 )  # fmt: skip
 def test_a_bound_that_is_not_kept_is_said(report, said):
-    assert rounds.missed(SimpleNamespace(share=0.7, idle=20.0), report) == said
+    assert rounds.missed(SimpleNamespace(share=0.7, idle=20.0, mode="exact"), report) == said
 
 
 # --- pairs ---

@@ -24,4 +24,32 @@ FAULTS = (
         "one.busy + other.busy",
         ("bench/test_costs.py",),
     ),
+    Fault(
+        "the path of a tree is not moved if the next policy makes paths",
+        "csrc/decode/pump.cc",
+        "!makes_paths(p) || seats_[i].trees > 0;",
+        "!makes_paths(p);",
+        ("gpu/test_auto.py",),
+    ),
+    Fault(
+        "log-probs of a device count ids that no token has",
+        "csrc/round/logprob_op.h",
+        "hole && hole[i] ? -__builtin_inff()",
+        "hole && hole[i] ? logits[i]",
+        ("gpu/test_logprobs.py",),
+    ),
+    Fault(
+        "a device forgets the last row that a seat verified, if it asks for log-probs",
+        "csrc/round/logprob_op.h",
+        "o.error ? o.n : o.n + 1); depth += kLogprobBlocks",
+        "o.n); depth += kLogprobBlocks",
+        ("gpu/test_logprobs.py",),
+    ),
+    Fault(
+        "bad words on a device begin after the prompt's last token",
+        "triton_kernels/ban.py",
+        "seen = [*trunk[max(0, len(trunk) - longest) :].tolist(), *path]",
+        "seen = [*path]",
+        ("gpu/test_bad_words.py",),
+    ),
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sbrt import Engine, SamplingParams, _core, methods
+from sbrt.serve.pair import load_pair
 
 HEDGE = "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4"
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
@@ -178,6 +179,19 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
                 assert ("draft", "step") not in rounds
                 found.add((params is GREEDY, tuple(out.outputs[0].token_ids)))
     assert len(found) == 2
+
+
+def test_launches_are_made_for_what_comes(tools, tool, stand_in, checkpoints):
+    """In advance for ids that no token has, and for the rows of the request, not of the last."""
+    config = tool.config_of(pair_of(checkpoints), "cuda", "none", max_model_len=tools.max_len)
+    loaded = replace(load_pair(config), holes=(3,))
+    with Engine(config, pair=loaded, methods=["lookup:gamma=20"]) as engine:
+        runtime = stand_in.runtimes[-1][1]
+        made = runtime.fused_graphs
+        assert made > 0
+        for method in ("none", "lookup:gamma=20", "none"):
+            engine.generate(tools.prompt(9), GREEDY, method=method)
+            assert runtime.fused_graphs == made
 
 
 def test_only_a_device_has_launches_to_make(tools, checkpoints):

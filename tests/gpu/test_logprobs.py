@@ -1,22 +1,45 @@
-"""Contract under test: lanes of recordings on the CPU give log-probs, and every method gives those
-of plain decoding. An engine for a CUDA device refuses them, in a sentence that names the field."""
+"""Contract under test: recorded lanes give log-probs. The CPU's vectors and a device's blocks of
+threads find the same bits, in every method and for many sequences at once. A request that does not
+ask launches no op for them."""
 
 from dataclasses import replace
 
 import pytest
 
-from sbrt import Engine, InvalidInputError, SamplingParams
+from sbrt import Engine, SamplingParams
 from sbrt.serve.pair import load_pair
 
 METHODS = ("none", "pearl", "specbranch:k_max=3", "tree:gamma=3,width=4,nodes=12")
 ASKED = SamplingParams(temperature=0.8, seed=5, max_tokens=12, logprobs=3, prompt_logprobs=2)
 NEAR = 2e-4  # another order of additions in float32
+# Sampling leaves nothing of them out: log-probs are the model's own.
+KINDS = (
+    ASKED,
+    replace(ASKED, logprobs=-1, prompt_logprobs=None, top_k=3),
+    replace(ASKED, logprobs=None, prompt_logprobs=0, temperature=0, max_tokens=5),
+    replace(ASKED, logprobs=None, prompt_logprobs=None),
+    replace(ASKED, logprobs=0, repetition_penalty=1.4, logit_bias={3: 4.0}),
+)
 
 
-def told(engine, prompt, method):
-    [out] = engine.generate(prompt, ASKED, method=method)
+def told(engine, prompt, method, params=ASKED):
+    [out] = engine.generate(prompt, params, method=method)
+    return found_in(out)
+
+
+def found_in(out):
     [answer] = out.outputs
-    return answer.token_ids, answer.logprobs, out.prompt_logprobs
+    return answer.token_ids, answer.logprobs, out.prompt_logprobs and list(out.prompt_logprobs)
+
+
+def together(engine, requests):
+    """[what a request is told] of requests that share rounds."""
+    found = {}
+    for i, (prompt, params, method) in enumerate(requests):
+        engine.add_request(f"{i}", prompt, params, method=method)
+    while len(found) < len(requests):
+        found |= {out.request_id: found_in(out) for out in engine.step() if out.finished}
+    return [found[f"{i}"] for i in range(len(requests))]
 
 
 def values(positions):
@@ -27,15 +50,29 @@ def values(positions):
     ]
 
 
-def test_recorded_lanes_on_the_cpu(tools, tool, checkpoints):
-    pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
-    config = tool.config_of(pair, "cpu", max_model_len=tools.max_len)
+@pytest.fixture
+def opened(tools, tool, checkpoints):
+    """An engine over one family: of a device, on the CPU over recordings, or the CPU's own."""
+
+    def made(device, seats=1, recorded=True, holes=()):
+        pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
+        config = tool.config_of(
+            pair, device, max_model_len=tools.max_len, max_num_seqs=seats, max_logprobs=-1
+        )
+        loaded = replace(load_pair(config), holes=holes)
+        if recorded and device == "cpu":
+            models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
+            loaded = replace(loaded, target=models[0], draft=models[1])
+        return Engine(config, pair=loaded, methods=METHODS)
+
+    return made
+
+
+def test_recorded_lanes_on_the_cpu(tools, opened):
     prompt = tools.prompt(70)
-    with Engine(config) as engine:
+    with opened("cpu", recorded=False) as engine:
         *_, own = told(engine, prompt, "none")
-    models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
-    twins = replace(load_pair(config), target=models[0], draft=models[1])
-    with Engine(config, pair=twins, methods=METHODS) as engine:
+    with opened("cpu") as engine:
         plain = told(engine, prompt, "none")
         assert [told(engine, prompt, method) for method in METHODS] == [plain] * len(METHODS)
     found, wanted = values(plain[2]), values(own)
@@ -43,10 +80,29 @@ def test_recorded_lanes_on_the_cpu(tools, tool, checkpoints):
     assert [v for _, v in found] == pytest.approx([v for _, v in wanted], rel=0, abs=NEAR)
 
 
-@pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
-def test_a_device_refuses(tools, tool, stand_in, checkpoints, name):
-    pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
-    with Engine(tool.config_of(pair, "cuda", max_model_len=tools.max_len)) as engine:
-        with pytest.raises(InvalidInputError, match=f"^{name}: expected none on cuda"):
-            engine.generate(tools.prompt(9), SamplingParams(**{name: 0}))
-        assert len(engine.generate(tools.prompt(9), SamplingParams(max_tokens=3))) == 1
+@pytest.mark.parametrize("holes", [(0, 5, 40, 66), pytest.param((), marks=pytest.mark.exact)])
+def test_a_device_finds_the_same_bits(tools, stand_in, opened, holes):
+    """One after the other, then in rounds that three of them share."""
+    requests = [
+        (tools.prompt(9 + 61 * (i == 0), seed=i), KINDS[i % len(KINDS)], METHODS[i % len(METHODS)])
+        for i in range(len(KINDS) + 1)
+    ]
+    with opened("cpu", holes=holes) as engine:
+        want = [told(engine, prompt, "none", params) for prompt, params, _ in requests]
+    assert {len(place) for place in want[1][1]} == {tools.vocab - len(holes)}
+    with opened("cuda", holes=holes) as engine:
+        alone = [told(engine, prompt, method, params) for prompt, params, method in requests]
+    assert alone == want
+    with opened("cuda", seats=3, holes=holes) as engine:
+        assert together(engine, requests) == want
+
+
+def test_who_does_not_ask_launches_no_op_for_it(tools, stand_in, opened):
+    kept = {"output_logprob_rows", "prompt_logprob_rows"}
+    for params, ops in ((KINDS[3], set()), (ASKED, kept)):
+        with opened("cuda") as engine:
+            told(engine, tools.prompt(9), "pearl", params)
+            told(engine, tools.prompt(9), "none", params)
+            order = stand_in.runtimes[-1][1].order
+            assert {op[1] for op in order.ops()} & kept == ops
+            assert order.conflicts() == []

@@ -136,9 +136,10 @@ def test_the_command_line_names_the_device(stand_in, capsys):
     assert main(["generate", *given]) == 0
     assert "specbranch" in capsys.readouterr().err
     assert stand_in.devices == ["cuda:1", "cuda:1"]
-    assert main(["compare", *given, "--methods", "pearl,auto"]) == 2
+    rejection = "pearl:acceptance=rejection"
+    assert main(["compare", *given, "--methods", f"pearl,{rejection}"]) == 2
     assert capsys.readouterr().err.startswith(
-        "sbrt: error: method auto: expected one of the presets"
+        f"sbrt: error: method {rejection}: expected acceptance coupled"
     )
     assert main(["compare", *given, "--methods", "pearl", "--json", "-"]) == 0
     [line] = json.loads(capsys.readouterr().out)
@@ -329,16 +330,9 @@ def test_the_host_reaches_for_nothing_of_the_device(tools, tmp_path, what, code)
 # --- refusals ---
 
 
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        ("auto", "one of the presets"),
-        ("pearl:acceptance=rejection", "acceptance coupled"),
-    ],
-)
-def test_a_method_that_is_not_there(tools, tool, stand_in, checkpoints, method, expected):
-    pair = folders(checkpoints, "Llama")
-    said = rf"^method {method}: expected {expected}.* on cuda, where this is not built yet$"
+def test_a_method_that_is_not_there(tools, tool, stand_in, checkpoints):
+    pair, method = folders(checkpoints, "Llama"), "pearl:acceptance=rejection"
+    said = rf"^method {method}: expected acceptance coupled on cuda, where this is not built yet$"
     with pytest.raises(InvalidInputError, match=said):
         tool.config_of(pair, "cuda", method=method)
     with pytest.raises(InvalidInputError, match=said):
@@ -357,17 +351,6 @@ def test_what_else_is_not_there_is_refused(tool, stand_in, checkpoints):
     with pytest.raises(InvalidInputError, match=r"a target on cuda: not built yet$"):
         EngineConfig("x", device="cuda", speculative={"model": "y", "device": "cpu"})
     assert not stand_in.devices  # no weight was read
-
-
-def test_words_of_several_tokens_are_refused(tool, stand_in):
-    from sbrt.model.demo_pair import demo_folder
-
-    with Engine(EngineConfig(demo_folder("target"), device="cuda", num_threads=2)) as engine:
-        with pytest.raises(InvalidInputError, match=r"^bad_words: expected words of one token"):
-            engine.add_request("a", "import os", SamplingParams(bad_words=["quicksort_of_all"]))
-        params = SamplingParams(temperature=0, max_tokens=4, bad_words=["("])
-        [out] = engine.generate("print", params)
-        assert "(" not in out.outputs[0].text.replace("((", "")
 
 
 def test_recordings_for_the_cpu_are_refused_on_a_device(tools, checkpoints):

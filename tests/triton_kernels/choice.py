@@ -7,13 +7,14 @@ import torch
 
 from sbrt import _probe
 from sbrt.triton_kernels import state
+from sbrt.triton_kernels.ban import SPLITS, WORDS, flat_words
 from sbrt.triton_kernels.choose_plan import ChoosePlan, choose_work
-from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path, dense_words
+from sbrt.triton_kernels.shaping import ENDS, NO_TOKEN, Shaping, _path
 
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
 LONGEST_TRUNK = 1000  # for rows with bad words
-ROOM = (40, 9)  # (bad words, their tokens), handled by two programs a row
-SMALL_ROOM = (16, 9)  # the same for one program
+MANY_WORDS = SPLITS * WORDS + 1  # bad words: a program takes them in two turns
+ROOM = 2048  # numbers of a list of bad words
 
 
 class Case:
@@ -21,9 +22,9 @@ class Case:
     kernels."""
 
     def __init__(
-        self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS, room=ROOM
+        self, seed, rows, vocab, *, kind, shaped=False, device="cpu", heads=POSITIONS, words=0
     ):
-        self.room = room
+        self.least_words = words
         self.rng = rng = np.random.default_rng(seed)
         self.rows, self.vocab, self.device = rows, vocab, device
         self.filtered, self.ids = kind == "filtered", ()
@@ -122,24 +123,25 @@ class Case:
         self.kept.append(trunk)
         c.trunk = trunk.ctypes.data
         words = [[int(rng.integers(self.vocab))]]
-        for row in list(self.table.row)[: self.rows]:
+        for i, row in enumerate(list(self.table.row)[: self.rows]):
             tokens = [*trunk.tolist(), *_path(c, self.table.head[0], row)]
             beginning = tokens[len(tokens) - int(rng.integers(min(len(tokens), 6) + 1)) :]
             if beginning and rng.random() < 0.3:
                 beginning[rng.integers(len(beginning))] = int(rng.integers(self.vocab))
             # Mostly the token that would be chosen, so that the second best decides.
-            x = self.logits[len(words) - 1]
+            x = self.logits[i]
             first = int(np.nanargmax(np.where(np.isnan(x), -np.inf, x)))
             words.append(
                 [*beginning, first if rng.random() < 0.7 else int(rng.integers(self.vocab))]
             )
-        words.append(rng.integers(self.vocab, size=self.room[1]).tolist())
+        while len(words) < max(self.rows + 2, self.least_words):
+            words.insert(0, rng.integers(self.vocab, size=9).tolist())
         self.words = words
         flat = np.array([x for word in words for x in (len(word), *word)], np.int32)
         self._list(c.shaping.words, flat)
         # Entries beyond the head are never read, so they are arbitrary.
         beyond = np.append(trunk, np.full(7, words[0][0], np.int32))
-        found = dense_words(words, self.room), torch.from_numpy(beyond)
+        found = flat_words(words, ROOM), torch.from_numpy(beyond)
         return tuple(tensor[None].to(self.device) for tensor in found)
 
     def _list(self, to, array):

@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 from bench.gpu.sass import NVDISASM, fitting, instructions, product_loop, resources
 from sbrt.triton_kernels import (
     attention,
+    ban,
     choose,
     cut,
     embed,
@@ -201,9 +202,12 @@ def shape_cases():
 
 
 def ban_cases():
-    types = dict.fromkeys(("Block", "Table", "Words", "Trunk"), "*i32") | {"Out": "*fp32"}
-    constants = {"WORDS": shaping.WORDS, "SLOTS": 64}
-    yield Case(shaping._ban_kernel, "", "*i32", types, constants, 1, False, True)
+    types = dict.fromkeys(("Block", "Table", "Words", "Trunk", "Ids"), "*i32") | {"Out": "*fp32"}
+    sizes = {"WORDS": ban.WORDS, "SPLITS": ban.SPLITS, "SLOTS": 64, "SEARCH": ban.SEARCH}
+    for trimmed in (False, True):
+        given = sizes | {"HAS_IDS": trimmed}
+        name = "trimmed" if trimmed else ""
+        yield Case(ban._ban_kernel, name, "*i32", types, given, 1, False, not trimmed)
 
 
 def cut_cases():

@@ -1,0 +1,152 @@
+// Log-probs of a row, by one block of threads. ops/logprobs.h has the formula and finds the same
+// bits with the host's vectors: the sum is of integers, and everything else is a maximum or a count.
+#pragma once
+
+#include <cmath>
+
+#include "core/bits.h"
+#include "ops/exp.h"
+#include "ops/kernels.h"
+#include "round/crew.h"
+#include "round/op_args.h"
+
+namespace sbrt {
+
+constexpr int kLogprobTeam = 512;   // most members, a power of two
+constexpr int kLogprobBlocks = 16;  // of a seat; they take its rows in turn
+
+struct LogprobScratch {
+  uint64_t of_each[kLogprobTeam];
+};
+
+// Joins a value of each member, all by one tree; every member gets the result.
+template <class Team, class Join>
+SBRT_ANY uint64_t joined(LogprobScratch& s, uint64_t mine, Team team, Join join) {
+  team.meet();  // all have read the last result
+  s.of_each[team.rank] = mine;
+  for (int apart = kLogprobTeam / 2; apart > 0; apart /= 2) {
+    team.meet();
+    if (team.rank < apart && team.rank + apart < team.size)
+      s.of_each[team.rank] = join(s.of_each[team.rank], s.of_each[team.rank + apart]);
+  }
+  team.meet();
+  return s.of_each[0];
+}
+
+struct Larger {
+  SBRT_ANY uint64_t operator()(uint64_t a, uint64_t b) const { return most(a, b); }
+};
+struct Sum {
+  SBRT_ANY uint64_t operator()(uint64_t a, uint64_t b) const { return a + b; }
+};
+
+// A row of logits, without the ids that no token has.
+struct WholeRow {
+  static constexpr uint64_t kBad = ~uint64_t{0};  // key of a NaN or +inf
+
+  const float* logits;  // [vocab]
+  const uint8_t* hole;  // [vocab] 1: no token; null: there are none
+  int32_t vocab;
+
+  SBRT_ANY float at(int32_t i) const { return hole && hole[i] ? -__builtin_inff() : logits[i]; }
+  // Larger for the greater logit, then for the lower id.
+  SBRT_ANY uint64_t key(int32_t i) const {
+    const float x = at(i);
+    return x < __builtin_inff() ? key_of(x, static_cast<uint32_t>(i)) : kBad;
+  }
+};
+
+// The largest key of a member's tokens that is below `bar`.
+template <class Team>
+SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
+  uint64_t found = 0;
+  for (int32_t i = team.rank; i < row.vocab; i += team.size) {
+    const uint64_t key = row.key(i);
+    if (key < bar) found = most(found, key);
+  }
+  return found;
+}
+
+// A member's part of the sum of e^(x - most), in units of 2^-40, as Kernels::weigh counts it.
+template <class Team>
+SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
+  const auto none = __builtin_bit_cast(uint64_t, kToUnits);
+  uint64_t units = 0;
+  for (int32_t i = team.rank; i < row.vocab; i += team.size)
+    units += __builtin_bit_cast(uint64_t, double{exp32(row.at(i) - top)} + kToUnits) - none;
+  return units;
+}
+
+// Writes the `top` most likely tokens, best first. A member searches its tokens again only after
+// one of them was taken.
+template <class Team>
+SBRT_ANY void write_top(const WholeRow& row, double shift, int32_t top, LogprobScratch& s,
+                        TokenLogprob* out, Team team) {
+  const uint64_t nothing = key_of(-__builtin_inff(), 0);  // and every lower key: -inf
+  uint64_t mine = top > 0 ? largest_below(row, WholeRow::kBad, team) : 0;
+  for (int32_t rank = 1; rank <= top; ++rank) {
+    const uint64_t best = joined(s, mine, team, Larger{});
+    if (best <= nothing) return;
+    if (mine == best) mine = largest_below(row, best, team);
+    const auto id = static_cast<int32_t>(place_of(best));
+    if (team.rank == 0) out[rank] = {id, rank, static_cast<float>(row.at(id) - shift)};
+  }
+}
+
+// find_logprobs (ops/logprobs.h), by all members.
+template <class Team>
+SBRT_ANY void find_logprobs_op(const WholeRow& row, int32_t token, int32_t top, LogprobScratch& s,
+                               TokenLogprob* out, Team team) {
+  for (int32_t i = team.rank; i <= top; i += team.size) out[i] = {-1, 0, 0};
+  uint64_t best = 0;
+  for (int32_t i = team.rank; i < row.vocab; i += team.size) best = most(best, row.key(i));
+  best = joined(s, best, team, Larger{});
+  if (team.rank == 0) out[0].token = token;
+  if (best == WholeRow::kBad || best <= key_of(-__builtin_inff(), 0)) return;
+  const float largest = row.at(static_cast<int32_t>(place_of(best)));
+  const uint64_t units = joined(s, units_of_row(row, largest, team), team, Sum{});
+  const double shift = largest + ::log(static_cast<double>(static_cast<int64_t>(units)) * 0x1p-40);
+  const uint64_t own = row.key(token);
+  uint64_t before = 0;
+  for (int32_t i = team.rank; i < row.vocab; i += team.size) before += row.key(i) > own;
+  before = joined(s, before, team, Sum{});
+  if (team.rank == 0)
+    out[0] = {token, static_cast<int32_t>(1 + before), static_cast<float>(row.at(token) - shift)};
+  write_top(row, shift, top, s, out, team);
+}
+
+// Writes the entries of `position` of the seat's trunk. Row `row` of the batch decides that position.
+template <class Team>
+SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, int64_t position,
+                            const LogprobList& list, LogprobScratch& s, Team team) {
+  const WholeRow logits{a.logits + row * a.stride, a.hole, a.vocab};
+  find_logprobs_op(logits, c.trunk[position], list.top, s, list.at(position), team);
+}
+
+// Writes those of the tokens that a round committed; each has the row that decided it.
+template <class Team>
+SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
+                                 Team team) {
+  const LogprobList& list = a.asked[seat].output;
+  if (list.top < 0) return;
+  const Sequence& c = a.seats.at[seat];
+  const Outcome& o = c.outcome;
+  const int64_t first = c.head - o.n;
+  for (int depth = block; depth < (o.error ? o.n : o.n + 1); depth += kLogprobBlocks) {
+    const int row = a.batch->first[seat] + verified_before(c, o.path[depth]);
+    keep_logprobs(a, c, row, first + depth, list, s, team);
+  }
+}
+
+// Writes those of the tokens that follow the rows of a piece of a prompt.
+template <class Team>
+SBRT_ANY void prompt_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
+                                 Team team) {
+  const LogprobList& list = a.asked[seat].prompt;
+  if (list.top < 0) return;
+  const int32_t* first = a.batch->first + seat;
+  for (int row = first[0] + block; row < first[1]; row += kLogprobBlocks)
+    keep_logprobs(a, a.seats.at[seat], row, a.batch->row[row].position + 1, list, s, team);
+}
+
+}  // namespace sbrt

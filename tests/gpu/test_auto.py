@@ -1,0 +1,97 @@
+"""Contract under test: `auto` on a device. The host chooses from records and ranks, and changes the
+policy in the device's memory between rounds. Tokens are those of plain decoding, for one sequence
+and for many, and nothing is unordered."""
+
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, SamplingParams, _core, methods
+from sbrt.gpu.lane import rows_for
+from sbrt.serve.pair import load_pair
+from tests.gpu.test_logprobs import found_in, together
+
+AUTO = "auto:gamma=3,k_max=4"
+GREEDY = SamplingParams(temperature=0, max_tokens=30)
+PARAMS = (
+    GREEDY,
+    SamplingParams(temperature=0.8, seed=5, max_tokens=24, top_p=0.9, logprobs=1),
+    replace(GREEDY, repetition_penalty=1.3, max_tokens=17),
+)
+
+
+def costs(target=8000, draft=100, rows=0):
+    """Times of forwards in ns: drafts are cheap, and a target's rows cost `rows` each."""
+    targets = [target + rows * n for n in range(_core.MAX_ROWS)]
+    drafts = [draft] * _core.MAX_ROWS
+    return _core.Costs(
+        target=targets, draft=drafts, target_overlapped=targets, draft_overlapped=drafts
+    )
+
+
+def ran(out):
+    """Names of the methods that ran."""
+    auto = out.outputs[0].spec_decode_metrics["auto"]
+    return {methods.parse(arm).name for arm in auto["rounds"]}
+
+
+@pytest.fixture
+def requests(tools):
+    """Texts that a look-up finds something in, and one in which it does not."""
+    return [
+        ((tools.prompt(12, seed=i) * (3 if i != 1 else 1))[:36], params, AUTO)
+        for i, params in enumerate(PARAMS)
+    ]
+
+
+@pytest.fixture
+def opened(tools, tool, stand_in, checkpoints):
+    pair = [checkpoint.folder for checkpoint in checkpoints["Llama"]]
+
+    def made(device, seats=1, **more):
+        method = AUTO if device == "cuda" else "none"
+        config = tool.config_of(
+            pair, device, method, max_model_len=tools.max_len, max_num_seqs=seats
+        )
+        loaded = load_pair(config)
+        if device == "cpu":
+            rows = rows_for(methods.parse(AUTO), seats)  # their number changes the twins' bits
+            models = [tools.recorded(c, rows=rows) for c in checkpoints["Llama"]]
+            loaded = replace(loaded, target=models[0], draft=models[1])
+        return Engine(config, pair=loaded, **more)
+
+    return made
+
+
+@pytest.fixture
+def plain(opened, requests):
+    with opened("cpu") as engine:
+        return [found_in(engine.generate(*request[:2])[0]) for request in requests]
+
+
+def test_it_answers_like_plain_decoding(stand_in, opened, requests, plain):
+    kinds = set()
+    with opened("cuda", tuning=costs()) as engine:
+        for request, want in zip(requests, plain, strict=True):
+            [out] = engine.generate(*request[:2])
+            assert found_in(out) == want
+            kinds |= ran(out)
+        order = stand_in.runtimes[-1][1].order
+    assert kinds & {"tree", "hedge"}
+    assert order.conflicts() == []
+
+
+def test_many_share_one_policy(stand_in, opened, requests, plain):
+    with opened("cuda", seats=2, tuning=costs(rows=20)) as engine:
+        assert together(engine, requests) == plain
+        order = stand_in.runtimes[-1][1].order
+    assert order.conflicts() == []
+
+
+def test_a_draft_that_never_pays_is_never_fed(stand_in, opened, requests, plain):
+    """The lanes' costs are those that were given, not measured ones."""
+    with opened("cuda", tuning=costs(target=100, draft=8000)) as engine:
+        [out] = engine.generate(*requests[0][:2])
+        assert found_in(out) == plain[0]
+        assert ran(out) <= {"none", "lookup"}
+        assert all(stream == "target" for stream, _ in stand_in.picks())

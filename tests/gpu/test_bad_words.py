@@ -1,0 +1,76 @@
+"""Contract under test: a device masks the last token of a bad word where its beginning is: in the
+prompt, in the answer, and in chains and tails of any method, for many sequences at once. The tokens
+are those of the CPU, which has the words as a list."""
+
+import pytest
+
+from sbrt import Engine, InvalidInputError, _core, methods
+
+METHODS = ("none", "pearl", "specbranch:k_max=3", "tree:gamma=3,width=4,nodes=12", "lookup:gamma=6")
+SAMPLING = {"temperature": 0.8, "seed": 11}
+TOKENS = 16
+
+
+def start(runtime, prompt, method, words):
+    return runtime.admit(
+        prompt, _core.Sampling(**SAMPLING), methods.parse(method).policy(), TOKENS, [],
+        _core.Shaping(bad_words=words),
+    )  # fmt: skip
+
+
+def answers(runtime, requests):
+    """The tokens of requests that share rounds."""
+    seats = [start(runtime, *request) for request in requests]
+    while not all(seat.finished for seat in seats):
+        runtime.advance()
+    found = [seat.take() for seat in seats]
+    for seat in seats:
+        seat.release()
+    return found
+
+
+@pytest.fixture
+def opened(tool, tools, stand_in, checkpoints):
+    """The runtime of an engine on the stand-in, with some seats."""
+    engines = []
+
+    def made(seats):
+        pair = [checkpoint.folder for checkpoint in checkpoints["Qwen3"]]
+        config = tool.config_of(pair, "cuda", max_model_len=tools.max_len, max_num_seqs=seats)
+        engines.append(Engine(config, methods=METHODS))
+        return stand_in.runtimes[-1][1]
+
+    yield made
+    for engine in engines:
+        engine.close()
+
+
+def test_words_of_several_tokens(tools, opened, checkpoints):
+    prompts = [tools.prompt(9 + i, seed=i) for i in range(len(METHODS))]
+    cpu = tools.Play(*map(tools.recorded, checkpoints["Qwen3"])).runtime
+    free = [answers(cpu, [(prompt, "none", [])])[0] for prompt in prompts]
+    words = [
+        # Across the end of the prompt, inside the answer, of one token, and one that never comes.
+        [[*p[-3:], a[0]], a[2:4], a[4:9], [a[10]], [66] * 40]
+        for p, a in zip(prompts, free, strict=True)
+    ]
+    plain = list(zip(prompts, ["none"] * len(prompts), words, strict=True))
+    want = [answers(cpu, [request])[0] for request in plain]
+    cpu.close()
+    for prompt, answer, before, banned in zip(prompts, want, free, words, strict=True):
+        assert answer[0] != before[0]
+        text = prompt[-3:] + answer
+        for word in banned:
+            assert all(text[i : i + len(word)] != word for i in range(len(text)))
+    requests = list(zip(prompts, METHODS, words, strict=True))
+    alone = opened(1)
+    assert [answers(alone, [request])[0] for request in requests] == want
+    assert answers(alone, [(prompts[0], "pearl", [])])[0] == free[0]  # the list of before is gone
+    assert answers(opened(len(METHODS)), requests) == want
+
+
+def test_more_than_there_is_room_for(tools, opened):
+    runtime = opened(1)
+    with pytest.raises(InvalidInputError, match=r"^bad_words: .* 32765 .* on cuda, got 40000$"):
+        start(runtime, tools.prompt(9), "none", [[1, 2, 3]] * 10_000)
+    assert len(answers(runtime, [(tools.prompt(9), "none", [[1, 2, 3]] * 5_000)])[0]) == TOKENS
