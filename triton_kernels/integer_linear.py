@@ -94,12 +94,12 @@ def _numbers(P, at, n, w_row, count, GROUP: tl.constexpr):
     """Scales or minimums of the group of 32 k `at`: one vector, or two with groups of 16."""
     if GROUP == 16:
         i = (2 * at).to(tl.int64)
-        one = tl.load(P + i * n + w_row, mask=w_row * 0 + i < count, other=0.0).to(tl.float32)
+        one = tl.load(P + i * n + w_row, mask=w_row * 0 + i < count, other=0.0)
         two = tl.load(P + (i + 1) * n + w_row, mask=w_row * 0 + i + 1 < count, other=0.0)
-        found = (one, two.to(tl.float32))
+        found = (one, two)
     else:
         i = (at * 32 // GROUP).to(tl.int64)
-        one = tl.load(P + i * n + w_row, mask=w_row * 0 + i < count, other=0.0).to(tl.float32)
+        one = tl.load(P + i * n + w_row, mask=w_row * 0 + i < count, other=0.0)
         found = (one, one)
     return found
 
@@ -275,7 +275,7 @@ def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
         "ROUNDS": plan.rounds,
         "RESIDUAL": plan.residual,
         "GROUP": known.group,
-        "MINIMUMS": known.minimums is not None,
+        "MINIMUMS": known.shifts,
         "ZERO": known.zero,
         "HALVES": known.element == "int4",
         "PACKED": not is_interpreted,

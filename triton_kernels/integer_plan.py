@@ -89,8 +89,9 @@ class IntegerPlan:
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: each takes 16 columns; with fewer, some would repeat others' work."""
-        return self.block_n * (2 if self.gate else 1) // 16
+        """Warps of a program: each takes 16 columns, because with fewer, some would repeat others'
+        work. Both halves of a gate with more rows would spill."""
+        return self.block_n // 16 * (2 if self.gate and self.block_m > 16 else 1)
 
     @property
     def stages(self) -> int:

@@ -35,9 +35,9 @@ def product_torch(x: IntegerRows, weight: PackedMatrix, rows: int) -> torch.Tens
         own, of_row, half = g * step // known.group, g // each, g % each
         of_x = x.scales[of_row, :rows, None]
         sums = q[:, g] @ levels[of_row, :, half].t()  # exact: below 2^24
-        total = fma_torch(sums, weight.scales[own].float() * of_x, total)
+        total = fma_torch(sums, weight.scales[own] * of_x, total)
         if weight.minimums is not None:
             of_q = x.sums[:, of_row, :rows].sum(0) if each == 1 else x.sums[half, of_row, :rows]
             moment = of_x * of_q.float()[:, None]
-            total = fma_torch(weight.minimums[own].float(), moment, total)
+            total = fma_torch(weight.minimums[own], moment, total)
     return total

@@ -15,7 +15,6 @@ from .state import MAX_ROWS
 GROUP = 32  # number of k of a row that share a scale
 TURN = 4  # groups of a row in one turn of a product's loop; k is padded to as many
 GROUPS = {"int8": (16, 32, 64, 128), "int4": (32, 64, 128)}
-NUMBERS = (torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,16 @@ class PackedFormat:
 
     element   int8 (levels -128 to 127) or int4 (0 to 15)
     group     k of an output that share a scale: 32, 64 or 128, of int8 also 16
-    scales    float16 or float32; minimums: the same, or None for a format without them
+    shifts    True for a format with minimums
     zero      0, or 8 of int4 without minimums
+
+    Scales and minimums are float32, also those that a file has in float16: narrower ones are too
+    narrow for the pipelined copies of a kernel.
     """
 
     element: str
     group: int
-    scales: torch.dtype = torch.float32
-    minimums: torch.dtype | None = None
+    shifts: bool = False
     zero: int = 0
 
     def __post_init__(self) -> None:
@@ -40,12 +41,7 @@ class PackedFormat:
         if self.group not in GROUPS[self.element]:
             known = GROUPS[self.element]
             raise ValueError(f"group: expected one of {known} but got {self.group}")
-        if self.scales not in NUMBERS or self.minimums not in (None, *NUMBERS):
-            raise ValueError(
-                f"scales, minimums: expected float16 or float32 but got {self.scales}, "
-                f"{self.minimums}"
-            )
-        if self.zero and (self.zero != 8 or self.element != "int4" or self.minimums is not None):
+        if self.zero and (self.zero != 8 or self.element != "int4" or self.shifts):
             raise ValueError(
                 f"zero: expected 0, or 8 in int4 without minimums, but got {self.zero}"
             )
@@ -60,10 +56,8 @@ class PackedFormat:
         planes = padded_groups(k) // self.per_byte
         groups = -(-k // self.group)
         kind = torch.uint8 if self.element == "int4" else torch.int8
-        found = {"levels": ((planes, n, GROUP), kind), "scales": ((groups, n), self.scales)}
-        if self.minimums is not None:
-            found["minimums"] = ((groups, n), self.minimums)
-        return found
+        found = {"levels": ((planes, n, GROUP), kind), "scales": ((groups, n), torch.float32)}
+        return found | ({"minimums": found["scales"]} if self.shifts else {})
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class PackedMatrix:
     levels    int8 [groups, n, 32]: 32 k of every output; of int4 uint8 [groups / 2, n, 32], where
               a byte holds a level of an even group in its low half, of the next group in its high
               one. Groups beyond k are padding
-    scales    [ceil(k / format.group), n]; minimums: the same, or None
+    scales    float32 [ceil(k / format.group), n]; minimums: the same, or None
     """
 
     format: PackedFormat

@@ -17,7 +17,6 @@ from ..model.stored import PIECE, Stored
 from ..triton_kernels.packed import PackedFormat, PackedMatrix
 
 STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-NUMBERS = {"float16": torch.float16, "float32": torch.float32, "none": None}
 # The formats of csrc/ops/format.h that a dtype names.
 INT8 = Layout("int8", 64)
 INT4 = Layout("int4", 32, "float16", "float16")
@@ -50,9 +49,7 @@ def named_layouts(shapes: Shapes, dtype: str) -> Layouts:
 
 def format_of(layout: Layout) -> PackedFormat:
     """The same for a kernel."""
-    scales = NUMBERS[layout.scales] or torch.float32
-    minimums = NUMBERS[layout.minimums]
-    return PackedFormat(layout.element, layout.group, scales, minimums, layout.zero)
+    return PackedFormat(layout.element, layout.group, layout.minimums != "none", layout.zero)
 
 
 def join(a: Layout | None, b: Layout | None) -> Layout | None:
@@ -121,7 +118,7 @@ def values_of(weight: Stored) -> torch.Tensor:
 
 
 def _tensor(values: NDArray[np.generic]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 def buffers_of(layouts: Mapping[str, Layout], places: Mapping[str, str]) -> dict[str, Layout]:

@@ -1,7 +1,8 @@
 """`python -m tests.device.exact`: every method answers like plain decoding on the same device.
 
 python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
-    [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--eager] [--seconds 400]
+    [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--dtype auto] [--eager]
+    [--seconds 400]
     [--json OUT]
 
 Prompt by prompt `none` and every method, token by token. --together N: N prompts share the rounds
@@ -79,8 +80,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _engine(args: argparse.Namespace, names: Sequence[str]) -> Engine:
     config = pairs.engine_config(
-        args.pair, args.device, names[0], enforce_eager=args.eager, max_num_seqs=args.together
-    )
+        args.pair, args.device, names[0], dtype=args.dtype, enforce_eager=args.eager,
+        max_num_seqs=args.together,
+    )  # fmt: skip
     return Engine(config, pair=pairs.pair_of(args.pair, config), methods=["none", *names[1:]])
 
 
@@ -200,6 +202,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-tokens", type=int, default=128, metavar="N")
     pairs.add_sampling(parser)
     add("--together", type=int, default=1, metavar="N", help="prompts that share rounds")
+    add("--dtype", default="auto", metavar="D", help="storage of the demo pair's weights")
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
     add("--json", metavar="OUT", help="figures, and what is done")

@@ -1,7 +1,5 @@
 """Products of quantised weights that offline.py compiles."""
 
-import torch
-
 from sbrt.triton_kernels import integer_linear
 from sbrt.triton_kernels.integer_plan import IntegerPlan
 from sbrt.triton_kernels.packed import PackedFormat
@@ -10,11 +8,11 @@ from .cases import DTYPES, MODELS, Case, ones
 
 FORMATS = {
     "int8": PackedFormat("int8", 64),
-    "int4": PackedFormat("int4", 32, torch.float16, torch.float16),
-    "Q8_0": PackedFormat("int8", 32, torch.float16),
-    "Q4_0": PackedFormat("int4", 32, torch.float16, zero=8),
+    "int4": PackedFormat("int4", 32, True),
+    "Q8_0": PackedFormat("int8", 32),
+    "Q4_0": PackedFormat("int4", 32, zero=8),
     "Q6_K": PackedFormat("int8", 16),
-    "Q2_K": PackedFormat("int8", 16, minimums=torch.float32),
+    "Q2_K": PackedFormat("int8", 16, True),
 }
 
 
@@ -32,16 +30,13 @@ def integer_products(rows, dtype, kind):
 
 def integer_cases():
     """16 rows in every format; of int8 and int4 also other numbers of rows and dtypes."""
-    pointers = {torch.float16: "*fp16", torch.float32: "*fp32"}
     for dtype, torch_dtype in DTYPES.items():
         for kind, known in FORMATS.items():
             types = dict.fromkeys(("Bias", "Residual", "Out"), dtype) | {
                 **dict.fromkeys(("Q", "OutQ"), "*i8"),
-                **dict.fromkeys(("XScale", "OutScale"), "*fp32"),
+                **dict.fromkeys(("XScale", "OutScale", "Scale", "Minimum"), "*fp32"),
                 **dict.fromkeys(("Sums", "OutSums"), "*i32"),
                 "W": "*u8" if known.element == "int4" else "*i8",
-                "Scale": pointers[known.scales],
-                "Minimum": pointers[known.minimums or known.scales],
             }
             usual = kind in ("int8", "int4") and dtype == "*bf16"
             for rows in (1, 16, 32, 64) if usual else (16,):

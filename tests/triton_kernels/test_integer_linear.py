@@ -19,7 +19,6 @@ from sbrt.triton_kernels.packed import GROUP, PackedFormat, integer_rows, packed
 from sbrt.triton_kernels.round_rows import round_rows, round_rows_torch
 from tests.common.integers import FORMATS, Matrix, fma, groups_of, rows
 
-NUMBERS = {"float16": torch.float16, "float32": torch.float32, "none": None}
 OPS = {"kernel": (round_rows, integer_linear), "twin": (round_rows_torch, integer_linear_torch)}
 # (rows, k, n): k and n that no tile divides; two row tiles
 SHAPES = [(1, 33, 17), (17, 200, 21)]
@@ -27,9 +26,9 @@ MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # like others, but for th
 
 
 def format_of(name):
-    element, group, scales, *rest = FORMATS[name]
+    element, group, _, *rest = FORMATS[name]
     minimums, zero = [*rest, *("none", 0)[len(rest) :]]
-    return PackedFormat(element, group, NUMBERS[scales], NUMBERS[minimums], zero)
+    return PackedFormat(element, group, minimums != "none", zero)
 
 
 def packed(name, matrix, device):
