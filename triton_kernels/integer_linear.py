@@ -18,6 +18,7 @@ from .integer_plan import IntegerPlan
 from .integer_torch import product_torch
 from .packed import GROUP, IntegerRows, PackedMatrix
 from .round_rows import round_groups, round_torch
+from .state import MAX_ROWS
 from .words import interpreting
 
 
@@ -61,47 +62,76 @@ def _added(total, sums, scale, x_scale):
 
 @triton.jit
 def _group_added(
-    total, x, w, scale, minimum, x_scale, first, second, GROUP: tl.constexpr,
-    MINIMUMS: tl.constexpr, ZERO: tl.constexpr,
-):  # fmt: skip
-    """total with a group of 32 k. GROUP 16: scale and minimum are pairs, one of each half."""
-    if GROUP == 16:
-        is_first = (tl.arange(0, 32) < 16)[None, :]
-        none = tl.zeros(x.shape, tl.int8)
-        total = _added(total, tl.dot(tl.where(is_first, x, none), w, input_precision="ieee"),
-                       scale[0], x_scale)  # fmt: skip
-        if MINIMUMS:
-            moment = x_scale * first.to(tl.float32)
-            total = tl.fma(minimum[0][None, :], moment[:, None], total)
-        total = _added(total, tl.dot(tl.where(is_first, none, x), w, input_precision="ieee"),
-                       scale[1], x_scale)  # fmt: skip
-        if MINIMUMS:
-            moment = x_scale * second.to(tl.float32)
-            total = tl.fma(minimum[1][None, :], moment[:, None], total)
-    else:
-        sums = tl.dot(x, w, input_precision="ieee")
-        if ZERO != 0:
-            sums -= ZERO * (first + second)[:, None]
-        total = _added(total, sums, scale[0], x_scale)
-        if MINIMUMS:
-            moment = x_scale * (first + second).to(tl.float32)
-            total = tl.fma(minimum[0][None, :], moment[:, None], total)
+    total, sums, scale, minimum, x_scale, of_q, MINIMUMS: tl.constexpr, ZERO: tl.constexpr
+):
+    """total with a group of k, of which `sums` are the products and `of_q` the row's own sum."""
+    if ZERO != 0:
+        sums -= ZERO * of_q[:, None]
+    total = _added(total, sums, scale, x_scale)
+    if MINIMUMS:
+        moment = x_scale * of_q.to(tl.float32)
+        total = tl.fma(minimum[None, :], moment[:, None], total)
     return total
 
 
 @triton.jit
-def _numbers(P, at, n, w_row, count, GROUP: tl.constexpr):
-    """Scales or minimums of the group of 32 k `at`: one vector, or two with groups of 16."""
-    if GROUP == 16:
-        i = (2 * at).to(tl.int64)
-        one = tl.load(P + i * n + w_row, mask=w_row * 0 + i < count, other=0.0)
-        two = tl.load(P + (i + 1) * n + w_row, mask=w_row * 0 + i + 1 < count, other=0.0)
-        found = (one, two)
+def _halves_added(
+    total, x, w, scale, minimum, x_scale, first, second, MINIMUMS: tl.constexpr
+):  # fmt: skip
+    """total with two groups of 16 k; scale and minimum are pairs."""
+    is_first = (tl.arange(0, 32) < 16)[None, :]
+    none = tl.zeros(x.shape, tl.int8)
+    one = tl.dot(tl.where(is_first, x, none), w, input_precision="ieee")
+    total = _group_added(total, one, scale[0], minimum[0], x_scale, first, MINIMUMS, 0)
+    two = tl.dot(tl.where(is_first, none, x), w, input_precision="ieee")
+    return _group_added(total, two, scale[1], minimum[1], x_scale, second, MINIMUMS, 0)
+
+
+@triton.jit
+def _each(sums):
+    """The G tensors [m, n] of sums [G, m, n]; G is 2, 4 or 8."""
+    G: tl.constexpr = sums.shape[0]
+    M: tl.constexpr = sums.shape[1]
+    N: tl.constexpr = sums.shape[2]
+    last = tl.permute(sums, (1, 2, 0))
+    if G == 2:
+        found = tl.split(last)
+    elif G == 4:
+        even, odd = tl.split(tl.reshape(last, (M, N, 2, 2)))
+        a0, a2 = tl.split(even)
+        a1, a3 = tl.split(odd)
+        found = (a0, a1, a2, a3)
     else:
-        i = (at * 32 // GROUP).to(tl.int64)
-        one = tl.load(P + i * n + w_row, mask=w_row * 0 + i < count, other=0.0)
-        found = (one, one)
+        even, odd = tl.split(tl.reshape(last, (M, N, 4, 2)))
+        even_even, even_odd = tl.split(tl.reshape(even, (M, N, 2, 2)))
+        odd_even, odd_odd = tl.split(tl.reshape(odd, (M, N, 2, 2)))
+        a0, a4 = tl.split(even_even)
+        a2, a6 = tl.split(even_odd)
+        a1, a5 = tl.split(odd_even)
+        a3, a7 = tl.split(odd_odd)
+        found = (a0, a1, a2, a3, a4, a5, a6, a7)
     return found
+
+
+@triton.jit
+def _numbers(p, j: tl.constexpr, n, left, GROUP: tl.constexpr, EVEN: tl.constexpr):
+    """Scales or minimums of group j of a turn: one vector, or two with groups of 16. `left` of the
+    turn's are there."""
+    if GROUP == 16:
+        at: tl.constexpr = 2 * j
+    else:
+        at: tl.constexpr = j * 32 // GROUP
+    if EVEN:
+        one = tl.load(p + at * n)
+    else:
+        one = tl.load(p + at * n, mask=left > at, other=0.0)
+    two = one
+    if GROUP == 16:
+        if EVEN:
+            two = tl.load(p + (at + 1) * n)
+        else:
+            two = tl.load(p + (at + 1) * n, mask=left > at + 1, other=0.0)
+    return (one, two)
 
 
 @triton.jit
@@ -109,7 +139,6 @@ def _integer_linear_kernel(
     Q,  # [64, at least k] integers of rows
     q_stride,
     XScale,  # [groups, 64]
-    x_stride,
     Sums,  # [2, groups, 64]; read with MINIMUMS or ZERO
     half_stride,
     W,  # [groups, n, 32] levels; or two groups a byte. Of a gate [groups, 2 n, 32]
@@ -123,7 +152,6 @@ def _integer_linear_kernel(
     OutQ,  # [64, at least n] written with ROUNDS
     out_q_stride,
     OutScale,  # [groups of n, 64]
-    out_scale_stride,
     OutSums,  # [2, groups of n, 64]
     out_half_stride,
     rows,
@@ -139,10 +167,12 @@ def _integer_linear_kernel(
     ZERO: tl.constexpr,
     HALVES: tl.constexpr,  # int4: two levels a byte
     PACKED: tl.constexpr,  # take them apart four at a time; the interpreter cannot
+    ROWS: tl.constexpr,  # 64, of a group's scales and sums
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TURN: tl.constexpr,
     EVEN: tl.constexpr,  # whole turns fill k
+    SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
     STAGES: tl.constexpr,
 ):
     """One program per tile of n.
@@ -161,48 +191,97 @@ def _integer_linear_kernel(
     p_up = W + (n + w_row)[None, :] * 32 + o_k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for turn in tl.range(0, tl.cdiv(groups, TURN), num_stages=STAGES):
-        for j in tl.static_range(TURN):
-            at = turn * TURN + j
-            x = tl.load(p_x + at * 32, mask=m_row[:, None], other=0)
+    p_x_scale = XScale + row
+    p_sums = Sums + row
+    p_scale, p_minimum = Scale + w_row, Minimum + w_row
+    OWN: tl.constexpr = TURN * 32 // GROUP  # scales of a turn: whole ones, as TURN * 32 >= GROUP
+    PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
+    left, left_own = groups, counts  # pointers are moved: an address is then one addition
+    plane = tl.arange(0, PLANES)[:, None, None]
+    p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
+    p_w_all = W + w_row[None, None, :] * 32 + o_k[None, :, None] + plane * 32 * n_rows
+    for _ in tl.range(0, tl.cdiv(groups, TURN), num_stages=STAGES):
+        if SHARED:  # every warp has some groups
+            x_all = tl.load(p_x_all, mask=m_row[None, :, None], other=0)
+            w_all = tl.load(p_w_all)
             if HALVES:
+                x_odd = tl.load(p_x_all + 32, mask=m_row[None, :, None], other=0)
+                low, high = _half_byte(w_all, False, PACKED), _half_byte(w_all, True, PACKED)
+                all_even = _each(tl.dot(x_all, low, input_precision="ieee"))
+                all_odd = _each(tl.dot(x_odd, high, input_precision="ieee"))
+            else:
+                all_even = _each(tl.dot(x_all, w_all, input_precision="ieee"))
+                all_odd = all_even
+        for j in tl.static_range(TURN):
+            if SHARED:
+                x = p_x  # not read
+                w = p_w
+            else:
+                x = tl.load(p_x + j * 32, mask=m_row[:, None], other=0)
+            if SHARED:
+                pass
+            elif HALVES:
                 if j % 2 == 0:
-                    both = tl.load(p_w + (at // 2).to(tl.int64) * n_rows * 32)
+                    both = tl.load(p_w + (j // 2 * 32) * n_rows)
                 w = _half_byte(both, j % 2 == 1, PACKED)
                 if GATE:
                     if j % 2 == 0:
-                        both_up = tl.load(p_up + (at // 2).to(tl.int64) * n_rows * 32)
+                        both_up = tl.load(p_up + (j // 2 * 32) * n_rows)
                     w_up = _half_byte(both_up, j % 2 == 1, PACKED)
             else:
-                w = tl.load(p_w + at.to(tl.int64) * n_rows * 32)
+                w = tl.load(p_w + j * 32 * n_rows)
                 if GATE:
-                    w_up = tl.load(p_up + at.to(tl.int64) * n_rows * 32)
-            m_x = m_row if EVEN else m_row & (at < groups)
-            p_scale = at.to(tl.int64) * x_stride + row
-            x_scale = tl.load(XScale + p_scale, mask=m_x, other=0.0)
+                    w_up = tl.load(p_up + j * 32 * n_rows)
+            m_x = m_row if EVEN else m_row & (left > j)
+            x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
             if MINIMUMS or ZERO != 0:
-                first = tl.load(Sums + p_scale, mask=m_x, other=0)
-                second = tl.load(Sums + half_stride + p_scale, mask=m_x, other=0)
+                first = tl.load(p_sums + j * ROWS, mask=m_x, other=0)
+                second = tl.load(p_sums + half_stride + j * ROWS, mask=m_x, other=0)
             else:
                 first = tl.zeros((BLOCK_M,), tl.int32)
                 second = first
             if GROUP <= 32 or j * 32 % GROUP == 0:
-                scale = _numbers(Scale, at, n_rows, w_row, counts, GROUP)
+                scale = _numbers(p_scale, j, n_rows, left_own, GROUP, EVEN)
                 minimum = scale
                 if MINIMUMS:
-                    minimum = _numbers(Minimum, at, n_rows, w_row, counts, GROUP)
+                    minimum = _numbers(p_minimum, j, n_rows, left_own, GROUP, EVEN)
                 if GATE:
-                    scale_up = _numbers(Scale, at, n_rows, n + w_row, counts, GROUP)
+                    scale_up = _numbers(p_scale + n, j, n_rows, left_own, GROUP, EVEN)
                     minimum_up = scale_up
                     if MINIMUMS:
-                        minimum_up = _numbers(Minimum, at, n_rows, n + w_row, counts, GROUP)
-            acc = _group_added(
-                acc, x, w, scale, minimum, x_scale, first, second, GROUP, MINIMUMS, ZERO
-            )
-            if GATE:
-                up = _group_added(
-                    up, x, w_up, scale_up, minimum_up, x_scale, first, second, GROUP, MINIMUMS, ZERO
-                )
+                        minimum_up = _numbers(p_minimum + n, j, n_rows, left_own, GROUP, EVEN)
+            if GROUP == 16:
+                acc = _halves_added(acc, x, w, scale, minimum, x_scale, first, second, MINIMUMS)
+                if GATE:
+                    up = _halves_added(
+                        up, x, w_up, scale_up, minimum_up, x_scale, first, second, MINIMUMS
+                    )
+            else:
+                if SHARED and HALVES:
+                    sums = all_odd[j // 2] if j % 2 else all_even[j // 2]
+                elif SHARED:
+                    sums = all_even[j]
+                else:
+                    sums = tl.dot(x, w, input_precision="ieee")
+                of_q = first + second
+                acc = _group_added(acc, sums, scale[0], minimum[0], x_scale, of_q, MINIMUMS, ZERO)
+                if GATE:
+                    sums = tl.dot(x, w_up, input_precision="ieee")
+                    up = _group_added(
+                        up, sums, scale_up[0], minimum_up[0], x_scale, of_q, MINIMUMS, ZERO
+                    )
+        if SHARED:
+            p_x_all += TURN * 32
+            p_w_all += PLANES * 32 * n_rows
+        p_x += TURN * 32
+        p_w += PLANES * 32 * n_rows
+        p_up += PLANES * 32 * n_rows
+        p_x_scale += TURN * ROWS
+        p_sums += TURN * ROWS
+        p_scale += OWN * n_rows
+        p_minimum += OWN * n_rows
+        left -= TURN
+        left_own -= OWN
 
     m_n = o_n < n
     m = m_row[:, None] & m_n[None, :]
@@ -219,8 +298,8 @@ def _integer_linear_kernel(
         q, scale_of, first_of, second_of = round_groups(tl.where(m_n[None, :], acc, 0.0))
         p_out = OutQ + row[:, None] * out_q_stride + o_n[None, :]
         tl.store(p_out, q, mask=m_row[:, None])
-        tl.store(OutScale + tile * out_scale_stride + row, scale_of, mask=m_row)
-        p_sums = OutSums + tile * out_scale_stride + row
+        tl.store(OutScale + tile * ROWS + row, scale_of, mask=m_row)
+        p_sums = OutSums + tile * ROWS + row
         tl.store(p_sums, first_of, mask=m_row)
         tl.store(p_sums + out_half_stride, second_of, mask=m_row)
     else:
@@ -252,13 +331,13 @@ def integer_linear(
     written = weight.scales if out is None else out
     residual = written if terms.residual is None else terms.residual
     _integer_linear_kernel[(plan.tiles,)](
-        *(x.q, x.q.stride(0), x.scales, x.scales.stride(0), x.sums, x.sums.stride(0)),
+        *(x.q, x.q.stride(0), x.scales, x.sums, x.sums.stride(0)),
         weight.levels,
         weight.scales,
         weight.scales if weight.minimums is None else weight.minimums,
         weight.scales if terms.bias is None else terms.bias,
         *(residual, residual.stride(0), written, written.stride(0)),
-        *(to.q, to.q.stride(0), to.scales, to.scales.stride(0), to.sums, to.sums.stride(0)),
+        *(to.q, to.q.stride(0), to.scales, to.sums, to.sums.stride(0)),
         *(plan.rows, plan.n, plan.groups, triton.cdiv(plan.k, plan.format.group)),
         **constants(plan, interpreting()),
         num_warps=plan.num_warps,
@@ -279,10 +358,12 @@ def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
         "ZERO": known.zero,
         "HALVES": known.element == "int4",
         "PACKED": not is_interpreted,
+        "ROWS": MAX_ROWS,
         "BLOCK_M": plan.block_m,
         "BLOCK_N": plan.block_n,
         "TURN": plan.turn,
         "EVEN": plan.is_even,
+        "SHARED": plan.shares_groups,
         "STAGES": plan.stages,
     }
 

@@ -88,9 +88,23 @@ class IntegerPlan:
         return next(t for t in (most, TURN) if t >= TURN and groups % t == 0)
 
     @property
+    def shares_groups(self) -> bool:
+        """True if warps share the groups of a turn, and then add them in order.
+
+        A narrow tile has work for one warp otherwise, and a program would take as long as its
+        instructions one after the other.
+        """
+        return self.block_n == 16 and self.block_m == 16 and self.format.group > 16
+
+    @property
     def num_warps(self) -> int:
-        """Warps of a program: each takes 16 columns, because with fewer, some would repeat others'
-        work. Both halves of a gate with more rows would spill."""
+        """Warps of a program.
+
+        Each takes 16 columns, because with fewer, some would repeat others' work; or some groups of
+        a turn. Both halves of a gate with more rows would spill.
+        """
+        if self.shares_groups:
+            return min(4, self.turn // self.format.per_byte)
         return self.block_n // 16 * (2 if self.gate and self.block_m > 16 else 1)
 
     @property

@@ -259,8 +259,8 @@ def source_of(case):
 def issue_slots(case, warps, cubin):
     """Issue slots per KiB that a kernel streams; None for one that is not watched.
 
-    For a product: those of one turn of its loop, per KiB of weights or levels. For a pass over
-    logits: those of every program, up to its arrival.
+    For a product: those of one turn of its loop, per KiB of weights with their scales. For a
+    pass over logits: those of every program, up to its arrival.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)
     sizes = case.constants
@@ -268,8 +268,9 @@ def issue_slots(case, warps, cubin):
         streamed = sizes["BLOCK_K"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1) * size
         return len(product_loop(*instructions(cubin))) * warps / (streamed / 1024)
     if case.kernel is integer_linear._integer_linear_kernel:
-        levels = 32 * sizes["TURN"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1)
-        streamed = levels // (2 if sizes["HALVES"] else 1)
+        numbers = 4 * (2 if sizes["MINIMUMS"] else 1) / sizes["GROUP"]
+        each = numbers + (0.5 if sizes["HALVES"] else 1)
+        streamed = 32 * sizes["TURN"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1) * each
         return len(product_loop(*instructions(cubin))) * warps / (streamed / 1024)
     if case.kernel in PASSES:
         found, _ = instructions(cubin)

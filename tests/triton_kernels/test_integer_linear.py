@@ -77,6 +77,25 @@ def test_products_are_the_cpus(device, name):
             assert np.array_equal(got, want), (op, count, k, n)
 
 
+class Wide(IntegerPlan):
+    """A plan with the tiles of a matrix of many outputs."""
+
+    @property
+    def block_n(self):
+        return 64
+
+
+@pytest.mark.parametrize("name", ["int8", "Q4_1"])
+def test_wide_tiles_are_the_cpus(device, name):
+    matrix, x = Matrix(name, 70, 200), rows(3, 200)
+    want = matrix.packed().run(x, integers="portable")
+    plan = Wide(3, 70, 200, format_of(name), torch.float32)
+    given = round_rows(torch.from_numpy(x).to(device), out=anything(200, device))
+    out = torch.full((3, 70), float("nan"), device=device)
+    integer_linear(given, packed(name, matrix, device), plan=plan, out=out)
+    assert np.array_equal(out.cpu().numpy(), want)
+
+
 def test_bias_and_residual_are_added_as_on_the_cpu(device):
     matrix, x = Matrix("int8", 40, 96), rows(5, 96)
     bias, residual = rows(1, 40, seed=1)[0], rows(5, 40, seed=2)
@@ -168,3 +187,4 @@ def test_narrow_tiles_take_longer_turns():
     plans = [IntegerPlan(16, n, k, format_of("int8")) for n, k in sizes]
     found = {(plan.block_n, plan.turn) for plan in plans}
     assert found == {(16, 4), (16, 8), (32, 4), (64, 4)}
+    assert {plan.shares_groups for plan in plans} == {True, False}

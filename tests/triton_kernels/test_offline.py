@@ -72,10 +72,9 @@ def products_on_sm90(cubins):
 # Issue slots of a multiprocessor in the time that a KiB of its share of 4.8 TB/s takes: about 223
 # at the lowest clock. A kernel that needs as many is limited by them.
 SLOTS_OF_PRODUCTS = 200
-# For products of integers of up to 16 rows, per KiB of levels. The CPU's order asks for an addition
-# in float32 for every 32 k. A KiB of int4 has twice as many k, and comes with half a KiB of scales and
-# minimums. So it may take 335 before memory is faster; narrow tiles take more.
-SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 200, "int4": 450, "Q4_0": 450}
+# For products of integers of up to 16 rows. The CPU's order asks for an addition in float32 for every
+# 32 k, and int4 has more of them in a KiB: its tiles wait for issue slots.
+SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
 # For all passes of a request that filters, per KiB of logits, with 32 programs a row.
 SLOTS_OF_FILTERS = 4500
 
