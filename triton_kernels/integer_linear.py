@@ -16,6 +16,7 @@ import triton.language as tl
 from .gate import silu, silu_torch
 from .integer_plan import IntegerPlan
 from .integer_torch import product_torch
+from .integer_words import each_of, group_added, half_byte, halves_added, numbers
 from .packed import GROUP, IntegerRows, PackedMatrix
 from .round_rows import round_groups, round_torch
 from .state import MAX_ROWS
@@ -34,104 +35,6 @@ class IntegerTerms:
     bias: torch.Tensor | None = None
     residual: torch.Tensor | None = None
     rounded: IntegerRows | None = None
-
-
-@triton.jit
-def _half_byte(levels, HIGH: tl.constexpr, PACKED: tl.constexpr):
-    """The low or the high halves of bytes as int8, four at a time with PACKED."""
-    if PACKED and HIGH:
-        asm: tl.constexpr = "{.reg .b32 t; shr.b32 t, $1, 4; and.b32 $0, t, 0x0f0f0f0f;}"
-        half = tl.inline_asm_elementwise(asm, "=r,r", [levels], dtype=tl.int8, is_pure=True, pack=4)
-    elif PACKED:
-        asm_low: tl.constexpr = "and.b32 $0, $1, 0x0f0f0f0f;"
-        half = tl.inline_asm_elementwise(
-            asm_low, "=r,r", [levels], dtype=tl.int8, is_pure=True, pack=4
-        )
-    elif HIGH:
-        half = (levels >> 4).to(tl.int8)
-    else:
-        half = (levels & 15).to(tl.int8)
-    return half
-
-
-@triton.jit
-def _added(total, sums, scale, x_scale):
-    """total + scale * (integer sums), rounded once."""
-    return tl.fma(sums.to(tl.float32), scale[None, :] * x_scale[:, None], total)
-
-
-@triton.jit
-def _group_added(
-    total, sums, scale, minimum, x_scale, of_q, MINIMUMS: tl.constexpr, ZERO: tl.constexpr
-):
-    """total with a group of k, of which `sums` are the products and `of_q` the row's own sum."""
-    if ZERO != 0:
-        sums -= ZERO * of_q[:, None]
-    total = _added(total, sums, scale, x_scale)
-    if MINIMUMS:
-        moment = x_scale * of_q.to(tl.float32)
-        total = tl.fma(minimum[None, :], moment[:, None], total)
-    return total
-
-
-@triton.jit
-def _halves_added(
-    total, x, w, scale, minimum, x_scale, first, second, MINIMUMS: tl.constexpr
-):  # fmt: skip
-    """total with two groups of 16 k; scale and minimum are pairs."""
-    is_first = (tl.arange(0, 32) < 16)[None, :]
-    none = tl.zeros(x.shape, tl.int8)
-    one = tl.dot(tl.where(is_first, x, none), w, input_precision="ieee")
-    total = _group_added(total, one, scale[0], minimum[0], x_scale, first, MINIMUMS, 0)
-    two = tl.dot(tl.where(is_first, none, x), w, input_precision="ieee")
-    return _group_added(total, two, scale[1], minimum[1], x_scale, second, MINIMUMS, 0)
-
-
-@triton.jit
-def _each(sums):
-    """The G tensors [m, n] of sums [G, m, n]; G is 2, 4 or 8."""
-    G: tl.constexpr = sums.shape[0]
-    M: tl.constexpr = sums.shape[1]
-    N: tl.constexpr = sums.shape[2]
-    last = tl.permute(sums, (1, 2, 0))
-    if G == 2:
-        found = tl.split(last)
-    elif G == 4:
-        even, odd = tl.split(tl.reshape(last, (M, N, 2, 2)))
-        a0, a2 = tl.split(even)
-        a1, a3 = tl.split(odd)
-        found = (a0, a1, a2, a3)
-    else:
-        even, odd = tl.split(tl.reshape(last, (M, N, 4, 2)))
-        even_even, even_odd = tl.split(tl.reshape(even, (M, N, 2, 2)))
-        odd_even, odd_odd = tl.split(tl.reshape(odd, (M, N, 2, 2)))
-        a0, a4 = tl.split(even_even)
-        a2, a6 = tl.split(even_odd)
-        a1, a5 = tl.split(odd_even)
-        a3, a7 = tl.split(odd_odd)
-        found = (a0, a1, a2, a3, a4, a5, a6, a7)
-    return found
-
-
-@triton.jit
-def _numbers(p, j: tl.constexpr, n, left, GROUP: tl.constexpr, EVEN: tl.constexpr):
-    """Scales or minimums of group j of a turn: one vector, or two with groups of 16. `left` of the
-    turn's are there."""
-    if GROUP == 16:
-        at: tl.constexpr = 2 * j
-    else:
-        at: tl.constexpr = j * 32 // GROUP
-    if EVEN:
-        one = tl.load(p + at * n)
-    else:
-        one = tl.load(p + at * n, mask=left > at, other=0.0)
-    two = one
-    if GROUP == 16:
-        if EVEN:
-            two = tl.load(p + (at + 1) * n)
-        else:
-            two = tl.load(p + (at + 1) * n, mask=left > at + 1, other=0.0)
-    return (one, two)
 
 
 @triton.jit
@@ -206,11 +109,11 @@ def _integer_linear_kernel(
             w_all = tl.load(p_w_all)
             if HALVES:
                 x_odd = tl.load(p_x_all + 32, mask=m_row[None, :, None], other=0)
-                low, high = _half_byte(w_all, False, PACKED), _half_byte(w_all, True, PACKED)
-                all_even = _each(tl.dot(x_all, low, input_precision="ieee"))
-                all_odd = _each(tl.dot(x_odd, high, input_precision="ieee"))
+                low, high = half_byte(w_all, False, PACKED), half_byte(w_all, True, PACKED)
+                all_even = each_of(tl.dot(x_all, low, input_precision="ieee"))
+                all_odd = each_of(tl.dot(x_odd, high, input_precision="ieee"))
             else:
-                all_even = _each(tl.dot(x_all, w_all, input_precision="ieee"))
+                all_even = each_of(tl.dot(x_all, w_all, input_precision="ieee"))
                 all_odd = all_even
         for j in tl.static_range(TURN):
             if SHARED:
@@ -223,11 +126,11 @@ def _integer_linear_kernel(
             elif HALVES:
                 if j % 2 == 0:
                     both = tl.load(p_w + (j // 2 * 32) * n_rows)
-                w = _half_byte(both, j % 2 == 1, PACKED)
+                w = half_byte(both, j % 2 == 1, PACKED)
                 if GATE:
                     if j % 2 == 0:
                         both_up = tl.load(p_up + (j // 2 * 32) * n_rows)
-                    w_up = _half_byte(both_up, j % 2 == 1, PACKED)
+                    w_up = half_byte(both_up, j % 2 == 1, PACKED)
             else:
                 w = tl.load(p_w + j * 32 * n_rows)
                 if GATE:
@@ -241,19 +144,19 @@ def _integer_linear_kernel(
                 first = tl.zeros((BLOCK_M,), tl.int32)
                 second = first
             if GROUP <= 32 or j * 32 % GROUP == 0:
-                scale = _numbers(p_scale, j, n_rows, left_own, GROUP, EVEN)
+                scale = numbers(p_scale, j, n_rows, left_own, GROUP, EVEN)
                 minimum = scale
                 if MINIMUMS:
-                    minimum = _numbers(p_minimum, j, n_rows, left_own, GROUP, EVEN)
+                    minimum = numbers(p_minimum, j, n_rows, left_own, GROUP, EVEN)
                 if GATE:
-                    scale_up = _numbers(p_scale + n, j, n_rows, left_own, GROUP, EVEN)
+                    scale_up = numbers(p_scale + n, j, n_rows, left_own, GROUP, EVEN)
                     minimum_up = scale_up
                     if MINIMUMS:
-                        minimum_up = _numbers(p_minimum + n, j, n_rows, left_own, GROUP, EVEN)
+                        minimum_up = numbers(p_minimum + n, j, n_rows, left_own, GROUP, EVEN)
             if GROUP == 16:
-                acc = _halves_added(acc, x, w, scale, minimum, x_scale, first, second, MINIMUMS)
+                acc = halves_added(acc, x, w, scale, minimum, x_scale, first, second, MINIMUMS)
                 if GATE:
-                    up = _halves_added(
+                    up = halves_added(
                         up, x, w_up, scale_up, minimum_up, x_scale, first, second, MINIMUMS
                     )
             else:
@@ -264,10 +167,10 @@ def _integer_linear_kernel(
                 else:
                     sums = tl.dot(x, w, input_precision="ieee")
                 of_q = first + second
-                acc = _group_added(acc, sums, scale[0], minimum[0], x_scale, of_q, MINIMUMS, ZERO)
+                acc = group_added(acc, sums, scale[0], minimum[0], x_scale, of_q, MINIMUMS, ZERO)
                 if GATE:
                     sums = tl.dot(x, w_up, input_precision="ieee")
-                    up = _group_added(
+                    up = group_added(
                         up, sums, scale_up[0], minimum_up[0], x_scale, of_q, MINIMUMS, ZERO
                     )
         if SHARED:

@@ -5,8 +5,8 @@ import numpy as np
 from sbrt._core import LogitReader
 from sbrt.gpu.lane import model_of
 
-# Of the largest logit. Norms, rope and attention add in other orders than on the CPU. A difference
-# of their last bit may move one level of a rounded row.
+# Share of the largest logit. Norms, rope and attention add in other orders than on the CPU. Their
+# last bit may move one level of a rounded row.
 TOLERANCE = 2e-3
 
 

@@ -72,8 +72,8 @@ def products_on_sm90(cubins):
 # Issue slots of a multiprocessor in the time that a KiB of its share of 4.8 TB/s takes: about 223
 # at the lowest clock. A kernel that needs as many is limited by them.
 SLOTS_OF_PRODUCTS = 200
-# For products of integers of up to 16 rows. The CPU's order asks for an addition in float32 for every
-# 32 k, and int4 has more of them in a KiB: its tiles wait for issue slots.
+# For products of integers of up to 16 rows. The CPU's order asks for an addition in float32 for
+# every 32 k, and int4 has more of them in a KiB: its tiles wait for issue slots.
 SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
 # For all passes of a request that filters, per KiB of logits, with 32 programs a row.
 SLOTS_OF_FILTERS = 4500
