@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from numpy import float32, int32
+from numpy import float32, int32, uint8
 from numpy.typing import NDArray
 
 class EngineError(RuntimeError):
@@ -130,6 +130,14 @@ class Format:
         minimums: str = "none",
         zero: int = 0,
     ) -> None: ...
+
+def quantise(
+    format: Format, w: NDArray[float32]
+) -> tuple[NDArray[uint8], NDArray[float32], NDArray[float32] | None]:
+    """Levels, scales and minimums of w [rows, columns], rounded as a Decoder does when it loads.
+
+    Raises InvalidInputError for a format of floats.
+    """
 
 class Decoder(Model):
     """A decoder on the CPU. Give every tensor to `load` or `load_quantised`, then call `finish`.

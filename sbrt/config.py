@@ -21,7 +21,7 @@ CPU_DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 ACTIVATION_DTYPES = ("auto", "float32", "int8")
 BACKENDS = ("auto", "torch", "flash-attn", "triton")  # for prompts, on a CUDA device
 MODES = ("exact", "fast")
-CUDA_DTYPES = ("auto", "float32", "bfloat16", "float16")
+CUDA_DTYPES = (*CPU_DTYPES, "float16")
 MAX_POSITIONS = 2**31 - 1 - SLOTS  # a ring also holds the slots in flight
 
 Folder = str | os.PathLike[str]
@@ -33,6 +33,8 @@ class SpeculativeConfig:
 
     method: a preset, `NAME[:key=value,...]` (None: auto; specbranch on a CUDA device).
     model: the draft, in the forms of EngineConfig.model.
+    dtype: storage of the draft's weights, a value of EngineConfig.dtype (None: that one). No token
+    depends on it.
     num_speculative_tokens: gamma, the draft steps per burst (None: 4). It is an upper limit for
     auto.
     num_branches: k_max.
@@ -46,6 +48,7 @@ class SpeculativeConfig:
 
     method: str | None = None
     model: Folder | None = None
+    dtype: str | None = None
     device: str | None = None
     num_speculative_tokens: int | None = None
     num_branches: int | None = None
@@ -57,6 +60,8 @@ class SpeculativeConfig:
     def __post_init__(self) -> None:
         if self.model is not None:
             folder("SpeculativeConfig.model", self.model)
+        if self.dtype is not None:
+            check.one_of("SpeculativeConfig.dtype", self.dtype, CUDA_DTYPES)
         if self.device is not None and not _is_cpu(self.device):
             raise not_built(f"SpeculativeConfig.device {check.show(self.device)}")
         check.one_of("acceptance", self.acceptance, methods.ACCEPTANCE)
@@ -104,14 +109,14 @@ class EngineConfig:
     tokenizer: one of these or a tokenizer.json (None: the target's).
     dtype: storage of the weights. auto: as in the files. int8 and int4 are made from matrices at
     loading. int8: 64 weights of an output share a scale. int4: 32 weights share a scale and a
-    minimum, and the head is int8. A CUDA device gets dequantised weights of quantised files. There
-    auto is bfloat16 if all other tensors of the file are, else float32.
+    minimum, and the head is int8. On a CUDA device all other arithmetic, and K and V, are then
+    bfloat16 if all other tensors of the files are, else float32.
     activation_dtype: the inputs of matrix products on a CPU. float32: products in float32
     arithmetic.
     int8: inputs are rounded to 8 bits, 32 of a row share a scale, and products are sums of
     integers. It needs a target of int8 or int4 weights; a draft of float weights stays at float32.
-    auto: int8 with such weights, else float32. A CUDA device takes only auto: inputs have the
-    dtype.
+    auto: int8 with such weights, else float32. A CUDA device takes only auto: int8 with such
+    weights, in the CPU's arithmetic, else the dtype.
     max_model_len: tokens of prompt and output together (None: the target's max_position_embeddings,
     stretched by its rope). It may be larger only if every layer of the target has a sliding window,
     as in Mistral: such a target has no end.
@@ -122,11 +127,12 @@ class EngineConfig:
     max_num_seqs (None: no limit). A prompt is fed in pieces of at most 64 in any case.
     enable_prefix_caching: a prompt reuses the longest beginning that a seat has, from an earlier or
     running request, and feeds only the rest (None: yes on a CPU, where no token depends on it).
-    device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton, in
-    arithmetic of the dtype, which may be float16 and not int8 or int4.
+    device: cpu (and auto), or cuda, cuda:1, ...: both lanes on that device, by torch and Triton.
+    There dtype may be float16, too.
     attention_backend: for prompts on a CUDA device. torch: its flash attention. flash-attn: the
     package of that name. triton: the kernel of the rounds, 64 rows at a time. auto: torch, or
-    triton where torch's flash attention does not work (float32, devices before sm_80).
+    triton where torch's flash attention does not work (float32, devices before sm_80) and with
+    quantised weights.
     num_threads: the engine's total (None: the cores this process may use, by its affinity and by
     its container's CPU quota); draft_threads of them are the draft's while the lanes overlap.
     max_logprobs: the most that a request may ask of SamplingParams.logprobs and prompt_logprobs
@@ -202,6 +208,8 @@ class EngineConfig:
                 f"speculative: expected a SpeculativeConfig, got {check.show(self.speculative)}"
             )
         self.threads()
+        known = CUDA_DTYPES if self.on_cuda else CPU_DTYPES
+        check.one_of("SpeculativeConfig.dtype", self.draft_dtype, known)
         if self.on_cuda:
             self._check_on_cuda()
 
@@ -211,6 +219,13 @@ class EngineConfig:
             default = methods.DEFAULT_ON_CUDA if self.on_cuda else methods.DEFAULT
             return self.speculative.resolve(default)
         return methods.parse("none")
+
+    @property
+    def draft_dtype(self) -> str:
+        """Storage of the draft's weights."""
+        given = self.speculative
+        own = given.dtype if isinstance(given, SpeculativeConfig) else None
+        return self.dtype if own is None else own
 
     def draft(self) -> Folder | None:
         """The draft's folder; None without a draft."""
@@ -265,7 +280,7 @@ class EngineConfig:
         methods.check_on_cuda(self.method())
         if self.activation_dtype != "auto":
             raise InvalidInputError(
-                f"activation_dtype: expected auto on {self.device}, where it is the dtype, "
+                f"activation_dtype: expected auto on {self.device}, where the dtype decides, "
                 f"got {self.activation_dtype}"
             )
 

@@ -255,16 +255,24 @@ def tsan(programs: Programs) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def fixed_sums():
-    """Give Triton's interpreter a `tl.dot` whose bits depend only on the operands.
+    """Give Triton's interpreter a `tl.dot` whose bits depend only on the operands, and a `tl.fma`
+    that rounds once, as a device does.
 
-    Its own is numpy's matrix product. A BLAS picks a kernel by processor and shape, and most
-    kernels add the first and last rows of a tile in different orders.
+    Its own product is numpy's. A BLAS picks a kernel by processor and shape, and most kernels add
+    the first and last rows of a tile in different orders. Sums of integers have no order.
     """
     import numpy as np
     from triton.runtime import interpreter
 
+    from tests.common.integers import fma
+
+    def create_fma(_, x, y, z):
+        return interpreter.TensorHandle(fma(x.data, y.data, z.data), z.dtype.scalar)
+
     def create_dot(_, a, b, acc, input_precision, max_num_imprecise_acc):
         x, y = (np.asarray(operand.data, acc.data.dtype) for operand in (a, b))
+        if acc.data.dtype.kind == "i":
+            return interpreter.TensorHandle(x @ y + acc.data, acc.dtype.scalar)
         total = np.zeros_like(acc.data)
         for k in range(x.shape[-1]):
             total += x[..., :, k, None] * y[..., k, None, :]
@@ -272,6 +280,7 @@ def fixed_sums():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+        patch.setattr(interpreter.InterpreterBuilder, "create_fma", create_fma)
         yield
 
 

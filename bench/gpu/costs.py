@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,13 @@ MOST_BYTES = 1 << 24  # largest file of bench.lanes
 @dataclass(frozen=True)
 class Pair:
     """A target and a draft, sizes of bench.models.real or the demo pair, and how many devices they
-    are on."""
+    are on. dtype, draft_dtype: storage of their matrices."""
 
     target: str
     draft: str
     devices: int = 1
+    dtype: str = "bfloat16"
+    draft_dtype: str = "bfloat16"
 
 
 PAIRS = {
@@ -54,6 +56,8 @@ PAIRS = {
     "h200-70b-8b": Pair("70b", "8b"),
     "2xh200-8b-1b": Pair("8b", "1b", 2),
     "2xh200-70b-8b": Pair("70b", "8b", 2),
+    "h200-8b-1b-int8": Pair("8b", "1b", dtype="int8", draft_dtype="int8"),
+    "h200-8b-1b-int8-draft": Pair("8b", "1b", draft_dtype="int8"),
     "h200-demo": Pair("target", "draft"),
 }
 
@@ -76,31 +80,37 @@ def _main(argv: Sequence[str] | None) -> int:
         cost_model(str(args.out), file)  # raises on invalid figures
         write_file(args.out, _text(file))
         return 0
-    known: dict[tuple[str, str], Lanes] = {}
+    known: dict[Pair, Lanes] = {}
     print("pair | us of T(16) | t(4) | nodes | GB | serial round | overlapped | its bytes alone")
     for name in args.names:
         pair = PAIRS[name]
-        key = (pair.target, pair.draft)
+        key = replace(pair, devices=1)
         if key not in known:
             known[key] = estimated(pair)
         print(summary(name, pair, known[key]), flush=True)
         if args.write is not None:
-            file = cost_file(known[key], pair.devices, ABOUT)
+            file = cost_file(known[key], pair.devices, about(pair))
             write_file(args.write / f"{name}.json", _text(file))
     return 0
 
 
-ABOUT = (
-    "Estimated by python -m bench.gpu.costs from compiled kernels; nothing here was measured. "
-    f"bfloat16, {CONTEXT} tokens of context or half of what the model takes."
-)
+def about(pair: Pair) -> str:
+    """The text at the head of a cost file."""
+    both = pair.dtype if pair.dtype == pair.draft_dtype else f"{pair.dtype}, {pair.draft_dtype}"
+    return (
+        "Estimated by python -m bench.gpu.costs from compiled kernels; nothing here was measured. "
+        f"{both}, {CONTEXT} tokens of context or half of what the model takes."
+    )
 
 
 def estimated(pair: Pair) -> Lanes:
     """Estimates for every graph of both lanes."""
     return Lanes(
-        [_forward(pair.target, False, rows) for rows in TARGET_ROWS],
-        [_forward(pair.draft, True, rows) for rows in _draft_rows(pair.draft)],
+        [_forward(Model(pair.target, False, pair.dtype), rows) for rows in TARGET_ROWS],
+        [
+            _forward(Model(pair.draft, True, pair.draft_dtype), rows)
+            for rows in _draft_rows(pair.draft)
+        ],
     )
 
 
@@ -115,20 +125,31 @@ def _config(model: str) -> ModelConfig:
     return config_of(model) if model in SIZES else read_config(demo_folder(model))
 
 
-def nodes(config: ModelConfig, is_draft: bool, rows: int) -> list[Node]:
+@dataclass(frozen=True)
+class Model:
+    """One of a pair: a size, its lane, the storage of its matrices."""
+
+    name: str
+    is_draft: bool
+    storage: str = "bfloat16"
+
+
+def nodes(model: Model, rows: int) -> list[Node]:
     """The nodes of one forward and its choice, on an H200."""
     from .launches import OfflineLane
     from .nodes import H200, node_of
 
-    lane = OfflineLane(config, is_draft, TARGET_ROWS[0] if is_draft else rows, H200.multiprocessors)
+    config = _config(model.name)
+    graph = TARGET_ROWS[0] if model.is_draft else rows
+    lane = OfflineLane(config, model.is_draft, graph, H200.multiprocessors, storage=model.storage)
     context = min(CONTEXT, config.max_positions // 2)
     return [node_of(launch, H200, context) for launch in lane.launches(rows)]
 
 
-def _forward(model: str, is_draft: bool, rows: int) -> Forward:
+def _forward(model: Model, rows: int) -> Forward:
     from .nodes import H200
 
-    found = nodes(_config(model), is_draft, rows)
+    found = nodes(model, rows)
     us, memory = sum(node.us for node in found), sum(node.memory for node in found)
     return Forward(rows, us, 1e6 * memory / H200.memory / us, memory, len(found))
 
@@ -151,7 +172,7 @@ def summary(name: str, pair: Pair, lanes: Lanes) -> str:
     """
     from .nodes import H200
 
-    model = cost_model(name, cost_file(lanes, pair.devices, ABOUT))
+    model = cost_model(name, cost_file(lanes, pair.devices, about(pair)))
     target, step = forward_of(lanes.target, 16), forward_of(lanes.draft, 4)
     serial = model.target(16) + GAMMA * model.draft(1) + model.round_cost + model.turns_cost
     both = (model.target_overlapped(16), (GAMMA + 1) * model.draft_overlapped(4))
@@ -166,8 +187,8 @@ def summary(name: str, pair: Pair, lanes: Lanes) -> str:
 
 def _print_graph(name: str, lane: str, rows: int) -> None:
     pair = PAIRS[name]
-    model = pair.target if lane == "T" else pair.draft
-    found = nodes(_config(model), lane == "t", rows)
+    target, draft = Model(pair.target, False, pair.dtype), Model(pair.draft, True, pair.draft_dtype)
+    found = nodes(target if lane == "T" else draft, rows)
     print("kernel | times | us | us of its bytes | us of its issue slots | programs | fit")
     for line in graph_lines(found):
         print(line)

@@ -140,7 +140,7 @@ class OfflineLane:
     """A lane of a model's sizes in bfloat16, without memory.
 
     multiprocessors: of the device, which decide the grid of attention. rows: of a target's
-    verification graph.
+    verification graph. storage: int8 or int4 for quantised matrices.
     """
 
     def __init__(
@@ -151,12 +151,14 @@ class OfflineLane:
         multiprocessors: int,
         ops: Ops = TRITON,
         architecture: int = ARCHITECTURE,
+        *,
+        storage: str = "bfloat16",
     ) -> None:
         self._compiler = Compiler(architecture)
         shape = LaneShape(
             config.max_positions, state.MAX_STEP_ROWS, int(is_draft), TAILS, False, False
         )
-        weights = empty_weights(config, torch.bfloat16, META)
+        weights = empty_weights(config, torch.bfloat16, META, storage)
         self._lane = GpuLane(weights, shape, ops, self._compiler, rows, None)
         programs = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors
         for count, plan in self._lane.plans.items():

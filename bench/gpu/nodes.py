@@ -140,6 +140,25 @@ def _linear(launch: Launch, context: int) -> Work:
     return Work(weights, weights + tiles * inputs, chain, loops, given["SPLITS"])
 
 
+def _integer_linear(launch: Launch, context: int) -> Work:
+    """Every program reads its levels, scales and minimums from memory, and all rows from L2."""
+    given = launch.arguments
+    read = ("W", "Scale", *(["Minimum"] if given["MINIMUMS"] else []))
+    weights = sum(_bytes(launch, name) for name in read)
+    numbers = 1 + (2 if given["MINIMUMS"] or given["ZERO"] else 0)  # of a row's group, 4 bytes each
+    inputs = given["rows"] * given["groups"] * (32 + 4 * numbers)
+    loop = sass.product_loop(launch.binary.found, launch.binary.labels)
+    turns = math.ceil(given["groups"] / given["TURN"])
+    chain = MEMORY_ACCESS + L2_ACCESS
+    return Work(weights, weights + launch.programs * inputs, chain, [(loop, turns)])
+
+
+def _round_rows(launch: Launch, context: int) -> Work:
+    """The row; the norm's weight; the end."""
+    size = launch.arguments["X"].element_size()
+    return Work(0, _bytes(launch, "X") * (1 + 1 / size), 3 * L2_ACCESS)
+
+
 def _attention(launch: Launch, context: int) -> Work:
     """Items of one split each while the span is short, else of FAN; pieces are merged in levels."""
     given = launch.arguments
@@ -194,6 +213,8 @@ def _bytes(launch: Launch, name: str) -> int:
 
 WORK: dict[str, Callable[[Launch, int], Work]] = {
     "linear": _linear,
+    "integer_linear": _integer_linear,
+    "round_rows": _round_rows,
     "branch_attention": _attention,
     "choose": _choose,
     "rope_kv_write": _rope,

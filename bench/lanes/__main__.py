@@ -31,7 +31,7 @@ from sbrt.errors import InvalidInputError
 from sbrt.tools import flags
 
 from ..gpu.device import expect_cuda
-from ..models.real import MODELS, POSITIONS, config_of, moved_bytes, prefill_flops
+from ..models.real import MODELS, POSITIONS, STORED, config_of, moved_bytes, prefill_flops
 
 if TYPE_CHECKING:
     from .recorded import Bench
@@ -57,7 +57,7 @@ def _main(argv: Sequence[str] | None) -> int:
     from .recorded import Bench
 
     target, draft = (replace(config_of(name), max_positions=args.positions) for name in args.models)
-    bench = Bench(target, draft, args.context, args.products, args.rows)
+    bench = Bench(target, draft, args.context, args.products, args.rows, args.dtype)
     report = measured(bench, args)
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
@@ -72,6 +72,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--positions", type=int, default=POSITIONS, help="capacity of the rings")
     parser.add_argument("--rows", default="1,16,32,64", metavar="A,B,...", help="verified at once")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds per line (default: 1)")
+    parser.add_argument("--dtype", choices=tuple(STORED), default="bfloat16", help="of matrices")
     parser.add_argument("--products", choices=PRODUCTS, default=PRODUCTS[0])
     parser.add_argument("--json", metavar="OUT", help="also into this file")
     args = parser.parse_args(argv)
@@ -103,7 +104,7 @@ def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     lines = []
     for lane, rows in bench.graphs():
         line = bench.line(lane, rows, args.seconds)
-        moved = moved_bytes(bench.config(lane), args.context, 2)
+        moved = moved_bytes(bench.config(lane), args.context, 2, args.dtype)
         line["gb_per_s"] = moved / line["us"] / 1e3
         line["share_of_roof"] = moved / line["us"] * 1e6 / bench.bandwidth
         lines.append(line)

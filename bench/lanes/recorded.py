@@ -55,6 +55,7 @@ class Bench:
         context: int,
         products: str = "fused",
         verified: Sequence[int] = VERIFIED,
+        storage: str = "bfloat16",
     ) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device())
         self.bandwidth = timing.read_bandwidth(self.device)
@@ -69,8 +70,9 @@ class Bench:
         self._tables: list[torch.Tensor] = []
         self._beside_us: dict[str, float] = {}
         for name, config in self._configs.items():
-            weights = random_weights(config, torch.bfloat16, self.device)
-            flash = flash_for("auto", self.device, torch.bfloat16, config.head_dim)
+            weights = random_weights(config, torch.bfloat16, self.device, storage=storage)
+            attention = "triton" if weights.is_packed else "auto"
+            flash = flash_for(attention, self.device, torch.bfloat16, config.head_dim)
             for rows in verified if name == "T" else (64,):
                 shape = LaneShape(config.max_positions, 64, int(name == "t"), 1, False, False)
                 lane = GpuLane(weights, shape, ops, CudaRecorder(self.device), rows, None, flash)

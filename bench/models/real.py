@@ -19,14 +19,20 @@ def config_of(name: str) -> ModelConfig:
     )
 
 
-def moved_bytes(config: ModelConfig, context: int, size: int) -> int:
+# Bytes of a weight, and of one of the head, with scales and minimums as a device has them.
+STORED = {"bfloat16": (2.0, 2.0), "int8": (1.0625, 1.0625), "int4": (0.75, 1.125)}
+
+
+def moved_bytes(config: ModelConfig, context: int, size: int, storage: str = "bfloat16") -> int:
     """Bytes that a forward of few rows reads: weights without the embedding, keys, values.
 
-    size: bytes of an element.
+    size: bytes of an element that is not quantised. storage: of matrices, a key of STORED.
     """
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    layer = config.hidden * (2 * queries + 2 * keys + 3 * config.inner) + 2 * keys * context
-    return size * (config.layers * layer + config.vocab * config.hidden)
+    layer, head = STORED[storage] if storage != "bfloat16" else (float(size), float(size))
+    weights = config.hidden * (2 * queries + 2 * keys + 3 * config.inner)
+    seen = size * 2 * keys * context
+    return int(config.layers * (layer * weights + seen) + head * config.vocab * config.hidden)
 
 
 def prefill_flops(config: ModelConfig, context: int, rows: int) -> int:

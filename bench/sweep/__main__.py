@@ -274,6 +274,7 @@ def _one(args: argparse.Namespace, draft: str) -> argparse.Namespace:
         target=args.target,
         draft=draft,
         dtype="auto",
+        draft_dtype=None,
         activation_dtype="auto",
         device="cpu",
         threads=1,

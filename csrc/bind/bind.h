@@ -17,6 +17,7 @@ void bind_shaping(pybind11::module_& m);
 void bind_costs(pybind11::module_& m);
 void bind_hrad(pybind11::module_& m);
 void bind_order(pybind11::module_& m);
+void bind_quantise(pybind11::module_& m);
 void bind_reader(pybind11::module_& m);
 void bind_runtime(pybind11::module_& m);
 

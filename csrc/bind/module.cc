@@ -106,6 +106,7 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_costs(m);
   sbrt::bind_hrad(m);
   sbrt::bind_order(m);
+  sbrt::bind_quantise(m);
   sbrt::bind_reader(m);
   sbrt::bind_runtime(m);
 }

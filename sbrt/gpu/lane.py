@@ -27,8 +27,10 @@ from ..triton_kernels.state import MAX_ROWS, RECORDS, SLOTS, Batch, Sequence, si
 from . import weights as loading
 from .decoder import Decoder, PromptRows, Rows, attention_plan
 from .fused import FusedDecoder
+from .integer import IntegerDecoder
 from .memory import budget_of, values_at, words_at
 from .ops import Ops, Run, early, ops_named
+from .packing import layouts_of
 from .prefill import Flash, flash_for, scratch_bytes
 from .recorder import (
     CudaRecorder,
@@ -86,14 +88,13 @@ def model_of(
     config = checkpoint.config
     if config.post_norms:
         raise not_built(f"{config.architecture} on device {device}")
+    attention = _ways_of(checkpoint, dtype, attention, products)
     storage = loading.storage_of(checkpoint, dtype)
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read
     budget = budget_of(place, memory)
     lender = getattr(target, "_weights", None) if checkpoint.shares_embedding else None
-    weights = loading.load(
-        checkpoint, storage, place, budget=budget, progress=progress, lender=lender
-    )
+    weights = loading.load(checkpoint, dtype, place, budget, progress, lender)
     return model_with(
         weights, chosen, rows=rows, memory=memory, attention=attention, on_bind=on_bind, eager=eager
     )
@@ -111,6 +112,7 @@ def model_with(
 ) -> RecordedModel:
     """Like model_of, for weights that are already on their device."""
     config, place = weights.config, weights.embed.device
+    attention = _attention_for(attention, weights.is_packed)
     flash = flash_for(attention, place, weights.dtype, config.head_dim)
 
     def bind(**shape: int) -> GpuLane:
@@ -132,6 +134,26 @@ def model_with(
     )
     model._weights = weights
     return model
+
+
+def _ways_of(checkpoint: Checkpoint, dtype: str, attention: str, products: str) -> str:
+    """The attention of prompts. Raises InvalidInputError for products that cannot be had."""
+    is_packed = bool(layouts_of(checkpoint, dtype))
+    if is_packed and products != "fused":
+        raise InvalidInputError(f"products: expected fused with quantised weights, got {products}")
+    return _attention_for(attention, is_packed)
+
+
+def _attention_for(attention: str, is_packed: bool) -> str:
+    """The attention of prompts. Quantised weights take at most 64 rows at a time.
+
+    Raises InvalidInputError for one with more.
+    """
+    if is_packed and attention not in ("auto", "triton"):
+        raise InvalidInputError(
+            f"attention_backend: expected auto or triton with quantised weights, got {attention}"
+        )
+    return "triton" if is_packed else attention
 
 
 def _recorder(place: torch.device, eager: bool, stream: int) -> Recorder:
@@ -185,8 +207,16 @@ class GpuLane(LaneStore):
         super().__init__(weights, shape, rows, budget, flash)
         self.ops, self.recorder = ops, recorder
         self.decoder = Decoder(weights, ops, self.buffers, _rope(weights.config, self.device))
-        self.fused = FusedDecoder(self.decoder, self.products, self.linear_work)
+        self.few = self._few()
         self._made: dict[tuple[object, ...], list[Piece]] = {}  # by what it was asked for
+
+    def _few(self) -> Decoder | FusedDecoder | IntegerDecoder:
+        """Records the forwards of up to 64 rows."""
+        if self.weights.is_packed:
+            return IntegerDecoder(self.decoder, self.integers(), self.linear_work)
+        if self.ops.fused:
+            return FusedDecoder(self.decoder, self.products, self.linear_work)
+        return self.decoder
 
     # --- what the core reads ---
 
@@ -355,11 +385,9 @@ class GpuLane(LaneStore):
             Rows(table, first, chunk, self.plans[chunk], work) for first in range(0, count, chunk)
         ]
 
-        forward = self.fused.forward if self.ops.fused else self.decoder.forward
-
         def forwards(run: Run) -> None:
             for rows in parts:
-                forward(run, rows, with_logits)
+                self.few.forward(run, rows, with_logits)
 
         return self.recorder.record(forwards, count)
 

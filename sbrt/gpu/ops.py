@@ -13,7 +13,19 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import InvalidInputError
-from ..triton_kernels import attention, choose, embed, gate, linear, norm, rope, settle, visible
+from ..triton_kernels import (
+    attention,
+    choose,
+    embed,
+    gate,
+    integer_linear,
+    linear,
+    norm,
+    rope,
+    round_rows,
+    settle,
+    visible,
+)
 
 Op = Callable[..., Any]
 
@@ -30,7 +42,7 @@ class Ops:
     """One set of ops; the names are those of triton_kernels.
 
     fused: a forward of up to 64 rows multiplies with `linear` (fused.py), not with torch
-    (decoder.py).
+    (decoder.py). Quantised matrices are multiplied with `integer_linear` (integer.py).
     """
 
     name: str
@@ -38,6 +50,8 @@ class Ops:
     see: Op
     rms_norm: Op
     linear: Op
+    round_rows: Op
+    integer_linear: Op
     rope_kv_write: Op
     branch_attention: Op
     silu_mul: Op
@@ -52,6 +66,8 @@ TRITON = Ops(
     visible.see,
     norm.rms_norm,
     linear.linear,
+    round_rows.round_rows,
+    integer_linear.integer_linear,
     rope.rope_kv_write,
     attention.branch_attention,
     gate.silu_mul,
@@ -64,6 +80,8 @@ TORCH = Ops(
     visible.see_torch,
     norm.rms_norm_torch,
     linear.linear_torch,
+    round_rows.round_rows_torch,
+    integer_linear.integer_linear_torch,
     rope.rope_kv_write_torch,
     attention.branch_attention_torch,
     gate.silu_mul_torch,

@@ -13,10 +13,12 @@ from .._core import FEATURE_LAYERS
 from ..model.config import ModelConfig
 from ..triton_kernels.choose_plan import ChoosePlan, ChooseWork, choose_work
 from ..triton_kernels.linear_plan import LinearWork, linear_work
+from ..triton_kernels.packed import IntegerRows, integer_sizes
 from ..triton_kernels.plan import AttentionPlan, Workspace, architecture_of, workspace
 from ..triton_kernels.state import MAX_ROWS, MAX_STEP_ROWS, SLOTS
 from .decoder import Buffers, attention_plan
 from .fused import Products, products_of
+from .integer import Integers, float_plans, widest
 from .memory import Arena, MemoryPlan
 from .prefill import Flash, Lengths, prefill_sizes, reserved_bytes
 from .weights import Weights
@@ -76,7 +78,9 @@ class LaneStore:
         self.sizes = _sizes(shape, rows)
         self.flash, self.fed = flash, prefill_sizes(flash, self.capacity)
         self.plans = {count: self._plan(count) for count in self._chunks()}
-        self.products = {count: self._products(count) for count in self.plans}
+        self.products: dict[int, Products] = {}
+        if not weights.is_packed:
+            self.products = {count: self._products(count) for count in self.plans}
         self.memory = self._memory(config)
         self.arena = Arena(self.memory, self.device, budget)
         self.works = {count: self._workspace(count) for count in self.plans}
@@ -121,7 +125,10 @@ class LaneStore:
         return products_of(weights.config, weights.layers[0], weights.dtype, count)
 
     def _linear_sizes(self) -> LinearWork:
-        return linear_work([plan for each in self.products.values() for plan in each], "meta")
+        plans = [plan for each in self.products.values() for plan in each]
+        if self.weights.is_packed:
+            plans = [plan for count in self.plans for plan in float_plans(self.weights, count)]
+        return linear_work(plans, "meta")
 
     def _memory(self, c: ModelConfig) -> MemoryPlan:
         dtype, shape = self.weights.dtype, self.shape
@@ -150,6 +157,10 @@ class LaneStore:
             plan.add("prefill", "lengths", (4,), torch.int32)
             plan.reserve("prefill", "flash", reserved_bytes(c, dtype, self.fed[-1], self.device))
         _add_fields(plan, "products", "linear", self._linear_sizes())
+        if self.weights.is_packed:
+            for name, columns in widest(self.weights).items():
+                for part, (sizes_of, kind) in integer_sizes(columns).items():
+                    plan.add("products", f"integers.{name}.{part}", sizes_of, kind)
         choice = ChoosePlan(most, c.columns, laws=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
@@ -166,6 +177,15 @@ class LaneStore:
     def _linear_work(self) -> LinearWork:
         meta = self._linear_sizes()
         return LinearWork(**{name: self.arena[f"linear.{name}"] for name in vars(meta)})
+
+    def integers(self) -> Integers:
+        """Rows as integers, for quantised weights."""
+        return Integers(**{
+            name: IntegerRows(**{
+                part: self.arena[f"integers.{name}.{part}"] for part in integer_sizes(columns)
+            })
+            for name, columns in widest(self.weights).items()
+        })  # fmt: skip
 
     def _buffers(self) -> Buffers:
         known = {item.name for item in self.memory.items}

@@ -8,12 +8,30 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import InvalidInputError
-from ..model.checkpoint import EMBED, HEAD, Checkpoint, Progress, Shapes, expected_shapes
+from ..model.checkpoint import (
+    EMBED,
+    HEAD,
+    QUANTISED,
+    Checkpoint,
+    Progress,
+    Shapes,
+    expected_shapes,
+)
 from ..model.config import ModelConfig
+from ..model.stored import Stored
+from ..triton_kernels.packed import PackedMatrix
 from .memory import Arena, MemoryPlan
+from .packing import (
+    Layouts,
+    buffers_of,
+    format_of,
+    layouts_of,
+    named_layouts,
+    values_of,
+    write,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 FUSED = {
     "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o",
     "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down",
@@ -30,7 +48,7 @@ NORMS = {
 class Linear:
     """y = x w^T + b; weight [out, in], bias [out] or None."""
 
-    weight: torch.Tensor
+    weight: torch.Tensor | PackedMatrix
     bias: torch.Tensor | None
 
 
@@ -52,8 +70,9 @@ class Layer:
 class Weights:
     """All weights of a model in one allocation; `head` is `embed` itself if they are tied.
 
-    A draft's `embed`, and its tied `head`, may be its target's. head_ids and, on the device, `ids`
-    int32 [columns] are the target's ids that the head knows; () and None mean all.
+    dtype: of activations, and of all weights that are not packed. A draft's `embed`, and its tied
+    `head`, may be its target's. head_ids and, on the device, `ids` int32 [columns] are the
+    target's ids that the head knows; () and None mean all.
     """
 
     config: ModelConfig
@@ -62,9 +81,43 @@ class Weights:
     embed: torch.Tensor
     layers: list[Layer]
     norm: torch.Tensor
-    head: torch.Tensor
+    head: torch.Tensor | PackedMatrix
     head_ids: tuple[int, ...] = ()
     ids: torch.Tensor | None = None
+
+    @property
+    def matrices(self) -> Iterator[torch.Tensor | PackedMatrix]:
+        """The matrices of all products."""
+        for layer in self.layers:
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                yield linear.weight
+        yield self.head
+
+    @property
+    def is_packed(self) -> bool:
+        """True if any matrix is quantised."""
+        return any(isinstance(matrix, PackedMatrix) for matrix in self.matrices)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Where the tensors of a checkpoint go. layouts: of quantised tensors, by name; packed: of the
+    buffers that they share."""
+
+    shapes: Shapes
+    places: dict[str, _Place]
+    layouts: Layouts
+    packed: Layouts
+
+    def matrix(self, arena: Arena, buffer: str) -> PackedMatrix:
+        """The quantised matrix in a buffer."""
+        format, columns = format_of(self.packed[buffer]), self.columns(buffer)
+        parts = {name: arena[f"{buffer}.{name}"] for name in format.sizes(1, columns)}
+        return PackedMatrix(format, columns, **parts)
+
+    def columns(self, buffer: str) -> int:
+        """Columns of the matrix in a buffer."""
+        return next(self.shapes[n][1] for n, p in self.places.items() if p.buffer == buffer)
 
 
 @dataclass(frozen=True)
@@ -77,19 +130,21 @@ class _Place:
 
 
 def storage_of(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
-    """The dtype of weights and activations. Raises InvalidInputError on one that no lane
-    supports."""
-    name = checkpoint.storage(dtype)
+    """The dtype of activations, and of weights that are not quantised.
+
+    With int8 and int4 it is that of `auto`. Raises InvalidInputError on one that no lane supports.
+    """
+    name = checkpoint.storage("auto" if dtype in QUANTISED else dtype)
     if name not in DTYPES:
-        raise InvalidInputError(f"dtype: expected {', '.join(DTYPES)} or auto, got {name}")
+        known = ", ".join((*DTYPES, *QUANTISED))
+        raise InvalidInputError(f"dtype: expected {known} or auto, got {name}")
     return DTYPES[name]
 
 
 def load(
     checkpoint: Checkpoint,
-    dtype: torch.dtype,
+    dtype: str,
     device: torch.device,
-    *,
     budget: int | None = None,
     progress: Progress | None = None,
     lender: Weights | None = None,
@@ -98,19 +153,35 @@ def load(
 
     Raises InvalidInputError, one sentence, if they do not fit in `budget`.
     """
-    _check_lender(checkpoint, dtype, lender)
-    places = dict(_places(checkpoint.shapes))
-    arena = Arena(_plan(checkpoint.config, checkpoint.shapes, places, dtype), device, budget)
+    storage = storage_of(checkpoint, dtype)
+    _check_lender(checkpoint, storage, lender)
+    config = checkpoint.config
+    layouts = layouts_of(checkpoint, dtype)
+    where = _map_of(checkpoint.shapes, layouts, config.tied and lender is None)
+    arena = Arena(_plan(config, where, storage), device, budget)
     for name in checkpoint.read(progress):
-        place, weight = places[name], checkpoint.weights[name]
-        stored, data = weight.numbers()
-        values = torch.from_numpy(data.copy()).view(STORED[stored]).view(weight.shape)
-        arena[place.buffer][place.begin : place.end].copy_(values)
-    found = _weights(checkpoint.config, arena, dtype, lender)
+        weight = checkpoint.weights[name]
+        if name == EMBED and HEAD in where.places and config.tied:
+            _write(arena, where, HEAD, weight)
+        if name == EMBED and dtype in QUANTISED:  # as on the CPU
+            arena["embed"].copy_(values_of(weight).bfloat16())
+        else:
+            _write(arena, where, name, weight)
+    found = _weights(config, arena, storage, where, lender)
     if not checkpoint.head_ids:
         return found
     ids = torch.tensor(checkpoint.head_ids, dtype=torch.int32, device=device)
     return replace(found, head_ids=checkpoint.head_ids, ids=ids)
+
+
+def _write(arena: Arena, where: _Map, name: str, weight: Stored) -> None:
+    """Write one tensor to its place."""
+    place = where.places[name]
+    if place.buffer in where.packed:
+        matrix = where.matrix(arena, place.buffer)
+        write(matrix, place.begin, weight, where.layouts[name], where.packed[place.buffer])
+    else:
+        arena[place.buffer][place.begin : place.end].copy_(values_of(weight))
 
 
 def _check_lender(checkpoint: Checkpoint, dtype: torch.dtype, lender: Weights | None) -> None:
@@ -132,29 +203,50 @@ def random_weights(
     *,
     seed: int = 0,
     budget: int | None = None,
+    storage: str = "auto",
 ) -> Weights:
-    """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1."""
-    arena = _arena(config, dtype, device, budget)
+    """Weights drawn on the device, for benches: normal with deviation 0.02, norms of 1.
+
+    storage: int8 or int4 for quantised matrices, whose levels are drawn evenly.
+    """
+    where = _map_for(config, storage)
+    arena = Arena(_plan(config, where, dtype), device, budget)
     generator = torch.Generator(device).manual_seed(seed)
     for name in arena.names("weights"):
+        values = arena[name]
         if name.endswith("norm"):
-            arena[name].fill_(1)
-        else:
-            arena[name].normal_(0, 0.02, generator=generator)
-    return _weights(config, arena, dtype)
+            values.fill_(1)
+        elif name.endswith("levels"):
+            values.view(torch.uint8).random_(0, 256, generator=generator)
+        elif name.endswith("scales"):
+            values.fill_(0.02 / 73)  # the deviation of an even level of a byte
+        elif not name.endswith("minimums"):
+            values.normal_(0, 0.02, generator=generator)
+    return _weights(config, arena, dtype, where)
 
 
-def empty_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Weights:
+def empty_weights(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, storage: str = "auto"
+) -> Weights:
     """Weights of zeros. On the device `meta` they have sizes and no memory."""
-    return _weights(config, _arena(config, dtype, device, None), dtype)
+    where = _map_for(config, storage)
+    return _weights(config, Arena(_plan(config, where, dtype), device), dtype, where)
 
 
-def _arena(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, budget: int | None
-) -> Arena:
-    """Memory for the weights of a model without a checkpoint."""
+def _map_for(config: ModelConfig, storage: str) -> _Map:
+    """The places of a model without a checkpoint."""
     shapes = expected_shapes(config)
-    return Arena(_plan(config, shapes, dict(_places(shapes)), dtype), device, budget)
+    layouts = named_layouts(shapes, storage) if storage in QUANTISED else {}
+    return _map_of(shapes, layouts, config.tied)
+
+
+def _map_of(shapes: Shapes, layouts: Layouts, ties_head: bool) -> _Map:
+    """ties_head: a quantised head has a matrix of its own, made from the embedding."""
+    if ties_head and HEAD in layouts:
+        shapes = shapes | {HEAD: shapes[EMBED]}
+    places = dict(_places(shapes))
+    packed = buffers_of(layouts, {name: place.buffer for name, place in places.items()})
+    return _Map(shapes, places, layouts, packed)
 
 
 def _places(shapes: Shapes) -> Iterator[tuple[str, _Place]]:
@@ -176,31 +268,41 @@ def _buffer(name: str) -> str:
     return f"{layer}.{NORMS[module]}" if module in NORMS else f"{layer}.{FUSED[module]}.{kind}"
 
 
-def _plan(
-    config: ModelConfig, shapes: Shapes, places: dict[str, _Place], dtype: torch.dtype
-) -> MemoryPlan:
+def _plan(config: ModelConfig, where: _Map, dtype: torch.dtype) -> MemoryPlan:
     rows: dict[str, int] = {}
     columns: dict[str, tuple[int, ...]] = {}
-    for name, shape in shapes.items():
-        place = places[name]
+    for name, shape in where.shapes.items():
+        place = where.places[name]
         rows[place.buffer] = place.end
         columns[place.buffer] = shape[1:]
     plan = MemoryPlan(f"{config.architecture} of {config.layers} layers")
     for buffer, count in rows.items():
-        plan.add("weights", buffer, (count, *columns[buffer]), dtype)
+        if buffer not in where.packed:
+            plan.add("weights", buffer, (count, *columns[buffer]), dtype)
+            continue
+        format = format_of(where.packed[buffer])
+        for part, (shape, kind) in format.sizes(count, *columns[buffer]).items():
+            plan.add("weights", f"{buffer}.{part}", shape, kind)
     return plan
 
 
 def _weights(
-    config: ModelConfig, arena: Arena, dtype: torch.dtype, lender: Weights | None = None
+    config: ModelConfig,
+    arena: Arena,
+    dtype: torch.dtype,
+    where: _Map,
+    lender: Weights | None = None,
 ) -> Weights:
     known = set(arena.names("weights"))
 
     def some(name: str) -> torch.Tensor | None:
         return arena[name] if name in known else None
 
+    def matrix(buffer: str) -> torch.Tensor | PackedMatrix:
+        return where.matrix(arena, buffer) if buffer in where.packed else arena[buffer]
+
     def linear(name: str) -> Linear:
-        return Linear(arena[f"{name}.weight"], some(f"{name}.bias"))
+        return Linear(matrix(f"{name}.weight"), some(f"{name}.bias"))
 
     layers = [
         Layer(
@@ -217,5 +319,5 @@ def _weights(
     ]
     embed = arena["embed"] if lender is None else lender.embed
     tied_head = embed if lender is None else lender.head
-    head = tied_head if config.tied else arena["head"]
+    head = matrix("head") if HEAD in where.places else tied_head
     return Weights(config, dtype, arena.plan, embed, layers, arena["norm"], head)

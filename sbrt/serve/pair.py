@@ -31,7 +31,7 @@ class Pair:
     tokenizer's. A draft may have logits of fewer ids; it never drafts the others. holes: ids below
     vocab that no token of the tokenizer has, masked in every row.
     dtype: storage of the target's weights. activation_dtype: dtype of the inputs of its matrix
-    products; on a CUDA device, of its arithmetic. generation: sampling defaults of the model's
+    products. generation: sampling defaults of the model's
     files.
     """
 
@@ -75,7 +75,7 @@ def load_pair(
     if draft is not None:
         # int8 is the target's: a draft of float weights cannot have it, a quantised draft does.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
-        config_of_draft = replace(config, activation_dtype=activations)
+        config_of_draft = replace(config, dtype=config.draft_dtype, activation_dtype=activations)
         draft_model = _model(config_of_draft, draft, progress, target_model)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
@@ -125,14 +125,14 @@ def _model(
 
 
 def _dtype(config: EngineConfig, target: Checkpoint) -> str:
-    """A dtype for the weights. On a CUDA device weights of quantised files are dequantised."""
-    return (target.storage if config.on_cuda else target.dtype_name)(config.dtype)
+    """A dtype for the weights. On a CUDA device those of floats have one for all."""
+    is_one = config.on_cuda and target.activations(config.dtype) != "int8"
+    return (target.storage if is_one else target.dtype_name)(config.dtype)
 
 
 def _activations(config: EngineConfig, target: Checkpoint) -> str:
-    if config.on_cuda:
-        return target.storage(config.dtype)
-    return target.activations(config.dtype, config.activation_dtype)
+    given = target.activations(config.dtype, config.activation_dtype)
+    return target.storage(config.dtype) if config.on_cuda and given != "int8" else given
 
 
 def _tokenizer(

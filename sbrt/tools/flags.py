@@ -94,8 +94,9 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "float16", "int8", "int4"),
         default="auto",
-        help="storage of the weights; float16 only on cuda, int8 and int4 only on cpu",
+        help="storage of the weights; float16 only on cuda",
     )
+    add("--draft-dtype", metavar="D", help="storage of the draft's (default: that of --dtype)")
     add(
         "--activation-dtype",
         choices=("float32", "int8"),
@@ -256,6 +257,7 @@ def load(args: argparse.Namespace, given: Sequence[Method]) -> tuple[EngineConfi
         speculative=SpeculativeConfig(
             method=own,
             model=folder if drafting else None,
+            dtype=args.draft_dtype,
             num_speculative_tokens=args.gamma,
             num_branches=args.branches,
         ),

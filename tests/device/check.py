@@ -8,9 +8,9 @@ lanes: the cuda backend, recorded forwards against the same ops by themselves, t
 rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
 transformers on the same prompts. exact: engines on the device, every method against plain
 decoding, with graphs and without. settings: filters, streams and rings of a default length.
-launches: kernels that start before the one before them has ended. seats: eight prompts at once,
-compared with one by one. requests: log-probs, bad words of several tokens, `auto`. large: exact at
-the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within eight minutes, in
+launches: kernels that start before the one before them has ended. integers: quantised weights, bits
+and tokens and times. seats: eight prompts at once, compared with one by one. requests: log-probs,
+bad words of several tokens, `auto`. large: exact at the size of an 8B. sanitize: compute-sanitizer over a short decode. Each within eight minutes, in
 steps: a part that was killed goes on where it stopped, as long as source and device are the same;
 --fresh starts it over. A step that went wrong keeps none of the others from running, but for the
 first: whether anything can run at all.
@@ -206,6 +206,22 @@ def _launches() -> tuple[Step, ...]:
     )
 
 
+def _integers() -> tuple[Step, ...]:
+    """Quantised weights: the CPU's bits, rows and graphs, every method, T and t."""
+    short = ("--prompts", "40", "--max-tokens", "64", "--pair", "demo")
+    few = ("bench.lanes", "--rows", "16", "--seconds", "0.3")
+    return (
+        _ready(50),
+        _tests("products of integers", 110, "-m", "not exact", f"{TRITON}/test_integer_linear.py",
+               workers=WORKERS),
+        _tests("lanes of quantised weights", 90, "-m", "gpu", "-k", "quantised",
+               "tests/device/test_lane.py"),
+        _same("demo, int8", 70, *short, "--dtype", "int8"),
+        _same("demo, int4", 70, *short, "--dtype", "int4", "--temperature", "0.8"),
+        _bench("lanes of int8", 80, *few, "--dtype", "int8"),
+    )  # fmt: skip
+
+
 def _seats() -> tuple[Step, ...]:
     """Many sequences in the same rounds."""
     eight = ("--together", "8", "--max-tokens", "64")
@@ -249,6 +265,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "exact": _exact,
     "settings": _settings,
     "launches": _launches,
+    "integers": _integers,
     "seats": _seats,
     "requests": _requests,
     "large": _large,

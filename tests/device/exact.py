@@ -1,8 +1,8 @@
 """`python -m tests.device.exact`: every method answers like plain decoding on the same device.
 
 python -m tests.device.exact [--pair demo] [--methods A,B] [--prompts 200] [--max-tokens 128]
-    [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--eager] [--seconds 400]
-    [--logprobs N] [--bad-words A,B] [--json OUT]
+    [--temperature 0] [--top-p 1] [--top-k 0] [--together 1] [--dtype auto] [--eager]
+    [--seconds 400] [--logprobs N] [--bad-words A,B] [--json OUT]
 
 Prompt by prompt `none` and every method, token by token. --together N: N prompts share the rounds
 of each method, and are compared with `none` alone. --logprobs: log-probs of answer and prompt must
@@ -80,8 +80,9 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _engine(args: argparse.Namespace, names: Sequence[str]) -> Engine:
     config = pairs.engine_config(
-        args.pair, args.device, names[0], enforce_eager=args.eager, max_num_seqs=args.together
-    )
+        args.pair, args.device, names[0], dtype=args.dtype, enforce_eager=args.eager,
+        max_num_seqs=args.together,
+    )  # fmt: skip
     return Engine(config, pair=pairs.pair_of(args.pair, config), methods=["none", *names[1:]])
 
 
@@ -216,6 +217,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--together", type=int, default=1, metavar="N", help="prompts that share rounds")
     add("--logprobs", type=int, metavar="N", help="log-probs of answers and prompts, compared too")
     add("--bad-words", metavar="A,B,...", help="words that no answer may have")
+    add("--dtype", default="auto", metavar="D", help="storage of the demo pair's weights")
     add("--eager", action="store_true", help="without CUDA graphs (EngineConfig.enforce_eager)")
     add("--seconds", type=float, default=400.0, help="then it wants another turn (default: 400)")
     add("--json", metavar="OUT", help="figures, and what is done")

@@ -42,10 +42,10 @@ METHODS = (
 class Scene:
     """A target lane with a random ring, and a row table that can be changed."""
 
-    def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON):
+    def __init__(self, size, rows, dtype=torch.bfloat16, ops=TRITON, storage="auto"):
         self.config = SIZES[size]
         device = torch.device("cuda")
-        weights = random_weights(self.config, dtype, device)
+        weights = random_weights(self.config, dtype, device, storage=storage)
         shape = LaneShape(1024, 64, 0, 0, False, False)
         self.recorder = CudaRecorder(device)
         self.lane = GpuLane(weights, shape, ops, self.recorder, rows, None)
@@ -79,8 +79,7 @@ class Scene:
         tape = Tape()
         count = self.rows
         rows = Rows(self.table, 0, count, self.lane.plans[count], self.lane.works[count])
-        decoder = self.lane.fused if self.lane.ops.fused else self.lane.decoder
-        decoder.forward(tape, rows, True)
+        self.lane.few.forward(tape, rows, True)
         torch.cuda.synchronize()
         with exact_products(), torch.cuda.stream(self.recorder.stream):
             tape.replay()
@@ -103,6 +102,12 @@ def test_a_graph_of_nine_nodes_a_layer_does():
     check_a_graph(Scene("small", 16, ops=replace(TRITON, fused=False)), 16)
 
 
+@pytest.mark.parametrize("rows", [16, 32, 64])
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_a_graph_of_quantised_weights_does(storage, rows):
+    check_a_graph(Scene("small", rows, storage=storage), rows)
+
+
 def check_a_graph(scene, rows):
     for head, n in ((HEAD, rows), (0, 1), (961, 5), (HEAD, rows - 1)):
         tokens = tokens_of(scene, n, seed=n)
@@ -116,7 +121,15 @@ def check_a_graph(scene, rows):
 @pytest.mark.parametrize("rows", [16, 32, 64])
 @pytest.mark.parametrize("size", ["1b", "8b"])
 def test_a_row_does_not_depend_on_its_index_or_neighbours(size, rows):
-    scene = Scene(size, rows)
+    check_rows(Scene(size, rows), rows)
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_a_row_of_quantised_weights_does_not(storage):
+    check_rows(Scene("1b", 16, storage=storage), 16)
+
+
+def check_rows(scene, rows):
     scene.set([7])
     alone = scene.replayed()[0]
     assert alone.isfinite().all()

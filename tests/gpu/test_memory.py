@@ -86,7 +86,10 @@ def test_what_a_lane_cannot_be_is_refused(tools, checkpoints, tmp_path):
     refused(lambda: tools.recorded(target, rows=20), "rows", "16, 32, 64", "20")
     refused(lambda: tools.recorded(target, ops="numpy"), "ops", "triton", "numpy")
     refused(lambda: tools.recorded(target, products="mkl"), "products", "fused, cublas", "mkl")
-    refused(lambda: tools.recorded(target, dtype="int8"), "dtype", "int8")
+    refused(lambda: tools.recorded(target, dtype="int2"), "dtype", "int8", "int2")
+    packed = {"dtype": "int8"}
+    refused(lambda: tools.recorded(target, products="cublas", **packed), "products", "quantised")
+    refused(lambda: tools.recorded(target, attention="torch", **packed), "attention", "quantised")
     odd = tools.write(tmp_path, head_dim=24)
     refused(lambda: tools.recorded(odd), "LlamaForCausalLM", "head_dim", "24")
     model = tools.recorded(target)

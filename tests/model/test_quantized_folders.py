@@ -11,6 +11,8 @@ from sbrt.model import stored
 from sbrt.model.checkpoint import open_checkpoint
 from sbrt.model.draft import open_draft
 from sbrt.model.safetensors_file import bfloat16, encode, widened
+from sbrt.triton_kernels.packed import PackedMatrix
+from tests.common.logits import check_device
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -328,3 +330,10 @@ def test_a_matrix_of_another_shape_is_refused(make, tmp_path, one_sentence):
     path = tmp_path / "m" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 256}))
     one_sentence(lambda: open_checkpoint(tmp_path / "m"), "gate_proj", "expected shape")
+
+
+@pytest.mark.parametrize("case", ["gptq, 4 bits", "awq", "int-quantized"])
+def test_a_device_has_the_cpus_logits(make, tmp_path, case):
+    write(make, tmp_path / "m", case)
+    weights = check_device(open_checkpoint(tmp_path / "m"))
+    assert isinstance(weights.layers[0].down.weight, PackedMatrix)

@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections import namedtuple
 from dataclasses import replace
 from functools import partial
 
@@ -27,10 +26,12 @@ from sbrt.triton_kernels import (
     cut,
     embed,
     gate,
+    integer_linear,
     linear,
     norm,
     radix,
     rope,
+    round_rows,
     settle,
     shaping,
     visible,
@@ -40,14 +41,12 @@ from sbrt.triton_kernels.choose_plan import ChoosePlan
 from sbrt.triton_kernels.linear_plan import LinearPlan
 from sbrt.triton_kernels.plan import FAN, AttentionPlan
 
+from .cases import DTYPES, MODELS, Case, ones
+from .integer_cases import integer_cases
+
 ARCHITECTURES = (80, 90, 100)
 # Largest shared memory of one program, bytes (CUDA programming guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-DTYPES = {"*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32}
-
-# A kernel as it is launched. types: of all arguments except strides. constants and warps of a
-# program, or functions that compute them for an architecture.
-Case = namedtuple("Case", "kernel configuration dtype types constants warps fusion core")
 
 
 def norm_cases():
@@ -79,11 +78,6 @@ def attention_plans(dtype):
             plan = AttentionPlan(capacity=8256, dtype=dtype, **sizes)
             name = f"head_dim {head_dim}, {rows} rows x {plan.group}"
             yield name, plan, (head_dim, rows) == (128, 16)
-
-
-def ones(sizes):
-    """The sizes that are 1: a launch compiles them in."""
-    return {name: value for name, value in sizes.items() if value == 1}
 
 
 def attention_cases():
@@ -145,15 +139,6 @@ def embed_cases():
         yield Case(embed._embed_kernel, "", dtype, types, constants, 4, True, True)
 
 
-# hidden, inner, rows of q and of qkv, vocabulary
-MODELS = {
-    "1B": (2048, 8192, 2048, 3072, 128_256),
-    "8B": (4096, 14336, 4096, 6144, 128_256),
-    "demo": (256, 768, 256, 512, 4096),
-    "demo draft": (128, 288, 128, 256, 4096),
-}
-
-
 def is_wanted(model, rows, dtype):
     """True for the 8B in both halves, the demo pair in float32, and the others in bfloat16 with few
     rows."""
@@ -188,6 +173,17 @@ def linear_cases():
                     *(linear._linear_kernel, f"{name}, {rows} rows", dtype, given, constants),
                     *(plan.num_warps, False, core),
                 )
+
+
+def round_cases():
+    for dtype in DTYPES:
+        for norm_too, columns in ((True, 4096), (False, 4096), (True, 2048)):
+            types = {"X": dtype, "Norm": dtype, "Q": "*i8", "Scales": "*fp32", "Sums": "*i32"}
+            types |= {"eps": "fp32"}
+            constants = {"NORM": norm_too, "BLOCK": columns}
+            kernel, warps = round_rows._round_rows_kernel, round_rows.num_warps(columns)
+            name = f"{columns} columns" + ", norm" * norm_too
+            yield Case(kernel, name, dtype, types, constants, warps, False, columns == 4096)
 
 
 def shape_cases():
@@ -245,7 +241,7 @@ def choose_cases():
 
 CASES = (
     *(norm_cases, see_cases, attention_cases, rope_cases, settle_cases, gate_cases, embed_cases),
-    linear_cases,
+    *(linear_cases, integer_cases, round_cases),
     *(shape_cases, ban_cases, cut_cases, choose_cases),
 )
 
@@ -267,13 +263,18 @@ def source_of(case):
 def issue_slots(case, warps, cubin):
     """Issue slots per KiB that a kernel streams; None for one that is not watched.
 
-    For a product: those of one turn of its loop, per KiB of weights. For a pass over logits: those
-    of every program, up to its arrival.
+    For a product: those of one turn of its loop, per KiB of weights with their scales. For a
+    pass over logits: those of every program, up to its arrival.
     """
     size = {"*fp32": 4}.get(case.dtype, 2)
     sizes = case.constants
     if case.kernel is linear._linear_kernel and size == 2:
         streamed = sizes["BLOCK_K"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1) * size
+        return len(product_loop(*instructions(cubin))) * warps / (streamed / 1024)
+    if case.kernel is integer_linear._integer_linear_kernel:
+        numbers = 4 * (2 if sizes["MINIMUMS"] else 1) / sizes["GROUP"]
+        each = numbers + (0.5 if sizes["HALVES"] else 1)
+        streamed = 32 * sizes["TURN"] * sizes["BLOCK_N"] * (2 if sizes["GATE"] else 1) * each
         return len(product_loop(*instructions(cubin))) * warps / (streamed / 1024)
     if case.kernel in PASSES:
         found, _ = instructions(cubin)
@@ -360,6 +361,8 @@ def is_watched(case):
         (linear._linear_kernel, "8B gate_up, 32 rows", "*bf16"),
         (linear._linear_kernel, "8B gate_up, 64 rows", "*bf16"),
         (attention._branch_attention_kernel, "head_dim 64, 1 rows x 4", "*bf16"),
+        (integer_linear._integer_linear_kernel, "int8 8B down, 16 rows", "*bf16"),
+        (integer_linear._integer_linear_kernel, "int4 8B gate_up, 16 rows", "*bf16"),
     )
 
 

@@ -64,7 +64,7 @@ def is_bounded(c):
 def products_on_sm90(cubins):
     """(name and rows, cubin) of products in bfloat16, for models that fill sm_90."""
     for c in cubins:
-        is_half = "linear" in c["kernel"] and c["dtype"] == "*bf16"
+        is_half = c["kernel"] == "_linear_kernel" and c["dtype"] == "*bf16"
         if is_half and "demo" not in c["configuration"] and c["architecture"] == 90:
             yield c["configuration"], c
 
@@ -72,6 +72,9 @@ def products_on_sm90(cubins):
 # Issue slots of a multiprocessor in the time that a KiB of its share of 4.8 TB/s takes: about 223
 # at the lowest clock. A kernel that needs as many is limited by them.
 SLOTS_OF_PRODUCTS = 200
+# For products of integers of up to 16 rows. The CPU's order asks for an addition in float32 for
+# every 32 k, and int4 has more of them in a KiB: its tiles wait for issue slots.
+SLOTS_OF_INTEGERS = {"int8": 200, "Q8_0": 210, "int4": 625, "Q4_0": 625}
 # For all passes of a request that filters, per KiB of logits, with 32 programs a row.
 SLOTS_OF_FILTERS = 4500
 
@@ -89,6 +92,7 @@ def check_work(cubins):
     for name, c in products_on_sm90(cubins):
         assert c["slots_per_kib"] is not None, "issue slots: expected Triton's nvdisasm, found none"
         assert c["slots_per_kib"] <= SLOTS_OF_PRODUCTS, name
+    check_integers(cubins)
     passes = {
         (c["kernel"], c["configuration"]): c
         for c in cubins
@@ -101,6 +105,20 @@ def check_work(cubins):
     assert all(c["programs"] >= 2 for c in launched)
     assert sum(c["slots_per_kib"] for c in launched) <= SLOTS_OF_FILTERS
     assert ChoosePlan(16, 128_256, filtered=True).splits >= 32
+
+
+def check_integers(cubins):
+    """Check the issue slots of products of integers."""
+    checked = set()
+    for c in cubins:
+        name = c["configuration"]
+        most = SLOTS_OF_INTEGERS.get(name.split()[0])
+        few = name.endswith((", 1 rows", ", 16 rows"))
+        if c["kernel"] != "_integer_linear_kernel" or c["architecture"] != 90 or not (most and few):
+            continue
+        assert c["slots_per_kib"] <= most, name
+        checked.add(name.split()[0])
+    assert checked >= {"int8", "int4"}
 
 
 def test_every_kernel_compiles(cubins):

@@ -104,11 +104,12 @@ def test_int8_activations_are_the_targets(files, tmp_path, refused, kind):
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
-        ({}, ("Q4_1", "int8")), ({"device": "cuda"}, ("float32", "float32")),
+        ({}, ("Q4_1", "int8")), ({"device": "cuda"}, ("Q4_1", "int8")),
+        ({"device": "cuda", "dtype": "int8"}, ("int8", "int8")),
         ({"device": "cuda", "dtype": "float16"}, ("float16", "float16")),
     ],
 )  # fmt: skip
-def test_a_device_gets_dequantised_weights_and_says_so(files, tmp_path, monkeypatch, fields, kept):
+def test_a_device_gets_the_same_weights_and_says_so(files, tmp_path, monkeypatch, fields, kept):
     path = files.write(tmp_path / "m.gguf", kind="Q4_1")
     config = EngineConfig(path, skip_tokenizer_init=True, **fields)
     monkeypatch.setattr(pair, "_model", lambda *given: SimpleNamespace(vocab=300))

@@ -1,0 +1,172 @@
+"""The forward of few rows with quantised weights: products of integers, in the CPU's arithmetic.
+
+A layer is nine calls: norm and rounding, qkv; rope with the write to the ring; attention; rounding,
+o with the residual; norm and rounding, gate and up, whose result is rounded as it is written; down
+with the residual. Matrices of floats, which a quantised file may also have, are multiplied as in
+fused.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..triton_kernels.integer_linear import IntegerTerms
+from ..triton_kernels.integer_plan import IntegerPlan
+from ..triton_kernels.linear import Terms
+from ..triton_kernels.linear_plan import LinearPlan, LinearWork
+from ..triton_kernels.packed import IntegerRows, PackedMatrix
+from .decoder import Decoder, Rows, Views, feature_blocks
+from .ops import Run, copy
+from .weights import Linear, Weights
+
+LAYER_NODES = 9
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Rows as integers: the input of a product, and the gated row. Columns: the widest."""
+
+    x: IntegerRows
+    gated: IntegerRows
+
+
+def widest(weights: Weights) -> dict[str, int]:
+    """Columns of the fields of Integers."""
+    config = weights.config
+    return {"x": max(config.hidden, config.heads * config.head_dim), "gated": config.inner}
+
+
+def float_plans(weights: Weights, rows: int) -> Iterator[LinearPlan]:
+    """Plans of all products with matrices of floats."""
+    dtype = weights.dtype
+    for layer in weights.layers:
+        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+            if isinstance(linear.weight, torch.Tensor):
+                yield _float_plan(
+                    rows, linear, dtype, gate=linear is layer.gate_up,
+                    residual=linear in (layer.o, layer.down),
+                )  # fmt: skip
+    if isinstance(weights.head, torch.Tensor):
+        yield _float_plan(rows, Linear(weights.head, None), dtype)
+
+
+def _float_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> LinearPlan:
+    assert isinstance(linear.weight, torch.Tensor)
+    n, k = linear.weight.shape
+    n = n // 2 if how.get("gate") else n
+    return LinearPlan(rows, n, k, dtype, bias=linear.bias is not None, **how)
+
+
+def integer_plan(rows: int, linear: Linear, dtype: torch.dtype, **how: bool) -> IntegerPlan:
+    """The plan of a product with a quantised matrix."""
+    weight = linear.weight
+    assert isinstance(weight, PackedMatrix)
+    n = weight.n // 2 if how.get("gate") else weight.n
+    bias = linear.bias is not None
+    return IntegerPlan(rows, n, weight.k, weight.format, dtype, bias=bias, **how)
+
+
+class IntegerDecoder:
+    """Records forwards of up to 64 rows of one lane, over the buffers of a Decoder."""
+
+    def __init__(self, plain: Decoder, integers: Integers, work: LinearWork) -> None:
+        self.plain, self.integers, self.work = plain, integers, work
+        self.config, self.weights, self.ops = plain.config, plain.weights, plain.ops
+
+    def forward(self, run: Run, rows: Rows, with_logits: bool) -> None:
+        """Record the same as Decoder.forward: K and V of every row and, `with_logits`, its
+        logits."""
+        v = Views(self.plain.buffers, rows, self.config.heads)
+        self.plain.start(run, rows, v)
+        last = len(self.weights.layers) - 1
+        for i in range(last + 1):
+            self.attention(run, rows, v, i)
+            if i == last and not with_logits:
+                return
+            self.rest(run, rows, v, i)
+        x = self.normed(run, v, self.weights.norm, self.weights.head)
+        self.product(run, v, x, Linear(self.weights.head, None), v.logits)
+
+    def attention(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Record q, k and v of the normalised rows, and the write to the ring."""
+        layer, plain = self.weights.layers[i], self.plain
+        x = self.normed(run, v, layer.attention_norm, layer.qkv.weight)
+        self.product(run, v, x, layer.qkv, v.qkv)
+        run(
+            self.ops.rope_kv_write, v.heads, plain.keys[i], plain.values[i], rows.table,
+            plain.ropes[i], first_row=rows.first,
+        )  # fmt: skip
+
+    def rest(self, run: Run, rows: Rows, v: Views, i: int) -> None:
+        """Record attention, o, and the MLP. Each product adds its result to h itself."""
+        layer, plain = self.weights.layers[i], self.plain
+        run(
+            self.ops.branch_attention, v.queries, plain.keys[i], plain.values[i],
+            plan=rows.plan, work=rows.work, out=v.attended,
+        )  # fmt: skip
+        attended = self.input(run, v.summed, layer.o.weight)
+        self.product(run, v, attended, layer.o, v.h, residual=True)
+        gated = self.input(run, self.gated(run, v, i), layer.down.weight)
+        self.product(run, v, gated, layer.down, v.h, residual=True)
+        for block in feature_blocks(i, self.config.layers if v.features is not None else 0):
+            run(copy, v.h, out=v.features[:, block])
+
+    def normed(
+        self, run: Run, v: Views, norm: torch.Tensor, weight: torch.Tensor | PackedMatrix
+    ) -> torch.Tensor | IntegerRows:
+        """Record the norm of h, rounded if the weight is quantised."""
+        eps = self.config.rms_eps
+        if isinstance(weight, PackedMatrix):
+            run(self.ops.round_rows, v.h, out=self.integers.x, norm=norm, eps=eps)
+            return self.integers.x
+        run(self.ops.rms_norm, v.h, norm, eps=eps, out=v.normed)
+        return v.normed
+
+    def input(
+        self, run: Run, x: torch.Tensor | IntegerRows, weight: torch.Tensor | PackedMatrix
+    ) -> torch.Tensor | IntegerRows:
+        """x, rounded if the weight is quantised."""
+        if isinstance(x, torch.Tensor) and isinstance(weight, PackedMatrix):
+            run(self.ops.round_rows, x, out=self.integers.x)
+            return self.integers.x
+        return x
+
+    def gated(self, run: Run, v: Views, i: int) -> torch.Tensor | IntegerRows:
+        """Record gate and up; rounded if down is quantised."""
+        layer = self.weights.layers[i]
+        x = self.normed(run, v, layer.mlp_norm, layer.gate_up.weight)
+        rounds = isinstance(layer.down.weight, PackedMatrix)
+        if isinstance(x, IntegerRows) and rounds:
+            self.product(run, v, x, layer.gate_up, self.integers.gated, gate=True)
+            return self.integers.gated
+        self.product(run, v, x, layer.gate_up, v.gated, gate=True)
+        return v.gated
+
+    def product(
+        self,
+        run: Run,
+        v: Views,
+        x: torch.Tensor | IntegerRows,
+        linear: Linear,
+        out: torch.Tensor | IntegerRows,
+        *,
+        gate: bool = False,
+        residual: bool = False,
+    ) -> None:
+        """Record out = x w^T + b, its gate, or out += it."""
+        rows, dtype, weight = v.h.shape[0], self.weights.dtype, linear.weight
+        if isinstance(x, torch.Tensor):
+            plan = _float_plan(rows, linear, dtype, gate=gate, residual=residual)
+            terms = Terms(linear.bias, residual=out if residual else None)
+            run(self.ops.linear, x, weight, plan=plan, work=self.work, out=out, terms=terms)
+            return
+        rounded = out if isinstance(out, IntegerRows) else None
+        plan = integer_plan(
+            rows, linear, dtype, gate=gate, residual=residual, rounds=rounded is not None
+        )
+        terms = IntegerTerms(linear.bias, out if residual else None, rounded)
+        out = None if rounded else out
+        run(self.ops.integer_linear, x, weight, plan=plan, out=out, terms=terms)

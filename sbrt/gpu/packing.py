@@ -1,0 +1,130 @@
+"""Quantised matrices of a checkpoint on a device: their formats, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._core import Format, quantise
+from ..model.checkpoint import EMBED, HEAD, QUANTISED, Checkpoint, Shapes
+from ..model.quantized import Layout, Quantized
+from ..model.stored import PIECE, Stored
+from ..triton_kernels.packed import PackedFormat, PackedMatrix
+
+STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# The formats of csrc/ops/format.h that a dtype names.
+INT8 = Layout("int8", 64)
+INT4 = Layout("int4", 32, "float16", "float16")
+INT8_HEAD = Layout("int8", 32, "float16")  # the head of a model in int4
+
+Layouts = dict[str, Layout]
+
+
+def layouts_of(checkpoint: Checkpoint, dtype: str) -> Layouts:
+    """The layouts of matrices that are quantised on a device, by Hugging Face names.
+
+    As on the CPU, the embedding has none: it is read row by row. A tied head has one.
+    """
+    if dtype in QUANTISED:
+        return named_layouts(checkpoint.shapes, dtype)
+    known = checkpoint.formats(dtype)
+    found = {name: layout for name, layout in known.items() if layout.element in QUANTISED}
+    of_embed = found.pop(EMBED, None)
+    if checkpoint.config.tied and of_embed is not None:
+        found[HEAD] = of_embed
+    return found
+
+
+def named_layouts(shapes: Shapes, dtype: str) -> Layouts:
+    """Those that `dtype`, int8 or int4, gives to every matrix but the embedding."""
+    usual, head = (INT8, INT8) if dtype == "int8" else (INT4, INT8_HEAD)
+    found = {name: usual for name, shape in shapes.items() if len(shape) == 2 and name != EMBED}
+    return found | {HEAD: head}
+
+
+def format_of(layout: Layout) -> PackedFormat:
+    """The same for a kernel."""
+    return PackedFormat(layout.element, layout.group, layout.minimums != "none", layout.zero)
+
+
+def join(a: Layout | None, b: Layout | None) -> Layout | None:
+    """The smallest layout that holds the weights of both exactly (csrc/ops/format.cc); None is
+    floats."""
+    if a == b or a is None or b is None:
+        return a if a == b else None
+    widths = ("none", "float16", "float32").index
+    same = a.element == b.element == "int4" and a.zero == b.zero
+    return Layout(
+        "int4" if same else "int8",
+        min(a.group, b.group),
+        max(a.scales, b.scales, key=widths),
+        max(a.minimums, b.minimums, key=widths),
+        a.zero if same else 0,
+    )
+
+
+def converted(rows: Quantized, to: Layout) -> Quantized:
+    """The same weights in a layout that join() gave for theirs."""
+    own = rows.layout
+    if own == to:
+        return rows
+    levels = rows.levels
+    if to.element == "int8":
+        levels = (levels.astype(np.int16) - own.zero).astype(np.int8)
+    repeated = own.group // to.group
+    groups = -(-levels.shape[1] // to.group)
+    scales = rows.scales.repeat(repeated, axis=1)[:, :groups]
+    minimums = None
+    if rows.minimums is not None:
+        minimums = rows.minimums.repeat(repeated, axis=1)[:, :groups]
+    elif to.minimums != "none":
+        minimums = np.zeros_like(scales)
+    return replace(rows, layout=to, levels=levels, scales=scales, minimums=minimums)
+
+
+def write(matrix: PackedMatrix, first: int, weight: Stored, layout: Layout, to: Layout) -> None:
+    """Write a weight as rows `first` on: those of its file, or floats that are quantised here."""
+    for at, piece in pieces_of(weight, layout):
+        made = converted(piece, to)
+        minimums = None if made.minimums is None else _tensor(made.minimums)
+        matrix.pack(first + at, _tensor(made.levels), _tensor(made.scales), minimums)
+
+
+def pieces_of(weight: Stored, layout: Layout) -> Iterator[tuple[int, Quantized]]:
+    """(first row, some rows) of a weight in the layout."""
+    if weight.layout == layout:
+        yield from weight.pieces()
+        return
+    numbers, step = values_of(weight), max(1, PIECE // weight.shape[1])
+    format = Format(**asdict(layout))
+
+    def made(first: int) -> tuple[int, Quantized]:
+        part = numbers[first : first + step].float().numpy()
+        return first, Quantized(layout, *quantise(format, part))
+
+    with ThreadPoolExecutor() as pool:  # the core works without the interpreter's lock
+        yield from pool.map(made, range(0, weight.shape[0], step))
+
+
+def values_of(weight: Stored) -> torch.Tensor:
+    """The numbers of a weight, in the dtype of its file; float32 of a quantised one."""
+    stored, data = weight.numbers()
+    return torch.from_numpy(data.copy()).view(STORED[stored]).view(weight.shape)
+
+
+def _tensor(values: NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+
+
+def buffers_of(layouts: Mapping[str, Layout], places: Mapping[str, str]) -> dict[str, Layout]:
+    """The layouts of buffers that several tensors may share: one that holds all of them exactly."""
+    found: dict[str, Layout | None] = {}
+    for name, buffer in places.items():
+        own = layouts.get(name)
+        found[buffer] = join(found[buffer], own) if buffer in found else own
+    return {buffer: layout for buffer, layout in found.items() if layout is not None}

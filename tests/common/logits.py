@@ -1,0 +1,23 @@
+"""Logits of a checkpoint by the CPU's decoder and by recordings for a device."""
+
+import numpy as np
+
+from sbrt._core import LogitReader
+from sbrt.gpu.lane import model_of
+
+# Share of the largest logit. Norms, rope and attention add in other orders than on the CPU. Their
+# last bit may move one level of a rounded row.
+TOLERANCE = 2e-3
+
+
+def check_device(checkpoint, tokens=(5, 3, 77, 20, 9, 11, 250, 31)):
+    """Check that a device has the CPU's logits, and return its weights."""
+    model = model_of(checkpoint, device="cpu")
+    got, want = (
+        LogitReader(one, 64, 1).forward(0, list(tokens))
+        for one in (model, checkpoint.decoder("auto"))
+    )
+    error = np.abs(got - want).max() / np.abs(want).max()
+    assert error <= TOLERANCE, error
+    assert np.array_equal(got.argmax(1), want.argmax(1))
+    return model._weights

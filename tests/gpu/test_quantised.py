@@ -1,0 +1,62 @@
+"""Contract under test: with quantised weights a device gives the tokens of the CPU's engine of the
+same storage. This holds for every method, sampled and greedy, alone and among other sequences. A
+quantised draft changes no token of its target."""
+
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, SamplingParams
+
+METHODS = (
+    "draft_model",
+    "specbranch:k_max=3",
+    "tree:gamma=3,width=4,nodes=12",
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
+)
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
+SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=6)
+
+
+def config_of(tool, pair, device, dtype, draft_dtype=None, seats=1):
+    """An engine's config; the draft has the target's dtype unless it is given one."""
+    config = tool.config_of([c.folder for c in pair], device, max_num_seqs=seats)
+    speculative = replace(config.speculative, dtype=draft_dtype)
+    return replace(config, dtype=dtype, speculative=speculative)
+
+
+def answers(engine, prompts, methods, params):
+    """{method: token ids of each prompt}; the prompts run together where there are seats."""
+    return {
+        method: [
+            out.outputs[0].token_ids for out in engine.generate(prompts, params, method=method)
+        ]
+        for method in methods
+    }
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("seats", [1, 3])
+def test_tokens_are_those_of_the_cpu(tools, tool, stand_in, checkpoints, dtype, seats):
+    pair = checkpoints["Llama" if seats == 1 else "Qwen3"]
+    prompts = [tools.prompt(7 + i, seed=i) for i in range(seats)]
+    asked = METHODS if seats == 1 else METHODS[1::2]
+    kinds = (GREEDY, SAMPLED)
+    with Engine(config_of(tool, pair, "cpu", dtype, seats=seats)) as engine:
+        want = [answers(engine, prompts, ["none"], params)["none"] for params in kinds]
+    with Engine(config_of(tool, pair, "cuda", dtype, seats=seats), methods=METHODS) as engine:
+        for params, tokens in zip(kinds, want, strict=True):
+            given = answers(engine, prompts, ["none", *asked], params)
+            assert given == dict.fromkeys(["none", *asked], tokens)
+
+
+def test_a_quantised_draft_of_a_target_of_floats(tools, tool, stand_in, checkpoints):
+    pair = checkpoints["Llama"]
+    prompts = [tools.prompt(9)]
+    with Engine(tool.config_of([c.folder for c in pair], "cuda")) as engine:
+        want = answers(engine, prompts, ["none"], GREEDY)["none"]
+    config = config_of(tool, pair, "cuda", "float32", "int8")
+    with Engine(config, methods=METHODS) as engine:
+        target, draft = (capture.lane.weights for capture in stand_in.captures[-2:])
+        assert (target.is_packed, draft.is_packed) == (False, True)
+        assert answers(engine, prompts, METHODS, GREEDY) == dict.fromkeys(METHODS, want)

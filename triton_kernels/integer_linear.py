@@ -1,0 +1,342 @@
+"""Products of integer rows with quantised weights, in the CPU's arithmetic.
+
+The public op is `integer_linear`, its plain-torch twin `integer_linear_torch`. A group of 32 k is a
+sum of integers, which is exact. Groups are added in ascending order with fma, as on the CPU
+(csrc/ops/integers_body.inc). So a row has the CPU's bits, whatever the tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from .gate import silu, silu_torch
+from .integer_plan import IntegerPlan
+from .integer_torch import product_torch
+from .integer_words import each_of, group_added, half_byte, halves_added, numbers
+from .packed import GROUP, IntegerRows, PackedMatrix
+from .round_rows import round_groups, round_torch
+from .state import MAX_ROWS
+from .words import interpreting
+
+
+@dataclass(frozen=True)
+class IntegerTerms:
+    """The ops around a product; all tensors have the plan's dtype.
+
+    bias      [n], of a gate [2 n]
+    residual  [rows, n] to which the product is added; `out` may be it
+    rounded   where a plan that rounds writes its rows; `out` is then not written
+    """
+
+    bias: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    rounded: IntegerRows | None = None
+
+
+@triton.jit
+def _integer_linear_kernel(
+    Q,  # [64, at least k] integers of rows
+    q_stride,
+    XScale,  # [groups, 64]
+    Sums,  # [2, groups, 64]; read with MINIMUMS or ZERO
+    half_stride,
+    W,  # [groups, n, 32] levels; or two groups a byte. Of a gate [groups, 2 n, 32]
+    Scale,  # [k / GROUP, n]
+    Minimum,  # the same; read with MINIMUMS
+    Bias,  # [n]; read with HAS_BIAS
+    Residual,  # [rows, n]; read with RESIDUAL
+    r_stride,
+    Out,  # [rows, n] written; without ROUNDS
+    out_stride,
+    OutQ,  # [64, at least n] written with ROUNDS
+    out_q_stride,
+    OutScale,  # [groups of n, 64]
+    OutSums,  # [2, groups of n, 64]
+    out_half_stride,
+    rows,
+    n,
+    groups,  # of 32 k
+    counts,  # of GROUP k
+    HAS_BIAS: tl.constexpr,
+    GATE: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    GROUP: tl.constexpr,
+    MINIMUMS: tl.constexpr,
+    ZERO: tl.constexpr,
+    HALVES: tl.constexpr,  # int4: two levels a byte
+    PACKED: tl.constexpr,  # take them apart four at a time; the interpreter cannot
+    ROWS: tl.constexpr,  # 64, of a group's scales and sums
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    TURN: tl.constexpr,
+    EVEN: tl.constexpr,  # whole turns fill k
+    SHARED: tl.constexpr,  # warps share the groups of a turn, not the columns
+    STAGES: tl.constexpr,
+):
+    """One program per tile of n.
+
+    bytes = n * k * bits / 8 + n * k / GROUP * size (1, or 2 with minimums); twice with a gate
+    """
+    tile = tl.program_id(0).to(tl.int64)
+    row = tl.arange(0, BLOCK_M).to(tl.int64)
+    m_row = row < rows
+    o_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    w_row = tl.minimum(o_n, n - 1)  # clamped to the last row, whose copies are dropped: no mask
+    n_rows = (2 * n if GATE else n).to(tl.int64)
+    o_k = tl.arange(0, 32)
+    p_x = Q + row[:, None] * q_stride + o_k[None, :]
+    p_w = W + w_row[None, :] * 32 + o_k[:, None]
+    p_up = W + (n + w_row)[None, :] * 32 + o_k[:, None]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    p_x_scale = XScale + row
+    p_sums = Sums + row
+    p_scale, p_minimum = Scale + w_row, Minimum + w_row
+    OWN: tl.constexpr = TURN * 32 // GROUP  # scales of a turn: whole ones, as TURN * 32 >= GROUP
+    PLANES: tl.constexpr = TURN // 2 if HALVES else TURN
+    left, left_own = groups, counts  # pointers are moved: an address is then one addition
+    plane = tl.arange(0, PLANES)[:, None, None]
+    p_x_all = Q + row[None, :, None] * q_stride + o_k[None, None, :] + plane * (TURN // PLANES * 32)
+    p_w_all = W + w_row[None, None, :] * 32 + o_k[None, :, None] + plane * 32 * n_rows
+    for _ in tl.range(0, tl.cdiv(groups, TURN), num_stages=STAGES):
+        if SHARED:  # every warp has some groups
+            x_all = tl.load(p_x_all, mask=m_row[None, :, None], other=0)
+            w_all = tl.load(p_w_all)
+            if HALVES:
+                x_odd = tl.load(p_x_all + 32, mask=m_row[None, :, None], other=0)
+                low, high = half_byte(w_all, False, PACKED), half_byte(w_all, True, PACKED)
+                all_even = each_of(tl.dot(x_all, low, input_precision="ieee"))
+                all_odd = each_of(tl.dot(x_odd, high, input_precision="ieee"))
+            else:
+                all_even = each_of(tl.dot(x_all, w_all, input_precision="ieee"))
+                all_odd = all_even
+        for j in tl.static_range(TURN):
+            if SHARED:
+                x = p_x  # not read
+                w = p_w
+            else:
+                x = tl.load(p_x + j * 32, mask=m_row[:, None], other=0)
+            if SHARED:
+                pass
+            elif HALVES:
+                if j % 2 == 0:
+                    both = tl.load(p_w + (j // 2 * 32) * n_rows)
+                w = half_byte(both, j % 2 == 1, PACKED)
+                if GATE:
+                    if j % 2 == 0:
+                        both_up = tl.load(p_up + (j // 2 * 32) * n_rows)
+                    w_up = half_byte(both_up, j % 2 == 1, PACKED)
+            else:
+                w = tl.load(p_w + j * 32 * n_rows)
+                if GATE:
+                    w_up = tl.load(p_up + j * 32 * n_rows)
+            m_x = m_row if EVEN else m_row & (left > j)
+            x_scale = tl.load(p_x_scale + j * ROWS, mask=m_x, other=0.0)
+            if MINIMUMS or ZERO != 0:
+                first = tl.load(p_sums + j * ROWS, mask=m_x, other=0)
+                second = tl.load(p_sums + half_stride + j * ROWS, mask=m_x, other=0)
+            else:
+                first = tl.zeros((BLOCK_M,), tl.int32)
+                second = first
+            if GROUP <= 32 or j * 32 % GROUP == 0:
+                scale = numbers(p_scale, j, n_rows, left_own, GROUP, EVEN)
+                minimum = scale
+                if MINIMUMS:
+                    minimum = numbers(p_minimum, j, n_rows, left_own, GROUP, EVEN)
+                if GATE:
+                    scale_up = numbers(p_scale + n, j, n_rows, left_own, GROUP, EVEN)
+                    minimum_up = scale_up
+                    if MINIMUMS:
+                        minimum_up = numbers(p_minimum + n, j, n_rows, left_own, GROUP, EVEN)
+            if GROUP == 16:
+                acc = halves_added(acc, x, w, scale, minimum, x_scale, first, second, MINIMUMS)
+                if GATE:
+                    up = halves_added(
+                        up, x, w_up, scale_up, minimum_up, x_scale, first, second, MINIMUMS
+                    )
+            else:
+                if SHARED and HALVES:
+                    sums = all_odd[j // 2] if j % 2 else all_even[j // 2]
+                elif SHARED:
+                    sums = all_even[j]
+                else:
+                    sums = tl.dot(x, w, input_precision="ieee")
+                of_q = first + second
+                acc = group_added(acc, sums, scale[0], minimum[0], x_scale, of_q, MINIMUMS, ZERO)
+                if GATE:
+                    sums = tl.dot(x, w_up, input_precision="ieee")
+                    up = group_added(
+                        up, sums, scale_up[0], minimum_up[0], x_scale, of_q, MINIMUMS, ZERO
+                    )
+        if SHARED:
+            p_x_all += TURN * 32
+            p_w_all += PLANES * 32 * n_rows
+        p_x += TURN * 32
+        p_w += PLANES * 32 * n_rows
+        p_up += PLANES * 32 * n_rows
+        p_x_scale += TURN * ROWS
+        p_sums += TURN * ROWS
+        p_scale += OWN * n_rows
+        p_minimum += OWN * n_rows
+        left -= TURN
+        left_own -= OWN
+
+    m_n = o_n < n
+    m = m_row[:, None] & m_n[None, :]
+    if HAS_BIAS:
+        acc += tl.load(Bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+    if GATE:
+        if HAS_BIAS:
+            up += tl.load(Bias + n + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+        acc = silu(acc) * up
+    if RESIDUAL:
+        p_residual = Residual + row[:, None] * r_stride + o_n[None, :]
+        acc = tl.load(p_residual, mask=m, other=0.0).to(tl.float32) + acc
+    if ROUNDS:
+        q, scale_of, first_of, second_of = round_groups(tl.where(m_n[None, :], acc, 0.0))
+        p_out = OutQ + row[:, None] * out_q_stride + o_n[None, :]
+        tl.store(p_out, q, mask=m_row[:, None])
+        tl.store(OutScale + tile * ROWS + row, scale_of, mask=m_row)
+        p_sums = OutSums + tile * ROWS + row
+        tl.store(p_sums, first_of, mask=m_row)
+        tl.store(p_sums + out_half_stride, second_of, mask=m_row)
+    else:
+        p_out = Out + row[:, None] * out_stride + o_n[None, :]
+        tl.store(p_out, acc.to(Out.dtype.element_ty), mask=m)
+
+
+def integer_linear(
+    x: IntegerRows,
+    weight: PackedMatrix,
+    *,
+    plan: IntegerPlan,
+    out: torch.Tensor | None = None,
+    terms: IntegerTerms = IntegerTerms(),
+) -> None:
+    """out = x weight^T + bias, its gate, or the residual + it.
+
+    x       rows of k, as round_rows writes them
+    weight  [n, k], or [2 n, k] of a gate
+    out     [rows, n] of the plan's dtype, or float32 without gate and residual. None if the plan
+            rounds: then terms.rounded is written
+    terms   those that the plan names
+
+    Allocates nothing and reads nothing on the host, so it can be captured. Raises ValueError on any
+    other shape, dtype or stride.
+    """
+    _check(x, weight, plan, out, terms)
+    to = x if terms.rounded is None else terms.rounded
+    written = weight.scales if out is None else out
+    residual = written if terms.residual is None else terms.residual
+    _integer_linear_kernel[(plan.tiles,)](
+        *(x.q, x.q.stride(0), x.scales, x.sums, x.sums.stride(0)),
+        weight.levels,
+        weight.scales,
+        weight.scales if weight.minimums is None else weight.minimums,
+        weight.scales if terms.bias is None else terms.bias,
+        *(residual, residual.stride(0), written, written.stride(0)),
+        *(to.q, to.q.stride(0), to.scales, to.sums, to.sums.stride(0)),
+        *(plan.rows, plan.n, plan.groups, triton.cdiv(plan.k, plan.format.group)),
+        **constants(plan, interpreting()),
+        num_warps=plan.num_warps,
+        enable_fp_fusion=False,
+    )
+
+
+def constants(plan: IntegerPlan, is_interpreted: bool) -> dict[str, object]:
+    """The kernel's compile-time arguments for a plan."""
+    known = plan.format
+    return {
+        "HAS_BIAS": plan.bias,
+        "GATE": plan.gate,
+        "ROUNDS": plan.rounds,
+        "RESIDUAL": plan.residual,
+        "GROUP": known.group,
+        "MINIMUMS": known.shifts,
+        "ZERO": known.zero,
+        "HALVES": known.element == "int4",
+        "PACKED": not is_interpreted,
+        "ROWS": MAX_ROWS,
+        "BLOCK_M": plan.block_m,
+        "BLOCK_N": plan.block_n,
+        "TURN": plan.turn,
+        "EVEN": plan.is_even,
+        "SHARED": plan.shares_groups,
+        "STAGES": plan.stages,
+    }
+
+
+def integer_linear_torch(
+    x: IntegerRows,
+    weight: PackedMatrix,
+    *,
+    plan: IntegerPlan,
+    out: torch.Tensor | None = None,
+    terms: IntegerTerms = IntegerTerms(),
+) -> None:
+    """The twin of `integer_linear` in plain torch: same arguments, effects and errors, any
+    device."""
+    _check(x, weight, plan, out, terms)
+    product = product_torch(x, weight, plan.rows)
+    if terms.bias is not None:
+        product = product + terms.bias.float()
+    if plan.gate:
+        gate, up = product.chunk(2, -1)
+        product = silu_torch(gate) * up
+    if terms.residual is not None:
+        product = terms.residual.float() + product
+    if terms.rounded is not None:
+        round_torch(product, terms.rounded)
+    elif out is not None:
+        out.copy_(product)
+
+
+def _check(
+    x: IntegerRows,
+    weight: PackedMatrix,
+    plan: IntegerPlan,
+    out: torch.Tensor | None,
+    terms: IntegerTerms,
+) -> None:
+    wide = 2 * plan.n if plan.gate else plan.n
+    if (weight.n, weight.k, weight.format) != (wide, plan.k, plan.format):
+        raise ValueError(
+            f"weight: expected [{wide}, {plan.k}] of {plan.format} but got "
+            f"[{weight.n}, {weight.k}] of {weight.format}"
+        )
+    room = min(x.q.shape[1], GROUP * x.scales.shape[0])
+    if room < plan.groups * GROUP or x.q.device != weight.device:
+        raise ValueError(
+            f"x: expected rows of {plan.k} on {weight.device} but got {room} on {x.q.device}"
+        )
+    if plan.rounds != (terms.rounded is not None) or plan.rounds != (out is None):
+        raise ValueError("out: expected either a tensor or, of a plan that rounds, integer rows")
+    shapes = {"bias": (wide,) if plan.bias else None}
+    shapes["residual"] = (plan.rows, plan.n) if plan.residual else None
+    given = {name: getattr(terms, name) for name in shapes}
+    if out is not None:
+        shapes["out"], given["out"] = (plan.rows, plan.n), out
+    for name, shape in shapes.items():
+        _check_one(name, given[name], shape, plan)
+
+
+def _check_one(
+    name: str, t: torch.Tensor | None, shape: tuple[int, ...] | None, plan: IntegerPlan
+) -> None:
+    if (t is None) != (shape is None):
+        raise ValueError(f"{name}: expected {'none' if shape is None else 'one'} by the plan")
+    if t is None:
+        return
+    if tuple(t.shape) != shape or (t.shape[-1] > 1 and t.stride(-1) != 1):
+        raise ValueError(
+            f"{name}: expected {shape} with contiguous columns but got {tuple(t.shape)}, "
+            f"strides {t.stride()}"
+        )
+    is_wide = name == "out" and not (plan.gate or plan.residual) and t.dtype == torch.float32
+    if t.dtype != plan.dtype and not is_wide:
+        raise ValueError(f"{name}.dtype: expected {plan.dtype} but got {t.dtype}")

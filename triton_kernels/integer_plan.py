@@ -1,0 +1,113 @@
+"""The tiles of a product of few integer rows with a quantised matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from .packed import GROUP, TURN, PackedFormat, padded_groups
+from .plan import DTYPES
+from .state import MAX_ROWS
+
+PROGRAMS = 192  # as in linear_plan.py
+GATE_COLUMNS = GROUP  # a gate's tile is one group of the row that it writes
+
+
+@dataclass(frozen=True)
+class IntegerPlan:
+    """Sizes of one product: out [rows, n] = x [rows, k] @ weight [n, k]^T.
+
+    rows      1 to 64; padding included
+    format    of the weight
+    dtype     of a bias, a residual and a result that is not integers
+    gate      weight is [2 n, k], gate rows and then up rows: out = silu(gate) * up
+    rounds    the gated row is written as integers
+    residual  the product is added to a residual stream
+    bias      of every row of the weight
+
+    There are no splits of k: the CPU adds groups in ascending order, and so does every program.
+    """
+
+    rows: int
+    n: int
+    k: int
+    format: PackedFormat
+    dtype: torch.dtype = torch.bfloat16
+    gate: bool = False
+    rounds: bool = False
+    residual: bool = False
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= MAX_ROWS:
+            raise ValueError(f"rows: expected a value from 1 to {MAX_ROWS} but got {self.rows}")
+        if min(self.n, self.k) < 1:
+            raise ValueError(f"n, k: expected at least 1 but got {self.n}, {self.k}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {DTYPES} but got {self.dtype}")
+        if self.residual and self.gate:
+            raise ValueError("plan: expected a residual or a gate but got both")
+        if self.rounds and not self.gate:
+            raise ValueError("plan: expected integers from a gate alone but got no gate")
+
+    @property
+    def block_m(self) -> int:
+        """Rows of a tile: all of them. A tensor core needs at least 16."""
+        return max(16, triton.next_power_of_2(self.rows))
+
+    @property
+    def block_n(self) -> int:
+        """Columns of a tile. As wide as possible with enough programs to fill the machine."""
+        if self.gate:
+            return GATE_COLUMNS
+        return next((w for w in (64, 32) if triton.cdiv(self.n, w) >= PROGRAMS), 16)
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles of n."""
+        return triton.cdiv(self.n, self.block_n)
+
+    @property
+    def groups(self) -> int:
+        """Groups of 32 k, the last of which may have fewer."""
+        return triton.cdiv(self.k, GROUP)
+
+    @property
+    def is_even(self) -> bool:
+        """True if whole turns fill k."""
+        return self.k == padded_groups(self.k) * GROUP
+
+    @property
+    def turn(self) -> int:
+        """Groups of 32 k in one turn of the loop: of narrow tiles more, so that as many bytes are
+        in flight."""
+        groups = padded_groups(self.k)
+        most = TURN * 32 // (self.block_n * (2 if self.gate else 1))
+        return next(t for t in (most, TURN) if t >= TURN and groups % t == 0)
+
+    @property
+    def shares_groups(self) -> bool:
+        """True if warps share the groups of a turn, and then add them in order.
+
+        A narrow tile has work for one warp otherwise, and a program would take as long as its
+        instructions one after the other.
+        """
+        return self.block_n == 16 and self.block_m == 16 and self.format.group > 16
+
+    @property
+    def num_warps(self) -> int:
+        """Warps of a program.
+
+        Each takes 16 columns, because with fewer, some would repeat others' work; or some groups of
+        a turn. Both halves of a gate with more rows would spill.
+        """
+        if self.shares_groups:
+            return min(4, self.turn // self.format.per_byte)
+        return self.block_n // 16 * (2 if self.gate and self.block_m > 16 else 1)
+
+    @property
+    def stages(self) -> int:
+        """Stages of the pipeline over k."""
+        return 4

@@ -1,0 +1,104 @@
+"""Parts of a product of integers: levels of a byte, groups of k, their order."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def half_byte(levels, HIGH: tl.constexpr, PACKED: tl.constexpr):
+    """The low or the high halves of bytes as int8, four at a time with PACKED."""
+    if PACKED and HIGH:
+        asm: tl.constexpr = "{.reg .b32 t; shr.b32 t, $1, 4; and.b32 $0, t, 0x0f0f0f0f;}"
+        half = tl.inline_asm_elementwise(asm, "=r,r", [levels], dtype=tl.int8, is_pure=True, pack=4)
+    elif PACKED:
+        asm_low: tl.constexpr = "and.b32 $0, $1, 0x0f0f0f0f;"
+        half = tl.inline_asm_elementwise(
+            asm_low, "=r,r", [levels], dtype=tl.int8, is_pure=True, pack=4
+        )
+    elif HIGH:
+        half = (levels >> 4).to(tl.int8)
+    else:
+        half = (levels & 15).to(tl.int8)
+    return half
+
+
+@triton.jit
+def _added(total, sums, scale, x_scale):
+    """total + scale * (integer sums), rounded once."""
+    return tl.fma(sums.to(tl.float32), scale[None, :] * x_scale[:, None], total)
+
+
+@triton.jit
+def group_added(
+    total, sums, scale, minimum, x_scale, of_q, MINIMUMS: tl.constexpr, ZERO: tl.constexpr
+):
+    """total with a group of k, of which `sums` are the products and `of_q` the row's own sum."""
+    if ZERO != 0:
+        sums -= ZERO * of_q[:, None]
+    total = _added(total, sums, scale, x_scale)
+    if MINIMUMS:
+        moment = x_scale * of_q.to(tl.float32)
+        total = tl.fma(minimum[None, :], moment[:, None], total)
+    return total
+
+
+@triton.jit
+def halves_added(
+    total, x, w, scale, minimum, x_scale, first, second, MINIMUMS: tl.constexpr
+):  # fmt: skip
+    """total with two groups of 16 k; scale and minimum are pairs."""
+    is_first = (tl.arange(0, 32) < 16)[None, :]
+    none = tl.zeros(x.shape, tl.int8)
+    one = tl.dot(tl.where(is_first, x, none), w, input_precision="ieee")
+    total = group_added(total, one, scale[0], minimum[0], x_scale, first, MINIMUMS, 0)
+    two = tl.dot(tl.where(is_first, none, x), w, input_precision="ieee")
+    return group_added(total, two, scale[1], minimum[1], x_scale, second, MINIMUMS, 0)
+
+
+@triton.jit
+def each_of(sums):
+    """The G tensors [m, n] of sums [G, m, n]; G is 2, 4 or 8."""
+    G: tl.constexpr = sums.shape[0]
+    M: tl.constexpr = sums.shape[1]
+    N: tl.constexpr = sums.shape[2]
+    last = tl.permute(sums, (1, 2, 0))
+    if G == 2:
+        found = tl.split(last)
+    elif G == 4:
+        even, odd = tl.split(tl.reshape(last, (M, N, 2, 2)))
+        a0, a2 = tl.split(even)
+        a1, a3 = tl.split(odd)
+        found = (a0, a1, a2, a3)
+    else:
+        even, odd = tl.split(tl.reshape(last, (M, N, 4, 2)))
+        even_even, even_odd = tl.split(tl.reshape(even, (M, N, 2, 2)))
+        odd_even, odd_odd = tl.split(tl.reshape(odd, (M, N, 2, 2)))
+        a0, a4 = tl.split(even_even)
+        a2, a6 = tl.split(even_odd)
+        a1, a5 = tl.split(odd_even)
+        a3, a7 = tl.split(odd_odd)
+        found = (a0, a1, a2, a3, a4, a5, a6, a7)
+    return found
+
+
+@triton.jit
+def numbers(p, j: tl.constexpr, n, left, GROUP: tl.constexpr, EVEN: tl.constexpr):
+    """Scales or minimums of group j of a turn: one vector, or two with groups of 16. `left` of the
+    turn's are there."""
+    if GROUP == 16:
+        at: tl.constexpr = 2 * j
+    else:
+        at: tl.constexpr = j * 32 // GROUP
+    if EVEN:
+        one = tl.load(p + at * n)
+    else:
+        one = tl.load(p + at * n, mask=left > at, other=0.0)
+    two = one
+    if GROUP == 16:
+        if EVEN:
+            two = tl.load(p + (at + 1) * n)
+        else:
+            two = tl.load(p + (at + 1) * n, mask=left > at + 1, other=0.0)
+    return (one, two)

@@ -1,0 +1,169 @@
+"""Rows of activations rounded to integers for products with quantised weights.
+
+The public op is `round_rows`, its plain-torch twin `round_rows_torch`. A group of 32 k gets the
+CPU's scale and the CPU's integers (csrc/ops/integers.h).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .norm import MAX_COLUMNS
+from .packed import GROUP, TURN, IntegerRows
+from .plan import DTYPES
+from .state import MAX_ROWS
+
+INFINITY = tl.constexpr(0x7F800000)  # the bits; those of NaN are greater
+LEAST = tl.constexpr(0x03FE0000)  # the bits of 127 times the least normal float
+MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, halves to even
+
+
+@triton.jit
+def round_groups(y):
+    """(q int8, scale, sums of the first and of the second half of q) of groups y [n, 32]."""
+    bits = y.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    most = tl.max(bits, axis=1)
+    is_bad = most >= INFINITY
+    is_used = (most >= LEAST) & (most < INFINITY)
+    greatest = tl.where(is_used, most.to(tl.float32, bitcast=True), 127.0)
+    scale = tl.div_rn(greatest, tl.full(greatest.shape, 127.0, tl.float32))
+    given = tl.where(is_used[:, None], y, 0.0)
+    level = tl.div_rn(given, tl.broadcast_to(scale[:, None], given.shape))
+    level = ((level + MAGIC) - MAGIC).to(tl.int32)
+    is_first = (tl.arange(0, 32) < 16)[None, :]
+    first = tl.sum(tl.where(is_first, level, 0), axis=1)
+    second = tl.sum(tl.where(is_first, 0, level), axis=1)
+    scale = tl.where(is_used, scale, tl.where(is_bad, float("nan"), 0.0))
+    return level.to(tl.int8), scale, first, second
+
+
+@triton.jit
+def _round_rows_kernel(
+    X,  # [rows, columns] read
+    x_stride,
+    Norm,  # [columns]; read with NORM
+    Q,  # [64, columns padded to whole turns] written
+    q_stride,
+    Scales,  # [groups, 64] written
+    scales_stride,
+    Sums,  # [2, groups, 64] written
+    sums_stride,
+    half_stride,
+    columns,
+    eps,
+    NORM: tl.constexpr,
+    BLOCK: tl.constexpr,  # depends on the width alone
+):
+    """One program per row.  h = x, or x / sqrt(mean(x^2) + eps) * norm;  q = round(h / scale).
+
+    bytes = rows * columns * (size + 1)
+    """
+    row = tl.program_id(0).to(tl.int64)
+    GROUPS: tl.constexpr = BLOCK // 32
+    group = tl.arange(0, GROUPS).to(tl.int64)
+    o = tl.arange(0, GROUPS)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    m = o < columns
+    y = tl.load(X + row * x_stride + o, mask=m, other=0.0).to(tl.float32)
+    if NORM:
+        mean = tl.div_rn(tl.sum(tl.sum(y * y, axis=1), axis=0), columns.to(tl.float32))
+        scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
+        y = tl.load(Norm + o, mask=m, other=0.0).to(tl.float32) * (y * scale)
+    q, scale, first, second = round_groups(y)
+    m_group = group < tl.cdiv(columns, 32)
+    tl.store(Q + row * q_stride + o, q, mask=m_group[:, None])  # beyond the columns q is 0
+    tl.store(Scales + group * scales_stride + row, scale, mask=m_group)
+    p_sums = Sums + group * sums_stride + row
+    tl.store(p_sums, first, mask=m_group)
+    tl.store(p_sums + half_stride, second, mask=m_group)
+
+
+def round_rows(
+    x: torch.Tensor,
+    *,
+    out: IntegerRows,
+    norm: torch.Tensor | None = None,
+    eps: float = 0.0,
+) -> IntegerRows:
+    """Round rows, after their RMSNorm if a weight is given.
+
+    x     [rows, columns]  float16, bfloat16 or float32; rows may be strided, columns may not
+    out   written for these rows and columns; padding in it stays as it is
+    norm  [columns]        same dtype; the normalised row is not rounded in between
+
+    Returns `out`. Allocates nothing, so it can be captured. Raises ValueError on any other shape,
+    dtype or stride, and above 32768 columns.
+    """
+    _check(x, out, norm)
+    rows, columns = x.shape
+    block = triton.next_power_of_2(max(columns, GROUP * TURN))
+    _round_rows_kernel[(rows,)](
+        *(x, x.stride(0), x if norm is None else norm),
+        *(out.q, out.q.stride(0), out.scales, out.scales.stride(0)),
+        *(out.sums, out.sums.stride(1), out.sums.stride(0), columns, eps),
+        NORM=norm is not None,
+        BLOCK=block,
+        num_warps=num_warps(block),
+        enable_fp_fusion=False,
+    )
+    return out
+
+
+def num_warps(block: int) -> int:
+    """Warps of a program: eight values a thread."""
+    return min(16, max(1, block // 256))
+
+
+def round_rows_torch(
+    x: torch.Tensor,
+    *,
+    out: IntegerRows,
+    norm: torch.Tensor | None = None,
+    eps: float = 0.0,
+) -> IntegerRows:
+    """The twin of `round_rows` in plain torch: same arguments, effects and errors, any device."""
+    _check(x, out, norm)
+    y = x.float()
+    if norm is not None:
+        scale = 1 / torch.sqrt(y.square().mean(-1, keepdim=True) + eps)
+        y = norm.float() * (y * scale)
+    return round_torch(y, out)
+
+
+def round_torch(y: torch.Tensor, out: IntegerRows) -> IntegerRows:
+    """Round float32 rows [rows, columns] to `out`."""
+    rows, columns = y.shape
+    groups = -(-columns // GROUP)
+    y = torch.nn.functional.pad(y, (0, groups * GROUP - columns)).view(rows, groups, GROUP)
+    most = y.abs().amax(-1)  # NaN if any is
+    is_used = (most >= 127 * torch.finfo(torch.float32).tiny) & most.isfinite()
+    scale = torch.where(is_used, most, 127) / 127
+    q = torch.where(is_used[..., None], y / scale[..., None], 0).round()
+    scale = torch.where(is_used, scale, torch.where(most.isfinite(), 0.0, float("nan")))
+    out.q[:rows, : groups * GROUP] = q.flatten(1).to(torch.int8)
+    out.scales[:groups, :rows] = scale.t()
+    out.sums[:, :groups, :rows] = q.view(rows, groups, 2, GROUP // 2).sum(-1).permute(2, 1, 0).int()
+    return out
+
+
+def _check(x: torch.Tensor, out: IntegerRows, norm: torch.Tensor | None) -> None:
+    if x.dim() != 2 or x.dtype not in DTYPES:
+        raise ValueError(
+            f"x: expected [rows, columns] of one of {DTYPES} but got {x.dtype} {tuple(x.shape)}"
+        )
+    if not 1 <= x.shape[0] <= MAX_ROWS or not 1 <= x.shape[1] <= MAX_COLUMNS:
+        raise ValueError(
+            f"x: expected up to {MAX_ROWS} rows of {MAX_COLUMNS} but got {tuple(x.shape)}"
+        )
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        raise ValueError(f"x: expected contiguous columns but got stride {x.stride(1)}")
+    if out.q.shape[1] < x.shape[1] or out.q.device != x.device:
+        raise ValueError(
+            f"out: expected room for {x.shape[1]} columns on {x.device} but got "
+            f"{out.q.shape[1]} on {out.q.device}"
+        )
+    if norm is not None and (norm.shape != x.shape[1:] or norm.dtype != x.dtype):
+        raise ValueError(
+            f"norm: expected {x.dtype} [{x.shape[1]}] but got {norm.dtype} {tuple(norm.shape)}"
+        )
