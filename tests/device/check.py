@@ -8,12 +8,13 @@ lanes: the cuda backend, recorded forwards against the same ops by themselves, t
 rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
 transformers on the same prompts. exact: engines on the device, every method against plain
 decoding, with graphs and without. settings: filters, streams and rings of a default length.
-launches: kernels that start before the one before them has ended. integers: quantised weights, bits
-and tokens and times. seats: eight prompts at once, compared with one by one. requests: log-probs,
-bad words of several tokens, `auto`. large: exact at the size of an 8B. sanitize: compute-sanitizer
-over a short decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped, as long as source and device are the same;
---fresh starts it over. A step that went wrong keeps none of the others from running, but for the
-first: whether anything can run at all.
+launches: kernels that start before the one before them has ended. integers: quantised weights,
+bits and tokens and times. seats: eight prompts at once, compared with one by one. requests:
+log-probs, bad words of several tokens, `auto`. large: exact at the size of an 8B. sanitize:
+compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that was killed
+goes on where it stopped, as long as source and device are the same; --fresh starts it over. A
+step that went wrong keeps none of the others from running, but for the first: whether anything
+can run at all.
 `make gpu-check PART=kernels` calls it.
 """
 
