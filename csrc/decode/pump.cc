@@ -18,8 +18,7 @@ Pump::Pump(Resources& resources, Graphs& graphs)
       together_(resources, seats_, prompts_, patience_),
       round_(resources.config.first_round - 1),
       committed_round_(round_) {
-  r_.ended.host()[0] = round_;
-  r_.send_ended();
+  r_.count_from(round_);
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -28,10 +27,8 @@ Pump::Pump(Resources& resources, Graphs& graphs)
 void Pump::settle_down() {
   idle(Exec::kForever);
   r_.exec->forget();
-  r_.ended.host()[0] = committed_round_ = round_;
-  *r_.target.fed = r_.target.feed.pieces;
-  *r_.draft.fed = r_.draft.feed.pieces;
-  r_.send_ended();
+  committed_round_ = round_;
+  r_.count_from(round_);
 }
 
 void Pump::start_over() {
@@ -204,7 +201,7 @@ bool Pump::starts_drafting(int i, const RoundShape& how) {
   // A draft that skips a round has nothing of its chain, and no branch of a later one.
   if (seat.tuner && !seat.drafted && !has_round_in_flight()) {  // never on a device
     Sequence& c = r_.at(i);
-    r_.exec->note("sit_out", {{}, parts(Part::draft_have, Part::branches)}, bit(i));
+    r_.exec->note("sit_out", {{}, parts(Part::chain_law, Part::branches)}, bit(i));
     c.draft_nodes = Mask::none();
     c.branch_count = c.draft_idle = 0;
   }

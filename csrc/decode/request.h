@@ -56,7 +56,7 @@ void check_holes(const std::vector<int32_t>& holes, int32_t vocab);
 // lists of Sequence::shaping.
 struct ShapingMemory {
   ShapingMemory() = default;
-  ShapingMemory(Exec& exec, int32_t vocab, int32_t seats);
+  ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place = 0);
   // For a device's ops; null pointers on other backends.
   DenseShaping dense() const;
 

@@ -6,13 +6,14 @@ first: the shortest look at everything. kernels: the tests of the kernels on the
 compiles them for it), then their bench. products: those of `linear`, whose plans are many kernels.
 lanes: the cuda backend, recorded forwards against the same ops by themselves, then bench.lanes.
 rounds: tests.device.rounds at the sizes of real models and of the inflated demo pair, and
-transformers on the same prompts. exact: engines on the device, every method against plain
-decoding, with graphs and without. settings: filters, streams and rings of a default length.
-launches: kernels that start before the one before them has ended. seats: eight prompts at once,
-compared with one by one. large: exact at the size of an 8B. sanitize: compute-sanitizer over a
-short decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped,
-as long as source and device are the same; --fresh starts it over. A step that went wrong keeps
-none of the others from running, but for the first: whether anything can run at all.
+transformers on the same prompts. exact: engines on the device, every method against plain decoding,
+with graphs and without. settings: filters, streams and rings of a default length. launches: kernels
+that start before the one before them has ended. seats: eight prompts at once, compared with one by
+one. devices: draft and target in memories of their own; the step that needs two devices is skipped
+where there is one. large: exact at the size of an 8B. sanitize: compute-sanitizer over a short
+decode. Each within eight minutes, in steps: a part that was killed goes on where it stopped, as
+long as source and device are the same; --fresh starts it over. A step that went wrong keeps none of
+the others from running, but for the first: whether anything can run at all.
 `make gpu-check PART=kernels` calls it.
 """
 
@@ -25,6 +26,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from .steps import (
     Runner,
     Step,
     commit,
+    none_failed,
     run_command,
     run_steps,
     some_passed,
@@ -50,6 +53,7 @@ from .steps import (
 LIMIT = 480  # seconds of a part, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
+APART = "tests/device/test_apart.py"
 WORKERS = 8  # of pytest if pytest-xdist is installed: compiling a kernel uses a core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
@@ -122,10 +126,11 @@ def _products() -> tuple[Step, ...]:
 
 def _lanes() -> tuple[Step, ...]:
     body = "tests/device/test_exec.py"
+    others = (f"--ignore={body}", f"--ignore={APART}")
     return (
         _ready(),
         _tests("cuda body", 130, "-m", "gpu", body),
-        _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", f"--ignore={body}",
+        _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", *others,
                "tests/device"),
         _bench("bench of lanes", 145, "bench.lanes"),
         _cost_file("bench of lanes", "h200-8b-1b", 10),
@@ -166,7 +171,8 @@ def _exact() -> tuple[Step, ...]:
         _same("demo, eager", 65, "--pair", "demo", "--eager", *short),
         _same("8b, eager", 65, "--pair", "8b", "--eager", *short, "--methods", "specbranch",
               *coupled),
-        _tests("engines", 120, "-m", "gpu", "-k", "method", "tests/device"),
+        _tests("engines", 120, "-m", "gpu", "-k", "method", f"--ignore={APART}",
+               "tests/device"),
     )  # fmt: skip
 
 
@@ -218,6 +224,16 @@ def _seats() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _devices() -> tuple[Step, ...]:
+    """Draft and target in memories of their own: on one device, and on two if there are two."""
+    two = _tests("two devices", 200, "-m", "gpu", "-k", "two_devices", "-rs", APART)
+    return (
+        _ready(50),
+        _tests("two memories", 200, "-m", "gpu", "-k", "one_device", APART),
+        replace(two, judge=none_failed),
+    )
+
+
 def _sanitize() -> tuple[Step, ...]:
     tool = sanitize.find_tool() or sanitize.TOOL
     return (_ready(50), _decode(70), *sanitize.steps(tool))
@@ -233,6 +249,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "settings": _settings,
     "launches": _launches,
     "seats": _seats,
+    "devices": _devices,
     "large": _large,
     "sanitize": _sanitize,
 }
