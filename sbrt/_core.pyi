@@ -496,7 +496,8 @@ class RuntimeConfig:
     the lanes overlap. vocab: number of the target's logits in use, 0 for all. body: the backend.
     cpu; sim runs everything on the caller's thread; dry does the same and records it (`order`);
     dry_cuda does so in place of a device whose memory the host cannot access; or cuda.
-    device: number of the CUDA device. draft_first: the draft's stream is the more urgent one there.
+    device: number of the CUDA device. draft_device: the draft's, which then has a memory of its
+    own (-1: the target's). draft_first: the draft's stream is the more urgent one there.
     debug: poison memory that must not be read. rejection: memory for policies with that rule.
     max_num_seqs: sequences at once. max_piece: most tokens of a prompt between two rounds.
     reuses_prefixes: a prompt reuses KV that a seat has for its beginning.
@@ -523,6 +524,7 @@ class RuntimeConfig:
     tuned: Sequence[Policy]
     tuning: Costs | None
     device: int
+    draft_device: int
     draft_first: bool
     nvtx: bool
     max_num_seqs: int

@@ -35,6 +35,8 @@ class SpeculativeConfig:
     model: the draft, in the forms of EngineConfig.model.
     dtype: storage of the draft's weights, a value of EngineConfig.dtype (None: that one). No token
     depends on it.
+    device: the draft's. With a target on a CUDA device it may be another one, for example cuda:1
+    (None: the target's). The lanes then copy what they tell each other.
     num_speculative_tokens: gamma, the draft steps per burst (None: 4). It is an upper limit for
     auto.
     num_branches: k_max.
@@ -62,7 +64,7 @@ class SpeculativeConfig:
             folder("SpeculativeConfig.model", self.model)
         if self.dtype is not None:
             check.one_of("SpeculativeConfig.dtype", self.dtype, CUDA_DTYPES)
-        if self.device is not None and not _is_cpu(self.device):
+        if not (self.device is None or _is_cpu(self.device) or _is_cuda(self.device)):
             raise not_built(f"SpeculativeConfig.device {check.show(self.device)}")
         check.one_of("acceptance", self.acceptance, methods.ACCEPTANCE)
         if self.hrad is not None:
@@ -210,8 +212,7 @@ class EngineConfig:
         self.threads()
         known = CUDA_DTYPES if self.on_cuda else CPU_DTYPES
         check.one_of("SpeculativeConfig.dtype", self.draft_dtype, known)
-        if self.on_cuda:
-            self._check_on_cuda()
+        self._check_devices()
 
     def method(self) -> methods.Method:
         """The method of requests that name none: `none` without a draft."""
@@ -246,7 +247,24 @@ class EngineConfig:
     @property
     def device_index(self) -> int:
         """Number of the CUDA device; `cuda` means the first."""
-        return int(self.device.partition(":")[2] or 0)
+        return _index(self.device)
+
+    @property
+    def draft_index(self) -> int:
+        """Number of the CUDA device of the draft."""
+        return self.device_index if self._draft_device is None else _index(self._draft_device)
+
+    @property
+    def is_apart(self) -> bool:
+        """True if draft and target have devices of their own."""
+        return self.on_cuda and self.draft() is not None and self.draft_index != self.device_index
+
+    @property
+    def _draft_device(self) -> str | None:
+        """The CUDA device that SpeculativeConfig names, if any."""
+        given = self.speculative
+        named = given.device if isinstance(given, SpeculativeConfig) else None
+        return named if _is_cuda(named) else None
 
     @property
     def seats(self) -> int:
@@ -272,6 +290,15 @@ class EngineConfig:
                 f"draft_threads: expected at most {most} of {total} threads, got {draft}"
             )
         return total, draft
+
+    def _check_devices(self) -> None:
+        if self.on_cuda:
+            self._check_on_cuda()
+        elif self._draft_device is not None:
+            raise InvalidInputError(
+                f"SpeculativeConfig.device: expected cpu with a target on a CPU, "
+                f"got {self._draft_device}"
+            )
 
     def _check_on_cuda(self) -> None:
         given = self.speculative
@@ -320,6 +347,10 @@ def _is_cpu(value: Any) -> bool:
 
 def _is_cuda(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"cuda(:\d{1,4})?", value) is not None
+
+
+def _index(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
 
 
 def build(kind: type, given: dict[str, Any]) -> Any:

@@ -371,6 +371,7 @@ class Engine:
             costs=self._costs,
             tuning=self._tuning,
             device=self.config.device_index if self.config.on_cuda else 0,
+            draft_device=self.config.draft_index if self.config.is_apart else -1,
             draft_first=self._draft_first,
             keep_features=self._keep_features,
             max_num_seqs=self.config.seats,

@@ -28,10 +28,10 @@ Parts parts_of(const Names& names) {
   return parts;
 }
 
-Names names_of(const Parts& parts) {
+Names names_of(const OrderBook& book, const Parts& parts) {
   Names names;
-  for (int part = 0; part < kParts; ++part)
-    if (parts.has(part)) names.emplace_back(name_of(part));
+  for (int part = 0; part < kMostParts; ++part)
+    if (parts.has(part)) names.push_back(book.name_of(part));
   return names;
 }
 
@@ -41,8 +41,8 @@ py::list ops_of(const OrderBook& book) {
   for (const OrderBook::Op& op : book.ops()) {
     const std::string& stream = book.streams()[op.stream];
     if (op.kind == OrderBook::Kind::run) {
-      out.append(py::make_tuple(stream, book.names()[op.name], names_of(op.effects.reads),
-                                names_of(op.effects.writes), op.seats));
+      out.append(py::make_tuple(stream, book.names()[op.name], names_of(book, op.effects.reads),
+                                names_of(book, op.effects.writes), op.seats));
     } else {
       const bool waits = op.kind == OrderBook::Kind::wait;
       out.append(py::make_tuple(stream, waits ? "wait" : "record", book.events()[op.event].name,
@@ -96,11 +96,12 @@ void bind_order(py::module_& m) {
       .def("__len__", [](const OrderBook& book) { return book.ops().size(); })
       .def(
           "written_by",
-          [](const OrderBook& book, int stream) { return names_of(book.written_by(stream)); },
+          [](const OrderBook& book, int stream) { return names_of(book, book.written_by(stream)); },
           py::arg("stream"))
       .def("conflicts", &OrderBook::conflicts, py::arg("without") = Names{}, py::arg("host") = true,
            py::call_guard<GilRelease>(),
-           "A sentence for each pair that nothing orders; `without`: events not waited for; "
+           "A sentence for each pair that nothing orders; `without`: events not waited for, "
+           "and mail not sent; "
            "`host`: what the host waits for counts.");
 }
 

@@ -290,6 +290,7 @@ void bind_config(py::module_& m) {
           "body", [](const C& c) { return name_of(c.body); },
           [](C& c, const std::string& name) { c.body = body_named(name); })
       .def_readwrite("device", &C::device)
+      .def_readwrite("draft_device", &C::draft_device)
       .def_readwrite("draft_first", &C::draft_first)
       .def_readwrite("nvtx", &C::nvtx)
       .def_readwrite("debug", &C::debug)

@@ -17,6 +17,18 @@ void check_capabilities(const RuntimeConfig& c) {
   refuse(c.reuses_prefixes, can.reuses_prefixes, "prefix reuse");
 }
 
+// Refuses what needs both lanes' state in one memory.
+void check_apart(const RuntimeConfig& c) {
+  check_within("draft_device", -1, 1023, c.draft_device);
+  const auto refuse = [&c](bool asked, const char* what) {
+    check<InvalidInput>(!asked || !c.is_apart(), "draft_device: ", what,
+                        " is not there yet with a draft on a device of its own");
+  };
+  refuse(c.rejection, "acceptance rejection");
+  refuse(!c.tuned.empty(), "the method auto");
+  refuse(c.reuses_prefixes, "prefix reuse");
+}
+
 }  // namespace
 
 void check_config(const RuntimeConfig& c, const Model& target) {
@@ -36,6 +48,7 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check<InvalidInput>(c.body == Body::sim || !c.costs,
                       "costs: expected the sim body but got another");
   check_capabilities(c);
+  check_apart(c);
 }
 
 void check_request(const Request& r, const RuntimeConfig& c, int32_t target_vocab, bool has_draft) {

@@ -28,10 +28,11 @@ struct RuntimeConfig {
   int32_t max_piece = kMaxRows;  // most tokens of a prompt between two rounds
   int64_t first_round = 1;       // counters are 64-bit: tests start them high
   Body body = Body::cpu;
-  int32_t device = 0;       // of the cuda backend
-  bool draft_first = true;  // on a device: the draft's stream is the more urgent one
-  bool nvtx = false;        // ranges of rounds, graphs and prefill, for profilers
-  bool debug = false;       // poison memory that must not be read, check every slot's position
+  int32_t device = 0;         // of the cuda backend
+  int32_t draft_device = -1;  // the draft's; its state has a memory of its own; -1: the target's
+  bool draft_first = true;    // on a device: the draft's stream is the more urgent one
+  bool nvtx = false;          // ranges of rounds, graphs and prefill, for profilers
+  bool debug = false;         // poison memory that must not be read, check every slot's position
   std::shared_ptr<const Costs> costs;   // virtual time, only on the sim backend
   std::vector<Policy> tuned;            // candidates of `auto`, plain decoding first
   std::shared_ptr<const Costs> tuning;  // costs by which `auto` chooses; null: they are measured
@@ -40,6 +41,8 @@ struct RuntimeConfig {
   bool rejection = false;               // memory for policies with that rule
 
   Capabilities can() const { return capabilities_of(body); }
+  // The lanes' state is in two memories.
+  bool is_apart() const { return draft_device >= 0; }
   // Threads of the target while the draft works too.
   int32_t target_share() const {
     return num_threads > draft_threads ? num_threads - draft_threads : 1;

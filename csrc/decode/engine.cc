@@ -91,7 +91,7 @@ void Engine::prepare(const Policy& policy) {
 void Engine::check_admissible(const Request& request) const {
   check_usable();
   check_request(request, resources_.config, resources_.models[0]->vocab(), resources_.has_draft());
-  resources_.shaping[0].check_request(request.shaping);
+  resources_.memories[0].shaping[0].check_request(request.shaping);
 }
 
 int Engine::admit(const Request& request) {

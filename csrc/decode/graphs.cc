@@ -21,14 +21,18 @@ void put(Graph& graph, const RoundStep<Args>& step, const Args& args, Part clock
   if (shape.is_there()) node.on_device(kernel_of(step.op), shape.threads, shape.blocks * seats);
 }
 
+int64_t* ended_at(const LaneUnit& unit, int at) { return unit.memory->ended.device() + at; }
+
 // The arguments of a lane's choice: tokens, or distributions of a draft.
-ChooseArgs choose_args(Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice, Law* law) {
+ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice,
+                       Law* law) {
   Lane& lane = *unit.lane;
-  DenseShaping dense = r.dense_shaping.dense();
-  dense.trunk = r.trunks.device();
+  DenseShaping dense = unit.memory->dense_shaping.dense();
+  dense.trunk = unit.memory->trunks.device();
   dense.trunk_room = r.room();
-  return {lane.logits(),       lane.columns().n, unit.columns, batch, r.sequences.device(),
-          unit.scratch.data(), choice,           law,          dense};
+  return {
+      lane.logits(),       lane.columns().n, unit.columns, batch, unit.memory->sequences.device(),
+      unit.scratch.data(), choice,           law,          dense};
 }
 
 }  // namespace
@@ -76,7 +80,7 @@ namespace {
 struct FeedSteps {
   LaneStep rows;
   RoundStep<EndArgs> end;
-  int64_t* fed;  // LaneUnit::fed in the ops' memory
+  int64_t* fed;  // finished pieces, in the ops' memory
 };
 
 // The pieces of a prompt. `expect` gives the lane the rows of the next one.
@@ -101,6 +105,7 @@ Graphs::Graphs(Resources& resources) : r_(resources) {
   record_target();
   record_select();
   if (r_.has_draft()) record_draft();
+  if (r_.is_apart()) mails_ = mails_of(r_);
   prepare();
 }
 
@@ -133,8 +138,8 @@ void Graphs::record_target() {
   ops.forward = kFeedTarget;
   ops.clock = Part::target_fed;
   record_feed(unit.feed, r_.config.max_piece,
-              {kPrefillTargetRows, kEndTargetPiece, r_.ended.device() + 1}, args, ops,
-              [&](const int32_t& rows) { expect(lane, rows); });
+              {kPrefillTargetRows, kEndTargetPiece, ended_at(r_.target, r_.target.fed_at)}, args,
+              ops, [&](const int32_t& rows) { expect(lane, rows); });
   record_logprobs(args, ops);
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
@@ -151,7 +156,7 @@ void Graphs::record_logprobs(LaneArgs args, const LaneOps& ops) {
   expect(*r_.target.lane, rows);
   ops.put_forward(graph, true);
   put_logprobs(graph, args.seats, kPromptLogprobs, kPromptLogprobRows, ops.clock);
-  put(graph, kEndTargetPiece, EndArgs{r_.ended.device() + 1}, ops.clock);
+  put(graph, kEndTargetPiece, EndArgs{ended_at(r_.target, r_.target.fed_at)}, ops.clock);
 }
 
 SelectArgs Graphs::select_args() const {
@@ -186,11 +191,11 @@ void Graphs::put_logprobs(Graph& graph, const Seats& seats, const RoundStep<Logp
 
 void Graphs::record_select() {
   put_select(select_);
-  put(select_, kEndRound, EndArgs{r_.ended.device()});
+  put(select_, kEndRound, EndArgs{ended_at(r_.target, 0)});
   put_select(select_logprobs_);
   put_logprobs(select_logprobs_, r_.seats(r_.target), kOutputLogprobs, kOutputLogprobRows,
                Part::round);
-  put(select_logprobs_, kEndRound, EndArgs{r_.ended.device()});
+  put(select_logprobs_, kEndRound, EndArgs{ended_at(r_.target, 0)});
 }
 
 void Graphs::put_select(Graph& graph) const {
@@ -216,10 +221,11 @@ void Graphs::record_draft() {
   const ChooseArgs laws = choose_args(r_, unit, batch, nullptr, mine->law);
   LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
+  if (r_.is_apart()) put(settle_draft_, kFollowTrunk, args);
   put(settle_draft_, kSettleDraft, args);
   ops.put_moves(settle_draft_, Moves::path_and_tail);
   put(plan_certain_, kPlanCertain, args);
-  SelectArgs bursts = select_args();
+  SelectArgs bursts{};  // the other fields are in the target's memory
   bursts.seats = args.seats;
   put(hang_burst_, kHangBurst, bursts);
   put(hang_burst_, kBringBurst, args);
@@ -235,7 +241,7 @@ void Graphs::record_draft() {
   ops.forward = kFeedDraft;
   ops.clock = Part::draft_fed;
   record_feed(unit.feed, r_.config.max_piece,
-              {kPrefillDraftRows, kEndDraftPiece, r_.ended.device() + 2}, args, ops,
+              {kPrefillDraftRows, kEndDraftPiece, ended_at(r_.draft, r_.draft.fed_at)}, args, ops,
               [&](const int32_t& rows) { expect(lane, rows); });
   expect(lane, unit.timed_rows);
   ops.put_forward(unit.timed_forward, true);
@@ -248,7 +254,7 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   expect(*r_.draft.lane, look_rows_);
   LaneArgs few = args;
   few.max_rows = look_rows_;
-  const EndArgs end{r_.ended.device() + 2};
+  const EndArgs end{ended_at(r_.draft, r_.draft.fed_at)};
   put(prefill_laws_, kPrefillDraftRows, few, ops.clock);
   ops.put_gather(prefill_laws_);
   ops.put_forward(prefill_laws_, true);
@@ -266,18 +272,36 @@ void Graphs::prepare() {
   LaneUnit &target = r_.target, &draft = r_.draft;
   for (Graph* graph : {&settle_target_, &verify_, &select_, &select_logprobs_, &prefill_logprobs_,
                        &target.timed_forward})
-    target.stream->prepare(*graph);
-  for (const Graph& graph : target.feed.graphs) target.stream->prepare(graph);
+    if (!graph->nodes().empty()) prepare(target, *graph);
+  for (const Graph& graph : target.feed.graphs) prepare(target, graph);
   if (!draft.stream) return;
-  for (const Graph& graph : draft.feed.graphs) draft.stream->prepare(graph);
+  for (const Graph& graph : draft.feed.graphs) prepare(draft, graph);
   for (Graph* graph : {&settle_draft_, &plan_certain_, &hang_burst_, &catch_up_, &plan_, &step_,
                        &prefill_laws_, &look_, &draft.timed_forward})
-    draft.stream->prepare(*graph);
+    prepare(draft, *graph);
+}
+
+// Refuses a graph whose ops touch the other lane's part of the state, except what the lanes tell each
+// other (state/mail.h).
+void Graphs::prepare(LaneUnit& unit, const Graph& graph) const {
+  const Effects allowed = allowed_to(&unit == &r_.draft);
+  for (const Graph::Node& node : graph.nodes()) {
+    if (node.name == kFollowTrunk.name) continue;  // it repeats what the target wrote
+    const uint64_t reads = node.effects.reads.bits & ~allowed.reads.bits;
+    const uint64_t writes = node.effects.writes.bits & ~allowed.writes.bits;
+    if ((reads | writes) == 0) continue;
+    const int part = __builtin_ctzll(reads | writes);
+    check(false, "graph ", graph.name(), ": ", node.name,
+          writes >> part & 1 ? " writes " : " reads ", name_of(part),
+          ", which belongs to the other lane");
+  }
+  unit.stream->prepare(graph);
 }
 
 TargetLane Graphs::target(const RoundShape& shape) const {
   TargetLane lane{*r_.target.stream, settle_target_, verify_,
                   shape.has_logprobs ? select_logprobs_ : select_};
+  if (r_.is_apart()) lane.verdict = &mails_.verdict;
   lane.settles = r_.launches.moves_kv;
   if (shape.has_logprobs) lane.select_width = shape.target_width;
   const auto whole = verifications_.find(verification_at(shape));
@@ -295,7 +319,9 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
           plan_,
           step_,
           fused(serial_bursts_, shape.burst),
-          fused(bursts_, shape.gamma)};
+          fused(bursts_, shape.gamma),
+          r_.is_apart() ? &mails_.burst : nullptr,
+          r_.is_apart() ? &mails_.offer : nullptr};
 }
 
 // The place of a round of this shape; it depends on whether `settle` and `select` are in it, and on

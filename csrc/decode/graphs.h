@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "decode/mails.h"
 #include "decode/resources.h"
 #include "round/op_args.h"
 #include "round/round.h"
@@ -48,11 +49,13 @@ class Graphs {
   LogprobArgs logprob_args(const Seats& seats) const;
   void expect(Lane& lane, const int32_t& rows) const;
   void prepare();
+  void prepare(LaneUnit& unit, const Graph& graph) const;
   int verification_at(const RoundShape& shape) const;
   const Graph& verification(const RoundShape& shape);
   const Graph* fused(const std::map<int, Graph>& bursts, int steps) const;
 
   Resources& r_;
+  Mails mails_;          // of two memories
   int64_t refused_ = 0;  // calls of may_fuse() that found a full store
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};

@@ -26,8 +26,7 @@ Pump::Pump(Resources& resources, Graphs& graphs)
       together_(resources, seats_, prompts_, patience_),
       round_(resources.config.first_round - 1),
       committed_round_(round_) {
-  r_.ended.host()[0] = round_;
-  r_.send_ended();
+  r_.count_from(round_);
   fences_.verify_done.counter().store(round_);
   fences_.chain_ready.counter().store(round_);
   fences_.draft_ready.counter().store(round_);
@@ -36,10 +35,8 @@ Pump::Pump(Resources& resources, Graphs& graphs)
 void Pump::settle_down() {
   idle(Exec::kForever);
   r_.exec->forget();
-  r_.ended.host()[0] = committed_round_ = round_;
-  *r_.target.fed = r_.target.feed.pieces;
-  *r_.draft.fed = r_.draft.feed.pieces;
-  r_.send_ended();
+  committed_round_ = round_;
+  r_.count_from(round_);
 }
 
 void Pump::start_over() {

@@ -43,15 +43,15 @@ void check_holes(const std::vector<int32_t>& holes, int32_t vocab) {
                       "vocabulary: expected a token below ", vocab, " but got holes only");
 }
 
-ShapingMemory::ShapingMemory(Exec& exec, int32_t vocab, int32_t seats) : vocab(vocab) {
+ShapingMemory::ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place) : vocab(vocab) {
   const size_t count = static_cast<size_t>(vocab) * seats;
-  token = exec.cells<int32_t>(count, Where::device);
-  output = exec.cells<int32_t>(count, Where::device);
-  seen = exec.cells<uint8_t>(count, Where::device);
+  token = exec.cells<int32_t>(count, Where::device, place);
+  output = exec.cells<int32_t>(count, Where::device, place);
+  seen = exec.cells<uint8_t>(count, Where::device, place);
   if (exec.can().has_host_memory) return;
-  mask = exec.cells<uint8_t>(count, Where::device);
-  bias = exec.cells<float>(count, Where::device);
-  words = exec.cells<int32_t>(kWordsRoom * seats, Where::device);
+  mask = exec.cells<uint8_t>(count, Where::device, place);
+  bias = exec.cells<float>(count, Where::device, place);
+  words = exec.cells<int32_t>(kWordsRoom * seats, Where::device, place);
 }
 
 DenseShaping ShapingMemory::dense() const {

@@ -64,7 +64,7 @@ struct ShapingMemory {
   static constexpr int64_t kWordsRoom = 1 << 15;
 
   ShapingMemory() = default;
-  ShapingMemory(Exec& exec, int32_t vocab, int32_t seats);
+  ShapingMemory(Exec& exec, int32_t vocab, int32_t seats, int place = 0);
   // For a device's ops; null pointers on other backends.
   DenseShaping dense() const;
 

@@ -37,6 +37,18 @@ void bind_unit(LaneUnit& unit, const Model& model, const RuntimeConfig& c, int64
     unit.scratch.emplace_back(std::max(model.vocab(), c.vocab));
 }
 
+// The chain of a root only.
+void start_chain(Chain& chain, int32_t root) {
+  chain.size = chain.depth = 0;
+  chain.known = Mask::none();
+  chain.next[0] = -1;
+  chain.token[0] = root;
+  chain.parent[0] = -1;
+  chain.level[0] = 0;
+  chain.score[0] = 0;
+  chain.mask[0] = Mask::upto(1);
+}
+
 }  // namespace
 
 Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<const Model> of_draft,
@@ -47,7 +59,9 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   for (Policy& policy : config.tuned) policy = normalised(policy);
   if (config.vocab == 0) config.vocab = models[0]->vocab();
   check_within("vocab", 2, models[0]->vocab(), config.vocab);
-  exec = make_exec(config.body, {config.device, config.costs != nullptr, part_table()});
+  if (!models[1]) config.draft_device = -1;
+  exec = make_exec(config.body,
+                   {config.device, config.draft_device, config.costs != nullptr, part_table()});
   make_memory();
   make_streams();  // lanes on a device capture on their streams
   bind_unit(target, *models[0], config, config.max_model_len, false);
@@ -67,28 +81,24 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   // A lane that moves its KV itself may have different bits if the pieces differ.
   if (!target.lane->ring() || (draft.lane && !draft.lane->ring())) config.reuses_prefixes = false;
   check_holes(config.holes, config.vocab);
-  dense_shaping = ShapingMemory(*exec, config.vocab, count());
-  for (int seat = 0; seat < count(); ++seat)
-    shaping.emplace_back(*exec, dense_shaping, seat, config.holes);
+  for (LaneMemory& memory : memories)
+    if (memory.sequences.device()) make_shaping(memory);
   make_scores();
   make_logprobs();
 }
 
 void Resources::make_memory() {
   const auto seats = static_cast<size_t>(count());
-  sequences = exec->cells<Sequence>(seats, Where::device);
+  memories[1].place = 1;
+  target.memory = &memories[0];
+  draft.memory = &memories[is_apart()];
+  make_sequences(*target.memory);
+  if (is_apart()) make_sequences(*draft.memory);
+  const int place = draft.memory->place;
   rolls = exec->cells<Roll>(4, Where::pinned);
-  ended = exec->cells<int64_t>(3, Where::device);
   target_scratch = exec->cells<TargetScratch>(1, Where::device);
-  if (models[1]) draft_scratch = exec->cells<DraftScratch>(1, Where::device);
+  if (models[1]) draft_scratch = exec->cells<DraftScratch>(1, Where::device, place);
   records = exec->cells<Records>(seats, Where::pinned);
-  trunks = exec->cells<int32_t>(seats * room(), Where::device);
-  if (!config.tuned.empty()) ranks = exec->cells<uint8_t>(seats * room(), Where::pinned);
-  for (int seat = 0; seat < count(); ++seat) {
-    at(seat).trunk = trunks.device() + seat * room();
-    if (ranks.size() > 0) at(seat).rank = ranks.device() + seat * room();
-    exec->watch(watched(sequences.device() + seat, seat));
-  }
   target.batch = &target_scratch.host()->batch;
   target.scratch_block = &target_scratch.block();
   if (models[1]) {
@@ -99,19 +109,39 @@ void Resources::make_memory() {
   for (LaneUnit* unit : {&target, &draft}) {
     unit->roll = &rolls.host()[lane];
     unit->fed_roll = &rolls.host()[2 + lane];
-    unit->fed = &ended.host()[1 + lane];
-    ++lane;
+    unit->fed_at = 1 + lane++;
   }
   exec->watch(watched(target_scratch.device()));
-  if (models[1]) exec->watch(watched(draft_scratch.device()));
+  if (models[1]) exec->watch(watched(draft_scratch.device(), place));
+}
+
+void Resources::make_sequences(LaneMemory& memory) {
+  const auto seats = static_cast<size_t>(count());
+  const int place = memory.place;
+  memory.sequences = exec->cells<Sequence>(seats, Where::device, place);
+  memory.ended = exec->cells<int64_t>(3, Where::device, place);
+  memory.trunks = exec->cells<int32_t>(seats * room(), Where::device, place);
+  if (!config.tuned.empty()) memory.ranks = exec->cells<uint8_t>(seats * room(), Where::pinned);
+  for (int seat = 0; seat < count(); ++seat) {
+    Sequence& c = memory.at(seat);
+    c.trunk = memory.trunks.device() + seat * room();
+    if (memory.ranks.size() > 0) c.rank = memory.ranks.device() + seat * room();
+    exec->watch(watched(memory.sequences.device() + seat, seat, place));
+  }
+}
+
+void Resources::make_shaping(LaneMemory& memory) {
+  memory.dense_shaping = ShapingMemory(*exec, config.vocab, count(), memory.place);
+  for (int seat = 0; seat < count(); ++seat)
+    memory.shaping.emplace_back(*exec, memory.dense_shaping, seat, config.holes);
 }
 
 void Resources::make_streams() {
-  const auto stream = [this](const char* name, bool urgent) {
-    return exec->stream(config.num_threads, {name, urgent, config.nvtx});
+  const auto stream = [this](const LaneUnit& unit, const char* name, bool urgent) {
+    return exec->stream(config.num_threads, {name, urgent, config.nvtx, unit.memory->place});
   };
-  target.stream = stream("target", !config.draft_first);
-  if (models[1]) draft.stream = stream("draft", config.draft_first);
+  target.stream = stream(target, "target", !config.draft_first);
+  if (models[1]) draft.stream = stream(draft, "draft", config.draft_first);
 }
 
 void Resources::make_features() {
@@ -150,15 +180,25 @@ void Resources::make_logprobs() {
 }
 
 Seats Resources::seats(const LaneUnit& unit) const {
-  return {sequences.device(), count(), rolls.device() + (&unit == &draft), ended.device()};
+  const LaneMemory& m = *unit.memory;
+  return {m.sequences.device(), count(), rolls.device() + (&unit == &draft), m.ended.device()};
 }
 
 Seats Resources::fed_seats(const LaneUnit& unit) const {
-  const int lane = &unit == &draft;
-  return {sequences.device(), count(), rolls.device() + 2 + lane, ended.device() + 1 + lane};
+  const LaneMemory& m = *unit.memory;
+  return {m.sequences.device(), count(), rolls.device() + 2 + (&unit == &draft),
+          m.ended.device() + unit.fed_at};
 }
 
-void Resources::send_ended() { exec->upload(ended, 0, ended.size()); }
+void Resources::count_from(int64_t round) {
+  for (const LaneMemory& memory : memories) {
+    if (!memory.sequences.device()) continue;
+    int64_t* ended = memory.ended.host();
+    ended[0] = round;
+    for (const LaneUnit* unit : {&target, &draft}) ended[unit->fed_at] = unit->feed.pieces;
+    exec->upload(memory.ended, 0, memory.ended.size());
+  }
+}
 
 int64_t Resources::same_tokens(int seat, const int32_t* tokens, int64_t most) const {
   return std::mismatch(tokens, tokens + most, trunk(seat)).first - tokens;
@@ -171,26 +211,21 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   const int64_t length = static_cast<int64_t>(r.prompt.size());
   std::copy(r.prompt.begin(), r.prompt.end(), trunk(seat));
   c.sampling = normalised(r.sampling);
-  shaping[seat].start(r, c);
+  memories[0].shaping[seat].start(r, c);
   c.policy = r.tuned ? config.tuned[0] : normalised(r.policy);
   c.prices.known = 0;
   if (c.rank)  // the length of the last sequence
-    std::fill_n(ranks.host() + seat * room(), std::min<int64_t>(room(), c.head + kSlots),
-                kUnknownRank);
+    std::fill_n(memories[0].ranks.host() + seat * room(),
+                std::min<int64_t>(room(), c.head + kSlots), kUnknownRank);
   c.trunk_hash = 0;
   for (const int32_t token : r.prompt) c.trunk_hash = extended(c.trunk_hash, token);
   c.limit = std::min(length + r.max_tokens, config.max_model_len);
   asked.host()[seat] = logprobs[seat].start(*exec, r, c.limit, config.vocab);
   c.head = length - 1;
-  c.chain.size = c.chain.depth = c.lost = c.no_mass = c.filled = 0;
-  c.chain.known = Mask::none();
-  c.chain.next[0] = -1;
+  c.followed = length;
+  c.lost = c.no_mass = c.filled = 0;
   c.hindsight = {};
-  c.chain.token[0] = r.prompt.back();
-  c.chain.parent[0] = -1;
-  c.chain.level[0] = 0;
-  c.chain.score[0] = 0;
-  c.chain.mask[0] = Mask::upto(1);
+  start_chain(c.chain, r.prompt.back());
   c.outcome = {};
   c.cut = Cut::confident;
   c.outcome.branch = -1;
@@ -199,19 +234,36 @@ void Resources::start_sequence(int seat, const Request& r, int64_t target_have,
   c.draft_nodes = Mask::none();
   c.target_have = target_have;
   c.draft_have = draft_have;
-  exec->upload(trunks, seat * room(), length);
+  exec->upload(memories[0].trunks, seat * room(), length);
   send_sequence(seat);
+  if (is_apart()) start_elsewhere(seat, r);
+}
+
+// The same in the draft's memory.
+void Resources::start_elsewhere(int seat, const Request& r) {
+  const LaneMemory& memory = *draft.memory;
+  Sequence& c = memory.at(seat);
+  int32_t* trunk = c.trunk;
+  const Counts counts = c.counts;
+  c = at(seat);
+  c.trunk = trunk;
+  c.counts = counts;
+  std::copy(r.prompt.begin(), r.prompt.end(), memory.trunks.host() + seat * room());
+  draft.memory->shaping[seat].start(r, c);
+  exec->upload(memory.trunks, seat * room(), r.prompt.size());
+  exec->upload(memory.sequences, seat, 1);
 }
 
 // The host's copy has the host's addresses except while it is sent: the tuner reads it.
 void Resources::send_sequence(int seat) {
   Sequence& c = at(seat);
-  const bool ranks_it = ranks.size() > 0;
-  c.trunk = trunks.device() + seat * room();
-  c.rank = ranks_it ? ranks.device() + seat * room() : nullptr;
-  exec->upload(sequences, seat, 1);
+  const LaneMemory& memory = memories[0];
+  const bool ranks_it = memory.ranks.size() > 0;
+  c.trunk = memory.trunks.device() + seat * room();
+  c.rank = ranks_it ? memory.ranks.device() + seat * room() : nullptr;
+  exec->upload(memory.sequences, seat, 1);
   c.trunk = trunk(seat);
-  c.rank = ranks_it ? ranks.host() + seat * room() : nullptr;
+  c.rank = ranks_it ? memory.ranks.host() + seat * room() : nullptr;
 }
 
 // Sends a part of the host's copy, from one of its addresses to another.
@@ -220,12 +272,12 @@ void Resources::send_fields(int seat, const void* begin, const void* end) {
   const auto from = static_cast<size_t>(static_cast<const std::byte*>(begin) - first);
   const auto bytes = static_cast<size_t>(static_cast<const std::byte*>(end) -
                                          static_cast<const std::byte*>(begin));
-  exec->copy_over(sequences.block(), seat * sizeof(Sequence) + from, bytes);
+  exec->copy_over(memories[0].sequences.block(), seat * sizeof(Sequence) + from, bytes);
 }
 
 void Resources::sit_out(int seat) {
   Sequence& c = at(seat);
-  exec->note("sit_out", {{}, parts(Part::draft_have, Part::branches)}, SeatSet{1} << seat);
+  exec->note("sit_out", {{}, parts(Part::chain_law, Part::branches)}, SeatSet{1} << seat);
   c.draft_nodes = Mask::none();
   c.branch_count = c.draft_idle = 0;
   send_fields(seat, &c.draft_nodes, &c.draft_nodes + 1);

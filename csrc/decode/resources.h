@@ -12,6 +12,7 @@
 #include "decode/config.h"
 #include "decode/feed.h"
 #include "decode/hrad_memory.h"
+#include "decode/lane_memory.h"
 #include "decode/logprobs.h"
 #include "decode/request.h"
 #include "decode/launches.h"
@@ -26,6 +27,7 @@ struct LaneUnit {
   Columns columns;  // columns of its logits that are tokens of the engine
   std::vector<ChooseScratch> scratch;
   std::unique_ptr<Stream> stream;
+  LaneMemory* memory = nullptr;
   Batch* batch = nullptr;                // the host's copy
   const Block* scratch_block = nullptr;  // its location, at the beginning of the block
   Graph timed_forward{"timed_forward"};  // for any number of rows, with its sampling
@@ -37,7 +39,7 @@ struct LaneUnit {
   Event timed{"timed"};
   Roll* roll = nullptr;      // seats that take part in a round of it
   Roll* fed_roll = nullptr;  // seats of a piece of a prompt
-  int64_t* fed = nullptr;    // finished pieces, counted by its ops
+  int fed_at = 0;            // of LaneMemory::ended: finished pieces, counted by its ops
 };
 
 struct Resources {
@@ -47,7 +49,9 @@ struct Resources {
 
   bool has_draft() const { return draft.lane != nullptr; }
   int count() const { return config.max_num_seqs; }  // number of seats
-  Sequence& at(int seat) const { return sequences.host()[seat]; }
+  bool is_apart() const { return config.is_apart(); }
+  // The host's copy of a sequence; with two memories that of the target's.
+  Sequence& at(int seat) const { return memories[0].at(seat); }
   // The sequences, for the ops of a lane: those in a round, or in a piece of a prompt.
   Seats seats(const LaneUnit& unit) const;
   Seats fed_seats(const LaneUnit& unit) const;
@@ -57,8 +61,10 @@ struct Resources {
                       int64_t draft_have = 0);
   // How many of the first `most` tokens of a seat's trunk are these.
   int64_t same_tokens(int seat, const int32_t* tokens, int64_t most) const;
-  int32_t* trunk(int seat) const { return trunks.host() + seat * room(); }
-  void send_ended();  // uploads the counters; nothing may be in flight
+  int32_t* trunk(int seat) const { return memories[0].trunks.host() + seat * room(); }
+  // The lanes count rounds from this one on, and pieces from those enqueued so far. Nothing may be in
+  // flight.
+  void count_from(int64_t round);
 
   // For `auto`. Between rounds: `change` sets policy and prices of a seat in the host's copy, which
   // are then sent.
@@ -91,18 +97,13 @@ struct Resources {
   RuntimeConfig config;
   std::shared_ptr<const Model> models[2];
   std::unique_ptr<Exec> exec;
-  Cells<Sequence> sequences;
-  Cells<Roll> rolls;     // for rounds and for pieces: the target's two, then the draft's
-  Cells<int64_t> ended;  // Seats::ended: of rounds, of the target's pieces, of the draft's
+  LaneMemory memories[2];  // the second one only if is_apart()
+  Cells<Roll> rolls;       // for rounds and for pieces: the target's two, then the draft's
   Cells<TargetScratch> target_scratch;
   Cells<DraftScratch> draft_scratch;
   Cells<Records> records;
-  Cells<int32_t> trunks;                 // [seats, room()]
-  Cells<uint8_t> ranks;                  // the same
   Buffer<float> features, hrad_scratch;  // on the host; a device has
   HradMemory hrad_memory;
-  ShapingMemory dense_shaping;
-  std::vector<ShapingStore> shaping;   // [seats]
   std::vector<LogprobStore> logprobs;  // [seats]
   Cells<Logprobs> asked;               // [seats] the same, for ops
   Cells<uint8_t> hole;                 // [vocab] 1: no token has this id; none without such ids
@@ -113,6 +114,9 @@ struct Resources {
 
  private:
   void make_memory();
+  void make_sequences(LaneMemory& memory);
+  void make_shaping(LaneMemory& memory);
+  void start_elsewhere(int seat, const Request& request);
   void send_sequence(int seat);
   void send_fields(int seat, const void* begin, const void* end);
   void make_streams();

@@ -51,7 +51,8 @@ inline int burst_after_miss(const Policy& p) { return p.on_miss == kBurst ? p.bu
 
 // Choosing a policy reads and writes these parts of a seat. csrc/README.md names the other parts
 // that the tuner reads.
-inline constexpr Effects kTunes{parts(Part::outcome, Part::draft_have), parts(Part::settings)};
+inline constexpr Effects kTunes{parts(Part::trunk, Part::outcome, Part::draft_have),
+                                parts(Part::settings)};
 
 class SeatTable {
  public:

@@ -18,6 +18,7 @@ struct Block {
   void* host = nullptr;
   void* device = nullptr;
   size_t bytes = 0;
+  int place = 0;  // which of the backend's memories it is in
 };
 
 // `count` elements of T, zeroed. host() and device() differ only if the backend is a device.

@@ -11,13 +11,14 @@
 namespace sbrt {
 
 struct Command {
-  enum Kind { kLaunch, kWait, kRecord, kStop };
+  enum Kind { kLaunch, kWait, kRecord, kSend, kStop };
   Kind kind = kStop;
   int width = 1;
   const Graph* graph = nullptr;
   Event* event = nullptr;
   int64_t value = 0;
-  SeatSet seats = kEverySeat;  // of a launch
+  SeatSet seats = kEverySeat;  // of a launch or mail
+  const Mail* mail = nullptr;
 };
 
 constexpr size_t kTraceEvents = 1 << 15;
@@ -27,6 +28,9 @@ class CommandStream : public Stream {
  public:
   void launch(const Graph& graph, int width, SeatSet seats) final {
     push({Command::kLaunch, width, &graph, nullptr, 0, seats});
+  }
+  void send(const Mail& mail, SeatSet seats) final {
+    push({Command::kSend, 1, nullptr, nullptr, 0, seats, &mail});
   }
   void wait(Event& event, int64_t value) final {
     push({Command::kWait, 1, nullptr, &event, value});

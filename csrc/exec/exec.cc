@@ -5,9 +5,9 @@
 namespace sbrt {
 
 // Lazily committed pages that all ops of this process can reach.
-Block Exec::allocate(size_t bytes, Where) {
+Block Exec::allocate(size_t bytes, Where, int place) {
   const auto pages = std::make_shared<Pages>(bytes);
-  return {pages, pages->as<void>(), pages->as<void>(), bytes};
+  return {pages, pages->as<void>(), pages->as<void>(), bytes, place};
 }
 
 }  // namespace sbrt

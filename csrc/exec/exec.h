@@ -24,6 +24,7 @@
 #include "exec/captured.h"
 #include "exec/cells.h"
 #include "exec/effects.h"
+#include "exec/mail.h"
 #include "exec/trace.h"
 
 namespace sbrt {
@@ -173,6 +174,8 @@ class Stream {
   // Runs `graph` with `width` members of the team. The graph must outlive the launch. `seats`: the
   // seats that its ops read and write.
   virtual void launch(const Graph& graph, int width, SeatSet seats = kEverySeat) = 0;
+  // Copies from one memory to another, for these seats. The mail must outlive the command.
+  virtual void send(const Mail& mail, SeatSet seats) = 0;
   virtual void wait(Event& event, int64_t value) = 0;
   virtual void record(Event& event, int64_t value) = 0;
   // The stream's trace. Read it while the stream is idle. A device keeps a trace only after
@@ -194,6 +197,7 @@ struct StreamKind {
   const char* name = "stream";
   bool urgent = false;  // has priority if the device could run both streams
   bool nvtx = false;    // put an NVTX range around each graph, for profilers
+  int place = 0;        // the memory of its ops
 };
 
 // A backend. One host thread enqueues.
@@ -232,9 +236,10 @@ class Exec {
   virtual void profile(bool /*is_on*/) {}
 
   virtual Capabilities can() const = 0;
+  // place: the memory, for ops of its streams. Pinned memory is in reach of all.
   template <class T>
-  Cells<T> cells(size_t count, Where where) {
-    return Cells<T>(allocate(count * sizeof(T), where));
+  Cells<T> cells(size_t count, Where where, int place = 0) {
+    return Cells<T>(allocate(count * sizeof(T), where, place));
   }
   // Copies `count` elements, from `first` on, from the host's copy to the device. No op in flight
   // may use them; ops enqueued later see them.
@@ -256,11 +261,12 @@ class Exec {
 
  protected:
   virtual std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) = 0;
-  virtual Block allocate(size_t bytes, Where where);
+  virtual Block allocate(size_t bytes, Where where, int place);
 };
 
 struct ExecOptions {
-  int device = 0;           // of cuda
+  int device = 0;           // of cuda, for the first memory
+  int second = -1;          // the same for the second memory; -1: there is one memory
   bool is_virtual = false;  // sim in virtual time
   PartTable parts{};        // of the dry backends
 };
@@ -269,15 +275,18 @@ std::unique_ptr<Exec> make_exec(Body body, const ExecOptions& options);
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence
 std::unique_ptr<Exec> make_virtual_exec();  // like sim, but in virtual time and with a trace
-// Like sim, and records every command for order().
-std::unique_ptr<Exec> make_dry_exec(const PartTable& parts);
+// Like sim, and records every command for order(). With two memories, an op that accesses the other
+// one faults.
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories);
 // A dry backend that imitates cuda. Device memory is separate, and an access by the host faults. An
 // op without a form for a device is refused.
-std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts);
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories);
 
 // One sentence that says why this machine or this build cannot run the cuda backend; empty if it
 // can.
 std::string why_no_cuda();
-std::unique_ptr<Exec> make_cuda_exec(int device);  // throws InvalidInput with that sentence
+// `second`: the device of the second memory; -1: there is one memory. Throws InvalidInput with that
+// sentence.
+std::unique_ptr<Exec> make_cuda_exec(int device, int second = -1);
 
 }  // namespace sbrt

@@ -23,11 +23,11 @@ Body body_named(const std::string& name) {
 std::unique_ptr<Exec> make_exec(Body body, const ExecOptions& options) {
   switch (body) {
     case Body::cuda:
-      return make_cuda_exec(options.device);
+      return make_cuda_exec(options.device, options.second);
     case Body::dry_cuda:
-      return make_dry_cuda_exec(options.parts);
+      return make_dry_cuda_exec(options.parts, options.second >= 0);
     case Body::dry:
-      return make_dry_exec(options.parts);
+      return make_dry_exec(options.parts, options.second >= 0);
     case Body::sim:
       return options.is_virtual ? make_virtual_exec() : make_sim_exec();
     default:

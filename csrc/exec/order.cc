@@ -27,6 +27,7 @@ struct Access {
 // The last accesses of the streams to one part, of one seat if every seat has its own.
 struct LastAccess {
   Access read, write;
+  Access made;  // the last write that was no mail
 };
 
 class Checker {
@@ -42,8 +43,12 @@ class Checker {
     next_.assign(streams_, 0);
     of_host_.push_back(zero);
     last_.resize(kMostParts * kMostSeats * streams_);
-    for (const auto& event : order.events())
-      dropped_.push_back(std::count(without.begin(), without.end(), event.name) > 0);
+    known_.resize(kMostParts * kMostSeats);
+    const auto is_left_out = [&without](const std::string& name) {
+      return std::count(without.begin(), without.end(), name) > 0;
+    };
+    for (const auto& event : order.events()) dropped_.push_back(is_left_out(event.name));
+    for (const auto& name : order.names()) unsent_.push_back(is_left_out(name));
     for (const OrderBook::Op& op : order.ops())
       if (host || op.stream != OrderBook::kHost) queues_[op.stream].push_back(&op);
   }
@@ -97,10 +102,11 @@ class Checker {
   }
 
   void access(const OrderBook::Op& op, const Clock& clock) {
+    if (op.is_mail && unsent_[op.name]) return;
     const Effects& e = op.effects;
     for (uint64_t left = e.reads.bits | e.writes.bits; left; left &= left - 1) {
       const int part = std::countr_zero(left);
-      const bool is_shared = !order_.parts().of_seats.has(part);
+      const bool is_shared = !order_.parts().is_of_seat(part);
       for (SeatSet seats = is_shared ? 1 : op.seats; seats; seats &= seats - 1)
         access(op, clock, part, is_shared ? -1 : std::countr_zero(seats));
     }
@@ -110,24 +116,50 @@ class Checker {
   void access(const OrderBook::Op& op, const Clock& clock, int part, int seat) {
     const Effects& e = op.effects;
     const bool reads = e.reads.has(part), writes = e.writes.has(part);
-    LastAccess* last = &last_[(part * kMostSeats + std::max(seat, 0)) * streams_];
+    LastAccess* last = &last_[place(part, seat) * streams_];
     for (size_t s = 0; s < streams_; ++s) {
       if (last[s].write.at > clock[s]) report(op, part, seat, s, last[s].write);
       if (writes && last[s].read.at > clock[s]) report(op, part, seat, s, last[s].read);
     }
     const Access mine{clock[op.stream], op.name, op.seats == kEverySeat};
+    if (reads && !op.is_mail) look_if_stale(op, clock, part, seat);
     if (reads) last[op.stream].read = mine;
     if (writes) last[op.stream].write = mine;
+    if (writes && !op.is_mail) last[op.stream].made = mine;
+    const bool is_of_both = writes && e.writes.has(in_other_memory(part));  // the host's
+    if (writes && (op.is_mail || is_of_both)) known_[place(part, seat)] = clock;
   }
 
+  static int in_other_memory(int part) { return part ^ kPartsOfMemory; }
+  static size_t place(int part, int seat) {
+    return static_cast<size_t>(part) * kMostSeats + static_cast<size_t>(std::max(seat, 0));
+  }
+
+  // Reports an op that reads a part of its memory, if ops of the other memory wrote it earlier and
+  // no mail has copied that.
+  void look_if_stale(const OrderBook::Op& op, const Clock& clock, int part, int seat) {
+    if (op.stream == OrderBook::kHost || order_.parts().unsent.has(part % kPartsOfMemory)) return;
+    const LastAccess* other = &last_[place(in_other_memory(part), seat) * streams_];
+    const Clock& known = known_[place(part, seat)];
+    for (size_t s = 0; s < streams_; ++s) {
+      const int64_t at = other[s].made.at;
+      if (at > 0 && at <= clock[s] && (known.empty() || at > known[s]))
+        put(sentence(order_.name_of(part), of_seat(seat), ": no mail for ",
+                     said(op.stream, op.name), " since ", said(s, other[s].made.name)));
+    }
+  }
+
+  void put(std::string found) {
+    if (found_.size() < kMostConflicts) found_.insert(std::move(found));
+  }
+  static std::string of_seat(int seat) { return seat < 0 ? "" : sentence(" of seat ", seat); }
+
   void report(const OrderBook::Op& op, int part, int seat, size_t stream, const Access& other) {
-    if (found_.size() >= kMostConflicts) return;
     std::string one = said(op.stream, op.name), two = said(stream, other.name);
     if (two < one) std::swap(one, two);  // sorted, because the walk may meet either first
     const bool is_of_all = seat < 0 || (op.seats == kEverySeat && other.of_every_seat);
-    const std::string whose = is_of_all ? "" : sentence(" of seat ", seat);
-    found_.insert(
-        sentence(order_.parts().name(part), whose, ": nothing orders ", one, " and ", two));
+    const std::string whose = is_of_all ? "" : of_seat(seat);
+    put(sentence(order_.name_of(part), whose, ": nothing orders ", one, " and ", two));
   }
 
   std::string said(size_t stream, int32_t name) const {
@@ -148,9 +180,11 @@ class Checker {
   std::vector<std::vector<const OrderBook::Op*>> queues_;
   std::vector<size_t> next_;
   std::vector<std::vector<Recorded>> records_;  // [events] in order
-  std::vector<bool> dropped_;
-  std::vector<Clock> of_host_;    // the host's clock after each of its ops
-  std::vector<LastAccess> last_;  // [part, seat, stream]
+  std::vector<bool> dropped_;                   // events that nothing waits for
+  std::vector<bool> unsent_;                    // names of mail that is left out
+  std::vector<Clock> of_host_;                  // the host's clock after each of its ops
+  std::vector<LastAccess> last_;                // [part, seat, stream]
+  std::vector<Clock> known_;  // [part, seat] what it shows of the other memory; empty: nothing
   std::set<std::string> found_;
 };
 
@@ -187,6 +221,10 @@ void OrderBook::run(int stream, const char* name, const Effects& effects, SeatSe
   push({Kind::run, stream, this->name(name), -1, 0, 0, effects, seats, graph});
 }
 
+void OrderBook::send(int stream, const char* name, const Effects& effects, SeatSet seats) {
+  push({Kind::run, stream, this->name(name), -1, 0, 0, effects, seats, nullptr, true});
+}
+
 void OrderBook::wait(int stream, int event, int64_t value) {
   push({Kind::wait, stream, -1, event, value, 0, {}});
 }
@@ -198,6 +236,11 @@ void OrderBook::record(int stream, int event, int64_t value) {
 std::vector<std::string> OrderBook::conflicts(const std::vector<std::string>& without,
                                               bool host) const {
   return Checker(*this, without, host).run();
+}
+
+std::string OrderBook::name_of(int part) const {
+  const char* name = parts_.name(part % kPartsOfMemory);
+  return part < kPartsOfMemory ? name : sentence(name, " in the second memory");
 }
 
 Parts OrderBook::written_by(int stream) const {

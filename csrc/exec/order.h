@@ -29,16 +29,21 @@ class OrderBook {
   // `seats`: whose parts the op accesses. `graph`: the picked graph of a captured op.
   void run(int stream, const char* name, const Effects& effects, SeatSet seats = kEverySeat,
            const void* graph = nullptr);
+  // A copy between memories.
+  void send(int stream, const char* name, const Effects& effects, SeatSet seats);
   void wait(int stream, int event, int64_t value);
   void record(int stream, int event, int64_t value);
   // The next ops were launched together. For callers that count launches.
   void launch(int stream, const char* graph) { launches_.push_back({stream, name(graph)}); }
 
   // One sentence for each pair of ops, by name, part and seat, that nothing orders; empty if there
-  // is none. `without`: waits of streams for events of these names are ignored. `host`: waits of the
-  // host count.
+  // is none. Also one for each op that reads a part of one memory although ops of the other wrote it
+  // since the last mail. `without`: waits of streams for events of these names, and mail of these names,
+  // are ignored. `host`: waits of the host count.
   std::vector<std::string> conflicts(const std::vector<std::string>& without, bool host) const;
 
+  // The name of a part, with its memory unless that is the first.
+  std::string name_of(int part) const;
   // All parts that ops on a stream may write.
   Parts written_by(int stream) const;
 
@@ -53,6 +58,7 @@ class OrderBook {
     Effects effects;
     SeatSet seats = kEverySeat;
     const void* graph = nullptr;
+    bool is_mail = false;
   };
   struct Named {
     std::string name;

@@ -1,6 +1,15 @@
 #include "round/round.h"
 
 namespace sbrt {
+namespace {
+
+// The mail comes first: the fence promises it.
+void tell(Stream& stream, const Mail* mail, SeatSet seats, Event& fence, int64_t round) {
+  if (mail) stream.send(*mail, seats);
+  stream.record(fence, round);
+}
+
+}  // namespace
 
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,
                    Fences& fences) {
@@ -11,7 +20,7 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
   t.launch(whole ? *target.fused : target.forward, shape.target_width, target.seats);
   if (shape.gamma > 0) t.wait(fences.draft_ready, r);
   if (shape.gamma > 0 || !whole) t.launch(target.select, target.select_width, target.seats);
-  t.record(fences.verify_done, r);
+  tell(t, target.verdict, target.seats, fences.verify_done, r);
 
   if (shape.burst + shape.gamma == 0) return;
   Stream& d = draft->stream;
@@ -26,7 +35,7 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
         d.launch(draft->step, shape.burst_width, draft->seats);
       d.launch(draft->hang_burst, 1, draft->seats);
     }
-    d.record(fences.chain_ready, r);
+    tell(d, draft->burst_mail, draft->seats, fences.chain_ready, r);
   }
   if (shape.gamma > 0) {
     if (draft->burst) {
@@ -37,7 +46,7 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
       for (int step = 0; step < shape.gamma; ++step)
         d.launch(draft->step, shape.draft_width, draft->seats);
     }
-    d.record(fences.draft_ready, r);
+    tell(d, draft->offer, draft->seats, fences.draft_ready, r);
   }
 }
 

@@ -11,9 +11,10 @@ struct TargetLane {
   const Graph &settle, &forward, &select;
   // One graph for those that follow each other in a round; null: the round launches each.
   const Graph* fused = nullptr;
-  bool settles = true;         // false: no KV ever moves, so `settle` is left out
-  int select_width = 1;        // members of the team
-  SeatSet seats = kEverySeat;  // which take part
+  bool settles = true;            // false: no KV ever moves, so `settle` is left out
+  int select_width = 1;           // members of the team
+  SeatSet seats = kEverySeat;     // which take part
+  const Mail* verdict = nullptr;  // to the draft's memory, if that is another
 };
 
 struct DraftLane {
@@ -22,6 +23,9 @@ struct DraftLane {
   // One graph for such a burst of the round's steps; null: its parts are launched.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;
+  // To the target's memory, if that is another: what a serial burst made, and what the burst made.
+  const Mail* burst_mail = nullptr;
+  const Mail* offer = nullptr;
   SeatSet seats = kEverySeat;  // which take part
 };
 

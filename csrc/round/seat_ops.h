@@ -38,6 +38,14 @@ struct BringBurst {
   }
 };
 
+struct FollowTrunk {
+  using Memory = NoMemory;
+  template <class Team>
+  SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
+    if (team.rank == 0) follow_trunk_op(args.of(at.seat));
+  }
+};
+
 struct TargetRows {
   using Memory = NoMemory;
   template <class Team>

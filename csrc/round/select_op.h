@@ -72,9 +72,12 @@ SBRT_ANY inline void commit_outcome(Sequence& c) {
   const Outcome& o = c.outcome;
   sharpen(c);
   recall(c);
-  for (int i = 1; i <= o.n; ++i) c.trunk[c.head + i] = c.chain.token[o.path[i]];
-  c.trunk[c.head + o.n + 1] = o.y;
-  for (int i = 1; i <= o.n + 1; ++i) c.trunk_hash = extended(c.trunk_hash, c.trunk[c.head + i]);
+  for (int i = 1; i <= o.n; ++i) c.committed[i - 1] = c.chain.token[o.path[i]];
+  c.committed[o.n] = o.y;
+  for (int i = 0; i <= o.n; ++i) {
+    c.trunk[c.head + i + 1] = c.committed[i];
+    c.trunk_hash = extended(c.trunk_hash, c.committed[i]);
+  }
   c.head += o.n + 1;
   c.chain.token[0] = o.y;
   count_committed(c);

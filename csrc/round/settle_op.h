@@ -2,6 +2,7 @@
 // of the lane. Runs on every device.
 #pragma once
 
+#include "ops/counts.h"
 #include "round/rows_op.h"
 
 namespace sbrt {
@@ -26,6 +27,20 @@ SBRT_ANY inline void advance_trunk(Sequence& c) {
   if (c.draft_have == c.head - o.n - 1)
     for (int depth = 0; depth <= o.n && c.draft_nodes.has(o.path[depth]); ++depth) ++c.draft_have;
   c.draft_nodes = Mask::none();
+}
+
+// Appends the tokens of the outcome to the trunk in the draft's memory, and counts them there.
+SBRT_ANY inline void follow_trunk_op(const LaneSeat& args) {
+  Sequence& c = *args.sequence;
+  const int64_t first = c.head - c.outcome.n;
+  SBRT_CHECK_ANY(c.followed >= first, "draft lane: its trunk has ", c.followed,
+                 " tokens, but the outcome adds those from ", first, " on");
+  for (; c.followed <= c.head; ++c.followed) {
+    const int32_t token = c.committed[c.followed - first];
+    c.trunk[c.followed] = token;
+    const bool is_token = !c.outcome.error || c.followed < c.head;
+    if (c.shaping.penalises && is_token) count_token(c.counts, token, true);
+  }
 }
 
 // Moves the adopted tail to follow the head, each node to its place in the chain. The draft has not

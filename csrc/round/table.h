@@ -54,10 +54,10 @@ inline constexpr Effects kFeedTarget{kForwardTarget.reads,
 inline constexpr Effects kFeedDraft{kForwardDraft.reads,
                                     parts(P::draft_kv, P::draft_prompt_kv, P::draft_logits)};
 inline constexpr Effects kChooseTarget{
-    parts(P::settings, P::outcome, P::chain, P::target_batch, P::target_logits),
+    parts(P::settings, P::trunk, P::outcome, P::chain, P::target_batch, P::target_logits),
     parts(P::choice, P::target_scores)};
-inline constexpr Effects kChooseDraft{
-    parts(P::settings, P::outcome, P::chain, P::branches, P::draft_batch, P::draft_logits),
-    parts(P::row_law, P::draft_scores)};
+inline constexpr Effects kChooseDraft{parts(P::settings, P::trunk, P::outcome, P::chain,
+                                            P::branches, P::draft_batch, P::draft_logits),
+                                      parts(P::row_law, P::draft_scores)};
 
 }  // namespace sbrt

@@ -48,26 +48,28 @@ SBRT_RANGES(DraftScratch, SBRT_PARTS_OF_DRAFT_SCRATCH)
 #undef SBRT_BEGIN
 
 template <class T>
-Watched watched_at(const T* memory, int seat = -1) {
+Watched watched_at(const T* memory, int place, int seat = -1) {
   constexpr const auto& ranges = Ranges<T>::k;
-  return {memory, sizeof(T), ranges.data(), static_cast<int>(ranges.size()), seat};
+  return {memory, sizeof(T), ranges.data(), static_cast<int>(ranges.size()), seat, place};
 }
 
 }  // namespace
 
 const char* name_of(int part) {
   constexpr const char* kNames[kParts] = {
-      "settings",      "outcome",          "chain",           "target_rows",   "target_batch",
-      "choice",        "target_have",      "draft_rows",      "draft_batch",   "row_law",
-      "draft_have",    "branches",         "chain_law",       "rank",          "round",
-      "target_fed",    "draft_fed",        "record",          "features",      "target_kv",
-      "draft_kv",      "target_prompt_kv", "draft_prompt_kv", "target_logits", "draft_logits",
-      "target_scores", "draft_scores"};
+      "settings",     "trunk",         "outcome",          "chain",           "target_rows",
+      "target_batch", "choice",        "target_have",      "draft_rows",      "draft_batch",
+      "row_law",      "draft_have",    "branches",         "chain_law",       "rank",
+      "round",        "target_fed",    "draft_fed",        "record",          "features",
+      "target_kv",    "draft_kv",      "target_prompt_kv", "draft_prompt_kv", "target_logits",
+      "draft_logits", "target_scores", "draft_scores"};
   return kNames[part];
 }
 
-Watched watched(const Sequence* sequence, int seat) { return watched_at(sequence, seat); }
-Watched watched(const TargetScratch* scratch) { return watched_at(scratch); }
-Watched watched(const DraftScratch* scratch) { return watched_at(scratch); }
+Watched watched(const Sequence* sequence, int seat, int place) {
+  return watched_at(sequence, place, seat);
+}
+Watched watched(const TargetScratch* scratch) { return watched_at(scratch, 0); }
+Watched watched(const DraftScratch* scratch, int place) { return watched_at(scratch, place); }
 
 }  // namespace sbrt

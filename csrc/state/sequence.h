@@ -101,7 +101,8 @@ constexpr uint8_t kUnknownRank = 0;  // the value of fresh memory, most of which
 // Names the part of the following fields (state/parts.h). tools/state_fields.py reads it.
 #define SBRT_PART(name)
 
-// In the memory of the backend that runs the ops. The host writes it between sequences.
+// In the memory of the backend that runs the ops. The host writes it between sequences. With two
+// memories each has one, and mail copies what a lane owns to the other's (state/mail.h).
 // csrc/README.md lists the writer of each part.
 struct Sequence {
   SBRT_PART(settings)
@@ -113,26 +114,33 @@ struct Sequence {
   int64_t limit;        // longest trunk of this sequence, tokens
   int64_t draft_limit;  // longest trunk the draft can follow
   int64_t draft_vocab;  // ids from here on the draft cannot read; its head may know fewer
-  SBRT_PART(outcome)
-  int64_t head;         // position of the root
+  SBRT_PART(trunk)
   int32_t* trunk;       // [max_model_len] committed tokens
   uint64_t trunk_hash;  // hash of all of them
+  int64_t followed;     // length of the trunk in the draft's memory, if that is another
   Counts counts;
-  SBRT_PART(chain)
-  Chain chain;
-  SBRT_PART(outcome)
-  Outcome outcome;
-  SBRT_PART(chain)
-  int32_t source[kSlots];  // the node of the adopted tail that a chain node was; -1: none
-  SBRT_PART(outcome)
-  float sharpness;  // exponent that calibrates confidence, fitted to outcomes
-  Hindsight hindsight;
-  SBRT_PART(chain)
-  int32_t lost;    // nodes of this round's serial burst that did not enter the chain
-  int32_t filled;  // 1: after a miss a look-up made the chain, and no burst is needed
   SBRT_PART(outcome)
   int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
   Cut cut;          // H-RAD's decision on the adopted tail
+  int64_t head;     // position of the root
+  Outcome outcome;
+  int32_t committed[kSlots];  // tokens that the outcome added to the trunk: those accepted, then y
+  float sharpness;            // exponent that calibrates confidence, fitted to outcomes
+  Hindsight hindsight;
+  SBRT_PART(chain)
+  Chain chain;
+  int32_t source[kSlots];  // the node of the adopted tail that a chain node was; -1: none
+  int32_t lost;            // nodes of this round's serial burst that did not enter the chain
+  int32_t filled;          // 1: after a miss a look-up made the chain, and no burst is needed
+  SBRT_PART(chain_law)
+  Mask
+      draft_nodes;  // nodes of the chain, including the root, that have draft KV and a distribution
+  Law chain_law[kSlots];  // the draft's distribution at root and chain nodes
+  SBRT_PART(branches)
+  int32_t step;  // steps of the burst so far
+  int32_t branch_count;
+  int32_t draft_idle;  // 1: past the draft's context limit, so nothing was planned
+  Branch branches[kMaxBranches];
   SBRT_PART(target_rows)
   RowList target_rows;  // root and chain, or a piece of the prompt
   SBRT_PART(target_batch)
@@ -142,19 +150,8 @@ struct Sequence {
   SBRT_PART(draft_rows)
   RowList draft_rows;
   SBRT_PART(draft_have)
-  int64_t draft_have;  // positions of the trunk before this have draft KV
-  Mask
-      draft_nodes;  // nodes of the chain, including the root, that have draft KV and a distribution
-  SBRT_PART(branches)
-  int32_t step;  // steps of the burst so far
-  int32_t branch_count;
-  int32_t draft_idle;  // 1: past the draft's context limit, so nothing was planned
-  SBRT_PART(draft_have)
+  int64_t draft_have;      // positions of the trunk before this have draft KV
   int32_t draft_compacts;  // 1: nodes of the last chain had draft KV, so that its path is compacted
-  SBRT_PART(branches)
-  Branch branches[kMaxBranches];
-  SBRT_PART(chain_law)
-  Law chain_law[kSlots];  // the draft's distribution at root and chain nodes
   SBRT_PART(settings)
   // [max_model_len + kSlots] or null. For each token of the trunk: 1 + its rank in the draft's
   // distribution before it; 1 + kCandidates if it is no candidate; kUnknownRank if that

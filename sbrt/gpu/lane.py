@@ -93,11 +93,19 @@ def model_of(
     check_sizes(config, storage)
     flash_for(attention, place, storage, config.head_dim)  # before weights are read
     budget = budget_of(place, memory)
-    lender = getattr(target, "_weights", None) if checkpoint.shares_embedding else None
+    lender = _lent(target, place) if checkpoint.shares_embedding else None
     weights = loading.load(checkpoint, dtype, place, budget, progress, lender)
     return model_with(
         weights, chosen, rows=rows, memory=memory, attention=attention, on_bind=on_bind, eager=eager
     )
+
+
+def _lent(target: Model | None, place: torch.device) -> Weights | None:
+    """The target's weights; if they are on another device, with a copy of the embedding here."""
+    weights: Weights | None = getattr(target, "_weights", None)
+    if weights is None or place.index in (None, weights.embed.device.index):
+        return weights
+    return replace(weights, embed=weights.embed.to(place))
 
 
 def model_with(

@@ -76,7 +76,7 @@ def load_pair(
         # int8 is the target's: a draft of float weights cannot have it, a quantised draft does.
         activations = "auto" if config.activation_dtype == "int8" else config.activation_dtype
         config_of_draft = replace(config, dtype=config.draft_dtype, activation_dtype=activations)
-        draft_model = _model(config_of_draft, draft, progress, target_model)
+        draft_model = _model(config_of_draft, draft, progress, target_model, config.draft_index)
     elif make_draft is not None:
         draft_model = make_draft(target.config)
     vocab = target_model.vocab
@@ -100,8 +100,13 @@ def _model(
     checkpoint: Checkpoint,
     progress: Progress | None,
     target: Model | None = None,
+    index: int | None = None,
 ) -> Model:
-    """The weights on the config's device. target: the model whose embedding a draft may share."""
+    """The weights on a device.
+
+    target: the model whose embedding a draft may share. index: number of the CUDA device (None: the
+    config's).
+    """
     if not config.on_cuda:
         return checkpoint.decoder(config.dtype, progress, config.activation_dtype, target)
     try:
@@ -110,10 +115,11 @@ def _model(
         raise InvalidInputError(
             f"device {config.device}: expected torch and triton (extra gpu), found no {error.name}"
         ) from None
-    expect_core(config.device)
+    device = f"cuda:{config.device_index if index is None else index}"
+    expect_core(device)
     return model_of(
         checkpoint,
-        device=f"cuda:{config.device_index}",
+        device=device,
         dtype=config.dtype,
         rows=rows_for(config.method(), config.seats) if config.mode == "exact" else None,
         attention=config.attention_backend,

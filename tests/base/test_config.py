@@ -210,7 +210,7 @@ def test_the_draft_may_not_take_every_thread():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("synthetic_acceptance_rates", [0.5]), ("device", "cuda"),
+        ("synthetic_acceptance_rates", [0.5]), ("device", "tpu"), ("device", "cuda:x"),
     ],
 )  # fmt: skip
 def test_a_speculative_field_that_is_not_built_raises(field, value):
@@ -372,3 +372,13 @@ def test_a_path_is_a_folder_whatever_its_name(tmp_path, monkeypatch, folder, one
     monkeypatch.chdir(tmp_path)
     one_sentence(lambda: Engine.from_pretrained(folder), "config.json")
     one_sentence(lambda: Engine.from_pretrained("demo", draft=folder), "config.json")
+
+
+def test_a_draft_may_have_a_device_of_its_own():
+    spec = {"model": "d", "device": "cuda:2"}
+    apart = EngineConfig("x", device="cuda", speculative=spec)
+    assert (apart.device_index, apart.draft_index, apart.is_apart) == (0, 2, True)
+    same = EngineConfig("x", device="cuda:2", speculative=spec)
+    assert (same.draft_index, same.is_apart) == (2, False)
+    assert not EngineConfig("x", device="cuda", speculative={"device": "cuda:2"}).is_apart
+    refused(EngineConfig, ["SpeculativeConfig.device", "cuda:2"], model="x", speculative=spec)

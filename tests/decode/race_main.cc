@@ -90,6 +90,10 @@ int64_t rounds(Threads threads, int64_t enough) {
   Engine engine(models.first, models.second, config);
   config.body = Body::sim;  // the same on one thread
   Engine calm(models.first, models.second, config);
+  config.body = Body::cpu;
+  config.rejection = false;
+  config.draft_device = 1;  // a memory for each lane
+  Engine apart(models.first, models.second, config);
   int64_t done = 0;
   for (uint64_t seed = 0; done < enough; ++seed) {
     const std::vector<int32_t> plain =
@@ -97,6 +101,9 @@ int64_t rounds(Threads threads, int64_t enough) {
     for (const Policy& policy : kPolicies) {
       check(tokens(engine, seed, policy) == plain, "seed ", seed, " gave other tokens");
       done += engine.sequence(0).stats().rounds;
+      check(tokens(apart, seed, policy) == plain, "seed ", seed,
+            " gave other tokens with two memories");
+      done += apart.sequence(0).stats().rounds;
       Policy by_chance = policy;
       by_chance.rejection = 1;
       check(tokens(engine, seed, by_chance) == tokens(calm, seed, by_chance), "seed ", seed,

@@ -9,12 +9,13 @@ rounds: tests.device.rounds at the sizes of real models and of the inflated demo
 transformers on the same prompts. exact: engines on the device, every method against plain
 decoding, with graphs and without. settings: filters, streams and rings of a default length.
 launches: kernels that start before the one before them has ended. integers: quantised weights,
-bits and tokens and times. seats: eight prompts at once, compared with one by one. requests:
-log-probs, bad words of several tokens, `auto`. large: exact at the size of an 8B. sanitize:
-compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that was killed
-goes on where it stopped, as long as source and device are the same; --fresh starts it over. A
-step that went wrong keeps none of the others from running, but for the first: whether anything
-can run at all.
+bits and tokens and times. seats: eight prompts at once, compared with one by one. devices: draft
+and target in memories of their own; the step that needs two devices is skipped where there is
+one. requests: log-probs, bad words of several tokens, `auto`. large: exact at the size of an 8B.
+sanitize: compute-sanitizer over a short decode. Each within eight minutes, in steps: a part that
+was killed goes on where it stopped, as long as source and device are the same; --fresh starts it
+over. A step that went wrong keeps none of the others from running, but for the first: whether
+anything can run at all.
 `make gpu-check PART=kernels` calls it.
 """
 
@@ -27,6 +28,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from .steps import (
     Runner,
     Step,
     commit,
+    none_failed,
     run_command,
     run_steps,
     some_passed,
@@ -52,6 +55,7 @@ from .steps import (
 LIMIT = 480  # seconds of a part, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
+APART = "tests/device/test_apart.py"
 WORKERS = 8  # of pytest if pytest-xdist is installed: compiling a kernel uses a core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
@@ -124,10 +128,11 @@ def _products() -> tuple[Step, ...]:
 
 def _lanes() -> tuple[Step, ...]:
     body = "tests/device/test_exec.py"
+    others = (f"--ignore={body}", f"--ignore={APART}")
     return (
         _ready(),
         _tests("cuda body", 130, "-m", "gpu", body),
-        _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", f"--ignore={body}",
+        _tests("recorded forwards", 130, "-m", "gpu", "-k", "not method", *others,
                "tests/device"),
         _bench("bench of lanes", 145, "bench.lanes"),
         _cost_file("bench of lanes", "h200-8b-1b", 10),
@@ -168,7 +173,8 @@ def _exact() -> tuple[Step, ...]:
         _same("demo, eager", 65, "--pair", "demo", "--eager", *short),
         _same("8b, eager", 65, "--pair", "8b", "--eager", *short, "--methods", "specbranch",
               *coupled),
-        _tests("engines", 120, "-m", "gpu", "-k", "method", "tests/device"),
+        _tests("engines", 120, "-m", "gpu", "-k", "method", f"--ignore={APART}",
+               "tests/device"),
     )  # fmt: skip
 
 
@@ -252,6 +258,16 @@ def _requests() -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def _devices() -> tuple[Step, ...]:
+    """Draft and target in memories of their own: on one device, and on two if there are two."""
+    two = _tests("two devices", 200, "-m", "gpu", "-k", "two_devices", "-rs", APART)
+    return (
+        _ready(50),
+        _tests("two memories", 200, "-m", "gpu", "-k", "one_device", APART),
+        replace(two, judge=none_failed),
+    )
+
+
 def _sanitize() -> tuple[Step, ...]:
     tool = sanitize.find_tool() or sanitize.TOOL
     return (_ready(50), _decode(70), *sanitize.steps(tool))
@@ -269,6 +285,7 @@ PARTS: dict[str, Callable[[], tuple[Step, ...]]] = {
     "integers": _integers,
     "seats": _seats,
     "requests": _requests,
+    "devices": _devices,
     "large": _large,
     "sanitize": _sanitize,
 }

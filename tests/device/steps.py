@@ -82,6 +82,13 @@ def some_passed(outcome: Outcome) -> str:
     return "" if found.get("passed", 0) else "no test ran"
 
 
+def none_failed(outcome: Outcome) -> str:
+    """A judge of pytest, for tests that skip where there are too few devices."""
+    if outcome.code == 0 and counts(outcome.text).get("skipped", 0):
+        return ""
+    return some_passed(outcome)
+
+
 def cause(text: str) -> str:
     """The line of a command's output that best explains a failure; "" without output."""
     for pattern in CAUSES:

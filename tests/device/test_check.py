@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.device import check, steps
-from tests.device.steps import Outcome, Record, Step, run_steps, some_passed, succeeded
+from tests.device.steps import (
+    Outcome,
+    Record,
+    Step,
+    none_failed,
+    run_steps,
+    some_passed,
+    succeeded,
+)
 
 ROOT = Path(__file__).parents[2]
 HERE = {"source": "a", "device": {"name": "one"}}
@@ -233,6 +241,13 @@ def test_figures_must_be_there_and_are_kept(path, tmp_path):
 )
 def test_of_tests_some_must_pass(text, code, why):
     assert some_passed(Outcome(code, text, 1.0)) == why
+
+
+def test_tests_that_need_two_devices_may_all_be_skipped():
+    assert none_failed(Outcome(0, "2 skipped in 0.1s", 1.0)) == ""
+    assert none_failed(Outcome(0, "2 passed in 0.1s", 1.0)) == ""
+    assert none_failed(Outcome(1, "1 failed, 1 skipped in 0.1s", 1.0)) == "pytest ended with 1"
+    assert none_failed(Outcome(0, "no tests ran in 0.1s", 1.0)) == "no test ran"
 
 
 @pytest.mark.parametrize("part", check.PARTS)

@@ -49,8 +49,8 @@ FAULTS = (
     Fault(
         "a request overwrites what runs in the other seats",
         "csrc/decode/resources.cc",
-        "exec->upload(sequences, seat, 1);",
-        "exec->upload(sequences, 0, count());",
+        "exec->upload(memories[0].sequences, seat, 1);",
+        "exec->upload(memories[0].sequences, 0, count());",
         ("gpu/test_seats.py",),
     ),
     Fault(

@@ -36,6 +36,7 @@ LISTS = (
     "draft_faults",
     "logprob_faults",
     "look_up_faults",
+    "memory_faults",
     "seat_faults",
 )
 FAULTS = tuple(fault for name in LISTS for fault in load(name).FAULTS)

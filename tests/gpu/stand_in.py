@@ -94,11 +94,11 @@ class StandIn:
         return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]
 
 
-def config_of(folders, device, method="specbranch", **more):
+def config_of(folders, device, method="specbranch", draft_device=None, **more):
     """The config of an engine over two folders without a tokenizer."""
     return EngineConfig(
         folders[0], skip_tokenizer_init=True, num_threads=2, device=device, dtype="float32",
-        speculative={"model": folders[1], "method": method}, **more,
+        speculative={"model": folders[1], "method": method, "device": draft_device}, **more,
     )  # fmt: skip
 
 

@@ -71,6 +71,9 @@ class CpuStream final : public CommandStream {
     if (c.kind == Command::kWait) {
       wait_until(c.event->counter(), [&c](int64_t reached) { return reached >= c.value; }, kYields);
       trace_.put(c.event->name(), begin, Trace::now(), true);
+    } else if (c.kind == Command::kSend) {
+      deliver(*c.mail, c.seats);
+      trace_.put(c.mail->name, begin, Trace::now(), false);
     } else if (!failure_.raised()) {
       const NvtxRange range(has_ranges_, c.graph->name());
       team_.run(*c.graph, c.width);

@@ -1,5 +1,6 @@
 // The cuda backend: a stream is a cudaStream_t, an event a cudaEvent_t with a word of pinned memory
-// that the host reads, a graph a cudaGraphExec_t.
+// that the host reads, a graph a cudaGraphExec_t. Each memory is a device's; mail is a copy between
+// devices.
 //
 // In CUDA a stream cannot wait for an event that is not recorded yet. But a round's target waits
 // for a burst that is enqueued after it. So each stream keeps a queue on the host. Commands after
@@ -27,13 +28,23 @@ namespace {
 
 class CudaStream;
 
+// A device whose memory is one of the backend's.
+struct Place {
+  explicit Place(int on) : device(on) {}
+
+  int device;
+  cudaStream_t copies = nullptr;       // for copies from the host
+  std::unique_ptr<DeviceClock> clock;  // only while a trace is kept
+};
+
 // State that the streams of an engine share. The first error stays: a device that failed once runs
 // nothing more.
 struct World {
-  int device;
+  std::vector<Place> places;
   std::vector<CudaStream*> streams;
   std::exception_ptr failure;
 
+  int device() const { return places[0].device; }
   void fail() {
     if (!failure) failure = std::current_exception();
   }
@@ -41,20 +52,23 @@ struct World {
 
 // State that the backend keeps for an Event.
 struct EventBody {
-  int device;
-  cudaEvent_t event = nullptr;
-  Block word;            // an int64, pinned
-  int64_t enqueued = 0;  // the last value whose record was handed over
-  Patience patience;     // one per event: rounds and pieces of a prompt take different times
+  cudaEvent_t event = nullptr;  // of the device that records it
+  Block word;                   // an int64, pinned: every device reaches it
+  int64_t enqueued = 0;         // the last value whose record was handed over
+  Patience patience;            // one per event: rounds and pieces of a prompt take different times
 
-  explicit EventBody(int on) : device(on), word(pinned_block(sizeof(int64_t), on)) {
-    checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  }
+  explicit EventBody(int device) : word(pinned_block(sizeof(int64_t), device)) {}
   ~EventBody() {
     if (event) static_cast<void>(cudaEventDestroy(event));
   }
   EventBody(const EventBody&) = delete;
 
+  // On the device of `stream`, which is always the same.
+  void record(cudaStream_t stream) {
+    if (!event)
+      checked(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    checked(cudaEventRecord(event, stream), "cudaEventRecord");
+  }
   int64_t* there() const { return static_cast<int64_t*>(word.device); }
 };
 
@@ -69,7 +83,8 @@ EventBody& body_of(Event& event, int device) {
 
 class CudaStream final : public CommandStream {
  public:
-  CudaStream(World& world, const StreamKind& kind) : world_(world), has_ranges_(kind.nvtx) {
+  CudaStream(World& world, const StreamKind& kind)
+      : world_(world), device_(world.places[kind.place].device), has_ranges_(kind.nvtx) {
     int lowest = 0, highest = 0;
     checked(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
             "cudaDeviceGetStreamPriorityRange");
@@ -82,7 +97,7 @@ class CudaStream final : public CommandStream {
   // Lets enqueued work run to its end before anything that it uses is freed.
   ~CudaStream() override {
     std::erase(world_.streams, this);
-    const OnDevice here(world_.device, std::nothrow);
+    const OnDevice here(device_, std::nothrow);
     if (!here.is_there()) return;
     static_cast<void>(cudaStreamSynchronize(stream_));
     timings_.reset();
@@ -98,13 +113,13 @@ class CudaStream final : public CommandStream {
   void* handle() const override { return stream_; }
 
   void prepare(const Graph& graph) override {
-    const OnDevice here(world_.device);
+    const OnDevice here(device_);
     graphs_.try_emplace(&graph, graph, stream_);
   }
 
   void fuse(const Graph& graph) override {
     if (is_fused(graph) || is_played(graph)) return;
-    const OnDevice here(world_.device);
+    const OnDevice here(device_);
     fused_.put(graph, fused_graph(graph, stream_));
   }
   bool is_fused(const Graph& graph) const override { return fused_.find(graph) != nullptr; }
@@ -112,20 +127,25 @@ class CudaStream final : public CommandStream {
 
   // Hands over as many commands as possible. Returns true if there were any.
   bool advance() {
+    const OnDevice here(device_);
     return queue_.advance([this](const Command& command) { return hand_over(command); });
   }
 
-  // Null: stops keeping times. The caller ensures that nothing is in flight.
-  void keep_times(DeviceClock* clock) {
+  // Starts to keep times if its place has a clock, else stops. The caller ensures that nothing is in
+  // flight.
+  void keep_times() {
+    const OnDevice here(device_);
     collect();
     timings_.reset();
-    if (!clock) return;
+    const auto place = std::ranges::find(world_.places, device_, &Place::device);
+    if (!place->clock) return;
     trace_ = Trace(kTraceEvents);
-    timings_ = std::make_unique<Timings>(*clock, trace_);
+    timings_ = std::make_unique<Timings>(*place->clock, trace_);
   }
   void collect() {
     if (!timings_ || world_.failure) return;
     try {
+      const OnDevice here(device_);
       timings_->collect();
     } catch (...) {
       world_.fail();
@@ -133,11 +153,13 @@ class CudaStream final : public CommandStream {
   }
 
   // Throws the error that broke the device.
-  void look() const { static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery")); }
+  void look() const {
+    const OnDevice here(device_);
+    static_cast<void>(is_done(cudaStreamQuery(stream_), "cudaStreamQuery"));
+  }
 
  private:
   void push(const Command& command) override {
-    const OnDevice here(world_.device);
     queue_.push(command);
     for (bool moved = true; moved;) {
       moved = false;
@@ -151,6 +173,8 @@ class CudaStream final : public CommandStream {
       if (c.kind == Command::kWait) return wait_for(*c.event, c.value);
       if (c.kind == Command::kRecord) {
         put_record(*c.event, c.value);
+      } else if (c.kind == Command::kSend) {
+        put_mail(*c.mail, c.seats);
       } else {
         put_graph(*c.graph);
       }
@@ -163,7 +187,7 @@ class CudaStream final : public CommandStream {
   // A wait that the host holds back counts from the point that the stream has reached.
   bool wait_for(Event& event, int64_t value) {
     begin_slice();
-    const EventBody& body = body_of(event, world_.device);
+    const EventBody& body = body_of(event, world_.device());
     if (event.reached() < value) {
       if (body.enqueued < value) return false;
       checked(cudaStreamWaitEvent(stream_, body.event, 0), "cudaStreamWaitEvent");
@@ -174,10 +198,20 @@ class CudaStream final : public CommandStream {
 
   // Wakes other streams first, then the host.
   void put_record(Event& event, int64_t value) {
-    EventBody& body = body_of(event, world_.device);
-    checked(cudaEventRecord(body.event, stream_), "cudaEventRecord");
+    EventBody& body = body_of(event, world_.device());
+    body.record(stream_);
     checked(publish_on(stream_, body.there(), value), "publish");
     body.enqueued = value;
+  }
+
+  void put_mail(const Mail& mail, SeatSet seats) {
+    const int from = world_.places[mail.from].device, to = world_.places[mail.to].device;
+    begin_slice();
+    for (const Mail::Copy& copy : mail.copies)
+      if (copy.is_of(seats))
+        checked(cudaMemcpyPeerAsync(copy.to, to, copy.from, from, copy.bytes, stream_),
+                "cudaMemcpyPeerAsync");
+    end_slice(mail.name, false);
   }
 
   void put_graph(const Graph& graph) {
@@ -202,6 +236,7 @@ class CudaStream final : public CommandStream {
   }
 
   World& world_;
+  int device_;
   bool has_ranges_;
   cudaStream_t stream_ = nullptr;
   std::unordered_map<const Graph*, DeviceGraph> graphs_;
@@ -213,12 +248,19 @@ class CudaStream final : public CommandStream {
 
 class CudaExec final : public Exec {
  public:
-  explicit CudaExec(int device) : world_{device, {}, nullptr} {
-    const OnDevice here(device);
-    checked(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking),
-            "cudaStreamCreateWithFlags");
+  explicit CudaExec(const std::vector<int>& devices) {
+    for (const int device : devices) {
+      const OnDevice here(device);
+      Place& place = world_.places.emplace_back(device);
+      checked(cudaStreamCreateWithFlags(&place.copies, cudaStreamNonBlocking),
+              "cudaStreamCreateWithFlags");
+      for (const int other : devices)
+        if (other != device) reach_directly(device, other);
+    }
   }
-  ~CudaExec() override { static_cast<void>(cudaStreamDestroy(copies_)); }
+  ~CudaExec() override {
+    for (const Place& place : world_.places) static_cast<void>(cudaStreamDestroy(place.copies));
+  }
 
   bool reach(Event& event, int64_t value, int64_t until) override {
     collect();  // times of earlier rounds, while this round runs
@@ -241,27 +283,30 @@ class CudaExec final : public Exec {
 
   Capabilities can() const override { return capabilities_of(Body::cuda); }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
-    const OnDevice here(world_.device);
+    Place& place = world_.places[block.place];
+    const OnDevice here(place.device);
     checked(cudaMemcpyAsync(static_cast<std::byte*>(block.device) + begin,
                             static_cast<std::byte*>(block.host) + begin, bytes,
-                            cudaMemcpyHostToDevice, copies_),
+                            cudaMemcpyHostToDevice, place.copies),
             "cudaMemcpyAsync");
-    checked(cudaStreamSynchronize(copies_), "cudaStreamSynchronize");
+    checked(cudaStreamSynchronize(place.copies), "cudaStreamSynchronize");
     collect();
-    if (clock_) clock_->set(copies_);  // set again because the two clocks drift apart
+    if (place.clock) place.clock->set(place.copies);  // set again because the clocks drift apart
   }
 
   void keep_trace(bool is_on) override {
-    const OnDevice here(world_.device);
-    for (CudaStream* stream : world_.streams) stream->keep_times(nullptr);
-    clock_.reset();
-    if (!is_on) return;
-    clock_ = std::make_unique<DeviceClock>();
-    clock_->set(copies_);
-    for (CudaStream* stream : world_.streams) stream->keep_times(clock_.get());
+    std::vector<std::unique_ptr<DeviceClock>> old;  // streams may still use them
+    for (Place& place : world_.places) {
+      const OnDevice here(place.device);
+      old.push_back(std::move(place.clock));
+      if (!is_on) continue;
+      place.clock = std::make_unique<DeviceClock>();
+      place.clock->set(place.copies);
+    }
+    for (CudaStream* stream : world_.streams) stream->keep_times();
   }
   void profile(bool is_on) override {
-    const OnDevice here(world_.device);
+    const OnDevice here(world_.device());
     if (is_on) {
       checked(cudaProfilerStart(), "cudaProfilerStart");
     } else {
@@ -271,32 +316,44 @@ class CudaExec final : public Exec {
 
  protected:
   std::unique_ptr<Stream> make_stream(int, const StreamKind& kind) override {
-    const OnDevice here(world_.device);
+    const OnDevice here(world_.places[kind.place].device);
     return std::make_unique<CudaStream>(world_, kind);
   }
-  Block allocate(size_t bytes, Where where) override {
-    const OnDevice here(world_.device);
-    return where == Where::pinned ? pinned_block(bytes, world_.device)
-                                  : device_block(bytes, world_.device, copies_);
+  Block allocate(size_t bytes, Where where, int place) override {
+    const auto& [device, copies, clock] = world_.places[place];
+    const OnDevice here(device);
+    Block made =
+        where == Where::pinned ? pinned_block(bytes, device) : device_block(bytes, device, copies);
+    made.place = place;
+    return made;
   }
 
  private:
+  // Lets a device access the memory of another, if it can. Otherwise a copy goes through the host.
+  static void reach_directly(int device, int other) {
+    int can = 0;
+    checked(cudaDeviceCanAccessPeer(&can, device, other), "cudaDeviceCanAccessPeer");
+    if (!can) return;
+    const cudaError_t error = cudaDeviceEnablePeerAccess(other, 0);
+    if (error != cudaErrorPeerAccessAlreadyEnabled) checked(error, "cudaDeviceEnablePeerAccess");
+    static_cast<void>(cudaGetLastError());
+  }
+
   void collect() {
-    if (!clock_) return;
-    const OnDevice here(world_.device);
+    if (!world_.places[0].clock) return;
     for (CudaStream* stream : world_.streams) stream->collect();
   }
 
   Patience& patience_of(Event& event) const {
-    const OnDevice here(world_.device);
-    return body_of(event, world_.device).patience;
+    const OnDevice here(world_.device());
+    return body_of(event, world_.device()).patience;
   }
 
   void look_for_errors(Event& event, int64_t value) {
     try {
-      const OnDevice here(world_.device);
+      const OnDevice here(world_.device());
       for (const CudaStream* stream : world_.streams) stream->look();
-      check(body_of(event, world_.device).enqueued >= value, "exec: no command will record ",
+      check(body_of(event, world_.device()).enqueued >= value, "exec: no command will record ",
             event.name(), " = ", value);
     } catch (...) {
       world_.fail();
@@ -304,8 +361,6 @@ class CudaExec final : public Exec {
   }
 
   World world_;
-  cudaStream_t copies_ = nullptr;
-  std::unique_ptr<DeviceClock> clock_;  // only while a trace is kept
 };
 
 // The reason why `device` cannot be used, null if it can. Only `closely` creates a context there.
@@ -330,11 +385,16 @@ std::string why_no_cuda() {
   return trouble ? sentence("device: cuda cannot be used here: ", trouble) : std::string();
 }
 
-std::unique_ptr<Exec> make_cuda_exec(int device) {
-  check_within("device: number", 0, 1023, device);
-  const char* trouble = trouble_with(device, true);
-  check<InvalidInput>(!trouble, "device: cuda cannot be used here: ", trouble ? trouble : "");
-  return std::make_unique<CudaExec>(device);
+std::unique_ptr<Exec> make_cuda_exec(int device, int second) {
+  std::vector<int> devices{device};
+  if (second >= 0) devices.push_back(second);
+  for (const int number : devices) {
+    check_within("device: number", 0, 1023, number);
+    const char* trouble = trouble_with(number, true);
+    check<InvalidInput>(!trouble, "device: cuda:", number,
+                        " cannot be used here: ", trouble ? trouble : "");
+  }
+  return std::make_unique<CudaExec>(devices);
 }
 
 }  // namespace sbrt

@@ -8,7 +8,7 @@ std::string why_no_cuda() {
   return "device: cuda needs a build with a CUDA compiler (SBRT_CUDA=ON), this one has none";
 }
 
-std::unique_ptr<Exec> make_cuda_exec(int) { throw InvalidInput(why_no_cuda()); }
+std::unique_ptr<Exec> make_cuda_exec(int, int) { throw InvalidInput(why_no_cuda()); }
 
 }  // namespace sbrt
 #endif

@@ -6,7 +6,8 @@
 // other the sum. The time that the computation takes here does not matter.
 //
 // The dry backend runs in the same way and records every command, for the check of exec/order.h. As
-// a stand-in for cuda it picks captured graphs at launch and has separate device memory.
+// a stand-in for cuda it picks captured graphs at launch and has separate device memory. Two memories
+// fault for each other.
 
 #include <algorithm>
 
@@ -25,7 +26,8 @@ namespace {
 // Records of the dry backend.
 class Keeper {
  public:
-  explicit Keeper(const PartTable& parts) : order(parts) {}
+  Keeper(const PartTable& parts, bool has_two_memories)
+      : order(parts), has_two_(has_two_memories) {}
 
   OrderBook order;
 
@@ -49,8 +51,21 @@ class Keeper {
     return is_early_;
   }
 
-  // `picked`: the picks of a launch's captured ops, in order.
-  void keep(int stream, const Command& c, const std::vector<int>& picked) {
+  // Keeps an access of the host, which is to every memory.
+  void note(const char* what, const Effects& effects, SeatSet seats) {
+    Effects all = effects;
+    const Effects second = of_memory(effects, has_two_ ? 1 : 0);
+    all.reads.bits |= second.reads.bits;
+    all.writes.bits |= second.writes.bits;
+    order.run(OrderBook::kHost, what, all, seats);
+  }
+
+  // `picked`: the picks of a launch's captured ops, in order. `place`: the stream's memory.
+  void keep(int stream, int place, const Command& c, const std::vector<int>& picked) {
+    if (c.kind == Command::kSend)
+      order.send(stream, c.mail->name,
+                 {of_memory(c.mail->parts, c.mail->from), of_memory(c.mail->parts, c.mail->to)},
+                 c.seats);
     if (c.kind == Command::kWait) order.wait(stream, event(*c.event), c.value);
     if (c.kind == Command::kRecord) order.record(stream, event(*c.event), c.value);
     if (c.kind != Command::kLaunch) return;
@@ -58,24 +73,26 @@ class Keeper {
     auto next = picked.begin();
     for (const Graph::Node& node : c.graph->nodes()) {
       const bool picks = node.captured && next != picked.end();
-      order.run(stream, node.name ? node.name : c.graph->name(), node.effects, c.seats,
-                picks ? node.captured->graphs[*next++] : nullptr);
+      order.run(stream, node.name ? node.name : c.graph->name(), of_memory(node.effects, place),
+                c.seats, picks ? node.captured->graphs[*next++] : nullptr);
     }
   }
 
   void watch(const Watched& watched) {
     watched_.push_back({watched, Buffer<std::byte>(watched.bytes)});
   }
-  // Runs an op of these seats. In watched memory it may only write what its effects declare.
-  void call(const Graph::Node& node, SeatSet seats) {
+  // Runs an op of these seats. In watched memory of its own place it may only write what its effects
+  // declare. Other places fault.
+  void call(const Graph::Node& node, SeatSet seats, int place) {
     if (!node.name) {
       node.call(node, Worker{});
       return;
     }
     for (const Copy& copy : watched_)
-      std::memcpy(copy.before.data(), copy.of.memory, copy.of.bytes);
+      if (copy.of.place == place) std::memcpy(copy.before.data(), copy.of.memory, copy.of.bytes);
     node.call(node, Worker{});
     for (const Copy& copy : watched_) {
+      if (copy.of.place != place) continue;
       const int seat = copy.of.seat;
       const bool is_its_seat = seat < 0 || (seats >> seat & 1);
       const int part = changed_part(copy, is_its_seat ? node.effects.writes : Parts{});
@@ -102,6 +119,7 @@ class Keeper {
     return -1;
   }
 
+  bool has_two_;
   std::vector<const Event*> events_;
   std::vector<int64_t> seen_;  // by the host, of each event
   bool is_early_ = false;
@@ -111,24 +129,25 @@ class Keeper {
 // State that the streams share. `host`: the time in virtual ns up to which the host knows what
 // happened.
 struct World {
-  bool timed;
+  bool timed, is_device;           // is_device: imitates one
   std::unique_ptr<Keeper> book;    // only of the dry backends
-  std::unique_ptr<OwnMemory> own;  // only of the one that imitates a device
+  std::unique_ptr<OwnMemory> own;  // of a device, and of two memories
   int64_t host = 0;
   Failure failure;
 };
 
 class SimStream final : public CommandStream {
  public:
-  SimStream(World& world, const char* name)
+  SimStream(World& world, const StreamKind& kind)
       : world_(world),
+        place_(kind.place),
         trace_(world.timed ? kTraceEvents : 1),
-        number_(world.book ? world.book->order.stream(name) : 0) {}
+        number_(world.book ? world.book->order.stream(kind.name) : 0) {}
 
   const Trace& trace() override { return trace_; }
 
   void prepare(const Graph& graph) override {
-    if (!world_.own) return;
+    if (!world_.is_device) return;
     for (const Graph::Node& node : graph.nodes()) {
       check<InvalidInput>(node.runs_on_device(), "graph ", graph.name(),
                           ": expected ops with a kernel, ", node.name ? node.name : "an op",
@@ -138,7 +157,7 @@ class SimStream final : public CommandStream {
   }
 
   void fuse(const Graph& graph) override {
-    if (!world_.own || is_fused(graph) || is_played(graph)) return;
+    if (!world_.is_device || is_fused(graph) || is_played(graph)) return;
     prepare(graph);
     fused_.put(graph, true);
   }
@@ -159,8 +178,8 @@ class SimStream final : public CommandStream {
 
   void push(const Command& command) override {
     Enqueued e{command, world_.host, {}};
-    if (world_.own && command.kind == Command::kLaunch) e.picked = picks_of(*command.graph);
-    if (world_.book) world_.book->keep(number_, command, e.picked);
+    if (world_.is_device && command.kind == Command::kLaunch) e.picked = picks_of(*command.graph);
+    if (world_.book) world_.book->keep(number_, place_, command, e.picked);
     queue_.push(std::move(e));
   }
 
@@ -175,6 +194,9 @@ class SimStream final : public CommandStream {
     } else if (c.kind == Command::kWait) {
       clock_ = std::max(clock_, c.event->time());
       if (world_.timed) trace_.put(c.event->name(), begin, clock_, true);
+    } else if (c.kind == Command::kSend) {
+      const OwnMemory::Open open(world_.own.get(), OwnMemory::Open::kAll);
+      deliver(*c.mail, c.seats);
     } else if (!world_.failure.raised()) {
       run(*c.graph, e.picked, c.seats);
       if (world_.timed) trace_.put(c.graph->name(), begin, clock_, false);
@@ -185,13 +207,13 @@ class SimStream final : public CommandStream {
   void run(const Graph& graph, const std::vector<int>& picked, SeatSet seats) {
     const std::vector<Graph::Node>& nodes = graph.nodes();
     try {
-      check(!world_.own || picks_of(graph) == picked, "graph ", graph.name(),
+      check(!world_.is_device || picks_of(graph) == picked, "graph ", graph.name(),
             ": other captured graphs were picked at its launch than fit now");
-      const OwnMemory::Open open(world_.own.get());
+      const OwnMemory::Open open(world_.own.get(), place_);
       for (size_t i = 0; i < nodes.size(); ++i) {
         if (world_.timed && i == graph.cost().at) clock_ += price(graph.cost());
         if (world_.book) {
-          world_.book->call(nodes[i], seats);
+          world_.book->call(nodes[i], seats, place_);
         } else {
           nodes[i].call(nodes[i], Worker{});
         }
@@ -204,6 +226,7 @@ class SimStream final : public CommandStream {
   static int64_t price(const Graph::Cost& cost) { return (*cost.ns)[*cost.rows]; }
 
   World& world_;
+  int place_;  // its memory
   Trace trace_;
   int number_;  // in the order book
   CommandQueue<Enqueued> queue_;
@@ -213,11 +236,13 @@ class SimStream final : public CommandStream {
 
 class SimExec final : public Exec {
  public:
-  // Only a dry backend has `parts`.
-  explicit SimExec(bool timed, const PartTable* parts = nullptr, bool own = false)
-      : world_{timed,
-               parts ? std::make_unique<Keeper>(*parts) : nullptr,
-               own ? std::make_unique<OwnMemory>() : nullptr,
+  explicit SimExec(bool timed) : world_{timed, false, nullptr, nullptr, 0, {}} {}
+  // A dry backend.
+  SimExec(const PartTable& parts, bool is_device, bool has_two_memories)
+      : world_{false,
+               is_device,
+               std::make_unique<Keeper>(parts, has_two_memories),
+               is_device || has_two_memories ? std::make_unique<OwnMemory>(is_device) : nullptr,
                0,
                {}} {}
 
@@ -248,29 +273,29 @@ class SimExec final : public Exec {
 
   const OrderBook* order() const override { return world_.book ? &world_.book->order : nullptr; }
   void note(const char* what, const Effects& effects, SeatSet seats) override {
-    if (world_.book) world_.book->order.run(OrderBook::kHost, what, effects, seats);
+    if (world_.book) world_.book->note(what, effects, seats);
   }
   void watch(const Watched& watched) override {
     if (world_.book) world_.book->watch(watched);
   }
 
   Capabilities can() const override {
-    return capabilities_of(world_.own ? Body::dry_cuda : world_.book ? Body::dry : Body::sim);
+    return capabilities_of(world_.is_device ? Body::dry_cuda : world_.book ? Body::dry : Body::sim);
   }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
-    if (!world_.own) return;
-    const OwnMemory::Open open(world_.own.get());
+    if (!world_.is_device) return;
+    const OwnMemory::Open open(world_.own.get(), block.place);
     std::memcpy(static_cast<std::byte*>(block.device) + begin,
                 static_cast<std::byte*>(block.host) + begin, bytes);
   }
 
  protected:
-  Block allocate(size_t bytes, Where where) override {
-    const bool apart = world_.own && where == Where::device;
-    return apart ? world_.own->allocate(bytes) : Exec::allocate(bytes, where);
+  Block allocate(size_t bytes, Where where, int place) override {
+    const bool is_own = world_.own && where == Where::device;
+    return is_own ? world_.own->allocate(bytes, place) : Exec::allocate(bytes, where, place);
   }
   std::unique_ptr<Stream> make_stream(int, const StreamKind& kind) override {
-    auto stream = std::make_unique<SimStream>(world_, kind.name);
+    auto stream = std::make_unique<SimStream>(world_, kind);
     streams_.push_back(stream.get());
     return stream;
   }
@@ -284,11 +309,11 @@ class SimExec final : public Exec {
 
 std::unique_ptr<Exec> make_sim_exec() { return std::make_unique<SimExec>(false); }
 std::unique_ptr<Exec> make_virtual_exec() { return std::make_unique<SimExec>(true); }
-std::unique_ptr<Exec> make_dry_exec(const PartTable& parts) {
-  return std::make_unique<SimExec>(false, &parts);
+std::unique_ptr<Exec> make_dry_exec(const PartTable& parts, bool has_two_memories) {
+  return std::make_unique<SimExec>(parts, false, has_two_memories);
 }
-std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts) {
-  return std::make_unique<SimExec>(false, &parts, true);
+std::unique_ptr<Exec> make_dry_cuda_exec(const PartTable& parts, bool has_two_memories) {
+  return std::make_unique<SimExec>(parts, true, has_two_memories);
 }
 
 }  // namespace sbrt

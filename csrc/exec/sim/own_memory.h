@@ -1,5 +1,6 @@
-// Imitates the memory of a device: the host has a copy to write. An access to the device's memory
-// faults, except while an op runs.
+// Memories that fault for each other: while an op of one runs, an access to another faults. Imitates a
+// device, too: then the host has a copy to write, and an access to the device's memory faults except
+// while an op runs.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,24 +16,39 @@ namespace sbrt {
 
 class OwnMemory {
  public:
-  Block allocate(size_t bytes) {
-    blocks_.push_back(std::make_shared<Both>(bytes ? bytes : 1));
-    const std::shared_ptr<Both>& both = blocks_.back();
-    protect(both->device, PROT_NONE);
-    return {both, both->host.as<void>(), both->device.as<void>(), both->host.bytes()};
+  // `of_device`: the host has copies.
+  explicit OwnMemory(bool of_device) : of_device_(of_device) {}
+
+  Block allocate(size_t bytes, int place) {
+    const auto both = std::make_shared<Both>(bytes ? bytes : 1, of_device_);
+    blocks_.push_back({both, place});
+    if (of_device_) protect(both->device, PROT_NONE);
+    const Pages& host = of_device_ ? both->host : both->device;
+    return {both, host.as<void>(), both->device.as<void>(), both->device.bytes(), place};
   }
 
-  // Opens all device memory to the host for the lifetime of this object.
+  // For its lifetime, opens one memory and shuts the others; kAll: opens all.
   class Open {
    public:
-    explicit Open(const OwnMemory* memory) : memory_(memory) { set(PROT_READ | PROT_WRITE); }
-    ~Open() { set(PROT_NONE); }
+    static constexpr int kAll = -1;
+
+    Open(const OwnMemory* memory, int place) : memory_(memory) {
+      for_each([place](const Pages& pages, int its) {
+        protect(pages, place == kAll || place == its ? PROT_READ | PROT_WRITE : PROT_NONE);
+      });
+    }
+    ~Open() {
+      for_each([this](const Pages& pages, int) {
+        protect(pages, memory_->of_device_ ? PROT_NONE : PROT_READ | PROT_WRITE);
+      });
+    }
     Open(const Open&) = delete;
 
    private:
-    void set(int how) const {
+    template <class F>
+    void for_each(const F& f) const {
       if (!memory_) return;
-      for (const auto& both : memory_->blocks_) protect(both->device, how);
+      for (const Placed& block : memory_->blocks_) f(block.both->device, block.place);
     }
 
     const OwnMemory* memory_;  // null: there is no such memory
@@ -41,14 +57,19 @@ class OwnMemory {
  private:
   struct Both {
     Pages host, device;
-    explicit Both(size_t bytes) : host(bytes), device(bytes) {}
+    Both(size_t bytes, bool has_copy) : host(has_copy ? bytes : 0), device(bytes) {}
+  };
+  struct Placed {
+    std::shared_ptr<Both> both;
+    int place;
   };
 
   static void protect(const Pages& pages, int how) {
     static_cast<void>(mprotect(pages.as<void>(), pages.bytes(), how));
   }
 
-  std::vector<std::shared_ptr<Both>> blocks_;  // they live as long as the backend
+  bool of_device_;
+  std::vector<Placed> blocks_;  // they live as long as the backend
 };
 
 }  // namespace sbrt

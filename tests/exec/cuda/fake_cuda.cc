@@ -20,6 +20,7 @@ namespace fake {
 Counts counts;
 int64_t now = 5'000'000'000;
 bool broken = false;
+int current = 0;
 
 namespace {
 
@@ -50,10 +51,12 @@ void let_go_after(int naps) {
 }  // namespace fake
 
 struct CUstream_st {
+  int device = fake::current;
   int64_t clock = 0;
 };
 struct CUevent_st {
   bool has_time = false;
+  int device = fake::current;
   int64_t time = 0;
   int pending = 0;
 };
@@ -62,6 +65,7 @@ struct CUgraph_st {
 };
 struct CUgraphExec_st {
   std::vector<const int64_t*> kernels;
+  int device = fake::current;
 };
 
 namespace {
@@ -92,9 +96,9 @@ const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "an error";
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDevice(int* device) { return *device = fake::current, cudaSuccess; }
+cudaError_t cudaSetDevice(int device) { return fake::current = device, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 2, cudaSuccess; }
 cudaError_t cudaProfilerStart() { return ++fake::counts.captures, cudaSuccess; }
 cudaError_t cudaProfilerStop() { return --fake::counts.captures, cudaSuccess; }
 
@@ -140,6 +144,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (event->device != stream->device) return cudaErrorInvalidResourceHandle;
   fake::counts.records += event->has_time;
   ++event->pending;
   fake::enqueue([event, stream, at = fake::now] {
@@ -158,7 +163,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t) {
   return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
-  if (!begin->has_time || !end->has_time) return cudaErrorInvalidResourceHandle;
+  if (!begin->has_time || !end->has_time || begin->device != end->device)
+    return cudaErrorInvalidResourceHandle;
   if (begin->pending || end->pending) return cudaErrorNotReady;
   *ms = static_cast<float>(static_cast<double>(end->time - begin->time) / 1e6);
   return cudaSuccess;
@@ -197,6 +203,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) {
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphDebugDotPrint(cudaGraph_t, const char*, unsigned) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
+  if (made->device != stream->device) return cudaErrorInvalidResourceHandle;
   ++fake::counts.launches;
   fake::enqueue([made, stream, at = fake::now] {
     for (const int64_t* ns : made->kernels) clock_of(stream, at) += *ns;
@@ -216,6 +223,17 @@ cudaError_t cudaHostGetDevicePointer(void** there, void* host, unsigned) {
 cudaError_t cudaMemsetAsync(void* there, int value, size_t bytes, cudaStream_t) {
   return std::memset(there, value, bytes), cudaSuccess;
 }
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device,
+                                size_t bytes, cudaStream_t stream) {
+  fake::enqueue([=, at = fake::now] {
+    clock_of(stream, at) += fake::kCopy;
+    std::memcpy(to, from, bytes);
+  });
+  fake::counts.peer_copies += to_device != from_device;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 1, cudaSuccess; }
+cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return ++fake::counts.peers, cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t) {
   return std::memcpy(to, from, bytes), cudaSuccess;
@@ -224,7 +242,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 
 namespace sbrt {
 
-cudaError_t publish_on(cudaStream_t, int64_t* word, int64_t value) {
+cudaError_t publish_on(cudaStream_t stream, int64_t* word, int64_t value) {
+  if (fake::current != stream->device) return cudaErrorInvalidResourceHandle;
   fake::enqueue([word, value] { std::atomic_ref(*word).store(value); });
   return cudaSuccess;
 }

@@ -17,11 +17,15 @@ struct Counts {
   int graphs = 0;           // instantiated and not destroyed
   int naps = 0;             // naps of the host
   int64_t longest_nap = 0;  // ns
+  int peer_copies = 0;      // copies from one device to another
+  int peers = 0;            // times that a device was given access to another
 };
 
 extern Counts counts;
-extern int64_t now;  // ns of the device's clock; nothing begins earlier
-extern bool broken;  // every query fails
+extern int64_t now;               // ns of the device's clock; nothing begins earlier
+extern bool broken;               // every query fails
+extern int current;               // the device that is selected; there are two
+constexpr int64_t kCopy = 7'000;  // ns of a copy between devices
 
 void hold();
 void let_go();

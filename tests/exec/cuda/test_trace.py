@@ -7,6 +7,8 @@
 - A fused graph is one launch, as long as its captured ops pick the graphs that they picked when it
   was fused.
 - A graph with players is never fused.
+- With two devices, every call is made with the device of its stream selected, and mail is copied
+  from one to the other, for the seats that take part.
 """
 
 from pathlib import Path
@@ -19,13 +21,17 @@ PARTS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def program(nvcc, programs):
-    """trace_main with the cuda backend, over the runtime of fake_cuda.cc."""
+def built(nvcc, programs, name):
+    """A program with the cuda backend, over the runtime of fake_cuda.cc."""
     sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
     sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
     flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
-    return programs.build("trace_main", sources, flags)
+    return programs.build(name, sources, flags)
+
+
+@pytest.fixture(scope="module")
+def program(nvcc, programs):
+    return built(nvcc, programs, "trace_main")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -33,6 +39,11 @@ def test_the_trace(programs, program, part):
     done = programs.run(program, part)
     assert done.stdout == f"ok {part}\n", done.stdout + done.stderr
     assert done.returncode == 0
+
+
+def test_two_devices_send_each_other_mail(nvcc, programs):
+    done = programs.run(built(nvcc, programs, "devices_main"))
+    assert done.stdout == "ok\n", done.stdout + done.stderr
 
 
 def test_a_profiler_is_told_of_each_graph(programs, program, nvtx_log):

@@ -1,0 +1,32 @@
+#include "decode/mails.h"
+
+#include "state/mail.h"
+
+namespace sbrt {
+namespace {
+
+// Adds a range of every sequence.
+void put(Mail& mail, const MailRange& range, const Cells<Sequence>& from,
+         const Cells<Sequence>& to) {
+  mail.parts.bits |= range.parts.bits;
+  for (int seat = 0; seat < static_cast<int>(from.size()); ++seat) {
+    const auto* source = reinterpret_cast<const std::byte*>(from.device() + seat);
+    auto* target = reinterpret_cast<std::byte*>(to.device() + seat);
+    mail.copies.push_back({source + range.begin, target + range.begin, range.bytes(), seat});
+  }
+}
+
+}  // namespace
+
+Mails mails_of(const Resources& r) {
+  const LaneMemory &target = *r.target.memory, &draft = *r.draft.memory;
+  Mails mails;
+  put(mails.verdict, verdict_range(), target.sequences, draft.sequences);
+  mails.verdict.parts.bits |= parts(Part::round).bits;  // the draft finds its seats by it
+  mails.verdict.copies.push_back({target.ended.device(), draft.ended.device(), sizeof(int64_t)});
+  put(mails.burst, burst_range(), draft.sequences, target.sequences);
+  put(mails.offer, offer_range(r.config.max_branches), draft.sequences, target.sequences);
+  return mails;
+}
+
+}  // namespace sbrt

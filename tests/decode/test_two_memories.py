@@ -1,0 +1,179 @@
+"""Contract under test: with a memory for each lane, every method has the tokens and counters of one
+memory, with one sequence and with several. An op reaches its lane's memory only: any other access
+faults. The lanes tell each other no more than csrc/state/mail.h lists, and each mail and each fence
+is needed. What needs both lanes' state in one memory is refused."""
+
+import random
+
+import pytest
+
+from sbrt import InvalidInputError, _core, _probe
+from tests.common import toys
+
+POLICIES = toys.POLICIES | {
+    "serial after a miss": {"gamma": 4, "branches": 6, "on_miss": 1, "burst": 3},
+    "tree and look-up": toys.POLICIES["tree"] | {"lookup": True},
+    "hedge and look-up": toys.POLICIES["hedge"]
+    | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
+}
+FENCES = ("verify_done", "chain_ready", "draft_ready")
+# The mail that each method sends before its fence; a target tells every outcome.
+MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
+SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
+NEEDED = {
+    "none": set(),
+    "lookup": set(),
+    "draft_model": SERIAL,
+    "tree": SERIAL,
+    "tree and look-up": SERIAL,
+    "pearl": OVERLAPPED,
+    "specbranch": OVERLAPPED,
+    "hedge": OVERLAPPED,
+    "serial after a miss": SERIAL | OVERLAPPED,
+    "hedge and look-up": SERIAL | OVERLAPPED,
+}
+REQUESTS = {
+    "greedy": ({"temperature": 0}, {}),
+    "sampled": ({"temperature": 0.8, "seed": 3, "top_p": 0.9}, {}),
+    "shaped": (
+        {"temperature": 0.8, "seed": 4},
+        {
+            "repetition_penalty": 1.3,
+            "presence_penalty": 0.3,
+            "min_tokens": 5,
+            "bad_words": [[1, 2], [9]],
+        },
+    ),
+}
+PROMPT = [1, 2, 3] * 20
+SIZES = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
+
+every_method = pytest.mark.parametrize("name", POLICIES)
+
+
+def engine(apart, body="dry", **fields):
+    """An engine of two toys, with one memory or two."""
+    pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
+    return _core.Runtime(*pair, body=body, draft_device=1 if apart else -1, **SIZES, **fields)
+
+
+def answers(runtime, name):
+    """(tokens, counters) of each kind of request, one after the other."""
+    found = []
+    for sampling, shaping in REQUESTS.values():
+        how = _core.Sampling(**sampling), _probe.policy(**POLICIES[name]), 40
+        runtime.begin(PROMPT, *how, [], _core.Shaping(**shaping))
+        found.append((runtime.run(), counters(runtime.seat(0))))
+    return found
+
+
+def counters(seat):
+    """Counters of a sequence, without times and those that depend on the host's pace."""
+    kept = seat.stats
+    names = [n for n in dir(kept) if not n.startswith("_") and not n.endswith("_ns")]
+    return {n: getattr(kept, n) for n in names if n != "rounds_ahead"}
+
+
+def crowd(apart, names, body="dry", **fields):
+    """Tokens by request of sequences that take turns in three seats, and the engine."""
+    runtime = engine(apart, body, max_num_seqs=3, max_piece=8, **fields)
+    rng, running, found = random.Random(5), {}, {}
+    waiting = list(enumerate(names * 3))
+    while waiting or running:
+        while waiting and runtime.has_free_seat:
+            number, name = waiting.pop(0)
+            sampling, shaping = list(REQUESTS.values())[number % len(REQUESTS)]
+            how = _core.Sampling(**sampling | {"seed": number}), _probe.policy(**POLICIES[name])
+            prompt = [1, 2, 3] * rng.randint(1, 30)
+            seat = runtime.admit(prompt, *how, rng.randint(1, 40), [], _core.Shaping(**shaping))
+            running[number] = seat
+            found[number] = []
+        runtime.advance(1)
+        for number, seat in list(running.items()):
+            found[number] += seat.take()
+            if seat.finished:
+                seat.release()
+                del running[number]
+    return found, runtime
+
+
+@every_method
+def test_one_sequence_has_the_tokens_and_counters_of_one_memory(name):
+    runtime = engine(True)
+    assert answers(runtime, name) == answers(engine(False), name)
+    assert runtime.order.conflicts() == []
+
+
+@every_method
+def test_so_it_is_with_threads(name):
+    threads = {"num_threads": 2, "body": "cpu"}
+    assert answers(engine(True, **threads), name) == answers(engine(False), name)
+
+
+def test_three_seats_have_the_tokens_of_one_memory():
+    names = list(POLICIES)
+    found, runtime = crowd(True, names)
+    assert found == crowd(False, names)[0]
+    assert len(found) == 3 * len(names)
+    assert all(found.values())
+    assert runtime.order.conflicts() == []
+    assert crowd(True, names, "cpu", num_threads=2)[0] == found
+
+
+@every_method
+def test_each_mail_is_needed(name):
+    runtime = engine(True)
+    answers(runtime, name)
+    for mail in MAILS.values():
+        found = runtime.order.conflicts(without=[mail])
+        assert any("no mail for" in said for said in found) == (mail in NEEDED[name]), (mail, found)
+
+
+@every_method
+def test_each_fence_is_needed(name):
+    """Without the host's waits, as if rounds were enqueued ahead."""
+    runtime = engine(True)
+    how = _core.Sampling(temperature=0.8, seed=1), _probe.policy(**POLICIES[name]), 40
+    runtime.begin(PROMPT, *how)
+    runtime.run()
+    order = runtime.order
+    assert order.conflicts(host=False) == []
+    for fence in FENCES:
+        mail = MAILS.get(fence, "verdict")
+        found = order.conflicts(without=[fence], host=False)
+        assert bool(found) == (mail in NEEDED[name]), (fence, found)
+
+
+@every_method
+def test_only_mail_crosses(name):
+    """An op accesses the memory of its lane; mail accesses both."""
+    runtime = engine(True)
+    answers(runtime, name)
+    second = "in the second memory"
+    for stream, what, reads, writes, _ in (op for op in runtime.order.ops() if len(op) == 5):
+        if stream == "host":
+            continue
+        memories = {part.endswith(second) for part in [*reads, *writes]}
+        assert len(memories) == (2 if what in MAILS.values() else 1), what
+        assert what in MAILS.values() or memories == {stream == "draft"}, what
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"rejection": True}, "acceptance rejection"),
+        ({"reuses_prefixes": True}, "prefix reuse"),
+        ({"tuned": [_core.Policy()]}, "the method auto"),
+    ],
+)
+def test_what_needs_one_memory_is_refused(fields, what):
+    said = f"^draft_device: {what} is not there yet with a draft on a device of its own$"
+    with pytest.raises(InvalidInputError, match=said):
+        engine(True, "cpu", **fields)
+
+
+def test_without_a_draft_there_is_one_memory():
+    runtime = _core.Runtime(_core.Toy(vocab=32), None, body="dry", draft_device=1, **SIZES)
+    runtime.begin(PROMPT, _core.Sampling(), _core.Policy(), 8)
+    assert len(runtime.run()) == 8
+    assert not [op for op in runtime.order.ops() if "verdict" in op]

@@ -1,0 +1,60 @@
+"""Contract under test, on a CUDA device: an engine whose draft has a memory of its own answers
+every method like plain decoding in one memory. On one device both memories are there. With two
+devices each lane has its own, and mail is copied between them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sbrt import Engine, EngineConfig, SamplingParams
+from sbrt.model.demo_pair import demo_folder
+from sbrt.tools.prompts import BUILT_IN
+
+pytestmark = pytest.mark.gpu
+METHODS = (
+    "draft_model", "pearl", "specbranch", "specbranch:on_miss=serial", "tree:nodes=15",
+    "hedge:gamma=3,F=8,tree=2,nodes=15,burst_width=4", "specbranch:lookup=1",
+)  # fmt: skip
+GREEDY = SamplingParams(temperature=0, max_tokens=48)
+REQUESTS = {
+    "greedy": GREEDY,
+    "sampled": replace(GREEDY, temperature=0.8, seed=3, top_p=0.9),
+    "shaped": replace(GREEDY, temperature=0.8, seed=4, repetition_penalty=1.2, min_tokens=5),
+}
+
+
+def config(draft_device, seats=1):
+    speculative = {"model": demo_folder("draft"), "device": draft_device, "method": "specbranch"}
+    return EngineConfig(
+        demo_folder("target"), device="cuda:0", max_num_seqs=seats, speculative=speculative
+    )
+
+
+def answers(made, methods, seats=1):
+    """Tokens by (method, request) of the first prompts, all at once if there are seats."""
+    found = {}
+    with Engine(made, methods=METHODS) as engine:
+        for method in methods:
+            for kind, params in REQUESTS.items():
+                out = engine.generate(list(BUILT_IN[:seats]), params, method=method)
+                found[method, kind] = [answer.outputs[0].token_ids for answer in out]
+    return found
+
+
+def check_same(draft_device, seats):
+    plain = answers(config("cuda:0", seats), ["none"], seats)
+    found = answers(config(draft_device, seats), METHODS, seats)
+    assert found == {(method, kind): plain["none", kind] for method in METHODS for kind in REQUESTS}
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+def test_two_memories_on_one_device(monkeypatch, seats):
+    monkeypatch.setattr(EngineConfig, "is_apart", True)
+    check_same("cuda:0", seats)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two devices: expected 2, found fewer")
+@pytest.mark.parametrize("seats", [1, 3])
+def test_two_devices(seats):
+    check_same("cuda:1", seats)

@@ -1,0 +1,63 @@
+"""More of faults.py: draft and target in memories of their own."""
+
+from tests.faults.faults import Fault
+
+TWO = ("decode/test_two_memories.py",)
+FAULTS = (
+    Fault(
+        "the target does not tell the draft's memory the outcome",
+        "csrc/round/round.cc",
+        "tell(t, target.verdict, ",
+        "tell(t, nullptr, ",
+        TWO,
+    ),
+    Fault(
+        "a serial burst stays in the draft's memory",
+        "csrc/round/round.cc",
+        "tell(d, draft->burst_mail, ",
+        "tell(d, nullptr, ",
+        TWO,
+    ),
+    Fault(
+        "the branches stay in the draft's memory",
+        "csrc/round/round.cc",
+        "tell(d, draft->offer, ",
+        "tell(d, nullptr, ",
+        TWO,
+    ),
+    Fault(
+        "the last branch stays in the draft's memory",
+        "csrc/decode/mails.cc",
+        "offer_range(r.config.max_branches)",
+        "offer_range(r.config.max_branches - 1)",
+        TWO,
+    ),
+    Fault(
+        "a penalty counts the outcome's last token twice in the draft's memory",
+        "csrc/round/settle_op.h",
+        "for (; c.followed <= c.head; ++c.followed) {",
+        "for (c.followed = least(c.followed, c.head); c.followed <= c.head; ++c.followed) {",
+        TWO,
+    ),
+    Fault(
+        "the draft reads rows of the target's",
+        "csrc/round/op_table.inc",
+        "(settings, outcome, chain, chain_law),\n        (branches, draft_rows))",
+        "(settings, outcome, chain, chain_law, target_rows),\n        (branches, draft_rows))",
+        TWO,
+    ),
+    Fault(
+        "an op may access both memories",
+        "csrc/exec/sim/own_memory.h",
+        "place == kAll || place == its ? PROT_READ | PROT_WRITE : PROT_NONE",
+        "PROT_READ | PROT_WRITE",
+        ("exec/test_memories.py",),
+    ),
+    Fault(
+        "an event is recorded with another device selected",
+        "csrc/exec/cuda/exec_cuda.cc",
+        "    const OnDevice here(device_);\n    return queue_",
+        "    return queue_",
+        ("exec/cuda/test_trace.py",),
+    ),
+)

@@ -1,0 +1,68 @@
+"""Contract under test: an engine whose draft has a CUDA device of its own, on the stand-in, where
+each device's memory faults for the other's ops. It answers like an engine on one device, with one
+seat and with three. Each mail is needed. A draft on another kind of device is refused before a
+weight is read."""
+
+from dataclasses import replace
+
+import pytest
+
+from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
+
+METHODS = (
+    "draft_model", "specbranch:k_max=3,on_miss=serial", "tree:gamma=3,width=4,nodes=12",
+    "hedge:gamma=3,F=4,tree=2,nodes=12,burst_width=4",
+)  # fmt: skip
+SAMPLED = SamplingParams(temperature=0.8, seed=5, max_tokens=8)
+REQUESTS = (
+    replace(SAMPLED, temperature=0),
+    replace(SAMPLED, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.4, min_tokens=4),
+)
+MAILS = ("verdict", "burst", "offer")
+
+
+def folders(checkpoints):
+    return [checkpoint.folder for checkpoint in checkpoints["Llama"]]
+
+
+def answers(tools, config, methods, seats):
+    found = {}
+    with Engine(config, methods=METHODS) as engine:
+        for method in methods:
+            prompts = [tools.prompt(9 + seat, seed=seat) for seat in range(seats)]
+            for number, params in enumerate(REQUESTS):
+                out = engine.generate(prompts, params, method=method)
+                found[method, number] = [answer.outputs[0].token_ids for answer in out]
+    return found
+
+
+@pytest.mark.parametrize("seats", [1, 3])
+def test_it_answers_like_one_device(tools, tool, stand_in, checkpoints, seats):
+    sizes = {"max_model_len": tools.max_len, "max_num_seqs": seats}
+    plain = answers(tools, tool.config_of(folders(checkpoints), "cuda", **sizes), ["none"], seats)
+    config = tool.config_of(folders(checkpoints), "cuda", draft_device="cuda:1", **sizes)
+    found = answers(tools, config, METHODS, seats)
+    numbers = range(len(REQUESTS))
+    assert found == {(method, i): plain["none", i] for method in METHODS for i in numbers}
+    assert stand_in.devices == ["cuda:0"] * 3 + ["cuda:1"]
+    assert [given["draft_device"] for given, _ in stand_in.runtimes] == [-1, 1]
+    order = stand_in.runtimes[-1][1].order
+    assert order.conflicts() == []
+    assert all(order.conflicts(without=[mail]) for mail in MAILS)
+
+
+def test_a_draft_on_the_device_of_the_target_shares_its_memory(tool, checkpoints):
+    config = tool.config_of(folders(checkpoints), "cuda:1", draft_device="cuda:1")
+    assert (config.draft_index, config.is_apart) == (1, False)
+    assert not EngineConfig("x", device="cuda").is_apart
+
+
+def test_another_kind_of_device_is_refused():
+    spec = {"model": "y", "device": "cuda:1"}
+    said = "^SpeculativeConfig.device: expected cpu with a target on a CPU, got cuda:1$"
+    with pytest.raises(InvalidInputError, match=said):
+        EngineConfig("x", speculative=spec)
+    with pytest.raises(
+        InvalidInputError, match=r"^SpeculativeConfig.device 'rocm': not built yet$"
+    ):
+        EngineConfig("x", device="cuda", speculative=spec | {"device": "rocm"})
