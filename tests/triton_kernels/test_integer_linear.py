@@ -20,8 +20,9 @@ from sbrt.triton_kernels.round_rows import round_rows, round_rows_torch
 from tests.common.integers import FORMATS, Matrix, fma, groups_of, rows
 
 OPS = {"kernel": (round_rows, integer_linear), "twin": (round_rows_torch, integer_linear_torch)}
-# (rows, k, n): k and n that no tile divides; two row tiles
-SHAPES = [(1, 33, 17), (17, 200, 21)]
+# (rows, k, n): k and n that no tile divides; turns of both lengths, whose groups warps share; rows
+# with which they do not
+SHAPES = [(1, 33, 17), (2, 250, 9), (17, 200, 21)]
 MORE = ("int8 by 128", "Q5_K", "Q4_K", "int4 by 128")  # like others, but for the kind of a number
 
 
