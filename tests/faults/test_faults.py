@@ -17,7 +17,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCE = Path(os.environ.get("SBRT_TREE", ROOT))
 COPY = ROOT / "build" / "faults"  # kept: the next fault compiles only changes
-TOP = ("CMakeLists.txt", "pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md")
+TOP = (
+    "CMakeLists.txt",
+    "constraints.txt",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    "CONTRIBUTING.md",
+)
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
 LONGEST = 1800  # seconds: a fault may hang
 COLLECTION = re.compile("errors? during collection|ERROR collecting")

@@ -57,6 +57,13 @@ def folder(files, real):
         yield files.folder(Path(made) / "folder", [real])
 
 
+@pytest.fixture(scope="module")
+def theirs(folder):
+    """transformers' model. It computes in double: in float32 it rounds as we do, and both roundings
+    would count."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("answers", SETTINGS[:1], indirect=True)
 def test_answers_are_those_of_the_folder(answers, folder):
     with Engine.from_pretrained(folder, dtype="float32", skip_tokenizer_init=True) as engine:
@@ -64,14 +71,12 @@ def test_answers_are_those_of_the_folder(answers, folder):
     assert [o.outputs[0].token_ids for o in outputs] == [found for _, found in answers]
 
 
-def test_answers_are_those_of_transformers(answers, folder):
-    near_ties(folder, answers)
+def test_answers_are_those_of_transformers(answers, theirs):
+    near_ties(theirs, answers)
 
 
-def test_log_probs_are_those_of_transformers(real, folder):
-    """Prompts and answers are compared, in float32 arithmetic on the packed weights. transformers
-    computes in double: in float32 it rounds as we do, and both roundings would count."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+def test_log_probs_are_those_of_transformers(real, theirs):
+    """Prompts and answers are compared, in float32 arithmetic on the packed weights."""
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
     with Engine.from_pretrained(real, activation_dtype="float32") as engine:
         prompts = [chat(question) for question in QUESTIONS]
@@ -79,7 +84,7 @@ def test_log_probs_are_those_of_transformers(real, folder):
             [answer] = output.outputs
             trunk = [*engine.encode(prompt), *answer.token_ids]
             with torch.no_grad():
-                law = torch.log_softmax(model(torch.tensor([trunk])).logits[0], -1)
+                law = torch.log_softmax(theirs(torch.tensor([trunk])).logits[0], -1)
             positions = [*output.prompt_logprobs[1:], *answer.logprobs]
             assert len(positions) == len(trunk) - 1
             for row, position in zip(law, positions, strict=False):
@@ -87,13 +92,12 @@ def test_log_probs_are_those_of_transformers(real, folder):
                     assert abs(row[token].item() - found.logprob) < NEAR, (token, found)
 
 
-def near_ties(folder, answers):
+def near_ties(theirs, answers):
     """Answers that differ from transformers'. Each must differ at a near-tie."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     parted = 0
     for prompt, found in answers:
         with torch.no_grad():
-            rows = model(torch.tensor([[*prompt, *found]])).logits[0].numpy()[len(prompt) - 1 : -1]
+            rows = theirs(torch.tensor([[*prompt, *found]])).logits[0].numpy()[len(prompt) - 1 : -1]
         for i in np.flatnonzero(rows.argmax(1) != found)[:1]:
             low, high = np.sort(rows[i])[-2:]
             assert high - low < GAP, f"token {i}: gap {high - low:.2e}"
@@ -144,12 +148,12 @@ def answered(engine, prompts, **more):
 
 
 @pytest.mark.exact
-def test_many_answers_are_those_of_the_folder_and_of_transformers(real, folder, prompts):
+def test_many_answers_are_those_of_the_folder_and_of_transformers(real, folder, theirs, prompts):
     with Engine.from_pretrained(real, activation_dtype="float32") as engine:
         found = answered(engine, prompts)
     with Engine.from_pretrained(folder, dtype="float32", skip_tokenizer_init=True) as engine:
         assert answered(engine, prompts) == found
-    parted = near_ties(folder, zip(prompts, found, strict=True))
+    parted = near_ties(theirs, zip(prompts, found, strict=True))
     print(f"{parted} of {len(found)} answers leave those of transformers, at near-ties")
 
 
