@@ -393,9 +393,11 @@ class GpuLane(LaneStore):
             Rows(table, first, chunk, self.plans[chunk], work) for first in range(0, count, chunk)
         ]
 
+        forward = self.few.forward
+
         def forwards(run: Run) -> None:
             for rows in parts:
-                self.few.forward(run, rows, with_logits)
+                forward(run, rows, with_logits)
 
         return self.recorder.record(forwards, count)
 

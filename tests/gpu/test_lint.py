@@ -10,11 +10,15 @@ GPU = Path(__file__).parents[2] / "sbrt" / "gpu"
 # Ops write to `out`, or to these arguments.
 IN_PLACE = {"see", "rope_kv_write", "ring_settle"}
 WITH_OUT = {
+    *("round_rows", "integer_linear"),
     *("embed", "linear", "rms_norm", "branch_attention", "silu_mul", "choose"),
     *("matmul", "matmul_bias", "matmul_float32", "copy", "add", "subtract", "prefill_attention"),
 }
 # Other functions that may be called while a list of ops is made: they only read sizes.
-HARMLESS = {"run", "range", "len", "Views", "feature_blocks", "Terms", "normed"}
+HARMLESS = {
+    *("run", "range", "len", "isinstance", "Views", "feature_blocks", "Terms", "normed"),
+    *("Linear", "IntegerTerms", "integer_plan", "_float_plan"),
+}
 # Functions in an op's own source, in addition to recorded ones.
 FORBIDDEN = {
     *("item", "cpu", "tolist", "numpy", "synchronize", "current_stream", "default_stream"),
@@ -55,7 +59,10 @@ def call_faults(call, own):
             yield f"line {call.lineno}: {op} is no op"
         elif op in WITH_OUT and "out" not in given:
             yield f"line {call.lineno}: {op} without out="
-    elif name.removeprefix("self.decoder.").removeprefix("self.") not in own | HARMLESS:
+    elif (
+        name.removeprefix("self.").removeprefix("decoder.").removeprefix("plain.")
+        not in own | HARMLESS
+    ):
         yield f"line {call.lineno}: {name}() in a recording"
 
 
@@ -72,8 +79,9 @@ def wrapper_faults(source):
 
 
 def test_the_decoder_and_the_lane_record_ops_alone():
-    for file in ("decoder.py", "fused.py", "lane.py", "prefill.py"):
-        assert list(faults((GPU / file).read_text(), {"forward", "read_lengths"})) == []
+    for file in ("decoder.py", "fused.py", "integer.py", "lane.py", "prefill.py"):
+        own = {"forward", "read_lengths", "start"}
+        assert list(faults((GPU / file).read_text(), own)) == []
     assert list(wrapper_faults((GPU / "ops.py").read_text())) == []
 
 
@@ -82,6 +90,8 @@ def test_there_is_something_to_check():
     assert {"forward", "prefill", "attention", "rest", "mlp", "finish", "norm", "linear"} <= names
     names = {f.name for f in recorded_functions(ast.parse((GPU / "fused.py").read_text()))}
     assert {"forward", "attention", "rest", "finish"} <= names
+    names = {f.name for f in recorded_functions(ast.parse((GPU / "integer.py").read_text()))}
+    assert {"forward", "attention", "rest", "normed", "input", "gated", "product"} <= names
     inner = {f.name for f in recorded_functions(ast.parse((GPU / "lane.py").read_text()))}
     assert {"settle", "forwards", "choose"} <= inner
 
