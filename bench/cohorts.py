@@ -4,8 +4,8 @@
 
 Two cohorts are halves of the running sequences: while the target verifies one half, the draft works
 for the other. A round accepts the same tokens with and without cohorts, so only its time differs.
-With N sequences that each have g drafted tokens, T(rows) a target forward and t(rows) a draft
-forward, a serial round takes T(N (1 + g)) + g t(N). Two cohorts of N / 2 take
+N sequences have g drafted tokens each. A target forward takes T(rows), a draft forward t(rows). A
+serial round takes T(N (1 + g)) + g t(N). Two cohorts of N / 2 take
 2 max(T(N / 2 (1 + g)), g t(N / 2)) for both, at the costs of lanes that overlap.
 """
 

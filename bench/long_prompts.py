@@ -1,10 +1,10 @@
-"""`python -m bench.long_prompts`: a long prompt beside running sequences, and a chat's later turns.
+"""`python -m bench.long_prompts`: a long prompt next to running sequences, and turns of a chat.
 
     python -m bench.long_prompts --target smollm2 --threads 2 --json -
 
-beside: the gaps between two outputs of sequences that decode, with and without a long prompt that
-arrives meanwhile, next to the time of one piece of that prompt. chat: the time to the first token
-of each turn, with and without prefix reuse, and whether both gave the same tokens.
+Part `company`: the gaps between two outputs of sequences that decode, with and without a long
+prompt that arrives meanwhile. One piece of that prompt is timed, too. Part `chat`: the time to the
+first token of each turn, with and without prefix reuse, and whether both gave the same tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ONE = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 
 
 @dataclass
-class Beside:
+class Company:
     """Seconds of one method. quiet, fed: gaps without the long prompt, and while it is fed."""
 
     quiet: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_json_flag(made)
     made.add_argument("--methods", default="none", metavar="A,B,...")
     made.add_argument("--long", type=int, default=800, help="tokens of the long prompt")
-    made.add_argument("--beside", type=int, default=7, help="sequences that decode meanwhile")
+    made.add_argument("--company", type=int, default=7, help="sequences that decode meanwhile")
     made.add_argument("--turns", type=int, default=10, help="of the chat")
     made.add_argument("--runs", type=int, default=3)
     return made
@@ -61,18 +61,18 @@ def some_ids(count: int, vocab: int, seed: int) -> list[int]:
     return [1 + (seed * 7919 + i * 104_729) % (vocab - 2) for i in range(count)]
 
 
-def play_beside(engine: Engine, method: Method, args: argparse.Namespace, vocab: int) -> Beside:
-    """`--beside` sequences decode; after some tokens the long prompt arrives."""
-    found, params = Beside(), SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
+def play_company(engine: Engine, method: Method, args: argparse.Namespace, vocab: int) -> Company:
+    """`--company` sequences decode; after some tokens the long prompt arrives."""
+    found, params = Company(), SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
     long_prompt = some_ids(args.long, vocab, SEED)
     found.alone = _first_token(engine, method, long_prompt)
     found.shorter = _first_token(engine, method, long_prompt[: max(1, args.long - PIECE)])
-    names = [f"{i}" for i in range(args.beside)]
+    names = [f"{i}" for i in range(args.company)]
     for i, name in enumerate(names):
         engine.add_request(name, some_ids(8, vocab, i), params, method=method)
     last: dict[str, float] = {}
-    collect(engine, last, [], 4 * args.beside)  # all of them decode
-    collect(engine, last, found.quiet, 40 * args.beside)
+    collect(engine, last, [], 4 * args.company)  # all of them decode
+    collect(engine, last, found.quiet, 40 * args.company)
     begin = time.perf_counter()
     engine.add_request("long", long_prompt[::-1], ONE, method=method)
     while "long" not in last:
@@ -116,11 +116,11 @@ def chat(engine: Engine, method: Method, turns: int, vocab: int) -> list[dict[st
     return lines
 
 
-def _beside_line(method: Method, runs: Sequence[Beside]) -> dict[str, Any]:
+def _company_line(method: Method, runs: Sequence[Company]) -> dict[str, Any]:
     quiet = [gap for run in runs for gap in run.quiet]
     fed = [gap for run in runs for gap in run.fed]
     return {
-        "part": "beside",
+        "part": "company",
         "method": method.text,
         "gap_p99_seconds": percentile(quiet, 0.99),
         "gap_p99_fed_seconds": percentile(fed, 0.99),
@@ -156,7 +156,7 @@ def measure(
     config: EngineConfig, pair: Pair, given: Sequence[Method], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """All lines, runs interleaved."""
-    seats = replace(config, max_num_seqs=args.beside + 1)
+    seats = replace(config, max_num_seqs=args.company + 1)
     plain = replace(seats, enable_prefix_caching=False)
     lines: list[dict[str, Any]] = []
     with (
@@ -165,8 +165,8 @@ def measure(
     ):
         vocab = pair.vocab
         for method in given:
-            runs = [play_beside(fresh, method, args, vocab) for _ in range(args.runs)]
-            lines.append(_beside_line(method, runs))
+            runs = [play_company(fresh, method, args, vocab) for _ in range(args.runs)]
+            lines.append(_company_line(method, runs))
             both: tuple[list[Any], list[Any]] = ([], [])
             for _ in range(args.runs):
                 for engine, found in zip((reusing, fresh), both, strict=True):
@@ -176,26 +176,26 @@ def measure(
 
 
 LEGEND = """\
-p99, fed      ms between two outputs of a sequence, without and beside the long prompt
+p99, fed      ms between two outputs of a sequence, without and with the long prompt
 piece         ms of the last piece of the long prompt, fed alone
-first, alone  ms to the first token of the long prompt, beside the others and alone
+first, alone  ms to the first token of the long prompt, with the others and alone
 turn          of the chat; reused: tokens of its prompt that were not fed
 reuse, fresh  ms to the first token with and without prefix reuse
 same          yes if both gave the same tokens"""
 
 
 def _shown(lines: Sequence[dict[str, Any]]) -> str:
-    beside = [("method", "p99", "fed", "piece", "first", "alone")]
+    company = [("method", "p99", "fed", "piece", "first", "alone")]
     turns = [("method", "turn", "prompt", "reused", "reuse", "fresh", "same")]
     for line in lines:
         ms = {key: f"{1e3 * line[key]:.2f}" for key in line if key.endswith("_seconds")}
-        if line["part"] == "beside":
-            beside.append((line["method"], *ms.values()))
+        if line["part"] == "company":
+            company.append((line["method"], *ms.values()))
             continue
         counts = (str(line[key]) for key in ("turn", "prompt", "reused"))
         same = "yes" if line["same"] else "NO"
         turns.append((line["method"], *counts, *ms.values(), same))
-    return "\n".join([*table.aligned(beside), "", *table.aligned(turns), "", LEGEND])
+    return "\n".join([*table.aligned(company), "", *table.aligned(turns), "", LEGEND])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
-    for name in ("long", "beside", "turns", "runs"):
+    for name in ("long", "company", "turns", "runs"):
         if getattr(args, name) < 1:
             raise InvalidInputError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     compare.check_outputs(args)

@@ -35,7 +35,7 @@ def free(root: Path = Path("/")) -> float | None:
 def needed(given: Given, dtype: str, has_draft: bool, copies: float, process: float) -> float:
     """Bytes that an engine needs: its weights `copies` times, and `process` for everything else.
 
-    Weights of a GGUF file keep their size, and so does a draft beside one.
+    Weights of a GGUF file keep their size, and so does its draft.
     """
     models = [given.target, given.draft] if has_draft else [given.target]
     sizes = (_kept(model, dtype.split("/")[0]) for model in models if model is not None)

@@ -1,5 +1,5 @@
-"""Contract under test: bench.long_prompts sees the pieces of a long prompt in the gaps of the
-others, feeds only the new tokens of a chat's turn, and reports a token that reuse changes."""
+"""Contract under test: bench.long_prompts feeds only the new tokens of a chat's turn, and reports a
+token that reuse changes. It refuses sizes below 1."""
 
 import json
 
@@ -20,7 +20,7 @@ def lines_of(capsys, given, *more):
 
 
 def test_a_turn_feeds_its_new_tokens_only(given, capsys):
-    code, lines = lines_of(capsys, given, "--turns", "3", "--long", "130", "--beside", "2")
+    code, lines = lines_of(capsys, given, "--turns", "3", "--long", "130", "--company", "2")
     assert code == 0
     turns = [line for line in lines if line["part"] == "chat"]
     # The last token of the text before was never fed, and neither is the last one of a prompt.
@@ -40,7 +40,7 @@ def test_a_token_that_reuse_changes_is_an_error(given, capsys, monkeypatch):
         return turns
 
     monkeypatch.setattr(long_prompts, "chat", wrong)
-    code, lines = lines_of(capsys, given, "--turns", "2", "--long", "20", "--beside", "1")
+    code, lines = lines_of(capsys, given, "--turns", "2", "--long", "20", "--company", "1")
     assert code == 1
     assert [line["same"] for line in lines if line["part"] == "chat"] == [True, False]
 

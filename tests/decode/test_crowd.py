@@ -16,12 +16,8 @@ def run_crowd(deal):
     return partial(deal, "crowd.py")
 
 
-def check_seen(seen, sequences, reused=1.0, at_once=16):
-    """Check that the random draws reached the places that matter.
-
-    reused: prompt tokens of a sequence that a seat had already, at least. at_once: the most
-    sequences at once, summed over the processes.
-    """
+def check_seen(seen, sequences):
+    """Check that the random draws reached the places that matter."""
     assert seen["sequences"] >= sequences
     assert seen["mismatches"] == 0
     assert seen["finished"] + seen["dropped"] == seen["sequences"]
@@ -31,8 +27,8 @@ def check_seen(seen, sequences, reused=1.0, at_once=16):
     assert seen["branch_hits"] > seen["sequences"]
     assert seen["logprobs"] > seen["sequences"]
     assert seen["roomy"] > 0
-    assert seen["reused"] > reused * seen["sequences"]
-    assert seen["most_at_once"] >= at_once
+    assert seen["reused"] > seen["sequences"]
+    assert seen["most_at_once"] >= 16
 
 
 def test_a_share_on_the_sim_body(run_crowd):
@@ -42,8 +38,7 @@ def test_a_share_on_the_sim_body(run_crowd):
 
 
 def test_a_share_on_the_cpu_body(run_crowd):
-    """Fewer than in simulated time: the CPU adds threads, not places."""
-    check_seen(run_crowd(240, seed=2, cpu=1.0), 240, reused=0.5, at_once=8)
+    check_seen(run_crowd(500, seed=2, cpu=1.0), 500)
 
 
 @pytest.mark.exact
