@@ -13,7 +13,7 @@ class InvalidInputError(EngineError, ValueError):
     """A bad argument: the thing, what was expected, what was given."""
 
 class Model:
-    """Weights of a model. Lanes of several runtimes may share them; nothing in them changes."""
+    """Weights of a model. Lanes of several cores may share them; nothing in them changes."""
 
     @property
     def vocab(self) -> int:
@@ -383,7 +383,7 @@ class Capabilities:
     def rejects(self) -> bool:
         """Acceptance rejection."""
 
-def capabilities(body: str) -> Capabilities:
+def capabilities(backend: str) -> Capabilities:
     """Capabilities of a backend (cpu, sim, dry, dry_cuda or cuda), even if it is not built."""
 
 class OrderBook:
@@ -490,10 +490,10 @@ class Seat:
         4096."""
 
 class RuntimeConfig:
-    """The configuration of a runtime (csrc/decode/config.h); a field per keyword.
+    """The configuration of a core (csrc/decode/config.h); a field per keyword.
 
     max_model_len: tokens of prompt and output. draft_threads of num_threads are the draft's while
-    the lanes overlap. vocab: number of the target's logits in use, 0 for all. body: the backend.
+    the lanes overlap. vocab: number of the target's logits in use, 0 for all. backend: the backend.
     cpu; sim runs everything on the caller's thread; dry does the same and records it (`order`);
     dry_cuda does so in place of a device whose memory the host cannot access; or cuda.
     device: number of the CUDA device. draft_device: the draft's, which then has a memory of its
@@ -502,7 +502,7 @@ class RuntimeConfig:
     max_num_seqs: sequences at once. max_piece: most tokens of a prompt between two rounds.
     reuses_prefixes: a prompt reuses KV that a seat has for its beginning.
     first_round: start of the 64-bit counters. tuned: candidates of `auto`, plain decoding first.
-    With them the costs of forwards are measured for a quarter of a second when the runtime is made,
+    With them the costs of forwards are measured for a quarter of a second when the core is made,
     unless `costs` or `tuning` has them.
     """
 
@@ -512,7 +512,7 @@ class RuntimeConfig:
     max_gamma: int
     max_branches: int
     max_width: int
-    body: str
+    backend: str
     debug: bool
     vocab: int
     first_round: int
@@ -534,7 +534,7 @@ class RuntimeConfig:
     def __init__(self, **fields: Any) -> None:
         """Raises InvalidInputError for an unknown field, TypeError for a wrong type."""
 
-class Runtime:
+class EngineCore:
     """Two lanes and their sequences (csrc/decode/engine.h).
 
     One thread at a time may call it, but for `interrupt`. Raises InvalidInputError for sizes that
@@ -611,7 +611,7 @@ class Runtime:
     def end(self) -> None:
         """Drop the sequence in flight, if there is one."""
     def close(self) -> None:
-        """Join every thread, whatever still refers to the runtime; it cannot run any more."""
+        """Join every thread, whatever still refers to the core; it cannot run any more."""
     def interrupt(self) -> None:
         """From any thread: `run` returns after the round it is in."""
     @property
@@ -624,7 +624,7 @@ class Runtime:
         those of its time between keep_trace(True) and keep_trace(False).
         """
     def keep_trace(self, is_on: bool) -> None:
-        """A device times what its streams do from here on, or no more; the other bodies always do.
+        """A device times what its streams do from here on, or no more. Other backends always do.
 
         Waits for the last round; what was kept before is forgotten when it begins anew.
         """

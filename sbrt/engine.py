@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import check
-from ._core import Costs, Runtime
+from ._core import Costs, EngineCore
 from .config import EngineConfig, Folder, SpeculativeConfig, build
 from .errors import EngineError, InvalidInputError
 from .methods import Method
@@ -70,7 +70,7 @@ class Engine:
         self._inbox: Sink = deque()  # outputs that step() will return
         self._count = itertools.count()
         self._scheduler = Scheduler(
-            self._open_runtime(),
+            self._open_core(),
             self.max_model_len,
             self._presets.arms,
             keeps_trace=config.trace,
@@ -252,7 +252,7 @@ class Engine:
     @property
     def now_ns(self) -> int:
         """The clock of every measured time, in nanoseconds; virtual time with `costs`."""
-        return self._scheduler.runtime.now_ns
+        return self._scheduler.core.now_ns
 
     @property
     def method_names(self) -> list[str]:
@@ -357,8 +357,8 @@ class Engine:
         finally:
             self._scheduler.drop(requests)
 
-    def _open_runtime(self) -> Runtime:
-        runtime = Runtime(
+    def _open_core(self) -> EngineCore:
+        core = EngineCore(
             self.pair.target,
             self.pair.draft,
             max_model_len=self.max_model_len,
@@ -366,7 +366,7 @@ class Engine:
             draft_threads=self.draft_threads,
             vocab=self.pair.vocab,
             holes=self.pair.holes,
-            body="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
+            backend="sim" if self._costs else "cuda" if self.config.on_cuda else "cpu",
             nvtx=self.config.nvtx,
             costs=self._costs,
             tuning=self._tuning,
@@ -377,11 +377,11 @@ class Engine:
             max_num_seqs=self.config.seats,
             max_piece=self.config.piece,
             reuses_prefixes=bool(self.config.enable_prefix_caching),
-            **self._presets.runtime_options(),
+            **self._presets.core_options(),
         )
         for policy in self._presets.policies():
-            runtime.prepare(policy)
-        return runtime
+            core.prepare(policy)
+        return core
 
 
 def _max_model_len(config: EngineConfig, pair: Pair) -> int:

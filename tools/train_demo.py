@@ -136,9 +136,9 @@ def train_student(args: argparse.Namespace, train: np.ndarray, name: str) -> Non
             ids = random.choice(pool)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             with torch.no_grad():
-                law = F.softmax(teacher(ids[:, :-1]).float(), -1)
+                dist = F.softmax(teacher(ids[:, :-1]).float(), -1)
             logits = model(ids[:, :-1])
-        loss = -(law * F.log_softmax(logits.float(), -1)).sum(-1).mean()
+        loss = -(dist * F.log_softmax(logits.float(), -1)).sum(-1).mean()
         schedule.update(loss, ids[:, 1:].numel(), name)
 
 

@@ -41,17 +41,17 @@ def _fold(m_a, l_a, acc_a, m_b, l_b, acc_b):
 
 
 @triton.jit
-def _put(Partial, Law, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
+def _put(Partial, Dist, at, o_m, o_d, m, l, acc, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr):  # noqa: E741
     """Stores a piece of a softmax, columns o_d, until it is merged."""
-    tl.store(Law + at * (2 * BLOCK_M) + o_m, m)
-    tl.store(Law + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
+    tl.store(Dist + at * (2 * BLOCK_M) + o_m, m)
+    tl.store(Dist + at * (2 * BLOCK_M) + BLOCK_M + o_m, l)
     p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
     tl.store(p_partial, acc)
 
 
 @triton.jit
 def _merged(
-    Partial, Law, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
+    Partial, Dist, first, last, units, unit, o_m, o_d, BLOCK_M: tl.constexpr,
     HEAD_DIM: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Columns o_d of pieces first .. last - 1, merged. Other programs wrote them, so loads bypass
@@ -62,8 +62,8 @@ def _merged(
     for place in tl.range(first, last, loop_unroll_factor=UNROLL):  # this many loads at once
         at = (place + tl.zeros((), tl.int64)) * units + unit
         p_partial = Partial + at * (BLOCK_M * HEAD_DIM) + o_m[:, None] * HEAD_DIM + o_d[None, :]
-        m_b = tl.load(Law + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
-        l_b = tl.load(Law + at * (2 * BLOCK_M) + BLOCK_M + o_m, cache_modifier=".cg")
+        m_b = tl.load(Dist + at * (2 * BLOCK_M) + o_m, cache_modifier=".cg")
+        l_b = tl.load(Dist + at * (2 * BLOCK_M) + BLOCK_M + o_m, cache_modifier=".cg")
         acc_b = tl.load(p_partial, cache_modifier=".cg")
         m, l, acc = _fold(m, l, acc, m_b, l_b, acc_b)  # noqa: E741
     return m, l, acc
@@ -96,7 +96,7 @@ def _branch_attention_kernel(
     Members,  # [9, 64]
     Items,  # [64]
     Partial,  # [pieces, units, BLOCK_M, HEAD_DIM] scratch, level by level
-    Law,  # [pieces, units, 2, BLOCK_M] scratch
+    Dist,  # [pieces, units, 2, BLOCK_M] scratch
     Counters,  # [units, 1 + above] 0 before and after
     capacity,  # positions of the ring
     kv_heads,
@@ -177,11 +177,11 @@ def _branch_attention_kernel(
         acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
         m_all, l_all, acc_all = m, l, acc  # the splits before this one
         for step in tl.range(0, steps, num_stages=STAGES):
-            behind = step - trunk_tiles
-            in_flight = behind >= 0
+            past = step - trunk_tiles
+            in_flight = past >= 0
             each = tl.maximum(leaders, 1)
-            at = tl.where(in_flight, flight + behind // each, begin + step)
-            turn = tl.maximum(behind, 0) % each
+            at = tl.where(in_flight, flight + past // each, begin + step)
+            turn = tl.maximum(past, 0) % each
             is_first = (at % (SPLIT // BLOCK_N) == 0) & (turn == 0)
             if is_first & (step > 0):
                 m_all, l_all, acc_all = _fold(m_all, l_all, acc_all, m, l, acc)
@@ -214,7 +214,7 @@ def _branch_attention_kernel(
 
             column = (at * BLOCK_N).to(tl.int32) + o_n
             sees = (column[None, :] >= row_from[:, None]) & (depth[None, :] < count[:, None])
-            sees = sees & ((leader == led_by) | (behind < 0))[:, None]
+            sees = sees & ((leader == led_by) | (past < 0))[:, None]
             s = tl.where(sees & (count >= 0)[:, None], s, float("-inf"))
             m_new = tl.maximum(m, tl.max(s, axis=1))
             safe = tl.where(m_new == float("-inf"), 0.0, m_new)
@@ -236,9 +236,9 @@ def _branch_attention_kernel(
         else:
             lower = tl.where(taken == 1, 0, short).to(tl.int32)  # offset of this level's pieces
             at_here = (lower + piece_at - first) * units + unit
-            _put(Partial, Law, at_here, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
+            _put(Partial, Dist, at_here, o_m, o_d, m, l, acc, BLOCK_M, HEAD_DIM)
             _climb(
-                Partial, Law, Counters + unit * (1 + above), p_out, m_row, units, unit,
+                Partial, Dist, Counters + unit * (1 + above), p_out, m_row, units, unit,
                 piece_at, first, last, taken, short, blocks, last_level,
                 BLOCK_M, HEAD_DIM, FAN, PIECE, UNROLL,
             )  # fmt: skip
@@ -246,7 +246,7 @@ def _branch_attention_kernel(
 
 @triton.jit
 def _climb(
-    Partial, Law, p_counters, p_out, m_row, units, unit, index, first, last, taken, short, blocks,
+    Partial, Dist, p_counters, p_out, m_row, units, unit, index, first, last, taken, short, blocks,
     last_level, BLOCK_M: tl.constexpr, HEAD_DIM: tl.constexpr, FAN: tl.constexpr,
     PIECE: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
@@ -277,14 +277,14 @@ def _climb(
             for piece in range(0, HEAD_DIM, PIECE):
                 o_piece = piece + tl.arange(0, PIECE)
                 m, l, some = _merged(  # noqa: E741
-                    Partial, Law, from_place, to_place, units, unit, o_m, o_piece,
+                    Partial, Dist, from_place, to_place, units, unit, o_m, o_piece,
                     BLOCK_M, HEAD_DIM, UNROLL,
                 )  # fmt: skip
                 if is_whole:
                     _write(p_out, o_piece, m_row, l, some)
                 else:
                     at = (place + tl.zeros((), tl.int64)) * units + unit
-                    _put(Partial, Law, at, o_m, o_piece, m, l, some, BLOCK_M, HEAD_DIM)
+                    _put(Partial, Dist, at, o_m, o_piece, m, l, some, BLOCK_M, HEAD_DIM)
             going = is_whole == 0
             index, first, last = group, first // FAN, last // FAN
             lower = upper
@@ -320,7 +320,7 @@ def branch_attention(
         *(v, v.stride(0), v.stride(1)),
         *(out, out.stride(0), out.stride(1)),
         *(work.slots, work.firsts, work.meta, work.members, work.items),
-        *(work.partial, work.law, work.counters),
+        *(work.partial, work.dist, work.counters),
         *(plan.capacity, plan.kv_heads, plan.units),
         *(plan.max_short, plan.levels[0], sum(plan.levels), len(plan.levels), plan.score_scale),
         **constants(plan, interpreting()),
@@ -377,8 +377,8 @@ def branch_attention_torch(
         values = v[:, slots].float().repeat_interleave(plan.group, 0)
         scores = torch.einsum("hd,hnd->hn", q[i].float(), keys) * plan.score_scale
         weights = torch.exp2(scores - scores.amax(-1, keepdim=True))
-        law = weights / weights.sum(-1, keepdim=True)
-        out[i] = torch.einsum("hn,hnd->hd", law, values).to(out.dtype)
+        dist = weights / weights.sum(-1, keepdim=True)
+        out[i] = torch.einsum("hn,hnd->hd", dist, values).to(out.dtype)
     return out
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from .choose_plan import PICKS, STATS, ChoosePlan, ChooseWork
 from .cut import find_cut, find_cut_torch
-from .law import SHAPES, SHARPNESS, thinned, thinned_torch, write_law, write_law_torch
+from .dist import SHAPES, SHARPNESS, thinned, thinned_torch, write_dist, write_dist_torch
 from .noise import (
     exp32,
     exp32_torch,
@@ -30,7 +30,7 @@ from .shaping import Shaping, check_ids, shape_logits, shape_logits_torch
 from .state import (
     CANDIDATES,
     Batch,
-    Law,
+    Dist,
     Sampling,
     Sequence,
     check_words,
@@ -48,7 +48,7 @@ from .words import (
     sequence_of,
 )
 
-_LAW_WORDS = tl.constexpr(size(Law))
+_DIST_WORDS = tl.constexpr(size(Dist))
 _CANDIDATES = tl.constexpr(CANDIDATES)
 _STATS = tl.constexpr(STATS)
 _ALL_IDS = tl.constexpr(0x7FFFFFFF)
@@ -110,7 +110,7 @@ def _choose_kernel(
     Token,  # [rows, splits, KEEP] scratch
     Stat,  # [rows, splits, 6] scratch
     Counters,  # [rows] 0 before and after
-    Out,  # [rows, words] Choice or, with LAWS, Law
+    Out,  # [rows, words] Choice or, with DISTS, Dist
     first_row,
     vocab,
     CHUNK: tl.constexpr,
@@ -118,10 +118,10 @@ def _choose_kernel(
     SPLITS_UP: tl.constexpr,  # to a power of two
     KEEP: tl.constexpr,
     PICKS: tl.constexpr,
-    LAWS: tl.constexpr,
+    DISTS: tl.constexpr,
     HAS_SHAPED: tl.constexpr,
     HAS_CUT: tl.constexpr,
-    THINS: tl.constexpr,  # a filtered Law: see thinned
+    THINS: tl.constexpr,  # a filtered Dist: see thinned
     HAS_IDS: tl.constexpr,
 ):
     """One program per row and CHUNK tokens.  argmax of logit / temperature + g(seed, position, id).
@@ -201,27 +201,27 @@ def _choose_kernel(
     tl.store(Score + at * KEEP + o_pick, exact)
     tl.store(Token + at * KEEP + o_pick, picked)
     tl.store(Stat + at * _STATS + 3, bad.to(tl.float32))
-    if LAWS:
+    if DISTS:
         top = tl.max(tl.where(fine, raw, float("-inf")), axis=0)
-        behind = tl.where(
+        below = tl.where(
             fine & (raw > float("-inf")), raw - tl.where(top > float("-inf"), top, 0.0), -100.0
         )
-        e = exp32(behind)
+        e = exp32(below)
         tl.store(Stat + at * _STATS, top)
         tl.store(Stat + at * _STATS + 1, tl.sum(e, axis=0))
-        tl.store(Stat + at * _STATS + 2, tl.sum(e * behind, axis=0))
+        tl.store(Stat + at * _STATS + 2, tl.sum(e * below, axis=0))
     if arrived_last(Counters + i_row, SPLITS):
         _merge(
             Logits + i_row * logits_stride, p_x, Ids, Block, Score + i_row * SPLITS * KEEP,
             Token + i_row * SPLITS * KEEP, Stat + i_row * SPLITS * _STATS, Out, i_row,
-            SPLITS, SPLITS_UP, KEEP, LAWS, THINS, HAS_IDS,
+            SPLITS, SPLITS_UP, KEEP, DISTS, THINS, HAS_IDS,
         )  # fmt: skip
 
 
 @triton.jit
 def _merge(
     P, P_shaped, Ids, Block, Score, Token, Stat, Out, i_row, SPLITS: tl.constexpr,
-    SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, LAWS: tl.constexpr, THINS: tl.constexpr,
+    SPLITS_UP: tl.constexpr, KEEP: tl.constexpr, DISTS: tl.constexpr, THINS: tl.constexpr,
     HAS_IDS: tl.constexpr,
 ):  # fmt: skip
     """One row's answer from its chunks'. Other programs wrote them: read past L1."""
@@ -238,23 +238,23 @@ def _merge(
     o_pick = tl.arange(0, _CANDIDATES)
     best = tl.full((_CANDIDATES,), -1, tl.int32)
     best_score = tl.full((_CANDIDATES,), float("-inf"), tl.float64)
-    for pick in range(0, _CANDIDATES if LAWS else 1):
+    for pick in range(0, _CANDIDATES if DISTS else 1):
         score, best, best_score = _take_best(score, token, o_pick, pick, best, best_score)
-    if LAWS:
+    if DISTS:
         if THINS:
             best, best_score = thinned(P_shaped, Block, token, p_stat, m_split, best, best_score)
         top = tl.load(p_stat, mask=m_split, other=float("-inf"), cache_modifier=".cg")
         total = tl.load(p_stat + 1, mask=m_split, other=0.0, cache_modifier=".cg")
         moment = tl.load(p_stat + 2, mask=m_split, other=0.0, cache_modifier=".cg")
         most = tl.max(top, axis=0)
-        behind = tl.where(
+        below = tl.where(
             top > float("-inf"), top - tl.where(most > float("-inf"), most, 0.0), -100.0
         )
-        shrink = exp32(behind)
-        moment = tl.sum(shrink * (moment + behind * total), axis=0)
+        shrink = exp32(below)
+        moment = tl.sum(shrink * (moment + below * total), axis=0)
         total = tl.sum(shrink * total, axis=0)
-        p_out = Out + i_row * _LAW_WORDS
-        write_law(p_out, P, Ids, Block, best, best_score, most, total, moment, HAS_IDS)
+        p_out = Out + i_row * _DIST_WORDS
+        write_dist(p_out, P, Ids, Block, best, best_score, most, total, moment, HAS_IDS)
     else:
         first = tl.max(best, axis=0)
         tl.store(Out + i_row * 2, first)
@@ -272,7 +272,7 @@ def choose(
     shaping: Shaping | None = None,
     ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sample a token from every row (Choice words), or with plan.laws write a Law (Law words).
+    """Sample a token from every row (Choice words), or with plan.dists write a Dist (Dist words).
 
     logits   [rows, vocab]  float16, bfloat16 or float32; rows may be strided, columns may not
     sequence  int32 words of the sequences, one for each seat: sampling, shaping, the ancestors'
@@ -280,11 +280,11 @@ def choose(
     table    int32 words of the Batch; rows from its n on are not written. A row is sampled as the
              sequence of its seat asks; the noise is that of the position after a row's
     out      int32 [rows, plan.out_words], contiguous, written; may be a view of the block's
-             `choice` or `row_law`
+             `choice` or `row_dist`
     shaping  dense lists of every seat, if plan.shaped; a captured choice reads these very tensors.
              They are not read for rows whose sequence does not shape
     ids      int32 [vocab], ascending, if plan.trimmed: the token of a column. Noise and shaping
-             are those of the tokens, and so are the candidates of a Law
+             are those of the tokens, and so are the candidates of a Dist
 
     Returns `out`. Allocates nothing: one launch, one more if it shapes, one more if it has bad
     words, those of `find_cut` if it chooses tokens and filters.
@@ -326,11 +326,11 @@ def constants(plan: ChoosePlan) -> dict[str, object]:
         "SPLITS": plan.splits,
         "SPLITS_UP": triton.next_power_of_2(plan.splits),
         "KEEP": plan.keep,
-        "PICKS": PICKS[plan.laws],
-        "LAWS": plan.laws,
+        "PICKS": PICKS[plan.dists],
+        "DISTS": plan.dists,
         "HAS_SHAPED": plan.shaped,
         "HAS_CUT": plan.cuts,
-        "THINS": plan.filtered and plan.laws,
+        "THINS": plan.filtered and plan.dists,
         "HAS_IDS": plan.trimmed,
     }
 
@@ -359,17 +359,17 @@ def choose_torch(
     given = struct(Batch, table)
     for i in range(min(plan.rows, given.n - first)):
         own = of_seat(sequence, given.row[first + i].seat)
-        law, raw, x = struct(Sampling, own[:8]), logits[i].float(), shaped[i].float()
+        dist, raw, x = struct(Sampling, own[:8]), logits[i].float(), shaped[i].float()
         is_bad = not bool((raw < float("inf")).all() and (x < float("inf")).all())
-        cut = work.cut[i] if plan.cuts and law.temperature > 0 else None
-        score = _scores_torch(x, tokens, law, given.row[first + i].position + 1, cut)
+        cut = work.cut[i] if plan.cuts and dist.temperature > 0 else None
+        score = _scores_torch(x, tokens, dist, given.row[first + i].position + 1, cut)
         best = [] if is_bad else _best_torch(score)
-        if plan.laws:
-            if plan.filtered and law.temperature > 0 and best:
-                best = thinned_torch(x, law, score, best, plan.chunk, PICKS[True])
-            is_plain = law.temperature == 0 and own[SHAPES.value] == 0
+        if plan.dists:
+            if plan.filtered and dist.temperature > 0 and best:
+                best = thinned_torch(x, dist, score, best, plan.chunk, PICKS[True])
+            is_plain = dist.temperature == 0 and own[SHAPES.value] == 0
             sharpness = float(own[SHARPNESS.value].view(torch.float32))
-            write_law_torch(out[i], raw, best, None if is_plain else score, sharpness, tokens)
+            write_dist_torch(out[i], raw, best, None if is_plain else score, sharpness, tokens)
         else:
             error = 1 if is_bad else 2 if not best else 0
             out[i] = torch.tensor([best[0] if best else -1, error], dtype=torch.int32)
@@ -384,17 +384,17 @@ def _best_torch(score: torch.Tensor) -> list[int]:
 
 
 def _scores_torch(
-    x: torch.Tensor, ids: torch.Tensor, law: Sampling, position: int, cut: torch.Tensor | None
+    x: torch.Tensor, ids: torch.Tensor, dist: Sampling, position: int, cut: torch.Tensor | None
 ) -> torch.Tensor:
     """Scores [vocab] float64 that decide; -inf for what is cut off."""
-    if law.temperature == 0:
+    if dist.temperature == 0:
         return x.double()
-    words = noise_words_torch(law.seed, law.completion, position, ids)
-    score = (x / law.temperature).double() + gumbel_torch(words)
+    words = noise_words_torch(dist.seed, dist.completion, position, ids)
+    score = (x / dist.temperature).double() + gumbel_torch(words)
     if cut is None:
         return score
     most, last = cut[:2].view(torch.float32)
-    left = exp32_torch((x - most) / law.temperature) >= law.min_p
+    left = exp32_torch((x - most) / dist.temperature) >= dist.min_p
     return torch.where(left & ((x > last) | ((x == last) & (ids <= cut[2]))), score, -torch.inf)
 
 

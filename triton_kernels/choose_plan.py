@@ -9,7 +9,7 @@ import triton
 
 from .cut import CUT_WORDS
 from .radix import CutWork, cut_work
-from .state import Choice, Law, size
+from .state import Choice, Dist, size
 
 PICKS = {False: 4, True: 20}  # per chunk: the wanted ones, and spare ones for near-ties in float32
 STATS = 6  # per chunk (ChooseWork.stat)
@@ -20,10 +20,10 @@ class ChoosePlan:
     """Constants of a captured choice.
 
     rows, vocab  of the logits; vocab at most 2^20
-    laws         write Law words of the draft; else Choice words of the target
+    dists         write Dist words of the draft; else Choice words of the target
     shaped       some request shapes its logits
     filtered     some request has min_p, top_k or top_p. A token is sampled from exactly the tokens
-                 that the filters leave. With `laws` only those candidates are dropped that the
+                 that the filters leave. With `dists` only those candidates are dropped that the
                  chunks' picks show to be filtered. That changes no token, so it needs no pass
                  over the vocabulary
     chunk        tokens of a program
@@ -33,7 +33,7 @@ class ChoosePlan:
 
     rows: int
     vocab: int
-    laws: bool = False
+    dists: bool = False
     shaped: bool = False
     filtered: bool = False
     chunk: int = 4096
@@ -41,8 +41,8 @@ class ChoosePlan:
     trimmed: bool = False
 
     def __post_init__(self) -> None:
-        if self.trimmed and not self.laws:
-            raise ValueError("trimmed: expected it of laws alone but got tokens")
+        if self.trimmed and not self.dists:
+            raise ValueError("trimmed: expected it of dists alone but got tokens")
         if self.rows < 1 or not 1 <= self.vocab <= 1 << 20:
             raise ValueError(
                 f"plan: expected rows and a vocabulary of 1 to 2^20 but got {self.rows}, "
@@ -56,7 +56,7 @@ class ChoosePlan:
     @property
     def cuts(self) -> bool:
         """True if a choice needs `find_cut` first."""
-        return self.filtered and not self.laws
+        return self.filtered and not self.dists
 
     @property
     def splits(self) -> int:
@@ -66,12 +66,12 @@ class ChoosePlan:
     @property
     def keep(self) -> int:
         """Number of picks that are kept per chunk."""
-        return triton.next_power_of_2(PICKS[self.laws])
+        return triton.next_power_of_2(PICKS[self.dists])
 
     @property
     def out_words(self) -> int:
         """Words of one row of the result."""
-        return size(Law if self.laws else Choice)
+        return size(Dist if self.dists else Choice)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ChooseWork:
                                            the tokens sampled from, the largest logit and the sum
                                            of weights
     counters int32 [rows]                  arrivals; 0 between launches
-    cut      int32 [rows, 4]               find_cut; no rows with laws, as for the next five
+    cut      int32 [rows, 4]               find_cut; no rows with dists, as for the next five
     cut_*                                  fields of its CutWork
     shaped   float32 [rows, vocab]         shape_logits; no elements unless the plan shapes
     """
@@ -112,7 +112,7 @@ class ChooseWork:
 def choose_work(plan: ChoosePlan, device: str | torch.device) -> ChooseWork:
     """Memory for `plan` on `device`. Launches that may overlap need separate memory."""
     picks = (plan.rows, plan.splits, plan.keep)
-    cut_rows = 0 if plan.laws else plan.rows
+    cut_rows = 0 if plan.dists else plan.rows
     of_cut = cut_work(cut_rows, plan.splits, device)
     return ChooseWork(
         score=torch.empty(picks, dtype=torch.float64, device=device),

@@ -35,7 +35,7 @@ from .radix import (
     WANTED,
     CutWork,
     _digit_kernel,
-    bin_behind,
+    bin_after,
     bins_of,
     chunk_of,
     clear,
@@ -63,7 +63,7 @@ _GROUP = tl.constexpr(64)  # the first pass looks only at the largest of this ma
 def _begin_cut_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Law,  # [words] Sampling, or [seats, words] the sequences
+    Dist,  # [words] Sampling, or [seats, words] the sequences
     Table,  # [words] Batch
     State,  # [rows, 8] written
     Tokens,  # [rows, 2, 2048] histograms
@@ -86,9 +86,9 @@ def _begin_cut_kernel(
     split = tl.program_id(1)
     if first_row + i_row >= tl.load(Table + TABLE_N):
         return
-    Law = sequence_of(Law, Table, first_row + i_row)
+    Dist = sequence_of(Dist, Table, first_row + i_row)
     key = key_of(chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK))
-    top_k = tl.load(Law + 3)
+    top_k = tl.load(Dist + 3)
     p_tokens = Tokens + (i_row * 2 + 1) * ROW_BINS
     largest = tl.max(tl.reshape(key, (CHUNK // _GROUP, _GROUP)), axis=1)
     if top_k > 0:
@@ -100,13 +100,13 @@ def _begin_cut_kernel(
         p_part = Parts + i_row * SPLITS + o
         part = tl.load(p_part, mask=o < SPLITS, other=0, cache_modifier=".cg")
         most = tl.max(part, axis=0)
-        temperature = tl.load(Law).to(tl.float32, bitcast=True)
-        min_p = tl.load(Law + 1).to(tl.float32, bitcast=True)
-        top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+        temperature = tl.load(Dist).to(tl.float32, bitcast=True)
+        min_p = tl.load(Dist + 1).to(tl.float32, bitcast=True)
+        top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
         n = reaching(bins_of(p_tokens), top_k.to(tl.int64))
         tl.debug_barrier()  # all threads have read the words that are cleared
         clear(p_tokens)
-        bar = tl.where((top_k > 0) & (n < ROW_BINS), bin_behind(n).to(tl.int64) << 21, 0)
+        bar = tl.where((top_k > 0) & (n < ROW_BINS), bin_after(n).to(tl.int64) << 21, 0)
         mode = tl.where(top_k > 0, TOP_K, tl.where(top_p < 1, TOP_P, DONE))
         sane = (temperature > 0) & (most > NO_KEY) & (most < BAD_KEY)
         if sane & (min_p > 0):

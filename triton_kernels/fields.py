@@ -13,7 +13,7 @@ MAX_BRANCHES = 64
 MAX_TAIL = 64
 CANDIDATES = 16
 MOST_FOUND = 16
-MOST_BEHIND = 8
+MOST_LAG = 8
 MATCHES = 4
 RECORDS = 8
 RECORD_WORDS = 2 + SLOTS
@@ -138,7 +138,7 @@ class Prices(Structure):
     )
 
 
-class Law(Structure):
+class Dist(Structure):
     """As csrc/state has it."""
 
     _fields_ = (
@@ -202,10 +202,10 @@ class Branch(Structure):
         ("parent", c_int32 * MAX_TAIL),
         ("level", c_int32 * MAX_TAIL),
         ("tried", c_int32 * MAX_TAIL),
-        ("has_law", c_int32 * MAX_TAIL),
+        ("has_dist", c_int32 * MAX_TAIL),
         ("score", c_float * MAX_TAIL),
         ("mask", Mask * MAX_TAIL),
-        ("law", Law * MAX_TAIL),
+        ("dist", Dist * MAX_TAIL),
     )
 
 
@@ -261,7 +261,7 @@ class Sequence(Structure):
         ("lost", c_int32),
         ("filled", c_int32),
         ("draft_nodes", Mask),
-        ("chain_law", Law * SLOTS),
+        ("chain_dist", Dist * SLOTS),
         ("step", c_int32),
         ("branch_count", c_int32),
         ("draft_idle", c_int32),
@@ -299,7 +299,7 @@ class DraftScratch(Structure):
 
     _fields_ = (
         ("batch", Batch),
-        ("law", Law * MAX_STEP_ROWS),
+        ("dist", Dist * MAX_STEP_ROWS),
     )
 
 
@@ -312,7 +312,7 @@ STRUCTS: tuple[type[Structure], ...] = (
     Shaping,
     Policy,
     Prices,
-    Law,
+    Dist,
     Scores,
     Chain,
     Hindsight,

@@ -209,7 +209,7 @@ class Workspace:
                                after its last, tiles of the members before it
     items     int32 [64]       items of work of all members up to each; the rest have the total
     partial   float32 [pieces, units, block_m, head_dim]  sums that wait to be merged, by level
-    law       float32 [pieces, units, 2, block_m]         their maxima and weights
+    dist       float32 [pieces, units, 2, block_m]         their maxima and weights
     counters  int32 [units, 1 + pieces above level 0]     arrivals; 0 between launches
     """
 
@@ -219,7 +219,7 @@ class Workspace:
     members: torch.Tensor
     items: torch.Tensor
     partial: torch.Tensor
-    law: torch.Tensor
+    dist: torch.Tensor
     counters: torch.Tensor
 
 
@@ -235,7 +235,7 @@ def workspace(plan: AttentionPlan, device: str | torch.device) -> Workspace:
         members=torch.zeros((len(MEMBER), MAX_ROWS), dtype=torch.int64, device=device),
         items=torch.zeros(MAX_ROWS, dtype=torch.int32, device=device),
         partial=torch.empty(partial, dtype=torch.float32, device=device),
-        law=torch.empty((merged, plan.units, 2, plan.block_m), device=device),
+        dist=torch.empty((merged, plan.units, 2, plan.block_m), device=device),
         counters=torch.zeros((plan.units, 1 + above), dtype=torch.int32, device=device),
     )
 

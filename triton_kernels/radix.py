@@ -110,7 +110,7 @@ def chunk_of(p_logits, start, vocab, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def bin_behind(n):
+def bin_after(n):
     """The bin that follows the highest n bins."""
     return n * -1 + (ROW_BINS - 1)  # a constexpr on the left would remain one in the interpreter
 
@@ -166,7 +166,7 @@ def clear(p_bins):
 def _digit_kernel(
     Logits,  # [rows, vocab]
     logits_stride,
-    Law,  # [words] Sampling, or [seats, words] the sequences
+    Dist,  # [words] Sampling, or [seats, words] the sequences
     Table,  # [words] Batch
     State,  # [rows, 8] read and written
     Tokens,  # [rows, 2, 2048] histograms
@@ -194,10 +194,10 @@ def _digit_kernel(
     mode = tl.load(p_state + MODE)
     if (mode == DONE) | (mode == TIES):
         return
-    Law = sequence_of(Law, Table, first_row + i_row)
+    Dist = sequence_of(Dist, Table, first_row + i_row)
     x = chunk_of(Logits + i_row * logits_stride, split * CHUNK, vocab, CHUNK)
     key = key_of(x)
-    top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+    top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
     left = (key > NO_KEY) & (key >= tl.load(p_state + BAR).to(tl.uint32))
     if DIGIT == 0:
         digit = (key >> SHIFT).to(tl.int32)
@@ -211,7 +211,7 @@ def _digit_kernel(
     p_unit_bin = Units + page + digit
     if DIGIT < 2:  # noqa: SIM102 (the first is known when it is compiled)
         if top_p < 1:
-            temperature = tl.load(Law).to(tl.float32, bitcast=True)
+            temperature = tl.load(Dist).to(tl.float32, bitcast=True)
             most = logit_of(tl.load(p_state + MOST).to(tl.uint32))
             weight = weight_of(x, most, temperature)
             units = tl.where(left, units_of(weight), 0)
@@ -229,19 +229,19 @@ def _digit_kernel(
         tl.atomic_add(p_bin, 1, mask=left, sem="relaxed")
     if arrived_last(Counters + i_row, SPLITS):
         _end_digit(
-            Law, p_state, Tokens + page, Units + page, Units + i_row * 2 * ROW_BINS,
+            Dist, p_state, Tokens + page, Units + page, Units + i_row * 2 * ROW_BINS,
             Parts + i_row * SPLITS, Cut + i_row * 4, DIGIT, SPLITS, SPLITS_UP,
         )  # fmt: skip
 
 
 @triton.jit
 def _end_digit(
-    Law, p_state, p_tokens, p_units, p_first_units, p_parts, p_cut,
+    Dist, p_state, p_tokens, p_units, p_first_units, p_parts, p_cut,
     DIGIT: tl.constexpr, SPLITS: tl.constexpr, SPLITS_UP: tl.constexpr,
 ):  # fmt: skip
     """Finds the bin of a digit from a row's histograms, which other programs wrote."""
-    temperature = tl.load(Law).to(tl.float32, bitcast=True)
-    top_p = tl.load(Law + 2).to(tl.float32, bitcast=True)
+    temperature = tl.load(Dist).to(tl.float32, bitcast=True)
+    top_p = tl.load(Dist + 2).to(tl.float32, bitcast=True)
     mode = tl.load(p_state + MODE)
     prefix = tl.load(p_state + PREFIX)
     wanted = tl.load(p_state + WANTED)
@@ -249,7 +249,7 @@ def _end_digit(
     tokens = bins_of(p_tokens)
     BITS: tl.constexpr = 10 if DIGIT == 2 else 11
     if DIGIT == 2:
-        keys = (prefix << BITS) + bin_behind(tl.arange(0, ROW_BINS))
+        keys = (prefix << BITS) + bin_after(tl.arange(0, ROW_BINS))
         keys = tl.minimum(tl.maximum(keys, NO_KEY), tl.load(p_state + MOST))  # only keys of logits
         each = units_of(weight_of(logit_of(keys.to(tl.uint32)), most, temperature))
         units = tl.where(tokens > 0, tokens * each, 0)
@@ -257,7 +257,7 @@ def _end_digit(
         units = bins_of(p_units)
     if DIGIT == 0:
         if mode == TOP_K:
-            wanted = tl.load(Law + 3).to(tl.int64)
+            wanted = tl.load(Dist + 3).to(tl.int64)
             if wanted > tl.sum(tokens, axis=0):
                 mode = tl.where(top_p < 1, TOP_P, DONE).to(tl.int64)
                 wanted = enough_of(top_p, tl.sum(units, axis=0))
@@ -269,9 +269,9 @@ def _end_digit(
     n = reaching(bins, wanted)
     wanted -= sum_before(bins, n)
     above = tl.load(p_state + ABOVE) + sum_before(units, n)
-    prefix = (prefix << BITS) + bin_behind(n)
+    prefix = (prefix << BITS) + bin_after(n)
     if DIGIT == 2:
-        ties = tl.load(p_tokens + bin_behind(n), cache_modifier=".cg")
+        ties = tl.load(p_tokens + bin_after(n), cache_modifier=".cg")
         logit = logit_of(prefix.to(tl.uint32))
         unit = units_of(weight_of(logit, most, temperature))
         if (mode == TOP_K) & (top_p < 1):
@@ -280,7 +280,7 @@ def _end_digit(
             n = reaching(bins, wanted)
             wanted -= sum_before(bins, n)
             mode = tl.zeros((), tl.int64) + TOP_P
-            prefix = bin_behind(n).to(tl.int64)
+            prefix = bin_after(n).to(tl.int64)
         else:
             if mode == TOP_P:
                 wanted = (wanted + unit - 1) // unit

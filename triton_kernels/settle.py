@@ -80,7 +80,7 @@ _ROUNDS = tl.constexpr(RECORDS)
 _BRANCHES = tl.constexpr(offset(Sequence, "branches"))
 _BRANCH_WORDS = tl.constexpr(size(Branch))
 _IN_PLACE = tl.constexpr(offset(Branch, "in_place"))
-_HAS_LAW = tl.constexpr(offset(Branch, "has_law"))
+_HAS_DIST = tl.constexpr(offset(Branch, "has_dist"))
 
 
 @triton.jit
@@ -177,11 +177,11 @@ def _ring_settle_kernel(
         for start in range(0, last + 1, MOVES):
             node = start + o
             j = tl.load(Block + _SOURCE + node, mask=node <= last, other=-1)  # -1: not of the tail
-            has_law = tl.load(p_branch + _HAS_LAW + j, mask=j >= 0, other=0)
+            has_dist = tl.load(p_branch + _HAS_DIST + j, mask=j >= 0, other=0)
             own = capacity + branch * tail_slots + j + tl.zeros((MOVES,), tl.int64)
             source = tl.where(in_place != 0, _ring_slot(head, j, capacity), own)
             target = _ring_slot(head, node, capacity)
-            m = ((has_law != 0) & (source != target))[:, None] & m_d[None, :]
+            m = ((has_dist != 0) & (source != target))[:, None] & m_d[None, :]
             x = tl.load(p_slots + source[:, None] * slot_stride + o_d[None, :], mask=m, other=0.0)
             tl.debug_barrier()
             tl.store(p_slots + target[:, None] * slot_stride + o_d[None, :], x, mask=m)
@@ -295,7 +295,7 @@ def _settle_seat(c: Sequence, kv: torch.Tensor, sizes: tuple[int, int], what: Se
         branch = c.branches[adopted]
         for i in range(c.chain.size + 1):
             j = c.source[i]
-            if j >= 0 and branch.has_law[j]:
+            if j >= 0 and branch.has_dist[j]:
                 own = capacity + adopted * tail_slots + j
                 source = (c.head + j) % capacity if branch.in_place else own
                 kv[..., (c.head + i) % capacity, :] = kv[..., source, :].clone()

@@ -183,7 +183,7 @@ def _choose(launch: Launch, context: int) -> Work:
     """Picks of a chunk and then, of distributions, of the merge."""
     given = launch.arguments
     logits = given["Logits"].numel() * given["Logits"].element_size()
-    times = [given["PICKS"], *([CANDIDATES] if given["LAWS"] else [])]
+    times = [given["PICKS"], *([CANDIDATES] if given["DISTS"] else [])]
     found = sass.loops(launch.binary.found, launch.binary.labels)
     if len(found) < len(times):
         raise ValueError(f"choose: expected {len(times)} loops of picks but got {len(found)}")

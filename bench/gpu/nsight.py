@@ -38,8 +38,8 @@ OP = re.compile(r"^SBRT_OP\(\w+, (\w+), \w+, \w+, (k\w+)", re.MULTILINE)
 TABLE = ROOT / "csrc" / "round" / "op_table.inc"
 ROUND = ("publish", *(name for name, shape in OP.findall(TABLE.read_text()) if shape != "kNone"))
 GRAPHS = (
-    "settle", "verify", "select", "plan_certain", "hang_burst", "catch_up", "plan", "step", "burst",
-    "serial_burst",
+    "settle", "verify", "select", "plan_certain", "attach_burst", "catch_up", "plan", "step",
+    "burst", "serial_burst",
 )  # fmt: skip
 LAUNCHES = 64
 

@@ -146,13 +146,13 @@ class Case:
         parts = self.bench.run(*run, times, self.temperature)
         # A forward computes tokens or distributions. Both are timed, but distributions are not part
         # of it.
-        self._add([part for part in parts if "law" not in part["op"]])
+        self._add([part for part in parts if "dist" not in part["op"]])
         self._gather(parts)
 
     def lines(self) -> list[dict[str, Any]]:
         """Every op, then the whole forward."""
         roofs = {key: self.machine.seconds(op) for key, op in self.ops.items()}
-        of_forward = [key for key in self.ops if "law" not in key[0]]
+        of_forward = [key for key in self.ops if "dist" not in key[0]]
         assert self.whole is not None
         lines = [op.line(roofs[key]) for key, op in self.ops.items()]
         lines.append(self.whole.line(sum(roofs[key] * self.ops[key].calls for key in of_forward)))

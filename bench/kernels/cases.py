@@ -148,7 +148,7 @@ def choose_cases(device: torch.device) -> Iterator[Case]:
         (16, "sampled"),
         (1, "sampled"),
         (16, "top-p"),
-        (16, "laws"),
+        (16, "dists"),
     ):
         yield _choose(device, rows, kind)
 
@@ -157,7 +157,7 @@ def _choose(device: torch.device, rows: int, kind: str, vocab: int = 128_256) ->
     block = state.Sequence(sharpness=1.0)
     block.sampling.temperature = 0.0 if kind == "greedy" else 0.8
     block.sampling.top_p = 0.9 if kind == "top-p" else 1.0
-    plan = ChoosePlan(rows, vocab, laws=kind == "laws", filtered=kind == "top-p")
+    plan = ChoosePlan(rows, vocab, dists=kind == "dists", filtered=kind == "top-p")
     words, table = state.words(block, device), path_table(0, rows, device)
     work = choose_work(plan, device)
     out = torch.empty(rows, plan.out_words, dtype=torch.int32, device=device)

@@ -24,7 +24,7 @@ from sbrt.tools.progress import Progress
 from sbrt.tools.table import aligned
 
 VOCABS = "4096,32000,128256"
-LAWS: dict[str, dict[str, Any]] = {
+SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "plain": {},
     "top_k=50": {"top_k": 50},
@@ -33,7 +33,7 @@ LAWS: dict[str, dict[str, Any]] = {
     "top_k=50,top_p=0.95": {"top_k": 50, "top_p": 0.95},
 }
 BURST = 0.02  # seconds of choices at a time
-COLUMNS = ("vocabulary", "rows", "logits", "law", "us", "best us", "GB/s", "roof")
+COLUMNS = ("vocabulary", "rows", "logits", "sampling", "us", "best us", "GB/s", "roof")
 
 
 @dataclass
@@ -44,16 +44,16 @@ class Choosing:
     bench: ChooseBench
     shape: tuple[int, int]
     kind: str
-    law: str
+    sampling: str
     threads: int
     ns: list[int] = field(default_factory=list)
 
     def measure(self) -> None:
         """A burst of choices."""
-        law = Sampling(**{"temperature": 0.8, "seed": 7, **LAWS[self.law]})
-        once = self.bench.run(law, self.threads, 1)[0]
+        sampling = Sampling(**{"temperature": 0.8, "seed": 7, **SAMPLINGS[self.sampling]})
+        once = self.bench.run(sampling, self.threads, 1)[0]
         times = max(2, min(500, int(BURST * 1e9 / once[0])))
-        self.ns += self.bench.run(law, self.threads, times)[0]
+        self.ns += self.bench.run(sampling, self.threads, times)[0]
 
     def line(self, read: float) -> dict[str, Any]:
         """As JSON; read: bytes per second at the roof."""
@@ -64,7 +64,7 @@ class Choosing:
             "vocab": vocab,
             "rows": rows,
             "logits": self.kind,
-            "law": self.law,
+            "sampling": self.sampling,
             "threads": self.threads,
             "us": us,
             "best_us": sorted(self.ns)[len(self.ns) // 10] / 1e3,
@@ -107,15 +107,15 @@ def _cases(args: argparse.Namespace, rows: Sequence[int]) -> Iterator[Choosing]:
         for n in rows:
             for kind in ("wide", "sharp"):
                 bench = ChooseBench(logits_of(kind, n, int(text)), args.threads)
-                for law in LAWS:
-                    yield Choosing(bench, (n, int(text)), kind, law, args.threads)
+                for sampling in SAMPLINGS:
+                    yield Choosing(bench, (n, int(text)), kind, sampling, args.threads)
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """The lines as a text table."""
     rows = [COLUMNS]
     for line in lines:
-        names = (str(line[name]) for name in ("vocab", "rows", "logits", "law"))
+        names = (str(line[name]) for name in ("vocab", "rows", "logits", "sampling"))
         times = (f"{line[name]:.1f}" for name in ("us", "best_us", "gb_per_second"))
         rows.append((*names, *times, f"{line['share_of_roof']:.0%}"))  # type: ignore[arg-type]
     return "\n".join(aligned(rows))

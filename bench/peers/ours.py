@@ -78,7 +78,7 @@ def _greedy(max_tokens: int) -> SamplingParams:
 def is_part(op: str) -> bool:
     """True for an op of a forward. A forward computes tokens or distributions; both are timed, and
     distributions are not part of it."""
-    return "law" not in op
+    return "dist" not in op
 
 
 def dtypes(given: Given) -> tuple[str, ...]:

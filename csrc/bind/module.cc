@@ -49,8 +49,9 @@ void bind_capabilities(py::module_& m) {
       .def_readonly("reuses_prefixes", &C::reuses_prefixes)
       .def_readonly("rejects", &C::rejects);
   m.def(
-      "capabilities", [](const std::string& body) { return capabilities_of(body_named(body)); },
-      py::arg("body"));
+      "capabilities",
+      [](const std::string& backend) { return capabilities_of(backend_named(backend)); },
+      py::arg("backend"));
 }
 
 py::dict build_info() {

@@ -110,7 +110,7 @@ class PyRecorder final : public Recorder {
     return all("forward", number(rows), with_logits);
   }
   Pieces choose(const ChooseArgs& a, ChoiceKind kind) override {
-    const void* out = a.law ? static_cast<const void*>(a.law) : a.choice;
+    const void* out = a.dist ? static_cast<const void*>(a.dist) : a.choice;
     const GilAcquire gil;
     py::object shaping = py::none();
     if (kind.shapes)
@@ -118,7 +118,7 @@ class PyRecorder final : public Recorder {
                                number(a.dense.seen), a.dense.vocab, number(a.dense.words),
                                a.dense.words_room, number(a.dense.trunk), a.dense.trunk_room);
     const py::object where = py::make_tuple(number(a.rows), number(a.seats), number(out));
-    return all("choose", where, a.columns.n, a.law != nullptr, kind.filters, shaping);
+    return all("choose", where, a.columns.n, a.dist != nullptr, kind.filters, shaping);
   }
   Pieces moves(const Seats& seats, Moves which) override {
     const GilAcquire gil;

@@ -171,7 +171,7 @@ void bind_stats(py::module_& m) {
       });
 }
 
-using RuntimeClass = py::class_<Engine, std::shared_ptr<Engine>>;
+using EngineCoreClass = py::class_<Engine, std::shared_ptr<Engine>>;
 
 py::object stop_token(const SeatView& view) {
   const int32_t token = view.sequence().stop_token();
@@ -218,7 +218,7 @@ void bind_seat(py::module_& m) {
 }
 
 // Sequences, from their requests to their last rounds.
-void bind_sequences(RuntimeClass& runtime) {
+void bind_sequences(EngineCoreClass& runtime) {
   const auto shaping = ShapingRequest{};
   const auto logprobs = LogprobRequest{};
   const auto stops = std::vector<int32_t>{};
@@ -248,7 +248,7 @@ void bind_sequences(RuntimeClass& runtime) {
 }
 
 // Measurements, and the record of enqueued work.
-void bind_records(RuntimeClass& runtime) {
+void bind_records(EngineCoreClass& runtime) {
   runtime
       .def(
           "measure",
@@ -260,10 +260,11 @@ void bind_records(RuntimeClass& runtime) {
       .def_property_readonly(
           "order",
           [](const Engine& r) {
-            check<InvalidInput>(r.order() != nullptr, "order: expected a runtime of the dry body");
+            check<InvalidInput>(r.order() != nullptr,
+                                "order: expected a runtime of the dry backend");
             return std::make_shared<OrderBook>(*r.order());
           },
-          "All that the dry body was given so far, a copy.")
+          "All that the dry backend was given so far, a copy.")
       .def("keep_trace", &Engine::keep_trace, py::arg("is_on"), py::call_guard<GilRelease>())
       .def("profile", &Engine::profile, py::arg("is_on"), py::call_guard<GilRelease>())
       .def("trace", &trace_of, py::arg("since_ns") = 0,
@@ -287,8 +288,8 @@ void bind_config(py::module_& m) {
       .def_readwrite("reuses_prefixes", &C::reuses_prefixes)
       .def_readwrite("first_round", &C::first_round)
       .def_property(
-          "body", [](const C& c) { return name_of(c.body); },
-          [](C& c, const std::string& name) { c.body = body_named(name); })
+          "backend", [](const C& c) { return name_of(c.backend); },
+          [](C& c, const std::string& name) { c.backend = backend_named(name); })
       .def_readwrite("device", &C::device)
       .def_readwrite("draft_device", &C::draft_device)
       .def_readwrite("draft_first", &C::draft_first)
@@ -314,7 +315,7 @@ void bind_runtime(py::module_& m) {
   bind_stats(m);
   bind_config(m);
   bind_seat(m);
-  RuntimeClass runtime(m, "Runtime", "Two lanes and their sequences (csrc/decode/engine.h).");
+  EngineCoreClass runtime(m, "EngineCore", "Two lanes and their sequences (csrc/decode/engine.h).");
   runtime
       .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true),
            py::arg("config"))

@@ -44,7 +44,7 @@ struct Mask {
     return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
   }
   // Bit i becomes bit i + n; the first n bits are set.
-  SBRT_ANY Mask behind(int n) const { return n == 0 ? *this : of(bits() << n | upto(n).bits()); }
+  SBRT_ANY Mask after(int n) const { return n == 0 ? *this : of(bits() << n | upto(n).bits()); }
   SBRT_ANY int count() const {
     int n = 0;
     for (uint64_t b = bits(); b; b &= b - 1) ++n;

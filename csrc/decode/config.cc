@@ -45,8 +45,8 @@ void check_config(const RuntimeConfig& c, const Model& target) {
   check_within("tokens of a piece", 1, kMaxRows, c.max_piece);
   check_within("vocab", 0, target.vocab(), c.vocab);
   check_within("first_round", int64_t{1}, int64_t{1} << 62, c.first_round);
-  check<InvalidInput>(c.body == Body::sim || !c.costs,
-                      "costs: expected the sim body but got another");
+  check<InvalidInput>(c.backend == Backend::sim || !c.costs,
+                      "costs: expected the sim backend but got another");
   check_capabilities(c);
   check_apart(c);
 }

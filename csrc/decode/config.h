@@ -27,7 +27,7 @@ struct RuntimeConfig {
   bool reuses_prefixes = false;  // a prompt reuses KV that a seat has for its beginning
   int32_t max_piece = kMaxRows;  // most tokens of a prompt between two rounds
   int64_t first_round = 1;       // counters are 64-bit: tests start them high
-  Body body = Body::cpu;
+  Backend backend = Backend::cpu;
   int32_t device = 0;         // of the cuda backend
   int32_t draft_device = -1;  // the draft's; its state has a memory of its own; -1: the target's
   bool draft_first = true;    // on a device: the draft's stream is the more urgent one
@@ -40,7 +40,7 @@ struct RuntimeConfig {
   bool keep_features = false;           // for features(); implied by hrad
   bool rejection = false;               // memory for policies with that rule
 
-  Capabilities can() const { return capabilities_of(body); }
+  Capabilities can() const { return capabilities_of(backend); }
   // The lanes' state is in two memories.
   bool is_apart() const { return draft_device >= 0; }
   // Threads of the target while the draft works too.

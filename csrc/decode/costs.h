@@ -24,7 +24,7 @@ struct Costs {
   int64_t side_by_side = 0;  // added if a burst runs during it
 
   const LaneCosts& of(bool overlaps) const { return overlaps ? overlapped : alone; }
-  int64_t besides(bool serial_burst, bool overlaps) const {
+  int64_t overhead(bool serial_burst, bool overlaps) const {
     return round + (serial_burst ? turns : 0) + (overlaps ? side_by_side : 0);
   }
 };

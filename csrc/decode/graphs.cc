@@ -25,14 +25,14 @@ int64_t* ended_at(const LaneUnit& unit, int at) { return unit.memory->ended.devi
 
 // The arguments of a lane's choice: tokens, or distributions of a draft.
 ChooseArgs choose_args(const Resources& r, LaneUnit& unit, const Batch* batch, Choice* choice,
-                       Law* law) {
+                       Dist* dist) {
   Lane& lane = *unit.lane;
   DenseShaping dense = unit.memory->dense_shaping.dense();
   dense.trunk = unit.memory->trunks.device();
   dense.trunk_room = r.room();
   return {
       lane.logits(),       lane.columns().n, unit.columns, batch, unit.memory->sequences.device(),
-      unit.scratch.data(), choice,           law,          dense};
+      unit.scratch.data(), choice,           dist,         dense};
 }
 
 }  // namespace
@@ -56,7 +56,7 @@ struct LaneOps {
     graph.say(first, "forward", forward);
   }
   // A forward and its distributions; its cost is in the table at `cost`.
-  void put_laws(Graph& graph, const int64_t* const* cost) const {
+  void put_dists(Graph& graph, const int64_t* const* cost) const {
     put_gather(graph);
     graph.cost_by(&batch->n, cost);
     put_forward(graph, true);
@@ -209,7 +209,7 @@ void Graphs::put_select(Graph& graph) const {
     if (r_.config.hrad) put(graph, kHradInnerSums, read);
     if (r_.config.hrad) put(graph, kHradCut, read);
   }
-  put(graph, kHangChain, chosen);
+  put(graph, kAttachChain, chosen);
 }
 
 void Graphs::record_draft() {
@@ -217,9 +217,9 @@ void Graphs::record_draft() {
   Batch* batch = &mine->batch;
   LaneUnit& unit = r_.draft;
   Lane& lane = *unit.lane;
-  LaneArgs args{r_.seats(unit), batch, mine->law, lane.ring(), lane.ring_shape(), unit.max_rows};
-  const ChooseArgs laws = choose_args(r_, unit, batch, nullptr, mine->law);
-  LaneOps ops{lane,         batch,         laws,         {r_.seats(unit), batch, true, 0},
+  LaneArgs args{r_.seats(unit), batch, mine->dist, lane.ring(), lane.ring_shape(), unit.max_rows};
+  const ChooseArgs dists = choose_args(r_, unit, batch, nullptr, mine->dist);
+  LaneOps ops{lane,         batch,         dists,        {r_.seats(unit), batch, true, 0},
               kGatherDraft, kForwardDraft, kChooseDraft, kMovesDraft};
   if (r_.is_apart()) put(settle_draft_, kFollowTrunk, args);
   put(settle_draft_, kSettleDraft, args);
@@ -227,15 +227,15 @@ void Graphs::record_draft() {
   put(plan_certain_, kPlanCertain, args);
   SelectArgs bursts{};  // the other fields are in the target's memory
   bursts.seats = args.seats;
-  put(hang_burst_, kHangBurst, bursts);
-  put(hang_burst_, kBringBurst, args);
-  ops.put_moves(hang_burst_, Moves::burst);
+  put(attach_burst_, kAttachBurst, bursts);
+  put(attach_burst_, kMoveBurst, args);
+  ops.put_moves(attach_burst_, Moves::burst);
   expect(lane, r_.launches.most.catch_up);
-  ops.put_laws(catch_up_, &unit.cost);
-  put(catch_up_, kKeepLaws, args);
+  ops.put_dists(catch_up_, &unit.cost);
+  put(catch_up_, kKeepDists, args);
   put(plan_, kPlan, args);
   expect(lane, r_.launches.most.step);
-  ops.put_laws(step_, &unit.cost);
+  ops.put_dists(step_, &unit.cost);
   put(step_, kExtend, args);
   args.seats = ops.rows.seats = r_.fed_seats(unit);
   ops.forward = kFeedDraft;
@@ -255,15 +255,15 @@ void Graphs::record_looks(const LaneArgs& args, const LaneOps& ops) {
   LaneArgs few = args;
   few.max_rows = look_rows_;
   const EndArgs end{ended_at(r_.draft, r_.draft.fed_at)};
-  put(prefill_laws_, kPrefillDraftRows, few, ops.clock);
-  ops.put_gather(prefill_laws_);
-  ops.put_forward(prefill_laws_, true);
-  ops.put_choice(prefill_laws_);
-  put(prefill_laws_, kKeepLaws, args, ops.clock);
-  put(prefill_laws_, kEndDraftPiece, end, ops.clock);
+  put(prefill_dists_, kPrefillDraftRows, few, ops.clock);
+  ops.put_gather(prefill_dists_);
+  ops.put_forward(prefill_dists_, true);
+  ops.put_choice(prefill_dists_);
+  put(prefill_dists_, kKeepDists, args, ops.clock);
+  put(prefill_dists_, kEndDraftPiece, end, ops.clock);
   put(look_, kPrefillDraftRows, few, ops.clock);
-  ops.put_laws(look_, &r_.draft.cost);
-  put(look_, kKeepLaws, args, ops.clock);
+  ops.put_dists(look_, &r_.draft.cost);
+  put(look_, kKeepDists, args, ops.clock);
   put(look_, kEndDraftPiece, end, ops.clock);
 }
 
@@ -276,8 +276,8 @@ void Graphs::prepare() {
   for (const Graph& graph : target.feed.graphs) prepare(target, graph);
   if (!draft.stream) return;
   for (const Graph& graph : draft.feed.graphs) prepare(draft, graph);
-  for (Graph* graph : {&settle_draft_, &plan_certain_, &hang_burst_, &catch_up_, &plan_, &step_,
-                       &prefill_laws_, &look_, &draft.timed_forward})
+  for (Graph* graph : {&settle_draft_, &plan_certain_, &attach_burst_, &catch_up_, &plan_, &step_,
+                       &prefill_dists_, &look_, &draft.timed_forward})
     prepare(draft, *graph);
 }
 
@@ -314,7 +314,7 @@ DraftLane Graphs::draft(const RoundShape& shape) const {
   return {*r_.draft.stream,
           settle_draft_,
           plan_certain_,
-          hang_burst_,
+          attach_burst_,
           catch_up_,
           plan_,
           step_,
@@ -356,7 +356,7 @@ void Graphs::fuse(const RoundShape& shape) {
   if (shape.burst > 0) {
     Graph& whole = serial_bursts_.try_emplace(shape.burst, "serial_burst").first->second;
     if (whole.nodes().empty())
-      whole.append(plan_certain_).append(step_, shape.burst).append(hang_burst_);
+      whole.append(plan_certain_).append(step_, shape.burst).append(attach_burst_);
     r_.draft.stream->fuse(whole);
   }
 }

@@ -24,7 +24,7 @@ class Graphs {
   TargetLane target(const RoundShape& shape) const;
   DraftLane draft(const RoundShape& shape) const;
 
-  const Graph& prefill_laws() const { return prefill_laws_; }
+  const Graph& prefill_dists() const { return prefill_dists_; }
   // The smallest piece of a prompt, with log-probs.
   const Graph& prefill_logprobs() const { return prefill_logprobs_; }
   const Graph& look() const { return look_; }
@@ -59,12 +59,12 @@ class Graphs {
   int64_t refused_ = 0;  // calls of may_fuse() that found a full store
   const int32_t look_rows_ = kMaxRows;
   Graph settle_target_{"settle"}, verify_{"verify"}, select_{"select"};
-  Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, hang_burst_{"hang_burst"};
+  Graph settle_draft_{"settle"}, plan_certain_{"plan_certain"}, attach_burst_{"attach_burst"};
   Graph catch_up_{"catch_up"}, plan_{"plan"}, step_{"step"};
   Graph select_logprobs_{"select"}, prefill_logprobs_{"prefill"};
-  Graph prefill_laws_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
-  std::map<int, Graph> bursts_, serial_bursts_;   // by number of steps, for a device
-  std::map<int, Graph> verifications_;            // by verification_at(), for a device
+  Graph prefill_dists_{"prefill"}, look_{"look"};  // with distributions; look_ runs between rounds
+  std::map<int, Graph> bursts_, serial_bursts_;    // by number of steps, for a device
+  std::map<int, Graph> verifications_;             // by verification_at(), for a device
 };
 
 }  // namespace sbrt

@@ -22,12 +22,12 @@ int64_t Prompts::lacking(int i) const {
   return std::max(all - fed(r_.target, i), seats_[i].feeds_draft ? all - fed(r_.draft, i) : 0);
 }
 
-void Prompts::feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws) {
+void Prompts::feed_piece(LaneUnit& unit, int i, int width, bool keeps_dists) {
   const int64_t all = r_.at(i).head, from = fed(unit, i);
   const size_t at = has_logprobs(unit, bit(i)) ? 0 : unit.feed.next(from, all);
   const int64_t end = std::min(all, from + unit.feed.rows[at]);
   fed_of(unit, i).took(unit.feed.pieces + 1, end);
-  const bool keeps = keeps_laws && end == all && at == 0;
+  const bool keeps = keeps_dists && end == all && at == 0;
   launch(unit, bit(i), graph_of(unit, bit(i), at, keeps), width);
 }
 
@@ -38,9 +38,9 @@ bool Prompts::has_logprobs(const LaneUnit& unit, SeatSet seats) const {
 }
 
 const Graph& Prompts::graph_of(const LaneUnit& unit, SeatSet seats, size_t at,
-                               bool keeps_laws) const {
+                               bool keeps_dists) const {
   if (has_logprobs(unit, seats)) return graphs_.prefill_logprobs();
-  return keeps_laws ? graphs_.prefill_laws() : unit.feed.graphs[at];
+  return keeps_dists ? graphs_.prefill_dists() : unit.feed.graphs[at];
 }
 
 // Enqueues a piece for these seats.
@@ -56,7 +56,7 @@ void Prompts::launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int widt
 void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
   if (is_one(seats)) {
     const int i = __builtin_ctzll(seats);
-    if (lacks(unit, i)) feed_piece(unit, i, width, keeps_laws(unit, seats));
+    if (lacks(unit, i)) feed_piece(unit, i, width, keeps_dists(unit, seats));
     return;
   }
   SeatSet fed = 0;
@@ -66,7 +66,7 @@ void Prompts::feed_piece(LaneUnit& unit, SeatSet seats, int width) {
     fed_of(unit, i).took(unit.feed.pieces + 1, r_.at(i).head);
   });
   if (!fed) return;
-  launch(unit, fed, graph_of(unit, fed, 0, keeps_laws(unit, fed)), width);
+  launch(unit, fed, graph_of(unit, fed, 0, keeps_dists(unit, fed)), width);
 }
 
 // The seat whose prompt came first, and the seats after it while a piece holds all that they lack.

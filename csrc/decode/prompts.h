@@ -20,7 +20,7 @@ class Prompts {
   bool feed(int64_t until);
   // Enqueues the next piece of a seat's prompt. A last one of few rows may keep the draft's
   // distributions.
-  void feed_piece(LaneUnit& unit, int i, int width, bool keeps_laws);
+  void feed_piece(LaneUnit& unit, int i, int width, bool keeps_dists);
   // Tokens of its prompt that are enqueued.
   int64_t fed(const LaneUnit& unit, int seat) const { return fed_of(unit, seat).tokens; }
   // Begins with the part of the prompt that the seat's lanes have.
@@ -45,10 +45,10 @@ class Prompts {
   void launch(LaneUnit& unit, SeatSet seats, const Graph& graph, int width);
   // Returns the graph of a piece: graph `at` of the feed, unless log-probs or distributions are
   // needed.
-  const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_laws) const;
+  const Graph& graph_of(const LaneUnit& unit, SeatSet seats, size_t at, bool keeps_dists) const;
   bool has_logprobs(const LaneUnit& unit, SeatSet seats) const;
   // True if the draft's distributions are needed.
-  bool keeps_laws(const LaneUnit& unit, SeatSet seats) const {
+  bool keeps_dists(const LaneUnit& unit, SeatSet seats) const {
     return &unit == &r_.draft && seats_.tuned_of(seats) != 0;
   }
   SeatSet next_to_feed() const;

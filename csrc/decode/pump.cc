@@ -224,7 +224,7 @@ bool Pump::read_round(int64_t until, bool ahead) {
   if (!patience_.reach(fences_.verify_done, committed_round_ + 1, until)) return false;
   r_.exec->rethrow();
   seen_[(committed_round_ + 1) % 2] = waits ? now() : 0;
-  if (r_.config.costs) r_.exec->spend(besides_);
+  if (r_.config.costs) r_.exec->spend(overhead_);
   const int64_t round = ++committed_round_;
   prompts_.see();
   Brought brought = time_of(round, ahead);
@@ -346,7 +346,7 @@ void Pump::price_lanes(const RoundShape& how) {
   const LaneCosts& costs = r_.config.costs->of(how.gamma > 0);
   r_.target.cost = costs.target.data();
   r_.draft.cost = costs.draft.data();
-  besides_ = r_.config.costs->besides(how.burst > 0, how.gamma > 0);
+  overhead_ = r_.config.costs->overhead(how.burst > 0, how.gamma > 0);
 }
 
 // Most nodes of a chain, of the seat's policy and, if there is one seat, of the one before.

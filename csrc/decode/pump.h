@@ -79,7 +79,7 @@ class Pump {
   int64_t admitted_ = 0;           // sequences admitted so far
   int64_t enqueued_[2] = {};       // times of the last two rounds, by number
   int64_t seen_[2] = {};           // when the host saw the last two end, by number; 0: it was away
-  int64_t besides_ = 0;            // ns of virtual time that the last round costs besides forwards
+  int64_t overhead_ = 0;           // ns of virtual time that the last round costs besides forwards
   int32_t chain_nodes_ = 0;        // most nodes of the chain that the last round left
   DraftLag lag_ = DraftLag::none;  // the lag that the launches in force allow
 };

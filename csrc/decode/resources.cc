@@ -60,7 +60,7 @@ Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<con
   if (config.vocab == 0) config.vocab = models[0]->vocab();
   check_within("vocab", 2, models[0]->vocab(), config.vocab);
   if (!models[1]) config.draft_device = -1;
-  exec = make_exec(config.body,
+  exec = make_exec(config.backend,
                    {config.device, config.draft_device, config.costs != nullptr, part_table()});
   make_memory();
   make_streams();  // lanes on a device capture on their streams
@@ -257,13 +257,13 @@ void Resources::start_elsewhere(int seat, const Request& r) {
 // The host's copy has the host's addresses except while it is sent: the tuner reads it.
 void Resources::send_sequence(int seat) {
   Sequence& c = at(seat);
-  const LaneMemory& memory = memories[0];
-  const bool ranks_it = memory.ranks.size() > 0;
-  c.trunk = memory.trunks.device() + seat * room();
-  c.rank = ranks_it ? memory.ranks.device() + seat * room() : nullptr;
-  exec->upload(memory.sequences, seat, 1);
+  const LaneMemory& own = memories[0];
+  const bool ranks_it = own.ranks.size() > 0;
+  c.trunk = own.trunks.device() + seat * room();
+  c.rank = ranks_it ? own.ranks.device() + seat * room() : nullptr;
+  exec->upload(own.sequences, seat, 1);
   c.trunk = trunk(seat);
-  c.rank = ranks_it ? memory.ranks.host() + seat * room() : nullptr;
+  c.rank = ranks_it ? own.ranks.host() + seat * room() : nullptr;
 }
 
 // Sends a part of the host's copy, from one of its addresses to another.
@@ -277,7 +277,7 @@ void Resources::send_fields(int seat, const void* begin, const void* end) {
 
 void Resources::sit_out(int seat) {
   Sequence& c = at(seat);
-  exec->note("sit_out", {{}, parts(Part::chain_law, Part::branches)}, SeatSet{1} << seat);
+  exec->note("sit_out", {{}, parts(Part::chain_dist, Part::branches)}, SeatSet{1} << seat);
   c.draft_nodes = Mask::none();
   c.branch_count = c.draft_idle = 0;
   send_fields(seat, &c.draft_nodes, &c.draft_nodes + 1);

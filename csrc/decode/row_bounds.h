@@ -44,7 +44,7 @@ inline int32_t most_missing(const Policy& p, int32_t nodes, DraftLag lag) {
 // draft may have skipped rounds with a looked-up chain.
 inline int32_t most_at_first(const Policy& p, int32_t nodes, DraftLag lag) {
   if (lag != DraftLag::none) return most_missing(p, nodes, lag);
-  return 2 + (p.lookup ? kMostBehind + kMostFound : 0);
+  return 2 + (p.lookup ? kMostLag + kMostFound : 0);
 }
 
 // `nodes`: most nodes of the present chain, and of chains that the policy makes.
@@ -71,10 +71,10 @@ inline RowBounds with_rows_of(const RowBounds& all, const Policy& p, const RowBo
   RowBounds found = all;
   found.verify = joined(all.verify, own.verify, kMaxRows);
   // In the first step of others' serial burst a seat that awaits none catches up.
-  const int32_t behind = p.gamma > 0 ? fed(own.catch_up) : 0;
-  found.catch_up = joined(all.catch_up, behind, draft_rows);
+  const int32_t lag = p.gamma > 0 ? fed(own.catch_up) : 0;
+  found.catch_up = joined(all.catch_up, lag, draft_rows);
   if (p.gamma > 0 || p.on_miss == kBurst)
-    found.step = joined(all.step, std::max(own.step, behind), draft_rows);
+    found.step = joined(all.step, std::max(own.step, lag), draft_rows);
   return found;
 }
 

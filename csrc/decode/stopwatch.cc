@@ -221,7 +221,7 @@ double Stopwatch::time_beside(LaneUnit& timed, int rows, int width, LaneUnit& ot
 // Seconds of a round in addition to its forwards. They are the host's part, and the time until a
 // lane sees that the other is done. A draft also reloads its weights, which the target's displaced
 // from the cache.
-double Stopwatch::besides(const Policy& policy, const Costs& costs, float temperature) {
+double Stopwatch::overhead(const Policy& policy, const Costs& costs, float temperature) {
   constexpr double kMedium = 0.002, kMost = 0.006;  // seconds of a target's forward
   const double forward = static_cast<double>(costs.alone.target[1]) * 1e-9;
   const bool is_medium = forward > kMedium;  // fewer rounds then; plain ones would add nothing
@@ -258,7 +258,7 @@ Costs Stopwatch::measure(double seconds, float temperature) {
 
 void Stopwatch::measure_rounds(Costs& costs, bool drafts, float temperature) {
   const auto beside = [&](const Policy& policy) {
-    return std::llround(std::max(0.0, besides(policy, costs, temperature)) * 1e9);
+    return std::llround(std::max(0.0, overhead(policy, costs, temperature)) * 1e9);
   };
   Policy policy = plain_policy();
   costs.round = beside(policy);

@@ -35,7 +35,7 @@ class Stopwatch {
   double time_beside(LaneUnit& timed, int rows, int width, LaneUnit& other, int other_rows,
                      int other_width);
   void measure_forwards(Costs& costs, bool drafts, double seconds);
-  double besides(const Policy& policy, const Costs& costs, float temperature);
+  double overhead(const Policy& policy, const Costs& costs, float temperature);
   void measure_rounds(Costs& costs, bool drafts, float temperature);
 
   Resources& r_;

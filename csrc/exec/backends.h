@@ -7,7 +7,7 @@
 namespace sbrt {
 
 // `dry` is sim and records what was enqueued. `dry_cuda` does so too, and imitates cuda.
-enum class Body { cpu, sim, dry, dry_cuda, cuda };
+enum class Backend { cpu, sim, dry, dry_cuda, cuda };
 
 struct Capabilities {
   const char* name;      // of the backend, or of the one that it imitates, in messages
@@ -21,22 +21,23 @@ struct Capabilities {
   bool rejects;          // acceptance rejection
 };
 
-constexpr Capabilities capabilities_of(Body body) {
-  const bool is_device = body == Body::cuda || body == Body::dry_cuda, on_host = !is_device;
-  return {.name = is_device           ? "cuda"
-                  : body == Body::cpu ? "cpu"
-                                      : "sim",
+constexpr Capabilities capabilities_of(Backend backend) {
+  const bool is_device = backend == Backend::cuda || backend == Backend::dry_cuda,
+             on_host = !is_device;
+  return {.name = is_device                 ? "cuda"
+                  : backend == Backend::cpu ? "cpu"
+                                            : "sim",
           .has_host_memory = on_host,
-          .has_teams = body == Body::cpu,
+          .has_teams = backend == Backend::cpu,
           .captures = is_device,
-          .runs_ahead = body != Body::sim,
-          .can_be_timed = body != Body::sim && body != Body::dry,
+          .runs_ahead = backend != Backend::sim,
+          .can_be_timed = backend != Backend::sim && backend != Backend::dry,
           .grows_lazily = on_host,
           .reuses_prefixes = on_host,
           .rejects = on_host};
 }
 
-const char* name_of(Body body);
-Body body_named(const std::string& name);  // throws InvalidInput
+const char* name_of(Backend backend);
+Backend backend_named(const std::string& name);  // throws InvalidInput
 
 }  // namespace sbrt

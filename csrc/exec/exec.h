@@ -270,7 +270,7 @@ struct ExecOptions {
   bool is_virtual = false;  // sim in virtual time
   PartTable parts{};        // of the dry backends
 };
-std::unique_ptr<Exec> make_exec(Body body, const ExecOptions& options);
+std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options);
 
 std::unique_ptr<Exec> make_cpu_exec();  // one worker thread and a team of cores per stream
 std::unique_ptr<Exec> make_sim_exec();  // everything on the host's thread, in order of dependence

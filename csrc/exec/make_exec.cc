@@ -7,28 +7,29 @@
 namespace sbrt {
 namespace {
 
-constexpr const char* kBodies[] = {"cpu", "sim", "dry", "dry_cuda", "cuda"};  // as Body has them
+constexpr const char* kBackends[] = {"cpu", "sim", "dry", "dry_cuda",
+                                     "cuda"};  // as Backend has them
 
 }  // namespace
 
-const char* name_of(Body body) { return kBodies[static_cast<int>(body)]; }
+const char* name_of(Backend backend) { return kBackends[static_cast<int>(backend)]; }
 
-Body body_named(const std::string& name) {
-  const auto found = std::find(std::begin(kBodies), std::end(kBodies), name);
-  check<InvalidInput>(found != std::end(kBodies),
-                      "body: expected cpu, sim, dry, dry_cuda or cuda but got ", name);
-  return static_cast<Body>(found - std::begin(kBodies));
+Backend backend_named(const std::string& name) {
+  const auto found = std::find(std::begin(kBackends), std::end(kBackends), name);
+  check<InvalidInput>(found != std::end(kBackends),
+                      "backend: expected cpu, sim, dry, dry_cuda or cuda but got ", name);
+  return static_cast<Backend>(found - std::begin(kBackends));
 }
 
-std::unique_ptr<Exec> make_exec(Body body, const ExecOptions& options) {
-  switch (body) {
-    case Body::cuda:
+std::unique_ptr<Exec> make_exec(Backend backend, const ExecOptions& options) {
+  switch (backend) {
+    case Backend::cuda:
       return make_cuda_exec(options.device, options.second);
-    case Body::dry_cuda:
+    case Backend::dry_cuda:
       return make_dry_cuda_exec(options.parts, options.second >= 0);
-    case Body::dry:
+    case Backend::dry:
       return make_dry_exec(options.parts, options.second >= 0);
-    case Body::sim:
+    case Backend::sim:
       return options.is_virtual ? make_virtual_exec() : make_sim_exec();
     default:
       return make_cpu_exec();

@@ -75,9 +75,9 @@ class Lane {
   // position that they see has left the ring, or is beyond its first `capacity`.
   virtual int32_t prefill_rows() const { return kMaxRows; }
 
-  // Appends the choice of every row of the last forward: tokens, or Laws if args.law is given.
+  // Appends the choice of every row of the last forward: tokens, or Dists if args.dist is given.
   virtual void add_choose(Graph& graph, const ChooseArgs& args) {
-    graph.add(args.law ? choose_laws : choose_rows, args);
+    graph.add(args.dist ? choose_dists : choose_rows, args);
   }
 
   // Width of a block of features; 0: the lane keeps none.

@@ -38,7 +38,7 @@ bool is_beyond_pieces(const RecordedChoice& a) {
 // The CPU's own ops do what no piece does.
 void replay_choice(const RecordedChoice& a, Worker worker) {
   if (is_beyond_pieces(a)) {
-    (a.args.law ? choose_laws : choose_rows)(a.args, worker);
+    (a.args.dist ? choose_dists : choose_rows)(a.args, worker);
   } else if (worker.rank == 0) {
     replay(a.pieces->picked(), *a.args.rows);
   }

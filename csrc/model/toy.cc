@@ -89,8 +89,8 @@ constexpr int kRanks = 8;
 float chance(float acceptance, int r) {
   constexpr float kNext = 0.4f;
   if (r == 0) return acceptance;
-  const float behind = (1 - acceptance) * std::pow(1 - kNext, static_cast<float>(r - 1));
-  return r == kRanks - 1 ? behind : behind * kNext;
+  const float rest = (1 - acceptance) * std::pow(1 - kNext, static_cast<float>(r - 1));
+  return r == kRanks - 1 ? rest : rest * kNext;
 }
 
 // Turns the target's logits into those of a draft of this acceptance.

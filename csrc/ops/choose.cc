@@ -143,7 +143,7 @@ void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScra
 }
 
 // The softmax of raw logits: exp(x - most) / sum.
-struct RawLaw {
+struct RawDist {
   float most, sum;
   float moment;  // mean of x - most under the softmax, times sum
 
@@ -152,39 +152,39 @@ struct RawLaw {
   float entropy() const { return static_cast<float>(std::log(double{sum})) - moment / sum; }
 };
 
-RawLaw raw_law(const float* logits, int n) {
+RawDist raw_dist(const float* logits, int n) {
   bool bad;
-  RawLaw law{};
-  law.most = vectors().largest(logits, n, &bad);
-  vectors().law(logits, n, law.most, &law.sum, &law.moment);
-  return law;
+  RawDist dist{};
+  dist.most = vectors().largest(logits, n, &bad);
+  vectors().dist(logits, n, dist.most, &dist.sum, &dist.moment);
+  return dist;
 }
 
 // Log softmax over the scores of the candidates only.
-void score_confidence(const Best& best, Law& law) {
+void score_confidence(const Best& best, Dist& dist) {
   float sum = 0;
-  for (int r = 0; r < law.n; ++r) {
-    law.lp[r] = static_cast<float>(best.score[r] - best.score[0]);
-    sum += exp32(law.lp[r]);
+  for (int r = 0; r < dist.n; ++r) {
+    dist.lp[r] = static_cast<float>(best.score[r] - best.score[0]);
+    sum += exp32(dist.lp[r]);
   }
   const float shift = static_cast<float>(std::log(double{sum}));
-  for (int r = 0; r < law.n; ++r) law.lp[r] -= shift;
+  for (int r = 0; r < dist.n; ++r) dist.lp[r] -= shift;
 }
 
 // p -> p^sharpness, normalised; the probability of other tokens is kept. Rounding must not make a
 // probability larger than 1: a node would then be more likely than its parent, and could outlive
 // it.
-void calibrate(float sharpness, Law& law) {
+void calibrate(float sharpness, Dist& dist) {
   if (sharpness == 1) return;
   float given = 0, sum = 0;
-  for (int r = 0; r < law.n; ++r) {
-    given += exp32(law.lp[r]);
-    law.lp[r] *= sharpness;
-    sum += exp32(law.lp[r]);
+  for (int r = 0; r < dist.n; ++r) {
+    given += exp32(dist.lp[r]);
+    dist.lp[r] *= sharpness;
+    sum += exp32(dist.lp[r]);
   }
   sum += std::max(0.0f, 1.0f - given);
   const float shift = static_cast<float>(std::log(double{sum}));
-  for (int r = 0; r < law.n; ++r) law.lp[r] = std::min(law.lp[r] - shift, 0.0f);
+  for (int r = 0; r < dist.n; ++r) dist.lp[r] = std::min(dist.lp[r] - shift, 0.0f);
 }
 
 }  // namespace
@@ -199,7 +199,7 @@ int top_tokens(const float* logits, const Columns& columns, const Sampling& s, i
 }
 
 float raw_softmax(const float* logits, int vocab, int32_t token) {
-  return raw_law(logits, vocab).q(logits[token]);
+  return raw_dist(logits, vocab).q(logits[token]);
 }
 
 namespace {
@@ -227,9 +227,9 @@ const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseSc
   return logits;
 }
 
-// Replaces the columns in a Law by their tokens.
-void name_tokens(const Columns& columns, Law& law) {
-  for (int r = 0; r < law.n; ++r) law.token[r] = columns.id(law.token[r]);
+// Replaces the columns in a Dist by their tokens.
+void name_tokens(const Columns& columns, Dist& dist) {
+  for (int r = 0; r < dist.n; ++r) dist.token[r] = columns.id(dist.token[r]);
 }
 
 // Address for the scores of a draft's row; null if nothing is drawn from it.
@@ -242,56 +242,56 @@ float* scores_of(const Sequence& c, const Row& row) {
 }
 
 // Confidence that is independent of the draw: the r-th draw gets the r-th largest probability.
-void score_blindly(const float* scores, int n, Law& law) {
+void score_blindly(const float* scores, int n, Dist& dist) {
   int32_t columns[kCandidates];
-  Best best{.want = law.n, .score = {}, .at = columns};
+  Best best{.want = dist.n, .score = {}, .at = columns};
   bool bad;  // never true: find_best has checked the row
   greedy_best(scores, n, vectors().largest(scores, n, &bad), best);
-  score_confidence(best, law);
+  score_confidence(best, dist);
 }
 
 // Draws candidates from the draft's distribution at row `i` without replacement.
-void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
+void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   const Sequence& c = a.of(i);
   const Row& row = a.rows->row[i];
   float* scores = scores_of(c, row);
-  law.n = 0;
+  dist.n = 0;
   if (!scores) return;
   const Noise noise = noise_at(c.sampling, kDraft, prefix_hash(c, *a.rows, row, scratch.shaping));
-  Best best{.want = kCandidates, .score = {}, .at = law.token};
+  Best best{.want = kCandidates, .score = {}, .at = dist.token};
   int32_t error;
   const float* logits = choose(a, i, noise, scratch, best, error);
   if (error != kFine) return;
-  law.n = best.count;
+  dist.n = best.count;
   keep_scores(logits, a.columns.n, c.sampling, scratch, scores);
-  const RawLaw raw = raw_law(a.row(i), a.columns.n);
-  law.q = raw.q(raw.most);
-  law.entropy = raw.entropy();
-  score_blindly(scores, a.columns.n, law);
-  calibrate(c.sharpness, law);
-  name_tokens(a.columns, law);
+  const RawDist raw = raw_dist(a.row(i), a.columns.n);
+  dist.q = raw.q(raw.most);
+  dist.entropy = raw.entropy();
+  score_blindly(scores, a.columns.n, dist);
+  calibrate(c.sharpness, dist);
+  name_tokens(a.columns, dist);
 }
 
 // The draft's first choices at row `i`, with the target's noise.
-void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Law& law) {
+void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   const Sequence& c = a.of(i);
   const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
-  Best best{.want = kCandidates, .score = {}, .at = law.token};
+  Best best{.want = kCandidates, .score = {}, .at = dist.token};
   int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
   choose(a, i, noise_at(c.sampling, kTarget, position), scratch, best, error);
-  law.n = best.count;
-  if (law.n == 0) return;
+  dist.n = best.count;
+  if (dist.n == 0) return;
   const float* logits = a.row(i);
-  const RawLaw raw = raw_law(logits, a.columns.n);
-  law.q = raw.q(logits[law.token[0]]);
-  law.entropy = raw.entropy();
+  const RawDist raw = raw_dist(logits, a.columns.n);
+  dist.q = raw.q(logits[dist.token[0]]);
+  dist.entropy = raw.entropy();
   if (c.sampling.temperature == 0 && !c.shaping.active) {
-    for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(logits[law.token[r]]);
+    for (int r = 0; r < dist.n; ++r) dist.lp[r] = raw.lp(logits[dist.token[r]]);
   } else {
-    score_confidence(best, law);
+    score_confidence(best, dist);
   }
-  calibrate(c.sharpness, law);
-  name_tokens(a.columns, law);
+  calibrate(c.sharpness, dist);
+  name_tokens(a.columns, dist);
 }
 
 }  // namespace
@@ -314,10 +314,10 @@ void choose_rows(const ChooseArgs& a, Worker worker) {
   }
 }
 
-void choose_laws(const ChooseArgs& a, Worker worker) {
+void choose_dists(const ChooseArgs& a, Worker worker) {
   const Interval mine = worker.share(a.rows->n);
   for (int64_t i = mine.begin; i < mine.end; ++i)
-    (is_rejection(a.of(i)) ? draw : guess)(a, i, a.scratch[worker.rank], a.law[i]);
+    (is_rejection(a.of(i)) ? draw : guess)(a, i, a.scratch[worker.rank], a.dist[i]);
 }
 
 }  // namespace sbrt

@@ -1,4 +1,4 @@
-// The sampling pass: from a row of logits to its token, or to a draft's distribution (Law).
+// The sampling pass: from a row of logits to its token, or to a draft's distribution (Dist).
 //
 // Order: f32 logits; masks, bias and penalties (ops/shaping.h); temperature; min_p; top_k; top_p.
 // At temperature > 0 the token has the largest logit / temperature + g, with the Gumbel noise g of
@@ -10,11 +10,11 @@
 //   nearest even multiple of 2^-40. It is exact in 64 bits, so no order of additions changes it, on
 //   any device. The total times top_p is one product in double.
 // Target and draft use the same pass. The draft's q is the softmax of its raw logits. Its
-// confidence (Law::lp) is sharpened by an exponent that is learnt from outcomes
+// confidence (Dist::lp) is sharpened by an exponent that is learnt from outcomes
 // (Sequence::sharpness). Under rejection the draft has its own noise, with the prefix as key. Its
 // candidates are draws from its distribution without replacement, and draws after different
 // prefixes are independent. All probabilities of both models are kept (Scores). The other fields of
-// a Law do not depend on a draw.
+// a Dist do not depend on a draw.
 #pragma once
 
 #include <cstdint>
@@ -74,13 +74,13 @@ struct ChooseArgs {
   const Sequence* seats;   // sampling, shaping, and what the rows' ancestors are
   ChooseScratch* scratch;  // [team]
   Choice* choice;          // [max_rows], choose_rows
-  Law* law;                // [max_rows], choose_laws
+  Dist* dist;              // [max_rows], choose_dists
   DenseShaping dense = {};
 
   const float* row(int64_t i) const { return logits + i * stride; }
   const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // of row i
 };
-void choose_rows(const ChooseArgs& args, Worker worker);  // the target's token of every row
-void choose_laws(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row
+void choose_rows(const ChooseArgs& args, Worker worker);   // the target's token of every row
+void choose_dists(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row
 
 }  // namespace sbrt

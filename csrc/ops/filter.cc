@@ -150,8 +150,8 @@ class Filter {
     const double range = static_cast<double>(most_) - lowest;
     const double scale = range > 0 ? kBuckets / range : 0;
     const auto bucket = [&](int i) {
-      const double behind = static_cast<double>(most_) - logits_[ids_[i]];
-      return std::min(kBuckets - 1, static_cast<int>(behind * scale));
+      const double below = static_cast<double>(most_) - logits_[ids_[i]];
+      return std::min(kBuckets - 1, static_cast<int>(below * scale));
     };
     int64_t sums[kBuckets] = {};
     for (int i = 0; i < n; ++i) sums[bucket(i)] += units(weight_[i]);

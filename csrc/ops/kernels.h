@@ -104,7 +104,7 @@ struct Kernels {
   int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
   // *sum = the sum of e = exp32(x - most), *moment = the sum of e (x - most). Both are summed by i
   // mod 16, then folded in halves.
-  void (*law)(const float* x, int64_t n, float most, float* sum, float* moment);
+  void (*dist)(const float* x, int64_t n, float most, float* sum, float* moment);
   // Sets bit j if x[from + j] / temperature plus the noise of its token may reach bar. A bit of a
   // token that does reach it is always set. The token is ids[from + j], or from + j if ids is null.
   // Looks at up to 64 of n columns; from is a multiple of 64.

@@ -31,8 +31,8 @@ class PlaceProbe {
   Doubles q() const { return of(q_); }
 
  private:
-  static Doubles of(const std::vector<double>& law) {
-    return Doubles(static_cast<py::ssize_t>(law.size()), law.data());
+  static Doubles of(const std::vector<double>& dist) {
+    return Doubles(static_cast<py::ssize_t>(dist.size()), dist.data());
   }
 
   std::vector<double> p_, q_;

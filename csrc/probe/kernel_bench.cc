@@ -69,9 +69,9 @@ Cost cost_of(const ProjectArgs& a, double rows) {
 }
 
 Cost cost_of_choice(const Graph::Node& node, const ChooseArgs& a, double rows) {
-  const bool has_laws = node.fn == reinterpret_cast<void (*)()>(choose_laws);
-  return {has_laws ? "choose + law" : "choose", sentence(a.columns.n), kFloat * rows * a.columns.n,
-          0, rows * a.columns.n};
+  const bool has_dists = node.fn == reinterpret_cast<void (*)()>(choose_dists);
+  return {has_dists ? "choose + dist" : "choose", sentence(a.columns.n),
+          kFloat * rows * a.columns.n, 0, rows * a.columns.n};
 }
 
 Cost cost_of(const Graph::Node& node, double rows) {
@@ -111,7 +111,7 @@ class KernelBench {
       : model_(std::move(model)),
         sequence_(1),
         batch_(1),
-        laws_(kMaxStepRows),
+        dists_(kMaxStepRows),
         choices_(kMaxStepRows) {
     lane_ = model_->bind({.max_len = max_len, .max_rows = max_rows, .threads = threads});
     for (int i = 0; i < threads; ++i) scratch_.emplace_back(model_->vocab());
@@ -119,9 +119,9 @@ class KernelBench {
     lane_->add_forward(plain_, rows_, true);
     const Columns columns = lane_->columns();
     const ChooseArgs choose{lane_->logits(),  columns.n,       columns,         rows_,
-                            sequence_.data(), scratch_.data(), choices_.data(), laws_.data()};
+                            sequence_.data(), scratch_.data(), choices_.data(), dists_.data()};
     plain_.add(choose_rows, choose);
-    plain_.add(choose_laws, choose);
+    plain_.add(choose_dists, choose);
     const auto& nodes = plain_.nodes();
     at_ = Buffer<int64_t>(nodes.size() + 1);
     ns_.resize(nodes.size());
@@ -182,7 +182,7 @@ class KernelBench {
   std::shared_ptr<Model> model_;
   Buffer<Sequence> sequence_;
   Buffer<Batch> batch_;
-  Buffer<Law> laws_;
+  Buffer<Dist> dists_;
   Buffer<Choice> choices_;
   Batch* rows_ = nullptr;
   std::unique_ptr<Lane> lane_;
@@ -223,9 +223,9 @@ class ChooseBench {
   }
 
   // Nanoseconds of each of `times` choices, and the tokens.
-  std::pair<std::vector<int64_t>, std::vector<int32_t>> run(const Sampling& law, int width,
+  std::pair<std::vector<int64_t>, std::vector<int32_t>> run(const Sampling& dist, int width,
                                                             int times) {
-    sequence_[0].sampling = law;
+    sequence_[0].sampling = dist;
     ns_[0].clear();
     ns_[0].reserve(times);
     {

@@ -152,18 +152,18 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   roll.word[1] = 1;
   const Seats seats{sequence.get(), 1, &roll, &ended};
   const LaneArgs args{
-      seats, &scratch->batch, scratch->law, probe.ring.get(), probe.ring->shape(), kMaxStepRows};
+      seats, &scratch->batch, scratch->dist, probe.ring.get(), probe.ring->shape(), kMaxStepRows};
   check_within("probe: settle", 0, 2, what);
-  constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, bring_burst};
+  constexpr void (*kSettle[])(const LaneArgs&, Worker) = {settle_target, settle_draft, move_burst};
   kSettle[what](args, Worker());
   const auto [keys, values] = probe.content();
   return {keys, values, to_bytes(sequence.get(), 1)};
 }
 
-// Bytes of a Choice or a Law of every row of `logits` [rows, columns]. ids: the columns' tokens;
+// Bytes of a Choice or a Dist of every row of `logits` [rows, columns]. ids: the columns' tokens;
 // the last one is the vocabulary's last; none: all.
 py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
-                       bool laws, const std::vector<int32_t>& ids) {
+                       bool dists, const std::vector<int32_t>& ids) {
   const auto sequence = from_bytes<Sequence>(block);
   const auto rows = from_bytes<Batch>(table);
   check_within("probe: rows", int64_t{0}, int64_t{logits.shape(0)}, int64_t{rows->n});
@@ -173,15 +173,15 @@ py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Flo
   check_equal("probe: logits of a row", map.columns().n, n);
   ChooseScratch scratch(vocab);
   Buffer<Choice> choice(rows->n);
-  Buffer<Law> law(rows->n);
+  Buffer<Dist> dist(rows->n);
   const ChooseArgs args{logits.data(),  n,        map.columns(), rows.get(),
-                        sequence.get(), &scratch, choice.data(), law.data()};
-  (laws ? choose_laws : choose_rows)(args, Worker());
-  return laws ? to_bytes(law.data(), rows->n) : to_bytes(choice.data(), rows->n);
+                        sequence.get(), &scratch, choice.data(), dist.data()};
+  (dists ? choose_dists : choose_rows)(args, Worker());
+  return dists ? to_bytes(dist.data(), rows->n) : to_bytes(choice.data(), rows->n);
 }
 
 // Ids that min_p, top_k and top_p keep of a row [vocab], ascending.
-std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& law,
+std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& dist,
                                   const std::string& isa) {
   const int vocab = static_cast<int>(logits.size());
   const Kernels& kernels = kernels_named(isa);
@@ -190,7 +190,7 @@ std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& law,
   check(!bad && most > -std::numeric_limits<float>::infinity(),
         "filter: expected a finite maximum");
   FilterScratch scratch(vocab);
-  const int n = filter(kernels, logits.data(), vocab, most, law, scratch);
+  const int n = filter(kernels, logits.data(), vocab, most, dist, scratch);
   return {scratch.ids.data(), scratch.ids.data() + n};
 }
 
@@ -236,7 +236,7 @@ void bind_ops_probe(py::module_& m) {
   m.def("settle_probe", &settle_probe, py::arg("sequence"), py::arg("k"), py::arg("v"),
         py::arg("sizes"), py::arg("what"), py::arg("debug"));
   m.def("choose_probe", &choose_probe, py::arg("sequence"), py::arg("table"), py::arg("logits"),
-        py::arg("laws"), py::arg("ids") = std::vector<int32_t>{});
+        py::arg("dists"), py::arg("ids") = std::vector<int32_t>{});
   m.def("filter_probe", &filter_probe, py::arg("logits"), py::arg("sampling"), py::arg("isa"));
   m.def("norm_probe", &norm_probe, py::arg("x"), py::arg("weight"), py::arg("eps"));
   m.def("gate_probe", &gate_probe, py::arg("x"), py::arg("activation") = "silu",

@@ -13,11 +13,11 @@ namespace {
 constexpr int64_t kKept = kSlots + kMaxTail;  // rows of a draft's scores, without those of tails
 
 // Divides by the sum, which is added by ascending id; returns the sum.
-double normalise(double* law, int32_t vocab) {
+double normalise(double* dist, int32_t vocab) {
   double sum = 0;
-  for (int i = 0; i < vocab; ++i) sum += law[i];
+  for (int i = 0; i < vocab; ++i) sum += dist[i];
   if (sum > 0)
-    for (int i = 0; i < vocab; ++i) law[i] /= sum;
+    for (int i = 0; i < vocab; ++i) dist[i] /= sum;
   return sum;
 }
 
@@ -47,7 +47,7 @@ int known_child(const Sequence& c, int node) {
 }
 
 // Noise for the token after `node`.
-Noise noise_behind(const Sequence& c, int node, Use use) {
+Noise noise_after(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,
           .completion = c.sampling.completion,
@@ -67,7 +67,7 @@ Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
   softmax(c.scores.target + int64_t{node} * place.vocab, place.vocab, place.p);
   softmax(c.scores.chain + int64_t{node} * c.scores.columns, c.scores.columns, place.q);
   spread(c.scores.ids, c.scores.columns, place.vocab, place.q);
-  const Noise coins = noise_behind(c, node, kCoin);
+  const Noise coins = noise_after(c, node, kCoin);
   uint32_t tries = 0;
   if (const int found = known_child(c, node)) {
     const Candidate known{c.chain.token[found], found};
@@ -78,28 +78,28 @@ Candidate decide(Sequence& c, int32_t own, int node, const Place& place) {
     if (stands(place, drawn[i].token, uniform(coins, tries++))) return drawn[i];
     c.no_mass |= !reject(place, drawn[i].token);
   }
-  return {draw_from(place.p, place.vocab, uniform(noise_behind(c, node, kResidual), 0)), 0};
+  return {draw_from(place.p, place.vocab, uniform(noise_after(c, node, kResidual), 0)), 0};
 }
 
 }  // namespace
 
-void softmax(const float* scores, int32_t n, double* law) {
+void softmax(const float* scores, int32_t n, double* dist) {
   const double most = *std::max_element(scores, scores + n);
-  for (int i = 0; i < n; ++i) law[i] = std::exp(scores[i] - most);
-  normalise(law, n);
+  for (int i = 0; i < n; ++i) dist[i] = std::exp(scores[i] - most);
+  normalise(dist, n);
 }
 
 // Runs from the last to the first: ids[i] >= i, so no unread entry is overwritten.
-void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law) {
+void spread(const int32_t* ids, int32_t n, int32_t vocab, double* dist) {
   int32_t end = vocab;
   for (int32_t i = n - 1; i >= 0; --i) {
     const int32_t id = ids ? ids[i] : i;
-    const double given = law[i];
-    std::fill(law + id + 1, law + end, 0.0);
-    law[id] = given;
+    const double given = dist[i];
+    std::fill(dist + id + 1, dist + end, 0.0);
+    dist[id] = given;
     end = id;
   }
-  std::fill(law, law + end, 0.0);
+  std::fill(dist, dist + end, 0.0);
 }
 
 bool stands(const Place& place, int32_t token, double u) {
@@ -126,13 +126,13 @@ bool reject_known(const Place& place, int32_t token) {
   return false;
 }
 
-int32_t draw_from(const double* law, int32_t vocab, double u) {
+int32_t draw_from(const double* dist, int32_t vocab, double u) {
   double whole = 0, sum = 0;
-  for (int i = 0; i < vocab; ++i) whole += law[i];
+  for (int i = 0; i < vocab; ++i) whole += dist[i];
   int32_t last = 0;
   for (int i = 0; i < vocab; ++i) {
-    if (!(law[i] > 0)) continue;
-    sum += law[i];
+    if (!(dist[i] > 0)) continue;
+    sum += dist[i];
     last = i;
     if (sum > u * whole) break;
   }
@@ -162,7 +162,7 @@ AcceptMemory::AcceptMemory(int32_t vocab, const Columns& of_draft, int32_t branc
       tail_slots_(tail_slots),
       columns_(of_draft),
       scores_(int64_t{kMaxRows} * vocab + (kKept + int64_t{branches} * tail_slots) * of_draft.n),
-      laws_(2 * static_cast<size_t>(vocab)) {}
+      dists_(2 * static_cast<size_t>(vocab)) {}
 
 Scores AcceptMemory::scores() const {
   float* chain = scores_.data() + int64_t{kMaxRows} * vocab_;

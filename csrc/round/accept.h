@@ -23,18 +23,18 @@
 
 namespace sbrt {
 
-// law <- softmax of scores, [n]; in double, summed by ascending id.
-void softmax(const float* scores, int32_t n, double* law);
-// Spreads law [n] in place to law [vocab]: token ids[i] gets entry i, all others get 0. ids ascend;
+// dist <- softmax of scores, [n]; in double, summed by ascending id.
+void softmax(const float* scores, int32_t n, double* dist);
+// Spreads dist [n] in place to dist [vocab]: token ids[i] gets entry i, all others get 0. ids ascend;
 // null means the first n tokens.
-void spread(const int32_t* ids, int32_t n, int32_t vocab, double* law);
+void spread(const int32_t* ids, int32_t n, int32_t vocab, double* dist);
 bool stands(const Place& place, int32_t token, double u);
 // Updates p and q after a candidate was rejected. False: nothing is left of p - q, and p stays as
 // it is. Then p - q was almost 0 everywhere, and only rounding rejected the candidate.
 bool reject(const Place& place, int32_t token);
 bool reject_known(const Place& place, int32_t token);  // for one that was not drawn
 // The first token at which the cumulated sum exceeds u times the total.
-int32_t draw_from(const double* law, int32_t vocab, double u);
+int32_t draw_from(const double* dist, int32_t vocab, double u);
 
 // The accepted path of the chain, and y. Sets c.no_mass.
 Outcome walk_by_chance(Sequence& c, const Choice* choice, const Place& place);
@@ -45,13 +45,13 @@ class AcceptMemory {
   AcceptMemory() = default;
   AcceptMemory(int32_t vocab, const Columns& of_draft, int32_t branches, int32_t tail_slots);
   Scores scores() const;
-  Place place() const { return {vocab_, laws_.data(), laws_.data() + vocab_}; }
+  Place place() const { return {vocab_, dists_.data(), dists_.data() + vocab_}; }
 
  private:
   int32_t vocab_ = 0, tail_slots_ = 0;
   Columns columns_;
   Buffer<float> scores_;
-  Buffer<double> laws_;  // [2, vocab]
+  Buffer<double> dists_;  // [2, vocab]
 };
 
 }  // namespace sbrt

@@ -14,7 +14,7 @@ SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
 }
 
 // Appends a node to the chain; nodes come after their parents. score: Chain::score.
-SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float score) {
+SBRT_ANY inline int attach_node(Chain& chain, int parent, int32_t token, float score) {
   const int i = ++chain.size;
   chain.token[i] = token;
   chain.parent[i] = parent;
@@ -27,11 +27,11 @@ SBRT_ANY inline int hang_node(Chain& chain, int parent, int32_t token, float sco
   return i;
 }
 
-// Stores the rank of `token`, which was committed at `position`; `law` is the draft's there.
-SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Law& law, int32_t token) {
+// Stores the rank of `token`, which was committed at `position`; `dist` is the draft's there.
+SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Dist& dist, int32_t token) {
   if (!c.rank) return;
-  const int at = first_of(law.token, law.n, token);
-  const auto rank = static_cast<uint8_t>(1 + (at < law.n ? at : kCandidates));
+  const int at = first_of(dist.token, dist.n, token);
+  const auto rank = static_cast<uint8_t>(1 + (at < dist.n ? at : kCandidates));
 #if defined(__CUDA_ARCH__)
   c.rank[position] = rank;
 #else

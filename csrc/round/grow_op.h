@@ -21,48 +21,48 @@ struct GrowScratch {
 };
 
 // All members copy distributions; rank 0 counts them.
-SBRT_ANY inline void keep_law(Sequence& c, const Row& row, const Law& law) {
+SBRT_ANY inline void keep_dist(Sequence& c, const Row& row, const Dist& dist) {
   if (row.branch >= 0) {
     Branch& branch = c.branches[row.branch];
-    branch.law[row.node] = law;
-    branch.has_law[row.node] = 1;
+    branch.dist[row.node] = dist;
+    branch.has_dist[row.node] = 1;
   } else if (row.node >= 0) {
-    c.chain_law[row.node] = law;
+    c.chain_dist[row.node] = dist;
   }
 }
 
-SBRT_ANY inline void count_law(Sequence& c, const Row& row, const Law& law) {
+SBRT_ANY inline void count_dist(Sequence& c, const Row& row, const Dist& dist) {
   if (row.branch >= 0) return;
   if (row.node >= 0) {
     c.draft_nodes = c.draft_nodes.with(row.node);
   } else {
     c.draft_have = most(c.draft_have, row.position + 1);
-    if (row.position < c.head) note_rank(c, row.position + 1, law, c.trunk[row.position + 1]);
+    if (row.position < c.head) note_rank(c, row.position + 1, dist, c.trunk[row.position + 1]);
   }
 }
 
 // After a catch-up: stores its distributions at the chain's nodes.
 template <class Team>
-SBRT_ANY void keep_laws_op(const LaneSeat& args, Team team) {
+SBRT_ANY void keep_dists_op(const LaneSeat& args, Team team) {
   Sequence& c = *args.sequence;
   const RowList& rows = *args.rows;
-  const Law* laws = args.laws + args.batch->first[args.seat];
-  for (int i = team.rank; i < rows.n; i += team.size) keep_law(c, rows.row[i], laws[i]);
+  const Dist* dists = args.dists + args.batch->first[args.seat];
+  for (int i = team.rank; i < rows.n; i += team.size) keep_dist(c, rows.row[i], dists[i]);
   if (team.rank == 0)
-    for (int i = 0; i < rows.n; ++i) count_law(c, rows.row[i], laws[i]);
+    for (int i = 0; i < rows.n; ++i) count_dist(c, rows.row[i], dists[i]);
   team.meet();
 }
 
 // AdaEDL's bound on the acceptance of a token drafted from this distribution (arXiv 2410.18351).
-SBRT_ANY inline bool is_doubtful(const Policy& policy, const Law& law) {
-  return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * law.entropy) < policy.theta;
+SBRT_ANY inline bool is_doubtful(const Policy& policy, const Dist& dist) {
+  return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * dist.entropy) < policy.theta;
 }
 
 // The node below which a path grows: its newest, unless the draft is uncertain there; else -1.
 SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   const int last = branch.size;
-  const bool grows = last + 1 < kMaxTail && branch.has_law[last] && branch.law[last].n > 0;
-  return grows && !is_doubtful(policy, branch.law[last]) ? last : -1;
+  const bool grows = last + 1 < kMaxTail && branch.has_dist[last] && branch.dist[last].n > 0;
+  return grows && !is_doubtful(policy, branch.dist[last]) ? last : -1;
 }
 
 // A tree grows by the most likely of all candidates that were not tried, at any depth. Of equal
@@ -72,24 +72,24 @@ SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
   uint64_t key = 0;
   const int nodes = branch.size + 1 < kMaxTail ? branch.size + 1 : 0;
   for (int j = team.rank; j < nodes; j += team.size) {
-    if (!branch.has_law[j] || branch.tried[j] >= branch.law[j].n) continue;
-    const float score = branch.score[j] + branch.law[j].lp[branch.tried[j]];
+    if (!branch.has_dist[j] || branch.tried[j] >= branch.dist[j].n) continue;
+    const float score = branch.score[j] + branch.dist[j].lp[branch.tried[j]];
     key = most(key, key_of(score, static_cast<uint32_t>(j)));
   }
   key = team.best(key);
   return key == 0 ? Growth{-1, 0} : Growth{static_cast<int>(place_of(key)), score_of(key)};
 }
 
-SBRT_ANY inline int hang_node(Branch& branch, int parent) {
-  const Law& law = branch.law[parent];
+SBRT_ANY inline int attach_node(Branch& branch, int parent) {
+  const Dist& dist = branch.dist[parent];
   const int rank = branch.tried[parent]++;
   const int j = ++branch.size;
-  branch.token[j] = law.token[rank];
+  branch.token[j] = dist.token[rank];
   branch.parent[j] = parent;
   branch.level[j] = branch.level[parent] + 1;
-  branch.score[j] = branch.score[parent] + law.lp[rank];
+  branch.score[j] = branch.score[parent] + dist.lp[rank];
   branch.mask[j] = branch.mask[parent].with(j);
-  branch.tried[j] = branch.has_law[j] = 0;
+  branch.tried[j] = branch.has_dist[j] = 0;
   return j;
 }
 
@@ -114,7 +114,7 @@ SBRT_ANY inline Step step_of(const LaneSeat& args) {
 // The new node of branch b, if it takes a row of the next step; else -1.
 SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   Branch& branch = c.branches[b];
-  const int j = hang_node(branch, parent);
+  const int j = attach_node(branch, parent);
   const bool pays = !step.serial || !c.prices.known || branch.score[j] >= c.prices.least;
   return !step.is_last && j < step.slots && pays ? j : -1;
 }
@@ -199,7 +199,7 @@ SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& 
 template <class Team>
 SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
-  keep_laws_op(args, team);
+  keep_dists_op(args, team);
   if (team.rank == 0) {
     args.rows->n = 0;
     ++c.step;

@@ -84,11 +84,11 @@ SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team
 template <class Team, class Log>
 SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_of) {
   for (int j = 1 + team.rank; j <= kHradTail; j += team.size) {
-    const Law* law = tail && j <= tail->size ? &tail->law[tail->parent[j]] : nullptr;
+    const Dist* dist = tail && j <= tail->size ? &tail->dist[tail->parent[j]] : nullptr;
     float q = 0, confidence = 0;
-    if (law) {
-      q = law->q > 0 ? most(log_of(law->q), kLeastLog) : kLeastLog;
-      confidence = most(law->lp[0], kLeastLog);
+    if (dist) {
+      q = dist->q > 0 ? most(log_of(dist->q), kLeastLog) : kLeastLog;
+      confidence = most(dist->lp[0], kLeastLog);
     }
     x[j - 1] = q;
     x[kHradTail + j - 1] = confidence;

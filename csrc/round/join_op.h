@@ -44,9 +44,9 @@ struct Joining {
   int64_t room;          // levels that may be emitted
   JoinScratch& s;
 
-  SBRT_ANY const Law* law(int node) const {
+  SBRT_ANY const Dist* dist(int node) const {
     const int j = branch && node <= s.left ? c.source[node] : -1;
-    return j >= 0 && branch->has_law[j] && branch->law[j].n > 0 ? &branch->law[j] : nullptr;
+    return j >= 0 && branch->has_dist[j] && branch->dist[j].n > 0 ? &branch->dist[j] : nullptr;
   }
 };
 
@@ -142,9 +142,9 @@ SBRT_ANY void find_match(const Joining& join, int node, Team team) {
 }
 
 // Appends a looked-up node and returns it.
-SBRT_ANY inline int hang_known(const Joining& join, int parent, float score) {
+SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
   Chain& chain = join.c.chain;
-  const int node = hang_node(chain, parent, chain.next[parent], score);
+  const int node = attach_node(chain, parent, chain.next[parent], score);
   chain.known = chain.known.with(node);
   join.c.source[node] = -1;
   set_match(join, node, going_on(join.s.match[parent]));
@@ -172,12 +172,12 @@ SBRT_ANY inline float agreed(float look_up, float drafted) {
 SBRT_ANY inline float promise(const Joining& join, int node) {
   const Chain& chain = join.c.chain;
   const float p = chance_at(join.c, node);
-  const Law* law = join.law(node);
-  if (!law) return log_of(p);
-  if (law->token[0] == chain.next[node]) return agreed(p, law->lp[0]);
-  const float q = exp32(law->lp[0]), apart = p * (1.0f - q) / (1.0f - p * q);
-  const int rank = first_of(law->token, law->n, chain.next[node]);
-  return log_of(most(apart, rank < law->n ? exp32(law->lp[rank]) : 0.0f));
+  const Dist* dist = join.dist(node);
+  if (!dist) return log_of(p);
+  if (dist->token[0] == chain.next[node]) return agreed(p, dist->lp[0]);
+  const float q = exp32(dist->lp[0]), apart = p * (1.0f - q) / (1.0f - p * q);
+  const int rank = first_of(dist->token, dist->n, chain.next[node]);
+  return log_of(most(apart, rank < dist->n ? exp32(dist->lp[rank]) : 0.0f));
 }
 
 SBRT_ANY inline float gain_at(const Joining& join, int node) {
@@ -206,7 +206,7 @@ SBRT_ANY inline void grow_known(const Joining& join) {
       if (join.s.gain[i] > join.s.gain[best]) best = i;
     const float score = join.s.gain[best];
     if (score < kLeastReach || !pays(join.c, chain.size, score)) return;
-    const int node = hang_known(join, best, score);
+    const int node = attach_known(join, best, score);
     join.s.gain[best] = kNoGain;
     join.s.gain[node] = gain_at(join, node);
     ++join.s.known;
@@ -234,7 +234,7 @@ SBRT_ANY inline void join_line(const Joining& join) {
     if (score < kLeastReach) return;
     const int drafted = child(chain, at, chain.next[at]);
     if (drafted == 0) {
-      at = hang_known(join, at, score);
+      at = attach_known(join, at, score);
       continue;
     }
     chain.known = chain.known.with(drafted);
@@ -245,7 +245,7 @@ SBRT_ANY inline void join_line(const Joining& join) {
 }
 
 // Drops the drafted nodes of a path after `node`.
-SBRT_ANY inline void cut_behind(const Joining& join, int node) {
+SBRT_ANY inline void cut_after(const Joining& join, int node) {
   join.c.chain.size = join.s.left = node;
   join.c.chain.depth = join.c.chain.level[node];
 }
@@ -273,8 +273,8 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
   if (!agrees) {
     if (!pays(c, at, score)) return otherwise;
     ++s.known;
-    if (drafted > 0) cut_behind(join, at);
-    return hang_known(join, at, score);
+    if (drafted > 0) cut_after(join, at);
+    return attach_known(join, at, score);
   }
   ++s.known;
   chain.known = chain.known.with(drafted);
@@ -285,7 +285,7 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
 template <class Team>
 SBRT_ANY void join_path(const Joining& join, Team team) {
   for (int at = 0; at >= 0;) {
-    if (at <= join.s.left) find_match(join, at, team);  // hang_known() did it for the others
+    if (at <= join.s.left) find_match(join, at, team);  // attach_known() did it for the others
     if (team.rank == 0) join.s.at = next_on_path(join, at);
     team.meet();
     at = join.s.at;

@@ -31,7 +31,7 @@ struct LaneSeat {
   Sequence* sequence;
   RowList* rows;       // the seat's, for the lane's next forward
   const Batch* batch;  // rows of the lane's last forward
-  const Law* laws;     // [kMaxStepRows] draft's, at rows of the batch; null: the target's lane
+  const Dist* dists;   // [kMaxStepRows] draft's, at rows of the batch; null: the target's lane
   KvRing* ring;        // null: the lane's own ops move its KV after `settle`
   const RingShape& shape;
   int32_t max_rows;  // most rows of the seat in one forward
@@ -40,7 +40,7 @@ struct LaneSeat {
 struct LaneArgs {
   Seats seats;
   const Batch* batch;  // rows of the lane's last forward
-  const Law* laws;     // [kMaxStepRows] draft's, at rows of its batch; null: the target's lane
+  const Dist* dists;   // [kMaxStepRows] draft's, at rows of its batch; null: the target's lane
   KvRing* ring;
   RingShape shape;
   int32_t max_rows;  // rows of the lane's largest forward
@@ -48,9 +48,9 @@ struct LaneArgs {
   // Seats that take part share the rows of a forward evenly.
   SBRT_ANY LaneSeat of(int seat) const {
     Sequence& s = seats.at[seat];
-    RowList* rows = laws ? &s.draft_rows : &s.target_rows;
+    RowList* rows = dists ? &s.draft_rows : &s.target_rows;
     const int share = most(1, max_rows / most(1, seats.members().count()));
-    return {seat, &s, rows, batch, laws, ring, shape, share};
+    return {seat, &s, rows, batch, dists, ring, shape, share};
   }
 };
 

@@ -13,14 +13,14 @@ struct PlanScratch {
 };
 
 // Number of branches: k = max(1, floor(k_max (1 - q))) with the first choice's q, or k_max.
-SBRT_ANY inline int branches_wanted(const Policy& policy, const Law& law) {
-  if (law.n == 0) return 0;
+SBRT_ANY inline int branches_wanted(const Policy& policy, const Dist& dist) {
+  if (dist.n == 0) return 0;
   int k = policy.branches;
   if (policy.ranking == kAdaptive) {
-    const float open = static_cast<float>(policy.branches) * (1.0f - law.q);
+    const float open = static_cast<float>(policy.branches) * (1.0f - dist.q);
     k = most(1, static_cast<int>(open));
   }
-  return least(least(k, law.n), kMaxBranches);
+  return least(least(k, dist.n), kMaxBranches);
 }
 
 struct OutcomeGuess {
@@ -34,17 +34,17 @@ SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, boo
   branch.in_place = in_place;
   branch.token[0] = guess.token;
   branch.parent[0] = -1;
-  branch.level[0] = branch.tried[0] = branch.has_law[0] = 0;
+  branch.level[0] = branch.tried[0] = branch.has_dist[0] = 0;
   branch.score[0] = guess.score;
   branch.mask[0] = Mask::none().with(0);
 }
 
 // Candidates of a distribution, as bits, that are children of `node` already.
-SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) {
+SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist) {
   uint32_t found = 0;
   for (int i = node + 1; i <= chain.size; ++i) {
     if (chain.parent[i] != node) continue;
-    for (int r = 0; r < law.n; ++r) found |= uint32_t{law.token[r] == chain.token[i]} << r;
+    for (int r = 0; r < dist.n; ++r) found |= uint32_t{dist.token[r] == chain.token[i]} << r;
   }
   return found;
 }
@@ -54,13 +54,13 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Law& law) 
 // draw.
 SBRT_ANY inline float confidence(const Sequence& c, int node) {
   const Chain& chain = c.chain;
-  const Law& law = c.chain_law[chain.parent[node]];
+  const Dist& dist = c.chain_dist[chain.parent[node]];
   const bool is_blind = is_rejection(c) && chain.known.has(node);
   const float own = chain.score[node] - chain.score[chain.parent[node]];
-  if (c.policy.lookup && (law.n == 0 || is_blind)) return own;
-  if (law.n == 0) return 0;
-  if (is_blind) return law.lp[0];
-  const float drafted = law.lp[least(first_of(law.token, law.n, chain.token[node]), law.n - 1)];
+  if (c.policy.lookup && (dist.n == 0 || is_blind)) return own;
+  if (dist.n == 0) return 0;
+  if (is_blind) return dist.lp[0];
+  const float drafted = dist.lp[least(first_of(dist.token, dist.n, chain.token[node]), dist.n - 1)];
   return c.policy.lookup ? most(own, drafted) : drafted;
 }
 
@@ -76,13 +76,13 @@ SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   }
   team.meet();
   for (int node = team.rank; node <= chain.size; node += team.size) {
-    const Law& law = c.chain_law[node];
-    const int known = c.draft_nodes.has(node) ? law.n : 0;
-    const uint32_t hanging = children(chain, node, law);
+    const Dist& dist = c.chain_dist[node];
+    const int known = c.draft_nodes.has(node) ? dist.n : 0;
+    const uint32_t hanging = children(chain, node, dist);
     for (int r = 0; r < kCandidates; ++r) {
       const int place = node * kCandidates + r;
       const bool is_open = r < known && !(hanging >> r & 1);
-      s.key[place] = is_open ? key_of(s.reach[node] + law.lp[r], static_cast<uint32_t>(place)) : 0;
+      s.key[place] = is_open ? key_of(s.reach[node] + dist.lp[r], static_cast<uint32_t>(place)) : 0;
     }
   }
   team.meet();
@@ -97,7 +97,7 @@ SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, int room, Team team) {
   for (int b = team.rank; b < k; b += team.size) {
     const int place = static_cast<int>(place_of(s.best[b]));
     const int node = place / kCandidates;
-    const int32_t token = c.chain_law[node].token[place % kCandidates];
+    const int32_t token = c.chain_dist[node].token[place % kCandidates];
     start_branch(c.branches[b], {node, token, score_of(s.best[b])}, false);
   }
   return k;
@@ -106,10 +106,10 @@ SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, int room, Team team) {
 template <class Team>
 SBRT_ANY int plan_at_the_end(Sequence& c, int room, Team team) {
   if (!c.draft_nodes.has(c.chain.size)) return 0;
-  const Law& law = c.chain_law[c.chain.size];
-  const int k = least(branches_wanted(c.policy, law), room);
+  const Dist& dist = c.chain_dist[c.chain.size];
+  const int k = least(branches_wanted(c.policy, dist), room);
   for (int b = team.rank; b < k; b += team.size)
-    start_branch(c.branches[b], {c.chain.size, law.token[b], 0}, false);
+    start_branch(c.branches[b], {c.chain.size, dist.token[b], 0}, false);
   return k;
 }
 
@@ -146,7 +146,7 @@ SBRT_ANY inline int root_row(const RowList& rows) {
 // Postpones the catch-up of a draft, so that the target does not wait for it. The overlapped steps
 // catch up, or a later burst if there are none. A draft that lacks much catches up now.
 SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
-  const bool waits = c.policy.gamma > 0 || c.head - c.draft_have <= kMostBehind;
+  const bool waits = c.policy.gamma > 0 || c.head - c.draft_have <= kMostLag;
   rows.n = waits ? 0 : least(rows.n, root_row(rows) + 1);
   if (c.policy.gamma == 0) c.draft_idle = 0;
 }

@@ -33,7 +33,7 @@ void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, Draft
       d.launch(draft->plan_certain, 1, draft->seats);
       for (int step = 0; step < shape.burst; ++step)
         d.launch(draft->step, shape.burst_width, draft->seats);
-      d.launch(draft->hang_burst, 1, draft->seats);
+      d.launch(draft->attach_burst, 1, draft->seats);
     }
     tell(d, draft->burst_mail, draft->seats, fences.chain_ready, r);
   }

@@ -19,7 +19,7 @@ struct TargetLane {
 
 struct DraftLane {
   Stream& stream;
-  const Graph &settle, &plan_certain, &hang_burst, &catch_up, &plan, &step;
+  const Graph &settle, &plan_certain, &attach_burst, &catch_up, &plan, &step;
   // One graph for such a burst of the round's steps; null: its parts are launched.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;

@@ -15,8 +15,8 @@ SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
 }
 
-// A node of the chain, in a table whose head is `behind` tokens before the root.
-SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
+// A node of the chain, in a table whose head is `lag` tokens before the root.
+SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
   const Sequence& c = *args.sequence;
   return {c.head + c.chain.level[node],
           c.chain.token[node],
@@ -24,7 +24,7 @@ SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int behind) {
           -1,
           static_cast<int16_t>(node),
           static_cast<int16_t>(args.seat),
-          c.chain.mask[node].behind(behind),
+          c.chain.mask[node].after(lag),
           Mask::none()};
 }
 
@@ -39,12 +39,12 @@ SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
   const Sequence& c = *args.sequence;
   const Branch& b = c.branches[branch];
   const int64_t first = b.in_place ? c.head : c.head + c.chain.level[b.node] + 1;
-  const int behind = static_cast<int>(c.head - args.rows->head);
+  const int lag = static_cast<int>(c.head - args.rows->head);
   const int64_t slot = b.in_place ? args.shape.slot(args.seat, c.head + node)
                                   : args.shape.tail(args.seat, branch, node);
   return for_draft(c, {first + b.level[node], b.token[node], static_cast<int32_t>(slot), branch,
                        static_cast<int16_t>(node), static_cast<int16_t>(args.seat),
-                       b.in_place ? b.mask[node].behind(behind) : c.chain.mask[b.node],
+                       b.in_place ? b.mask[node].after(lag) : c.chain.mask[b.node],
                        b.in_place ? Mask::none() : b.mask[node]});
 }
 
@@ -56,7 +56,7 @@ SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
   RowList& rows = *args.rows;
   const int64_t from = have;
   const int n = static_cast<int>(least<int64_t>(args.max_rows, c.head - from));
-  const bool is_draft = args.laws != nullptr;
+  const bool is_draft = args.dists != nullptr;
   team.meet();
   for (int i = team.rank; i < n; i += team.size) {
     const Row row = trunk_row(args, from + i, i);
@@ -93,22 +93,22 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const bool follows = fits && is_near;
   // Trunk positions are in flight, too, while they are fed.
   const int64_t head = least(c.draft_have, c.head);
-  const int behind = static_cast<int>(least<int64_t>(c.head - head, kSlots));
+  const int lag = static_cast<int>(least<int64_t>(c.head - head, kSlots));
   const Mask missing = Mask::of(~c.draft_nodes.bits());
   if (follows) {
-    for (int i = team.rank; i < behind; i += team.size)
+    for (int i = team.rank; i < lag; i += team.size)
       rows.row[i] = for_draft(c, trunk_row(args, head + i, i));
     for (int node = team.rank; node <= c.chain.size; node += team.size) {
       if (!missing.has(node)) continue;
       const int before = Mask::of(missing.bits() & Mask::upto(node).bits()).count();
-      rows.row[behind + before] = for_draft(c, chain_row(args, node, behind));
+      rows.row[lag + before] = for_draft(c, chain_row(args, node, lag));
     }
   }
   if (team.rank != 0) return;
   rows.n = 0;
   if (!follows) return;
   rows.head = head;
-  const int all = behind + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
+  const int all = lag + Mask::of(missing.bits() & Mask::upto(c.chain.size + 1).bits()).count();
   rows.n = least(all, args.max_rows);  // ancestors come first; the rest waits
 }
 

@@ -30,11 +30,11 @@ struct SettleDraft {
   }
 };
 
-struct BringBurst {
+struct MoveBurst {
   using Memory = NoMemory;
   template <class Team>
   SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
-    bring_burst_op(args.of(at.seat), team, NoKv{});
+    move_burst_op(args.of(at.seat), team, NoKv{});
   }
 };
 
@@ -96,11 +96,11 @@ struct PlanCertain {
   }
 };
 
-struct KeepLaws {
+struct KeepDists {
   using Memory = NoMemory;
   template <class Team>
   SBRT_ANY static void run(const LaneArgs& args, At at, Memory&, Team team) {
-    keep_laws_op(args.of(at.seat), team);
+    keep_dists_op(args.of(at.seat), team);
   }
 };
 
@@ -144,20 +144,20 @@ struct HradCut {
   }
 };
 
-struct HangChain {
+struct AttachChain {
   using Memory = SelectScratch;
   template <class Team>
   SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
-    hang_chain_op(args.of(at.seat), memory, team);
+    attach_chain_op(args.of(at.seat), memory, team);
     show_host();  // the host reads the record
   }
 };
 
-struct HangBurst {
+struct AttachBurst {
   using Memory = SelectScratch;
   template <class Team>
   SBRT_ANY static void run(const SelectArgs& args, At at, Memory& memory, Team team) {
-    hang_burst_op(args.seats.at[at.seat], memory, team);
+    attach_burst_op(args.seats.at[at.seat], memory, team);
   }
 };
 

@@ -45,15 +45,15 @@ SBRT_ANY inline void sharpen(Sequence& c) {
   const Outcome& o = c.outcome;
   for (int depth = 0; depth < (o.error ? o.n : o.n + 1); ++depth) {
     const int node = o.path[depth];
-    const Law& law = c.chain_law[node];
+    const Dist& dist = c.chain_dist[node];
     if (!c.draft_nodes.has(node)) continue;
     const int32_t y = depth < o.n ? c.chain.token[o.path[depth + 1]] : o.y;
-    note_rank(c, c.head + depth + 1, law, y);
-    if (law.n < 2) continue;
-    const int rank = first_of(law.token, law.n - 1, y);
+    note_rank(c, c.head + depth + 1, dist, y);
+    if (dist.n < 2) continue;
+    const int rank = first_of(dist.token, dist.n - 1, y);
     float mean = 0;
-    for (int r = 0; r < law.n; ++r) mean += exp32(law.lp[r]) * law.lp[r];
-    const float step = kRate * (law.lp[rank] - mean) / c.sharpness;
+    for (int r = 0; r < dist.n; ++r) mean += exp32(dist.lp[r]) * dist.lp[r];
+    const float step = kRate * (dist.lp[rank] - mean) / c.sharpness;
     c.sharpness = within(c.sharpness + within(step, -0.1f, 0.1f), kLeast, kMost);
   }
 }
@@ -120,7 +120,7 @@ SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
   return worth;
 }
 
-// Working memory of `hang_chain`.
+// Working memory of `attach_chain`.
 struct SelectScratch {
   uint64_t key[kMaxTail], sorted[kMaxTail];
   int drafted[kMaxBranches];  // nodes of each branch
@@ -138,7 +138,7 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   for (int j = 1; j <= branch.size; ++j) {
     const int parent = branch.parent[j];
     if (!mask.has(parent) || branch.level[j] > room) continue;
-    if (cut == Cut::confident && !(branch.law[parent].q > c.policy.epsilon)) continue;
+    if (cut == Cut::confident && !(branch.dist[parent].q > c.policy.epsilon)) continue;
     mask = mask.with(j);
     s.key[n++] = key_of(branch.score[j], static_cast<uint32_t>(j));
   }
@@ -154,8 +154,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
 }
 
 // Makes the next chain below the root y: the part of the tail that is worth it, or nothing.
-SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
-                               SelectScratch& s) {
+SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
+                                 SelectScratch& s) {
   c.chain.size = c.chain.depth = 0;
   c.source[0] = branch ? 0 : -1;
   c.chain.known = Mask::none();
@@ -166,7 +166,7 @@ SBRT_ANY inline void hang_tail(Sequence& c, const Branch* branch, Cut cut, int64
   for (int j = 1; j <= branch->size; ++j) {
     if (!kept.has(j)) continue;
     const float score = branch->score[j] - branch->score[0];
-    place[j] = hang_node(c.chain, place[branch->parent[j]], branch->token[j], score);
+    place[j] = attach_node(c.chain, place[branch->parent[j]], branch->token[j], score);
     c.source[place[j]] = j;
   }
 }
@@ -177,13 +177,13 @@ SBRT_ANY inline int64_t room_below(const Sequence& c) {
 }
 
 // Makes the chain after a miss without a draft: the tokens that followed the last time.
-SBRT_ANY inline void hang_found(Sequence& c, int64_t after) {
+SBRT_ANY inline void attach_found(Sequence& c, int64_t after) {
   int32_t found[kMaxChain];
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
   read_on(c.trunk, c.head + 1, after, n, found);
   constexpr float kFound = -0.5f;  // their probability is unknown
-  for (int i = 0; i < n; ++i) hang_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
+  for (int i = 0; i < n; ++i) attach_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
   c.chain.known = Mask::upto(n + 1).without(0);
 }
 
@@ -219,7 +219,7 @@ SBRT_ANY inline int is_filled(const Sequence& c) {
 
 // After `select` and H-RAD: makes the next chain, then the record.
 template <class Team>
-SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
+SBRT_ANY void attach_chain_op(const SelectSeat& args, SelectScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   const int depth = c.chain.depth, siblings = c.chain.size - depth;
   const bool hit = c.outcome.branch >= 0;
@@ -228,12 +228,12 @@ SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team
   for (int b = team.rank; b < c.branch_count; b += team.size)
     scratch.drafted[b] = c.branches[b].size;
   const Branch* branch = hit ? &c.branches[c.outcome.branch] : nullptr;
-  if (team.rank == 0) hang_tail(c, branch, c.cut, room_below(c), scratch);
+  if (team.rank == 0) attach_tail(c, branch, c.cut, room_below(c), scratch);
   team.meet();
   const int adopted = join_found(c, branch, room_below(c), scratch.join, team);
   if (team.rank != 0) return;
   const uint32_t lost = discarded(c, scratch, siblings, adopted);
-  if (looks_up) hang_found(c, after);
+  if (looks_up) attach_found(c, after);
   c.filled = !hit && is_filled(c);
   c.lost = 0;
   put_record(args, depth, lost);
@@ -241,11 +241,11 @@ SBRT_ANY void hang_chain_op(const SelectSeat& args, SelectScratch& scratch, Team
 
 // Makes the serial burst the chain of the sequences that needed one.
 template <class Team>
-SBRT_ANY void hang_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
+SBRT_ANY void attach_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
   if (!awaits_burst(c)) return;
   const Branch* branch = c.branch_count > 0 ? &c.branches[0] : nullptr;
   const int drafted = branch ? branch->size : 0;
-  if (team.rank == 0) hang_tail(c, branch, Cut::confident, room_below(c), scratch);
+  if (team.rank == 0) attach_tail(c, branch, Cut::confident, room_below(c), scratch);
   team.meet();
   const int adopted = join_found(c, branch, room_below(c), scratch.join, team);
   if (team.rank != 0) return;

@@ -22,7 +22,7 @@ struct RingKv {
   }
 
   // Makes node `j` of branch `b` node `i` of the chain.
-  void bring(const Sequence& c, int b, int j, int i) const {
+  void move(const Sequence& c, int b, int j, int i) const {
     const bool in_place = c.branches[b].in_place;
     if (ring)
       ring->move(in_place ? slot(c.head + j) : ring->shape().tail(seat, b, j), slot(c.head + i));
@@ -63,9 +63,9 @@ void settle_draft(const LaneArgs& args, Worker worker) {
             [&](int seat) { settle_draft_op(args.of(seat), Alone{}, RingKv{args.ring, seat}); });
 }
 
-void bring_burst(const LaneArgs& args, Worker worker) {
+void move_burst(const LaneArgs& args, Worker worker) {
   for_seats(args.seats, worker,
-            [&](int seat) { bring_burst_op(args.of(seat), Alone{}, RingKv{args.ring, seat}); });
+            [&](int seat) { move_burst_op(args.of(seat), Alone{}, RingKv{args.ring, seat}); });
 }
 
 }  // namespace sbrt

@@ -10,7 +10,7 @@ namespace sbrt {
 // The KV of a lane that moves it by its own ops.
 struct NoKv {
   SBRT_ANY void compact(const Sequence&) const {}
-  SBRT_ANY void bring(const Sequence&, int, int, int) const {}
+  SBRT_ANY void move(const Sequence&, int, int, int) const {}
   SBRT_ANY void drop(const Sequence&, int64_t, Mask) const {}
   SBRT_ANY void drop_tails() const {}
 };
@@ -46,17 +46,17 @@ SBRT_ANY inline void follow_trunk_op(const LaneSeat& args) {
 // Moves the adopted tail to follow the head, each node to its place in the chain. The draft has not
 // processed the nodes drafted last: they are still missing, unless the cut dropped them.
 template <class Team, class Kv>
-SBRT_ANY void bring_tail(Sequence& c, int b, Team team, const Kv& kv) {
+SBRT_ANY void move_tail(Sequence& c, int b, Team team, const Kv& kv) {
   const Branch& branch = c.branches[b];
   for (int i = team.rank; i <= c.chain.size; i += team.size) {
     const int j = c.source[i];
-    if (j < 0 || !branch.has_law[j]) continue;
-    kv.bring(c, b, j, i);
-    c.chain_law[i] = branch.law[j];
+    if (j < 0 || !branch.has_dist[j]) continue;
+    kv.move(c, b, j, i);
+    c.chain_dist[i] = branch.dist[j];
   }
   if (team.rank == 0)
     for (int i = 0; i <= c.chain.size; ++i)
-      if (c.source[i] >= 0 && branch.has_law[c.source[i]]) c.draft_nodes = c.draft_nodes.with(i);
+      if (c.source[i] >= 0 && branch.has_dist[c.source[i]]) c.draft_nodes = c.draft_nodes.with(i);
   team.meet();
 }
 
@@ -69,7 +69,7 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
     advance_trunk(c);
   }
   team.meet();
-  if (c.outcome.branch >= 0) bring_tail(c, c.outcome.branch, team, kv);
+  if (c.outcome.branch >= 0) move_tail(c, c.outcome.branch, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);
   kv.drop_tails();
   missing_rows_op(args, team);
@@ -78,11 +78,11 @@ SBRT_ANY void settle_draft_op(const LaneSeat& args, Team team, const Kv& kv) {
 // The same after a serial burst, for the sequences that had one. A serial draft then has no work
 // until the next.
 template <class Team, class Kv>
-SBRT_ANY void bring_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
+SBRT_ANY void move_burst_op(const LaneSeat& args, Team team, const Kv& kv) {
   Sequence& c = *args.sequence;
   if (c.filled && c.policy.gamma > 0) missing_rows_op(args, team);  // `plan_certain` postponed them
   if (!awaits_burst(c)) return;
-  if (!c.draft_idle) bring_tail(c, 0, team, kv);
+  if (!c.draft_idle) move_tail(c, 0, team, kv);
   kv.drop(c, c.draft_have, c.draft_nodes);
   if (c.policy.gamma > 0) {
     missing_rows_op(args, team);

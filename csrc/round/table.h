@@ -58,6 +58,6 @@ inline constexpr Effects kChooseTarget{
     parts(P::choice, P::target_scores)};
 inline constexpr Effects kChooseDraft{parts(P::settings, P::trunk, P::outcome, P::chain,
                                             P::branches, P::draft_batch, P::draft_logits),
-                                      parts(P::row_law, P::draft_scores)};
+                                      parts(P::row_dist, P::draft_scores)};
 
 }  // namespace sbrt

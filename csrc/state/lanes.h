@@ -26,8 +26,8 @@ struct TargetScratch {
 struct DraftScratch {
   SBRT_PART(draft_batch)
   Batch batch;
-  SBRT_PART(row_law)
-  Law law[kMaxStepRows];  // the draft's distribution at each row
+  SBRT_PART(row_dist)
+  Dist dist[kMaxStepRows];  // the draft's distribution at each row
 };
 
 }  // namespace sbrt

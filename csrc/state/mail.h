@@ -24,13 +24,13 @@ constexpr MailRange verdict_range() {
 // From the draft, before `chain_ready`: the chain that a serial burst made.
 constexpr MailRange burst_range() {
   return {offsetof(Sequence, chain), offsetof(Sequence, branches),
-          parts(Part::chain, Part::chain_law, Part::branches)};
+          parts(Part::chain, Part::chain_dist, Part::branches)};
 }
 // From the draft, before `draft_ready`: the distributions at the chain's nodes, and the branches.
 constexpr MailRange offer_range(int branches) {
   return {offsetof(Sequence, draft_nodes),
           offsetof(Sequence, branches) + static_cast<size_t>(branches) * sizeof(Branch),
-          parts(Part::chain_law, Part::branches)};
+          parts(Part::chain_dist, Part::branches)};
 }
 static_assert(verdict_range().bytes() < 3072);
 static_assert(offer_range(8).bytes() < 100'000);

@@ -59,7 +59,7 @@ const char* name_of(int part) {
   constexpr const char* kNames[kParts] = {
       "settings",     "trunk",         "outcome",          "chain",           "target_rows",
       "target_batch", "choice",        "target_have",      "draft_rows",      "draft_batch",
-      "row_law",      "draft_have",    "branches",         "chain_law",       "rank",
+      "row_dist",     "draft_have",    "branches",         "chain_dist",      "rank",
       "round",        "target_fed",    "draft_fed",        "record",          "features",
       "target_kv",    "draft_kv",      "target_prompt_kv", "draft_prompt_kv", "target_logits",
       "draft_logits", "target_scores", "draft_scores"};

@@ -19,10 +19,10 @@ enum class Part : int32_t {
   target_have,
   draft_rows,
   draft_batch,
-  row_law,
+  row_dist,
   draft_have,  // with draft_compacts
   branches,    // with their number, step and draft_idle
-  chain_law,   // with draft_nodes
+  chain_dist,  // with draft_nodes
   rank,
   round,       // how many have ended
   target_fed,  // pieces of prompts that have
@@ -49,7 +49,7 @@ constexpr bool is_of_seat(Part part) {
     case Part::target_batch:
     case Part::choice:
     case Part::draft_batch:
-    case Part::row_law:
+    case Part::row_dist:
     case Part::round:
     case Part::target_fed:
     case Part::draft_fed:
@@ -99,7 +99,7 @@ constexpr Owner owner_of(Part part) {
     case Part::round:
       return Owner::verdict;
     case Part::branches:
-    case Part::chain_law:
+    case Part::chain_dist:
     case Part::draft_scores:
     case Part::draft_have:
       return Owner::offer;
@@ -108,7 +108,7 @@ constexpr Owner owner_of(Part part) {
       return Owner::both;
     case Part::draft_rows:
     case Part::draft_batch:
-    case Part::row_law:
+    case Part::row_dist:
     case Part::draft_fed:
     case Part::draft_kv:
     case Part::draft_prompt_kv:

@@ -11,7 +11,7 @@
 namespace sbrt {
 
 // The draft's distribution at one node: its first choices and its confidence.
-struct Law {
+struct Dist {
   int32_t n;                   // number of candidates
   float q;                     // softmax of the raw logits at temperature 1, for the first choice;
                                // under rejection the largest one
@@ -71,12 +71,12 @@ struct Branch {
   int32_t in_place;  // 1: the certain branch, which grows in the in-flight slots
   int32_t token[kMaxTail];
   int32_t parent[kMaxTail];
-  int32_t level[kMaxTail];    // below node 0
-  int32_t tried[kMaxTail];    // candidates of law[j] that are nodes already
-  int32_t has_law[kMaxTail];  // 1: the draft has processed node j; its KV and law exist
-  float score[kMaxTail];      // log probability that the node is accepted
-  Mask mask[kMaxTail];        // node j and its ancestors in the tail
-  Law law[kMaxTail];          // the draft's distribution AT node j
+  int32_t level[kMaxTail];     // below node 0
+  int32_t tried[kMaxTail];     // candidates of dist[j] that are nodes already
+  int32_t has_dist[kMaxTail];  // 1: the draft has processed node j; its KV and dist exist
+  float score[kMaxTail];       // log probability that the node is accepted
+  Mask mask[kMaxTail];         // node j and its ancestors in the tail
+  Dist dist[kMaxTail];         // the draft's distribution AT node j
 };
 
 struct Outcome {
@@ -132,10 +132,10 @@ struct Sequence {
   int32_t source[kSlots];  // the node of the adopted tail that a chain node was; -1: none
   int32_t lost;            // nodes of this round's serial burst that did not enter the chain
   int32_t filled;          // 1: after a miss a look-up made the chain, and no burst is needed
-  SBRT_PART(chain_law)
+  SBRT_PART(chain_dist)
   Mask
       draft_nodes;  // nodes of the chain, including the root, that have draft KV and a distribution
-  Law chain_law[kSlots];  // the draft's distribution at root and chain nodes
+  Dist chain_dist[kSlots];  // the draft's distribution at root and chain nodes
   SBRT_PART(branches)
   int32_t step;  // steps of the burst so far
   int32_t branch_count;

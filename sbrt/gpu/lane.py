@@ -1,4 +1,4 @@
-"""A checkpoint as a model whose lanes are recordings. `_core.Runtime` takes it in place of a
+"""A checkpoint as a model whose lanes are recordings. `_core.EngineCore` takes it in place of a
 Decoder.
 
     model = model_of(open_checkpoint(folder), device="cuda", rows=16)
@@ -296,11 +296,11 @@ class GpuLane(LaneStore):
         self,
         where: tuple[int, int, int],
         columns: int,
-        laws: bool,
+        dists: bool,
         filters: bool,
         shaping: tuple[int, ...] | None = None,
     ) -> list[Piece]:
-        """Choices at the rows of the last forward: Choice words, or Law words with `laws`.
+        """Choices at the rows of the last forward: Choice words, or Dist words with `dists`.
 
         where: addresses of row table, sequences and result. columns: logits of a row that count.
         filters: for requests with min_p, top_k or top_p.
@@ -310,9 +310,9 @@ class GpuLane(LaneStore):
         """
 
         def made() -> list[Piece]:
-            return self._choices(where, columns, laws, filters, shaping)
+            return self._choices(where, columns, dists, filters, shaping)
 
-        return self._once(made, "choose", where, columns, laws, filters, shaping)
+        return self._once(made, "choose", where, columns, dists, filters, shaping)
 
     def _once(self, make: Callable[[], list[Piece]], *asked: object) -> list[Piece]:
         if asked not in self._made:
@@ -323,7 +323,7 @@ class GpuLane(LaneStore):
         self,
         where: tuple[int, int, int],
         columns: int,
-        laws: bool,
+        dists: bool,
         filters: bool,
         shaping: tuple[int, ...] | None,
     ) -> list[Piece]:
@@ -336,7 +336,7 @@ class GpuLane(LaneStore):
         pieces = []
         for count in self.sizes:
             plan = ChoosePlan(
-                count, columns, laws, dense is not None, filters, trimmed=ids is not None
+                count, columns, dists, dense is not None, filters, trimmed=ids is not None
             )
             words = words_at(out, count * plan.out_words, self.device)
             logits = self.buffers.logits[:count, :columns]

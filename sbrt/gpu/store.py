@@ -161,7 +161,7 @@ class LaneStore:
             for name, columns in widest(self.weights).items():
                 for part, (sizes_of, kind) in integer_sizes(columns).items():
                     plan.add("products", f"integers.{name}.{part}", sizes_of, kind)
-        choice = ChoosePlan(most, c.columns, laws=shape.is_draft, shaped=self.shapes)
+        choice = ChoosePlan(most, c.columns, dists=shape.is_draft, shaped=self.shapes)
         _add_fields(plan, "choice", "choice", choose_work(choice, "meta"))
         return plan
 

@@ -1,12 +1,12 @@
 """The whole algorithm in plain Python on the toy lane: the oracle that the engine is compared with.
 
 Nothing here is shared with the engine. The arithmetic is done step by step in float32 and double,
-so that results compare with `==`. toy: the model, its noise, its exp. law: a lane's distribution
+so that results compare with `==`. toy: the model, its noise, its exp. dist: a lane's distribution
 after a prefix. tree: chains and tails. play: the rounds of a sequence. logprobs: log-probs of its
 tokens.
 """
 
-from .law import Shaping, raw_softmax, top_tokens
+from .dist import Shaping, raw_softmax, top_tokens
 from .logprobs import logprobs
 from .play import Stats, generate
 from .toy import Sampling, Toy, gumbel_noise, philox

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .law import Lane, Prefix, normalised
+from .dist import Lane, Prefix, normalised
 from .toy import COIN, RESIDUAL, uniform
 from .tree import Branch, Tree
 

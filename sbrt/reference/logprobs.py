@@ -25,9 +25,9 @@ def logprobs(
     rows[:, list(holes)] = -np.inf
     found = []
     for row, token in zip(rows, trunk[first:], strict=True):
-        law = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        dist = row - row.max() - np.log(np.exp(row - row.max()).sum())
         order = np.argsort(-row, kind="stable")  # ids ascend among equals
         rank = np.argsort(order) + 1
         best = [i for i in order[:top] if row[i] > -np.inf]
-        found.append([(int(i), int(rank[i]), float(law[i])) for i in (token, *best)])
+        found.append([(int(i), int(rank[i]), float(dist[i])) for i in (token, *best)])
     return found

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from .law import Lane
+from .dist import Lane
 from .toy import TARGET, exp32, f32, noise_word
-from .tree import NOUGHT, Draft, Match, Node, Tree, clamp, hang, makes_paths
+from .tree import NOUGHT, Draft, Match, Node, Tree, attach, clamp, makes_paths
 
 SHORTEST, LONGEST = 2, 16  # tokens of a match
 MOST, SEARCHES = 16, 6  # looked-up nodes of a chain; searches in a round
@@ -154,12 +154,12 @@ class Join:
         node.match = match
         node.next = node.prefix.tokens[match.after] if match else None
 
-    def hang(self, parent: int, lp: np.float32) -> int:
+    def attach(self, parent: int, lp: np.float32) -> int:
         """Append a node that was not drafted, under `parent`; returns its number."""
         above = self.chain[parent]
         assert above.match is not None
         assert above.next is not None
-        hang(self.chain, parent, above.next, lp)
+        attach(self.chain, parent, above.next, lp)
         self.chain[-1].known = True
         self.say(self.chain[-1], going_on(above.match))
         return len(self.chain) - 1
@@ -184,7 +184,7 @@ class Join:
         assert node.match is not None
         assert node.next is not None
         p = self.hindsight.at(self.lane, node)
-        tokens = self.lane.law(node.prefix).tokens if node.drafted else []
+        tokens = self.lane.dist(node.prefix).tokens if node.drafted else []
         if not tokens:
             return log_of(p)
         if tokens[0] == node.next:
@@ -208,7 +208,7 @@ class Join:
             best = gains.index(max(gains))
             if gains[best] < LEAST:
                 return
-            self.hang(best, self.promise(self.chain[best]))
+            self.attach(best, self.promise(self.chain[best]))
             gains[best] = NO_GAIN
             gains.append(self.gain(len(self.chain) - 1))
             self.known += 1
@@ -225,7 +225,7 @@ class Join:
                 return
             self.known += 1
             drafted = self.child(at)
-            at = self.take(at, drafted, lp) if drafted else self.hang(at, lp)
+            at = self.take(at, drafted, lp) if drafted else self.attach(at, lp)
 
     def take(self, at: int, drafted: int, lp: np.float32) -> int:
         """Mark a drafted node as a looked-up one: it has the looked-up token. Returns it."""
@@ -260,4 +260,4 @@ class Join:
         if drafted:
             del self.chain[drafted:]
             self.left = at
-        return self.hang(at, lp)
+        return self.attach(at, lp)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .accept import verified_by_chance
-from .law import Lane, Prefix, Shaper, Shaping, is_greedy, lane
+from .dist import Lane, Prefix, Shaper, Shaping, is_greedy, lane
 from .lookup import MOST, Hindsight, Join, looked_up
 from .toy import Sampling, Toy, f32
-from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, hang
+from .tree import BURST, LOOKUP, SLOTS, Branch, Draft, Node, Policy, Room, Shape, Tree, attach
 
-BEHIND = 8  # tokens that a draft may lack before it must be fed
+LAG = 8  # tokens that a draft may lack before it must be fed
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Play:
         self.limit, self.draft_limit = limits  # most tokens of the trunk; the same with the draft
         self.at = target.empty + prompt
         self.chain = [Node(draft.lane.empty + prompt)]
-        self.behind = 0  # tokens before the root that the draft has not processed
+        self.lag = 0  # tokens before the root that the draft has not processed
         self.missed, self.idle = True, False
         self.filled = False  # the chain was looked up after a miss and needs no burst
         self.hindsight = Hindsight(draft.lane.greedy)
@@ -115,7 +115,7 @@ class Play:
         self.filled = self.missed and p.lookup and self.hindsight.fills(self.draft.lane, self.chain)
         if self.missed and p.on_miss == LOOKUP and not p.lookup and not failed:
             for i, token in enumerate(looked_up(self.at.tokens, min(p.burst, self.room))):
-                hang(self.chain, i, token, f32(0))
+                attach(self.chain, i, token, f32(0))
                 self.chain[-1].known = True
 
         s.rounds += 1
@@ -137,28 +137,28 @@ class Play:
         if self.idle or not self.near:
             pass
         elif p.burst_width == 1:
-            steps = min(p.burst, SLOTS - self.behind)
+            steps = min(p.burst, SLOTS - self.lag)
             size = d.path_sizes([tail], steps)
             d.grow_path(tail, steps, self.room)
         else:
-            shape = Shape(p.burst_width, p.burst_width, SLOTS - self.behind)
+            shape = Shape(p.burst_width, p.burst_width, SLOTS - self.lag)
             d.grow_trees([tail], p.burst, shape)
             size = len(tail) - 1
-        self.behind = 0 if self.near and not self.idle else self.behind
+        self.lag = 0 if self.near and not self.idle else self.lag
         self.chain = self.worth(tail)
         return size - self.join()
 
     def held_back(self) -> int:
-        """Without a burst, feed a serial draft that lacks more than `BEHIND` tokens. Returns 0."""
-        if self.policy.gamma == 0 and self.behind > BEHIND and self.may_burst:
+        """Without a burst, feed a serial draft that lacks more than `LAG` tokens. Returns 0."""
+        if self.policy.gamma == 0 and self.lag > LAG and self.may_burst:
             self.draft.feed(self.chain[:1])
-            self.behind = 0
+            self.lag = 0
         return 0
 
     @property
     def near(self) -> bool:
         """True if the tokens that the draft lacks fit the slots in flight."""
-        return self.behind + len(self.chain) - 1 < SLOTS
+        return self.lag + len(self.chain) - 1 < SLOTS
 
     @property
     def may_burst(self) -> bool:
@@ -178,7 +178,7 @@ class Play:
         near = self.near
         if near and len(self.at) + self.depth <= self.draft_limit:
             d.feed([node for node in self.chain if not node.drafted])
-            self.behind = 0
+            self.lag = 0
         self.idle = not self.fits(p.gamma)
         branches = d.branches(self.chain) if near and not self.idle else []
         if p.width > 1:
@@ -199,7 +199,7 @@ class Play:
         drafted = 0
         while drafted < len(path) and self.chain[path[drafted]].drafted:
             drafted += 1
-        self.behind += len(path) - (0 if self.behind else drafted)
+        self.lag += len(path) - (0 if self.lag else drafted)
         root = Node(self.chain[0].prefix + new)
         self.at += new
         if adopted and self.policy.width == 1:
@@ -214,12 +214,12 @@ class Play:
 
         A node is kept only if the draft was sure of its parent's token and it may still be emitted.
         """
-        p, law = self.policy, self.draft.lane.law
+        p, dist = self.policy, self.draft.lane.dist
         sure = {0}
         for j, node in enumerate(tail[1:], 1):
             if node.parent not in sure or node.level > self.room:
                 continue
-            if law(tail[node.parent].prefix).q > f32(p.epsilon):
+            if dist(tail[node.parent].prefix).q > f32(p.epsilon):
                 sure.add(j)
         most = min(p.nodes, SLOTS - 1 - MOST) if p.lookup else p.nodes
         best = sorted(sure - {0}, key=lambda j: (-tail[j].score, j))[:most]

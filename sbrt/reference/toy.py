@@ -24,8 +24,8 @@ TAYLOR = [
 # ascending, are the tokens that have logits; empty: all.
 _TOY = "vocab seed noise16 max_positions nan_at head_ids"
 Toy = namedtuple("Toy", _TOY, defaults=(0, 0, 1 << 20, -1, ()))
-_LAW = "temperature top_p top_k min_p seed completion"
-Sampling = namedtuple("Sampling", _LAW, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
+_DIST = "temperature top_p top_k min_p seed completion"
+Sampling = namedtuple("Sampling", _DIST, defaults=(1.0, 1.0, 0, 0.0, 0, 0))
 
 
 # `mix` and `philox` take Python ints or arrays of uint64 (which wrap by themselves).

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .law import Lane, Law, Prefix, calibrated, in_order
+from .dist import Dist, Lane, Prefix, calibrated, in_order
 from .toy import exp32, f32
 
 SLOTS = 64  # nodes of a chain or a tail, the first included
@@ -100,17 +100,17 @@ class Draft:
         for node in nodes:
             node.drafted = True
         if self.ranks and nodes:
-            laws = self.lane.laws([node.prefix for node in nodes])
-            lps = calibrated(np.stack([law.lp for law in laws]), self.sharpness)
+            dists = self.lane.dists([node.prefix for node in nodes])
+            lps = calibrated(np.stack([dist.lp for dist in dists]), self.sharpness)
             for node, lp in zip(nodes, lps, strict=True):
                 node.lp = lp
 
-    def goes_on(self, law: Law) -> bool:
+    def goes_on(self, dist: Dist) -> bool:
         """True if a path continues after a node with this distribution: AdaEDL's bound."""
         p = self.policy
-        if p.lambda_ and law.tokens:
-            return not f32(1) - np.sqrt(f32(p.lambda_) * law.entropy) < f32(p.theta)
-        return bool(law.tokens)
+        if p.lambda_ and dist.tokens:
+            return not f32(1) - np.sqrt(f32(p.lambda_) * dist.entropy) < f32(p.theta)
+        return bool(dist.tokens)
 
     def path_sizes(self, tails: Sequence[Tree], steps: int) -> int:
         """Total number of nodes of the paths after `steps` steps."""
@@ -118,8 +118,8 @@ class Draft:
             return steps * len(tails)
         ends, total = [tail[0].prefix for tail in tails], 0
         for _ in range(steps):
-            laws = zip(ends, self.lane.laws(ends), strict=True)
-            ends = [end + law.tokens[:1] for end, law in laws if self.goes_on(law)]
+            dists = zip(ends, self.lane.dists(ends), strict=True)
+            ends = [end + dist.tokens[:1] for end, dist in dists if self.goes_on(dist)]
             total += len(ends)
         return total
 
@@ -128,12 +128,12 @@ class Draft:
         while len(tail) <= steps:
             end = tail[-1]
             self.feed([end])
-            law = self.lane.law(end.prefix)
-            if end.level == deepest or not self.goes_on(law):
+            dist = self.lane.dist(end.prefix)
+            if end.level == deepest or not self.goes_on(dist):
                 return
-            if not law.q > f32(self.policy.epsilon):
+            if not dist.q > f32(self.policy.epsilon):
                 return
-            hang(tail, len(tail) - 1, law.tokens[0], end.lp[0] if self.ranks else NOUGHT)
+            attach(tail, len(tail) - 1, dist.tokens[0], end.lp[0] if self.ranks else NOUGHT)
 
     def grow_trees(self, tails: Sequence[Tree], steps: int, shape: Shape) -> None:
         """Grow trees; each step adds the nodes that are most likely over all trees."""
@@ -144,7 +144,7 @@ class Draft:
 
         def put(b: int, j: int, rank: int) -> None:
             node = tails[b][j]
-            if rank < len(self.lane.law(node.prefix).tokens):
+            if rank < len(self.lane.dist(node.prefix).tokens):
                 heapq.heappush(tries[b], (-float(node.score + node.lp[rank]), j, rank))
 
         fresh = [(b, 0) for b in range(len(tails))]  # nodes that the next step processes
@@ -161,7 +161,7 @@ class Draft:
                 _, b, grown = heapq.heappop(best)
                 _, j, rank = heapq.heappop(tries[b])
                 node = tails[b][j]
-                hang(tails[b], j, self.lane.law(node.prefix).tokens[rank], node.lp[rank])
+                attach(tails[b], j, self.lane.dist(node.prefix).tokens[rank], node.lp[rank])
                 put(b, j, rank + 1)
                 if step < steps and len(tails[b]) <= shape.slots:
                     fresh.append((b, len(tails[b]) - 1))
@@ -176,11 +176,11 @@ class Draft:
         if p.likely:
             best = sorted(self.outcomes(chain))[: p.branches]
             return [branch(chain, i, token, f32(-score)) for score, i, _, token in best]
-        law = self.lane.law(chain[-1].prefix)
+        dist = self.lane.dist(chain[-1].prefix)
         k = p.branches
-        if p.adaptive and law.tokens:
-            k = max(1, math.floor(f32(k) * (f32(1) - law.q)))
-        return [branch(chain, len(chain) - 1, token, NOUGHT) for token in law.tokens[:k]]
+        if p.adaptive and dist.tokens:
+            k = max(1, math.floor(f32(k) * (f32(1) - dist.q)))
+        return [branch(chain, len(chain) - 1, token, NOUGHT) for token in dist.tokens[:k]]
 
     def outcomes(self, chain: Tree) -> list[tuple[float, int, int, int]]:
         """(-score, node, rank, token) for every outcome whose token no child of the node holds.
@@ -193,7 +193,7 @@ class Draft:
             below[child.parent][child.token] = j
         found = []
         for i, (node, children) in enumerate(zip(chain, below, strict=True)):
-            tokens = self.lane.law(node.prefix).tokens
+            tokens = self.lane.dist(node.prefix).tokens
             for j in children.values():
                 reach[j] = reach[i] + self.confidence(node, chain[j], tokens)
             scores = (-(reach[i] + node.lp)).tolist()
@@ -219,7 +219,7 @@ class Draft:
     def sharpen(self, chain: Tree, path: list[int], new: list[int]) -> None:
         """At each node of the path, move `sharpness` up the likelihood of the target's token."""
         for node, y in zip((chain[i] for i in path), new, strict=False):
-            tokens = self.lane.law(node.prefix).tokens if node.drafted else []
+            tokens = self.lane.dist(node.prefix).tokens if node.drafted else []
             if len(tokens) < 2:
                 continue
             rank = tokens.index(y) if y in tokens else len(tokens) - 1
@@ -256,7 +256,7 @@ def branch(chain: Tree, node: int, token: int, score: np.float32) -> Branch:
     return Branch(node, [Node(chain[node].prefix.then(token), score=score)])
 
 
-def hang(tree: Tree, parent: int, token: int, lp: np.float32) -> None:
+def attach(tree: Tree, parent: int, token: int, lp: np.float32) -> None:
     """Append one node to a tree."""
     above = tree[parent]
     tree.append(Node(above.prefix.then(token), parent, above.level + 1, above.score + lp))

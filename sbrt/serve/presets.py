@@ -92,9 +92,9 @@ class Presets:
                 )
         return method
 
-    def runtime_options(self) -> dict[str, Any]:
-        """Arguments of Runtime: sizes for the largest allowed method, and options that some methods
-        need."""
+    def core_options(self) -> dict[str, Any]:
+        """Arguments of EngineCore: sizes for the largest allowed method, and options that some
+        methods need."""
         options: dict[str, Any] = {
             "max_gamma": max(method.gamma for method in self._allowed),
             "max_branches": max(1, *(method.branches for method in self._allowed)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .._core import Runtime
+from .._core import EngineCore
 from ..errors import EngineError
 from ..trace.chrome import Recording
 from ..trace.profile import Profile
@@ -16,15 +16,15 @@ PATIENCE = 0.05  # seconds between two chances for Ctrl-C
 
 
 class Recorder:
-    """The trace of a runtime, and the profile in progress if there is one. Needs the engine's
+    """The trace of a core, and the profile in progress if there is one. Needs the engine's
     lock."""
 
-    def __init__(self, runtime: Runtime, *, keeps_trace: bool) -> None:
+    def __init__(self, core: EngineCore, *, keeps_trace: bool) -> None:
         """keeps_trace: a device keeps its trace without a profile, too. The CPU always does."""
-        self._runtime, self._keeps_trace = runtime, keeps_trace
+        self._engine_core, self._keeps_trace = core, keeps_trace
         self._profile: Profile | None = None
         if keeps_trace:
-            runtime.keep_trace(True)
+            core.keep_trace(True)
 
     @property
     def is_traced(self) -> bool:
@@ -38,18 +38,18 @@ class Recorder:
 
     def spans(self, since_ns: int) -> list[Span]:
         """The work of the lanes since then, oldest first per lane. Waits until they are idle."""
-        wait_until_idle(self._runtime)
-        return [Span(*event) for event in self._runtime.trace(since_ns)]
+        wait_until_idle(self._engine_core)
+        return [Span(*event) for event in self._engine_core.trace(since_ns)]
 
     def start(self, path: Path | None) -> None:
         """Record requests into `path`. Raises EngineError while another profile is in progress."""
         if self._profile is not None:
             raise EngineError("start_profile: expected no profile in progress, got one")
-        wait_until_idle(self._runtime)
+        wait_until_idle(self._engine_core)
         if not self._keeps_trace:
-            self._runtime.keep_trace(True)
-        self._profile = Profile(path, self._runtime.now_ns)
-        self._runtime.profile(True)
+            self._engine_core.keep_trace(True)
+        self._profile = Profile(path, self._engine_core.now_ns)
+        self._engine_core.profile(True)
 
     def stop(self, running: Iterable[Request]) -> Path | None:
         """Write what was recorded; returns the path. Raises EngineError without a profile in
@@ -59,9 +59,9 @@ class Recorder:
         for request in running:
             self.add(request)
         profile, self._profile = self._profile, None
-        self._runtime.profile(False)
+        self._engine_core.profile(False)
         if not self._keeps_trace:
-            self._runtime.keep_trace(False)
+            self._engine_core.keep_trace(False)
         return profile.write()
 
     def add(self, request: Request) -> None:
@@ -75,7 +75,7 @@ class Recorder:
         self._profile.add(Recording(f"{request.id}: {request.method.text}", spans, rounds))
 
 
-def wait_until_idle(runtime: Runtime) -> None:
+def wait_until_idle(core: EngineCore) -> None:
     """Wait for a round that may still run for a dropped request; its result is ignored."""
-    while not runtime.idle(PATIENCE):
+    while not core.idle(PATIENCE):
         pass

@@ -71,7 +71,7 @@ class Request:
     queued_at: float = field(default_factory=time.monotonic)
     queue_seconds: float = 0.0
     seat: Seat | None = None  # None until it is admitted
-    begun_ns: int = 0  # when it was admitted, by the runtime's clock
+    begun_ns: int = 0  # when it was admitted, by the core's clock
     had_company: bool = False  # others shared its rounds
     cached: int | None = None  # tokens of its prompt that were not fed; None before its first
 

@@ -1,4 +1,4 @@
-"""The queue in front of the runtime: requests get a seat in order of arrival, the others wait."""
+"""The queue in front of the core: requests get a seat in order of arrival, the others wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .._core import Costs, Runtime, Seat
+from .._core import Costs, EngineCore, Seat
 from ..errors import EngineError, InvalidInputError
 from ..outputs import LaneTimes, RequestMetrics, RequestOutput, auto_metrics, spec_decode_metrics
 from ..trace.history import History, rounds_of
@@ -40,7 +40,7 @@ class Prefill(NamedTuple):
 
 
 class Scheduler:
-    """Owns the runtime; every output goes to its request's sink.
+    """Owns the core; every output goes to its request's sink.
 
     A caller that waits for an output runs the rounds of all requests that have a seat, so several
     threads can wait at once. Every method may be called from any thread, and from signal handlers.
@@ -50,7 +50,7 @@ class Scheduler:
 
     def __init__(
         self,
-        runtime: Runtime,
+        core: EngineCore,
         max_model_len: int,
         arms: Sequence[str] = (),
         *,
@@ -58,7 +58,7 @@ class Scheduler:
     ) -> None:
         """`arms`: candidates of `auto`. keeps_trace: a device keeps its trace without a profile,
         too."""
-        self._runtime: Runtime | None = runtime
+        self._engine_core: EngineCore | None = core
         self._arms = arms
         self._max_model_len = max_model_len
         self.turns = Turns()
@@ -66,34 +66,34 @@ class Scheduler:
         self._queue: OrderedDict[tuple[bool, str], Request] = OrderedDict()  # by Request.key
         self._running: dict[tuple[bool, str], Request] = {}  # those that have a seat, in order
         self._newest: Seat | None = None  # seat of the request that was admitted last
-        self._begun_ns = runtime.now_ns  # spans of measurements belong to no request
-        self._recorder = Recorder(runtime, keeps_trace=keeps_trace)
+        self._begun_ns = core.now_ns  # spans of measurements belong to no request
+        self._recorder = Recorder(core, keeps_trace=keeps_trace)
         self._rounds = 0  # calls that gave tokens
         self.on_prefill: Callable[[int, int], None] | None = None  # Engine.on_prefill
         self._prefill: Prefill | None = None  # for the next call of on_prefill
         self._telling: set[int] = set()  # threads inside on_prefill
 
     @property
-    def runtime(self) -> Runtime:
+    def core(self) -> EngineCore:
         """Raises EngineError once closed."""
-        if self._runtime is None:
+        if self._engine_core is None:
             raise EngineError("engine: expected an open one, this one has been closed")
-        return self._runtime
+        return self._engine_core
 
     def check_process(self) -> None:
         """Raises EngineError in a fork."""
         if self.turns.is_fork:
-            self.runtime.check_usable()
+            self.core.check_usable()
 
     def check_open(self) -> None:
         """Raises EngineError once closed, and in a fork."""
         self.check_process()
-        _ = self.runtime
+        _ = self.core
 
     @in_turn
     def add(self, requests: Sequence[Request]) -> None:
         """Queue all requests or, if an id is in use, none."""
-        _ = self.runtime
+        _ = self.core
         for request in requests:
             if request.key in self._queue or request.key in self._running:
                 raise InvalidInputError(
@@ -126,7 +126,7 @@ class Scheduler:
 
         An id means a caller's request. If there is none, it means one whose id was drawn.
         """
-        _ = self.runtime
+        _ = self.core
         wanted, live = set(ids), self._live()
         unread = [item for item in inbox if isinstance(item, RequestOutput)]
         own = {r.id for r in live if not r.is_drawn} | {output.request_id for output in unread}
@@ -161,7 +161,7 @@ class Scheduler:
     @in_turn
     def trace(self) -> list[Span]:
         """The work of the lanes since the last request began, oldest first per lane."""
-        _ = self.runtime
+        _ = self.core
         return self._recorder.spans(self._begun_ns)
 
     @property
@@ -172,14 +172,14 @@ class Scheduler:
     @in_turn
     def start_profile(self, path: Path | None) -> None:
         """Record requests into `path`. Raises EngineError while another profile is in progress."""
-        _ = self.runtime
+        _ = self.core
         self._recorder.start(path)
 
     @in_turn
     def stop_profile(self) -> Path | None:
         """Write what was recorded; returns the path. Raises EngineError without a profile in
         progress."""
-        _ = self.runtime
+        _ = self.core
         return self._recorder.stop(self._running.values())
 
     @in_turn
@@ -190,21 +190,21 @@ class Scheduler:
     @in_turn
     def features(self) -> NDArray[np.float32]:
         """[hrad.inputs(hidden)]: H-RAD's inputs at the last round's outcome."""
-        return (self._newest or self.runtime.seat(0)).features()
+        return (self._newest or self.core.seat(0)).features()
 
     @in_turn
     def measure_costs(self, seconds: float, temperature: float) -> Costs:
         """Times of forwards. Raises EngineError while a request is in flight."""
         if self._live():
             raise EngineError("measure_costs: expected no unfinished request, got one")
-        runtime = self.runtime
-        wait_until_idle(runtime)
-        costs = runtime.measure(seconds, temperature)
-        self._begun_ns = runtime.now_ns
+        core = self.core
+        wait_until_idle(core)
+        costs = core.measure(seconds, temperature)
+        self._begun_ns = core.now_ns
         return costs
 
     def close(self) -> None:
-        """Drop all requests; free the runtime's threads and memory. Does nothing in a fork."""
+        """Drop all requests; free the core's threads and memory. Does nothing in a fork."""
         if not self.turns.is_fork and not self.turns.is_lost:
             self._close()
 
@@ -212,7 +212,7 @@ class Scheduler:
 
     @in_turn
     def _take(self, sink: Sink) -> RequestOutput | Prefill | None:
-        _ = self.runtime  # a closed engine raises, even with unread outputs
+        _ = self.core  # a closed engine raises, even with unread outputs
         if not sink:
             self._advance()
         return first_of(sink) if sink else self._prefill
@@ -258,10 +258,10 @@ class Scheduler:
                 if self._recorder.is_recording:
                     self._recorder.stop(())
         finally:
-            if self._runtime is not None:
-                wait_until_idle(self._runtime)
-                self._runtime.close()  # now: a traceback may hold a reference for long
-            self._runtime = None
+            if self._engine_core is not None:
+                wait_until_idle(self._engine_core)
+                self._engine_core.close()  # now: a traceback may hold a reference for long
+            self._engine_core = None
 
     def _live(self) -> list[Request]:
         return [*self._running.values(), *self._queue.values()]
@@ -292,22 +292,22 @@ class Scheduler:
 
         False if the prefill or the round takes longer than the slice.
         """
-        runtime, before = self.runtime, self._rounds
+        core, before = self.core, self._rounds
         self._prefill = None
-        if self._queue and not self._running and not runtime.idle(SLICE):
+        if self._queue and not self._running and not core.idle(SLICE):
             return False  # the last round of a dropped request is running
-        while self._queue and runtime.has_free_seat:
-            self._guard(self._start, runtime, next(iter(self._queue.values())))
+        while self._queue and core.has_free_seat:
+            self._guard(self._start, core, next(iter(self._queue.values())))
         if self._running:
-            self._run(runtime)
+            self._run(core)
         return not self._running or self._rounds > before
 
     def _guard(
-        self, what: Callable[[Runtime, Request], Found], runtime: Runtime, request: Request
+        self, what: Callable[[EngineCore, Request], Found], core: EngineCore, request: Request
     ) -> Found | bool:
         """Call `what`. If it fails, the request is dropped and its caller gets the error."""
         try:
-            return what(runtime, request)
+            return what(core, request)
         except BaseException as error:
             if not self._drop([request]) or _is_filed(request):
                 raise  # no caller waits for it any more
@@ -317,12 +317,12 @@ class Scheduler:
             _file_abort(request)  # this caller's signal handler raised it; another caller may wait
             raise
 
-    def _start(self, runtime: Runtime, request: Request) -> None:
+    def _start(self, core: EngineCore, request: Request) -> None:
         request.queue_seconds = time.monotonic() - request.queued_at
-        self._begun_ns = request.begun_ns = runtime.now_ns
+        self._begun_ns = request.begun_ns = core.now_ns
         room = self._max_model_len - len(request.prompt_ids)
         max_tokens = request.budget(room)
-        seat = self._newest = runtime.admit(
+        seat = self._newest = core.admit(
             request.prompt_ids,
             request.sampling(),
             request.method.policy(),
@@ -340,7 +340,7 @@ class Scheduler:
             self._running[request.key] = request
         del self._queue[request.key]  # last: if interrupted, the request is still in the queue
 
-    def _run(self, runtime: Runtime) -> None:
+    def _run(self, core: EngineCore) -> None:
         """Run, for all that have a seat, one slice, one round, or the rounds that share an
         output."""
         running = list(self._running.values())
@@ -350,13 +350,13 @@ class Scheduler:
         is_late, due, begun, seconds = False, SHORT, time.monotonic(), SLICE
         rounds = int(any(request.by_round for request in running))
         while not is_late:
-            if not self._advance_all(runtime, rounds, seconds):
+            if not self._advance_all(core, rounds, seconds):
                 return
             taken = time.monotonic() - begun
             is_late = taken >= due
             due, seconds = PACE, PACE - taken
             for request in running:
-                is_late |= self._guard(self._take_tokens, runtime, request)
+                is_late |= self._guard(self._take_tokens, core, request)
             rounds = int(any(request.stop for request in running))  # stop strings are tested here
         for request in running:
             has_more = len(request.token_ids) > before[request]
@@ -369,11 +369,11 @@ class Scheduler:
                 total = len(request.prompt_ids) - 1
                 self._prefill = Prefill(request, _seat_of(request).prefilled_tokens, total)
 
-    def _advance_all(self, runtime: Runtime, rounds: int, seconds: float) -> bool:
+    def _advance_all(self, core: EngineCore, rounds: int, seconds: float) -> bool:
         """Run rounds. If the engine fails, drop all requests, give each the error, and return
         False."""
         try:
-            runtime.advance(max_rounds=rounds, seconds=seconds)
+            core.advance(max_rounds=rounds, seconds=seconds)
         except EngineError as error:
             for request in list(self._running.values()):
                 self._drop([request])
@@ -383,7 +383,7 @@ class Scheduler:
             raise interruption
         return True
 
-    def _take_tokens(self, runtime: Runtime, request: Request) -> bool:
+    def _take_tokens(self, core: EngineCore, request: Request) -> bool:
         """Take a request's tokens, which may end it. Returns True if its output is due now."""
         seat, is_first = _seat_of(request), not request.token_ids
         has_tokens = request.take()

@@ -19,7 +19,7 @@ def test_every_op_of_a_forward(capsys):
     lines = lines_of(capsys, "--rows", "3", "--context", "40")
     assert [line["op"] for line in lines] == [
         "embed", "norm + matmul + rope + kv", "attention", "matmul + add", "norm + matmul + gate",
-        "matmul + add", "norm + matmul", "choose", "choose + law", "forward",
+        "matmul + add", "norm + matmul", "choose", "choose + dist", "forward",
     ]  # fmt: skip
     by_shape = {line["shape"]: line for line in lines}
     gate = by_shape["192 -> 1024"]
@@ -56,8 +56,10 @@ def test_the_choice_by_itself(capsys):
     assert shapes == {(4096, 1), (4096, 2), (5000, 1), (5000, 2)}
     for shape in shapes:
         of_shape = [line for line in lines if (line["vocab"], line["rows"]) == shape]
-        named = [(line["logits"], line["law"]) for line in of_shape]
-        assert named == [(kind, law) for kind in ("wide", "sharp") for law in kernels.choosing.LAWS]
+        named = [(line["logits"], line["dist"]) for line in of_shape]
+        assert named == [
+            (kind, dist) for kind in ("wide", "sharp") for dist in kernels.choosing.DISTS
+        ]
         for line in of_shape:
             moved = line["gb_per_second"] * line["us"] * 1e3
             assert moved == pytest.approx(4 * shape[0] * shape[1])

@@ -47,10 +47,10 @@ def write_draft(folder, config, weights, *, tokenizer=False) -> Path:
     return folder
 
 
-def answers(engine, prompts, laws, method="none"):
-    """The answers to every prompt under each of `laws`, and the numbers of drafted and accepted
+def answers(engine, prompts, dists, method="none"):
+    """The answers to every prompt under each of `dists`, and the numbers of drafted and accepted
     tokens."""
-    outputs = [o for law in laws for o in engine.generate(prompts, law, method=method)]
+    outputs = [o for dist in dists for o in engine.generate(prompts, dist, method=method)]
     completions = [o.outputs[0] for o in outputs]
     found = [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for c in completions]
     metrics = [c.spec_decode_metrics for c in completions]

@@ -52,17 +52,17 @@ const Policy kPolicies[] = {plain(), overlapped(1, 1, kGoOn), overlapped(8, 2, k
                             serial(4, 1), serial(3, 4)};
 constexpr size_t kAhead = 3;  // the first ones, which do without serial bursts
 
-std::unique_ptr<Engine> engine_of(Body body, int seats) {
+std::unique_ptr<Engine> engine_of(Backend backend, int seats) {
   ToyConfig target{.vocab = 16, .seed = 5}, draft = target;
   draft.noise16 = 4;
   RuntimeConfig config;
   config.max_model_len = 160;
-  config.num_threads = body == Body::cpu ? 2 : 1;
+  config.num_threads = backend == Backend::cpu ? 2 : 1;
   config.max_width = 2;
   config.max_num_seqs = seats;
   config.max_piece = 8;
   config.reuses_prefixes = true;
-  config.body = body;
+  config.backend = backend;
   config.debug = true;
   return std::make_unique<Engine>(std::make_shared<Toy>(target), std::make_shared<Toy>(draft),
                                   config);
@@ -76,7 +76,8 @@ struct Running {
 
 class Crowd {
  public:
-  explicit Crowd(Body body) : engine_(engine_of(body, kCount)), alone_(engine_of(Body::sim, 1)) {}
+  explicit Crowd(Backend backend)
+      : engine_(engine_of(backend, kCount)), alone_(engine_of(Backend::sim, 1)) {}
 
   void turn() {
     while (engine_->has_free_seat() && random_() % 4) admit();
@@ -127,8 +128,8 @@ class Crowd {
   int64_t turns_ = 0, finished_ = 0;
 };
 
-void run(Body body, int64_t turns) {
-  Crowd crowd(body);
+void run(Backend backend, int64_t turns) {
+  Crowd crowd(backend);
   for (int64_t turn = 0; turn < turns; ++turn) crowd.turn();
   std::printf("%ld sequences\n", long(crowd.finished()));
   if (!crowd.order()) return;
@@ -140,7 +141,7 @@ void run(Body body, int64_t turns) {
 
 int main(int argc, char** argv) {
   try {
-    run(argc > 2 ? Body::dry : Body::cpu, argc > 1 ? std::atoll(argv[1]) : 1000);
+    run(argc > 2 ? Backend::dry : Backend::cpu, argc > 1 ? std::atoll(argv[1]) : 1000);
   } catch (const std::exception& e) {
     std::printf("FAILED: %s\n", e.what());
     return 1;

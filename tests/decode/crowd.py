@@ -1,6 +1,6 @@
 """Many sequences against the reference: `python tests/decode/crowd.py --sequences 1000`.
 
-A world is a pair of toys and a runtime with some seats. Sequences of fuzz.py come and go at random,
+A world is a pair of toys and a core with some seats. Sequences of fuzz.py come and go at random,
 each with its own method, and some are dropped before their end. In every company a sequence must
 have the tokens, log-probs and finish reason that it has alone. It must have the same counters,
 unless a round has more rows than a forward holds, or company decides how a miss is answered. World
@@ -63,7 +63,7 @@ def most_rows(policy: dict) -> tuple[int, int]:
 
 def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
     """True if no round can have more rows than a forward holds."""
-    seats = world.runtime["max_num_seqs"]
+    seats = world.core["max_num_seqs"]
     rows = [most_rows(task.policies[method]) for task, method in tasks]
     target, draft = (max(column) for column in zip(*rows, strict=True))
     return seats == 1 or (seats * target <= ROWS and draft <= min(64 * seats, STEP_ROWS) // seats)
@@ -73,7 +73,7 @@ def waits_for_company(world: fuzz.World, done: Running) -> bool:
     """True if company decides whether a miss is answered by a burst; never under `rejection`."""
     policy = done.task.policies[done.method]
     bursts = policy["gamma"] > 0 and policy.get("on_miss") == 1 and not policy.get("serial")
-    return bursts and world.runtime["max_num_seqs"] > 1 and not policy.get("rejection")
+    return bursts and world.core["max_num_seqs"] > 1 and not policy.get("rejection")
 
 
 def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> list[str]:
@@ -99,7 +99,7 @@ def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> lis
 
 def cut_trees(task: fuzz.Task, world: fuzz.World) -> None:
     """Give trees so few nodes that all seats have room in one forward."""
-    room = max(2, ROWS // world.runtime["max_num_seqs"] - 1)
+    room = max(2, ROWS // world.core["max_num_seqs"] - 1)
     for name in ("tree", "hedge"):
         policy = task.policies[name]
         policy["nodes"] = min(policy["nodes"], room)
@@ -111,18 +111,18 @@ def random_crowd(rng: Random, index: int, a: argparse.Namespace) -> tuple[fuzz.W
     """A world, and its tasks with a method for each."""
     world = fuzz.random_world(rng, a.cpu)
     asking = Random(repr(world))
-    world.runtime["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
-    world.runtime["max_piece"] = rng.choice((64, 64, 1, 7))
-    world.runtime["reuses_prefixes"] = fuzz.chance(rng, 0.6)
+    world.core["max_num_seqs"] = rng.choice((1, 2, 2, 3, 4, 5, 8, 16)[: a.seats])
+    world.core["max_piece"] = rng.choice((64, 64, 1, 7))
+    world.core["reuses_prefixes"] = fuzz.chance(rng, 0.6)
     is_short = fuzz.chance(rng, 0.5)
     if is_short:  # short chains: no round is short of rows
         wide = Random(f"{a.seed}/{index}/trees").choice((1, 1, 3))
-        world.runtime |= {"max_gamma": rng.randint(1, 5), "max_width": wide, "max_branches": 4}
+        world.core |= {"max_gamma": rng.randint(1, 5), "max_width": wide, "max_branches": 4}
     tasks: list[tuple[fuzz.Task, str]] = []
     if fuzz.chance(heads := Random(f"{a.seed}/{world.draft['seed']}/heads"), a.trimmed):
         known = world.draft["vocab"], world.target["vocab"]
         world.draft["head_ids"] = fuzz.random_head(heads, *known)
-    longest = world.runtime["max_model_len"] - 1
+    longest = world.core["max_model_len"] - 1
     common = [rng.randrange(world.target["vocab"]) for _ in range(100)]
     for _ in range(SEQUENCES):
         task = fuzz.random_task(rng, world)
@@ -144,22 +144,22 @@ def run_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
     seen["roomy"] += roomy
     seen["roomy_trees"] += (
         roomy
-        and world.runtime["max_num_seqs"] > 1
+        and world.core["max_num_seqs"] > 1
         and any(task.policies[method].get("width", 1) > 1 for task, method in tasks)
     )
-    runtime = fuzz.make_runtime(world)
+    core = fuzz.make_core(world)
     running: list[Running] = []
     wrong: list[str] = []
     eager = rng.choice((0.1, 0.5, 1.0))  # probability that the next one comes
     while tasks or running:
-        while tasks and runtime.has_free_seat and (not running or fuzz.chance(rng, eager)):
+        while tasks and core.has_free_seat and (not running or fuzz.chance(rng, eager)):
             task, method = tasks.pop()
-            seat = runtime.admit(*request(task, method))
+            seat = core.admit(*request(task, method))
             dropped = rng.randrange(40) if fuzz.chance(rng, 0.15) else None
             running.append(Running(task, method, seat, ends_after=dropped))
             seen["sequences"] += 1
         seen["most_at_once"] = max(seen["most_at_once"], len(running))
-        runtime.advance(rng.choice((0, 1, 1, 1, 2)))
+        core.advance(rng.choice((0, 1, 1, 1, 2)))
         for one in list(running):
             if not is_over(one):
                 continue

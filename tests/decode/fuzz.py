@@ -1,6 +1,6 @@
 """Engine against reference, over random worlds: `python tests/decode/fuzz.py --sequences 1000`.
 
-A world is a pair of toys and a runtime. It answers a few sequences, each by every method. Tokens,
+A world is a pair of toys and a core. It answers a few sequences, each by every method. Tokens,
 finish reason and every counter must equal those of sbrt.reference. Tokens of every method must
 equal those of plain decoding, unless they are accepted at random. So must log-probs, bit for bit;
 those of the reference are equal up to rounding. World w of seed s is always the same: the printed
@@ -42,7 +42,7 @@ COUNTERS = (
 class World:
     target: dict  # keywords of a Toy
     draft: dict
-    runtime: dict  # keywords of a Runtime
+    core: dict  # keywords of a EngineCore
 
 
 @dataclass
@@ -82,19 +82,19 @@ def random_world(rng: Random, cpu: float) -> World:
             toy["nan_at"] = rng.randrange(length)
     on_cpu = chance(rng, cpu)
     threads = rng.randint(1, 3) if on_cpu else 1
-    runtime = {
+    core = {
         "max_model_len": length,
         "max_gamma": most_gamma,
         "max_branches": rng.choice((rng.randint(1, 16), rng.randint(1, 64))),
         "max_width": rng.choice((1, 2, 4, 16)),
-        "body": "cpu" if on_cpu else "sim",
+        "backend": "cpu" if on_cpu else "sim",
         "num_threads": threads,
         "draft_threads": rng.randint(1, threads),
         "debug": chance(rng, 0.3),
         "first_round": rng.choice(HIGH),
         "rejection": True,
     }
-    return World(target, draft, runtime)
+    return World(target, draft, core)
 
 
 def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
@@ -107,15 +107,15 @@ def random_head(rng: Random, known: int, vocab: int) -> tuple[int, ...]:
 def random_sampling(rng: Random) -> dict:
     if chance(rng, 0.35):
         return {"temperature": 0.0, "seed": rng.getrandbits(64)}
-    law = {"temperature": rng.uniform(0.3, 2.0), "seed": rng.getrandbits(64)}
-    law["completion"] = rng.choice((0, 1, 2**32 - 1))
+    sampling = {"temperature": rng.uniform(0.3, 2.0), "seed": rng.getrandbits(64)}
+    sampling["completion"] = rng.choice((0, 1, 2**32 - 1))
     if chance(rng, 0.3):
-        law["top_k"] = rng.randint(1, 20)
+        sampling["top_k"] = rng.randint(1, 20)
     if chance(rng, 0.3):
-        law["top_p"] = rng.choice((0.0, 0.5, 0.9, 0.99))
+        sampling["top_p"] = rng.choice((0.0, 0.5, 0.9, 0.99))
     if chance(rng, 0.3):
-        law["min_p"] = rng.choice((0.01, 0.1, 0.5, 1.0))
-    return law
+        sampling["min_p"] = rng.choice((0.01, 0.1, 0.5, 1.0))
+    return sampling
 
 
 def random_shaping(rng: Random, vocab: int, length: int) -> dict:
@@ -148,7 +148,7 @@ def random_shaping(rng: Random, vocab: int, length: int) -> dict:
 
 def random_knobs(rng: Random, world: World, **fixed) -> dict:
     """gamma, branches and epsilon of a policy; `fixed` overrides them."""
-    most, k = world.runtime["max_gamma"], world.runtime["max_branches"]
+    most, k = world.core["max_gamma"], world.core["max_branches"]
     epsilon = rng.choice((0.0, 0.1, 0.3, 0.6, 0.9, 1.0))
     gamma = most if chance(rng, 0.2) else rng.randint(1, most)
     branches = rng.randint(1, min(k, 16))
@@ -156,10 +156,10 @@ def random_knobs(rng: Random, world: World, **fixed) -> dict:
 
 
 def random_hedge(rng: Random, world: World) -> dict:
-    branches = rng.randint(1, world.runtime["max_branches"])
+    branches = rng.randint(1, world.core["max_branches"])
     nodes = rng.choice((3, 16, 63))
     drawn = random_knobs(rng, world, likely=True, branches=branches, nodes=nodes)
-    wide = rng.randint(1, world.runtime["max_width"])
+    wide = rng.randint(1, world.core["max_width"])
     if wide > 1 and not chance(rng, 0.02):  # all trees of a round are drafted, which is slow
         tree = min(63, wide * drawn["gamma"])
         drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
@@ -168,7 +168,7 @@ def random_hedge(rng: Random, world: World) -> dict:
 
 
 def random_policies(rng: Random, world: World) -> dict[str, dict]:
-    most = world.runtime["max_gamma"]
+    most = world.core["max_gamma"]
 
     def knobs(**fixed) -> dict:
         return random_knobs(rng, world, **fixed)
@@ -187,8 +187,8 @@ def random_policies(rng: Random, world: World) -> dict[str, dict]:
 
 
 def random_task(rng: Random, world: World) -> Task:
-    vocab, most = world.target["vocab"], world.runtime["max_gamma"]
-    longest = world.runtime["max_model_len"] - 1
+    vocab, most = world.target["vocab"], world.core["max_gamma"]
+    longest = world.core["max_model_len"] - 1
     length = rng.randint(1, min(longest, 6 if chance(rng, 0.7) else 75))
     task = Task(
         prompt=[rng.randrange(vocab) for _ in range(length)],
@@ -232,12 +232,12 @@ def let_look_up(rng: Random, task: Task) -> None:
         task.prompt = (period * len(task.prompt))[: len(task.prompt)]
 
 
-def make_runtime(world: World):
-    return _core.Runtime(_core.Toy(**world.target), _core.Toy(**world.draft), **world.runtime)
+def make_core(world: World):
+    return _core.EngineCore(_core.Toy(**world.target), _core.Toy(**world.draft), **world.core)
 
 
-def engine_tokens(runtime, task: Task, method: str) -> list[int]:
-    runtime.begin(
+def engine_tokens(core, task: Task, method: str) -> list[int]:
+    core.begin(
         task.prompt,
         _core.Sampling(**task.sampling),
         _probe.policy(**task.policies[method]),
@@ -246,9 +246,9 @@ def engine_tokens(runtime, task: Task, method: str) -> list[int]:
         _core.Shaping(**task.shaping),
         _core.Logprobs(**task.logprobs),
     )
-    tokens = runtime.run(task.slices)
-    while not runtime.seat(0).finished:
-        tokens += runtime.run(task.slices)
+    tokens = core.run(task.slices)
+    while not core.seat(0).finished:
+        tokens += core.run(task.slices)
     return tokens
 
 
@@ -263,12 +263,10 @@ def oracle(world: World, task: Task, method: str):
         reference.Sampling(**task.sampling),
         reference.Policy(**task.policies[method]),
         max_tokens=task.max_tokens,
-        max_model_len=world.runtime["max_model_len"],
+        max_model_len=world.core["max_model_len"],
         stop_token_ids=task.stops,
         shaping=reference.Shaping(**task.shaping) if task.shaping else None,
-        room=reference.room_of(
-            *(world.runtime[f"max_{x}"] for x in ("gamma", "branches", "width"))
-        ),
+        room=reference.room_of(*(world.core[f"max_{x}"] for x in ("gamma", "branches", "width"))),
     )
 
 
@@ -333,21 +331,21 @@ def is_by_chance(task: Task, method: str) -> bool:
     return "rejection" in task.policies[method] and task.sampling["temperature"] >= 1e-5
 
 
-def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
+def check_task(core, world: World, task: Task, seen: Counter) -> list[str]:
     plain = oracle(world, task, "none")
     wrong, plain_logprobs = [], {}
     for method in task.policies:
         try:
-            tokens = engine_tokens(runtime, task, method)
+            tokens = engine_tokens(core, task, method)
         except _core.EngineError as error:
             wrong.append(f"{method}: {error}\n    {world}\n    {task}")
             continue
         expected = plain if method == "none" else oracle(world, task, method)
-        different = differences(runtime.seat(0), tokens, expected)
+        different = differences(core.seat(0), tokens, expected)
         by_chance = is_by_chance(task, method)
         if tokens != plain[0] and not by_chance:
             different["plain"] = (tokens, plain[0])
-        found = logprobs_of(runtime.seat(0), task.logprobs)
+        found = logprobs_of(core.seat(0), task.logprobs)
         different |= differing_logprobs(world, task, tokens, found)
         plain_logprobs = found if method == "none" else plain_logprobs
         if found != plain_logprobs and not by_chance:
@@ -359,8 +357,8 @@ def check_task(runtime, world: World, task: Task, seen: Counter) -> list[str]:
         seen["tokens"] += len(tokens)
         for name in task.shaping:
             seen[name] += 1
-        seen["on_" + world.runtime["body"]] += 1
-        seen["finish_" + str(runtime.seat(0).finish_reason)] += 1
+        seen["on_" + world.core["backend"]] += 1
+        seen["finish_" + str(core.seat(0).finish_reason)] += 1
         for name in COUNTERS[:-1]:
             seen[name] += getattr(expected[2], name)
         for name in ("accepted", "branch_hits"):
@@ -377,7 +375,7 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         world.draft["vocab"] = other.randint(2, vocab)
     if chance(other, a.trimmed):
         world.draft["head_ids"] = random_head(other, world.draft["vocab"], vocab)
-    runtime = make_runtime(world)
+    core = make_core(world)
     wrong = []
     asking = Random(f"{a.seed}/{index}/logprobs")
     for _ in range(SEQUENCES):
@@ -385,21 +383,21 @@ def check_world(index: int, a: argparse.Namespace, seen: Counter) -> list[str]:
         task.logprobs = random_logprobs(asking, world, task.prompt)
         seen["sequences"] += 1
         if chance(rng, 0.1):  # an abandoned sequence leaves no trace
-            engine_tokens(runtime, task, "none")
-            runtime.begin(task.prompt, *abandoned(task))
-            runtime.run(2)
-            runtime.end()
+            engine_tokens(core, task, "none")
+            core.begin(task.prompt, *abandoned(task))
+            core.run(2)
+            core.end()
             seen["abandoned"] += 1
         drafting = draw.sample(list(task.policies)[1:], min(a.methods, len(task.policies) - 1))
         task.policies = {name: task.policies[name] for name in ("none", *drafting)}
-        wrong += check_task(runtime, world, task, seen)
+        wrong += check_task(core, world, task, seen)
     return wrong
 
 
 def abandoned(task: Task) -> tuple:
     policy = _probe.policy(**task.policies["specbranch"])
-    law, shaping = _core.Sampling(**task.sampling), _core.Shaping(**task.shaping)
-    return law, policy, task.max_tokens, task.stops, shaping
+    sampling, shaping = _core.Sampling(**task.sampling), _core.Shaping(**task.shaping)
+    return sampling, policy, task.max_tokens, task.stops, shaping
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
@@ -409,7 +407,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="first world")
     parser.add_argument("--step", type=int, default=1, help="worlds between two of this process")
-    parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu body")
+    parser.add_argument("--cpu", type=float, default=0.02, help="share on the cpu backend")
     return parser
 
 

@@ -88,9 +88,9 @@ int64_t rounds(Threads threads, int64_t enough) {
   config.rejection = true;
   const auto models = std::pair(std::make_shared<Toy>(target), std::make_shared<Toy>(draft));
   Engine engine(models.first, models.second, config);
-  config.body = Body::sim;  // the same on one thread
+  config.backend = Backend::sim;  // the same on one thread
   Engine calm(models.first, models.second, config);
-  config.body = Body::cpu;
+  config.backend = Backend::cpu;
   config.rejection = false;
   config.draft_device = 1;  // a memory for each lane
   Engine apart(models.first, models.second, config);
@@ -145,18 +145,18 @@ Shared rounds_ahead(const std::unique_ptr<Exec>& exec, int64_t count) {
   forward.add(fold, Fold{&s.choice, &s.chain});
   select.add(fold, Fold{&s.outcome, &s.choice});
   select.add(fold, Fold{&s.chain, &s.branches});
-  Graph settle_draft("settle"), certain("plan_certain"), hang("hang_burst"), catch_up("catch_up"),
-      plan("plan"), step("step");
+  Graph settle_draft("settle"), certain("plan_certain"), attach("attach_burst"),
+      catch_up("catch_up"), plan("plan"), step("step");
   settle_draft.add(fold, Fold{&draft_kv, &s.outcome});
   settle_draft.add(fold, Fold{&draft_kv, &s.chain});
   certain.add(fold, Fold{&s.branches, &s.chain});
-  hang.add(fold, Fold{&s.chain, &s.branches});
+  attach.add(fold, Fold{&s.chain, &s.branches});
   catch_up.add(fold, Fold{&draft_kv, &s.chain});
   plan.add(fold, Fold{&s.branches, &s.chain});
   step.add(fold, Fold{&s.branches, &draft_kv});
   const auto one = exec->stream(1), two = exec->stream(1);
   TargetLane target{*one, settle_target, forward, select};
-  DraftLane draft{*two, settle_draft, certain, hang, catch_up, plan, step};
+  DraftLane draft{*two, settle_draft, certain, attach, catch_up, plan, step};
   Fences fences;
   for (int64_t r = 1; r <= count; ++r) enqueue_round(r, shape_of(r), target, &draft, fences);
   exec->wait(fences.verify_done, count);

@@ -16,7 +16,7 @@ from collections import Counter
 import numpy as np
 
 from sbrt import _core, _probe, reference
-from sbrt.reference.law import Lane, Shaper
+from sbrt.reference.dist import Lane, Shaper
 
 LEAST = 10.0  # expected in a cell; smaller cells are merged
 SIZES = {"max_model_len": 64, "max_gamma": 4, "max_branches": 16, "max_width": 4}
@@ -93,7 +93,7 @@ def toys(s):
     return target, draft | {"noise16": s["noise"]}
 
 
-def law_of(s):
+def dist_of(s):
     return {k: s[k] for k in ("temperature", "top_p", "top_k", "min_p") if k in s}
 
 
@@ -104,12 +104,12 @@ def expected(s):
     shaper = None
     if "shaping" in s:
         shaper = Shaper(reference.Shaping(**s["shaping"]), tuple(stops), len(s["prompt"]))
-    lane = Lane(reference.Toy(**target), reference.Sampling(**law_of(s)), size, shaper)
-    law = np.zeros((size + 1,) * s["cells"])
+    lane = Lane(reference.Toy(**target), reference.Sampling(**dist_of(s)), size, shaper)
+    dist = np.zeros((size + 1,) * s["cells"])
 
     def go(prefix, tokens, weight):
         if len(tokens) == s["cells"]:
-            law[tokens] += weight
+            dist[tokens] += weight
         elif tokens and (tokens[-1] in stops or tokens[-1] == size):
             go(prefix, (*tokens, size), weight)
         else:
@@ -118,24 +118,24 @@ def expected(s):
                     go(prefix.then(token), (*tokens, token), weight * p)
 
     go(lane.empty + s["prompt"], (), 1.0)
-    return law
+    return dist
 
 
 def counted(s, sequences, first=0):
     """Counts by cell for `sequences` seeds from `first` on, and the engine's counters."""
-    runtime = _core.Runtime(
-        *(_core.Toy(**toy) for toy in toys(s)), body="sim", rejection=True, **SIZES
+    core = _core.EngineCore(
+        *(_core.Toy(**toy) for toy in toys(s)), backend="sim", rejection=True, **SIZES
     )
     policy, shaping = _probe.policy(**s["policy"]), _core.Shaping(**s.get("shaping", {}))
     prompt, stops, cells = list(s["prompt"]), list(s.get("stops", ())), s["cells"]
     pad, found, seen = (s["vocab"],) * cells, Counter(), Counter()
     for seed in range(first, first + sequences):
-        runtime.begin(prompt, _core.Sampling(seed=seed, **law_of(s)), policy, 16, stops, shaping)
+        core.begin(prompt, _core.Sampling(seed=seed, **dist_of(s)), policy, 16, stops, shaping)
         tokens = []
-        while len(tokens) < cells and not runtime.seat(0).finished:
-            tokens += runtime.run(max_rounds=1)
+        while len(tokens) < cells and not core.seat(0).finished:
+            tokens += core.run(max_rounds=1)
         found[(*tokens, *pad)[:cells]] += 1
-        stats = runtime.seat(0).stats
+        stats = core.seat(0).stats
         for name in COUNTERS:
             seen[name] += getattr(stats, name)
     counts = np.zeros((s["vocab"] + 1,) * cells, np.int64)
@@ -144,12 +144,12 @@ def counted(s, sequences, first=0):
     return counts, seen
 
 
-def distance(counts, law):
+def distance(counts, dist):
     """Distance of counts from the expected ones, in standard deviations.
 
     It is Wilson and Hilferty's for the chi-square; infinite if an impossible cell was counted.
     """
-    counts, want = np.ravel(counts), np.ravel(law) * np.sum(counts)
+    counts, want = np.ravel(counts), np.ravel(dist) * np.sum(counts)
     if counts[want == 0].any():
         return float("inf")
     small = want < LEAST

@@ -2,7 +2,7 @@
 
 Every draw and coin is enumerated, in 10,000 random cases per rule, degenerate ones included: the
 total variation stays below 1e-12. The same tests catch rules that are wrong although they look
-right, and so does the chi-square that the engine's own tokens go through (test_rejection_law.py).
+right, and so does the chi-square that the engine's own tokens go through (test_rejection_dist.py).
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class Case:
     known: tuple[int, ...] = ()
 
 
-def random_law(rng: np.random.Generator, vocab: int) -> np.ndarray:
+def random_dist(rng: np.random.Generator, vocab: int) -> np.ndarray:
     """Random probabilities: smooth, sharp, with zeros, of one point, flat, or of few values."""
     kind = rng.integers(6)
-    law = rng.dirichlet(np.full(vocab, (1.0, 0.1, 1.0, 1.0, 1.0, 1.0)[kind]))
+    dist = rng.dirichlet(np.full(vocab, (1.0, 0.1, 1.0, 1.0, 1.0, 1.0)[kind]))
     if kind == 2:
-        law = law * rng.integers(0, 2, vocab)
+        dist = dist * rng.integers(0, 2, vocab)
     elif kind == 3:
-        law = np.zeros(vocab)
+        dist = np.zeros(vocab)
     elif kind == 4:
-        law = np.ones(vocab)
+        dist = np.ones(vocab)
     elif kind == 5:
-        law = rng.integers(0, 4, vocab).astype(float)
-    if not law.sum() > 0:
-        law = np.eye(vocab)[rng.integers(vocab)]
-    return law / law.sum()
+        dist = rng.integers(0, 4, vocab).astype(float)
+    if not dist.sum() > 0:
+        dist = np.eye(vocab)[rng.integers(vocab)]
+    return dist / dist.sum()
 
 
 def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterator[Case]:
@@ -57,14 +57,14 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
     rng = np.random.default_rng(seed)
     for _ in range(count):
         vocab = int(rng.integers(1, 6))
-        p, q = random_law(rng, vocab), random_law(rng, vocab)
+        p, q = random_dist(rng, vocab), random_dist(rng, vocab)
         kind = rng.integers(8)
         if kind == 0:
             q = p.copy()
         elif kind == 1 and vocab > 1:  # disjoint
             cut = int(rng.integers(1, vocab))
             p, q = np.r_[p[:cut], np.zeros(vocab - cut)], np.r_[np.zeros(cut), q[cut:]]
-            p, q = (law if law.sum() > 0 else np.ones(vocab) for law in (p, q))
+            p, q = (dist if dist.sum() > 0 else np.ones(vocab) for dist in (p, q))
             p, q = p / p.sum(), q / q.sum()
         elif kind == 2:  # nearly the same
             q = p * (1 + 1e-13 * rng.standard_normal(vocab))
@@ -264,9 +264,9 @@ def one_coin_for_two(first: Case, then: list[Case]) -> np.ndarray:
 # --- tests ---
 
 
-def variation(law, expected):
+def variation(dist, expected):
     """Total variation."""
-    return abs(np.asarray(law) - expected).sum() / 2
+    return abs(np.asarray(dist) - expected).sum() / 2
 
 
 def check_exact(rule, cases):
@@ -276,7 +276,7 @@ def check_exact(rule, cases):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_gives_the_targets_law(name):
+def test_a_rule_gives_the_targets_dist(name):
     most, known = RULES[name]
     cases = [
         case if most else Case(case.p, case.q, 0, case.known)
@@ -303,12 +303,12 @@ def chains(count):
     for _ in range(count):
         vocab = int(rng.integers(1, 5))
         first, *then = (
-            Case(random_law(rng, vocab), random_law(rng, vocab)) for _ in range(vocab + 1)
+            Case(random_dist(rng, vocab), random_dist(rng, vocab)) for _ in range(vocab + 1)
         )
         yield first, then, first.p[:, None] * np.stack([case.p for case in then])
 
 
-def test_two_tokens_have_the_joint_law():
+def test_two_tokens_have_the_joint_dist():
     assert max(variation(two_in_a_row(f, t), joint) for f, t, joint in chains(2000)) < 1e-12
 
 
@@ -325,8 +325,8 @@ def test_the_chi_square_catches_what_the_enumeration_does(tally):
     p, q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
     assert abs(tally.distance(rng.multinomial(1_000_000, p), p)) < 5
     for name, rule in WRONG.items():
-        law = rule(Case(p, q, 3))
-        assert tally.distance(rng.multinomial(1_000_000, law / law.sum()), p) > 5, name
+        dist = rule(Case(p, q, 3))
+        assert tally.distance(rng.multinomial(1_000_000, dist / dist.sum()), p) > 5, name
     first, *then = (Case(p, q) for p, q in rng.dirichlet(np.ones(4), (5, 2)))
     joint = (first.p[:, None] * np.stack([case.p for case in then])).ravel()
     right, wrong = (rule(first, then).ravel() for rule in (two_in_a_row, one_coin_for_two))
@@ -334,7 +334,7 @@ def test_the_chi_square_catches_what_the_enumeration_does(tally):
     assert tally.distance(rng.multinomial(1_000_000, wrong / wrong.sum()), joint) > 5
 
 
-def test_draws_follow_the_sums_of_the_law():
+def test_draws_follow_the_sums_of_the_dist():
     rng = np.random.default_rng(7)
     for case in random_cases(7, 2000):
         place = _probe.Place(case.p, case.q)
@@ -347,20 +347,20 @@ def test_draws_follow_the_sums_of_the_law():
 
 
 def test_what_is_empty_falls_back_to_the_target():
-    law = np.array([0.25, 0.75])
-    place = _probe.Place(law, law)
+    dist = np.array([0.25, 0.75])
+    place = _probe.Place(dist, dist)
     assert not place.reject(1)
-    assert place.p.tolist() == law.tolist()
+    assert place.p.tolist() == dist.tolist()
     assert place.q.tolist() == [1.0, 0.0]
     assert place.reject(0)  # the first token is all that is left of q
     assert place.p.tolist() == [0.0, 1.0]
-    alone = _probe.Place([0.0, 1.0], law)
+    alone = _probe.Place([0.0, 1.0], dist)
     assert not alone.reject_known(1)
     assert alone.p.tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(("p", "q", "words"), [([], [], "from 1"), ([1.0], [0.5, 0.5], "tokens")])
-def test_laws_that_cannot_be_are_refused(p, q, words):
+def test_dists_that_cannot_be_are_refused(p, q, words):
     with pytest.raises(ValueError, match=words):
         _probe.Place(p, q)
     with pytest.raises(ValueError, match="token"):

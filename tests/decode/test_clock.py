@@ -34,31 +34,31 @@ def T(rows):
     return TARGET[rows - 1]
 
 
-def make(toy=AGREES, body="sim", sizes=None, **costs):
+def make(toy=AGREES, backend="sim", sizes=None, **costs):
     toys = _core.Toy(vocab=64, seed=7), _core.Toy(**({"vocab": 64, "seed": 7} | toy))
     sizes = {"max_model_len": 400, "max_gamma": 8, "max_branches": 8} | (sizes or {})
-    return _core.Runtime(*toys, body=body, costs=_core.Costs(**(COSTS | costs)), **sizes)
+    return _core.EngineCore(*toys, backend=backend, costs=_core.Costs(**(COSTS | costs)), **sizes)
 
 
-def start(runtime, name, max_tokens, prompt=(1, 2, 3)):
+def start(core, name, max_tokens, prompt=(1, 2, 3)):
     policy = _probe.policy(**POLICIES[name])
-    runtime.begin(list(prompt), _core.Sampling(temperature=0), policy, max_tokens)
+    core.begin(list(prompt), _core.Sampling(temperature=0), policy, max_tokens)
 
 
-def total(runtime, name, max_tokens):
+def total(core, name, max_tokens):
     """(rounds, hits, virtual ns) of one sequence."""
-    start(runtime, name, max_tokens)
-    assert len(runtime.run()) == max_tokens
+    start(core, name, max_tokens)
+    assert len(core.run()) == max_tokens
     return (
-        runtime.seat(0).stats.rounds,
-        runtime.seat(0).stats.branch_hits,
-        runtime.seat(0).stats.decode_ns,
+        core.seat(0).stats.rounds,
+        core.seat(0).stats.branch_hits,
+        core.seat(0).stats.decode_ns,
     )
 
 
-def rounds_of(runtime, since):
+def rounds_of(core, since):
     """(length, work of the target lane, work of the draft lane), ns, of the traced rounds."""
-    found, begin, spans = [], since, runtime.trace(since)
+    found, begin, spans = [], since, core.trace(since)
     ends = [end for lane, name, _, end, _ in spans if (lane, name) == ("target", "select")]
     for end in ends:
         work = {"target": 0, "draft": 0}
@@ -115,41 +115,41 @@ def test_serial_rounds_that_fall():
 
 
 def test_past_the_drafts_limit_only_the_target_costs():
-    runtime = make({"max_positions": 8})
-    start(runtime, "serial", 30)
-    runtime.run(max_rounds=4)
-    before = runtime.seat(0).stats
+    core = make({"max_positions": 8})
+    start(core, "serial", 30)
+    core.run(max_rounds=4)
+    before = core.seat(0).stats
     assert before.draft_limit_rounds > 0
-    runtime.run(max_rounds=5)
-    assert runtime.seat(0).stats.decode_ns - before.decode_ns == 5 * T(1)
+    core.run(max_rounds=5)
+    assert core.seat(0).stats.decode_ns - before.decode_ns == 5 * T(1)
 
 
 @pytest.mark.parametrize("name", ["none", "serial"])
 def test_a_sequence_taken_round_by_round_lasts_as_long(name):
-    runtime = make({"noise16": 8})
-    want = total(runtime, name, 60)
-    start(runtime, name, 60)
+    core = make({"noise16": 8})
+    want = total(core, name, 60)
+    start(core, name, 60)
     tokens = 0
-    while not runtime.seat(0).finished:
-        tokens += len(runtime.run(max_rounds=1))
+    while not core.seat(0).finished:
+        tokens += len(core.run(max_rounds=1))
     assert tokens == 60
-    stats = runtime.seat(0).stats
+    stats = core.seat(0).stats
     assert (stats.rounds, stats.branch_hits, stats.decode_ns) == want
 
 
 def test_which_table_holds_and_the_hosts_share():
     other = {"target_overlapped": [3 * x for x in TARGET], "draft_overlapped": [1] * len(ROWS)}
-    runtime = make(**other, round_ns=50_000)
-    assert total(runtime, "none", 10) == (10, 0, 10 * (T(1) + 50_000))
-    assert total(runtime, "serial", 4) == (1, 0, 3 * t(1) + T(4) + 50_000)
-    assert total(runtime, "one branch", 9) == (3, 2, 3 * (T(1) + 2 * T(4) + 50_000))
+    core = make(**other, round_ns=50_000)
+    assert total(core, "none", 10) == (10, 0, 10 * (T(1) + 50_000))
+    assert total(core, "serial", 4) == (1, 0, 3 * t(1) + T(4) + 50_000)
+    assert total(core, "one branch", 9) == (3, 2, 3 * (T(1) + 2 * T(4) + 50_000))
 
 
 def test_prefill_costs_nothing():
-    runtime = make()
-    start(runtime, "one branch", 1, prompt=[1] * 300)
-    runtime.run()
-    assert (runtime.seat(0).stats.prefill_ns, runtime.seat(0).stats.decode_ns) == (
+    core = make()
+    start(core, "one branch", 1, prompt=[1] * 300)
+    core.run()
+    assert (core.seat(0).stats.prefill_ns, core.seat(0).stats.decode_ns) == (
         0,
         max(T(1), 4 * t(1)),
     )
@@ -161,12 +161,12 @@ def test_prefill_costs_nothing():
 @pytest.mark.parametrize("name", OVERLAPPED)
 @pytest.mark.parametrize("costs", [{}, SLOW, {"draft_overlapped": [7 * x for x in DRAFT]}])
 def test_an_overlapped_round_lasts_as_long_as_its_longer_lane(name, costs):
-    runtime = make({"noise16": 8}, **costs)
+    core = make({"noise16": 8}, **costs)
     for _ in range(3):
-        since = runtime.now_ns
-        rounds, hits, ns = total(runtime, name, 200)
+        since = core.now_ns
+        rounds, hits, ns = total(core, name, 200)
         assert 0 < hits < rounds
-        found = rounds_of(runtime, since)
+        found = rounds_of(core, since)
         assert [length for length, *_ in found] == [max(works) for _, *works in found]
         assert (len(found), sum(length for length, *_ in found)) == (rounds, ns)
 
@@ -174,19 +174,19 @@ def test_an_overlapped_round_lasts_as_long_as_its_longer_lane(name, costs):
 @pytest.mark.parametrize("name", SERIAL)
 @pytest.mark.parametrize("costs", [{}, SLOW])
 def test_a_serial_round_lasts_as_long_as_both_lanes(name, costs):
-    runtime = make({"noise16": 8}, **costs)
+    core = make({"noise16": 8}, **costs)
     for _ in range(3):
-        since = runtime.now_ns
-        rounds, _, ns = total(runtime, name, 200)
-        found = rounds_of(runtime, since)
+        since = core.now_ns
+        rounds, _, ns = total(core, name, 200)
+        found = rounds_of(core, since)
         assert [length for length, *_ in found] == [sum(works) for _, *works in found]
         assert (len(found), sum(length for length, *_ in found)) == (rounds, ns)
 
 
 def test_lanes_wait_for_each_other_in_virtual_time():
-    runtime = make({"noise16": 8}, **SLOW)
-    total(runtime, "one branch", 50)
-    spans = runtime.trace()
+    core = make({"noise16": 8}, **SLOW)
+    total(core, "one branch", 50)
+    spans = core.trace()
     waits = [
         (first, last) for _, name, first, last, wait in spans if wait and name == "draft_ready"
     ]
@@ -201,40 +201,40 @@ def test_lanes_wait_for_each_other_in_virtual_time():
 def test_no_clock_changes_a_token_and_no_machine_a_clock():
     answers = []
     for costs in ({}, {}, SLOW):
-        runtime = make({"noise16": 8}, **costs)
-        start(runtime, "adaptive", 200)
-        answers.append((runtime.run(), runtime.trace(), runtime.seat(0).stats.decode_ns))
+        core = make({"noise16": 8}, **costs)
+        start(core, "adaptive", 200)
+        answers.append((core.run(), core.trace(), core.seat(0).stats.decode_ns))
     assert answers[0] == answers[1]
     assert answers[0][0] == answers[2][0]
     assert answers[0][2] < answers[2][2]
-    runtime = make()
-    start(runtime, "none", 200)
-    assert runtime.run() == answers[0][0]
+    core = make()
+    start(core, "none", 200)
+    assert core.run() == answers[0][0]
 
 
 def test_slices_of_a_run_add_up():
-    runtime, whole = make({"noise16": 8}), make({"noise16": 8})
-    start(runtime, "adaptive", 100)
-    while not runtime.seat(0).finished:
-        runtime.run(max_rounds=1)
-    assert runtime.seat(0).stats.decode_ns == total(whole, "adaptive", 100)[2]
+    core, whole = make({"noise16": 8}), make({"noise16": 8})
+    start(core, "adaptive", 100)
+    while not core.seat(0).finished:
+        core.run(max_rounds=1)
+    assert core.seat(0).stats.decode_ns == total(whole, "adaptive", 100)[2]
 
 
 def test_the_clock_goes_on_after_a_failure():
-    runtime = make({"throw_at": 20})
-    start(runtime, "one branch", 60)
+    core = make({"throw_at": 20})
+    start(core, "one branch", 60)
     with pytest.raises(_core.EngineError, match="told to throw"):
-        runtime.run()
-    assert total(runtime, "one branch", 9)[2] == max(T(1), 4 * t(1)) + 2 * max(T(4), 4 * t(1))
+        core.run()
+    assert total(core, "one branch", 9)[2] == max(T(1), 4 * t(1)) + 2 * max(T(4), 4 * t(1))
 
 
 def test_rounds_in_virtual_time_allocate_nothing():
-    runtime = make({"noise16": 8})
+    core = make({"noise16": 8})
     counts = {}
     for max_tokens in (150, 10, 150):  # the first is the warm-up
-        start(runtime, "adaptive", max_tokens)
+        start(core, "adaptive", max_tokens)
         before = _core.allocation_count()
-        runtime.run()
+        core.run()
         counts[max_tokens] = _core.allocation_count() - before
     assert counts[10] == counts[150] == 0
 
@@ -242,7 +242,7 @@ def test_rounds_in_virtual_time_allocate_nothing():
 @pytest.mark.parametrize(
     "wrong",
     [{"target": TARGET[1:]}, {"draft": []}, {"draft": [-1, *DRAFT[1:]]}, {"round_ns": -1},
-     {"target_overlapped": [1 << 60, *TARGET[1:]]}, {"body": "cpu"}],
+     {"target_overlapped": [1 << 60, *TARGET[1:]]}, {"backend": "cpu"}],
     ids=lambda wrong: next(iter(wrong)),
 )  # fmt: skip
 def test_costs_that_cannot_be(wrong):

@@ -31,13 +31,13 @@ def check_seen(seen, sequences):
     assert seen["most_at_once"] >= 16
 
 
-def test_a_share_on_the_sim_body(run_crowd):
+def test_a_share_on_the_sim_backend(run_crowd):
     seen = run_crowd(700, seed=1, cpu=0.0)
     check_seen(seen, 700)
     assert seen["roomy_trees"] > 0  # their counters are compared, too
 
 
-def test_a_share_on_the_cpu_body(run_crowd):
+def test_a_share_on_the_cpu_backend(run_crowd):
     check_seen(run_crowd(500, seed=2, cpu=1.0), 500)
 
 

@@ -15,7 +15,7 @@ LIMIT = 72  # max_model_len
 CAPACITY = LIMIT + 64  # of a ring with full attention
 VOCAB = 24
 METHODS = ("none", "draft_model", "pearl", "specbranch", "uncut")
-LAWS = {
+SAMPLINGS = {
     "greedy": _core.Sampling(temperature=0.0),
     "sampled": _core.Sampling(temperature=0.9, top_p=0.95, seed=11),
 }
@@ -28,7 +28,7 @@ SHAPINGS = {
         logit_bias=[(7, 0.5)],
     ),
 }
-CASES = tuple(itertools.product(METHODS, LAWS, SHAPINGS))
+CASES = tuple(itertools.product(METHODS, SAMPLINGS, SHAPINGS))
 COUNTERS = (1, 2**31 - 10, 2**32 - 10)
 ran: Counter = Counter()  # combinations by test
 
@@ -42,7 +42,7 @@ class Grid:
         draft = _core.Toy(VOCAB, seed=5, noise16=noise, window=window)
         given = {"max_model_len": LIMIT, "max_gamma": gamma, "max_branches": 8, "debug": True}
         self.turn = itertools.cycle(
-            _core.Runtime(target, draft, body="sim", first_round=first, **(given | sizes))
+            _core.EngineCore(target, draft, backend="sim", first_round=first, **(given | sizes))
             for first in COUNTERS
         )
         self.policies = {
@@ -54,21 +54,21 @@ class Grid:
         }
         self.plain = {}
 
-    def begin(self, case, prompt, budget, stops=(), runtime=None):
-        method, law, shaping = case
+    def begin(self, case, prompt, budget, stops=(), core=None):
+        method, sampling, shaping = case
         ran[self.name] += 1
-        runtime = runtime or next(self.turn)
+        core = core or next(self.turn)
         shaping = SHAPINGS[shaping] if isinstance(shaping, str) else shaping
-        runtime.begin(prompt, LAWS[law], self.policies[method], budget, list(stops), shaping)
-        return runtime
+        core.begin(prompt, SAMPLINGS[sampling], self.policies[method], budget, list(stops), shaping)
+        return core
 
     def answer(self, *request):
         """(tokens, reason, stop token) of one sequence. To finish it twice changes nothing."""
-        runtime = self.begin(*request)
-        tokens = runtime.run()
-        assert runtime.seat(0).finished
-        assert runtime.run() == []
-        return tokens, runtime.seat(0).finish_reason, runtime.seat(0).stop_token
+        core = self.begin(*request)
+        tokens = core.run()
+        assert core.seat(0).finished
+        assert core.run() == []
+        return tokens, core.seat(0).finish_reason, core.seat(0).stop_token
 
     def whole(self, case, prompt):
         """All tokens of plain decoding, up to the context's end."""
@@ -118,11 +118,11 @@ def test_an_end_at_every_offset_of_a_chain(grid):
                 continue
             for budget in (max(0, at - 1), at, at + 1, at + 2, LIMIT):
                 for stops in ([stop], [whole[at + 1], stop]):
-                    runtime, tokens, last = grid.begin(case, prompt, budget, stops), [], []
-                    while not runtime.seat(0).finished:
-                        last = runtime.run(max_rounds=1)
+                    core, tokens, last = grid.begin(case, prompt, budget, stops), [], []
+                    while not core.seat(0).finished:
+                        last = core.run(max_rounds=1)
                         tokens += last
-                    got = tokens, runtime.seat(0).finish_reason, runtime.seat(0).stop_token
+                    got = tokens, core.seat(0).finish_reason, core.seat(0).stop_token
                     assert got == expected(whole, budget, stops), (case, length, at, budget)
                     if got[1] == "stop":
                         offsets[case[0]].add(len(last) - 1)
@@ -146,16 +146,16 @@ def test_an_abort_at_every_round(grid):
         prompt, other = prompt_of(length), prompt_of(length + 1)
         whole, then = grid.whole(case, prompt), grid.whole(case, other)
         for rounds in itertools.count():
-            runtime = grid.begin(case, prompt, 24)
-            tokens = runtime.run(max_rounds=rounds) if rounds else []
+            core = grid.begin(case, prompt, 24)
+            tokens = core.run(max_rounds=rounds) if rounds else []
             assert tokens == whole[: len(tokens)]
-            aborted = not runtime.seat(0).finished
-            runtime.end()
-            assert runtime.seat(0).finished
-            assert runtime.seat(0).finish_reason == (None if aborted else "length")
-            assert runtime.run() == []
-            grid.begin(case, other, 9, (), runtime)
-            assert runtime.run() == then[:9], (case, length, rounds)
+            aborted = not core.seat(0).finished
+            core.end()
+            assert core.seat(0).finished
+            assert core.seat(0).finish_reason == (None if aborted else "length")
+            assert core.run() == []
+            grid.begin(case, other, 9, (), core)
+            assert core.run() == then[:9], (case, length, rounds)
             if not aborted:
                 assert tokens == whole[:24]
                 break
@@ -169,11 +169,11 @@ def test_rings_that_wrap_end_with_the_context(grid, window):
     ring = window + 64
     for length in (1, ring - 1, ring, ring + 1, CAPACITY, longest - grid.gamma, longest - 1):
         prompt = prompt_of(length)
-        for law in LAWS:
-            plain = grid.answer(("none", law, "bare"), prompt, 10**6)
+        for sampling in SAMPLINGS:
+            plain = grid.answer(("none", sampling, "bare"), prompt, 10**6)
             assert (len(plain[0]), plain[1]) == (longest - length, "length")
             for method in METHODS[1:]:
-                assert grid.answer((method, law, "bare"), prompt, 10**6) == plain
+                assert grid.answer((method, sampling, "bare"), prompt, 10**6) == plain
 
 
 def test_prompts_that_cannot_be_are_refused(grid):
@@ -189,14 +189,14 @@ def test_prompts_that_cannot_be_are_refused(grid):
 def test_no_end_before_min_tokens(grid):
     """Three early stops; when they are masked, other text follows."""
     prompt = prompt_of(3)
-    for method, law in itertools.product(METHODS, LAWS):
-        stops = grid.whole((method, law, "bare"), prompt)[:3]
+    for method, sampling in itertools.product(METHODS, SAMPLINGS):
+        stops = grid.whole((method, sampling, "bare"), prompt)[:3]
         for least in range(2 * grid.gamma + 3):
             shaping = _core.Shaping(min_tokens=least)
             for budget in (1, least, least + 1, 40):
-                plain = grid.answer(("none", law, shaping), prompt, budget, stops)
-                got = grid.answer((method, law, shaping), prompt, budget, stops)
-                assert got == plain, (method, law, least, budget)
+                plain = grid.answer(("none", sampling, shaping), prompt, budget, stops)
+                got = grid.answer((method, sampling, shaping), prompt, budget, stops)
+                assert got == plain, (method, sampling, least, budget)
                 tokens, finish, _ = got
                 assert not set(tokens[:least]) & set(stops)
                 ends = bool(tokens) and tokens[-1] in stops

@@ -15,7 +15,7 @@ METHODS = {
     "pearl": {"gamma": 4, "branches": 1},
     "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.1},
 }
-LAWS = (
+SAMPLINGS = (
     {"temperature": 0.0},
     {"temperature": 0.8, "seed": 3},
     {"temperature": 1.5, "seed": 4, "top_p": 0.9, "top_k": 20, "min_p": 0.02},
@@ -26,24 +26,24 @@ SHAPED = (
 )  # fmt: skip
 
 
-def tokens(method, law, shaping, holes=(), seed=1):
+def tokens(method, sampling, shaping, holes=(), seed=1):
     """Every second draft knows fewer tokens than the target."""
     sizes = VOCAB + 3, VOCAB // 2 if seed % 2 else VOCAB + 3
     toys = [
         _core.Toy(vocab=vocab, seed=seed, noise16=noise)
         for vocab, noise in zip(sizes, (0, 8), strict=True)
     ]
-    runtime = _core.Runtime(*toys, max_model_len=128, body="sim", vocab=VOCAB, holes=list(holes))
-    law, policy = _core.Sampling(**law), _probe.policy(**METHODS[method])
-    runtime.begin([1, 2], law, policy, 80, [7, 11], _core.Shaping(**shaping))
-    found = runtime.run()
-    assert runtime.seat(0).error is None
-    return found, runtime.seat(0).stats.discarded_branch_tokens
+    core = _core.EngineCore(*toys, max_model_len=128, backend="sim", vocab=VOCAB, holes=list(holes))
+    sampling, policy = _core.Sampling(**sampling), _probe.policy(**METHODS[method])
+    core.begin([1, 2], sampling, policy, 80, [7, 11], _core.Shaping(**shaping))
+    found = core.run()
+    assert core.seat(0).error is None
+    return found, core.seat(0).stats.discarded_branch_tokens
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: f"T={law['temperature']}")
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=lambda sampling: f"T={sampling['temperature']}")
 @pytest.mark.parametrize("method", METHODS)
-def test_holes_are_what_is_not_allowed(method, law):
+def test_holes_are_what_is_not_allowed(method, sampling):
     """Allowing all other ids is equivalent, and is compared with the reference."""
     rng = random.Random(0)
     changed = 0
@@ -51,11 +51,13 @@ def test_holes_are_what_is_not_allowed(method, law):
         holes = sorted(rng.sample(range(VOCAB), rng.choice((1, 5, 30))))
         allowed = [i for i in range(VOCAB) if i not in holes]
         for shaping in SHAPED:
-            given = tokens(method, law, shaping, holes, seed)
-            assert given == tokens(method, law, shaping | {"allowed_token_ids": allowed}, (), seed)
-            assert given[0] == tokens("none", law, shaping, holes, seed)[0]
+            given = tokens(method, sampling, shaping, holes, seed)
+            assert given == tokens(
+                method, sampling, shaping | {"allowed_token_ids": allowed}, (), seed
+            )
+            assert given[0] == tokens("none", sampling, shaping, holes, seed)[0]
             assert not set(given[0]) & set(holes)
-            changed += given[0] != tokens(method, law, shaping, (), seed)[0]
+            changed += given[0] != tokens(method, sampling, shaping, (), seed)[0]
     assert changed > 5
 
 
@@ -66,4 +68,4 @@ def test_holes_are_what_is_not_allowed(method, law):
 )
 def test_holes_that_cannot_be_are_refused(holes, words):
     with pytest.raises(InvalidInputError, match=re.escape(words)):
-        tokens("none", LAWS[0], {}, holes)
+        tokens("none", SAMPLINGS[0], {}, holes)

@@ -16,16 +16,16 @@ NEAR = 1e-5
 every_method = pytest.mark.parametrize("method", POLICIES)
 
 
-def make(body="sim", target=None, **fields):
+def make(backend="sim", target=None, **fields):
     toys = _core.Toy(**(TOY | (target or {}))), _core.Toy(**TOY, noise16=6)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
-    return _core.Runtime(*toys, body=body, **(sizes | fields))
+    return _core.EngineCore(*toys, backend=backend, **(sizes | fields))
 
 
-def start(runtime, method, law=SAMPLED, tokens=60, shaping=None, **asked):
+def start(core, method, sampling=SAMPLED, tokens=60, shaping=None, **asked):
     policy, shaping = _probe.policy(**POLICIES[method]), _core.Shaping(**(shaping or {}))
     asked = _core.Logprobs(**asked)
-    return runtime.admit(PROMPT, _core.Sampling(**law), policy, tokens, [], shaping, asked)
+    return core.admit(PROMPT, _core.Sampling(**sampling), policy, tokens, [], shaping, asked)
 
 
 def told(seat):
@@ -37,10 +37,10 @@ def told(seat):
     return seat.take(), *found
 
 
-def answer(runtime, method, **request):
-    seat = start(runtime, method, **request)
+def answer(core, method, **request):
+    seat = start(core, method, **request)
     while not seat.finished:
-        runtime.advance()
+        core.advance()
     found = told(seat)
     seat.release()
     return found
@@ -54,9 +54,9 @@ def near(found, expected):
 
 @every_method
 @pytest.mark.parametrize("shaping", [{}, SHAPING], ids=["bare", "shaped"])
-@pytest.mark.parametrize("law", [SAMPLED, {"temperature": 0.0}], ids=["sampled", "greedy"])
-def test_they_are_those_of_plain_decoding_and_of_the_reference(method, law, shaping):
-    given = {"law": law, "shaping": shaping, "output": 3, "prompt": 2}
+@pytest.mark.parametrize("sampling", [SAMPLED, {"temperature": 0.0}], ids=["sampled", "greedy"])
+def test_they_are_those_of_plain_decoding_and_of_the_reference(method, sampling, shaping):
+    given = {"sampling": sampling, "shaping": shaping, "output": 3, "prompt": 2}
     tokens, rows, prompt = answer(make(), method, **given)
     assert (tokens, rows, prompt) == answer(make(), "none", **given)
     toy = reference.Toy(**TOY)
@@ -68,8 +68,8 @@ def test_they_are_those_of_plain_decoding_and_of_the_reference(method, law, shap
 @every_method
 def test_no_thread_changes_a_bit(threads, method):
     expected = answer(make(), "none", output=32, prompt=1)
-    runtime = make("cpu", num_threads=threads)
-    assert answer(runtime, method, output=32, prompt=1) == expected
+    core = make("cpu", num_threads=threads)
+    assert answer(core, method, output=32, prompt=1) == expected
 
 
 def test_holes_are_no_tokens():
@@ -89,34 +89,34 @@ def test_padding_at_the_end_of_the_vocabulary_is_no_token():
 @pytest.mark.parametrize("method", ["none", "specbranch"])
 def test_a_row_of_the_prompt_that_is_not_a_number(method):
     """It ends a request for the prompt's log-probs. No other request reads that row."""
-    runtime = make(target={"nan_at": 40})
+    core = make(target={"nan_at": 40})
     expected = answer(make(), method, output=1)
-    assert answer(runtime, method, output=1) == expected
-    seat = start(runtime, method, prompt=0)
-    runtime.advance()
+    assert answer(core, method, output=1) == expected
+    seat = start(core, method, prompt=0)
+    core.advance()
     assert (seat.finish_reason, *told(seat)[:2]) == ("error", [], [])
     assert "not a number" in seat.error
     seat.release()
-    assert answer(runtime, method, output=1) == expected
+    assert answer(core, method, output=1) == expected
 
 
 def test_a_prompt_whose_log_probs_are_asked_for_is_fed_anew():
-    runtime = make(reuses_prefixes=True)
+    core = make(reuses_prefixes=True)
     expected = answer(make(), "pearl", output=1, prompt=1)
-    answer(runtime, "pearl")
-    assert answer(runtime, "pearl", output=1, prompt=1) == expected
-    assert runtime.seat(0).stats.reused == 0
-    answer(runtime, "pearl", output=1)
-    assert runtime.seat(0).stats.reused == len(PROMPT) - 1
+    answer(core, "pearl")
+    assert answer(core, "pearl", output=1, prompt=1) == expected
+    assert core.seat(0).stats.reused == 0
+    answer(core, "pearl", output=1)
+    assert core.seat(0).stats.reused == len(PROMPT) - 1
 
 
 def test_a_prompt_is_not_copied_from_another_seat_either():
-    runtime = make(reuses_prefixes=True, max_num_seqs=2)
-    first = start(runtime, "none", tokens=100)
-    runtime.advance(5)
-    second = start(runtime, "none", output=0, prompt=3)
+    core = make(reuses_prefixes=True, max_num_seqs=2)
+    first = start(core, "none", tokens=100)
+    core.advance(5)
+    second = start(core, "none", output=0, prompt=3)
     while not second.finished:
-        runtime.advance(1)
+        core.advance(1)
     assert not first.finished
     assert second.stats.reused == 0
     assert told(second)[2] == answer(make(), "none", prompt=3)[2]
@@ -124,9 +124,9 @@ def test_a_prompt_is_not_copied_from_another_seat_either():
 
 def launched(**asked):
     """(ops by name, parts that conflict) of a sequence on the dry backend."""
-    runtime = make("dry")
-    answer(runtime, "specbranch", **asked)
-    order = runtime.order
+    core = make("dry")
+    answer(core, "specbranch", **asked)
+    order = core.order
     return {op[1] for op in order.ops()}, order.conflicts(), order.conflicts(host=False)
 
 
@@ -145,27 +145,27 @@ def test_a_neighbour_that_asks_changes_nothing():
     """Six requests share rounds. Each asks for a different number of tokens, the first for none."""
 
     def asked(i):
-        return {"law": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}
+        return {"sampling": {"temperature": 0.9, "seed": i}, "output": i - 1, "prompt": 4 - i}
 
-    runtime = make("cpu", num_threads=2, max_num_seqs=6)
-    seats = [start(runtime, "hedge", **asked(i)) for i in range(6)]
+    core = make("cpu", num_threads=2, max_num_seqs=6)
+    seats = [start(core, "hedge", **asked(i)) for i in range(6)]
     while not all(seat.finished for seat in seats):
-        runtime.advance()
+        core.advance()
     found = [told(seat) for seat in seats]
     assert found == [answer(make(), "hedge", **asked(i)) for i in range(6)]
     assert (found[0][1], found[5][2]) == ([], [])
 
 
-@pytest.mark.parametrize("body", ["sim", "cpu"])
+@pytest.mark.parametrize("backend", ["sim", "cpu"])
 @every_method
-def test_rounds_allocate_nothing(body, method):
-    runtime = make(body)
+def test_rounds_allocate_nothing(backend, method):
+    core = make(backend)
     counts = {}
     for tokens in (90, 10, 90):  # the first is the warm-up
-        seat = start(runtime, method, tokens=tokens, output=20, prompt=20)
+        seat = start(core, method, tokens=tokens, output=20, prompt=20)
         before = _core.allocation_count()
         while not seat.finished:
-            runtime.advance()
+            core.advance()
         counts[tokens] = _core.allocation_count() - before
         seat.release()
     assert counts == {90: 0, 10: 0}
@@ -178,9 +178,9 @@ def test_numbers_that_cannot_be_are_refused(asked):
 
 
 def test_an_exception_drops_them_with_the_tokens():
-    runtime = make(target={"throw_at": len(PROMPT) + 20})
-    seat = start(runtime, "draft_model", output=1)
+    core = make(target={"throw_at": len(PROMPT) + 20})
+    seat = start(core, "draft_model", output=1)
     with pytest.raises(EngineError, match="told to throw"):
-        runtime.advance()
+        core.advance()
     tokens, rows, _ = told(seat)
     assert (tokens, rows) == ([], [])

@@ -19,15 +19,15 @@ ONLY = _core.Shaping(allowed_token_ids=(7,))  # the text continues with one toke
 TOKENS = 80
 
 
-def runtime(**more):
+def core(**more):
     """The draft knows none of the tokens that come."""
     toys = _core.Toy(vocab=8, seed=3), _core.Toy(vocab=4, seed=3)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 4}
-    return _core.Runtime(*toys, body="sim", rejection=True, **sizes, **more)
+    return _core.EngineCore(*toys, backend="sim", rejection=True, **sizes, **more)
 
 
-def answer(engine, policy, shaping, **law):
-    engine.begin(PROMPT, _core.Sampling(**law), policy, TOKENS, [], shaping)
+def answer(engine, policy, shaping, **sampling):
+    engine.begin(PROMPT, _core.Sampling(**sampling), policy, TOKENS, [], shaping)
     return engine.run(), engine.seat(0).stats
 
 
@@ -35,7 +35,7 @@ def answer(engine, policy, shaping, **law):
 @pytest.mark.parametrize("rejection", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_what_the_draft_cannot_say_is_looked_up(name, rejection, temperature):
-    engine = runtime()
+    engine = core()
     drafted = _probe.policy(**POLICIES[name], rejection=rejection)
     looking = _probe.policy(**POLICIES[name], rejection=rejection, lookup=True)
     without, slow = answer(engine, drafted, ONLY, temperature=temperature)
@@ -47,7 +47,7 @@ def test_what_the_draft_cannot_say_is_looked_up(name, rejection, temperature):
 
 @every_policy
 def test_chains_stay_within_the_rows_of_the_policy(name):
-    engine = runtime()
+    engine = core()
     policy = _probe.policy(**POLICIES[name], lookup=True)
     _, stats = answer(engine, policy, ONLY, temperature=0.0)
     deepest = max(n for n, rounds in enumerate(stats.histogram) if rounds)
@@ -58,12 +58,12 @@ def test_chains_stay_within_the_rows_of_the_policy(name):
 def test_a_sequence_learns_from_itself_alone(name):
     """After other texts a sequence has the same counters as at first."""
     policy = _probe.policy(**POLICIES[name], lookup=True)
-    law = {"temperature": 1.0, "seed": 5}
-    fresh = answer(runtime(), policy, _core.Shaping(), **law)
-    engine = runtime()
+    sampling = {"temperature": 1.0, "seed": 5}
+    fresh = answer(core(), policy, _core.Shaping(), **sampling)
+    engine = core()
     for shaping, seed in ((ONLY, 1), (_core.Shaping(), 2), (_core.Shaping(), 3)):
         answer(engine, policy, shaping, temperature=1.0, seed=seed)
-    tokens, stats = answer(engine, policy, _core.Shaping(), **law)
+    tokens, stats = answer(engine, policy, _core.Shaping(), **sampling)
     assert tokens == fresh[0]
     assert stats.histogram == fresh[1].histogram
     assert stats.draft_tokens == fresh[1].draft_tokens

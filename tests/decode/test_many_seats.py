@@ -11,11 +11,11 @@ SEATS = 16
 LENGTHS = [3 + 11 * i % 90 for i in range(2 * SEATS)]  # tokens of the prompts
 
 
-def make(body, threads, seats):
+def make(backend, threads, seats):
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     sizes = {"max_gamma": 4, "max_branches": 8, "max_width": 2, "max_piece": 16}
-    return _core.Runtime(
-        *pair, body=body, num_threads=threads, max_model_len=200, max_num_seqs=seats, **sizes
+    return _core.EngineCore(
+        *pair, backend=backend, num_threads=threads, max_model_len=200, max_num_seqs=seats, **sizes
     )
 
 
@@ -28,15 +28,15 @@ def request(i):
     return prompt, sampling, policy, 20 + i, [], shaping
 
 
-def run_all(runtime):
+def run_all(core):
     """(tokens of each request, allocations of the calls that ran them)."""
     tokens, running, waiting, spent = {}, {}, list(range(2 * SEATS)), 0
     while waiting or running:
-        while waiting and runtime.has_free_seat:
-            running[waiting[0]] = runtime.admit(*request(waiting[0]))
+        while waiting and core.has_free_seat:
+            running[waiting[0]] = core.admit(*request(waiting[0]))
             tokens[waiting.pop(0)] = []
         before = _core.allocation_count()
-        runtime.advance(1)
+        core.advance(1)
         spent += _core.allocation_count() - before
         for i, seat in list(running.items()):
             tokens[i] += seat.take()
@@ -46,12 +46,12 @@ def run_all(runtime):
     return tokens, spent
 
 
-@pytest.mark.parametrize(("body", "threads"), [("sim", 1), ("cpu", 1), ("cpu", 2)])
-def test_rounds_of_sixteen_sequences_allocate_nothing(body, threads):
-    runtime = make(body, threads, SEATS)
-    assert runtime.seats == SEATS
-    run_all(runtime)  # the warm-up
-    tokens, spent = run_all(runtime)
+@pytest.mark.parametrize(("backend", "threads"), [("sim", 1), ("cpu", 1), ("cpu", 2)])
+def test_rounds_of_sixteen_sequences_allocate_nothing(backend, threads):
+    core = make(backend, threads, SEATS)
+    assert core.seats == SEATS
+    run_all(core)  # the warm-up
+    tokens, spent = run_all(core)
     assert spent == 0
     alone = make("sim", 1, 1)
     for i, found in tokens.items():

@@ -43,37 +43,37 @@ def dry_engine(**fields):
     """An engine of two toys on the dry backend."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
     sizes = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2}
-    return _core.Runtime(*pair, body="dry", **sizes, **fields)
+    return _core.EngineCore(*pair, backend="dry", **sizes, **fields)
 
 
 @cache
 def kept(name, shaped=False, rejection=False, sequences=3):
     """The record of some sequences on the dry backend."""
-    runtime = dry_engine(rejection=rejection)
+    core = dry_engine(rejection=rejection)
     how = _probe.policy(**POLICIES[name], rejection=rejection)
     for seed in range(sequences):
         sampling = _core.Sampling(temperature=0.8, seed=seed)
         shaping = _core.Shaping(**(SHAPING if shaped else {}))
-        runtime.begin([1, 2, 3] * 30, sampling, how, 60, [], shaping)
-        assert len(runtime.run()) == 60
-    return runtime.order
+        core.begin([1, 2, 3] * 30, sampling, how, 60, [], shaping)
+        assert len(core.run()) == 60
+    return core.order
 
 
 def crowded(names, seats=5, sequences=30):
     """The book of sequences on the dry backend that take turns in some seats, and the engine."""
-    runtime = dry_engine(max_num_seqs=seats, max_piece=8, reuses_prefixes=True)
+    core = dry_engine(max_num_seqs=seats, max_piece=8, reuses_prefixes=True)
     rng, running = random.Random(1), []
     while sequences or running:
-        while sequences and runtime.has_free_seat:
+        while sequences and core.has_free_seat:
             policy = _probe.policy(**POLICIES[rng.choice(names)])
             prompt, sampling = [1, 2, 3] * rng.randint(1, 40), _core.Sampling(seed=sequences)
-            running.append(runtime.admit(prompt, sampling, policy, rng.randint(1, 40)))
+            running.append(core.admit(prompt, sampling, policy, rng.randint(1, 40)))
             sequences -= 1
-        runtime.advance(1)
+        core.advance(1)
         for seat in [seat for seat in running if seat.finished or rng.random() < 0.02]:
             seat.release()
             running.remove(seat)
-    return runtime.order
+    return core.order
 
 
 every_method = pytest.mark.parametrize("name", POLICIES)
@@ -155,7 +155,7 @@ def test_streams_and_ops_have_their_names():
     ops = kept("specbranch").ops()
     assert {op[0] for op in ops} == {"host", "target", "draft"}
     said = {op[1] for op in ops}
-    assert {"settle_draft", "plan", "extend", "select", "hang_chain", "wait", "record"} <= said
+    assert {"settle_draft", "plan", "extend", "select", "attach_chain", "wait", "record"} <= said
 
 
 @pytest.mark.exact

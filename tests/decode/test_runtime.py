@@ -1,4 +1,4 @@
-"""Contract under test: a runtime does more than give the right tokens. A worker's exception reaches
+"""Contract under test: a core does more than give the right tokens. A worker's exception reaches
 the caller, and the engine goes on. A NaN row ends a sequence with "error" and without a token.
 Rounds allocate nothing. The GIL is free. Bad arguments are refused with one sentence."""
 
@@ -19,7 +19,7 @@ METHODS = {
     "specbranch": {"gamma": 4, "branches": 6, "adaptive": 1, "epsilon": 0.2},
 }
 SIZES = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8}
-BODIES = [("sim", 1), ("cpu", 1), ("cpu", 2), ("cpu", 3)]
+BACKENDS = [("sim", 1), ("cpu", 1), ("cpu", 2), ("cpu", 3)]
 SHAPING = {
     "repetition_penalty": 1.2,
     "presence_penalty": 0.1,
@@ -32,33 +32,35 @@ SHAPING = {
 TOY = {"vocab": 32, "seed": 7}
 Answer = namedtuple("Answer", "tokens finish stats")
 
-every_body = pytest.mark.parametrize(("body", "threads"), BODIES)
+every_backend = pytest.mark.parametrize(("backend", "threads"), BACKENDS)
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def make(body="sim", threads=1, target=None, draft=None, **sizes):
+def make(backend="sim", threads=1, target=None, draft=None, **sizes):
     toys = _core.Toy(**(TOY | (target or {}))), _core.Toy(**(TOY | {"noise16": 8} | (draft or {})))
-    return _core.Runtime(*toys, body=body, num_threads=threads, **(SIZES | {"debug": True} | sizes))
+    return _core.EngineCore(
+        *toys, backend=backend, num_threads=threads, **(SIZES | {"debug": True} | sizes)
+    )
 
 
-def start(runtime, method, prompt=(1, 2, 3), max_tokens=60, stops=(), shaping=None, **law):
-    sampling = _core.Sampling(**({"temperature": 0.8, "seed": 5} | law))
+def start(core, method, prompt=(1, 2, 3), max_tokens=60, stops=(), shaping=None, **sampling):
+    sampling = _core.Sampling(**({"temperature": 0.8, "seed": 5} | sampling))
     policy, shaping = _probe.policy(**METHODS[method]), _core.Shaping(**(shaping or {}))
-    runtime.begin(list(prompt), sampling, policy, max_tokens, list(stops), shaping)
+    core.begin(list(prompt), sampling, policy, max_tokens, list(stops), shaping)
 
 
-def answer(runtime, method, **request):
-    start(runtime, method, **request)
-    return Answer(runtime.run(), runtime.seat(0).finish_reason, runtime.seat(0).stats)
+def answer(core, method, **request):
+    start(core, method, **request)
+    return Answer(core.run(), core.seat(0).finish_reason, core.seat(0).stats)
 
 
-def expected(method, prompt=(1, 2, 3), max_tokens=60, stops=(), target=None, **law):
+def expected(method, prompt=(1, 2, 3), max_tokens=60, stops=(), target=None, **sampling):
     return Answer(
         *reference.generate(
             reference.Toy(**(TOY | (target or {}))),
             reference.Toy(**(TOY | {"noise16": 8})),
             prompt,
-            reference.Sampling(**({"temperature": 0.8, "seed": 5} | law)),
+            reference.Sampling(**({"temperature": 0.8, "seed": 5} | sampling)),
             reference.Policy(**METHODS[method]),
             max_tokens=max_tokens,
             max_model_len=SIZES["max_model_len"],
@@ -67,75 +69,75 @@ def expected(method, prompt=(1, 2, 3), max_tokens=60, stops=(), target=None, **l
     )
 
 
-@every_body
+@every_backend
 @every_method
 @pytest.mark.parametrize("lane", ["target", "draft"])
-def test_an_exception_in_a_worker_reaches_the_caller(body, threads, method, lane):
-    runtime = make(body, threads, **{lane: {"throw_at": 30}})
+def test_an_exception_in_a_worker_reaches_the_caller(backend, threads, method, lane):
+    core = make(backend, threads, **{lane: {"throw_at": 30}})
     for _ in range(3):
-        start(runtime, method)
+        start(core, method)
         if lane == "draft" and method == "none":
-            assert runtime.run() == expected(method).tokens
+            assert core.run() == expected(method).tokens
             continue
         with pytest.raises(EngineError, match="told to throw at position 30"):
-            runtime.run()
-        assert runtime.seat(0).finished
-        assert runtime.run() == []
-        short = answer(runtime, method, max_tokens=20)  # the engine still works
+            core.run()
+        assert core.seat(0).finished
+        assert core.run() == []
+        short = answer(core, method, max_tokens=20)  # the engine still works
         assert (short.tokens, short.finish) == expected(method, max_tokens=20)[:2]
 
 
-@every_body
-def test_an_exception_in_prefill_reaches_the_caller(body, threads):
-    runtime = make(body, threads, target={"throw_at": 70})
-    start(runtime, "specbranch", prompt=[1] * 150)
+@every_backend
+def test_an_exception_in_prefill_reaches_the_caller(backend, threads):
+    core = make(backend, threads, target={"throw_at": 70})
+    start(core, "specbranch", prompt=[1] * 150)
     with pytest.raises(EngineError, match="told to throw at position 70"):
-        runtime.run()
-    assert runtime.seat(0).finished
-    assert answer(runtime, "specbranch").tokens == expected("specbranch").tokens
+        core.run()
+    assert core.seat(0).finished
+    assert answer(core, "specbranch").tokens == expected("specbranch").tokens
 
 
-@every_body
+@every_backend
 @every_method
-def test_a_nan_row_ends_with_error_and_keeps_what_came_before(body, threads, method):
+def test_a_nan_row_ends_with_error_and_keeps_what_came_before(backend, threads, method):
     failing = {"nan_at": 40}
-    runtime = make(body, threads, target=failing)
-    got = answer(runtime, method)
+    core = make(backend, threads, target=failing)
+    got = answer(core, method)
     assert got.finish == "error"
-    assert "not a number" in runtime.seat(0).error
+    assert "not a number" in core.seat(0).error
     assert got.tokens == expected(method).tokens[: 40 + 1 - 3]
     assert got.tokens == expected(method, target=failing).tokens
     stop = got.tokens[-1]
-    got = answer(runtime, method, stops=[stop])  # a stop before the failed row ends it first
+    got = answer(core, method, stops=[stop])  # a stop before the failed row ends it first
     assert got.tokens == expected(method, stops=[stop]).tokens
-    assert (got.finish, runtime.seat(0).stop_token, runtime.seat(0).error) == ("stop", stop, None)
+    assert (got.finish, core.seat(0).stop_token, core.seat(0).error) == ("stop", stop, None)
 
 
 def test_a_failing_draft_costs_no_token():
-    runtime = make(draft={"nan_at": 20})
+    core = make(draft={"nan_at": 20})
     for method in METHODS:
-        assert answer(runtime, method).tokens == expected("none").tokens
+        assert answer(core, method).tokens == expected("none").tokens
 
 
-@every_body
+@every_backend
 @every_method
 @pytest.mark.parametrize("shaping", [{}, SHAPING], ids=["bare", "shaped"])
-def test_rounds_allocate_nothing(body, threads, method, shaping):
-    runtime = make(body, threads, debug=False)
+def test_rounds_allocate_nothing(backend, threads, method, shaping):
+    core = make(backend, threads, debug=False)
     counts = {}
     for max_tokens in (150, 10, 150):  # the first is the warm-up
-        start(runtime, method, max_tokens=max_tokens, shaping=shaping)
+        start(core, method, max_tokens=max_tokens, shaping=shaping)
         before = _core.allocation_count()
-        runtime.run()
+        core.run()
         counts[max_tokens] = _core.allocation_count() - before
     assert counts[10] == counts[150] == 0
 
 
-@every_body
-def test_the_gil_is_free_during_a_generation(body, threads):
+@every_backend
+def test_the_gil_is_free_during_a_generation(backend, threads):
     big = {"vocab": 20_000}
-    runtime = make(body, threads, target=big, draft=big, debug=False)
-    start(runtime, "specbranch", max_tokens=150, temperature=0)
+    core = make(backend, threads, target=big, draft=big, debug=False)
+    start(core, "specbranch", max_tokens=150, temperature=0)
     counted, done = [], threading.Event()
 
     def count():
@@ -146,7 +148,7 @@ def test_the_gil_is_free_during_a_generation(body, threads):
     thread = threading.Thread(target=count)
     thread.start()
     begin = time.monotonic()
-    runtime.run()
+    core.run()
     end = time.monotonic()
     done.set()
     thread.join()
@@ -155,19 +157,19 @@ def test_the_gil_is_free_during_a_generation(body, threads):
 
 
 def test_a_nan_is_an_error_even_where_it_is_masked():
-    runtime = make(target={"nan_at": 40})  # its logit 0 is not a number
-    got = answer(runtime, "specbranch", shaping={"allowed_token_ids": list(range(1, 32))})
+    core = make(target={"nan_at": 40})  # its logit 0 is not a number
+    got = answer(core, "specbranch", shaping={"allowed_token_ids": list(range(1, 32))})
     assert (got.finish, len(got.tokens)) == ("error", 40 + 1 - 3)
-    assert "not a number" in runtime.seat(0).error
+    assert "not a number" in core.seat(0).error
 
 
 def test_a_shaped_sequence_leaves_nothing_to_the_next():
-    runtime = make()
+    core = make()
     for _ in range(2):
-        start(runtime, "specbranch", shaping=SHAPING)
-        runtime.run(max_rounds=4)
-        assert answer(runtime, "specbranch").tokens == expected("none").tokens
-    first = answer(runtime, "pearl", shaping=SHAPING)
+        start(core, "specbranch", shaping=SHAPING)
+        core.run(max_rounds=4)
+        assert answer(core, "specbranch").tokens == expected("none").tokens
+    first = answer(core, "pearl", shaping=SHAPING)
     assert first.tokens == answer(make(), "none", shaping=SHAPING).tokens
     assert first.tokens != expected("none").tokens
 
@@ -175,83 +177,83 @@ def test_a_shaped_sequence_leaves_nothing_to_the_next():
 @pytest.mark.parametrize("limit", [129, 130, 131, 194])
 def test_a_serial_draft_that_stays_behind_at_its_limit(limit):
     """gamma 63: all is accepted until the draft has no room. The target continues alone."""
-    runtime = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
+    core = make(draft={"noise16": 0, "max_positions": limit}, max_model_len=400, max_gamma=63)
     for length in (1, 2, 3, 4, 66, 67):
         policy = _probe.policy(gamma=63, branches=1, serial=1)
-        runtime.begin([1] * length, _core.Sampling(temperature=0), policy, 400)
-        tokens = runtime.run()
-        assert runtime.seat(0).finish_reason == "length"
-        runtime.begin([1] * length, _core.Sampling(temperature=0), _probe.policy(0), 400)
-        assert tokens == runtime.run()
+        core.begin([1] * length, _core.Sampling(temperature=0), policy, 400)
+        tokens = core.run()
+        assert core.seat(0).finish_reason == "length"
+        core.begin([1] * length, _core.Sampling(temperature=0), _probe.policy(0), 400)
+        assert tokens == core.run()
 
 
 def test_interrupt_from_another_thread():
-    runtime = make("cpu", 2, max_model_len=100_000, debug=False)
-    start(runtime, "specbranch", max_tokens=99_000)
-    timer = threading.Timer(0.05, runtime.interrupt)
+    core = make("cpu", 2, max_model_len=100_000, debug=False)
+    start(core, "specbranch", max_tokens=99_000)
+    timer = threading.Timer(0.05, core.interrupt)
     timer.start()
-    tokens = runtime.run()
+    tokens = core.run()
     timer.join()
     assert 0 < len(tokens) < 99_000
-    assert not runtime.seat(0).finished
-    assert runtime.seat(0).finish_reason is None
-    tokens += runtime.run(max_rounds=5)
-    assert tokens == answer(runtime, "none", max_tokens=len(tokens)).tokens
+    assert not core.seat(0).finished
+    assert core.seat(0).finish_reason is None
+    tokens += core.run(max_rounds=5)
+    assert tokens == answer(core, "none", max_tokens=len(tokens)).tokens
 
 
 def test_limits_of_a_run():
-    runtime = make()
-    start(runtime, "pearl")
-    tokens = runtime.run(max_rounds=3)
-    assert runtime.seat(0).stats.rounds == 3
-    tokens += runtime.run(seconds=1e-9)  # at least one round
-    assert runtime.seat(0).stats.rounds == 4
-    tokens += runtime.run()
+    core = make()
+    start(core, "pearl")
+    tokens = core.run(max_rounds=3)
+    assert core.seat(0).stats.rounds == 3
+    tokens += core.run(seconds=1e-9)  # at least one round
+    assert core.seat(0).stats.rounds == 4
+    tokens += core.run()
     assert tokens == expected("pearl").tokens
-    assert runtime.seat(0).stats.decode_ns > 0
-    assert runtime.seat(0).stats.prefill_ns > 0
+    assert core.seat(0).stats.decode_ns > 0
+    assert core.seat(0).stats.prefill_ns > 0
 
 
 @every_method
 def test_max_tokens_is_exact(method):
-    runtime = make()
+    core = make()
     whole = expected(method).tokens
     for most in (0, 1, 2, 3, 4, 5, 17):
-        got = answer(runtime, method, max_tokens=most)
+        got = answer(core, method, max_tokens=most)
         assert (got.tokens, got.finish) == (whole[:most], "length")
-    got = answer(runtime, method, prompt=[1] * 199)  # one position is left
+    got = answer(core, method, prompt=[1] * 199)  # one position is left
     assert (len(got.tokens), got.finish) == (1, "length")
 
 
 def test_a_stop_beats_the_length():
-    runtime = make()
+    core = make()
     last = expected("none", max_tokens=9).tokens[-1]
-    got = answer(runtime, "specbranch", max_tokens=9, stops=[last])
+    got = answer(core, "specbranch", max_tokens=9, stops=[last])
     first = expected("none").tokens.index(last) + 1
     assert (len(got.tokens), got.finish) == (first, "stop")
 
 
 def test_two_runtimes_share_models():
     toys = _core.Toy(**TOY), _core.Toy(**TOY, noise16=8)
-    both = [_core.Runtime(*toys, body="cpu", num_threads=2, **SIZES) for _ in range(2)]
-    for runtime in both:
-        start(runtime, "specbranch")
+    both = [_core.EngineCore(*toys, backend="cpu", num_threads=2, **SIZES) for _ in range(2)]
+    for core in both:
+        start(core, "specbranch")
     tokens = [[], []]
-    while not all(runtime.seat(0).finished for runtime in both):
-        for runtime, out in zip(both, tokens, strict=True):
-            out += runtime.run(max_rounds=1)
+    while not all(core.seat(0).finished for core in both):
+        for core, out in zip(both, tokens, strict=True):
+            out += core.run(max_rounds=1)
     assert tokens == [expected("none").tokens] * 2
 
 
-def test_the_lanes_overlap_on_the_cpu_body():
+def test_the_lanes_overlap_on_the_cpu_backend():
     """In an overlapped round the draft works during the verification."""
     big = {"vocab": 1 << 16, "noise16": 0}  # rounds much longer than a wake-up on a busy machine
-    runtime = make("cpu", 2, target=big, draft=big, debug=False, max_gamma=20)
+    core = make("cpu", 2, target=big, draft=big, debug=False, max_gamma=20)
     policy = _probe.policy(gamma=20, branches=1)
-    runtime.begin([1, 2, 3], _core.Sampling(temperature=0), policy, 150)
-    runtime.run()
+    core.begin([1, 2, 3], _core.Sampling(temperature=0), policy, 150)
+    core.run()
     spans = {"target": [], "draft": []}
-    for stream, name, begin, end, is_wait in runtime.trace():
+    for stream, name, begin, end, is_wait in core.trace():
         if name in ("verify", "catch_up", "step") and not is_wait:
             spans[stream].append((begin, end))
     both = sum(
@@ -288,7 +290,7 @@ NAN = math.nan
         {"max_gamma": 64},
         {"max_branches": 0},
         {"max_branches": 65},
-        {"body": "cuda"},
+        {"backend": "cuda"},
         {"vocab": -1},
         {"vocab": 33},
         {"first_round": -1},
@@ -296,7 +298,7 @@ NAN = math.nan
     ids=str,
 )
 def test_a_runtime_that_cannot_be(wrong):
-    refused(lambda: _core.Runtime(_core.Toy(), _core.Toy(), **(GOOD_RUNTIME | wrong)))
+    refused(lambda: _core.EngineCore(_core.Toy(), _core.Toy(), **(GOOD_RUNTIME | wrong)))
 
 
 @pytest.mark.parametrize(
@@ -343,15 +345,15 @@ def test_a_runtime_that_cannot_be(wrong):
 )
 def test_a_request_that_cannot_be(wrong):
     request = GOOD_REQUEST | wrong
-    runtime = _core.Runtime(_core.Toy(), _core.Toy(), **GOOD_RUNTIME)
+    core = _core.EngineCore(_core.Toy(), _core.Toy(), **GOOD_RUNTIME)
     sampling = _core.Sampling(**request["sampling"])
     policy = _probe.policy(**({"gamma": 0} | request["policy"]))
     shaping = _core.Shaping(**request["shaping"])
     budget, stops = request["max_tokens"], request["stops"]
-    refused(lambda: runtime.begin(request["prompt"], sampling, policy, budget, stops, shaping))
+    refused(lambda: core.begin(request["prompt"], sampling, policy, budget, stops, shaping))
     good = GOOD_REQUEST["prompt"], _core.Sampling(), _probe.policy(4, 8), 5
-    runtime.begin(*good)  # nothing is lost
-    assert len(runtime.run()) == 5
+    core.begin(*good)  # nothing is lost
+    assert len(core.run()) == 5
 
 
 @pytest.mark.parametrize(
@@ -379,16 +381,16 @@ def test_what_cannot_be_set_is_no_field(name):
 
 @pytest.mark.parametrize("name", ["hrad", "rejection"])
 def test_a_switch_is_0_or_1(name):
-    runtime = _core.Runtime(_core.Toy(), None, **GOOD_RUNTIME)
+    core = _core.EngineCore(_core.Toy(), None, **GOOD_RUNTIME)
     with pytest.raises(InvalidInputError, match=rf"^{name}: expected .* 2$"):
-        runtime.begin([1], _core.Sampling(), _core.Policy(**{name: 2}), 5)
+        core.begin([1], _core.Sampling(), _core.Policy(**{name: 2}), 5)
 
 
 def test_drafting_without_a_draft():
-    runtime = _core.Runtime(_core.Toy(), None, **GOOD_RUNTIME)
-    refused(lambda: runtime.begin([1], _core.Sampling(), _probe.policy(4, 1), 5))
-    runtime.begin([1], _core.Sampling(), _probe.policy(0), 5)
-    assert len(runtime.run()) == 5
+    core = _core.EngineCore(_core.Toy(), None, **GOOD_RUNTIME)
+    refused(lambda: core.begin([1], _core.Sampling(), _probe.policy(4, 1), 5))
+    core.begin([1], _core.Sampling(), _probe.policy(0), 5)
+    assert len(core.run()) == 5
 
 
 def refused(make_it):

@@ -44,11 +44,11 @@ def check_seen(seen, sequences, each_by_chance=True):
     assert seen["draft_limit_rounds"] > 0
 
 
-def test_a_share_on_the_sim_body(run_fuzz):
+def test_a_share_on_the_sim_backend(run_fuzz):
     check_seen(run_fuzz(128, seed=1, cpu=0.0), 128)
 
 
-def test_a_share_on_the_cpu_body(run_fuzz):
+def test_a_share_on_the_cpu_backend(run_fuzz):
     check_seen(run_fuzz(96, seed=14, cpu=1.0), 96)
 
 

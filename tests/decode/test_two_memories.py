@@ -51,19 +51,21 @@ SIZES = {"max_model_len": 200, "max_gamma": 4, "max_branches": 8, "max_width": 2
 every_method = pytest.mark.parametrize("name", POLICIES)
 
 
-def engine(apart, body="dry", **fields):
+def engine(apart, backend="dry", **fields):
     """An engine of two toys, with one memory or two."""
     pair = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
-    return _core.Runtime(*pair, body=body, draft_device=1 if apart else -1, **SIZES, **fields)
+    return _core.EngineCore(
+        *pair, backend=backend, draft_device=1 if apart else -1, **SIZES, **fields
+    )
 
 
-def answers(runtime, name):
+def answers(core, name):
     """(tokens, counters) of each kind of request, one after the other."""
     found = []
     for sampling, shaping in REQUESTS.values():
         how = _core.Sampling(**sampling), _probe.policy(**POLICIES[name]), 40
-        runtime.begin(PROMPT, *how, [], _core.Shaping(**shaping))
-        found.append((runtime.run(), counters(runtime.seat(0))))
+        core.begin(PROMPT, *how, [], _core.Shaping(**shaping))
+        found.append((core.run(), counters(core.seat(0))))
     return found
 
 
@@ -74,69 +76,69 @@ def counters(seat):
     return {n: getattr(kept, n) for n in names if n != "rounds_ahead"}
 
 
-def crowd(apart, names, body="dry", **fields):
+def crowd(apart, names, backend="dry", **fields):
     """Tokens by request of sequences that take turns in three seats, and the engine."""
-    runtime = engine(apart, body, max_num_seqs=3, max_piece=8, **fields)
+    core = engine(apart, backend, max_num_seqs=3, max_piece=8, **fields)
     rng, running, found = random.Random(5), {}, {}
     waiting = list(enumerate(names * 3))
     while waiting or running:
-        while waiting and runtime.has_free_seat:
+        while waiting and core.has_free_seat:
             number, name = waiting.pop(0)
             sampling, shaping = list(REQUESTS.values())[number % len(REQUESTS)]
             how = _core.Sampling(**sampling | {"seed": number}), _probe.policy(**POLICIES[name])
             prompt = [1, 2, 3] * rng.randint(1, 30)
-            seat = runtime.admit(prompt, *how, rng.randint(1, 40), [], _core.Shaping(**shaping))
+            seat = core.admit(prompt, *how, rng.randint(1, 40), [], _core.Shaping(**shaping))
             running[number] = seat
             found[number] = []
-        runtime.advance(1)
+        core.advance(1)
         for number, seat in list(running.items()):
             found[number] += seat.take()
             if seat.finished:
                 seat.release()
                 del running[number]
-    return found, runtime
+    return found, core
 
 
 @every_method
 def test_one_sequence_has_the_tokens_and_counters_of_one_memory(name):
-    runtime = engine(True)
-    assert answers(runtime, name) == answers(engine(False), name)
-    assert runtime.order.conflicts() == []
+    core = engine(True)
+    assert answers(core, name) == answers(engine(False), name)
+    assert core.order.conflicts() == []
 
 
 @every_method
 def test_so_it_is_with_threads(name):
-    threads = {"num_threads": 2, "body": "cpu"}
+    threads = {"num_threads": 2, "backend": "cpu"}
     assert answers(engine(True, **threads), name) == answers(engine(False), name)
 
 
 def test_three_seats_have_the_tokens_of_one_memory():
     names = list(POLICIES)
-    found, runtime = crowd(True, names)
+    found, core = crowd(True, names)
     assert found == crowd(False, names)[0]
     assert len(found) == 3 * len(names)
     assert all(found.values())
-    assert runtime.order.conflicts() == []
+    assert core.order.conflicts() == []
     assert crowd(True, names, "cpu", num_threads=2)[0] == found
 
 
 @every_method
 def test_each_mail_is_needed(name):
-    runtime = engine(True)
-    answers(runtime, name)
+    core = engine(True)
+    answers(core, name)
     for mail in MAILS.values():
-        found = runtime.order.conflicts(without=[mail])
+        found = core.order.conflicts(without=[mail])
         assert any("no mail for" in said for said in found) == (mail in NEEDED[name]), (mail, found)
 
 
 @every_method
 def test_each_fence_is_needed(name):
     """Without the host's waits, as if rounds were enqueued ahead."""
-    runtime = engine(True)
+    core = engine(True)
     how = _core.Sampling(temperature=0.8, seed=1), _probe.policy(**POLICIES[name]), 40
-    runtime.begin(PROMPT, *how)
-    runtime.run()
-    order = runtime.order
+    core.begin(PROMPT, *how)
+    core.run()
+    order = core.order
     assert order.conflicts(host=False) == []
     for fence in FENCES:
         mail = MAILS.get(fence, "verdict")
@@ -147,10 +149,10 @@ def test_each_fence_is_needed(name):
 @every_method
 def test_only_mail_crosses(name):
     """An op accesses the memory of its lane; mail accesses both."""
-    runtime = engine(True)
-    answers(runtime, name)
+    core = engine(True)
+    answers(core, name)
     second = "in the second memory"
-    for stream, what, reads, writes, _ in (op for op in runtime.order.ops() if len(op) == 5):
+    for stream, what, reads, writes, _ in (op for op in core.order.ops() if len(op) == 5):
         if stream == "host":
             continue
         memories = {part.endswith(second) for part in [*reads, *writes]}
@@ -173,7 +175,7 @@ def test_what_needs_one_memory_is_refused(fields, what):
 
 
 def test_without_a_draft_there_is_one_memory():
-    runtime = _core.Runtime(_core.Toy(vocab=32), None, body="dry", draft_device=1, **SIZES)
-    runtime.begin(PROMPT, _core.Sampling(), _core.Policy(), 8)
-    assert len(runtime.run()) == 8
-    assert not [op for op in runtime.order.ops() if "verdict" in op]
+    core = _core.EngineCore(_core.Toy(vocab=32), None, backend="dry", draft_device=1, **SIZES)
+    core.begin(PROMPT, _core.Sampling(), _core.Policy(), 8)
+    assert len(core.run()) == 8
+    assert not [op for op in core.order.ops() if "verdict" in op]

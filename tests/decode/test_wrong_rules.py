@@ -33,11 +33,9 @@ SORT = """  std::sort(found, found + n, [&](const Candidate& a, const Candidate&
     return q[a.token] > q[b.token];
   });
 """
-COINS = "  const Noise coins = noise_behind(c, node, kCoin);\n"
-OWN_Q = (
-    "  for (int r = 0; r < law.n; ++r) law.lp[r] = raw.lp(a.logits[i * a.stride + law.token[r]]);\n"
-)
-RAW_Q = "  for (int t = 0; t < a.vocab; ++t) scores[t] = logits[t] / c.sampling.temperature;\n"
+COINS = "  const Noise coins = noise_after(c, node, kCoin);\n"
+OWN_Q = "  for (int r = 0; r < dist.n; ++r) dist.lp[r] = raw.lp(a.row(i)[dist.token[r]]);\n"
+RAW_Q = "  for (int t = 0; t < a.columns.n; ++t) scores[t] = logits[t] / c.sampling.temperature;\n"
 # A wrong rule: method, file, text, replacement.
 WRONG = {
     "ratio on a looked-up token": (LOOKUP, SELECT, FOUND, ""),
@@ -54,13 +52,13 @@ WRONG = {
     "pruned by the drawn tokens' own q": (
         TREE,
         CHOOSE,
-        "  score_blindly(scores, a.vocab, law);\n",
+        "  score_blindly(scores, a.columns.n, dist);\n",
         OWN_Q,
     ),
     "raw q of a truncated draw": (
         PATH,
         CHOOSE,
-        "  keep_scores(logits, a.vocab, c.sampling, scratch, scores);\n",
+        "  keep_scores(logits, a.columns.n, c.sampling, scratch, scores);\n",
         RAW_Q,
     ),
     "resampled from p": (
@@ -83,10 +81,10 @@ def run(programs, tally, tmp_path_factory):
     """run(method, replaced): distance of a core's tokens from the distribution."""
 
     def run(method, replaced):
-        law = (
+        dist = (
             {"temperature": 6.0, "top_k": 2} if method is PATH else {"temperature": 2.5, "top_k": 0}
         )
-        setting = tally.setting(method, noise=48, cells=3, **law)
+        setting = tally.setting(method, noise=48, cells=3, **dist)
         p = _probe.policy(**method)
         knobs = [p.gamma, p.branches, p.ranking, p.width, p.nodes, p.epsilon]
         knobs += [p.on_miss, p.burst, p.burst_width, p.lookup]
@@ -97,8 +95,8 @@ def run(programs, tally, tmp_path_factory):
             (folder / part).parent.mkdir()
             (folder / part).write_text(replaced.pop(part))
             flags.append(f"-I{folder}")
-        program = programs.build("law_main", programs.rounds, tuple(flags), replaced)
-        done = programs.run(program, *toys, *law.values(), *knobs)
+        program = programs.build("dist_main", programs.rounds, tuple(flags), replaced)
+        done = programs.run(program, *toys, *dist.values(), *knobs)
         assert done.returncode == 0, done.stderr
         counts = np.zeros((setting["vocab"] + 1,) * setting["cells"])
         for line in done.stdout.splitlines():

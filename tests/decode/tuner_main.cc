@@ -57,9 +57,9 @@ constexpr int64_t kStep = 300, kTargetNs = 1000;
 int64_t allowance(const Tuner& tuner, Sequence& c) {
   const int64_t have = c.draft_have;
   int64_t found = 0;
-  for (int64_t behind = 16; behind <= kMaxRows; ++behind) {
-    c.draft_have = c.head - behind;
-    if (tuner.wants_to_look(c, c.head)) found = kStep * behind;
+  for (int64_t lag = 16; lag <= kMaxRows; ++lag) {
+    c.draft_have = c.head - lag;
+    if (tuner.wants_to_look(c, c.head)) found = kStep * lag;
   }
   c.draft_have = have;
   return found;
@@ -105,15 +105,15 @@ int books_trials() {
 int ranks_tokens() {
   uint8_t rank[kCandidates + 3] = {};
   auto c = std::make_unique<Sequence>();
-  note_rank(*c, 1, Law{}, 0);  // no room for ranks
+  note_rank(*c, 1, Dist{}, 0);  // no room for ranks
   c->rank = rank;
-  Law law{};
-  law.n = kCandidates;
-  for (int i = 0; i < kCandidates; ++i) law.token[i] = 100 + i;
-  for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, law, 100 + i);
-  note_rank(*c, kCandidates, law, 7);
-  law.n = 3;
-  note_rank(*c, kCandidates + 1, law, 103);  // a leftover beyond the candidates
+  Dist dist{};
+  dist.n = kCandidates;
+  for (int i = 0; i < kCandidates; ++i) dist.token[i] = 100 + i;
+  for (int i = 0; i < kCandidates; ++i) note_rank(*c, i, dist, 100 + i);
+  note_rank(*c, kCandidates, dist, 7);
+  dist.n = 3;
+  note_rank(*c, kCandidates + 1, dist, 103);  // a leftover beyond the candidates
   for (int i = 0; i < kCandidates; ++i)
     if (rank_at(rank, i) != 1 + i) return failed("a candidate has another's rank");
   for (int i = kCandidates; i < kCandidates + 2; ++i)

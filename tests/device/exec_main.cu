@@ -142,7 +142,7 @@ class DeviceOps {
     const LaneArgs lane = lane_at(there, !of_target);
     const SelectArgs select = select_at(there);
     const bool selects =
-        op == RoundOp::select || op == RoundOp::hang_chain || op == RoundOp::hang_burst;
+        op == RoundOp::select || op == RoundOp::attach_chain || op == RoundOp::attach_burst;
     const bool classifies =
         op == RoundOp::hrad_features || op == RoundOp::hrad_inner || op == RoundOp::hrad_cut;
     Graph::Node& node = classifies                 ? put(*graph, hrad_at(there, dtype))
@@ -205,7 +205,7 @@ void read_records() {
   exec->upload(state, 0, 1);
   Graph graph("select");
   const SelectArgs args = select_at(state.device());
-  for (const RoundOp op : {RoundOp::select, RoundOp::hang_chain})
+  for (const RoundOp op : {RoundOp::select, RoundOp::attach_chain})
     graph.add(+[](const SelectArgs&, Worker) {}, args).on_device(kernel_of(op), 32);
   graph.add(
            +[](const EndArgs&, Worker) {}, EndArgs{&state.device()->ended})

@@ -42,7 +42,7 @@ def core() -> str:
     if info["why_no_cuda"]:
         raise EngineError(f"core: {info['why_no_cuda']}")
     try:
-        _core.Runtime(_core.Toy(vocab=32), None, max_model_len=100, body="cuda")
+        _core.EngineCore(_core.Toy(vocab=32), None, max_model_len=100, backend="cuda")
     except InvalidInputError as error:
         if NO_KERNEL not in str(error):
             raise EngineError(f"core: {error}; built for {info['cuda_architectures']}") from None

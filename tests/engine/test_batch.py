@@ -16,7 +16,7 @@ from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams
 from sbrt.model.demo_pair import demo_folder
 from sbrt.serve.pair import load_pair
 from tests.common.toys import GREEDY, answer, fresh, ids_of, toy_engine
-from tests.engine.test_same_tokens import LAWS, METHODS, some_prompts
+from tests.engine.test_same_tokens import METHODS, SAMPLINGS, some_prompts
 
 SEATS = 6
 COUNT, MANY = 14, 40  # requests
@@ -35,9 +35,11 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         yield engine
 
 
-def params_of(i: int, law: str) -> SamplingParams:
+def params_of(i: int, sampling: str) -> SamplingParams:
     """Lengths differ, so that seats change hands at different times."""
-    return SamplingParams(seed=i, max_tokens=8 + 7 * i % 41, ignore_eos=i % 8 != 0, **LAWS[law])
+    return SamplingParams(
+        seed=i, max_tokens=8 + 7 * i % 41, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
+    )
 
 
 def summary(output) -> tuple:
@@ -45,11 +47,11 @@ def summary(output) -> tuple:
     return answer.token_ids, answer.text, answer.finish_reason, answer.stop_reason
 
 
-def run_together(engine: Engine, law: str, seed: int, count: int) -> dict[str, tuple]:
+def run_together(engine: Engine, sampling: str, seed: int, count: int) -> dict[str, tuple]:
     """The answers of requests that arrive at random, by several methods, some aborted."""
     rng, found = Random(seed), {}
     prompts = some_prompts(count)
-    waiting = [(f"{i}", prompts[i], params_of(i, law), METHODS[i % len(METHODS)])
+    waiting = [(f"{i}", prompts[i], params_of(i, sampling), METHODS[i % len(METHODS)])
                for i in rng.sample(range(count), count)]  # fmt: skip
     while waiting or engine.has_unfinished_requests():
         if waiting and rng.random() < 0.5:
@@ -66,18 +68,18 @@ def run_together(engine: Engine, law: str, seed: int, count: int) -> dict[str, t
 
 
 @cache
-def answers_alone(engine: Engine, law: str, count: int) -> list[tuple]:
+def answers_alone(engine: Engine, sampling: str, count: int) -> list[tuple]:
     return [
-        summary(engine.generate(prompt, params_of(i, law), method="none")[0])
+        summary(engine.generate(prompt, params_of(i, sampling), method="none")[0])
         for i, prompt in enumerate(some_prompts(count))
     ]
 
 
 @pytest.mark.parametrize("count", [COUNT, pytest.param(MANY, marks=pytest.mark.exact)])
-@pytest.mark.parametrize("law", LAWS)
-def test_answers_do_not_depend_on_company(engine: Engine, law: str, count: int) -> None:
-    found = run_together(engine, law, len(law), count)
-    assert [found[f"{i}"] for i in range(count)] == answers_alone(engine, law, count)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_answers_do_not_depend_on_company(engine: Engine, sampling: str, count: int) -> None:
+    found = run_together(engine, sampling, len(sampling), count)
+    assert [found[f"{i}"] for i in range(count)] == answers_alone(engine, sampling, count)
 
 
 @pytest.mark.parametrize("method", ["none", "specbranch", "auto"])

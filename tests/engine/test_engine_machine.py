@@ -28,7 +28,7 @@ from tests.common.toys import UNTUNED
 
 VOCAB, LIMIT = 24, 96  # tokens, max_model_len
 PAIR = Pair(Toy(VOCAB, 5), Toy(VOCAB, 5, noise16=6), None, frozenset(), VOCAB, "float32")
-LAWS = (
+SAMPLINGS = (
     {"temperature": 0},
     {"temperature": 0, "stop_token_ids": [3, 17]},
     {"temperature": 0.8, "top_p": 0.9, "seed": 7},
@@ -38,7 +38,7 @@ LAWS = (
 )
 PROMPTS = st.integers(1, LIMIT - 1).map(lambda n: tuple(7 * i * i % VOCAB for i in range(n)))
 REQUESTS = st.tuples(
-    PROMPTS, st.sampled_from(range(len(LAWS))), st.integers(0, 14), st.sampled_from(METHODS)
+    PROMPTS, st.sampled_from(range(len(SAMPLINGS))), st.integers(0, 14), st.sampled_from(METHODS)
 )
 BAD = (
     {"prompt": [[]]},
@@ -67,8 +67,10 @@ def open_engine(tuned: bool = False, seats: int = 1) -> Engine:
     return Engine(config, pair=PAIR, methods=METHODS if tuned else UNTUNED)
 
 
-def params_of(law: int, budget: int) -> SamplingParams:
-    return SamplingParams(max_tokens=budget, min_tokens=min(law, budget), **LAWS[law])
+def params_of(sampling: int, budget: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=budget, min_tokens=min(sampling, budget), **SAMPLINGS[sampling]
+    )
 
 
 @cache
@@ -77,9 +79,9 @@ def alone() -> Engine:
 
 
 @cache
-def plain(prompt: tuple[int, ...], law: int, budget: int) -> tuple[list[int], str]:
+def plain(prompt: tuple[int, ...], sampling: int, budget: int) -> tuple[list[int], str]:
     """(tokens, finish reason) by an engine that does nothing else."""
-    [output] = alone().generate(list(prompt), params_of(law, budget), method="none")
+    [output] = alone().generate(list(prompt), params_of(sampling, budget), method="none")
     return output.outputs[0].token_ids, output.outputs[0].finish_reason
 
 
@@ -96,10 +98,10 @@ class Callers(RuleBasedStateMachine):
         self.tuned, self.seats = tuned, seats
         self.engine: Engine | None = open_engine(tuned, seats)
         self.ids = map(str, itertools.count())
-        self.told: dict[str, tuple] = {}  # id: (prompt, law, budget)
+        self.told: dict[str, tuple] = {}  # id: (prompt, sampling, budget)
         self.seen: dict[str, int] = {}  # id: tokens so far
         self.free: list[str] = []  # ids that have finished
-        self.streams: list[tuple] = []  # (iterator, prompt, law, budget)
+        self.streams: list[tuple] = []  # (iterator, prompt, sampling, budget)
 
     def teardown(self):
         if self.engine is not None:
@@ -165,7 +167,7 @@ class Callers(RuleBasedStateMachine):
     @rule(requests=st.lists(REQUESTS, min_size=1, max_size=3))
     def generate(self, requests):
         prompts = [list(prompt) for prompt, *_ in requests]
-        params = [params_of(law, budget) for _, law, budget, _ in requests]
+        params = [params_of(sampling, budget) for _, sampling, budget, _ in requests]
         outputs = self.engine.generate(prompts, params, method=self.how(requests[0][3]))
         found = [(o.outputs[0].token_ids, o.outputs[0].finish_reason) for o in outputs]
         assert found == [plain(*request[:3]) for request in requests]

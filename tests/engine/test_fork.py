@@ -12,31 +12,31 @@ import pytest
 RUNTIME = """
 import os, sys
 from sbrt import EngineError
-from sbrt._core import Runtime, Sampling, Toy
+from sbrt._core import EngineCore, Sampling, Toy
 from sbrt._probe import policy
 
 toy = Toy(vocab=32, seed=1)
-runtime = Runtime(toy, toy, max_model_len=200, num_threads=2)
-runtime.begin([1, 2], Sampling(temperature=0), policy(4, 2), 100)
-runtime.run(max_rounds=2)
+core = EngineCore(toy, toy, max_model_len=200, num_threads=2)
+core.begin([1, 2], Sampling(temperature=0), policy(4, 2), 100)
+core.run(max_rounds=2)
 child = os.fork()
 if child == 0:
-    for call in (runtime.run, lambda: runtime.begin([1], Sampling(), policy(0), 4)):
+    for call in (core.run, lambda: core.begin([1], Sampling(), policy(0), 4)):
         try:
             call()
         except EngineError as error:
             assert "fork" in str(error) and "\\n" not in str(error), error
         else:
             os._exit(1)
-    own = Runtime(toy, None, max_model_len=200)
+    own = EngineCore(toy, None, max_model_len=200)
     own.begin([1, 2], Sampling(temperature=0), policy(0), 100)
     assert len(own.run()) == 100
-    runtime.close()
-    del runtime, own
+    core.close()
+    del core, own
     sys.exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-runtime.run()
-assert runtime.seat(0).finish_reason == "length"
+core.run()
+assert core.seat(0).finish_reason == "length"
 print("fine")
 """
 

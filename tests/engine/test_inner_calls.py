@@ -63,7 +63,7 @@ def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], objec
 
 def interrupt(engine: Engine, call: Callable[[], object]) -> None:
     """Make `call` once, when a wait for a round returns."""
-    real, calls = engine._scheduler._runtime, [call]
+    real, calls = engine._scheduler._engine_core, [call]
 
     class Interrupted:
         def __getattr__(self, name: str) -> object:
@@ -74,7 +74,7 @@ def interrupt(engine: Engine, call: Callable[[], object]) -> None:
             if calls:
                 calls.pop()()
 
-    engine._scheduler._runtime = Interrupted()
+    engine._scheduler._engine_core = Interrupted()
 
 
 def outer(engine: Engine, how: str, params: SamplingParams = LONG) -> list[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sbrt import Engine, EngineError, SamplingParams
-from sbrt._core import Policy, Runtime, Sampling, Toy
+from sbrt._core import EngineCore, Policy, Sampling, Toy
 from sbrt.methods import DRAFTLESS, METHODS
 from tests.common.toys import GREEDY, PROMPT, answer, fresh, ids_of, toy_engine
 
@@ -231,7 +231,7 @@ def test_closing_joins_every_thread(how: str) -> None:
         elif how == "failed":
             with pytest.raises(EngineError, match="position 200") as caught:
                 engine.generate(PROMPT[:190], GREEDY)
-            assert caught.tb  # its frames refer to the runtime
+            assert caught.tb  # its frames refer to the core
         elif how == "stream":
             stream = engine.stream(PROMPT[:20], GREEDY)
             next(stream)
@@ -282,11 +282,11 @@ def test_an_interpreter_ends_with_an_engine_open(more: str) -> None:
 def test_a_python_thread_runs_during_one_long_call(length: int) -> None:
     """If begin() or run() held the GIL, nothing could open the gate."""
     toy = Toy(**GATE)
-    runtime = Runtime(toy, None, max_model_len=4096)
+    core = EngineCore(toy, None, max_model_len=4096)
 
     def one_long_call() -> list[int]:
-        runtime.begin(PROMPT[:length], Sampling(), Policy(), 40)
-        return runtime.run()
+        core.begin(PROMPT[:length], Sampling(), Policy(), 40)
+        return core.run()
 
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(one_long_call)

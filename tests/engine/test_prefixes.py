@@ -12,7 +12,7 @@ from sbrt.serve.pair import load_pair
 from tests.common.toys import GREEDY, VOCAB, ids_of, toy_engine
 
 METHODS = ("none", "draft_model", "lookup", "tree", "specbranch", "hedge")
-LAWS = ({"temperature": 0.0}, {"temperature": 0.9, "seed": 5})
+SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.9, "seed": 5})
 TURNS = 6
 
 
@@ -27,12 +27,12 @@ def demo_engine(**fields) -> Engine:
     return Engine(config, pair=load_pair(config), methods=METHODS)
 
 
-def chat(engine: Engine, law: dict, method: str) -> list[tuple]:
+def chat(engine: Engine, sampling: dict, method: str) -> list[tuple]:
     """(tokens, reused tokens, length of the prompt) of each turn."""
     ids, turns = engine.encode("def read(path):\n"), []
     for turn in range(TURNS):
         ids = ids + engine.encode(f"# {turn}: and then\n")
-        params = SamplingParams(max_tokens=20, ignore_eos=True, **law)
+        params = SamplingParams(max_tokens=20, ignore_eos=True, **sampling)
         [output] = engine.generate(ids, params, method=method)
         turns.append((ids_of(output), output.num_cached_tokens, len(ids)))
         ids = ids + ids_of(output)
@@ -40,21 +40,21 @@ def chat(engine: Engine, law: dict, method: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
-    ("law", "names"),
+    ("sampling", "names"),
     [
-        pytest.param(LAWS[0], METHODS, id="greedy"),
-        pytest.param(LAWS[1], ("lookup", "specbranch"), id="sampled"),
-        pytest.param(LAWS[1], METHODS, id="sampled, all methods", marks=pytest.mark.exact),
+        pytest.param(SAMPLINGS[0], METHODS, id="greedy"),
+        pytest.param(SAMPLINGS[1], ("lookup", "specbranch"), id="sampled"),
+        pytest.param(SAMPLINGS[1], METHODS, id="sampled, all methods", marks=pytest.mark.exact),
     ],
 )
-def test_a_chat_feeds_what_is_new(law: dict, names: tuple[str, ...]) -> None:
+def test_a_chat_feeds_what_is_new(sampling: dict, names: tuple[str, ...]) -> None:
     with demo_engine(enable_prefix_caching=False) as engine:
-        fresh = chat(engine, law, "none")
+        fresh = chat(engine, sampling, "none")
         assert [cached for _, cached, _ in fresh] == [0] * TURNS
     with demo_engine() as engine:
         for method in names:
             engine.generate("Another chat has the seat first.", GREEDY, method="none")
-            turns = chat(engine, law, method)
+            turns = chat(engine, sampling, method)
             assert [tokens for tokens, *_ in turns] == [tokens for tokens, *_ in fresh], method
             before = 0
             for tokens, cached, length in turns:

@@ -45,13 +45,13 @@ SHAPING = {
     "bad_words": ["self.assert", "import"],
     "stop": ["return None", "\n\ndef ", "raise ValueError(", '"""\n    return'],
 }
-LAWS: dict[str, dict[str, Any]] = {
+SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "sampled": {"temperature": 0.8},
     "greedy, shaped": {"temperature": 0.0, "logit_bias": {12: 1.5, 200: -3.0}, **SHAPING},
     "sampled, shaped": {"temperature": 0.8, "top_p": 0.9, "top_k": 200, "min_p": 0.001, **SHAPING},
 }
-PLAIN_LAWS, SHAPED_LAWS = list(LAWS)[:2], list(LAWS)[2:]
+PLAIN_DISTS, SHAPED_DISTS = list(SAMPLINGS)[:2], list(SAMPLINGS)[2:]
 
 
 @cache
@@ -97,69 +97,78 @@ def open_engine(draft: str, threads: int, methods: tuple[str, ...], **kept: str)
 Answer = tuple[list[int], str, str | None, int | str | None]
 
 
-def answers(engine: Engine, method: str, prompts: list[str], law: str) -> list[Answer]:
+def answers(engine: Engine, method: str, prompts: list[str], sampling: str) -> list[Answer]:
     found: list[Answer] = []
     for i, prompt in enumerate(prompts):
         # Every eighth answer may end by itself; the others have their full length.
-        params = SamplingParams(seed=i, max_tokens=MAX_TOKENS, ignore_eos=i % 8 != 0, **LAWS[law])
+        params = SamplingParams(
+            seed=i, max_tokens=MAX_TOKENS, ignore_eos=i % 8 != 0, **SAMPLINGS[sampling]
+        )
         [answer] = engine.generate(prompt, params, method=method)[0].outputs
         found.append((answer.token_ids, answer.text, answer.finish_reason, answer.stop_reason))
     return found
 
 
 def check_all_methods(
-    engine: Engine, law: str, limit: int, methods: tuple[str, ...] = METHODS
+    engine: Engine, sampling: str, limit: int, methods: tuple[str, ...] = METHODS
 ) -> None:
     prompts = some_prompts(limit)
-    plain = answers(engine, "none", prompts, law)
-    if "stop" in LAWS[law]:
+    plain = answers(engine, "none", prompts, sampling)
+    if "stop" in SAMPLINGS[sampling]:
         stopped = {reason for _, _, finish, reason in plain if finish == "stop"}
         assert stopped & set(SHAPING["stop"]), "no answer reached a stop string"
     else:
         assert sum(len(answer[0]) for answer in plain) >= limit * 7 // 8 * MAX_TOKENS
     for method in methods:
-        assert answers(engine, method, prompts, law) == plain, method
+        assert answers(engine, method, prompts, sampling) == plain, method
 
 
-@pytest.mark.parametrize("law", PLAIN_LAWS)
+@pytest.mark.parametrize("sampling", PLAIN_DISTS)
 @pytest.mark.parametrize(("draft", "threads", "limit", "methods"), SOME)
 def test_some_prompts(
-    engine_of: MakeEngine, draft: str, threads: int, limit: int, methods: tuple[str, ...], law: str
+    engine_of: MakeEngine,
+    draft: str,
+    threads: int,
+    limit: int,
+    methods: tuple[str, ...],
+    sampling: str,
 ) -> None:
-    check_all_methods(engine_of(draft, threads, methods), law, limit, methods)
+    check_all_methods(engine_of(draft, threads, methods), sampling, limit, methods)
 
 
-# Every method once, greedy or sampled; `make exact` has every method with every prompt and law.
+# Every method once, greedy or sampled. `make exact` has every method, prompt and sampling.
 SHAPED = (
-    ("draft", 1, SHAPED_LAWS[0], UNTUNED[::2]),
-    ("poor", 2, SHAPED_LAWS[1], UNTUNED[1::2]),
-    pytest.param("draft", 2, SHAPED_LAWS[1], UNTUNED, marks=pytest.mark.exact),
-    pytest.param("poor", 2, SHAPED_LAWS[0], UNTUNED, marks=pytest.mark.exact),
+    ("draft", 1, SHAPED_DISTS[0], UNTUNED[::2]),
+    ("poor", 2, SHAPED_DISTS[1], UNTUNED[1::2]),
+    pytest.param("draft", 2, SHAPED_DISTS[1], UNTUNED, marks=pytest.mark.exact),
+    pytest.param("poor", 2, SHAPED_DISTS[0], UNTUNED, marks=pytest.mark.exact),
 )
 
 
-@pytest.mark.parametrize(("draft", "threads", "law", "methods"), SHAPED)
+@pytest.mark.parametrize(("draft", "threads", "sampling", "methods"), SHAPED)
 def test_some_prompts_shaped(
-    engine_of: MakeEngine, draft: str, threads: int, law: str, methods: tuple[str, ...]
+    engine_of: MakeEngine, draft: str, threads: int, sampling: str, methods: tuple[str, ...]
 ) -> None:
-    check_all_methods(engine_of(draft, threads, UNTUNED), law, ENOUGH, methods)
+    check_all_methods(engine_of(draft, threads, UNTUNED), sampling, ENOUGH, methods)
 
 
 @pytest.mark.parametrize("limit", [ENOUGH, pytest.param(24, marks=pytest.mark.exact)])
-@pytest.mark.parametrize("law", PLAIN_LAWS)
+@pytest.mark.parametrize("sampling", PLAIN_DISTS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
 def test_the_shipped_classifiers_cut_chains_and_change_no_token(
-    draft: str, law: str, limit: int
+    draft: str, sampling: str, limit: int
 ) -> None:
     prompts = some_prompts(limit)
     methods = ("specbranch:gamma=7,epsilon=0,hrad=demo", "specbranch:gamma=7,epsilon=0")
     with open_engine(draft, 1, methods) as engine:
-        plain = answers(engine, "none", prompts, law)
+        plain = answers(engine, "none", prompts, sampling)
         rolled_back = []
         for method in methods:
-            assert answers(engine, method, prompts, law) == plain, method
+            assert answers(engine, method, prompts, sampling) == plain, method
             outputs = [
-                engine.generate(prompt, SamplingParams(seed=i, **LAWS[law]), method=method)[0]
+                engine.generate(
+                    prompt, SamplingParams(seed=i, **SAMPLINGS[sampling]), method=method
+                )[0]
                 for i, prompt in enumerate(prompts)
             ]
             metrics = [output.outputs[0].spec_decode_metrics for output in outputs]
@@ -175,33 +184,35 @@ def test_quantised_weights_equal_their_own_plain_decoding(
     prompts = some_prompts(1)
     kept = {"dtype": dtype, "activation_dtype": activations}
     with open_engine("draft", 2, methods, **kept) as engine:
-        plain = {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
-        for method, law in product(methods, PLAIN_LAWS):
-            assert answers(engine, method, prompts, law) == plain[law], (method, law)
+        plain = {sampling: answers(engine, "none", prompts, sampling) for sampling in PLAIN_DISTS}
+        for method, sampling in product(methods, PLAIN_DISTS):
+            assert answers(engine, method, prompts, sampling) == plain[sampling], (method, sampling)
     with open_engine("draft", 1, ("none",), **kept) as engine:
-        assert plain == {law: answers(engine, "none", prompts, law) for law in PLAIN_LAWS}
+        assert plain == {
+            sampling: answers(engine, "none", prompts, sampling) for sampling in PLAIN_DISTS
+        }
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("law", PLAIN_LAWS)
+@pytest.mark.parametrize("sampling", PLAIN_DISTS)
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("draft", DRAFTS)
-def test_all_prompts(engine_of: MakeEngine, draft: str, threads: int, law: str) -> None:
-    check_all_methods(engine_of(draft, threads, METHODS), law, limit=164)
+def test_all_prompts(engine_of: MakeEngine, draft: str, threads: int, sampling: str) -> None:
+    check_all_methods(engine_of(draft, threads, METHODS), sampling, limit=164)
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("law", SHAPED_LAWS)
+@pytest.mark.parametrize("sampling", SHAPED_DISTS)
 @pytest.mark.parametrize("draft", DRAFTS[:2])
-def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, law: str) -> None:
-    check_all_methods(engine_of(draft, 1, METHODS), law, limit=164)
+def test_all_prompts_shaped(engine_of: MakeEngine, draft: str, sampling: str) -> None:
+    check_all_methods(engine_of(draft, 1, METHODS), sampling, limit=164)
 
 
-@pytest.mark.parametrize("law", PLAIN_LAWS)
-def test_threads_change_nothing(engine_of: MakeEngine, law: str) -> None:
+@pytest.mark.parametrize("sampling", PLAIN_DISTS)
+def test_threads_change_nothing(engine_of: MakeEngine, sampling: str) -> None:
     prompts = some_prompts(3)
     alone, team = (
-        answers(engine_of("draft", threads, methods), "specbranch", prompts, law)
+        answers(engine_of("draft", threads, methods), "specbranch", prompts, sampling)
         for threads, methods in ((1, UNTUNED), (2, METHODS))
     )
     assert alone == team

@@ -30,7 +30,7 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kTimeLimit = 600;  // seconds, so that a hang cannot block the tests
+constexpr int kTimeLimit = 600;  // seconds, so that a attach cannot block the tests
 int scale = 100;                 // per cent
 bool canary = false;
 
@@ -283,7 +283,7 @@ void trace() {
 }
 
 // The sim backend runs as far as events allow, and says when an event will never fire.
-void sim_body() {
+void sim_backend() {
   Event ready("ready"), done("done");
   Graph fails("fails");
   const auto exec = make_sim_exec();
@@ -383,7 +383,7 @@ int main(int argc, char** argv) {
     run("trace", trace);
     run("order across streams, sim", [] { order_across_streams(make_sim_exec); });
     run("ten thousand tiny graphs, sim", [] { ten_thousand_tiny_graphs(make_sim_exec); });
-    run("sim body", sim_body);
+    run("sim backend", sim_backend);
     run("virtual time", virtual_time);
   } catch (const std::exception& e) {
     std::printf("FAILED: %s\n", e.what());

@@ -14,19 +14,19 @@ NEEDED_BY = {
     "rejects": {"rejection": True},
     "reuses_prefixes": {"reuses_prefixes": True},
 }
-BODIES = ("cpu", "sim", "dry", "dry_cuda", "cuda")
+BACKENDS = ("cpu", "sim", "dry", "dry_cuda", "cuda")
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NEEDED_BY)
-def test_what_a_backend_cannot_do_is_refused(body, name):
-    can, toy = _core.capabilities(body), _core.Toy(vocab=32)
-    config = _core.RuntimeConfig(body=body, max_model_len=100, **NEEDED_BY[name])
+def test_what_a_backend_cannot_do_is_refused(backend, name):
+    can, toy = _core.capabilities(backend), _core.Toy(vocab=32)
+    config = _core.RuntimeConfig(backend=backend, max_model_len=100, **NEEDED_BY[name])
     if not getattr(can, name):
         with pytest.raises(InvalidInputError, match=rf"^device: .* is not on {can.name} yet$"):
-            _core.Runtime(toy, None, config)
+            _core.EngineCore(toy, None, config)
     elif not can.captures:  # a toy has no captured graphs
-        assert _core.Runtime(toy, None, config).seats == config.max_num_seqs
+        assert _core.EngineCore(toy, None, config).seats == config.max_num_seqs
 
 
 def test_an_imitation_can_do_what_it_imitates():
@@ -37,7 +37,9 @@ def test_an_imitation_can_do_what_it_imitates():
 
 
 def test_another_name_is_refused():
-    with pytest.raises(InvalidInputError, match=r"^body: expected cpu, sim, dry, dry_cuda or cuda"):
+    with pytest.raises(
+        InvalidInputError, match=r"^backend: expected cpu, sim, dry, dry_cuda or cuda"
+    ):
         _core.capabilities("gpu")
 
 

@@ -289,8 +289,8 @@ FAULTS = (
     Fault(
         "the rank of a token that is no candidate is that of the last candidate",
         "csrc/round/chain.h",
-        "(1 + (at < law.n ? at : kCandidates));",
-        "(1 + (at < law.n ? at : kCandidates - 1));",
+        "(1 + (at < dist.n ? at : kCandidates));",
+        "(1 + (at < dist.n ? at : kCandidates - 1));",
         ("decode/test_tuner.py",),
     ),
     # ---- triton_kernels

@@ -42,8 +42,8 @@ FAULTS = (
     Fault(
         "the draft reads rows of the target's",
         "csrc/round/op_table.inc",
-        "(settings, outcome, chain, chain_law),\n        (branches, draft_rows))",
-        "(settings, outcome, chain, chain_law, target_rows),\n        (branches, draft_rows))",
+        "(settings, outcome, chain, chain_dist),\n        (branches, draft_rows))",
+        "(settings, outcome, chain, chain_dist, target_rows),\n        (branches, draft_rows))",
         TWO,
     ),
     Fault(

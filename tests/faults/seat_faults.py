@@ -49,7 +49,7 @@ FAULTS = (
     Fault(
         "a request overwrites what runs in the other seats",
         "csrc/decode/resources.cc",
-        "exec->upload(memories[0].sequences, seat, 1);",
+        "exec->upload(own.sequences, seat, 1);",
         "exec->upload(memories[0].sequences, 0, count());",
         ("gpu/test_seats.py",),
     ),

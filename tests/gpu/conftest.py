@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, and runtimes over recorded lanes on the CPU backend."""
+"""Tiny random checkpoints of every family, and cores over recorded lanes on the CPU backend."""
 
 import json
 import sys
@@ -76,11 +76,11 @@ def write_fewer(folder, checkpoint, vocab):
 
 
 class Play:
-    """A runtime that can run every method of METHODS."""
+    """A core that can run every method of METHODS."""
 
     def __init__(self, target, draft, debug=True, **more):
         chosen = [methods.parse(method) for method in METHODS]
-        self.runtime = _core.Runtime(
+        self.core = _core.EngineCore(
             target, draft, max_model_len=MAX_LEN, debug=debug,
             max_gamma=max(m.gamma for m in chosen),
             max_branches=max(m.branches for m in chosen),
@@ -90,15 +90,15 @@ class Play:
     def begin(self, prompt, method="none", temperature=0.0, tokens=24, stop=()):
         sampling = _core.Sampling(temperature=temperature, seed=11)
         policy = methods.parse(method).policy()
-        self.runtime.begin(prompt, sampling, policy, tokens, list(stop))
+        self.core.begin(prompt, sampling, policy, tokens, list(stop))
 
     def answer(self, *args, **kwargs):
         """(tokens, reason) of one sequence, and its counters."""
         self.begin(*args, **kwargs)
         out = []
-        while not self.runtime.seat(0).finished:
-            out += self.runtime.run()
-        return out, self.runtime.seat(0).finish_reason
+        while not self.core.seat(0).finished:
+            out += self.core.run()
+        return out, self.core.seat(0).finish_reason
 
     def steps(self, between):
         """Tokens of the sequence that has begun; `between` is called between any two rounds.
@@ -106,18 +106,18 @@ class Play:
         A call may leave the next round in flight, so the lanes must come to rest first.
         """
         out = []
-        while not self.runtime.seat(0).finished:
-            self.runtime.idle()
+        while not self.core.seat(0).finished:
+            self.core.idle()
             between()
-            out += self.runtime.run(max_rounds=1)
+            out += self.core.run(max_rounds=1)
         return out
 
     def counters(self):
-        s = self.runtime.seat(0).stats
+        s = self.core.seat(0).stats
         return s.rounds, s.draft_tokens, s.accepted, s.branch_rounds, s.branch_hits
 
     def close(self):
-        self.runtime.close()
+        self.core.close()
 
 
 def prompt_of(n, seed=0):

@@ -65,8 +65,8 @@ class StandIn:
     """Replaces the device. `captures`: those of the lanes bound so far, target first."""
 
     def __init__(self, set_attribute):
-        self.captures, self.runtimes, self.devices = [], [], []
-        model_of, runtime = lanes.model_of, engine.Runtime
+        self.captures, self.cores, self.devices = [], [], []
+        model_of, core = lanes.model_of, engine.EngineCore
 
         def model(checkpoint, *, device, **more):
             self.devices.append(device)
@@ -77,20 +77,20 @@ class StandIn:
 
             return model_of(checkpoint, device="cpu", on_bind=bind, **more)
 
-        def dry(*models, body, **more):
-            if body != "cuda":
-                return runtime(*models, body=body, **more)
-            self.runtimes.append((dict(more), runtime(*models, body="dry_cuda", **more)))
-            return self.runtimes[-1][1]
+        def dry(*models, backend, **more):
+            if backend != "cuda":
+                return core(*models, backend=backend, **more)
+            self.cores.append((dict(more), core(*models, backend="dry_cuda", **more)))
+            return self.cores[-1][1]
 
         set_attribute(lanes, "model_of", model)
         set_attribute(lanes, "expect_core", lambda device: None)
-        set_attribute(engine, "Runtime", dry)
+        set_attribute(engine, "EngineCore", dry)
 
     def picks(self):
         """[(stream, graphs picked)] for every launch of the last engine so far."""
         by_stream = dict(zip(("target", "draft"), self.captures[-2:], strict=False))
-        book = self.runtimes[-1][1].order
+        book = self.cores[-1][1].order
         return [(stream, by_stream[stream].said(handle)) for stream, _, handle in book.picks()]
 
 

@@ -76,7 +76,7 @@ def test_it_answers_like_plain_decoding(stand_in, opened, requests, plain):
             [out] = engine.generate(*request[:2])
             assert found_in(out) == want
             kinds |= ran(out)
-        order = stand_in.runtimes[-1][1].order
+        order = stand_in.cores[-1][1].order
     assert kinds & {"tree", "hedge"}
     assert order.conflicts() == []
 
@@ -84,7 +84,7 @@ def test_it_answers_like_plain_decoding(stand_in, opened, requests, plain):
 def test_many_share_one_policy(stand_in, opened, requests, plain):
     with opened("cuda", seats=2, tuning=costs(rows=20)) as engine:
         assert together(engine, requests) == plain
-        order = stand_in.runtimes[-1][1].order
+        order = stand_in.cores[-1][1].order
     assert order.conflicts() == []
 
 

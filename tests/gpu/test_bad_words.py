@@ -11,18 +11,18 @@ SAMPLING = {"temperature": 0.8, "seed": 11}
 TOKENS = 16
 
 
-def start(runtime, prompt, method, words):
-    return runtime.admit(
+def start(core, prompt, method, words):
+    return core.admit(
         prompt, _core.Sampling(**SAMPLING), methods.parse(method).policy(), TOKENS, [],
         _core.Shaping(bad_words=words),
     )  # fmt: skip
 
 
-def answers(runtime, requests):
+def answers(core, requests):
     """The tokens of requests that share rounds."""
-    seats = [start(runtime, *request) for request in requests]
+    seats = [start(core, *request) for request in requests]
     while not all(seat.finished for seat in seats):
-        runtime.advance()
+        core.advance()
     found = [seat.take() for seat in seats]
     for seat in seats:
         seat.release()
@@ -31,14 +31,14 @@ def answers(runtime, requests):
 
 @pytest.fixture
 def opened(tool, tools, stand_in, checkpoints):
-    """The runtime of an engine on the stand-in, with some seats."""
+    """The core of an engine on the stand-in, with some seats."""
     engines = []
 
     def made(seats):
         pair = [checkpoint.folder for checkpoint in checkpoints["Qwen3"]]
         config = tool.config_of(pair, "cuda", max_model_len=tools.max_len, max_num_seqs=seats)
         engines.append(Engine(config, methods=METHODS))
-        return stand_in.runtimes[-1][1]
+        return stand_in.cores[-1][1]
 
     yield made
     for engine in engines:
@@ -47,7 +47,7 @@ def opened(tool, tools, stand_in, checkpoints):
 
 def test_words_of_several_tokens(tools, opened, checkpoints):
     prompts = [tools.prompt(9 + i, seed=i) for i in range(len(METHODS))]
-    cpu = tools.Play(*map(tools.recorded, checkpoints["Qwen3"])).runtime
+    cpu = tools.Play(*map(tools.recorded, checkpoints["Qwen3"])).core
     free = [answers(cpu, [(prompt, "none", [])])[0] for prompt in prompts]
     words = [
         # Across the end of the prompt, inside the answer, of one token, and one that never comes.
@@ -70,7 +70,7 @@ def test_words_of_several_tokens(tools, opened, checkpoints):
 
 
 def test_more_than_there_is_room_for(tools, opened):
-    runtime = opened(1)
+    core = opened(1)
     with pytest.raises(InvalidInputError, match=r"^bad_words: .* 32765 .* on cuda, got 40000$"):
-        start(runtime, tools.prompt(9), "none", [[1, 2, 3]] * 10_000)
-    assert len(answers(runtime, [(tools.prompt(9), "none", [[1, 2, 3]] * 5_000)])[0]) == TOKENS
+        start(core, tools.prompt(9), "none", [[1, 2, 3]] * 10_000)
+    assert len(answers(core, [(tools.prompt(9), "none", [[1, 2, 3]] * 5_000)])[0]) == TOKENS

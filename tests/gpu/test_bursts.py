@@ -104,16 +104,16 @@ def test_a_burst_is_one_launch_and_so_is_a_verification(
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
     tokens = 12 if kinds > 2 else 6  # enough for both kinds of rounds
     with Engine(config) as engine:
-        runtime = stand_in.runtimes[-1][1]
-        made = runtime.fused_graphs
+        core = stand_in.cores[-1][1]
+        made = core.fused_graphs
         for kind in asked:
             params = PARAMS[kind]
-            assert runtime.fused_graphs == made, kind
+            assert core.fused_graphs == made, kind
             times = 2 if kind == "both" else 1
             engine.generate([tools.prompt(9)] * times, replace(params, max_tokens=tokens))
-            check_bursts(runtime.order, method, kind)
-        last = runtime.fused_graphs
-        rounds = rounds_of(runtime.order)
+            check_bursts(core.order, method, kind)
+        last = core.fused_graphs
+        rounds = rounds_of(core.order)
     assert 2 * last == 3 * made
     if method in VERIFIED:
         assert made == 2 * kinds
@@ -126,21 +126,21 @@ def test_a_verification_is_the_work_of_its_parts(tools, tool, stand_in, checkpoi
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
-        whole = of_stream(stand_in.runtimes[-1][1].order, "ops", "target")
+        whole = of_stream(stand_in.cores[-1][1].order, "ops", "target")
     more = {"max_gamma": max(1, how.gamma), "max_branches": max(1, how.branches)}
     models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
-    runtime = _core.Runtime(
-        *models, body="dry", max_model_len=tools.max_len, max_width=how.width, **more
+    core = _core.EngineCore(
+        *models, backend="dry", max_model_len=tools.max_len, max_width=how.width, **more
     )
-    runtime.begin(prompt, _core.Sampling(temperature=0), how.policy(), GREEDY.max_tokens, [])
-    assert runtime.run() == out.outputs[0].token_ids
-    parts = of_stream(runtime.order, "ops", "target")
+    core.begin(prompt, _core.Sampling(temperature=0), how.policy(), GREEDY.max_tokens, [])
+    assert core.run() == out.outputs[0].token_ids
+    parts = of_stream(core.order, "ops", "target")
     assert any("moves" in said for said in parts)
     if method not in TREES:
         parts = [said for said in parts if "moves" not in said]
     assert len(parts) > 10
     assert whole[: len(parts)] == parts  # a round more may have been enqueued
-    runtime.close()
+    core.close()
 
 
 @pytest.mark.parametrize("method", [HEDGE, *GAMMAS])
@@ -149,17 +149,17 @@ def test_a_burst_is_the_work_of_its_parts(tools, tool, stand_in, checkpoints, me
     prompt, how = tools.prompt(9), methods.parse(method)
     with Engine(tool.config_of(pair_of(checkpoints), "cuda", method)) as engine:
         [out] = engine.generate(prompt, GREEDY)
-        whole = of_draft(stand_in.runtimes[-1][1].order, "ops")
+        whole = of_draft(stand_in.cores[-1][1].order, "ops")
     more = {"max_gamma": how.gamma, "max_branches": max(1, how.branches), "max_width": how.width}
     models = [tools.recorded(checkpoint) for checkpoint in checkpoints["Llama"]]
-    runtime = _core.Runtime(*models, body="dry", max_model_len=tools.max_len, **more)
-    runtime.begin(prompt, _core.Sampling(temperature=0), how.policy(), GREEDY.max_tokens, [])
-    assert runtime.run() == out.outputs[0].token_ids
-    parts = of_draft(runtime.order, "ops")
-    assert ("step",) in of_draft(runtime.order, "launches")
+    core = _core.EngineCore(*models, backend="dry", max_model_len=tools.max_len, **more)
+    core.begin(prompt, _core.Sampling(temperature=0), how.policy(), GREEDY.max_tokens, [])
+    assert core.run() == out.outputs[0].token_ids
+    parts = of_draft(core.order, "ops")
+    assert ("step",) in of_draft(core.order, "launches")
     assert len(parts) > 3 * how.gamma
     assert whole[: len(parts)] == parts  # a round more may have been enqueued
-    runtime.close()
+    core.close()
 
 
 def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, checkpoints):
@@ -171,9 +171,9 @@ def test_an_engine_of_many_gammas_launches_what_fits(tools, tool, stand_in, chec
         for gamma in (7, 1, 3, 7, 2):
             for params in (GREEDY, PARAMS["both"]):
                 method = f"specbranch:gamma={gamma}"
-                before = len(stand_in.runtimes[-1][1].order.launches())
+                before = len(stand_in.cores[-1][1].order.launches())
                 [out] = engine.generate(tools.prompt(9), params, method=method)
-                order = stand_in.runtimes[-1][1].order
+                order = stand_in.cores[-1][1].order
                 rounds = Counter(order.launches()[before:])
                 assert rounds["draft", "burst"] == rounds["draft", "settle"] > 0
                 assert ("draft", "step") not in rounds
@@ -186,18 +186,18 @@ def test_launches_are_made_for_what_comes(tools, tool, stand_in, checkpoints):
     config = tool.config_of(pair_of(checkpoints), "cuda", "none", max_model_len=tools.max_len)
     loaded = replace(load_pair(config), holes=(3,))
     with Engine(config, pair=loaded, methods=["lookup:gamma=20"]) as engine:
-        runtime = stand_in.runtimes[-1][1]
-        made = runtime.fused_graphs
+        core = stand_in.cores[-1][1]
+        made = core.fused_graphs
         assert made > 0
         for method in ("none", "lookup:gamma=20", "none"):
             engine.generate(tools.prompt(9), GREEDY, method=method)
-            assert runtime.fused_graphs == made
+            assert core.fused_graphs == made
 
 
 def test_only_a_device_has_launches_to_make(tools, checkpoints):
     play = tools.Play(*map(tools.recorded, checkpoints["Llama"]))
-    play.runtime.prepare(methods.parse("pearl").policy())
-    assert play.runtime.fused_graphs == 0
+    play.core.prepare(methods.parse("pearl").policy())
+    assert play.core.fused_graphs == 0
     with pytest.raises(_core.InvalidInputError, match="num_speculative_tokens"):
-        play.runtime.prepare(methods.parse("pearl:gamma=40").policy())
+        play.core.prepare(methods.parse("pearl:gamma=40").policy())
     play.close()

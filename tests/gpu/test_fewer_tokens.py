@@ -71,12 +71,12 @@ def test_recordings_on_the_cpu(tools, pair, temperature):
     want = alone.answer(prompt, "none", temperature)
     for method in ("none", *METHODS):
         assert play.answer(prompt, method, temperature) == want
-    assert play.runtime.seat(0).stats.accepted > 0
+    assert play.core.seat(0).stats.accepted > 0
     play.close()
     alone.close()
 
 
-def test_a_law_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
+def test_a_dist_of_fewer_tokens_on_the_cpu_and_recorded(tools, pair):
     """Both kinds of lanes propose the same chains."""
     counters = []
     for models in (

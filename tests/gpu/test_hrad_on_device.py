@@ -138,7 +138,7 @@ def test_nothing_is_unordered(tools, tool, stand_in, checkpoints, method_of):
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method_of("Llama"))
     with Engine(config) as engine:
         engine.generate(tools.prompt(70), GREEDY)
-        order = stand_in.runtimes[-1][1].order
+        order = stand_in.cores[-1][1].order
     names = {op[1] for op in order.ops()}
     assert {"hrad_features", "hrad_inner", "hrad_cut"} <= names
     assert "classify" not in names
@@ -149,7 +149,7 @@ def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method_of("Llama"))
     with Engine(config) as engine:
         engine.generate(tools.prompt(9), GREEDY)
-        with pytest.raises(InvalidInputError, match=r"^features: expected a runtime that keeps"):
+        with pytest.raises(InvalidInputError, match=r"^features: expected a core that keeps"):
             engine.features()
 
 

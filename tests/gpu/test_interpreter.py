@@ -20,7 +20,7 @@ def test_a_short_answer(tools, tmp_path, family):
     prompt = tools.prompt(5 if family == "Llama" else 1)
     found = []
     for ops in ("torch", "triton"):
-        play = tools.Play(*(tools.recorded(c, ops=ops) for c in pair), debug=False, body="sim")
+        play = tools.Play(*(tools.recorded(c, ops=ops) for c in pair), debug=False, backend="sim")
         found.append(
             play.answer(prompt, "specbranch:k_max=2,gamma=2,epsilon=0,on_miss=serial", 0.8, 3)
         )

@@ -103,6 +103,6 @@ def test_who_does_not_ask_launches_no_op_for_it(tools, stand_in, opened):
         with opened("cuda") as engine:
             told(engine, tools.prompt(9), "pearl", params)
             told(engine, tools.prompt(9), "none", params)
-            order = stand_in.runtimes[-1][1].order
+            order = stand_in.cores[-1][1].order
             assert {op[1] for op in order.ops()} & kept == ops
             assert order.conflicts() == []

@@ -110,7 +110,7 @@ def test_the_runtime_has_the_device_that_was_named(tool, stand_in, checkpoints):
     pair = folders(checkpoints, "Llama")
     Engine(tool.config_of(pair, "cuda:3")).close()
     Engine(tool.config_of(pair, "cuda"), draft_first=False).close()
-    given = [kept for kept, _ in stand_in.runtimes]
+    given = [kept for kept, _ in stand_in.cores]
     assert [(g["device"], g["draft_first"]) for g in given] == [(3, True), (0, False)]
     assert stand_in.devices == ["cuda:3"] * 2 + ["cuda:0"] * 2
 
@@ -261,7 +261,7 @@ def test_nothing_is_unordered_and_every_wait_is_needed(tools, tool, stand_in, ch
     config = tool.config_of(pair, "cuda", method, max_model_len=tools.max_len)
     with Engine(config) as engine:
         engine.generate([tools.prompt(70), tools.prompt(9)], [SHORT, PARAMS["both"]])
-        order = stand_in.runtimes[-1][1].order
+        order = stand_in.cores[-1][1].order
     assert len(order) > 100
     ahead = rounds_ahead(order)
     assert ahead <= 1
@@ -298,7 +298,7 @@ def test_without_graphs_it_answers_alike_and_fuses_nothing(tools, tool, stand_in
         )
         with Engine(config) as engine:
             found.append(answers(engine, {"both": tools.prompt(9)}, [("pearl", "both")]))
-            order = stand_in.runtimes[-1][1].order
+            order = stand_in.cores[-1][1].order
             launched.append({name for stream, name in order.launches() if stream == "draft"})
     assert found[0] == found[1]
     assert "burst" in launched[0]
@@ -356,10 +356,10 @@ def test_what_else_is_not_there_is_refused(tool, stand_in, checkpoints):
 def test_recordings_for_the_cpu_are_refused_on_a_device(tools, checkpoints):
     model = tools.recorded(checkpoints["Llama"][0])
     with pytest.raises(_core.EngineError, match="expected pieces recorded for a device"):
-        _core.Runtime(model, None, max_model_len=100, body="dry_cuda")
+        _core.EngineCore(model, None, max_model_len=100, backend="dry_cuda")
 
 
 def test_a_lane_without_a_form_for_a_device_is_refused():
     said = "^graph settle: expected ops with a kernel, .* none on cuda$"
     with pytest.raises(InvalidInputError, match=said):
-        _core.Runtime(_core.Toy(vocab=32), None, max_model_len=100, body="dry_cuda")
+        _core.EngineCore(_core.Toy(vocab=32), None, max_model_len=100, backend="dry_cuda")

@@ -123,7 +123,7 @@ def test_answers_are_those_of_the_cpu_engine(tools, checkpoints, family, length)
     want = cpu.answer(prompt, "none", 0.0, tokens)
     for method in ("none", "pearl", "specbranch:k_max=3"):
         assert ours.answer(prompt, method, 0.0, tokens) == want
-    assert ours.runtime.seat(0).prefilled_tokens == length - 1
+    assert ours.core.seat(0).prefilled_tokens == length - 1
     cpu.close()
     ours.close()
 
@@ -172,12 +172,12 @@ def test_the_kernel_of_the_rounds_feeds_64_rows_at_a_time(tools, stand_in, check
 def test_progress_is_told_in_tokens(tools, checkpoints):
     play = tools.Play(*map(tools.recorded, checkpoints["Mistral"]))
     play.begin(tools.prompt(152), "pearl", 0.0, 3)
-    assert play.runtime.seat(0).prefilled_tokens == 0
+    assert play.core.seat(0).prefilled_tokens == 0
     told = set()
-    while not play.runtime.run(seconds=1e-6) and not play.runtime.seat(0).finished:
-        told.add(play.runtime.seat(0).prefilled_tokens)
+    while not play.core.run(seconds=1e-6) and not play.core.seat(0).finished:
+        told.add(play.core.seat(0).prefilled_tokens)
     assert told <= {0, 64, 128, 151}
-    assert play.runtime.seat(0).prefilled_tokens == 151
+    assert play.core.seat(0).prefilled_tokens == 151
     play.close()
 
 
@@ -270,15 +270,15 @@ def test_features_are_of_verified_rows_alone(tools, checkpoints, monkeypatch):
     play = tools.Play(*(tools.recorded(c, seen) for c in checkpoints["Llama"]), keep_features=True)
     prompt = tools.prompt(140)
     assert play.answer(prompt, "none", 0.0, 4)[1] == "length"
-    assert np.isfinite(play.runtime.seat(0).features()).all()
+    assert np.isfinite(play.core.seat(0).features()).all()
     play.begin(prompt, "none", 0.0, 40)
-    while play.runtime.seat(0).prefilled_tokens < 139:
-        play.runtime.run(seconds=1e-3)
+    while play.core.seat(0).prefilled_tokens < 139:
+        play.core.run(seconds=1e-3)
     goes_on.clear()
-    while play.runtime.run(seconds=1e-3):
+    while play.core.run(seconds=1e-3):
         pass
     with pytest.raises(InvalidInputError, match="expected no round in flight"):
-        play.runtime.seat(0).features()
+        play.core.seat(0).features()
     goes_on.set()
     assert seen[0].buffers.features.shape[0] == 64
     play.close()

@@ -54,7 +54,7 @@ def test_nan_in_every_buffer_changes_no_token(tools, play, lanes, method):
     want = play.answer(prompt, method, 0.8, 8)
     play.begin(prompt, method, 0.8, 8)
     given = play.steps(lambda: [poison(lane) for lane in lanes])
-    assert (given, play.runtime.seat(0).finish_reason) == want
+    assert (given, play.core.seat(0).finish_reason) == want
 
 
 def test_nothing_of_a_lane_in_python_is_asked_again(tools, checkpoints):
@@ -163,7 +163,7 @@ class Spy(TapeRecorder):
 def result_of(lane, scratch):
     """The words of a lane's scratch that its choices write."""
     if lane.shape.is_draft:
-        return state.view(scratch, state.DraftScratch, "law")
+        return state.view(scratch, state.DraftScratch, "dist")
     return state.view(scratch, state.TargetScratch, "choice")
 
 
@@ -334,7 +334,7 @@ DROPPED = """
     for how in ("close", "drop", "exit"):
         play = Play(recorded(write(base / "t")), recorded(write(base / "d", noise=0.03)))
         play.begin(prompt_of(60), "pearl", 0.0, 40)
-        play.runtime.run(seconds=0.001)  # leaves a round, or the prefill, in flight
+        play.core.run(seconds=0.001)  # leaves a round, or the prefill, in flight
         if how == "close":
             play.close()
         elif how == "drop":
@@ -343,7 +343,7 @@ DROPPED = """
 """
 
 
-def test_dropping_a_runtime_at_work_does_not_hang(tmp_path, request):
+def test_dropping_a_runtime_at_work_does_not_attach(tmp_path, request):
     text = textwrap.dedent(DROPPED).format(folder=str(request.path.parent), base=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, timeout=300, check=False
@@ -361,7 +361,7 @@ def test_features_are_those_of_the_cpu_engine(tools, tmp_path):
         for model in (checkpoint.decoder("float32"), tools.recorded(checkpoint)):
             play = tools.Play(model, None, keep_features=True)
             answer = play.answer(tools.prompt(30), "none", 0.0, 4)
-            found.append((answer, np.array(play.runtime.seat(0).features())))
+            found.append((answer, np.array(play.core.seat(0).features())))
             play.close()
         (want, rows), (given, mine) = found
         assert given == want

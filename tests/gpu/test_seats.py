@@ -166,11 +166,11 @@ def test_a_prompt_goes_in_between_the_rounds_of_others(tools, stand_in, engines)
     with engines("stand-in", 2, attention_backend="triton") as engine:
         engine.add_request("running", tools.prompt(9), running, method="pearl")
         engine.step()
-        before = len(stand_in.runtimes[-1][1].order.launches())
+        before = len(stand_in.cores[-1][1].order.launches())
         engine.add_request("long", tools.prompt(150), PARAMS["greedy"], method="pearl")
         while all(out.request_id != "long" for out in engine.step()):
             pass
-        launches = stand_in.runtimes[-1][1].order.launches()[before:]
+        launches = stand_in.cores[-1][1].order.launches()[before:]
         launched = [name for lane, name in launches if lane == "target"]
     pieces = [i for i, name in enumerate(launched) if name == "prefill"]
     assert len(pieces) == 3

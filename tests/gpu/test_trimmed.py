@@ -57,7 +57,7 @@ def test_an_engine_on_a_device(tools, tool, stand_in, pair):
             assert (accepted > 0) == (method != "none")
 
 
-def test_laws_on_the_cpu_and_recorded(tools, pair):
+def test_dists_on_the_cpu_and_recorded(tools, pair):
     """Both kinds of lanes propose the same chains."""
     target, draft = pair
     found = []

@@ -45,8 +45,8 @@ def test_it_answers_like_one_device(tools, tool, stand_in, checkpoints, seats):
     numbers = range(len(REQUESTS))
     assert found == {(method, i): plain["none", i] for method in METHODS for i in numbers}
     assert stand_in.devices == ["cuda:0"] * 3 + ["cuda:1"]
-    assert [given["draft_device"] for given, _ in stand_in.runtimes] == [-1, 1]
-    order = stand_in.runtimes[-1][1].order
+    assert [given["draft_device"] for given, _ in stand_in.cores] == [-1, 1]
+    order = stand_in.cores[-1][1].order
     assert order.conflicts() == []
     assert all(order.conflicts(without=[mail]) for mail in MAILS)
 

@@ -219,11 +219,11 @@ def test_nothing_outside_a_layers_window_is_read(make, tmp_path):
     target, draft = (open_checkpoint(folder).decoder("float32") for folder in pair(make, tmp_path))
     answers = []
     for debug in (False, True):
-        runtime = _core.Runtime(target, draft, max_model_len=400, num_threads=1, debug=debug)
-        runtime.begin(
+        core = _core.EngineCore(target, draft, max_model_len=400, num_threads=1, debug=debug)
+        core.begin(
             list(range(100)), _core.Sampling(temperature=0.0), _probe.policy(4, 8, adaptive=1), 250
         )
-        answers.append(runtime.run())
-        assert runtime.seat(0).error is None
+        answers.append(core.run())
+        assert core.seat(0).error is None
     assert len(answers[0]) == 250
     assert answers[0] == answers[1]

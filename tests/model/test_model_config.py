@@ -321,9 +321,9 @@ def test_nothing_outside_the_window_is_read(make, tmp_path):
             _probe.policy(4, 8, adaptive=1),
             _probe.policy(4, 1, serial=1),
         ):
-            runtime = _core.Runtime(target, draft, max_model_len=400, num_threads=1, debug=debug)
-            runtime.begin(list(range(100)), sampling, policy, 250)
-            answers.append(runtime.run())
-            assert runtime.seat(0).error is None
+            core = _core.EngineCore(target, draft, max_model_len=400, num_threads=1, debug=debug)
+            core.begin(list(range(100)), sampling, policy, 250)
+            answers.append(core.run())
+            assert core.seat(0).error is None
     assert len(answers[0]) == 250
     assert all(answer == answers[0] for answer in answers)

@@ -153,9 +153,9 @@ void print_passes(const Kernels& kernels, int64_t n) {
   bool bad = true;
   const float most = kernels.largest(x.data(), n, &bad);
   print("every", "largest" + shape, Floats{static_cast<float>(bad), most});
-  Floats law(2), weights(n), maxima(16);
-  kernels.law(x.data(), n, most, &law[0], &law[1]);
-  print("every", "law" + shape, law);
+  Floats dist(2), weights(n), maxima(16);
+  kernels.dist(x.data(), n, most, &dist[0], &dist[1]);
+  print("every", "dist" + shape, dist);
   const int64_t sum = kernels.weigh(x.data(), n, most, 0.7f, weights.data());
   print("every", "weigh" + shape, weights);
   print("every", "weights" + shape, std::vector<int64_t>{sum});

@@ -20,26 +20,26 @@ KNOWN = [
 POSITIONS = (0, 1, 77, 2**31 - 1, 2**32 - 1, 2**32, 2**40 + 3)
 
 
-def choose(logits, law, position=0, want=1):
-    return _probe.choose(np.asarray(logits, np.float32), _core.Sampling(**law), position, want)
+def choose(logits, sampling, position=0, want=1):
+    return _probe.choose(np.asarray(logits, np.float32), _core.Sampling(**sampling), position, want)
 
 
-def by_reference(logits, law, position=0, want=1):
-    sampling = reference.Sampling(**law)
+def by_reference(logits, sampling, position=0, want=1):
+    sampling = reference.Sampling(**sampling)
     noise = reference.gumbel_noise(sampling, position, 1, len(logits))[0]
     return reference.top_tokens(np.asarray(logits, np.float32), sampling, noise, want)
 
 
-def random_law(rng):
-    law = {"temperature": rng.choice([0.3, 0.8, 1.0, 2.0]), "seed": int(rng.integers(2**63))}
-    law["completion"] = int(rng.integers(2**32))
+def random_dist(rng):
+    sampling = {"temperature": rng.choice([0.3, 0.8, 1.0, 2.0]), "seed": int(rng.integers(2**63))}
+    sampling["completion"] = int(rng.integers(2**32))
     if rng.random() < 0.5:
-        law["top_k"] = int(rng.integers(1, 50))
+        sampling["top_k"] = int(rng.integers(1, 50))
     if rng.random() < 0.5:
-        law["top_p"] = float(rng.choice([0.0, 0.3, 0.9, 0.999]))
+        sampling["top_p"] = float(rng.choice([0.0, 0.3, 0.9, 0.999]))
     if rng.random() < 0.5:
-        law["min_p"] = float(rng.choice([0.001, 0.05, 0.5, 1.0]))
-    return law
+        sampling["min_p"] = float(rng.choice([0.001, 0.05, 0.5, 1.0]))
+    return sampling
 
 
 def random_logits(rng, vocab):
@@ -59,20 +59,20 @@ def test_philox_gives_its_published_vectors(counter, key, result):
     assert reference.philox(*counter, *key) == result
 
 
-def plain_scores(logits, law, position):
+def plain_scores(logits, sampling, position):
     """Scores [vocab] in float64, -inf where filtered, and the distance to the nearest boundary."""
-    p = np.exp((logits.astype(np.float64) - logits.max()) / law["temperature"])
+    p = np.exp((logits.astype(np.float64) - logits.max()) / sampling["temperature"])
     order = sorted(np.flatnonzero(p > 0), key=lambda i: (-logits[i], i))
-    near = np.abs(p[order] - law.get("min_p", 0)).min()
-    order = [i for i in order if p[i] >= law.get("min_p", 0)]
-    order = order[: law.get("top_k") or None]
+    near = np.abs(p[order] - sampling.get("min_p", 0)).min()
+    order = [i for i in order if p[i] >= sampling.get("min_p", 0)]
+    order = order[: sampling.get("top_k") or None]
     mass = np.cumsum(p[order]) / p[order].sum()
-    if law.get("top_p", 1) < 1:
-        near = min(near, np.abs(mass - law["top_p"]).min())
-        order = order[: int(np.argmax(mass >= law["top_p"])) + 1]
+    if sampling.get("top_p", 1) < 1:
+        near = min(near, np.abs(mass - sampling["top_p"]).min())
+        order = order[: int(np.argmax(mass >= sampling["top_p"])) + 1]
     scores = np.full(len(logits), -np.inf)
-    noise = reference.gumbel_noise(reference.Sampling(**law), position, 1, len(logits))[0]
-    scores[order] = logits[order].astype(np.float64) / law["temperature"] + noise[order]
+    noise = reference.gumbel_noise(reference.Sampling(**sampling), position, 1, len(logits))[0]
+    scores[order] = logits[order].astype(np.float64) / sampling["temperature"] + noise[order]
     return scores, near
 
 
@@ -81,14 +81,14 @@ def test_choose_gives_the_tokens_of_a_plain_oracle():
     compared = 0
     for _ in range(1500):
         logits = random_logits(rng, int(rng.integers(2, 100)))
-        law, position = random_law(rng), int(rng.choice(POSITIONS))
-        scores, near = plain_scores(logits, law, position)
+        sampling, position = random_dist(rng), int(rng.choice(POSITIONS))
+        scores, near = plain_scores(logits, sampling, position)
         best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()][:5]
         gaps = -np.diff(scores[best])
-        boundary = law.get("min_p") == 1.0 or near > 1e-6  # p = 1 is exact
+        boundary = sampling.get("min_p") == 1.0 or near > 1e-6  # p = 1 is exact
         if boundary and (gaps.size == 0 or gaps.min() > 1e-5):
             compared += 1
-            assert choose(logits, law, position, 5) == best.tolist(), (law, position)
+            assert choose(logits, sampling, position, 5) == best.tolist(), (sampling, position)
     assert compared > 1000
 
 
@@ -96,9 +96,11 @@ def test_choose_equals_the_reference_over_all_tokens():
     rng = np.random.default_rng(2)
     for _ in range(2000):
         logits = random_logits(rng, int(rng.integers(2, 200)))
-        law, position = random_law(rng), int(rng.choice(POSITIONS))
+        sampling, position = random_dist(rng), int(rng.choice(POSITIONS))
         want = int(rng.integers(1, 17))
-        assert choose(logits, law, position, want) == by_reference(logits, law, position, want)
+        assert choose(logits, sampling, position, want) == by_reference(
+            logits, sampling, position, want
+        )
 
 
 @pytest.mark.parametrize("vocab", [4096, 32_000])
@@ -113,18 +115,18 @@ def test_tokens_that_are_passed_over_could_not_win(vocab, order):
             logits = np.sort(logits)[:: 1 if order == "rising" else -1].copy()
         if order == "flat":
             logits[:] = scale
-        law = {"temperature": 0.9, "seed": int(rng.integers(2**63))}
+        sampling = {"temperature": 0.9, "seed": int(rng.integers(2**63))}
         for want in (1, 16):
-            assert choose(logits, law, 5, want) == by_reference(logits, law, 5, want)
+            assert choose(logits, sampling, 5, want) == by_reference(logits, sampling, 5, want)
 
 
 def test_greedy_ties_go_to_the_lowest_id():
     logits = [1.0, 3.0, 2.0, 3.0, -np.inf, 3.0, 2.0]
     for temperature in (0.0, 9e-6):
         for filters in ({}, {"top_k": 2}, {"top_p": 0.1}, {"min_p": 0.9}):
-            law = {"temperature": temperature, **filters}
-            assert choose(logits, law, want=1) == [1]
-            assert choose(logits, law, want=16) == [1, 3, 5, 2, 6, 0]
+            sampling = {"temperature": temperature, **filters}
+            assert choose(logits, sampling, want=1) == [1]
+            assert choose(logits, sampling, want=16) == [1, 3, 5, 2, 6, 0]
 
 
 @pytest.mark.parametrize(
@@ -149,20 +151,24 @@ def test_filters(filters, left):
     logits = [1.0, 3.0, 2.0, 3.0, -np.inf, 3.0, 2.0]  # p: .034 .256 .094 .256 0 .256 .094
     found = set()
     for position in range(60):
-        law = {"temperature": 1.0, "seed": 3, **filters}
-        tokens = choose(logits, law, position, 16)
+        sampling = {"temperature": 1.0, "seed": 3, **filters}
+        tokens = choose(logits, sampling, position, 16)
         assert set(tokens) == left
         found.add(tokens[0])
     assert found == left or len(left) > 3  # each of a few is drawn some time
 
 
 def test_rows_without_an_answer():
-    for law in ({"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}):
-        assert choose([1.0, np.nan, 2.0], law) == []
-        assert choose([np.nan] * 3, law) == []
-        assert choose([1.0, np.inf, 2.0], law) == []
-        assert choose([-np.inf] * 3, law) == []
-        assert choose([-np.inf, -2.0, -np.inf], law, want=16) == [1]
+    for sampling in (
+        {"temperature": 0.0},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.5},
+    ):
+        assert choose([1.0, np.nan, 2.0], sampling) == []
+        assert choose([np.nan] * 3, sampling) == []
+        assert choose([1.0, np.inf, 2.0], sampling) == []
+        assert choose([-np.inf] * 3, sampling) == []
+        assert choose([-np.inf, -2.0, -np.inf], sampling, want=16) == [1]
 
 
 def chi_square_z(counts, expected):
@@ -186,19 +192,19 @@ def softmax(logits, temperature):
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 10}, {"top_p": 0.8}, {"min_p": 0.05}], ids=str)
-def test_the_coupled_draw_follows_the_law(filters):
+def test_the_coupled_draw_follows_the_dist(filters):
     """Draws over positions, over seeds and over completions."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
-    law = {"temperature": 0.8, "seed": 11, **filters}
-    scores, near = plain_scores(logits, law, 0)
+    sampling = {"temperature": 0.8, "seed": 11, **filters}
+    scores, near = plain_scores(logits, sampling, 0)
     assert near > 1e-6
     p = softmax(logits, 0.8) * np.isfinite(scores)
     n = 20_000
     vary = {
-        "position": [choose(logits, law, i)[0] for i in range(n)],
-        "seed": [choose(logits, {**law, "seed": i})[0] for i in range(n)],
-        "completion": [choose(logits, {**law, "completion": i})[0] for i in range(n)],
+        "position": [choose(logits, sampling, i)[0] for i in range(n)],
+        "seed": [choose(logits, {**sampling, "seed": i})[0] for i in range(n)],
+        "completion": [choose(logits, {**sampling, "completion": i})[0] for i in range(n)],
     }
     for name, drawn in vary.items():
         counts = np.bincount(drawn, minlength=32)
@@ -216,7 +222,7 @@ def test_draws_at_neighbouring_positions_are_independent():
     assert abs(chi_square_z(counts, n * np.outer(p, p).ravel())) < 5
 
 
-def test_a_wrong_law_is_noticed():
+def test_a_wrong_dist_is_noticed():
     """The bound of the tests above is tight enough: a distribution that is two per cent off fails
     it."""
     rng = np.random.default_rng(7)

@@ -10,8 +10,8 @@ POSITIONS = (0, 77, 2**32 + 1)
 FILTERS = ({}, {"top_k": 7}, {"top_p": 0.9}, {"min_p": 0.02}, {"top_k": 40, "top_p": 0.8})
 
 
-def choose(logits, law, position, want, ids=()):
-    return _probe.choose(logits, _core.Sampling(**law), position, want, ids)
+def choose(logits, sampling, position, want, ids=()):
+    return _probe.choose(logits, _core.Sampling(**sampling), position, want, ids)
 
 
 def masked(logits, ids, vocab):
@@ -36,10 +36,14 @@ def test_a_row_of_some_tokens_is_a_row_whose_others_are_masked(temperature):
             logits = rng.normal(scale=scale, size=len(ids)).astype(np.float32)
             whole = masked(logits, ids, vocab)
             for filters in FILTERS:
-                law = {"temperature": temperature, "seed": int(rng.integers(2**63)), **filters}
+                sampling = {"temperature": temperature, "seed": int(rng.integers(2**63)), **filters}
                 for position in POSITIONS:
-                    found = choose(logits, law, position, 16, ids)
-                    assert found == choose(whole, law, position, 16), (len(ids), vocab, law)
+                    found = choose(logits, sampling, position, 16, ids)
+                    assert found == choose(whole, sampling, position, 16), (
+                        len(ids),
+                        vocab,
+                        sampling,
+                    )
 
 
 def test_ties_go_to_the_lowest_id():
@@ -64,11 +68,11 @@ def test_a_row_has_as_many_logits_as_ids():
 def test_a_target_speaks_all_its_tokens():
     trimmed = _core.Toy(vocab=32, head_ids=[1, 2, 3])
     with pytest.raises(InvalidInputError, match=r"target: expected a head of all tokens.* 3"):
-        _core.Runtime(trimmed, None, max_model_len=64, body="sim")
+        _core.EngineCore(trimmed, None, max_model_len=64, backend="sim")
 
 
 def test_a_draft_speaks_a_token_of_the_engine():
     toys = _core.Toy(vocab=32), _core.Toy(vocab=32, head_ids=[20, 30])
-    assert _core.Runtime(*toys, max_model_len=64, body="sim", vocab=21) is not None
+    assert _core.EngineCore(*toys, max_model_len=64, backend="sim", vocab=21) is not None
     with pytest.raises(InvalidInputError, match="draft: expected a head with a token below 20"):
-        _core.Runtime(*toys, max_model_len=64, body="sim", vocab=20)
+        _core.EngineCore(*toys, max_model_len=64, backend="sim", vocab=20)

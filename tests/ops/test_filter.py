@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sbrt import _core, _probe, reference
-from sbrt.reference.law import filtered
+from sbrt.reference.dist import filtered
 from sbrt.reference.toy import exp32
 
 ISAS = _core.instruction_sets()
@@ -75,25 +75,25 @@ ROWS = (flat, normal, peaked, tied, rising, falling, masked, lonely, zeros_of_bo
 ROWS = (*ROWS, neighbours)
 
 
-def left(logits, law, isa):
-    return _probe.filter_probe(logits, _core.Sampling(**law), isa)
+def left(logits, sampling, isa):
+    return _probe.filter_probe(logits, _core.Sampling(**sampling), isa)
 
 
-def by_reference(logits, law):
+def by_reference(logits, sampling):
     with np.errstate(over="ignore", under="ignore"):
-        kept = filtered(logits[None], reference.Sampling(**law))[0]
+        kept = filtered(logits[None], reference.Sampling(**sampling))[0]
     return np.flatnonzero(kept).tolist()
 
 
-def check(logits, law, isas=ISAS):
+def check(logits, sampling, isas=ISAS):
     logits = np.ascontiguousarray(logits, np.float32)
-    expected = by_reference(logits, law)
+    expected = by_reference(logits, sampling)
     for isa in isas:
-        given = left(logits, law, isa)
-        assert given == expected, (isa, len(logits), law, set(given) ^ set(expected))
+        given = left(logits, sampling, isa)
+        assert given == expected, (isa, len(logits), sampling, set(given) ^ set(expected))
 
 
-def laws(rng, n):
+def dists(rng, n):
     for k in (0, 0, 0, 1, 2, 40, n // 9, n // 2, n - 1, n, n + 1):
         temperature = float(rng.choice([1e-5, 0.3, 0.8, 1.0, 2.0, 1e4]))
         filters = {"top_k": max(0, k), "top_p": float(rng.choice(TOP_P))}
@@ -106,8 +106,8 @@ def test_what_is_left_is_what_the_reference_leaves(make):
         rng = np.random.default_rng(n)
         for _ in range(3):
             row = make(rng, n)
-            for law in laws(rng, n):
-                check(row, law)
+            for sampling in dists(rng, n):
+                check(row, sampling)
 
 
 @pytest.mark.parametrize("kind", [normal, peaked, tied, falling], ids=lambda f: f.__name__)
@@ -118,8 +118,8 @@ def test_large_vocabularies(kind):
         filters = [{"top_p": p} for p in (0.1, 0.9, 0.9999)]
         filters += [{"top_k": k} for k in (1, 50, 3000)] + [{"min_p": 0.02}]
         filters += [{"top_k": 50, "top_p": 0.95}, {"top_k": 900, "top_p": 0.99, "min_p": 1e-4}]
-        for law in filters:
-            check(row, {"temperature": 0.9, **law})
+        for sampling in filters:
+            check(row, {"temperature": 0.9, **sampling})
 
 
 @pytest.mark.parametrize("n", [64, 300, 1024, 5000])
@@ -195,18 +195,18 @@ def test_ties_at_the_cut_go_to_the_lowest_ids():
 
 
 @pytest.mark.exact
-def test_a_long_run_of_random_laws():
+def test_a_long_run_of_random_dists():
     rng = np.random.default_rng(11)
     for _ in range(6000):
         n = int(rng.integers(1, 3000))
         row = ROWS[rng.integers(len(ROWS))](rng, n)
-        for law in laws(rng, n):
-            check(row, law)
+        for sampling in dists(rng, n):
+            check(row, sampling)
 
 
 @pytest.mark.parametrize("filters", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_row_that_is_no_law_is_an_error_whatever_the_filter(filters, bad):
+def test_a_row_that_is_no_dist_is_an_error_whatever_the_filter(filters, bad):
     row = np.zeros(300, np.float32)
     row[299] = bad
     assert _probe.choose(row, _core.Sampling(**filters), 0, 1) == []

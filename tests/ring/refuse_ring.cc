@@ -30,14 +30,14 @@ int main() {
                        .layers = 2,
                        .kv_heads = 2,
                        .head_dim = 8};
-  try_shape("exactly the law", good);
+  try_shape("exactly the dist", good);
   const auto with = [&good](auto member, auto value) {
     RingShape shape = good;
     shape.*member = value;
     return shape;
   };
   const int64_t huge = int64_t{1} << 40, most = INT64_MAX;
-  try_shape("one below the law", with(&RingShape::capacity, 72));
+  try_shape("one below the dist", with(&RingShape::capacity, 72));
   try_shape("capacity 0", with(&RingShape::capacity, 0));
   try_shape("capacity negative", with(&RingShape::capacity, -1));
   try_shape("capacity huge", with(&RingShape::capacity, huge));

@@ -53,7 +53,7 @@ def test_ten_million_operations_equal_a_naive_list(run_fuzz, capsys):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_one_slot_below_the_law_fails(build, seed):
+def test_one_slot_below_the_dist_fails(build, seed):
     done = subprocess.run(
         [build("fuzz_ring"), "short", "100000", str(seed)], capture_output=True, text=True
     )
@@ -64,10 +64,10 @@ def test_one_slot_below_the_law_fails(build, seed):
 def test_shapes_that_cannot_be_are_refused(build):
     out = subprocess.run([build("refuse_ring")], capture_output=True, text=True, check=True)
     said = dict(line.split(": ", 1) for line in out.stdout.splitlines())
-    assert said.pop("exactly the law") == "accepted"
+    assert said.pop("exactly the dist") == "accepted"
     assert said.pop("size beyond memory").startswith("Error: memory: cannot reserve ")
     assert len(said) == 17
     for name, text in said.items():
         assert text.startswith("InvalidInput: "), name
-    assert "C >= W + S - 1 = 73" in said["one below the law"]
-    assert "capacity 72" in said["one below the law"]
+    assert "C >= W + S - 1 = 73" in said["one below the dist"]
+    assert "capacity 72" in said["one below the dist"]

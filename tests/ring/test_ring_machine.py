@@ -205,7 +205,7 @@ class ShortLane(Lane):
         self.window += 1
 
 
-def test_one_slot_below_the_law_is_found():
+def test_one_slot_below_the_dist_is_found():
     """The canary of the machine: it must notice one missing slot."""
     with pytest.raises(AssertionError):
         ShortLane.TestCase("runTest").runTest()

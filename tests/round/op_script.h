@@ -61,7 +61,7 @@ inline LaneArgs lane_at(OpState* place, bool is_draft) {
       OpState::kLength + kSlots, OpState::kLength, kMaxBranches, 40, 1, 1, 4};
   return {seats_at(place),
           is_draft ? &place->drafted.batch : &place->target.batch,
-          is_draft ? place->drafted.law : nullptr,
+          is_draft ? place->drafted.dist : nullptr,
           nullptr,
           kShape,
           64};
@@ -125,11 +125,11 @@ void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
     case RoundOp::hrad_cut:
       hrad_cut_op(hrad, shared.cut, team);
       break;
-    case RoundOp::hang_chain:
-      hang_chain_op(select_at(&s).of(0), shared.select, team);
+    case RoundOp::attach_chain:
+      attach_chain_op(select_at(&s).of(0), shared.select, team);
       break;
-    case RoundOp::hang_burst:
-      hang_burst_op(s.sequence, shared.select, team);
+    case RoundOp::attach_burst:
+      attach_burst_op(s.sequence, shared.select, team);
       break;
     case RoundOp::end_round:
       if (team.rank == 0) ++s.ended;
@@ -160,8 +160,8 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
     case RoundOp::settle_draft:
       settle_draft_op(draft, team, NoKv{});
       break;
-    case RoundOp::bring_burst:
-      bring_burst_op(draft, team, NoKv{});
+    case RoundOp::move_burst:
+      move_burst_op(draft, team, NoKv{});
       break;
     case RoundOp::plan:
       plan_op(draft, shared.plan, team);
@@ -169,8 +169,8 @@ void run_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
     case RoundOp::plan_certain:
       if (team.rank == 0) plan_certain_op(draft);
       break;
-    case RoundOp::keep_laws:
-      keep_laws_op(draft, team);
+    case RoundOp::keep_dists:
+      keep_dists_op(draft, team);
       break;
     case RoundOp::extend:
       extend_op(draft, shared.grow, team);
@@ -193,7 +193,7 @@ class OpScript {
   template <class Run>
   void prefill(const Run& run) {
     while (c_.target_have < c_.head) run(RoundOp::prefill_target_rows);
-    while (c_.draft_have < c_.head - behind_) run(RoundOp::prefill_draft_rows);
+    while (c_.draft_have < c_.head - lag_) run(RoundOp::prefill_draft_rows);
   }
 
   // False: the trunk has no room left.
@@ -205,15 +205,15 @@ class OpScript {
     if (serial) {
       run(RoundOp::plan_certain);
       burst(run, c_.policy.burst);
-      run(RoundOp::hang_burst);
-      run(RoundOp::bring_burst);
+      run(RoundOp::attach_burst);
+      run(RoundOp::move_burst);
     }
     run(RoundOp::target_rows);
     choose_all();
     if (c_.policy.gamma > 0) {
       run(RoundOp::gather_draft);
-      draw_laws();
-      run(RoundOp::keep_laws);
+      draw_dists();
+      run(RoundOp::keep_dists);
       run(RoundOp::plan);
       burst(run, c_.policy.gamma);
     }
@@ -224,7 +224,7 @@ class OpScript {
       for (const RoundOp op : {RoundOp::hrad_features, RoundOp::hrad_inner, RoundOp::hrad_cut})
         run(op);
     }
-    run(RoundOp::hang_chain);
+    run(RoundOp::attach_chain);
     run(RoundOp::end_round);
     missed_ = c_.outcome.branch < 0;
     return c_.head + 1 < c_.limit && !c_.outcome.error;
@@ -266,7 +266,7 @@ class OpScript {
     c_.limit = length + from(20, 120);
     c_.draft_limit = chance(70) ? OpState::kLength : c_.limit - below(10);
     c_.draft_vocab = chance(70) ? OpState::kVocab : from(1, OpState::kVocab);
-    behind_ = below(4);
+    lag_ = below(4);
     c_.chain.next[0] = -1;
     p.lookup = chance(50);
     c_.chain.token[0] = state_.trunk[length - 1];
@@ -302,20 +302,20 @@ class OpScript {
   }
 
   // Draws different candidates with falling confidence; a few are tied.
-  void draw_law(Law& law) {
-    law.n = chance(5) ? 0 : from(1, kCandidates);
-    law.q = unit();
-    law.entropy = 3 * unit();
+  void draw_dist(Dist& dist) {
+    dist.n = chance(5) ? 0 : from(1, kCandidates);
+    dist.q = unit();
+    dist.entropy = 3 * unit();
     float lp = -unit();
     const int first = below(OpState::kVocab);
-    for (int r = 0; r < law.n; ++r) {
-      law.token[r] = (first + r * 7) % OpState::kVocab;
-      law.lp[r] = lp;
+    for (int r = 0; r < dist.n; ++r) {
+      dist.token[r] = (first + r * 7) % OpState::kVocab;
+      dist.lp[r] = lp;
       if (!chance(20)) lp -= unit();
     }
   }
-  void draw_laws() {
-    for (int i = 0; i < state_.drafted.batch.n; ++i) draw_law(state_.drafted.law[i]);
+  void draw_dists() {
+    for (int i = 0; i < state_.drafted.batch.n; ++i) draw_dist(state_.drafted.dist[i]);
   }
 
   // Chooses tokens: mostly a child's, or that of a branch at the node. Sometimes the batch had no
@@ -330,8 +330,8 @@ class OpScript {
       int32_t token = below(OpState::kVocab);
       for (int node = i + 1; node <= c_.chain.size; ++node)
         if (c_.chain.parent[node] == i && chance(70)) token = c_.chain.token[node];
-      if (c_.draft_nodes.has(i) && c_.chain_law[i].n > 0 && chance(30))
-        token = c_.chain_law[i].token[below(c_.chain_law[i].n)];
+      if (c_.draft_nodes.has(i) && c_.chain_dist[i].n > 0 && chance(30))
+        token = c_.chain_dist[i].token[below(c_.chain_dist[i].n)];
       state_.target.choice[verified_before(c_, i)] = {token, chance(1) && i > 0 ? kNanRow : kFine};
     }
   }
@@ -340,7 +340,7 @@ class OpScript {
   void burst(const Run& run, int steps) {
     for (int step = 0; step < steps; ++step) {
       run(RoundOp::gather_draft);
-      draw_laws();
+      draw_dists();
       run(RoundOp::extend);
     }
   }
@@ -348,7 +348,7 @@ class OpScript {
   std::mt19937_64 random_;
   OpState& state_;
   Sequence& c_;
-  int behind_ = 0;  // tokens of the prompt that the draft lacks
+  int lag_ = 0;  // tokens of the prompt that the draft lacks
   bool missed_ = true;
 };
 

@@ -41,7 +41,7 @@ struct Table {
   std::array<Sequence, kCount> seat;
   std::array<std::unique_ptr<OpState>, kCount> alone;
   Batch batch;
-  Law law[kMaxStepRows];
+  Dist dist[kMaxStepRows];
   Roll roll;
   int64_t ended;
 
@@ -77,16 +77,16 @@ bool has_rows_of(const Table& t, int s) {
 
 // True if a seat's distributions change its sequence as they do alone, wherever they are in the
 // batch.
-bool keeps_laws(Table& t, int s) {
+bool keeps_dists(Table& t, int s) {
   OpState& alone = *t.alone[s];
   Sequence& c = t.seat[s];
   c = alone.sequence;
-  std::copy_n(alone.drafted.law, c.draft_rows.n, t.law + t.batch.first[s]);
+  std::copy_n(alone.drafted.dist, c.draft_rows.n, t.dist + t.batch.first[s]);
   const LaneArgs mine = lane_at(&alone, true);
-  const LaneArgs shared{t.seats(), &t.batch, t.law, nullptr, mine.shape, mine.max_rows};
-  keep_laws_op(shared.of(s), Alone{});
+  const LaneArgs shared{t.seats(), &t.batch, t.dist, nullptr, mine.shape, mine.max_rows};
+  keep_dists_op(shared.of(s), Alone{});
   const auto before = std::make_unique<OpState>(alone);
-  keep_laws_op(mine.of(0), Alone{});
+  keep_dists_op(mine.of(0), Alone{});
   const bool same = std::memcmp(&c, &alone.sequence, sizeof c) == 0;
   alone = *before;
   c = alone.sequence;
@@ -108,7 +108,7 @@ bool rolls(Table& t, uint64_t seed) {
       fine = fine && expect(t.takes_part(s) == t.seats().takes_part(s), "roll");
       fine = fine && expect(has_rows_of(t, s), "a batch has other rows than its seats");
       if (t.takes_part(s))
-        fine = fine && expect(keeps_laws(t, s), "a seat keeps other laws than alone");
+        fine = fine && expect(keeps_dists(t, s), "a seat keeps other dists than alone");
     }
     fine = fine && expect(t.batch.n == t.batch.first[kCount], "rows in use");
   }

@@ -25,10 +25,10 @@ MUTANTS = {
         "return *ended + 1;",
         "return *ended;",
     ),
-    "laws of the first rows of the batch": (
+    "dists of the first rows of the batch": (
         "round/grow_op.h",
-        "args.laws + args.batch->first[args.seat]",
-        "args.laws",
+        "args.dists + args.batch->first[args.seat]",
+        "args.dists",
     ),
 }
 

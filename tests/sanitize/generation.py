@@ -25,7 +25,7 @@ SHAPED = {
     "min_tokens": 5,
     "allowed_token_ids": list(range(1, 20)),
 }
-LAWS = (
+SAMPLINGS = (
     SamplingParams(temperature=0, max_tokens=24),
     SamplingParams(temperature=0.8, seed=3, top_p=0.9, max_tokens=24, **SHAPED),
 )
@@ -64,24 +64,24 @@ def check_same(
 def toys(threads: int) -> None:
     prompts = [[i * 5 % 24 for i in range(n)] for n in (1, 9, 150)]
     with toy_engine(threads) as engine:
-        for params in LAWS:
+        for params in SAMPLINGS:
             check_same(engine, prompts, params)
         for rounds in range(4):
-            stream = engine.stream(prompts[1], LAWS[1])
+            stream = engine.stream(prompts[1], SAMPLINGS[1])
             list(itertools.islice(stream, rounds))
             stream.close()
-        check_same(engine, prompts, LAWS[0])
+        check_same(engine, prompts, SAMPLINGS[0])
         engine.trace()
     with toy_engine(threads, acceptance="rejection") as engine:
         for method in PRESETS:
-            outputs = engine.generate(prompts, LAWS[1], method=method)
+            outputs = engine.generate(prompts, SAMPLINGS[1], method=method)
             assert [len(output.outputs[0].token_ids) for output in outputs] == [24] * 3, method
     failing = toy_engine(threads, FIXED, throw_at=40)
     for _ in range(3):
         with pytest.raises(EngineError, match="position 40"):
-            failing.generate([1] * 30, LAWS[0])
-        assert len(failing.generate([1] * 9, LAWS[0])) == 1
-    failing.add_request("left", [1, 2], LAWS[0])
+            failing.generate([1] * 30, SAMPLINGS[0])
+        assert len(failing.generate([1] * 9, SAMPLINGS[0])) == 1
+    failing.add_request("left", [1, 2], SAMPLINGS[0])
     failing.step()
     failing.close()
 
@@ -96,7 +96,7 @@ def demo() -> None:
         speculative={"model": demo_folder("draft"), "method": "specbranch"},
     )
     with Engine(config, methods=methods) as engine:
-        for params in LAWS:
+        for params in SAMPLINGS:
             check_same(engine, ["def add(a, b):"], params, methods)
 
 

@@ -23,7 +23,7 @@ RUNTIMES = {"tsan": ("libtsan.so",), "asan": ("libasan.so", "libubsan.so")}
 CANARIES = [
     ("tsan", "race", "ThreadSanitizer: data race"),
     ("asan", "overflow", "AddressSanitizer: heap-buffer-overflow"),
-    ("asan", "undefined", "runtime error: signed integer overflow"),
+    ("asan", "undefined", "core error: signed integer overflow"),
 ]
 LEAK = ("asan", "leak", "LeakSanitizer: detected memory leaks")
 # Program, parts of csrc, arguments. Rounds are fewer than without a sanitizer: TSan is 20 times
@@ -40,7 +40,7 @@ def check_silent(done: subprocess.CompletedProcess[str]) -> None:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "Sanitizer" not in said
-    assert "runtime error" not in said
+    assert "core error" not in said
 
 
 def check_reported(done: subprocess.CompletedProcess[str], text: str) -> None:
@@ -93,7 +93,7 @@ def pybind11_folder() -> str:
 
 
 def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python arguments` with the sanitizer's runtime preloaded, and its build of the module."""
+    """`python arguments` with the sanitizer's core preloaded, and its build of the module."""
     found = [
         programs.run(programs.compiler, f"-print-file-name={name}").stdout.strip()
         for name in RUNTIMES[kind]
@@ -128,11 +128,11 @@ def test_a_fault_beside_a_generation_is_reported(
     "tests",
     [
         "decode/test_runtime.py",
-        "decode/test_auto.py::test_slices_and_bodies_change_nothing",  # it runs next to the lanes
+        "decode/test_auto.py::test_slices_and_backends_change_nothing",  # it runs next to the lanes
         "engine/test_lifecycle.py",
         "engine/test_engine_machine.py",
         "engine/test_batch.py::test_seats_come_back",
-        "decode/test_crowd.py::test_a_share_on_the_cpu_body",
+        "decode/test_crowd.py::test_a_share_on_the_cpu_backend",
     ],
 )
 def test_other_tests_have_nothing_to_report(programs, kind: str, tests: str) -> None:

@@ -127,6 +127,6 @@ def test_an_allowed_token_must_be_the_targets(pair_of):
 
 def test_the_core_takes_the_targets_vocabulary():
     toys = _core.Toy(vocab=32), _core.Toy(vocab=8)
-    assert _core.Runtime(*toys, max_model_len=64, body="sim", vocab=32) is not None
+    assert _core.EngineCore(*toys, max_model_len=64, backend="sim", vocab=32) is not None
     with pytest.raises(InvalidInputError, match="vocab"):
-        _core.Runtime(*toys, max_model_len=64, body="sim", vocab=33)
+        _core.EngineCore(*toys, max_model_len=64, backend="sim", vocab=33)

@@ -108,9 +108,11 @@ def test_more_than_the_engine_allows_is_refused(demo, name, value, words):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "none"])
-@pytest.mark.parametrize("law", [{}, {"temperature": 0}, SHAPED], ids=["sampled", "greedy", "bent"])
-def test_every_method_has_the_bits_of_plain_decoding(demo, method, law):
-    params = dataclasses.replace(ASKED, **law)
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 0}, SHAPED], ids=["sampled", "greedy", "bent"]
+)
+def test_every_method_has_the_bits_of_plain_decoding(demo, method, sampling):
+    params = dataclasses.replace(ASKED, **sampling)
     assert asked(demo, params=params, method=method) == asked(demo, params=params, method="none")
 
 
@@ -127,9 +129,9 @@ def test_they_are_those_of_transformers_whatever_bends_the_row(demo, model):
     ids, positions, _, prompt = asked(demo, PROMPT + ODD, params)
     trunk = [*demo.encode(PROMPT + ODD), *ids]
     with torch.no_grad():
-        law = torch.log_softmax(model(torch.tensor([trunk])).logits[0].double(), -1).numpy()
+        sampling = torch.log_softmax(model(torch.tensor([trunk])).logits[0].double(), -1).numpy()
     worst = 0.0
-    for row, position in zip(law, [*prompt[1:], *positions], strict=False):
+    for row, position in zip(sampling, [*prompt[1:], *positions], strict=False):
         for token, found in position.items():
             worst = max(worst, abs(row[token] - found.logprob))
         (token, first), *_ = position.items()

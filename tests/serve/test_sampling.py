@@ -11,7 +11,7 @@ from sbrt.methods import METHODS
 from sbrt.serve.shaping import banned
 
 END = 0  # the end-of-sequence id, a special token
-LAW = {"temperature": 0.8, "top_p": 0.95, "seed": 3, "max_tokens": 40, "ignore_eos": True}
+SAMPLING = {"temperature": 0.8, "top_p": 0.95, "seed": 3, "max_tokens": 40, "ignore_eos": True}
 SHAPED = {
     "repetition": {"repetition_penalty": 1.3},
     "presence": {"presence_penalty": 1.5},
@@ -36,10 +36,10 @@ def one(engine, prompt, method=None, **given):
 @pytest.mark.parametrize("temperature", [0, 0.8])
 @pytest.mark.parametrize("name", SHAPED)
 def test_every_method_equals_plain_decoding(engine, prompts, name, temperature):
-    given = LAW | {"temperature": temperature} | SHAPED[name]
+    given = SAMPLING | {"temperature": temperature} | SHAPED[name]
     for prompt in prompts[:2]:
         wanted = one(engine, prompt, "none", **given)
-        assert wanted.token_ids != one(engine, prompt, "none", **LAW).token_ids
+        assert wanted.token_ids != one(engine, prompt, "none", **SAMPLING).token_ids
         for method in METHODS[1:]:
             got = one(engine, prompt, method, **given)
             assert (got.token_ids, got.text) == (wanted.token_ids, wanted.text)
@@ -51,11 +51,11 @@ def test_every_method_equals_plain_decoding(engine, prompts, name, temperature):
 
 def test_a_strong_presence_penalty_and_bias_do_what_they_say(engine, prompts):
     banned_half = {i: -100.0 for i in range(150)}
-    ids = one(engine, prompts[0], **LAW, logit_bias=banned_half).token_ids
+    ids = one(engine, prompts[0], **SAMPLING, logit_bias=banned_half).token_ids
     assert min(ids) >= 150
-    ids = one(engine, prompts[0], **LAW, allowed_token_ids=[7, 9]).token_ids
+    ids = one(engine, prompts[0], **SAMPLING, allowed_token_ids=[7, 9]).token_ids
     assert set(ids) == {7, 9}
-    often = one(engine, prompts[0], **LAW, frequency_penalty=2, repetition_penalty=5).token_ids
+    often = one(engine, prompts[0], **SAMPLING, frequency_penalty=2, repetition_penalty=5).token_ids
     assert len(set(often)) == 40  # no repetition
 
 

@@ -169,7 +169,7 @@ class Clock:
 
 
 class Unhurried:
-    """A runtime that ignores the clock: a call limited by time alone runs three rounds."""
+    """A core that ignores the clock: a call limited by time alone runs three rounds."""
 
     def __init__(self, real):
         self.real, self.asked = real, []
@@ -190,10 +190,10 @@ def ticks(engine, monkeypatch):
     """
 
     def tick(seconds):
-        runtime = Unhurried(engine._scheduler.runtime)
+        core = Unhurried(engine._scheduler.core)
         monkeypatch.setattr(scheduler, "time", Clock(seconds))
-        monkeypatch.setattr(engine._scheduler, "_runtime", runtime)
-        return runtime.asked
+        monkeypatch.setattr(engine._scheduler, "_engine_core", core)
+        return core.asked
 
     return tick
 

@@ -14,7 +14,7 @@ from sbrt.server.logprobs import LEAST, Offsets, Spelling, by_name
 PROMPT = "def area(radius):\n"
 ODD = "x = '日本語 🙂🚀'\n"  # tokens that are parts of characters
 SAY = [{"role": "user", "content": "def f(x):"}]
-LAW = {"temperature": 0.8, "seed": 6, "max_tokens": 12}
+SAMPLING = {"temperature": 0.8, "seed": 6, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +22,20 @@ def told(engine):
     """told(prompt, ...): the engine's output by plain decoding."""
 
     def answer(prompt, **params):
-        [output] = engine.generate(prompt, SamplingParams(**(LAW | params)), method="none")
+        [output] = engine.generate(prompt, SamplingParams(**(SAMPLING | params)), method="none")
         return output
 
     return answer
 
 
 def complete(client, prompt=PROMPT, **fields):
-    response = client.post("/v1/completions", json={"prompt": prompt, **LAW, **fields})
+    response = client.post("/v1/completions", json={"prompt": prompt, **SAMPLING, **fields})
     assert response.status_code == 200, response.text
     return response
 
 
 def chat(client, **fields):
-    response = client.post("/v1/chat/completions", json={"messages": SAY, **LAW, **fields})
+    response = client.post("/v1/chat/completions", json={"messages": SAY, **SAMPLING, **fields})
     assert response.status_code == 200, response.text
     return response
 
@@ -154,7 +154,7 @@ def test_a_stop_string_cuts_them_with_the_tokens(client, told):
         "choices"
     ]
     assert choice["finish_reason"] == "stop"
-    assert len(choice["logprobs"]["tokens"]) == len(choice["token_ids"]) < LAW["max_tokens"]
+    assert len(choice["logprobs"]["tokens"]) == len(choice["token_ids"]) < SAMPLING["max_tokens"]
 
 
 def test_several_answers_to_several_prompts(client, told):
@@ -238,9 +238,11 @@ def test_openai_python_reads_them(served, told, tools):
     want = told(tools.render(SAY), logprobs=2).outputs[0]
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any") as client:
         answer = client.chat.completions.create(
-            model="demo", messages=SAY, logprobs=True, top_logprobs=2, **LAW
+            model="demo", messages=SAY, logprobs=True, top_logprobs=2, **SAMPLING
         )
-        text = client.completions.create(model="demo", prompt=PROMPT, logprobs=1, echo=True, **LAW)
+        text = client.completions.create(
+            model="demo", prompt=PROMPT, logprobs=1, echo=True, **SAMPLING
+        )
         with pytest.raises(openai.BadRequestError, match="at most 20"):
             client.chat.completions.create(
                 model="demo", messages=SAY, logprobs=True, top_logprobs=21

@@ -24,11 +24,11 @@ def plan(capsys):
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.8, 1.0])
 def test_a_toy_draft_is_right_as_often_as_asked(acceptance):
     toys = [_core.Toy(vocab=512, seed=1, acceptance=a) for a in (-1.0, acceptance)]
-    runtime = _core.Runtime(*toys, max_model_len=9000, max_gamma=1, body="sim")
+    core = _core.EngineCore(*toys, max_model_len=9000, max_gamma=1, backend="sim")
     greedy = _core.Sampling(temperature=0)
-    runtime.begin([1, 2], greedy, _probe.policy(1, serial=True), 8000)
-    runtime.run()
-    found = runtime.seat(0).stats.accepted / runtime.seat(0).stats.draft_tokens
+    core.begin([1, 2], greedy, _probe.policy(1, serial=True), 8000)
+    core.run()
+    found = core.seat(0).stats.accepted / core.seat(0).stats.draft_tokens
     assert found == pytest.approx(acceptance, abs=0.03)
 
 

@@ -145,7 +145,7 @@ def test_a_device_needs_no_file(tmp_path):
 
 
 class Told:
-    """A runtime that only records its calls."""
+    """A core that only records its calls."""
 
     now_ns = 7
 
@@ -163,14 +163,14 @@ class Told:
 
 
 def test_lanes_are_timed_while_somebody_asks():
-    runtime = Told()
-    scheduler = Scheduler(runtime, 64, keeps_trace=False)
+    core = Told()
+    scheduler = Scheduler(core, 64, keeps_trace=False)
     assert not scheduler.is_traced
     scheduler.start_profile(None)
     assert scheduler.is_traced
     assert scheduler.stop_profile() is None
     assert not scheduler.is_traced
-    assert runtime.said == [
+    assert core.said == [
         ("trace", True),
         ("profile", True),
         ("profile", False),

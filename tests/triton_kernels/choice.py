@@ -37,7 +37,7 @@ class Case:
         # A draft may lack the last tokens of the trunk. Then its rows begin before the root.
         self.lag = min(int(rng.choice([0, 0, 3])), self.block.head)
         self.table = state.Batch(head=(self.block.head - self.lag,), n=rows)
-        self._hang()
+        self._attach()
         self.shaping = self._shape() if shaped else None
 
     def _sample(self, kind):
@@ -66,7 +66,7 @@ class Case:
             x[rng.integers(self.vocab)] = rng.choice([np.nan, np.inf])
         return x.astype(np.float32)
 
-    def _hang(self):
+    def _attach(self):
         """Append a tree of nodes after the root, and tails of branch 1."""
         rng, c = self.rng, self.block
         c.chain.size = int(rng.integers(min(59, self.rows) + 1))  # later nodes: branch 0
@@ -148,16 +148,16 @@ class Case:
         self.kept.append(array)
         to.data, to.n = array.ctypes.data, len(array)
 
-    def by_cpu(self, laws=False):
+    def by_cpu(self, dists=False):
         block, table = bytes(self.block), bytes(self.table)
-        made = _probe.choose_probe(block, table, self.logits, laws, self.ids)
-        kind = state.Law if laws else state.Choice
+        made = _probe.choose_probe(block, table, self.logits, dists, self.ids)
+        kind = state.Dist if dists else state.Choice
         return list((kind * self.rows).from_buffer_copy(made))
 
-    def by(self, op, laws=False, chunk=256):
+    def by(self, op, dists=False, chunk=256):
         shaped = self.shaping is not None
         columns, trimmed = self.logits.shape[1], len(self.ids) > 0
-        plan = ChoosePlan(self.rows, columns, laws, shaped, self.filtered, chunk, trimmed=trimmed)
+        plan = ChoosePlan(self.rows, columns, dists, shaped, self.filtered, chunk, trimmed=trimmed)
         work = choose_work(plan, self.device)
         out = torch.full((self.rows, plan.out_words), 77, dtype=torch.int32, device=self.device)
         wide = torch.full((self.rows, columns + 5), float("nan"), device=self.device)
@@ -167,7 +167,7 @@ class Case:
         with np.errstate(over="ignore"):  # in the interpreter, for keys that no logit has
             op(logits, *words, plan=plan, work=work, out=out, shaping=self.shaping, ids=ids)
         assert not work.counters.any(), "a counter was not set back"
-        kind = state.Law if laws else state.Choice
+        kind = state.Dist if dists else state.Choice
         array = kind * self.rows
         assert ctypes.sizeof(array) == out.numel() * 4
         return list(array.from_buffer_copy(out.cpu().numpy().tobytes())), work

@@ -84,7 +84,7 @@ def attention_cases():
     pointers = ("Slots", "Meta", "Items", "Counters")
     for dtype, torch_dtype in DTYPES.items():
         types = dict.fromkeys(("Q", "K", "V", "Out"), dtype) | dict.fromkeys(pointers, "*i32")
-        types |= {"Partial": "*fp32", "Law": "*fp32", "scale": "fp32"}
+        types |= {"Partial": "*fp32", "Dist": "*fp32", "scale": "fp32"}
         types |= dict.fromkeys(("Firsts", "Members"), "*i64")
         for name, plan, core in attention_plans(torch_dtype):
             kernel = attention._branch_attention_kernel
@@ -208,7 +208,7 @@ def ban_cases():
 
 def cut_cases():
     """The kernels that filter a row of 128,256 logits."""
-    words = dict.fromkeys(("Law", "Table", "Tokens", "Counters", "Cut"), "*i32")
+    words = dict.fromkeys(("Dist", "Table", "Tokens", "Counters", "Cut"), "*i32")
     words |= dict.fromkeys(("State", "Units", "Parts"), "*i64")
     sizes, warps = cut.constants(4096, 32), cut.num_warps(4096)
     for dtype in DTYPES:
@@ -225,14 +225,14 @@ def choose_cases():
     types = dict.fromkeys(("Cut", "Ids", "Block", "Table", "Token", "Counters", "Out"), "*i32")
     types |= {"Score": "*fp64", "Stat": "*fp32"}
     for dtype in DTYPES:
-        for laws, shaped, filtered, trimmed in (
+        for dists, shaped, filtered, trimmed in (
             *((0, 0, 0, 0), (0, 1, 1, 0), (1, 0, 0, 0), (1, 1, 1, 0)),
             *((1, 0, 0, 1), (1, 1, 1, 1)),
         ):
-            flags = map(bool, (laws, shaped, filtered))
+            flags = map(bool, (dists, shaped, filtered))
             plan = ChoosePlan(16, 128_256, *flags, trimmed=bool(trimmed))
             given = types | {"Logits": dtype, "Shaped": "*fp32" if shaped else dtype}
-            name = ("laws" if laws else "tokens") + ", shaped" * shaped + ", filtered" * filtered
+            name = ("dists" if dists else "tokens") + ", shaped" * shaped + ", filtered" * filtered
             name += ", trimmed" * trimmed
             warps, constants = choose.num_warps(plan), choose.constants(plan)
             core = not shaped and (not trimmed or dtype == "*fp32")

@@ -141,13 +141,13 @@ def close(a, b, allowed=1e-5):
     return abs(a - b) <= allowed * max(1, abs(b))
 
 
-LAW_KINDS = [k for k in KINDS if k[0] != "filtered"]
+DIST_KINDS = [k for k in KINDS if k[0] != "filtered"]
 
 
 @pytest.mark.parametrize("trims", [False, True], ids=["all tokens", "some tokens"])
-@pytest.mark.parametrize(("kind", "shaped"), LAW_KINDS)
+@pytest.mark.parametrize(("kind", "shaped"), DIST_KINDS)
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
-def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
+def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
     """A trimmed head takes the noise, masks, bad words and penalties of its tokens."""
     for seed in range(1):
         heads = [77] if trims else POSITIONS
@@ -156,8 +156,8 @@ def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
         )
         if trims:
             case.trim()
-        got, _ = case.by(op, laws=True)
-        for i, (here, there) in enumerate(zip(got, case.by_cpu(laws=True), strict=True)):
+        got, _ = case.by(op, samplings=True)
+        for i, (here, there) in enumerate(zip(got, case.by_cpu(samplings=True), strict=True)):
             n = there.n
             assert here.n == n, i
             if n == 0:
@@ -170,17 +170,17 @@ def test_keeps_the_law_that_the_cpu_keeps(device, op, kind, shaped, trims):
 
 
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
-def test_a_filtered_law_of_some_tokens(device, op):
+def test_a_filtered_dist_of_some_tokens(device, op):
     """It equals the distribution of a row of all tokens with the others masked, in the columns'
     order."""
     case = Case(60, 5, 300, kind="filtered", device=device)
     some = Case(60, 5, 300, kind="filtered", device=device).trim()
     absent = np.setdiff1d(np.arange(300), some.ids)
     case.logits[:, absent] = -np.inf
-    whole, trimmed = (each.by(op, laws=True, chunk=512)[0] for each in (case, some))
+    whole, trimmed = (each.by(op, samplings=True, chunk=512)[0] for each in (case, some))
     for i, (want, got) in enumerate(zip(whole, trimmed, strict=True)):
         assert got.token[: got.n] == want.token[: want.n], i
-    assert sum(law.n for law in trimmed) > 0
+    assert sum(sampling.n for sampling in trimmed) > 0
 
 
 FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.05}, {"min_p": 1.0}]
@@ -188,7 +188,7 @@ FILTERS = [{"top_k": 3}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.3, "min_p": 0.
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 @pytest.mark.parametrize("shaped", [False, True], ids=["plain", "shaped"])
-def test_a_filtered_law_loses_nothing_that_the_filters_leave(device, shaped, filters):
+def test_a_filtered_dist_loses_nothing_that_the_filters_leave(device, shaped, filters):
     """The CPU's distribution with filters is contained in the kernel's, in the order without
     filters.
 
@@ -198,20 +198,20 @@ def test_a_filtered_law_loses_nothing_that_the_filters_leave(device, shaped, fil
     sampling = case.block.sampling
     sampling.temperature = 1.0
     sampling.top_k, sampling.top_p, sampling.min_p = 0, 1.0, 0.0
-    first = [list(law.token[: law.n]) for law in case.by_cpu(laws=True)]
+    first = [list(sampling.token[: sampling.n]) for sampling in case.by_cpu(samplings=True)]
     for name, value in filters.items():
         setattr(sampling, name, value)
-    exact = [list(law.token[: law.n]) for law in case.by_cpu(laws=True)]
-    got, twin = (case.by(op, laws=True)[0] for op in (choose, choose_torch))
+    exact = [list(sampling.token[: sampling.n]) for sampling in case.by_cpu(samplings=True)]
+    got, twin = (case.by(op, samplings=True)[0] for op in (choose, choose_torch))
     dropped = 0
-    for i, law in enumerate(got):
-        kept = list(law.token[: law.n])
+    for i, sampling in enumerate(got):
+        kept = list(sampling.token[: sampling.n])
         assert kept == [t for t in first[i] if t in kept], i
         assert [t for t in first[i] if t in exact[i]] == [t for t in kept if t in exact[i]], i
         assert kept == list(twin[i].token[: twin[i].n]), i
         assert all(
             close(a, b, 2e-5)
-            for a, b in zip(law.lp[: law.n], twin[i].lp[: law.n], strict=True)
+            for a, b in zip(sampling.lp[: sampling.n], twin[i].lp[: sampling.n], strict=True)
         )  # fmt: skip
         dropped += len(first[i]) - len(kept)
     assert dropped > 0
@@ -237,7 +237,7 @@ def test_half_precision_logits_choose_as_their_float32(device):
         assert out.tolist() == [[c.token, c.error] for c in case.by_cpu()]
 
 
-LAWS_OF_SOME = ChoosePlan(2, 40, laws=True, trimmed=True)
+DISTS_OF_SOME = ChoosePlan(2, 40, samplings=True, trimmed=True)
 
 
 def call(op, **changes):
@@ -271,8 +271,8 @@ def call(op, **changes):
         ({"ids": torch.arange(40).int()}, "ids: expected them with plan.trimmed alone"),
         (
             {
-                "plan": LAWS_OF_SOME,
-                "out": torch.zeros(2, LAWS_OF_SOME.out_words, dtype=torch.int32),
+                "plan": DISTS_OF_SOME,
+                "out": torch.zeros(2, DISTS_OF_SOME.out_words, dtype=torch.int32),
                 "ids": torch.arange(39).int(),
             },
             r"ids: expected torch.int32 \(40,\)",
@@ -290,7 +290,7 @@ def test_bad_input_is_one_sentence(op, changes, sentence):
     [((0, 5), "plan: expected rows"), ((1, 2**20 + 1), "plan: expected rows and a vocabulary")],
 )
 def test_a_plan_that_cannot_be(sizes, sentence):
-    with pytest.raises(ValueError, match="trimmed: expected it of laws alone"):
+    with pytest.raises(ValueError, match="trimmed: expected it of samplings alone"):
         ChoosePlan(2, 5, trimmed=True)
     with pytest.raises(ValueError, match=sentence):
         ChoosePlan(*sizes)

@@ -36,7 +36,7 @@ def rows(rng):
     ])  # fmt: skip
 
 
-LAWS = [
+SAMPLINGS = [
     {"top_k": 1},
     {"top_k": VOCAB, "temperature": 0.3},
     {"top_k": 40, "top_p": 0.5},
@@ -48,12 +48,12 @@ LAWS = [
 ]
 
 
-def sampling_words(law, device):
-    block = state.Sampling(**{"temperature": 1.0, "top_p": 1.0} | law)
+def sampling_words(sampling, device):
+    block = state.Sampling(**{"temperature": 1.0, "top_p": 1.0} | sampling)
     return state.words(block, device)
 
 
-def by(op, logits, law, device, n=None):
+def by(op, logits, sampling, device, n=None):
     """The words that an op writes for the rows of a table of n."""
     table = state.words(state.Batch(n=len(logits) if n is None else n), device)
     work = cut_work(len(logits), -(-logits.shape[1] // CHUNK), device)
@@ -61,34 +61,34 @@ def by(op, logits, law, device, n=None):
     wide = torch.full((len(logits), logits.shape[1] + 3), float("nan"), device=device)
     given = wide[:, : logits.shape[1]].copy_(torch.from_numpy(logits))
     with np.errstate(over="ignore"):  # in the interpreter, for logits that are far apart
-        op(given, sampling_words(law, device), table, work=work, out=out, chunk=CHUNK)
+        op(given, sampling_words(sampling, device), table, work=work, out=out, chunk=CHUNK)
     for name in ("tokens", "units", "counters"):
         assert not getattr(work, name).any(), f"{name}: not set back"
     return out.cpu()
 
 
-def left_by(words, row, law):
+def left_by(words, row, sampling):
     """Ids that a cut keeps, as `choose` reads it."""
     most, last = words[:2].view(torch.float32).numpy()
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        weight = exp32((row - most) / np.float32(law.get("temperature", 1.0)))
+        weight = exp32((row - most) / np.float32(sampling.get("temperature", 1.0)))
     kept = (row > last) | ((row == last) & (np.arange(len(row)) <= int(words[2])))
-    return np.flatnonzero(kept & (weight >= np.float32(law.get("min_p", 0))) & (row > -np.inf))
+    return np.flatnonzero(kept & (weight >= np.float32(sampling.get("min_p", 0))) & (row > -np.inf))
 
 
-def check(logits, law, device):
-    got, twin = (by(op, logits, law, device) for op in (find_cut, find_cut_torch))
+def check(logits, sampling, device):
+    got, twin = (by(op, logits, sampling, device) for op in (find_cut, find_cut_torch))
     for i, row in enumerate(logits):
-        sampling = _core.Sampling(**{"temperature": 1.0} | law)
+        sampling = _core.Sampling(**{"temperature": 1.0} | sampling)
         expected = _probe.filter_probe(row, sampling, "portable")
         for words in (got[i], twin[i]):
-            assert left_by(words, row, law).tolist() == expected, (i, law)
-        assert got[i].tolist() == twin[i].tolist(), (i, law)
+            assert left_by(words, row, sampling).tolist() == expected, (i, sampling)
+        assert got[i].tolist() == twin[i].tolist(), (i, sampling)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=str)
-def test_leaves_what_the_cpu_leaves(device, law):
-    check(rows(np.random.default_rng(3)), law, device)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_leaves_what_the_cpu_leaves(device, sampling):
+    check(rows(np.random.default_rng(3)), sampling, device)
 
 
 def test_a_sum_that_is_just_enough(device):
@@ -117,7 +117,7 @@ def test_no_place_in_the_row_changes_what_is_left(device):
 
 
 @pytest.mark.parametrize("op", [find_cut, find_cut_torch], ids=["kernel", "twin"])
-def test_rows_that_are_no_law_lose_nothing(device, op):
+def test_rows_that_are_no_dist_lose_nothing(device, op):
     """`choose` reports them as errors; at temperature 0 nothing filters."""
     logits = rows(np.random.default_rng(4))[:4]
     logits[0, 200], logits[1, 3], logits[2] = np.nan, np.inf, -np.inf
@@ -138,8 +138,8 @@ def test_padding_is_not_written(device, op):
 def test_a_long_run_of_random_rows(device):
     rng = np.random.default_rng(11)
     for _ in range(150):
-        law = {"temperature": float(rng.choice([0.3, 0.8, 1.0, 2.0, 1e4]))}
-        law["top_k"] = int(rng.choice([0, 0, 1, 2, 40, 150, 299, 300, 301]))
-        law["top_p"] = float(rng.choice([1.0, 0.0, 0.1, 0.5, 0.9, 0.999, ALMOST_1]))
-        law["min_p"] = float(rng.choice([0.0, 0.0, 1e-6, 0.05, 1.0]))
-        check(rows(rng), law, device)
+        sampling = {"temperature": float(rng.choice([0.3, 0.8, 1.0, 2.0, 1e4]))}
+        sampling["top_k"] = int(rng.choice([0, 0, 1, 2, 40, 150, 299, 300, 301]))
+        sampling["top_p"] = float(rng.choice([1.0, 0.0, 0.1, 0.5, 0.9, 0.999, ALMOST_1]))
+        sampling["min_p"] = float(rng.choice([0.0, 0.0, 1e-6, 0.05, 1.0]))
+        check(rows(rng), sampling, device)

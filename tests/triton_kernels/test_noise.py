@@ -91,7 +91,7 @@ def test_noise_and_exponential(device):
 
 
 def test_the_noise_of_the_reference():
-    law = reference.Sampling(temperature=1.0, seed=123, completion=4)
-    want = torch.from_numpy(reference.gumbel_noise(law, 99, 1, 50)[0])
+    sampling = reference.Sampling(temperature=1.0, seed=123, completion=4)
+    want = torch.from_numpy(reference.gumbel_noise(sampling, 99, 1, 50)[0])
     got = gumbel_torch(noise_words_torch(123, 4, 99, torch.arange(50)))
     torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)

@@ -142,7 +142,7 @@ def test_seats_that_cannot_be(changes, sentence):
 CASES = [("greedy", False), ("filtered", True), ("plain", False), ("greedy", True), ("plain", True)]
 
 
-def choices(cases, laws, op, device):
+def choices(cases, dists, op, device):
     """Words of every row of all cases, one in each seat: in one call."""
     table, rows = state.Batch(), 0
     for seat, case in enumerate(cases):
@@ -157,7 +157,7 @@ def choices(cases, laws, op, device):
         any(case.shaping for case in cases),
         any(case.filtered for case in cases),
     )
-    plan = ChoosePlan(rows, vocab, laws, shaped, filtered, 256)
+    plan = ChoosePlan(rows, vocab, dists, shaped, filtered, 256)
     kinds = (torch.uint8, torch.float32, torch.int32, torch.uint8)
     lists = [  # a request without shaping has values that an earlier one left
         case.shaping or Shaping(*(torch.full((1, vocab), 3, dtype=kind) for kind in kinds))
@@ -177,18 +177,18 @@ def choices(cases, laws, op, device):
 
 
 @pytest.mark.parametrize("op", [choose, choose_torch], ids=["kernel", "twin"])
-@pytest.mark.parametrize("laws", [False, True], ids=["tokens", "laws"])
-def test_a_row_is_sampled_as_its_own_seat_asks(device, op, laws):
+@pytest.mark.parametrize("dists", [False, True], ids=["tokens", "dists"])
+def test_a_row_is_sampled_as_its_own_seat_asks(device, op, dists):
     """Its words are those of a call for the seat alone, which knows nothing of other requests."""
     cases = [
         Case(90 + i, 3, 300, kind=kind, shaped=shaped, device=device, heads=[2000 + i])
         for i, (kind, shaped) in enumerate(CASES)
     ]
-    for seat, given in enumerate(choices(cases, laws, op, device)):
-        [want] = choices([cases[seat]], laws, op, device)
+    for seat, given in enumerate(choices(cases, dists, op, device)):
+        [want] = choices([cases[seat]], dists, op, device)
         assert torch.equal(given, want), (seat, CASES[seat])
-    swapped = choices(cases[::-1], laws, op, device)
-    for given, want in zip(swapped[::-1], choices(cases, laws, op, device), strict=True):
+    swapped = choices(cases[::-1], dists, op, device)
+    for given, want in zip(swapped[::-1], choices(cases, dists, op, device), strict=True):
         assert torch.equal(given, want)
 
 

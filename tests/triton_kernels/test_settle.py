@@ -33,7 +33,7 @@ def random_block(rng, head=None):
     c.source[: c.chain.size + 1] = [0, *nodes, *[-1] * looked_up]
     for branch in c.branches[:BRANCHES]:
         branch.in_place = rng.random() < 0.3
-        branch.has_law[:] = [rng.random() < 0.8 for _ in range(state.MAX_TAIL)]
+        branch.has_dist[:] = [rng.random() < 0.8 for _ in range(state.MAX_TAIL)]
     c.draft_have = max(0, old_head - rng.choice([0, 0, 1]))
     c.draft_nodes = state.mask_of(rng.getrandbits(64) | 1)
     return c

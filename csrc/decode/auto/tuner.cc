@@ -72,7 +72,7 @@ void Tuner::begin(const Sequence& c) {
   path_.begin(c.head);
   index_.clear();
   index_.read(c.trunk, c.head + 1);
-  law_ = c.sampling.temperature > 0;
+  dist_ = c.sampling.temperature > 0;
   for (size_t i = 0; i < arms_.size(); ++i) {
     arms_[i].recent = {};
     arms_[i].weight = 0;
@@ -95,7 +95,7 @@ double Tuner::burst_ns(const Policy& p, int depth) const {
 Yield Tuner::serial_forecast(const Policy& p, int depth) const {
   const int rows = 1 + std::min(p.nodes, p.burst_width > 1 ? depth + depth / 2 : depth);
   const auto target = static_cast<double>(costs_.alone.target[shared(rows, kMaxRows)] +
-                                          costs_.besides(true, false));
+                                          costs_.overhead(true, false));
   return {path_.tokens(depth), pace_.now() * (burst_ns(p, depth) + target)};
 }
 
@@ -127,7 +127,7 @@ Yield Tuner::overlapped_forecast(const Arm& arm) const {
   const double before = burst * draft_ns(costs_.overlapped, p.burst_width);
   const double hit = 1 + (path_.tokens(depth) - 1) * wider;
   const double after = p.on_miss == kLookup ? played(arm).tokens() : path_.tokens(burst);
-  const auto more = static_cast<double>(costs_.besides(false, true));
+  const auto more = static_cast<double>(costs_.overhead(false, true));
   const auto turns = static_cast<double>(burst > 0 ? costs_.turns : 0);
   // Only a round in which all sequences missed has a burst. Otherwise one that missed has only its
   // root.
@@ -166,7 +166,7 @@ bool Tuner::is_hopeless(const Arm& arm) const {
   const bool serial = arm.kind == ArmKind::serial;
   const LaneCosts& costs = costs_.of(!serial);
   const auto step = static_cast<double>(costs.draft[1]);
-  const auto round = static_cast<double>(costs_.besides(serial, !serial));
+  const auto round = static_cast<double>(costs_.overhead(serial, !serial));
   for (int depth = 1; depth <= (serial ? arm.policy.burst : arm.policy.gamma); ++depth) {
     const double target = static_cast<double>(costs.target[std::min(depth + 1, kMaxRows)]);
     const double ns = serial ? target + depth * step : std::max(target, (depth + 1) * step);
@@ -180,14 +180,14 @@ bool Tuner::is_hopeless(const Arm& arm) const {
 double Tuner::expected_rate(const Arm& arm, double more_ns) const {
   const Yield ahead = forecast(arm);
   if (arm.kind < ArmKind::serial) return ahead.rate();
-  const double ns = ahead.ns / arm.fit[law_] + more_ns;
+  const double ns = ahead.ns / arm.fit[dist_] + more_ns;
   return (kForecastWeight * ahead.tokens + arm.recent.tokens) /
          (kForecastWeight * ns + arm.recent.ns);
 }
 
-double Tuner::catch_up_ns(int64_t behind) const {
-  const double pieces = std::ceil(static_cast<double>(behind) / kMaxRows);
-  const auto rows = std::clamp<int64_t>(behind, 0, kMaxRows);
+double Tuner::catch_up_ns(int64_t lag) const {
+  const double pieces = std::ceil(static_cast<double>(lag) / kMaxRows);
+  const auto rows = std::clamp<int64_t>(lag, 0, kMaxRows);
   return pieces * static_cast<double>(costs_.alone.draft[rows]);
 }
 
@@ -196,9 +196,9 @@ void Tuner::learn() {
   constexpr double kWeight = 3, kSlow = 0.04, kQuick = 0.5, kLeast = 0.2, kLimit = 5;
   Arm& arm = arms_[running_];
   if (arm.weight < kWeight || arm.kind < ArmKind::serial) return;
-  double& fit = arm.fit[law_];
+  double& fit = arm.fit[dist_];
   const double miss = arm.recent.rate() / (forecast(arm).rate() * fit);
-  const double rate = std::clamp(4 / (arm.known[law_] + 2), kSlow, kQuick);
+  const double rate = std::clamp(4 / (arm.known[dist_] + 2), kSlow, kQuick);
   fit = std::clamp(fit * std::pow(miss, rate), kLeast, kLimit);
 }
 
@@ -255,9 +255,9 @@ int Tuner::worth_trying(int best, bool in_reach) const {
   int found = -1;
   for (int i = 0; i < static_cast<int>(arms_.size()); ++i) {
     const Arm& arm = arms_[i];
-    if (i == best || arm.kind < ArmKind::serial || arm.known[law_] >= kEnough) continue;
+    if (i == best || arm.kind < ArmKind::serial || arm.known[dist_] >= kEnough) continue;
     if (!may_run(arm, in_reach) || !paid(arm)) continue;
-    const double hope = 1 + kHope * (1 - arm.known[law_] / kEnough);
+    const double hope = 1 + kHope * (1 - arm.known[dist_] / kEnough);
     if (arm.rate * hope < arms_[best].rate) continue;
     if (found < 0 || arm.rate > arms_[found].rate) found = i;
   }
@@ -314,17 +314,17 @@ void Tuner::price(Sequence& c) {
   if (!c.prices.known) return;
   const bool overlaps = arm.kind == ArmKind::overlapped;
   const CostTable& target = costs_.of(overlaps).target;
-  double besides = static_cast<double>(costs_.besides(!overlaps, overlaps)), floor = 0;
+  double overhead = static_cast<double>(costs_.overhead(!overlaps, overlaps)), floor = 0;
   if (overlaps) {
     const int step = std::clamp(arm.policy.branches * arm.policy.width, 1, kCostRows);
     floor = (arm.policy.gamma + 1.0) * draft_ns(costs_.overlapped, step);
   } else {
-    besides += burst_ns(arm.policy, best_depth(arm.policy));
+    overhead += burst_ns(arm.policy, best_depth(arm.policy));
   }
   c.prices.round[0] = 0;
   for (int rows = 1; rows <= kMaxRows; ++rows)
     c.prices.round[rows] = static_cast<float>(
-        std::max(static_cast<double>(target[shared(rows, kMaxRows)]), floor) + besides);
+        std::max(static_cast<double>(target[shared(rows, kMaxRows)]), floor) + overhead);
   const double step = draft_ns(costs_.alone, std::max(1, arm.policy.burst_width));
   const int most = shared(8, kMaxRows), least_rows = shared(1, kMaxRows);
   const double row = static_cast<double>(target[most] - target[least_rows]) / 7;
@@ -351,10 +351,10 @@ void Tuner::saw(const Brought& round) {
   arm.weight = arm.weight * kFading + 1;
   // Observations of other policies age.
   for (Arm& other : arms_) {
-    other.known[law_] *= 1 - kFade * got;
-    if (&other != &arm) other.fit[law_] = std::pow(other.fit[law_], 1 - kFade * got);
+    other.known[dist_] *= 1 - kFade * got;
+    if (&other != &arm) other.fit[dist_] = std::pow(other.fit[dist_], 1 - kFade * got);
   }
-  arm.known[law_] = std::min(arm.known[law_] + 1, 4 * kEnough);
+  arm.known[dist_] = std::min(arm.known[dist_] + 1, 4 * kEnough);
   double best = 0;
   for (const Arm& other : arms_) best = std::max(best, other.rate);
   const double lost = was_trial && best > 0 ? took - got / best : 0;
@@ -363,9 +363,9 @@ void Tuner::saw(const Brought& round) {
 
 bool Tuner::wants_to_look(const Sequence& c, int64_t head) const {
   if (!drafts_ || arms_[running_].kind >= ArmKind::serial) return false;
-  const int64_t behind = head - c.draft_have;
-  if (behind < look_after_ || head + kSlots >= c.draft_limit) return false;
-  return catch_up_ns(behind) < allowance_;
+  const int64_t lag = head - c.draft_have;
+  if (lag < look_after_ || head + kSlots >= c.draft_limit) return false;
+  return catch_up_ns(lag) < allowance_;
 }
 
 void Tuner::looked(int64_t ns) {

@@ -118,7 +118,7 @@ class Tuner {
   Yield joined(const Arm& arm, const Yield& drafted) const;
   const LookupReplay& played(const Arm& arm) const { return lookups_[&arm - arms_.data()]; }
   double expected_rate(const Arm& arm, double more_ns) const;
-  double catch_up_ns(int64_t behind) const;
+  double catch_up_ns(int64_t lag) const;
   bool is_hopeless(const Arm& arm) const;
   void learn();
   void look_around(const Sequence& c, int64_t head);
@@ -144,7 +144,7 @@ class Tuner {
   bool tries_ = false;          // so do the rounds after it
   bool leaves_ = false;         // stays() has returned false
   bool has_news_ = true;        // the draft has new distributions
-  int law_ = 0;                 // 0: greedy, 1: sampled, which takes longer
+  int dist_ = 0;                // 0: greedy, 1: sampled, which takes longer
   double allowance_ = 0;        // ns that trials may still cost
   int64_t look_after_ = 0;  // tokens that the draft may lack before it is rated again: longer the
                             // more often that was in vain

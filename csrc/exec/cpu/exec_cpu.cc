@@ -104,7 +104,7 @@ class CpuExec final : public Exec {
     failure_.rethrow();
   }
   void forget() override { failure_.forget(); }
-  Capabilities can() const override { return capabilities_of(Body::cpu); }
+  Capabilities can() const override { return capabilities_of(Backend::cpu); }
 
  protected:
   std::unique_ptr<Stream> make_stream(int threads, const StreamKind& kind) override {

@@ -281,7 +281,7 @@ class CudaExec final : public Exec {
   }
   void forget() override {}  // a device does not recover
 
-  Capabilities can() const override { return capabilities_of(Body::cuda); }
+  Capabilities can() const override { return capabilities_of(Backend::cuda); }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
     Place& place = world_.places[block.place];
     const OnDevice here(place.device);

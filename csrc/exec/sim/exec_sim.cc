@@ -280,7 +280,9 @@ class SimExec final : public Exec {
   }
 
   Capabilities can() const override {
-    return capabilities_of(world_.is_device ? Body::dry_cuda : world_.book ? Body::dry : Body::sim);
+    return capabilities_of(world_.is_device ? Backend::dry_cuda
+                           : world_.book    ? Backend::dry
+                                            : Backend::sim);
   }
   void copy_over(const Block& block, size_t begin, size_t bytes) override {
     if (!world_.is_device) return;

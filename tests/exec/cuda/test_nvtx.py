@@ -12,10 +12,10 @@ from sbrt import InvalidInputError, _core, build_info
 RUN = """
 from sbrt import _core
 toys = _core.Toy(vocab=32, seed=7), _core.Toy(vocab=32, seed=7, noise16=6)
-runtime = _core.Runtime(*toys, max_model_len=200, num_threads=2, nvtx={nvtx})
-runtime.begin([1, 2, 3] * 30, _core.Sampling(), _core.Policy(gamma=4, branches=1), 20)
-while runtime.seat(0).finish_reason is None:
-    runtime.run()
+core = _core.EngineCore(*toys, max_model_len=200, num_threads=2, nvtx={nvtx})
+core.begin([1, 2, 3] * 30, _core.Sampling(), _core.Policy(gamma=4, branches=1), 20)
+while core.seat(0).finish_reason is None:
+    core.run()
 """
 needs_headers = pytest.mark.skipif(not build_info()["cuda"], reason="built without NVTX")
 
@@ -53,4 +53,4 @@ def test_nobody_is_told_what_was_not_asked_for(said):
 @pytest.mark.skipif(build_info()["cuda"], reason="built with NVTX")
 def test_a_build_without_them_refuses():
     with pytest.raises(InvalidInputError, match="nvtx: expected a build with a CUDA compiler"):
-        _core.Runtime(_core.Toy(vocab=32, seed=7), None, max_model_len=9, nvtx=True)
+        _core.EngineCore(_core.Toy(vocab=32, seed=7), None, max_model_len=9, nvtx=True)

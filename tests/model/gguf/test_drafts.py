@@ -14,7 +14,7 @@ from tests.common.trimmed import answers, head_fields, head_weights, write_draft
 PROMPTS = ["def f(", "x ="]
 IDS = (*range(2, 220, 2), 241, 299)
 METHODS = ("none", "draft_model", "specbranch", "draft_model:gamma=4")
-LAWS = (
+SAMPLINGS = (
     SamplingParams(temperature=0, max_tokens=24, ignore_eos=True),
     SamplingParams(temperature=0.9, seed=2, max_tokens=24, ignore_eos=True),
 )
@@ -40,9 +40,9 @@ def test_a_draft_of_a_file(files, tmp_path, kind, tied, trims):
     target = files.write(tmp_path / "m.gguf", kind=kind, tied=tied)
     draft = draft_of_file(files, tmp_path / "d", target, trims=trims)
     with engine_of(target, draft) as engine:
-        want, *_ = answers(engine, PROMPTS, LAWS)
+        want, *_ = answers(engine, PROMPTS, SAMPLINGS)
         for method in METHODS[1:]:
-            got, _, accepted = answers(engine, PROMPTS, LAWS, method)
+            got, _, accepted = answers(engine, PROMPTS, SAMPLINGS, method)
             assert got == want, method
             assert accepted > 0, method
 
@@ -56,5 +56,5 @@ def test_the_head_is_the_files(files, tmp_path):
     borrower = opened.decoder("auto", target=lender.decoder("auto"))
     assert borrower.parameters == sum(np.prod(shape) for shape in opened.shapes.values())
     with engine_of(target, draft, activation_dtype="float32") as engine:
-        found, _, accepted = answers(engine, PROMPTS, LAWS, "draft_model:gamma=4")
+        found, _, accepted = answers(engine, PROMPTS, SAMPLINGS, "draft_model:gamma=4")
     assert accepted >= 0.75 * sum(len(tokens) for tokens, *_ in found)

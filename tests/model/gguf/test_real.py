@@ -84,10 +84,10 @@ def test_log_probs_are_those_of_transformers(real, theirs):
             [answer] = output.outputs
             trunk = [*engine.encode(prompt), *answer.token_ids]
             with torch.no_grad():
-                law = torch.log_softmax(theirs(torch.tensor([trunk])).logits[0], -1)
+                dist = torch.log_softmax(theirs(torch.tensor([trunk])).logits[0], -1)
             positions = [*output.prompt_logprobs[1:], *answer.logprobs]
             assert len(positions) == len(trunk) - 1
-            for row, position in zip(law, positions, strict=False):
+            for row, position in zip(dist, positions, strict=False):
                 for token, found in position.items():
                     assert abs(row[token].item() - found.logprob) < NEAR, (token, found)
 

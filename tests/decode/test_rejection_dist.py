@@ -30,7 +30,7 @@ def run_tally(run_all):
     return run
 
 
-def check_law(found, sequences):
+def check_dist(found, sequences):
     assert sorted(found) == list(SETTINGS)
     for i, seen in found.items():
         assert abs(seen["distance"]) < FAR, (i, seen)
@@ -42,26 +42,26 @@ def check_law(found, sequences):
     return found
 
 
-def test_tokens_have_the_law_of_plain_decoding(run_tally):
-    check_law(run_tally(SETTINGS, 6_000), 6_000)
+def test_tokens_have_the_dist_of_plain_decoding(run_tally):
+    check_dist(run_tally(SETTINGS, 6_000), 6_000)
 
 
 @pytest.mark.exact
 def test_a_million_sequences_of_every_setting(run_tally, capfd):
     with capfd.disabled():  # progress, and the figures at the end
-        found = check_law(run_tally(SETTINGS, 1_000_000, shares=26), 1_000_000)
+        found = check_dist(run_tally(SETTINGS, 1_000_000, shares=26), 1_000_000)
         print({i: round(seen["distance"], 2) for i, seen in found.items()})
 
 
 def engine(tally, setting, **more):
     toys = (_core.Toy(**toy) for toy in tally.toys(setting))
-    return _core.Runtime(*toys, **(tally.SIZES | {"body": "sim", "rejection": True} | more))
+    return _core.EngineCore(*toys, **(tally.SIZES | {"backend": "sim", "rejection": True} | more))
 
 
-def tokens(runtime, setting, policy, temperature, seed):
-    law = _core.Sampling(temperature=temperature, seed=seed)
-    runtime.begin(list(setting["prompt"]), law, policy, 40)
-    return runtime.run()
+def tokens(core, setting, policy, temperature, seed):
+    dist = _core.Sampling(temperature=temperature, seed=seed)
+    core.begin(list(setting["prompt"]), dist, policy, 40)
+    return core.run()
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.exact)])
@@ -69,31 +69,31 @@ def tokens(runtime, setting, policy, temperature, seed):
 def test_greedy_is_greedy_and_seeds_repeat(tally, i, seeds):
     setting = tally.SETTINGS[i]
     policy, plain = _probe.policy(**setting["policy"]), _probe.policy(0)
-    runtime = engine(tally, setting)
-    others = [engine(tally, setting, body="cpu", num_threads=n) for n in (1, 3)]
+    core = engine(tally, setting)
+    others = [engine(tally, setting, backend="cpu", num_threads=n) for n in (1, 3)]
     for seed in range(seeds):
-        expected = tokens(runtime, setting, plain, 0.0, seed)
-        assert tokens(runtime, setting, policy, 0.0, seed) == expected
-        sampled = tokens(runtime, setting, policy, 3.0, seed)
-        for other in (runtime, *others):
+        expected = tokens(core, setting, plain, 0.0, seed)
+        assert tokens(core, setting, policy, 0.0, seed) == expected
+        sampled = tokens(core, setting, policy, 3.0, seed)
+        for other in (core, *others):
             assert tokens(other, setting, policy, 3.0, seed) == sampled
-        assert tokens(runtime, setting, policy, 3.0, seed + 100) != sampled
+        assert tokens(core, setting, policy, 3.0, seed + 100) != sampled
 
 
 def test_rounds_allocate_nothing(tally):
     setting = tally.SETTINGS[23]
-    runtime, policy = engine(tally, setting), _probe.policy(**setting["policy"])
-    tokens(runtime, setting, policy, 2.0, 0)
-    runtime.begin([1, 2], _core.Sampling(temperature=2.0, seed=1), policy, 50)
+    core, policy = engine(tally, setting), _probe.policy(**setting["policy"])
+    tokens(core, setting, policy, 2.0, 0)
+    core.begin([1, 2], _core.Sampling(temperature=2.0, seed=1), policy, 50)
     before = _core.allocation_count()
-    runtime.run()
+    core.run()
     assert _core.allocation_count() == before
 
 
 def test_an_engine_built_without_it_refuses(tally):
-    runtime = engine(tally, tally.SETTINGS[0], rejection=False)
+    core = engine(tally, tally.SETTINGS[0], rejection=False)
     with pytest.raises(InvalidInputError, match="built for, got rejection"):
-        tokens(runtime, tally.SETTINGS[0], _probe.policy(0, rejection=True), 1.0, 0)
+        tokens(core, tally.SETTINGS[0], _probe.policy(0, rejection=True), 1.0, 0)
 
 
 @pytest.mark.parametrize("i", [1, 9, 13, 17, 21])
@@ -101,27 +101,27 @@ def test_a_failed_row_is_an_error(tally, i):
     setting = tally.SETTINGS[i]
     target, draft = tally.toys(setting)
     toys = _core.Toy(**target, nan_at=12), _core.Toy(**draft)
-    runtime = _core.Runtime(*toys, body="sim", rejection=True, **tally.SIZES)
+    core = _core.EngineCore(*toys, backend="sim", rejection=True, **tally.SIZES)
     policy = _probe.policy(**setting["policy"])
     for seed in range(20):
-        found = tokens(runtime, setting, policy, 2.0, seed)
-        assert runtime.seat(0).finish_reason == "error"
-        assert "not a number" in runtime.seat(0).error
+        found = tokens(core, setting, policy, 2.0, seed)
+        assert core.seat(0).finish_reason == "error"
+        assert "not a number" in core.seat(0).error
         assert len(found) == 12 + 1 - len(setting["prompt"])
 
 
 @pytest.mark.parametrize("i", SETTINGS)
 def test_the_length_is_exact_and_only_committed_stops_end(tally, i):
     setting = tally.SETTINGS[i]
-    runtime, policy = engine(tally, setting), _probe.policy(**setting["policy"])
-    prompt, law = list(setting["prompt"]), {"temperature": 3.0}
+    core, policy = engine(tally, setting), _probe.policy(**setting["policy"])
+    prompt, dist = list(setting["prompt"]), {"temperature": 3.0}
     for seed in range(10):
-        runtime.begin(prompt, _core.Sampling(**law, seed=seed), policy, 20)
-        whole = runtime.run()
-        assert (len(whole), runtime.seat(0).finish_reason) == (20, "length")
-        runtime.begin(prompt, _core.Sampling(**law, seed=seed), policy, 20, [0])
-        cut = runtime.run()
-        if runtime.seat(0).finish_reason == "stop":
+        core.begin(prompt, _core.Sampling(**dist, seed=seed), policy, 20)
+        whole = core.run()
+        assert (len(whole), core.seat(0).finish_reason) == (20, "length")
+        core.begin(prompt, _core.Sampling(**dist, seed=seed), policy, 20, [0])
+        cut = core.run()
+        if core.seat(0).finish_reason == "stop":
             assert cut.index(0) == len(cut) - 1
         else:
             assert (len(cut), 0 in cut) == (20, False)

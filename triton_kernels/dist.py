@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 
 from .noise import exp32, exp32_torch
-from .state import CANDIDATES, Law, Sampling, Sequence, offset
+from .state import CANDIDATES, Dist, Sampling, Sequence, offset
 
 SHARPNESS = tl.constexpr(offset(Sequence, "sharpness"))
 SHAPES = tl.constexpr(offset(Sequence, "shaping", "active"))
-_LAW_TOKEN = tl.constexpr(offset(Law, "token"))
-_LAW_LP = tl.constexpr(offset(Law, "lp"))
+_DIST_TOKEN = tl.constexpr(offset(Dist, "token"))
+_DIST_LP = tl.constexpr(offset(Dist, "lp"))
 _CANDIDATES = tl.constexpr(CANDIDATES)
 
 
@@ -64,11 +64,11 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
 
 
 @triton.jit
-def write_law(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS: tl.constexpr):
-    """Writes the words of a Law at P, from a row's first choices and the softmax of its raw
+def write_dist(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS: tl.constexpr):
+    """Writes the words of a Dist at P, from a row's first choices and the softmax of its raw
     logits.
 
-    token: columns of the choices. With HAS_IDS the Law holds the tokens of these columns.
+    token: columns of the choices. With HAS_IDS the Dist holds the tokens of these columns.
     """
     o = tl.arange(0, _CANDIDATES)
     n = tl.sum((token >= 0).to(tl.int32), axis=0)
@@ -96,11 +96,11 @@ def write_law(P, Logits, Ids, Block, token, score, most, total, moment, HAS_IDS:
         name = token
         if HAS_IDS:
             name = tl.load(Ids + token, mask=token >= 0, other=0)
-        tl.store(P + _LAW_TOKEN + o, name, mask=token >= 0)
-        tl.store(P + _LAW_LP + o, lp.to(tl.int32, bitcast=True), mask=token >= 0)
+        tl.store(P + _DIST_TOKEN + o, name, mask=token >= 0)
+        tl.store(P + _DIST_LP + o, lp.to(tl.int32, bitcast=True), mask=token >= 0)
 
 
-def write_law_torch(
+def write_dist_torch(
     out: torch.Tensor,
     raw: torch.Tensor,
     best: list[int],
@@ -108,19 +108,19 @@ def write_law_torch(
     sharpness: float,
     ids: torch.Tensor,
 ) -> None:
-    """The twin of `write_law`; score: None if confidence is the softmax of the raw logits.
+    """The twin of `write_dist`; score: None if confidence is the softmax of the raw logits.
 
     best: columns; `ids` are the tokens of all columns.
     """
     out[0] = len(best)
     if not best:
         return
-    behind = raw - raw.max()
-    e = exp32_torch(behind)
+    below = raw - raw.max()
+    e = exp32_torch(below)
     total = e.sum()
-    moment = torch.where(e > 0, e * behind, 0.0).sum()
+    moment = torch.where(e > 0, e * below, 0.0).sum()
     if score is None:
-        lp = behind[best] - total.log()
+        lp = below[best] - total.log()
     else:
         lp = torch.log_softmax((score[best] - score[best[0]]).float(), -1)
     if sharpness != 1:
@@ -129,13 +129,13 @@ def write_law_torch(
         lp = (lp - (lp.exp().sum() + kept).log()).clamp(max=0)
     floats = torch.stack([e[best[0]] / total, total.log() - moment / total])
     out[1:3] = floats.view(torch.int32)
-    out[_LAW_TOKEN.value : _LAW_TOKEN.value + len(best)] = ids[best].int()
-    out[_LAW_LP.value : _LAW_LP.value + len(best)] = lp.view(torch.int32)
+    out[_DIST_TOKEN.value : _DIST_TOKEN.value + len(best)] = ids[best].int()
+    out[_DIST_LP.value : _DIST_LP.value + len(best)] = lp.view(torch.int32)
 
 
 def thinned_torch(
     x: torch.Tensor,
-    law: Sampling,
+    dist: Sampling,
     score: torch.Tensor,
     best: list[int],
     chunk: int,
@@ -147,15 +147,15 @@ def thinned_torch(
         found = torch.sort(score[start : start + chunk], descending=True, stable=True)
         pairs = zip(found.values[:n_picks].tolist(), found.indices[:n_picks].tolist(), strict=True)
         picks += [start + t for s, t in pairs if s > -torch.inf]
-    weight = exp32_torch((x - x.max()) / law.temperature)
+    weight = exp32_torch((x - x.max()) / dist.temperature)
     total, left = float(weight.sum()), []
     known = [*picks, *best]
     place = {t: (-value, t) for t, value in zip(known, x[known].tolist(), strict=True)}
     for t in best:
         above = [j for j in picks if place[j] < place[t]]
-        if 0 < law.top_k <= len(above) or weight[t] < law.min_p:
+        if 0 < dist.top_k <= len(above) or weight[t] < dist.min_p:
             continue
-        if law.top_p < 1 and float(weight[above].sum()) > total * (law.top_p + 1e-4):
+        if dist.top_p < 1 and float(weight[above].sum()) > total * (dist.top_p + 1e-4):
             continue
         left.append(t)
     return left

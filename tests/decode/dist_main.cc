@@ -44,7 +44,7 @@ RuntimeConfig config() {
   c.max_model_len = 64;
   c.max_branches = 16;
   c.max_width = 4;
-  c.body = Body::sim;
+  c.backend = Backend::sim;
   c.rejection = true;
   return c;
 }

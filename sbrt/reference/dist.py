@@ -26,7 +26,7 @@ from .toy import (
 )
 
 NOTHING = np.zeros(())  # no noise
-# Candidates of a Law, partial sums of a softmax, positions of a block.
+# Candidates of a Dist, partial sums of a softmax, positions of a block.
 CANDIDATES, LANES, BLOCK = 16, 16, 16
 
 # Changes to logits before the temperature: bias as (token, bias), words as tuples of tokens.
@@ -188,7 +188,7 @@ def calibrated(lp: np.ndarray, sharpness: np.float32) -> np.ndarray:
 
 
 @dataclass(slots=True)
-class Law:
+class Dist:
     """Candidates after a prefix, best first (none: the row failed), and the lane's confidence.
 
     q: probability of the first in the softmax of the raw logits.
@@ -235,7 +235,7 @@ class Lane:
     """One toy under one set of sampling parameters. Its results are cached.
 
     draws: candidates are drawn without replacement, with noise of its own for every prefix. The
-    other fields of a Law do not depend on the draw.
+    other fields of a Dist do not depend on the draw.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class Lane:
         self.absent = np.delete(np.arange(vocab), self.columns)
         self.empty = Prefix(mix(toy.seed, 0), toy.vocab)
         self.choices: dict[int, int | None] = {}
-        self.known: dict[int, Law] = {}
+        self.known: dict[int, Dist] = {}
         self.noise: dict[int, np.ndarray] = {}
         # True if a row may have no token.
         self.can_fail = toy.nan_at >= 0 or bool(shaper and shaper.may_leave_nothing(known))
@@ -266,18 +266,18 @@ class Lane:
             self.choices[prefix.hash] = int(tokens[0, 0]) if count[0] else None
         return self.choices[prefix.hash]
 
-    def law(self, prefix: Prefix) -> Law:
+    def dist(self, prefix: Prefix) -> Dist:
         """The distribution of the next token."""
-        return self.known.get(prefix.hash) or self.laws([prefix])[0]
+        return self.known.get(prefix.hash) or self.dists([prefix])[0]
 
-    def laws(self, prefixes: Sequence[Prefix]) -> list[Law]:
+    def dists(self, prefixes: Sequence[Prefix]) -> list[Dist]:
         """The distributions of the next tokens after these prefixes."""
         new = {p.hash: p for p in prefixes if p.hash not in self.known}
         if new:
             self.known.update(zip(new, self.compute(list(new.values())), strict=True))
         return [self.known[p.hash] for p in prefixes]
 
-    def compute(self, prefixes: list[Prefix]) -> list[Law]:
+    def compute(self, prefixes: list[Prefix]) -> list[Dist]:
         """The distribution after each prefix, in order; not cached."""
         logits = self.logits(prefixes)
         shaped = self.shaped(prefixes, logits)
@@ -303,7 +303,7 @@ class Lane:
         mine = np.arange(tokens.shape[1]) < count[:, None]
         padded[:, : tokens.shape[1]] = np.where(mine, lp, f32(-np.inf))
         tokens = [row[:n] for row, n in zip(tokens.tolist(), count.tolist(), strict=True)]
-        return list(map(Law, tokens, q, entropy, padded))
+        return list(map(Dist, tokens, q, entropy, padded))
 
     def widened(self, rows: np.ndarray) -> np.ndarray:
         """Rows [n, vocab] from rows [n, columns], with 0 for ids that the lane does not know."""
