@@ -1,8 +1,8 @@
-"""`python -m bench.endure`: `sbrt serve` under clients that attach up, dawdle or send garbage.
+"""`python -m bench.endure`: `sbrt serve` under clients that hang up, dawdle or send garbage.
 
     python -m bench.endure --clients 64 --minutes 10 --json -
 
-Streaming clients ask without a pause. Of their requests 20 % attach up in the middle, 5 % are read
+Streaming clients ask without a pause. Of their requests 20 % hang up in the middle, 5 % are read
 slowly and 1 % are garbage. Then the same number of clients ask for a quarter of the time, all of
 them well-behaved. So the latencies of well-behaved clients can be compared. At the end SIGTERM is
 sent while streams run. Every finished answer is compared with the same request alone, in process.

@@ -93,7 +93,7 @@ class Programs:
         *("ops/kernels.cc", "ops/kernels_portable.cc"),
         *(f"ops/kernels_{part}.cc" for part in ("avx2", "avx512", "neon")),  # empty elsewhere
     )
-    longest = 900  # seconds of a run, so that a hanging program does not attach the tests
+    longest = 900  # seconds of a run, so that a hanging program does not hang the tests
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

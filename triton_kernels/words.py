@@ -76,4 +76,4 @@ def arrived_last(p_counter, expected):
 
 def interpreting() -> bool:
     """True if kernels run in Triton's interpreter, whose bfloat16 arithmetic must not be used."""
-    return bool(triton.knobs.core.interpret)
+    return bool(triton.knobs.runtime.interpret)

@@ -84,7 +84,7 @@ class Compiler:
 
     def __init__(self, architecture: int) -> None:
         self._driver = _NoDevice(architecture)
-        if triton.knobs.core.interpret:
+        if triton.knobs.runtime.interpret:
             raise EngineError("costs: expected Triton's compiler, got TRITON_INTERPRET=1")
         self.launches: list[Launch] = []
         self._binaries: dict[int, tuple[Any, Binary]] = {}  # by identity of the compiled kernel

@@ -163,7 +163,7 @@ def nodes_of(graph: int) -> int:
 
 
 def driver(call: str, *arguments: object) -> None:
-    """Call the CUDA driver, which shares its handles with the core. Raises EngineError."""
+    """Call the CUDA driver, which shares its handles with the runtime. Raises EngineError."""
     error = getattr(ctypes.CDLL("libcuda.so.1"), call)(*arguments)
     if error:
         raise EngineError(f"driver: {call} gave error {error}")

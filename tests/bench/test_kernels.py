@@ -56,7 +56,7 @@ def test_the_choice_by_itself(capsys):
     assert shapes == {(4096, 1), (4096, 2), (5000, 1), (5000, 2)}
     for shape in shapes:
         of_shape = [line for line in lines if (line["vocab"], line["rows"]) == shape]
-        named = [(line["logits"], line["dist"]) for line in of_shape]
+        named = [(line["logits"], line["sampling"]) for line in of_shape]
         assert named == [
             (kind, dist) for kind in ("wide", "sharp") for dist in kernels.choosing.DISTS
         ]

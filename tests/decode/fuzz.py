@@ -42,7 +42,7 @@ COUNTERS = (
 class World:
     target: dict  # keywords of a Toy
     draft: dict
-    core: dict  # keywords of a EngineCore
+    core: dict  # keywords of an EngineCore
 
 
 @dataclass

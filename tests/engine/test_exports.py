@@ -1,5 +1,5 @@
 """Contract under test: our modules change nothing in libraries that are loaded later. If the core
-is imported first, every library uses its C++ core: operator new must still be the core's
+is imported first, every library uses its C++ runtime: operator new must still be the runtime's
 own."""
 
 import ctypes
@@ -16,14 +16,14 @@ LOOK = f"""
 import ctypes, importlib, sys
 module = importlib.import_module(sys.argv[1])
 from sbrt import _core
-core, ours = ctypes.CDLL("{RUNTIME}"), ctypes.CDLL(module.__file__)
+runtime, ours = ctypes.CDLL("{RUNTIME}"), ctypes.CDLL(module.__file__)
 address = lambda library: ctypes.cast(library.{NEW}, ctypes.c_void_p).value
-new = core["{ALIGNED_NEW}"]
+new = runtime["{ALIGNED_NEW}"]
 new.restype, new.argtypes = ctypes.c_void_p, (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p)
 before = _core.allocation_count()
 made = [new(64, align, b"") for align in (1, 2, 4, 8, 64)]
 counted = _core.allocation_count() - before
-print(address(core) == address(ours), all(made), counted)
+print(address(runtime) == address(ours), all(made), counted)
 """
 
 
@@ -32,6 +32,6 @@ def test_operator_new_stays_that_of_the_runtime(module):
     try:
         ctypes.CDLL(RUNTIME)
     except OSError:
-        pytest.skip(f"{RUNTIME}: expected the C++ core of GCC, found none")
+        pytest.skip(f"{RUNTIME}: expected the C++ runtime of GCC, found none")
     done = subprocess.run([sys.executable, "-c", LOOK, module], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True True 0\n", "")

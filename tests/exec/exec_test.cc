@@ -30,7 +30,7 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kTimeLimit = 600;  // seconds, so that a attach cannot block the tests
+constexpr int kTimeLimit = 600;  // seconds, so that a hang cannot block the tests
 int scale = 100;                 // per cent
 bool canary = false;
 

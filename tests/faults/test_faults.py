@@ -26,7 +26,7 @@ TOP = (
     "CONTRIBUTING.md",
 )
 FOLDERS = ("csrc", "sbrt", "triton_kernels", "bench", "tests", "tools", "docs")
-LONGEST = 1800  # seconds: a fault may attach
+LONGEST = 1800  # seconds: a fault may hang
 COLLECTION = re.compile("errors? during collection|ERROR collecting")
 
 

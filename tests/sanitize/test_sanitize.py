@@ -93,7 +93,7 @@ def pybind11_folder() -> str:
 
 
 def python(programs, kind: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python arguments` with the sanitizer's core preloaded, and its build of the module."""
+    """`python arguments` with the sanitizer's runtime preloaded, and its build of the module."""
     found = [
         programs.run(programs.compiler, f"-print-file-name={name}").stdout.strip()
         for name in RUNTIMES[kind]

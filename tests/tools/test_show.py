@@ -166,8 +166,8 @@ def test_odd_comparisons(run, tmp_path, words, rows):
     png, trace = tmp_path / "x.png", tmp_path / "x.json"
     code, out, err = run(*words, "--png", png, "--trace", trace)
     assert (code, err) == (0, f"wrote {png}\n")
-    backend = out.split("---\n")[1].split("\n\n")[0]
-    assert [line.split()[0] for line in backend.splitlines()] == rows
+    body = out.split("---\n")[1].split("\n\n")[0]
+    assert [line.split()[0] for line in body.splitlines()] == rows
     assert out.rstrip().endswith((".", "?"))
     events = json.loads(trace.read_text())["traceEvents"]
     assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == rows

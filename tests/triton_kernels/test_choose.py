@@ -156,8 +156,8 @@ def test_keeps_the_dist_that_the_cpu_keeps(device, op, kind, shaped, trims):
         )
         if trims:
             case.trim()
-        got, _ = case.by(op, samplings=True)
-        for i, (here, there) in enumerate(zip(got, case.by_cpu(samplings=True), strict=True)):
+        got, _ = case.by(op, dists=True)
+        for i, (here, there) in enumerate(zip(got, case.by_cpu(dists=True), strict=True)):
             n = there.n
             assert here.n == n, i
             if n == 0:
@@ -177,7 +177,7 @@ def test_a_filtered_dist_of_some_tokens(device, op):
     some = Case(60, 5, 300, kind="filtered", device=device).trim()
     absent = np.setdiff1d(np.arange(300), some.ids)
     case.logits[:, absent] = -np.inf
-    whole, trimmed = (each.by(op, samplings=True, chunk=512)[0] for each in (case, some))
+    whole, trimmed = (each.by(op, dists=True, chunk=512)[0] for each in (case, some))
     for i, (want, got) in enumerate(zip(whole, trimmed, strict=True)):
         assert got.token[: got.n] == want.token[: want.n], i
     assert sum(sampling.n for sampling in trimmed) > 0
@@ -198,11 +198,11 @@ def test_a_filtered_dist_loses_nothing_that_the_filters_leave(device, shaped, fi
     sampling = case.block.sampling
     sampling.temperature = 1.0
     sampling.top_k, sampling.top_p, sampling.min_p = 0, 1.0, 0.0
-    first = [list(sampling.token[: sampling.n]) for sampling in case.by_cpu(samplings=True)]
+    first = [list(dist.token[: dist.n]) for dist in case.by_cpu(dists=True)]
     for name, value in filters.items():
         setattr(sampling, name, value)
-    exact = [list(sampling.token[: sampling.n]) for sampling in case.by_cpu(samplings=True)]
-    got, twin = (case.by(op, samplings=True)[0] for op in (choose, choose_torch))
+    exact = [list(dist.token[: dist.n]) for dist in case.by_cpu(dists=True)]
+    got, twin = (case.by(op, dists=True)[0] for op in (choose, choose_torch))
     dropped = 0
     for i, sampling in enumerate(got):
         kept = list(sampling.token[: sampling.n])
@@ -237,7 +237,7 @@ def test_half_precision_logits_choose_as_their_float32(device):
         assert out.tolist() == [[c.token, c.error] for c in case.by_cpu()]
 
 
-DISTS_OF_SOME = ChoosePlan(2, 40, samplings=True, trimmed=True)
+DISTS_OF_SOME = ChoosePlan(2, 40, dists=True, trimmed=True)
 
 
 def call(op, **changes):
@@ -290,7 +290,7 @@ def test_bad_input_is_one_sentence(op, changes, sentence):
     [((0, 5), "plan: expected rows"), ((1, 2**20 + 1), "plan: expected rows and a vocabulary")],
 )
 def test_a_plan_that_cannot_be(sizes, sentence):
-    with pytest.raises(ValueError, match="trimmed: expected it of samplings alone"):
+    with pytest.raises(ValueError, match="trimmed: expected it of dists alone"):
         ChoosePlan(2, 5, trimmed=True)
     with pytest.raises(ValueError, match=sentence):
         ChoosePlan(*sizes)

@@ -79,8 +79,8 @@ def left_by(words, row, sampling):
 def check(logits, sampling, device):
     got, twin = (by(op, logits, sampling, device) for op in (find_cut, find_cut_torch))
     for i, row in enumerate(logits):
-        sampling = _core.Sampling(**{"temperature": 1.0} | sampling)
-        expected = _probe.filter_probe(row, sampling, "portable")
+        given = _core.Sampling(**{"temperature": 1.0} | sampling)
+        expected = _probe.filter_probe(row, given, "portable")
         for words in (got[i], twin[i]):
             assert left_by(words, row, sampling).tolist() == expected, (i, sampling)
         assert got[i].tolist() == twin[i].tolist(), (i, sampling)

@@ -1,4 +1,4 @@
-"""Contract under test: the trace of the cuda backend, over a CUDA core without a device.
+"""Contract under test: the trace of the cuda backend, over a CUDA runtime without a device.
 
 - Slices and waits are at the events' times, in the host's clock, and hours do not blur them.
 - Only a traced stream records timed events. None is created in a round, and the host waits for
@@ -22,7 +22,7 @@ PARTS = (
 
 
 def built(nvcc, programs, name):
-    """A program with the cuda backend, over the core of fake_cuda.cc."""
+    """A program with the cuda backend, over the runtime of fake_cuda.cc."""
     sources = [Path(__file__).parent / "fake_cuda.cc", "core", "exec/cuda"]
     sources += [f"exec/{stem}.cc" for stem in ("exec", "order")]
     flags = (*programs.plain, "-DSBRT_WITH_CUDA=1", *nvcc.includes())
