@@ -58,7 +58,9 @@ def test_the_choice_by_itself(capsys):
         of_shape = [line for line in lines if (line["vocab"], line["rows"]) == shape]
         named = [(line["logits"], line["sampling"]) for line in of_shape]
         assert named == [
-            (kind, dist) for kind in ("wide", "sharp") for dist in kernels.choosing.DISTS
+            (kind, sampling)
+            for kind in ("wide", "sharp")
+            for sampling in kernels.choosing.SAMPLINGS
         ]
         for line in of_shape:
             moved = line["gb_per_second"] * line["us"] * 1e3
