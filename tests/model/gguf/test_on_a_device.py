@@ -29,7 +29,9 @@ def dense(matrix):
     return found
 
 
-@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0", "Q2_K", mixed], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["Q4_1", "Q8_0", "Q2_K", mixed], ids=["Q4_1", "Q8_0", "Q2_K", "mixed"]
+)
 def test_weights_are_those_of_the_file(files, tmp_path, kind):
     sizes = {"hidden": 256, "inner": 256, "layers": 1}
     path = files.write(tmp_path / "m.gguf", arch="qwen2", kind=kind, **sizes)
