@@ -40,10 +40,15 @@ def thinned(P, Block, token, p_stat, m_split, best, best_score):
     most_tokens = tl.where(draws & (top_k > 0), top_k, 2147483647)
     most_weight = tl.where(draws & (top_p < 1), top_p + 1e-4, 2.0)
     top = tl.load(p_stat + 4, mask=m_split, other=float("-inf"), cache_modifier=".cg")
+    top = tl.where(draws, top, float("-inf"))
     most = tl.max(top, axis=0)
     most = tl.where(most > float("-inf"), most, 0.0)
     total = tl.load(p_stat + 5, mask=m_split, other=0.0, cache_modifier=".cg")
-    total = tl.sum(total * exp32(tl.div_rn(top - most, temperature + tl.zeros_like(top))), axis=0)
+    total = tl.sum(
+        tl.where(draws, total, 0.0)
+        * exp32(tl.div_rn(top - most, temperature + tl.zeros_like(top))),
+        axis=0,
+    )
     is_pick = token >= 0
     x = tl.load(P + token, mask=is_pick, other=float("-inf")).to(tl.float32)
     weight = exp32(tl.div_rn(x - most, temperature + tl.zeros_like(x)))

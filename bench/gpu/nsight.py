@@ -29,9 +29,9 @@ REPORT = ROOT / "build" / "sbrt"
 FULL_NAMES = {"nsys": "Nsight Systems", "ncu": "Nsight Compute"}
 # Our kernels in a round. cuBLAS's kernels are not ours to measure.
 TRITON = (
-    "ban",
-    "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut", "linear",
-    "ring_settle", "rms_norm", "rope_kv_write", "see", "shape", "silu_mul",
+    "ban", "begin_cut", "branch_attention", "choose", "digit", "embed", "end_cut",
+    "integer_linear", "linear", "ring_settle", "rms_norm", "rope_kv_write", "round_rows", "see",
+    "shape", "silu_mul",
 )  # fmt: skip
 # Lines of the table of a round's ops: the op's name and the shape of its kernel.
 OP = re.compile(r"^SBRT_OP\(\w+, (\w+), \w+, \w+, (k\w+)", re.MULTILINE)

@@ -184,7 +184,7 @@ std::vector<float> Engine::features(int seat) const {
     return {shown.host() + seat * each, shown.host() + (seat + 1) * each};
   }
   const Buffer<float>& kept = resources_.features;
-  check<InvalidInput>(kept.size() > 0, "features: expected a runtime that keeps them");
+  check<InvalidInput>(kept.size() > 0, "features: expected an engine that keeps them");
   const int64_t width = resources_.target.lane->feature_width();
   const float* mine = kept.data() + seat * Hrad::room(width);
   return {mine, mine + Hrad::inputs(width)};

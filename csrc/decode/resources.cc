@@ -54,7 +54,7 @@ void start_chain(Chain& chain, int32_t root) {
 Resources::Resources(std::shared_ptr<const Model> of_target, std::shared_ptr<const Model> of_draft,
                      const RuntimeConfig& given)
     : config(given), models{std::move(of_target), std::move(of_draft)} {
-  check<InvalidInput>(models[0] != nullptr, "runtime: a target model is needed");
+  check<InvalidInput>(models[0] != nullptr, "engine: a target model is needed");
   check_config(config, *models[0]);
   for (Policy& policy : config.tuned) policy = normalised(policy);
   if (config.vocab == 0) config.vocab = models[0]->vocab();

@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("first", "kernels", "products", "lanes", "rounds", "exact", "settings")
-PARTS = (*PARTS, "launches", "seats", "large", "sanitize")
+PARTS = (*PARTS, "launches", "integers", "seats", "requests", "devices", "large", "sanitize")
 
 
 def run(*arguments):

@@ -149,7 +149,7 @@ def test_what_it_reads_stays_there(tools, tool, stand_in, checkpoints, method_of
     config = config_of(tool, tools, checkpoints, "Llama", "cuda", method_of("Llama"))
     with Engine(config) as engine:
         engine.generate(tools.prompt(9), GREEDY)
-        with pytest.raises(InvalidInputError, match=r"^features: expected a core that keeps"):
+        with pytest.raises(InvalidInputError, match=r"^features: expected an engine that keeps"):
             engine.features()
 
 
