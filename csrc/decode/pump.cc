@@ -127,7 +127,7 @@ void Pump::run(int64_t max_rounds, int64_t until) {
            (done > 0 && Trace::now() >= until) || patience_.is_interrupted();
   };
   for (int64_t done = 0; !stops(done); ++done) {
-    if (!prompts_.feed(until)) break;
+    if (!feed(until)) break;
     const bool ahead = has_round_in_flight();
     if (!ahead && !prepare_round(until)) break;
     if (!ahead) start_round();
@@ -136,6 +136,16 @@ void Pump::run(int64_t max_rounds, int64_t until) {
   }
   if (seats_.live() == 0) r_.exec->spend(1);  // later work begins after all of this, in traces too
   patience_.forget();
+}
+
+// At most one piece of a prompt stands between two rounds. False if the time is over.
+bool Pump::feed(int64_t until) {
+  if (fed_round_ == round_ && seats_.decoding() != 0) return true;
+  const auto pieces = [this] { return r_.target.feed.pieces + r_.draft.feed.pieces; };
+  const int64_t before = pieces();
+  const bool in_time = prompts_.feed(until);
+  if (pieces() != before) fed_round_ = round_;
+  return in_time;
 }
 
 // With nothing in flight. False if the time is over.

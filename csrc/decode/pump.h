@@ -50,6 +50,7 @@ class Pump {
  private:
   bool is_quiet(int i);
   void pick_launches(SeatSet members);
+  bool feed(int64_t until);
   bool prepare_round(int64_t until);
   SeatSet members_of_round() const;
   void start_round();
@@ -75,6 +76,7 @@ class Pump {
   Together together_;
   Fences fences_;
   int64_t round_;                  // last round enqueued
+  int64_t fed_round_ = -1;         // the same when the last piece of a prompt was enqueued
   int64_t committed_round_;        // last round whose record was read
   int64_t admitted_ = 0;           // sequences admitted so far
   int64_t enqueued_[2] = {};       // times of the last two rounds, by number
