@@ -8,15 +8,8 @@ import random
 import pytest
 
 from sbrt import InvalidInputError, _core, _probe
-from tests.common import toys
+from tests.decode.test_order import FENCES, POLICIES
 
-POLICIES = toys.POLICIES | {
-    "serial after a miss": {"gamma": 4, "branches": 6, "on_miss": 1, "burst": 3},
-    "tree and look-up": toys.POLICIES["tree"] | {"lookup": True},
-    "hedge and look-up": toys.POLICIES["hedge"]
-    | {"on_miss": 1, "burst": 2, "burst_width": 4, "lookup": True},
-}
-FENCES = ("verify_done", "chain_ready", "draft_ready")
 # The mail that each method sends before its fence; a target tells every outcome.
 MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
 SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
