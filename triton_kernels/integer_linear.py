@@ -2,7 +2,7 @@
 
 The public op is `integer_linear`, its plain-torch twin `integer_linear_torch`. A group of 32 k is a
 sum of integers, which is exact. Groups are added in ascending order with fma, as on the CPU
-(csrc/ops/integers_body.inc). So a row has the CPU's bits, whatever the tiles.
+(csrc/ops/integers_simd.inc). So a row has the CPU's bits, whatever the tiles.
 """
 
 from __future__ import annotations

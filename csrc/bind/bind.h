@@ -19,6 +19,6 @@ void bind_hrad(pybind11::module_& m);
 void bind_order(pybind11::module_& m);
 void bind_quantise(pybind11::module_& m);
 void bind_reader(pybind11::module_& m);
-void bind_runtime(pybind11::module_& m);
+void bind_engine(pybind11::module_& m);
 
 }  // namespace sbrt

@@ -109,5 +109,5 @@ PYBIND11_MODULE(_core, m) {
   sbrt::bind_order(m);
   sbrt::bind_quantise(m);
   sbrt::bind_reader(m);
-  sbrt::bind_runtime(m);
+  sbrt::bind_engine(m);
 }

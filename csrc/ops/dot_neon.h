@@ -1,5 +1,5 @@
 // Dot products of 4 bytes in 16 lanes of four registers, by NEON's dot product. Included by one source
-// file only; see integers_body.inc.
+// file only; see integers_simd.inc.
 #pragma once
 
 #include "ops/round_loops.h"

@@ -1,5 +1,5 @@
 // Dot products of 4 bytes in 16 lanes of a plain array. Included by one source file only; see
-// integers_body.inc.
+// integers_simd.inc.
 #pragma once
 
 #include "ops/round_loops.h"

@@ -1,5 +1,5 @@
 // Dot products of 4 bytes in 16 lanes, by AVX-512 VNNI. Included by one source file only; see
-// integers_body.inc.
+// integers_simd.inc.
 #pragma once
 
 #include "ops/simd_avx512.h"

@@ -5,5 +5,5 @@
 #define SBRT_INTEGERS_NAME "avx2"
 #include "ops/dot_avx2.h"
 
-#include "ops/integers_body.inc"
+#include "ops/integers_simd.inc"
 #endif

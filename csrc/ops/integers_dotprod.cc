@@ -5,5 +5,5 @@
 #define SBRT_INTEGERS_NAME "dotprod"
 #include "ops/dot_neon.h"
 
-#include "ops/integers_body.inc"
+#include "ops/integers_simd.inc"
 #endif

@@ -2,4 +2,4 @@
 #define SBRT_INTEGERS_NAME "portable"
 #include "ops/dot_portable.h"
 
-#include "ops/integers_body.inc"
+#include "ops/integers_simd.inc"

@@ -5,5 +5,5 @@
 #define SBRT_INTEGERS_NAME "vnni512"
 #include "ops/dot_vnni512.h"
 
-#include "ops/integers_body.inc"
+#include "ops/integers_simd.inc"
 #endif

@@ -1,6 +1,6 @@
 // The inner loops, compiled once per instruction set and picked once at run time.
 //
-// All are compiled from one source, kernels_body.inc, over a vector of 16 f32 lanes (simd_*.h).
+// All are compiled from one source, kernels_simd.inc, over a vector of 16 f32 lanes (simd_*.h).
 // Neither the packing of weights nor the order of additions depends on the number of rows, threads
 // or neighbours. AVX2, AVX-512 and NEON give the same bits. Portable rounds an fma twice, so there
 // only passes over logits give these bits. Nothing here checks its arguments: callers do.

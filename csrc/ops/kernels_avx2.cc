@@ -1,9 +1,9 @@
 // Compiled with AVX2 flags. Code here may run only after kernels_named() has checked that the
 // machine has AVX2. Nothing with external linkage may be shared with other files
-// (kernels_body.inc).
+// (kernels_simd.inc).
 #if defined(__x86_64__)
 #define SBRT_KERNELS kKernelsAvx2
 #define SBRT_KERNELS_NAME "avx2"
 #include "ops/simd_avx2.h"
-#include "ops/kernels_body.inc"
+#include "ops/kernels_simd.inc"
 #endif

@@ -3,5 +3,5 @@
 #define SBRT_KERNELS kKernelsNeon
 #define SBRT_KERNELS_NAME "neon"
 #include "ops/simd_neon.h"
-#include "ops/kernels_body.inc"
+#include "ops/kernels_simd.inc"
 #endif

@@ -1,4 +1,4 @@
-// 16 f32 lanes as two 256-bit registers. Included by one source file only; see kernels_body.inc.
+// 16 f32 lanes as two 256-bit registers. Included by one source file only; see kernels_simd.inc.
 #pragma once
 
 #include <immintrin.h>

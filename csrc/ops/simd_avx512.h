@@ -1,4 +1,4 @@
-// 16 f32 lanes as one 512-bit register. Included by one source file only; see kernels_body.inc.
+// 16 f32 lanes as one 512-bit register. Included by one source file only; see kernels_simd.inc.
 #pragma once
 
 // GCC 12 warns about registers its own header leaves undefined on purpose (GCC bug 105593).

@@ -1,5 +1,5 @@
 // 16 f32 lanes as a plain array; multiply and add round separately. Included by one source file
-// only; see kernels_body.inc.
+// only; see kernels_simd.inc.
 #pragma once
 
 #include <cstdint>

@@ -12,7 +12,7 @@ FAULTS = (
     ),
     Fault(
         "a bound of noise is that of another token",
-        "csrc/ops/choose_body.inc",
+        "csrc/ops/choose_simd.inc",
         "static_cast<uint32_t>(tokens[j]) >> 2;",
         "(static_cast<uint32_t>(tokens[j]) >> 2) + 1;",
         ("ops/test_columns.py",),

@@ -127,7 +127,7 @@ def test_a_fault_beside_a_generation_is_reported(
 @pytest.mark.parametrize(
     "tests",
     [
-        "decode/test_runtime.py",
+        "decode/test_engine_core.py",
         "decode/test_auto.py::test_slices_and_backends_change_nothing",  # it runs next to the lanes
         "engine/test_lifecycle.py",
         "engine/test_engine_machine.py",

@@ -233,7 +233,7 @@ def test_a_stop_beats_the_length():
     assert (len(got.tokens), got.finish) == (first, "stop")
 
 
-def test_two_runtimes_share_models():
+def test_two_cores_share_models():
     toys = _core.Toy(**TOY), _core.Toy(**TOY, noise16=8)
     both = [_core.EngineCore(*toys, backend="cpu", num_threads=2, **SIZES) for _ in range(2)]
     for core in both:
@@ -297,7 +297,7 @@ NAN = math.nan
     ],
     ids=str,
 )
-def test_a_runtime_that_cannot_be(wrong):
+def test_a_core_that_cannot_be(wrong):
     refused(lambda: _core.EngineCore(_core.Toy(), _core.Toy(), **(GOOD_RUNTIME | wrong)))
 
 

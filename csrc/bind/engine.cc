@@ -18,18 +18,18 @@ namespace {
 
 using Entry = std::tuple<std::string, std::string, int64_t, int64_t, bool>;
 
-std::vector<Entry> trace_of(Engine& runtime, int64_t since_ns) {
+std::vector<Entry> trace_of(Engine& engine, int64_t since_ns) {
   std::vector<Entry> out;
   {
     const GilRelease free;
-    runtime.idle(0);  // a running stream writes its trace
+    engine.idle(0);  // a running stream writes its trace
   }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
     for (const TraceEvent& e : trace.events(since_ns))
       out.emplace_back(stream, e.name, e.begin, e.end, e.wait);
   };
-  if (runtime.target_trace()) put("target", *runtime.target_trace());
-  if (runtime.draft_trace()) put("draft", *runtime.draft_trace());
+  if (engine.target_trace()) put("target", *engine.target_trace());
+  if (engine.draft_trace()) put("draft", *engine.draft_trace());
   return out;
 }
 
@@ -63,20 +63,20 @@ py::object finish_reason(const SeatView& view) {
 
 // Its threads may want the interpreter's lock before they end. In a fork everything is kept: a
 // thread that exists only in the parent may have been changing any of it.
-void drop(Engine* runtime) {
-  if (runtime->is_forked()) return;
+void drop(Engine* engine) {
+  if (engine->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();
   std::optional<GilRelease> free;
   if (held) free.emplace();
-  delete runtime;
+  delete engine;
 }
 
 RuntimeConfig config_of(const py::kwargs& given) {
   return with_fields(RuntimeConfig{}, "RuntimeConfig", given);
 }
 
-std::shared_ptr<Engine> make_runtime(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
-                                     const RuntimeConfig& config) {
+std::shared_ptr<Engine> make_engine(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
+                                    const RuntimeConfig& config) {
   const GilRelease free;  // forwards are timed
   return {new Engine(std::move(target), std::move(draft), config), &drop};
 }
@@ -88,31 +88,31 @@ Request request_of(std::vector<int32_t> prompt, const Sampling& sampling, const 
           std::move(stop_tokens), shaping,  policy == nullptr,           logprobs};
 }
 
-void begin(Engine& runtime, std::vector<int32_t> prompt, const Sampling& sampling,
+void begin(Engine& engine, std::vector<int32_t> prompt, const Sampling& sampling,
            const Policy* policy, int64_t max_tokens, std::vector<int32_t> stop_tokens,
            const ShapingRequest& shaping, const LogprobRequest& logprobs) {
   const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
                                      std::move(stop_tokens), shaping, logprobs);
   const GilRelease free;
-  runtime.begin(request);
+  engine.begin(request);
 }
 
-SeatView admit(const std::shared_ptr<Engine>& runtime, std::vector<int32_t> prompt,
+SeatView admit(const std::shared_ptr<Engine>& engine, std::vector<int32_t> prompt,
                const Sampling& sampling, const Policy* policy, int64_t max_tokens,
                std::vector<int32_t> stop_tokens, const ShapingRequest& shaping,
                const LogprobRequest& logprobs) {
   const Request request = request_of(std::move(prompt), sampling, policy, max_tokens,
                                      std::move(stop_tokens), shaping, logprobs);
   const GilRelease free;
-  return {runtime, runtime->admit(request)};
+  return {engine, engine->admit(request)};
 }
 
-const std::vector<int32_t>& run(Engine& runtime, int64_t max_rounds, double seconds) {
+const std::vector<int32_t>& run(Engine& engine, int64_t max_rounds, double seconds) {
   {
     const GilRelease free;
-    runtime.run(max_rounds, seconds);
+    engine.run(max_rounds, seconds);
   }
-  return runtime.take(0);
+  return engine.take(0);
 }
 
 std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
@@ -218,11 +218,11 @@ void bind_seat(py::module_& m) {
 }
 
 // Sequences, from their requests to their last rounds.
-void bind_sequences(EngineCoreClass& runtime) {
+void bind_sequences(EngineCoreClass& engine) {
   const auto shaping = ShapingRequest{};
   const auto logprobs = LogprobRequest{};
   const auto stops = std::vector<int32_t>{};
-  runtime
+  engine
       .def("begin", &begin, py::arg("prompt_ids"), py::arg("sampling"),
            py::arg("policy").none(true), py::arg("max_tokens"), py::arg("stop_token_ids") = stops,
            py::arg("shaping") = shaping, py::arg("logprobs") = logprobs)
@@ -248,8 +248,8 @@ void bind_sequences(EngineCoreClass& runtime) {
 }
 
 // Measurements, and the record of enqueued work.
-void bind_records(EngineCoreClass& runtime) {
-  runtime
+void bind_records(EngineCoreClass& engine) {
+  engine
       .def(
           "measure",
           [](Engine& r, double seconds, float temperature) {
@@ -261,7 +261,7 @@ void bind_records(EngineCoreClass& runtime) {
           "order",
           [](const Engine& r) {
             check<InvalidInput>(r.order() != nullptr,
-                                "order: expected a runtime of the dry backend");
+                                "order: expected an engine of the dry backend");
             return std::make_shared<OrderBook>(*r.order());
           },
           "All that the dry backend was given so far, a copy.")
@@ -273,7 +273,7 @@ void bind_records(EngineCoreClass& runtime) {
 
 void bind_config(py::module_& m) {
   using C = RuntimeConfig;
-  py::class_<C>(m, "RuntimeConfig", "What a runtime is made with (csrc/decode/config.h).")
+  py::class_<C>(m, "RuntimeConfig", "What an engine is made with (csrc/decode/config.h).")
       .def(py::init(&config_of))
       .def_readwrite("max_model_len", &C::max_model_len)
       .def_readwrite("vocab", &C::vocab)
@@ -311,23 +311,23 @@ void bind_config(py::module_& m) {
 
 }  // namespace
 
-void bind_runtime(py::module_& m) {
+void bind_engine(py::module_& m) {
   bind_stats(m);
   bind_config(m);
   bind_seat(m);
-  EngineCoreClass runtime(m, "EngineCore", "Two lanes and their sequences (csrc/decode/engine.h).");
-  runtime
-      .def(py::init(&make_runtime), py::arg("target"), py::arg("draft").none(true),
+  EngineCoreClass engine(m, "EngineCore", "Two lanes and their sequences (csrc/decode/engine.h).");
+  engine
+      .def(py::init(&make_engine), py::arg("target"), py::arg("draft").none(true),
            py::arg("config"))
       .def(py::init([](std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                        const py::kwargs& fields) {
-             return make_runtime(std::move(target), std::move(draft), config_of(fields));
+             return make_engine(std::move(target), std::move(draft), config_of(fields));
            }),
            py::arg("target"), py::arg("draft").none(true))
       .def("prepare", &Engine::prepare, py::arg("policy"))
       .def_property_readonly("fused_graphs", &Engine::fused_graphs);
-  bind_sequences(runtime);
-  bind_records(runtime);
+  bind_sequences(engine);
+  bind_records(engine);
 }
 
 }  // namespace sbrt
