@@ -70,10 +70,14 @@ def is_roomy(world: fuzz.World, tasks: list[tuple[fuzz.Task, str]]) -> bool:
 
 
 def waits_for_company(world: fuzz.World, done: Running) -> bool:
-    """True if company decides whether a miss is answered by a burst; never under `rejection`."""
+    """True if company decides whether a miss is answered by a burst; never under `rejection`.
+
+    At temperature 0 a request is answered as if it did not ask for `rejection`.
+    """
     policy = done.task.policies[done.method]
     bursts = policy["gamma"] > 0 and policy.get("on_miss") == 1 and not policy.get("serial")
-    return bursts and world.core["max_num_seqs"] > 1 and not policy.get("rejection")
+    many = world.core["max_num_seqs"] > 1
+    return bursts and many and not fuzz.is_by_chance(done.task, done.method)
 
 
 def compare(world: fuzz.World, done: Running, roomy: bool, seen: Counter) -> list[str]:
