@@ -1,7 +1,7 @@
 // Masked attention over ring spans.
 //
-// The keys that a row sees are ordered by absolute position: the trunk, the row's ancestors in
-// flight by depth, its own tail. Every sum runs in that order, and nothing else enters it. So the
+// A row sees its keys in order of absolute position: the trunk, then the row's in-flight ancestors
+// by depth, then its own tail. Every sum adds these keys in this order, and nothing else. So the
 // result is bitwise the same wherever the trunk ends, wherever the ring wraps, and whichever keys
 // come from a mask.
 #pragma once
@@ -19,7 +19,7 @@ constexpr int kMaxSpans = 2 + kSlots + kMaxTail;
 struct Visible {
   Span span[kMaxSpans];
   int count;      // spans
-  int64_t first;  // position of the first key; the others have consecutive positions
+  int64_t first;  // position of the first key; the positions of the keys are consecutive
   int64_t keys;
 };
 
@@ -27,13 +27,13 @@ struct SeeArgs {
   const Batch* rows;
   const KvRing* ring;
   Visible* visible;  // [rows]
-  int64_t window;    // positions a row sees, itself included; at most the ring's
+  int64_t window;    // positions that a row sees, including its own; at most the ring's window
 };
 
 // Finds the keys that each row sees, once per forward.
 void see(const SeeArgs& args, Worker worker);
 
-// Floats of scratch that one member needs.
+// Returns the number of scratch floats that one team member needs.
 int64_t attention_scratch(const RingShape& ring);
 
 struct AttentionArgs {
@@ -42,12 +42,12 @@ struct AttentionArgs {
   const KvRing* ring;
   const Visible* visible;  // [rows]
   const float* qkv;        // [rows, (heads + 2 kv_heads) head_dim], q rotated
-  float* out;              // [rows, heads head_dim]; 0 for a row that sees nothing
+  float* out;              // [rows, heads head_dim]; 0 for a row that sees no key
   float* scratch;          // [threads, attention_scratch]
   int32_t layer, heads;
   float scale;
-  // If given, `out` is also stored as integers, [groups of k][stride] (ops/integers.h). Then
-  // head_dim is a multiple of 32.
+  // If `made` is given, `out` is also stored there as integers, [groups][stride] (ops/integers.h).
+  // Then head_dim must be a multiple of 32.
   const Integers* integers = nullptr;
   RowGroup* made = nullptr;
 };

@@ -22,8 +22,8 @@ struct Best {  // the `want` best (score, column) so far, best first
   double bar() const {
     return count < want ? -std::numeric_limits<double>::infinity() : score[count - 1];
   }
-  // Columns may come in any order. Of equal scores the lowest column, which has the lowest id,
-  // wins.
+  // Columns may come in any order. Among equal scores the lowest column wins, because it has the
+  // lowest token id.
   void offer(double s, int32_t column) {
     int place = count;
     while (place > 0 && (s > score[place - 1] || (s == score[place - 1] && column < at[place - 1])))
@@ -37,7 +37,7 @@ struct Best {  // the `want` best (score, column) so far, best first
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The passes of all kernels over logits give the same bits.
+// Any instruction set may be used, since all compute the same bits in passes over logits.
 const Kernels& vectors() {
   static const Kernels& best = kernels_named("auto");
   return best;
@@ -54,8 +54,8 @@ bool is_filtered(const Sampling& s, int n) {
   return s.min_p > 0 || s.top_p < 1 || (s.top_k > 0 && s.top_k < n);
 }
 
-// Offers a column with its token's noise, unless its score would be too low even with the bound of
-// the noise.
+// Offers a column, with the noise of its token added to its score. Skips the column if its score
+// would be too low even with an upper bound of the noise.
 struct NoisyOffer {
   const float* logits;
   const Columns& columns;
@@ -99,7 +99,8 @@ void greedy_best(const float* logits, int n, float most, Best& best) {
     if (logits[i] > -kInfinity) best.offer(logits[i], static_cast<int32_t>(i));
 }
 
-// The largest logit is offered first, so that the threshold is high for the rest.
+// Offers the largest logit first, so that the threshold is high when the other columns are
+// examined.
 void noisy_best(float most, NoisyOffer& offer) {
   const Kernels& v = vectors();
   const Columns& columns = offer.columns;
@@ -129,7 +130,7 @@ void find_best(const float* logits, const Columns& columns, const Sampling& s, c
   for (int i = 0; i < scratch.kept; ++i) offer(scratch.filter.ids[i]);
 }
 
-// The scores [n] of a row [n] that find_best has just processed.
+// Writes the scores [n] of the row [n] that find_best has just processed. Excluded tokens get -inf.
 void keep_scores(const float* logits, int n, const Sampling& s, const ChooseScratch& scratch,
                  float* scores) {
   std::fill_n(scores, n, -kInfinity);
@@ -160,7 +161,7 @@ RawDist raw_dist(const float* logits, int n) {
   return dist;
 }
 
-// Log softmax over the scores of the candidates only.
+// Sets lp to the log softmax of the candidates' scores; other tokens do not enter the softmax.
 void score_confidence(const Best& best, Dist& dist) {
   float sum = 0;
   for (int r = 0; r < dist.n; ++r) {
@@ -171,8 +172,9 @@ void score_confidence(const Best& best, Dist& dist) {
   for (int r = 0; r < dist.n; ++r) dist.lp[r] -= shift;
 }
 
-// p -> p^sharpness, normalised; the probability of other tokens is kept. Rounding must not make a
-// probability larger than 1: a node would then be more likely than its parent, and could outlive
+// Raises the probability of each candidate to the power `sharpness`, then normalises. The other
+// tokens enter the sum with their unchanged probability. Rounding must not make a probability
+// larger than 1. Otherwise a node would be more likely than its parent, and could be kept without
 // it.
 void calibrate(float sharpness, Dist& dist) {
   if (sharpness == 1) return;
@@ -204,7 +206,7 @@ float raw_softmax(const float* logits, int vocab, int32_t token) {
 
 namespace {
 
-// The hash of the tokens up to and including `row`'s.
+// Returns the hash of all tokens before the row's token, and that token.
 uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& s) {
   find_path(c, rows, row, s);
   uint64_t hash = c.trunk_hash;
@@ -212,8 +214,8 @@ uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, Shapi
   return hash;
 }
 
-// The first choices of row `i`, as columns, with the request's sampling and shaping. Returns the
-// row of logits that they are from.
+// Finds the best columns of row `i` under the request's sampling and shaping. Returns the logits
+// that they come from: the shaped row if the request has shaping.
 const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseScratch& scratch,
                     Best& best, int32_t& error) {
   const Sequence& c = a.of(i);
@@ -227,12 +229,12 @@ const float* choose(const ChooseArgs& a, int64_t i, const Noise& noise, ChooseSc
   return logits;
 }
 
-// Replaces the columns in a Dist by their tokens.
+// Replaces the column indices in a Dist by tokens.
 void name_tokens(const Columns& columns, Dist& dist) {
   for (int r = 0; r < dist.n; ++r) dist.token[r] = columns.id(dist.token[r]);
 }
 
-// Address for the scores of a draft's row; null if nothing is drawn from it.
+// Returns the address for the scores of a draft's row, or null if no token is drawn from the row.
 float* scores_of(const Sequence& c, const Row& row) {
   const Scores& s = c.scores;
   if (row.node < 0) return nullptr;
@@ -241,7 +243,7 @@ float* scores_of(const Sequence& c, const Row& row) {
   return s.tail(row.branch, row.node);
 }
 
-// Confidence that is independent of the draw: the r-th draw gets the r-th largest probability.
+// Sets confidences that do not depend on the draw: draw r gets the r-th largest probability.
 void score_blindly(const float* scores, int n, Dist& dist) {
   int32_t columns[kCandidates];
   Best best{.want = dist.n, .score = {}, .at = columns};
@@ -250,7 +252,7 @@ void score_blindly(const float* scores, int n, Dist& dist) {
   score_confidence(best, dist);
 }
 
-// Draws candidates from the draft's distribution at row `i` without replacement.
+// Draws candidates without replacement from the draft's distribution at row `i`.
 void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   const Sequence& c = a.of(i);
   const Row& row = a.rows->row[i];
@@ -272,12 +274,13 @@ void draw(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   name_tokens(a.columns, dist);
 }
 
-// The draft's first choices at row `i`, with the target's noise.
+// Finds the draft's best tokens at row `i`, with the noise that the target will use there.
 void guess(const ChooseArgs& a, int64_t i, ChooseScratch& scratch, Dist& dist) {
   const Sequence& c = a.of(i);
   const auto position = static_cast<uint64_t>(a.rows->row[i].position + 1);
   Best best{.want = kCandidates, .score = {}, .at = dist.token};
-  int32_t error;  // a draft that fails proposes nothing; that costs speed, not tokens
+  // Ignored: after an error the draft proposes nothing, which costs speed, not tokens.
+  int32_t error;
   choose(a, i, noise_at(c.sampling, kTarget, position), scratch, best, error);
   dist.n = best.count;
   if (dist.n == 0) return;

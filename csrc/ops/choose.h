@@ -1,21 +1,21 @@
-// The sampling pass: from a row of logits to its token, or to a draft's distribution (Dist).
+// The sampling pass turns a row of logits into the target's token, or into the draft's distribution
+// (Dist).
 //
 // Order: f32 logits; masks, bias and penalties (ops/shaping.h); temperature; min_p; top_k; top_p.
-// At temperature > 0 the token has the largest logit / temperature + g, with the Gumbel noise g of
-// (seed, completion, position, token); else the largest logit. Ties go to the lowest id,
-// everywhere.
+// At temperature 0 the token with the largest logit is chosen. At temperature > 0 it is the token
+// with the largest logit / temperature + g. The Gumbel noise g is a function of (seed, completion,
+// position, token). Ties always go to the lowest id.
 //   min_p keeps tokens with p >= min_p * max p. top_k keeps exactly k by (logit descending, id
-//   ascending). top_p keeps the shortest prefix in that order whose sum reaches top_p of the sum of
-//   all that are left. The sum is of exp32((logit - max) / temperature), each weight rounded to the
-//   nearest even multiple of 2^-40. It is exact in 64 bits, so no order of additions changes it, on
-//   any device. The total times top_p is one product in double.
-// Target and draft use the same pass. The draft's q is the softmax of its raw logits. Its
-// confidence (Dist::lp) is sharpened by an exponent that is learnt from outcomes
-// (Sequence::sharpness). Under rejection the draft has its own noise, with the prefix as key. Its
-// candidates are draws from its distribution without replacement, and draws after different
-// prefixes are independent. All probabilities of both models are kept (Scores). The other fields of
-// a Dist do not depend on a draw.
-#pragma once
+//   ascending). top_p keeps the shortest prefix in that order whose weights sum to at least top_p
+//   times the sum of all remaining weights. A weight is exp32((logit - max) / temperature), rounded
+//   to a multiple of 2^-40, ties to even. The sum is exact in 64 bits, so no order of additions
+//   changes it, on any device. The sum times top_p is one product in double.
+// Target and draft use the same pass. Dist::q is from the softmax of the draft's raw logits. The
+// draft's confidence (Dist::lp) is sharpened by an exponent that is learnt from outcomes
+// (Sequence::sharpness). Under rejection the draft has noise of its own, keyed by the prefix. Then
+// its candidates are draws without replacement, and draws after different prefixes are independent.
+// The probabilities of both models are kept (Scores). Only the tokens of a Dist depend on the
+// draws.
 
 #include <cstdint>
 
@@ -32,53 +32,56 @@ namespace sbrt {
 struct ChooseScratch {
   explicit ChooseScratch(int vocab = 0) : filter(vocab), shaping(vocab) {}
   FilterScratch filter;
-  int kept = -1;  // number of its ids that the filters kept; -1: no filter
+  int kept = -1;  // number of ids in `filter` that the filters kept; -1: no filter
   ShapingScratch shaping;
 };
 
-// Top `want` tokens by score of a row [columns.n] under `sampling` at `position` (of the token to
-// be chosen), best first. Returns their number. A NaN or +inf row gives 0 and `error` = kNanRow; a
-// row without tokens gives 0 and kNoToken.
+// Writes the `want` tokens with the highest scores in a row [columns.n] to `tokens`, best first.
+// Returns their number. `position` is the position of the token to be chosen. If the row has a NaN
+// or +inf, returns 0 and sets `error` to kNanRow. If no token is possible, returns 0 and sets
+// kNoToken.
 int top_tokens(const float* logits, const Columns& columns, const Sampling& sampling,
                int64_t position, ChooseScratch& scratch, int want, int32_t* tokens, int32_t& error);
 
-// Softmax of raw logits (temperature 1) at one token.
+// Returns the probability of `token`: the softmax of raw logits at temperature 1.
 float raw_softmax(const float* logits, int vocab, int32_t token);
 
-// The lists of a request's shaping as arrays over the vocabulary, in device memory, for choices on
-// a device. The host writes them between sequences, except the trunk's counts (Counts).
+// The lists of all requests' shaping, as arrays over the vocabulary in device memory, for sampling
+// on a device. The host writes them between sequences. `select` updates the trunk's counts
+// (Counts).
 struct DenseShaping {
-  static constexpr uint8_t kNoToken = 1, kEnds = 2;  // of `mask`
+  // Bits of `mask`: the token is never allowed; the token ends the sequence.
+  static constexpr uint8_t kNoToken = 1, kEnds = 2;
 
-  const uint8_t* mask = nullptr;    // [seats, vocab]; null: there are none
+  const uint8_t* mask = nullptr;    // [seats, vocab]; null: no arrays, since the host samples
   const float* bias = nullptr;      // [seats, vocab]
   const int32_t* output = nullptr;  // [seats, vocab] how often a token occurs after the prompt
   const uint8_t* seen = nullptr;    // [seats, vocab]
-  int64_t vocab = 0;                // from one seat to the next
-  // [seats, words_room] bad words of several tokens: their number n, the longest's length, n + 1
-  // offsets where they begin in the tokens, and all their tokens
+  int64_t vocab = 0;                // entries from one seat to the next
+  // [seats, words_room] bad words of several tokens: the number n of words; the length of the
+  // longest; n + 1 offsets, where each word begins in the tokens; then all tokens.
   const int32_t* words = nullptr;
   int64_t words_room = 0;
   const int32_t* trunk = nullptr;  // [seats, trunk_room]
   int64_t trunk_room = 0;
 };
 
-// Ops. `logits` is [max_rows, stride] f32; the first columns.n of a row count. A draft never chooses a
-// token that it has no column of: its distribution gives it no probability. Noise, masks and penalties
-// of a column are those of its token.
+// Arguments of the two ops below. `logits` is [max_rows, stride] f32; only the first columns.n
+// values of a row are used. A draft with a trimmed head never chooses a token without a column.
+// Noise, masks and penalties of a column are those of its token.
 struct ChooseArgs {
   const float* logits;
   int64_t stride;
   Columns columns;
   const Batch* rows;
-  const Sequence* seats;   // sampling, shaping, and what the rows' ancestors are
+  const Sequence* seats;   // sampling, shaping, and the tokens of the rows' ancestors
   ChooseScratch* scratch;  // [team]
-  Choice* choice;          // [max_rows], choose_rows
-  Dist* dist;              // [max_rows], choose_dists
+  Choice* choice;          // [max_rows], written by choose_rows
+  Dist* dist;              // [max_rows], written by choose_dists
   DenseShaping dense = {};
 
   const float* row(int64_t i) const { return logits + i * stride; }
-  const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // of row i
+  const Sequence& of(int64_t i) const { return seats[rows->row[i].seat]; }  // sequence of row i
 };
 void choose_rows(const ChooseArgs& args, Worker worker);   // the target's token of every row
 void choose_dists(const ChooseArgs& args, Worker worker);  // the draft's candidates of every row

@@ -1,4 +1,5 @@
-// Maps the columns of a row of logits to tokens: a whole vocabulary, or the tokens of a trimmed head.
+// Maps the columns of a row of logits to tokens: those of the whole vocabulary, or of a trimmed LM
+// head.
 #pragma once
 
 #include <cstdint>
@@ -8,29 +9,29 @@
 
 namespace sbrt {
 
-// The columns of a row of logits. Token ids ascend with the columns, so that the first of equal logits
-// has the lowest id.
+// The columns of a row of logits. Token ids ascend with the columns, so that the first of equal
+// logits has the lowest id.
 struct Columns {
   int32_t n = 0;                 // columns of a row
-  const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is of token i
+  const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is token i
   const int32_t* of =
-      nullptr;  // [tokens] the column of a token, at least n: it has none; null with ids
+      nullptr;  // [tokens] the column of a token; n or more: none; null if ids is null
   int32_t tokens = 0;
 
   int32_t id(int64_t column) const { return ids ? ids[column] : static_cast<int32_t>(column); }
-  // -1: the row has no logit of this token.
+  // Returns the column of `token`, or -1 if the row has no logit for it.
   int32_t find(int32_t token) const {
     const int32_t column = !ids ? token : token < tokens ? of[token] : n;
     return column < n ? column : -1;
   }
-  // Those of tokens below `vocab`.
+  // Returns the columns whose tokens are below `vocab`.
   Columns below(int32_t vocab) const;
 };
 
-// Owns the ids of a head and the inverse map.
+// Owns the token ids of an LM head's columns, and the inverse map.
 class ColumnMap {
  public:
-  // ids: ascending, below `vocab`; none: a head of all tokens. Throws InvalidInput.
+  // ids: ascending, below `vocab`; empty for a head of all tokens. Throws InvalidInput.
   ColumnMap(const std::vector<int32_t>& ids, int32_t vocab);
   const Columns& columns() const { return columns_; }
 

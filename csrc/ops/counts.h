@@ -1,11 +1,11 @@
-// Counts of the trunk's tokens, for every device.
+// Counts how often each token occurs in the trunk. The host and devices compile the same code.
 #pragma once
 
 #include "state/sequence.h"
 
 namespace sbrt {
 
-// Adds one token of the trunk.
+// Counts one token that was appended to the trunk.
 SBRT_ANY inline void count_token(Counts& counts, int32_t token, bool is_output) {
   if (!counts.seen[token]) counts.token[counts.n++] = token;
   counts.seen[token] = 1;

@@ -1,5 +1,5 @@
-// Dot products of 4 bytes in 16 lanes of a plain array. Included by one source file only; see
-// integers_simd.inc.
+// Dot products of 4 bytes in each of 16 lanes of a plain array. Included by one source file only;
+// see integers_simd.inc.
 #pragma once
 
 #include "ops/round_loops.h"
@@ -34,7 +34,7 @@ inline B raw_bytes(const uint8_t* p) {
   return out;
 }
 
-// A stored byte is the level + 128; this returns levels.
+// A stored byte is the level + 128; `bytes` returns levels.
 inline B bytes(const uint8_t* p) {
   B out;
   for (int i = 0; i < 64; ++i) out.a[i] = static_cast<int8_t>(p[i] - 128);

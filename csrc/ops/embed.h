@@ -9,15 +9,16 @@
 
 namespace sbrt {
 
-// The embedding: its own rows in f32 or bf16, or a packed matrix that another object owns.
+// The token embedding. It owns its rows in f32 or bf16, or reads a packed matrix that another
+// object owns.
 class EmbedTable {
  public:
   EmbedTable() = default;
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
   EmbedTable(const PackedMatrix* packed, int64_t vocab, int64_t hidden)
       : packed_(packed), vocab_(vocab), hidden_(hidden) {}
-  void fill(const TensorView& w);  // [vocab, hidden], rounded to the storage type; not if packed
-  void read(int64_t token, float* out) const;  // [hidden]
+  void fill(const TensorView& w);              // w: [vocab, hidden]; rounds; not for a packed one
+  void read(int64_t token, float* out) const;  // out: [hidden]
   int64_t vocab() const { return vocab_; }
   int64_t hidden() const { return hidden_; }
 
@@ -36,7 +37,8 @@ struct EmbedArgs {
   float factor;  // 1 leaves the embedding unchanged
 };
 
-// x = the row's embedding times factor. A padding row may carry any token.
+// Sets x to the embedding of each row's token, times `factor`. A padding row may carry any token;
+// in another row an unknown token throws Error.
 void embed(const EmbedArgs& args, Worker worker);
 
 struct AngleArgs {
@@ -48,9 +50,9 @@ struct AngleArgs {
   float* sines;           // [rows, half]
 };
 
-// Cosines and sines of each row's rope angles, times scale. Below 2^24 the angle is
-// float32(position) * inv_freq in float32, as in transformers. Beyond that it is their exact
-// product in double.
+// Computes the cosines and sines of each row's rope angles, times `scale`. Below 2^24 the angle is
+// float32(position) * inv_freq in float32, as in transformers. Beyond that it is the product in
+// double.
 void find_angles(const AngleArgs& args, Worker worker);
 
 }  // namespace sbrt

@@ -1,5 +1,5 @@
-// exp for softmax. One formula for every lane, without libm and without contraction. So a vector, a
-// scalar and another implementation of the same six steps agree bitwise.
+// exp for softmax. It uses neither libm nor fused multiply-add. So vector code, scalar code and any
+// other implementation of these steps agree bitwise.
 #pragma once
 
 #include <cstdint>

@@ -10,12 +10,13 @@
 namespace sbrt {
 namespace {
 
-constexpr float kLowest = std::numeric_limits<float>::lowest();  // anything lower is no token
-constexpr int kFew = 256;  // up to this number tokens are simply sorted
+// Only -inf is lower, and it marks an excluded token.
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+constexpr int kFew = 256;  // up to this number, tokens are sorted without buckets
 constexpr int kBuckets = 1024;
 
-// A logit below which exp32 gives less than `weight` (0 < weight <= 1). The margin covers the
-// errors of exp32, of the difference and the quotient, and of this function.
+// Returns a logit below which exp32 is less than `weight` (0 < weight <= 1). The margin covers the
+// rounding errors of exp32, of its argument and of this function.
 float bar_of(double weight, float most, float temperature) {
   const double bar = most + temperature * (std::log(weight) - 1e-3);
   return std::nextafter(static_cast<float>(std::max<double>(bar, kLowest)), kLowest);
@@ -48,7 +49,7 @@ class Filter {
   }
 
  private:
-  bool before(int32_t a, int32_t b) const {  // places in `ids`
+  bool before(int32_t a, int32_t b) const {  // a and b are indices into `ids`
     const float x = logits_[ids_[a]], y = logits_[ids_[b]];
     return x > y || (x == y && a < b);
   }
@@ -64,7 +65,7 @@ class Filter {
     return kept;
   }
 
-  // Keeps tokens that reach `bar` and have min_p.
+  // Keeps the tokens whose logits reach `bar` and whose weights reach min_p. Returns their number.
   int reaching(float bar) {
     const int n = static_cast<int>(v_.gather(logits_, vocab_, bar, ids_));
     if (s_.min_p <= 0 && s_.top_p >= 1) return n;
@@ -77,9 +78,10 @@ class Filter {
     v_.weigh(weight_, n, most_, s_.temperature, weight_);
   }
 
-  // A logit that at least k tokens reach.
+  // Returns a logit that at least k tokens reach.
   float bar_of_top(int k) {
-    const int64_t parts = (int64_t{k} + 3) / 4;  // of 16 columns each: four times as many as needed
+    // Each gives 16 maxima: four times as many as needed.
+    const int64_t parts = (int64_t{k} + 3) / 4;
     const int64_t length = vocab_ / 16 / parts;
     if (length < 2) return kLowest;
     v_.maxima(logits_, parts, length, weight_);
@@ -87,7 +89,7 @@ class Filter {
     return std::max(weight_[k - 1], kLowest);
   }
 
-  // Keeps the first k of n.
+  // Keeps the best k of n tokens. Returns their number.
   int top(int n, int k) {
     if (n <= k) return n;
     std::iota(order_, order_ + n, 0);
@@ -95,7 +97,7 @@ class Filter {
     return up_to(n, order_[k - 1]);
   }
 
-  // Keeps those of n up to and including the one at `last`.
+  // Keeps the token at index `last` and all better ones of n. Returns their number.
   int up_to(int n, int32_t last) {
     const float x = logits_[ids_[last]];
     const int32_t id = ids_[last];
@@ -103,15 +105,16 @@ class Filter {
         n, [&](int i) { return logits_[ids_[i]] > x || (logits_[ids_[i]] == x && ids_[i] <= id); });
   }
 
-  // Keeps the nucleus of n tokens.
+  // Applies top_p to n tokens. Returns the number that it keeps.
   int nucleus(int n) {
     int64_t total = 0;
     for (int i = 0; i < n; ++i) total += units(weight_[i]);
     return cut(n, enough(total));
   }
 
-  // Tokens below the threshold weigh less than the last (1 - top_p) of the total. A weight of at
-  // most w is at most 2 w in units, hence a quarter.
+  // Applies top_p to the whole vocabulary. All tokens below the threshold together weigh less than
+  // 1 - top_p of the total, so all can be dropped. The factor 0.25 is for rounding: a weight w may
+  // count 2 w in units.
   int nucleus_of_all() {
     const int64_t total = v_.weigh(logits_, vocab_, most_, s_.temperature, nullptr);
     const double weight = 0.25 * (1 - static_cast<double>(s_.top_p)) * total * 0x1p-40 / vocab_;
@@ -119,13 +122,14 @@ class Filter {
     return cut(n, enough(total));
   }
 
-  // The least number of units that reaches top_p of a total; the first token is always kept.
+  // Returns the least number of units that reaches top_p of `total`. It is at least 1, so that the
+  // first token is always kept.
   int64_t enough(int64_t total) const {
     const double part = static_cast<double>(s_.top_p) * static_cast<double>(total);
     return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(part)));
   }
 
-  // Keeps the shortest prefix of n tokens whose sum suffices.
+  // Keeps the shortest prefix of n tokens, best first, whose weights add up to `enough`.
   int cut(int n, int64_t enough) {
     int64_t sum = 0;
     const int m = n <= kFew ? all(n) : crossing(n, enough, sum);
@@ -142,8 +146,9 @@ class Filter {
     return n;
   }
 
-  // Sorts n into buckets of logits. Returns the places of the bucket in which the sum becomes
-  // sufficient, and the `sum` of the buckets before it.
+  // Sorts n tokens into buckets by logit, and finds the bucket in which the sum of weights reaches
+  // `enough`. Writes the indices of that bucket's tokens to `order_` and returns their number. Sets
+  // `sum` to the weights of the buckets before it.
   int crossing(int n, int64_t enough, int64_t& sum) {
     float lowest = most_;
     for (int i = 0; i < n; ++i) lowest = std::min(lowest, logits_[ids_[i]]);

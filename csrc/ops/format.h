@@ -1,5 +1,5 @@
-// Storage format of a matrix's weights. The kernels take it as data: a new format of a file is a
-// new value, not a new kernel.
+// Storage format of a matrix's weights. The kernels take it as data: a new file format needs a new
+// value of Format, not a new kernel.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace sbrt {
 enum class Element : uint8_t { f32, bf16, int8, int4 };
 enum class Number : uint8_t { none, f16, f32 };  // storage type of scales or minimums
 
-// weight = scale * (level - zero) (+ minimum), each step rounded to f32. The scale and the minimum
-// belong to `group` consecutive k of one output. For float elements the other fields are unused.
+// weight = scale * (level - zero) (+ minimum), each step rounded to f32. `group` consecutive inputs
+// k of one output share a scale and a minimum. For float elements the other fields are unused.
 struct Format {
   Element element = Element::f32;
   int32_t group = 0;  // int8: 16, 32, 64 or 128; int4: 32, 64 or 128
@@ -32,13 +32,14 @@ constexpr Format kInt8Head{Element::int8, 32, Number::f16};           // lm_head
 
 constexpr int64_t bytes_of(Number n) { return n == Number::none ? 0 : n == Number::f16 ? 2 : 4; }
 
-// Throws InvalidInput on a combination without a kernel.
+// Throws InvalidInput if no kernel supports the combination.
 void check_format(const Format& format);
 
-// The format of "float32", "bfloat16", "int8" or "int4". Throws InvalidInput.
+// Returns the format named "float32", "bfloat16", "int8" or "int4". Throws InvalidInput on other
+// names.
 Format format_named(std::string_view name);
 
-// The smallest format that holds the weights of both exactly.
+// Returns the smallest format that holds the weights of formats a and b exactly.
 Format join(const Format& a, const Format& b);
 
 Element element_named(std::string_view name);

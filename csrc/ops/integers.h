@@ -1,7 +1,7 @@
 // Products of quantised weights with quantised rows: integer sums, then one fixed order of f32.
 //
-// Every instruction set computes the same bits. An integer sum has no order. The f32 part runs over
-// the groups of k from 0 up, with fma, in a separate lane for each output.
+// Every instruction set computes the same bits. An integer sum is the same in any order. In f32,
+// each output has its own lane, which adds the groups of k in ascending order with fma.
 #pragma once
 
 #include <cstdint>
@@ -12,25 +12,25 @@
 
 namespace sbrt {
 
-constexpr int kRowGroup = 32;  // number of k of a row that share a scale
+constexpr int kRowGroup = 32;  // number of consecutive values of a row that share a scale
 
-// 32 k of a row: x = scale * q, where scale = max|x| / 127 and q = x / scale rounded to nearest,
-// halves to even. The scale is 0 for zeros and for magnitudes below 127 times the least normal
-// float. NaN or infinity makes the scale NaN, and with it every output of the row. k beyond the row
-// have q = 0.
+// 32 consecutive values of a row: x = scale * q, where scale = max|x| / 127 and q = x / scale
+// rounded to nearest, halves to even. The scale is 0 if max|x| is below 127 times the least normal
+// float. NaN or infinity makes the scale NaN, and with it every output of the row. Places beyond
+// the end of the row have q = 0.
 struct alignas(64) RowGroup {
   int8_t q[kRowGroup];
   float scale;
   float moment;          // scale * the sum of q
   int32_t less_128;      // -128 * the sum of q
   int32_t less_8;        // -8 * the sum of q
-  float half_moment[2];  // the same for each half of the group
+  float half_moment[2];  // scale * the sum of q, for each half of the group
   int32_t half_less_128[2];
 };
 static_assert(sizeof(RowGroup) == 64);
 
 constexpr int64_t row_groups(int64_t n) { return (n + kRowGroup - 1) / kRowGroup; }
-// The groups of one k are adjacent for all rows. The stride is odd, so that a row's groups do not
+// For each k, the groups of all rows are adjacent. The stride is odd, so that a row's groups do not
 // share a cache set.
 constexpr int64_t row_stride(int64_t rows) { return rows | 1; }
 constexpr int64_t row_groups_size(int64_t n, int64_t rows) {
@@ -41,19 +41,21 @@ struct Integers {
   const char* name;
   // Rounds a row x [n] to out[0], out[stride], ...
   void (*quantise)(const float* x, int64_t n, int64_t stride, RowGroup* out);
-  // Like Kernels::matmul, for task.groups and a quantised format.
+  // Like Kernels::matmul, with rows from task.groups and weights of a quantised format.
   void (*matmul)(const MatmulTask& task);
-  // Measures a roof: `steps` dot products of 4 k in registers, in many chains. Returns the number
-  // of integer operations done, two per product.
+  // Measures the peak rate of the machine: `steps` times, it adds dot products of 4 values to each
+  // of several independent sums in registers. Returns the number of integer operations, two per
+  // product.
   double (*peak)(int64_t steps, int32_t* out);
 };
 
-// The sets that this machine can run, best first.
+// Returns the sets of kernels that this machine can run, best first.
 std::vector<const Integers*> integers_here();
 // Returns a set by name: "vnni512", "vnni256", "avx2", "dotprod", "portable", or "auto" for the
 // best. Throws InvalidInput.
 const Integers& integers_named(std::string_view name);
-// The best set to go with kernels of that name: no wider than they are.
+// Returns the best set for use with the float kernels `kernels`. Its vectors are no wider than
+// theirs.
 const Integers& integers_beside(std::string_view kernels);
 
 }  // namespace sbrt

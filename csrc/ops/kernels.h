@@ -2,8 +2,9 @@
 //
 // All are compiled from one source, kernels_simd.inc, over a vector of 16 f32 lanes (simd_*.h).
 // Neither the packing of weights nor the order of additions depends on the number of rows, threads
-// or neighbours. AVX2, AVX-512 and NEON give the same bits. Portable rounds an fma twice, so there
-// only passes over logits give these bits. Nothing here checks its arguments: callers do.
+// or neighbours. AVX2, AVX-512 and NEON give the same bits. The portable kernels round an fma
+// twice, so only their passes over logits give the same bits as the others. Kernels do not check
+// their arguments; callers do.
 #pragma once
 
 #include <cstdint>
@@ -19,56 +20,58 @@ constexpr int kPanel = 16;  // outputs of one packed panel
 struct RowGroup;  // ops/integers.h
 
 // y[r][o] = sum over k of x[r][k] w[o][k], (+ bias[o]), (+ add[r][o]), for outputs of panels first
-// .. last - 1. If gated, even panels are gates and odd panels the values that they gate (up). Then
-// `gate` makes y[r][j] of gate j and up j.
+// .. last - 1. If gated, even panels are gates and odd panels are the values that they gate (up).
+// Then `gate` computes y[r][j] from gate j and up j.
 struct MatmulTask {
   const void* panels;  // layout: ops/packed.h
   Format format;
   int64_t in, out;
   const float* x;     // [rows][in]
   float* y;           // [rows][y_stride]
-  int64_t y_stride;   // out, or the number of gates
+  int64_t y_stride;   // out; if gated, the number of gates
   const float* bias;  // [out] or null
   const float* add;   // shape of y, or null; may be y
   int rows;
-  int64_t first, last;  // even if gated
+  int64_t first, last;  // both are even if gated
   float* both;          // [rows][kGatedWidth] scratch if gated, else null
-  void (*gate)(const float* gate, const float* up, int64_t n, float* y);  // function of Kernels
+  // Kernels::silu_gate or gelu_gate.
+  void (*gate)(const float* gate, const float* up, int64_t n, float* y);
 
-  // For integer products (ops/integers.h): the rows, used instead of x, [groups of k][stride]. If
-  // gated and `made` is given, y is stored there as integers and not in y. `first` is then a
-  // multiple of 4.
+  // For integer products (ops/integers.h). `groups` has the rows, [groups of k][stride], and
+  // replaces x. If the task is gated and has `made`, the result is stored there as integers, not in
+  // y. Then `first` is a multiple of 4.
   const RowGroup* groups;
-  int64_t stride;  // the same for `made`
+  int64_t stride;  // stride of `groups` and of `made`
   RowGroup* made;
 };
 
-constexpr int kGatedWidth = 8 * kPanel;  // most outputs in a group of panels
+constexpr int kGatedWidth = 8 * kPanel;  // most outputs that are gated together
 
 // Consecutive storage slots.
 struct Span {
   int64_t slot, n;
 };
 
-// One query head of one row, and the keys that it sees by position.
+// One query head of one row, and the keys that it sees, in order of position.
 struct Query {
   const float* q;     // [head_dim]
   float* out;         // [head_dim]
   const Span* spans;  // all query heads of a row have the same pointer
-  int64_t keys;       // in all spans
+  int64_t keys;       // number of keys in all spans
 };
 
-constexpr int kMostQueries = 12;  // in one task
-constexpr int kScorePad = 32;     // floats around the keys that `attend` may overwrite
+constexpr int kMostQueries = 12;  // most queries of one task
+constexpr int kScorePad = 32;     // floats beyond the keys' scores that `attend` may overwrite
 
-// Query heads of one KV head. The first `shared` keys are the same slots for all of them.
+// Attention of query heads that share one KV head. The first `shared` keys lie in the same slots
+// for all of them.
 struct AttendTask {
   const Query* queries;
   int count, head_dim;
   int64_t shared;
   const float* k;        // panels of 16 slots: [slots / 16][head_dim][16]
   const float* v;        // [slots][head_dim]
-  float* scratch;        // attend_scratch(head_dim, score_stride)
+  float* scratch;        // [attend_scratch(head_dim, score_stride)]
   int64_t score_stride;  // at least the keys + kScorePad
   float scale;
 };
@@ -81,7 +84,7 @@ constexpr int64_t attend_scratch(int64_t head_dim, int64_t score_stride) {
 // sum.
 constexpr double kToUnits = 0x1p12;
 
-// Noise of one row (ops/philox.h), and the divisor of the logits.
+// Key of one row's noise (ops/philox.h), and the temperature that divides the logits.
 struct NoiseBlock {
   uint64_t seed, where;
   uint32_t completion, use;
@@ -98,34 +101,35 @@ struct Kernels {
   void (*silu_gate)(const float* gate, const float* up, int64_t n, float* y);
   // y = gelu(gate) * up, gelu(x) = x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3))): the tanh form
   void (*gelu_gate)(const float* gate, const float* up, int64_t n, float* y);
-  // Returns the greatest of n >= 1 values. *bad: one of them is NaN or +inf.
+  // Returns the greatest of n >= 1 values. Sets *bad to true if a value is NaN or +inf.
   float (*largest)(const float* x, int64_t n, bool* bad);
   // Returns the first i >= from with x[i] >= bar, else n. No x is NaN.
   int64_t (*next_reaching)(const float* x, int64_t from, int64_t n, float bar);
-  // *sum = the sum of e = exp32(x - most), *moment = the sum of e (x - most). Both are summed by i
-  // mod 16, then folded in halves.
+  // *sum = the sum of e = exp32(x - most), *moment = the sum of e (x - most). Each has 16 partial
+  // sums, by i mod 16, which are then added in halves.
   void (*dist)(const float* x, int64_t n, float most, float* sum, float* moment);
-  // Sets bit j if x[from + j] / temperature plus the noise of its token may reach bar. A bit of a
-  // token that does reach it is always set. The token is ids[from + j], or from + j if ids is null.
-  // Looks at up to 64 of n columns; from is a multiple of 64.
+  // Returns a mask. Bit j is set if x[from + j] / temperature plus the noise of its token may reach
+  // bar. The bit of a token that does reach it is always set. The token is ids[from + j], or from +
+  // j if ids is null. Looks at up to 64 of n columns; from is a multiple of 64.
   uint64_t (*may_reach)(const float* x, const int32_t* ids, int64_t from, int64_t n,
                         const NoiseBlock& noise, double bar);
   // Writes the ids of x >= bar, in ascending order, and returns their number. ids has room for n.
   int64_t (*gather)(const float* x, int64_t n, float bar, int32_t* ids);
-  // out[16 p + j] = the greatest of column j in part p. Each of `parts` parts is `length` x 16
+  // out[16 p + j] = the greatest of column j in part p. x has `parts` parts, each of [length][16]
   // floats.
   void (*maxima)(const float* x, int64_t parts, int64_t length, float* out);
-  // out[i] = exp32((x[i] - most) / temperature); out may be x, or null. Returns the sum of all out[i]
-  // in units of 2^-40, each rounded to the nearest even unit: integers, so the order does not matter.
+  // out[i] = exp32((x[i] - most) / temperature); out may be x, or null. Returns the sum of all
+  // out[i] in units of 2^-40, each rounded to the nearest unit, ties to even. These are integers,
+  // so the order of additions does not matter.
   int64_t (*weigh)(const float* x, int64_t n, float most, float temperature, float* out);
-  // Roofs for a bench. read: the sum of n floats, as fast as they can be read. The other does
-  // `steps` fma of many independent chains in registers, and returns the number of floating-point
-  // operations.
+  // For benches: the peak rates of the machine. read: returns the sum of n floats, as fast as they
+  // can be read. peak: runs `steps` fma in each of several independent sums in registers, and
+  // returns the number of floating-point operations.
   float (*read)(const float* x, int64_t n);
   double (*peak)(int64_t steps, float* out);
 };
 
-// The sets that this machine can run, best first.
+// Returns the sets of kernels that this machine can run, best first.
 std::vector<const Kernels*> kernels_here();
 // Returns a set by name: "avx512", "avx2", "neon", "portable", or "auto" for the best. Throws
 // InvalidInput.

@@ -14,7 +14,7 @@ constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 int32_t size_of(LogitRow logits) { return static_cast<int32_t>(logits.size()); }
 
-// The row without holes.
+// Returns the row with `holes`, the ids that no token has, masked. Copies the row if there are any.
 LogitRow without(LogitRow logits, const List<int32_t>& holes, ChooseScratch& scratch) {
   if (holes.n == 0) return logits;
   float* copy = scratch.shaping.logits.data();
@@ -32,7 +32,8 @@ int32_t rank_of(LogitRow logits, int32_t token) {
   return 1 + before;
 }
 
-// The `top` tokens of greatest logit, best first, into scratch.filter.ids; returns how many there are.
+// Writes the `top` tokens with the greatest logits to scratch.filter.ids, best first. Returns their
+// number.
 int32_t find_top(const Kernels& kernels, LogitRow logits, float most, int32_t top,
                  ChooseScratch& scratch) {
   const Sampling first{

@@ -2,8 +2,8 @@
 //
 //   logprob(t) = x(t) - most - log(sum over tokens of e^(x - most))
 //
-// The sum leaves out ids without a token. It is counted in integers (Kernels::weigh). So its bits
-// depend only on the row, not on the order of additions, the threads or the neighbours.
+// The sum skips ids that no token has. Its terms are rounded to integer units (Kernels::weigh). So
+// its bits depend only on the row, not on the order of additions, the threads or the neighbours.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace sbrt {
 
-using LogitRow = std::span<const float>;  // [vocab] of the target
+using LogitRow = std::span<const float>;  // [vocab] logits of the target
 
 // Fills out[0] with `token` and out[1 .. top] with the most likely tokens, best first.
 void find_logprobs(LogitRow logits, const List<int32_t>& holes, int32_t token, int32_t top,

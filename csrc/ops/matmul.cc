@@ -7,7 +7,7 @@ namespace {
 
 bool is_integer(const MatmulArgs& a) { return a.integers.kernels && a.weights->quantised(); }
 
-// The member's own copy of all rows, normed.
+// Returns the rows to multiply: x itself, or the team member's own normed copy of all rows.
 const float* normed_input(const MatmulArgs& a, int rank) {
   if (!a.norm.weight) return a.x;
   const int64_t n = a.weights->in();
@@ -17,7 +17,8 @@ const float* normed_input(const MatmulArgs& a, int rank) {
   return out;
 }
 
-// The member's own copy of all rows as integers, normed if the op asks for it.
+// Returns the rows as integers: those that an earlier op made, or the team member's own copy,
+// normed if the op has a norm.
 const RowGroup* integer_input(const MatmulArgs& a, int rank) {
   if (a.integers.made) return a.integers.made;
   const int64_t n = a.weights->in(), stride = row_stride(a.rows->n);
@@ -34,7 +35,7 @@ const RowGroup* integer_input(const MatmulArgs& a, int rank) {
   return out;
 }
 
-// The task for one stretch of outputs; a stretch begins with a panel.
+// Returns the task for one stretch of outputs. A stretch begins at the first output of a panel.
 MatmulTask task_of(const MatmulArgs& a, const PackedMatrix::Stretch& s) {
   const PackedMatrix& w = *a.weights;
   const int64_t first = s.panels.begin * kPanel, end = std::min(s.panels.end * kPanel, w.out());
@@ -76,7 +77,8 @@ void matmul_part(const MatmulArgs& a, int rank, Interval mine) {
 }
 
 void matmul(const MatmulArgs& a, Worker worker) {
-  // A gate takes two panels. A group of 32 integers takes the panels of two gates.
+  // Members must not split a gate, which takes two panels, or a group of 32 integers, which takes
+  // four.
   const int64_t panels = !a.weights->gated() ? 1 : a.integers.make ? 4 : 2;
   matmul_part(a, worker.rank, worker.share(a.weights->out(), panels * kPanel));
 }

@@ -1,9 +1,9 @@
 // y = x W^T + bias with packed weights, through one narrow interface.
 //
-// In f32 a sum runs over k from 0 up, one fma (portable: multiply, add) per step. This does not
-// depend on the number of rows, threads and neighbours, so a row's result is bitwise the same in
-// every forward. The same holds for rows as integers, and there every instruction set gives the
-// same bits (ops/integers.h).
+// In f32 a sum adds the products in ascending order of k, each with one fma (portable: multiply,
+// then add). The order does not depend on the number of rows, threads and neighbours, so a row's
+// result is bitwise the same in every forward. The same holds for rows stored as integers, for
+// which every instruction set gives the same bits (ops/integers.h).
 #pragma once
 
 #include "exec/exec.h"
@@ -13,15 +13,15 @@
 
 namespace sbrt {
 
-// RMSNorm of the input: weight * (x / sqrt(mean(x^2) + eps)). Every member norms all rows for
-// itself, which takes less time than to synchronise on a shared copy.
+// RMSNorm of the input: weight * (x / sqrt(mean(x^2) + eps)). Every team member norms all rows for
+// itself, because that takes less time than a synchronisation on a shared copy.
 struct InputNorm {
   const float* weight = nullptr;  // [in], or null: none
   float* scratch = nullptr;       // [threads, max_rows, in]
   float eps = 0;
 };
 
-// Rows as integers, for quantised weights.
+// Rows stored as integers, for quantised weights.
 struct InputIntegers {
   const Integers* kernels = nullptr;  // null: the rows stay f32
   RowGroup* scratch = nullptr;        // [threads, row_groups_size(in, max_rows)]
@@ -48,7 +48,8 @@ struct MatmulArgs {
 };
 
 void matmul(const MatmulArgs& args, Worker worker);
-// Computes the outputs `mine` of the product, whole panels, as member `rank`.
+// Computes the outputs in `mine`, which must consist of whole panels. `rank` selects the scratch of
+// the team member.
 void matmul_part(const MatmulArgs& args, int rank, Interval mine);
 
 }  // namespace sbrt

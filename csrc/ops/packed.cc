@@ -16,7 +16,8 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kQuadBytes = 4 * kPanel;  // 4 k of int8, 8 k of int4
+// Bytes that hold 4 k of int8, or 8 k of int4, of 16 outputs.
+constexpr int64_t kQuadBytes = 4 * kPanel;
 
 int64_t group_bytes(const Format& f) {
   const int64_t levels = f.group * kPanel / (f.element == Element::int4 ? 2 : 1);
@@ -50,7 +51,7 @@ bool holds(Number kind, float value) {
   return kind == Number::f32 || std::isnan(value) || from_f16(to_f16(value)) == value;
 }
 
-// One output of a quantised panel.
+// Reads and writes one output of a quantised panel.
 class Lane {
  public:
   Lane(const Format& format, uint8_t* panel, int64_t lane)
@@ -128,7 +129,8 @@ void pack_rounded(const Format& f, uint8_t* panel, int64_t lane, const TensorVie
   }
 }
 
-// Packs a row in format `from` into `to`, which is `from` itself or a join with it.
+// Packs a row that is quantised in format `from` into a panel of format `to`. `to` holds all values
+// of `from`: it is `from` itself or its join with another format.
 void pack_levels(const Format& from, const Format& to, uint8_t* panel, int64_t lane,
                  const Levels& w, int64_t row) {
   Lane out(to, panel, lane);
@@ -175,7 +177,7 @@ void check_levels(const Format& f, const Levels& w) {
                       ": expected 0 to 15 but got ", found == end ? 0 : int{*found});
 }
 
-// Cores that this thread may run on. It may be fewer than the machine has.
+// Returns the number of cores that this thread may run on, which may be fewer than the machine has.
 int64_t allowed_cores() {
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -184,11 +186,12 @@ int64_t allowed_cores() {
   return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
-// Calls f(rows) for parts of all rows, each on its own thread if that saves time. No two rows write
-// the same byte. Waits for every part, then throws the first exception of any.
+// Splits the rows into parts and calls f(part) for each, on a thread of its own if that saves time.
+// No two rows may write the same byte. Waits for all parts, then throws the first exception of any
+// part.
 template <class F>
 void each_part(int64_t rows, int64_t columns, const F& f) {
-  constexpr int64_t kWorth = 1 << 18;  // elements that are worth a thread
+  constexpr int64_t kWorth = 1 << 18;  // elements for which a thread pays
   const int64_t most = std::min(allowed_cores(), std::max<int64_t>(1, rows));
   const int64_t parts = std::clamp<int64_t>(rows * columns / kWorth, 1, most);
   std::vector<std::exception_ptr> failed(parts);
@@ -282,7 +285,7 @@ void PackedMatrix::pack(int64_t first, const Levels& w, const Format& format) {
   check_within("packed matrix: rows", int64_t{0}, out_ - first, w.rows);
   check_levels(format, w);
   each_part(w.rows, in_, [&](Interval rows) {
-    std::vector<float> wide;  // a row that is stored as floats
+    std::vector<float> wide;  // one row converted to floats
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const int64_t place = place_of(first + row), panel = place / kPanel;
       const Stretch& to = stretch_of(panel);

@@ -31,8 +31,8 @@ struct Levels {
 //   int8  groups of k: 16 scales, 16 minimums, then for every 4 k 64 bytes: 4 of each output. A byte
 //         is the level + 128
 //   int4  the same groups; 64 bytes hold 8 k: 4 in the low halves of bytes, the next 4 in the high ones
-// Gated: the first half of the outputs are gates of the second half. The panels of both alternate,
-// so that a member that computes a gate also has the value that it gates.
+// Gated: the first half of the outputs are gates of the second half. Panels of gates and of values
+// alternate, so that a team member that computes a gate also computes the value that it gates.
 class PackedMatrix {
  public:
   // Consecutive outputs of one format.
@@ -49,17 +49,17 @@ class PackedMatrix {
 
   PackedMatrix() = default;
   PackedMatrix(const Format& format, int64_t out, int64_t in, Order order = Order::plain);
-  // If a part does not end with a panel, or the order is gated, all parts get the format that holds
-  // them all.
+  // Stores all parts in one format that holds them all in three cases: a part does not end at the
+  // end of a panel, the order is gated, or only some parts are quantised.
   PackedMatrix(const std::vector<Part>& parts, int64_t in, Order order = Order::plain);
 
   // Packs `w` [rows, in] as rows first .. first + rows, rounded to the format.
   void pack(int64_t first, const TensorView& w);
-  // Packs rows that are already quantised in `format`, exactly. Throws InvalidInput on a level or a
-  // number that the format does not have; the rows are then undefined.
+  // Packs rows that are already quantised in `format`, without loss. Throws InvalidInput if the
+  // format has no such level, scale or minimum; the rows are then undefined.
   void pack(int64_t first, const Levels& w, const Format& format);
 
-  // Writes the values of row `o` that the arithmetic uses, [in].
+  // Writes the weights of row `o` to `out`, [in], with the values that the kernels use.
   void read(int64_t o, float* out) const;
 
   const std::vector<Stretch>& stretches() const { return stretches_; }

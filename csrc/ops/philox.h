@@ -1,5 +1,6 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), the Gumbel
-// noise of a token and uniform coins. Pure functions of their arguments: no state, no request counter.
+// noise of a token, and uniform random numbers. All are pure functions of their arguments: there is
+// no state and no request counter.
 #pragma once
 
 #include <cmath>
@@ -28,17 +29,20 @@ SBRT_ANY inline Words4 philox(Words4 counter, uint32_t key0, uint32_t key1) {
   return {{c0, c1, c2, c3}};
 }
 
-// The hash of a prefix extended by one token; the empty prefix has hash 0.
+// Returns the hash of a prefix after one more token; the empty prefix has hash 0.
 SBRT_ANY inline uint64_t extended(uint64_t hash, int32_t token) {
   return mix64(hash, static_cast<uint64_t>(token) + 1);
 }
 
 // Purpose of the noise. It is part of the counter, so noise of two uses is independent.
 enum Use : uint32_t {
-  kTarget = 0,    // the target's token, and under the coupled rule the draft's; keyed by position
-  kDraft = 1,     // the draft's draws under rejection; keyed by the hash of the prefix they follow
-  kCoin = 2,      // acceptance of a drawn candidate, one number for each try; keyed by position
-  kResidual = 3,  // the token after the last candidate was rejected; keyed by position
+  // Choice of the target's token, under the coupled rule also of the draft's; keyed by position.
+  kTarget = 0,
+  // The draft's draws under rejection; keyed by the hash of the prefix before the drawn token.
+  kDraft = 1,
+  // Test of a drawn candidate, one number for each candidate tried; keyed by position.
+  kCoin = 2,
+  kResidual = 3,  // choice of a token after all candidates were rejected; keyed by position
 };
 
 struct Noise {
@@ -61,12 +65,12 @@ SBRT_ANY inline double uniform(const Noise& n, uint32_t item) {
   return ((words.w[0] >> 5) * 0x1p26 + (words.w[1] >> 6)) * 0x1p-53;
 }
 
-// The word of a token is word token % 4 of item token / 4. g = -log(-log u), u = (word + 1/2) /
-// 2^32: every u is inside (0, 1) and exact in a double.
+// Returns the noise g = -log(-log u) with u = (word + 1/2) / 2^32: every u is inside (0, 1) and
+// exact in a double. The word of a token is word token % 4 of item token / 4.
 inline double gumbel(uint32_t word) { return -std::log(-std::log((word + 0.5) * 0x1p-32)); }
 
-// An upper bound of gumbel(word) without a logarithm: -log u >= 1 - u, and 1 - u > 2^-(e + 1)
-// where e counts the leading ones of the word.
+// Returns an upper bound of gumbel(word) without a logarithm. -log u >= 1 - u, and 1 - u > 2^-(e +
+// 1), where e counts the leading ones of the word.
 inline double gumbel_bound(uint32_t word) {
   const uint32_t flipped = ~word;
   const int ones = flipped == 0 ? 32 : __builtin_clz(flipped);

@@ -42,7 +42,7 @@ float sum_of(int64_t n, F f) {
   return lane[0];
 }
 
-// Rounds x to levels for the present scale and minimum, and computes the squared error.
+// Rounds x to levels for the scale and minimum in `t`, and computes the squared error.
 void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   const float scale = t.scale, minimum = t.minimum;
   const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
@@ -57,7 +57,7 @@ void round_levels(const float* x, int64_t n, float zero, Tried& t) {
   });
 }
 
-// Sets the scale and the minimum of least squared error for the present levels.
+// Sets the scale and the minimum that have the least squared error for the levels in `t`.
 void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
   const float zero = static_cast<float>(f.zero), count = static_cast<float>(n);
   const float levels = sum_of(n, [&](int64_t i) { return t.level[i] - zero; });
@@ -72,13 +72,14 @@ void fit(const Format& f, const float* x, int64_t n, float sum, Tried& t) {
   if (f.minimums != Number::none) t.minimum = kept(f.minimums, (sum - t.scale * levels) / count);
 }
 
-// Tries ranges a little narrower and wider than that of x. Each is rounded, fitted by least squares
-// and rounded again. The best result is kept.
+// Tries ranges a little narrower and wider than that of x. For each, it rounds x, then twice fits
+// scale and minimum by least squares and rounds again. Keeps the result with the least squared
+// error.
 void search(const Format& f, const float* x, int64_t n, QuantisedGroup& out) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const bool shifts = f.minimums != Number::none;
-  // Without a minimum, level 0 is `zero` scales below 0, which is the longer side. So the value of
-  // greater magnitude gets level 0.
+  // Without a minimum, levels lie from -zero to 15 - zero. With zero 8 the negative side is longer,
+  // so the scale's sign is chosen to give level 0 to the value of greatest magnitude.
   const float extreme = std::abs(*low) > std::abs(*high) ? *low : *high;
   const float range = shifts ? *high - *low : f.zero ? -2 * extreme : extreme;
   const float sum = sum_of(n, [&](int64_t i) { return x[i]; });

@@ -1,4 +1,4 @@
-// Rounds float weights to a quantised format, a group at a time.
+// Rounds float weights to a quantised format, one group per call.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@ struct QuantisedGroup {
   int level[kLargestGroup] = {};
 };
 
-// Rounds a group of n weights x, n <= format.group. int8: scale = greatest magnitude / 127, levels
-// rounded to nearest, halves away from zero. int4: of the scales and minimums that a search tries
-// (quantise.cc), those with the least squared error. A weight that is not finite, or too large for
-// the scales of int4, makes the scale NaN, so that every row shows it.
+// Rounds a group of n weights x, n <= format.group. int8: scale = greatest magnitude / 127; levels
+// are rounded to nearest, halves away from zero. int4: a search (quantise.cc) tries scales and
+// minimums, and keeps those with the least squared error. A weight that is not finite, or too large
+// for the scales of int4, makes the scale NaN, so that every row shows it.
 void quantise_group(const Format& format, const float* x, int64_t n, QuantisedGroup& out);
 
 }  // namespace sbrt

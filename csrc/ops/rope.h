@@ -10,7 +10,7 @@
 
 namespace sbrt {
 
-// RMSNorm over head_dim, one weight for all heads, before rope. Null weights: none.
+// RMSNorm of each head of q and k before rope. All heads share one weight vector. Null: no norm.
 struct HeadNorm {
   const Kernels* kernels;
   const float* q;  // [head_dim] or null
@@ -22,14 +22,15 @@ struct RopeArgs {
   HeadNorm norm;
   const Batch* rows;
   KvRing* ring;
-  float* qkv;            // [rows, (heads + 2 kv_heads) head_dim]; q is rotated in place, k normed
+  // [rows, (heads + 2 kv_heads) head_dim]; q is normed and rotated in place, k only normed.
+  float* qkv;
   const float* cosines;  // [rows, head_dim / 2]
   const float* sines;    // [rows, head_dim / 2]
   int32_t layer, heads;
 };
 
-// Finishes `heads` of all rows: those of q, then of k, then of v. tags: true for one call per
-// layer.
+// Norms and rotates `heads` of all rows, and writes k and v to the ring. Heads are numbered: those
+// of q, then of k, then of v. tags: also tag the ring's slots; true in one call per layer.
 void rope(const RopeArgs& args, Interval heads, bool tags);
 
 struct ProjectArgs {
@@ -37,9 +38,10 @@ struct ProjectArgs {
   RopeArgs rope;
 };
 
-// Computes y = x W^T, norms q and k, and rotates their halves (not interleaved): q in place, k into
-// the ring. Writes v to the ring, at each row's slot. A padding row (slot -1) writes nothing to the
-// ring. A member computes whole heads, so that it can rotate them without synchronising.
+// Computes y = x W^T, norms q and k, and rotates the pairs (j, head_dim / 2 + j): q in place, k
+// into the ring. Writes v to the ring, at each row's slot. A padding row (slot -1) writes nothing
+// to the ring. A team member computes whole heads, so that it can rotate them without
+// synchronising.
 void project(const ProjectArgs& args, Worker worker);
 
 }  // namespace sbrt

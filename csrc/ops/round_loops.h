@@ -1,5 +1,6 @@
-// A group of 32 values as integers, in plain loops. The result does not depend on the order, so the
-// compiler may use the vectors of the including file. Included by one source file only.
+// Rounds a group of 32 values to integers, in plain loops. The order of the steps does not change
+// the result, so the compiler may use the vector instructions of the including file. Included by
+// one source file only.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,7 @@
 namespace sbrt {
 namespace {
 
-// The bits of the greatest of 32 magnitudes. NaN is greater than infinity.
+// Returns the bits of the greatest of 32 magnitudes. NaN is greater than infinity.
 inline int32_t greatest_bits(const float* x) {
   int32_t bits[32], most = 0;
   __builtin_memcpy(bits, x, sizeof bits);
@@ -18,7 +19,8 @@ inline int32_t greatest_bits(const float* x) {
   return most;
 }
 
-// q = x / scale, rounded to nearest, halves to even; the sums of each half of q.
+// Sets q = x / scale, rounded to nearest, halves to even, and `sum` to the sums of both halves of
+// q.
 inline void round_levels(const float* x, float scale, int8_t* q, int32_t (&sum)[2]) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer
   int32_t level[32];

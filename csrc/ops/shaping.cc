@@ -10,7 +10,7 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// True if the row's last tokens are word[0 .. n - 1].
+// Returns true if the row's last tokens are word[0 .. n - 1].
 bool ends_with(const Sequence& c, const ShapingScratch& scratch, const int32_t* word, int64_t n) {
   const int64_t trunk = c.head + 1;
   if (n > trunk + scratch.path_size) return false;
@@ -73,11 +73,13 @@ void penalise(const Sequence& c, const Columns& columns, ShapingScratch& scratch
 
 }  // namespace
 
-// A node that is not in the chain yet is the certain branch's, which grows in the in-flight slots.
+// An in-flight node that is not in the chain belongs to branch 0. That is the certain branch, whose
+// nodes are in in-flight slots (Branch::in_place).
 void find_path(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& scratch) {
   int n = 0;
   const int root =
-      static_cast<int>(c.head - rows.head[row.seat]);  // its bit, because a draft may lag the trunk
+      // The bit of the root; not 0 if the draft lags the trunk.
+      static_cast<int>(c.head - rows.head[row.seat]);
   for (int bit = root + 1; bit < kSlots; ++bit) {
     if (!row.chain.has(bit)) continue;
     const int node = bit - root;

@@ -11,8 +11,8 @@ namespace {
 struct V {
   __m256 a, b;
 };
-constexpr int kAccumulators = 5;  // two registers each
-constexpr int kTallestBf16 = 5;   // rows of a block: with 6, no register is left for a mask
+constexpr int kAccumulators = 5;  // sums of a block of the matmul, two registers each
+constexpr int kTallestBf16 = 5;   // most rows of a block: with 6, no register is left for a mask
 constexpr int kKeys = 4;
 
 inline V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -108,12 +108,12 @@ inline void multiply(__m256i x, __m256i m, __m256i& high, __m256i& low) {
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
 }
-// The halves of the 64-bit products x * m.
+// Sets high and low to the halves of the 64-bit products x * m.
 inline void multiply(U x, U m, U& high, U& low) {
   multiply(x.a, m.a, high.a, low.a);
   multiply(x.b, m.b, high.b, low.b);
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
+// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
 inline __m256 top_of_rest(__m256i x) {
   return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(x, _mm256_set1_epi32(-1)), 8));
 }
@@ -123,7 +123,7 @@ inline V bits_of(V x) {
           _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
 }
 
-// out[j] = the sum of x[j]'s lanes, with the same tree for every j.
+// out[j] = the sum of x[j]'s lanes, with the same tree of additions for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(_mm256_add_ps(x[0].a, x[0].b), _mm256_add_ps(x[1].a, x[1].b));
   const __m256 cd = _mm256_hadd_ps(_mm256_add_ps(x[2].a, x[2].b), _mm256_add_ps(x[3].a, x[3].b));

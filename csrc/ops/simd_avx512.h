@@ -1,7 +1,7 @@
 // 16 f32 lanes as one 512-bit register. Included by one source file only; see kernels_simd.inc.
 #pragma once
 
-// GCC 12 warns about registers its own header leaves undefined on purpose (GCC bug 105593).
+// GCC 12 warns about registers that its own header leaves undefined on purpose (GCC bug 105593).
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -15,8 +15,8 @@ namespace {
 
 using V = __m512;
 constexpr int kAccumulators = 24;  // registers that a block of the matmul may fill with sums
-constexpr int kTallestBf16 = 6;    // rows of a block
-constexpr int kKeys = 8;           // keys scored together
+constexpr int kTallestBf16 = 6;    // most rows of a block
+constexpr int kKeys = 8;           // vectors that sum_each adds up together
 
 inline V zero() { return _mm512_setzero_ps(); }
 inline V set(float a) { return _mm512_set1_ps(a); }
@@ -34,7 +34,7 @@ inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline V min(V a, V b) { return _mm512_min_ps(a, b); }  // b if either is NaN
 inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b if either is NaN
 
-// Low halves, or high halves, of 16 words of bf16 pairs, as f32.
+// Returns the low halves, or the high halves, of 16 words of bf16 pairs, as f32.
 inline V low_half(const uint32_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }
@@ -71,13 +71,13 @@ inline V field(U a, int shift, uint32_t mask) {
   const __m512i shifted = _mm512_srl_epi32(a, _mm_cvtsi32_si128(shift));
   return _mm512_cvtepi32_ps(_mm512_and_si512(shifted, set_word(mask)));
 }
-// The halves of the 64-bit products a * m.
+// Sets high and low to the halves of the 64-bit products a * m.
 inline void multiply(U a, U m, U& high, U& low) {
   const U even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
   high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
   low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
 }
-// top_of_rest: (2^32 - 1 - a) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
+// top_of_rest: (2^32 - 1 - a) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
 inline V top_of_rest(U a) {
   return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_xor_si512(a, _mm512_set1_epi32(-1)), 8));
 }
@@ -89,7 +89,7 @@ inline V sum_halves(V a) {
 }
 inline __m256 low(V a) { return _mm512_castps512_ps256(sum_halves(a)); }
 
-// out[j] = the sum of a[j]'s lanes, with the same tree for every j.
+// out[j] = the sum of a[j]'s lanes, with the same tree of additions for every j.
 inline void sum_each(const V (&a)[kKeys], float* out) {
   const __m256 ab = _mm256_hadd_ps(low(a[0]), low(a[1])), cd = _mm256_hadd_ps(low(a[2]), low(a[3]));
   const __m256 ef = _mm256_hadd_ps(low(a[4]), low(a[5])), gh = _mm256_hadd_ps(low(a[6]), low(a[7]));

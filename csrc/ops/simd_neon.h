@@ -12,7 +12,7 @@ constexpr int kParts = 4;
 struct V {
   float32x4_t a[kParts];
 };
-constexpr int kAccumulators = 6;  // four registers each, of 32
+constexpr int kAccumulators = 6;  // sums of a block of the matmul, four of the 32 registers each
 constexpr int kTallestBf16 = 6;
 constexpr int kKeys = 4;
 
@@ -127,7 +127,7 @@ inline U count_from(uint32_t x) {
 inline U exclusive_or(const U& x, const U& y) {
   return each_word([&](int i) { return veorq_u32(x.a[i], y.a[i]); });
 }
-// The halves of the 64-bit products x * m.
+// Sets high and low to the halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // x may be one of the results
   for (int i = 0; i < kParts; ++i) {
@@ -137,7 +137,7 @@ inline void multiply(const U& x, const U& m, U& high, U& low) {
     low.a[i] = vcombine_u32(vmovn_u64(first), vmovn_u64(last));
   }
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
+// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return vcvtq_f32_u32(vshrq_n_u32(vmvnq_u32(x.a[i]), 8)); });
 }
@@ -145,7 +145,8 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return vcvtq_f32_u32(vreinterpretq_u32_f32(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes, with the same tree for every j, the tree of AVX2 and AVX-512.
+// out[j] = the sum of x[j]'s lanes. Every j has the same tree of additions, which AVX2 and AVX-512
+// also use.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j)
     out[j] =

@@ -116,7 +116,7 @@ inline void store_words(uint32_t* p, const U& x) { std::memcpy(p, x.a, sizeof x.
 inline V field(const U& x, int shift, uint32_t mask) {
   return each([&](int i) { return static_cast<float>(x.a[i] >> shift & mask); });
 }
-// The halves of the 64-bit products x * m.
+// Sets high and low to the halves of the 64-bit products x * m.
 inline void multiply(const U& x, const U& m, U& high, U& low) {
   const U from = x;  // x may be one of the results
   for (int i = 0; i < 16; ++i) {
@@ -125,7 +125,7 @@ inline void multiply(const U& x, const U& m, U& high, U& low) {
     low.a[i] = static_cast<uint32_t>(product);
   }
 }
-// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, as a number.
+// top_of_rest: (2^32 - 1 - x) / 2^8, rounded down. bits_of: the bits of an f32, read as an integer.
 inline V top_of_rest(const U& x) {
   return each([&](int i) { return static_cast<float>(~x.a[i] >> 8); });
 }
@@ -133,7 +133,7 @@ inline V bits_of(const V& x) {
   return each([&](int i) { return static_cast<float>(as_bits(x.a[i])); });
 }
 
-// out[j] = the sum of x[j]'s lanes, with the same tree for every j.
+// out[j] = the sum of x[j]'s lanes, with the same tree of additions for every j.
 inline void sum_each(const V (&x)[kKeys], float* out) {
   for (int j = 0; j < kKeys; ++j) {
     float t[16];
