@@ -13,9 +13,9 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-using Column = std::vector<int64_t>;  // ns of 1, 2 .. kCostRows rows
+using Column = std::vector<int64_t>;  // costs of 1, 2 .. kCostRows rows, in ns
 
-constexpr int64_t kMost = int64_t{1} << 50;  // ns, of one forward or round: two weeks
+constexpr int64_t kMost = int64_t{1} << 50;  // longest forward or round, in ns: two weeks
 
 CostTable table_of(const char* name, const Column& ns) {
   check_equal(name, static_cast<size_t>(kCostRows), ns.size());

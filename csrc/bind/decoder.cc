@@ -21,7 +21,7 @@ int64_t contiguous_bytes(const py::buffer_info& data, const std::string& name) {
   return bytes;
 }
 
-// A buffer of bytes seen as a tensor; good while the buffer lives.
+// Returns a tensor that views a buffer of bytes. It is valid while the buffer lives.
 TensorView view_of(const py::buffer_info& data, const std::string& name, DType dtype,
                    const std::vector<int64_t>& shape) {
   check<InvalidInput>(shape.size() == 1 || shape.size() == 2, "weights: dimensions of ", name,
@@ -101,7 +101,8 @@ std::shared_ptr<Decoder> make_decoder(const DecoderConfig& config, const std::st
 
 using Numbers = py::array_t<float, py::array::c_style>;
 
-// Scales or minimums of `rows` rows.
+// Returns the scales or minimums of `rows` rows, [rows, groups], or null if none are given. Throws
+// InvalidInput.
 const float* numbers_of(const py::object& given, const std::string& what, int64_t rows,
                         int64_t groups) {
   if (given.is_none()) return nullptr;

@@ -22,7 +22,7 @@ std::vector<Entry> trace_of(Engine& engine, int64_t since_ns) {
   std::vector<Entry> out;
   {
     const GilRelease free;
-    engine.idle(0);  // a running stream writes its trace
+    engine.idle(0);  // wait: a running stream still writes its trace
   }
   const auto put = [&out, since_ns](const char* stream, const Trace& trace) {
     for (const TraceEvent& e : trace.events(since_ns))
@@ -33,7 +33,7 @@ std::vector<Entry> trace_of(Engine& engine, int64_t since_ns) {
   return out;
 }
 
-// A sequence, known by its seat. It reports on the seat, for any request that has it.
+// A seat, as Python sees it. It reports on whichever request has the seat.
 struct SeatView {
   std::shared_ptr<Engine> engine;
   int seat;
@@ -61,8 +61,9 @@ py::object finish_reason(const SeatView& view) {
   }
 }
 
-// Its threads may want the interpreter's lock before they end. In a fork everything is kept: a
-// thread that exists only in the parent may have been changing any of it.
+// Deletes an engine without the interpreter's lock, because the engine's threads may need that lock
+// to end. In a forked child nothing is deleted: threads that exist only in the parent may have been
+// changing it.
 void drop(Engine* engine) {
   if (engine->is_forked()) return;
   const bool held = Py_IsInitialized() && PyGILState_Check();
@@ -77,7 +78,7 @@ RuntimeConfig config_of(const py::kwargs& given) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                                     const RuntimeConfig& config) {
-  const GilRelease free;  // forwards are timed
+  const GilRelease free;  // it may take long, since it times forwards
   return {new Engine(std::move(target), std::move(draft), config), &drop};
 }
 
@@ -124,7 +125,7 @@ std::vector<std::pair<int64_t, double>> tuned_of(const SeatView& view) {
   return out;
 }
 
-// Tokens, ranks and log-probs, each [positions, width].
+// Returns arrays of tokens, ranks and log-probs, each [positions, width].
 py::tuple arrays_of(const TokenLogprob* entries, int64_t positions, int64_t width) {
   const py::array::ShapeContainer shape{positions, width};
   py::array_t<int32_t> token(shape), rank(shape);
@@ -217,7 +218,7 @@ void bind_seat(py::module_& m) {
            "long one the last 4096.");
 }
 
-// Sequences, from their requests to their last rounds.
+// Binds the methods that start, run and end sequences.
 void bind_sequences(EngineCoreClass& engine) {
   const auto shaping = ShapingRequest{};
   const auto logprobs = LogprobRequest{};
@@ -247,7 +248,7 @@ void bind_sequences(EngineCoreClass& engine) {
       .def("interrupt", &Engine::interrupt);
 }
 
-// Measurements, and the record of enqueued work.
+// Binds the methods that measure, trace and record the enqueued work.
 void bind_records(EngineCoreClass& engine) {
   engine
       .def(

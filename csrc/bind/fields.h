@@ -1,4 +1,5 @@
-// Classes whose attributes are the fields of a struct, and which are made from them by name.
+// For Python classes whose attributes are the fields of a C++ struct. They are constructed from
+// fields given by name.
 #pragma once
 
 #include <string>
@@ -9,18 +10,19 @@
 
 namespace sbrt {
 
-// The name of a field in Python, where some are reserved.
+// Returns the name of a field in Python, where `lambda` is reserved.
 inline std::string python_name(std::string_view field) {
   return field == "lambda" ? "lambda_" : std::string(field);
 }
 
-// `made` with the fields that are given. Throws InvalidInput for a name that `kind` does not have.
+// Returns `made` with the given fields set. Throws InvalidInput for a name that `kind` does not
+// have.
 template <class T>
 T with_fields(T made, const char* kind, const pybind11::kwargs& given) {
   const pybind11::object fields = pybind11::cast(&made, pybind11::return_value_policy::reference);
   const pybind11::object type = pybind11::type::of(fields);
   for (const auto& [name, value] : given) {
-    // A property that Python only reads, or a method, is no field.
+    // A read-only property or a method is not a field.
     const pybind11::object found = pybind11::getattr(type, name, pybind11::none());
     const bool is_field = !pybind11::getattr(found, "fset", pybind11::none()).is_none();
     check<InvalidInput>(is_field, kind, ": unknown field ", pybind11::cast<std::string>(name));

@@ -1,6 +1,6 @@
-// The interpreter's lock. pybind11's guards are not used in this folder. When a program ends,
-// CPython ends each daemon thread that asks for the lock, by unwinding its stack. In a destructor
-// that is std::terminate, and the program loses its exit code.
+// Guards for the interpreter's lock, used instead of pybind11's. When a program ends, CPython ends
+// each daemon thread that asks for the lock, by unwinding its stack. Unwinding through a destructor
+// calls std::terminate, and the program loses its exit code.
 #pragma once
 
 #include <Python.h>
@@ -8,8 +8,8 @@
 
 namespace sbrt {
 
-// A thread that the interpreter wants to end sleeps instead, as in CPython 3.14 and newer: it still
-// holds references, locks and memory that others may be using.
+// Puts a thread that the interpreter wants to end to sleep, as CPython 3.14 and newer do. The
+// thread still holds references, locks and memory that others may be using.
 template <class Ask>
 auto or_sleep(const Ask& ask) {
   try {

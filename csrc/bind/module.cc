@@ -71,7 +71,7 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-// Sizes that Python shares. MAX_ROWS is in costs.cc.
+// Binds the sizes that Python also uses. MAX_ROWS is in costs.cc.
 void bind_sizes(py::module_& m) {
   m.attr("SLOTS") = kSlots;
   m.attr("MAX_SEATS") = kMaxSeats;

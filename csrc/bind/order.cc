@@ -35,7 +35,8 @@ Names names_of(const OrderBook& book, const Parts& parts) {
   return names;
 }
 
-// (stream, what, reads, writes, bits of the seats) of an op; (stream, "wait" | "record", event, value) of the others.
+// Returns a tuple for each command. An op gives (stream, name, reads, writes, bits of the seats). A
+// wait or a record gives (stream, "wait" | "record", event, value).
 py::list ops_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Op& op : book.ops()) {
@@ -52,7 +53,7 @@ py::list ops_of(const OrderBook& book) {
   return out;
 }
 
-// (stream, graph) of every launch.
+// Returns (stream, graph) of every launch.
 py::list launches_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Launch& launch : book.launches())
@@ -60,7 +61,7 @@ py::list launches_of(const OrderBook& book) {
   return out;
 }
 
-// (stream, op, address of the graph that was picked) of every captured op.
+// Returns (stream, op, address of the graph that was picked) of every captured op.
 py::list picks_of(const OrderBook& book) {
   py::list out;
   for (const OrderBook::Op& op : book.ops())

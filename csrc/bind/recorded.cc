@@ -17,7 +17,8 @@ namespace {
 
 using Held = std::shared_ptr<PyObject>;
 
-// Dropped by the last thread that has it; kept if the interpreter has ended.
+// Returns a shared reference to a Python object. The last thread that has it drops it. If the
+// interpreter has ended by then, the object is kept.
 Held hold(py::object object) {
   return {object.release().ptr(), [](PyObject* p) {
             if (!Py_IsInitialized()) return;
@@ -26,14 +27,14 @@ Held hold(py::object object) {
           }};
 }
 
-// Type and message, without the traceback.
+// Returns the type and message of the error, without the traceback.
 std::string said(const py::error_already_set& error) {
   const std::string all = error.what();
   return all.substr(0, all.find('\n'));
 }
 
 // While the interpreter ends, it ends threads that ask for its lock, at any point of their work. So
-// it waits until no replay runs, and no new replay begins.
+// end_replays waits until no replay runs, and lets no new replay begin.
 std::atomic<int> replays{0};
 std::atomic<bool> ended{false};
 
@@ -83,7 +84,7 @@ T* address(const Held& object, const char* name) {
 
 uintptr_t number(const void* p) { return reinterpret_cast<uintptr_t>(p); }
 
-// A lane of sbrt/gpu, called with the interpreter's lock held.
+// Calls a lane of sbrt/gpu, with the interpreter's lock held.
 class PyRecorder final : public Recorder {
  public:
   PyRecorder(Held lane, const LaneShape& shape) : lane_(std::move(lane)) {
@@ -128,7 +129,8 @@ class PyRecorder final : public Recorder {
   }
 
  private:
-  // A recording of a method of the lane, which lives as long as this.
+  // Calls a method of the Python lane and returns the pieces that it recorded. They live as long as
+  // this object.
   template <class... Args>
   Pieces all(const char* method, Args... args) {
     const GilAcquire gil;

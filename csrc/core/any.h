@@ -6,8 +6,9 @@
 #include "core/bits.h"
 #include "core/check.h"
 
-// A check inside such code. The host throws a sentence. A kernel cannot throw, so it traps, and
-// every later call in the process's context reports that error.
+// SBRT_CHECK_ANY checks a condition in such code. On the host it throws an Error with a sentence. A
+// kernel cannot throw, so it traps; every later CUDA call in the process's context then reports the
+// error.
 #if defined(__CUDA_ARCH__)
 #define SBRT_CHECK_ANY(ok, ...) \
   do {                          \
@@ -34,7 +35,7 @@ SBRT_ANY constexpr T within(T x, T low, T high) {
   return x < low ? low : high < x ? high : x;
 }
 
-// Index of the first of n items that is `item`, n if none is.
+// Returns the index of the first of n items that equals `item`, or n if none does.
 template <class T>
 SBRT_ANY constexpr int first_of(const T* items, int n, T item) {
   int i = 0;

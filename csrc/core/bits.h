@@ -11,7 +11,7 @@
 
 namespace sbrt {
 
-// Hash of two words (the finaliser of splitmix64).
+// Returns a hash of two words (the finaliser of splitmix64).
 SBRT_ANY inline uint64_t mix64(uint64_t a, uint64_t b) {
   uint64_t z = a ^ (b * 0x9E3779B97F4A7C15ull);
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
@@ -43,7 +43,7 @@ struct Mask {
   SBRT_ANY static Mask of(uint64_t bits) {
     return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
   }
-  // Bit i becomes bit i + n; the first n bits are set.
+  // Returns the mask in which bit i has become bit i + n, and the first n bits are set.
   SBRT_ANY Mask after(int n) const { return n == 0 ? *this : of(bits() << n | upto(n).bits()); }
   SBRT_ANY int count() const {
     int n = 0;

@@ -14,7 +14,8 @@ struct Interval {
   constexpr bool holds(int64_t i) const { return i >= begin && i < end; }
 };
 
-// The share of [0, n) that belongs to `rank` of `ranks`, in units of `grain`.
+// Returns the part of [0, n) that belongs to member `rank` of `ranks`. Parts begin at multiples of
+// `grain`.
 constexpr Interval share_of(int64_t n, int rank, int ranks, int64_t grain = 1) {
   const int64_t units = (n + grain - 1) / grain;
   return {std::min(n, units * rank / ranks * grain),

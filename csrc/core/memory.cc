@@ -22,8 +22,9 @@ void* counted(size_t bytes, size_t align) {
 }
 }  // namespace
 
-// Replaced for this library only (exports.map hides them), so that only our own calls are counted.
-// <new> declares them with default visibility, which -fvisibility=hidden does not change.
+// These replace the global operators for this library only, because exports.map hides them. So only
+// our own calls are counted. <new> declares the operators with default visibility, which
+// -fvisibility=hidden does not change.
 void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new(size_t bytes, std::align_val_t a) { return counted(bytes, size_t(a)); }
@@ -51,7 +52,7 @@ Pages::Pages(size_t bytes, [[maybe_unused]] PageSize size) : bytes_(bytes) {
     throw Error(sentence("memory: cannot reserve ", bytes, " bytes"));
   }
 #if defined(MADV_HUGEPAGE)
-  if (size == PageSize::large) madvise(data_, bytes, MADV_HUGEPAGE);  // only a wish: it may fail
+  if (size == PageSize::large) madvise(data_, bytes, MADV_HUGEPAGE);  // a hint; failure is harmless
 #endif
 }
 

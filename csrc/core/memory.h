@@ -7,12 +7,13 @@
 
 namespace sbrt {
 
-// Calls of operator new by this library since it was loaded.
+// Returns the number of allocations by this library since it was loaded: calls of operator new, and
+// Pages.
 int64_t allocation_count();
 
-// Large pages (2 MiB) save most of the address look-ups of a pass over weights. The system uses them
-// where a whole one fits into adjacent memory of this kind, so all of it is reserved before any is
-// touched. A large page is committed whole, so do not use it for sparse memory.
+// Large pages (2 MiB) save most of the address translations of a pass over weights. The system uses
+// a large page only where a whole one fits into adjacent memory of this kind. So reserve all such
+// memory before touching any. A large page is committed whole, so do not use it for sparse memory.
 enum class PageSize { small, large };
 
 // Zeroed anonymous pages, 4096-aligned, committed by the system when first touched. Move-only.

@@ -1,5 +1,5 @@
-// Scratch memory of a lane: the batch of its next forward, and the tokens sampled from its rows.
-// The next forward overwrites it.
+// Scratch memory of a lane: the batch of its next forward, and the results of sampling from the
+// batch's rows. The next forward overwrites both.
 #pragma once
 
 #include <cstdint>

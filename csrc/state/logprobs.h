@@ -7,18 +7,19 @@
 
 namespace sbrt {
 
-// rank: 1 for the most likely token; equally likely ones rank by id, lowest first. 0: the row was
-// not a number.
+// rank is 1 for the most likely token. Equally likely tokens rank by id, lowest first. 0: the row
+// has a NaN or +inf, or no token.
 struct TokenLogprob {
   int32_t token;  // -1: no entry, because fewer tokens are possible than were asked for
   int32_t rank;
   float logprob;
 };
 
-// Entries of some positions. Each has 1 + top: the position's own token, then the most likely ones.
+// Log-probs at some positions. Each position has 1 + top entries: its own token, then the most
+// likely tokens.
 struct LogprobList {
   int32_t top = -1;                 // -1: not asked for
-  int64_t kept = 0;                 // position p is at p mod kept
+  int64_t kept = 0;                 // positions that are kept; position p is at p mod kept
   TokenLogprob* entries = nullptr;  // [kept, 1 + top]
 
   SBRT_ANY int64_t width() const { return int64_t{1} + top; }
@@ -27,8 +28,8 @@ struct LogprobList {
 
 // The lists of one seat. The host writes them between sequences; ops write the entries.
 struct Logprobs {
-  LogprobList prompt;  // [prompt's tokens]; the first has no entry
-  LogprobList output;  // [kept] tokens of the last rounds
+  LogprobList prompt;  // all positions of the prompt; the first has no entry
+  LogprobList output;  // positions of the last rounds
 };
 
 }  // namespace sbrt

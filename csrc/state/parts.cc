@@ -14,7 +14,7 @@ static_assert(kMaxSeats <= kMostSeats, "a set of seats is one word");
 
 namespace {
 
-// Where a field begins; what lies from there to the next one is the part's.
+// The offset at which a part's fields begin. They end where those of the next Begin start.
 struct Begin {
   Part part;
   size_t at;

@@ -9,29 +9,31 @@
 namespace sbrt {
 
 enum class Part : int32_t {
-  settings,      // the host's: sampling, shaping, policy, prices, limits
-  trunk,         // its tokens, hash and counts
+  settings,      // written by the host: sampling, shaping, policy, prices, limits
+  trunk,         // tokens, hash and counts of the trunk
   outcome,       // head, outcome, cut, sharpness, hindsight
-  chain,         // with source, lost and filled
-  target_rows,   // of the sequence
-  target_batch,  // of the lane
+  chain,         // chain, source, lost and filled
+  target_rows,   // rows of one sequence
+  target_batch,  // rows of all sequences
   choice,
   target_have,
   draft_rows,
   draft_batch,
   row_dist,
-  draft_have,  // with draft_compacts
-  branches,    // with their number, step and draft_idle
-  chain_dist,  // with draft_nodes
+  draft_have,  // draft_have and draft_compacts
+  branches,    // branches, branch_count, step and draft_idle
+  chain_dist,  // chain_dist and draft_nodes
   rank,
-  round,       // how many have ended
-  target_fed,  // pieces of prompts that have
+  round,       // number of rounds that have ended
+  target_fed,  // number of prompt pieces that the target has processed
   draft_fed,
   record,
   features,
   target_kv,
   draft_kv,
-  target_prompt_kv,  // rounds read it: they write after it, or the ring wraps and no seat copies it
+  // Rounds only read this KV, since they write after the prompt. If the ring wraps they overwrite
+  // it, but then no other seat copies it.
+  target_prompt_kv,
   draft_prompt_kv,
   target_logits,
   draft_logits,
@@ -41,9 +43,9 @@ enum class Part : int32_t {
 constexpr int kParts = static_cast<int>(Part::draft_scores) + 1;
 static_assert(kParts <= kPartsOfMemory);
 
-const char* name_of(int part);  // below kParts
+const char* name_of(int part);  // part < kParts
 
-// Returns true if every seat has its own; all seats share the others.
+// Returns true if every seat has its own copy of the part. All seats share the other parts.
 constexpr bool is_of_seat(Part part) {
   switch (part) {
     case Part::target_batch:
@@ -74,20 +76,21 @@ constexpr Parts parts_of_seats() {
     if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
   return set;
 }
-// With two memories each lane appends to a trunk of its own. Such an engine refuses rejection and
-// `auto`. So it keeps no scores, and its host does not read how many tokens the draft lacks.
+// Returns the names of the parts, which belong to seats, and which no mail copies. With two
+// memories each lane appends to a trunk of its own. Such an engine refuses rejection and `auto`. So
+// it keeps no draft scores, and its host does not read draft_have.
 constexpr PartTable part_table() {
   return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_scores, Part::draft_have)};
 }
 
 // The writer of a part while its sequence is in flight, and its readers.
 enum class Owner {
-  host,     // the host, between rounds; both lanes read it
-  target,   // the target's lane, and no other reads it
-  draft,    // the same for the draft's
-  verdict,  // the target's lane, and the draft's reads it
-  offer,    // the draft's lane, and the target's reads it
-  both,     // the lanes in turn
+  host,     // the host writes it between rounds; both lanes read it
+  target,   // only the target lane writes and reads it
+  draft,    // only the draft lane writes and reads it
+  verdict,  // the target lane writes it; both lanes read it
+  offer,    // the draft lane writes it; both lanes read it
+  both,     // the lanes write it in turn
 };
 
 constexpr Owner owner_of(Part part) {
@@ -119,7 +122,7 @@ constexpr Owner owner_of(Part part) {
   }
 }
 
-// The parts that ops of a lane may read, and those that they may write.
+// Returns the parts that ops of a lane may read, and those that they may write.
 constexpr Effects allowed_to(bool is_draft) {
   const Owner own = is_draft ? Owner::draft : Owner::target;
   const Owner shown = is_draft ? Owner::offer : Owner::verdict;
@@ -138,7 +141,8 @@ struct DraftScratch;
 struct Sequence;
 struct TargetScratch;
 
-// For Exec::watch: where in its memory each part lies. place: the memory.
+// For Exec::watch: return where each part lies in an object. place: the memory that holds the
+// object, 0 or 1.
 Watched watched(const Sequence* sequence, int seat, int place);
 Watched watched(const TargetScratch* scratch);
 Watched watched(const DraftScratch* scratch, int place);

@@ -8,7 +8,7 @@
 
 namespace sbrt {
 
-// The sampling parameters of the target, for one sequence. ops/choose.h has the order of its steps.
+// The sampling parameters of one sequence. ops/choose.h says in which order they are applied.
 struct Sampling {
   float temperature;  // 0 is greedy
   float min_p;
@@ -18,7 +18,7 @@ struct Sampling {
   uint32_t completion;
 };
 
-// Returns true if tokens are left out of a row by their probability.
+// Returns true if min_p, top_k or top_p can exclude tokens.
 SBRT_ANY inline bool filters(const Sampling& s) {
   return s.temperature > 0 && (s.min_p > 0 || s.top_k > 0 || s.top_p < 1);
 }
@@ -41,7 +41,7 @@ struct TokenBias {
 // A request's changes to a row of logits before its temperature (ops/shaping.h).
 struct Shaping {
   int32_t active;       // 0: no change, at no cost per row
-  int32_t penalises;    // 1: the trunk's counts are kept
+  int32_t penalises;    // 1: has penalties, so the trunk's token counts are updated
   int32_t restricts;    // 1: only tokens in `allowed` stay
   float repetition;     // 1: no effect
   float presence;       // 0: no effect
@@ -56,26 +56,26 @@ struct Shaping {
 
 // The outcomes that get a branch.
 enum Ranking : int32_t {
-  kFirst = 0,     // at the chain's end, the draft's k first choices
-  kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q)))
-  kLikely = 2,    // the most likely of all (node, token)
+  kFirst = 0,     // the draft's k most probable tokens after the chain's last node
+  kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q))), q of the first
+  kLikely = 2,    // the most likely outcomes (node, token) over all nodes
 };
 
 // The part of an adopted tail that becomes the chain.
 enum class Cut : int32_t { nothing = 0, confident = 1, everything = 2 };
 
-// The start of a round after an outcome that was not prepared.
+// How a round begins after a miss: with an empty chain, a serial burst of the draft, or a look-up.
 enum OnMiss : int32_t { kGoOn = 0, kBurst = 1, kLookup = 2 };
 
 // The knobs of a round; a method is a preset of these. A serial method prepares no branches, so all
 // its rounds come after a miss.
 struct Policy {
   int32_t gamma;        // draft steps during the target's forward; 0: none
-  int32_t branches;     // k_max
+  int32_t branches;     // most branches of a round (k_max)
   int32_t ranking;      // Ranking
-  int32_t width;        // mean number of nodes that a branch grows in a step; 1: paths
-  int32_t nodes;        // most nodes of a chain: a larger tail keeps its most likely ones
-  float epsilon;        // a tail is cut after the first node with q <= epsilon; 0 keeps all
+  int32_t width;        // mean number of nodes that a draft step adds to a branch; 1: paths
+  int32_t nodes;        // most nodes of a chain; a larger tail keeps its most likely ones
+  float epsilon;        // a tail is cut after its first node with q <= epsilon; 0: never
   int32_t on_miss;      // OnMiss
   int32_t burst;        // kBurst: draft steps before the target's forward
   int32_t burst_width;  // kBurst: nodes grown in a step; 1: a path
@@ -85,7 +85,7 @@ struct Policy {
   int32_t lookup;     // 1: look-ups in the text so far are added to every chain (round/join_op.h)
 };
 
-// Plain decoding: it drafts nothing.
+// Returns the policy of plain decoding, which drafts nothing.
 inline Policy plain_policy() {
   Policy p{};
   p.width = p.burst_width = 1;
@@ -93,7 +93,7 @@ inline Policy plain_policy() {
   return p;
 }
 
-// Look-ups that join every chain leave none to be made after a miss.
+// Returns `p` without a look-up after a miss if look-ups join every chain anyway.
 inline Policy normalised(Policy p) {
   if (p.lookup && p.on_miss == kLookup) p.on_miss = kGoOn;
   return p;
@@ -104,16 +104,18 @@ SBRT_ANY inline bool makes_paths(const Policy& p) {
   return p.width == 1 && (p.on_miss != kBurst || p.burst_width == 1);
 }
 
-// Returns the largest number of drafted nodes in a chain. It leaves room for look-ups.
+// Returns the largest number of draft nodes in a chain. If the policy has look-ups, their nodes
+// still fit into the chain.
 SBRT_ANY inline int32_t most_drafted(const Policy& p) {
   return p.lookup ? least(p.nodes, kMaxChain - kMostFound) : p.nodes;
 }
 
-// The cost of nodes: nodes whose probability does not justify it are neither drafted nor verified.
+// Costs, from which the draft and the target decide which nodes are worth it. A node whose
+// probability does not justify its cost is neither drafted nor verified.
 struct Prices {
   int32_t known;              // 0: costs are unknown, and the policy alone decides
-  float least;                // least log probability of a node that is drafted on
-  float round[kMaxRows + 1];  // time of a round by the rows of its verification, any unit
+  float least;                // the draft does not continue nodes with a lower log probability
+  float round[kMaxRows + 1];  // time of a round by its number of verified rows, any unit
 };
 
 }  // namespace sbrt

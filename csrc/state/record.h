@@ -1,5 +1,5 @@
-// The host's information about a round. Each word contains the number of its round, so that it
-// validates itself in any memory.
+// The record from which the host learns the result of a round. Each word contains the number of its
+// round, so the host can check that a word is valid, whatever memory it is in.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@ namespace sbrt {
 // Word 1: discarded tokens | tokens of the trunk before the root that the draft lacks << 13.
 // Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
 constexpr uint32_t kDiscardedBits = 13;
-constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;  // or more
+constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;  // this number or more
 struct Record {
   uint64_t word[kRecordWords];
 
-  // Writes into memory that the host may be reading, from any device: a word is written as a whole.
+  // Writes a word as a whole, because the host may be reading the memory at the same time.
   SBRT_ANY void put(int i, int64_t round, uint32_t value) {
     const uint64_t w = static_cast<uint64_t>(round) << 32 | value;
 #if defined(__CUDA_ARCH__)

@@ -7,8 +7,8 @@
 
 namespace sbrt {
 
-// A bit for each seat, in a ring of words by round. The host writes a word before it enqueues the
-// round.
+// The seats that take part in each of the last rounds: a word per round, with a bit for each seat.
+// The host writes a word before it enqueues the round.
 struct Roll {
   uint64_t word[kRecords];
 
@@ -21,7 +21,7 @@ struct Seats {
   Sequence* at;
   int32_t count;
   const Roll* roll;      // in pinned memory
-  const int64_t* ended;  // the last round, or piece, that ended; its last op counts it
+  const int64_t* ended;  // last round, or prompt piece, that has ended; its last op writes this
 
   SBRT_ANY int64_t round() const { return *ended + 1; }
   SBRT_ANY Mask members() const { return Mask::of(roll->of(round())); }

@@ -1,5 +1,5 @@
-// A sequence: all state of one request between its first and its last round, without that of a
-// forward.
+// A sequence: all state of one request from its first to its last round. The batch of a forward is
+// not part of it.
 #pragma once
 
 #include <cstdint>
@@ -10,69 +10,70 @@
 
 namespace sbrt {
 
-// The draft's distribution at one node: its first choices and its confidence.
+// The draft's distribution at one node: its best candidates and their confidence.
 struct Dist {
   int32_t n;                   // number of candidates
   float q;                     // softmax of the raw logits at temperature 1, for the first choice;
                                // under rejection the largest one
   float entropy;               // entropy of that softmax, nats
   int32_t token[kCandidates];  // first choices under the acceptance rule, best first
-  // Logarithm of each candidate's confidence, at most 0. The confidence is greedy: the candidate's
-  // probability in that softmax; sampled: the softmax, among the candidates, of their scores with
-  // noise; under rejection: the r-th largest probability, independent of the draw.
+  // Logarithm of each candidate's confidence, at most 0. Greedy: the candidate's probability in
+  // that softmax. Sampled: the softmax of the candidates' scores, noise included. Under rejection:
+  // the r-th largest probability, which does not depend on the draw.
   float lp[kCandidates];
 };
 
-// Rows after the sampling parameters: logit / temperature, -inf for excluded tokens; their softmax
-// is the distribution. Kept under rejection for `select`, for every row that is verified or was
-// drawn from. A draft's rows have the columns of its logits (ops/columns.h): its other tokens have
-// probability 0.
+// Rows of scores: logit / temperature, or -inf for an excluded token. Their softmax is the
+// distribution that tokens are sampled from. Under rejection `select` needs them, so they are kept
+// for every row that is verified or was drawn from. A draft's rows have the columns of its logits
+// (ops/columns.h); tokens without a column have probability 0.
 struct Scores {
   int32_t vocab;
   int32_t tail_slots;
-  int32_t columns;     // columns of a draft's row
+  int32_t columns;     // number of columns of a draft's row
   const int32_t* ids;  // [columns] the token of a column; null: column i is token i
-  float* target;       // [kMaxRows, vocab] target's, at root and chain nodes
-  float* chain;        // [kSlots, columns] draft's, at root and chain nodes
-  float* in_place;     // [kMaxTail, columns] draft's, at the nodes of a certain branch
-  float* tails;        // [branches, tail_slots, columns] draft's, at the nodes of the others
+  float* target;       // [kMaxRows, vocab] target's scores at the root and chain nodes
+  float* chain;        // [kSlots, columns] draft's scores at the root and chain nodes
+  float* in_place;     // [kMaxTail, columns] draft's scores at a certain branch's nodes
+  float* tails;        // [branches, tail_slots, columns] draft's scores at other nodes
 
   SBRT_ANY float* tail(int branch, int node) const {
     return tails + (int64_t{branch} * tail_slots + node) * columns;
   }
 };
 
-// Nodes 1 .. size are below node 0, the root. parent[i] < i, so ancestors ascend by depth.
+// The chain is a tree: nodes 1 .. size descend from node 0, the root. parent[i] < i, so a node's
+// ancestors come before it.
 struct Chain {
   int32_t size;   // nodes after the root
   int32_t depth;  // depth of the deepest node
-  Mask known;     // nodes that were looked up; the others were drawn, siblings in that order
+  Mask known;     // nodes from look-ups; the draft drew the others, siblings in that order
   int32_t token[kSlots];
   int32_t parent[kSlots];
   int32_t level[kSlots];  // depth of a node; the root's is 0
   float score[kSlots];    // log probability that the node is accepted; at most the parent's
   Mask mask[kSlots];      // the node, its ancestors and the root
   int32_t next[kSlots];   // the token that a look-up found after the node; -1: none
-  int32_t match[kSlots];  // length of the match that gave it
+  int32_t match[kSlots];  // length of the match that gave next[i]
 };
 
-// Share of look-ups that were right in this sequence, by kind of match. Older ones have less
-// weight.
+// Success of this sequence's look-ups, by kind of match: right / seen is the share that was right.
+// Older look-ups have less weight.
 struct Hindsight {
   float right[kMatches];
   float seen[kMatches];
 };
 
-// A prepared continuation for the outcome (node, token). Node 0 of its tail is that token; the
-// others are below it, parent[j] < j.
+// A prepared continuation for the outcome (node, token). Node 0 of its tail is that token. The
+// other nodes descend from it, parent[j] < j.
 struct Branch {
   int32_t node;
   int32_t size;      // drafted tail nodes, without node 0
-  int32_t in_place;  // 1: the certain branch, which grows in the in-flight slots
+  int32_t in_place;  // 1: the certain branch: it continues the root, in the in-flight slots
   int32_t token[kMaxTail];
   int32_t parent[kMaxTail];
-  int32_t level[kMaxTail];     // below node 0
-  int32_t tried[kMaxTail];     // candidates of dist[j] that are nodes already
+  int32_t level[kMaxTail];     // depth below node 0
+  int32_t tried[kMaxTail];     // number of candidates of dist[j] that are nodes already
   int32_t has_dist[kMaxTail];  // 1: the draft has processed node j; its KV and dist exist
   float score[kMaxTail];       // log probability that the node is accepted
   Mask mask[kMaxTail];         // node j and its ancestors in the tail
@@ -88,36 +89,37 @@ struct Outcome {
   int32_t path[kSlots];  // path[i]: the accepted node at depth i, path[0] = 0
 };
 
-// Counts of the trunk's tokens; up to date with the trunk while shaping.penalises.
+// Counts how often tokens occur in the trunk. Up to date only while shaping.penalises.
 struct Counts {
   int32_t n;        // distinct tokens of the trunk
   int32_t* token;   // [vocab] the tokens
-  int32_t* output;  // [vocab] number of times after the prompt
+  int32_t* output;  // [vocab] how often the token occurs after the prompt
   uint8_t* seen;    // [vocab] 1: occurs in the trunk
 };
 
-constexpr uint8_t kUnknownRank = 0;  // the value of fresh memory, most of which is never touched
+constexpr uint8_t kUnknownRank = 0;  // value of fresh memory, so that most of it is never touched
 
-// Names the part of the following fields (state/parts.h). tools/state_fields.py reads it.
+// Says that the fields that follow belong to the part `name` (state/parts.h). tools/state_fields.py
+// reads this.
 #define SBRT_PART(name)
 
-// In the memory of the backend that runs the ops. The host writes it between sequences. With two
-// memories each has one, and mail copies what a lane owns to the other's (state/mail.h).
-// csrc/README.md lists the writer of each part.
+// All state of one request, in the memory of the backend that runs the ops. The host writes it
+// between sequences. With two memories each has a Sequence, and mail copies what one lane writes to
+// the other's memory (state/mail.h). csrc/README.md lists the writer of each part.
 struct Sequence {
   SBRT_PART(settings)
   Sampling sampling;
   Shaping shaping;
   Policy policy;
   Prices prices;
-  Scores scores;        // their addresses; the lanes own their contents
+  Scores scores;        // addresses; the lanes own the scores
   int64_t limit;        // longest trunk of this sequence, tokens
-  int64_t draft_limit;  // longest trunk the draft can follow
-  int64_t draft_vocab;  // ids from here on the draft cannot read; its head may know fewer
+  int64_t draft_limit;  // longest trunk that the draft can process, tokens
+  int64_t draft_vocab;  // the draft can read ids below this; its head may have fewer
   SBRT_PART(trunk)
   int32_t* trunk;       // [max_model_len] committed tokens
-  uint64_t trunk_hash;  // hash of all of them
-  int64_t followed;     // length of the trunk in the draft's memory, if that is another
+  uint64_t trunk_hash;  // hash of all trunk tokens
+  int64_t followed;     // length of the trunk in the draft's memory, if it has its own
   Counts counts;
   SBRT_PART(outcome)
   int32_t no_mass;  // 1: a residual of this round was empty (round/accept.h)
@@ -129,7 +131,7 @@ struct Sequence {
   Hindsight hindsight;
   SBRT_PART(chain)
   Chain chain;
-  int32_t source[kSlots];  // the node of the adopted tail that a chain node was; -1: none
+  int32_t source[kSlots];  // node of the adopted tail that became chain node i; -1: none
   int32_t lost;            // nodes of this round's serial burst that did not enter the chain
   int32_t filled;          // 1: after a miss a look-up made the chain, and no burst is needed
   SBRT_PART(chain_dist)
@@ -151,7 +153,7 @@ struct Sequence {
   RowList draft_rows;
   SBRT_PART(draft_have)
   int64_t draft_have;      // positions of the trunk before this have draft KV
-  int32_t draft_compacts;  // 1: nodes of the last chain had draft KV, so that its path is compacted
+  int32_t draft_compacts;  // 1: the last chain had draft KV, so its accepted path is compacted
   SBRT_PART(settings)
   // [max_model_len + kSlots] or null. For each token of the trunk: 1 + its rank in the draft's
   // distribution before it; 1 + kCandidates if it is no candidate; kUnknownRank if that
@@ -159,12 +161,12 @@ struct Sequence {
   uint8_t* rank;
 };
 
-// True if candidates are accepted at random. Greedy sampling is never random.
+// Returns true if candidates are accepted at random. At temperature 0 they never are.
 SBRT_ANY inline bool is_rejection(const Sequence& s) {
   return s.policy.rejection && s.sampling.temperature > 0;
 }
 
-// The index of a node's row among the seat's rows of the batch.
+// Returns the index of a node's row among the seat's rows of the target's batch.
 SBRT_ANY inline int verified_before(const Sequence& c, int node) {
   return Mask::of(c.verified.bits() & Mask::upto(node).bits()).count();
 }
