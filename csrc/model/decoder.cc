@@ -12,7 +12,7 @@
 namespace sbrt {
 namespace {
 
-// If every layer has a window, the ring wraps and the lane has no end.
+// Returns the longest trunk. If every layer has a window, the ring wraps and there is no limit.
 int64_t longest_of(const DecoderConfig& c) { return c.is_bounded() ? kEndless : c.max_positions; }
 
 int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_size(), c.inner}); }
@@ -20,9 +20,9 @@ int64_t widest_input(const DecoderConfig& c) { return std::max({c.hidden, c.q_si
 struct KeepArgs {
   const Batch* rows;
   const float* x;  // [rows, hidden]
-  float* kept;     // [rows, kFeatureLayers, hidden]; x is first copied to this block
+  float* kept;     // [rows, kFeatureLayers, hidden], from the first block that gets a copy of x
   int64_t hidden;
-  int32_t blocks;  // number of blocks that get a copy
+  int32_t blocks;  // number of blocks that get a copy of x
 };
 
 void keep(const KeepArgs& a, Worker worker) {
@@ -61,7 +61,7 @@ LayerKind kind(const DecoderConfig& c, const LaneShape& s, int64_t window, bool 
           .visible = Buffer<Visible>(s.max_rows)};
 }
 
-// One for all layers, or one of global and one of local layers.
+// Returns one kind for all layers, or one for global and one for local layers.
 std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   std::vector<LayerKind> kinds;
   if (c.local.empty() || !c.is_bounded())
@@ -70,7 +70,7 @@ std::vector<LayerKind> kinds_of(const DecoderConfig& c, const LaneShape& s) {
   return kinds;
 }
 
-// Checks the shape of the lane, and makes its ring.
+// Checks the shape of the lane, and returns the shape of its ring. Throws InvalidInput.
 RingShape ring_of(const DecoderConfig& c, const LaneShape& s) {
   check_within("lane: max_len", int64_t{1}, longest_of(c), s.max_len);
   check_within("lane: max_rows", 1, kMaxStepRows, s.max_rows);
@@ -211,7 +211,8 @@ void DecoderLane::add_residual(Graph& graph, const MatmulArgs& product,
                            config_.hidden, static_cast<float>(config_.rms_eps)});
 }
 
-// y = W x, with x normed first if there is a norm; y += W x if y is the residual stream.
+// Returns the arguments of y = W x, with x normed first if there is a norm. If y is the residual
+// stream, they are those of y += W x.
 MatmulArgs DecoderLane::linear(const Batch* rows, const Linear& weights, const Buffer<float>& x,
                                const Buffer<float>& y, const Buffer<float>* norm) const {
   const InputNorm input{norm ? norm->data() : nullptr, normed_.data(),

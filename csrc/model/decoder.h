@@ -14,8 +14,8 @@ namespace sbrt {
 
 class Decoder final : public Model {
  public:
-  // isa: a name of ops/kernels.h; "auto": the best of this machine. has_integer_rows: products of
-  // quantised matrices take rows as integers. Throws InvalidInput.
+  // isa: the name of a set of kernels (ops/kernels.h); "auto": the best set of this machine.
+  // has_integer_rows: products with quantised matrices round rows to integers. Throws InvalidInput.
   Decoder(const DecoderConfig& config, const WeightFormats& formats, std::string_view isa,
           bool has_integer_rows, const DraftParts& parts = {});
 
@@ -40,16 +40,17 @@ class Decoder final : public Model {
 
 // Properties in which local and global layers differ.
 struct LayerKind {
-  int64_t window;                // positions a row sees, itself included
+  int64_t window;                // positions that a row sees, including its own
   float amplitude;               // factor of cosines and sines
   Buffer<float> inv_freq;        // [head_dim / 2]
   Buffer<float> cosines, sines;  // [max_rows, head_dim / 2]
   Buffer<Visible> visible;       // [max_rows]
 };
 
-// Owns the KV ring and every buffer of a forward; its ops allocate nothing. The ring holds all that
-// a row sees in any layer (the window, or max_len) and 64 in-flight slots. Memory is touched when
-// it is reached. Global layers need every position, so a window of some layers saves no slots.
+// Owns the KV ring and every buffer of a forward; its ops allocate nothing. The ring holds all
+// positions that a row sees in any layer (the window, or max_len) and 64 in-flight slots. Pages are
+// committed when they are first used. Global layers need every position, so a window in only some
+// layers saves no slots.
 class DecoderLane final : public Lane {
  public:
   DecoderLane(const DecoderConfig& config, const Kernels& kernels, const Integers* integers,
@@ -58,7 +59,7 @@ class DecoderLane final : public Lane {
   const RingShape& ring_shape() const override { return ring_.shape(); }
   KvRing* ring() override { return &ring_; }
   float* logits() override { return logits_.data(); }
-  // Without logits the last layer ends with its K/V: the rest would not be read.
+  // Without logits the last layer ends once it has written its K/V, because nothing reads the rest.
   void add_forward(Graph& graph, const Batch* rows, bool with_logits) override;
   int64_t feature_width() const override { return features_.size() ? config_.hidden : 0; }
   void read_features(int row, int32_t token, float* out) const override;
@@ -68,7 +69,7 @@ class DecoderLane final : public Lane {
   void add_keep(Graph& graph, const Batch* rows, int layer);
   void add_attention(Graph& graph, const Batch* rows, int layer, bool keys_only);
   void add_mlp(Graph& graph, const Batch* rows, int layer);
-  // x += product, which is normed first if `after` has weights.
+  // Appends x += product. If `after` has weights, the product is normed first.
   void add_residual(Graph& graph, const MatmulArgs& product, const Buffer<float>& after);
   const LayerKind& kind_of(int layer) const {
     return kinds_[kinds_.size() > 1 && config_.is_local(layer)];

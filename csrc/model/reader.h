@@ -1,4 +1,4 @@
-// The logits of a model along a text that is known, without an engine.
+// Computes a model's logits along a known text, without an engine.
 #pragma once
 
 #include <memory>
@@ -9,12 +9,12 @@
 
 namespace sbrt {
 
-// One thread uses it at a time.
+// Only one thread at a time may use a reader.
 class LogitReader {
  public:
-  static constexpr int32_t kRows = 64;  // of one forward
+  static constexpr int32_t kRows = 64;  // most rows of one forward
 
-  // longest: tokens of a text at most.
+  // longest: the most tokens of a text.
   LogitReader(std::shared_ptr<Model> model, int64_t longest, int32_t threads);
 
   // Feeds 1 to kRows tokens that follow the first `head` ones. Throws InvalidInput.
@@ -26,12 +26,12 @@ class LogitReader {
 
  private:
   std::shared_ptr<Model> model_;
-  int64_t longest_, fed_ = 0;  // tokens of a text at most, and those that were read
+  int64_t longest_, fed_ = 0;  // most tokens of a text; number of tokens fed so far
   std::unique_ptr<Lane> lane_;
   Batch batch_{};
   Graph with_logits_{"reader.forward"}, keys_only_{"reader.keys"};
   int32_t threads_;
-  Runner runner_;  // last: its threads end before what they read
+  Runner runner_;  // last, so that its threads end before the data that they read
 };
 
 }  // namespace sbrt

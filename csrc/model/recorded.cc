@@ -25,8 +25,8 @@ void replay(const Piece& piece, const Batch& rows) {
 
 void replay_forward(const ForwardArgs& a, Worker) { replay(a.pieces->picked(), *a.rows); }
 
-// Returns true if no piece does what a row's sequence asks for: pieces for the CPU shape no rows, and
-// none keeps rows for a rule of chance.
+// Returns true if no piece can sample for the sequence of some row. Pieces for the CPU have no
+// shaping, and no piece keeps the scores that rejection needs.
 bool is_beyond_pieces(const RecordedChoice& a) {
   for (int32_t i = 0; i < a.args.rows->n; ++i) {
     const Sequence& c = a.args.of(i);
@@ -35,7 +35,7 @@ bool is_beyond_pieces(const RecordedChoice& a) {
   return false;
 }
 
-// The CPU's own ops do what no piece does.
+// Replays a piece, or runs the CPU's own ops if no piece can sample for these sequences.
 void replay_choice(const RecordedChoice& a, Worker worker) {
   if (is_beyond_pieces(a)) {
     (a.args.dist ? choose_dists : choose_rows)(a.args, worker);
@@ -49,7 +49,7 @@ void replay_moves(const RecordedMoves& a, Worker) {
   piece.replay(piece.recording);
 }
 
-// The piece for the fewest rows that holds this number.
+// Returns the one piece of fewest rows that holds `rows` rows. Throws Error if there is none.
 Pieces only_for(const Pieces& pieces, int32_t rows) {
   for (const Piece& piece : pieces)
     if (piece.rows >= rows) return {piece};
@@ -133,7 +133,7 @@ PieceSet& RecordedLane::keep(const Pieces& pieces, const Expected& expected) {
 
 void RecordedLane::add_forward(Graph& graph, const Batch* rows, bool with_logits) {
   Pieces pieces = recorder_->forward(rows, with_logits);
-  // The number of rows of a prompt's piece is fixed here: launches do not choose.
+  // The size of a prompt's piece is chosen here, not at launch.
   if (!with_logits && expected_.rows) pieces = only_for(pieces, *expected_.rows);
   const PieceSet& set = keep(pieces, expected_);
   graph.add(replay_forward, ForwardArgs{&set, rows}, true).on_device(set.captured());

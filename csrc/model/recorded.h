@@ -1,10 +1,11 @@
-// A lane whose ops were recorded elsewhere (sbrt/gpu): pieces that are appended to graphs and then
-// replayed as they are, with every pointer and scalar by value.
+// A lane whose ops were recorded elsewhere (sbrt/gpu). The recordings are pieces, which are
+// appended to graphs and replayed unchanged, with all their pointers and scalars.
 //
-// On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with enforce_eager,
-// the calls again (exec/captured.h). Each piece is made for a fixed number of rows. The host picks one
-// before it launches (Expected): rows by the policies and by where the trunks are (decode/row_bounds.h),
-// the kind by the requests. It reads neither a sequence in flight nor a device's memory.
+// On the CPU a piece is a flat list of calls. On a device it is a captured graph or, with
+// enforce_eager, a list of calls (exec/captured.h). Each piece is for a fixed number of rows. The
+// host picks one before it launches (Expected). The number of rows follows from the policies and
+// the trunks' lengths (decode/row_bounds.h), the kind from the requests. The host reads neither a
+// sequence in flight nor a device's memory.
 #pragma once
 
 #include <deque>
@@ -17,10 +18,11 @@
 
 namespace sbrt {
 
-// Its maker owns it, and keeps it alive longer than every graph that it was appended to.
+// One recording of an op. Its maker owns it, and keeps it alive longer than every graph that it was
+// appended to.
 struct Piece {
-  int32_t rows = 0;   // rows of its table that it computes, from the first on
-  int32_t nodes = 0;  // calls, or kernels
+  int32_t rows = 0;   // number of rows that it computes, from the batch's first on
+  int32_t nodes = 0;  // number of calls, or of kernels
   void (*replay)(void* recording) = nullptr;  // CPU backend; throws Error
   void* recording = nullptr;
   void* graph = nullptr;  // on a device: a cudaGraph_t, or `play`'s object; null on the CPU
@@ -36,13 +38,13 @@ class PieceSet {
   explicit PieceSet(const Expected& expected) : expected_(expected) {}
   PieceSet(const PieceSet&) = delete;
 
-  // Adds pieces of one kind, with the same sizes as before. Kinds in order: neither, filters,
-  // shapes, both.
+  // Adds the pieces of one kind of request, in the same sizes as every other kind. Kinds are added
+  // in this order: neither, filters, shapes, both.
   void add(const Pieces& pieces);
   bool has_shapes() const { return kinds_ == 4; }
 
-  // The first that holds the rows expected, of the kind that the requests ask for. Throws Error if
-  // none does.
+  // Returns the smallest piece that holds the expected rows, for the requests' kind. Throws Error
+  // if no piece does.
   const Piece& picked() const { return pieces_[captured_.picked()]; }
   const Captured& captured() const { return captured_; }
 
@@ -60,12 +62,12 @@ class PieceSet {
 // Locations of a lane's memory that others read.
 struct LaneMemory {
   RingShape ring;
-  int32_t vocab = 0;  // ids that it can read
+  int32_t vocab = 0;  // number of ids that the lane can read
   int64_t hidden = 0;
   bool on_device = false;  // all of this is in device memory
   int32_t prefill_rows = kMaxRows;
   float* logits = nullptr;         // [max_rows, columns of the model]
-  DType dtype = DType::f32;        // of the two below
+  DType dtype = DType::f32;        // type of features and embed
   const void* features = nullptr;  // [max_rows, kFeatureLayers, hidden]; null: not kept
   const void* embed = nullptr;     // [vocab, hidden]
 };
@@ -77,14 +79,14 @@ class Recorder {
   virtual const LaneMemory& memory() const = 0;
   virtual Pieces forward(const Batch* rows, bool with_logits) = 0;
   virtual Pieces choose(const ChooseArgs& args, ChoiceKind kind) = 0;
-  virtual Pieces moves(const Seats& seats, Moves which) = 0;  // of one size
+  virtual Pieces moves(const Seats& seats, Moves which) = 0;  // one piece
 };
 
 class RecordedModel final : public Model {
  public:
   using Bind = std::function<std::unique_ptr<Recorder>(const LaneShape&)>;
 
-  // head_ids: tokens that its lanes have logits of, ascending; empty: all.
+  // head_ids: tokens for which its lanes compute logits, ascending; empty: all.
   RecordedModel(int vocab, int64_t max_positions, int64_t longest,
                 const std::vector<int32_t>& head_ids, Bind bind);
   int vocab() const override { return vocab_; }

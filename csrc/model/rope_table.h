@@ -12,7 +12,7 @@ namespace sbrt {
 
 enum class RopeKind { none, linear, llama3, yarn };
 
-// A field that its kind does not use is checked all the same.
+// Fields that the kind does not use are checked, too.
 struct RopeScaling {
   RopeKind kind = RopeKind::none;
   double factor = 1;                     // the context grows by this factor
@@ -24,12 +24,13 @@ struct RopeScaling {
   std::vector<float> divisors;           // [head_dim / 2], one for every frequency; empty: ones
 };
 
-// "default", "linear", "llama3" or "yarn". Throws InvalidInput.
+// Returns the kind named "default", "linear", "llama3" or "yarn". Throws InvalidInput.
 RopeKind rope_kind(const std::string& name);
 // Throws InvalidInput naming the field, its bounds and the given value.
 void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 
-// [head_dim / 2], every step in f32 as in transformers. With f_i = theta^(-2i / head_dim):
+// Returns [head_dim / 2] frequencies. Every step is in f32, as in transformers. With f_i =
+// theta^(-2i / head_dim):
 //   none    f_i
 //   linear  f_i / factor
 //   llama3  by wavelength w = 2 pi / f_i: f_i / factor above original_max / low_freq, f_i below
@@ -40,7 +41,7 @@ void check_rope(const RopeScaling& scaling, double theta, int64_t head_dim);
 // The result is divided by `divisors`, if there are any.
 Buffer<float> inverse_frequencies(int64_t head_dim, double theta, const RopeScaling& scaling);
 
-// The factor of cosines and sines.
+// Returns the factor of cosines and sines.
 inline float rope_amplitude(const RopeScaling& s) {
   return s.kind == RopeKind::yarn ? static_cast<float>(s.attention_factor) : 1.0f;
 }

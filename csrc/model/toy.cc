@@ -17,13 +17,13 @@ struct ToyArgs {
   ToyGate* gate;
   KvRing* ring;
   const Batch* rows;
-  const int32_t* most;  // most rows that the host expects, when the forward runs; null: any
+  const int32_t* most;  // most rows that the host expects in the forward; null: any
   uint64_t* state;      // [max_rows] hash of the prefix that ends with the row
   float* logits;        // [max_rows, columns.n]
   Columns columns;
 };
 
-// The slot of the token before `row` among all slots that the row sees.
+// Returns the slot of the token before `row`, which is the last other slot that the row sees.
 int64_t parent_slot(const RingShape& ring, const Batch& rows, const Row& row) {
   const int64_t head = rows.head[row.seat];
   const bool in_tail = row.tail.bits() != 0;
@@ -48,7 +48,7 @@ bool has_position(const Batch& rows, int64_t position) {
   return std::any_of(rows.row, rows.row + rows.n, is_there);
 }
 
-// Gives up after half a minute, so that a failing test ends.
+// Waits until the gate is open. Gives up after half a minute, so that a failing test ends.
 void pass(ToyGate& gate) {
   constexpr int kMost = 30'000;
   ++gate.waiting;
@@ -85,7 +85,7 @@ void toy_states(const ToyArgs& a, Worker) {
 
 constexpr int kRanks = 8;
 
-// Probability that the target's first choice has rank r in the draft.
+// Returns the probability that the target's first choice has rank r in the draft.
 float chance(float acceptance, int r) {
   constexpr float kNext = 0.4f;
   if (r == 0) return acceptance;
@@ -93,7 +93,7 @@ float chance(float acceptance, int r) {
   return r == kRanks - 1 ? rest : rest * kNext;
 }
 
-// Turns the target's logits into those of a draft of this acceptance.
+// Turns the target's logits into those of a draft with the acceptance `c.acceptance`.
 void mislead(const ToyConfig& c, uint64_t state, float* logits, int32_t n) {
   const int ranks = std::min(kRanks, n);
   int32_t best[kRanks];
@@ -106,7 +106,7 @@ void mislead(const ToyConfig& c, uint64_t state, float* logits, int32_t n) {
   while (at < ranks - 1 && u >= chance(c.acceptance, at)) u -= chance(c.acceptance, at++);
   std::rotate(best, best + 1, best + at + 1);
   std::fill_n(logits, n, -40.0f);
-  float last = 0;  // its first choice stays the first even if others are more likely
+  float last = 0;  // scores must fall with the rank, even where probabilities rise
   for (int r = 0; r < ranks; ++r) {
     const float score = std::log(std::max(chance(c.acceptance, r), 1e-9f));
     logits[best[r]] = last = r == 0 ? score : std::min(score, last - 0x1p-8f);

@@ -8,7 +8,7 @@
 //
 // With `acceptance` a, the target's first choice has rank r in the draft: r = 0 with probability a,
 // else r >= 1 with probability (1 - a) b (1 - b)^(r - 1), b = 0.4, r <= 7. The draft's distribution
-// has these probabilities, as far as they fall with r.
+// has these probabilities where they fall with r.
 //
 // A toy with `head_ids` has logits of these tokens only.
 //
@@ -27,14 +27,14 @@ namespace sbrt {
 struct ToyConfig {
   int32_t vocab = 32;
   uint64_t seed = 0;
-  int32_t noise16 = 0;  // noise in sixteenths; 0 is the target itself
+  int32_t noise16 = 0;  // noise in sixteenths; 0: the target itself
   int64_t max_positions = 1 << 20;
   int64_t window = 0;     // 0: full attention
   int64_t nan_at = -1;    // fault injection: the row at this position has a NaN logit
   int64_t throw_at = -1;  // fault injection: the row at this position throws
   int64_t gate_at = -1;   // fault injection: a forward of this position waits for open_gate()
-  // A calibrated draft of the toy without noise. With this probability, by the prefix's hash, its
-  // first choice is the toy's; its confidence is accurate. Below 0: unused.
+  // Turns the toy into a calibrated draft. With this probability, decided by the prefix's hash, its
+  // first choice is that of the toy without noise. Its confidence is accurate. Below 0: unused.
   float acceptance = -1;
   std::vector<int32_t> head_ids{};  // ascending; none: all
 };
@@ -50,8 +50,8 @@ class Toy final : public Model {
   int vocab() const override { return config_.vocab; }
   int64_t max_positions() const override { return config_.max_positions; }
   std::unique_ptr<Lane> bind(const LaneShape& shape) const override;
-  bool waiting() const { return gate_->waiting > 0; }  // a forward waits at the gate
-  void open_gate() { gate_->open = true; }             // for good
+  bool waiting() const { return gate_->waiting > 0; }  // true while a forward waits at the gate
+  void open_gate() { gate_->open = true; }             // opens the gate for good
 
  private:
   ToyConfig config_;

@@ -16,7 +16,8 @@ float rounded(float value, const Format& storage) {
   return storage == kBfloat16 ? from_bf16(to_bf16(value)) : value;
 }
 
-// An embedding of floats is read one row at a time: fewer bits would save almost nothing.
+// Returns the type of an embedding that is not packed. Only one of its rows is read for a token, so
+// fewer bits would save almost nothing.
 DType unpacked(const Format& storage) { return storage == kFloat32 ? DType::f32 : DType::bf16; }
 
 }  // namespace
@@ -53,7 +54,7 @@ bool DecoderConfig::is_bounded() const {
 
 namespace {
 
-// The number of tokens of a config; checks all fields first.
+// Checks all fields of a config, then returns its number of tokens. Throws InvalidInput.
 int32_t checked_vocab(const DecoderConfig& c) {
   check_config(c);
   return static_cast<int32_t>(c.vocab);
@@ -100,7 +101,7 @@ void Weights::expect_head(const DecoderConfig& c) {
   expect(kHead, head);
 }
 
-// Separate rows, or a packed matrix, which is also the head's if tied.
+// Gives the embedding its own rows or a packed matrix. If tied, the packed matrix is also the head.
 void Weights::place_embedding(const DecoderConfig& c) {
   const bool is_packed =
       formats_.named.contains(kEmbedding) || (c.tied && !format_of(kHead).quantised());

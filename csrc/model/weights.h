@@ -22,7 +22,7 @@ struct DecoderConfig {
   int64_t vocab = 0, max_positions = 0;
   double rms_eps = 0, rope_theta = 0;
   bool tied = false;
-  int64_t window = 0;       // positions a row sees in a local layer, itself included; 0: all
+  int64_t window = 0;       // positions that a row sees in a local layer, its own included; 0: all
   bool qkv_bias = false;    // q_proj, k_proj, v_proj
   bool o_bias = false;      // o_proj
   bool mlp_bias = false;    // gate_proj, up_proj, down_proj
@@ -39,7 +39,8 @@ struct DecoderConfig {
   bool scaled_embedding = false;  // x = embedding * sqrt(hidden)
 
   bool is_local(int64_t layer) const { return window && (local.empty() || local[layer]); }
-  // No layer sees beyond the window, so the ring wraps and the lane has no end.
+  // Returns true if no layer sees beyond the window. Then the ring wraps, and the trunk has no
+  // limit.
   bool is_bounded() const;
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
@@ -57,12 +58,12 @@ struct WeightFormats {
 
 class Weights;
 
-// The parts of its target that a draft uses.
+// The parts of a target that its draft uses.
 struct DraftParts {
   std::vector<int32_t>
       head_ids{};  // the target's ids that lm_head has rows for, ascending; empty: all
-  // The target's embedding is shared, and so is a tied head; neither is loaded. Null: the draft has
-  // its own.
+  // If given, the draft shares this target's embedding, and its head if tied, and loads neither.
+  // Null: the draft has its own.
   std::shared_ptr<const Weights> target{};
 };
 
@@ -75,35 +76,37 @@ struct Linear {
 };
 
 struct LayerWeights {
-  Buffer<float> attention_norm, mlp_norm;    // [hidden], of the inputs
-  Buffer<float> attention_after, mlp_after;  // [hidden], of the outputs; no data without post_norms
-  Buffer<float> q_norm, k_norm;              // [head_dim]; no data without head_norms
-  Linear qkv;                                // [q + k + v, hidden]
-  Linear o;                                  // [hidden, q]
-  Linear gate_up;                            // [inner + inner, hidden], gated
-  Linear down;                               // [hidden, inner]
+  Buffer<float> attention_norm, mlp_norm;  // [hidden], norms of the inputs
+  // [hidden], norms of the outputs; no data without post_norms.
+  Buffer<float> attention_after, mlp_after;
+  Buffer<float> q_norm, k_norm;  // [head_dim]; no data without head_norms
+  Linear qkv;                    // [q + k + v, hidden]
+  Linear o;                      // [hidden, q]
+  Linear gate_up;                // [inner + inner, hidden], gated
+  Linear down;                   // [hidden, inner]
 };
 
 class Weights {
  public:
-  // Reserves all memory; pages are touched when tensors are loaded. Throws InvalidInput on a format
-  // for something that is no matrix of this decoder. With int4 the head is kInt8Head, and with int8
-  // or int4 the embedding is bf16, unless a format is named. A tied embedding is stored once if it
-  // is named or of floats. A draft that shares its target's embedding must have the target's width
-  // and vocabulary.
+  // Reserves all memory; pages are touched when tensors are loaded. Throws InvalidInput if a format
+  // is named for something that is not a matrix of this decoder. Unless its format is named, the
+  // head is kInt8Head with int4, and the embedding is bf16 with int8 or int4. A tied embedding is
+  // stored only once if its format is named or is a float format. A draft that shares its target's
+  // embedding must have the target's width and vocabulary.
   Weights(const DecoderConfig& config, const WeightFormats& formats, const DraftParts& parts = {});
   Weights(const Weights&) = delete;
 
   // Packs a copy of `tensor`, rounded to its format. A tied lm_head and derived constants
-  // (rotary_emb.inv_freq) are left out after a check of their name. Throws InvalidInput on an
+  // (rotary_emb.inv_freq) are skipped after a check of their name. Throws InvalidInput on an
   // unknown name, a second tensor of the same name, or a wrong shape; nothing is changed then.
   void load(const std::string& name, const TensorView& tensor);
-  // The same for rows first .. of a tensor that is quantised already, in the format named for it.
-  // Pieces come in order; the tensor is complete with its last row.
+  // Packs a piece of a tensor that is already quantised, in the format that is named for it.
+  // `first` is the row of the tensor at which the piece begins. Pieces must come in order; the
+  // tensor is complete with its last row. Throws as above.
   void load(const std::string& name, const Levels& rows, int64_t first);
-  // Groups per row of a matrix; 0 for a format without groups.
+  // Returns the number of groups per row of a matrix; 0 for a format without groups.
   int64_t groups(const std::string& name) const;
-  // Row `index` of a matrix in the values that the arithmetic uses, [columns].
+  // Returns row `index` of a matrix, [columns], with the values that the kernels use.
   std::vector<float> row(const std::string& name, int64_t index) const;
   // Ends loading. Throws InvalidInput that names the first missing tensor.
   void finish();
@@ -125,11 +128,11 @@ class Weights {
     int64_t rows = 0, columns = 0;  // columns 0: a vector
     PackedMatrix* matrix = nullptr;
     Buffer<float>* vector = nullptr;
-    const PackedMatrix* order = nullptr;  // bias: the matrix that orders its elements
-    int64_t first = 0;                    // row of the matrix, element of the bias
+    const PackedMatrix* order = nullptr;  // for a bias: the matrix whose packed order it has
+    int64_t first = 0;                    // first row of the matrix, or element of the bias
     float offset = 0;                     // added to each element of a norm
     bool embedding = false, loaded = false, optional = false;
-    Format format{};   // matrix
+    Format format{};   // format of the matrix
     int64_t have = 0;  // rows that have been loaded, if pieces are loaded
   };
   void expect(std::string name, const Place& place);
@@ -152,12 +155,12 @@ class Weights {
   std::shared_ptr<const Weights> target_;  // null unless its embedding is shared
   EmbedTable embed_;
   Linear lm_head_;
-  PackedMatrix embedding_;  // if it is untied and has a named format
+  PackedMatrix embedding_;  // used if the embedding is untied and has a named format
   bool tied_, finished_ = false;
   float norm_offset_;  // added to each norm's weight as it is loaded
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;
-  std::vector<std::string> order_;  // names, for messages
+  std::vector<std::string> order_;  // names in the order of messages
 };
 
 }  // namespace sbrt

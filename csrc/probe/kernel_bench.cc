@@ -1,4 +1,5 @@
-// Times every op of a lane's forward in its place, and measures the roofs of the machine.
+// Times every op of a lane's forward while the whole forward runs, and measures the peak rates of
+// the machine.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -21,14 +22,15 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// The bytes and operations that an op of `rows` rows needs at least.
+// The least number of bytes and operations that an op needs.
 struct Cost {
   std::string name, shape;
-  double bytes = 0, weights = 0, flops = 0;  // weights: of the bytes
-  bool is_integer = false;                   // flops: operations on integers
+  double bytes = 0, weights = 0, flops = 0;  // weights: the bytes of weights among `bytes`
+  bool is_integer = false;                   // true if flops counts integer operations
 };
 
-// Ops of a model are those of `sbrt._core`, whose functions have other addresses than ours.
+// Returns the arguments of a node if their type is Args, else null. It compares types, because the
+// functions of `sbrt._core` have other addresses than those of this module.
 template <class Args>
 const Args* args_of(const Graph::Node& node) {
   return *node.kind == typeid(Args) ? reinterpret_cast<const Args*>(node.args) : nullptr;
@@ -86,11 +88,12 @@ Cost cost_of(const Graph::Node& node, double rows) {
 }
 
 struct StampedArgs {
-  const Graph::Node* node;  // null: the end
+  const Graph::Node* node;  // null: only take the time, after the last op
   int64_t* at;
 };
 
-// Rank 0 notes the time when it reaches the op; the op before has then ended, with its barrier.
+// Rank 0 stores the time at which it reaches the op. The op before has ended then, because every op
+// ends with a barrier.
 void stamped(const StampedArgs& a, Worker worker) {
   if (worker.rank == 0) *a.at = Trace::now();
   if (a.node) a.node->call(*a.node, worker);
@@ -98,7 +101,7 @@ void stamped(const StampedArgs& a, Worker worker) {
 
 struct CollectArgs {
   const Buffer<int64_t>* at;
-  std::vector<std::vector<int64_t>>* ns;  // times of each op
+  std::vector<std::vector<int64_t>>* ns;  // durations of each op
 };
 
 void collect(const CollectArgs& a, Worker) {
@@ -132,7 +135,8 @@ class KernelBench {
     runner_ = std::make_unique<Runner>(threads);
   }
 
-  // `n` rows of one path after `head` tokens, `times` forwards; [{op, shape, bytes, flops, ns}].
+  // Runs `times` forwards over `n` rows of one path after `head` tokens. Returns a dict for each
+  // op: {op, shape, bytes, weights, flops, integer, ns}.
   py::list run(int64_t head, int n, int width, int times, float temperature) {
     const RingShape& ring = lane_->ring_shape();
     check_within("bench: rows", 1, kMaxRows, n);
@@ -222,7 +226,7 @@ class ChooseBench {
     timed_.add(collect, CollectArgs{&at_, &ns_}, true);
   }
 
-  // Nanoseconds of each of `times` choices, and the tokens.
+  // Samples all rows `times` times. Returns the duration of each pass in ns, and the tokens.
   std::pair<std::vector<int64_t>, std::vector<int32_t>> run(const Sampling& dist, int width,
                                                             int times) {
     sequence_[0].sampling = dist;
@@ -272,7 +276,7 @@ void integer_share(const RoofArgs& a, Worker worker) {
   (*a.flops)[worker.rank] = integers_beside(a.kernels->name).peak(a.steps, out);
 }
 
-// The limits of a team, by the vectors of one instruction set.
+// Measures the peak rates of a team with the kernels of one instruction set.
 class Roofs {
  public:
   Roofs(int threads, const std::string& isa)
@@ -280,7 +284,7 @@ class Roofs {
     check_within("bench: threads", 1, 64, threads);
   }
 
-  // Bytes per second of reading `bytes` repeatedly; each member reads a share.
+  // Returns the bytes per second when `bytes` are read repeatedly; each member reads a share.
   double read(int64_t bytes, int times) {
     const int64_t n = bytes / static_cast<int64_t>(sizeof(float));
     if (static_cast<int64_t>(data_.size()) < n) {
@@ -291,9 +295,10 @@ class Roofs {
     return static_cast<double>(bytes) / seconds;
   }
 
-  // Floating-point operations per second of fma in registers.
+  // Returns the floating-point operations per second of fma in registers.
   double peak(int64_t steps, int times) { return rate(peak_share, steps, times); }
-  // Integer operations per second of dot products in registers, two for a product and its sum.
+  // Returns the integer operations per second of dot products in registers; a product and its
+  // addition count as two.
   double integers(int64_t steps, int times) { return rate(integer_share, steps, times); }
 
  private:
@@ -304,7 +309,7 @@ class Roofs {
     return operations / seconds;
   }
 
-  // Least seconds of one run among `times`.
+  // Returns the seconds of the fastest of `times` runs.
   double measure(void (*fn)(const RoofArgs&, Worker), const RoofArgs& args, int times) {
     const GilRelease nogil;
     Graph work("bench.roof");

@@ -42,7 +42,7 @@ class LaneProbe {
     runner_.run(logits ? with_logits_ : keys_only_, width);
   }
 
-  // Copies of a slot's K or V, [layers, kv_heads, head_dim].
+  // Returns a copy of a slot's K or V, [layers, kv_heads, head_dim].
   py::array_t<float> read(int64_t slot, bool keys) {
     const RingShape& s = ring().shape();
     slot = checked(slot);

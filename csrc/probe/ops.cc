@@ -1,4 +1,5 @@
-// Single ops on a sequence's state, given as bytes: tests compare the GPU's kernels with them.
+// Runs single ops on a sequence's state, which is given as bytes. Tests compare the GPU's kernels
+// with them.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -30,7 +31,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Sizes = std::tuple<int64_t, int64_t, int32_t, int32_t>;  // capacity, window, branches, tail
 
-// A struct of csrc/state from its bytes.
+// Returns a struct of csrc/state with the given bytes.
 template <class T>
 std::unique_ptr<T> from_bytes(const py::bytes& bytes) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -46,7 +47,7 @@ py::bytes to_bytes(const T* values, size_t n) {
   return {reinterpret_cast<const char*>(values), n * sizeof(T)};
 }
 
-// K and V [layers, kv_heads, slots, head_dim] as a ring.
+// A ring that is made from K and V, [layers, kv_heads, slots, head_dim].
 class ProbeRing {
  public:
   ProbeRing(const Sizes& sizes, const Floats& k, const Floats& v, bool debug) {
@@ -93,7 +94,8 @@ class ProbeRing {
   }
 };
 
-// q [rows, heads, head_dim] over a ring of one layer; returns [rows in use, heads, head_dim].
+// Computes the attention of q [rows, heads, head_dim] over a ring of one layer. Returns [rows in
+// use, heads, head_dim].
 Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, const Floats& v,
                     const Sizes& sizes, float scale) {
   const auto rows = from_bytes<Batch>(table);
@@ -114,8 +116,8 @@ Floats attend_probe(const py::bytes& table, const Floats& q, const Floats& k, co
   return out;
 }
 
-// qkv [rows, heads + 2 kv_heads, head_dim]; returns it after rope, and K and V of the ring. Norm
-// weights: [head_dim], or none for no norm.
+// given: qkv [rows, heads + 2 kv_heads, head_dim]. Returns qkv after norm and rope, and K and V of
+// the ring. norms: [2, head_dim], weights for q and k; empty for no norm.
 std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floats& given,
                                               const Floats& k, const Floats& v, const Sizes& sizes,
                                               const Floats& inv_freq, float amplitude,
@@ -139,8 +141,8 @@ std::tuple<Floats, Floats, Floats> rope_probe(const py::bytes& table, const Floa
   return {qkv, keys, values};
 }
 
-// K and V after a settle, and the sequence. 0: the target lane's, 1: the draft lane's, 2: the draft
-// lane's after a serial burst.
+// Returns K and V after a settle, and the bytes of the sequence. what: 0 settles the target lane, 1
+// the draft lane, 2 the draft lane after a serial burst.
 std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const Floats& k,
                                                    const Floats& v, const Sizes& sizes, int what,
                                                    bool debug) {
@@ -160,8 +162,8 @@ std::tuple<Floats, Floats, py::bytes> settle_probe(const py::bytes& block, const
   return {keys, values, to_bytes(sequence.get(), 1)};
 }
 
-// Bytes of a Choice or a Dist of every row of `logits` [rows, columns]. ids: the columns' tokens;
-// the last one is the vocabulary's last; none: all.
+// Returns the bytes of a Choice or a Dist for every row of `logits` [rows, columns]. ids: the
+// tokens of the columns, ending with the last token of the vocabulary; empty: all tokens.
 py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Floats& logits,
                        bool dists, const std::vector<int32_t>& ids) {
   const auto sequence = from_bytes<Sequence>(block);
@@ -180,7 +182,7 @@ py::bytes choose_probe(const py::bytes& block, const py::bytes& table, const Flo
   return dists ? to_bytes(dist.data(), rows->n) : to_bytes(choice.data(), rows->n);
 }
 
-// Ids that min_p, top_k and top_p keep of a row [vocab], ascending.
+// Returns the ids that min_p, top_k and top_p keep of a row [vocab], ascending.
 std::vector<int32_t> filter_probe(const Floats& logits, const Sampling& dist,
                                   const std::string& isa) {
   const int vocab = static_cast<int>(logits.size());
@@ -201,7 +203,7 @@ Floats norm_probe(const Floats& x, const Floats& weight, float eps) {
   return y;
 }
 
-// x [rows, 2 n]: gate, up.
+// x: [rows, 2 n], n gates and then n values that they gate. Returns [rows, n].
 Floats gate_probe(const Floats& x, const std::string& activation, const std::string& isa) {
   const Kernels& kernels = kernels_named(isa);
   const auto gate = activation == "gelu" ? kernels.gelu_gate : kernels.silu_gate;
@@ -212,7 +214,8 @@ Floats gate_probe(const Floats& x, const std::string& activation, const std::str
   return y;
 }
 
-// "Struct.field": bytes from the start of the struct to the field. "Struct": bytes of the struct.
+// Returns sizes in bytes. "Struct.field": the offset of the field in the struct. "Struct": the size
+// of the struct.
 std::map<std::string, size_t> state_layout() {
   std::map<std::string, size_t> out;
 #define SBRT_FIELD(type, field) out[#type "." #field] = offsetof(type, field);

@@ -7,8 +7,8 @@ namespace py = pybind11;
 namespace sbrt {
 namespace {
 
-// A policy in the words of tests. `serial`: the gamma steps are a burst before every forward of the
-// target; none overlaps it. `adaptive`, `likely`: the ranking.
+// Returns a policy from the parameters that tests use. serial: a burst of gamma steps runs before
+// every target forward, and no draft step overlaps a forward. adaptive, likely: the ranking.
 Policy policy(int32_t gamma, int32_t branches, bool adaptive, float epsilon, bool serial,
               bool likely, const py::kwargs& fields) {
   py::object made = py::cast(plain_policy());

@@ -14,6 +14,6 @@ void bind_kernel_bench(pybind11::module_& m);
 void bind_ring_probe(pybind11::module_& m);
 void bind_ops_probe(pybind11::module_& m);
 void bind_policy_probe(pybind11::module_& m);
-void bind_canary(pybind11::module_& m);  // in sanitizer builds
+void bind_canary(pybind11::module_& m);  // only in sanitizer builds
 
 }  // namespace sbrt

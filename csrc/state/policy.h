@@ -57,7 +57,7 @@ struct Shaping {
 // The outcomes that get a branch.
 enum Ranking : int32_t {
   kFirst = 0,     // the draft's k most probable tokens after the chain's last node
-  kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q))), q of the first
+  kAdaptive = 1,  // the same with k = max(1, floor(k_max (1 - q))), q of Dist
   kLikely = 2,    // the most likely outcomes (node, token) over all nodes
 };
 

@@ -13,8 +13,8 @@ namespace sbrt {
 // The draft's distribution at one node: its best candidates and their confidence.
 struct Dist {
   int32_t n;                   // number of candidates
-  float q;                     // softmax of the raw logits at temperature 1, for the first choice;
-                               // under rejection the largest one
+  float q;                     // probability of the first candidate, under rejection the largest:
+                               // softmax of the raw logits at temperature 1
   float entropy;               // entropy of that softmax, nats
   int32_t token[kCandidates];  // first choices under the acceptance rule, best first
   // Logarithm of each candidate's confidence, at most 0. Greedy: the candidate's probability in
