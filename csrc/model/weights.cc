@@ -158,8 +158,8 @@ void Weights::expect_layer(int64_t index, const DecoderConfig& c) {
   expect_linear(at + "mlp.down_proj", w.down, 0, c.hidden);
 }
 
-// With post_norms, post_attention_layernorm is the norm of attention's output. Without, it is the norm
-// of the MLP's input.
+// With post_norms, post_attention_layernorm is the norm of attention's output. Without, it is the
+// norm of the MLP's input.
 void Weights::expect_norms(const std::string& at, LayerWeights& w, const DecoderConfig& c) {
   expect_norm(at + "input_layernorm", w.attention_norm, c.hidden);
   if (c.head_norms) {

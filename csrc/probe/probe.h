@@ -1,5 +1,5 @@
-// Single parts of the core for tests and benches, as the module `sbrt._probe`; one function per file.
-// Its classes take objects of `sbrt._core`, which it imports first.
+// Single parts of the core for tests and benches, as the module `sbrt._probe`; one function per
+// file. Its classes take objects of `sbrt._core`, which it imports first.
 #pragma once
 
 #include <pybind11/pybind11.h>

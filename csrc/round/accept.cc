@@ -10,9 +10,11 @@
 namespace sbrt {
 namespace {
 
-constexpr int64_t kKept = kSlots + kMaxTail;  // rows of a draft's scores, without those of tails
+// Rows of draft scores for the chain and a certain branch.
+constexpr int64_t kKept = kSlots + kMaxTail;
 
-// Divides by the sum, which is added by ascending id; returns the sum.
+// Divides `dist` by its sum, unless that is 0, and returns the sum. The sum is added by ascending
+// id.
 double normalise(double* dist, int32_t vocab) {
   double sum = 0;
   for (int i = 0; i < vocab; ++i) sum += dist[i];
@@ -23,7 +25,8 @@ double normalise(double* dist, int32_t vocab) {
 
 double surplus(double p, double q) { return p > q ? p - q : 0; }
 
-// A candidate at a node: a node of the chain, or the first token of a branch (node 0).
+// A candidate for the token after a node. It is a child in the chain, or the first token of a
+// branch (then `node` is 0).
 struct Candidate {
   int32_t token, node;
 };
@@ -39,14 +42,14 @@ int drawn_at(const Sequence& c, int node, Candidate* found) {
   return n;
 }
 
-// The child of `node` that was looked up and is verified, or 0. There is at most one.
+// Returns the child of `node` that came from a look-up and is verified, or 0. There is at most one.
 int known_child(const Sequence& c, int node) {
   for (int i = node + 1; i <= c.chain.size; ++i)
     if (c.chain.parent[i] == node && c.chain.known.has(i) && c.verified.has(i)) return i;
   return 0;
 }
 
-// Noise for the token after `node`.
+// Returns the noise for the token after `node`.
 Noise noise_after(const Sequence& c, int node, Use use) {
   const int64_t position = c.head + c.chain.level[node] + 1;
   return {.seed = c.sampling.seed,
@@ -89,7 +92,7 @@ void softmax(const float* scores, int32_t n, double* dist) {
   normalise(dist, n);
 }
 
-// Runs from the last to the first: ids[i] >= i, so no unread entry is overwritten.
+// Goes from the last entry to the first. ids[i] >= i, so no unread entry is overwritten.
 void spread(const int32_t* ids, int32_t n, int32_t vocab, double* dist) {
   int32_t end = vocab;
   for (int32_t i = n - 1; i >= 0; --i) {

@@ -6,14 +6,15 @@
 
 namespace sbrt {
 
-// The child of `node` that holds `token`, or 0.
+// Returns the child of `node` that holds `token`, or 0.
 SBRT_ANY inline int child(const Chain& chain, int node, int32_t token) {
   for (int i = node + 1; i <= chain.size; ++i)
     if (chain.parent[i] == node && chain.token[i] == token) return i;
   return 0;
 }
 
-// Appends a node to the chain; nodes come after their parents. score: Chain::score.
+// Appends a node to the chain and returns its index, which is larger than its parent's. score:
+// Chain::score.
 SBRT_ANY inline int attach_node(Chain& chain, int parent, int32_t token, float score) {
   const int i = ++chain.size;
   chain.token[i] = token;
@@ -27,7 +28,8 @@ SBRT_ANY inline int attach_node(Chain& chain, int parent, int32_t token, float s
   return i;
 }
 
-// Stores the rank of `token`, which was committed at `position`; `dist` is the draft's there.
+// Stores the rank that `token`, which was committed at `position`, has in `dist`, the draft's
+// distribution there.
 SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Dist& dist, int32_t token) {
   if (!c.rank) return;
   const int at = first_of(dist.token, dist.n, token);
@@ -35,12 +37,13 @@ SBRT_ANY inline void note_rank(Sequence& c, int64_t position, const Dist& dist, 
 #if defined(__CUDA_ARCH__)
   c.rank[position] = rank;
 #else
-  // The host may be reading: rank_at().
+  // The host may be reading it (rank_at).
   __atomic_store_n(&c.rank[position], rank, __ATOMIC_RELAXED);
 #endif
 }
 
-// For the host, while lanes work: the value that note_rank() stored, or kUnknownRank.
+// Returns the value that note_rank() stored, or kUnknownRank. The host may call it while lanes
+// work.
 inline uint8_t rank_at(const uint8_t* rank, int64_t position) {
   return __atomic_load_n(&rank[position], __ATOMIC_RELAXED);
 }
@@ -51,7 +54,7 @@ SBRT_ANY inline bool awaits_burst(const Sequence& c) {
   return c.policy.on_miss == kBurst && c.policy.burst > 0 && c.outcome.branch < 0 && !c.filled;
 }
 
-// True if the draft has positions for `steps` draft steps after the chain.
+// Returns true if the draft has positions for `steps` draft steps after the chain.
 SBRT_ANY inline bool burst_fits(const Sequence& c, int steps) {
   return c.head + c.chain.depth + 1 + steps < c.draft_limit;
 }

@@ -1,8 +1,8 @@
 // The team that runs an op of a round: one thread of the host, or one warp (or block) of a device.
 // The source is the same.
 //
-// Work that is not shared is done by rank 0. `meet` is a barrier: all members then see all earlier
-// writes. `best` is the largest key of all members.
+// Rank 0 does the work that is not shared. `meet` is a barrier: all members then see all earlier
+// writes. `best` returns the largest of all members' keys.
 #pragma once
 
 #include <cstdint>
@@ -38,15 +38,15 @@ struct Crew {
 };
 #endif
 
-// On a device: the host sees what this thread wrote into its memory.
+// On a device: makes this thread's writes to the host's memory visible to the host.
 SBRT_ANY inline void show_host() {
 #if defined(__CUDA_ARCH__)
   __threadfence_system();
 #endif
 }
 
-// A candidate as one word. The better of two has the larger word: by score, then by the lower
-// place. No candidate is 0.
+// Returns a candidate as one word. Of two candidates, the one of larger score has the larger word;
+// of equal scores, the one of lower place. No candidate's word is 0.
 SBRT_ANY inline uint64_t key_of(float score, uint32_t place) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, score + 0.0f);  // -0 is 0
   const uint32_t rising = bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -61,8 +61,8 @@ SBRT_ANY inline float score_of(uint64_t key) {
 }
 
 // Writes the best `wanted` of n keys, best first, to `found`; returns their number. Keys of 0 do
-// not count. Each member sorts a share in place; then the best head of the shares is taken
-// repeatedly.
+// not count. Each member sorts its share in place. Then the largest of the shares' first keys is
+// taken, and so on.
 template <class Team>
 SBRT_ANY int best_first(const Team& team, uint64_t* keys, int n, int wanted, uint64_t* found) {
   int kept = 0;

@@ -1,4 +1,5 @@
-// The burst: it stores the distributions of a step, and grows every branch. Runs on every device.
+// The steps of a burst: they store the distributions of a forward, and grow every branch. Runs on
+// every device.
 #pragma once
 
 #include <cmath>
@@ -7,7 +8,7 @@
 
 namespace sbrt {
 
-// The next growth of a branch: a child of `parent` (-1: none), with its score.
+// The next node that a branch would grow: a child of `parent` (-1: none), with its score.
 struct Growth {
   int parent;
   float score;
@@ -16,11 +17,11 @@ struct Growth {
 // Working memory of `extend`, shared by its team.
 struct GrowScratch {
   Growth next[kMaxBranches];
-  int grown[kMaxBranches];  // nodes of a tree in this step
+  int grown[kMaxBranches];  // nodes that a tree has grown in this step
   int node[kMaxBranches];   // node that a path grew, if it takes a row of the next step; else -1
 };
 
-// All members copy distributions; rank 0 counts them.
+// Stores the distribution of a row. All members store rows; then rank 0 counts them (count_dist).
 SBRT_ANY inline void keep_dist(Sequence& c, const Row& row, const Dist& dist) {
   if (row.branch >= 0) {
     Branch& branch = c.branches[row.branch];
@@ -41,7 +42,7 @@ SBRT_ANY inline void count_dist(Sequence& c, const Row& row, const Dist& dist) {
   }
 }
 
-// After a catch-up: stores its distributions at the chain's nodes.
+// After a forward of the draft: stores the distributions at its rows.
 template <class Team>
 SBRT_ANY void keep_dists_op(const LaneSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -53,20 +54,22 @@ SBRT_ANY void keep_dists_op(const LaneSeat& args, Team team) {
   team.meet();
 }
 
-// AdaEDL's bound on the acceptance of a token drafted from this distribution (arXiv 2410.18351).
+// Returns true if AdaEDL's lower bound on the acceptance of a token from `dist` is below theta
+// (arXiv 2410.18351).
 SBRT_ANY inline bool is_doubtful(const Policy& policy, const Dist& dist) {
   return policy.lambda > 0 && 1.0f - sqrtf(policy.lambda * dist.entropy) < policy.theta;
 }
 
-// The node below which a path grows: its newest, unless the draft is uncertain there; else -1.
+// Returns the node after which a path grows, which is its newest. Returns -1 if the draft is
+// uncertain there or the path is full.
 SBRT_ANY inline int growing_end(const Policy& policy, const Branch& branch) {
   const int last = branch.size;
   const bool grows = last + 1 < kMaxTail && branch.has_dist[last] && branch.dist[last].n > 0;
   return grows && !is_doubtful(policy, branch.dist[last]) ? last : -1;
 }
 
-// A tree grows by the most likely of all candidates that were not tried, at any depth. Of equal
-// ones the first. A team shares the nodes.
+// Returns the next growth of a tree: the most likely untried candidate at any depth. Of equal ones
+// it is the first. The team shares the nodes.
 template <class Team>
 SBRT_ANY Growth next_growth(const Branch& branch, Team team) {
   uint64_t key = 0;
@@ -95,10 +98,10 @@ SBRT_ANY inline int attach_node(Branch& branch, int parent) {
 
 // Limits of a step's growth.
 struct Step {
-  bool serial;   // one branch, in place
-  bool is_over;  // its steps are done; those of others go on
-  bool is_last;  // its new nodes are not processed by the draft
-  int width;     // mean number of nodes that a branch grows; 1: paths
+  bool serial;   // the burst is serial: one branch, in place
+  bool is_over;  // the sequence has done its steps; other sequences go on
+  bool is_last;  // the draft will not process the new nodes
+  int width;     // mean number of nodes that a branch grows in a step; 1: paths
   int slots;     // slots of a branch
 };
 
@@ -111,7 +114,7 @@ SBRT_ANY inline Step step_of(const LaneSeat& args) {
                  : static_cast<int>(args.shape.tail_slots)};
 }
 
-// The new node of branch b, if it takes a row of the next step; else -1.
+// Adds a node to branch b. Returns it if it takes a row of the next step, else -1.
 SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   Branch& branch = c.branches[b];
   const int j = attach_node(branch, parent);
@@ -119,9 +122,9 @@ SBRT_ANY inline int grow(Sequence& c, const Step& step, int b, int parent) {
   return !step.is_last && j < step.slots && pays ? j : -1;
 }
 
-// Largest number of nodes that a tree grows in a step. Under rejection it is so small that no tree
-// is ever full: a full tree would drop a node because of its siblings' draws, which would bias the
-// result.
+// Returns the largest number of nodes that a tree may grow in a step. Under rejection it is so
+// small that no tree is ever full. A full tree would drop a node because of its siblings' draws,
+// which would bias the result.
 SBRT_ANY inline int most_grown(const Sequence& c, bool serial, int slots) {
   const Policy& p = c.policy;
   const int wanted = serial ? p.burst_width : (p.nodes + p.gamma - 1) / p.gamma;
@@ -166,8 +169,8 @@ SBRT_ANY void find_growths(const Sequence& c, GrowScratch& s, Team team) {
   team.meet();
 }
 
-// Trees share the rows of a step: the most likely nodes get them, in any branch. But no tree grows
-// so fast that it is full before it is deep.
+// Grows trees. They share the rows of a step, which go to the most likely nodes of any branch. No
+// tree may grow so fast that it is full before it is deep.
 template <class Team>
 SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& s, Team team) {
   Sequence& c = *args.sequence;
@@ -195,7 +198,7 @@ SBRT_ANY void extend_trees(const LaneSeat& args, const Step& step, GrowScratch& 
   }
 }
 
-// After a step: grows every branch.
+// After a forward: stores its distributions and grows every branch.
 template <class Team>
 SBRT_ANY void extend_op(const LaneSeat& args, GrowScratch& scratch, Team team) {
   Sequence& c = *args.sequence;

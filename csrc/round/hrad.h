@@ -1,10 +1,11 @@
 // H-RAD: a small classifier that predicts how much of an adopted tail is accepted: nothing, some of
 // it, all of it (SpecBranch, arXiv 2506.01979). It reads the target's newest features and the
-// draft's confidence. The latter is ours: features do not tell which tail was adopted.
+// draft's confidence. The confidence is our addition, because features do not tell which tail was
+// adopted.
 //
-// x [5 hidden + 2 kHradTail]: blocks of `hidden` divided by their root mean square. Then for the
-// tail's first nodes: log q, and the logarithm of the calibrated confidence, at least kLeastLog, 0
-// after its end
+// The input x [5 hidden + 2 kHradTail] begins with 5 blocks of `hidden`, each divided by its root
+// mean square. Then comes log q of the tail's first kHradTail nodes, then the log of the calibrated
+// confidence of the same nodes. Both are at least kLeastLog, and 0 after the tail's end.
 //   -> relu(W1 x + b1) [256] -> relu(W2 . + b2) [64] -> W3 . + b3 [3]
 #pragma once
 
@@ -23,8 +24,8 @@ struct HradWeights {
 
 class Hrad {
  public:
-  // Row o + 16 panels p of the matrix holds part p of output o: the weights for the part's k, and
-  // zeros after the last one. `panels`: of the outputs.
+  // Row o + 16 * panels * p of the matrix holds part p of output o: the output's weights for the
+  // inputs of that part, then zeros. panels: number of panels of the outputs.
   struct Layer {
     HradSplit split;
     int panels;
@@ -37,11 +38,11 @@ class Hrad {
 
   int64_t hidden() const { return hidden_; }
   static int64_t inputs(int64_t hidden) { return hrad_inputs(hidden); }
-  // Floats of x: the inputs, followed by zeros.
+  // Returns the number of floats of x: the inputs, then zeros as padding.
   static int64_t room(int64_t hidden) { return first_split(hidden).room(); }
   static constexpr int kScratch = kHradParts * kHradInner + kHradNarrow;
-  // Scores of the three cuts. x: [room(hidden)]. `scratch`: [kScratch]; it begins with the outputs
-  // of the first layer and ends with those of the second.
+  // Writes the scores of the three cuts to `out`. x: [room(hidden)]. `scratch`: [kScratch]; it
+  // begins with the outputs of the first layer and ends with those of the second.
   void scores(const float* x, float* scratch, float out[3]) const;
   Cut classify(const float* x, float* scratch) const;
   const Layer& layer(int i) const { return i == 0 ? first_ : i == 1 ? second_ : third_; }

@@ -1,8 +1,9 @@
 // H-RAD after `select`: its inputs for an outcome, its layers, and the cut. Runs on every device.
 //
-// Every sum is at most kHradParts partial sums, which one fixed tree adds. A partial sum of a layer
-// is one fma per k, in ascending order. The host computes its partial sums by the vectors of
-// ops/matmul.h, a device by a thread for each. Both give the same bits if the vectors have an fma.
+// Every sum has at most kHradParts partial sums, which one fixed tree adds. A partial sum of a
+// layer adds its products in ascending order of k, each with one fma. The host computes partial
+// sums with the vectors of ops/matmul.h, a device computes each with one thread. Both give the same
+// bits if the vectors have an fma.
 #pragma once
 
 #include <cmath>
@@ -15,11 +16,11 @@ namespace sbrt {
 
 constexpr int kHradInner = 256, kHradNarrow = 64, kHradCuts = 3;
 constexpr int kHradTail = 16;   // nodes of a tail whose confidence is read
-constexpr int kHradParts = 32;  // partial sums of a sum, a power of two
-constexpr int kHradWords = 16;  // words of a panel that a thread loads at once
+constexpr int kHradParts = 32;  // most partial sums of a sum, a power of two
+constexpr int kHradWords = 16;  // words of a panel that a thread loads together
 constexpr float kLeastLog = -8.0f;
 
-// Computed in double, so that every device gives the same bits.
+// The logarithm, computed in double so that every device gives the same bits.
 struct AnyLog {
   SBRT_ANY float operator()(float x) const {
     return static_cast<float>(::log(static_cast<double>(x)));
@@ -35,7 +36,8 @@ struct HradSplit {
   SBRT_ANY constexpr int64_t room() const { return length * count; }  // inputs with padding
 };
 
-// `per_word`: weights per word of a panel, 2 in bf16 and 1 in f32.
+// Returns the split of a layer with `in` inputs. per_word: weights per word of a panel, 2 in bf16
+// and 1 in f32.
 SBRT_ANY constexpr HradSplit hrad_split(int64_t in, int per_word) {
   const int64_t step = int64_t{kHradWords} * per_word;
   const int64_t length = step * ((in + step * kHradParts - 1) / (step * kHradParts));
@@ -79,8 +81,8 @@ SBRT_ANY void scale_blocks(float* x, int64_t width, FeatureScratch& s, Team team
     for (int64_t i = team.rank; i < width; i += team.size) x[b * width + i] *= s.scale[b];
 }
 
-// Confidence in the consecutive nodes of a path, for nodes whose parents have the draft's
-// distribution. `tail`: null after a miss.
+// Writes log q and log confidence of a tail's first kHradTail nodes to x; values after its end are
+// 0. The tail is a path. tail: null after a miss.
 template <class Team, class Log>
 SBRT_ANY void read_confidence(const Branch* tail, float* x, Team team, Log log_of) {
   for (int j = 1 + team.rank; j <= kHradTail; j += team.size) {
@@ -120,7 +122,7 @@ SBRT_ANY inline HradSeat hrad_seat(const HradArgs& args, int seat) {
           args.layer};
 }
 
-// True if the classifier's decision on this outcome is used.
+// Returns true if the classifier's decision on this outcome is used.
 SBRT_ANY inline bool is_asked(const Sequence& c) { return c.policy.hrad && !c.outcome.error; }
 
 // Writes the classifier's inputs to args.x.
@@ -139,9 +141,10 @@ SBRT_ANY void hrad_features_op(const HradSeat& args, FeatureScratch& scratch, Te
   for (int64_t i = team.rank; i < hrad_inputs(width); i += team.size) args.shown[i] = args.x[i];
 }
 
-// The partial sum of an output. `words`: those of its first k, kPanel apart; bf16 of k and k + 1,
-// or f32. Weights and inputs are read kHradWords words at a time, so that a thread waits for memory
-// once for all of them. `x` is aligned to 16 bytes.
+// Returns a partial sum of an output. words: the output's weights from the part's first k on,
+// kPanel words apart. A word holds the bf16 weights of k and k + 1, or one f32 weight. Weights and
+// inputs are read kHradWords words at a time, so that a thread waits for memory once for all of
+// them. x is aligned to 16 bytes.
 template <int kPerWord>
 SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t length) {
   constexpr int kStep = kHradWords * kPerWord;
@@ -164,15 +167,16 @@ SBRT_ANY inline float part_sum(const uint32_t* words, const float* x, int64_t le
   return sum;
 }
 
-// Panels `first` .. `first` + `count` - 1 of a layer of `panels`. Part p of output o is row o + 16
-// panels p of the packed weights (round/hrad.h).
+// Panels `first` .. `first` + `count` - 1 of a layer that has `panels` panels. Part p of output o
+// is row o + 16 * panels * p of the packed weights (round/hrad.h).
 struct HradPanels {
   const uint32_t* words;
   HradSplit split;
   int panels, first, count;
 };
 
-// Writes their outputs without the bias to sums[0 .. 16 count). sums: [split.count, 16 count].
+// Writes the outputs of these panels, without the bias, to the first row of sums, [split.count, 16
+// * count].
 template <int kPerWord, class Team>
 SBRT_ANY void hrad_sums(const HradPanels& a, const float* x, float* sums, Team team) {
   const int width = a.count * kPanel;
@@ -191,7 +195,8 @@ struct InnerScratch {
   float sum[kHradParts * kPanel];
 };
 
-// Writes panel `panel` of the first layer to args.inner: a device has a block for each panel.
+// Writes the outputs of one panel of the first layer to args.inner. On a device each panel has a
+// block.
 template <class Team>
 SBRT_ANY void hrad_inner_op(const HradSeat& args, int panel, InnerScratch& s, Team team) {
   if (!is_asked(*args.sequence)) return;
@@ -209,7 +214,7 @@ struct CutScratch {
   float score[kHradCuts];
 };
 
-// The other two layers, and the cut. The first of equal scores wins.
+// Computes the other two layers and writes the cut. Of equal scores the first wins.
 template <class Team>
 SBRT_ANY void hrad_cut_op(const HradSeat& args, CutScratch& s, Team team) {
   constexpr int kPanels = kHradNarrow / kPanel;

@@ -1,15 +1,15 @@
-// Adds looked-up tokens to the drafted chain. The text that ends at a node is looked up in the trunk,
-// and the tokens that followed there become new nodes. No lane has processed them; the draft reads
-// them in its next catch-up. Runs on every device.
+// Adds looked-up tokens to the drafted chain. The text that ends at a node is looked up in the
+// trunk, and the tokens that followed there become new nodes. No lane has processed them; the draft
+// reads them in its next catch-up. Runs on every device.
 //
-// Nodes are ranked by the probability that the walk reaches them. A look-up's probability is the share
-// of look-ups with its kind of match that were right in this sequence, weighed against the draft's
-// confidence.
+// Nodes are ranked by the probability that the walk of `select` reaches them. The probability of a
+// looked-up token is a share: of this sequence's look-ups with the same kind of match, those that
+// were right. It is weighed against the draft's confidence.
 //
-// Under rejection a looked-up node is a candidate that was not drawn (round/accept.h). The decision to
-// try it must not depend on its siblings or descendants, so only distributions and ancestors decide. A
-// path takes the surer of look-up and draft at each node. A tree takes the tokens after the trunk's
-// own match.
+// Under rejection a looked-up node is a candidate that was not drawn (round/accept.h). The decision
+// to try it must not depend on its siblings or descendants, so only distributions and ancestors
+// decide. At each node, a path takes the look-up or the draft's token, whichever is surer. A tree
+// takes the tokens after the trunk's own match.
 #pragma once
 
 #include <cmath>
@@ -22,7 +22,7 @@
 
 namespace sbrt {
 
-constexpr int kSearches = 6;          // per chain
+constexpr int kSearches = 6;          // most searches for one chain
 constexpr float kLeastReach = -1.9f;  // least log probability of a looked-up node
 constexpr float kNoGain = -1e30f;
 
@@ -31,7 +31,7 @@ struct JoinScratch {
   Match match[kSlots];    // match of the text that ends at the node
   float drafted[kSlots];  // Chain::score before any look-up
   float gain[kSlots];     // score of the node that the look-up would add here, or kNoGain
-  int searches;           // so far
+  int searches;           // number of searches so far
   int known;              // nodes that look-ups have added or confirmed
   int left;               // drafted nodes in the chain
   int at;                 // newest node of a path; -1: the path has ended
@@ -40,8 +40,8 @@ struct JoinScratch {
 // A chain and the data that rates its nodes.
 struct Joining {
   Sequence& c;
-  const Branch* branch;  // the chain was its tail; null: no branch
-  int64_t room;          // levels that may be emitted
+  const Branch* branch;  // branch whose tail became the chain; null: none
+  int64_t room;          // most levels that the chain may have
   JoinScratch& s;
 
   SBRT_ANY const Dist* dist(int node) const {
@@ -54,19 +54,21 @@ SBRT_ANY inline float log_of(float p) {
   return static_cast<float>(log(static_cast<double>(most(p, 1e-30f))));
 }
 
-// Probability that a look-up by a match of `length` tokens is right. Sampled text repeats less.
+// Returns the probability that a look-up with a match of `length` tokens is right. Sampled text
+// repeats less than greedy text.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
-  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // at first
-  constexpr float kWeight = 8;  // look-ups that kBefore counts for: a guess, as is kFading
+  constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
+  // KBefore weighs as much as this number of look-ups; a guess, like kFading.
+  constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
   const float right = c.hindsight.right[kind] + kWeight * share * kBefore[kind];
   return within(right / (c.hindsight.seen[kind] + kWeight), 0.02f, 0.98f);
 }
 
-// Probability that the token looked up after a node is right. Under the coupled rule the noise of a
-// sampled token is known in advance. A token of probability p wins with probability exp(-wait (1 - p)
-// / p), where `wait` is its own exponential noise.
+// Returns the probability that the token looked up after a node is right. Under the coupled rule
+// the noise of a sampled token is known in advance. A token of probability p wins with probability
+// exp(-wait (1 - p) / p), where `wait` is its own exponential noise.
 SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   const float p = chance_of(c, c.chain.match[node]);
   if (c.sampling.temperature == 0 || is_rejection(c)) return p;
@@ -80,7 +82,7 @@ SBRT_ANY inline float chance_at(const Sequence& c, int node) {
   return within(exp32(-(wait * (1.0f - p) / p)), 1e-6f, 0.98f);
 }
 
-// Compares, after a round, the look-ups along the accepted path with the tokens that were committed.
+// Runs after a round: compares the look-ups along the accepted path with the committed tokens.
 SBRT_ANY inline void recall(Sequence& c) {
   constexpr float kFading = 0.98f;
   const Outcome& o = c.outcome;
@@ -95,7 +97,7 @@ SBRT_ANY inline void recall(Sequence& c) {
   }
 }
 
-// The text that ends at a node: its ancestors, then the trunk.
+// Returns the end of the text at a node: the node and its ancestors, then the trunk.
 SBRT_ANY inline TextEnd end_at(const Sequence& c, int node) {
   TextEnd end;
   end.n = 0;
@@ -119,12 +121,13 @@ SBRT_ANY inline void set_match(const Joining& join, int node, Match match) {
   c.chain.next[node] = match.length > 0 ? token_at(c, node, match.after) : -1;
 }
 
-// Returns the match of the next token, if the look-up was right.
+// Returns the match of the text that includes the looked-up token, if that token is right.
 SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }
 
-// Finds the match of a node. Searches are limited to the nodes that the walk most likely reaches.
+// Finds the match of the text that ends at a node. Only the nodes that the walk most likely reaches
+// are searched for.
 template <class Team>
 SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   const Chain& chain = join.c.chain;
@@ -151,9 +154,9 @@ SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
   return node;
 }
 
-// With prices, returns true if one more row after `size` nodes yields more tokens than those nodes
-// yield in the same time. Always true under rejection, because the answer depends on siblings and
-// descendants.
+// Returns true if a node of this score is worth one more row after `size` nodes: the row yields
+// more tokens than those nodes yield in the same time. Always true without prices. Always true
+// under rejection, because the answer depends on siblings and descendants.
 SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   if (!c.prices.known || is_rejection(c)) return true;
   float tokens = 1;
@@ -162,7 +165,8 @@ SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   return exp32(score) * round[0] > tokens * (round[1] - round[0]);
 }
 
-// Combines two sources that agree: together they are right more often than either.
+// Returns the log probability of a token on which look-up and draft agree. It is right more often
+// than the token of either alone.
 SBRT_ANY inline float agreed(float look_up, float drafted) {
   return log_of(1.0f - (1.0f - look_up) * (1.0f - exp32(drafted)));
 }
@@ -213,7 +217,7 @@ SBRT_ANY inline void grow_known(const Joining& join) {
   }
 }
 
-// Joins a tree, which keeps drafted and looked-up nodes.
+// Joins look-ups to a tree, which keeps all drafted nodes.
 template <class Team>
 SBRT_ANY void join_tree(const Joining& join, Team team) {
   find_match(join, 0, team);
@@ -225,7 +229,7 @@ SBRT_ANY void join_tree(const Joining& join, Team team) {
   if (team.rank == 0) grow_known(join);
 }
 
-// Joins a tree under rejection: appends the tokens after the trunk's own match.
+// Joins look-ups to a tree under rejection: appends the tokens after the trunk's own match.
 SBRT_ANY inline void join_line(const Joining& join) {
   Chain& chain = join.c.chain;
   for (int at = 0; join.s.known < kMostFound; ++join.s.known) {
@@ -250,8 +254,8 @@ SBRT_ANY inline void cut_after(const Joining& join, int node) {
   join.c.chain.depth = join.c.chain.level[node];
 }
 
-// Returns the node after `at` on a path: the draft's, or the look-up's if that is surer; -1 if there
-// is none.
+// Returns the node after `at` on a path: the draft's, or the look-up's if that is surer; -1 if
+// there is none.
 SBRT_ANY inline int next_on_path(const Joining& join, int at) {
   Sequence& c = join.c;
   Chain& chain = c.chain;
@@ -285,7 +289,8 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
 template <class Team>
 SBRT_ANY void join_path(const Joining& join, Team team) {
   for (int at = 0; at >= 0;) {
-    if (at <= join.s.left) find_match(join, at, team);  // attach_known() did it for the others
+    // Attach_known() set the match of the others.
+    if (at <= join.s.left) find_match(join, at, team);
     if (team.rank == 0) join.s.at = next_on_path(join, at);
     team.meet();
     at = join.s.at;

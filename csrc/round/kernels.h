@@ -1,5 +1,5 @@
-// The ops of a round on a device, compiled from the same *_op.h as the host's: one warp each,
-// except H-RAD and log-probs.
+// The ops of a round on a device, compiled from the same *_op.h as on the host. An op has one warp
+// per seat, except H-RAD and log-probs.
 #pragma once
 
 namespace sbrt {
@@ -10,7 +10,7 @@ enum class RoundOp {
 #undef SBRT_OP
 };
 
-// Blocks of an op's kernel for one seat, and threads of a block.
+// Number of threads of a block, and of blocks per seat, in an op's kernel.
 struct KernelShape {
   unsigned threads, blocks;
   bool each_seat = true;  // false: one grid for all seats
@@ -37,7 +37,8 @@ constexpr KernelShape shape_of(RoundOp op) {
   return kNone;
 }
 
-// The kernel of an op, whose only parameter is the op's arguments; null in a build without CUDA.
+// Returns the kernel of an op; null in a build without CUDA. A kernel's only parameter is the op's
+// arguments.
 const void* kernel_of(RoundOp op);
 
 }  // namespace sbrt

@@ -1,5 +1,6 @@
-// Log-probs of a row, by one block of threads. ops/logprobs.h has the formula and finds the same
-// bits with the host's vectors: the sum is of integers, and everything else is a maximum or a count.
+// Computes the log-probs of a row with one block of threads. ops/logprobs.h has the formula and
+// gives the same bits on the host: the sum is of integers, and everything else is a maximum or a
+// count.
 #pragma once
 
 #include <cmath>
@@ -12,17 +13,18 @@
 
 namespace sbrt {
 
-constexpr int kLogprobTeam = 512;   // most members, a power of two
-constexpr int kLogprobBlocks = 16;  // of a seat; they take its rows in turn
+constexpr int kLogprobTeam = 512;   // most members of a team, a power of two
+constexpr int kLogprobBlocks = 16;  // blocks of a seat, which take its rows in turn
 
 struct LogprobScratch {
   uint64_t of_each[kLogprobTeam];
 };
 
-// Joins a value of each member, all by one tree; every member gets the result.
+// Combines one value of each member with `join`, always by the same tree. Every member gets the
+// result.
 template <class Team, class Join>
 SBRT_ANY uint64_t joined(LogprobScratch& s, uint64_t mine, Team team, Join join) {
-  team.meet();  // all have read the last result
+  team.meet();  // waits until all have read the last result
   s.of_each[team.rank] = mine;
   for (int apart = kLogprobTeam / 2; apart > 0; apart /= 2) {
     team.meet();
@@ -40,23 +42,23 @@ struct Sum {
   SBRT_ANY uint64_t operator()(uint64_t a, uint64_t b) const { return a + b; }
 };
 
-// A row of logits, without the ids that no token has.
+// A row of logits in which the ids that no token has are masked.
 struct WholeRow {
   static constexpr uint64_t kBad = ~uint64_t{0};  // key of a NaN or +inf
 
   const float* logits;  // [vocab]
-  const uint8_t* hole;  // [vocab] 1: no token; null: there are none
+  const uint8_t* hole;  // [vocab] 1: no token has this id; null: no such ids
   int32_t vocab;
 
   SBRT_ANY float at(int32_t i) const { return hole && hole[i] ? -__builtin_inff() : logits[i]; }
-  // Larger for the greater logit, then for the lower id.
+  // Returns a key, which is larger for a greater logit and, among equals, for a lower id.
   SBRT_ANY uint64_t key(int32_t i) const {
     const float x = at(i);
     return x < __builtin_inff() ? key_of(x, static_cast<uint32_t>(i)) : kBad;
   }
 };
 
-// The largest key of a member's tokens that is below `bar`.
+// Returns the largest key below `bar` among the tokens of this member.
 template <class Team>
 SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
   uint64_t found = 0;
@@ -67,7 +69,8 @@ SBRT_ANY uint64_t largest_below(const WholeRow& row, uint64_t bar, Team team) {
   return found;
 }
 
-// A member's part of the sum of e^(x - most), in units of 2^-40, as Kernels::weigh counts it.
+// Returns this member's part of the sum of e^(x - most), in units of 2^-40, as Kernels::weigh
+// counts it.
 template <class Team>
 SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
   const auto none = __builtin_bit_cast(uint64_t, kToUnits);
@@ -78,11 +81,11 @@ SBRT_ANY uint64_t units_of_row(const WholeRow& row, float top, Team team) {
 }
 
 // Writes the `top` most likely tokens, best first. A member searches its tokens again only after
-// one of them was taken.
+// one of its tokens was taken.
 template <class Team>
 SBRT_ANY void write_top(const WholeRow& row, double shift, int32_t top, LogprobScratch& s,
                         TokenLogprob* out, Team team) {
-  const uint64_t nothing = key_of(-__builtin_inff(), 0);  // and every lower key: -inf
+  const uint64_t nothing = key_of(-__builtin_inff(), 0);  // this and every lower key are of -inf
   uint64_t mine = top > 0 ? largest_below(row, WholeRow::kBad, team) : 0;
   for (int32_t rank = 1; rank <= top; ++rank) {
     const uint64_t best = joined(s, mine, team, Larger{});
@@ -93,7 +96,7 @@ SBRT_ANY void write_top(const WholeRow& row, double shift, int32_t top, LogprobS
   }
 }
 
-// find_logprobs (ops/logprobs.h), by all members.
+// Does the work of find_logprobs (ops/logprobs.h) with all members of a team.
 template <class Team>
 SBRT_ANY void find_logprobs_op(const WholeRow& row, int32_t token, int32_t top, LogprobScratch& s,
                                TokenLogprob* out, Team team) {
@@ -115,7 +118,8 @@ SBRT_ANY void find_logprobs_op(const WholeRow& row, int32_t token, int32_t top, 
   write_top(row, shift, top, s, out, team);
 }
 
-// Writes the entries of `position` of the seat's trunk. Row `row` of the batch decides that position.
+// Writes the entries for `position` of the seat's trunk. Row `row` of the batch decided the token
+// there.
 template <class Team>
 SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, int64_t position,
                             const LogprobList& list, LogprobScratch& s, Team team) {
@@ -123,7 +127,8 @@ SBRT_ANY void keep_logprobs(const LogprobArgs& a, const Sequence& c, int row, in
   find_logprobs_op(logits, c.trunk[position], list.top, s, list.at(position), team);
 }
 
-// Writes those of the tokens that a round committed; each has the row that decided it.
+// Writes the entries of the tokens that a round committed. For each, it finds the row that decided
+// the token.
 template <class Team>
 SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {
@@ -138,7 +143,7 @@ SBRT_ANY void output_logprobs_op(const LogprobArgs& a, int seat, int block, Logp
   }
 }
 
-// Writes those of the tokens that follow the rows of a piece of a prompt.
+// Writes the entries of the tokens that follow the rows of a piece of a prompt.
 template <class Team>
 SBRT_ANY void prompt_logprobs_op(const LogprobArgs& a, int seat, int block, LogprobScratch& s,
                                  Team team) {

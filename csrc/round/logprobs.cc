@@ -1,4 +1,4 @@
-// Log-probs on the host, whose team shares the rows.
+// The ops of log-probs on the host. The members of the team share the rows.
 #include "ops/logprobs.h"
 
 #include "round/ops.h"
@@ -6,7 +6,8 @@
 namespace sbrt {
 namespace {
 
-// Writes the entries of `position` of the seat's trunk. Row `row` of the batch decides that position.
+// Writes the entries for `position` of the seat's trunk. Row `row` of the batch decided the token
+// there.
 void keep(const LogprobArgs& a, int seat, int row, int64_t position, const LogprobList& list,
           Worker worker) {
   const Sequence& c = a.seats.at[seat];
@@ -15,7 +16,7 @@ void keep(const LogprobArgs& a, int seat, int row, int64_t position, const Logpr
                 list.at(position));
 }
 
-// Calls op(seat) for the participating seats whose request asks for this list.
+// Calls op(seat) for each seat that takes part and whose request asks for this list.
 template <class Op>
 void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const Op& op) {
   for (int seat = 0; seat < a.seats.count; ++seat)
@@ -25,7 +26,7 @@ void for_asking(const LogprobArgs& a, const LogprobList Logprobs::* list, const 
 }  // namespace
 
 void output_logprobs(const LogprobArgs& a, Worker worker) {
-  int turn = 0;  // rows are shared among the team in turn
+  int turn = 0;  // the members take the rows in turn
   for_asking(a, &Logprobs::output, [&](int seat) {
     const Sequence& c = a.seats.at[seat];
     const Outcome& o = c.outcome;

@@ -15,8 +15,8 @@ struct TextEnd {
 
 // A place in the trunk that matches the end of a text.
 struct Match {
-  int64_t after;  // the position after it
-  int length;     // equal tokens, at most kLongestMatch; 0: no match
+  int64_t after;  // position after the matching tokens
+  int length;     // number of equal tokens, at most kLongestMatch; 0: no match
 };
 
 SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
@@ -33,8 +33,8 @@ SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t l
   return n;
 }
 
-// The best match of at least `shortest` tokens that ends at position `newest` or before: the
-// longest one, and the latest of equal ones.
+// Returns the best match of at least `shortest` tokens that ends at position `newest` or before. It
+// is the longest one, and the latest of equally long ones.
 template <class Team>
 SBRT_ANY Match best_match(const int32_t* trunk, int64_t newest, const TextEnd& end, int shortest,
                           Team team) {
@@ -60,8 +60,8 @@ SBRT_ANY int64_t after_match(const int32_t* trunk, int64_t length, Team team) {
   return match.length > 0 ? match.after : -1;
 }
 
-// The `want` tokens that followed there. A text that repeats up to the trunk's end goes on
-// repeating.
+// Writes the `want` tokens from position `after` on to `found`. A text that repeats up to the
+// trunk's end goes on repeating.
 SBRT_ANY inline void read_on(const int32_t* trunk, int64_t length, int64_t after, int want,
                              int32_t* found) {
   for (int i = 0; i < want; ++i)

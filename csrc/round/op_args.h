@@ -1,4 +1,5 @@
-// Arguments of the ops of a round, by value: pointers into memory that their device can access.
+// Arguments of the ops of a round. They are passed by value; their pointers are to memory that the
+// op's device can access.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +22,17 @@ struct ChooseScratch;
 // Both sum to 1, or q to 0 when all its tokens were tried.
 struct Place {
   int32_t vocab;
-  double* p;  // [vocab] the token is drawn from it
-  double* q;  // [vocab] the next candidate was drawn from it
+  double* p;  // [vocab] the token is drawn from p
+  double* q;  // [vocab] the next candidate was drawn from q
 };
 
 // Arguments of a lane's op for one seat.
 struct LaneSeat {
   int seat;
   Sequence* sequence;
-  RowList* rows;       // the seat's, for the lane's next forward
+  RowList* rows;       // rows of the seat in the lane's next forward
   const Batch* batch;  // rows of the lane's last forward
-  const Dist* dists;   // [kMaxStepRows] draft's, at rows of the batch; null: the target's lane
+  const Dist* dists;   // [kMaxStepRows] at the batch's rows; null: the target's lane
   KvRing* ring;        // null: the lane's own ops move its KV after `settle`
   const RingShape& shape;
   int32_t max_rows;  // most rows of the seat in one forward
@@ -40,7 +41,7 @@ struct LaneSeat {
 struct LaneArgs {
   Seats seats;
   const Batch* batch;  // rows of the lane's last forward
-  const Dist* dists;   // [kMaxStepRows] draft's, at rows of its batch; null: the target's lane
+  const Dist* dists;   // [kMaxStepRows] at the batch's rows; null: the target's lane
   KvRing* ring;
   RingShape shape;
   int32_t max_rows;  // rows of the lane's largest forward
@@ -70,7 +71,7 @@ struct SelectArgs {
   Records* records;      // [seats]
   const Lane* target;    // whose features are read
   const Hrad* hrad;      // null: not used
-  float* features;       // [seats, Hrad::room(hidden)] of the last outcomes; null: not kept
+  float* features;       // [seats, Hrad::room(hidden)] at the last outcomes; null: not kept
   float* scratch;        // working memory of hrad
   Place place;           // working memory; empty in an engine that was not built for rejection
 
@@ -88,29 +89,29 @@ struct HradLayer {
 
 constexpr int kHradLayers = 3;
 
-// Arguments of H-RAD on a device for one seat.
+// Arguments of H-RAD on a device for one seat. `target` has the features that are read.
 struct HradSeat {
   const Sequence* sequence;
-  Cut* cut;              // the sequence's
+  Cut* cut;              // cut of the sequence
   int row;               // row of the outcome in the target's forward
   FeatureMemory target;  // whose features are read
   float *x, *shown, *inner;
   const HradLayer* layer;
 };
 
-// For an engine on a device; the host's classifier is a Hrad.
+// Arguments of H-RAD for an engine on a device. On the host the classifier is a Hrad.
 struct HradArgs {
   Seats seats;
   const Batch* batch;    // rows of the target's last forward
   FeatureMemory target;  // whose features are read
   float* x;              // [seats, Hrad::room(hidden)] the classifier's inputs at the last outcomes
-  float* shown;  // [seats, hrad_inputs(hidden)] for the host, of every outcome; null: not kept
-  float* inner;  // [seats, kHradInner] outputs of the first layer
+  float* shown;          // [seats, hrad_inputs(hidden)] a copy of x for the host; null: none
+  float* inner;          // [seats, kHradInner] outputs of the first layer
   HradLayer layer[kHradLayers];
 };
 
-// Log-probs of the tokens that a round committed, or of a prompt. `logits` is [max_rows, stride] f32
-// of the target's last forward; the first `vocab` of a row count.
+// Arguments of the ops that compute log-probs, of a round's tokens or of a prompt. `logits` is
+// [max_rows, stride] f32 of the target's last forward; the first `vocab` values of a row are used.
 struct LogprobArgs {
   Seats seats;
   const Batch* batch;
@@ -118,7 +119,7 @@ struct LogprobArgs {
   int64_t stride;
   int32_t vocab;
   const Logprobs* asked;   // [seats]
-  const uint8_t* hole;     // [vocab] 1: no token has this id; null: there are none. For a device
+  const uint8_t* hole;     // [vocab] 1: no token has this id; null: no such ids. On a device only
   ChooseScratch* scratch;  // [team]; not on a device
 };
 
@@ -127,7 +128,7 @@ struct GatherArgs {
   Seats seats;
   Batch* batch;
   int32_t is_draft;
-  int32_t most;  // most rows of a verification, without the least likely nodes; 0: no limit
+  int32_t most;  // most rows to verify, without the least likely nodes; 0: no limit
 };
 
 // The last op of a round, or of a piece of a prompt.

@@ -10,7 +10,7 @@
 
 namespace sbrt {
 
-// `op(seat)` for every seat that takes part, each by one member of the team.
+// Calls op(seat) for every seat that takes part. The members of the team share the seats.
 template <class Op>
 void for_seats(const Seats& seats, Worker worker, const Op& op) {
   for (int seat = worker.rank; seat < seats.count; seat += worker.size)

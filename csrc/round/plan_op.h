@@ -1,18 +1,20 @@
-// The branches of a round: one for every likely outcome. Runs on every device.
+// Plans the branches of a round, one for each likely outcome. Runs on every device.
 #pragma once
 
 #include "round/rows_op.h"
 
 namespace sbrt {
 
-// Working memory of `plan`, shared by its team. Place of a candidate: node * kCandidates + rank.
+// Working memory of `plan`, shared by its team. The place of a candidate is node * kCandidates +
+// rank.
 struct PlanScratch {
-  uint64_t key[kSlots * kCandidates];  // in the order of the outcomes' log probabilities
+  uint64_t key[kSlots * kCandidates];  // keys of the candidates, by log probability
   uint64_t best[kMaxBranches];
   float reach[kSlots];  // log probability that the node is accepted
 };
 
-// Number of branches: k = max(1, floor(k_max (1 - q))) with the first choice's q, or k_max.
+// Returns the number of branches: k_max or, if adaptive, max(1, floor(k_max (1 - q))) with q of
+// `dist`.
 SBRT_ANY inline int branches_wanted(const Policy& policy, const Dist& dist) {
   if (dist.n == 0) return 0;
   int k = policy.branches;
@@ -39,7 +41,7 @@ SBRT_ANY inline void start_branch(Branch& branch, const OutcomeGuess& guess, boo
   branch.mask[0] = Mask::none().with(0);
 }
 
-// Candidates of a distribution, as bits, that are children of `node` already.
+// Returns, as bits, the candidates of `dist` that are already children of `node`.
 SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist) {
   uint32_t found = 0;
   for (int i = node + 1; i <= chain.size; ++i) {
@@ -49,9 +51,9 @@ SBRT_ANY inline uint32_t children(const Chain& chain, int node, const Dist& dist
   return found;
 }
 
-// Log probability of a chain node, given its parent. A looked-up token may be no candidate of the
-// draft: then it counts as the least likely one. Under rejection the result must not depend on a
-// draw.
+// Returns the log probability of a chain node, given that its parent is accepted. A looked-up token
+// may not be a candidate of the draft; then it counts as the least likely candidate. Under
+// rejection the result must not depend on a draw.
 SBRT_ANY inline float confidence(const Sequence& c, int node) {
   const Chain& chain = c.chain;
   const Dist& dist = c.chain_dist[chain.parent[node]];
@@ -64,7 +66,8 @@ SBRT_ANY inline float confidence(const Sequence& c, int node) {
   return c.policy.lookup ? most(own, drafted) : drafted;
 }
 
-// Rates outcomes at all nodes: P(the node is accepted) x P(y = token there, and no child has it).
+// Rates the outcomes at all nodes: P(the node is accepted) x P(the next token is y). It leaves out
+// tokens that are children of the node already.
 template <class Team>
 SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   const Chain& chain = c.chain;
@@ -88,7 +91,8 @@ SBRT_ANY void likely_outcomes(const Sequence& c, PlanScratch& s, Team team) {
   team.meet();
 }
 
-// Returns the number of branches, at most `room`.
+// Starts a branch for each of the most likely outcomes. Returns the number of branches, at most
+// `room`.
 template <class Team>
 SBRT_ANY int plan_likely(Sequence& c, PlanScratch& s, int room, Team team) {
   likely_outcomes(c, s, team);
@@ -118,8 +122,8 @@ template <class Team>
 SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  if (c.policy.gamma == 0) return;  // its round is shared with sequences whose branches grow
-  // A branch must not go beyond the positions that the draft has.
+  if (c.policy.gamma == 0) return;  // it shares the round with sequences that have branches
+  // A branch must not go beyond the positions that the draft can process.
   const bool idle = !burst_fits(c, c.policy.gamma);
   const int room = least(kMaxBranches, args.max_rows);
   int k = 0;
@@ -136,7 +140,7 @@ SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   for (int b = team.rank; b < k; b += team.size) rows.row[b] = node_row(args, b, 0);
 }
 
-// The index of the root in a list of rows that the draft lacks, or the length of the list.
+// Returns the index of the root in a list of rows, or the length of the list if it is not there.
 SBRT_ANY inline int root_row(const RowList& rows) {
   int root = 0;
   while (root < rows.n && rows.row[root].node != 0) ++root;
@@ -151,9 +155,9 @@ SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
   if (c.policy.gamma == 0) c.draft_idle = 0;
 }
 
-// A serial burst: the outcome, the root, is known. The first step also reads the trunk tokens that
-// the draft lacks. The branch grows in place, in the in-flight slots. For a sequence that needs no
-// burst, the first step is its catch-up.
+// Plans a serial burst. Its only branch is the certain one: the outcome, the root, is known. The
+// branch grows in the in-flight slots. The first step also processes the trunk tokens that the
+// draft lacks. For a sequence that needs no burst, the first step is its catch-up.
 SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;

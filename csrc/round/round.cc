@@ -3,7 +3,7 @@
 namespace sbrt {
 namespace {
 
-// The mail comes first: the fence promises it.
+// Sends the mail before it records the fence, because the fence promises the mail.
 void tell(Stream& stream, const Mail* mail, SeatSet seats, Event& fence, int64_t round) {
   if (mail) stream.send(*mail, seats);
   stream.record(fence, round);

@@ -1,4 +1,4 @@
-// One round: the loop that every method is a preset of. It only enqueues.
+// One round of the decode loop, of which every method is a preset. It only enqueues.
 #pragma once
 
 #include "exec/exec.h"
@@ -9,39 +9,41 @@ namespace sbrt {
 struct TargetLane {
   Stream& stream;
   const Graph &settle, &forward, &select;
-  // One graph for those that follow each other in a round; null: the round launches each.
+  // The graphs that follow each other in a round, fused into one; null: launched one by one.
   const Graph* fused = nullptr;
   bool settles = true;            // false: no KV ever moves, so `settle` is left out
-  int select_width = 1;           // members of the team
-  SeatSet seats = kEverySeat;     // which take part
-  const Mail* verdict = nullptr;  // to the draft's memory, if that is another
+  int select_width = 1;           // members of the team in `select`
+  SeatSet seats = kEverySeat;     // seats that take part
+  const Mail* verdict = nullptr;  // mail to the draft's memory; null: it is shared
 };
 
 struct DraftLane {
   Stream& stream;
   const Graph &settle, &plan_certain, &attach_burst, &catch_up, &plan, &step;
-  // One graph for such a burst of the round's steps; null: its parts are launched.
+  // All steps of a serial burst, and of a burst, fused into one graph; null: its parts are
+  // launched.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;
-  // To the target's memory, if that is another: what a serial burst made, and what the burst made.
+  // Mail to the target's memory: the result of a serial burst, and that of a burst. Null: the lanes
+  // share a memory.
   const Mail* burst_mail = nullptr;
   const Mail* offer = nullptr;
-  SeatSet seats = kEverySeat;  // which take part
+  SeatSet seats = kEverySeat;  // seats that take part
 };
 
 struct Fences {
   Event verify_done{"verify_done"};  // outcome r, chain r + 1 and record r are written
-  Event chain_ready{"chain_ready"};  // the serial burst of round r is its chain
+  Event chain_ready{"chain_ready"};  // the serial burst of round r has become chain r
   Event draft_ready{"draft_ready"};  // branch table r and tails r are written
 };
 
 struct RoundShape {
   int burst;         // draft steps before the target's forward, which waits for them
-  int gamma;         // draft steps that overlap it; 0 and 0: no draft
+  int gamma;         // draft steps that overlap it; without burst and gamma: no draft
   int target_width;  // members of the target's team
   int draft_width;
-  int burst_width;            // of the draft's, while it runs alone
-  bool has_logprobs = false;  // a member asks for those of its tokens
+  int burst_width;            // members of the draft's team while the draft runs alone
+  bool has_logprobs = false;  // a sequence of the round asks for log-probs
 };
 
 void enqueue_round(int64_t r, const RoundShape& shape, TargetLane& target, DraftLane* draft,

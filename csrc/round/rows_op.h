@@ -7,7 +7,8 @@
 
 namespace sbrt {
 
-// A token of the trunk that the lane lacks, `i` places after the table's head.
+// Returns the row of a trunk token that the lane has not processed. i: its distance from the list's
+// head.
 SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   const auto slot = static_cast<int32_t>(args.shape.slot(args.seat, position));
   const int32_t token = args.sequence->trunk[position];
@@ -15,7 +16,7 @@ SBRT_ANY inline Row trunk_row(const LaneSeat& args, int64_t position, int i) {
   return {position, token, slot, -1, -1, seat, Mask::upto(i + 1), Mask::none()};
 }
 
-// A node of the chain, in a table whose head is `lag` tokens before the root.
+// Returns the row of a chain node, in a list whose head is `lag` tokens before the root.
 SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
   const Sequence& c = *args.sequence;
   return {c.head + c.chain.level[node],
@@ -28,13 +29,13 @@ SBRT_ANY inline Row chain_row(const LaneSeat& args, int node, int lag) {
           Mask::none()};
 }
 
-// A row as the draft gets it: a token that it does not know becomes 0.
+// Returns the row for the draft: a token outside the draft's vocabulary becomes 0.
 SBRT_ANY inline Row for_draft(const Sequence& c, Row row) {
   if (row.token >= c.draft_vocab) row.token = 0;
   return row;
 }
 
-// The row by which the draft processes node `node` of a branch.
+// Returns the row with which the draft processes node `node` of a branch.
 SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
   const Sequence& c = *args.sequence;
   const Branch& b = c.branches[branch];
@@ -48,8 +49,9 @@ SBRT_ANY inline Row node_row(const LaneSeat& args, int branch, int node) {
                        b.in_place ? Mask::none() : b.mask[node]});
 }
 
-// Up to max_rows prompt tokens from `have` on. The last prompt token is the root, which is not part
-// of prefill. Masks cover only the slots in flight; a forward of more rows does not use them.
+// Lists up to max_rows prompt tokens from position `have` on, and advances `have`. The last prompt
+// token is the root, which is not part of prefill. Masks cover only the in-flight slots; a forward
+// of more rows does not use masks.
 template <class Team>
 SBRT_ANY void prompt_rows_op(const LaneSeat& args, int64_t& have, Team team) {
   const Sequence& c = *args.sequence;
@@ -78,8 +80,8 @@ SBRT_ANY void target_rows_op(const LaneSeat& args, Team team) {
   rows.n = c.chain.size + 1;
 }
 
-// The part of trunk and chain that the draft lacks. A draft without room is not fed any more: a
-// serial one never gets room again, an overlapped one may after a miss.
+// Lists the tokens of trunk and chain that the draft has not processed. A draft without room gets
+// no rows any more: a serial one never gets room again, an overlapped one may after a miss.
 template <class Team>
 SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   const Sequence& c = *args.sequence;
@@ -91,7 +93,7 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   SBRT_CHECK_ANY(!fits || is_near || args.max_rows < kSlots || c.policy.lookup,
                  "draft lane: ", c.head - c.draft_have, " tokens behind the trunk");
   const bool follows = fits && is_near;
-  // Trunk positions are in flight, too, while they are fed.
+  // While trunk tokens are fed, their positions are in flight, too.
   const int64_t head = least(c.draft_have, c.head);
   const int lag = static_cast<int>(least<int64_t>(c.head - head, kSlots));
   const Mask missing = Mask::of(~c.draft_nodes.bits());
@@ -112,7 +114,7 @@ SBRT_ANY void missing_rows_op(const LaneSeat& args, Team team) {
   rows.n = least(all, args.max_rows);  // ancestors come first; the rest waits
 }
 
-// The most likely node that is not in `verified` but has its parent there; 0: none is left.
+// Returns the most likely node that is not in `verified` but has its parent there; 0: none is left.
 SBRT_ANY inline int next_verified(const Sequence& c) {
   int best = 0;
   for (int i = 1; i <= c.chain.size; ++i)
@@ -153,7 +155,7 @@ SBRT_ANY inline void share_rows(const GatherArgs& args, Mask members) {
   }
 }
 
-// The rows of all seats that take part, seat by seat, for the lane's next forward.
+// Makes the batch of the lane's next forward: the rows of all seats that take part, seat by seat.
 template <class Team>
 SBRT_ANY void gather_op(const GatherArgs& args, Team team) {
   Batch& batch = *args.batch;

@@ -1,8 +1,8 @@
 // Each op of op_table.inc that has a kernel, in one form for the host and for devices.
 //
 // `Memory`: working memory that the members of a team share. `run(args, at, memory, team)` does the
-// op for one seat (or one block of it), as one member of the team; an op for all seats at once
-// leaves `at` unread.
+// op for one seat (or one block of it), as one member of the team. An op for all seats together
+// does not read `at`.
 #pragma once
 
 #include "round/crew.h"

@@ -31,7 +31,7 @@ void classify_one(const SelectArgs& args, int seat) {
 
 }  // namespace
 
-// One member for all seats, because rejection and the classifier have one working memory.
+// One member does all seats, because rejection and the classifier have only one working memory.
 void select(const SelectArgs& args, Worker worker) {
   if (worker.rank == 0) for_seats(args.seats, {}, [&](int seat) { select_one(args, seat); });
 }

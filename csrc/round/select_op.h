@@ -1,4 +1,4 @@
-// The outcome of a round and the next chain: only this code decides. Runs on every device.
+// Decides the outcome of a round and the next chain; no other code does. Runs on every device.
 #pragma once
 
 #include "ops/counts.h"
@@ -12,7 +12,8 @@
 
 namespace sbrt {
 
-// Greedy and coupled: a node is accepted if it is the target's own token there, and was verified.
+// Walks down the chain under the greedy and coupled rules. A node is accepted if its token is the
+// target's own choice there and the node was verified.
 SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out) {
   out.node = out.n = out.path[0] = 0;
   for (;;) {
@@ -26,8 +27,8 @@ SBRT_ANY inline void walk(const Sequence& c, const Choice* choice, Outcome& out)
   }
 }
 
-// The first branch for this outcome, or -1. A team shares the branches, because their memory is not
-// in a cache.
+// Returns the first branch for this outcome, or -1. A team shares the branches, because their
+// memory is not in a cache.
 template <class Team>
 SBRT_ANY int find_branch(const Sequence& c, const Outcome& o, Team team) {
   uint64_t key = 0;
@@ -58,7 +59,7 @@ SBRT_ANY inline void sharpen(Sequence& c) {
   }
 }
 
-// Appends the new tokens to the trunk: the accepted ones and, unless its row failed, y.
+// Counts the new tokens of the trunk: the accepted ones and, unless its row failed, y.
 SBRT_ANY inline void count_committed(Sequence& c) {
   if (!c.shaping.penalises) return;
   const Outcome& o = c.outcome;
@@ -84,7 +85,7 @@ SBRT_ANY inline void commit_outcome(Sequence& c) {
   c.cut = Cut::confident;
 }
 
-// Then finds the branch that was hit.
+// Runs after commit_outcome: stores the branch that was hit, or -1.
 template <class Team>
 SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   const int branch = find_branch(c, c.outcome, team);
@@ -92,7 +93,7 @@ SBRT_ANY void adopt_branch(Sequence& c, Team team) {
   if (team.rank == 0) c.outcome.branch = branch;
 }
 
-// The rule `coupled`; `rejection` walks at random.
+// Selects under the greedy and coupled rules. For `rejection` see select.cc.
 template <class Team>
 SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   Sequence& c = *args.sequence;
@@ -105,12 +106,12 @@ SBRT_ANY void select_op(const SelectSeat& args, Team team) {
   adopt_branch(c, team);
 }
 
-// The number of nodes, most likely first, that gives most tokens per time of the round that
-// verifies them: (1 + sum of their probabilities) / time of the round.
+// Returns how many of the n nodes, most likely first, to verify for the most tokens per time: (1 +
+// sum of the nodes' probabilities) / time of the round.
 SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
                                      const uint64_t* sorted, int n) {
   float tokens = 1, best = tokens / prices.round[1];
-  const float given = branch.score[0];  // they are verified only if the walk came here
+  const float given = branch.score[0];  // probabilities are relative, since the walk has come here
   int worth = 0;
   for (int i = 0; i < n; ++i) {
     tokens += exp32(branch.score[place_of(sorted[i])] - given);
@@ -123,12 +124,12 @@ SBRT_ANY inline int worth_their_rows(const Prices& prices, const Branch& branch,
 // Working memory of `attach_chain`.
 struct SelectScratch {
   uint64_t key[kMaxTail], sorted[kMaxTail];
-  int drafted[kMaxBranches];  // nodes of each branch
+  int drafted[kMaxBranches];  // number of drafted nodes of each branch
   JoinScratch join;
 };
 
-// Selects the nodes of a tail that are worth verifying. The draft must have been sure of their
-// parents, and they must fit the budget. If they are more than the policy allows, the most likely
+// Selects the nodes of a tail that are worth verifying. The draft must have been sure at their
+// parents, and they must fit the budget. If there are more than the policy allows, the most likely
 // are kept; with prices, those that pay. The distribution at the cut exists already.
 SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cut cut, int64_t room,
                                      SelectScratch& s) {
@@ -144,8 +145,8 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   }
   const int wanted = most_drafted(c.policy);
   if (n <= wanted && !c.prices.known) return mask;
-  // A node is never more likely than its parent, which comes first among equals: the rest is a
-  // tree.
+  // A node is never more likely than its parent, which comes first among equals. So the nodes that
+  // are kept form a tree.
   best_first(Alone{}, s.key, n, n, s.sorted);
   int kept = least(n, wanted);
   if (c.prices.known) kept = worth_their_rows(c.prices, branch, s.sorted, kept);
@@ -153,7 +154,7 @@ SBRT_ANY inline Mask worth_verifying(const Sequence& c, const Branch& branch, Cu
   return mask;
 }
 
-// Makes the next chain below the root y: the part of the tail that is worth it, or nothing.
+// Makes the next chain after the root y: the part of the tail that is worth verifying, or nothing.
 SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int64_t room,
                                  SelectScratch& s) {
   c.chain.size = c.chain.depth = 0;
@@ -171,24 +172,24 @@ SBRT_ANY inline void attach_tail(Sequence& c, const Branch* branch, Cut cut, int
   }
 }
 
-// Most levels of the next chain. A chain of depth d commits up to d + 1 tokens.
+// Returns the most levels of the next chain. A chain of depth d commits up to d + 1 tokens.
 SBRT_ANY inline int64_t room_below(const Sequence& c) {
   return most<int64_t>(0, c.limit - c.head - 2);
 }
 
-// Makes the chain after a miss without a draft: the tokens that followed the last time.
+// After a miss, makes the chain without a draft: the tokens that followed the match in the trunk.
 SBRT_ANY inline void attach_found(Sequence& c, int64_t after) {
   int32_t found[kMaxChain];
   const int want = static_cast<int>(within<int64_t>(c.policy.burst, 0, room_below(c)));
   const int n = after < 0 ? 0 : want;
   read_on(c.trunk, c.head + 1, after, n, found);
-  constexpr float kFound = -0.5f;  // their probability is unknown
+  constexpr float kFound = -0.5f;  // log probability of each, a guess
   for (int i = 0; i < n; ++i) attach_node(c.chain, i, found[i], kFound * static_cast<float>(i + 1));
   c.chain.known = Mask::upto(n + 1).without(0);
 }
 
-// Drafted nodes that will not be verified, or were not on the path: those of the burst, of branches
-// that were not adopted, and rejected siblings.
+// Returns the number of drafted nodes that are discarded: those that the last serial burst lost,
+// those of branches that were not adopted, and rejected siblings.
 SBRT_ANY inline uint32_t discarded(const Sequence& c, const SelectScratch& s, int siblings,
                                    int adopted) {
   int drafted = c.lost + siblings;
@@ -209,10 +210,11 @@ SBRT_ANY inline void put_record(const SelectSeat& args, int depth, uint32_t lost
     record.put(2 + i, args.round, static_cast<uint32_t>(c.trunk[c.head - o.n + i]));
 }
 
-// After a miss: 1 if the looked-up tokens are good enough to be verified without a serial burst.
+// After a miss: returns 1 if the looked-up tokens are good enough to be verified without a serial
+// burst.
 SBRT_ANY inline int is_filled(const Sequence& c) {
-  constexpr int kGood = 2;        // tokens of a match
-  constexpr float kSure = 0.65f;  // probability that its token is right
+  constexpr int kGood = 2;        // least tokens of the match
+  constexpr float kSure = 0.65f;  // least probability that its token is right
   if (!c.policy.lookup || c.chain.size == 0 || c.chain.match[0] < kGood) return 0;
   return chance_at(c, 0) >= kSure;
 }
@@ -239,7 +241,7 @@ SBRT_ANY void attach_chain_op(const SelectSeat& args, SelectScratch& scratch, Te
   put_record(args, depth, lost);
 }
 
-// Makes the serial burst the chain of the sequences that needed one.
+// Makes the serial burst the chain, if the sequence needed one.
 template <class Team>
 SBRT_ANY void attach_burst_op(Sequence& c, SelectScratch& scratch, Team team) {
   if (!awaits_burst(c)) return;

@@ -21,7 +21,7 @@ struct RingKv {
       ring->move(slot(old_head + c.outcome.path[depth]), slot(old_head + depth));
   }
 
-  // Makes node `j` of branch `b` node `i` of the chain.
+  // Moves the KV of node `j` of branch `b` to the slot of chain node `i`.
   void move(const Sequence& c, int b, int j, int i) const {
     const bool in_place = c.branches[b].in_place;
     if (ring)

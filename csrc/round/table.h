@@ -41,7 +41,7 @@ constexpr Effects effects_of(RoundOp op) {
 using LaneStep = RoundStep<LaneArgs>;
 using P = Part;
 
-// Ops that lanes append themselves: moves, forwards and choices.
+// Effects of the ops that lanes append themselves: moves, forwards and choices.
 inline constexpr Effects kMovesTarget{parts(P::outcome, P::target_kv), parts(P::target_kv)};
 inline constexpr Effects kMovesDraft{
     parts(P::outcome, P::chain, P::branches, P::draft_have, P::draft_kv), parts(P::draft_kv)};
