@@ -58,7 +58,7 @@ SBRT_ANY inline float log_of(float p) {
 // repeats less than greedy text.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
-  // KBefore weighs as much as this number of look-ups; a guess, like kFading.
+  // The number of look-ups that kBefore weighs as much as: a guess, like kFading.
   constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
@@ -289,7 +289,7 @@ SBRT_ANY inline int next_on_path(const Joining& join, int at) {
 template <class Team>
 SBRT_ANY void join_path(const Joining& join, Team team) {
   for (int at = 0; at >= 0;) {
-    // Attach_known() set the match of the others.
+    // For the other nodes attach_known() has set the match.
     if (at <= join.s.left) find_match(join, at, team);
     if (team.rank == 0) join.s.at = next_on_path(join, at);
     team.meet();
