@@ -1,6 +1,7 @@
-// Prints the bits of every kernel, one line for each op and shape (test_kernel_bits.py). Lines that
-// begin with "every" are the same for all instruction sets; those with "fused", for all whose fma
-// rounds once. Exits with 1 if a row's bits depend on adjacent rows.
+// Prints a hash of the results of every kernel, one line for each op and shape
+// (test_kernel_bits.py). Lines that begin with "every" are the same for all instruction sets. Lines
+// that begin with "fused" are the same for all sets whose fma rounds once. Exits with 1 if a row's
+// bits depend on adjacent rows.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -21,7 +22,7 @@ uint32_t draw() {
   state = state * 6364136223846793005u + 1442695040888963407u;
   return static_cast<uint32_t>(state >> 33);
 }
-// From -1 to 1, in steps that float16 and most of bfloat16 hold.
+// Returns a number from -1 to 1 that float16 holds exactly.
 float number() { return static_cast<float>(static_cast<int>(draw() % 2049) - 1024) / 1024; }
 Floats numbers(int64_t n, float scale = 1) {
   Floats out(n);
@@ -57,7 +58,7 @@ struct Product {
   const PackedMatrix& w;
   const Floats &x, &bias, &add;
 
-  // Rows first .. first + rows - 1, [rows, outputs].
+  // Returns the products of rows first .. first + rows - 1, [rows, outputs].
   Floats operator()(int64_t first, int64_t rows) const {
     const int64_t out = w.gated() ? w.gates() : w.out();
     Floats y(rows * out), both(rows * kGatedWidth);
@@ -100,7 +101,8 @@ void print_products(const Kernels& kernels, const Format& format, Order order) {
 
 // ---- attention
 
-// `rows` rows that share a trunk of `shared` keys; each sees one more key than the row before.
+// Prints the attention of `rows` rows that share a trunk of `shared` keys. Each row sees one more
+// key than the row before.
 void print_attention(const Kernels& kernels, int rows, int head_dim, int64_t shared) {
   const int64_t slots = 512, d = head_dim, stride = 512 + kScorePad;
   const Floats k = numbers(slots * d), v = numbers(slots * d), q = numbers(rows * d, 2);
@@ -139,7 +141,7 @@ void print_row_ops(const Kernels& kernels, int64_t n) {
   print("fused", "gelu" + shape_of({n}), y);
 }
 
-// Logits like a model's: most are far below the best.
+// Returns logits like a model's: most are far below the best.
 Floats logits_of(int64_t n) {
   Floats x = numbers(n, 12);
   for (int i = 0; i < 40; ++i) x[draw() % n] += 10 + number();
@@ -180,7 +182,8 @@ void print_passes(const Kernels& kernels, int64_t n) {
   print("every", "noise" + shape, masks);
 }
 
-// NaN and infinities in every place of a vector, and of the shorter rest.
+// Prints the results for NaN and infinities at every place of whole vectors and of shorter last
+// ones.
 void print_odd_values(const Kernels& kernels) {
   Floats found;
   for (const float odd : {NAN, INFINITY, -INFINITY})
@@ -234,7 +237,8 @@ void print_all(const Kernels& kernels) {
 }  // namespace
 }  // namespace sbrt
 
-// Without an argument it prints the names, with one the lines of that name.
+// Without an argument, prints the names of this machine's sets. With a name, prints the lines of
+// that set.
 int main(int argc, char** argv) {
   if (argc < 2) {
     for (const sbrt::Kernels* each : sbrt::kernels_here()) std::printf("%s\n", each->name);

@@ -1,6 +1,6 @@
-// Packs rows while a resource runs out: "rows" means memory for the buffer of a part, "threads"
-// threads. Prints the exception that reached the caller, or the number of wrong weights
-// (test_packed.py).
+// Packs rows while a resource runs out. With the argument "rows" there is no memory for the buffer
+// of a row; with "threads" no thread can be started. Prints the exception that reached the caller,
+// or the number of wrong weights (test_packed.py).
 #include <atomic>
 #include <cstdio>
 #include <cstring>

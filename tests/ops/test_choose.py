@@ -1,6 +1,6 @@
-"""Contract under test: the sampling pass. Philox gives its published vectors. choose gives the
-tokens of a plain float64 oracle, and exactly those of sbrt.reference over all tokens. Filters and
-ties have the documented order. The coupled draw follows the distribution."""
+"""Contract under test: the sampling pass. Philox gives its published results. `choose` gives the
+tokens of a plain float64 oracle. It gives exactly the tokens of sbrt.reference, which scores every
+token. Filters and ties have the documented order. The coupled draw follows the distribution."""
 
 import math
 
@@ -43,7 +43,8 @@ def random_dist(rng):
 
 
 def random_logits(rng, vocab):
-    """Normal logits, or logits of few values, which have ties; some are masked."""
+    """Return normally distributed logits, or logits of few values, which have ties. Some are
+    masked."""
     if rng.random() < 0.5:
         logits = rng.normal(scale=rng.choice([0.5, 3.0, 10.0]), size=vocab)
     else:
@@ -60,7 +61,8 @@ def test_philox_gives_its_published_vectors(counter, key, result):
 
 
 def plain_scores(logits, sampling, position):
-    """Scores [vocab] in float64, -inf where filtered, and the distance to the nearest boundary."""
+    """Return scores [vocab] in float64, -inf where filtered. Also return the least distance of a
+    probability, or of a sum of them, from a filter's threshold."""
     p = np.exp((logits.astype(np.float64) - logits.max()) / sampling["temperature"])
     order = sorted(np.flatnonzero(p > 0), key=lambda i: (-logits[i], i))
     near = np.abs(p[order] - sampling.get("min_p", 0)).min()
@@ -85,7 +87,7 @@ def test_choose_gives_the_tokens_of_a_plain_oracle():
         scores, near = plain_scores(logits, sampling, position)
         best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()][:5]
         gaps = -np.diff(scores[best])
-        boundary = sampling.get("min_p") == 1.0 or near > 1e-6  # p = 1 is exact
+        boundary = sampling.get("min_p") == 1.0 or near > 1e-6  # the best token's p is exactly 1
         if boundary and (gaps.size == 0 or gaps.min() > 1e-5):
             compared += 1
             assert choose(logits, sampling, position, 5) == best.tolist(), (sampling, position)
@@ -135,7 +137,7 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({}, {0, 1, 2, 3, 5, 6}),
         ({"top_k": 1}, {1}),
         ({"top_k": 2}, {1, 3}),
-        ({"top_k": 4}, {1, 2, 3, 5}),  # the lower id of the tie 2, 6
+        ({"top_k": 4}, {1, 2, 3, 5}),  # 2 and 6 are tied: the lower id stays
         ({"top_k": 100}, {0, 1, 2, 3, 5, 6}),
         ({"top_p": 0.0}, {1}),
         ({"top_p": 0.25}, {1}),
@@ -144,7 +146,7 @@ def test_greedy_ties_go_to_the_lowest_id():
         ({"top_p": 0.99999}, {0, 1, 2, 3, 5, 6}),
         ({"min_p": 1.0}, {1, 3, 5}),
         ({"min_p": 0.3}, {1, 2, 3, 5, 6}),
-        ({"min_p": 0.3, "top_k": 3, "top_p": 0.6}, {1, 3}),  # in this order, of what is left
+        ({"min_p": 0.3, "top_k": 3, "top_p": 0.6}, {1, 3}),  # each filters what the one before left
     ],
 )
 def test_filters(filters, left):
@@ -155,7 +157,7 @@ def test_filters(filters, left):
         tokens = choose(logits, sampling, position, 16)
         assert set(tokens) == left
         found.add(tokens[0])
-    assert found == left or len(left) > 3  # each of a few is drawn some time
+    assert found == left or len(left) > 3  # if few are left, each is drawn at some position
 
 
 def test_rows_without_an_answer():
@@ -172,7 +174,8 @@ def test_rows_without_an_answer():
 
 
 def chi_square_z(counts, expected):
-    """About standard normal (Wilson and Hilferty); cells with few counts are merged."""
+    """Return chi-square as a number that is about standard normal (Wilson and Hilferty). Cells with
+    few counts are merged."""
     order = np.argsort(expected)
     counts, expected = counts[order], expected[order]
     few = expected < 10
@@ -193,7 +196,7 @@ def softmax(logits, temperature):
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 10}, {"top_p": 0.8}, {"min_p": 0.05}], ids=str)
 def test_the_coupled_draw_follows_the_dist(filters):
-    """Draws over positions, over seeds and over completions."""
+    """This holds for draws at many positions, with many seeds, and for many completions."""
     rng = np.random.default_rng(7)
     logits = rng.normal(scale=1.5, size=32).astype(np.float32)
     sampling = {"temperature": 0.8, "seed": 11, **filters}

@@ -1,4 +1,5 @@
-"""Contract under test: the choice of a row that has some tokens only is that of a row of all tokens
+"""Contract under test: a row may have logits of some tokens only. The tokens chosen from it are
+those of a row of all tokens in which the others are masked. Noise, filters and ties are the same.
 in which the others are masked: same noise, same filters, same ties."""
 
 import numpy as np
@@ -15,14 +16,15 @@ def choose(logits, sampling, position, want, ids=()):
 
 
 def masked(logits, ids, vocab):
-    """The row of all tokens."""
+    """Return the row of all tokens, in which those without a logit are masked."""
     row = np.full(vocab, -np.inf, np.float32)
     row[ids] = logits
     return row
 
 
 def heads(rng):
-    """Some heads: (ids, vocabulary). Scattered, in runs, of few, of all, of more than a vector."""
+    """Yield LM heads as (ids, vocabulary). Their ids are scattered, in runs, few, all, or more than
+    a vector holds."""
     for vocab, size in ((60, 1), (60, 17), (300, 64), (300, 65), (5000, 1000), (5000, 5000)):
         yield np.sort(rng.choice(vocab, size, replace=False)), vocab
     yield np.r_[0:500, 900:1000, 4990:5000], 5000

@@ -1,6 +1,5 @@
-"""Contract under test: min_p, top_k and top_p leave exactly the ids that the plain reference
-leaves. This holds on every instruction set, wherever a row's logits lie relative to the
-thresholds."""
+"""Contract under test: min_p, top_k and top_p keep exactly the ids that the plain reference keeps.
+This holds on every instruction set, wherever a row's logits lie relative to the thresholds."""
 
 import itertools
 from fractions import Fraction
@@ -66,7 +65,7 @@ def wide(rng, n):
 
 
 def neighbours(rng, n):
-    """Logits that differ by one or a few ulp, where exp32 does not rise strictly."""
+    """Return logits that differ by one or a few ulp, where exp32 does not rise strictly."""
     steps = rng.integers(0, 5, size=n)
     return np.float32(rng.choice([1.0, -30.0, 100.0])) * (1 + steps * np.float32(2**-23))
 
@@ -124,7 +123,8 @@ def test_large_vocabularies(kind):
 
 @pytest.mark.parametrize("n", [64, 300, 1024, 5000])
 def test_a_sum_that_is_just_enough(n):
-    """All weights are 1. At p = i / n the prefix of i reaches p to the last bit."""
+    """All weights are 1. With top_p = i / n, the weights of the first i tokens reach it exactly, to
+    the last bit."""
     row = np.full(n, 2.5)
     for i in (1, n // 4, n // 2, n - 1):
         for p in (np.float32(i / n), np.nextafter(np.float32(i / n), np.float32(2))):
@@ -138,7 +138,8 @@ def weight_of(v):
 
 
 def filled(rng, n, ones):
-    """Weights of 1, and others with the same true sum, down to far below a double's last bit."""
+    """Return a row with `ones` weights of 1. The exact sum of its other weights is also `ones`, to
+    far below a double's last bit."""
     x = rng.uniform(-25, -9, size=n).astype(np.float32)
     left = Fraction(ones) - sum(Fraction(float(w)) for w in exp32(x))
     while left > Fraction(2) ** -80:
@@ -151,8 +152,8 @@ def filled(rng, n, ones):
 
 
 def by_units(row, p):
-    """Ids of the nucleus, computed with Python's integers: weights rounded to the nearest even
-    2^-40."""
+    """Return the ids of the nucleus, computed with Python's integers. Weights are rounded to
+    multiples of 2^-40, ties to even."""
     order = sorted(range(len(row)), key=lambda i: (-row[i], i))
     units = [round(weight_of(row[i]) * 2**40) for i in order]
     sums = list(itertools.accumulate(units))
@@ -162,8 +163,9 @@ def by_units(row, p):
 
 @pytest.mark.parametrize("ones", [1, 70])
 def test_no_order_of_additions_changes_what_is_left(ones):
-    """The weights of 1 are half of the sum, to far below a double's last bit. The nucleus is these
-    alone, or one more. The units of the weights decide that, not their places in the row."""
+    """The weights of 1 are half of the sum, to far below a double's last bit. So the nucleus has
+    their tokens alone, or one more. The rounded weights decide which, not their places in the
+    row."""
     rng, kept = np.random.default_rng(3), set()
     for _ in range(8):
         row = filled(rng, 700, ones)
@@ -178,7 +180,8 @@ def test_no_order_of_additions_changes_what_is_left(ones):
 
 
 def test_a_greater_logit_never_weighs_less():
-    """For all floats from -87 to -2^-25, min_p leaves a prefix of the row sorted by logit."""
+    """exp32 does not fall from one float to the next, from -87 to -2^-25. So min_p keeps a prefix
+    of the row sorted by logit."""
     step, sign = 1 << 22, np.uint32(1 << 31)
     for first in range(0x33000000, 0x42AE0000, step):
         weight = exp32((np.arange(first, first + step + 1, dtype=np.uint32) | sign).view("f4"))

@@ -1,5 +1,5 @@
-"""Contract under test: the gates of an MLP are silu and the tanh form of gelu, within the rounding
-of exp's argument on every instruction set. They hide no NaN."""
+"""Contract under test: on every instruction set, the gates of an MLP are silu and the tanh form of
+gelu. Their error is at most that of rounding exp's argument. They hide no NaN."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ import pytest
 from sbrt import _core, _probe
 
 UNIT = 2.0**-23
-# exp has a relative error of 3e-9. Its argument may be as large as 88, with an error of one unit of
-# 88.
+# exp has a relative error of 3e-9. Its argument may be as large as 88, and is then rounded by one
+# unit in the last place of 88.
 RELATIVE = 100 * UNIT
 
 
@@ -33,7 +33,7 @@ def test_a_gate(isa, name, n):
     up = rng.standard_normal(gates.shape).astype(np.float32)
     given = _probe.gate_probe(np.concatenate([gates, up], axis=1), name, isa)
     expected = GATES[name](gates.astype(np.float64)) * up
-    # far to the left tanh itself cancels in double: allow an absolute error
+    # for very negative gates 1 + tanh cancels even in double: allow an absolute error
     allowed = RELATIVE * np.abs(expected) + 1e-12
     at = np.unravel_index(np.argmax(np.abs(given - expected) / allowed), expected.shape)
     assert (np.abs(given - expected) <= allowed).all(), (at, gates[at], given[at], expected[at])
@@ -42,7 +42,8 @@ def test_a_gate(isa, name, n):
 @pytest.mark.parametrize("isa", _core.instruction_sets())
 @pytest.mark.parametrize("name", GATES)
 def test_ends(isa, name):
-    """Large gates pass or close, and none overflows. NaN and infinity stay."""
+    """Large positive gates pass their value, large negative ones close, and none overflows. NaN and
+    infinity stay."""
     gates = np.array([[0, -0.0, 1e4, -1e4, 3e38, -3e38, np.nan, np.inf]], np.float32)
     given = _probe.gate_probe(np.concatenate([gates, np.ones_like(gates)], axis=1), name, isa)[0]
     assert (given[:2] == 0).all()

@@ -1,5 +1,5 @@
-"""Contract under test: integer products have one result on every instruction set: those of this
-machine, AVX-VNNI as AVX-512 encodes it, and NEON under an emulator."""
+"""Contract under test: integer products have the same bits on every instruction set. Tested are the
+sets of this machine, AVX-VNNI code compiled for AVX-512, and NEON under an emulator."""
 
 import platform
 import shutil

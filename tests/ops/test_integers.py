@@ -238,7 +238,7 @@ def test_a_weight_that_is_not_finite_is_not_hidden(format_name):
 
 @pytest.mark.parametrize("size", [1.0, 2.0**-14, 2.0**-22, 2.0**14])
 def test_scales_in_float16_round_to_nearest(size):
-    """Halves round to even, magnitudes below the normal numbers of float16 included."""
+    """Halves round to even, also among the subnormal numbers of float16."""
     scales = np.arange(1, 4001, dtype=np.float64)[:, None] / 4096 * size
     scales[:3] = np.array([[1 + 2**-11], [1 + 3 * 2**-11], [1 + 2**-11 + 2**-20]]) * size
     w = np.zeros((4000, 32), F32)

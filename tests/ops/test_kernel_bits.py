@@ -8,9 +8,9 @@ import pytest
 
 CORE = ("core", "ops/format.cc", "ops/packed.cc", "ops/quantise.cc", "ops/choose.cc",
         "ops/filter.cc", "ops/shaping.cc", "ops/kernels.cc", "ops/kernels_portable.cc")  # fmt: skip
-SETS = ("avx2", "avx512", "neon")  # empty where the processor is of another kind
+SETS = ("avx2", "avx512", "neon")  # their files are empty for other processors
 PARTS = (*CORE, *(f"ops/kernels_{name}.cc" for name in SETS))
-EVERY, LINES = 27, 95  # lines that no set changes; all lines
+EVERY, LINES = 27, 95  # number of lines that are equal on all sets; number of all lines
 PORTABLE = "ops/kernels_portable.cc"
 
 
@@ -21,7 +21,8 @@ def lines_of(programs, program, name, *before):
 
 
 def fused_portable(programs):
-    """The portable kernels, with an fma that rounds once and the other sets' sum of 16 lanes."""
+    """Return the source of the portable kernels with two changes: an fma that rounds once, and the
+    order in which the other sets add 16 lanes."""
     text = programs.text("ops/simd_portable.h").replace("#pragma once", "")
     twice = "inline V fma(const V& x, const V& y, const V& z) { return add(mul(x, y), z); }"
     once = """inline V fma(const V& x, const V& y, const V& z) {
@@ -54,7 +55,7 @@ def portable(programs, program):
 
 @pytest.fixture(scope="module")
 def expected(programs):
-    """Lines of kernels without a vector instruction."""
+    """The lines of the changed portable kernels, which use no vector instruction."""
     program = programs.build("kernels_main", PARTS, replaced=fused_portable(programs))
     return lines_of(programs, program, "portable")
 
@@ -73,7 +74,7 @@ def test_every_set_of_this_machine(programs, program, portable, expected):
 
 
 def test_two_roundings_are_seen(portable, expected):
-    """The lines differ between the two kinds of fma."""
+    """The lines show whether an fma rounds once or twice."""
     assert every(portable) == every(expected)
     assert portable != expected
 

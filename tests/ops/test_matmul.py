@@ -1,4 +1,5 @@
-"""Contract under test: y = x W^T in one fixed order of additions, whatever rows and threads."""
+"""Contract under test: y = x W^T in one fixed order of additions, for any number of rows and
+threads."""
 
 import numpy as np
 import pytest
@@ -6,19 +7,19 @@ import pytest
 from sbrt import _core, _probe
 
 STORAGES = ["float32", "bfloat16", "int8"]
-GROUP = 64  # number of k that share a scale
+GROUP = 64  # number of consecutive k that share a scale
 ISAS = _core.instruction_sets()
 
 
 def bf16(a):
-    """`a` rounded to bfloat16, as float32."""
+    """Return `a` rounded to bfloat16, as float32."""
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
     bits = bits + 0x7FFF + ((bits >> 16) & 1)
     return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def quantised(w):
-    """int8 storage: bytes and scales [outputs, groups]."""
+    """Return w as int8 stores it: levels [outputs, inputs] and scales [outputs, groups]."""
     outputs, inputs = w.shape
     wide = np.zeros((outputs, -(-inputs // GROUP) * GROUP), np.float32)
     wide[:, :inputs] = w
@@ -31,7 +32,7 @@ def quantised(w):
 
 
 def stored(w, storage):
-    """The values of `w` in the packed matrix, as float64."""
+    """Return the values of `w` in the packed matrix, as float64."""
     if storage != "int8":
         return (bf16(w) if storage == "bfloat16" else w).astype(np.float64)
     parts, scales = quantised(w)
@@ -91,7 +92,7 @@ def test_every_sum_runs_over_k_from_zero_up(isa, storage):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
 def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
-    """The result is, bit for bit, the product of byte * scale, rounded to float32."""
+    """The result is, bit for bit, the product with weights level * scale, rounded to float32."""
     x, w = case(5, inputs, 37)
     parts, scales = quantised(w)
     kept = parts.astype(np.float32) * np.repeat(scales, GROUP, axis=1)[:, :inputs]
@@ -101,8 +102,8 @@ def test_int8_weights_are_floats_in_a_float32_sum(isa, inputs):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_groups_without_a_scale(isa):
-    """A group of zeros gives zero. In a group with a value that is not finite, every row shows it,
-    and no other output does."""
+    """A group of zeros gives zero. A weight that is not finite makes its output NaN in every row,
+    and no other output."""
     x = np.ones((2, 70), np.float32)
     w = np.ones((3, 70), np.float32)
     w[0] = 0

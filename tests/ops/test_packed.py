@@ -12,7 +12,7 @@ HOOKS = [
 
 @pytest.fixture(scope="module")
 def packed(programs):
-    """packed(what): the output of the program when `what` runs out."""
+    """Return packed(what), which returns the output of the program when `what` runs out."""
     replaced = {}
     for file, place, hook, takes in HOOKS:
         before, found, after = programs.text(file).partition(place)

@@ -1,11 +1,11 @@
-// Drives KvRing against a naive list cache: append, fork, adopt, drop, commit, rollback at random.
+// Compares KvRing with a naive list cache: append, fork, adopt, drop, commit, rollback at random.
 //
 //   fuzz_ring fuzz OPERATIONS SEED     ends 0 if every visible slot was right bit for bit, else 1
 //   fuzz_ring short OPERATIONS SEED    the same with one slot too few: must end 1
 //
 // Every token fed to a lane has a stamp, and its K/V is a hash of the stamp. The naive cache is a
-// list of stamps that only grows; a row of a forward sees its last W entries. The ring must hold
-// the same bits at the slots that the row reads.
+// list of the trunk's stamps; a row of a forward sees its last W entries. The ring must hold the
+// same bits at the slots that the row reads.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -25,7 +25,7 @@ namespace {
 using namespace sbrt;
 
 constexpr int64_t kBases[] = {0, (int64_t{1} << 31) - 10, (int64_t{1} << 32) - 10};
-constexpr int kWorldOps = 2000;  // operations in one world
+constexpr int kWorldOps = 2000;  // operations in one world, which has one ring
 constexpr int64_t kStop = int64_t{1} << 62;
 
 constexpr int kOperations = 0, kWorlds = 1, kFull = 2, kDebug = 3, kWraps = 4, kCells = 5,
@@ -41,7 +41,7 @@ struct Node {  // in flight: node j sits at slot head + j, its position is head 
   uint64_t stamp;
 };
 
-struct Tail {  // a branch on `node`; empty: none
+struct Tail {  // a branch at `node`; no stamps: there is none
   int node;
   std::vector<uint64_t> stamps;
 };
@@ -89,9 +89,9 @@ class World {
   int64_t head() const { return base_ + static_cast<int64_t>(trunk_.size()); }
   int64_t slot(int64_t position) const { return ring_.shape().slot(0, position); }
 
-  // Capacity is exactly W + S - 1 in half of the worlds. One short: the ring is told a window that
-  // is one smaller, so its own check passes, while rows still look W back. It is no debug ring, so
-  // only the comparison can notice.
+  // In half of the worlds the capacity is exactly W + S - 1. one_short: the ring gets a window that
+  // is one smaller, so its own check passes, while rows still look W back. The ring is not a debug
+  // ring, so only the comparison can notice.
   RingShape random_shape(bool one_short) {
     window_ = 1 + pick(pick(2) ? 8 : 120);
     full_ = !one_short && pick(4) == 0;
@@ -144,7 +144,8 @@ class World {
     });
   }
 
-  // Reads a row at `position`: the trunk, its chain of ancestors and its own tail, W back.
+  // Reads what a row at `position` sees, W positions back: the trunk, its ancestors in the chain,
+  // its own tail.
   void read_row(int64_t position, int node, const Tail* tail, int tail_index) {
     ++counts_[kRows];
     const int64_t from = std::max(base_, position - window_ + 1);
@@ -177,7 +178,8 @@ class World {
   }
   bool room() const { return nodes_.size() < kSlots && head() + kSlots < base_ + end_; }
 
-  // A forward over new rows, a path or a tree: all are written, then each reads the slots it sees.
+  // Runs a forward over new rows, a path or a tree. All are written, then each reads the slots that
+  // it sees.
   void append() {
     ++counts_[kAppend];
     const size_t first = nodes_.size();
@@ -192,7 +194,8 @@ class World {
     injective();
   }
 
-  // A branch starts on a node or grows by a row. Its rows see their own tail and share the rest.
+  // Starts a branch at a node, or lets a branch grow. Its rows see their own tail, and share the
+  // rest.
   void fork() {
     ++counts_[kFork];
     Tail& tail = tails_[pick(static_cast<int>(tails_.size()))];
@@ -232,8 +235,8 @@ class World {
     return false;
   }
 
-  // The chain is accepted down to a node. Its path becomes trunk, in place and by ascending depth.
-  // If a branch on that node is adopted, its tail becomes the next chain. All else is dropped.
+  // Accepts the chain down to a node. The path becomes trunk, in place and by ascending depth. If a
+  // branch at that node is adopted, its tail becomes the next chain. Everything else is dropped.
   void commit() {
     const int node = pick(static_cast<int>(nodes_.size()));
     if (head() + nodes_[node].level + 1 + kSlots >= base_ + end_) return restart();
@@ -259,7 +262,7 @@ class World {
     for (size_t j = 0; j < nodes_.size(); ++j) read_node(static_cast<int>(j));
   }
 
-  // A branch on `node` with its tail, or none. In the result `node` is the branch's index.
+  // Returns a branch at `node` with its tail, or none. In the result `node` is the branch's index.
   Tail adopted(int node) {
     for (size_t b = 0; b < tails_.size(); ++b)
       if (tails_[b].node == node && !tails_[b].stamps.empty()) {
@@ -277,7 +280,8 @@ class World {
     for (size_t b = 0; b < tails_.size(); ++b) drop(static_cast<int>(b));
   }
 
-  // head = mark. Refused if the mark's window has been overwritten, which debug rings notice.
+  // Sets head = mark. Does nothing if the mark's window has been overwritten; a debug ring must
+  // notice that.
   void rollback() {
     if (trunk_.empty()) return;
     const int64_t most = std::min<int64_t>(head() - base_, 1 + pick(pick(2) ? 4 : 100));
@@ -307,7 +311,7 @@ class World {
     put_in_flight(-1);
   }
 
-  // Live positions and tails never share a slot.
+  // Checks now and then that live positions and tails never share a slot.
   void injective() {
     if (pick(64)) return;
     std::set<int64_t> slots;

@@ -18,8 +18,8 @@ def build(programs):
 
 @pytest.fixture
 def run_fuzz(build, run_all):
-    """Share operations among `shares` processes with different seeds; returns the sum of their
-    counters."""
+    """Return run(operations, seed, shares). It divides the operations among `shares` processes with
+    different seeds, and returns the sum of their counters."""
 
     def run(operations, seed, shares=2):
         command = [build("fuzz_ring"), "fuzz", -(-operations // shares)]

@@ -1,7 +1,7 @@
 """Contract under test: whatever a lane does to its ring, in any order, a row finds the bytes that a
-naive list cache holds. The capacity is exactly W + S - 1, heads are past 2^31 and 2^32. A mark
-whose window was overwritten is refused. Hypothesis shrinks failures; fuzz_ring.cc runs larger
-numbers."""
+naive list cache holds. This includes a capacity of exactly W + S - 1, and heads past 2^31 and 2^32.
+A mark whose window was overwritten is refused. Hypothesis shrinks failures; fuzz_ring.cc runs more
+operations."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Lane(RuleBasedStateMachine):
         self.touched = max(self.touched, position)
 
     def poison(self, slot: int, position: int) -> None:
-        """Drop a slot. A debug ring then refuses any look for a position there."""
+        """Drop a slot. A debug ring then refuses to read a position there."""
         self.ring.poison(slot)
         if self.debug:
             with pytest.raises(EngineError, match="ring: slot"):
@@ -93,7 +93,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(branch=PICK, node=PICK, grow=st.integers(1, 8))
     def fork(self, branch, node, grow):
-        """Start a tail on a node, or let one grow."""
+        """Start a tail at a node, or let one grow."""
         branch %= len(self.tails)
         on, tail = self.tails[branch]
         on = on if tail else node % len(self.nodes)
@@ -112,7 +112,7 @@ class Lane(RuleBasedStateMachine):
 
     @rule(node=PICK, adopt=st.booleans())
     def commit(self, node, adopt):
-        """Accept the chain down to a node; a tail on that node may become the next chain."""
+        """Accept the chain down to a node; a tail at that node may become the next chain."""
         node %= len(self.nodes)
         path = [node]
         while self.nodes[path[0]][0] >= 0:
@@ -134,7 +134,7 @@ class Lane(RuleBasedStateMachine):
     @precondition(lambda self: self.trunk)
     @rule(back=st.integers(1, 5) | st.integers(1, 120))
     def rollback(self, back):
-        """head = mark, unless a slot that the mark's row must see has been overwritten."""
+        """Set head = mark, unless a slot that the mark's row must see has been overwritten."""
         mark = self.head - min(back, len(self.trunk))
         first = max(self.base, mark - self.window + 1)
         if first <= self.touched - self.capacity:
@@ -151,8 +151,8 @@ class Lane(RuleBasedStateMachine):
 
     @invariant()
     def every_row_sees_its_window(self):
-        """The last node's row and the last row of each tail: together they see everything that is
-        live."""
+        """Check the last node's row and the last row of each tail. Together they see everything
+        that is live."""
         self.check_row(len(self.nodes) - 1, None)
         for branch, (on, tail) in enumerate(self.tails):
             if tail:
@@ -196,7 +196,7 @@ TestLane.settings = settings(
 
 
 class ShortLane(Lane):
-    """The same over a ring whose window is one smaller than the one that rows look back."""
+    """A lane whose rows look back one position more than the ring's window."""
 
     @initialize(window=st.integers(1, 6), base=st.sampled_from(BASES))
     def start(self, window, base):
@@ -206,7 +206,7 @@ class ShortLane(Lane):
 
 
 def test_one_slot_below_the_dist_is_found():
-    """The canary of the machine: it must notice one missing slot."""
+    """The state machine must notice one missing slot."""
     with pytest.raises(AssertionError):
         ShortLane.TestCase("runTest").runTest()
 

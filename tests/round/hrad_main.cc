@@ -1,4 +1,5 @@
-// Compares the classifier's outputs bit for bit: by the host's vectors, and by the device's source.
+// Compares, bit for bit, the classifier's outputs from the host's vectors with those from the
+// source for devices.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -41,7 +42,7 @@ HradArgs args_of(const Hrad& hrad, Sequence* sequence, const Batch* batch, float
   return args;
 }
 
-// Number of values that differ. `seen`: how often each cut was predicted.
+// Returns the number of results that differ. `seen`: counts how often each cut was predicted.
 int64_t differences(int64_t hidden, int64_t (&seen)[kHradCuts]) {
   const Hrad hrad = random_hrad(hidden);
   const auto sequence = std::make_unique<Sequence>();

@@ -1,5 +1,6 @@
-// Rounds of ops without a model: distributions and sampled tokens are random, and the ops compute
-// everything else. One state drives the script. A caller may repeat each op elsewhere and compare.
+// Runs rounds of ops without a model: distributions and sampled tokens are random, and the ops
+// compute everything else. The script reads one state. A caller may repeat each op on another state
+// and compare the two.
 #pragma once
 
 #include <cmath>
@@ -44,7 +45,7 @@ struct OpState {
   alignas(16) float x[kSplit.room()];
   alignas(16) float inner[kHradInner];
 
-  // Makes its pointers those of a copy at address `place`.
+  // Sets the pointers to those of a copy at address `place`.
   void aim(OpState* place) {
     sequence.trunk = place->trunk;
     sequence.rank = place->rank;
@@ -54,7 +55,8 @@ struct OpState {
   }
 };
 
-// Arguments of the ops for a state at `place`, perhaps on a device. Nothing of the state is read.
+// The functions below return the arguments of ops for a state at `place`, which may be on a device.
+// They do not read the state.
 inline Seats seats_at(OpState* place) { return {&place->sequence, 1, &place->roll, &place->ended}; }
 inline LaneArgs lane_at(OpState* place, bool is_draft) {
   constexpr RingShape kShape{
@@ -66,7 +68,7 @@ inline LaneArgs lane_at(OpState* place, bool is_draft) {
           kShape,
           64};
 }
-inline GatherArgs gather_at(OpState* place) {  // the draft's
+inline GatherArgs gather_at(OpState* place) {  // of the draft
   return {seats_at(place), &place->drafted.batch, true, 0};
 }
 inline SelectArgs select_at(OpState* place) {
@@ -106,7 +108,7 @@ union OpScratch {
   CutScratch cut;
 };
 
-// The ops of an outcome: `select`, H-RAD, and the rest.
+// Runs an op that follows the outcome: `select`, H-RAD, and those after them.
 template <class Team>
 void run_outcome_op(RoundOp op, OpState& s, OpScratch& shared, Team team) {
   const HradArgs of_hrad = hrad_at(&s, s.dtype);
@@ -189,14 +191,14 @@ class OpScript {
     begin();
   }
 
-  // Runs one round; `run(op)` runs an op on the state.
+  // Feeds the prompt. `run(op)` runs an op on the state.
   template <class Run>
   void prefill(const Run& run) {
     while (c_.target_have < c_.head) run(RoundOp::prefill_target_rows);
     while (c_.draft_have < c_.head - lag_) run(RoundOp::prefill_draft_rows);
   }
 
-  // False: the trunk has no room left.
+  // Runs one round. Returns false if the trunk has no room left or the outcome is an error.
   template <class Run>
   bool round(const Run& run) {
     const bool serial = missed_ && c_.policy.on_miss == kBurst && c_.policy.burst > 0;
@@ -277,7 +279,7 @@ class OpScript {
   }
 
   uint32_t weight() { return __builtin_bit_cast(uint32_t, 0.3f * (unit() - 0.5f)); }
-  // A float, or two halves, each of a magnitude below 2.
+  // Returns the bits of a float, or of two 16-bit floats, each of a magnitude below 2.
   uint32_t feature() {
     const uint32_t wide = __builtin_bit_cast(uint32_t, 2 * unit() - 1);
     if (state_.dtype == DType::f32) return wide;
@@ -318,8 +320,8 @@ class OpScript {
     for (int i = 0; i < state_.drafted.batch.n; ++i) draw_dist(state_.drafted.dist[i]);
   }
 
-  // Chooses tokens: mostly a child's, or that of a branch at the node. Sometimes the batch had no
-  // room for some nodes.
+  // Draws the target's tokens: mostly that of a child, or of a branch at the node. Sometimes some
+  // nodes are not verified, as if the batch had no room for them.
   void choose_all() {
     c_.verified = Mask::upto(c_.chain.size + 1);
     const int crowded = chance(20) ? 30 : 0;

@@ -1,4 +1,4 @@
-// Seats: the slots of each seat, the rows of a batch, and the distributions that go back to a seat.
+// Checks the slots of each seat, the rows of a batch, and the distributions that return to a seat.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -18,7 +18,7 @@ bool expect(bool ok, const char* what) {
   return ok;
 }
 
-// Every slot of a ring belongs to one seat, and in it to one position or one tail's node.
+// Every slot of a ring belongs to one seat, and there to one position or to one node of a tail.
 bool slots_are_apart() {
   const RingShape ring{70, 7, 3, 5, 1, 1, 4, kCount};
   std::set<int64_t> slots;
@@ -75,8 +75,8 @@ bool has_rows_of(const Table& t, int s) {
          std::memcmp(t.batch.row + first, rows.row, n * sizeof(Row)) == 0;
 }
 
-// True if a seat's distributions change its sequence as they do alone, wherever they are in the
-// batch.
+// Returns true if a seat's distributions change its sequence as they would without other seats.
+// They may be anywhere in the batch.
 bool keeps_dists(Table& t, int s) {
   OpState& alone = *t.alone[s];
   Sequence& c = t.seat[s];
@@ -100,7 +100,8 @@ bool rolls(Table& t, uint64_t seed) {
   }
   bool fine = true;
   for (uint64_t word = 0; word < 1 << kCount; ++word) {
-    std::fill_n(t.roll.word, kRecords, ~word);  // every other round has the other seats
+    // The rolls of all other rounds have the other seats.
+    std::fill_n(t.roll.word, kRecords, ~word);
     t.ended = static_cast<int64_t>(seed * 31 + word);
     t.roll.word[(t.ended + 1) % kRecords] = word;
     gather_op(GatherArgs{t.seats(), &t.batch, true, 0}, Alone{});

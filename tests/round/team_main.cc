@@ -1,5 +1,5 @@
-// Compares ops of a round by one thread with ops by a team. The team's members run in any order
-// between two barriers.
+// Runs the ops of rounds with one thread and with a team, and compares the results. Between two
+// barriers the team's members run in a random order.
 #include <ucontext.h>
 
 #include <algorithm>
@@ -85,7 +85,8 @@ class Crew {
   }
 };
 
-// Rounds of one sequence with every op run by both; -1 after a difference.
+// Runs rounds of one sequence, with every op run both ways. Returns the number of ops, or -1 after
+// a difference.
 int64_t compare(uint64_t seed, int64_t rounds) {
   const auto alone = std::make_unique<OpState>(), team = std::make_unique<OpState>();
   Crew crew(seed);

@@ -1,6 +1,7 @@
-"""Contract under test: a seat has its own slots. In a round in which it takes part its rows are
-contiguous in the batch. The results of these rows change its sequence as they would alone
-(seats_main.cc). A seat that does not take part has no row. Faults in any of this are found."""
+"""Contract under test: a seat has its own slots. In a round in which it takes part, its rows are
+contiguous in the batch. The results of these rows change its sequence as they would without other
+seats (seats_main.cc). A seat that does not take part has no row. Faults in any of these are
+found."""
 
 import pytest
 
@@ -35,7 +36,8 @@ MUTANTS = {
 
 @pytest.fixture(scope="module")
 def run(programs, build_with):
-    """run(seeds, mutant=None): seats_main, built with a changed header."""
+    """Return run(seeds, mutant=None), which runs seats_main. A mutant is built with a changed
+    header."""
 
     def run(seeds, mutant=None):
         return programs.run(build_with("seats_main", mutant and MUTANTS[mutant]), seeds)

@@ -4,7 +4,7 @@ The team is like a warp of a device: its members run in any order between two ba
 
 import pytest
 
-# Text that is removed from a header, or replaced.
+# Each mutant is a header, a text in it, and the text that replaces it.
 MUTANTS = {
     "reach before it is there": (
         "round/plan_op.h",
@@ -66,7 +66,8 @@ MUTANTS = {
 
 @pytest.fixture(scope="module")
 def run(programs, build_with):
-    """run(sequences, mutant=None): team_main, built with a changed header."""
+    """Return run(sequences, mutant=None), which runs team_main. A mutant is built with a changed
+    header."""
 
     def run(sequences, mutant=None):
         program = build_with("team_main", mutant and MUTANTS[mutant])

@@ -1,5 +1,6 @@
-"""Contract under test: between start_profile and stop_profile every request becomes a process in
-one Chrome trace, on one clock. Misuse is one sentence. A device times its lanes only meanwhile."""
+"""Contract under test: every request between start_profile and stop_profile becomes a process in
+one Chrome trace, on one clock. Misuse raises an error of one sentence. A device times its lanes
+only while a profile is taken."""
 
 import json
 import os
@@ -32,7 +33,7 @@ def engine():
 
 
 def processes(path):
-    """{pid: (name, its slices)} of a trace."""
+    """Return {pid: (name, slices)} of the trace at `path`."""
     events = json.loads(path.read_text())["traceEvents"]
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     return {
@@ -57,7 +58,7 @@ def test_every_request_is_a_process_on_one_clock(engine, tmp_path):
         assert {"prefill", "settle", "verify", "select"} <= {s["name"] for s in slices}, name
         begins.append(min(s["ts"] for s in slices))
         ends.append(max(s["ts"] + s["dur"] for s in slices))
-    assert begins[1] < ends[0]  # these two shared rounds
+    assert begins[1] < ends[0]  # the first two requests shared rounds
     assert begins[2] >= max(ends[:2])
     shared, _, alone = (slices for _, slices in found.values())
     assert all("round" in s["args"] for s in alone if s["name"] == "select")

@@ -1,5 +1,5 @@
-"""Contract under test: rounds and spans are matched, whatever the trace has lost. The Chrome trace
-keeps its format. The picture is legible with one method and with eight."""
+"""Contract under test: rounds are matched with their spans, whatever spans the trace has lost. The
+Chrome trace keeps its format. The picture is legible with one method and with eight."""
 
 import itertools
 import json
@@ -15,11 +15,11 @@ from sbrt.trace.chrome import Recording, chrome_events, write_chrome
 from sbrt.trace.spans import Round, Span
 from sbrt.trace.timeline import timed_rounds
 
-LENGTH = 1_000_000  # ns of a made-up round
+LENGTH = 1_000_000  # duration of a made-up round, ns
 
 
 def made_up(count, depth=3, serial=False):
-    """(spans, rounds) of a request whose rounds alternate between hit and miss."""
+    """Return (spans, rounds) of a request whose rounds alternate between hit and miss."""
     spans = [Span("target", "prefill", 0, 500, False), Span("draft", "prefill", 0, 400, False)]
     rounds = []
     for i in range(count):
@@ -124,7 +124,8 @@ def phase(events, ph):
 
 
 def around(events, flow):
-    """The slice to which a flow's end binds: the enclosing one, as in trace viewers."""
+    """Return the slice that an end of a flow belongs to: the one that encloses it, as in trace
+    viewers."""
     found = [
         e
         for e in phase(events, "X")
