@@ -1,5 +1,5 @@
-"""Contract under test: the vocabulary is the target's. A draft that knows fewer tokens changes no
-answer; only its own distribution is narrower."""
+"""Contract under test: an engine's vocabulary is the target's. A draft with fewer tokens changes no
+answer; it only proposes fewer tokens."""
 
 import json
 
@@ -9,7 +9,7 @@ from sbrt import Engine, EngineConfig, InvalidInputError, SamplingParams, _core
 from sbrt.methods import METHODS
 from tests.common.trimmed import answers
 
-KNOWN = 200  # tokens of the draft; the target has 320 rows and 300 tokens
+KNOWN = 200  # number of the draft's tokens; the target has 300, in 320 rows
 PARAMS = [
     SamplingParams(temperature=0, max_tokens=40),
     SamplingParams(temperature=0.9, seed=3, max_tokens=40),
@@ -29,7 +29,8 @@ def without_last_rows(weights, rows):
 
 @pytest.fixture(scope="module")
 def pair_of(tmp_path_factory, make):
-    """pair_of(rows): (target, draft). The draft is a changed target with `rows` rows."""
+    """Return pair_of(rows), which returns the folders (target, draft). The draft is a slightly
+    changed target with `rows` rows."""
     base = tmp_path_factory.mktemp("fewer")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
@@ -46,7 +47,7 @@ def pair_of(tmp_path_factory, make):
 
 @pytest.fixture(scope="module")
 def want(pair_of, prompts):
-    """Answers of the target alone."""
+    """The answers of the target without a draft."""
     with Engine(EngineConfig(pair_of(KNOWN)[0], num_threads=1)) as engine:
         assert engine.pair.vocab == 300
         return answers(engine, prompts, PARAMS)[0]
@@ -74,7 +75,7 @@ def test_drafts_of_other_sizes(pair_of, prompts, want, rows):
 
 
 def test_without_a_tokenizer_too(pair_of, prompts):
-    """Then every row of the target is a token, padding rows, too."""
+    """Without a tokenizer every row of the target is a token, even the padding rows."""
     target, draft = pair_of(KNOWN)
     params = SamplingParams(temperature=1.0, seed=1, max_tokens=30)
     found = []

@@ -1,6 +1,6 @@
-"""Contract under test: H-RAD in the core. The engine reads the file as plain Python does, and
-keeps the features for training a classifier. It cuts chains by its decision, and never changes a
-token."""
+"""Contract under test: H-RAD in the core. The core reads a classifier's file and computes what
+plain Python computes. The engine keeps the features that a classifier is trained on. Its decision
+cuts chains, and never changes a token."""
 
 import json
 from contextlib import contextmanager
@@ -25,7 +25,10 @@ def origin(folders):
 
 @pytest.fixture
 def opened(folders, origin, tmp_path, make):
-    """`with opened(favourite) as (engine, method)`."""
+    """Return a context manager: `with opened(favourite) as (engine, method)`.
+
+    favourite: the class that the classifier always predicts; None: a random classifier.
+    """
 
     @contextmanager
     def call(favourite=None, epsilon=0.0, keep_features=False):
@@ -46,7 +49,7 @@ def test_the_core_computes_what_python_computes(tmp_path, hidden, make):
     expected = given.logits(x.astype(np.float64))
     for row, wanted in zip(x, expected, strict=True):
         found = np.array(given.core.logits(row))
-        # Three sums of at most inputs + 256 + 64 products of order 1, each rounded to f32.
+        # Three sums, of at most inputs + 256 + 64 products of order 1 in all, each rounded to f32.
         assert np.abs(found - wanted).max() < 2**-23 * (hrad.inputs(hidden) + 320) * 4
         assert given.core.classify(row) == found.argmax()
 
@@ -84,7 +87,8 @@ def rounds_with(engine, prompt, method):
 
 
 def test_nothing_keeps_no_node(opened, prompts):
-    """Class 0: after a hit the chain is empty, so nothing is ever rolled back."""
+    """The classifier always predicts class 0. So the chain is empty after a hit, and nothing is
+    ever rolled back."""
     with opened(0) as (engine, method):
         for prompt in prompts:
             rounds = rounds_with(engine, prompt, method)
@@ -93,7 +97,8 @@ def test_nothing_keeps_no_node(opened, prompts):
 
 
 def test_all_keeps_every_node(opened, prompts):
-    """Class 2 ignores confidence: rounds are those of uncut chains."""
+    """The classifier always predicts class 2, which ignores confidence. So the rounds are those of
+    uncut chains."""
     with opened(2, epsilon=1.0) as (engine, method):
         for prompt in prompts:
             rounds = rounds_with(engine, prompt, method)
@@ -130,7 +135,8 @@ def test_features_are_five_blocks_of_unit_mean_square(folders, make):
             assert np.abs(np.sqrt((blocks**2).mean(1)) - 1).max() < 1e-3
             row = embedding[output.outputs[0].token_ids[-1]]
             assert np.abs(blocks[4] - row / np.sqrt((row**2).mean())).max() < 1e-4
-            assert (blocks[0] == blocks[1]).all()  # two layers: the first is repeated
+            # The model has two layers, so the first is repeated.
+            assert (blocks[0] == blocks[1]).all()
             assert (blocks[2] != blocks[3]).any()
 
 
@@ -167,7 +173,7 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
             while engine.has_unfinished_requests():
                 [output] = engine.step()
                 if not output.finished:
-                    # The draft's confidence depends on the method.
+                    # Only the target's features: the draft's confidence depends on the method.
                     target = engine.features()[: 5 * HIDDEN]
                     found[len(output.outputs[0].token_ids)] = target
             kept.append(found)
@@ -179,7 +185,7 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
 
 @pytest.mark.usefixtures("each_round")
 def test_with_hrad_alone_features_are_there_when_no_round_is_in_flight(opened, prompts):
-    """A stream's next round runs while the caller reads; it would overwrite the features."""
+    """The next round of a stream runs while the caller reads. It would overwrite the features."""
     with opened() as (engine, method):
         stream = engine.stream(prompts[0], GREEDY, method=method)
         next(stream)
@@ -227,7 +233,7 @@ def test_from_collect_to_eval(capsys, folders, tmp_path):
     assert line["held_out"] is True
     simulated = line["simulated"]
     assert all(s["identical_to_none"] and s["device"] == "sim" for s in simulated)
-    assert {s["prompts"] for s in simulated} == {2}  # every fifth of twelve
+    assert {s["prompts"] for s in simulated} == {2}  # every fifth of twelve prompts is held out
     cut = [s for s in simulated if s["options"].get("hrad", "off") == h]
     assert len(cut) == 6
 

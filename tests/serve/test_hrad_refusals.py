@@ -1,5 +1,5 @@
 """Contract under test: an H-RAD classifier is for the pair and the gamma that it was trained with.
-An engine, a request or a command that asks for another gets one sentence."""
+An engine, a request or a command with another pair or gamma is refused in one sentence."""
 
 import json
 from dataclasses import replace
@@ -106,7 +106,7 @@ def test_gamma_is_the_file_s_where_none_is_given(hrad_file):
         return hrad.fitted(methods.parse(text, gamma=gamma or 4), gamma, None).gamma
 
     assert fitted(f"specbranch:hrad={hrad_file}") == 7
-    assert fitted(f"specbranch:hrad={hrad_file}", gamma=5) == 5  # the engine refuses this gamma
+    assert fitted(f"specbranch:hrad={hrad_file}", gamma=5) == 5  # an engine then refuses this gamma
     assert fitted(f"specbranch:gamma=3,hrad={hrad_file}") == 3
     assert fitted("specbranch") == 4
 

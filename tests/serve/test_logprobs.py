@@ -1,6 +1,6 @@
 """Contract under test: SamplingParams.logprobs and prompt_logprobs mean what they mean in vLLM.
-They are of the model's own distribution: those of transformers, for the demo target. Every method,
-any number of seats and threads, streams and steps give the same bits."""
+They come from the model's own distribution; for the demo target, transformers computes the same.
+Every method, any number of seats and threads, streams and steps give the same bits."""
 
 import asyncio
 import dataclasses
@@ -18,7 +18,7 @@ from sbrt.methods import METHODS
 from sbrt.model import names
 
 PROMPT = "def quicksort(items):\n"
-ODD = "print('naïve café, 日本語 🙂🚀')"  # tokens that are parts of characters
+ODD = "print('naïve café, 日本語 🙂🚀')"  # some tokens are parts of characters
 ASKED = SamplingParams(temperature=0.7, seed=4, max_tokens=24, logprobs=3, prompt_logprobs=2)
 SHAPED = {"repetition_penalty": 1.3, "top_k": 5, "top_p": 0.8, "logit_bias": {11: 3.0}}
 
@@ -43,7 +43,7 @@ def model():
 
 
 def told(output):
-    """(token ids, their log-probs, the sum, the prompt's log-probs) of an output."""
+    """Return (token ids, their log-probs, the sum, the prompt's log-probs) of an output."""
     [answer] = output.outputs
     return answer.token_ids, answer.logprobs, answer.cumulative_logprob, output.prompt_logprobs
 
@@ -145,7 +145,7 @@ def test_tokens_are_decoded_as_they_stand_in_text(demo):
     ids, positions, _, prompt = asked(demo, ODD)
     texts = [f.decoded_token for p in prompt[1:] for f in list(p.values())[:1]]
     whole = "".join(texts)
-    assert "\ufffd" in whole  # parts of the emoji
+    assert "\ufffd" in whole  # tokens that are parts of the emoji
     data = b"".join(map(demo.pair.tokenizer.bytes_of, demo.encode(ODD)))
     assert data.decode() == ODD
     first = positions[0][ids[0]].decoded_token
@@ -167,7 +167,7 @@ def test_those_of_a_prompt_are_a_list_that_is_made_when_it_is_read(demo):
 
 
 def test_a_prompt_alone(demo):
-    """The question of lm-eval: the likelihood of this text. No token of an answer is given."""
+    """lm-eval asks for the likelihood of a given text. The answer then has no tokens."""
     [output] = demo.generate(PROMPT, dataclasses.replace(ASKED, max_tokens=0))
     assert told(output)[0] == []
     assert output.outputs[0].finish_reason == "length"

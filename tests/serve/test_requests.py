@@ -109,7 +109,7 @@ def test_ids_of_callers_and_drawn_ids_never_collide(folders, plain, prompts):
         assert ids_of(engine.generate(prompts[1], GREEDY)[0]) == plain[prompts[1]]  # generate-0
         stream = engine.stream(prompts[2], GREEDY)  # generate-1
         outputs = [next(stream)]
-        engine.abort_request(drawn)  # the request of add_request
+        engine.abort_request(drawn)  # aborts the request of add_request
         outputs += stream
         assert ids_of(outputs[-1]) == plain[prompts[2]]
         assert {output.request_id for output in outputs} == {"generate-1"}

@@ -1,5 +1,5 @@
-"""Contract under test: penalties, bias, masks, stops and defaults affect the tokens and the text;
-every method's answer equals plain decoding's."""
+"""Contract under test: penalties, bias, masks, stops and defaults affect the tokens and the text.
+With each of them, every method's answer equals that of plain decoding."""
 
 import json
 from itertools import pairwise
@@ -121,7 +121,7 @@ def test_stop_strings_are_not_looked_for_before_min_tokens(engine, prompts, plai
     for stop in {a + b for a, b in pairwise(whole.text)}:
         for least in (0, 5, 20):
             answer = one(engine, prompts[0], **given, stop=stop, min_tokens=least)
-            # The first stop string that ends after the text of `least` tokens.
+            # The answer ends at the first stop string that ends after the text of `least` tokens.
             before = ends.get(least, 0)
             at = whole.text.find(stop, max(0, before - len(stop) + 1))
             assert answer.finish_reason == ("stop" if at >= 0 else "length")

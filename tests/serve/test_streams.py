@@ -1,6 +1,6 @@
 """Contract under test: an output of a stream is a snapshot, and making one costs the same at the
-end of a long answer as at its beginning. Short rounds share an output. Streams, step and stop
-strings run as far ahead as generate."""
+end of a long answer as at its beginning. Short rounds share an output. Streams, `step` and requests
+with stop strings let as many rounds run ahead as `generate` does."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def long_engine(make, tmp_path_factory):
 
 
 def rounds_of(engine, prompt, params, **more):
-    """The outputs of one request, one after each round."""
+    """Yield the outputs of one request, one after each round."""
     engine.add_request("rounds", prompt, params, **more)
     while engine.has_unfinished_requests():
         yield from engine.step()
 
 
 def bytes_by_round(outputs):
-    """Peak of Python's memory in each round, in bytes above its level before that round."""
+    """Return, for each round, the peak of Python's memory, in bytes above its level before the
+    round."""
     spent = []
     tracemalloc.start()
     gc.disable()
@@ -61,11 +62,12 @@ def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop
     spent = bytes_by_round(rounds_of(long_engine, [7] * prompt, params))
     assert len(spent) == 2000
     first, last = statistics.median(spent[50:250]), statistics.median(spent[-250:-50])
-    assert last <= first + 128  # token ids of a longer answer are no cached small integers
+    assert last <= first + 128  # 128: Python caches small integers only
 
 
 def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkeypatch):
-    """Only the last output is read. Text that no stop string can cut is not searched again."""
+    """Only the last output is read. Text that no stop string can cut any more leaves the text that
+    is searched."""
     lengths = []
     settle = Request.settle
 
@@ -89,7 +91,7 @@ def test_outputs_are_snapshots(engine, plain, prompts):
         early.append((output.outputs[0].token_ids, output.outputs[0].text))
     assert late == early
     assert all(type(ids) is list and type(text) is str for ids, text in late)
-    late[-1][0].clear()  # the caller's own list
+    late[-1][0].clear()  # the list belongs to the caller
     assert outputs[-2].outputs[0].token_ids == early[-2][0]
 
 
@@ -138,7 +140,7 @@ def test_streams_steps_and_stop_strings_run_as_far_ahead_as_generate(engine, pro
     stopping = dataclasses.replace(GREEDY, stop=NEVER)
     engine.generate(prompts[0], GREEDY, method=method)
     want = ahead()
-    # The shape of a round of hedge depends on the outcome before it.
+    # The shape of a round of hedge depends on the outcome before it, so it cannot run ahead.
     assert (want[1] > want[0] // 2) == (method != "hedge")
     for params in (GREEDY, stopping):
         list(engine.stream(prompts[0], params, method=method))
@@ -169,7 +171,7 @@ class Clock:
 
 
 class Unhurried:
-    """A core that ignores the clock: a call limited by time alone runs three rounds."""
+    """A core that ignores the clock: a call that only time limits runs three rounds."""
 
     def __init__(self, real):
         self.real, self.asked = real, []
@@ -184,9 +186,10 @@ class Unhurried:
 
 @pytest.fixture
 def ticks(engine, monkeypatch):
-    """ticks(seconds): replaces the scheduler's clock by one that advances by this at each reading.
+    """Return ticks(seconds), which gives the scheduler a clock that advances by `seconds` at each
+    reading.
 
-    Returns the list that records the rounds asked of the core.
+    It returns a list, in which the core records the number of rounds of each call.
     """
 
     def tick(seconds):
@@ -215,7 +218,7 @@ def test_short_rounds_of_a_stream_share_an_output_but_the_first(engine, prompts,
     """With a stop string the scheduler looks at the tokens, and at the clock, after every round."""
     params = dataclasses.replace(GREEDY, stop=NEVER)
     rounds = list(rounds_of(engine, prompts[0], params, method=method))
-    ticks(scheduler.PACE / 8.5)  # a short round; the pace is over after nine
+    ticks(scheduler.PACE / 8.5)  # rounds are short: PACE has passed after nine
     outputs = list(engine.stream(prompts[0], params, method=method))
     read = [rounds[0], *rounds[9:-1:9], rounds[-1]]
     assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in read]
@@ -234,7 +237,7 @@ def test_a_stream_without_stop_strings_leaves_short_rounds_to_the_core(engine, p
 
 
 def test_a_stop_ends_the_rounds_that_share_an_output(engine, prompts):
-    """After a stop the remaining rounds of the pace are not run."""
+    """After a stop string, the other rounds that would share the output are not run."""
     [whole] = engine.generate(prompts[0], GREEDY, method="none")
     stop = whole.outputs[0].text[40:44]
     params = dataclasses.replace(GREEDY, stop=stop)

@@ -1,5 +1,5 @@
-"""Contract under test: a draft whose head knows only some ids, or that shares its target's
-embedding, changes no answer. It drafts only tokens that its head knows."""
+"""Contract under test: a draft whose LM head has only some ids, or that shares its target's
+embedding, changes no answer. It drafts only tokens that its head has."""
 
 import pytest
 
@@ -18,15 +18,17 @@ PARAMS = [
         logit_bias={5: -2.0, 250: 2.0, 201: 1.0}, bad_words=["self", "print", "return x"],
     ),
     SamplingParams(temperature=0.7, seed=5, max_tokens=12, allowed_token_ids=[7, 60, 201, 299]),
-    SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),  # none is in the head
+    # Neither is in the head.
+    SamplingParams(temperature=0, max_tokens=6, allowed_token_ids=[60, 250]),
 ]  # fmt: skip
 KINDS = ("own", "shared", "whole", "narrow")
-MAY_REST = ("none", "auto", "adaedl")  # the last one stops where a draft of all tokens is uncertain
+MAY_REST = ("none", "auto", "adaedl")  # these may draft nothing; adaedl stops when uncertain
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, make):
-    """The target's folder, and the drafts' folders by kind; most are slightly changed targets."""
+    """Return the target's folder and the drafts' folders by kind. Most drafts are slightly changed
+    targets."""
     base = tmp_path_factory.mktemp("trimmed")
     weights = make.weights(make.config(), seed=1)
     target = make.checkpoint(base / "target", weights=weights, eos_token_id=290)
@@ -52,7 +54,7 @@ def engine_of(pair, kind, methods=METHODS, **fields):
 
 @pytest.fixture(scope="module")
 def want(pair, prompts):
-    """Answers of the target alone."""
+    """The answers of the target without a draft."""
     with Engine(EngineConfig(pair[0], num_threads=1)) as engine:
         return answers(engine, prompts, PARAMS)[0]
 
@@ -77,7 +79,7 @@ SOME = ("specbranch", "hedge", "tree")
 
 @pytest.mark.parametrize("kind", ["shared", "whole"])
 def test_many_sequences_at_once(pair, prompts, want, kind):
-    """Seats reuse beginnings of prompts in both lanes."""
+    """With prefix caching, seats reuse the KV of equal prompt beginnings in both lanes."""
     fields = {"max_num_seqs": 4, "num_threads": 2, "enable_prefix_caching": True}
     with engine_of(pair, kind, methods=SOME, spec={"method": "tree"}, **fields) as engine:
         for method in SOME:
@@ -92,7 +94,7 @@ def test_many_sequences_at_once(pair, prompts, want, kind):
 
 
 def test_a_classifier_cuts_its_chains(pair, prompts, want, make, tmp_path):
-    """H-RAD reads the target's features; the draft's embedding does not matter."""
+    """H-RAD reads the target's features, so the draft's embedding does not matter."""
     target, drafts = pair
     origin = hrad.origin_of(3, target, drafts["shared"])
     path = make.classifier(tmp_path / "h.safetensors", origin).path

@@ -11,11 +11,11 @@ import subprocess
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 120.0  # limit for an answer of the browser
+SECONDS = 120.0  # longest wait for an answer of the browser
 
 
 def found():
-    """The program's path, or None."""
+    """Return the path of an installed Chromium, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -27,7 +27,7 @@ class Page:
         ours_out, take = os.pipe()
         flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
         command = [found(), *flags, "--remote-debugging-pipe", f"--user-data-dir={folder}"]
-        # The protocol's pipes are the numbers 3 and 4 of the child.
+        # The child has the protocol's pipes as file descriptors 3 and 4.
         shell = f'exec "$@" 3<&{give} 4>&{take}'
         self._child = subprocess.Popen(
             ["bash", "-c", shell, "-", *command, "about:blank"],
@@ -52,7 +52,7 @@ class Page:
         os.close(self._out)
 
     def call(self, method, **params):
-        """The result of a command. Other messages of the browser go into `events`."""
+        """Send a command and return its result. Other messages of the browser go into `events`."""
         number = next(self._count)
         message = {"id": number, "method": method, "params": params}
         if self._session:
@@ -64,13 +64,13 @@ class Page:
         return answer["result"]
 
     def value(self, expression):
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def until(self, expression):
-        """Wait until an expression is true; returns its value."""
+        """Wait until an expression is true, and return its value."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             if value := self.value(expression):

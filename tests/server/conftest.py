@@ -1,4 +1,4 @@
-"""A server on the demo pair, on its own port, and applications without a socket."""
+"""Fixtures: a server of the demo pair on a port of its own, and applications without a socket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ TEMPLATE = (
 
 
 def render(messages, adds_prompt=True):
-    """The text that TEMPLATE makes of messages."""
+    """Return the text that TEMPLATE makes of messages."""
     text = "".join(f"{m['role']}: {m['content']}\n" for m in messages)
     return text + ("assistant: " if adds_prompt else "")
 
 
 @contextmanager
 def listening(service, engine=None, seconds=10.0, sent=None):
-    """A server in a thread; its address. sent: bytes that the system buffers for a client."""
+    """Run a server in a thread; yields its url, the server and the thread. sent: size of the
+    system's send buffer of a connection, bytes."""
     server = make_server(service, seconds)
     if engine is not None:
         service.open(AsyncEngine(engine))
@@ -62,7 +63,8 @@ def template(tmp_path_factory):
 
 
 def demo_engine(methods=()):
-    """An engine for the demo pair. With `auto` among the methods it measures for seconds."""
+    """Return an engine for the demo pair. With `auto` among the methods it measures costs for some
+    seconds."""
     target, (draft, _) = names.target_folder("demo"), names.draft_of("demo")
     config = EngineConfig(
         model=target, num_threads=1, speculative={"model": draft, "method": "draft_model"}
@@ -78,7 +80,7 @@ def engine():
 
 @pytest.fixture(scope="session")
 def served(engine, template):
-    """(url, service) of a server that all tests share and none changes."""
+    """The url and service of a server that all tests share and none changes."""
     settings = Settings(names=("demo", "alias"), root="demo", template=template)
     service = Service(settings)
     with listening(service, engine) as found:
@@ -93,7 +95,7 @@ def client(served):
 
 @pytest.fixture(scope="session")
 def plain(engine):
-    """plain(prompt, **params): the answer by plain decoding."""
+    """Return plain(prompt, **params), which returns the answer of plain decoding."""
 
     def answer(prompt, **params):
         [out] = engine.generate(prompt, SamplingParams(**params), method="none")
@@ -103,7 +105,7 @@ def plain(engine):
 
 
 def events_of(response):
-    """The events of a stream without the last one; checks the framing of each."""
+    """Return the events of a stream without the final [DONE]. Checks the framing of each event."""
     *lines, end = response.text.split("\n\n")
     assert end == ""
     assert all(line.startswith("data: ") and "\n" not in line for line in lines)
@@ -113,7 +115,7 @@ def events_of(response):
 
 
 def until(condition):
-    """Wait until a condition is true; fails after a while."""
+    """Wait until a condition is true. Fails after about a minute."""
     for _ in range(6000):
         if condition():
             return
@@ -122,7 +124,7 @@ def until(condition):
 
 
 class Local:
-    """Requests to an application without a socket, one after the other."""
+    """Sends requests to an application without a socket, one after the other."""
 
     def __init__(self, app, service=None):
         self.service, self._app = service, app
@@ -152,7 +154,8 @@ def tools():
 
 @pytest.fixture(scope="session")
 def local(engine, served):
-    """local(limits=..., api_key=..., ...): an application around the engine of `served`."""
+    """Return local(limits=..., api_key=..., ...), which makes an application around the engine of
+    `served`."""
 
     def make(limits=None, template_text=None, loaded=True, **settings):
         service = Service(Settings(names=("demo",), limits=limits or Limits(), **settings))

@@ -1,5 +1,5 @@
-"""Contract under test: a person types into the page, sees tokens stream and their origin, switches
-the method and sees the same text. Runs if Chromium is installed."""
+"""Contract under test: a person types into the page, and sees tokens stream, and which model each
+came from. With another method the text is the same. Runs if Chromium is installed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def visit(page, url):
 
 
 def ask(page, text):
-    """Type a prompt and send it; returns the number of parts seen before the end of the answer."""
+    """Type a prompt, send it and wait for the end. Return how many lengths of the answer were
+    seen."""
     count = page.value("document.querySelectorAll('.answer').length")
     page.value("document.querySelector('#prompt').focus()")
     page.value(WATCH)
@@ -59,7 +60,7 @@ def choose(page, method):
 
 
 def requested(page):
-    """Addresses that the page has requested, and its errors."""
+    """Return the addresses that the page has requested, and the errors of the page."""
     events = [(e["method"], e["params"]) for e in page.events if "method" in e]
     urls = [p["request"]["url"] for name, p in events if name == "Network.requestWillBeSent"]
     wrong = [p for name, p in events if name == "Runtime.exceptionThrown"]
@@ -69,7 +70,7 @@ def requested(page):
 
 
 def test_a_conversation(served, page, tools, plain, engine):
-    """Streaming, colours, figures, lanes; the same text by another method."""
+    """An answer streams in colours, with figures and lanes. Other methods give the same text."""
     visit(page, served.url)
     methods = page.value("[...document.querySelector('#method').options].map(o => o.value)")
     assert methods == ["", *engine.method_names]

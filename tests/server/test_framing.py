@@ -166,7 +166,7 @@ def test_an_error_after_the_start_is_an_event(local, served, monkeypatch):
 
 
 def ended(service, reason):
-    """Number of answers that ended for this reason."""
+    """Return the number of answers that ended for this reason."""
     families = text_string_to_metric_families(service.metrics.text().decode())
     [family] = [f for f in families if f.name == "vllm:request_success"]
     samples = [s for s in family.samples if s.name.endswith("_total")]
@@ -196,7 +196,8 @@ def test_a_client_that_goes_away_aborts_its_request(
 
 
 def test_a_client_that_reads_nothing_holds_up_nobody(client, engine, served, plain, tools):
-    """Its connection is full. The request runs to its end, and other clients are answered."""
+    """The client's connection is full. The request runs to its end, and other clients are
+    answered."""
     host, port = served.url.removeprefix("http://").split(":")
     fields = {"n": 8, "stream": True, "return_token_ids": True, "seed": 1, "temperature": 1}
     body = json.dumps({"prompt": PROMPT, **ENDLESS, "max_tokens": 300, **fields}).encode()
@@ -214,7 +215,8 @@ def test_a_client_that_reads_nothing_holds_up_nobody(client, engine, served, pla
 
 
 def test_a_client_that_reads_nothing_for_too_long_is_dropped(engine, tools):
-    """Its request is aborted. A client that reads a little from time to time stays connected."""
+    """The client's request is aborted. A client that reads a little from time to time stays
+    connected."""
     service = Service(Settings(names=("demo",), limits=Limits(n=64, send_seconds=0.5)))
     fields = {"n": 64, "stream": True, "return_token_ids": True}
     body = json.dumps({"prompt": PROMPT * 200, **ENDLESS, "max_tokens": 80, **fields}).encode()

@@ -1,5 +1,5 @@
-"""Contract under test: for any request the client gets an answer or one sentence, and the engine's
-later answers are right."""
+"""Contract under test: for any request the client gets an answer or an error of one sentence. The
+engine's later answers are right."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUSES = {200, 400, 404}
 
 
 def mutated(draw):
-    """(path, body): a valid request with some fields replaced, and sometimes bytes."""
+    """Return (path, body): a valid request with some fields replaced, and sometimes some bytes."""
     body = {"max_tokens": draw.choice([1, 2, 4]), "seed": draw.randrange(9)}
     path = draw.choice(PATHS)
     if path == "/v1/chat/completions":

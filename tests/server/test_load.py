@@ -1,5 +1,6 @@
-"""Contract under test: many clients at once, some of which disconnect, read slowly or send garbage.
-Each gets the answer that it would get alone, and nothing of them remains."""
+"""Contract under test: many clients send requests together. Some of them disconnect, read slowly or
+send garbage. Every finished answer is the one that a client without others would get, and no
+request remains."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ TOKENS = 24
 
 
 def body_of(draw):
-    """A streamed completion, greedy or with a seed, by one of the methods."""
+    """Return the body of a streamed completion, greedy or with a seed, with one of the methods."""
     sampled = {"temperature": 1.0, "seed": draw.randrange(99), "top_p": 0.9}
     return {
         "prompt": f"def f{draw.randrange(20)}(",
@@ -26,7 +27,7 @@ def body_of(draw):
 
 
 async def converse(client, draw, done):
-    """One request by a client of some kind; a finished answer goes into `done`."""
+    """Send one request as a client of a random kind. Append a finished answer to `done`."""
     kind = draw.random()
     if kind < 0.03:
         garbage = await client.post("/v1/completions", content=draw.randbytes(60))

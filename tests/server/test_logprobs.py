@@ -1,5 +1,5 @@
-"""Contract under test: log-probs of both routes are those of the engine, in OpenAI's shapes, whole
-and in chunks. With echo the prompt's come first, as lm-eval reads them."""
+"""Contract under test: the log-probs of both routes are those of the engine, in OpenAI's formats,
+in whole answers and in chunks. With `echo` those of the prompt come first, as lm-eval expects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sbrt import SamplingParams
 from sbrt.server.logprobs import LEAST, Offsets, Spelling, by_name
 
 PROMPT = "def area(radius):\n"
-ODD = "x = '日本語 🙂🚀'\n"  # tokens that are parts of characters
+ODD = "x = '日本語 🙂🚀'\n"  # some tokens are parts of characters
 SAY = [{"role": "user", "content": "def f(x):"}]
 SAMPLING = {"temperature": 0.8, "seed": 6, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
 def told(engine):
-    """told(prompt, ...): the engine's output by plain decoding."""
+    """Return told(prompt, ...), which returns the engine's output of plain decoding."""
 
     def answer(prompt, **params):
         [output] = engine.generate(prompt, SamplingParams(**(SAMPLING | params)), method="none")
@@ -41,7 +41,7 @@ def chat(client, **fields):
 
 
 def columns(ids, positions):
-    """tokens, token_logprobs and top_logprobs of a completion."""
+    """Return tokens, token_logprobs and top_logprobs as a completion has them."""
     found = [p[i] for i, p in zip(ids, positions, strict=True)]
     return (
         [f.decoded_token for f in found],
@@ -93,8 +93,8 @@ def test_echo_has_the_prompts(client, told, engine, prompt, tokens):
     all_ids = ids[1:] + answer.token_ids
     expected = columns(all_ids, want.prompt_logprobs[1:] + answer.logprobs)
     assert (names[1:], values[1:]) == expected[:2]
-    # Two parts of characters may share a name: lm-eval takes the largest value as the model's
-    # choice.
+    # Tokens that are parts of characters may have the same text. lm-eval takes the largest value as
+    # the model's choice.
     positions = want.prompt_logprobs[1:] + answer.logprobs
     assert [max(top.values()) for top in tops[1:]] == [
         max(f.logprob for f in position.values()) for position in positions
@@ -123,7 +123,7 @@ def test_offsets_are_where_tokens_begin(client, engine):
 
 
 def joined(events):
-    """The text and the log-probs of all chunks of a completion."""
+    """Return the text and the log-probs of all chunks of a completion."""
     names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     text, lists = "", {name: [] for name in names}
     for event in events:
@@ -190,7 +190,7 @@ def test_a_conversation(client, told, tools, engine, top):
 
 
 def test_bytes_of_parts_of_characters_join(engine):
-    """Tokens may be parts of characters: as OpenAI suggests, their joined bytes are the text."""
+    """Tokens may be parts of characters. As OpenAI suggests, their joined bytes are the text."""
     spelling = Spelling(engine.pair.tokenizer, by_id=False)
     ids = engine.encode(ODD)
     output = engine.generate(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))[0]
@@ -256,7 +256,7 @@ def test_openai_python_reads_them(served, told, tools):
 
 
 def test_what_json_cannot_hold(engine):
-    """A number replaces -inf. If tokens share a name, the more likely one counts."""
+    """A number replaces -inf. If tokens have the same text, the more likely one counts."""
     tokenizer = engine.pair.tokenizer
     output = engine.generate(ODD, SamplingParams(max_tokens=1, logprobs=20))[0].outputs[0]
     [position] = output.logprobs

@@ -1,5 +1,5 @@
-"""Contract under test: openai-python, unpatched, sync and async, plain and streamed, reads the
-answers and raises its own types of errors."""
+"""Contract under test: unpatched openai-python reads the answers, sync and async, whole and
+streamed. It raises its own types of errors."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def test_the_page_learns_which_methods_there_are(client, engine):
 
 
 def check_trace(choice, count):
-    """Check that a trace matches these tokens and this text; returns its rounds."""
+    """Check that a choice's trace has `count` tokens and matches its text. Return the trace's
+    rounds."""
     trace, rounds = choice["trace"], choice["trace"]["rounds"]
     assert "".join(trace["tokens"]) == choice["text"]
     assert len(trace["tokens"]) == sum(r["tokens"] for r in rounds) == count

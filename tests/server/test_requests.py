@@ -191,7 +191,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: json.dumps(v)[:24])
 def test_a_wrong_field_is_named(client, name, value):
-    # Encoded here, because a lone surrogate must reach the server.
+    # The body is encoded here, because a lone surrogate must reach the server.
     body = json.dumps({"prompt": PROMPT, **GREEDY, name: value})
     response = client.post("/v1/completions", content=body)
     assert response.status_code == 400, response.text

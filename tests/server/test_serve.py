@@ -1,5 +1,5 @@
-"""Contract under test: `sbrt serve` listens at once, says what it serves, and ends on a signal
-after running requests have ended."""
+"""Contract under test: `sbrt serve` listens immediately and says what it serves. After a signal it
+ends when running requests have ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ ENDLESS = {
 
 @pytest.fixture(scope="module")
 def process():
-    """`sbrt serve` with the demo pair; (process, address)."""
+    """Run `sbrt serve` with the demo pair. Yields the process and its first line, which has the
+    address."""
     command = [sys.executable, "-m", "sbrt", "serve", "--port", "0", "--threads", "1"]
     child = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"SBRT_API_KEY": "a secret"}

@@ -1,5 +1,5 @@
 """Contract under test: a conversation becomes the text that transformers makes of it, wherever the
-template comes from. A hostile template reaches nothing and ends in one sentence."""
+template comes from. A hostile template cannot access anything and is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CHATS = [
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    """theirs(template, chat, **more): transformers' text."""
+    """Return theirs(template, chat, **more), which returns the text that transformers makes."""
     transformers = pytest.importorskip("transformers")
 
     library = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
@@ -152,7 +152,7 @@ def test_a_hostile_template_is_refused_in_a_sentence(template):
         text = ours(template, chat)
     except InvalidInputError as error:
         text, said = "", str(error)
-    assert text == ""  # undefined: the sandbox returns nothing
+    assert text == ""  # the sandbox makes such values undefined, and they render as nothing
     assert said.startswith("chat_template: expected one that takes these messages, got: ")
     assert len(said) < 400
     assert "\n" not in said
@@ -213,7 +213,8 @@ def test_the_template_of_a_gguf_file(tmp_path):
 
 @pytest.mark.parametrize("template", ["{{ bos_token }}a b", "a b"])
 def test_a_begin_token_is_never_there_twice(tmp_path, template):
-    """The begin token of template or tokenizer appears exactly once."""
+    """The begin token comes from the template or, with add_special_tokens, from the tokenizer. It
+    is never there twice."""
     words = {"<unk>": 0, "<s>": 1, "a": 2, "b": 3}
     library = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()

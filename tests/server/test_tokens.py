@@ -1,5 +1,5 @@
-"""Contract under test: a router that tokenises gets the engine's token ids, and requests for
-features that are not built are refused. tests/clients/test_dynamo.py runs Dynamo itself."""
+"""Contract under test: a router that tokenises prompts itself gets the engine's token ids. Requests
+for features that are not built are refused. tests/clients/test_dynamo.py runs Dynamo itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbrt.server.errors import ApiError
 from sbrt.server.options import EngineOptions
 from sbrt.server.tokens import ask_of, chunks
 
-# In the form that the frontend sends.
+# Fields that are not given, in the form in which Dynamo's frontend sends them.
 NULLS = {
     "sampling_options": dict.fromkeys(
         ("n", "best_of", "temperature", "top_p", "top_k", "seed", "guided_decoding", "min_p")
