@@ -78,7 +78,7 @@ RuntimeConfig config_of(const py::kwargs& given) {
 
 std::shared_ptr<Engine> make_engine(std::shared_ptr<Model> target, std::shared_ptr<Model> draft,
                                     const RuntimeConfig& config) {
-  const GilRelease free;  // it may take long, since it times forwards
+  const GilRelease free;  // the constructor may take long, since it times forwards
   return {new Engine(std::move(target), std::move(draft), config), &drop};
 }
 

@@ -54,7 +54,7 @@ enum class Moves {
 class Lane {
  public:
   virtual ~Lane() = default;
-  virtual Columns columns() const = 0;  // of the lane's logits
+  virtual Columns columns() const = 0;  // columns of the lane's logits
   virtual const RingShape& ring_shape() const = 0;
   // The lane's KV, which `settle` moves. Null if only the lane's own ops can access it (add_moves).
   virtual KvRing* ring() = 0;

@@ -16,7 +16,7 @@ enum class RopeKind { none, linear, llama3, yarn };
 struct RopeScaling {
   RopeKind kind = RopeKind::none;
   double factor = 1;                     // the context grows by this factor
-  double original_max = 1;               // llama3, yarn: positions of the pretraining
+  double original_max = 1;               // llama3, yarn: number of positions in pretraining
   double low_freq = 1, high_freq = 4;    // llama3: turns within original_max
   double beta_fast = 32, beta_slow = 1;  // yarn: turns within original_max
   double attention_factor = 1;           // yarn: factor of cosines and sines

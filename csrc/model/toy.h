@@ -12,8 +12,8 @@
 //
 // A toy with `head_ids` has logits of these tokens only.
 //
-// All values are multiples of 2^-16 below 2^5, so exact in f32 in any order, except those of a
-// draft with `acceptance`.
+// All values are multiples of 2^-16 below 2^5, so they are exact in f32 in any order of operations.
+// The values of a draft with `acceptance` are not.
 #pragma once
 
 #include <atomic>

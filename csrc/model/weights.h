@@ -152,7 +152,7 @@ class Weights {
 
   WeightFormats formats_;
   ColumnMap columns_;
-  std::shared_ptr<const Weights> target_;  // null unless its embedding is shared
+  std::shared_ptr<const Weights> target_;  // target whose embedding is shared; null: none
   EmbedTable embed_;
   Linear lm_head_;
   PackedMatrix embedding_;  // used if the embedding is untied and has a named format
@@ -160,7 +160,7 @@ class Weights {
   float norm_offset_;  // added to each norm's weight as it is loaded
   int64_t parameters_ = 0;
   std::unordered_map<std::string, Place> places_;
-  std::vector<std::string> order_;  // names in the order of messages
+  std::vector<std::string> order_;  // names in order, for messages about missing ones
 };
 
 }  // namespace sbrt

@@ -18,7 +18,7 @@ constexpr int kMaxSpans = 2 + kSlots + kMaxTail;
 // The keys that one row sees, as storage slots in order of position.
 struct Visible {
   Span span[kMaxSpans];
-  int count;      // spans
+  int count;      // number of spans
   int64_t first;  // position of the first key; the positions of the keys are consecutive
   int64_t keys;
 };

@@ -37,7 +37,8 @@ struct Best {  // the `want` best (score, column) so far, best first
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Any instruction set may be used, since all compute the same bits in passes over logits.
+// Returns the best kernels of this machine. All sets of kernels give the same bits in passes over
+// logits, so any may be used.
 const Kernels& vectors() {
   static const Kernels& best = kernels_named("auto");
   return best;
@@ -206,7 +207,7 @@ float raw_softmax(const float* logits, int vocab, int32_t token) {
 
 namespace {
 
-// Returns the hash of all tokens before the row's token, and that token.
+// Returns the hash of all tokens up to the row's token, including it.
 uint64_t prefix_hash(const Sequence& c, const Batch& rows, const Row& row, ShapingScratch& s) {
   find_path(c, rows, row, s);
   uint64_t hash = c.trunk_hash;

@@ -15,7 +15,7 @@ struct Columns {
   int32_t n = 0;                 // columns of a row
   const int32_t* ids = nullptr;  // [n] the token of a column; null: column i is token i
   const int32_t* of =
-      nullptr;  // [tokens] the column of a token; n or more: none; null if ids is null
+      nullptr;  // [tokens] the column of a token; n or more: it has none; null if ids is null
   int32_t tokens = 0;
 
   int32_t id(int64_t column) const { return ids ? ids[column] : static_cast<int32_t>(column); }

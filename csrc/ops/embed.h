@@ -17,7 +17,8 @@ class EmbedTable {
   EmbedTable(DType storage, int64_t vocab, int64_t hidden);
   EmbedTable(const PackedMatrix* packed, int64_t vocab, int64_t hidden)
       : packed_(packed), vocab_(vocab), hidden_(hidden) {}
-  void fill(const TensorView& w);              // w: [vocab, hidden]; rounds; not for a packed one
+  // Copies w [vocab, hidden], rounded to the storage type. Not for a packed table.
+  void fill(const TensorView& w);
   void read(int64_t token, float* out) const;  // out: [hidden]
   int64_t vocab() const { return vocab_; }
   int64_t hidden() const { return hidden_; }
@@ -50,9 +51,9 @@ struct AngleArgs {
   float* sines;           // [rows, half]
 };
 
-// Computes the cosines and sines of each row's rope angles, times `scale`. Below 2^24 the angle is
-// float32(position) * inv_freq in float32, as in transformers. Beyond that it is the product in
-// double.
+// Computes the cosines and sines of each row's rope angles, times `scale`. Below position 2^24 the
+// angle is float32(position) * inv_freq in float32, as in transformers. Beyond that it is the
+// product in double.
 void find_angles(const AngleArgs& args, Worker worker);
 
 }  // namespace sbrt

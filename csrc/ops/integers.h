@@ -1,7 +1,8 @@
 // Products of quantised weights with quantised rows: integer sums, then one fixed order of f32.
 //
-// Every instruction set computes the same bits. An integer sum is the same in any order. In f32,
-// each output has its own lane, which adds the groups of k in ascending order with fma.
+// Every instruction set computes the same bits. An integer sum is the same in any order. Each
+// output has a vector lane, which adds the sums of the groups in f32, in ascending order of k, with
+// fma.
 #pragma once
 
 #include <cstdint>

@@ -30,7 +30,8 @@ struct RopeArgs {
 };
 
 // Norms and rotates `heads` of all rows, and writes k and v to the ring. Heads are numbered: those
-// of q, then of k, then of v. tags: also tag the ring's slots; true in one call per layer.
+// of q, then of k, then of v. tags: also tags the ring's slots with positions; true in one call per
+// layer.
 void rope(const RopeArgs& args, Interval heads, bool tags);
 
 struct ProjectArgs {

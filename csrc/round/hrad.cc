@@ -46,7 +46,7 @@ Hrad::Hrad(int64_t hidden, const HradWeights& w)
     : hidden_(hidden), kernels_(kernels_named("auto")) {
   check_within("hrad: hidden", int64_t{1}, int64_t{1} << 20, hidden);
   first_ = packed("1", w.w1, w.b1, kHradInner, inputs(hidden),
-                  kBfloat16);  // each round reads it from main memory
+                  kBfloat16);  // bf16, as each round reads it from memory
   second_ = packed("2", w.w2, w.b2, kHradNarrow, kHradInner, kFloat32);
   third_ = packed("3", w.w3, w.b3, 3, kHradNarrow, kFloat32);
 }

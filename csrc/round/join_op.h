@@ -58,7 +58,7 @@ SBRT_ANY inline float log_of(float p) {
 // repeats less than greedy text.
 SBRT_ANY inline float chance_of(const Sequence& c, int length) {
   constexpr float kBefore[kMatches] = {0.59f, 0.72f, 0.77f, 0.80f};  // assumed before any look-up
-  // The number of look-ups that kBefore weighs as much as: a guess, like kFading.
+  // kBefore has the weight of this number of look-ups. Like kFading, it is a guess.
   constexpr float kWeight = 8;
   const int kind = least(length, kMatches) - 1;
   const float share = c.sampling.temperature > 0 ? 0.5f : 1.0f;
@@ -121,13 +121,13 @@ SBRT_ANY inline void set_match(const Joining& join, int node, Match match) {
   c.chain.next[node] = match.length > 0 ? token_at(c, node, match.after) : -1;
 }
 
-// Returns the match of the text that includes the looked-up token, if that token is right.
+// Returns the match of the text that is longer by the looked-up token.
 SBRT_ANY inline Match going_on(const Match& match) {
   return {match.after + 1, least(match.length + 1, kLongestMatch)};
 }
 
-// Finds the match of the text that ends at a node. Only the nodes that the walk most likely reaches
-// are searched for.
+// Finds the match of the text that ends at a node. To save time it searches at most kSearches
+// times, and only for nodes that the walk is likely to reach.
 template <class Team>
 SBRT_ANY void find_match(const Joining& join, int node, Team team) {
   const Chain& chain = join.c.chain;
@@ -156,7 +156,7 @@ SBRT_ANY inline int attach_known(const Joining& join, int parent, float score) {
 
 // Returns true if a node of this score is worth one more row after `size` nodes: the row yields
 // more tokens than those nodes yield in the same time. Always true without prices. Always true
-// under rejection, because the answer depends on siblings and descendants.
+// under rejection, where a decision must not depend on siblings and descendants, as this one does.
 SBRT_ANY inline bool pays(const Sequence& c, int size, float score) {
   if (!c.prices.known || is_rejection(c)) return true;
   float tokens = 1;

@@ -26,7 +26,8 @@ SBRT_ANY inline TextEnd end_of(const int32_t* trunk, int64_t length) {
   return end;
 }
 
-// Counts the tokens of `end` that equal the trunk's up to position `last`.
+// Counts the tokens of `end` that equal those of the trunk up to position `last`, from the newest
+// on.
 SBRT_ANY inline int matching(const int32_t* trunk, const TextEnd& end, int64_t last) {
   int n = 0;
   while (n < end.n && n <= last && trunk[last - n] == end.token[n]) ++n;

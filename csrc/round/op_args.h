@@ -32,7 +32,7 @@ struct LaneSeat {
   Sequence* sequence;
   RowList* rows;       // rows of the seat in the lane's next forward
   const Batch* batch;  // rows of the lane's last forward
-  const Dist* dists;   // [kMaxStepRows] at the batch's rows; null: the target's lane
+  const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null: target lane
   KvRing* ring;        // null: the lane's own ops move its KV after `settle`
   const RingShape& shape;
   int32_t max_rows;  // most rows of the seat in one forward
@@ -41,7 +41,7 @@ struct LaneSeat {
 struct LaneArgs {
   Seats seats;
   const Batch* batch;  // rows of the lane's last forward
-  const Dist* dists;   // [kMaxStepRows] at the batch's rows; null: the target's lane
+  const Dist* dists;   // [kMaxStepRows] distributions at the batch's rows; null: target lane
   KvRing* ring;
   RingShape shape;
   int32_t max_rows;  // rows of the lane's largest forward
@@ -69,8 +69,8 @@ struct SelectArgs {
   const Batch* batch;    // rows of the target's last forward
   const Choice* choice;  // [kMaxRows] the target's tokens
   Records* records;      // [seats]
-  const Lane* target;    // whose features are read
-  const Hrad* hrad;      // null: not used
+  const Lane* target;    // lane whose features are read
+  const Hrad* hrad;      // the classifier; null: none
   float* features;       // [seats, Hrad::room(hidden)] at the last outcomes; null: not kept
   float* scratch;        // working memory of hrad
   Place place;           // working memory; empty in an engine that was not built for rejection
@@ -94,7 +94,7 @@ struct HradSeat {
   const Sequence* sequence;
   Cut* cut;              // cut of the sequence
   int row;               // row of the outcome in the target's forward
-  FeatureMemory target;  // whose features are read
+  FeatureMemory target;  // features of the target
   float *x, *shown, *inner;
   const HradLayer* layer;
 };
@@ -103,7 +103,7 @@ struct HradSeat {
 struct HradArgs {
   Seats seats;
   const Batch* batch;    // rows of the target's last forward
-  FeatureMemory target;  // whose features are read
+  FeatureMemory target;  // features of the target
   float* x;              // [seats, Hrad::room(hidden)] the classifier's inputs at the last outcomes
   float* shown;          // [seats, hrad_inputs(hidden)] a copy of x for the host; null: none
   float* inner;          // [seats, kHradInner] outputs of the first layer
@@ -131,7 +131,7 @@ struct GatherArgs {
   int32_t most;  // most rows to verify, without the least likely nodes; 0: no limit
 };
 
-// The last op of a round, or of a piece of a prompt.
+// Arguments of the last op of a round, or of a piece of a prompt.
 struct EndArgs {
   int64_t* ended;
 };

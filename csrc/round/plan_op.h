@@ -122,7 +122,7 @@ template <class Team>
 SBRT_ANY void plan_op(const LaneSeat& args, PlanScratch& scratch, Team team) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;
-  if (c.policy.gamma == 0) return;  // it shares the round with sequences that have branches
+  if (c.policy.gamma == 0) return;  // it only shares the round with sequences that have branches
   // A branch must not go beyond the positions that the draft can process.
   const bool idle = !burst_fits(c, c.policy.gamma);
   const int room = least(kMaxBranches, args.max_rows);
@@ -155,9 +155,9 @@ SBRT_ANY inline void hold_back(Sequence& c, RowList& rows) {
   if (c.policy.gamma == 0) c.draft_idle = 0;
 }
 
-// Plans a serial burst. Its only branch is the certain one: the outcome, the root, is known. The
-// branch grows in the in-flight slots. The first step also processes the trunk tokens that the
-// draft lacks. For a sequence that needs no burst, the first step is its catch-up.
+// Plans a serial burst. Its only branch is the certain one, which continues the root: this outcome
+// is known. The branch grows in the in-flight slots. The first step also processes the trunk tokens
+// that the draft lacks. For a sequence that needs no burst, the first step is its catch-up.
 SBRT_ANY inline void plan_certain_op(const LaneSeat& args) {
   Sequence& c = *args.sequence;
   RowList& rows = *args.rows;

@@ -5,7 +5,7 @@
 
 namespace sbrt {
 
-// A lane's part of a round: its stream, the graphs it replays and how wide it runs.
+// A lane's part of a round: its stream, the graphs that it replays and the size of its team.
 struct TargetLane {
   Stream& stream;
   const Graph &settle, &forward, &select;
@@ -20,8 +20,7 @@ struct TargetLane {
 struct DraftLane {
   Stream& stream;
   const Graph &settle, &plan_certain, &attach_burst, &catch_up, &plan, &step;
-  // All steps of a serial burst, and of a burst, fused into one graph; null: its parts are
-  // launched.
+  // Each is one graph of all steps of such a burst; null: the parts of the burst are launched.
   const Graph* serial_burst = nullptr;
   const Graph* burst = nullptr;
   // Mail to the target's memory: the result of a serial burst, and that of a burst. Null: the lanes

@@ -76,9 +76,9 @@ constexpr Parts parts_of_seats() {
     if (is_of_seat(static_cast<Part>(part))) set.bits |= uint64_t{1} << part;
   return set;
 }
-// Returns the names of the parts, which belong to seats, and which no mail copies. With two
-// memories each lane appends to a trunk of its own. Such an engine refuses rejection and `auto`. So
-// it keeps no draft scores, and its host does not read draft_have.
+// Returns a table: the names of the parts, those that every seat has, and those that no mail
+// copies. With two memories each lane appends to a trunk of its own. Such an engine refuses
+// rejection and `auto`. So it keeps no draft scores, and its host does not read draft_have.
 constexpr PartTable part_table() {
   return {&name_of, parts_of_seats(), parts(Part::trunk, Part::draft_scores, Part::draft_have)};
 }

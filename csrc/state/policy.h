@@ -110,8 +110,8 @@ SBRT_ANY inline int32_t most_drafted(const Policy& p) {
   return p.lookup ? least(p.nodes, kMaxChain - kMostFound) : p.nodes;
 }
 
-// Costs, from which the draft and the target decide which nodes are worth it. A node whose
-// probability does not justify its cost is neither drafted nor verified.
+// Costs of rounds. A node whose probability does not justify its cost is neither drafted nor
+// verified.
 struct Prices {
   int32_t known;              // 0: costs are unknown, and the policy alone decides
   float least;                // the draft does not continue nodes with a lower log probability

@@ -13,7 +13,8 @@ namespace sbrt {
 // Word 1: discarded tokens | tokens of the trunk before the root that the draft lacks << 13.
 // Words 2 .. 2 + n: the committed tokens, n accepted ones and y.
 constexpr uint32_t kDiscardedBits = 13;
-constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;  // this number or more
+// Stands for this number or more.
+constexpr uint32_t kMostLacking = (1u << (32 - kDiscardedBits)) - 1;
 struct Record {
   uint64_t word[kRecordWords];
 

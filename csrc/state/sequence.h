@@ -82,8 +82,8 @@ struct Branch {
 
 struct Outcome {
   int32_t node;          // the last accepted node
-  int32_t n;             // its depth: accepted tokens
-  int32_t y;             // the target's own token after it
+  int32_t n;             // depth of that node: number of accepted tokens
+  int32_t y;             // the target's own token after that node
   int32_t branch;        // the prepared branch that was adopted, -1 after a miss
   int32_t error;         // RowError
   int32_t path[kSlots];  // path[i]: the accepted node at depth i, path[0] = 0
@@ -92,12 +92,12 @@ struct Outcome {
 // Counts how often tokens occur in the trunk. Up to date only while shaping.penalises.
 struct Counts {
   int32_t n;        // distinct tokens of the trunk
-  int32_t* token;   // [vocab] the tokens
+  int32_t* token;   // [vocab] those tokens, in order of first occurrence
   int32_t* output;  // [vocab] how often the token occurs after the prompt
-  uint8_t* seen;    // [vocab] 1: occurs in the trunk
+  uint8_t* seen;    // [vocab] 1: the token occurs in the trunk
 };
 
-constexpr uint8_t kUnknownRank = 0;  // value of fresh memory, so that most of it is never touched
+constexpr uint8_t kUnknownRank = 0;  // 0 like fresh memory, most of which is then never touched
 
 // Says that the fields that follow belong to the part `name` (state/parts.h). tools/state_fields.py
 // reads this.

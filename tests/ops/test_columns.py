@@ -1,6 +1,6 @@
 """Contract under test: a row may have logits of some tokens only. The tokens chosen from it are
 those of a row of all tokens in which the others are masked. Noise, filters and ties are the same.
-in which the others are masked: same noise, same filters, same ties."""
+"""
 
 import numpy as np
 import pytest

@@ -173,7 +173,8 @@ def test_features_do_not_depend_on_the_method(opened, prompts):
             while engine.has_unfinished_requests():
                 [output] = engine.step()
                 if not output.finished:
-                    # Only the target's features: the draft's confidence depends on the method.
+                    # Only the target's features are compared, because the draft's confidence
+                    # depends on the method.
                     target = engine.features()[: 5 * HIDDEN]
                     found[len(output.outputs[0].token_ids)] = target
             kept.append(found)

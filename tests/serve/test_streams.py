@@ -62,7 +62,7 @@ def test_a_round_of_a_stream_costs_the_same_from_first_to_last(long_engine, stop
     spent = bytes_by_round(rounds_of(long_engine, [7] * prompt, params))
     assert len(spent) == 2000
     first, last = statistics.median(spent[50:250]), statistics.median(spent[-250:-50])
-    assert last <= first + 128  # 128: Python caches small integers only
+    assert last <= first + 128  # allows 128 bytes: Python caches only small integers
 
 
 def test_the_text_of_a_request_with_stop_strings_stays_short(long_engine, monkeypatch):
