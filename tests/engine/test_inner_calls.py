@@ -116,9 +116,7 @@ def at_every_bytecode(call: Callable[[], object]) -> Iterator[Callable[[], int]]
 def test_a_handler_that_generates_at_every_moment_of_a_call(how, alarm) -> None:
     """The handler runs at any moment of the calling thread. In the next tests it runs at a moment
     of the call, which another thread makes."""
-    two = SamplingParams(
-        temperature=0, max_tokens=2
-    )  # short: it runs thousands of times
+    two = SamplingParams(temperature=0, max_tokens=2)  # short: it runs thousands of times
     want, inner = fresh(PROMPT[:20], SHORT), fresh(PROMPT[:9], two)
     found: list[list[int]] = []
     with one_engine() as engine:
