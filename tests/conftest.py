@@ -15,7 +15,7 @@ import pytest
 
 from sbrt.config import usable_cores
 
-# Set before any test module can import triton, which reads it once, at import.
+# triton reads TRITON_INTERPRET once, when it is imported. So it is set before all test modules.
 if not Path("/dev/nvidiactl").exists():  # no GPU: kernels run in Triton's interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -141,7 +141,7 @@ class Programs:
         objects = []
         for source in [main, *(p for part in parts for p in self._files(CSRC / part))]:
             isa = next((f for n, f in AARCH64_FLAGS.items() if source.stem.endswith(n)), ())
-            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # unique
+            objects.append(folder / f"{len(objects)}-{source.stem}.o")  # a unique name
             flags = (*self.common, *self.plain, *isa, f"-I{CSRC}", "-c", source)
             subprocess.run([compiler, *flags, "-o", objects[-1]], check=True)
         program = folder / name

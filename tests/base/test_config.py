@@ -242,8 +242,8 @@ def test_fields_reach_the_policy():
     assert policy.epsilon == pytest.approx(0.5)
 
 
-FIRST, ADAPTIVE, LIKELY = range(3)  # csrc/state/policy.h: Ranking
-CONTINUE, BURST, LOOKUP = range(3)  # OnMiss
+FIRST, ADAPTIVE, LIKELY = range(3)  # enum Ranking in csrc/state/policy.h
+CONTINUE, BURST, LOOKUP = range(3)  # enum OnMiss
 
 
 def knobs(text, **fields):
@@ -349,7 +349,7 @@ def test_an_engine_knows_the_names_of_the_commands(tmp_path, monkeypatch):
         want = engine.generate("def area(", params)[0].outputs[0].token_ids
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)  # the folder "demo" there is ignored
-    pearl = {"method": "pearl"}  # auto takes a second to measure
+    pearl = {"method": "pearl"}  # auto would measure for a second
     for draft, given, own in (
         ("demo", None, "auto"), ("demo-poor", pearl, "pearl"), ("random", pearl, "pearl"),
         ("none", None, "none"), (None, None, "none"),

@@ -101,7 +101,8 @@ def test_the_least_of_nested_groups_of_v1_counts(tree):
 
 
 def test_a_container_that_sees_its_own_group_as_the_whole_tree(tree):
-    """Without a cgroup namespace /proc has the host's path, but docker mounts only that group."""
+    """Without a cgroup namespace /proc has the host's path of the group. docker mounts the group as
+    if it were the whole tree."""
     files = {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}
     assert cores.usable_cores(tree(*v1("/docker/12ab", root="/docker/12ab"), files)) == 2
 

@@ -203,7 +203,7 @@ def write_checkpoint(folder, *, seed=0, dtype="F32", shards=1, weights=None, **c
 
 
 def noisy(weights, share, seed):
-    """Weights of a draft that often agrees: the target's weights plus some noise."""
+    """Return the weights of a draft that often agrees: the target's weights plus some noise."""
     rng = np.random.default_rng(seed)
     return {
         name: value + np.float32(share) * rng.standard_normal(value.shape, np.float32)

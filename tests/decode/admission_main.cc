@@ -19,9 +19,9 @@ namespace {
 
 using namespace sbrt;
 
-constexpr int kCount = 4;  // seats
+constexpr int kCount = 4;  // number of seats
 
-// Plain decoding, which the draft sits out.
+// Plain decoding, without the draft.
 Policy plain() {
   Policy p{};
   p.width = p.burst_width = 1;
@@ -89,7 +89,7 @@ class Crowd {
       const bool ends = !engine_->sequence(seat).live();
       if (ends) expect_alone(*running_[seat]);
       if (!ends && random_() % 16) continue;
-      engine_->release(seat);  // some have part of their prompt left
+      engine_->release(seat);  // some are still in prefill
       running_[seat].reset();
       if (random_() % 2) admit();  // rounds and pieces of the old one may be in flight
     }

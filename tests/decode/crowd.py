@@ -1,4 +1,4 @@
-"""Many sequences against the reference: `python tests/decode/crowd.py --sequences 1000`.
+"""Compares many sequences with the reference: `python tests/decode/crowd.py --sequences 1000`.
 
 A world is a pair of toys and a core with some seats. Sequences of fuzz.py come and go at random,
 each with its own method, and some are dropped before their end. Next to other sequences each must
@@ -31,7 +31,7 @@ FOUND = 16  # number of nodes that look-ups may add to a chain
 class Running:
     task: fuzz.Task
     method: str
-    seat: Any  # _core.Seat
+    seat: Any  # a _core.Seat
     tokens: list[int] = field(default_factory=list)
     logprobs: list = field(default_factory=list)  # one entry per token
     ends_after: int | None = None  # number of tokens after which the sequence is dropped

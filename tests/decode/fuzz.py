@@ -1,4 +1,4 @@
-"""Engine against reference, over random worlds: `python tests/decode/fuzz.py --sequences 1000`.
+"""Compares engine and reference in random worlds: `python tests/decode/fuzz.py --sequences 1000`.
 
 A world is a pair of toys and a core. It answers a few sequences, each by every method. Tokens,
 finish reason and every counter must equal those of sbrt.reference. Tokens of every method must
@@ -160,7 +160,7 @@ def random_hedge(rng: Random, world: World) -> dict:
     nodes = rng.choice((3, 16, 63))
     drawn = random_knobs(rng, world, likely=True, branches=branches, nodes=nodes)
     wide = rng.randint(1, world.core["max_width"])
-    if wide > 1 and not chance(rng, 0.02):  # few wide cases draft many trees a round: slow
+    if wide > 1 and not chance(rng, 0.02):  # many large trees are slow, so they are rare
         tree = min(63, wide * drawn["gamma"])
         drawn["branches"] = min(drawn["branches"], max(2, 150 // tree))
     miss = {"on_miss": rng.choice((0, 1, 2)), "burst": rng.randint(1, 12)}
@@ -210,7 +210,7 @@ def random_logprobs(rng: Random, world: World, prompt: list[int], few: float = 0
     """Return keywords of a Logprobs. Half of the sequences ask for log-probs. The share `few` of
     them asks for log-probs of the prompt, too.
 
-    If a row of the prompt is NaN, no sequence asks for the prompt's: the row would end it.
+    If a row of the prompt is NaN, no sequence asks for the prompt's log-probs: it would fail.
     """
     if chance(rng, 0.5):
         return {}

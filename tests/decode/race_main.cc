@@ -1,4 +1,4 @@
-// Rounds of every method on the cpu backend, to be run under ThreadSanitizer.
+// Runs rounds of every method on the cpu backend, to be run under ThreadSanitizer.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>

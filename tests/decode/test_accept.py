@@ -27,7 +27,8 @@ EDGE = 1e-9  # relative distance of the tested coins from the probability
 
 @dataclass(frozen=True)
 class Case:
-    """Probabilities p and q [vocab]. k: number of drawn candidates. known: candidates not drawn."""
+    """Probabilities p, q [vocab] of target and draft. k: number of drawn candidates. known: tokens
+    that are candidates without a draw."""
 
     p: np.ndarray
     q: np.ndarray
@@ -61,12 +62,12 @@ def random_cases(seed: int, count: int, most: int = 1, known: int = 0) -> Iterat
         kind = rng.integers(8)
         if kind == 0:
             q = p.copy()
-        elif kind == 1 and vocab > 1:  # disjoint
+        elif kind == 1 and vocab > 1:  # p and q are disjoint
             cut = int(rng.integers(1, vocab))
             p, q = np.r_[p[:cut], np.zeros(vocab - cut)], np.r_[np.zeros(cut), q[cut:]]
             p, q = (dist if dist.sum() > 0 else np.ones(vocab) for dist in (p, q))
             p, q = p / p.sum(), q / q.sum()
-        elif kind == 2:  # nearly the same
+        elif kind == 2:  # p and q are nearly the same
             q = p * (1 + 1e-13 * rng.standard_normal(vocab))
             q = q / q.sum()
         tried = rng.permutation(vocab)[: int(rng.integers(0, known + 1))]

@@ -103,14 +103,14 @@ def test_a_forward_without_rows_costs_nothing():
 
 
 def test_serial_rounds_that_stand():
-    """A step does not process the chain's last node. The next round's first step does, together
-    with the root."""
+    """No step of a burst processes the chain's last node. The next round's first step does,
+    together with the root."""
     wanted = (3 * t(1) + T(4)) + 2 * (t(2) + 2 * t(1) + T(4))
     assert total(make(), "serial", 12) == (3, 0, wanted)
 
 
 def test_serial_rounds_that_fall():
-    # At the end the chain has 5 - 1 - round nodes: it is never deeper than the tokens left.
+    # At the end the chain has 5 - 1 - round nodes: never more than may still be emitted.
     verified = [4, 4, 3, 2, 1]
     assert total(make(NEVER), "serial", 5) == (5, 0, 5 * 3 * t(1) + sum(map(T, verified)))
 
@@ -156,7 +156,7 @@ def test_prefill_costs_nothing():
     )
 
 
-# The tests below check any rounds, by the times in the trace.
+# The tests below check the times of arbitrary rounds in the trace.
 
 
 @pytest.mark.parametrize("name", OVERLAPPED)
@@ -232,7 +232,7 @@ def test_the_clock_goes_on_after_a_failure():
 def test_rounds_in_virtual_time_allocate_nothing():
     core = make({"noise16": 8})
     counts = {}
-    for max_tokens in (150, 10, 150):  # the first is the warm-up
+    for max_tokens in (150, 10, 150):  # the first run is the warm-up
         start(core, "adaptive", max_tokens)
         before = _core.allocation_count()
         core.run()

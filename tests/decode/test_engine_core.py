@@ -126,7 +126,7 @@ def test_a_failing_draft_costs_no_token():
 def test_rounds_allocate_nothing(backend, threads, method, shaping):
     core = make(backend, threads, debug=False)
     counts = {}
-    for max_tokens in (150, 10, 150):  # the first is the warm-up
+    for max_tokens in (150, 10, 150):  # the first run is the warm-up
         start(core, method, max_tokens=max_tokens, shaping=shaping)
         before = _core.allocation_count()
         core.run()

@@ -166,7 +166,7 @@ def test_a_neighbour_that_asks_changes_nothing():
 def test_rounds_allocate_nothing(backend, method):
     core = make(backend)
     counts = {}
-    for tokens in (90, 10, 90):  # the first is the warm-up
+    for tokens in (90, 10, 90):  # the first run is the warm-up
         seat = start(core, method, tokens=tokens, output=20, prompt=20)
         before = _core.allocation_count()
         while not seat.finished:

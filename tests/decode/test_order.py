@@ -1,8 +1,8 @@
 """Contract under test: fences order all accesses of the lanes, in the rounds of every method, with
 one sequence and with several. The dry backend records the rounds. Each wait of round.cc is needed,
-except where the host waits as well. The lanes write separate parts, except those that one hands to
-the other by csrc/README.md. An op writes only the parts that it declares, of the seats of its
-launch: the dry backend checks each op."""
+except where the host waits as well. The lanes write separate parts of the state, except for two
+that both may write by csrc/README.md. An op writes only the parts that it declares, of the seats of
+its launch: the dry backend checks each op."""
 
 import random
 from functools import cache
@@ -32,7 +32,8 @@ WAITS = {
     "tree and look-up": {"verify_done", "chain_ready"},
     "hedge and look-up": set(FENCES),
 }
-# With a serial burst after some misses, the host waits for the last record before each round.
+# In these methods some misses need a serial burst. So the host waits for the last record before it
+# enqueues a round.
 NEVER_AHEAD = {"serial after a miss", "hedge and look-up"}
 # Parts that both draft and target lane write (csrc/README.md, "Who writes what").
 HANDED = {"chain", "rank"}

@@ -10,8 +10,7 @@ import pytest
 from sbrt import InvalidInputError, _core, _probe
 from tests.decode.test_order import FENCES, POLICIES
 
-# {command that follows: mail sent before it}. A verdict tells the outcome; methods without a draft
-# need no mail.
+# {fence: mail that is sent before it}. With every method a verdict is sent before verify_done.
 MAILS = {"chain_ready": "burst", "draft_ready": "offer", "verdict": "verdict"}
 SERIAL, OVERLAPPED = {"verdict", "burst"}, {"verdict", "offer"}
 NEEDED = {

@@ -17,7 +17,7 @@ model. sanitize: compute-sanitizer over a short decode.
 A part takes at most eight minutes, and consists of steps. A part that was killed resumes where it
 stopped, as long as source and device are the same; --fresh starts it again. After a failed step the
 other steps still run. Only the first step, `ready`, must be right: it checks that anything can run.
-`make gpu-check PART=kernels` calls it.
+`make gpu-check PART=kernels` calls this program.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ LIMIT = 480  # time limit of a part in seconds, for all its steps
 ANYWHERE = "gpu or (not exact and not sanitize)"
 TRITON = "tests/triton_kernels"
 APART = "tests/device/test_apart.py"
-WORKERS = 8  # of pytest-xdist, if it is installed: compiling a kernel uses a core
+WORKERS = 8  # processes of pytest-xdist, if it is installed: compiling a kernel uses a core
 OVERLAPPED = "draft_model:gamma=4,pearl:gamma=4,specbranch:gamma=4"
 
 

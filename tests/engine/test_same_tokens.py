@@ -34,7 +34,7 @@ SOME = (
     ("poor", 2, 2, UNTUNED),
     ("random", 1, 1, UNTUNED),
 )
-ENOUGH = 4  # prompts: some answers end at a stop string, others at max_tokens
+ENOUGH = 4  # number of prompts: some answers end at a stop string, others at max_tokens
 QUANTISED = [("int8", "float32"), ("int8", "int8"), ("int4", "int8")]  # weights, activations
 # All params that change a row's distribution, and stop strings of several tokens. Each stop string
 # ends some answers.

@@ -99,8 +99,8 @@ def check_bursts(order, method, kind):
 def test_a_burst_is_one_launch_and_so_is_a_verification(
     tools, tool, stand_in, checkpoints, method, asked
 ):
-    """Graphs for requests without shaping are fused with the engine, with filters and without.
-    Others are fused at their first use."""
+    """When an engine is built, it fuses the graphs for requests without shaping, filtered or not.
+    Other graphs are fused at their first use."""
     config = tool.config_of(pair_of(checkpoints), "cuda", method, max_model_len=tools.max_len)
     kinds = len(VERIFIED.get(method, ())) + len(BURSTS.get(method, ()))
     tokens = 12 if kinds > 2 else 6  # enough for both kinds of rounds

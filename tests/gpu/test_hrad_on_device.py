@@ -18,12 +18,8 @@ PARAMS = {
     "sampled": replace(GREEDY, temperature=0.8, seed=5),
     "both": replace(GREEDY, temperature=0.8, seed=6, top_p=0.9, repetition_penalty=1.2),
 }
-REQUESTS = (
-    (0, "greedy"),
-    (1, "greedy"),
-    (0, "sampled"),
-    (1, "both"),
-)  # prompt, PARAMS
+# (seed of the prompt, kind of PARAMS)
+REQUESTS = ((0, "greedy"), (1, "greedy"), (0, "sampled"), (1, "both"))
 
 
 @pytest.fixture(scope="module")

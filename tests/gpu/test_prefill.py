@@ -138,7 +138,7 @@ def forwards(stand_in, engine, lane, prompt, method=None):
     engine.generate(prompt, GREEDY, method=method)
     picks = [said for name, said in stand_in.picks()[seen:] if name == lane]
     chooses = [i for i, said in enumerate(picks) if said[0] == "choose"]
-    before = picks[: chooses[0] - 1] if chooses else picks  # not the choice's forward
+    before = picks[: chooses[0] - 1] if chooses else picks  # the rest is no prefill
     return [said[1] for said in before if said[0] == "forward"]
 
 

@@ -16,16 +16,8 @@ from tests.gpu.test_on_device import METHODS, PARAMS, folders, sizes_taken
 
 HEDGE = METHODS[-1]
 FAMILY = "Qwen3"
-LENGTHS = (
-    9,
-    33,
-    5,
-    70,
-    18,
-    40,
-    12,
-    26,
-)  # prompts of one or two pieces, or in a shared piece
+# Prompts of one piece, prompts of two pieces, and prompts that share a piece.
+LENGTHS = (9, 33, 5, 70, 18, 40, 12, 26)
 
 
 def crowd(tools, methods, count=8):

@@ -376,7 +376,7 @@ def test_only_commands_know_the_server():
     """The server is an extra, so an embedder's imports must not need it."""
     graph = import_graph(ROOT, in_functions=True)
     knows = {m for m, names in graph.items() if any(below(name, "sbrt.server") for name in names)}
-    commands = {"sbrt.tools.serve", "sbrt.tools.draft.chat"}  # chat renders a template
+    commands = {"sbrt.tools.serve", "sbrt.tools.draft.chat"}  # draft.chat renders a template
     assert {m for m in knows if not below(m, "sbrt.server")} == commands
 
 

@@ -14,7 +14,7 @@ OPS = {
     *CSRC.rglob("*_op.h"),
     CSRC / "round/crew.h",
     CSRC / "state/record.h",
-}  # a device runs them too
+}  # a device runs these files, too
 SOURCES = sorted({*CSRC.rglob("*.cu"), *OPS, *(p for p in BODY.iterdir() if p.is_file())})
 ALLOCATES = {"device_memory.cc"}  # only when an engine is built
 # {file: number of calls with which the host waits for a stream or an event}. It waits for new
@@ -30,7 +30,7 @@ NULL_STREAMS = {"0", "nullptr", "NULL", "cudaStreamLegacy", "cudaStreamPerThread
 RULES = {
     "the default stream": re.compile(
         r"\bcudaStream(Legacy|PerThread|Default)\b"
-        r"|\bcudaStreamCreate\("  # it waits for the default stream
+        r"|\bcudaStreamCreate\("  # such a stream waits for the default stream
         r"|\bcudaMem(cpy|set)(2D|3D)?(To\w+|From\w+)?\("  # the functions without Async
     ),
     "a wait for the whole device": re.compile(

@@ -110,7 +110,7 @@ def mutated_config(rng: random.Random, good: dict[str, Any]) -> bytes:
             part[rng.choice(list(part))] = copy.deepcopy(rng.choice(WHATEVER))
         elif kind == 3:
             part.pop(rng.choice(list(part)))
-        elif kind == 4:  # one factor for several sizes: checks of one by another pass
+        elif kind == 4:  # several sizes grow by one factor: checks of one by another pass
             factor = rng.choice((2, 2**10, 2**31, 2**62))
             for key in rng.sample(SIZES, rng.choice((1, 2, 4))):
                 if isinstance(config.get(key), int):
@@ -223,7 +223,7 @@ def read(folder: Path, size: int, measured: bool, seen: Counter) -> None:
         open_traced(folder, peaks)
     finally:
         bound = BASE + PER_BYTE * size
-        if peaks[0] > bound:  # once a table of the interpreter may grow
+        if peaks[0] > bound:  # a table of the interpreter may have grown, which happens once
             with suppress(Exception):
                 open_traced(folder, peaks)
         seen["measured"] += 1

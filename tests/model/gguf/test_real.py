@@ -77,7 +77,7 @@ def test_answers_are_those_of_transformers(answers, theirs):
 
 
 def test_log_probs_are_those_of_transformers(real, theirs):
-    """The test compares log-probs of prompts and answers, with packed weights and float32 rows."""
+    """Log-probs of prompts and answers agree. Our weights are packed, our activations float32."""
     params = SamplingParams(temperature=0, max_tokens=16, logprobs=5, prompt_logprobs=5)
     with Engine.from_pretrained(real, activation_dtype="float32") as engine:
         prompts = [chat(question) for question in QUESTIONS]
