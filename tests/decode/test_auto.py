@@ -71,7 +71,7 @@ WORLDS = list(product(DRAFTS.items(), (0.0, 0.8), (1, 8), DEVICES.items()))
 
 def world_of(place):
     """Return one combination of four settings with two values each. Half of the combinations run
-    only in `make exact`. The rest cover all values of any three settings."""
+    only in `make exact`. The rest cover every combination of any three settings."""
     (name, draft), temperature, c, (devices, shared) = WORLDS[place]
     marks = pytest.mark.exact if place.bit_count() % 2 else ()
     return pytest.param(

@@ -1,7 +1,7 @@
-"""Contract under test: the recorder for a device, tested without one. A capture that allocates is
-refused. Memory that torch allocates when a capture begins, and cuBLAS's workspace, do not count. A
-capture runs on the lane's own stream, and no garbage is collected during it. Without graphs, calls
-are made when a piece is played, on the given stream."""
+"""Contract under test: the recorder for a device, tested without one. A capture that allocates more
+than its planned scratch memory is refused. Memory that torch allocates when a capture begins, and
+cuBLAS's workspace, do not count. A capture runs on the lane's own stream, and no garbage is
+collected during it. Without graphs, calls are made when a piece is played, on the given stream."""
 
 import gc
 from contextlib import nullcontext
